@@ -1,0 +1,1 @@
+"""The domain: orders, money, stock. Imports nothing of Prefect."""

@@ -1,0 +1,227 @@
+"""Every way in which an order can be refused or a step can fail, as a type.
+
+A business "no" is an exception with a type, never a success with a flag in it. `retryable` says whether
+trying the same thing again can help; Prefect's retries ask it. `details()` is what the journal keeps and people read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+class OrderError(Exception):
+    """A step's typed "no" to one order."""
+
+    code: ClassVar[str] = "order_error"
+    retryable: bool = False
+
+    def details(self) -> dict[str, Any]:
+        """JSON-ready facts for the journal: `code`, `message`, `retryable`, and the type's own fields."""
+        return {"code": self.code, "message": str(self), "retryable": self.retryable}
+
+    def reasons(self) -> list[str]:
+        """What a person reads, one line for each problem."""
+        return [str(self)]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with an order."""
+
+    place: str
+    """Where: a path into the order, such as `items[2].quantity`."""
+    given: str
+    """What was there, shortened; never card data."""
+    expected: str
+    """What should have been there."""
+
+    def __str__(self) -> str:
+        return f"{self.place}: got {self.given}, expected {self.expected}"
+
+
+class OrderRejected(OrderError):
+    """The order is not valid; carries every problem, not just the first."""
+
+    code = "rejected"
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(map(str, self.problems)))
+
+    def details(self) -> dict[str, Any]:
+        return {**super().details(), "problems": [asdict(problem) for problem in self.problems]}
+
+    def reasons(self) -> list[str]:
+        return [str(problem) for problem in self.problems]
+
+
+class UnusableOrder(OrderRejected):
+    """There is no usable order id, so nothing can be stored: the caller is told instead."""
+
+    code = "unusable"
+
+
+class OrderConflict(OrderError):
+    """An order with this id, but with other content, is already known."""
+
+    code = "conflict"
+
+    def __init__(self, order_id: str) -> None:
+        self.order_id = order_id
+        super().__init__(
+            f"order {order_id!r} is already known with different content; an order cannot be changed by sending it again: "
+            "give the new one an id of its own"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """One item that cannot be reserved."""
+
+    product_id: str
+    requested: int
+    available: int
+
+
+class OutOfStock(OrderError):
+    """At least one item is short; nothing was reserved."""
+
+    code = "out_of_stock"
+
+    def __init__(self, shortages: Sequence[Shortage]) -> None:
+        self.shortages = tuple(shortages)
+        super().__init__("out of stock: " + ", ".join(f"{s.product_id} ({s.requested} requested, {s.available} available)" for s in shortages))
+
+    def details(self) -> dict[str, Any]:
+        return {**super().details(), "shortages": [asdict(shortage) for shortage in self.shortages]}
+
+    def reasons(self) -> list[str]:
+        return [f"{s.product_id}: {s.requested} requested, {s.available} available" for s in self.shortages]
+
+
+class PaymentRefused(OrderError):
+    """Refused by us before anything was sent to the gateway, such as for a missing address."""
+
+    code = "payment_refused"
+
+
+class PaymentError(OrderError):
+    """Something at the payment gateway; `error_code` is the gateway's own word."""
+
+    code = "payment_error"
+
+    def __init__(self, error_code: str, error_message: str, *, retryable: bool = False) -> None:
+        self.error_code = error_code
+        self.error_message = error_message
+        self.retryable = retryable
+        super().__init__(f"{error_message} ({error_code})")
+
+    def details(self) -> dict[str, Any]:
+        return {**super().details(), "error_code": self.error_code, "error_message": self.error_message}
+
+
+class PaymentDeclined(PaymentError):
+    """The bank said no. Trying the same card again does not help."""
+
+    code = "payment_declined"
+
+    def __init__(self, error_code: str, error_message: str) -> None:
+        super().__init__(error_code, error_message, retryable=False)
+
+
+class PaymentGatewayTimeout(PaymentError):
+    """No answer in time: the money may or may not have moved. Look it up before anything is sent again."""
+
+    code = "payment_timeout"
+
+    def __init__(self, error_message: str) -> None:
+        super().__init__("timeout", error_message, retryable=True)
+
+
+class PaymentGatewayError(PaymentError):
+    """The gateway failed or could not be reached; `retryable` says whether it may recover by itself."""
+
+    code = "payment_gateway_error"
+
+
+class RefundRefused(PaymentError):
+    """The gateway will not give the money back: a person has to."""
+
+    code = "refund_refused"
+
+    def __init__(self, error_code: str, error_message: str, *, payment_id: str, amount_at_risk: str, currency: str) -> None:
+        self.payment_id, self.amount_at_risk, self.currency = payment_id, amount_at_risk, currency
+        super().__init__(error_code, error_message, retryable=False)
+
+    def details(self) -> dict[str, Any]:
+        return {
+            **super().details(),
+            "compensation_status": "failed",
+            "requires_manual_refund": True,
+            "payment_id": self.payment_id,
+            "amount_at_risk": self.amount_at_risk,
+            "currency": self.currency,
+        }
+
+
+class ReservationLost(OrderError):
+    """The reservation ran out before the parcel left: what it held may be another's by now."""
+
+    code = "reservation_lost"
+
+
+class CarrierRefused(OrderError):
+    """The carrier does not take this parcel, such as for an address that it does not serve."""
+
+    code = "carrier_refused"
+
+
+class CarrierUnavailable(OrderError):
+    """The carrier cannot be reached just now."""
+
+    code = "carrier_unavailable"
+    retryable = True
+
+
+class StepTimeout(OrderError):
+    """A step took longer than its limit: its result is unclear, so it counts as done until proven otherwise."""
+
+    code = "step_timeout"
+    retryable = True
+
+    def __init__(self, step: str, seconds: float) -> None:
+        super().__init__(f"{step} gave no answer within {seconds:g} s")
+
+
+class StepBroken(OrderError):
+    """The step's own code failed in a way that nobody foresaw; names the exception, not its text, which may hold anything."""
+
+    code = "step_broken"
+
+    def __init__(self, step: str, error: BaseException) -> None:
+        super().__init__(f"{step} failed unexpectedly: {type(error).__name__}")
+        self.__cause__ = error
+
+
+class OrderCancelled(OrderError):
+    """Its run was cancelled, or its process told to stop, before the point of no return."""
+
+    code = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("the run was cancelled before the order was shipped")
+
+
+class GivenUp(OrderError):
+    """Taken over too often: whatever stops its workers would stop the next one too."""
+
+    code = "given_up"
+
+    def __init__(self, takeovers: int) -> None:
+        super().__init__(f"its worker died or lost the database {takeovers} times in a row")
+
+
+class LeaseLost(Exception):
+    """Another worker has taken the order over: this one may write nothing about it any more."""

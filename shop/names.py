@@ -1,0 +1,26 @@
+"""Safe names made of order ids, which anybody may have typed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+MAX_ORDER_ID = 200
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_UNSAFE_CHARACTER = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def file_stem(order_id: str) -> str:
+    """A file name without its ending, the same for the same id and never for two: ids of plain characters as they are,
+    others shortened and told apart by a digest. No separators, no leading dot, ASCII, at most 80 characters."""
+    if _SAFE.fullmatch(order_id) and ".." not in order_id:
+        return order_id
+    slug = _UNSAFE_CHARACTER.sub("-", order_id).strip(".-")[:40]
+    return f"{slug or 'order'}~{hashlib.sha256(order_id.encode()).hexdigest()[:24]}"
+
+
+def key(order_id: str, step: str) -> str:
+    """The idempotency key of a step of an order: made of nothing else, never of a clock or a random number.
+    At most 255 characters, ASCII, as gateways ask."""
+    stem = file_stem(order_id)
+    return f"{step}-{stem}"

@@ -1,0 +1,134 @@
+"""The order as a customer sent it.
+
+The model is about shape: names, types, money as exact decimals. Whether an order makes sense is `shop.validation`'s
+business, so that a bad one is told everything that is wrong with it at once.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from shop.money import to_minor
+
+_CENT = Decimal("0.01")
+
+
+def _exact(value: Any) -> Any:
+    """Booleans are no amounts; a JSON float stands for its shortest decimal spelling, as it was written."""
+    if isinstance(value, bool):
+        raise ValueError("an amount is a number")
+    return repr(value) if isinstance(value, float) else value
+
+
+def _plain(value: Decimal) -> Decimal:
+    """One spelling for one amount: 9.9, 9.90 and 9.900 are the same order."""
+    shortest = value.normalize()
+    exponent = shortest.as_tuple().exponent
+    return shortest if isinstance(exponent, int) and exponent < -2 else shortest.quantize(_CENT)
+
+
+Amount = Annotated[
+    Decimal,
+    BeforeValidator(_exact),
+    Field(max_digits=18, decimal_places=6, allow_inf_nan=False),
+    AfterValidator(_plain),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^-?\d{1,12}(\.\d{1,6})?$"}]}),
+]
+"""Money without its currency: up to twelve digits before the point and six after it."""
+
+
+def _text(value: Any) -> Any:
+    """Shops send ids and zip codes as numbers too."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30 else value
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, str_strip_whitespace=True)
+
+
+class Item(_Part):
+    """One line of the order."""
+
+    product_id: Text = Field(description="The catalogue's id of the product", examples=["PROD-001"])
+    quantity: int = Field(description="How many pieces", examples=[1])
+    price: Amount = Field(description="Price of one piece, in the order's currency", examples=["999.99"])
+    name: Text | None = Field(default=None, description="Name as the customer saw it")
+
+
+class PaymentInfo(_Part):
+    """How the customer pays. Never a full card number."""
+
+    method: Text = Field(description="credit_card, debit_card, paypal, apple_pay or google_pay", examples=["credit_card"])
+    card_last4: Text | None = Field(default=None, description="The card's last four digits, never more", examples=["1234"])
+    token: Text | None = Field(default=None, description="The gateway's token for the card, if there is one")
+
+
+class ShippingInfo(_Part):
+    """Where the parcel goes."""
+
+    name: Text | None = Field(default=None, description="Recipient; the customer's name if left out")
+    address: Text = Field(description="Street and number", examples=["123 Main St"])
+    city: Text = Field(examples=["Anytown"])
+    state: Text | None = Field(default=None, examples=["CA"])
+    zip: Text | None = Field(default=None, examples=["90210"])
+    country: Text = Field(default="US", description="ISO 3166 code of two letters", examples=["US"])
+
+
+EXAMPLE: dict[str, Any] = {
+    "id": "ORDER-1001",
+    "customer_id": "CUST-123",
+    "items": [
+        {"product_id": "PROD-001", "quantity": 1, "price": "999.99", "name": "Laptop"},
+        {"product_id": "PROD-002", "quantity": 2, "price": "29.99", "name": "Mouse"},
+    ],
+    "total_amount": "1059.97",
+    "customer_name": "John Doe",
+    "customer_email": "john.doe@example.com",
+    "payment_info": {"method": "credit_card", "card_last4": "1234"},
+    "shipping_info": {"name": "John Doe", "address": "123 Main St", "city": "Anytown", "state": "CA", "zip": "90210", "country": "US"},
+}
+"""The order that forms and documentation show."""
+
+
+class Order(_Part):
+    """A customer's order."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    id: Text = Field(description="The order's id: the same id is the same order, however often it is sent", examples=["ORDER-1001"])
+    customer_id: Text = Field(description="Who orders", examples=["CUST-123"])
+    items: list[Item] = Field(description="What is ordered")
+    total_amount: Amount = Field(description="What the customer agreed to pay: items + tax + shipping - discount", examples=["1059.97"])
+    currency: Annotated[Text, AfterValidator(str.upper)] = Field(default="USD", description="ISO 4217 code")
+    customer_name: Text | None = Field(default=None, examples=["John Doe"])
+    customer_email: Text | None = Field(default=None, description="Where the confirmation goes", examples=["john.doe@example.com"])
+    payment_info: PaymentInfo | None = Field(default=None, description="Without it the order can be checked, but not charged")
+    shipping_info: ShippingInfo | None = Field(default=None, description="Without it the order can be checked, but not charged")
+    tax_amount: Amount = Field(default=Decimal("0.00"))
+    shipping_amount: Amount = Field(default=Decimal("0.00"))
+    discount_amount: Amount = Field(default=Decimal("0.00"))
+    notes: Text | None = Field(default=None, description="The customer's own words; never shown to a language model or printed")
+
+    @property
+    def items_total(self) -> Decimal:
+        """Sum of price times quantity."""
+        return sum((item.price * item.quantity for item in self.items), Decimal(0))
+
+    @property
+    def total_minor(self) -> int:
+        """The total in the currency's smallest units."""
+        return to_minor(self.total_amount, self.currency)
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """Pieces per product; lines for the same product are added up."""
+        wanted: dict[str, int] = {}
+        for item in self.items:
+            wanted[item.product_id] = wanted.get(item.product_id, 0) + item.quantity
+        return wanted

@@ -1,0 +1,99 @@
+"""What a payment gateway can do for us, whichever it is.
+
+Charging is two moves: `create` (costs nothing; its id is journalled) and `confirm` by that id. A payment that is
+confirmed or cancelled stays so: confirming it again charges nothing, which is what makes a charge happen once even
+against a gateway that forgets idempotency keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Protocol
+
+
+class PaymentStatus(StrEnum):
+    CREATED = "created"
+    """Nothing has been charged."""
+    SUCCEEDED = "succeeded"
+    """Charged. Refunds do not change this; see `Payment.amount_refunded`."""
+    DECLINED = "declined"
+    """The bank said no; nothing was charged."""
+    CANCELLED = "cancelled"
+    """Can never be charged any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Money that went back."""
+
+    id: str
+    payment_id: str
+    amount: Decimal
+    currency: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment as the gateway tells it."""
+
+    id: str
+    order_id: str
+    status: PaymentStatus
+    amount: Decimal
+    currency: str
+    amount_refunded: Decimal
+    fee: Decimal
+    method: str
+    transaction_id: str | None
+    """The charge's own id, once there is one."""
+    charged_at: datetime | None
+    refunds: tuple[Refund, ...] = ()
+
+    @property
+    def charged(self) -> Decimal:
+        """What was really charged so far; nothing unless it succeeded."""
+        return self.amount if self.status is PaymentStatus.SUCCEEDED else Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayTotals:
+    """The gateway's own ledger, summed: the witness that our books are checked against."""
+
+    charged: Decimal
+    refunded: Decimal
+
+
+class PaymentGateway(Protocol):
+    """Every method raises only `PaymentDeclined`, `PaymentGatewayTimeout` or `PaymentGatewayError` (`shop.errors`)."""
+
+    async def create(
+        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+    ) -> Payment:
+        """Registers a payment; nothing is charged. `key` is the idempotency key."""
+        ...
+
+    async def confirm(self, payment_id: str, *, key: str) -> Payment:
+        """Charges it, or raises `PaymentDeclined`. On a payment that has succeeded it charges nothing and returns it;
+        on a cancelled or declined one it raises `PaymentDeclined`."""
+        ...
+
+    async def get(self, payment_id: str) -> Payment: ...
+
+    async def find(self, order_id: str) -> list[Payment]:
+        """Every payment ever created for the order, oldest first."""
+        ...
+
+    async def cancel(self, payment_id: str, *, key: str) -> Payment:
+        """Makes sure that the payment can never be charged. Returns it as it is: if it has succeeded meanwhile it
+        stays succeeded, and the caller has to refund it."""
+        ...
+
+    async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
+        """Gives `amount` back. Raises `PaymentGatewayError(retryable=False)` when the gateway refuses for good."""
+        ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,106 @@
+"""Every setting, typed, in one place.
+
+Read from the environment, then `.env`, then `var/run.env` (written by `make run`, so that other shells in the same clone
+find the running system). README has the same list as a table.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+HOME = Path(__file__).resolve().parent.parent
+"""The project's folder."""
+
+
+def _psycopg_url(url: str) -> str:
+    """Accepts the usual spellings and names psycopg 3 as the driver."""
+    for prefix in ("postgresql+psycopg://", "postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url.removeprefix(prefix)
+    raise ValueError("DATABASE_URL must start with postgresql:// (PostgreSQL is the only database this runs on)")
+
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """What can be set, with its default. Names are those of the environment variables, in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=(HOME / "var" / "run.env", HOME / ".env"), env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
+    )
+
+    # where things are
+    database_url: Annotated[str, AfterValidator(_psycopg_url)] = "postgresql+psycopg://postgres@localhost/shop"
+    var_dir: Path = HOME / "var"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    # the outside world
+    payment_gateway: Literal["sandbox"] = "sandbox"
+    payment_gateway_url: str = "http://127.0.0.1:8420"
+    payment_timeout_seconds: Seconds = 5
+    payment_concurrency: int = Field(default=16, ge=1, le=500)
+    inventory_service_url: str | None = None
+    monitoring_config: Path | None = None
+
+    # the confirmation
+    dspy_model: str | None = None
+    dspy_api_base: str | None = None
+    dspy_api_key: SecretStr | None = None
+    dspy_max_tokens: int = Field(default=500, ge=50)
+    dspy_temperature: float = Field(default=0.7, ge=0, le=2)
+    confirmation_timeout_seconds: Seconds = 10
+    confirmation_concurrency: int = Field(default=8, ge=1)
+    confirmation_tone: str = "professional_friendly"
+
+    # the shop
+    shop_name: str = "The Shop"
+    shop_email: str = "orders@shop.example"
+    support_email: str = "support@shop.example"
+    shop_address: str = "1 Warehouse Way, Anytown CA 90210, US"
+    estimated_delivery: str = "3-5 business days"
+    carrier_refuses: frozenset[str] = frozenset({"AQ"})
+
+    # limits of a sane order
+    max_order_total: Decimal = Decimal(1_000_000)
+    max_items: int = 200
+    max_quantity: int = 100_000
+
+    # how orders are worked on
+    lease_seconds: Seconds = 10
+    reservation_minutes: Annotated[float, Field(gt=0)] = 30
+    batch_size: int = Field(default=500, ge=1, le=5_000)
+    batches_under_way: int = Field(default=2, ge=1, le=16)
+    straggler_seconds: Seconds = 1.5
+    drain_seconds: Seconds = 330
+    poll_seconds: Seconds = 1
+    max_takeovers: int = Field(default=20, ge=1)
+
+    @field_validator("inventory_service_url")
+    @classmethod
+    def _reserved(cls, value: str | None) -> str | None:
+        if value:
+            raise ValueError(
+                "INVENTORY_SERVICE_URL is reserved for a remote inventory, which is not supported yet: unset it to use the embedded stock"
+            )
+        return value
+
+    @property
+    def label_dir(self) -> Path:
+        return self.var_dir / "labels"
+
+    @property
+    def mail_dir(self) -> Path:
+        return self.var_dir / "mail"
+
+
+@lru_cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
