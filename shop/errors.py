@@ -6,7 +6,7 @@ trying the same thing again can help; Prefect's retries ask it. `details()` is w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,11 @@ class OrderError(Exception):
 
     code: ClassVar[str] = "order_error"
     retryable: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The type's name in the journal."""
+        return self.code
 
     def details(self) -> dict[str, Any]:
         """JSON-ready facts for the journal: `code`, `message`, `retryable`, and the type's own fields."""
@@ -92,7 +97,9 @@ class OutOfStock(OrderError):
 
     def __init__(self, shortages: Sequence[Shortage]) -> None:
         self.shortages = tuple(shortages)
-        super().__init__("out of stock: " + ", ".join(f"{s.product_id} ({s.requested} requested, {s.available} available)" for s in shortages))
+        super().__init__(
+            "out of stock: " + ", ".join(f"{s.product_id} ({s.requested} requested, {s.available} available)" for s in shortages)
+        )
 
     def details(self) -> dict[str, Any]:
         return {**super().details(), "shortages": [asdict(shortage) for shortage in self.shortages]}
@@ -221,6 +228,24 @@ class GivenUp(OrderError):
 
     def __init__(self, takeovers: int) -> None:
         super().__init__(f"its worker died or lost the database {takeovers} times in a row")
+
+
+class RecordedFailure(OrderError):
+    """A failure as the journal has it, of an order that another worker began to undo."""
+
+    def __init__(self, details: Mapping[str, Any]) -> None:
+        self._details = dict(details)
+        super().__init__(str(details.get("message", "")))
+
+    @property
+    def kind(self) -> str:
+        return str(self._details.get("code", self.code))
+
+    def details(self) -> dict[str, Any]:
+        return self._details
+
+    def reasons(self) -> list[str]:
+        return [str(reason) for reason in self._details.get("reasons", [str(self)])]
 
 
 class LeaseLost(Exception):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 MAX_ORDER_ID = 200
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _UNSAFE_CHARACTER = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -24,3 +26,10 @@ def key(order_id: str, step: str) -> str:
     At most 255 characters, ASCII, as gateways ask."""
     stem = file_stem(order_id)
     return f"{step}-{stem}"
+
+
+def run_name(what: str, order: object) -> str:
+    """A Prefect run's name with the order's id in it, whatever was given as an order: one line, at most 120 characters."""
+    given = order.get("id") if isinstance(order, Mapping) else getattr(order, "id", None)
+    shown = _CONTROL.sub(" ", str(given)) if isinstance(given, str | int) else "without an id"
+    return f"{what} {shown[:100]}"

@@ -65,7 +65,10 @@ class PaymentInfo(_Part):
     """How the customer pays. Never a full card number."""
 
     method: Text = Field(description="credit_card, debit_card, paypal, apple_pay or google_pay", examples=["credit_card"])
-    card_last4: Text | None = Field(default=None, description="The card's last four digits, never more", examples=["1234"])
+    # The length keeps a whole card number out of a run's parameters: the Prefect server refuses the run before storing them.
+    card_last4: Annotated[Text, WithJsonSchema({"type": "string", "maxLength": 6})] | None = Field(
+        default=None, description="The card's last four digits, never more", examples=["1234"]
+    )
     token: Text | None = Field(default=None, description="The gateway's token for the card, if there is one")
 
 

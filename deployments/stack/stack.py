@@ -1,0 +1,303 @@
+"""The embedded world as one thing: started in the right order, stopped in the reverse one, always."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from deployments.stack.deploy import Deployments, ensure_payment_limit, ensure_work_pool
+from deployments.stack.environment import set_environment, write_env_file
+from deployments.stack.errors import Interrupted
+from deployments.stack.lock import RunLock
+from deployments.stack.postgres import EmbeddedPostgres, wait_for_server
+from deployments.stack.prefect_server import PrefectServer, require_answer
+from deployments.stack.processes import Hurry, stop_leftover
+from deployments.stack.sandbox import Sandbox
+from deployments.stack.signals import SignalGuard
+from deployments.stack.tidy import tidy_up
+from deployments.stack.worker import Worker
+
+HOME = Path(__file__).resolve().parent.parent.parent
+"""The project's folder."""
+
+Progress = Callable[[str, bool], None]
+"""Told the name of each part when it begins to start (False) and when it is there (True). Called from several threads."""
+
+POSTGRES = "PostgreSQL"
+TABLES = "database tables"
+SANDBOX = "payment sandbox"
+PREFECT = "Prefect server"
+DEPLOYMENTS = "deployments"
+WORKER = "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to start, and what is there already."""
+
+    var_dir: Path = HOME / "var"
+    database_url: str | None = None
+    """Use this database instead of an embedded PostgreSQL."""
+    prefect_api_url: str | None = None
+    """Use this Prefect server instead of one of our own."""
+    gateway_url: str | None = None
+    """Use this payment gateway instead of the sandbox."""
+    sandbox: bool = True
+    prefect: bool = True
+    deployments: bool = True
+    """Register prefect.yaml's deployments (needs `prefect`)."""
+    worker: bool = True
+    """Start a worker (needs `prefect`)."""
+    home: Path = HOME
+    """The project's folder, where prefect.yaml is and flows are loaded from."""
+
+    @property
+    def phases(self) -> list[str]:
+        """The parts in the order in which they start."""
+        wanted = {
+            POSTGRES: self.own_postgres,
+            TABLES: True,
+            SANDBOX: self.own_sandbox,
+            PREFECT: self.prefect,
+            DEPLOYMENTS: self.prefect and self.deployments,
+            WORKER: self.prefect and self.worker,
+        }
+        return [phase for phase, yes in wanted.items() if yes]
+
+    @property
+    def own_prefect(self) -> bool:
+        return self.prefect and not self.prefect_api_url
+
+    @property
+    def own_postgres(self) -> bool:
+        return not self.database_url or self.own_prefect
+
+    @property
+    def own_sandbox(self) -> bool:
+        return self.sandbox and not self.gateway_url
+
+
+class Stack:
+    """Starts what is not given, and stops it at the end of the `with` block: also when the start failed half way, on Ctrl-C and
+    on SIGTERM. Inside the block its addresses are in this process's environment, and in `var_dir/run.env` for other shells.
+
+    Raises StackError, in words for the person who started it, when something cannot be started; AlreadyRunning when another
+    process runs the world in the same folder; Interrupted on SIGTERM.
+    """
+
+    def __init__(self, options: Options | None = None, progress: Progress | None = None) -> None:
+        self.options = options or Options()
+        self._progress = progress or (lambda _phase, _done: None)
+        var = self.options.var_dir.absolute()
+        self._var, self._pids, self._logs = var, var / "run", var / "logs"
+        self._lock = RunLock(self._pids / "lock")
+        self._signals = SignalGuard()
+        self._cancelled = threading.Event()
+        self._undo = ExitStack()
+        self.hurry = Hurry()
+        """Makes a stop that is under way end without grace."""
+        self.database_url = self.options.database_url or ""
+        self.gateway_url = self.options.gateway_url
+        self.prefect_api_url = self.options.prefect_api_url if self.options.prefect else None
+        self.postgres: EmbeddedPostgres | None = None
+        self.sandbox: Sandbox | None = None
+        self.prefect_server: PrefectServer | None = None
+        self.worker: Worker | None = None
+        self._deployments: Deployments | None = None
+
+    # -- what others need to know
+
+    @property
+    def ui_url(self) -> str | None:
+        """Where to look at it in a browser."""
+        if self.prefect_server:
+            return self.prefect_server.url
+        return self.prefect_api_url.removesuffix("/").removesuffix("/api") if self.prefect_api_url else None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The addresses, as other shells need them."""
+        values = {"DATABASE_URL": self.database_url, "PREFECT_API_URL": self.prefect_api_url, "PAYMENT_GATEWAY_URL": self.gateway_url}
+        return {name: value for name, value in values.items() if value}
+
+    # -- start and stop
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts everything. Whoever calls this calls `stop` afterwards, also when this raises; `with` does."""
+        self._lock.take()
+        self._undo.callback(self._lock.release)
+        self._signals.raise_interrupted()
+        self._undo.callback(self._signals.restore)
+        for name in ("worker", "deploy", "prefect-server", "sandbox"):
+            stop_leftover(self._pids / f"{name}.pid")
+        self._start_postgres()
+        self._plan()
+        self._undo.callback(set_environment, set_environment(self._own_environment()))
+        self._at_once(self._start_prefect, self._start_sandbox, self._warm, self._start_tables_then_load)
+        if self.prefect_api_url:
+            self._prepare_prefect()
+            self._at_once(self._start_worker, self._register)
+        self._lock.say(f"process {os.getpid()}" + (f", its Prefect UI is at {self.ui_url}" if self.ui_url else ""))
+        env_file = self._var / "run.env"
+        self._undo.callback(env_file.unlink, missing_ok=True)
+        write_env_file(env_file, self.environment)
+
+    def stop(self) -> None:
+        """Stops everything that was started, last first. A signal that arrives meanwhile makes it hurry; nothing is left behind."""
+        self._give_up_starting()
+        self._undo.close()
+        self._signals.restore()
+
+    def _give_up_starting(self) -> None:
+        self._cancelled.set()
+        self._signals.call(self.hurry.up)
+
+    def revive(self) -> list[str]:
+        """Starts again what has died meanwhile. Returns the names of those parts."""
+        revived = []
+        if self.postgres and not self.postgres.running():
+            self.postgres.start()
+            revived.append(POSTGRES)
+        if self.sandbox and not self.sandbox.running():
+            self.sandbox.start()
+            revived.append(SANDBOX)
+        if self.prefect_server and not self.prefect_server.running():
+            self.prefect_server.start()
+            revived.append(PREFECT)
+        if self.worker and self.prefect_api_url and not self.worker.running():
+            self.worker.stop()  # the runs that it has left
+            if self.prefect_server:
+                tidy_up()
+            self.worker.start(self.prefect_api_url)
+            revived.append(WORKER)
+        return revived
+
+    # -- the parts
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        self._progress(name, False)
+        yield
+        self._progress(name, True)
+
+    def _start_postgres(self) -> None:
+        if self.options.own_postgres:
+            with self._phase(POSTGRES):
+                self.postgres = EmbeddedPostgres(self._var / "postgres")
+                self._undo.callback(self._stop_postgres, self.postgres)
+                self.postgres.start()
+                if self.options.own_prefect:
+                    self.postgres.require_extension("pg_trgm")
+                    self.postgres.create_database("prefect")
+                if not self.database_url:
+                    self.postgres.create_database("shop")
+                    self.database_url = self.postgres.url("shop")
+
+    def _stop_postgres(self, postgres: EmbeddedPostgres) -> None:
+        postgres.stop("immediate" if self.hurry else "fast", seconds=20)
+
+    def _plan(self) -> None:
+        """Fixes the addresses, and the order in which things stop, before they start side by side."""
+        options, logs, pids = self.options, self._logs, self._pids
+        if options.own_sandbox:
+            self.sandbox = Sandbox(home=options.home, folder=self._var / "sandbox", logs=logs, pids=pids)
+            self._undo.callback(self.sandbox.stop, self.hurry)
+            self.gateway_url = self.sandbox.url
+        if options.own_prefect and self.postgres:
+            self.prefect_server = PrefectServer(home=self._var / "prefect", database_url=self.postgres.url("prefect"), logs=logs, pids=pids)
+            self._undo.callback(self.prefect_server.stop, self.hurry)
+            self.prefect_api_url = self.prefect_server.api_url
+        if options.prefect and options.deployments:
+            state = self._var / "run" / "deployed.json"
+            self._deployments = Deployments(home=options.home, state=state, environment=self._own_environment(), logs=logs, pids=pids)
+            self._undo.callback(self._deployments.stop, self.hurry)
+        if options.prefect and options.worker:
+            self.worker = Worker(home=options.home, environment=self._own_environment(), logs=logs, pids=pids)
+            self._undo.callback(self.worker.stop, self.hurry)
+
+    def _own_environment(self) -> dict[str, str | None]:
+        """For this process and its children: the addresses, our folder, and nothing that is meant for another server."""
+        ours = self.prefect_server.client_environment if self.prefect_server else {}
+        return {**ours, "VAR_DIR": str(self._var), **self.environment}
+
+    def _start_prefect(self) -> None:
+        if self.options.prefect:
+            with self._phase(PREFECT):
+                if self.prefect_server:
+                    self.prefect_server.forget_leases()
+                    self.prefect_server.start(cancelled=self._cancelled)
+                elif self.prefect_api_url:
+                    require_answer(self.prefect_api_url)
+
+    def _start_sandbox(self) -> None:
+        if self.sandbox:
+            with self._phase(SANDBOX):
+                self.sandbox.start(cancelled=self._cancelled)
+
+    def _warm(self) -> None:
+        if self.worker:
+            self.worker.prepare()
+        if self._deployments and self.prefect_api_url:
+            self._deployments.prepare(self.prefect_api_url)
+
+    def _start_tables_then_load(self) -> None:
+        with self._phase(TABLES):
+            if self.options.database_url:
+                wait_for_server(self.options.database_url)
+            importlib.import_module("shop.migrate").upgrade(self.database_url)
+        if self.options.prefect and not self._cancelled.is_set():
+            importlib.import_module("prefect.workers.process")  # takes a second or two, while the server takes longer
+
+    def _prepare_prefect(self) -> None:
+        """What has to be in order before a worker asks for work."""
+        if self.prefect_server:
+            tidy_up()
+        ensure_work_pool()
+        ensure_payment_limit()
+
+    def _start_worker(self) -> None:
+        if self.worker and self.prefect_api_url:
+            with self._phase(WORKER):
+                self.worker.start(self.prefect_api_url, cancelled=self._cancelled)
+
+    def _register(self) -> None:
+        if self._deployments and self.prefect_api_url:
+            with self._phase(DEPLOYMENTS):
+                self._deployments.register(self.prefect_api_url, cancelled=self._cancelled)
+
+    def _at_once(self, *parts: Callable[[], None]) -> None:
+        """Runs them side by side. When one fails, or on a signal, the others give up; returns or raises when all have ended."""
+        with ThreadPoolExecutor(len(parts)) as pool:
+            futures = [pool.submit(part) for part in parts]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                _raise_first(future.exception() for future in futures if future.done())
+            except BaseException:
+                self._give_up_starting()
+                raise
+
+
+def _raise_first(found: Iterable[BaseException | None]) -> None:
+    """Raises what went wrong, rather than that others gave up because of it."""
+    errors = [error for error in found if error]
+    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
+        raise error

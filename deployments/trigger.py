@@ -1,0 +1,111 @@
+"""Triggering orders from Python and from the shell.
+
+from deployments.trigger import submit_orders, run_order
+
+python -m deployments.trigger orders.json          # a list, or one order
+python -m deployments.trigger orders.ndjson        # one order a line
+cat orders.json | python -m deployments.trigger -
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from shop import intake, report, signals
+from shop.errors import OrderConflict
+from shop.intake_content import Content, take_in
+from shop.order import Order
+from shop.outcomes import OrderOutcome, Receipt
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+log = logging.getLogger(__name__)
+
+PROCESS_ORDER = "process-order/process-order"
+PROCESS_PENDING = "process-pending-orders/process-pending-orders"
+_POLL_SECONDS = 0.5
+AnyOrder = Order | Mapping[str, Any]
+
+
+def submit_orders(orders: Iterable[AnyOrder]) -> list[Receipt]:
+    """Stores the orders and returns: each is then `accepted`, `known` already, or `refused` with reasons (no usable id, or the id of an
+    order with other content). Accepted orders reach an outcome whatever happens next. Needs the database only, not the Prefect server.
+    """
+    return intake.submit(orders)
+
+
+def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -> OrderOutcome:
+    """Submits the order and waits for its outcome. The same order again returns the first one's outcome and does nothing.
+
+    `own_run`: runs the `process-order` deployment for it, a flow run of its own; otherwise the pending lane takes it, which is woken.
+    Raises `UnusableOrder` (no usable id), `OrderConflict` (the id of an order with other content), and `TimeoutError` when there is no
+    outcome after `timeout` seconds: the order is safe all the same, and goes on.
+    """
+    content = take_in(order)
+    with signals.listening_sync(signals.FINISHED) as ear:
+        if own_run and _is_well_shaped(content) and not intake.is_known(content):
+            start_own_run(content)
+        elif _submit(order).outcome is None:
+            wake_pending_lane()
+        deadline = time.monotonic() + timeout
+        while (known := report.read([content.order_id]).get(content.order_id)) is None or known.outcome is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"order {content.order_id} has no outcome after {timeout:g} s; it goes on all the same")
+            for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
+                pass
+    return known
+
+
+def start_own_run(content: Content) -> FlowRun:
+    """Starts the `process-order` deployment for the order, without waiting for it. What looked like card data is not in its parameters.
+    Raises what the Prefect client raises when the server does not answer: nothing is stored then."""
+    from prefect.deployments import run_deployment
+
+    run: FlowRun = run_deployment(PROCESS_ORDER, parameters={"order": json.loads(content.text)}, timeout=0)  # type: ignore[assignment]
+    return run
+
+
+def _submit(order: AnyOrder) -> Receipt:
+    receipt = intake.submit([order])[0]
+    if receipt.status == "refused":
+        raise OrderConflict(receipt.order_id or "")
+    return receipt
+
+
+def _is_well_shaped(content: Content) -> bool:
+    """An order that the deployment's parameter schema would not let through is rejected, with its reasons, by the pending lane."""
+    try:
+        Order.model_validate_json(content.text)
+    except ValidationError:
+        return False
+    return True
+
+
+def wake_pending_lane() -> bool:
+    """Makes sure that some drain works on what is waiting: submitting has woken one that is running; if none is, one is started. False
+    if none could be started because the Prefect server does not answer: the schedule takes the orders up when it is back.
+    """
+    if signals.is_anybody_draining():
+        return True
+    from prefect.deployments import run_deployment
+
+    try:
+        run_deployment(PROCESS_PENDING, timeout=0)
+    except Exception as error:  # noqa: BLE001  (whatever it is, the orders are stored, and the schedule takes them up)
+        log.warning("no drain is running, and none could be started (%s): the orders wait for the schedule", type(error).__name__)
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    from deployments.command import main
+
+    main()

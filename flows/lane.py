@@ -1,0 +1,139 @@
+"""A lane: orders under way side by side in one flow run, in batches and alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from typing import Any
+
+from prefect.logging import get_logger
+
+from flows.process_order import see_through
+from flows.saga import ORDER_SAGA
+from flows.undo import compensate
+from shop.database import is_database_trouble
+from shop.ending import finish, put_off
+from shop.errors import LeaseLost
+from shop.saga import Step
+from shop.settings import settings
+from shop.under_way import OrderUnderWay
+from shop.work import Work
+from tasks.step import run
+
+log = get_logger("orders")
+_ALONE_AT_ONCE = 32
+
+
+class Lane:
+    """Keeps what is under way. Nothing that happens to one order or batch disturbs another."""
+
+    def __init__(self) -> None:
+        self.batches: set[asyncio.Task[None]] = set()
+        self.beside: set[asyncio.Task[None]] = set()
+        """Orders that left their batch: failed ones on their way back, slow ones on their way forward."""
+        self.changed = asyncio.Event()
+        self.ended = asyncio.Event()
+        """Both set whenever something is no longer under way; each has its own listener."""
+        self._alone = asyncio.Semaphore(_ALONE_AT_ONCE)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self.batches and not self.beside
+
+    def start(self, orders: Sequence[OrderUnderWay]) -> None:
+        """Takes a batch to its outcomes."""
+        self._keep(self.batches, self._batch(orders), orders)
+
+    async def finish_up(self, seconds: float | None = None) -> None:
+        """Waits until nothing is under way, at most so long, and cancels what is left; it is handed back with the lease."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.idle:
+                    await asyncio.wait(self.batches | self.beside)
+        left = self.batches | self.beside
+        for doing in left:
+            doing.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _batch(self, orders: Sequence[OrderUnderWay]) -> None:
+        """The saga for many orders that share each task run. Those that fail and those that are slow leave the batch; the rest go on."""
+        straight = [order for order in orders if order.failure is None and order.takeovers <= settings().max_takeovers]
+        self._let_go([order for order in orders if order not in set(straight)])
+        orders = straight
+        for step in ORDER_SAGA:
+            if len(orders) == 1:
+                await see_through(orders[0], cancelling_undoes=False)
+                return
+            todo = [order for order in orders if not order.done(step.name)]
+            if not todo:
+                continue
+            if len(todo) == 1:  # the others are further already
+                leaving = todo
+                self._let_go(todo)
+            else:
+                leaving = await self._step(step, todo)
+            gone = set(leaving)
+            orders = [order for order in orders if order not in gone and not order.lost]
+        await finish(orders, ORDER_SAGA)
+
+    async def _step(self, step: Step, orders: Sequence[OrderUnderWay]) -> list[OrderUnderWay]:
+        """One step for the batch. Returns those that leave it here."""
+        work = Work(step, orders, patience=settings().straggler_seconds)
+        await run(work)
+        if ORDER_SAGA.is_past_pivot(step.name):  # nothing to undo any more: tried again, alone
+            self._let_go([*work.alone, *work.failed])
+        else:
+            self._let_go(work.alone)
+            self._undo(work)
+        return [*work.alone, *work.failed]
+
+    def _let_go(self, orders: Sequence[OrderUnderWay]) -> None:
+        for order in orders:
+            self._keep(self.beside, self._see_through(order), [order])
+
+    def _undo(self, work: Work) -> None:
+        failed = list(work.failed)
+        for order, failure in work.failed.items():
+            order.fail(work.step.name, failure)
+        if failed:
+            self._keep(self.beside, compensate(failed), failed)
+
+    async def _see_through(self, order: OrderUnderWay) -> None:
+        async with self._alone:
+            await see_through(order, cancelling_undoes=False)
+
+    def _keep(self, where: set[asyncio.Task[None]], doing: Coroutine[Any, Any, Any], orders: Sequence[OrderUnderWay]) -> None:
+        task = asyncio.create_task(self._guarded(doing, orders))
+        where.add(task)
+
+        def gone(task: asyncio.Task[None]) -> None:
+            where.discard(task)
+            self.changed.set()
+            self.ended.set()
+
+        task.add_done_callback(gone)
+
+    async def _guarded(self, doing: Coroutine[Any, Any, Any], orders: Sequence[OrderUnderWay]) -> None:
+        """This worker's lease goes on living, so orders that it can do nothing for have to be handed back, or nobody ever could."""
+        try:
+            await doing
+        except LeaseLost as lost:
+            log.warning("order %s has been taken over by another worker", lost)
+        except Exception as error:
+            log.warning("%d orders could not be worked on (%s); they are taken up again", len(orders), type(error).__name__)
+            if not is_database_trouble(error):
+                log.exception("this should not have happened", exc_info=error)
+            await self._hand_back(orders)
+
+    async def _hand_back(self, orders: Sequence[OrderUnderWay]) -> None:
+        while True:
+            try:
+                await put_off(orders, seconds=1)
+            except Exception as error:
+                if not is_database_trouble(error):
+                    raise
+                await asyncio.sleep(0.5)  # the database is away; without it nothing else can be done either
+            else:
+                return

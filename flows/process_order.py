@@ -1,0 +1,136 @@
+"""One order, one flow run: the story of the saga."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.logging import get_logger, get_run_logger
+from prefect.runtime import flow_run
+
+from flows.saga import ORDER_SAGA
+from flows.states import state_of
+from flows.takeover import tell_of_takeovers
+from flows.undo import compensate
+from shop import journal, signals
+from shop.database import is_database_trouble, transaction
+from shop.ending import finish, put_off
+from shop.errors import GivenUp, LeaseLost, OrderCancelled, OrderConflict, OrderError, StepBroken, UnusableOrder
+from shop.intake import submit_one
+from shop.intake_content import take_in
+from shop.lease import lease
+from shop.names import run_name
+from shop.notifications import outbox
+from shop.order import Order
+from shop.outcomes import OrderOutcome
+from shop.report import read_one
+from shop.settings import settings
+from shop.under_way import OrderUnderWay
+from shop.work import Work
+from tasks.deliver_outbox import deliver_outbox
+from tasks.step import run
+
+
+def _flow_run_name() -> str:
+    return run_name("order", flow_run.parameters.get("order"))
+
+
+# Parameters are not validated here, so that a bad order becomes a rejected one with its reasons, and not a crashed run.
+@flow(name="process-order", flow_run_name=_flow_run_name, validate_parameters=False, persist_result=False)
+async def process_order(order: Order) -> State[OrderOutcome]:
+    """Takes one order to its outcome: validated, reserved, charged, confirmed, shipped, notified; or undone.
+
+    The same order again returns the first one's outcome and does nothing. Raises `UnusableOrder` if the order has no usable id, and
+    `OrderConflict` if another order is known under its id.
+    """
+    log = get_run_logger()
+    order_id = await _take_in(order)
+    async with lease() as mine, signals.listening(signals.FINISHED) as bell:
+        while (known := await read_one(order_id)) is None or known.outcome is None:
+            async with transaction() as tx:
+                claimed = await journal.claim(tx, mine, most=1, ids=[order_id], flow_run_id=str(flow_run.id))
+            if not claimed:  # a drain, or another run, works on it: its outcome is ours
+                await bell.wait(settings().poll_seconds)
+                continue
+            tell_of_takeovers(claimed)
+            try:
+                await see_through(claimed[0], cancelling_undoes=True)
+            except LeaseLost:
+                log.warning("order %s has been taken over by another worker", order_id)
+    if await outbox.is_due([order_id]):
+        await deliver_outbox(1, [order_id])
+    return state_of(known)
+
+
+async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
+    """The saga's one code path, for a new order and for one that another worker left behind: runs the steps that the journal does not
+    have as done; when one fails before the pivot, undoes what was begun, in reverse.
+
+    Raises `LeaseLost` when another worker has the order, and database trouble: nothing is decided then, and the order is recovered.
+    `cancelling_undoes`: whether cancelling this run means that the order is not wanted (or only that this worker has to go).
+    """
+    step = ORDER_SAGA.steps[0]
+    try:
+        _look_back(order)
+        for step in ORDER_SAGA:
+            if not order.done(step.name):
+                await run(Work(step, [order]))
+    except BaseException as failure:
+        if isinstance(failure, asyncio.CancelledError) and not cancelling_undoes:
+            raise
+        await _reload(order)  # what was committed, whatever was heard of it
+        if order.lost or is_database_trouble(failure):
+            raise
+        if order.done(ORDER_SAGA.pivot):
+            await _go_forward(order, failure)
+        else:
+            order.fail(step.name, _as_order_error(step.name, failure))
+            await compensate([order])
+        if not isinstance(failure, Exception):
+            raise
+    else:
+        await finish([order], ORDER_SAGA)
+
+
+async def _take_in(order: Any) -> str:
+    receipt = await submit_one(order)
+    if receipt.order_id is None:
+        take_in(order)  # raises what is wrong with its id
+        raise UnusableOrder([])
+    if receipt.status == "refused":
+        raise OrderConflict(receipt.order_id)
+    return receipt.order_id
+
+
+def _look_back(order: OrderUnderWay) -> None:
+    """An order whose undoing another worker had begun is undone, and one that nobody gets through is given up."""
+    if order.failure is not None:
+        raise order.failure
+    if order.takeovers > settings().max_takeovers and not order.done(ORDER_SAGA.pivot):
+        raise GivenUp(order.takeovers)
+
+
+async def _reload(order: OrderUnderWay) -> None:
+    async with transaction() as tx:
+        if await journal.hold(tx, [order]):
+            await journal.load(tx, [order])
+
+
+async def _go_forward(order: OrderUnderWay, failure: BaseException) -> None:
+    """Past the pivot nothing is undone. A cancelled run does what is left; a step that failed is tried again later."""
+    if isinstance(failure, Exception):
+        get_logger("orders").error("order %s is shipped, and %s: it is tried again", order.id, failure)
+        await put_off([order], seconds=min(300, 5 * 2**order.takeovers))
+        return
+    for step in ORDER_SAGA:
+        if not order.done(step.name):
+            await run(Work(step, [order]))
+    await finish([order], ORDER_SAGA)
+
+
+def _as_order_error(step: str, failure: BaseException) -> OrderError:
+    if isinstance(failure, OrderError):
+        return failure
+    return StepBroken(step, failure) if isinstance(failure, Exception) else OrderCancelled()

@@ -1,0 +1,134 @@
+"""The pending lane: many orders share each task run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Annotated
+from uuid import UUID
+
+from prefect import flow
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.lane import Lane
+from flows.takeover import tell_of_takeovers
+from shop import journal, signals
+from shop.database import is_database_trouble, transaction
+from shop.lease import lease
+from shop.notifications import outbox
+from shop.settings import settings
+from shop.signals import Bell
+from shop.under_way import OrderUnderWay
+from tasks.deliver_outbox import deliver_outbox
+from tasks.limits import PAYMENT_GATEWAY, slots
+
+_GRACE_SECONDS = 20
+"""Prefect kills a cancelled run after 30."""
+_MAIL_WAITS_SECONDS = 10
+"""For so long orders go before mails."""
+_OUTBOX_SECONDS = 5
+"""So often the outbox is looked at for what failed before."""
+_MAILS_AT_ONCE = 100
+Seconds = Annotated[
+    float | None, Field(ge=0, description="How long to go on taking orders; 0: until none is waiting. Default: DRAIN_SECONDS")
+]
+
+
+@flow(name="process-pending-orders", persist_result=False)
+async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int | None = None) -> dict[str, int]:
+    """Takes waiting orders, and those whose worker died, to their outcomes; up to `batch_size` share each task run.
+
+    Drains for a while, so that new orders find it at work, and is woken when they arrive. Any number may run, on any number of workers.
+    """
+    seconds = settings().drain_seconds if drain_seconds is None else drain_seconds
+    drain = _Drain(batch_size or settings().batch_size)
+    async with (
+        signals.listening(signals.WAITING, draining=True) as bell,
+        slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
+        lease() as mine,
+    ):
+        mailing = asyncio.create_task(drain.mail())
+        try:
+            await drain.take_orders(mine, bell, seconds)
+            await drain.lane.finish_up()
+        except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
+            await drain.lane.finish_up(_GRACE_SECONDS)
+            raise
+        finally:
+            mailing.cancel()
+            with suppress(asyncio.CancelledError):
+                await mailing
+    await drain.mail_what_is_due()
+    return {"orders": drain.taken, "batches": drain.started}
+
+
+class _Drain:
+    def __init__(self, batch_size: int) -> None:
+        self.lane = Lane()
+        self.batch_size = batch_size
+        self.taken = self.started = 0
+
+    async def take_orders(self, lease_id: UUID, bell: Bell, seconds: float) -> None:
+        """Until the time is over; or, if that is 0, until nothing is waiting."""
+        log = get_run_logger()
+        until = time.monotonic() + seconds
+        while True:
+            if not self._full():
+                claimed = await self._claim(lease_id)
+                if claimed:
+                    self.lane.start(claimed)
+                    self.taken, self.started = self.taken + len(claimed), self.started + 1
+                    log.info("took %s", f"order {claimed[0].id}" if len(claimed) == 1 else f"{len(claimed)} orders")
+                    tell_of_takeovers(claimed)
+                    continue
+                if seconds == 0 and self.lane.idle:
+                    return
+            if seconds > 0 and time.monotonic() > until:
+                return
+            await self._wait(bell)
+
+    async def mail(self) -> None:
+        """Sends what is in the outbox: at once while no order is under way, else when it has waited for some time."""
+        waiting_since = time.monotonic()
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.lane.ended.wait(), _OUTBOX_SECONDS)
+            self.lane.ended.clear()
+            if self.lane.idle or time.monotonic() - waiting_since > _MAIL_WAITS_SECONDS:
+                await self.mail_what_is_due()
+                waiting_since = time.monotonic()
+
+    async def mail_what_is_due(self) -> None:
+        """Until nothing is due, or orders come in."""
+        try:
+            while await outbox.is_due() and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] and self.lane.idle:
+                pass
+        except Exception as error:
+            if not is_database_trouble(error):
+                raise
+
+    def _full(self) -> bool:
+        """Enough batches under way, or too many orders on their own (a gateway that is down): no more for now."""
+        return len(self.lane.batches) >= settings().batches_under_way or len(self.lane.beside) > self.batch_size
+
+    async def _claim(self, lease_id: UUID) -> list[OrderUnderWay]:
+        try:
+            async with transaction() as tx:
+                return await journal.claim(tx, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id))
+        except Exception as error:
+            if not is_database_trouble(error):
+                raise
+            get_run_logger().warning("the database is away (%s); trying again", type(error).__name__)
+            return []
+
+    async def _wait(self, bell: Bell) -> None:
+        """For new orders, for a batch to end, or for a second: a lease may have run out somewhere."""
+        self.lane.changed.clear()
+        waits = {asyncio.create_task(bell.wait(settings().poll_seconds)), asyncio.create_task(self.lane.changed.wait())}
+        _, pending = await asyncio.wait(waits, timeout=settings().poll_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in pending:
+            waiting.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)

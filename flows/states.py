@@ -1,0 +1,35 @@
+"""An order's outcome as a Prefect state, so that the UI's list of runs tells them apart at a glance."""
+
+from __future__ import annotations
+
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from shop.money import show
+from shop.outcomes import OrderOutcome, Outcome
+
+NAMES = {
+    Outcome.COMPLETED: "Completed",
+    Outcome.REJECTED: "Rejected",
+    Outcome.OUT_OF_STOCK: "OutOfStock",
+    Outcome.COMPENSATED: "Compensated",
+    Outcome.NEEDS_ATTENTION: "NeedsAttention",
+}
+
+
+def state_of(known: OrderOutcome) -> State[OrderOutcome]:
+    """An order that was handled as designed is a run that completed, under its own name; one that needs a person is one that failed."""
+    if known.outcome is None:
+        raise ValueError(f"order {known.order_id} has no outcome yet")
+    make = Failed if known.outcome is Outcome.NEEDS_ATTENTION else Completed
+    return make(name=NAMES[known.outcome], message=_message(known), data=known)
+
+
+def _message(known: OrderOutcome) -> str:
+    if known.outcome is Outcome.COMPLETED:
+        return f"{known.order_id}: {show(known.amount_charged, known.currency)} charged"
+    parts = [f"{known.order_id}: {known.failing_step}: {'; '.join(known.reasons)}"]
+    parts += [f"{undone.compensation}: {undone.status}" for undone in known.undone]
+    if known.amount_at_risk:
+        parts.append(f"{show(known.amount_at_risk, known.currency)} at risk")
+    return " | ".join(parts)[:1000]

@@ -1,0 +1,46 @@
+"""Undoing what was done, in the reverse of the sequence in which it was begun; each undo is a task run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import groupby
+
+from prefect.logging import get_logger
+
+from flows.saga import ORDER_SAGA
+from shop.ending import finish, remember_failures
+from shop.errors import OrderError
+from shop.outcomes import Outcome
+from shop.saga import Step
+from shop.settings import settings
+from shop.under_way import OrderUnderWay
+from shop.work import Work
+from tasks.step import run
+
+log = get_logger("orders")
+
+
+async def compensate(orders: Sequence[OrderUnderWay]) -> dict[str, Outcome]:
+    """Takes failed orders to their outcome. Orders that have the same to undo share the task runs.
+
+    A compensation that fails, after its retries, stays due: the others are still done, and the order ends in `needs_attention`.
+    """
+    if due := [order for order in orders if order.undo_plan()]:
+        await remember_failures(due)
+    due.sort(key=OrderUnderWay.undo_plan)
+    for plan, same in groupby(due, key=OrderUnderWay.undo_plan):
+        group = list(same)
+        for name in plan:
+            await undo_step(ORDER_SAGA[name], group)
+    return await finish(orders, ORDER_SAGA)
+
+
+async def undo_step(step: Step, orders: Sequence[OrderUnderWay]) -> None:
+    """Runs one step's compensation for some orders. Raises only when the database is in trouble."""
+    work = Work(step, orders, undo=True, patience=settings().straggler_seconds)
+    try:
+        await run(work)
+    except OrderError as failure:
+        log.warning("%s of %s could not be done: %s", getattr(step.undo, "name", step.name), work.title, failure)
+    await asyncio.gather(*(undo_step(step, [order]) for order in work.alone))

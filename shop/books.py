@@ -1,0 +1,121 @@
+"""The books (promise 3): what our tables say against what the witnesses say.
+
+Witnesses are the gateway's own ledger for money, and the shipments and reservations, one by one, for stock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from decimal import Decimal
+
+from sqlalchemy import Connection, create_engine, text
+
+from shop.money import show
+from shop.payments.gateway import GatewayTotals
+from shop.payments.sandbox_client import SandboxGateway
+from shop.settings import Settings
+
+_MONEY = text(
+    """
+    SELECT currency, coalesce(sum(amount_charged), 0) AS charged, coalesce(sum(amount_refunded), 0) AS refunded,
+        coalesce(sum(CAST(content ->> 'total_amount' AS numeric)) FILTER (WHERE outcome = 'completed'), 0) AS completed,
+        coalesce(sum(amount_at_risk) FILTER (WHERE outcome = 'needs_attention'), 0) AS at_risk
+    FROM customer_order WHERE outcome IN ('completed', 'compensated', 'needs_attention') GROUP BY currency ORDER BY currency
+    """
+)
+_OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
+_STOCK = text(
+    """
+    SELECT coalesce(sum(p.received), 0)::bigint AS received, coalesce(sum(p.on_hand), 0)::bigint AS on_hand,
+        coalesce(sum(p.reserved), 0)::bigint AS reserved, coalesce(sum(s.pieces), 0)::bigint AS shipped,
+        coalesce(sum(h.pieces), 0)::bigint AS held,
+        count(*) FILTER (WHERE p.on_hand + coalesce(s.pieces, 0) <> p.received) AS wrong_on_hand,
+        count(*) FILTER (WHERE p.reserved <> coalesce(h.pieces, 0)) AS wrong_reserved
+    FROM product p
+    LEFT JOIN (SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM shipment, jsonb_each_text(items) GROUP BY key) s ON s.id = p.id
+    LEFT JOIN (
+        SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM reservation, jsonb_each_text(items) WHERE state = 'held' GROUP BY key
+    ) h ON h.id = p.id
+    """
+)
+_HELD_BY_ENDED = text(
+    "SELECT count(*) FROM reservation r JOIN customer_order o ON o.id = r.order_id WHERE r.state = 'held' AND o.outcome IS NOT NULL "
+    "AND o.outcome <> 'needs_attention'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BookRow:
+    """One line: what we say, what the witness says, and whether they agree."""
+
+    name: str
+    ours: str
+    witness: str
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    rows: list[BookRow]
+
+    @property
+    def balanced(self) -> bool:
+        return all(row.ok for row in self.rows)
+
+
+def read_books(database_url: str, gateway_url: str | None = None) -> Books:
+    """Reads the books, with the sandbox gateway's ledger as the witness if its address is given. They balance at rest: while orders are
+    under way their money and stock may be in between."""
+    engine = create_engine(Settings(database_url=database_url).database_url)
+    try:
+        with engine.connect() as connection:
+            rows = [*_money(connection, gateway_url), *_stock(connection)]
+    finally:
+        engine.dispose()
+    return Books(rows)
+
+
+def _money(connection: Connection, gateway_url: str | None) -> list[BookRow]:
+    rows = []
+    for row in connection.execute(_MONEY).mappings():
+        currency: str = row["currency"]
+        totals = asyncio.run(_totals(gateway_url, currency)) if gateway_url else None
+        if totals is not None:
+            rows.append(_amounts("charged", row["charged"], totals.charged, currency, "gateway's ledger"))
+            rows.append(_amounts("refunded", row["refunded"], totals.refunded, currency, "gateway's ledger"))
+        kept = (totals.charged - totals.refunded) if totals else row["charged"] - row["refunded"]
+        rows.append(_amounts("completed orders + at risk", row["completed"] + row["at_risk"], kept, currency, "charged - refunded"))
+    return rows
+
+
+def _amounts(name: str, ours: Decimal, witness: Decimal, currency: str, who: str) -> BookRow:
+    return BookRow(name, show(ours, currency), f"{show(witness, currency)} ({who})", ours == witness)
+
+
+def _stock(connection: Connection) -> list[BookRow]:
+    stock = connection.execute(_STOCK).mappings().one()
+    open_orders = connection.execute(_OPEN).scalar_one()
+    leaked = connection.execute(_HELD_BY_ENDED).scalar_one()
+    return [
+        BookRow(
+            "stock on hand + shipped",
+            f"{stock['on_hand']} + {stock['shipped']} pieces",
+            f"{stock['received']} pieces received",
+            stock["wrong_on_hand"] == 0,
+        ),
+        BookRow(
+            "stock reserved",
+            f"{stock['reserved']} pieces",
+            f"{stock['held']} pieces held by {open_orders} open orders",
+            stock["wrong_reserved"] == 0 and leaked == 0,
+        ),
+    ]
+
+
+async def _totals(gateway_url: str, currency: str) -> GatewayTotals:
+    gateway = SandboxGateway(gateway_url, timeout_seconds=10, concurrency=1)
+    try:
+        return await gateway.totals(currency)
+    finally:
+        await gateway.aclose()

@@ -1,0 +1,73 @@
+"""Which products there are. Details change seldom and are asked for often, so each process keeps them for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from sqlalchemy import create_engine, text
+
+from shop.database import Tx
+from shop.settings import Settings
+
+SAMPLE: Mapping[str, tuple[str, int]] = {
+    "PROD-001": ("Laptop", 100),
+    "PROD-002": ("Mouse", 50),
+    "PROD-003": ("Keyboard", 0),
+    "PROD-004": ("Monitor", 25),
+    "LAPTOP": ("Laptop", 20),
+    "OUT-OF-STOCK": ("Sold out", 0),
+    "LAST-ONE": ("The last one", 1),
+}
+"""Product id to name and pieces."""
+
+_ADD = text("INSERT INTO product (id, name, received, on_hand) VALUES (:id, :name, :pieces, :pieces) ON CONFLICT (id) DO NOTHING")
+_NAMES = text("SELECT id, name FROM product WHERE id = ANY(CAST(:ids AS text[]))")
+
+
+class ProductCache:
+    """Names of products, asked of the database at most once in `seconds` each. Unknown ids are asked for every time."""
+
+    def __init__(self, seconds: float = 60, most: int = 10_000) -> None:
+        self._seconds, self._most = seconds, most
+        self._names: dict[str, tuple[float, str]] = {}
+
+    async def names(self, tx: Tx, product_ids: Iterable[str]) -> dict[str, str]:
+        """Product id to name, of those that exist."""
+        now, asked = time.monotonic(), set(product_ids)
+        missing = [i for i in asked if i not in self._names or self._names[i][0] < now]
+        if missing:
+            if len(self._names) + len(missing) > self._most:
+                self._names.clear()
+            for row in await tx.execute(_NAMES, {"ids": missing}):
+                self._names[row.id] = (now + self._seconds, row.name)
+        return {i: self._names[i][1] for i in asked if i in self._names}
+
+
+products = ProductCache()
+
+
+class KnownProducts:
+    """The catalogue as validation asks it, inside a transaction."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+
+    async def known(self, product_ids: set[str]) -> set[str]:
+        return set(await products.names(self._tx, product_ids))
+
+
+def load_catalogue(database_url: str, catalogue: Mapping[str, tuple[str, int]]) -> int:
+    """Adds the products that are missing, with their pieces; never touches stock that is there. Returns how many it added."""
+    engine = create_engine(Settings(database_url=database_url).database_url)
+    try:
+        with engine.begin() as connection:
+            rows = [connection.execute(_ADD, {"id": i, "name": name, "pieces": pieces}) for i, (name, pieces) in catalogue.items()]
+            return sum(row.rowcount for row in rows)
+    finally:
+        engine.dispose()
+
+
+def load_sample_catalogue(database_url: str) -> int:
+    """The catalogue that the sample orders are about."""
+    return load_catalogue(database_url, SAMPLE)

@@ -1,0 +1,58 @@
+"""The confirmation: four texts, and how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from shop.confirmation.facts import ConfirmationFacts
+
+ELEMENTS = ("greeting", "order_summary", "next_steps", "tracking_info")
+"""The texts of a confirmation, in the order in which they are read."""
+
+TEMPLATE = "template"
+"""The `generation_model` of what no language model wrote."""
+
+
+class Confirmation(BaseModel):
+    """What the customer will read, ready to be laid out as a mail."""
+
+    model_config = ConfigDict(frozen=True)
+
+    greeting: str
+    order_summary: str
+    next_steps: str
+    tracking_info: str
+    generated_at: AwareDatetime
+    generation_model: str
+    """`template`, or the language model's name."""
+    personalization_level: Literal["high", "standard"]
+    """`high` if the customer's name is known."""
+    content_length: int
+    """Characters of the four texts together."""
+    includes_tracking: bool
+    """Whether it says how the parcel can be followed."""
+    validation_warnings: list[str] = Field(default_factory=list)
+    """What was missing, and why a language model's text was not used. Never an exception's text, which may hold keys."""
+
+
+def missing(texts: Mapping[str, str]) -> list[str]:
+    """A warning for each element that is absent or empty."""
+    return [f"missing element: {name}" for name in ELEMENTS if not texts.get(name, "").strip()]
+
+
+def finish(texts: Mapping[str, str], facts: ConfirmationFacts, generation_model: str, warnings: Sequence[str] = ()) -> Confirmation:
+    """The confirmation made of these texts, with a further warning for each missing one."""
+    found = {name: texts.get(name, "").strip() for name in ELEMENTS}
+    return Confirmation(
+        **found,
+        generated_at=datetime.now(UTC),
+        generation_model=generation_model,
+        personalization_level="high" if facts.personal else "standard",
+        content_length=sum(map(len, found.values())),
+        includes_tracking=bool(found["tracking_info"]),
+        validation_warnings=[*warnings, *missing(found)],
+    )

@@ -1,0 +1,68 @@
+"""Connections to PostgreSQL: one pool for each event loop, one for synchronous callers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import orjson
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from shop.settings import settings
+
+Tx = AsyncConnection
+"""A connection inside a transaction that the caller commits."""
+
+_engines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncEngine]] = WeakKeyDictionary()
+# Parameters hold customers' data, and errors are logged: so they are hidden from errors.
+_OPTIONS: dict[str, Any] = {"hide_parameters": True, "pool_timeout": 30, "connect_args": {"connect_timeout": 5}}
+
+
+def engine() -> AsyncEngine:
+    """The running event loop's pool (connections cannot move between loops)."""
+    url = settings().database_url
+    pools = _engines.setdefault(asyncio.get_running_loop(), {})
+    if url not in pools:
+        pools[url] = create_async_engine(url, pool_size=10, max_overflow=10, **_OPTIONS)
+    return pools[url]
+
+
+async def close_engine() -> None:
+    """Closes the running loop's pools."""
+    for pool in _engines.pop(asyncio.get_running_loop(), {}).values():
+        await pool.dispose()
+
+
+@asynccontextmanager
+async def transaction() -> AsyncIterator[Tx]:
+    """Commits at the end, rolls back on any exception. What it raises at commit leaves the result unclear."""
+    async with engine().begin() as connection:
+        yield connection
+
+
+@lru_cache
+def sync_engine(url: str) -> Engine:
+    """The pool of callers without an event loop."""
+    return create_engine(url, pool_size=5, pool_pre_ping=True, **_OPTIONS)
+
+
+def is_database_trouble(error: BaseException) -> bool:
+    """Whether the database, not the order, is at fault, so that trying again later can help: a lost or refused connection,
+    a shutdown, a deadlock, a full pool. Not: bad data or wrong SQL."""
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+        return True
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    return isinstance(error, ConnectionError) and not isinstance(error, SQLAlchemyError)
+
+
+def as_json(rows: Sequence[dict[str, Any]] | dict[str, Any] | list[str]) -> str:
+    """For a `CAST(:rows AS jsonb)` parameter: set-based SQL takes all its rows in one. Decimals travel as text."""
+    return orjson.dumps(rows, default=str).decode()

@@ -1,0 +1,86 @@
+"""Taking orders in: they are stored, and from then on they reach an outcome. Needs the database and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from shop.database import sync_engine, transaction
+from shop.errors import OrderConflict, UnusableOrder
+from shop.intake_content import Content, take_in
+from shop.outcomes import Outcome, Receipt
+from shop.settings import settings
+from shop.signals import WAITING
+
+_INSERT = text(
+    "INSERT INTO customer_order (id, content, fingerprint) "
+    "SELECT id, CAST(content AS jsonb), fingerprint "
+    "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) WITH ORDINALITY "
+    "AS sent(id, content, fingerprint, place) ORDER BY place ON CONFLICT (id) DO NOTHING RETURNING id"
+)
+_KNOWN = text("SELECT id, fingerprint, outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
+_WAKE = text("SELECT pg_notify(:channel, '')")
+
+
+def submit(orders: Iterable[object]) -> list[Receipt]:
+    """Stores the orders in one transaction; one receipt for each, in their sequence. Returns once they cannot be lost."""
+    read = [_read(order) for order in orders]
+    with sync_engine(settings().database_url).begin() as connection:
+        return _store(connection, read)
+
+
+def is_known(content: Content) -> bool:
+    """Whether this order came before. Raises `OrderConflict` if another one is known under its id."""
+    with sync_engine(settings().database_url).connect() as connection:
+        known = connection.execute(_KNOWN, {"ids": [content.order_id]}).one_or_none()
+    if known is not None and known.fingerprint != content.fingerprint:
+        raise OrderConflict(content.order_id)
+    return known is not None
+
+
+async def submit_one(order: object) -> Receipt:
+    """The same for one order, from an event loop."""
+    async with transaction() as tx:
+        return (await tx.run_sync(_store, [_read(order)]))[0]
+
+
+def _read(order: object) -> Content | UnusableOrder:
+    try:
+        return take_in(order)
+    except UnusableOrder as error:
+        return error
+
+
+def _store(connection: Connection, read: Sequence[Content | UnusableOrder]) -> list[Receipt]:
+    first: dict[str, Content] = {}
+    for content in read:
+        if isinstance(content, Content):
+            first.setdefault(content.order_id, content)
+    new: set[str] = set()
+    known: dict[str, Any] = {}
+    if first:
+        sent = {
+            "ids": list(first),
+            "contents": [content.text for content in first.values()],
+            "fingerprints": [content.fingerprint for content in first.values()],
+        }
+        new = set(connection.execute(_INSERT, sent).scalars())
+        if len(new) < len(first):
+            known = {row.id: row for row in connection.execute(_KNOWN, {"ids": [i for i in first if i not in new]})}
+        if new:
+            connection.execute(_WAKE, {"channel": WAITING})
+    return [_receipt(content, first, new, known) for content in read]
+
+
+def _receipt(content: Content | UnusableOrder, first: dict[str, Content], new: set[str], known: dict[str, Any]) -> Receipt:
+    if isinstance(content, UnusableOrder):
+        return Receipt(order_id=None, status="refused", reasons=content.reasons())
+    order_id = content.order_id
+    stored = known.get(order_id)
+    if content.fingerprint != (stored.fingerprint if stored else first[order_id].fingerprint):
+        return Receipt(order_id=order_id, status="refused", reasons=OrderConflict(order_id).reasons())
+    if order_id in new and content is first[order_id]:
+        return Receipt(order_id=order_id, status="accepted")
+    return Receipt(order_id=order_id, status="known", outcome=Outcome(stored.outcome) if stored and stored.outcome else None)

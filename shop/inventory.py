@@ -1,0 +1,178 @@
+"""Stock: reserving, releasing, shipping. Set-based, each in the caller's transaction.
+
+Lock order, everywhere: orders by id, then reservations, then products by id. So no two transactions can wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from shop.database import Tx, as_json
+from shop.errors import OrderError, OutOfStock, ReservationLost, Shortage
+from shop.names import file_stem
+from shop.settings import settings
+from shop.under_way import OrderUnderWay
+
+STEP = "check_inventory"
+_HELD = text("SELECT order_id, id, state, items FROM reservation WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY order_id FOR UPDATE")
+_LOCK_PRODUCTS = text(
+    "SELECT id, on_hand - reserved AS available FROM product WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE"
+)
+_MOVE = text(
+    "UPDATE product p SET on_hand = p.on_hand + d.on_hand, reserved = p.reserved + d.reserved "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS d(id text, on_hand bigint, reserved bigint) "
+    "WHERE p.id = d.id AND p.on_hand + d.on_hand >= p.reserved + d.reserved AND p.reserved + d.reserved >= 0"
+)
+_RESERVE = text(
+    "INSERT INTO reservation (order_id, id, state, items, expires_at) "
+    "SELECT order_id, id, 'held', items, now() + make_interval(secs => :seconds) "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, id text, items jsonb) "
+    "ON CONFLICT (order_id) DO UPDATE SET state = 'held', items = excluded.items, expires_at = excluded.expires_at, ended_at = NULL"
+)
+_END = text("UPDATE reservation SET state = :state, ended_at = now() WHERE order_id = ANY(CAST(:ids AS text[]))")
+
+
+class ReservedItem(BaseModel):
+    product_id: str
+    quantity: int
+    reservation_id: str
+    reserved_at: datetime
+
+
+class ReservationResult(BaseModel):
+    """What `check_inventory` produces."""
+
+    inventory_status: Literal["reserved"] = "reserved"
+    reservation_id: str
+    reserved_items: list[ReservedItem]
+    total_items_reserved: int
+    """Pieces, of all products together."""
+    total_reserved_value: Decimal
+    reservation_timestamp: datetime
+
+
+class ReleaseResult(BaseModel):
+    """What `release_inventory` produces."""
+
+    compensation_status: Literal["success", "no_reservation_to_release"]
+    released_reservation_id: str | None = None
+    released_items: dict[str, int] = {}
+    release_timestamp: datetime | None = None
+
+
+async def reserve(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReservationResult | OrderError]:
+    """All items of an order or none, in the sequence of the orders. A second call for the same order finds the first one's."""
+    held = {row.order_id: row for row in await tx.execute(_HELD, {"ids": [order.id for order in orders]}) if row.state == "held"}
+    asking = [order for order in orders if order.id not in held]
+    available = await _lock({product for order in asking for product in order.order.wanted}, tx)
+    taken: Counter[str] = Counter()
+    results: dict[str, ReservationResult | OrderError] = {order.id: _result(order) for order in orders if order.id in held}
+    for order in asking:
+        wanted = order.order.wanted
+        short = [Shortage(p, n, max(available.get(p, 0), 0)) for p, n in wanted.items() if n > available.get(p, 0)]
+        if short:
+            results[order.id] = OutOfStock(short)
+            continue
+        for product, pieces in wanted.items():
+            available[product] -= pieces
+            taken[product] += pieces
+        results[order.id] = _result(order)
+    reserved = [order for order in asking if not isinstance(results[order.id], OrderError)]
+    await _move(tx, reserved=taken)
+    if reserved:
+        rows = [{"order_id": order.id, "id": reservation_id(order.id), "items": order.order.wanted} for order in reserved]
+        await tx.execute(_RESERVE, {"rows": as_json(rows), "seconds": settings().reservation_minutes * 60})
+    return results
+
+
+async def release(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReleaseResult]:
+    """Gives back what the orders hold; says so when that is nothing."""
+    held = await _held(tx, [order.id for order in orders])
+    await give_back(tx, held)
+    now = datetime.now(UTC)
+    return {
+        order.id: ReleaseResult(
+            compensation_status="success",
+            released_reservation_id=reservation_id(order.id),
+            released_items=held[order.id],
+            release_timestamp=now,
+        )
+        if order.id in held
+        else ReleaseResult(compensation_status="no_reservation_to_release")
+        for order in orders
+    }
+
+
+async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]]) -> None:
+    """Ends these held reservations (order id to pieces per product), whose rows the caller has locked."""
+    pieces = _sum(held.values())
+    await _lock(pieces, tx)
+    await _move(tx, reserved=Counter({product: -n for product, n in pieces.items()}))
+    if held:
+        await tx.execute(_END, {"state": "released", "ids": list(held)})
+
+
+async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | ReservationLost]:
+    """Takes what the orders hold off the shelf: on hand and reserved both go down. Order id to pieces per product."""
+    held = await _held(tx, order_ids)
+    pieces = _sum(held.values())
+    await _lock(pieces, tx)
+    out = Counter({product: -n for product, n in pieces.items()})
+    await _move(tx, on_hand=out, reserved=out)
+    if held:
+        await tx.execute(_END, {"state": "shipped", "ids": list(held)})
+    return {i: held[i] if i in held else ReservationLost("the reservation ran out before the order was shipped") for i in order_ids}
+
+
+def reservation_id(order_id: str) -> str:
+    """The same for the same order, so that a reservation can be found without knowing more."""
+    return f"RES-{file_stem(order_id)}"
+
+
+def _result(order: OrderUnderWay) -> ReservationResult:
+    now, name = datetime.now(UTC), reservation_id(order.id)
+    wanted = order.order.wanted
+    return ReservationResult(
+        reservation_id=name,
+        reserved_items=[ReservedItem(product_id=p, quantity=n, reservation_id=name, reserved_at=now) for p, n in wanted.items()],
+        total_items_reserved=sum(wanted.values()),
+        total_reserved_value=order.order.items_total,
+        reservation_timestamp=now,
+    )
+
+
+async def _held(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    rows = await tx.execute(_HELD, {"ids": list(order_ids)})
+    return {row.order_id: row.items for row in rows if row.state == "held"}
+
+
+async def _lock(product_ids: Iterable[str], tx: Tx) -> dict[str, int]:
+    """Locks the products, in order, and tells what is available of each."""
+    ids = sorted(set(product_ids))
+    if not ids:
+        return {}
+    return {row.id: row.available for row in await tx.execute(_LOCK_PRODUCTS, {"ids": ids})}
+
+
+async def _move(tx: Tx, *, on_hand: Mapping[str, int] | None = None, reserved: Mapping[str, int]) -> None:
+    on_hand = on_hand or {}
+    rows: list[dict[str, Any]] = [{"id": p, "on_hand": on_hand.get(p, 0), "reserved": n} for p, n in reserved.items() if n]
+    if not rows:
+        return
+    moved = await tx.execute(_MOVE, {"rows": as_json(rows)})
+    if moved.rowcount != len(rows):  # the products are locked, so this is a bug or stock changed by hand; nothing is half done
+        raise RuntimeError("stock and reservations contradict each other: nothing was moved")
+
+
+def _sum(reservations: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for items in reservations:
+        total.update(items)
+    return total

@@ -1,0 +1,177 @@
+"""The journal: what was begun, what it produced, what was undone; and who may write it.
+
+Every write happens in the caller's transaction, after `hold` has locked the orders and checked their fences. An order
+that another worker has claimed since is marked `lost` and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from shop.database import Tx, as_json
+from shop.errors import RecordedFailure
+from shop.under_way import Entry, OrderUnderWay
+
+_CLAIM = """
+    WITH mine AS (
+        SELECT o.id FROM customer_order o
+        WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now())
+          AND (o.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until > now()))
+          {which}
+        ORDER BY o.number LIMIT :most FOR UPDATE OF o SKIP LOCKED
+    )
+    UPDATE customer_order o
+    SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN o.lease_id IS NULL THEN 0 ELSE 1 END,
+        started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id)
+    FROM mine WHERE o.id = mine.id
+    RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.failing_step, o.failure
+"""
+_CLAIM_ANY = text(_CLAIM.format(which=""))
+_CLAIM_ABANDONED = text(_CLAIM.format(which="AND o.lease_id IS NOT NULL"))
+_CLAIM_THESE = text(_CLAIM.format(which="AND o.id = ANY(CAST(:ids AS text[]))"))
+_LOAD = text(
+    "SELECT order_id, step, status, number, attempts, notes, result, error, "
+    "undo_due, undo_status, undo_number, undo_attempts, undo_result, undo_error "
+    "FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
+)
+# FOR SHARE: a claim has to wait for, or skip, an order that is being written about.
+_HOLD = text(
+    "SELECT o.id FROM customer_order o JOIN unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS mine(id, fence) ON mine.id = o.id "
+    "WHERE o.fence = mine.fence AND o.outcome IS NULL ORDER BY o.id FOR SHARE OF o"
+)
+# A step that is begun again keeps its place in the sequence, unless it had been undone meanwhile.
+_UPSERT = text(
+    """
+    INSERT INTO order_step AS s (order_id, step, status, result, error, undo_due, begun_at, ended_at)
+    SELECT r.order_id, :step, r.status, r.result, r.error, r.undo_due, now(),
+           CASE WHEN r.status = 'begun' THEN NULL ELSE clock_timestamp() END
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, status text, result jsonb, error jsonb, undo_due boolean)
+    ON CONFLICT (order_id, step) DO UPDATE
+    SET status = excluded.status, result = excluded.result, error = excluded.error, undo_due = excluded.undo_due,
+        ended_at = excluded.ended_at,
+        attempts = s.attempts + CASE WHEN :again THEN 1 ELSE 0 END,
+        number = CASE WHEN s.undo_status = 'done' THEN excluded.number ELSE s.number END,
+        undo_status = NULL, undo_result = NULL, undo_error = NULL
+    RETURNING s.order_id, s.number, s.attempts
+    """
+)
+_NOTE = text(
+    "UPDATE order_step s SET notes = s.notes || r.notes "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, step text, notes jsonb) "
+    "WHERE s.order_id = r.order_id AND s.step = r.step"
+)
+_BEGIN_UNDO = text(
+    "UPDATE order_step SET undo_status = 'begun', undo_attempts = undo_attempts + 1, "
+    "undo_begun_at = coalesce(undo_begun_at, clock_timestamp()), "
+    "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('order_step', 'number'))) "
+    "WHERE step = :step AND order_id = ANY(CAST(:ids AS text[])) RETURNING order_id, undo_number, undo_attempts"
+)
+_RECORD_UNDO = text(
+    "UPDATE order_step s SET undo_status = r.status, undo_due = (r.status <> 'done'), undo_result = r.result, undo_error = r.error, "
+    "undo_ended_at = clock_timestamp() "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, status text, result jsonb, error jsonb) "
+    "WHERE s.step = :step AND s.order_id = r.order_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is to be written about one order's step, or about its compensation."""
+
+    under_way: OrderUnderWay
+    status: str
+    """`begun`, `done` or `failed`."""
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    undo_due: bool = False
+
+
+async def claim(
+    tx: Tx, lease: UUID, *, most: int, ids: Sequence[str] | None = None, abandoned: bool = False, flow_run_id: str | None = None
+) -> list[OrderUnderWay]:
+    """Takes up to `most` open orders that nobody holds, oldest first: waiting ones, and those whose lease ran out.
+
+    `ids`: only these. `abandoned`: only those that some worker had begun and let go by dying.
+    """
+    parameters: dict[str, Any] = {"lease": lease, "most": most, "run": flow_run_id}
+    if ids is not None:
+        rows = await tx.execute(_CLAIM_THESE, {**parameters, "ids": list(ids)})
+    else:
+        rows = await tx.execute(_CLAIM_ABANDONED if abandoned else _CLAIM_ANY, parameters)
+    claimed = sorted(rows.mappings(), key=lambda row: int(row["number"]))
+    orders = [OrderUnderWay(row["id"], row["content"], row["fence"], row["takeovers"], row["submitted_at"]) for row in claimed]
+    for order, row in zip(orders, claimed, strict=True):
+        if row["failure"] is not None:
+            order.fail(row["failing_step"], RecordedFailure(row["failure"]))
+    await load(tx, [order for order in orders if order.fence > 1])
+    return orders
+
+
+async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
+    """Reads the orders' journals anew: after a claim, or when it is unclear whether a commit arrived."""
+    if not orders:
+        return
+    by_id = {order.id: order for order in orders}
+    for order in orders:
+        order.journal = {}
+    for row in (await tx.execute(_LOAD, {"ids": list(by_id)})).mappings():
+        fields = dict(row)
+        by_id[fields.pop("order_id")].journal[row["step"]] = Entry(**fields)
+
+
+async def hold(tx: Tx, orders: Iterable[OrderUnderWay]) -> list[OrderUnderWay]:
+    """Locks the orders until the transaction ends; those that another worker has claimed are marked lost and left out."""
+    mine = [order for order in orders if not order.lost]
+    if not mine:
+        return []
+    rows = await tx.execute(_HOLD, {"ids": [order.id for order in mine], "fences": [order.fence for order in mine]})
+    held = set(rows.scalars())
+    for order in mine:
+        order.lost = order.id not in held
+    return [order for order in mine if not order.lost]
+
+
+async def write(tx: Tx, step: str, records: Sequence[Record], *, again: bool) -> None:
+    """Writes one row for each record. `again`: counts as an attempt if the row is there already."""
+    if not records:
+        return
+    rows = [{"order_id": r.under_way.id, "status": r.status, "result": r.result, "error": r.error, "undo_due": r.undo_due} for r in records]
+    written = await tx.execute(_UPSERT, {"step": step, "rows": as_json(rows), "again": again})
+    numbers = {row.order_id: (row.number, row.attempts) for row in written}
+    for r in records:
+        number, attempts = numbers[r.under_way.id]
+        old = r.under_way.journal.get(step)
+        notes = old.notes if old else {}
+        r.under_way.journal[step] = Entry(step, r.status, number, attempts, notes, r.result, r.error, r.undo_due)
+
+
+async def note(tx: Tx, notes: Sequence[tuple[OrderUnderWay, str, dict[str, Any]]]) -> None:
+    """Adds to the notes of steps that have begun: (order, step, facts)."""
+    await tx.execute(_NOTE, {"rows": as_json([{"order_id": order.id, "step": step, "notes": facts} for order, step, facts in notes])})
+    for order, step, facts in notes:
+        order.journal[step].notes = {**order.journal[step].notes, **facts}
+
+
+async def begin_undo(tx: Tx, step: str, orders: Sequence[OrderUnderWay]) -> None:
+    """Says that the compensation is being tried."""
+    rows = await tx.execute(_BEGIN_UNDO, {"step": step, "ids": [order.id for order in orders]})
+    begun = {row.order_id: (row.undo_number, row.undo_attempts) for row in rows}
+    for order in orders:
+        entry = order.journal[step]
+        entry.undo_status, (entry.undo_number, entry.undo_attempts) = "begun", begun[order.id]
+
+
+async def write_undo(tx: Tx, step: str, records: Sequence[Record]) -> None:
+    """Says how the compensation ended: `done`, and it is no longer due, or `failed`, and it is."""
+    if not records:
+        return
+    rows = [{"order_id": r.under_way.id, "status": r.status, "result": r.result, "error": r.error} for r in records]
+    await tx.execute(_RECORD_UNDO, {"step": step, "rows": as_json(rows)})
+    for r in records:
+        entry = r.under_way.journal[step]
+        entry.undo_status, entry.undo_result, entry.undo_error, entry.undo_due = r.status, r.result, r.error, r.status != "done"

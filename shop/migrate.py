@@ -1,0 +1,36 @@
+"""Brings a database's schema up to date: `python -m shop.migrate` does it for `DATABASE_URL`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, create_engine, text
+
+from shop.settings import Settings, settings
+
+_LOCK = 7_236_114  # one migration at a time, however many workers start
+
+
+def config(connection: Connection) -> Config:
+    """Alembic's configuration for this project, on an open connection."""
+    alembic = Config()
+    alembic.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    alembic.attributes["connection"] = connection
+    return alembic
+
+
+def upgrade(database_url: str) -> None:
+    """Runs the migrations that are missing; does nothing when there are none. Safe to run side by side."""
+    engine = create_engine(Settings(database_url=database_url).database_url)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            command.upgrade(config(connection), "head")
+    finally:
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    upgrade(settings().database_url)

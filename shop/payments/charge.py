@@ -1,0 +1,169 @@
+"""Charging an order, and giving its money back, through whatever gateway there is.
+
+Promise 5: an unclear result counts as done until proven otherwise. So the refund does not ask our journal what was charged, it asks
+the gateway, by order id.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import BaseModel
+
+from shop import names
+from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentRefused, RefundRefused
+from shop.notes import note
+from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
+from shop.under_way import OrderUnderWay
+
+STEP = "process_payment"
+
+
+class PaymentResult(BaseModel):
+    """What `process_payment` produces."""
+
+    payment_status: Literal["charged"] = "charged"
+    payment_id: str
+    transaction_id: str
+    amount_charged: Decimal
+    currency: str
+    gateway_fee: Decimal
+    payment_method: str
+    charged_at: datetime
+
+
+class RefundResult(BaseModel):
+    """What `refund_payment` produces. `amount_charged`: what the gateway says had been charged."""
+
+    compensation_status: Literal["success", "cancelled", "no_payment_to_refund"]
+    refund_id: str | None = None
+    refunded_amount: Decimal = Decimal(0)
+    amount_charged: Decimal = Decimal(0)
+    currency: str
+    original_payment_id: str | None = None
+    refund_timestamp: datetime | None = None
+
+
+async def charge(under_way: OrderUnderWay, gateway: PaymentGateway) -> PaymentResult:
+    """Creates the payment, journals its id, confirms it by that id. Charges once, however often it is called."""
+    order = under_way.order
+    if order.payment_info is None:
+        raise PaymentRefused("the order has no payment_info, so there is nothing to charge")
+    if order.shipping_info is None:
+        raise PaymentRefused("the order has no shipping_info: what cannot be shipped is not charged")
+    payment_id = under_way.journal[STEP].notes.get("payment_id")
+    if payment_id is None:
+        payment = await _find_or_create(under_way, gateway)
+        payment_id = payment.id
+        await note(under_way, STEP, payment_id=payment_id)
+    elif under_way.journal[STEP].attempts > 1 and (payment := await gateway.get(payment_id)).status is PaymentStatus.SUCCEEDED:
+        return _charged(payment)
+    return _charged(await gateway.confirm(payment_id, key=names.key(order.id, "confirm")))
+
+
+async def _find_or_create(under_way: OrderUnderWay, gateway: PaymentGateway) -> Payment:
+    """On a first attempt nothing can be there; on a later one the gateway may know a payment whose id a crash has lost."""
+    order = under_way.order
+    if under_way.journal[STEP].attempts > 1:
+        usable = [p for p in await gateway.find(order.id) if p.status in {PaymentStatus.SUCCEEDED, PaymentStatus.CREATED}]
+        usable.sort(key=lambda payment: payment.status is PaymentStatus.CREATED)
+        if usable and (usable[0].amount, usable[0].currency) == (order.total_amount, order.currency):
+            return usable[0]
+    info = order.payment_info
+    if info is None:
+        raise PaymentRefused("the order has no payment_info, so there is nothing to charge")
+    return await gateway.create(
+        order_id=order.id,
+        amount=order.total_amount,
+        currency=order.currency,
+        method=info.method,
+        card_last4=info.card_last4,
+        token=info.token,
+        key=names.key(order.id, "create"),
+    )
+
+
+def _charged(payment: Payment) -> PaymentResult:
+    if payment.status is not PaymentStatus.SUCCEEDED or payment.transaction_id is None or payment.charged_at is None:
+        raise PaymentGatewayError("not_charged", f"the gateway answered {payment.status} to a confirmation", retryable=True)
+    return PaymentResult(
+        payment_id=payment.id,
+        transaction_id=payment.transaction_id,
+        amount_charged=payment.amount,
+        currency=payment.currency,
+        gateway_fee=payment.fee,
+        payment_method=payment.method,
+        charged_at=payment.charged_at,
+    )
+
+
+async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundResult:
+    """Refunds what was really charged and cancels what was only created, whatever our journal knows.
+
+    Raises `RefundRefused` when the gateway will not give the money back: then a person has to.
+    """
+    payments = await gateway.find(under_way.id)
+    results = [await _undo(under_way, payment, gateway) for payment in payments]
+    refunds = [result for result in results if result.compensation_status == "success"]
+    if len(refunds) > 1:  # can only be if somebody charged by hand as well; all of it went back
+        total = sum((r.refunded_amount for r in refunds), Decimal(0))
+        return refunds[0].model_copy(update={"refunded_amount": total, "amount_charged": total})
+    cancelled = [result for result in results if result.compensation_status == "cancelled"]
+    nothing = RefundResult(compensation_status="no_payment_to_refund", currency=_currency(under_way))
+    return (refunds or cancelled or [nothing])[0]
+
+
+async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway) -> RefundResult:
+    key = names.key(under_way.id, f"cancel-{payment.id}")
+    if payment.status is PaymentStatus.CREATED:
+        payment = await gateway.cancel(payment.id, key=key)  # may find it charged meanwhile
+    result = RefundResult(
+        compensation_status="cancelled" if payment.status is PaymentStatus.CANCELLED else "no_payment_to_refund",
+        currency=payment.currency,
+        original_payment_id=payment.id,
+    )
+    if payment.status is not PaymentStatus.SUCCEEDED:
+        return result
+    left = payment.amount - payment.amount_refunded
+    refund_id, when = (payment.refunds[-1].id, payment.refunds[-1].created_at) if payment.refunds else (None, datetime.now(UTC))
+    if left > 0:
+        try:
+            made = await gateway.refund(
+                payment.id, amount=left, currency=payment.currency, key=names.key(under_way.id, f"refund-{payment.id}")
+            )
+        except PaymentError as error:
+            if error.retryable and not isinstance(error, PaymentDeclined):
+                raise
+            raise RefundRefused(
+                error.error_code, error.error_message, payment_id=payment.id, amount_at_risk=str(left), currency=payment.currency
+            ) from error
+        refund_id, when = made.id, made.created_at
+    return result.model_copy(
+        update={
+            "compensation_status": "success",
+            "refund_id": refund_id,
+            "refunded_amount": payment.amount,
+            "amount_charged": payment.amount,
+            "refund_timestamp": when,
+        }
+    )
+
+
+def money_moved(under_way: OrderUnderWay) -> tuple[Decimal, Decimal, Decimal]:
+    """(charged, refunded, at risk) by the journal: at risk is what may have been charged and is not known to be back."""
+    entry = under_way.journal.get(STEP)
+    if entry is None:
+        return Decimal(0), Decimal(0), Decimal(0)
+    undone, done, error = entry.undo_result or {}, entry.result or {}, entry.undo_error or {}
+    refunded = Decimal(undone.get("refunded_amount", 0))
+    charged = max(Decimal(done.get("amount_charged", 0)), Decimal(undone.get("amount_charged", 0)), Decimal(error.get("amount_at_risk", 0)))
+    if not entry.undo_due or entry.undo_status != "failed":
+        return charged, refunded, Decimal(0)
+    at_risk = error.get("amount_at_risk") or done.get("amount_charged") or under_way.order.total_amount
+    return charged, refunded, Decimal(at_risk)
+
+
+def _currency(under_way: OrderUnderWay) -> str:
+    return str(under_way.content.get("currency", "USD"))

@@ -1,0 +1,40 @@
+"""Which gateway the settings choose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from shop.payments.gateway import PaymentGateway
+from shop.payments.sandbox_client import SandboxGateway
+from shop.settings import settings
+
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, PaymentGateway] = WeakKeyDictionary()
+
+
+def _sandbox() -> PaymentGateway:
+    s = settings()
+    return SandboxGateway(s.payment_gateway_url, timeout_seconds=s.payment_timeout_seconds, concurrency=s.payment_concurrency)
+
+
+_CHOICES: dict[str, Callable[[], PaymentGateway]] = {"sandbox": _sandbox}
+
+
+def gateway() -> PaymentGateway:
+    """The running event loop's gateway: one connection pool, shared by all its orders."""
+    loop = asyncio.get_running_loop()
+    if loop not in _open:
+        _open[loop] = _CHOICES[settings().payment_gateway]()
+    return _open[loop]
+
+
+def use(chosen: PaymentGateway) -> None:
+    """Makes the running event loop use this gateway (benchmarks run with one in their own process)."""
+    _open[asyncio.get_running_loop()] = chosen
+
+
+async def close_gateway() -> None:
+    """Closes the running loop's connections."""
+    if (mine := _open.pop(asyncio.get_running_loop(), None)) is not None:
+        await mine.aclose()

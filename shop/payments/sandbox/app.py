@@ -1,0 +1,177 @@
+"""The sandbox gateway over HTTP, in the shape of Stripe's PaymentIntents.
+
+Every error is `{"error": {"code", "message", "retryable"}}`; 402 is the bank's no. What was sent is never repeated in an
+error, for it may be card data. `Behaviour` applies to everything under `/v1`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+
+from shop.payments.sandbox.ledger import (
+    MAX_PAGE,
+    AnswerLost,
+    Behaviour,
+    CurrencyTotals,
+    Fate,
+    Ledger,
+    Page,
+    PaymentRecord,
+    RefundRecord,
+    Refusal,
+)
+
+HOLD_SECONDS = 30.0
+"""How long an answer that is not meant to arrive is held back, unless the client leaves earlier."""
+
+Answer = PaymentRecord | RefundRecord | Page | tuple[CurrencyTotals, ...]
+Key = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+class NewPayment(BaseModel):
+    """Amounts in smallest units. There is no field for a card number, and fields that are not here are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    order_id: str
+    amount: int
+    currency: str
+    method: str
+    card_last4: str | None = None
+    token: str | None = None
+
+
+class NewRefund(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    payment_id: str
+    amount: int
+    currency: str
+
+
+def create_app(ledger: Ledger) -> FastAPI:
+    """The gateway on that ledger; to be served by one process, in the thread that made the ledger."""
+    app = FastAPI(title="Sandbox payment gateway")
+    _answer_errors(app)
+
+    @app.post("/v1/payments")
+    async def create(request: Request, new: NewPayment, key: Key = None) -> Response:
+        return await _serve(request, ledger, lambda: ledger.create(**new.model_dump(), key=key))
+
+    @app.post("/v1/payments/{payment_id}/confirm")
+    async def confirm(request: Request, payment_id: str, key: Key = None) -> Response:
+        return await _serve(request, ledger, lambda: ledger.confirm(payment_id, key=key))
+
+    @app.post("/v1/payments/{payment_id}/cancel")
+    async def cancel(request: Request, payment_id: str, key: Key = None) -> Response:
+        return await _serve(request, ledger, lambda: ledger.cancel(payment_id, key=key))
+
+    @app.post("/v1/refunds")
+    async def refund(request: Request, new: NewRefund, key: Key = None) -> Response:
+        return await _serve(request, ledger, lambda: ledger.refund(new.payment_id, amount=new.amount, currency=new.currency, key=key))
+
+    @app.get("/v1/payments/{payment_id}")
+    async def get(request: Request, payment_id: str) -> Response:
+        return await _serve(request, ledger, lambda: ledger.get(payment_id))
+
+    @app.get("/v1/payments")
+    async def find_or_list(
+        request: Request,
+        order_id: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+        starting_after: str | None = None,
+    ) -> Response:
+        """With `order_id` all payments of that order, oldest first; without it all there are, newest first, in pages."""
+        if order_id is not None:
+            return await _serve(request, ledger, lambda: Page(ledger.find(order_id), has_more=False))
+        return await _serve(request, ledger, lambda: ledger.list(limit=limit, starting_after=starting_after))
+
+    @app.get("/v1/totals")
+    async def totals(request: Request) -> Response:
+        return await _serve(request, ledger, ledger.totals)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/sandbox/behaviour")
+    async def behaviour() -> Behaviour:
+        return ledger.behaviour
+
+    @app.post("/sandbox/behaviour")
+    async def behave(changes: dict[str, Any]) -> Behaviour:
+        """Changes the switches that are named and leaves the others; the draws start anew from the seed."""
+        try:
+            ledger.behaviour = Behaviour.model_validate(ledger.behaviour.model_dump() | changes)
+        except ValidationError as wrong:
+            raise RequestValidationError(wrong.errors()) from wrong
+        return ledger.behaviour
+
+    return app
+
+
+async def _serve(request: Request, ledger: Ledger, work: Callable[[], Answer]) -> Response:
+    """Does the work, and then to its answer what the behaviour or the card wants."""
+    fate = ledger.next_fate()
+    if ledger.behaviour.latency_ms:
+        await asyncio.sleep(ledger.behaviour.latency_ms / 1000)
+    if fate is Fate.FAILS_BEFORE:
+        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the sandbox was told to fail")
+    lost = fate is Fate.HANGS
+    try:
+        response = _ok(work())
+    except Refusal as refusal:
+        response = _error(refusal.status, refusal.code, refusal.message, retryable=refusal.retryable)
+    except AnswerLost as late:
+        response, lost = _ok(late.payment), True
+    if fate is Fate.FAILS_AFTER:
+        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the sandbox was told to fail")
+    if lost:
+        await _hold(request)
+    return response
+
+
+async def _hold(request: Request) -> None:
+    """Waits until the client has given up."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(HOLD_SECONDS):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+
+def _answer_errors(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        wrong = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        return _error(HTTPStatus.BAD_REQUEST, "invalid_request", wrong, retryable=False)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(_: Request, error: HTTPException) -> Response:
+        status = HTTPStatus(error.status_code)
+        return _error(status, status.name.lower(), status.phrase, retryable=False)
+
+    @app.exception_handler(sqlite3.Error)
+    async def broken(_: Request, error: sqlite3.Error) -> Response:
+        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "storage_error", str(error))
+
+
+def _ok(answer: Answer) -> Response:
+    return Response(to_json(answer), media_type="application/json")
+
+
+def _error(status: HTTPStatus, code: str, message: str, *, retryable: bool = True) -> Response:
+    # json.dumps writes plain ASCII: it takes whatever half characters a message may quote.
+    body = json.dumps({"error": {"code": code, "message": message, "retryable": retryable}})
+    return Response(body, status_code=status, media_type="application/json")

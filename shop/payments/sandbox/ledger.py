@@ -1,0 +1,569 @@
+"""The sandbox gateway's ledger: what was charged, and what went back.
+
+An outside world of its own, for development and tests. What it promises:
+
+- a payment is charged at most once, and never again after it was declined or cancelled;
+- refunds never exceed what was charged;
+- each operation happens whole or not at all, and what was answered survives a `kill -9` of the process;
+- no full card number is accepted or stored.
+
+It misbehaves as gateways do, but only when told to: by test card (`TEST_CARDS`) or by switch (`Behaviour`).
+Amounts are whole smallest units of their currency.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum, auto
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from shop.money import is_currency
+from shop.payments.gateway import PaymentStatus
+
+MAX_AMOUNT = 10**12
+"""In smallest units; keeps every sum far inside SQLite's 64 bits."""
+MAX_ORDER_ID = 500
+MAX_PAGE = 1000
+
+
+# -- how it misbehaves -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a card does; left as it is, it pays and takes refunds."""
+
+    declined: str | None = None
+    """The bank's reason for saying no."""
+    failing_confirms: int = 0
+    """So many first confirms of a payment fail with an error that a retry cures."""
+    first_answer_lost: bool = False
+    """The first confirm charges, and its answer does not arrive."""
+    refunds_refused: bool = False
+
+
+TEST_CARDS = {
+    "0000": Card(declined="card_declined"),
+    "0002": Card(declined="insufficient_funds"),
+    "0119": Card(failing_confirms=2),
+    "0341": Card(first_answer_lost=True),
+    "0259": Card(refunds_refused=True),
+}
+"""By the card's last four digits."""
+_GOOD_CARD = Card()
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Behaviour(BaseModel):
+    """How the gateway misbehaves towards everybody; left as it is, not at all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    forget_keys: bool = Field(default=False, description="Ignore idempotency keys")
+    error_rate: Share = Field(default=0, description="Share of requests answered 500: half of them before the work is done, half after")
+    hang_rate: Share = Field(default=0, description="Share of requests whose work is done and that are never answered")
+    latency_ms: float = Field(default=0, ge=0, le=600_000, description="Wait before each request's work")
+    seed: int = Field(default=0, description="The n-th request from now on has the same fate with the same seed")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.error_rate + self.hang_rate > 1:
+            raise ValueError("error_rate and hang_rate are shares of the same requests: together at most 1")
+        return self
+
+    @classmethod
+    def from_env(cls) -> Behaviour:
+        """From `SANDBOX_FORGET_KEYS`, `SANDBOX_ERROR_RATE` and so on; ValueError if one makes no sense."""
+        variables = {name: os.environ.get(f"SANDBOX_{name.upper()}") for name in cls.model_fields}
+        return cls.model_validate({name: value for name, value in variables.items() if value})
+
+
+class Fate(Enum):
+    """What becomes of one request."""
+
+    ANSWERED = auto()
+    FAILS_BEFORE = auto()
+    """An error 500; nothing was done."""
+    FAILS_AFTER = auto()
+    """An error 500, although the work was done."""
+    HANGS = auto()
+    """The work is done; no answer."""
+
+
+# -- what it answers ---------------------------------------------------------------------------------------------------
+
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
+Units = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class RefundRecord:
+    id: Id
+    payment_id: Id
+    amount: Units
+    currency: Currency
+    created_at: AwareDatetime
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRecord:
+    id: Id
+    order_id: str
+    status: PaymentStatus
+    amount: Units
+    currency: Currency
+    refunded: Units
+    fee: Units
+    """Nothing until it is charged."""
+    method: str
+    card_last4: str | None
+    charge_id: Id | None
+    created_at: AwareDatetime
+    charged_at: AwareDatetime | None
+    refunds: tuple[RefundRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a listing."""
+
+    data: tuple[PaymentRecord, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CurrencyTotals:
+    currency: Currency
+    charged: Annotated[int, Field(ge=0)]
+    refunded: Annotated[int, Field(ge=0)]
+
+
+class Refusal(Exception):
+    """The gateway's "no"; nothing moved."""
+
+    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
+        self.status, self.code, self.message = status, code, message
+        super().__init__(f"{message} ({code})")
+
+    @property
+    def retryable(self) -> bool:
+        return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+    @property
+    def final(self) -> bool:
+        """Whether the same request would be refused at any later time too, so that its key may keep the answer."""
+        return self.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.PAYMENT_REQUIRED}
+
+    def to_json(self) -> str:
+        return json.dumps([self.status, self.code, self.message])
+
+    @classmethod
+    def from_json(cls, text: str) -> Refusal:
+        status, code, message = json.loads(text)
+        return cls(HTTPStatus(status), code, message)
+
+
+class AnswerLost(Exception):
+    """It has charged, and whoever serves the ledger has to see to it that the caller is not told in time."""
+
+    def __init__(self, payment: PaymentRecord) -> None:
+        self.payment = payment
+        super().__init__(f"the answer about {payment.id} is lost")
+
+
+# -- how it is kept ----------------------------------------------------------------------------------------------------
+
+# Moments are microseconds since 1970.
+_TABLES = """
+CREATE TABLE IF NOT EXISTS payments (
+    number INTEGER PRIMARY KEY,
+    order_id TEXT NOT NULL,
+    status TEXT NOT NULL,
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    currency TEXT NOT NULL,
+    method TEXT NOT NULL,
+    card_last4 TEXT,
+    failed_confirms INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    fee INTEGER NOT NULL,
+    charged_at INTEGER,
+    refunded INTEGER NOT NULL CHECK (refunded BETWEEN 0 AND amount),
+    CHECK ((charged_at IS NOT NULL) = (status = 'succeeded')),
+    CHECK (refunded = 0 OR charged_at IS NOT NULL)
+);
+CREATE INDEX IF NOT EXISTS payments_by_order ON payments (order_id);
+CREATE TABLE IF NOT EXISTS refunds (
+    number INTEGER PRIMARY KEY,
+    payment INTEGER NOT NULL REFERENCES payments,
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    currency TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS refunds_by_payment ON refunds (payment);
+CREATE TABLE IF NOT EXISTS keys (
+    key TEXT PRIMARY KEY,
+    request BLOB NOT NULL,
+    payment INTEGER,
+    status TEXT,
+    refunds INTEGER,
+    refusal TEXT
+);
+CREATE TABLE IF NOT EXISTS ledger (name TEXT NOT NULL);
+"""
+
+
+class _Row(NamedTuple):
+    """A payment as it is stored: the table's columns, in their order."""
+
+    number: int
+    order_id: str
+    status: str
+    amount: int
+    currency: str
+    method: str
+    card_last4: str | None
+    failed_confirms: int
+    created_at: int
+    fee: int
+    charged_at: int | None
+    refunded: int
+
+    @property
+    def card(self) -> Card:
+        return TEST_CARDS.get(self.card_last4 or "", _GOOD_CARD)
+
+
+_CREATED, _SUCCEEDED = PaymentStatus.CREATED.value, PaymentStatus.SUCCEEDED.value
+_DECLINED, _CANCELLED = PaymentStatus.DECLINED.value, PaymentStatus.CANCELLED.value
+
+_KEY = re.compile(r"[!-~]{1,255}")
+_METHOD = re.compile(r"[A-Za-z_ -]{1,40}")
+_CARD_NUMBER = re.compile(r"[0-9](?:[ -]?[0-9]){12,18}")
+
+
+class Ledger:
+    """All payments, charges and refunds of the sandbox; used from one thread.
+
+    Every method raises `Refusal` and nothing else, save for `confirm` and for a database that is broken.
+    Idempotency keys work as Stripe's: the same key with the same request gets the *first* answer again, as it was
+    then, even if the payment has moved on since. Refusals that a later try may not meet (5xx, conflicts, no such
+    payment) and requests that make no sense are not kept under their key.
+    """
+
+    def __init__(self, path: Path | None, behaviour: Behaviour | None = None) -> None:
+        """Opens the ledger in that file, making it if need be; None keeps it in memory."""
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
+        self._cursor = self._db.cursor()
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # Written to the operating system before it is answered: safe when the process dies. FULL would also flush
+        # to the disk each time, for when the machine does.
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_TABLES)
+        # Part of every id, so that one from a ledger that was thrown away never means another payment in the next.
+        self._db.execute("INSERT INTO ledger SELECT ? WHERE NOT EXISTS (SELECT * FROM ledger)", (secrets.token_hex(6),))
+        (self._name,) = self._db.execute("SELECT name FROM ledger").fetchone()
+        self._payment_id = re.compile(rf"pay_{self._name}_([1-9][0-9]{{0,17}})")
+        self.behaviour = behaviour or Behaviour()
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- misbehaviour --
+
+    @property
+    def behaviour(self) -> Behaviour:
+        return self._behaviour
+
+    @behaviour.setter
+    def behaviour(self, behaviour: Behaviour) -> None:
+        """From now on; the draws start anew from its seed."""
+        self._behaviour = behaviour
+        self._calm = behaviour.error_rate == behaviour.hang_rate == 0
+        self._random = random.Random(behaviour.seed)  # noqa: S311 # to be the same again, not to be secret
+
+    def next_fate(self) -> Fate:
+        """Draws what becomes of the next request; for whoever serves the ledger to act out."""
+        if self._calm:
+            return Fate.ANSWERED
+        errors, hangs = self._behaviour.error_rate, self._behaviour.hang_rate
+        draw = self._random.random()
+        if draw < errors:
+            return Fate.FAILS_BEFORE if draw < errors / 2 else Fate.FAILS_AFTER
+        return Fate.HANGS if draw < errors + hangs else Fate.ANSWERED
+
+    # -- payments --
+
+    def create(
+        self, *, order_id: str, amount: int, currency: str, method: str, card_last4: str | None, token: str | None, key: str | None
+    ) -> PaymentRecord:
+        """Registers a payment; nothing is charged. The token is looked at, never stored."""
+        _demand(1 <= len(order_id) <= MAX_ORDER_ID and _storable(order_id), f"order_id is text of 1 to {MAX_ORDER_ID} characters")
+        _demand_money(amount, currency)
+        _demand(_METHOD.fullmatch(method) is not None, "method is a name such as credit_card")
+        _demand(card_last4 is None or (len(card_last4) == 4 and _digits(card_last4)), "card_last4 is exactly four digits")
+        if token is not None:
+            _demand(len(token) <= 255 and _storable(token), "token is text of at most 255 characters")
+            _demand(not _holds_card_number(token), "token holds a card number: those are never accepted")
+
+        def work() -> _Row:
+            row = _Row(0, order_id, _CREATED, amount, currency, method, card_last4, 0, _now(), 0, None, 0)
+            number = self._run("INSERT INTO payments VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row[1:]).lastrowid
+            return _Row(number or 0, *row[1:])
+
+        return self._once(key, ("create", order_id, amount, currency, method, card_last4, token), work)
+
+    def confirm(self, payment_id: str, *, key: str | None) -> PaymentRecord:
+        """Charges it. One that has succeeded is returned and charged no more; a declined or cancelled one is refused.
+        Raises `AnswerLost` when it has charged and the caller must not hear of it."""
+        answer_lost = False
+
+        def work() -> _Row:
+            nonlocal answer_lost
+            row = self._load(payment_id)
+            if row.status == _SUCCEEDED:
+                return row
+            if row.status == _CANCELLED:
+                raise Refusal(HTTPStatus.PAYMENT_REQUIRED, "payment_cancelled", "the payment was cancelled and cannot be charged")
+            if row.status == _DECLINED:
+                raise _declined(row.card)
+            if row.failed_confirms < row.card.failing_confirms:
+                self._run("UPDATE payments SET failed_confirms = failed_confirms + 1 WHERE number = ?", row.number)
+                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "processing_error", "the card could not be processed just now")
+            if row.card.declined:
+                self._end(row, _DECLINED)
+                raise _declined(row.card)
+            answer_lost = row.card.first_answer_lost
+            return self._end(row, _SUCCEEDED, fee=_fee(row.amount), charged_at=_now())
+
+        payment = self._once(key, ("confirm", payment_id), work)
+        if answer_lost:
+            raise AnswerLost(payment)
+        return payment
+
+    def cancel(self, payment_id: str, *, key: str | None) -> PaymentRecord:
+        """Makes sure that it can never be charged any more; one that has succeeded or was declined is returned as it is."""
+
+        def work() -> _Row:
+            row = self._load(payment_id)
+            return self._end(row, _CANCELLED) if row.status == _CREATED else row
+
+        return self._once(key, ("cancel", payment_id), work)
+
+    def refund(self, payment_id: str, *, amount: int, currency: str, key: str | None) -> RefundRecord:
+        """Gives `amount` back, if so much of the charge is left."""
+        _demand_money(amount, currency)
+
+        def work() -> _Row:
+            row = self._load(payment_id)
+            _demand_refundable(row, amount, currency)
+            self._run(
+                "INSERT INTO refunds (payment, amount, currency, created_at) VALUES (?, ?, ?, ?)", row.number, amount, currency, _now()
+            )
+            self._run("UPDATE payments SET refunded = refunded + ? WHERE number = ?", amount, row.number)
+            return row._replace(refunded=row.refunded + amount)
+
+        return self._once(key, ("refund", payment_id, amount, currency), work).refunds[-1]
+
+    # -- looking things up --
+
+    def get(self, payment_id: str) -> PaymentRecord:
+        """The payment as it is now."""
+        return self._record(self._load(payment_id))
+
+    def find(self, order_id: str) -> tuple[PaymentRecord, ...]:
+        """Every payment ever created for the order, oldest first."""
+        _demand(_storable(order_id), "order_id is text")
+        rows = self._run("SELECT * FROM payments WHERE order_id = ? ORDER BY number", order_id).fetchall()
+        return tuple(self._record(_Row._make(row)) for row in rows)
+
+    def list(self, *, limit: int = 100, starting_after: str | None = None) -> Page:
+        """All payments, newest first, a page at a time: those older than the payment `starting_after`."""
+        _demand(1 <= limit <= MAX_PAGE, f"limit is a number from 1 to {MAX_PAGE}")
+        before = self._load(starting_after).number if starting_after is not None else 2**63 - 1
+        rows = self._run("SELECT * FROM payments WHERE number < ? ORDER BY number DESC LIMIT ?", before, limit + 1).fetchall()
+        return Page(tuple(self._record(_Row._make(row)) for row in rows[:limit]), has_more=len(rows) > limit)
+
+    def totals(self) -> tuple[CurrencyTotals, ...]:
+        """Charged and refunded, for each currency in which anything was charged; added up from the single movements."""
+        charged = self._run("SELECT currency, SUM(amount) FROM payments WHERE charged_at IS NOT NULL GROUP BY currency").fetchall()
+        refunded: dict[str, int] = dict(self._run("SELECT currency, SUM(amount) FROM refunds GROUP BY currency").fetchall())
+        return tuple(CurrencyTotals(currency, total, refunded.get(currency, 0)) for currency, total in charged)
+
+    # -- inside --
+
+    def _run(self, query: str, *values: str | int | bytes | None) -> sqlite3.Cursor:
+        return self._cursor.execute(query, values)
+
+    def _load(self, payment_id: str) -> _Row:
+        known = self._payment_id.fullmatch(payment_id)
+        rows = self._run("SELECT * FROM payments WHERE number = ?", int(known[1])).fetchall() if known else None
+        if not rows:
+            raise Refusal(HTTPStatus.NOT_FOUND, "no_such_payment", "there is no payment with this id")
+        return _Row._make(rows[0])
+
+    def _end(self, row: _Row, status: str, *, fee: int = 0, charged_at: int | None = None) -> _Row:
+        """Leaves `created`, for ever."""
+        self._run("UPDATE payments SET status = ?, fee = ?, charged_at = ? WHERE number = ?", status, fee, charged_at, row.number)
+        return row._replace(status=status, fee=fee, charged_at=charged_at)
+
+    def _record(self, row: _Row) -> PaymentRecord:
+        id_ = f"pay_{self._name}_{row.number}"
+        refunds = self._refunds(row.number, id_) if row.refunded else ()
+        return PaymentRecord(
+            id_,
+            row.order_id,
+            PaymentStatus(row.status),
+            row.amount,
+            row.currency,
+            sum(refund.amount for refund in refunds) if refunds else 0,
+            row.fee,
+            row.method,
+            row.card_last4,
+            f"ch_{self._name}_{row.number}" if row.charged_at else None,
+            _moment(row.created_at),
+            _moment(row.charged_at) if row.charged_at else None,
+            refunds,
+        )
+
+    def _refunds(self, number: int, payment_id: str) -> tuple[RefundRecord, ...]:
+        rows = self._run("SELECT number, amount, currency, created_at FROM refunds WHERE payment = ? ORDER BY number", number).fetchall()
+        return tuple(
+            RefundRecord(f"ref_{self._name}_{refund}", payment_id, amount, currency, _moment(at)) for refund, amount, currency, at in rows
+        )
+
+    # -- once, and once for each key --
+
+    def _once(self, key: str | None, request: tuple[str | int | None, ...], work: Callable[[], _Row]) -> PaymentRecord:
+        """Does the work in one transaction, or replays what the key got before. A refusal is an answer too: what was
+        written before it stays."""
+        _demand(key is None or _KEY.fullmatch(key) is not None, "an idempotency key is 1 to 255 printable ASCII characters without spaces")
+        self._run("BEGIN IMMEDIATE")
+        try:
+            if key is None or self._behaviour.forget_keys:
+                answer = self._record(work())
+            else:
+                answer = self._replay_or_do(key, _fingerprint(request), work)
+        except Refusal:
+            self._run("COMMIT")
+            raise
+        else:
+            self._run("COMMIT")
+            return answer
+        finally:
+            if self._db.in_transaction:
+                self._run("ROLLBACK")
+
+    def _replay_or_do(self, key: str, fingerprint: bytes, work: Callable[[], _Row]) -> PaymentRecord:
+        known = self._run("SELECT request, payment, status, refunds, refusal FROM keys WHERE key = ?", key).fetchall()
+        if known:
+            request, number, status, refunds, refusal = known[0]
+            if request != fingerprint:
+                raise Refusal(HTTPStatus.CONFLICT, "idempotency_conflict", "this idempotency key was used for a different request")
+            if refusal is not None:
+                raise Refusal.from_json(refusal)
+            return self._as_it_was(number, status, refunds)
+        try:
+            row = work()
+        except Refusal as refusal:
+            if refusal.final:
+                self._run("INSERT INTO keys VALUES (?, ?, NULL, NULL, NULL, ?)", key, fingerprint, refusal.to_json())
+            raise
+        payment = self._record(row)
+        self._run("INSERT INTO keys VALUES (?, ?, ?, ?, ?, NULL)", key, fingerprint, row.number, row.status, len(payment.refunds))
+        return payment
+
+    def _as_it_was(self, number: int, status: str, refunds: int) -> PaymentRecord:
+        """A payment leaves `created` once and then only gains refunds, so status and number of refunds say which
+        moment it was: no need to keep the whole answer."""
+        now = self._record(_Row._make(self._run("SELECT * FROM payments WHERE number = ?", number).fetchone()))
+        if status == _CREATED:
+            return replace(now, status=PaymentStatus.CREATED, refunded=0, fee=0, charge_id=None, charged_at=None, refunds=())
+        seen = now.refunds[:refunds]
+        return replace(now, refunds=seen, refunded=sum(refund.amount for refund in seen))
+
+
+def _fingerprint(request: tuple[str | int | None, ...]) -> bytes:
+    """Tells requests apart without keeping what was in them."""
+    return hashlib.blake2b(repr(request).encode(), digest_size=16).digest()
+
+
+def _fee(amount: int) -> int:
+    """2.9 % and 30 smallest units, half up."""
+    return (amount * 29 + 500) // 1000 + 30
+
+
+def _declined(card: Card) -> Refusal:
+    code = card.declined or "card_declined"
+    return Refusal(HTTPStatus.PAYMENT_REQUIRED, code, f"the bank declined the card: {code.replace('_', ' ')}")
+
+
+def _demand_refundable(row: _Row, amount: int, currency: str) -> None:
+    if row.charged_at is None:
+        raise Refusal(HTTPStatus.CONFLICT, "payment_not_charged", f"the payment is {row.status}: there is nothing to refund")
+    if currency != row.currency:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "currency_mismatch", f"it was charged in {row.currency}")
+    if row.card.refunds_refused:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "refund_refused", "the bank takes no refunds for this card")
+    if amount > (left := row.amount - row.refunded):
+        # Told apart, because only the first says that money has gone back.
+        code = "charge_already_refunded" if row.refunded else "amount_too_large"
+        raise Refusal(HTTPStatus.BAD_REQUEST, code, f"{left} of {row.amount} smallest units are left to refund")
+
+
+def _demand(holds: bool, rule: str) -> None:
+    if not holds:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "invalid_request", rule)
+
+
+def _demand_money(amount: int, currency: str) -> None:
+    _demand(0 < amount <= MAX_AMOUNT, f"amount is a number of smallest units from 1 to {MAX_AMOUNT}")
+    _demand(is_currency(currency), "currency is an ISO 4217 code such as USD")
+
+
+def _storable(text: str) -> bool:
+    """Whether it can be written as UTF-8: half a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _holds_card_number(text: str) -> bool:
+    """Whether 13 to 19 digits in it pass the check that card numbers pass."""
+    return any(_passes_luhn(found.group()) for found in _CARD_NUMBER.finditer(text))
+
+
+def _passes_luhn(text: str) -> bool:
+    digits = [int(c) for c in reversed(text) if c.isdigit()]
+    return sum(d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(digits)) % 10 == 0
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _moment(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1_000_000, UTC)

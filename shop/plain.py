@@ -1,0 +1,35 @@
+"""Plain text made of what anybody may have typed: no control characters, no invisible ones, no directions reversed."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_INVISIBLE = [0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
+_CONTROLS = [code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85"]
+_DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")
+_DROPPED: dict[int, None] = dict.fromkeys([*_CONTROLS, *_INVISIBLE, *range(0xD800, 0xE000)])
+
+
+def one_line(text: str | None, limit: int = 200) -> str:
+    """The text in one line of at most `limit` characters. Joiners that scripts and emoji need stay."""
+    if not text:
+        return ""
+    if len(text) <= limit and text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
+    line = " ".join(text.translate(_DROPPED).split())
+    return line if len(line) <= limit else line[: limit - 3].rstrip() + "..."
+
+
+def paragraphs(text: str, limit: int = 20_000) -> str:
+    """The text with its lines kept, each cleaned as by `one_line`, and never more than one empty line in a row."""
+    lines: list[str] = []
+    for raw in text.translate(_DROPPED).splitlines():
+        line = " ".join(raw.split())
+        if line or (lines and lines[-1]):
+            lines.append(line)
+    return "\n".join(lines).strip()[:limit]
+
+
+def folded(text: str) -> str:
+    """One spelling for what reads the same: full-width letters, kinds of dashes and of blanks. For comparing, not for showing."""
+    return " ".join(unicodedata.normalize("NFKC", text).translate(_DROPPED).translate(_DASHES).split())

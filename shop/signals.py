@@ -1,0 +1,91 @@
+"""Waking those who wait: PostgreSQL's NOTIFY, in the transaction that gives the reason.
+
+A signal is a hint and may be missed; whoever waits also looks for himself now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import psycopg
+from psycopg import sql
+
+from shop.settings import settings
+
+WAITING = "orders_waiting"
+"""Orders have come in."""
+FINISHED = "orders_finished"
+"""Orders have reached an outcome."""
+DRAINING = 7_236_115
+"""The advisory lock that every running drain shares: held by nobody, there is none."""
+
+
+def plain_url() -> str:
+    """The database's address for psycopg itself."""
+    return settings().database_url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
+class Bell:
+    """Set when a signal came in."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """Waits for a signal, at most so long. True if there was one (also one from before)."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._rung.wait(), seconds)
+        rung = self._rung.is_set()
+        self._rung.clear()
+        return rung
+
+
+@asynccontextmanager
+async def listening(channel: str, *, draining: bool = False) -> AsyncIterator[Bell]:
+    """Rings while the body runs. `draining`: tells others that a drain is at work. A lost connection is made again."""
+    bell = Bell()
+    ready = asyncio.Event()
+    ear = asyncio.create_task(_listen(channel, bell, ready, draining), name=f"listen-{channel}")
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ready.wait(), 5)
+    try:
+        yield bell
+    finally:
+        ear.cancel()
+        with suppress(asyncio.CancelledError):
+            await ear
+
+
+async def _listen(channel: str, bell: Bell, ready: asyncio.Event, draining: bool) -> None:
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(plain_url(), autocommit=True) as connection:
+                if draining:
+                    await connection.execute("SELECT pg_advisory_lock_shared(%s)", (DRAINING,))
+                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                ready.set()
+                bell.ring()  # something may have come in before
+                async for _ in connection.notifies():
+                    bell.ring()
+        except psycopg.OperationalError:
+            await asyncio.sleep(1)  # the database is away: there is nothing to listen to
+
+
+@contextmanager
+def listening_sync(channel: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """A connection that hears the channel, for callers without an event loop: use its `notifies(timeout=...)`."""
+    with psycopg.connect(plain_url(), autocommit=True) as connection:
+        connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        yield connection
+
+
+def is_anybody_draining() -> bool:
+    """Whether some worker's drain is running right now."""
+    with psycopg.connect(plain_url(), autocommit=True) as connection:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (DRAINING,)).fetchone()
+        return not (row and row[0])

@@ -1,0 +1,202 @@
+"""The tables. Migrations (`shop/migrations`) create them; the tests compare the two."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Identity, Index, Numeric, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+
+def _now(**options: Any) -> Any:
+    return Column(DateTime(timezone=True), server_default=text("now()"), nullable=False, **options)
+
+
+def _time() -> Any:
+    return Column(DateTime(timezone=True), nullable=True)
+
+
+def _json(*, default: str | None = None) -> Any:
+    return Column(JSONB, nullable=default is None, server_default=text(f"'{default}'") if default else None)
+
+
+def _money() -> Any:
+    return Column(Numeric(20, 6), nullable=False, server_default=text("0"))
+
+
+def _text(**options: Any) -> Any:
+    return Column(Text, **options)
+
+
+class Lease(SQLModel, table=True):
+    """The right of one worker to its orders until a time; renewed while it works. Orders point to their holder's lease."""
+
+    __tablename__ = "lease"
+    id: UUID = Field(primary_key=True)
+    holder: str = Field(sa_column=_text(nullable=False))
+    until: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+
+
+class CustomerOrder(SQLModel, table=True):
+    """An order, who works on it, and where it ended."""
+
+    __tablename__ = "customer_order"
+    __table_args__ = (
+        Index("customer_order_open", "number", postgresql_where=text("outcome IS NULL")),
+        Index("customer_order_lease", "lease_id", postgresql_where=text("lease_id IS NOT NULL")),
+        Index("customer_order_attention", "finished_at", postgresql_where=text("outcome = 'needs_attention'")),
+        Index("customer_order_finished", "finished_at"),
+        CheckConstraint("amount_refunded <= amount_charged", name="customer_order_refund_within_charge"),
+        CheckConstraint(
+            "outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated', 'needs_attention')", name="customer_order_outcome_known"
+        ),
+    )
+    id: str = Field(sa_column=_text(primary_key=True))
+    number: int = Field(sa_column=Column(BigInteger, Identity(always=True), nullable=False))
+    """Sequence of arrival."""
+    content: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    fingerprint: str = Field(sa_column=_text(nullable=False))
+    submitted_at: datetime = Field(sa_column=_now())
+    lease_id: UUID | None = None
+    fence: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+    """Grows with every claim; a journal write under an older one is refused."""
+    takeovers: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    not_before: datetime | None = Field(sa_column=_time())
+    """Not to be claimed earlier: a pause after a failure past the pivot."""
+    started_at: datetime | None = Field(sa_column=_time())
+    finished_at: datetime | None = Field(sa_column=_time())
+    flow_run_id: str | None = Field(sa_column=_text())
+    status: str = Field(sa_column=_text(nullable=False, server_default=text("'received'")))
+    """For people: `received`, then `shipped` once it has left, then the outcome."""
+    outcome: str | None = Field(sa_column=_text())
+    failing_step: str | None = Field(sa_column=_text())
+    failure: dict[str, Any] | None = Field(sa_column=_json())
+    """Why it is being undone, written before the undoing begins: whoever takes over goes on undoing."""
+    reasons: list[str] = Field(sa_column=_json(default="[]"))
+    undone: list[dict[str, Any]] = Field(sa_column=_json(default="[]"))
+    currency: str = Field(sa_column=_text(nullable=False, server_default=text("'USD'")))
+    amount_charged: Decimal = Field(sa_column=_money())
+    amount_refunded: Decimal = Field(sa_column=_money())
+    amount_at_risk: Decimal = Field(sa_column=_money())
+
+
+class OrderStep(SQLModel, table=True):
+    """The journal: one row for each step of each order that was begun.
+
+    No foreign key to the order: every write checks the order's fence, and so its existence, in the same transaction.
+    """
+
+    __tablename__ = "order_step"
+    __table_args__ = (
+        CheckConstraint("status IN ('begun', 'done', 'failed')", name="order_step_status_known"),
+        CheckConstraint("undo_status IN ('begun', 'done', 'failed')", name="order_step_undo_status_known"),
+    )
+    order_id: str = Field(sa_column=_text(primary_key=True))
+    step: str = Field(sa_column=_text(primary_key=True))
+    number: int = Field(sa_column=Column(BigInteger, Identity(), nullable=False))
+    """Sequence of beginning: compensations run in its reverse."""
+    status: str = Field(sa_column=_text(nullable=False))
+    attempts: int = Field(sa_column_kwargs={"server_default": text("1"), "nullable": False})
+    begun_at: datetime = Field(sa_column=_now())
+    ended_at: datetime | None = Field(sa_column=_time())
+    notes: dict[str, Any] = Field(sa_column=_json(default="{}"))
+    """What the step must not forget between its moves, such as the id of a payment that is created but not yet confirmed."""
+    result: dict[str, Any] | None = Field(sa_column=_json())
+    error: dict[str, Any] | None = Field(sa_column=_json())
+    undo_due: bool = Field(sa_column_kwargs={"server_default": text("false"), "nullable": False})
+    """True from the moment the step began, until it is undone or known to have done nothing. Past the pivot it has no meaning."""
+    undo_status: str | None = Field(sa_column=_text())
+    undo_attempts: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    undo_number: int | None = Field(sa_column=Column(BigInteger))
+    """Sequence of undoing, from the same counter as `number`."""
+    undo_begun_at: datetime | None = Field(sa_column=_time())
+    undo_ended_at: datetime | None = Field(sa_column=_time())
+    undo_result: dict[str, Any] | None = Field(sa_column=_json())
+    undo_error: dict[str, Any] | None = Field(sa_column=_json())
+
+
+class Product(SQLModel, table=True):
+    """Stock of one product. `received` is all that ever came in: on hand + shipped."""
+
+    __tablename__ = "product"
+    __table_args__ = (
+        CheckConstraint("on_hand >= 0", name="product_on_hand_not_negative"),
+        CheckConstraint("reserved >= 0 AND reserved <= on_hand", name="product_never_oversold"),
+    )
+    id: str = Field(sa_column=_text(primary_key=True))
+    name: str = Field(sa_column=_text(nullable=False))
+    received: int = Field(sa_column=Column(BigInteger, nullable=False))
+    on_hand: int = Field(sa_column=Column(BigInteger, nullable=False))
+    reserved: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
+
+
+class Reservation(SQLModel, table=True):
+    """What an order holds of the stock."""
+
+    __tablename__ = "reservation"
+    __table_args__ = (
+        Index("reservation_held", "expires_at", postgresql_where=text("state = 'held'")),
+        CheckConstraint("state IN ('held', 'released', 'shipped')", name="reservation_state_known"),
+    )
+    order_id: str = Field(sa_column=_text(primary_key=True))
+    id: str = Field(sa_column=_text(nullable=False, unique=True))
+    state: str = Field(sa_column=_text(nullable=False))
+    items: dict[str, int] = Field(sa_column=Column(JSONB, nullable=False))
+    """Pieces per product."""
+    created_at: datetime = Field(sa_column=_now())
+    expires_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    ended_at: datetime | None = Field(sa_column=_time())
+
+
+class Shipment(SQLModel, table=True):
+    """A parcel handed over: one for one order."""
+
+    __tablename__ = "shipment"
+    order_id: str = Field(sa_column=_text(primary_key=True))
+    serial: int = Field(sa_column=Column(BigInteger, Identity(), nullable=False, unique=True))
+    """Tracking numbers are made of it."""
+    tracking_number: str = Field(sa_column=_text(nullable=False, unique=True))
+    carrier: str = Field(sa_column=_text(nullable=False))
+    service: str = Field(sa_column=_text(nullable=False))
+    label_path: str = Field(sa_column=_text(nullable=False))
+    items: dict[str, int] = Field(sa_column=Column(JSONB, nullable=False))
+    created_at: datetime = Field(sa_column=_now())
+
+
+class OutboxMessage(SQLModel, table=True):
+    """Something to be sent, written in the transaction that made it due; sent later, until it is."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        UniqueConstraint("order_id", "kind", name="outbox_once"),
+        Index("outbox_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL")),
+    )
+    id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    order_id: str = Field(sa_column=_text(nullable=False))
+    kind: str = Field(sa_column=_text(nullable=False))
+    payload: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    created_at: datetime = Field(sa_column=_now())
+    next_attempt_at: datetime = Field(sa_column=_now())
+    attempts: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    sent_at: datetime | None = Field(sa_column=_time())
+    error: str | None = Field(sa_column=_text())
+
+
+class CustomerInteraction(SQLModel, table=True):
+    """The embedded CRM: what a customer has heard from us."""
+
+    __tablename__ = "customer_interaction"
+    __table_args__ = (
+        UniqueConstraint("order_id", "kind", name="customer_interaction_once"),
+        Index("customer_interaction_customer", "customer_id"),
+    )
+    id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    customer_id: str = Field(sa_column=_text(nullable=False))
+    order_id: str = Field(sa_column=_text(nullable=False))
+    kind: str = Field(sa_column=_text(nullable=False))
+    details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    at: datetime = Field(sa_column=_now())

@@ -1,0 +1,240 @@
+"""Does the order make sense? Finds everything that is wrong with it, at once, each with its place.
+
+Works on orders of any shape: what can be read is checked, what cannot be read is reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from shop import money
+from shop.errors import OrderRejected, Problem
+from shop.intake_content import REMOVED
+from shop.order import Item, Order
+from shop.settings import Settings
+
+PAYMENT_METHODS = ("credit_card", "debit_card", "paypal", "apple_pay", "google_pay")
+TOLERANCE = Decimal("0.01")
+"""By how much the declared total may differ from the calculated one."""
+_MAX_TEXT = 200
+_EMAIL = re.compile(r"[^@\s<>,;:\"()\[\]\\]{1,64}@[^@\s<>,;:\"()\[\]\\.]+(\.[^@\s<>,;:\"()\[\]\\.]+)+")
+_COUNTRY = re.compile(r"[A-Za-z]{2}")
+_FIELDS = {name: TypeAdapter(field.rebuild_annotation()) for name, field in Order.model_fields.items() if name != "items"}
+_ITEM = TypeAdapter(Item)
+
+Readable = Mapping[str, Any]
+"""The fields of an order that could be read; `items` maps positions to `Item`."""
+
+
+class Catalogue(Protocol):
+    async def known(self, product_ids: set[str]) -> set[str]:
+        """Those of the ids that are products."""
+        ...
+
+
+async def validate(contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, limits: Settings) -> list[Order | OrderRejected]:
+    """For each order, in the same sequence: the order, or all that is wrong with it."""
+    read = [_read(content) for content in contents]
+    readable = [fields for fields, _ in read]
+    # The checks are independent of each other; the one of the products asks the catalogue while the others work.
+    found = await asyncio.gather(
+        _check_products(readable, catalogue, limits),
+        _check_customers(readable),
+        _check_payments(readable, limits),
+        _check_addresses(readable),
+    )
+    verdicts: list[Order | OrderRejected] = []
+    for i, content in enumerate(contents):
+        problems = [*read[i][1], *(problem for check in found for problem in check[i])]
+        verdicts.append(OrderRejected(problems) if problems else Order.model_validate(content))
+    return verdicts
+
+
+def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem]]:
+    """Reads what can be read, and reports the rest."""
+    problems = list(_removed(content, ""))
+    try:
+        order = Order.model_validate(content)
+    except ValidationError as error:
+        problems += [_problem(e) for e in error.errors(include_url=False) if not str(e["input"]).startswith(REMOVED)]
+    else:
+        return {**dict(order), "items": dict(enumerate(order.items))}, problems
+    fields: dict[str, Any] = {}
+    for name, adapter in _FIELDS.items():
+        try:
+            fields[name] = adapter.validate_python(content[name]) if name in content else _default(name)
+        except (ValidationError, KeyError):
+            continue  # reported above
+    items = content.get("items")
+    if isinstance(items, list):
+        fields["items"] = {}
+        for i, item in enumerate(items):
+            try:
+                fields["items"][i] = _ITEM.validate_python(item)
+            except ValidationError:
+                fields["incomplete"] = True  # reported above; no total can be calculated
+    return fields, problems
+
+
+def _default(name: str) -> Any:
+    field = Order.model_fields[name]
+    if field.is_required():
+        raise KeyError(name)
+    return field.default
+
+
+async def _check_customers(orders: Sequence[Readable]) -> list[list[Problem]]:
+    return [[*_text(order, "customer_id"), *_text(order, "customer_name"), *_email(order)] for order in orders]
+
+
+async def _check_products(orders: Sequence[Readable], catalogue: Catalogue, limits: Settings) -> list[list[Problem]]:
+    asked = {item.product_id for order in orders for item in order.get("items", {}).values() if 0 < len(item.product_id) <= _MAX_TEXT}
+    known = await catalogue.known(asked)
+    return [[*_items(order, known, limits)] for order in orders]
+
+
+async def _check_payments(orders: Sequence[Readable], limits: Settings) -> list[list[Problem]]:
+    return [[*_currency(order), *_amounts(order, limits), *_method(order)] for order in orders]
+
+
+async def _check_addresses(orders: Sequence[Readable]) -> list[list[Problem]]:
+    return [[*_address(order)] for order in orders]
+
+
+def _text(order: Readable, name: str) -> list[Problem]:
+    value = order.get(name)
+    if value is not None and not value:
+        return [Problem(name, "nothing", "text that is not empty")]
+    if value is not None and len(value) > _MAX_TEXT:
+        return [Problem(name, f"{len(value)} characters", f"at most {_MAX_TEXT} characters")]
+    return []
+
+
+def _email(order: Readable) -> list[Problem]:
+    email = order.get("customer_email")
+    if email and (len(email) > 254 or not _EMAIL.fullmatch(email)):
+        return [Problem("customer_email", _shown(email), "an e-mail address such as name@example.com")]
+    return []
+
+
+def _items(order: Readable, known: set[str], limits: Settings) -> list[Problem]:
+    if "items" not in order:
+        return []
+    items: dict[int, Item] = order["items"]
+    if not items and not order.get("incomplete"):
+        return [Problem("items", "none", "at least one item")]
+    if len(items) > limits.max_items:
+        return [Problem("items", f"{len(items)} items", f"at most {limits.max_items} items")]
+    return [problem for i, item in items.items() for problem in _item(f"items[{i}]", item, order, known, limits)]
+
+
+def _item(place: str, item: Item, order: Readable, known: set[str], limits: Settings) -> list[Problem]:
+    problems = []
+    if not item.product_id:
+        problems.append(Problem(f"{place}.product_id", "nothing", "a product's id"))
+    elif item.product_id not in known:
+        problems.append(Problem(f"{place}.product_id", _shown(item.product_id), "a product in the catalogue"))
+    if not 0 < item.quantity <= limits.max_quantity:
+        problems.append(Problem(f"{place}.quantity", _shown(item.quantity), f"a whole number from 1 to {limits.max_quantity}"))
+    if item.price <= 0:
+        problems.append(Problem(f"{place}.price", _shown(item.price), "more than 0"))
+    return problems + _precision(f"{place}.price", item.price, order)
+
+
+def _currency(order: Readable) -> list[Problem]:
+    currency = order.get("currency", "USD")
+    return [] if money.is_currency(currency) else [Problem("currency", _shown(currency), "an ISO 4217 code such as USD")]
+
+
+def _precision(place: str, amount: Decimal, order: Readable) -> list[Problem]:
+    currency = order.get("currency", "")
+    if not money.is_currency(currency) or money.fits(amount, currency):
+        return []
+    return [Problem(place, _shown(amount), f"at most {money.decimals(currency)} decimals ({currency})")]
+
+
+def _amounts(order: Readable, limits: Settings) -> list[Problem]:
+    problems = []
+    for name in ("tax_amount", "shipping_amount", "discount_amount"):
+        if (amount := order.get(name)) is not None:
+            if amount < 0:
+                problems.append(Problem(name, _shown(amount), "0 or more"))
+            problems += _precision(name, amount, order)
+    if (total := order.get("total_amount")) is None:
+        return problems
+    problems += _precision("total_amount", total, order)
+    if not 0 < total <= limits.max_order_total:
+        problems.append(Problem("total_amount", _shown(total), f"more than 0, at most {limits.max_order_total}"))
+    elif (calculated := _calculated(order)) is not None and abs(calculated - total) > TOLERANCE:
+        problems.append(Problem("total_amount", _shown(total), f"{calculated} (items + tax + shipping - discount)"))
+    return problems
+
+
+def _calculated(order: Readable) -> Decimal | None:
+    """None when some part of the sum is missing: that part is reported instead."""
+    parts: list[Decimal | None] = [order.get(name) for name in ("tax_amount", "shipping_amount", "discount_amount")]
+    tax, shipping, discount = parts
+    items: dict[int, Item] = order.get("items", {})
+    if not items or order.get("incomplete") or tax is None or shipping is None or discount is None:
+        return None
+    return sum((item.price * item.quantity for item in items.values()), Decimal(0)) + tax + shipping - discount
+
+
+def _method(order: Readable) -> list[Problem]:
+    payment = order.get("payment_info")
+    if payment is None:
+        return []
+    problems = []
+    if payment.method not in PAYMENT_METHODS:
+        problems.append(Problem("payment_info.method", _shown(payment.method), "one of " + ", ".join(PAYMENT_METHODS)))
+    if payment.card_last4 is not None and not payment.card_last4.startswith(REMOVED) and not re.fullmatch(r"[0-9]{4}", payment.card_last4):
+        problems.append(Problem("payment_info.card_last4", f"{len(payment.card_last4)} characters", "the card's last four digits"))
+    if payment.token is not None and not 0 < len(payment.token) <= 255:
+        problems.append(Problem("payment_info.token", f"{len(payment.token)} characters", "the gateway's token, 1 to 255 characters"))
+    return problems
+
+
+def _address(order: Readable) -> list[Problem]:
+    address = order.get("shipping_info")
+    if address is None:
+        return []
+    problems = []
+    for name in ("address", "city"):
+        if not getattr(address, name):
+            problems.append(Problem(f"shipping_info.{name}", "nothing", "text that is not empty"))
+    for name in ("name", "address", "city", "state", "zip"):
+        if len(getattr(address, name) or "") > _MAX_TEXT:
+            problems.append(Problem(f"shipping_info.{name}", f"{len(getattr(address, name))} characters", f"at most {_MAX_TEXT}"))
+    if not _COUNTRY.fullmatch(address.country):
+        problems.append(Problem("shipping_info.country", _shown(address.country), "an ISO 3166 code of two letters"))
+    return problems
+
+
+def _removed(value: Any, place: str) -> list[Problem]:
+    """What intake took out, and why; see `shop.intake_content`."""
+    if isinstance(value, str) and value.startswith(REMOVED):
+        return [Problem(place or "order", "(removed)", f"nothing of the kind: it {value.removeprefix(REMOVED).rstrip(']')}")]
+    if isinstance(value, Mapping):
+        return [p for k, v in value.items() for p in (*_removed(k, place), *_removed(v, f"{place}.{k}" if place else str(k)))]
+    if isinstance(value, list):
+        return [p for i, v in enumerate(value) for p in _removed(v, f"{place}[{i}]")]
+    return []
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    if error["type"] == "missing":
+        return Problem(place, "nothing", "a value")
+    return Problem(place, _shown(error["input"]), error["msg"].removeprefix("Input should be ").removeprefix("Value error, "))
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if isinstance(value, str | list | dict) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,239 @@
+"""Running one step, or its compensation, for many orders: journal before effect, each order with its own end.
+
+Two shapes of action:
+
+- *in the database*: set-based, given the transaction and the orders; its effect and the journal rows are one commit.
+- *outside*: written for one order. The intent is committed, hundreds run side by side, the results are committed together. An order
+  that fails in a way that may pass, or that is slow, leaves its batch to go on alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from shop import journal
+from shop.database import Tx, is_database_trouble, transaction
+from shop.errors import LeaseLost, OrderError, StepBroken, StepTimeout
+from shop.journal import Record
+from shop.saga import Kind, Step
+from shop.under_way import OrderUnderWay
+
+log = logging.getLogger(__name__)
+
+Result = BaseModel | Mapping[str, Any]
+DatabaseAction = Callable[[Tx, Sequence[OrderUnderWay]], Awaitable[Mapping[str, Result | OrderError]]]
+OutsideAction = Callable[[OrderUnderWay], Awaitable[Result]]
+
+
+class Work:
+    """One step (or, with `undo`, its compensation) for some orders, and how it went.
+
+    A plain object, which Prefect does not look into when it is a task's parameter (that costs more than the task itself).
+    """
+
+    def __init__(self, step: Step, orders: Sequence[OrderUnderWay], *, undo: bool = False, patience: float | None = None) -> None:
+        self.step, self.orders, self.undo = step, list(orders), undo
+        self.patience = patience if len(orders) > 1 else None
+        """Seconds without any answer after which those still out go on alone. None: wait for all."""
+        self.done: list[OrderUnderWay] = []
+        self.failed: dict[OrderUnderWay, OrderError] = {}
+        self.alone: list[OrderUnderWay] = []
+        self.tried = False
+
+    @property
+    def key(self) -> str:
+        """Names the action: a step and its compensation are two."""
+        return f"undo {self.step.name}" if self.undo else self.step.name
+
+    @property
+    def title(self) -> str:
+        """For people: one order by its id, more by their number."""
+        return self.orders[0].id if len(self.orders) == 1 else f"{len(self.orders)} orders"
+
+    def summary(self) -> dict[str, Any]:
+        """What the task run shows as its result: an order's own result, or the counts of a batch."""
+        if len(self.orders) == 1 and self.done:
+            entry = self.done[0].journal[self.step.name]
+            return dict((entry.undo_result if self.undo else entry.result) or {})
+        return {"done": len(self.done), "failed": len(self.failed), "going_on_alone": len(self.alone)}
+
+    async def start(self) -> list[OrderUnderWay]:
+        """The orders for which there is something to do. On a second attempt it is unclear what the first one committed."""
+        if self.tried:
+            async with transaction() as tx:
+                await journal.load(tx, self.orders)
+        self.tried, self.failed, self.alone = True, {}, []
+        todo = [order for order in self.orders if not order.lost and self._to_do(order)]
+        self.done = [order for order in self.orders if not order.lost and order not in set(todo)]
+        return todo
+
+    def _to_do(self, order: OrderUnderWay) -> bool:
+        if not self.undo:
+            return not order.done(self.step.name)
+        entry = order.journal.get(self.step.name)
+        return entry is not None and entry.undo_due
+
+    async def begin(self, tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
+        """Journals the intent."""
+        if self.undo:
+            await journal.begin_undo(tx, self.step.name, orders)
+        else:
+            due = self.step.kind is Kind.COMPENSATABLE
+            await journal.write(tx, self.step.name, [Record(order, "begun", undo_due=due) for order in orders], again=True)
+
+    async def record(self, tx: Tx, ends: Mapping[OrderUnderWay, Result | OrderError], *, begun: bool) -> None:
+        """Journals the ends. A failure inside its own transaction did nothing, so that nothing is due; one outside may have."""
+        records = []
+        for order, end in ends.items():
+            failed = isinstance(end, OrderError)
+            due = self.step.kind is Kind.COMPENSATABLE and (begun or not failed)
+            if isinstance(end, OrderError):
+                records.append(Record(order, "failed", error=end.details(), undo_due=due))
+            else:
+                records.append(Record(order, "done", result=_json(end), undo_due=due))
+        if self.undo:
+            await journal.write_undo(tx, self.step.name, records)
+        else:
+            await journal.write(tx, self.step.name, records, again=not begun)
+
+    def settle(self, ends: Mapping[OrderUnderWay, Result | OrderError]) -> None:
+        """Sorts the orders by how they ended. For a single order a failure is raised, so that its task run fails, and
+        retries if that can help."""
+        for order, end in ends.items():
+            if not isinstance(end, OrderError):
+                self.done.append(order)
+            elif end.retryable and len(self.orders) > 1:
+                self.alone.append(order)
+            else:
+                self.failed[order] = end
+        if len(self.orders) == 1 and self.failed:
+            raise self.failed[self.orders[0]]
+        if len(self.orders) == 1 and self.orders[0].lost:
+            raise LeaseLost(self.orders[0].id)
+
+
+async def run_in_database(work: Work, action: DatabaseAction) -> None:
+    """Effect and journal in one transaction. Raises only what concerns all orders, or a single one's own failure."""
+    if not (todo := await work.start()):
+        return
+    ends: dict[OrderUnderWay, Result | OrderError] = {}
+    try:
+        async with asyncio.timeout(work.step.time_limit), transaction() as tx:
+            held = await journal.hold(tx, todo)
+            if held:
+                if work.undo:
+                    await work.begin(tx, held)
+                by_id = await action(tx, held)
+                ends = {order: by_id[order.id] for order in held}
+                await work.record(tx, ends, begun=work.undo)
+    except TimeoutError as error:
+        raise StepTimeout(work.step.name, work.step.time_limit) from error
+    except Exception as error:
+        if is_database_trouble(error):
+            raise
+        # One order spoiled the statement for all: each goes on alone, and the culprit fails alone.
+        broken = _broken(work, error)
+        if len(todo) == 1:
+            await _record_broken(work, todo[0], broken)
+        ends = dict.fromkeys(todo, broken)
+        if len(work.orders) > 1:
+            work.alone += todo
+            return
+    work.settle(ends)
+
+
+async def _record_broken(work: Work, order: OrderUnderWay, broken: OrderError) -> None:
+    async with transaction() as tx:
+        if await journal.hold(tx, [order]):
+            if work.undo:
+                await work.begin(tx, [order])
+            await work.record(tx, {order: broken}, begun=work.undo)
+
+
+async def run_outside(work: Work, action: OutsideAction) -> None:
+    """Intent, act, result. Raises only what concerns all orders, or a single one's own failure."""
+    if not (todo := await work.start()):
+        return
+    held = todo
+    if work.undo or work.step.kind is not Kind.READ_ONLY:
+        async with transaction() as tx:
+            held = await journal.hold(tx, todo)
+            if held:
+                await work.begin(tx, held)
+    calls = {order: _call(work, action, order) for order in held}
+    try:
+        await _wait(set(calls.values()), work.patience)
+    except BaseException:
+        for call in calls.values():
+            call.cancel()
+        await asyncio.gather(*calls.values(), return_exceptions=True)
+        raise
+    ends: dict[OrderUnderWay, Result | OrderError] = {}
+    for order, call in calls.items():
+        if not call.done():
+            order.in_flight[work.key] = call
+            work.alone.append(order)
+        elif (end := _end(work, order, call)) is not None:
+            ends[order] = end
+    # A READ_ONLY step has no row yet: its record is its first. A failure that may pass stays "begun" until it is clear.
+    final = {order: end for order, end in ends.items() if not (isinstance(end, OrderError) and end.retryable and len(work.orders) > 1)}
+    async with transaction() as tx:
+        still = set(await journal.hold(tx, final))
+        await work.record(tx, {o: end for o, end in final.items() if o in still}, begun=work.undo or work.step.kind is not Kind.READ_ONLY)
+    work.settle({order: end for order, end in ends.items() if not order.lost})
+
+
+def _call(work: Work, action: OutsideAction, order: OrderUnderWay) -> asyncio.Task[Result]:
+    """A call that was too slow for its batch is waited for, not made again."""
+    if work.key in order.in_flight:
+        return order.in_flight.pop(work.key)
+    return asyncio.create_task(_limited(work, action, order))
+
+
+async def _limited(work: Work, action: OutsideAction, order: OrderUnderWay) -> Result:
+    try:
+        async with asyncio.timeout(work.step.time_limit):
+            return await action(order)
+    except TimeoutError as error:
+        raise StepTimeout(work.step.name, work.step.time_limit) from error
+
+
+async def _wait(calls: set[asyncio.Task[Result]], patience: float | None) -> None:
+    """Waits for all, or until nobody has answered for `patience` seconds."""
+    while calls:
+        answered, calls = await asyncio.wait(
+            calls, timeout=patience, return_when=asyncio.FIRST_COMPLETED if patience else asyncio.ALL_COMPLETED
+        )
+        if not answered:
+            return
+
+
+def _end(work: Work, order: OrderUnderWay, call: asyncio.Task[Result]) -> Result | OrderError | None:
+    """None: the order is another worker's now. Raises when the database is in trouble, which concerns everybody."""
+    error = call.exception() if not call.cancelled() else asyncio.CancelledError()
+    if error is None:
+        return call.result()
+    if isinstance(error, OrderError):
+        return error
+    if isinstance(error, LeaseLost):
+        order.lost = True
+        return None
+    if is_database_trouble(error) or not isinstance(error, Exception):
+        raise error
+    return _broken(work, error)
+
+
+def _broken(work: Work, error: Exception) -> OrderError:
+    if isinstance(error, OrderError):
+        return error
+    log.exception("%s failed in a way that nobody foresaw (%s)", work.step.name, work.title, exc_info=error)
+    return StepBroken(work.step.name, error)
+
+
+def _json(result: Result) -> dict[str, Any]:
+    return result.model_dump(mode="json") if isinstance(result, BaseModel) else dict(result)

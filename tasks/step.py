@@ -1,0 +1,125 @@
+"""Decorators that make a Prefect task of a step, or of its compensation.
+
+- `@database_step` / `@database_undo`: `async def f(tx, orders) -> {order id: result or OrderError}`; effect and journal are one commit.
+- `@outside_step` / `@outside_undo`: `async def f(order) -> result`, written for one order; raises an `OrderError` to say no.
+
+Whoever writes a step needs neither to think of batches, nor of the journal, nor of retries: the table of steps
+(`flows/saga.py`) says how often and how long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import task_run
+from prefect.tasks import exponential_backoff
+
+from shop.database import is_database_trouble
+from shop.errors import OrderError
+from shop.under_way import OrderUnderWay
+from shop.work import DatabaseAction, OutsideAction, Work, run_in_database, run_outside
+from tasks.limits import slots
+
+StepTask = Task[[Work], Any]
+_UNDO = ["compensation"]
+
+
+def database_step(*, after: Callable[[Sequence[OrderUnderWay]], None] | None = None) -> Callable[[DatabaseAction], StepTask]:
+    """A set-based step in our own database. `after` runs in a thread once the commit is certain."""
+
+    def decorate(action: DatabaseAction) -> StepTask:
+        async def run_step(work: Work) -> dict[str, Any]:
+            try:
+                await run_in_database(work, action)
+            finally:
+                if after is not None and work.done:
+                    await asyncio.to_thread(after, work.done)
+            return work.summary()
+
+        return _task(run_step, action, tags=[])
+
+    return decorate
+
+
+def database_undo() -> Callable[[DatabaseAction], StepTask]:
+    """The compensation of a step in our own database."""
+
+    def decorate(action: DatabaseAction) -> StepTask:
+        async def run_undo(work: Work) -> dict[str, Any]:
+            await run_in_database(work, action)
+            return work.summary()
+
+        return _task(run_undo, action, tags=_UNDO)
+
+    return decorate
+
+
+def outside_step(*, limit: str | None = None) -> Callable[[OutsideAction], StepTask]:
+    """A step that asks or changes something outside; lifted from one order to many by running them side by side.
+
+    `limit`: a Prefect global concurrency limit, taken once for a batch.
+    """
+    return lambda action: _outside(action, limit, tags=[])
+
+
+def outside_undo(*, limit: str | None = None) -> Callable[[OutsideAction], StepTask]:
+    """The compensation of a step that changes something outside."""
+    return lambda action: _outside(action, limit, tags=_UNDO)
+
+
+async def run(work: Work) -> None:
+    """Runs a step, or its compensation, as a Prefect task run. Raises what `shop.work` raises, after the retries."""
+    step = work.step
+    chosen: Any = step.undo if work.undo else step.task
+    await _with_retries(chosen, step.undo_retries if work.undo else step.retries)(work)
+
+
+def _outside(action: OutsideAction, limit: str | None, tags: list[str]) -> StepTask:
+    async def run_step(work: Work) -> dict[str, Any]:
+        async with slots(limit):
+            await run_outside(work, action)
+        return work.summary()
+
+    return _task(run_step, action, tags)
+
+
+def _task(run_step: Any, action: Any, tags: list[str]) -> StepTask:
+    for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
+        setattr(run_step, attribute, getattr(action, attribute))
+    # The journal decides what is done, never Prefect's results: a cached "reserved" would skip reserving after a release.
+    made: StepTask = task(
+        name=action.__name__,
+        task_run_name=_run_name,
+        tags=tags or None,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retry_condition_fn=_worth_retrying,
+    )(run_step)
+    return made
+
+
+_prepared: dict[tuple[int, int], StepTask] = {}
+
+
+def _with_retries(made: StepTask, retries: int) -> StepTask:
+    """The task with its retries: exponential pauses from half a second, with jitter."""
+    key = (id(made), retries)
+    if key not in _prepared:
+        pauses = exponential_backoff(backoff_factor=0.5)(retries) if retries else 0
+        _prepared[key] = made.with_options(retries=retries, retry_delay_seconds=pauses, retry_jitter_factor=0.5)
+    return _prepared[key]
+
+
+def _run_name() -> str:
+    return f"{task_run.task_name} {task_run.parameters['work'].title}"[:200]
+
+
+async def _worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Only what may pass by itself: an error that says so, or a database in trouble. A "no" stays a no."""
+    error: object = await state.aresult(raise_on_failure=False)
+    return error.retryable if isinstance(error, OrderError) else isinstance(error, BaseException) and is_database_trouble(error)
