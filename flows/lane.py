@@ -14,7 +14,7 @@ from flows.saga import ORDER_SAGA
 from flows.undo import compensate
 from shop.database import is_database_trouble
 from shop.ending import finish, put_off
-from shop.errors import LeaseLost
+from shop.errors import BatchStruggling, LeaseLost
 from shop.saga import Step
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
@@ -60,7 +60,8 @@ class Lane:
     async def _batch(self, orders: Sequence[OrderUnderWay]) -> None:
         """The saga for many orders that share each task run. Those that fail and those that are slow leave the batch; the rest go on."""
         straight = [order for order in orders if order.failure is None and order.takeovers <= settings().max_takeovers]
-        self._let_go([order for order in orders if order not in set(straight)])
+        others = set(orders) - set(straight)
+        self._let_go(list(others))
         orders = straight
         for step in ORDER_SAGA:
             if len(orders) == 1:
@@ -81,7 +82,10 @@ class Lane:
     async def _step(self, step: Step, orders: Sequence[OrderUnderWay]) -> list[OrderUnderWay]:
         """One step for the batch. Returns those that leave it here."""
         work = Work(step, orders, patience=settings().straggler_seconds)
-        await run(work)
+        try:
+            await run(work)
+        except BatchStruggling as struggling:  # retries did not help: each has retries of its own, a few at a time
+            log.warning("%s; they go on one by one", struggling)
         if ORDER_SAGA.is_past_pivot(step.name):  # nothing to undo any more: tried again, alone
             self._let_go([*work.alone, *work.failed])
         else:

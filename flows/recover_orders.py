@@ -36,7 +36,7 @@ async def recover_orders() -> dict[str, int]:
         try:
             while True:
                 async with transaction() as tx:
-                    orders = await journal.claim(tx, mine, most=settings().batch_size, abandoned=True, flow_run_id=str(flow_run.id))
+                    orders = await journal.claim(tx, mine, most=settings().batch_size, begun=True, flow_run_id=str(flow_run.id))
                 if not orders:
                     break
                 tell_of_takeovers(orders)

@@ -10,7 +10,7 @@ from prefect.logging import get_logger
 
 from flows.saga import ORDER_SAGA
 from shop.ending import finish, remember_failures
-from shop.errors import OrderError
+from shop.errors import BatchStruggling, OrderError
 from shop.outcomes import Outcome
 from shop.saga import Step
 from shop.settings import settings
@@ -41,6 +41,8 @@ async def undo_step(step: Step, orders: Sequence[OrderUnderWay]) -> None:
     work = Work(step, orders, undo=True, patience=settings().straggler_seconds)
     try:
         await run(work)
+    except BatchStruggling as struggling:
+        log.warning("%s; they are undone one by one", struggling)
     except OrderError as failure:
         log.warning("%s of %s could not be done: %s", getattr(step.undo, "name", step.name), work.title, failure)
     await asyncio.gather(*(undo_step(step, [order]) for order in work.alone))

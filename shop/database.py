@@ -10,12 +10,15 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import orjson
+from psycopg.types.json import set_json_loads
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from shop.settings import settings
+
+set_json_loads(orjson.loads)
 
 Tx = AsyncConnection
 """A connection inside a transaction that the caller commits."""

@@ -212,6 +212,16 @@ class StepBroken(OrderError):
         self.__cause__ = error
 
 
+class BatchStruggling(OrderError):
+    """So many orders of a batch failed in a way that may pass that it is not the orders: the batch tries again together."""
+
+    code = "batch_struggling"
+    retryable = True
+
+    def __init__(self, step: str, failing: int, of: int) -> None:
+        super().__init__(f"{step} failed for {failing} of {of} orders in a way that may pass")
+
+
 class OrderCancelled(OrderError):
     """Its run was cancelled, or its process told to stop, before the point of no return."""
 

@@ -31,6 +31,9 @@ TOO_MANY = "[removed: had more than 1,000 entries]"
 NOT_JSON = "[removed: was not JSON]"
 CONTROL = "[removed: contained control characters]"
 
+HAS_REMOVED = "~removed"
+"""The key by which content says that something was taken out of it."""
+
 _MAX_TEXT, _MAX_DEPTH, _MAX_ENTRIES = 2_000, 8, 1_000
 # 13 to 19 digits, as ISO/IEC 7812 has them, with the separators that people type.
 _DIGIT_RUN = re.compile(r"(?<!\d)\d(?:[ \-.]?\d){12,18}(?!\d)")
@@ -105,7 +108,7 @@ def _any_case(raw: Mapping[Any, Any], order_id: str) -> str:
     cleaned = {**_clean(raw, 0), "id": order_id}
     text = json.dumps(cleaned, sort_keys=True, ensure_ascii=False)
     if REMOVED in text:
-        return text
+        return json.dumps({**cleaned, HAS_REMOVED: True}, sort_keys=True, ensure_ascii=False)
     try:  # only the closer look found it harmless
         return Order.model_validate(cleaned).model_dump_json()
     except ValidationError:

@@ -32,7 +32,7 @@ _CLAIM = """
     RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.failing_step, o.failure
 """
 _CLAIM_ANY = text(_CLAIM.format(which=""))
-_CLAIM_ABANDONED = text(_CLAIM.format(which="AND o.lease_id IS NOT NULL"))
+_CLAIM_BEGUN = text(_CLAIM.format(which="AND o.fence > 0"))
 _CLAIM_THESE = text(_CLAIM.format(which="AND o.id = ANY(CAST(:ids AS text[]))"))
 _LOAD = text(
     "SELECT order_id, step, status, number, attempts, notes, result, error, "
@@ -92,17 +92,17 @@ class Record:
 
 
 async def claim(
-    tx: Tx, lease: UUID, *, most: int, ids: Sequence[str] | None = None, abandoned: bool = False, flow_run_id: str | None = None
+    tx: Tx, lease: UUID, *, most: int, ids: Sequence[str] | None = None, begun: bool = False, flow_run_id: str | None = None
 ) -> list[OrderUnderWay]:
     """Takes up to `most` open orders that nobody holds, oldest first: waiting ones, and those whose lease ran out.
 
-    `ids`: only these. `abandoned`: only those that some worker had begun and let go by dying.
+    `ids`: only these. `begun`: only those that some worker had begun with.
     """
     parameters: dict[str, Any] = {"lease": lease, "most": most, "run": flow_run_id}
     if ids is not None:
         rows = await tx.execute(_CLAIM_THESE, {**parameters, "ids": list(ids)})
     else:
-        rows = await tx.execute(_CLAIM_ABANDONED if abandoned else _CLAIM_ANY, parameters)
+        rows = await tx.execute(_CLAIM_BEGUN if begun else _CLAIM_ANY, parameters)
     claimed = sorted(rows.mappings(), key=lambda row: int(row["number"]))
     orders = [OrderUnderWay(row["id"], row["content"], row["fence"], row["takeovers"], row["submitted_at"]) for row in claimed]
     for order, row in zip(orders, claimed, strict=True):
@@ -121,7 +121,8 @@ async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
         order.journal = {}
     for row in (await tx.execute(_LOAD, {"ids": list(by_id)})).mappings():
         fields = dict(row)
-        by_id[fields.pop("order_id")].journal[row["step"]] = Entry(**fields)
+        order_id = fields.pop("order_id")
+        by_id[order_id].journal[row["step"]] = Entry(**fields)
 
 
 async def hold(tx: Tx, orders: Iterable[OrderUnderWay]) -> list[OrderUnderWay]:

@@ -6,35 +6,46 @@ business, so that a bad one is told everything that is wrong with it at once.
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from shop.money import to_minor
 
 _CENT = Decimal("0.01")
+_MAX_DIGITS, _MAX_DECIMALS = 18, 6
 
 
-def _exact(value: Any) -> Any:
-    """Booleans are no amounts; a JSON float stands for its shortest decimal spelling, as it was written."""
-    if isinstance(value, bool):
-        raise ValueError("an amount is a number")
-    return repr(value) if isinstance(value, float) else value
-
-
-def _plain(value: Decimal) -> Decimal:
-    """One spelling for one amount: 9.9, 9.90 and 9.900 are the same order."""
-    shortest = value.normalize()
-    exponent = shortest.as_tuple().exponent
-    return shortest if isinstance(exponent, int) and exponent < -2 else shortest.quantize(_CENT)
+def _amount(value: Any) -> Decimal:
+    """Exact, and one spelling for one amount: 9.9, 9.90 and 9.900 are the same order. A JSON float stands for its shortest decimal
+    spelling, as it was written; booleans are no amounts."""
+    if isinstance(value, float):
+        value = repr(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal) or (isinstance(value, str) and len(value) > 40):
+        raise ValueError("an amount such as 9.99")
+    try:
+        amount = Decimal(value)
+    except (InvalidOperation, ValueError):  # ValueError: an integer of thousands of digits
+        raise ValueError("an amount such as 9.99") from None
+    exponent = amount.as_tuple().exponent
+    if not isinstance(exponent, int):
+        raise ValueError("a finite amount")
+    if amount.adjusted() >= _MAX_DIGITS - _MAX_DECIMALS:
+        raise ValueError(f"an amount of at most {_MAX_DIGITS - _MAX_DECIMALS} digits before the point")
+    if exponent == -2:
+        return amount
+    amount = amount.normalize()
+    exponent = amount.as_tuple().exponent
+    if not isinstance(exponent, int) or exponent < -_MAX_DECIMALS:
+        raise ValueError(f"an amount of at most {_MAX_DECIMALS} decimals")
+    return amount if exponent < -2 else amount.quantize(_CENT)
 
 
 Amount = Annotated[
     Decimal,
-    BeforeValidator(_exact),
-    Field(max_digits=18, decimal_places=6, allow_inf_nan=False),
-    AfterValidator(_plain),
+    PlainValidator(_amount),
+    PlainSerializer(str, return_type=str, when_used="json"),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^-?\d{1,12}(\.\d{1,6})?$"}]}),
 ]
 """Money without its currency: up to twelve digits before the point and six after it."""

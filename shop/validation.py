@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from shop import money
 from shop.errors import OrderRejected, Problem
-from shop.intake_content import REMOVED
+from shop.intake_content import HAS_REMOVED, REMOVED
 from shop.order import Item, Order
 from shop.settings import Settings
 
@@ -42,7 +42,7 @@ class Catalogue(Protocol):
 async def validate(contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, limits: Settings) -> list[Order | OrderRejected]:
     """For each order, in the same sequence: the order, or all that is wrong with it."""
     read = [_read(content) for content in contents]
-    readable = [fields for fields, _ in read]
+    readable = [fields for fields, _, _ in read]
     # The checks are independent of each other; the one of the products asks the catalogue while the others work.
     found = await asyncio.gather(
         _check_products(readable, catalogue, limits),
@@ -51,21 +51,21 @@ async def validate(contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, 
         _check_addresses(readable),
     )
     verdicts: list[Order | OrderRejected] = []
-    for i, content in enumerate(contents):
-        problems = [*read[i][1], *(problem for check in found for problem in check[i])]
-        verdicts.append(OrderRejected(problems) if problems else Order.model_validate(content))
+    for i, (_, unreadable, order) in enumerate(read):
+        problems = [*unreadable, *(problem for check in found for problem in check[i])]
+        verdicts.append(order if order is not None and not problems else OrderRejected(problems))
     return verdicts
 
 
-def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem]]:
+def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | None]:
     """Reads what can be read, and reports the rest."""
-    problems = list(_removed(content, ""))
+    problems = _removed(content, "") if HAS_REMOVED in content else []
     try:
         order = Order.model_validate(content)
     except ValidationError as error:
         problems += [_problem(e) for e in error.errors(include_url=False) if not str(e["input"]).startswith(REMOVED)]
     else:
-        return {**dict(order), "items": dict(enumerate(order.items))}, problems
+        return {**dict(order), "items": dict(enumerate(order.items))}, problems, order
     fields: dict[str, Any] = {}
     for name, adapter in _FIELDS.items():
         try:
@@ -80,7 +80,7 @@ def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem]]:
                 fields["items"][i] = _ITEM.validate_python(item)
             except ValidationError:
                 fields["incomplete"] = True  # reported above; no total can be calculated
-    return fields, problems
+    return fields, problems, None
 
 
 def _default(name: str) -> Any:

@@ -18,13 +18,15 @@ from pydantic import BaseModel
 
 from shop import journal
 from shop.database import Tx, is_database_trouble, transaction
-from shop.errors import LeaseLost, OrderError, StepBroken, StepTimeout
+from shop.errors import BatchStruggling, LeaseLost, OrderError, StepBroken, StepTimeout
 from shop.journal import Record
 from shop.saga import Kind, Step
 from shop.under_way import OrderUnderWay
 
 log = logging.getLogger(__name__)
 
+_MINORITY = 5
+"""A fifth of a batch."""
 Result = BaseModel | Mapping[str, Any]
 DatabaseAction = Callable[[Tx, Sequence[OrderUnderWay]], Awaitable[Mapping[str, Result | OrderError]]]
 OutsideAction = Callable[[OrderUnderWay], Awaitable[Result]]
@@ -67,9 +69,10 @@ class Work:
         if self.tried:
             async with transaction() as tx:
                 await journal.load(tx, self.orders)
-        self.tried, self.failed, self.alone = True, {}, []
-        todo = [order for order in self.orders if not order.lost and self._to_do(order)]
-        self.done = [order for order in self.orders if not order.lost and order not in set(todo)]
+        self.tried, self.alone = True, []
+        todo = [order for order in self.orders if not order.lost and order not in self.failed and self._to_do(order)]
+        waiting = {*todo, *self.failed}
+        self.done = [order for order in self.orders if not order.lost and order not in waiting]
         return todo
 
     def _to_do(self, order: OrderUnderWay) -> bool:
@@ -102,8 +105,8 @@ class Work:
             await journal.write(tx, self.step.name, records, again=not begun)
 
     def settle(self, ends: Mapping[OrderUnderWay, Result | OrderError]) -> None:
-        """Sorts the orders by how they ended. For a single order a failure is raised, so that its task run fails, and
-        retries if that can help."""
+        """Sorts the orders by how they ended. Raises a single order's failure, so that its task run fails, and retries if that can
+        help; and `BatchStruggling` when too many failed for each to go on alone."""
         for order, end in ends.items():
             if not isinstance(end, OrderError):
                 self.done.append(order)
@@ -111,10 +114,21 @@ class Work:
                 self.alone.append(order)
             else:
                 self.failed[order] = end
-        if len(self.orders) == 1 and self.failed:
-            raise self.failed[self.orders[0]]
-        if len(self.orders) == 1 and self.orders[0].lost:
-            raise LeaseLost(self.orders[0].id)
+        if len(self.orders) == 1:
+            self._raise_own()
+        elif not self.is_minority(len(self.alone)):
+            raise BatchStruggling(self.step.name, len(self.alone), len(self.orders))
+
+    def is_minority(self, orders: int) -> bool:
+        """Whether so many may leave the batch. More is no matter of single orders, and a crowd on its own would be slower still."""
+        return orders <= max(1, len(self.orders) // _MINORITY)
+
+    def _raise_own(self) -> None:
+        order = self.orders[0]
+        if order.lost:
+            raise LeaseLost(order.id)
+        if (failure := self.failed.pop(order, None)) is not None:
+            raise failure
 
 
 async def run_in_database(work: Work, action: DatabaseAction) -> None:
@@ -140,10 +154,10 @@ async def run_in_database(work: Work, action: DatabaseAction) -> None:
         broken = _broken(work, error)
         if len(todo) == 1:
             await _record_broken(work, todo[0], broken)
-        ends = dict.fromkeys(todo, broken)
         if len(work.orders) > 1:
             work.alone += todo
             return
+        ends = {todo[0]: broken}
     work.settle(ends)
 
 
@@ -167,7 +181,7 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
                 await work.begin(tx, held)
     calls = {order: _call(work, action, order) for order in held}
     try:
-        await _wait(set(calls.values()), work.patience)
+        await _wait(work, set(calls.values()))
     except BaseException:
         for call in calls.values():
             call.cancel()
@@ -203,13 +217,12 @@ async def _limited(work: Work, action: OutsideAction, order: OrderUnderWay) -> R
         raise StepTimeout(work.step.name, work.step.time_limit) from error
 
 
-async def _wait(calls: set[asyncio.Task[Result]], patience: float | None) -> None:
-    """Waits for all, or until nobody has answered for `patience` seconds."""
+async def _wait(work: Work, calls: set[asyncio.Task[Result]]) -> None:
+    """Waits for all; but for the last few only while somebody answers now and then."""
     while calls:
-        answered, calls = await asyncio.wait(
-            calls, timeout=patience, return_when=asyncio.FIRST_COMPLETED if patience else asyncio.ALL_COMPLETED
-        )
-        if not answered:
+        first = asyncio.ALL_COMPLETED if work.patience is None else asyncio.FIRST_COMPLETED
+        answered, calls = await asyncio.wait(calls, timeout=work.patience, return_when=first)
+        if not answered and work.is_minority(len(calls)):
             return
 
 

@@ -32,7 +32,8 @@ class Deployments:
     def __init__(self, *, home: Path, state: Path, logs: Path, pids: Path, environment: Mapping[str, str | None]) -> None:
         self._home, self._state, self._go = home, state, pids / "deploy.go"
         command = [sys.executable, "-m", "deployments.stack.warm", str(self._go), "--no-prompt", "deploy", "--all"]
-        self._child = Child("prefect deploy", command, log=logs / "deploy.log", pid_file=pids / "deploy.pid", env=environment, cwd=home)
+        env = {"PREFECT_CLI_WRAP_LINES": "false", **environment}
+        self._child = Child("prefect deploy", command, log=logs / "deploy.log", pid_file=pids / "deploy.pid", env=env, cwd=home)
 
     def prepare(self, api_url: str) -> None:
         """Begins to load what registering needs, if it seems to be needed."""
@@ -79,7 +80,7 @@ class Deployments:
     def _digest(self) -> str:
         from importlib.metadata import version
 
-        digest = hashlib.sha256(version("prefect").encode())
+        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}".encode())  # the folder is part of what is registered
         for path in self._sources():
             digest.update(f"\0{path.relative_to(self._home)}\0".encode() + path.read_bytes())
         return digest.hexdigest()

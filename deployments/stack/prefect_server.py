@@ -26,20 +26,20 @@ PREFECT_BASICS: dict[str, str | None] = {
 
 
 class PrefectServer:
-    """`prefect server start` as a child, with its home in `home` and its data in `database_url` (a postgresql:// address).
+    """`prefect server start` as a child, its PREFECT_HOME in `folder`, its data in `database_url` (a postgresql:// address).
 
     Most of its start is importing itself (about 5 s of one core); a first start also creates its tables (3 s).
     """
 
-    def __init__(self, *, home: Path, database_url: str, logs: Path, pids: Path) -> None:
-        self.home = home
+    def __init__(self, *, home: Path, folder: Path, database_url: str, logs: Path, pids: Path) -> None:
+        self.folder = folder
         self._database_url = "postgresql+asyncpg://" + database_url.split("://", 1)[1]
-        self._port_file = home / "port"
+        self._port_file = folder / "port"
         noted = read_if_there(self._port_file).strip()
         self.port = free_port(int(noted) if noted.isdigit() else _USUAL_PORT)
         environment: dict[str, str | None] = {
             **PREFECT_BASICS,
-            "PREFECT_HOME": str(home),
+            "PREFECT_HOME": str(folder),
             "PREFECT_API_URL": None,
             "PREFECT_API_DATABASE_CONNECTION_URL": self._database_url,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": None,
@@ -52,9 +52,9 @@ class PrefectServer:
             # In memory, the default, they are lost with the server, and the slots that they held would be taken for ever.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "server", "start"]
+        command = [sys.executable, "-m", "deployments.stack.warm", "-", "--no-prompt", "server", "start"]
         self._child = Child(
-            "the Prefect server", command, log=logs / "prefect-server.log", pid_file=pids / "prefect-server.pid", env=environment
+            "the Prefect server", command, log=logs / "prefect-server.log", pid_file=pids / "prefect-server.pid", env=environment, cwd=home
         )
 
     @property
@@ -69,11 +69,11 @@ class PrefectServer:
     @property
     def client_environment(self) -> dict[str, str | None]:
         """What a child needs to talk to this server and to no other."""
-        return {**PREFECT_BASICS, "PREFECT_HOME": str(self.home), "PREFECT_API_URL": self.api_url}
+        return {**PREFECT_BASICS, "PREFECT_HOME": str(self.folder), "PREFECT_API_URL": self.api_url}
 
     def start(self, seconds: float = 180, cancelled: threading.Event | None = None) -> None:
         """Starts it and waits until it answers. Raises StackError with the end of its log when it does not."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._child.start()
         with httpx.Client(timeout=2) as client:
             wait_until(
@@ -83,7 +83,7 @@ class PrefectServer:
 
     def forget_leases(self) -> None:
         """Forgets who held slots of concurrency limits. Only while nothing runs that may hold one."""
-        for lease in (self.home / "concurrency_leases").glob("*"):
+        for lease in (self.folder / "concurrency_leases").glob("*"):
             lease.unlink(missing_ok=True)
 
     def running(self) -> bool:

@@ -100,7 +100,8 @@ class Child:
         """Starts it, after stopping what an earlier one with the same pid file has left running."""
         stop_leftover(self.pid_file)
         mark = secrets.token_hex(12)
-        merged = {**os.environ, "PYTHONUNBUFFERED": "1", **self._env, _MARK: mark}
+        here = {"PWD": str(self.cwd)} if self.cwd else {}  # programs that ask the environment where they are
+        merged = {**os.environ, "PYTHONUNBUFFERED": "1", **here, **self._env, _MARK: mark}
         environment = {name: value for name, value in merged.items() if value is not None}
         command = self.command
         if any(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,8 @@ SANDBOX = "payment sandbox"
 PREFECT = "Prefect server"
 DEPLOYMENTS = "deployments"
 WORKER = "worker"
+STOPPING = "stopping"
+"""Told when everything begins to stop, and when it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,11 @@ class Stack:
         self._signals = SignalGuard()
         self._cancelled = threading.Event()
         self._undo = ExitStack()
+        self._started = False
         self.hurry = Hurry()
         """Makes a stop that is under way end without grace."""
+        self.env_file = var / "run.env"
+        """The addresses, for other shells, while everything is up."""
         self.database_url = self.options.database_url or ""
         self.gateway_url = self.options.gateway_url
         self.prefect_api_url = self.options.prefect_api_url if self.options.prefect else None
@@ -144,28 +149,37 @@ class Stack:
     def start(self) -> None:
         """Starts everything. Whoever calls this calls `stop` afterwards, also when this raises; `with` does."""
         self._lock.take()
+        self._started = True
         self._undo.callback(self._lock.release)
         self._signals.raise_interrupted()
-        self._undo.callback(self._signals.restore)
         for name in ("worker", "deploy", "prefect-server", "sandbox"):
             stop_leftover(self._pids / f"{name}.pid")
         self._start_postgres()
         self._plan()
         self._undo.callback(set_environment, set_environment(self._own_environment()))
-        self._at_once(self._start_prefect, self._start_sandbox, self._warm, self._start_tables_then_load)
+        self._at_once(self._start_prefect, self._start_sandbox, self._start_tables_then_load)
         if self.prefect_api_url:
             self._prepare_prefect()
             self._at_once(self._start_worker, self._register)
         self._lock.say(f"process {os.getpid()}" + (f", its Prefect UI is at {self.ui_url}" if self.ui_url else ""))
-        env_file = self._var / "run.env"
-        self._undo.callback(env_file.unlink, missing_ok=True)
-        write_env_file(env_file, self.environment)
+        self._undo.callback(self.env_file.unlink, missing_ok=True)
+        write_env_file(self.env_file, self.environment)
 
     def stop(self) -> None:
         """Stops everything that was started, last first. A signal that arrives meanwhile makes it hurry; nothing is left behind."""
         self._give_up_starting()
-        self._undo.close()
-        self._signals.restore()
+        try:
+            if self._started:
+                self._tell(STOPPING, False)
+                self._undo.close()
+                self._tell(STOPPING, True)
+        finally:
+            self._started = False
+            self._signals.restore()
+
+    def _tell(self, phase: str, done: bool) -> None:
+        with suppress(Exception):  # the terminal may be gone: that must not keep anything running
+            self._progress(phase, done)
 
     def _give_up_starting(self) -> None:
         self._cancelled.set()
@@ -223,7 +237,9 @@ class Stack:
             self._undo.callback(self.sandbox.stop, self.hurry)
             self.gateway_url = self.sandbox.url
         if options.own_prefect and self.postgres:
-            self.prefect_server = PrefectServer(home=self._var / "prefect", database_url=self.postgres.url("prefect"), logs=logs, pids=pids)
+            self.prefect_server = PrefectServer(
+                home=options.home, folder=self._var / "prefect", database_url=self.postgres.url("prefect"), logs=logs, pids=pids
+            )
             self._undo.callback(self.prefect_server.stop, self.hurry)
             self.prefect_api_url = self.prefect_server.api_url
         if options.prefect and options.deployments:
@@ -265,7 +281,8 @@ class Stack:
                 wait_for_server(self.options.database_url)
             importlib.import_module("shop.migrate").upgrade(self.database_url)
         if self.options.prefect and not self._cancelled.is_set():
-            importlib.import_module("prefect.workers.process")  # takes a second or two, while the server takes longer
+            self._warm()
+            importlib.import_module("prefect.client.orchestration")  # takes a second or two, while the server takes longer
 
     def _prepare_prefect(self) -> None:
         """What has to be in order before a worker asks for work."""

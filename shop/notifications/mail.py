@@ -105,7 +105,7 @@ def _message(order: Order, kind: MailKind, subject: str, body: Sequence[str], ab
         raise ValueError("a mail's date needs a time zone")
     to = _customer(order)
     if to is None:
-        to, subject = _address("Support", settings.support_email), f"[customer has no usable e-mail address] {subject}"
+        to, subject = _address("Support", settings.support_email), f"[customer has no e-mail address] {subject}"
     headers = {
         "From": str(_address(settings.shop_name, settings.shop_email)),
         "Reply-To": settings.support_email,

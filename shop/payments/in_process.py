@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
+from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -61,7 +62,7 @@ class InProcessGateway:
         """Every payment there is, newest first. Those that are created meanwhile may be missing."""
         after: str | None = None
         while True:
-            page = await self._serve(lambda after=after: self._ledger.list(starting_after=after))
+            page = await self._serve(partial(self._ledger.list, starting_after=after))
             for payment in page.data:
                 yield to_payment(payment)
             if not page.has_more:

@@ -15,13 +15,10 @@ SIZE = (288, 432)
 """4 x 6 inches in points."""
 _MARGIN = 18
 _WIDTH = SIZE[0] - 2 * _MARGIN
-_FORM = b"".join(
-    [
-        *[pdf.rule(_MARGIN, y, _WIDTH) for y in (332, 150, 72)],
-        *[pdf.block(_MARGIN, y, 8, [heading]) for y, heading in ((408, b"FROM"), (318, b"SHIP TO"), (110, b"TRACKING NUMBER"))],
-    ]
-)
-"""What is on every label."""
+_RULES = [pdf.rule(_MARGIN, y, _WIDTH) for y in (332, 150, 72)]
+_FROM, _SHIP_TO, _TRACKING_NUMBER = [
+    pdf.block(_MARGIN, y, 8, [heading]) for y, heading in ((408, b"FROM"), (318, b"SHIP TO"), (110, b"TRACKING NUMBER"))
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +41,13 @@ def render_label(parcel: Parcel) -> bytes:
     return pdf.page(
         SIZE,
         [
-            _FORM,
+            *_RULES,
+            _FROM,
             _fitted_often(396, 60, parcel.sender, size=9),
+            _SHIP_TO,
             _fitted(298, 140, parcel.recipient, size=15, bold=True),
             _fitted_often(132, 24, (f"{parcel.carrier} - {parcel.service}",), size=11),
+            _TRACKING_NUMBER,
             _fitted(90, 26, (parcel.tracking_number,), size=20, bold=True),
             _fitted(58, 30, (f"Order: {parcel.order_id}",), size=10),
             pdf.block(_MARGIN, 18, 10, [b"Pieces: %d" % parcel.pieces]),

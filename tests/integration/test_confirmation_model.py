@@ -26,7 +26,11 @@ from shop.settings import Settings
 
 SECRETS = ("tok_visa_secret", "4242", "neighbour", "notes", "token")
 ORDER = Order.model_validate(
-    {**EXAMPLE, "payment_info": {"method": "credit_card", "card_last4": "4242", "token": "tok_visa_secret"}, "notes": "neighbour has PIN 4242"}
+    {
+        **EXAMPLE,
+        "payment_info": {"method": "credit_card", "card_last4": "4242", "token": "tok_visa_secret"},
+        "notes": "neighbour has PIN 4242",
+    }
 )
 GOOD = {
     "greeting": "Dear John Doe, a warm thank you for your order!",
@@ -94,7 +98,7 @@ def completion(content: str) -> dict[str, Any]:
 def served() -> Iterator[tuple[Model, str]]:
     model = Model()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(model, log_level="error", lifespan="off", timeout_graceful_shutdown=1))  # type: ignore[arg-type]
+        server = uvicorn.Server(uvicorn.Config(model, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         yield model, f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
@@ -123,7 +127,7 @@ def settings(served: tuple[Model, str]) -> Settings:
 
 def the_settings(api_base: str, *, seconds: float = 10, **more: Any) -> Settings:
     return Settings(
-        _env_file=None,  # type: ignore[call-arg]
+        _env_file=None,
         **{
             "dspy_model": "openai/test-model",
             "dspy_api_base": api_base,
@@ -154,7 +158,16 @@ async def test_the_model_sees_the_facts_and_no_secret(model: Model, settings: Se
     await write_confirmation(ORDER, settings)
     (body,) = model.bodies
     sent = json.dumps(body)
-    for fact in ("John Doe", "ORDER-1001", "1 x Laptop", "1,059.97 USD", "123 Main St", "credit card", "3-5 business days", "professional_friendly"):
+    for fact in (
+        "John Doe",
+        "ORDER-1001",
+        "1 x Laptop",
+        "1,059.97 USD",
+        "123 Main St",
+        "credit card",
+        "3-5 business days",
+        "professional_friendly",
+    ):
         assert fact in sent
     assert not [secret for secret in SECRETS if secret in sent.replace("max_tokens", "").replace("max_completion_tokens", "")]
     assert (body["model"], body["temperature"]) == ("test-model", 0.7)
@@ -166,19 +179,19 @@ async def test_silence_ends_with_the_time_limit(model: Model, served: tuple[Mode
     model.answer = None
     began = time.monotonic()
     confirmation = await write_confirmation(ORDER, the_settings(served[1], seconds=0.4))
-    assert 0.35 < time.monotonic() - began < 1.5
+    assert 0.35 < time.monotonic() - began < 3
     assert_template(confirmation, "TimeoutError")
     assert await asyncio.to_thread(model.given_up.wait, 10), "the request was left running"
 
 
 async def test_waiting_for_a_turn_counts_too(model: Model, served: tuple[Model, str]) -> None:
     model.answer = None
-    limits = the_settings(served[1], seconds=0.5, confirmation_concurrency=2)
+    limits = the_settings(served[1], seconds=0.5, confirmation_concurrency=1)
     began = time.monotonic()
-    confirmations = await asyncio.gather(*[write_confirmation(ORDER, limits) for _ in range(7)])
-    assert time.monotonic() - began < 2
+    confirmations = await asyncio.gather(*[write_confirmation(ORDER, limits) for _ in range(10)])
+    assert time.monotonic() - began < 4
     assert {confirmation.generation_model for confirmation in confirmations} == {"template"}
-    assert model.most_under_way <= 2
+    assert model.most_under_way == 1
 
 
 async def test_many_at_once_keep_to_the_limit(model: Model, served: tuple[Model, str]) -> None:
@@ -190,7 +203,9 @@ async def test_many_at_once_keep_to_the_limit(model: Model, served: tuple[Model,
 
 def test_from_several_event_loops_at_once(model: Model, settings: Settings) -> None:
     found: list[str] = []
-    threads = [threading.Thread(target=lambda: found.append(asyncio.run(write_confirmation(ORDER, settings)).generation_model)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(asyncio.run(write_confirmation(ORDER, settings)).generation_model)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -250,7 +265,9 @@ async def test_an_order_that_is_cancelled_stops_waiting(model: Model, settings: 
     assert await asyncio.to_thread(model.given_up.wait, 10), "the request was left running"
 
 
-async def test_a_cancellation_from_within_is_a_failure_of_the_model(model: Model, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancellation_from_within_is_a_failure_of_the_model(
+    model: Model, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def cancelled(*_: object) -> dict[str, str]:
         raise asyncio.CancelledError
 

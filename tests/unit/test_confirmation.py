@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -21,7 +22,8 @@ from shop.confirmation.writer import write_confirmation
 from shop.order import EXAMPLE, Order
 from shop.settings import Settings
 
-SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
+relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure
+SETTINGS = Settings(_env_file=None, dspy_model=None)
 SECRETS = ("tok_visa_secret", "4242", "leave it with the neighbour")
 
 
@@ -34,7 +36,9 @@ ORDER = an_order(
 )
 GOOD = {
     "greeting": "Dear John Doe, thank you so much for your order! Feel free to reach us at support@shop.example.",
-    "order_summary": "Order ORDER-1001: 1 x Laptop (999.99 USD) and 2 x Mouse at $29.99, $59.98 together. Your total is 1,059.97 USD, by credit card.",
+    "order_summary": (
+        "Order ORDER-1001: 1 x Laptop (999.99 USD) and 2 x Mouse at $29.99, $59.98 together. Your total is 1,059.97 USD, by credit card."
+    ),
     "next_steps": "We will send your 3 items to 123 Main St, Anytown CA 90210 within 3–5 business days.",
     "tracking_info": "Your tracking number follows with the shipment.",
 }
@@ -114,6 +118,7 @@ class TestTemplate:
         assert "1 x P9, and 190 more" in summary
         assert "P10" not in summary
 
+    @relaxed
     @given(st.text(), st.text(), st.text())
     def test_any_text_makes_a_complete_confirmation(self, name: str, item: str, street: str) -> None:
         order = an_order(
@@ -213,7 +218,8 @@ class TestCheck:
         assert "order id missing" in problems(order_summary=f"Your order {word} is confirmed.")
 
     @pytest.mark.parametrize(
-        "text", ["See ORDER-1002.", "See order number 42.", "See #7.", "Invoice INV2026-001", "Tracking: CA473124829US", "1Z999AA10123456784"]
+        "text",
+        ["See ORDER-1002.", "See order number 42.", "See #7.", "Invoice INV2026-001", "Tracking: CA473124829US", "1Z999AA10123456784"],
     )
     def test_other_numbers_may_not_be_there(self, text: str) -> None:
         assert any("order's" in problem for problem in problems(tracking_info=text))
@@ -262,9 +268,8 @@ class TestCheck:
         items = [{"product_id": "P", "quantity": 1, "price": "5", "name": "Sugar-Free Gum 250 g, 100% natural"}]
         order = an_order(items=items, total_amount="5")
         text = "Order ORDER-1001: 1 x Sugar-Free Gum 250 g, 100% natural, 5.00 USD."
-        texts = {"order_summary": text, "next_steps": "Soon."}
-        assert problems(order, **texts) == []
-        assert problems(order, **{**texts, "next_steps": "The gum is free."}) == ["promise: free"]
+        assert problems(order, order_summary=text, next_steps="Soon.") == []
+        assert problems(order, order_summary=text, next_steps="The gum is free.") == ["promise: free"]
 
     @pytest.mark.parametrize("name", ["refund", "free", "$5", "5 USD"])
     def test_a_name_that_is_nothing_but_a_promise_excuses_nothing(self, name: str) -> None:
@@ -287,10 +292,12 @@ class TestCheck:
     def test_endless_text_may_not_leave(self) -> None:
         assert problems(next_steps="word " * 10_000) == ["too long"]
 
+    @relaxed
     @given(st.text())
     def test_reads_any_text(self, text: str) -> None:
         assert isinstance(problems(next_steps=text), list)
 
+    @relaxed
     @given(st.decimals(min_value=0, max_value=10**6, places=2))
     def test_no_other_amount_gets_through(self, amount: Decimal) -> None:
         ours = {Decimal(x) for x in ("1059.97", "999.99", "29.99", "59.98", "0")}

@@ -27,6 +27,14 @@ class _Server(uvicorn.Server):
         print(f"http://127.0.0.1:{self._port}", flush=True)
 
 
+def _listen(port: int) -> socket.socket:
+    # asyncio sends small answers at once only on sockets that say they are TCP; on others each waits 40 ms for Nagle.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    return listener
+
+
 def _write_whole(path: Path, text: str) -> None:
     """Nobody ever reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +54,7 @@ def main() -> None:
     behaviour = Behaviour.from_env()
     if arguments.forget_keys:
         behaviour = behaviour.model_copy(update={"forget_keys": True})
-    with socket.create_server(("127.0.0.1", arguments.port)) as listener, closing(Ledger(arguments.db, behaviour)) as ledger:
+    with _listen(arguments.port) as listener, closing(Ledger(arguments.db, behaviour)) as ledger:
         config = uvicorn.Config(
             create_app(ledger),
             log_level="warning",

@@ -1,0 +1,197 @@
+"""`make run` and `make demo`: starts everything, sends the sample orders, shows how they ended.
+
+python -m deployments.run           # stays up until Ctrl-C
+python -m deployments.run --demo    # leaves; exit code 0 only if every sample ended as it should and the books balance
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from deployments.samples import given_back, load_samples
+from deployments.samples.runner import Ended, run_samples
+from deployments.stack.display import STYLES, Display
+from deployments.stack.environment import given
+from deployments.stack.errors import Interrupted, StackError
+from deployments.stack.stack import HOME, Options, Stack
+from shop.money import show
+
+if TYPE_CHECKING:
+    from shop.books import Books
+    from shop.outcomes import OrderOutcome
+
+_ORDER_TIMEOUT = 180.0
+_REST_SECONDS = 15.0
+_LOOK_EVERY = 2.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.run", description="Runs the order saga on this machine, with sample orders."
+    )
+    parser.add_argument("--demo", action="store_true", help="leave when the samples have ended; exit code 0 only if all is as it should be")
+    demo: bool = parser.parse_args(arguments).demo
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    try:
+        return _run(console, demo=demo)
+    except StackError as error:
+        console.print(Text("Could not start: ", "bold red").append(str(error), "default"))
+        return 1
+    except (KeyboardInterrupt, Interrupted):
+        return 130 if demo else 0  # staying up until Ctrl-C is what `make run` is for
+
+
+def _options() -> Options:
+    env_file = HOME / ".env"
+    return Options(
+        var_dir=Path(given("VAR_DIR", env_file) or HOME / "var"),
+        database_url=given("DATABASE_URL", env_file),
+        prefect_api_url=given("PREFECT_API_URL", env_file),
+        gateway_url=given("PAYMENT_GATEWAY_URL", env_file),
+    )
+
+
+def _run(console: Console, *, demo: bool) -> int:
+    options = _options()
+    with Display(console, options.phases) as display, Stack(options, display.phase) as stack:
+        ended = _send_samples(stack, display)
+        display.close()
+        books = _books_at_rest(stack)
+        console.print(_results(ended), _notes(ended), _books(books))
+        if demo:
+            return 0 if books.balanced and not any(each.differences for each in ended) else 1
+        console.print(_how_to_go_on(stack))
+        _stay_up(console, stack)
+    return 0
+
+
+def _send_samples(stack: Stack, display: Display) -> list[Ended]:
+    from deployments.trigger import run_order
+    from shop.catalogue import load_sample_catalogue
+
+    load_sample_catalogue(stack.database_url)
+    samples = load_samples()
+    names = [str(order["id"]) for sample in samples for order in sample.orders]
+    display.orders(names)
+
+    def run_one(order: dict[str, Any]) -> OrderOutcome:
+        return run_order(order, own_run=True, timeout=_ORDER_TIMEOUT)
+
+    return run_samples(samples, run_one, display.order, every=lambda: display.steps(_steps(names)))
+
+
+def _steps(names: list[str]) -> dict[str, str]:
+    """The step that each order is at."""
+    from shop.report import read
+
+    with suppress(Exception):  # only for show
+        return {order_id: order.timings[-1].step for order_id, order in read(names).items() if order.timings}
+    return {}
+
+
+def _books_at_rest(stack: Stack) -> Books:
+    """Books may be off while somebody's orders are under way: those are given some time to end."""
+    from shop.books import read_books
+
+    end = time.monotonic() + _REST_SECONDS
+    while not (books := read_books(stack.database_url, stack.gateway_url)).balanced and time.monotonic() < end:
+        time.sleep(0.5)
+    return books
+
+
+def _results(ended: Sequence[Ended]) -> Table:
+    table = Table(title="Sample orders", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("order", "outcome", "failing step", "undone"):
+        table.add_column(column, overflow="fold")
+    for column in ("charged", "refunded", "time"):
+        table.add_column(column, justify="right", overflow="fold")
+    for each in ended:
+        name = str(each.outcome.outcome) if each.outcome else "no outcome"
+        style = STYLES.get(name, "")
+        if (outcome := each.outcome) is None:
+            table.add_row(each.order_id, Text(name, style), "", "", "", "", f"{each.seconds:.1f} s")
+        else:
+            charged, refunded = (_money(amount, outcome.currency) for amount in (outcome.amount_charged, outcome.amount_refunded))
+            took = f"{outcome.seconds:.2f} s" if outcome.seconds is not None else ""
+            table.add_row(each.order_id, Text(name, style), outcome.failing_step or "", _undone(outcome), charged, refunded, took)
+    return table
+
+
+def _undone(outcome: OrderOutcome) -> Text:
+    text = Text()
+    for undone in outcome.undone:
+        if undone.compensation in given_back(outcome):
+            text.append(f"{undone.compensation}\n")
+        elif undone.status == "failed":
+            text.append(f"{undone.compensation} failed\n", STYLES["needs_attention"])
+    text.rstrip()
+    return text
+
+
+def _money(amount: Decimal, currency: str) -> str:
+    return show(amount, currency) if amount else ""
+
+
+def _notes(ended: Sequence[Ended]) -> Text:
+    """What the table cannot say."""
+    text = Text()
+    for each in ended:
+        if each.outcome and each.outcome.amount_at_risk:
+            amount = show(each.outcome.amount_at_risk, each.outcome.currency)
+            text.append(f"{each.order_id}: {amount} at risk. The refund was refused, so a person must act.\n", STYLES["needs_attention"])
+    known = [each.order_id for each in ended if each.known]
+    if known:
+        which = "All of these orders were" if len(known) == len(ended) else f"{', '.join(dict.fromkeys(known))} was"
+        text.append(f"{which} known already when sent: nothing happened again, and the first outcome is shown.\n", "dim")
+    for each in ended:
+        for difference in each.differences:
+            text.append(f"{each.order_id} is not as it should be: {difference}\n", "bold red")
+    return text
+
+
+def _books(books: Books) -> Table:
+    title = "The books balance" if books.balanced else Text("The books do not balance", "bold red")
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("", "our tables", "the witness", ""):
+        table.add_column(column)
+    for row in books.rows:
+        table.add_row(row.name, row.ours, row.witness, Text("✓", "green") if row.ok else Text("✗", "bold red"))
+    return table
+
+
+def _how_to_go_on(stack: Stack) -> Text:
+    python = Path(sys.executable)
+    if python.is_relative_to(HOME):
+        python = python.relative_to(HOME)
+    env_file = stack.env_file.relative_to(HOME) if stack.env_file.is_relative_to(HOME) else stack.env_file
+    text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
+    text.append("Send an order:     from another shell in this folder\n")
+    text.append(f"    set -a; . {env_file}; set +a\n", "cyan")
+    text.append(f"    {python} -m deployments.trigger orders.json\n", "cyan")
+    text.append("    or from Python: from deployments.trigger import submit_orders, run_order\n")
+    return text.append("Stop:              Ctrl-C (the data is kept)\n")
+
+
+def _stay_up(console: Console, stack: Stack) -> NoReturn:
+    """Until a signal comes. What dies meanwhile is started again."""
+    while True:
+        time.sleep(_LOOK_EVERY)
+        for part in stack.revive():
+            console.print(f"{part}: had stopped, was started again", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The sample orders: what each is about, and how it should end. `make run` sends them, and each is a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shop.outcomes import OrderOutcome, Outcome
+
+_FOLDER = Path(__file__).parent
+DONE = frozenset({"success"})
+"""The statuses of a compensation that gave something back."""
+
+
+class Expected(BaseModel):
+    """How an order should end."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    outcome: Outcome
+    failing_step: str | None = None
+    undone: list[str] = Field(default_factory=list)
+    """The compensations that gave something back, in the order in which they ran."""
+    charged: Decimal = Decimal(0)
+    refunded: Decimal = Decimal(0)
+    at_risk: Decimal = Decimal(0)
+
+    def differences(self, actual: OrderOutcome) -> list[str]:
+        """What is not as expected; empty when all is."""
+        pairs: list[tuple[str, object, object]] = [
+            ("outcome", self.outcome.value, actual.outcome.value if actual.outcome else "none yet"),
+            ("failing step", self.failing_step, actual.failing_step),
+            ("undone", self.undone, given_back(actual)),
+            ("charged", self.charged, actual.amount_charged),
+            ("refunded", self.refunded, actual.amount_refunded),
+            ("at risk", self.at_risk, actual.amount_at_risk),
+        ]
+        return [f"{name}: {there or 'nothing'}, expected {wanted or 'nothing'}" for name, wanted, there in pairs if wanted != there]
+
+
+class Sample(BaseModel):
+    """Some orders that belong together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    about: str
+    orders: list[dict[str, Any]] = Field(min_length=1)
+    """As a customer sends them: not all are valid."""
+    expect: list[Expected]
+    concurrent: bool = False
+    """Whether they are sent at the same time: which of them gets which end is open then."""
+
+    @model_validator(mode="after")
+    def _one_end_each(self) -> Self:
+        if len(self.orders) != len(self.expect):
+            raise ValueError(f"{len(self.orders)} orders, but {len(self.expect)} expected ends")
+        return self
+
+    def assign(self, outcomes: Sequence[OrderOutcome | None]) -> list[Expected]:
+        """The end that is expected of each order, given how they ended."""
+        if not self.concurrent:
+            return self.expect
+        left, assigned = list(self.expect), []
+        for outcome in outcomes:
+            best = min(left, key=lambda expected: len(expected.differences(outcome)) if outcome else 0)
+            left.remove(best)
+            assigned.append(best)
+        return assigned
+
+
+def given_back(outcome: OrderOutcome) -> list[str]:
+    """The compensations that gave something back, in the order in which they ran."""
+    return [undone.compensation for undone in outcome.undone if undone.status in DONE]
+
+
+def load_samples() -> list[Sample]:
+    """All samples, in the order of their files' names."""
+    return [Sample.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(_FOLDER.glob("*.json"))]

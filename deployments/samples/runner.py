@@ -1,0 +1,130 @@
+"""Sends the sample orders as a user would, some at a time, and compares how they end with how they should."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from deployments.samples import Expected, Sample
+from shop.outcomes import OrderOutcome
+
+RunOne = Callable[[dict[str, Any]], OrderOutcome]
+"""Sends one order and waits for its outcome."""
+Tell = Callable[[int, str], None]
+"""Told the place of an order in the list of all, and what happens to it. Called by the thread that called `run_samples`."""
+
+_AT_ONCE = 3  # each run is a process of its own that needs seconds of a core to load
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One order's end."""
+
+    order_id: str
+    title: str
+    expected: Expected
+    outcome: OrderOutcome | None
+    problem: str | None
+    """Why there is no outcome."""
+    known: bool
+    """It had ended before it was sent this time: nothing happened, and this is what had happened then."""
+    seconds: float
+
+    @property
+    def differences(self) -> list[str]:
+        """What is not as it should be; empty when all is."""
+        if self.outcome is None:
+            return [self.problem or "no outcome"]
+        return self.expected.differences(self.outcome)
+
+
+@dataclass(slots=True)
+class _Sent:
+    """One order on its way."""
+
+    place: int
+    order: dict[str, Any]
+    outcome: OrderOutcome | None = None
+    problem: str | None = None
+    began: datetime | None = None
+    seconds: float = 0
+
+
+def run_samples(samples: Sequence[Sample], run_one: RunOne, tell: Tell, every: Callable[[], None] = lambda: None) -> list[Ended]:
+    """Returns how all orders ended, in the order in which they stand in the samples. `every` is called several times a second meanwhile.
+
+    The threads that wait for outcomes are left behind when this is interrupted: they end with the process.
+    """
+    places = iter(range(sum(len(sample.orders) for sample in samples)))
+    sent = [[_Sent(next(places), order) for order in sample.orders] for sample in samples]
+    events: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+    slots = threading.Semaphore(_AT_ONCE)
+    for sample, orders in zip(samples, sent, strict=True):
+        threading.Thread(target=_run_sample, args=(sample, orders, run_one, events, slots), daemon=True).start()
+    left = len(samples)
+    while left:
+        try:
+            event = events.get(timeout=0.2)
+        except queue.Empty:
+            every()
+            continue
+        if event is None:
+            left -= 1
+        else:
+            tell(*event)
+    return [ended for sample, orders in zip(samples, sent, strict=True) for ended in _ended(sample, orders)]
+
+
+def _run_sample(
+    sample: Sample, orders: list[_Sent], run_one: RunOne, events: queue.SimpleQueue[tuple[int, str] | None], slots: threading.Semaphore
+) -> None:
+    try:
+        with slots:
+            if sample.concurrent:
+                threads = [threading.Thread(target=_send, args=(each, run_one, events), daemon=True) for each in orders]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            else:
+                for each in orders:
+                    _send(each, run_one, events)
+    finally:
+        events.put(None)
+
+
+def _send(each: _Sent, run_one: RunOne, events: queue.SimpleQueue[tuple[int, str] | None]) -> None:
+    events.put((each.place, "under way"))
+    each.began, begin = datetime.now(UTC), time.monotonic()
+    try:
+        each.outcome = run_one(each.order)
+    except Exception as error:  # noqa: BLE001  (one order that cannot be sent must not hide how the others end)
+        each.problem = str(error) or type(error).__name__
+    each.seconds = time.monotonic() - begin
+    events.put((each.place, str(each.outcome.outcome) if each.outcome and each.outcome.outcome else "no outcome"))
+
+
+def _ended(sample: Sample, orders: list[_Sent]) -> list[Ended]:
+    expected = sample.assign([each.outcome for each in orders])
+    return [
+        Ended(
+            order_id=str(each.order["id"]),
+            title=sample.title,
+            expected=wanted,
+            outcome=each.outcome,
+            problem=each.problem,
+            known=_was_known(each),
+            seconds=each.seconds,
+        )
+        for each, wanted in zip(orders, expected, strict=True)
+    ]
+
+
+def _was_known(each: _Sent) -> bool:
+    finished = each.outcome.finished_at if each.outcome else None
+    return finished is not None and each.began is not None and finished < each.began

@@ -1,0 +1,951 @@
+"""What a payment gateway promises, asked of the sandbox over real HTTP and in process; and what the client makes of rubbish.
+
+Money is read from the ledger's own tables, past all code that is tested here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from shop import names
+from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from shop.payments.gateway import GatewayTotals, Payment, PaymentGateway, PaymentStatus
+from shop.payments.in_process import InProcessGateway
+from shop.payments.sandbox.ledger import Behaviour, Ledger
+from shop.payments.sandbox_client import SandboxGateway
+
+CREATED, SUCCEEDED, DECLINED, CANCELLED = PaymentStatus.CREATED, PaymentStatus.SUCCEEDED, PaymentStatus.DECLINED, PaymentStatus.CANCELLED
+HOME = Path(__file__).resolve().parents[2]
+PATIENCE = 30.0
+"""Seconds for what is expected to be answered, on a machine that is busy with other things."""
+IMPATIENCE = 1.0
+"""Seconds for what is expected not to be."""
+PRICE = Decimal("10.59")
+
+
+class Process:
+    """The sandbox as a process of its own."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        self.folder, self.path = folder, folder / "ledger.db"
+        self._options, self._environment = options, environment
+        self.start()
+
+    def start(self, port: int = 0) -> None:
+        port_file = self.folder / "port"
+        port_file.unlink(missing_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "shop.payments.sandbox",
+            "--port",
+            str(port),
+            "--db",
+            str(self.path),
+            "--port-file",
+            str(port_file),
+        ]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SANDBOX_")} | self._environment
+        with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
+            self._running = subprocess.Popen([*command, *self._options], cwd=HOME, env=environment, stdout=out, stderr=err)
+        deadline = time.monotonic() + 60
+        while not port_file.exists():
+            with suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"the sandbox ended with {self._running.wait(0.02)}: {(self.folder / 'err').read_text()}")
+            if time.monotonic() > deadline:
+                self.kill()
+                pytest.fail("the sandbox does not listen")
+        self.port = int(port_file.read_text())
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
+        self._running.send_signal(how)
+        return self._running.wait(PATIENCE)
+
+
+class AnyGateway(PaymentGateway, Protocol):
+    async def totals(self, currency: str) -> GatewayTotals: ...
+    def list_payments(self) -> AsyncIterator[Payment]: ...
+
+
+class World:
+    """A gateway to be tested, and what a test does behind its back."""
+
+    gateway: AnyGateway
+    impatient: AnyGateway
+    path: Path
+
+    async def behave(self, behaviour: Behaviour) -> None:
+        raise NotImplementedError
+
+    async def crash(self) -> None:
+        """Ends it without warning and starts it again on the same ledger."""
+        raise NotImplementedError
+
+    async def end(self) -> None:
+        raise NotImplementedError
+
+    def money(self, order_id: str) -> tuple[int, int]:
+        """(charged, refunded) for the order, in smallest units."""
+        with closing(sqlite3.connect(self.path)) as ledger:
+            charged = "SELECT coalesce(sum(amount), 0) FROM payments WHERE order_id = ? AND charged_at IS NOT NULL"
+            refunded = "SELECT coalesce(sum(r.amount), 0) FROM refunds r JOIN payments p ON p.number = r.payment WHERE p.order_id = ?"
+            return ledger.execute(charged, (order_id,)).fetchone()[0], ledger.execute(refunded, (order_id,)).fetchone()[0]
+
+
+class OverHttp(World):
+    def __init__(self, folder: Path) -> None:
+        self.process = Process(folder)
+        self.path = self.process.path
+        self.gateway = SandboxGateway(self.process.url, PATIENCE, 8)
+        self.impatient = SandboxGateway(self.process.url, IMPATIENCE, 8)
+
+    async def behave(self, behaviour: Behaviour) -> None:
+        async with httpx.AsyncClient(base_url=self.process.url, timeout=PATIENCE, trust_env=False) as client:
+            (await client.post("/sandbox/behaviour", json=behaviour.model_dump())).raise_for_status()
+
+    async def crash(self) -> None:
+        self.process.kill()
+        self.process.start(self.process.port)
+
+    async def end(self) -> None:
+        await self.gateway.aclose()
+        await self.impatient.aclose()
+        self.process.kill()
+
+
+class InProcess(World):
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "ledger.db"
+        self._open()
+
+    def _open(self) -> None:
+        self.ledger = Ledger(self.path)
+        self.gateway = self.impatient = InProcessGateway(self.ledger)
+
+    async def behave(self, behaviour: Behaviour) -> None:
+        self.ledger.behaviour = behaviour
+
+    async def crash(self) -> None:
+        self.ledger.close()
+        self._open()
+
+    async def end(self) -> None:
+        await self.gateway.aclose()
+        self.ledger.close()
+
+
+@pytest_asyncio.fixture(scope="module", params=[OverHttp, InProcess])
+async def one_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    world: World = request.param(tmp_path_factory.mktemp("sandbox"))
+    yield world
+    await world.end()
+
+
+@pytest_asyncio.fixture
+async def world(one_world: World) -> AsyncIterator[World]:
+    yield one_world
+    await one_world.behave(Behaviour())
+
+
+@pytest.fixture
+def order_id(request: pytest.FixtureRequest) -> str:
+    """The test's own order."""
+    return str(request.node.name)
+
+
+async def new(gateway: PaymentGateway, order_id: str, card: str | None = "1234", key: str = "", **other: Any) -> Payment:
+    given: dict[str, Any] = {"amount": PRICE, "currency": "USD", "method": "credit_card", "token": None}
+    return await gateway.create(order_id=order_id, card_last4=card, key=key or names.key(order_id, "create"), **(given | other))
+
+
+async def charged(gateway: PaymentGateway, order_id: str, card: str | None = "1234", **other: Any) -> Payment:
+    payment = await new(gateway, order_id, card, **other)
+    return await gateway.confirm(payment.id, key=f"confirm-{payment.id}")
+
+
+# -- the contract ------------------------------------------------------------------------------------------------------
+
+
+async def test_creating_charges_nothing_and_confirming_charges_once(world: World, order_id: str) -> None:
+    created = await new(world.gateway, order_id, token="tok_1")
+    assert (created.order_id, created.status, created.amount, created.currency) == (order_id, CREATED, PRICE, "USD")
+    assert created.charged == created.fee == 0
+    assert created.transaction_id is None
+    assert created.charged_at is None
+    assert world.money(order_id) == (0, 0)
+    paid = await world.gateway.confirm(created.id, key="confirm-once")
+    assert (paid.id, paid.status, paid.charged, paid.fee, paid.method) == (created.id, SUCCEEDED, PRICE, Decimal("0.61"), "credit_card")
+    assert paid.transaction_id
+    assert paid.charged_at is not None
+    assert paid.charged_at.utcoffset() is not None
+    assert paid == await world.gateway.confirm(created.id, key="another") == await world.gateway.get(created.id)
+    assert world.money(order_id) == (1059, 0)
+
+
+@pytest.mark.parametrize(("card", "code"), [("0000", "card_declined"), ("0002", "insufficient_funds")])
+async def test_a_declined_card_raises_and_pays_nothing(world: World, order_id: str, card: str, code: str) -> None:
+    payment = await new(world.gateway, order_id, card)
+    for key in ("first", "first", "second"):
+        with pytest.raises(PaymentDeclined) as declined:
+            await world.gateway.confirm(payment.id, key=f"{key}-{payment.id}")
+        assert (declined.value.error_code, declined.value.retryable) == (code, False)
+    assert (await world.gateway.get(payment.id)).status is DECLINED
+    assert world.money(order_id) == (0, 0)
+
+
+async def test_a_flaky_card_fails_twice_and_then_pays_under_the_same_key(world: World, order_id: str) -> None:
+    payment = await new(world.gateway, order_id, "0119")
+    for _ in range(2):
+        with pytest.raises(PaymentGatewayError) as failed:
+            await world.gateway.confirm(payment.id, key=f"confirm-{payment.id}")
+        assert (failed.value.error_code, failed.value.retryable) == ("processing_error", True)
+    assert world.money(order_id) == (0, 0)
+    assert (await world.gateway.confirm(payment.id, key=f"confirm-{payment.id}")).status is SUCCEEDED
+    assert world.money(order_id) == (1059, 0)
+
+
+@pytest.mark.parametrize("forget_keys", [False, True])
+async def test_a_lost_answer_is_a_timeout_and_the_charge_is_found(world: World, order_id: str, forget_keys: bool) -> None:
+    await world.behave(Behaviour(forget_keys=forget_keys))
+    payment = await new(world.gateway, order_id, "0341")
+    with pytest.raises(PaymentGatewayTimeout) as lost:
+        await world.impatient.confirm(payment.id, key=f"confirm-{payment.id}")
+    assert lost.value.retryable
+    assert [found.status for found in await world.gateway.find(order_id)] == [SUCCEEDED]
+    assert (await world.gateway.confirm(payment.id, key=f"confirm-{payment.id}")).charged == PRICE
+    assert world.money(order_id) == (1059, 0)
+
+
+async def test_a_card_that_takes_no_refunds_refuses_for_good(world: World, order_id: str) -> None:
+    payment = await charged(world.gateway, order_id, "0259")
+    with pytest.raises(PaymentGatewayError) as refused:
+        await world.gateway.refund(payment.id, amount=PRICE, currency="USD", key=f"refund-{payment.id}")
+    assert (refused.value.error_code, refused.value.retryable) == ("refund_refused", False)
+    assert world.money(order_id) == (1059, 0)
+
+
+async def test_a_payment_without_a_card_pays(world: World, order_id: str) -> None:
+    assert (await charged(world.gateway, order_id, None, method="paypal")).method == "paypal"
+    assert world.money(order_id) == (1059, 0)
+
+
+async def test_a_remembered_key_makes_one_payment_and_one_refund(world: World, order_id: str) -> None:
+    first, second = await new(world.gateway, order_id), await new(world.gateway, order_id)
+    assert first == second
+    assert await world.gateway.find(order_id) == [first]
+    await world.gateway.confirm(first.id, key=f"confirm-{first.id}")
+    refunds = [await world.gateway.refund(first.id, amount=Decimal(6), currency="USD", key=f"refund-{first.id}") for _ in range(2)]
+    assert refunds[0] == refunds[1]
+    assert world.money(order_id) == (1059, 600)
+
+
+async def test_forgotten_keys_still_charge_and_refund_each_payment_once(world: World, order_id: str) -> None:
+    await world.behave(Behaviour(forget_keys=True))
+    first, second = await new(world.gateway, order_id), await new(world.gateway, order_id)
+    assert await world.gateway.find(order_id) == [first, second]
+    for _ in range(3):
+        await world.gateway.confirm(first.id, key=f"confirm-{first.id}")
+    assert world.money(order_id) == (1059, 0)
+    await world.gateway.refund(first.id, amount=PRICE, currency="USD", key=f"refund-{first.id}")
+    with pytest.raises(PaymentGatewayError) as refused:
+        await world.gateway.refund(first.id, amount=PRICE, currency="USD", key=f"refund-{first.id}")
+    assert (refused.value.error_code, refused.value.retryable) == ("charge_already_refunded", False)
+    assert world.money(order_id) == (1059, 1059)
+
+
+async def test_a_key_used_for_something_else_is_a_conflict(world: World, order_id: str) -> None:
+    payment = await new(world.gateway, order_id)
+    with pytest.raises(PaymentGatewayError) as conflict:
+        await new(world.gateway, order_id, amount=Decimal(1))
+    assert (conflict.value.error_code, conflict.value.retryable) == ("idempotency_conflict", False)
+    assert await world.gateway.find(order_id) == [payment]
+
+
+async def test_cancelled_is_never_charged(world: World, order_id: str) -> None:
+    payment = await new(world.gateway, order_id)
+    for _ in range(2):
+        assert (await world.gateway.cancel(payment.id, key=f"cancel-{payment.id}")).status is CANCELLED
+    with pytest.raises(PaymentDeclined) as declined:
+        await world.gateway.confirm(payment.id, key=f"confirm-{payment.id}")
+    assert declined.value.error_code == "payment_cancelled"
+    assert world.money(order_id) == (0, 0)
+
+
+async def test_charged_is_never_cancelled(world: World, order_id: str) -> None:
+    payment = await charged(world.gateway, order_id)
+    assert (await world.gateway.cancel(payment.id, key=f"cancel-{payment.id}")).charged == PRICE
+    assert world.money(order_id) == (1059, 0)
+
+
+async def test_cancel_against_confirm_has_one_winner_and_both_know_it(world: World, order_id: str) -> None:
+    async def race(number: int) -> None:
+        mine = f"{order_id}-{number}"
+        payment = await new(world.gateway, mine)
+        confirm, cancel = world.gateway.confirm(payment.id, key=f"a-{payment.id}"), world.gateway.cancel(payment.id, key=f"b-{payment.id}")
+        first, second = (confirm, cancel) if number % 2 else (cancel, confirm)
+        answers = await asyncio.gather(first, second, return_exceptions=True)
+        confirmed, cancelled = answers if number % 2 else answers[::-1]
+        assert isinstance(cancelled, Payment)
+        if isinstance(confirmed, Payment):
+            assert (confirmed.status, cancelled.status, world.money(mine)) == (SUCCEEDED, SUCCEEDED, (1059, 0))
+        else:
+            assert isinstance(confirmed, PaymentDeclined)
+            assert (cancelled.status, world.money(mine)) == (CANCELLED, (0, 0))
+
+    await asyncio.gather(*(race(number) for number in range(12)))
+
+
+@pytest.mark.parametrize("forget_keys", [False, True])
+async def test_confirmed_by_many_at_once_it_is_charged_once(world: World, order_id: str, forget_keys: bool) -> None:
+    await world.behave(Behaviour(forget_keys=forget_keys))
+    payment = await new(world.gateway, order_id)
+    answers = await asyncio.gather(*(world.gateway.confirm(payment.id, key=f"{n % 5}-{payment.id}") for n in range(40)))
+    assert {(answer.id, answer.transaction_id) for answer in answers} == {(payment.id, answers[0].transaction_id)}
+    assert world.money(order_id) == (1059, 0)
+
+
+async def test_refunds_in_parts_up_to_the_whole(world: World, order_id: str) -> None:
+    payment = await charged(world.gateway, order_id)
+
+    async def refund(amount: str) -> None:
+        made = await world.gateway.refund(payment.id, amount=Decimal(amount), currency="USD", key=f"{amount}-{payment.id}")
+        assert (made.payment_id, made.amount, made.currency) == (payment.id, Decimal(amount), "USD")
+
+    async def refused(amount: str, currency: str = "USD") -> str:
+        with pytest.raises(PaymentGatewayError) as error:
+            await world.gateway.refund(payment.id, amount=Decimal(amount), currency=currency, key=f"{amount}-{currency}-{payment.id}")
+        assert not error.value.retryable
+        return error.value.error_code
+
+    assert await refused("10.60") == "amount_too_large"
+    await refund("0.59")
+    assert await refused("10.01") == "charge_already_refunded"
+    assert await refused("1", "EUR") == "currency_mismatch"
+    assert world.money(order_id) == (1059, 59)
+    await refund("10.00")
+    assert await refused("0.01") == "charge_already_refunded"
+    assert world.money(order_id) == (1059, 1059)
+    now = await world.gateway.get(payment.id)
+    assert (now.status, now.amount_refunded, [each.amount for each in now.refunds]) == (SUCCEEDED, PRICE, [Decimal("0.59"), Decimal(10)])
+
+
+async def test_what_was_not_charged_is_not_refunded(world: World, order_id: str) -> None:
+    payment = await new(world.gateway, order_id)
+    with pytest.raises(PaymentGatewayError) as refused:
+        await world.gateway.refund(payment.id, amount=PRICE, currency="USD", key=f"refund-{payment.id}")
+    assert (refused.value.error_code, refused.value.retryable) == ("payment_not_charged", False)
+    assert world.money(order_id) == (0, 0)
+
+
+@pytest.mark.parametrize(("currency", "amount", "units"), [("JPY", "500", 500), ("KWD", "1.234", 1234), ("USD", "1059.97", 105997)])
+async def test_every_currency_has_its_own_smallest_unit(world: World, order_id: str, currency: str, amount: str, units: int) -> None:
+    paid = await charged(world.gateway, order_id, amount=Decimal(amount), currency=currency)
+    assert (paid.amount, paid.currency) == (Decimal(amount), currency)
+    assert world.money(order_id) == (units, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"amount": Decimal(amount)} for amount in ("0", "-1", "0.001", "1e30", "1e15", "NaN", "sNaN", "Infinity")),
+        {"currency": "usd"},
+        {"currency": "\ud800"},
+        {"currency": ""},
+        {"card": "4242424242424242"},
+        {"card": "12a4"},
+        {"card": "\ud8001234"},
+        {"token": "4242 4242 4242 4242"},
+        {"method": ""},
+        {"key": "two words"},
+        {"key": "line\r\nbreak"},
+        {"key": "é"},
+        {"key": "k" * 256},
+    ],
+    ids=ascii,
+)
+async def test_nonsense_is_refused_for_good(world: World, order_id: str, wrong: dict[str, Any]) -> None:
+    with pytest.raises(PaymentGatewayError) as refused:
+        await new(world.gateway, order_id, **wrong)
+    assert not refused.value.retryable
+    assert "4242" not in json.dumps(refused.value.details())
+    assert await world.gateway.find(order_id) == []
+
+
+HOSTILE = [
+    "../../x",
+    "a/b?c=d&e#f%00",
+    "🛒" * 75,
+    "x" * 300,
+    "a\x00b",
+    "line\r\nHost: evil",
+    "'; DROP TABLE payments; --",
+    "+ +",
+    " ",
+    "%2e%2e",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=ascii)
+async def test_a_hostile_order_id_is_just_text(world: World, hostile: str) -> None:
+    assert await world.gateway.find(hostile) == []
+    paid = await charged(world.gateway, hostile)
+    assert paid.order_id == hostile
+    assert await world.gateway.find(hostile) == [paid]
+    assert await world.gateway.find(hostile + "x") == []
+    assert world.money(hostile) == (1059, 0)
+
+
+@pytest.mark.parametrize("unusable", ["", "x" * 501, "\ud800"], ids=["empty", "too long", "no text"])
+async def test_an_unusable_order_id_is_refused(world: World, unusable: str) -> None:
+    with pytest.raises(PaymentGatewayError) as refused:
+        await new(world.gateway, unusable, key="unusable")
+    assert not refused.value.retryable
+
+
+@pytest.mark.parametrize(
+    "id_", ["", "..", "../../sandbox/behaviour", "pay_1", "pay_1?x", "🛒", "\ud800", "x" * 10_000], ids=lambda id_: ascii(id_)[:30]
+)
+async def test_an_unknown_payment_is_an_error_for_good(world: World, id_: str) -> None:
+    gateway = world.gateway
+    asks: list[Callable[[], Awaitable[object]]] = [
+        lambda: gateway.get(id_),
+        lambda: gateway.confirm(id_, key="k-1"),
+        lambda: gateway.cancel(id_, key="k-2"),
+        lambda: gateway.refund(id_, amount=PRICE, currency="USD", key="k-3"),
+    ]
+    for ask in asks:
+        with pytest.raises(PaymentGatewayError) as refused:
+            await ask()
+        assert (refused.value.error_code, refused.value.retryable) == ("no_such_payment", False)
+
+
+async def test_totals_and_listing_agree_with_the_tables(world: World, order_id: str) -> None:
+    gateway = world.gateway
+    before = await gateway.totals("CHF")
+    assert before == GatewayTotals(Decimal(0), Decimal(0))
+    made = [await charged(gateway, f"{order_id}-{n}", amount=Decimal(n + 1), currency="CHF") for n in range(3)]
+    await gateway.refund(made[2].id, amount=Decimal("2.50"), currency="CHF", key=f"refund-{made[2].id}")
+    assert await gateway.totals("CHF") == GatewayTotals(Decimal(6), Decimal("2.50"))
+    every = [payment async for payment in gateway.list_payments()]
+    assert [payment.id for payment in every[:3]] == [payment.id for payment in made[::-1]]
+    for currency in {payment.currency for payment in every}:
+        mine = [payment for payment in every if payment.currency == currency]
+        summed = GatewayTotals(sum((p.charged for p in mine), Decimal(0)), sum((p.amount_refunded for p in mine), Decimal(0)))
+        assert summed == await gateway.totals(currency)
+
+
+async def test_listing_goes_through_all_pages(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    try:
+        with closing(Ledger(process.path)) as ledger:
+            for number in range(1203):
+                ledger.create(order_id=f"O-{number}", amount=1, currency="USD", method="card", card_last4=None, token=None, key=None)
+            over_http, in_process = SandboxGateway(process.url, PATIENCE, 2), InProcessGateway(ledger)
+            listings = [[payment.order_id async for payment in gateway.list_payments()] for gateway in (over_http, in_process)]
+            await over_http.aclose()
+    finally:
+        process.kill()
+    assert listings[0] == listings[1] == [f"O-{number}" for number in reversed(range(1203))]
+
+
+# -- misbehaviour ------------------------------------------------------------------------------------------------------
+
+
+async def test_errors_come_before_and_after_the_work(world: World, order_id: str) -> None:
+    await world.behave(Behaviour(error_rate=1, seed=3))
+    for number in range(12):
+        with pytest.raises(PaymentGatewayError) as failed:
+            await new(world.gateway, f"{order_id}-{number}")
+        assert (failed.value.error_code, failed.value.retryable) == ("internal_error", True)
+    await world.behave(Behaviour())
+    there = [bool(await world.gateway.find(f"{order_id}-{number}")) for number in range(12)]
+    draws = random.Random(3)
+    assert there == [draws.random() >= 0.5 for _ in range(12)]
+
+
+async def test_work_is_done_although_nobody_hears_of_it(world: World, order_id: str) -> None:
+    await world.behave(Behaviour(hang_rate=1))
+    with pytest.raises(PaymentGatewayTimeout):
+        await new(world.impatient, order_id)
+    await world.behave(Behaviour())
+    (found,) = await world.gateway.find(order_id)
+    assert await new(world.gateway, order_id) == found
+
+
+async def test_with_seeded_trouble_everywhere_persistence_charges_and_refunds_once(world: World, order_id: str) -> None:
+    """Whoever goes on asking, by one key and one payment, ends with one charge and one refund."""
+    await world.behave(Behaviour(error_rate=0.5, seed=11))
+
+    async def persist(ask: Callable[[], Awaitable[Any]]) -> Any:
+        for _ in range(60):
+            with suppress(PaymentGatewayError):
+                return await ask()
+        pytest.fail("60 errors in a row")
+
+    payment = await persist(lambda: new(world.gateway, order_id))
+    await persist(lambda: world.gateway.confirm(payment.id, key=f"confirm-{payment.id}"))
+    await persist(lambda: world.gateway.refund(payment.id, amount=Decimal(1), currency="USD", key=f"refund-{payment.id}"))
+    assert world.money(order_id) == (1059, 100)
+
+
+async def test_latency_is_waited_for(world: World, order_id: str) -> None:
+    await world.behave(Behaviour(latency_ms=60))
+    began = time.monotonic()
+    await new(world.gateway, order_id)
+    assert time.monotonic() - began >= 0.06
+
+
+# -- death -------------------------------------------------------------------------------------------------------------
+
+
+async def test_killed_and_started_again_it_knows_everything(world: World, order_id: str) -> None:
+    created = await new(world.gateway, f"{order_id}-open")
+    paid = await charged(world.gateway, order_id)
+    refund = await world.gateway.refund(paid.id, amount=Decimal(1), currency="USD", key=f"refund-{paid.id}")
+    flaky = await new(world.gateway, f"{order_id}-flaky", "0119")
+    with pytest.raises(PaymentGatewayError):
+        await world.gateway.confirm(flaky.id, key=f"confirm-{flaky.id}")
+
+    await world.crash()
+
+    assert await world.gateway.get(created.id) == created
+    assert (await world.gateway.get(paid.id)).refunds == (refund,)
+    assert await world.gateway.confirm(paid.id, key=f"confirm-{paid.id}") == paid
+    assert await world.gateway.refund(paid.id, amount=Decimal(1), currency="USD", key=f"refund-{paid.id}") == refund
+    with pytest.raises(PaymentGatewayError, match="processing_error"):
+        await world.gateway.confirm(flaky.id, key=f"confirm-{flaky.id}")
+    assert (await world.gateway.confirm(flaky.id, key=f"confirm-{flaky.id}")).status is SUCCEEDED
+    assert (world.money(order_id), world.money(f"{order_id}-open"), world.money(f"{order_id}-flaky")) == ((1059, 100), (0, 0), (1059, 0))
+
+
+async def test_what_was_answered_before_the_kill_is_true_after_it(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    gateway = SandboxGateway(process.url, PATIENCE, 8)
+    answered: list[Payment] = []
+
+    async def buy(number: int) -> None:
+        with suppress(PaymentGatewayError):  # those that the kill cuts off
+            answered.append(await charged(gateway, f"O-{number}"))
+            if len(answered) == 20:
+                process.kill()
+
+    try:
+        await asyncio.gather(*(buy(number) for number in range(60)))
+        assert 20 <= len(answered) < 60
+        process.start(process.port)
+        assert [await gateway.get(payment.id) for payment in answered] == answered
+        every = [payment async for payment in gateway.list_payments()]
+        assert (await gateway.totals("USD")).charged == sum(payment.charged for payment in every)
+    finally:
+        await gateway.aclose()
+        process.kill()
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_process_says_one_line_takes_its_switches_and_stops_when_told(tmp_path: Path) -> None:
+    process = Process(tmp_path, "--forget-keys", SANDBOX_LATENCY_MS="1.5")
+    try:
+        async with httpx.AsyncClient(base_url=process.url, timeout=PATIENCE, trust_env=False) as client:
+            assert (await client.get("/health")).json() == {"status": "ok"}
+            switches = (await client.get("/sandbox/behaviour")).json()
+            assert switches == Behaviour(forget_keys=True, latency_ms=1.5).model_dump()
+            changed = (await client.post("/sandbox/behaviour", json={"latency_ms": 0})).json()
+            assert changed == Behaviour(forget_keys=True).model_dump()
+            wrong = await client.post("/sandbox/behaviour", json={"error_rate": 2, "what": 1})
+            assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_request")
+            held = await charged(SandboxGateway(process.url, IMPATIENCE, 1), "O-1", "0341")
+            pytest.fail(f"{held} was answered")
+    except PaymentGatewayTimeout:
+        pass
+    finally:
+        process.kill(signal.SIGTERM)
+    assert (tmp_path / "out").read_text() == f"{process.url}\n"
+    assert (tmp_path / "err").read_text() == ""
+
+
+async def test_a_card_number_is_neither_taken_nor_repeated_nor_kept(tmp_path: Path) -> None:
+    number = "4242424242424242"
+    payment = {"order_id": "O-1", "amount": 1, "currency": "USD", "method": "credit_card"}
+    process = Process(tmp_path)
+    try:
+        async with httpx.AsyncClient(base_url=process.url, timeout=PATIENCE, trust_env=False) as client:
+            for extra in (
+                {"card_number": number},
+                {"card_last4": number},
+                {"card_last4": int(number)},
+                {"token": number},
+                {"method": number},
+            ):
+                answer = await client.post("/v1/payments", json={**payment, **extra})
+                assert answer.status_code == 400
+                assert answer.json()["error"]["retryable"] is False
+                assert number not in answer.text
+            for path, status in (("/v1/payments?limit=0", 400), ("/nowhere", 404), ("/v1/payments/x", 404)):
+                answer = await client.get(path)
+                assert (answer.status_code, set(answer.json()["error"])) == (status, {"code", "message", "retryable"})
+    finally:
+        process.kill()
+    assert not any(number.encode() in file.read_bytes() for file in tmp_path.iterdir())
+
+
+# -- the client trusts nothing -----------------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {
+    "id": "pay_1",
+    "order_id": "O-1",
+    "status": "succeeded",
+    "amount": 1059,
+    "currency": "USD",
+    "refunded": 59,
+    "fee": 61,
+    "method": "credit_card",
+    "card_last4": "1234",
+    "charge_id": "ch_1",
+    "created_at": "2026-01-02T03:04:05Z",
+    "charged_at": "2026-01-02T03:04:06.5+00:00",
+    "refunds": [{"id": "ref_1", "payment_id": "pay_1", "amount": 59, "currency": "USD", "created_at": "2026-01-02T03:04:07Z"}],
+}
+LOST: Any = object()
+
+
+def good(**changes: Any) -> dict[str, Any]:
+    return {name: value for name, value in (GOOD | changes).items() if value is not LOST}
+
+
+def http(body: object = b"", status: str = "200 OK", *headers: str) -> bytes:
+    """An answer as it goes over the wire."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers])
+    return head.encode() + b"\r\n\r\n" + content
+
+
+@asynccontextmanager
+async def gateway_that_says(
+    answer: bytes | None, *, patience: float = PATIENCE, pause: float = 0, drip: int = 0
+) -> AsyncIterator[SandboxGateway]:
+    """A gateway whose other side says just this to everything, after a pause or in drips with pauses; None: nothing at all."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            lengths = [line.split(b":")[1] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+            await reader.readexactly(int(lengths[0]) if lengths else 0)
+            if answer is None:
+                await reader.read()
+            else:
+                step = drip or max(len(answer), 1)
+                for start in range(0, len(answer), step):
+                    if pause:
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(reader.read(), pause)
+                            break  # the client has left
+                    writer.write(answer[start : start + step])
+                    await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        gateway = SandboxGateway(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", patience, 2)
+        yield gateway
+        await gateway.aclose()
+
+
+async def asked_in_every_way(gateway: SandboxGateway) -> AsyncIterator[PaymentError]:
+    """The error that each method ends in."""
+
+    async def listed() -> None:
+        async for _ in gateway.list_payments():
+            pass
+
+    asks: list[Callable[[], Awaitable[object]]] = [
+        lambda: new(gateway, "O-1"),
+        lambda: gateway.confirm("pay_1", key="k"),
+        lambda: gateway.get("pay_1"),
+        lambda: gateway.find("O-1"),
+        lambda: gateway.cancel("pay_1", key="k"),
+        lambda: gateway.refund("pay_1", amount=PRICE, currency="USD", key="k"),
+        lambda: gateway.totals("USD"),
+        listed,
+    ]
+    for ask in asks:
+        with pytest.raises(PaymentError) as error:
+            await ask()
+        yield error.value
+
+
+RUBBISH: dict[str, bytes] = {
+    "nothing": b"",
+    "noise": b"\x00\xff\xfe rubbish \r\n\r\n",
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "half a body": http(good())[:-20],
+    "no body": http(),
+    "a web page": http(b"<html>It works!</html>"),
+    "null": http(None),
+    "a number": http(1),
+    "a list": http([1]),
+    "an empty object": http({}),
+    "an error as success": http({"error": {"code": "x", "message": "y"}}),
+    "not UTF-8": http(b'{"id": "\xff"}'),
+    "deep": http(b"[" * 100_000),
+    "deep error": http(b'{"error":' * 100_000, "500 Oh"),
+    "endless number": http(b"9" * 100_000),
+    "packed": http(b"\x1f\x8b\x08\x00rubbish", "200 OK", "Content-Encoding: gzip"),
+    "huge": http(b" " * 9_000_000),
+    "elsewhere": http(b"", "302 Found", "Location: http://127.0.0.1:1/"),
+    "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "server error": http(b"<html>", "500 Internal Server Error"),
+    "bad gateway": http(b"", "502 Bad Gateway"),
+    "overloaded": http({"error": {"code": "overloaded", "message": "later"}}, "503 Service Unavailable"),
+    "too many": http({"error": {"code": "rate_limit", "message": "later", "retryable": False}}, "429 Too Many Requests"),
+    "an unclear no": http(b"<html>", "402 Payment Required"),
+    "a no with a wrong type": http({"error": {"code": 7, "message": None}}, "402 Payment Required"),
+    "a no that is a list": http([[]], "402 Payment Required"),
+}
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH.keys())
+async def test_rubbish_is_a_retryable_gateway_error(rubbish: bytes) -> None:
+    async with gateway_that_says(rubbish) as gateway:
+        async for error in asked_in_every_way(gateway):
+            assert type(error) is PaymentGatewayError
+            assert error.retryable
+            json.dumps(error.details()).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (http(b"<html>", "404 Not Found"), "http_404"),
+        (http({"error": {"code": "forbidden", "message": "no"}}, "403 Forbidden"), "forbidden"),
+        (http({"error": {"code": "EVIL <b>", "message": "no"}}, "400 Bad Request"), "http_400"),
+    ],
+)
+async def test_other_refusals_are_for_good(answer: bytes, code: str) -> None:
+    async with gateway_that_says(answer) as gateway:
+        async for error in asked_in_every_way(gateway):
+            assert (type(error), error.error_code, error.retryable) == (PaymentGatewayError, code, False)
+
+
+async def test_a_refusal_s_text_is_tamed() -> None:
+    text = "no\x00\x1b[31m\n" + "x" * 10_000
+    async with gateway_that_says(http({"error": {"code": "card_declined", "message": text}}, "402 Payment Required")) as gateway:
+        async for error in asked_in_every_way(gateway):
+            assert type(error) is PaymentDeclined
+            assert error.error_message.startswith("no??[31m?xxx")
+            assert len(error.error_message) <= 300
+
+
+CONTRADICTIONS: list[dict[str, Any]] = [
+    {"id": LOST},
+    {"id": "pay_2"},
+    {"id": 1},
+    {"id": "../x"},
+    {"id": "pay_1\n"},
+    {"order_id": LOST},
+    {"order_id": None},
+    {"status": "paid"},
+    {"status": None},
+    {"status": "created"},
+    {"status": "declined"},
+    {"amount": "1059"},
+    {"amount": 1059.0},
+    {"amount": True},
+    {"amount": -1059},
+    {"amount": 10**30},
+    {"currency": "usd"},
+    {"currency": LOST},
+    {"refunded": 60},
+    {"refunded": 0},
+    {"refunded": 1060, "refunds": []},
+    {"fee": -1},
+    {"fee": None},
+    {"method": 1},
+    {"charge_id": None},
+    {"charged_at": None},
+    {"charged_at": "yesterday"},
+    {"charged_at": "2026-01-02T03:04:06"},
+    {"charged_at": 1},
+    {"created_at": LOST},
+    {"refunds": {}},
+    {"refunds": [GOOD["refunds"][0] | {"payment_id": "pay_2"}]},
+    {"refunds": [GOOD["refunds"][0] | {"currency": "EUR"}]},
+    {"refunds": [GOOD["refunds"][0] | {"amount": 58}]},
+]
+
+
+@pytest.mark.parametrize("changes", CONTRADICTIONS, ids=lambda changes: ascii(changes).replace(repr(LOST), "lost")[:60])
+async def test_a_payment_that_cannot_be_true_is_not_believed(changes: dict[str, Any]) -> None:
+    async with gateway_that_says(http(good(**changes))) as gateway:
+        asks = [gateway.confirm("pay_1", key="k"), gateway.cancel("pay_1", key="k"), gateway.get("pay_1")]
+        if changes in ({"status": "paid"}, {"order_id": LOST}):
+            asks.append(new(gateway, "O-1"))
+        for ask in asks:
+            with pytest.raises(PaymentGatewayError) as error:
+                await ask
+            assert (error.value.error_code, error.value.retryable) == ("bad_answer", True)
+
+
+@pytest.mark.parametrize("changes", [{"order_id": "O-2"}, {"amount": 1060}, {"currency": "CAD", "refunded": 0, "refunds": []}], ids=str)
+async def test_another_payment_than_was_created_is_not_believed(changes: dict[str, Any]) -> None:
+    async with gateway_that_says(http(good(**changes))) as gateway:
+        with pytest.raises(PaymentGatewayError, match="bad_answer"):
+            await new(gateway, "O-1")
+
+
+@pytest.mark.parametrize("changes", [{"payment_id": "pay_2"}, {"amount": 60}, {"currency": "EUR"}, {"id": LOST}], ids=ascii)
+async def test_another_refund_than_was_asked_for_is_not_believed(changes: dict[str, Any]) -> None:
+    refund = {name: value for name, value in (GOOD["refunds"][0] | changes).items() if value is not LOST}
+    async with gateway_that_says(http(refund)) as gateway:
+        with pytest.raises(PaymentGatewayError, match="bad_answer"):
+            await gateway.refund("pay_1", amount=Decimal("0.59"), currency="USD", key="k")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"data": [good(order_id="O-2")], "has_more": False},
+        {"data": [good(), good(order_id="O-2", id="pay_2", refunded=0, refunds=[])], "has_more": False},
+        {"data": [good(), good()], "has_more": False},
+        {"data": [good()], "has_more": True},
+        {"data": [good()]},
+        {"data": good(), "has_more": False},
+        {"data": [good(charge_id=None)], "has_more": False},
+    ],
+    ids=range(7),
+)
+async def test_other_orders_payments_are_not_believed(page: dict[str, Any]) -> None:
+    async with gateway_that_says(http(page)) as gateway:
+        with pytest.raises(PaymentGatewayError, match="bad_answer"):
+            await gateway.find("O-1")
+
+
+@pytest.mark.parametrize("data", [[], [good()]], ids=["empty", "the same"])
+async def test_a_listing_that_goes_in_circles_ends(data: list[Any]) -> None:
+    async with gateway_that_says(http({"data": data, "has_more": True})) as gateway:
+        with pytest.raises(PaymentGatewayError, match="bad_answer"):
+            assert [payment async for payment in gateway.list_payments()] == []
+
+
+@pytest.mark.parametrize(
+    "totals",
+    [
+        [{"currency": "USD", "charged": 1, "refunded": 2}],
+        [{"currency": "USD", "charged": 1, "refunded": 0}] * 2,
+        [{"currency": "USD", "charged": "1", "refunded": 0}],
+        {"USD": 1},
+    ],
+    ids=range(4),
+)
+async def test_totals_that_cannot_be_true_are_not_believed(totals: object) -> None:
+    async with gateway_that_says(http(totals)) as gateway:
+        with pytest.raises(PaymentGatewayError, match="bad_answer"):
+            await gateway.totals("USD")
+
+
+async def test_a_good_answer_is_believed() -> None:
+    async with gateway_that_says(http(good(more="is fine"))) as gateway:
+        payment = await gateway.get("pay_1")
+        assert (payment.charged, payment.amount_refunded, payment.fee) == (PRICE, Decimal("0.59"), Decimal("0.61"))
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_a_damaged_answer_is_an_error_or_still_about_the_same_payment(seed: int) -> None:
+    draw = random.Random(seed)
+    answer = bytearray(http(good()))
+    for _ in range(draw.randint(1, 3)):
+        answer[draw.randrange(len(answer))] = draw.randrange(256)
+    async with gateway_that_says(bytes(answer)) as gateway:
+        try:
+            payment = await gateway.get("pay_1")
+        except PaymentError:
+            return
+        assert payment.id == "pay_1"
+        assert payment.charged >= payment.amount_refunded
+
+
+# -- silence -----------------------------------------------------------------------------------------------------------
+
+
+async def test_silence_is_a_timeout() -> None:
+    async with gateway_that_says(None, patience=IMPATIENCE) as gateway:
+        with pytest.raises(PaymentGatewayTimeout):
+            await gateway.confirm("pay_1", key="k")
+
+
+async def test_an_answer_that_drips_is_a_timeout() -> None:
+    """Each byte comes in time, the whole does not."""
+    async with gateway_that_says(http(good()), patience=IMPATIENCE, pause=0.05, drip=1) as gateway:
+        with pytest.raises(PaymentGatewayTimeout):
+            await asyncio.wait_for(gateway.confirm("pay_1", key="k"), PATIENCE / 3)
+
+
+async def test_waiting_for_a_turn_does_not_count() -> None:
+    async with gateway_that_says(http(good()), patience=IMPATIENCE, pause=IMPATIENCE / 4) as gateway:
+        began = time.monotonic()
+        answers = await asyncio.gather(*(gateway.get("pay_1") for _ in range(12)))
+        assert {answer.id for answer in answers} == {"pay_1"}
+        assert time.monotonic() - began > IMPATIENCE
+
+
+async def test_nobody_there_is_a_retryable_error() -> None:
+    async with gateway_that_says(b"") as gateway:
+        pass  # its port is free again
+    async for error in asked_in_every_way(gateway):
+        assert (type(error), error.error_code, error.retryable) == (PaymentGatewayError, "unreachable", True)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://[::1", "http://\ud800"], ids=ascii
+)
+async def test_a_wrong_address_is_a_gateway_error(url: str) -> None:
+    async for error in asked_in_every_way(SandboxGateway(url, IMPATIENCE, 1)):
+        assert type(error) is PaymentGatewayError
+
+
+async def test_cancellation_comes_through_and_frees_its_turn() -> None:
+    async with gateway_that_says(None, patience=IMPATIENCE) as gateway:
+        waiting = [asyncio.ensure_future(gateway.get("pay_1")) for _ in range(4)]
+        await asyncio.wait(waiting, timeout=0.1)
+        for task in waiting:
+            task.cancel()
+        assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True))
+        with pytest.raises(PaymentGatewayTimeout):
+            await gateway.get("pay_1")
+
+
+async def test_it_works_in_whatever_loop_uses_it(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    gateway = SandboxGateway(process.url, PATIENCE, 2)
+
+    async def elsewhere() -> Payment:
+        return await charged(gateway, "O-1")
+
+    try:
+        paid = await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+        assert await gateway.find("O-1") == [paid]
+        await gateway.aclose()
+        assert await gateway.find("O-1") == [paid]
+        await gateway.aclose()
+    finally:
+        process.kill()
