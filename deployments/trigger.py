@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from deployments.running import use_running_world
 from shop import intake, report, signals
 from shop.errors import OrderConflict
 from shop.intake_content import Content, take_in
@@ -32,6 +33,9 @@ PROCESS_ORDER = "process-order/process-order"
 PROCESS_PENDING = "process-pending-orders/process-pending-orders"
 _POLL_SECONDS = 0.5
 AnyOrder = Order | Mapping[str, Any]
+
+
+use_running_world()
 
 
 def submit_orders(orders: Iterable[AnyOrder]) -> list[Receipt]:
@@ -106,6 +110,8 @@ def wake_pending_lane() -> bool:
 
 
 if __name__ == "__main__":
+    import sys
+
     from deployments.command import main
 
-    main()
+    sys.exit(main())

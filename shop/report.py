@@ -20,12 +20,19 @@ _STEPS = text(
     "SELECT order_id, step, status, attempts, begun_at, extract(epoch FROM ended_at - begun_at)::float AS seconds "
     "FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
 )
+_ENDED = text("SELECT count(*) FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NOT NULL")
 
 
 def read(order_ids: Sequence[str]) -> dict[str, OrderOutcome]:
     """Where these orders stand, by id; unknown ones are left out."""
     with sync_engine(settings().database_url).connect() as connection:
         return _read(connection, order_ids)
+
+
+def count_ended(order_ids: Sequence[str]) -> int:
+    """How many of these orders have an outcome."""
+    with sync_engine(settings().database_url).connect() as connection:
+        return int(connection.execute(_ENDED, {"ids": list(order_ids)}).scalar_one())
 
 
 async def read_one(order_id: str) -> OrderOutcome | None:

@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HOME = Path(__file__).resolve().parent.parent
 """The project's folder."""
+ENV_FILES = (HOME / "var" / "run.env", HOME / ".env")
+"""Later ones go before earlier ones, and the environment before both."""
 
 
 def _psycopg_url(url: str) -> str:
@@ -32,9 +34,7 @@ Seconds = Annotated[float, Field(gt=0)]
 class Settings(BaseSettings):
     """What can be set, with its default. Names are those of the environment variables, in lower case."""
 
-    model_config = SettingsConfigDict(
-        env_file=(HOME / "var" / "run.env", HOME / ".env"), env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
-    )
+    model_config = SettingsConfigDict(env_file=ENV_FILES, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True)
 
     # where things are
     database_url: Annotated[str, AfterValidator(_psycopg_url)] = "postgresql+psycopg://postgres@localhost/shop"
