@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,12 +19,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deployments.samples import given_back, load_samples
+from deployments.samples import load_samples
 from deployments.samples.runner import Ended, run_samples
-from deployments.stack.display import STYLES, Display
+from deployments.stack.display import Display
 from deployments.stack.environment import given
 from deployments.stack.errors import Interrupted, StackError
 from deployments.stack.stack import HOME, Options, Stack
+from deployments.table import STYLES, outcome_table
 from shop.money import show
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _run(console: Console, *, demo: bool) -> int:
         ended = _send_samples(stack, display)
         display.close()
         books = _books_at_rest(stack)
-        console.print(_results(ended), _notes(ended), _books(books))
+        console.print(outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]), _notes(ended), _books(books))
         if demo:
             return 0 if books.balanced and not any(each.differences for each in ended) else 1
         console.print(_how_to_go_on(stack))
@@ -112,39 +112,6 @@ def _books_at_rest(stack: Stack) -> Books:
     return books
 
 
-def _results(ended: Sequence[Ended]) -> Table:
-    table = Table(title="Sample orders", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("order", "outcome", "failing step", "undone"):
-        table.add_column(column, overflow="fold")
-    for column in ("charged", "refunded", "time"):
-        table.add_column(column, justify="right", overflow="fold")
-    for each in ended:
-        name = str(each.outcome.outcome) if each.outcome else "no outcome"
-        style = STYLES.get(name, "")
-        if (outcome := each.outcome) is None:
-            table.add_row(each.order_id, Text(name, style), "", "", "", "", f"{each.seconds:.1f} s")
-        else:
-            charged, refunded = (_money(amount, outcome.currency) for amount in (outcome.amount_charged, outcome.amount_refunded))
-            took = f"{outcome.seconds:.2f} s" if outcome.seconds is not None else ""
-            table.add_row(each.order_id, Text(name, style), outcome.failing_step or "", _undone(outcome), charged, refunded, took)
-    return table
-
-
-def _undone(outcome: OrderOutcome) -> Text:
-    text = Text()
-    for undone in outcome.undone:
-        if undone.compensation in given_back(outcome):
-            text.append(f"{undone.compensation}\n")
-        elif undone.status == "failed":
-            text.append(f"{undone.compensation} failed\n", STYLES["needs_attention"])
-    text.rstrip()
-    return text
-
-
-def _money(amount: Decimal, currency: str) -> str:
-    return show(amount, currency) if amount else ""
-
-
 def _notes(ended: Sequence[Ended]) -> Text:
     """What the table cannot say."""
     text = Text()
@@ -176,10 +143,10 @@ def _how_to_go_on(stack: Stack) -> Text:
     python = Path(sys.executable)
     if python.is_relative_to(HOME):
         python = python.relative_to(HOME)
-    env_file = stack.env_file.relative_to(HOME) if stack.env_file.is_relative_to(HOME) else stack.env_file
     text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
-    text.append("Send an order:     from another shell in this folder\n")
-    text.append(f"    set -a; . {env_file}; set +a\n", "cyan")
+    text.append("Send an order:     from another shell, in this folder\n")
+    if stack.env_file != HOME / "var" / "run.env":  # which every command in this folder reads by itself
+        text.append(f"    set -a; . {stack.env_file}; set +a\n", "cyan")
     text.append(f"    {python} -m deployments.trigger orders.json\n", "cyan")
     text.append("    or from Python: from deployments.trigger import submit_orders, run_order\n")
     return text.append("Stop:              Ctrl-C (the data is kept)\n")

@@ -64,6 +64,7 @@ async def remember_failures(orders: Sequence[OrderUnderWay]) -> None:
             if o.failure
         ]
         if rows:
+            await journal.write_remembered(tx, held)
             await tx.execute(_REMEMBER, {"rows": as_json(rows)})
 
 
@@ -94,6 +95,7 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
             if refunded > 0:
                 refunds.append(outbox.Message(order.id, outbox.Kind.REFUND, {"amount": str(refunded), "currency": currency}))
         if rows:
+            await journal.write_remembered(tx, held)
             await tx.execute(_FINISH, {"rows": as_json(rows)})
             await outbox.put(tx, refunds)
             await tx.execute(_TELL, {"channel": FINISHED})

@@ -66,7 +66,7 @@ def _store(connection: Connection, read: Sequence[Content | UnusableOrder]) -> l
             "contents": [content.text for content in first.values()],
             "fingerprints": [content.fingerprint for content in first.values()],
         }
-        new = set(connection.execute(_INSERT, sent).scalars())
+        new = set(connection.execute(_INSERT, sent).scalars().all())
         if len(new) < len(first):
             known = {row.id: row for row in connection.execute(_KNOWN, {"ids": [i for i in first if i not in new]})}
         if new:

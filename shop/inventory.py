@@ -69,7 +69,7 @@ class ReleaseResult(BaseModel):
 
 async def reserve(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReservationResult | OrderError]:
     """All items of an order or none, in the sequence of the orders. A second call for the same order finds the first one's."""
-    held = {row.order_id: row for row in await tx.execute(_HELD, {"ids": [order.id for order in orders]}) if row.state == "held"}
+    held = await _held(tx, [order.id for order in orders])
     asking = [order for order in orders if order.id not in held]
     available = await _lock({product for order in asking for product in order.order.wanted}, tx)
     taken: Counter[str] = Counter()
@@ -150,7 +150,7 @@ def _result(order: OrderUnderWay) -> ReservationResult:
 
 async def _held(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int]]:
     rows = await tx.execute(_HELD, {"ids": list(order_ids)})
-    return {row.order_id: row.items for row in rows if row.state == "held"}
+    return {row.order_id: row.items for row in rows.all() if row.state == "held"}
 
 
 async def _lock(product_ids: Iterable[str], tx: Tx) -> dict[str, int]:
@@ -158,7 +158,7 @@ async def _lock(product_ids: Iterable[str], tx: Tx) -> dict[str, int]:
     ids = sorted(set(product_ids))
     if not ids:
         return {}
-    return {row.id: row.available for row in await tx.execute(_LOCK_PRODUCTS, {"ids": ids})}
+    return {row.id: row.available for row in (await tx.execute(_LOCK_PRODUCTS, {"ids": ids})).all()}
 
 
 async def _move(tx: Tx, *, on_hand: Mapping[str, int] | None = None, reserved: Mapping[str, int]) -> None:

@@ -6,6 +6,7 @@ that another worker has claimed since is marked `lost` and left out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,25 +40,25 @@ _LOAD = text(
     "undo_due, undo_status, undo_number, undo_attempts, undo_result, undo_error "
     "FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
 )
-# FOR SHARE: a claim has to wait for, or skip, an order that is being written about.
+# FOR SHARE: a claim has to wait for, or skip, an order that is being written about. Locked by id, as everywhere.
+# Not "outcome IS NULL", which makes the planner scan the index of all open orders instead of looking these up.
 _HOLD = text(
-    "SELECT o.id FROM customer_order o JOIN unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS mine(id, fence) ON mine.id = o.id "
-    "WHERE o.fence = mine.fence AND o.outcome IS NULL ORDER BY o.id FOR SHARE OF o"
+    "SELECT o.id FROM unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS mine(id, fence) "
+    "JOIN customer_order o ON o.id = mine.id AND o.fence = mine.fence WHERE coalesce(o.outcome, '') = '' ORDER BY o.id FOR SHARE OF o"
 )
 # A step that is begun again keeps its place in the sequence, unless it had been undone meanwhile.
 _UPSERT = text(
     """
-    INSERT INTO order_step AS s (order_id, step, status, result, error, undo_due, begun_at, ended_at)
-    SELECT r.order_id, :step, r.status, r.result, r.error, r.undo_due, now(),
-           CASE WHEN r.status = 'begun' THEN NULL ELSE clock_timestamp() END
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, status text, result jsonb, error jsonb, undo_due boolean)
+    INSERT INTO order_step AS s (order_id, step, status, attempts, result, error, undo_due, begun_at, ended_at)
+    SELECT r.order_id, r.step, r.status, r.attempts, r.result, r.error, r.undo_due, now() - make_interval(secs => r.begun_ago),
+           CASE WHEN r.status <> 'begun' THEN clock_timestamp() - make_interval(secs => r.ended_ago) END
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
+        order_id text, step text, status text, attempts int, result jsonb, error jsonb, undo_due boolean, begun_ago float, ended_ago float)
     ON CONFLICT (order_id, step) DO UPDATE
-    SET status = excluded.status, result = excluded.result, error = excluded.error, undo_due = excluded.undo_due,
-        ended_at = excluded.ended_at,
-        attempts = s.attempts + CASE WHEN :again THEN 1 ELSE 0 END,
+    SET status = excluded.status, attempts = excluded.attempts, result = excluded.result, error = excluded.error,
+        undo_due = excluded.undo_due, ended_at = excluded.ended_at,
         number = CASE WHEN s.undo_status = 'done' THEN excluded.number ELSE s.number END,
-        undo_status = NULL, undo_result = NULL, undo_error = NULL
-    RETURNING s.order_id, s.number, s.attempts
+        undo_status = NULL, undo_number = NULL, undo_result = NULL, undo_error = NULL
     """
 )
 _NOTE = text(
@@ -84,11 +85,17 @@ class Record:
     """What is to be written about one order's step, or about its compensation."""
 
     under_way: OrderUnderWay
+    step: str
     status: str
     """`begun`, `done` or `failed`."""
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     undo_due: bool = False
+    again: bool = True
+    """Whether this is an attempt of its own, and not the end of one that was written as begun."""
+    began: float | None = None
+    ended: float | None = None
+    """When, by `time.monotonic()`; None: as it is written."""
 
 
 async def claim(
@@ -103,7 +110,7 @@ async def claim(
         rows = await tx.execute(_CLAIM_THESE, {**parameters, "ids": list(ids)})
     else:
         rows = await tx.execute(_CLAIM_BEGUN if begun else _CLAIM_ANY, parameters)
-    claimed = sorted(rows.mappings(), key=lambda row: int(row["number"]))
+    claimed = sorted(rows.mappings().all(), key=lambda row: int(row["number"]))
     orders = [OrderUnderWay(row["id"], row["content"], row["fence"], row["takeovers"], row["submitted_at"]) for row in claimed]
     for order, row in zip(orders, claimed, strict=True):
         if row["failure"] is not None:
@@ -118,8 +125,8 @@ async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
         return
     by_id = {order.id: order for order in orders}
     for order in orders:
-        order.journal = {}
-    for row in (await tx.execute(_LOAD, {"ids": list(by_id)})).mappings():
+        order.journal, order.unwritten = {}, []
+    for row in (await tx.execute(_LOAD, {"ids": list(by_id)})).mappings().all():
         fields = dict(row)
         order_id = fields.pop("order_id")
         by_id[order_id].journal[row["step"]] = Entry(**fields)
@@ -131,24 +138,64 @@ async def hold(tx: Tx, orders: Iterable[OrderUnderWay]) -> list[OrderUnderWay]:
     if not mine:
         return []
     rows = await tx.execute(_HOLD, {"ids": [order.id for order in mine], "fences": [order.fence for order in mine]})
-    held = set(rows.scalars())
+    held = set(rows.scalars().all())
     for order in mine:
         order.lost = order.id not in held
     return [order for order in mine if not order.lost]
 
 
-async def write(tx: Tx, step: str, records: Sequence[Record], *, again: bool) -> None:
-    """Writes one row for each record. `again`: counts as an attempt if the row is there already."""
-    if not records:
-        return
-    rows = [{"order_id": r.under_way.id, "status": r.status, "result": r.result, "error": r.error, "undo_due": r.undo_due} for r in records]
-    written = await tx.execute(_UPSERT, {"step": step, "rows": as_json(rows), "again": again})
-    numbers = {row.order_id: (row.number, row.attempts) for row in written}
-    for r in records:
-        number, attempts = numbers[r.under_way.id]
-        old = r.under_way.journal.get(step)
-        notes = old.notes if old else {}
-        r.under_way.journal[step] = Entry(step, r.status, number, attempts, notes, r.result, r.error, r.undo_due)
+def remember(records: Iterable[Record]) -> None:
+    """Notes the end of steps that changed nothing; it is written together with what comes next. A crash before costs doing them again."""
+    for record in records:
+        _know(record)
+        record.under_way.unwritten.append(record)
+
+
+async def write(tx: Tx, records: Sequence[Record]) -> None:
+    """Writes one row for each record, after what its order has yet unwritten."""
+    rows = []
+    now = time.monotonic()
+    for record in records:
+        for earlier in record.under_way.unwritten:
+            rows.append(_row(earlier, now))
+        record.under_way.unwritten = []
+        _know(record)
+        rows.append(_row(record, now))
+    if rows:
+        await tx.execute(_UPSERT, {"rows": as_json(rows)})
+
+
+async def write_remembered(tx: Tx, orders: Iterable[OrderUnderWay]) -> None:
+    """Writes what the orders have yet unwritten."""
+    now = time.monotonic()
+    rows = [_row(record, now) for order in orders for record in order.unwritten]
+    for order in orders:
+        order.unwritten = []
+    if rows:
+        await tx.execute(_UPSERT, {"rows": as_json(rows)})
+
+
+def _know(record: Record) -> None:
+    journal, step = record.under_way.journal, record.step
+    old = journal.get(step)
+    number = old.number if old and old.undo_status != "done" else 1 + max((entry.number for entry in journal.values()), default=0)
+    attempts = (old.attempts if old else 0) + (1 if record.again else 0)
+    notes = old.notes if old else {}
+    journal[step] = Entry(step, record.status, number, attempts, notes, record.result, record.error, record.undo_due)
+
+
+def _row(record: Record, now: float) -> dict[str, Any]:
+    return {
+        "order_id": record.under_way.id,
+        "step": record.step,
+        "status": record.status,
+        "attempts": record.under_way.journal[record.step].attempts,
+        "result": record.result,
+        "error": record.error,
+        "undo_due": record.undo_due,
+        "begun_ago": now - record.began if record.began else 0.0,
+        "ended_ago": now - record.ended if record.ended else 0.0,
+    }
 
 
 async def note(tx: Tx, notes: Sequence[tuple[OrderUnderWay, str, dict[str, Any]]]) -> None:
@@ -161,7 +208,7 @@ async def note(tx: Tx, notes: Sequence[tuple[OrderUnderWay, str, dict[str, Any]]
 async def begin_undo(tx: Tx, step: str, orders: Sequence[OrderUnderWay]) -> None:
     """Says that the compensation is being tried."""
     rows = await tx.execute(_BEGIN_UNDO, {"step": step, "ids": [order.id for order in orders]})
-    begun = {row.order_id: (row.undo_number, row.undo_attempts) for row in rows}
+    begun = {row.order_id: (row.undo_number, row.undo_attempts) for row in rows.all()}
     for order in orders:
         entry = order.journal[step]
         entry.undo_status, (entry.undo_number, entry.undo_attempts) = "begun", begun[order.id]

@@ -30,7 +30,8 @@ def decimals(currency: str) -> int:
 
 def fits(amount: Decimal, currency: str) -> bool:
     """Whether the amount is a whole number of the currency's smallest units."""
-    return amount == round_to(amount, currency)
+    exponent = amount.as_tuple().exponent
+    return (isinstance(exponent, int) and -exponent <= decimals(currency)) or amount == round_to(amount, currency)
 
 
 def round_to(amount: Decimal, currency: str) -> Decimal:

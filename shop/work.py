@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -81,28 +82,38 @@ class Work:
         entry = order.journal.get(self.step.name)
         return entry is not None and entry.undo_due
 
+    @property
+    def changes_nothing(self) -> bool:
+        """A step without an effect needs no intent, and its end is written with what comes next."""
+        return not self.undo and self.step.kind is Kind.READ_ONLY
+
     async def begin(self, tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
         """Journals the intent."""
         if self.undo:
             await journal.begin_undo(tx, self.step.name, orders)
-        else:
+        elif not self.changes_nothing:
             due = self.step.kind is Kind.COMPENSATABLE
-            await journal.write(tx, self.step.name, [Record(order, "begun", undo_due=due) for order in orders], again=True)
+            await journal.write(tx, [Record(order, self.step.name, "begun", undo_due=due) for order in orders])
 
     async def record(self, tx: Tx, ends: Mapping[OrderUnderWay, Result | OrderError], *, begun: bool) -> None:
-        """Journals the ends. A failure inside its own transaction did nothing, so that nothing is due; one outside may have."""
-        records = []
-        for order, end in ends.items():
-            failed = isinstance(end, OrderError)
-            due = self.step.kind is Kind.COMPENSATABLE and (begun or not failed)
-            if isinstance(end, OrderError):
-                records.append(Record(order, "failed", error=end.details(), undo_due=due))
-            else:
-                records.append(Record(order, "done", result=_json(end), undo_due=due))
+        """Journals the ends."""
+        records = self.records(ends, begun=begun)
         if self.undo:
             await journal.write_undo(tx, self.step.name, records)
         else:
-            await journal.write(tx, self.step.name, records, again=not begun)
+            await journal.write(tx, records)
+
+    def records(self, ends: Mapping[OrderUnderWay, Result | OrderError], *, begun: bool, began: float | None = None) -> list[Record]:
+        """The ends as the journal has them. A failure inside its own transaction did nothing, so that nothing is due; one outside may
+        have done something."""
+        compensatable, step = self.step.kind is Kind.COMPENSATABLE, self.step.name
+        ended = time.monotonic() if began else None
+        return [
+            Record(order, step, "failed", None, end.details(), compensatable and begun, not begun, began, ended)
+            if isinstance(end, OrderError)
+            else Record(order, step, "done", _json(end), None, compensatable, not begun, began, ended)
+            for order, end in ends.items()
+        ]
 
     def settle(self, ends: Mapping[OrderUnderWay, Result | OrderError]) -> None:
         """Sorts the orders by how they ended. Raises a single order's failure, so that its task run fails, and retries if that can
@@ -135,30 +146,39 @@ async def run_in_database(work: Work, action: DatabaseAction) -> None:
     """Effect and journal in one transaction. Raises only what concerns all orders, or a single one's own failure."""
     if not (todo := await work.start()):
         return
-    ends: dict[OrderUnderWay, Result | OrderError] = {}
     try:
         async with asyncio.timeout(work.step.time_limit), transaction() as tx:
-            held = await journal.hold(tx, todo)
-            if held:
-                if work.undo:
-                    await work.begin(tx, held)
-                by_id = await action(tx, held)
-                ends = {order: by_id[order.id] for order in held}
-                await work.record(tx, ends, begun=work.undo)
+            ends = await _act(work, action, tx, todo)
     except TimeoutError as error:
         raise StepTimeout(work.step.name, work.step.time_limit) from error
     except Exception as error:
         if is_database_trouble(error):
             raise
-        # One order spoiled the statement for all: each goes on alone, and the culprit fails alone.
-        broken = _broken(work, error)
-        if len(todo) == 1:
-            await _record_broken(work, todo[0], broken)
-        if len(work.orders) > 1:
+        if len(work.orders) > 1:  # one order spoiled the statement for all: each goes on alone, and the culprit fails alone
             work.alone += todo
             return
+        broken = _broken(work, error)
+        await _record_broken(work, todo[0], broken)
         ends = {todo[0]: broken}
     work.settle(ends)
+
+
+async def _act(work: Work, action: DatabaseAction, tx: Tx, todo: list[OrderUnderWay]) -> dict[OrderUnderWay, Result | OrderError]:
+    if work.changes_nothing:
+        began = time.monotonic()
+        by_id = await action(tx, todo)
+        ends = {order: by_id[order.id] for order in todo}
+        journal.remember(work.records(ends, begun=False, began=began))
+        return ends
+    held = await journal.hold(tx, todo)
+    if not held:
+        return {}
+    if work.undo:
+        await work.begin(tx, held)
+    by_id = await action(tx, held)
+    ends = {order: by_id[order.id] for order in held}
+    await work.record(tx, ends, begun=work.undo)
+    return ends
 
 
 async def _record_broken(work: Work, order: OrderUnderWay, broken: OrderError) -> None:
@@ -173,8 +193,8 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
     """Intent, act, result. Raises only what concerns all orders, or a single one's own failure."""
     if not (todo := await work.start()):
         return
-    held = todo
-    if work.undo or work.step.kind is not Kind.READ_ONLY:
+    held, began = todo, time.monotonic()
+    if not work.changes_nothing:
         async with transaction() as tx:
             held = await journal.hold(tx, todo)
             if held:
@@ -194,11 +214,14 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
             work.alone.append(order)
         elif (end := _end(work, order, call)) is not None:
             ends[order] = end
-    # A READ_ONLY step has no row yet: its record is its first. A failure that may pass stays "begun" until it is clear.
+    # In a batch, a failure that may pass stays "begun": it is not the end of it.
     final = {order: end for order, end in ends.items() if not (isinstance(end, OrderError) and end.retryable and len(work.orders) > 1)}
-    async with transaction() as tx:
-        still = set(await journal.hold(tx, final))
-        await work.record(tx, {o: end for o, end in final.items() if o in still}, begun=work.undo or work.step.kind is not Kind.READ_ONLY)
+    if work.changes_nothing:
+        journal.remember(work.records(final, begun=False, began=began))
+    elif final:
+        async with transaction() as tx:
+            still = set(await journal.hold(tx, final))
+            await work.record(tx, {order: end for order, end in final.items() if order in still}, begun=True)
     work.settle({order: end for order, end in ends.items() if not order.lost})
 
 

@@ -9,11 +9,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.table import given_back
 from shop.outcomes import OrderOutcome, Outcome
 
 _FOLDER = Path(__file__).parent
-DONE = frozenset({"success"})
-"""The statuses of a compensation that gave something back."""
 
 
 class Expected(BaseModel):
@@ -71,11 +70,6 @@ class Sample(BaseModel):
             left.remove(best)
             assigned.append(best)
         return assigned
-
-
-def given_back(outcome: OrderOutcome) -> list[str]:
-    """The compensations that gave something back, in the order in which they ran."""
-    return [undone.compensation for undone in outcome.undone if undone.status in DONE]
 
 
 def load_samples() -> list[Sample]:

@@ -16,16 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.stack.stack import STOPPING
-
-STYLES: Mapping[str, str] = {
-    "completed": "green",
-    "rejected": "yellow",
-    "out_of_stock": "yellow",
-    "compensated": "cyan",
-    "needs_attention": "bold red",
-    "no outcome": "bold red",
-}
-"""The colour of each outcome."""
+from deployments.table import STYLES
 
 
 class Display:

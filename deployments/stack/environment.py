@@ -59,11 +59,3 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> None:
 def _quoted(value: str) -> str:
     """In single quotes, which shells and dotenv files read alike."""
     return "'" + value.replace("'", "%27") + "'" if "://" in value else "'" + value.replace("'", "'\\''") + "'"
-
-
-def adopt_run_env(path: Path) -> None:
-    """Lets this process find the world that `make run` runs in this folder, as far as its environment does not say otherwise.
-    Our settings read that file themselves; this is for Prefect, which does not."""
-    missing = {name: value for name, value in dotenv_values(path).items() if value and not os.environ.get(name)}
-    if missing:
-        set_environment(missing)

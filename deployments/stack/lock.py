@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from deployments.stack.errors import AlreadyRunning
+from deployments.stack.errors import AlreadyRunning, StackError
 
 
 class RunLock:
@@ -19,9 +19,15 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def take(self) -> None:
-        """Raises AlreadyRunning, saying who has it, when another process does."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("a+", encoding="utf-8")
+        """Raises AlreadyRunning, saying who has it, when another process does; StackError when the folder cannot be written."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise StackError(
+                f"cannot write to {self._path.parent.parent} ({error.strerror}). If it was made by another user, such as root, "
+                "run as that one, delete it, or give this one a folder of its own: VAR_DIR=/some/folder"
+            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -128,6 +128,11 @@ class EmbeddedPostgres:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         if account:
             let_reach(account, self.data_dir)
+        elif self.data_dir.exists() and (owner := self.data_dir.stat().st_uid) != os.geteuid():
+            raise StackError(
+                f"the data folder {self.data_dir} belongs to another user (uid {owner}; was it made as root?). "
+                "Run as that user, or delete the folder to begin with an empty one"
+            )
         if not (self.data_dir / "PG_VERSION").exists():
             # In another folder first: one that was left half made must never look like a whole one.
             fresh = self.data_dir.with_name(f"{self.data_dir.name}.new")
@@ -139,11 +144,6 @@ class EmbeddedPostgres:
                 self._refuse_foreign_folder()
                 self.data_dir.rmdir()
             fresh.rename(self.data_dir)
-        elif account is None and self.data_dir.stat().st_uid != os.geteuid():
-            raise StackError(
-                f"the data folder {self.data_dir} belongs to another user (uid {self.data_dir.stat().st_uid}; was it made as root?). "
-                "Run as that user, or delete the folder to begin with an empty one"
-            )
 
     def _refuse_foreign_folder(self) -> None:
         if any(self.data_dir.iterdir()):

@@ -48,7 +48,7 @@ class FulfilmentResult(BaseModel):
 async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, FulfilmentResult | OrderError]:
     """Ships what can be shipped. A second call for the same order finds the first one's parcel."""
     carrier, s = EmbeddedCarrier(settings()), settings()
-    known = {row.order_id: row for row in await tx.execute(_SHIPPED, {"ids": [order.id for order in orders]})}
+    known = {row.order_id: row for row in (await tx.execute(_SHIPPED, {"ids": [order.id for order in orders]})).all()}
     results: dict[str, FulfilmentResult | OrderError] = {
         i: _result(i, row.tracking_number, carrier, s, row.created_at) for i, row in known.items()
     }

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -513,6 +514,14 @@ async def test_latency_is_waited_for(world: World, order_id: str) -> None:
     assert time.monotonic() - began >= 0.06
 
 
+async def test_a_broken_ledger_is_a_retryable_error() -> None:
+    ledger = Ledger(None)
+    ledger.close()
+    with pytest.raises(PaymentGatewayError) as error:
+        await new(InProcessGateway(ledger), "O-1")
+    assert (error.value.error_code, error.value.retryable) == ("storage_error", True)
+
+
 # -- death -------------------------------------------------------------------------------------------------------------
 
 
@@ -581,6 +590,22 @@ async def test_the_process_says_one_line_takes_its_switches_and_stops_when_told(
         process.kill(signal.SIGTERM)
     assert (tmp_path / "out").read_text() == f"{process.url}\n"
     assert (tmp_path / "err").read_text() == ""
+
+
+def test_the_process_says_in_a_line_why_it_cannot_start(tmp_path: Path) -> None:
+    def start(*options: str, **environment: str) -> str:
+        command = [sys.executable, "-m", "shop.payments.sandbox", *options]
+        ended = subprocess.run(
+            command, cwd=HOME, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        assert (ended.returncode, ended.stdout) == (1, "")
+        return ended.stderr
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "Address already in use" in start("--port", str(taken.getsockname()[1]))
+    assert "error_rate" in start("--port", "0", SANDBOX_ERROR_RATE="7")
+    (tmp_path / "ledger.db").write_text("no database " * 1000)
+    assert "not a database" in start("--port", "0", "--db", str(tmp_path / "ledger.db"))
 
 
 async def test_a_card_number_is_neither_taken_nor_repeated_nor_kept(tmp_path: Path) -> None:
@@ -711,7 +736,6 @@ RUBBISH: dict[str, bytes] = {
     "deep error": http(b'{"error":' * 100_000, "500 Oh"),
     "endless number": http(b"9" * 100_000),
     "packed": http(b"\x1f\x8b\x08\x00rubbish", "200 OK", "Content-Encoding: gzip"),
-    "huge": http(b" " * 9_000_000),
     "elsewhere": http(b"", "302 Found", "Location: http://127.0.0.1:1/"),
     "no content": b"HTTP/1.1 204 No Content\r\n\r\n",
     "server error": http(b"<html>", "500 Internal Server Error"),
@@ -759,6 +783,7 @@ async def test_a_refusal_s_text_is_tamed() -> None:
 CONTRADICTIONS: list[dict[str, Any]] = [
     {"id": LOST},
     {"id": "pay_2"},
+    {"id": "pay_2", "refunded": 0, "refunds": []},
     {"id": 1},
     {"id": "../x"},
     {"id": "pay_1\n"},
@@ -861,6 +886,12 @@ async def test_totals_that_cannot_be_true_are_not_believed(totals: object) -> No
     async with gateway_that_says(http(totals)) as gateway:
         with pytest.raises(PaymentGatewayError, match="bad_answer"):
             await gateway.totals("USD")
+
+
+async def test_more_than_any_honest_answer_is_not_read() -> None:
+    async with gateway_that_says(http(json.dumps(good()).encode() + b" " * 9_000_000)) as gateway:
+        with pytest.raises(PaymentGatewayError, match="bad_answer"):
+            await gateway.get("pay_1")
 
 
 async def test_a_good_answer_is_believed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -51,20 +52,24 @@ def main() -> None:
     parser.add_argument("--forget-keys", action="store_true", help="ignore idempotency keys")
     arguments = parser.parse_args()
 
-    behaviour = Behaviour.from_env()
-    if arguments.forget_keys:
-        behaviour = behaviour.model_copy(update={"forget_keys": True})
-    with _listen(arguments.port) as listener, closing(Ledger(arguments.db, behaviour)) as ledger:
-        config = uvicorn.Config(
-            create_app(ledger),
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=60,  # longer than any client's own, so that the server never hangs up on a request
-            timeout_graceful_shutdown=1,  # answers that are held back must not hold up the end
-        )
-        with suppress(KeyboardInterrupt):
-            _Server(config, listener.getsockname()[1], arguments.port_file).run([listener])
+    try:
+        behaviour = Behaviour.from_env()
+        if arguments.forget_keys:
+            behaviour = behaviour.model_copy(update={"forget_keys": True})
+        listener, ledger = _listen(arguments.port), Ledger(arguments.db, behaviour)
+    except (OSError, OverflowError, ValueError, sqlite3.Error) as error:
+        raise SystemExit(f"the sandbox cannot start: {error}") from error
+
+    config = uvicorn.Config(
+        create_app(ledger),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=60,  # longer than any client's own, so that the server never hangs up on a request
+        timeout_graceful_shutdown=1,  # answers that are held back must not hold up the end
+    )
+    with closing(ledger), listener, suppress(KeyboardInterrupt):
+        _Server(config, listener.getsockname()[1], arguments.port_file).run([listener])
 
 
 if __name__ == "__main__":

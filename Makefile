@@ -1,0 +1,45 @@
+# make run   everything on this machine, with sample orders; stays up until Ctrl-C
+# make demo  the same, but leaves when they have ended
+# make test  checks and tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Ctrl-C is for the program: it stops what it started, and tells so itself.
+.PHONY: run demo test lint format bench install
+.DEFAULT_GOAL := run
+
+run: $(STAMP)
+	@exec $(BIN)/python -m deployments.run
+
+demo: $(STAMP)
+	@exec $(BIN)/python -m deployments.run --demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@exec $(BIN)/python -m benchmarks.throughput
+
+install: $(STAMP)
+
+# Installed again only when what is required has changed. A half finished environment has no stamp, and is completed.
+$(STAMP): requirements.txt constraints.txt
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: there is no $(PYTHON) here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())'). Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/python && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Making $(VENV) ..."; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
+	@echo "Installing the requirements into $(VENV): a minute or two, once ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

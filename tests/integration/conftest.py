@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shop.catalogue import load_sample_catalogue
+from shop.database import close_engine, sync_engine
+from shop.payments.gateways import close_gateway
+from shop.settings import settings
+from tests.integration.world import World
+
+
+@pytest.fixture
+def shop_environment(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """This process's shop works on a fresh database and a fresh folder."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("VAR_DIR", str(tmp_path))
+    settings.cache_clear()
+    yield tmp_path
+    sync_engine.cache_clear()
+    settings.cache_clear()
+
+
+@pytest.fixture
+async def world(shop_environment: Path, sandbox: Any, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    """A shop with the sample catalogue and a sandbox gateway; no Prefect."""
+    monkeypatch.setenv("PAYMENT_GATEWAY_URL", sandbox.url)
+    monkeypatch.setenv("PAYMENT_TIMEOUT_SECONDS", "1")
+    settings.cache_clear()
+    load_sample_catalogue(database_url)
+    yield World(database_url, sandbox.url, shop_environment)
+    await close_gateway()
+    await close_engine()
+
+
+@pytest.fixture
+async def saga(world: World, prefect_api: Any) -> World:
+    """The same with a Prefect server, to run flows against."""
+    return world
+
+
+@pytest.fixture
+def unique() -> str:
+    """For order ids: the sandbox's ledger lives longer than a test."""
+    return uuid.uuid4().hex[:8]

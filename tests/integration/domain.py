@@ -1,0 +1,151 @@
+"""The shop's own database, without Prefect: orders, leases and stock for the tests of the domain, and what its tables say afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+
+from shop import journal
+from shop.database import close_engine, sync_engine, transaction
+from shop.intake import submit_one
+from shop.journal import Record
+from shop.order import EXAMPLE
+from shop.settings import settings
+from shop.under_way import OrderUnderWay
+
+
+def an_order(order_id: str = "A", *items: tuple[str, int], card: str = "1234", **fields: Any) -> dict[str, Any]:
+    """A valid order; each item is (product, pieces) at 10.00."""
+    lines = [{"product_id": product, "quantity": pieces, "price": "10.00"} for product, pieces in items or [("P", 1)]]
+    total = sum(line["quantity"] for line in lines) * 10  # type: ignore[misc]
+    payment = {"method": "credit_card", "card_last4": card}
+    return {**EXAMPLE, "id": order_id, "items": lines, "total_amount": f"{total}.00", "payment_info": payment, **fields}
+
+
+class Shop:
+    """A fresh database, asked past the code that is tested."""
+
+    async def rows(self, statement: str, **parameters: Any) -> list[Any]:
+        """Runs one statement in a transaction of its own."""
+        async with transaction() as tx:
+            result = await tx.execute(text(statement), parameters)
+            return list(result.all()) if result.returns_rows else []
+
+    async def value(self, statement: str, **parameters: Any) -> Any:
+        """The only value of the only row."""
+        ((value,),) = await self.rows(statement, **parameters)
+        return value
+
+    # -- orders
+
+    async def store(self, *orders: Mapping[str, Any]) -> None:
+        for order in orders:
+            assert (await submit_one(order)).status == "accepted"
+
+    async def lease(self, seconds: float = 3600) -> UUID:
+        """A worker's lease that nobody renews."""
+        lease = uuid4()
+        await self.rows(
+            "INSERT INTO lease (id, holder, until) VALUES (:id, 'test', now() + make_interval(secs => :seconds))", id=lease, seconds=seconds
+        )
+        return lease
+
+    async def claim(self, *ids: str, most: int = 100, lease: UUID | None = None) -> list[OrderUnderWay]:
+        """Claims these orders, or whatever is waiting."""
+        lease = lease or await self.lease()
+        async with transaction() as tx:
+            return await journal.claim(tx, lease, most=most, ids=ids or None)
+
+    async def under_way(self, *orders: Mapping[str, Any]) -> list[OrderUnderWay]:
+        """Stores the orders and claims them."""
+        await self.store(*orders)
+        claimed = await self.claim(*(str(order["id"]) for order in orders))
+        assert len(claimed) == len(orders)
+        return claimed
+
+    async def let_leases_run_out(self) -> None:
+        await self.rows("UPDATE lease SET until = now() - interval '1 second'")
+
+    async def order(self, order_id: str) -> Any:
+        (row,) = await self.rows("SELECT * FROM customer_order WHERE id = :id", id=order_id)
+        return row
+
+    async def step(self, order_id: str, step: str) -> Any:
+        """The journal's row, or None."""
+        rows = await self.rows("SELECT * FROM order_step WHERE order_id = :id AND step = :step", id=order_id, step=step)
+        return rows[0] if rows else None
+
+    async def count(self, table: str) -> int:
+        return int(await self.value(f"SELECT count(*) FROM {table}"))
+
+    # -- stock
+
+    async def add_stock(self, **pieces: int) -> None:
+        for product, n in pieces.items():
+            await self.rows("INSERT INTO product (id, name, received, on_hand) VALUES (:id, :id, :n, :n)", id=product, n=n)
+
+    async def stock(self, product: str) -> tuple[int, int]:
+        """(on hand, reserved)."""
+        ((on_hand, reserved),) = await self.rows("SELECT on_hand, reserved FROM product WHERE id = :id", id=product)
+        return on_hand, reserved
+
+    async def wrong_stock(self) -> list[Any]:
+        """Products whose books do not balance, in one snapshot: on hand + shipped = received, reserved = what is held."""
+        return await self.rows(
+            """
+            WITH pieces AS (
+                SELECT e.key AS id, coalesce(sum(e.value::bigint) FILTER (WHERE r.state = 'shipped'), 0) AS shipped,
+                    coalesce(sum(e.value::bigint) FILTER (WHERE r.state = 'held'), 0) AS held
+                FROM reservation r, jsonb_each_text(r.items) e GROUP BY e.key
+            )
+            SELECT p.*, coalesce(q.shipped, 0) AS shipped, coalesce(q.held, 0) AS held FROM product p LEFT JOIN pieces q ON q.id = p.id
+            WHERE p.on_hand + coalesce(q.shipped, 0) <> p.received OR p.reserved <> coalesce(q.held, 0)
+                OR p.on_hand < p.reserved OR p.reserved < 0
+            """
+        )
+
+
+@asynccontextmanager
+async def opened_shop() -> AsyncIterator[Shop]:
+    """On the database that the settings name."""
+    url = settings().database_url
+    try:
+        yield Shop()
+    finally:
+        await close_engine()
+        sync_engine(url).dispose()
+        sync_engine.cache_clear()
+
+
+async def write(step: str, orders: Iterable[OrderUnderWay], status: str, **fields: Any) -> None:
+    """Journals a step of those orders that are still held, in a transaction of its own."""
+    async with transaction() as tx:
+        held = await journal.hold(tx, orders)
+        await journal.write(tx, [Record(order, step, status, **fields) for order in held])
+
+
+async def begin(step: str, orders: Iterable[OrderUnderWay], *, undo_due: bool = True) -> None:
+    """Journals the intent, as an attempt of its own."""
+    await write(step, orders, "begun", undo_due=undo_due)
+
+
+async def end(step: str, orders: Iterable[OrderUnderWay], **result: Any) -> None:
+    """Journals that the step is done."""
+    await write(step, orders, "done", result=result, undo_due=True, again=False)
+
+
+async def begin_undo(step: str, orders: Iterable[OrderUnderWay]) -> None:
+    """Journals that the compensation is being tried."""
+    async with transaction() as tx:
+        await journal.begin_undo(tx, step, await journal.hold(tx, orders))
+
+
+async def end_undo(step: str, orders: Iterable[OrderUnderWay], result: dict[str, Any] | None, error: dict[str, Any] | None = None) -> None:
+    """Journals how the compensation ended."""
+    async with transaction() as tx:
+        held = await journal.hold(tx, orders)
+        await journal.write_undo(tx, step, [Record(order, step, "failed" if error else "done", result=result, error=error) for order in held])

@@ -1,0 +1,296 @@
+"""Taking orders in: stored once, whoever sends them however often; and no card number anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
+
+from shop import ending, intake, report
+from shop.catalogue import KnownProducts
+from shop.database import Tx
+from shop.errors import OrderConflict, OrderError, OrderRejected, UnusableOrder
+from shop.intake_content import take_in
+from shop.order import Order
+from shop.outcomes import Outcome, Receipt
+from shop.saga import Kind, Saga, Step
+from shop.settings import settings
+from shop.signals import WAITING, listening_sync
+from shop.under_way import OrderUnderWay
+from shop.validation import validate
+from shop.work import Work, run_in_database
+from tests.integration.domain import Shop, an_order, opened_shop
+
+
+@pytest.fixture
+async def shop(database_url: str) -> AsyncIterator[Shop]:
+    async with opened_shop() as shop:
+        yield shop
+
+
+def statuses(receipts: Sequence[Receipt]) -> list[tuple[str | None, str]]:
+    return [(receipt.order_id, receipt.status) for receipt in receipts]
+
+
+async def test_new_orders_are_stored_as_they_came(shop: Shop) -> None:
+    receipts = intake.submit(an_order(i) for i in ("C", "A", "B"))
+    assert statuses(receipts) == [("C", "accepted"), ("A", "accepted"), ("B", "accepted")]
+    rows = await shop.rows("SELECT id, content, outcome, fence, amount_charged FROM customer_order ORDER BY number")
+    assert [row.id for row in rows] == ["C", "A", "B"]
+    assert [Order.model_validate(row.content) for row in rows] == [Order.model_validate(an_order(i)) for i in "CAB"]
+    assert {(row.outcome, row.fence, row.amount_charged) for row in rows} == {(None, 0, 0)}
+
+
+async def test_nothing_at_all_is_fine(shop: Shop) -> None:
+    assert intake.submit([]) == []
+    assert await shop.count("customer_order") == 0
+
+
+async def test_the_same_order_again_is_known(shop: Shop) -> None:
+    intake.submit([an_order("A", notes="hello")])
+    before = await shop.order("A")
+    again = intake.submit([an_order("A", notes="hello"), an_order("A", notes=" hello ", total_amount=10.0), an_order("B")])
+    assert statuses(again) == [("A", "known"), ("A", "known"), ("B", "accepted")]
+    assert statuses([await intake.submit_one(an_order("A", notes="hello"))]) == [("A", "known")]
+    assert await shop.order("A") == before
+    assert await shop.count("customer_order") == 2
+
+
+async def test_a_known_order_tells_its_outcome(shop: Shop) -> None:
+    intake.submit([an_order("A")])
+    assert intake.submit([an_order("A")])[0].outcome is None
+    await shop.rows("UPDATE customer_order SET outcome = 'out_of_stock'")
+    assert intake.submit([an_order("A")])[0].outcome is Outcome.OUT_OF_STOCK
+
+
+async def test_the_same_id_with_other_content_is_refused_and_changes_nothing(shop: Shop) -> None:
+    intake.submit([an_order("A")])
+    before = await shop.order("A")
+    (receipt,) = intake.submit([an_order("A", ("P", 2))])
+    assert statuses([receipt]) == [("A", "refused")]
+    assert "different content" in receipt.reasons[0]
+    assert await shop.order("A") == before
+    assert intake.is_known(take_in(an_order("A")))
+    assert not intake.is_known(take_in(an_order("B")))
+    with pytest.raises(OrderConflict):
+        intake.is_known(take_in(an_order("A", ("P", 2))))
+
+
+async def test_duplicates_within_one_call(shop: Shop) -> None:
+    receipts = intake.submit([an_order("A"), an_order("A"), an_order("B"), an_order("A", ("P", 2)), {"no": "id"}, an_order(" A ")])
+    assert statuses(receipts) == [
+        *[("A", "accepted"), ("A", "known"), ("B", "accepted"), ("A", "refused"), (None, "refused"), ("A", "known")],
+    ]
+    assert (await shop.order("A")).content["total_amount"] == "10.00"
+    assert await shop.count("customer_order") == 2
+
+
+async def test_orders_without_an_id_are_told_and_do_not_hold_up_the_others(shop: Shop) -> None:
+    receipts = intake.submit([None, an_order("A"), {"id": ""}, an_order("a" * 201), an_order("B"), {"id": "4111111111111111"}])
+    assert [receipt.status for receipt in receipts] == ["refused", "accepted", "refused", "refused", "accepted", "refused"]
+    assert all(receipt.reasons for receipt in receipts if receipt.status == "refused")
+    assert "4111" not in str(receipts)
+    assert await shop.rows("SELECT id FROM customer_order ORDER BY id") == [("A",), ("B",)]
+
+
+async def test_invalid_orders_are_stored_to_be_rejected(shop: Shop) -> None:
+    bad: list[dict[str, Any]] = [
+        {"id": "1"},
+        {"id": "2", "items": "none", "total_amount": {"x": [1, None, True]}},
+        {**an_order("3"), "total_amount": -100},
+        {**an_order("4"), "items": [{"quantity": "NaN"}] * 2_000},
+        {"id": "5", "x\x00": "\x00", "y": "\ud800", "z": float("nan"), "n": 10**400},
+        {"id": "6", "deep": json.loads("[" * 500 + "]" * 500)},
+    ]
+    assert {receipt.status for receipt in intake.submit(bad)} == {"accepted"}
+    assert await shop.count("customer_order") == len(bad)
+    assert {receipt.status for receipt in intake.submit(bad)} == {"known"}
+
+
+NASTY_IDS = ['"', "'", "\\", "{}", "{a,b}", "NULL", "null", ",", "a,b", 'a"b\\"c', "$1", "%s", ":id", "\\N", "字", "🙂", "a b", "/../", "\u200b"]
+
+
+async def test_nasty_ids(shop: Shop) -> None:
+    orders = [an_order(i) for i in NASTY_IDS]
+    assert statuses(intake.submit(orders)) == [(i, "accepted") for i in NASTY_IDS]
+    assert statuses(intake.submit(orders)) == [(i, "known") for i in NASTY_IDS]
+    assert sorted(row.id for row in await shop.rows("SELECT id FROM customer_order")) == sorted(NASTY_IDS)
+    assert sorted(report.read(NASTY_IDS)) == sorted(NASTY_IDS)
+    assert sorted(order.id for order in await shop.claim(*NASTY_IDS)) == sorted(NASTY_IDS)
+
+
+async def test_reading_ids_that_nobody_could_have_sent(shop: Shop) -> None:
+    intake.submit([an_order("A")])
+    assert list(report.read(["A", "", "nobody"])) == ["A"]
+    assert await report.read_one("nobody") is None
+
+
+# -- at the same time --------------------------------------------------------------------------------------------------
+
+
+async def test_fifty_at_once_store_the_order_once(shop: Shop) -> None:
+    with ThreadPoolExecutor(50) as pool:
+        receipts = [receipt for batch in pool.map(lambda _: intake.submit([an_order("A")]), range(50)) for receipt in batch]
+    assert sorted(receipt.status for receipt in receipts) == ["accepted", *["known"] * 49]
+    assert await shop.count("customer_order") == 1
+
+
+async def test_fifty_at_once_in_an_event_loop_store_the_order_once(shop: Shop) -> None:
+    receipts = await asyncio.gather(*(intake.submit_one(an_order("A")) for _ in range(50)))
+    assert sorted(receipt.status for receipt in receipts) == ["accepted", *["known"] * 49]
+    assert await shop.count("customer_order") == 1
+
+
+async def test_of_different_orders_with_one_id_one_is_stored(shop: Shop) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        receipts = list(pool.map(lambda n: intake.submit([an_order("A", ("P", n))])[0], range(1, 11)))
+    assert sorted(receipt.status for receipt in receipts) == ["accepted", *["refused"] * 9]
+    stored = (await shop.order("A")).content["items"][0]["quantity"]
+    assert receipts[stored - 1].status == "accepted"
+
+
+async def test_the_same_orders_in_another_sequence_do_not_wait_for_each_other(shop: Shop) -> None:
+    """Two shops' servers that send the same 300 orders at once, each in its own sequence: no error, each order once."""
+    orders = [an_order(f"ORDER-{i}") for i in range(300)]
+
+    def send(seed: int) -> list[Receipt]:
+        mine = orders[:]
+        random.Random(seed).shuffle(mine)
+        return intake.submit(mine)
+
+    with ThreadPoolExecutor(8) as pool:
+        receipts = [receipt for batch in pool.map(send, range(8)) for receipt in batch]
+    assert sum(receipt.status == "accepted" for receipt in receipts) == 300
+    assert sum(receipt.status == "known" for receipt in receipts) == 300 * 7
+    assert await shop.count("customer_order") == 300
+
+
+async def test_nothing_is_stored_unless_all_of_it_is(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_WAKE", text("SELECT 1 / (0 * length(:channel))"))
+    with pytest.raises(Exception, match="division by zero"):
+        intake.submit([an_order("A"), an_order("B")])
+    assert await shop.count("customer_order") == 0
+
+
+async def test_those_who_wait_are_woken_only_when_something_is_there(shop: Shop) -> None:
+    with listening_sync(WAITING) as connection:
+        intake.submit([an_order("A")])
+        assert len(list(connection.notifies(timeout=10, stop_after=1))) == 1
+        intake.submit([an_order("A"), {"no": "id"}])
+        await shop.rows("SELECT pg_notify(:channel, 'mark')", channel=WAITING)
+        (next_one,) = connection.notifies(timeout=10, stop_after=1)
+        assert next_one.payload == "mark"
+
+
+# -- no card number anywhere -------------------------------------------------------------------------------------------
+
+VISA = "4111111111111111"
+CODE = "987"
+
+
+def with_cards() -> list[dict[str, Any]]:
+    payment = {"method": "credit_card", "card_last4": "1111"}
+    return [
+        an_order("notes", notes=f"my card is {VISA}, thanks"),
+        an_order("card_last4", card=VISA),
+        an_order("spaces", payment_info={**payment, "number": "4111 1111 1111 1111"}),
+        an_order("integer", payment_info={**payment, "number": int(VISA)}),
+        an_order("code", payment_info={**payment, "cvv": CODE, "security_code": int(CODE)}),
+        an_order("key", payment_info={**payment, VISA: "x"}),
+        an_order("name", customer_name=VISA, customer_id=VISA, customer_email=f"{VISA}@example.com"),
+        an_order("total", total_amount=int(VISA), currency=VISA),
+        {"id": "shapeless", "items": VISA, "payment_info": VISA, "shipping_info": [VISA], VISA: {VISA: VISA}},
+        an_order("product", (VISA, 1)),
+        {**an_order("quantity"), "items": [{"product_id": "P", "quantity": int(VISA), "price": 1}]},
+        an_order("beside a date", notes="4111 1111 1111 1111 12/30"),
+        an_order("float", payment_info={**payment, "number": float(VISA)}, items=None),
+    ]
+
+
+async def everything_in(shop: Shop) -> dict[str, str]:
+    """Every text and every JSON of every table."""
+    columns = await shop.rows(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' "
+        "AND data_type IN ('text', 'jsonb', 'json', 'character varying')"
+    )
+    assert len(columns) > 20
+    found = {}
+    for table, column in columns:
+        cells = await shop.rows(f'SELECT "{column}"::text FROM "{table}"')
+        found[f"{table}.{column}"] = "\n".join(str(cell) for (cell,) in cells if cell is not None)
+    return found
+
+
+@pytest.mark.parametrize("order", with_cards(), ids=lambda order: order["id"])
+async def test_no_card_number_is_anywhere_in_the_database(shop: Shop, order: Mapping[str, Any]) -> None:
+    """Not in the order, nor in what is written about it when it is rejected."""
+
+    async def check(tx: Tx, orders: Sequence[OrderUnderWay]) -> Mapping[str, dict[str, Any] | OrderError]:
+        verdicts = await validate([each.content for each in orders], KnownProducts(tx), settings())
+        return {each.id: v if isinstance(v, OrderRejected) else {} for each, v in zip(orders, verdicts, strict=True)}
+
+    async def nothing(work: Work) -> None:
+        """Not run here."""
+
+    await shop.add_stock(P=10)
+    (receipt,) = intake.submit([order])
+    assert receipt.status == "accepted"
+    (under_way,) = await shop.claim()
+    step = Step("validate_order", nothing, None, Kind.READ_ONLY, 5, 0)
+    work = Work(step, [under_way])
+    with pytest.raises(OrderRejected) as rejected:
+        await run_in_database(work, check)
+    under_way.fail("validate_order", rejected.value)
+    await ending.remember_failures([under_way])
+    assert await ending.finish([under_way], Saga(step, Step("ship", nothing, None, Kind.PIVOT, 5, 0))) == {order["id"]: Outcome.REJECTED}
+    for place, held in (await everything_in(shop)).items():
+        bare = held.replace(" ", "").replace("-", "")
+        assert VISA[:13] not in bare, place
+        assert CODE not in held, place
+    assert "1111111" not in str(report.read([str(order["id"])])).replace(" ", "")
+
+
+async def test_what_is_refused_leaves_no_trace(shop: Shop) -> None:
+    intake.submit([{"id": VISA}, {"id": None, "notes": VISA}])
+    assert not any(VISA in held for held in (await everything_in(shop)).values())
+
+
+# -- anything ----------------------------------------------------------------------------------------------------------
+
+texts = st.one_of(st.text(max_size=20), st.text(st.characters(), max_size=5), st.sampled_from(["\x00", "\ud800", "\\u0000", "\\", '"', "\x08\x0c"]))
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from([10**29, 10**30, 10**400, 1e308, 5e-324]), texts)
+values = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)), max_leaves=10)
+fields = st.dictionaries(st.one_of(texts, st.sampled_from(list(Order.model_fields))), values, max_size=5)
+
+
+@pytest.fixture(scope="module")
+def any_database(postgres: Any) -> str:
+    return str(postgres.url("postgres"))
+
+
+@hypothesis_settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(st.lists(st.builds(lambda some, base: {**base, **some, "id": "A"}, fields, st.sampled_from([{}, an_order("A")])), min_size=1, max_size=8))
+def test_the_database_takes_whatever_intake_lets_through(any_database: str, orders: list[dict[str, Any]]) -> None:
+    """One that it did not take would make all that are sent together fail."""
+    contents = []
+    for order in orders:
+        try:
+            contents.append(take_in(order))
+        except UnusableOrder:  # pragma: no cover
+            pytest.fail("the id is usable")
+    engine = create_engine(any_database.replace("postgresql://", "postgresql+psycopg://", 1))
+    with engine.connect() as connection:
+        sent = [content.text for content in contents]
+        back = connection.execute(text("SELECT CAST(t AS jsonb) FROM unnest(CAST(:texts AS text[])) AS u(t)"), {"texts": sent}).scalars().all()
+    engine.dispose()
+    assert len(back) == len(sent)
+    assert [row["id"] for row in back] == ["A"] * len(sent)

@@ -1,0 +1,533 @@
+"""Who may work on an order, and what is written down about it: no order with two workers, no word of a worker who lost it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from shop import ending, journal, notes
+from shop.database import Tx, transaction
+from shop.errors import LeaseLost, OrderCancelled, OutOfStock, RecordedFailure, Shortage
+from shop.journal import Record
+from shop.lease import lease
+from shop.notes import note
+from shop.saga import Kind, Saga, Step
+from shop.under_way import Entry, OrderUnderWay
+from tests.integration.domain import Shop, an_order, begin, begin_undo, end, end_undo, opened_shop, write
+from tests.waiting import until
+
+RESERVE, CHARGE, SHIP = "check_inventory", "process_payment", "fulfill_order"
+
+
+@pytest.fixture
+async def shop(database_url: str) -> AsyncIterator[Shop]:
+    async with opened_shop() as shop:
+        yield shop
+
+
+def ids(orders: list[OrderUnderWay]) -> list[str]:
+    return [order.id for order in orders]
+
+
+async def nothing(work: Any) -> None:
+    """What the steps here do."""
+
+
+SAGA = Saga(
+    Step(RESERVE, nothing, nothing, Kind.COMPENSATABLE, 1, 0),
+    Step(CHARGE, nothing, nothing, Kind.COMPENSATABLE, 1, 0),
+    Step(SHIP, nothing, None, Kind.PIVOT, 1, 0),
+)
+
+
+# -- claiming ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_oldest_first_up_to_the_limit(shop: Shop) -> None:
+    await shop.store(*(an_order(i) for i in ("Z", "B", "M", "A")))
+    claimed = await shop.claim(most=3)
+    assert ids(claimed) == ["Z", "B", "M"]
+    assert [(order.fence, order.takeovers, order.lost, order.journal) for order in claimed] == [(1, 0, False, {})] * 3
+    assert claimed[0].order.total_minor == 1000
+    assert ids(await shop.claim(most=3)) == ["A"]
+    assert await shop.claim() == []
+
+
+async def test_only_the_orders_that_are_asked_for(shop: Shop) -> None:
+    await shop.store(*(an_order(i) for i in "ABCD"))
+    assert ids(await shop.claim("C", "A", "nobody")) == ["A", "C"]
+    assert ids(await shop.claim("C", "D")) == ["D"]
+
+
+async def test_what_has_ended_or_is_put_off_is_not_claimed(shop: Shop) -> None:
+    await shop.store(*(an_order(i) for i in "ABC"))
+    await shop.rows("UPDATE customer_order SET outcome = 'completed' WHERE id = 'A'")
+    await shop.rows("UPDATE customer_order SET not_before = now() + interval '1 hour' WHERE id = 'B'")
+    assert ids(await shop.claim()) == ["C"]
+    await shop.rows("UPDATE customer_order SET not_before = now() - interval '1 second' WHERE id = 'B'")
+    assert ids(await shop.claim()) == ["B"]
+
+
+async def test_those_that_somebody_had_begun_with(shop: Shop) -> None:
+    await shop.store(an_order("A"), an_order("B"))
+    await shop.claim("A")
+    await shop.let_leases_run_out()
+    async with transaction() as tx:
+        claimed = await journal.claim(tx, await shop.lease(), most=10, begun=True, flow_run_id="run")
+    assert ids(claimed) == ["A"]
+    assert ((await shop.order("A")).flow_run_id, (await shop.order("B")).flow_run_id) == ("run", None)
+
+
+async def test_a_second_claimer_skips_what_the_first_one_is_about_to_take(shop: Shop) -> None:
+    """And does not wait for it."""
+    await shop.store(*(an_order(i) for i in "ABCDE"))
+    first, second = await shop.lease(), await shop.lease()
+    async with transaction() as one:
+        mine = await journal.claim(one, first, most=3)
+        async with asyncio.timeout(10), transaction() as other:
+            others = await journal.claim(other, second, most=3)
+    assert (ids(mine), ids(others)) == (["A", "B", "C"], ["D", "E"])
+    holders = await shop.rows("SELECT id, lease_id FROM customer_order ORDER BY id")
+    assert [row.lease_id for row in holders] == [first] * 3 + [second] * 2
+
+
+async def test_a_claim_that_is_not_committed_claims_nothing(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    with pytest.raises(ZeroDivisionError):
+        async with transaction() as tx:
+            assert ids(await journal.claim(tx, await shop.lease(), most=1)) == ["A"]
+            raise ZeroDivisionError
+    (claimed,) = await shop.claim()
+    assert (claimed.fence, claimed.takeovers) == (1, 0)
+
+
+async def test_many_claimers_and_no_order_claimed_twice(shop: Shop) -> None:
+    await shop.store(*(an_order(f"{i:03}") for i in range(200)))
+
+    async def worker() -> list[str]:
+        mine, lease_id = [], await shop.lease()
+        while True:
+            async with transaction() as tx:
+                claimed = await journal.claim(tx, lease_id, most=7)
+            if not claimed:
+                return mine
+            mine += ids(claimed)
+
+    taken = Counter(i for each in await asyncio.gather(*(worker() for _ in range(16))) for i in each)
+    assert len(taken) == 200
+    assert set(taken.values()) == {1}
+    assert await shop.rows("SELECT DISTINCT fence, takeovers FROM customer_order") == [(1, 0)]
+
+
+async def test_many_claimers_of_leases_that_ran_out(shop: Shop) -> None:
+    await shop.store(*(an_order(f"{i:02}") for i in range(50)))
+    await shop.claim(most=50)
+    await shop.let_leases_run_out()
+    claimed = [order for many in await asyncio.gather(*(shop.claim(most=20) for _ in range(16))) for order in many]
+    assert sorted(ids(claimed)) == [f"{i:02}" for i in range(50)]
+    assert {(order.fence, order.takeovers) for order in claimed} == {(2, 1)}
+
+
+# -- leases ------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_order_whose_lease_ran_out_is_taken_over(shop: Shop) -> None:
+    (old,) = await shop.under_way(an_order("A"))
+    await begin(CHARGE, [old])
+    await note(old, CHARGE, payment_id="pay_1")
+    assert await shop.claim() == [], "its worker lives"
+    await shop.let_leases_run_out()
+    (new,) = await shop.claim()
+    assert (new.fence, new.takeovers) == (2, 1)
+    assert new.journal[CHARGE].notes == {"payment_id": "pay_1"}
+    assert new.undo_plan() == (CHARGE,)
+    await shop.let_leases_run_out()
+    (third,) = await shop.claim()
+    assert (third.fence, third.takeovers) == (3, 2)
+
+
+async def test_an_order_whose_lease_is_gone_is_taken_over(shop: Shop) -> None:
+    await shop.under_way(an_order("A"))
+    await shop.rows("DELETE FROM lease")
+    (new,) = await shop.claim()
+    assert (new.fence, new.takeovers) == (2, 1)
+
+
+async def test_a_lease_lives_as_long_as_its_body(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than the lease's own time, because it is renewed."""
+    from shop.settings import settings
+
+    monkeypatch.setenv("LEASE_SECONDS", "0.4")
+    settings.cache_clear()
+    await shop.store(an_order("A"), an_order("B"))
+    async with lease() as mine:
+        assert ids(await shop.claim("A", lease=mine)) == ["A"]
+        first = await shop.value("SELECT until FROM lease")
+
+        async def renewed() -> bool:
+            return bool(await shop.value("SELECT until > CAST(:first AS timestamptz) + interval '0.5 seconds' FROM lease", first=first))
+
+        await until(renewed, 10, "the lease to be renewed past its first end, twice")
+        assert await shop.claim("A") == []
+    assert await shop.value("SELECT count(*) FROM lease WHERE id = :id", id=mine) == 0
+
+
+async def test_what_is_handed_back_is_claimable_at_once_and_is_no_takeover(shop: Shop) -> None:
+    await shop.store(an_order("A"), an_order("B"), an_order("C"))
+    async with lease() as mine:
+        a, b, _ = await shop.claim(lease=mine)
+        await begin(RESERVE, [a])
+        assert await ending.finish([b], SAGA) == {"B": "completed"}
+    again = await shop.claim()
+    assert [(order.id, order.fence, order.takeovers) for order in again] == [("A", 2, 0), ("C", 2, 0)]
+    assert again[0].undo_plan() == (RESERVE,)
+    assert await shop.value("SELECT outcome FROM customer_order WHERE id = 'B'") == "completed"
+
+
+async def test_what_is_handed_back_after_an_error_is_claimable_too(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    with pytest.raises(ZeroDivisionError):
+        async with lease() as mine:
+            await shop.claim(lease=mine)
+            raise ZeroDivisionError
+    assert [(order.fence, order.takeovers) for order in await shop.claim()] == [(2, 0)]
+
+
+async def test_what_is_put_off_waits_and_is_no_takeover(shop: Shop) -> None:
+    (order,) = await shop.under_way(an_order("A"))
+    await ending.put_off([order], seconds=3600)
+    assert await shop.claim() == []
+    await shop.rows("UPDATE customer_order SET not_before = now()")
+    assert [(again.fence, again.takeovers) for again in await shop.claim()] == [(2, 0)]
+
+
+# -- the fence ---------------------------------------------------------------------------------------------------------
+
+
+async def taken_over(shop: Shop, order_id: str = "A") -> tuple[OrderUnderWay, OrderUnderWay]:
+    """The same order, as a paused worker has it and as the next one has it."""
+    (old,) = await shop.under_way(an_order(order_id))
+    await begin(CHARGE, [old])
+    await shop.let_leases_run_out()
+    (new,) = await shop.claim(order_id)
+    return old, new
+
+
+async def snapshot(shop: Shop) -> list[Any]:
+    return [await shop.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("customer_order", "order_step", "outbox", "reservation")]
+
+
+async def test_a_worker_who_lost_the_order_can_write_nothing(shop: Shop) -> None:
+    old, new = await taken_over(shop)
+    before = await snapshot(shop)
+    async with transaction() as tx:
+        assert await journal.hold(tx, [old]) == []
+    assert old.lost
+    old.lost = False  # a worker that does not know it yet
+    with pytest.raises(LeaseLost):
+        await note(old, CHARGE, payment_id="pay_2")
+    old.lost = False
+    await begin(RESERVE, [old])
+    await end(CHARGE, [old], amount_charged="10.00")
+    old.lost = False
+    old.fail(CHARGE, OrderCancelled())
+    await ending.remember_failures([old])
+    old.lost = False
+    assert await ending.finish([old], SAGA) == {}
+    old.lost = False
+    await ending.put_off([old], seconds=0)
+    assert await snapshot(shop) == before
+    await note(new, CHARGE, payment_id="pay_1")
+    assert (await shop.step("A", CHARGE)).notes == {"payment_id": "pay_1"}
+
+
+async def test_a_worker_writes_nothing_about_an_order_that_has_ended(shop: Shop) -> None:
+    (order,) = await shop.under_way(an_order("A"))
+    assert await ending.finish([order], SAGA) == {"A": "completed"}
+    before = await snapshot(shop)
+    assert await ending.finish([order], SAGA) == {}
+    order.lost = False
+    await begin(RESERVE, [order])
+    assert await snapshot(shop) == before
+
+
+async def test_only_those_that_are_lost_are_left_out(shop: Shop) -> None:
+    lost, _ = await taken_over(shop, "A")
+    b, c = await shop.under_way(an_order("B"), an_order("C"))
+    async with transaction() as tx:
+        assert await journal.hold(tx, [c, lost, b]) == [c, b]
+        assert await journal.hold(tx, []) == []
+    assert (lost.lost, b.lost, c.lost) == (True, False, False)
+
+
+async def test_nobody_claims_an_order_while_it_is_being_written_about(shop: Shop) -> None:
+    (order,) = await shop.under_way(an_order("A"))
+    async with transaction() as tx:
+        assert await journal.hold(tx, [order]) == [order]
+        await shop.let_leases_run_out()
+        async with asyncio.timeout(10):
+            assert await shop.claim() == [], "skipped, not waited for"
+        await journal.write(tx, [Record(order, RESERVE, "done", result={"n": 1}, undo_due=True)])
+    (new,) = await shop.claim()
+    assert new.result(RESERVE) == {"n": 1}
+
+
+async def test_many_races_between_a_writer_and_a_taker(shop: Shop) -> None:
+    """Whoever wins: what the writer could write is in the journal that the taker reads."""
+    orders = await shop.under_way(*(an_order(f"{i:02}") for i in range(40)))
+    await shop.let_leases_run_out()
+
+    async def write(order: OrderUnderWay) -> bool:
+        async with transaction() as tx:
+            if not await journal.hold(tx, [order]):
+                return False
+            await journal.write(tx, [Record(order, CHARGE, "begun", undo_due=True)])
+            return True
+
+    async def take(order_id: str) -> OrderUnderWay:
+        claimed: list[OrderUnderWay] = []
+
+        async def got() -> bool:
+            claimed.extend(await shop.claim(order_id))
+            return bool(claimed)
+
+        await until(got, 20, f"{order_id} to be claimable")
+        return claimed[0]
+
+    results = await asyncio.gather(*(doing for order in orders for doing in (write(order), take(order.id))))
+    for wrote, taken in zip(results[::2], results[1::2], strict=True):
+        assert isinstance(taken, OrderUnderWay)
+        assert wrote == (CHARGE in taken.journal)
+        assert wrote == (await shop.step(taken.id, CHARGE) is not None)
+
+
+# -- notes -------------------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Counts the transactions in which notes are written; fails those that it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *failures: BaseException) -> None:
+        self.begun, self._failures = 0, list(failures)
+        monkeypatch.setattr(notes, "transaction", self._transaction)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Tx]:
+        self.begun += 1
+        async with transaction() as tx:
+            yield tx
+            if self._failures:
+                raise self._failures.pop(0)
+
+
+async def test_many_notes_share_few_commits_and_are_durable(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = await shop.under_way(*(an_order(f"{i:03}") for i in range(100)))
+    await begin(CHARGE, orders)
+    counted = Counted(monkeypatch)
+
+    async def two_moves(order: OrderUnderWay) -> None:
+        await note(order, CHARGE, payment_id=f"pay_{order.id}")
+        row = await shop.step(order.id, CHARGE)  # another connection
+        assert row.notes == {"payment_id": f"pay_{order.id}"}
+        await note(order, CHARGE, confirmed=True)
+
+    await asyncio.gather(*map(two_moves, orders))
+    stored = {row.order_id: row.notes for row in await shop.rows("SELECT order_id, notes FROM order_step")}
+    assert stored == {order.id: {"payment_id": f"pay_{order.id}", "confirmed": True} for order in orders}
+    assert all(order.journal[CHARGE].notes == stored[order.id] for order in orders)
+    assert counted.begun < 60, "a transaction of its own for each note would be 200"
+    before = counted.begun
+    await asyncio.gather(*(note(order, CHARGE, n=1) for order in orders))
+    assert counted.begun == before + 1, "those who are ready at the same time share one"
+
+
+async def test_one_lost_order_does_not_spoil_the_notes_of_others(shop: Shop) -> None:
+    lost, _ = await taken_over(shop, "A")
+    others = await shop.under_way(an_order("B"), an_order("C"))
+    await begin(CHARGE, others)
+    ends = await asyncio.gather(*(note(order, CHARGE, payment_id="pay") for order in (lost, *others)), return_exceptions=True)
+    assert [type(end) for end in ends] == [LeaseLost, type(None), type(None)]
+    assert [(await shop.step(i, CHARGE)).notes for i in "ABC"] == [{}, {"payment_id": "pay"}, {"payment_id": "pay"}]
+
+
+async def test_notes_that_could_not_be_written_say_so_and_the_next_ones_are(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = await shop.under_way(an_order("A"), an_order("B"))
+    await begin(CHARGE, orders)
+    Counted(monkeypatch, OperationalError("COMMIT", {}, Exception("the connection is gone")), asyncio.CancelledError())
+    for expected in (OperationalError, ConnectionError):
+        ends = await asyncio.gather(*(note(order, CHARGE, payment_id="pay") for order in orders), return_exceptions=True)
+        assert [type(end) for end in ends] == [expected] * 2
+        assert [(await shop.step(order.id, CHARGE)).notes for order in orders] == [{}, {}]
+    await asyncio.gather(*(note(order, CHARGE, payment_id="pay") for order in orders))
+    assert [(await shop.step(order.id, CHARGE)).notes for order in orders] == [{"payment_id": "pay"}] * 2
+
+
+async def test_one_who_does_not_wait_any_more_does_not_disturb_the_others(shop: Shop) -> None:
+    orders = await shop.under_way(*(an_order(i) for i in "ABC"))
+    await begin(CHARGE, orders)
+    writing = [asyncio.create_task(note(order, CHARGE, payment_id="pay")) for order in orders]
+    await asyncio.sleep(0)
+    writing[1].cancel()
+    ends = await asyncio.gather(*writing, return_exceptions=True)
+    assert [type(end) for end in ends] == [type(None), asyncio.CancelledError, type(None)]
+    assert [(await shop.step(i, CHARGE)).notes for i in "AC"] == [{"payment_id": "pay"}] * 2
+
+
+async def test_two_notes_about_one_step_are_both_written(shop: Shop) -> None:
+    (order,) = await shop.under_way(an_order("A"))
+    await begin(CHARGE, [order])
+    await asyncio.gather(note(order, CHARGE, first=1), note(order, CHARGE, second=2))
+    assert (await shop.step("A", CHARGE)).notes == {"first": 1, "second": 2}
+
+
+async def test_notes_outlive_the_next_attempt(shop: Shop) -> None:
+    (order,) = await shop.under_way(an_order("A"))
+    await begin(CHARGE, [order])
+    await note(order, CHARGE, payment_id="pay")
+    await begin(CHARGE, [order])
+    assert order.journal[CHARGE].notes == {"payment_id": "pay"}
+    assert (await shop.step("A", CHARGE)).notes == {"payment_id": "pay"}
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_step_from_its_beginning_to_its_end(shop: Shop) -> None:
+    (order,) = await shop.under_way(an_order("A"))
+    await begin(CHARGE, [order])
+    row = await shop.step("A", CHARGE)
+    assert (row.status, row.attempts, row.result, row.error, row.undo_due, row.ended_at) == ("begun", 1, None, None, True, None)
+    assert not order.done(CHARGE)
+    assert order.undo_plan() == (CHARGE,), "an unclear result counts as done"
+    await begin(CHARGE, [order])
+    await write(CHARGE, [order], "failed", error={"code": "x"}, undo_due=True, again=False)
+    row = await shop.step("A", CHARGE)
+    assert (row.status, row.attempts, row.error, row.undo_due) == ("failed", 2, {"code": "x"}, True)
+    await end(CHARGE, [order], amount_charged="10.00")
+    row = await shop.step("A", CHARGE)
+    assert (row.status, row.attempts, row.result, row.error, row.undo_due) == ("done", 2, {"amount_charged": "10.00"}, None, True)
+    assert row.ended_at >= row.begun_at
+    assert order.done(CHARGE)
+    assert order.result(CHARGE) == {"amount_charged": "10.00"}
+    assert await shop.count("order_step") == 1
+
+
+async def test_an_undo_from_its_beginning_to_its_end(shop: Shop) -> None:
+    (order,) = await shop.under_way(an_order("A"))
+    for step in (RESERVE, CHARGE):
+        await begin(step, [order])
+        await end(step, [order])
+    assert order.undo_plan() == (CHARGE, RESERVE)
+    await begin_undo(CHARGE, [order])
+    row = await shop.step("A", CHARGE)
+    assert (row.undo_status, row.undo_due, row.undo_attempts) == ("begun", True, 1)
+    first_number = row.undo_number
+    await end_undo(CHARGE, [order], None, {"amount_at_risk": "10.00"})
+    row = await shop.step("A", CHARGE)
+    assert (row.undo_status, row.undo_due, row.undo_error) == ("failed", True, {"amount_at_risk": "10.00"})
+    assert order.undo_plan() == (CHARGE, RESERVE), "a failed undo is never called done"
+    await begin_undo(CHARGE, [order])
+    await end_undo(CHARGE, [order], {"refunded_amount": "10.00"})
+    await begin_undo(RESERVE, [order])
+    await end_undo(RESERVE, [order], {})
+    rows = {row.step: row for row in await shop.rows("SELECT * FROM order_step")}
+    assert {(row.undo_status, row.undo_due) for row in rows.values()} == {("done", False)}
+    assert (rows[CHARGE].undo_attempts, rows[CHARGE].undo_number, rows[CHARGE].undo_error) == (2, first_number, None)
+    assert rows[CHARGE].undo_number < rows[RESERVE].undo_number
+    assert rows[CHARGE].undo_ended_at >= rows[CHARGE].undo_begun_at
+    assert order.undo_plan() == ()
+    assert not order.done(CHARGE)
+
+
+async def test_what_is_begun_again_after_an_undo_gets_a_new_place(shop: Shop) -> None:
+    """Undoing goes in the reverse of the sequence of beginning, and this one began anew."""
+    (order,) = await shop.under_way(an_order("A"))
+    for step in (RESERVE, CHARGE):
+        await begin(step, [order])
+        await end(step, [order])
+    await begin_undo(RESERVE, [order])
+    await end_undo(RESERVE, [order], {})
+    await begin(RESERVE, [order])
+    assert order.undo_plan() == (RESERVE, CHARGE)
+    assert not order.done(RESERVE)
+    await end(RESERVE, [order], again=True)
+    assert order.done(RESERVE)
+    row = await shop.step("A", RESERVE)
+    assert (row.undo_status, row.undo_result, row.undo_due) == (None, None, True)
+    await shop.let_leases_run_out()
+    (next_one,) = await shop.claim()
+    assert next_one.undo_plan() == (RESERVE, CHARGE)
+    assert next_one.done(RESERVE)
+
+
+async def test_what_is_begun_again_without_an_undo_keeps_its_place(shop: Shop) -> None:
+    (order,) = await shop.under_way(an_order("A"))
+    for step in (RESERVE, CHARGE, RESERVE):
+        await begin(step, [order])
+    assert order.undo_plan() == (CHARGE, RESERVE)
+
+
+async def test_what_the_worker_knows_is_what_the_journal_has(shop: Shop) -> None:
+    """After every write, so that nobody has to read it again."""
+    (order,) = await shop.under_way(an_order("A"))
+
+    def in_sequence(order: OrderUnderWay) -> list[Entry]:
+        """Without the numbers themselves, which only say what came before what."""
+        return [replace(entry, number=0) for entry in sorted(order.journal.values(), key=lambda entry: entry.number)]
+
+    async def check() -> None:
+        fresh = OrderUnderWay(order.id, order.content, order.fence)
+        async with transaction() as tx:
+            await journal.load(tx, [fresh])
+        assert in_sequence(fresh) == in_sequence(order)
+
+    await begin(RESERVE, [order])
+    await check()
+    await end(RESERVE, [order], n=1)
+    await check()
+    await begin(CHARGE, [order])
+    await note(order, CHARGE, payment_id="pay")
+    await check()
+    await end(CHARGE, [order], n=2)
+    for result, error in ((None, {"x": 2}), ({"x": 1}, None)):
+        await begin_undo(CHARGE, [order])
+        await check()
+        await end_undo(CHARGE, [order], result, error)
+        await check()
+
+
+async def test_after_an_unclear_commit_the_journal_is_read_again(shop: Shop) -> None:
+    arrived, lost = await shop.under_way(an_order("A"), an_order("B"))
+    await begin(CHARGE, [arrived])
+    arrived.journal.clear()  # the worker was cut off before it heard of the commit
+    lost.journal[CHARGE] = Entry(CHARGE, "begun", 1, undo_due=True)  # and this one never arrived
+    async with transaction() as tx:
+        await journal.load(tx, [arrived, lost])
+        await journal.load(tx, [])
+    assert (arrived.journal[CHARGE].status, arrived.undo_plan()) == ("begun", (CHARGE,))
+    assert (lost.journal, lost.undo_plan()) == ({}, ())
+
+
+async def test_whoever_takes_over_goes_on_undoing(shop: Shop) -> None:
+    (order,) = await shop.under_way(an_order("A"))
+    await begin(RESERVE, [order])
+    order.fail(SHIP, OutOfStock([Shortage("P", 2, 1)]))
+    order.fail(CHARGE, OrderCancelled())
+    await ending.remember_failures([order])
+    await shop.let_leases_run_out()
+    (new,) = await shop.claim()
+    assert isinstance(new.failure, RecordedFailure)
+    assert (new.failing_step, new.failure.kind) == (SHIP, "out_of_stock")
+    assert new.failure.details()["shortages"] == [{"product_id": "P", "requested": 2, "available": 1}]
+    assert new.failure.reasons() == ["P: 2 requested, 1 available"]
+    assert new.undo_plan() == (RESERVE,)
+    assert await ending.finish([new], SAGA) == {"A": "needs_attention"}
+    row = await shop.order("A")
+    assert (row.outcome, row.failing_step, row.reasons) == ("needs_attention", SHIP, ["P: 2 requested, 1 available"])

@@ -1,0 +1,92 @@
+"""The migrations make exactly the tables that the code knows, however often and by however many they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, Engine, create_engine, inspect, text
+from sqlmodel import SQLModel
+
+import shop.tables
+from shop.migrate import upgrade
+from shop.settings import Settings
+
+assert shop.tables.CustomerOrder.metadata is SQLModel.metadata
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Engine]:
+    engine = create_engine(Settings(database_url=url).database_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def empty_url(postgres: Any) -> Iterator[str]:
+    """A database without any table."""
+    name = f"empty_{uuid4().hex[:8]}"
+    postgres.create_database(name)
+    yield postgres.url(name)
+    postgres.drop_database(name)
+
+
+def schema(connection: Connection) -> dict[str, list[Any]]:
+    """Everything that PostgreSQL knows about the tables, constraints and indexes by their definitions."""
+    queries = {
+        "columns": "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, is_nullable, column_default, "
+        "is_identity, identity_generation FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
+        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+        "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'",
+        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+    }
+    return {name: sorted(map(repr, connection.execute(text(query)))) for name, query in queries.items()}
+
+
+def test_the_migrations_make_the_tables_of_the_code(database_url: str) -> None:
+    with connected(database_url) as engine, engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+        made = set(inspect(connection).get_table_names())
+    assert made == {*SQLModel.metadata.tables, "alembic_version"}
+
+
+def test_defaults_checks_and_indexes_are_the_same_too(database_url: str, empty_url: str) -> None:
+    """Alembic does not compare all of them; PostgreSQL's catalogue has them all."""
+    with connected(empty_url) as engine, engine.begin() as connection:
+        SQLModel.metadata.create_all(connection)
+        by_the_code = schema(connection)
+    with connected(database_url) as engine, engine.connect() as connection:
+        by_the_migrations = schema(connection)
+    assert by_the_migrations == by_the_code
+    assert all(len(found) > 5 for found in by_the_code.values())
+
+
+def test_upgrading_twice_is_harmless(empty_url: str) -> None:
+    upgrade(empty_url)
+    with connected(empty_url) as engine:
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO product (id, name, received, on_hand) VALUES ('P', 'P', 3, 3)"))
+            before = schema(connection)
+        upgrade(empty_url)
+        with engine.connect() as connection:
+            assert schema(connection) == before
+            assert connection.execute(text("SELECT on_hand FROM product")).scalars().all() == [3]
+
+
+def test_many_upgrades_at_once_are_harmless(empty_url: str, database_url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(upgrade, [empty_url] * 4))
+    with connected(empty_url) as engine, engine.connect() as connection:
+        made = schema(connection)
+        assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one() == 1
+    with connected(database_url) as engine, engine.connect() as connection:
+        assert schema(connection) == made

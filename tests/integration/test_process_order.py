@@ -1,0 +1,167 @@
+"""`process_order` as a flow: states, names, repeats, bad input, cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.states import StateType
+
+from flows.process_order import process_order
+from shop import intake, report
+from shop.errors import OrderConflict, UnusableOrder
+from shop.outcomes import Outcome
+from shop.payments.gateways import gateway
+from tests.integration.world import World, an_order
+from tests.waiting import until
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "kind"),
+    [
+        ({}, "Completed", StateType.COMPLETED),
+        ({"items": []}, "Rejected", StateType.COMPLETED),
+        ({"product": "OUT-OF-STOCK"}, "OutOfStock", StateType.COMPLETED),
+        ({"card": "0000"}, "Compensated", StateType.COMPLETED),
+        ({"card": "0259", "country": "AQ"}, "NeedsAttention", StateType.FAILED),
+    ],
+)
+async def test_outcomes_are_named_states(saga: World, unique: str, fields: dict[str, Any], name: str, kind: StateType) -> None:
+    state = await process_order(an_order(f"STATE-{unique}", **fields), return_state=True)
+    assert (state.name, state.type) == (name, kind)
+    async with get_client() as client:
+        run = await client.read_flow_run(state.state_details.flow_run_id)
+        assert run.name == f"order STATE-{unique}"
+        assert run.state is not None
+        assert run.state.name == name
+
+
+async def test_every_step_and_every_undo_is_a_task_run(saga: World, unique: str) -> None:
+    state = await process_order(an_order(f"RUNS-{unique}", country="AQ"), return_state=True)
+    wanted = [
+        "validate_order", "check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "refund_payment", "release_inventory"
+    ]  # fmt: skip
+    async with get_client() as client:
+
+        async def names() -> list[str]:
+            mine = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+            runs = await client.read_task_runs(flow_run_filter=mine)
+            return [run.name for run in sorted(runs, key=lambda run: run.start_time or run.created)]
+
+        async def all_there() -> bool:
+            return [f"{step} RUNS-{unique}" for step in wanted] == [name for name in await names() if "RUNS" in name]
+
+        await until(all_there, 20, "the task runs in the API")
+
+
+async def test_the_same_order_again_does_nothing(saga: World, unique: str) -> None:
+    order = an_order(f"AGAIN-{unique}")
+    first = await (await process_order(order, return_state=True)).aresult()
+    second = await (await process_order(order, return_state=True)).aresult()
+    assert second == first
+    assert saga.charges(order["id"]) == 1
+    assert saga.stock("PROD-001") == (99, 0)
+    assert saga.shipments(order["id"]) == 1
+
+
+async def test_the_same_id_with_other_content_is_an_error(saga: World, unique: str) -> None:
+    await process_order(an_order(f"OTHER-{unique}"), return_state=True)
+    with pytest.raises(OrderConflict):
+        await process_order(an_order(f"OTHER-{unique}", price="1.00"))
+    assert saga.money(f"OTHER-{unique}") == (Decimal("999.99"), 0)
+
+
+@pytest.mark.parametrize("bad", [None, [], "x", {}, {"id": ""}, {"id": ["a"]}, {"id": "4111 1111 1111 1111"}, {"id": "a\nb"}])
+async def test_without_a_usable_id_the_caller_is_told(saga: World, bad: Any) -> None:
+    state = await process_order(bad, return_state=True)
+    assert state.type is StateType.FAILED, "not crashed"
+    with pytest.raises(UnusableOrder):
+        await state.aresult()
+    assert "4111" not in str(state.message)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"items": "many"},
+        {"items": [None, 5, {"product_id": {"a": 1}}], "total_amount": "1e999999"},
+        {"total_amount": 10**400},
+        {"customer_id": None, "currency": "💶", "shipping_info": "here"},
+        {"notes": {"a": [[[[[[[[[["deep"]]]]]]]]]]}},
+        {"payment_info": {"method": "credit_card", "card_number": "4242424242424242", "cvc": "123"}},
+    ],
+)
+async def test_bad_input_is_rejected_with_its_reasons(saga: World, unique: str, bad: dict[str, Any]) -> None:
+    state = await process_order({**an_order(f"BAD-{unique}"), **bad}, return_state=True)
+    assert state.name == "Rejected"
+    known = await state.aresult()
+    assert known.reasons
+    assert known.undone == []
+    assert saga.ledger(f"BAD-{unique}") == []
+    assert saga.stock("PROD-001") == (100, 0)
+    everything = str(saga.sql("SELECT to_jsonb(o) FROM customer_order o")) + str(saga.sql("SELECT to_jsonb(s) FROM order_step s"))
+    assert "4242424242424242" not in everything
+
+
+@pytest.mark.parametrize("missing", ["payment_info", "shipping_info"])
+async def test_what_cannot_be_shipped_or_paid_is_not_charged(saga: World, unique: str, missing: str) -> None:
+    order = an_order(f"MISSING-{unique}")
+    del order[missing]
+    known = await (await process_order(order, return_state=True)).aresult()
+    assert (known.outcome, known.failing_step) == (Outcome.COMPENSATED, "process_payment")
+    assert saga.ledger(order["id"]) == [], "nothing reached the gateway"
+    assert saga.stock("PROD-001") == (100, 0)
+
+
+async def test_both_lanes_on_the_same_order_charge_once(saga: World, unique: str) -> None:
+    order = an_order(f"LANES-{unique}", card="0119")
+    states = await asyncio.gather(*(process_order(order, return_state=True) for _ in range(3)))
+    assert {state.name for state in states} == {"Completed"}
+    assert saga.charges(order["id"]) == 1
+    assert saga.shipments(order["id"]) == 1
+    assert saga.stock("PROD-001") == (99, 0)
+
+
+async def test_a_cancelled_run_is_undone(saga: World, unique: str) -> None:
+    """Cancellation and SIGTERM arrive as CancelledError; here while the gateway holds back its answer to a charge that it made."""
+    order = an_order(f"CANCEL-{unique}", card="0341")
+    run = asyncio.create_task(process_order(order, return_state=True))
+
+    async def charged() -> bool:
+        return saga.money(order["id"])[0] > 0
+
+    await until(charged, 20, "the charge")
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+
+    known = report.read([order["id"]])[order["id"]]
+    assert (known.outcome, known.failing_step) == (Outcome.COMPENSATED, "process_payment")
+    assert saga.money(order["id"]) == (Decimal("999.99"), Decimal("999.99")), "what was charged is back"
+    assert saga.stock("PROD-001") == (100, 0)
+    assert saga.books().balanced
+
+
+async def test_an_order_that_a_dead_worker_left_is_taken_over(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker dies after the charge was made and before it was journalled: the next one finds it by order id."""
+    order = an_order(f"DEAD-{unique}")
+    intake.submit([order])
+    made = await gateway().create(
+        order_id=order["id"], amount=Decimal("999.99"), currency="USD", method="credit_card", card_last4="1234", token=None, key="lost"
+    )
+    await gateway().confirm(made.id, key="lost-too")
+    saga.sql("INSERT INTO lease (id, holder, until) VALUES ('00000000-0000-0000-0000-000000000001', 'dead', now() - interval '1 second')")
+    saga.sql(
+        "UPDATE customer_order SET fence = 1, lease_id = '00000000-0000-0000-0000-000000000001', started_at = now() WHERE id = :id",
+        id=order["id"],
+    )
+    saga.sql("INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', true)", id=order["id"])
+
+    known = await (await process_order(order, return_state=True)).aresult()
+
+    assert (known.outcome, known.takeovers) == (Outcome.COMPLETED, 1)
+    assert saga.charges(order["id"]) == 1
+    assert saga.stock("PROD-001") == (99, 0)

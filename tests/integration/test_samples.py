@@ -1,0 +1,68 @@
+"""Each sample order of `make run`, in both lanes, through a real Prefect server; the gateway's ledger and the stock are asked."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import Any
+
+import pytest
+
+from deployments.samples import Sample, load_samples
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from shop import intake, report
+from shop.outcomes import OrderOutcome, Outcome
+from tests.integration.world import World
+
+SAMPLES = load_samples()
+
+
+async def own_runs(orders: list[dict[str, Any]], concurrent: bool) -> None:
+    if concurrent:
+        await asyncio.gather(*(process_order(order, return_state=True) for order in orders))
+        return
+    for order in orders:
+        await process_order(order, return_state=True)
+
+
+async def pending_lane(orders: list[dict[str, Any]], concurrent: bool) -> None:
+    intake.submit(orders)
+    await process_pending_orders(drain_seconds=0)
+
+
+@pytest.mark.parametrize("lane", [own_runs, pending_lane])
+@pytest.mark.parametrize("sample", SAMPLES, ids=[sample.title for sample in SAMPLES])
+async def test_sample_ends_as_it_should(saga: World, unique: str, sample: Sample, lane: Any) -> None:
+    orders = [{**copy.deepcopy(order), "id": f"{order['id']}-{unique}"} for order in sample.orders]
+
+    await lane(orders, sample.concurrent)
+
+    ends = report.read([order["id"] for order in orders])
+    outcomes: list[OrderOutcome | None] = [ends.get(order["id"]) for order in orders]
+    for order, outcome, expected in zip(orders, outcomes, sample.assign(outcomes), strict=True):
+        assert outcome is not None
+        assert expected.differences(outcome) == []
+        assert saga.money(order["id"]) == (expected.charged, expected.refunded), "the gateway's ledger"
+        assert saga.charges(order["id"]) == (1 if expected.charged else 0)
+        completed = expected.outcome is Outcome.COMPLETED
+        assert saga.shipments(order["id"]) == int(completed)
+        assert (f"{order['id']}.pdf" in saga.labels()) == completed
+        assert (f"{order['id']}.eml" in saga.mails()) == completed
+        assert (f"{order['id']}-refund.eml" in saga.mails()) == (expected.refunded > 0)
+    shipped: dict[str, int] = {}
+    for order, outcome in {o["id"]: (o, e) for o, e in zip(orders, outcomes, strict=True)}.values():
+        for item in order["items"] if outcome and outcome.outcome is Outcome.COMPLETED else []:
+            shipped[item["product_id"]] = shipped.get(item["product_id"], 0) + item["quantity"]
+    for product, received, on_hand, reserved in saga.sql("SELECT id, received, on_hand, reserved FROM product"):
+        assert (on_hand, reserved) == (received - shipped.get(product, 0), 0), product
+
+
+async def test_undo_runs_in_reverse(saga: World, unique: str) -> None:
+    sample = next(s for s in SAMPLES if any(expected.refunded > 0 for expected in s.expect))
+    order = {**sample.orders[0], "id": f"{sample.orders[0]['id']}-{unique}"}
+    await process_order(order, return_state=True)
+    journal = saga.journal(order["id"])
+    assert journal["check_inventory"].number < journal["process_payment"].number
+    assert journal["process_payment"].undo_number < journal["check_inventory"].undo_number, "refunded first, then released"
+    assert journal["process_payment"].undo_ended_at <= journal["check_inventory"].undo_begun_at

@@ -1,0 +1,99 @@
+"""What the integration tests ask: the witnesses (the gateway's ledger, the stock, the parcels, the mails), never just a status."""
+
+from __future__ import annotations
+
+import email
+from dataclasses import dataclass
+from decimal import Decimal
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import create_engine, text
+
+from shop.books import Books, read_books
+from shop.order import EXAMPLE
+from shop.settings import Settings
+
+
+@dataclass(frozen=True)
+class World:
+    """A shop with its own database, and a gateway with its own ledger."""
+
+    database_url: str
+    gateway_url: str
+    var_dir: Path
+
+    def sql(self, statement: str, **parameters: Any) -> list[Any]:
+        engine = create_engine(Settings(database_url=self.database_url).database_url)
+        try:
+            with engine.begin() as connection:
+                result = connection.execute(text(statement), parameters)
+                return list(result.all()) if result.returns_rows else []
+        finally:
+            engine.dispose()
+
+    def stock(self, product_id: str) -> tuple[int, int]:
+        """(on hand, reserved)."""
+        on_hand, reserved = self.sql("SELECT on_hand, reserved FROM product WHERE id = :id", id=product_id)[0]
+        return on_hand, reserved
+
+    def ledger(self, order_id: str) -> list[dict[str, Any]]:
+        """The gateway's own payments for the order."""
+        answer = httpx.get(f"{self.gateway_url}/v1/payments", params={"order_id": order_id}, timeout=10)
+        payments: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
+        return payments
+
+    def money(self, order_id: str) -> tuple[Decimal, Decimal]:
+        """(charged, refunded) in two-decimal currency, by the gateway's ledger."""
+        payments = self.ledger(order_id)
+        charged = sum(payment["amount"] for payment in payments if payment["status"] == "succeeded")
+        refunded = sum(refund["amount"] for payment in payments for refund in payment["refunds"])
+        return Decimal(charged) / 100, Decimal(refunded) / 100
+
+    def charges(self, order_id: str) -> int:
+        """How many times the order was charged."""
+        return sum(payment["status"] == "succeeded" for payment in self.ledger(order_id))
+
+    def shipments(self, order_id: str) -> int:
+        return int(self.sql("SELECT count(*) FROM shipment WHERE order_id = :id", id=order_id)[0][0])
+
+    def mails(self) -> dict[str, EmailMessage]:
+        """File name to mail."""
+        found = sorted((self.var_dir / "mail").glob("*.eml"))
+        return {path.name: email.message_from_bytes(path.read_bytes(), policy=default) for path in found}
+
+    def labels(self) -> list[str]:
+        return sorted(path.name for path in (self.var_dir / "labels").glob("*.pdf"))
+
+    def journal(self, order_id: str) -> dict[str, Any]:
+        """Step to its row."""
+        rows = self.sql("SELECT * FROM order_step WHERE order_id = :id ORDER BY number", id=order_id)
+        return {row.step: row for row in rows}
+
+    def order(self, order_id: str) -> Any:
+        return self.sql("SELECT * FROM customer_order WHERE id = :id", id=order_id)[0]
+
+    def books(self) -> Books:
+        return read_books(self.database_url, self.gateway_url)
+
+    def misbehave(self, **switches: Any) -> None:
+        """Sets the gateway's switches."""
+        httpx.post(f"{self.gateway_url}/sandbox/behaviour", json=switches, timeout=10).raise_for_status()
+
+
+def an_order(
+    order_id: str, *, card: str = "1234", product: str = "PROD-001", country: str = "US", price: str = "999.99", **fields: Any
+) -> dict[str, Any]:
+    """A good order for one piece; what the test is about is given."""
+    return {
+        **EXAMPLE,
+        "id": order_id,
+        "items": [{"product_id": product, "quantity": 1, "price": price}],
+        "total_amount": price,
+        "payment_info": {"method": "credit_card", "card_last4": card},
+        "shipping_info": {**EXAMPLE["shipping_info"], "country": country},
+        **fields,
+    }

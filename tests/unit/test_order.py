@@ -1,0 +1,216 @@
+"""The order's shape: money exactly as it was written, and one spelling for one order."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from shop.intake_content import take_in
+from shop.order import EXAMPLE, Amount, Item, Order
+
+relaxed = hypothesis_settings(deadline=None)
+AMOUNT: TypeAdapter[Decimal] = TypeAdapter(Amount)
+
+
+def an_order(**changes: Any) -> Order:
+    return Order.model_validate({**EXAMPLE, **changes})
+
+
+# -- amounts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("9.99", "9.99"),
+        (9.99, "9.99"),
+        (9.9, "9.90"),
+        ("9.9", "9.90"),
+        ("9.900", "9.90"),
+        (10, "10.00"),
+        (10.0, "10.00"),
+        ("10", "10.00"),
+        ("1e2", "100.00"),
+        (0, "0.00"),
+        (-100, "-100.00"),
+        (0.1, "0.10"),
+        (1059.97, "1059.97"),
+        (1.1, "1.10"),
+        (2.675, "2.675"),
+        ("1.234567", "1.234567"),
+        ("1.2340", "1.234"),
+        (1e-6, "0.000001"),
+        (999999999999.99, "999999999999.99"),
+        ("999999999999.999999", "999999999999.999999"),
+        (Decimal("9.90"), "9.90"),
+        (Decimal("9.9000000000"), "9.90"),
+    ],
+)
+def test_an_amount_is_what_was_written(given: object, stored: str) -> None:
+    assert str(AMOUNT.validate_python(given)) == stored
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(True, False, None, "", " ", "abc", "1,000", "9.99 USD", "$9.99", [], {}, ["9.99"], b"9.99", 1j),
+        *("NaN", "sNaN", "Infinity", "-inf", float("nan"), float("inf"), -float("inf"), Decimal("NaN"), Decimal("Infinity")),
+        *(10**12, -(10**12), 10**30, 10**5000, 1e12, 1e300, "1e12", "1e999999999999999999", "9" * 5000, Decimal("1e999999")),
+        *("1.2345678", 0.1 + 0.2, 1e-7, "1e-7", "1e-999999999999999999999", Decimal("1e-999999")),
+    ],
+    ids=lambda value: repr(value)[:30] if not isinstance(value, int) or abs(value) < 10**40 else "a huge number",
+)
+def test_what_is_no_amount(given: object) -> None:
+    with pytest.raises(ValidationError):
+        AMOUNT.validate_python(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "0.1000000000000000000000000000000001",
+        "999999999999.9999999999999999999999",
+        "1.00000000000000000000000000000000000001",
+        Decimal("1.00000000000000000000000000000000000000000000001"),
+    ],
+)
+def test_no_amount_is_rounded_to_fit(given: object) -> None:
+    with pytest.raises(ValidationError):
+        AMOUNT.validate_python(given)
+
+
+@pytest.mark.parametrize("given", ["-0", "-0.00", -0.0, "0e-400", "0.000"])
+def test_nothing_has_one_spelling(given: object) -> None:
+    assert str(AMOUNT.validate_python(given)) == "0.00"
+
+
+@relaxed
+@given(st.decimals(min_value=Decimal("-999999999999.999999"), max_value=Decimal("999999999999.999999"), places=6))
+def test_every_amount_within_the_limits_is_exact(amount: Decimal) -> None:
+    read = AMOUNT.validate_python(str(amount))
+    assert read == amount
+    assert AMOUNT.validate_python(str(read)) == read
+    assert len(str(read).partition(".")[2]) >= 2
+
+
+@relaxed
+@given(st.integers(min_value=-(10**12), max_value=10**12))
+def test_a_float_is_its_shortest_spelling(cents: int) -> None:
+    exact = Decimal(cents).scaleb(-2)
+    assert AMOUNT.validate_python(json.loads(str(exact))) == exact
+    assert str(AMOUNT.validate_python(float(str(exact)))) == str(AMOUNT.validate_python(str(exact)))
+
+
+@relaxed
+@given(st.one_of(st.text(max_size=50), st.floats(), st.integers(), st.decimals(), st.booleans(), st.none(), st.binary()))
+def test_anything_is_an_exact_amount_or_no_amount(given: object) -> None:
+    try:
+        amount = AMOUNT.validate_python(given)
+    except ValidationError:
+        return
+    assert amount == Decimal(repr(given) if isinstance(given, float) else given)  # type: ignore[arg-type]
+    assert abs(amount) < 10**12
+    assert amount == round(amount, 6)
+
+
+# -- the order ---------------------------------------------------------------------------------------------------------
+
+
+def spelled(amount: str) -> list[object]:
+    """The same amount, as different shops send it."""
+    exact = Decimal(amount)
+    whole: list[object] = [int(exact), float(exact)] if exact == int(exact) else [float(exact)]
+    return [amount, f"{amount}0", f"{amount}000", f" {amount} ", f"{exact:e}", exact, *whole]
+
+
+@pytest.mark.parametrize("field", ["total_amount", "tax_amount", "shipping_amount", "discount_amount"])
+@pytest.mark.parametrize("amount", ["1059.97", "10.00", "0.10", "0.00"])
+def test_the_same_order_in_other_spellings_is_the_same_order(field: str, amount: str) -> None:
+    prints = {take_in({**EXAMPLE, field: value}).fingerprint for value in spelled(amount)}
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        dict(reversed(EXAMPLE.items())),
+        {**EXAMPLE, "currency": "usd"},
+        {**EXAMPLE, "currency": " USD "},
+        {**EXAMPLE, "tax_amount": 0, "discount_amount": "0", "notes": None},
+        {**EXAMPLE, "customer_name": "  John Doe "},
+        {**EXAMPLE, "unknown": "field"},
+        {**EXAMPLE, "payment_info": {"card_last4": 1234, "method": "credit_card"}},
+        {**EXAMPLE, "shipping_info": {**EXAMPLE["shipping_info"], "zip": 90210}},
+        {**EXAMPLE, "items": [{**item, "quantity": str(item["quantity"])} for item in EXAMPLE["items"]]},
+        {**EXAMPLE, "items": [{**item, "price": float(item["price"])} for item in EXAMPLE["items"]]},
+        {**EXAMPLE, "items": tuple(EXAMPLE["items"])},
+        Order.model_validate(EXAMPLE),
+        json.loads(json.dumps(EXAMPLE)),
+    ],
+)
+def test_other_ways_to_send_the_example(other: Any) -> None:
+    assert take_in(other) == take_in(EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**EXAMPLE, "total_amount": "1059.98"},
+        {**EXAMPLE, "total_amount": "1059.970001"},
+        {**EXAMPLE, "currency": "EUR"},
+        {**EXAMPLE, "items": EXAMPLE["items"][:1]},
+        {**EXAMPLE, "items": EXAMPLE["items"][::-1]},
+        {**EXAMPLE, "customer_id": "CUST-124"},
+        {**EXAMPLE, "payment_info": None},
+        {**EXAMPLE, "notes": "Ring twice"},
+    ],
+)
+def test_another_order_is_another_order(other: dict[str, Any]) -> None:
+    assert take_in(other).fingerprint != take_in(EXAMPLE).fingerprint
+
+
+def test_ids_may_be_numbers() -> None:
+    order = an_order(id=1001, customer_id=123, items=[{"product_id": 7, "quantity": 1, "price": 5}])
+    assert (order.id, order.customer_id, order.items[0].product_id) == ("1001", "123", "7")
+    assert take_in({**EXAMPLE, "id": 1001}).fingerprint == take_in({**EXAMPLE, "id": "1001"}).fingerprint
+
+
+@pytest.mark.parametrize("value", [True, 1.5, None, [], {}])
+def test_ids_are_nothing_else(value: object) -> None:
+    with pytest.raises(ValidationError):
+        an_order(customer_id=value)
+
+
+@pytest.mark.parametrize("quantity", ["two", 1.5, "1.5", None, [], float("nan"), float("inf")])
+def test_a_quantity_is_a_whole_number(quantity: object) -> None:
+    with pytest.raises(ValidationError):
+        Item.model_validate({"product_id": "P", "quantity": quantity, "price": "1"})
+
+
+def test_totals_are_exact() -> None:
+    order = an_order(items=[{"product_id": "P", "quantity": 3, "price": 0.1}, {"product_id": "P", "quantity": 1, "price": 0.2}])
+    assert order.items_total == Decimal("0.50")
+    assert order.wanted == {"P": 4}
+    assert an_order().items_total == Decimal("1059.97")
+    assert an_order().total_minor == 105_997
+    assert an_order(currency="JPY", total_amount=500).total_minor == 500
+
+
+def test_what_is_left_out() -> None:
+    order = Order.model_validate({"id": "A", "customer_id": "C", "items": [], "total_amount": 1})
+    assert (order.currency, order.tax_amount, order.shipping_amount, order.discount_amount) == ("USD", 0, 0, 0)
+    assert order.payment_info is None
+    assert order.shipping_info is None
+
+
+def test_an_order_read_again_is_the_same() -> None:
+    text = an_order().model_dump_json()
+    assert Order.model_validate_json(text) == an_order()
+    assert Order.model_validate_json(text).model_dump_json() == text
