@@ -119,10 +119,11 @@ def _notes(ended: Sequence[Ended]) -> Text:
         if each.outcome and each.outcome.amount_at_risk:
             amount = show(each.outcome.amount_at_risk, each.outcome.currency)
             text.append(f"{each.order_id}: {amount} at risk. The refund was refused, so a person must act.\n", STYLES["needs_attention"])
-    known = [each.order_id for each in ended if each.known]
+    known = list(dict.fromkeys(each.order_id for each in ended if each.known))
     if known:
-        which = "All of these orders were" if len(known) == len(ended) else f"{', '.join(dict.fromkeys(known))} was"
-        text.append(f"{which} known already when sent: nothing happened again, and the first outcome is shown.\n", "dim")
+        which = "All of these orders" if all(each.known for each in ended) else ", ".join(known)
+        text.append(f"{which} {'was' if len(known) == 1 else 'were'} known already when sent: ", "dim")
+        text.append("nothing happened again, and the first outcome is shown.\n", "dim")
     for each in ended:
         for difference in each.differences:
             text.append(f"{each.order_id} is not as it should be: {difference}\n", "bold red")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
 from shop import journal
-from shop.database import close_engine, sync_engine, transaction
+from shop.database import transaction
 from shop.intake import submit_one
 from shop.journal import Record
 from shop.order import EXAMPLE
-from shop.settings import settings
 from shop.under_way import OrderUnderWay
+
+TABLES = ("customer_interaction", "outbox", "shipment", "reservation", "product", "order_step", "customer_order", "lease")
 
 
 def an_order(order_id: str = "A", *items: tuple[str, int], card: str = "1234", **fields: Any) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def an_order(order_id: str = "A", *items: tuple[str, int], card: str = "1234", *
 
 
 class Shop:
-    """A fresh database, asked past the code that is tested."""
+    """The database, asked past the code that is tested."""
 
     async def rows(self, statement: str, **parameters: Any) -> list[Any]:
         """Runs one statement in a transaction of its own."""
@@ -39,6 +39,12 @@ class Shop:
         """The only value of the only row."""
         ((value,),) = await self.rows(statement, **parameters)
         return value
+
+    async def empty(self) -> None:
+        """Throws everything away."""
+        async with transaction() as tx:
+            for table in TABLES:
+                await tx.execute(text(f"DELETE FROM {table}"))
 
     # -- orders
 
@@ -107,18 +113,6 @@ class Shop:
                 OR p.on_hand < p.reserved OR p.reserved < 0
             """
         )
-
-
-@asynccontextmanager
-async def opened_shop() -> AsyncIterator[Shop]:
-    """On the database that the settings name."""
-    url = settings().database_url
-    try:
-        yield Shop()
-    finally:
-        await close_engine()
-        sync_engine(url).dispose()
-        sync_engine.cache_clear()
 
 
 async def write(step: str, orders: Iterable[OrderUnderWay], status: str, **fields: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,28 +13,25 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from shop import ending, intake, report
 from shop.catalogue import KnownProducts
-from shop.database import Tx
-from shop.errors import OrderConflict, OrderError, OrderRejected, UnusableOrder
+from shop.database import Tx, transaction
+from shop.errors import OrderConflict, OrderError, OrderRejected
 from shop.intake_content import take_in
 from shop.order import Order
 from shop.outcomes import Outcome, Receipt
 from shop.saga import Kind, Saga, Step
-from shop.settings import settings
+from shop.settings import Settings, settings
 from shop.signals import WAITING, listening_sync
 from shop.under_way import OrderUnderWay
 from shop.validation import validate
 from shop.work import Work, run_in_database
-from tests.integration.domain import Shop, an_order, opened_shop
+from tests.integration.domain import Shop, an_order
+from tests.waiting import until
 
-
-@pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    async with opened_shop() as shop:
-        yield shop
+pytest_plugins = ["tests.integration.domain_fixtures"]
 
 
 def statuses(receipts: Sequence[Receipt]) -> list[tuple[str | None, str]]:
@@ -159,19 +156,37 @@ async def test_of_different_orders_with_one_id_one_is_stored(shop: Shop) -> None
 
 
 async def test_the_same_orders_in_another_sequence_do_not_wait_for_each_other(shop: Shop) -> None:
-    """Two shops' servers that send the same 300 orders at once, each in its own sequence: no error, each order once."""
-    orders = [an_order(f"ORDER-{i}") for i in range(300)]
+    """Two servers of a shop that send the same orders at once, each in its own sequence: no error, each order once."""
+    calls: list[asyncio.Task[list[Receipt]]] = []
+
+    async def all_wait() -> bool:
+        return bool(await shop.value("SELECT count(*) >= 2 FROM pg_locks l JOIN pg_stat_activity USING (pid) "
+                                     "WHERE NOT l.granted AND datname = current_database()"))
+
+    with pytest.raises(ZeroDivisionError):
+        async with transaction() as tx:
+            await tx.execute(text("INSERT INTO customer_order (id, content, fingerprint) VALUES ('M', '{}', 'x')"))
+            for sequence in ("AMB", "BMA"):
+                calls.append(asyncio.create_task(asyncio.to_thread(intake.submit, [an_order(i) for i in sequence])))
+            await until(all_wait, 20, "both to have come to the order in the middle, or to each other")
+            raise ZeroDivisionError  # rolls back: the way is free
+    receipts = [receipt for call in await asyncio.gather(*calls) for receipt in call]
+    assert sorted(receipt.status for receipt in receipts) == ["accepted"] * 3 + ["known"] * 3
+    assert await shop.rows("SELECT id FROM customer_order ORDER BY id") == [("A",), ("B",), ("M",)]
+
+
+async def test_many_senders_of_many_orders(shop: Shop) -> None:
+    orders = [an_order(f"ORDER-{i}") for i in range(100)]
 
     def send(seed: int) -> list[Receipt]:
-        mine = orders[:]
-        random.Random(seed).shuffle(mine)
-        return intake.submit(mine)
+        mine = random.Random(seed).sample(orders, 10)
+        return [receipt for order in mine for receipt in intake.submit([order, order])]
 
-    with ThreadPoolExecutor(8) as pool:
-        receipts = [receipt for batch in pool.map(send, range(8)) for receipt in batch]
-    assert sum(receipt.status == "accepted" for receipt in receipts) == 300
-    assert sum(receipt.status == "known" for receipt in receipts) == 300 * 7
-    assert await shop.count("customer_order") == 300
+    with ThreadPoolExecutor(10) as pool:
+        receipts = [receipt for batch in pool.map(send, range(10)) for receipt in batch]
+    accepted = [receipt.order_id for receipt in receipts if receipt.status == "accepted"]
+    assert len(accepted) == len(set(accepted)) == len({receipt.order_id for receipt in receipts})
+    assert await shop.count("customer_order") == len(accepted)
 
 
 async def test_nothing_is_stored_unless_all_of_it_is(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,24 +288,20 @@ fields = st.dictionaries(st.one_of(texts, st.sampled_from(list(Order.model_field
 
 
 @pytest.fixture(scope="module")
-def any_database(postgres: Any) -> str:
-    return str(postgres.url("postgres"))
+def database(postgres: Any) -> Iterator[Connection]:
+    engine = create_engine(Settings(database_url=postgres.url("postgres")).database_url)
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
 
 
 @hypothesis_settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.builds(lambda some, base: {**base, **some, "id": "A"}, fields, st.sampled_from([{}, an_order("A")])), min_size=1, max_size=8))
-def test_the_database_takes_whatever_intake_lets_through(any_database: str, orders: list[dict[str, Any]]) -> None:
+def test_the_database_takes_whatever_intake_lets_through(database: Connection, orders: list[dict[str, Any]]) -> None:
     """One that it did not take would make all that are sent together fail."""
-    contents = []
-    for order in orders:
-        try:
-            contents.append(take_in(order))
-        except UnusableOrder:  # pragma: no cover
-            pytest.fail("the id is usable")
-    engine = create_engine(any_database.replace("postgresql://", "postgresql+psycopg://", 1))
-    with engine.connect() as connection:
-        sent = [content.text for content in contents]
-        back = connection.execute(text("SELECT CAST(t AS jsonb) FROM unnest(CAST(:texts AS text[])) AS u(t)"), {"texts": sent}).scalars().all()
-    engine.dispose()
-    assert len(back) == len(sent)
+    sent = [take_in(order).text for order in orders]
+    with database.begin():
+        query = text("SELECT CAST(t AS jsonb) FROM unnest(CAST(:texts AS text[])) WITH ORDINALITY AS u(t, n) ORDER BY n")
+        back = database.execute(query, {"texts": sent}).scalars().all()
     assert [row["id"] for row in back] == ["A"] * len(sent)
+    assert [set(row) for row in back] == [set(json.loads(each)) for each in sent]

@@ -20,16 +20,12 @@ from shop.lease import lease
 from shop.notes import note
 from shop.saga import Kind, Saga, Step
 from shop.under_way import Entry, OrderUnderWay
-from tests.integration.domain import Shop, an_order, begin, begin_undo, end, end_undo, opened_shop, write
+from tests.integration.domain import Shop, an_order, begin, begin_undo, end, end_undo, write
 from tests.waiting import until
 
+pytest_plugins = ["tests.integration.domain_fixtures"]
+
 RESERVE, CHARGE, SHIP = "check_inventory", "process_payment", "fulfill_order"
-
-
-@pytest.fixture
-async def shop(database_url: str) -> AsyncIterator[Shop]:
-    async with opened_shop() as shop:
-        yield shop
 
 
 def ids(orders: list[OrderUnderWay]) -> list[str]:

@@ -1,0 +1,230 @@
+"""What `throughput.py` measures inside a process of its own, as a worker's: one kind a process, printed as a line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.saga import ORDER_SAGA
+from shop import intake, journal, report
+from shop.catalogue import load_catalogue
+from shop.database import transaction
+from shop.ending import finish
+from shop.lease import lease
+from shop.order import EXAMPLE
+from shop.payments.gateways import use
+from shop.payments.in_process import InProcessGateway
+from shop.payments.sandbox.ledger import Ledger
+from shop.settings import settings
+from shop.under_way import OrderUnderWay
+from shop.work import Work
+from tasks.limits import PAYMENT_GATEWAY, slots
+
+PRODUCTS = [f"BENCH-{i}" for i in range(20)]
+Measured = dict[str, Any]
+
+
+def orders(number: int) -> list[dict[str, Any]]:
+    """Orders of two lines each, with new ids, spread over some products."""
+    stamp = uuid.uuid4().hex[:10]
+    return [
+        {
+            **EXAMPLE,
+            "id": f"{stamp}-{i}",
+            "items": [
+                {"product_id": PRODUCTS[i % len(PRODUCTS)], "quantity": 1, "price": "999.99", "name": "Laptop"},
+                {"product_id": PRODUCTS[(i + 7) % len(PRODUCTS)], "quantity": 2, "price": "29.99", "name": "Mouse"},
+            ],
+        }
+        for i in range(number)
+    ]
+
+
+async def pending(number: int) -> Measured:
+    """So many orders wait; a drain takes them. From the first claim to the last outcome, and until the last mail is sent."""
+    await _warm_up()
+    ids = _submit(number)
+    drain = asyncio.create_task(process_pending_orders(drain_seconds=3600))
+    await _until(lambda: report.count_ended(ids) == number)
+    await _until(lambda: _unsent(ids) == 0)
+    await _stop(drain)
+    return _lane(ids)
+
+
+async def floor(number: int) -> Measured:
+    """The same steps and SQL in the same batches, without Prefect."""
+    await _warm_up()
+    ids = _submit(number)
+    async with lease() as mine, _without_prefect():
+        running: set[asyncio.Task[None]] = set()
+        while True:
+            async with transaction() as tx:
+                batch = await journal.claim(tx, mine, most=settings().batch_size)
+            if not batch:
+                break
+            running.add(asyncio.create_task(_straight(batch)))
+            if len(running) >= settings().batches_under_way:
+                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*running)
+    return _lane(ids)
+
+
+async def own_runs(number: int) -> Measured:
+    """`process_order`, one run after the other, in process."""
+    await _warm_up()
+    batch, seconds = orders(number), []
+    for order in batch:
+        begin = time.perf_counter()
+        await process_order(order, return_state=True)
+        seconds.append(time.perf_counter() - begin)
+    return {"orders": number, "orders_per_second": number / sum(seconds), **_percentiles(seconds), "peak_memory_mb": _peak()}
+
+
+async def alone(number: int) -> Measured:
+    """One order at a time through a running drain: from before it is submitted until its outcome is known."""
+    drain = asyncio.create_task(process_pending_orders(drain_seconds=3600))
+    first = _submit(3)
+    await _until(lambda: report.count_ended(first) == len(first))
+    from deployments.trigger import run_order
+
+    seconds = []
+    for order in orders(number):
+        begin = time.perf_counter()
+        await asyncio.to_thread(run_order, order)
+        seconds.append(time.perf_counter() - begin)
+    await _stop(drain)
+    return {"orders": number, **_percentiles(seconds), "peak_memory_mb": _peak()}
+
+
+async def submit(number: int) -> Measured:
+    """`submit_orders`: one order at a time, then so many at once."""
+    from deployments.trigger import submit_orders
+
+    seconds = []
+    for order in orders(60):
+        begin = time.perf_counter()
+        submit_orders([order])
+        seconds.append(time.perf_counter() - begin)
+    many = orders(number)
+    begin = time.perf_counter()
+    submit_orders(many)
+    return {"orders": number, "orders_per_second": number / (time.perf_counter() - begin), **_percentiles(seconds[10:])}
+
+
+KINDS: dict[str, Callable[[int], Awaitable[Measured]]] = {
+    "pending": pending,
+    "floor": floor,
+    "own_runs": own_runs,
+    "alone": alone,
+    "submit": submit,
+}
+
+
+async def _straight(batch: Sequence[OrderUnderWay]) -> None:
+    for step in ORDER_SAGA:
+        task: Any = step.task
+        work = Work(step, batch)
+        await task.fn(work)  # the task's own function, without Prefect around it
+        if len(work.done) != len(batch):
+            raise RuntimeError(f"{step.name} failed for {len(work.failed)} orders")
+    await finish(batch, ORDER_SAGA)
+
+
+def _without_prefect() -> Any:
+    """Makes the steps not ask for a slot of Prefect's limit."""
+    return slots(PAYMENT_GATEWAY, occupy=0)
+
+
+async def _warm_up() -> None:
+    _submit(3)
+    await process_pending_orders(drain_seconds=0)
+
+
+def _submit(number: int) -> list[str]:
+    batch = orders(number)
+    intake.submit(batch)
+    return [order["id"] for order in batch]
+
+
+async def _until(condition: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        if time.monotonic() > end:
+            raise TimeoutError("the orders do not come to an end")
+        await asyncio.sleep(0.2)
+
+
+async def _stop(drain: asyncio.Task[Any]) -> None:
+    drain.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.gather(drain, return_exceptions=True)
+
+
+def _unsent(ids: list[str]) -> int:
+    return int(_one("SELECT count(*) FROM outbox WHERE sent_at IS NULL AND order_id = ANY(CAST(:ids AS text[]))", ids)[0])
+
+
+def _lane(ids: list[str]) -> Measured:
+    done, seconds, p50, p99 = _one(
+        "SELECT count(*) FILTER (WHERE outcome = 'completed'), extract(epoch FROM max(finished_at) - min(started_at))::float, "
+        "percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at))::float, "
+        "percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at))::float "
+        "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))",
+        ids,
+    )
+    if done != len(ids):
+        raise RuntimeError(f"{len(ids) - done} of {len(ids)} orders did not complete")
+    mailed = _one(
+        "SELECT extract(epoch FROM max(m.sent_at) - min(o.started_at))::float FROM customer_order o JOIN outbox m ON m.order_id = o.id "
+        "WHERE o.id = ANY(CAST(:ids AS text[]))",
+        ids,
+    )[0]
+    measured = {"orders": len(ids), "orders_per_second": len(ids) / seconds, "p50_ms": p50 * 1000, "p99_ms": p99 * 1000}
+    return {**measured, "orders_per_second_mailed": len(ids) / mailed if mailed else None, "peak_memory_mb": _peak()}
+
+
+def _one(statement: str, ids: list[str]) -> Any:
+    from sqlalchemy import text
+
+    from shop.database import sync_engine
+
+    with sync_engine(settings().database_url).connect() as connection:
+        return connection.execute(text(statement), {"ids": ids}).one()
+
+
+def _percentiles(seconds: list[float]) -> Measured:
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+    return {"p50_ms": cuts[49] * 1000, "p99_ms": cuts[98] * 1000}
+
+
+def _peak() -> float:
+    """Peak memory of this process in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+async def _main(kind: str, number: int, gateway: str) -> Measured:
+    if gateway == "in-process":
+        use(InProcessGateway(Ledger(None)))
+    return await KINDS[kind](number)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("number", type=int)
+    parser.add_argument("--gateway", choices=["in-process", "sandbox"], default="in-process")
+    options = parser.parse_args()
+    load_catalogue(settings().database_url, {product: (product, 10**9) for product in PRODUCTS})
+    sys.stdout.write(json.dumps(asyncio.run(_main(options.kind, options.number, options.gateway))) + "\n")
