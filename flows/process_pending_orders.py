@@ -54,14 +54,15 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
         try:
             await drain.take_orders(mine, bell, seconds)
             await drain.lane.finish_up()
+            drain.over = True
+            drain.lane.ended.set()
+            await mailing
         except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
             await drain.lane.finish_up(_GRACE_SECONDS)
             raise
         finally:
             mailing.cancel()
-            with suppress(asyncio.CancelledError):
-                await mailing
-    await drain.mail_what_is_due()
+            await asyncio.gather(mailing, return_exceptions=True)
     return {"orders": drain.taken, "batches": drain.started}
 
 
@@ -70,6 +71,8 @@ class _Drain:
         self.lane = Lane()
         self.batch_size = batch_size
         self.taken = self.started = 0
+        self.over = False
+        """No more orders are taken: the mails that are due are the last."""
 
     async def take_orders(self, lease_id: UUID, bell: Bell, seconds: float) -> None:
         """Until the time is over; or, if that is 0, until nothing is waiting."""
@@ -93,7 +96,7 @@ class _Drain:
     async def mail(self) -> None:
         """Sends what is in the outbox: at once while no order is under way, else when it has waited for some time."""
         waiting_since = time.monotonic()
-        while True:
+        while not self.over:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.lane.ended.wait(), _OUTBOX_SECONDS)
             self.lane.ended.clear()

@@ -197,8 +197,8 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
     if not work.changes_nothing:
         async with transaction() as tx:
             held = await journal.hold(tx, todo)
-            if held:
-                await work.begin(tx, held)
+            if fresh := [order for order in held if work.key not in order.in_flight]:
+                await work.begin(tx, fresh)
     calls = {order: _call(work, action, order) for order in held}
     try:
         await _wait(work, set(calls.values()))

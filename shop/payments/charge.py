@@ -60,7 +60,7 @@ async def charge(under_way: OrderUnderWay, gateway: PaymentGateway) -> PaymentRe
         await note(under_way, STEP, payment_id=payment_id)
     elif under_way.journal[STEP].attempts > 1 and (payment := await gateway.get(payment_id)).status is PaymentStatus.SUCCEEDED:
         return _charged(payment)
-    return _charged(await gateway.confirm(payment_id, key=names.key(order.id, "confirm")))
+    return _charged(await gateway.confirm(payment_id, key=names.key(order.id, f"confirm-{payment_id}")))
 
 
 async def _find_or_create(under_way: OrderUnderWay, gateway: PaymentGateway) -> Payment:

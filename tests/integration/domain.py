@@ -142,4 +142,6 @@ async def end_undo(step: str, orders: Iterable[OrderUnderWay], result: dict[str,
     """Journals how the compensation ended."""
     async with transaction() as tx:
         held = await journal.hold(tx, orders)
-        await journal.write_undo(tx, step, [Record(order, step, "failed" if error else "done", result=result, error=error) for order in held])
+        await journal.write_undo(
+            tx, step, [Record(order, step, "failed" if error else "done", result=result, error=error) for order in held]
+        )

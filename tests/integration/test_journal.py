@@ -96,10 +96,14 @@ async def test_a_second_claimer_skips_what_the_first_one_is_about_to_take(shop: 
 
 async def test_a_claim_that_is_not_committed_claims_nothing(shop: Shop) -> None:
     await shop.store(an_order("A"))
-    with pytest.raises(ZeroDivisionError):
+
+    async def claim_and_fail() -> None:
         async with transaction() as tx:
             assert ids(await journal.claim(tx, await shop.lease(), most=1)) == ["A"]
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await claim_and_fail()
     (claimed,) = await shop.claim()
     assert (claimed.fence, claimed.takeovers) == (1, 0)
 
@@ -189,10 +193,14 @@ async def test_what_is_handed_back_is_claimable_at_once_and_is_no_takeover(shop:
 
 async def test_what_is_handed_back_after_an_error_is_claimable_too(shop: Shop) -> None:
     await shop.store(an_order("A"))
-    with pytest.raises(ZeroDivisionError):
+
+    async def claim_and_fail() -> None:
         async with lease() as mine:
             await shop.claim(lease=mine)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await claim_and_fail()
     assert [(order.fence, order.takeovers) for order in await shop.claim()] == [(2, 0)]
 
 

@@ -42,8 +42,9 @@ def empty_url(postgres: Any) -> Iterator[str]:
 def schema(connection: Connection) -> dict[str, list[Any]]:
     """Everything that PostgreSQL knows about the tables, constraints and indexes by their definitions."""
     queries = {
-        "columns": "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, is_nullable, column_default, "
-        "is_identity, identity_generation FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
+        "columns": "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, is_nullable, "
+        "column_default, is_identity, identity_generation FROM information_schema.columns "
+        "WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
         "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
         "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'",
         "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'",

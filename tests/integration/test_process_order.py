@@ -142,7 +142,7 @@ async def test_a_cancelled_run_is_undone(saga: World, unique: str) -> None:
     assert (known.outcome, known.failing_step) == (Outcome.COMPENSATED, "process_payment")
     assert saga.money(order["id"]) == (Decimal("999.99"), Decimal("999.99")), "what was charged is back"
     assert saga.stock("PROD-001") == (100, 0)
-    assert saga.books().balanced
+    saga.assert_books_balance()
 
 
 async def test_an_order_that_a_dead_worker_left_is_taken_over(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from sqlalchemy import create_engine, text
 
-from shop.books import Books, read_books
+from shop.books import read_books
 from shop.order import EXAMPLE
 from shop.settings import Settings
 
@@ -76,8 +76,14 @@ class World:
     def order(self, order_id: str) -> Any:
         return self.sql("SELECT * FROM customer_order WHERE id = :id", id=order_id)[0]
 
-    def books(self) -> Books:
-        return read_books(self.database_url, self.gateway_url)
+    def assert_books_balance(self) -> None:
+        """Our money against the gateway's ledger, order by order (the ledger outlives a test), and the stock."""
+        books = read_books(self.database_url)
+        assert books.balanced, books.rows
+        for order_id, charged, refunded in self.sql(
+            "SELECT id, amount_charged, amount_refunded FROM customer_order WHERE outcome IS NOT NULL"
+        ):
+            assert self.money(order_id) == (charged, refunded), order_id
 
     def misbehave(self, **switches: Any) -> None:
         """Sets the gateway's switches."""

@@ -18,10 +18,27 @@ relaxed = hypothesis_settings(deadline=None)
 ids = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=MAX_ORDER_ID).filter(
     lambda text: text == text.strip()
 )
-nasty = st.text(st.sampled_from([*"./\\~-_ aA:*?\"<>|\n", "é", "\u0301", "字"]), min_size=1, max_size=12)
+nasty = st.text(st.sampled_from([*'./\\~-_ aA:*?"<>|\n', "é", "\u0301", "字"]), min_size=1, max_size=12)
 GATEWAY_KEY = re.compile(r"[!-~]{1,255}")
 
-NASTY = [".", "..", "...", "../../etc/passwd", "a/b", "a\\b", ".hidden", "~root", "-rf", "CON", "a" * 200, "字" * 200, "a b", " ", "a\x00b", "é"]
+NASTY = [
+    ".",
+    "..",
+    "...",
+    "../../etc/passwd",
+    "a/b",
+    "a\\b",
+    ".hidden",
+    "~root",
+    "-rf",
+    "CON",
+    "a" * 200,
+    "字" * 200,
+    "a b",
+    " ",
+    "a\x00b",
+    "é",
+]
 
 
 @pytest.mark.parametrize("order_id", ["ORDER-1001", "a", "A.b_c-9", "0" * 80])

@@ -100,7 +100,11 @@ async def test_the_example_is_valid() -> None:
         {**changed("tax_amount", "80"), "shipping_amount": 5, "discount_amount": 10.5, "total_amount": "1074.49"},
         {**changed("currency", "JPY"), "items": [{"product_id": "PROD-001", "quantity": 3, "price": 500}], "total_amount": "1500"},
         {**changed("currency", "KWD"), "items": [{"product_id": "PROD-001", "quantity": 3, "price": "0.005"}], "total_amount": "0.015"},
-        {**changed("unknown", {"x": [1]}), "items": [{"product_id": "PROD-001", "quantity": 100_000, "price": 10}], "total_amount": 1_000_000},
+        {
+            **changed("unknown", {"x": [1]}),
+            "items": [{"product_id": "PROD-001", "quantity": 100_000, "price": 10}],
+            "total_amount": 1_000_000,
+        },
     ],
 )
 async def test_other_valid_orders(order: dict[str, Any]) -> None:
@@ -200,14 +204,24 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("order", "place", "given", "expected"), ONE_RULE_BROKEN, ids=lambda value: str(value)[:40] if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("order", "place", "given", "expected"), ONE_RULE_BROKEN, ids=lambda value: str(value)[:40] if isinstance(value, str) else ""
+)
 async def test_each_rule_says_where_what_and_what_instead(order: dict[str, Any], place: str, given: str, expected: str) -> None:
     assert await problems_of(order) == [Problem(place, given, expected)]
 
 
 @pytest.mark.parametrize(
     ("currency", "price", "allowed"),
-    [("JPY", "500", 0), ("JPY", "500.5", 0), ("KRW", "0.01", 0), ("USD", "5.55", 2), ("USD", "5.555", 2), ("KWD", "5.555", 3), ("KWD", "5.5555", 3)],
+    [
+        ("JPY", "500", 0),
+        ("JPY", "500.5", 0),
+        ("KRW", "0.01", 0),
+        ("USD", "5.55", 2),
+        ("USD", "5.555", 2),
+        ("KWD", "5.555", 3),
+        ("KWD", "5.5555", 3),
+    ],
 )
 async def test_as_many_decimals_as_the_currency_has(currency: str, price: str, allowed: int) -> None:
     order = {**EXAMPLE, "currency": currency, "items": [{"product_id": "PROD-001", "quantity": 1, "price": price}], "total_amount": price}
@@ -356,7 +370,12 @@ async def test_what_was_taken_out_always_has_a_reason() -> None:
     deep: Any = "end"
     for _ in range(20):
         deep = [deep]
-    for order in (changed("notes", "a\x00b"), changed("notes", "y" * 30_000), changed("notes", deep), changed("items", [EXAMPLE["items"][0]] * 2_000)):
+    for order in (
+        changed("notes", "a\x00b"),
+        changed("notes", "y" * 30_000),
+        changed("notes", deep),
+        changed("items", [EXAMPLE["items"][0]] * 2_000),
+    ):
         assert await problems_of(json.loads(take_in(order).text))
 
 
@@ -365,7 +384,9 @@ async def test_what_was_taken_out_always_has_a_reason() -> None:
 texts = st.one_of(st.text(max_size=12), st.sampled_from(["USD", "JPY", "credit_card", "PROD-001", "1e3", "NaN", "-0", "a@b.c", "US"]))
 numbers = st.one_of(st.integers(-5, 5), st.integers(), st.just(10**400), st.floats(), st.sampled_from([0.1, 1e22, 2.5]))
 scalars = st.one_of(st.none(), st.booleans(), numbers, texts)
-values = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)), max_leaves=8)
+values = st.recursive(
+    scalars, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)), max_leaves=8
+)
 
 
 def objects(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
@@ -462,8 +483,14 @@ def good_orders(draw: st.DrawFn) -> dict[str, Any]:
     total = sum((item["price"] * item["quantity"] for item in items), Decimal(0)) + tax + shipping  # type: ignore[operator]
     discount = draw(st.sampled_from([Decimal(0), total - money.from_minor(1, currency)]))
     return {
-        **{"id": "A", "customer_id": "C", "currency": currency, "items": items, "tax_amount": tax, "shipping_amount": shipping},
-        **{"discount_amount": discount, "total_amount": total - discount},
+        "id": "A",
+        "customer_id": "C",
+        "currency": currency,
+        "items": items,
+        "tax_amount": tax,
+        "shipping_amount": shipping,
+        "discount_amount": discount,
+        "total_amount": total - discount,
     }
 
 

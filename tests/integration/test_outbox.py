@@ -1,0 +1,265 @@
+"""Mails: one for one order however often it is sent, none before its transaction is committed, and sent until it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import email
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from decimal import Decimal
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shop.confirmation.template import template_confirmation
+from shop.database import transaction
+from shop.notifications import outbox
+from shop.notifications.notify import CONFIRMATION_STEP, notify
+from shop.notifications.outbox import Kind, Message
+from shop.order import Order
+from shop.settings import settings
+from shop.shipping import fulfilment
+from tests.integration.domain import Shop, an_order, end
+
+pytest_plugins = ["tests.integration.domain_fixtures"]
+
+TRACKING = "CA000000010US"
+
+
+def confirmation(order_id: str) -> Message:
+    written = template_confirmation(Order.model_validate(an_order(order_id)), settings()).model_dump(mode="json")
+    return Message(order_id, Kind.CONFIRMATION, {"confirmation": written, "tracking_number": TRACKING})
+
+
+def refund(order_id: str, amount: str = "10.00") -> Message:
+    return Message(order_id, Kind.REFUND, {"amount": amount, "currency": "USD"})
+
+
+async def put(messages: Iterable[Message]) -> None:
+    async with transaction() as tx:
+        await outbox.put(tx, messages)
+
+
+def mails() -> dict[str, EmailMessage]:
+    """File name to mail, as a mail program reads it."""
+    return {path.name: email.message_from_bytes(path.read_bytes(), policy=default) for path in settings().mail_dir.glob("*")}  # type: ignore[misc]
+
+
+class Sendings:
+    """Counts how often each mail is really sent."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.of, self._lock, self._write = Counter[str](), threading.Lock(), outbox.write_mail
+        monkeypatch.setattr(outbox, "write_mail", self._counted)
+
+    def _counted(self, path: Path, mail: bytes, **options: Any) -> None:
+        with self._lock:
+            self.of[path.name] += 1
+        self._write(path, mail, **options)
+
+
+async def make_all_due(shop: Shop) -> None:
+    await shop.rows("UPDATE outbox SET next_attempt_at = now()")
+
+
+async def test_a_message_is_sent(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    assert not await outbox.is_due()
+    await put([confirmation("A")])
+    assert await outbox.is_due()
+    assert await outbox.deliver() == (1, 0)
+    assert not await outbox.is_due()
+    ((name, mail),) = mails().items()
+    assert name == "A.eml"
+    assert mail["To"] == "John Doe <john.doe@example.com>"
+    assert mail["Subject"] == "Your order A is confirmed"
+    assert TRACKING in mail.get_content()
+    assert "10.00 USD" in mail.get_content()
+    assert [path.name for path in settings().label_dir.glob("*")] == ["A.pdf"], "the label is there before the customer hears of it"
+    (row,) = await shop.rows("SELECT * FROM outbox")
+    assert (row.attempts, row.error) == (1, None)
+    assert row.sent_at is not None
+
+
+async def test_one_mail_for_one_order_however_often_it_is_delivered(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    sendings = Sendings(monkeypatch)
+    await shop.store(an_order("A"))
+    for _ in range(3):
+        await put([confirmation("A"), confirmation("A"), refund("A")])
+        await make_all_due(shop)
+        await outbox.deliver()
+    assert await shop.count("outbox") == 2
+    assert sendings.of == {"A.eml": 1, "A-refund.eml": 1}
+    assert sorted(mails()) == ["A-refund.eml", "A.eml"]
+
+
+async def test_a_mail_whose_sender_died_before_it_could_say_so_is_the_same_mail_again(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    await put([confirmation("A")])
+    await outbox.deliver()
+    before = {path: path.read_bytes() for path in settings().mail_dir.glob("*")}
+    await shop.rows("UPDATE outbox SET sent_at = NULL")
+    assert await outbox.deliver() == (0, 0), "not at once: its sender may be alive"
+    await make_all_due(shop)
+    assert await outbox.deliver() == (1, 0)
+    assert {path: path.read_bytes() for path in settings().mail_dir.glob("*")} == before
+
+
+async def test_a_failure_is_tried_again_later(shop: Shop) -> None:
+    settings().var_dir.mkdir(parents=True)
+    settings().mail_dir.write_text("in the way")
+    await shop.store(an_order("A"), an_order("B"))
+    await put([confirmation("A"), refund("B")])
+    pauses = []
+    for attempt in (1, 2, 3):
+        assert await outbox.deliver() == (0, 2)
+        rows = await shop.rows("SELECT sent_at, error, attempts, next_attempt_at - now() AS pause FROM outbox")
+        assert {(row.sent_at, row.attempts) for row in rows} == {(None, attempt)}
+        assert all(row.error in {"NotADirectoryError", "FileExistsError"} for row in rows), "the type only: the text may hold anything"
+        pauses.append(min(row.pause.total_seconds() for row in rows))
+        assert not await outbox.is_due()
+        assert await outbox.deliver() == (0, 0)
+        await make_all_due(shop)
+    assert pauses[0] > 20
+    assert pauses == sorted(pauses)
+    assert pauses[2] > 2 * pauses[0]
+    settings().mail_dir.unlink()
+    assert await outbox.deliver() == (2, 0)
+    assert sorted(mails()) == ["A.eml", "B-refund.eml"]
+    assert {row.error for row in await shop.rows("SELECT error FROM outbox")} == {None}
+
+
+async def test_pauses_do_not_grow_without_limit(shop: Shop) -> None:
+    settings().var_dir.mkdir(parents=True)
+    settings().mail_dir.write_text("in the way")
+    await shop.store(an_order("A"))
+    await put([refund("A")])
+    await shop.rows("UPDATE outbox SET attempts = 1000")
+    assert await outbox.deliver() == (0, 1)
+    assert 0 < await shop.value("SELECT extract(epoch FROM next_attempt_at - now()) FROM outbox") < 2 * 3600
+
+
+async def test_one_that_cannot_be_sent_does_not_hold_up_the_others(shop: Shop) -> None:
+    await shop.store(an_order("A"), an_order("B"), an_order("C"))
+    await put([Message("A", Kind.CONFIRMATION, {}), confirmation("B"), Message("C", Kind.REFUND, {"amount": "much", "currency": "USD"})])
+    assert await outbox.deliver() == (1, 2)
+    assert sorted(mails()) == ["B.eml"]
+    failed = dict(await shop.rows("SELECT order_id, error FROM outbox WHERE sent_at IS NULL"))
+    assert failed == {"A": "KeyError", "C": "InvalidOperation"}
+
+
+async def test_messages_of_an_open_transaction_are_not_seen(shop: Shop) -> None:
+    await shop.store(an_order("A"), an_order("B"))
+    async with transaction() as tx:
+        await outbox.put(tx, [confirmation("A")])
+        async with asyncio.timeout(10):
+            assert not await outbox.is_due()
+            assert await outbox.deliver() == (0, 0)
+        assert not settings().mail_dir.exists()
+    assert await outbox.deliver() == (1, 0)
+
+    async def put_and_fail() -> None:
+        async with transaction() as tx:
+            await outbox.put(tx, [confirmation("B")])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await put_and_fail()
+    assert await outbox.deliver() == (0, 0)
+    assert sorted(mails()) == ["A.eml"]
+
+
+async def test_those_who_deliver_at_the_same_time_send_each_mail_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    sendings = Sendings(monkeypatch)
+    ids = [f"{i:03}" for i in range(120)]
+    await shop.store(*map(an_order, ids))
+    await put([confirmation(i) for i in ids])
+    results = await asyncio.gather(*(outbox.deliver(most=15) for _ in range(16)))
+    assert sum(sent for sent, _ in results) == 120
+    assert sum(failed for _, failed in results) == 0
+    assert sendings.of == {f"{i}.eml": 1 for i in ids}
+    assert sorted(mails()) == [f"{i}.eml" for i in ids]
+    assert await shop.rows("SELECT DISTINCT attempts, sent_at IS NOT NULL FROM outbox") == [(1, True)]
+
+
+async def test_a_second_deliverer_does_not_wait_for_the_first(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it take what the first one is sending."""
+    sending, may_go_on = threading.Event(), threading.Event()
+    write = outbox.write_mail
+
+    def slow(path: Path, mail: bytes, **options: Any) -> None:
+        sending.set()
+        assert may_go_on.wait(20)
+        write(path, mail, **options)
+
+    await shop.store(an_order("A"), an_order("B"))
+    await put([confirmation("A")])
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "write_mail", slow)
+        first = asyncio.create_task(outbox.deliver())
+        assert await asyncio.to_thread(sending.wait, 20)
+    try:
+        await put([confirmation("B")])
+        async with asyncio.timeout(10):
+            assert await outbox.deliver() == (1, 0)
+        assert sorted(mails()) == ["B.eml"]
+    finally:
+        may_go_on.set()
+    assert await first == (1, 0)
+    assert sorted(mails()) == ["A.eml", "B.eml"]
+
+
+async def test_up_to_the_limit_and_of_these_orders(shop: Shop) -> None:
+    await shop.store(*(an_order(i) for i in "ABCDE"))
+    await put([confirmation(i) for i in "ABCDE"])
+    assert await outbox.deliver(order_ids=["D", "nobody"]) == (1, 0)
+    assert await outbox.is_due(["A"])
+    assert not await outbox.is_due(["D"])
+    assert [await outbox.deliver(most=3) for _ in range(3)] == [(3, 0), (1, 0), (0, 0)]
+    assert len(mails()) == 5
+
+
+async def test_of_no_orders_nothing_is_delivered(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    await put([confirmation("A")])
+    assert not await outbox.is_due([])
+    assert await outbox.deliver(order_ids=[]) == (0, 0)
+    assert not settings().mail_dir.exists()
+
+
+async def test_a_refund_mail_tells_the_amount(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    await put([refund("A", "7.30")])
+    await outbox.deliver()
+    ((name, mail),) = mails().items()
+    assert name == "A-refund.eml"
+    assert "7.30 USD" in mail.get_content()
+    assert "10.00" not in mail.get_content()
+
+
+async def test_notifying_again_notifies_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    sendings = Sendings(monkeypatch)
+    orders = await shop.under_way(an_order("A"), an_order("B", customer_email=None))
+    for order in orders:
+        written = template_confirmation(order.order, settings()).model_dump(mode="json")
+        await end(CONFIRMATION_STEP, [order], **written)
+        await end(fulfilment.STEP, [order], tracking_number=TRACKING)
+    for _ in range(2):
+        async with transaction() as tx:
+            results = await notify(tx, orders)
+        await make_all_due(shop)
+        await outbox.deliver()
+    assert {i: result.email_to for i, result in results.items()} == {"A": "customer", "B": "support"}
+    assert sendings.of == {"A.eml": 1, "B.eml": 1}
+    assert {name: mail["To"] for name, mail in mails().items()} == {
+        "A.eml": "John Doe <john.doe@example.com>",
+        "B.eml": f"Support <{settings().support_email}>",
+    }
+    contacts = await shop.rows("SELECT order_id, customer_id, kind, details FROM customer_interaction ORDER BY order_id")
+    assert [(row.order_id, row.customer_id, row.kind) for row in contacts] == [(i, "CUST-123", "order_confirmation") for i in "AB"]
+    assert contacts[0].details == {"tracking_number": TRACKING, "written_by": "template"}
+    assert Decimal((await shop.order("A")).amount_refunded) == 0
