@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import GatewayTotals, Payment, Refund
-from shop.payments.sandbox.ledger import AnswerLost, Fate, Ledger, Refusal
+from shop.payments.sandbox.behaviour import Fate
+from shop.payments.sandbox.ledger import Ledger
+from shop.payments.sandbox.records import AnswerLost, Refusal
 from shop.payments.sandbox_client import minor_units, to_error, to_payment, to_refund, to_totals
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.money import from_minor, to_minor
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
-from shop.payments.sandbox.ledger import CurrencyTotals, Page, PaymentRecord, RefundRecord
+from shop.payments.sandbox.records import CurrencyTotals, Page, PaymentRecord, RefundRecord
 
 _PAYMENT, _REFUND, _PAGE = TypeAdapter(PaymentRecord), TypeAdapter(RefundRecord), TypeAdapter(Page)
 _TOTALS = TypeAdapter(tuple[CurrencyTotals, ...])

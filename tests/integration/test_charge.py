@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from shop import names
 from shop.errors import LeaseLost, OrderError, PaymentDeclined, PaymentGatewayError, PaymentGatewayTimeout, PaymentRefused, RefundRefused
 from shop.payments.charge import STEP, PaymentResult, RefundResult, charge, money_moved, refund
 from shop.payments.gateway import PaymentStatus
 from shop.payments.in_process import InProcessGateway
-from shop.payments.sandbox.ledger import Behaviour, Ledger
+from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.ledger import Ledger
+from shop.saga import Kind, Step
 from shop.under_way import OrderUnderWay
+from shop.work import Work, run_outside
 from tests.integration.domain import Shop, an_order, begin, begin_undo, end, end_undo, write
+from tests.waiting import until
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 
@@ -294,6 +301,87 @@ async def test_a_worker_who_lost_the_order_does_not_charge(till: Till) -> None:
     assert till.money() == (0, 0)
     await till.charge(new)
     assert till.money() == (UNITS, 0)
+
+
+@pytest.mark.parametrize("forget", [False, True])
+@pytest.mark.parametrize("next_one", ["charges", "refunds"])
+async def test_a_worker_that_pauses_before_it_confirms(till: Till, next_one: str, forget: bool) -> None:
+    """Its payment is known to the next worker, who charges it, or sees to it that nobody can any more."""
+    till.ledger.behaviour = Behaviour(forget_keys=forget)
+    paused, go_on = asyncio.Event(), asyncio.Event()
+
+    class Pausing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(till.gateway, name)
+
+        async def confirm(self, payment_id: str, *, key: str) -> Any:
+            paused.set()
+            await go_on.wait()
+            return await till.gateway.confirm(payment_id, key=key)
+
+    old = await till.order()
+    await begin(STEP, [old])
+    sleeping = asyncio.create_task(charge(old, Pausing()))
+    await asyncio.wait_for(paused.wait(), 10)
+    new = await till.next_worker()
+    if next_one == "charges":
+        await till.charge(new)
+    else:
+        assert (await till.refund(new)).compensation_status == "cancelled"
+    go_on.set()
+    (late,) = await asyncio.gather(sleeping, return_exceptions=True)
+    assert isinstance(late, PaymentResult if next_one == "charges" else PaymentDeclined)
+    assert till.money() == (UNITS if next_one == "charges" else 0, 0)
+    assert len(till.payments()) == 1
+
+
+@pytest.mark.parametrize("forget", [False, True], ids=["keeps keys", "forgets keys"])
+async def test_a_slow_order_is_charged_once_though_its_batch_is_tried_again(till: Till, forget: bool) -> None:
+    """One order is still at the gateway, another one's worker has lost the database for a moment: the batch is run again."""
+    till.ledger.behaviour = Behaviour(forget_keys=forget)
+    arrives, created = asyncio.Event(), Counter[str]()
+
+    class Slow:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(till.gateway, name)
+
+        async def create(self, *, order_id: str, **request: Any) -> Any:
+            created[order_id] += 1
+            if order_id == "B" and created["B"] == 1:
+                raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+            if order_id == "C" and created["C"] == 1:
+                await arrives.wait()
+            return await till.gateway.create(order_id=order_id, **request)
+
+    called, answered = Counter[str](), Counter[str]()
+
+    async def act(order: OrderUnderWay) -> PaymentResult:
+        called[order.id] += 1
+        try:
+            return await charge(order, Slow())
+        finally:
+            answered[order.id] += 1
+
+    async def all_answered() -> bool:
+        return called == answered
+
+    async def never(work: Work) -> None:
+        """Tests run the work themselves."""
+
+    orders = await till.shop.under_way(*(an_order(i) for i in "ABCDEFGHIJ"))
+    step = Step(STEP, never, never, Kind.COMPENSATABLE, 30, 0)
+    work = Work(step, orders, patience=0.2)
+    with pytest.raises(OperationalError):
+        await run_outside(work, act)
+    running = asyncio.create_task(run_outside(work, act))
+    await asyncio.wait([running], timeout=1)
+    arrives.set()
+    await running
+    for order in work.alone:
+        await run_outside(Work(step, [order]), act)
+    await until(all_answered, 10, "every call to have ended")
+    assert {i: till.payments(i).count(SUCCEEDED) for i in "ABCDEFGHIJ"} == dict.fromkeys("ABCDEFGHIJ", 1)
+    assert till.money() == (10 * UNITS, 0)
 
 
 @pytest.mark.parametrize("missing", ["payment_info", "shipping_info"])

@@ -29,7 +29,8 @@ from shop import names
 from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import GatewayTotals, Payment, PaymentGateway, PaymentStatus
 from shop.payments.in_process import InProcessGateway
-from shop.payments.sandbox.ledger import Behaviour, Ledger
+from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox_client import SandboxGateway
 
 CREATED, SUCCEEDED, DECLINED, CANCELLED = PaymentStatus.CREATED, PaymentStatus.SUCCEEDED, PaymentStatus.DECLINED, PaymentStatus.CANCELLED

@@ -15,7 +15,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from pydantic import ValidationError
 
 from shop.payments.gateway import PaymentStatus
-from shop.payments.sandbox.ledger import MAX_AMOUNT, TEST_CARDS, AnswerLost, Behaviour, Fate, Ledger, PaymentRecord, Refusal
+from shop.payments.sandbox.behaviour import TEST_CARDS, Behaviour, Fate
+from shop.payments.sandbox.ledger import Ledger
+from shop.payments.sandbox.records import MAX_AMOUNT, AnswerLost, PaymentRecord, Refusal
 
 CREATED, SUCCEEDED, DECLINED, CANCELLED = PaymentStatus.CREATED, PaymentStatus.SUCCEEDED, PaymentStatus.DECLINED, PaymentStatus.CANCELLED
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import uvicorn
 
 from shop.payments.sandbox.app import create_app
-from shop.payments.sandbox.ledger import Behaviour, Ledger
+from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.ledger import Ledger
 
 
 class _Server(uvicorn.Server):

@@ -20,18 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from shop.payments.sandbox.ledger import (
-    MAX_PAGE,
-    AnswerLost,
-    Behaviour,
-    CurrencyTotals,
-    Fate,
-    Ledger,
-    Page,
-    PaymentRecord,
-    RefundRecord,
-    Refusal,
-)
+from shop.payments.sandbox.behaviour import Behaviour, Fate
+from shop.payments.sandbox.ledger import MAX_PAGE, Ledger
+from shop.payments.sandbox.records import AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
 
 HOLD_SECONDS = 30.0
 """How long an answer that is not meant to arrive is held back, unless the client leaves earlier."""

@@ -14,180 +14,26 @@ Amounts are whole smallest units of their currency.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
 import re
 import secrets
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from enum import Enum, auto
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
-
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from typing import NamedTuple
 
 from shop.money import is_currency
 from shop.payments.gateway import PaymentStatus
+from shop.payments.sandbox.behaviour import GOOD_CARD, TEST_CARDS, Behaviour, Card, Fate
+from shop.payments.sandbox.records import MAX_AMOUNT, AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
 
-MAX_AMOUNT = 10**12
-"""In smallest units; keeps every sum far inside SQLite's 64 bits."""
 MAX_ORDER_ID = 500
 MAX_PAGE = 1000
 
-
-# -- how it misbehaves -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What a card does; left as it is, it pays and takes refunds."""
-
-    declined: str | None = None
-    """The bank's reason for saying no."""
-    failing_confirms: int = 0
-    """So many first confirms of a payment fail with an error that a retry cures."""
-    first_answer_lost: bool = False
-    """The first confirm charges, and its answer does not arrive."""
-    refunds_refused: bool = False
-
-
-TEST_CARDS = {
-    "0000": Card(declined="card_declined"),
-    "0002": Card(declined="insufficient_funds"),
-    "0119": Card(failing_confirms=2),
-    "0341": Card(first_answer_lost=True),
-    "0259": Card(refunds_refused=True),
-}
-"""By the card's last four digits."""
-_GOOD_CARD = Card()
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Behaviour(BaseModel):
-    """How the gateway misbehaves towards everybody; left as it is, not at all."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    forget_keys: bool = Field(default=False, description="Ignore idempotency keys")
-    error_rate: Share = Field(default=0, description="Share of requests answered 500: half of them before the work is done, half after")
-    hang_rate: Share = Field(default=0, description="Share of requests whose work is done and that are never answered")
-    latency_ms: float = Field(default=0, ge=0, le=600_000, description="Wait before each request's work")
-    seed: int = Field(default=0, description="The n-th request from now on has the same fate with the same seed")
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> Self:
-        if self.error_rate + self.hang_rate > 1:
-            raise ValueError("error_rate and hang_rate are shares of the same requests: together at most 1")
-        return self
-
-    @classmethod
-    def from_env(cls) -> Behaviour:
-        """From `SANDBOX_FORGET_KEYS`, `SANDBOX_ERROR_RATE` and so on; ValueError if one makes no sense."""
-        variables = {name: os.environ.get(f"SANDBOX_{name.upper()}") for name in cls.model_fields}
-        return cls.model_validate({name: value for name, value in variables.items() if value})
-
-
-class Fate(Enum):
-    """What becomes of one request."""
-
-    ANSWERED = auto()
-    FAILS_BEFORE = auto()
-    """An error 500; nothing was done."""
-    FAILS_AFTER = auto()
-    """An error 500, although the work was done."""
-    HANGS = auto()
-    """The work is done; no answer."""
-
-
-# -- what it answers ---------------------------------------------------------------------------------------------------
-
-Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
-Units = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
-Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-
-
-@dataclass(frozen=True, slots=True)
-class RefundRecord:
-    id: Id
-    payment_id: Id
-    amount: Units
-    currency: Currency
-    created_at: AwareDatetime
-
-
-@dataclass(frozen=True, slots=True)
-class PaymentRecord:
-    id: Id
-    order_id: str
-    status: PaymentStatus
-    amount: Units
-    currency: Currency
-    refunded: Units
-    fee: Units
-    """Nothing until it is charged."""
-    method: str
-    card_last4: str | None
-    charge_id: Id | None
-    created_at: AwareDatetime
-    charged_at: AwareDatetime | None
-    refunds: tuple[RefundRecord, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Part of a listing."""
-
-    data: tuple[PaymentRecord, ...]
-    has_more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CurrencyTotals:
-    currency: Currency
-    charged: Annotated[int, Field(ge=0)]
-    refunded: Annotated[int, Field(ge=0)]
-
-
-class Refusal(Exception):
-    """The gateway's "no"; nothing moved."""
-
-    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
-        self.status, self.code, self.message = status, code, message
-        super().__init__(f"{message} ({code})")
-
-    @property
-    def retryable(self) -> bool:
-        return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-
-    @property
-    def final(self) -> bool:
-        """Whether the same request would be refused at any later time too, so that its key may keep the answer."""
-        return self.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.PAYMENT_REQUIRED}
-
-    def to_json(self) -> str:
-        return json.dumps([self.status, self.code, self.message])
-
-    @classmethod
-    def from_json(cls, text: str) -> Refusal:
-        status, code, message = json.loads(text)
-        return cls(HTTPStatus(status), code, message)
-
-
-class AnswerLost(Exception):
-    """It has charged, and whoever serves the ledger has to see to it that the caller is not told in time."""
-
-    def __init__(self, payment: PaymentRecord) -> None:
-        self.payment = payment
-        super().__init__(f"the answer about {payment.id} is lost")
-
-
-# -- how it is kept ----------------------------------------------------------------------------------------------------
 
 # Moments are microseconds since 1970.
 _TABLES = """
@@ -246,7 +92,7 @@ class _Row(NamedTuple):
 
     @property
     def card(self) -> Card:
-        return TEST_CARDS.get(self.card_last4 or "", _GOOD_CARD)
+        return TEST_CARDS.get(self.card_last4 or "", GOOD_CARD)
 
 
 _CREATED, _SUCCEEDED = PaymentStatus.CREATED.value, PaymentStatus.SUCCEEDED.value

@@ -1,0 +1,93 @@
+"""What the sandbox gateway answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+
+from shop.payments.gateway import PaymentStatus
+
+MAX_AMOUNT = 10**12
+"""In smallest units; keeps every sum far inside SQLite's 64 bits."""
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
+Units = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class RefundRecord:
+    id: Id
+    payment_id: Id
+    amount: Units
+    currency: Currency
+    created_at: AwareDatetime
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRecord:
+    id: Id
+    order_id: str
+    status: PaymentStatus
+    amount: Units
+    currency: Currency
+    refunded: Units
+    fee: Units
+    """Nothing until it is charged."""
+    method: str
+    card_last4: str | None
+    charge_id: Id | None
+    created_at: AwareDatetime
+    charged_at: AwareDatetime | None
+    refunds: tuple[RefundRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a listing."""
+
+    data: tuple[PaymentRecord, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CurrencyTotals:
+    currency: Currency
+    charged: Annotated[int, Field(ge=0)]
+    refunded: Annotated[int, Field(ge=0)]
+
+
+class Refusal(Exception):
+    """The gateway's "no"; nothing moved."""
+
+    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
+        self.status, self.code, self.message = status, code, message
+        super().__init__(f"{message} ({code})")
+
+    @property
+    def retryable(self) -> bool:
+        return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+    @property
+    def final(self) -> bool:
+        """Whether the same request would be refused at any later time too, so that its key may keep the answer."""
+        return self.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.PAYMENT_REQUIRED}
+
+    def to_json(self) -> str:
+        return json.dumps([self.status, self.code, self.message])
+
+    @classmethod
+    def from_json(cls, text: str) -> Refusal:
+        status, code, message = json.loads(text)
+        return cls(HTTPStatus(status), code, message)
+
+
+class AnswerLost(Exception):
+    """It has charged, and whoever serves the ledger has to see to it that the caller is not told in time."""
+
+    def __init__(self, payment: PaymentRecord) -> None:
+        self.payment = payment
+        super().__init__(f"the answer about {payment.id} is lost")
