@@ -98,7 +98,8 @@ class _Drain:
         waiting_since = time.monotonic()
         while not self.over:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.lane.ended.wait(), _OUTBOX_SECONDS)
+                async with asyncio.timeout(_OUTBOX_SECONDS):  # not wait_for, which before Python 3.12 can swallow a cancellation
+                    await self.lane.ended.wait()
             self.lane.ended.clear()
             if self.lane.idle or time.monotonic() - waiting_since > _MAIL_WAITS_SECONDS:
                 await self.mail_what_is_due()

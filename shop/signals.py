@@ -39,7 +39,8 @@ class Bell:
     async def wait(self, seconds: float) -> bool:
         """Waits for a signal, at most so long. True if there was one (also one from before)."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._rung.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._rung.wait()
         rung = self._rung.is_set()
         self._rung.clear()
         return rung
@@ -52,7 +53,8 @@ async def listening(channel: str, *, draining: bool = False) -> AsyncIterator[Be
     ready = asyncio.Event()
     ear = asyncio.create_task(_listen(channel, bell, ready, draining), name=f"listen-{channel}")
     with suppress(TimeoutError):
-        await asyncio.wait_for(ready.wait(), 5)
+        async with asyncio.timeout(5):
+            await ready.wait()
     try:
         yield bell
     finally:
