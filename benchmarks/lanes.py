@@ -25,6 +25,7 @@ from shop.lease import lease
 from shop.order import EXAMPLE
 from shop.payments.gateways import use
 from shop.payments.in_process import InProcessGateway
+from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.ledger import Ledger
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
@@ -216,7 +217,7 @@ def _peak() -> float:
 
 async def _main(kind: str, number: int, gateway: str) -> Measured:
     if gateway == "in-process":
-        use(InProcessGateway(Ledger(None)))
+        use(InProcessGateway(Ledger(None, Behaviour(forget_keys=True))))
     return await KINDS[kind](number)
 
 

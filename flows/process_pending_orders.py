@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -37,7 +40,11 @@ Seconds = Annotated[
 ]
 
 
-@flow(name="process-pending-orders", persist_result=False)
+def _run_name() -> str:
+    return f"pending orders from {datetime.now(UTC):%H:%M:%S}"
+
+
+@flow(name="process-pending-orders", flow_run_name=_run_name, persist_result=False)
 async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int | None = None) -> dict[str, int]:
     """Takes waiting orders, and those whose worker died, to their outcomes; up to `batch_size` share each task run.
 
@@ -46,6 +53,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
     seconds = settings().drain_seconds if drain_seconds is None else drain_seconds
     drain = _Drain(batch_size or settings().batch_size)
     async with (
+        _little_garbage_collection(),
         signals.listening(signals.WAITING, draining=True) as bell,
         slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
         lease() as mine,
@@ -64,6 +72,20 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
             mailing.cancel()
             await asyncio.gather(mailing, return_exceptions=True)
     return {"orders": drain.taken, "batches": drain.started}
+
+
+@asynccontextmanager
+async def _little_garbage_collection() -> AsyncIterator[None]:
+    """What is loaded stays; looking through it again and again for garbage costs a fifth of a drain's time."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 class _Drain:

@@ -6,13 +6,15 @@ from sqlalchemy import text
 
 from shop.database import as_json, transaction
 from shop.inventory import STEP, give_back
+from shop.journal import lock_dead_leases
 
-# The order is locked first, as everywhere; an order that somebody is writing about is alive.
+# Only orders whose lease is dead and can be locked, as in claiming: then nobody is writing about them.
 _EXPIRED = text(
     """
     SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id
     WHERE r.state = 'held' AND r.expires_at < now()
-      AND (o.outcome IS NOT NULL OR o.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until > now()))
+      AND (o.outcome IS NOT NULL OR o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
+           OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
     ORDER BY o.id LIMIT :most FOR UPDATE OF o SKIP LOCKED
     """
 )
@@ -32,7 +34,8 @@ async def expire_reservations(*, most: int = 500) -> list[str]:
     """Gives back what up to `most` dead reservations hold, and says so in the journal; an order that goes on later reserves anew.
     Returns the orders' ids."""
     async with transaction() as tx:
-        ids = list((await tx.execute(_EXPIRED, {"most": most})).scalars())
+        leases = await lock_dead_leases(tx)
+        ids = list((await tx.execute(_EXPIRED, {"most": most, "leases": leases})).scalars())
         if not ids:
             return []
         held = {row.order_id: row.items for row in await tx.execute(_STILL_HELD, {"ids": ids})}

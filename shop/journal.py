@@ -18,11 +18,15 @@ from shop.database import Tx, as_json
 from shop.errors import RecordedFailure
 from shop.under_way import Entry, OrderUnderWay
 
+# A dead lease can be locked: its holder is not just now writing under it (`_HOLD_LEASE`). Whoever locked it may take its orders.
+_DEAD_LEASES = text("SELECT id FROM lease WHERE until < now() FOR UPDATE SKIP LOCKED")
+_TAKEN_FROM = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[])) AND NOT taken_from")
 _CLAIM = """
     WITH mine AS (
         SELECT o.id FROM customer_order o
         WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now())
-          AND (o.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until > now()))
+          AND (o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
+               OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
           {which}
         ORDER BY o.number LIMIT :most FOR UPDATE OF o SKIP LOCKED
     )
@@ -40,11 +44,11 @@ _LOAD = text(
     "undo_due, undo_status, undo_number, undo_attempts, undo_result, undo_error "
     "FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
 )
-# FOR SHARE: a claim has to wait for, or skip, an order that is being written about. Locked by id, as everywhere.
-# Not "outcome IS NULL", which makes the planner scan the index of all open orders instead of looking these up.
-_HOLD = text(
+# One small lock for all of a worker's orders: nobody can claim under a lease that is locked so, and renewing it is not blocked.
+_HOLD_LEASE = text("SELECT taken_from FROM lease WHERE id = :lease FOR KEY SHARE")
+_STILL_MINE = text(
     "SELECT o.id FROM unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS mine(id, fence) "
-    "JOIN customer_order o ON o.id = mine.id AND o.fence = mine.fence WHERE coalesce(o.outcome, '') = '' ORDER BY o.id FOR SHARE OF o"
+    "JOIN customer_order o ON o.id = mine.id AND o.fence = mine.fence"
 )
 # A step that is begun again keeps its place in the sequence, unless it had been undone meanwhile.
 _UPSERT = text(
@@ -105,18 +109,28 @@ async def claim(
 
     `ids`: only these. `begun`: only those that some worker had begun with.
     """
-    parameters: dict[str, Any] = {"lease": lease, "most": most, "run": flow_run_id}
+    leases = await lock_dead_leases(tx)
+    parameters: dict[str, Any] = {"lease": lease, "most": most, "run": flow_run_id, "leases": leases}
     if ids is not None:
         rows = await tx.execute(_CLAIM_THESE, {**parameters, "ids": list(ids)})
     else:
         rows = await tx.execute(_CLAIM_BEGUN if begun else _CLAIM_ANY, parameters)
     claimed = sorted(rows.mappings().all(), key=lambda row: int(row["number"]))
-    orders = [OrderUnderWay(row["id"], row["content"], row["fence"], row["takeovers"], row["submitted_at"]) for row in claimed]
+    orders = [OrderUnderWay(row["id"], row["content"], row["fence"], lease, row["takeovers"], row["submitted_at"]) for row in claimed]
     for order, row in zip(orders, claimed, strict=True):
         if row["failure"] is not None:
             order.fail(row["failing_step"], RecordedFailure(row["failure"]))
     await load(tx, [order for order in orders if order.fence > 1])
     return orders
+
+
+async def lock_dead_leases(tx: Tx) -> list[UUID]:
+    """The leases that ran out, locked until the transaction ends, and marked: should their holders wake up, they look at each order's
+    fence before they write."""
+    leases = list((await tx.execute(_DEAD_LEASES)).scalars().all())
+    if leases:
+        await tx.execute(_TAKEN_FROM, {"leases": leases})
+    return leases
 
 
 async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
@@ -133,15 +147,21 @@ async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
 
 
 async def hold(tx: Tx, orders: Iterable[OrderUnderWay]) -> list[OrderUnderWay]:
-    """Locks the orders until the transaction ends; those that another worker has claimed are marked lost and left out."""
+    """Makes sure that nobody can claim the orders until the transaction ends. Those that another worker has claimed before are marked
+    lost and left out."""
     mine = [order for order in orders if not order.lost]
-    if not mine:
-        return []
-    rows = await tx.execute(_HOLD, {"ids": [order.id for order in mine], "fences": [order.fence for order in mine]})
-    held = set(rows.scalars().all())
-    for order in mine:
-        order.lost = order.id not in held
+    for lease in {order.lease for order in mine}:
+        taken_from = (await tx.execute(_HOLD_LEASE, {"lease": lease})).scalar()
+        if taken_from is not False:  # or the lease is gone
+            await _look_at_fences(tx, [order for order in mine if order.lease == lease], gone=taken_from is None)
     return [order for order in mine if not order.lost]
+
+
+async def _look_at_fences(tx: Tx, orders: Sequence[OrderUnderWay], *, gone: bool) -> None:
+    rows = await tx.execute(_STILL_MINE, {"ids": [order.id for order in orders], "fences": [order.fence for order in orders]})
+    held = set() if gone else set(rows.scalars().all())
+    for order in orders:
+        order.lost = order.id not in held
 
 
 def remember(records: Iterable[Record]) -> None:

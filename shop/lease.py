@@ -21,10 +21,8 @@ from shop.settings import settings
 
 log = logging.getLogger(__name__)
 
-_RENEW = text(
-    "INSERT INTO lease (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => :seconds)) "
-    "ON CONFLICT (id) DO UPDATE SET until = excluded.until"
-)
+_TAKE = text("INSERT INTO lease (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => :seconds))")
+_RENEW = text("UPDATE lease SET until = now() + make_interval(secs => :seconds) WHERE id = :id")
 _HAND_BACK = text("UPDATE customer_order SET lease_id = NULL WHERE lease_id = :id AND outcome IS NULL")
 _DROP = text("DELETE FROM lease WHERE id = :id OR until < now() - interval '1 day'")
 
@@ -33,7 +31,7 @@ _DROP = text("DELETE FROM lease WHERE id = :id OR until < now() - interval '1 da
 async def lease() -> AsyncIterator[UUID]:
     """Holds a lease while its body runs. Orders still held at the end are handed back at once, for anybody to claim."""
     lease_id = uuid4()
-    await _renew(lease_id)
+    await _take(lease_id)
     renewing = asyncio.create_task(_keep_renewing(lease_id), name="renew-lease")
     try:
         yield lease_id
@@ -44,10 +42,15 @@ async def lease() -> AsyncIterator[UUID]:
         await asyncio.shield(_end(lease_id))
 
 
-async def _renew(lease_id: UUID) -> None:
+async def _take(lease_id: UUID) -> None:
     holder = f"{socket.gethostname()}:{os.getpid()}"
     async with transaction() as tx:
-        await tx.execute(_RENEW, {"id": lease_id, "holder": holder, "seconds": settings().lease_seconds})
+        await tx.execute(_TAKE, {"id": lease_id, "holder": holder, "seconds": settings().lease_seconds})
+
+
+async def _renew(lease_id: UUID) -> None:
+    async with transaction() as tx:
+        await tx.execute(_RENEW, {"id": lease_id, "seconds": settings().lease_seconds})
 
 
 async def _keep_renewing(lease_id: UUID) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from shop.errors import OrderError
 from shop.order import Order
@@ -37,6 +38,8 @@ class OrderUnderWay:
     id: str
     content: dict[str, Any]
     fence: int
+    lease: UUID | None = None
+    """The lease under which this worker claimed it."""
     takeovers: int = 0
     submitted_at: datetime | None = None
     journal: dict[str, Entry] = field(default_factory=dict)

@@ -25,6 +25,9 @@ from shop.shipping.fulfilment import print_label
 
 log = logging.getLogger(__name__)
 
+CONFIRMATION_STEP = "generate_confirmation"
+"""Whose result, in the journal, is the text of the confirmation."""
+
 
 class Kind(StrEnum):
     CONFIRMATION = "confirmation"
@@ -56,8 +59,9 @@ _TAKE = text(
         ORDER BY next_attempt_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
     UPDATE outbox m SET attempts = m.attempts + 1, next_attempt_at = now() + make_interval(secs => 30 * power(2, least(m.attempts, 7)))
-    FROM due, customer_order o WHERE m.id = due.id AND o.id = m.order_id
-    RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, o.content
+    FROM due, customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step
+    WHERE m.id = due.id AND o.id = m.order_id
+    RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, o.content, s.result AS confirmation
     """
 )
 _SENT = text("UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(CAST(:ids AS bigint[]))")
@@ -81,7 +85,8 @@ async def deliver(*, most: int = 50, order_ids: Sequence[str] | None = None) -> 
     """Sends up to `most` messages that are due (of these orders). Returns how many were sent, and how many failed, which are
     tried again after a growing pause."""
     async with transaction() as tx:
-        taken = (await tx.execute(_TAKE, {"most": most, "ids": list(order_ids) if order_ids else None})).mappings().all()
+        due = {"most": most, "ids": list(order_ids) if order_ids else None, "step": CONFIRMATION_STEP}
+        taken = (await tx.execute(_TAKE, due)).mappings().all()
     if not taken:
         return 0, 0
     failures = await asyncio.to_thread(_send_all, taken)
@@ -96,7 +101,12 @@ def _send_all(rows: Sequence[Any]) -> dict[int, str]:
     failures = {}
     for row in rows:
         try:
-            _send(Order.model_validate(row["content"]), Kind(row["kind"]), row["payload"], row["created_at"])
+            _send(
+                Order.model_validate(row["content"]),
+                Kind(row["kind"]),
+                {**row["payload"], "confirmation": row["confirmation"]},
+                row["created_at"],
+            )
         except Exception as error:
             failures[row["id"]] = type(error).__name__  # its text may hold the customer's data
             log.exception("the %s of order %s could not be sent; it is tried again", row["kind"], row["order_id"])

@@ -73,8 +73,14 @@ class Shop:
         assert len(claimed) == len(orders)
         return claimed
 
-    async def let_leases_run_out(self) -> None:
-        await self.rows("UPDATE lease SET until = now() - interval '1 second'")
+    async def let_leases_run_out(self, *order_ids: str) -> None:
+        """Of all workers, or of those who hold these orders."""
+        await self.rows(
+            "UPDATE lease SET until = now() - interval '1 second' "
+            "WHERE :all OR id IN (SELECT lease_id FROM customer_order WHERE id = ANY(CAST(:ids AS text[])))",
+            all=not order_ids,
+            ids=list(order_ids),
+        )
 
     async def order(self, order_id: str) -> Any:
         (row,) = await self.rows("SELECT * FROM customer_order WHERE id = :id", id=order_id)

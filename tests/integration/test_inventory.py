@@ -397,10 +397,6 @@ async def test_orders_with_the_same_products_in_any_sequence_do_not_wait_for_eac
     assert await shop.wrong_stock() == []
 
 
-_ORDERS = text(
-    "INSERT INTO customer_order (id, content, fingerprint, fence) "
-    "SELECT id, content, '', 1 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, content jsonb)"
-)
 _STOCK = text(
     "INSERT INTO product (id, name, received, on_hand) SELECT key, key, value::int, value::int FROM jsonb_each_text(CAST(:rows AS jsonb))"
 )
@@ -426,16 +422,16 @@ async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...],
     crews: list[list[OrderUnderWay]] = []
     for w, (orders, _) in enumerate(plans):
         wanted = [an_order(f"{run}-{w}-{n}", *((f"{p}{run}", q) for p, q in each)) for n, each in enumerate(orders)]
-        crews.append([OrderUnderWay(order["id"], order, fence=1) for order in wanted])
+        crews.append(await shop.under_way(*wanted))
     everybody = [order for crew in crews for order in crew]
     async with transaction() as tx:
         await tx.execute(_STOCK, {"rows": as_json(pieces)})
-        await tx.execute(_ORDERS, {"rows": as_json([{"id": order.id, "content": order.content} for order in everybody])})
     states: dict[str, str] = {}
 
     async def move(what: str, crew: list[OrderUnderWay]) -> None:
         if what == "expire":
-            await shop.rows("UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = :id", id=crew[0].id)
+            await shop.let_leases_run_out(crew[0].id)
+            await run_out(shop, crew[0].id)
             for order_id in await expire_reservations(most=2):
                 states[order_id] = "released"
             return

@@ -476,6 +476,9 @@ async def test_what_is_begun_again_without_an_undo_keeps_its_place(shop: Shop) -
     for step in (RESERVE, CHARGE, RESERVE):
         await begin(step, [order])
     assert order.undo_plan() == (CHARGE, RESERVE)
+    await shop.let_leases_run_out()
+    (next_one,) = await shop.claim()
+    assert next_one.undo_plan() == (CHARGE, RESERVE)
 
 
 async def test_what_the_worker_knows_is_what_the_journal_has(shop: Shop) -> None:

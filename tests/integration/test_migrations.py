@@ -47,6 +47,8 @@ def schema(connection: Connection) -> dict[str, list[Any]]:
         "WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
         "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
         "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'",
+        "options": "SELECT relname, relkind, reloptions FROM pg_class "
+        "WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'alembic_version%'",
         "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
     }
     return {name: sorted(map(repr, connection.execute(text(query)))) for name, query in queries.items()}

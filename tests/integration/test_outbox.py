@@ -18,7 +18,7 @@ import pytest
 from shop.confirmation.template import template_confirmation
 from shop.database import transaction
 from shop.notifications import outbox
-from shop.notifications.notify import CONFIRMATION_STEP, notify
+from shop.notifications.notify import notify
 from shop.notifications.outbox import Kind, Message
 from shop.order import Order
 from shop.settings import settings
@@ -31,8 +31,18 @@ TRACKING = "CA000000010US"
 
 
 def confirmation(order_id: str) -> Message:
-    written = template_confirmation(Order.model_validate(an_order(order_id)), settings()).model_dump(mode="json")
-    return Message(order_id, Kind.CONFIRMATION, {"confirmation": written, "tracking_number": TRACKING})
+    return Message(order_id, Kind.CONFIRMATION, {"tracking_number": TRACKING})
+
+
+async def store(shop: Shop, *order_ids: str) -> None:
+    """Orders whose confirmation is written: its texts are in the journal."""
+    await shop.store(*map(an_order, order_ids))
+    for order_id in order_ids:
+        await shop.rows(
+            "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'generate_confirmation', 'done', CAST(:texts AS jsonb))",
+            id=order_id,
+            texts=template_confirmation(Order.model_validate(an_order(order_id)), settings()).model_dump_json(),
+        )
 
 
 def refund(order_id: str, amount: str = "10.00") -> Message:
@@ -67,7 +77,7 @@ async def make_all_due(shop: Shop) -> None:
 
 
 async def test_a_message_is_sent(shop: Shop) -> None:
-    await shop.store(an_order("A"))
+    await store(shop, "A")
     assert not await outbox.is_due()
     await put([confirmation("A")])
     assert await outbox.is_due()
@@ -87,7 +97,7 @@ async def test_a_message_is_sent(shop: Shop) -> None:
 
 async def test_one_mail_for_one_order_however_often_it_is_delivered(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     sendings = Sendings(monkeypatch)
-    await shop.store(an_order("A"))
+    await store(shop, "A")
     for _ in range(3):
         await put([confirmation("A"), confirmation("A"), refund("A")])
         await make_all_due(shop)
@@ -98,7 +108,7 @@ async def test_one_mail_for_one_order_however_often_it_is_delivered(shop: Shop, 
 
 
 async def test_a_mail_whose_sender_died_before_it_could_say_so_is_the_same_mail_again(shop: Shop) -> None:
-    await shop.store(an_order("A"))
+    await store(shop, "A")
     await put([confirmation("A")])
     await outbox.deliver()
     before = {path: path.read_bytes() for path in settings().mail_dir.glob("*")}
@@ -112,7 +122,7 @@ async def test_a_mail_whose_sender_died_before_it_could_say_so_is_the_same_mail_
 async def test_a_failure_is_tried_again_later(shop: Shop) -> None:
     settings().var_dir.mkdir(parents=True)
     settings().mail_dir.write_text("in the way")
-    await shop.store(an_order("A"), an_order("B"))
+    await store(shop, "A", "B")
     await put([confirmation("A"), refund("B")])
     pauses = []
     for attempt in (1, 2, 3):
@@ -136,7 +146,7 @@ async def test_a_failure_is_tried_again_later(shop: Shop) -> None:
 async def test_pauses_do_not_grow_without_limit(shop: Shop) -> None:
     settings().var_dir.mkdir(parents=True)
     settings().mail_dir.write_text("in the way")
-    await shop.store(an_order("A"))
+    await store(shop, "A")
     await put([refund("A")])
     await shop.rows("UPDATE outbox SET attempts = 1000")
     assert await outbox.deliver() == (0, 1)
@@ -144,7 +154,7 @@ async def test_pauses_do_not_grow_without_limit(shop: Shop) -> None:
 
 
 async def test_one_that_cannot_be_sent_does_not_hold_up_the_others(shop: Shop) -> None:
-    await shop.store(an_order("A"), an_order("B"), an_order("C"))
+    await store(shop, "A", "B", "C")
     await put([Message("A", Kind.CONFIRMATION, {}), confirmation("B"), Message("C", Kind.REFUND, {"amount": "much", "currency": "USD"})])
     assert await outbox.deliver() == (1, 2)
     assert sorted(mails()) == ["B.eml"]
@@ -153,7 +163,7 @@ async def test_one_that_cannot_be_sent_does_not_hold_up_the_others(shop: Shop) -
 
 
 async def test_messages_of_an_open_transaction_are_not_seen(shop: Shop) -> None:
-    await shop.store(an_order("A"), an_order("B"))
+    await store(shop, "A", "B")
     async with transaction() as tx:
         await outbox.put(tx, [confirmation("A")])
         async with asyncio.timeout(10):
@@ -176,7 +186,7 @@ async def test_messages_of_an_open_transaction_are_not_seen(shop: Shop) -> None:
 async def test_those_who_deliver_at_the_same_time_send_each_mail_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     sendings = Sendings(monkeypatch)
     ids = [f"{i:03}" for i in range(120)]
-    await shop.store(*map(an_order, ids))
+    await store(shop, *ids)
     await put([confirmation(i) for i in ids])
     results = await asyncio.gather(*(outbox.deliver(most=15) for _ in range(16)))
     assert sum(sent for sent, _ in results) == 120
@@ -196,7 +206,7 @@ async def test_a_second_deliverer_does_not_wait_for_the_first(shop: Shop, monkey
         assert may_go_on.wait(20)
         write(path, mail, **options)
 
-    await shop.store(an_order("A"), an_order("B"))
+    await store(shop, "A", "B")
     await put([confirmation("A")])
     with monkeypatch.context() as patch:
         patch.setattr(outbox, "write_mail", slow)
@@ -214,7 +224,7 @@ async def test_a_second_deliverer_does_not_wait_for_the_first(shop: Shop, monkey
 
 
 async def test_up_to_the_limit_and_of_these_orders(shop: Shop) -> None:
-    await shop.store(*(an_order(i) for i in "ABCDE"))
+    await store(shop, *"ABCDE")
     await put([confirmation(i) for i in "ABCDE"])
     assert await outbox.deliver(order_ids=["D", "nobody"]) == (1, 0)
     assert await outbox.is_due(["A"])
@@ -224,7 +234,7 @@ async def test_up_to_the_limit_and_of_these_orders(shop: Shop) -> None:
 
 
 async def test_of_no_orders_nothing_is_delivered(shop: Shop) -> None:
-    await shop.store(an_order("A"))
+    await store(shop, "A")
     await put([confirmation("A")])
     assert not await outbox.is_due([])
     assert await outbox.deliver(order_ids=[]) == (0, 0)
@@ -232,7 +242,7 @@ async def test_of_no_orders_nothing_is_delivered(shop: Shop) -> None:
 
 
 async def test_a_refund_mail_tells_the_amount(shop: Shop) -> None:
-    await shop.store(an_order("A"))
+    await store(shop, "A")
     await put([refund("A", "7.30")])
     await outbox.deliver()
     ((name, mail),) = mails().items()
@@ -246,7 +256,7 @@ async def test_notifying_again_notifies_once(shop: Shop, monkeypatch: pytest.Mon
     orders = await shop.under_way(an_order("A"), an_order("B", customer_email=None))
     for order in orders:
         written = template_confirmation(order.order, settings()).model_dump(mode="json")
-        await end(CONFIRMATION_STEP, [order], **written)
+        await end("generate_confirmation", [order], **written)
         await end(fulfilment.STEP, [order], tracking_number=TRACKING)
     for _ in range(2):
         async with transaction() as tx:

@@ -54,18 +54,18 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("amount_refunded <= amount_charged", name="customer_order_refund_within_charge"),
         sa.PrimaryKeyConstraint("id"),
+        postgresql_with={"fillfactor": 60},
     )
     op.create_index(
         "customer_order_attention", "customer_order", ["finished_at"], unique=False, postgresql_where=sa.text("outcome = 'needs_attention'")
     )
-    op.create_index("customer_order_finished", "customer_order", ["finished_at"], unique=False)
-    op.create_index("customer_order_lease", "customer_order", ["lease_id"], unique=False, postgresql_where=sa.text("lease_id IS NOT NULL"))
     op.create_index("customer_order_open", "customer_order", ["number"], unique=False, postgresql_where=sa.text("outcome IS NULL"))
     op.create_table(
         "lease",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("holder", sa.Text(), nullable=False),
         sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("taken_from", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
@@ -91,6 +91,7 @@ def upgrade() -> None:
         sa.CheckConstraint("status IN ('begun', 'done', 'failed')", name="order_step_status_known"),
         sa.CheckConstraint("undo_status IN ('begun', 'done', 'failed')", name="order_step_undo_status_known"),
         sa.PrimaryKeyConstraint("order_id", "step"),
+        postgresql_with={"fillfactor": 60},
     )
     op.create_table(
         "outbox",
@@ -129,7 +130,6 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("state IN ('held', 'released', 'shipped')", name="reservation_state_known"),
         sa.PrimaryKeyConstraint("order_id"),
-        sa.UniqueConstraint("id"),
     )
     op.create_index("reservation_held", "reservation", ["expires_at"], unique=False, postgresql_where=sa.text("state = 'held'"))
     op.create_table(
@@ -143,7 +143,6 @@ def upgrade() -> None:
         sa.Column("items", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("order_id"),
-        sa.UniqueConstraint("serial"),
         sa.UniqueConstraint("tracking_number"),
     )
 
@@ -158,8 +157,6 @@ def downgrade() -> None:
     op.drop_table("order_step")
     op.drop_table("lease")
     op.drop_index("customer_order_open", table_name="customer_order", postgresql_where=sa.text("outcome IS NULL"))
-    op.drop_index("customer_order_lease", table_name="customer_order", postgresql_where=sa.text("lease_id IS NOT NULL"))
-    op.drop_index("customer_order_finished", table_name="customer_order")
     op.drop_index("customer_order_attention", table_name="customer_order", postgresql_where=sa.text("outcome = 'needs_attention'"))
     op.drop_table("customer_order")
     op.drop_index("customer_interaction_customer", table_name="customer_interaction")
