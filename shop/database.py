@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
@@ -53,6 +53,7 @@ Tx = AsyncConnection
 
 _engines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncEngine]] = WeakKeyDictionary()
 # Parameters hold customers' data, and errors are logged: so they are hidden from errors.
+_AFTER_COMMIT = "after commit"
 _OPTIONS: dict[str, Any] = {"hide_parameters": True, "pool_timeout": 30, "connect_args": {"connect_timeout": 5}}
 
 
@@ -75,7 +76,16 @@ async def close_engine() -> None:
 async def transaction() -> AsyncIterator[Tx]:
     """Commits at the end, rolls back on any exception. What it raises at commit leaves the result unclear."""
     async with engine().begin() as connection:
+        after: list[Callable[[], None]] = []
+        connection.info[_AFTER_COMMIT] = after
         yield connection
+    for call in after:
+        call()
+
+
+def after_commit(tx: Tx, call: Callable[[], None]) -> None:
+    """Calls it once the transaction's commit is certain, and not otherwise."""
+    tx.info[_AFTER_COMMIT].append(call)
 
 
 @lru_cache

@@ -26,7 +26,8 @@ _FINISH = text(
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
         id text, outcome text, failing_step text, reasons jsonb, undone jsonb, currency text,
         charged numeric, refunded numeric, at_risk numeric)
-    WHERE o.id = r.id
+    WHERE o.id = r.id AND o.outcome IS NULL
+    RETURNING o.id
     """
 )
 _REMEMBER = text(
@@ -35,8 +36,11 @@ _REMEMBER = text(
 )
 _TELL = text("SELECT pg_notify(:channel, '')")
 _LATER = text(
-    "UPDATE customer_order SET lease_id = NULL, not_before = now() + make_interval(secs => :seconds) WHERE id = ANY(CAST(:ids AS text[]))"
+    "UPDATE customer_order SET lease_id = NULL, not_before = now() + make_interval(secs => :seconds) WHERE id = ANY(CAST(:ids AS text[])) "
+    "AND outcome IS NULL"
 )
+# From now on its holder looks at each order's fence: somebody may still be on its way with one of these.
+_LOOK_CLOSER = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[]))")
 
 
 def outcome_of(order: OrderUnderWay, undone: Sequence[Undone]) -> Outcome:
@@ -74,6 +78,7 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
         held = await journal.hold(tx, orders)
         rows: list[dict[str, Any]] = []
         refunds: list[outbox.Message] = []
+        ended: set[str] = set()
         for order in held:
             undone = _undone(order, saga) if order.failure else []
             outcome = outcome_of(order, undone)
@@ -96,10 +101,12 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
                 refunds.append(outbox.Message(order.id, outbox.Kind.REFUND, {"amount": str(refunded), "currency": currency}))
         if rows:
             await journal.write_remembered(tx, held)
-            await tx.execute(_FINISH, {"rows": as_json(rows)})
-            await outbox.put(tx, refunds)
+            ended = set((await tx.execute(_FINISH, {"rows": as_json(rows)})).scalars().all())
+            await outbox.put(tx, [message for message in refunds if message.order_id in ended])
             await tx.execute(_TELL, {"channel": FINISHED})
-    return {row["id"]: row["outcome"] for row in rows}
+    for order in held:
+        order.lost = True  # nobody's any more
+    return {row["id"]: row["outcome"] for row in rows if row["id"] in ended}
 
 
 async def put_off(orders: Sequence[OrderUnderWay], seconds: float) -> None:
@@ -108,6 +115,9 @@ async def put_off(orders: Sequence[OrderUnderWay], seconds: float) -> None:
         held = await journal.hold(tx, orders)
         if held:
             await tx.execute(_LATER, {"ids": [order.id for order in held], "seconds": seconds})
+            await tx.execute(_LOOK_CLOSER, {"leases": [order.lease for order in held]})
+    for order in held:
+        order.lost = True
 
 
 def _undone(order: OrderUnderWay, saga: Saga) -> list[Undone]:

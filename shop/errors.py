@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any, ClassVar
 
 
@@ -158,9 +159,17 @@ class RefundRefused(PaymentError):
 
     code = "refund_refused"
 
-    def __init__(self, error_code: str, error_message: str, *, payment_id: str, amount_at_risk: str, currency: str) -> None:
-        self.payment_id, self.amount_at_risk, self.currency = payment_id, amount_at_risk, currency
+    def __init__(
+        self, error_code: str, error_message: str, *, payment_id: str, charged: Decimal, refunded: Decimal, currency: str, refusals: int
+    ) -> None:
+        self.payment_id, self.charged, self.refunded, self.currency = payment_id, charged, refunded, currency
+        self.refusals = refusals
+        """How often it has been refused, this time included."""
         super().__init__(error_code, error_message, retryable=False)
+
+    @property
+    def amount_at_risk(self) -> Decimal:
+        return self.charged - self.refunded
 
     def details(self) -> dict[str, Any]:
         return {
@@ -168,8 +177,11 @@ class RefundRefused(PaymentError):
             "compensation_status": "failed",
             "requires_manual_refund": True,
             "payment_id": self.payment_id,
-            "amount_at_risk": self.amount_at_risk,
+            "amount_charged": str(self.charged),
+            "refunded_amount": str(self.refunded),
+            "amount_at_risk": str(self.amount_at_risk),
             "currency": self.currency,
+            "refusals": self.refusals,
         }
 
 

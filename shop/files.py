@@ -25,7 +25,7 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(temporary, data, durable=durable)
-        os.replace(temporary, path)  # noqa: PTH105
+        Path(temporary).replace(path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108

@@ -14,11 +14,12 @@ from shop.outcomes import Outcome, Receipt
 from shop.settings import settings
 from shop.signals import WAITING
 
+# Numbered in the sequence in which they were sent, but inserted by id, so that two senders of the same orders cannot wait for each other.
 _INSERT = text(
-    "INSERT INTO customer_order (id, content, fingerprint) "
-    "SELECT id, CAST(content AS jsonb), fingerprint "
-    "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) WITH ORDINALITY "
-    "AS sent(id, content, fingerprint, place) ORDER BY place ON CONFLICT (id) DO NOTHING RETURNING id"
+    "WITH sent AS MATERIALIZED (SELECT nextval(pg_get_serial_sequence('customer_order', 'number')) AS number, id, content, fingerprint "
+    "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) AS s(id, content, fingerprint)) "
+    "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE "
+    "SELECT id, number, CAST(content AS jsonb), fingerprint FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 _KNOWN = text("SELECT id, fingerprint, outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
 _WAKE = text("SELECT pg_notify(:channel, '')")

@@ -35,11 +35,15 @@ HAS_REMOVED = "~removed"
 """The key by which content says that something was taken out of it."""
 
 _MAX_TEXT, _MAX_DEPTH, _MAX_ENTRIES = 2_000, 8, 1_000
-# 13 to 19 digits, as ISO/IEC 7812 has them, with the separators that people type.
-_DIGIT_RUN = re.compile(r"(?<!\d)\d(?:[ \-.]?\d){12,18}(?!\d)")
+# Digits in groups, with the separators that people type.
+_SEPARATOR = r"[\s.\-\u2010-\u2015\u2212]{1,3}"
+_DIGIT_GROUPS = re.compile(rf"\d+(?:{_SEPARATOR}\d+)*")
+_SHORTEST, _LONGEST = 13, 19  # ISO/IEC 7812
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-_ESCAPED_CONTROL = re.compile(r"\\u00[01]|\x7f")
-_CODE_FIELDS = frozenset({"cvv", "cvc", "cvv2", "cvc2", "security_code"})
+_ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]|\x7f")
+_PERHAPS_CODE = re.compile(r"cvv|cvc|csc|security", re.IGNORECASE)
+_CODE_FIELD = re.compile(r".*(cvv|cvc|securitycode).*|csc")
+_KNOWN_FIELDS = frozenset(Order.model_fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,27 @@ class Content:
 
 
 def looks_like_card_number(text: str) -> bool:
-    """Whether some run of digits in it has a card number's length, first digit and check digit (ISO/IEC 7812, Luhn)."""
-    for run in _DIGIT_RUN.finditer(text):
-        digits = [int(c) for c in run.group() if c.isdigit()]
-        doubled = [d * 2 - 9 if d > 4 else d * 2 for d in digits[-2::-2]]
-        if digits[0] in {2, 3, 4, 5, 6} and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0:
-            return True
+    """Whether some digits in it, from one separator to another, have a card number's length, first digit and check digit (ISO/IEC 7812,
+    Luhn)."""
+    for found in _DIGIT_GROUPS.finditer(text):
+        if found.end() - found.start() < _SHORTEST:
+            continue
+        groups = re.split(_SEPARATOR, found.group())
+        for first in range(len(groups)):
+            digits = ""
+            for group in groups[first:]:
+                digits += group
+                if len(digits) > _LONGEST:
+                    break
+                if len(digits) >= _SHORTEST and _is_card_number(digits):
+                    return True
     return False
+
+
+def _is_card_number(text: str) -> bool:
+    digits = [int(c) for c in text]
+    doubled = [d * 2 - 9 if d > 4 else d * 2 for d in digits[-2::-2]]
+    return digits[0] in {2, 3, 4, 5, 6} and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
 def take_in(raw: object) -> Content:
@@ -97,9 +115,11 @@ def _plain_case(raw: Mapping[Any, Any]) -> str | None:
         everything = json.dumps(raw, default=str, ensure_ascii=False)
     except (ValidationError, TypeError, ValueError, RecursionError):
         return None
-    if len(everything) > _MAX_TEXT * 10 or looks_like_card_number(everything) or REMOVED in everything:
+    if REMOVED in everything or _PERHAPS_CODE.search(everything) or _ESCAPED_CONTROL.search(everything):
         return None
-    if _ESCAPED_CONTROL.search(everything) or any(f'"{name}"' in everything for name in _CODE_FIELDS):
+    if looks_like_card_number(everything.replace("\\n", " ").replace("\\t", " ").replace("\\r", " ")):
+        return None
+    if len(everything) > _MAX_TEXT:  # something in it may be too much
         return None
     return order.model_dump_json()
 
@@ -119,11 +139,18 @@ def _clean(value: Any, depth: int) -> Any:
     if isinstance(value, Mapping | list | tuple) and depth >= _MAX_DEPTH:
         return TOO_DEEP
     if isinstance(value, Mapping):
-        entries = list(value.items())[:_MAX_ENTRIES]
-        return {_clean_key(k): CODE_REMOVED if str(k).lower() in _CODE_FIELDS else _clean(v, depth + 1) for k, v in entries}
+        entries = list(value.items())
+        more = {"~more": TOO_MANY} if len(entries) > _MAX_ENTRIES else {}
+        if more:  # fields that an order has are not lost behind others
+            entries = [e for e in entries if e[0] in _KNOWN_FIELDS] + [e for e in entries if e[0] not in _KNOWN_FIELDS]
+        return {_clean_key(k): CODE_REMOVED if _is_code(k) else _clean(v, depth + 1) for k, v in entries[:_MAX_ENTRIES]} | more
     if isinstance(value, list | tuple):
         return [_clean(v, depth + 1) for v in value[:_MAX_ENTRIES]] + ([TOO_MANY] if len(value) > _MAX_ENTRIES else [])
     return _clean_scalar(value)
+
+
+def _is_code(key: object) -> bool:
+    return _CODE_FIELD.fullmatch(re.sub(r"[^a-z0-9]", "", str(key).lower())) is not None
 
 
 def _clean_key(key: object) -> str:
@@ -135,7 +162,9 @@ def _clean_scalar(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        if not math.isfinite(value):
+            return str(value)
+        return CARD_REMOVED if looks_like_card_number(f"{value:.0f}") else value
     if isinstance(value, int) and abs(value) >= 10**30:
         return TOO_LONG
     if isinstance(value, int | Decimal | str):

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from shop.database import Tx, as_json
+from shop.database import Tx, after_commit, as_json
 from shop.errors import RecordedFailure
 from shop.under_way import Entry, OrderUnderWay
 
@@ -47,7 +47,7 @@ _LOAD = text(
 # One small lock for all of a worker's orders: nobody can claim under a lease that is locked so, and renewing it is not blocked.
 _HOLD_LEASE = text("SELECT taken_from FROM lease WHERE id = :lease FOR KEY SHARE")
 _STILL_MINE = text(
-    "SELECT o.id FROM unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS mine(id, fence) "
+    "SELECT o.id, o.fence FROM unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS mine(id, fence) "
     "JOIN customer_order o ON o.id = mine.id AND o.fence = mine.fence"
 )
 # A step that is begun again keeps its place in the sequence, unless it had been undone meanwhile.
@@ -138,12 +138,19 @@ async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
     if not orders:
         return
     by_id = {order.id: order for order in orders}
+    remembered = {order.id: {step: order.journal[step] for step in order.unwritten} for order in orders}
     for order in orders:
-        order.journal, order.unwritten = {}, []
+        order.journal = {}
     for row in (await tx.execute(_LOAD, {"ids": list(by_id)})).mappings().all():
         fields = dict(row)
         order_id = fields.pop("order_id")
         by_id[order_id].journal[row["step"]] = Entry(**fields)
+    for order in orders:  # what was done and is not written yet is not forgotten
+        for step, entry in remembered[order.id].items():
+            if step in order.journal and order.journal[step].attempts >= entry.attempts:
+                del order.unwritten[step]
+            else:
+                order.journal[step] = entry
 
 
 async def hold(tx: Tx, orders: Iterable[OrderUnderWay]) -> list[OrderUnderWay]:
@@ -159,40 +166,46 @@ async def hold(tx: Tx, orders: Iterable[OrderUnderWay]) -> list[OrderUnderWay]:
 
 async def _look_at_fences(tx: Tx, orders: Sequence[OrderUnderWay], *, gone: bool) -> None:
     rows = await tx.execute(_STILL_MINE, {"ids": [order.id for order in orders], "fences": [order.fence for order in orders]})
-    held = set() if gone else set(rows.scalars().all())
+    held = set() if gone else {(row.id, row.fence) for row in rows.all()}
     for order in orders:
-        order.lost = order.id not in held
+        order.lost = (order.id, order.fence) not in held
 
 
 def remember(records: Iterable[Record]) -> None:
     """Notes the end of steps that changed nothing; it is written together with what comes next. A crash before costs doing them again."""
     for record in records:
         _know(record)
-        record.under_way.unwritten.append(record)
+        record.under_way.unwritten[record.step] = record
 
 
 async def write(tx: Tx, records: Sequence[Record]) -> None:
     """Writes one row for each record, after what its order has yet unwritten."""
-    rows = []
-    now = time.monotonic()
     for record in records:
-        for earlier in record.under_way.unwritten:
-            rows.append(_row(earlier, now))
-        record.under_way.unwritten = []
         _know(record)
-        rows.append(_row(record, now))
-    if rows:
-        await tx.execute(_UPSERT, {"rows": as_json(rows)})
+        record.under_way.unwritten.pop(record.step, None)
+    rows: list[Record] = []
+    for record in records:
+        rows += [*record.under_way.unwritten.values(), record]
+    await _write(tx, rows)
 
 
 async def write_remembered(tx: Tx, orders: Iterable[OrderUnderWay]) -> None:
     """Writes what the orders have yet unwritten."""
+    await _write(tx, [record for order in orders for record in order.unwritten.values()])
+
+
+async def _write(tx: Tx, records: Sequence[Record]) -> None:
+    if not records:
+        return
     now = time.monotonic()
-    rows = [_row(record, now) for order in orders for record in order.unwritten]
-    for order in orders:
-        order.unwritten = []
-    if rows:
-        await tx.execute(_UPSERT, {"rows": as_json(rows)})
+    await tx.execute(_UPSERT, {"rows": as_json([_row(record, now) for record in records])})
+
+    def written() -> None:
+        for record in records:
+            if record.under_way.unwritten.get(record.step) is record:
+                del record.under_way.unwritten[record.step]
+
+    after_commit(tx, written)
 
 
 def _know(record: Record) -> None:
@@ -220,7 +233,11 @@ def _row(record: Record, now: float) -> dict[str, Any]:
 
 async def note(tx: Tx, notes: Sequence[tuple[OrderUnderWay, str, dict[str, Any]]]) -> None:
     """Adds to the notes of steps that have begun: (order, step, facts)."""
-    await tx.execute(_NOTE, {"rows": as_json([{"order_id": order.id, "step": step, "notes": facts} for order, step, facts in notes])})
+    together: dict[tuple[str, str], dict[str, Any]] = {}
+    for order, step, facts in notes:
+        together.setdefault((order.id, step), {}).update(facts)
+    rows = [{"order_id": order_id, "step": step, "notes": facts} for (order_id, step), facts in together.items()]
+    await tx.execute(_NOTE, {"rows": as_json(rows)})
     for order, step, facts in notes:
         order.journal[step].notes = {**order.journal[step].notes, **facts}
 
@@ -231,7 +248,8 @@ async def begin_undo(tx: Tx, step: str, orders: Sequence[OrderUnderWay]) -> None
     begun = {row.order_id: (row.undo_number, row.undo_attempts) for row in rows.all()}
     for order in orders:
         entry = order.journal[step]
-        entry.undo_status, (entry.undo_number, entry.undo_attempts) = "begun", begun[order.id]
+        if order.id in begun:  # else its own commit never arrived: there is nothing to undo, which the compensation finds out
+            entry.undo_status, (entry.undo_number, entry.undo_attempts) = "begun", begun[order.id]
 
 
 async def write_undo(tx: Tx, step: str, records: Sequence[Record]) -> None:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 
 MAX_ORDER_ID = 200
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_DOTS = re.compile(r"\.{2,}")
 _UNSAFE_CHARACTER = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -17,7 +18,7 @@ def file_stem(order_id: str) -> str:
     others shortened and told apart by a digest. No separators, no leading dot, ASCII, at most 80 characters."""
     if _SAFE.fullmatch(order_id) and ".." not in order_id:
         return order_id
-    slug = _UNSAFE_CHARACTER.sub("-", order_id).strip(".-")[:40]
+    slug = _DOTS.sub(".", _UNSAFE_CHARACTER.sub("-", order_id)).strip(".-")[:40]
     return f"{slug or 'order'}~{hashlib.sha256(order_id.encode()).hexdigest()[:24]}"
 
 

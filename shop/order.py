@@ -6,7 +6,7 @@ business, so that a bad one is told everything that is wrong with it at once.
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
@@ -15,6 +15,8 @@ from shop.money import to_minor
 
 _CENT = Decimal("0.01")
 _MAX_DIGITS, _MAX_DECIMALS = 18, 6
+_EXACT = Context(prec=80)
+"""Python's usual context would round what has more than 28 digits."""
 
 
 def _amount(value: Any) -> Decimal:
@@ -28,14 +30,16 @@ def _amount(value: Any) -> Decimal:
         amount = Decimal(value)
     except (InvalidOperation, ValueError):  # ValueError: an integer of thousands of digits
         raise ValueError("an amount such as 9.99") from None
-    exponent = amount.as_tuple().exponent
-    if not isinstance(exponent, int):
-        raise ValueError("a finite amount")
+    _, digits, exponent = amount.as_tuple()
+    if not isinstance(exponent, int) or len(digits) > 60:
+        raise ValueError("a finite amount" if len(digits) <= 60 else "an amount such as 9.99")
     if amount.adjusted() >= _MAX_DIGITS - _MAX_DECIMALS:
         raise ValueError(f"an amount of at most {_MAX_DIGITS - _MAX_DECIMALS} digits before the point")
+    if not amount:
+        return Decimal("0.00")
     if exponent == -2:
         return amount
-    amount = amount.normalize()
+    amount = amount.normalize(_EXACT)
     exponent = amount.as_tuple().exponent
     if not isinstance(exponent, int) or exponent < -_MAX_DECIMALS:
         raise ValueError(f"an amount of at most {_MAX_DECIMALS} decimals")

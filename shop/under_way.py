@@ -47,8 +47,8 @@ class OrderUnderWay:
     failure: OrderError | None = None
     lost: bool = False
     """Another worker has it now; nothing may be written about it any more."""
-    unwritten: list[Any] = field(default_factory=list)
-    """Journal records that wait for the next write; see `shop.journal.remember`."""
+    unwritten: dict[str, Any] = field(default_factory=dict)
+    """Journal records by step that wait for the next write; see `shop.journal.remember`."""
     in_flight: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     """Calls to the outside that were too slow for their batch and still run."""
     _order: Order | None = None

@@ -69,7 +69,7 @@ def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | 
     fields: dict[str, Any] = {}
     for name, adapter in _FIELDS.items():
         try:
-            fields[name] = adapter.validate_python(content[name]) if name in content else _default(name)
+            fields[name] = adapter.validate_python(_stripped(content[name])) if name in content else _default(name)
         except (ValidationError, KeyError):
             continue  # reported above
     items = content.get("items")
@@ -81,6 +81,11 @@ def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | 
             except ValidationError:
                 fields["incomplete"] = True  # reported above; no total can be calculated
     return fields, problems, None
+
+
+def _stripped(value: Any) -> Any:
+    """As `Order` does it."""
+    return value.strip() if isinstance(value, str) else value
 
 
 def _default(name: str) -> Any:

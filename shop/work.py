@@ -207,12 +207,18 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
             call.cancel()
         await asyncio.gather(*calls.values(), return_exceptions=True)
         raise
+    try:
+        await _record_ends(work, calls, began)
+    except Exception as error:
+        if is_database_trouble(error):  # nothing is written; what was answered, and who is still out, is not asked again
+            _keep(work, calls)
+        raise
+
+
+async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Result]], began: float) -> None:
     ends: dict[OrderUnderWay, Result | OrderError] = {}
     for order, call in calls.items():
-        if not call.done():
-            order.in_flight[work.key] = call
-            work.alone.append(order)
-        elif (end := _end(work, order, call)) is not None:
+        if call.done() and (end := _end(work, order, call)) is not None:
             ends[order] = end
     # In a batch, a failure that may pass stays "begun": it is not the end of it.
     final = {order: end for order, end in ends.items() if not (isinstance(end, OrderError) and end.retryable and len(work.orders) > 1)}
@@ -222,7 +228,18 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
         async with transaction() as tx:
             still = set(await journal.hold(tx, final))
             await work.record(tx, {order: end for order, end in final.items() if order in still}, begun=True)
+    for order, call in calls.items():
+        if not call.done():
+            order.in_flight[work.key] = call
+            work.alone.append(order)
     work.settle({order: end for order, end in ends.items() if not order.lost})
+
+
+def _keep(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Result]]) -> None:
+    for order, call in calls.items():
+        error = call.exception() if call.done() and not call.cancelled() else None
+        if error is None or (isinstance(error, OrderError) and not error.retryable):
+            order.in_flight[work.key] = call
 
 
 def _call(work: Work, action: OutsideAction, order: OrderUnderWay) -> asyncio.Task[Result]:

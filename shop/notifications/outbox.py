@@ -78,14 +78,14 @@ async def put(tx: Tx, messages: Iterable[Message]) -> None:
 async def is_due(order_ids: Sequence[str] | None = None) -> bool:
     """Whether there is anything to send now (for these orders)."""
     async with transaction() as tx:
-        return bool((await tx.execute(_IS_DUE, {"ids": list(order_ids) if order_ids else None})).scalar())
+        return bool((await tx.execute(_IS_DUE, {"ids": list(order_ids) if order_ids is not None else None})).scalar())
 
 
 async def deliver(*, most: int = 50, order_ids: Sequence[str] | None = None) -> tuple[int, int]:
     """Sends up to `most` messages that are due (of these orders). Returns how many were sent, and how many failed, which are
     tried again after a growing pause."""
     async with transaction() as tx:
-        due = {"most": most, "ids": list(order_ids) if order_ids else None, "step": CONFIRMATION_STEP}
+        due = {"most": most, "ids": list(order_ids) if order_ids is not None else None, "step": CONFIRMATION_STEP}
         taken = (await tx.execute(_TAKE, due)).mappings().all()
     if not taken:
         return 0, 0

@@ -6,14 +6,16 @@ the gateway, by order id.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
 from pydantic import BaseModel
 
 from shop import names
-from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentRefused, RefundRefused
+from shop.errors import PaymentError, PaymentGatewayError, PaymentRefused, RefundRefused
+from shop.money import to_minor
 from shop.notes import note
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
 from shop.under_way import OrderUnderWay
@@ -102,53 +104,76 @@ def _charged(payment: Payment) -> PaymentResult:
 async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundResult:
     """Refunds what was really charged and cancels what was only created, whatever our journal knows.
 
-    Raises `RefundRefused` when the gateway will not give the money back: then a person has to.
+    Raises `RefundRefused` when the gateway will not give some of the money back: then a person has to. The rest went back all the same.
     """
-    payments = await gateway.find(under_way.id)
-    results = [await _undo(under_way, payment, gateway) for payment in payments]
-    refunds = [result for result in results if result.compensation_status == "success"]
-    if len(refunds) > 1:  # can only be if somebody charged by hand as well; all of it went back
-        total = sum((r.refunded_amount for r in refunds), Decimal(0))
-        return refunds[0].model_copy(update={"refunded_amount": total, "amount_charged": total})
-    cancelled = [result for result in results if result.compensation_status == "cancelled"]
-    nothing = RefundResult(compensation_status="no_payment_to_refund", currency=_currency(under_way))
-    return (refunds or cancelled or [nothing])[0]
-
-
-async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway) -> RefundResult:
-    key = names.key(under_way.id, f"cancel-{payment.id}")
-    if payment.status is PaymentStatus.CREATED:
-        payment = await gateway.cancel(payment.id, key=key)  # may find it charged meanwhile
-    result = RefundResult(
-        compensation_status="cancelled" if payment.status is PaymentStatus.CANCELLED else "no_payment_to_refund",
-        currency=payment.currency,
-        original_payment_id=payment.id,
-    )
-    if payment.status is not PaymentStatus.SUCCEEDED:
-        return result
-    left = payment.amount - payment.amount_refunded
-    refund_id, when = (payment.refunds[-1].id, payment.refunds[-1].created_at) if payment.refunds else (None, datetime.now(UTC))
-    if left > 0:
+    entry = under_way.journal.get(STEP)
+    refusals = int((entry.undo_error or {}).get("refusals", 0)) if entry else 0
+    undone = _Undone(_currency(under_way))
+    refused: PaymentError | None = None
+    for payment in await gateway.find(under_way.id):
         try:
-            made = await gateway.refund(
-                payment.id, amount=left, currency=payment.currency, key=names.key(under_way.id, f"refund-{payment.id}")
-            )
+            await _undo(under_way, payment, gateway, undone, refusals)
         except PaymentError as error:
-            if error.retryable and not isinstance(error, PaymentDeclined):
+            if error.retryable:
                 raise
-            raise RefundRefused(
-                error.error_code, error.error_message, payment_id=payment.id, amount_at_risk=str(left), currency=payment.currency
-            ) from error
-        refund_id, when = made.id, made.created_at
-    return result.model_copy(
-        update={
-            "compensation_status": "success",
-            "refund_id": refund_id,
-            "refunded_amount": payment.amount,
-            "amount_charged": payment.amount,
-            "refund_timestamp": when,
-        }
-    )
+            refused = refused or error
+            undone.payment_id = payment.id
+    if refused is not None:
+        raise RefundRefused(
+            refused.error_code,
+            refused.error_message,
+            payment_id=str(undone.payment_id),
+            charged=undone.charged,
+            refunded=undone.refunded,
+            currency=undone.currency,
+            refusals=refusals + 1,
+        )
+    return undone.result()
+
+
+@dataclass(slots=True)
+class _Undone:
+    """What was found at the gateway, and what went back, all payments of the order together."""
+
+    currency: str
+    charged: Decimal = Decimal(0)
+    refunded: Decimal = Decimal(0)
+    payment_id: str | None = None
+    refund_id: str | None = None
+    when: datetime | None = None
+    cancelled: bool = False
+
+    def result(self) -> RefundResult:
+        return RefundResult(
+            compensation_status="success" if self.charged else "cancelled" if self.cancelled else "no_payment_to_refund",
+            refund_id=self.refund_id,
+            refunded_amount=self.refunded,
+            amount_charged=self.charged,
+            currency=self.currency,
+            original_payment_id=self.payment_id,
+            refund_timestamp=self.when,
+        )
+
+
+async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: _Undone, refusals: int) -> None:
+    if payment.status is PaymentStatus.CREATED:
+        payment = await gateway.cancel(payment.id, key=names.key(under_way.id, f"cancel-{payment.id}"))  # may find it charged meanwhile
+    undone.cancelled = undone.cancelled or payment.status is PaymentStatus.CANCELLED
+    undone.payment_id = undone.payment_id or payment.id
+    if payment.status is not PaymentStatus.SUCCEEDED:
+        return
+    undone.payment_id, undone.currency = payment.id, payment.currency
+    undone.charged += payment.amount
+    undone.refunded += payment.amount_refunded
+    for earlier in payment.refunds:
+        undone.refund_id, undone.when = earlier.id, earlier.created_at
+    left = payment.amount - payment.amount_refunded
+    if left > 0:
+        # A gateway repeats its answer to a key. So a refusal, which is final, makes the next try a new request; a timeout does not.
+        key = names.key(under_way.id, f"refund-{payment.id}-{to_minor(left, payment.currency)}-{refusals}")
+        made = await gateway.refund(payment.id, amount=left, currency=payment.currency, key=key)
+        undone.refund_id, undone.when = made.id, made.created_at
+        undone.refunded += left
 
 
 def money_moved(under_way: OrderUnderWay) -> tuple[Decimal, Decimal, Decimal]:
@@ -157,8 +182,9 @@ def money_moved(under_way: OrderUnderWay) -> tuple[Decimal, Decimal, Decimal]:
     if entry is None:
         return Decimal(0), Decimal(0), Decimal(0)
     undone, done, error = entry.undo_result or {}, entry.result or {}, entry.undo_error or {}
-    refunded = Decimal(undone.get("refunded_amount", 0))
-    charged = max(Decimal(done.get("amount_charged", 0)), Decimal(undone.get("amount_charged", 0)), Decimal(error.get("amount_at_risk", 0)))
+    found = undone or error
+    refunded = Decimal(found.get("refunded_amount", 0))
+    charged = max(Decimal(done.get("amount_charged", 0)), Decimal(found.get("amount_charged", 0)))
     if not entry.undo_due or entry.undo_status != "failed":
         return charged, refunded, Decimal(0)
     at_risk = error.get("amount_at_risk") or done.get("amount_charged") or under_way.order.total_amount

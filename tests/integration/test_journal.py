@@ -130,7 +130,16 @@ async def test_many_claimers_of_leases_that_ran_out(shop: Shop) -> None:
     await shop.store(*(an_order(f"{i:02}") for i in range(50)))
     await shop.claim(most=50)
     await shop.let_leases_run_out()
-    claimed = [order for many in await asyncio.gather(*(shop.claim(most=20) for _ in range(16))) for order in many]
+    claimed: list[OrderUnderWay] = []
+
+    async def worker() -> None:
+        claimed.extend(await shop.claim(most=4))
+
+    async def all_claimed() -> bool:
+        await asyncio.gather(*(worker() for _ in range(8)))
+        return len(claimed) >= 50
+
+    await until(all_claimed, 20, "all orders to be taken over")
     assert sorted(ids(claimed)) == [f"{i:02}" for i in range(50)]
     assert {(order.fence, order.takeovers) for order in claimed} == {(2, 1)}
 
@@ -257,8 +266,26 @@ async def test_a_worker_writes_nothing_about_an_order_that_has_ended(shop: Shop)
     assert await ending.finish([order], SAGA) == {"A": "completed"}
     before = await snapshot(shop)
     assert await ending.finish([order], SAGA) == {}
-    order.lost = False
     await begin(RESERVE, [order])
+    assert await snapshot(shop) == before
+
+
+@pytest.mark.parametrize("next_one", ["another worker", "the same worker"])
+async def test_a_worker_who_handed_the_order_back_can_write_nothing_more(shop: Shop, next_one: str) -> None:
+    """Its lease lives, for its other orders. A call that is still on its way for this one must not go on when it comes back."""
+    mine = await shop.lease()
+    await shop.store(an_order("A"), an_order("B"))
+    old, other = await shop.claim(lease=mine)
+    await begin(CHARGE, [old, other])
+    await ending.put_off([old], seconds=0)
+    (new,) = await shop.claim("A", lease=mine if next_one == "the same worker" else None)
+    before = await snapshot(shop)
+    old.lost = False
+    with pytest.raises(LeaseLost):
+        await note(old, CHARGE, payment_id="pay_2")
+    old.lost = False
+    async with transaction() as tx:
+        assert await journal.hold(tx, [old, new, other]) == [new, other]
     assert await snapshot(shop) == before
 
 

@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -606,7 +607,7 @@ async def test_an_undo_in_the_database_records_its_results(shop: Shop) -> None:
 async def test_an_undo_outside_records_its_results(shop: Shop) -> None:
     orders = await some(shop, *"ABCDEF")
     await run_outside(Work(ACT, orders), Outside())
-    refused = RefundRefused("no", "never", payment_id="p", amount_at_risk="10.00", currency="USD")
+    refused = RefundRefused("no", "never", payment_id="p", charged=Decimal("10.00"), refunded=Decimal(0), currency="USD", refusals=1)
     act, work = Outside(B=refused, C=busy()), Work(ACT, orders, undo=True)
     await run_outside(work, act)
     assert (ids(work.done), ids(list(work.failed)), ids(work.alone)) == (list("ADEF"), ["B"], ["C"])
