@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+import orjson
 from pydantic import BaseModel, ValidationError
 
 from shop.errors import Problem, UnusableOrder
@@ -39,8 +40,10 @@ _MAX_TEXT, _MAX_DEPTH, _MAX_ENTRIES = 2_000, 8, 1_000
 _SEPARATOR = r"[\s.\-\u2010-\u2015\u2212]{1,3}"
 _DIGIT_GROUPS = re.compile(rf"\d+(?:{_SEPARATOR}\d+)*")
 _SHORTEST, _LONGEST = 13, 19  # ISO/IEC 7812
+_ENOUGH_DIGITS = re.compile(rf"\d(?:(?:{_SEPARATOR})?\d){{12}}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]|\x7f")
+_ESCAPED_SPACE = re.compile(r"\\[ntr]")
 _PERHAPS_CODE = re.compile(r"cvv|cvc|csc|security", re.IGNORECASE)
 _CODE_FIELD = re.compile(r".*(cvv|cvc|securitycode).*|csc")
 _KNOWN_FIELDS = frozenset(Order.model_fields)
@@ -60,6 +63,8 @@ class Content:
 def looks_like_card_number(text: str) -> bool:
     """Whether some digits in it, from one separator to another, have a card number's length, first digit and check digit (ISO/IEC 7812,
     Luhn)."""
+    if not _ENOUGH_DIGITS.search(text):  # nearly always
+        return False
     for found in _DIGIT_GROUPS.finditer(text):
         if found.end() - found.start() < _SHORTEST:
             continue
@@ -112,12 +117,12 @@ def _plain_case(raw: Mapping[Any, Any]) -> str | None:
     """The usual order, well-shaped and harmless: its normalised JSON. None if there is anything to look at closer."""
     try:
         order = Order.model_validate(raw)
-        everything = json.dumps(raw, default=str, ensure_ascii=False)
-    except (ValidationError, TypeError, ValueError, RecursionError):
+        everything = orjson.dumps(raw, default=str).decode()
+    except (ValidationError, TypeError, ValueError, RecursionError):  # orjson refuses what is not JSON by itself
         return None
     if REMOVED in everything or _PERHAPS_CODE.search(everything) or _ESCAPED_CONTROL.search(everything):
         return None
-    if looks_like_card_number(everything.replace("\\n", " ").replace("\\t", " ").replace("\\r", " ")):
+    if looks_like_card_number(_ESCAPED_SPACE.sub(" ", everything) if "\\" in everything else everything):
         return None
     if len(everything) > _MAX_TEXT:  # something in it may be too much
         return None
