@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from shop.database import Tx
 from shop.errors import OrderError
-from shop.shipping.fulfilment import FulfilmentResult, fulfil, print_labels
+from shop.shipping.fulfilment import FulfilmentResult, fulfil, print_its_label
 from shop.under_way import OrderUnderWay
 from tasks.step import database_step
 
 
-@database_step(after=print_labels)
+@database_step(after=print_its_label)
 async def fulfill_order(tx: Tx, orders: Sequence[OrderUnderWay]) -> Mapping[str, FulfilmentResult | OrderError]:
     """Commits the stock, books the parcel, updates the order's status; then prints the label.
 

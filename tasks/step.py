@@ -29,21 +29,28 @@ StepTask = Task[[Work], Any]
 _UNDO = ["compensation"]
 
 
-def database_step(*, after: Callable[[Sequence[OrderUnderWay]], None] | None = None) -> Callable[[DatabaseAction], StepTask]:
-    """A set-based step in our own database. `after` runs in a thread once the commit is certain."""
+def database_step(*, after: Callable[[OrderUnderWay], None] | None = None) -> Callable[[DatabaseAction], StepTask]:
+    """A set-based step in our own database. `after` is called for each order once the commit is certain; a short one."""
 
     def decorate(action: DatabaseAction) -> StepTask:
         async def run_step(work: Work) -> dict[str, Any]:
             try:
                 await run_in_database(work, action)
             finally:
-                if after is not None and work.done:
-                    await asyncio.to_thread(after, work.done)
+                await _each(after, work.done)
             return work.summary()
 
         return _task(run_step, action, tags=[])
 
     return decorate
+
+
+async def _each(after: Callable[[OrderUnderWay], None] | None, orders: Sequence[OrderUnderWay]) -> None:
+    """In the event loop, with breaths: a thread would make the loop wait for the interpreter's lock at every step."""
+    if after is not None:
+        for order in orders:
+            after(order)
+            await asyncio.sleep(0)
 
 
 def database_undo() -> Callable[[DatabaseAction], StepTask]:

@@ -88,14 +88,13 @@ async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Fulfilmen
     return results
 
 
-def print_labels(orders: Sequence[OrderUnderWay]) -> None:
-    """Prints the labels of shipped orders, once it is certain that they are. One that a crash leaves out is printed before its
-    order's mail is sent."""
-    for order in orders:
-        try:
-            print_label(order.order, str(order.result(STEP)["tracking_number"]), settings())
-        except OSError as error:
-            log.warning("the label of %s could not be written (%s): it is tried again before its mail is sent", order.id, error)
+def print_its_label(order: OrderUnderWay) -> None:
+    """Prints the label of a shipped order, once it is certain that it is. One that a crash leaves out is printed before its order's
+    mail is sent."""
+    try:
+        print_label(order.order, str(order.result(STEP)["tracking_number"]), settings())
+    except OSError as error:
+        log.warning("the label of %s could not be written (%s): it is tried again before its mail is sent", order.id, error)
 
 
 def print_label(order: Order, tracking_number: str, s: Settings) -> None:
