@@ -1,0 +1,35 @@
+"""`make demo`, as a user runs it: everything is started, the samples go through the deployment and a worker, everything is stopped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+HOME = Path(__file__).resolve().parent.parent.parent
+_OURS = ("DATABASE_URL", "PREFECT_API_URL", "PAYMENT_GATEWAY_URL", "PREFECT_HOME")
+
+
+def test_the_demo_ends_as_it_should_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in _OURS} | {"VAR_DIR": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-m", "deployments.run", "--demo"],
+        cwd=HOME,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=420,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
+    for order in ("ORDER-1001", "ORDER-PAYMENT-FAIL", "ORDER-REFUND-REFUSED", "ORDER-LAST-A", "ORDER-LAST-B"):
+        assert order in run.stdout
+    assert "The books balance" in run.stdout
+    assert "needs_attention" in run.stdout
+    left = [p.pid for p in psutil.process_iter(["cmdline"]) if any(str(tmp_path) in part for part in p.info["cmdline"] or [])]
+    assert left == [], "every process that it started has ended"
+    assert list((tmp_path / "labels").glob("ORDER-1001.pdf"))
+    assert list((tmp_path / "mail").glob("ORDER-1001.eml"))

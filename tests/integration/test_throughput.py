@@ -1,0 +1,20 @@
+"""The benchmark runs, in its short form, and the pending lane is worth having. How fast it is: `make bench`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parent.parent.parent
+
+
+def test_the_short_form() -> None:
+    command = [sys.executable, "-m", "benchmarks.throughput", "--quick", "--json"]
+    run = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=420, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    measured = json.loads(run.stdout)["measured"]
+    lane, own = measured["pending lane"], measured["process_order, one after the other"]
+    assert lane["orders_per_second"] > 10 * own["orders_per_second"]
+    assert max(line.get("peak_memory_mb", 0) for line in measured.values()) < 400

@@ -1,0 +1,60 @@
+"""The triggers: from Python and from the shell."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from deployments.command import main
+from deployments.trigger import run_order, submit_orders
+from flows.process_pending_orders import process_pending_orders
+from shop.errors import OrderConflict, UnusableOrder
+from shop.outcomes import Outcome
+from tests.integration.world import World, an_order
+
+
+async def test_submitting_needs_no_prefect_server(world: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    receipts = submit_orders([an_order(f"DOWN-{unique}"), an_order(f"DOWN-{unique}"), {"customer_id": "no id"}])
+    assert [receipt.status for receipt in receipts] == ["accepted", "known", "refused"]
+    assert world.sql("SELECT count(*) FROM customer_order")[0][0] == 1
+
+
+async def test_run_order_tells_what_is_wrong(world: World, unique: str) -> None:
+    submit_orders([an_order(f"WRONG-{unique}")])
+    with pytest.raises(OrderConflict):
+        run_order(an_order(f"WRONG-{unique}", price="1.00"))
+    with pytest.raises(OrderConflict):
+        run_order(an_order(f"WRONG-{unique}", price="1.00"), own_run=True)
+    with pytest.raises(UnusableOrder):
+        run_order({"customer_id": "no id"})
+
+
+async def test_the_command_shows_how_orders_ended(saga: World, unique: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "orders.ndjson"
+    orders = [an_order(f"CLI-{unique}-A"), an_order(f"CLI-{unique}-B", card="0000"), {"no": "id"}]
+    file.write_text("\n".join(json.dumps(order) for order in orders))
+    drain = asyncio.create_task(process_pending_orders(drain_seconds=60))
+    try:
+        assert await asyncio.to_thread(main, [str(file), "--json", "--timeout", "60"]) == 1, "one was refused"
+    finally:
+        drain.cancel()
+        await asyncio.gather(drain, return_exceptions=True)
+    ended = {
+        line["order_id"]: line for line in map(json.loads, filter(lambda line: line.startswith("{"), capsys.readouterr().out.splitlines()))
+    }
+    assert ended[f"CLI-{unique}-A"]["outcome"] == Outcome.COMPLETED
+    assert ended[f"CLI-{unique}-B"]["outcome"] == Outcome.COMPENSATED
+    assert saga.charges(f"CLI-{unique}-A") == 1
+    assert saga.charges(f"CLI-{unique}-B") == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}\n{', "null"])
+def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "orders.json"
+    file.write_text(text)
+    assert main([str(file)]) == 2
+    assert "orders.json" in capsys.readouterr().out.replace("\n", "")

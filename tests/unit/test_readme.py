@@ -1,0 +1,24 @@
+"""README says what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from flows.saga import ORDER_SAGA
+from shop.settings import Settings
+
+README = (Path(__file__).resolve().parent.parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_setting_is_in_the_table() -> None:
+    table = README[README.index("## Settings") :]
+    named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", table[: table.index("## Layout")]))
+    assert {name.upper() for name in Settings.model_fields} <= named
+
+
+def test_every_step_is_in_the_table_with_its_kind_and_its_compensation() -> None:
+    for step in ORDER_SAGA:
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{step.name}` |"))
+        assert f"| {step.kind} |" in row
+        assert step.undo is None or f"`{step.undo.__name__}`" in row  # type: ignore[attr-defined]
