@@ -1,1 +1,5 @@
 """What Prefect runs."""
+
+from shop.logs import configure
+
+configure()

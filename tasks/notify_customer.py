@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from shop.database import Tx
@@ -9,8 +10,15 @@ from shop.notifications.notify import NotificationResult, notify
 from shop.under_way import OrderUnderWay
 from tasks.step import database_step
 
+log = logging.getLogger("shop.completed")
 
-@database_step()
+
+def log_completion(order: OrderUnderWay) -> None:
+    """One line for each order that the customer will hear of."""
+    log.info("order %s: shipped as %s, confirmation queued", order.id, order.result("fulfill_order").get("tracking_number"))
+
+
+@database_step(after=log_completion)
 async def notify_customer(tx: Tx, orders: Sequence[OrderUnderWay]) -> Mapping[str, NotificationResult]:
     """Puts the confirmation into the outbox, from where it is sent until it is, and the contact into the CRM."""
     return await notify(tx, orders)
