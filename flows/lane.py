@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -36,14 +37,20 @@ class Lane:
         self.ended = asyncio.Event()
         """Both set whenever something is no longer under way; each has its own listener."""
         self._alone = asyncio.Semaphore(_ALONE_AT_ONCE)
+        self._started_at = 0.0
 
     @property
     def idle(self) -> bool:
         """Whether nothing is under way."""
         return not self.batches and not self.beside
 
+    def quiet(self, seconds: float) -> bool:
+        """Whether nothing is under way and nothing was started for so long."""
+        return self.idle and time.monotonic() - self._started_at > seconds
+
     def start(self, orders: Sequence[OrderUnderWay]) -> None:
         """Takes a batch to its outcomes."""
+        self._started_at = time.monotonic()
         self._keep(self.batches, self._batch(orders), orders)
 
     async def finish_up(self, seconds: float | None = None) -> None:

@@ -32,6 +32,8 @@ _GRACE_SECONDS = 20
 """Prefect kills a cancelled run after 30."""
 _MAIL_WAITS_SECONDS = 10
 """For so long orders go before mails."""
+_QUIET_SECONDS = 0.25
+"""For so long no order has come, and none is under way."""
 _OUTBOX_SECONDS = 5
 """So often the outbox is looked at for what failed before."""
 _MAILS_AT_ONCE = 100
@@ -116,16 +118,18 @@ class _Drain:
             await self._wait(bell)
 
     async def mail(self) -> None:
-        """Sends what is in the outbox: at once while no order is under way, else when it has waited for some time."""
-        waiting_since = time.monotonic()
+        """Sends what is in the outbox: in a quiet moment, or when it has waited for some time. Orders go first."""
+        waiting_since: float | None = None
         while not self.over:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_OUTBOX_SECONDS):  # not wait_for, which before Python 3.12 can swallow a cancellation
+                # not wait_for, which before Python 3.12 can swallow a cancellation
+                async with asyncio.timeout(_OUTBOX_SECONDS if waiting_since is None else _QUIET_SECONDS):
                     await self.lane.ended.wait()
             self.lane.ended.clear()
-            if self.lane.idle or time.monotonic() - waiting_since > _MAIL_WAITS_SECONDS:
+            waiting_since = waiting_since or time.monotonic()
+            if self.over or self.lane.quiet(_QUIET_SECONDS) or time.monotonic() - waiting_since > _MAIL_WAITS_SECONDS:
                 await self.mail_what_is_due()
-                waiting_since = time.monotonic()
+                waiting_since = None
 
     async def mail_what_is_due(self) -> None:
         """Until nothing is due, or orders come in."""

@@ -42,9 +42,9 @@ _DIGIT_GROUPS = re.compile(rf"\d+(?:{_SEPARATOR}\d+)*")
 _SHORTEST, _LONGEST = 13, 19  # ISO/IEC 7812
 _ENOUGH_DIGITS = re.compile(rf"\d(?:(?:{_SEPARATOR})?\d){{12}}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-_ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]|\x7f")
+_ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
 _ESCAPED_SPACE = re.compile(r"\\[ntr]")
-_PERHAPS_CODE = re.compile(r"cvv|cvc|csc|security", re.IGNORECASE)
+_PERHAPS_CODE = ("cvv", "cvc", "csc", "security")
 _CODE_FIELD = re.compile(r".*(cvv|cvc|securitycode).*|csc")
 _KNOWN_FIELDS = frozenset(Order.model_fields)
 
@@ -120,9 +120,14 @@ def _plain_case(raw: Mapping[Any, Any]) -> str | None:
         everything = orjson.dumps(raw, default=str).decode()
     except (ValidationError, TypeError, ValueError, RecursionError):  # orjson refuses what is not JSON by itself
         return None
-    if REMOVED in everything or _PERHAPS_CODE.search(everything) or _ESCAPED_CONTROL.search(everything):
+    lower = everything.lower()
+    if REMOVED in everything or "\x7f" in everything or any(name in lower for name in _PERHAPS_CODE):
         return None
-    if looks_like_card_number(_ESCAPED_SPACE.sub(" ", everything) if "\\" in everything else everything):
+    if "\\" in everything:
+        if _ESCAPED_CONTROL.search(everything):
+            return None
+        everything = _ESCAPED_SPACE.sub(" ", everything)
+    if looks_like_card_number(everything):
         return None
     if len(everything) > _MAX_TEXT:  # something in it may be too much
         return None
