@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from benchmarks.gateway import MemoryGateway
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.saga import ORDER_SAGA
@@ -26,9 +27,6 @@ from shop.ending import finish
 from shop.lease import lease
 from shop.order import EXAMPLE
 from shop.payments.gateways import use
-from shop.payments.in_process import InProcessGateway
-from shop.payments.sandbox.behaviour import Behaviour
-from shop.payments.sandbox.ledger import Ledger
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
 from shop.work import Work
@@ -217,7 +215,7 @@ def _peak() -> float:
 
 async def _main(kind: str, number: int, gateway: str) -> Measured:
     if gateway == "in-process":
-        use(InProcessGateway(Ledger(None, Behaviour(forget_keys=True))))
+        use(MemoryGateway())
     return await KINDS[kind](number)
 
 

@@ -27,6 +27,7 @@ from tasks.limits import slots
 
 StepTask = Task[[Work], Any]
 _UNDO = ["compensation"]
+_BREATH = 16
 
 
 def database_step(*, after: Callable[[OrderUnderWay], None] | None = None) -> Callable[[DatabaseAction], StepTask]:
@@ -48,9 +49,10 @@ def database_step(*, after: Callable[[OrderUnderWay], None] | None = None) -> Ca
 async def _each(after: Callable[[OrderUnderWay], None] | None, orders: Sequence[OrderUnderWay]) -> None:
     """In the event loop, with breaths: a thread would make the loop wait for the interpreter's lock at every step."""
     if after is not None:
-        for order in orders:
+        for place, order in enumerate(orders, 1):
             after(order)
-            await asyncio.sleep(0)
+            if place % _BREATH == 0:
+                await asyncio.sleep(0)
 
 
 def database_undo() -> Callable[[DatabaseAction], StepTask]:

@@ -1,0 +1,59 @@
+"""A payment gateway in this process's memory: what a lane costs without any gateway's own cost. It keeps no keys, as the worst gateway."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from shop.payments.gateway import Payment, PaymentStatus, Refund
+
+
+class MemoryGateway:
+    """Charges whatever it is asked to; see `shop.payments.gateway.PaymentGateway`."""
+
+    def __init__(self) -> None:
+        self._payments: dict[str, Payment] = {}
+        self._of_order: dict[str, list[str]] = defaultdict(list)
+
+    async def create(
+        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+    ) -> Payment:
+        del card_last4, token, key
+        made = f"pay_{len(self._payments)}"
+        self._of_order[order_id].append(made)
+        zero = Decimal(0)
+        self._payments[made] = Payment(made, order_id, PaymentStatus.CREATED, amount, currency, zero, zero, method, None, None)
+        return self._payments[made]
+
+    async def confirm(self, payment_id: str, *, key: str) -> Payment:
+        del key
+        payment = self._payments[payment_id]
+        if payment.status is PaymentStatus.CREATED:
+            charged = replace(payment, status=PaymentStatus.SUCCEEDED, transaction_id=f"ch_{payment_id}", charged_at=datetime.now(UTC))
+            self._payments[payment_id] = charged
+        return self._payments[payment_id]
+
+    async def get(self, payment_id: str) -> Payment:
+        return self._payments[payment_id]
+
+    async def find(self, order_id: str) -> list[Payment]:
+        return [self._payments[made] for made in self._of_order[order_id]]
+
+    async def cancel(self, payment_id: str, *, key: str) -> Payment:
+        del key
+        payment = self._payments[payment_id]
+        if payment.status is PaymentStatus.CREATED:
+            self._payments[payment_id] = replace(payment, status=PaymentStatus.CANCELLED)
+        return self._payments[payment_id]
+
+    async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
+        del key
+        payment = self._payments[payment_id]
+        made = Refund(f"re_{payment_id}", payment_id, amount, currency, datetime.now(UTC))
+        self._payments[payment_id] = replace(payment, amount_refunded=payment.amount_refunded + amount, refunds=(*payment.refunds, made))
+        return made
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
