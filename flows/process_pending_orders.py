@@ -31,7 +31,7 @@ from tasks.limits import PAYMENT_GATEWAY, slots
 _GRACE_SECONDS = 20
 """Prefect kills a cancelled run after 30."""
 _MAIL_WAITS_SECONDS = 10
-"""For so long orders go before mails."""
+"""For so long a mail lets orders go first."""
 _QUIET_SECONDS = 0.25
 """For so long no order has come, and none is under way."""
 _OUTBOX_SECONDS = 5
@@ -64,8 +64,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
         try:
             await drain.take_orders(mine, bell, seconds)
             await drain.lane.finish_up()
-            drain.over = True
-            drain.lane.ended.set()
+            drain.end()
             await mailing
         except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
             await drain.lane.finish_up(_GRACE_SECONDS)
@@ -95,8 +94,17 @@ class _Drain:
         self.lane = Lane()
         self.batch_size = batch_size
         self.taken = self.started = 0
-        self.over = False
+        self.all_taken = asyncio.Event()
         """No more orders are taken: the mails that are due are the last."""
+
+    @property
+    def over(self) -> bool:
+        return self.all_taken.is_set()
+
+    def end(self) -> None:
+        """Lets `mail` come to its end."""
+        self.all_taken.set()
+        self.lane.ended.set()
 
     async def take_orders(self, lease_id: UUID, bell: Bell, seconds: float) -> None:
         """Until the time is over; or, if that is 0, until nothing is waiting."""
@@ -118,27 +126,27 @@ class _Drain:
             await self._wait(bell)
 
     async def mail(self) -> None:
-        """Sends what is in the outbox: in a quiet moment, or when it has waited for some time. Orders go first."""
-        waiting_since: float | None = None
-        while not self.over:
+        """Sends what is in the outbox. Orders go first: while there are any, only what has waited for some time."""
+        while True:
+            over, quiet = self.over, self.lane.quiet(_QUIET_SECONDS)
+            if await self._mail_some(waited=0 if over or quiet else _MAIL_WAITS_SECONDS):
+                continue
+            if over:
+                return
             with suppress(TimeoutError):
                 # not wait_for, which before Python 3.12 can swallow a cancellation
-                async with asyncio.timeout(_OUTBOX_SECONDS if waiting_since is None else _QUIET_SECONDS):
-                    await self.lane.ended.wait()
+                async with asyncio.timeout(_OUTBOX_SECONDS if quiet else _QUIET_SECONDS):
+                    await (self.lane.ended.wait() if quiet else self.all_taken.wait())
             self.lane.ended.clear()
-            waiting_since = waiting_since or time.monotonic()
-            if self.over or self.lane.quiet(_QUIET_SECONDS) or time.monotonic() - waiting_since > _MAIL_WAITS_SECONDS:
-                await self.mail_what_is_due()
-                waiting_since = None
 
-    async def mail_what_is_due(self) -> None:
-        """Until nothing is due, or orders come in."""
+    async def _mail_some(self, *, waited: float) -> bool:
+        """Sends some of what has been due for so many seconds. False: nothing was sent."""
         try:
-            while await outbox.is_due() and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] and self.lane.idle:
-                pass
+            return await outbox.is_due(waited=waited) and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] > 0
         except Exception as error:
             if not is_database_trouble(error):
                 raise
+            return False
 
     def _full(self) -> bool:
         """Enough batches under way, or too many orders on their own (a gateway that is down): no more for now."""
@@ -158,7 +166,9 @@ class _Drain:
         """For new orders, for a batch to end, or for a second: a lease may have run out somewhere."""
         self.lane.changed.clear()
         waits = {asyncio.create_task(bell.wait(settings().poll_seconds)), asyncio.create_task(self.lane.changed.wait())}
-        _, pending = await asyncio.wait(waits, timeout=settings().poll_seconds, return_when=asyncio.FIRST_COMPLETED)
-        for waiting in pending:
-            waiting.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        try:
+            await asyncio.wait(waits, timeout=settings().poll_seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiting in waits:
+                waiting.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)

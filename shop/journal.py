@@ -84,7 +84,7 @@ _RECORD_UNDO = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """What is to be written about one order's step, or about its compensation."""
 

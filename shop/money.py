@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Decimal
+from functools import lru_cache
 
 # ISO 4217 active currencies by number of decimals; the rest of the list has two.
 _ZERO = frozenset("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF".split())
@@ -28,15 +29,19 @@ def decimals(currency: str) -> int:
     return 0 if currency in _ZERO else 3 if currency in _THREE else 2
 
 
+@lru_cache(maxsize=256)
+def _unit(currency: str) -> Decimal:
+    return Decimal(1).scaleb(-decimals(currency))
+
+
 def fits(amount: Decimal, currency: str) -> bool:
     """Whether the amount is a whole number of the currency's smallest units."""
-    exponent = amount.as_tuple().exponent
-    return (isinstance(exponent, int) and -exponent <= decimals(currency)) or amount == round_to(amount, currency)
+    return amount.same_quantum(_unit(currency)) or amount == round_to(amount, currency)
 
 
 def round_to(amount: Decimal, currency: str) -> Decimal:
     """The amount with exactly the currency's decimals, half up."""
-    return amount.quantize(Decimal(1).scaleb(-decimals(currency)), rounding=ROUND_HALF_UP)
+    return amount.quantize(_unit(currency), rounding=ROUND_HALF_UP)
 
 
 def to_minor(amount: Decimal, currency: str) -> int:

@@ -6,6 +6,7 @@ business, so that a bad one is told everything that is wrong with it at once.
 
 from __future__ import annotations
 
+import re
 from decimal import Context, Decimal, InvalidOperation
 from typing import Annotated, Any
 
@@ -17,11 +18,15 @@ _CENT = Decimal("0.01")
 _MAX_DIGITS, _MAX_DECIMALS = 18, 6
 _EXACT = Context(prec=80)
 """Python's usual context would round what has more than 28 digits."""
+_USUAL = re.compile(r"(0|[1-9][0-9]{0,11})\.[0-9]{2}")
+"""Amounts as nearly all are written: nothing about them is to be checked or changed."""
 
 
 def _amount(value: Any) -> Decimal:
     """Exact, and one spelling for one amount: 9.9, 9.90 and 9.900 are the same order. A JSON float stands for its shortest decimal
     spelling, as it was written; booleans are no amounts."""
+    if type(value) is str and _USUAL.fullmatch(value):
+        return Decimal(value)
     if isinstance(value, float):
         value = repr(value)
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal) or (isinstance(value, str) and len(value) > 40):
@@ -57,6 +62,8 @@ Amount = Annotated[
 
 def _text(value: Any) -> Any:
     """Shops send ids and zip codes as numbers too."""
+    if type(value) is str:
+        return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30 else value
 
 

@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     # how orders are worked on
     lease_seconds: Seconds = 10
     reservation_minutes: Annotated[float, Field(gt=0)] = 30
-    batch_size: int = Field(default=500, ge=1, le=5_000)
+    batch_size: int = Field(default=1_000, ge=1, le=5_000)
     batches_under_way: int = Field(default=2, ge=1, le=16)
     straggler_seconds: Seconds = 1.5
     drain_seconds: Seconds = 330

@@ -65,7 +65,7 @@ def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | 
     except ValidationError as error:
         problems += [_problem(e) for e in error.errors(include_url=False) if not str(e["input"]).startswith(REMOVED)]
     else:
-        return {**dict(order), "items": dict(enumerate(order.items))}, problems, order
+        return {**vars(order), "items": dict(enumerate(order.items))}, problems, order
     fields: dict[str, Any] = {}
     for name, adapter in _FIELDS.items():
         try:

@@ -199,9 +199,9 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
             held = await journal.hold(tx, todo)
             if fresh := [order for order in held if work.key not in order.in_flight]:
                 await work.begin(tx, fresh)
-    calls = {order: _call(work, action, order) for order in held}
+    calls = _calls(work, action, held)
     try:
-        await _wait(work, set(calls.values()))
+        await _wait(work, list(calls.values()))
     except BaseException:
         for call in calls.values():
             call.cancel()
@@ -242,28 +242,71 @@ def _keep(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Result]]) -> No
             order.in_flight[work.key] = call
 
 
-def _call(work: Work, action: OutsideAction, order: OrderUnderWay) -> asyncio.Task[Result]:
+def _calls(work: Work, action: OutsideAction, orders: Sequence[OrderUnderWay]) -> dict[OrderUnderWay, asyncio.Task[Result]]:
     """A call that was too slow for its batch is waited for, not made again."""
-    if work.key in order.in_flight:
-        return order.in_flight.pop(work.key)
-    return asyncio.create_task(_limited(work, action, order))
+    limit = _TimeLimit(work.step.name, work.step.time_limit)
+    calls = {order: order.in_flight.pop(work.key) if work.key in order.in_flight else limit.start(action, order) for order in orders}
+    limit.begin()
+    return calls
 
 
-async def _limited(work: Work, action: OutsideAction, order: OrderUnderWay) -> Result:
-    try:
-        async with asyncio.timeout(work.step.time_limit):
+class _TimeLimit:
+    """One clock for all calls that start together: a timer for each is a tenth of what an order costs."""
+
+    def __init__(self, step: str, seconds: float) -> None:
+        self._step, self._seconds = step, seconds
+        self._over = False
+        self._calls: set[asyncio.Task[Result]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, action: OutsideAction, order: OrderUnderWay) -> asyncio.Task[Result]:
+        call = asyncio.create_task(self._limited(action, order))
+        self._calls.add(call)
+        call.add_done_callback(self._ended)
+        return call
+
+    def begin(self) -> None:
+        if self._calls:
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._stop)
+
+    def _ended(self, call: asyncio.Task[Result]) -> None:
+        self._calls.discard(call)
+        if not self._calls and self._timer is not None:
+            self._timer.cancel()
+
+    def _stop(self) -> None:
+        self._over = True
+        for call in self._calls:
+            call.cancel()
+
+    async def _limited(self, action: OutsideAction, order: OrderUnderWay) -> Result:
+        try:
             return await action(order)
-    except TimeoutError as error:
-        raise StepTimeout(work.step.name, work.step.time_limit) from error
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not self._over:
+                raise
+            raise StepTimeout(self._step, self._seconds) from error
 
 
-async def _wait(work: Work, calls: set[asyncio.Task[Result]]) -> None:
+async def _wait(work: Work, calls: Sequence[asyncio.Task[Result]]) -> None:
     """Waits for all; but for the last few only while somebody answers now and then."""
-    while calls:
-        first = asyncio.ALL_COMPLETED if work.patience is None else asyncio.FIRST_COMPLETED
-        answered, calls = await asyncio.wait(calls, timeout=work.patience, return_when=first)
-        if not answered and work.is_minority(len(calls)):
-            return
+    left, answer = len(calls), asyncio.Event()
+
+    def answered(_: asyncio.Task[Result]) -> None:
+        nonlocal left
+        left -= 1
+        answer.set()
+
+    for call in calls:
+        call.add_done_callback(answered)
+    while left:
+        answer.clear()
+        try:
+            async with asyncio.timeout(work.patience):
+                await answer.wait()
+        except TimeoutError:
+            if work.is_minority(left):
+                return
 
 
 def _end(work: Work, order: OrderUnderWay, call: asyncio.Task[Result]) -> Result | OrderError | None:

@@ -47,7 +47,7 @@ _PUT = text(
     "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, kind text, payload jsonb) ON CONFLICT DO NOTHING"
 )
 _IS_DUE = text(
-    "SELECT EXISTS (SELECT 1 FROM outbox WHERE sent_at IS NULL AND next_attempt_at <= now() "
+    "SELECT EXISTS (SELECT 1 FROM outbox WHERE sent_at IS NULL AND next_attempt_at <= now() - make_interval(secs => :waited) "
     "AND (CAST(:ids AS text[]) IS NULL OR order_id = ANY(CAST(:ids AS text[]))))"
 )
 # Claimed messages are not due again for a while: long enough to send them, and longer with each failure.
@@ -75,10 +75,11 @@ async def put(tx: Tx, messages: Iterable[Message]) -> None:
         await tx.execute(_PUT, {"rows": as_json(rows)})
 
 
-async def is_due(order_ids: Sequence[str] | None = None) -> bool:
-    """Whether there is anything to send now (for these orders)."""
+async def is_due(order_ids: Sequence[str] | None = None, *, waited: float = 0) -> bool:
+    """Whether there is anything (for these orders) that should have been sent so many seconds ago."""
     async with transaction() as tx:
-        return bool((await tx.execute(_IS_DUE, {"ids": list(order_ids) if order_ids is not None else None})).scalar())
+        asked = {"ids": list(order_ids) if order_ids is not None else None, "waited": waited}
+        return bool((await tx.execute(_IS_DUE, asked)).scalar())
 
 
 async def deliver(*, most: int = 50, order_ids: Sequence[str] | None = None) -> tuple[int, int]:
@@ -117,7 +118,7 @@ def _send(order: Order, kind: Kind, payload: dict[str, Any], date: datetime) -> 
     s = settings()
     if kind is Kind.CONFIRMATION:
         tracking_number = str(payload["tracking_number"])
-        print_label(order, tracking_number, s)  # in case a crash came before it
+        print_label(order, tracking_number, s)  # before the customer hears of the parcel
         message = render_confirmation_mail(order, payload["confirmation"], tracking_number, s, date)
     else:
         message = render_refund_mail(order, Decimal(payload["amount"]), str(payload["currency"]), s, date)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
@@ -18,8 +17,6 @@ from shop.settings import Settings, settings
 from shop.shipping.carrier import EmbeddedCarrier
 from shop.shipping.label import Parcel, label_path, render_label, write_label
 from shop.under_way import OrderUnderWay
-
-log = logging.getLogger(__name__)
 
 STEP = "fulfill_order"
 _SHIPPED = text("SELECT order_id, tracking_number, created_at FROM shipment WHERE order_id = ANY(CAST(:ids AS text[]))")
@@ -88,17 +85,11 @@ async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Fulfilmen
     return results
 
 
-def print_its_label(order: OrderUnderWay) -> None:
-    """Prints the label of a shipped order, once it is certain that it is. One that a crash leaves out is printed before its order's
-    mail is sent."""
-    try:
-        print_label(order.order, str(order.result(STEP)["tracking_number"]), settings())
-    except OSError as error:
-        log.warning("the label of %s could not be written (%s): it is tried again before its mail is sent", order.id, error)
-
-
 def print_label(order: Order, tracking_number: str, s: Settings) -> None:
-    """Writes the label unless it is there. OSError if it cannot be written."""
+    """Writes the label unless it is there. OSError if it cannot be written.
+
+    Not part of `fulfil`: a file costs more than all the rest of an order, and a disk that hangs must not hold up the orders under way.
+    """
     path = label_path(s.label_dir, order.id)
     if path.exists() or order.shipping_info is None:
         return
