@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from benchmarks.gateway import MemoryGateway
 from flows.process_order import process_order
-from flows.process_pending_orders import process_pending_orders
+from flows.process_pending_orders import little_garbage_collection, process_pending_orders
 from flows.saga import ORDER_SAGA
 from shop import intake, journal, report
 from shop.catalogue import load_catalogue
@@ -67,7 +67,7 @@ async def floor(number: int) -> Measured:
     """The same steps and SQL in the same batches, without Prefect."""
     await _warm_up()
     ids = _submit(number)
-    async with lease() as mine, _without_prefect():
+    async with little_garbage_collection(), lease() as mine, _without_prefect():
         running: set[asyncio.Task[None]] = set()
         while True:
             async with transaction() as tx:

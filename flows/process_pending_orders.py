@@ -55,7 +55,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
     seconds = settings().drain_seconds if drain_seconds is None else drain_seconds
     drain = _Drain(batch_size or settings().batch_size)
     async with (
-        _little_garbage_collection(),
+        little_garbage_collection(),
         signals.listening(signals.WAITING, draining=True) as bell,
         slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
         lease() as mine,
@@ -76,7 +76,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
 
 
 @asynccontextmanager
-async def _little_garbage_collection() -> AsyncIterator[None]:
+async def little_garbage_collection() -> AsyncIterator[None]:
     """What is loaded stays; looking through it again and again for garbage costs a fifth of a drain's time."""
     before = gc.get_threshold()
     gc.collect()
