@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows.saga import ORDER_SAGA
 from flows.states import state_of
@@ -23,7 +24,7 @@ from shop.intake_content import take_in
 from shop.lease import lease
 from shop.names import run_name
 from shop.notifications import outbox
-from shop.order import Order
+from shop.order import EXAMPLE, Order
 from shop.outcomes import OrderOutcome
 from shop.report import read_one
 from shop.settings import settings
@@ -32,6 +33,10 @@ from shop.work import Work
 from tasks.deliver_outbox import deliver_outbox
 from tasks.step import run
 
+_FORM = {**EXAMPLE, "id": "ORDER-1002"}  # the samples have the first
+FilledIn = Field(json_schema_extra={"default": _FORM, "examples": [_FORM]})
+"""The run's form in the UI opens with an example filled in. For the form only: a run without an order is refused."""
+
 
 def _flow_run_name() -> str:
     return run_name("order", flow_run.parameters.get("order"))
@@ -39,7 +44,7 @@ def _flow_run_name() -> str:
 
 # Parameters are not validated here, so that a bad order becomes a rejected one with its reasons, and not a crashed run.
 @flow(name="process-order", flow_run_name=_flow_run_name, validate_parameters=False, persist_result=False)
-async def process_order(order: Order) -> State[OrderOutcome]:
+async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome]:
     """Takes one order to its outcome: validated, reserved, charged, confirmed, shipped, notified; or undone.
 
     The same order again returns the first one's outcome and does nothing. Raises `UnusableOrder` if the order has no usable id, and

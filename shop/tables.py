@@ -11,9 +11,6 @@ from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Identity, 
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-# Rows that are updated soon after they are written: with room on their page, an update does not touch the indexes.
-_ROOM = {"postgresql_with": {"fillfactor": 60}}
-
 
 def _now(**options: Any) -> Any:
     return Column(DateTime(timezone=True), server_default=text("now()"), nullable=False, **options)
@@ -57,7 +54,6 @@ class CustomerOrder(SQLModel, table=True):
         CheckConstraint(
             "outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated', 'needs_attention')", name="customer_order_outcome_known"
         ),
-        _ROOM,
     )
     id: str = Field(sa_column=_text(primary_key=True))
     number: int = Field(sa_column=Column(BigInteger, Identity(always=True), nullable=False))
@@ -98,7 +94,6 @@ class OrderStep(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("status IN ('begun', 'done', 'failed')", name="order_step_status_known"),
         CheckConstraint("undo_status IN ('begun', 'done', 'failed')", name="order_step_undo_status_known"),
-        _ROOM,
     )
     order_id: str = Field(sa_column=_text(primary_key=True))
     step: str = Field(sa_column=_text(primary_key=True))
