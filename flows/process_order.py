@@ -54,7 +54,7 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     order_id = await _take_in(order)
     async with lease() as mine, signals.listening(signals.FINISHED) as bell:
         while (known := await read_one(order_id)) is None or known.outcome is None:
-            async with transaction() as tx:
+            async with transaction(journal.CLAIMING) as tx:
                 claimed = await journal.claim(tx, mine, most=1, ids=[order_id], flow_run_id=str(flow_run.id))
             if not claimed:  # a drain, or another run, works on it: its outcome is ours
                 await bell.wait(settings().poll_seconds)

@@ -154,7 +154,7 @@ class _Drain:
 
     async def _claim(self, lease_id: UUID) -> list[OrderUnderWay]:
         try:
-            async with transaction() as tx:
+            async with transaction(journal.CLAIMING) as tx:
                 return await journal.claim(tx, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id))
         except Exception as error:
             if not is_database_trouble(error):

@@ -35,7 +35,7 @@ async def recover_orders() -> dict[str, int]:
     async with lease() as mine:
         try:
             while True:
-                async with transaction() as tx:
+                async with transaction(journal.CLAIMING) as tx:
                     orders = await journal.claim(tx, mine, most=settings().batch_size, begun=True, flow_run_id=str(flow_run.id))
                 if not orders:
                     break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from shop.points import Effect
 from shop.settings import settings
 
 set_json_loads(orjson.loads)
@@ -73,12 +74,16 @@ async def close_engine() -> None:
 
 
 @asynccontextmanager
-async def transaction() -> AsyncIterator[Tx]:
-    """Commits at the end, rolls back on any exception. What it raises at commit leaves the result unclear."""
-    async with engine().begin() as connection:
+async def transaction(commit: Effect | None = None) -> AsyncIterator[Tx]:
+    """Commits at the end, rolls back on any exception. What it raises at commit leaves the result unclear. `commit`: names the points
+    before and after it; not for what only reads."""
+    async with engine().connect() as connection:
         after: list[Callable[[], None]] = []
         connection.info[_AFTER_COMMIT] = after
-        yield connection
+        async with connection.begin() as running:
+            yield connection
+            with commit or nullcontext():
+                await running.commit()
     for call in after:
         call()
 

@@ -13,10 +13,12 @@ from shop.errors import OrderRejected, OutOfStock
 from shop.notifications import outbox
 from shop.outcomes import Outcome, Undone
 from shop.payments.charge import money_moved
+from shop.points import effect
 from shop.saga import Saga
 from shop.signals import FINISHED
 from shop.under_way import OrderUnderWay
 
+_FINISHING, _REMEMBERING, _PUTTING_OFF = (effect(f"the commit of {what}") for what in ("outcomes", "failures", "putting off"))
 _FINISH = text(
     """
     UPDATE customer_order o
@@ -60,7 +62,7 @@ def outcome_of(order: OrderUnderWay, undone: Sequence[Undone]) -> Outcome:
 
 async def remember_failures(orders: Sequence[OrderUnderWay]) -> None:
     """Writes down why these orders are undone, before the undoing begins, so that whoever takes over goes on with it."""
-    async with transaction() as tx:
+    async with transaction(_REMEMBERING) as tx:
         held = await journal.hold(tx, orders)
         rows = [
             {"id": o.id, "step": o.failing_step, "failure": {**o.failure.details(), "reasons": o.failure.reasons()}}
@@ -74,7 +76,7 @@ async def remember_failures(orders: Sequence[OrderUnderWay]) -> None:
 
 async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outcome]:
     """Writes the outcomes of those orders that are still this worker's; the customer of a refund hears of it from here on."""
-    async with transaction() as tx:
+    async with transaction(_FINISHING) as tx:
         held = await journal.hold(tx, orders)
         rows: list[dict[str, Any]] = []
         refunds: list[outbox.Message] = []
@@ -111,7 +113,7 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
 
 async def put_off(orders: Sequence[OrderUnderWay], seconds: float) -> None:
     """Hands orders back that could not be worked on just now; they are claimed again after a pause."""
-    async with transaction() as tx:
+    async with transaction(_PUTTING_OFF) as tx:
         held = await journal.hold(tx, orders)
         if held:
             await tx.execute(_LATER, {"ids": [order.id for order in held], "seconds": seconds})

@@ -7,7 +7,9 @@ from sqlalchemy import text
 from shop.database import as_json, transaction
 from shop.inventory import STEP, give_back
 from shop.journal import lock_dead_leases
+from shop.points import effect
 
+_EXPIRING = effect("the commit of expiring reservations")
 # Only orders whose lease is dead and can be locked, as in claiming: then nobody is writing about them.
 _EXPIRED = text(
     """
@@ -33,7 +35,7 @@ _JOURNAL = text(
 async def expire_reservations(*, most: int = 500) -> list[str]:
     """Gives back what up to `most` dead reservations hold, and says so in the journal; an order that goes on later reserves anew.
     Returns the orders' ids."""
-    async with transaction() as tx:
+    async with transaction(_EXPIRING) as tx:
         leases = await lock_dead_leases(tx)
         ids = list((await tx.execute(_EXPIRED, {"most": most, "leases": leases})).scalars())
         if not ids:

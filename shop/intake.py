@@ -11,6 +11,7 @@ from shop.database import sync_engine, transaction
 from shop.errors import OrderConflict, UnusableOrder
 from shop.intake_content import Content, take_in
 from shop.outcomes import Outcome, Receipt
+from shop.points import effect
 from shop.settings import settings
 from shop.signals import WAITING
 
@@ -22,14 +23,18 @@ _INSERT = text(
     "SELECT id, number, CAST(content AS jsonb), fingerprint FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 _KNOWN = text("SELECT id, fingerprint, outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
+_STORING = effect("the commit of intake")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
 
 def submit(orders: Iterable[object]) -> list[Receipt]:
     """Stores the orders in one transaction; one receipt for each, in their sequence. Returns once they cannot be lost."""
     read = [_read(order) for order in orders]
-    with sync_engine(settings().database_url).begin() as connection:
-        return _store(connection, read)
+    with sync_engine(settings().database_url).connect() as connection, connection.begin() as running:
+        receipts = _store(connection, read)
+        with _STORING:
+            running.commit()
+    return receipts
 
 
 def is_known(content: Content) -> bool:
@@ -43,7 +48,7 @@ def is_known(content: Content) -> bool:
 
 async def submit_one(order: object) -> Receipt:
     """The same for one order, from an event loop."""
-    async with transaction() as tx:
+    async with transaction(_STORING) as tx:
         return (await tx.run_sync(_store, [_read(order)]))[0]
 
 

@@ -16,8 +16,11 @@ from sqlalchemy import text
 
 from shop.database import Tx, after_commit, as_json
 from shop.errors import RecordedFailure
+from shop.points import effect
 from shop.under_way import Entry, OrderUnderWay
 
+CLAIMING = effect("the commit of claiming orders")
+"""For the transaction of a `claim`."""
 # A dead lease can be locked: its holder is not just now writing under it (`_HOLD_LEASE`). Whoever locked it may take its orders.
 _DEAD_LEASES = text("SELECT id FROM lease WHERE until < now() FOR UPDATE SKIP LOCKED")
 _TAKEN_FROM = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[])) AND NOT taken_from")

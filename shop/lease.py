@@ -17,10 +17,12 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 
 from shop.database import is_database_trouble, transaction
+from shop.points import effect
 from shop.settings import settings
 
 log = logging.getLogger(__name__)
 
+_TAKING, _HANDING_BACK = effect("the commit of taking a lease"), effect("the commit of handing a lease back")
 _TAKE = text("INSERT INTO lease (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => :seconds))")
 _RENEW = text("UPDATE lease SET until = now() + make_interval(secs => :seconds) WHERE id = :id")
 _HAND_BACK = text("UPDATE customer_order SET lease_id = NULL WHERE lease_id = :id AND outcome IS NULL")
@@ -44,7 +46,7 @@ async def lease() -> AsyncIterator[UUID]:
 
 async def _take(lease_id: UUID) -> None:
     holder = f"{socket.gethostname()}:{os.getpid()}"
-    async with transaction() as tx:
+    async with transaction(_TAKING) as tx:
         await tx.execute(_TAKE, {"id": lease_id, "holder": holder, "seconds": settings().lease_seconds})
 
 
@@ -66,7 +68,7 @@ async def _keep_renewing(lease_id: UUID) -> None:
 
 async def _end(lease_id: UUID) -> None:
     try:
-        async with transaction() as tx:
+        async with transaction(_HANDING_BACK) as tx:
             await tx.execute(_HAND_BACK, {"id": lease_id})
             await tx.execute(_DROP, {"id": lease_id})
     except Exception as error:

@@ -13,8 +13,10 @@ from weakref import WeakKeyDictionary
 from shop import journal
 from shop.database import transaction
 from shop.errors import LeaseLost
+from shop.points import effect
 from shop.under_way import OrderUnderWay
 
+_NOTING = effect("the commit of notes")
 _Note = tuple[OrderUnderWay, str, dict[str, Any]]
 
 
@@ -37,7 +39,7 @@ class _Writer:
             await asyncio.sleep(0)  # whoever is ready to note something joins this transaction
             batch, self._waiting = self._waiting, []
             try:
-                async with transaction() as tx:
+                async with transaction(_NOTING) as tx:
                     held = set(await journal.hold(tx, {order for (order, _, _), _ in batch}))
                     if held:
                         await journal.note(tx, [n for n, _ in batch if n[0] in held])

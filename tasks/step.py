@@ -21,8 +21,9 @@ from prefect.tasks import exponential_backoff
 
 from shop.database import is_database_trouble
 from shop.errors import OrderError
+from shop.points import effect
 from shop.under_way import OrderUnderWay
-from shop.work import DatabaseAction, OutsideAction, Work, run_in_database, run_outside
+from shop.work import OUTSIDE, DatabaseAction, OutsideAction, Work, committing, run_in_database, run_outside
 from tasks.limits import slots
 
 StepTask = Task[[Work], Any]
@@ -94,13 +95,15 @@ def _outside(action: OutsideAction, limit: str | None, tags: list[str]) -> StepT
             await run_outside(work, action)
         return work.summary()
 
-    return _task(run_step, action, tags)
+    return _task(run_step, action, tags, outside=True)
 
 
-def _task(run_step: Any, action: Any, tags: list[str]) -> StepTask:
+def _task(run_step: Any, action: Any, tags: list[str], *, outside: bool = False) -> StepTask:
     for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
         setattr(run_step, attribute, getattr(action, attribute))
     # The journal decides what is done, never Prefect's results: a cached "reserved" would skip reserving after a release.
+    for part in OUTSIDE if outside else ("",):
+        effect(committing(action, part))  # declared, so that the tests of crashes miss none
     made: StepTask = task(
         name=action.__name__,
         task_run_name=_run_name,

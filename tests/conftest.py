@@ -31,6 +31,11 @@ _TEMPLATE = "migrated"
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    crash = parser.getgroup("crash tests")
+    crash.addoption("--every", action="store_true", help="every combination of points, lanes and gateways, instead of each point once")
+
+
 def pytest_configure() -> None:
     """SIGTERM ends the tests as Ctrl-C does: fixtures are torn down, and with them the servers."""
 

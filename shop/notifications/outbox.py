@@ -20,6 +20,7 @@ from sqlalchemy import text
 from shop.database import Tx, as_json, transaction
 from shop.notifications.mail import mail_path, render_confirmation_mail, render_refund_mail, write_mail
 from shop.order import Order
+from shop.points import effect
 from shop.settings import settings
 from shop.shipping.fulfilment import print_label
 
@@ -64,6 +65,9 @@ _TAKE = text(
     RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, o.content, s.result AS confirmation
     """
 )
+_TAKING, _NOTING_SENT, _LABEL, _MAIL = (
+    effect(what) for what in ("the commit of taking messages", "the commit of messages sent", "printing a label", "sending a mail")
+)
 _SENT = text("UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(CAST(:ids AS bigint[]))")
 _FAILED = text("UPDATE outbox SET error = :error WHERE id = :id")
 
@@ -85,13 +89,13 @@ async def is_due(order_ids: Sequence[str] | None = None, *, waited: float = 0) -
 async def deliver(*, most: int = 50, order_ids: Sequence[str] | None = None) -> tuple[int, int]:
     """Sends up to `most` messages that are due (of these orders). Returns how many were sent, and how many failed, which are
     tried again after a growing pause."""
-    async with transaction() as tx:
+    async with transaction(_TAKING) as tx:
         due = {"most": most, "ids": list(order_ids) if order_ids is not None else None, "step": CONFIRMATION_STEP}
         taken = (await tx.execute(_TAKE, due)).mappings().all()
     if not taken:
         return 0, 0
     failures = await asyncio.to_thread(_send_all, taken)  # a disk that hangs must not stop the orders under way
-    async with transaction() as tx:
+    async with transaction(_NOTING_SENT) as tx:
         await tx.execute(_SENT, {"ids": [row["id"] for row in taken if row["id"] not in failures]})
         for failed, error in failures.items():
             await tx.execute(_FAILED, {"id": failed, "error": error})
@@ -118,8 +122,10 @@ def _send(order: Order, kind: Kind, payload: dict[str, Any], date: datetime) -> 
     s = settings()
     if kind is Kind.CONFIRMATION:
         tracking_number = str(payload["tracking_number"])
-        print_label(order, tracking_number, s)  # before the customer hears of the parcel
+        with _LABEL:
+            print_label(order, tracking_number, s)  # before the customer hears of the parcel
         message = render_confirmation_mail(order, payload["confirmation"], tracking_number, s, date)
     else:
         message = render_refund_mail(order, Decimal(payload["amount"]), str(payload["currency"]), s, date)
-    write_mail(mail_path(s.mail_dir, order.id, kind), message)
+    with _MAIL:
+        write_mail(mail_path(s.mail_dir, order.id, kind), message)

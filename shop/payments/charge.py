@@ -18,9 +18,13 @@ from shop.errors import PaymentError, PaymentGatewayError, PaymentRefused, Refun
 from shop.money import to_minor
 from shop.notes import note
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
+from shop.points import effect
 from shop.under_way import OrderUnderWay
 
 STEP = "process_payment"
+_CREATING, _CONFIRMING, _CANCELLING, _REFUNDING = (
+    effect(what) for what in ("creating a payment", "confirming a payment", "cancelling a payment", "refunding a payment")
+)
 
 
 class PaymentResult(BaseModel):
@@ -62,7 +66,8 @@ async def charge(under_way: OrderUnderWay, gateway: PaymentGateway) -> PaymentRe
         await note(under_way, STEP, payment_id=payment_id)
     elif under_way.journal[STEP].attempts > 1 and (payment := await gateway.get(payment_id)).status is PaymentStatus.SUCCEEDED:
         return _charged(payment)
-    return _charged(await gateway.confirm(payment_id, key=names.key(order.id, f"confirm-{payment_id}")))
+    with _CONFIRMING:
+        return _charged(await gateway.confirm(payment_id, key=names.key(order.id, f"confirm-{payment_id}")))
 
 
 async def _find_or_create(under_way: OrderUnderWay, gateway: PaymentGateway) -> Payment:
@@ -76,15 +81,16 @@ async def _find_or_create(under_way: OrderUnderWay, gateway: PaymentGateway) -> 
     info = order.payment_info
     if info is None:
         raise PaymentRefused("the order has no payment_info, so there is nothing to charge")
-    return await gateway.create(
-        order_id=order.id,
-        amount=order.total_amount,
-        currency=order.currency,
-        method=info.method,
-        card_last4=info.card_last4,
-        token=info.token,
-        key=names.key(order.id, "create"),
-    )
+    with _CREATING:
+        return await gateway.create(
+            order_id=order.id,
+            amount=order.total_amount,
+            currency=order.currency,
+            method=info.method,
+            card_last4=info.card_last4,
+            token=info.token,
+            key=names.key(order.id, "create"),
+        )
 
 
 def _charged(payment: Payment) -> PaymentResult:
@@ -157,7 +163,8 @@ class _Undone:
 
 async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: _Undone, refusals: int) -> None:
     if payment.status is PaymentStatus.CREATED:
-        payment = await gateway.cancel(payment.id, key=names.key(under_way.id, f"cancel-{payment.id}"))  # may find it charged meanwhile
+        with _CANCELLING:
+            payment = await gateway.cancel(payment.id, key=names.key(under_way.id, f"cancel-{payment.id}"))  # may find it charged meanwhile
     undone.cancelled = undone.cancelled or payment.status is PaymentStatus.CANCELLED
     undone.payment_id = undone.payment_id or payment.id
     if payment.status is not PaymentStatus.SUCCEEDED:
@@ -171,7 +178,8 @@ async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGate
     if left > 0:
         # A gateway repeats its answer to a key. So a refusal, which is final, makes the next try a new request; a timeout does not.
         key = names.key(under_way.id, f"refund-{payment.id}-{to_minor(left, payment.currency)}-{refusals}")
-        made = await gateway.refund(payment.id, amount=left, currency=payment.currency, key=key)
+        with _REFUNDING:
+            made = await gateway.refund(payment.id, amount=left, currency=payment.currency, key=key)
         undone.refund_id, undone.when = made.id, made.created_at
         undone.refunded += left
 

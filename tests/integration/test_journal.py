@@ -350,7 +350,7 @@ class Counted:
         monkeypatch.setattr(notes, "transaction", self._transaction)
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Tx]:
+    async def _transaction(self, *_: object) -> AsyncIterator[Tx]:
         self.begun += 1
         async with transaction() as tx:
             yield tx

@@ -1,0 +1,130 @@
+"""The crash matrix: a worker is killed at each point of its way, another takes over, and then the witnesses are asked."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tests.crash.scenarios import SCENARIOS, Scenario
+from tests.crash.site import Shop, Site, some_orders
+
+LANES = ("process_order", "pending")
+GATEWAYS = ("remembers", "forgets")
+_BYSTANDERS = (SCENARIOS["completes"], SCENARIOS["completes"])
+"""In the pending lane an order shares its batch."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a worker gets to its points: in a lane, with a kind of order; or by recovering one whose worker was killed before."""
+
+    scenario: str
+    lane: str
+    died_at: str | None = None
+    """Where the first worker dies, whose order this one recovers."""
+    settings: tuple[tuple[str, str], ...] = ()
+    again: int = 0
+    """So many workers more die at the same point."""
+
+    def __str__(self) -> str:
+        return f"{self.lane}, {self.scenario}" + (f", after a death {self.died_at}" if self.died_at else "")
+
+
+FIRST = tuple(Way(scenario, lane) for scenario in SCENARIOS for lane in LANES)
+RECOVERIES = (
+    Way("completes", "recover", "after creating a payment"),
+    Way("completes", "pending", "after confirming a payment"),
+    Way("completes", "recover", "before the commit of fulfill_order"),
+    Way("cannot be shipped", "recover", "after refunding a payment"),
+    Way("cannot be shipped", "pending", "after the commit of failures"),
+    Way("completes", "recover", "after the commit of outcomes"),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One death."""
+
+    point: str
+    way: Way
+    gateway: str
+
+    def __str__(self) -> str:
+        return f"{self.point} [{self.way}; the gateway {self.gateway}]"
+
+
+@dataclass(frozen=True)
+class Result:
+    case: Case
+    problem: str | None
+    recovery_seconds: float
+
+
+def passed(site: Site, way: Way) -> list[str]:
+    """The points that a worker passes on this way when nobody kills it."""
+    with site.shop("remembers", **dict(way.settings)) as shop:
+        note = shop.world.var_dir / "passed"
+        _run(shop, way, passed=str(note))
+        return list(dict.fromkeys(note.read_text().splitlines())) if note.exists() else []
+
+
+def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool) -> Iterator[Case]:
+    """With `every`: each point on each way, with each gateway, except that a lane need not be walked to the same point twice. Without:
+    each point once, lanes and gateways in turn."""
+    seen: set[tuple[str, ...]] = set()
+    turn = 0
+    for way, points in ways:
+        for point in points:
+            key = (point, way.lane, str(way.died_at)) if every else (point,)
+            if key in seen:
+                continue
+            seen.add(key)
+            for gateway in GATEWAYS if every else (GATEWAYS[turn % 2],):
+                turn += 1
+                yield Case(point, way, gateway)
+
+
+def run_all(site: Site, chosen: Sequence[Case], tell: Callable[[Result], None] = lambda _: None) -> list[Result]:
+    """Some at a time, as many as there are processors."""
+
+    def run(case: Case) -> Result:
+        result = _case(site, case)
+        tell(result)
+        return result
+
+    with ThreadPoolExecutor(os.cpu_count() or 2) as threads:
+        return list(threads.map(run, chosen))
+
+
+def _case(site: Site, case: Case) -> Result:
+    begin = time.monotonic()
+    try:
+        with site.shop(case.gateway, **dict(case.way.settings)) as shop:
+            orders, status, recovered_from = _run(shop, case.way, kill_at=case.point)
+            if status != -9:
+                return Result(case, "the point was not reached", 0)
+            begin = time.monotonic()
+            shop.time_passes()
+            # Whoever sent the orders and heard nothing sends them again.
+            shop.work("pending", recovered_from)
+            shop.check(orders)
+    except (AssertionError, TimeoutError) as error:
+        return Result(case, f"{type(error).__name__}: {error}", time.monotonic() - begin)
+    return Result(case, None, time.monotonic() - begin)
+
+
+def _run(shop: Shop, way: Way, **options: str) -> tuple[dict[str, Scenario], int, list[dict[str, object]]]:
+    scenario = SCENARIOS[way.scenario]
+    alone = way.lane == "process_order" or (way.died_at is not None)
+    sent, orders = some_orders(scenario, *(() if alone else _BYSTANDERS))
+    if way.died_at is None:
+        if scenario.fail_at:
+            options["fail_at"] = scenario.fail_at
+        return orders, shop.work(way.lane, sent, **options), sent
+    for _ in range(1 + way.again):
+        assert shop.work("process_order", sent, kill_at=way.died_at) == -9, f"{way.died_at} was not reached"
+        shop.time_passes()
+    return orders, shop.work(way.lane, [], **options), sent

@@ -1,0 +1,44 @@
+"""Orders for the tests of crashes: each a path through the saga, with the one right end of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from shop.outcomes import Outcome
+from tests.integration.world import an_order
+
+PRICE = Decimal("999.99")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is ordered, and how it ends, however often its workers die."""
+
+    name: str
+    outcome: Outcome
+    charged: Decimal = Decimal(0)
+    refunded: Decimal = Decimal(0)
+    changes: dict[str, Any] = field(default_factory=dict)
+    fail_at: str | None = None
+    """A point at which the first worker's code raises."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def order(self, order_id: str) -> dict[str, Any]:
+        return an_order(order_id, **self.changes)
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("completes", Outcome.COMPLETED, PRICE),
+        Scenario("cannot be shipped", Outcome.COMPENSATED, PRICE, PRICE, {"country": "AQ"}),
+        Scenario("declined", Outcome.COMPENSATED, changes={"card": "0000"}),
+        Scenario("sold out", Outcome.OUT_OF_STOCK, changes={"product": "OUT-OF-STOCK"}),
+        Scenario("invalid", Outcome.REJECTED, changes={"total_amount": "1.00"}),
+        Scenario("answer lost", Outcome.COMPLETED, PRICE, changes={"card": "0341"}),
+        Scenario("refund refused", Outcome.NEEDS_ATTENTION, PRICE, changes={"card": "0259", "country": "AQ"}),
+        Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the commit of notify_customer"),
+    )
+}

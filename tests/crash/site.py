@@ -1,0 +1,124 @@
+"""Where workers die: a fresh database for each case, two gateways (one forgets its keys), and what may be asked afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deployments.stack.postgres import EmbeddedPostgres
+from shop.books import read_books
+from shop.catalogue import load_sample_catalogue
+from shop.outcomes import Outcome
+from tests.crash.scenarios import Scenario
+from tests.crash.workers import Workers
+from tests.integration.world import World
+
+# What an hour does to what a dead worker left: its lease is over, what it had put off or taken is due.
+_TIME_PASSES = (
+    "UPDATE lease SET until = now() - interval '1 second'",
+    "UPDATE customer_order SET not_before = NULL WHERE not_before IS NOT NULL",
+    "UPDATE outbox SET next_attempt_at = now() WHERE sent_at IS NULL",
+)
+_COUNTS = """
+    SELECT o.id, o.outcome, o.amount_charged, o.amount_refunded, o.amount_at_risk, o.takeovers,
+        (SELECT count(*) FROM shipment s WHERE s.order_id = o.id) AS shipments,
+        (SELECT count(*) FROM outbox m WHERE m.order_id = o.id) AS messages,
+        (SELECT count(*) FROM outbox m WHERE m.order_id = o.id AND m.sent_at IS NULL) AS unsent,
+        (SELECT count(*) FROM customer_interaction c WHERE c.order_id = o.id) AS contacts,
+        (SELECT count(*) FROM reservation r WHERE r.order_id = o.id AND r.state = 'held') AS held
+    FROM customer_order o WHERE o.id = ANY(CAST(:ids AS text[]))
+"""
+
+
+@dataclass
+class Site:
+    """One session's servers."""
+
+    postgres: EmbeddedPostgres
+    template: str
+    folder: Path
+    workers: Workers
+    gateways: Mapping[str, str]
+    """`remembers` and `forgets`: their addresses."""
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _creating: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def shop(self, gateway: str, **settings: str) -> Iterator[Shop]:
+        """A fresh shop with the sample catalogue."""
+        name = f"crash_{next(self._numbers)}"
+        with self._creating:
+            self.postgres.create_database(name, template=self.template)
+        try:
+            url = self.postgres.url(name)
+            load_sample_catalogue(url)
+            folder = self.folder / name
+            folder.mkdir()
+            yield Shop(self, World(url, self.gateways[gateway], folder), settings)
+        finally:
+            self.postgres.drop_database(name)
+
+
+@dataclass
+class Shop:
+    """A shop's database, folder and gateway, and workers that work for it."""
+
+    site: Site
+    world: World
+    settings: Mapping[str, str]
+
+    def work(self, lane: str, orders: Sequence[dict[str, Any]] = (), *, seconds: float = 90, **options: Any) -> int:
+        """Runs a worker to its end; its exit status. AssertionError if it neither ended well nor was killed."""
+        worker = self.start(lane, orders, **options)
+        status = worker.wait(seconds)
+        assert status in {0, -9}, f"a worker ended with {status}:\n{worker.tail()}"
+        return status
+
+    def start(self, lane: str, orders: Sequence[dict[str, Any]] = (), **options: Any) -> Any:
+        environment = {
+            "DATABASE_URL": self.world.database_url,
+            "VAR_DIR": str(self.world.var_dir),
+            "PAYMENT_GATEWAY_URL": self.world.gateway_url,
+            "PAYMENT_TIMEOUT_SECONDS": "1",
+            "LEASE_SECONDS": "60",
+            **self.settings,
+        }
+        return self.site.workers.start(lane, orders, environment, **options)
+
+    def time_passes(self) -> None:
+        for statement in _TIME_PASSES:
+            self.world.sql(statement)
+
+    def check(self, orders: Mapping[str, Scenario]) -> None:
+        """Everybody who can tell is asked: each order has reached its one right end, and nothing happened twice."""
+        rows = {row.id: row for row in self.world.sql(_COUNTS, ids=list(orders))}
+        mails, labels = list(self.world.mails()), self.world.labels()
+        for order_id, expected in orders.items():
+            assert order_id in rows, f"{order_id} was lost"
+            row, completed = rows[order_id], expected.outcome is Outcome.COMPLETED
+            assert row.outcome == expected.outcome, order_id
+            assert self.world.charges(order_id) == (1 if expected.charged else 0), "the gateway's ledger"
+            assert self.world.money(order_id) == (expected.charged, expected.refunded), "the gateway's ledger"
+            assert (row.amount_charged, row.amount_refunded) == (expected.charged, expected.refunded)
+            assert row.amount_at_risk == (expected.charged if expected.outcome is Outcome.NEEDS_ATTENTION else 0)
+            assert (row.shipments, row.contacts) == (completed, completed)
+            assert (row.messages, row.unsent) == (completed or expected.refunded > 0, 0)
+            assert row.held == 0, "a reservation is left"
+            assert (f"{order_id}.pdf" in labels) == completed
+            assert mails.count(f"{order_id}.eml") == completed
+            assert mails.count(f"{order_id}-refund.eml") == (expected.refunded > 0)
+        books = read_books(self.world.database_url)
+        assert books.balanced, books.rows
+        assert self.world.sql("SELECT count(*) FROM lease WHERE until > now()") == [(0,)]
+
+
+def some_orders(*scenarios: Scenario) -> tuple[list[dict[str, Any]], dict[str, Scenario]]:
+    """New orders, one for each, and which is which."""
+    by_id = {f"CRASH-{uuid.uuid4().hex[:10]}": scenario for scenario in scenarios}
+    return [scenario.order(order_id) for order_id, scenario in by_id.items()], by_id

@@ -1,0 +1,51 @@
+"""Every point at which a worker can die, one death at a time. `make crash-test` runs every combination; `make test` each point once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.crash.matrix import FIRST, RECOVERIES, Case, Result, Way, cases, passed, run_all
+from tests.crash.site import Site
+
+_NOT_HERE: frozenset[str] = frozenset()
+
+
+@pytest.fixture(scope="module")
+def ways(site: Site) -> list[tuple[Way, Sequence[str]]]:
+    """Each way, with the points on it."""
+    return [(way, passed(site, way)) for way in FIRST]
+
+
+@pytest.fixture(scope="module")
+def recoveries(site: Site) -> list[tuple[Way, Sequence[str]]]:
+    return [(way, passed(site, way)) for way in RECOVERIES]
+
+
+def test_every_declared_point_is_on_some_way(
+    site: Site, ways: list[tuple[Way, Sequence[str]]], recoveries: list[tuple[Way, Sequence[str]]]
+) -> None:
+    """A new step brings its points with it; one that no way leads to would never be tried."""
+    reached = {point for _, points in [*ways, *recoveries] for point in points}
+    assert set(site.workers.points) - reached - _NOT_HERE == set()
+
+
+def test_a_worker_dies_at_every_point(site: Site, ways: list[tuple[Way, Sequence[str]]], every: bool) -> None:
+    _judge(run_all(site, list(cases(ways, every=every))))
+
+
+def test_a_recovery_dies_at_every_point(site: Site, recoveries: list[tuple[Way, Sequence[str]]], every: bool) -> None:
+    _judge(run_all(site, list(cases(recoveries, every=every))))
+
+
+def _judge(results: Sequence[Result]) -> None:
+    assert results
+    problems = [f"{result.case}: {result.problem}" for result in results if result.problem]
+    assert not problems, f"{len(problems)} of {len(results)} cases:\n" + "\n\n".join(problems[:10])
+
+
+def test_the_judge_can_say_no() -> None:
+    case = Case("before nothing", FIRST[0], "remembers")
+    with pytest.raises(AssertionError, match="1 of 1 cases"):
+        _judge([Result(case, "the point was not reached", 0)])
