@@ -18,7 +18,7 @@ from typing import Any
 import prefect.client.orchestration
 import prefect.context
 import prefect.flow_engine
-import prefect.task_engine  # noqa: F401
+import prefect.task_engine
 
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
@@ -31,7 +31,7 @@ async def drain(drain_seconds: float, batch_size: int | None) -> Any:
     return await process_pending_orders(drain_seconds=drain_seconds, batch_size=batch_size)
 
 
-async def order(order: dict[str, Any]) -> Any:  # noqa: A002
+async def order(order: dict[str, Any]) -> Any:
     state = await process_order(order, return_state=True)  # type: ignore[call-overload]
     return state.name
 
