@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from prefect.logging import get_logger
@@ -13,7 +14,7 @@ from prefect.logging import get_logger
 from flows.process_order import see_through
 from flows.saga import ORDER_SAGA
 from flows.undo import compensate
-from shop.database import is_database_trouble
+from shop.database import is_database_trouble, patiently
 from shop.ending import finish, put_off
 from shop.errors import BatchStruggling, LeaseLost
 from shop.saga import Step
@@ -36,6 +37,7 @@ class Lane:
         self.changed = asyncio.Event()
         self.ended = asyncio.Event()
         """Both set whenever something is no longer under way; each has its own listener."""
+        self._in_hand: dict[asyncio.Task[None], Sequence[OrderUnderWay]] = {}
         self._alone = asyncio.Semaphore(_ALONE_AT_ONCE)
         self._started_at = 0.0
 
@@ -43,6 +45,11 @@ class Lane:
     def idle(self) -> bool:
         """Whether nothing is under way."""
         return not self.batches and not self.beside
+
+    @property
+    def in_hand(self) -> Iterator[OrderUnderWay]:
+        """All orders that this lane may be working on."""
+        return chain.from_iterable(self._in_hand.values())
 
     def quiet(self, seconds: float) -> bool:
         """Whether nothing is under way and nothing was started for so long."""
@@ -118,9 +125,11 @@ class Lane:
     def _keep(self, where: set[asyncio.Task[None]], doing: Coroutine[Any, Any, Any], orders: Sequence[OrderUnderWay]) -> None:
         task = asyncio.create_task(self._guarded(doing, orders))
         where.add(task)
+        self._in_hand[task] = orders
 
         def gone(task: asyncio.Task[None]) -> None:
             where.discard(task)
+            del self._in_hand[task]
             self.changed.set()
             self.ended.set()
 
@@ -139,12 +148,4 @@ class Lane:
             await self._hand_back(orders)
 
     async def _hand_back(self, orders: Sequence[OrderUnderWay]) -> None:
-        while True:
-            try:
-                await put_off(orders, seconds=1)
-            except Exception as error:
-                if not is_database_trouble(error):
-                    raise
-                await asyncio.sleep(0.5)  # the database is away; without it nothing else can be done either
-            else:
-                return
+        await patiently(lambda: put_off(orders, seconds=1))  # without the database nothing else can be done either

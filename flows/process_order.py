@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated, Any
+from uuid import UUID
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -16,12 +17,12 @@ from flows.states import state_of
 from flows.takeover import tell_of_takeovers
 from flows.undo import compensate
 from shop import journal, signals
-from shop.database import is_database_trouble, transaction
+from shop.database import is_database_trouble, patiently, transaction
 from shop.ending import finish, put_off
 from shop.errors import GivenUp, LeaseLost, OrderCancelled, OrderConflict, OrderError, StepBroken, UnusableOrder
 from shop.intake import submit_one
 from shop.intake_content import take_in
-from shop.lease import lease
+from shop.lease import hand_back_all, lease
 from shop.names import run_name
 from shop.notifications import outbox
 from shop.order import EXAMPLE, Order
@@ -50,23 +51,44 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     The same order again returns the first one's outcome and does nothing. Raises `UnusableOrder` if the order has no usable id, and
     `OrderConflict` if another order is known under its id.
     """
-    log = get_run_logger()
-    order_id = await _take_in(order)
+    order_id = await patiently(lambda: _take_in(order))
     async with lease() as mine, signals.listening(signals.FINISHED) as bell:
-        while (known := await read_one(order_id)) is None or known.outcome is None:
-            async with transaction(journal.CLAIMING) as tx:
-                claimed = await journal.claim(tx, mine, most=1, ids=[order_id], flow_run_id=str(flow_run.id))
-            if not claimed:  # a drain, or another run, works on it: its outcome is ours
+        while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
+            if not await _work_on(order_id, mine):  # a drain, or another run, works on it: its outcome is ours
                 await bell.wait(settings().poll_seconds)
-                continue
-            tell_of_takeovers(claimed)
-            try:
-                await see_through(claimed[0], cancelling_undoes=True)
-            except LeaseLost:
-                log.warning("order %s has been taken over by another worker", order_id)
-    if await outbox.is_due([order_id]):
-        await deliver_outbox(1, [order_id])
+    await _send_mail(order_id)
     return state_of(known)
+
+
+async def _work_on(order_id: str, lease_id: UUID) -> bool:
+    """Takes the order as far as it goes now. False: it is in somebody else's hands."""
+    log = get_run_logger()
+    try:
+        async with transaction(journal.CLAIMING) as tx:
+            claimed = await journal.claim(tx, lease_id, most=1, ids=[order_id], flow_run_id=str(flow_run.id))
+        if claimed:
+            tell_of_takeovers(claimed)
+            await see_through(claimed[0], cancelling_undoes=True)
+    except LeaseLost:
+        log.warning("order %s has been taken over by another worker", order_id)
+        return True
+    except Exception as error:
+        if not is_database_trouble(error):
+            raise
+        log.warning("the database is away (%s); order %s goes on when it is back", type(error).__name__, order_id)
+        await patiently(lambda: hand_back_all(lease_id))  # it is unclear what this run holds: nothing, from here on
+        return True
+    return bool(claimed)
+
+
+async def _send_mail(order_id: str) -> None:
+    try:
+        if await outbox.is_due([order_id]):
+            await deliver_outbox(1, [order_id])
+    except Exception as error:
+        if not is_database_trouble(error):
+            raise
+        get_run_logger().warning("the database is away (%s); the mail of order %s is sent later", type(error).__name__, order_id)
 
 
 async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:

@@ -20,7 +20,7 @@ from flows.lane import Lane
 from flows.takeover import tell_of_takeovers
 from shop import journal, signals
 from shop.database import is_database_trouble, transaction
-from shop.lease import lease
+from shop.lease import hand_back_strays, lease
 from shop.notifications import outbox
 from shop.settings import settings
 from shop.signals import Bell
@@ -94,6 +94,8 @@ class _Drain:
         self.lane = Lane()
         self.batch_size = batch_size
         self.taken = self.started = 0
+        self._unclear = False
+        """Whether a claim's answer was lost: it may have been made all the same."""
         self.all_taken = asyncio.Event()
         """No more orders are taken: the mails that are due are the last."""
 
@@ -155,12 +157,17 @@ class _Drain:
     async def _claim(self, lease_id: UUID) -> list[OrderUnderWay]:
         try:
             async with transaction(journal.CLAIMING) as tx:
-                return await journal.claim(tx, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id))
+                if self._unclear:
+                    await hand_back_strays(tx, lease_id, self.lane.in_hand)
+                claimed = await journal.claim(tx, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id))
         except Exception as error:
             if not is_database_trouble(error):
                 raise
+            self._unclear = True
             get_run_logger().warning("the database is away (%s); trying again", type(error).__name__)
             return []
+        self._unclear = False
+        return claimed
 
     async def _wait(self, bell: Bell) -> None:
         """For new orders, for a batch to end, or for a second: a lease may have run out somewhere."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -24,6 +25,9 @@ from shop.points import Effect
 from shop.settings import settings
 
 set_json_loads(orjson.loads)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class _ListDumper(ListDumper):
@@ -107,6 +111,22 @@ def is_database_trouble(error: BaseException) -> bool:
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
     return isinstance(error, ConnectionError) and not isinstance(error, SQLAlchemyError)
+
+
+async def patiently(doing: Callable[[], Awaitable[T]], *, seconds: float | None = None) -> T:
+    """Does it, and while the database is in trouble does it again, for so many seconds (None: for as long as it takes). Only for what may
+    be done twice: the trouble may be that the answer was lost."""
+    loop, pause = asyncio.get_running_loop(), 0.1
+    end = None if seconds is None else loop.time() + seconds
+    while True:
+        try:
+            return await doing()
+        except Exception as error:
+            if not is_database_trouble(error) or (end is not None and loop.time() + pause > end):
+                raise
+            log.warning("the database is away (%s); trying again", type(error).__name__)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 2)
 
 
 def as_json(rows: Sequence[dict[str, Any]] | dict[str, Any] | list[str]) -> str:

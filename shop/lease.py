@@ -10,30 +10,43 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from shop.database import is_database_trouble, transaction
+from shop.database import Tx, is_database_trouble, patiently, transaction
 from shop.points import effect
 from shop.settings import settings
+from shop.signals import WAITING
+from shop.under_way import OrderUnderWay
 
 log = logging.getLogger(__name__)
 
 _TAKING, _HANDING_BACK = effect("the commit of taking a lease"), effect("the commit of handing a lease back")
-_TAKE = text("INSERT INTO lease (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => :seconds))")
+_TAKE = text(
+    "INSERT INTO lease AS l (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => :seconds)) "
+    "ON CONFLICT (id) DO UPDATE SET until = greatest(l.until, excluded.until)"
+)
 _RENEW = text("UPDATE lease SET until = now() + make_interval(secs => :seconds) WHERE id = :id")
 _HAND_BACK = text("UPDATE customer_order SET lease_id = NULL WHERE lease_id = :id AND outcome IS NULL")
+_STRAYS = text(
+    "UPDATE customer_order o SET lease_id = NULL WHERE o.lease_id = :id AND o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM "
+    "unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS known(id, fence) WHERE known.id = o.id AND known.fence = o.fence)"
+)
+_TELL = text("SELECT pg_notify(:channel, '')")
+_END_SECONDS = 5
+"""For so long a database that is away is waited for at the end; after it the lease runs out by itself."""
 _DROP = text("DELETE FROM lease WHERE id = :id OR until < now() - interval '1 day'")
 
 
 @asynccontextmanager
 async def lease() -> AsyncIterator[UUID]:
-    """Holds a lease while its body runs. Orders still held at the end are handed back at once, for anybody to claim."""
+    """Holds a lease while its body runs. Orders still held at the end are handed back at once, for anybody to claim. A database that
+    is away is waited for."""
     lease_id = uuid4()
-    await _take(lease_id)
+    await patiently(lambda: _take(lease_id))
     renewing = asyncio.create_task(_keep_renewing(lease_id), name="renew-lease")
     try:
         yield lease_id
@@ -66,11 +79,32 @@ async def _keep_renewing(lease_id: UUID) -> None:
             log.warning("the lease could not be renewed just now: %s", type(error).__name__)
 
 
+async def hand_back_all(lease_id: UUID) -> None:
+    """Hands back every open order under the lease, also those of a claim whose answer was lost. Nobody may be working on one."""
+    async with transaction(_HANDING_BACK) as tx:
+        await _hand_back(tx, lease_id)
+
+
+async def hand_back_strays(tx: Tx, lease_id: UUID, in_hand: Iterable[OrderUnderWay]) -> None:
+    """Hands back what is under the lease and not in hand: orders of a claim whose answer was lost, which nobody would ever work on."""
+    known = list(in_hand)
+    await tx.execute(_STRAYS, {"id": lease_id, "ids": [order.id for order in known], "fences": [order.fence for order in known]})
+
+
+async def _hand_back(tx: Tx, lease_id: UUID) -> None:
+    if (await tx.execute(_HAND_BACK, {"id": lease_id})).rowcount:
+        await tx.execute(_TELL, {"channel": WAITING})
+
+
+async def _drop(lease_id: UUID) -> None:
+    async with transaction(_HANDING_BACK) as tx:
+        await _hand_back(tx, lease_id)
+        await tx.execute(_DROP, {"id": lease_id})
+
+
 async def _end(lease_id: UUID) -> None:
     try:
-        async with transaction(_HANDING_BACK) as tx:
-            await tx.execute(_HAND_BACK, {"id": lease_id})
-            await tx.execute(_DROP, {"id": lease_id})
+        await patiently(lambda: _drop(lease_id), seconds=_END_SECONDS)
     except Exception as error:
         if not is_database_trouble(error):
             raise

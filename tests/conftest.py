@@ -22,7 +22,7 @@ from deployments.stack.errors import AlreadyRunning
 from deployments.stack.lock import RunLock
 from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.processes import stop_leftover
+from deployments.stack.processes import free_port, stop_leftover
 from deployments.stack.sandbox import Sandbox
 
 HOME = Path(__file__).resolve().parent.parent
@@ -108,9 +108,16 @@ def database_url(postgres: EmbeddedPostgres, template_database: str, tmp_path: P
         postgres.drop_database(name)
 
 
+def own_port(folder: Path) -> None:
+    """Lets the server in that folder take a port of its own: the usual one is everybody's, and another session may just be starting."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "port").write_text(f"{free_port()}\n")
+
+
 @pytest.fixture(scope="session")
 def sandbox(world_dir: Path) -> Iterator[Sandbox]:
     """A payment gateway as a process of its own, at `.url`; settings name it."""
+    own_port(world_dir / "sandbox")
     gateway = Sandbox(home=HOME, folder=world_dir / "sandbox", logs=world_dir / "logs", pids=world_dir / "run")
     try:
         gateway.start()
@@ -125,6 +132,7 @@ def prefect_api(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefect
     """A Prefect server, with its API at `.api_url`, the work pool and the payment limit; this process's Prefect client talks to it."""
     postgres.create_database("prefect")
     url, logs, pids = postgres.url("prefect"), world_dir / "logs", world_dir / "run"
+    own_port(world_dir / "prefect")
     server = PrefectServer(home=HOME, folder=world_dir / "prefect", database_url=url, logs=logs, pids=pids)
     try:
         server.start()

@@ -1,0 +1,190 @@
+"""Real worker processes, each there in milliseconds: one parent loads Prefect and the flows once, and forks.
+
+In a test: `Nursery` starts the parent, `Nursery.drain(...)` and its like start a worker process. As a program (`python -m tests.faults.nursery
+SOCKET`): the parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployments.stack.files import tail
+from deployments.stack.processes import Child, wait_until
+
+HOME = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Process:
+    """One worker process. It is ended by its id when the test is over."""
+
+    pid: int
+    log: Path
+    ended: Path
+    """Holds its exit code once it has ended."""
+    told: Path
+    """Holds what its role returned."""
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.running():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def running(self) -> bool:
+        return not self.ended.exists()
+
+    def stopped(self) -> bool:
+        """Whether SIGSTOP holds it."""
+        with suppress(OSError):
+            return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+        return subprocess.run(["ps", "-o", "state=", "-p", str(self.pid)], capture_output=True, text=True, check=False).stdout[:1] == "T"
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Fails with the end of its log when the condition does not come true in time, or the process ends before."""
+        end = time.monotonic() + seconds
+        while not condition():
+            gone = not self.running()
+            assert not gone or condition(), f"the process ended ({self.code}) before {what}:\n{tail(self.log, 30)}"
+            assert time.monotonic() < end, f"waited {seconds:g} s in vain for {what}:\n{tail(self.log, 30)}"
+            time.sleep(0.02)
+
+    @property
+    def code(self) -> int | None:
+        """How it ended; negative: by which signal."""
+        return int(self.ended.read_text()) if self.ended.exists() else None
+
+    def wait(self, seconds: float) -> Any:
+        """Waits for its end, which has to be a good one; returns what its role returned."""
+        end = time.monotonic() + seconds
+        while self.running():
+            assert time.monotonic() < end, f"process {self.pid} has not ended after {seconds:g} s:\n{tail(self.log, 30)}"
+            time.sleep(0.02)
+        assert self.code == 0, f"process {self.pid} ended with {self.code}:\n{tail(self.log, 40)}"
+        return json.loads(self.told.read_text())
+
+    def gone(self, seconds: float) -> int | None:
+        """Waits for its end, whatever it is; returns the exit code."""
+        end = time.monotonic() + seconds
+        while self.running():
+            assert time.monotonic() < end, f"process {self.pid} has not ended after {seconds:g} s:\n{tail(self.log, 30)}"
+            time.sleep(0.02)
+        return self.code
+
+
+class Nursery:
+    """The parent, and the processes that a test has started."""
+
+    def __init__(self, folder: Path, pids: Path) -> None:
+        self._folder = folder
+        self._socket = folder / "socket"
+        self._parent = Child(
+            "the nursery",
+            [sys.executable, "-m", "tests.faults.nursery", str(self._socket)],
+            log=folder / "nursery.log",
+            pid_file=pids / "nursery.pid",
+            cwd=HOME,
+        )
+        self._number = 0
+        self._started: list[Process] = []
+
+    def start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._parent.start()
+        wait_until(self._socket.exists, 120, "the nursery to be ready", child=self._parent)
+
+    def stop(self) -> None:
+        self.end_all()
+        self._parent.stop()
+
+    def end_all(self) -> None:
+        """Ends what this test has left, each by its id."""
+        for process in self._started:
+            process.signal(signal.SIGKILL)
+        for process in self._started:
+            process.gone(20)
+        self._started.clear()
+
+    def process(self, role: str, *, env: Mapping[str, str] | None = None, stop_at: str | None = None, **arguments: Any) -> Process:
+        """A process that plays this role (`tests.faults.roles`) with this process's environment and `env`.
+
+        `stop_at`: it stops itself (SIGSTOP) there, once: `module:name:before` or `module:name:after` a call.
+        """
+        self._number += 1
+        name = f"{self._number}-{role}"
+        log, ended, told = (self._folder / f"{name}.{ending}" for ending in ("log", "ended", "told"))
+        job = {"role": role, "arguments": arguments, "env": {**os.environ, **(env or {})}, "stop_at": stop_at}
+        job |= {"log": str(log), "ended": str(ended), "told": str(told)}
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(self._socket))
+            with connection.makefile("rw") as line:
+                line.write(json.dumps(job) + "\n")
+                line.flush()
+                process = Process(int(line.readline()), log, ended, told)
+        self._started.append(process)
+        return process
+
+    def drain(self, drain_seconds: float = 0, *, batch_size: int | None = None, **more: Any) -> Process:
+        """The pending lane."""
+        return self.process("drain", drain_seconds=drain_seconds, batch_size=batch_size, **more)
+
+    def order(self, order: Mapping[str, Any], **more: Any) -> Process:
+        """`process_order` for one order."""
+        return self.process("order", order=order, **more)
+
+
+# -- the parent
+
+
+def main(path: str) -> None:
+    """Forks a child for each request."""
+    from tests.faults import roles
+
+    children: dict[int, str] = {}
+
+    def reap(*_: object) -> None:
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if (note := children.pop(ended[0], None)) is not None:
+                    _write(Path(note), str(os.waitstatus_to_exitcode(ended[1])))
+
+    signal.signal(signal.SIGCHLD, reap)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(100)
+        while True:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rw") as line:
+                job = json.loads(line.readline())
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # its end is not seen before it is noted
+                pid = os.fork()
+                if pid == 0:
+                    server.close()
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+                    os._exit(roles.play(job))
+                children[pid] = job["ended"]
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+                line.write(f"{pid}\n")
+                line.flush()
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,112 @@
+"""What a worker process of these tests does. Loaded once, by the nursery; each role runs in a forked child."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import prefect.client.orchestration
+import prefect.context
+import prefect.flow_engine
+import prefect.task_engine
+
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.recover_orders import recover_orders
+from shop import intake
+from shop.settings import settings
+
+
+async def drain(drain_seconds: float, batch_size: int | None) -> Any:
+    return await process_pending_orders(drain_seconds=drain_seconds, batch_size=batch_size)
+
+
+async def order(order: dict[str, Any]) -> Any:
+    state = await process_order(order, return_state=True)  # type: ignore[call-overload]
+    return state.name
+
+
+async def recover() -> Any:
+    return await recover_orders()
+
+
+async def submit(orders: list[dict[str, Any]], threads: int) -> Any:
+    """The same orders from so many threads at the same moment. Returns each receipt's status."""
+    together, told = threading.Barrier(threads), []
+
+    def send() -> None:
+        together.wait(30)
+        told.extend(receipt.status for receipt in intake.submit(orders))
+
+    senders = [threading.Thread(target=send) for _ in range(threads)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join(60)
+    return told
+
+
+ROLES: dict[str, Callable[..., Awaitable[Any]]] = {"drain": drain, "order": order, "recover": recover, "submit": submit}
+
+
+def play(job: dict[str, Any]) -> int:
+    """Plays the role in this process. Returns its exit code."""
+    try:
+        output = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.environ.clear()
+        os.environ.update(job["env"])
+        settings.cache_clear()
+        prefect.context.refresh_global_settings_context()
+        if job["stop_at"]:
+            stop_at(job["stop_at"])
+        told = asyncio.run(ROLES[job["role"]](**job["arguments"]))
+        fresh = Path(job["told"] + ".new")
+        fresh.write_text(json.dumps(told, default=str))
+        fresh.replace(job["told"])
+    except BaseException as error:  # noqa: BLE001
+        traceback.print_exc()
+        return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+    else:
+        return 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def stop_at(place: str) -> None:
+    """Lets this process stop itself (SIGSTOP) before or after the first call of a coroutine: `module:name:before`."""
+    module_name, name, when = place.split(":")
+    owner: Any = importlib.import_module(module_name)
+    *path, last = name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    call = getattr(owner, last)
+    left = [None]
+
+    def stop() -> None:
+        if left:
+            left.clear()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    @functools.wraps(call)
+    async def stopping(*args: Any, **kwargs: Any) -> Any:
+        if when == "before":
+            stop()
+        result = await call(*args, **kwargs)
+        if when == "after":
+            stop()
+        return result
+
+    setattr(owner, last, stopping)

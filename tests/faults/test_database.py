@@ -1,0 +1,123 @@
+"""The database goes away, in all its ways, while both lanes work: all orders reach their one outcome, and the books balance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from deployments.stack.postgres import EmbeddedPostgres
+from shop import intake
+from tests.faults.nursery import Nursery, Process
+from tests.faults.proxy import Fate, Proxy, cut
+from tests.faults.witness import Orders, all_ended, assert_mails, assert_right, mixed
+from tests.integration.world import World
+from tests.waiting import until
+
+QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
+
+
+def work_in_both_lanes(nursery: Nursery, orders: Orders, env: dict[str, str]) -> tuple[list[Process], list[Process]]:
+    """Two drains on what is submitted, and runs of their own for the last orders, which are not."""
+    *waiting, a, b, c, d = orders.values()
+    intake.submit(waiting)
+    drains = [nursery.drain(300, batch_size=8, env=env) for _ in range(2)]
+    return drains, [nursery.order(order, env=env) for order in (a, b, c, d)]
+
+
+async def let_all_end(world: World, orders: Orders, seconds: float = 60) -> None:
+    async def ended() -> bool:
+        return all_ended(world, orders)
+
+    await until(ended, seconds, "all orders to end")
+
+
+async def let_some_end(world: World, more: int) -> None:
+    """Until so many more orders have ended: the work goes on by itself."""
+    before = ended_now(world)
+
+    async def some() -> bool:
+        return ended_now(world) >= before + more
+
+    await until(some, 40, "work to go on")
+
+
+def ended_now(world: World) -> int:
+    return int(world.sql("SELECT count(*) FROM customer_order WHERE outcome IS NOT NULL")[0][0])
+
+
+def let_mails_be_due(world: World) -> None:
+    """What was being sent as the database went away is due again after 30 s: as if these were over."""
+    world.sql("UPDATE outbox SET next_attempt_at = now() WHERE sent_at IS NULL")
+
+
+async def let_all_mails_go(world: World) -> None:
+    async def sent() -> bool:
+        let_mails_be_due(world)
+        return not world.sql("SELECT 1 FROM outbox WHERE sent_at IS NULL")
+
+    await until(sent, 30, "all mails to be sent")
+
+
+async def test_restarts(frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str) -> None:
+    """Smart waits for the workers to leave, in vain, and is killed; fast ends their connections; immediate is a crash."""
+    orders = mixed(unique, 120)
+    drains, own_runs = work_in_both_lanes(nursery, orders, QUICK)
+    await let_some_end(frail, 1)
+    for mode, seconds in (("smart", 2), ("fast", 30), ("immediate", 30)):
+        await asyncio.to_thread(frail_postgres.stop, mode, seconds)
+        await asyncio.to_thread(frail_postgres.start)
+        await let_some_end(frail, 8)
+    await let_all_end(frail, orders)
+    for run in own_runs:
+        run.wait(30)
+    assert all(drain.running() for drain in drains)
+    await let_all_mails_go(frail)
+    assert_right(frail, orders)
+    assert_mails(frail, orders)
+
+
+async def test_connections_are_cut_again_and_again(frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str) -> None:
+    orders = mixed(unique, 80)
+    database = urlsplit(frail.database_url).path.lstrip("/")
+    drains, own_runs = work_in_both_lanes(nursery, orders, QUICK)
+    await let_some_end(frail, 1)
+    cuts = 0
+    while cuts < 12 and not all_ended(frail, orders):
+        cuts += cut(frail_postgres.url("postgres"), database) > 1
+        await asyncio.sleep(0.3)
+    assert cuts > 5, "there was something to cut"
+    await let_all_end(frail, orders)
+    for run in own_runs:
+        run.wait(30)
+    assert all(drain.running() for drain in drains)
+    await let_all_mails_go(frail)
+    assert_right(frail, orders)
+    assert_mails(frail, orders)
+
+
+@pytest.fixture
+def proxy(frail: World, world_dir: Path, unique: str) -> Iterator[Proxy]:
+    folder = world_dir / f"proxy-{unique}"
+    folder.mkdir()
+    with Proxy(frail.database_url, folder).running() as proxy:
+        yield proxy
+
+
+async def test_commits_are_refused_or_their_answers_lost(frail: World, proxy: Proxy, nursery: Nursery, unique: str) -> None:
+    """One commit in eight: of claims, intents, effects, results, outcomes, renewals, and of submitting."""
+    orders = mixed(unique, 80)
+    proxy.share = 0.12
+    drains, own_runs = work_in_both_lanes(nursery, orders, {**QUICK, "DATABASE_URL": proxy.url})
+    await let_all_end(frail, orders, 90)
+    for run in own_runs:
+        run.wait(30)
+    assert all(drain.running() for drain in drains)
+    proxy.share = 0
+    await let_all_mails_go(frail)
+    assert min(proxy.fates[fate] for fate in Fate) > 2, proxy.fates
+    assert_right(frail, orders)
+    assert_mails(frail, orders)

@@ -1,0 +1,120 @@
+"""What the witnesses say of many orders at once: the gateway's own ledger, the stock, the parcels, the mails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from decimal import Decimal
+from typing import Any
+
+import httpx
+
+from shop import report
+from shop.books import read_books
+from shop.outcomes import Outcome
+from tests.integration.world import World, an_order
+
+PRICE = Decimal("249.00")
+PRODUCT = "PROD-004"
+STOCK = 1_000
+KINDS: dict[str, dict[str, Any]] = {
+    "good": {},
+    "flaky": {"card": "0119"},
+    "declined": {"card": "0000"},
+    "unshippable": {"country": "AQ"},
+    "short": {"product": "OUT-OF-STOCK"},
+}
+ENDS = {
+    "good": Outcome.COMPLETED,
+    "flaky": Outcome.COMPLETED,
+    "declined": Outcome.COMPENSATED,
+    "unshippable": Outcome.COMPENSATED,
+    "short": Outcome.OUT_OF_STOCK,
+}
+Orders = dict[str, dict[str, Any]]
+
+
+def order_of(kind: str, name: str, **fields: Any) -> dict[str, Any]:
+    """An order of that kind: one piece of `PRODUCT` at `PRICE`."""
+    return an_order(f"{kind}-{name}", **{"product": PRODUCT, "price": str(PRICE), **KINDS[kind], **fields})
+
+
+def mixed(name: str, n: int) -> Orders:
+    """So many orders by id: most are good, the others fail in all their ways."""
+    kinds = ["good", "good", "good", *KINDS]
+    orders = [order_of(kinds[i % len(kinds)], f"{name}-{i}") for i in range(n)]
+    return {order["id"]: order for order in orders}
+
+
+def stock_up(world: World) -> None:
+    """Enough of the product for all."""
+    world.sql("UPDATE product SET received = :n, on_hand = :n WHERE id = :id", n=STOCK, id=PRODUCT)
+
+
+def payments(world: World, order_ids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """The gateway's own payments for these orders."""
+    found: dict[str, list[dict[str, Any]]] = {order_id: [] for order_id in order_ids}
+    query: dict[str, Any] = {"limit": 1000}
+    with httpx.Client(base_url=world.gateway_url, timeout=30) as client:
+        while True:
+            page = client.get("/v1/payments", params=query).raise_for_status().json()
+            for payment in page["data"]:
+                if payment["order_id"] in found:
+                    found[payment["order_id"]].append(payment)
+            if not page["has_more"]:
+                return found
+            query["starting_after"] = page["data"][-1]["id"]
+
+
+def charged(found: list[dict[str, Any]]) -> list[Decimal]:
+    """Every charge among an order's payments."""
+    return [Decimal(payment["amount"]) / 100 for payment in found if payment["status"] == "succeeded"]
+
+
+def refunded(found: list[dict[str, Any]]) -> Decimal:
+    return sum((Decimal(refund["amount"]) / 100 for payment in found for refund in payment["refunds"]), Decimal(0))
+
+
+def all_ended(world: World, order_ids: Collection[str] | None = None) -> bool:
+    """Whether all orders (or these) have an outcome."""
+    known = world.sql("SELECT id FROM customer_order WHERE outcome IS NOT NULL")
+    ended = {row.id for row in known}
+    return set(order_ids) <= ended if order_ids is not None else len(ended) == world.sql("SELECT count(*) FROM customer_order")[0][0]
+
+
+def assert_right(world: World, orders: Mapping[str, Any], expected: Mapping[str, Outcome] | None = None) -> None:
+    """Every order has its one right outcome, no effect happened twice, and the books balance.
+
+    The orders are all of the shop's; each is one piece of `PRODUCT`, or of something that is sold out, at `PRICE`.
+    """
+    wanted = expected or {order_id: ENDS[order_id.split("-")[0]] for order_id in orders}
+    ends = report.read(list(orders))
+    assert {i: end.outcome for i, end in ends.items()} == dict(wanted)
+    completed = {i for i, outcome in wanted.items() if outcome is Outcome.COMPLETED}
+    for order_id, found in payments(world, orders).items():
+        charges, back, end = charged(found), refunded(found), ends[order_id]
+        assert len(charges) <= 1, f"{order_id} was charged {len(charges)} times"
+        assert sum(charges) - back == (PRICE if order_id in completed else 0), f"{order_id}: {charges} charged, {back} refunded"
+        assert (sum(charges), back) == (end.amount_charged, end.amount_refunded), f"{order_id}: the books say something else"
+    assert {row.order_id for row in world.sql("SELECT order_id FROM shipment")} == completed
+    assert world.stock(PRODUCT) == (STOCK - len(completed), 0)
+    assert not world.sql("SELECT 1 FROM reservation WHERE state = 'held'")
+    assert not world.sql("SELECT 1 FROM order_step WHERE undo_due AND order_id <> ALL(:kept)", kept=list(completed))
+    balance = read_books(world.database_url)
+    assert balance.balanced, balance.rows
+
+
+def assert_mails(world: World, orders: Mapping[str, Any]) -> None:
+    """Whoever gets a parcel has one confirmation, whoever got money back has one mail about it, and nobody has another."""
+    ends = report.read(list(orders))
+    wanted = Counter(
+        (i, kind)
+        for i, end in ends.items()
+        for kind, due in (("confirmation", end.outcome is Outcome.COMPLETED), ("refund", end.amount_refunded > 0))
+        if due
+    )
+    sent = world.sql("SELECT order_id, kind FROM outbox WHERE sent_at IS NOT NULL")
+    assert Counter((row.order_id, row.kind) for row in sent) == wanted
+    mails = world.mails()
+    assert len(mails) == len({mail["Message-ID"] for mail in mails.values()}) == len(wanted)
+    assert len(world.labels()) == sum(kind == "confirmation" for _, kind in wanted)
