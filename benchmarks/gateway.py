@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import islice
 
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 
@@ -24,7 +26,9 @@ class MemoryGateway:
         made = f"pay_{len(self._payments)}"
         self._of_order[order_id].append(made)
         zero = Decimal(0)
-        self._payments[made] = Payment(made, order_id, PaymentStatus.CREATED, amount, currency, zero, zero, method, None, None)
+        self._payments[made] = Payment(
+            made, order_id, PaymentStatus.CREATED, amount, currency, zero, zero, method, datetime.now(UTC), None, None
+        )
         return self._payments[made]
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
@@ -40,6 +44,11 @@ class MemoryGateway:
 
     async def find(self, order_id: str) -> list[Payment]:
         return [self._payments[made] for made in self._of_order[order_id]]
+
+    async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
+        moved = (payment for payment in reversed(self._payments.values()) if payment.moved_at >= since)
+        while page := list(islice(moved, 500)):
+            yield page
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
         del key

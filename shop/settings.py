@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     drain_seconds: Seconds = 330
     poll_seconds: Seconds = 1
     max_takeovers: int = Field(default=20, ge=1)
+    reconciliation_grace_seconds: float = Field(default=600, ge=0)
 
     @field_validator("inventory_service_url")
     @classmethod

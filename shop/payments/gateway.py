@@ -7,6 +7,7 @@ against a gateway that forgets idempotency keys.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -48,6 +49,7 @@ class Payment:
     amount_refunded: Decimal
     fee: Decimal
     method: str
+    created_at: datetime
     transaction_id: str | None
     """The charge's own id, once there is one."""
     charged_at: datetime | None
@@ -57,6 +59,16 @@ class Payment:
     def charged(self) -> Decimal:
         """What was really charged so far; nothing unless it succeeded."""
         return self.amount if self.status is PaymentStatus.SUCCEEDED else Decimal(0)
+
+    @property
+    def kept(self) -> Decimal:
+        """What was charged and has not gone back."""
+        return self.charged - self.amount_refunded
+
+    @property
+    def moved_at(self) -> datetime:
+        """When anything happened to it last."""
+        return max(self.created_at, self.charged_at or self.created_at, *(refund.created_at for refund in self.refunds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +97,11 @@ class PaymentGateway(Protocol):
 
     async def find(self, order_id: str) -> list[Payment]:
         """Every payment ever created for the order, oldest first."""
+        ...
+
+    def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
+        """Every payment that was created, charged or refunded since then, with all its refunds, newest first, a page at a time. Those
+        that are created while the pages are read may be missing."""
         ...
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from shop.payments.sandbox.records import AnswerLost, Refusal
 from shop.payments.sandbox_client import minor_units, to_error, to_payment, to_refund, to_totals
 
 T = TypeVar("T")
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class InProcessGateway:
@@ -62,11 +64,16 @@ class InProcessGateway:
 
     async def list_payments(self) -> AsyncIterator[Payment]:
         """Every payment there is, newest first. Those that are created meanwhile may be missing."""
+        async for page in self.pages(_EVER):
+            for payment in page:
+                yield payment
+
+    async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         after: str | None = None
         while True:
-            page = await self._serve(partial(self._ledger.list, starting_after=after))
-            for payment in page.data:
-                yield to_payment(payment)
+            page = await self._serve(partial(self._ledger.list, starting_after=after, since=since))
+            if page.data:
+                yield [to_payment(payment) for payment in page.data]
             if not page.has_more:
                 return
             after = page.data[-1].id

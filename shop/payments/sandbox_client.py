@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ _ERROR = TypeAdapter(dict[str, dict[str, Any]])
 _MOST_BYTES = 8_000_000
 """More than any honest answer."""
 _PAGE_SIZE = 500
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 
@@ -152,18 +154,25 @@ class SandboxGateway:
 
     async def list_payments(self) -> AsyncIterator[Payment]:
         """Every payment there is, newest first. Those that are created meanwhile may be missing."""
-        query: dict[str, str | int] = {"limit": _PAGE_SIZE}
-        seen: set[str] = set()
+        async for page in self.pages(_EVER):
+            for payment in page:
+                yield payment
+
+    async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
+        query: dict[str, str | int] = {"limit": _PAGE_SIZE, "since": since.isoformat()}
+        cursors: set[str] = set()
         while True:
             page = await self._get("/v1/payments", _PAGE, query)
             _expect(bool(page.data) or not page.has_more, "an empty page with more to come")
-            for payment in page.data:
-                _expect(payment.id not in seen, "a payment twice")
-                seen.add(payment.id)
-                yield to_payment(_sound(payment))
+            _expect(len({payment.id for payment in page.data}) == len(page.data), "a payment twice")
+            if page.data:
+                yield [to_payment(_sound(payment)) for payment in page.data]
             if not page.has_more:
                 return
-            query["starting_after"] = page.data[-1].id
+            cursor = page.data[-1].id
+            _expect(cursor not in cursors, "pages that go in circles")
+            cursors.add(cursor)
+            query["starting_after"] = cursor
 
     async def aclose(self) -> None:
         """Closes the connections; the next call makes new ones."""
@@ -241,6 +250,7 @@ def to_payment(record: PaymentRecord) -> Payment:
         amount_refunded=from_minor(record.refunded, currency),
         fee=from_minor(record.fee, currency),
         method=record.method,
+        created_at=record.created_at,
         transaction_id=record.charge_id,
         charged_at=record.charged_at,
         refunds=tuple(to_refund(refund) for refund in record.refunds) if record.refunds else (),

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
@@ -83,11 +83,13 @@ def create_app(ledger: Ledger) -> FastAPI:
         order_id: str | None = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
         starting_after: str | None = None,
+        since: AwareDatetime | None = None,
     ) -> Response:
-        """With `order_id` all payments of that order, oldest first; without it all there are, newest first, in pages."""
+        """With `order_id` all payments of that order, oldest first; without it all there are (with `since`: all that were created,
+        charged or refunded since then), newest first, in pages."""
         if order_id is not None:
             return await _serve(request, ledger, lambda: Page(ledger.find(order_id), has_more=False))
-        return await _serve(request, ledger, lambda: ledger.list(limit=limit, starting_after=starting_after))
+        return await _serve(request, ledger, lambda: ledger.list(limit=limit, starting_after=starting_after, since=since))
 
     @app.get("/v1/totals")
     async def totals(request: Request) -> Response:

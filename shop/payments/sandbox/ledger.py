@@ -21,7 +21,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +33,7 @@ from shop.payments.sandbox.records import MAX_AMOUNT, AnswerLost, CurrencyTotals
 
 MAX_ORDER_ID = 500
 MAX_PAGE = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # Moments are microseconds since 1970.
@@ -71,6 +72,12 @@ CREATE TABLE IF NOT EXISTS keys (
     refusal TEXT
 );
 CREATE TABLE IF NOT EXISTS ledger (name TEXT NOT NULL);
+"""
+
+_MOVED_SINCE = """
+SELECT * FROM payments
+WHERE number < ? AND (created_at >= ? OR charged_at >= ? OR number IN (SELECT payment FROM refunds WHERE created_at >= ?))
+ORDER BY number DESC LIMIT ?
 """
 
 
@@ -240,11 +247,17 @@ class Ledger:
         rows = self._run("SELECT * FROM payments WHERE order_id = ? ORDER BY number", order_id).fetchall()
         return tuple(self._record(_Row._make(row)) for row in rows)
 
-    def list(self, *, limit: int = 100, starting_after: str | None = None) -> Page:
-        """All payments, newest first, a page at a time: those older than the payment `starting_after`."""
+    def list(self, *, limit: int = 100, starting_after: str | None = None, since: datetime | None = None) -> Page:
+        """All payments, newest first, a page at a time: those older than the payment `starting_after`; with `since` only those that were
+        created, charged or refunded since then."""
         _demand(1 <= limit <= MAX_PAGE, f"limit is a number from 1 to {MAX_PAGE}")
+        _demand(since is None or since.tzinfo is not None, "since is a time with its offset from UTC")
         before = self._load(starting_after).number if starting_after is not None else 2**63 - 1
-        rows = self._run("SELECT * FROM payments WHERE number < ? ORDER BY number DESC LIMIT ?", before, limit + 1).fetchall()
+        if since is None:
+            rows = self._run("SELECT * FROM payments WHERE number < ? ORDER BY number DESC LIMIT ?", before, limit + 1).fetchall()
+        else:
+            moment = _microseconds(since)
+            rows = self._run(_MOVED_SINCE, before, moment, moment, moment, limit + 1).fetchall()
         return Page(tuple(self._record(_Row._make(row)) for row in rows[:limit]), has_more=len(rows) > limit)
 
     def totals(self) -> tuple[CurrencyTotals, ...]:
@@ -409,6 +422,10 @@ def _passes_luhn(text: str) -> bool:
 
 def _now() -> int:
     return time.time_ns() // 1000
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _moment(microseconds: int) -> datetime:

@@ -1,0 +1,107 @@
+"""Do our books, the gateway's and the shelf say the same? Nightly, and by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import acreate_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from shop.money import show
+from shop.plain import one_line
+from shop.reconciliation.discrepancy import Discrepancy
+from shop.reconciliation.report import Report
+from tasks.compare_books import compare_books
+
+ARTIFACT = "reconciliation"
+EVENT = "order.reconciliation.discrepancy"
+MORE_EVENT = "order.reconciliation.more"
+MOST_EVENTS = 300
+SinceHours = Annotated[float, Field(gt=0, le=24 * 3660, description="How far to look back: what moved, and orders that ended, since then")]
+Fix = Annotated[bool, Field(description="Mend what can be mended without guessing; otherwise only tell")]
+
+
+def _run_name() -> str:
+    return f"reconciliation of {datetime.now(UTC):%Y-%m-%d %H:%M}"
+
+
+@flow(name="reconcile-payments", flow_run_name=_run_name, persist_result=False)
+async def reconcile_payments(since_hours: SinceHours = 48, fix: Fix = True) -> State[str]:
+    """Compares the gateway's list of payments and refunds with our orders, both ways, and the stock with reservations and shipments.
+
+    Ends as `Balanced`, as `Mended` when all that was wrong could be mended, or as failed, `Discrepancies`, when a person has to look.
+    The artifact `reconciliation` has the table; each discrepancy is an event.
+    """
+    report = Report()
+    await compare_books(report, datetime.now(UTC) - timedelta(hours=since_hours), fix)
+    summary = report.summary()
+    get_run_logger().info("%s", summary)
+    await acreate_table_artifact(key=ARTIFACT, table=list(_rows(report)), description=f"The last {since_hours:g} hours: {summary}")
+    _tell(report)
+    if report.open:
+        return Failed(name="Discrepancies", message=summary, data=summary)
+    return Completed(name="Mended" if report.mended else "Balanced", message=summary, data=summary)
+
+
+def _rows(report: Report) -> Iterator[dict[str, str]]:
+    for discrepancy in report.shown:
+        yield {
+            "what": discrepancy.kind.value.replace("_", " "),
+            "order or product": _subject(discrepancy),
+            "we say": discrepancy.ours,
+            "they say": discrepancy.theirs,
+            "amount": _amount(discrepancy),
+            "payments": ", ".join(discrepancy.payment_ids),
+            "now": _now(discrepancy),
+        }
+    if left := report.total - len(report.shown):
+        yield {"what": f"and {left} more"}
+    if not report.total:
+        yield {"what": "no discrepancy"}
+
+
+def _now(discrepancy: Discrepancy) -> str:
+    if discrepancy.mended:
+        return "mended"
+    if discrepancy.remark:
+        return f"could not be mended: {one_line(discrepancy.remark)}"
+    return "can be mended: run again with fix" if discrepancy.mendable else "for a person"
+
+
+def _tell(report: Report) -> None:
+    for discrepancy in report.shown[:MOST_EVENTS]:
+        what = f"shop.product.{discrepancy.product_id}" if discrepancy.product_id else f"shop.order.{_subject(discrepancy)}"
+        emit_event(EVENT, resource={"prefect.resource.id": what}, payload=_payload(discrepancy))
+    if (left := report.total - MOST_EVENTS) > 0:
+        emit_event(MORE_EVENT, resource={"prefect.resource.id": "shop.reconciliation"}, payload={"more": left, "summary": report.summary()})
+
+
+def _payload(discrepancy: Discrepancy) -> dict[str, Any]:
+    return {
+        "kind": discrepancy.kind.value,
+        "order_id": discrepancy.order_id,
+        "product_id": discrepancy.product_id,
+        "ours": discrepancy.ours,
+        "theirs": discrepancy.theirs,
+        "amount": str(discrepancy.amount) if discrepancy.amount is not None else None,
+        "currency": discrepancy.currency,
+        "payment_ids": list(discrepancy.payment_ids),
+        "mended": discrepancy.mended,
+        "remark": discrepancy.remark,
+    }
+
+
+def _subject(discrepancy: Discrepancy) -> str:
+    """Anybody may have typed it, and the gateway's need not even be one of ours."""
+    return one_line(discrepancy.product_id or discrepancy.order_id)
+
+
+def _amount(discrepancy: Discrepancy) -> str:
+    return show(discrepancy.amount, discrepancy.currency) if discrepancy.amount is not None and discrepancy.currency else ""

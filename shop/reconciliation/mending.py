@@ -1,0 +1,100 @@
+"""Mending what can be mended without guessing, by the saga's own compensation: the same code, the same idempotency keys.
+
+An order that has ended belongs to nobody, so there is no lease to hold. Two that mend it at once ask the gateway for the same things
+under the same keys, and no payment gives back more than it took; the row lock makes their writing one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import text
+
+from shop import journal, names
+from shop.database import Tx, as_json, transaction
+from shop.errors import OrderError, RefundRefused
+from shop.journal import Record
+from shop.notifications import outbox
+from shop.outcomes import Outcome, Undone
+from shop.payments.charge import STEP, money_moved, refund
+from shop.payments.gateway import PaymentGateway
+from shop.under_way import OrderUnderWay
+
+_COMPENSATION = "refund_payment"
+_UNCOMPLETED = (Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED)
+_LOCK = text("SELECT id, content, fence, outcome, undone FROM customer_order WHERE id = :id FOR UPDATE")
+# A charge that nobody journalled is journalled now.
+_BEGUN = text(
+    "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, :step, 'begun', true) "
+    "ON CONFLICT (order_id, step) DO UPDATE SET undo_due = true"
+)
+_SETTLE = text(
+    "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, amount_at_risk = :at_risk, outcome = :outcome, "
+    "status = :outcome, undone = CAST(:undone AS jsonb) WHERE id = :id"
+)
+
+
+async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
+    """Gives back what the gateway keeps for an order that ended uncompleted, cancels what was only created, and writes it down. Returns
+    why it could not be done, or None. An order whose refund is refused ends in `needs_attention`, for a person.
+
+    Raises what the gateway raises if trying again can help.
+    """
+    async with transaction() as tx:
+        order = await _begin(tx, order_id)
+    if order is None:
+        return "the order is not as it was"
+    try:
+        result = await refund(order, gateway)
+    except RefundRefused as refused:
+        await _end(order, refused)
+        return str(refused)
+    await _end(order, result.model_dump(mode="json"))
+    return None
+
+
+async def cancel_left(order_id: str, payment_id: str, gateway: PaymentGateway) -> None:
+    """Makes sure that a payment that was only created can never be charged."""
+    await gateway.cancel(payment_id, key=names.key(order_id, f"cancel-{payment_id}"))
+
+
+async def _begin(tx: Tx, order_id: str) -> OrderUnderWay | None:
+    row = (await tx.execute(_LOCK, {"id": order_id})).mappings().one_or_none()
+    if row is None or row["outcome"] not in _UNCOMPLETED:
+        return None
+    order = OrderUnderWay(row["id"], row["content"], row["fence"])
+    await tx.execute(_BEGUN, {"id": order_id, "step": STEP})
+    await journal.load(tx, [order])
+    await journal.begin_undo(tx, STEP, [order])
+    return order
+
+
+async def _end(order: OrderUnderWay, end: dict[str, Any] | RefundRefused) -> None:
+    refused = isinstance(end, RefundRefused)
+    async with transaction() as tx:
+        row = (await tx.execute(_LOCK, {"id": order.id})).mappings().one()
+        if row["outcome"] not in _UNCOMPLETED:
+            return
+        error = end.details() if isinstance(end, OrderError) else None
+        result = end if isinstance(end, dict) else None
+        await journal.write_undo(tx, STEP, [Record(order, STEP, "failed" if refused else "done", result=result, error=error)])
+        charged, refunded, at_risk = money_moved(order)
+        told = error or result or {}
+        undone = Undone(
+            step=STEP, compensation=_COMPENSATION, status="failed" if refused else str(told.get("compensation_status")), details=told
+        )
+        others = [each for each in row["undone"] if each["step"] != STEP]
+        await tx.execute(
+            _SETTLE,
+            {
+                "id": order.id,
+                "charged": charged,
+                "refunded": refunded,
+                "at_risk": at_risk,
+                "outcome": Outcome.NEEDS_ATTENTION if refused else row["outcome"],
+                "undone": as_json([*others, undone.model_dump(mode="json")]),
+            },
+        )
+        if refunded > 0:
+            currency = str(told.get("currency", "USD"))
+            await outbox.put(tx, [outbox.Message(order.id, outbox.Kind.REFUND, {"amount": str(refunded), "currency": currency})])

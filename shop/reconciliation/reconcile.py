@@ -1,0 +1,88 @@
+"""Comparing the books, and mending what can be mended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import text
+
+from shop.database import transaction
+from shop.errors import PaymentError
+from shop.outcomes import Outcome
+from shop.payments.gateway import PaymentGateway
+from shop.reconciliation.discrepancy import Discrepancy, Kind
+from shop.reconciliation.judge import OurOrder, judge
+from shop.reconciliation.mending import cancel_left, refund_ended
+from shop.reconciliation.statement import statement
+from shop.reconciliation.stock import check_stock
+from shop.settings import settings
+
+_AT_ONCE = 8
+_OURS = text(
+    """
+    SELECT o.id, o.outcome, o.finished_at, o.currency, o.amount_charged AS charged, o.amount_refunded AS refunded,
+        o.amount_at_risk AS at_risk,
+        CASE WHEN o.outcome = 'completed' THEN CAST(o.content ->> 'total_amount' AS numeric) END AS total,
+        coalesce(CAST(s.undo_result ->> 'refunded_by_hand' AS numeric), 0) + coalesce(CAST(s.undo_result ->> 'written_off' AS numeric), 0)
+            AS settled
+    FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment' WHERE o.id = :id
+    """
+)
+
+
+async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = True) -> AsyncIterator[Discrepancy]:
+    """Compares what the gateway says has moved since then with our orders, and theirs with what the gateway says; then the stock.
+
+    Yields each discrepancy once it is known whether it is mended. Raises what the gateway raises, and database trouble: run it again.
+    """
+    settled_before = datetime.now(UTC) - timedelta(seconds=settings().reconciliation_grace_seconds)
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def look(order_id: str) -> list[Discrepancy]:
+        async with turn:
+            return await _look_closely(order_id, gateway, settled_before, fix=fix)
+
+    async with statement(gateway, since) as told:
+        async for page in told.suspicions():
+            for found in await asyncio.gather(*map(look, page)):
+                for discrepancy in found:
+                    yield discrepancy
+    async for discrepancy in check_stock():
+        yield discrepancy
+
+
+async def _look_closely(order_id: str, gateway: PaymentGateway, settled_before: datetime, *, fix: bool) -> list[Discrepancy]:
+    found = await _judge(order_id, gateway, settled_before)
+    if not fix or not any(discrepancy.mendable for discrepancy in found):
+        return found
+    remark = await _mend(order_id, found, gateway)
+    # Mended is what a second look does not find any more, and no grace for what has moved just now.
+    still = await _judge(order_id, gateway, datetime.max.replace(tzinfo=UTC))
+    left = {(discrepancy.kind, discrepancy.currency) for discrepancy in still}
+    told = [replace(d, mended=remark is None and (d.kind, d.currency) not in left, remark=remark) if d.mendable else d for d in found]
+    known = {(discrepancy.kind, discrepancy.currency) for discrepancy in told}
+    return [*told, *(discrepancy for discrepancy in still if (discrepancy.kind, discrepancy.currency) not in known)]
+
+
+async def _judge(order_id: str, gateway: PaymentGateway, settled_before: datetime) -> list[Discrepancy]:
+    # Ours first: an order that has ended does not move any more, so that what the gateway says afterwards is the end of it.
+    async with transaction() as tx:
+        row = (await tx.execute(_OURS, {"id": order_id})).mappings().one_or_none()
+    ours = OurOrder(**{**row, "outcome": Outcome(row["outcome"]) if row["outcome"] else None}) if row else None
+    return judge(order_id, ours, await gateway.find(order_id), settled_before=settled_before)
+
+
+async def _mend(order_id: str, found: list[Discrepancy], gateway: PaymentGateway) -> str | None:
+    """Returns why it could not be done, or None."""
+    try:
+        if any(d.mendable and d.kind is not Kind.LEFT_UNCONFIRMED for d in found):
+            return await refund_ended(order_id, gateway)  # cancels what was left, too
+        for discrepancy in found:
+            for payment_id in discrepancy.payment_ids if discrepancy.mendable else ():
+                await cancel_left(order_id, payment_id, gateway)
+    except PaymentError as error:
+        return str(error)
+    return None
