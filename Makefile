@@ -1,6 +1,7 @@
 # make run   everything on this machine, with sample orders; stays up until Ctrl-C
 # make demo  the same, but leaves when they have ended
 # make test  checks and tests
+# make crash-test  kills workers at every point, in every combination
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo test lint format bench install
+.PHONY: run demo test crash-test lint format bench install
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -28,6 +29,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Every combination of points, lanes and gateways, then random kills: make crash-test ORDERS=1000 SEED=1
+crash-test: $(STAMP)
+	$(BIN)/python -m pytest tests/crash --every $(if $(ORDERS),--orders $(ORDERS)) $(if $(SEED),--seed $(SEED))
 
 bench: $(STAMP)
 	@exec $(BIN)/python -m benchmarks.throughput

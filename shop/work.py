@@ -30,15 +30,15 @@ log = logging.getLogger(__name__)
 _MINORITY = 5
 """A fifth of a batch."""
 _INTENT, _RESULT = OUTSIDE = ("intent", "result")
-"""What a step that acts outside commits; one in the database commits once."""
+"""What the journal hears of a step that acts outside; of one in the database it hears once."""
 Result = BaseModel | Mapping[str, Any]
 DatabaseAction = Callable[[Tx, Sequence[OrderUnderWay]], Awaitable[Mapping[str, Result | OrderError]]]
 OutsideAction = Callable[[OrderUnderWay], Awaitable[Result]]
 
 
-def committing(task: object, part: str = "") -> str:
-    """Names the commit of a step or compensation; see `shop.points`."""
-    return f"the commit of {getattr(task, '__name__', task)}{part and ', '}{part}"
+def recording(task: object, part: str = "") -> str:
+    """Names what the journal hears of a step or compensation; see `shop.points`."""
+    return f"the record of {getattr(task, '__name__', task)}{part and ', '}{part}"
 
 
 class Work:
@@ -61,9 +61,9 @@ class Work:
         """Names the action: a step and its compensation are two."""
         return f"undo {self.step.name}" if self.undo else self.step.name
 
-    def commit(self, part: str = "") -> Effect | None:
-        """The commit of this step, or of a part of it."""
-        return None if self.changes_nothing else effect(committing(self.step.undo if self.undo else self.step.task, part))
+    def recorded(self, part: str = "") -> Effect:
+        """That the journal has this step, or a part of it."""
+        return effect(recording(self.step.undo if self.undo else self.step.task, part))
 
     @property
     def title(self) -> str:
@@ -159,7 +159,7 @@ async def run_in_database(work: Work, action: DatabaseAction) -> None:
     if not (todo := await work.start()):
         return
     try:
-        async with asyncio.timeout(work.step.time_limit), transaction(work.commit()) as tx:
+        async with asyncio.timeout(work.step.time_limit), transaction(work.recorded()) as tx:
             ends = await _act(work, action, tx, todo)
     except TimeoutError as error:
         raise StepTimeout(work.step.name, work.step.time_limit) from error
@@ -194,7 +194,7 @@ async def _act(work: Work, action: DatabaseAction, tx: Tx, todo: list[OrderUnder
 
 
 async def _record_broken(work: Work, order: OrderUnderWay, broken: OrderError) -> None:
-    async with transaction(work.commit()) as tx:
+    async with transaction(work.recorded()) as tx:
         if await journal.hold(tx, [order]):
             if work.undo:
                 await work.begin(tx, [order])
@@ -206,8 +206,11 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
     if not (todo := await work.start()):
         return
     held, began = todo, time.monotonic()
-    if not work.changes_nothing:
-        async with transaction(work.commit(_INTENT)) as tx:
+    if work.changes_nothing:
+        with work.recorded(_INTENT):
+            pass
+    else:
+        async with transaction(work.recorded(_INTENT)) as tx:
             held = await journal.hold(tx, todo)
             if fresh := [order for order in held if work.key not in order.in_flight]:
                 await work.begin(tx, fresh)
@@ -235,9 +238,10 @@ async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Re
     # In a batch, a failure that may pass stays "begun": it is not the end of it.
     final = {order: end for order, end in ends.items() if not (isinstance(end, OrderError) and end.retryable and len(work.orders) > 1)}
     if work.changes_nothing:
-        journal.remember(work.records(final, begun=False, began=began))
+        with work.recorded(_RESULT):
+            journal.remember(work.records(final, begun=False, began=began))
     elif final:
-        async with transaction(work.commit(_RESULT)) as tx:
+        async with transaction(work.recorded(_RESULT)) as tx:
             still = set(await journal.hold(tx, final))
             await work.record(tx, {order: end for order, end in final.items() if order in still}, begun=True)
     for order, call in calls.items():

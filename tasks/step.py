@@ -23,7 +23,7 @@ from shop.database import is_database_trouble
 from shop.errors import OrderError
 from shop.points import effect
 from shop.under_way import OrderUnderWay
-from shop.work import OUTSIDE, DatabaseAction, OutsideAction, Work, committing, run_in_database, run_outside
+from shop.work import OUTSIDE, DatabaseAction, OutsideAction, Work, recording, run_in_database, run_outside
 from tasks.limits import slots
 
 StepTask = Task[[Work], Any]
@@ -103,7 +103,7 @@ def _task(run_step: Any, action: Any, tags: list[str], *, outside: bool = False)
         setattr(run_step, attribute, getattr(action, attribute))
     # The journal decides what is done, never Prefect's results: a cached "reserved" would skip reserving after a release.
     for part in OUTSIDE if outside else ("",):
-        effect(committing(action, part))  # declared, so that the tests of crashes miss none
+        effect(recording(action, part))  # declared, so that the tests of crashes miss none
     made: StepTask = task(
         name=action.__name__,
         task_run_name=_run_name,

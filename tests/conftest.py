@@ -34,6 +34,8 @@ _numbers = itertools.count(1)
 def pytest_addoption(parser: pytest.Parser) -> None:
     crash = parser.getgroup("crash tests")
     crash.addoption("--every", action="store_true", help="every combination of points, lanes and gateways, instead of each point once")
+    crash.addoption("--orders", type=int, default=0, help="how many orders the random kills are tried on")
+    crash.addoption("--seed", type=int, default=20_261_122, help="of the random kills")
 
 
 def pytest_configure() -> None:

@@ -23,7 +23,6 @@ class Scenario:
     changes: dict[str, Any] = field(default_factory=dict)
     fail_at: str | None = None
     """A point at which the first worker's code raises."""
-    environment: dict[str, str] = field(default_factory=dict)
 
     def order(self, order_id: str) -> dict[str, Any]:
         return an_order(order_id, **self.changes)
@@ -39,6 +38,7 @@ SCENARIOS = {
         Scenario("invalid", Outcome.REJECTED, changes={"total_amount": "1.00"}),
         Scenario("answer lost", Outcome.COMPLETED, PRICE, changes={"card": "0341"}),
         Scenario("refund refused", Outcome.NEEDS_ATTENTION, PRICE, changes={"card": "0259", "country": "AQ"}),
-        Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the commit of notify_customer"),
+        Scenario("given up", Outcome.COMPENSATED),
+        Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"),
     )
 }

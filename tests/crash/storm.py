@@ -1,0 +1,143 @@
+"""Random kills: many orders in both lanes, several workers, one of them killed every second or so, a gateway that fails now and then."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from shop.outcomes import Outcome
+from tests.crash.scenarios import PRICE, SCENARIOS
+from tests.crash.site import Shop, Site
+from tests.crash.workers import Worker
+
+_MIX = {"completes": 12, "cannot be shipped": 3, "declined": 2, "sold out": 1, "invalid": 1, "answer lost": 1}
+_LEASE_SECONDS = 2
+_HELD_BY = "SELECT o.id FROM customer_order o JOIN lease l ON l.id = o.lease_id WHERE o.outcome IS NULL AND l.holder LIKE '%:' || :pid"
+_STILL = (
+    "SELECT o.id FROM customer_order o JOIN lease l ON l.id = o.lease_id "
+    "WHERE o.id = ANY(CAST(:ids AS text[])) AND o.outcome IS NULL AND l.holder LIKE '%:' || :pid"
+)
+
+
+@dataclass
+class Report:
+    """How it went."""
+
+    seed: int
+    orders: int
+    kills: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    recovered: int = 0
+    """Orders that another worker took over."""
+    longest_recovery: float = 0
+    """Seconds from a kill until somebody else had the last of its orders."""
+    seconds: float = 0
+    discrepancies: list[str] = field(default_factory=list)
+
+
+def storm(site: Site, *, orders: int, seed: int, workers: int = 3, pause: float = 1.0, limit: float = 900) -> Report:
+    """Kills until every order has its outcome, then lets one worker tidy up, then asks the witnesses. The same seed makes the same orders,
+    the same choices and the same gateway; which worker is how far when it is killed is left to the machine."""
+    dice, report, begin = random.Random(seed), Report(seed, orders), time.monotonic()
+    gateway = dice.choice(["remembers", "forgets"])
+    with site.shop(gateway, LEASE_SECONDS=str(_LEASE_SECONDS), BATCH_SIZE="40", RESERVATION_MINUTES="60") as shop:
+        _stock_up(shop, orders)
+        sent = {f"STORM-{uuid.uuid4().hex[:10]}": dice.choices(list(_MIX), list(_MIX.values()))[0] for _ in range(orders)}
+        contents = [SCENARIOS[name].order(order_id) for order_id, name in sent.items()]
+        shop.world.misbehave(forget_keys=gateway == "forgets", error_rate=0.03, hang_rate=0.005, seed=seed)
+        try:
+            _kill_and_kill(shop, contents, dice, report, workers, pause, begin + limit)
+        finally:
+            shop.world.misbehave(forget_keys=gateway == "forgets")
+        deadline = time.monotonic() + 120
+        while shop.world.sql("SELECT 1 FROM customer_order WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS NULL LIMIT 1"):
+            assert time.monotonic() < deadline, "the orders do not come to their ends"
+            shop.time_passes()
+            shop.work("pending", [], seconds=200)
+        _judge(shop, sent, report)
+    report.seconds = time.monotonic() - begin
+    return report
+
+
+def _stock_up(shop: Shop, orders: int) -> None:
+    shop.world.sql("UPDATE product SET received = received + :n, on_hand = on_hand + :n WHERE id = 'PROD-001'", n=2 * orders)
+
+
+def _kill_and_kill(
+    shop: Shop, contents: list[dict[str, Any]], dice: random.Random, report: Report, workers: int, pause: float, limit: float
+) -> None:
+    lost: list[tuple[int, float, list[str]]] = []
+    at_work: list[Worker] = []
+    shares = [contents[i::workers] for i in range(workers)]  # each worker's part is submitted by it, all of them over and over
+    next_kill, pace, left_before = time.monotonic() + 2 * pause, pause, len(contents)
+    try:
+        while True:
+            at_work = [worker for worker in at_work if not worker.ended()]
+            while len(at_work) < workers:
+                share = dice.choice(shares)
+                lane = "process_order" if dice.random() < 0.3 else "pending"
+                at_work.append(shop.start(lane, [dice.choice(share)] if lane == "process_order" else share))
+            lost = _still_lost(shop, lost, report)
+            left = shop.world.sql("SELECT count(*) FILTER (WHERE outcome IS NULL), count(*) FROM customer_order")[0]
+            if left[0] == 0 and left[1] == len(contents):
+                return
+            assert time.monotonic() < limit, f"{left} orders are left after {report.kills} kills"
+            if time.monotonic() > next_kill:
+                victim = dice.choice(at_work)
+                victim.kill()
+                held = [row.id for row in shop.world.sql(_HELD_BY, pid=str(victim.pid))]
+                report.kills += 1
+                if held:
+                    lost.append((victim.pid, time.monotonic(), held))
+                # On a slow machine workers need longer to get anywhere: the pace gives them that.
+                pace = pause if left[0] < left_before else pace * 1.3
+                left_before = left[0]
+                next_kill = time.monotonic() + pace * dice.uniform(0.5, 1.5)
+            time.sleep(0.05)  # the pace of the storm; nothing is waited for here
+    finally:
+        for worker in at_work:
+            worker.kill()
+
+
+def _still_lost(shop: Shop, lost: list[tuple[int, float, list[str]]], report: Report) -> list[tuple[int, float, list[str]]]:
+    still = []
+    for pid, since, ids in lost:
+        if left := [row.id for row in shop.world.sql(_STILL, ids=ids, pid=str(pid))]:
+            still.append((pid, since, left))
+        report.longest_recovery = max(report.longest_recovery, time.monotonic() - since)
+    return still
+
+
+def _judge(shop: Shop, sent: dict[str, str], report: Report) -> None:
+    rows = {row.id: row for row in shop.world.sql("SELECT * FROM customer_order")}
+    mails, labels = set(shop.world.mails()), set(shop.world.labels())
+    for order_id, name in sent.items():
+        expected, row = SCENARIOS[name], rows.get(order_id)
+        if row is None:
+            report.discrepancies.append(f"{order_id} was lost")
+            continue
+        report.outcomes[row.outcome] += 1
+        report.recovered += row.takeovers > 0
+        charged, refunded = shop.world.money(order_id)
+        completed = row.outcome == Outcome.COMPLETED
+        # A gateway that fails often enough is a reason to undo an order that would have completed.
+        right = {expected.outcome, Outcome.COMPENSATED} if expected.outcome is Outcome.COMPLETED else {expected.outcome}
+        facts = {
+            "outcome": row.outcome in right,
+            "charged once at most": shop.world.charges(order_id) <= 1,
+            "the money": charged - refunded == (PRICE if completed else 0),
+            "our amounts": (row.amount_charged, row.amount_refunded) == (charged, refunded),
+            "one parcel": shop.world.shipments(order_id) == completed,
+            "one label": (f"{order_id}.pdf" in labels) == completed,
+            "one mail": (f"{order_id}.eml" in mails) == completed,
+            "told of the refund": (f"{order_id}-refund.eml" in mails) == (refunded > 0),
+        }
+        report.discrepancies += [f"{order_id} ({name}, {row.outcome}): {what}" for what, holds in facts.items() if not holds]
+    try:
+        shop.world.assert_books_balance()
+    except AssertionError as error:
+        report.discrepancies.append(f"the books: {error}")
