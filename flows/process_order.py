@@ -14,7 +14,7 @@ from pydantic import Field
 
 from flows.saga import ORDER_SAGA
 from flows.states import state_of
-from flows.takeover import tell_of_takeovers
+from flows.takeover import all_told, tell_of_takeovers
 from flows.undo import compensate
 from shop import journal, signals
 from shop.database import is_database_trouble, patiently, transaction
@@ -57,6 +57,7 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
             if not await _work_on(order_id, mine):  # a drain, or another run, works on it: its outcome is ours
                 await bell.wait(settings().poll_seconds)
     await _send_mail(order_id)
+    await all_told()
     return state_of(known)
 
 

@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.lane import Lane
-from flows.takeover import tell_of_takeovers
+from flows.takeover import all_told, tell_of_takeovers
 from shop import journal, signals
 from shop.database import is_database_trouble, transaction
 from shop.lease import hand_back_strays, lease
@@ -66,6 +66,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
             await drain.lane.finish_up()
             drain.end()
             await mailing
+            await all_told()
         except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
             await drain.lane.finish_up(_GRACE_SECONDS)
             raise

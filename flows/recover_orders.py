@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from typing import Annotated
+from uuid import UUID
+
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows.lane import Lane
-from flows.takeover import tell_of_takeovers
+from flows.takeover import all_told, tell_of_takeovers
 from shop import journal
 from shop.database import transaction
 from shop.expiry import expire_reservations
+from shop.intake import submit_one
 from shop.lease import lease
 from shop.notifications import outbox
 from shop.settings import settings
@@ -27,18 +36,53 @@ async def release_expired_reservations() -> list[str]:
     return released
 
 
+CrashedRun = Annotated[UUID | None, Field(description="A run of process-order or process-pending-orders that crashed")]
+
+
+async def _store_its_order(run_id: UUID) -> None:
+    """Promise 1 begins when a flow run starts: one that died before it stored its order left it in its parameters."""
+    log = get_run_logger()
+    try:
+        async with get_client() as client:
+            order = (await client.read_flow_run(run_id)).parameters.get("order")
+    except ObjectNotFound:
+        log.warning("there is no flow run %s", run_id)
+        return
+    if order is None:
+        return
+    receipt = await submit_one(order)
+    log.info("the order of the crashed run %s: %s", run_id, receipt.status)
+
+
+async def _lease_left(run_id: UUID) -> float | None:
+    async with transaction() as tx:
+        return await journal.lease_left(tx, str(run_id))
+
+
 @flow(name="recover-orders", persist_result=False)
-async def recover_orders() -> dict[str, int]:
+async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
     """Takes over orders whose lease ran out, and takes them to their outcome by the same saga; then gives back expired reservations
-    and sends what is left in the outbox."""
+    and sends what is left in the outbox.
+
+    `crashed_run`: waits until that run's lease is over; and an order that the run was started with and never came to store is stored.
+    """
     lane, recovered = Lane(), 0
+    if crashed_run is not None:
+        await _store_its_order(crashed_run)
+    patience = time.monotonic() + 3 * settings().lease_seconds  # a lease that is renewed still is none of a dead run's
     async with lease() as mine:
         try:
             while True:
                 async with transaction(journal.CLAIMING) as tx:
-                    orders = await journal.claim(tx, mine, most=settings().batch_size, begun=True, flow_run_id=str(flow_run.id))
+                    orders = await journal.claim(
+                        tx, mine, most=settings().batch_size, begun=crashed_run is None, flow_run_id=str(flow_run.id)
+                    )
                 if not orders:
-                    break
+                    left = await _lease_left(crashed_run) if crashed_run is not None and time.monotonic() < patience else None
+                    if left is None:
+                        break
+                    await asyncio.sleep(min(max(left, 0) + 0.05, 1))
+                    continue
                 tell_of_takeovers(orders)
                 lane.start(orders)
                 recovered += len(orders)
@@ -46,6 +90,7 @@ async def recover_orders() -> dict[str, int]:
         except BaseException:
             await lane.finish_up(20)
             raise
+    await all_told()
     released = await release_expired_reservations()
     sent = 0
     while await outbox.is_due() and (now_sent := (await deliver_outbox(200))["sent"]):

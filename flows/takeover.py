@@ -1,26 +1,78 @@
-"""Saying that an order is taken over from a worker that let go of it: which, from where on, how often."""
+"""Saying that orders are taken over from a worker that let go of them: which, from which step on, why. In the log, as an artifact of this run,
+and as a link at the run that had them before."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from uuid import UUID
 
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
 from flows.saga import ORDER_SAGA
 from shop.under_way import OrderUnderWay
 
 _TOLD_ONE_BY_ONE = 20
+_telling: set[asyncio.Task[None]] = set()
 
 
 def tell_of_takeovers(orders: Sequence[OrderUnderWay]) -> None:
-    """Logs each order that somebody had begun before; a crowd of them in one line."""
+    """Logs each order that somebody had begun before, a crowd of them in one line; artifacts follow when there is time."""
     resumed = [order for order in orders if order.fence > 1]
+    if not resumed:
+        return
     log = get_run_logger()
-    for order in resumed[:_TOLD_ONE_BY_ONE]:
-        done = [step.name for step in ORDER_SAGA if order.done(step.name)]
-        far = f"done so far: {', '.join(done)}" if done else "nothing done yet"
-        why = "its worker's lease ran out" if order.takeovers else "its worker handed it back"
-        then = "it goes on being undone" if order.failure else "it goes on"
-        log.info("recovering order %s (%s): %s; %s", order.id, why, far, then)
-    if len(resumed) > _TOLD_ONE_BY_ONE:
-        log.info("recovering %d more orders", len(resumed) - _TOLD_ONE_BY_ONE)
+    shown = resumed[:_TOLD_ONE_BY_ONE]
+    for order in shown:
+        log.info("recovering order %s (%s): %s; %s", order.id, _why(order), _how_far(order), _then(order))
+    if len(resumed) > len(shown):
+        log.info("recovering %d more orders", len(resumed) - len(shown))
+    telling = asyncio.create_task(_leave_artifacts(resumed))
+    _telling.add(telling)
+    telling.add_done_callback(_telling.discard)
+
+
+async def all_told() -> None:
+    """Waits a little for the artifacts. For the end of a run."""
+    if _telling:
+        await asyncio.wait(_telling, timeout=5)
+
+
+async def _leave_artifacts(orders: Sequence[OrderUnderWay]) -> None:
+    try:
+        rows = [f"| {_safe(o.id)} | {_why(o)} | {_how_far(o)} | {_then(o)} |" for o in orders[:_TOLD_ONE_BY_ONE]]
+        more = [f"\n... and {len(orders) - len(rows)} more"] if len(orders) > len(rows) else []
+        table = ["| order | why | so far | now |", "| --- | --- | --- | --- |", *rows, *more]
+        await acreate_markdown_artifact("\n".join(table), key="recovered-orders", description="Orders that this run took over")
+        left = {order.left_by for order in orders if order.left_by and order.takeovers} - {str(flow_run.id)}
+        async with get_client() as client:
+            for run in sorted(left)[:_TOLD_ONE_BY_ONE]:
+                theirs = [_safe(order.id) for order in orders if order.left_by == run]
+                link = f"[{flow_run.name}](/runs/flow-run/{flow_run.id}) recovered {', '.join(theirs[:_TOLD_ONE_BY_ONE])}"
+                await client.create_artifact(
+                    ArtifactCreate(key="recovered-by", type="markdown", data=link, description="Who went on", flow_run_id=UUID(run))
+                )
+    except Exception as error:  # noqa: BLE001  (pictures are nice to have; orders go first)
+        get_run_logger().warning("the takeover could not be shown as an artifact: %s", type(error).__name__)
+
+
+def _why(order: OrderUnderWay) -> str:
+    return "its worker's lease ran out" if order.takeovers else "its worker handed it back"
+
+
+def _how_far(order: OrderUnderWay) -> str:
+    done = [step.name for step in ORDER_SAGA if order.done(step.name)]
+    return f"done so far: {', '.join(done)}" if done else "nothing done yet"
+
+
+def _then(order: OrderUnderWay) -> str:
+    return "it goes on being undone" if order.failure else "it goes on"
+
+
+def _safe(order_id: str) -> str:
+    """For a cell of a table: an id may be anything."""
+    return "".join(c if c.isalnum() or c in "-_.:#~" else "?" for c in order_id)[:100]

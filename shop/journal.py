@@ -26,7 +26,7 @@ _DEAD_LEASES = text("SELECT id FROM lease WHERE until < now() FOR UPDATE SKIP LO
 _TAKEN_FROM = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[])) AND NOT taken_from")
 _CLAIM = """
     WITH mine AS (
-        SELECT o.id FROM customer_order o
+        SELECT o.id, o.flow_run_id FROM customer_order o
         WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now())
           AND (o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
                OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
@@ -37,7 +37,8 @@ _CLAIM = """
     SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN o.lease_id IS NULL THEN 0 ELSE 1 END,
         started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id)
     FROM mine WHERE o.id = mine.id
-    RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.failing_step, o.failure
+    RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.failing_step, o.failure,
+        mine.flow_run_id AS left_by
 """
 _CLAIM_ANY = text(_CLAIM.format(which=""))
 _CLAIM_BEGUN = text(_CLAIM.format(which="AND o.fence > 0"))
@@ -46,6 +47,10 @@ _LOAD = text(
     "SELECT order_id, step, status, number, attempts, notes, result, error, "
     "undo_due, undo_status, undo_number, undo_attempts, undo_result, undo_error "
     "FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
+)
+_LEASE_OF_RUN = text(
+    "SELECT CAST(extract(epoch FROM max(l.until) - clock_timestamp()) AS float) FROM customer_order o JOIN lease l ON l.id = o.lease_id "
+    "WHERE o.flow_run_id = :run AND o.outcome IS NULL"
 )
 # One small lock for all of a worker's orders: nobody can claim under a lease that is locked so, and renewing it is not blocked.
 _HOLD_LEASE = text("SELECT taken_from FROM lease WHERE id = :lease FOR KEY SHARE")
@@ -119,7 +124,10 @@ async def claim(
     else:
         rows = await tx.execute(_CLAIM_BEGUN if begun else _CLAIM_ANY, parameters)
     claimed = sorted(rows.mappings().all(), key=lambda row: int(row["number"]))
-    orders = [OrderUnderWay(row["id"], row["content"], row["fence"], lease, row["takeovers"], row["submitted_at"]) for row in claimed]
+    orders = [
+        OrderUnderWay(row["id"], row["content"], row["fence"], lease, row["takeovers"], row["left_by"], row["submitted_at"])
+        for row in claimed
+    ]
     for order, row in zip(orders, claimed, strict=True):
         if row["failure"] is not None:
             order.fail(row["failing_step"], RecordedFailure(row["failure"]))
@@ -134,6 +142,12 @@ async def lock_dead_leases(tx: Tx) -> list[UUID]:
     if leases:
         await tx.execute(_TAKEN_FROM, {"leases": leases})
     return leases
+
+
+async def lease_left(tx: Tx, flow_run_id: str) -> float | None:
+    """Seconds (below 0: it is over) that the lease on this run's open orders lasts; None if there are none."""
+    left: float | None = (await tx.execute(_LEASE_OF_RUN, {"run": flow_run_id})).scalar()
+    return left
 
 
 async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:

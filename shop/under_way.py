@@ -41,6 +41,8 @@ class OrderUnderWay:
     lease: UUID | None = None
     """The lease under which this worker claimed it."""
     takeovers: int = 0
+    left_by: str | None = None
+    """The flow run that had it before."""
     submitted_at: datetime | None = None
     journal: dict[str, Entry] = field(default_factory=dict)
     failing_step: str | None = None
