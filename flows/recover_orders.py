@@ -78,8 +78,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
                         tx, mine, most=settings().batch_size, begun=crashed_run is None, flow_run_id=str(flow_run.id)
                     )
                 if not orders:
-                    left = await _lease_left(crashed_run) if crashed_run is not None and time.monotonic() < patience else None
-                    if left is None:
+                    if crashed_run is None or time.monotonic() > patience or (left := await _lease_left(crashed_run)) is None:
                         break
                     await asyncio.sleep(min(max(left, 0) + 0.05, 1))
                     continue

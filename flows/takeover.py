@@ -1,5 +1,7 @@
-"""Saying that orders are taken over from a worker that let go of them: which, from which step on, why. In the log, as an artifact of this run,
-and as a link at the run that had them before."""
+"""Saying that orders are taken over from a worker that let go of them: which, from which step on, why.
+
+In the log, as an artifact of this run, and as a link at the run that had them before.
+"""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     max_quantity: int = 100_000
 
     # how orders are worked on
-    lease_seconds: Seconds = 10
+    lease_seconds: Seconds = 8
     reservation_minutes: Annotated[float, Field(gt=0)] = 30
     batch_size: int = Field(default=1_000, ge=1, le=5_000)
     batches_under_way: int = Field(default=2, ge=1, le=16)

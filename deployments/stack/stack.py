@@ -300,6 +300,9 @@ class Stack:
         if self._deployments and self.prefect_api_url:
             with self._phase(DEPLOYMENTS):
                 self._deployments.register(self.prefect_api_url, cancelled=self._cancelled)
+                from deployments.automations import ensure_automations
+
+                ensure_automations()
 
     def _at_once(self, *parts: Callable[[], None]) -> None:
         """Runs them side by side. When one fails, or on a signal, the others give up; returns or raises when all have ended."""

@@ -1,0 +1,96 @@
+"""A run's process is killed, as a user's would be: through a worker. Another run recovers its order, soon, and says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from deployments.automations import ensure_automations
+from deployments.stack.deploy import Deployments
+from deployments.stack.worker import Worker
+from tests.integration.world import World, an_order
+from tests.waiting import until
+
+HOME = Path(__file__).resolve().parent.parent.parent
+_BAR_SECONDS = 15
+"""From the kill to the outcome, with the default lease."""
+
+
+@pytest.fixture
+def worker(saga: World, prefect_api: Any, world_dir: Path, tmp_path: Path) -> Iterator[Worker]:
+    """A worker for this test's shop, with everything deployed and the automations in place."""
+    environment = {
+        **prefect_api.client_environment,
+        "DATABASE_URL": saga.database_url,
+        "VAR_DIR": str(saga.var_dir),
+        "PAYMENT_GATEWAY_URL": saga.gateway_url,
+        "PAYMENT_TIMEOUT_SECONDS": "30",
+    }
+    parts = {"home": HOME, "logs": tmp_path / "logs", "pids": tmp_path / "run", "environment": environment}
+    deployments = Deployments(state=tmp_path / "deployments.json", **parts)
+    working = Worker(**parts)
+    try:
+        deployments.register(prefect_api.api_url)
+        ensure_automations()
+        working.start(prefect_api.api_url)
+        yield working
+    finally:
+        working.stop()
+        deployments.stop()
+
+
+@pytest.fixture
+async def slow_gateway(saga: World) -> AsyncIterator[None]:
+    """Slow enough to be killed in the middle of a charge."""
+    saga.misbehave(latency_ms=4000)
+    yield
+    saga.misbehave()
+
+
+async def test_an_order_whose_run_is_killed_is_recovered_and_linked(saga: World, worker: Worker, slow_gateway: None, unique: str) -> None:
+    order_id = f"KILLED-{unique}"
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name("process-order/process-order")
+        run = await client.create_flow_run_from_deployment(deployment.id, parameters={"order": an_order(order_id)})
+
+        async def charging() -> bool:
+            return "process_payment" in (saga.journal(order_id) if saga.sql("SELECT 1 FROM customer_order") else {})
+
+        await until(charging, 60, "the charge to begin")
+        victim = _process_of(run.id)
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        saga.misbehave()
+
+        async def ended() -> bool:
+            return saga.order(order_id).outcome is not None
+
+        await until(ended, 40, "the order's outcome")
+        took = time.monotonic() - killed
+        assert saga.order(order_id).outcome == "completed"
+        assert saga.charges(order_id) == 1
+        assert saga.shipments(order_id) == 1
+        assert (await client.read_flow_run(run.id)).state_name == "Crashed"
+
+        async def linked() -> bool:
+            found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["recovered-by"])))
+            return any(artifact.flow_run_id == run.id and order_id in str(artifact.data) for artifact in found)
+
+        await until(linked, 20, "the link at the crashed run")
+    assert took < _BAR_SECONDS, f"recovery took {took:.1f} s"
+
+
+def _process_of(run_id: Any) -> int:
+    for process in psutil.process_iter(["environ", "cmdline"]):
+        if (process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID") == str(run_id):
+            return int(process.pid)
+    raise AssertionError(f"no process of run {run_id}")
