@@ -14,6 +14,7 @@ from prefect.logging import get_logger
 from flows.process_order import see_through
 from flows.saga import ORDER_SAGA
 from flows.undo import compensate
+from flows.waiting import let_wait
 from shop.database import is_database_trouble, patiently
 from shop.ending import finish, put_off
 from shop.errors import BatchStruggling, LeaseLost
@@ -105,7 +106,8 @@ class Lane:
         else:
             self._let_go(work.alone)
             self._undo(work)
-        return [*work.alone, *work.failed]
+        await let_wait(work.waiting)
+        return [*work.alone, *work.failed, *work.waiting]
 
     def _let_go(self, orders: Sequence[OrderUnderWay]) -> None:
         for order in orders:

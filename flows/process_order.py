@@ -16,6 +16,7 @@ from flows.saga import ORDER_SAGA
 from flows.states import state_of
 from flows.takeover import all_told, tell_of_takeovers
 from flows.undo import compensate
+from flows.waiting import has_to_wait, let_wait
 from shop import journal, signals
 from shop.database import is_database_trouble, patiently, transaction
 from shop.ending import finish, put_off
@@ -54,7 +55,7 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     order_id = await patiently(lambda: _take_in(order))
     async with lease() as mine, signals.listening(signals.FINISHED) as bell:
         while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
-            if not await _work_on(order_id, mine):  # a drain, or another run, works on it: its outcome is ours
+            if not await _work_on(order_id, mine):  # a drain, or another run, works on it: its outcome is ours; or it waits for the gateway
                 await bell.wait(settings().poll_seconds)
     await _send_mail(order_id)
     await all_told()
@@ -97,6 +98,7 @@ async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
     have as done; when one fails before the pivot, undoes what was begun, in reverse.
 
     Raises `LeaseLost` when another worker has the order, and database trouble: nothing is decided then, and the order is recovered.
+    An order that has to wait, for a gateway that is down, is put off: nothing is decided about it either, and it is nobody's meanwhile.
     `cancelling_undoes`: whether cancelling this run means that the order is not wanted (or only that this worker has to go).
     """
     step = ORDER_SAGA.steps[0]
@@ -111,6 +113,9 @@ async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
         await _reload(order)  # what was committed, whatever was heard of it
         if order.lost or is_database_trouble(failure):
             raise
+        if isinstance(failure, OrderError) and has_to_wait(failure):
+            await let_wait({order: failure})
+            return
         if order.done(ORDER_SAGA.pivot):
             await _go_forward(order, failure)
         else:

@@ -9,6 +9,7 @@ from itertools import groupby
 from prefect.logging import get_logger
 
 from flows.saga import ORDER_SAGA
+from flows.waiting import has_to_wait, let_wait
 from shop.ending import finish, remember_failures
 from shop.errors import BatchStruggling, OrderError
 from shop.outcomes import Outcome
@@ -32,7 +33,9 @@ async def compensate(orders: Sequence[OrderUnderWay]) -> dict[str, Outcome]:
     for plan, same in groupby(due, key=OrderUnderWay.undo_plan):
         group = list(same)
         for name in plan:
-            await undo_step(ORDER_SAGA[name], group)
+            group = [order for order in group if not order.lost]  # those that have to wait go on from here
+            if group:
+                await undo_step(ORDER_SAGA[name], group)
     return await finish(orders, ORDER_SAGA)
 
 
@@ -44,5 +47,9 @@ async def undo_step(step: Step, orders: Sequence[OrderUnderWay]) -> None:
     except BatchStruggling as struggling:
         log.warning("%s; they are undone one by one", struggling)
     except OrderError as failure:
+        if has_to_wait(failure):
+            await let_wait(dict.fromkeys(orders, failure))
+            return
         log.warning("%s of %s could not be done: %s", getattr(step.undo, "name", step.name), work.title, failure)
+    await let_wait(work.waiting)
     await asyncio.gather(*(undo_step(step, [order]) for order in work.alone))

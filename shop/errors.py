@@ -17,6 +17,8 @@ class OrderError(Exception):
 
     code: ClassVar[str] = "order_error"
     retryable: bool = False
+    retry_after: float | None = None
+    """Seconds, if trying again can help, but not sooner: the order waits, and nothing is decided about it."""
 
     @property
     def kind(self) -> str:
@@ -152,6 +154,16 @@ class PaymentGatewayError(PaymentError):
     """The gateway failed or could not be reached; `retryable` says whether it may recover by itself."""
 
     code = "payment_gateway_error"
+
+
+class PaymentGatewayUnavailable(PaymentGatewayError):
+    """The gateway has failed again and again and is left alone for a while. What was sent before counts as done until looked up."""
+
+    code = "payment_gateway_unavailable"
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("circuit_open", "the payment gateway is away and is left alone for a while", retryable=True)
+        self.retry_after = retry_after
 
 
 class RefundRefused(PaymentError):

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     payment_gateway_url: str = "http://127.0.0.1:8420"
     payment_timeout_seconds: Seconds = 5
     payment_concurrency: int = Field(default=16, ge=1, le=500)
+    payment_breaker_failures: int = Field(default=5, ge=1)
+    payment_breaker_seconds: Seconds = 10
     inventory_service_url: str | None = None
     monitoring_config: Path | None = None
 

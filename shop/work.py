@@ -54,6 +54,8 @@ class Work:
         self.done: list[OrderUnderWay] = []
         self.failed: dict[OrderUnderWay, OrderError] = {}
         self.alone: list[OrderUnderWay] = []
+        self.waiting: dict[OrderUnderWay, OrderError] = {}
+        """For whom trying again makes no sense just now."""
         self.tried = False
 
     @property
@@ -75,7 +77,8 @@ class Work:
         if len(self.orders) == 1 and self.done:
             entry = self.done[0].journal[self.step.name]
             return dict((entry.undo_result if self.undo else entry.result) or {})
-        return {"done": len(self.done), "failed": len(self.failed), "going_on_alone": len(self.alone)}
+        counts = {"done": len(self.done), "failed": len(self.failed), "going_on_alone": len(self.alone)}
+        return {**counts, "waiting": len(self.waiting)} if self.waiting else counts
 
     async def start(self) -> list[OrderUnderWay]:
         """The orders for which there is something to do. On a second attempt it is unclear what the first one committed."""
@@ -83,9 +86,10 @@ class Work:
             async with transaction() as tx:
                 await journal.load(tx, self.orders)
         self.tried, self.alone = True, []
-        todo = [order for order in self.orders if not order.lost and order not in self.failed and self._to_do(order)]
-        waiting = {*todo, *self.failed}
-        self.done = [order for order in self.orders if not order.lost and order not in waiting]
+        settled = {*self.failed, *self.waiting}
+        todo = [order for order in self.orders if not order.lost and order not in settled and self._to_do(order)]
+        not_done = {*todo, *settled}
+        self.done = [order for order in self.orders if not order.lost and order not in not_done]
         return todo
 
     def _to_do(self, order: OrderUnderWay) -> bool:
@@ -133,6 +137,8 @@ class Work:
         for order, end in ends.items():
             if not isinstance(end, OrderError):
                 self.done.append(order)
+            elif end.retry_after is not None and len(self.orders) > 1:
+                self.waiting[order] = end
             elif end.retryable and len(self.orders) > 1:
                 self.alone.append(order)
             else:

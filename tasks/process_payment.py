@@ -5,6 +5,7 @@ from __future__ import annotations
 from shop.payments.charge import PaymentResult, RefundResult, charge, refund
 from shop.payments.gateways import gateway
 from shop.under_way import OrderUnderWay
+from tasks import gateway_health  # noqa: F401  (tells of a gateway that is away)
 from tasks.limits import PAYMENT_GATEWAY
 from tasks.step import outside_step, outside_undo
 

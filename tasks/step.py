@@ -132,6 +132,8 @@ def _run_name() -> str:
 
 
 async def _worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Only what may pass by itself: an error that says so, or a database in trouble. A "no" stays a no."""
+    """Only what may pass by itself, and soon: an error that says so, or a database in trouble. A "no" stays a no."""
     error: object = await state.aresult(raise_on_failure=False)
-    return error.retryable if isinstance(error, OrderError) else isinstance(error, BaseException) and is_database_trouble(error)
+    if isinstance(error, OrderError):
+        return error.retryable and error.retry_after is None
+    return isinstance(error, BaseException) and is_database_trouble(error)

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
+from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import PaymentGateway
 from shop.payments.sandbox_client import SandboxGateway
 from shop.settings import settings
 
+_listeners: list[Callable[[str | None], None]] = []
 _open: WeakKeyDictionary[asyncio.AbstractEventLoop, PaymentGateway] = WeakKeyDictionary()
 
 
@@ -22,11 +24,28 @@ _CHOICES: dict[str, Callable[[], PaymentGateway]] = {"sandbox": _sandbox}
 
 
 def gateway() -> PaymentGateway:
-    """The running event loop's gateway: one connection pool, shared by all its orders."""
+    """The running event loop's gateway: one connection pool and one circuit breaker, shared by all its orders."""
     loop = asyncio.get_running_loop()
     if loop not in _open:
-        _open[loop] = _CHOICES[settings().payment_gateway]()
+        s = settings()
+        _open[loop] = GuardedGateway(
+            _CHOICES[s.payment_gateway](),
+            failures=s.payment_breaker_failures,
+            pause_seconds=s.payment_breaker_seconds,
+            concurrency=s.payment_concurrency,
+            tell=_tell,
+        )
     return _open[loop]
+
+
+def on_change(listener: Callable[[str | None], None]) -> None:
+    """From now on it is told when this process leaves the gateway alone, and why, and (None) when the gateway answers again."""
+    _listeners.append(listener)
+
+
+def _tell(why: str | None) -> None:
+    for listener in _listeners:
+        listener(why)
 
 
 def use(chosen: PaymentGateway) -> None:
