@@ -12,8 +12,9 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
-from shop.payments.gateway import GatewayTotals, Payment, Refund
+from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.behaviour import Fate
+from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import AnswerLost, Refusal
 from shop.payments.sandbox_client import minor_units, to_error, to_payment, to_refund, to_totals
@@ -38,29 +39,38 @@ class InProcessGateway:
             await self._serve(
                 lambda: self._ledger.create(
                     order_id=order_id, amount=units, currency=currency, method=method, card_last4=card_last4, token=token, key=key
-                )
+                ),
+                Move.CREATE,
+                order_id=order_id,
             )
         )
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        return to_payment(await self._serve(lambda: self._ledger.confirm(payment_id, key=key)))
+        record = await self._serve(lambda: self._ledger.confirm(payment_id, key=key), Move.CONFIRM, payment_id=payment_id)
+        if record.status is not PaymentStatus.SUCCEEDED:
+            raise PaymentGatewayError("bad_answer", "neither a charge nor a refusal", retryable=True)
+        return to_payment(record)
 
     async def get(self, payment_id: str) -> Payment:
-        return to_payment(await self._serve(lambda: self._ledger.get(payment_id)))
+        return to_payment(await self._serve(lambda: self._ledger.get(payment_id), Move.GET, payment_id=payment_id))
 
     async def find(self, order_id: str) -> list[Payment]:
-        return [to_payment(payment) for payment in await self._serve(lambda: self._ledger.find(order_id))]
+        return [to_payment(payment) for payment in await self._serve(lambda: self._ledger.find(order_id), Move.FIND, order_id=order_id)]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return to_payment(await self._serve(lambda: self._ledger.cancel(payment_id, key=key)))
+        return to_payment(await self._serve(lambda: self._ledger.cancel(payment_id, key=key), Move.CANCEL, payment_id=payment_id))
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
         units = minor_units(amount, currency)
-        return to_refund(await self._serve(lambda: self._ledger.refund(payment_id, amount=units, currency=currency, key=key)))
+        return to_refund(
+            await self._serve(
+                lambda: self._ledger.refund(payment_id, amount=units, currency=currency, key=key), Move.REFUND, payment_id=payment_id
+            )
+        )
 
     async def totals(self, currency: str) -> GatewayTotals:
         """What was ever charged and refunded in that currency."""
-        return to_totals(await self._serve(self._ledger.totals), currency)
+        return to_totals(await self._serve(self._ledger.totals, Move.LIST), currency)
 
     async def list_payments(self) -> AsyncIterator[Payment]:
         """Every payment there is, newest first. Those that are created meanwhile may be missing."""
@@ -71,7 +81,7 @@ class InProcessGateway:
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         after: str | None = None
         while True:
-            page = await self._serve(partial(self._ledger.list, starting_after=after, since=since))
+            page = await self._serve(partial(self._ledger.list, starting_after=after, since=since), Move.LIST)
             if page.data:
                 yield [to_payment(payment) for payment in page.data]
             if not page.has_more:
@@ -81,7 +91,9 @@ class InProcessGateway:
     async def aclose(self) -> None:
         """There is nothing to close."""
 
-    async def _serve(self, work: Callable[[], T]) -> T:
+    async def _serve(self, work: Callable[[], T], move: Move, *, order_id: str | None = None, payment_id: str | None = None) -> T:
+        if (rule := self._ledger.next_fault(move, order_id=order_id, payment_id=payment_id)) is not None:
+            return await self._fail(rule, work, payment_id)
         fate = self._ledger.next_fate()
         if latency := self._ledger.behaviour.latency_ms:
             await asyncio.sleep(latency / 1000)
@@ -92,9 +104,36 @@ class InProcessGateway:
             raise _told_to_fail()
         if fate is Fate.HANGS:
             raise PaymentGatewayTimeout("the answer is lost")
-        if isinstance(answer, PaymentError):
-            raise answer
-        return answer
+        return _heard(answer)
+
+    async def _fail(self, rule: FaultRule, work: Callable[[], T], payment_id: str | None) -> T:
+        """Acts out a single fault."""
+        match rule.fault:
+            case Fault.ERROR_500 | Fault.ERROR_502 | Fault.ERROR_429:
+                raise _told_to_fail(ERRORS[rule.fault])
+            case Fault.RESET_BEFORE:
+                raise _reset()
+            case Fault.WEB_PAGE:
+                raise _senseless()
+            case Fault.DUPLICATE:
+                raise to_error(HTTPStatus.CONFLICT, "duplicate_request", "this was asked before")
+            case Fault.STALE:
+                return ()  # type: ignore[return-value]  # of an order's payments
+            case Fault.PROCESSING if payment_id is not None:
+                return _heard(_answer(lambda: self._ledger.confirm_later(payment_id, rule.ms)))  # type: ignore[return-value]
+            case Fault.LATE:
+                asyncio.get_running_loop().call_later(rule.ms / 1000, _answer, work)
+                raise PaymentGatewayTimeout("the answer is lost")
+        await asyncio.sleep(rule.ms / 1000)
+        answer = _answer(work)
+        match rule.fault:
+            case Fault.ERROR_500_AFTER:
+                raise _told_to_fail(ERRORS[rule.fault])
+            case Fault.RESET_AFTER:
+                raise _reset()
+            case Fault.GARBAGE | Fault.TRUNCATED:
+                raise _senseless()
+        return _heard(answer)
 
 
 def _answer(work: Callable[[], T]) -> T | PaymentError:
@@ -109,5 +148,20 @@ def _answer(work: Callable[[], T]) -> T | PaymentError:
         return to_error(HTTPStatus.INTERNAL_SERVER_ERROR, "storage_error", str(error))
 
 
-def _told_to_fail() -> PaymentGatewayError:
-    return PaymentGatewayError("internal_error", "the sandbox was told to fail", retryable=True)
+def _heard(answer: T | PaymentError) -> T:
+    if isinstance(answer, PaymentError):
+        raise answer
+    return answer
+
+
+def _told_to_fail(status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR) -> PaymentError:
+    code = "internal_error" if status == HTTPStatus.INTERNAL_SERVER_ERROR else status.name.lower()
+    return to_error(status, code, "the sandbox was told to fail")
+
+
+def _reset() -> PaymentError:
+    return PaymentGatewayError("connection_lost", "the connection broke", retryable=True)
+
+
+def _senseless() -> PaymentError:
+    return PaymentGatewayError("bad_answer", "the payment gateway's answer makes no sense", retryable=True)

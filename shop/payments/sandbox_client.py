@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.money import from_minor, to_minor
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
-from shop.payments.sandbox.records import CurrencyTotals, Page, PaymentRecord, RefundRecord
+from shop.payments.sandbox.records import MAY_PASS, CurrencyTotals, Page, PaymentRecord, RefundRecord
 
 _PAYMENT, _REFUND, _PAGE = TypeAdapter(PaymentRecord), TypeAdapter(RefundRecord), TypeAdapter(Page)
 _TOTALS = TypeAdapter(tuple[CurrencyTotals, ...])
@@ -280,7 +280,7 @@ def to_error(status: int, code: str, message: str) -> PaymentError:
     """The typed error for an answer with this HTTP status."""
     if status == HTTPStatus.PAYMENT_REQUIRED:
         return PaymentDeclined(code, message)
-    may_recover = status == HTTPStatus.TOO_MANY_REQUESTS or not 400 <= status < 500
+    may_recover = status == HTTPStatus.TOO_MANY_REQUESTS or not 400 <= status < 500 or code in MAY_PASS
     return PaymentGatewayError(code, message, retryable=may_recover)
 
 

@@ -578,7 +578,7 @@ async def test_the_process_says_one_line_takes_its_switches_and_stops_when_told(
         async with httpx.AsyncClient(base_url=process.url, timeout=PATIENCE, trust_env=False) as client:
             assert (await client.get("/health")).json() == {"status": "ok"}
             switches = (await client.get("/sandbox/behaviour")).json()
-            assert switches == Behaviour(forget_keys=True, latency_ms=1.5).model_dump()
+            assert switches == Behaviour(forget_keys=True, latency_ms=1.5).model_dump(mode="json")
             changed = (await client.post("/sandbox/behaviour", json={"latency_ms": 0})).json()
             assert changed == Behaviour(forget_keys=True).model_dump()
             wrong = await client.post("/sandbox/behaviour", json={"error_rate": 2, "what": 1})

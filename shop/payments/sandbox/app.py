@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sqlite3
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -21,12 +23,14 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from shop.payments.sandbox.behaviour import Behaviour, Fate
+from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import MAX_PAGE, Ledger
 from shop.payments.sandbox.records import AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
 
 HOLD_SECONDS = 30.0
 """How long an answer that is not meant to arrive is held back, unless the client leaves earlier."""
 
+_PAGE = "<!doctype html><title>Welcome</title><p>Please sign in."
 Answer = PaymentRecord | RefundRecord | Page | tuple[CurrencyTotals, ...]
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 
@@ -59,23 +63,26 @@ def create_app(ledger: Ledger) -> FastAPI:
 
     @app.post("/v1/payments")
     async def create(request: Request, new: NewPayment, key: Key = None) -> Response:
-        return await _serve(request, ledger, lambda: ledger.create(**new.model_dump(), key=key))
+        return await _serve(request, ledger, lambda: ledger.create(**new.model_dump(), key=key), Move.CREATE, order_id=new.order_id)
 
     @app.post("/v1/payments/{payment_id}/confirm")
     async def confirm(request: Request, payment_id: str, key: Key = None) -> Response:
-        return await _serve(request, ledger, lambda: ledger.confirm(payment_id, key=key))
+        return await _serve(request, ledger, lambda: ledger.confirm(payment_id, key=key), Move.CONFIRM, payment_id=payment_id)
 
     @app.post("/v1/payments/{payment_id}/cancel")
     async def cancel(request: Request, payment_id: str, key: Key = None) -> Response:
-        return await _serve(request, ledger, lambda: ledger.cancel(payment_id, key=key))
+        return await _serve(request, ledger, lambda: ledger.cancel(payment_id, key=key), Move.CANCEL, payment_id=payment_id)
 
     @app.post("/v1/refunds")
     async def refund(request: Request, new: NewRefund, key: Key = None) -> Response:
-        return await _serve(request, ledger, lambda: ledger.refund(new.payment_id, amount=new.amount, currency=new.currency, key=key))
+        def work() -> RefundRecord:
+            return ledger.refund(new.payment_id, amount=new.amount, currency=new.currency, key=key)
+
+        return await _serve(request, ledger, work, Move.REFUND, payment_id=new.payment_id)
 
     @app.get("/v1/payments/{payment_id}")
     async def get(request: Request, payment_id: str) -> Response:
-        return await _serve(request, ledger, lambda: ledger.get(payment_id))
+        return await _serve(request, ledger, lambda: ledger.get(payment_id), Move.GET, payment_id=payment_id)
 
     @app.get("/v1/payments")
     async def find_or_list(
@@ -88,12 +95,12 @@ def create_app(ledger: Ledger) -> FastAPI:
         """With `order_id` all payments of that order, oldest first; without it all there are (with `since`: all that were created,
         charged or refunded since then), newest first, in pages."""
         if order_id is not None:
-            return await _serve(request, ledger, lambda: Page(ledger.find(order_id), has_more=False))
-        return await _serve(request, ledger, lambda: ledger.list(limit=limit, starting_after=starting_after, since=since))
+            return await _serve(request, ledger, lambda: Page(ledger.find(order_id), has_more=False), Move.FIND, order_id=order_id)
+        return await _serve(request, ledger, lambda: ledger.list(limit=limit, starting_after=starting_after, since=since), Move.LIST)
 
     @app.get("/v1/totals")
     async def totals(request: Request) -> Response:
-        return await _serve(request, ledger, ledger.totals)
+        return await _serve(request, ledger, ledger.totals, Move.LIST)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -115,25 +122,74 @@ def create_app(ledger: Ledger) -> FastAPI:
     return app
 
 
-async def _serve(request: Request, ledger: Ledger, work: Callable[[], Answer]) -> Response:
+async def _serve(
+    request: Request, ledger: Ledger, work: Callable[[], Answer], move: Move, *, order_id: str | None = None, payment_id: str | None = None
+) -> Response:
     """Does the work, and then to its answer what the behaviour or the card wants."""
+    if (rule := ledger.next_fault(move, order_id=order_id, payment_id=payment_id)) is not None:
+        return await _fail(request, ledger, rule, work, payment_id)
     fate = ledger.next_fate()
     if ledger.behaviour.latency_ms:
         await asyncio.sleep(ledger.behaviour.latency_ms / 1000)
     if fate is Fate.FAILS_BEFORE:
-        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the sandbox was told to fail")
-    lost = fate is Fate.HANGS
-    try:
-        response = _ok(work())
-    except Refusal as refusal:
-        response = _error(refusal.status, refusal.code, refusal.message, retryable=refusal.retryable)
-    except AnswerLost as late:
-        response, lost = _ok(late.payment), True
+        return _told_to(HTTPStatus.INTERNAL_SERVER_ERROR)
+    response, lost = _answer(work)
     if fate is Fate.FAILS_AFTER:
-        return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the sandbox was told to fail")
-    if lost:
+        return _told_to(HTTPStatus.INTERNAL_SERVER_ERROR)
+    if lost or fate is Fate.HANGS:
         await _hold(request)
     return response
+
+
+def _answer(work: Callable[[], Answer]) -> tuple[Response, bool]:
+    """Does the work. The answer, and whether it must not arrive."""
+    try:
+        return _ok(work()), False
+    except Refusal as refusal:
+        return _error(refusal.status, refusal.code, refusal.message, retryable=refusal.retryable), False
+    except AnswerLost as late:
+        return _ok(late.payment), True
+
+
+async def _fail(request: Request, ledger: Ledger, rule: FaultRule, work: Callable[[], Answer], payment_id: str | None) -> Response:
+    """Acts out a single fault."""
+    match rule.fault:
+        case Fault.ERROR_500 | Fault.ERROR_502 | Fault.ERROR_429:
+            return _told_to(ERRORS[rule.fault])
+        case Fault.RESET_BEFORE:
+            return _reset(request)
+        case Fault.WEB_PAGE:
+            return Response(_PAGE, media_type="text/html")
+        case Fault.DUPLICATE:
+            return _error(HTTPStatus.CONFLICT, "duplicate_request", "this was asked before")
+        case Fault.STALE:
+            return _ok(Page((), has_more=False))
+        case Fault.PROCESSING if payment_id is not None:
+            return _answer(lambda: ledger.confirm_later(payment_id, rule.ms))[0]
+        case Fault.LATE:
+            await _hold(request)
+    await asyncio.sleep(rule.ms / 1000)
+    response, _ = _answer(work)
+    match rule.fault:
+        case Fault.ERROR_500_AFTER:
+            return _told_to(ERRORS[rule.fault])
+        case Fault.RESET_AFTER:
+            return _reset(request)
+        case Fault.GARBAGE:
+            return Response(b"\x00\xff\xfe{]", media_type="application/json")
+        case Fault.TRUNCATED:
+            return Response(bytes(response.body)[: len(response.body) // 2], media_type="application/json")
+        case Fault.MISLABELLED:
+            return Response(response.body, response.status_code, media_type="text/html")
+    return response
+
+
+def _reset(request: Request) -> Response:
+    """Ends the connection as a machine does that is switched off and on: no answer, not even a goodbye."""
+    transport: asyncio.Transport = request.receive.__self__.transport  # type: ignore[attr-defined]  # uvicorn's
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+    return Response()
 
 
 async def _hold(request: Request) -> None:
@@ -158,6 +214,12 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(sqlite3.Error)
     async def broken(_: Request, error: sqlite3.Error) -> Response:
         return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "storage_error", str(error))
+
+
+def _told_to(status: HTTPStatus) -> Response:
+    return _error(
+        status, "internal_error" if status == HTTPStatus.INTERNAL_SERVER_ERROR else status.name.lower(), "the sandbox was told to fail"
+    )
 
 
 def _ok(answer: Answer) -> Response:

@@ -9,6 +9,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shop.payments.sandbox.faults import FaultRule
+
 
 @dataclass(frozen=True, slots=True)
 class Card:
@@ -45,6 +47,7 @@ class Behaviour(BaseModel):
     error_rate: Share = Field(default=0, description="Share of requests answered 500: half of them before the work is done, half after")
     hang_rate: Share = Field(default=0, description="Share of requests whose work is done and that are never answered")
     latency_ms: float = Field(default=0, ge=0, le=600_000, description="Wait before each request's work")
+    faults: tuple[FaultRule, ...] = Field(default=(), description="Single faults, for one order or for all; they go before the shares")
     seed: int = Field(default=0, description="The n-th request from now on has the same fate with the same seed")
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -29,6 +30,7 @@ from typing import NamedTuple
 from shop.money import is_currency
 from shop.payments.gateway import PaymentStatus
 from shop.payments.sandbox.behaviour import GOOD_CARD, TEST_CARDS, Behaviour, Card, Fate
+from shop.payments.sandbox.faults import FaultRule, Faults, Move
 from shop.payments.sandbox.records import MAX_AMOUNT, AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
 
 MAX_ORDER_ID = 500
@@ -71,6 +73,7 @@ CREATE TABLE IF NOT EXISTS keys (
     refunds INTEGER,
     refusal TEXT
 );
+CREATE TABLE IF NOT EXISTS processing (payment INTEGER PRIMARY KEY, due_at INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger (name TEXT NOT NULL);
 """
 
@@ -134,6 +137,7 @@ class Ledger:
         self._db.execute("INSERT INTO ledger SELECT ? WHERE NOT EXISTS (SELECT * FROM ledger)", (secrets.token_hex(6),))
         (self._name,) = self._db.execute("SELECT name FROM ledger").fetchone()
         self._payment_id = re.compile(rf"pay_{self._name}_([1-9][0-9]{{0,17}})")
+        self._processing = self._db.execute("SELECT EXISTS (SELECT * FROM processing)").fetchone()[0] == 1
         self.behaviour = behaviour or Behaviour()
 
     def close(self) -> None:
@@ -150,6 +154,7 @@ class Ledger:
         """From now on; the draws start anew from its seed."""
         self._behaviour = behaviour
         self._calm = behaviour.error_rate == behaviour.hang_rate == 0
+        self._faults = Faults(behaviour.faults)
         self._random = random.Random(behaviour.seed)  # noqa: S311 # to be the same again, not to be secret
 
     def next_fate(self) -> Fate:
@@ -161,6 +166,24 @@ class Ledger:
         if draw < errors:
             return Fate.FAILS_BEFORE if draw < errors / 2 else Fate.FAILS_AFTER
         return Fate.HANGS if draw < errors + hangs else Fate.ANSWERED
+
+    def next_fault(self, move: Move, *, order_id: str | None = None, payment_id: str | None = None) -> FaultRule | None:
+        """The single fault that meets this request, if any; for whoever serves the ledger to act out."""
+        if not self._faults:
+            return None
+        if payment_id is not None:
+            with suppress(Refusal):
+                order_id = self._load(payment_id).order_id
+        return self._faults.next(move, order_id)
+
+    def confirm_later(self, payment_id: str, milliseconds: float) -> PaymentRecord:
+        """Accepts a confirmation that takes effect later. Returns the payment as it is until then."""
+        row = self._load(payment_id)
+        if row.status == _CREATED:
+            due = _now() + int(milliseconds * 1000)
+            self._run("INSERT INTO processing VALUES (?, ?) ON CONFLICT DO NOTHING", row.number, due)
+            self._processing = True
+        return self._record(row)
 
     # -- payments --
 
@@ -193,6 +216,7 @@ class Ledger:
             row = self._load(payment_id)
             if row.status == _SUCCEEDED:
                 return row
+            self._demand_at_rest(row)
             if row.status == _CANCELLED:
                 raise Refusal(HTTPStatus.PAYMENT_REQUIRED, "payment_cancelled", "the payment was cancelled and cannot be charged")
             if row.status == _DECLINED:
@@ -216,6 +240,7 @@ class Ledger:
 
         def work() -> _Row:
             row = self._load(payment_id)
+            self._demand_at_rest(row)
             return self._end(row, _CANCELLED) if row.status == _CREATED else row
 
         return self._once(key, ("cancel", payment_id), work)
@@ -239,10 +264,12 @@ class Ledger:
 
     def get(self, payment_id: str) -> PaymentRecord:
         """The payment as it is now."""
+        self._settle()
         return self._record(self._load(payment_id))
 
     def find(self, order_id: str) -> tuple[PaymentRecord, ...]:
         """Every payment ever created for the order, oldest first."""
+        self._settle()
         _demand(_storable(order_id), "order_id is text")
         rows = self._run("SELECT * FROM payments WHERE order_id = ? ORDER BY number", order_id).fetchall()
         return tuple(self._record(_Row._make(row)) for row in rows)
@@ -250,6 +277,7 @@ class Ledger:
     def list(self, *, limit: int = 100, starting_after: str | None = None, since: datetime | None = None) -> Page:
         """All payments, newest first, a page at a time: those older than the payment `starting_after`; with `since` only those that were
         created, charged or refunded since then."""
+        self._settle()
         _demand(1 <= limit <= MAX_PAGE, f"limit is a number from 1 to {MAX_PAGE}")
         _demand(since is None or since.tzinfo is not None, "since is a time with its offset from UTC")
         before = self._load(starting_after).number if starting_after is not None else 2**63 - 1
@@ -262,6 +290,7 @@ class Ledger:
 
     def totals(self) -> tuple[CurrencyTotals, ...]:
         """Charged and refunded, for each currency in which anything was charged; added up from the single movements."""
+        self._settle()
         charged = self._run("SELECT currency, SUM(amount) FROM payments WHERE charged_at IS NOT NULL GROUP BY currency").fetchall()
         refunded: dict[str, int] = dict(self._run("SELECT currency, SUM(amount) FROM refunds GROUP BY currency").fetchall())
         return tuple(CurrencyTotals(currency, total, refunded.get(currency, 0)) for currency, total in charged)
@@ -282,6 +311,23 @@ class Ledger:
         """Leaves `created`, for ever."""
         self._run("UPDATE payments SET status = ?, fee = ?, charged_at = ? WHERE number = ?", status, fee, charged_at, row.number)
         return row._replace(status=status, fee=fee, charged_at=charged_at)
+
+    def _settle(self) -> None:
+        """Lets confirmations take effect whose time has come."""
+        if not self._processing:
+            return
+        for (number,) in self._run("SELECT payment FROM processing WHERE due_at <= ?", _now()).fetchall():
+            row = _Row._make(self._run("SELECT * FROM payments WHERE number = ?", number).fetchone())
+            if row.status == _CREATED and row.card.declined:
+                self._end(row, _DECLINED)
+            elif row.status == _CREATED:
+                self._end(row, _SUCCEEDED, fee=_fee(row.amount), charged_at=_now())
+            self._run("DELETE FROM processing WHERE payment = ?", number)
+        self._processing = self._run("SELECT EXISTS (SELECT * FROM processing)").fetchone()[0] == 1
+
+    def _demand_at_rest(self, row: _Row) -> None:
+        if self._processing and self._run("SELECT 1 FROM processing WHERE payment = ?", row.number).fetchone():
+            raise Refusal(HTTPStatus.CONFLICT, "request_in_progress", "a confirmation of this payment is in progress")
 
     def _record(self, row: _Row) -> PaymentRecord:
         id_ = f"pay_{self._name}_{row.number}"
@@ -314,6 +360,7 @@ class Ledger:
         """Does the work in one transaction, or replays what the key got before. A refusal is an answer too: what was
         written before it stays."""
         _demand(key is None or _KEY.fullmatch(key) is not None, "an idempotency key is 1 to 255 printable ASCII characters without spaces")
+        self._settle()
         self._run("BEGIN IMMEDIATE")
         try:
             if key is None or self._behaviour.forget_keys:

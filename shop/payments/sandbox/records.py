@@ -13,6 +13,8 @@ from shop.payments.gateway import PaymentStatus
 
 MAX_AMOUNT = 10**12
 """In smallest units; keeps every sum far inside SQLite's 64 bits."""
+MAY_PASS = frozenset({"request_in_progress", "duplicate_request"})
+"""Conflicts that say that it was asked before: it may well have been done, and a later look shows it."""
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
 Units = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
@@ -69,7 +71,7 @@ class Refusal(Exception):
 
     @property
     def retryable(self) -> bool:
-        return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return self.status >= HTTPStatus.INTERNAL_SERVER_ERROR or self.code in MAY_PASS
 
     @property
     def final(self) -> bool:

@@ -1,0 +1,227 @@
+"""Single faults of the sandbox gateway, over real HTTP and in process: what the client makes of each, and what the ledger says."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.stack.sandbox import Sandbox
+from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
+from shop.payments.in_process import InProcessGateway
+from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.faults import Fault, FaultRule, Move
+from shop.payments.sandbox.ledger import Ledger
+from shop.payments.sandbox_client import SandboxGateway
+from tests.conftest import HOME
+from tests.waiting import until
+
+PRICE = Decimal("10.59")
+IN_EFFECT = {
+    Fault.SLOW,
+    Fault.ERROR_500_AFTER,
+    Fault.RESET_AFTER,
+    Fault.GARBAGE,
+    Fault.TRUNCATED,
+    Fault.MISLABELLED,
+    Fault.LATE,
+    Fault.PROCESSING,
+}
+"""With these the work is done."""
+HARMLESS = {Fault.SLOW, Fault.MISLABELLED}
+
+
+class Gateway:
+    """A gateway that does as it is told."""
+
+    gateway: PaymentGateway
+    ledger_path: Path
+
+    async def rules(self, *rules: FaultRule) -> None:
+        raise NotImplementedError
+
+    def charged(self, order_id: str) -> int:
+        with closing(sqlite3.connect(self.ledger_path)) as ledger:
+            statement = "SELECT coalesce(sum(amount), 0) FROM payments WHERE order_id = ? AND charged_at IS NOT NULL"
+            return int(ledger.execute(statement, (order_id,)).fetchone()[0])
+
+
+class OverHttp(Gateway):
+    def __init__(self, process: Sandbox) -> None:
+        self.gateway, self.ledger_path, self._url = SandboxGateway(process.url, 0.5, 8), process.ledger, process.url
+
+    async def rules(self, *rules: FaultRule) -> None:
+        async with httpx.AsyncClient() as client:
+            told = {"faults": [rule.model_dump(mode="json") for rule in rules]}
+            (await client.post(f"{self._url}/sandbox/behaviour", json=told)).raise_for_status()
+
+
+class InProcess(Gateway):
+    def __init__(self, folder: Path) -> None:
+        self.ledger_path = folder / "ledger.sqlite"
+        self.ledger = Ledger(self.ledger_path)
+        self.gateway = InProcessGateway(self.ledger)
+
+    async def rules(self, *rules: FaultRule) -> None:
+        self.ledger.behaviour = Behaviour(faults=rules)
+
+
+@pytest.fixture(scope="module")
+def process(world_dir: Path) -> Iterator[Sandbox]:
+    own = Sandbox(home=HOME, folder=world_dir / "faulty", logs=world_dir / "faulty-logs", pids=world_dir / "faulty-run")
+    try:
+        own.start()
+        yield own
+    finally:
+        own.stop()
+
+
+@pytest.fixture(params=["over HTTP", "in process"])
+async def told(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gateway]:
+    if request.param == "over HTTP":
+        over_http = OverHttp(request.getfixturevalue("process"))
+        yield over_http
+        await over_http.rules()
+        await over_http.gateway.aclose()
+    else:
+        in_process = InProcess(tmp_path)
+        yield in_process
+        in_process.ledger.close()
+
+
+async def new(gateway: PaymentGateway, order_id: str) -> Payment:
+    return await gateway.create(
+        order_id=order_id, amount=PRICE, currency="USD", method="card", card_last4="1234", token=None, key=uuid.uuid4().hex
+    )
+
+
+async def in_time(told: Gateway, order_id: str, units: int) -> None:
+    async def there() -> bool:
+        await told.gateway.find(order_id)  # a confirmation in progress takes effect when somebody looks
+        return told.charged(order_id) == units
+
+    await until(there, 10, f"{units} charged for {order_id}")
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.STALE])
+async def test_each_fault_on_a_confirmation(told: Gateway, unique: str, fault: Fault) -> None:
+    """An error that may pass, with or without effect; then a second look or a second try, and one charge."""
+    payment = await new(told.gateway, unique)
+    await told.rules(FaultRule(fault=fault, move=Move.CONFIRM, times=1, ms=100))
+    if fault in HARMLESS:
+        assert (await told.gateway.confirm(payment.id, key=unique)).charged == PRICE
+    else:
+        with pytest.raises(PaymentError) as failed:
+            await told.gateway.confirm(payment.id, key=unique)
+        assert failed.value.retryable
+        assert isinstance(failed.value, PaymentGatewayError | PaymentGatewayTimeout)
+    if fault in IN_EFFECT:
+        await in_time(told, unique, 1059)
+    else:
+        assert told.charged(unique) == 0
+    assert (await told.gateway.confirm(payment.id, key=unique)).charged == PRICE, "the fault was for once"
+    assert told.charged(unique) == 1059
+
+
+ASKS: dict[Move, Callable[[PaymentGateway, Payment], Awaitable[Any]]] = {
+    Move.CREATE: lambda gateway, payment: new(gateway, payment.order_id),
+    Move.CANCEL: lambda gateway, payment: gateway.cancel(payment.id, key=f"cancel-{payment.id}"),
+    Move.REFUND: lambda gateway, payment: gateway.refund(payment.id, amount=PRICE, currency="USD", key=f"refund-{payment.id}"),
+    Move.GET: lambda gateway, payment: gateway.get(payment.id),
+    Move.FIND: lambda gateway, payment: gateway.find(payment.order_id),
+}
+
+
+@pytest.mark.parametrize("move", ASKS)
+@pytest.mark.parametrize(
+    "fault", [Fault.ERROR_502, Fault.ERROR_429, Fault.RESET_BEFORE, Fault.RESET_AFTER, Fault.TRUNCATED, Fault.WEB_PAGE]
+)
+async def test_each_move_can_fail_and_be_tried_again(told: Gateway, unique: str, fault: Fault, move: Move) -> None:
+    payment = await new(told.gateway, unique)
+    if move is Move.REFUND:
+        await told.gateway.confirm(payment.id, key=unique)
+    await told.rules(FaultRule(fault=fault, move=move, order_id=unique, times=2))
+    for _ in range(2):
+        with pytest.raises(PaymentGatewayError) as failed:
+            await ASKS[move](told.gateway, payment)
+        assert failed.value.retryable
+    await ASKS[move](told.gateway, payment)
+
+
+async def test_a_fault_meets_only_whom_it_is_meant_for(told: Gateway, unique: str) -> None:
+    mine, other = await new(told.gateway, unique), await new(told.gateway, f"{unique}-other")
+    await told.rules(FaultRule(fault=Fault.ERROR_500, move=Move.CONFIRM, order_id=unique))
+    assert (await told.gateway.confirm(other.id, key=other.id)).charged == PRICE
+    assert (await told.gateway.get(mine.id)).status is PaymentStatus.CREATED
+    for _ in range(3):
+        with pytest.raises(PaymentGatewayError):
+            await told.gateway.confirm(mine.id, key=mine.id)
+    await told.rules()
+    assert (await told.gateway.confirm(mine.id, key=mine.id)).charged == PRICE
+
+
+async def test_while_a_confirmation_is_in_progress_nothing_else_can_be_done(told: Gateway, unique: str) -> None:
+    """A duplicate is refused, and so is a cancellation; the success shows up late."""
+    payment = await new(told.gateway, unique)
+    await told.rules(FaultRule(fault=Fault.PROCESSING, move=Move.CONFIRM, times=1, ms=1500))
+    with pytest.raises(PaymentGatewayError, match="neither a charge nor a refusal"):
+        await told.gateway.confirm(payment.id, key=unique)
+    assert (await told.gateway.get(payment.id)).status is PaymentStatus.CREATED, "it looks as if nothing had happened"
+    asks: list[Awaitable[Payment]] = [
+        told.gateway.confirm(payment.id, key=unique),
+        told.gateway.confirm(payment.id, key=f"{unique}-again"),
+        told.gateway.cancel(payment.id, key=f"cancel-{unique}"),
+    ]
+    for ask in asks:
+        with pytest.raises(PaymentGatewayError) as refused:
+            await ask
+        assert (refused.value.error_code, refused.value.retryable) == ("request_in_progress", True)
+    assert told.charged(unique) == 0
+    await in_time(told, unique, 1059)
+    assert (await told.gateway.cancel(payment.id, key=f"cancel-{unique}")).charged == PRICE, "too late to cancel"
+
+
+async def test_a_late_charge_finds_a_payment_that_was_cancelled_meanwhile(told: Gateway, unique: str) -> None:
+    payment = await new(told.gateway, unique)
+    await told.rules(FaultRule(fault=Fault.LATE, move=Move.CONFIRM, times=1, ms=300))
+    with pytest.raises(PaymentGatewayTimeout):
+        await told.gateway.confirm(payment.id, key=unique)
+    assert (await told.gateway.cancel(payment.id, key=f"cancel-{unique}")).status is PaymentStatus.CANCELLED
+
+    async def refused() -> bool:
+        with closing(sqlite3.connect(told.ledger_path)) as ledger:
+            return ledger.execute("SELECT refusal FROM keys WHERE key = ?", (unique,)).fetchone() is not None
+
+    await until(refused, 10, "the late confirmation to be looked at")
+    assert told.charged(unique) == 0
+    assert (await told.gateway.get(payment.id)).status is PaymentStatus.CANCELLED
+
+
+async def test_what_is_found_may_be_stale(told: Gateway, unique: str) -> None:
+    payment = await new(told.gateway, unique)
+    await told.rules(FaultRule(fault=Fault.STALE, move=Move.FIND, times=1))
+    assert await told.gateway.find(unique) == []
+    assert await told.gateway.find(unique) == [payment]
+
+
+async def test_a_confirmation_in_progress_survives_the_process(tmp_path: Path, unique: str) -> None:
+    with closing(Ledger(tmp_path / "l")) as ledger:
+        made = ledger.create(order_id=unique, amount=1, currency="USD", method="card", card_last4=None, token=None, key=None)
+        assert ledger.confirm_later(made.id, 0).status is PaymentStatus.CREATED
+    with closing(Ledger(tmp_path / "l")) as ledger:
+        assert ledger.get(made.id).status is PaymentStatus.SUCCEEDED
+
+
+async def test_faults_that_make_no_sense_are_refused(process: Sandbox) -> None:
+    for wrong in ({"fault": "meteor"}, {"fault": "slow", "times": 0}, {"fault": "slow", "order": "x"}, {"move": "create"}):
+        answer = httpx.post(f"{process.url}/sandbox/behaviour", json={"faults": [wrong]}, timeout=10)
+        assert answer.status_code == httpx.codes.BAD_REQUEST
+    assert httpx.get(f"{process.url}/sandbox/behaviour", timeout=10).json()["faults"] == []
