@@ -66,7 +66,7 @@ class Lane:
 
     async def _batch(self, orders: Sequence[OrderUnderWay]) -> None:
         """The saga for many orders that share each task run. Those that fail and those that are slow leave the batch; the rest go on."""
-        straight = [order for order in orders if order.failure is None and order.takeovers <= settings().max_takeovers]
+        straight = [order for order in orders if _goes_on(order)]
         others = set(orders) - set(straight)
         self._let_go(list(others))
         orders = straight
@@ -148,3 +148,8 @@ class Lane:
                 await asyncio.sleep(0.5)  # the database is away; without it nothing else can be done either
             else:
                 return
+
+
+def _goes_on(order: OrderUnderWay) -> bool:
+    """Whether there is nothing about it that sets it apart from its batch."""
+    return order.failure is None and order.cancel_reason is None and order.takeovers <= settings().max_takeovers

@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows import board
 from flows.lane import Lane
 from flows.takeover import tell_of_takeovers
 from shop import journal, signals
@@ -66,6 +67,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
             await drain.lane.finish_up()
             drain.end()
             await mailing
+            await board.settle()
         except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
             await drain.lane.finish_up(_GRACE_SECONDS)
             raise

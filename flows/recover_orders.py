@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from flows import board
 from flows.lane import Lane
 from flows.takeover import tell_of_takeovers
 from shop import journal
@@ -47,6 +48,7 @@ async def recover_orders() -> dict[str, int]:
             await lane.finish_up(20)
             raise
     released = await release_expired_reservations()
+    await board.settle()
     sent = 0
     while await outbox.is_due() and (now_sent := (await deliver_outbox(200))["sent"]):
         sent += now_sent

@@ -20,6 +20,8 @@ def tell_of_takeovers(orders: Sequence[OrderUnderWay]) -> None:
         done = [step.name for step in ORDER_SAGA if order.done(step.name)]
         far = f"done so far: {', '.join(done)}" if done else "nothing done yet"
         why = "its worker's lease ran out" if order.takeovers else "its worker handed it back"
+        if order.cancel_reason is not None and order.failure is None:
+            why = "it is to be cancelled"
         then = "it goes on being undone" if order.failure else "it goes on"
         log.info("recovering order %s (%s): %s; %s", order.id, why, far, then)
     if len(resumed) > _TOLD_ONE_BY_ONE:

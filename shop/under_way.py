@@ -42,6 +42,8 @@ class OrderUnderWay:
     """The lease under which this worker claimed it."""
     takeovers: int = 0
     submitted_at: datetime | None = None
+    cancel_reason: str | None = None
+    """Why it is to be cancelled, if somebody had asked for that when it was claimed."""
     journal: dict[str, Entry] = field(default_factory=dict)
     failing_step: str | None = None
     failure: OrderError | None = None
