@@ -43,14 +43,19 @@ _TOTALS = text(
 )
 # Open again, and nobody's: it is claimed like any other, and the saga goes on with what is still due.
 REOPEN = "outcome = NULL, finished_at = NULL, not_before = NULL, lease_id = NULL"
+# Two statements: a person may have settled or held one while its row was being locked.
+_LOCK_DUE = text(
+    """
+    SELECT o.id FROM attention a JOIN customer_order o ON o.id = a.order_id
+    WHERE a.resolved_at IS NULL AND a.next_retry_at <= now() AND o.outcome = 'needs_attention'
+    ORDER BY a.next_retry_at LIMIT :most FOR UPDATE OF o SKIP LOCKED
+    """
+)
 _REOPEN_DUE = text(
     f"""
-    WITH due AS (
-        SELECT o.id FROM attention a JOIN customer_order o ON o.id = a.order_id
-        WHERE a.resolved_at IS NULL AND a.next_retry_at <= now() AND o.outcome = 'needs_attention'
-        ORDER BY a.next_retry_at LIMIT :most FOR UPDATE OF o SKIP LOCKED
-    )
-    UPDATE customer_order o SET {REOPEN} FROM due WHERE o.id = due.id RETURNING o.id
+    UPDATE customer_order o SET {REOPEN} FROM attention a
+    WHERE o.id = ANY(CAST(:ids AS text[])) AND a.order_id = o.id AND a.resolved_at IS NULL AND a.next_retry_at <= now()
+      AND o.outcome = 'needs_attention' RETURNING o.id
     """  # noqa: S608  (a constant)
 )
 
@@ -125,7 +130,8 @@ async def clear(tx: Tx, order_ids: Sequence[str]) -> None:
 
 async def reopen_due(tx: Tx, *, most: int) -> list[str]:
     """Opens again those orders whose pause is over, up to `most`; from then on any worker undoes what is still due. Returns their ids."""
-    return list((await tx.execute(_REOPEN_DUE, {"most": most})).scalars())
+    locked = list((await tx.execute(_LOCK_DUE, {"most": most})).scalars())
+    return list((await tx.execute(_REOPEN_DUE, {"ids": locked})).scalars()) if locked else []
 
 
 async def read_desk(most: int = 500) -> Desk:

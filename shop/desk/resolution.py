@@ -21,11 +21,13 @@ from shop.payments.charge import STEP as PAYMENT
 from shop.settings import settings
 from shop.signals import WAITING
 
+# Two statements: what was read together with waiting for the lock would be from before.
+_LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     """
     SELECT o.id, o.outcome, o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
         a.order_id IS NOT NULL AS was_here, a.resolved_at, a.resolution, a.next_retry_at
-    FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id FOR UPDATE OF o
+    FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
     """
 )
 _DUE = text("SELECT step FROM order_step WHERE order_id = :id AND undo_due ORDER BY number")
@@ -106,9 +108,9 @@ def resolve_sync(decided: Decision) -> bool:
 
 
 def _resolve(connection: Connection, decided: Decision) -> bool:
-    row = connection.execute(_LOOK, {"id": decided.order_id}).mappings().one_or_none()
-    if row is None:
+    if connection.execute(_LOCK, {"id": decided.order_id}).one_or_none() is None:
         raise OrderUnknown(decided.order_id)
+    row = connection.execute(_LOOK, {"id": decided.order_id}).mappings().one()
     if _is_settled(row, decided):
         return False
     if row["outcome"] is None:
