@@ -74,7 +74,7 @@ class Lane:
 
     async def _batch(self, orders: Sequence[OrderUnderWay]) -> None:
         """The saga for many orders that share each task run. Those that fail and those that are slow leave the batch; the rest go on."""
-        straight = [order for order in orders if order.failure is None and order.takeovers <= settings().max_takeovers]
+        straight = [order for order in orders if _goes_on(order)]
         others = set(orders) - set(straight)
         self._let_go(list(others))
         orders = straight
@@ -151,3 +151,8 @@ class Lane:
 
     async def _hand_back(self, orders: Sequence[OrderUnderWay]) -> None:
         await patiently(lambda: put_off(orders, seconds=1))  # without the database nothing else can be done either
+
+
+def _goes_on(order: OrderUnderWay) -> bool:
+    """Whether there is nothing about it that sets it apart from its batch."""
+    return order.failure is None and order.cancel_reason is None and order.takeovers <= settings().max_takeovers

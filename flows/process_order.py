@@ -12,6 +12,7 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows import board
 from flows.saga import ORDER_SAGA
 from flows.states import state_of
 from flows.takeover import all_told, tell_of_takeovers
@@ -20,7 +21,7 @@ from flows.waiting import has_to_wait, let_wait
 from shop import journal, signals
 from shop.database import is_database_trouble, patiently, transaction
 from shop.ending import finish, put_off
-from shop.errors import GivenUp, LeaseLost, OrderCancelled, OrderConflict, OrderError, StepBroken, UnusableOrder
+from shop.errors import GivenUp, LeaseLost, OrderCancelled, OrderConflict, OrderError, OrderReturned, StepBroken, UnusableOrder
 from shop.intake import submit_one
 from shop.intake_content import take_in
 from shop.lease import hand_back_all, lease
@@ -38,6 +39,10 @@ from tasks.step import run
 _FORM = {**EXAMPLE, "id": "ORDER-1002"}  # the samples have the first
 FilledIn = Field(json_schema_extra={"default": _FORM, "examples": [_FORM]})
 """The run's form in the UI opens with an example filled in. For the form only: a run without an order is refused."""
+
+
+CANCELLING = "cancel_order"
+"""Where an order failed that somebody cancelled before a worker took it up: at no step."""
 
 
 def _flow_run_name() -> str:
@@ -59,6 +64,7 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
                 await bell.wait(settings().poll_seconds)
     await _send_mail(order_id)
     await all_told()
+    await board.settle()
     return state_of(known)
 
 
@@ -116,7 +122,7 @@ async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
         if isinstance(failure, OrderError) and has_to_wait(failure):
             await let_wait({order: failure})
             return
-        if order.done(ORDER_SAGA.pivot):
+        if order.done(ORDER_SAGA.pivot) and order.failure is None:
             await _go_forward(order, failure)
         else:
             order.fail(step.name, _as_order_error(step.name, failure))
@@ -138,9 +144,14 @@ async def _take_in(order: Any) -> str:
 
 
 def _look_back(order: OrderUnderWay) -> None:
-    """An order whose undoing another worker had begun is undone, and one that nobody gets through is given up."""
+    """An order whose undoing another worker had begun is undone, one that is to be cancelled too (or sent back, if it is shipped), and one
+    that nobody gets through is given up."""
     if order.failure is not None:
         raise order.failure
+    if order.cancel_reason is not None:
+        shipped = order.done(ORDER_SAGA.pivot)
+        order.fail(CANCELLING, OrderReturned(order.cancel_reason) if shipped else OrderCancelled(order.cancel_reason))
+        raise order.failure or OrderCancelled(order.cancel_reason)
     if order.takeovers > settings().max_takeovers and not order.done(ORDER_SAGA.pivot):
         raise GivenUp(order.takeovers)
 

@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows import board
 from flows.lane import Lane
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal, signals
@@ -67,6 +68,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
             drain.end()
             await mailing
             await all_told()
+            await board.settle()
         except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
             await drain.lane.finish_up(_GRACE_SECONDS)
             raise

@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows import board
 from flows.lane import Lane
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal
@@ -91,6 +92,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
             raise
     await all_told()
     released = await release_expired_reservations()
+    await board.settle()
     sent = 0
     while await outbox.is_due() and (now_sent := (await deliver_outbox(200))["sent"]):
         sent += now_sent

@@ -63,6 +63,8 @@ async def _leave_artifacts(orders: Sequence[OrderUnderWay]) -> None:
 
 
 def _why(order: OrderUnderWay) -> str:
+    if order.cancel_reason is not None and order.failure is None:
+        return "it is to be cancelled"
     return "its worker's lease ran out" if order.takeovers else "its worker handed it back"
 
 

@@ -8,10 +8,11 @@ from itertools import groupby
 
 from prefect.logging import get_logger
 
+from flows import board
 from flows.saga import ORDER_SAGA
 from flows.waiting import has_to_wait, let_wait
 from shop.ending import finish, remember_failures
-from shop.errors import BatchStruggling, OrderError
+from shop.errors import BatchStruggling, OrderError, RecordedFailure
 from shop.outcomes import Outcome
 from shop.saga import Step
 from shop.settings import settings
@@ -27,8 +28,8 @@ async def compensate(orders: Sequence[OrderUnderWay]) -> dict[str, Outcome]:
 
     A compensation that fails, after its retries, stays due: the others are still done, and the order ends in `needs_attention`.
     """
-    if due := [order for order in orders if order.undo_plan()]:
-        await remember_failures(due)
+    if due := [order for order in orders if order.undo_plan() or order.done(ORDER_SAGA.pivot)]:
+        await remember_failures(due, pivot=ORDER_SAGA.pivot)
     due.sort(key=OrderUnderWay.undo_plan)
     for plan, same in groupby(due, key=OrderUnderWay.undo_plan):
         group = list(same)
@@ -36,7 +37,10 @@ async def compensate(orders: Sequence[OrderUnderWay]) -> dict[str, Outcome]:
             group = [order for order in group if not order.lost]  # those that have to wait go on from here
             if group:
                 await undo_step(ORDER_SAGA[name], group)
-    return await finish(orders, ORDER_SAGA)
+    outcomes = await finish(orders, ORDER_SAGA)
+    if Outcome.NEEDS_ATTENTION in outcomes.values() or any(isinstance(order.failure, RecordedFailure) for order in orders):
+        board.changed()
+    return outcomes
 
 
 async def undo_step(step: Step, orders: Sequence[OrderUnderWay]) -> None:

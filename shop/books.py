@@ -5,22 +5,31 @@ Witnesses are the gateway's own ledger for money, and the shipments and reservat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
 import httpx
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, RowMapping, create_engine, text
 
+from shop.desk.resolution import Resolution
 from shop.money import from_minor, show
 from shop.settings import Settings
 
 _MONEY = text(
     """
-    SELECT currency, coalesce(sum(amount_charged), 0) AS charged, coalesce(sum(amount_refunded), 0) AS refunded,
+    SELECT o.currency, coalesce(sum(amount_charged), 0) AS charged, coalesce(sum(amount_refunded), 0) AS refunded,
         coalesce(sum(CAST(content ->> 'total_amount' AS numeric)) FILTER (WHERE outcome = 'completed'), 0) AS completed,
-        coalesce(sum(amount_at_risk) FILTER (WHERE outcome = 'needs_attention'), 0) AS at_risk
-    FROM customer_order WHERE outcome IN ('completed', 'compensated', 'needs_attention') GROUP BY currency ORDER BY currency
+        coalesce(sum(o.amount_at_risk) FILTER (WHERE outcome = 'needs_attention'), 0) AS at_risk,
+        coalesce(sum(a.amount_by_hand), 0) AS by_hand, coalesce(sum(a.amount_written_off), 0) AS written_off
+    FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id
+    WHERE outcome IN ('completed', 'compensated', 'needs_attention') GROUP BY o.currency ORDER BY o.currency
     """
+)
+# Who decided what about money that did not go through the gateway: each decision on its own, as it was written down.
+_DECIDED = text(
+    "SELECT action, count(*) AS decisions, sum(e.amount) AS amount FROM desk_entry e JOIN customer_order o ON o.id = e.order_id "
+    "WHERE o.outcome IS NOT NULL AND e.currency = :currency AND e.amount > 0 GROUP BY action"
 )
 _OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
 _STOCK = text(
@@ -31,7 +40,10 @@ _STOCK = text(
         count(*) FILTER (WHERE p.on_hand + coalesce(s.pieces, 0) <> p.received) AS wrong_on_hand,
         count(*) FILTER (WHERE p.reserved <> coalesce(h.pieces, 0)) AS wrong_reserved
     FROM product p
-    LEFT JOIN (SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM shipment, jsonb_each_text(items) GROUP BY key) s ON s.id = p.id
+    LEFT JOIN (
+        SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM shipment, jsonb_each_text(items)
+        WHERE returned_at IS NULL GROUP BY key
+    ) s ON s.id = p.id
     LEFT JOIN (
         SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM reservation, jsonb_each_text(items) WHERE state = 'held' GROUP BY key
     ) h ON h.id = p.id
@@ -83,9 +95,24 @@ def _money(connection: Connection, gateway_url: str | None) -> list[BookRow]:
             charged, refunded = _totals(gateway_url, currency)
             rows.append(_amounts("charged", row["charged"], charged, currency, "gateway's ledger"))
             rows.append(_amounts("refunded", row["refunded"], refunded, currency, "gateway's ledger"))
-        kept = charged - refunded
-        rows.append(_amounts("completed orders + at risk", row["completed"] + row["at_risk"], kept, currency, "charged - refunded"))
+        desk = list(_settled_by_people(connection, row))
+        rows += desk
+        kept, explained = charged - refunded, row["completed"] + row["at_risk"] + row["by_hand"] + row["written_off"]
+        name = "completed orders + at risk" + "".join(f" + {line.name}" for line in desk)
+        rows.append(_amounts(name, explained, kept, currency, "charged - refunded"))
     return rows
+
+
+def _settled_by_people(connection: Connection, row: RowMapping) -> Iterator[BookRow]:
+    """What went back past the gateway, and what was given up: lines of their own, if there is any."""
+    currency: str = row["currency"]
+    decided = {each["action"]: each for each in connection.execute(_DECIDED, {"currency": currency}).mappings()}
+    names = {"by_hand": (Resolution.REFUNDED_BY_HAND, "refunded by hand"), "written_off": (Resolution.WRITTEN_OFF, "written off")}
+    for column, (action, name) in names.items():
+        each = decided.get(action)
+        amount, decisions = (each["amount"], each["decisions"]) if each else (Decimal(0), 0)
+        if row[column] or amount:
+            yield _amounts(name, row[column], amount, currency, f"{decisions} decision{'s' if decisions != 1 else ''}, by name")
 
 
 def _amounts(name: str, ours: Decimal, witness: Decimal, currency: str, who: str) -> BookRow:

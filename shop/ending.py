@@ -8,11 +8,12 @@ from typing import Any
 from sqlalchemy import text
 
 from shop import journal
-from shop.database import as_json, transaction
+from shop.database import Tx, as_json, transaction
+from shop.desk import attention
 from shop.errors import OrderRejected, OutOfStock
 from shop.notifications import outbox
 from shop.outcomes import Outcome, Undone
-from shop.payments.charge import money_moved
+from shop.payments.charge import given_by_hand, money_moved
 from shop.points import effect
 from shop.saga import Saga
 from shop.signals import FINISHED
@@ -27,8 +28,8 @@ _FINISH = text(
         lease_id = NULL, finished_at = clock_timestamp()
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
         id text, outcome text, failing_step text, reasons jsonb, undone jsonb, currency text,
-        charged numeric, refunded numeric, at_risk numeric)
-    WHERE o.id = r.id AND o.outcome IS NULL
+        charged numeric, refunded numeric, at_risk numeric, fence bigint)
+    WHERE o.id = r.id AND o.fence = r.fence AND o.outcome IS NULL AND (r.outcome <> 'completed' OR o.cancel_requested_at IS NULL)
     RETURNING o.id
     """
 )
@@ -37,9 +38,11 @@ _REMEMBER = text(
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, step text, failure jsonb) WHERE o.id = r.id"
 )
 _TELL = text("SELECT pg_notify(:channel, '')")
+# Only what is still under one of these leases: after a commit that was not heard of, an order may have ended, and may be another's again.
 _LATER = text(
-    "UPDATE customer_order SET lease_id = NULL, not_before = now() + make_interval(secs => :seconds) WHERE id = ANY(CAST(:ids AS text[])) "
-    "AND outcome IS NULL"
+    "UPDATE customer_order SET lease_id = NULL, not_before = now() "
+    "+ make_interval(secs => CASE WHEN cancel_requested_at IS NULL THEN :seconds ELSE least(:seconds, 1) END) "
+    "WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NULL AND lease_id = ANY(CAST(:leases AS uuid[]))"
 )
 # From now on its holder looks at each order's fence: somebody may still be on its way with one of these.
 _LOOK_CLOSER = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[]))")
@@ -60,8 +63,9 @@ def outcome_of(order: OrderUnderWay, undone: Sequence[Undone]) -> Outcome:
             return Outcome.COMPENSATED
 
 
-async def remember_failures(orders: Sequence[OrderUnderWay]) -> None:
-    """Writes down why these orders are undone, before the undoing begins, so that whoever takes over goes on with it."""
+async def remember_failures(orders: Sequence[OrderUnderWay], *, pivot: str | None = None) -> None:
+    """Writes down why these orders are undone, before the undoing begins, so that whoever takes over goes on with it. Of those that are
+    past the pivot, that is undone too: they come back."""
     async with transaction(_REMEMBERING) as tx:
         held = await journal.hold(tx, orders)
         rows = [
@@ -72,14 +76,19 @@ async def remember_failures(orders: Sequence[OrderUnderWay]) -> None:
         if rows:
             await journal.write_remembered(tx, held)
             await tx.execute(_REMEMBER, {"rows": as_json(rows)})
+        if pivot is not None and (returning := [order for order in held if order.done(pivot)]):
+            await journal.mark_due(tx, pivot, returning)
 
 
 async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outcome]:
-    """Writes the outcomes of those orders that are still this worker's; the customer of a refund hears of it from here on."""
+    """Writes the outcomes of those orders that are still this worker's; the customer of a refund hears of it from here on, and a person
+    of what could not be undone. A shipped order that is to be cancelled gets none: it is handed back, to be returned."""
     async with transaction(_FINISHING) as tx:
         held = await journal.hold(tx, orders)
         rows: list[dict[str, Any]] = []
         refunds: list[outbox.Message] = []
+        matters: list[attention.Matter] = []
+        undone_ones: list[str] = []
         ended: set[str] = set()
         for order in held:
             undone = _undone(order, saga) if order.failure else []
@@ -97,14 +106,24 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
                     "charged": charged,
                     "refunded": refunded,
                     "at_risk": at_risk,
+                    "fence": order.fence,
                 }
             )
-            if refunded > 0:
-                refunds.append(outbox.Message(order.id, outbox.Kind.REFUND, {"amount": str(refunded), "currency": currency}))
+            if outcome is Outcome.NEEDS_ATTENTION:
+                matters.append(attention.matter_of(order, at_risk, currency))
+            elif outcome is Outcome.COMPENSATED:
+                undone_ones.append(order.id)
+            if (given := refunded + given_by_hand(order)) > 0 and not at_risk:
+                why = order.failure.kind if order.failure else None
+                refunds.append(outbox.Message(order.id, outbox.Kind.REFUND, {"amount": str(given), "currency": currency, "why": why}))
         if rows:
             await journal.write_remembered(tx, held)
             ended = set((await tx.execute(_FINISH, {"rows": as_json(rows)})).scalars().all())
             await outbox.put(tx, [message for message in refunds if message.order_id in ended])
+            await attention.put(tx, [matter for matter in matters if matter.order_id in ended])
+            await attention.clear(tx, [order_id for order_id in undone_ones if order_id in ended])
+            if len(ended) < len(held):
+                await _hand_back(tx, [order for order in held if order.id not in ended], seconds=0)
             await tx.execute(_TELL, {"channel": FINISHED})
     for order in held:
         order.lost = True  # nobody's any more
@@ -116,10 +135,15 @@ async def put_off(orders: Sequence[OrderUnderWay], seconds: float) -> None:
     async with transaction(_PUTTING_OFF) as tx:
         held = await journal.hold(tx, orders)
         if held:
-            await tx.execute(_LATER, {"ids": [order.id for order in held], "seconds": seconds})
-            await tx.execute(_LOOK_CLOSER, {"leases": [order.lease for order in held]})
+            await _hand_back(tx, held, seconds)
     for order in held:
         order.lost = True
+
+
+async def _hand_back(tx: Tx, held: Sequence[OrderUnderWay], seconds: float) -> None:
+    leases = list({order.lease for order in held})
+    await tx.execute(_LATER, {"ids": [order.id for order in held], "seconds": float(seconds), "leases": leases})
+    await tx.execute(_LOOK_CLOSER, {"leases": leases})
 
 
 def _undone(order: OrderUnderWay, saga: Saga) -> list[Undone]:

@@ -247,12 +247,21 @@ class BatchStruggling(OrderError):
 
 
 class OrderCancelled(OrderError):
-    """Its run was cancelled, or its process told to stop, before the point of no return."""
+    """Somebody asked for it, or its run was cancelled, or its process told to stop, before the point of no return."""
 
     code = "cancelled"
 
-    def __init__(self) -> None:
-        super().__init__("the run was cancelled before the order was shipped")
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__("the run was cancelled before the order was shipped" if reason is None else f"cancelled: {reason}")
+
+
+class OrderReturned(OrderError):
+    """Somebody asked for it to be cancelled after it was shipped: it comes back."""
+
+    code = "returned"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"returned: {reason}")
 
 
 class GivenUp(OrderError):

@@ -131,6 +131,17 @@ async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | R
     return {i: held[i] if i in held else ReservationLost("the reservation ran out before the order was shipped") for i in order_ids}
 
 
+async def put_back(tx: Tx, shipped: Mapping[str, Mapping[str, int]]) -> None:
+    """Pieces that came back (order id to pieces per product) are on the shelf again."""
+    if not shipped:
+        return
+    await _held(tx, list(shipped))
+    pieces = _sum(shipped.values())
+    await _lock(pieces, tx)
+    await _move(tx, on_hand=pieces)
+    await tx.execute(_END, {"state": "returned", "ids": list(shipped)})
+
+
 def reservation_id(order_id: str) -> str:
     """The same for the same order, so that a reservation can be found without knowing more."""
     return f"RES-{file_stem(order_id)}"
@@ -161,9 +172,10 @@ async def _lock(product_ids: Iterable[str], tx: Tx) -> dict[str, int]:
     return {row.id: row.available for row in (await tx.execute(_LOCK_PRODUCTS, {"ids": ids})).all()}
 
 
-async def _move(tx: Tx, *, on_hand: Mapping[str, int] | None = None, reserved: Mapping[str, int]) -> None:
-    on_hand = on_hand or {}
-    rows: list[dict[str, Any]] = [{"id": p, "on_hand": on_hand.get(p, 0), "reserved": n} for p, n in reserved.items() if n]
+async def _move(tx: Tx, *, on_hand: Mapping[str, int] | None = None, reserved: Mapping[str, int] | None = None) -> None:
+    on_hand, reserved = on_hand or {}, reserved or {}
+    moving = [p for p in dict.fromkeys([*on_hand, *reserved]) if on_hand.get(p) or reserved.get(p)]
+    rows: list[dict[str, Any]] = [{"id": p, "on_hand": on_hand.get(p, 0), "reserved": reserved.get(p, 0)} for p in moving]
     if not rows:
         return
     moved = await tx.execute(_MOVE, {"rows": as_json(rows)})

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from shop.database import Tx, after_commit, as_json
-from shop.errors import RecordedFailure
+from shop.errors import OrderCancelled, RecordedFailure
 from shop.points import effect
 from shop.under_way import Entry, OrderUnderWay
 
@@ -37,7 +37,7 @@ _CLAIM = """
     SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN o.lease_id IS NULL THEN 0 ELSE 1 END,
         started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id)
     FROM mine WHERE o.id = mine.id
-    RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.failing_step, o.failure,
+    RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.cancel_reason, o.failing_step, o.failure,
         mine.flow_run_id AS left_by
 """
 _CLAIM_ANY = text(_CLAIM.format(which=""))
@@ -85,11 +85,16 @@ _BEGIN_UNDO = text(
     "WHERE step = :step AND order_id = ANY(CAST(:ids AS text[])) RETURNING order_id, undo_number, undo_attempts"
 )
 _RECORD_UNDO = text(
-    "UPDATE order_step s SET undo_status = r.status, undo_due = (r.status <> 'done'), undo_result = r.result, undo_error = r.error, "
+    "UPDATE order_step s SET undo_status = r.status, undo_due = (r.status <> 'done'), undo_result = r.result, "
+    # What an earlier try has found out, such as how often the gateway refused, is still so after one that was only not answered.
+    "undo_error = CASE WHEN r.error IS NOT NULL THEN coalesce(s.undo_error, '{}') || r.error END, "
     "undo_ended_at = clock_timestamp() "
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, status text, result jsonb, error jsonb) "
     "WHERE s.step = :step AND s.order_id = r.order_id"
 )
+_MARK_DUE = text("UPDATE order_step SET undo_due = true WHERE step = :step AND order_id = ANY(CAST(:ids AS text[]))")
+# All there are, from an index that has nothing else in it: next to nothing, however many orders a batch has.
+_ASKED_TO_STOP = text("SELECT id, cancel_reason FROM customer_order WHERE cancel_requested_at IS NOT NULL AND outcome IS NULL LIMIT 10000")
 
 
 @dataclass(slots=True)
@@ -125,7 +130,16 @@ async def claim(
         rows = await tx.execute(_CLAIM_BEGUN if begun else _CLAIM_ANY, parameters)
     claimed = sorted(rows.mappings().all(), key=lambda row: int(row["number"]))
     orders = [
-        OrderUnderWay(row["id"], row["content"], row["fence"], lease, row["takeovers"], row["left_by"], row["submitted_at"])
+        OrderUnderWay(
+            row["id"],
+            row["content"],
+            row["fence"],
+            lease,
+            row["takeovers"],
+            left_by=row["left_by"],
+            submitted_at=row["submitted_at"],
+            cancel_reason=row["cancel_reason"],
+        )
         for row in claimed
     ]
     for order, row in zip(orders, claimed, strict=True):
@@ -277,4 +291,18 @@ async def write_undo(tx: Tx, step: str, records: Sequence[Record]) -> None:
     await tx.execute(_RECORD_UNDO, {"step": step, "rows": as_json(rows)})
     for r in records:
         entry = r.under_way.journal[step]
-        entry.undo_status, entry.undo_result, entry.undo_error, entry.undo_due = r.status, r.result, r.error, r.status != "done"
+        entry.undo_status, entry.undo_result, entry.undo_due = r.status, r.result, r.status != "done"
+        entry.undo_error = {**(entry.undo_error or {}), **r.error} if r.error is not None else None
+
+
+async def mark_due(tx: Tx, step: str, orders: Sequence[OrderUnderWay]) -> None:
+    """Says that the step is to be undone, although it is not of those that are undone by themselves."""
+    await tx.execute(_MARK_DUE, {"step": step, "ids": [order.id for order in orders]})
+    for order in orders:
+        order.journal[step].undo_due = True
+
+
+async def asked_to_stop(tx: Tx, orders: Iterable[OrderUnderWay]) -> dict[OrderUnderWay, OrderCancelled]:
+    """Those of the orders that are to be cancelled. A courtesy, so that nothing is begun in vain: shipping is what must not miss any."""
+    asked = {row.id: row.cancel_reason for row in (await tx.execute(_ASKED_TO_STOP)).all()}
+    return {order: OrderCancelled(asked[order.id]) for order in orders if order.id in asked} if asked else {}

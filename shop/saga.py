@@ -24,7 +24,8 @@ class Kind(StrEnum):
     COMPENSATABLE = "compensatable"
     """Can be undone."""
     PIVOT = "pivot"
-    """The point of no return: once it is done the order only goes forward."""
+    """The point of no return: once it is done the order only goes forward. Its compensation, if it has one, is for an order that a person
+    sends back; no failure runs it."""
     RETRIABLE = "retriable"
     """After the pivot: tried until it succeeds."""
 
@@ -78,7 +79,7 @@ class Saga:
         for i, step in enumerate(self.steps):
             if step.kind is Kind.COMPENSATABLE and step.undo is None:
                 yield f"{step.name} is compensatable and has no compensation"
-            if step.kind is not Kind.COMPENSATABLE and step.undo is not None:
+            if step.kind not in {Kind.COMPENSATABLE, Kind.PIVOT} and step.undo is not None:
                 yield f"{step.name} is {step.kind} and has a compensation, which would never run"
             if len(pivots) == 1 and i > pivots[0] and step.kind is not Kind.RETRIABLE:
                 yield f"{step.name} is {step.kind} and comes after the pivot, where only retriable steps may be"

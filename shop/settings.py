@@ -85,6 +85,10 @@ class Settings(BaseSettings):
     max_takeovers: int = Field(default=20, ge=1)
     reconciliation_grace_seconds: float = Field(default=600, ge=0)
 
+    # the desk: a compensation that could not be done is tried again after a pause, which doubles each time
+    desk_retry_seconds: Seconds = 60
+    desk_retry_max_seconds: Seconds = 6 * 3600
+
     @field_validator("inventory_service_url")
     @classmethod
     def _reserved(cls, value: str | None) -> str | None:

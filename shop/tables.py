@@ -50,6 +50,11 @@ class CustomerOrder(SQLModel, table=True):
     __table_args__ = (
         Index("customer_order_open", "number", postgresql_where=text("outcome IS NULL")),
         Index("customer_order_attention", "finished_at", postgresql_where=text("outcome = 'needs_attention'")),
+        Index(
+            "customer_order_cancelling",
+            "cancel_requested_at",
+            postgresql_where=text("cancel_requested_at IS NOT NULL AND outcome IS NULL"),
+        ),
         CheckConstraint("amount_refunded <= amount_charged", name="customer_order_refund_within_charge"),
         CheckConstraint(
             "outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated', 'needs_attention')", name="customer_order_outcome_known"
@@ -82,6 +87,10 @@ class CustomerOrder(SQLModel, table=True):
     amount_charged: Decimal = Field(sa_column=_money())
     amount_refunded: Decimal = Field(sa_column=_money())
     amount_at_risk: Decimal = Field(sa_column=_money())
+    cancel_requested_at: datetime | None = Field(sa_column=_time())
+    """From now on it is not shipped; or, if it is, it is on its way back (`shop.desk.cancel`)."""
+    cancel_reason: str | None = Field(sa_column=_text())
+    cancel_requested_by: str | None = Field(sa_column=_text())
 
 
 class OrderStep(SQLModel, table=True):
@@ -120,7 +129,7 @@ class OrderStep(SQLModel, table=True):
 
 
 class Product(SQLModel, table=True):
-    """Stock of one product. `received` is all that ever came in: on hand + shipped."""
+    """Stock of one product. `received` is all that ever came in: on hand + shipped and not returned."""
 
     __tablename__ = "product"
     __table_args__ = (
@@ -140,7 +149,7 @@ class Reservation(SQLModel, table=True):
     __tablename__ = "reservation"
     __table_args__ = (
         Index("reservation_held", "expires_at", postgresql_where=text("state = 'held'")),
-        CheckConstraint("state IN ('held', 'released', 'shipped')", name="reservation_state_known"),
+        CheckConstraint("state IN ('held', 'released', 'shipped', 'returned')", name="reservation_state_known"),
     )
     order_id: str = Field(sa_column=_text(primary_key=True))
     id: str = Field(sa_column=_text(nullable=False))
@@ -165,6 +174,8 @@ class Shipment(SQLModel, table=True):
     label_path: str = Field(sa_column=_text(nullable=False))
     items: dict[str, int] = Field(sa_column=Column(JSONB, nullable=False))
     created_at: datetime = Field(sa_column=_now())
+    returned_at: datetime | None = Field(sa_column=_time())
+    """Since then its pieces are on the shelf again."""
 
 
 class OutboxMessage(SQLModel, table=True):
@@ -200,3 +211,50 @@ class CustomerInteraction(SQLModel, table=True):
     kind: str = Field(sa_column=_text(nullable=False))
     details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     at: datetime = Field(sa_column=_now())
+
+
+class Attention(SQLModel, table=True):
+    """The desk: an order with a compensation that could not be done, until it is done after all or a person settles it."""
+
+    __tablename__ = "attention"
+    __table_args__ = (
+        Index("attention_open", "next_retry_at", postgresql_where=text("resolved_at IS NULL")),
+        CheckConstraint("resolution IN ('undone', 'refunded_by_hand', 'written_off')", name="attention_resolution_known"),
+        CheckConstraint("(resolution IS NULL) = (resolved_at IS NULL)", name="attention_resolved_somehow"),
+    )
+    order_id: str = Field(sa_column=_text(primary_key=True))
+    since: datetime = Field(sa_column=_now())
+    step: str = Field(sa_column=_text(nullable=False))
+    """Whose compensation could not be done; the first one that is due."""
+    currency: str = Field(sa_column=_text(nullable=False))
+    amount_at_risk: Decimal = Field(sa_column=_money())
+    """As it was when it last came here; what is at risk now is the order's."""
+    last_error: str = Field(sa_column=_text(nullable=False))
+    error_code: str = Field(sa_column=_text(nullable=False))
+    retries: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    """How often it was tried again, in vain."""
+    next_retry_at: datetime | None = Field(sa_column=_time())
+    """None: a person deals with it, and nothing is retried by itself."""
+    resolved_at: datetime | None = Field(sa_column=_time())
+    resolution: str | None = Field(sa_column=_text())
+    """`undone`: a retry did it."""
+    amount_by_hand: Decimal = Field(sa_column=_money())
+    """What a person says to have given back past the gateway."""
+    amount_written_off: Decimal = Field(sa_column=_money())
+
+
+class DeskEntry(SQLModel, table=True):
+    """The desk's book: who did what about an order, when and why. Only ever added to."""
+
+    __tablename__ = "desk_entry"
+    __table_args__ = (Index("desk_entry_order", "order_id"),)
+    id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    order_id: str = Field(sa_column=_text(nullable=False))
+    at: datetime = Field(sa_column=_now())
+    action: str = Field(sa_column=_text(nullable=False))
+    """`cancel`, or a `shop.desk.resolution.Resolution`."""
+    by: str = Field(sa_column=_text(nullable=False))
+    reason: str | None = Field(sa_column=_text())
+    reference: str | None = Field(sa_column=_text())
+    amount: Decimal = Field(sa_column=_money())
+    currency: str | None = Field(sa_column=_text())

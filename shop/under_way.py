@@ -44,6 +44,8 @@ class OrderUnderWay:
     left_by: str | None = None
     """The flow run that had it before."""
     submitted_at: datetime | None = None
+    cancel_reason: str | None = None
+    """Why it is to be cancelled, if somebody had asked for that when it was claimed."""
     journal: dict[str, Entry] = field(default_factory=dict)
     failing_step: str | None = None
     failure: OrderError | None = None

@@ -218,8 +218,13 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
     else:
         async with transaction(work.recorded(_INTENT)) as tx:
             held = await journal.hold(tx, todo)
-            if fresh := [order for order in held if work.key not in order.in_flight]:
+            fresh = [order for order in held if work.key not in order.in_flight]
+            stopped = await journal.asked_to_stop(tx, fresh) if fresh and not work.undo else {}
+            if fresh := [order for order in fresh if order not in stopped]:
                 await work.begin(tx, fresh)
+        held = [order for order in held if order not in stopped]
+        if stopped:
+            work.settle(stopped)
     calls = _calls(work, action, held)
     try:
         await _wait(work, list(calls.values()))

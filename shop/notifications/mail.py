@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from shop.confirmation.confirmation import Confirmation
+from shop.errors import OrderCancelled, OrderReturned
 from shop.files import write_atomic
 from shop.money import show
 from shop.names import file_stem
@@ -35,6 +36,11 @@ _PLAIN = SMTP.clone(cte_type="7bit")
 _INTERNATIONAL = SMTPUTF8.clone(cte_type="7bit")
 """For an address whose part before the @ is not ASCII."""
 _LINE = 78
+_SORRY = "we are sorry: your order {order_id} could not be completed and will not be delivered."
+_NEWS = {
+    OrderCancelled.code: "your order {order_id} was cancelled and will not be delivered.",
+    OrderReturned.code: "your order {order_id} was cancelled after it had been shipped, and counts as returned.",
+}
 _PLAIN_CONTENT = ('Content-Type: text/plain; charset="utf-8"', "Content-Transfer-Encoding: 7bit", "MIME-Version: 1.0")
 
 
@@ -57,14 +63,16 @@ def render_confirmation_mail(
     return _message(order, MailKind.CONFIRMATION, f"Your order {one_line(order.id)} is confirmed", body, (settings, date))
 
 
-def render_refund_mail(order: Order, refunded_amount: Decimal, currency: str, settings: Settings, date: datetime) -> bytes:
-    """Tells that the order will not be delivered, and how much money went back: that, and no other amount."""
+def render_refund_mail(
+    order: Order, refunded_amount: Decimal, currency: str, settings: Settings, date: datetime, *, why: str | None = None
+) -> bytes:
+    """Tells what became of the order (`why` is the code of its failure), and how much money went back: that, and no other amount."""
     name = one_line(order.customer_name) or "Valued Customer"
     order_id = one_line(order.id)
     money = f"We have refunded {show(refunded_amount, currency)} to you." if refunded_amount > 0 else "You have not been charged."
     body = [
         f"Hello {name},",
-        wrapped(f"we are sorry: your order {order_id} could not be completed and will not be delivered."),
+        wrapped(_NEWS.get(why or "", _SORRY).format(order_id=order_id)),
         money,
         wrapped("If you have any question, just answer this mail."),
     ]

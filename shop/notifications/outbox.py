@@ -126,6 +126,6 @@ def _send(order: Order, kind: Kind, payload: dict[str, Any], date: datetime) -> 
             print_label(order, tracking_number, s)  # before the customer hears of the parcel
         message = render_confirmation_mail(order, payload["confirmation"], tracking_number, s, date)
     else:
-        message = render_refund_mail(order, Decimal(payload["amount"]), str(payload["currency"]), s, date)
+        message = render_refund_mail(order, Decimal(payload["amount"]), str(payload["currency"]), s, date, why=payload.get("why"))
     with _MAIL:
         write_mail(mail_path(s.mail_dir, order.id, kind), message)

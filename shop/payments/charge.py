@@ -209,5 +209,11 @@ def money_moved(under_way: OrderUnderWay) -> tuple[Decimal, Decimal, Decimal]:
     return charged, refunded, Decimal(at_risk)
 
 
+def given_by_hand(under_way: OrderUnderWay) -> Decimal:
+    """What a person says to have given back past the gateway."""
+    entry = under_way.journal.get(STEP)
+    return Decimal((entry.undo_result or {}).get("refunded_by_hand", 0)) if entry else Decimal(0)
+
+
 def _currency(under_way: OrderUnderWay) -> str:
     return str(under_way.content.get("currency", "USD"))

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from shop import inventory
 from shop.database import Tx, as_json
-from shop.errors import CarrierRefused, OrderError
+from shop.errors import CarrierRefused, OrderCancelled, OrderError
 from shop.order import Order
 from shop.settings import Settings, settings
 from shop.shipping.carrier import EmbeddedCarrier
@@ -26,7 +26,12 @@ _INSERT = text(
     "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
     "AS r(order_id text, serial bigint, tracking_number text, carrier text, service text, label_path text, items jsonb)"
 )
-_STATUS = text("UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[]))")
+# The point of no return, against those who cancel: both write the order's row, so that one of them is first and the other sees it.
+_LEAVE = text(
+    "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) AND cancel_requested_at IS NULL RETURNING id"
+)
+_WHY_NOT = text("SELECT id, cancel_reason FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
+_STAY = text("UPDATE customer_order SET status = 'received' WHERE id = ANY(CAST(:ids AS text[]))")
 
 
 class FulfilmentResult(BaseModel):
@@ -43,7 +48,7 @@ class FulfilmentResult(BaseModel):
 
 
 async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, FulfilmentResult | OrderError]:
-    """Ships what can be shipped. A second call for the same order finds the first one's parcel."""
+    """Ships what can be shipped, and nothing that is to be cancelled. A second call for the same order finds the first one's parcel."""
     carrier, s = EmbeddedCarrier(settings()), settings()
     known = {row.order_id: row for row in (await tx.execute(_SHIPPED, {"ids": [order.id for order in orders]})).all()}
     results: dict[str, FulfilmentResult | OrderError] = {
@@ -59,8 +64,11 @@ async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Fulfilmen
             results[order.id] = refusal
         else:
             leaving.append(order)
-    shipped = await inventory.ship(tx, [order.id for order in leaving])
-    results |= {i: lost for i, lost in shipped.items() if isinstance(lost, OrderError)}
+    results |= await _stopped(tx, leaving)
+    shipped = await inventory.ship(tx, [order.id for order in leaving if order.id not in results])
+    if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, OrderError)}:
+        results |= lost
+        await tx.execute(_STAY, {"ids": list(lost)})
     parcels = {i: items for i, items in shipped.items() if not isinstance(items, OrderError)}
     if not parcels:
         return results
@@ -81,8 +89,19 @@ async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Fulfilmen
         )
         results[order_id] = result
     await tx.execute(_INSERT, {"rows": as_json(rows)})
-    await tx.execute(_STATUS, {"ids": list(parcels)})
     return results
+
+
+async def _stopped(tx: Tx, leaving: Sequence[OrderUnderWay]) -> dict[str, OrderError]:
+    """Says of the orders that they are shipped, and returns those that somebody has asked to cancel: they are not."""
+    if not leaving:
+        return {}
+    ids = [order.id for order in leaving]
+    left = set((await tx.execute(_LEAVE, {"ids": ids})).scalars())
+    if len(left) == len(ids):
+        return {}
+    rows = await tx.execute(_WHY_NOT, {"ids": [i for i in ids if i not in left]})
+    return {row.id: OrderCancelled(row.cancel_reason) for row in rows.all()}
 
 
 def print_label(order: Order, tracking_number: str, s: Settings) -> None:

@@ -15,7 +15,18 @@ from shop.journal import Record
 from shop.order import EXAMPLE
 from shop.under_way import OrderUnderWay
 
-TABLES = ("customer_interaction", "outbox", "shipment", "reservation", "product", "order_step", "customer_order", "lease")
+TABLES = (
+    "attention",
+    "desk_entry",
+    "customer_interaction",
+    "outbox",
+    "shipment",
+    "reservation",
+    "product",
+    "order_step",
+    "customer_order",
+    "lease",
+)
 
 
 def an_order(order_id: str = "A", *items: tuple[str, int], card: str = "1234", **fields: Any) -> dict[str, Any]:

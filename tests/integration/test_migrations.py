@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlmodel import SQLModel
 
 import shop.tables
-from shop.migrate import upgrade
+from shop.migrate import config, upgrade
 from shop.settings import Settings
 
 assert shop.tables.CustomerOrder.metadata is SQLModel.metadata
@@ -93,3 +96,29 @@ def test_many_upgrades_at_once_are_harmless(empty_url: str, database_url: str) -
         assert connection.execute(text("SELECT count(*) FROM alembic_version")).scalar_one() == 1
     with connected(database_url) as engine, engine.connect() as connection:
         assert schema(connection) == made
+
+
+def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_url: str) -> None:
+    with connected(empty_url) as engine:
+        with engine.begin() as connection:
+            command.upgrade(config(connection), "0001")
+            connection.execute(
+                text(
+                    "INSERT INTO customer_order (id, content, fingerprint, outcome, finished_at, amount_at_risk, amount_charged) "
+                    "VALUES ('OLD', '{}', 'x', 'needs_attention', '2026-01-02 03:04:05+00', 12.5, 12.5), "
+                    "('FINE', '{}', 'x', 'completed', now(), 0, 1)"
+                )
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO order_step (order_id, step, status, undo_due, undo_status, undo_error) VALUES "
+                    """('OLD', 'process_payment', 'done', true, 'failed', '{"code": "refund_refused", "message": "no"}'), """
+                    "('OLD', 'check_inventory', 'done', false, 'done', NULL)"
+                )
+            )
+        upgrade(empty_url)
+        with engine.begin() as connection:
+            (row,) = connection.execute(text("SELECT * FROM attention")).all()
+    assert (row.order_id, row.step, row.amount_at_risk, row.last_error) == ("OLD", "process_payment", Decimal("12.5"), "no")
+    assert row.since.astimezone(UTC) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert row.next_retry_at is not None

@@ -42,6 +42,10 @@ def test_the_smallest_table() -> None:
     assert Saga(SHIP).pivot == "ship"
 
 
+def test_a_pivot_may_say_how_it_is_returned() -> None:
+    assert Saga(step("ship", Kind.PIVOT, undo=True))["ship"].undo is act
+
+
 @pytest.mark.parametrize(
     ("steps", "problem"),
     [
@@ -51,7 +55,6 @@ def test_the_smallest_table() -> None:
         ([RESERVE, RESERVE, SHIP], "reserve stands in the table 2 times"),
         ([step("charge", Kind.COMPENSATABLE, undo=False), SHIP], "charge is compensatable and has no compensation"),
         ([step("read", Kind.READ_ONLY, undo=True), SHIP], "read is read-only and has a compensation, which would never run"),
-        ([step("ship", Kind.PIVOT, undo=True)], "ship is pivot and has a compensation, which would never run"),
         ([SHIP, step("tell", Kind.RETRIABLE, undo=True)], "tell is retriable and has a compensation, which would never run"),
         ([SHIP, CHARGE], "charge is compensatable and comes after the pivot, where only retriable steps may be"),
         ([SHIP, READ], "read is read-only and comes after the pivot, where only retriable steps may be"),

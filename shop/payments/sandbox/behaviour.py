@@ -44,6 +44,7 @@ class Behaviour(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     forget_keys: bool = Field(default=False, description="Ignore idempotency keys")
+    take_refunds: bool = Field(default=False, description="Cards that refuse refunds take them after all")
     error_rate: Share = Field(default=0, description="Share of requests answered 500: half of them before the work is done, half after")
     hang_rate: Share = Field(default=0, description="Share of requests whose work is done and that are never answered")
     latency_ms: float = Field(default=0, ge=0, le=600_000, description="Wait before each request's work")

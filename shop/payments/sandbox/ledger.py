@@ -251,7 +251,7 @@ class Ledger:
 
         def work() -> _Row:
             row = self._load(payment_id)
-            _demand_refundable(row, amount, currency)
+            _demand_refundable(row, amount, currency, refused=row.card.refunds_refused and not self._behaviour.take_refunds)
             self._run(
                 "INSERT INTO refunds (payment, amount, currency, created_at) VALUES (?, ?, ?, ?)", row.number, amount, currency, _now()
             )
@@ -421,12 +421,12 @@ def _declined(card: Card) -> Refusal:
     return Refusal(HTTPStatus.PAYMENT_REQUIRED, code, f"the bank declined the card: {code.replace('_', ' ')}")
 
 
-def _demand_refundable(row: _Row, amount: int, currency: str) -> None:
+def _demand_refundable(row: _Row, amount: int, currency: str, *, refused: bool) -> None:
     if row.charged_at is None:
         raise Refusal(HTTPStatus.CONFLICT, "payment_not_charged", f"the payment is {row.status}: there is nothing to refund")
     if currency != row.currency:
         raise Refusal(HTTPStatus.BAD_REQUEST, "currency_mismatch", f"it was charged in {row.currency}")
-    if row.card.refunds_refused:
+    if refused:
         raise Refusal(HTTPStatus.BAD_REQUEST, "refund_refused", "the bank takes no refunds for this card")
     if amount > (left := row.amount - row.refunded):
         # Told apart, because only the first says that money has gone back.

@@ -1,0 +1,125 @@
+"""The desk in the Prefect UI: one artifact, `orders-that-need-attention`, made anew when something on the desk has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from prefect.artifacts import Artifact, acreate_table_artifact
+from prefect.logging import get_logger
+
+from shop.desk.advice import advice
+from shop.desk.attention import Desk, OnTheDesk, read_desk
+from shop.money import show
+
+KEY = "orders-that-need-attention"
+_PAUSE_SECONDS = 5
+"""Between two artifacts, while many orders come to the desk."""
+_LIMIT_SECONDS = 20
+_SHOWN = 200
+
+log = get_logger("orders")
+
+
+class _Board:
+    """One event loop's: however many orders change the desk, it is shown once in a while, beside the work on orders."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._showing: asyncio.Task[None] | None = None
+
+    def changed(self) -> None:
+        self._changed.set()
+        if self._showing is None or self._showing.done():
+            self._hurry.clear()
+            self._showing = asyncio.create_task(self._show(), name="show-desk")
+
+    async def settle(self) -> None:
+        self._hurry.set()
+        if self._showing is not None:
+            await asyncio.gather(self._showing, return_exceptions=True)
+
+    async def _show(self) -> None:
+        while self._changed.is_set():
+            self._changed.clear()
+            await show_desk()
+            if self._changed.is_set() or not self._hurry.is_set():
+                await _wait(self._hurry, _PAUSE_SECONDS)
+
+
+_boards: WeakKeyDictionary[asyncio.AbstractEventLoop, _Board] = WeakKeyDictionary()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def changed() -> None:
+    """Something may have changed on the desk: the artifact is made anew soon, by a task of its own. Never raises, never waits."""
+    _boards.setdefault(asyncio.get_running_loop(), _Board()).changed()
+
+
+async def settle() -> None:
+    """Waits until the artifact shows what `changed` was told, before a flow run ends. Never raises."""
+    if (board := _boards.get(asyncio.get_running_loop())) is not None:
+        await board.settle()
+
+
+async def show_desk() -> bool:
+    """Makes the artifact, unless the last one says the same. False if it could not be made: the schedule tries again."""
+    try:
+        async with asyncio.timeout(_LIMIT_SECONDS):
+            desk = await read_desk(_SHOWN)
+            table, description = [_row(matter) for matter in desk.matters], _description(desk)
+            if not await _is_shown(table, description):
+                await acreate_table_artifact(table=table, key=KEY, description=description)
+    except Exception as error:  # noqa: BLE001  (orders go first, whatever is wrong with the Prefect server)
+        log.warning("the desk could not be shown in the UI (%s): the schedule shows it", type(error).__name__)
+        return False
+    return True
+
+
+async def _is_shown(table: list[dict[str, Any]], description: str) -> bool:
+    last = await Artifact.aget(KEY)
+    if last is None or last.description != description:
+        return False
+    data = json.loads(last.data) if isinstance(last.data, str) else last.data
+    return bool(data == table)
+
+
+def _row(matter: OnTheDesk) -> dict[str, Any]:
+    """No customer data: what is here is in the journal, and the amounts."""
+    return {
+        "order": matter.order_id,
+        "since": f"{matter.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "step": matter.step,
+        "at risk": show(matter.amount_at_risk, matter.currency),
+        "last error": matter.last_error,
+        "tried again": matter.retries,
+        "next try": _next_try(matter),
+        "what to do": advice(matter),
+    }
+
+
+def _next_try(matter: OnTheDesk) -> str:
+    if matter.being_retried:
+        return "now"
+    when: datetime | None = matter.next_retry_at
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else "held: only when told to"
+
+
+def _description(desk: Desk) -> str:
+    if not desk.orders:
+        return "No order needs attention."
+    amounts = ", ".join(show(amount, currency) for currency, amount in desk.at_risk.items())
+    many = f" The oldest {len(desk.matters)} are shown." if desk.orders > len(desk.matters) else ""
+    orders = "1 order needs" if desk.orders == 1 else f"{desk.orders} orders need"
+    return f"{orders} attention: {amounts} at risk.{many} The deployment resolve-order settles one, or tries it again."

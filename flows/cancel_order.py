@@ -1,0 +1,67 @@
+"""A person cancels an order: first what that would undo, then, if confirmed, the undoing."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import acreate_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from pydantic import Field
+
+from flows.reopened import to_its_outcome
+from flows.saga import ORDER_SAGA
+from flows.states import state_of
+from shop.desk.cancel import Asked, ask_to_cancel
+from shop.desk.preview import CancelPreview, preview_cancel
+from shop.names import run_name
+
+PREVIEW_KEY = "what-cancelling-undoes"
+
+OrderId = Annotated[str, Field(min_length=1, max_length=200, description="The order's id")]
+Reason = Annotated[str, Field(min_length=1, max_length=300, description="Why; kept with the order. No card data")]
+By = Annotated[str, Field(min_length=1, max_length=300, description="Who asks for it; kept with the order")]
+Confirmed = Annotated[bool, Field(description="false: only show what cancelling would undo and cost. true: do it")]
+
+
+def _run_name() -> str:
+    what = "cancel" if flow_run.parameters.get("confirmed") else "preview cancelling"
+    return run_name(what, {"id": flow_run.parameters.get("order_id")})
+
+
+@flow(name="cancel-order", flow_run_name=_run_name, persist_result=False)
+async def cancel_order(order_id: OrderId, reason: Reason, requested_by: By, confirmed: Confirmed) -> State[Any]:
+    """Shows what cancelling the order now would undo and cost (result, and artifact `what-cancelling-undoes`); if confirmed, does it.
+
+    Before it is shipped, the order is stopped and undone. After that it is returned: money refunded, pieces on the shelf again, customer
+    told. Twice cancels once. An order that a worker has in hand may ship before it hears of this; then it is returned.
+    Raises `OrderUnknown` and `ResolutionIncomplete` (a word is missing).
+    """
+    order_id, log = order_id.strip(), get_run_logger()
+    seen = await preview_cancel(order_id, ORDER_SAGA)
+    await _show(seen)
+    if not confirmed:
+        return Completed(name="Preview", message="; ".join(f"{what}: {how}" for what, how in seen.lines())[:1000], data=seen)
+    match await ask_to_cancel(order_id, reason=reason, requested_by=requested_by):
+        case Asked.ASKED:
+            log.info("order %s is to be cancelled; it was: %s", order_id, seen.stage)
+        case Asked.KNOWN:
+            log.info("order %s is being undone already: nothing more is done", order_id)
+        case Asked.ENDED:
+            log.info("order %s has ended, with nothing to cancel", order_id)
+    return state_of(await to_its_outcome(order_id))
+
+
+async def _show(seen: CancelPreview) -> None:
+    """What it would undo, in the run's own artifacts. A UI that cannot show it is no reason not to cancel."""
+    try:
+        await acreate_table_artifact(
+            table=[{"": what, "if cancelled now": how} for what, how in seen.lines()],
+            key=PREVIEW_KEY,
+            description="What cancelling would undo, and what it costs, when this was made.",
+        )
+    except Exception as error:  # noqa: BLE001
+        get_run_logger().warning("the preview could not be shown (%s)", type(error).__name__)

@@ -1,0 +1,76 @@
+"""A person settles an order that needs attention, from the UI's form."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from pydantic import Field
+
+from flows import board
+from flows.reopened import to_its_outcome
+from flows.states import state_of
+from shop.desk import resolution as desk
+from shop.desk.errors import OrderBusy
+from shop.desk.resolution import Decision, Resolution
+from shop.names import run_name
+from shop.outcomes import OrderOutcome
+from shop.report import read_one
+
+_BUSY_SECONDS = 120
+
+OrderId = Annotated[str, Field(min_length=1, max_length=200, description="The order's id, as in the artifact orders-that-need-attention")]
+Chosen = Annotated[
+    Resolution,
+    Field(
+        description="hold: a person deals with it, no more retries by themselves. refunded_by_hand: the money went back past the gateway. "
+        "written_off: what is still due will not be done. retry_now: try again at once"
+    ),
+]
+By = Annotated[str, Field(min_length=1, max_length=300, description="Who decides this; kept with the order")]
+Reference = Annotated[
+    str | None, Field(max_length=300, description="Needed for refunded_by_hand: what proves it, such as a transfer's number")
+]
+Reason = Annotated[str | None, Field(max_length=300, description="Needed for written_off: why. No card data")]
+
+
+def _run_name() -> str:
+    return run_name(f"resolve {flow_run.parameters.get('resolution')}", {"id": flow_run.parameters.get("order_id")})
+
+
+@flow(name="resolve-order", flow_run_name=_run_name, persist_result=False)
+async def resolve_order(
+    order_id: OrderId, resolution: Chosen, resolved_by: By, reference: Reference = None, reason: Reason = None
+) -> State[OrderOutcome]:
+    """Settles an order that needs attention, or tries again to undo it. Who, when and why are kept (table `desk_entry`).
+
+    The same decision twice does nothing the second time. Raises the errors of `shop.desk.errors`, which say what to do.
+    """
+    decided = desk.decision(order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason)
+    new = await _resolve(decided)
+    get_run_logger().info("%s of order %s: %s", decided.resolution, decided.order_id, "written down" if new else "was decided before")
+    if decided.resolution is Resolution.HOLD:
+        await board.show_desk()
+        known = await read_one(decided.order_id)
+        return Completed(name="Held", message=f"{decided.order_id} is tried again only when told to", data=known)
+    known = await to_its_outcome(decided.order_id)
+    await board.show_desk()
+    return state_of(known)
+
+
+async def _resolve(decided: Decision) -> bool:
+    """Waits for a try that is under way: its end decides whether there is still something to settle."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return await desk.resolve(decided)
+        except OrderBusy:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.5)

@@ -1,0 +1,33 @@
+"""What could not be undone is tried again, with growing pauses, until it is done or a person settles it."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.logging import get_run_logger
+
+from flows import board
+from flows.reopened import take_up
+from shop.database import transaction
+from shop.desk import attention
+from shop.notifications import outbox
+from tasks.deliver_outbox import deliver_outbox
+
+_AT_ONCE = 100
+"""A run takes no more than this; the next one the rest."""
+
+
+@flow(name="retry-compensations", persist_result=False)
+async def retry_compensations() -> dict[str, int]:
+    """Tries again to undo the orders on the desk whose pause is over (`DESK_RETRY_SECONDS`, doubling up to `DESK_RETRY_MAX_SECONDS`), and
+    shows the desk in the UI. An order that is held is left alone."""
+    async with transaction() as tx:
+        due = await attention.reopen_due(tx, most=_AT_ONCE)
+    if due:  # from here on they are open orders: should this worker die, recovery goes on with them
+        await take_up(due)
+        if await outbox.is_due(due):
+            await deliver_outbox(len(due), due)
+    await board.settle()
+    await board.show_desk()
+    left = (await attention.read_desk(0)).orders
+    get_run_logger().info("%d orders tried again, %d need attention", len(due), left)
+    return {"retried": len(due), "need_attention": left}

@@ -1,0 +1,25 @@
+"""What a person can do about an order on the desk, in a sentence or two."""
+
+from __future__ import annotations
+
+from shop.desk.attention import OnTheDesk
+from shop.errors import PaymentGatewayError, PaymentGatewayTimeout, RefundRefused, StepTimeout
+from shop.money import show
+
+_NOT_ANSWERED = frozenset({PaymentGatewayError.code, PaymentGatewayTimeout.code, StepTimeout.code})
+
+
+def advice(matter: OnTheDesk) -> str:
+    """What to do. The words in quotes are those of the `resolve-order` form."""
+    if matter.being_retried:
+        return "Nothing just now: it is being tried again."
+    if matter.error_code == RefundRefused.code:
+        amount = show(matter.amount_at_risk, matter.currency)
+        return (
+            f"The gateway refuses to give {amount} back. Run resolve-order: 'hold', then pay it back in another way, then "
+            "'refunded_by_hand' with the reference; or 'retry_now' once the gateway will do it (or did it, in its own dashboard); "
+            "or 'written_off'."
+        )
+    if matter.error_code in _NOT_ANSWERED:
+        return "The gateway gave no clear answer. It is tried again by itself; resolve-order with 'retry_now' does it at once."
+    return "See the compensation's task run for what went wrong. Once that is mended: resolve-order with 'retry_now'; or 'written_off'."

@@ -1,0 +1,48 @@
+"""Wrong use of the desk; each says what to do instead."""
+
+from __future__ import annotations
+
+from shop.errors import OrderError
+
+
+class DeskError(OrderError):
+    """Nothing was changed."""
+
+    code = "desk_error"
+
+
+class OrderUnknown(DeskError):
+    """There is no such order."""
+
+    code = "order_unknown"
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"there is no order {order_id!r}: give the id with which it was sent, letter by letter")
+
+
+class NotOnTheDesk(DeskError):
+    """The order does not need attention."""
+
+    code = "not_on_the_desk"
+
+
+class AlreadyResolved(DeskError):
+    """The order has been settled in another way."""
+
+    code = "already_resolved"
+
+
+class ResolutionIncomplete(DeskError):
+    """Something is missing that this resolution needs, or makes no sense."""
+
+    code = "resolution_incomplete"
+
+
+class OrderBusy(DeskError):
+    """A worker tries again to undo the order just now."""
+
+    code = "order_busy"
+    retryable = True
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"a worker is trying again to undo order {order_id} just now: wait for how that ends, and look at the desk again")

@@ -1,0 +1,157 @@
+"""What cancelling an order now would undo, and what it would cost."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, text
+
+from shop.database import sync_engine, transaction
+from shop.desk.errors import OrderUnknown
+from shop.money import show
+from shop.outcomes import Outcome
+from shop.payments.charge import STEP as PAYMENT
+from shop.saga import Kind, Saga
+from shop.settings import settings
+
+_ORDER = text(
+    """
+    SELECT o.outcome, o.failure IS NOT NULL AS failed, o.cancel_requested_at IS NOT NULL AS asked, o.currency AS known_currency,
+        o.content ->> 'currency' AS currency, o.content ->> 'total_amount' AS total,
+        EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until > now()) AS in_hand,
+        (SELECT items FROM reservation r WHERE r.order_id = o.id AND r.state = 'held') AS held,
+        (SELECT items FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) AS shipped
+    FROM customer_order o WHERE o.id = :id
+    """
+)
+_STEPS = text("SELECT step, status, result, undo_due FROM order_step WHERE order_id = :id AND undo_status IS DISTINCT FROM 'done'")
+
+
+class Effect(StrEnum):
+    """What cancelling means for the order as it is now."""
+
+    CANCEL = "cancel"
+    """It has not been shipped: what was done is undone."""
+    RETURN = "return"
+    """It has been shipped: it comes back, and the money goes back."""
+    NOTHING = "nothing"
+    """It has ended without anything to undo, or is being undone already."""
+
+
+class PlannedUndo(BaseModel):
+    """One compensation that would run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: str
+    compensation: str
+
+
+class CancelPreview(BaseModel):
+    """What cancelling now would do. An order that a worker has in hand may be further a moment later."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order_id: str
+    effect: Effect
+    stage: str
+    """Where the order stands, in words."""
+    in_hand: bool
+    """Whether a worker is at work on it just now."""
+    undo: list[PlannedUndo] = []
+    """In the sequence in which they would run."""
+    pieces: dict[str, int] = {}
+    """Per product: what would be for sale again."""
+    refund: Decimal = Decimal(0)
+    refund_is_certain: bool = True
+    """False: a charge was begun and its end is not known; at most so much would go back."""
+    fee_lost: Decimal = Decimal(0)
+    """What the gateway keeps of a charge that is refunded."""
+    currency: str = "USD"
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For people: what, and how much."""
+        if self.effect is Effect.NOTHING:
+            return [("order", self.order_id), ("stands", self.stage), ("cancelling", "would change nothing")]
+        pieces = ", ".join(f"{n} x {product}" for product, n in self.pieces.items()) or "none"
+        refund = show(self.refund, self.currency) if self.refund else "nothing was charged"
+        return [
+            ("order", self.order_id),
+            ("stands", self.stage + (", a worker has it in hand" if self.in_hand else "")),
+            ("cancelling", "sends it back" if self.effect is Effect.RETURN else "stops it"),
+            ("undone", ", ".join(planned.compensation for planned in self.undo) or "nothing"),
+            ("pieces for sale again", pieces),
+            ("refund", refund if self.refund_is_certain else f"at most {refund}"),
+            ("gateway fee, not given back", show(self.fee_lost, self.currency) if self.fee_lost else "none"),
+        ]
+
+
+async def preview_cancel(order_id: str, saga: Saga) -> CancelPreview:
+    """Changes nothing. Raises `OrderUnknown`."""
+    async with transaction() as tx:
+        return await tx.run_sync(_preview, order_id, saga)
+
+
+def preview_cancel_sync(order_id: str, saga: Saga) -> CancelPreview:
+    """The same, for callers without an event loop."""
+    with sync_engine(settings().database_url).connect() as connection:
+        return _preview(connection, order_id, saga)
+
+
+def _preview(connection: Connection, order_id: str, saga: Saga) -> CancelPreview:
+    order = connection.execute(_ORDER, {"id": order_id}).mappings().one_or_none()
+    if order is None:
+        raise OrderUnknown(order_id)
+    steps = {row["step"]: row for row in connection.execute(_STEPS, {"id": order_id}).mappings()}
+    if (why_not := _why_not(order)) is not None:
+        return CancelPreview(order_id=order_id, effect=Effect.NOTHING, stage=why_not, in_hand=order["in_hand"])
+    shipped = order["shipped"] is not None
+    begun = [step for step in reversed(saga.steps) if step.undo is not None and step.name in steps]
+    undo = [step for step in begun if step.kind is not Kind.PIVOT or shipped]
+    refund, certain, fee = _money(order, steps.get(PAYMENT))
+    return CancelPreview(
+        order_id=order_id,
+        effect=Effect.RETURN if shipped else Effect.CANCEL,
+        stage=_stage(order, steps, saga),
+        in_hand=order["in_hand"],
+        undo=[PlannedUndo(step=step.name, compensation=getattr(step.undo, "__name__", step.name)) for step in undo],
+        pieces=dict(order["shipped"] or order["held"] or {}),
+        refund=refund,
+        refund_is_certain=certain,
+        fee_lost=fee,
+        currency=str(order["currency"] or order["known_currency"])[:10],
+    )
+
+
+def _why_not(order: Any) -> str | None:
+    match order["outcome"]:
+        case None | Outcome.COMPLETED:
+            if order["asked"] and order["outcome"] is None:
+                return "it is being cancelled already"
+            return "it is being undone already" if order["failed"] else None
+        case Outcome.NEEDS_ATTENTION:
+            return "it is being undone, and needs attention: see the desk"
+        case ended:
+            return f"it is {ended}"
+
+
+def _stage(order: Any, steps: Any, saga: Saga) -> str:
+    if order["outcome"] == Outcome.COMPLETED:
+        return "completed"
+    if order["shipped"] is not None:
+        return "shipped"
+    done = [step.name for step in saga if step.name in steps and steps[step.name]["status"] == "done"]
+    return f"not shipped; done so far: {', '.join(done)}" if done else "not shipped; nothing done yet"
+
+
+def _money(order: Any, payment: Any) -> tuple[Decimal, bool, Decimal]:
+    """(refund, whether that is certain, what the gateway keeps)."""
+    if payment is None or not payment["undo_due"]:
+        return Decimal(0), True, Decimal(0)
+    if payment["status"] == "done":
+        result = payment["result"]
+        return Decimal(result["amount_charged"]), True, Decimal(result.get("gateway_fee", 0))
+    return Decimal(order["total"] or 0), False, Decimal(0)

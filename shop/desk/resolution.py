@@ -1,0 +1,210 @@
+"""Settling an order that needs attention: a person's decision, kept with who, when and why.
+
+The decision and the order's being open again are one transaction; from then on any worker takes the order to its outcome, by the same saga.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+from shop.database import as_json, sync_engine, transaction
+from shop.desk import words
+from shop.desk.attention import REOPEN
+from shop.desk.errors import AlreadyResolved, NotOnTheDesk, OrderBusy, OrderUnknown, ResolutionIncomplete
+from shop.money import show
+from shop.payments.charge import STEP as PAYMENT
+from shop.settings import settings
+from shop.signals import WAITING
+
+# Two statements: what was read together with waiting for the lock would be from before.
+_LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
+_LOOK = text(
+    """
+    SELECT o.id, o.outcome, o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
+        a.order_id IS NOT NULL AS was_here, a.resolved_at, a.resolution, a.next_retry_at
+    FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
+    """
+)
+_DUE = text("SELECT step FROM order_step WHERE order_id = :id AND undo_due ORDER BY number")
+_SETTLE = text(
+    "UPDATE order_step SET undo_status = 'done', undo_due = false, undo_result = CAST(:result AS jsonb), undo_error = NULL, "
+    "undo_ended_at = now(), undo_begun_at = coalesce(undo_begun_at, now()), "
+    "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('order_step', 'number'))) "
+    "WHERE order_id = :id AND step = ANY(CAST(:steps AS text[]))"
+)
+_RESOLVED = text(
+    "UPDATE attention SET resolved_at = now(), resolution = :resolution, amount_by_hand = amount_by_hand + :by_hand, "
+    "amount_written_off = amount_written_off + :written_off WHERE order_id = :id"
+)
+_HOLD = text("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id")
+_OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN} WHERE id = :id")  # noqa: S608  (a constant)
+_NOTE = text(
+    'INSERT INTO desk_entry (order_id, action, "by", reason, reference, amount, currency) '
+    "VALUES (:id, :action, :by, :reason, :reference, :amount, :currency)"
+)
+_WAKE = text("SELECT pg_notify(:channel, '')")
+
+
+class Resolution(StrEnum):
+    """What a person can decide about an order that needs attention."""
+
+    REFUNDED_BY_HAND = "refunded_by_hand"
+    """The money went back past the gateway; a reference says how."""
+    WRITTEN_OFF = "written_off"
+    """What is still due will not be done; a reason says why."""
+    RETRY_NOW = "retry_now"
+    """Tried again at once."""
+    HOLD = "hold"
+    """A person deals with it: nothing is retried by itself any more, so that the money does not go back twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A person's decision, checked and fit to be kept."""
+
+    order_id: str
+    resolution: Resolution
+    by: str
+    reference: str | None
+    reason: str | None
+
+
+def decision(
+    order_id: str, resolution: Resolution | str, *, resolved_by: str, reference: str | None = None, reason: str | None = None
+) -> Decision:
+    """Raises `ResolutionIncomplete` if something is missing that this resolution needs."""
+    try:
+        chosen = Resolution(resolution)
+    except ValueError:
+        raise ResolutionIncomplete(f"a resolution is one of {', '.join(Resolution)}") from None
+    by = words.required("resolved_by", resolved_by, "say who decides this; it is kept with the order")
+    given_reference, given_reason = words.optional("reference", reference), words.optional("reason", reason)
+    if chosen is Resolution.REFUNDED_BY_HAND:
+        words.required("reference", reference, "refunded_by_hand needs the number of the bank transfer, or whatever proves the refund")
+    if chosen is Resolution.WRITTEN_OFF:
+        words.required("reason", reason, "written_off needs the reason why this money is given up")
+    return Decision(order_id.strip(), chosen, by, given_reference, given_reason)
+
+
+async def resolve(decided: Decision) -> bool:
+    """Settles the order, or opens it again; any worker then takes it to its outcome. False: the same was decided before, and nothing was
+    done now.
+
+    Raises `OrderUnknown`, `NotOnTheDesk`, `AlreadyResolved` (otherwise), `ResolutionIncomplete`, and `OrderBusy` (retryable).
+    """
+    async with transaction() as tx:
+        return await tx.run_sync(_resolve, decided)
+
+
+def resolve_sync(decided: Decision) -> bool:
+    """The same, for callers without an event loop."""
+    with sync_engine(settings().database_url).begin() as connection:
+        return _resolve(connection, decided)
+
+
+def _resolve(connection: Connection, decided: Decision) -> bool:
+    if connection.execute(_LOCK, {"id": decided.order_id}).one_or_none() is None:
+        raise OrderUnknown(decided.order_id)
+    row = connection.execute(_LOOK, {"id": decided.order_id}).mappings().one()
+    if _is_settled(row, decided):
+        return False
+    if row["outcome"] is None:
+        if decided.resolution is Resolution.RETRY_NOW:
+            return False
+        raise OrderBusy(decided.order_id)
+    at_risk: Decimal = row["amount_at_risk"]
+    by_hand = written_off = Decimal(0)
+    match decided.resolution:
+        case Resolution.HOLD:
+            if row["next_retry_at"] is None:
+                return False
+            connection.execute(_HOLD, {"id": decided.order_id})
+        case Resolution.REFUNDED_BY_HAND:
+            by_hand = at_risk
+            _settle_refund(connection, decided, row)
+        case Resolution.WRITTEN_OFF:
+            written_off = at_risk
+            _write_off(connection, decided, row)
+    if by_hand or decided.resolution is Resolution.WRITTEN_OFF:
+        settled = {"id": decided.order_id, "resolution": decided.resolution, "by_hand": by_hand, "written_off": written_off}
+        connection.execute(_RESOLVED, settled)
+    connection.execute(
+        _NOTE,
+        {
+            "id": decided.order_id,
+            "action": decided.resolution,
+            "by": decided.by,
+            "reason": decided.reason,
+            "reference": decided.reference,
+            "amount": by_hand + written_off,
+            "currency": row["currency"],
+        },
+    )
+    if decided.resolution is not Resolution.HOLD:
+        connection.execute(_OPEN_AGAIN, {"id": decided.order_id})
+        connection.execute(_WAKE, {"channel": WAITING})
+    return True
+
+
+def _is_settled(row: RowMapping, decided: Decision) -> bool:
+    """Whether the same was decided before. Raises if it was something else, or if there is nothing to decide."""
+    order_id, before = decided.order_id, row["resolution"]
+    if not row["was_here"]:
+        where = f"it is {row['outcome']}" if row["outcome"] else "it is still under way"
+        raise NotOnTheDesk(f"order {order_id} does not need attention: {where}. To undo it, use cancel-order")
+    if before is None:
+        return False
+    if before == decided.resolution or (before == "undone" and decided.resolution is Resolution.RETRY_NOW):
+        return True
+    when = f"{row['resolved_at']:%Y-%m-%d %H:%M} UTC"
+    if before == "undone":
+        warning = "; if you have paid the money back as well, the customer has it twice: ask for it"
+        raise AlreadyResolved(f"order {order_id} was undone by a retry at {when}{warning if _pays(decided) else ''}")
+    raise AlreadyResolved(f"order {order_id} was settled as {before} at {when}, which is final; the table desk_entry says by whom")
+
+
+def _pays(decided: Decision) -> bool:
+    return decided.resolution is Resolution.REFUNDED_BY_HAND
+
+
+def _settle_refund(connection: Connection, decided: Decision, row: RowMapping) -> None:
+    due = set(connection.execute(_DUE, {"id": decided.order_id}).scalars())
+    if PAYMENT not in due or row["amount_at_risk"] <= 0:
+        raise ResolutionIncomplete(
+            f"no money is at risk for order {decided.order_id}, so there is nothing to refund by hand: "
+            f"what could not be undone is {', '.join(sorted(due))}. Use retry_now, or written_off"
+        )
+    _settle(connection, decided, [PAYMENT], _settled_money(decided, row, "refunded_by_hand"))
+
+
+def _write_off(connection: Connection, decided: Decision, row: RowMapping) -> None:
+    due = list(connection.execute(_DUE, {"id": decided.order_id}).scalars())
+    if PAYMENT in due:
+        _settle(connection, decided, [PAYMENT], _settled_money(decided, row, "written_off"))
+    if others := [step for step in due if step != PAYMENT]:
+        _settle(connection, decided, others, {"compensation_status": "written_off", "by": decided.by, "reason": decided.reason})
+
+
+def _settled_money(decided: Decision, row: RowMapping, how: str) -> dict[str, Any]:
+    """What the refund's journal says from now on. What was at risk had been charged: that is what the person answers for."""
+    amount, refunded = row["amount_at_risk"], row["amount_refunded"]
+    return {
+        "compensation_status": how,
+        "amount_charged": str(max(row["amount_charged"], refunded + amount)),
+        "refunded_amount": str(refunded),
+        how: str(amount),
+        "currency": row["currency"],
+        "shown": show(amount, row["currency"]),
+        "by": decided.by,
+        "reference": decided.reference,
+        "reason": decided.reason,
+    }
+
+
+def _settle(connection: Connection, decided: Decision, steps: list[str], result: dict[str, Any]) -> None:
+    connection.execute(_SETTLE, {"id": decided.order_id, "steps": steps, "result": as_json(result)})

@@ -1,0 +1,27 @@
+"""What people type at the desk: kept for ever and shown, so it is one line, of some length, and never card data."""
+
+from __future__ import annotations
+
+from shop.desk.errors import ResolutionIncomplete
+from shop.intake_content import looks_like_card_number
+from shop.plain import one_line
+
+_LONGEST = 300
+
+
+def required(name: str, given: str | None, why: str) -> str:
+    """The text, cleaned. Raises `ResolutionIncomplete` if there is none."""
+    if (words := optional(name, given)) is None:
+        raise ResolutionIncomplete(f"{name} is missing: {why}")
+    return words
+
+
+def optional(name: str, given: str | None) -> str | None:
+    """The text, cleaned; None if there is none. Raises `ResolutionIncomplete` if it is too long or looks like a card number, which is not
+    repeated."""
+    words = one_line(given, 100_000).strip()
+    if len(words) > _LONGEST:
+        raise ResolutionIncomplete(f"{name} is too long: at most {_LONGEST} characters")
+    if looks_like_card_number(words):
+        raise ResolutionIncomplete(f"{name} holds what looks like a card number, which is never stored: leave it out")
+    return words or None

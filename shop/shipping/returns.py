@@ -1,0 +1,45 @@
+"""The pivot's way back, for an order that a person cancels after it was shipped. One transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from shop import inventory
+from shop.database import Tx
+from shop.under_way import OrderUnderWay
+
+_BACK = text(
+    "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
+)
+# A confirmation that waits to be sent would promise a parcel that does not come.
+_NO_CONFIRMATION = text("DELETE FROM outbox WHERE order_id = ANY(CAST(:ids AS text[])) AND kind = 'confirmation' AND sent_at IS NULL")
+
+
+class ReturnResult(BaseModel):
+    """What `return_shipment` produces."""
+
+    compensation_status: Literal["success", "no_shipment_to_return"]
+    returned_items: dict[str, int] = {}
+    """Pieces per product that are on the shelf again."""
+    return_timestamp: datetime | None = None
+
+
+async def take_back(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReturnResult]:
+    """The parcels are marked as returned and their pieces are on the shelf again; once, however often it is called."""
+    ids = [order.id for order in orders]
+    returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_BACK, {"ids": ids})).all()}
+    await inventory.put_back(tx, returned)
+    if returned:
+        await tx.execute(_NO_CONFIRMATION, {"ids": list(returned)})
+    now = datetime.now(UTC)
+    return {
+        i: ReturnResult(compensation_status="success", returned_items=returned[i], return_timestamp=now)
+        if i in returned
+        else ReturnResult(compensation_status="no_shipment_to_return")
+        for i in ids
+    }

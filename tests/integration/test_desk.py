@@ -1,0 +1,511 @@
+"""The desk: what could not be undone is retried, shown, and settled by a person; the gateway's ledger is the witness."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import StateType
+
+from deployments.desk import orders_that_need_attention
+from deployments.desk import resolve_order as resolve_from_python
+from deployments.stack.sandbox import Sandbox
+from flows import board
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.recover_orders import recover_orders
+from flows.resolve_order import resolve_order
+from flows.retry_compensations import retry_compensations
+from shop import intake, journal
+from shop.books import read_books
+from shop.database import transaction
+from shop.desk import attention
+from shop.desk import resolution as desk
+from shop.desk.errors import AlreadyResolved, NotOnTheDesk, OrderBusy, OrderUnknown, ResolutionIncomplete
+from shop.desk.resolution import Resolution
+from shop.ending import put_off
+from shop.outcomes import Outcome
+from shop.payments import charge
+from shop.payments.gateways import gateway
+from shop.report import read
+from tests.integration.world import World, an_order
+from tests.waiting import until
+
+PRICE = Decimal("999.99")
+DEAD = "00000000-0000-0000-0000-0000000000dd"
+
+
+@pytest.fixture(autouse=True)
+def behave(sandbox: Sandbox) -> Iterator[None]:
+    """The gateway is as it was, whatever a test told it."""
+    yield
+    switches = {"take_refunds": False, "error_rate": 0, "hang_rate": 0, "forget_keys": False}
+    httpx.post(f"{sandbox.url}/sandbox/behaviour", json=switches, timeout=10).raise_for_status()
+
+
+async def stuck(saga: World, name: str) -> str:
+    """An order that was charged, cannot be shipped, and whose refund the gateway refuses."""
+    await process_order(an_order(name, card="0259", country="AQ"), return_state=True)
+    assert saga.order(name).outcome == Outcome.NEEDS_ATTENTION
+    assert saga.money(name) == (PRICE, 0)
+    return name
+
+
+async def retry(saga: World) -> dict[str, int]:
+    """As if the pauses were over."""
+    saga.sql("UPDATE attention SET next_retry_at = now() - interval '1 second' WHERE next_retry_at IS NOT NULL")
+    return await retry_compensations()
+
+
+def on_desk(saga: World, order_id: str) -> Any:
+    return saga.sql("SELECT * FROM attention WHERE order_id = :id", id=order_id)[0]
+
+
+def entries(saga: World, order_id: str) -> list[Any]:
+    return saga.sql("SELECT * FROM desk_entry WHERE order_id = :id ORDER BY id", id=order_id)
+
+
+async def shown() -> tuple[dict[str, dict[str, Any]], str]:
+    """The latest artifact: order to row, and its description."""
+    artifact = await Artifact.aget(board.KEY)
+    if artifact is None:
+        return {}, ""
+    rows = json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data
+    return {row["order"]: row for row in rows}, artifact.description or ""
+
+
+# -- reaching the desk
+
+
+async def test_an_order_reaches_the_desk_and_the_ui(saga: World, unique: str) -> None:
+    before = datetime.now(UTC)
+    order_id = await stuck(saga, f"DESK-{unique}")
+    row = on_desk(saga, order_id)
+    assert (row.step, row.amount_at_risk, row.currency, row.error_code) == ("process_payment", PRICE, "USD", "refund_refused")
+    assert before <= row.since <= datetime.now(UTC)
+    assert 0 < (row.next_retry_at - row.since).total_seconds() <= 61
+    saga.assert_books_balance()
+    rows, description = await shown()
+    shown_row = rows[order_id]
+    assert shown_row["at risk"] == "999.99 USD"
+    assert shown_row["since"].endswith("UTC")
+    assert "takes no refunds" in shown_row["last error"]
+    assert "refunded_by_hand" in shown_row["what to do"]
+    assert description.startswith("1 order needs attention: 999.99 USD at risk")
+    everything = json.dumps(shown_row)
+    assert not any(private in everything for private in ("@", "John", "0259", "Main St")), "no customer data"
+
+
+async def test_the_pending_lane_shows_the_desk_while_it_drains(saga: World, unique: str) -> None:
+    orders = [an_order(f"LANE-{unique}-{i}", card="0259", country="AQ") for i in range(5)]
+    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+    try:
+        intake.submit(orders)
+
+        async def all_shown() -> bool:
+            return {order["id"] for order in orders} <= set((await shown())[0])
+
+        await until(all_shown, 40, "the artifact, from a drain that goes on")
+        assert not drain.done()
+    finally:
+        drain.cancel()
+        await asyncio.gather(drain, return_exceptions=True)
+
+
+# -- retries
+
+
+async def test_a_retry_refunds_once_the_gateway_does_and_clears_the_desk(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"RETRY-{unique}")
+    assert await retry(saga) == {"retried": 1, "need_attention": 1}
+    assert (saga.order(order_id).outcome, on_desk(saga, order_id).retries) == (Outcome.NEEDS_ATTENTION, 1)
+    saga.assert_books_balance()
+
+    saga.misbehave(take_refunds=True)
+    assert await retry(saga) == {"retried": 1, "need_attention": 0}
+
+    ended = read([order_id])[order_id]
+    assert (ended.outcome, ended.amount_refunded, ended.amount_at_risk) == (Outcome.COMPENSATED, PRICE, 0)
+    assert saga.money(order_id) == (PRICE, PRICE)
+    assert len(saga.ledger(order_id)[0]["refunds"]) == 1
+    assert on_desk(saga, order_id).resolution == "undone"
+    assert (await shown())[1] == "No order needs attention."
+    assert "999.99 USD" in saga.mails()[f"{order_id}-refund.eml"].get_content(), "the customer is told, now that it is true"
+    assert saga.journal(order_id)["process_payment"].undo_attempts == 3
+    saga.assert_books_balance()
+
+
+async def test_a_retry_is_a_task_run_that_people_can_see(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"SEEN-{unique}")
+    saga.sql("UPDATE attention SET next_retry_at = now()")
+    state = await retry_compensations(return_state=True)
+    async with get_client() as client:
+
+        async def there() -> bool:
+            mine = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+            return f"refund_payment {order_id}" in [run.name for run in await client.read_task_runs(flow_run_filter=mine)]
+
+        await until(there, 20, "the task run")
+
+
+async def test_pauses_grow_to_their_limit(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"PAUSE-{unique}")
+    pauses = []
+    for retries in range(1, 13):
+        await attention_again(order_id, retries)
+        pause = saga.sql("SELECT extract(epoch FROM next_retry_at - now()) FROM attention WHERE order_id = :id", id=order_id)[0][0]
+        pauses.append(round(float(pause) / 60))
+    assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360, 360]
+    assert await retry_compensations() == {"retried": 0, "need_attention": 1}, "its pause is not over"
+
+
+async def attention_again(order_id: str, retries: int) -> None:
+    async with transaction() as tx:
+        await attention.put(tx, [attention.Matter(order_id, "process_payment", "USD", PRICE, "again", "refund_refused")])
+
+
+async def test_many_retries_side_by_side_refund_once(saga: World, unique: str) -> None:
+    """Also against a gateway that has forgotten every key."""
+    order_ids = [await stuck(saga, f"SIDE-{unique}-{i}") for i in range(3)]
+    saga.misbehave(take_refunds=True, forget_keys=True)
+    saga.sql("UPDATE attention SET next_retry_at = now()")
+    await asyncio.gather(
+        *(retry_compensations() for _ in range(3)),
+        *(resolve_order(order_ids[0], Resolution.RETRY_NOW, "ann", return_state=True) for _ in range(2)),
+        process_pending_orders(drain_seconds=0),
+        recover_orders(),
+    )
+    for order_id in order_ids:
+        assert saga.order(order_id).outcome == Outcome.COMPENSATED
+        assert [len(payment["refunds"]) for payment in saga.ledger(order_id)] == [1]
+        assert saga.money(order_id) == (PRICE, PRICE)
+    saga.assert_books_balance()
+
+
+async def test_a_worker_that_dies_in_a_retry_leaves_it_to_recovery(saga: World, unique: str) -> None:
+    """Dead after the refund was made and before it was written down: found, and not made again."""
+    order_id = await stuck(saga, f"DEATH-{unique}")
+    saga.misbehave(take_refunds=True, forget_keys=True)
+    saga.sql("UPDATE attention SET next_retry_at = now()")
+    async with transaction() as tx:
+        assert await attention.reopen_due(tx, most=10) == [order_id]
+    saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() + interval '1 hour')", id=DEAD)
+    async with transaction() as tx:
+        (order,) = await journal.claim(tx, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
+    await charge.refund(order, gateway())
+    assert (await shown())[0], "it is shown as long as nobody knows better"
+    saga.sql("UPDATE lease SET until = now() - interval '1 second'")
+
+    await recover_orders()
+
+    assert saga.order(order_id).outcome == Outcome.COMPENSATED
+    assert saga.money(order_id) == (PRICE, PRICE)
+    assert len(saga.ledger(order_id)[0]["refunds"]) == 1
+    assert (await shown())[1] == "No order needs attention."
+    saga.assert_books_balance()
+
+
+async def test_a_gateway_that_does_not_answer_does_not_reset_what_is_known(saga: World, unique: str, monkeypatch: Any) -> None:
+    """A refusal is final under its key, so how often it was refused must not be forgotten because of a timeout in between."""
+    order_id = await stuck(saga, f"KNOWN-{unique}")
+    monkeypatch.setattr("tasks.step.exponential_backoff", lambda backoff_factor: lambda retries: [0.01] * retries)
+    monkeypatch.setattr("tasks.step._prepared", {})
+    saga.misbehave(error_rate=1)
+    await retry(saga)
+    entry = saga.journal(order_id)["process_payment"]
+    assert entry.undo_error["code"] == "payment_gateway_error"
+    assert entry.undo_error["refusals"] == 1
+    assert saga.order(order_id).amount_at_risk == PRICE
+    saga.misbehave(error_rate=0, take_refunds=True)
+    await retry(saga)
+    assert saga.order(order_id).outcome == Outcome.COMPENSATED, "a new request, and not the answer to the old one"
+    assert saga.money(order_id) == (PRICE, PRICE)
+
+
+async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_alone(saga: World, unique: str) -> None:
+    """It believes that it still has the order, which ended, was opened again, and is another's by now."""
+    order_id = await stuck(saga, f"DEAF-{unique}")
+    for number, name in enumerate(("deaf", "other"), 1):
+        saga.sql(
+            "INSERT INTO lease (id, holder, until) VALUES (CAST(:id AS uuid), :name, now() + interval '1 hour')",
+            id=lease(number),
+            name=name,
+        )
+    saga.sql("UPDATE customer_order SET outcome = NULL")
+    async with transaction() as tx:
+        (deaf,) = await journal.claim(tx, lease(1), most=1, ids=[order_id])  # type: ignore[arg-type]
+    saga.sql("UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL")  # the commit that was not heard of
+    saga.sql("UPDATE customer_order SET outcome = NULL")  # opened again
+    async with transaction() as tx:
+        (other,) = await journal.claim(tx, lease(2), most=1, ids=[order_id])  # type: ignore[arg-type]
+    await put_off([deaf], seconds=60)
+    row = saga.order(order_id)
+    assert (str(row.lease_id), row.fence, row.not_before) == (lease(2), other.fence, None)
+
+
+def lease(number: int) -> str:
+    return f"00000000-0000-0000-0000-00000000000{number}"
+
+
+# -- a person settles it
+
+
+async def test_refunded_by_hand(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"HAND-{unique}")
+    state = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True)
+    assert (state.name, state.type) == ("Compensated", StateType.COMPLETED)
+
+    row, ended = on_desk(saga, order_id), read([order_id])[order_id]
+    assert (row.resolution, row.amount_by_hand) == ("refunded_by_hand", PRICE)
+    assert (ended.outcome, ended.amount_charged, ended.amount_refunded, ended.amount_at_risk) == (Outcome.COMPENSATED, PRICE, 0, 0)
+    assert {undone.compensation: undone.status for undone in ended.undone}["refund_payment"] == "refunded_by_hand"
+    (entry,) = entries(saga, order_id)
+    assert (entry.action, entry.by, entry.reference, entry.amount) == ("refunded_by_hand", "ann", "transfer 4711", PRICE)
+    assert saga.money(order_id) == (PRICE, 0), "past the gateway, which is not asked"
+    assert "999.99 USD" in saga.mails()[f"{order_id}-refund.eml"].get_content()
+    assert orders_that_need_attention() == []
+    books = {line.name: line for line in read_books(saga.database_url).rows}
+    assert books["refunded by hand"].ours == "999.99 USD"
+    assert "completed orders + at risk + refunded by hand" in books
+    saga.assert_books_balance()
+
+    again = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "bob", reference="transfer 4712", return_state=True)
+    assert again.name == "Compensated"
+    assert len(entries(saga, order_id)) == 1, "the same twice does nothing the second time"
+    with pytest.raises(AlreadyResolved, match="settled as refunded_by_hand"):
+        await resolve_order(order_id, Resolution.WRITTEN_OFF, "bob", reason="no")
+    assert await retry(saga) == {"retried": 0, "need_attention": 0}
+    saga.assert_books_balance()
+
+
+async def test_written_off(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"OFF-{unique}")
+    await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann", reason="the account is closed", return_state=True)
+    ended = read([order_id])[order_id]
+    assert (ended.outcome, ended.amount_at_risk) == (Outcome.COMPENSATED, 0)
+    assert entries(saga, order_id)[0].reason == "the account is closed"
+    books = {line.name: line.ours for line in read_books(saga.database_url).rows}
+    assert books["written off"] == "999.99 USD"
+    assert f"{order_id}-refund.eml" not in saga.mails(), "nothing went back, so nobody is told that it did"
+    saga.assert_books_balance()
+
+
+async def test_books_tell_when_a_decision_is_missing(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"FORGED-{unique}")
+    await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann", reason="r", return_state=True)
+    saga.sql("DELETE FROM desk_entry")
+    assert not read_books(saga.database_url).balanced
+
+
+async def test_retry_now(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"NOW-{unique}")
+    state = await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    assert (state.name, state.type) == ("NeedsAttention", StateType.FAILED), "refused again"
+    saga.misbehave(take_refunds=True)
+    state = await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    assert state.name == "Compensated"
+    await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    assert saga.money(order_id) == (PRICE, PRICE)
+    assert [entry.action for entry in entries(saga, order_id)] == ["retry_now", "retry_now"]
+    with pytest.raises(AlreadyResolved, match="twice"):
+        await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="r")
+
+
+async def test_a_refund_in_the_gateways_own_dashboard_is_found(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"DASHBOARD-{unique}")
+    saga.misbehave(take_refunds=True)
+    (payment,) = await gateway().find(order_id)
+    await gateway().refund(payment.id, amount=PRICE, currency="USD", key=f"dashboard-{unique}")
+    await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    assert saga.order(order_id).outcome == Outcome.COMPENSATED
+    assert saga.money(order_id) == (PRICE, PRICE)
+    assert len(saga.ledger(order_id)[0]["refunds"]) == 1
+
+
+async def test_a_held_order_is_not_retried_until_told_to(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"HELD-{unique}")
+    state = await resolve_order(order_id, Resolution.HOLD, "ann", reason="I pay it back on Monday", return_state=True)
+    assert state.name == "Held"
+    saga.misbehave(take_refunds=True)
+    assert await retry(saga) == {"retried": 0, "need_attention": 1}
+    assert saga.money(order_id) == (PRICE, 0)
+    assert (await shown())[0][order_id]["next try"] == "held: only when told to"
+    await resolve_order(order_id, Resolution.HOLD, "ann", return_state=True)
+    assert len(entries(saga, order_id)) == 1
+    await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    assert saga.money(order_id) == (PRICE, PRICE)
+
+
+async def test_from_python_with_the_database_only(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"PYTHON-{unique}")
+    (matter,) = orders_that_need_attention()
+    assert (matter.order_id, matter.amount_at_risk) == (order_id, PRICE)
+    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+    try:
+        ended = await asyncio.to_thread(
+            resolve_from_python, order_id, "refunded_by_hand", resolved_by="ann", reference="transfer 1", timeout=60
+        )
+    finally:
+        drain.cancel()
+        await asyncio.gather(drain, return_exceptions=True)
+    assert ended.outcome is Outcome.COMPENSATED
+    saga.assert_books_balance()
+
+
+# -- wrong use
+
+
+async def test_wrong_use_changes_nothing_and_says_what_to_do(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"WRONG-{unique}")
+    with pytest.raises(OrderUnknown, match="no order"):
+        await resolve_order("NOBODY", Resolution.RETRY_NOW, "ann")
+    with pytest.raises(ResolutionIncomplete, match="reference is missing"):
+        await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann")
+    with pytest.raises(ResolutionIncomplete, match="reference is missing"):
+        await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference=" \t ")
+    with pytest.raises(ResolutionIncomplete, match="reason is missing"):
+        await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann", reference="not a reason")
+    with pytest.raises(ResolutionIncomplete, match="card number") as told:
+        desk.decision(order_id, "written_off", resolved_by="ann", reason="card 4242 4242 4242 4242")
+    assert "4242" not in str(told.value)
+    with pytest.raises(ResolutionIncomplete, match="one of"):
+        desk.decision(order_id, "forget it", resolved_by="ann")
+    await process_order(an_order(f"FINE-{unique}"), return_state=True)
+    with pytest.raises(NotOnTheDesk, match="it is completed"):
+        await resolve_order(f"FINE-{unique}", Resolution.WRITTEN_OFF, "ann", reason="r")
+    assert saga.order(order_id).outcome == Outcome.NEEDS_ATTENTION
+    assert saga.sql("SELECT count(*) FROM desk_entry")[0][0] == 0
+
+
+async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, unique: str) -> None:
+    """Or the money could go back twice."""
+    order_id = await stuck(saga, f"BUSY-{unique}")
+    decided = desk.decision(order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="r")
+    saga.sql("UPDATE attention SET next_retry_at = now()")
+    async with transaction() as tx:
+        await attention.reopen_due(tx, most=1)
+    with pytest.raises(OrderBusy):
+        await desk.resolve(decided)
+    saga.misbehave(take_refunds=True)
+    await recover_orders()
+    with pytest.raises(AlreadyResolved, match="customer has it twice"):
+        await desk.resolve(decided)
+    assert saga.money(order_id) == (PRICE, PRICE)
+    saga.assert_books_balance()
+
+
+async def test_two_people_at_once_settle_it_once(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"TWO-{unique}")
+    ends: list[Any] = []
+    start = threading.Barrier(6)
+
+    def settle(number: int) -> None:
+        kind = {"reference": f"r{number}"} if number % 2 else {"reason": f"r{number}"}
+        chosen = Resolution.REFUNDED_BY_HAND if number % 2 else Resolution.WRITTEN_OFF
+        decided = desk.decision(order_id, chosen, resolved_by=f"person {number}", **kind)
+        start.wait(20)
+        try:
+            ends.append(desk.resolve_sync(decided))
+        except AlreadyResolved:
+            ends.append("too late")
+
+    await asyncio.gather(*(asyncio.to_thread(settle, number) for number in range(6)))
+    assert sorted(map(str, ends)) == ["False", "False", "True", "too late", "too late", "too late"]
+    await recover_orders()
+    row = on_desk(saga, order_id)
+    assert row.amount_by_hand + row.amount_written_off == PRICE
+    assert len(entries(saga, order_id)) == 1
+    saga.assert_books_balance()
+
+
+# -- without money
+
+
+async def test_a_release_that_fails_needs_attention_too(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No money is at risk; the retry gives the stock back once it can."""
+    order_id = f"STOCK-{unique}"
+    with monkeypatch.context() as broken:
+
+        async def cannot(tx: Any, held: Any) -> None:
+            raise RuntimeError("stock and reservations contradict each other")
+
+        broken.setattr("shop.inventory.give_back", cannot)
+        await process_order(an_order(order_id, card="0000"), return_state=True)
+    row = on_desk(saga, order_id)
+    assert (row.step, row.amount_at_risk, row.error_code) == ("check_inventory", 0, "step_broken")
+    assert saga.stock("PROD-001") == (100, 1)
+    with pytest.raises(ResolutionIncomplete, match="no money is at risk"):
+        await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="r")
+    assert await retry(saga) == {"retried": 1, "need_attention": 0}
+    assert saga.stock("PROD-001") == (100, 0)
+    assert saga.order(order_id).outcome == Outcome.COMPENSATED
+    saga.assert_books_balance()
+
+
+async def test_money_settled_by_hand_does_not_hide_stock_that_is_still_held(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order_id = f"BOTH-{unique}"
+    with monkeypatch.context() as broken:
+
+        async def cannot(tx: Any, held: Any) -> None:
+            raise RuntimeError("no")
+
+        broken.setattr("shop.inventory.give_back", cannot)
+        await stuck(saga, order_id)
+        state = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="r", return_state=True)
+        assert state.name == "NeedsAttention"
+    row = on_desk(saga, order_id)
+    assert (row.step, row.amount_at_risk, row.amount_by_hand, row.resolution) == ("check_inventory", 0, PRICE, None)
+    saga.assert_books_balance()
+    assert (await retry(saga))["need_attention"] == 0
+    assert saga.stock("PROD-001") == (100, 0)
+    assert (on_desk(saga, order_id).resolution, on_desk(saga, order_id).amount_by_hand) == ("undone", PRICE)
+    saga.assert_books_balance()
+
+
+# -- the artifact never is in the way
+
+
+async def test_a_prefect_server_that_is_away_does_not_keep_orders_from_the_desk(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(**_: Any) -> None:
+        raise ConnectionError("no server")
+
+    with monkeypatch.context() as gone:
+        gone.setattr("flows.board.acreate_table_artifact", away)
+        order_id = await stuck(saga, f"AWAY-{unique}")
+        assert not await board.show_desk()
+    assert on_desk(saga, order_id).resolution is None
+    await retry_compensations()
+    assert order_id in (await shown())[0], "the schedule shows it"
+
+
+async def test_an_unchanged_desk_makes_no_new_artifact(saga: World, unique: str) -> None:
+    await stuck(saga, f"SAME-{unique}")
+    first = await Artifact.aget(board.KEY)
+    await retry_compensations()
+    last = await Artifact.aget(board.KEY)
+    assert first is not None
+    assert last is not None
+    assert first.id == last.id
+
+
+async def test_hostile_ids_and_words_stay_what_they_are(saga: World, unique: str) -> None:
+    order_id = f"<b>|[x](http://evil.example)`${{1+1}} {unique}"
+    await stuck(saga, order_id)
+    assert order_id in (await shown())[0]
+    await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann\r\nbob", reason="';--\n<script>", return_state=True)
+    (entry,) = entries(saga, order_id)
+    assert (entry.by, entry.reason) == ("ann bob", "';-- <script>")
