@@ -16,7 +16,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import PyFormat
 from psycopg.types.array import ListDumper
 from psycopg.types.json import set_json_loads
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -68,7 +68,19 @@ def engine() -> AsyncEngine:
     pools = _engines.setdefault(asyncio.get_running_loop(), {})
     if url not in pools:
         pools[url] = create_async_engine(url, pool_size=10, max_overflow=10, **_OPTIONS)
+        event.listen(pools[url].sync_engine, "connect", _end_when_idle)
     return pools[url]
+
+
+def _end_when_idle(connection: Any, _record: object) -> None:
+    """A process that is paused in the middle of a transaction, or a machine that is cut off, must not hold its locks for longer than
+    its lease: the server ends the transaction."""
+    milliseconds = max(1000, int(settings().lease_seconds * 1000))
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
+    cursor.close()
+    connection.autocommit = False
 
 
 async def close_engine() -> None:

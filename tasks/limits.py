@@ -13,7 +13,9 @@ from prefect.concurrency.asyncio import concurrency
 from prefect.logging import get_logger
 
 PAYMENT_GATEWAY = "payment-gateway"
-_WAIT_SECONDS = 20
+_WAIT_SECONDS = 3
+_LEASE_SECONDS = 60
+"""After which the slots of a process that was killed are free again; Prefect's shortest."""
 _held: ContextVar[frozenset[str]] = ContextVar("held_limits", default=frozenset())
 
 
@@ -30,7 +32,8 @@ async def slots(limit: str | None, occupy: int = 1) -> AsyncIterator[bool]:
     async with AsyncExitStack() as stack:
         got = True
         try:
-            await stack.enter_async_context(concurrency(limit, occupy=occupy, timeout_seconds=_WAIT_SECONDS, strict=False))
+            held = concurrency(limit, occupy=occupy, timeout_seconds=_WAIT_SECONDS, lease_duration=_LEASE_SECONDS, strict=False)
+            await stack.enter_async_context(held)
         except Exception as error:  # noqa: BLE001  (whatever it was, orders go first)
             get_logger("orders").warning("no slots of the limit %s (%s); going on within this process's own", limit, type(error).__name__)
             got = False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from deployments.stack.environment import environment
@@ -17,7 +18,7 @@ from shop.database import close_engine, sync_engine
 from shop.migrate import upgrade
 from shop.payments.gateways import close_gateway
 from tests.faults.nursery import Nursery
-from tests.faults.witness import stock_up
+from tests.faults.witness import stock_up, where_they_stand
 from tests.integration.conftest import saga, shop_environment, unique, world
 from tests.integration.world import World
 
@@ -38,10 +39,13 @@ def running_nursery(world_dir: Path) -> Iterator[Nursery]:
 
 
 @pytest.fixture
-def nursery(running_nursery: Nursery) -> Iterator[Nursery]:
-    """Worker processes for this test; those that are left at its end are ended."""
+def nursery(running_nursery: Nursery, prefect_api: PrefectServer) -> Iterator[Nursery]:
+    """Worker processes for this test; those that are left at its end are ended, and what they held of the payment limit is free."""
     yield running_nursery
     running_nursery.end_all()
+    with httpx.Client(base_url=prefect_api.api_url, timeout=10) as api:
+        limit = api.get("/v2/concurrency_limits/payment-gateway").json()["id"]
+        api.patch(f"/v2/concurrency_limits/{limit}", json={"active_slots": 0}).raise_for_status()
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +77,17 @@ async def frail(frail_postgres: EmbeddedPostgres, sandbox: Sandbox, prefect_api:
     sync_engine.cache_clear()
     await close_gateway()
     await close_engine()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what its worker processes said, and where the orders stand."""
+    report = yield
+    if report.failed and call.when == "call":
+        given = getattr(item, "funcargs", {})
+        if isinstance(nursery := given.get("nursery"), Nursery):
+            report.sections += [(f"worker {name}", said) for name, said in nursery.said()]
+        for world in (given.get("frail"), given.get("saga")):
+            if isinstance(world, World):
+                report.sections.append(("open orders", where_they_stand(world)))
+    return report

@@ -1,7 +1,7 @@
 """Real worker processes, each there in milliseconds: one parent loads Prefect and the flows once, and forks.
 
-In a test: `Nursery` starts the parent, `Nursery.drain(...)` and its like start a worker process. As a program (`python -m tests.faults.nursery
-SOCKET`): the parent.
+In a test: `Nursery` starts the parent, `Nursery.drain(...)` and its like start a worker process.
+As a program (`python -m tests.faults.nursery SOCKET`): the parent.
 """
 
 from __future__ import annotations
@@ -106,6 +106,10 @@ class Nursery:
     def stop(self) -> None:
         self.end_all()
         self._parent.stop()
+
+    def said(self) -> list[tuple[str, str]]:
+        """The processes of this test, and the ends of their logs."""
+        return [(f"{p.log.stem} {p.pid} ({'runs' if p.code is None else p.code})", tail(p.log, 60)) for p in self._started]
 
     def end_all(self) -> None:
         """Ends what this test has left, each by its id."""
