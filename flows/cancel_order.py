@@ -21,10 +21,8 @@ from shop.names import run_name
 
 PREVIEW_KEY = "what-cancelling-undoes"
 
-OrderId = Annotated[str, Field(min_length=1, max_length=200, description="The order's id")]
-Reason = Annotated[str, Field(min_length=1, max_length=300, description="Why; kept with the order. No card data")]
-By = Annotated[str, Field(min_length=1, max_length=300, description="Who asks for it; kept with the order")]
-Confirmed = Annotated[bool, Field(description="false: only show what cancelling would undo and cost. true: do it")]
+OrderId = Annotated[str, Field(min_length=1, max_length=200)]
+Words = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 def _run_name() -> str:
@@ -33,12 +31,18 @@ def _run_name() -> str:
 
 
 @flow(name="cancel-order", flow_run_name=_run_name, persist_result=False)
-async def cancel_order(order_id: OrderId, reason: Reason, requested_by: By, confirmed: Confirmed) -> State[Any]:
+async def cancel_order(order_id: OrderId, reason: Words, requested_by: Words, confirmed: bool) -> State[Any]:
     """Shows what cancelling the order now would undo and cost (result, and artifact `what-cancelling-undoes`); if confirmed, does it.
 
     Before it is shipped, the order is stopped and undone. After that it is returned: money refunded, pieces on the shelf again, customer
     told. Twice cancels once. An order that a worker has in hand may ship before it hears of this; then it is returned.
     Raises `OrderUnknown` and `ResolutionIncomplete` (a word is missing).
+
+    Args:
+        order_id: The order's id.
+        reason: Why; kept with the order, and shown. No card data.
+        requested_by: Who asks for it; kept with the order.
+        confirmed: False only shows what cancelling would undo and cost. True does it.
     """
     order_id, log = order_id.strip(), get_run_logger()
     seen = await preview_cancel(order_id, ORDER_SAGA)

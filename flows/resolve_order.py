@@ -25,19 +25,9 @@ from shop.report import read_one
 
 _BUSY_SECONDS = 120
 
-OrderId = Annotated[str, Field(min_length=1, max_length=200, description="The order's id, as in the artifact orders-that-need-attention")]
-Chosen = Annotated[
-    Resolution,
-    Field(
-        description="hold: a person deals with it, no more retries by themselves. refunded_by_hand: the money went back past the gateway. "
-        "written_off: what is still due will not be done. retry_now: try again at once"
-    ),
-]
-By = Annotated[str, Field(min_length=1, max_length=300, description="Who decides this; kept with the order")]
-Reference = Annotated[
-    str | None, Field(max_length=300, description="Needed for refunded_by_hand: what proves it, such as a transfer's number")
-]
-Reason = Annotated[str | None, Field(max_length=300, description="Needed for written_off: why. No card data")]
+OrderId = Annotated[str, Field(min_length=1, max_length=200)]
+Words = Annotated[str, Field(min_length=1, max_length=300)]
+Perhaps = Annotated[str | None, Field(max_length=300)]
 
 
 def _run_name() -> str:
@@ -46,11 +36,19 @@ def _run_name() -> str:
 
 @flow(name="resolve-order", flow_run_name=_run_name, persist_result=False)
 async def resolve_order(
-    order_id: OrderId, resolution: Chosen, resolved_by: By, reference: Reference = None, reason: Reason = None
+    order_id: OrderId, resolution: Resolution, resolved_by: Words, reference: Perhaps = None, reason: Perhaps = None
 ) -> State[OrderOutcome]:
     """Settles an order that needs attention, or tries again to undo it. Who, when and why are kept (table `desk_entry`).
 
     The same decision twice does nothing the second time. Raises the errors of `shop.desk.errors`, which say what to do.
+
+    Args:
+        order_id: The order's id, as in the artifact orders-that-need-attention.
+        resolution: hold: a person deals with it, no more retries by themselves. refunded_by_hand: the money went back past the gateway.
+            written_off: what is still due will not be done. retry_now: try again at once.
+        resolved_by: Who decides this; kept with the order.
+        reference: Needed for refunded_by_hand: what proves it, such as the number of a transfer. No card data.
+        reason: Needed for written_off: why. No card data.
     """
     decided = desk.decision(order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason)
     new = await _resolve(decided)
