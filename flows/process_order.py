@@ -117,6 +117,8 @@ async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
         if isinstance(failure, asyncio.CancelledError) and not cancelling_undoes:
             raise
         await _reload(order)  # what was committed, whatever was heard of it
+        if order.lost and isinstance(failure, Exception):  # whatever it was, it is the other worker's matter now
+            raise LeaseLost(order.id) from failure
         if order.lost or is_database_trouble(failure):
             raise
         if isinstance(failure, OrderError) and has_to_wait(failure):

@@ -169,10 +169,11 @@ async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
     if not orders:
         return
     by_id = {order.id: order for order in orders}
+    rows = (await tx.execute(_LOAD, {"ids": list(by_id)})).mappings().all()  # may fail: then nothing is forgotten
     remembered = {order.id: {step: order.journal[step] for step in order.unwritten} for order in orders}
     for order in orders:
         order.journal = {}
-    for row in (await tx.execute(_LOAD, {"ids": list(by_id)})).mappings().all():
+    for row in rows:
         fields = dict(row)
         order_id = fields.pop("order_id")
         by_id[order_id].journal[row["step"]] = Entry(**fields)
