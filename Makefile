@@ -1,6 +1,7 @@
 # make run   everything on this machine, with sample orders; stays up until Ctrl-C
 # make demo  the same, but leaves when they have ended
 # make test  checks and tests
+# make fault-test  takes away databases, pauses processes
 # make crash-test  kills workers at every point, in every combination
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo test crash-test lint format bench install
+.PHONY: run demo test crash-test fault-test lint format bench install
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -19,7 +20,11 @@ demo: $(STAMP)
 	@exec $(BIN)/python -m deployments.run --demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# Also what takes minutes: databases that go away, processes that are paused.
+fault-test: $(STAMP)
+	$(BIN)/python -m pytest tests/faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -261,5 +261,5 @@ class DeskEntry(SQLModel, table=True):
 
 
 # Rows that are updated soon after they are written: with room on their page, an update does not touch the indexes.
-for _table in (CustomerOrder, OrderStep):
-    event.listen(_table.__table__, "after_create", DDL("ALTER TABLE %(fullname)s SET (fillfactor = 60)"))  # type: ignore[attr-defined, no-untyped-call]
+for _table in ("customer_order", "order_step"):
+    event.listen(SQLModel.metadata.tables[_table], "after_create", DDL("ALTER TABLE %(fullname)s SET (fillfactor = 60)"))  # type: ignore[no-untyped-call]

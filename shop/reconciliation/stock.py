@@ -13,7 +13,8 @@ _PRODUCTS = text(
     """
     SELECT p.id, p.received, p.on_hand, p.reserved, coalesce(s.pieces, 0) AS shipped, coalesce(h.pieces, 0) AS held
     FROM product p
-    LEFT JOIN (SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM shipment, jsonb_each_text(items) GROUP BY key) s ON s.id = p.id
+    LEFT JOIN (SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM shipment, jsonb_each_text(items)
+        WHERE returned_at IS NULL GROUP BY key) s ON s.id = p.id
     LEFT JOIN (
         SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM reservation, jsonb_each_text(items) WHERE state = 'held' GROUP BY key
     ) h ON h.id = p.id
@@ -27,7 +28,7 @@ _HELD = text(
 )
 _SHIPPED = text(
     "SELECT s.order_id, s.tracking_number, o.outcome FROM shipment s LEFT JOIN customer_order o ON o.id = s.order_id "
-    "WHERE o.id IS NULL OR o.outcome IN ('rejected', 'out_of_stock', 'compensated') ORDER BY s.order_id"
+    "WHERE s.returned_at IS NULL AND (o.id IS NULL OR o.outcome IN ('rejected', 'out_of_stock', 'compensated')) ORDER BY s.order_id"
 )
 _NOT_SHIPPED = text(
     "SELECT o.id AS order_id FROM customer_order o WHERE o.outcome = 'completed' "

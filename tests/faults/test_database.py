@@ -19,6 +19,8 @@ from tests.waiting import until
 
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
+pytestmark = pytest.mark.slow
+
 
 def work_in_both_lanes(nursery: Nursery, orders: Orders, env: dict[str, str]) -> tuple[list[Process], list[Process]]:
     """Two drains on what is submitted, and runs of their own for the last orders, which are not."""

@@ -20,6 +20,8 @@ from tests.integration.world import World
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "PAYMENT_TIMEOUT_SECONDS": "25"}
 CLIENT = "shop.payments.sandbox_client:SandboxGateway"
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Pause:

@@ -580,7 +580,7 @@ async def test_the_process_says_one_line_takes_its_switches_and_stops_when_told(
             switches = (await client.get("/sandbox/behaviour")).json()
             assert switches == Behaviour(forget_keys=True, latency_ms=1.5).model_dump(mode="json")
             changed = (await client.post("/sandbox/behaviour", json={"latency_ms": 0})).json()
-            assert changed == Behaviour(forget_keys=True).model_dump()
+            assert changed == Behaviour(forget_keys=True).model_dump(mode="json")
             wrong = await client.post("/sandbox/behaviour", json={"error_rate": 2, "what": 1})
             assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_request")
             held = await charged(SandboxGateway(process.url, IMPATIENCE, 1), "O-1", "0341")
