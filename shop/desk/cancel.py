@@ -15,6 +15,7 @@ from shop.database import sync_engine, transaction
 from shop.desk import words
 from shop.desk.errors import OrderUnknown
 from shop.outcomes import Outcome
+from shop.points import effect
 from shop.settings import settings
 from shop.signals import WAITING
 
@@ -29,6 +30,7 @@ _ASK = text(
     """
 )
 _NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", reason) VALUES (:id, 'cancel', :by, :reason)""")
+_ASKING = effect("the commit of asking to cancel")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
 
@@ -46,7 +48,7 @@ class Asked(StrEnum):
 async def ask_to_cancel(order_id: str, *, reason: str, requested_by: str) -> Asked:
     """Writes the request down, once; from then on the order is undone, whatever dies. Raises `OrderUnknown` and `ResolutionIncomplete`."""
     reason, requested_by = _words(reason, requested_by)
-    async with transaction() as tx:
+    async with transaction(_ASKING) as tx:
         return await tx.run_sync(_ask, order_id, reason, requested_by)
 
 

@@ -31,7 +31,11 @@ class Way:
         return f"{self.lane}, {self.scenario}" + "".join(f", after a death {point}" for point in self.died_at)
 
 
-FIRST = tuple(Way(scenario, lane) for scenario in SCENARIOS for lane in LANES if scenario != "given up")
+_ON_THEIR_OWN = {"given up", "sent back"}
+FIRST = (
+    *(Way(scenario, lane) for scenario in SCENARIOS for lane in LANES if scenario not in _ON_THEIR_OWN),
+    Way("sent back", "return"),
+)
 RECOVERIES = (
     Way("completes", "recover", ("after creating a payment",)),
     Way("completes", "pending", ("after confirming a payment",)),
@@ -108,8 +112,8 @@ def _case(site: Site, case: Case) -> Result:
                 return Result(case, "the point was not reached", 0)
             begin = time.monotonic()
             shop.time_passes()
-            # Whoever sent the orders and heard nothing sends them again.
-            shop.work("pending", recovered_from)
+            # Whoever sent the orders, or asked to cancel one, and heard nothing, does it again.
+            shop.work("return" if case.way.lane == "return" else "pending", recovered_from)
             shop.check(orders)
     except (AssertionError, TimeoutError) as error:
         return Result(case, f"{type(error).__name__}: {error}", time.monotonic() - begin)
@@ -118,7 +122,7 @@ def _case(site: Site, case: Case) -> Result:
 
 def _run(shop: Shop, way: Way, **options: str) -> tuple[dict[str, Scenario], int, list[dict[str, object]]]:
     scenario = SCENARIOS[way.scenario]
-    alone = way.lane == "process_order" or way.died_at
+    alone = way.lane in {"process_order", "return"} or way.died_at
     sent, orders = some_orders(scenario, *(() if alone else _BYSTANDERS))
     if not way.died_at:
         if scenario.fail_at:

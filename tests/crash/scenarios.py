@@ -21,6 +21,8 @@ class Scenario:
     charged: Decimal = Decimal(0)
     refunded: Decimal = Decimal(0)
     changes: dict[str, Any] = field(default_factory=dict)
+    returned: bool = False
+    """Shipped, and then sent back."""
     fail_at: str | None = None
     """A point at which the first worker's code raises."""
 
@@ -38,6 +40,7 @@ SCENARIOS = {
         Scenario("invalid", Outcome.REJECTED, changes={"total_amount": "1.00"}),
         Scenario("answer lost", Outcome.COMPLETED, PRICE, changes={"card": "0341"}),
         Scenario("refund refused", Outcome.NEEDS_ATTENTION, PRICE, changes={"card": "0259", "country": "AQ"}),
+        Scenario("sent back", Outcome.COMPENSATED, PRICE, PRICE, returned=True),
         Scenario("given up", Outcome.COMPENSATED),
         Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"),
     )

@@ -20,6 +20,7 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
 from shop import intake, points
+from shop.desk.cancel import ask_to_cancel
 from shop.settings import settings
 
 
@@ -74,7 +75,7 @@ def _start(request: dict[str, Any]) -> None:
     status = 70
     try:
         _become(request)
-        asyncio.run(_work(request["lane"], request["orders"]))
+        asyncio.run(_work(request["lane"], request["orders"], _Watcher(request)))
         status = 0
     finally:
         sys.stderr.flush()
@@ -92,7 +93,6 @@ def _become(request: dict[str, Any]) -> None:
         os.dup2(ours, theirs)
     os.environ.update(request["environment"])
     settings.cache_clear()
-    points.watch(_Watcher(request))
 
 
 class _Watcher:
@@ -112,11 +112,17 @@ class _Watcher:
             raise RuntimeError(f"made to fail {point}")
 
 
-async def _work(lane: str, orders: list[dict[str, Any]]) -> None:
+async def _work(lane: str, orders: list[dict[str, Any]], watcher: _Watcher) -> None:
+    if lane == "return":  # until it has arrived, it is any order
+        await process_order(orders[0], return_state=True)
+    points.watch(watcher)
     if lane == "process_order":
         await process_order(orders[0], return_state=True)
     elif lane == "pending":
         intake.submit(orders)
+        await process_pending_orders(drain_seconds=0, return_state=True)
+    elif lane == "return":
+        await ask_to_cancel(orders[0]["id"], reason="does not fit", requested_by="customer")
         await process_pending_orders(drain_seconds=0, return_state=True)
     elif lane == "recover":
         await recover_orders(return_state=True)
