@@ -52,7 +52,7 @@ def storm(site: Site, *, orders: int, seed: int, workers: int = 3, pause: float 
         try:
             _kill_and_kill(shop, contents, dice, report, workers, pause, begin + limit)
         finally:
-            shop.world.misbehave(forget_keys=gateway == "forgets")
+            shop.world.misbehave(error_rate=0, hang_rate=0)
         deadline = time.monotonic() + 120
         while shop.world.sql("SELECT 1 FROM customer_order WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS NULL LIMIT 1"):
             assert time.monotonic() < deadline, "the orders do not come to their ends"

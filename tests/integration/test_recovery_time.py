@@ -56,7 +56,7 @@ async def slow_gateway(saga: World) -> AsyncIterator[None]:
     """Slow enough to be killed in the middle of a charge."""
     saga.misbehave(latency_ms=15_000)
     yield
-    saga.misbehave()
+    saga.misbehave(latency_ms=0)
 
 
 @pytest.mark.parametrize("there", _BAR_SECONDS)
@@ -82,7 +82,7 @@ async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
         victim = _process_of(run.id)
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
-        saga.misbehave()
+        saga.misbehave(latency_ms=0)
 
         async def ended() -> bool:
             return saga.order(order_id).outcome is not None
