@@ -11,6 +11,8 @@ from tests.faults.nursery import Nursery
 from tests.faults.witness import assert_mails, assert_right, mixed, order_of, stock_up
 from tests.integration.world import World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("workers", [2, 4])
 async def test_workers_on_the_same_orders(saga: World, nursery: Nursery, unique: str, workers: int) -> None:

@@ -38,6 +38,7 @@ from shop.outcomes import Outcome
 from shop.payments import charge
 from shop.payments.gateways import gateway
 from shop.report import read
+from shop.settings import settings
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
@@ -217,6 +218,8 @@ async def test_a_worker_that_dies_in_a_retry_leaves_it_to_recovery(saga: World, 
 
 async def test_a_gateway_that_does_not_answer_does_not_reset_what_is_known(saga: World, unique: str, monkeypatch: Any) -> None:
     """A refusal is final under its key, so how often it was refused must not be forgotten because of a timeout in between."""
+    monkeypatch.setenv("PAYMENT_BREAKER_FAILURES", "100")  # an open circuit would be another story
+    settings.cache_clear()
     order_id = await stuck(saga, f"KNOWN-{unique}")
     monkeypatch.setattr("tasks.step.exponential_backoff", lambda backoff_factor: lambda retries: [0.01] * retries)
     monkeypatch.setattr("tasks.step._prepared", {})
