@@ -24,9 +24,8 @@ from tests.integration.world import World, an_order
 from tests.waiting import until
 
 HOME = Path(__file__).resolve().parent.parent.parent
-_BAR_SECONDS = {"a drain at work": 25, "nobody": 60}
-"""From the kill to the outcome, with the default lease, by who else is there; where nobody is, a process has to be started first. Promised
-are 15 seconds with a drain at work; shared machines that are busy with other things get more."""
+_BAR_SECONDS = {"a drain at work": 15, "nobody": 60}
+"""From the kill to the outcome, with the default lease, by who else is there. Where nobody is, a process has to be started first."""
 
 
 @pytest.fixture
