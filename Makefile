@@ -19,8 +19,10 @@ run: $(STAMP)
 demo: $(STAMP)
 	@exec $(BIN)/python -m deployments.run --demo
 
+# Files of tests side by side, each process with servers of its own; then what measures time, with the machine to itself.
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "alone and not slow"
 
 # Also what takes minutes: databases that go away, processes that are paused.
 fault-test: $(STAMP)

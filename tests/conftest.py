@@ -10,7 +10,9 @@ import itertools
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +29,8 @@ from deployments.stack.sandbox import Sandbox
 
 HOME = Path(__file__).resolve().parent.parent
 _PREFIX = "order-saga-tests-"
+_JUST_MADE_SECONDS = 60
+"""A folder that is younger may be one that another session is just about to lock."""
 _TEMPLATE = "migrated"
 _numbers = itertools.count(1)
 
@@ -51,7 +55,9 @@ def pytest_configure() -> None:
 def world_dir() -> Iterator[Path]:
     """A folder for this session's servers. What an earlier session left that was killed outright is stopped and removed first."""
     for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        _sweep(old)
+        with suppress(FileNotFoundError):  # another session has just swept it
+            if time.time() - old.stat().st_mtime > _JUST_MADE_SECONDS:
+                _sweep(old)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     lock = RunLock(folder / "run" / "lock")
     lock.take()

@@ -59,6 +59,7 @@ async def slow_gateway(saga: World) -> AsyncIterator[None]:
     saga.misbehave(latency_ms=0)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("there", _BAR_SECONDS)
 async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
     saga: World, worker: Worker, slow_gateway: None, unique: str, there: str

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
 from tests.waiting import until
 
@@ -34,8 +35,11 @@ async def test_the_schedules_are_planned_by_the_server(deployed: dict[str, Any])
 
     async def planned() -> bool:
         async with get_client() as client:
-            runs = await client.read_flow_runs()
-        return scheduled <= {run.deployment_id for run in runs if run.auto_scheduled}
+            runs = [
+                await client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[each])), limit=1)
+                for each in scheduled
+            ]
+        return all(some and some[0].auto_scheduled for some in runs)
 
     await until(planned, 60, "runs that the scheduler plans")
 

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HOME = Path(__file__).resolve().parent.parent.parent
 
 
+@pytest.mark.alone
 def test_the_short_form() -> None:
     command = [sys.executable, "-m", "benchmarks.throughput", "--quick", "--json"]
     run = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=420, check=False)
