@@ -839,7 +839,11 @@ async def test_another_payment_than_was_created_is_not_believed(changes: dict[st
             await new(gateway, "O-1")
 
 
-@pytest.mark.parametrize("changes", [{"payment_id": "pay_2"}, {"amount": 60}, {"currency": "EUR"}, {"id": LOST}], ids=lambda changes: ascii(changes).replace(repr(LOST), "lost"))
+@pytest.mark.parametrize(
+    "changes",
+    [{"payment_id": "pay_2"}, {"amount": 60}, {"currency": "EUR"}, {"id": LOST}],
+    ids=lambda changes: ascii(changes).replace(repr(LOST), "lost"),
+)
 async def test_another_refund_than_was_asked_for_is_not_believed(changes: dict[str, Any]) -> None:
     refund = {name: value for name, value in (GOOD["refunds"][0] | changes).items() if value is not LOST}
     async with gateway_that_says(http(refund)) as gateway:
