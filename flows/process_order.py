@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.logging import get_logger, get_run_logger
 from prefect.runtime import flow_run
@@ -36,6 +38,9 @@ from shop.work import Work
 from tasks.deliver_outbox import deliver_outbox
 from tasks.step import run
 
+_ASK_SECONDS = 5
+_STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
+"""Where workers and `serve` tell a process which run it is for."""
 _FORM = {**EXAMPLE, "id": "ORDER-1002"}  # the samples have the first
 FilledIn = Field(json_schema_extra={"default": _FORM, "examples": [_FORM]})
 """The run's form in the UI opens with an example filled in. For the form only: a run without an order is refused."""
@@ -105,7 +110,8 @@ async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
 
     Raises `LeaseLost` when another worker has the order, and database trouble: nothing is decided then, and the order is recovered.
     An order that has to wait, for a gateway that is down, is put off: nothing is decided about it either, and it is nobody's meanwhile.
-    `cancelling_undoes`: whether cancelling this run means that the order is not wanted (or only that this worker has to go).
+    `cancelling_undoes`: whether cancelling this run may mean that the order is not wanted (see `_is_unwanted`), and not only that this
+    worker has to go.
     """
     step = ORDER_SAGA.steps[0]
     try:
@@ -114,7 +120,7 @@ async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
             if not order.done(step.name):
                 await run(Work(step, [order]))
     except BaseException as failure:
-        if isinstance(failure, asyncio.CancelledError) and not cancelling_undoes:
+        if isinstance(failure, asyncio.CancelledError) and not (cancelling_undoes and await _is_unwanted()):
             raise
         await _reload(order)  # what was committed, whatever was heard of it
         if order.lost and isinstance(failure, Exception):  # whatever it was, it is the other worker's matter now
@@ -156,6 +162,20 @@ def _look_back(order: OrderUnderWay) -> None:
         raise order.failure or OrderCancelled(order.cancel_reason)
     if order.takeovers > settings().max_takeovers and not order.done(ORDER_SAGA.pivot):
         raise GivenUp(order.takeovers)
+
+
+async def _is_unwanted() -> bool:
+    """Whether whoever cancelled this run does not want the order. A caller in this process does not. Of a run that a worker started only
+    Prefect can tell; if it does not say so, the process has to go (SIGTERM: its worker is stopped), and the order goes on elsewhere."""
+    if os.environ.get(_STARTED_BY_WORKER) != str(flow_run.id):
+        return True
+    try:
+        async with asyncio.timeout(_ASK_SECONDS), get_client() as client:
+            state = (await client.read_flow_run(UUID(str(flow_run.id)))).state
+    except Exception as error:  # noqa: BLE001  (a server that does not answer has told nobody to cancel)
+        get_logger("orders").warning("the Prefect server does not say whether this run was cancelled (%s)", type(error).__name__)
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
 async def _reload(order: OrderUnderWay) -> None:

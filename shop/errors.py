@@ -247,7 +247,7 @@ class BatchStruggling(OrderError):
 
 
 class OrderCancelled(OrderError):
-    """Somebody asked for it, or its run was cancelled, or its process told to stop, before the point of no return."""
+    """Somebody asked for it, or its run was cancelled, before the point of no return."""
 
     code = "cancelled"
 

@@ -75,9 +75,10 @@ def _sweep(folder: Path) -> None:
     except (AlreadyRunning, OSError):
         return  # another session's that runs now
     try:
-        for pid_file in (folder / "run").glob("*.pid"):
+        for pid_file in folder.glob("**/run/*.pid"):
             stop_leftover(pid_file)
-        EmbeddedPostgres(folder / "postgres").stop("immediate")
+        for data in folder.glob("*postgres"):
+            EmbeddedPostgres(data).stop("immediate")
     finally:
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)

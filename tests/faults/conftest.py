@@ -9,15 +9,18 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deployments.stack.deploy import Deployments, ensure_payment_limit, ensure_work_pool
 from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.sandbox import Sandbox
+from deployments.stack.worker import Worker
 from shop.catalogue import load_sample_catalogue
 from shop.database import close_engine, sync_engine
 from shop.migrate import upgrade
 from shop.payments.gateways import close_gateway
-from tests.faults.nursery import Nursery
+from tests.conftest import own_port
+from tests.faults.nursery import HOME, Nursery
 from tests.faults.witness import stock_up, where_they_stand
 from tests.integration.conftest import saga, shop_environment, unique, world
 from tests.integration.world import World
@@ -91,3 +94,48 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             if isinstance(world, World):
                 report.sections.append(("open orders", where_they_stand(world)))
     return report
+
+
+@pytest.fixture(scope="session")
+def frail_prefect(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[PrefectServer]:
+    """A Prefect server that tests may stop, with the deployments. Their schedules are off: what happens has another cause."""
+    folder = world_dir / "frail-prefect"
+    own_port(folder)
+    postgres.create_database("frail_prefect")
+    places = {"logs": folder / "logs", "pids": folder / "run"}
+    server = PrefectServer(home=HOME, folder=folder, database_url=postgres.url("frail_prefect"), **places)
+    try:
+        server.start()
+        with environment(server.client_environment):
+            ensure_work_pool()
+            ensure_payment_limit()
+            deployments = Deployments(home=HOME, state=folder / "deployed.json", environment=server.client_environment, **places)
+            deployments.register(server.api_url)
+        with httpx.Client(base_url=server.api_url, timeout=20) as api:
+            for deployment in api.post("/deployments/filter", json={}).raise_for_status().json():
+                api.patch(f"/deployments/{deployment['id']}", json={"paused": True}).raise_for_status()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+async def deployed(world: World, frail_prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch, unique: str) -> AsyncIterator[World]:
+    """A stocked shop whose Prefect server is the frail one, which runs at first."""
+    frail_prefect.start()
+    stock_up(world)
+    with environment(frail_prefect.client_environment):
+        yield world
+
+
+@pytest.fixture
+def worker(deployed: World, frail_prefect: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
+    """A process worker of that server. It has time for slow calls, and a lease that nobody wants to wait for."""
+    given = {**frail_prefect.client_environment, "PAYMENT_TIMEOUT_SECONDS": "25", "LEASE_SECONDS": "300"}
+    run = frail_prefect.folder / "run"
+    worker = Worker(home=HOME, logs=tmp_path / "logs", pids=run, environment=given, name=f"faults-{tmp_path.name}")
+    try:
+        worker.start(frail_prefect.api_url)
+        yield worker
+    finally:
+        worker.stop(grace=10)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.states import StateType
+from prefect.states import State, StateType
 
 from flows.process_order import process_order
 from flows.saga import ORDER_SAGA
@@ -125,23 +127,63 @@ async def test_both_lanes_on_the_same_order_charge_once(saga: World, unique: str
     assert saga.stock("PROD-001") == (99, 0)
 
 
-async def test_a_cancelled_run_is_undone(saga: World, unique: str) -> None:
+async def stop_while_charging(saga: World, order: dict[str, Any], meanwhile: Callable[[str], Awaitable[None]] | None = None) -> None:
     """Cancellation and SIGTERM arrive as CancelledError; here while the gateway holds back its answer to a charge that it made."""
-    order = an_order(f"CANCEL-{unique}", card="0341")
     run = asyncio.create_task(process_order(order, return_state=True))
 
     async def charged() -> bool:
         return saga.money(order["id"])[0] > 0
 
     await until(charged, 20, "the charge")
+    if meanwhile is not None:
+        await meanwhile(saga.order(order["id"]).flow_run_id)
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
+
+
+@pytest.mark.parametrize("by", ["its caller", "Prefect"])
+async def test_a_cancelled_run_is_undone(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    order = an_order(f"CANCEL-{unique}", card="0341")
+
+    async def cancelled_in_the_ui(run_id: str) -> None:
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", run_id)  # as in a process that a worker started
+        async with get_client() as client:
+            await client.set_flow_run_state(UUID(run_id), State(type=StateType.CANCELLING))
+
+    await stop_while_charging(saga, order, cancelled_in_the_ui if by == "Prefect" else None)
 
     known = report.read([order["id"]])[order["id"]]
     assert (known.outcome, known.failing_step) == (Outcome.COMPENSATED, "process_payment")
     assert saga.money(order["id"]) == (Decimal("999.99"), Decimal("999.99")), "what was charged is back"
     assert saga.stock("PROD-001") == (100, 0)
     saga.assert_books_balance()
+
+
+@pytest.mark.parametrize("server", ["answers", "is away"])
+async def test_a_run_whose_worker_is_stopped_leaves_its_order_as_it_is(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    """It is handed back, not undone: the next one finds the charge and goes on."""
+    order = an_order(f"LEFT-{unique}", card="0341")
+
+    async def told_to_go(run_id: str) -> None:
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", run_id)
+        if server == "is away":
+            monkeypatch.setattr("flows.process_order.get_client", _unreachable)
+
+    await stop_while_charging(saga, order, told_to_go)
+    left = saga.order(order["id"])
+    assert (left.outcome, left.lease_id, left.failing_step) == (None, None, None)
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID")
+
+    known = await (await process_order(order, return_state=True)).aresult()
+    assert (known.outcome, known.takeovers) == (Outcome.COMPLETED, 0)
+    assert saga.charges(order["id"]) == 1
+    saga.assert_books_balance()
+
+
+def _unreachable() -> Any:
+    raise ConnectionError("nobody answers")
 
 
 async def test_an_order_that_a_dead_worker_left_is_taken_over(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
