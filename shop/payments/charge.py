@@ -17,7 +17,7 @@ from shop import names
 from shop.errors import PaymentError, PaymentGatewayError, PaymentRefused, RefundRefused
 from shop.money import to_minor
 from shop.notes import note
-from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
+from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus, Refund
 from shop.points import effect
 from shop.under_way import OrderUnderWay
 
@@ -188,10 +188,23 @@ async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGate
     if left > 0:
         # A gateway repeats its answer to a key. So a refusal, which is final, makes the next try a new request; a timeout does not.
         key = names.key(under_way.id, f"refund-{payment.id}-{to_minor(left, payment.currency)}-{refusals}")
-        with _REFUNDING:
-            made = await gateway.refund(payment.id, amount=left, currency=payment.currency, key=key)
+        made = await _give_back(payment, left, gateway, key)
         undone.refund_id, undone.when = made.id, made.created_at
         undone.refunded += left
+
+
+async def _give_back(payment: Payment, left: Decimal, gateway: PaymentGateway, key: str) -> Refund:
+    """A refusal may mean that the money has gone back already, by a request of a worker that is dead now and that arrived late."""
+    try:
+        with _REFUNDING:
+            return await gateway.refund(payment.id, amount=left, currency=payment.currency, key=key)
+    except PaymentError as refused:
+        if refused.retryable:
+            raise
+        now = await gateway.get(payment.id)
+        if now.kept > 0 or not now.refunds:
+            raise
+        return now.refunds[-1]
 
 
 def money_moved(under_way: OrderUnderWay) -> tuple[Decimal, Decimal, Decimal]:

@@ -543,6 +543,28 @@ async def test_all_payments_of_the_order_are_undone(till: Till, statuses: tuple[
     assert money_moved(order) == (Decimal(charged) / 100, Decimal(charged) / 100, 0)
 
 
+@pytest.mark.parametrize("forget", [False, True])
+async def test_a_refund_of_a_dead_worker_that_arrives_late_is_no_refusal(till: Till, forget: bool) -> None:
+    """It arrives after the next worker looked, and before that one's own request: the money is back, so nothing is at risk."""
+    till.ledger.behaviour = Behaviour(forget_keys=forget)
+    order = await till.order()
+    charged = await till.charge(order)
+
+    class Overtaken:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(till.gateway, name)
+
+        async def refund(self, payment_id: str, **request: Any) -> Any:
+            await till.gateway.refund(payment_id, **{**request, "key": "of-the-dead-worker"})
+            return await till.gateway.refund(payment_id, **request)
+
+    await begin_undo(STEP, [order])
+    result = await refund(order, Overtaken())
+    assert (result.compensation_status, result.refunded_amount, result.original_payment_id) == ("success", TOTAL, charged.payment_id)
+    assert result.refund_id == till.ledger.find("A")[0].refunds[0].id
+    assert till.money() == (UNITS, UNITS)
+
+
 async def test_a_refused_refund_says_what_is_at_risk(till: Till) -> None:
     order = await till.order("0259")
     charged = await till.charge(order)
