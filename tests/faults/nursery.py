@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,15 +119,25 @@ class Nursery:
             process.gone(20)
         self._started.clear()
 
-    def process(self, role: str, *, env: Mapping[str, str] | None = None, stop_at: str | None = None, **arguments: Any) -> Process:
+    def process(
+        self,
+        role: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        stop_at: str | None = None,
+        clock: Sequence[int] = (),
+        **arguments: Any,
+    ) -> Process:
         """A process that plays this role (`tests.faults.roles`) with this process's environment and `env`.
 
-        `stop_at`: it stops itself (SIGSTOP) there, once: `module:name:before` or `module:name:after` a call.
+        `stop_at`: it stops itself (SIGSTOP) there, once: `module:name:before` or `module:name:after` a call. `clock`: by so many seconds
+        its clock is wrong, first, and then each time after it has written to the journal.
         """
         self._number += 1
         name = f"{self._number}-{role}"
         log, ended, told = (self._folder / f"{name}.{ending}" for ending in ("log", "ended", "told"))
         job = {"role": role, "arguments": arguments, "env": {**os.environ, **(env or {})}, "stop_at": stop_at}
+        job["clock"] = list(clock)
         job |= {"log": str(log), "ended": str(ended), "told": str(told)}
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import itertools
 import json
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,7 +21,9 @@ import prefect.client.orchestration
 import prefect.context
 import prefect.flow_engine
 import prefect.task_engine
+import time_machine
 
+import shop.journal
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
@@ -71,6 +75,8 @@ def play(job: dict[str, Any]) -> int:
         prefect.context.refresh_global_settings_context()
         if job["stop_at"]:
             stop_at(job["stop_at"])
+        if job["clock"]:
+            let_clock_jump(job["clock"])
         told = asyncio.run(ROLES[job["role"]](**job["arguments"]))
         fresh = Path(job["told"] + ".new")
         fresh.write_text(json.dumps(told, default=str))
@@ -110,3 +116,25 @@ def stop_at(place: str) -> None:
         return result
 
     setattr(owner, last, stopping)
+
+
+def let_clock_jump(offsets: list[int]) -> None:
+    """Lets this process's clock be wrong by so many seconds, in turn: by the next ones whenever it has written to the journal."""
+    jumps, now = itertools.cycle(offsets), [time_machine.travel(time.time(), tick=True)]
+
+    def jump() -> None:
+        now[0].stop()
+        now[0] = time_machine.travel(time.time() + next(jumps), tick=True)
+        now[0].start()
+
+    now[0].start()
+    jump()
+    write = shop.journal.write
+
+    @functools.wraps(write)
+    async def writing(*args: Any, **kwargs: Any) -> Any:
+        result = await write(*args, **kwargs)
+        jump()
+        return result
+
+    shop.journal.write = writing  # type: ignore[assignment]

@@ -31,6 +31,7 @@ from deployments.stack.prefect_server import PrefectServer, require_answer
 from deployments.stack.processes import Child, free_port, stop_leftover, wait_until
 from deployments.stack.stack import PREFECT, Options, Stack
 from deployments.stack.tidy import tidy_up
+from tests.conftest import own_port
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -354,6 +355,7 @@ class TestStack:
         ]
 
     def test_keeps_data_and_addresses_from_one_start_to_the_next(self, folder: Path) -> None:
+        own_port(folder / "var" / "sandbox")
         with Stack(_parts(folder / "var")) as first:
             with psycopg.connect(first.database_url) as connection:
                 connection.execute("CREATE TABLE kept (value int)")
