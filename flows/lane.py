@@ -25,6 +25,9 @@ from shop.work import Work
 from tasks.step import run
 
 log = get_logger("orders")
+GRACE_SECONDS = 5
+"""For a run that has to go: so long it goes on with what it has in hand. What is not done by then is handed back: orders do not wait for a
+worker that leaves."""
 _ALONE_AT_ONCE = 32
 
 

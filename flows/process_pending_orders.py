@@ -17,7 +17,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import board
-from flows.lane import Lane
+from flows.lane import GRACE_SECONDS, Lane
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal, signals
 from shop.database import is_database_trouble, transaction
@@ -29,8 +29,6 @@ from shop.under_way import OrderUnderWay
 from tasks.deliver_outbox import deliver_outbox
 from tasks.limits import PAYMENT_GATEWAY, slots
 
-_GRACE_SECONDS = 20
-"""Prefect kills a cancelled run after 30."""
 _MAIL_WAITS_SECONDS = 10
 """For so long a mail lets orders go first."""
 _QUIET_SECONDS = 0.25
@@ -70,7 +68,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
             await all_told()
             await board.settle()
         except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
-            await drain.lane.finish_up(_GRACE_SECONDS)
+            await drain.lane.finish_up(GRACE_SECONDS)
             raise
         finally:
             mailing.cancel()

@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import board
-from flows.lane import Lane
+from flows.lane import GRACE_SECONDS, Lane
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal
 from shop.database import transaction
@@ -88,7 +88,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
                 recovered += len(orders)
                 await lane.finish_up()
         except BaseException:
-            await lane.finish_up(20)
+            await lane.finish_up(GRACE_SECONDS)
             raise
     await all_told()
     released = await release_expired_reservations()

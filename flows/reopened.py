@@ -8,7 +8,7 @@ from uuid import UUID
 from prefect.runtime import flow_run
 
 from flows import board
-from flows.lane import Lane
+from flows.lane import GRACE_SECONDS, Lane
 from shop import journal, signals
 from shop.database import transaction
 from shop.lease import lease
@@ -18,8 +18,6 @@ from shop.report import read_one
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
 from tasks.deliver_outbox import deliver_outbox
-
-_GRACE_SECONDS = 20
 
 
 async def take_up(order_ids: Sequence[str]) -> int:
@@ -33,7 +31,7 @@ async def take_up(order_ids: Sequence[str]) -> int:
                 lane.start(orders)
                 await lane.finish_up()
         except BaseException:  # what is not finished then is handed back with the lease
-            await lane.finish_up(_GRACE_SECONDS)
+            await lane.finish_up(GRACE_SECONDS)
             raise
     return taken
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 _PARTS = {
     "server": ("prefect.cli.server", "prefect.server.api.server"),
-    "worker": ("prefect.cli.worker", "prefect.cli._worker_utils", "prefect.workers.process"),
+    "worker": ("prefect.cli.worker", "prefect.cli._worker_utils", "deployments.worker"),
     "deploy": ("prefect.cli.deploy",),
 }
 

@@ -14,7 +14,7 @@ POOL = "orders"
 
 
 class Worker:
-    """`prefect worker start --pool orders`, asking for work every second.
+    """`deployments.worker` as a child, asking for work every second.
 
     `prepare` lets it load while other things start; `start` lets it work and returns once it does.
     """
@@ -49,7 +49,7 @@ class Worker:
     def running(self) -> bool:
         return self._child.running()
 
-    def stop(self, hurry: Hurry | None = None, grace: float = 15) -> None:
+    def stop(self, hurry: Hurry | None = None, grace: float = 20) -> None:
         """Lets the flows that run stop (they leave what is under way to recovery), then ends what is left."""
         self._child.stop(grace=grace, hurry=hurry)
         self._go.unlink(missing_ok=True)

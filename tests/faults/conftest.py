@@ -11,6 +11,7 @@ import pytest
 
 from deployments.stack.deploy import Deployments, ensure_payment_limit, ensure_work_pool
 from deployments.stack.environment import environment
+from deployments.stack.files import tail
 from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.sandbox import Sandbox
@@ -90,9 +91,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         given = getattr(item, "funcargs", {})
         if isinstance(nursery := given.get("nursery"), Nursery):
             report.sections += [(f"worker {name}", said) for name, said in nursery.said()]
-        for world in (given.get("frail"), given.get("saga")):
+        for world in (given.get("frail"), given.get("saga"), given.get("deployed")):
             if isinstance(world, World):
                 report.sections.append(("open orders", where_they_stand(world)))
+        if isinstance(worker := given.get("worker"), Worker):
+            report.sections.append(("the Prefect worker", tail(worker.log, 100)))
     return report
 
 
@@ -131,7 +134,7 @@ async def deployed(world: World, frail_prefect: PrefectServer, monkeypatch: pyte
 @pytest.fixture
 def worker(deployed: World, frail_prefect: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
     """A process worker of that server. It has time for slow calls, and a lease that nobody wants to wait for."""
-    given = {**frail_prefect.client_environment, "PAYMENT_TIMEOUT_SECONDS": "25", "LEASE_SECONDS": "300"}
+    given = {**frail_prefect.client_environment, "PAYMENT_TIMEOUT_SECONDS": "50", "LEASE_SECONDS": "300"}
     run = frail_prefect.folder / "run"
     worker = Worker(home=HOME, logs=tmp_path / "logs", pids=run, environment=given, name=f"faults-{tmp_path.name}")
     try:

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ def let_clock_jump(offsets: list[int]) -> None:
         now[0].stop()
         now[0] = time_machine.travel(time.time() + next(jumps), tick=True)
         now[0].start()
+        print(f"the clock says {datetime.now(UTC):%Y-%m-%d}")
 
     now[0].start()
     jump()
