@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
@@ -71,10 +71,7 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
 def start_own_run(content: Content) -> FlowRun:
     """Starts the `process-order` deployment for the order, without waiting for it. What looked like card data is not in its parameters.
     Raises what the Prefect client raises when the server does not answer: nothing is stored then."""
-    from prefect.deployments import run_deployment
-
-    run: FlowRun = run_deployment(PROCESS_ORDER, parameters={"order": json.loads(content.text)}, timeout=0)  # type: ignore[assignment]
-    return run
+    return _start(PROCESS_ORDER, {"order": json.loads(content.text)})
 
 
 def _submit(order: AnyOrder) -> Receipt:
@@ -99,14 +96,20 @@ def wake_pending_lane() -> bool:
     """
     if signals.is_anybody_draining():
         return True
-    from prefect.deployments import run_deployment
-
     try:
-        run_deployment(PROCESS_PENDING, timeout=0)
+        _start(PROCESS_PENDING)
     except Exception as error:  # noqa: BLE001  (whatever it is, the orders are stored, and the schedule takes them up)
         log.warning("no drain is running, and none could be started (%s): the orders wait for the schedule", type(error).__name__)
         return False
     return True
+
+
+def _start(deployment: str, parameters: dict[str, Any] | None = None) -> FlowRun:
+    from prefect.deployments import run_deployment
+
+    # `_sync`: where an event loop runs, it would otherwise return a coroutine.
+    started: Any = cast(Any, run_deployment)(deployment, parameters=parameters, timeout=0, _sync=True)
+    return started  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ from shop.work import OUTSIDE, DatabaseAction, OutsideAction, Work, recording, r
 from tasks.limits import slots
 
 StepTask = Task[[Work], Any]
-_UNDO = ["compensation"]
 _BREATH = 16
 
 
@@ -42,7 +41,7 @@ def database_step(*, after: Callable[[OrderUnderWay], None] | None = None) -> Ca
                 await _each(after, work.done)
             return work.summary()
 
-        return _task(run_step, action, tags=[])
+        return _task(run_step, action)
 
     return decorate
 
@@ -64,7 +63,7 @@ def database_undo() -> Callable[[DatabaseAction], StepTask]:
             await run_in_database(work, action)
             return work.summary()
 
-        return _task(run_undo, action, tags=_UNDO)
+        return _task(run_undo, action)
 
     return decorate
 
@@ -74,12 +73,12 @@ def outside_step(*, limit: str | None = None) -> Callable[[OutsideAction], StepT
 
     `limit`: a Prefect global concurrency limit, taken once for a batch.
     """
-    return lambda action: _outside(action, limit, tags=[])
+    return lambda action: _outside(action, limit)
 
 
 def outside_undo(*, limit: str | None = None) -> Callable[[OutsideAction], StepTask]:
     """The compensation of a step that changes something outside."""
-    return lambda action: _outside(action, limit, tags=_UNDO)
+    return lambda action: _outside(action, limit)
 
 
 async def run(work: Work) -> None:
@@ -89,25 +88,25 @@ async def run(work: Work) -> None:
     await _with_retries(chosen, step.undo_retries if work.undo else step.retries)(work)
 
 
-def _outside(action: OutsideAction, limit: str | None, tags: list[str]) -> StepTask:
+def _outside(action: OutsideAction, limit: str | None) -> StepTask:
     async def run_step(work: Work) -> dict[str, Any]:
         async with slots(limit):
             await run_outside(work, action)
         return work.summary()
 
-    return _task(run_step, action, tags, outside=True)
+    return _task(run_step, action, outside=True)
 
 
-def _task(run_step: Any, action: Any, tags: list[str], *, outside: bool = False) -> StepTask:
+def _task(run_step: Any, action: Any, *, outside: bool = False) -> StepTask:
     for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
         setattr(run_step, attribute, getattr(action, attribute))
-    # The journal decides what is done, never Prefect's results: a cached "reserved" would skip reserving after a release.
     for part in OUTSIDE if outside else ("",):
         effect(recording(action, part))  # declared, so that the tests of crashes miss none
+    # The journal decides what is done, never Prefect's results: a cached "reserved" would skip reserving after a release. And no tags: for
+    # each one Prefect asks its server whether there is a limit, and a task waits for as long as the server is away.
     made: StepTask = task(
         name=action.__name__,
         task_run_name=_run_name,
-        tags=tags or None,
         cache_policy=NO_CACHE,
         persist_result=False,
         retry_condition_fn=_worth_retrying,

@@ -86,6 +86,10 @@ class PrefectServer:
             )
         write_whole(self._port_file, f"{self.port}\n")
 
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
     def forget_leases(self) -> None:
         """Forgets who held slots of concurrency limits. Only while nothing runs that may hold one."""
         for lease in (self.folder / "concurrency_leases").glob("*"):

@@ -1,0 +1,103 @@
+"""The Prefect server is away, or dies in the middle, or comes back: what was submitted is processed, and what runs reaches its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from deployments.stack.prefect_server import PrefectServer
+from deployments.stack.worker import Worker
+from deployments.trigger import run_order, submit_orders, wake_pending_lane
+from shop import report
+from shop.outcomes import Outcome
+from tests.faults.nursery import Nursery
+from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, order_of
+from tests.integration.world import World
+from tests.waiting import until
+
+ENV = {"PAYMENT_TIMEOUT_SECONDS": "5", "POLL_SECONDS": "0.2"}
+
+
+def kill(server: PrefectServer) -> None:
+    """The server, and whatever it started."""
+    assert server.pid is not None
+    leader = psutil.Process(server.pid)
+    for process in [*leader.children(recursive=True), leader]:
+        os.kill(process.pid, signal.SIGKILL)
+
+
+async def all_end(world: World, seconds: float, what: str) -> None:
+    async def ended() -> bool:
+        return all_ended(world)
+
+    await until(ended, seconds, what)
+
+
+async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
+    deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
+) -> None:
+    """Submitting takes milliseconds all the same; the worker waits for its server, and needs nobody to start it again."""
+    kill(frail_prefect)
+    orders = mixed(unique, 20)
+    began = time.monotonic()
+    receipts = submit_orders(orders.values())
+    took = time.monotonic() - began
+    assert {receipt.status for receipt in receipts} == {"accepted"}
+    assert took < 1, f"submitting 20 orders took {took:.1f} s"
+    assert not wake_pending_lane(), "nobody to wake"
+    assert set(report.read(list(orders))) == set(orders)
+
+    await asyncio.to_thread(frail_prefect.start)
+    last = order_of("good", f"{unique}-last")
+    assert (await asyncio.to_thread(run_order, last, timeout=120)).outcome is Outcome.COMPLETED
+    await all_end(deployed, 60, "the orders that were submitted before")
+    assert worker.running()
+    orders[last["id"]] = last
+    assert_right(deployed, orders)
+
+
+@pytest.mark.parametrize("how", ["killed", "hanging"])
+async def test_the_server_goes_away_in_the_middle(
+    deployed: World, frail_prefect: PrefectServer, nursery: Nursery, unique: str, how: str
+) -> None:
+    """Drains and runs of their own that are under way take their orders to their ends without it, and the next ones with it."""
+    orders = mixed(unique, 40)
+    *waiting, a, b = orders.values()
+    submit_orders(waiting)
+    deployed.misbehave(latency_ms=300)
+    drains = [nursery.drain(20, batch_size=8, env=ENV) for _ in range(2)]
+    own_runs = [nursery.order(order, env=ENV) for order in (a, b)]
+
+    async def under_way() -> bool:
+        taken = {row.id for row in deployed.sql("SELECT id FROM customer_order WHERE fence > 0")}
+        return {a["id"], b["id"]} <= taken and len(taken) > 10 and not all_ended(deployed)
+
+    try:
+        await until(under_way, 60, "everybody to be at work")
+        if how == "killed":
+            kill(frail_prefect)
+        else:
+            frozen = psutil.Process(frail_prefect.pid)
+            frozen.suspend()
+        assert not all_ended(deployed), "in the middle"
+        await all_end(deployed, 60, "all orders to end while the server is away")
+    finally:
+        deployed.misbehave(latency_ms=0)
+        if how == "hanging":
+            frozen.resume()
+    assert_right(deployed, orders)
+    if how == "killed":
+        await asyncio.to_thread(frail_prefect.start)
+    for process in [*drains, *own_runs]:
+        process.gone(120)
+
+    more = mixed(f"{unique}-later", 10)
+    submit_orders(more.values())
+    nursery.drain(env=ENV).wait(90)
+    assert_right(deployed, orders | more)
+    assert_mails(deployed, orders | more)
