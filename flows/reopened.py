@@ -49,5 +49,5 @@ async def to_its_outcome(order_id: str) -> OrderOutcome:
 
 
 async def _claim(mine: UUID, order_ids: Sequence[str]) -> list[OrderUnderWay]:
-    async with transaction() as tx:
+    async with transaction(journal.CLAIMING) as tx:
         return await journal.claim(tx, mine, most=len(order_ids), ids=order_ids, flow_run_id=str(flow_run.id))

@@ -20,7 +20,7 @@ _AT_ONCE = 100
 async def retry_compensations() -> dict[str, int]:
     """Tries again to undo the orders on the desk whose pause is over (`DESK_RETRY_SECONDS`, doubling up to `DESK_RETRY_MAX_SECONDS`), and
     shows the desk in the UI. An order that is held is left alone."""
-    async with transaction() as tx:
+    async with transaction(attention.REOPENING) as tx:
         due = await attention.reopen_due(tx, most=_AT_ONCE)
     if due:  # from here on they are open orders: should this worker die, recovery goes on with them
         await take_up(due)

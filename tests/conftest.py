@@ -26,6 +26,7 @@ from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.processes import free_port, stop_leftover
 from deployments.stack.sandbox import Sandbox
+from tests.nursery.nursery import Nursery
 
 HOME = Path(__file__).resolve().parent.parent
 _PREFIX = "order-saga-tests-"
@@ -151,3 +152,14 @@ def prefect_api(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefect
             yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def running_nursery(world_dir: Path) -> Iterator[Nursery]:
+    """The parent of worker processes that are there in milliseconds."""
+    nursery = Nursery(world_dir / "nursery", world_dir / "run")
+    try:
+        nursery.start()
+        yield nursery
+    finally:
+        nursery.stop()

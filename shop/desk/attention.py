@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
 from shop.database import Tx, as_json, sync_engine, transaction
+from shop.points import effect
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
 
@@ -58,6 +59,10 @@ _REOPEN_DUE = text(
       AND o.outcome = 'needs_attention' RETURNING o.id
     """  # noqa: S608  (a constant)
 )
+
+
+REOPENING = effect("the commit of trying again")
+"""For the transaction of a `reopen_due`."""
 
 
 @dataclass(frozen=True, slots=True)

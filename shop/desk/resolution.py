@@ -18,6 +18,7 @@ from shop.desk.attention import REOPEN
 from shop.desk.errors import AlreadyResolved, NotOnTheDesk, OrderBusy, OrderUnknown, ResolutionIncomplete
 from shop.money import show
 from shop.payments.charge import STEP as PAYMENT
+from shop.points import effect
 from shop.settings import settings
 from shop.signals import WAITING
 
@@ -48,6 +49,7 @@ _NOTE = text(
     "VALUES (:id, :action, :by, :reason, :reference, :amount, :currency)"
 )
 _WAKE = text("SELECT pg_notify(:channel, '')")
+_DECIDING = effect("the commit of a person's decision")
 
 
 class Resolution(StrEnum):
@@ -97,7 +99,7 @@ async def resolve(decided: Decision) -> bool:
 
     Raises `OrderUnknown`, `NotOnTheDesk`, `AlreadyResolved` (otherwise), `ResolutionIncomplete`, and `OrderBusy` (retryable).
     """
-    async with transaction() as tx:
+    async with transaction(_DECIDING) as tx:
         return await tx.run_sync(_resolve, decided)
 
 

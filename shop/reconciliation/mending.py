@@ -18,8 +18,11 @@ from shop.notifications import outbox
 from shop.outcomes import Outcome, Undone
 from shop.payments.charge import STEP, money_moved, refund
 from shop.payments.gateway import PaymentGateway
+from shop.points import effect
 from shop.under_way import OrderUnderWay
 
+_BEGINNING, _ENDING = effect("the commit of mending, intent"), effect("the commit of mending, result")
+_CANCELLING = effect("cancelling a payment that was left")
 _COMPENSATION = "refund_payment"
 _UNCOMPLETED = (Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED)
 _LOCK = text("SELECT id, content, fence, outcome, undone FROM customer_order WHERE id = :id FOR UPDATE")
@@ -40,7 +43,7 @@ async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
 
     Raises what the gateway raises if trying again can help.
     """
-    async with transaction() as tx:
+    async with transaction(_BEGINNING) as tx:
         order = await _begin(tx, order_id)
     if order is None:
         return "the order is not as it was"
@@ -55,7 +58,8 @@ async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
 
 async def cancel_left(order_id: str, payment_id: str, gateway: PaymentGateway) -> None:
     """Makes sure that a payment that was only created can never be charged."""
-    await gateway.cancel(payment_id, key=names.key(order_id, f"cancel-{payment_id}"))
+    with _CANCELLING:
+        await gateway.cancel(payment_id, key=names.key(order_id, f"cancel-{payment_id}"))
 
 
 async def _begin(tx: Tx, order_id: str) -> OrderUnderWay | None:
@@ -71,7 +75,7 @@ async def _begin(tx: Tx, order_id: str) -> OrderUnderWay | None:
 
 async def _end(order: OrderUnderWay, end: dict[str, Any] | RefundRefused) -> None:
     refused = isinstance(end, RefundRefused)
-    async with transaction() as tx:
+    async with transaction(_ENDING) as tx:
         row = (await tx.execute(_LOCK, {"id": order.id})).mappings().one()
         if row["outcome"] not in _UNCOMPLETED:
             return

@@ -10,7 +10,7 @@ import pytest
 from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.sandbox import Sandbox
 from tests.crash.site import Site
-from tests.crash.workers import Workers
+from tests.nursery.nursery import Nursery
 
 HOME = Path(__file__).resolve().parent.parent.parent
 
@@ -31,17 +31,18 @@ def forgetful_sandbox(world_dir: Path) -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="session")
 def site(
-    postgres: EmbeddedPostgres, template_database: str, sandbox: Sandbox, forgetful_sandbox: Sandbox, prefect_api: Any, world_dir: Path
-) -> Iterator[Site]:
+    postgres: EmbeddedPostgres,
+    template_database: str,
+    sandbox: Sandbox,
+    forgetful_sandbox: Sandbox,
+    prefect_api: Any,
+    running_nursery: Nursery,
+    world_dir: Path,
+) -> Site:
     """Servers, and workers to be killed."""
     folder = world_dir / "crash"
     folder.mkdir()
-    environment = {name: value for name, value in prefect_api.client_environment.items() if value is not None}
-    workers = Workers(folder, {**environment, "PREFECT_LOGGING_LEVEL": "ERROR", "LOG_LEVEL": "ERROR"})
-    try:
-        yield Site(postgres, template_database, folder, workers, {"remembers": sandbox.url, "forgets": forgetful_sandbox.url})
-    finally:
-        workers.close()
+    return Site(postgres, template_database, folder, running_nursery, {"remembers": sandbox.url, "forgets": forgetful_sandbox.url})
 
 
 @pytest.fixture(scope="session")

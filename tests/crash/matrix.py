@@ -31,10 +31,18 @@ class Way:
         return f"{self.lane}, {self.scenario}" + "".join(f", after a death {point}" for point in self.died_at)
 
 
-_ON_THEIR_OWN = {"given up", "sent back"}
+_AFTERWARDS = {
+    "sent back": "return",
+    "tried again": "retry",
+    "settled by a person": "settle",
+    "charged after its end": "reconcile",
+    "paid twice by half": "reconcile",
+}
+"""What is done with an order that has ended, by another flow."""
+_ON_THEIR_OWN = {"given up", *_AFTERWARDS}
 FIRST = (
     *(Way(scenario, lane) for scenario in SCENARIOS for lane in LANES if scenario not in _ON_THEIR_OWN),
-    Way("sent back", "return"),
+    *(Way(scenario, lane, settings=(("RECONCILIATION_GRACE_SECONDS", "0"),)) for scenario, lane in _AFTERWARDS.items()),
 )
 RECOVERIES = (
     Way("completes", "recover", ("after creating a payment",)),
@@ -112,8 +120,10 @@ def _case(site: Site, case: Case) -> Result:
                 return Result(case, "the point was not reached", 0)
             begin = time.monotonic()
             shop.time_passes()
-            # Whoever sent the orders, or asked to cancel one, and heard nothing, does it again.
-            shop.work("return" if case.way.lane == "return" else "pending", recovered_from)
+            # Whoever sent the orders, or decided something about one, and heard nothing, does it again.
+            shop.work(case.way.lane if case.way.lane in _AFTERWARDS.values() else "pending", recovered_from)
+            if case.way.lane in _AFTERWARDS.values():  # an order that was open again when its worker died is whoever's
+                shop.work("pending", [])
             shop.check(orders)
     except (AssertionError, TimeoutError) as error:
         return Result(case, f"{type(error).__name__}: {error}", time.monotonic() - begin)
@@ -122,7 +132,7 @@ def _case(site: Site, case: Case) -> Result:
 
 def _run(shop: Shop, way: Way, **options: str) -> tuple[dict[str, Scenario], int, list[dict[str, object]]]:
     scenario = SCENARIOS[way.scenario]
-    alone = way.lane in {"process_order", "return"} or way.died_at
+    alone = way.lane in {"process_order", *_AFTERWARDS.values()} or way.died_at
     sent, orders = some_orders(scenario, *(() if alone else _BYSTANDERS))
     if not way.died_at:
         if scenario.fail_at:

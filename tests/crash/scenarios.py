@@ -23,6 +23,10 @@ class Scenario:
     changes: dict[str, Any] = field(default_factory=dict)
     returned: bool = False
     """Shipped, and then sent back."""
+    by_hand: Decimal = Decimal(0)
+    """What a person gave back past the gateway."""
+    tidy: bool = False
+    """No payment is left that could still be charged."""
     fail_at: str | None = None
     """A point at which the first worker's code raises."""
 
@@ -42,6 +46,10 @@ SCENARIOS = {
         Scenario("refund refused", Outcome.NEEDS_ATTENTION, PRICE, changes={"card": "0259", "country": "AQ"}),
         Scenario("sent back", Outcome.COMPENSATED, PRICE, PRICE, returned=True),
         Scenario("given up", Outcome.COMPENSATED),
+        Scenario("tried again", Outcome.NEEDS_ATTENTION, PRICE, changes={"card": "0259", "country": "AQ"}),
+        Scenario("settled by a person", Outcome.COMPENSATED, PRICE, changes={"card": "0259", "country": "AQ"}, by_hand=PRICE),
+        Scenario("charged after its end", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
+        Scenario("paid twice by half", Outcome.COMPLETED, PRICE, tidy=True),
         Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"),
     )
 }

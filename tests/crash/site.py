@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deployments.stack.files import tail
 from deployments.stack.postgres import EmbeddedPostgres
 from shop.books import read_books
 from shop.catalogue import load_sample_catalogue
 from shop.outcomes import Outcome
 from tests.crash.scenarios import Scenario
-from tests.crash.workers import Workers
 from tests.integration.world import World
+from tests.nursery.nursery import Nursery, Process
 
 # What an hour does to what a dead worker left: its lease is over, what it had put off or taken is due.
 _TIME_PASSES = (
     "UPDATE lease SET until = now() - interval '1 second'",
     "UPDATE customer_order SET not_before = NULL WHERE not_before IS NOT NULL",
+    "UPDATE attention SET next_retry_at = now() WHERE resolved_at IS NULL AND next_retry_at IS NOT NULL",
     "UPDATE outbox SET next_attempt_at = now() WHERE sent_at IS NULL",
 )
 _COUNTS = """
@@ -31,6 +33,7 @@ _COUNTS = """
         (SELECT count(*) FROM outbox m WHERE m.order_id = o.id) AS messages,
         (SELECT count(*) FROM outbox m WHERE m.order_id = o.id AND m.sent_at IS NULL) AS unsent,
         (SELECT count(*) FROM customer_interaction c WHERE c.order_id = o.id) AS contacts,
+        (SELECT count(*) FROM desk_entry d WHERE d.order_id = o.id AND d.action <> 'cancel') AS decisions,
         (SELECT count(*) FROM reservation r WHERE r.order_id = o.id AND r.state = 'held') AS held
     FROM customer_order o WHERE o.id = ANY(CAST(:ids AS text[]))
 """
@@ -43,7 +46,7 @@ class Site:
     postgres: EmbeddedPostgres
     template: str
     folder: Path
-    workers: Workers
+    nursery: Nursery
     gateways: Mapping[str, str]
     """`remembers` and `forgets`: their addresses."""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -74,22 +77,24 @@ class Shop:
     settings: Mapping[str, str]
 
     def work(self, lane: str, orders: Sequence[dict[str, Any]] = (), *, seconds: float = 90, **options: Any) -> int:
-        """Runs a worker to its end; its exit status. AssertionError if it neither ended well nor was killed."""
+        """Runs a worker to its end; its exit status. AssertionError if it neither ended well in time nor was killed."""
         worker = self.start(lane, orders, **options)
-        status = worker.wait(seconds)
-        assert status in {0, -9}, f"a worker ended with {status}:\n{worker.tail()}"
+        status = worker.gone(seconds)
+        assert status in {0, -9}, f"a worker ended with {status}:\n{tail(worker.log, 40)}"
         return status
 
-    def start(self, lane: str, orders: Sequence[dict[str, Any]] = (), **options: Any) -> Any:
+    def start(self, lane: str, orders: Sequence[dict[str, Any]] = (), **options: Any) -> Process:
         environment = {
             "DATABASE_URL": self.world.database_url,
             "VAR_DIR": str(self.world.var_dir),
             "PAYMENT_GATEWAY_URL": self.world.gateway_url,
             "PAYMENT_TIMEOUT_SECONDS": "1",
             "LEASE_SECONDS": "60",
+            "PREFECT_LOGGING_LEVEL": "ERROR",
+            "LOG_LEVEL": "ERROR",
             **self.settings,
         }
-        return self.site.workers.start(lane, orders, environment, **options)
+        return self.site.nursery.process("walk", env=environment, lane=lane, orders=list(orders), **options)
 
     def time_passes(self) -> None:
         for statement in _TIME_PASSES:
@@ -109,11 +114,14 @@ class Shop:
             assert (row.amount_charged, row.amount_refunded) == (expected.charged, expected.refunded)
             assert row.amount_at_risk == (expected.charged if expected.outcome is Outcome.NEEDS_ATTENTION else 0)
             assert (row.shipments, row.contacts) == (shipped, shipped)
-            assert (row.messages, row.unsent) == (int(shipped) + int(expected.refunded > 0), 0)
+            given_back = expected.refunded + expected.by_hand
+            assert (row.messages, row.unsent) == (int(shipped) + int(given_back > 0), 0)
+            assert not expected.tidy or "created" not in {payment["status"] for payment in self.world.ledger(order_id)}
             assert row.held == 0, "a reservation is left"
             assert (f"{order_id}.pdf" in labels) == shipped
             assert mails.count(f"{order_id}.eml") == shipped
-            assert mails.count(f"{order_id}-refund.eml") == (expected.refunded > 0)
+            assert mails.count(f"{order_id}-refund.eml") == (given_back > 0)
+            assert row.decisions == (expected.by_hand > 0), "the desk's entries"
         books = read_books(self.world.database_url)
         assert books.balanced, books.rows
         assert self.world.sql("SELECT count(*) FROM lease WHERE until > now()") == [(0,)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 import uuid
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Any
 from shop.outcomes import Outcome
 from tests.crash.scenarios import PRICE, SCENARIOS
 from tests.crash.site import Shop, Site
-from tests.crash.workers import Worker
+from tests.nursery.nursery import Process
 
 _MIX = {"completes": 12, "cannot be shipped": 3, "declined": 2, "sold out": 1, "invalid": 1, "answer lost": 1}
 _LEASE_SECONDS = 2
@@ -71,12 +72,12 @@ def _kill_and_kill(
     shop: Shop, contents: list[dict[str, Any]], dice: random.Random, report: Report, workers: int, pause: float, limit: float
 ) -> None:
     lost: list[tuple[int, float, list[str]]] = []
-    at_work: list[Worker] = []
+    at_work: list[Process] = []
     shares = [contents[i::workers] for i in range(workers)]  # each worker's part is submitted by it, all of them over and over
     next_kill, pace, left_before = time.monotonic() + 2 * pause, pause, len(contents)
     try:
         while True:
-            at_work = [worker for worker in at_work if not worker.ended()]
+            at_work = [worker for worker in at_work if worker.running()]
             while len(at_work) < workers:
                 share = dice.choice(shares)
                 lane = "process_order" if dice.random() < 0.3 else "pending"
@@ -88,7 +89,7 @@ def _kill_and_kill(
             assert time.monotonic() < limit, f"{left} orders are left after {report.kills} kills"
             if time.monotonic() > next_kill:
                 victim = dice.choice(at_work)
-                victim.kill()
+                victim.signal(signal.SIGKILL)
                 held = [row.id for row in shop.world.sql(_HELD_BY, pid=str(victim.pid))]
                 report.kills += 1
                 if held:
@@ -100,7 +101,7 @@ def _kill_and_kill(
             time.sleep(0.05)  # the pace of the storm; nothing is waited for here
     finally:
         for worker in at_work:
-            worker.kill()
+            worker.signal(signal.SIGKILL)
 
 
 def _still_lost(shop: Shop, lost: list[tuple[int, float, list[str]]], report: Report) -> list[tuple[int, float, list[str]]]:

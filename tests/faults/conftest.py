@@ -21,25 +21,15 @@ from shop.database import close_engine, sync_engine
 from shop.migrate import upgrade
 from shop.payments.gateways import close_gateway
 from tests.conftest import own_port
-from tests.faults.nursery import HOME, Nursery
 from tests.faults.witness import stock_up, where_they_stand
 from tests.integration.conftest import saga, shop_environment, unique, world
 from tests.integration.world import World
+from tests.nursery.nursery import HOME, Nursery
 
 __all__ = ["saga", "shop_environment", "unique", "world"]
 
 TEMPLATE = "migrated"
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-def running_nursery(world_dir: Path) -> Iterator[Nursery]:
-    nursery = Nursery(world_dir / "nursery", world_dir / "run")
-    try:
-        nursery.start()
-        yield nursery
-    finally:
-        nursery.stop()
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from decimal import Decimal
 import pytest
 
 from shop import intake
-from tests.faults.nursery import Nursery
 from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, stock_up
 from tests.integration.world import World
+from tests.nursery.nursery import Nursery
 from tests.waiting import until
 
 DAY = 86_400

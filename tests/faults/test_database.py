@@ -11,10 +11,10 @@ import pytest
 
 from deployments.stack.postgres import EmbeddedPostgres
 from shop import intake
-from tests.faults.nursery import Nursery, Process
 from tests.faults.proxy import Fate, Proxy, cut
 from tests.faults.witness import Orders, all_ended, assert_mails, assert_right, mixed
 from tests.integration.world import World
+from tests.nursery.nursery import Nursery, Process
 from tests.waiting import until
 
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}

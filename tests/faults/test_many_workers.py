@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from shop import intake
-from tests.faults.nursery import Nursery
 from tests.faults.witness import assert_mails, assert_right, mixed, order_of, stock_up
 from tests.integration.world import World
+from tests.nursery.nursery import Nursery
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from shop import intake
-from tests.faults.nursery import Nursery, Process
 from tests.faults.witness import Orders, all_ended, assert_mails, assert_right, order_of, stock_up
 from tests.integration.world import World
+from tests.nursery.nursery import Nursery, Process
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "PAYMENT_TIMEOUT_SECONDS": "25"}
 CLIENT = "shop.payments.sandbox_client:SandboxGateway"

@@ -15,9 +15,9 @@ from deployments.stack.worker import Worker
 from deployments.trigger import run_order, submit_orders, wake_pending_lane
 from shop import report
 from shop.outcomes import Outcome
-from tests.faults.nursery import Nursery
 from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, order_of
 from tests.integration.world import World
+from tests.nursery.nursery import Nursery
 from tests.waiting import until
 
 ENV = {"PAYMENT_TIMEOUT_SECONDS": "5", "POLL_SECONDS": "0.2"}

@@ -18,9 +18,9 @@ from shop import intake, report
 from shop.intake_content import take_in
 from shop.outcomes import Outcome
 from tests.faults.gates import gates
-from tests.faults.nursery import Nursery
 from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of, stock_up
 from tests.integration.world import World
+from tests.nursery.nursery import Nursery
 from tests.waiting import until
 
 

@@ -1,11 +1,12 @@
 """Real worker processes, each there in milliseconds: one parent loads Prefect and the flows once, and forks.
 
 In a test: `Nursery` starts the parent, `Nursery.drain(...)` and its like start a worker process.
-As a program (`python -m tests.faults.nursery SOCKET`): the parent.
+As a program (`python -m tests.nursery.nursery SOCKET`): the parent.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -83,19 +84,19 @@ class Process:
 
 
 class Nursery:
-    """The parent, and the processes that a test has started."""
+    """The parent, and the processes that a test has started; for any number of threads."""
 
     def __init__(self, folder: Path, pids: Path) -> None:
         self._folder = folder
         self._socket = folder / "socket"
         self._parent = Child(
             "the nursery",
-            [sys.executable, "-m", "tests.faults.nursery", str(self._socket)],
+            [sys.executable, "-m", "tests.nursery.nursery", str(self._socket)],
             log=folder / "nursery.log",
             pid_file=pids / "nursery.pid",
             cwd=HOME,
         )
-        self._number = 0
+        self._numbers = itertools.count(1)
         self._started: list[Process] = []
 
     def start(self) -> None:
@@ -128,13 +129,12 @@ class Nursery:
         clock: Sequence[int] = (),
         **arguments: Any,
     ) -> Process:
-        """A process that plays this role (`tests.faults.roles`) with this process's environment and `env`.
+        """A process that plays this role (`tests.nursery.roles`) with this process's environment and `env`.
 
         `stop_at`: it stops itself (SIGSTOP) there, once: `module:name:before` or `module:name:after` a call. `clock`: by so many seconds
         its clock is wrong, first, and then each time after it has written to the journal.
         """
-        self._number += 1
-        name = f"{self._number}-{role}"
+        name = f"{next(self._numbers)}-{role}"
         log, ended, told = (self._folder / f"{name}.{ending}" for ending in ("log", "ended", "told"))
         job = {"role": role, "arguments": arguments, "env": {**os.environ, **(env or {})}, "stop_at": stop_at}
         job["clock"] = list(clock)
@@ -163,7 +163,7 @@ class Nursery:
 
 def main(path: str) -> None:
     """Forks a child for each request."""
-    from tests.faults import roles
+    from tests.nursery import roles
 
     children: dict[int, str] = {}
 

@@ -1,4 +1,4 @@
-"""What a worker process of these tests does. Loaded once, by the nursery; each role runs in a forked child."""
+"""What a worker process does. Loaded once, by the nursery; each role runs in a forked child."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
 from shop import intake
 from shop.settings import settings
+from tests.crash import lanes
 
 
 async def drain(drain_seconds: float, batch_size: int | None) -> Any:
@@ -61,7 +62,14 @@ async def submit(orders: list[dict[str, Any]], threads: int) -> Any:
     return told
 
 
-ROLES: dict[str, Callable[..., Awaitable[Any]]] = {"drain": drain, "order": order, "recover": recover, "submit": submit}
+ROLES: dict[str, Callable[..., Awaitable[Any]]] = {
+    "drain": drain,
+    "order": order,
+    "recover": recover,
+    "submit": submit,
+    "walk": lanes.walk,
+    "declared": lanes.declared,
+}
 
 
 def play(job: dict[str, Any]) -> int:

@@ -1,0 +1,106 @@
+"""What a worker does that may be killed on its way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.reconcile_payments import reconcile_payments
+from flows.recover_orders import recover_orders
+from flows.resolve_order import resolve_order
+from flows.retry_compensations import retry_compensations
+from shop import intake, points
+from shop.database import transaction
+from shop.desk.cancel import ask_to_cancel
+from shop.desk.resolution import Resolution
+from shop.payments.gateway import Payment, PaymentStatus
+from shop.payments.gateways import gateway
+
+
+class _Watcher:
+    """Dies at one point, fails at another once, or writes down those that it passes."""
+
+    def __init__(self, kill_at: str | None, fail_at: str | None, passed: str | None) -> None:
+        self._kill_at, self._fail_at, self._passed = kill_at, fail_at, passed
+
+    def __call__(self, point: str) -> None:
+        if self._passed:
+            with Path(self._passed).open("a") as file:
+                file.write(point + "\n")
+        if point == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if point == self._fail_at:
+            self._fail_at = None  # once
+            raise RuntimeError(f"made to fail {point}")
+
+
+async def _return(order_id: str) -> None:
+    await ask_to_cancel(order_id, reason="does not fit", requested_by="customer")
+    await process_pending_orders(drain_seconds=0, return_state=True)
+
+
+async def _retry(order_id: str) -> None:
+    async with transaction() as tx:
+        await tx.execute(text("UPDATE attention SET next_retry_at = now() WHERE order_id = :id"), {"id": order_id})
+    await retry_compensations(return_state=True)
+
+
+async def _settle(order_id: str) -> None:
+    await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True)
+
+
+async def _reconcile(_order_id: str) -> None:
+    await reconcile_payments(return_state=True)
+
+
+AFTERWARDS = {"return": _return, "retry": _retry, "settle": _settle, "reconcile": _reconcile}
+
+
+async def _pay_again(order: dict[str, Any]) -> None:
+    """Payments that nobody expects any more: one is made and left; and where the order was declined, another one is charged."""
+    found = await gateway().find(order["id"])
+    if len(found) > 1:
+        return  # an earlier worker did it
+    await _create(order, "left")
+    if found[0].status is PaymentStatus.DECLINED:
+        await gateway().confirm((await _create(order, "late")).id, key=f"confirm-late-{order['id']}")
+
+
+async def _create(order: dict[str, Any], key: str) -> Payment:
+    amount, key = Decimal(order["total_amount"]), f"{key}-{order['id']}"
+    method = {"method": "credit_card", "card_last4": "1234", "token": None}
+    return await gateway().create(order_id=order["id"], amount=amount, currency="USD", key=key, **method)
+
+
+async def walk(
+    lane: str, orders: list[dict[str, Any]], kill_at: str | None = None, fail_at: str | None = None, passed: str | None = None
+) -> None:
+    """Works on the orders in that lane, until it is killed."""
+    if lane in AFTERWARDS:  # until it has ended, it is any order
+        await process_order(orders[0], return_state=True)
+        if lane == "reconcile":
+            await _pay_again(orders[0])
+    points.watch(_Watcher(kill_at, fail_at, passed))
+    if lane in AFTERWARDS:
+        await AFTERWARDS[lane](orders[0]["id"])
+    elif lane == "process_order":
+        await process_order(orders[0], return_state=True)
+    elif lane == "pending":
+        intake.submit(orders)
+        await process_pending_orders(drain_seconds=0, return_state=True)
+    elif lane == "recover":
+        await recover_orders(return_state=True)
+    else:
+        raise ValueError(lane)
+
+
+async def declared() -> list[str]:
+    """Every point that the code declares."""
+    return list(points.declared())
