@@ -10,6 +10,7 @@ import pytest
 from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.sandbox import Sandbox
 from tests.crash.site import Site
+from tests.crash.summary import Summary
 from tests.nursery.nursery import Nursery
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -43,6 +44,20 @@ def site(
     folder = world_dir / "crash"
     folder.mkdir()
     return Site(postgres, template_database, folder, running_nursery, {"remembers": sandbox.url, "forgets": forgetful_sandbox.url})
+
+
+_SUMMARY = pytest.StashKey[Summary]()
+
+
+@pytest.fixture(scope="session")
+def summary(request: pytest.FixtureRequest) -> Summary:
+    """Is printed when the tests are over."""
+    return request.config.stash.setdefault(_SUMMARY, Summary())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if made := config.stash.get(_SUMMARY, None):
+        terminalreporter.write_line(f"\n{made.text(terminalreporter._tw.fullwidth)}")
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from shop.outcomes import Outcome
 from tests.crash.scenarios import SCENARIOS, Scenario
 from tests.crash.site import Shop, Site, some_orders
 
 LANES = ("process_order", "pending")
 GATEWAYS = ("remembers", "forgets")
+_LEFT = "SELECT 1 FROM customer_order WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS NULL"
+_MOST_ROUNDS = 3
 _BYSTANDERS = (SCENARIOS["completes"], SCENARIOS["completes"])
 """In the pending lane an order shares its batch."""
 
@@ -73,6 +76,7 @@ class Result:
     case: Case
     problem: str | None
     recovery_seconds: float
+    outcomes: tuple[Outcome, ...] = ()
 
 
 def passed(site: Site, way: Way) -> list[str]:
@@ -122,12 +126,21 @@ def _case(site: Site, case: Case) -> Result:
             shop.time_passes()
             # Whoever sent the orders, or decided something about one, and heard nothing, does it again.
             shop.work(case.way.lane if case.way.lane in _AFTERWARDS.values() else "pending", recovered_from)
-            if case.way.lane in _AFTERWARDS.values():  # an order that was open again when its worker died is whoever's
-                shop.work("pending", [])
+            took = time.monotonic() - begin
+            _let_all_end(shop)
             shop.check(orders)
     except (AssertionError, TimeoutError) as error:
         return Result(case, f"{type(error).__name__}: {error}", time.monotonic() - begin)
-    return Result(case, None, time.monotonic() - begin)
+    return Result(case, None, took, tuple(scenario.outcome for scenario in orders.values()))
+
+
+def _let_all_end(shop: Shop) -> None:
+    """An order may have been put off, by a gateway that was too slow just then; and other flows leave mails to the pending lane."""
+    for _ in range(_MOST_ROUNDS):
+        if not shop.world.sql(_LEFT):
+            return
+        shop.time_passes()
+        shop.work("pending")
 
 
 def _run(shop: Shop, way: Way, **options: str) -> tuple[dict[str, Scenario], int, list[dict[str, object]]]:

@@ -45,15 +45,16 @@ def storm(site: Site, *, orders: int, seed: int, workers: int = 3, pause: float 
     the same choices and the same gateway; which worker is how far when it is killed is left to the machine."""
     dice, report, begin = random.Random(seed), Report(seed, orders), time.monotonic()
     gateway = dice.choice(["remembers", "forgets"])
-    with site.shop(gateway, LEASE_SECONDS=str(_LEASE_SECONDS), BATCH_SIZE="40", RESERVATION_MINUTES="60") as shop:
+    with site.shop(gateway, LEASE_SECONDS=str(_LEASE_SECONDS), BATCH_SIZE=str(max(4, orders // 25)), RESERVATION_MINUTES="60") as shop:
         _stock_up(shop, orders)
         sent = {f"STORM-{uuid.uuid4().hex[:10]}": dice.choices(list(_MIX), list(_MIX.values()))[0] for _ in range(orders)}
         contents = [SCENARIOS[name].order(order_id) for order_id, name in sent.items()]
-        shop.world.misbehave(forget_keys=gateway == "forgets", error_rate=0.03, hang_rate=0.005, seed=seed)
+        # It takes its time, so that many die in the middle.
+        shop.world.misbehave(forget_keys=gateway == "forgets", error_rate=0.03, hang_rate=0.005, latency_ms=150, seed=seed)
         try:
             _kill_and_kill(shop, contents, dice, report, workers, pause, begin + limit)
         finally:
-            shop.world.misbehave(error_rate=0, hang_rate=0)
+            shop.world.misbehave(error_rate=0, hang_rate=0, latency_ms=0)
         deadline = time.monotonic() + 120
         while shop.world.sql("SELECT 1 FROM customer_order WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS NULL LIMIT 1"):
             assert time.monotonic() < deadline, "the orders do not come to their ends"

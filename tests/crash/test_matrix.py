@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
 from tests.crash.matrix import FIRST, RECOVERIES, Case, Result, Way, cases, passed, run_all
 from tests.crash.site import Site
+from tests.crash.summary import Line, Summary
 
 
 @pytest.fixture(scope="module")
@@ -29,29 +31,25 @@ def test_every_declared_point_is_on_some_way(
     assert set(site.nursery.process("declared").wait(30)) - reached == set()
 
 
-def test_a_worker_dies_at_every_point(
-    site: Site, ways: list[tuple[Way, Sequence[str]]], every: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _judge("A worker dies", run_all(site, list(cases(ways, every=every))), capsys)
+def test_a_worker_dies_at_every_point(site: Site, ways: list[tuple[Way, Sequence[str]]], every: bool, summary: Summary) -> None:
+    _judge("A worker dies", run_all(site, list(cases(ways, every=every))), summary)
 
 
-def test_a_recovery_dies_at_every_point(
-    site: Site, recoveries: list[tuple[Way, Sequence[str]]], every: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _judge("A recovery dies", run_all(site, list(cases(recoveries, every=every))), capsys)
+def test_a_recovery_dies_at_every_point(site: Site, recoveries: list[tuple[Way, Sequence[str]]], every: bool, summary: Summary) -> None:
+    _judge("A recovery dies", run_all(site, list(cases(recoveries, every=every))), summary)
 
 
-def _judge(title: str, results: Sequence[Result], capsys: pytest.CaptureFixture[str]) -> None:
+def _judge(title: str, results: Sequence[Result], summary: Summary) -> None:
     assert results
     problems = [f"{result.case}: {result.problem}" for result in results if result.problem]
     points = len({result.case.point for result in results})
-    with capsys.disabled():
-        slowest = max(result.recovery_seconds for result in results)
-        print(f"\n{title}: {len(results)} kills at {points} points, recovered in {slowest:.1f} s at most, {len(problems)} discrepancies")
+    outcomes = Counter(str(outcome) for result in results for outcome in result.outcomes)
+    slowest = max(result.recovery_seconds for result in results)
+    summary.lines.append(Line(title, points, len(results), outcomes, sum(outcomes.values()), slowest, len(problems)))
     assert not problems, f"{len(problems)} of {len(results)} cases:\n" + "\n\n".join(problems[:10])
 
 
-def test_the_judge_can_say_no(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_judge_can_say_no() -> None:
     case = Case("before nothing", FIRST[0], "remembers")
     with pytest.raises(AssertionError, match="1 of 1 cases"):
-        _judge("Nobody dies", [Result(case, "the point was not reached", 0)], capsys)
+        _judge("Nobody dies", [Result(case, "the point was not reached", 0)], Summary())
