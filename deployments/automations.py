@@ -26,21 +26,18 @@ _SILENT_SECONDS = 90
 def ensure_automations() -> list[str]:
     """Puts the automations on the server. Returns their names. Raises `prefect.exceptions.ObjectNotFound` if `recover-orders` is not
     deployed there."""
-    from prefect.automations import Automation
     from prefect.client.orchestration import get_client
 
+    names = []
     with get_client(sync_client=True) as client:
         recovery = client.read_deployment_by_name(RECOVERY).id
-    names = []
-    for wanted in automations(recovery):
-        try:
-            known: Any = Automation.read(name=wanted.name)
-        except ValueError:  # there is none
-            wanted.create()
-        else:
-            wanted.id = known.id
-            wanted.update()
-        names.append(wanted.name)
+        for wanted in automations(recovery):
+            known = client.read_automations_by_name(wanted.name)
+            if known:
+                client.update_automation(known[0].id, wanted)
+            else:
+                client.create_automation(wanted)
+            names.append(wanted.name)
     return names
 
 

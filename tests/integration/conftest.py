@@ -5,12 +5,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from deployments.automations import ensure_automations
+from deployments.stack.deploy import Deployments
+from deployments.stack.prefect_server import PrefectServer
+from deployments.stack.worker import Worker
 from shop.catalogue import load_sample_catalogue
 from shop.database import close_engine, sync_engine
 from shop.payments.gateways import close_gateway
 from shop.settings import settings
+from tests.conftest import HOME
 from tests.integration.world import World
 
 
@@ -47,3 +53,30 @@ async def saga(world: World, prefect_api: Any) -> World:
 def unique() -> str:
     """For order ids: the sandbox's ledger lives longer than a test."""
     return uuid.uuid4().hex[:8]
+
+
+@pytest.fixture
+def worker(saga: World, prefect_api: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
+    """A worker for this test's shop, with everything deployed and the automations in place; nothing of it is left."""
+    environment = {
+        **prefect_api.client_environment,
+        "DATABASE_URL": saga.database_url,
+        "VAR_DIR": str(saga.var_dir),
+        "PAYMENT_GATEWAY_URL": saga.gateway_url,
+        "PAYMENT_TIMEOUT_SECONDS": "30",
+    }
+    parts: dict[str, Any] = {"home": HOME, "logs": tmp_path / "logs", "pids": tmp_path / "run", "environment": environment}
+    deployments = Deployments(state=tmp_path / "deployments.json", **parts)
+    working = Worker(**parts)
+    try:
+        deployments.register(prefect_api.api_url)
+        ensure_automations()
+        working.start(prefect_api.api_url)
+        yield working
+    finally:
+        working.stop()
+        deployments.stop()
+        with httpx.Client(base_url=prefect_api.api_url, timeout=20) as api:
+            for kind in ("automations", "deployments"):
+                for made in api.post(f"/{kind}/filter", json={}).raise_for_status().json():
+                    api.delete(f"/{kind}/{made['id']}")

@@ -6,8 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psutil
@@ -15,40 +14,14 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from deployments.automations import ensure_automations
-from deployments.stack.deploy import Deployments
 from deployments.stack.worker import Worker
 from flows.process_pending_orders import process_pending_orders
 from shop.signals import is_anybody_draining
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
-HOME = Path(__file__).resolve().parent.parent.parent
 _BAR_SECONDS = {"a drain at work": 15, "nobody": 60}
 """From the kill to the outcome, with the default lease, by who else is there. Where nobody is, a process has to be started first."""
-
-
-@pytest.fixture
-def worker(saga: World, prefect_api: Any, world_dir: Path, tmp_path: Path) -> Iterator[Worker]:
-    """A worker for this test's shop, with everything deployed and the automations in place."""
-    environment = {
-        **prefect_api.client_environment,
-        "DATABASE_URL": saga.database_url,
-        "VAR_DIR": str(saga.var_dir),
-        "PAYMENT_GATEWAY_URL": saga.gateway_url,
-        "PAYMENT_TIMEOUT_SECONDS": "30",
-    }
-    parts = {"home": HOME, "logs": tmp_path / "logs", "pids": tmp_path / "run", "environment": environment}
-    deployments = Deployments(state=tmp_path / "deployments.json", **parts)
-    working = Worker(**parts)
-    try:
-        deployments.register(prefect_api.api_url)
-        ensure_automations()
-        working.start(prefect_api.api_url)
-        yield working
-    finally:
-        working.stop()
-        deployments.stop()
 
 
 @pytest.fixture
