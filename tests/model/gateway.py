@@ -1,0 +1,113 @@
+"""A worker's line to the one gateway. Requests and answers wait for the test, get lost, or arrive when nobody waits for them any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from shop.payments.gateway import Payment, Refund
+from shop.payments.in_process import InProcessGateway
+from shop.payments.sandbox.ledger import Ledger
+from tests.model.worker import Worker
+
+
+@dataclass(eq=False)
+class Request:
+    """Sent, and perhaps not yet arrived."""
+
+    what: str
+    work: Callable[[], Coroutine[Any, Any, Any]]
+    arrived: bool = False
+
+    def arrive(self) -> Any:
+        """The gateway does it and answers; in process it never waits for anything. Raises what the gateway says no with."""
+        self.arrived = True
+        doing = self.work()
+        try:
+            doing.send(None)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("the gateway in process waits for something")
+
+
+@dataclass(eq=False)
+class Wire:
+    """Between all workers and the gateway. `changed` is called after whatever may have moved money."""
+
+    ledger: Ledger
+    changed: Callable[[str], None]
+    in_the_air: list[Request] = field(default_factory=list)
+    """Requests that nobody waits for any more, and that may arrive yet."""
+
+    def arrives_late(self, number: int) -> str | None:
+        """One of those in the air arrives."""
+        if not self.in_the_air:
+            return None
+        request = self.in_the_air.pop(number % len(self.in_the_air))
+        try:
+            request.arrive()
+        except PaymentError:
+            pass  # nobody hears of it
+        self.changed(f"{request.what}, late")
+        return request.what
+
+
+class Gateway:
+    """A `PaymentGateway` for one worker."""
+
+    def __init__(self, worker: Worker, wire: Wire) -> None:
+        self._worker, self._wire = worker, wire
+        self._real = InProcessGateway(wire.ledger)
+
+    async def create(self, *, order_id: str, **rest: Any) -> Payment:
+        return await self._send(f"create {order_id}", lambda: self._real.create(order_id=order_id, **rest))  # type: ignore[no-any-return]
+
+    async def confirm(self, payment_id: str, *, key: str) -> Payment:
+        return await self._send(f"confirm {payment_id}", lambda: self._real.confirm(payment_id, key=key))  # type: ignore[no-any-return]
+
+    async def cancel(self, payment_id: str, *, key: str) -> Payment:
+        return await self._send(f"cancel {payment_id}", lambda: self._real.cancel(payment_id, key=key))  # type: ignore[no-any-return]
+
+    async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
+        def work() -> Coroutine[Any, Any, Refund]:
+            return self._real.refund(payment_id, amount=amount, currency=currency, key=key)
+
+        return await self._send(f"refund {payment_id}", work)  # type: ignore[no-any-return]
+
+    async def get(self, payment_id: str) -> Payment:
+        return await self._send(f"get {payment_id}", lambda: self._real.get(payment_id))  # type: ignore[no-any-return]
+
+    async def find(self, order_id: str) -> list[Payment]:
+        return await self._send(f"find {order_id}", lambda: self._real.find(order_id))  # type: ignore[no-any-return]
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""
+
+    async def _send(self, what: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        if self._worker.dead:
+            raise PaymentGatewayTimeout("nothing is sent any more")
+        request = Request(what, work)
+        try:
+            _trouble(await self._worker.point(f"gateway: {what}", "gateway"))
+            try:
+                answer = request.arrive()
+            finally:
+                self._wire.changed(what)
+            _trouble(await self._worker.point(f"gateway: {what}, answered", "gateway"))
+        except PaymentGatewayError:
+            raise  # it did not get there, or an error came back
+        except BaseException:
+            if not request.arrived and not what.startswith(("get", "find")):
+                self._wire.in_the_air.append(request)  # whoever sent it waits no longer
+            raise
+        return answer
+
+
+def _trouble(what: str | None) -> None:
+    if what == "error":
+        raise PaymentGatewayError("internal_error", "the gateway was told to fail", retryable=True)
+    if what is not None:
+        raise PaymentGatewayTimeout("no answer")

@@ -1,0 +1,298 @@
+"""Several simulated workers, one database, one gateway; and what can happen to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from unittest.mock import patch
+
+import psycopg
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+import shop.database
+import shop.journal
+import shop.payments.gateways
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.recover_orders import recover_orders
+from shop import intake
+from shop.catalogue import load_catalogue
+from shop.database import is_database_trouble, sync_engine
+from shop.expiry import expire_reservations
+from shop.intake import submit_one
+from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.ledger import Ledger
+from shop.settings import settings
+from shop.under_way import OrderUnderWay
+from tests.model.connection import Connection, Reserve
+from tests.model.gateway import Gateway, Wire
+from tests.model.plain import Surprises, without_prefect
+from tests.model.witness import Witness
+from tests.model.worker import Point, Worker, current
+
+PIECES = {"PLENTY": 1000, "SCARCE": 2}
+_TABLES = ("customer_order", "order_step", "lease", "reservation", "shipment", "outbox", "customer_interaction")
+_ENOUGH_ROUNDS = 40
+_ENOUGH_STEPS = 4000
+_LAST_LINES, _WIDTH = 120, 130
+
+
+@dataclass
+class Tally:
+    """How much was tried."""
+
+    histories: int = 0
+    orders: int = 0
+    steps: int = 0
+    switches: int = 0
+    crashes: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.histories} histories of {self.orders} orders: {self.steps} awaits passed, {self.switches} changes between workers, "
+            f"{self.crashes} crashes"
+        )
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+def _shortened(trace: Sequence[str]) -> str:
+    return "\n".join(" ".join(line.split())[:_WIDTH] for line in trace[-_LAST_LINES:])
+
+
+class World:
+    """Made once; `begin` empties it for the next history."""
+
+    def __init__(self, url: str) -> None:
+        self._stack = ExitStack()
+        self._url = url
+        self._db = self._stack.enter_context(closing(psycopg.connect(url, autocommit=True)))
+        self._reserve = self._stack.enter_context(closing(Reserve(url)))
+        self.ledger = Ledger(None)
+        self.witness = self._stack.enter_context(closing(Witness(url, self.ledger)))
+        self._engines: list[AsyncEngine] = []
+        self._engine_of: dict[Worker, AsyncEngine] = {}
+        self.workers: list[Worker] = []
+        self.tally = Tally()
+        self._last: Worker | None = None
+        self.trace: list[str] = []
+        """What was passed, in its sequence."""
+        self.violations: list[str] = []
+        self._surprises = Surprises()
+        self._number = 0
+        load_catalogue(url, {product: (product, pieces) for product, pieces in PIECES.items()})
+        self._replace()
+
+    def _replace(self) -> None:
+        real_claim = shop.journal.claim
+
+        async def claim(*arguments: Any, **options: Any) -> list[OrderUnderWay]:
+            claimed = await real_claim(*arguments, **options)
+            if (worker := current()) is not None:
+                worker.fences |= {order.id: order.fence for order in claimed}
+            return claimed
+
+        enter = self._stack.enter_context
+        enter(without_prefect())
+        enter(patch.object(shop.database, "create_async_engine", self._engine))
+        enter(patch.object(shop.journal, "claim", claim))
+        for name in ("prefect.orders", "shop.work", "sqlalchemy.pool", "shop.lease", "shop.completed"):
+            logger = logging.getLogger(name)
+            enter(patch.object(logger, "handlers", [self._surprises] if name in {"prefect.orders", "shop.work"} else []))
+            enter(patch.object(logger, "propagate", False))
+
+    def close(self) -> None:
+        self.end()
+        for engine in self._engines:
+            engine.sync_engine.dispose(close=False)
+        self._stack.close()
+        sync_engine(settings().database_url).dispose()
+
+    # -- a history
+
+    def begin(self) -> None:
+        """Nothing is there but stock."""
+        self._db.execute("; ".join(f"DELETE FROM {table}" for table in _TABLES))
+        for product, pieces in PIECES.items():
+            self._db.execute("UPDATE product SET received = %s, on_hand = %s, reserved = 0 WHERE id = %s", [pieces, pieces, product])
+        self.ledger.close()
+        self.ledger = Ledger(None)
+        self.wire = Wire(self.ledger, self.witness.after_request)
+        self.witness.begin(self.ledger)
+        self._surprises.heard.clear()
+        self.trace = []
+        self._number, self._last = 0, None
+        self.tally.histories += 1
+
+    def end(self) -> None:
+        """Whatever became of the history: all workers are gone."""
+        for worker in list(self.workers):
+            self.crash(worker, counts=False)
+
+    def check(self) -> None:
+        """Raises Violation if anything is not as it must be."""
+        faults = [*self.witness.faults, *(f"nobody foresaw: {surprise}" for surprise in self._surprises.heard)]
+        if faults:
+            self.fail("; ".join(faults))
+
+    def fail(self, what: str) -> NoReturn:
+        """Raises Violation, with what was passed last."""
+        self.violations.append(what)
+        raise Violation(f"{what}\nWhat came before:\n{_shortened(self.trace)}")
+
+    # -- what can happen
+
+    def submit(self, orders: Sequence[dict[str, Any]]) -> None:
+        receipts = intake.submit(orders)
+        self.tally.orders += sum(receipt.status == "accepted" for receipt in receipts)
+        self.witness.after_commit("a customer", {})
+
+    def start(self, kind: str, order: dict[str, Any] | None = None) -> Worker:
+        """A worker comes up: `order` runs `process_order`, `drain` and `recovery` the other flows, `expiry` only gives back
+        reservations, `customer` only sends the order."""
+        stories: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "order": lambda: process_order.fn(order),  # type: ignore[arg-type]
+            "drain": lambda: process_pending_orders.fn(drain_seconds=0, batch_size=10),
+            "recovery": recover_orders.fn,
+            "expiry": expire_reservations,
+            "customer": lambda: submit_one(order),
+        }
+        self._number += 1
+        worker = Worker(f"{kind} {self._number}", self._with_gateway(stories[kind]))
+        self._engine_of[worker] = self._engines.pop() if self._engines else self._new_engine()
+        self.workers.append(worker)
+        worker.loop.settle()
+        return worker
+
+    def _with_gateway(self, story: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], Coroutine[Any, Any, Any]]:
+        async def run() -> Any:
+            worker = current()
+            assert worker is not None
+            shop.payments.gateways.use(Gateway(worker, self.wire))
+            return await story()
+
+        return run
+
+    def step(self, worker: Worker, pick: int = 0, trouble: str | None = None) -> Point | None:
+        if worker is not self._last:
+            self.tally.switches += 1
+            self._last = worker
+        self.tally.steps += 1
+        ready = worker.ready
+        self.trace.append(f"{worker}: {ready[pick % len(ready)].what if ready else '...'}{f' ({trouble})' if trouble else ''}")
+        return worker.step(pick, trouble)
+
+    def crash(self, worker: Worker, *, counts: bool = True) -> None:
+        """Nothing of its code runs any more: what still does, to clear it away, finds every way to the outside cut."""
+        worker.dead = True
+        if counts:
+            self.trace.append(f"{worker}: dies")
+        for connection in [c for c in self._reserve.in_use if c.worker is worker]:
+            connection.hang_up()
+        worker.bury()
+        self.workers.remove(worker)
+        engine = self._engine_of.pop(worker)
+        engine.sync_engine.dispose(close=False)
+        self._engines.append(engine)
+        self.tally.crashes += counts
+
+    def lay_down(self, worker: Worker) -> BaseException | None:
+        """A worker whose flow has ended goes. Returns what its flow failed with, if that was no fault of the outside."""
+        failure = worker.failure()
+        self.crash(worker, counts=False)
+        return failure if failure is not None and not is_database_trouble(failure) else None
+
+    def leases_run_out(self, order_ids: Sequence[str]) -> None:
+        """The leases that hold these orders, save for those that somebody is just now writing about."""
+        self.trace.append("leases run out")
+        self._db.execute(
+            "UPDATE lease SET until = now() - interval '1 second' WHERE id IN (SELECT l.id FROM lease l WHERE l.id IN "
+            "(SELECT lease_id FROM customer_order WHERE id = ANY(%s)) FOR NO KEY UPDATE SKIP LOCKED)",
+            [list(order_ids)],
+        )
+        self.witness.after_commit("time", {})
+
+    def reservations_run_out(self) -> None:
+        self._db.execute(
+            "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id IN "
+            "(SELECT order_id FROM reservation FOR NO KEY UPDATE SKIP LOCKED)"
+        )
+
+    def pauses_end(self) -> None:
+        self._db.execute(
+            "UPDATE customer_order SET not_before = NULL WHERE id IN "
+            "(SELECT id FROM customer_order WHERE not_before IS NOT NULL FOR NO KEY UPDATE SKIP LOCKED)"
+        )
+
+    def gateway_forgets(self, forgets: bool) -> None:
+        self.ledger.behaviour = Behaviour(forget_keys=forgets)
+
+    # -- and in the end
+
+    def recover(self) -> None:
+        """Every worker dies, and a healthy one comes up. Raises Violation unless every order gets its outcome."""
+        self.end()
+        for _ in range(_ENOUGH_ROUNDS):
+            if all(order.outcome is not None for order in self.witness.orders.values()):
+                return
+            self.leases_run_out(list(self.witness.orders))
+            self.pauses_end()
+            worker = self.start("drain")
+            for _ in range(_ENOUGH_STEPS):
+                if worker.ended:
+                    break
+                self.step(worker)
+                self.check()
+            else:
+                self.fail("a healthy worker does not come to an end")
+            if (failure := self.lay_down(worker)) is not None:
+                self.fail(f"a healthy worker failed: {failure!r}")
+        self.fail("healthy workers do not bring every order to its outcome")
+
+    # -- inside
+
+    def _new_engine(self) -> AsyncEngine:
+        made: list[AsyncEngine] = []
+        loop_engine = Worker("warming up", lambda: self._warm(made))
+        loop_engine.loop.settle()
+        error = loop_engine.failure() if loop_engine.ended else AssertionError("an engine does not come up")
+        loop_engine.loop.close()
+        if error:
+            raise error
+        return made[0]
+
+    async def _warm(self, made: list[AsyncEngine]) -> None:
+        """An engine asks PostgreSQL about itself first; that is no part of any history."""
+        options = {**shop.database._OPTIONS, "pool_size": 10, "max_overflow": 10}
+        options["connect_args"] = {**options["connect_args"], "async_creator_fn": self._connect}
+        engine = create_async_engine(settings().database_url, **options)
+        worker = current()
+        assert worker is not None
+        worker.warming = True  # type: ignore[attr-defined]
+        async with engine.begin():
+            pass
+        engine.sync_engine.dispose(close=False)
+        made.append(engine)
+
+    async def _connect(self, *_: Any, **options: Any) -> Connection:
+        worker = current()
+        if worker is not None and worker.dead:
+            raise psycopg.OperationalError("this worker is gone")
+        connection = Connection.of(self._reserve, self._committed, options.get("context"))
+        if getattr(worker, "warming", False):
+            connection.worker = None
+        return connection
+
+    def _engine(self, _url: str, **_: Any) -> AsyncEngine:
+        worker = current()
+        assert worker is not None
+        return self._engine_of[worker]
+
+    def _committed(self, worker: Worker) -> None:
+        self.witness.after_commit(repr(worker), worker.fences)
+
