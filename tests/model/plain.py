@@ -16,8 +16,10 @@ from unittest.mock import patch
 from prefect.logging import disable_run_logger
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+import flows.board
 import flows.process_pending_orders
 import flows.recover_orders
+import flows.takeover
 import shop.database
 import shop.notifications.outbox
 import shop.signals
@@ -63,6 +65,10 @@ async def _deaf(*_: Any, **__: Any) -> AsyncIterator[Bell]:
     yield Bell()
 
 
+async def _nobody_looks(*_: Any) -> None:
+    pass
+
+
 async def _no_mail(_order_ids: Sequence[str] | None = None, *, waited: float = 0) -> bool:
     return False
 
@@ -77,6 +83,8 @@ def without_prefect() -> Iterator[None]:
         patch.object(tasks.limits, "concurrency", _nothing),
         patch.object(flows.process_pending_orders, "little_garbage_collection", _nothing),
         patch.object(flows.recover_orders, "release_expired_reservations", release),
+        patch.object(flows.board, "changed", lambda: None),
+        patch.object(flows.takeover, "_leave_artifacts", _nobody_looks),
         patch.object(shop.signals, "listening", _deaf),
         patch.object(shop.notifications.outbox, "is_due", _no_mail),
     ):
