@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
@@ -16,13 +17,27 @@ from tests.model.world import World
 # A history takes tenths of a second, and draws much: what the health checks measure is PostgreSQL, and how long a history is.
 _USUAL = rounds(
     deadline=None,
-    stateful_step_count=20,
+    stateful_step_count=8,
     database=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example, HealthCheck.filter_too_much],
 )
-rounds.register_profile("model", _USUAL, max_examples=400, derandomize=True)
+rounds.register_profile("model", _USUAL, max_examples=int(__import__("os").environ.get("MODEL_N","400")), derandomize=True)
 rounds.register_profile("model-long", _USUAL, max_examples=4000)
+
+
+@contextmanager
+def little_garbage() -> Iterator[None]:
+    """What is loaded stays, and looking through it again and again for garbage costs a tenth of the time."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 @pytest.fixture
@@ -33,5 +48,5 @@ def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
         for setting in ("synchronous_commit = off", "plan_cache_mode = force_generic_plan"):
             connection.execute(sql.SQL("ALTER DATABASE {} SET " + setting).format(sql.Identifier(connection.info.dbname)))
     monkeypatch.setattr(catalogue, "products", catalogue.ProductCache())
-    with environment({"LEASE_SECONDS": "60", "MAX_TAKEOVERS": "3"}), closing(World(database_url)) as world:
+    with little_garbage(), environment({"LEASE_SECONDS": "60", "MAX_TAKEOVERS": "3"}), closing(World(database_url)) as world:
         yield world

@@ -13,13 +13,15 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
+from tests.model.trouble import Trouble
 from tests.model.worker import Worker, current
 
 _POLL_MS = 2
-SPIN = 0
 _IDLE, _ACTIVE = pq.TransactionStatus.IDLE, pq.TransactionStatus.ACTIVE
 _LONGEST = 2_000
 """Polls for one answer, after which something is wrong with the test itself."""
+_OF_LEASES = ("INSERT INTO lease", "UPDATE lease SET taken_from", "DELETE FROM lease")
+"""What nothing depends on until an order is written about."""
 
 
 class Exchange:
@@ -56,13 +58,7 @@ class Exchange:
         assert self._wants is not None
         poll = select.poll()
         poll.register(self._pgconn.socket, (select.POLLIN if self._wants & 1 else 0) | (select.POLLOUT if self._wants & 2 else 0))
-        events = []
-        for _ in range(SPIN):
-            if events := poll.poll(0):
-                break
-        else:
-            events = poll.poll(_POLL_MS)
-        if not events:
+        if not (events := poll.poll(_POLL_MS)):
             return 0
         return (1 if events[0][1] & ~select.POLLOUT else 0) | (2 if events[0][1] & select.POLLOUT else 0)
 
@@ -143,7 +139,10 @@ class Connection(psycopg.AsyncConnection[Any]):
     worker: Worker | None
     committed: Callable[[Worker], None]
     saying = ""
-    ending = writes = False
+    ending = False
+    wrote = False
+    """Whether its transaction has changed anything that the witness looks at."""
+    locks = False
     exchange: Exchange | None = None
 
     @classmethod
@@ -170,34 +169,54 @@ class Connection(psycopg.AsyncConnection[Any]):
         await super().rollback()
 
     async def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:  # noqa: ASYNC109  (psycopg's signature)
-        """Two ways to lose the connection: before the statement arrives, and after a commit, before it is heard of."""
+        """What goes wrong here is that the connection is lost: before the statement arrives, or after it, before the answer is heard."""
         worker, commits = self.worker, self.ending
-        if worker is None or (self.saying == "ROLLBACK" and self.pgconn.transaction_status == _IDLE):
+        if worker is None or self._autocommit or (self.saying == "ROLLBACK" and self.pgconn.transaction_status == _IDLE):
             return _at_once(gen, self.pgconn)
-        if await worker.point(self.saying, "database"):
+        if not self.ending and self.pgconn.transaction_status == _IDLE:
+            self.wrote = self.locks = False
+        trouble = await worker.point(self.saying, "database") if worker.dead or self._is_a_point(worker) else None
+        if trouble not in {None, Trouble.LOST_ANSWER, Trouble.SLOW_ANSWER}:
             self._cut()
         exchange = self.exchange = Exchange(gen, self.pgconn, self.reserve.waits)
         if not exchange.run():
-            self.reserve.waiting.append(exchange)
-            try:
-                if await worker.point(f"{self.saying} (waits for a lock)", "lock", lambda: exchange.over):
-                    self._cut()
-            except BaseException:
-                if self.pgconn is not self.reserve.gone:
-                    self.reserve.forget(exchange)
-                    exchange.abandon()
-                raise
+            await self._wait_for_lock(worker, exchange)
         if self.pgconn.transaction_status == _IDLE:
             self.reserve.look_at_waiting()
         answer = exchange.answer()
-        self.writes = self.writes or not self.saying.startswith(("SELECT", "COMMIT", "ROLLBACK"))
         if commits:
-            if self.writes:
+            wrote, self.wrote, self.locks = self.wrote, False, False
+            if wrote:
                 self.committed(worker)
-            self.writes = False
-            if await worker.point("COMMIT is answered", "database"):
-                self._cut()
+        if trouble is Trouble.SLOW_ANSWER:
+            trouble = await worker.point(f"{self.saying} is answered", "database")
+        if trouble is not None:
+            self._cut()
         return answer
+
+    def _is_a_point(self, worker: Worker) -> bool:
+        """Where it can matter who goes on: before a transaction, and at its end if others may wait for its locks. A death in between is
+        the same as one at its end. `fine` workers can be stopped at every statement."""
+        if self.ending:
+            return self.wrote or self.locks
+        return worker.fine or self.pgconn.transaction_status == _IDLE
+
+    async def _wait_for_lock(self, worker: Worker, exchange: Exchange) -> None:
+        self.reserve.waiting.append(exchange)
+        try:
+            if await worker.point(f"{self.saying} (waits for a lock)", "lock", lambda: exchange.over):
+                self._cut()
+        except BaseException:
+            if self.pgconn is not self.reserve.gone:
+                self.reserve.forget(exchange)
+                exchange.abandon()
+            raise
+
+    def heard(self, changed: int) -> None:
+        """Of a statement that has come to its end, and how many rows it changed."""
+        reads = self.saying.startswith("SELECT")
+        self.locks = self.locks or not reads or " FOR " in self.saying
+        self.wrote = self.wrote or (not reads and changed > 0 and not self.saying.startswith(_OF_LEASES))
 
     def _cut(self) -> None:
         self.hang_up()
@@ -219,8 +238,11 @@ class Connection(psycopg.AsyncConnection[Any]):
 
 class _Cursor(psycopg.AsyncCursor[Any]):
     async def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
-        self._conn.saying = str(query)  # type: ignore[attr-defined]
-        return await super().execute(query, *arguments, **options)
+        connection: Any = self._conn
+        connection.saying = str(query).lstrip()
+        await super().execute(query, *arguments, **options)
+        connection.heard(self.rowcount)
+        return self
 
 
 def _at_once(gen: Any, pgconn: pq.abc.PGconn) -> Any:

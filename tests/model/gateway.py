@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
 from shop.payments.gateway import Payment, Refund
 from shop.payments.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
-from tests.model.worker import Worker
+from tests.model.trouble import Trouble
+from tests.model.worker import Dead, Worker
 
 
 @dataclass(eq=False)
@@ -88,26 +89,34 @@ class Gateway:
 
     async def _send(self, what: str, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         if self._worker.dead:
-            raise PaymentGatewayTimeout("nothing is sent any more")
-        request = Request(what, work)
+            raise Dead
+        request, reads, trouble = Request(what, work), what.startswith(("get", "find")), None
         try:
-            _trouble(await self._worker.point(f"gateway: {what}", "gateway"))
+            trouble = await self._worker.point(f"gateway: {what}", "gateway")
+            if trouble not in {None, Trouble.LOST_ANSWER, Trouble.SLOW_ANSWER}:
+                raise _failure(trouble)
             try:
                 answer = request.arrive()
             finally:
-                self._wire.changed(what)
-            _trouble(await self._worker.point(f"gateway: {what}, answered", "gateway"))
-        except PaymentGatewayError:
-            raise  # it did not get there, or an error came back
-        except BaseException:
-            if not request.arrived and not what.startswith(("get", "find")):
-                self._wire.in_the_air.append(request)  # whoever sent it waits no longer
+                if not reads:
+                    self._wire.changed(what)
+            if trouble is Trouble.SLOW_ANSWER:
+                trouble = await self._worker.point(f"gateway: {what}, answered", "gateway")
+            if trouble is not None:
+                raise _failure(trouble)
+        except BaseException as error:
+            # Whoever sent it waits no longer, or is dead.
+            if not request.arrived and not reads and (trouble is Trouble.LATE_REQUEST or not isinstance(error, PaymentError)):
+                self._wire.in_the_air.append(request)
             raise
         return answer
 
 
-def _trouble(what: str | None) -> None:
-    if what == "error":
-        raise PaymentGatewayError("internal_error", "the gateway was told to fail", retryable=True)
-    if what is not None:
-        raise PaymentGatewayTimeout("no answer")
+def _failure(trouble: str | None) -> PaymentError:
+    match trouble:
+        case Trouble.ERROR:
+            return PaymentGatewayError("internal_error", "the gateway was told to fail", retryable=True)
+        case Trouble.AWAY:
+            return PaymentGatewayUnavailable(10)
+        case _:
+            return PaymentGatewayTimeout("no answer")

@@ -17,6 +17,7 @@ from prefect.logging import disable_run_logger
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import flows.board
+import flows.cancel_order
 import flows.process_pending_orders
 import flows.recover_orders
 import flows.takeover
@@ -74,19 +75,33 @@ async def _no_mail(_order_ids: Sequence[str] | None = None, *, waited: float = 0
 
 
 @contextmanager
+def _only_errors() -> Iterator[None]:
+    """Workers that die and lose their connections say much about it, and saying costs as much as doing."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
 def without_prefect() -> Iterator[None]:
     """While it lasts, the flows' functions (`flow.fn`) can be run in any event loop, without a Prefect server."""
     release = flows.recover_orders.release_expired_reservations.fn
     with (
+        _only_errors(),
         disable_run_logger(),
         patch.object(tasks.step, "_with_retries", _with_retries),
         patch.object(tasks.limits, "concurrency", _nothing),
         patch.object(flows.process_pending_orders, "little_garbage_collection", _nothing),
         patch.object(flows.recover_orders, "release_expired_reservations", release),
         patch.object(flows.board, "changed", lambda: None),
+        patch.object(flows.board, "show_desk", _nobody_looks),
+        patch.object(flows.cancel_order, "_show", _nobody_looks),
         patch.object(flows.takeover, "_leave_artifacts", _nobody_looks),
         patch.object(shop.signals, "listening", _deaf),
         patch.object(shop.notifications.outbox, "is_due", _no_mail),
+        patch.object(shop.database, "_end_when_idle", lambda *_: None),
     ):
         yield
 

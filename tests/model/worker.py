@@ -17,6 +17,10 @@ _PATIENCE = 50
 """So often a dead worker's tasks are told to end."""
 
 
+class Dead(BaseException):
+    """What a dead worker meets wherever it turns to the outside. No code of the shop catches it, so nothing is tried again."""
+
+
 class _Idle(selectors.SelectSelector):
     """Stops the loop when nothing is ready. Nothing real is waited for: the sockets are read by the test (`connection.py`)."""
 
@@ -44,6 +48,15 @@ class Loop(asyncio.SelectorEventLoop):
         selector.loop = self
         self.set_exception_handler(lambda _loop, _context: None)  # a dead worker's tasks are asked by nobody
 
+    def _make_self_pipe(self) -> None:
+        """For waking a loop from another thread or a signal: there are none."""
+
+    def _close_self_pipe(self) -> None:
+        pass
+
+    def _write_to_self(self) -> None:
+        pass
+
     def time(self) -> float:
         return self.clock
 
@@ -69,11 +82,11 @@ class Point:
 class Worker:
     """Runs one flow. `fences`: of the orders that it has claimed."""
 
-    def __init__(self, name: str, story: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        self.name = name
+    def __init__(self, name: str, story: Callable[[], Coroutine[Any, Any, Any]], *, fine: bool = False) -> None:
+        """`fine`: it can be stopped before every statement, and not only before and at the end of a transaction."""
+        self.name, self.fine = name, fine
         self.points: list[Point] = []
         self.fences: dict[str, int] = {}
-        self.leases: list[Any] = []
         self.dead = False
         self.loop = Loop(self)
         self.task: asyncio.Task[Any] = self.loop.create_task(story(), name=name)
@@ -93,7 +106,7 @@ class Worker:
     async def point(self, what: str, kind: str, ready: Callable[[], bool] | None = None) -> str | None:
         """Waits for the test. Returns what is to go wrong here, if anything."""
         if self.dead:
-            return "gone"
+            raise Dead
         point = Point(self.loop, what, kind, ready)
         self.points.append(point)
         try:
@@ -130,6 +143,10 @@ class Worker:
     def bury(self) -> None:
         """What is left of a worker that is dead, and whose every way to the outside is cut, is cleared away."""
         assert self.dead
+        for point in self.points:
+            if not point.passed.done():
+                point.passed.set_exception(Dead())
+        self.loop.settle()
         for _ in range(_PATIENCE):
             left = asyncio.all_tasks(self.loop)
             if not left:

@@ -15,15 +15,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 import shop.database
 import shop.journal
 import shop.payments.gateways
+from flows.cancel_order import cancel_order
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
+from flows.retry_compensations import retry_compensations
 from shop import intake
 from shop.catalogue import load_catalogue
 from shop.database import is_database_trouble, sync_engine
+from shop.desk.cancel import ask_to_cancel
 from shop.expiry import expire_reservations
 from shop.intake import submit_one
-from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.ledger import Ledger
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
@@ -31,10 +33,15 @@ from tests.model.connection import Connection, Reserve
 from tests.model.gateway import Gateway, Wire
 from tests.model.plain import Surprises, without_prefect
 from tests.model.witness import Witness
-from tests.model.worker import Point, Worker, current
+from tests.model.worker import Dead, Point, Worker, current
 
 PIECES = {"PLENTY": 1000, "SCARCE": 2}
-_TABLES = ("customer_order", "order_step", "lease", "reservation", "shipment", "outbox", "customer_interaction")
+_TABLES = ("customer_order", "order_step", "lease", "reservation", "shipment", "outbox", "customer_interaction", "attention", "desk_entry")
+_EMPTY = "; ".join(
+    [f"DELETE FROM {table}" for table in _TABLES]
+    + [f"UPDATE product SET received = {n}, on_hand = {n}, reserved = 0 WHERE id = '{product}'" for product, n in PIECES.items()]
+)
+_SWEEP_EVERY = 50
 _ENOUGH_ROUNDS = 40
 _ENOUGH_STEPS = 4000
 _LAST_LINES, _WIDTH = 120, 130
@@ -85,6 +92,7 @@ class World:
         self.violations: list[str] = []
         self._surprises = Surprises()
         self._number = 0
+        self._fine = False
         load_catalogue(url, {product: (product, pieces) for product, pieces in PIECES.items()})
         self._replace()
 
@@ -115,11 +123,12 @@ class World:
 
     # -- a history
 
-    def begin(self) -> None:
-        """Nothing is there but stock."""
-        self._db.execute("; ".join(f"DELETE FROM {table}" for table in _TABLES))
-        for product, pieces in PIECES.items():
-            self._db.execute("UPDATE product SET received = %s, on_hand = %s, reserved = 0 WHERE id = %s", [pieces, pieces, product])
+    def begin(self, *, fine: bool = False) -> None:
+        """Nothing is there but stock. `fine`: workers can be stopped at every statement."""
+        self._fine = fine
+        if self.tally.histories % _SWEEP_EVERY == 0:  # what was deleted is in the way of every scan
+            self._db.execute("VACUUM " + ", ".join((*_TABLES, "product")))
+        self._db.execute(_EMPTY)
         self.ledger.close()
         self.ledger = Ledger(None)
         self.wire = Wire(self.ledger, self.witness.after_request)
@@ -154,16 +163,19 @@ class World:
 
     def start(self, kind: str, order: dict[str, Any] | None = None) -> Worker:
         """A worker comes up: `order` runs `process_order`, `drain` and `recovery` the other flows, `expiry` only gives back
-        reservations, `customer` only sends the order."""
+        reservations, `customer` only sends the order, `ask` only asks to cancel it, `cancel` sees to it, `retry` is the desk's."""
         stories: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "order": lambda: process_order.fn(order),  # type: ignore[arg-type]
             "drain": lambda: process_pending_orders.fn(drain_seconds=0, batch_size=10),
             "recovery": recover_orders.fn,
             "expiry": expire_reservations,
             "customer": lambda: submit_one(order),
+            "retry": retry_compensations.fn,
+            "cancel": lambda: cancel_order.fn(order["id"], "changed their mind", "ann", True),  # type: ignore[index]
+            "ask": lambda: ask_to_cancel(order["id"], reason="changed their mind", requested_by="bob"),  # type: ignore[index]
         }
         self._number += 1
-        worker = Worker(f"{kind} {self._number}", self._with_gateway(stories[kind]))
+        worker = Worker(f"{kind} {self._number}", self._with_gateway(stories[kind]), fine=self._fine)
         self._engine_of[worker] = self._engines.pop() if self._engines else self._new_engine()
         self.workers.append(worker)
         worker.loop.settle()
@@ -228,9 +240,13 @@ class World:
             "UPDATE customer_order SET not_before = NULL WHERE id IN "
             "(SELECT id FROM customer_order WHERE not_before IS NOT NULL FOR NO KEY UPDATE SKIP LOCKED)"
         )
+        self._db.execute(
+            "UPDATE attention SET next_retry_at = now() WHERE order_id IN "
+            "(SELECT order_id FROM attention WHERE resolved_at IS NULL FOR NO KEY UPDATE SKIP LOCKED)"
+        )
 
-    def gateway_forgets(self, forgets: bool) -> None:
-        self.ledger.behaviour = Behaviour(forget_keys=forgets)
+    def gateway_behaves(self, **switches: bool) -> None:
+        self.ledger.behaviour = self.ledger.behaviour.model_copy(update=switches)
 
     # -- and in the end
 
@@ -242,17 +258,28 @@ class World:
                 return
             self.leases_run_out(list(self.witness.orders))
             self.pauses_end()
-            worker = self.start("drain")
-            for _ in range(_ENOUGH_STEPS):
-                if worker.ended:
-                    break
-                self.step(worker)
-                self.check()
-            else:
-                self.fail("a healthy worker does not come to an end")
-            if (failure := self.lay_down(worker)) is not None:
-                self.fail(f"a healthy worker failed: {failure!r}")
+            self._to_the_end("drain")
         self.fail("healthy workers do not bring every order to its outcome")
+
+    def settle_the_desk(self) -> None:
+        """The bank takes every refund, and the desk tries again. Raises Violation unless everything that was due is undone."""
+        self.gateway_behaves(take_refunds=True)
+        self.pauses_end()
+        self._to_the_end("retry")
+        if left := [order.id for order in self.witness.orders.values() if order.outcome in {None, "needs_attention"}]:
+            self.fail(f"{left} could be undone, and are not")
+
+    def _to_the_end(self, kind: str) -> None:
+        worker = self.start(kind)
+        for _ in range(_ENOUGH_STEPS):
+            if worker.ended:
+                break
+            self.step(worker)
+            self.check()
+        else:
+            self.fail("a healthy worker does not come to an end")
+        if (failure := self.lay_down(worker)) is not None:
+            self.fail(f"a healthy worker failed: {failure!r}")
 
     # -- inside
 
@@ -282,7 +309,7 @@ class World:
     async def _connect(self, *_: Any, **options: Any) -> Connection:
         worker = current()
         if worker is not None and worker.dead:
-            raise psycopg.OperationalError("this worker is gone")
+            raise Dead
         connection = Connection.of(self._reserve, self._committed, options.get("context"))
         if getattr(worker, "warming", False):
             connection.worker = None
