@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -42,6 +43,13 @@ class Wire:
     changed: Callable[[str], None]
     in_the_air: list[Request] = field(default_factory=list)
     """Requests that nobody waits for any more, and that may arrive yet."""
+    asked: Counter[str] = field(default_factory=Counter)
+    """What has arrived that may have changed something, and whether it was remembered."""
+
+    def arrived(self, what: str) -> None:
+        move, about = what.split(" ", 1)
+        self.asked[f"{move} {about.rsplit('_', 1)[-1]} {self.ledger.behaviour.forget_keys}"] += 1
+        self.changed(what)
 
     def arrives_late(self, number: int) -> str | None:
         """One of those in the air arrives."""
@@ -52,7 +60,7 @@ class Wire:
             request.arrive()
         except PaymentError:
             pass  # nobody hears of it
-        self.changed(f"{request.what}, late")
+        self.arrived(request.what)
         return request.what
 
 
@@ -99,7 +107,7 @@ class Gateway:
                 answer = request.arrive()
             finally:
                 if not reads:
-                    self._wire.changed(what)
+                    self._wire.arrived(what)
             if trouble is Trouble.SLOW_ANSWER:
                 trouble = await self._worker.point(f"gateway: {what}, answered", "gateway")
             if trouble is not None:

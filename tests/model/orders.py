@@ -16,7 +16,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "refund refused": {"country": "AQ", "card": "0259"},
     "invalid": {"price": "-1.00"},
 }
-IDS = ("A", "B", "C")
+IDS = ("A", "B")
 
 
 def order(order_id: str, kind: str) -> dict[str, Any]:

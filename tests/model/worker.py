@@ -43,10 +43,18 @@ class Loop(asyncio.SelectorEventLoop):
         self.clock = 1000.0
         self.until_timer: float | None = None
         """Seconds until the next timer; None if there is none."""
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """Those that have not ended."""
         selector = _Idle()
         super().__init__(selector)
         selector.loop = self
         self.set_exception_handler(lambda _loop, _context: None)  # a dead worker's tasks are asked by nobody
+
+    def create_task(self, *arguments: Any, **options: Any) -> asyncio.Task[Any]:
+        task = super().create_task(*arguments, **options)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
 
     def _make_self_pipe(self) -> None:
         """For waking a loop from another thread or a signal: there are none."""
@@ -143,19 +151,19 @@ class Worker:
     def bury(self) -> None:
         """What is left of a worker that is dead, and whose every way to the outside is cut, is cleared away."""
         assert self.dead
-        for point in self.points:
-            if not point.passed.done():
-                point.passed.set_exception(Dead())
-        self.loop.settle()
+        if self.points:
+            for point in self.points:
+                if not point.passed.done():
+                    point.passed.set_exception(Dead())
+            self.loop.settle()
         for _ in range(_PATIENCE):
-            left = asyncio.all_tasks(self.loop)
-            if not left:
+            if not self.loop.tasks:
                 break
-            for task in left:
+            for task in list(self.loop.tasks):
                 task.cancel()
             self.loop.settle()
         else:
-            raise AssertionError(f"{self.name} does not end when it is cancelled: {asyncio.all_tasks(self.loop)}")
+            raise AssertionError(f"{self.name} does not end when it is cancelled: {self.loop.tasks}")
         self.loop.close()
 
     def failure(self) -> BaseException | None:
