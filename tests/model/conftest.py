@@ -12,12 +12,13 @@ from psycopg import sql
 
 from deployments.stack.environment import environment
 from shop import catalogue
+from tests.model.core import one_core
 from tests.model.world import World
 
 # A history takes tenths of a second, and draws much: what the health checks measure is PostgreSQL, and how long a history is.
 _USUAL = rounds(
     deadline=None,
-    stateful_step_count=8,
+    stateful_step_count=6,
     database=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example, HealthCheck.filter_too_much],
@@ -48,5 +49,5 @@ def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
         for setting in ("synchronous_commit = off", "plan_cache_mode = force_generic_plan"):
             connection.execute(sql.SQL("ALTER DATABASE {} SET " + setting).format(sql.Identifier(connection.info.dbname)))
     monkeypatch.setattr(catalogue, "products", catalogue.ProductCache())
-    with little_garbage(), environment({"LEASE_SECONDS": "60", "MAX_TAKEOVERS": "3"}), closing(World(database_url)) as world:
+    with one_core(), little_garbage(), environment({"LEASE_SECONDS": "60", "MAX_TAKEOVERS": "3"}), closing(World(database_url)) as world:
         yield world

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
+from tests.model.core import join
 from tests.model.trouble import Trouble
 from tests.model.worker import Worker, current
 
@@ -87,12 +88,14 @@ class Reserve:
         """What a connection that was cut has instead."""
         self.gone.finish()
         self._looking = psycopg.connect(url, autocommit=True)
+        join([self._looking.pgconn.backend_pid])
         self.in_use: list[Connection] = []
         self.waiting: list[Exchange] = []
 
     def _connect(self) -> pq.abc.PGconn:
         connection = psycopg.connect(self._url)
         connection._closed = True  # its other half is taken over: no warning when this one goes
+        join([connection.pgconn.backend_pid])
         return connection.pgconn
 
     def take(self) -> tuple[pq.abc.PGconn, Any]:
@@ -165,13 +168,15 @@ class Connection(psycopg.AsyncConnection[Any]):
             self.ending = False
 
     async def rollback(self) -> None:
+        if self.pgconn.transaction_status == _IDLE:
+            return
         self.saying = "ROLLBACK"
         await super().rollback()
 
     async def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:  # noqa: ASYNC109  (psycopg's signature)
         """What goes wrong here is that the connection is lost: before the statement arrives, or after it, before the answer is heard."""
         worker, commits = self.worker, self.ending
-        if worker is None or self._autocommit or (self.saying == "ROLLBACK" and self.pgconn.transaction_status == _IDLE):
+        if worker is None or self._autocommit:
             return _at_once(gen, self.pgconn)
         if not self.ending and self.pgconn.transaction_status == _IDLE:
             self.wrote = self.locks = False

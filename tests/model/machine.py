@@ -13,11 +13,12 @@ from tests.model.worker import Worker
 from tests.model.world import World
 
 _MOST_WORKERS = 3
-_LONG = 32
+_LONG = 24
 """Awaits after which most orders have come to their end."""
 _FLOWS = ["order", "drain", "order", "drain", "recovery", "drain", "expiry", "customer", "cancel", "ask", "retry"]
 _kind = st.sampled_from(list(KINDS))
 _other = st.sampled_from([*[None] * 2 * len(KINDS), *KINDS])
+_flow = st.sampled_from(_FLOWS)
 _which = st.integers(0, _MOST_WORKERS - 1)
 _awaits = st.integers(0, _LONG)
 
@@ -43,7 +44,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.world.gateway_behaves(forget_keys=forgets)
         self.world.submit([order(i, kind) for i, kind in self.kinds.items()])
 
-    @rule(flow=st.sampled_from(_FLOWS), which=_which, taking_over=st.booleans(), awaits=_awaits)
+    @rule(flow=_flow, which=_which, taking_over=st.booleans(), awaits=_awaits)
     def a_worker_comes(self, flow: str, which: int, taking_over: bool, awaits: int) -> None:
         """`taking_over`: because leases have run out; their holders may be dead, or only slow."""
         if len(self.world.workers) == _MOST_WORKERS:
@@ -61,6 +62,16 @@ class AnyHistory(RuleBasedStateMachine):
             rest, which = divmod(turn, _MOST_WORKERS)
             pick, awaits = divmod(rest, 16)
             self._go_on(self._worker(which), awaits + 1, pick)
+
+    @rule(flow=_flow, which=_which, its=_awaits, then=_awaits)
+    def a_slow_worker_is_overtaken(self, flow: str, which: int, its: int, then: int) -> None:
+        """Its lease runs out, another worker comes and goes some way, and then the slow one goes on."""
+        slow = self._worker(which)
+        self.world.leases_run_out(IDS)
+        if len(self.world.workers) < _MOST_WORKERS:
+            self._go_on(self.world.start(flow, self._order(which)), its)
+        if slow in self.world.workers:
+            self._go_on(slow, then)
 
     @rule(which=_which, seconds=st.sampled_from([2, 20, 61]))
     def time_passes(self, which: int, seconds: int) -> None:

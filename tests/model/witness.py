@@ -10,6 +10,7 @@ import orjson
 import psycopg
 
 from shop.payments.sandbox.ledger import Ledger
+from tests.model.core import join
 from tests.model.seen import Money, Seen, Stock
 
 _LOOK = """
@@ -34,6 +35,7 @@ class Witness:
 
     def __init__(self, url: str, ledger: Ledger) -> None:
         self._db = psycopg.connect(url, autocommit=True)
+        join([self._db.pgconn.backend_pid])
         self._db.pgconn.prepare(_NAME, _LOOK.encode())
         self._last = b""
         self.ledger = ledger

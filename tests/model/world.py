@@ -31,6 +31,7 @@ from shop.settings import settings
 from shop.under_way import OrderUnderWay
 from tests.model import known
 from tests.model.connection import Connection, Reserve
+from tests.model.core import join
 from tests.model.gateway import Gateway, Wire
 from tests.model.plain import Surprises, without_prefect
 from tests.model.witness import Witness
@@ -38,9 +39,8 @@ from tests.model.worker import Dead, Point, Worker, current
 
 PIECES = {"PLENTY": 1000, "SCARCE": 2}
 _TABLES = ("customer_order", "order_step", "lease", "reservation", "shipment", "outbox", "customer_interaction", "attention", "desk_entry")
-_EMPTY = "; ".join(
-    [f"DELETE FROM {table}" for table in _TABLES]
-    + [f"UPDATE product SET received = {n}, on_hand = {n}, reserved = 0 WHERE id = '{product}'" for product, n in PIECES.items()]
+_EMPTY = "WITH {} UPDATE product SET received = pieces, on_hand = pieces, reserved = 0 FROM (VALUES {}) AS v(product, pieces) WHERE id = v.product".format(
+    ", ".join(f"gone_{table} AS (DELETE FROM {table})" for table in _TABLES), ", ".join(f"('{name}', {n})" for name, n in PIECES.items())
 )
 _SWEEP_EVERY = 50
 _ENOUGH_ROUNDS = 40
@@ -57,13 +57,15 @@ class Tally:
     steps: int = 0
     switches: int = 0
     crashes: int = 0
+    overtaken: int = 0
+    """Orders that were claimed while a worker lived that had claimed them before."""
     known: int = 0
     """Histories that left their orders as an earlier one had."""
 
     def __str__(self) -> str:
         return (
             f"{self.histories} histories of {self.orders} orders: {self.steps} awaits passed, {self.switches} changes between workers, "
-            f"{self.crashes} crashes; {self.known} left their orders as another one had, and were not recovered again"
+            f"{self.crashes} crashes, {self.overtaken} orders taken from workers that lived; {self.known} left their orders as another one had, and were not recovered again"
         )
 
 
@@ -82,6 +84,7 @@ class World:
         self._stack = ExitStack()
         self._url = url
         self._db = self._stack.enter_context(closing(psycopg.connect(url, autocommit=True)))
+        join([self._db.pgconn.backend_pid])
         self._reserve = self._stack.enter_context(closing(Reserve(url)))
         self.ledger = Ledger(None)
         self.witness = self._stack.enter_context(closing(Witness(url, self.ledger)))
@@ -107,6 +110,7 @@ class World:
             claimed = await real_claim(*arguments, **options)
             if (worker := current()) is not None:
                 worker.fences |= {order.id: order.fence for order in claimed}
+                self.tally.overtaken += sum(order.id in other.fences for order in claimed for other in self.workers if other is not worker)
             return claimed
 
         enter = self._stack.enter_context
@@ -132,7 +136,7 @@ class World:
         self._fine = fine
         if self.tally.histories % _SWEEP_EVERY == 0:  # what was deleted is in the way of every scan
             self._db.execute("VACUUM " + ", ".join((*_TABLES, "product")))
-        self._db.execute(_EMPTY)
+        self._db.execute(_EMPTY, prepare=True)
         self.ledger.close()
         self.ledger = Ledger(None)
         self.wire = Wire(self.ledger, self.witness.after_request)
