@@ -13,11 +13,13 @@ from psycopg import sql
 from deployments.stack.environment import environment
 from shop import catalogue
 from tests.model.core import one_core
+from tests.model.drawing import EVENLY
 from tests.model.world import World
 
 # A history takes tenths of a second, and draws much: what the health checks measure is PostgreSQL, and how long a history is.
 _USUAL = rounds(
     deadline=None,
+    backend=EVENLY,
     stateful_step_count=6,
     database=None,
     print_blob=True,

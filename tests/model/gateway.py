@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -12,6 +12,7 @@ from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import Payment, Refund
 from shop.payments.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
+from shop.payments.sandbox.records import PaymentRecord
 from tests.model.trouble import Trouble
 from tests.model.worker import Dead, Worker
 
@@ -43,13 +44,18 @@ class Wire:
     changed: Callable[[str], None]
     in_the_air: list[Request] = field(default_factory=list)
     """Requests that nobody waits for any more, and that may arrive yet."""
-    asked: Counter[str] = field(default_factory=Counter)
-    """What has arrived that may have changed something, and whether it was remembered."""
+    asked: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
+    """What has arrived that may have changed something: which move, about which order or payment, and whether its key was remembered."""
 
     def arrived(self, what: str) -> None:
         move, about = what.split(" ", 1)
-        self.asked[f"{move} {about.rsplit('_', 1)[-1]} {self.ledger.behaviour.forget_keys}"] += 1
+        self.asked[move, about, not self.ledger.behaviour.forget_keys] += 1
         self.changed(what)
+
+    def asked_about(self, order_id: str, payments: Sequence[PaymentRecord]) -> dict[tuple[str, int, bool], int]:
+        """How often each move was made about this order, and about which of its payments."""
+        place = {order_id: -1} | {_number(payment.id): i for i, payment in enumerate(payments)}
+        return {(move, place[about], kept): times for (move, about, kept), times in self.asked.items() if about in place}
 
     def arrives_late(self, number: int) -> str | None:
         """One of those in the air arrives."""
@@ -75,19 +81,19 @@ class Gateway:
         return await self._send(f"create {order_id}", lambda: self._real.create(order_id=order_id, **rest))  # type: ignore[no-any-return]
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        return await self._send(f"confirm {payment_id}", lambda: self._real.confirm(payment_id, key=key))  # type: ignore[no-any-return]
+        return await self._send(f"confirm {_number(payment_id)}", lambda: self._real.confirm(payment_id, key=key))  # type: ignore[no-any-return]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return await self._send(f"cancel {payment_id}", lambda: self._real.cancel(payment_id, key=key))  # type: ignore[no-any-return]
+        return await self._send(f"cancel {_number(payment_id)}", lambda: self._real.cancel(payment_id, key=key))  # type: ignore[no-any-return]
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
         def work() -> Coroutine[Any, Any, Refund]:
             return self._real.refund(payment_id, amount=amount, currency=currency, key=key)
 
-        return await self._send(f"refund {payment_id}", work)  # type: ignore[no-any-return]
+        return await self._send(f"refund {_number(payment_id)}", work)  # type: ignore[no-any-return]
 
     async def get(self, payment_id: str) -> Payment:
-        return await self._send(f"get {payment_id}", lambda: self._real.get(payment_id))  # type: ignore[no-any-return]
+        return await self._send(f"get {_number(payment_id)}", lambda: self._real.get(payment_id))  # type: ignore[no-any-return]
 
     async def find(self, order_id: str) -> list[Payment]:
         return await self._send(f"find {order_id}", lambda: self._real.find(order_id))  # type: ignore[no-any-return]
@@ -118,6 +124,11 @@ class Gateway:
                 self._wire.in_the_air.append(request)
             raise
         return answer
+
+
+def _number(payment_id: str) -> str:
+    """Payments are counted, and have a name before their number that each ledger draws anew."""
+    return payment_id.rsplit("_", 1)[-1]
 
 
 def _failure(trouble: str | None) -> PaymentError:

@@ -76,7 +76,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(which=_which, seconds=st.sampled_from([2, 20, 61]))
     def time_passes(self, which: int, seconds: int) -> None:
         """For one worker: its pauses end, its time limits pass, its lease is renewed."""
-        self._worker(which).sleep(seconds)
+        self.world.sleep(self._worker(which), seconds)
         self._look()
 
     # -- and things go wrong
@@ -100,7 +100,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(which=_which)
     def a_run_is_cancelled(self, which: int) -> None:
-        self._worker(which).cancel()
+        self.world.cancel(self._worker(which))
         self._look()
 
     @rule(
@@ -113,7 +113,7 @@ class AnyHistory(RuleBasedStateMachine):
             case "leases run out":  # their holders may be dead, or only slow
                 world.leases_run_out(IDS)
             case "late request":
-                world.wire.arrives_late(which)
+                world.request_arrives_late(which)
             case "reservations run out":
                 world.reservations_run_out()
             case "pauses end":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from unittest.mock import patch
 
@@ -53,6 +53,8 @@ class Tally:
     """How much was tried."""
 
     histories: int = 0
+    different: set[int] = field(default_factory=set)
+    """By what was passed, in which sequence: two that were drawn differently may be the same."""
     orders: int = 0
     steps: int = 0
     switches: int = 0
@@ -64,7 +66,7 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"{self.histories} histories of {self.orders} orders: {self.steps} awaits passed, {self.switches} changes between workers, "
+            f"{self.histories} histories ({len(self.different)} different ones) of {self.orders} orders: {self.steps} awaits passed, {self.switches} changes between workers, "
             f"{self.crashes} crashes, {self.overtaken} orders taken from workers that lived; {self.known} left their orders as another one had, and were not recovered again"
         )
 
@@ -207,6 +209,18 @@ class World:
         self.trace.append(f"{worker}: {ready[pick % len(ready)].what if ready else '...'}{f' ({trouble})' if trouble else ''}")
         return worker.step(pick, trouble)
 
+    def sleep(self, worker: Worker, seconds: float) -> None:
+        """Time passes for one worker."""
+        self.trace.append(f"{worker}: {seconds:.0f} s")
+        worker.sleep(seconds)
+
+    def cancel(self, worker: Worker) -> None:
+        self.trace.append(f"{worker}: is cancelled")
+        worker.cancel()
+
+    def request_arrives_late(self, number: int) -> None:
+        self.trace.append(f"late: {self.wire.arrives_late(number)}")
+
     def crash(self, worker: Worker, *, counts: bool = True) -> None:
         """Nothing of its code runs any more: what still does, to clear it away, finds every way to the outside cut."""
         worker.dead = True
@@ -238,12 +252,14 @@ class World:
         self.witness.after_commit("time", {})
 
     def reservations_run_out(self) -> None:
+        self.trace.append("reservations run out")
         self._db.execute(
             "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id IN "
             "(SELECT order_id FROM reservation FOR NO KEY UPDATE SKIP LOCKED)"
         )
 
     def pauses_end(self) -> None:
+        self.trace.append("pauses end")
         self._db.execute(
             "UPDATE customer_order SET not_before = NULL WHERE id IN "
             "(SELECT id FROM customer_order WHERE not_before IS NOT NULL FOR NO KEY UPDATE SKIP LOCKED)"
@@ -254,6 +270,7 @@ class World:
         )
 
     def gateway_behaves(self, **switches: bool) -> None:
+        self.trace.append(f"the gateway: {switches}")
         self.ledger.behaviour = self.ledger.behaviour.model_copy(update=switches)
 
     # -- and in the end
@@ -261,20 +278,21 @@ class World:
     def finish(self, kinds: Mapping[str, str]) -> None:
         """Every worker dies, and healthy ones come up. Raises Violation unless every order (id to kind) gets its right outcome."""
         self.end()
+        self.tally.different.add(hash((*kinds.values(), *self.trace)))
         late = bool(self.wire.in_the_air)
-        state = known.state(self._db, self.wire, kinds)
-        if state in self._known and not late:
+        states = known.states(self._db, self.wire, kinds)
+        if states <= self._known and not late:
             self.tally.known += 1
             return
         self.recover()
         while self.wire.in_the_air:
-            self.wire.arrives_late(0)
+            self.request_arrives_late(0)
         self._at_rest()
         if any(order.outcome == "needs_attention" for order in self.witness.orders.values()):
             self._settle_the_desk()
             self._at_rest()
         if not late:
-            self._known.add(state)
+            self._known |= states
 
     def recover(self) -> None:
         """Healthy workers bring every order to its outcome."""
