@@ -15,6 +15,7 @@ import shop.expiry
 import shop.inventory
 import shop.journal
 import shop.payments.charge
+import shop.shipping.fulfilment
 import shop.work
 import tasks.process_payment
 from shop.database import Tx
@@ -156,6 +157,37 @@ def journal_forgotten_when_it_cannot_be_read() -> AbstractContextManager[Any]:
     return patch.object(shop.journal, "load", load)
 
 
+def shipped_although_cancelled() -> AbstractContextManager[Any]:
+    """Whoever ships does not look whether somebody has asked to cancel."""
+    leave = "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) RETURNING id"
+    return patch.object(shop.shipping.fulfilment, "_LEAVE", text(leave))
+
+
+def completed_although_cancelled() -> AbstractContextManager[Any]:
+    """Whoever writes the outcome does not look, either."""
+    finish = shop.ending._FINISH.text.replace("(r.outcome <> 'completed' OR o.cancel_requested_at IS NULL)", "true")
+    return patch.object(shop.ending, "_FINISH", text(finish))
+
+
+def refunded_and_not_returned() -> AbstractContextManager[Any]:
+    """A shipped order is cancelled, and its parcel is forgotten."""
+
+    async def mark_due(_tx: Tx, _step: str, _orders: Sequence[OrderUnderWay]) -> None:
+        pass
+
+    return patch.object(shop.journal, "mark_due", mark_due)
+
+
+def refund_refused_for_ever() -> AbstractContextManager[Any]:
+    """The desk's next try repeats the request that was refused, and a gateway repeats its answer."""
+    real = shop.payments.charge._undo
+
+    async def undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: Any, _refusals: int) -> None:
+        await real(under_way, payment, gateway, undone, 0)
+
+    return patch.object(shop.payments.charge, "_undo", undo)
+
+
 DEFECTS: tuple[Defect, ...] = (
     fence_not_checked,
     live_leases_ignored,
@@ -168,4 +200,8 @@ DEFECTS: tuple[Defect, ...] = (
     reason_for_undoing_forgotten,
     expired_under_a_live_lease,
     journal_forgotten_when_it_cannot_be_read,
+    shipped_although_cancelled,
+    completed_although_cancelled,
+    refunded_and_not_returned,
+    refund_refused_for_ever,
 )

@@ -7,7 +7,7 @@ from typing import ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.model.orders import IDS, KINDS, order
+from tests.model.orders import IDS, KINDS
 from tests.model.trouble import Trouble
 from tests.model.worker import Worker
 from tests.model.world import World
@@ -15,7 +15,7 @@ from tests.model.world import World
 _MOST_WORKERS = 3
 _LONG = 24
 """Awaits after which most orders have come to their end."""
-_FLOWS = ["order", "drain", "order", "drain", "recovery", "drain", "expiry", "customer", "cancel", "ask", "retry"]
+_FLOWS = ["order", "drain", "order", "drain", "recovery", "drain", "customer", "cancel", "retry"]
 _kind = st.sampled_from(list(KINDS))
 _other = st.sampled_from([*[None] * 2 * len(KINDS), *KINDS])
 _flow = st.sampled_from(_FLOWS)
@@ -33,16 +33,15 @@ class AnyHistory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kinds: dict[str, str] = {}
+        self.begun = False
 
     # -- orders and workers come
 
     @initialize(kind=_kind, other=_other, forgets=st.booleans(), fine=st.integers(0, 3))
     def orders_come(self, kind: str, other: str | None, forgets: bool, fine: int) -> None:
-        self.kinds = {"A": kind, "B": other} if other else {"A": kind}
-        self.world.begin(fine=fine == 1)
+        self.begun = True
+        self.world.begin(dict(zip(IDS, filter(None, (kind, other)), strict=False)), fine=fine == 1)
         self.world.gateway_behaves(forget_keys=forgets)
-        self.world.submit([order(i, kind) for i, kind in self.kinds.items()])
 
     @rule(flow=_flow, which=_which, taking_over=st.booleans(), awaits=_awaits)
     def a_worker_comes(self, flow: str, which: int, taking_over: bool, awaits: int) -> None:
@@ -51,7 +50,7 @@ class AnyHistory(RuleBasedStateMachine):
             return
         if taking_over:
             self.world.leases_run_out(IDS)
-        self._go_on(self.world.start(flow, self._order(which)), awaits)
+        self._go_on(self.world.start(flow, which), awaits)
 
     # -- workers go on, in any interleaving
 
@@ -69,7 +68,7 @@ class AnyHistory(RuleBasedStateMachine):
         slow = self._worker(which)
         self.world.leases_run_out(IDS)
         if len(self.world.workers) < _MOST_WORKERS:
-            self._go_on(self.world.start(flow, self._order(which)), its)
+            self._go_on(self.world.start(flow, which), its)
         if slow in self.world.workers:
             self._go_on(slow, then)
 
@@ -99,12 +98,22 @@ class AnyHistory(RuleBasedStateMachine):
             self._look()
 
     @rule(which=_which)
+    def a_customer_changes_their_mind(self, which: int) -> None:
+        self._go_on(self.world.start("ask", which), _LONG)
+
+    @rule(awaits=_awaits)
+    def reservations_run_out(self, awaits: int) -> None:
+        """Whether their orders are dead or not; and somebody looks for those that did."""
+        self.world.reservations_run_out()
+        self._go_on(self.world.start("expiry"), awaits)
+
+    @rule(which=_which)
     def a_run_is_cancelled(self, which: int) -> None:
         self.world.cancel(self._worker(which))
         self._look()
 
     @rule(
-        what=st.sampled_from(["leases run out", "late request", "reservations run out", "pauses end", "gateway forgets", "refunds are taken"]),
+        what=st.sampled_from(["leases run out", "late request", "pauses end", "gateway forgets", "refunds are taken"]),
         which=_which,
     )
     def meanwhile(self, what: str, which: int) -> None:
@@ -114,8 +123,6 @@ class AnyHistory(RuleBasedStateMachine):
                 world.leases_run_out(IDS)
             case "late request":
                 world.request_arrives_late(which)
-            case "reservations run out":
-                world.reservations_run_out()
             case "pauses end":
                 world.pauses_end()
             case "gateway forgets":
@@ -128,20 +135,16 @@ class AnyHistory(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if self.kinds:
-                self.world.finish(self.kinds)
+            if self.begun:
+                self.world.finish()
         finally:
             self.world.end()
 
     # -- inside
 
-    def _order(self, which: int) -> dict[str, object]:
-        order_id = list(self.kinds)[which % len(self.kinds)]
-        return order(order_id, self.kinds[order_id])
-
     def _worker(self, which: int) -> Worker:
         if not self.world.workers:
-            self.world.start(_FLOWS[which], self._order(which))
+            self.world.start(_FLOWS[which], which)
         return self.world.workers[which % len(self.world.workers)]
 
     def _go_on(self, worker: Worker, awaits: int, pick: int = 0) -> None:

@@ -22,10 +22,11 @@ from flows.recover_orders import recover_orders
 from flows.retry_compensations import retry_compensations
 from shop import intake
 from shop.catalogue import load_catalogue
-from shop.database import is_database_trouble, sync_engine
+from shop.database import Tx, after_commit, is_database_trouble, sync_engine
 from shop.desk.cancel import ask_to_cancel
 from shop.expiry import expire_reservations
 from shop.intake import submit_one
+from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.ledger import Ledger
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
@@ -33,14 +34,25 @@ from tests.model import known
 from tests.model.connection import Connection, Reserve
 from tests.model.core import join
 from tests.model.gateway import Gateway, Wire
+from tests.model.orders import IDS, KINDS, order
 from tests.model.plain import Surprises, without_prefect
 from tests.model.witness import Witness
 from tests.model.worker import Dead, Point, Worker, current
 
 PIECES = {"PLENTY": 1000, "SCARCE": 2}
 _TABLES = ("customer_order", "order_step", "lease", "reservation", "shipment", "outbox", "customer_interaction", "attention", "desk_entry")
-_EMPTY = "WITH {} UPDATE product SET received = pieces, on_hand = pieces, reserved = 0 FROM (VALUES {}) AS v(product, pieces) WHERE id = v.product".format(
+_EMPTY = "WITH {} UPDATE product SET received = pieces, on_hand = pieces, reserved = 0 FROM (VALUES {}) AS v(product, pieces) WHERE id = product".format(
     ", ".join(f"gone_{table} AS (DELETE FROM {table})" for table in _TABLES), ", ".join(f"('{name}', {n})" for name, n in PIECES.items())
+)
+# Taking an order in costs as much as a step: each is taken in once, and kept for all histories.
+_KEEP = (
+    "CREATE TABLE IF NOT EXISTS stored_order AS SELECT id, number, content, fingerprint, '' AS kind FROM customer_order WITH NO DATA",
+    "INSERT INTO stored_order SELECT id, number, content, fingerprint, %s FROM customer_order",
+    "DELETE FROM customer_order",
+)
+_COME = (
+    "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE SELECT id, number, content, fingerprint "
+    "FROM stored_order WHERE (id, kind) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY id"
 )
 _SWEEP_EVERY = 50
 _ENOUGH_ROUNDS = 40
@@ -79,6 +91,14 @@ def _shortened(trace: Sequence[str]) -> str:
     return "\n".join(" ".join(line.split())[:_WIDTH] for line in trace[-_LAST_LINES:])
 
 
+def _emptied(ledger: Ledger) -> Ledger:
+    """Making a new one takes ten times as long."""
+    for table in ("payments", "refunds", "keys", "processing"):
+        ledger._db.execute(f"DELETE FROM {table}")
+    ledger.behaviour = Behaviour()
+    return ledger
+
+
 class World:
     """Made once; `begin` empties it for the next history."""
 
@@ -100,19 +120,27 @@ class World:
         self.violations: list[str] = []
         self._surprises = Surprises()
         self._number = 0
+        self._kinds: Mapping[str, str] = {}
         self._fine = False
         self._known: set[bytes] = set()
         load_catalogue(url, {product: (product, pieces) for product, pieces in PIECES.items()})
+        self._take_orders_in()
         self._replace()
+
+    def _take_orders_in(self) -> None:
+        self._db.execute(_KEEP[0])
+        for kind in KINDS:
+            intake.submit([order(order_id, kind) for order_id in IDS])
+            self._db.execute(_KEEP[1], [kind])
+            self._db.execute(_KEEP[2])
 
     def _replace(self) -> None:
         real_claim = shop.journal.claim
 
-        async def claim(*arguments: Any, **options: Any) -> list[OrderUnderWay]:
-            claimed = await real_claim(*arguments, **options)
-            if (worker := current()) is not None:
-                worker.fences |= {order.id: order.fence for order in claimed}
-                self.tally.overtaken += sum(order.id in other.fences for order in claimed for other in self.workers if other is not worker)
+        async def claim(tx: Tx, *arguments: Any, **options: Any) -> list[OrderUnderWay]:
+            claimed, worker = await real_claim(tx, *arguments, **options), current()
+            if worker is not None:
+                after_commit(tx, lambda: self._claimed(worker, claimed))
             return claimed
 
         enter = self._stack.enter_context
@@ -133,20 +161,22 @@ class World:
 
     # -- a history
 
-    def begin(self, *, fine: bool = False) -> None:
-        """Nothing is there but stock. `fine`: workers can be stopped at every statement."""
-        self._fine = fine
+    def begin(self, kinds: Mapping[str, str], *, fine: bool = False) -> None:
+        """Nothing is there but stock, and orders (id to kind). `fine`: workers can be stopped at every statement."""
+        self._kinds, self._fine = kinds, fine
         if self.tally.histories % _SWEEP_EVERY == 0:  # what was deleted is in the way of every scan
             self._db.execute("VACUUM " + ", ".join((*_TABLES, "product")))
         self._db.execute(_EMPTY, prepare=True)
-        self.ledger.close()
-        self.ledger = Ledger(None)
+        self._db.execute(_COME, [list(kinds), list(kinds.values())], prepare=True)
+        self.ledger = _emptied(self.ledger)
         self.wire = Wire(self.ledger, self.witness.after_request)
         self.witness.begin(self.ledger)
+        self.witness.after_commit("a customer", {})
         self._surprises.heard.clear()
         self.trace = []
         self._number, self._last = 0, None
         self.tally.histories += 1
+        self.tally.orders += len(kinds)
 
     def end(self) -> None:
         """Whatever became of the history: all workers are gone."""
@@ -166,23 +196,20 @@ class World:
 
     # -- what can happen
 
-    def submit(self, orders: Sequence[dict[str, Any]]) -> None:
-        receipts = intake.submit(orders)
-        self.tally.orders += sum(receipt.status == "accepted" for receipt in receipts)
-        self.witness.after_commit("a customer", {})
-
-    def start(self, kind: str, order: dict[str, Any] | None = None) -> Worker:
+    def start(self, kind: str, which: int = 0) -> Worker:
         """A worker comes up: `order` runs `process_order`, `drain` and `recovery` the other flows, `expiry` only gives back
         reservations, `customer` only sends the order, `ask` only asks to cancel it, `cancel` sees to it, `retry` is the desk's."""
+        order_id = list(self._kinds)[which % len(self._kinds)]
+        content = order(order_id, self._kinds[order_id])
         stories: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
-            "order": lambda: process_order.fn(order),  # type: ignore[arg-type]
+            "order": lambda: process_order.fn(content),  # type: ignore[arg-type]
             "drain": lambda: process_pending_orders.fn(drain_seconds=0, batch_size=10),
             "recovery": recover_orders.fn,
             "expiry": expire_reservations,
-            "customer": lambda: submit_one(order),
+            "customer": lambda: submit_one(content),
             "retry": retry_compensations.fn,
-            "cancel": lambda: cancel_order.fn(order["id"], "changed their mind", "ann", True),  # type: ignore[index]
-            "ask": lambda: ask_to_cancel(order["id"], reason="changed their mind", requested_by="bob"),  # type: ignore[index]
+            "cancel": lambda: cancel_order.fn(order_id, "changed their mind", "ann", True),
+            "ask": lambda: ask_to_cancel(order_id, reason="changed their mind", requested_by="bob"),
         }
         self._number += 1
         worker = Worker(f"{kind} {self._number}", self._with_gateway(stories[kind]), fine=self._fine)
@@ -275,12 +302,12 @@ class World:
 
     # -- and in the end
 
-    def finish(self, kinds: Mapping[str, str]) -> None:
-        """Every worker dies, and healthy ones come up. Raises Violation unless every order (id to kind) gets its right outcome."""
+    def finish(self) -> None:
+        """Every worker dies, and healthy ones come up. Raises Violation unless every order gets its right outcome."""
         self.end()
-        self.tally.different.add(hash((*kinds.values(), *self.trace)))
+        self.tally.different.add(hash((*self._kinds.values(), *self.trace)))
         late = bool(self.wire.in_the_air)
-        states = known.states(self._db, self.wire, kinds)
+        states = known.states(self._db, self.wire, self._kinds)
         if states <= self._known and not late:
             self.tally.known += 1
             return
@@ -330,6 +357,11 @@ class World:
             self.fail(f"a healthy worker failed: {failure!r}")
 
     # -- inside
+
+    def _claimed(self, worker: Worker, orders: Sequence[OrderUnderWay]) -> None:
+        worker.fences |= {order.id: order.fence for order in orders}
+        others = [other for other in self.workers if other is not worker]
+        self.tally.overtaken += sum(order.id in other.fences for order in orders for other in others)
 
     def _new_engine(self) -> AsyncEngine:
         made: list[AsyncEngine] = []
