@@ -13,7 +13,7 @@ from tests.model.worker import Worker
 from tests.model.world import World
 
 _MOST_WORKERS = 3
-_LONG = 24
+_LONG = 20
 """Awaits after which most orders have come to their end."""
 _FLOWS = ["order", "drain", "order", "drain", "recovery", "drain", "customer", "cancel", "retry"]
 _kind = st.sampled_from(list(KINDS))
@@ -54,12 +54,12 @@ class AnyHistory(RuleBasedStateMachine):
 
     # -- workers go on, in any interleaving
 
-    @rule(turns=st.binary(min_size=1, max_size=8))
+    @rule(turns=st.binary(min_size=1, max_size=6))
     def workers_go_on(self, turns: bytes) -> None:
         """Each byte says who, how far, and (if it waits for several things at once) which way."""
         for turn in turns:
             rest, which = divmod(turn, _MOST_WORKERS)
-            pick, awaits = divmod(rest, 16)
+            pick, awaits = divmod(rest, 8)
             self._go_on(self._worker(which), awaits + 1, pick)
 
     @rule(flow=_flow, which=_which, its=_awaits, then=_awaits)
