@@ -20,7 +20,7 @@ from tests.model.world import World
 _USUAL = rounds(
     deadline=None,
     backend=EVENLY,
-    stateful_step_count=6,
+    stateful_step_count=5,
     database=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example, HealthCheck.filter_too_much],

@@ -21,7 +21,9 @@ _POLL_MS = 2
 _IDLE, _ACTIVE = pq.TransactionStatus.IDLE, pq.TransactionStatus.ACTIVE
 _LONGEST = 2_000
 """Polls for one answer, after which something is wrong with the test itself."""
-_OF_LEASES = ("INSERT INTO lease", "UPDATE lease SET taken_from", "DELETE FROM lease")
+_NEW_LEASE = "INSERT INTO lease"
+"""Nobody knows of it yet."""
+_OF_LEASES = ("UPDATE lease SET taken_from", "DELETE FROM lease")
 """What nothing depends on until an order is written about."""
 
 
@@ -202,9 +204,11 @@ class Connection(psycopg.AsyncConnection[Any]):
     def _is_a_point(self, worker: Worker) -> bool:
         """Where it can matter who goes on: before a transaction, and at its end if others may wait for its locks. A death in between is
         the same as one at its end. `fine` workers can be stopped at every statement."""
+        if worker.fine:
+            return True
         if self.ending:
             return self.wrote or self.locks
-        return worker.fine or self.pgconn.transaction_status == _IDLE
+        return self.pgconn.transaction_status == _IDLE and not self.saying.startswith(_NEW_LEASE)
 
     async def _wait_for_lock(self, worker: Worker, exchange: Exchange) -> None:
         self.reserve.waiting.append(exchange)
@@ -219,9 +223,11 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     def heard(self, changed: int) -> None:
         """Of a statement that has come to its end, and how many rows it changed."""
+        if changed <= 0 or self.saying.startswith(_NEW_LEASE):
+            return
         reads = self.saying.startswith("SELECT")
         self.locks = self.locks or not reads or " FOR " in self.saying
-        self.wrote = self.wrote or (not reads and changed > 0 and not self.saying.startswith(_OF_LEASES))
+        self.wrote = self.wrote or (not reads and not self.saying.startswith(_OF_LEASES))
 
     def _cut(self) -> None:
         self.hang_up()

@@ -13,9 +13,9 @@ from tests.model.worker import Worker
 from tests.model.world import World
 
 _MOST_WORKERS = 3
-_LONG = 20
+_LONG = 18
 """Awaits after which most orders have come to their end."""
-_FLOWS = ["order", "drain", "order", "drain", "recovery", "drain", "customer", "cancel", "retry"]
+_FLOWS = ["order", "drain", "ask", "expiry", "order", "drain", "recovery", "retry", "order", "drain", "ask", "cancel", "customer"]
 _kind = st.sampled_from(list(KINDS))
 _other = st.sampled_from([*[None] * 2 * len(KINDS), *KINDS])
 _flow = st.sampled_from(_FLOWS)
@@ -43,15 +43,6 @@ class AnyHistory(RuleBasedStateMachine):
         self.world.begin(dict(zip(IDS, filter(None, (kind, other)), strict=False)), fine=fine == 1)
         self.world.gateway_behaves(forget_keys=forgets)
 
-    @rule(flow=_flow, which=_which, taking_over=st.booleans(), awaits=_awaits)
-    def a_worker_comes(self, flow: str, which: int, taking_over: bool, awaits: int) -> None:
-        """`taking_over`: because leases have run out; their holders may be dead, or only slow."""
-        if len(self.world.workers) == _MOST_WORKERS:
-            return
-        if taking_over:
-            self.world.leases_run_out(IDS)
-        self._go_on(self.world.start(flow, which), awaits)
-
     # -- workers go on, in any interleaving
 
     @rule(turns=st.binary(min_size=1, max_size=6))
@@ -62,11 +53,14 @@ class AnyHistory(RuleBasedStateMachine):
             pick, awaits = divmod(rest, 8)
             self._go_on(self._worker(which), awaits + 1, pick)
 
-    @rule(flow=_flow, which=_which, its=_awaits, then=_awaits)
-    def a_slow_worker_is_overtaken(self, flow: str, which: int, its: int, then: int) -> None:
-        """Its lease runs out, another worker comes and goes some way, and then the slow one goes on."""
+    @rule(which=_which, awaits=_awaits, leases=st.integers(0, 3), flow=_flow, its=_awaits, then=_awaits)
+    def somebody_comes_between(self, which: int, awaits: int, leases: int, flow: str, its: int, then: int) -> None:
+        """A worker goes some way, and another comes; perhaps to take over, because leases run out: their holders may be dead, or only
+        slow, as this one is."""
         slow = self._worker(which)
-        self.world.leases_run_out(IDS)
+        self._go_on(slow, awaits)
+        if leases:
+            self.world.leases_run_out(IDS)
         if len(self.world.workers) < _MOST_WORKERS:
             self._go_on(self.world.start(flow, which), its)
         if slow in self.world.workers:
@@ -88,47 +82,39 @@ class AnyHistory(RuleBasedStateMachine):
             self.world.crash(worker)
         self._look()
 
-    @rule(which=_which, awaits=_awaits, trouble=st.sampled_from(Trouble))
-    def something_fails(self, which: int, awaits: int, trouble: Trouble) -> None:
-        """A request to the gateway, or the connection to the database."""
+    @rule(which=_which, awaits=_awaits)
+    def a_run_is_cancelled(self, which: int, awaits: int) -> None:
         worker = self._worker(which)
         self._go_on(worker, awaits)
         if worker in self.world.workers:
-            self.world.step(worker, trouble=trouble)
-            self._look()
-
-    @rule(which=_which)
-    def a_customer_changes_their_mind(self, which: int) -> None:
-        self._go_on(self.world.start("ask", which), _LONG)
-
-    @rule(awaits=_awaits)
-    def reservations_run_out(self, awaits: int) -> None:
-        """Whether their orders are dead or not; and somebody looks for those that did."""
-        self.world.reservations_run_out()
-        self._go_on(self.world.start("expiry"), awaits)
-
-    @rule(which=_which)
-    def a_run_is_cancelled(self, which: int) -> None:
-        self.world.cancel(self._worker(which))
+            self.world.cancel(worker)
         self._look()
 
-    @rule(
-        what=st.sampled_from(["leases run out", "late request", "pauses end", "gateway forgets", "refunds are taken"]),
-        which=_which,
-    )
+    @rule(which=_which, awaits=_awaits, trouble=st.sampled_from(Trouble), times=st.integers(1, 3))
+    def something_fails(self, which: int, awaits: int, trouble: Trouble, times: int) -> None:
+        """A request to the gateway, or the connection to the database; perhaps again and again."""
+        worker = self._worker(which)
+        self._go_on(worker, awaits)
+        for _ in range(times):
+            if worker in self.world.workers and not worker.ended:
+                self.world.step(worker, trouble=trouble)
+                self._look()
+
+    @rule(what=st.sampled_from(["leases", "reservations", "pauses", "late", "forgets", "refunds"]), which=_which)
     def meanwhile(self, what: str, which: int) -> None:
-        world = self.world
         match what:
-            case "leases run out":  # their holders may be dead, or only slow
-                world.leases_run_out(IDS)
-            case "late request":
-                world.request_arrives_late(which)
-            case "pauses end":
-                world.pauses_end()
-            case "gateway forgets":
-                world.gateway_behaves(forget_keys=which > 0)
-            case "refunds are taken":
-                world.gateway_behaves(take_refunds=which > 0)
+            case "leases":
+                self.world.leases_run_out(IDS)
+            case "reservations":
+                self.world.reservations_run_out()
+            case "pauses":
+                self.world.pauses_end()
+            case "late":
+                self.world.request_arrives_late(which)
+            case "forgets":
+                self.world.gateway_behaves(forget_keys=which > 0)
+            case "refunds":
+                self.world.gateway_behaves(take_refunds=which > 0)
         self._look()
 
     # -- what must hold
@@ -144,7 +130,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     def _worker(self, which: int) -> Worker:
         if not self.world.workers:
-            self.world.start(_FLOWS[which], which)
+            self.world.start(("order", "drain", "drain")[which], which)
         return self.world.workers[which % len(self.world.workers)]
 
     def _go_on(self, worker: Worker, awaits: int, pick: int = 0) -> None:
