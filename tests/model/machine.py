@@ -61,6 +61,8 @@ class AnyHistory(RuleBasedStateMachine):
         self._go_on(slow, awaits)
         if leases:
             self.world.leases_run_out(IDS)
+        if flow == "expiry":
+            self.world.reservations_run_out()
         if len(self.world.workers) < _MOST_WORKERS:
             self._go_on(self.world.start(flow, which), its)
         if slow in self.world.workers:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import shop.database
 import shop.journal
+import shop.notes
 import shop.payments.gateways
 from flows.cancel_order import cancel_order
 from flows.process_order import process_order
@@ -55,8 +56,8 @@ _COME = (
     "FROM stored_order WHERE (id, kind) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY id"
 )
 _SWEEP_EVERY = 50
-_ENOUGH_ROUNDS = 40
-_ENOUGH_STEPS = 4000
+_ENOUGH_ROUNDS = 20
+_ENOUGH_STEPS = 500
 _LAST_LINES, _WIDTH = 120, 130
 
 
@@ -256,6 +257,8 @@ class World:
         for connection in [c for c in self._reserve.in_use if c.worker is worker]:
             connection.hang_up()
         worker.bury()
+        for kept in (shop.database._engines, shop.notes._writers, shop.payments.gateways._open):  # what is kept for a loop keeps the loop
+            kept.pop(worker.loop, None)
         self.workers.remove(worker)
         engine = self._engine_of.pop(worker)
         engine.sync_engine.dispose(close=False)
