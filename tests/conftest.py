@@ -40,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     crash = parser.getgroup("crash tests")
     crash.addoption("--every", action="store_true", help="every combination of points, lanes and gateways, instead of each point once")
     crash.addoption("--orders", type=int, default=0, help="how many orders the random kills are tried on")
-    crash.addoption("--seed", type=int, default=20_261_122, help="of the random kills")
+    crash.addoption("--seed", type=int, default=20_261_122, help="of the random kills, and of the model's --histories")
+    parser.getgroup("model").addoption("--histories", type=int, default=0, help="so many random ones, instead of always the same few")
 
 
 def pytest_configure() -> None:

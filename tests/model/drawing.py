@@ -6,9 +6,11 @@ mistakes in code about data; here it would run the same interleaving again and a
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck
+from hypothesis import settings as rounds
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 
-EVENLY = "evenly"
+_EVENLY = "evenly"
 
 
 class _Evenly(HypothesisProvider):
@@ -30,4 +32,21 @@ class _Evenly(HypothesisProvider):
         return self._random.randbytes(self._random.randint(min_size, max_size))
 
 
-AVAILABLE_PROVIDERS[EVENLY] = _Evenly
+AVAILABLE_PROVIDERS[_EVENLY] = _Evenly
+
+ALWAYS_THE_SAME = rounds(
+    backend=_EVENLY,
+    max_examples=1200,
+    stateful_step_count=5,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    print_blob=True,
+    # A history takes hundredths of a second, and draws much: what these measure is PostgreSQL, and how long a history is.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example, HealthCheck.filter_too_much],
+)
+
+
+def others(histories: int) -> rounds:
+    """So many, with the seed that the machine was given."""
+    return rounds(ALWAYS_THE_SAME, max_examples=histories, derandomize=False)

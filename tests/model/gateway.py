@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, NoReturn
 
 from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
 from shop.payments.gateway import Payment, Refund
@@ -62,10 +63,8 @@ class Wire:
         if not self.in_the_air:
             return None
         request = self.in_the_air.pop(number % len(self.in_the_air))
-        try:
+        with suppress(PaymentError):  # nobody hears of it
             request.arrive()
-        except PaymentError:
-            pass  # nobody hears of it
         self.arrived(request.what)
         return request.what
 
@@ -108,7 +107,7 @@ class Gateway:
         try:
             trouble = await self._worker.point(f"gateway: {what}", "gateway")
             if trouble not in {None, Trouble.LOST_ANSWER, Trouble.SLOW_ANSWER}:
-                raise _failure(trouble)
+                _fail(trouble)
             try:
                 answer = request.arrive()
             finally:
@@ -117,7 +116,7 @@ class Gateway:
             if trouble is Trouble.SLOW_ANSWER:
                 trouble = await self._worker.point(f"gateway: {what}, answered", "gateway")
             if trouble is not None:
-                raise _failure(trouble)
+                _fail(trouble)
         except BaseException as error:
             # Whoever sent it waits no longer, or is dead.
             if not request.arrived and not reads and (trouble is Trouble.LATE_REQUEST or not isinstance(error, PaymentError)):
@@ -131,11 +130,11 @@ def _number(payment_id: str) -> str:
     return payment_id.rsplit("_", 1)[-1]
 
 
-def _failure(trouble: str | None) -> PaymentError:
+def _fail(trouble: str | None) -> NoReturn:
     match trouble:
         case Trouble.ERROR:
-            return PaymentGatewayError("internal_error", "the gateway was told to fail", retryable=True)
+            raise PaymentGatewayError("internal_error", "the gateway was told to fail", retryable=True)
         case Trouble.AWAY:
-            return PaymentGatewayUnavailable(10)
+            raise PaymentGatewayUnavailable(10)
         case _:
-            return PaymentGatewayTimeout("no answer")
+            raise PaymentGatewayTimeout("no answer")

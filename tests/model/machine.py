@@ -1,4 +1,4 @@
-"""Everything that can happen, in any sequence; after each step the witnesses are asked, and in the end every order must have its outcome."""
+"""Everything that can happen, in any sequence. After each step the witnesses are asked; in the end every order must have its outcome."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ class AnyHistory(RuleBasedStateMachine):
         slow = self._worker(which)
         self._go_on(slow, awaits)
         if leases:
-            self.world.leases_run_out(IDS)
+            self.world.leases_run_out()
+        if flow == "expiry":
+            self.world.reservations_run_out()
         if len(self.world.workers) < _MOST_WORKERS:
             self._go_on(self.world.start(flow, which), its)
         if slow in self.world.workers:
@@ -104,7 +106,7 @@ class AnyHistory(RuleBasedStateMachine):
     def meanwhile(self, what: str, which: int) -> None:
         match what:
             case "leases":
-                self.world.leases_run_out(IDS)
+                self.world.leases_run_out()
             case "reservations":
                 self.world.reservations_run_out()
             case "pauses":

@@ -16,6 +16,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "refund refused": {"country": "AQ", "card": "0259"},
     "invalid": {"price": "-1.00"},
 }
+PIECES = {"PLENTY": 1000, "SCARCE": 2}
+"""The stock."""
 IDS = ("A", "B")
 
 

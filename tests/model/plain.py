@@ -1,7 +1,7 @@
 """The flows' own functions without Prefect around them, and the shop's own code on simulated connections.
 
-What is replaced: Prefect's task engine (by a loop with the same retries), its loggers and its limits; LISTEN/NOTIFY (everybody looks for himself);
-sending mails (the outbox's rows are what the model is about). All else is the real code.
+What is replaced: Prefect's task engine (by a loop with the same retries), its loggers, limits and artifacts; LISTEN/NOTIFY (everybody looks
+for himself); sending mails (the outbox's rows are what the model is about). All else is the real code.
 """
 
 from __future__ import annotations

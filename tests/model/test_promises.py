@@ -1,30 +1,38 @@
 """Promises 1 to 5 of the saga against the real code, the real database and any sequence of what can happen to its workers.
 
-`make model` looks longer, with other histories each time; what it finds it prints, as steps and as a line to run it again.
+`make model` looks longer, with other histories each time. What it finds it prints: the steps, what was passed, and the seed.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
 import pytest
-from hypothesis import settings as rounds
+from hypothesis import seed
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.model.drawing import ALWAYS_THE_SAME, others
 from tests.model.machine import AnyHistory
 from tests.model.world import World
 
 
-def test_no_history_breaks_a_promise(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_history_breaks_a_promise(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pytestconfig: pytest.Config
+) -> None:
     monkeypatch.setattr(AnyHistory, "world", world, raising=False)
-    chosen = rounds.get_profile(os.environ.get("MODEL_PROFILE", "model"))
+    histories, number = pytestconfig.getoption("--histories"), pytestconfig.getoption("--seed")
+    chosen = others(histories) if histories else ALWAYS_THE_SAME
+    if histories:
+        monkeypatch.setattr(AnyHistory, "_hypothesis_internal_use_seed", None, raising=False)  # taken back after the test
+        seed(number)(AnyHistory)
     try:
         run_state_machine_as_test(AnyHistory, settings=chosen)
     finally:
         with capsys.disabled():
-            sys.stdout.write(f"\n{world.tally}\n")
+            sys.stdout.write(f"\n{world.tally}{f' (the same again: make model SEED={number})' if histories else ''}\n")
     tally = world.tally
     assert tally.histories >= chosen.max_examples
+    assert len(tally.different) > 0.95 * tally.histories, "the same interleavings again and again"
     assert tally.switches > tally.histories, "workers hardly ever took turns"
     assert tally.crashes > tally.histories / 10
+    assert tally.overtaken > tally.histories / 20

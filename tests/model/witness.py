@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any
 
 import orjson
 import psycopg
@@ -15,7 +14,8 @@ from tests.model.seen import Money, Seen, Stock
 
 _LOOK = """
 SELECT json_build_object(
-    'orders', (SELECT json_agg(json_build_array(o.id, o.fence, o.outcome, o.failing_step, o.failure ->> 'code', o.content ->> 'total_amount',
+    'orders', (SELECT json_agg(json_build_array(
+        o.id, o.fence, o.outcome, o.failing_step, o.failure ->> 'code', o.content ->> 'total_amount',
         o.amount_charged::text, o.amount_refunded::text, o.amount_at_risk::text, o.lease_id, l.until > clock_timestamp(),
         o.cancel_requested_at IS NOT NULL,
         (SELECT json_object_agg(s.step, json_build_array(s.xmin, s.status, s.undo_due, s.undo_status, s.undo_error ->> 'code'))

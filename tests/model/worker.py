@@ -1,7 +1,7 @@
 """A simulated worker: an event loop of its own that the test advances by hand, from one await of the outside to the next.
 
-Whatever the worker asks of the database or of the gateway waits at a `Point` until the test lets it go on. Time stands still unless the test
-lets it pass. So every interleaving of several workers, and a crash at every await, can be had, and had again.
+Whatever the worker asks of the database or of the gateway waits at a `Point` until the test lets it go on. Time stands still unless the
+test lets it pass. So every interleaving of several workers, and a crash at every await, can be had, and had again.
 """
 
 from __future__ import annotations

@@ -3,84 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-import psycopg
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-
 import shop.database
 import shop.journal
+import shop.notes
 import shop.payments.gateways
-from flows.cancel_order import cancel_order
-from flows.process_order import process_order
-from flows.process_pending_orders import process_pending_orders
-from flows.recover_orders import recover_orders
-from flows.retry_compensations import retry_compensations
-from shop import intake
-from shop.catalogue import load_catalogue
 from shop.database import Tx, after_commit, is_database_trouble, sync_engine
-from shop.desk.cancel import ask_to_cancel
-from shop.expiry import expire_reservations
-from shop.intake import submit_one
 from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.ledger import Ledger
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
 from tests.model import known
-from tests.model.connection import Connection, Reserve
-from tests.model.core import join
+from tests.model.engines import Engines
 from tests.model.gateway import Gateway, Wire
-from tests.model.orders import IDS, KINDS, order
+from tests.model.orders import IDS
 from tests.model.plain import Surprises, without_prefect
+from tests.model.stories import Story, story
+from tests.model.tables import Tables
+from tests.model.tally import Tally
+from tests.model.trouble import Trouble
 from tests.model.witness import Witness
-from tests.model.worker import Dead, Point, Worker, current
+from tests.model.worker import Point, Worker, current
 
-PIECES = {"PLENTY": 1000, "SCARCE": 2}
-_TABLES = ("customer_order", "order_step", "lease", "reservation", "shipment", "outbox", "customer_interaction", "attention", "desk_entry")
-_EMPTY = "WITH {} UPDATE product SET received = pieces, on_hand = pieces, reserved = 0 FROM (VALUES {}) AS v(product, pieces) WHERE id = product".format(
-    ", ".join(f"gone_{table} AS (DELETE FROM {table})" for table in _TABLES), ", ".join(f"('{name}', {n})" for name, n in PIECES.items())
-)
-# Taking an order in costs as much as a step: each is taken in once, and kept for all histories.
-_KEEP = (
-    "CREATE TABLE IF NOT EXISTS stored_order AS SELECT id, number, content, fingerprint, '' AS kind FROM customer_order WITH NO DATA",
-    "INSERT INTO stored_order SELECT id, number, content, fingerprint, %s FROM customer_order",
-    "DELETE FROM customer_order",
-)
-_COME = (
-    "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE SELECT id, number, content, fingerprint "
-    "FROM stored_order WHERE (id, kind) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY id"
-)
-_SWEEP_EVERY = 50
-_ENOUGH_ROUNDS = 40
-_ENOUGH_STEPS = 4000
+_ENOUGH_ROUNDS = 20
+_ENOUGH_AWAITS = 500
 _LAST_LINES, _WIDTH = 120, 130
-
-
-@dataclass
-class Tally:
-    """How much was tried."""
-
-    histories: int = 0
-    different: set[int] = field(default_factory=set)
-    """By what was passed, in which sequence: two that were drawn differently may be the same."""
-    orders: int = 0
-    steps: int = 0
-    switches: int = 0
-    crashes: int = 0
-    overtaken: int = 0
-    """Orders that were claimed while a worker lived that had claimed them before."""
-    known: int = 0
-    """Histories that left their orders as an earlier one had."""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.histories} histories ({len(self.different)} different ones) of {self.orders} orders: {self.steps} awaits passed, {self.switches} changes between workers, "
-            f"{self.crashes} crashes, {self.overtaken} orders taken from workers that lived; {self.known} left their orders as another one had, and were not recovered again"
-        )
 
 
 class Violation(AssertionError):
@@ -104,35 +55,22 @@ class World:
 
     def __init__(self, url: str) -> None:
         self._stack = ExitStack()
-        self._url = url
-        self._db = self._stack.enter_context(closing(psycopg.connect(url, autocommit=True)))
-        join([self._db.pgconn.backend_pid])
-        self._reserve = self._stack.enter_context(closing(Reserve(url)))
+        self._tables = self._stack.enter_context(closing(Tables(url)))
+        self._engines = self._stack.enter_context(closing(Engines(url, self._committed)))
         self.ledger = Ledger(None)
         self.witness = self._stack.enter_context(closing(Witness(url, self.ledger)))
-        self._engines: list[AsyncEngine] = []
-        self._engine_of: dict[Worker, AsyncEngine] = {}
         self.workers: list[Worker] = []
         self.tally = Tally()
-        self._last: Worker | None = None
         self.trace: list[str] = []
         """What was passed, in its sequence."""
         self.violations: list[str] = []
         self._surprises = Surprises()
+        self._last: Worker | None = None
         self._number = 0
         self._kinds: Mapping[str, str] = {}
         self._fine = False
         self._known: set[bytes] = set()
-        load_catalogue(url, {product: (product, pieces) for product, pieces in PIECES.items()})
-        self._take_orders_in()
         self._replace()
-
-    def _take_orders_in(self) -> None:
-        self._db.execute(_KEEP[0])
-        for kind in KINDS:
-            intake.submit([order(order_id, kind) for order_id in IDS])
-            self._db.execute(_KEEP[1], [kind])
-            self._db.execute(_KEEP[2])
 
     def _replace(self) -> None:
         real_claim = shop.journal.claim
@@ -145,7 +83,7 @@ class World:
 
         enter = self._stack.enter_context
         enter(without_prefect())
-        enter(patch.object(shop.database, "create_async_engine", self._engine))
+        enter(patch.object(shop.database, "create_async_engine", self._engines.mine))
         enter(patch.object(shop.journal, "claim", claim))
         for name in ("prefect.orders", "shop.work", "sqlalchemy.pool", "shop.lease", "shop.completed"):
             logger = logging.getLogger(name)
@@ -154,8 +92,6 @@ class World:
 
     def close(self) -> None:
         self.end()
-        for engine in self._engines:
-            engine.sync_engine.dispose(close=False)
         self._stack.close()
         sync_engine(settings().database_url).dispose()
 
@@ -164,10 +100,7 @@ class World:
     def begin(self, kinds: Mapping[str, str], *, fine: bool = False) -> None:
         """Nothing is there but stock, and orders (id to kind). `fine`: workers can be stopped at every statement."""
         self._kinds, self._fine = kinds, fine
-        if self.tally.histories % _SWEEP_EVERY == 0:  # what was deleted is in the way of every scan
-            self._db.execute("VACUUM " + ", ".join((*_TABLES, "product")))
-        self._db.execute(_EMPTY, prepare=True)
-        self._db.execute(_COME, [list(kinds), list(kinds.values())], prepare=True)
+        self._tables.begin(kinds)
         self.ledger = _emptied(self.ledger)
         self.wire = Wire(self.ledger, self.witness.after_request)
         self.witness.begin(self.ledger)
@@ -196,42 +129,31 @@ class World:
 
     # -- what can happen
 
-    def start(self, kind: str, which: int = 0) -> Worker:
-        """A worker comes up: `order` runs `process_order`, `drain` and `recovery` the other flows, `expiry` only gives back
-        reservations, `customer` only sends the order, `ask` only asks to cancel it, `cancel` sees to it, `retry` is the desk's."""
+    def start(self, name: str, which: int = 0) -> Worker:
+        """A worker comes up, and does what is called so (`stories.py`), about one of the orders."""
         order_id = list(self._kinds)[which % len(self._kinds)]
-        content = order(order_id, self._kinds[order_id])
-        stories: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
-            "order": lambda: process_order.fn(content),  # type: ignore[arg-type]
-            "drain": lambda: process_pending_orders.fn(drain_seconds=0, batch_size=10),
-            "recovery": recover_orders.fn,
-            "expiry": expire_reservations,
-            "customer": lambda: submit_one(content),
-            "retry": retry_compensations.fn,
-            "cancel": lambda: cancel_order.fn(order_id, "changed their mind", "ann", True),
-            "ask": lambda: ask_to_cancel(order_id, reason="changed their mind", requested_by="bob"),
-        }
         self._number += 1
-        worker = Worker(f"{kind} {self._number}", self._with_gateway(stories[kind]), fine=self._fine)
-        self._engine_of[worker] = self._engines.pop() if self._engines else self._new_engine()
+        chosen = self._with_gateway(story(name, order_id, self._kinds[order_id]))
+        worker = Worker(f"{name} {self._number}", chosen, fine=self._fine)
+        self._engines.give(worker)
         self.workers.append(worker)
         worker.loop.settle()
         return worker
 
-    def _with_gateway(self, story: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], Coroutine[Any, Any, Any]]:
+    def _with_gateway(self, chosen: Story) -> Story:
         async def run() -> Any:
             worker = current()
             assert worker is not None
             shop.payments.gateways.use(Gateway(worker, self.wire))
-            return await story()
+            return await chosen()
 
         return run
 
-    def step(self, worker: Worker, pick: int = 0, trouble: str | None = None) -> Point | None:
+    def step(self, worker: Worker, pick: int = 0, trouble: Trouble | None = None) -> Point | None:
         if worker is not self._last:
             self.tally.switches += 1
             self._last = worker
-        self.tally.steps += 1
+        self.tally.awaits += 1
         ready = worker.ready
         self.trace.append(f"{worker}: {ready[pick % len(ready)].what if ready else '...'}{f' ({trouble})' if trouble else ''}")
         return worker.step(pick, trouble)
@@ -253,13 +175,12 @@ class World:
         worker.dead = True
         if counts:
             self.trace.append(f"{worker}: dies")
-        for connection in [c for c in self._reserve.in_use if c.worker is worker]:
-            connection.hang_up()
+        self._engines.cut(worker)
         worker.bury()
+        for kept in (shop.database._engines, shop.notes._writers, shop.payments.gateways._open):  # what is kept for a loop keeps the loop
+            kept.pop(worker.loop, None)
         self.workers.remove(worker)
-        engine = self._engine_of.pop(worker)
-        engine.sync_engine.dispose(close=False)
-        self._engines.append(engine)
+        self._engines.take_back(worker)
         self.tally.crashes += counts
 
     def lay_down(self, worker: Worker) -> BaseException | None:
@@ -268,33 +189,19 @@ class World:
         self.crash(worker, counts=False)
         return failure if failure is not None and not is_database_trouble(failure) else None
 
-    def leases_run_out(self, order_ids: Sequence[str]) -> None:
-        """The leases that hold these orders, save for those that somebody is just now writing about."""
+    def leases_run_out(self) -> None:
+        """All of them: their holders may be dead, or only slow."""
         self.trace.append("leases run out")
-        self._db.execute(
-            "UPDATE lease SET until = now() - interval '1 second' WHERE id IN (SELECT l.id FROM lease l WHERE l.id IN "
-            "(SELECT lease_id FROM customer_order WHERE id = ANY(%s)) FOR NO KEY UPDATE SKIP LOCKED)",
-            [list(order_ids)],
-        )
+        self._tables.leases_run_out(IDS)
         self.witness.after_commit("time", {})
 
     def reservations_run_out(self) -> None:
         self.trace.append("reservations run out")
-        self._db.execute(
-            "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id IN "
-            "(SELECT order_id FROM reservation FOR NO KEY UPDATE SKIP LOCKED)"
-        )
+        self._tables.reservations_run_out()
 
     def pauses_end(self) -> None:
         self.trace.append("pauses end")
-        self._db.execute(
-            "UPDATE customer_order SET not_before = NULL WHERE id IN "
-            "(SELECT id FROM customer_order WHERE not_before IS NOT NULL FOR NO KEY UPDATE SKIP LOCKED)"
-        )
-        self._db.execute(
-            "UPDATE attention SET next_retry_at = now() WHERE order_id IN "
-            "(SELECT order_id FROM attention WHERE resolved_at IS NULL FOR NO KEY UPDATE SKIP LOCKED)"
-        )
+        self._tables.pauses_end()
 
     def gateway_behaves(self, **switches: bool) -> None:
         self.trace.append(f"the gateway: {switches}")
@@ -307,7 +214,7 @@ class World:
         self.end()
         self.tally.different.add(hash((*self._kinds.values(), *self.trace)))
         late = bool(self.wire.in_the_air)
-        states = known.states(self._db, self.wire, self._kinds)
+        states = known.states(self._tables.db, self.wire, self._kinds)
         if states <= self._known and not late:
             self.tally.known += 1
             return
@@ -326,7 +233,7 @@ class World:
         for _ in range(_ENOUGH_ROUNDS):
             if all(order.outcome is not None for order in self.witness.orders.values()):
                 return
-            self.leases_run_out(list(self.witness.orders))
+            self.leases_run_out()
             self.pauses_end()
             self._to_the_end("drain")
         self.fail("healthy workers do not bring every order to its outcome")
@@ -346,7 +253,7 @@ class World:
 
     def _to_the_end(self, kind: str) -> None:
         worker = self.start(kind)
-        for _ in range(_ENOUGH_STEPS):
+        for _ in range(_ENOUGH_AWAITS):
             if worker.ended:
                 break
             self.step(worker)
@@ -363,43 +270,5 @@ class World:
         others = [other for other in self.workers if other is not worker]
         self.tally.overtaken += sum(order.id in other.fences for order in orders for other in others)
 
-    def _new_engine(self) -> AsyncEngine:
-        made: list[AsyncEngine] = []
-        loop_engine = Worker("warming up", lambda: self._warm(made))
-        loop_engine.loop.settle()
-        error = loop_engine.failure() if loop_engine.ended else AssertionError("an engine does not come up")
-        loop_engine.loop.close()
-        if error:
-            raise error
-        return made[0]
-
-    async def _warm(self, made: list[AsyncEngine]) -> None:
-        """An engine asks PostgreSQL about itself first; that is no part of any history."""
-        options = {**shop.database._OPTIONS, "pool_size": 10, "max_overflow": 10}
-        options["connect_args"] = {**options["connect_args"], "async_creator_fn": self._connect}
-        engine = create_async_engine(settings().database_url, **options)
-        worker = current()
-        assert worker is not None
-        worker.warming = True  # type: ignore[attr-defined]
-        async with engine.begin():
-            pass
-        engine.sync_engine.dispose(close=False)
-        made.append(engine)
-
-    async def _connect(self, *_: Any, **options: Any) -> Connection:
-        worker = current()
-        if worker is not None and worker.dead:
-            raise Dead
-        connection = Connection.of(self._reserve, self._committed, options.get("context"))
-        if getattr(worker, "warming", False):
-            connection.worker = None
-        return connection
-
-    def _engine(self, _url: str, **_: Any) -> AsyncEngine:
-        worker = current()
-        assert worker is not None
-        return self._engine_of[worker]
-
     def _committed(self, worker: Worker) -> None:
         self.witness.after_commit(repr(worker), worker.fences)
-

@@ -1,0 +1,34 @@
+"""What workers do: the flows' own functions, and what people do from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from flows.cancel_order import cancel_order
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.recover_orders import recover_orders
+from flows.retry_compensations import retry_compensations
+from shop.desk.cancel import ask_to_cancel
+from shop.expiry import expire_reservations
+from shop.intake import submit_one
+from tests.model.orders import order
+
+Story = Callable[[], Coroutine[Any, Any, Any]]
+
+
+def story(name: str, order_id: str, kind: str) -> Story:
+    """By its name; of this order, if it is about one."""
+    content = order(order_id, kind)
+    stories: dict[str, Story] = {
+        "order": lambda: process_order.fn(content),  # type: ignore[arg-type]
+        "drain": lambda: process_pending_orders.fn(drain_seconds=0, batch_size=10),
+        "recovery": recover_orders.fn,
+        "retry": retry_compensations.fn,
+        "cancel": lambda: cancel_order.fn(order_id, "changed their mind", "ann", True),
+        "ask": lambda: ask_to_cancel(order_id, reason="changed their mind", requested_by="bob"),
+        "expiry": expire_reservations,
+        "customer": lambda: submit_one(content),
+    }
+    return stories[name]
