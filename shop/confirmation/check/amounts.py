@@ -35,12 +35,12 @@ _ROLES: dict[str, str] = {
 }
 _ROLE = re.compile("|".join(rf"(?P<{role}>\b(?:{words})(?!\w))" for role, words in _ROLES.items()), re.IGNORECASE)
 _EACH = re.compile(
-    r"[ ,]*[)(]?(?:/|- ?)? ?(?:each|a ?piece|apiece|per (?:unit|piece|item|stuk|pezzo|unita|unite)|unit price|je|pro stuck|das stuck|stuckpreis|/ ?stuck|piece\b|l'?unite|l'?une?\b|chacune?|par piece|pour chaque"
+    r"(?: ?\((?=[\w ]+\))|[ ,]*\)?)(?:/|- ?)? ?(?:each|a ?piece|apiece|per (?:unit|piece|item|stuk|pezzo|unita|unite)|unit price|je|pro stuck|das stuck|stuckpreis|/ ?stuck|piece\b|l'?unite|l'?une?\b|chacune?|par piece|pour chaque"
     r"|cada un[oa]|cada|c/u|por unidad|la unidad|cadauno|ciascun[oa]|l'?un[oa]|al pezzo|cad\.|por unidade|a unidade|por peca|per stuk|elk|stuk)(?!\w)",
     re.IGNORECASE,
 )
 _TOGETHER = re.compile(
-    r"[ ,]*[)(]?(?:together|in total|altogether|total|zusammen|insgesamt|gesamt|ensemble|au total|en tout|juntos|en total|insieme|in totale|in tutto|juntos|no total|samen|in totaal|combined|for both|all in)(?!\w)",
+    r"(?: ?\((?=[\w ]+\))|[ ,]*\)?) ?(?:together|in total|altogether|total|zusammen|insgesamt|gesamt|ensemble|au total|en tout|juntos|en total|insieme|in totale|in tutto|juntos|no total|samen|in totaal|combined|for both|all in)(?!\w)",
     re.IGNORECASE,
 )
 _OF_ITEM = re.compile(
@@ -53,7 +53,7 @@ _TIGHT = re.compile(
 _IN_BRACKETS = re.compile(r"\([^()\n]*$")
 _BREAK = re.compile(r"[;\n!?]|\.(?= |$)")
 _IN_WORDS = re.compile(
-    r"\b(?:hundred|thousand|million|hundert|tausend|cent(?= (?:euros?|dollars?))|mille|mil|cien|ciento|duizend|honderd|cento)\b"
+    r"\b(?:hundred|thousand|(?<!thanks a )million|hundert|tausend|cent(?= (?:euros?|dollars?))|mille|mil|cien|ciento|duizend|honderd|cento)\b"
     r"(?! (?:thanks|dank|mercis?|grazie|gracias|fois|obrigad\w|bedankt|remerciements))"
     r"|\b(?!of |in |in us |canadian |american |many |few )[a-z-]+ (?:dollars|bucks|euros?|cents|pounds sterling|dolares|dollari|reais|franken)\b",
     re.IGNORECASE,
@@ -108,7 +108,7 @@ def _amounts(text: str, currency: str) -> Iterator[_Amount]:
 
 _ROLE_BEFORE = re.compile(
     rf"\b(?:{'|'.join(_ROLES[role] for role in ('subtotal', 'tax', 'discount', 'total', 'price'))})"
-    r"(?: (?:is|was|of|at|to|comes to|ist|betragt|von|est|de|es|e|di|bedraagt|is van|sera|being|now|just|only))*[: =|]*$",
+    r"(?: (?:is|was|of|at|to|comes to|ist|betragt|von|est|de|es|e|di|bedraagt|is van|sera|being|now|just|only))*[: =|]*\Z",
     re.IGNORECASE,
 )
 

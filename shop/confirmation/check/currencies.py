@@ -40,7 +40,7 @@ _WORDS: dict[str, Collection[str]] = {
 _BY_LENGTH = sorted(_WORDS, key=len, reverse=True)
 _SIGN = r"(?:(?<![A-Za-z])[A-Za-z]{1,3})?[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]"
 _WORD = r"(?:(?:" + "|".join(map(re.escape, _BY_LENGTH)) + r")(?:e?s)?(?!\w)|[A-Za-z]{3}(?!\w))"
-_BEFORE = re.compile(rf"({_SIGN}|(?<!\w){_WORD}) ?(-?)$", re.IGNORECASE)
+_BEFORE = re.compile(rf"({_SIGN}|(?<!\w){_WORD}) ?(-?)\Z", re.IGNORECASE)
 _AFTER = re.compile(rf" ?({_SIGN}|{_WORD})", re.IGNORECASE)
 _ALONE = re.compile(
     rf"{_SIGN}|\b(?:USD|EUR|GBP|JPY|CHF|CAD|AUD|CNY|INR|BRL|MXN|SEK|NOK|DKK|PLN)\b|\b(?i:dollars?|euros?|pounds sterling|bitcoins?|yen|rupees?|franken)\b"

@@ -34,7 +34,7 @@ _MONTH = (
     r"septembre|octobre|novembre|decembre|enero|febrero|abril|junio|julio|agosto|septiembre|octubre|noviembre|diciembre|gennaio|febbraio|aprile|giugno|luglio|settembre|"
     r"ottobre|dicembre|janeiro|fevereiro|junho|julho|setembro|outubro|novembro|dezembro|januari|februari|augustus)\b"
     r"|(?<=\d )(?:jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|march|may|marz|maerz|mai|mars|marzo|mayo|maggio|marco|maio|maart|mei)\b"
-    r"|\b(?:in|by|until|before|early|mid|late|im|bis|en|em|a) (?:March|May|Marz|Mai|Mars|Marzo|Mayo|Maggio|Marco|Maio|Maart|Mei)\b|\bMarch \d"
+    r"|\b(?:in|by|until|before|early|mid|late|im|bis|en|em|a|ende|anfang|mitte|end of|start of|fin|debut|fine|inizio|fim de|eind|begin|de) (?:March|May|Marz|Mai|Mars|Marzo|Mayo|Maggio|Marco|Maio|Maart|Mei)\b|\bMarch \d"
 )
 _TODAY = re.compile(
     r"\b(?:today|heute|aujourd'hui|hoy|oggi|hoje|vandaag|immediately|at once|sofort|immediatement|inmediatamente|subito|imediatamente|onmiddellijk)\b",

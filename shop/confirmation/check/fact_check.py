@@ -5,6 +5,7 @@ Strict on purpose. A text wrongly refused costs nothing, for the template takes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from shop.confirmation import template
@@ -26,7 +27,8 @@ from shop.confirmation.facts import ConfirmationFacts
 from shop.order import Order
 from shop.settings import Settings
 
-_MAX_LENGTH = 20_000
+_MAX_LENGTH = 10_000
+_ENDLESS_WORD = re.compile(r"\S{150}")
 
 
 def fact_check(texts: Mapping[str, str], order: Order, facts: ConfirmationFacts, settings: Settings) -> list[Finding]:
@@ -41,8 +43,10 @@ def check_words(whole: str, order: Order, facts: ConfirmationFacts, settings: Se
     if len(whole) > _MAX_LENGTH:
         return [Finding(Kind.LENGTH, "", "too long")]
     text, lines = quoted(whole, order, facts, settings), Lines(facts.items)
+    if _ENDLESS_WORD.search(text.text):
+        return [Finding(Kind.LENGTH, "", "a word without end")]
     of_amounts, where_amounts = amounts(text, order, lines)
-    of_items, where_counts = quantities(text, lines)
+    of_items, where_counts = quantities(text, lines, where_amounts)
     found = [*of_amounts, *of_items, *order_numbers(text.text), *other_currencies(text.text, order.currency)]
     if not says_the_total(text, order):
         found.append(Finding(Kind.AMOUNT, "", "the order's total is missing"))

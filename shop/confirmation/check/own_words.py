@@ -29,7 +29,7 @@ def gaps(text: str) -> Iterator[Finding]:
 def other_languages(text: str) -> Iterator[Finding]:
     """Sentences of which no word is known are of a language whose promises nobody here would notice."""
     for sentence in re.split(r"[.!?:;\n]+", text):
-        words = re.findall(r"[^\W\d_]+", re.sub("[\ue000-\uf8ff]", " ", sentence.lower()))
+        words = re.findall(r"[^\W\d_]{2,}", re.sub("[\ue000-\uf8ff]", " ", sentence.lower()))
         if len(words) >= 5 and not STOP_WORDS.intersection(words):
             yield Finding(Kind.LANGUAGE, sentence.strip(), "is in none of the languages that are checked")
 

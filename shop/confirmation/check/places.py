@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from shop.confirmation.check.finding import Finding, Kind
 from shop.confirmation.check.normal import normal
 from shop.confirmation.check.quoting import SALUTATION, TITLE
-from shop.confirmation.check.signs import CUSTOMER
+from shop.confirmation.check.signs import CUSTOMER, PLACE
 from shop.confirmation.facts import ConfirmationFacts
 
 _STREET = re.compile(
@@ -25,6 +25,7 @@ _TO = re.compile(
     r" (?:the |your |our )?((?-i:[A-Z])[^\W\d_]+)",
     re.IGNORECASE,
 )
+_GOES_ON = re.compile(rf"{PLACE}, ([A-Z][a-z]+)(?![\w:])")
 _NO_PLACE = frozenset(
     "you your sie ihre ihrer ihrem ihren ihnen hause usted ustedes versand eingang abschluss prufung bestatigung erhalt zahlung zahlungseingang verpackung ubergabe freigabe kurze bearbeitung "
     "ordnung vorbereitung rechnung order orders customer valued us usd eur gbp chf cad january paypal apple google empfang kenntnis voraus moglichkeit auftrag bestellung paket verbindung ruhe lager "
@@ -45,6 +46,9 @@ def other_places(text: str) -> Iterator[Finding]:
     """Streets, and names after "to" where something is sent; the order's own address is signs by now."""
     for match in (*_STREET.finditer(text), *_OTHER_PLACES.finditer(text)):
         yield Finding(Kind.ADDRESS, match.group(), "is not the order's address")
+    for match in _GOES_ON.finditer(text):
+        if match[1].lower() not in _NO_PLACE:
+            yield Finding(Kind.ADDRESS, match[1], "is not part of the order's address")
     for sentence in re.split(r"[.!?\n]", text):
         if _MOVED.search(sentence):
             for match in _TO.finditer(sentence):

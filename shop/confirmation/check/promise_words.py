@@ -13,7 +13,7 @@ on~the~house on~us(?=[.!,]|$) our~treat at~our~expense lifetime insured insuranc
 (?:loyalty|reward|bonus)~?points? rewards? (?:special|exclusive)~offers? percent per~cent cheaper savings? you(?:'ve|~have)?~saved? deduct\w* lower(?:ed)?~price
 return(?:ed|ing)?~(?:it|them|your|the|any|this|that|these|items?|policy|window|label|within|for|anything) returns?~(?:are|is) to~return can~return cancel\w*
 free[-~]of[-~]charge pay~nothing nothing~to~pay surprises? prizes? jackpot extra~(?:item|copy|unit|piece)s? upgrad\w*
-express~(?:shipping|delivery|service|courier) (?:priority|expedited|overnight)~(?:shipping|delivery|handling|mail) expedit\w+ apply~a~credit try~it~risk
+express~(?:shipping|delivery|service|courier) (?:priority|expedited|overnight)~(?:shipping|delivery|handling|mail) expedited? apply~a~credit try~it~risk
 """
 _GERMAN = r"""
 erstatt\w* ruckerstatt\w* zuruckerstatt\w* ruckzahl\w* zuruckzahl\w* geld[-~]zuruck\w* geld~\w*~?zuruck rabatt\w* nachlass\w* preisnachlass\w* gutschein\w* gutschrift\w*

@@ -16,7 +16,7 @@ Span = tuple[int, int]
 _SHOWN = 10
 """Lines that the template names; a longer order need not be named whole."""
 
-_TIMES = rf"(?:x|\*|mal|fois|times|of|de|di|van|von|pcs?\.?|stk\.?|st\.|ud[s]?\.?|pz\.?|{COUNTED}(?: (?:of|de|di|van|von))?)"
+_TIMES = rf"(?:pairs? of|paar|paires? de|par(?:es)? de|paia di|x|\*|mal|fois|times|of|de|di|van|von|pcs?\.?|stk\.?|st\.|ud[s]?\.?|pz\.?|{COUNTED}(?: (?:of|de|di|van|von))?)"
 _KIND = (
     r"(?:new|neue[nrms]?|nouveaux?|nouvelles?|nuev[oa]s?|nuov[oiae]|nov[oa]s?|nieuwe|brand-new|beautiful|lovely|of (?:your|the|our)|the)"
 )
@@ -34,7 +34,7 @@ _MORE = re.compile(
     rf"({COUNT}) (?:more|others?|other items|further|weitere\w*|autres?|mas|otros|altri|mais|outros|andere|meer)\b", re.IGNORECASE
 )
 _HARMLESS = re.compile(
-    r"\b24/7\b|^\W{0,3}\d{1,2}[.)] (?=[^\W\d])|\b(?:1|one|an?) (?:single )?(?:box|parcel|package|shipment|paket|colis|paquete|pacco|pacote|pakket)\b|\b100 ?% (?!off)(?=ready)",
+    r"\b24/7\b|^\W{0,3}\d{1,2}[.)] (?=[^\W\d]|[\ue000-\uf8ff])|\b(?:1|one|an?) (?:single )?(?:box|parcel|package|shipment|paket|colis|paquete|pacco|pacote|pakket)\b|\b100 ?% (?!off)(?=ready)",
     re.IGNORECASE | re.MULTILINE,
 )
 _ADDED = re.compile(
@@ -47,12 +47,12 @@ _ALTERED = re.compile(
 )
 
 
-def quantities(text: Quoted, lines: Lines) -> tuple[list[Finding], list[Span]]:
+def quantities(text: Quoted, lines: Lines, money: list[Span]) -> tuple[list[Finding], list[Span]]:
     """What is wrong with items and counts, and where counts stand, right or wrong."""
     findings: list[Finding] = []
     spans: list[Span] = []
     for element in _elements(text.text):
-        findings += _of_items(text, element, lines, spans)
+        findings += _of_items(text, element, lines, spans, money)
     for match in _HARMLESS.finditer(text.text):
         spans.append(match.span())
     for match in _MORE.finditer(text.text):
@@ -88,7 +88,7 @@ def _elements(text: str) -> Iterator[tuple[int, str]]:
         at += len(element) + 2
 
 
-def _of_items(text: Quoted, element: tuple[int, str], lines: Lines, spans: list[Span]) -> Iterator[Finding]:
+def _of_items(text: Quoted, element: tuple[int, str], lines: Lines, spans: list[Span], money: list[Span]) -> Iterator[Finding]:
     """Numbers right before or right after an item; for lines of the same name their numbers together."""
     offset, words = element
     said: dict[str, list[tuple[int, str]]] = {}
@@ -99,22 +99,24 @@ def _of_items(text: Quoted, element: tuple[int, str], lines: Lines, spans: list[
         taken.add(match.start(1))
     for match in _AFTER_ITEM.finditer(words):
         group = 2 if match[2] else 3
-        if match.start(group) in taken or _is_money(words, match.span(group)) or (group == 2 and match[2].lower() in NUMBER_WORDS):
+        if (
+            match.start(group) in taken
+            or any(start <= offset + match.start(group) < end for start, end in money)
+            or (group == 2 and match[2].lower() in NUMBER_WORDS)
+        ):
             continue
         said.setdefault(text.item(match[1]), []).append((count(match[group]), match[group]))
         spans.append((offset + match.start(group), offset + match.end(group)))
     for name, numbers in said.items():
         ordered = lines.quantities(name)
-        left = list(ordered)
+        left = ordered if len(ordered) > 1 else ordered * len(numbers)
+        if [number for number, _ in numbers] == [sum(ordered)]:
+            continue
         for number, as_said in numbers:
-            if len(ordered) > 1 and number in left:
+            if number in left:
                 left.remove(number)
-            elif number not in ({sum(ordered)} if len(ordered) > 1 else ordered):
+            else:
                 yield Finding(Kind.QUANTITY, as_said, "is not how many of this item were ordered")
-
-
-def _is_money(words: str, span: Span) -> bool:
-    return bool(re.match(r"[.,]\d| ?[$\u00a2-\u00a5\u20a0-\u20cf]| ?[A-Z]{3}\b| (?:euro|dollar|franken|pounds)", words[span[1] :]))
 
 
 def _counts(text: str, lines: Lines, spans: list[Span]) -> Iterator[Finding]:

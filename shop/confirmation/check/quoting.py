@@ -20,6 +20,7 @@ from shop.confirmation.check.promise_words import PROMISE
 from shop.confirmation.check.signs import CUSTOMER, ESTIMATE, FIRST_ITEM, ITEM, MAIL, ORDER_ID, PLACE, SHOP
 from shop.confirmation.check.words import COUNT, COUNTED, STOP_WORDS
 from shop.confirmation.facts import NOBODY, ConfirmationFacts
+from shop.money import is_currency
 from shop.order import Order
 from shop.settings import Settings
 
@@ -31,7 +32,7 @@ SALUTATION = (
 )
 TITLE = r"(?:(?:mr|mrs|ms|mx|dr|prof|herrn?|frau|mm?|mme|mlle|monsieur|madame|sr|sra|srta|senora?|senor|don|dona|sig|sig\.ra|signora?|signor|de heer|heer|mevrouw|mevr|dhr)\.? )"
 
-_MONEY = re.compile(r"[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]|\d[.,]\d\d\b|\d ?[A-Z]{3}\b|\b[A-Z]{3} ?\d", re.IGNORECASE)
+_MONEY = re.compile(r"[$\u00a2-\u00a5\u0e3f\u20a0-\u20cf]|\d[.,]\d\d\b|\d ?(?P<after>[A-Z]{3})\b|\b(?P<before>[A-Z]{3}) ?\d", re.IGNORECASE)
 _FILLERS = frozenset(
     "say says give gives get gets full please shipping delivery versand livraison envio now money customer customers everything everyone order refund "
     "today next half total write tell must promise".split()
@@ -68,11 +69,15 @@ def quoted(text: str, order: Order, facts: ConfirmationFacts, settings: Settings
     plain = readable(text)
     items = tuple(dict.fromkeys(normal(item.name) for item in facts.items))
     known = [fact for fact in _facts(items, order, facts, settings) if fact.text]
-    signed = _estimate(_anywhere(looks(plain), known), settings)
-    beside = sorted((fact for fact in known if not fact.anywhere), key=lambda fact: -len(fact.text))
-    for fact in (*beside, *beside):  # twice: a zip code may stand beside a state that is found later
-        signed = _beside(signed, fact)
-    own = _anywhere(plain, [_Fact(readable(fact), SHOP, True) for fact in _foreign_facts(order, facts)])
+    signed = _estimate(looks(plain), settings)
+    known.sort(key=lambda fact: -len(fact.text))  # so that a "Mouse pad" is not a mouse
+    for fact in known:
+        signed = _anywhere(signed, fact) if fact.anywhere else _beside(signed, fact)
+    for fact in known:  # once more: a zip code may stand beside a state that was found later
+        signed = signed if fact.anywhere else _beside(signed, fact)
+    own = plain
+    for spelled in sorted({readable(fact) for fact in _foreign_facts(order, facts)} - {""}, key=len, reverse=True):
+        own = _anywhere(own, _Fact(spelled, SHOP, True))
     return Quoted(signed, items, any(map(is_foreign, own)))
 
 
@@ -99,8 +104,16 @@ def _facts(items: Iterable[str], order: Order, facts: ConfirmationFacts, setting
 
 def _clean(fact: str) -> bool:
     """Whether it says nothing that a text could not say by itself, so that it is a quotation wherever it stands."""
-    telling = PROMISE.search(fact) or _MONEY.search(fact) or CONTACT.search(fact) or TIME.search(fact)
+    telling = PROMISE.search(fact) or _money(fact) or CONTACT.search(fact) or TIME.search(fact)
     return not telling and sum(map(str.isalpha, fact)) >= 2 and fact.lower() not in STOP_WORDS
+
+
+def _money(fact: str) -> bool:
+    for match in _MONEY.finditer(fact):
+        code = match["after"] or match["before"]
+        if not code or is_currency(code.upper()):
+            return True
+    return False
 
 
 def _has_words_of_its_own(name: str) -> bool:
@@ -118,14 +131,9 @@ def _whole(pattern: str) -> str:
     return rf"(?:(?<!\w)(?<!\w[-./])|(?<=\dx)){pattern}(?!-?\w)(?![./]\w)"
 
 
-def _anywhere(text: str, facts: Iterable[_Fact]) -> str:
-    """The longest fact goes first, so that a "Mouse pad" is not a mouse."""
-    by_length = sorted((fact for fact in facts if fact.anywhere and fact.text), key=lambda fact: -len(fact.text))
-    for fact in by_length:
-        plural = "(?:es|s)?" if fact.sign >= FIRST_ITEM and fact.text[-1].isalpha() else ""
-        flags = 0 if fact.exact_case else re.IGNORECASE
-        text = re.sub(_whole(_pattern(fact.text) + plural), fact.sign, text, flags=flags)
-    return text
+def _anywhere(text: str, fact: _Fact) -> str:
+    plural = "(?:es|s|en|n|e)?" if fact.sign >= FIRST_ITEM and fact.text[-1].isalpha() else ""
+    return re.sub(_whole(_pattern(fact.text) + plural), fact.sign, text, flags=0 if fact.exact_case else re.IGNORECASE)
 
 
 def _estimate(text: str, settings: Settings) -> str:
@@ -138,7 +146,7 @@ def _beside(text: str, fact: _Fact) -> str:
     flags = re.MULTILINE | (0 if fact.exact_case else re.IGNORECASE)
     if fact.sign == ORDER_ID:
         return re.sub(
-            rf"(\b{_ORDER_WORD}\W{{0,4}}(?:is |id|number|nummer|no\.?|nr\.?)?\W{{0,3}}){here}", rf"\1{ORDER_ID}", text, flags=flags
+            rf"((?i:\b{_ORDER_WORD}\W{{0,4}}(?:is |id|number|nummer|no\.?|nr\.?)?\W{{0,3}})){here}", rf"\1{ORDER_ID}", text, flags=flags
         )
     if fact.sign == CUSTOMER:
         text = re.sub(rf"^(\W*{SALUTATION},? {TITLE}?){here}", rf"\1{CUSTOMER}", text, flags=flags)
