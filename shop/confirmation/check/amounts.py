@@ -168,5 +168,5 @@ def _allowed(
         return together | total, "the price of these items"
     if role == "price" or last_item < 0:
         return prices | together | (total if last_item < 0 and role != "price" else set()), "the price of the item"
-    tight_item = _TIGHT.fullmatch(before[last_item:])
+    tight_item = _TIGHT.fullmatch(before[last_item:]) and not ("+" in before and before.rstrip().endswith("="))
     return prices | together | (set() if tight_item else total), "the price of the item"

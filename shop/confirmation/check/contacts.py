@@ -13,7 +13,7 @@ _LINK = (
     r"\b[a-z][a-z0-9+.-]*://\S*|\bhxxps?\S*|\bwww\.\S*|\b(?:mailto|tel|sms|data|javascript):\S*|\]\(|<a\b|\bhref\b"
     r"|\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.[a-z]{2,}(?:/\S*)?\b|\b[\w-]+ ?[\[({] ?(?:\.|dot|punkt|point|punto) ?[\])}] ?\w+"
     r"|\b[\w-]+ dot (?:com|net|org|example|shop|info|de|fr|io)\b"
-    r"|\b(?:click|tap|klicken sie|klick|cliquez|haga clic|clicca|clique|klik) (?:here|on the link|hier|auf|ici|sur|aqui|qui|em|op)\b|\bbit\.ly\b"
+    r"|\b(?:click|tap|press|klicken sie|klick|tippen sie|tippe|drucken sie|cliquez|clique[rz]?|appuyez|haga clic|haz clic|pulse|pulsa|pinche|pincha|clicca|clicchi|prema|premi|tocca|toque|klik|tik|druk) (?:here|on|the (?:link|button)|hier|auf|ici|sur|aqui|en|qui|su|em|no|op)\b|\bqr[- ]code\b|\bbit\.ly\b"
 )
 _PHONE = (
     r"\+ ?\d[\d ()./-]{5,}|\(?\b0?\d{2,4}\)?[ ./-]\d{2,4}[ ./-]\d{2,}[\d ./-]*|\b\d{3}[ .-]\d{4}\b|\b0\d{2,}[ /-]?\d{4,}"

@@ -9,7 +9,7 @@ from shop.confirmation.check.finding import Finding, Kind
 from shop.confirmation.check.words import NUMBER_WORD, NUMBER_WORDS, UNITS
 
 _ANY_UNIT = "(?:" + "|".join(UNITS.values()) + ")"
-_TO = r"(?: ?(?:-|to|bis(?: zu)?|a|al|e|y|and|et|und|ate|tot|en|ou|or|o|oder|of|until|through) ?)"
+_TO = r"(?: ?(?:-|/|to|bis(?: zu)?|a|al|e|y|and|et|und|ate|tot|en|ou|or|o|oder|of|until|through) ?)"
 _FEW = (
     r"few|some|several|couple of|next|coming|einige[nr]?|wenige[nr]?|paar|nachsten|kommenden|quelques|prochains|prochaines|pocos|unos|algunos|proximos"
     r"|alcuni|pochi|prossimi|poucos|alguns|enkele|komende|volgende"
@@ -58,8 +58,8 @@ def estimate_pattern(estimate: str) -> str:
         return here
     words = UNITS[unit] + ("" if unit != "day" else r"(?! (?:ouvr|labor|habil|ut|lavor|feri))")
     if not match[2]:
-        return rf"{here}|(?<![\d.,+-] )(?<![\w.,+-]){_said(match[1])}[ -]{words}\b"
-    return rf"{here}|(?<![\d.,+-] )(?<![\w.,+-]){_said(match[1])}{_TO}{_said(match[2])}[ -]{words}\b"
+        return rf"{here}|(?<![\d,+-] )(?<![\w.,+-]){_said(match[1])}[ -]{words}\b"
+    return rf"{here}|(?<![\d,+-] )(?<![\w.,+-]){_said(match[1])}{_TO}{_said(match[2])}[ -]{words}\b"
 
 
 def _said(number: str) -> str:

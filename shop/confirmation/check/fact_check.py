@@ -52,7 +52,7 @@ def check_words(whole: str, order: Order, facts: ConfirmationFacts, settings: Se
         found.append(Finding(Kind.AMOUNT, "", "the order's total is missing"))
     if text.foreign:
         found.append(Finding(Kind.LANGUAGE, "", "letters of another script, which cannot be checked"))
-    found += [*contacts(text.text), *promises(text.text), *other_times(text.text), *other_places(text.text)]
+    found += [*contacts(text.text), *promises(text.text), *other_times(text.text), *other_places(text.text, facts)]
     found += [*other_names(text.text, facts), *other_payment_methods(text.text, facts)]
     found += [*gaps(text.text), *other_languages(text.text), *notes_quoted(text.text, order)]
     found += left_over(text.text, [*where_amounts, *where_counts])

@@ -42,8 +42,9 @@ _ANYBODY = frozenset(
 )
 
 
-def other_places(text: str) -> Iterator[Finding]:
+def other_places(text: str, facts: ConfirmationFacts) -> Iterator[Finding]:
     """Streets, and names after "to" where something is sent; the order's own address is signs by now."""
+    own = {word.lower() for word in re.findall(r"[^\W\d_]{4,}", normal(facts.shipping_address))}
     for match in (*_STREET.finditer(text), *_OTHER_PLACES.finditer(text)):
         yield Finding(Kind.ADDRESS, match.group(), "is not the order's address")
     for match in _GOES_ON.finditer(text):
@@ -52,7 +53,7 @@ def other_places(text: str) -> Iterator[Finding]:
     for sentence in re.split(r"[.!?\n]", text):
         if _MOVED.search(sentence):
             for match in _TO.finditer(sentence):
-                if match[1].lower() not in _NO_PLACE:
+                if match[1].lower() not in _NO_PLACE | own:
                     yield Finding(Kind.ADDRESS, match[1], "is not the order's address")
 
 

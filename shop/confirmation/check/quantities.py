@@ -16,10 +16,8 @@ Span = tuple[int, int]
 _SHOWN = 10
 """Lines that the template names; a longer order need not be named whole."""
 
-_TIMES = rf"(?:pairs? of|paar|paires? de|par(?:es)? de|paia di|x|\*|mal|fois|times|of|de|di|van|von|pcs?\.?|stk\.?|st\.|ud[s]?\.?|pz\.?|{COUNTED}(?: (?:of|de|di|van|von))?)"
-_KIND = (
-    r"(?:new|neue[nrms]?|nouveaux?|nouvelles?|nuev[oa]s?|nuov[oiae]|nov[oa]s?|nieuwe|brand-new|beautiful|lovely|of (?:your|the|our)|the)"
-)
+_TIMES = rf"(?:(?!couple|pair|dozen)(?-i:[a-z]{{3,}}) (?:of|de|di|von|van)|pairs? of|paar|paires? de|par(?:es)? de|paia di|x|\*|mal|fois|times|of|de|di|van|von|pcs?\.?|stk\.?|st\.|ud[s]?\.?|pz\.?|{COUNTED}(?: (?:of|de|di|van|von))?)"
+_KIND = r"(?:new|neue[nrms]?|nouveaux?|nouvelles?|nuev[oa]s?|nuov[oiae]|nov[oa]s?|nieuwe|of (?:your|the|our)|(?!x )(?-i:[a-z]{2,}))"
 _BEFORE_ITEM = re.compile(rf"(?<![\w.,])({COUNT})\)? ?(?:{_TIMES} ?)?(?:{_KIND} )?[\"'(\[]*({ITEM})", re.IGNORECASE)
 _AFTER_ITEM = re.compile(
     rf"({ITEM})[\"')\]]* ?[(\[,:|/-]* ?(?:(?:(?:x|\*|qty\.?|quantity|quantities|menge|anzahl|quantite|qte\.?|cantidad|cant\.|quantita|q\.ta|qta|quantidade|qtd\.?|aantal) ?[:=|x-]? ?|)({COUNT})(?! ?[.,]?\d)(?! ?x {ITEM})"
@@ -27,11 +25,16 @@ _AFTER_ITEM = re.compile(
     re.IGNORECASE,
 )
 _COUNTED = re.compile(
-    rf"(?<![\w.,])({COUNT}) (?:\w+ )?{COUNTED}(?!\w)|\b{COUNTED}(?: (?:ordered|in total|bestellt|count))? ?[:=] ?(\d+)(?![\d.,]\d)",
+    rf"(?<![\w.,])({COUNT}) (?:\w+ )?{COUNTED}(?!\w)|\b{COUNTED}(?: (?:in total|[a-z]+))? ?[:=] ?(\d+)(?![\d.,]\d)",
     re.IGNORECASE,
 )
 _MORE = re.compile(
     rf"({COUNT}) (?:more|others?|other items|further|weitere\w*|autres?|mas|otros|altri|mais|outros|andere|meer)\b", re.IGNORECASE
+)
+_TWICE = re.compile(rf"({NUMBER_WORD}) \((\d+)\)", re.IGNORECASE)
+_OF_THEM = re.compile(
+    rf"({COUNT}) (?:of (?:them|these|each)|davon|d'entre (?:eux|elles)|de (?:ellos|ellas)|di (?:essi|esse)|deles|delas|ervan)\b",
+    re.IGNORECASE,
 )
 _HARMLESS = re.compile(
     r"\b24/7\b|^\W{0,3}\d{1,2}[.)] (?=[^\W\d]|[\ue000-\uf8ff])|\b(?:1|one|an?) (?:single )?(?:box|parcel|package|shipment|paket|colis|paquete|pacco|pacote|pakket)\b|\b100 ?% (?!off)(?=ready)",
@@ -59,6 +62,13 @@ def quantities(text: Quoted, lines: Lines, money: list[Span]) -> tuple[list[Find
         spans.append(match.span(1))
         if count(match[1]) not in (lines.count - _SHOWN, lines.pieces - _SHOWN, lines.count - _named(text)):
             findings.append(Finding(Kind.QUANTITY, match[1], "more is not what the order has"))
+    for match in _TWICE.finditer(text.text):
+        if count(match[1]) == int(match[2]):
+            spans.append(match.span(1))
+    for match in _OF_THEM.finditer(text.text):
+        spans.append(match.span(1))
+        if not any(count(match[1]) in (*lines.quantities(name), lines.pieces) for name in lines.names()):
+            findings.append(Finding(Kind.QUANTITY, match[1], "is not how many were ordered"))
     findings += _counts(text.text, lines, spans)
     findings += _names(text, lines)
     return findings, spans
