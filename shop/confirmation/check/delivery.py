@@ -22,7 +22,7 @@ _RELATIVE = (
     r"(?<!guten )(?<!schonen )morgen|ubermorgen|wochenende|nachste[rn]? woche|diese[rn]? woche|demain|apres-demain|semaine prochaine|week-end|"
     r"(?<!la )manana|fin de semana|proxima semana|semana que viene|domani|dopodomani|settimana prossima|prossima settimana|fine settimana|amanha|"
     r"semana que vem|overmorgen|volgende week|deze week|weekeinde|christmas|xmas|easter|new year|weihnacht\w*|heiligabend|ostern|silvester|noel|paques|navidad|"
-    r"natale|natal|kerst\w*|pasen|by noon|before noon|midnight)\b"
+    r"natale|natal|kerst\w*|pasen|(?:end|start|beginning) of (?:the|this|next) (?:day|week|month)|monatsende|wochenende|fin du mois|fine mese|fin de mes|fim do mes|einde? van de (?:week|maand)|by noon|before noon|midnight)\b"
 )
 _WEEKDAY = (
     r"\b(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|(?:mon|diens|donners|frei|sams|sonn)tags?|mittwochs?|sonnabend|lundi|mardi|mercredi|jeudi|vendredi|samedi|"

@@ -16,7 +16,7 @@ Span = tuple[int, int]
 _SHOWN = 10
 """Lines that the template names; a longer order need not be named whole."""
 
-_TIMES = rf"(?:(?!couple|pair|dozen)(?-i:[a-z]{{3,}}) (?:of|de|di|von|van)|pairs? of|paar|paires? de|par(?:es)? de|paia di|x|\*|mal|fois|times|of|de|di|van|von|pcs?\.?|stk\.?|st\.|ud[s]?\.?|pz\.?|{COUNTED}(?: (?:of|de|di|van|von))?)"
+_TIMES = rf"(?:(?!couple|pair|dozen)(?-i:[a-z]{{3,}}) (?:of|de|di|von|van)|pairs? of|paar|paires? de|par(?:es)? de|paia di|x|\*|mal|keer(?: een)?|veces|volte|vezes|fois|times|of|de|di|van|von|pcs?\.?|stk\.?|st\.|ud[s]?\.?|pz\.?|{COUNTED}(?: (?:of|de|di|van|von))?)"
 _KIND = r"(?:new|neue[nrms]?|nouveaux?|nouvelles?|nuev[oa]s?|nuov[oiae]|nov[oa]s?|nieuwe|of (?:your|the|our)|(?!x )(?-i:[a-z]{2,}))"
 _BEFORE_ITEM = re.compile(rf"(?<![\w.,])({COUNT})\)? ?(?:{_TIMES} ?)?(?:{_KIND} )?[\"'(\[]*({ITEM})", re.IGNORECASE)
 _AFTER_ITEM = re.compile(

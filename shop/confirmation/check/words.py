@@ -72,7 +72,7 @@ STOP_WORDS = frozenset(
     the a an and or of to in on at for with by from is are be been was will we our us you your it its this that as have has once any if so here thank thanks
     der die das und oder ist sind wird werden wir unser unsere sie ihr ihre ihren ihrer ihnen es im in zu zum zur mit von fur auf an bei den dem ein eine danke
     le la les l d et ou de du des est sont sera nous notre nos vous votre vos il elle a au aux en pour par avec sur dans un une ce cette merci
-    el los las y o del es son sera nosotros nuestro nuestra su sus usted te tu al para por con en sobre lo se que gracias hemos
+    el los las y o del es son sera nosotros nuestro nuestra su sus usted te tu al para por con en sobre lo se que gracias hemos si tienes alguna cualquier duda ya esta
     il lo gli i e di della dello dei delle sono sara noi nostro nostra suo sua tuo tua ti al per con su un una che grazie abbiamo non
     os as do da dos das e em no na nos nas foi ser seu sua seus voce para por com um uma que obrigado obrigada nosso
     de het een en of van is zijn wordt worden wij we ons onze u uw je jouw het voor met op aan bij er dit dat die dank bedankt
