@@ -234,7 +234,7 @@ async def test_nobody_there(model: Model) -> None:
 
 
 async def test_what_is_wrong_is_told_once_and_the_second_text_is_used(model: Model, settings: Settings) -> None:
-    model.first = marked({**GOOD, "order_summary": "Order ORDER-1001: 1 x Laptop and 2 x Mouse, 1,059.79 USD in total. A full refund!"})
+    model.first = marked({**GOOD, "order_summary": "Order ORDER-1001: 1 x Laptop and 2 x Mouse. Total: 1,059.79 USD. A full refund!"})
     confirmation = await write_confirmation(ORDER, settings)
     assert confirmation.generation_model == "openai/test-model"
     assert {name: getattr(confirmation, name) for name in GOOD} == GOOD

@@ -82,7 +82,7 @@ def amounts(text: Quoted, order: Order, lines: Lines) -> tuple[list[Finding], li
             if not stands_for(mark, order.currency)
         ]
         items = _items_of(text, amount, previous)
-        allowed, what = _allowed(text, amount, items, order, lines, previous)
+        allowed, what = _allowed(text, amount, items, order=order, lines=lines, previous=previous)
         if amount.value is None or (amount.minus and amount.value) or amount.value not in allowed:
             findings.append(Finding(Kind.AMOUNT, amount.said, f"is not {what}"))
         previous = (amount, items)
@@ -134,16 +134,22 @@ def _items_of(text: Quoted, amount: _Amount, previous: tuple[_Amount, frozenset[
 
 
 def _allowed(
-    text: Quoted, amount: _Amount, items: frozenset[str], order: Order, lines: Lines, previous: tuple[_Amount, frozenset[str]] | None
+    text: Quoted,
+    amount: _Amount,
+    items: frozenset[str],
+    *,
+    order: Order,
+    lines: Lines,
+    previous: tuple[_Amount, frozenset[str]] | None,
 ) -> tuple[set[Decimal], str]:
     before, follows = _before(text.text, amount, previous[0] if previous else None)
-    own = [match for match in _ROLE.finditer(before)]
+    own = list(_ROLE.finditer(before))
     last_item = max((match.end() for match in re.finditer(ITEM, before)), default=-1)
     role = next((match.lastgroup for match in reversed(own) if match.start() > last_item), None)
     role = role or (own[-1].lastgroup if own and last_item < 0 else None)
     after = text.text[amount.end : amount.end + 30]
     total = {round_to(order.total_amount, order.currency), order.total_amount}
-    if role == "tax" or role == "shipping":
+    if role in ("tax", "shipping"):
         both = {order.tax_amount, order.shipping_amount} if any(match.lastgroup in ("tax", "shipping") for match in own[:-1]) else set()
         return {order.tax_amount if role == "tax" else order.shipping_amount} | (both if len(both) == 1 else set()), f"the order's {role}"
     if role == "discount":

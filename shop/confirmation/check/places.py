@@ -16,7 +16,7 @@ _STREET = re.compile(
     r"|\b(?:[Rr]ue|[Cc]alle|[Aa]venida|[Pp]laza|[Pp]iazza|[Vv]iale|[Cc]orso|[Rr]ua|[Tt]ravessa|[Pp]raca|Via|Avenue|[Bb]oulevard) (?:(?:de|du|des|la|del|della|do|da|dos) )*[A-Z][\w']+|\b[Pp]\.? ?[Oo]\.? [Bb]ox|\bPostfach\b"
 )
 _MOVED = re.compile(
-    r"\b(?:ship|deliver|send|sent|dispatch|address|destin|versand|versend|versch|liefer|zustell|livr|exped|envoy|envi|entreg|mand|spedi|consegn|indirizz|direcci|enderec|adres|verzend|verzond|"
+    r"\b(?:ship|deliver|send|sent|dispatch|address|destin|versand|versend|versch|liefer|zustell|livr|exped|envoy|envi|entreg|mand|lleg|cheg|recib|receb|ricev|recev|recei|erhalt|ontvang|raggiung|komm|komt|land|expect|spedi|consegn|indirizz|direcci|enderec|adres|verzend|verzond|"
     r"verstu|bezorg|lever|arriv|way|head|unterwegs|weg|onderweg|route|camino|caminho|parcel|paket|pakket|colis|going|goes|bound|neighbo|pick)",
     re.IGNORECASE,
 )

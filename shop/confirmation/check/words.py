@@ -17,19 +17,24 @@ nul een twee drie vier vijf zes zeven acht negen tien elf twaalf dertien veertie
 NUMBER_WORDS: dict[str, int] = {
     **{word: number for line in _NUMBERS.strip().splitlines() for number, word in enumerate(line.split())},
     **dict.fromkeys("a an eine einen einem einer eines une una uno uma".split(), 1),
-    **{"zwo": 2, "duas": 2, "fuenf": 5, "zwoelf": 12, "fuenfzehn": 15, "dezasseis": 16, "dezassete": 17, "dezanove": 19},
-    **{
-        "beiden": 2,
-        "couple": 2,
-        "pair": 2,
-        "dozen": 12,
-        "dutzend": 12,
-        "douzaine": 12,
-        "docena": 12,
-        "dozzina": 12,
-        "duzia": 12,
-        "dozijn": 12,
-    },
+    "zwo": 2,
+    "duas": 2,
+    "fuenf": 5,
+    "zwoelf": 12,
+    "fuenfzehn": 15,
+    "dezasseis": 16,
+    "dezassete": 17,
+    "dezanove": 19,
+    "beiden": 2,
+    "couple": 2,
+    "pair": 2,
+    "dozen": 12,
+    "dutzend": 12,
+    "douzaine": 12,
+    "docena": 12,
+    "dozzina": 12,
+    "duzia": 12,
+    "dozijn": 12,
 }
 """Also the indefinite articles, which are a one."""
 
@@ -69,13 +74,14 @@ UNITS: dict[str, str] = {
 
 STOP_WORDS = frozenset(
     """
-    the a an and or of to in on at for with by from is are be been was will we our us you your it its this that as have has once any if so here thank thanks
-    der die das und oder ist sind wird werden wir unser unsere sie ihr ihre ihren ihrer ihnen es im in zu zum zur mit von fur auf an bei den dem ein eine danke
-    le la les l d et ou de du des est sont sera nous notre nos vous votre vos il elle a au aux en pour par avec sur dans un une ce cette merci
-    el los las y o del es son sera nosotros nuestro nuestra su sus usted te tu al para por con en sobre lo se que gracias hemos si tienes alguna cualquier duda ya esta
-    il lo gli i e di della dello dei delle sono sara noi nostro nostra suo sua tuo tua ti al per con su un una che grazie abbiamo non
-    os as do da dos das e em no na nos nas foi ser seu sua seus voce para por com um uma que obrigado obrigada nosso
-    de het een en of van is zijn wordt worden wij we ons onze u uw je jouw het voor met op aan bij er dit dat die dank bedankt
+    the a an and or of to in on at for with by from is are be been was will we our us you your it its this that as have has once
+    any if so here thank thanks der die das und oder ist sind wird werden wir unser unsere sie ihr ihre ihren ihrer ihnen es im zu
+    zum zur mit von fur auf bei den dem ein eine danke le la les l d et ou de du des est sont sera nous notre nos vous votre vos
+    il elle au aux en pour par avec sur dans un une ce cette merci el los las y o del son nosotros nuestro nuestra su sus usted te
+    tu al para por con sobre lo se que gracias hemos si tienes alguna cualquier duda ya esta gli i e di della dello dei delle sono
+    sara noi nostro nostra suo sua tuo tua ti per una che grazie abbiamo non os do da dos em no na nas foi ser seu seus voce com
+    um uma obrigado obrigada nosso het een van zijn wordt worden wij ons onze u uw je jouw voor met op aan bij er dit dat dank
+    bedankt
     """.split()
 )
 """At least one of these stands in any sentence of these languages."""
