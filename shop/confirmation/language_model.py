@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,10 +26,10 @@ _starting = threading.Lock()
 _limits: dict[int, asyncio.Semaphore] = {}
 
 
-async def ask(facts: ConfirmationFacts, settings: Settings) -> dict[str, str]:
-    """The model's texts as they came, unchecked. Raises whatever went wrong. Whoever stops waiting ends the conversation.
-    At most `settings.confirmation_concurrency` conversations of this process are under way at once."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_in_turn(facts, settings), _own_loop()))
+async def ask(facts: ConfirmationFacts, settings: Settings, mistakes: Sequence[str] = ()) -> dict[str, str]:
+    """The model's texts as they came, unchecked; `mistakes` are those of its first attempt. Raises whatever went wrong.
+    Whoever stops waiting ends the conversation. At most `settings.confirmation_concurrency` conversations of this process are under way at once."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_in_turn(facts, settings, mistakes), _own_loop()))
 
 
 def _own_loop() -> asyncio.AbstractEventLoop:
@@ -43,11 +44,11 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _in_turn(facts: ConfirmationFacts, settings: Settings) -> dict[str, str]:
+async def _in_turn(facts: ConfirmationFacts, settings: Settings, mistakes: Sequence[str]) -> dict[str, str]:
     limit = settings.confirmation_concurrency
     try:
         async with _limits.setdefault(limit, asyncio.Semaphore(limit)):
-            return await _converse(facts, settings)
+            return await _converse(facts, settings, mistakes)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -57,13 +58,13 @@ async def _in_turn(facts: ConfirmationFacts, settings: Settings) -> dict[str, st
         raise ModelStopped from None
 
 
-async def _converse(facts: ConfirmationFacts, settings: Settings) -> dict[str, str]:
+async def _converse(facts: ConfirmationFacts, settings: Settings, mistakes: Sequence[str]) -> dict[str, str]:
     dspy = _dspy()
     from shop.confirmation.signature import ConfirmationWriter
 
     model = _language_model(settings)
     with dspy.context(lm=model, disable_history=True, max_trace_size=0, callbacks=[], track_usage=False, warn_on_type_mismatch=False):
-        texts: dict[str, str] = await ConfirmationWriter().acall(facts=facts)
+        texts: dict[str, str] = await ConfirmationWriter().acall(facts=facts, mistakes=mistakes)
     return texts
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dspy  # type: ignore[import-untyped]
 
 from shop.confirmation.confirmation import ELEMENTS
@@ -27,6 +29,7 @@ class WriteConfirmation(dspy.Signature):  # type: ignore[misc]
     payment_method: str = dspy.InputField()
     shipping_address: str = dspy.InputField()
     tone: str = dspy.InputField(desc="how to write")
+    mistakes: str = dspy.InputField(desc="what was wrong with an earlier attempt and must not be in this one, or: none")
 
     greeting: str = dspy.OutputField(desc="addresses the customer by name and thanks for the order")
     order_summary: str = dspy.OutputField(desc="names the order id, the items and the total")
@@ -41,7 +44,7 @@ class ConfirmationWriter(dspy.Module):  # type: ignore[misc]
         super().__init__()
         self.write = dspy.Predict(WriteConfirmation)
 
-    async def aforward(self, facts: ConfirmationFacts) -> dict[str, str]:
+    async def aforward(self, facts: ConfirmationFacts, mistakes: Sequence[str] = ()) -> dict[str, str]:
         answer = await self.write.acall(
             customer_name=facts.customer_name,
             order_id=facts.order_id,
@@ -53,5 +56,6 @@ class ConfirmationWriter(dspy.Module):  # type: ignore[misc]
             payment_method=facts.payment_method,
             shipping_address=facts.shipping_address,
             tone=facts.tone,
+            mistakes="\n".join(mistakes) or "none",
         )
         return {name: text for name in ELEMENTS if isinstance(text := getattr(answer, name, None), str)}

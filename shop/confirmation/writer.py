@@ -6,38 +6,52 @@ import asyncio
 from collections.abc import Sequence
 
 from shop.confirmation import template
-from shop.confirmation.check import wrong_facts
+from shop.confirmation.check.fact_check import fact_check
+from shop.confirmation.check.finding import Finding
 from shop.confirmation.confirmation import TEMPLATE, Confirmation, finish, missing
 from shop.confirmation.facts import ConfirmationFacts, facts_of
 from shop.order import Order
 from shop.plain import paragraphs
 from shop.settings import Settings
 
+_MOST = 20
+"""Reasons that are told or stored of one text."""
+
 
 async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
-    """The language model's text if one is set, answers in time, and writes nothing but the truth; else the template's.
-    Never raises because of the model: `validation_warnings` says why its text was not used."""
+    """The language model's text if one is set, answers in time, and writes nothing but the truth; else the template's. A text with
+    mistakes is written once more, with the mistakes told, within the same time limit. Never raises because of the model:
+    `validation_warnings` says why a text of its was not used."""
     facts = facts_of(order, settings)
     if settings.dspy_model is None:
         return finish(template.write(facts), facts, TEMPLATE)
+    reasons: list[str] = []
     try:
-        texts = await _from_model(facts, settings)
-        reasons = [*missing(texts), *wrong_facts(texts, order, facts, settings)]
+        async with asyncio.timeout(settings.confirmation_timeout_seconds):
+            texts = await _attempt(order, facts, settings, reasons)
     except Exception as error:  # noqa: BLE001 - whatever it is, a paid order goes on
-        reasons = [type(error).__name__]
-    if reasons:
-        return _instead(facts, reasons)
-    return finish(texts, facts, settings.dspy_model)
+        texts = None
+        reasons.append(type(error).__name__)
+    if texts is None:
+        return finish(template.write(facts), facts, TEMPLATE, _warnings("language model not used", reasons))
+    return finish(texts, facts, settings.dspy_model, _warnings("language model asked again", reasons))
 
 
-async def _from_model(facts: ConfirmationFacts, settings: Settings) -> dict[str, str]:
+async def _attempt(order: Order, facts: ConfirmationFacts, settings: Settings, reasons: list[str]) -> dict[str, str] | None:
+    """A text that may leave; None if the second one may not, either. What was wrong with each is added to `reasons`."""
     from shop.confirmation.language_model import ask
 
-    async with asyncio.timeout(settings.confirmation_timeout_seconds):
-        texts = await ask(facts, settings)
-    return {name: paragraphs(text) for name, text in texts.items()}
+    told: list[str] = []
+    for _ in range(2):
+        texts = {name: paragraphs(text) for name, text in (await ask(facts, settings, told)).items()}
+        absent = missing(texts)
+        findings: list[Finding] = await asyncio.to_thread(fact_check, texts, order, facts, settings)
+        if not absent and not findings:
+            return texts
+        reasons += [*absent, *map(str, findings)]
+        told = [*absent, *[finding.told for finding in findings]][:_MOST]
+    return None
 
 
-def _instead(facts: ConfirmationFacts, reasons: Sequence[str]) -> Confirmation:
-    warnings = [f"language model not used: {reason}" for reason in reasons[:20]]
-    return finish(template.write(facts), facts, TEMPLATE, warnings)
+def _warnings(what: str, reasons: Sequence[str]) -> list[str]:
+    return [f"{what}: {reason}" for reason in list(dict.fromkeys(reasons))[:_MOST]]

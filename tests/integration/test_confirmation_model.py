@@ -53,6 +53,8 @@ class Model:
 
     def __init__(self) -> None:
         self.answer: str | int | None = marked(GOOD)
+        self.first: str | None = None
+        """What it says once, before it says `answer`."""
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.under_way = 0
@@ -76,7 +78,7 @@ class Model:
             body, more = body + message.get("body", b""), message.get("more_body", False)
         self.bodies.append(json.loads(body))
         self.keys.append(dict(scope["headers"]).get(b"authorization", b"").decode())
-        answer = self.answer
+        answer, self.first = (self.answer, None) if self.first is None else (self.first, None)
         if answer is None:
             while (await receive())["type"] != "http.disconnect":
                 pass
@@ -115,7 +117,7 @@ async def imported(served: tuple[Model, str]) -> None:
 @pytest.fixture
 def model(served: tuple[Model, str], imported: None) -> Model:
     model, _ = served
-    model.answer, model.bodies, model.keys, model.most_under_way = marked(GOOD), [], [], 0
+    model.answer, model.first, model.bodies, model.keys, model.most_under_way = marked(GOOD), None, [], [], 0
     model.given_up.clear()
     return model
 
@@ -231,17 +233,49 @@ async def test_nobody_there(model: Model) -> None:
     assert len(confirmation.validation_warnings) == 1
 
 
-async def test_a_wrong_amount(model: Model, settings: Settings) -> None:
-    model.answer = marked({**GOOD, "order_summary": "Order ORDER-1001, 1,059.79 USD in total."})
-    assert_template(await write_confirmation(ORDER, settings), "amount or number 1,059.79 is not of this order")
+async def test_what_is_wrong_is_told_once_and_the_second_text_is_used(model: Model, settings: Settings) -> None:
+    model.first = marked({**GOOD, "order_summary": "Order ORDER-1001: 1 x Laptop and 2 x Mouse. Total: 1,059.79 USD. A full refund!"})
+    confirmation = await write_confirmation(ORDER, settings)
+    assert confirmation.generation_model == "openai/test-model"
+    assert {name: getattr(confirmation, name) for name in GOOD} == GOOD
+    first, second = (json.dumps(body) for body in model.bodies)
+    for told in ("amount: 1,059.79 is not the order's total", "promise: refund is not ours to promise"):
+        assert told not in first
+        assert told in second
+        assert f"language model asked again: {told}" in confirmation.validation_warnings
+    assert not [secret for secret in SECRETS if secret in second.replace("max_tokens", "").replace("max_completion_tokens", "")]
+
+
+async def test_what_stays_wrong_is_the_template_s_turn(model: Model, settings: Settings) -> None:
+    model.first = marked({**GOOD, "next_steps": "It arrives tomorrow."})
+    model.answer = marked({**GOOD, "order_summary": "Order ORDER-1001: 1 x Laptop and 3 x Mouse, 1,059.97 USD in total."})
+    confirmation = await write_confirmation(ORDER, settings)
+    assert len(model.bodies) == 2
+    assert_template(
+        confirmation,
+        "date: tomorrow is a date, and none is known",
+        "quantity: 3 is not how many of this item were ordered",
+    )
+
+
+async def test_both_attempts_share_the_time_limit(model: Model, served: tuple[Model, str]) -> None:
+    model.first, model.answer = marked({**GOOD, "next_steps": "It arrives tomorrow."}), None
+    began = time.monotonic()
+    confirmation = await write_confirmation(ORDER, the_settings(served[1], seconds=2))
+    assert time.monotonic() - began < 5
+    assert_template(confirmation, "date: tomorrow is a date, and none is known", "TimeoutError")
 
 
 async def test_a_promise_a_link_and_another_order(model: Model, settings: Settings) -> None:
     model.answer = marked({**GOOD, "next_steps": "A full refund for ORDER-2002 at https://evil.example."})
     confirmation = await write_confirmation(ORDER, settings)
     assert_template(confirmation, *[w.removeprefix("language model not used: ") for w in confirmation.validation_warnings])
-    assert {"language model not used: promise: refund", "language model not used: link"} <= set(confirmation.validation_warnings)
+    assert {
+        "language model not used: promise: refund is not ours to promise",
+        "language model not used: link: is not the shop's",
+    } <= set(confirmation.validation_warnings)
     assert "ORDER-2002" not in confirmation.model_dump_json()
+    assert "evil" not in confirmation.model_dump_json()
 
 
 @pytest.mark.parametrize(
@@ -305,21 +339,34 @@ async def test_reasoning_models_are_asked_in_their_way(model: Model, served: tup
 
 
 _ALONE = """
-import asyncio, os, sys
+import asyncio, os, socket, sys
 from pathlib import Path
 from shop.confirmation.writer import write_confirmation
 from shop.order import EXAMPLE, Order
 from shop.settings import Settings
 assert "dspy" not in sys.modules
+asked, look_up = [], socket.getaddrinfo
+def recorded(host, *rest, **more):
+    asked.append(host)
+    return look_up(host, *rest, **more)
+socket.getaddrinfo = recorded
 order = Order.model_validate(EXAMPLE)
 without = Settings(_env_file=None, dspy_model=None)
 assert asyncio.run(write_confirmation(order, without)).generation_model == "template"
 assert "dspy" not in sys.modules, "imported without a model being set"
-print(asyncio.run(write_confirmation(order, Settings(_env_file=None))).generation_model)
+written = asyncio.run(write_confirmation(order, Settings(_env_file=None)))
+assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "true"
+assert set(asked) <= {"127.0.0.1"}, asked
+print(written.generation_model, len(written.validation_warnings))
 """
 
 
-def test_a_process_of_its_own_leaves_no_file_and_ends(model: Model, settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "warnings"), [(None, 0), (marked({**GOOD, "next_steps": "It arrives tomorrow."}), 1)])
+def test_a_process_of_its_own_leaves_no_file_asks_nobody_else_and_ends(
+    model: Model, settings: Settings, tmp_path: Path, first: str | None, warnings: int
+) -> None:
+    """Also when a text was refused and written once more."""
+    model.first = first
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(Path(language_model.__file__).parents[2]),
@@ -334,6 +381,7 @@ def test_a_process_of_its_own_leaves_no_file_and_ends(model: Model, settings: Se
         [sys.executable, "-c", _ALONE], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "openai/test-model"
+    assert done.stdout.strip() == f"openai/test-model {warnings}"
+    assert len(model.bodies) == 1 + warnings
     assert done.stderr == ""
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
