@@ -39,6 +39,11 @@ class LocalStripe:
         self._child.stop()
 
     @property
+    def settings(self) -> dict[str, str]:
+        """For a shop that is paid here."""
+        return {"PAYMENT_GATEWAY": "stripe", "PAYMENT_GATEWAY_URL": self.url, "STRIPE_API_KEY": KEY}
+
+    @property
     def pid(self) -> int | None:
         return self._child.pid
 
