@@ -61,7 +61,7 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
 
 def from_transport(error: Exception) -> PaymentError:
     """The typed error when there was no answer at all, or none in HTTP."""
-    if isinstance(error, UnicodeError | httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+    if isinstance(error, UnicodeEncodeError | httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return PaymentGatewayError("invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return PaymentGatewayError("unreachable", "Stripe cannot be reached", retryable=True)
