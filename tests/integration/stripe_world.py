@@ -8,9 +8,8 @@ from typing import Any
 from tests.integration.world import World, an_order
 from tests.localstripe_server import LocalStripe
 
-DECLINED, ASKS = "4000000000000341", "4000002500003155"
-TOKENS = {"0000": "pm_card_chargeCustomerFail"}
-"""What a card of the samples is at Stripe; all others can be charged."""
+ASKS = "4000002500003155"
+"""Its bank asks its holder."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,3 @@ class StripeWorld(World):
 def paid_by(token: str, order: dict[str, Any]) -> dict[str, Any]:
     """The order, with a PaymentMethod of Stripe."""
     return {**order, "payment_info": {**order["payment_info"], "token": token}}
-
-
-def at_stripe(order: dict[str, Any]) -> dict[str, Any]:
-    """A sample order, with the PaymentMethod that its card is at Stripe."""
-    info = order.get("payment_info")
-    return paid_by(TOKENS.get(info["card_last4"], "pm_card_visa"), order) if info else order
