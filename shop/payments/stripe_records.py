@@ -101,7 +101,7 @@ class Intent(_Record):
 
     @property
     def declined(self) -> bool:
-        return self.status == "requires_payment_method" and self.last_payment_error is not None
+        return self.status in {"requires_payment_method", "canceled"} and self.last_payment_error is not None
 
     def refusal(self) -> PaymentDeclined:
         """Why it is declined."""
@@ -190,14 +190,15 @@ def tame(text: str) -> str:
 
 
 def _status(intent: Intent) -> PaymentStatus:
-    """What has not been decided may still be charged, so it counts as created: undoing cancels it."""
+    """All else may still be charged, and so counts as created, which undoing cancels. At Stripe a declined payment may, too: whoever has
+    its client secret, as the shop's page has, can pay it by another card."""
     match intent.status:
         case "succeeded":
             return PaymentStatus.SUCCEEDED
         case "canceled":
             return PaymentStatus.CANCELLED
         case _:
-            return PaymentStatus.DECLINED if intent.declined else PaymentStatus.CREATED
+            return PaymentStatus.CREATED
 
 
 def _fee(charge: ChargeRecord | None, currency: str) -> Decimal:

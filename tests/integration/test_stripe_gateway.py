@@ -104,7 +104,10 @@ async def test_a_declined_card(gateway: StripeGateway, localstripe: LocalStripe,
         with pytest.raises(PaymentDeclined) as declined:
             await gateway.confirm(created.id, key=key)
         assert (declined.value.error_code, declined.value.retryable) == ("card_declined", False)
-    assert (await gateway.get(created.id)).status is PaymentStatus.DECLINED
+    assert (await gateway.get(created.id)).status is PaymentStatus.CREATED, "another card may still pay it"
+    assert (await gateway.cancel(created.id, key="cancel")).status is PaymentStatus.CANCELLED
+    with pytest.raises(PaymentDeclined, match="card_declined"):
+        await gateway.confirm(created.id, key="confirm")
     assert [entry["amount"] for entry in localstripe.ledger(unique)] == [0]
 
 

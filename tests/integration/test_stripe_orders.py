@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,12 +16,16 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop import intake, report
 from shop.outcomes import OrderOutcome, Outcome
+from shop.payments.gateways import gateway
+from shop.reconciliation.discrepancy import Kind
+from shop.reconciliation.reconcile import reconcile
 from shop.settings import settings
 from tests.integration.stripe_world import StripeWorld, paid_by
 from tests.integration.test_samples import own_runs, pending_lane
 from tests.integration.world import an_order
 from tests.waiting import until
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 SAMPLES = at_stripe(load_samples())
 
 
@@ -46,6 +52,7 @@ async def test_sample_ends_as_it_should(stripe_saga: StripeWorld, unique: str, s
         assert stripe_saga.money(order["id"]) == (expected.charged, expected.refunded), "what localstripe has"
         assert stripe_saga.charges(order["id"]) == (1 if expected.charged else 0)
         assert stripe_saga.shipments(order["id"]) == int(expected.outcome is Outcome.COMPLETED)
+        assert all(entry["status"] in {"succeeded", "canceled"} for entry in stripe_saga.ledger(order["id"])), "nothing can be paid later"
     stripe_saga.assert_books_balance()
 
 
@@ -129,3 +136,42 @@ async def test_a_customer_who_does_not_come_is_not_waited_for_any_longer(
     assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["canceled"], "it cannot be charged later"
     assert stripe_saga.stock("PROD-001")[1] == 0
     stripe_saga.assert_books_balance()
+
+
+async def test_reconciliation_cancels_what_was_left_and_refunds_what_was_charged_too_late(
+    stripe_saga: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECONCILIATION_GRACE_SECONDS", "0")
+    settings.cache_clear()
+    paid, declined = f"{unique}-paid", f"{unique}-declined"
+    intake.submit([paid_by("pm_card_visa", an_order(paid)), paid_by("pm_card_chargeCustomerFail", an_order(declined))])
+    await drain()
+    await _pay(paid, confirm=False)
+    await _pay(declined, confirm=True)
+
+    found = [each async for each in reconcile(gateway(), LONG_AGO) if each.order_id in {paid, declined}]
+
+    assert {(each.order_id, each.kind, each.mended) for each in found} == {
+        (paid, Kind.LEFT_UNCONFIRMED, True),
+        (declined, Kind.CHARGED_NOT_COMPLETED, True),
+    }
+    assert sorted(entry["status"] for entry in stripe_saga.ledger(paid)) == ["canceled", "succeeded"]
+    assert stripe_saga.money(paid) == (Decimal("999.99"), 0)
+    assert stripe_saga.money(declined) == (Decimal("999.99"), Decimal("999.99"))
+    assert [each async for each in reconcile(gateway(), LONG_AGO) if each.order_id in {paid, declined}] == []
+    stripe_saga.assert_books_balance()
+
+
+async def _pay(order_id: str, *, confirm: bool) -> None:
+    """Once more, when nobody expects it."""
+    made = await gateway().create(
+        order_id=order_id,
+        amount=Decimal("999.99"),
+        currency="USD",
+        method="credit_card",
+        card_last4=None,
+        token="pm_card_visa",
+        key=f"late-{order_id}",
+    )
+    if confirm:
+        await gateway().confirm(made.id, key=f"confirm-late-{order_id}")
