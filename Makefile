@@ -1,7 +1,7 @@
 # make run   everything on this machine, with sample orders; stays up until Ctrl-C
 # make demo  the same, but leaves when they have ended
 # make test  checks and tests
-# make fault-test  takes away databases, pauses processes
+# make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make crash-test  kills workers at every point, in every combination
 
 PYTHON ?= python3
@@ -24,7 +24,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile
 	$(BIN)/python -m pytest -m "alone and not slow"
 
-# Also what takes minutes: databases that go away, processes that are paused.
+# All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
 fault-test: $(STAMP)
 	$(BIN)/python -m pytest tests/faults
 

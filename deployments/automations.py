@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flows.states import NAMES
 
 if TYPE_CHECKING:
-    from prefect.automations import Automation
+    from prefect.events.schemas.automations import AutomationCore
 
 WORKING = ("process-order", "process-pending-orders")
 """The flows that have orders in hand."""
@@ -41,18 +41,17 @@ def ensure_automations() -> list[str]:
     return names
 
 
-def automations(recovery: Any) -> Iterator[Automation]:
+def automations(recovery: Any) -> Iterator[AutomationCore]:
     """What is wanted; `recovery` is the id of the deployment `recover-orders`."""
-    from prefect.automations import Automation
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState, RunDeployment
-    from prefect.events.schemas.automations import EventTrigger, Posture
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
     from prefect.events.schemas.events import ResourceSpecification
 
     ours = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": list(WORKING)})
     runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
     crashed_run = {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"}
-    yield Automation(
+    yield AutomationCore(
         name="Orders of a crashed run are recovered",
         description="Recovery starts when a run crashes, and takes its orders over as soon as its lease is over.",
         trigger=EventTrigger(
@@ -62,7 +61,7 @@ def automations(recovery: Any) -> Iterator[Automation]:
     )
     # Events are named by the state's own name, so every name that a run of ours can end in has to be told.
     ends = {f"prefect.flow-run.{name}" for name in (*NAMES.values(), "Failed", "Crashed", "Cancelled", "Cancelling")}
-    yield Automation(
+    yield AutomationCore(
         name="Runs that fell silent have crashed",
         description=f"A run whose heartbeat has not been heard for {_SILENT_SECONDS} seconds died with its worker.",
         trigger=EventTrigger(

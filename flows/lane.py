@@ -94,7 +94,10 @@ class Lane:
             else:
                 leaving = await self._step(step, todo)
             gone = set(leaving)
-            orders = [order for order in orders if order not in gone and not order.lost]
+            left = [order for order in orders if order not in gone and not order.lost]
+            orders = [order for order in left if order.done(step.name)]
+            if len(orders) < len(left):  # never on with what the journal does not have as done, whatever the reason
+                self._let_go([order for order in left if not order.done(step.name)])
         await finish(orders, ORDER_SAGA)
 
     async def _step(self, step: Step, orders: Sequence[OrderUnderWay]) -> list[OrderUnderWay]:

@@ -243,8 +243,10 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
 
 async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Result]], began: float) -> None:
     ends: dict[OrderUnderWay, Result | OrderError] = {}
+    # Looked at once: who is answered while the others' ends are written has none here, and must not go on with them.
+    out = {order: call for order, call in calls.items() if not call.done()}
     for order, call in calls.items():
-        if call.done() and (end := _end(work, order, call)) is not None:
+        if order not in out and (end := _end(work, order, call)) is not None:
             ends[order] = end
     # In a batch, a failure that may pass stays "begun": it is not the end of it.
     final = {order: end for order, end in ends.items() if not (isinstance(end, OrderError) and end.retryable and len(work.orders) > 1)}
@@ -255,10 +257,9 @@ async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Re
         async with transaction(work.recorded(_RESULT)) as tx:
             still = set(await journal.hold(tx, final))
             await work.record(tx, {order: end for order, end in final.items() if order in still}, begun=True)
-    for order, call in calls.items():
-        if not call.done():
-            order.in_flight[work.key] = call
-            work.alone.append(order)
+    for order, call in out.items():
+        order.in_flight[work.key] = call
+        work.alone.append(order)
     work.settle({order: end for order, end in ends.items() if not order.lost})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -31,12 +32,31 @@ def test_every_declared_point_is_on_some_way(
     assert set(site.nursery.process("declared").wait(30)) - reached == set()
 
 
-def test_a_worker_dies_at_every_point(site: Site, ways: list[tuple[Way, Sequence[str]]], every: bool, summary: Summary) -> None:
-    _judge("A worker dies", run_all(site, list(cases(ways, every=every))), summary)
+def test_a_worker_dies_at_every_point(
+    site: Site, ways: list[tuple[Way, Sequence[str]]], every: bool, summary: Summary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _judge("A worker dies", _run(site, list(cases(ways, every=every)), capsys), summary)
 
 
-def test_a_recovery_dies_at_every_point(site: Site, recoveries: list[tuple[Way, Sequence[str]]], every: bool, summary: Summary) -> None:
-    _judge("A recovery dies", run_all(site, list(cases(recoveries, every=every))), summary)
+def test_a_recovery_dies_at_every_point(
+    site: Site, recoveries: list[tuple[Way, Sequence[str]]], every: bool, summary: Summary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _judge("A recovery dies", _run(site, list(cases(recoveries, every=every)), capsys), summary)
+
+
+def _run(site: Site, chosen: Sequence[Case], capsys: pytest.CaptureFixture[str]) -> list[Result]:
+    """Says how far it is, and each discrepancy at once: all combinations take long."""
+    done = itertools.count(1)
+
+    def tell(result: Result) -> None:
+        number = next(done)
+        with capsys.disabled():
+            if result.problem:
+                print(f"\n{result.case}: {result.problem}")
+            if number % 10 == 0 or number == len(chosen):
+                print(f"\r{number} of {len(chosen)} kills ", end="", flush=True)
+
+    return run_all(site, chosen, tell)
 
 
 def _judge(title: str, results: Sequence[Result], summary: Summary) -> None:

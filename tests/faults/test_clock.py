@@ -37,7 +37,7 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, 
     assert saga.sql("SELECT count(*) FROM customer_order WHERE started_at > now() OR finished_at > now() + interval '1 minute'") == [(0,)]
 
 
-@pytest.mark.parametrize("jump", ["1 hour", "30 days"])
+@pytest.mark.parametrize("jump", ["1 hour", pytest.param("30 days", marks=pytest.mark.slow)])
 async def test_the_database_s_clock_jumps_ahead_while_many_work(saga: World, nursery: Nursery, unique: str, jump: str) -> None:
     """Seen from every row that holds a time, that is: all leases are over at once, again and again, although their holders live."""
     stock_up(saga)

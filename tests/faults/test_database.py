@@ -19,8 +19,6 @@ from tests.waiting import until
 
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
-pytestmark = pytest.mark.slow
-
 
 def work_in_both_lanes(nursery: Nursery, orders: Orders, env: dict[str, str]) -> tuple[list[Process], list[Process]]:
     """Two drains on what is submitted, and runs of their own for the last orders, which are not."""
@@ -64,6 +62,7 @@ async def let_all_mails_go(world: World) -> None:
     await until(sent, 30, "all mails to be sent")
 
 
+@pytest.mark.slow
 async def test_restarts(frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str) -> None:
     """Smart waits for the workers to leave, in vain, and is killed; fast ends their connections; immediate is a crash."""
     orders = mixed(unique, 90, flaky=False)
@@ -109,6 +108,7 @@ def proxy(frail: World, world_dir: Path, unique: str) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.mark.slow
 async def test_commits_are_refused_or_their_answers_lost(frail: World, proxy: Proxy, nursery: Nursery, unique: str) -> None:
     """One commit in eight: of claims, intents, effects, results, outcomes, renewals, and of submitting."""
     orders = mixed(unique, 60, flaky=False)

@@ -11,10 +11,8 @@ from tests.faults.witness import assert_mails, assert_right, mixed, order_of, st
 from tests.integration.world import World
 from tests.nursery.nursery import Nursery
 
-pytestmark = pytest.mark.slow
 
-
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 async def test_workers_on_the_same_orders(saga: World, nursery: Nursery, unique: str, workers: int) -> None:
     """Drains on 200 orders; some of these are at the same time sent to `process_order`, twice."""
     stock_up(saga)

@@ -20,8 +20,6 @@ from tests.nursery.nursery import Nursery, Process
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "PAYMENT_TIMEOUT_SECONDS": "25"}
 CLIENT = "shop.payments.sandbox_client:SandboxGateway"
 
-pytestmark = pytest.mark.slow
-
 
 @dataclass(frozen=True)
 class Pause:
@@ -51,7 +49,10 @@ PAUSES = [
 ]
 
 
-@pytest.mark.parametrize("forget_keys", [False, True], ids=["the gateway remembers keys", "it forgets them"])
+@pytest.mark.parametrize(
+    "forget_keys",
+    [pytest.param(False, id="the gateway remembers keys", marks=pytest.mark.slow), pytest.param(True, id="it forgets them")],
+)
 async def test_who_wakes_up_writes_nothing(saga: World, nursery: Nursery, unique: str, forget_keys: bool) -> None:
     """Every second process is a run of its own, the others are drains; the other way round at the other gateway."""
     stock_up(saga)

@@ -61,7 +61,7 @@ async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
     assert_right(deployed, orders)
 
 
-@pytest.mark.parametrize("how", ["killed", "hanging"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("hanging", marks=pytest.mark.slow)])
 async def test_the_server_goes_away_in_the_middle(
     deployed: World, frail_prefect: PrefectServer, nursery: Nursery, unique: str, how: str
 ) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shop import ending, journal, notes
 from shop.database import Tx, transaction
@@ -547,6 +548,22 @@ async def test_after_an_unclear_commit_the_journal_is_read_again(shop: Shop) -> 
         await journal.load(tx, [])
     assert (arrived.journal[CHARGE].status, arrived.undo_plan()) == ("begun", (CHARGE,))
     assert (lost.journal, lost.undo_plan()) == ({}, ())
+
+
+async def test_a_journal_that_cannot_be_read_again_is_not_forgotten(shop: Shop) -> None:
+    """Found by the model: an order whose journal was empty for a moment began from its first step, or had nothing to undo."""
+    (order,) = await shop.under_way(an_order("A"))
+    await end(RESERVE, [order], n=1)
+    await begin(CHARGE, [order])
+    journal.remember([Record(order, "validate_order", "done", {"n": 2})])
+    before, unwritten = dict(order.journal), dict(order.unwritten)
+    with pytest.raises(DBAPIError):  # noqa: PT012  (the transaction is over when its first statement has failed)
+        async with transaction() as tx:
+            with suppress(DBAPIError):
+                await tx.execute(text("SELECT 1 / 0"))
+            await journal.load(tx, [order])
+    assert (order.journal, order.unwritten) == (before, unwritten)
+    assert order.undo_plan() == (CHARGE, RESERVE)
 
 
 async def test_whoever_takes_over_goes_on_undoing(shop: Shop) -> None:

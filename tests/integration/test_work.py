@@ -135,6 +135,10 @@ class Outside:
         """This order answers when the event is set."""
         return self.hold.setdefault(order_id, asyncio.Event())
 
+    def busy(self, order_id: str) -> bool:
+        """Whether a call for this order is not answered yet."""
+        return self._now[order_id] > 0
+
     async def __call__(self, order: OrderUnderWay) -> Any:
         self.calls[order.id] += 1
         self._now[order.id] += 1
@@ -454,6 +458,34 @@ async def test_a_slow_order_leaves_the_batch_and_its_call_is_not_made_twice(shop
     assert act.calls == dict.fromkeys("ABCDE", 1)
     row = await shop.step("C", "act")
     assert (row.status, row.result, row.attempts) == ("done", {"called": "C"}, 1)
+
+
+async def test_a_slow_order_that_is_answered_while_the_others_are_written_does_not_go_on_with_them(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the model: it had no end in its journal, and was shipped with the others although its card was refused."""
+    orders = await some(shop, *"ABCDE")
+    act, work = Outside(C=PaymentDeclined("card_declined", "no")), Work(ACT, orders, patience=0.2)
+    answer, transactions = act.slow("C"), itertools.count()
+
+    @asynccontextmanager
+    async def answered_meanwhile(*commit: Any) -> AsyncIterator[Tx]:
+        async with transaction(*commit) as tx:
+            yield tx
+            if next(transactions) == 1:  # after the intent's
+                answer.set()
+                await until(answered, 10, "the answer")
+
+    async def answered() -> bool:
+        return not act.busy("C")
+
+    monkeypatch.setattr("shop.work.transaction", answered_meanwhile)
+    await run_outside(work, act)
+    assert (ids(work.alone), ids(work.done)) == (["C"], list("ABDE"))
+    with pytest.raises(PaymentDeclined):
+        await run_outside(Work(ACT, work.alone), act)
+    assert act.calls == dict.fromkeys("ABCDE", 1)
+    assert await statuses(shop) == {**dict.fromkeys("ABDE", "done"), "C": "failed"}
 
 
 async def test_a_slow_order_may_fail_too(shop: Shop) -> None:

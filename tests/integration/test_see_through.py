@@ -1,0 +1,80 @@
+"""The story of one order when another worker has taken it over: whatever went wrong here is no longer this worker's to judge."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+import flows.process_order
+from flows.process_order import see_through
+from shop.errors import LeaseLost, OrderError, PaymentDeclined
+from shop.work import Work
+from tests.integration.domain import Shop, an_order, begin
+
+pytest_plugins = ["tests.integration.domain_fixtures"]
+
+CHARGE = "process_payment"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ValueError("nobody foresaw this"),
+        KeyError("validate_order"),
+        PaymentDeclined("card_declined", "no"),
+        OperationalError("SELECT 1", {}, Exception("server closed the connection")),
+        LeaseLost("A"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_what_fails_for_an_order_that_is_anothers_now_decides_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """Found by the model: the flow failed with an error of its own, or undid what the other worker had in hand."""
+    (order,) = await shop.under_way(an_order())
+    await begin(CHARGE, [order])
+    taken = []
+
+    async def overtaken(_work: Work) -> None:
+        if not taken:
+            await shop.let_leases_run_out()
+            taken.extend(await shop.claim("A"))
+            raise failure
+        pytest.fail("it goes on with another's order")
+
+    monkeypatch.setattr(flows.process_order, "run", overtaken)
+    with pytest.raises(LeaseLost) as lost:
+        await see_through(order, cancelling_undoes=True)
+    assert lost.value is failure or lost.value.__cause__ is failure
+    row, step = await shop.order("A"), await shop.step("A", CHARGE)
+    assert (row.fence, row.lease_id, row.outcome, row.failure) == (2, taken[0].lease, None, None)
+    assert (step.status, step.undo_due, step.undo_status) == ("begun", True, None)
+
+
+async def test_a_cancelled_run_whose_order_is_anothers_now_is_just_cancelled(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    (order,) = await shop.under_way(an_order())
+
+    async def overtaken(_work: Work) -> None:
+        await shop.let_leases_run_out()
+        await shop.claim("A")
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(flows.process_order, "run", overtaken)
+    with pytest.raises(asyncio.CancelledError):
+        await see_through(order, cancelling_undoes=True)
+    assert (await shop.order("A")).failure is None
+
+
+async def test_the_same_failure_of_an_order_in_hand_is_judged(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the tests above cannot pass for nothing."""
+    (order,) = await shop.under_way(an_order())
+
+    async def fails(_work: Work) -> None:
+        raise PaymentDeclined("card_declined", "no")
+
+    monkeypatch.setattr(flows.process_order, "run", fails)
+    await see_through(order, cancelling_undoes=True)
+    assert isinstance(order.failure, OrderError)
+    assert (await shop.order("A")).outcome == "compensated"

@@ -1,0 +1,207 @@
+"""Mistakes that one could make in the saga's protocol, made on purpose: the model has to find each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any
+from unittest.mock import patch
+
+from sqlalchemy import text
+
+import shop.ending
+import shop.expiry
+import shop.inventory
+import shop.journal
+import shop.payments.charge
+import shop.shipping.fulfilment
+import shop.work
+import tasks.process_payment
+from shop.database import Tx
+from shop.errors import RefundRefused
+from shop.inventory import ReleaseResult, reservation_id
+from shop.journal import Record
+from shop.payments.charge import PaymentResult, RefundResult, _charged
+from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
+from shop.saga import Kind
+from shop.under_way import OrderUnderWay
+
+Defect = Callable[[], AbstractContextManager[Any]]
+
+
+def fence_not_checked() -> AbstractContextManager[Any]:
+    async def hold(_tx: Tx, orders: Iterable[OrderUnderWay]) -> list[OrderUnderWay]:
+        return [order for order in orders if not order.lost]
+
+    return patch.object(shop.journal, "hold", hold)
+
+
+def live_leases_ignored() -> AbstractContextManager[Any]:
+    return patch.object(shop.journal, "_DEAD_LEASES", text("SELECT id FROM lease FOR UPDATE SKIP LOCKED"))
+
+
+def charged_without_looking() -> AbstractContextManager[Any]:
+    """The payment's id is not journalled before it is confirmed, and a second attempt does not ask the gateway."""
+
+    async def charge(under_way: OrderUnderWay, gateway: PaymentGateway) -> PaymentResult:
+        order, key = under_way.order, f"create-{under_way.id}"
+        card = order.payment_info.card_last4 if order.payment_info else None
+        payment = await gateway.create(
+            order_id=order.id,
+            amount=order.total_amount,
+            currency=order.currency,
+            method="credit_card",
+            card_last4=card,
+            token=None,
+            key=key,
+        )
+        return _charged(await gateway.confirm(payment.id, key=f"confirm-{payment.id}"))
+
+    return patch.object(tasks.process_payment, "charge", charge)
+
+
+def undo_due_only_after_success() -> AbstractContextManager[Any]:
+    async def begin(work: shop.work.Work, tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
+        if work.undo:
+            await shop.journal.begin_undo(tx, work.step.name, orders)
+        elif not work.changes_nothing:
+            await shop.journal.write(tx, [Record(order, work.step.name, "begun", undo_due=False) for order in orders])
+
+    real = shop.work.Work.records
+
+    def records(work: shop.work.Work, *arguments: Any, **options: Any) -> list[Record]:
+        made = real(work, *arguments, **options)
+        for record in made:
+            record.undo_due = record.status == "done" and work.step.kind is Kind.COMPENSATABLE
+        return made
+
+    return patch.multiple(shop.work.Work, begin=begin, records=records)
+
+
+def refused_refund_called_done() -> AbstractContextManager[Any]:
+    real = tasks.process_payment.refund
+
+    async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundResult:
+        try:
+            return await real(under_way, gateway)
+        except RefundRefused:
+            return RefundResult(compensation_status="success", currency="USD")
+
+    return patch.object(tasks.process_payment, "refund", refund)
+
+
+def refunded_by_our_own_journal() -> AbstractContextManager[Any]:
+    """Nothing is refunded that we have not heard to be charged."""
+    real = tasks.process_payment.refund
+
+    async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundResult:
+        if "payment_id" not in under_way.result("process_payment"):
+            return RefundResult(compensation_status="no_payment_to_refund", currency="USD")
+        return await real(under_way, gateway)
+
+    return patch.object(tasks.process_payment, "refund", refund)
+
+
+def created_payment_not_cancelled() -> AbstractContextManager[Any]:
+    """A confirmation that is still on its way charges an order that is undone."""
+    real = shop.payments.charge._undo
+
+    async def undo(under_way: OrderUnderWay, payment: Payment, *rest: Any) -> None:
+        if payment.status is not PaymentStatus.CREATED:
+            await real(under_way, payment, *rest)
+
+    return patch.object(shop.payments.charge, "_undo", undo)
+
+
+def released_whatever_its_state() -> AbstractContextManager[Any]:
+    async def release(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReleaseResult]:
+        held = {order.id: order.order.wanted for order in orders}
+        await shop.inventory.give_back(tx, held)
+        now = datetime.now(UTC)
+        return {
+            i: ReleaseResult(
+                compensation_status="success", released_reservation_id=reservation_id(i), released_items=n, release_timestamp=now
+            )
+            for i, n in held.items()
+        }
+
+    return patch.object(shop.inventory, "release", release)
+
+
+def reason_for_undoing_forgotten() -> AbstractContextManager[Any]:
+    """Whoever takes over an order that is half undone does not know that it is."""
+    return patch.object(shop.ending, "_REMEMBER", text("SELECT CAST(:rows AS jsonb)"))
+
+
+def expired_under_a_live_lease() -> AbstractContextManager[Any]:
+    statement = text(
+        "SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id WHERE r.state = 'held' AND r.expires_at < now() "
+        "AND CAST(:leases AS uuid[]) IS NOT NULL ORDER BY o.id LIMIT :most FOR UPDATE OF o SKIP LOCKED"
+    )
+    return patch.object(shop.expiry, "_EXPIRED", statement)
+
+
+def journal_forgotten_when_it_cannot_be_read() -> AbstractContextManager[Any]:
+    real = shop.journal.load
+
+    async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
+        before = [order.journal for order in orders]
+        for order in orders:
+            order.journal = {}
+        await tx.execute(text("SELECT 1"))
+        for order, journal in zip(orders, before, strict=True):
+            order.journal = journal
+        await real(tx, orders)
+
+    return patch.object(shop.journal, "load", load)
+
+
+def shipped_although_cancelled() -> AbstractContextManager[Any]:
+    """Whoever ships does not look whether somebody has asked to cancel."""
+    leave = "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) RETURNING id"
+    return patch.object(shop.shipping.fulfilment, "_LEAVE", text(leave))
+
+
+def completed_although_cancelled() -> AbstractContextManager[Any]:
+    """Whoever writes the outcome does not look, either."""
+    finish = shop.ending._FINISH.text.replace("(r.outcome <> 'completed' OR o.cancel_requested_at IS NULL)", "true")
+    return patch.object(shop.ending, "_FINISH", text(finish))
+
+
+def refunded_and_not_returned() -> AbstractContextManager[Any]:
+    """A shipped order is cancelled, and its parcel is forgotten."""
+
+    async def mark_due(_tx: Tx, _step: str, _orders: Sequence[OrderUnderWay]) -> None:
+        pass
+
+    return patch.object(shop.journal, "mark_due", mark_due)
+
+
+def refund_refused_for_ever() -> AbstractContextManager[Any]:
+    """The desk's next try repeats the request that was refused, and a gateway repeats its answer."""
+    real = shop.payments.charge._undo
+
+    async def undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: Any, _refusals: int) -> None:
+        await real(under_way, payment, gateway, undone, 0)
+
+    return patch.object(shop.payments.charge, "_undo", undo)
+
+
+DEFECTS: tuple[Defect, ...] = (
+    fence_not_checked,
+    live_leases_ignored,
+    charged_without_looking,
+    undo_due_only_after_success,
+    refused_refund_called_done,
+    refunded_by_our_own_journal,
+    created_payment_not_cancelled,
+    released_whatever_its_state,
+    reason_for_undoing_forgotten,
+    expired_under_a_live_lease,
+    journal_forgotten_when_it_cannot_be_read,
+    shipped_although_cancelled,
+    completed_although_cancelled,
+    refunded_and_not_returned,
+    refund_refused_for_ever,
+)
