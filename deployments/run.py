@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deployments.samples import load_samples
+from deployments.samples import Sample, load_samples
 from deployments.samples.runner import Ended, run_samples
+from deployments.samples.stripe import at_stripe
 from deployments.stack.display import Display
 from deployments.stack.environment import given
 from deployments.stack.errors import Interrupted, StackError
@@ -61,7 +62,19 @@ def _options() -> Options:
         database_url=given("DATABASE_URL", env_file),
         prefect_api_url=given("PREFECT_API_URL", env_file),
         gateway_url=given("PAYMENT_GATEWAY_URL", env_file),
+        sandbox=not _at_stripe(),
     )
+
+
+def _at_stripe() -> bool:
+    return given("PAYMENT_GATEWAY", HOME / ".env") == "stripe"
+
+
+def _samples() -> list[Sample]:
+    """None for a live key: sample orders are for playing."""
+    if not _at_stripe():
+        return load_samples()
+    return [] if "_live_" in (given("STRIPE_API_KEY", HOME / ".env") or "") else at_stripe(load_samples())
 
 
 def _run(console: Console, *, demo: bool) -> int:
@@ -83,7 +96,7 @@ def _send_samples(stack: Stack, display: Display) -> list[Ended]:
     from shop.catalogue import load_sample_catalogue
 
     load_sample_catalogue(stack.database_url)
-    samples = load_samples()
+    samples = _samples()
     names = [str(order["id"]) for sample in samples for order in sample.orders]
     display.orders(names)
 
@@ -107,7 +120,7 @@ def _books_at_rest(stack: Stack) -> Books:
     from shop.books import read_books
 
     end = time.monotonic() + _REST_SECONDS
-    while not (books := read_books(stack.database_url, stack.gateway_url)).balanced and time.monotonic() < end:
+    while not (books := read_books(stack.database_url, None if _at_stripe() else stack.gateway_url)).balanced and time.monotonic() < end:
         time.sleep(0.5)
     return books
 

@@ -1,4 +1,4 @@
-"""Orders that have to wait for something outside, such as a gateway that is down: they are put off, and hold up nobody."""
+"""Orders that have to wait for something outside, such as a gateway that is down, or a customer: they are put off, and hold up nobody."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from prefect.logging import get_logger
 
 from shop.ending import put_off
-from shop.errors import OrderError
+from shop.errors import OrderError, PaymentNeedsCustomer
 from shop.under_way import OrderUnderWay
 
 log = get_logger("orders")
@@ -20,10 +20,10 @@ def has_to_wait(failure: BaseException) -> bool:
 
 async def let_wait(waiting: Mapping[OrderUnderWay, OrderError]) -> None:
     """Hands the orders back, for anybody to claim after the pause that their failures ask for. No longer this worker's then."""
-    if not waiting:
-        return
-    seconds = max(failure.retry_after or 0 for failure in waiting.values())
-    orders = list(waiting)
-    who = f"order {orders[0].id}" if len(orders) == 1 else f"{len(orders)} orders"
-    log.warning("%s put off for %.0f s: %s", who, seconds, waiting[orders[0]])
-    await put_off(orders, seconds)
+    customers = [order for order, failure in waiting.items() if isinstance(failure, PaymentNeedsCustomer)]
+    for orders, keep_stock in ((customers, True), ([order for order in waiting if order not in customers], False)):
+        if orders:
+            seconds = max(waiting[order].retry_after or 0 for order in orders)
+            who = f"order {orders[0].id}" if len(orders) == 1 else f"{len(orders)} orders"
+            log.warning("%s put off for %.0f s: %s", who, seconds, waiting[orders[0]])
+            await put_off(orders, seconds, keep_stock=keep_stock)

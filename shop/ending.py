@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop import journal
+from shop import inventory, journal
 from shop.database import Tx, as_json, transaction
 from shop.desk import attention
 from shop.errors import OrderRejected, OutOfStock
@@ -130,12 +130,15 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
     return {row["id"]: row["outcome"] for row in rows if row["id"] in ended}
 
 
-async def put_off(orders: Sequence[OrderUnderWay], seconds: float) -> None:
-    """Hands orders back that could not be worked on just now; they are claimed again after a pause."""
+async def put_off(orders: Sequence[OrderUnderWay], seconds: float, *, keep_stock: bool = False) -> None:
+    """Hands orders back that could not be worked on just now; they are claimed again after a pause. `keep_stock`: what is reserved for
+    them stays so until then, and `RESERVATION_MINUTES` longer."""
     async with transaction(_PUTTING_OFF) as tx:
         held = await journal.hold(tx, orders)
         if held:
             await _hand_back(tx, held, seconds)
+        if held and keep_stock:
+            await inventory.keep(tx, [order.id for order in held], seconds)
     for order in held:
         order.lost = True
 

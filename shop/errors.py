@@ -166,6 +166,17 @@ class PaymentGatewayUnavailable(PaymentGatewayError):
         self.retry_after = retry_after
 
 
+class PaymentNeedsCustomer(PaymentError):
+    """The customer's bank waits for the customer, to whom the shop's page has to show its question (3-D Secure). Nothing has been charged
+    yet. The order waits, and keeps its stock."""
+
+    code = "payment_needs_customer"
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("requires_action", "the customer's bank asks the customer to authenticate", retryable=True)
+        self.retry_after = retry_after
+
+
 class RefundRefused(PaymentError):
     """The gateway will not give the money back: a person has to."""
 

@@ -36,6 +36,10 @@ _RESERVE = text(
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, id text, items jsonb) "
     "ON CONFLICT (order_id) DO UPDATE SET state = 'held', items = excluded.items, expires_at = excluded.expires_at, ended_at = NULL"
 )
+_KEEP = text(
+    "UPDATE reservation SET expires_at = greatest(expires_at, now() + make_interval(secs => :seconds)) "
+    "WHERE order_id = ANY(CAST(:ids AS text[])) AND state = 'held'"
+)
 _END = text("UPDATE reservation SET state = :state, ended_at = now() WHERE order_id = ANY(CAST(:ids AS text[]))")
 
 
@@ -108,6 +112,11 @@ async def release(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReleaseR
         else ReleaseResult(compensation_status="no_reservation_to_release")
         for order in orders
     }
+
+
+async def keep(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
+    """What these orders hold does not run out for so long, and `RESERVATION_MINUTES` more. The caller holds the orders."""
+    await tx.execute(_KEEP, {"ids": list(order_ids), "seconds": seconds + settings().reservation_minutes * 60})
 
 
 async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]]) -> None:

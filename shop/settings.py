@@ -6,12 +6,13 @@ find the running system). README has the same list as a table.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HOME = Path(__file__).resolve().parent.parent
@@ -29,12 +30,17 @@ def _psycopg_url(url: str) -> str:
 
 
 Seconds = Annotated[float, Field(gt=0)]
+_STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
+_GATEWAY_URLS = {"sandbox": "http://127.0.0.1:8420", "stripe": "https://api.stripe.com"}
 
 
 class Settings(BaseSettings):
     """What can be set, with its default. Names are those of the environment variables, in lower case."""
 
-    model_config = SettingsConfigDict(env_file=ENV_FILES, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True)
+    # What was given is not shown when it is wrong: it may be a secret.
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILES, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
 
     # where things are
     database_url: Annotated[str, AfterValidator(_psycopg_url)] = "postgresql+psycopg://postgres@localhost/shop"
@@ -42,12 +48,14 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     # the outside world
-    payment_gateway: Literal["sandbox"] = "sandbox"
-    payment_gateway_url: str = "http://127.0.0.1:8420"
+    payment_gateway: Literal["sandbox", "stripe"] = "sandbox"
+    payment_gateway_url: str | None = None
+    stripe_api_key: SecretStr | None = None
     payment_timeout_seconds: Seconds = 5
     payment_concurrency: int = Field(default=16, ge=1, le=500)
     payment_breaker_failures: int = Field(default=5, ge=1)
     payment_breaker_seconds: Seconds = 10
+    payment_customer_minutes: Annotated[float, Field(gt=0)] = 60
     inventory_service_url: str | None = None
     monitoring_config: Path | None = None
 
@@ -97,6 +105,28 @@ class Settings(BaseSettings):
                 "INVENTORY_SERVICE_URL is reserved for a remote inventory, which is not supported yet: unset it to use the embedded stock"
             )
         return value
+
+    @field_validator("stripe_api_key")
+    @classmethod
+    def _secret_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _STRIPE_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("STRIPE_API_KEY must be a secret key (sk_...) or a restricted one (rk_...), not a publishable one (pk_...)")
+        return value
+
+    @model_validator(mode="after")
+    def _stripe_is_complete(self) -> Self:
+        if self.payment_gateway != "stripe":
+            return self
+        if self.stripe_api_key is None:
+            raise ValueError("PAYMENT_GATEWAY=stripe needs STRIPE_API_KEY, a secret key of your Stripe account")
+        if "_live_" in self.stripe_api_key.get_secret_value() and not self.gateway_url.startswith("https://"):
+            raise ValueError("PAYMENT_GATEWAY_URL must start with https:// for a live STRIPE_API_KEY, or be unset, for Stripe's own")
+        return self
+
+    @property
+    def gateway_url(self) -> str:
+        """Where the payment gateway is."""
+        return self.payment_gateway_url or _GATEWAY_URLS[self.payment_gateway]
 
     @property
     def label_dir(self) -> Path:

@@ -1,7 +1,7 @@
 """Real servers for tests, started when the first test asks for them and stopped at the end, however it comes.
 
-`database_url` is a fresh, migrated database, and the one that settings name; `sandbox` a payment gateway as a process; `prefect_api` a
-Prefect server. Tests that ask for none of them start nothing.
+`database_url` is a fresh, migrated database, and the one that settings name; `sandbox` a payment gateway as a process; `localstripe`
+a Stripe server; `prefect_api` a Prefect server. Tests that ask for none of them start nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.processes import free_port, stop_leftover
 from deployments.stack.sandbox import Sandbox
+from tests.localstripe_server import LocalStripe
 from tests.nursery.nursery import Nursery
 
 HOME = Path(__file__).resolve().parent.parent
@@ -136,6 +137,17 @@ def sandbox(world_dir: Path) -> Iterator[Sandbox]:
             yield gateway
     finally:
         gateway.stop()
+
+
+@pytest.fixture(scope="session")
+def localstripe(world_dir: Path) -> Iterator[LocalStripe]:
+    """A Stripe server that is not ours, as a process of its own, at `.url`."""
+    server = LocalStripe(world_dir / "localstripe", world_dir / "run")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ T = TypeVar("T")
 Tell = Callable[[str | None], None]
 """Told why the gateway is left alone from now on, or None when it answers again. Once for each change."""
 
-_ABOUT_ONE_CARD = frozenset({"processing_error"})
-"""Retryable, but the gateway is well enough to say that it is the card."""
+_ABOUT_ONE_CARD = frozenset({"processing_error", "processing", "requires_action", "lock_timeout", "idempotency_key_in_use"})
+"""Retryable, but the gateway is well enough to say that it is the card, or this one payment."""
 _LONGEST_PAUSE = 60.0
 
 

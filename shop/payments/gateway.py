@@ -80,7 +80,8 @@ class GatewayTotals:
 
 
 class PaymentGateway(Protocol):
-    """Every method raises only `PaymentDeclined`, `PaymentGatewayTimeout` or `PaymentGatewayError` (`shop.errors`)."""
+    """Every method raises only `PaymentDeclined`, `PaymentGatewayTimeout` or `PaymentGatewayError` (`shop.errors`); `create` also
+    `PaymentRefused`, before anything is sent, and `confirm` also `PaymentNeedsCustomer`."""
 
     async def create(
         self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
@@ -100,8 +101,8 @@ class PaymentGateway(Protocol):
         ...
 
     def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
-        """Every payment that was created, charged or refunded since then, with all its refunds, newest first, a page at a time. Those
-        that are created while the pages are read may be missing."""
+        """Every payment of an order that was created, charged or refunded since then, with all its refunds, a page at a time. Those that
+        are created while the pages are read may be missing."""
         ...
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:

@@ -17,10 +17,23 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, PaymentGateway] = WeakKeyDic
 
 def _sandbox() -> PaymentGateway:
     s = settings()
-    return SandboxGateway(s.payment_gateway_url, timeout_seconds=s.payment_timeout_seconds, concurrency=s.payment_concurrency)
+    return SandboxGateway(s.gateway_url, timeout_seconds=s.payment_timeout_seconds, concurrency=s.payment_concurrency)
 
 
-_CHOICES: dict[str, Callable[[], PaymentGateway]] = {"sandbox": _sandbox}
+def _stripe() -> PaymentGateway:
+    from shop.payments.stripe_client import StripeGateway  # its SDK takes a third of a second to load
+
+    s = settings()
+    return StripeGateway(
+        s.gateway_url,
+        s.stripe_api_key.get_secret_value() if s.stripe_api_key else "",
+        timeout_seconds=s.payment_timeout_seconds,
+        concurrency=s.payment_concurrency,
+        customer_minutes=s.payment_customer_minutes,
+    )
+
+
+_CHOICES: dict[str, Callable[[], PaymentGateway]] = {"sandbox": _sandbox, "stripe": _stripe}
 
 
 def gateway() -> PaymentGateway:

@@ -11,6 +11,7 @@ from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.sandbox import Sandbox
 from tests.crash.site import Site
 from tests.crash.summary import Summary
+from tests.localstripe_server import LocalStripe
 from tests.nursery.nursery import Nursery
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -39,11 +40,15 @@ def site(
     prefect_api: Any,
     running_nursery: Nursery,
     world_dir: Path,
+    every: bool,
+    request: pytest.FixtureRequest,
 ) -> Site:
     """Servers, and workers to be killed."""
     folder = world_dir / "crash"
     folder.mkdir()
-    return Site(postgres, template_database, folder, running_nursery, {"remembers": sandbox.url, "forgets": forgetful_sandbox.url})
+    gateways = {"remembers": sandbox.url, "forgets": forgetful_sandbox.url}
+    stripe: LocalStripe | None = request.getfixturevalue("localstripe") if every else None
+    return Site(postgres, template_database, folder, running_nursery, gateways, stripe)
 
 
 _SUMMARY = pytest.StashKey[Summary]()

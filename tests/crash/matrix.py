@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from shop.outcomes import Outcome
-from tests.crash.scenarios import SCENARIOS, Scenario
-from tests.crash.site import Shop, Site, some_orders
+from tests.crash.scenarios import AT_STRIPE, SCENARIOS, Scenario
+from tests.crash.site import STRIPE, Shop, Site
 
 LANES = ("process_order", "pending")
 GATEWAYS = ("remembers", "forgets")
@@ -88,8 +88,8 @@ def passed(site: Site, way: Way) -> list[str]:
 
 
 def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool) -> Iterator[Case]:
-    """With `every`: each point on each way, with each gateway, except that a lane need not be walked to the same point twice. Without:
-    each point once, lanes and gateways in turn."""
+    """With `every`: each point on each way, with each gateway (with Stripe where money moves), except that a lane need not be walked to the
+    same point twice. Without: each point once, lanes and the sandbox's two ways in turn."""
     seen: set[tuple[str, ...]] = set()
     turn = 0
     for way, points in ways:
@@ -98,7 +98,8 @@ def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool) -> Iterator
             if key in seen:
                 continue
             seen.add(key)
-            for gateway in GATEWAYS if every else (GATEWAYS[turn % 2],):
+            more = (STRIPE,) if "payment" in point and way.scenario in AT_STRIPE else ()
+            for gateway in (*GATEWAYS, *more) if every else (GATEWAYS[turn % 2],):
                 turn += 1
                 yield Case(point, way, gateway)
 
@@ -146,7 +147,7 @@ def _let_all_end(shop: Shop) -> None:
 def _run(shop: Shop, way: Way, **options: str) -> tuple[dict[str, Scenario], int, list[dict[str, object]]]:
     scenario = SCENARIOS[way.scenario]
     alone = way.lane in {"process_order", *_AFTERWARDS.values()} or way.died_at
-    sent, orders = some_orders(scenario, *(() if alone else _BYSTANDERS))
+    sent, orders = shop.some_orders(scenario, *(() if alone else _BYSTANDERS))
     if not way.died_at:
         if scenario.fail_at:
             options["fail_at"] = scenario.fail_at

@@ -53,3 +53,11 @@ SCENARIOS = {
         Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"),
     )
 }
+AT_STRIPE = {
+    "completes": "pm_card_visa",
+    "cannot be shipped": "pm_card_visa",
+    "declined": "pm_card_chargeCustomerFail",
+    "sent back": "pm_card_visa",
+    "given up": "pm_card_visa",
+}
+"""Those that a Stripe server can act out, and by which of its test PaymentMethods."""

@@ -16,10 +16,13 @@ from deployments.stack.postgres import EmbeddedPostgres
 from shop.books import read_books
 from shop.catalogue import load_sample_catalogue
 from shop.outcomes import Outcome
-from tests.crash.scenarios import Scenario
+from tests.crash.scenarios import AT_STRIPE, Scenario
+from tests.integration.stripe_world import StripeWorld, paid_by
 from tests.integration.world import World
+from tests.localstripe_server import LocalStripe
 from tests.nursery.nursery import Nursery, Process
 
+STRIPE = "is Stripe"
 # What an hour does to what a dead worker left: its lease is over, what it had put off or taken is due.
 _TIME_PASSES = (
     "UPDATE lease SET until = now() - interval '1 second'",
@@ -49,6 +52,8 @@ class Site:
     nursery: Nursery
     gateways: Mapping[str, str]
     """`remembers` and `forgets`: their addresses."""
+    stripe: LocalStripe | None = None
+    """A third one, which forgets too, and is asked by Stripe's client."""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _creating: threading.Lock = field(default_factory=threading.Lock)
 
@@ -63,7 +68,11 @@ class Site:
             load_sample_catalogue(url)
             folder = self.folder / name
             folder.mkdir()
-            yield Shop(self, World(url, self.gateways[gateway], folder), settings)
+            if gateway == STRIPE:
+                assert self.stripe is not None
+                yield Shop(self, StripeWorld(url, self.stripe.url, folder, self.stripe), {**self.stripe.settings, **settings})
+            else:
+                yield Shop(self, World(url, self.gateways[gateway], folder), settings)
         finally:
             self.postgres.drop_database(name)
 
@@ -96,6 +105,14 @@ class Shop:
         }
         return self.site.nursery.process("walk", env=environment, lane=lane, orders=list(orders), **options)
 
+    def some_orders(self, *scenarios: Scenario) -> tuple[list[dict[str, Any]], dict[str, Scenario]]:
+        """New orders, one for each, and which is which; paid as this shop's gateway can be."""
+        by_id = {f"CRASH-{uuid.uuid4().hex[:10]}": scenario for scenario in scenarios}
+        sent = [scenario.order(order_id) for order_id, scenario in by_id.items()]
+        if isinstance(self.world, StripeWorld):
+            sent = [paid_by(AT_STRIPE[by_id[order["id"]].name], order) for order in sent]
+        return sent, by_id
+
     def time_passes(self) -> None:
         for statement in _TIME_PASSES:
             self.world.sql(statement)
@@ -125,9 +142,3 @@ class Shop:
         books = read_books(self.world.database_url)
         assert books.balanced, books.rows
         assert self.world.sql("SELECT count(*) FROM lease WHERE until > now()") == [(0,)]
-
-
-def some_orders(*scenarios: Scenario) -> tuple[list[dict[str, Any]], dict[str, Scenario]]:
-    """New orders, one for each, and which is which."""
-    by_id = {f"CRASH-{uuid.uuid4().hex[:10]}": scenario for scenario in scenarios}
-    return [scenario.order(order_id) for order_id, scenario in by_id.items()], by_id

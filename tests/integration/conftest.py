@@ -17,7 +17,9 @@ from shop.database import close_engine, sync_engine
 from shop.payments.gateways import close_gateway
 from shop.settings import settings
 from tests.conftest import HOME
+from tests.integration.stripe_world import StripeWorld
 from tests.integration.world import World
+from tests.localstripe_server import LocalStripe
 
 
 @pytest.fixture
@@ -47,6 +49,20 @@ async def world(shop_environment: Path, sandbox: Any, database_url: str, monkeyp
 async def saga(world: World, prefect_api: Any) -> World:
     """The same with a Prefect server, to run flows against."""
     return world
+
+
+@pytest.fixture
+async def stripe_saga(
+    shop_environment: Path, prefect_api: Any, localstripe: LocalStripe, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[StripeWorld]:
+    """A shop with the sample catalogue that is paid through Stripe, and a Prefect server."""
+    for name, value in {**localstripe.settings, "PAYMENT_TIMEOUT_SECONDS": "10"}.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    load_sample_catalogue(database_url)
+    yield StripeWorld(database_url, localstripe.url, shop_environment, localstripe)
+    await close_gateway()
+    await close_engine()
 
 
 @pytest.fixture

@@ -1,0 +1,177 @@
+"""Orders that are paid through Stripe, in both lanes, through a real Prefect server and localstripe."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from deployments.samples import Sample, load_samples
+from deployments.samples.stripe import at_stripe
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from shop import intake, report
+from shop.outcomes import OrderOutcome, Outcome
+from shop.payments.gateways import gateway
+from shop.reconciliation.discrepancy import Kind
+from shop.reconciliation.reconcile import reconcile
+from shop.settings import settings
+from tests.integration.stripe_world import StripeWorld, paid_by
+from tests.integration.test_samples import own_runs, pending_lane
+from tests.integration.world import an_order
+from tests.waiting import until
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+SAMPLES = at_stripe(load_samples())
+
+
+def ended(order_id: str) -> OrderOutcome:
+    return report.read([order_id])[order_id]
+
+
+async def drain() -> None:
+    await process_pending_orders(drain_seconds=0)
+
+
+@pytest.mark.parametrize("lane", [own_runs, pending_lane])
+@pytest.mark.parametrize("sample", SAMPLES, ids=[sample.title for sample in SAMPLES])
+async def test_sample_ends_as_it_should(stripe_saga: StripeWorld, unique: str, sample: Sample, lane: Any) -> None:
+    orders = [{**copy.deepcopy(order), "id": f"{order['id']}-{unique}"} for order in sample.orders]
+
+    await lane(orders, sample.concurrent)
+
+    ends = report.read([order["id"] for order in orders])
+    outcomes: list[OrderOutcome | None] = [ends.get(order["id"]) for order in orders]
+    for order, outcome, expected in zip(orders, outcomes, sample.assign(outcomes), strict=True):
+        assert outcome is not None
+        assert expected.differences(outcome) == []
+        assert stripe_saga.money(order["id"]) == (expected.charged, expected.refunded), "what localstripe has"
+        assert stripe_saga.charges(order["id"]) == (1 if expected.charged else 0)
+        assert stripe_saga.shipments(order["id"]) == int(expected.outcome is Outcome.COMPLETED)
+        assert all(entry["status"] in {"succeeded", "canceled"} for entry in stripe_saga.ledger(order["id"])), "nothing can be paid later"
+    stripe_saga.assert_books_balance()
+
+
+def test_no_sample_is_forgotten() -> None:
+    assert len(SAMPLES) == len(load_samples()) - 1
+
+
+async def test_without_a_token_an_order_is_compensated_and_says_why(stripe_saga: StripeWorld, unique: str) -> None:
+    await process_order(an_order(unique), return_state=True)
+    assert (ended(unique).outcome, ended(unique).failing_step) == (Outcome.COMPENSATED, "process_payment")
+    assert "payment_info.token" in ended(unique).reasons[0]
+    assert stripe_saga.ledger(unique) == []
+    assert stripe_saga.stock("PROD-001")[1] == 0
+
+
+async def test_an_order_waits_for_its_customer_and_keeps_its_stock(stripe_saga: StripeWorld, unique: str) -> None:
+    """While others go on."""
+    other = f"{unique}-other"
+    intake.submit([stripe_saga.asking(unique), paid_by("pm_card_visa", an_order(other))])
+    await drain()
+
+    assert ended(unique).outcome is None
+    assert ended(other).outcome is Outcome.COMPLETED
+    assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["requires_action"]
+    assert stripe_saga.stock("PROD-001")[1] == 1, "its piece is reserved"
+    stripe_saga.sql("UPDATE reservation SET expires_at = now() + interval '1 minute' WHERE order_id = :id", id=unique)
+    stripe_saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=unique)
+    await drain()
+    assert ended(unique).outcome is None
+    (left,) = stripe_saga.sql("SELECT extract(epoch FROM expires_at - now()) AS seconds FROM reservation WHERE order_id = :id", id=unique)
+    assert left.seconds > settings().reservation_minutes * 60 - 30, "it waits for longer than stock is reserved"
+
+    (entry,) = stripe_saga.ledger(unique)
+    stripe_saga.stripe.authenticate(entry["id"], success=True)
+    stripe_saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=unique)
+    await drain()
+    assert ended(unique).outcome is Outcome.COMPLETED
+    assert stripe_saga.charges(unique) == 1
+    assert stripe_saga.shipments(unique) == 1
+    stripe_saga.assert_books_balance()
+
+
+async def test_a_run_of_its_own_waits_for_its_customer(stripe_saga: StripeWorld, unique: str) -> None:
+    run = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(_in_a_loop_of_its_own(stripe_saga.asking(unique)))))
+
+    async def asked() -> bool:
+        return [entry["status"] for entry in stripe_saga.ledger(unique)] == ["requires_action"]
+
+    await until(asked, 60, "the bank to ask")
+    stripe_saga.stripe.authenticate(stripe_saga.ledger(unique)[0]["id"], success=True)
+    await asyncio.wait_for(run, 60)
+    assert ended(unique).outcome is Outcome.COMPLETED
+    assert stripe_saga.charges(unique) == 1
+
+
+async def _in_a_loop_of_its_own(order: dict[str, Any]) -> None:
+    await process_order(order, return_state=True)  # type: ignore[call-overload]
+
+
+async def test_a_customer_who_says_no_gets_nothing(stripe_saga: StripeWorld, unique: str) -> None:
+    intake.submit([stripe_saga.asking(unique)])
+    await drain()
+    stripe_saga.stripe.authenticate(stripe_saga.ledger(unique)[0]["id"], success=False)
+    stripe_saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=unique)
+    await drain()
+    assert (ended(unique).outcome, ended(unique).failing_step) == (Outcome.COMPENSATED, "process_payment")
+    assert "authentication" in ended(unique).reasons[0]
+    assert stripe_saga.charges(unique) == 0
+    assert stripe_saga.stock("PROD-001")[1] == 0
+
+
+async def test_a_customer_who_does_not_come_is_not_waited_for_any_longer(
+    stripe_saga: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAYMENT_CUSTOMER_MINUTES", "0.00001")
+    settings.cache_clear()
+    intake.submit([stripe_saga.asking(unique)])
+    await drain()
+    assert (ended(unique).outcome, ended(unique).failing_step) == (Outcome.COMPENSATED, "process_payment")
+    assert "in time" in ended(unique).reasons[0]
+    assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["canceled"], "it cannot be charged later"
+    assert stripe_saga.stock("PROD-001")[1] == 0
+    stripe_saga.assert_books_balance()
+
+
+async def test_reconciliation_cancels_what_was_left_and_refunds_what_was_charged_too_late(
+    stripe_saga: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECONCILIATION_GRACE_SECONDS", "0")
+    settings.cache_clear()
+    paid, declined = f"{unique}-paid", f"{unique}-declined"
+    intake.submit([paid_by("pm_card_visa", an_order(paid)), paid_by("pm_card_chargeCustomerFail", an_order(declined))])
+    await drain()
+    await _pay(paid, confirm=False)
+    await _pay(declined, confirm=True)
+
+    found = [each async for each in reconcile(gateway(), LONG_AGO) if each.order_id in {paid, declined}]
+
+    assert {(each.order_id, each.kind, each.mended) for each in found} == {
+        (paid, Kind.LEFT_UNCONFIRMED, True),
+        (declined, Kind.CHARGED_NOT_COMPLETED, True),
+    }
+    assert sorted(entry["status"] for entry in stripe_saga.ledger(paid)) == ["canceled", "succeeded"]
+    assert stripe_saga.money(paid) == (Decimal("999.99"), 0)
+    assert stripe_saga.money(declined) == (Decimal("999.99"), Decimal("999.99"))
+    assert [each async for each in reconcile(gateway(), LONG_AGO) if each.order_id in {paid, declined}] == []
+    stripe_saga.assert_books_balance()
+
+
+async def _pay(order_id: str, *, confirm: bool) -> None:
+    """Once more, when nobody expects it."""
+    made = await gateway().create(
+        order_id=order_id,
+        amount=Decimal("999.99"),
+        currency="USD",
+        method="credit_card",
+        card_last4=None,
+        token="pm_card_visa",
+        key=f"late-{order_id}",
+    )
+    if confirm:
+        await gateway().confirm(made.id, key=f"confirm-late-{order_id}")

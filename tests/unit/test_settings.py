@@ -1,0 +1,42 @@
+"""Settings that are wrong are refused at once, in words, and without showing a secret."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from shop.settings import Settings
+
+SECRET = "sk_test_PLANTED"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"payment_gateway": "stripe"}, "STRIPE_API_KEY"),
+        ({"payment_gateway": "stripe", "stripe_api_key": "pk_test_PLANTED"}, "pk_"),
+        ({"stripe_api_key": f"{SECRET}\n"}, "STRIPE_API_KEY"),
+        ({"stripe_api_key": f" {SECRET}"}, "STRIPE_API_KEY"),
+        (
+            {"payment_gateway": "stripe", "stripe_api_key": "sk_live_PLANTED", "payment_gateway_url": "http://gateway.example"},
+            "PAYMENT_GATEWAY_URL",
+        ),
+        ({"payment_gateway": "paypal", "stripe_api_key": SECRET}, "payment_gateway"),
+    ],
+)
+def test_what_is_wrong_is_named_and_secrets_are_not_shown(given: dict[str, str], named: str) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        Settings(**given)  # type: ignore[arg-type]
+    assert named in str(wrong.value)
+    assert "PLANTED" not in str(wrong.value)
+    assert "PLANTED" not in repr(wrong.value)
+
+
+def test_each_gateway_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PAYMENT_GATEWAY_URL", raising=False)
+    assert Settings(payment_gateway="sandbox").gateway_url == "http://127.0.0.1:8420"
+    stripe = Settings(payment_gateway="stripe", stripe_api_key=SECRET)  # type: ignore[arg-type]
+    assert stripe.gateway_url == "https://api.stripe.com"
+    assert "PLANTED" not in repr(stripe)
+    own = Settings(payment_gateway="stripe", stripe_api_key=SECRET, payment_gateway_url="http://127.0.0.1:1")  # type: ignore[arg-type]
+    assert own.gateway_url == "http://127.0.0.1:1"
