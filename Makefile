@@ -2,6 +2,7 @@
 # make demo  the same, but leaves when they have ended
 # make test  checks and tests
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
+# make model  the protocol, in thousands of interleavings with crashes at any await
 # make crash-test  kills workers at every point, in every combination
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo test crash-test fault-test lint format bench install
+.PHONY: run demo test crash-test fault-test model lint format bench install
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -40,6 +41,10 @@ format: $(STAMP)
 # Every combination of points, lanes and gateways, then random kills: make crash-test ORDERS=1000 SEED=1
 crash-test: $(STAMP)
 	$(BIN)/python -m pytest tests/crash --every $(if $(ORDERS),--orders $(ORDERS)) $(if $(SEED),--seed $(SEED))
+
+# Other histories each time, and mistakes that are hard to find: make model HISTORIES=4000 SEED=1 plays the same again
+model: $(STAMP)
+	$(BIN)/python -m pytest tests/model --histories $(or $(HISTORIES),4000) --seed $(or $(SEED),$(shell date +%s))
 
 bench: $(STAMP)
 	@exec $(BIN)/python -m benchmarks.throughput
