@@ -27,8 +27,9 @@ _limits: dict[int, asyncio.Semaphore] = {}
 
 
 async def ask(facts: ConfirmationFacts, settings: Settings, mistakes: Sequence[str] = ()) -> dict[str, str]:
-    """The model's texts as they came, unchecked; `mistakes` are those of its first attempt. Raises whatever went wrong. Whoever stops
-    waiting ends the conversation. At most `settings.confirmation_concurrency` of them are under way at once in this process."""
+    """The model's texts as they came, unchecked; `mistakes` are those of its first attempt. Raises whatever went wrong.
+    Whoever stops waiting ends the conversation.
+    At most `settings.confirmation_concurrency` conversations of this process are under way at once."""
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_in_turn(facts, settings, mistakes), _own_loop()))
 
 
