@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 HOME = Path(__file__).resolve().parent.parent.parent
-_OURS = ("DATABASE_URL", "PREFECT_API_URL", "PAYMENT_GATEWAY_URL", "PREFECT_HOME")
+_OURS = ("DATABASE_URL", "PREFECT_API_URL", "PAYMENT_GATEWAY", "PAYMENT_GATEWAY_URL", "STRIPE_API_KEY", "PREFECT_HOME")
 
 
 def test_the_demo_ends_as_it_should_and_leaves_nothing_behind(tmp_path: Path) -> None:
