@@ -17,7 +17,7 @@ _LONG = 18
 """Awaits after which most orders have come to their end."""
 _FLOWS = ["order", "drain", "ask", "expiry", "order", "drain", "recovery", "retry", "order", "drain", "ask", "cancel", "customer"]
 _kind = st.sampled_from(list(KINDS))
-_other = st.sampled_from([*[None] * 2 * len(KINDS), *KINDS])
+_other = st.none() | _kind
 _flow = st.sampled_from(_FLOWS)
 _which = st.integers(0, _MOST_WORKERS - 1)
 _awaits = st.integers(0, _LONG)
@@ -68,11 +68,15 @@ class AnyHistory(RuleBasedStateMachine):
         if slow in self.world.workers:
             self._go_on(slow, then)
 
-    @rule(which=_which, seconds=st.sampled_from([2, 20, 61]))
-    def time_passes(self, which: int, seconds: int) -> None:
+    @rule(which=_which, awaits=_awaits, seconds=st.sampled_from([2, 20, 61]), then=_awaits)
+    def time_passes(self, which: int, awaits: int, seconds: int, then: int) -> None:
         """For one worker: its pauses end, its time limits pass, its lease is renewed."""
-        self.world.sleep(self._worker(which), seconds)
-        self._look()
+        worker = self._worker(which)
+        self._go_on(worker, awaits)
+        if worker in self.world.workers:
+            self.world.sleep(worker, seconds)
+            self._look()
+            self._go_on(worker, then)
 
     # -- and things go wrong
 
