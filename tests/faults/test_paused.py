@@ -49,10 +49,8 @@ PAUSES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "forget_keys",
-    [pytest.param(False, id="the gateway remembers keys", marks=pytest.mark.slow), pytest.param(True, id="it forgets them")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("forget_keys", [False, True], ids=["the gateway remembers keys", "it forgets them"])
 async def test_who_wakes_up_writes_nothing(saga: World, nursery: Nursery, unique: str, forget_keys: bool) -> None:
     """Every second process is a run of its own, the others are drains; the other way round at the other gateway."""
     stock_up(saga)

@@ -312,7 +312,7 @@ async def test_a_batch_goes_on_without_those_that_are_cancelled(saga: World, uni
     saga.assert_books_balance()
 
 
-@pytest.mark.parametrize("forget_keys", [False, True])
+@pytest.mark.parametrize("forget_keys", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_cancelling_and_shipping_at_once(saga: World, unique: str, forget_keys: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many orders, each cancelled at some moment while both lanes work on them: either shipped and not refunded (and then returned as a
     whole), or refunded and not shipped."""
