@@ -136,6 +136,7 @@ def _plain_case(raw: Mapping[Any, Any]) -> str | None:
 
 def _any_case(raw: Mapping[Any, Any], order_id: str) -> str:
     cleaned = {**_clean(raw, 0), "id": order_id}
+    cleaned.pop(HAS_REMOVED, None)  # ours to say
     text = json.dumps(cleaned, sort_keys=True, ensure_ascii=False)
     if REMOVED in text:
         return json.dumps({**cleaned, HAS_REMOVED: True}, sort_keys=True, ensure_ascii=False)

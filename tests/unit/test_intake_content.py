@@ -402,6 +402,8 @@ def test_anything_is_storable_or_unusable(raw: object) -> None:
 
 @relaxed
 @given(st.one_of(with_id, well_shaped))
+@example({**EXAMPLE, "~removed": 10**30})
+@example({**EXAMPLE, "~removed": "[removed: by somebody else]", "notes": "4111 1111 1111 1111"})
 def test_what_was_taken_in_is_taken_in_again_as_it_is(raw: dict[Any, Any]) -> None:
     try:
         content = take_in(raw)
