@@ -44,7 +44,7 @@ crash-test: $(STAMP)
 
 # Other histories each time, and mistakes that are hard to find: make model HISTORIES=4000 SEED=1 plays the same again
 model: $(STAMP)
-	$(BIN)/python -m pytest tests/model --histories $(or $(HISTORIES),4000) --seed $(or $(SEED),$(shell date +%s))
+	$(BIN)/python -m pytest tests/model --numprocesses auto --dist load --histories $(or $(HISTORIES),4000) --seed $(or $(SEED),$(shell date +%s))
 
 bench: $(STAMP)
 	@exec $(BIN)/python -m benchmarks.throughput

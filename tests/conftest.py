@@ -11,12 +11,14 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import pytest
+from hypothesis import settings as examples
 
 from deployments.stack.deploy import ensure_payment_limit, ensure_work_pool
 from deployments.stack.environment import environment
@@ -34,7 +36,13 @@ _PREFIX = "order-saga-tests-"
 _JUST_MADE_SECONDS = 60
 """A folder that is younger may be one that another session is just about to lock."""
 _TEMPLATE = "migrated"
+_TOLD = "told"
 _numbers = itertools.count(1)
+
+
+# The same examples each time, so that a change is judged by what it changes. Others: pytest --hypothesis-profile=default
+examples.register_profile("the same", derandomize=True)
+examples.load_profile("the same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +51,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     crash.addoption("--orders", type=int, default=0, help="how many orders the random kills are tried on")
     crash.addoption("--seed", type=int, default=20_261_122, help="of the random kills, and of the model's --histories")
     parser.getgroup("model").addoption("--histories", type=int, default=0, help="so many random ones, instead of always the same few")
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Takes what a person wants to read of a test. It stands below the results, also when tests run side by side."""
+    return partial(record_property, _TOLD)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    for report in reports:
+        for name, line in getattr(report, "user_properties", []):
+            if name == _TOLD:
+                terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {line}")
 
 
 def pytest_configure() -> None:

@@ -11,7 +11,13 @@ from psycopg import sql
 from deployments.stack.environment import environment
 from shop import catalogue
 from tests.model.core import one_core
+from tests.model.drawing import SHARES
 from tests.model.world import World
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "share" in metafunc.fixturenames:
+        metafunc.parametrize("share", range(SHARES if metafunc.config.getoption("--histories") else 1))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import Phase
@@ -21,11 +21,10 @@ from tests.model.world import Violation, World
     [*PLAIN, *(pytest.param(defect, marks=pytest.mark.slow) for defect in HIDDEN)],
     ids=lambda defect: defect.__name__.replace("_", " "),
 )
-def test_the_model_finds(defect: Defect, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_model_finds(defect: Defect, world: World, monkeypatch: pytest.MonkeyPatch, tell: Callable[[str], None]) -> None:
     monkeypatch.setattr(AnyHistory, "world", world, raising=False)
-    search = rounds(ALWAYS_THE_SAME, phases=[Phase.generate], report_multiple_bugs=False)
+    search = rounds(ALWAYS_THE_SAME, max_examples=1_200, phases=[Phase.generate], report_multiple_bugs=False)
     with defect(), pytest.raises((Violation, Flaky)):
         run_state_machine_as_test(AnyHistory, settings=search)
     assert world.violations, "it failed for another reason"
-    with capsys.disabled():
-        sys.stdout.write(f"\n{defect.__name__} after {world.tally.histories} histories: {world.violations[0][:200]}\n")
+    tell(f"after {world.tally.histories} histories: {world.violations[0][:200]}")

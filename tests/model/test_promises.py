@@ -5,31 +5,33 @@
 
 from __future__ import annotations
 
-import sys
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import seed
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.drawing import ALWAYS_THE_SAME, others
+from tests.model.drawing import ALWAYS_THE_SAME, SHARES, others
 from tests.model.machine import AnyHistory
 from tests.model.world import World
 
 
 def test_no_history_breaks_a_promise(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pytestconfig: pytest.Config
+    share: int, world: World, monkeypatch: pytest.MonkeyPatch, tell: Callable[[str], None], pytestconfig: pytest.Config
 ) -> None:
     monkeypatch.setattr(AnyHistory, "world", world, raising=False)
     histories, number = pytestconfig.getoption("--histories"), pytestconfig.getoption("--seed")
-    chosen = others(histories) if histories else ALWAYS_THE_SAME
+    chosen = others(-(-histories // SHARES)) if histories else ALWAYS_THE_SAME
     if histories:
         monkeypatch.setattr(AnyHistory, "_hypothesis_internal_use_seed", None, raising=False)  # taken back after the test
-        seed(number)(AnyHistory)
+        seed(number * SHARES + share)(AnyHistory)
+    begun = time.monotonic()
     try:
         run_state_machine_as_test(AnyHistory, settings=chosen)
     finally:
-        with capsys.disabled():
-            sys.stdout.write(f"\n{world.tally}{f' (the same again: make model SEED={number})' if histories else ''}\n")
+        again = f" (the same again: make model HISTORIES={histories} SEED={number})" if histories else ""
+        tell(f"{world.tally}; in {time.monotonic() - begun:.0f} s{again}")
     tally = world.tally
     assert tally.histories >= chosen.max_examples
     assert len(tally.different) > 0.95 * tally.histories, "the same interleavings again and again"
