@@ -87,10 +87,16 @@ def passed(site: Site, way: Way) -> list[str]:
         return list(dict.fromkeys(note.read_text().splitlines())) if note.exists() else []
 
 
-def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool) -> Iterator[Case]:
+def all_passed(site: Site, ways: Sequence[Way]) -> list[tuple[Way, list[str]]]:
+    """Each way, with the points on it."""
+    with ThreadPoolExecutor(os.cpu_count() or 2) as threads:
+        return list(zip(ways, threads.map(lambda way: passed(site, way), ways), strict=True))
+
+
+def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool, but: Iterable[str] = ()) -> Iterator[Case]:
     """With `every`: each point on each way, with each gateway (with Stripe where money moves), except that a lane need not be walked to the
-    same point twice. Without: each point once, lanes and the sandbox's two ways in turn."""
-    seen: set[tuple[str, ...]] = set()
+    same point twice. Without: each point once (`but` these), lanes and the sandbox's two ways in turn."""
+    seen: set[tuple[str, ...]] = set() if every else {(point,) for point in but}
     turn = 0
     for way, points in ways:
         for point in points:
