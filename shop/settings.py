@@ -10,10 +10,12 @@ import re
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from shop.secrets import Elsewhere, Unreadable
 
 HOME = Path(__file__).resolve().parent.parent
 """The project's folder."""
@@ -96,6 +98,27 @@ class Settings(BaseSettings):
     # the desk: a compensation that could not be done is tried again after a pause, which doubles each time
     desk_retry_seconds: Seconds = 60
     desk_retry_max_seconds: Seconds = 6 * 3600
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's)
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given outright, then files and blocks, the environment, `.env`, `var/run.env`."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)
+        return init_settings, Elsewhere(settings_cls, {**dotenv_settings.env_vars, **env_settings.env_vars}), env_settings, dotenv_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _readable(cls, value: Any) -> Any:
+        if isinstance(value, Unreadable):
+            raise ValueError(value.why)
+        return value
 
     @field_validator("inventory_service_url")
     @classmethod

@@ -10,12 +10,21 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from deployments.stack.errors import StackError
 from deployments.stack.files import write_whole
+from shop.secrets import Unreadable, elsewhere
 
 
 def given(name: str, env_file: Path) -> str | None:
-    """What the person has set: in the environment, else in `.env`. Empty is not set."""
-    return os.environ.get(name) or dotenv_values(env_file).get(name) or None
+    """What the person has set: in the environment, else in `.env`; or in the file or block that is named there. Empty is not set.
+
+    Raises StackError when that cannot be read.
+    """
+    values = {**dotenv_values(env_file), **{key: value for key, value in os.environ.items() if value}}
+    found = elsewhere(name, values)
+    if isinstance(found, Unreadable):
+        raise StackError(found.why)
+    return found or values.get(name) or None
 
 
 def _reread() -> None:

@@ -1,0 +1,91 @@
+"""Secrets that stand elsewhere than in the environment.
+
+For each setting that is a secret, such as `STRIPE_API_KEY`, there are two more:
+
+- `STRIPE_API_KEY_FILE`: a file that holds it, as Docker and Kubernetes mount secrets;
+- `STRIPE_API_KEY_BLOCK`: the name of a Prefect Secret block.
+
+Those that are set have to say the same. What is wrong is told under the setting's name, with what to do, and shows no secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+_ALSO_SECRET = frozenset({"database_url"})
+"""It holds a password, but is shown without it."""
+_LARGEST = 64_000
+_block: Callable[[str], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """In the place of a secret that could not be had."""
+
+    why: str
+
+
+def blocks_from(read: Callable[[str], str]) -> None:
+    """From now on `..._BLOCK` is read by this: a block's name to its secret. It may raise anything."""
+    global _block  # noqa: PLW0603
+    _block = read
+
+
+def is_secret(name: str, field: FieldInfo) -> bool:
+    """Whether the setting can stand in a file or a block."""
+    return name in _ALSO_SECRET or field.annotation is SecretStr or SecretStr in get_args(field.annotation)
+
+
+def elsewhere(name: str, given: Mapping[str, str | None]) -> str | Unreadable | None:
+    """The secret called `name` (as in the environment, in capitals) from its file or block. None if neither is set."""
+    file, block, here = (given.get(name + ending) for ending in ("_FILE", "_BLOCK", ""))
+    if not file and not block:
+        return None
+    if file and block:
+        return Unreadable(f"{name}_FILE and {name}_BLOCK are both set: unset one of them")
+    found = _from_file(f"{name}_FILE", file) if file else _from_block(f"{name}_BLOCK", block or "")
+    if here and not isinstance(found, Unreadable) and here != found:
+        return Unreadable(f"{name} and {name}_{'FILE' if file else 'BLOCK'} say different things: unset one of them")
+    return found
+
+
+def _from_file(setting: str, path: str) -> str | Unreadable:
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(_LARGEST).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        return Unreadable(f"{setting}={path} cannot be read: {reason}")
+    return text or Unreadable(f"{setting}={path} is empty")
+
+
+def _from_block(setting: str, name: str) -> str | Unreadable:
+    if _block is None:
+        return Unreadable(f"{setting}={name} is a Prefect block, and this program does not know Prefect: give the secret in another way")
+    try:
+        found = _block(name)
+    except Exception as error:  # noqa: BLE001  (whatever the server or its client says)
+        return Unreadable(f"{setting}={name} cannot be read from the Prefect server: {type(error).__name__}: {str(error)[:200]}")
+    return found.strip() or Unreadable(f"{setting}={name} is empty")
+
+
+class Elsewhere(PydanticBaseSettingsSource):
+    """Settings from files and blocks. Goes before the environment, which it has compared with."""
+
+    def __init__(self, settings_cls: type[BaseSettings], given: Mapping[str, str | None]) -> None:
+        super().__init__(settings_cls)
+        self._given = {name.upper(): value for name, value in given.items()}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return (elsewhere(field_name.upper(), self._given) if is_secret(field_name, field) else None), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,93 @@
+"""Secrets from files and blocks, and what is said when they cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from shop import secrets
+from shop.settings import Settings
+
+KEY = "sk_test_PLANTED"
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    file = tmp_path / "stripe"
+    file.write_text(f"{KEY}\n")
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STRIPE_API_KEY", "STRIPE_API_KEY_FILE", "STRIPE_API_KEY_BLOCK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def blocks() -> Iterator[dict[str, str]]:
+    kept, known = secrets._block, dict[str, str]()
+    secrets.blocks_from(known.__getitem__)
+    yield known
+    secrets._block = kept
+
+
+def stripe_key() -> str:
+    key = Settings(_env_file=None).stripe_api_key  # type: ignore[call-arg]
+    assert key is not None
+    return key.get_secret_value()
+
+
+def wrong() -> str:
+    with pytest.raises(ValidationError) as error:
+        Settings(_env_file=None)  # type: ignore[call-arg]
+    assert "PLANTED" not in str(error.value)
+    return str(error.value)
+
+
+def test_from_a_file(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_API_KEY_FILE", str(key_file))
+    assert stripe_key() == KEY
+
+
+def test_from_a_file_that_the_env_file_names(key_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text(f"STRIPE_API_KEY_FILE={key_file}\n")
+    settings = Settings(_env_file=tmp_path / "env")  # type: ignore[call-arg]
+    assert settings.stripe_api_key is not None
+    assert settings.stripe_api_key.get_secret_value() == KEY
+
+
+def test_from_a_block(blocks: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks["stripe-key"] = KEY
+    monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "stripe-key")
+    assert stripe_key() == KEY
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, blocks: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_API_KEY_FILE", str(tmp_path / "nowhere"))
+    assert f"STRIPE_API_KEY_FILE={tmp_path / 'nowhere'} cannot be read: No such file" in wrong()
+    (tmp_path / "empty").write_text("\n")
+    monkeypatch.setenv("STRIPE_API_KEY_FILE", str(tmp_path / "empty"))
+    assert "is empty" in wrong()
+    monkeypatch.delenv("STRIPE_API_KEY_FILE")
+    monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "unknown")
+    assert "STRIPE_API_KEY_BLOCK=unknown cannot be read from the Prefect server" in wrong()
+
+
+def test_two_that_differ_are_refused(key_file: Path, blocks: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_API_KEY_FILE", str(key_file))
+    monkeypatch.setenv("STRIPE_API_KEY", "sk_test_other_PLANTED")
+    assert "STRIPE_API_KEY and STRIPE_API_KEY_FILE say different things" in wrong()
+    monkeypatch.setenv("STRIPE_API_KEY", KEY)
+    assert stripe_key() == KEY
+    monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "stripe-key")
+    assert "both set" in wrong()
+
+
+def test_a_program_without_prefect_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_block", None)
+    monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "stripe-key")
+    assert "does not know Prefect" in wrong()
