@@ -18,12 +18,13 @@ from sqlalchemy import text
 
 from benchmarks.gateway import MemoryGateway
 from flows.process_order import process_order
-from flows.process_pending_orders import little_garbage_collection, process_pending_orders
+from flows.process_pending_orders import process_pending_orders
 from flows.saga import ORDER_SAGA
 from shop import intake, journal, report
 from shop.catalogue import load_catalogue
 from shop.database import sync_engine, transaction
 from shop.ending import finish
+from shop.garbage import little_garbage_collection
 from shop.lease import lease
 from shop.order import EXAMPLE
 from shop.payments.gateways import use
@@ -67,17 +68,18 @@ async def floor(number: int) -> Measured:
     """The same steps and SQL in the same batches, without Prefect."""
     await _warm_up()
     ids = _submit(number)
-    async with little_garbage_collection(), lease() as mine, _without_prefect():
-        running: set[asyncio.Task[None]] = set()
-        while True:
-            async with transaction() as tx:
-                batch = await journal.claim(tx, mine, most=settings().batch_size)
-            if not batch:
-                break
-            running.add(asyncio.create_task(_straight(batch)))
-            if len(running) >= settings().batches_under_way:
-                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.gather(*running)
+    with little_garbage_collection():
+        async with lease() as mine, _without_prefect():
+            running: set[asyncio.Task[None]] = set()
+            while True:
+                async with transaction() as tx:
+                    batch = await journal.claim(tx, mine, most=settings().batch_size)
+                if not batch:
+                    break
+                running.add(asyncio.create_task(_straight(batch)))
+                if len(running) >= settings().batches_under_way:
+                    _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(*running)
     return _lane(ids)
 
 

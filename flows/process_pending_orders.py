@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
@@ -21,6 +19,7 @@ from flows.lane import GRACE_SECONDS, Lane
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal, signals
 from shop.database import is_database_trouble, transaction
+from shop.garbage import little_garbage_collection
 from shop.lease import hand_back_strays, lease
 from shop.notifications import outbox
 from shop.settings import settings
@@ -53,41 +52,27 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
     """
     seconds = settings().drain_seconds if drain_seconds is None else drain_seconds
     drain = _Drain(batch_size or settings().batch_size)
-    async with (
-        little_garbage_collection(),
-        signals.listening(signals.WAITING, draining=True) as bell,
-        slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
-        lease() as mine,
-    ):
-        mailing = asyncio.create_task(drain.mail())
-        try:
-            await drain.take_orders(mine, bell, seconds)
-            await drain.lane.finish_up()
-            drain.end()
-            await mailing
-            await all_told()
-            await board.settle()
-        except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
-            await drain.lane.finish_up(GRACE_SECONDS)
-            raise
-        finally:
-            mailing.cancel()
-            await asyncio.gather(mailing, return_exceptions=True)
+    with little_garbage_collection():
+        async with (
+            signals.listening(signals.WAITING, draining=True) as bell,
+            slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
+            lease() as mine,
+        ):
+            mailing = asyncio.create_task(drain.mail())
+            try:
+                await drain.take_orders(mine, bell, seconds)
+                await drain.lane.finish_up()
+                drain.end()
+                await mailing
+                await all_told()
+                await board.settle()
+            except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
+                await drain.lane.finish_up(GRACE_SECONDS)
+                raise
+            finally:
+                mailing.cancel()
+                await asyncio.gather(mailing, return_exceptions=True)
     return {"orders": drain.taken, "batches": drain.started}
-
-
-@asynccontextmanager
-async def little_garbage_collection() -> AsyncIterator[None]:
-    """What is loaded stays; looking through it again and again for garbage costs a fifth of a drain's time."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 class _Drain:

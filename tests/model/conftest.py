@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -10,6 +9,7 @@ from psycopg import sql
 
 from deployments.stack.environment import environment
 from shop import catalogue
+from shop.garbage import little_garbage_collection
 from tests.model.core import one_core
 from tests.model.drawing import SHARES
 from tests.model.world import World
@@ -18,20 +18,6 @@ from tests.model.world import World
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "share" in metafunc.fixturenames:
         metafunc.parametrize("share", range(SHARES if metafunc.config.getoption("--histories") else 1))
-
-
-@contextmanager
-def little_garbage() -> Iterator[None]:
-    """What is loaded stays, and looking through it again and again for garbage costs a tenth of the time."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 @pytest.fixture
@@ -44,7 +30,7 @@ def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
     monkeypatch.setattr(catalogue, "products", catalogue.ProductCache())
     with (
         one_core(),
-        little_garbage(),
+        little_garbage_collection(),
         environment({"LEASE_SECONDS": "60", "MAX_TAKEOVERS": "3"}),
         closing(World(database_url)) as world,
     ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -95,7 +95,7 @@ def without_prefect() -> Iterator[None]:
         disable_run_logger(),
         patch.object(tasks.step, "_with_retries", _with_retries),
         patch.object(tasks.limits, "concurrency", _nothing),
-        patch.object(flows.process_pending_orders, "little_garbage_collection", _nothing),
+        patch.object(flows.process_pending_orders, "little_garbage_collection", nullcontext),
         patch.object(flows.recover_orders, "release_expired_reservations", release),
         patch.object(flows.board, "changed", lambda: None),
         patch.object(flows.board, "show_desk", _nobody_looks),
