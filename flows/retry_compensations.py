@@ -10,6 +10,7 @@ from flows.reopened import take_up
 from shop.database import transaction
 from shop.desk import attention
 from shop.notifications import outbox
+from shop.notifications.kinds import ALL_OF_AN_ORDER
 from tasks.deliver_outbox import deliver_outbox
 
 _AT_ONCE = 100
@@ -25,7 +26,7 @@ async def retry_compensations() -> dict[str, int]:
     if due:  # from here on they are open orders: should this worker die, recovery goes on with them
         await take_up(due)
         if await outbox.is_due(due):
-            await deliver_outbox(len(due), due)
+            await deliver_outbox(ALL_OF_AN_ORDER * len(due), due)
     await board.settle()
     await board.show_desk()
     left = (await attention.read_desk(0)).orders
