@@ -6,7 +6,6 @@ import asyncio
 import email
 import ssl
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -122,10 +121,6 @@ def mail_server(
 
     def protocol() -> SMTP:
         auth: dict[str, Any] = {"authenticator": authenticate, "auth_required": True, "auth_require_tls": False} if login else {}
-        with warnings.catch_warnings(action="ignore"):  # a login without encryption is what some tests are about
-            return made(auth)
-
-    def made(auth: dict[str, Any]) -> SMTP:
         return Counted(server, hostname="mail.test", tls_context=starttls, enable_SMTPUTF8=options.get("smtputf8", True), loop=loop, **auth)
 
     async def serve() -> None:
