@@ -1,6 +1,6 @@
 """The desk from Python. Needs the database only: a decision is kept there, and any worker takes the order to its outcome.
 
-from deployments.desk import cancel_order, orders_that_need_attention, preview_cancel, resolve_order
+from deployments.desk import cancel_order, orders_that_need_attention, preview_cancel, resolve_order, send_again, undelivered_messages
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from shop.desk.attention import OnTheDesk, read_desk_sync
 from shop.desk.cancel import Asked, ask_to_cancel_sync
 from shop.desk.preview import CancelPreview, preview_cancel_sync
 from shop.desk.resolution import Resolution
+from shop.notifications.undelivered import Undelivered, read_undelivered_sync, send_again_sync
 from shop.outcomes import OrderOutcome
 
 _POLL_SECONDS = 0.5
@@ -66,6 +67,19 @@ def resolve_order(
     if desk.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
         wake_pending_lane()
     return _outcome(decided.order_id, timeout)
+
+
+def undelivered_messages(most: int = 200) -> list[Undelivered]:
+    """Mails and CRM messages that were refused for good, or have failed at least three times: the newest first, of the last 30 days."""
+    return read_undelivered_sync(most)
+
+
+def send_again(*order_ids: str) -> int:
+    """Makes what has not arrived due at once, for these orders (none: for all), and wakes a worker. Returns how many messages that are.
+    What has arrived is not sent again."""
+    if again := send_again_sync(*order_ids):
+        wake_pending_lane()
+    return again
 
 
 def _outcome(order_id: str, timeout: float) -> OrderOutcome:

@@ -79,7 +79,7 @@ async def show_desk() -> bool:
         async with asyncio.timeout(_LIMIT_SECONDS):
             desk = await read_desk(_SHOWN)
             table, description = [_row(matter) for matter in desk.matters], _description(desk)
-            if not await _is_shown(table, description):
+            if not await is_shown(KEY, table, description):
                 await acreate_table_artifact(table=table, key=KEY, description=description)
     except Exception as error:  # noqa: BLE001  (orders go first, whatever is wrong with the Prefect server)
         log.warning("the desk could not be shown in the UI (%s): the schedule shows it", type(error).__name__)
@@ -87,8 +87,9 @@ async def show_desk() -> bool:
     return True
 
 
-async def _is_shown(table: list[dict[str, Any]], description: str) -> bool:
-    last = await Artifact.aget(KEY)
+async def is_shown(key: str, table: list[dict[str, Any]], description: str) -> bool:
+    """Whether the latest artifact of this key says the same."""
+    last = await Artifact.aget(key)
     if last is None or last.description != description:
         return False
     data = json.loads(last.data) if isinstance(last.data, str) else last.data

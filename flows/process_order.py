@@ -29,6 +29,7 @@ from shop.intake_content import take_in
 from shop.lease import hand_back_all, lease
 from shop.names import run_name
 from shop.notifications import outbox
+from shop.notifications.kinds import ALL_OF_AN_ORDER
 from shop.order import EXAMPLE, Order
 from shop.outcomes import OrderOutcome
 from shop.report import read_one
@@ -97,7 +98,7 @@ async def _work_on(order_id: str, lease_id: UUID) -> bool:
 async def _send_mail(order_id: str) -> None:
     try:
         if await outbox.is_due([order_id]):
-            await deliver_outbox(1, [order_id])
+            await deliver_outbox(ALL_OF_AN_ORDER, [order_id])
     except Exception as error:
         if not is_database_trouble(error):
             raise

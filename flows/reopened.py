@@ -13,6 +13,7 @@ from shop import journal, signals
 from shop.database import transaction
 from shop.lease import lease
 from shop.notifications import outbox
+from shop.notifications.kinds import ALL_OF_AN_ORDER
 from shop.outcomes import OrderOutcome
 from shop.report import read_one
 from shop.settings import settings
@@ -43,7 +44,7 @@ async def to_its_outcome(order_id: str) -> OrderOutcome:
             if not await take_up([order_id]):
                 await bell.wait(settings().poll_seconds)
     if await outbox.is_due([order_id]):
-        await deliver_outbox(2, [order_id])
+        await deliver_outbox(ALL_OF_AN_ORDER, [order_id])
     await board.settle()
     return known
 

@@ -7,9 +7,11 @@ from prefect.logging import get_run_logger
 
 from flows import board
 from flows.reopened import take_up
+from flows.undelivered import show_undelivered
 from shop.database import transaction
 from shop.desk import attention
 from shop.notifications import outbox
+from shop.notifications.kinds import ALL_OF_AN_ORDER
 from tasks.deliver_outbox import deliver_outbox
 
 _AT_ONCE = 100
@@ -19,15 +21,16 @@ _AT_ONCE = 100
 @flow(name="retry-compensations", persist_result=False)
 async def retry_compensations() -> dict[str, int]:
     """Tries again to undo the orders on the desk whose pause is over (`DESK_RETRY_SECONDS`, doubling up to `DESK_RETRY_MAX_SECONDS`), and
-    shows the desk in the UI. An order that is held is left alone."""
+    shows the desk in the UI, and the messages that were not delivered. An order that is held is left alone."""
     async with transaction(attention.REOPENING) as tx:
         due = await attention.reopen_due(tx, most=_AT_ONCE)
     if due:  # from here on they are open orders: should this worker die, recovery goes on with them
         await take_up(due)
         if await outbox.is_due(due):
-            await deliver_outbox(len(due), due)
+            await deliver_outbox(ALL_OF_AN_ORDER * len(due), due)
     await board.settle()
     await board.show_desk()
+    await show_undelivered()
     left = (await attention.read_desk(0)).orders
     get_run_logger().info("%d orders tried again, %d need attention", len(due), left)
     return {"retried": len(due), "need_attention": left}

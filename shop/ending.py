@@ -11,7 +11,8 @@ from shop import inventory, journal
 from shop.database import Tx, as_json, transaction
 from shop.desk import attention
 from shop.errors import OrderRejected, OutOfStock
-from shop.notifications import outbox
+from shop.notifications.notices import Notice, tell
+from shop.notifications.outcome_notices import notice_of
 from shop.outcomes import Outcome, Undone
 from shop.payments.charge import given_by_hand, money_moved
 from shop.points import effect
@@ -81,12 +82,12 @@ async def remember_failures(orders: Sequence[OrderUnderWay], *, pivot: str | Non
 
 
 async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outcome]:
-    """Writes the outcomes of those orders that are still this worker's; the customer of a refund hears of it from here on, and a person
+    """Writes the outcomes of those orders that are still this worker's; customers hear of their ends from here on, and a person
     of what could not be undone. A shipped order that is to be cancelled gets none: it is handed back, to be returned."""
     async with transaction(_FINISHING) as tx:
         held = await journal.hold(tx, orders)
         rows: list[dict[str, Any]] = []
-        refunds: list[outbox.Message] = []
+        notices: list[Notice] = []
         matters: list[attention.Matter] = []
         undone_ones: list[str] = []
         ended: set[str] = set()
@@ -113,13 +114,14 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
                 matters.append(attention.matter_of(order, at_risk, currency))
             elif outcome is Outcome.COMPENSATED:
                 undone_ones.append(order.id)
-            if (given := refunded + given_by_hand(order)) > 0 and not at_risk:
-                why = order.failure.kind if order.failure else None
-                refunds.append(outbox.Message(order.id, outbox.Kind.REFUND, {"amount": str(given), "currency": currency, "why": why}))
+            given_back = refunded + given_by_hand(order)
+            notice = notice_of(order, outcome, charged=charged, given_back=given_back, at_risk=at_risk, currency=currency)
+            if notice is not None:
+                notices.append(notice)
         if rows:
             await journal.write_remembered(tx, held)
             ended = set((await tx.execute(_FINISH, {"rows": as_json(rows)})).scalars().all())
-            await outbox.put(tx, [message for message in refunds if message.order_id in ended])
+            await tell(tx, [notice for notice in notices if notice.order_id in ended])
             await attention.put(tx, [matter for matter in matters if matter.order_id in ended])
             await attention.clear(tx, [order_id for order_id in undone_ones if order_id in ended])
             if len(ended) < len(held):

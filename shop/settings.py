@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from shop.notifications.smtp_url import smtp_server
+from shop.notifications.webhook_key import webhook_key
 from shop.secrets import Elsewhere, Unreadable
 
 HOME = Path(__file__).resolve().parent.parent
@@ -31,8 +33,11 @@ def _psycopg_url(url: str) -> str:
     raise ValueError("DATABASE_URL must start with postgresql:// (PostgreSQL is the only database this runs on)")
 
 
+LANGUAGES = HOME / "shop" / "notifications" / "languages"
+"""What mails can be written in: a file for each language."""
 Seconds = Annotated[float, Field(gt=0)]
 _STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
+_WEB_ADDRESS = re.compile(r"https?://[^\s/]+")
 _GATEWAY_URLS = {"sandbox": "http://127.0.0.1:8420", "stripe": "https://api.stripe.com"}
 
 
@@ -70,6 +75,17 @@ class Settings(BaseSettings):
     confirmation_timeout_seconds: Seconds = 10
     confirmation_concurrency: int = Field(default=8, ge=1)
     confirmation_tone: str = "professional_friendly"
+
+    # mails and the CRM
+    smtp_url: SecretStr | None = None
+    smtp_timeout_seconds: Seconds = 10
+    smtp_connections: int = Field(default=4, ge=1, le=50)
+    mail_language: str = "en"
+    mail_language_by_country: dict[str, str] = Field(default_factory=dict)
+    tracking_url: str | None = None
+    crm_webhook_url: str | None = None
+    crm_webhook_secret: SecretStr | None = None
+    crm_timeout_seconds: Seconds = 10
 
     # the shop
     shop_name: str = "The Shop"
@@ -135,6 +151,45 @@ class Settings(BaseSettings):
         if value is not None and not _STRIPE_KEY.fullmatch(value.get_secret_value()):
             raise ValueError("STRIPE_API_KEY must be a secret key (sk_...) or a restricted one (rk_...), not a publishable one (pk_...)")
         return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            smtp_server(value.get_secret_value())
+        return value
+
+    @field_validator("mail_language")
+    @classmethod
+    def _language(cls, value: str) -> str:
+        if value not in (known := sorted(file.stem for file in LANGUAGES.glob("*.toml"))):
+            raise ValueError(f"there are no mails in this language: {', '.join(known)}")
+        return value
+
+    @field_validator("mail_language_by_country")
+    @classmethod
+    def _languages(cls, value: dict[str, str]) -> dict[str, str]:
+        return {country.upper(): cls._language(language) for country, language in value.items()}
+
+    @field_validator("tracking_url")
+    @classmethod
+    def _link(cls, value: str | None) -> str | None:
+        if value is not None and not (_WEB_ADDRESS.match(value) and "{tracking_number}" in value):
+            raise ValueError(
+                "TRACKING_URL must be a web address with {tracking_number} in it, such as https://carrier.example/{tracking_number}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _crm_is_complete(self) -> Self:
+        if self.crm_webhook_url is None:
+            return self
+        if not _WEB_ADDRESS.match(self.crm_webhook_url):
+            raise ValueError("CRM_WEBHOOK_URL must start with https:// or http://")
+        if self.crm_webhook_secret is None:
+            raise ValueError("CRM_WEBHOOK_URL needs CRM_WEBHOOK_SECRET (whsec_...), with which what is sent there is signed")
+        webhook_key(self.crm_webhook_secret.get_secret_value())
+        return self
 
     @model_validator(mode="after")
     def _stripe_is_complete(self) -> Self:

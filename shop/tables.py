@@ -184,7 +184,8 @@ class OutboxMessage(SQLModel, table=True):
     __tablename__ = "outbox"
     __table_args__ = (
         UniqueConstraint("order_id", "kind", name="outbox_once"),
-        Index("outbox_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL")),
+        Index("outbox_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL AND refused_at IS NULL")),
+        Index("outbox_undelivered", "created_at", postgresql_where=text("sent_at IS NULL AND error IS NOT NULL")),
     )
     id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
     order_id: str = Field(sa_column=_text(nullable=False))
@@ -195,6 +196,9 @@ class OutboxMessage(SQLModel, table=True):
     attempts: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
     sent_at: datetime | None = Field(sa_column=_time())
     error: str | None = Field(sa_column=_text())
+    """How the last attempt failed; never what the other side wrote, which may hold a customer's address."""
+    refused_at: datetime | None = Field(sa_column=_time())
+    """The other side will not have it: it is not tried again unless a person says so."""
 
 
 class CustomerInteraction(SQLModel, table=True):

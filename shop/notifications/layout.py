@@ -1,18 +1,70 @@
-"""Plain text that is pleasant to read: wrapped lines and a table with aligned columns."""
+"""The order's table: its rows, as both parts of a mail show them, and drawn in plain text with aligned columns."""
 
 from __future__ import annotations
 
 import textwrap
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
-from shop.money import round_to
+from shop.notifications.language import Language
 from shop.order import Item, Order
 from shop.plain import one_line
 
 WIDTH = 72
 _Row = tuple[str, str, str, str]
+
+
+class ItemRow(NamedTuple):
+    """One line of the order, as the customer's language writes it."""
+
+    name: str
+    quantity: str
+    price: str
+    sum: str
+
+
+class ExtraRow(NamedTuple):
+    """What comes on top of the items, or off."""
+
+    name: str
+    sum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The items with quantity, price and sum, then what makes up the total, and the total with its currency."""
+
+    items: list[ItemRow]
+    extras: list[ExtraRow]
+    total: str
+    head: _Row
+    total_name: str
+
+    @property
+    def text(self) -> str:
+        """Lines of at most `WIDTH` columns, as long as the amounts leave room."""
+        items = [self.head, *[(row.quantity, row.name, row.price, row.sum) for row in self.items]]
+        last = [*[("", row.name, "", row.sum) for row in self.extras], ("", self.total_name, "", self.total)]
+        numbers = [max(len(row[column]) for row in (*items, *last)) for column in (0, 2, 3)]
+        widths = (numbers[0], max(20, WIDTH - sum(numbers) - 6), numbers[1], numbers[2])
+        line = "-" * (sum(widths) + 6)
+        groups = [items[:1], items[1:], last]
+        return f"\n{line}\n".join("\n".join(text for row in group for text in _lines(row, widths)) for group in groups if group)
+
+
+def order_table(order: Order, language: Language) -> Table:
+    """The table of this order."""
+    head = (language.say("quantity"), language.say("item"), language.say("price"), language.say("sum"))
+    items, extras = [_item(item, order.currency, language) for item in order.items], list(_extras(order, language))
+    return Table(items, extras, language.money(order.total_amount, order.currency), head, language.say("total"))
+
+
+def item_name(item: Item) -> str:
+    """As the customer saw it, in one line."""
+    return one_line(item.name) or one_line(item.product_id)
 
 
 def wrapped(text: str, width: int = WIDTH) -> str:
@@ -21,37 +73,32 @@ def wrapped(text: str, width: int = WIDTH) -> str:
 
 
 def _filled(line: str, width: int) -> str:
-    return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+    """`textwrap` takes six times as long, and does more than is needed here."""
+    lines, used = [""], 0
+    for word in line.split():
+        if used and used + 1 + len(word) > width:
+            lines.append(word)
+            used = len(word)
+        else:
+            lines[-1] += f" {word}" if used else word
+            used = len(lines[-1])
+    return "\n".join(lines)
 
 
-def order_table(order: Order) -> str:
-    """The items with quantity, price and sum, then what makes up the total, and the total with its currency."""
-    total = ("", "Total", "", f"{_amount(order.total_amount, order)} {order.currency}")
-    items = [("Qty", "Item", "Price", "Sum"), *[_item(item, order) for item in order.items]]
-    extras = list(_extras(order))
-    rows = [*items, *extras, total]
-    numbers = [max(len(row[column]) for row in rows) for column in (0, 2, 3)]
-    name_width = max(20, WIDTH - sum(numbers) - 6)
-    widths = (numbers[0], name_width, numbers[1], numbers[2])
-    line = "-" * (sum(widths) + 6)
-    groups = [items[:1], items[1:], [*extras, total]]
-    return f"\n{line}\n".join("\n".join(text for row in group for text in _lines(row, widths)) for group in groups if group)
+def _item(item: Item, currency: str, language: Language) -> ItemRow:
+    price, total = language.number(item.price, currency), language.number(item.price * item.quantity, currency)
+    return ItemRow(item_name(item), str(item.quantity), price, total)
 
 
-def _item(item: Item, order: Order) -> _Row:
-    name = one_line(item.name) or one_line(item.product_id)
-    return str(item.quantity), name, _amount(item.price, order), _amount(item.price * item.quantity, order)
-
-
-def _extras(order: Order) -> Iterator[_Row]:
-    named = [("Tax", order.tax_amount), ("Shipping", order.shipping_amount), ("Discount", -order.discount_amount)]
+def _extras(order: Order, language: Language) -> Iterator[ExtraRow]:
+    named: tuple[tuple[str, Decimal], ...] = (
+        ("tax", order.tax_amount),
+        ("shipping", order.shipping_amount),
+        ("discount", -order.discount_amount),
+    )
     for name, amount in named:
         if amount:
-            yield "", name, "", _amount(amount, order)
-
-
-def _amount(amount: Decimal, order: Order) -> str:
-    return f"{round_to(amount, order.currency):,}"
+            yield ExtraRow(language.say(name), language.number(amount, order.currency))
 
 
 def _lines(row: _Row, widths: tuple[int, int, int, int]) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""The mails that a customer gets: their order is confirmed, or their money came back.
+"""The mails that a customer gets, in their language: text and HTML, from the templates.
 
-Any text of an order may be hostile: nothing of it can add a header, another recipient, or lines that look like ours.
+Any text of an order may be hostile: nothing of it can add a header, another recipient, a tag, or lines that look like ours.
 The same order and kind always has the same Message-ID, so that a resend is recognised as one.
 """
 
@@ -13,135 +13,168 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime
-from enum import StrEnum
-from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from shop.confirmation.confirmation import Confirmation
-from shop.errors import OrderCancelled, OrderReturned
-from shop.files import write_atomic
-from shop.money import show
+from shop.confirmation.confirmation import TEMPLATE
+from shop.errors import OrderCancelled, OrderReturned, OutOfStock, PaymentDeclined
 from shop.names import file_stem
-from shop.notifications.layout import order_table, wrapped
+from shop.notifications.kinds import Kind
+from shop.notifications.language import FALLBACK, Language, language_of
+from shop.notifications.layout import item_name, order_table
+from shop.notifications.message import Mail, message
+from shop.notifications.templates import render
 from shop.order import Order
 from shop.plain import one_line, paragraphs
 from shop.settings import Settings
 
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[\w-]+(\.[\w-]+)+")
 _NOT_IN_NAMES = str.maketrans(dict.fromkeys('<>@,;:"\\()[]', " "))
-_PLAIN = SMTP.clone(cte_type="7bit")
-_INTERNATIONAL = SMTPUTF8.clone(cte_type="7bit")
-"""For an address whose part before the @ is not ASCII."""
-_LINE = 78
-_SORRY = "we are sorry: your order {order_id} could not be completed and will not be delivered."
-_NEWS = {
-    OrderCancelled.code: "your order {order_id} was cancelled and will not be delivered.",
-    OrderReturned.code: "your order {order_id} was cancelled after it had been shipped, and counts as returned.",
-}
-_PLAIN_CONTENT = ('Content-Type: text/plain; charset="utf-8"', "Content-Transfer-Encoding: 7bit", "MIME-Version: 1.0")
+_NEWS = {OrderCancelled.code: "refund.cancelled", OrderReturned.code: "refund.returned", OutOfStock.code: "refund.out_of_stock"}
+_NOTICE = "notice"
+"""The template of what has no part of its own."""
 
 
-class MailKind(StrEnum):
-    """What a mail is about; an order gets at most one of each."""
+@dataclass(frozen=True, slots=True)
+class About:
+    """What every mail says besides its news."""
 
-    CONFIRMATION = "confirmation"
-    REFUND = "refund"
-
-
-def render_confirmation_mail(
-    order: Order, confirmation: Confirmation | Mapping[str, Any], tracking_number: str, settings: Settings, date: datetime
-) -> bytes:
-    """The confirmation with the order's table and the tracking number, as an RFC 5322 message."""
-    texts = confirmation.model_dump() if isinstance(confirmation, Confirmation) else confirmation
-    greeting, summary, next_steps, tracking = (
-        wrapped(paragraphs(str(texts.get(name) or ""))) for name in ("greeting", "order_summary", "next_steps", "tracking_info")
-    )
-    body = [greeting, summary, order_table(order), next_steps, tracking, f"Tracking number: {one_line(tracking_number)}"]
-    return _message(order, MailKind.CONFIRMATION, f"Your order {one_line(order.id)} is confirmed", body, (settings, date))
+    settings: Settings
+    date: datetime
+    """When it was due; aware."""
 
 
-def render_refund_mail(
-    order: Order, refunded_amount: Decimal, currency: str, settings: Settings, date: datetime, *, why: str | None = None
-) -> bytes:
+def mail(order: Order, kind: Kind, payload: Mapping[str, Any], about: About) -> Mail:
+    """The mail of this kind, made of what the outbox has kept for it. KeyError and the like if something is missing there."""
+    match kind:
+        case Kind.CONFIRMATION:
+            return confirmation_mail(order, payload["confirmation"] or {}, str(payload["tracking_number"]), about)
+        case Kind.REFUND:
+            return refund_mail(order, Decimal(payload["amount"]), str(payload["currency"]), about, why=payload.get("why"))
+        case Kind.PAYMENT_FAILED:
+            return payment_failed_mail(order, about, why=payload.get("why"))
+        case Kind.OUT_OF_STOCK:
+            return out_of_stock_mail(order, payload["shortages"], about)
+
+
+def confirmation_mail(order: Order, texts: Mapping[str, Any], tracking_number: str, about: About) -> Mail:
+    """The confirmation with the order's table, and a link to follow the parcel (`TRACKING_URL`) beside its number."""
+    language, number, s = _language(order, about), one_line(tracking_number), about.settings
+    table = order_table(order, language)
+    greeting, summary, next_steps, tracking = _texts(order, texts, language, table.total, s)
+    values = {
+        "before": [*_paragraphs(greeting), *_paragraphs(summary)],
+        "after": [*_paragraphs(next_steps), *_paragraphs(tracking)],
+        "table": table,
+        "total": table.total,
+        "tracking_number": number,
+        "link": s.tracking_url.replace("{tracking_number}", quote(number, safe="")) if s.tracking_url else None,
+    }
+    return _mail(order, Kind.CONFIRMATION, "confirmation", values, about, preview={"total": table.total})
+
+
+def refund_mail(order: Order, refunded: Decimal, currency: str, about: About, *, why: str | None = None) -> Mail:
     """Tells what became of the order (`why` is the code of its failure), and how much money went back: that, and no other amount."""
-    name = one_line(order.customer_name) or "Valued Customer"
-    order_id = one_line(order.id)
-    money = f"We have refunded {show(refunded_amount, currency)} to you." if refunded_amount > 0 else "You have not been charged."
-    body = [
-        f"Hello {name},",
-        wrapped(_NEWS.get(why or "", _SORRY).format(order_id=order_id)),
-        money,
-        wrapped("If you have any question, just answer this mail."),
+    language = _language(order, about)
+    amount = language.money(refunded, currency)
+    news = language.say(_NEWS.get(why or "", "refund.sorry"), order_id=one_line(order.id))
+    values = {"before": [_hello(order, language), news], "important": language.say("refund.money", amount=amount)}
+    return _mail(order, Kind.REFUND, _NOTICE, {**values, "after": [language.say("refund.when")]}, about, preview={"amount": amount})
+
+
+def payment_failed_mail(order: Order, about: About, *, why: str | None = None) -> Mail:
+    """Tells that nothing was charged and what to do. The bank's reason is the bank's to tell."""
+    language, declined = _language(order, about), why == PaymentDeclined.code
+    news = language.say("payment_failed.declined" if declined else "payment_failed.failed", order_id=one_line(order.id))
+    to_do = language.say("payment_failed.to_do" if declined else "payment_failed.to_do_again")
+    values = {"before": [_hello(order, language), news], "important": language.say("payment_failed.not_charged"), "after": [to_do]}
+    return _mail(order, Kind.PAYMENT_FAILED, _NOTICE, values, about)
+
+
+def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], about: About) -> Mail:
+    """Tells which items are short: asked for and there, as it was when the order was tried."""
+    language, names = _language(order, about), {item.product_id: item_name(item) for item in order.items}
+    news = language.say("out_of_stock.sorry", order_id=one_line(order.id))
+    short = [
+        (names.get(s["product_id"], one_line(s["product_id"])), str(int(s["requested"])), str(max(0, int(s["available"]))))
+        for s in shortages
     ]
-    subject = f"Your order {order_id} was refunded" if refunded_amount > 0 else f"Your order {order_id} could not be completed"
-    return _message(order, MailKind.REFUND, subject, body, (settings, date))
+    values = {
+        "before": [_hello(order, language), news],
+        "short": short,
+        "important": language.say("out_of_stock.not_charged"),
+        "after": [language.say("out_of_stock.to_do")],
+    }
+    return _mail(order, Kind.OUT_OF_STOCK, "out_of_stock", values, about)
 
 
-def mail_path(mail_dir: Path, order_id: str, kind: MailKind | str) -> Path:
-    """Where the order's mail of this kind is kept. No order's confirmation has the name of another's refund."""
-    stem = file_stem(order_id)
-    if MailKind(kind) is MailKind.REFUND:
-        return mail_dir / f"{stem}-refund.eml"
-    return mail_dir / (f"{stem}~confirmation.eml" if stem.endswith("-refund") else f"{stem}.eml")
-
-
-def write_mail(path: Path, mail: bytes, *, durable: bool = False) -> None:
-    """Wholly or not at all; writing the same mail again changes nothing."""
-    write_atomic(path, mail, durable=durable)
-
-
-def message_id(order_id: str, kind: MailKind, settings: Settings) -> str:
+def message_id(order_id: str, kind: Kind, settings: Settings) -> str:
     """The same for the same order and kind, and for no other."""
     digest = hashlib.sha256(f"{kind}\n{order_id}".encode()).hexdigest()[:16]
     return f"<{kind}-{file_stem(order_id)}-{digest}@{settings.shop_email.rpartition('@')[2]}>"
 
 
-@dataclass(frozen=True, slots=True)
-class _Mail:
-    to: Address
-    headers: dict[str, str]
-    """All but those of the content."""
-    text: str
+def _language(order: Order, about: About) -> Language:
+    return language_of(order.shipping_info.country if order.shipping_info else None, about.settings)
 
 
-def _message(order: Order, kind: MailKind, subject: str, body: Sequence[str], about: tuple[Settings, datetime]) -> bytes:
-    settings, date = about
-    if date.utcoffset() is None:
+def _texts(order: Order, texts: Mapping[str, Any], language: Language, total: str, settings: Settings) -> Sequence[str]:
+    """What was written and checked; but what the shop's template wrote, in English, is said in the customer's own language."""
+    if language.code == FALLBACK or texts.get("generation_model") != TEMPLATE:
+        return [paragraphs(str(texts.get(name) or "")) for name in ("greeting", "order_summary", "next_steps", "tracking_info")]
+    given, usual = settings.estimated_delivery, type(settings).model_fields["estimated_delivery"].default
+    return [
+        language.say("confirmation.greeting", name=one_line(order.customer_name) or language.say("nobody")),
+        language.say("confirmation.summary", order_id=one_line(order.id), total=total),
+        language.say("confirmation.next_steps", delivery=language.say("confirmation.usual_delivery") if given == usual else given),
+        language.say("confirmation.tracking"),
+    ]
+
+
+def _hello(order: Order, language: Language) -> str:
+    return language.say("hello", name=one_line(order.customer_name) or language.say("nobody"))
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Each with its line breaks, which a mail program's HTML shows as blanks."""
+    return [part for part in text.split("\n\n") if part]
+
+
+def _mail(
+    order: Order, kind: Kind, template: str, values: Mapping[str, Any], about: About, *, preview: Mapping[str, str] | None = None
+) -> Mail:
+    s, language = about.settings, _language(order, about)
+    if about.date.utcoffset() is None:
         raise ValueError("a mail's date needs a time zone")
-    to = _customer(order)
+    order_id = one_line(order.id)
+    text, html = render(
+        template,
+        {
+            "lang": language.code,
+            "say": language.say,
+            "title": language.say(f"{kind}.title"),
+            "preview": language.say(f"{kind}.preview", **(preview or {})),
+            "order_id": order_id,
+            "day": language.day(about.date),
+            "shop": s.shop_name,
+            "support": s.support_email,
+            **values,
+        },
+    )
+    to, subject = _customer(order), language.say(f"{kind}.subject", order_id=order_id)
     if to is None:
-        to, subject = _address("Support", settings.support_email), f"[customer has no e-mail address] {subject}"
+        to, subject = _address("Support", s.support_email), f"[customer has no e-mail address] {subject}"
     headers = {
-        "From": str(_address(settings.shop_name, settings.shop_email)),
-        "Reply-To": settings.support_email,
+        "From": str(_address(s.shop_name, s.shop_email)),
+        "Reply-To": s.support_email,
         "To": str(to),
         "Subject": _header(subject),
-        "Date": format_datetime(date),
-        "Message-ID": message_id(order.id, kind, settings),
+        "Date": format_datetime(about.date),
+        "Message-ID": message_id(order.id, kind, s),
         "Auto-Submitted": "auto-generated",
     }
-    text = "\n\n".join([part for part in (*body, f"{settings.shop_name}\n{settings.support_email}\n") if part])
-    mail = _Mail(to, headers, text)
-    return _as_it_is(mail) or _encoded(mail)
-
-
-def _as_it_is(mail: _Mail) -> bytes | None:
-    """The message if nothing in it needs encoding or folding, which is most mails: the same bytes in a tenth of the time."""
-    headers = [f"{name}: {value}" for name, value in mail.headers.items()]
-    lines = [*headers, *_PLAIN_CONTENT, "", *mail.text.split("\n")]
-    plain = all(line.isascii() and len(line) <= _LINE for line in lines)
-    return "\r\n".join(lines).encode() if plain else None
-
-
-def _encoded(mail: _Mail) -> bytes:
-    message = EmailMessage(_PLAIN if mail.to.username.isascii() else _INTERNATIONAL)
-    for name, value in mail.headers.items():
-        message[name] = mail.to if name == "To" else value
-    message.set_content(mail.text)
-    return message.as_bytes()
+    return Mail(s.shop_email, to.addr_spec, message(to, headers, text, html))
 
 
 def _customer(order: Order) -> Address | None:

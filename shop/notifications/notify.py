@@ -1,4 +1,4 @@
-"""Telling the customer that the order is on its way: a mail in the outbox, and a line in the CRM. One transaction."""
+"""Telling the customer that the order is on its way, and the CRM that they were told. One transaction."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel
-from sqlalchemy import text
 
-from shop.database import Tx, as_json
+from shop.database import Tx
 from shop.notifications import outbox
+from shop.notifications.kinds import Kind
+from shop.notifications.notices import Notice, tell
 from shop.shipping import fulfilment
 from shop.under_way import OrderUnderWay
-
-_INTERACT = text(
-    "INSERT INTO customer_interaction (customer_id, order_id, kind, details) "
-    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(customer_id text, order_id text, kind text, details jsonb) "
-    "ON CONFLICT DO NOTHING"
-)
 
 
 class NotificationResult(BaseModel):
@@ -31,12 +26,10 @@ class NotificationResult(BaseModel):
 
 async def notify(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, NotificationResult]:
     """Puts the confirmation into the outbox and the contact into the CRM, once for an order."""
-    messages, contacts = [], []
+    notices = []
     for order in orders:
-        confirmation, shipment = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)
-        messages.append(outbox.Message(order.id, outbox.Kind.CONFIRMATION, {"tracking_number": shipment["tracking_number"]}))
-        details = {"tracking_number": shipment["tracking_number"], "written_by": confirmation.get("generation_model")}
-        contacts.append({"customer_id": order.order.customer_id, "order_id": order.id, "kind": "order_confirmation", "details": details})
-    await outbox.put(tx, messages)
-    await tx.execute(_INTERACT, {"rows": as_json(contacts)})
+        confirmation, number = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)["tracking_number"]
+        details = {"tracking_number": number, "written_by": confirmation.get("generation_model")}
+        notices.append(Notice(order.id, order.order.customer_id, Kind.CONFIRMATION, {"tracking_number": number}, details))
+    await tell(tx, notices)
     return {order.id: NotificationResult(email_to="customer" if order.order.customer_email else "support") for order in orders}

@@ -14,7 +14,8 @@ from shop import journal, names
 from shop.database import Tx, as_json, transaction
 from shop.errors import OrderError, RefundRefused
 from shop.journal import Record
-from shop.notifications import outbox
+from shop.notifications.kinds import Kind
+from shop.notifications.notices import Notice, tell
 from shop.outcomes import Outcome, Undone
 from shop.payments.charge import STEP, money_moved, refund
 from shop.payments.gateway import PaymentGateway
@@ -100,5 +101,5 @@ async def _end(order: OrderUnderWay, end: dict[str, Any] | RefundRefused) -> Non
             },
         )
         if refunded > 0:
-            currency = str(told.get("currency", "USD"))
-            await outbox.put(tx, [outbox.Message(order.id, outbox.Kind.REFUND, {"amount": str(refunded), "currency": currency})])
+            money = {"amount": str(refunded), "currency": str(told.get("currency", "USD"))}
+            await tell(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])

@@ -11,7 +11,9 @@ from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.sandbox import Sandbox
 from tests.crash.site import Site
 from tests.crash.summary import Summary
+from tests.crm_server import crm_server
 from tests.localstripe_server import LocalStripe
+from tests.mail_server import mail_server
 from tests.nursery.nursery import Nursery
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -42,13 +44,14 @@ def site(
     world_dir: Path,
     every: bool,
     request: pytest.FixtureRequest,
-) -> Site:
+) -> Iterator[Site]:
     """Servers, and workers to be killed."""
     folder = world_dir / "crash"
     folder.mkdir()
     gateways = {"remembers": sandbox.url, "forgets": forgetful_sandbox.url}
     stripe: LocalStripe | None = request.getfixturevalue("localstripe") if every else None
-    return Site(postgres, template_database, folder, running_nursery, gateways, stripe)
+    with mail_server() as mails, crm_server() as crm:
+        yield Site(postgres, template_database, folder, running_nursery, gateways, stripe, mails, crm)
 
 
 _SUMMARY = pytest.StashKey[Summary]()

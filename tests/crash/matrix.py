@@ -29,9 +29,13 @@ class Way:
     died_at: tuple[str, ...] = ()
     """Where the workers before this one die, whose order it recovers."""
     settings: tuple[tuple[str, str], ...] = ()
+    outside: bool = False
+    """Mails go to a mail server, and a CRM hears of them."""
 
     def __str__(self) -> str:
-        return f"{self.lane}, {self.scenario}" + "".join(f", after a death {point}" for point in self.died_at)
+        return f"{self.lane}, {self.scenario}{', by SMTP' if self.outside else ''}" + "".join(
+            f", after a death {point}" for point in self.died_at
+        )
 
 
 _AFTERWARDS = {
@@ -46,6 +50,8 @@ _ON_THEIR_OWN = {"given up", *_AFTERWARDS}
 FIRST = (
     *(Way(scenario, lane) for scenario in SCENARIOS for lane in LANES if scenario not in _ON_THEIR_OWN),
     *(Way(scenario, lane, settings=(("RECONCILIATION_GRACE_SECONDS", "0"),)) for scenario, lane in _AFTERWARDS.items()),
+    Way("completes", "process_order", outside=True),
+    Way("declined", "pending", outside=True),
 )
 RECOVERIES = (
     Way("completes", "recover", ("after creating a payment",)),
@@ -81,7 +87,7 @@ class Result:
 
 def passed(site: Site, way: Way) -> list[str]:
     """The points that a worker passes on this way when nobody kills it."""
-    with site.shop("remembers", **dict(way.settings)) as shop:
+    with site.shop("remembers", outside=way.outside, **dict(way.settings)) as shop:
         note = shop.world.var_dir / "passed"
         _run(shop, way, passed=str(note))
         return list(dict.fromkeys(note.read_text().splitlines())) if note.exists() else []
@@ -100,7 +106,7 @@ def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool, but: Iterab
     turn = 0
     for way, points in ways:
         for point in points:
-            key = (point, way.lane, *way.died_at) if every else (point,)
+            key = (point, way.lane, str(way.outside), *way.died_at) if every else (point,)
             if key in seen:
                 continue
             seen.add(key)
@@ -125,7 +131,7 @@ def run_all(site: Site, chosen: Sequence[Case], tell: Callable[[Result], None] =
 def _case(site: Site, case: Case) -> Result:
     begin = time.monotonic()
     try:
-        with site.shop(case.gateway, **dict(case.way.settings)) as shop:
+        with site.shop(case.gateway, outside=case.way.outside, **dict(case.way.settings)) as shop:
             orders, status, recovered_from = _run(shop, case.way, kill_at=case.point)
             if status != -9:
                 return Result(case, "the point was not reached", 0)

@@ -30,6 +30,17 @@ class Scenario:
     fail_at: str | None = None
     """A point at which the first worker's code raises."""
 
+    @property
+    def told(self) -> set[str]:
+        """The kinds of mails that its customer gets."""
+        due = {
+            "confirmation": self.outcome is Outcome.COMPLETED or self.returned,
+            "refund": self.refunded + self.by_hand > 0,
+            "payment_failed": self.changes.get("card") == "0000",
+            "out_of_stock": self.outcome is Outcome.OUT_OF_STOCK,
+        }
+        return {kind for kind, is_due in due.items() if is_due}
+
     def order(self, order_id: str) -> dict[str, Any]:
         return an_order(order_id, **self.changes)
 

@@ -11,7 +11,7 @@ import httpx
 
 from shop import report
 from shop.books import read_books
-from shop.outcomes import Outcome
+from shop.outcomes import OrderOutcome, Outcome
 from tests.integration.world import World, an_order
 
 PRICE = Decimal("249.00")
@@ -108,20 +108,28 @@ def assert_right(world: World, orders: Mapping[str, Any], expected: Mapping[str,
 
 
 def assert_mails(world: World, orders: Mapping[str, Any]) -> None:
-    """Whoever gets a parcel has one confirmation, whoever got money back has one mail about it, and nobody has another."""
+    """Whoever gets a parcel has one confirmation, whoever got money back has one mail about it, whoever could not pay or ordered what is
+    not there has one that says so, and nobody has another. The CRM has the same."""
     ends = report.read(list(orders))
-    wanted = Counter(
-        (i, kind)
-        for i, end in ends.items()
-        for kind, due in (("confirmation", end.outcome is Outcome.COMPLETED), ("refund", end.amount_refunded > 0))
-        if due
-    )
+    wanted = Counter((i, kind) for i, end in ends.items() for kind in _due(end))
     sent = world.sql("SELECT order_id, kind FROM outbox WHERE sent_at IS NOT NULL")
     told = Counter((row.order_id, row.kind) for row in sent)
     assert told == wanted, f"sent and not due: {told - wanted}; due and not sent: {wanted - told}"
+    contacts = world.sql("SELECT order_id, kind FROM customer_interaction")
+    assert Counter((row.order_id, row.kind.removeprefix("order_")) for row in contacts) == wanted
     mails = world.mails()
     assert len(mails) == len({mail["Message-ID"] for mail in mails.values()}) == len(wanted)
     assert len(world.labels()) == sum(kind == "confirmation" for _, kind in wanted)
+
+
+def _due(end: OrderOutcome) -> list[str]:
+    due = {
+        "confirmation": end.outcome is Outcome.COMPLETED,
+        "refund": end.amount_refunded > 0,
+        "payment_failed": end.outcome is Outcome.COMPENSATED and end.failing_step == "process_payment" and not end.amount_charged,
+        "out_of_stock": end.outcome is Outcome.OUT_OF_STOCK,
+    }
+    return [kind for kind, is_due in due.items() if is_due]
 
 
 _OPEN = """

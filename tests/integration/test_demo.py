@@ -32,4 +32,4 @@ def test_the_demo_ends_as_it_should_and_leaves_nothing_behind(tmp_path: Path) ->
     left = [p.pid for p in psutil.process_iter(["cmdline"]) if any(str(tmp_path) in part for part in p.info["cmdline"] or [])]
     assert left == [], "every process that it started has ended"
     assert list((tmp_path / "labels").glob("ORDER-1001.pdf"))
-    assert list((tmp_path / "mail").glob("ORDER-1001.eml"))
+    assert list((tmp_path / "mail" / "new").glob("ORDER-1001.confirmation.eml"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email
+import mailbox
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -11,19 +12,22 @@ from decimal import Decimal
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shop.confirmation.template import template_confirmation
 from shop.database import transaction
 from shop.notifications import outbox
+from shop.notifications.kinds import Kind
+from shop.notifications.maildir import Maildir
+from shop.notifications.message import Mail
 from shop.notifications.notify import notify
-from shop.notifications.outbox import Kind, Message
+from shop.notifications.outbox import Message
 from shop.order import Order
 from shop.settings import settings
 from shop.shipping import fulfilment
 from tests.integration.domain import Shop, an_order, end
+from tests.integration.world import text_of
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 
@@ -55,21 +59,30 @@ async def put(messages: Iterable[Message]) -> None:
 
 
 def mails() -> dict[str, EmailMessage]:
-    """File name to mail, as a mail program reads it."""
-    return {path.name: email.message_from_bytes(path.read_bytes(), policy=default) for path in settings().mail_dir.glob("*")}  # type: ignore[misc]
+    """File name to mail, as a mail program reads the Maildir."""
+    if not settings().mail_dir.exists():
+        return {}
+    maildir = mailbox.Maildir(settings().mail_dir, factory=None, create=False)
+    return {name: email.message_from_bytes(maildir.get_bytes(name), policy=default) for name in maildir.keys()}  # noqa: SIM118
+
+
+def files() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in settings().mail_dir.glob("*/*")}
 
 
 class Sendings:
     """Counts how often each mail is really sent."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.of, self._lock, self._write = Counter[str](), threading.Lock(), outbox.write_mail
-        monkeypatch.setattr(outbox, "write_mail", self._counted)
+        self.of, self._lock, self._write = Counter[str](), threading.Lock(), Maildir.write
+        sendings = self
 
-    def _counted(self, path: Path, mail: bytes, **options: Any) -> None:
-        with self._lock:
-            self.of[path.name] += 1
-        self._write(path, mail, **options)
+        def counted(maildir: Maildir, name: str, mail: Mail) -> None:
+            with sendings._lock:
+                sendings.of[name] += 1
+            sendings._write(maildir, name, mail)
+
+        monkeypatch.setattr(Maildir, "write", counted)
 
 
 async def make_all_due(shop: Shop) -> None:
@@ -84,11 +97,11 @@ async def test_a_message_is_sent(shop: Shop) -> None:
     assert await outbox.deliver() == (1, 0)
     assert not await outbox.is_due()
     ((name, mail),) = mails().items()
-    assert name == "A.eml"
+    assert name == "A.confirmation.eml"
     assert mail["To"] == "John Doe <john.doe@example.com>"
     assert mail["Subject"] == "Your order A is confirmed"
-    assert TRACKING in mail.get_content()
-    assert "10.00 USD" in mail.get_content()
+    assert TRACKING in text_of(mail)
+    assert "10.00 USD" in text_of(mail)
     assert [path.name for path in settings().label_dir.glob("*")] == ["A.pdf"], "the label is there before the customer hears of it"
     (row,) = await shop.rows("SELECT * FROM outbox")
     assert (row.attempts, row.error) == (1, None)
@@ -103,20 +116,21 @@ async def test_one_mail_for_one_order_however_often_it_is_delivered(shop: Shop, 
         await make_all_due(shop)
         await outbox.deliver()
     assert await shop.count("outbox") == 2
-    assert sendings.of == {"A.eml": 1, "A-refund.eml": 1}
-    assert sorted(mails()) == ["A-refund.eml", "A.eml"]
+    assert sendings.of == {"A.confirmation.eml": 1, "A.refund.eml": 1}
+    assert sorted(mails()) == ["A.confirmation.eml", "A.refund.eml"]
 
 
 async def test_a_mail_whose_sender_died_before_it_could_say_so_is_the_same_mail_again(shop: Shop) -> None:
     await store(shop, "A")
     await put([confirmation("A")])
     await outbox.deliver()
-    before = {path: path.read_bytes() for path in settings().mail_dir.glob("*")}
+    before = files()
     await shop.rows("UPDATE outbox SET sent_at = NULL")
     assert await outbox.deliver() == (0, 0), "not at once: its sender may be alive"
     await make_all_due(shop)
     assert await outbox.deliver() == (1, 0)
-    assert {path: path.read_bytes() for path in settings().mail_dir.glob("*")} == before
+    assert files() == before
+    assert len(before) == 1
 
 
 async def test_a_failure_is_tried_again_later(shop: Shop) -> None:
@@ -139,7 +153,7 @@ async def test_a_failure_is_tried_again_later(shop: Shop) -> None:
     assert pauses[2] > 2 * pauses[0]
     settings().mail_dir.unlink()
     assert await outbox.deliver() == (2, 0)
-    assert sorted(mails()) == ["A.eml", "B-refund.eml"]
+    assert sorted(mails()) == ["A.confirmation.eml", "B.refund.eml"]
     assert {row.error for row in await shop.rows("SELECT error FROM outbox")} == {None}
 
 
@@ -157,7 +171,7 @@ async def test_one_that_cannot_be_sent_does_not_hold_up_the_others(shop: Shop) -
     await store(shop, "A", "B", "C")
     await put([Message("A", Kind.CONFIRMATION, {}), confirmation("B"), Message("C", Kind.REFUND, {"amount": "much", "currency": "USD"})])
     assert await outbox.deliver() == (1, 2)
-    assert sorted(mails()) == ["B.eml"]
+    assert sorted(mails()) == ["B.confirmation.eml"]
     failed = dict(await shop.rows("SELECT order_id, error FROM outbox WHERE sent_at IS NULL"))
     assert failed == {"A": "KeyError", "C": "InvalidOperation"}
 
@@ -180,7 +194,7 @@ async def test_messages_of_an_open_transaction_are_not_seen(shop: Shop) -> None:
     with pytest.raises(ZeroDivisionError):
         await put_and_fail()
     assert await outbox.deliver() == (0, 0)
-    assert sorted(mails()) == ["A.eml"]
+    assert sorted(mails()) == ["A.confirmation.eml"]
 
 
 async def test_those_who_deliver_at_the_same_time_send_each_mail_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,36 +205,36 @@ async def test_those_who_deliver_at_the_same_time_send_each_mail_once(shop: Shop
     results = await asyncio.gather(*(outbox.deliver(most=15) for _ in range(16)))
     assert sum(sent for sent, _ in results) == 120
     assert sum(failed for _, failed in results) == 0
-    assert sendings.of == {f"{i}.eml": 1 for i in ids}
-    assert sorted(mails()) == [f"{i}.eml" for i in ids]
+    assert sendings.of == {f"{i}.confirmation.eml": 1 for i in ids}
+    assert sorted(mails()) == [f"{i}.confirmation.eml" for i in ids]
     assert await shop.rows("SELECT DISTINCT attempts, sent_at IS NOT NULL FROM outbox") == [(1, True)]
 
 
 async def test_a_second_deliverer_does_not_wait_for_the_first(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it take what the first one is sending."""
     sending, may_go_on = threading.Event(), threading.Event()
-    write = outbox.write_mail
+    write = Maildir.write
 
-    def slow(path: Path, mail: bytes, **options: Any) -> None:
+    def slow(maildir: Maildir, name: str, mail: Mail) -> None:
         sending.set()
         assert may_go_on.wait(20)
-        write(path, mail, **options)
+        write(maildir, name, mail)
 
     await store(shop, "A", "B")
     await put([confirmation("A")])
     with monkeypatch.context() as patch:
-        patch.setattr(outbox, "write_mail", slow)
+        patch.setattr(Maildir, "write", slow)
         first = asyncio.create_task(outbox.deliver())
         assert await asyncio.to_thread(sending.wait, 20)
     try:
         await put([confirmation("B")])
         async with asyncio.timeout(10):
             assert await outbox.deliver() == (1, 0)
-        assert sorted(mails()) == ["B.eml"]
+        assert sorted(mails()) == ["B.confirmation.eml"]
     finally:
         may_go_on.set()
     assert await first == (1, 0)
-    assert sorted(mails()) == ["A.eml", "B.eml"]
+    assert sorted(mails()) == ["A.confirmation.eml", "B.confirmation.eml"]
 
 
 async def test_up_to_the_limit_and_of_these_orders(shop: Shop) -> None:
@@ -246,9 +260,9 @@ async def test_a_refund_mail_tells_the_amount(shop: Shop) -> None:
     await put([refund("A", "7.30")])
     await outbox.deliver()
     ((name, mail),) = mails().items()
-    assert name == "A-refund.eml"
-    assert "7.30 USD" in mail.get_content()
-    assert "10.00" not in mail.get_content()
+    assert name == "A.refund.eml"
+    assert "7.30 USD" in text_of(mail)
+    assert "10.00" not in text_of(mail)
 
 
 async def test_notifying_again_notifies_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,10 +278,10 @@ async def test_notifying_again_notifies_once(shop: Shop, monkeypatch: pytest.Mon
         await make_all_due(shop)
         await outbox.deliver()
     assert {i: result.email_to for i, result in results.items()} == {"A": "customer", "B": "support"}
-    assert sendings.of == {"A.eml": 1, "B.eml": 1}
+    assert sendings.of == {"A.confirmation.eml": 1, "B.confirmation.eml": 1}
     assert {name: mail["To"] for name, mail in mails().items()} == {
-        "A.eml": "John Doe <john.doe@example.com>",
-        "B.eml": f"Support <{settings().support_email}>",
+        "A.confirmation.eml": "John Doe <john.doe@example.com>",
+        "B.confirmation.eml": f"Support <{settings().support_email}>",
     }
     contacts = await shop.rows("SELECT order_id, customer_id, kind, details FROM customer_interaction ORDER BY order_id")
     assert [(row.order_id, row.customer_id, row.kind) for row in contacts] == [(i, "CUST-123", "order_confirmation") for i in "AB"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import mailbox
 from dataclasses import dataclass
 from decimal import Decimal
 from email.message import EmailMessage
@@ -14,6 +15,8 @@ import httpx
 from sqlalchemy import create_engine, text
 
 from shop.books import read_books
+from shop.notifications.kinds import Kind
+from shop.notifications.maildir import mail_name
 from shop.order import EXAMPLE
 from shop.settings import Settings
 
@@ -61,9 +64,20 @@ class World:
         return int(self.sql("SELECT count(*) FROM shipment WHERE order_id = :id", id=order_id)[0][0])
 
     def mails(self) -> dict[str, EmailMessage]:
-        """File name to mail."""
-        found = sorted((self.var_dir / "mail").glob("*.eml"))
-        return {path.name: email.message_from_bytes(path.read_bytes(), policy=default) for path in found}
+        """File name to mail, as the standard library reads the Maildir; the names say order and kind."""
+        if not (self.var_dir / "mail").exists():
+            return {}
+        found = mailbox.Maildir(self.var_dir / "mail", factory=None, create=False)
+        return {name: email.message_from_bytes(found.get_bytes(name), policy=default) for name in sorted(found.keys())}
+
+    def mail(self, order_id: str, kind: str) -> str:
+        """The text of the order's mail of this kind. KeyError if there is none."""
+        return text_of(self.mails()[mail_name(order_id, Kind(kind))])
+
+    def told(self, order_id: str) -> set[str]:
+        """The kinds of mails that the order's customer has got."""
+        mails = self.mails()
+        return {str(kind) for kind in Kind if mail_name(order_id, kind) in mails}
 
     def labels(self) -> list[str]:
         return sorted(path.name for path in (self.var_dir / "labels").glob("*.pdf"))
@@ -88,6 +102,20 @@ class World:
     def misbehave(self, **switches: Any) -> None:
         """Sets the gateway's switches."""
         httpx.post(f"{self.gateway_url}/sandbox/behaviour", json=switches, timeout=10).raise_for_status()
+
+
+def text_of(mail: EmailMessage) -> str:
+    """The plain part, as a mail program shows it."""
+    part = mail.get_body(("plain",))
+    assert part is not None
+    return str(part.get_content()).replace("\r\n", "\n")
+
+
+def html_of(mail: EmailMessage) -> str:
+    """The other part."""
+    part = mail.get_body(("html",))
+    assert part is not None
+    return str(part.get_content())
 
 
 def an_order(

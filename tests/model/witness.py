@@ -187,7 +187,19 @@ class Witness:
             case _:
                 if told != (money.charged, money.refunded):
                     yield f"is {now.outcome}: we say {told}, the gateway {money.charged} - {money.refunded}"
-                if now.mails != (["refund"] if told[1] else []):
+                if now.mails != _notices(now, *told):
                     yield f"is {now.outcome}, and its mails are {now.mails}"
                 if now.on_the_desk is not None and now.resolution != "undone":
                     yield f"is {now.outcome}, and on the desk still"
+
+
+def _notices(now: Seen, charged: Decimal, refunded: Decimal) -> list[str]:
+    """What the customer of an order hears that was not completed."""
+    if refunded:
+        return ["refund"]
+    if charged:
+        return []
+    if now.failure == "out_of_stock":
+        return ["out_of_stock"]
+    asked_for = now.failure in {"cancelled", "returned"}
+    return ["payment_failed"] if now.failing_step == "process_payment" and not asked_for and now.outcome == "compensated" else []

@@ -1,0 +1,28 @@
+"""How the sending of one message ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from shop.points import effect
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """`sent`; `later`: to be tried again; `unclear`: later, but it may have arrived; `refused`: for good; `untried`: there was no time."""
+
+    what: Literal["sent", "later", "unclear", "refused", "untried"]
+    error: str | None = None
+    """Kept and shown to people: codes and names, never what the other side wrote, which may hold a customer's address."""
+    pause: float = 0
+    """Seconds that the other side asks for; the outbox's own pause may be longer."""
+
+
+HANDING_OVER, POSTING = effect("handing a mail to the mail server"), effect("posting to the CRM")
+DATA_SECONDS = 120
+"""How long a mail server may think about a mail that it has: giving up too early would send it twice."""
+SENT, UNTRIED = End("sent"), End("untried")
+Tell = Callable[[int, End], Awaitable[bool]]
+"""Is told how a message (by its number in the outbox) ended, at once; False: stop, for nothing can be noted any more."""

@@ -1,0 +1,76 @@
+"""A language: its words, from a file, and how it writes numbers and dates."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+
+from shop.money import decimals, round_to
+from shop.settings import LANGUAGES, Settings
+
+FALLBACK = "en"
+
+
+class Language:
+    """Words fall back to English one by one. Amounts carry their currency's code: a `$` may be any of a dozen dollars."""
+
+    def __init__(self, code: str, words: Mapping[str, str]) -> None:
+        self.code, self._words = code, words
+
+    def say(self, key: str, **values: object) -> str:
+        """The words with the values filled in, as plain text. KeyError if there are none: templates name only what there is."""
+        return self._words[key].format_map(values) if values else self._words[key]
+
+    def number(self, amount: Decimal, currency: str) -> str:
+        """The amount with the currency's decimals, without the currency: `1,059.97`, `1.059,97`."""
+        return _number(amount, decimals(currency), currency, self.code)
+
+    def money(self, amount: Decimal, currency: str) -> str:
+        """`1,059.97 USD`, `1.059,97 USD`."""
+        return f"{self.number(amount, currency)} {currency}"
+
+    def day(self, when: datetime) -> str:
+        """The day, written out: `February 3, 2031`, `3. Februar 2031`."""
+        return _day(when.date(), self.code)
+
+
+@lru_cache
+def language(code: str) -> Language:
+    """The language of this code. FileNotFoundError if there is none."""
+    return Language(code, {**words(FALLBACK), **words(code)})
+
+
+def language_of(country: str | None, settings: Settings) -> Language:
+    """For a customer in this country."""
+    return language(settings.mail_language_by_country.get((country or "").upper(), settings.mail_language))
+
+
+@lru_cache
+def words(code: str) -> Mapping[str, str]:
+    """What the language's own file says; `refund.title` is `title` under `[refund]`."""
+    found: dict[str, str] = {}
+    for name, value in tomllib.loads(Path(LANGUAGES, f"{code}.toml").read_text(encoding="utf-8")).items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{key}": text for key, text in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _number(amount: Decimal, places: int, currency: str, code: str) -> str:
+    from babel.numbers import format_decimal  # takes a tenth of a second to load
+
+    pattern = "#,##0" + ("." + "0" * places if places else "")
+    return format_decimal(round_to(amount, currency), format=pattern, locale=code, decimal_quantization=False)
+
+
+@lru_cache(maxsize=64)
+def _day(day: date, code: str) -> str:
+    from babel.dates import format_date
+
+    return format_date(day, "long", locale=code)

@@ -1,0 +1,60 @@
+"""Where mails go without a mail server: a Maildir that mail programs open, and each mail a file that opens by itself.
+
+A mail's name is made of its order and kind, so that writing it again changes nothing, also after a mail program has put it among those
+that were read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from shop.names import file_stem
+from shop.notifications.kinds import Kind
+from shop.notifications.message import Mail
+
+_PARTS = ("tmp", "new", "cur")
+_counter = itertools.count()
+
+
+def mail_name(order_id: str, kind: Kind) -> str:
+    """The file's name: no separators, no leading dot, no colon; no order's mail has the name of another's."""
+    return f"{file_stem(order_id)}.{kind}.eml"
+
+
+class Maildir:
+    """For one batch of mails. Any number of processes may write to the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: set[str] | None = None
+
+    def write(self, name: str, mail: Mail) -> None:
+        """Into `tmp`, then into `new`: a reader sees it wholly or not at all. OSError if that cannot be done."""
+        new = f"{self._folder}/new/{name}"
+        if name in self._known() or os.path.exists(new):  # noqa: PTH110  (hundreds a second)
+            return
+        temporary = f"{self._folder}/tmp/{name}.{os.getpid()}.{next(_counter)}"  # noqa: S108  (a Maildir's own)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                view = memoryview(mail.data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, new)  # noqa: PTH104
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+            raise
+
+    def _known(self) -> set[str]:
+        """What a mail program has moved: its name is followed by flags there."""
+        if self._read is None:
+            for part in _PARTS:
+                Path(self._folder, part).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._read = {name.partition(":")[0] for name in os.listdir(f"{self._folder}/cur")}  # noqa: PTH208
+        return self._read

@@ -1,0 +1,49 @@
+"""Telling a customer: a mail in the outbox, a line in our CRM, and (with `CRM_WEBHOOK_URL`) a message for another one. One transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import text
+
+from shop.database import Tx, as_json
+from shop.notifications import outbox
+from shop.notifications.kinds import Kind, crm_kind
+from shop.settings import settings
+
+_INTERACT = text(
+    "INSERT INTO customer_interaction (customer_id, order_id, kind, details) "
+    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(customer_id text, order_id text, kind text, details jsonb) "
+    "ON CONFLICT DO NOTHING"
+)
+_CONTACTS = {kind: f"order_{kind}" for kind in Kind}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What is due to be said about an order."""
+
+    order_id: str
+    customer_id: str
+    kind: Kind
+    payload: dict[str, Any]
+    """What the mail is made of, besides the order and its confirmation's text."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the CRM keeps. No card data, no address."""
+
+
+async def tell(tx: Tx, notices: Sequence[Notice]) -> None:
+    """Once for an order and kind: a second time changes nothing. The messages leave after the transaction is committed."""
+    if not notices:
+        return
+    messages = [outbox.Message(n.order_id, n.kind, n.payload) for n in notices]
+    if settings().crm_webhook_url:
+        messages += [
+            outbox.Message(n.order_id, crm_kind(n.kind), {"customer_id": n.customer_id, "contact": _CONTACTS[n.kind], **n.details})
+            for n in notices
+        ]
+    contacts = [{"customer_id": n.customer_id, "order_id": n.order_id, "kind": _CONTACTS[n.kind], "details": n.details} for n in notices]
+    await outbox.put(tx, messages)
+    await tx.execute(_INTERACT, {"rows": as_json(contacts)})

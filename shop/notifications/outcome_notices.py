@@ -1,0 +1,37 @@
+"""Which notice an order's end makes due, if any."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from shop.errors import OrderCancelled, OrderReturned, OutOfStock
+from shop.notifications.kinds import Kind
+from shop.notifications.notices import Notice
+from shop.outcomes import Outcome
+from shop.payments.charge import STEP as PAYMENT
+from shop.under_way import OrderUnderWay
+
+_ASKED_FOR = frozenset({OrderCancelled.code, OrderReturned.code})
+
+
+def notice_of(
+    order: OrderUnderWay, outcome: Outcome, *, charged: Decimal, given_back: Decimal, at_risk: Decimal, currency: str
+) -> Notice | None:
+    """A refund notice when money went back and none is at risk; else, when nothing was charged: that the payment failed, or what is not
+    in stock.
+
+    None for an order that was rejected (its sender has the reasons), that somebody cancelled before anything was paid, that is on its way,
+    or that needs a person: the customer hears when it is settled.
+    """
+    failure, customer = order.failure, str(order.content.get("customer_id"))
+    if given_back > 0 and not at_risk:
+        money = {"amount": str(given_back), "currency": currency}
+        return Notice(order.id, customer, Kind.REFUND, {**money, "why": failure.kind if failure else None}, money)
+    if failure is None or charged or outcome not in {Outcome.COMPENSATED, Outcome.OUT_OF_STOCK}:
+        return None
+    if failure.kind == OutOfStock.code:
+        shortages = failure.details().get("shortages", [])
+        return Notice(order.id, customer, Kind.OUT_OF_STOCK, {"shortages": shortages}, {"products": [s["product_id"] for s in shortages]})
+    if order.failing_step == PAYMENT and failure.kind not in _ASKED_FOR:
+        return Notice(order.id, customer, Kind.PAYMENT_FAILED, {"why": failure.kind}, {"why": failure.kind})
+    return None

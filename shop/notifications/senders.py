@@ -1,0 +1,118 @@
+"""The ways that messages take: into the Maildir, to the mail server, to the CRM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from shop.notifications.ends import DATA_SECONDS, SENT, End
+from shop.notifications.kinds import Kind, split
+from shop.notifications.mail import About, mail
+from shop.notifications.maildir import Maildir, mail_name
+from shop.notifications.message import Mail
+from shop.notifications.noting import NOTING_SECONDS, Noting
+from shop.notifications.webhook_key import webhook_key
+from shop.order import Order
+from shop.points import effect
+from shop.settings import Settings
+from shop.shipping.fulfilment import print_label
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 20
+"""After so long a batch begins with no further message; the rest is another batch's."""
+_LABEL, _MAIL = effect("printing a label"), effect("writing a mail")
+
+
+def longest(s: Settings) -> float:
+    """Seconds that a batch can take, until its last end is noted: nobody else may send its messages before."""
+    mails = 3 * s.smtp_timeout_seconds + max(DATA_SECONDS, s.smtp_timeout_seconds) if s.smtp_url else 0
+    hooks = 2 * s.crm_timeout_seconds if s.crm_webhook_url else 0
+    return PATIENCE_SECONDS + NOTING_SECONDS + max(mails, hooks)
+
+
+async def send(rows: Sequence[Any], s: Settings, noting: Noting, until: float) -> None:
+    """Sends the outbox's rows, mails and webhooks side by side, and notes how each ended. None is begun after `until`."""
+    mails, hooks, unknown = _sorted(rows)
+    ways: list[Awaitable[Any]] = []
+    if mails:
+        ways.append(_by_smtp(mails, s, noting, until) if s.smtp_url else _into_maildir(mails, s, noting))
+    if hooks:
+        ways.append(_to_crm(hooks, s, noting, until))
+    if unknown:
+        ways.append(noting.many({row["id"]: End("later", "this version knows no such message") for row in unknown}))
+    for end in await asyncio.gather(*ways, return_exceptions=True):  # what goes wrong on one way does not stop the others
+        if isinstance(end, BaseException):
+            raise end
+
+
+def _sorted(rows: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    mails: list[Any] = []
+    hooks: list[Any] = []
+    unknown: list[Any] = []
+    for row in rows:
+        try:
+            (hooks if split(row["kind"])[1] else mails).append(row)
+        except ValueError:
+            unknown.append(row)
+    return mails, hooks, unknown
+
+
+async def _into_maildir(rows: Sequence[Any], s: Settings, noting: Noting) -> None:
+    maildir = Maildir(s.mail_dir)
+
+    def write(row: Any) -> End:
+        made = _made(row, s)
+        with _MAIL:
+            maildir.write(mail_name(row["order_id"], Kind(row["kind"])), made)
+        return SENT
+
+    # a disk that hangs must not stop the orders under way
+    await noting.many(await asyncio.to_thread(lambda: {row["id"]: _trying(row, write) for row in rows}))
+
+
+async def _by_smtp(rows: Sequence[Any], s: Settings, noting: Noting, until: float) -> None:
+    from shop.notifications.smtp import Handover
+    from shop.notifications.smtp_url import smtp_server
+
+    made: list[tuple[int, Mail]] = []
+
+    def make(row: Any) -> End:
+        made.append((row["id"], _made(row, s)))
+        return SENT
+
+    ends = await asyncio.to_thread(lambda: {row["id"]: _trying(row, make) for row in rows})
+    if broken := {number: end for number, end in ends.items() if end is not SENT}:
+        await noting.many(broken)
+    server = smtp_server(s.smtp_url.get_secret_value() if s.smtp_url else "")
+    handover = Handover(server, seconds=s.smtp_timeout_seconds, connections=s.smtp_connections, name=s.shop_email.rpartition("@")[2])
+    await handover.send(made, noting.one, until=until)
+
+
+async def _to_crm(rows: Sequence[Any], s: Settings, noting: Noting, until: float) -> None:
+    from shop.notifications.crm import Receiver, webhook
+
+    if s.crm_webhook_url is None or s.crm_webhook_secret is None:
+        await noting.many({row["id"]: End("later", "CRM_WEBHOOK_URL is not set any more") for row in rows})
+        return
+    hooks = [(row["id"], webhook(row["order_id"], split(row["kind"])[0], row["created_at"], row["payload"])) for row in rows]
+    receiver = Receiver(s.crm_webhook_url, webhook_key(s.crm_webhook_secret.get_secret_value()), seconds=s.crm_timeout_seconds)
+    await receiver.send(hooks, noting.one, until=until)
+
+
+def _trying(row: Any, do: Callable[[Any], End]) -> End:
+    try:
+        return do(row)
+    except Exception as error:
+        log.exception("the %s of order %s could not be sent; it is tried again", row["kind"], row["order_id"])
+        return End("later", type(error).__name__)  # its text may hold the customer's data
+
+
+def _made(row: Any, s: Settings) -> Mail:
+    order, kind = Order.model_validate(row["content"]), Kind(row["kind"])
+    if kind is Kind.CONFIRMATION:
+        with _LABEL:
+            print_label(order, str(row["payload"]["tracking_number"]), s)  # before the customer hears of the parcel
+    return mail(order, kind, {**row["payload"], "confirmation": row["confirmation"]}, About(s, row["created_at"]))

@@ -1,0 +1,213 @@
+"""Handing mails to a mail server: one connection for many mails, a few side by side, each answer told at once.
+
+A mail counts as sent when the server has said yes after its text. Between the text and that yes lies what SMTP cannot settle: a
+connection that breaks there leaves open whether the mail was taken. It is sent again then, with the same Message-ID, by which mail programs
+and servers can tell that it is the same; some show it twice all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import ssl
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+
+from aiosmtplib import (
+    SMTP,
+    SMTPAuthenticationError,
+    SMTPException,
+    SMTPResponseException,
+    SMTPSenderRefused,
+)
+
+from shop.notifications.ends import DATA_SECONDS, HANDING_OVER, SENT, UNTRIED, End, Tell
+from shop.notifications.message import Mail
+from shop.notifications.smtp_url import SmtpServer
+
+log = logging.getLogger(__name__)
+
+_CLOSING = 421
+_TOO_BIG = 552
+_STARTTLS = {"required": True, "never": False, "if-offered": None}
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
+
+
+class ServerTrouble(Exception):
+    """It is not this mail: no other one would be taken just now either. Says which setting to look at."""
+
+
+class Handover:
+    """One batch. `seconds`: for connecting, and for the commands of one mail."""
+
+    def __init__(self, server: SmtpServer, *, seconds: float, connections: int, name: str) -> None:
+        self._server, self._seconds, self._connections, self._name = server, seconds, connections, name
+        self._trouble: End | None = None
+        self._stopped = False
+
+    async def send(self, mails: Sequence[tuple[int, Mail]], tell: Tell, *, until: float) -> None:
+        """Tells of each mail how it ended. None is begun after `until` (`time.monotonic()`), nor when the server is in trouble."""
+        waiting = deque(mails)
+        lines = [asyncio.create_task(self._line(waiting, tell, until)) for _ in range(min(self._connections, len(mails)))]
+        try:
+            await asyncio.gather(*lines)
+        finally:
+            for line in lines:
+                line.cancel()
+            await asyncio.gather(*lines, return_exceptions=True)
+        for number, _ in waiting:
+            await tell(number, self._trouble or UNTRIED)
+
+    async def _line(self, waiting: deque[tuple[int, Mail]], tell: Tell, until: float) -> None:
+        connection = _Connection(self._server, self._seconds, self._name)
+        try:
+            while waiting and self._trouble is None and not self._stopped and time.monotonic() < until:
+                number, mail = waiting.popleft()
+                try:
+                    end = await connection.send(mail)
+                except ServerTrouble as trouble:
+                    end = self._trouble = self._trouble or _stopped_by(trouble)
+                self._stopped |= not await tell(number, end)
+        finally:
+            await connection.close()
+
+
+def _stopped_by(trouble: ServerTrouble) -> End:
+    log.error("no mail can be sent: %s; they are tried again later", trouble)
+    return End("later", str(trouble))
+
+
+class _Connection:
+    """Opened with the first mail, and again when the server has closed it between two."""
+
+    def __init__(self, server: SmtpServer, seconds: float, name: str) -> None:
+        self._server, self._seconds, self._name = server, seconds, name
+        self._client: SMTP | None = None
+        self._fresh = True
+
+    async def send(self, mail: Mail) -> End:
+        """How it ended for this mail. Raises `ServerTrouble` if it is not this mail's matter."""
+        while True:
+            client = await self._open()
+            used, self._fresh = not self._fresh, False
+            try:
+                return await self._hand_over(client, mail)
+            except _Broken as broken:
+                await self.close()
+                if not used:
+                    return End("later", f"the connection broke ({broken})")
+
+    async def _hand_over(self, client: SMTP, mail: Mail) -> End:
+        try:
+            async with asyncio.timeout(self._seconds):
+                if client.is_ehlo_or_helo_needed:
+                    await client.ehlo()
+                if mail.international and not client.supports_extension("smtputf8"):
+                    return End("refused", "the mail server takes no addresses beyond ASCII (SMTPUTF8)")
+                await client.mail(mail.sender, options=["SMTPUTF8"] if mail.international else [], encoding="utf-8")
+                await client.rcpt(mail.recipient, encoding="utf-8")
+        except SMTPResponseException as no:
+            return await self._refused(client, no)
+        except (SMTPException, OSError, TimeoutError) as error:
+            raise _Broken(type(error).__name__) from None
+        try:
+            async with asyncio.timeout(max(DATA_SECONDS, self._seconds)):
+                with HANDING_OVER:
+                    await client.data(mail.data)
+        except SMTPResponseException as no:
+            return await self._refused(client, no)
+        except (SMTPException, OSError, TimeoutError) as error:
+            await self.close()
+            return End("unclear", f"no answer after the mail was sent ({type(error).__name__}): it may have arrived")
+        return SENT
+
+    async def _refused(self, client: SMTP, no: SMTPResponseException) -> End:
+        """Sorts a no: this mail's, for now or for good, or everybody's."""
+        said = _said(no)
+        if no.code == _CLOSING:
+            await self.close()
+            raise ServerTrouble(f"the mail server (SMTP_URL) closes the connection ({said})")
+        if isinstance(no, SMTPSenderRefused) and no.code >= 500 and no.code != _TOO_BIG:
+            await self.close()
+            raise ServerTrouble(f"the mail server refuses the sender: look at SHOP_EMAIL and the login in SMTP_URL ({said})")
+        with suppress(SMTPException, OSError, TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                await client.rset()
+        return End("refused" if no.code >= 500 else "later", f"the mail server said {said}")
+
+    async def _open(self) -> SMTP:
+        if self._client is not None and self._client.is_connected:
+            return self._client
+        await self.close()
+        try:
+            async with asyncio.timeout(self._seconds):
+                self._client, self._fresh = await self._connected(), True
+        except SMTPAuthenticationError as no:
+            raise ServerTrouble(f"the mail server refuses the login in SMTP_URL ({_said(no)})") from None
+        except SMTPResponseException as no:
+            raise ServerTrouble(f"the mail server (SMTP_URL) takes nobody just now ({_said(no)})") from None
+        except (SMTPException, OSError, TimeoutError) as error:
+            raise ServerTrouble(f"the mail server (SMTP_URL) cannot be used: {_why(error)}") from None
+        return self._client
+
+    async def _connected(self) -> SMTP:
+        s = self._server
+        safe = s.tls or s.starttls != "never"
+        client = SMTP(
+            hostname=s.host,
+            port=s.port,
+            use_tls=s.tls,
+            start_tls=False if s.tls else _STARTTLS[s.starttls],
+            tls_context=await asyncio.to_thread(_tls, s.ca) if safe else None,
+            username=s.user,
+            password=s.password,
+            local_hostname=self._name,
+            timeout=max(DATA_SECONDS, self._seconds),  # shorter ones are set where they belong
+        )
+        try:
+            await client.connect()
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is None:
+            return
+        if client.is_connected:
+            with suppress(SMTPException, OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await client.quit()
+        client.close()
+
+
+class _Broken(Exception):
+    """The connection, before the mail's text was sent: it cannot have arrived."""
+
+
+@lru_cache
+def _tls(ca: str | None) -> ssl.SSLContext:
+    """Loading the system's certificates takes a tenth of a second. OSError if the file is not there."""
+    return ssl.create_default_context(cafile=ca)
+
+
+def _said(no: SMTPResponseException) -> str:
+    """The codes only: the words may hold the customer's address."""
+    enhanced = _ENHANCED.match(no.message or "")
+    return f"{no.code} {enhanced[0]}" if enhanced else str(no.code)
+
+
+def _why(error: BaseException) -> str:
+    if type(error) is SMTPException:  # its own words, not the server's
+        return "it does not offer what SMTP_URL asks for, " + ("STARTTLS" if "STARTTLS" in error.message else "a login")
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({cause.verify_message})"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__

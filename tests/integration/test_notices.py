@@ -1,0 +1,134 @@
+"""What customers hear of orders, in both lanes; and that a mail that cannot be sent is no order's matter."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from prefect.artifacts import Artifact
+
+from deployments.stack.environment import environment
+from deployments.stack.processes import free_port
+from flows.cancel_order import cancel_order
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.retry_compensations import retry_compensations
+from flows.undelivered import KEY
+from shop import intake
+from shop.notifications.kinds import Kind
+from shop.notifications.mail import message_id
+from shop.notifications.undelivered import send_again
+from shop.outcomes import Outcome
+from shop.settings import settings
+from tests.crm_server import SECRET, crm_server
+from tests.integration.world import World, an_order
+from tests.mail_server import mail_server
+
+
+async def through(lane: str, *orders: dict[str, Any]) -> None:
+    if lane == "pending":
+        intake.submit(list(orders))
+        await process_pending_orders(drain_seconds=0)
+    else:
+        for order in orders:
+            await process_order(order, return_state=True)
+
+
+@pytest.mark.parametrize("lane", ["process_order", "pending"])
+async def test_every_end_has_its_notice(saga: World, unique: str, lane: str) -> None:
+    orders = {
+        "good": an_order(f"GOOD-{unique}"),
+        "declined": an_order(f"DECLINED-{unique}", card="0000"),
+        "short": an_order(f"SHORT-{unique}", product="OUT-OF-STOCK"),
+        "unshippable": an_order(f"AQ-{unique}", country="AQ"),
+        "invalid": an_order(f"INVALID-{unique}", total_amount="1.00"),
+        "attention": an_order(f"STUCK-{unique}", card="0259", country="AQ"),
+    }
+    await through(lane, *orders.values())
+    due = {
+        "good": {"confirmation"},
+        "declined": {"payment_failed"},
+        "short": {"out_of_stock"},
+        "unshippable": {"refund"},
+        "invalid": set(),
+        "attention": set(),
+    }
+    ids = {name: order["id"] for name, order in orders.items()}
+    assert {name: saga.told(order_id) for name, order_id in ids.items()} == due
+    contacts = saga.sql("SELECT order_id, kind, customer_id FROM customer_interaction")
+    assert Counter((row.order_id, row.kind) for row in contacts) == Counter(
+        (ids[name], f"order_{kind}") for name, kinds in due.items() for kind in kinds
+    )
+    assert "was declined" in saga.mail(ids["declined"], "payment_failed")
+    assert saga.money(ids["declined"]) == (0, 0), "nothing was charged, as the mail says"
+    assert "OUT-OF-STOCK" in saga.mail(ids["short"], "out_of_stock")
+    assert "999.99 USD" in saga.mail(ids["unshippable"], "refund")
+    for _ in range(2):
+        await through(lane, *orders.values())
+    assert len(saga.mails()) == 4, "once, however often they are sent"
+
+
+async def test_who_cancelled_before_paying_is_not_told_that_a_payment_failed(saga: World, unique: str) -> None:
+    order = an_order(f"CANCEL-{unique}")
+    intake.submit([order])
+    await cancel_order(order["id"], reason="changed my mind", requested_by="ann", confirmed=True, return_state=True)
+    assert saga.order(order["id"]).outcome == Outcome.COMPENSATED
+    assert saga.told(order["id"]) == set()
+
+
+@pytest.mark.parametrize("lane", ["process_order", "pending"])
+async def test_mails_and_webhooks_leave_for_the_outside(saga: World, unique: str, lane: str) -> None:
+    orders = [an_order(f"OUT-{unique}-{i}") for i in range(2)]
+    with mail_server() as server, crm_server() as crm:
+        outside = {"SMTP_URL": f"smtp://{server.host}:{server.port}", "CRM_WEBHOOK_URL": crm.url, "CRM_WEBHOOK_SECRET": SECRET}
+        with environment(outside):
+            await through(lane, *orders)
+    assert Counter(server.ids) == Counter(message_id(order["id"], Kind.CONFIRMATION, settings()) for order in orders)
+    assert sorted(heard.body["data"]["order_id"] for heard in crm.heard) == [order["id"] for order in orders]
+    assert all(heard.body["data"]["tracking_number"] for heard in crm.heard)
+    assert saga.mails() == {}
+
+
+@pytest.mark.parametrize("lane", ["process_order", "pending"])
+async def test_mail_server_and_crm_away_are_no_order_s_matter(saga: World, unique: str, lane: str) -> None:
+    order, port = an_order(f"AWAY-{unique}"), free_port()
+    away = {"SMTP_URL": f"smtp://127.0.0.1:{port}", "CRM_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}", "CRM_WEBHOOK_SECRET": SECRET}
+    with environment(away):
+        await through(lane, order)
+        assert saga.order(order["id"]).outcome == Outcome.COMPLETED
+        saga.assert_books_balance()
+        assert {row.sent_at for row in saga.sql("SELECT sent_at FROM outbox")} == {None}
+    with mail_server(port=port) as server, crm_server() as crm, environment({**away, "CRM_WEBHOOK_URL": crm.url}):
+        saga.sql("UPDATE outbox SET next_attempt_at = now()")
+        await process_pending_orders(drain_seconds=0)
+    assert server.ids == [message_id(order["id"], Kind.CONFIRMATION, settings())]
+    assert len(crm.heard) == 1
+
+
+async def test_a_refused_mail_is_shown_and_the_order_stays_completed(saga: World, unique: str) -> None:
+    order = an_order(f"REFUSED-{unique}")
+    with mail_server() as server, environment({"SMTP_URL": f"smtp://{server.host}:{server.port}"}):
+        server.answer_recipient = lambda _: "550 5.1.1 john.doe@example.com: no such user"
+        await through("process_order", order)
+        assert saga.order(order["id"]).outcome == Outcome.COMPLETED
+        await retry_compensations()
+        rows, description = await shown()
+        assert [(row["order"], row["message"]) for row in rows] == [(order["id"], "confirmation")]
+        assert "550 5.1.1" in rows[0]["error"]
+        assert "john.doe" not in json.dumps(rows)
+        assert "1 refused for good" in description
+        server.answer_recipient = lambda _: None
+        await send_again(order["id"])
+        await process_pending_orders(drain_seconds=0)
+        assert len(server.taken) == 1
+        await retry_compensations()
+    assert (await shown())[0] == []
+
+
+async def shown() -> tuple[list[dict[str, Any]], str]:
+    artifact = await Artifact.aget(KEY)
+    if artifact is None:
+        return [], ""
+    return (json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data), artifact.description or ""

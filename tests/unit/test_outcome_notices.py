@@ -1,0 +1,81 @@
+"""Which notice an order's end makes due."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from shop.errors import (
+    CarrierRefused,
+    GivenUp,
+    OrderCancelled,
+    OrderError,
+    OrderRejected,
+    OrderReturned,
+    OutOfStock,
+    PaymentDeclined,
+    PaymentGatewayError,
+    RecordedFailure,
+    Shortage,
+    StepBroken,
+)
+from shop.notifications.kinds import Kind
+from shop.notifications.outcome_notices import notice_of
+from shop.order import EXAMPLE
+from shop.outcomes import Outcome
+from shop.under_way import OrderUnderWay
+
+SHORT = OutOfStock([Shortage("PROD-001", 2, 1)])
+DECLINED = PaymentDeclined("card_declined", "no")
+
+
+def notice(
+    step: str | None, failure: OrderError | None, outcome: Outcome = Outcome.COMPENSATED, charged: int = 0, back: int = 0, risk: int = 0
+) -> Kind | None:
+    order = OrderUnderWay("A", EXAMPLE, 1)
+    if step is not None and failure is not None:
+        order.fail(step, failure)
+    found = notice_of(order, outcome, charged=Decimal(charged), given_back=Decimal(back), at_risk=Decimal(risk), currency="USD")
+    return found.kind if found else None
+
+
+@pytest.mark.parametrize(
+    "failure", [DECLINED, PaymentGatewayError("x", "no"), StepBroken("process_payment", ValueError()), RecordedFailure(DECLINED.details())]
+)
+def test_a_payment_that_failed(failure: OrderError) -> None:
+    assert notice("process_payment", failure) is Kind.PAYMENT_FAILED
+
+
+@pytest.mark.parametrize("outcome", [Outcome.OUT_OF_STOCK, Outcome.COMPENSATED])
+def test_something_is_short(outcome: Outcome) -> None:
+    assert notice("check_inventory", SHORT, outcome) is Kind.OUT_OF_STOCK
+    assert notice("check_inventory", RecordedFailure(SHORT.details()), outcome) is Kind.OUT_OF_STOCK
+
+
+@pytest.mark.parametrize("failure", [DECLINED, SHORT, CarrierRefused("no"), OrderCancelled("x"), OrderReturned("x")])
+def test_whoever_got_money_back_hears_of_that_and_of_nothing_else(failure: OrderError) -> None:
+    assert notice("process_payment", failure, charged=5, back=5) is Kind.REFUND
+
+
+@pytest.mark.parametrize(
+    ("step", "failure", "outcome"),
+    [
+        ("validate_order", OrderRejected([]), Outcome.REJECTED),
+        ("validate_order", GivenUp(20), Outcome.COMPENSATED),
+        ("process_payment", OrderCancelled("x"), Outcome.COMPENSATED),
+        ("fulfill_order", CarrierRefused("no"), Outcome.COMPENSATED),
+        (None, None, Outcome.COMPLETED),
+    ],
+)
+def test_no_notice(step: str | None, failure: OrderError | None, outcome: Outcome) -> None:
+    assert notice(step, failure, outcome) is None
+
+
+def test_nobody_is_told_that_nothing_was_charged_when_something_was() -> None:
+    """Such as an order whose loss a person has written off, or whose refund a person still has to see to."""
+    assert notice("process_payment", DECLINED, charged=5) is None
+    assert notice("process_payment", DECLINED, Outcome.NEEDS_ATTENTION, charged=5, risk=5) is None
+    assert notice("process_payment", DECLINED, Outcome.NEEDS_ATTENTION, risk=5) is None
+    assert notice("process_payment", DECLINED, Outcome.NEEDS_ATTENTION, charged=5, back=2, risk=3) is None
+    assert notice("check_inventory", SHORT, charged=5) is None
