@@ -13,6 +13,8 @@ from shop.notifications import outbox
 from shop.shipping import fulfilment
 from shop.under_way import OrderUnderWay
 
+_OF_THE_LABEL = ("tracking_number", "booked_at", "shipment_id")
+"""What printing it needs to know."""
 _INTERACT = text(
     "INSERT INTO customer_interaction (customer_id, order_id, kind, details) "
     "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(customer_id text, order_id text, kind text, details jsonb) "
@@ -34,7 +36,7 @@ async def notify(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Notificat
     messages, contacts = [], []
     for order in orders:
         confirmation, shipment = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)
-        messages.append(outbox.Message(order.id, outbox.Kind.CONFIRMATION, {"tracking_number": shipment["tracking_number"]}))
+        messages.append(outbox.Message(order.id, outbox.Kind.CONFIRMATION, {field: shipment.get(field) for field in _OF_THE_LABEL}))
         details = {"tracking_number": shipment["tracking_number"], "written_by": confirmation.get("generation_model")}
         contacts.append({"customer_id": order.order.customer_id, "order_id": order.id, "kind": "order_confirmation", "details": details})
     await outbox.put(tx, messages)

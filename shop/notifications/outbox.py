@@ -22,7 +22,7 @@ from shop.notifications.mail import mail_path, render_confirmation_mail, render_
 from shop.order import Order
 from shop.points import effect
 from shop.settings import settings
-from shop.shipping.fulfilment import print_label
+from shop.shipping.printing import print_label
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def _send(order: Order, kind: Kind, payload: dict[str, Any], date: datetime) -> 
     if kind is Kind.CONFIRMATION:
         tracking_number = str(payload["tracking_number"])
         with _LABEL:
-            print_label(order, tracking_number, s)  # before the customer hears of the parcel
+            print_label(order, payload, s)  # before the customer hears of the parcel
         message = render_confirmation_mail(order, payload["confirmation"], tracking_number, s, date)
     else:
         message = render_refund_mail(order, Decimal(payload["amount"]), str(payload["currency"]), s, date, why=payload.get("why"))
