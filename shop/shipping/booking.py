@@ -21,6 +21,8 @@ from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
 from shop.under_way import OrderUnderWay
 
 _QUOTING, _BUYING, _VOIDING = (effect(what) for what in ("asking the carrier for a quote", "buying a label", "voiding a label"))
+_RETRIES, _AWAY_SECONDS = 3, 15.0
+"""After so many tries that failed, an order is put off for so long."""
 _SETTLES_AFTER = 4
 """So many time limits after a label was asked for and not answered, it has been bought or never will be."""
 
@@ -33,13 +35,32 @@ async def book(under_way: OrderUnderWay) -> dict[str, Any]:
     chosen = carrier_of(under_way)
     if chosen == EMBEDDED:
         return {}
-    at = carrier(chosen)
+    try:
+        parcel = await _parcel(under_way, carrier(chosen))
+    except CarrierUnavailable as away:
+        await _wait_for(under_way, away)
+        raise
+    await note(under_way, STEP, parcel=parcel)
+    return parcel
+
+
+async def _parcel(under_way: OrderUnderWay, at: Carrier) -> dict[str, Any]:
     shipment = await _create(under_way, at, await _known_quote(under_way, at) or await _quote(under_way, at))
     if shipment.voided:  # by a person, in the carrier's own dashboard
         shipment = await _create(under_way, at, await _quote(under_way, at))
-    parcel = {**asdict(shipment), "amount": str(shipment.amount)}
-    await note(under_way, STEP, parcel=parcel)
-    return parcel
+    return {**asdict(shipment), "amount": str(shipment.amount)}
+
+
+async def _wait_for(under_way: OrderUnderWay, away: CarrierUnavailable) -> None:
+    """A carrier that is away is no reason to undo an order that is paid: it is put off, as long as stock is reserved for one."""
+    entry, now = under_way.journal[STEP], time.time()
+    if entry.attempts <= _RETRIES or away.retry_after is not None:
+        return
+    since = float(entry.notes.get("away_since") or now)
+    if since == now:
+        await note(under_way, STEP, away_since=now)
+    if now - since < settings().reservation_minutes * 60:
+        away.retry_after = _AWAY_SECONDS
 
 
 async def _known_quote(under_way: OrderUnderWay, at: Carrier) -> str | None:

@@ -33,8 +33,6 @@ from shop.plain import one_line
 Ask = Callable[[easypost.EasyPostClient], Any]
 LIMITED_SECONDS = 5.0
 """After a limit of requests, for so long."""
-_AWAY_AFTER, _AWAY_SECONDS = 4, 15.0
-"""So many failures in a row, and orders are put off for so long instead of being undone: it is not the orders."""
 _MOST_BYTES = 8_000_000
 _NO_RESPONSE = "SHIPMENT.POSTAGE.NO_RESPONSE"
 _SECRET = re.compile(r"EZ[A-Za-z0-9_-]{10,}")
@@ -64,7 +62,6 @@ class EasyPostCalls:
         session: requests.Session = self._client._requests_session
         session.mount(url.rstrip("/"), requests.adapters.HTTPAdapter(pool_maxsize=concurrency, max_retries=0))
         session.trust_env = not url.startswith("http:")  # only https may go through the proxy that the environment names
-        self._failures = 0
 
     async def __call__(self, ask: Ask) -> dict[str, Any]:
         """The answer. Raises `NotThere`, `AnsweredNo`, `CarrierTimeout`, `CarrierUnavailable` and `CarrierMisconfigured`."""
@@ -81,20 +78,10 @@ class EasyPostCalls:
             async with self._turns, asyncio.timeout(2 * self._timeout):
                 answer = await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except Exception as error:  # noqa: BLE001  (rubbish breaks the client in many ways; none of them is the order's fault)
-            failure = self._count(to_error(error, self._timeout))
+            failure = to_error(error, self._timeout)
         else:
-            self._failures = 0
             return answer
         raise failure  # outside of the except: the first error may have the key, or the customer's address, in it
-
-    def _count(self, failure: OrderError) -> OrderError:
-        if not isinstance(failure, CarrierUnavailable):
-            self._failures = 0
-            return failure
-        self._failures += 1
-        if failure.retry_after is None and self._failures >= _AWAY_AFTER:
-            failure.retry_after = _AWAY_SECONDS
-        return failure
 
     async def aclose(self) -> None:
         """Does not wait for calls that are under way: each ends by its time limit."""

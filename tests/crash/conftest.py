@@ -11,6 +11,7 @@ from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.sandbox import Sandbox
 from tests.crash.site import Site
 from tests.crash.summary import Summary
+from tests.easypost_server import EasyPost
 from tests.localstripe_server import LocalStripe
 from tests.nursery.nursery import Nursery
 
@@ -37,6 +38,7 @@ def site(
     template_database: str,
     sandbox: Sandbox,
     forgetful_sandbox: Sandbox,
+    easypost_server: EasyPost,
     prefect_api: Any,
     running_nursery: Nursery,
     world_dir: Path,
@@ -48,7 +50,7 @@ def site(
     folder.mkdir()
     gateways = {"remembers": sandbox.url, "forgets": forgetful_sandbox.url}
     stripe: LocalStripe | None = request.getfixturevalue("localstripe") if every else None
-    return Site(postgres, template_database, folder, running_nursery, gateways, stripe)
+    return Site(postgres, template_database, folder, running_nursery, gateways, easypost_server, stripe)
 
 
 _SUMMARY = pytest.StashKey[Summary]()

@@ -17,6 +17,7 @@ from shop.books import read_books
 from shop.catalogue import load_sample_catalogue
 from shop.outcomes import Outcome
 from tests.crash.scenarios import AT_STRIPE, Scenario
+from tests.easypost_server import EasyPost
 from tests.integration.stripe_world import StripeWorld, paid_by
 from tests.integration.world import World
 from tests.localstripe_server import LocalStripe
@@ -52,6 +53,8 @@ class Site:
     nursery: Nursery
     gateways: Mapping[str, str]
     """`remembers` and `forgets`: their addresses."""
+    easypost: EasyPost
+    """The carrier outside."""
     stripe: LocalStripe | None = None
     """A third one, which forgets too, and is asked by Stripe's client."""
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -61,6 +64,8 @@ class Site:
     def shop(self, gateway: str, **settings: str) -> Iterator[Shop]:
         """A fresh shop with the sample catalogue."""
         name = f"crash_{next(self._numbers)}"
+        if settings.get("CARRIER") == "easypost":
+            settings = {**self.easypost.settings, **settings}
         with self._creating:
             self.postgres.create_database(name, template=self.template)
         try:
@@ -98,6 +103,7 @@ class Shop:
             "VAR_DIR": str(self.world.var_dir),
             "PAYMENT_GATEWAY_URL": self.world.gateway_url,
             "PAYMENT_TIMEOUT_SECONDS": "1",
+            "CARRIER_TIMEOUT_SECONDS": "2",
             "LEASE_SECONDS": "60",
             "PREFECT_LOGGING_LEVEL": "ERROR",
             "LOG_LEVEL": "ERROR",
@@ -137,6 +143,9 @@ class Shop:
             assert row.held == 0, "a reservation is left"
             assert (f"{order_id}.pdf" in labels) == shipped
             assert mails.count(f"{order_id}.eml") == shipped
+            if self.settings.get("CARRIER") == "easypost":
+                assert self.site.easypost.good_labels(order_id) == (completed and not expected.returned), "the carrier's labels"
+                assert len(self.site.easypost.labels(order_id)) <= 1, "the carrier's labels"
             assert mails.count(f"{order_id}-refund.eml") == (given_back > 0)
             assert row.decisions == (expected.by_hand > 0), "the desk's entries"
         books = read_books(self.world.database_url)
