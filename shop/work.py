@@ -202,12 +202,13 @@ async def _act(work: Work, action: DatabaseAction, tx: Tx, todo: list[OrderUnder
     return ends
 
 
-async def _record_broken(work: Work, order: OrderUnderWay, broken: OrderError) -> None:
-    async with transaction(work.recorded()) as tx:
+async def _record_broken(work: Work, order: OrderUnderWay, broken: OrderError, *, begun: bool = False) -> None:
+    """`begun`: the journal has its beginning already."""
+    async with transaction(work.recorded(_RESULT if begun else "")) as tx:
         if await journal.hold(tx, [order]):
-            if work.undo:
+            if work.undo and not begun:
                 await work.begin(tx, [order])
-            await work.record(tx, {order: broken}, begun=work.undo)
+            await work.record(tx, {order: broken}, begun=work.undo or begun)
 
 
 async def run_outside(work: Work, action: OutsideAction, then: DatabaseAction | None = None) -> None:
@@ -242,12 +243,18 @@ async def run_outside(work: Work, action: OutsideAction, then: DatabaseAction | 
     try:
         await _record_ends(work, calls, began, then)
     except Exception as error:
-        trouble, spoiled = is_database_trouble(error), then is not None and not isinstance(error, OrderError) and len(work.orders) > 1
-        if trouble or spoiled:  # nothing is written; what was answered, and who is still out, is not asked again
+        if is_database_trouble(error):  # nothing is written; what was answered, and who is still out, is not asked again
             _keep(work, calls)
-        if trouble or not spoiled:
             raise
-        work.alone += [order for order in calls if not order.lost]  # one order spoiled the statement for all
+        if then is None or isinstance(error, OrderError | LeaseLost):
+            raise
+        if len(work.orders) > 1:  # one order spoiled the statement for all
+            _keep(work, calls)
+            work.alone += [order for order in calls if not order.lost]
+            return
+        broken = _broken(work, error)
+        await _record_broken(work, held[0], broken, begun=True)
+        work.settle({held[0]: broken})
 
 
 async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Result]], began: float, then: DatabaseAction | None) -> None:
