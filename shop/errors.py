@@ -221,10 +221,32 @@ class CarrierRefused(OrderError):
 
 
 class CarrierUnavailable(OrderError):
-    """The carrier cannot be reached just now."""
+    """The carrier cannot be reached just now, or fails. What it was asked may have been done all the same: look it up."""
 
     code = "carrier_unavailable"
     retryable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CarrierTimeout(CarrierUnavailable):
+    """No answer in time: a label may or may not have been bought."""
+
+    code = "carrier_timeout"
+
+
+class CarrierMisconfigured(OrderError):
+    """The carrier does not accept our account; names the setting. Trying again does not help."""
+
+    code = "carrier_misconfigured"
+
+
+class VoidRefused(OrderError):
+    """The carrier does not take back a label that was not used: a person has to."""
+
+    code = "void_refused"
 
 
 class StepTimeout(OrderError):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shop.notifications.smtp_url import smtp_server
@@ -38,7 +38,22 @@ LANGUAGES = HOME / "shop" / "notifications" / "languages"
 Seconds = Annotated[float, Field(gt=0)]
 _STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/]+")
+_EASYPOST_KEY = re.compile(r"EZ[A-Za-z0-9_-]{4,250}")
 _GATEWAY_URLS = {"sandbox": "http://127.0.0.1:8420", "stripe": "https://api.stripe.com"}
+
+
+class Sender(BaseModel):
+    """Where parcels come from, as a carrier outside asks for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    street1: str = Field(min_length=1)
+    street2: str | None = None
+    city: str = Field(min_length=1)
+    state: str | None = None
+    zip: str | None = None
+    country: str = Field(pattern="^[A-Z]{2}$")
+    phone: str | None = None
 
 
 class Settings(BaseSettings):
@@ -63,6 +78,14 @@ class Settings(BaseSettings):
     payment_breaker_failures: int = Field(default=5, ge=1)
     payment_breaker_seconds: Seconds = 10
     payment_customer_minutes: Annotated[float, Field(gt=0)] = 60
+    carrier: Literal["embedded", "easypost"] = "embedded"
+    carrier_url: str = "https://api.easypost.com"
+    easypost_api_key: SecretStr | None = None
+    carrier_timeout_seconds: Seconds = 15
+    carrier_concurrency: int = Field(default=16, ge=1, le=200)
+    carrier_service: str | None = None
+    carrier_sender: Sender | None = None
+    carrier_piece_ounces: Annotated[float, Field(gt=0)] = 16
     inventory_service_url: str | None = None
     monitoring_config: Path | None = None
 
@@ -199,6 +222,27 @@ class Settings(BaseSettings):
             raise ValueError("PAYMENT_GATEWAY=stripe needs STRIPE_API_KEY, a secret key of your Stripe account")
         if "_live_" in self.stripe_api_key.get_secret_value() and not self.gateway_url.startswith("https://"):
             raise ValueError("PAYMENT_GATEWAY_URL must start with https:// for a live STRIPE_API_KEY, or be unset, for Stripe's own")
+        return self
+
+    @field_validator("easypost_api_key")
+    @classmethod
+    def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _EASYPOST_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("EASYPOST_API_KEY must be a key of EasyPost (EZTK... for tests, EZAK... for real labels)")
+        return value
+
+    @model_validator(mode="after")
+    def _easypost_is_complete(self) -> Self:
+        if self.carrier != "easypost":
+            return self
+        if self.easypost_api_key is None:
+            raise ValueError("CARRIER=easypost needs EASYPOST_API_KEY, a key of your EasyPost account")
+        if self.carrier_sender is None:
+            raise ValueError(
+                'CARRIER=easypost needs CARRIER_SENDER, such as {"street1": "...", "city": "...", "zip": "...", "country": "US"}'
+            )
+        if self.easypost_api_key.get_secret_value().startswith("EZAK") and not self.carrier_url.startswith("https://"):
+            raise ValueError("CARRIER_URL must start with https:// for an EASYPOST_API_KEY that buys real labels, or be unset")
         return self
 
     @property

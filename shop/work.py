@@ -5,6 +5,9 @@ Two shapes of action:
 - *in the database*: set-based, given the transaction and the orders; its effect and the journal rows are one commit.
 - *outside*: written for one order. The intent is committed, hundreds run side by side, the results are committed together. An order
   that fails in a way that may pass, or that is slow, leaves its batch to go on alone.
+
+And both, for an effect in our database that something outside comes before: outside as above, and what is in the database is done in the
+transaction that commits the results.
 """
 
 from __future__ import annotations
@@ -108,7 +111,7 @@ class Work:
         if self.undo:
             await journal.begin_undo(tx, self.step.name, orders)
         elif not self.changes_nothing:
-            due = self.step.kind is Kind.COMPENSATABLE
+            due = self.step.undo is not None  # also the pivot's, until it is done: what it needs from outside may be there
             await journal.write(tx, [Record(order, self.step.name, "begun", undo_due=due) for order in orders])
 
     async def record(self, tx: Tx, ends: Mapping[OrderUnderWay, Result | OrderError], *, begun: bool) -> None:
@@ -122,10 +125,10 @@ class Work:
     def records(self, ends: Mapping[OrderUnderWay, Result | OrderError], *, begun: bool, began: float | None = None) -> list[Record]:
         """The ends as the journal has them. A failure inside its own transaction did nothing, so that nothing is due; one outside may
         have done something."""
-        compensatable, step = self.step.kind is Kind.COMPENSATABLE, self.step.name
+        compensatable, undoable, step = self.step.kind is Kind.COMPENSATABLE, self.step.undo is not None, self.step.name
         ended = time.monotonic() if began else None
         return [
-            Record(order, step, "failed", None, end.details(), compensatable and begun, not begun, began, ended)
+            Record(order, step, "failed", None, end.details(), undoable and begun, not begun, began, ended)
             if isinstance(end, OrderError)
             else Record(order, step, "done", _json(end), None, compensatable, not begun, began, ended)
             for order, end in ends.items()
@@ -199,16 +202,20 @@ async def _act(work: Work, action: DatabaseAction, tx: Tx, todo: list[OrderUnder
     return ends
 
 
-async def _record_broken(work: Work, order: OrderUnderWay, broken: OrderError) -> None:
-    async with transaction(work.recorded()) as tx:
+async def _record_broken(work: Work, order: OrderUnderWay, broken: OrderError, *, begun: bool = False) -> None:
+    """`begun`: the journal has its beginning already."""
+    async with transaction(work.recorded(_RESULT if begun else "")) as tx:
         if await journal.hold(tx, [order]):
-            if work.undo:
+            if work.undo and not begun:
                 await work.begin(tx, [order])
-            await work.record(tx, {order: broken}, begun=work.undo)
+            await work.record(tx, {order: broken}, begun=work.undo or begun)
 
 
-async def run_outside(work: Work, action: OutsideAction) -> None:
-    """Intent, act, result. Raises only what concerns all orders, or a single one's own failure."""
+async def run_outside(work: Work, action: OutsideAction, then: DatabaseAction | None = None) -> None:
+    """Intent, act, result. Raises only what concerns all orders, or a single one's own failure.
+
+    `then`: what is done in the database for those orders whose action went well, in the transaction that journals the result, which is its.
+    """
     if not (todo := await work.start()):
         return
     held, began = todo, time.monotonic()
@@ -234,14 +241,23 @@ async def run_outside(work: Work, action: OutsideAction) -> None:
         await asyncio.gather(*calls.values(), return_exceptions=True)
         raise
     try:
-        await _record_ends(work, calls, began)
+        await _record_ends(work, calls, began, then)
     except Exception as error:
         if is_database_trouble(error):  # nothing is written; what was answered, and who is still out, is not asked again
             _keep(work, calls)
-        raise
+            raise
+        if then is None or isinstance(error, OrderError | LeaseLost):
+            raise
+        if len(work.orders) > 1:  # one order spoiled the statement for all
+            _keep(work, calls)
+            work.alone += [order for order in calls if not order.lost]
+            return
+        broken = _broken(work, error)
+        await _record_broken(work, held[0], broken, begun=True)
+        work.settle({held[0]: broken})
 
 
-async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Result]], began: float) -> None:
+async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Result]], began: float, then: DatabaseAction | None) -> None:
     ends: dict[OrderUnderWay, Result | OrderError] = {}
     # Looked at once: who is answered while the others' ends are written has none here, and must not go on with them.
     out = {order: call for order, call in calls.items() if not call.done()}
@@ -256,7 +272,12 @@ async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Re
     elif final:
         async with transaction(work.recorded(_RESULT)) as tx:
             still = set(await journal.hold(tx, final))
-            await work.record(tx, {order: end for order, end in final.items() if order in still}, begun=True)
+            final = {order: end for order, end in final.items() if order in still}
+            if then is not None and (well := [order for order, end in final.items() if not isinstance(end, OrderError)]):
+                by_id = await then(tx, well)
+                final |= {order: by_id[order.id] for order in well}
+                ends |= final
+            await work.record(tx, final, begun=True)
     for order, call in out.items():
         order.in_flight[work.key] = call
         work.alone.append(order)

@@ -2,6 +2,7 @@
 
 - `@database_step` / `@database_undo`: `async def f(tx, orders) -> {order id: result or OrderError}`; effect and journal are one commit.
 - `@outside_step` / `@outside_undo`: `async def f(order) -> result`, written for one order; raises an `OrderError` to say no.
+- The first with `before=`: something outside comes first, as in the second; then one commit for effect and journal.
 
 Whoever writes a step needs neither to think of batches, nor of the journal, nor of retries: the table of steps
 (`flows/saga.py`) says how often and how long.
@@ -30,20 +31,36 @@ StepTask = Task[[Work], Any]
 _BREATH = 16
 
 
-def database_step(*, after: Callable[[OrderUnderWay], None] | None = None) -> Callable[[DatabaseAction], StepTask]:
-    """A set-based step in our own database. `after` is called for each order once the commit is certain; a short one."""
+Before = Callable[[Sequence[OrderUnderWay]], OutsideAction | None]
+"""What has to be done outside, for each of these orders, before the transaction; None: nothing."""
+
+
+def database_step(
+    *, after: Callable[[OrderUnderWay], None] | None = None, before: Before | None = None
+) -> Callable[[DatabaseAction], StepTask]:
+    """A set-based step in our own database. `after` is called for each order once the commit is certain; a short one.
+
+    `before`: chooses something outside that comes first. From then on the step's compensation is due until the step is done.
+    """
 
     def decorate(action: DatabaseAction) -> StepTask:
         async def run_step(work: Work) -> dict[str, Any]:
             try:
-                await run_in_database(work, action)
+                await _run_in_database(work, action, before)
             finally:
                 await _each(after, work.done)
             return work.summary()
 
-        return _task(run_step, action)
+        return _task(run_step, action, outside=before is not None, inside=True)
 
     return decorate
+
+
+async def _run_in_database(work: Work, action: DatabaseAction, before: Before | None) -> None:
+    if before is not None and (first := before(work.orders)) is not None:
+        await run_outside(work, first, then=action)
+    else:
+        await run_in_database(work, action)
 
 
 async def _each(after: Callable[[OrderUnderWay], None] | None, orders: Sequence[OrderUnderWay]) -> None:
@@ -55,15 +72,15 @@ async def _each(after: Callable[[OrderUnderWay], None] | None, orders: Sequence[
                 await asyncio.sleep(0)
 
 
-def database_undo() -> Callable[[DatabaseAction], StepTask]:
-    """The compensation of a step in our own database."""
+def database_undo(*, before: Before | None = None) -> Callable[[DatabaseAction], StepTask]:
+    """The compensation of a step in our own database. `before`: chooses what takes back first what is outside."""
 
     def decorate(action: DatabaseAction) -> StepTask:
         async def run_undo(work: Work) -> dict[str, Any]:
-            await run_in_database(work, action)
+            await _run_in_database(work, action, before)
             return work.summary()
 
-        return _task(run_undo, action)
+        return _task(run_undo, action, outside=before is not None, inside=True)
 
     return decorate
 
@@ -97,10 +114,10 @@ def _outside(action: OutsideAction, limit: str | None) -> StepTask:
     return _task(run_step, action, outside=True)
 
 
-def _task(run_step: Any, action: Any, *, outside: bool = False) -> StepTask:
+def _task(run_step: Any, action: Any, *, outside: bool = False, inside: bool = False) -> StepTask:
     for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
         setattr(run_step, attribute, getattr(action, attribute))
-    for part in OUTSIDE if outside else ("",):
+    for part in (*(OUTSIDE if outside else ()), *(("",) if inside else ())):
         effect(recording(action, part))  # declared, so that the tests of crashes miss none
     # The journal decides what is done, never Prefect's results: a cached "reserved" would skip reserving after a release. And no tags: for
     # each one Prefect asks its server whether there is a limit, and a task waits for as long as the server is away.

@@ -28,6 +28,7 @@ from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.processes import free_port, stop_leftover
 from deployments.stack.sandbox import Sandbox
+from tests.easypost_server import EasyPost
 from tests.localstripe_server import LocalStripe
 from tests.nursery.nursery import Nursery
 
@@ -165,6 +166,17 @@ def sandbox(world_dir: Path) -> Iterator[Sandbox]:
 def localstripe(world_dir: Path) -> Iterator[LocalStripe]:
     """A Stripe server that is not ours, as a process of its own, at `.url`."""
     server = LocalStripe(world_dir / "localstripe", world_dir / "run")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def easypost_server(world_dir: Path) -> Iterator[EasyPost]:
+    """A carrier outside, as a process of its own, at `.url`."""
+    server = EasyPost(world_dir / "easypost", world_dir / "run")
     try:
         server.start()
         yield server

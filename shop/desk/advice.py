@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from shop.desk.attention import OnTheDesk
-from shop.errors import PaymentGatewayError, PaymentGatewayTimeout, RefundRefused, StepTimeout
+from shop.errors import (
+    CarrierTimeout,
+    CarrierUnavailable,
+    PaymentGatewayError,
+    PaymentGatewayTimeout,
+    RefundRefused,
+    StepTimeout,
+    VoidRefused,
+)
 from shop.money import show
 
+_CARRIER_AWAY = frozenset({CarrierUnavailable.code, CarrierTimeout.code})
 _NOT_ANSWERED = frozenset({PaymentGatewayError.code, PaymentGatewayTimeout.code, StepTimeout.code})
 
 
@@ -20,6 +29,13 @@ def advice(matter: OnTheDesk) -> str:
             "'refunded_by_hand' with the reference; or 'retry_now' once the gateway will do it (or did it, in its own dashboard); "
             "or 'written_off'."
         )
+    if matter.error_code == VoidRefused.code:
+        return (
+            "The carrier does not take the label back. Claim it in the carrier's own dashboard, then resolve-order with 'retry_now'; or "
+            "'written_off', and the label stays paid."
+        )
+    if matter.error_code in _CARRIER_AWAY:
+        return "The carrier gave no clear answer. It is tried again by itself; resolve-order with 'retry_now' does it at once."
     if matter.error_code in _NOT_ANSWERED:
         return "The gateway gave no clear answer. It is tried again by itself; resolve-order with 'retry_now' does it at once."
     return "See the compensation's task run for what went wrong. Once that is mended: resolve-order with 'retry_now'; or 'written_off'."

@@ -110,7 +110,7 @@ def _preview(connection: Connection, order_id: str, saga: Saga) -> CancelPreview
         return CancelPreview(order_id=order_id, effect=Effect.NOTHING, stage=why_not, in_hand=order["in_hand"])
     shipped = order["shipped"] is not None
     begun = [step for step in reversed(saga.steps) if step.undo is not None and step.name in steps]
-    undo = [step for step in begun if step.kind is not Kind.PIVOT or shipped]
+    undo = [step for step in begun if step.kind is not Kind.PIVOT or shipped or steps[step.name]["undo_due"]]
     refund, certain, fee = _money(order, steps.get(PAYMENT))
     return CancelPreview(
         order_id=order_id,

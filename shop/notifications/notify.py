@@ -14,6 +14,9 @@ from shop.notifications.notices import Notice, tell
 from shop.shipping import fulfilment
 from shop.under_way import OrderUnderWay
 
+_OF_THE_LABEL = ("tracking_number", "booked_at", "shipment_id")
+"""What printing it needs to know."""
+
 
 class NotificationResult(BaseModel):
     """What `notify_customer` produces. `queued`: in the outbox, which sends it now and tries until it is sent."""
@@ -28,8 +31,9 @@ async def notify(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Notificat
     """Puts the confirmation into the outbox and the contact into the CRM, once for an order."""
     notices = []
     for order in orders:
-        confirmation, number = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)["tracking_number"]
-        details = {"tracking_number": number, "written_by": confirmation.get("generation_model")}
-        notices.append(Notice(order.id, order.order.customer_id, Kind.CONFIRMATION, {"tracking_number": number}, details))
+        confirmation, shipment = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)
+        details = {"tracking_number": shipment["tracking_number"], "written_by": confirmation.get("generation_model")}
+        label = {field: shipment.get(field) for field in _OF_THE_LABEL}
+        notices.append(Notice(order.id, order.order.customer_id, Kind.CONFIRMATION, label, details))
     await tell(tx, notices)
     return {order.id: NotificationResult(email_to="customer" if order.order.customer_email else "support") for order in orders}

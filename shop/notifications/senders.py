@@ -17,7 +17,7 @@ from shop.notifications.webhook_key import webhook_key
 from shop.order import Order
 from shop.points import effect
 from shop.settings import Settings
-from shop.shipping.fulfilment import print_label
+from shop.shipping.printing import print_label
 
 log = logging.getLogger(__name__)
 
@@ -114,5 +114,5 @@ def _made(row: Any, s: Settings) -> Mail:
     order, kind = Order.model_validate(row["content"]), Kind(row["kind"])
     if kind is Kind.CONFIRMATION:
         with _LABEL:
-            print_label(order, str(row["payload"]["tracking_number"]), s)  # before the customer hears of the parcel
+            print_label(order, row["payload"], s)  # before the customer hears of the parcel
     return mail(order, kind, {**row["payload"], "confirmation": row["confirmation"]}, About(s, row["created_at"]))

@@ -1,64 +1,140 @@
-"""Who takes the parcels, and what they number them with."""
+"""What a carrier can do for us, whichever it is.
+
+Shipping at a carrier outside is two moves, as charging is: `quote` (costs nothing; its id is journalled), then `create` by that id, which
+buys the label. One quote is bought once at most, so that an order has one label, however often its worker dies.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
 from typing import Protocol
 
-from shop.errors import CarrierRefused
 from shop.order import Order
-from shop.settings import Settings
 
-SERIALS_PER_PAIR = 10**8
-_WEIGHTS = (8, 6, 4, 2, 3, 5, 9, 7)
-_PAIRS = [first + second for first in "CH" for second in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
-"""C are parcels and H those of online shops, in the order in which they are used up."""
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a service costs for this parcel."""
+
+    id: str
+    carrier: str
+    service: str
+    amount: Decimal
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """An order's parcel as the carrier knows it, with no label yet."""
+
+    id: str
+    rates: tuple[Rate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """A parcel with its label."""
+
+    id: str
+    """The carrier's own."""
+    order_id: str
+    tracking_number: str
+    carrier: str
+    """Who carries it, as people know it."""
+    service: str
+    voided: bool = False
+    """Its label must not be used any more."""
+    amount: Decimal = Decimal(0)
+    """What the label cost."""
+    currency: str = "USD"
+
+
+class Status(StrEnum):
+    """Where a parcel is."""
+
+    BOOKED = "booked"
+    """It has a label, and nobody has handed it over."""
+    UNDER_WAY = "under_way"
+    DELIVERED = "delivered"
+    COMING_BACK = "coming_back"
+    """Returned to the sender, or on its way there."""
+    FAILED = "failed"
+    VOIDED = "voided"
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the carrier has, or had, the parcel."""
+        return self not in {Status.BOOKED, Status.VOIDED}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a parcel."""
+
+    at: datetime
+    status: str
+    """The carrier's own word."""
+    message: str
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    status: Status
+    events: tuple[Event, ...] = ()
+
+
+class Voided(StrEnum):
+    """What became of a label that is not wanted any more."""
+
+    VOIDED = "voided"
+    """It is not paid for; now, or before."""
+    NOT_BOUGHT = "not_bought"
+    HANDED_OVER = "handed_over"
+    """Too late: the parcel has left. It comes back, or it does not."""
 
 
 class Carrier(Protocol):
-    """What the fulfilment asks of a carrier."""
+    """What the shop asks of a carrier.
 
-    @property
-    def name(self) -> str:
-        """As printed on the label."""
+    Every method may raise `CarrierUnavailable` and `CarrierTimeout` (it may have been done all the same), and `CarrierMisconfigured`.
+    """
 
-    @property
-    def service(self) -> str:
-        """As printed on the label."""
+    name: str
+    """The one that settings know it by."""
 
-    def check(self, order: Order) -> None:
-        """Raises `CarrierRefused` if it will not take this order's parcel."""
+    async def quote(self, order: Order) -> Quote:
+        """What shipping would cost; orders nothing. Raises `CarrierRefused`, when nothing goes there."""
 
-    def tracking_number(self, serial: int) -> str:
-        """The tracking number of the parcel with this serial, never the same for two."""
+    async def create(self, order: Order, quote_id: str) -> Shipment:
+        """The order's shipment: the label of this quote is looked up, and bought if it is not there: once, however often this is called.
+        One that was voided since is returned as such. Raises `CarrierRefused`, with nothing bought."""
 
+    async def find(self, order_id: str) -> str | None:
+        """The id of a quote that was made for this order and not voided since, whether bought or not."""
 
-class EmbeddedCarrier:
-    """A carrier within the program, for development and for tests. Takes every parcel but those to `carrier_refuses`."""
+    async def label(self, shipment_id: str) -> bytes:
+        """The label, a PDF of 4 by 6 inches."""
 
-    name = "Embedded Carrier"
-    service = "Standard"
-    origin = "US"
+    async def void(self, shipment_id: str) -> Voided:
+        """Takes the label back unless the parcel is handed over; once, however often it is called. Raises `VoidRefused`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._refuses = frozenset(country.strip().upper() for country in settings.carrier_refuses)
+    async def track(self, shipment_id: str) -> Tracking:
+        """Where the parcel is, the oldest event first."""
 
-    def check(self, order: Order) -> None:
-        if order.shipping_info is None:
-            raise CarrierRefused("the embedded carrier cannot deliver an order without shipping_info")
-        country = order.shipping_info.country.strip().upper()
-        if country in self._refuses:
-            raise CarrierRefused(f"the embedded carrier does not deliver to {country}")
-
-    def tracking_number(self, serial: int) -> str:
-        """UPU S10: two letters, eight digits, a check digit, the country of origin. After 99,999,999 come the next letters."""
-        pair, number = divmod(serial, SERIALS_PER_PAIR)
-        if not 0 <= pair < len(_PAIRS):
-            raise ValueError(f"serial {serial} is not between 0 and {len(_PAIRS) * SERIALS_PER_PAIR - 1}")
-        digits = f"{number:08d}"
-        return f"{_PAIRS[pair]}{digits}{check_digit(digits)}{self.origin}"
+    async def aclose(self) -> None:
+        """Closes the connections."""
 
 
-def check_digit(serial: str) -> int:
-    """S10's check digit of eight digits."""
-    rest = 11 - sum(weight * int(digit) for weight, digit in zip(_WEIGHTS, serial, strict=True)) % 11
-    return {10: 0, 11: 5}.get(rest, rest)
+def choose(rates: Sequence[Rate], service: str | None) -> Rate | None:
+    """The cheapest of a service (`USPS Priority`, or `Priority` whoever it is), or of all if none is given. None: there is none."""
+    wanted = service.casefold().split() if service else []
+    fitting = [r for r in rates if not wanted or wanted in (f"{r.carrier} {r.service}".casefold().split(), r.service.casefold().split())]
+    if not fitting:
+        return None
+    currency = fitting[0].currency  # amounts of two currencies cannot be compared
+    return min((rate for rate in fitting if rate.currency == currency), key=lambda rate: (rate.amount, rate.carrier, rate.service, rate.id))

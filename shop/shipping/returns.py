@@ -1,4 +1,5 @@
-"""The pivot's way back, for an order that a person cancels after it was shipped. One transaction."""
+"""The pivot's way back: for an order that a person cancels after it was shipped, and for one whose label was bought and that was then not
+shipped. One transaction, after a carrier outside has been told (`shop.shipping.booking.unbook`)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from sqlalchemy import text
 
 from shop import inventory
 from shop.database import Tx
+from shop.shipping.carrier import Voided
+from shop.shipping.carriers import STEP
 from shop.under_way import OrderUnderWay
 
 _BACK = text(
@@ -24,6 +27,8 @@ class ReturnResult(BaseModel):
     """What `return_shipment` produces."""
 
     compensation_status: Literal["success", "no_shipment_to_return"]
+    label: str | None = None
+    """What became of the label at a carrier outside; see `shop.shipping.carrier.Voided`."""
     returned_items: dict[str, int] = {}
     """Pieces per product that are on the shelf again."""
     return_timestamp: datetime | None = None
@@ -37,9 +42,19 @@ async def take_back(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Return
     if returned:
         await tx.execute(_NO_CONFIRMATION, {"ids": list(returned)})
     now = datetime.now(UTC)
-    return {
-        i: ReturnResult(compensation_status="success", returned_items=returned[i], return_timestamp=now)
-        if i in returned
-        else ReturnResult(compensation_status="no_shipment_to_return")
-        for i in ids
-    }
+    results = {}
+    for order in orders:
+        items, label = returned.get(order.id), _label_of(order)
+        undone = items is not None or label not in {None, Voided.NOT_BOUGHT}
+        results[order.id] = ReturnResult(
+            compensation_status="success" if undone else "no_shipment_to_return",
+            label=label,
+            returned_items=items or {},
+            return_timestamp=now if undone else None,
+        )
+    return results
+
+
+def _label_of(order: OrderUnderWay) -> str | None:
+    entry = order.journal.get(STEP)
+    return entry.notes.get("label") if entry else None

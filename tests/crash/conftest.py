@@ -12,6 +12,7 @@ from deployments.stack.sandbox import Sandbox
 from tests.crash.site import Site
 from tests.crash.summary import Summary
 from tests.crm_server import crm_server
+from tests.easypost_server import EasyPost
 from tests.localstripe_server import LocalStripe
 from tests.mail_server import mail_server
 from tests.nursery.nursery import Nursery
@@ -39,6 +40,7 @@ def site(
     template_database: str,
     sandbox: Sandbox,
     forgetful_sandbox: Sandbox,
+    easypost_server: EasyPost,
     prefect_api: Any,
     running_nursery: Nursery,
     world_dir: Path,
@@ -51,7 +53,7 @@ def site(
     gateways = {"remembers": sandbox.url, "forgets": forgetful_sandbox.url}
     stripe: LocalStripe | None = request.getfixturevalue("localstripe") if every else None
     with mail_server() as mails, crm_server() as crm:
-        yield Site(postgres, template_database, folder, running_nursery, gateways, stripe, mails, crm)
+        yield Site(postgres, template_database, folder, running_nursery, gateways, easypost_server, stripe, mails, crm)
 
 
 _SUMMARY = pytest.StashKey[Summary]()

@@ -18,19 +18,22 @@ from flows.resolve_order import resolve_order
 from flows.retry_compensations import retry_compensations
 from shop import intake, points
 from shop.database import transaction
-from shop.desk.cancel import ask_to_cancel
+from shop.desk.cancel import ask_to_cancel, ask_to_cancel_sync
 from shop.desk.resolution import Resolution
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import gateway
 
 
 class _Watcher:
-    """Dies at one point, fails at another once, or writes down those that it passes."""
+    """Dies at one point, fails at another once, or writes down those that it passes. `cancel`: an order that somebody cancels while its
+    label is being bought."""
 
-    def __init__(self, kill_at: str | None, fail_at: str | None, passed: str | None) -> None:
-        self._kill_at, self._fail_at, self._passed = kill_at, fail_at, passed
+    def __init__(self, kill_at: str | None, fail_at: str | None, passed: str | None, cancel: str | None = None) -> None:
+        self._kill_at, self._fail_at, self._passed, self._cancel = kill_at, fail_at, passed, cancel
 
     def __call__(self, point: str) -> None:
+        if point == "after buying a label" and self._cancel:
+            ask_to_cancel_sync(self._cancel, reason="changed their mind", requested_by="customer")
         if self._passed:
             with Path(self._passed).open("a") as file:
                 file.write(point + "\n")
@@ -87,8 +90,10 @@ async def walk(
         await process_order(orders[0], return_state=True)
         if lane == "reconcile":
             await _pay_again(orders[0])
-    points.watch(_Watcher(kill_at, fail_at, passed))
-    if lane in AFTERWARDS:
+    points.watch(_Watcher(kill_at, fail_at, passed, orders[0]["id"] if lane == "cancelled" else None))
+    if lane == "cancelled":
+        await process_order(orders[0], return_state=True)
+    elif lane in AFTERWARDS:
         await AFTERWARDS[lane](orders[0]["id"])
     elif lane == "process_order":
         await process_order(orders[0], return_state=True)

@@ -33,9 +33,9 @@ class Way:
     """Mails go to a mail server, and a CRM hears of them."""
 
     def __str__(self) -> str:
-        return f"{self.lane}, {self.scenario}{', by SMTP' if self.outside else ''}" + "".join(
-            f", after a death {point}" for point in self.died_at
-        )
+        carrier = ", a carrier outside" if ("CARRIER", "easypost") in self.settings else ""
+        by = ", by SMTP" if self.outside else ""
+        return f"{self.lane}, {self.scenario}{carrier}{by}" + "".join(f", after a death {point}" for point in self.died_at)
 
 
 _AFTERWARDS = {
@@ -44,12 +44,19 @@ _AFTERWARDS = {
     "settled by a person": "settle",
     "charged after its end": "reconcile",
     "paid twice by half": "reconcile",
+    "cancelled with its label": "cancelled",
 }
 """What is done with an order that has ended, by another flow."""
 _ON_THEIR_OWN = {"given up", *_AFTERWARDS}
+_AT_ONCE = (("RECONCILIATION_GRACE_SECONDS", "0"),)
+_OUTSIDE = (("CARRIER", "easypost"),)
+"""With a carrier outside."""
 FIRST = (
     *(Way(scenario, lane) for scenario in SCENARIOS for lane in LANES if scenario not in _ON_THEIR_OWN),
-    *(Way(scenario, lane, settings=(("RECONCILIATION_GRACE_SECONDS", "0"),)) for scenario, lane in _AFTERWARDS.items()),
+    *(Way(scenario, lane, settings=_AT_ONCE) for scenario, lane in _AFTERWARDS.items() if lane != "cancelled"),
+    *(Way(scenario, lane, settings=_OUTSIDE) for scenario in ("completes", "cannot be shipped") for lane in LANES),
+    Way("sent back", "return", settings=_OUTSIDE),
+    Way("cancelled with its label", "cancelled", settings=_OUTSIDE),
     Way("completes", "process_order", outside=True),
     Way("declined", "pending", outside=True),
 )
@@ -60,6 +67,9 @@ RECOVERIES = (
     Way("cannot be shipped", "recover", ("after refunding a payment",)),
     Way("cannot be shipped", "pending", ("after the commit of failures",)),
     Way("completes", "recover", ("after the commit of outcomes",)),
+    Way("completes", "recover", ("after asking the carrier for a quote",), _OUTSIDE),
+    Way("completes", "recover", ("after buying a label",), _OUTSIDE),
+    Way("completes", "pending", ("before the record of fulfill_order, result",), _OUTSIDE),
     # One that nobody gets through is given up: what was only created is cancelled.
     Way("given up", "recover", ("after creating a payment", "before confirming a payment"), (("MAX_TAKEOVERS", "1"),)),
 )
@@ -102,11 +112,11 @@ def all_passed(site: Site, ways: Sequence[Way]) -> list[tuple[Way, list[str]]]:
 def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool, but: Iterable[str] = ()) -> Iterator[Case]:
     """With `every`: each point on each way, with each gateway (with Stripe where money moves), except that a lane need not be walked to the
     same point twice. Without: each point once (`but` these), lanes and the sandbox's two ways in turn."""
-    seen: set[tuple[str, ...]] = set() if every else {(point,) for point in but}
+    seen: set[tuple[object, ...]] = set() if every else {(point,) for point in but}
     turn = 0
     for way, points in ways:
         for point in points:
-            key = (point, way.lane, str(way.outside), *way.died_at) if every else (point,)
+            key: tuple[object, ...] = (point, way.lane, way.outside, *way.died_at, *way.settings) if every else (point,)
             if key in seen:
                 continue
             seen.add(key)

@@ -61,6 +61,7 @@ SCENARIOS = {
         Scenario("settled by a person", Outcome.COMPENSATED, PRICE, changes={"card": "0259", "country": "AQ"}, by_hand=PRICE),
         Scenario("charged after its end", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
         Scenario("paid twice by half", Outcome.COMPLETED, PRICE, tidy=True),
+        Scenario("cancelled with its label", Outcome.COMPENSATED, PRICE, PRICE),
         Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"),
     )
 }

@@ -22,6 +22,7 @@ from shop.outcomes import Outcome
 from shop.settings import Settings
 from tests.crash.scenarios import AT_STRIPE, Scenario
 from tests.crm_server import SECRET, Crm
+from tests.easypost_server import EasyPost
 from tests.integration.stripe_world import StripeWorld, paid_by
 from tests.integration.world import World
 from tests.localstripe_server import LocalStripe
@@ -59,6 +60,8 @@ class Site:
     nursery: Nursery
     gateways: Mapping[str, str]
     """`remembers` and `forgets`: their addresses."""
+    easypost: EasyPost
+    """The carrier outside."""
     stripe: LocalStripe | None = None
     """A third one, which forgets too, and is asked by Stripe's client."""
     mail_server: MailServer | None = None
@@ -75,6 +78,8 @@ class Site:
             settings["SMTP_URL"] = f"smtp://{self.mail_server.host}:{self.mail_server.port}"
             settings |= {"CRM_WEBHOOK_URL": self.crm.url, "CRM_WEBHOOK_SECRET": SECRET}
         name = f"crash_{next(self._numbers)}"
+        if settings.get("CARRIER") == "easypost":
+            settings = {**self.easypost.settings, **settings}
         with self._creating:
             self.postgres.create_database(name, template=self.template)
         try:
@@ -113,6 +118,7 @@ class Shop:
             "VAR_DIR": str(self.world.var_dir),
             "PAYMENT_GATEWAY_URL": self.world.gateway_url,
             "PAYMENT_TIMEOUT_SECONDS": "1",
+            "CARRIER_TIMEOUT_SECONDS": "2",
             "LEASE_SECONDS": "60",
             "PREFECT_LOGGING_LEVEL": "ERROR",
             "LOG_LEVEL": "ERROR",
@@ -168,6 +174,9 @@ class Shop:
             assert row.held == 0, "a reservation is left"
             assert (f"{order_id}.pdf" in labels) == shipped
             assert self.told(order_id) == expected.told, "the mails"
+            if self.settings.get("CARRIER") == "easypost":
+                assert self.site.easypost.good_labels(order_id) == (completed and not expected.returned), "the carrier's labels"
+                assert len(self.site.easypost.labels(order_id)) <= 1, "the carrier's labels"
             assert row.decisions == (expected.by_hand > 0), "the desk's entries"
         books = read_books(self.world.database_url)
         assert books.balanced, books.rows

@@ -22,6 +22,19 @@ SECRET = "sk_test_PLANTED"
             "PAYMENT_GATEWAY_URL",
         ),
         ({"payment_gateway": "paypal", "stripe_api_key": SECRET}, "payment_gateway"),
+        ({"carrier": "easypost"}, "EASYPOST_API_KEY"),
+        ({"carrier": "easypost", "easypost_api_key": "EZTK_PLANTED"}, "CARRIER_SENDER"),
+        ({"easypost_api_key": "sk_PLANTED"}, "EASYPOST_API_KEY"),
+        ({"carrier_sender": {"street1": "PLANTED", "city": "X", "country": "usa"}}, "carrier_sender.country"),
+        (
+            {
+                "carrier": "easypost",
+                "easypost_api_key": "EZAK_PLANTED",
+                "carrier_sender": {"street1": "1 Street", "city": "X", "country": "US"},
+                "carrier_url": "http://carrier.example",
+            },
+            "CARRIER_URL",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_and_secrets_are_not_shown(given: dict[str, str], named: str) -> None:

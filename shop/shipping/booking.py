@@ -1,0 +1,121 @@
+"""A parcel at a carrier outside: what is done before the fulfilment's transaction, and what takes it back.
+
+Intent, act, result, as with payments: the journal's `begun` is the intent, the quote's id is in its notes before a label is bought for it,
+and the transaction that ships writes the result. An order that does not ship, for whatever reason, has its label voided: that is due
+from the moment the step began.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from decimal import Decimal
+from typing import Any
+
+from shop.errors import CarrierRefused, CarrierUnavailable
+from shop.notes import note
+from shop.points import effect
+from shop.settings import settings
+from shop.shipping.carrier import Carrier, Shipment, Voided
+from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
+from shop.under_way import OrderUnderWay
+
+_QUOTING, _BUYING, _VOIDING = (effect(what) for what in ("asking the carrier for a quote", "buying a label", "voiding a label"))
+_RETRIES, _AWAY_SECONDS = 3, 15.0
+"""After so many tries that failed, an order is put off for so long."""
+_SETTLES_AFTER = 4
+"""So many time limits after a label was asked for and not answered, it has been bought or never will be."""
+
+
+async def book(under_way: OrderUnderWay) -> dict[str, Any]:
+    """Has a label for the order: finds the one that was bought before, or buys one. Bought once, however often it is called.
+
+    Raises what a `Carrier` raises. For the embedded carrier there is nothing to do before the transaction.
+    """
+    chosen = carrier_of(under_way)
+    if chosen == EMBEDDED:
+        return {}
+    try:
+        parcel = await _parcel(under_way, carrier(chosen))
+    except CarrierUnavailable as away:
+        await _wait_for(under_way, away)
+        raise
+    await note(under_way, STEP, parcel=parcel)
+    return parcel
+
+
+async def _parcel(under_way: OrderUnderWay, at: Carrier) -> dict[str, Any]:
+    shipment = await _create(under_way, at, await _known_quote(under_way, at) or await _quote(under_way, at))
+    if shipment.voided:  # by a person, in the carrier's own dashboard
+        shipment = await _create(under_way, at, await _quote(under_way, at))
+    return {**asdict(shipment), "amount": str(shipment.amount)}
+
+
+async def _wait_for(under_way: OrderUnderWay, away: CarrierUnavailable) -> None:
+    """A carrier that is away is no reason to undo an order that is paid: it is put off, as long as stock is reserved for one."""
+    entry, now = under_way.journal[STEP], time.time()
+    if entry.attempts <= _RETRIES or away.retry_after is not None:
+        return
+    since = float(entry.notes.get("away_since") or now)
+    if since == now:
+        await note(under_way, STEP, away_since=now)
+    if now - since < settings().reservation_minutes * 60:
+        away.retry_after = _AWAY_SECONDS
+
+
+async def _known_quote(under_way: OrderUnderWay, at: Carrier) -> str | None:
+    """The one that was asked for before, for which a label may have been bought."""
+    entry = under_way.journal[STEP]
+    if (noted := entry.notes.get("quote_id")) is not None:
+        return str(noted)
+    return await at.find(under_way.id) if entry.attempts > 1 else None
+
+
+async def _quote(under_way: OrderUnderWay, at: Carrier) -> str:
+    with _QUOTING:
+        return (await at.quote(under_way.order)).id
+
+
+async def _create(under_way: OrderUnderWay, at: Carrier, quote_id: str) -> Shipment:
+    # Written down before the label can be there: whoever undoes this finds it, and knows that it may still be on its way.
+    await note(under_way, STEP, carrier=at.name, quote_id=quote_id, asked_at=time.time())
+    try:
+        with _BUYING:
+            return await at.create(under_way.order, quote_id)
+    except CarrierRefused:
+        await note(under_way, STEP, asked_at=0)  # a clear answer: nothing is on its way
+        raise
+
+
+async def unbook(under_way: OrderUnderWay) -> dict[str, Any]:
+    """Voids the order's label, if there is one and the parcel is not handed over. Says what became of it, which is then also in the notes.
+
+    Raises `VoidRefused`, and what else a `Carrier` raises.
+    """
+    chosen = carrier_of(under_way)
+    if chosen == EMBEDDED:
+        return {}
+    entry, at = under_way.journal[STEP], carrier(chosen)
+    quote_id = entry.notes.get("quote_id") or await at.find(under_way.id)
+    became = Voided.NOT_BOUGHT
+    if quote_id is not None:
+        with _VOIDING:
+            became = await at.void(str(quote_id))
+    if became is Voided.NOT_BOUGHT and (wait := _may_come_yet(entry.notes)) > 0:
+        raise CarrierUnavailable("a label was asked for and not answered: it may come yet", retry_after=wait)
+    await note(under_way, STEP, label=became)
+    return {"label": became}
+
+
+def _may_come_yet(notes: dict[str, Any]) -> float:
+    """Seconds until it is certain that a label, which was asked for, is not coming any more."""
+    asked_at = float(notes.get("asked_at") or 0)
+    limit = _SETTLES_AFTER * settings().carrier_timeout_seconds
+    return min(limit, asked_at + limit - time.time())
+
+
+def booked(under_way: OrderUnderWay) -> Shipment | None:
+    """The parcel that `book` has had made; None if it is the embedded carrier's to make one."""
+    entry = under_way.journal.get(STEP)
+    parcel = entry.notes.get("parcel") if entry and carrier_of(under_way) != EMBEDDED else None
+    return Shipment(**{**parcel, "amount": Decimal(parcel["amount"])}) if parcel else None

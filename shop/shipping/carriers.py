@@ -1,0 +1,55 @@
+"""Which carrier the settings choose, and which one has an order's parcel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from weakref import WeakKeyDictionary
+
+from shop.errors import CarrierMisconfigured
+from shop.settings import settings
+from shop.shipping.carrier import Carrier
+from shop.shipping.embedded import EmbeddedCarrier
+from shop.under_way import OrderUnderWay
+
+STEP = "fulfill_order"
+EMBEDDED = EmbeddedCarrier.name
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Carrier]] = WeakKeyDictionary()
+
+
+def _easypost() -> Carrier:
+    from shop.shipping.easypost_carrier import EasyPostCarrier  # its SDK takes a fifth of a second to load
+
+    s = settings()
+    if s.easypost_api_key is None or s.carrier_sender is None:
+        raise CarrierMisconfigured("a parcel is at EasyPost, so EASYPOST_API_KEY and CARRIER_SENDER have to be set")
+    return EasyPostCarrier(s, s.easypost_api_key.get_secret_value(), s.carrier_sender)
+
+
+_CHOICES = {EMBEDDED: lambda: EmbeddedCarrier(settings()), "easypost": _easypost}
+
+
+def carrier(name: str | None = None) -> Carrier:
+    """The running event loop's carrier of this name; without one, that of the settings. Raises `CarrierMisconfigured`."""
+    name = name or settings().carrier
+    carriers = _open.setdefault(asyncio.get_running_loop(), {})
+    if name not in carriers:
+        carriers[name] = _CHOICES[name]()
+    return carriers[name]
+
+
+def carrier_of(order: OrderUnderWay) -> str:
+    """Where this order's parcel is, or is going to be: settings may have changed since it was begun."""
+    entry = order.journal.get(STEP)
+    return str(entry.notes.get("carrier", settings().carrier)) if entry else settings().carrier
+
+
+def any_outside(orders: Iterable[OrderUnderWay]) -> bool:
+    """Whether one of the orders has its parcel at a carrier outside, or will."""
+    return any(carrier_of(order) != EMBEDDED for order in orders)
+
+
+async def close_carriers() -> None:
+    """Closes the running loop's connections."""
+    for each in _open.pop(asyncio.get_running_loop(), {}).values():
+        await each.aclose()

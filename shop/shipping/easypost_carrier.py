@@ -1,0 +1,171 @@
+"""EasyPost, as a `Carrier`: one account, and through it USPS, UPS, FedEx, DHL and a hundred others.
+
+- **Once.** A shipment at EasyPost is bought once: buying it again is refused, and looked up. Its id is journalled before it is bought.
+- **Looking up by order.** A shipment's `reference` is made of the order's id, and EasyPost finds a shipment by it. References are not
+  unique there, so an answer is believed only if it has the reference that was asked for; and what costs money is found by id.
+- **Voiding** is EasyPost's refund. A parcel that somebody has scanned is handed over, and stays so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote as url_quote
+
+from shop import names
+from shop.errors import CarrierRefused, CarrierUnavailable, VoidRefused
+from shop.order import Order
+from shop.plain import one_line
+from shop.settings import Sender, Settings
+from shop.shipping.carrier import Quote, Shipment, Tracking, Voided, choose
+from shop.shipping.easypost_calls import AnsweredNo, EasyPostCalls, NotThere
+from shop.shipping.easypost_records import ShipmentRecord, read
+
+_LABEL_BEGINS = b"%PDF-"
+
+
+class EasyPostCarrier:
+    """A `Carrier` over one session of at most `carrier_concurrency` calls at once."""
+
+    name = "easypost"
+
+    def __init__(self, settings: Settings, api_key: str, sender: Sender) -> None:
+        self._settings, self._sender = settings, sender
+        self._calls = EasyPostCalls(settings.carrier_url, api_key, settings.carrier_timeout_seconds, settings.carrier_concurrency)
+
+    async def quote(self, order: Order) -> Quote:
+        params = self._params(order)
+        made = read(ShipmentRecord, await self._calls(lambda c: c.shipment.create(**params)))
+        if made.reference != params["reference"]:
+            raise CarrierUnavailable("EasyPost answered another shipment than was asked for")
+        if self._choice(made) is None:
+            raise CarrierRefused(f"no carrier takes this parcel{_why(made)}")
+        return Quote(made.id, tuple(rate.to_rate() for rate in made.rates))
+
+    async def create(self, order: Order, quote_id: str) -> Shipment:
+        known = await self._get(quote_id)
+        if not known.bought:
+            if (rate := self._choice(known)) is None:
+                raise CarrierRefused(f"no carrier takes this parcel{_why(known)}")
+            known = await self._buy(quote_id, rate)
+        return known.to_shipment(order.id)
+
+    async def _buy(self, quote_id: str, rate_id: str) -> ShipmentRecord:
+        refused: AnsweredNo | None = None
+        try:
+            bought = read(ShipmentRecord, await self._calls(lambda c: c.shipment.buy(quote_id, rate={"id": rate_id})))
+        except AnsweredNo as error:  # it may say so because it is bought already
+            refused = error
+            bought = await self._get(quote_id)
+        if bought.id != quote_id or not bought.bought:
+            raise refused or CarrierUnavailable("EasyPost answered no label to a purchase")
+        return bought
+
+    async def find(self, order_id: str) -> str | None:
+        reference = names.file_stem(order_id)
+        try:
+            found = await self._get(reference)
+        except NotThere:
+            return None
+        return found.id if found.reference == reference and not found.voided else None
+
+    async def label(self, shipment_id: str) -> bytes:
+        record = await self._get(shipment_id)
+        if record.postage_label is not None and record.postage_label.pdf is None:  # the carrier made another kind
+            asked = await self._calls(lambda c: c.shipment.label(shipment_id, file_format="PDF"))
+            record = read(ShipmentRecord, asked)
+        url = record.postage_label.pdf if record.postage_label else None
+        if url is None:
+            raise CarrierUnavailable("EasyPost has no PDF of this label yet")
+        label = await self._calls.download(url)
+        if not label.startswith(_LABEL_BEGINS):
+            raise CarrierUnavailable("what EasyPost calls a label is no PDF")
+        return label
+
+    async def void(self, shipment_id: str) -> Voided:
+        try:
+            record = await self._get(shipment_id)
+        except NotThere:
+            return Voided.NOT_BOUGHT
+        if (became := _became(record)) is not None:
+            return became
+        refused: AnsweredNo | None = None
+        try:
+            await self._calls(lambda c: c.shipment.refund(shipment_id))
+        except AnsweredNo as error:
+            refused = error
+        record = await self._get(shipment_id)  # only a look-up says what has become of it
+        if (became := _became(record)) is not None:
+            return became
+        raise VoidRefused(f"EasyPost does not take the label back: {refused or record.refund_status}")
+
+    async def track(self, shipment_id: str) -> Tracking:
+        return (await self._get(shipment_id)).to_tracking()
+
+    async def aclose(self) -> None:
+        await self._calls.aclose()
+
+    async def _get(self, any_id: str) -> ShipmentRecord:
+        return read(ShipmentRecord, await self._calls(lambda c: c.shipment.retrieve(url_quote(any_id, safe=""))))
+
+    def _choice(self, record: ShipmentRecord) -> str | None:
+        rate = choose([rate.to_rate() for rate in record.rates], self._settings.carrier_service)
+        return rate.id if rate else None
+
+    def _params(self, order: Order) -> dict[str, Any]:
+        to, sender, s = order.shipping_info, self._sender, self._settings
+        if to is None:
+            raise CarrierRefused("an order without shipping_info cannot be shipped")
+        params: dict[str, Any] = {
+            "reference": names.file_stem(order.id),
+            "from_address": {"name": s.shop_name, "email": s.shop_email, **sender.model_dump(exclude_none=True)},
+            "to_address": {
+                "name": one_line(to.name or order.customer_name or order.customer_id),
+                "street1": to.address,
+                "city": to.city,
+                "state": to.state,
+                "zip": to.zip,
+                "country": to.country.upper(),
+                "email": order.customer_email,
+            },
+            "parcel": {"weight": round(sum(order.wanted.values()) * s.carrier_piece_ounces, 1)},
+            "options": {"label_format": "PDF", "label_size": "4x6"},
+        }
+        if to.country.upper() != sender.country:
+            params["customs_info"] = self._customs(order)
+        return params
+
+    def _customs(self, order: Order) -> dict[str, Any]:
+        items = [
+            {
+                "description": one_line(item.name or item.product_id, 100),
+                "quantity": item.quantity,
+                "value": str(item.price * item.quantity),
+                "currency": order.currency,
+                "weight": round(item.quantity * self._settings.carrier_piece_ounces, 1),
+                "origin_country": self._sender.country,
+            }
+            for item in order.items
+        ]
+        return {
+            "customs_certify": True,
+            "customs_signer": self._settings.shop_name,
+            "contents_type": "merchandise",
+            "restriction_type": "none",
+            "non_delivery_option": "return",
+            "eel_pfc": "NOEEI 30.37(a)",
+            "customs_items": items,
+        }
+
+
+def _became(record: ShipmentRecord) -> Voided | None:
+    """None: the label is there, and nobody has used it."""
+    if not record.bought:
+        return Voided.NOT_BOUGHT
+    if record.voided:
+        return Voided.VOIDED
+    return Voided.HANDED_OVER if record.where.handed_over else None
+
+
+def _why(record: ShipmentRecord) -> str:
+    said = [f"{message.carrier or 'EasyPost'}: {message.message}" for message in record.messages if message.message]
+    return one_line(f" ({'; '.join(dict.fromkeys(said))})", 300) if said else ""

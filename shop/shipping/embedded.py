@@ -1,0 +1,107 @@
+"""The embedded carrier: its book is our own database, so that a parcel is booked in the transaction that takes the stock off the shelf.
+
+For development and for tests. Takes every parcel but those to `CARRIER_REFUSES`; nobody ever comes to fetch one.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import text
+
+from shop import names
+from shop.database import transaction
+from shop.errors import CarrierRefused
+from shop.order import Order
+from shop.settings import Settings
+from shop.shipping import s10, shipments
+from shop.shipping.carrier import Event, Quote, Rate, Shipment, Status, Tracking, Voided
+from shop.shipping.label import parcel_of, render_label
+
+_LOCK = text("SELECT 1 FROM customer_order WHERE id = :id FOR UPDATE")
+_FIND = text(
+    "SELECT s.order_id, s.tracking_number, s.created_at, s.returned_at, o.content "
+    "FROM shipment s JOIN customer_order o ON o.id = s.order_id WHERE s.order_id = :id OR s.tracking_number = :id"
+)
+_VOID = text("UPDATE shipment SET returned_at = now() WHERE tracking_number = :id AND returned_at IS NULL")
+
+
+class EmbeddedCarrier:
+    """A `Carrier`. A shipment's id is its tracking number."""
+
+    name = "embedded"
+    title = "Embedded Carrier"
+    """As printed on the label."""
+    service = "Standard"
+    origin = "US"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._refuses = frozenset(country.strip().upper() for country in settings.carrier_refuses)
+
+    def check(self, order: Order) -> None:
+        """Raises `CarrierRefused` if it will not take this order's parcel."""
+        if order.shipping_info is None:
+            raise CarrierRefused("the embedded carrier cannot deliver an order without shipping_info")
+        country = order.shipping_info.country.strip().upper()
+        if country in self._refuses:
+            raise CarrierRefused(f"the embedded carrier does not deliver to {country}")
+
+    def shipment(self, order_id: str, serial: int) -> Shipment:
+        """The parcel with this serial, which is never another's: what `shipments.enter` books."""
+        return self._shipment(order_id, s10.tracking_number(serial, self.origin))
+
+    def _shipment(self, order_id: str, tracking_number: str, *, voided: bool = False) -> Shipment:
+        return Shipment(tracking_number, order_id, tracking_number, self.title, self.service, voided)
+
+    async def quote(self, order: Order) -> Quote:
+        self.check(order)
+        return Quote(names.file_stem(order.id), (Rate("standard", self.title, self.service, Decimal(0), order.currency),))
+
+    async def create(self, order: Order, quote_id: str) -> Shipment:  # noqa: ARG002  (every order has one here)
+        """In a transaction of its own, and without moving any stock; the fulfilment books its parcels in its own transaction."""
+        self.check(order)
+        async with transaction() as tx:
+            await tx.execute(_LOCK, {"id": order.id})  # so that two cannot do it at once
+            row = (await tx.execute(_FIND, {"id": order.id})).one_or_none()
+            if row is not None:
+                return self._shipment(order.id, row.tracking_number, voided=row.returned_at is not None)
+            (serial,) = await shipments.serials(tx, 1)
+            booked = self.shipment(order.id, serial)
+            await shipments.enter(tx, [shipments.Leaving(serial, booked, order.wanted)])
+            return booked
+
+    async def find(self, order_id: str) -> str | None:
+        row = await self._row(order_id)
+        return None if row is None or row.returned_at is not None else names.file_stem(order_id)
+
+    async def label(self, shipment_id: str) -> bytes:
+        row = await self._known(shipment_id)
+        order = Order.model_validate(row.content)
+        return render_label(parcel_of(order, self._shipment(row.order_id, row.tracking_number), self._settings))
+
+    async def void(self, shipment_id: str) -> Voided:
+        """Without moving any stock; the saga's own undo (`shop.shipping.returns`) puts the pieces back with it."""
+        async with transaction() as tx:
+            voided = (await tx.execute(_VOID, {"id": shipment_id})).rowcount
+        return Voided.VOIDED if voided or await self._row(shipment_id) is not None else Voided.NOT_BOUGHT
+
+    async def track(self, shipment_id: str) -> Tracking:
+        row = await self._known(shipment_id)
+        events = [Event(row.created_at, "booked", "The parcel has its label")]
+        if row.returned_at is not None:
+            events.append(Event(row.returned_at, "voided", "The label is void"))
+        return Tracking(Status.BOOKED if row.returned_at is None else Status.VOIDED, tuple(events))
+
+    async def _known(self, shipment_id: str) -> Any:
+        if (row := await self._row(shipment_id)) is None:
+            raise CarrierRefused("the embedded carrier has no such shipment")
+        return row
+
+    async def _row(self, any_id: str) -> Any:
+        async with transaction() as tx:
+            return (await tx.execute(_FIND, {"id": any_id})).one_or_none()
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""

@@ -1,0 +1,221 @@
+"""EasyPost's adapter, by EasyPost's own client over HTTP, against a server of ours that answers as EasyPost does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from shop.errors import (
+    CarrierMisconfigured,
+    CarrierRefused,
+    CarrierTimeout,
+    CarrierUnavailable,
+    OrderError,
+    VoidRefused,
+)
+from shop.order import Order
+from shop.settings import Settings
+from shop.shipping.carrier import Status, Voided
+from shop.shipping.easypost_carrier import EasyPostCarrier
+from tests.easypost_server import EasyPost
+from tests.integration.world import an_order
+
+TIMEOUT = 1.0
+
+
+def make(server: EasyPost, **changes: Any) -> EasyPostCarrier:
+    given = {name.lower(): value for name, value in server.settings.items()} | {"carrier_timeout_seconds": TIMEOUT, **changes}
+    s = Settings(_env_file=None, **{**given, "carrier_sender": json.loads(given["carrier_sender"])})
+    assert s.easypost_api_key is not None
+    assert s.carrier_sender is not None
+    return EasyPostCarrier(s, s.easypost_api_key.get_secret_value(), s.carrier_sender)
+
+
+@pytest.fixture
+async def carrier(easypost_server: EasyPost) -> AsyncIterator[EasyPostCarrier]:
+    made = make(easypost_server)
+    yield made
+    await made.aclose()
+    easypost_server.behave()
+
+
+def order(order_id: str, **fields: Any) -> Order:
+    return Order.model_validate(an_order(order_id, **fields))
+
+
+async def buy(carrier: EasyPostCarrier, given: Order) -> Any:
+    return await carrier.create(given, (await carrier.quote(given)).id)
+
+
+async def test_from_quote_to_label_to_void(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    quote = await carrier.quote(order(unique))
+    assert {(rate.carrier, rate.service, str(rate.amount)) for rate in quote.rates} >= {("USPS", "GroundAdvantage", "5.93")}
+    assert easypost_server.labels(unique) == [], "a quote buys nothing"
+
+    shipment = await carrier.create(order(unique), quote.id)
+    (label,) = easypost_server.labels(unique)
+    assert (shipment.tracking_number, shipment.carrier, shipment.service) == (label["tracking_code"], "USPS", "GroundAdvantage"), (
+        "the cheapest"
+    )
+    assert (await carrier.label(shipment.id)).startswith(b"%PDF-")
+    assert (await carrier.track(shipment.id)).status is Status.BOOKED
+
+    assert await carrier.void(shipment.id) is Voided.VOIDED
+    assert await carrier.void(shipment.id) is Voided.VOIDED, "once more changes nothing"
+    assert easypost_server.good_labels(unique) == 0
+    assert (await carrier.track(shipment.id)).status is Status.VOIDED
+    assert (await carrier.create(order(unique), quote.id)).voided
+    assert len(easypost_server.labels(unique)) == 1
+
+
+@pytest.mark.parametrize("order_id", ["plain", "a/b?c=d#e", "заказ 5", "shp_looks_like_an_id", "../x", "x" * 200])
+async def test_finds_its_own_by_the_order(carrier: EasyPostCarrier, unique: str, order_id: str) -> None:
+    order_id = f"{unique}{order_id}"[:200]
+    assert await carrier.find(order_id) is None
+    quote = await carrier.quote(order(order_id))
+    assert await carrier.find(order_id) == quote.id
+    await carrier.create(order(order_id), quote.id)
+    await carrier.void(quote.id)
+    assert await carrier.find(order_id) is None, "a voided one is nobody's"
+
+
+async def test_buys_once_however_often_it_is_asked(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    quote = await carrier.quote(order(unique))
+    bought = await asyncio.gather(*(carrier.create(order(unique), quote.id) for _ in range(8)))
+    assert len({shipment.tracking_number for shipment in bought}) == 1
+    assert len(easypost_server.labels(unique)) == 1
+
+
+async def test_looks_first_at_a_carrier_that_would_sell_twice(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    easypost_server.misbehave("forget", "postage")
+    quote = await carrier.quote(order(unique))
+    for _ in range(3):
+        await carrier.create(order(unique), quote.id)
+    assert len(easypost_server.labels(unique)) == 1
+
+
+@pytest.mark.parametrize("fault", ["silent_after", "lost_after", "error_500_after", "rubbish_after", "nonsense_after", "no_response_after"])
+async def test_a_label_that_was_bought_without_a_clear_answer_is_found(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, fault: str
+) -> None:
+    quote = await carrier.quote(order(unique))
+    easypost_server.misbehave("buy", fault, order_id=unique, seconds=1.5 * TIMEOUT)
+    with pytest.raises(CarrierUnavailable) as unclear:
+        await carrier.create(order(unique), quote.id)
+    assert unclear.value.retryable
+    assert isinstance(unclear.value, CarrierTimeout) == (fault == "silent_after")
+
+    assert len(easypost_server.labels(unique)) == 1, "it was bought"
+    shipment = await carrier.create(order(unique), quote.id)
+    assert shipment.tracking_number == easypost_server.labels(unique)[0]["tracking_code"]
+    assert len(easypost_server.labels(unique)) == 1
+
+
+@pytest.mark.parametrize(
+    ("move", "fault", "error", "retryable"),
+    [
+        ("create", "error_500", CarrierUnavailable, True),
+        ("create", "error_503", CarrierUnavailable, True),
+        ("create", "lost", CarrierUnavailable, True),
+        ("create", "rubbish", CarrierUnavailable, True),
+        ("create", "nonsense", CarrierUnavailable, True),
+        ("create", "error_429", CarrierUnavailable, True),
+        ("create", "silent", CarrierTimeout, True),
+        ("create", "error_402", CarrierMisconfigured, False),
+        ("buy", "error_422", CarrierRefused, False),
+        ("buy", "no_response", CarrierUnavailable, True),
+    ],
+)
+async def test_each_trouble_has_its_type(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, move: str, fault: str, error: type[OrderError], retryable: bool
+) -> None:
+    easypost_server.misbehave(move, fault, order_id=unique, seconds=1.5 * TIMEOUT)
+    begin = time.monotonic()
+    with pytest.raises(error) as raised:
+        await buy(carrier, order(unique))
+    assert time.monotonic() - begin < 6 * TIMEOUT
+    assert raised.value.retryable is retryable
+    assert (raised.value.retry_after is not None) == (fault == "error_429"), "a limit of requests is waited for, not undone"
+    assert easypost_server.labels(unique) == []
+    assert raised.value.__context__ is None, "the client's own error may hold the key or the address"
+
+
+async def test_a_key_that_is_not_accepted_names_its_setting_and_is_not_shown(easypost_server: EasyPost, unique: str) -> None:
+    wrong = make(easypost_server, easypost_api_key="EZTK_PLANTED_PLANTED")
+    with pytest.raises(CarrierMisconfigured, match="EASYPOST_API_KEY") as refused:
+        await wrong.quote(order(unique))
+    assert "PLANTED" not in f"{refused.value} {refused.value.details()}"
+    assert not refused.value.retryable
+    await wrong.aclose()
+
+
+async def test_where_nobody_goes_is_a_refusal_with_its_reason(carrier: EasyPostCarrier, unique: str) -> None:
+    with pytest.raises(CarrierRefused, match="Destination country is not served"):
+        await carrier.quote(order(unique, country="AQ"))
+    with pytest.raises(CarrierRefused, match=r"Invalid address.*street1"):
+        await carrier.quote(order(unique, shipping_info={"address": "", "city": "X", "country": "US"}))
+
+
+async def test_the_parcel_is_described(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    sent = order(unique, shipping_info={"name": "王小明", "address": "建国路88号", "city": "北京", "zip": "100022", "country": "cn"})
+    await carrier.quote(sent)
+    (made,) = easypost_server.shipments(unique)
+    assert (made["to_address"]["name"], made["to_address"]["country"]) == ("王小明", "CN")
+    assert made["parcel"]["weight"] == 16
+    (item,) = made["customs_info"]["customs_items"]
+    assert (item["quantity"], item["value"], item["origin_country"]) == (1, "999.99", "US")
+
+
+async def test_the_service_can_be_chosen(easypost_server: EasyPost, unique: str) -> None:
+    chosen = make(easypost_server, carrier_service="usps priority")
+    assert (await buy(chosen, order(unique))).service == "Priority"
+    await chosen.aclose()
+    nothing = make(easypost_server, carrier_service="Pigeon")
+    with pytest.raises(CarrierRefused):
+        await nothing.quote(order(f"{unique}-2"))
+    await nothing.aclose()
+
+
+async def test_a_parcel_that_was_handed_over_is_not_voided(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    shipment = await buy(carrier, order(unique))
+    easypost_server.scan(unique)
+    assert await carrier.void(shipment.id) is Voided.HANDED_OVER
+    tracking = await carrier.track(shipment.id)
+    assert tracking.status is Status.UNDER_WAY
+    assert [event.place for event in tracking.events] == ["ANYTOWN, CA", "SAN FRANCISCO, CA"]
+    assert tracking.events[0].at.tzinfo is not None
+    assert easypost_server.good_labels(unique) == 1
+
+
+async def test_voiding_finds_out_what_there_is(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    assert await carrier.void("shp_nobody") is Voided.NOT_BOUGHT
+    quote = await carrier.quote(order(unique))
+    assert await carrier.void(quote.id) is Voided.NOT_BOUGHT
+    await carrier.create(order(unique), quote.id)
+    easypost_server.misbehave("refund", "lost_after", order_id=unique)
+    with pytest.raises(CarrierUnavailable):
+        await carrier.void(quote.id)
+    assert await carrier.void(quote.id) is Voided.VOIDED
+
+
+async def test_a_label_that_is_not_taken_back_is_for_a_person(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    shipment = await buy(carrier, order(unique))
+    easypost_server.misbehave("forget", "refunds")
+    with pytest.raises(VoidRefused, match="rejected") as refused:
+        await carrier.void(shipment.id)
+    assert not refused.value.retryable
+
+
+async def test_calls_at_once_are_bounded(easypost_server: EasyPost, unique: str) -> None:
+    """And one that is given up does not keep the others waiting for ever."""
+    narrow = make(easypost_server, carrier_concurrency=2)
+    easypost_server.misbehave("create", "silent", times=2, seconds=1.2 * TIMEOUT)
+    ends = await asyncio.gather(*(narrow.quote(order(f"{unique}-{n}")) for n in range(8)), return_exceptions=True)
+    assert sum(isinstance(end, CarrierTimeout) for end in ends) == 2
+    assert sum(not isinstance(end, BaseException) for end in ends) == 6
+    await narrow.aclose()

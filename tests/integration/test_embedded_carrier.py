@@ -1,0 +1,64 @@
+"""The embedded carrier as a `Carrier`, on a real database; and the labels that are printed for its parcels and for others'."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from shop.errors import CarrierRefused
+from shop.order import Order
+from shop.settings import settings
+from shop.shipping.carrier import Carrier, Status, Voided
+from shop.shipping.carriers import carrier
+from shop.shipping.printing import print_label
+from tests.integration.domain import Shop, an_order
+
+pytest_plugins = ["tests.integration.domain_fixtures"]
+
+
+def order(order_id: str = "A", country: str = "US") -> Order:
+    given = an_order(order_id)
+    return Order.model_validate({**given, "shipping_info": {**given["shipping_info"], "country": country}})
+
+
+async def test_from_quote_to_void(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    embedded: Carrier = carrier()
+    assert embedded.name == "embedded"
+    quote = await embedded.quote(order())
+    assert await embedded.find("A") is None
+    booked = await asyncio.gather(*(embedded.create(order(), quote.id) for _ in range(5)))
+    assert len({shipment.tracking_number for shipment in booked}) == 1
+    assert await shop.count("shipment") == 1
+    shipment = booked[0]
+    assert await embedded.find("A") == quote.id
+    assert (await embedded.label(shipment.id)).startswith(b"%PDF-")
+    assert (await embedded.track(shipment.id)).status is Status.BOOKED
+    assert await embedded.void(shipment.id) is Voided.VOIDED
+    assert await embedded.void(shipment.id) is Voided.VOIDED
+    tracking = await embedded.track(shipment.id)
+    assert (tracking.status, [event.status for event in tracking.events]) == (Status.VOIDED, ["booked", "voided"])
+    assert await embedded.find("A") is None
+    assert (await embedded.create(order(), quote.id)).voided
+
+
+async def test_what_it_refuses_and_does_not_know(shop: Shop) -> None:
+    embedded = carrier()
+    with pytest.raises(CarrierRefused, match="AQ"):
+        await embedded.quote(order(country="AQ"))
+    assert await embedded.void("CA000000005US") is Voided.NOT_BOUGHT
+    for asked in (embedded.label, embedded.track):
+        with pytest.raises(CarrierRefused, match="no such shipment"):
+            await asked("CA000000005US")
+
+
+@pytest.mark.parametrize("shipped", [{"tracking_number": "CA473124829US"}, {"tracking_number": "CA473124829US", "booked_at": "embedded"}])
+async def test_a_label_is_printed_once(shop: Shop, shipped: dict[str, str], tmp_path: Path) -> None:
+    """Also for a message from before there were other carriers."""
+    await asyncio.to_thread(print_label, order(), shipped, settings())
+    (path,) = settings().label_dir.iterdir()
+    before = path.stat().st_mtime_ns
+    await asyncio.to_thread(print_label, order(), shipped, settings())
+    assert path.stat().st_mtime_ns == before
