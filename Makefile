@@ -1,5 +1,6 @@
 # make run   everything on this machine, with sample orders; stays up until Ctrl-C
 # make demo  the same, but leaves when they have ended
+# make check what the shop is connected to: what is real, what is embedded, what is misconfigured
 # make test  checks and tests
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo test crash-test fault-test model lint format bench install
+.PHONY: run demo check test crash-test fault-test model lint format bench install
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -19,6 +20,9 @@ run: $(STAMP)
 
 demo: $(STAMP)
 	@exec $(BIN)/python -m deployments.run --demo
+
+check: $(STAMP)
+	@$(BIN)/python -m deployments.check
 
 # Files of tests side by side, each process with servers of its own; then what measures time, with the machine to itself.
 test: lint

@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from deployments.check.report import check, check_settings
+from deployments.check.report import table as check_table
 from deployments.samples import Sample, load_samples
 from deployments.samples.runner import Ended, run_samples
 from deployments.samples.stripe import at_stripe
@@ -66,6 +68,16 @@ def _options() -> Options:
     )
 
 
+def _given_in(options: Options) -> set[str]:
+    """What a person has set, of what the stack sets otherwise."""
+    addresses = {
+        "DATABASE_URL": options.database_url,
+        "PREFECT_API_URL": options.prefect_api_url,
+        "PAYMENT_GATEWAY_URL": options.gateway_url,
+    }
+    return {name for name, address in addresses.items() if address}
+
+
 def _at_stripe() -> bool:
     return given("PAYMENT_GATEWAY", HOME / ".env") == "stripe"
 
@@ -80,10 +92,19 @@ def _samples() -> list[Sample]:
 
 
 def _run(console: Console, *, demo: bool) -> int:
+    if mistakes := check_settings():
+        console.print(check_table(mistakes))
+        return 1
     options = _options()
     with Display(console, options.phases) as display, Stack(options, display.phase) as stack:
+        findings = check(_given_in(options).__contains__)
+        if any(finding.wrong for finding in findings):
+            display.close()
+            console.print(check_table(findings))
+            return 1
         ended = _send_samples(stack, display)
         display.close()
+        console.print(check_table(findings))
         books = _books_at_rest(stack)
         console.print(outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]), _notes(ended), _books(books))
         if demo:

@@ -245,6 +245,10 @@ class Settings(BaseSettings):
             raise ValueError("CARRIER_URL must start with https:// for an EASYPOST_API_KEY that buys real labels, or be unset")
         return self
 
+    def __hash__(self) -> int:
+        """Equal settings have the same; secrets, which are shown as asterisks, do not count."""
+        return hash(self.model_dump_json())
+
     @property
     def gateway_url(self) -> str:
         """Where the payment gateway is."""

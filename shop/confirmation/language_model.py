@@ -33,6 +33,16 @@ async def ask(facts: ConfirmationFacts, settings: Settings, mistakes: Sequence[s
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_in_turn(facts, settings, mistakes), _own_loop()))
 
 
+async def try_out(settings: Settings) -> None:
+    """Asks the model for a word or two. Raises whatever goes wrong."""
+
+    async def greet() -> None:
+        with _dspy().context(disable_history=True, callbacks=[]):
+            await _language_model(settings).acall("Answer with the word yes.")
+
+    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(greet(), _own_loop()))
+
+
 def _own_loop() -> asyncio.AbstractEventLoop:
     with _starting:
         return _running_loop()

@@ -81,6 +81,15 @@ def _stopped_by(trouble: ServerTrouble) -> End:
     return End("later", str(trouble))
 
 
+async def greet(server: SmtpServer, *, seconds: float, name: str) -> None:
+    """Connects and logs in as for a mail, and sends none. Raises `ServerTrouble`."""
+    connection = _Connection(server, seconds, name)
+    try:
+        await connection.open()
+    finally:
+        await connection.close()
+
+
 class _Connection:
     """Opened with the first mail, and again when the server has closed it between two."""
 
@@ -92,7 +101,7 @@ class _Connection:
     async def send(self, mail: Mail) -> End:
         """How it ended for this mail. Raises `ServerTrouble` if it is not this mail's matter."""
         while True:
-            client = await self._open()
+            client = await self.open()
             used, self._fresh = not self._fresh, False
             try:
                 return await self._hand_over(client, mail)
@@ -139,7 +148,8 @@ class _Connection:
                 await client.rset()
         return End("refused" if no.code >= 500 else "later", f"the mail server said {said}")
 
-    async def _open(self) -> SMTP:
+    async def open(self) -> SMTP:
+        """Unless it is open. Raises `ServerTrouble`."""
         if self._client is not None and self._client.is_connected:
             return self._client
         await self.close()

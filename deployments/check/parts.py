@@ -1,0 +1,251 @@
+"""Each outside part is contacted through the same client that orders use, and changes nothing there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from http import HTTPStatus
+
+import httpx
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from deployments.check.finding import Finding, State
+from shop.errors import OrderError
+from shop.settings import Settings
+
+_ALIKE = 0.87
+SECONDS = 20
+"""For each part."""
+NOT_RUNNING = "not running now: `make run` starts it"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """`given`: whether a person has set this; else it is our own. `prefect_api_url`: None if no server is known."""
+
+    settings: Settings
+    given: Callable[[str], bool]
+    prefect_api_url: str | None
+
+
+Look = Callable[[Known], Awaitable[Finding]]
+
+
+async def look(part: str, ask: Look, known: Known) -> Finding:
+    """Never raises: what nobody foresaw is a finding, too."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            return await ask(known)
+    except TimeoutError:
+        return Finding(part, State.WRONG, f"no answer within {SECONDS} s", "see whether it can be reached from this machine")
+    except OrderError as error:
+        return Finding(part, State.WRONG, str(error), "see the setting that it names, or try again later")
+    except Exception as error:  # noqa: BLE001
+        return Finding(part, State.WRONG, f"{type(error).__name__} (its text is not shown: it may hold a secret)", "see README's settings")
+
+
+async def database(known: Known) -> Finding:
+    given = known.given("DATABASE_URL")
+    url = make_url(known.settings.database_url)
+    where = f"{url.database} at {url.query.get('host', url.host or 'localhost')}"
+
+    def read() -> tuple[str, str | None, str | None]:
+        engine = create_engine(known.settings.database_url, connect_args={"connect_timeout": SECONDS // 2})
+        try:
+            with engine.connect() as connection:
+                version = connection.execute(text("SHOW server_version")).scalar_one()
+                return str(version).split()[0], _revision(connection), _head(connection)
+        finally:
+            engine.dispose()
+
+    try:
+        version, revision, head = await asyncio.to_thread(read)
+    except SQLAlchemyError as error:
+        if not given:
+            return Finding("database", State.EMBEDDED, f"PostgreSQL, {NOT_RUNNING}")
+        why = type(getattr(error, "orig", error)).__name__
+        return Finding("database", State.WRONG, f"{where} cannot be used ({why})", "see DATABASE_URL, and whether the server runs")
+    state, what = (State.REAL if given else State.EMBEDDED), f"PostgreSQL {version}, {where}"
+    if revision != head:
+        return Finding("database", State.WRONG, f"{what}: its tables are at {revision or 'nothing'}, not {head}", "python -m shop.migrate")
+    return Finding("database", state, what)
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _head(connection: Connection) -> str | None:
+    from shop.migrate import config
+
+    return ScriptDirectory.from_config(config(connection)).get_current_head()
+
+
+async def prefect_server(known: Known) -> Finding:
+    part, given, api = "Prefect server", known.given("PREFECT_API_URL"), known.prefect_api_url
+    if api is None:
+        return Finding(part, State.EMBEDDED, NOT_RUNNING)
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        async with get_client() as client:
+            version = await client.api_version()
+            missing = []
+            try:
+                await client.read_work_pool("orders")
+            except ObjectNotFound:
+                return Finding(part, State.WRONG, f"{api} has no work pool orders", "prefect work-pool create orders --type process")
+            for name in ("process-order", "process-pending-orders", "recover-orders"):
+                try:
+                    await client.read_deployment_by_name(f"{name}/{name}")
+                except ObjectNotFound:
+                    missing.append(name)
+    except httpx.HTTPError as error:
+        if not given:
+            return Finding(part, State.EMBEDDED, NOT_RUNNING)
+        return Finding(part, State.WRONG, f"{api} does not answer ({type(error).__name__})", "see PREFECT_API_URL and PREFECT_API_KEY")
+    if missing:
+        return Finding(part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "prefect --no-prompt deploy --all")
+    return Finding(part, State.REAL if given else State.EMBEDDED, f"Prefect {version}, {api}")
+
+
+async def payments(known: Known) -> Finding:
+    from shop.payments.gateways import close_gateway, gateway
+
+    s = known.settings
+    try:
+        async for _ in gateway().pages(datetime.now(UTC)):
+            break
+    except OrderError as error:
+        if s.payment_gateway == "sandbox" and not known.given("PAYMENT_GATEWAY_URL"):
+            return Finding("payments", State.EMBEDDED, f"the sandbox, {NOT_RUNNING}")
+        return Finding("payments", State.WRONG, str(error), f"see PAYMENT_GATEWAY_URL ({s.gateway_url}) and the gateway's key")
+    finally:
+        await close_gateway()
+    if s.payment_gateway == "sandbox":
+        return Finding("payments", State.EMBEDDED, f"the sandbox at {s.gateway_url}: no real money")
+    live = s.stripe_api_key is not None and "_live_" in s.stripe_api_key.get_secret_value()
+    return Finding("payments", State.REAL, f"Stripe, {'LIVE: real money' if live else 'a test key'}")
+
+
+async def language_model(known: Known) -> Finding:
+    part, s = "language model", known.settings
+    if not s.dspy_model:
+        return Finding(part, State.OFF, "the template writes the confirmations (DSPY_MODEL)")
+    from shop.confirmation.language_model import try_out
+
+    try:
+        await try_out(s)
+    except Exception as error:  # noqa: BLE001  (any provider's)
+        return Finding(part, State.WRONG, f"{s.dspy_model} does not answer ({type(error).__name__})", "see DSPY_MODEL, _API_BASE, _API_KEY")
+    return Finding(part, State.REAL, s.dspy_model)
+
+
+async def mail(known: Known) -> Finding:
+    s = known.settings
+    if s.smtp_url is None:
+        return Finding("mail", State.EMBEDDED, f"into the Maildir {s.mail_dir}")
+    from shop.notifications.smtp import ServerTrouble, greet
+    from shop.notifications.smtp_url import smtp_server
+
+    server = smtp_server(s.smtp_url.get_secret_value())
+    try:
+        await greet(server, seconds=s.smtp_timeout_seconds, name=s.shop_email.rpartition("@")[2])
+    except ServerTrouble as trouble:
+        return Finding("mail", State.WRONG, str(trouble), "see SMTP_URL")
+    return Finding("mail", State.REAL, f"SMTP, {server.host}:{server.port}")
+
+
+async def crm(known: Known) -> Finding:
+    """Asks for nothing: any answer shows that somebody is there. A message would be in somebody's books."""
+    url = known.settings.crm_webhook_url
+    if url is None:
+        return Finding("CRM", State.EMBEDDED, "the table customer_interaction")
+    try:
+        async with httpx.AsyncClient(timeout=known.settings.crm_timeout_seconds, follow_redirects=False) as client:
+            answer = await client.options(url)
+    except httpx.HTTPError as error:
+        return Finding("CRM", State.WRONG, f"does not answer ({type(error).__name__})", "see CRM_WEBHOOK_URL")
+    if answer.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE} or answer.is_redirect:
+        return Finding("CRM", State.WRONG, f"answers {answer.status_code}: nobody is there", "see CRM_WEBHOOK_URL")
+    return Finding("CRM", State.REAL, httpx.URL(url).host)
+
+
+async def shipping(known: Known) -> Finding:
+    from shop.shipping.carriers import EMBEDDED, carrier, close_carriers
+
+    s = known.settings
+    if s.carrier == EMBEDDED:
+        return Finding("carrier", State.EMBEDDED, "labels with numbers that no carrier knows")
+    try:
+        await carrier().find("order-that-is-not-there")
+    finally:
+        await close_carriers()
+    real = s.easypost_api_key is not None and s.easypost_api_key.get_secret_value().startswith("EZAK")
+    return Finding("carrier", State.REAL, f"EasyPost, {'labels that cost money' if real else 'a test key'}")
+
+
+async def files(known: Known) -> Finding:
+    """Labels, mails and logs are written there."""
+    folder = known.settings.var_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Finding("files", State.WRONG, f"{folder} cannot be written ({error.strerror})", "see VAR_DIR and who may write there")
+    return Finding("files", State.REAL, str(folder))
+
+
+PARTS: dict[str, Look] = {
+    "database": database,
+    "Prefect server": prefect_server,
+    "payments": payments,
+    "language model": language_model,
+    "mail": mail,
+    "CRM": crm,
+    "carrier": shipping,
+    "files": files,
+}
+
+
+async def look_at_all(known: Known, tell: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
+    """All parts, side by side; `tell` is told each as it is found."""
+
+    async def one(part: str, ask: Look) -> Finding:
+        found = await look(part, ask, known)
+        with suppress(Exception):
+            tell(found)
+        return found
+
+    return list(await asyncio.gather(*(one(part, ask) for part, ask in PARTS.items())))
+
+
+def unknown_settings(names: Iterable[str]) -> list[Finding]:
+    """Names that are no settings and look like one: what was meant does not count."""
+    ours = [name.upper() for name in Settings.model_fields]
+    known = {*ours, *(name + ending for name in ours for ending in ("_FILE", "_BLOCK"))}
+    near = [(name, get_close_matches(name, ours, 1, _ALIKE)) for name in sorted(names) if name not in known]
+    return [Finding(name, State.WRONG, "there is no such setting", f"is {meant[0]} meant?") for name, meant in near if meant]
+
+
+def wrong_settings(errors: str) -> list[Finding]:
+    """Of the JSON of a `ValidationError`: each setting that is wrong, with what is wrong with it."""
+    return [_wrong_setting(error) for error in json.loads(errors)]
+
+
+def _wrong_setting(error: dict[str, object]) -> Finding:
+    place = error["loc"]
+    name = str(place[0]).upper() if isinstance(place, list) and place else "settings"
+    return Finding(name, State.WRONG, str(error["msg"]).removeprefix("Value error, "), f"set or unset {name}: README, Settings")

@@ -1,0 +1,69 @@
+"""All findings, and as a table."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+
+from dotenv import dotenv_values
+from pydantic import ValidationError
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from deployments.check.finding import Finding, State
+from deployments.check.parts import Known, look_at_all, unknown_settings, wrong_settings
+from deployments.stack.environment import given
+from deployments.stack.errors import StackError
+from shop.settings import ENV_FILES, Settings
+
+_STYLES = {State.REAL: "green", State.EMBEDDED: "cyan", State.OFF: "dim", State.WRONG: "bold red"}
+
+
+def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
+    """Contacts every configured part. `is_given`: whether a person has set this setting (default: it is in the environment or in `.env`).
+    If settings are wrong by themselves, these are the findings, all of them, and nothing is contacted."""
+    try:
+        mistakes = check_settings()
+        if any(finding.part.lower() in Settings.model_fields for finding in mistakes):
+            return mistakes
+        known = Known(Settings(), is_given or _is_given, _prefect_api_url())
+    except StackError as error:
+        return [Finding("settings", State.WRONG, str(error))]
+    return mistakes + asyncio.run(look_at_all(known))
+
+
+def check_settings() -> list[Finding]:
+    """What is wrong with the settings by themselves."""
+    mistyped = unknown_settings({*os.environ, *dotenv_values(ENV_FILES[-1])})
+    try:
+        Settings()
+    except ValidationError as error:
+        return mistyped + wrong_settings(error.json(include_input=False, include_url=False, include_context=False))
+    return mistyped
+
+
+def _is_given(name: str) -> bool:
+    return given(name, ENV_FILES[-1]) is not None
+
+
+def _prefect_api_url() -> str | None:
+    """Of the environment, `.env` or `var/run.env`; Prefect's own settings look at the first two only."""
+    url = given("PREFECT_API_URL", ENV_FILES[-1]) or given("PREFECT_API_URL", ENV_FILES[0])
+    if url and not os.environ.get("PREFECT_API_URL"):
+        os.environ["PREFECT_API_URL"] = url
+    return url
+
+
+def table(findings: Sequence[Finding]) -> Table:
+    """One line for each part."""
+    made = Table(title="What the shop is connected to", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("part", "", "what", "how to mend it"):
+        made.add_column(column, overflow="fold")
+    for finding in findings:
+        mark = "✗ " if finding.wrong else ""
+        made.add_row(finding.part, Text(f"{mark}{finding.state}", _STYLES[finding.state]), Text(finding.what), Text(finding.mend))
+    if not any(finding.mend for finding in findings):
+        made.columns.pop()
+    return made
