@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from shop import journal, names
 from shop.database import Tx, as_json, transaction
+from shop.desk import attention
 from shop.errors import OrderError, RefundRefused
 from shop.journal import Record
 from shop.notifications import outbox
@@ -25,7 +26,7 @@ _BEGINNING, _ENDING = effect("the commit of mending, intent"), effect("the commi
 _CANCELLING = effect("cancelling a payment that was left")
 _COMPENSATION = "refund_payment"
 _UNCOMPLETED = (Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED)
-_LOCK = text("SELECT id, content, fence, outcome, undone FROM customer_order WHERE id = :id FOR UPDATE")
+_LOCK = text("SELECT id, content, fence, outcome, undone, reasons FROM customer_order WHERE id = :id FOR UPDATE")
 # A charge that nobody journalled is journalled now.
 _BEGUN = text(
     "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, :step, 'begun', true) "
@@ -35,6 +36,8 @@ _SETTLE = text(
     "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, amount_at_risk = :at_risk, outcome = :outcome, "
     "status = :outcome, undone = CAST(:undone AS jsonb) WHERE id = :id"
 )
+# Trying the refund again opens the order again, and then it must not go forward: those that had nothing to undo have no failure yet.
+_REMEMBER = text("UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL")
 
 
 async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
@@ -99,6 +102,10 @@ async def _end(order: OrderUnderWay, end: dict[str, Any] | RefundRefused) -> Non
                 "undone": as_json([*others, undone.model_dump(mode="json")]),
             },
         )
+        if refused:
+            failure = {"code": row["outcome"], "message": "; ".join(row["reasons"]), "retryable": False, "reasons": row["reasons"]}
+            await tx.execute(_REMEMBER, {"id": order.id, "failure": as_json(failure)})
+            await attention.put(tx, [attention.matter_of(order, at_risk, str(told.get("currency", "USD")))])
         if refunded > 0:
             currency = str(told.get("currency", "USD"))
             await outbox.put(tx, [outbox.Message(order.id, outbox.Kind.REFUND, {"amount": str(refunded), "currency": currency})])
