@@ -68,6 +68,7 @@ def create_app() -> FastAPI:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer") from None
         return {"status": "ok"}
 
+    made.state.routes = [*orders.router.routes, *stripe_webhook.router.routes, *made.router.routes]
     return made
 
 

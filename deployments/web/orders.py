@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -24,10 +25,18 @@ from shop.outcomes import Receipt
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
 _PATIENT_SECONDS = 5
 _KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
+_NO_CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
+_ID_SCHEMA: dict[str, Any] = {
+    "description": "Yours; names the order for ever. Nothing that looks like a card number.",
+    "anyOf": [
+        {"type": "string", "maxLength": MAX_ORDER_ID, "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$"},
+        {"type": "integer", "minimum": 0, "exclusiveMaximum": 10**30},
+    ],
+}
 _ORDER_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["id"],
-    "properties": {"id": {"type": "string", "minLength": 1, "maxLength": MAX_ORDER_ID, "description": "yours; names the order for ever"}},
+    "properties": {"id": _ID_SCHEMA},
     "examples": [EXAMPLE],
 }
 _BODY = {
@@ -74,7 +83,7 @@ class Accepted(BaseModel):
 )
 async def send_order(request: Request, response: Response) -> Accepted:
     """Takes one order in. It is safe to send it again: it is taken once, by its id."""
-    order = await read_json(request)
+    order = _with_whole_id(await read_json(request))
     receipt = await patiently(lambda: submit_one(order), seconds=_PATIENT_SECONDS)
     order_id = _taken(receipt, order)
     request.app.state.pending.ring()
@@ -118,6 +127,14 @@ def status_url(order_id: str) -> str:
     if order_id in {".", ".."}:  # which clients take out of a path, however they are written
         return f"/orders?id={quote(order_id, safe='')}"
     return f"/orders/{quote(order_id, safe='')}"
+
+
+def _with_whole_id(order: Any) -> Any:
+    """To JSON 4711.0 is a whole number like 4711."""
+    given = order.get("id") if isinstance(order, dict) else None
+    if isinstance(given, Decimal) and 0 <= given < 10**30 and given == given.to_integral_value():
+        return {**order, "id": int(given)}
+    return order
 
 
 def _taken(receipt: Receipt, order: Any) -> str:

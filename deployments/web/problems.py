@@ -84,7 +84,7 @@ def answers(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
 
 
 def answer_problems(app: FastAPI) -> None:
-    """From now on the app answers every error so."""
+    """From now on the app answers every error so. `app.state.routes` has to be all routes."""
 
     @app.exception_handler(ProblemError)
     async def told(_: Request, error: ProblemError) -> Response:
@@ -134,7 +134,7 @@ def _broken() -> Response:
 def _methods(request: Request) -> list[str]:
     """All that this path knows, in whichever routes."""
     found: set[str] = set()
-    for route in request.app.router.routes:
+    for route in request.app.state.routes:
         if route.matches(request.scope)[0] is not Match.NONE:
             found |= getattr(route, "methods", None) or set()
     return sorted(found)

@@ -40,6 +40,7 @@ _AFTERWARDS = {
     "settled by a person": "settle",
     "charged after its end": "reconcile",
     "paid twice by half": "reconcile",
+    "told of a late charge": "event",
 }
 """What is done with an order that has ended, by another flow."""
 _ON_THEIR_OWN = {"given up", *_AFTERWARDS}

@@ -50,6 +50,7 @@ SCENARIOS = {
         Scenario("settled by a person", Outcome.COMPENSATED, PRICE, changes={"card": "0259", "country": "AQ"}, by_hand=PRICE),
         Scenario("charged after its end", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
         Scenario("paid twice by half", Outcome.COMPLETED, PRICE, tidy=True),
+        Scenario("told of a late charge", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
         Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"),
     )
 }
