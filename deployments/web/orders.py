@@ -27,11 +27,10 @@ _PATIENT_SECONDS = 5
 _KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
 _NO_CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
 _ID_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "maxLength": MAX_ORDER_ID,
+    "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$",
     "description": "Yours; names the order for ever. Nothing that looks like a card number.",
-    "anyOf": [
-        {"type": "string", "maxLength": MAX_ORDER_ID, "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$"},
-        {"type": "integer", "minimum": 0, "exclusiveMaximum": 10**30},
-    ],
 }
 _ORDER_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -83,7 +82,8 @@ class Accepted(BaseModel):
 )
 async def send_order(request: Request, response: Response) -> Accepted:
     """Takes one order in. It is safe to send it again: it is taken once, by its id."""
-    order = _with_whole_id(await read_json(request))
+    order = await read_json(request)
+    _require_text_id(order)
     receipt = await patiently(lambda: submit_one(order), seconds=_PATIENT_SECONDS)
     order_id = _taken(receipt, order)
     request.app.state.pending.ring()
@@ -129,18 +129,16 @@ def status_url(order_id: str) -> str:
     return f"/orders/{quote(order_id, safe='')}"
 
 
-def _with_whole_id(order: Any) -> Any:
-    """To JSON 4711.0 is a whole number like 4711."""
-    given = order.get("id") if isinstance(order, dict) else None
-    if isinstance(given, Decimal) and 0 <= given < 10**30 and given == given.to_integral_value():
-        return {**order, "id": int(given)}
-    return order
+def _require_text_id(order: Any) -> None:
+    """To JSON 4711 and 4711.0 are the same number; an id must have one spelling, for whoever asks about it later."""
+    if isinstance(order, dict) and isinstance(order.get("id"), int | Decimal):
+        raise _unusable([Wrong(detail="got a number, expected text", pointer=pointer("id"))])
 
 
 def _taken(receipt: Receipt, order: Any) -> str:
     """Its id. Raises 422 and 409."""
     if receipt.order_id is None:
-        raise _unusable(order)
+        raise _unusable(_wrong(order))
     if receipt.status == "refused":
         errors = [Wrong(detail=reason, pointer=pointer("id")) for reason in receipt.reasons]
         detail = "another order is known under this id: an order cannot be changed by sending it again"
@@ -148,13 +146,18 @@ def _taken(receipt: Receipt, order: Any) -> str:
     return receipt.order_id
 
 
-def _unusable(order: Any) -> ProblemError:
-    errors: list[Wrong] = []
+def _wrong(order: Any) -> list[Wrong]:
+    """Why it has no usable id."""
     try:
         take_in(order)
     except UnusableOrder as error:
-        for each in error.problems:
-            place = pointer() if each.place == "order" else pointer(each.place)
-            errors.append(Wrong(detail=f"got {each.given}, expected {each.expected}", pointer=place))
+        places = [pointer() if each.place == "order" else pointer(each.place) for each in error.problems]
+        return [
+            Wrong(detail=f"got {each.given}, expected {each.expected}", pointer=at) for each, at in zip(error.problems, places, strict=True)
+        ]
+    return []
+
+
+def _unusable(errors: list[Wrong]) -> ProblemError:
     detail = "nothing is stored: without a usable id the order could not be found again"
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="unusable-order", title="Unusable order", errors=errors)
