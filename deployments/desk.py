@@ -1,6 +1,7 @@
 """The desk from Python. Needs the database only: a decision is kept there, and any worker takes the order to its outcome.
 
-from deployments.desk import cancel_order, orders_that_need_attention, preview_cancel, resolve_order, send_again, undelivered_messages
+from deployments.desk import cancel_order, open_disputes, orders_that_need_attention, preview_cancel, resolve_order
+from deployments.desk import send_again, undelivered_messages
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from shop import report, signals
 from shop.desk import resolution as desk
 from shop.desk.attention import OnTheDesk, read_desk_sync
 from shop.desk.cancel import Asked, ask_to_cancel_sync
+from shop.desk.disputes import OpenDispute, read_open_sync
 from shop.desk.preview import CancelPreview, preview_cancel_sync
 from shop.desk.resolution import Resolution
 from shop.notifications.undelivered import Undelivered, read_undelivered_sync, send_again_sync
@@ -26,6 +28,11 @@ use_running_world()
 def orders_that_need_attention(most: int = 500) -> list[OnTheDesk]:
     """The oldest first."""
     return read_desk_sync(most).matters
+
+
+def open_disputes(most: int = 500) -> list[OpenDispute]:
+    """Charges that customers' banks dispute: those that must be answered first come first."""
+    return read_open_sync(most)
 
 
 def preview_cancel(order_id: str) -> CancelPreview:

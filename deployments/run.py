@@ -65,6 +65,10 @@ def _options() -> Options:
         prefect_api_url=given("PREFECT_API_URL", env_file),
         gateway_url=given("PAYMENT_GATEWAY_URL", env_file),
         sandbox=not _at_stripe(),
+        web=True,
+        web_host=given("WEB_HOST", env_file),
+        web_port=_port(given("WEB_PORT", env_file)),
+        orders_api_key=given("ORDERS_API_KEY", env_file),
     )
 
 
@@ -76,6 +80,10 @@ def _given_in(options: Options) -> set[str]:
         "PAYMENT_GATEWAY_URL": options.gateway_url,
     }
     return {name for name, address in addresses.items() if address}
+
+
+def _port(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() and int(text) < 65_536 else None
 
 
 def _at_stripe() -> bool:
@@ -186,6 +194,12 @@ def _how_to_go_on(stack: Stack) -> Text:
         text.append(f"    set -a; . {stack.env_file}; set +a\n", "cyan")
     text.append(f"    {python} -m deployments.trigger orders.json\n", "cyan")
     text.append("    or from Python: from deployments.trigger import submit_orders, run_order\n")
+    if stack.web:
+        file = stack.key_file.relative_to(HOME) if stack.key_file.is_relative_to(HOME) else stack.key_file
+        text.append(f"    or over HTTP; the key is {'yours' if stack.options.orders_api_key else f'in {file}'}:\n")
+        key = "$ORDERS_API_KEY" if stack.options.orders_api_key else f"$(cat {file})"
+        headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
+        text.append(f"    curl {headers} -d @order.json {stack.web.url}/orders\n", "cyan")
     return text.append("Stop:              Ctrl-C (the data is kept)\n")
 
 

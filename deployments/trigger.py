@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROCESS_ORDER = "process-order/process-order"
+HANDLE_EVENTS = "handle-payment-events/handle-payment-events"
 PROCESS_PENDING = "process-pending-orders/process-pending-orders"
 _POLL_SECONDS = 0.5
 AnyOrder = Order | Mapping[str, Any]
@@ -102,6 +103,12 @@ def wake_pending_lane() -> bool:
         log.warning("no drain is running, and none could be started (%s): the orders wait for the schedule", type(error).__name__)
         return False
     return True
+
+
+def start_handling_events() -> None:
+    """Lets a worker handle what the gateway has told. Raises what the Prefect client raises: the events are stored, and the schedule
+    takes them up."""
+    _start(HANDLE_EVENTS)
 
 
 def _start(deployment: str, parameters: dict[str, Any] | None = None) -> FlowRun:

@@ -11,8 +11,10 @@ from weakref import WeakKeyDictionary
 from prefect.artifacts import Artifact, acreate_table_artifact
 from prefect.logging import get_logger
 
+from shop.desk import disputes
 from shop.desk.advice import advice
 from shop.desk.attention import Desk, OnTheDesk, read_desk
+from shop.desk.disputes import OpenDispute
 from shop.money import show
 
 KEY = "orders-that-need-attention"
@@ -78,7 +80,7 @@ async def show_desk() -> bool:
     try:
         async with asyncio.timeout(_LIMIT_SECONDS):
             desk = await read_desk(_SHOWN)
-            table, description = [_row(matter) for matter in desk.matters], _description(desk)
+            table, description = [*map(_row, desk.matters), *map(_disputed, desk.disputes)], _description(desk)
             if not await is_shown(KEY, table, description):
                 await acreate_table_artifact(table=table, key=KEY, description=description)
     except Exception as error:  # noqa: BLE001  (orders go first, whatever is wrong with the Prefect server)
@@ -110,6 +112,19 @@ def _row(matter: OnTheDesk) -> dict[str, Any]:
     }
 
 
+def _disputed(dispute: OpenDispute) -> dict[str, Any]:
+    return {
+        "order": dispute.order_id or f"none of ours: payment {dispute.payment_id}",
+        "since": f"{dispute.opened_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "step": "dispute",
+        "at risk": show(dispute.amount, dispute.currency),
+        "last error": f"the customer's bank disputes the charge: {dispute.reason} ({dispute.status})",
+        "tried again": 0,
+        "next try": "",
+        "what to do": disputes.advice(dispute),
+    }
+
+
 def _next_try(matter: OnTheDesk) -> str:
     if matter.being_retried:
         return "now"
@@ -118,9 +133,13 @@ def _next_try(matter: OnTheDesk) -> str:
 
 
 def _description(desk: Desk) -> str:
-    if not desk.orders:
-        return "No order needs attention."
-    amounts = ", ".join(show(amount, currency) for currency, amount in desk.at_risk.items())
-    many = f" The oldest {len(desk.matters)} are shown." if desk.orders > len(desk.matters) else ""
-    orders = "1 order needs" if desk.orders == 1 else f"{desk.orders} orders need"
-    return f"{orders} attention: {amounts} at risk.{many} The deployment resolve-order settles one, or tries it again."
+    parts = []
+    if desk.orders:
+        amounts = ", ".join(show(amount, currency) for currency, amount in desk.at_risk.items())
+        many = f" The oldest {len(desk.matters)} are shown." if desk.orders > len(desk.matters) else ""
+        orders = "1 order needs" if desk.orders == 1 else f"{desk.orders} orders need"
+        parts.append(f"{orders} attention: {amounts} at risk.{many} The deployment resolve-order settles one, or tries it again.")
+    if desk.disputes:
+        charges = "1 charge is" if len(desk.disputes) == 1 else f"{len(desk.disputes)} charges are"
+        parts.append(f"{charges} disputed: answer in the gateway's dashboard.")
+    return " ".join(parts) or "No order needs attention."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -76,11 +76,16 @@ def _now(discrepancy: Discrepancy) -> str:
 
 
 def _tell(report: Report) -> None:
-    for discrepancy in report.shown[:MOST_EVENTS]:
-        what = f"shop.product.{discrepancy.product_id}" if discrepancy.product_id else f"shop.order.{_subject(discrepancy)}"
-        emit_event(EVENT, resource={"prefect.resource.id": what}, payload=_payload(discrepancy))
+    tell_of(report.shown[:MOST_EVENTS])
     if (left := report.total - MOST_EVENTS) > 0:
         emit_event(MORE_EVENT, resource={"prefect.resource.id": "shop.reconciliation"}, payload={"more": left, "summary": report.summary()})
+
+
+def tell_of(discrepancies: Sequence[Discrepancy]) -> None:
+    """An event for each."""
+    for discrepancy in discrepancies:
+        what = f"shop.product.{discrepancy.product_id}" if discrepancy.product_id else f"shop.order.{_subject(discrepancy)}"
+        emit_event(EVENT, resource={"prefect.resource.id": what}, payload=_payload(discrepancy))
 
 
 def _payload(discrepancy: Discrepancy) -> dict[str, Any]:

@@ -35,7 +35,9 @@ CONTROL = "[removed: contained control characters]"
 HAS_REMOVED = "~removed"
 """The key by which content says that something was taken out of it."""
 
-_MAX_TEXT, _MAX_DEPTH, _MAX_ENTRIES = 2_000, 8, 1_000
+MAX_DEPTH = 8
+"""Levels of lists and objects; what is nested deeper is not kept."""
+_MAX_TEXT, _MAX_ENTRIES = 2_000, 1_000
 # Digits in groups, with the separators that people type.
 _SEPARATOR = r"[\s.\-\u2010-\u2015\u2212]{1,3}"
 _DIGIT_GROUPS = re.compile(rf"\d+(?:{_SEPARATOR}\d+)*")
@@ -92,12 +94,13 @@ def take_in(raw: object) -> Content:
         raw = raw.model_dump(mode="json")
     if not isinstance(raw, Mapping):
         raise UnusableOrder([Problem("order", _kind(raw), "an object with an id")])
-    order_id = _usable_id(raw.get("id"))
+    order_id = usable_id(raw.get("id"))
     text = _plain_case(raw) or _any_case(raw, order_id)
     return Content(order_id, text, hashlib.sha256(text.encode()).hexdigest())
 
 
-def _usable_id(given: object) -> str:
+def usable_id(given: object) -> str:
+    """The id as it is stored. Raises `UnusableOrder` for what can be no order's id."""
     expected = f"text of 1 to {MAX_ORDER_ID} characters"
     if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 10**30:
         given = str(given)
@@ -147,7 +150,7 @@ def _any_case(raw: Mapping[Any, Any], order_id: str) -> str:
 
 
 def _clean(value: Any, depth: int) -> Any:
-    if isinstance(value, Mapping | list | tuple) and depth >= _MAX_DEPTH:
+    if isinstance(value, Mapping | list | tuple) and depth >= MAX_DEPTH:
         return TOO_DEEP
     if isinstance(value, Mapping):
         entries = list(value.items())

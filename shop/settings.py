@@ -39,6 +39,8 @@ Seconds = Annotated[float, Field(gt=0)]
 _STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/]+")
 _EASYPOST_KEY = re.compile(r"EZ[A-Za-z0-9_-]{4,250}")
+_WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{8,250}")
+_API_KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,250}")
 _GATEWAY_URLS = {"sandbox": "http://127.0.0.1:8420", "stripe": "https://api.stripe.com"}
 
 
@@ -54,6 +56,10 @@ class Sender(BaseModel):
     zip: str | None = None
     country: str = Field(pattern="^[A-Z]{2}$")
     phone: str | None = None
+
+
+def _each(secrets: SecretStr | None) -> tuple[str, ...]:
+    return tuple(each.strip() for each in secrets.get_secret_value().split(",")) if secrets else ()
 
 
 class Settings(BaseSettings):
@@ -117,6 +123,13 @@ class Settings(BaseSettings):
     shop_address: str = "1 Warehouse Way, Anytown CA 90210, US"
     estimated_delivery: str = "3-5 business days"
     carrier_refuses: frozenset[str] = frozenset({"AQ"})
+
+    # the web app
+    web_host: str = "127.0.0.1"
+    web_port: int = Field(default=8430, ge=0, le=65_535)
+    web_max_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
+    orders_api_key: SecretStr | None = None
+    stripe_webhook_secret: SecretStr | None = None
 
     # limits of a sane order
     max_order_total: Decimal = Decimal(1_000_000)
@@ -214,6 +227,20 @@ class Settings(BaseSettings):
         webhook_key(self.crm_webhook_secret.get_secret_value())
         return self
 
+    @field_validator("orders_api_key")
+    @classmethod
+    def _strong_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if not all(_API_KEY.fullmatch(key) for key in _each(value)):
+            raise ValueError("ORDERS_API_KEY must be keys of 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -, with commas between them")
+        return value
+
+    @field_validator("stripe_webhook_secret")
+    @classmethod
+    def _signing_secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        if not all(_WEBHOOK_SECRET.fullmatch(secret) for secret in _each(value)):
+            raise ValueError("STRIPE_WEBHOOK_SECRET must be signing secrets (whsec_...), with commas between them")
+        return value
+
     @model_validator(mode="after")
     def _stripe_is_complete(self) -> Self:
         if self.payment_gateway != "stripe":
@@ -253,6 +280,16 @@ class Settings(BaseSettings):
     def gateway_url(self) -> str:
         """Where the payment gateway is."""
         return self.payment_gateway_url or _GATEWAY_URLS[self.payment_gateway]
+
+    @property
+    def orders_api_keys(self) -> tuple[str, ...]:
+        """Any of them opens the intake; several, while one replaces another."""
+        return _each(self.orders_api_key)
+
+    @property
+    def stripe_webhook_secrets(self) -> tuple[str, ...]:
+        """A webhook may be signed with any of them."""
+        return _each(self.stripe_webhook_secret)
 
     @property
     def label_dir(self) -> Path:

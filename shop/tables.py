@@ -264,6 +264,55 @@ class DeskEntry(SQLModel, table=True):
     currency: str | None = Field(sa_column=_text())
 
 
+class PaymentEvent(SQLModel, table=True):
+    """Something that the gateway has told by itself: a hint that there is something to look up there. Kept for a month."""
+
+    __tablename__ = "payment_event"
+    __table_args__ = (
+        Index("payment_event_waiting", "next_attempt_at", postgresql_where=text("handled_at IS NULL")),
+        Index("payment_event_handled", "handled_at", postgresql_where=text("handled_at IS NOT NULL")),
+        CheckConstraint("(done IS NULL) = (handled_at IS NULL)", name="payment_event_handled_somehow"),
+    )
+    id: str = Field(sa_column=_text(primary_key=True))
+    """The gateway's: the same event is told again, and is known by it."""
+    type: str = Field(sa_column=_text(nullable=False))
+    happened_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    """By the gateway's clock."""
+    order_id: str | None = Field(sa_column=_text())
+    """As the event says; once it is looked up, as the gateway says."""
+    payment_id: str | None = Field(sa_column=_text())
+    dispute: dict[str, Any] | None = Field(sa_column=_json())
+    """What it says of a dispute; of money nothing is kept, it is looked up."""
+    received_at: datetime = Field(sa_column=_now())
+    next_attempt_at: datetime = Field(sa_column=_now())
+    attempts: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    error: str | None = Field(sa_column=_text())
+    """Why the last attempt to handle it failed."""
+    handled_at: datetime | None = Field(sa_column=_time())
+    done: str | None = Field(sa_column=_text())
+    """What was found and done, in words."""
+
+
+class Dispute(SQLModel, table=True):
+    """A charge that the customer's bank disputes: on the desk until it is closed."""
+
+    __tablename__ = "dispute"
+    __table_args__ = (Index("dispute_open", "opened_at", postgresql_where=text("closed_at IS NULL")),)
+    id: str = Field(sa_column=_text(primary_key=True))
+    order_id: str | None = Field(sa_column=_text())
+    payment_id: str | None = Field(sa_column=_text())
+    amount: Decimal = Field(sa_column=_money())
+    currency: str = Field(sa_column=_text(nullable=False))
+    reason: str = Field(sa_column=_text(nullable=False))
+    status: str = Field(sa_column=_text(nullable=False))
+    """The gateway's own word."""
+    evidence_due_by: datetime | None = Field(sa_column=_time())
+    opened_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    as_of: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    """What is older does not replace it."""
+    closed_at: datetime | None = Field(sa_column=_time())
+
+
 # Rows that are updated soon after they are written: with room on their page, an update does not touch the indexes.
 for _table in ("customer_order", "order_step"):
     event.listen(SQLModel.metadata.tables[_table], "after_create", DDL("ALTER TABLE %(fullname)s SET (fillfactor = 60)"))  # type: ignore[no-untyped-call]

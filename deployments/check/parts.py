@@ -31,11 +31,12 @@ NOT_RUNNING = "not running now: `make run` starts it"
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """`given`: whether a person has set this; else it is our own. `prefect_api_url`: None if no server is known."""
+    """`given`: whether a person has set this; else it is our own. `prefect_api_url`, `web_url`: None if none is known."""
 
     settings: Settings
     given: Callable[[str], bool]
     prefect_api_url: str | None
+    web_url: str | None = None
 
 
 Look = Callable[[Known], Awaitable[Finding]]
@@ -196,6 +197,27 @@ async def shipping(known: Known) -> Finding:
     return Finding("carrier", State.REAL, f"EasyPost, {'labels that cost money' if real else 'a test key'}")
 
 
+async def web_app(known: Known) -> Finding:
+    """The intake over HTTP, and Stripe's webhooks."""
+    if known.web_url is None:
+        return Finding("web app", State.EMBEDDED, NOT_RUNNING)
+    try:
+        async with httpx.AsyncClient(timeout=SECONDS / 2) as client:
+            answer = await client.get(f"{known.web_url}/health")
+    except httpx.HTTPError as error:
+        return Finding(
+            "web app", State.WRONG, f"{known.web_url} does not answer ({type(error).__name__})", "python -m deployments.webhooks"
+        )
+    if not answer.is_success:
+        return Finding("web app", State.WRONG, f"{known.web_url} answers {answer.status_code}", "see its log: it needs the database")
+    s = known.settings
+    takes = [
+        "orders" if s.orders_api_keys else "no orders (ORDERS_API_KEY is not set)",
+        "Stripe's webhooks" if s.stripe_webhook_secrets else "no webhooks (STRIPE_WEBHOOK_SECRET is not set)",
+    ]
+    return Finding("web app", State.REAL, f"{known.web_url}: takes {', '.join(takes)}")
+
+
 async def files(known: Known) -> Finding:
     """Labels, mails and logs are written there."""
     folder = known.settings.var_dir
@@ -216,6 +238,7 @@ PARTS: dict[str, Look] = {
     "mail": mail,
     "CRM": crm,
     "carrier": shipping,
+    "web app": web_app,
     "files": files,
 }
 

@@ -28,7 +28,7 @@ def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
         mistakes = check_settings()
         if any(finding.part.lower() in Settings.model_fields for finding in mistakes):
             return mistakes
-        known = Known(Settings(), is_given or _is_given, _prefect_api_url())
+        known = Known(Settings(), is_given or _is_given, _prefect_api_url(), _running("WEB_URL"))
     except StackError as error:
         return [Finding("settings", State.WRONG, str(error))]
     return mistakes + asyncio.run(look_at_all(known))
@@ -48,9 +48,14 @@ def _is_given(name: str) -> bool:
     return given(name, ENV_FILES[-1]) is not None
 
 
+def _running(name: str) -> str | None:
+    """An address of the environment, `.env` or `var/run.env`."""
+    return given(name, ENV_FILES[-1]) or given(name, ENV_FILES[0])
+
+
 def _prefect_api_url() -> str | None:
-    """Of the environment, `.env` or `var/run.env`; Prefect's own settings look at the first two only."""
-    url = given("PREFECT_API_URL", ENV_FILES[-1]) or given("PREFECT_API_URL", ENV_FILES[0])
+    """Prefect's own settings do not look at `var/run.env`."""
+    url = _running("PREFECT_API_URL")
     if url and not os.environ.get("PREFECT_API_URL"):
         os.environ["PREFECT_API_URL"] = url
     return url

@@ -23,6 +23,7 @@ from deployments.stack.processes import Hurry, stop_leftover
 from deployments.stack.sandbox import Sandbox
 from deployments.stack.signals import SignalGuard
 from deployments.stack.tidy import tidy_up
+from deployments.stack.web import Web, key_in
 from deployments.stack.worker import Worker
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -37,6 +38,7 @@ SANDBOX = "payment sandbox"
 PREFECT = "Prefect server"
 DEPLOYMENTS = "deployments"
 WORKER = "worker"
+WEB = "web app"
 STOPPING = "stopping"
 """Told when everything begins to stop, and when it has."""
 
@@ -58,6 +60,12 @@ class Options:
     """Register prefect.yaml's deployments (needs `prefect`)."""
     worker: bool = True
     """Start a worker (needs `prefect`)."""
+    web: bool = False
+    """Start the web app."""
+    web_host: str | None = None
+    web_port: int | None = None
+    orders_api_key: str | None = None
+    """What the web app lets orders in by. None: a key of our own, in `var_dir`."""
     home: Path = HOME
     """The project's folder, where prefect.yaml is and flows are loaded from."""
 
@@ -71,6 +79,7 @@ class Options:
             PREFECT: self.prefect,
             DEPLOYMENTS: self.prefect and self.deployments,
             WORKER: self.prefect and self.worker,
+            WEB: self.web,
         }
         return [phase for phase, yes in wanted.items() if yes]
 
@@ -116,6 +125,9 @@ class Stack:
         self.sandbox: Sandbox | None = None
         self.prefect_server: PrefectServer | None = None
         self.worker: Worker | None = None
+        self.web: Web | None = None
+        self.key_file = var / "orders-api-key"
+        """The key for sending orders, unless one is given."""
         self._deployments: Deployments | None = None
 
     # -- what others need to know
@@ -131,6 +143,7 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """The addresses, as other shells need them."""
         values = {"DATABASE_URL": self.database_url, "PREFECT_API_URL": self.prefect_api_url, "PAYMENT_GATEWAY_URL": self.gateway_url}
+        values["WEB_URL"] = self.web.url if self.web else None
         return {name: value for name, value in values.items() if value}
 
     # -- start and stop
@@ -152,7 +165,7 @@ class Stack:
         self._started = True
         self._undo.callback(self._lock.release)
         self._signals.raise_interrupted()
-        for name in ("worker", "deploy", "prefect-server", "sandbox"):
+        for name in ("web", "worker", "deploy", "prefect-server", "sandbox"):
             stop_leftover(self._pids / f"{name}.pid")
         self._start_postgres()
         self._plan()
@@ -160,7 +173,9 @@ class Stack:
         self._at_once(self._start_prefect, self._start_sandbox, self._start_tables_then_load)
         if self.prefect_api_url:
             self._prepare_prefect()
-            self._at_once(self._start_worker, self._register)
+            self._at_once(self._start_worker, self._register, self._start_web)
+        else:
+            self._start_web()
         self._lock.say(f"process {os.getpid()}" + (f", its Prefect UI is at {self.ui_url}" if self.ui_url else ""))
         self._undo.callback(self.env_file.unlink, missing_ok=True)
         write_env_file(self.env_file, self.environment)
@@ -203,6 +218,9 @@ class Stack:
                 tidy_up()
             self.worker.start(self.prefect_api_url)
             revived.append(WORKER)
+        if self.web and not self.web.running():
+            self.web.start()
+            revived.append(WEB)
         return revived
 
     # -- the parts
@@ -249,6 +267,11 @@ class Stack:
         if options.prefect and options.worker:
             self.worker = Worker(home=options.home, environment=self._own_environment(), logs=logs, pids=pids)
             self._undo.callback(self.worker.stop, self.hurry)
+        if options.web:
+            environment = {**self._own_environment(), "ORDERS_API_KEY": options.orders_api_key or key_in(self.key_file)}
+            parts = {"home": options.home, "folder": self._var / "web", "logs": logs, "pids": pids}
+            self.web = Web(environment=environment, host=options.web_host, port=options.web_port, **parts)
+            self._undo.callback(self.web.stop, self.hurry)
 
     def _own_environment(self) -> dict[str, str | None]:
         """For this process and its children: the addresses, our folder, and nothing that is meant for another server."""
@@ -295,6 +318,11 @@ class Stack:
         if self.worker and self.prefect_api_url:
             with self._phase(WORKER):
                 self.worker.start(self.prefect_api_url, cancelled=self._cancelled)
+
+    def _start_web(self) -> None:
+        if self.web:
+            with self._phase(WEB):
+                self.web.start(cancelled=self._cancelled)
 
     def _register(self) -> None:
         if self._deployments and self.prefect_api_url:

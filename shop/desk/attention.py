@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
 from shop.database import Tx, as_json, sync_engine, transaction
+from shop.desk.disputes import OpenDispute, read_open
 from shop.points import effect
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
@@ -106,6 +107,8 @@ class Desk(BaseModel):
     orders: int
     at_risk: dict[str, Decimal]
     """Currency to amount."""
+    disputes: list[OpenDispute]
+    """Charges that customers' banks dispute."""
 
 
 def matter_of(order: OrderUnderWay, at_risk: Decimal, currency: str) -> Matter:
@@ -154,4 +157,9 @@ def read_desk_sync(most: int = 500) -> Desk:
 def _read(connection: Connection, most: int) -> Desk:
     matters = [OnTheDesk(**row) for row in connection.execute(_OPEN, {"most": most}).mappings()]
     totals = connection.execute(_TOTALS).all()
-    return Desk(matters=matters, orders=sum(row.orders for row in totals), at_risk={row.currency: row.at_risk for row in totals})
+    return Desk(
+        matters=matters,
+        orders=sum(row.orders for row in totals),
+        at_risk={row.currency: row.at_risk for row in totals},
+        disputes=read_open(connection, most),
+    )

@@ -136,7 +136,7 @@ class FoundPage(_Record):
     has_more: bool = False
 
 
-T = TypeVar("T", bound=_Record)
+T = TypeVar("T", bound=BaseModel)
 
 
 def read(shape: type[T], answer: Any) -> T:

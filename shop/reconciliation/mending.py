@@ -1,17 +1,21 @@
 """Mending what can be mended without guessing, by the saga's own compensation: the same code, the same idempotency keys.
 
-An order that has ended belongs to nobody, so there is no lease to hold. Two that mend it at once ask the gateway for the same things
-under the same keys, and no payment gives back more than it took; the row lock makes their writing one after the other.
+An order that has ended belongs to nobody, so there is no lease to hold. Two that mend it at once do so one after the other, for the
+second must see what the first has given back: not every gateway knows the same request again. Should one lose its place all the same (a
+connection that breaks), both ask for the same things under the same keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import text
 
 from shop import journal, names
-from shop.database import Tx, as_json, transaction
+from shop.database import Tx, as_json, engine, transaction
+from shop.desk import attention
 from shop.errors import OrderError, RefundRefused
 from shop.journal import Record
 from shop.notifications.kinds import Kind
@@ -24,9 +28,12 @@ from shop.under_way import OrderUnderWay
 
 _BEGINNING, _ENDING = effect("the commit of mending, intent"), effect("the commit of mending, result")
 _CANCELLING = effect("cancelling a payment that was left")
+_MENDING = 7_236_116
+_TAKE_TURN = text("SELECT pg_advisory_lock(:mending, hashtext(:id))")
+_GIVE_TURN = text("SELECT pg_advisory_unlock(:mending, hashtext(:id))")
 _COMPENSATION = "refund_payment"
 _UNCOMPLETED = (Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED)
-_LOCK = text("SELECT id, content, fence, outcome, undone FROM customer_order WHERE id = :id FOR UPDATE")
+_LOCK = text("SELECT id, content, fence, outcome, undone, reasons FROM customer_order WHERE id = :id FOR UPDATE")
 # A charge that nobody journalled is journalled now.
 _BEGUN = text(
     "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, :step, 'begun', true) "
@@ -36,6 +43,8 @@ _SETTLE = text(
     "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, amount_at_risk = :at_risk, outcome = :outcome, "
     "status = :outcome, undone = CAST(:undone AS jsonb) WHERE id = :id"
 )
+# Trying the refund again opens the order again, and then it must not go forward: those that had nothing to undo have no failure yet.
+_REMEMBER = text("UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL")
 
 
 async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
@@ -44,17 +53,32 @@ async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
 
     Raises what the gateway raises if trying again can help.
     """
-    async with transaction(_BEGINNING) as tx:
-        order = await _begin(tx, order_id)
-    if order is None:
-        return "the order is not as it was"
-    try:
-        result = await refund(order, gateway)
-    except RefundRefused as refused:
-        await _end(order, refused)
-        return str(refused)
-    await _end(order, result.model_dump(mode="json"))
-    return None
+    async with _alone_with(order_id):
+        async with transaction(_BEGINNING) as tx:
+            order = await _begin(tx, order_id)
+        if order is None:
+            return "the order is not as it was"
+        try:
+            result = await refund(order, gateway)
+        except RefundRefused as refused:
+            await _end(order, refused)
+            return str(refused)
+        await _end(order, result.model_dump(mode="json"))
+        return None
+
+
+@asynccontextmanager
+async def _alone_with(order_id: str) -> AsyncIterator[None]:
+    """One process at a time; a lock that is gone with the connection. Outside of any transaction, for calls to the gateway take long."""
+    async with engine().connect() as pooled:
+        connection = await pooled.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            await connection.execute(_TAKE_TURN, {"mending": _MENDING, "id": order_id})
+            yield
+            await connection.execute(_GIVE_TURN, {"mending": _MENDING, "id": order_id})
+        except BaseException:
+            await connection.invalidate()  # and with it the lock
+            raise
 
 
 async def cancel_left(order_id: str, payment_id: str, gateway: PaymentGateway) -> None:
@@ -100,6 +124,10 @@ async def _end(order: OrderUnderWay, end: dict[str, Any] | RefundRefused) -> Non
                 "undone": as_json([*others, undone.model_dump(mode="json")]),
             },
         )
+        if refused:
+            failure = {"code": row["outcome"], "message": "; ".join(row["reasons"]), "retryable": False, "reasons": row["reasons"]}
+            await tx.execute(_REMEMBER, {"id": order.id, "failure": as_json(failure)})
+            await attention.put(tx, [attention.matter_of(order, at_risk, str(told.get("currency", "USD")))])
         if refunded > 0:
             money = {"amount": str(refunded), "currency": str(told.get("currency", "USD"))}
             await tell(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])

@@ -43,7 +43,7 @@ async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = Tru
 
     async def look(order_id: str) -> list[Discrepancy]:
         async with turn:
-            return await _look_closely(order_id, gateway, settled_before, fix=fix)
+            return await look_closely(order_id, gateway, settled_before, fix=fix)
 
     async with statement(gateway, since) as told:
         async for page in told.suspicions():
@@ -54,7 +54,8 @@ async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = Tru
         yield discrepancy
 
 
-async def _look_closely(order_id: str, gateway: PaymentGateway, settled_before: datetime, *, fix: bool) -> list[Discrepancy]:
+async def look_closely(order_id: str, gateway: PaymentGateway, settled_before: datetime, *, fix: bool) -> list[Discrepancy]:
+    """One order against all its payments. With `fix`, mends what can be mended without guessing. Raises as `reconcile` does."""
     found = await _judge(order_id, gateway, settled_before)
     if not fix or not any(discrepancy.mendable for discrepancy in found):
         return found

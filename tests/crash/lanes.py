@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from flows.handle_payment_events import handle_payment_events
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.reconcile_payments import reconcile_payments
@@ -20,6 +21,8 @@ from shop import intake, points
 from shop.database import transaction
 from shop.desk.cancel import ask_to_cancel, ask_to_cancel_sync
 from shop.desk.resolution import Resolution
+from shop.payment_events import inbox
+from shop.payment_events.event import PaymentEvent
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import gateway
 
@@ -63,7 +66,15 @@ async def _reconcile(_order_id: str) -> None:
     await reconcile_payments(return_state=True)
 
 
-AFTERWARDS = {"return": _return, "retry": _retry, "settle": _settle, "reconcile": _reconcile}
+async def _event(order_id: str) -> None:
+    """The gateway tells of each of the order's payments; twice, as it does when it heard no answer."""
+    for payment in 2 * await gateway().find(order_id):
+        kind = "payment_intent.succeeded" if payment.charged else "payment_intent.created"
+        await inbox.store(PaymentEvent(f"evt_{payment.id}", kind, payment.created_at, payment.id, order_id))
+    await handle_payment_events(return_state=True)
+
+
+AFTERWARDS = {"return": _return, "retry": _retry, "settle": _settle, "reconcile": _reconcile, "event": _event}
 
 
 async def _pay_again(order: dict[str, Any]) -> None:
@@ -88,7 +99,7 @@ async def walk(
     """Works on the orders in that lane, until it is killed."""
     if lane in AFTERWARDS:  # until it has ended, it is any order
         await process_order(orders[0], return_state=True)
-        if lane == "reconcile":
+        if lane in {"reconcile", "event"}:
             await _pay_again(orders[0])
     points.watch(_Watcher(kill_at, fail_at, passed, orders[0]["id"] if lane == "cancelled" else None))
     if lane == "cancelled":

@@ -45,6 +45,7 @@ _AFTERWARDS = {
     "charged after its end": "reconcile",
     "paid twice by half": "reconcile",
     "cancelled with its label": "cancelled",
+    "told of a late charge": "event",
 }
 """What is done with an order that has ended, by another flow."""
 _ON_THEIR_OWN = {"given up", *_AFTERWARDS}

@@ -36,6 +36,7 @@ _TIME_PASSES = (
     "UPDATE lease SET until = now() - interval '1 second'",
     "UPDATE customer_order SET not_before = NULL WHERE not_before IS NOT NULL",
     "UPDATE attention SET next_retry_at = now() WHERE resolved_at IS NULL AND next_retry_at IS NOT NULL",
+    "UPDATE payment_event SET next_attempt_at = now() WHERE handled_at IS NULL",
     "UPDATE outbox SET next_attempt_at = now() WHERE sent_at IS NULL",
 )
 _COUNTS = """

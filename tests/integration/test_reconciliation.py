@@ -32,6 +32,7 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.reconcile_payments import ARTIFACT, EVENT, MORE_EVENT, MOST_EVENTS, reconcile_payments
 from shop import intake
+from shop.desk.attention import read_desk_sync
 from shop.outcomes import Outcome
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.gateways import gateway
@@ -257,6 +258,8 @@ async def test_a_refund_that_is_refused_goes_to_a_person(books: Books) -> None:
     assert "refund_refused" in found.remark
     order = books.world.order(order_id)
     assert (order.outcome, order.amount_charged, order.amount_at_risk) == ("needs_attention", PRICE, PRICE), "listed, never hidden"
+    (matter,) = read_desk_sync().matters
+    assert (matter.order_id, matter.amount_at_risk, matter.error_code) == (order.id, PRICE, "refund_refused"), "and on the desk"
     assert books.world.money(order_id) == (PRICE, 0)
     books.world.assert_books_balance()
     assert await books.found() == [], "it is on the desk, with the right amount"

@@ -423,6 +423,35 @@ class TestStack:
         assert not any(_alive(pid) for pid in pids)
 
 
+class TestWeb:
+    def test_is_started_told_of_revived_and_stopped(self, folder: Path) -> None:
+        """Its port is taken; its key is in a file that only its owner can read, and opens it."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with Stack(_parts(folder / "var", web=True, web_port=port)) as stack:
+                assert stack.web is not None
+                assert stack.web.port != port
+                assert stack.key_file.stat().st_mode & 0o077 == 0
+                assert given("WEB_URL", stack.env_file) == stack.web.url
+                key = stack.key_file.read_text().strip()
+                order = httpx.post(f"{stack.web.url}/orders", json={"id": "W-1"}, headers={"Authorization": f"Bearer {key}"}, timeout=20)
+                assert order.status_code == 202
+                assert httpx.post(f"{stack.web.url}/orders", json={"id": "W-2"}).status_code == 401
+                with psycopg.connect(stack.database_url) as connection:
+                    assert connection.execute("SELECT id FROM customer_order").fetchall() == [("W-1",)]
+                os.kill(stack.web.pid or 0, signal.SIGKILL)
+                assert poll(lambda: stack.web is not None and not stack.web.running(), 10)
+                assert stack.revive() == ["web app"]
+                assert httpx.get(f"{stack.web.url}/health").status_code == 200
+                pid = stack.web.pid
+        assert not _alive(pid or 0)
+        with Stack(_parts(folder / "var", web=True, sandbox=False, orders_api_key="a-key-of-ones-own")) as stack:
+            assert stack.web is not None
+            answer = httpx.get(f"{stack.web.url}/orders/W-1", headers={"Authorization": "Bearer a-key-of-ones-own"})
+            assert answer.json()["status"] == "received"
+            assert stack.key_file.read_text().strip() == key, "kept for the next time"
+
+
 class TestPrefect:
     def test_answers_and_serves_its_ui(self, prefect_api: PrefectServer) -> None:
         assert httpx.get(f"{prefect_api.api_url}/health").json() is True
@@ -484,6 +513,7 @@ class TestPrefect:
         assert api.get("/v2/concurrency_limits/payment-gateway").json()["active_slots"] == 0
 
     def test_phases_with_everything(self) -> None:
+        assert Options(web=True).phases[-1] == "web app"
         assert Options().phases == ["PostgreSQL", "database tables", "payment sandbox", PREFECT, "deployments", "worker"]
         given_both = Options(database_url="postgresql://x", prefect_api_url="http://x/api")
         assert given_both.phases == ["database tables", "payment sandbox", PREFECT, "deployments", "worker"]

@@ -21,6 +21,9 @@ SECRET = "sk_test_PLANTED"
             {"payment_gateway": "stripe", "stripe_api_key": "sk_live_PLANTED", "payment_gateway_url": "http://gateway.example"},
             "PAYMENT_GATEWAY_URL",
         ),
+        ({"orders_api_key": "PLANTED"}, "ORDERS_API_KEY"),
+        ({"orders_api_key": "a-key-that-is-PLANTED, "}, "ORDERS_API_KEY"),
+        ({"stripe_webhook_secret": f"whsec_12345678,{SECRET}"}, "STRIPE_WEBHOOK_SECRET"),
         ({"payment_gateway": "paypal", "stripe_api_key": SECRET}, "payment_gateway"),
         ({"carrier": "easypost"}, "EASYPOST_API_KEY"),
         ({"carrier": "easypost", "easypost_api_key": "EZTK_PLANTED"}, "CARRIER_SENDER"),
@@ -53,3 +56,12 @@ def test_each_gateway_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "PLANTED" not in repr(stripe)
     own = Settings(payment_gateway="stripe", stripe_api_key=SECRET, payment_gateway_url="http://127.0.0.1:1")  # type: ignore[arg-type]
     assert own.gateway_url == "http://127.0.0.1:1"
+
+
+def test_several_secrets_hold_while_one_replaces_another() -> None:
+    made = Settings(orders_api_key="first-key-of-this-shop, second-key-of-this-shop", stripe_webhook_secret="whsec_12345678")  # type: ignore[arg-type]
+    assert made.orders_api_keys == ("first-key-of-this-shop", "second-key-of-this-shop")
+    assert made.stripe_webhook_secrets == ("whsec_12345678",)
+    assert "of-this-shop" not in repr(made)
+    assert "whsec" not in repr(made)
+    assert Settings(orders_api_key=None).orders_api_keys == ()

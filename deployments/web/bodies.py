@@ -1,0 +1,109 @@
+"""What is sent to us: at most so much, within some time, and JSON where it has to be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+
+from deployments.web.problems import ProblemError, Wrong, pointer
+from shop.intake_content import MAX_DEPTH
+from shop.settings import settings
+
+_SECONDS = 20
+"""For the whole body: who sends it drop by drop holds nothing for longer."""
+_MOST_TOLD = 20
+_CLOSE = {"Connection": "close"}
+
+
+async def read_body(request: Request) -> bytes:
+    """The body as it was sent. Raises 413 for more than `WEB_MAX_BYTES`, whatever its headers say, and 408 if it does not come."""
+    most = settings().web_max_bytes
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and int(told[:20]) > most:
+        raise _too_large(most)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    raise _too_large(most)
+    except TimeoutError:
+        raise ProblemError(
+            HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {_SECONDS} s", headers={"Connection": "close"}
+        ) from None
+    return bytes(body)
+
+
+def _too_large(most: int) -> ProblemError:
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {most} bytes (WEB_MAX_BYTES)", headers=_CLOSE)
+
+
+async def read_json(request: Request) -> Any:
+    """The body's JSON, numbers exact. Raises 415, 413, 408, 400 with the place, and 422 for what is nested too deeply."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" or request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, plain, as Content-Type: application/json")
+    body = await read_body(request)
+    try:
+        parsed = json.loads(body.decode(), parse_float=_number, parse_constant=_no_number, object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise _not_json(f"not UTF-8, at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise _not_json(f"{error.msg}, in line {error.lineno}, column {error.colno}") from None
+    except _Refused as error:
+        raise _not_json(str(error)) from None
+    except (RecursionError, ValueError):  # or a whole number of thousands of digits
+        raise _not_json("nested too deeply, or a number that is too long") from None
+    if deep := list(_too_deep(parsed)):
+        detail = f"lists and objects may be nested {MAX_DEPTH} deep"
+        errors = [Wrong(detail="nested too deeply", pointer=pointer(*place)) for place in deep]
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="unusable-order", title="Unusable order", errors=errors)
+    return parsed
+
+
+class _Refused(Exception):
+    """JSON that two readers may understand differently."""
+
+
+def _number(text: str) -> Decimal:
+    if len(text) > 100:
+        raise _Refused("a number of more than 100 characters")
+    return Decimal(text)
+
+
+def _no_number(text: str) -> None:
+    raise _Refused(f"{text} is no number in JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise _Refused("an object that has a name twice")
+    return made
+
+
+def _not_json(why: str) -> ProblemError:
+    return ProblemError(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {why}", kind="not-json", title="Not JSON")
+
+
+def _too_deep(parsed: Any) -> Iterator[tuple[str | int, ...]]:
+    """The first few places where it is."""
+    left: list[tuple[Any, tuple[str | int, ...]]] = [(parsed, ())]
+    told = 0
+    while left and told < _MOST_TOLD:
+        value, place = left.pop()
+        if not isinstance(value, dict | list):
+            continue
+        if len(place) >= MAX_DEPTH:
+            told += 1
+            yield place
+            continue
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        left += [(each, (*place, key)) for key, each in entries if isinstance(each, dict | list)]

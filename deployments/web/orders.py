@@ -1,0 +1,163 @@
+"""The intake over HTTP, and where an order stands."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.web.bodies import read_json
+from deployments.web.keys import require_key
+from deployments.web.problems import ProblemError, Wrong, answers, pointer
+from shop.database import patiently
+from shop.errors import OrderConflict, UnusableOrder
+from shop.intake import submit_one
+from shop.intake_content import take_in, usable_id
+from shop.names import MAX_ORDER_ID
+from shop.order import EXAMPLE
+from shop.order_status import OrderStatus, read_status
+from shop.outcomes import Receipt
+
+router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
+_PATIENT_SECONDS = 5
+_KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
+_NO_CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
+_ID_SCHEMA: dict[str, Any] = {
+    "type": "string",
+    "maxLength": MAX_ORDER_ID,
+    "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$",
+    "description": "Yours; names the order for ever. Nothing that looks like a card number.",
+}
+_ORDER_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["id"],
+    "properties": {"id": _ID_SCHEMA},
+    "examples": [EXAMPLE],
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "One order, as `shop.order.Order` has it. What is wrong with one that has an id is found by the saga: it ends as "
+        "`rejected`, with all reasons.",
+        "content": {"application/json": {"schema": _ORDER_SCHEMA}},
+    }
+}
+_HEADERS = {
+    "Location": {"description": "where the order's status is", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {"description": "`true`: the same order had come before", "schema": {"type": "string"}},
+}
+
+
+class Accepted(BaseModel):
+    """The order is stored, and reaches an outcome whatever happens. The same order again is answered with the same."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order_id: str
+    status: str = Field(default="accepted", pattern="^accepted$")
+    status_url: str = Field(description="where its status is, as in the header Location")
+
+
+@router.post(
+    "/orders",
+    status_code=HTTPStatus.ACCEPTED,
+    response_model=Accepted,
+    responses={
+        HTTPStatus.ACCEPTED: {"headers": _HEADERS},
+        **answers(
+            *_KEY,
+            HTTPStatus.BAD_REQUEST,
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.CONFLICT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+        ),
+    },
+    openapi_extra=_BODY,
+)
+async def send_order(request: Request, response: Response) -> Accepted:
+    """Takes one order in. It is safe to send it again: it is taken once, by its id."""
+    order = await read_json(request)
+    _require_text_id(order)
+    receipt = await patiently(lambda: submit_one(order), seconds=_PATIENT_SECONDS)
+    order_id = _taken(receipt, order)
+    request.app.state.pending.ring()
+    url = status_url(order_id)
+    response.headers["Location"], response.headers["Cache-Control"] = url, "no-store"
+    if receipt.status == "known":
+        response.headers["Idempotent-Replayed"] = "true"
+    return Accepted(order_id=order_id, status_url=url)
+
+
+_STATUS = answers(*_KEY, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+@router.get("/orders/{order_id:path}", responses=_STATUS)
+async def order_status(order_id: str, response: Response) -> OrderStatus:
+    """Where an order stands. Whatever is in its id, percent-encoded it is one segment of the path."""
+    return await _status(order_id, response)
+
+
+@router.get("/orders", responses=_STATUS)
+async def order_status_by_query(order_id: Annotated[str, Query(alias="id")], response: Response) -> OrderStatus:
+    """The same, for ids that do not survive in a path, such as `..`."""
+    return await _status(order_id, response)
+
+
+async def _status(order_id: str, response: Response) -> OrderStatus:
+    try:
+        usable = usable_id(order_id)
+    except UnusableOrder:  # no order can have it
+        known = None
+    else:
+        known = await patiently(lambda: read_status(usable), seconds=_PATIENT_SECONDS)
+    if known is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "there is no order with this id", kind="no-such-order", title="No such order")
+    response.headers["Cache-Control"] = "no-store"
+    return known
+
+
+def status_url(order_id: str) -> str:
+    """Where the order's status is; relative to this server."""
+    if order_id in {".", ".."}:  # which clients take out of a path, however they are written
+        return f"/orders?id={quote(order_id, safe='')}"
+    return f"/orders/{quote(order_id, safe='')}"
+
+
+def _require_text_id(order: Any) -> None:
+    """To JSON 4711 and 4711.0 are the same number; an id must have one spelling, for whoever asks about it later."""
+    if isinstance(order, dict) and isinstance(order.get("id"), int | Decimal):
+        raise _unusable([Wrong(detail="got a number, expected text", pointer=pointer("id"))])
+
+
+def _taken(receipt: Receipt, order: Any) -> str:
+    """Its id. Raises 422 and 409."""
+    if receipt.order_id is None:
+        raise _unusable(_wrong(order))
+    if receipt.status == "refused":
+        errors = [Wrong(detail=reason, pointer=pointer("id")) for reason in receipt.reasons]
+        detail = "another order is known under this id: an order cannot be changed by sending it again"
+        raise ProblemError(HTTPStatus.CONFLICT, detail, kind=OrderConflict.code, title="Order conflict", errors=errors)
+    return receipt.order_id
+
+
+def _wrong(order: Any) -> list[Wrong]:
+    """Why it has no usable id."""
+    try:
+        take_in(order)
+    except UnusableOrder as error:
+        places = [pointer() if each.place == "order" else pointer(each.place) for each in error.problems]
+        return [
+            Wrong(detail=f"got {each.given}, expected {each.expected}", pointer=at) for each, at in zip(error.problems, places, strict=True)
+        ]
+    return []
+
+
+def _unusable(errors: list[Wrong]) -> ProblemError:
+    detail = "nothing is stored: without a usable id the order could not be found again"
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="unusable-order", title="Unusable order", errors=errors)

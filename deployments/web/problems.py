@@ -1,0 +1,140 @@
+"""Every error as problem details (RFC 9457): `application/problem+json`, without anything that was sent and without inner matters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from shop.database import is_database_trouble
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+_TYPES = "tag:order-saga.example,2026:"
+_RETRY_SECONDS = "5"
+
+
+class Wrong(BaseModel):
+    """One thing that is wrong with what was sent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    detail: str
+    pointer: str | None = Field(default=None, description="where in the body: a JSON Pointer as a URI fragment, such as `#/items/2/price`")
+    parameter: str | None = Field(default=None, description="which parameter or header")
+
+
+class Problem(BaseModel):
+    """Problem details, RFC 9457."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str = Field(default="about:blank", description="names the kind of problem; `about:blank`: the status says it all")
+    title: str
+    status: int
+    detail: str | None = None
+    errors: list[Wrong] | None = Field(default=None, description="each thing that is wrong, with its place")
+
+
+class ProblemError(Exception):
+    """Ends a request with this problem. `kind`: a word for its type; without one the status says it all."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        kind: str | None = None,
+        title: str | None = None,
+        errors: Sequence[Wrong] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.problem = Problem(
+            type=_TYPES + kind if kind else "about:blank",
+            title=title or status.phrase,
+            status=int(status),
+            detail=detail,
+            errors=list(errors) or None,
+        )
+        self.headers = dict(headers or {})
+
+
+def pointer(*path: str | int) -> str:
+    """A place in the body. What is no plain character is escaped, as in URIs."""
+    parts = (str(each).replace("~", "~0").replace("/", "~1") for each in path)
+    return "#" + "".join("/" + quote(part, safe="~!$&'()*+,;=:@", errors="replace") for part in parts)
+
+
+def answers(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: these answers are problems."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {int(status): {"description": status.phrase, "content": content} for status in statuses}
+
+
+def answer_problems(app: FastAPI) -> None:
+    """From now on the app answers every error so. `app.state.routes` has to be all routes."""
+
+    @app.exception_handler(ProblemError)
+    async def told(_: Request, error: ProblemError) -> Response:
+        return respond(error.problem, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> Response:
+        status = HTTPStatus(error.status_code)
+        headers = dict(error.headers or {})
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(request))
+        return respond(Problem(title=status.phrase, status=int(status)), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        wrong = [Wrong(detail=each["msg"], parameter=str(each["loc"][-1])) for each in error.errors()]
+        status = HTTPStatus.UNPROCESSABLE_ENTITY
+        return respond(Problem(title=status.phrase, status=int(status), errors=wrong))
+
+    @app.exception_handler(SQLAlchemyError)
+    @app.exception_handler(OSError)
+    async def no_database(_: Request, error: Exception) -> Response:
+        if not is_database_trouble(error):
+            log.error("a request failed in a way that nobody foresaw", exc_info=error)
+            return _broken()
+        log.warning("a request met a database that is away (%s)", type(error).__name__)
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+        detail = "the database does not answer just now; nothing is certain: send the same again, which is safe"
+        return respond(Problem(title=status.phrase, status=int(status), detail=detail), {"Retry-After": _RETRY_SECONDS})
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, __: Exception) -> Response:
+        return _broken()  # uvicorn logs it
+
+
+def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """The problem as an answer."""
+    body = orjson.dumps(problem.model_dump(exclude_none=True))
+    return Response(body, problem.status, headers={**(headers or {}), "Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
+
+
+def _broken() -> Response:
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return respond(Problem(title=status.phrase, status=int(status), detail="this is our fault; the log of the web app says more"))
+
+
+def _methods(request: Request) -> list[str]:
+    """All that this path knows, in whichever routes."""
+    found: set[str] = set()
+    for route in request.app.state.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found)

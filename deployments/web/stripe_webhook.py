@@ -1,0 +1,71 @@
+"""Stripe's webhook: checked, stored, answered. In milliseconds: what there is to look up is looked up by a flow."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.web.bodies import read_body
+from deployments.web.problems import ProblemError, answers
+from shop.payment_events import inbox
+from shop.settings import settings
+
+router = APIRouter(tags=["webhooks"])
+_SIGNATURE = "Stripe-Signature"
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "An event, as Stripe sends it: https://docs.stripe.com/api/events/object",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+}
+
+
+class Received(BaseModel):
+    """What Stripe shows in its dashboard."""
+
+    model_config = ConfigDict(frozen=True)
+
+    received: str = Field(description="`stored`, `known` (it was told before) or `ignored` (of a kind that matters nothing here)")
+
+
+@router.post(
+    "/webhooks/stripe",
+    responses=answers(
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ),
+    openapi_extra=_BODY,
+)
+async def stripe_webhook(request: Request, signature: Annotated[str, Header(alias=_SIGNATURE)]) -> Received:
+    """Takes an event that Stripe has signed. Once this is answered with 200 the event cannot be lost; with anything else Stripe sends it
+    again."""
+    from shop.payment_events.stripe_event import BadSignature, UnreadableEvent, read_signed  # Stripe's SDK takes a while to load
+
+    s = settings()
+    if s.payment_gateway != "stripe" or not s.stripe_webhook_secrets:
+        how = "set PAYMENT_GATEWAY=stripe, and STRIPE_WEBHOOK_SECRET to the endpoint's signing secret (whsec_...)"
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE, f"webhooks are not taken yet: {how}", kind="no-secret-set", title="No secret is set"
+        )
+    body = await read_body(request)
+    try:
+        event = read_signed(body, signature, s.stripe_webhook_secrets)
+    except BadSignature as error:
+        raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), kind="bad-signature", title="Bad signature") from None
+    except UnreadableEvent as error:
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="unreadable-event", title="Unreadable event") from None
+    if event is None:
+        return Received(received="ignored")
+    stored = await inbox.store(event)
+    if stored.woke:
+        request.app.state.pending.ring()
+    if stored.due:
+        request.app.state.events.ring()
+    return Received(received="stored" if stored.new else "known")

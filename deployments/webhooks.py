@@ -1,0 +1,109 @@
+"""The web app: Stripe's webhooks, and the intake for shops that send their orders over HTTP.
+
+python -m deployments.webhooks              # on WEB_HOST and WEB_PORT
+uvicorn deployments.webhooks:app            # the same, with options of one's own
+
+It needs the database and nothing else. What it answers with 2xx is stored before; flows on the workers do the rest:
+
+- `POST /orders` stores the order and lets the pending lane start, if no drain runs. While the Prefect server is away orders are taken all
+  the same, and go on when it is back.
+- `POST /webhooks/stripe` checks the signature, and stores the event by its id. An order that waits for its customer is woken in the same
+  transaction. All else takes calls to Stripe, so a flow does it, `handle-payment-events`, which is started at once, and by the schedule
+  every minute for what had to wait. An event is only a hint where to look: what is charged, refunded or disputed is asked of Stripe, and
+  judged and mended as `reconcile-payments` does it. So events may come twice, late, or in any sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from deployments.running import use_running_world
+from deployments.trigger import start_handling_events, wake_pending_lane
+from deployments.web import orders, stripe_webhook
+from deployments.web.problems import Problem, ProblemError, answer_problems, answers
+from deployments.web.starter import Starter
+from shop.database import close_engine, is_database_trouble, transaction
+from shop.logs import configure
+from shop.serving import listen, serve
+from shop.settings import settings
+
+use_running_world()
+_HEALTH_SECONDS = 3
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    with ExitStack() as starters:
+        app.state.pending = starters.enter_context(Starter("the pending lane", wake_pending_lane))
+        app.state.events = starters.enter_context(Starter("handle-payment-events", start_handling_events))
+        yield
+    await close_engine()
+
+
+def create_app() -> FastAPI:
+    """The app; settings are those of this process."""
+    made = _App(title="Order saga", version="1", lifespan=_lifespan, redoc_url=None, redirect_slashes=False)
+    answer_problems(made)
+    made.include_router(orders.router)
+    made.include_router(stripe_webhook.router)
+
+    @made.get("/health", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
+    async def health() -> dict[str, str]:
+        """Whether orders and events can be taken: the database answers."""
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS), transaction() as tx:
+                await tx.execute(text("SELECT 1"))
+        except Exception as error:
+            if not (isinstance(error, TimeoutError) or is_database_trouble(error)):
+                raise
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer") from None
+        return {"status": "ok"}
+
+    made.state.routes = [*orders.router.routes, *stripe_webhook.router.routes, *made.router.routes]
+    return made
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """With the schema of problems, and without FastAPI's own errors, which are never answered."""
+        if not self.openapi_schema:
+            made = super().openapi()
+            schemas = made["components"]["schemas"]
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= {**problem.pop("$defs"), "Problem": problem}
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+        return self.openapi_schema or {}
+
+
+app = create_app()
+
+
+def main() -> None:
+    """Serves until it is told to stop."""
+    s = settings()
+    parser = argparse.ArgumentParser(prog="python -m deployments.webhooks", description="Orders and Stripe's webhooks over HTTP.")
+    parser.add_argument("--host", default=s.web_host, help="where to listen (default: WEB_HOST, %(default)s)")
+    parser.add_argument("--port", type=int, default=s.web_port, help="0 for any free one (default: WEB_PORT, %(default)s)")
+    parser.add_argument("--port-file", type=Path, help="write the port there once it listens")
+    arguments = parser.parse_args()
+    configure()
+    try:
+        listener = listen(arguments.port, arguments.host)
+    except (OSError, OverflowError) as error:
+        raise SystemExit(f"the web app cannot listen on {arguments.host}:{arguments.port}: {error}") from error
+    with listener:
+        serve(app, listener, arguments.port_file, timeout_keep_alive=30, timeout_graceful_shutdown=5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What the gateway has told by itself: late successes are given back, refunds made in its dashboard found, disputes shown."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect import flow
+from prefect.logging import get_run_logger
+
+from flows import board
+from flows.reconcile_payments import tell_of
+from flows.reopened import take_up
+from shop.notifications import outbox
+from shop.payment_events import inbox
+from shop.payment_events.handling import Handled
+from tasks.deliver_outbox import deliver_outbox
+from tasks.handle_payment_event import Hint, handle_payment_event
+from tasks.limits import PAYMENT_GATEWAY, slots
+
+_AT_ONCE = 8
+
+
+@flow(name="handle-payment-events", persist_result=False)
+async def handle_payment_events() -> dict[str, int]:
+    """Handles the events that the web app has stored, and that are due. A run that dies loses none: the next one takes them up.
+
+    A discrepancy that a person has to look at is an event `order.reconciliation.discrepancy`, as after a reconciliation.
+    """
+    log, ended = get_run_logger(), list[Handled]()
+    while events := await inbox.claim(most=_AT_ONCE):
+        hints = [Hint(event) for event in events]
+        async with slots(PAYMENT_GATEWAY):
+            await asyncio.gather(*(handle_payment_event(hint) for hint in hints))
+        for hint in hints:
+            if (handled := hint.handled) is not None:
+                log.info("%s of %s: %s", hint.event.type, handled.order_id, handled.done or "later")
+                tell_of([each for each in handled.found if not each.mended])
+                ended.append(handled)
+    if reopened := [each.order_id for each in ended if each.reopened and each.order_id]:
+        await take_up(reopened)  # they are open orders: should this worker die, recovery goes on with them
+    if (touched := list({each.order_id for each in ended if each.order_id})) and await outbox.is_due(touched):
+        await deliver_outbox(len(touched), touched)
+    await board.settle()
+    if any(each.desk_changed or each.reopened for each in ended):
+        await board.show_desk()
+    done = sum(each.done is not None for each in ended)
+    return {"handled": done, "later": len(ended) - done}

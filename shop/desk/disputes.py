@@ -1,0 +1,91 @@
+"""Charges that a customer's bank disputes: shown to a person until they are closed. Nothing is done about them by itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, text
+
+from shop.database import Tx, sync_engine
+from shop.payments.dispute import CLOSED, Dispute
+from shop.settings import settings
+
+# What is known already from a later moment stays; and what is closed stays closed.
+_PUT = text(
+    """
+    INSERT INTO dispute AS d (id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at, as_of, closed_at)
+    VALUES (:id, :order_id, :payment_id, :amount, :currency, :reason, :status, :due, :opened, :as_of, CASE WHEN :closed THEN now() END)
+    ON CONFLICT (id) DO UPDATE
+    SET order_id = coalesce(excluded.order_id, d.order_id), payment_id = coalesce(excluded.payment_id, d.payment_id),
+        amount = excluded.amount, currency = excluded.currency, reason = excluded.reason, status = excluded.status,
+        evidence_due_by = excluded.evidence_due_by, as_of = excluded.as_of, closed_at = coalesce(d.closed_at, excluded.closed_at)
+    WHERE d.as_of <= excluded.as_of AND (d.closed_at IS NULL OR excluded.closed_at IS NOT NULL)
+    """
+)
+_OPEN = text(
+    "SELECT id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at FROM dispute "
+    "WHERE closed_at IS NULL ORDER BY evidence_due_by NULLS LAST, opened_at, id LIMIT :most"
+)
+_ANSWERABLE = frozenset({"needs_response", "warning_needs_response"})
+
+
+class OpenDispute(BaseModel):
+    """A dispute that is not closed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    order_id: str | None
+    """None: the payment is no order's of ours."""
+    payment_id: str | None
+    amount: Decimal
+    currency: str
+    reason: str
+    """The gateway's own word, such as `fraudulent` or `product_not_received`."""
+    status: str
+    evidence_due_by: datetime | None
+    opened_at: datetime
+
+
+async def put(tx: Tx, dispute: Dispute, order_id: str | None, as_of: datetime) -> None:
+    """Writes down how a dispute stands. `as_of`: when it stood so; what was known from later stays."""
+    await tx.execute(
+        _PUT,
+        {
+            "id": dispute.id,
+            "order_id": order_id,
+            "payment_id": dispute.payment_id,
+            "amount": dispute.amount,
+            "currency": dispute.currency,
+            "reason": dispute.reason,
+            "status": dispute.status,
+            "due": dispute.evidence_due_by,
+            "opened": dispute.opened_at,
+            "as_of": as_of,
+            "closed": dispute.status in CLOSED,
+        },
+    )
+
+
+def read_open(connection: Connection, most: int) -> list[OpenDispute]:
+    """Those that must be answered first come first."""
+    return [OpenDispute(**row) for row in connection.execute(_OPEN, {"most": most}).mappings()]
+
+
+def read_open_sync(most: int = 500) -> list[OpenDispute]:
+    """The same, for callers without an event loop."""
+    with sync_engine(settings().database_url).connect() as connection:
+        return read_open(connection, most)
+
+
+def advice(dispute: OpenDispute) -> str:
+    """What a person can do about it."""
+    if dispute.status not in _ANSWERABLE:
+        return "Nothing just now: the customer's bank decides."
+    until = f" until {dispute.evidence_due_by.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if dispute.evidence_due_by else ""
+    return (
+        f"Answer {dispute.id} in the gateway's dashboard{until}, with what proves the order and its delivery, or accept it there. "
+        "Unanswered it is lost. Do not refund the order beside it: the customer would have the money twice."
+    )

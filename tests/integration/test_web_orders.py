@@ -1,0 +1,301 @@
+"""Orders over HTTP: taken once, refused with problem details, asked about; real HTTP, real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from deployments.stack.environment import environment
+from deployments.stack.postgres import EmbeddedPostgres
+from flows.process_pending_orders import process_pending_orders
+from shop.database import sync_engine
+from shop.outcomes import Outcome
+from shop.settings import settings
+from tests.integration.test_hostile_ids import HOSTILE, NEVER_TAKEN
+from tests.integration.web import KEY, served
+from tests.integration.world import World, an_order
+
+JSON = {"Content-Type": "application/json"}
+NOBODY = "http://127.0.0.1:1/api"
+"""A Prefect server that is not there: orders are taken all the same."""
+
+
+@pytest.fixture
+def web(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    monkeypatch.setenv("ORDERS_API_KEY", f"another-key-of-this-shop,{KEY}")
+    monkeypatch.setenv("WEB_MAX_BYTES", "20000")
+    with environment({"PREFECT_API_URL": NOBODY}), served() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def closed(postgres: EmbeddedPostgres, template_database: str) -> Iterator[httpx.Client]:
+    """For requests that store nothing; after each, nothing is stored."""
+    postgres.create_database("closed", template=template_database)
+    values = {"DATABASE_URL": postgres.url("closed"), "ORDERS_API_KEY": KEY, "WEB_MAX_BYTES": "20000", "PREFECT_API_URL": NOBODY}
+    with environment(values), served() as client:
+        yield client
+    postgres.drop_database("closed")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stored(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "closed" in request.fixturenames:
+        with sync_engine(settings().database_url).connect() as connection:
+            assert connection.execute(text("SELECT id FROM customer_order")).all() == []
+
+
+def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The problem details of an answer, which must be such."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    told: dict[str, Any] = answer.json()
+    assert told["status"] == status
+    assert told["title"]
+    assert told["type"]
+    return told
+
+
+class TestTakingOrders:
+    def test_an_order_is_stored_and_can_be_asked_about(self, web: httpx.Client, world: World, unique: str) -> None:
+        answer = web.post("/orders", json=an_order(unique))
+
+        assert answer.status_code == 202
+        assert answer.json() == {"order_id": unique, "status": "accepted", "status_url": f"/orders/{unique}"}
+        assert answer.headers["location"] == f"/orders/{unique}"
+        assert world.order(unique).content["total_amount"] == "999.99"
+        status = web.get(answer.headers["location"]).raise_for_status().json()
+        assert (status["order_id"], status["status"], status["outcome"], status["steps"]) == (unique, "received", None, [])
+
+    def test_the_same_again_is_answered_with_the_same(self, web: httpx.Client, world: World, unique: str) -> None:
+        first, again = (web.post("/orders", json=an_order(unique, price=price)) for price in ("999.90", "999.9"))
+        assert (again.status_code, again.content, again.headers["location"]) == (202, first.content, first.headers["location"])
+        assert "idempotent-replayed" not in first.headers
+        assert again.headers["idempotent-replayed"] == "true"
+        assert world.sql("SELECT count(*) FROM customer_order") == [(1,)]
+
+    def test_other_content_under_the_same_id_is_a_conflict(self, web: httpx.Client, world: World, unique: str) -> None:
+        web.post("/orders", json=an_order(unique)).raise_for_status()
+        told = problem(web.post("/orders", json=an_order(unique, price="1.00")), 409)
+        assert told["type"].endswith("conflict")
+        assert told["errors"][0]["pointer"] == "#/id"
+        assert world.order(unique).content["total_amount"] == "999.99"
+
+    def test_fifty_at_once_are_one_order(self, web: httpx.Client, world: World, unique: str) -> None:
+        together = threading.Barrier(50)
+
+        def send(_: int) -> httpx.Response:
+            together.wait(30)
+            return httpx.post(f"{web.base_url}/orders", json=an_order(unique), headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+
+        with ThreadPoolExecutor(50) as threads:
+            answers = list(threads.map(send, range(50)))
+        assert {answer.status_code for answer in answers} == {202}
+        assert len({answer.content for answer in answers}) == 1
+        assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+        assert world.sql("SELECT id FROM customer_order") == [(unique,)]
+
+    def test_a_bad_order_with_an_id_is_taken_for_the_saga_to_reject(self, web: httpx.Client, world: World, unique: str) -> None:
+        assert web.post("/orders", json={"id": unique, "total_amount": -1}).status_code == 202
+        assert world.order(unique).outcome is None
+
+    def test_card_data_is_never_stored_nor_repeated(self, web: httpx.Client, world: World, unique: str) -> None:
+        card = "4242424242424242"
+        assert web.post("/orders", json=an_order(unique, notes=f"card {card} cvc 123")).status_code == 202
+        told = problem(web.post("/orders", json=an_order(card)), 422)
+        assert card not in json.dumps(told)
+        assert card not in json.dumps(world.order(unique).content)
+        assert world.sql("SELECT count(*) FROM customer_order") == [(1,)]
+
+    async def test_a_drain_is_woken_and_the_end_is_shown(self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ORDERS_API_KEY", KEY)
+        settings.cache_clear()
+        with served() as client:
+            for order in (an_order(unique), an_order(f"{unique}-no", country="AQ")):
+                assert client.post("/orders", json=order).status_code == 202
+            await process_pending_orders(drain_seconds=0)
+            shipped, undone = (client.get(f"/orders/{unique}{end}").raise_for_status().json() for end in ("", "-no"))
+        assert (shipped["status"], shipped["outcome"]) == ("completed", Outcome.COMPLETED)
+        assert (shipped["amount_charged"], shipped["amount_refunded"], shipped["currency"]) == ("999.99", "0.00", "USD")
+        assert shipped["tracking_number"] == saga.sql("SELECT tracking_number FROM shipment WHERE order_id = :id", id=unique)[0][0]
+        assert shipped["payment_id"] == saga.ledger(unique)[0]["id"]
+        assert [step["step"] for step in shipped["steps"]] == [
+            "validate_order",
+            "check_inventory",
+            "process_payment",
+            "generate_confirmation",
+            "fulfill_order",
+            "notify_customer",
+        ]
+        assert (undone["outcome"], undone["failing_step"], undone["amount_refunded"]) == (Outcome.COMPENSATED, "fulfill_order", "999.99")
+        assert [step["step"] for step in undone["steps"] if step["undone"] == "done"] == ["check_inventory", "process_payment"]
+        for private in ("customer_email", "@", "Anytown", an_order("")["shipping_info"]["name"]):
+            assert private not in json.dumps([shipped, undone])
+
+
+class TestHostileIds:
+    def test_each_is_found_where_its_location_says(self, web: httpx.Client, world: World, unique: str) -> None:
+        for made in (f"{hostile}{end}" for hostile in HOSTILE for end in ("", unique)):
+            answer = web.post("/orders", json=an_order(made))
+            assert answer.status_code == 202, made
+            assert answer.headers["location"].isascii()
+            assert web.get(answer.headers["location"]).raise_for_status().json()["order_id"] == made
+            assert web.get("/orders", params={"id": made}).raise_for_status().json()["order_id"] == made
+        assert web.post("/orders", json=an_order("..")).headers["location"] == "/orders?id=.."
+        assert web.get("/orders?id=..").raise_for_status().json()["order_id"] == ".."
+        assert world.sql("SELECT count(*) FROM customer_order") == [(2 * len(HOSTILE) + 1,)]
+
+    def test_what_is_no_id_is_refused_with_its_place(self, closed: httpx.Client) -> None:
+        for order_id in NEVER_TAKEN:
+            told = problem(closed.post("/orders", content=json.dumps(an_order(order_id)), headers=JSON), 422)
+            assert told["type"].endswith("unusable-order"), ascii(order_id)
+            assert [each["pointer"] for each in told["errors"]] == ["#/id"], ascii(order_id)
+            problem(closed.get(f"/orders/{quote(order_id, safe='', errors='replace')}"), 404)
+
+    def test_an_unknown_order_is_not_found(self, closed: httpx.Client) -> None:
+        for path in (
+            "/orders/%00",
+            "/orders/%ff%fe",
+            "/orders/",
+            "/orders/" + "x" * 300,
+            "/orders//",
+            "/orders/a%2Fb%0A",
+            "/orders?id=%00",
+        ):
+            assert problem(closed.get(path), 404)["type"].endswith("no-such-order"), path
+
+
+class TestBadInput:
+    def test_it_is_named(self, closed: httpx.Client) -> None:
+        for body, status, kind in (
+            (b"", 400, "not-json"),
+            (b"{", 400, "not-json"),
+            (b"\xff\xfe{\x00}\x00", 400, "not-json"),
+            (b'{"id": "a", "total_amount": NaN}', 400, "not-json"),
+            (b'{"id": "a", "id": "b"}', 400, "not-json"),
+            (b'{"id": "a", "x": ' + b"9" * 5000 + b"}", 400, "not-json"),
+            (b'{"id": "a", "x": 0.' + b"9" * 5000 + b"}", 400, "not-json"),
+            (b"[" * 9000 + b"]" * 9000, 400, "not-json"),
+            (b"[]", 422, "unusable-order"),
+            (b"null", 422, "unusable-order"),
+            (b'"text"', 422, "unusable-order"),
+            (b"[" * 20 + b"]" * 20, 422, "unusable-order"),
+            (b"{}", 422, "unusable-order"),
+            (b'{"id": {"a": 1}}', 422, "unusable-order"),
+            (b'{"id": 4711}', 422, "unusable-order"),
+            (b'{"id": 4711.0}', 422, "unusable-order"),
+        ):
+            told = problem(closed.post("/orders", content=body, headers=JSON), status)
+            assert told["type"].endswith(kind), body[:40]
+            assert told["detail"], body[:40]
+
+    def test_each_place_that_is_nested_too_deeply_is_named(self, closed: httpx.Client) -> None:
+        deep: Any = "x"
+        for _ in range(9):
+            deep = {"a/b": deep}
+        told = problem(closed.post("/orders", json={"id": "x", "one": deep, "two": [[]], "three": deep}), 422)
+        assert sorted(each["pointer"] for each in told["errors"]) == ["#/one" + "/a~1b" * 7, "#/three" + "/a~1b" * 7]
+
+    def test_what_is_not_said_to_be_json_is_not_read(self, closed: httpx.Client) -> None:
+        for headers in ({}, {"Content-Type": "text/plain"}, JSON | {"Content-Encoding": "gzip"}):
+            problem(closed.post("/orders", content=b'{"id": "x"}', headers=headers), 415)
+
+    def test_what_is_told_to_be_too_large_is_not_read(self, closed: httpx.Client) -> None:
+        assert "WEB_MAX_BYTES" in problem(closed.post("/orders", content=b" " * 20_001, headers=JSON), 413)["detail"]
+
+    def test_what_is_too_large_without_saying_so_is_cut_off(self, web: httpx.Client, world: World, unique: str) -> None:
+        """Chunk by chunk; an honest one arrives."""
+
+        def chunks(size: int) -> Iterator[bytes]:
+            text = json.dumps(an_order(unique)).encode()
+            yield text
+            for _ in range((size - len(text)) // 1000):
+                yield b" " * 1000
+
+        problem(web.post("/orders", content=chunks(100_000), headers=JSON), 413)
+        assert world.sql("SELECT count(*) FROM customer_order") == [(0,)]
+        assert web.post("/orders", content=chunks(15_000), headers=JSON).status_code == 202
+
+    def test_a_content_length_that_lies_is_cut_off_too(self, closed: httpx.Client) -> None:
+        """Or the server itself refuses it; nobody waits for it."""
+        where = urlsplit(str(closed.base_url))
+        with socket.create_connection((where.hostname, where.port), timeout=10) as wire:
+            head = f"POST /orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+            wire.sendall(f"{head}Content-Length: 99999999999999999999\r\n\r\n".encode())
+            assert b" 413 " in wire.recv(4000).split(b"\r\n")[0]
+
+    def test_every_error_is_a_problem(self, closed: httpx.Client) -> None:
+        for method, path, status, allowed in (
+            ("DELETE", "/orders/x", 405, {"GET"}),
+            ("PUT", "/orders", 405, {"GET", "POST"}),
+            ("GET", "/webhooks/stripe", 405, {"POST"}),
+            ("GET", "/nothing", 404, set[str]()),
+            ("GET", "/orders", 422, set[str]()),
+        ):
+            answer = closed.request(method, path)
+            problem(answer, status)
+            assert set(answer.headers.get("allow", "").split(", ")) - {""} == allowed, path
+
+    def test_what_nobody_foresaw_tells_nothing(self, web: httpx.Client, world: World) -> None:
+        world.sql("ALTER TABLE customer_order RENAME TO gone")
+        told = problem(web.get("/orders/x"), 500)
+        assert "customer_order" not in json.dumps(told)
+        assert "Traceback" not in json.dumps(told)
+
+
+class TestKeys:
+    def test_without_one_nobody_is_let_in(self, closed: httpx.Client) -> None:
+        bare = httpx.Client(base_url=closed.base_url)
+        for given in (None, "", "Bearer", "Bearer wrong", "Bearer wrong é", f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}"):
+            headers = {"Authorization": given.encode()} if given is not None else {}
+            for method, path in (("POST", "/orders"), ("GET", "/orders/x"), ("GET", "/orders?id=x")):
+                answer = bare.request(method, path, headers=headers, content=b"{" * 100)
+                problem(answer, 401)
+                assert answer.headers["www-authenticate"] == "Bearer", given
+
+    def test_any_of_several_will_do(self, web: httpx.Client) -> None:
+        assert web.post("/orders", json=an_order("x"), headers={"Authorization": "bearer another-key-of-this-shop"}).status_code == 202
+
+    def test_while_none_is_set_it_says_how(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("ORDERS_API_KEY", raising=False)
+        settings.cache_clear()
+        with served() as client:
+            assert "ORDERS_API_KEY" in problem(client.post("/orders", json=an_order("x")), 503)["detail"]
+            assert "ORDERS_API_KEY" in problem(client.get("/orders/x"), 503)["detail"]
+        assert world.sql("SELECT count(*) FROM customer_order") == [(0,)]
+
+
+class TestServersThatAreAway:
+    def test_without_a_prefect_server_orders_are_taken_at_once(self, web: httpx.Client, world: World, unique: str) -> None:
+        assert os.environ["PREFECT_API_URL"] == NOBODY
+        for number in range(5):
+            answer = web.post("/orders", json=an_order(f"{unique}-{number}"), timeout=5)
+            assert answer.status_code == 202
+        assert world.sql("SELECT count(*) FROM customer_order") == [(5,)]
+
+    def test_without_a_database_it_is_a_problem_that_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+        monkeypatch.setenv("ORDERS_API_KEY", KEY)
+        monkeypatch.setattr("deployments.web.orders._PATIENT_SECONDS", 0.2)
+        settings.cache_clear()
+        with served() as client:
+            for answer in (client.post("/orders", json=an_order("x")), client.get("/orders/x")):
+                assert "send the same again" in problem(answer, 503)["detail"]
+                assert int(answer.headers["retry-after"]) > 0
+            problem(client.get("/health"), 503)
+        settings.cache_clear()
+
+    def test_it_is_healthy_while_the_database_answers(self, web: httpx.Client) -> None:
+        assert web.get("/health", headers={"Authorization": ""}).json() == {"status": "ok"}
