@@ -21,9 +21,10 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from sqlalchemy import text
 
 from deployments.running import use_running_world
@@ -38,6 +39,14 @@ from shop.settings import settings
 
 use_running_world()
 _HEALTH_SECONDS = 3
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+    orders: bool
+    """Whether `ORDERS_API_KEY` is set."""
+    stripe_webhooks: bool
+    """Whether `STRIPE_WEBHOOK_SECRET` is set."""
 
 
 @asynccontextmanager
@@ -57,8 +66,8 @@ def create_app() -> FastAPI:
     made.include_router(stripe_webhook.router)
 
     @made.get("/health", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
-    async def health() -> dict[str, str]:
-        """Whether orders and events can be taken: the database answers."""
+    async def health() -> Health:
+        """Whether orders and events can be taken: the database answers, and there are keys for them."""
         try:
             async with asyncio.timeout(_HEALTH_SECONDS), transaction() as tx:
                 await tx.execute(text("SELECT 1"))
@@ -66,7 +75,8 @@ def create_app() -> FastAPI:
             if not (isinstance(error, TimeoutError) or is_database_trouble(error)):
                 raise
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer") from None
-        return {"status": "ok"}
+        s = settings()
+        return Health(orders=bool(s.orders_api_keys), stripe_webhooks=bool(s.stripe_webhook_secrets))
 
     made.state.routes = [*orders.router.routes, *stripe_webhook.router.routes, *made.router.routes]
     return made

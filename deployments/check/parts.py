@@ -210,12 +210,10 @@ async def web_app(known: Known) -> Finding:
         )
     if not answer.is_success:
         return Finding("web app", State.WRONG, f"{known.web_url} answers {answer.status_code}", "see its log: it needs the database")
-    s = known.settings
-    takes = [
-        "orders" if s.orders_api_keys else "no orders (ORDERS_API_KEY is not set)",
-        "Stripe's webhooks" if s.stripe_webhook_secrets else "no webhooks (STRIPE_WEBHOOK_SECRET is not set)",
-    ]
-    return Finding("web app", State.REAL, f"{known.web_url}: takes {', '.join(takes)}")
+    able = answer.json()
+    orders = "orders" if able.get("orders") else "no orders (ORDERS_API_KEY is not set)"
+    hooks = "Stripe's webhooks" if able.get("stripe_webhooks") else "no webhooks of Stripe's (STRIPE_WEBHOOK_SECRET is not set)"
+    return Finding("web app", State.REAL, f"{known.web_url}: takes {orders}, {hooks}")
 
 
 async def files(known: Known) -> Finding:

@@ -298,4 +298,4 @@ class TestServersThatAreAway:
         settings.cache_clear()
 
     def test_it_is_healthy_while_the_database_answers(self, web: httpx.Client) -> None:
-        assert web.get("/health", headers={"Authorization": ""}).json() == {"status": "ok"}
+        assert web.get("/health", headers={"Authorization": ""}).json() == {"status": "ok", "orders": True, "stripe_webhooks": False}

@@ -1,0 +1,163 @@
+"""`make check`: what is real, what is embedded, what is misconfigured; against servers that are there and servers that are not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from deployments.check.finding import Finding, State
+from deployments.check.parts import Known, look_at_all
+from deployments.check.report import check_settings
+from deployments.stack.prefect_server import PrefectServer
+from deployments.stack.worker import Worker
+from shop.settings import Settings, settings
+from tests.conftest import HOME
+from tests.crm_server import SECRET, crm_server
+from tests.easypost_server import EasyPost
+from tests.integration.world import World
+from tests.localstripe_server import LocalStripe
+from tests.mail_server import mail_server
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """A port that is taken, and where nobody answers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def by_part(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.part: finding for finding in findings}
+
+
+def ask(given: set[str], prefect_api_url: str | None = None) -> dict[str, Finding]:
+    settings.cache_clear()
+    known = Known(settings(), given.__contains__, prefect_api_url)
+    try:
+        return by_part(asyncio.run(look_at_all(known)))
+    finally:
+        settings.cache_clear()
+
+
+def test_with_nothing_configured_all_is_embedded(world: World) -> None:
+    found = ask(set())
+    assert {finding.state for finding in found.values()} <= {State.EMBEDDED, State.OFF, State.REAL}
+    assert found["payments"].state is State.EMBEDDED
+    assert found["database"].state is State.EMBEDDED
+    assert found["mail"].state is State.EMBEDDED
+    assert found["language model"].state is State.OFF
+
+
+def test_what_is_configured_is_contacted(
+    world: World, localstripe: LocalStripe, easypost_server: EasyPost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        mails = stack.enter_context(mail_server(login=("mailer", "right")))
+        crm = stack.enter_context(crm_server())
+        given = {
+            **localstripe.settings,
+            **easypost_server.settings,
+            "CARRIER": "easypost",
+            "SMTP_URL": f"smtp://mailer:right@{mails.host}:{mails.port}?starttls=never",
+            "CRM_WEBHOOK_URL": crm.url,
+            "CRM_WEBHOOK_SECRET": SECRET,
+        }
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        found = ask({"DATABASE_URL", *given})
+        assert mails.logins == 1
+        assert mails.taken == [], "nothing was sent"
+        assert crm.heard == []
+    states = {part: finding.state for part, finding in found.items()}
+    for part in ("database", "payments", "mail", "CRM", "carrier"):
+        assert states[part] is State.REAL, found[part]
+    assert "right" not in "".join(finding.what for finding in found.values())
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "named"),
+    [
+        ("database", {"DATABASE_URL": "postgresql://u:PLANTED@127.0.0.1:{port}/x"}, "DATABASE_URL"),
+        ("payments", {"PAYMENT_GATEWAY_URL": "http://127.0.0.1:{port}"}, "PAYMENT_GATEWAY_URL"),
+        ("mail", {"SMTP_URL": "smtp://u:PLANTED@127.0.0.1:{port}"}, "SMTP_URL"),
+        ("CRM", {"CRM_WEBHOOK_URL": "http://127.0.0.1:{port}", "CRM_WEBHOOK_SECRET": SECRET}, "CRM_WEBHOOK_URL"),
+        ("language model", {"DSPY_MODEL": "openai/x", "DSPY_API_BASE": "http://127.0.0.1:{port}", "DSPY_API_KEY": "PLANTED"}, "DSPY_MODEL"),
+    ],
+)
+def test_what_does_not_answer_is_named(
+    world: World, nobody: int, part: str, given: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value.format(port=nobody))
+    found = ask(set(given))[part]
+    assert found.state is State.WRONG
+    assert named in found.mend
+    assert "PLANTED" not in repr(found)
+
+
+def test_a_wrong_login_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mail_server(login=("mailer", "right")) as mails:
+        monkeypatch.setenv("SMTP_URL", f"smtp://mailer:PLANTED@{mails.host}:{mails.port}?starttls=never")
+        found = ask({"SMTP_URL"})["mail"]
+    assert found.state is State.WRONG
+    assert "refuses the login in SMTP_URL" in found.what
+    assert "PLANTED" not in repr(found)
+
+
+def test_tables_that_are_behind_are_told(world: World) -> None:
+    world.sql("UPDATE alembic_version SET version_num = '0001'")
+    found = ask({"DATABASE_URL"})["database"]
+    assert found.state is State.WRONG
+    assert found.mend == "python -m shop.migrate"
+
+
+def test_a_prefect_server_with_nothing_deployed_is_told(world: World, prefect_api: PrefectServer) -> None:
+    found = ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"]
+    assert found.state is State.WRONG
+    assert "deploy" in found.mend
+
+
+def test_a_prefect_server_with_everything_is_real(world: World, worker: Worker, prefect_api: PrefectServer) -> None:
+    assert ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"].state is State.REAL
+
+
+def test_settings_that_are_wrong_are_all_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"STRIPE_API_KEY": "pk_PLANTED", "LEASE_SECONDS": "-1", "SHOP_NAM": "x"}.items():
+        monkeypatch.setenv(name, value)
+    found = by_part(check_settings())
+    assert {"STRIPE_API_KEY", "LEASE_SECONDS", "SHOP_NAM"} <= set(found)
+    assert found["SHOP_NAM"].mend == "is SHOP_NAME meant?"
+    assert "PLANTED" not in repr(found)
+
+
+def command(**given: str) -> subprocess.CompletedProcess[str]:
+    ours = {name.upper() for name in Settings.model_fields} | {"PREFECT_API_URL"}
+    environment: dict[str, Any] = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(
+        [sys.executable, "-m", "deployments.check"],
+        cwd=HOME,
+        env={**environment, **given},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_command_says_so_with_its_exit_code(database_url: str, nobody: int, tmp_path: Any) -> None:
+    good = command(DATABASE_URL=database_url, VAR_DIR=str(tmp_path))
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "Nothing is misconfigured" in good.stdout
+    bad = command(DATABASE_URL=database_url, VAR_DIR=str(tmp_path), SMTP_URL=f"smtp://u:PLANTED@127.0.0.1:{nobody}")
+    assert bad.returncode == 1
+    assert "SMTP_URL" in bad.stdout
+    assert "PLANTED" not in bad.stdout + bad.stderr
