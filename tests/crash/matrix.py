@@ -32,6 +32,11 @@ class Way:
     outside: bool = False
     """Mails go to a mail server, and a CRM hears of them."""
 
+    def is_about(self, point: str) -> bool:
+        """Whether the point has to do with what is outside here, and is not elsewhere; all the others are on other ways, too."""
+        about = (_CARRIERS if ("CARRIER", "easypost") in self.settings else ()) + (_MESSAGES if self.outside else ())
+        return not about or any(word in point for word in about)
+
     def __str__(self) -> str:
         carrier = ", a carrier outside" if ("CARRIER", "easypost") in self.settings else ""
         by = ", by SMTP" if self.outside else ""
@@ -50,6 +55,8 @@ _AFTERWARDS = {
 """What is done with an order that has ended, by another flow."""
 _ON_THEIR_OWN = {"given up", *_AFTERWARDS}
 _AT_ONCE = (("RECONCILIATION_GRACE_SECONDS", "0"),)
+_CARRIERS = ("label", "carrier", "fulfill_order", "return_shipment", "commit of notes")
+_MESSAGES = ("mail", "CRM", "messages", "notify_customer", "outcomes")
 _OUTSIDE = (("CARRIER", "easypost"),)
 """With a carrier outside."""
 FIRST = (
@@ -118,7 +125,7 @@ def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool, but: Iterab
     for way, points in ways:
         for point in points:
             key: tuple[object, ...] = (point, way.lane, way.outside, *way.died_at, *way.settings) if every else (point,)
-            if key in seen:
+            if key in seen or not way.is_about(point):
                 continue
             seen.add(key)
             more = (STRIPE,) if "payment" in point and way.scenario in AT_STRIPE else ()

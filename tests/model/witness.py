@@ -199,7 +199,7 @@ def _notices(now: Seen, charged: Decimal, refunded: Decimal) -> list[str]:
         return ["refund"]
     if charged:
         return []
-    if now.failure == "out_of_stock":
+    if "out_of_stock" in {now.failure, now.outcome}:  # with nothing to undo, no failure is kept
         return ["out_of_stock"]
     asked_for = now.failure in {"cancelled", "returned"}
     return ["payment_failed"] if now.failing_step == "process_payment" and not asked_for and now.outcome == "compensated" else []
