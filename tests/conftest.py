@@ -101,7 +101,7 @@ def _sweep(folder: Path) -> None:
     except (AlreadyRunning, OSError):
         return  # another session's that runs now
     try:
-        for pid_file in folder.glob("**/run/*.pid"):
+        for pid_file in folder.glob("**/run/**/*.pid"):
             stop_leftover(pid_file)
         for data in folder.glob("*postgres"):
             EmbeddedPostgres(data).stop("immediate")
