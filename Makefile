@@ -24,9 +24,9 @@ demo: $(STAMP)
 check: $(STAMP)
 	@$(BIN)/python -m deployments.check
 
-# Files of tests side by side, each process with servers of its own; then what measures time, with the machine to itself.
+# Files of tests side by side, the long ones first, each process with servers of its own; then what measures time, with the machine to itself.
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 # All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
