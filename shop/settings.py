@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     dspy_temperature: float = Field(default=0.7, ge=0, le=2)
     confirmation_timeout_seconds: Seconds = 10
     confirmation_concurrency: int = Field(default=8, ge=1)
+    confirmation_program: Path = HOME / "var" / "confirmation" / "program.json"
+    dspy_reflection_model: str | None = None
+    dspy_reflection_api_base: str | None = None
+    dspy_reflection_api_key: SecretStr | None = None
     confirmation_tone: str = "professional_friendly"
 
     # mails and the CRM
