@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,9 @@ from shop.settings import Settings
 
 LOCAL = "local/"
 """How the names of models begin that run in this process."""
+
+
+_REFLECTION_SECONDS = 120
 
 
 class ModelStopped(Exception):
@@ -112,34 +115,51 @@ def language_model(settings: Settings) -> Any:
     """The `dspy.LM` of `settings.dspy_model`. Kept between orders, for its connections.
     Raises LocalModelMissing if it is one that runs here and is not installed."""
     key = settings.dspy_api_key.get_secret_value() if settings.dspy_api_key else None
+    name, temperature = settings.dspy_model or "", settings.dspy_temperature
+    if name.startswith(LOCAL) and "dspy_temperature" not in settings.model_fields_set:
+        temperature = 0.0  # a small model that is left to chance gets its numbers wrong
     return _language_model(
-        settings.dspy_model or "",
-        settings.dspy_api_base,
-        key,
-        settings.dspy_max_tokens,
-        settings.dspy_temperature,
-        settings.confirmation_timeout_seconds,
+        _Model(name, settings.dspy_api_base, key, settings.dspy_max_tokens, temperature, settings.confirmation_timeout_seconds)
     )
 
 
-# Not of the whole settings: some of them cannot be hashed.
+# Not the whole settings: some of them cannot be hashed.
+@dataclass(frozen=True, slots=True)
+class _Model:
+    name: str
+    api_base: str | None
+    api_key: str | None = field(repr=False)
+    max_tokens: int
+    temperature: float
+    seconds: float
+
+
 @lru_cache(maxsize=4)
-def _language_model(name: str, api_base: str | None, api_key: str | None, max_tokens: int, temperature: float, seconds: float) -> Any:
+def _language_model(asked: _Model) -> Any:
     dspy = configured_dspy()
-    if name.startswith(LOCAL):
+    limits: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
+    if asked.name.startswith(LOCAL):
         from shop.confirmation.local_model import engines
 
-        engine, async_engine = engines(name.removeprefix(LOCAL), seconds)
-        return dspy.LM(
-            name, engine=engine, async_engine=async_engine, max_tokens=max_tokens, temperature=temperature, cache=False, num_retries=0
-        )
-    options: dict[str, Any] = {"cache": False, "num_retries": 1, "timeout": seconds}
-    if api_base:
-        options["api_base"] = api_base
+        engine, async_engine = engines(asked.name.removeprefix(LOCAL), asked.seconds)
+        return dspy.LM(asked.name, engine=engine, async_engine=async_engine, cache=False, num_retries=0, **limits)
+    options: dict[str, Any] = {"cache": False, "num_retries": 1, "timeout": asked.seconds}
+    if asked.api_base:
+        options["api_base"] = asked.api_base
         options["api_key"] = "none"  # a server of one's own often asks for none, and must not be sent another provider's
-    if api_key:
-        options["api_key"] = api_key
+    if asked.api_key:
+        options["api_key"] = asked.api_key
     try:
-        return dspy.LM(name, max_tokens=max_tokens, temperature=temperature, **options)
+        return dspy.LM(asked.name, **limits, **options)
     except dspy.LMConfigurationError:  # OpenAI's reasoning models take neither
-        return dspy.LM(name, max_tokens=None, temperature=None, **options)
+        return dspy.LM(asked.name, max_tokens=None, temperature=None, **options)
+
+
+def reflection_model(settings: Settings) -> Any:
+    """The `dspy.LM` of `settings.dspy_reflection_model`. Where the other model is, and its key, are also this one's if nothing else is
+    set and both are of the same provider; a key never goes to another provider."""
+    name = settings.dspy_reflection_model or ""
+    base, key = settings.dspy_reflection_api_base, settings.dspy_reflection_api_key
+    if base is None and key is None and name.partition("/")[0] == (settings.dspy_model or "").partition("/")[0]:
+        base, key = settings.dspy_api_base, settings.dspy_api_key
+    return _language_model(_Model(name, base, key.get_secret_value() if key else None, 8000, 1.0, _REFLECTION_SECONDS))
