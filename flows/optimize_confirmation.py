@@ -38,14 +38,16 @@ def _run_name() -> str:
 async def optimize_confirmation(
     optimizer: Optimizer = Optimizer.AUTO, demonstrations: Demonstrations = 4, calls: Calls = 150
 ) -> State[str]:
-    """Lets an optimiser learn from the invented orders that ship with the project, and compares the result with the program in use on others
-    that it has not seen. Ends as `Saved` if it was better: the next order is written with it; else as `Kept`. Fails, and changes
-    nothing, if the model does not answer. The artifact `confirmation-program` shows both.
+    """Lets an optimiser learn from the invented orders that ship with the project, and compares the result with the program in use,
+    on others that it has not seen.
+
+    Ends as `Saved` if it was better: the next order is written with it; else as `Kept`. Fails, and changes nothing, if the model does
+    not answer. The artifact `confirmation-program` shows both.
 
     Args:
-        optimizer: auto: gepa if DSPY_REFLECTION_MODEL is set, else mipro from 40 training orders on, else bootstrap. bootstrap: BootstrapFewShot,
-            keeps the model's own good answers as demonstrations. mipro: MIPROv2, tries other instructions too. gepa: the reflection model reads
-            what was wrong and rewrites the instructions.
+        optimizer: bootstrap (BootstrapFewShot) keeps the model's own good answers as demonstrations. mipro (MIPROv2) tries other instructions
+            too. gepa lets the reflection model read what was wrong and rewrite the instructions. auto is gepa if DSPY_REFLECTION_MODEL is
+            set, else mipro from 40 training orders on, else bootstrap.
         demonstrations: How many examples the program may show with each order, at most. Each makes the prompt longer.
         calls: About how many texts mipro and gepa may try; bootstrap asks for each training order at most once.
     """

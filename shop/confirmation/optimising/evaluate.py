@@ -80,7 +80,13 @@ def ask(program: Program, example: Example, settings: Settings) -> dict[str, str
     except dspy.utils.exceptions.AdapterParseError:
         return {}
     except Exception as error:  # noqa: BLE001 - whatever a provider's library raises
-        raise ModelUnavailable(f"the model did not answer: {type(error).__name__}") from None
+        raise unavailable(error) from None
+
+
+def unavailable(error: Exception) -> ModelUnavailable:
+    """What is said of a model's error."""
+    why = str(error) if type(error).__name__ == "LocalModelMissing" else type(error).__name__
+    return ModelUnavailable(f"the model did not answer: {why}")
 
 
 def is_better(after: Evaluation, before: Evaluation) -> bool:

@@ -12,7 +12,7 @@ import dspy  # type: ignore[import-untyped]
 
 from shop.confirmation.language_model import context, reflection_model
 from shop.confirmation.optimising.choice import Optimizer
-from shop.confirmation.optimising.evaluate import Stopped
+from shop.confirmation.optimising.evaluate import Stopped, unavailable
 from shop.confirmation.optimising.examples import Example, demonstration
 from shop.confirmation.optimising.metric import FIT, Score, score
 from shop.confirmation.program import Program
@@ -27,12 +27,15 @@ def optimize(
     optimizer: Optimizer, examples: Sequence[Example], settings: Settings, *, shown: int, calls: int, stop: threading.Event
 ) -> Program:
     """A program that learned from these examples: at most `shown` demonstrations; `calls` bounds GEPA's and MIPRO's tries,
-    about. Its demonstrations are of these examples and of nothing else. Raises what the optimiser raises, and Stopped."""
+    about. Its demonstrations are of these examples and of nothing else. Raises ModelUnavailable and Stopped."""
     metric = _Metric(examples, stop)
     rows = [dspy.Example(**_labelled(example)).with_inputs(*example.inputs) for example in examples]
     writer = ConfirmationWriter()
-    with dspy.context(**context(settings), max_errors=len(rows)), _quiet():
-        learned = _compile(optimizer, writer, rows, metric, settings, shown=shown, calls=calls)
+    with dspy.context(**context(settings), max_errors=len(rows), trace=[]), _quiet():
+        try:
+            learned = _compile(optimizer, writer, rows, metric, settings, shown=shown, calls=calls)
+        except dspy.utils.exceptions.LMError as error:
+            raise unavailable(error) from None
     if stop.is_set():
         raise Stopped
     program: Program = learned.program()
@@ -90,7 +93,7 @@ class _Metric:
     def __call__(self, row: Any, prediction: Any, trace: Any = None) -> float:  # noqa: ARG002 - DSPy's
         return self._score(row, prediction).value
 
-    def with_words(self, row: Any, prediction: Any, trace: Any, name: Any, name_trace: Any) -> Any:  # noqa: ARG002 - DSPy's
+    def with_words(self, row: Any, prediction: Any, trace: Any = None, name: Any = None, name_trace: Any = None) -> Any:  # noqa: ARG002 - DSPy's
         found = self._score(row, prediction)
         return dspy.Prediction(score=found.value, feedback="\n".join(found.told) or "Nothing was wrong.")
 
