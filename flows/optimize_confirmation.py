@@ -45,9 +45,9 @@ async def optimize_confirmation(
     not answer. The artifact `confirmation-program` shows both.
 
     Args:
-        optimizer: bootstrap (BootstrapFewShot) keeps the model's own good answers as demonstrations. mipro (MIPROv2) tries other instructions
-            too. gepa lets the reflection model read what was wrong and rewrite the instructions. auto is gepa if DSPY_REFLECTION_MODEL is
-            set, else mipro from 40 training orders on, else bootstrap.
+        optimizer: bootstrap (BootstrapFewShot) keeps the model's own good answers as demonstrations. mipro (MIPROv2) tries other
+            instructions too. gepa lets the reflection model read what was wrong and rewrite the instructions. auto is gepa if
+            DSPY_REFLECTION_MODEL is set, else mipro from 40 training orders on, else bootstrap.
         demonstrations: How many examples the program may show with each order, at most. Each makes the prompt longer.
         calls: About how many texts mipro and gepa may try; bootstrap asks for each training order at most once.
     """

@@ -29,6 +29,10 @@ class ModelStopped(Exception):
     """Something within the conversation cancelled it or wanted the program to end; that must not look as if the order were cancelled."""
 
 
+class LocalModelMissing(Exception):
+    """The model that runs here is not installed, or is not the one that was tested. The message says what to do, and holds no secret."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the model said, unchecked, and which program asked it."""

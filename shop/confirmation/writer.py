@@ -11,7 +11,7 @@ from shop.confirmation.check.fact_check import fact_check
 from shop.confirmation.check.finding import Finding
 from shop.confirmation.confirmation import TEMPLATE, Confirmation, finish, missing
 from shop.confirmation.facts import ConfirmationFacts, facts_of
-from shop.confirmation.language_model import Answer, ask
+from shop.confirmation.language_model import Answer, LocalModelMissing, ask
 from shop.order import Order
 from shop.plain import paragraphs
 from shop.settings import Settings
@@ -33,7 +33,7 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
             answer = await _attempt(order, facts, settings, reasons)
     except Exception as error:  # noqa: BLE001 - whatever it is, a paid order goes on
         answer = None
-        reasons.append(type(error).__name__)
+        reasons.append(str(error) if isinstance(error, LocalModelMissing) else type(error).__name__)
     if answer is None:
         return finish(template.write(facts), facts, TEMPLATE, _warnings("language model not used", reasons))
     warnings = [*([answer.warning] if answer.warning else []), *_warnings("language model asked again", reasons)]

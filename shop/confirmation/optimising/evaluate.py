@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import dspy  # type: ignore[import-untyped]
 
-from shop.confirmation.language_model import context
+from shop.confirmation.language_model import LocalModelMissing, context
 from shop.confirmation.optimising.examples import Example
 from shop.confirmation.optimising.metric import Score, score
 from shop.confirmation.program import Program
@@ -85,7 +85,7 @@ def ask(program: Program, example: Example, settings: Settings) -> dict[str, str
 
 def unavailable(error: Exception) -> ModelUnavailable:
     """What is said of a model's error."""
-    why = str(error) if type(error).__name__ == "LocalModelMissing" else type(error).__name__
+    why = str(error) if isinstance(error, LocalModelMissing) else type(error).__name__
     return ModelUnavailable(f"the model did not answer: {why}")
 
 
