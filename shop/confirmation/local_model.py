@@ -101,11 +101,14 @@ class _Process:
         """The answer. Raises TooSlow when its time is over; then nothing of it runs any more."""
         self._write({"id": number, "body": body})
         try:
-            return self._read(time.monotonic() + seconds)
+            answer = self._read(time.monotonic() + seconds)
         except TooSlow:
             self.stop(number)
             self._read(time.monotonic() + _GRACE_SECONDS)
             raise TooSlow(ended=True) from None
+        if answer["id"] != number:
+            raise RuntimeError("the local model answered another question")
+        return answer
 
     def stop(self, number: int) -> None:
         """Ends this answer at the next token, or when the prompt is read."""
@@ -189,12 +192,14 @@ class _Call:
         return Response(id=None, model=NAME, message=message, finish_reason=answer["finish"], usage=usage)
 
 
+_starting = threading.Lock()
 _waiting: queue.SimpleQueue[tuple[Future[Response], _Call]] = queue.SimpleQueue()
 
 
 def _submit(call: _Call) -> Future[Response]:
     """One answer after the other."""
-    _start()
+    with _starting:  # two threads that work would mix up the answers
+        _start()
     future: Future[Response] = Future()
     _waiting.put((future, call))
     return future
