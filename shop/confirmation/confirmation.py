@@ -29,6 +29,8 @@ class Confirmation(BaseModel):
     generated_at: AwareDatetime
     generation_model: str
     """`template`, or the language model's name."""
+    program_version: str | None = None
+    """Of the program that asked the language model: `plain`, or the version of the optimised one. None for the template."""
     personalization_level: Literal["high", "standard"]
     """`high` if the customer's name is known."""
     content_length: int
@@ -44,13 +46,20 @@ def missing(texts: Mapping[str, str]) -> list[str]:
     return [f"missing element: {name}" for name in ELEMENTS if not texts.get(name, "").strip()]
 
 
-def finish(texts: Mapping[str, str], facts: ConfirmationFacts, generation_model: str, warnings: Sequence[str] = ()) -> Confirmation:
+def finish(
+    texts: Mapping[str, str],
+    facts: ConfirmationFacts,
+    generation_model: str,
+    warnings: Sequence[str] = (),
+    program_version: str | None = None,
+) -> Confirmation:
     """The confirmation made of these texts, with a further warning for each missing one."""
     found = {name: texts.get(name, "").strip() for name in ELEMENTS}
     return Confirmation(
         **found,
         generated_at=datetime.now(UTC),
         generation_model=generation_model,
+        program_version=program_version,
         personalization_level="high" if facts.personal else "standard",
         content_length=sum(map(len, found.values())),
         includes_tracking=bool(found["tracking_info"]),

@@ -7,6 +7,7 @@ notes, the card's digits and the payment token never do.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -81,6 +82,23 @@ def facts_of(order: Order, settings: Settings) -> ConfirmationFacts:
         shipping_address=_address(order),
         tone=settings.confirmation_tone,
     )
+
+
+def inputs_of(facts: ConfirmationFacts, mistakes: Sequence[str] = ()) -> dict[str, str | int]:
+    """The facts as the language model is given them; `mistakes` are those of its first attempt."""
+    return {
+        "customer_name": facts.customer_name,
+        "order_id": facts.order_id,
+        "order_details": facts.order_details,
+        "items": "\n".join(map(str, facts.items)),
+        "item_count": facts.item_count,
+        "total": facts.total,
+        "estimated_delivery": facts.estimated_delivery,
+        "payment_method": facts.payment_method,
+        "shipping_address": facts.shipping_address,
+        "tone": facts.tone,
+        "mistakes": "\n".join(mistakes) or "none",
+    }
 
 
 def _method(order: Order) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from functools import lru_cache
+from typing import Any
 
 import dspy  # type: ignore[import-untyped]
 
 from shop.confirmation.confirmation import ELEMENTS
-from shop.confirmation.facts import ConfirmationFacts
+from shop.confirmation.program import Program
 
 
 class WriteConfirmation(dspy.Signature):  # type: ignore[misc]
@@ -37,25 +40,43 @@ class WriteConfirmation(dspy.Signature):  # type: ignore[misc]
     tracking_info: str = dspy.OutputField(desc="says that the tracking number follows with the shipment; never a number")
 
 
-class ConfirmationWriter(dspy.Module):  # type: ignore[misc]
-    """The facts in, the four texts out."""
+FIELDS = frozenset(WriteConfirmation.fields)
+OUTPUTS = frozenset(WriteConfirmation.output_fields)
 
-    def __init__(self) -> None:
+
+@lru_cache(maxsize=1)
+def fingerprint() -> str:
+    """Changes when the signature does, and with it what a program was made for."""
+    fields = [
+        (name, str(field.annotation), field.json_schema_extra.get("desc"), name in OUTPUTS)
+        for name, field in WriteConfirmation.fields.items()
+    ]
+    return hashlib.sha256(json.dumps([WriteConfirmation.instructions, fields]).encode()).hexdigest()[:16]
+
+
+class ConfirmationWriter(dspy.Module):  # type: ignore[misc]
+    """The facts in, as `facts.inputs_of` names them; the four texts out."""
+
+    def __init__(self, program: Program | None = None) -> None:
         super().__init__()
         self.write = dspy.Predict(WriteConfirmation)
+        if program is not None:
+            if program.instructions is not None:
+                self.write.signature = WriteConfirmation.with_instructions(program.instructions)
+            self.write.demos = [dspy.Example(**shown) for shown in program.demonstrations]
 
-    async def aforward(self, facts: ConfirmationFacts, mistakes: Sequence[str] = ()) -> dict[str, str]:
-        answer = await self.write.acall(
-            customer_name=facts.customer_name,
-            order_id=facts.order_id,
-            order_details=facts.order_details,
-            items="\n".join(map(str, facts.items)),
-            item_count=facts.item_count,
-            total=facts.total,
-            estimated_delivery=facts.estimated_delivery,
-            payment_method=facts.payment_method,
-            shipping_address=facts.shipping_address,
-            tone=facts.tone,
-            mistakes="\n".join(mistakes) or "none",
-        )
-        return {name: text for name in ELEMENTS if isinstance(text := getattr(answer, name, None), str)}
+    def forward(self, **inputs: Any) -> Any:
+        return self.write(**inputs)
+
+    async def aforward(self, **inputs: Any) -> Any:
+        return await self.write.acall(**inputs)
+
+    def program(self) -> Program:
+        """What it has learned, with nothing else that an optimiser may have left in it."""
+        shown = tuple([{name: demo[name] for name in WriteConfirmation.fields if name in demo} for demo in self.write.demos])
+        return Program("", self.write.signature.instructions, shown)
+
+
+def texts_of(prediction: Any) -> dict[str, str]:
+    """The texts of an answer that are there."""
+    return {name: text for name in ELEMENTS if isinstance(text := getattr(prediction, name, None), str)}

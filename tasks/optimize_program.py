@@ -1,0 +1,32 @@
+"""Letting an optimiser work on the confirmation's program."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from shop.confirmation.optimising.choice import Optimizer
+from shop.settings import settings
+
+if TYPE_CHECKING:
+    from shop.confirmation.optimising.run import Optimized
+
+
+@task(name="optimize_program", cache_policy=NO_CACHE, persist_result=False)
+async def optimize_program(optimizer: Optimizer, demonstrations: int, calls: int) -> Optimized:
+    """Blocking work, so on a thread. A run that is cancelled lets it end at the next answer, and saves nothing."""
+    from shop.confirmation.optimising.run import run
+
+    stop = threading.Event()
+    work = partial(run, settings(), optimizer, shown=demonstrations, calls=calls, stop=stop, tell=get_run_logger().info)
+    try:
+        return await asyncio.to_thread(work)
+    except asyncio.CancelledError:
+        stop.set()
+        raise

@@ -1,0 +1,258 @@
+"""The flow that optimises the confirmation's program, against a model server over real HTTP.
+
+The model of the test writes wrong texts until it is shown how: when there are demonstrations in the prompt, or the right
+instructions, it writes right ones. So what is learned is really better, and by how much is known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from prefect.artifacts import Artifact
+from prefect.client.schemas.objects import State
+
+from flows.optimize_confirmation import ARTIFACT, optimize_confirmation
+from shop.confirmation import program_file
+from shop.confirmation.optimising.choice import Optimizer
+from shop.confirmation.optimising.evaluate import ModelUnavailable
+from shop.confirmation.optimising.examples import examples
+from shop.confirmation.writer import write_confirmation
+from shop.order import EXAMPLE, Order
+from shop.settings import Settings, settings
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+ORDER = Order.model_validate(EXAMPLE)
+MAGIC = "Say it plainly and exactly."
+
+
+class Learner:
+    """An OpenAI-compatible server. `right(body)` says whether it writes a text that may leave."""
+
+    def __init__(self) -> None:
+        self.right: Callable[[dict[str, Any]], bool] = lambda _: False
+        self.status = 200
+        self.bodies: list[dict[str, Any]] = []
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        asked = json.loads(body)
+        self.bodies.append(asked)
+        content = {"error": {"message": "no"}} if self.status != 200 else completion(self.answer(asked))
+        await send({"type": "http.response.start", "status": self.status, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": json.dumps(content).encode()})
+
+    def answer(self, body: dict[str, Any]) -> str:
+        last = text_of(body["messages"][-1])
+        if "[[ ## order_id ## ]]" not in last:  # an optimiser that asks for instructions
+            fields = re.findall(r"\[\[ ## (\w+) ## \]\]", text_of(body["messages"][0]))
+            wanted = [name for name in dict.fromkeys(fields) if "instruction" in name] or ["proposed_instruction"]
+            if "JSON" in last or body.get("response_format"):
+                return json.dumps({"new_instruction": MAGIC, "proposed_instruction": MAGIC, "improved_instruction": MAGIC})
+            return "\n".join([f"[[ ## {name} ## ]]\n{MAGIC}" for name in [*wanted, "observations", "summary", "program_description"]])
+        facts = dict(re.findall(r"\[\[ ## (\w+) ## \]\]\n(.*?)(?=\n\n\[\[|\n\nRespond|\Z)", last, re.DOTALL))
+        total = facts["total"] if self.right(body) else "1.00 " + facts["total"].split()[-1]
+        texts = {
+            "greeting": f"Dear {facts['customer_name']}, thank you for your order!",
+            "order_summary": f"Order {facts['order_id']}: {' and '.join(facts['order_details'].splitlines())}. The total is {total}.",
+            "next_steps": f"We are packing it. The estimated delivery is {facts['estimated_delivery']}.",
+            "tracking_info": "Your tracking number follows with the shipment.",
+        }
+        return "\n\n".join(f"[[ ## {name} ## ]]\n{text}" for name, text in {**texts, "completed": ""}.items())
+
+
+def text_of(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def with_demonstrations(body: dict[str, Any]) -> bool:
+    return len(body["messages"]) > 2
+
+
+def with_instructions(body: dict[str, Any]) -> bool:
+    return MAGIC in text_of(body["messages"][0])
+
+
+def completion(content: str) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "test-model", "choices": [choice], "usage": usage}
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Learner, str]]:
+    model = Learner()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(model, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        yield model, f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def model(served: tuple[Learner, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Learner]:
+    model, url = served
+    model.right, model.status, model.bodies = (lambda _: False), 200, []
+    for name, value in {
+        "DSPY_MODEL": "openai/test-model",
+        "DSPY_API_BASE": url,
+        "DSPY_API_KEY": "sk-secret",
+        "CONFIRMATION_PROGRAM": str(tmp_path / "confirmation" / "program.json"),
+        "CONFIRMATION_TIMEOUT_SECONDS": "30",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    yield model
+    settings.cache_clear()
+
+
+async def optimized(**parameters: Any) -> State[Any]:
+    return await optimize_confirmation(**parameters, return_state=True)  # type: ignore[call-overload,no-any-return]
+
+
+async def page() -> str:
+    artifact = await Artifact.aget(ARTIFACT)
+    assert artifact is not None
+    return str(artifact.data)
+
+
+async def test_what_is_better_is_saved_and_used_from_the_next_order_on(prefect_api: Any, model: Learner) -> None:
+    model.right = with_demonstrations
+    before = await write_confirmation(ORDER, settings())
+    assert (before.generation_model, before.program_version) == ("template", None)
+
+    state = await optimized()
+
+    assert (state.name, state.type.value) == ("Saved", "COMPLETED")
+    path = settings().confirmation_program
+    version = program_file.load(path).version
+    assert version in str(state.message)
+    after = await write_confirmation(ORDER, settings())
+    assert (after.generation_model, after.program_version, after.validation_warnings) == ("openai/test-model", version, [])
+
+    shown = await page()
+    held_out = examples("evaluation", settings())
+    for said in (
+        f"0 of {len(held_out)} | {len(held_out)} of {len(held_out)}",
+        "openai/test-model",
+        "bootstrap",
+        version,
+        "fact check: amount",
+    ):
+        assert said in shown
+    assert held_out[0].order.id in shown
+    assert "sk-secret" not in shown + path.read_text()
+
+
+async def test_what_is_learned_holds_training_orders_and_nothing_else(prefect_api: Any, model: Learner) -> None:
+    model.right = with_demonstrations
+    await optimized(demonstrations=3)
+    program = program_file.load(settings().confirmation_program)
+    training = {example.facts.order_id: example for example in examples("training", settings())}
+    assert 1 <= len(program.demonstrations) <= 3
+    for shown in program.demonstrations:
+        example = training[str(shown["order_id"])]
+        assert {name: shown[name] for name in example.inputs} == example.inputs
+    assert not any("ORDER-8001" in json.dumps(message) for body in model.bodies for message in body["messages"][:-1]), (
+        "learned from the held-out set"
+    )
+
+
+async def test_a_tie_keeps_what_there_was(prefect_api: Any, model: Learner) -> None:
+    model.right = lambda _: True
+    state = await optimized()
+    assert state.name == "Kept"
+    assert not settings().confirmation_program.exists()
+    assert "not saved" in await page()
+
+
+async def test_what_is_worse_does_not_replace_a_saved_program(prefect_api: Any, model: Learner) -> None:
+    model.right = with_demonstrations
+    await optimized()
+    saved = settings().confirmation_program.read_bytes()
+    model.right = lambda body: with_demonstrations(body) and saved_demonstrations_in(body, saved)
+    state = await optimized(demonstrations=1)
+    assert state.name == "Kept"
+    assert settings().confirmation_program.read_bytes() == saved
+
+
+def saved_demonstrations_in(body: dict[str, Any], saved: bytes) -> bool:
+    return len(body["messages"]) == 2 + 2 * len(json.loads(saved)["demonstrations"])
+
+
+@pytest.mark.parametrize("status", [500, 401])
+async def test_a_model_that_is_down_fails_the_flow_clearly(prefect_api: Any, model: Learner, status: int) -> None:
+    model.status = status
+    state = await optimized()
+    assert state.is_failed()
+    assert "the model did not answer" in str(state.message)
+    assert "sk-secret" not in str(state.message)
+    assert not settings().confirmation_program.exists()
+    with pytest.raises(ModelUnavailable):
+        await state.aresult()
+
+
+async def test_a_model_that_goes_down_while_learning_saves_nothing(prefect_api: Any, model: Learner) -> None:
+    held_out = len(examples("evaluation", settings()))
+
+    def down_after_the_first_evaluation(_: dict[str, Any]) -> bool:
+        if len(model.bodies) > held_out:
+            model.status = 500
+        return False
+
+    model.right = down_after_the_first_evaluation
+    state = await optimized()
+    assert state.is_failed()
+    assert "the model did not answer" in str(state.message)
+    assert not settings().confirmation_program.exists()
+
+
+async def test_without_a_model_the_flow_says_what_to_set(prefect_api: Any, model: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPY_MODEL", "")
+    settings.cache_clear()
+    state = await optimized()
+    assert state.is_failed()
+    assert "DSPY_MODEL" in str(state.message)
+
+
+async def test_gepa_with_a_reflection_model_learns_instructions(prefect_api: Any, model: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPY_REFLECTION_MODEL", "openai/reflection-model")
+    settings.cache_clear()
+    model.right = with_instructions
+    state = await optimized(calls=40)
+    assert {body["model"] for body in model.bodies} == {"test-model", "reflection-model"}
+    assert state.name == "Saved", state.message
+    assert program_file.load(settings().confirmation_program).instructions == MAGIC
+
+
+async def test_mipro_tries_instructions_and_demonstrations(prefect_api: Any, model: Learner) -> None:
+    model.right = with_demonstrations
+    state = await optimized(optimizer=Optimizer.MIPRO, calls=30)
+    assert state.name == "Saved", state.message
+    after = await write_confirmation(ORDER, settings())
+    assert after.program_version == program_file.load(settings().confirmation_program).version
+
+
+async def test_a_key_is_not_sent_to_another_provider(served: tuple[Learner, str]) -> None:
+    from shop.confirmation.language_model import reflection_model
+
+    given: dict[str, Any] = {"_env_file": None, "dspy_model": "openai/a", "dspy_api_base": served[1], "dspy_api_key": "sk-secret"}
+    assert reflection_model(Settings(**given, dspy_reflection_model="openai/b")).kwargs["api_key"] == "sk-secret"
+    other = reflection_model(Settings(**given, dspy_reflection_model="anthropic/c")).kwargs
+    assert not {"api_key", "api_base"} & set(other)
