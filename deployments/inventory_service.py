@@ -152,10 +152,11 @@ class _NotAllowed(Exception):
     """The token is missing or wrong."""
 
 
-def _guard(token: str | None) -> Callable[..., Awaitable[None]]:
-    bearer = HTTPBearer(auto_error=False)
+_BEARER = HTTPBearer(auto_error=False)
 
-    async def guard(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+
+def _guard(token: str | None) -> Callable[..., Awaitable[None]]:
+    async def guard(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
         # In constant time: how long a comparison takes must not tell how much of a guess is right.
         if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
             raise _NotAllowed

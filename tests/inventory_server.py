@@ -39,7 +39,7 @@ class InventoryServer:
     """At `url`; `inventory` is what it serves, for tests that act or look past HTTP (in its own loop, by `do`)."""
 
     def __init__(self, database_url: str, *, expiry_seconds: float) -> None:
-        self._url, self._expiry = database_url, expiry_seconds
+        self.database_url = database_url
         self.faults: list[Fault] = []
         self.asked: list[str] = []
         """Paths, one for each request."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from shop.settings import settings
 from shop.shipping import carriers
 from shop.shipping.booking import book, unbook
+from shop.shipping.embedded import EmbeddedCarrier
 from shop.stock import inventories, saga
 from shop.under_way import OrderUnderWay
 
@@ -22,6 +24,8 @@ def is_needed(orders: Iterable[OrderUnderWay]) -> bool:
 
 async def prepare(under_way: OrderUnderWay) -> dict[str, Any]:
     """Has the stock committed and a label. Raises what an `Inventory` and a `Carrier` raise."""
+    if carriers.carrier_of(under_way) == carriers.EMBEDDED:
+        EmbeddedCarrier(settings()).check(under_way.order)  # what will be refused needs no stock
     return {**await saga.commit(under_way), **await book(under_way)}
 
 

@@ -217,7 +217,7 @@ _MOVES = st.lists(
 _WANTED = [{"P": 4}, {"P": 7, "Q": 2}, {"Q": 4, "ONE": 1}, {"ONE": 1, "P": 3}]
 
 
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moves=_MOVES, at_once=st.integers(1, 4))
 async def test_never_oversold_and_the_sums_hold(
     inventory: Inventory, shop: Shop, domain_database: str, moves: list[tuple[str, int]], at_once: int
