@@ -10,10 +10,11 @@ committed is put back by `return_shipment`, which is due from the moment the ste
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from shop import inventory
-from shop.errors import OutOfStock, ReservationLost
+from shop.errors import InventoryUnavailable, OutOfStock, ReservationLost
 from shop.inventory import ReleaseResult
 from shop.notes import note
 from shop.points import effect
@@ -26,6 +27,8 @@ from shop.under_way import OrderUnderWay
 _RESERVING, _RELEASING, _COMMITTING, _PUTTING_BACK = (
     effect(f"{what} at the inventory service") for what in ("reserving", "releasing", "committing", "putting back")
 )
+_RETRIES, _AWAY_SECONDS = 3, 15.0
+"""After so many tries that failed, an order is put off for so long."""
 _RELEASED, _TAKEN, _BACK = "released", "taken", "put_back"
 
 
@@ -61,9 +64,13 @@ async def commit(under_way: OrderUnderWay) -> dict[str, Any]:
     if (url := stock_of(under_way)) is None:
         return {}
     at, entry = inventory_at(url), under_way.journal[SHIPPING]
-    found = await at.get(under_way.id) if entry.attempts > 1 else None
-    if found is None or found.state is not State.SHIPPED:
-        await _commit(under_way, at)
+    try:
+        found = await at.get(under_way.id) if entry.attempts > 1 else None
+        if found is None or found.state is not State.SHIPPED:
+            await _commit(under_way, at)
+    except InventoryUnavailable as away:
+        await _wait_for(under_way, away)
+        raise
     await note(under_way, SHIPPING, **{_TAKEN: True})
     return {}
 
@@ -102,6 +109,18 @@ def released(under_way: OrderUnderWay) -> ReleaseResult:
     """What `release` has done, as the journal has it."""
     entry = under_way.journal.get(inventory.STEP)
     return inventory.release_result(under_way.id, dict(entry.notes.get(_RELEASED) or {}) if entry else {})
+
+
+async def _wait_for(under_way: OrderUnderWay, away: InventoryUnavailable) -> None:
+    """A service that fails is no reason to undo an order that is paid: it is put off, as long as stock is reserved for one."""
+    entry, now = under_way.journal[SHIPPING], time.time()
+    if entry.attempts <= _RETRIES or away.retry_after is not None:
+        return
+    since = float(entry.notes.get("stock_away_since") or now)
+    if since == now:
+        await note(under_way, SHIPPING, stock_away_since=now)
+    if now - since < _minutes():
+        away.retry_after = _AWAY_SECONDS
 
 
 async def _commit(under_way: OrderUnderWay, at: Inventory) -> None:
