@@ -1,6 +1,7 @@
 """The books (promise 3): what our tables say against what the witnesses say.
 
-Witnesses are the gateway's own ledger for money, and the shipments and reservations, one by one, for stock.
+Witnesses are the gateway's own ledger for money, and the shipments and reservations, one by one, for stock. Stock at an inventory service
+is asked of the service, also if the settings name another one by now.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from sqlalchemy import Connection, RowMapping, create_engine, text
 from shop.desk.resolution import Resolution
 from shop.money import from_minor, show
 from shop.settings import Settings
+from shop.stock.ledger import MOVED
+from shop.stock.service_books import ServiceBook, service_books
 
 _MONEY = text(
     """
@@ -33,22 +36,16 @@ _DECIDED = text(
 )
 _OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
 _STOCK = text(
-    """
-    SELECT coalesce(sum(p.received), 0)::bigint AS received, coalesce(sum(p.on_hand), 0)::bigint AS on_hand,
-        coalesce(sum(p.reserved), 0)::bigint AS reserved, coalesce(sum(s.pieces), 0)::bigint AS shipped,
-        coalesce(sum(h.pieces), 0)::bigint AS held,
-        count(*) FILTER (WHERE p.on_hand + coalesce(s.pieces, 0) <> p.received) AS wrong_on_hand,
-        count(*) FILTER (WHERE p.reserved <> coalesce(h.pieces, 0)) AS wrong_reserved
-    FROM product p
-    LEFT JOIN (
-        SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM shipment, jsonb_each_text(items)
-        WHERE returned_at IS NULL GROUP BY key
-    ) s ON s.id = p.id
-    LEFT JOIN (
-        SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM reservation, jsonb_each_text(items) WHERE state = 'held' GROUP BY key
-    ) h ON h.id = p.id
-    """
+    f"""
+    SELECT coalesce(sum(received), 0)::bigint AS received, coalesce(sum(on_hand), 0)::bigint AS on_hand,
+        coalesce(sum(reserved), 0)::bigint AS reserved, coalesce(sum(shipped), 0)::bigint AS shipped,
+        coalesce(sum(held), 0)::bigint AS held,
+        count(*) FILTER (WHERE on_hand + shipped <> received) AS wrong_on_hand,
+        count(*) FILTER (WHERE reserved <> held) AS wrong_reserved
+    FROM ({MOVED}) moved
+    """  # noqa: S608
 )
+_EVER_RESERVED = text("SELECT EXISTS (SELECT 1 FROM reservation)")
 _HELD_BY_ENDED = text(
     "SELECT count(*) FROM reservation r JOIN customer_order o ON o.id = r.order_id WHERE r.state = 'held' AND o.outcome IS NOT NULL "
     "AND o.outcome <> 'needs_attention'"
@@ -80,7 +77,9 @@ def read_books(database_url: str, gateway_url: str | None = None) -> Books:
     engine = create_engine(Settings(database_url=database_url).database_url)
     try:
         with engine.connect() as connection:
-            rows = [*_money(connection, gateway_url), *_stock(connection)]
+            services = service_books(connection)
+            rows = [*_money(connection, gateway_url), *_stock(connection, alone=not services)]
+            rows += [row for book in services for row in _at_service(book)]
     finally:
         engine.dispose()
     return Books(rows)
@@ -119,7 +118,10 @@ def _amounts(name: str, ours: Decimal, witness: Decimal, currency: str, who: str
     return BookRow(name, show(ours, currency), f"{show(witness, currency)} ({who})", ours == witness)
 
 
-def _stock(connection: Connection) -> list[BookRow]:
+def _stock(connection: Connection, *, alone: bool) -> list[BookRow]:
+    """Of the stock in our own tables. Beside a service's: only if it ever moved."""
+    if not alone and not connection.execute(_EVER_RESERVED).scalar():
+        return []
     stock = connection.execute(_STOCK).mappings().one()
     open_orders = connection.execute(_OPEN).scalar_one()
     leaked = connection.execute(_HELD_BY_ENDED).scalar_one()
@@ -135,6 +137,29 @@ def _stock(connection: Connection) -> list[BookRow]:
             f"{stock['reserved']} pieces",
             f"{stock['held']} pieces held by {open_orders} open orders",
             stock["wrong_reserved"] == 0 and leaked == 0,
+        ),
+    ]
+
+
+def _at_service(book: ServiceBook) -> list[BookRow]:
+    """Of the stock at an inventory service: it is the witness of what left its shelf and of what is held there."""
+    who = f"inventory service at {book.url}"
+    if book.problem is not None:
+        return [BookRow("stock on hand + shipped", f"{book.shipped_by_us.total()} shipped", f"{book.problem} ({who})", ok=False)]
+    on_hand, received = sum(p.on_hand for p in book.stock), sum(p.received for p in book.stock)
+    held = sum(p.held for p in book.stock)
+    return [
+        BookRow(
+            "stock on hand + shipped",
+            f"{on_hand} + {book.shipped_by_us.total()} pieces",
+            f"{received} pieces received ({who})",
+            not book.wrong_shipped() and all(p.on_hand + p.shipped == p.received for p in book.stock),
+        ),
+        BookRow(
+            "stock reserved",
+            f"{sum(p.reserved for p in book.stock)} pieces",
+            f"{held} pieces held by {len(book.holdings)} orders ({who})",
+            all(p.reserved == p.held for p in book.stock) and not book.held_by_ended,
         ),
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ from sqlalchemy import text
 from shop import inventory, journal
 from shop.database import Tx, as_json, transaction
 from shop.desk import attention
-from shop.errors import OrderRejected, OutOfStock
+from shop.errors import OrderError, OrderRejected, OutOfStock
 from shop.notifications.notices import Notice, tell
 from shop.notifications.outcome_notices import notice_of
 from shop.outcomes import Outcome, Undone
@@ -18,8 +20,10 @@ from shop.payments.charge import given_by_hand, money_moved
 from shop.points import effect
 from shop.saga import Saga
 from shop.signals import FINISHED
+from shop.stock import saga as stock
 from shop.under_way import OrderUnderWay
 
+log = logging.getLogger(__name__)
 _FINISHING, _REMEMBERING, _PUTTING_OFF = (effect(f"the commit of {what}") for what in ("outcomes", "failures", "putting off"))
 _FINISH = text(
     """
@@ -58,10 +62,15 @@ def outcome_of(order: OrderUnderWay, undone: Sequence[Undone]) -> Outcome:
             return Outcome.COMPLETED
         case OrderRejected.code:
             return Outcome.REJECTED
-        case OutOfStock.code if not undone:
+        case OutOfStock.code if not [each for each in undone if not _found_nothing(each)]:
             return Outcome.OUT_OF_STOCK
         case _:
             return Outcome.COMPENSATED
+
+
+def _found_nothing(undone: Undone) -> bool:
+    """An inventory service that has said no is told all the same that the order is over."""
+    return undone.step == inventory.STEP and undone.status == "no_reservation_to_release"
 
 
 async def remember_failures(orders: Sequence[OrderUnderWay], *, pivot: str | None = None) -> None:
@@ -135,6 +144,8 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
 async def put_off(orders: Sequence[OrderUnderWay], seconds: float, *, keep_stock: bool = False) -> None:
     """Hands orders back that could not be worked on just now; they are claimed again after a pause. `keep_stock`: what is reserved for
     them stays so until then, and `RESERVATION_MINUTES` longer."""
+    if keep_stock:
+        await asyncio.gather(*(_keep_at_service(order, seconds) for order in orders))
     async with transaction(_PUTTING_OFF) as tx:
         held = await journal.hold(tx, orders)
         if held:
@@ -143,6 +154,14 @@ async def put_off(orders: Sequence[OrderUnderWay], seconds: float, *, keep_stock
             await inventory.keep(tx, [order.id for order in held], seconds)
     for order in held:
         order.lost = True
+
+
+async def _keep_at_service(order: OrderUnderWay, seconds: float) -> None:
+    """A service that does not hear it lets the reservation run out, and the order reserves anew when it goes on."""
+    try:
+        await stock.keep(order, seconds)
+    except OrderError as error:
+        log.warning("what order %s holds may run out at the inventory service (%s)", order.id, error.code)
 
 
 async def _hand_back(tx: Tx, held: Sequence[OrderUnderWay], seconds: float) -> None:

@@ -209,9 +209,38 @@ class RefundRefused(PaymentError):
 
 
 class ReservationLost(OrderError):
-    """The reservation ran out before the parcel left: what it held may be another's by now."""
+    """The reservation ran out, or was ended, before the parcel left: what it held may be another's by now."""
 
     code = "reservation_lost"
+
+
+class InventoryUnavailable(OrderError):
+    """The inventory service cannot be reached just now, or fails. What it was asked may have been done all the same: look it up."""
+
+    code = "inventory_unavailable"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class InventoryTimeout(InventoryUnavailable):
+    """No answer in time: the stock may or may not have moved."""
+
+    code = "inventory_timeout"
+
+
+class InventoryRefused(OrderError):
+    """The inventory service understood and says no, for a reason that is neither stock nor time."""
+
+    code = "inventory_refused"
+
+
+class InventoryMisconfigured(OrderError):
+    """The inventory service does not accept us, or is none; names the setting. Trying again does not help."""
+
+    code = "inventory_misconfigured"
 
 
 class CarrierRefused(OrderError):

@@ -14,7 +14,7 @@ _EXPIRING = effect("the commit of expiring reservations")
 _EXPIRED = text(
     """
     SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id
-    WHERE r.state = 'held' AND r.expires_at < now()
+    WHERE r.state = 'held' AND NOT r.at_service AND r.expires_at < now()
       AND (o.outcome IS NOT NULL OR o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
            OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
     ORDER BY o.id LIMIT :most FOR UPDATE OF o SKIP LOCKED

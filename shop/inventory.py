@@ -74,44 +74,48 @@ class ReleaseResult(BaseModel):
 async def reserve(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReservationResult | OrderError]:
     """All items of an order or none, in the sequence of the orders. A second call for the same order finds the first one's."""
     held = await _held(tx, [order.id for order in orders])
-    asking = [order for order in orders if order.id not in held]
-    available = await _lock({product for order in asking for product in order.order.wanted}, tx)
+    asking = {order.id: order.order.wanted for order in orders if order.id not in held}
+    refused = await take(tx, asking, settings().reservation_minutes * 60)
+    mine = [order for order in orders if order.id in held], [order for order in orders if order.id not in held]
+    return {order.id: refused.get(order.id) or result_of(order) for order in (*mine[0], *mine[1])}
+
+
+async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) -> dict[str, OutOfStock]:
+    """Reserves for orders that hold nothing (order id to pieces per product), in their sequence. Returns those that are short."""
+    available = await _lock({product for wanted in asking.values() for product in wanted}, tx)
     taken: Counter[str] = Counter()
-    results: dict[str, ReservationResult | OrderError] = {order.id: _result(order) for order in orders if order.id in held}
-    for order in asking:
-        wanted = order.order.wanted
+    refused: dict[str, OutOfStock] = {}
+    for order_id, wanted in asking.items():
         short = [Shortage(p, n, max(available.get(p, 0), 0)) for p, n in wanted.items() if n > available.get(p, 0)]
         if short:
-            results[order.id] = OutOfStock(short)
+            refused[order_id] = OutOfStock(short)
             continue
         for product, pieces in wanted.items():
             available[product] -= pieces
             taken[product] += pieces
-        results[order.id] = _result(order)
-    reserved = [order for order in asking if not isinstance(results[order.id], OrderError)]
     await _move(tx, reserved=taken)
-    if reserved:
-        rows = [{"order_id": order.id, "id": reservation_id(order.id), "items": order.order.wanted} for order in reserved]
-        await tx.execute(_RESERVE, {"rows": as_json(rows), "seconds": settings().reservation_minutes * 60})
-    return results
+    if rows := [{"order_id": i, "id": reservation_id(i), "items": wanted} for i, wanted in asking.items() if i not in refused]:
+        await tx.execute(_RESERVE, {"rows": as_json(rows), "seconds": seconds})
+    return refused
 
 
 async def release(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReleaseResult]:
     """Gives back what the orders hold; says so when that is nothing."""
     held = await _held(tx, [order.id for order in orders])
     await give_back(tx, held)
-    now = datetime.now(UTC)
-    return {
-        order.id: ReleaseResult(
-            compensation_status="success",
-            released_reservation_id=reservation_id(order.id),
-            released_items=held[order.id],
-            release_timestamp=now,
-        )
-        if order.id in held
-        else ReleaseResult(compensation_status="no_reservation_to_release")
-        for order in orders
-    }
+    return {order.id: release_result(order.id, held.get(order.id, {})) for order in orders}
+
+
+def release_result(order_id: str, items: Mapping[str, int]) -> ReleaseResult:
+    """What releasing produces when this was given back (pieces per product)."""
+    if not items:
+        return ReleaseResult(compensation_status="no_reservation_to_release")
+    return ReleaseResult(
+        compensation_status="success",
+        released_reservation_id=reservation_id(order_id),
+        released_items=dict(items),
+        release_timestamp=datetime.now(UTC),
+    )
 
 
 async def keep(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
@@ -119,13 +123,13 @@ async def keep(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
     await tx.execute(_KEEP, {"ids": list(order_ids), "seconds": seconds + settings().reservation_minutes * 60})
 
 
-async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]]) -> None:
+async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]], *, state: str = "released") -> None:
     """Ends these held reservations (order id to pieces per product), whose rows the caller has locked."""
     pieces = _sum(held.values())
     await _lock(pieces, tx)
     await _move(tx, reserved=Counter({product: -n for product, n in pieces.items()}))
     if held:
-        await tx.execute(_END, {"state": "released", "ids": list(held)})
+        await tx.execute(_END, {"state": state, "ids": list(held)})
 
 
 async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | ReservationLost]:
@@ -156,7 +160,8 @@ def reservation_id(order_id: str) -> str:
     return f"RES-{file_stem(order_id)}"
 
 
-def _result(order: OrderUnderWay) -> ReservationResult:
+def result_of(order: OrderUnderWay) -> ReservationResult:
+    """What reserving produces for an order that has all its items."""
     now, name = datetime.now(UTC), reservation_id(order.id)
     wanted = order.order.wanted
     return ReservationResult(

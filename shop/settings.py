@@ -38,6 +38,8 @@ LANGUAGES = HOME / "shop" / "notifications" / "languages"
 Seconds = Annotated[float, Field(gt=0)]
 _STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/]+")
+_SERVICE_ADDRESS = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")  # it is noted with each order, so nothing secret may be in it
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,500}")
 _EASYPOST_KEY = re.compile(r"EZ[A-Za-z0-9_-]{4,250}")
 _WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]{8,250}")
 _API_KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,250}")
@@ -93,6 +95,11 @@ class Settings(BaseSettings):
     carrier_sender: Sender | None = None
     carrier_piece_ounces: Annotated[float, Field(gt=0)] = 16
     inventory_service_url: str | None = None
+    inventory_service_token: SecretStr | None = None
+    inventory_timeout_seconds: Seconds = 5
+    inventory_concurrency: int = Field(default=16, ge=1, le=200)
+    inventory_breaker_failures: int = Field(default=3, ge=1)
+    inventory_breaker_seconds: Seconds = 10
     monitoring_config: Path | None = None
 
     # the confirmation
@@ -178,11 +185,19 @@ class Settings(BaseSettings):
 
     @field_validator("inventory_service_url")
     @classmethod
-    def _reserved(cls, value: str | None) -> str | None:
-        if value:
+    def _service(cls, value: str | None) -> str | None:
+        if value is not None and not _SERVICE_ADDRESS.fullmatch(value):
             raise ValueError(
-                "INVENTORY_SERVICE_URL is reserved for a remote inventory, which is not supported yet: unset it to use the embedded stock"
+                "INVENTORY_SERVICE_URL must be a web address without login or query, such as https://inventory.example; "
+                "unset it to use the embedded stock"
             )
+        return value.rstrip("/") if value else None
+
+    @field_validator("inventory_service_token")
+    @classmethod
+    def _token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("INVENTORY_SERVICE_TOKEN must be 8 to 500 characters of those that a bearer token may have")
         return value
 
     @field_validator("stripe_api_key")

@@ -149,7 +149,7 @@ class Reservation(SQLModel, table=True):
     __tablename__ = "reservation"
     __table_args__ = (
         Index("reservation_held", "expires_at", postgresql_where=text("state = 'held'")),
-        CheckConstraint("state IN ('held', 'released', 'shipped', 'returned')", name="reservation_state_known"),
+        CheckConstraint("state IN ('held', 'released', 'shipped', 'returned', 'expired')", name="reservation_state_known"),
     )
     order_id: str = Field(sa_column=_text(primary_key=True))
     id: str = Field(sa_column=_text(nullable=False))
@@ -159,6 +159,8 @@ class Reservation(SQLModel, table=True):
     created_at: datetime = Field(sa_column=_now())
     expires_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     ended_at: datetime | None = Field(sa_column=_time())
+    at_service: bool = Field(sa_column_kwargs={"server_default": text("false"), "nullable": False})
+    """Reserved through the inventory service, which lets it run out, too: no worker's lease says that its order is alive."""
 
 
 class Shipment(SQLModel, table=True):

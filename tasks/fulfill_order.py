@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from shop.database import Tx
 from shop.errors import OrderError
-from shop.shipping.booking import book, unbook
-from shop.shipping.carriers import any_outside
+from shop.shipping import outside
 from shop.shipping.fulfilment import FulfilmentResult, fulfil
 from shop.shipping.returns import ReturnResult, take_back
 from shop.under_way import OrderUnderWay
@@ -15,25 +14,26 @@ from shop.work import OutsideAction
 from tasks.step import database_step, database_undo
 
 
-def _booking(orders: Sequence[OrderUnderWay]) -> OutsideAction | None:
-    return book if any_outside(orders) else None
+def _preparing(orders: Sequence[OrderUnderWay]) -> OutsideAction | None:
+    return outside.prepare if outside.is_needed(orders) else None
 
 
-def _unbooking(orders: Sequence[OrderUnderWay]) -> OutsideAction | None:
-    return unbook if any_outside(orders) else None
+def _taking_back(orders: Sequence[OrderUnderWay]) -> OutsideAction | None:
+    return outside.take_back if outside.is_needed(orders) else None
 
 
-@database_step(before=_booking)
+@database_step(before=_preparing)
 async def fulfill_order(tx: Tx, orders: Sequence[OrderUnderWay]) -> Mapping[str, FulfilmentResult | OrderError]:
-    """Has a label bought (at a carrier outside, before the transaction), commits the stock, books the parcel, updates the order's status.
-    The label is printed with the mail (`deliver_outbox`).
+    """Commits the stock, books the parcel, updates the order's status. Before the transaction, what is outside: stock is committed at an
+    inventory service, a label is bought at a carrier. The label is printed with the mail (`deliver_outbox`).
 
-    Raises `CarrierRefused`, `ReservationLost` and `OrderCancelled`, with nothing shipped; and, retryable, `CarrierUnavailable`.
+    Raises `CarrierRefused`, `ReservationLost` and `OrderCancelled`, with nothing shipped; and, retryable, `CarrierUnavailable` and
+    `InventoryUnavailable`.
     """
     return await fulfil(tx, orders)
 
 
-@database_undo(before=_unbooking)
+@database_undo(before=_taking_back)
 async def return_shipment(tx: Tx, orders: Sequence[OrderUnderWay]) -> Mapping[str, ReturnResult]:
     """Voids the label, unless the parcel is handed over, and puts the pieces back on the shelf; says so when there was no parcel.
 

@@ -140,6 +140,22 @@ async def payments(known: Known) -> Finding:
     return Finding("payments", State.REAL, f"Stripe, {'LIVE: real money' if live else 'a test key'}")
 
 
+async def inventory(known: Known) -> Finding:
+    url = known.settings.inventory_service_url
+    if url is None:
+        return Finding("inventory", State.EMBEDDED, "the shop's own tables")
+    from shop.stock.inventories import service
+
+    there = service(url)
+    try:
+        await there.get("order-that-is-not-there")
+    except OrderError as error:
+        return Finding("inventory", State.WRONG, str(error), f"see INVENTORY_SERVICE_URL ({url}) and INVENTORY_SERVICE_TOKEN")
+    finally:
+        await there.aclose()
+    return Finding("inventory", State.REAL, f"the service at {url}")
+
+
 async def language_model(known: Known) -> Finding:
     part, s = "language model", known.settings
     if not s.dspy_model:
@@ -232,6 +248,7 @@ PARTS: dict[str, Look] = {
     "database": database,
     "Prefect server": prefect_server,
     "payments": payments,
+    "inventory": inventory,
     "language model": language_model,
     "mail": mail,
     "CRM": crm,

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     """Reserved is not what the held reservations add up to."""
     RESERVATION_OF_ENDED_ORDER = "reservation_of_ended_order"
     RESERVATION_WITHOUT_ORDER = "reservation_without_order"
+    INVENTORY_SERVICE_SILENT = "inventory_service_silent"
+    """A service that orders have their stock at does not say what it has."""
     SHIPMENT_WITHOUT_ORDER = "shipment_without_order"
     SHIPMENT_OF_UNCOMPLETED_ORDER = "shipment_of_uncompleted_order"
     COMPLETED_WITHOUT_SHIPMENT = "completed_without_shipment"

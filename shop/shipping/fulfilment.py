@@ -1,6 +1,7 @@
 """The pivot: stock leaves the shelf, a parcel gets its number, the order's status says so. One transaction.
 
-The embedded carrier's parcels are booked in it. A carrier outside has been asked before (`shop.shipping.booking`).
+The embedded carrier's parcels are booked in it, and the embedded stock moves in it. What is outside has been asked before
+(`shop.shipping.outside`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from shop.shipping.carriers import EMBEDDED, carrier_of
 from shop.shipping.embedded import EmbeddedCarrier
 from shop.shipping.label import label_path
 from shop.shipping.shipments import Leaving
+from shop.stock import saga as stock
+from shop.stock.inventories import stock_of
 from shop.under_way import OrderUnderWay
 
 STEP = carriers.STEP
@@ -73,7 +76,9 @@ async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Fulfilmen
             if parcel is not None:
                 outside[order.id] = parcel
     results |= await _stopped(tx, leaving)
-    shipped = await inventory.ship(tx, [order.id for order in leaving if order.id not in results])
+    going = [order for order in leaving if order.id not in results]
+    here = await inventory.ship(tx, [order.id for order in going if stock_of(order) is None])
+    shipped = {order.id: here[order.id] if stock_of(order) is None else stock.taken(order) for order in going}
     if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, OrderError)}:
         results |= lost
         await tx.execute(_STAY, {"ids": list(lost)})

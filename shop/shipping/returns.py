@@ -1,5 +1,5 @@
-"""The pivot's way back: for an order that a person cancels after it was shipped, and for one whose label was bought and that was then not
-shipped. One transaction, after a carrier outside has been told (`shop.shipping.booking.unbook`)."""
+"""The pivot's way back: for an order that a person cancels after it was shipped, and for one whose label was bought, or whose stock was
+committed at a service, and that was then not shipped. One transaction, after those outside have been told (`shop.shipping.outside`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from shop import inventory
 from shop.database import Tx
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import STEP
+from shop.stock import saga as stock
+from shop.stock.inventories import stock_of
 from shop.under_way import OrderUnderWay
 
 _BACK = text(
@@ -38,13 +40,14 @@ async def take_back(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Return
     """The parcels are marked as returned and their pieces are on the shelf again; once, however often it is called."""
     ids = [order.id for order in orders]
     returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_BACK, {"ids": ids})).all()}
-    await inventory.put_back(tx, returned)
+    at_service = {order.id for order in orders if stock_of(order) is not None}
+    await inventory.put_back(tx, {i: items for i, items in returned.items() if i not in at_service})
     if returned:
         await tx.execute(_NO_CONFIRMATION, {"ids": list(returned)})
     now = datetime.now(UTC)
     results = {}
     for order in orders:
-        items, label = returned.get(order.id), _label_of(order)
+        items, label = returned.get(order.id) or stock.was_put_back(order) or None, _label_of(order)
         undone = items is not None or label not in {None, Voided.NOT_BOUGHT}
         results[order.id] = ReturnResult(
             compensation_status="success" if undone else "no_shipment_to_return",

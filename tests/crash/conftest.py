@@ -7,12 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.sandbox import Sandbox
 from tests.crash.site import Site
 from tests.crash.summary import Summary
 from tests.crm_server import crm_server
 from tests.easypost_server import EasyPost
+from tests.inventory_server import TOKEN
 from tests.localstripe_server import LocalStripe
 from tests.mail_server import mail_server
 from tests.nursery.nursery import Nursery
@@ -52,7 +54,7 @@ def site(
     folder.mkdir()
     gateways = {"remembers": sandbox.url, "forgets": forgetful_sandbox.url}
     stripe: LocalStripe | None = request.getfixturevalue("localstripe") if every else None
-    with mail_server() as mails, crm_server() as crm:
+    with mail_server() as mails, crm_server() as crm, environment({"INVENTORY_SERVICE_TOKEN": TOKEN}):  # the books ask the services
         yield Site(postgres, template_database, folder, running_nursery, gateways, easypost_server, stripe, mails, crm)
 
 

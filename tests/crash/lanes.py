@@ -29,13 +29,13 @@ from shop.payments.gateways import gateway
 
 class _Watcher:
     """Dies at one point, fails at another once, or writes down those that it passes. `cancel`: an order that somebody cancels while its
-    label is being bought."""
+    label is being bought, or its stock committed."""
 
     def __init__(self, kill_at: str | None, fail_at: str | None, passed: str | None, cancel: str | None = None) -> None:
         self._kill_at, self._fail_at, self._passed, self._cancel = kill_at, fail_at, passed, cancel
 
     def __call__(self, point: str) -> None:
-        if point == "after buying a label" and self._cancel:
+        if point in {"after buying a label", "after committing at the inventory service"} and self._cancel:
             ask_to_cancel_sync(self._cancel, reason="changed their mind", requested_by="customer")
         if self._passed:
             with Path(self._passed).open("a") as file:

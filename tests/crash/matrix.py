@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from shop.outcomes import Outcome
 from tests.crash.scenarios import AT_STRIPE, SCENARIOS, Scenario
-from tests.crash.site import STRIPE, Shop, Site
+from tests.crash.site import SERVICE, STRIPE, Shop, Site
 
 LANES = ("process_order", "pending")
 GATEWAYS = ("remembers", "forgets")
@@ -35,12 +35,14 @@ class Way:
     def is_about(self, point: str) -> bool:
         """Whether the point has to do with what is outside here, and is not elsewhere; all the others are on other ways, too."""
         about = (_CARRIERS if ("CARRIER", "easypost") in self.settings else ()) + (_MESSAGES if self.outside else ())
+        about += _STOCK if _AT_SERVICE[0] in self.settings else ()
         return not about or any(word in point for word in about)
 
     def __str__(self) -> str:
         carrier = ", a carrier outside" if ("CARRIER", "easypost") in self.settings else ""
+        stock = ", stock at a service" if _AT_SERVICE[0] in self.settings else ""
         by = ", by SMTP" if self.outside else ""
-        return f"{self.lane}, {self.scenario}{carrier}{by}" + "".join(f", after a death {point}" for point in self.died_at)
+        return f"{self.lane}, {self.scenario}{carrier}{stock}{by}" + "".join(f", after a death {point}" for point in self.died_at)
 
 
 _AFTERWARDS = {
@@ -51,20 +53,27 @@ _AFTERWARDS = {
     "paid twice by half": "reconcile",
     "cancelled with its label": "cancelled",
     "told of a late charge": "event",
+    "cancelled with its stock": "cancelled",
 }
 """What is done with an order that has ended, by another flow."""
 _ON_THEIR_OWN = {"given up", *_AFTERWARDS}
 _AT_ONCE = (("RECONCILIATION_GRACE_SECONDS", "0"),)
 _CARRIERS = ("label", "carrier", "fulfill_order", "return_shipment", "commit of notes")
 _MESSAGES = ("mail", "CRM", "messages", "notify_customer", "outcomes")
+_STOCK = ("inventory", "stock", "fulfill_order", "return_shipment", "commit of notes")
 _OUTSIDE = (("CARRIER", "easypost"),)
 """With a carrier outside."""
+_AT_SERVICE = (("INVENTORY_SERVICE_URL", SERVICE),)
+"""With the stock at an inventory service."""
 FIRST = (
     *(Way(scenario, lane) for scenario in SCENARIOS for lane in LANES if scenario not in _ON_THEIR_OWN),
     *(Way(scenario, lane, settings=_AT_ONCE) for scenario, lane in _AFTERWARDS.items() if lane != "cancelled"),
     *(Way(scenario, lane, settings=_OUTSIDE) for scenario in ("completes", "cannot be shipped") for lane in LANES),
     Way("sent back", "return", settings=_OUTSIDE),
     Way("cancelled with its label", "cancelled", settings=_OUTSIDE),
+    *(Way(scenario, lane, settings=_AT_SERVICE) for scenario in ("completes", "cannot be shipped", "sold out") for lane in LANES),
+    Way("sent back", "return", settings=_AT_SERVICE),
+    Way("cancelled with its stock", "cancelled", settings=_AT_SERVICE),
     Way("completes", "process_order", outside=True),
     Way("declined", "pending", outside=True),
 )
@@ -78,6 +87,9 @@ RECOVERIES = (
     Way("completes", "recover", ("after asking the carrier for a quote",), _OUTSIDE),
     Way("completes", "recover", ("after buying a label",), _OUTSIDE),
     Way("completes", "pending", ("before the record of fulfill_order, result",), _OUTSIDE),
+    Way("completes", "recover", ("after reserving at the inventory service",), _AT_SERVICE),
+    Way("completes", "pending", ("after committing at the inventory service",), _AT_SERVICE),
+    Way("cannot be shipped", "recover", ("after releasing at the inventory service",), _AT_SERVICE),
     # One that nobody gets through is given up: what was only created is cancelled.
     Way("given up", "recover", ("after creating a payment", "before confirming a payment"), (("MAX_TAKEOVERS", "1"),)),
 )

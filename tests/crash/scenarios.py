@@ -63,6 +63,7 @@ SCENARIOS = {
         Scenario("paid twice by half", Outcome.COMPLETED, PRICE, tidy=True),
         Scenario("cancelled with its label", Outcome.COMPENSATED, PRICE, PRICE),
         Scenario("told of a late charge", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
+        Scenario("cancelled with its stock", Outcome.COMPENSATED, PRICE, PRICE),
         Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"),
     )
 }

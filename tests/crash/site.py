@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,21 @@ from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
 from shop.outcomes import Outcome
 from shop.settings import Settings
+from shop.stock.protocol import State
 from tests.crash.scenarios import AT_STRIPE, Scenario
 from tests.crm_server import SECRET, Crm
 from tests.easypost_server import EasyPost
 from tests.integration.stripe_world import StripeWorld, paid_by
 from tests.integration.world import World
+from tests.inventory_server import InventoryServer, inventory_server
 from tests.localstripe_server import LocalStripe
 from tests.mail_server import MailServer
 from tests.nursery.nursery import Nursery, Process
 
 STRIPE = "is Stripe"
+SERVICE = "a service"
+"""In place of the inventory service's address, which each shop's own has."""
+_OVER = {State.RELEASED, State.RETURNED}
 _DEFAULTS = Settings(_env_file=None)  # type: ignore[call-arg]
 # What an hour does to what a dead worker left: its lease is over, what it had put off or taken is due.
 _TIME_PASSES = (
@@ -83,16 +88,36 @@ class Site:
             settings = {**self.easypost.settings, **settings}
         with self._creating:
             self.postgres.create_database(name, template=self.template)
+        stack = ExitStack()
         try:
             url = self.postgres.url(name)
             load_sample_catalogue(url)
             folder = self.folder / name
             folder.mkdir()
+            service = stack.enter_context(self._inventory(name)) if settings.get("INVENTORY_SERVICE_URL") == SERVICE else None
+            if service is not None:
+                settings |= service.settings
             if gateway == STRIPE:
                 assert self.stripe is not None
-                yield Shop(self, StripeWorld(url, self.stripe.url, folder, self.stripe), {**self.stripe.settings, **settings}, outside)
+                yield Shop(
+                    self, StripeWorld(url, self.stripe.url, folder, self.stripe), {**self.stripe.settings, **settings}, outside, service
+                )
             else:
-                yield Shop(self, World(url, self.gateways[gateway], folder), settings, outside)
+                yield Shop(self, World(url, self.gateways[gateway], folder), settings, outside, service)
+        finally:
+            stack.close()
+            self.postgres.drop_database(name)
+
+    @contextmanager
+    def _inventory(self, name: str) -> Iterator[InventoryServer]:
+        """An inventory service for one shop, on a database of its own."""
+        name = f"{name}_stock"
+        with self._creating:
+            self.postgres.create_database(name, template=self.template)
+        try:
+            load_sample_catalogue(self.postgres.url(name))
+            with inventory_server(self.postgres.url(name)) as service:
+                yield service
         finally:
             self.postgres.drop_database(name)
 
@@ -105,6 +130,7 @@ class Shop:
     world: World
     settings: Mapping[str, str]
     outside: bool = False
+    inventory: InventoryServer | None = None
 
     def work(self, lane: str, orders: Sequence[dict[str, Any]] = (), *, seconds: float = 90, **options: Any) -> int:
         """Runs a worker to its end; its exit status. AssertionError if it neither ended well in time nor was killed."""
@@ -120,6 +146,7 @@ class Shop:
             "PAYMENT_GATEWAY_URL": self.world.gateway_url,
             "PAYMENT_TIMEOUT_SECONDS": "1",
             "CARRIER_TIMEOUT_SECONDS": "2",
+            "INVENTORY_TIMEOUT_SECONDS": "2",
             "LEASE_SECONDS": "60",
             "PREFECT_LOGGING_LEVEL": "ERROR",
             "LOG_LEVEL": "ERROR",
@@ -178,7 +205,18 @@ class Shop:
             if self.settings.get("CARRIER") == "easypost":
                 assert self.site.easypost.good_labels(order_id) == (completed and not expected.returned), "the carrier's labels"
                 assert len(self.site.easypost.labels(order_id)) <= 1, "the carrier's labels"
+            if self.inventory is not None:
+                self._check_stock(self.inventory, order_id, expected)
             assert row.decisions == (expected.by_hand > 0), "the desk's entries"
         books = read_books(self.world.database_url)
         assert books.balanced, books.rows
         assert self.world.sql("SELECT count(*) FROM lease WHERE until > now()") == [(0,)]
+
+    def _check_stock(self, inventory: InventoryServer, order_id: str, expected: Scenario) -> None:
+        """The service is asked: what became of the order's pieces, and whether its stock is what moved it."""
+        found = inventory.do(inventory.inventory.get(order_id))
+        states = {State.SHIPPED} if expected.outcome is Outcome.COMPLETED else {State.RETURNED} if expected.returned else _OVER
+        assert (found.state if found else None) in states, "the inventory service"
+        stock = inventory.do(inventory.inventory.stock())
+        assert all(product.is_sound for product in stock), stock
+        assert self.world.sql("SELECT 1 FROM reservation") == [], "our own stock has no part in it"

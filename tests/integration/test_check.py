@@ -88,6 +88,7 @@ def test_what_is_configured_is_contacted(
     [
         ("database", {"DATABASE_URL": "postgresql://u:PLANTED@127.0.0.1:{port}/x"}, "DATABASE_URL"),
         ("payments", {"PAYMENT_GATEWAY_URL": "http://127.0.0.1:{port}"}, "PAYMENT_GATEWAY_URL"),
+        ("inventory", {"INVENTORY_SERVICE_URL": "http://127.0.0.1:{port}"}, "INVENTORY_SERVICE_URL"),
         ("mail", {"SMTP_URL": "smtp://u:PLANTED@127.0.0.1:{port}"}, "SMTP_URL"),
         ("CRM", {"CRM_WEBHOOK_URL": "http://127.0.0.1:{port}", "CRM_WEBHOOK_SECRET": SECRET}, "CRM_WEBHOOK_URL"),
         ("language model", {"DSPY_MODEL": "openai/x", "DSPY_API_BASE": "http://127.0.0.1:{port}", "DSPY_API_KEY": "PLANTED"}, "DSPY_MODEL"),

@@ -1,0 +1,1 @@
+"""Inventory, wherever it is: in our own tables, or a service of its own."""

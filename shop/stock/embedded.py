@@ -1,0 +1,141 @@
+"""The SQL inventory as an `Inventory`: each operation is a transaction of its own.
+
+The saga does not come through here: with the embedded stock its steps use the same statements (`shop.inventory`) in the transaction that
+journals them. This is what `deployments.inventory_service` serves. Its orders have no leases here, and so it takes one request for an order
+at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from shop import inventory
+from shop.database import Tx
+from shop.errors import InventoryRefused, ReservationLost
+from shop.settings import Settings
+from shop.stock.ledger import HELD, STOCK, Holding, ProductStock, read_holdings, read_stock
+from shop.stock.protocol import Reservation, State
+
+_POOL = 10
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7236115, hashtext(:id))")
+_ROW = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id FOR UPDATE")
+_LOOK = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id")
+_MARK = text("UPDATE reservation SET at_service = true WHERE order_id = :id")
+_OVER = text(
+    "INSERT INTO reservation (order_id, id, state, items, expires_at, ended_at, at_service) "
+    "VALUES (:id, :name, 'released', '{}', now(), now(), true) ON CONFLICT (order_id) DO UPDATE SET state = 'released', at_service = true"
+)
+_KEEP = text(
+    "UPDATE reservation SET expires_at = greatest(expires_at, now() + make_interval(secs => :seconds)) WHERE order_id = :id "
+    "AND state = 'held'"
+)
+_EXPIRED = text(
+    "SELECT order_id, items FROM reservation WHERE state = 'held' AND at_service AND expires_at < now() "
+    "ORDER BY order_id LIMIT :most FOR UPDATE SKIP LOCKED"
+)
+
+
+class EmbeddedInventory:
+    """An `Inventory` on the tables `product` and `reservation` of a database. Raises database trouble as it is."""
+
+    def __init__(self, database_url: str) -> None:
+        url = Settings(database_url=database_url).database_url
+        options: dict[str, Any] = {"hide_parameters": True, "connect_args": {"connect_timeout": 5}}
+        self._engine = create_async_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=5, pool_pre_ping=True, **options)
+
+    async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
+        async with self._turn(order_id) as (tx, row):
+            if row is not None and row.state in {State.RELEASED, State.RETURNED}:
+                raise ReservationLost(f"the order's reservation is over ({row.state}): nothing is reserved for it any more")
+            if row is not None and row.items != dict(items):
+                raise InventoryRefused("the order has reserved other items before")
+            if row is None or row.state == State.EXPIRED:
+                refused = await inventory.take(tx, {order_id: items}, seconds)
+                if order_id in refused:
+                    raise refused[order_id]
+                await tx.execute(_MARK, {"id": order_id})
+            else:
+                await tx.execute(_KEEP, {"id": order_id, "seconds": seconds})
+            return await _now(tx, order_id)
+
+    async def get(self, order_id: str) -> Reservation | None:
+        async with self._engine.connect() as tx:
+            row = (await tx.execute(_LOOK, {"id": order_id})).one_or_none()
+        return _reservation(row) if row is not None else None
+
+    async def keep(self, order_id: str, *, seconds: float) -> Reservation | None:
+        async with self._turn(order_id) as (tx, row):
+            if row is None:
+                return None
+            await tx.execute(_KEEP, {"id": order_id, "seconds": seconds})
+            return await _now(tx, order_id)
+
+    async def release(self, order_id: str) -> Reservation:
+        async with self._turn(order_id) as (tx, row):
+            if row is not None and row.state == State.HELD:
+                await inventory.give_back(tx, {order_id: row.items})
+            elif row is None or row.state == State.EXPIRED:
+                await tx.execute(_OVER, {"id": order_id, "name": inventory.reservation_id(order_id)})
+            return await _now(tx, order_id)
+
+    async def commit(self, order_id: str) -> Reservation:
+        async with self._turn(order_id) as (tx, row):
+            if row is None or row.state not in {State.HELD, State.SHIPPED}:
+                raise ReservationLost(f"nothing is held for the order ({row.state if row else 'it never reserved'})")
+            if row.state == State.HELD:
+                await inventory.ship(tx, [order_id])
+            return await _now(tx, order_id)
+
+    async def put_back(self, order_id: str) -> Reservation:
+        async with self._turn(order_id) as (tx, row):
+            if row is not None and row.state == State.SHIPPED:
+                await inventory.put_back(tx, {order_id: row.items})
+            elif row is not None and row.state == State.HELD:
+                await inventory.give_back(tx, {order_id: row.items})
+            elif row is None or row.state == State.EXPIRED:
+                await tx.execute(_OVER, {"id": order_id, "name": inventory.reservation_id(order_id)})
+            return await _now(tx, order_id)
+
+    async def expire(self, *, most: int = 500) -> list[str]:
+        """Gives back what up to `most` reservations hold that ran out. Returns the orders' ids."""
+        async with self._engine.begin() as tx:
+            held = {row.order_id: row.items for row in await tx.execute(_EXPIRED, {"most": most})}
+            if held:
+                await inventory.give_back(tx, held, state=State.EXPIRED)
+        return list(held)
+
+    async def stock(self) -> list[ProductStock]:
+        """Every product, and what its movements add up to, at one moment."""
+        async with self._engine.connect() as tx:
+            return read_stock((await tx.execute(STOCK)).all())
+
+    async def holdings(self) -> list[Holding]:
+        """Who holds what through the service."""
+        async with self._engine.connect() as tx:
+            return read_holdings((await tx.execute(HELD)).all())
+
+    async def aclose(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _turn(self, order_id: str) -> AsyncIterator[tuple[Tx, Any]]:
+        """A transaction in which nobody else does anything about this order, and what is known of it."""
+        async with self._engine.begin() as tx:
+            await tx.execute(_ONE_AT_A_TIME, {"id": order_id})
+            row = (await tx.execute(_ROW, {"id": order_id})).one_or_none()
+            if row is not None and not row.at_service:
+                raise InventoryRefused("the order has reserved past the inventory service")
+            yield tx, row
+
+
+async def _now(tx: Tx, order_id: str) -> Reservation:
+    return _reservation((await tx.execute(_LOOK, {"id": order_id})).one())
+
+
+def _reservation(row: Any) -> Reservation:
+    return Reservation(row.order_id, row.id, State(row.state), dict(row.items), row.expires_at)

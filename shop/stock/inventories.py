@@ -1,0 +1,73 @@
+"""Which inventory the settings choose, and which one an order was begun with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from weakref import WeakKeyDictionary
+
+from shop.inventory import STEP
+from shop.settings import settings
+from shop.stock.breaker import GuardedInventory
+from shop.stock.protocol import Inventory
+from shop.stock.service_client import ServiceInventory
+from shop.under_way import OrderUnderWay
+
+NOTE = "inventory"
+"""In the notes of `check_inventory`: the address of the service that the order's stock is at. Written before anything is sent there."""
+_listeners: list[Callable[[str, str | None], None]] = []
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Inventory]] = WeakKeyDictionary()
+
+
+def service(url: str) -> ServiceInventory:
+    """The service at that address, unguarded, with connections of its own."""
+    s = settings()
+    token = s.inventory_service_token.get_secret_value() if s.inventory_service_token else None
+    return ServiceInventory(url, token, timeout_seconds=s.inventory_timeout_seconds, concurrency=s.inventory_concurrency)
+
+
+def inventory_at(url: str) -> Inventory:
+    """The running event loop's service at that address: one connection pool and one circuit breaker, shared by all its orders."""
+    services = _open.setdefault(asyncio.get_running_loop(), {})
+    if url not in services:
+        s = settings()
+        services[url] = GuardedInventory(
+            service(url),
+            failures=s.inventory_breaker_failures,
+            pause_seconds=s.inventory_breaker_seconds,
+            concurrency=s.inventory_concurrency,
+            tell=lambda why: _tell(url, why),
+        )
+    return services[url]
+
+
+def stock_of(order: OrderUnderWay) -> str | None:
+    """The address of the service that this order's stock was asked of; None: the embedded stock's. Settings may have changed since then."""
+    entry = order.journal.get(STEP)
+    return entry.notes.get(NOTE) if entry else None
+
+
+def to_ask(order: OrderUnderWay) -> str | None:
+    """Where the order's stock is to be reserved: where it was begun, else where the settings say."""
+    return stock_of(order) or settings().inventory_service_url
+
+
+def any_outside(orders: Iterable[OrderUnderWay]) -> bool:
+    """Whether one of the orders has its stock at a service."""
+    return any(stock_of(order) is not None for order in orders)
+
+
+def on_change(listener: Callable[[str, str | None], None]) -> None:
+    """From now on it is told which service this process leaves alone, and why, and (None) that it answers again."""
+    _listeners.append(listener)
+
+
+def _tell(url: str, why: str | None) -> None:
+    for listener in _listeners:
+        listener(url, why)
+
+
+async def close_inventories() -> None:
+    """Closes the running loop's connections."""
+    for each in _open.pop(asyncio.get_running_loop(), {}).values():
+        await each.aclose()

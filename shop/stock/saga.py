@@ -1,0 +1,150 @@
+"""What the saga does at an inventory service, before its own transactions; with the embedded stock there is nothing to do here.
+
+Intent, act, result, as with payments and labels: the journal's `begun` is the intent, the service's address is noted before anything is
+sent, and on a later attempt an open intent is looked up before anything is sent again. Undoing asks by order id, whatever our journal
+knows, and ends the order there, so that what a dead worker sent and arrives late does nothing.
+
+Shipping is committed at the service before our transaction writes the parcel. If that finds the order cancelled, or never comes, what was
+committed is put back by `return_shipment`, which is due from the moment the step began.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from shop import inventory
+from shop.errors import InventoryUnavailable, OutOfStock, ReservationLost
+from shop.inventory import ReleaseResult
+from shop.notes import note
+from shop.points import effect
+from shop.settings import settings
+from shop.shipping.carriers import STEP as SHIPPING
+from shop.stock.inventories import NOTE, inventory_at, stock_of, to_ask
+from shop.stock.protocol import Inventory, Reservation, State
+from shop.under_way import OrderUnderWay
+
+_RESERVING, _RELEASING, _COMMITTING, _PUTTING_BACK = (
+    effect(f"{what} at the inventory service") for what in ("reserving", "releasing", "committing", "putting back")
+)
+_RETRIES, _AWAY_SECONDS = 3, 15.0
+"""After so many tries that failed, an order is put off for so long."""
+_RELEASED, _TAKEN, _BACK = "released", "taken", "put_back"
+
+
+async def reserve(under_way: OrderUnderWay) -> dict[str, Any]:
+    """Holds the order's items at the service that it belongs to. Raises what `Inventory.reserve` raises."""
+    if (url := to_ask(under_way)) is None:
+        return {}
+    at, entry = inventory_at(url), under_way.journal[inventory.STEP]
+    if entry.notes.get(NOTE) is None:
+        await note(under_way, inventory.STEP, **{NOTE: url})  # whoever undoes this must know where to ask
+    elif entry.attempts > 1 and (found := await at.get(under_way.id)) is not None and _has_all(found, under_way):
+        return {}
+    await _reserve(under_way, at)
+    return {}
+
+
+async def release(under_way: OrderUnderWay) -> dict[str, Any]:
+    """The order is over at its service: what it held there is given back, which is then also in the notes."""
+    if (url := stock_of(under_way)) is None:
+        return {}
+    with _RELEASING:
+        ended = await inventory_at(url).release(under_way.id)
+    items = ended.items if ended.state is State.RELEASED else {}
+    await note(under_way, inventory.STEP, **{_RELEASED: items})
+    return {}
+
+
+async def commit(under_way: OrderUnderWay) -> dict[str, Any]:
+    """The order's pieces leave the service's shelf. What ran out is reserved anew, if it is still there.
+
+    Raises `ReservationLost`, and what else an `Inventory` raises.
+    """
+    if (url := stock_of(under_way)) is None:
+        return {}
+    at, entry = inventory_at(url), under_way.journal[SHIPPING]
+    try:
+        found = await at.get(under_way.id) if entry.attempts > 1 else None
+        if found is None or found.state is not State.SHIPPED:
+            await _commit(under_way, at)
+    except InventoryUnavailable as away:
+        await _wait_for(under_way, away)
+        raise
+    await note(under_way, SHIPPING, **{_TAKEN: True})
+    return {}
+
+
+async def put_back(under_way: OrderUnderWay) -> dict[str, Any]:
+    """Takes back what was committed for the order, if anything was; from here on nothing can be."""
+    if (url := stock_of(under_way)) is None:
+        return {}
+    with _PUTTING_BACK:
+        ended = await inventory_at(url).put_back(under_way.id)
+    await note(under_way, SHIPPING, **{_TAKEN: False, _BACK: ended.items if ended.state is State.RETURNED else {}})
+    return {}
+
+
+async def keep(under_way: OrderUnderWay, seconds: float) -> None:
+    """What the order holds at its service does not run out for so long, and `RESERVATION_MINUTES` more. Raises as an `Inventory`."""
+    if (url := stock_of(under_way)) is not None:
+        await inventory_at(url).keep(under_way.id, seconds=seconds + _minutes())
+
+
+def taken(under_way: OrderUnderWay) -> dict[str, int]:
+    """What `commit` had leave the service's shelf for the order. An order that should have been and was not must not ship."""
+    entry = under_way.journal.get(SHIPPING)
+    if entry is None or not entry.notes.get(_TAKEN):
+        raise RuntimeError("stock at an inventory service has to be committed there before its order is shipped")
+    return under_way.order.wanted
+
+
+def was_put_back(under_way: OrderUnderWay) -> dict[str, int]:
+    """What `put_back` had come back to the service's shelf."""
+    entry = under_way.journal.get(SHIPPING)
+    return dict(entry.notes.get(_BACK) or {}) if entry else {}
+
+
+def released(under_way: OrderUnderWay) -> ReleaseResult:
+    """What `release` has done, as the journal has it."""
+    entry = under_way.journal.get(inventory.STEP)
+    return inventory.release_result(under_way.id, dict(entry.notes.get(_RELEASED) or {}) if entry else {})
+
+
+async def _wait_for(under_way: OrderUnderWay, away: InventoryUnavailable) -> None:
+    """A service that fails is no reason to undo an order that is paid: it is put off, as long as stock is reserved for one."""
+    entry, now = under_way.journal[SHIPPING], time.time()
+    if entry.attempts <= _RETRIES or away.retry_after is not None:
+        return
+    since = float(entry.notes.get("stock_away_since") or now)
+    if since == now:
+        await note(under_way, SHIPPING, stock_away_since=now)
+    if now - since < _minutes():
+        away.retry_after = _AWAY_SECONDS
+
+
+async def _commit(under_way: OrderUnderWay, at: Inventory) -> None:
+    try:
+        with _COMMITTING:
+            await at.commit(under_way.id)
+    except ReservationLost as lost:
+        # Perhaps it only ran out, while the order was put off. One that is over is refused again.
+        try:
+            await _reserve(under_way, at)
+        except (OutOfStock, ReservationLost):
+            raise lost from None
+        with _COMMITTING:
+            await at.commit(under_way.id)
+
+
+async def _reserve(under_way: OrderUnderWay, at: Inventory) -> Reservation:
+    with _RESERVING:
+        return await at.reserve(under_way.id, under_way.order.wanted, seconds=_minutes())
+
+
+def _has_all(found: Reservation, under_way: OrderUnderWay) -> bool:
+    return found.state is State.HELD and found.items == under_way.order.wanted
+
+
+def _minutes() -> float:
+    return settings().reservation_minutes * 60

@@ -1,0 +1,275 @@
+"""Orders whose stock is at an inventory service, in both lanes. The witness is the service: its own stock and its own reservations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from deployments.stack.postgres import EmbeddedPostgres
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from shop import intake, points, report
+from shop.catalogue import load_sample_catalogue
+from shop.desk.cancel import ask_to_cancel_sync
+from shop.outcomes import OrderOutcome, Outcome
+from shop.settings import settings
+from shop.stock.inventories import close_inventories
+from shop.stock.protocol import State
+from tests.integration.world import World, an_order
+from tests.inventory_server import InventoryServer, inventory_server
+
+PRICE = Decimal("999.99")
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def service(postgres: EmbeddedPostgres, template_database: str) -> Iterator[InventoryServer]:
+    """On a database of its own, with the sample catalogue."""
+    name = f"stock_{next(_numbers)}"
+    postgres.create_database(name, template=template_database)
+    load_sample_catalogue(postgres.url(name))
+    with inventory_server(postgres.url(name)) as server:
+        yield server
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+async def stocked(saga: World, service: InventoryServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    """The shop, with its stock at the service."""
+    for name, value in {**service.settings, "INVENTORY_TIMEOUT_SECONDS": "2", "INVENTORY_BREAKER_SECONDS": "0.2"}.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    yield saga
+    points.watch(None)
+    await close_inventories()
+
+
+def stock(service: InventoryServer, product: str = "PROD-001") -> tuple[int, int]:
+    """(on hand, reserved), as the service says."""
+    (found,) = [each for each in service.do(service.inventory.stock()) if each.id == product]
+    assert found.is_sound
+    return found.on_hand, found.reserved
+
+
+def state(service: InventoryServer, order_id: str) -> State | None:
+    found = service.do(service.inventory.get(order_id))
+    return found.state if found else None
+
+
+async def own_run(orders: list[dict[str, Any]]) -> None:
+    for order in orders:
+        await process_order(order, return_state=True)
+
+
+async def pending(orders: list[dict[str, Any]]) -> None:
+    intake.submit(orders)
+    await process_pending_orders(drain_seconds=0)
+
+
+LANES = pytest.mark.parametrize("lane", [own_run, pending])
+
+
+def ended(order_id: str) -> OrderOutcome:
+    return report.read([order_id])[order_id]
+
+
+def when(point: str, act: Callable[[], object]) -> None:
+    """Does it when the point is passed, once."""
+    done: list[str] = []
+
+    def watcher(passed: str) -> None:
+        if passed == point and not done:
+            done.append(passed)
+            act()
+
+    points.watch(watcher)
+
+
+def cancel(order_id: str) -> None:
+    ask_to_cancel_sync(order_id, reason="changed their mind", requested_by="ann")
+
+
+@LANES
+async def test_orders_of_every_kind(stocked: World, service: InventoryServer, unique: str, lane: Any) -> None:
+    good, refused, declined, short = (f"{unique}-{n}" for n in ("good", "refused", "declined", "short"))
+    await lane([an_order(good), an_order(refused, country="AQ"), an_order(declined, card="0000"), an_order(short, product="OUT-OF-STOCK")])
+    assert {i: ended(i).outcome for i in (good, refused, declined, short)} == {
+        good: Outcome.COMPLETED,
+        refused: Outcome.COMPENSATED,
+        declined: Outcome.COMPENSATED,
+        short: Outcome.OUT_OF_STOCK,
+    }
+    assert ended(short).reasons == ["OUT-OF-STOCK: 1 requested, 0 available"]
+    assert [state(service, i) for i in (good, refused, declined, short)] == [
+        State.SHIPPED,
+        State.RELEASED,
+        State.RELEASED,
+        State.RELEASED,
+    ]
+    assert stock(service) == (99, 0)
+    assert stocked.stock("PROD-001") == (100, 0), "our own tables have no part in it"
+    assert stocked.sql("SELECT 1 FROM reservation") == []
+    release = stocked.journal(declined)["check_inventory"].undo_result
+    assert (release["compensation_status"], release["released_items"]) == ("success", {"PROD-001": 1})
+    assert stocked.shipments(good) == 1
+    stocked.assert_books_balance()
+
+
+@pytest.mark.parametrize("kind", ["silent", "lost", "500", "rubbish", "page"])
+@pytest.mark.parametrize("lane", [own_run, pending])
+async def test_lost_answers_move_the_stock_once(stocked: World, service: InventoryServer, unique: str, lane: Any, kind: str) -> None:
+    """Every operation acts, and its answer does not arrive, or makes no sense."""
+    bad, good = f"{unique}-bad", f"{unique}-good"
+    for path in ("/reservations", "/release", "/commit", "/put-back"):
+        service.misbehave(path, kind, after=True)
+    await lane([an_order(bad, country="AQ"), an_order(good)])
+    assert (ended(bad).outcome, ended(good).outcome) == (Outcome.COMPENSATED, Outcome.COMPLETED)
+    assert (state(service, bad), state(service, good)) == (State.RELEASED, State.SHIPPED)
+    assert stock(service) == (99, 0)
+    assert (stocked.money(bad), stocked.money(good)) == ((PRICE, PRICE), (PRICE, 0))
+    stocked.assert_books_balance()
+
+
+async def test_an_unclear_reservation_is_looked_up_before_it_is_sent_again(stocked: World, service: InventoryServer, unique: str) -> None:
+    service.misbehave("/reservations", "lost", after=True)
+    await own_run([an_order(unique)])
+    assert ended(unique).outcome is Outcome.COMPLETED
+    assert service.asked == ["/v1/reservations", "/v1/reservations", "/v1/reservations/commit"], "reserved, looked up, committed"
+
+
+@LANES
+async def test_cancelled_after_it_was_committed(stocked: World, service: InventoryServer, unique: str, lane: Any) -> None:
+    """Our transaction finds the order cancelled: what was committed is put back."""
+    when("after committing at the inventory service", lambda: cancel(unique))
+    await lane([an_order(unique)])
+    assert (ended(unique).outcome, ended(unique).failing_step) == (Outcome.COMPENSATED, "fulfill_order")
+    assert state(service, unique) is State.RETURNED
+    assert stock(service) == (100, 0)
+    assert stocked.money(unique) == (PRICE, PRICE)
+    assert stocked.shipments(unique) == 0
+    assert stocked.journal(unique)["fulfill_order"].undo_result["returned_items"] == {"PROD-001": 1}
+    stocked.assert_books_balance()
+
+
+@LANES
+async def test_a_shipped_order_that_is_sent_back(stocked: World, service: InventoryServer, unique: str, lane: Any) -> None:
+    await lane([an_order(unique)])
+    assert stock(service) == (99, 0)
+    cancel(unique)
+    await process_pending_orders(drain_seconds=0)
+    assert ended(unique).outcome is Outcome.COMPENSATED
+    assert (state(service, unique), stock(service)) == (State.RETURNED, (100, 0))
+    assert stocked.money(unique) == (PRICE, PRICE)
+    stocked.assert_books_balance()
+
+
+def run_out(service: InventoryServer, order_id: str) -> None:
+    import psycopg
+
+    with psycopg.connect(service.database_url) as connection:
+        connection.execute("UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = %s", [order_id])
+        connection.commit()
+    assert service.do(service.inventory.expire()) == [order_id]
+
+
+async def test_what_ran_out_and_is_still_there_is_reserved_anew(stocked: World, service: InventoryServer, unique: str) -> None:
+    when("before committing at the inventory service", lambda: run_out(service, unique))
+    await own_run([an_order(unique)])
+    assert ended(unique).outcome is Outcome.COMPLETED
+    assert (state(service, unique), stock(service)) == (State.SHIPPED, (99, 0))
+
+
+async def test_what_ran_out_and_is_another_s_by_now(stocked: World, service: InventoryServer, unique: str) -> None:
+    def lose() -> None:
+        run_out(service, unique)
+        service.do(service.inventory.reserve("another", {"LAST-ONE": 1}, seconds=600))
+
+    when("before committing at the inventory service", lose)
+    await own_run([an_order(unique, product="LAST-ONE")])
+    assert ended(unique).outcome is Outcome.COMPENSATED
+    assert stocked.order(unique).failure["code"] == "reservation_lost"
+    assert stocked.money(unique) == (PRICE, PRICE)
+    assert (state(service, unique), stock(service, "LAST-ONE")) == (State.RELEASED, (1, 1))
+
+
+@pytest.mark.parametrize("kind", ["503", "silent", "lost"])
+async def test_while_the_service_is_away_orders_are_put_off(stocked: World, service: InventoryServer, unique: str, kind: str) -> None:
+    """Also those that are paid: they keep their stock and go on, once, when it is back."""
+    ids = [f"{unique}-{i}" for i in range(3)]
+    service.misbehave("/commit", kind, times=1000)
+    intake.submit([an_order(order_id) for order_id in ids])
+    await process_pending_orders(drain_seconds=0)
+    assert {ended(order_id).outcome for order_id in ids} == {None}
+    assert {stocked.money(order_id) for order_id in ids} == {(PRICE, Decimal(0))}
+    assert stock(service) == (100, 3)
+    service.behave()
+    await close_inventories()
+    stocked.sql("UPDATE customer_order SET not_before = NULL")
+    await process_pending_orders(drain_seconds=0)
+    assert {ended(order_id).outcome for order_id in ids} == {Outcome.COMPLETED}
+    assert stock(service) == (97, 0)
+    stocked.assert_books_balance()
+
+
+async def test_it_is_honoured_for_how_long_a_limit_is_meant(stocked: World, service: InventoryServer, unique: str) -> None:
+    service.misbehave("/reservations", "429", headers={"retry-after": "90"})
+    intake.submit([an_order(unique)])
+    await process_pending_orders(drain_seconds=0)
+    assert ended(unique).outcome is None
+    ((wait,),) = stocked.sql("SELECT extract(epoch FROM not_before - now())::int FROM customer_order")
+    assert 60 < wait <= 90
+    stocked.sql("UPDATE customer_order SET not_before = NULL")
+    await process_pending_orders(drain_seconds=0)
+    assert ended(unique).outcome is Outcome.COMPLETED
+
+
+async def test_a_token_that_is_not_accepted(stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries do not help; nothing was charged, and a person is told which setting it is."""
+    monkeypatch.setenv("INVENTORY_SERVICE_TOKEN", "another-token")
+    settings.cache_clear()
+    await own_run([an_order(unique)])
+    assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
+    assert "INVENTORY_SERVICE_TOKEN" in ended(unique).reasons[0]
+    assert stocked.charges(unique) == 0
+
+
+async def test_orders_stay_with_the_inventory_that_they_were_begun_with(
+    stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The setting is switched off while one is paid and not shipped, and another is shipped and then sent back."""
+    half, whole, later = (f"{unique}-{n}" for n in ("half", "whole", "later"))
+    await own_run([an_order(whole)])
+    service.misbehave("/commit", "503", times=1000)
+    intake.submit([an_order(half)])
+    await process_pending_orders(drain_seconds=0)
+    assert stock(service) == (99, 1)
+    service.behave()
+    await close_inventories()
+    monkeypatch.delenv("INVENTORY_SERVICE_URL")
+    settings.cache_clear()
+    stocked.sql("UPDATE customer_order SET not_before = NULL")
+    cancel(whole)
+    intake.submit([an_order(later)])
+    await process_pending_orders(drain_seconds=0)
+    assert [ended(i).outcome for i in (half, whole, later)] == [Outcome.COMPLETED, Outcome.COMPENSATED, Outcome.COMPLETED]
+    assert stock(service) == (99, 0)
+    assert stocked.stock("PROD-001") == (99, 0), "the later one is from our own shelf"
+    stocked.assert_books_balance()
+
+
+async def test_and_the_other_way_round(stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INVENTORY_SERVICE_URL")
+    settings.cache_clear()
+    await own_run([an_order(unique)])
+    monkeypatch.setenv("INVENTORY_SERVICE_URL", service.url)
+    settings.cache_clear()
+    cancel(unique)
+    await process_pending_orders(drain_seconds=0)
+    assert ended(unique).outcome is Outcome.COMPENSATED
+    assert stocked.stock("PROD-001") == (100, 0)
+    assert state(service, unique) is None
+    stocked.assert_books_balance()
