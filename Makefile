@@ -26,7 +26,8 @@ demo: $(STAMP)
 check: $(STAMP)
 	@$(BIN)/python -m deployments.check
 
-# Files of tests side by side, the long ones first, each process with servers of its own; then what measures time, with the machine to itself.
+# Files of tests side by side, the long ones first, each process with servers of its own; then what measures time or takes
+# all cores by itself.
 test: lint
 	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not slow"

@@ -12,6 +12,8 @@ from tests.crash.matrix import FIRST, RECOVERIES, Case, Result, Way, all_passed,
 from tests.crash.site import Site
 from tests.crash.summary import Line, Summary
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def ways(site: Site) -> list[tuple[Way, Sequence[str]]]:

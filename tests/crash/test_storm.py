@@ -8,6 +8,8 @@ from tests.crash.site import Site
 from tests.crash.storm import storm
 from tests.crash.summary import Line, Summary
 
+pytestmark = pytest.mark.alone
+
 
 def test_random_kills(site: Site, every: bool, request: pytest.FixtureRequest, summary: Summary) -> None:
     orders = request.config.getoption("--orders") or (1000 if every else 60)
