@@ -61,7 +61,7 @@ async def test_it_writes_texts_that_may_leave(monkeypatch: pytest.MonkeyPatch, t
     # Nor is it lost when its process is.
     os.kill(local_model._processes[0]._child.pid, signal.SIGKILL)
     confirmation = await write_confirmation(ORDER, limits)
-    assert time.monotonic() - waiting < 60
+    assert time.monotonic() - waiting < 240
     assert confirmation.generation_model in {"local/smollm2-135m", "template"}
     assert "ORDER-1001" in confirmation.order_summary
 
