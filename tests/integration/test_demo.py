@@ -21,7 +21,7 @@ def test_the_demo_ends_as_it_should_and_leaves_nothing_behind(tmp_path: Path) ->
         env=environment,
         capture_output=True,
         text=True,
-        timeout=420,
+        timeout=900,
         check=False,
     )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]

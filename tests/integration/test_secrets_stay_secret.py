@@ -105,14 +105,14 @@ async def test_no_secret_and_no_card_is_kept_anywhere(
     pending = [*samples, careless(f"CARELESS-{unique}")]
     submit_orders(pending)
     await asyncio.to_thread(wake_pending_lane)
-    own = await asyncio.to_thread(run_order, careless(f"CARELESS-OWN-{unique}"), own_run=True, timeout=120)
+    own = await asyncio.to_thread(run_order, careless(f"CARELESS-OWN-{unique}"), own_run=True, timeout=300)
     assert own.outcome is Outcome.REJECTED, "what looks like a card number is refused"
     ids = [order["id"] for order in pending]
 
     async def all_ended() -> bool:
         return report.count_ended(ids) == len(set(ids)) and not saga.sql("SELECT 1 FROM outbox WHERE sent_at IS NULL AND attempts = 0")
 
-    await until(all_ended, 120, "all orders to end")
+    await until(all_ended, 300, "all orders to end")
     assert {end.outcome for end in report.read(ids).values()} == set(Outcome), "every outcome is there"
 
     assert rows_with_secrets(saga.database_url) == []

@@ -15,7 +15,7 @@ HOME = Path(__file__).resolve().parent.parent.parent
 @pytest.mark.alone
 def test_the_short_form() -> None:
     command = [sys.executable, "-m", "benchmarks.throughput", "--quick", "--json"]
-    run = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=420, check=False)
+    run = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=900, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     measured = json.loads(run.stdout)["measured"]
     lane, own = measured["pending lane"], measured["process_order, one after the other"]
