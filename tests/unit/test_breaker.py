@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from shop import circuit
 from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
-from shop.payments import breaker
 from shop.payments.breaker import GuardedGateway
 from tests.waiting import until
 
@@ -57,7 +57,7 @@ class Till:
 
     async def until_it_may_be_tried(self) -> None:
         async def half_open() -> bool:
-            return not self.gateway._circuit.opened
+            return not self.gateway._circuit._circuit.opened
 
         await until(half_open, 5, "the pause to end")
 
@@ -168,8 +168,8 @@ async def test_calls_that_wait_for_their_turn_do_not_try_in_vain() -> None:
 async def test_the_longer_it_is_away_the_longer_orders_wait_up_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     till, now = Till(failures=1), 1000.0
     clock: Callable[[], float] = lambda: now  # noqa: E731
-    monkeypatch.setattr(breaker.time, "monotonic", clock)
-    till.gateway._circuit._opened = now
+    monkeypatch.setattr(circuit.time, "monotonic", clock)
+    till.gateway._circuit._circuit._opened = now
     till.inner.error = DOWN
     waits = []
     for away in (0.0, 5.0, 30.0, 600.0):
