@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -29,6 +29,7 @@ from shop.database import is_database_trouble
 from shop.errors import InventoryRefused, OrderError, OutOfStock, ReservationLost
 from shop.logs import configure
 from shop.migrate import upgrade
+from shop.serving import listen, serve
 from shop.settings import settings
 from shop.stock.embedded import EmbeddedInventory
 from shop.stock.ledger import Holding, ProductStock
@@ -227,7 +228,8 @@ async def _keep_expiring(inventory: EmbeddedInventory, seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deployments.inventory_service", description="Serves the SQL inventory over HTTP.")
-    parser.add_argument("--port", type=int, default=8430, help="(default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8440, help="0 for any free one (default: %(default)s)")
+    parser.add_argument("--port-file", type=Path, help="write the port there once it listens")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s); others need INVENTORY_SERVICE_TOKEN")
     parser.add_argument("--database-url", default=None, help="its PostgreSQL (default: DATABASE_URL)")
     parser.add_argument("--prepare", action="store_true", help="bring the tables up to date, and add the sample products that are missing")
@@ -237,14 +239,17 @@ def main() -> None:
     secret = settings().inventory_service_token
     if secret is None and not _is_this_machine(arguments.host):
         raise SystemExit("whoever reaches it could move the stock: set INVENTORY_SERVICE_TOKEN, or listen on 127.0.0.1 only")
-    if arguments.prepare:
-        upgrade(url)
-        load_sample_catalogue(url)
-    app = create_app(EmbeddedInventory(url), secret.get_secret_value() if secret else None)
-    print(f"http://{arguments.host}:{arguments.port}", flush=True)
-    # Connections are kept for longer than any client's own pool does, so that the service never hangs up on a request.
-    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_keep_alive": 60, "timeout_graceful_shutdown": 5}
-    uvicorn.run(app, host=arguments.host, port=arguments.port, **quiet)
+    try:
+        listener = listen(arguments.port, arguments.host)
+    except (OSError, OverflowError) as error:
+        raise SystemExit(f"the inventory service cannot listen on {arguments.host}:{arguments.port}: {error}") from error
+    with listener:
+        if arguments.prepare:
+            upgrade(url)
+            load_sample_catalogue(url)
+        app = create_app(EmbeddedInventory(url), secret.get_secret_value() if secret else None)
+        # Connections are kept for longer than any client's own pool does, so that the service never hangs up on a request.
+        serve(app, listener, arguments.port_file, timeout_keep_alive=60, timeout_graceful_shutdown=5)
 
 
 def _is_this_machine(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -11,11 +12,13 @@ from sqlalchemy import Connection, text
 
 from shop.database import sync_engine, transaction
 from shop.desk.errors import OrderUnknown
+from shop.inventory import STEP as RESERVING
 from shop.money import show
 from shop.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
 from shop.saga import Kind, Saga
 from shop.settings import settings
+from shop.stock.inventories import NOTE as AT_SERVICE
 
 _ORDER = text(
     """
@@ -27,7 +30,7 @@ _ORDER = text(
     FROM customer_order o WHERE o.id = :id
     """
 )
-_STEPS = text("SELECT step, status, result, undo_due FROM order_step WHERE order_id = :id AND undo_status IS DISTINCT FROM 'done'")
+_STEPS = text("SELECT step, status, notes, result, undo_due FROM order_step WHERE order_id = :id AND undo_status IS DISTINCT FROM 'done'")
 
 
 class Effect(StrEnum):
@@ -118,7 +121,7 @@ def _preview(connection: Connection, order_id: str, saga: Saga) -> CancelPreview
         stage=_stage(order, steps, saga),
         in_hand=order["in_hand"],
         undo=[PlannedUndo(step=step.name, compensation=getattr(step.undo, "__name__", step.name)) for step in undo],
-        pieces=dict(order["shipped"] or order["held"] or {}),
+        pieces=dict(order["shipped"] or order["held"] or _held_at_service(steps.get(RESERVING))),
         refund=refund,
         refund_is_certain=certain,
         fee_lost=fee,
@@ -136,6 +139,16 @@ def _why_not(order: Any) -> str | None:
             return "it is being undone, and needs attention: see the desk"
         case ended:
             return f"it is {ended}"
+
+
+def _held_at_service(reserving: Any) -> dict[str, int]:
+    """What the journal says is reserved at an inventory service; there is no row of ours for it. The service itself is not asked."""
+    if reserving is None or reserving["status"] != "done" or AT_SERVICE not in reserving["notes"]:
+        return {}
+    pieces: Counter[str] = Counter()
+    for item in reserving["result"]["reserved_items"]:
+        pieces[item["product_id"]] += item["quantity"]
+    return dict(pieces)
 
 
 def _stage(order: Any, steps: Any, saga: Saga) -> str:

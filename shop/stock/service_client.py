@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from math import isfinite
 from typing import Any, TypeVar
 
 import httpx
@@ -56,11 +57,13 @@ class ServiceInventory:
         self._client = httpx.AsyncClient(headers=headers, timeout=timeout_seconds, limits=limits, verify=verify, trust_env=False)
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
+        short: tuple[Shortage, ...] = ()
         try:
             found = await self._post("", order_id, "reserve", items=dict(items), seconds=seconds)
         except _UnknownProduct as unknown:
             short = unknown.short or tuple(Shortage(product, pieces, 0) for product, pieces in items.items())
-            raise OutOfStock(short) from None
+        if short:
+            raise OutOfStock(short)
         _expect(found.state in {State.HELD, State.SHIPPED}, f"a reservation that is {found.state}")
         _expect(found.items == dict(items), "a reservation of other items")
         return found
@@ -188,10 +191,9 @@ async def _whole(response: httpx.Response) -> bytes:
 def _read(shape: TypeAdapter[T], response: httpx.Response, content: bytes) -> T:
     if response.status_code != httpx.codes.OK:
         raise _refusal(response, content)
-    try:
+    with suppress(ValidationError):
         return shape.validate_json(content)
-    except ValidationError:
-        raise InventoryUnavailable("the inventory service's answer makes no sense") from None
+    raise InventoryUnavailable("the inventory service's answer makes no sense")  # outside: the error has the answer in it
 
 
 def _refusal(response: httpx.Response, content: bytes) -> OrderError:
@@ -240,9 +242,10 @@ def _said(problem: ProblemDetails | None) -> str:
 def _wait(response: httpx.Response) -> float:
     """Seconds, by `Retry-After`; within reason."""
     try:
-        return min(max(float(response.headers.get("retry-after", "")), 1.0), _LONGEST_WAIT)
+        asked = float(response.headers.get("retry-after", ""))
     except ValueError:
         return _LIMITED_SECONDS
+    return min(max(asked, 1.0), _LONGEST_WAIT) if isfinite(asked) else _LIMITED_SECONDS
 
 
 def _expect(holds: bool, otherwise: str) -> None:

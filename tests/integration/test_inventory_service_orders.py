@@ -40,7 +40,7 @@ def service(postgres: EmbeddedPostgres, template_database: str) -> Iterator[Inve
 @pytest.fixture
 async def stocked(saga: World, service: InventoryServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     """The shop, with its stock at the service."""
-    for name, value in {**service.settings, "INVENTORY_TIMEOUT_SECONDS": "2", "INVENTORY_BREAKER_SECONDS": "0.2"}.items():
+    for name, value in {**service.settings, "INVENTORY_TIMEOUT_SECONDS": "1", "INVENTORY_BREAKER_SECONDS": "0.2"}.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     yield saga

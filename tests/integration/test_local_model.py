@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import queue
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,3 +100,31 @@ async def test_another_name_is_refused() -> None:
     confirmation = await write_confirmation(ORDER, the_settings().model_copy(update={"dspy_model": "local/other"}))
     assert confirmation.generation_model == "template"
     assert "smollm2-135m" in confirmation.validation_warnings[0]
+
+
+def test_two_threads_that_ask_first_start_one_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that read the model's answers would mix them up. Whoever is about to start one waits for the other, if it can come that far."""
+    from shop.confirmation import local_model
+
+    starting, both = [], threading.Barrier(2)
+
+    class Starting:
+        def __init__(self, **_: Any) -> None:
+            starting.append(threading.get_ident())
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+
+        def start(self) -> None:
+            """Nothing has to be asked here."""
+
+    local_model._start.cache_clear()
+    monkeypatch.setattr(local_model, "threading", SimpleNamespace(Thread=Starting))
+    monkeypatch.setattr(local_model, "_waiting", queue.SimpleQueue())
+    asking = [threading.Thread(target=local_model._submit, args=(object(),)) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    local_model._start.cache_clear()
+    assert len(starting) == 1
+    assert local_model._waiting.qsize() == 2, "and it has both questions"

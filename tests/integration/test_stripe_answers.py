@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -18,7 +17,8 @@ from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, Paym
 from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.stripe_client import StripeGateway
-from tests.integration.test_sandbox_gateway import RUBBISH, http
+from tests.integration.saying import Answer, Request, Sayer, http, server_that_says
+from tests.integration.test_sandbox_answers import RUBBISH
 
 KEY = "sk_test_planted"
 PRICE = Decimal("10.59")
@@ -50,32 +50,11 @@ INTENT: dict[str, Any] = {
 OPEN = INTENT | {"status": "requires_confirmation", "latest_charge": None}
 
 
-@dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: dict[str, str]
-
-    @property
-    def key(self) -> str:
-        return self.headers.get("idempotency-key", "")
-
-
-Answer = Callable[[Request], bytes | None]
-
-
 @dataclass
-class Said:
+class Said(Sayer):
     """A gateway, and what it was asked by the client."""
 
-    gateway: StripeGateway
-    url: str
-    asked: list[Request] = field(default_factory=list)
-
-    @property
-    def lines(self) -> list[str]:
-        return [f"{request.method} {request.path}" for request in self.asked]
+    gateway: StripeGateway = field(kw_only=True)
 
 
 @asynccontextmanager
@@ -83,31 +62,9 @@ async def stripe_that_says(
     answer: bytes | Answer | None, *, patience: float = PATIENCE, page: int = 100, concurrency: int = 2
 ) -> AsyncIterator[Said]:
     """A Stripe that says just this to everything, or what a function of the request says; None: nothing at all."""
-    asked: list[Request] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            first, *lines = head.rstrip().split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            await reader.readexactly(int(headers.get("content-length", 0)))
-            method, target, _ = first.split(" ")
-            parts = urlsplit(target)
-            request = Request(method, parts.path, {name: found[0] for name, found in parse_qs(parts.query).items()}, headers)
-            asked.append(request)
-            said = answer(request) if callable(answer) else answer
-            if said is None:
-                await reader.read()
-            else:
-                writer.write(said)
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        gateway = StripeGateway(url, KEY, patience, concurrency, page=page)
-        yield Said(gateway, url, asked)
+    async with server_that_says(answer) as said:
+        gateway = StripeGateway(said.url, KEY, patience, concurrency, page=page)
+        yield Said(said.url, said.asked, gateway=gateway)
         await gateway.aclose()
 
 

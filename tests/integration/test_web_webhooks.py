@@ -21,9 +21,9 @@ from shop.desk.attention import read_desk_sync
 from shop.errors import PaymentGatewayError
 from shop.outcomes import Outcome
 from shop.settings import settings
+from tests.integration.saying import Request, http
 from tests.integration.stripe_world import StripeWorld, paid_by
-from tests.integration.test_sandbox_gateway import http
-from tests.integration.test_stripe_answers import Request, stripe_that_says
+from tests.integration.test_stripe_answers import stripe_that_says
 from tests.integration.test_stripe_orders import _pay
 from tests.integration.web import SECRET, about_charge, about_dispute, about_payment, event, send, served, signed
 from tests.integration.world import an_order

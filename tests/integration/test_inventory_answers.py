@@ -1,0 +1,273 @@
+"""The client of an inventory service trusts nothing: each answer is a reservation that can be true, or an error with a type."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from shop.errors import (
+    InventoryMisconfigured,
+    InventoryRefused,
+    InventoryTimeout,
+    InventoryUnavailable,
+    OrderError,
+    OutOfStock,
+    ReservationLost,
+    Shortage,
+)
+from shop.stock.breaker import GuardedInventory
+from shop.stock.protocol import Inventory, State
+from shop.stock.service_client import ServiceInventory
+from shop.stock.wire import PROBLEM_JSON, Problem
+from tests.integration.saying import Answer, Request, Sayer, http, rubbish, server_that_says
+
+TOKEN = "planted-token"
+PATIENCE, IMPATIENCE = 20.0, 0.3
+ITEMS = {"P": 2}
+HELD = {"order_id": "O-1", "id": "RES-O-1", "state": "held", "items": ITEMS, "expires_at": "2026-01-02T03:04:05Z"}
+LEADS_TO = {"": "held", "/keep": "held", "/release": "released", "/commit": "shipped", "/put-back": "returned"}
+
+
+@dataclass
+class Said(Sayer):
+    """The client, and what it asked."""
+
+    inventory: ServiceInventory = field(kw_only=True)
+
+
+@asynccontextmanager
+async def service_that_says(answer: bytes | Answer | None, *, patience: float = PATIENCE, drip: int = 0) -> AsyncIterator[Said]:
+    async with server_that_says(answer, pause=0.05 if drip else 0, drip=drip) as said:
+        inventory = ServiceInventory(said.url, TOKEN, timeout_seconds=patience, concurrency=2)
+        yield Said(said.url, said.asked, inventory=inventory)
+        await inventory.aclose()
+
+
+def problem(kind: str, status: str, *headers: str, **fields: Any) -> bytes:
+    return http({"type": kind, "detail": "so it is", **fields}, status, f"Content-Type: {PROBLEM_JSON}", *headers)
+
+
+def asks(inventory: Inventory) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """Everything that can be asked about an order."""
+    return {
+        "reserve": lambda: inventory.reserve("O-1", ITEMS, seconds=60),
+        "get": lambda: inventory.get("O-1"),
+        "keep": lambda: inventory.keep("O-1", seconds=60),
+        "release": lambda: inventory.release("O-1"),
+        "commit": lambda: inventory.commit("O-1"),
+        "put back": lambda: inventory.put_back("O-1"),
+    }
+
+
+async def refused(ask: Callable[[], Awaitable[Any]]) -> OrderError:
+    with pytest.raises(OrderError) as raised:
+        await ask()
+    assert TOKEN not in repr(raised.value)
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None, "what was asked, with its token, hangs on to the error"
+    json.dumps(raised.value.details()).encode()
+    return raised.value
+
+
+async def test_good_answers_are_believed_and_keys_are_made_of_order_and_step() -> None:
+    def answer(request: Request) -> bytes:
+        return http(HELD | {"state": LEADS_TO[request.path.removeprefix("/v1/reservations")]})
+
+    async with service_that_says(answer) as said:
+        states = [(await ask()).state for ask in asks(said.inventory).values()]
+        assert states == [State.HELD, State.HELD, State.HELD, State.RELEASED, State.SHIPPED, State.RETURNED]
+        assert {request.headers["authorization"] for request in said.asked} == {f"Bearer {TOKEN}"}
+        keys = [request.key for request in said.asked]
+        for ask in asks(said.inventory).values():
+            await ask()
+        assert [request.key for request in said.asked[6:]] == keys, "the same request has the same key"
+        assert len(set(keys)) == 6, "one for each step, and none for a look-up"
+
+
+@pytest.mark.parametrize("said", rubbish(HELD).values(), ids=rubbish(HELD).keys())
+async def test_rubbish_is_an_unclear_end(said: bytes) -> None:
+    """Whatever was asked may have been done."""
+    async with service_that_says(said) as service:
+        for name, ask in asks(service.inventory).items():
+            error = await refused(ask)
+            assert type(error) is InventoryUnavailable, name
+            assert error.retryable
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"order_id": "O-2"}, {"state": "sold"}, {"state": None}, {"items": {"P": "many"}}, {"items": [1]}, {"expires_at": "soon"}, {"id": 7}],
+    ids=str,
+)
+async def test_an_answer_that_cannot_be_true_is_not_believed(changes: dict[str, Any]) -> None:
+    async with service_that_says(http(HELD | changes)) as said:
+        for ask in asks(said.inventory).values():
+            assert type(await refused(ask)) is InventoryUnavailable
+
+
+@pytest.mark.parametrize(
+    ("operation", "answered"),
+    [
+        ("reserve", {"state": "released"}),
+        ("reserve", {"state": "expired"}),
+        ("reserve", {"items": {"P": 1}}),
+        ("reserve", {"items": {"P": 2, "Q": 1}}),
+        ("commit", {"state": "held"}),
+        ("commit", {"state": "returned"}),
+        ("release", {"state": "held"}),
+        ("put back", {"state": "shipped"}),
+        ("put back", {"state": "held"}),
+    ],
+    ids=str,
+)
+async def test_a_state_that_the_request_cannot_lead_to_is_not_believed(operation: str, answered: dict[str, Any]) -> None:
+    async with service_that_says(http(HELD | answered)) as said:
+        assert type(await refused(asks(said.inventory)[operation])) is InventoryUnavailable
+
+
+SHORT = [{"product_id": "P", "requested": 2, "available": 1}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "says"),
+    [
+        (problem(Problem.LOST, "409 Conflict"), ReservationLost, "so it is"),
+        (problem(Problem.REFUSED, "409 Conflict"), InventoryRefused, "so it is"),
+        (problem(Problem.INVALID, "422 Unprocessable"), InventoryRefused, "so it is"),
+        (problem("about:blank", "400 Bad Request"), InventoryRefused, "so it is"),
+        (problem("about:blank", "409 Conflict", detail=""), InventoryRefused, "without a reason"),
+        (http(b"<html>", "409 Conflict"), InventoryRefused, "without a reason"),
+        (problem(Problem.UNAUTHORIZED, "401 Unauthorized"), InventoryMisconfigured, "INVENTORY_SERVICE_TOKEN"),
+        (http(b"", "403 Forbidden"), InventoryMisconfigured, "INVENTORY_SERVICE_TOKEN"),
+        (http(b"<html>", "404 Not Found"), InventoryMisconfigured, "INVENTORY_SERVICE_URL"),
+        (problem(Problem.NOT_FOUND, "405 Not Allowed"), InventoryMisconfigured, "INVENTORY_SERVICE_URL"),
+        (http(b"", "408 Request Timeout"), InventoryUnavailable, "408"),
+        (problem(Problem.UNAVAILABLE, "503 Unavailable", "Retry-After: 2"), InventoryUnavailable, "503"),
+        (http(b"", "500 Oh"), InventoryUnavailable, "500"),
+        (http(b"", "302 Found", "Location: /"), InventoryUnavailable, "302"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+async def test_every_no_has_its_type(answer: bytes, kind: type[OrderError], says: str) -> None:
+    async with service_that_says(answer) as said:
+        for name, ask in asks(said.inventory).items():
+            error = await refused(ask)
+            assert type(error) is kind, name
+            assert says in str(error)
+            assert error.retryable is (kind is InventoryUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("answer", "short"),
+    [
+        (problem(Problem.OUT_OF_STOCK, "409 Conflict", shortages=SHORT), [Shortage("P", 2, 1)]),
+        (problem(Problem.UNKNOWN_PRODUCT, "404 Not Found", shortages=SHORT), [Shortage("P", 2, 1)]),
+        (problem(Problem.UNKNOWN_PRODUCT, "404 Not Found"), [Shortage("P", 2, 0)]),
+    ],
+    ids=["short", "unknown", "unknown, not saying which"],
+)
+async def test_what_is_short_is_told_item_by_item(answer: bytes, short: list[Shortage]) -> None:
+    async with service_that_says(answer) as said:
+        error = await refused(asks(said.inventory)["reserve"])
+        assert isinstance(error, OutOfStock)
+        assert list(error.shortages) == short
+
+
+async def test_out_of_stock_without_saying_of_what_is_no_clear_no() -> None:
+    async with service_that_says(problem(Problem.OUT_OF_STOCK, "409 Conflict")) as said:
+        assert type(await refused(asks(said.inventory)["reserve"])) is InventoryRefused
+
+
+async def test_nothing_known_is_none() -> None:
+    async with service_that_says(problem(Problem.NO_RESERVATION, "404 Not Found")) as said:
+        assert await said.inventory.get("O-1") is None
+        assert await said.inventory.keep("O-1", seconds=60) is None
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("90", 90.0), ("0", 1.0), ("999999", 300.0), ("soon", 5.0), ("nan", 5.0)])
+async def test_a_limit_is_honoured_within_reason(header: str, seconds: float) -> None:
+    async with service_that_says(http(b"", "429 Too Many", f"Retry-After: {header}")) as said:
+        for ask in asks(said.inventory).values():
+            error = await refused(ask)
+            assert isinstance(error, InventoryUnavailable)
+            assert error.retry_after == seconds
+        assert len(said.asked) == 6, "nothing is sent again at once"
+
+
+async def test_only_what_changes_nothing_is_sent_again_at_once() -> None:
+    async with service_that_says(http(b"", "500 Oh")) as said:
+        for ask in asks(said.inventory).values():
+            await refused(ask)
+        sent = [request.path for request in said.asked]
+        assert sent.count("/v1/reservations") == 1 + 3, "reserved once, looked up three times"
+        assert [sent.count(f"/v1/reservations{path}") for path in ("/keep", "/release", "/commit", "/put-back")] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("drip", [0, 1])
+async def test_silence_is_a_timeout(drip: int) -> None:
+    """Also of an answer whose bytes each come in time."""
+    async with service_that_says(http(HELD) if drip else None, patience=IMPATIENCE, drip=drip) as said:
+        for ask in asks(said.inventory).values():
+            assert type(await refused(ask)) is InventoryTimeout
+
+
+async def test_nobody_there() -> None:
+    async with server_that_says(b"") as gone:
+        pass  # its port is free again
+    inventory = ServiceInventory(gone.url, TOKEN, timeout_seconds=PATIENCE, concurrency=2)
+    for ask in asks(inventory).values():
+        assert "cannot be reached" in str(await refused(ask))
+    await inventory.aclose()
+
+
+async def test_whoever_stops_waiting_frees_the_turn() -> None:
+    async with service_that_says(None, patience=IMPATIENCE) as said:
+        waiting = [asyncio.ensure_future(said.inventory.get("O-1")) for _ in range(4)]
+        await asyncio.wait(waiting, timeout=0.1)
+        for task in waiting:
+            task.cancel()
+        assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True))
+        assert type(await refused(asks(said.inventory)["get"])) is InventoryTimeout
+
+
+class TestTheBreaker:
+    """Three failures in a row, and the service is left alone."""
+
+    async def run(self, answer: bytes, times: int = 5) -> tuple[list[str], int, list[str | None]]:
+        told: list[str | None] = []
+        async with service_that_says(answer) as said:
+            guarded = GuardedInventory(said.inventory, failures=3, pause_seconds=60, concurrency=2, tell=told.append)
+            ends = []
+            for _ in range(times):
+                try:
+                    ends.append(str((await guarded.commit("O-1")).state))
+                except OrderError as error:
+                    ends.append(f"{error.code}, wait" if getattr(error, "retry_after", None) else error.code)
+            return ends, len(said.asked), told
+
+    async def test_a_service_that_fails_is_left_alone(self) -> None:
+        ends, asked, told = await self.run(http(b"", "500 Oh"))
+        assert ends == ["inventory_unavailable"] * 2 + ["inventory_unavailable, wait"] * 3
+        assert asked == 3
+        assert len(told) == 1, "and it is told once"
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            problem(Problem.LOST, "409 Conflict"),
+            problem(Problem.OUT_OF_STOCK, "409 Conflict", shortages=SHORT),
+            problem(Problem.REFUSED, "409 Conflict"),
+            http(b"", "429 Too Many", "Retry-After: 5"),
+            http(HELD | {"state": "shipped"}),
+        ],
+        ids=["lost", "short", "refused", "limited", "yes"],
+    )
+    async def test_a_clear_answer_is_a_service_at_work(self, answer: bytes) -> None:
+        _, asked, told = await self.run(answer)
+        assert (asked, told) == (5, [])
