@@ -12,9 +12,11 @@ import pytest
 from deployments.stack.postgres import EmbeddedPostgres
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
+from flows.saga import ORDER_SAGA
 from shop import intake, points, report
 from shop.catalogue import load_sample_catalogue
 from shop.desk.cancel import ask_to_cancel_sync
+from shop.desk.preview import preview_cancel_sync
 from shop.outcomes import OrderOutcome, Outcome
 from shop.settings import settings
 from shop.stock.inventories import close_inventories
@@ -206,6 +208,8 @@ async def test_while_the_service_is_away_orders_are_put_off(stocked: World, serv
     assert {ended(order_id).outcome for order_id in ids} == {None}
     assert {stocked.money(order_id) for order_id in ids} == {(PRICE, Decimal(0))}
     assert stock(service) == (100, 3)
+    seen = preview_cancel_sync(ids[0], ORDER_SAGA)
+    assert (seen.pieces, seen.refund) == ({"PROD-001": 1}, PRICE), "what it holds at the service is told of, although that is away"
     service.behave()
     await close_inventories()
     stocked.sql("UPDATE customer_order SET not_before = NULL")
