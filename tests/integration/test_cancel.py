@@ -320,16 +320,16 @@ async def test_cancelling_and_shipping_at_once(saga: World, unique: str, forget_
     settings.cache_clear()
     saga.misbehave(forget_keys=forget_keys, latency_ms=3)
     saga.sql("UPDATE product SET received = 1000, on_hand = 1000 WHERE id = 'PROD-001'")
-    orders = [an_order(f"RACE-{unique}-{i}") for i in range(60)]
+    orders = [an_order(f"RACE-{unique}-{i}") for i in range(40)]
     ids = [order["id"] for order in orders]
-    intake.submit(orders[:50])
+    intake.submit(orders[:35])
     stages = ["check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "notify_customer"]
-    wanted = {order_id: stages[i % len(stages)] for i, order_id in enumerate(ids[:55])}
+    wanted = {order_id: stages[i % len(stages)] for i, order_id in enumerate(ids[:38])}
     _, _, asked, *_ = await asyncio.gather(
         process_pending_orders(drain_seconds=0),
         process_pending_orders(drain_seconds=0),
         _ask_when_they_are_there(wanted),
-        *(process_order(order, return_state=True) for order in orders[50:]),
+        *(process_order(order, return_state=True) for order in orders[35:]),
     )
     await recover_orders()
     kinds: Counter[str] = Counter()

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 HOME = Path(__file__).resolve().parent.parent.parent
 _OURS = ("DATABASE_URL", "PREFECT_API_URL", "PAYMENT_GATEWAY", "PAYMENT_GATEWAY_URL", "STRIPE_API_KEY", "PREFECT_HOME")
 
 
+@pytest.mark.slow
 def test_the_demo_ends_as_it_should_and_leaves_nothing_behind(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in _OURS} | {"VAR_DIR": str(tmp_path)}
     run = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import StateType
@@ -32,6 +33,7 @@ async def run_from_its_form(deployment: str, **parameters: Any) -> FlowRun:
         return await client.read_flow_run(run.id)
 
 
+@pytest.mark.slow
 async def test_an_order_is_previewed_cancelled_and_another_settled(saga: World, worker: Worker, unique: str) -> None:
     shipped, stuck = f"SHIPPED-{unique}", f"STUCK-{unique}"
     await process_order(an_order(shipped), return_state=True)

@@ -410,7 +410,7 @@ workers = st.lists(st.tuples(st.lists(lines, min_size=1, max_size=3), moves), mi
 
 @hypothesis_settings(
     deadline=None,
-    max_examples=40,
+    max_examples=20,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(stock=st.tuples(*(st.integers(0, 12) for _ in PRODUCTS)), plans=workers)

@@ -167,7 +167,7 @@ async def pending(orders: list[dict[str, Any]]) -> None:
     await process_pending_orders(drain_seconds=0)
 
 
-@pytest.mark.parametrize("lane", [own_runs, pending])
+@pytest.mark.parametrize("lane", [pytest.param(own_runs, marks=pytest.mark.slow), pending])
 @pytest.mark.parametrize("moment", [pytest.param("before", marks=pytest.mark.slow), "after"])
 @pytest.mark.parametrize("what", ["reserving", "committing"])
 async def test_a_service_that_is_killed_and_started_again(

@@ -122,7 +122,7 @@ async def test_orders_of_every_kind(stocked: World, service: InventoryServer, un
 
 
 @pytest.mark.parametrize("kind", ["silent", "lost", "500", "rubbish", "page"])
-@pytest.mark.parametrize("lane", [own_run, pending])
+@pytest.mark.parametrize("lane", [pytest.param(own_run, marks=pytest.mark.slow), pending])
 async def test_lost_answers_move_the_stock_once(stocked: World, service: InventoryServer, unique: str, lane: Any, kind: str) -> None:
     """Every operation acts, and its answer does not arrive, or makes no sense."""
     bad, good = f"{unique}-bad", f"{unique}-good"

@@ -231,7 +231,7 @@ MIX = st.lists(
 
 @given(mix=MIX)
 @rounds(
-    max_examples=6,
+    max_examples=3,
     deadline=None,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

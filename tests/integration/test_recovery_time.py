@@ -33,7 +33,7 @@ async def slow_gateway(saga: World) -> AsyncIterator[None]:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("there", _BAR_SECONDS)
+@pytest.mark.parametrize("there", ["a drain at work", pytest.param("nobody", marks=pytest.mark.slow)])
 async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
     saga: World, worker: Worker, slow_gateway: None, unique: str, there: str
 ) -> None:

@@ -92,6 +92,7 @@ def files_with_secrets(folder: Path) -> list[str]:
     return [str(file) for file in files if LEAKS.search(file.read_bytes().decode("latin-1"))]
 
 
+@pytest.mark.slow
 async def test_no_secret_and_no_card_is_kept_anywhere(
     planted: None,
     saga: World,

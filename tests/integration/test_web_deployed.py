@@ -21,6 +21,7 @@ from tests.integration.world import World, an_order
 from tests.waiting import until
 
 
+@pytest.mark.slow
 async def test_an_order_and_a_late_charge_reach_their_ends(
     saga: World, worker: Worker, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ AVAILABLE_PROVIDERS[_EVENLY] = _Evenly
 
 ALWAYS_THE_SAME = rounds(
     backend=_EVENLY,
-    max_examples=600,
+    max_examples=300,
     stateful_step_count=5,
     derandomize=True,
     database=None,
