@@ -22,6 +22,7 @@ from rich.text import Text
 from deployments.check.report import check, check_settings
 from deployments.check.report import table as check_table
 from deployments.samples import Sample, load_samples
+from deployments.samples.outside import all_outside
 from deployments.samples.runner import Ended, run_samples
 from deployments.samples.stripe import at_stripe
 from deployments.stack.display import Display
@@ -94,9 +95,11 @@ def _samples() -> list[Sample]:
     """None for a live key, of the gateway or of the carrier: sample orders are for playing."""
     if given("CARRIER", HOME / ".env") == "easypost" and (given("EASYPOST_API_KEY", HOME / ".env") or "").startswith("EZAK"):
         return []
+    outside = given("INVENTORY_SERVICE_URL", HOME / ".env") and given("CARRIER", HOME / ".env") == "easypost"
+    samples = all_outside(load_samples()) if outside else load_samples()
     if not _at_stripe():
-        return load_samples()
-    return [] if "_live_" in (given("STRIPE_API_KEY", HOME / ".env") or "") else at_stripe(load_samples())
+        return samples
+    return [] if "_live_" in (given("STRIPE_API_KEY", HOME / ".env") or "") else at_stripe(samples)
 
 
 def _run(console: Console, *, demo: bool) -> int:

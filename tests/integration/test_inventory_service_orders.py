@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from deployments.samples import load_samples
+from deployments.samples.outside import all_outside
 from deployments.stack.postgres import EmbeddedPostgres
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
@@ -19,8 +21,10 @@ from shop.desk.cancel import ask_to_cancel_sync
 from shop.desk.preview import preview_cancel_sync
 from shop.outcomes import OrderOutcome, Outcome
 from shop.settings import settings
+from shop.shipping.carriers import close_carriers
 from shop.stock.inventories import close_inventories
 from shop.stock.protocol import State
+from tests.easypost_server import EasyPost
 from tests.integration.world import World, an_order
 from tests.inventory_server import InventoryServer, inventory_server
 
@@ -118,6 +122,28 @@ async def test_orders_of_every_kind(stocked: World, service: InventoryServer, un
     release = stocked.journal(declined)["check_inventory"].undo_result
     assert (release["compensation_status"], release["released_items"]) == ("success", {"PROD-001": 1})
     assert stocked.shipments(good) == 1
+    stocked.assert_books_balance()
+
+
+@pytest.mark.parametrize("carrier", ["embedded", "easypost"])
+async def test_the_samples_end_as_make_run_expects(
+    stocked: World, service: InventoryServer, easypost_server: EasyPost, unique: str, carrier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = load_samples()
+    if carrier == "easypost":
+        samples = all_outside(samples)
+        for name, value in easypost_server.settings.items():
+            monkeypatch.setenv(name, value)
+        settings.cache_clear()
+    orders = {f"{order['id']}-{unique}": {**order, "id": f"{order['id']}-{unique}"} for sample in samples for order in sample.orders}
+    await pending(list(orders.values()))
+    for sample in samples:
+        ends = [ended(f"{order['id']}-{unique}") for order in sample.orders]
+        for outcome, expected in zip(ends, sample.assign(ends), strict=True):
+            assert expected.differences(outcome) == []
+            assert stocked.money(outcome.order_id) == (expected.charged, expected.refunded)
+    assert stock(service, "LAST-ONE") == (0, 0)
+    await close_carriers()
     stocked.assert_books_balance()
 
 
