@@ -22,6 +22,7 @@ import flows.cancel_order
 import flows.lane
 import flows.process_pending_orders
 import flows.recover_orders
+import flows.retry_compensations
 import flows.takeover
 import shop.database
 import shop.notifications.outbox
@@ -99,6 +100,7 @@ def without_prefect() -> Iterator[None]:
         patch.object(flows.recover_orders, "release_expired_reservations", release),
         patch.object(flows.board, "changed", lambda: None),
         patch.object(flows.board, "show_desk", _nobody_looks),
+        patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
         patch.object(flows.cancel_order, "_show", _nobody_looks),
         patch.object(flows.takeover, "_leave_artifacts", _nobody_looks),
         patch.object(shop.signals, "listening", _deaf),
