@@ -52,7 +52,7 @@ format: $(STAMP)
 
 # Every combination of points, lanes and gateways, then random kills: make crash-test ORDERS=1000 SEED=1
 crash-test: $(STAMP)
-	$(BIN)/python -m pytest tests/crash --every $(if $(ORDERS),--orders $(ORDERS)) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m pytest tests/crash --every $(if $(ORDERS),--orders $(ORDERS)) --seed $(or $(SEED),$(shell date +%s))
 
 # Other histories each time, and mistakes that are hard to find: make model HISTORIES=4000 SEED=1 plays the same again
 model: $(STAMP)

@@ -79,5 +79,19 @@ def automations(recovery: Any) -> Iterator[AutomationCore]:
     )
 
 
+def main() -> None:
+    """Raises SystemExit with a line that says what was wrong, and what to do."""
+    import httpx
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        names = ensure_automations()
+    except ObjectNotFound:
+        raise SystemExit(f"{RECOVERY} is not deployed there: first prefect --no-prompt deploy --all") from None
+    except (httpx.HTTPError, RuntimeError) as error:
+        raise SystemExit(f"the Prefect server cannot be used, see PREFECT_API_URL: {error}") from None
+    sys.stdout.write("".join(f"on the server: {name}\n" for name in names))
+
+
 if __name__ == "__main__":
-    sys.stdout.write("".join(f"on the server: {name}\n" for name in ensure_automations()))
+    main()

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
@@ -24,7 +27,17 @@ ARTIFACT = "reconciliation"
 EVENT = "order.reconciliation.discrepancy"
 MORE_EVENT = "order.reconciliation.more"
 MOST_EVENTS = 300
-SinceHours = Annotated[float, Field(gt=0, le=24 * 3660, description="How far to look back: what moved, and orders that ended, since then")]
+_HOURS, _FIRST_DAYS = 48, 30
+_OVERLAP = timedelta(hours=1)
+_ENDS = ["Balanced", "Mended", "Discrepancies"]
+SinceHours = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        le=24 * 3660,
+        description="How far to look back: what moved, and orders that ended, since then. Empty: 48 hours, and at least to the last run",
+    ),
+]
 Fix = Annotated[bool, Field(description="Mend what can be mended without guessing; otherwise only tell")]
 
 
@@ -33,21 +46,38 @@ def _run_name() -> str:
 
 
 @flow(name="reconcile-payments", flow_run_name=_run_name, persist_result=False)
-async def reconcile_payments(since_hours: SinceHours = 48, fix: Fix = True) -> State[str]:
+async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) -> State[str]:
     """Compares the gateway's list of payments and refunds with our orders, both ways, and the stock with reservations and shipments.
+    Without `since_hours` no time is left out, however long no run has ended.
 
     Ends as `Balanced`, as `Mended` when all that was wrong could be mended, or as failed, `Discrepancies`, when a person has to look.
     The artifact `reconciliation` has the table; each discrepancy is an event.
     """
     report = Report()
-    await compare_books(report, datetime.now(UTC) - timedelta(hours=since_hours), fix)
+    since = datetime.now(UTC) - timedelta(hours=since_hours) if since_hours else await _since()
+    await compare_books(report, since, fix)
     summary = report.summary()
     get_run_logger().info("%s", summary)
-    await acreate_table_artifact(key=ARTIFACT, table=list(_rows(report)), description=f"The last {since_hours:g} hours: {summary}")
+    await acreate_table_artifact(key=ARTIFACT, table=list(_rows(report)), description=f"Since {since:%Y-%m-%d %H:%M} UTC: {summary}")
     _tell(report)
     if report.open:
         return Failed(name="Discrepancies", message=summary, data=summary)
     return Completed(name="Mended" if report.mended else "Balanced", message=summary, data=summary)
+
+
+async def _since() -> datetime:
+    """48 hours ago, or a little before the last run that came to an end began; a first run looks back a month."""
+    now = datetime.now(UTC)
+    async with get_client() as client:
+        ended = await client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=["reconcile-payments"])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_ENDS))),
+            sort=FlowRunSort.START_TIME_DESC,
+            limit=1,
+        )
+    if not ended or ended[0].start_time is None:
+        return now - timedelta(days=_FIRST_DAYS)
+    return min(now - timedelta(hours=_HOURS), ended[0].start_time - _OVERLAP)
 
 
 def _rows(report: Report) -> Iterator[dict[str, str]]:

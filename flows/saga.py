@@ -17,10 +17,10 @@ from tasks.validate_order import validate_order
 ORDER_SAGA = Saga(
     #    name                     task                   compensation       kind                time limit   retries
     Step("validate_order",        validate_order,        None,              Kind.READ_ONLY,     30,          3),
-    Step("check_inventory",       check_inventory,       release_inventory, Kind.COMPENSATABLE, 30,          3),
+    Step("check_inventory",       check_inventory,       release_inventory, Kind.COMPENSATABLE, 45,          3),
     Step("process_payment",       process_payment,       refund_payment,    Kind.COMPENSATABLE, 60,          4),
     Step("generate_confirmation", generate_confirmation, None,              Kind.READ_ONLY,     60,          2),
-    Step("fulfill_order",         fulfill_order,         return_shipment,   Kind.PIVOT,         30,          3),
+    Step("fulfill_order",         fulfill_order,         return_shipment,   Kind.PIVOT,         150,         3),
     Step("notify_customer",       notify_customer,       None,              Kind.RETRIABLE,     30,          5),
 )
 # fmt: on

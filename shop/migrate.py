@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from pydantic import ValidationError
 from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from shop.settings import Settings, settings
 
@@ -32,5 +35,19 @@ def upgrade(database_url: str) -> None:
         engine.dispose()
 
 
+def main() -> None:
+    """Raises SystemExit with a line that says what was wrong, and where."""
+    try:
+        upgrade(settings().database_url)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)
+        )
+        raise SystemExit(f"the settings are wrong: {wrong}") from None
+    except OperationalError as error:
+        raise SystemExit(f"the database that DATABASE_URL names cannot be used: {str(error.orig).splitlines()[0]}") from None
+    sys.stdout.write("the tables are up to date\n")
+
+
 if __name__ == "__main__":
-    upgrade(settings().database_url)
+    main()

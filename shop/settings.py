@@ -89,14 +89,14 @@ class Settings(BaseSettings):
     carrier: Literal["embedded", "easypost"] = "embedded"
     carrier_url: str = "https://api.easypost.com"
     easypost_api_key: SecretStr | None = None
-    carrier_timeout_seconds: Seconds = 15
+    carrier_timeout_seconds: Seconds = Field(default=15, le=30)  # a step has a time limit of its own: flows/saga.py
     carrier_concurrency: int = Field(default=16, ge=1, le=200)
     carrier_service: str | None = None
     carrier_sender: Sender | None = None
     carrier_piece_ounces: Annotated[float, Field(gt=0)] = 16
     inventory_service_url: str | None = None
     inventory_service_token: SecretStr | None = None
-    inventory_timeout_seconds: Seconds = 5
+    inventory_timeout_seconds: Seconds = Field(default=5, le=15)
     inventory_concurrency: int = Field(default=16, ge=1, le=200)
     inventory_breaker_failures: int = Field(default=3, ge=1)
     inventory_breaker_seconds: Seconds = 10
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     dspy_api_key: SecretStr | None = None
     dspy_max_tokens: int = Field(default=500, ge=50)
     dspy_temperature: float = Field(default=0.7, ge=0, le=2)
-    confirmation_timeout_seconds: Seconds = 10
+    confirmation_timeout_seconds: Seconds = Field(default=10, le=50)
     confirmation_concurrency: int = Field(default=8, ge=1)
     confirmation_program: Path = HOME / "var" / "confirmation" / "program.json"
     dspy_reflection_model: str | None = None

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from http import HTTPStatus
+from pathlib import Path
+from uuid import uuid4
 
 import httpx
+import yaml
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
@@ -23,6 +26,7 @@ from deployments.check.finding import Finding, State
 from shop.errors import OrderError
 from shop.settings import Settings
 
+HOME = Path(__file__).resolve().parents[2]
 _ALIKE = 0.87
 SECONDS = 20
 """For each part."""
@@ -97,28 +101,36 @@ async def prefect_server(known: Known) -> Finding:
     if api is None:
         return Finding(part, State.EMBEDDED, NOT_RUNNING)
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import WorkPoolStatus
     from prefect.exceptions import ObjectNotFound
+
+    from deployments.automations import automations as wanted_automations
 
     try:
         async with get_client() as client:
             version = await client.api_version()
-            missing = []
             try:
-                await client.read_work_pool("orders")
+                pool = await client.read_work_pool("orders")
             except ObjectNotFound:
                 return Finding(part, State.WRONG, f"{api} has no work pool orders", "prefect work-pool create orders --type process")
-            for name in ("process-order", "process-pending-orders", "recover-orders"):
-                try:
-                    await client.read_deployment_by_name(f"{name}/{name}")
-                except ObjectNotFound:
-                    missing.append(name)
+            there = {deployment.name for deployment in await client.read_deployments(limit=200)}
+            missing = [name for name in _deployments() if name not in there]
+            automations = {automation.name for automation in await client.read_automations()}
     except httpx.HTTPError as error:
         if not given:
             return Finding(part, State.EMBEDDED, NOT_RUNNING)
         return Finding(part, State.WRONG, f"{api} does not answer ({type(error).__name__})", "see PREFECT_API_URL and PREFECT_API_KEY")
     if missing:
         return Finding(part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "prefect --no-prompt deploy --all")
+    if left := [wanted.name for wanted in wanted_automations(uuid4()) if wanted.name not in automations]:
+        return Finding(part, State.WRONG, f"{api} has no automation {', '.join(map(repr, left))}", "python -m deployments.automations")
+    if given and pool.status != WorkPoolStatus.READY:
+        return Finding(part, State.WRONG, f"no worker takes runs of the pool orders at {api}", "python -m deployments.worker")
     return Finding(part, State.REAL if given else State.EMBEDDED, f"Prefect {version}, {api}")
+
+
+def _deployments() -> list[str]:
+    return [each["name"] for each in yaml.safe_load((HOME / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]]
 
 
 async def payments(known: Known) -> Finding:
@@ -271,10 +283,12 @@ async def look_at_all(known: Known, tell: Callable[[Finding], None] = lambda _: 
 
 
 def unknown_settings(names: Iterable[str]) -> list[Finding]:
-    """Names that are no settings and look like one: what was meant does not count."""
+    """Names that are no settings and look like one; one that goes on after a setting's name is something else's."""
     ours = [name.upper() for name in Settings.model_fields]
     known = {*ours, *(name + ending for name in ours for ending in ("_FILE", "_BLOCK"))}
-    near = [(name, get_close_matches(name, ours, 1, _ALIKE)) for name in sorted(names) if name not in known]
+    near = [
+        (name, get_close_matches(name, ours, 1, _ALIKE)) for name in sorted(names) if name not in known and not name.startswith(tuple(ours))
+    ]
     return [Finding(name, State.WRONG, "there is no such setting", f"is {meant[0]} meant?") for name, meant in near if meant]
 
 
@@ -284,6 +298,7 @@ def wrong_settings(errors: str) -> list[Finding]:
 
 
 def _wrong_setting(error: dict[str, object]) -> Finding:
-    place = error["loc"]
-    name = str(place[0]).upper() if isinstance(place, list) and place else "settings"
-    return Finding(name, State.WRONG, str(error["msg"]).removeprefix("Value error, "), f"set or unset {name}: README, Settings")
+    place, what = error["loc"], str(error["msg"]).removeprefix("Value error, ")
+    # One that is about several settings together begins with the one that asks for the others.
+    name = str(place[0]).upper() if isinstance(place, list) and place else what.split(" ", 1)[0].split("=", 1)[0]
+    return Finding(name, State.WRONG, what, f"set or unset {name}: README, Settings")

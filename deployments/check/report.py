@@ -25,23 +25,29 @@ def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
     """Contacts every configured part. `is_given`: whether a person has set this setting (default: it is in the environment or in `.env`).
     If settings are wrong by themselves, these are the findings, all of them, and nothing is contacted."""
     try:
-        mistakes = check_settings()
-        if any(finding.part.lower() in Settings.model_fields for finding in mistakes):
-            return mistakes
+        mistyped, wrong = _mistakes()
+        if wrong:
+            return mistyped + wrong
         known = Known(Settings(), is_given or _is_given, _prefect_api_url(), _running("WEB_URL"))
     except StackError as error:
         return [Finding("settings", State.WRONG, str(error))]
-    return mistakes + asyncio.run(look_at_all(known))
+    return mistyped + asyncio.run(look_at_all(known))
 
 
 def check_settings() -> list[Finding]:
     """What is wrong with the settings by themselves."""
+    mistyped, wrong = _mistakes()
+    return mistyped + wrong
+
+
+def _mistakes() -> tuple[list[Finding], list[Finding]]:
+    """(names that are hardly what was meant, settings with which nothing can start)."""
     mistyped = unknown_settings({*os.environ, *dotenv_values(ENV_FILES[-1])})
     try:
         Settings()
     except ValidationError as error:
-        return mistyped + wrong_settings(error.json(include_input=False, include_url=False, include_context=False))
-    return mistyped
+        return mistyped, wrong_settings(error.json(include_input=False, include_url=False, include_context=False))
+    return mistyped, []
 
 
 def _is_given(name: str) -> bool:

@@ -20,12 +20,13 @@ from shop.under_way import OrderUnderWay
 _PUT = text(
     """
     INSERT INTO attention AS a (order_id, step, currency, amount_at_risk, last_error, error_code, next_retry_at)
-    SELECT r.order_id, r.step, r.currency, r.at_risk, r.error, r.code, now() + make_interval(secs => :first)
+    SELECT r.order_id, r.step, r.currency, r.at_risk, r.error, r.code, CASE WHEN NOT :hold THEN now() + make_interval(secs => :first) END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, step text, currency text, at_risk numeric, error text, code text)
     ON CONFLICT (order_id) DO UPDATE
     SET step = excluded.step, amount_at_risk = excluded.amount_at_risk, last_error = excluded.last_error, error_code = excluded.error_code,
         retries = a.retries + 1, resolved_at = NULL, resolution = NULL,
-        next_retry_at = now() + make_interval(secs => least(:longest, :first * power(2, least(a.retries + 1, 30))))
+        next_retry_at = CASE WHEN NOT :hold
+            THEN now() + make_interval(secs => least(:longest, :first * power(2, least(a.retries + 1, 30)))) END
     """
 )
 _CLEAR = text(
@@ -118,8 +119,8 @@ def matter_of(order: OrderUnderWay, at_risk: Decimal, currency: str) -> Matter:
     return Matter(order.id, step, currency, at_risk, str(error.get("message", "unknown")), str(error.get("code", "unknown")))
 
 
-async def put(tx: Tx, matters: Sequence[Matter]) -> None:
-    """Puts orders on the desk; one that is there already is retried later each time."""
+async def put(tx: Tx, matters: Sequence[Matter], *, hold: bool = False) -> None:
+    """Puts orders on the desk; one that is there already is retried later each time. `hold`: nothing is retried until a person says so."""
     if not matters:
         return
     rows = [
@@ -127,7 +128,7 @@ async def put(tx: Tx, matters: Sequence[Matter]) -> None:
         for m in matters
     ]
     s = settings()
-    await tx.execute(_PUT, {"rows": as_json(rows), "first": s.desk_retry_seconds, "longest": s.desk_retry_max_seconds})
+    await tx.execute(_PUT, {"rows": as_json(rows), "first": s.desk_retry_seconds, "longest": s.desk_retry_max_seconds, "hold": hold})
 
 
 async def clear(tx: Tx, order_ids: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import text
 
@@ -23,10 +23,11 @@ from shop.outcomes import Outcome
 from shop.payment_events import inbox
 from shop.payment_events.event import PaymentEvent
 from shop.payments.charge import STEP
-from shop.payments.gateway import Payment, PaymentGateway
+from shop.payments.gateway import PaymentGateway
 from shop.payments.stripe_disputes import DisputeRecord, look_up, to_dispute
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.reconcile import look_closely
+from shop.reconciliation.seeing import seeing
 from shop.settings import settings
 
 _NEVER = frozenset({"no_such_payment", "no_such_dispute", "resource_missing"})
@@ -74,17 +75,17 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     if not order_id:
         return await _end(event, "no order's payment: somebody else's in the same account")
     row = await _look(order_id)
-    seeing = cast(PaymentGateway, _Seeing(gateway, [event.payment_id, row.payment_id if row else None]))
-    found = await look_closely(order_id, seeing, _ANY_TIME, fix=True)
+    known = seeing(gateway, [event.payment_id, row.payment_id if row else None])
+    found = await look_closely(order_id, known, _ANY_TIME, fix=True)
     row = await _look(order_id)
     if row is not None and row.outcome is None:  # judged once it has ended
         await inbox.postpone(event, order_id)
         return Handled(None, order_id)
     reopened = False
     if row is not None and row.outcome == Outcome.NEEDS_ATTENTION and any(each.kind is Kind.REFUND_UNKNOWN_TO_US for each in found):
-        reopened = await _try_again(event, order_id, seeing, held=row.held)
+        reopened = await _try_again(event, order_id, known, held=row.held)
     done = "tried again: it was given back at the gateway" if reopened else _in_words(found)
-    desk_changed = any(each.mendable for each in found)  # a refund may have been refused
+    desk_changed = any(each.mendable or each.remark for each in found)  # a refund may have been refused, or be gone
     return await _end(event, done, order_id=order_id, found=found, reopened=reopened, desk_changed=desk_changed)
 
 
@@ -143,19 +144,3 @@ def _in_words(found: Sequence[Discrepancy]) -> str:
     if not found:
         return "in order"
     return "; ".join(f"{each.kind.value.replace('_', ' ')}: {'mended' if each.mended else each.remark or 'for a person'}" for each in found)
-
-
-class _Seeing:
-    """A gateway that finds these payments, too, whose ids are known: a search may not show them yet."""
-
-    def __init__(self, gateway: PaymentGateway, payment_ids: Sequence[str | None]) -> None:
-        self._gateway, self._ids = gateway, [each for each in dict.fromkeys(payment_ids) if each]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._gateway, name)
-
-    async def find(self, order_id: str) -> list[Payment]:
-        found = await self._gateway.find(order_id)
-        seen = {payment.id for payment in found}
-        known = [await self._gateway.get(each) for each in self._ids if each not in seen]
-        return [*found, *(payment for payment in known if payment.order_id == order_id)]

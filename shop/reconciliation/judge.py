@@ -102,6 +102,8 @@ def _uncompleted(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrep
         else:
             # What a person has settled past the gateway must not be paid a second time.
             yield say(Kind.CHARGED_NOT_COMPLETED, left, currency, mendable=not ours.settled)
+    if ours.settled and refunded > ours.refunded:  # and a person had given it back, or up: paid twice, perhaps
+        yield say(Kind.REFUND_UNKNOWN_TO_US, refunded - ours.refunded)
     if kept or ours.settled or any(payment.currency != ours.currency for payment in charges):
         return
     if charged > ours.charged or refunded > ours.refunded:  # all of it is back: only our books do not have it

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import text
@@ -22,7 +23,7 @@ from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, tell
 from shop.outcomes import Outcome, Undone
 from shop.payments.charge import STEP, money_moved, refund
-from shop.payments.gateway import PaymentGateway
+from shop.payments.gateway import PaymentGateway, PaymentStatus
 from shop.points import effect
 from shop.under_way import OrderUnderWay
 
@@ -67,6 +68,33 @@ async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
         return None
 
 
+async def refund_is_gone(order_id: str, gateway: PaymentGateway) -> bool:
+    """The gateway keeps money that we have as given back: the order is put on the desk, where nothing is retried by itself. Whether it was
+    (not if it ended otherwise, or if the gateway says by now that the money is back). Raises what the gateway raises."""
+    async with _alone_with(order_id):
+        # By their ids: what a search tells may be minutes old.
+        payments = [await gateway.get(payment.id) for payment in await gateway.find(order_id)]
+        charges = [payment for payment in payments if payment.status is PaymentStatus.SUCCEEDED]
+        if not any(payment.kept > 0 for payment in charges):
+            return False
+        async with transaction(_BEGINNING) as tx:
+            order = await _begin(tx, order_id)
+        if order is None:
+            return False
+        payment = next(payment for payment in charges if payment.kept > 0)
+        gone = RefundRefused(
+            "refund_gone",
+            "the gateway does not have the refund (any more): the customer's bank may have sent it back",
+            payment_id=payment.id,
+            charged=sum((each.amount for each in charges), Decimal(0)),
+            refunded=sum((each.amount_refunded for each in charges), Decimal(0)),
+            currency=payment.currency,
+            refusals=1,  # so that a refund that a person asks for is a new request
+        )
+        await _end(order, gone, hold=True)
+        return True
+
+
 @asynccontextmanager
 async def _alone_with(order_id: str) -> AsyncIterator[None]:
     """One process at a time; a lock that is gone with the connection. Outside of any transaction, for calls to the gateway take long."""
@@ -98,7 +126,7 @@ async def _begin(tx: Tx, order_id: str) -> OrderUnderWay | None:
     return order
 
 
-async def _end(order: OrderUnderWay, end: dict[str, Any] | RefundRefused) -> None:
+async def _end(order: OrderUnderWay, end: dict[str, Any] | RefundRefused, *, hold: bool = False) -> None:
     refused = isinstance(end, RefundRefused)
     async with transaction(_ENDING) as tx:
         row = (await tx.execute(_LOCK, {"id": order.id})).mappings().one()
@@ -127,7 +155,7 @@ async def _end(order: OrderUnderWay, end: dict[str, Any] | RefundRefused) -> Non
         if refused:
             failure = {"code": row["outcome"], "message": "; ".join(row["reasons"]), "retryable": False, "reasons": row["reasons"]}
             await tx.execute(_REMEMBER, {"id": order.id, "failure": as_json(failure)})
-            await attention.put(tx, [attention.matter_of(order, at_risk, str(told.get("currency", "USD")))])
-        if refunded > 0:
+            await attention.put(tx, [attention.matter_of(order, at_risk, str(told.get("currency", "USD")))], hold=hold)
+        if refunded > 0 and not hold:
             money = {"amount": str(refunded), "currency": str(told.get("currency", "USD"))}
             await tell(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])

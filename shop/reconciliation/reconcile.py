@@ -15,7 +15,8 @@ from shop.outcomes import Outcome
 from shop.payments.gateway import PaymentGateway
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.judge import OurOrder, judge
-from shop.reconciliation.mending import cancel_left, refund_ended
+from shop.reconciliation.mending import cancel_left, refund_ended, refund_is_gone
+from shop.reconciliation.seeing import seeing
 from shop.reconciliation.statement import statement
 from shop.reconciliation.stock import check_stock
 from shop.settings import settings
@@ -27,7 +28,7 @@ _OURS = text(
         o.amount_at_risk AS at_risk,
         CASE WHEN o.outcome = 'completed' THEN CAST(o.content ->> 'total_amount' AS numeric) END AS total,
         coalesce(CAST(s.undo_result ->> 'refunded_by_hand' AS numeric), 0) + coalesce(CAST(s.undo_result ->> 'written_off' AS numeric), 0)
-            AS settled
+            AS settled, s.notes ->> 'payment_id' AS payment_id
     FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment' WHERE o.id = :id
     """
 )
@@ -57,6 +58,8 @@ async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = Tru
 async def look_closely(order_id: str, gateway: PaymentGateway, settled_before: datetime, *, fix: bool) -> list[Discrepancy]:
     """One order against all its payments. With `fix`, mends what can be mended without guessing. Raises as `reconcile` does."""
     found = await _judge(order_id, gateway, settled_before)
+    if fix:
+        found = [await _to_the_desk(order_id, each, gateway) for each in found]
     if not fix or not any(discrepancy.mendable for discrepancy in found):
         return found
     remark = await _mend(order_id, found, gateway)
@@ -72,8 +75,20 @@ async def _judge(order_id: str, gateway: PaymentGateway, settled_before: datetim
     # Ours first: an order that has ended does not move any more, so that what the gateway says afterwards is the end of it.
     async with transaction() as tx:
         row = (await tx.execute(_OURS, {"id": order_id})).mappings().one_or_none()
-    ours = OurOrder(**{**row, "outcome": Outcome(row["outcome"]) if row["outcome"] else None}) if row else None
-    return judge(order_id, ours, await gateway.find(order_id), settled_before=settled_before)
+    ours, known = None, None
+    if row is not None:
+        fields = dict(row)
+        known = fields.pop("payment_id")
+        ours = OurOrder(**{**fields, "outcome": Outcome(row["outcome"]) if row["outcome"] else None})
+    # One whose id is known is asked for by it: not every search goes far back.
+    return judge(order_id, ours, await seeing(gateway, [known]).find(order_id), settled_before=settled_before)
+
+
+async def _to_the_desk(order_id: str, found: Discrepancy, gateway: PaymentGateway) -> Discrepancy:
+    """A refund of ours that the gateway does not have (any more: a bank may send it back days later) is not made again without a person."""
+    if found.kind is Kind.REFUND_UNKNOWN_TO_GATEWAY and await refund_is_gone(order_id, gateway):
+        return replace(found, remark="the order needs attention now: see the desk")
+    return found
 
 
 async def _mend(order_id: str, found: list[Discrepancy], gateway: PaymentGateway) -> str | None:

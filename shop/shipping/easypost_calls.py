@@ -108,7 +108,8 @@ def to_error(error: Exception, timeout: float) -> OrderError:
         case UnauthorizedError() | ForbiddenError():
             return CarrierMisconfigured("EasyPost does not accept the key: check EASYPOST_API_KEY, and what this key may do")
         case PaymentError():
-            return CarrierMisconfigured("the EasyPost account of EASYPOST_API_KEY cannot pay for labels: top it up")
+            # As one that is away: somebody tops it up, and orders that are paid wait for that as long as stock is reserved for them.
+            return CarrierUnavailable("the EasyPost account of EASYPOST_API_KEY cannot pay for labels: top it up")
         case RateLimitError():
             return CarrierUnavailable("EasyPost limits how often it is asked", retry_after=LIMITED_SECONDS)
         case NotFoundError():

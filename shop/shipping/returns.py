@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from shop import inventory
 from shop.database import Tx
+from shop.notifications.kinds import Kind, crm_kind
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import STEP
 from shop.stock import saga as stock
@@ -22,7 +23,7 @@ _BACK = text(
     "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
 )
 # A confirmation that waits to be sent would promise a parcel that does not come.
-_NO_CONFIRMATION = text("DELETE FROM outbox WHERE order_id = ANY(CAST(:ids AS text[])) AND kind = 'confirmation' AND sent_at IS NULL")
+_NO_CONFIRMATION = text("DELETE FROM outbox WHERE order_id = ANY(CAST(:ids AS text[])) AND kind = ANY(:kinds) AND sent_at IS NULL")
 
 
 class ReturnResult(BaseModel):
@@ -43,7 +44,7 @@ async def take_back(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Return
     at_service = {order.id for order in orders if stock_of(order) is not None}
     await inventory.put_back(tx, {i: items for i, items in returned.items() if i not in at_service})
     if returned:
-        await tx.execute(_NO_CONFIRMATION, {"ids": list(returned)})
+        await tx.execute(_NO_CONFIRMATION, {"ids": list(returned), "kinds": [Kind.CONFIRMATION, crm_kind(Kind.CONFIRMATION)]})
     now = datetime.now(UTC)
     results = {}
     for order in orders:

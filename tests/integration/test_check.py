@@ -15,7 +15,7 @@ import pytest
 
 from deployments.check.finding import Finding, State
 from deployments.check.parts import Known, look_at_all
-from deployments.check.report import check_settings
+from deployments.check.report import check, check_settings
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.worker import Worker
 from shop.settings import Settings, settings
@@ -138,6 +138,31 @@ def test_settings_that_are_wrong_are_all_named_at_once(monkeypatch: pytest.Monke
     assert {"STRIPE_API_KEY", "LEASE_SECONDS", "SHOP_NAM"} <= set(found)
     assert found["SHOP_NAM"].mend == "is SHOP_NAME meant?"
     assert "PLANTED" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"PAYMENT_GATEWAY": "stripe"}, "STRIPE_API_KEY"),
+        ({"CARRIER": "easypost"}, "EASYPOST_API_KEY"),
+        ({"CRM_WEBHOOK_URL": "https://crm.example"}, "CRM_WEBHOOK_SECRET"),
+        ({"CONFIRMATION_TIMEOUT_SECONDS": "90"}, "CONFIRMATION_TIMEOUT_SECONDS"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_setting_that_needs_another_one_is_named(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], named: str) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    (found,) = check()
+    assert found.state is State.WRONG
+    assert found.part == next(iter(given))
+    assert named in found.what + found.part
+
+
+def test_names_of_something_else_are_no_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL_RO", "LOG_LEVELS", "SMTP_URL2"):
+        monkeypatch.setenv(name, "x")
+    assert check_settings() == []
 
 
 def command(**given: str) -> subprocess.CompletedProcess[str]:

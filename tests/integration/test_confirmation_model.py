@@ -375,7 +375,7 @@ def test_a_process_of_its_own_leaves_no_file_asks_nobody_else_and_ends(
         "TMPDIR": str(tmp_path),
         "DSPY_MODEL": "openai/test-model",
         "DSPY_API_BASE": str(settings.dspy_api_base),
-        "CONFIRMATION_TIMEOUT_SECONDS": "60",
+        "CONFIRMATION_TIMEOUT_SECONDS": "50",
     }
     done = subprocess.run(
         [sys.executable, "-c", _ALONE], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False

@@ -126,7 +126,7 @@ async def test_a_label_that_was_bought_without_a_clear_answer_is_found(
         ("create", "nonsense", CarrierUnavailable, True),
         ("create", "error_429", CarrierUnavailable, True),
         ("create", "silent", CarrierTimeout, True),
-        ("create", "error_402", CarrierMisconfigured, False),
+        ("create", "error_402", CarrierUnavailable, True),
         ("buy", "error_422", CarrierRefused, False),
         ("buy", "no_response", CarrierUnavailable, True),
     ],

@@ -32,7 +32,9 @@ ORDER = Order.model_validate(EXAMPLE)
 
 
 def the_settings(seconds: float = 300, **more: Any) -> Settings:
-    return Settings(_env_file=None, dspy_model="local/smollm2-135m", confirmation_timeout_seconds=seconds, **more)
+    """Of a machine that may be slower than orders could wait for."""
+    given = Settings(_env_file=None, dspy_model="local/smollm2-135m", **more)
+    return given.model_copy(update={"confirmation_timeout_seconds": seconds})
 
 
 @installed

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,17 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import StateType
 
+import flows.reconcile_payments as module
 from deployments.samples import load_samples
 from deployments.stack.sandbox import Sandbox
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.reconcile_payments import ARTIFACT, EVENT, MORE_EVENT, MOST_EVENTS, reconcile_payments
+from flows.resolve_order import resolve_order
+from flows.retry_compensations import retry_compensations
 from shop import intake
 from shop.desk.attention import read_desk_sync
+from shop.desk.resolution import Resolution
 from shop.outcomes import Outcome
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.gateways import gateway
@@ -399,6 +403,48 @@ async def test_what_a_person_settled_past_the_gateway_is_not_refunded(books: Boo
     assert books.world.money(order_id) == (PRICE, 0)
 
 
+async def test_what_was_settled_past_the_gateway_and_then_refunded_there_too_is_told(books: Books) -> None:
+    """The customer has been paid twice."""
+    order_id = await books.declined()
+    payment = await books.charged(order_id)
+    settled = json.dumps({"refunded_by_hand": str(PRICE)})
+    books.world.sql(
+        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) WHERE order_id = :id AND step = 'process_payment'",
+        r=settled,
+        id=order_id,
+    )
+    books.world.sql("UPDATE customer_order SET amount_charged = :c WHERE id = :id", c=PRICE, id=order_id)
+    await books.refunded(payment, PRICE)
+    (found,) = await books.found()
+    assert (found.kind, found.order_id, found.amount, found.mendable) == (Kind.REFUND_UNKNOWN_TO_US, order_id, PRICE, False)
+
+
+async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books, sandbox: Sandbox) -> None:
+    """Days after the order was undone. Nothing is paid again before a person says so, and then once."""
+    order_id = f"BACK-{books.unique}"
+    await books.ended(an_order(order_id, country="AQ"))
+    assert books.world.money(order_id) == (PRICE, PRICE)
+    with closing(sqlite3.connect(sandbox.ledger, isolation_level=None)) as ledger:
+        ledger.execute("DELETE FROM refunds WHERE payment IN (SELECT number FROM payments WHERE order_id = ?)", [order_id])
+        ledger.execute("UPDATE payments SET refunded = 0 WHERE order_id = ?", [order_id])
+    (found,) = await books.found()
+    assert (found.kind, found.order_id, found.amount, found.mended) == (Kind.REFUND_UNKNOWN_TO_GATEWAY, order_id, PRICE, False)
+    (matter,) = read_desk_sync().matters
+    assert (matter.order_id, matter.amount_at_risk, matter.next_retry_at, matter.step) == (order_id, PRICE, None, "process_payment")
+    assert books.world.order(order_id).outcome == "needs_attention"
+    books.world.assert_books_balance()
+    await retry_compensations()
+    assert books.world.money(order_id) == (PRICE, 0), "not by itself"
+    assert await books.found() == [], "it is on the desk: nothing more is to be told"
+
+    await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    assert books.world.money(order_id) == (PRICE, PRICE)
+    assert books.world.order(order_id).outcome == "compensated"
+    assert read_desk_sync().matters == []
+    books.world.assert_books_balance()
+    assert await books.found() == []
+
+
 async def test_what_moved_before_the_time_that_is_looked_at(books: Books) -> None:
     """A second charge long after the first, and a refund of an old payment, are seen for what they are."""
     twice, back, quiet = [await books.completed(name) for name in ("TWICE", "BACK", "QUIET")]
@@ -525,6 +571,28 @@ async def events(name: str, resource: str, number: int) -> list[Any]:
 class _Event:
     def __init__(self, told: dict[str, Any]) -> None:
         self.resource, self.payload = told["resource"]["prefect.resource.id"], told["payload"]
+
+
+async def test_no_time_is_left_out_when_nights_were_missed(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far back as two days, and as the last run that ended; not one that only began."""
+    asked: list[datetime] = []
+
+    async def note(report: Any, since: datetime, fix: bool) -> None:
+        asked.append(since)
+
+    monkeypatch.setattr(module, "compare_books", note)
+    assert (await books.run()).name == "Balanced"
+    now = datetime.now(UTC)
+    later = now + timedelta(days=9)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return later
+
+    monkeypatch.setattr(module, "datetime", Later)
+    await books.run()
+    assert timedelta(hours=1) < now - asked[-1] < timedelta(hours=2), "nine days later: from a little before the last one"
 
 
 async def test_the_run_says_how_it_was(books: Books) -> None:

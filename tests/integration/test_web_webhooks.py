@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -20,6 +21,8 @@ from shop import intake, report
 from shop.desk.attention import read_desk_sync
 from shop.errors import PaymentGatewayError
 from shop.outcomes import Outcome
+from shop.payments.gateway import Payment
+from shop.payments.stripe_client import StripeGateway
 from shop.settings import settings
 from tests.integration.saying import Request, http
 from tests.integration.stripe_world import StripeWorld, paid_by
@@ -303,6 +306,31 @@ class TestRefundsMadeInTheDashboard:
         assert shop.money(unique) == (PRICE, 10)
         assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
         assert done(shop, "evt_1") == "refund unknown to us: for a person"
+
+    async def test_a_refund_that_fails_days_later_comes_to_the_desk(
+        self, web: httpx.Client, shop: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await ordered(paid_by("pm_card_visa", an_order(unique, country="AQ")))
+        assert (ended(unique).outcome, shop.money(unique)) == (Outcome.COMPENSATED, (PRICE, PRICE))
+        (entry,) = shop.ledger(unique)
+        asked, found = StripeGateway.get, StripeGateway.find
+
+        async def get(self: StripeGateway, payment_id: str) -> Payment:
+            return replace(await asked(self, payment_id), refunds=())
+
+        async def find(self: StripeGateway, order_id: str) -> list[Payment]:
+            return [replace(payment, refunds=()) for payment in await found(self, order_id)]
+
+        monkeypatch.setattr(StripeGateway, "get", get)
+        monkeypatch.setattr(StripeGateway, "find", find)
+        refund = {"id": "re_1", "object": "refund", "status": "failed", "payment_intent": entry["id"], "amount": 99_999, "currency": "usd"}
+        tell(web, "evt_1", "refund.failed", refund)
+        await handle_payment_events()
+        assert done(shop, "evt_1") == "refund unknown to gateway: the order needs attention now: see the desk"
+        assert (ended(unique).outcome, ended(unique).amount_at_risk) == (Outcome.NEEDS_ATTENTION, PRICE)
+        (matter,) = read_desk_sync().matters
+        assert (matter.order_id, matter.amount_at_risk, matter.next_retry_at) == (unique, PRICE, None)
+        assert shop.money(unique) == (PRICE, PRICE), "nothing is sent a second time before a person says so"
 
     async def test_a_refund_of_a_completed_order_is_for_a_person(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
         await ordered(paid_by("pm_card_visa", an_order(unique)))
