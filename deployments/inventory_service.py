@@ -29,6 +29,7 @@ from shop.database import is_database_trouble
 from shop.errors import InventoryRefused, OrderError, OutOfStock, ReservationLost
 from shop.logs import configure
 from shop.migrate import upgrade
+from shop.monitoring.sampler import sampling
 from shop.settings import settings
 from shop.stock.embedded import EmbeddedInventory
 from shop.stock.ledger import Holding, ProductStock
@@ -244,7 +245,8 @@ def main() -> None:
     print(f"http://{arguments.host}:{arguments.port}", flush=True)
     # Connections are kept for longer than any client's own pool does, so that the service never hangs up on a request.
     quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_keep_alive": 60, "timeout_graceful_shutdown": 5}
-    uvicorn.run(app, host=arguments.host, port=arguments.port, **quiet)
+    with sampling("inventory service"):
+        uvicorn.run(app, host=arguments.host, port=arguments.port, **quiet)
 
 
 def _is_this_machine(host: str) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.configuration import ensure_logging_setup
 from prefect.logging.handlers import APILogHandler
+from structlog.contextvars import get_contextvars
 
 from shop import logs
 from shop.monitoring.config import monitoring
-from shop.monitoring.log_context import add_source, fields
+from shop.monitoring.log_context import add_source
 from shop.monitoring.log_lines import Lines
 from shop.monitoring.masking import mask
 from shop.settings import settings
@@ -55,9 +56,10 @@ class _ToTheUI(APILogHandler):
     """Lines that are logged in a run. One for each order of a batch are left out: the lane would send thousands a second."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not _run() or (getattr(record, "order_id", None) is not None and "orders" in fields()):
+        if getattr(record, "order_id", None) is not None and "orders" in get_contextvars():
             return
-        super().emit(record)
+        if TaskRunContext.get() is not None or FlowRunContext.get() is not None:
+            super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         return mask(super().format(record), settings())

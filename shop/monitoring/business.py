@@ -34,7 +34,8 @@ _OPEN = text(
 # What is on the desk is not waiting for a worker, also while it is tried again.
 _OLDEST = text(
     """
-    SELECT o.id, o.submitted_at, o.status, CAST(extract(epoch FROM now() - o.submitted_at) AS float) AS seconds, o.lease_id IS NOT NULL AS held
+    SELECT o.id, o.submitted_at, o.status, CAST(extract(epoch FROM now() - o.submitted_at) AS float) AS seconds,
+        o.lease_id IS NOT NULL AS held
     FROM customer_order o
     WHERE o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
     ORDER BY o.number LIMIT 1
@@ -49,8 +50,9 @@ _DESK = text(
 _BEING_REFUNDED = text(
     """
     SELECT o.content ->> 'currency' AS currency, count(*) AS orders,
-        sum(coalesce(CAST(s.result ->> 'amount_charged' AS numeric), CASE WHEN o.content ->> 'total_amount' ~ '^[0-9]{1,14}([.][0-9]{1,6})?$'
-            THEN CAST(o.content ->> 'total_amount' AS numeric) ELSE 0 END)) AS amount
+        sum(coalesce(CAST(s.result ->> 'amount_charged' AS numeric),
+            CASE WHEN o.content ->> 'total_amount' ~ '^[0-9]{1,14}([.][0-9]{1,6})?$'
+                THEN CAST(o.content ->> 'total_amount' AS numeric) ELSE 0 END)) AS amount
     FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = :step
     WHERE o.outcome IS NULL AND o.failure IS NOT NULL AND s.undo_due
       AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)

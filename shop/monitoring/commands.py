@@ -30,7 +30,7 @@ REFUSALS = frozenset(
     error.code
     for error in (
         CarrierRefused,
-            OrderCancelled,
+        OrderCancelled,
         OrderConflict,
         OrderRejected,
         OrderReturned,
@@ -42,20 +42,21 @@ REFUSALS = frozenset(
     )
 )
 """The codes of a business "no": a failed step, and no fault of anything."""
+_UNDO_CELL, _SENT_CELL = cell_of("undo_begun_at", "undo_ended_at"), cell_of("created_at", "sent_at")
 _COMMANDS = text(
     "SELECT step, status, remark, cell, count(*) AS commands, sum(attempts - 1) AS retries FROM order_step "
     "WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until GROUP BY step, status, remark, cell"
 )
 _COMPENSATIONS = text(
-    f"SELECT step, undo_status AS status, NULL AS remark, {cell_of('undo_begun_at', 'undo_ended_at')} AS cell, count(*) AS commands, "
+    f"SELECT step, undo_status AS status, NULL AS remark, {_UNDO_CELL} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
     "sum(undo_attempts - 1) AS retries FROM order_step "
     "WHERE undo_ended_at IS NOT NULL AND undo_ended_at >= :since AND undo_ended_at < :until AND undo_status IN ('done', 'failed') "
-    "GROUP BY 1, 2, 4"  # noqa: S608  (a constant)
+    "GROUP BY 1, 2, 4"
 )
 _MESSAGES = text(
-    f"SELECT kind AS step, 'done' AS status, NULL AS remark, {cell_of('created_at', 'sent_at')} AS cell, count(*) AS commands, "
+    f"SELECT kind AS step, 'done' AS status, NULL AS remark, {_SENT_CELL} AS cell, count(*) AS commands, "  # noqa: S608
     "sum(greatest(attempts - 1, 0)) AS retries FROM outbox "
-    "WHERE sent_at IS NOT NULL AND sent_at >= :since AND sent_at < :until GROUP BY 1, 4"  # noqa: S608  (a constant)
+    "WHERE sent_at IS NOT NULL AND sent_at >= :since AND sent_at < :until GROUP BY 1, 4"
 )
 
 

@@ -68,14 +68,18 @@ def _second(created: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
 
 
+@lru_cache(maxsize=4)
+def _clock(created: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(created))
+
+
 def for_people(made: EventDict, created: float) -> str:
     """One line, with the order and step that it is about unless it says so itself; an exception below it."""
     said = made["event"]
     about = [str(made[key]) for key in _ON_THE_LINE if key in made and str(made[key]) not in said]
     more = [f" {key}={value}" for key, value in made.items() if key not in _NOT_MORE]
-    clock = time.strftime("%H:%M:%S", time.localtime(created))
     which = f" [{', '.join(about)}]" if about else ""
-    line = f"{clock} | {made['level'].upper():<7} | {made['logger']} - {said}{which}{''.join(more)}"
+    line = f"{_clock(int(created))} | {made['level'].upper():<7} | {made['logger']} - {said}{which}{''.join(more)}"
     return line.replace("\n", " ") + (f"\n{made['exception']}" if "exception" in made else "")
 
 
@@ -141,7 +145,8 @@ class Lines(logging.Handler):
         if self._thread is None:
             self._thread = threading.Thread(target=self._keep_writing, name="log lines", daemon=True)
             self._thread.start()
-        self._some.set()
+        if not self._some.is_set():
+            self._some.set()
 
     def _keep_writing(self) -> None:
         while True:
