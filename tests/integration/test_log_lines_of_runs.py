@@ -11,11 +11,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.logging import get_run_logger
 
-import tasks.check_inventory
 from flows.log_lines import configure
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake
+from shop import intake, inventory
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
@@ -41,14 +40,14 @@ async def shown_in_the_ui(run_id: Any, word: str) -> str:
 
 
 async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    reserve = tasks.check_inventory.reserve
+    reserve = inventory.reserve
 
     async def talkative(*given: Any, **more: Any) -> Any:
         logging.getLogger("shop.inventory").warning("reserving for jane@doe.example, marker %s", unique)
         get_run_logger().info("the task says 4242 4242 4242 4242, word %s", unique)
         return await reserve(*given, **more)
 
-    monkeypatch.setattr(tasks.check_inventory, "reserve", talkative)
+    monkeypatch.setattr(inventory, "reserve", talkative)
     configure()
     state = await process_order(an_order(f"LINES-{unique}"), return_state=True)
     run_id = state.state_details.flow_run_id

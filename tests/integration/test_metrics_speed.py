@@ -23,7 +23,8 @@ _JOURNAL = """
 INSERT INTO order_step (order_id, step, status, attempts, begun_at, ended_at, result, error, undo_due)
 SELECT 'O-' || o, step, CASE WHEN o % 40 = 0 AND i = 2 THEN 'failed' ELSE 'done' END, 1 + CAST(o % 50 = 0 AS int), at,
     at + interval '1 millisecond' * (1 + (o * 7919 % 1000) * i),
-    CASE WHEN i = 4 THEN jsonb_build_object('generation_model', 'template', 'text', repeat('Hello ', 60), 'validation_warnings', CAST('[]' AS jsonb))
+    CASE WHEN i = 4
+        THEN jsonb_build_object('generation_model', 'template', 'text', repeat('Hello ', 60), 'validation_warnings', '[]'::jsonb)
          ELSE jsonb_build_object('transaction_id', md5(o::text), 'payment_id', md5(o::text), 'more', repeat('x', 60)) END,
     CASE WHEN o % 40 = 0 AND i = 2 THEN '{"code": "out_of_stock"}'::jsonb END, false
 FROM (SELECT o, now() - interval '7 days' * (o::float / :orders) AS at FROM generate_series(:orders, 1, -1) o) made,
