@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import multiprocessing
@@ -27,9 +28,12 @@ log = logging.getLogger("shop.tests")
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Sets the shop's lines up by this configuration, and as they were afterwards."""
 
+    numbers = itertools.count()
+
     def configure(text: str = "") -> Path:
-        (tmp_path / "monitoring.yaml").write_text(text)
-        monkeypatch.setenv("MONITORING_CONFIG", str(tmp_path / "monitoring.yaml"))
+        path = tmp_path / f"monitoring-{next(numbers)}.yaml"  # a file is read once
+        path.write_text(text)
+        monkeypatch.setenv("MONITORING_CONFIG", str(path))
         monkeypatch.setenv("VAR_DIR", str(tmp_path / "var"))
         settings.cache_clear()
         logs.configure()
