@@ -29,6 +29,7 @@ from shop.database import is_database_trouble
 from shop.errors import InventoryRefused, OrderError, OutOfStock, ReservationLost
 from shop.logs import configure
 from shop.migrate import upgrade
+from shop.monitoring.sampler import sampling
 from shop.serving import listen, serve
 from shop.settings import settings
 from shop.stock.embedded import EmbeddedInventory
@@ -243,7 +244,7 @@ def main() -> None:
         listener = listen(arguments.port, arguments.host)
     except (OSError, OverflowError) as error:
         raise SystemExit(f"the inventory service cannot listen on {arguments.host}:{arguments.port}: {error}") from error
-    with listener:
+    with listener, sampling("inventory service"):
         if arguments.prepare:
             upgrade(url)
             load_sample_catalogue(url)

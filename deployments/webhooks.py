@@ -34,6 +34,7 @@ from deployments.web.problems import Problem, ProblemError, answer_problems, ans
 from deployments.web.starter import Starter
 from shop.database import close_engine, is_database_trouble, transaction
 from shop.logs import configure
+from shop.monitoring.sampler import sampling
 from shop.serving import listen, serve
 from shop.settings import settings
 
@@ -111,7 +112,7 @@ def main() -> None:
         listener = listen(arguments.port, arguments.host)
     except (OSError, OverflowError) as error:
         raise SystemExit(f"the web app cannot listen on {arguments.host}:{arguments.port}: {error}") from error
-    with listener:
+    with listener, sampling("web app"):
         serve(app, listener, arguments.port_file, timeout_keep_alive=30, timeout_graceful_shutdown=5)
 
 

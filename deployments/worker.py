@@ -23,6 +23,7 @@ import psutil
 from prefect.workers.process import ProcessWorker
 
 from deployments.stack.worker import POOL
+from shop.monitoring.sampler import sampling
 
 GRACE_SECONDS = 15
 """For so long the runs that were told to go are waited for. A drain goes on with what it has in hand for a third of it."""
@@ -70,7 +71,8 @@ def _lives(process: psutil.Process) -> bool:
 def main() -> None:
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "1")
     sys.argv = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", *sys.argv[1:]]
-    importlib.import_module("prefect.cli").app()
+    with sampling("worker"):
+        importlib.import_module("prefect.cli").app()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from shop import journal, signals
 from shop.database import is_database_trouble, transaction
 from shop.garbage import little_garbage_collection
 from shop.lease import hand_back_strays, lease
+from shop.monitoring.sampler import sampling
 from shop.notifications import outbox
 from shop.settings import settings
 from shop.signals import Bell
@@ -52,7 +53,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
     """
     seconds = settings().drain_seconds if drain_seconds is None else drain_seconds
     drain = _Drain(batch_size or settings().batch_size)
-    with little_garbage_collection():
+    with little_garbage_collection(), sampling("drain", flow_run_id=str(flow_run.id)):
         async with (
             signals.listening(signals.WAITING, draining=True) as bell,
             slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
