@@ -11,6 +11,7 @@ from shop.pictures.words import duration, for_terminal
 from shop.saga import Saga
 
 _WIDTH = 30
+_HALF = _WIDTH // 2
 _STEPS = {
     StepState.DONE: "✓",
     StepState.FAILED: "✗",
@@ -30,7 +31,7 @@ def order_boxes(story: OrderStory, saga: Saga) -> str:
     for number, step in enumerate(steps):
         left = _box([f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in step_words(step))], gate=number > 0)
         lines += _beside(left, _undo_box(step, places))
-    lines += ["", *_ending(story)]
+    lines += _box(_ending(story), gate=True, more=False)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -43,16 +44,16 @@ def _undo_box(step: ToldStep, places: dict[str, int]) -> list[str]:
     return _box(words)
 
 
-def _box(words: Sequence[str], *, gate: bool = False) -> list[str]:
-    top = "┴" if gate else "─"
-    half = _WIDTH // 2
-    lid = f"┌{'─' * half}{top}{'─' * (_WIDTH - half - 1)}┐"
-    return [lid, *(f"│{f' {word}'[:_WIDTH]:<{_WIDTH}}│" for word in words), f"└{'─' * half}{'┬'}{'─' * (_WIDTH - half - 1)}┘"]
+def _box(words: Sequence[str], *, gate: bool = False, more: bool = True) -> list[str]:
+    """`gate`: a line comes in from above. `more`: one goes out below."""
+    lid = f"┌{'─' * _HALF}{'┴' if gate else '─'}{'─' * (_WIDTH - _HALF - 1)}┐"
+    floor = f"└{'─' * _HALF}{'┬' if more else '─'}{'─' * (_WIDTH - _HALF - 1)}┘"
+    return [lid, *(f"│{f' {word}'[:_WIDTH]:<{_WIDTH}}│" for word in words), floor]
 
 
 def _beside(left: Sequence[str], right: Sequence[str]) -> list[str]:
     height = max(len(left), len(right))
-    rows = [*left, *[" " * (_WIDTH + 2)] * (height - len(left))]
+    rows = [*left, *[f"{'│':>{_HALF + 2}}{'':{_WIDTH - _HALF}}"] * (height - len(left))]
     lines = []
     for place, row in enumerate(rows):
         other = right[place].replace("┬", "─") if place < len(right) else ""

@@ -53,7 +53,7 @@ def order_diagram(story: OrderStory, saga: Saga) -> str:
     edges = list(_edges(story, steps, [f"u{place}" for place in range(len(undos))], names))
     lines += [f"    {start} {arrow} {end}" for start, arrow, end in edges]
     lines += [f"    classDef {name} {style}" for name, style in _CLASSES.items()]
-    lines.append(f"    linkStyle default stroke:{_LINES},stroke-width:2px")
+    lines.append(f"    linkStyle default stroke:{_LINES}")
     return "\n".join(lines) + "\n"
 
 

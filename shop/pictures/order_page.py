@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shop.money import show
-from shop.notifications.kinds import Kind as MailKind
 from shop.notifications.maildir import mail_name
 from shop.pictures.order_diagram import order_diagram, undo_words
 from shop.pictures.order_story import OrderStory, ToldStep, tell_steps
-from shop.pictures.words import duration, for_markdown
+from shop.pictures.words import duration, for_markdown, markdown_table
 from shop.saga import Saga
 from shop.settings import Settings
 from shop.shipping.label import label_path
@@ -42,7 +41,7 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
         "## Steps",
         _steps(story, saga),
         "## Money",
-        _table(("charged", "refunded", "at risk"), [_money(story)]),
+        markdown_table(("charged", "refunded", "at risk"), [_money(story)]),
         "## Label and mails",
         *(f"- {line}" for line in _papers(story, s)),
         f"\n{_when(story)}",
@@ -71,7 +70,7 @@ def _reasons(story: OrderStory) -> Iterator[str]:
 
 def _steps(story: OrderStory, saga: Saga) -> str:
     head = ("step", "kind", "status", "attempts", "duration", "undo")
-    return _table(head, [_row(step) for step in tell_steps(story, saga)])
+    return markdown_table(head, [_row(step) for step in tell_steps(story, saga)])
 
 
 def _row(step: ToldStep) -> tuple[str, ...]:
@@ -102,7 +101,7 @@ def _papers(story: OrderStory, s: Settings) -> Iterator[str]:
 
 def _in_maildir(folder: Path, order_id: str, kind: str) -> str:
     """A mail program moves what was read, and puts flags behind the name."""
-    name = mail_name(order_id, MailKind(kind))
+    name = mail_name(order_id, kind)
     if (new := folder / "new" / name).exists():
         return f"`{new}`"
     try:
@@ -121,8 +120,3 @@ def _when(story: OrderStory) -> str:
     if story.takeovers:
         parts.append(f"taken over from another worker {story.takeovers} times")
     return ", ".join(parts)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    body = ["| " + " | ".join(for_markdown(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body])

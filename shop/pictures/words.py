@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 _HARMLESS = frozenset(" -_.,:~/+=@")
 _SHOWN = 100
@@ -33,6 +34,12 @@ def for_markdown(text: str, most: int = 300) -> str:
     """For a line, or a cell of a table. What could mean something to Markdown or HTML is written as its number; no address becomes a link.
     One line, shortened."""
     return "".join(c if c.isalnum() or c in " ,;'()%?" else f"&#{ord(c)};" for c in _visible(text, most))
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The cells of the rows may be anything; the head is written as it is."""
+    body = ["| " + " | ".join(for_markdown(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body])
 
 
 def for_terminal(text: str, most: int = _SHOWN) -> str:
