@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from pydantic import Field
 
+from flows.run_names import timed
 from flows.saga import ORDER_SAGA
 from shop.pictures.board import board_page, headline
 from shop.pictures.figures import read_figures
@@ -20,7 +21,7 @@ STEPS = tuple(step.name for step in ORDER_SAGA)
 Hours = Annotated[float, Field(gt=0, le=24 * 366, description="How far back the charts go")]
 
 
-@flow(name="show-dashboard", persist_result=False)
+@flow(name="show-dashboard", flow_run_name=timed("dashboard"), persist_result=False)
 async def show_dashboard(hours: Hours = 3) -> str:
     """Draws throughput and latency over time, outcomes, the error rate of each step and stock that runs low. Returns the headline."""
     until = datetime.now(UTC)

@@ -20,13 +20,14 @@ def charts(figures: Figures, steps: Sequence[str]) -> dict[str, Chart]:
     """Name to chart: throughput, latency, outcomes, errors, stock. `steps`: the saga's, in their sequence."""
     times = _times(figures)
     counts: dict[str, list[float]] = {str(outcome): [float(n) for n in parts] for outcome, parts in figures.ended.items()}
-    every = duration(figures.part_seconds)
+    seconds = figures.part_seconds
+    every = "hour" if seconds == 3600 else f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
     return {
         "throughput": bars_over_time(f"Orders ended, every {every}", counts or {"completed": [0.0] * len(times)}, times),
         "latency": lines_over_time("From submission to outcome", {"p50": figures.p50, "p95": figures.p95}, times),
         "outcomes": rows("Outcomes", _outcomes(figures), none="no order ended"),
         "errors": rows("Error rate per step", _errors(figures, steps), top=1, none="no step ended"),
-        "stock": rows("Stock that runs low", _stock(figures), none="every product has more than a fifth of its pieces left"),
+        "stock": rows("Stock that runs low", _stock(figures), top=1, none="every product has more than a fifth of its pieces left"),
     }
 
 
@@ -99,8 +100,10 @@ def _errors(figures: Figures, steps: Sequence[str]) -> list[tuple[str, float, st
 
 
 def _stock(figures: Figures) -> list[tuple[str, float, str, str]]:
-    low = figures.low_stock
-    return [(p.name, p.available, f"{p.available:,} of {p.received:,}", "bad" if p.available <= 0 else "warning") for p in low]
+    return [
+        (p.product_id, p.available / max(1, p.received), f"{p.available:,} of {p.received:,}", "bad" if p.available <= 0 else "warning")
+        for p in figures.low_stock
+    ]
 
 
 def _sequence(figures: Figures, steps: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 WIDTH = 720
-_PLOT = (64, 48, 640, 150)
+_PLOT = (64, 68, 640, 150)
 """Left, top, width, height of the marks of a chart over time."""
 _BAR_ROW = 26
 _NAME_WIDTH = 190
@@ -147,11 +147,10 @@ def _over_time(title: str, top: float, times: Sequence[str], names: Sequence[str
     every = max(1, math.ceil(len(times) / 8))
     for place in range(0, len(times), every):
         chart.shapes.append(Words(left + (place + 0.5) * step, above + height + 18, times[place], 11, "dim", "middle"))
-    x: float = chart.width - 16
-    for name in reversed(names):
-        x -= 7 * len(name)
-        chart.shapes += [Box(x - 16, 16, 10, 10, COLOURS[name]), Words(x, 26, name)]
-        x -= 30
+    x: float = 16
+    for name in names:
+        chart.shapes += [Box(x, 38, 10, 10, COLOURS[name]), Words(x + 15, 48, name)]
+        x += 15 + 7.5 * len(name) + 20
     return chart
 
 

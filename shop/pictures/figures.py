@@ -136,10 +136,9 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
     ended = {outcome: [0] * parts for outcome in Outcome}
     for part, outcome, count in orders:
         ended[Outcome(outcome)][min(part, parts - 1)] += count
-    by_part = {
-        None if part is None else min(part, parts - 1): (p50, p95) for part, (p50, p95) in latency if p50 is not None or part is None
-    }
-    overall = by_part.pop(None, (None, None)) or (None, None)
+    # the row without a part is over all; without any order it has no value
+    by_part = {None if part is None else min(part, parts - 1): each for part, each in latency if each is not None}
+    overall = by_part.pop(None, (None, None))
     return Figures(
         since=since,
         until=until,
