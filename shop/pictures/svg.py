@@ -17,14 +17,14 @@ def svg(chart: Chart) -> str:
     style = _style(LIGHT) + "@media (prefers-color-scheme: dark){" + _style(DARK) + "}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{chart.width:g}" height="{chart.height:g}" '
-        f'viewBox="0 0 {chart.width:g} {chart.height:g}" font-family="{escape(_FONT)}"><title>{escape(chart.says)}</title>'
+        f'viewBox="0 0 {chart.width:g} {chart.height:g}" font-family="{escape(_FONT)}"><title>{escape(_printable(chart.says))}</title>'
         f"<style>{style}</style>{''.join(map(_shape, chart.shapes))}</svg>"
     )
 
 
 def as_image(chart: Chart) -> str:
     """The image as Markdown with everything in it (`data:`)."""
-    said = "".join(c for c in chart.says if c not in "[]()\\`*_<>&|!\n")
+    said = "".join(c for c in _printable(chart.says) if c not in "[]()\\`*_<>&|!\n")
     return f"![{said}](data:image/svg+xml;base64,{base64.b64encode(svg(chart).encode()).decode()})"
 
 

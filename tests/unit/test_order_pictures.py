@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ class TestDiagram:
         diagram = order_diagram(completed(), ORDER_SAGA)
         assert diagram.startswith("flowchart TD\n")
         places = ["o", *(f"s{place}" for place in range(len(NAMES))), "e"]
-        assert [(start, end) for start, _, end in edges(diagram)] == list(zip(places, places[1:], strict=False))
+        assert [(start, end) for start, _, end in edges(diagram)] == list(pairwise(places))
         assert ("s3", "==>", "s4") in edges(diagram), "the point of no return"
         assert node(diagram, "validate_order") == ("validate_order<br/>done, 12 ms", "done")
         assert node(diagram, "completed") == ("completed<br/>after 1.39 s", "done")
@@ -123,7 +124,9 @@ class TestDiagram:
         assert states["validate_order"] is StepState.DONE
         assert states["check_inventory"] is StepState.UNDER_WAY
         assert states["notify_customer"] is StepState.WAITING
-        assert [step.undo for step in tell_steps(story, ORDER_SAGA)] == [None] * 6, "what is begun is due for an undo only once something failed"
+        assert [step.undo for step in tell_steps(story, ORDER_SAGA)] == [None] * 6, (
+            "what is begun is due for an undo only once something failed"
+        )
         diagram = order_diagram(story, ORDER_SAGA)
         assert node(diagram, "under way") == ("under way<br/>for 3.00 s", "underway")
         ended = {step.name: step.state for step in tell_steps(replace(story, outcome="rejected", steps=()), ORDER_SAGA)}
