@@ -25,7 +25,7 @@ PROGRESS_KEY = "orders-under-way"
 OUTCOMES_KEY = "orders-ended"
 _PAUSE_SECONDS = 5
 _LIMIT_SECONDS = 5
-_MOST_WAITING = 100_000
+_MOST_WAITING = 20_000
 _WAITING = text(
     "SELECT count(*) FROM (SELECT 1 FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL "
     "AND (not_before IS NULL OR not_before <= now()) LIMIT :most) waiting"

@@ -11,12 +11,19 @@ from uuid import UUID
 import pytest
 from PIL import Image
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactCollectionFilterKey,
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
 from prefect.client.schemas.objects import Artifact
 
 from deployments.diagram import main as diagram
 from deployments.stack.environment import environment
 from flows import order_picture, progress
+from flows import show_dashboard as dashboard
 from flows.daily_report import daily_report
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
@@ -176,6 +183,16 @@ async def test_the_dashboard_counts_what_the_journal_has(saga: World, unique: st
     assert str(page.data).count("](data:image/svg+xml;base64,") == 5
     assert "| process_payment | 5 | 1 | 20.0 % | 0 | 0 |" in plain or "| process_payment | 5 | 1 | 20.0 % | 0 | 1 |" in plain
     assert "| OUT-OF-STOCK | Sold out | 0 | 0 |" in plain
+
+
+async def test_only_the_last_dashboards_are_kept(saga: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "_KEPT", 2)
+    runs = [(await show_dashboard(return_state=True)).state_details.flow_run_id for _ in range(4)]
+    assert [page.flow_run_id for page in await artifacts("order-dashboard")] == runs[-2:]
+    latest = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=["order-dashboard"]))
+    async with get_client() as client:
+        (shown,) = await client.read_latest_artifacts(artifact_filter=latest)
+    assert shown.flow_run_id == runs[-1]
 
 
 class TestDailyReport:
