@@ -120,9 +120,10 @@ def rows(title: str, values: Sequence[tuple[str, float, str, str]], *, top: floa
         chart.shapes += [
             Words(_NAME_WIDTH - 8, y + 14, name if len(name) <= 26 else name[:25] + "…", anchor="end"),
             Box(_NAME_WIDTH, y, room, 18, "grid"),
-            Box(_NAME_WIDTH, y, max(room * min(1, value / most), 2 if value else 0), 18, COLOURS[colour]),
             Words(_NAME_WIDTH + room + 8, y + 14, written),
         ]
+        if value > 0:  # what there is can be seen, however little
+            chart.shapes.append(Box(_NAME_WIDTH, y, max(room * min(1, value / most), 2), 18, COLOURS[colour]))
     if not values:
         chart.shapes.append(Words(24, 60, none, colour="dim"))
     chart.says = f"{title}: " + ("; ".join(f"{name} {written}" for name, _, written, _ in values) or none)
