@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop import inventory, journal
+from shop import inventory, journal, tally
 from shop.database import Tx, as_json, transaction
 from shop.desk import attention
 from shop.errors import OrderError, OrderRejected, OutOfStock
@@ -21,6 +21,7 @@ from shop.points import effect
 from shop.saga import Saga
 from shop.signals import FINISHED
 from shop.stock import saga as stock
+from shop.tally import Ended
 from shop.under_way import OrderUnderWay
 
 log = logging.getLogger(__name__)
@@ -136,9 +137,16 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
             if len(ended) < len(held):
                 await _hand_back(tx, [order for order in held if order.id not in ended], seconds=0)
             await tx.execute(_TELL, {"channel": FINISHED})
+    if (counts := tally.current()) is not None:
+        counts.add([_ended(row, order) for row, order in zip(rows, held, strict=True) if order.id in ended])
     for order in held:
         order.lost = True  # nobody's any more
     return {row["id"]: row["outcome"] for row in rows if row["id"] in ended}
+
+
+def _ended(row: Mapping[str, Any], order: OrderUnderWay) -> Ended:
+    code = order.failure.kind if order.failure else None
+    return Ended(order.id, row["outcome"], order.failing_step, code, row["currency"], row["charged"], row["refunded"], row["at_risk"])
 
 
 async def put_off(orders: Sequence[OrderUnderWay], seconds: float, *, keep_stock: bool = False) -> None:

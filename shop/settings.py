@@ -131,6 +131,7 @@ class Settings(BaseSettings):
     shop_name: str = "The Shop"
     shop_email: str = "orders@shop.example"
     support_email: str = "support@shop.example"
+    report_email: str | None = None
     shop_address: str = "1 Warehouse Way, Anytown CA 90210, US"
     estimated_delivery: str = "3-5 business days"
     carrier_refuses: frozenset[str] = frozenset({"AQ"})
