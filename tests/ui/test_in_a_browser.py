@@ -30,7 +30,7 @@ def test_an_order_is_filled_in_and_completes(person: Person, order_id: str) -> N
     run = person.submit(f"order {order_id}")
     person.look_at_run(run)
     person.sees_state("Completed")
-    person.sees("notify_customer")
+    person.sees_task(f"notify_customer {order_id}")
     person.picture("ui-completed")
 
 
@@ -38,15 +38,15 @@ def test_a_declined_card_is_compensated_and_the_undo_can_be_seen(person: Person,
     run = send(person, order_id, **{"Card Last4 (Optional)": "0000"})
     person.look_at_run(run)
     person.sees_state("Compensated")
-    person.sees(f"release_inventory {order_id}")
+    person.sees_task(f"release_inventory {order_id}")
 
 
 def test_a_refused_parcel_is_refunded_and_released(person: Person, order_id: str) -> None:
     run = send(person, order_id, **{"Country (Optional)": "AQ"})
     person.look_at_run(run)
     person.sees_state("Compensated")
-    person.sees(f"refund_payment {order_id}")
-    person.sees(f"release_inventory {order_id}")
+    person.sees_task(f"refund_payment {order_id}")
+    person.sees_task(f"release_inventory {order_id}")
     person.picture("ui-compensated")
 
 
