@@ -148,6 +148,7 @@ class Settings(BaseSettings):
     metrics_token: SecretStr | None = None
     otel_exporter_otlp_endpoint: str | None = None
     otel_traces: bool | None = None
+    otel_traces_sampler_arg: float = Field(default=1, ge=0, le=1)
 
     # limits of a sane order
     max_order_total: Decimal = Decimal(1_000_000)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -33,10 +31,12 @@ async def test_orders_as_prometheus_sees_them(saga: World, unique: str) -> None:
     orders = [an_order(f"GOOD-{unique}-{n}") for n in range(3)]
     orders += [an_order(f"DECLINED-{unique}", card="0000"), an_order(f"SHORT-{unique}", product="PROD-999")]
     import asyncio
+
     await asyncio.to_thread(submit, orders)
     await process_pending_orders(drain_seconds=0)
     with MetricsServer(Exposition("a test"), "127.0.0.1", 0) as server:
         found = await asyncio.to_thread(scrape, f"http://127.0.0.1:{server.port}/metrics")
     for k, v in sorted(found.items()):
-        if not k[0].endswith("_bucket") and v: print(k, v)
+        if not k[0].endswith("_bucket") and v:
+            print(k, v)
     assert 0

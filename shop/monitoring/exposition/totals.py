@@ -13,20 +13,21 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from shop.monitoring.commands import _SENT_CELL, _UNDO_CELL
+from shop.monitoring.commands import _SENT_CELL, _UNDO_CELL, REFUSALS
 
 EVERY_SECONDS = 2
 _COUNTED_AGAIN = 180
 """Seconds for which a row may come late: it bears the time when the step ended, and is written with the next one."""
 _MOVES_AFTER = 60
 _FAILED_FOR_GOOD = 10
-"""A failure that is tried again within so many seconds is a retry, and no failure."""
+"""A fault that is tried again within so many seconds is a retry, and no failure. A refusal counts at once."""
 
 # One statement, so one snapshot: what is added to the totals is exactly what the next reading takes as seen.
 _RAW = f"""
     SELECT 'step' AS kind, step AS name, status AS result, coalesce(remark, '') AS code, cell, ended_at AS at, 1 AS n FROM order_step
         WHERE ended_at >= CAST(:since AS timestamptz)
-            AND (status <> 'failed' OR ended_at < now() - make_interval(secs => {_FAILED_FOR_GOOD}))
+            AND (status <> 'failed' OR remark = ANY(CAST(:refusals AS text[]))
+                OR ended_at < now() - make_interval(secs => {_FAILED_FOR_GOOD}))
     UNION ALL SELECT 'step retry', s.step, '', '', 0, s.ended_at, s.attempts - 1 FROM order_step s
         WHERE s.ended_at >= CAST(:since AS timestamptz) AND s.attempts > 1 AND (s.status = 'done' OR EXISTS (
             SELECT 1 FROM customer_order o WHERE o.id = s.order_id AND o.failure IS NOT NULL))
@@ -88,7 +89,7 @@ def count_new(connection: Connection, *, every: float = EVERY_SECONDS) -> None:
     if turn is None or not turn.due:
         return
     since: datetime | str = "-infinity" if turn.counted_from is None else turn.counted_from
-    connection.execute(_ADD, {"since": since, "next": turn.next})
+    connection.execute(_ADD, {"since": since, "next": turn.next, "refusals": sorted(REFUSALS)})
     connection.execute(_TAKEN, {"next": turn.next})
 
 
