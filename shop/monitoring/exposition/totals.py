@@ -13,8 +13,10 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from shop.monitoring.commands import _SENT_CELL, _UNDO_CELL, REFUSALS
+from shop.monitoring.cells import cell_of
+from shop.monitoring.commands import REFUSALS
 
+_UNDO_CELL, _SENT_CELL = cell_of("undo_begun_at", "undo_ended_at"), cell_of("created_at", "sent_at")
 EVERY_SECONDS = 2
 _COUNTED_AGAIN = 180
 """Seconds for which a row may come late: it bears the time when the step ended, and is written with the next one."""
