@@ -145,7 +145,7 @@ def test_the_dashboard_can_be_imported() -> None:
     board = dashboard()
     assert board["id"] is None
     assert board["schemaVersion"] >= 36
-    assert [each["type"] for each in board["templating"]["list"]][0] == "datasource"
+    assert board["templating"]["list"][0]["type"] == "datasource"
     ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids)
     taken: set[tuple[int, int]] = set()
