@@ -143,6 +143,14 @@ class Settings(BaseSettings):
     orders_api_key: SecretStr | None = None
     stripe_webhook_secret: SecretStr | None = None
 
+    # what monitoring from outside reads, and where traces go
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    metrics_token: SecretStr | None = None
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_traces: bool | None = None
+    otel_traces_sampler_arg: float = Field(default=1, ge=0, le=1)
+
     # limits of a sane order
     max_order_total: Decimal = Decimal(1_000_000)
     max_items: int = 200
@@ -254,6 +262,20 @@ class Settings(BaseSettings):
             raise ValueError("ORDERS_API_KEY must be keys of 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -, with commas between them")
         return value
 
+    @field_validator("metrics_token")
+    @classmethod
+    def _strong_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _API_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("METRICS_TOKEN must be 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -")
+        return value
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str | None) -> str | None:
+        if value is not None and not _SERVICE_ADDRESS.fullmatch(value):
+            raise ValueError("OTEL_EXPORTER_OTLP_ENDPOINT must be a web address (OTLP over HTTP), such as http://127.0.0.1:4318")
+        return value.rstrip("/") if value else None
+
     @field_validator("stripe_webhook_secret")
     @classmethod
     def _signing_secrets(cls, value: SecretStr | None) -> SecretStr | None:
@@ -296,6 +318,13 @@ class Settings(BaseSettings):
     def gateway_url(self) -> str:
         """Where the payment gateway is."""
         return self.payment_gateway_url or _GATEWAY_URLS[self.payment_gateway]
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Where traces are sent; None: they are off. `OTEL_TRACES` alone sends them to a collector on this machine."""
+        if self.otel_traces is False or not (self.otel_traces or self.otel_exporter_otlp_endpoint):
+            return None
+        return f"{self.otel_exporter_otlp_endpoint or 'http://127.0.0.1:4318'}/v1/traces"
 
     @property
     def orders_api_keys(self) -> tuple[str, ...]:

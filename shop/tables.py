@@ -393,6 +393,39 @@ class SystemSample(SQLModel, table=True):
     connections_most: int
 
 
+class MetricTotal(SQLModel, table=True):
+    """A count that only grows, whatever becomes of the rows that it was counted from; see `shop.monitoring.exposition.totals`."""
+
+    __tablename__ = "metric_total"
+    kind: str = Field(sa_column=_text(primary_key=True))
+    name: str = Field(sa_column=_text(primary_key=True))
+    """A step, or a kind of message."""
+    result: str = Field(sa_column=_text(primary_key=True))
+    code: str = Field(sa_column=_text(primary_key=True))
+    cell: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    total: int = Field(sa_column=Column(BigInteger, nullable=False))
+    seen: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """Of the total, what is counted again at the next reading."""
+
+
+class MetricReading(SQLModel, table=True):
+    """The last reading of the totals: one row."""
+
+    __tablename__ = "metric_reading"
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    counted_from: datetime | None = Field(sa_column=_time())
+    """What ended before is in the totals for good."""
+    read_at: datetime | None = Field(sa_column=_time())
+
+
+class TraceSending(SQLModel, table=True):
+    """How far traces have been sent: one row."""
+
+    __tablename__ = "trace_sending"
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    sent_until: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+
+
 # Rows that are updated soon after they are written: with room on their page, an update does not touch the indexes.
 for _table in ("customer_order", "order_step"):
     event.listen(SQLModel.metadata.tables[_table], "after_create", DDL("ALTER TABLE %(fullname)s SET (fillfactor = 60)"))  # type: ignore[no-untyped-call]
