@@ -43,7 +43,7 @@ _MAY_GO = """
 """
 _NEXT = text(
     f"""
-    SELECT o.id, o.outcome, o.finished_at, o.content, o.failure, o.reasons, o.undone FROM customer_order o
+    SELECT o.id, o.outcome, o.amount_charged, o.finished_at, o.content, o.failure, o.reasons, o.undone FROM customer_order o
     WHERE {_MAY_GO} AND (o.finished_at, o.id) > (CAST(:after AS timestamptz), CAST(:after_id AS text))
     ORDER BY o.finished_at, o.id LIMIT {_AT_ONCE} FOR UPDATE OF o SKIP LOCKED
     """  # noqa: S608  (constants)
@@ -128,7 +128,7 @@ def _erase(connection: Connection, rows: Sequence[Any]) -> None:
     orders = [
         {
             "id": row["id"],
-            "content": scrubbed_content(row["content"], row["id"], valid=row["outcome"] != Outcome.REJECTED),
+            "content": scrubbed_content(row["content"], row["id"], paid=row["outcome"] == Outcome.COMPLETED or row["amount_charged"] > 0),
             "failure": {**scrubbed(row["failure"] or {}), "message": ERASED, "reasons": [ERASED]},
             "reasons": [ERASED] if row["reasons"] else [],
             "undone": scrubbed(row["undone"]),

@@ -30,10 +30,11 @@ def scrubbed(value: Any, depth: int = 0) -> Any:
     return None if isinstance(value, dict | list) else value
 
 
-def scrubbed_content(content: dict[str, Any], order_id: str, *, valid: bool) -> dict[str, Any]:
-    """Of a valid order: one that is still an `Order`, with its lines and amounts, and nobody behind it. Of any other: its id."""
-    if not valid:
-        return {"id": order_id, "customer_id": ERASED}
+def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> dict[str, Any]:
+    """Still an `Order`, with nobody behind it. `paid`: it was valid once, and keeps its lines and amounts; of any other there is only the id,
+    for what stands in it may be anything."""
+    if not paid:
+        return {"id": order_id, "customer_id": ERASED, "items": [], "total_amount": "0.00"}
     order = Order.model_validate(content)
     kept = order.model_dump(mode="json", include={"currency", "total_amount", "tax_amount", "shipping_amount", "discount_amount"})
     items = [{"product_id": item.product_id, "quantity": item.quantity, "price": str(item.price)} for item in order.items]

@@ -99,7 +99,10 @@ async def test_nothing_of_the_customer_is_left_and_all_of_the_money(saga: World,
         f"NOSHIP-{unique}": planted(f"NOSHIP-{unique}", country="AQ"),
         f"BACK-{unique}": planted(f"BACK-{unique}"),
     }
+    never = f"NEVER-{unique}"
+    orders[never] = {**planted(never), "items": f"whatever {PLANTED} likes"}
     intake.submit(orders.values())
+    await ask_to_cancel(never, reason="a mistake", requested_by="ann")
     await process_pending_orders(drain_seconds=0)
     back = f"BACK-{unique}"
     assert await ask_to_cancel(back, reason=f"{PLANTED} does not want it", requested_by=f"Jane {PLANTED}") is Asked.ASKED
