@@ -31,8 +31,8 @@ def scrubbed(value: Any, depth: int = 0) -> Any:
 
 
 def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> dict[str, Any]:
-    """Still an `Order`, with nobody behind it. `paid`: it was valid once, and keeps its lines and amounts; of any other there is only the id,
-    for what stands in it may be anything."""
+    """Still an `Order`, with nobody behind it. `paid`: it was valid once, and keeps its lines and amounts; of others only the id is kept,
+    for what stands in them may be anything."""
     if not paid:
         return {"id": order_id, "customer_id": ERASED, "items": [], "total_amount": "0.00"}
     order = Order.model_validate(content)
