@@ -53,18 +53,20 @@ def _events(events: EventMetrics, threshold: float) -> Table:
     return table
 
 
-def _steps(steps: Iterable[StepMetrics], threshold: float) -> Table:
+def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
     table = _table("Steps", left=("step",), right=("commands", "succeeded", "refused", "errors", *_TIMES, "retries", "undone", "undo p50"))
-    table.add_column("failures", overflow="fold")
+    told: list[RenderableType] = []
     for step in steps:
         undos = step.compensations
         undone = Text(_number(undos.done)) + (Text(f" {undos.failed} failed", _BAD) if undos.failed else Text())
-        failures = ", ".join(f"{code} {count:,}" for code, count in step.failures.items())
         table.add_row(
             step.step, _number(step.commands), _share(step.success_rate), _number(step.refused), _rate(step.error_rate, threshold),
-            *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms), failures,
+            *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms),
         )  # fmt: skip
-    return table
+        if step.failures:
+            failures = ", ".join(f"{count:,} {code}" for code, count in step.failures.items())
+            told.append(Text(f"  {step.step}: {failures}", "dim"))
+    return Group(table, *told)
 
 
 def _business(business: BusinessMetrics) -> Table:
@@ -75,9 +77,9 @@ def _business(business: BusinessMetrics) -> Table:
     table.add_row("open now", f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being undone")
     if (oldest := business.oldest_waiting) is not None:
         table.add_row("oldest waiting order", f"{oldest.id}, for {_time(oldest.seconds * 1000)}")
-    attention = Text(f"{business.needs_attention:,} orders", _BAD if business.needs_attention else "")
+    attention = Text(_orders(business.needs_attention), _BAD if business.needs_attention else "")
     table.add_row("need attention now", attention)
-    table.add_row("refunds owed now", f"{business.refunds_owed:,} orders")
+    table.add_row("refunds owed now", _orders(business.refunds_owed))
     for currency, money in business.money.items():
         said = f"{show(money.charged, currency)} charged, {show(money.refunded, currency)} refunded"
         now = f"; now {show(money.at_risk, currency)} at risk, {show(money.refunds_owed, currency)} of refunds owed"
@@ -118,7 +120,7 @@ def _table(title: str, *, left: Iterable[str], right: Iterable[str]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.show_header = any(columns) or bool(list(right))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=bool(column))
     for column in right:
         table.add_column(column, justify="right", no_wrap=True)
     return table
@@ -143,6 +145,10 @@ def _time(milliseconds: float | None) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _orders(number: int) -> str:
+    return f"{number:,} order" + ("s" if number != 1 else "")
 
 
 def _number(number: int) -> str:

@@ -6,6 +6,7 @@ Modules log with `logging.getLogger(__name__)`; `structlog.get_logger(__name__)`
 from __future__ import annotations
 
 import logging
+import sys
 
 import structlog
 
@@ -27,7 +28,7 @@ def configure() -> None:
     for handler in [each for each in log.handlers if isinstance(each, Lines)]:
         log.removeHandler(handler)
         handler.close()
-    people = config.logging.default_logger != "file" and not any(isinstance(each, logging.StreamHandler) for each in log.handlers)
+    people = config.logging.default_logger != "file" and not any(_is_console(each) for each in log.handlers)
     machines = to_file(config.logging)
     if people or machines:
         log.addHandler(Lines(config, people=people, machines=machines))
@@ -38,6 +39,10 @@ def configure() -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _is_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and handler.stream in {sys.stderr, sys.stdout}
 
 
 def _logger(*name: str) -> logging.Logger:

@@ -235,7 +235,7 @@ class OutboxMessage(SQLModel, table=True):
         UniqueConstraint("order_id", "kind", name="outbox_once"),
         Index("outbox_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL AND refused_at IS NULL")),
         Index("outbox_undelivered", "created_at", postgresql_where=text("sent_at IS NULL AND error IS NOT NULL")),
-        _covering("outbox_sent", "sent_at", "kind", "created_at", "attempts"),
+        _covering("outbox_sent", "sent_at", "kind", "attempts"),
     )
     id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
     order_id: str = Field(sa_column=_text(nullable=False))

@@ -57,7 +57,7 @@ class EventMetrics(BaseModel):
     error_rate: float | None
     """Failed ones as a share of all, refusals apart."""
     latency: Durations
-    """From the first beginning to the end, pauses between attempts included."""
+    """Of steps and compensations, from the first beginning to the end, pauses between attempts included."""
     payload: PayloadSizes | None
     """None: not tracked, or there was nothing."""
 

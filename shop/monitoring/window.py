@@ -31,7 +31,8 @@ class Window(BaseModel):
 def last(**ago: float) -> Window:
     """The last so many `minutes`, `hours` or `days`, until now."""
     ((unit, number),) = ago.items()
-    return Window(name=f"the last {number:g} {unit}", since=datetime.now(UTC) - timedelta(**ago))
+    name = f"the last {number:g} {unit}" if number != 1 else f"the last {unit.removesuffix('s')}"
+    return Window(name=name, since=datetime.now(UTC) - timedelta(**ago))
 
 
 def parse(asked: str) -> Window:

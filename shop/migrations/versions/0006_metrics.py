@@ -54,7 +54,7 @@ def upgrade() -> None:
         "outbox_sent",
         "outbox",
         ["sent_at"],
-        postgresql_include=["kind", "created_at", "attempts"],
+        postgresql_include=["kind", "attempts"],
         postgresql_where=sa.text("sent_at IS NOT NULL"),
     )
     op.create_table(
