@@ -315,7 +315,7 @@ class DeskEntry(SQLModel, table=True):
 
 
 class PaymentEvent(SQLModel, table=True):
-    """Something that the gateway has told by itself: a hint that there is something to look up there. Kept for some time after it is handled."""
+    """Something that the gateway has told by itself: a hint that there is something to look up there. Kept for a time."""
 
     __tablename__ = "payment_event"
     __table_args__ = (
