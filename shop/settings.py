@@ -37,6 +37,7 @@ LANGUAGES = HOME / "shop" / "notifications" / "languages"
 """What mails can be written in: a file for each language."""
 Seconds = Annotated[float, Field(gt=0)]
 _STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
+_MAIL_ADDRESS = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/]+")
 _SERVICE_ADDRESS = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")  # it is noted with each order, so nothing secret may be in it
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,500}")
@@ -167,6 +168,14 @@ class Settings(BaseSettings):
     max_takeovers: int = Field(default=20, ge=1)
     reconciliation_grace_seconds: float = Field(default=600, ge=0)
 
+    # alerts, and what is kept for how long
+    alert_email: str | None = None
+    alert_webhook_url: SecretStr | None = None
+    alert_min_commands: int = Field(default=20, ge=1)
+    alert_waiting_minutes: Annotated[float, Field(gt=0)] = 15
+    alert_recovery_seconds: Seconds = 180
+    customer_data_days: float | None = Field(default=None, gt=0)
+
     # the desk: a compensation that could not be done is tried again after a pause, which doubles each time
     desk_retry_seconds: Seconds = 60
     desk_retry_max_seconds: Seconds = 6 * 3600
@@ -254,6 +263,20 @@ class Settings(BaseSettings):
             raise ValueError("CRM_WEBHOOK_URL needs CRM_WEBHOOK_SECRET (whsec_...), with which what is sent there is signed")
         webhook_key(self.crm_webhook_secret.get_secret_value())
         return self
+
+    @field_validator("alert_email")
+    @classmethod
+    def _one_address(cls, value: str | None) -> str | None:
+        if value is not None and not _MAIL_ADDRESS.fullmatch(value):
+            raise ValueError("ALERT_EMAIL must be one mail address, such as oncall@shop.example")
+        return value
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _posted_to(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _WEB_ADDRESS.match(value.get_secret_value()):
+            raise ValueError("ALERT_WEBHOOK_URL must start with https:// or http://")
+        return value
 
     @field_validator("orders_api_key")
     @classmethod

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Column,
     Computed,
     DateTime,
+    ForeignKey,
     Identity,
     Index,
     Numeric,
@@ -122,6 +123,12 @@ class CustomerOrder(SQLModel, table=True):
     """From now on it is not shipped; or, if it is, it is on its way back (`shop.desk.cancel`)."""
     cancel_reason: str | None = Field(sa_column=_text())
     cancel_requested_by: str | None = Field(sa_column=_text())
+    waits_for: str | None = Field(sa_column=_text())
+    """The code of what it was last put off for, such as a gateway that is away."""
+    waits_since: datetime | None = Field(sa_column=_time())
+    """When that began."""
+    erased_at: datetime | None = Field(sa_column=_time())
+    """Since then nothing of its customer is kept (`shop.retention.customers`)."""
     cell: int | None = Field(sa_column=_cell("submitted_at", "finished_at"))
     """How long it took; see `shop.monitoring.cells`."""
 
@@ -308,7 +315,7 @@ class DeskEntry(SQLModel, table=True):
 
 
 class PaymentEvent(SQLModel, table=True):
-    """Something that the gateway has told by itself: a hint that there is something to look up there. Kept for a month."""
+    """Something that the gateway has told by itself: a hint that there is something to look up there. Kept for a time."""
 
     __tablename__ = "payment_event"
     __table_args__ = (
@@ -424,6 +431,59 @@ class TraceSending(SQLModel, table=True):
     __tablename__ = "trace_sending"
     id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
     sent_until: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+
+
+class Alert(SQLModel, table=True):
+    """Something that a person should look at, from when it began until it was over. The same thing later is another alert."""
+
+    __tablename__ = "alert"
+    __table_args__ = (
+        Index("alert_open", "rule", "subject", unique=True, postgresql_where=text("over_at IS NULL")),
+        Index("alert_over", "over_at", postgresql_where=text("over_at IS NOT NULL")),
+    )
+    id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    rule: str = Field(sa_column=_text(nullable=False))
+    """A `shop.alerts.rules.Rule`."""
+    subject: str = Field(sa_column=_text(nullable=False))
+    """An order, a step, or what the rule is about otherwise; with the rule it says which alert this is."""
+    resource: str = Field(sa_column=_text(nullable=False))
+    """The Prefect event's."""
+    since: datetime = Field(sa_column=_now())
+    value: float
+    """As it was last judged; a share, seconds, orders or an amount, as the rule has it."""
+    threshold: float
+    details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    judged_at: datetime = Field(sa_column=_now())
+    over_at: datetime | None = Field(sa_column=_time())
+    over_because: str | None = Field(sa_column=_text())
+
+
+class AlertNotice(SQLModel, table=True):
+    """That somebody is to be told of an alert: once for each phase and way. Written with what happened to it, and sent afterwards."""
+
+    __tablename__ = "alert_notice"
+    __table_args__ = (
+        CheckConstraint("phase IN ('raised', 'cleared')", name="alert_notice_phase_known"),
+        CheckConstraint("way IN ('event', 'mail', 'webhook')", name="alert_notice_way_known"),
+        Index("alert_notice_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL")),
+    )
+    alert_id: int = Field(sa_column=Column(BigInteger, ForeignKey("alert.id", ondelete="CASCADE"), primary_key=True))
+    phase: str = Field(sa_column=_text(primary_key=True))
+    way: str = Field(sa_column=_text(primary_key=True))
+    created_at: datetime = Field(sa_column=_now())
+    next_attempt_at: datetime = Field(sa_column=_now())
+    attempts: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    sent_at: datetime | None = Field(sa_column=_time())
+    error: str | None = Field(sa_column=_text())
+
+
+class AlertWatch(SQLModel, table=True):
+    """One row: whoever has it locked judges, and nobody else."""
+
+    __tablename__ = "alert_watch"
+    __table_args__ = (CheckConstraint("id = 1", name="alert_watch_one"),)
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    judged_at: datetime | None = Field(sa_column=_time())
 
 
 # Rows that are updated soon after they are written: with room on their page, an update does not touch the indexes.
