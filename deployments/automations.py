@@ -88,7 +88,7 @@ def main() -> None:
     try:
         names = ensure_automations()
     except ObjectNotFound:
-        raise SystemExit(f"{RECOVERY} is not deployed there: first prefect --no-prompt deploy --all") from None
+        raise SystemExit("what automations start is not deployed there: first prefect --no-prompt deploy --all") from None
     except (httpx.HTTPError, RuntimeError) as error:
         raise SystemExit(f"the Prefect server cannot be used, see PREFECT_API_URL: {error}") from None
     sys.stdout.write("".join(f"on the server: {name}\n" for name in names))

@@ -45,11 +45,13 @@ def order_events(saga: Saga, home: Path) -> Conversation:
     own = [Message(FLOW, PREFECT, f"event {name}") for name in emitted(home, "tasks")]
     if noticed := (*own, *(Message(LATER, PREFECT, f"event {name}") for name in emitted(home, "flows"))):
         items.append(Block("opt", (("something is noticed on the way", noticed),)))
-    for automation in automations(UUID(int=0)):
+    for name, automation in automations(lambda _: UUID(int=0), lambda _: UUID(int=0)):
+        if automation is None:
+            continue
         expect: set[str] = getattr(automation.trigger, "expect", set())
         expected = ", ".join(sorted(expect)) if len(expect) == 1 else "no heartbeat"
         actions = ", ".join(words(str(action.type)) for action in automation.actions)
-        items.append(Block("opt", ((automation.name, (Message(PREFECT, LATER, f"{expected}: {actions}"),)),)))
+        items.append(Block("opt", ((name, (Message(PREFECT, LATER, f"{expected}: {actions}"),)),)))
     scheduled = [Message(PREFECT, LATER, f"{each.name}, {when}") for each in deployed(home) for when in each.schedules]
     items.append(Block("loop", (("by schedule", tuple(scheduled)),)))
     return Conversation("What happens to an order", tuple(parties), tuple(items))
