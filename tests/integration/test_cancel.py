@@ -343,7 +343,7 @@ async def test_cancelling_and_shipping_at_once(saga: World, unique: str, forget_
         assert (shipped, returned) == expected, order_id
         assert charged - refunded == (PRICE if kind == "completed" else 0), order_id
         assert saga.charges(order_id) <= 1
-    assert kinds["completed"] == 5, "those that nobody cancelled"
+    assert kinds["completed"] == len(ids) - len(wanted), "those that nobody cancelled"
     assert set(kinds) == {"completed", "cancelled", "returned"}
     assert asked == {"asked": 55}
     assert saga.stock("PROD-001") == (1000 - 5, 0)

@@ -111,7 +111,7 @@ def served() -> Iterator[tuple[Model, str]]:
 @pytest.fixture(scope="module")
 async def imported(served: tuple[Model, str]) -> None:
     """Importing DSPy takes a second or more, which is not what the time limits here are about."""
-    await write_confirmation(ORDER, the_settings(served[1], seconds=60))
+    await write_confirmation(ORDER, the_settings(served[1], seconds=50))
 
 
 @pytest.fixture
