@@ -31,7 +31,7 @@ async def erase_old_customers(days: float) -> int:
     return await asyncio.to_thread(erase_customers, days)
 
 
-@task(name="delete_runs_of_erased_orders", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=10)
+@task(name="delete_runs_of_erased_orders", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=3)
 async def delete_runs_of_erased_orders(days: float) -> int:
     """The Prefect server keeps a run's parameters, and so the order: those that ended so long ago go, if their order is erased."""
     ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=datetime.now(UTC) - timedelta(days=days)))

@@ -44,14 +44,15 @@ _IS_DUE = text(
 _TAKE = text(
     """
     WITH due AS (
-        SELECT id, order_id FROM outbox WHERE sent_at IS NULL AND refused_at IS NULL AND next_attempt_at <= now()
+        SELECT id FROM outbox WHERE sent_at IS NULL AND refused_at IS NULL AND next_attempt_at <= now()
           AND (CAST(:ids AS text[]) IS NULL OR order_id = ANY(CAST(:ids AS text[])))
         ORDER BY next_attempt_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
     UPDATE outbox m SET attempts = m.attempts + 1, next_attempt_at = now() + make_interval(secs => :claim)
-    FROM due LEFT JOIN customer_order o ON o.id = due.order_id LEFT JOIN order_step s ON s.order_id = due.order_id AND s.step = :step
-    WHERE m.id = due.id
-    RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, m.attempts, o.content, s.result AS confirmation
+    FROM due WHERE m.id = due.id
+    RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, m.attempts,
+        (SELECT content FROM customer_order o WHERE o.id = m.order_id) AS content,
+        (SELECT result FROM order_step s WHERE s.order_id = m.order_id AND s.step = :step) AS confirmation
     """
 )
 _TAKING = effect("the commit of taking messages")

@@ -24,7 +24,7 @@ from tests.waiting import until
 
 STEPS = ["validate_order", "check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "notify_customer"]
 ERROR = 2
-PERSONAL = ("@", "John", "Main St", "0259")
+PERSONAL = ("@example", "John", "Main St", "0259")
 
 
 @pytest.fixture
