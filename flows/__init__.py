@@ -1,5 +1,5 @@
 """What Prefect runs."""
 
-from flows.log_lines import configure
+from shop.logs import configure
 
 configure()

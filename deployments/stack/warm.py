@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 
 _PARTS = {
@@ -29,8 +28,7 @@ def main() -> None:
         os.environ["PREFECT_API_URL"] = _wait_for(Path(go_file), parent)
         importlib.import_module("prefect.context").refresh_global_settings_context()
     sys.argv = ["prefect", *arguments]
-    with importlib.import_module("deployments.worker").working() if "worker" in arguments else nullcontext():
-        importlib.import_module("prefect.cli").app()
+    importlib.import_module("prefect.cli").app()
 
 
 def _load(parts: Iterable[str]) -> None:

@@ -1,1 +1,0 @@
-"""Alerts: what a person should look at, judged from the journal."""

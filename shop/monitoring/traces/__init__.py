@@ -1,1 +1,0 @@
-"""OpenTelemetry traces, if they are wanted: one for each order, made of its journal."""

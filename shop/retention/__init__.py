@@ -1,1 +1,0 @@
-"""What is not kept for ever: traces, and what we know of customers. The money trail stays."""
