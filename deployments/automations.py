@@ -1,4 +1,5 @@
-"""What Prefect does by itself when a run dies: `python -m deployments.automations` puts it on the server that PREFECT_API_URL names.
+"""What Prefect does by itself: `python -m deployments.automations` puts `deployments/automations.yaml` on the server that PREFECT_API_URL
+names.
 
 `make run` does this for its own server. Harmless when done again: an automation of the same name is brought up to date.
 """
@@ -6,77 +7,77 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.states import NAMES
+import yaml
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import AutomationCore
 
-WORKING = ("process-order", "process-pending-orders")
-"""The flows that have orders in hand."""
-RECOVERY = "recover-orders/recover-orders"
-_HEARTBEAT = "prefect.flow-run.heartbeat"
-_SILENT_SECONDS = 90
-"""Three heartbeats; their pause is set in prefect.yaml (PREFECT_FLOWS_HEARTBEAT_FREQUENCY), and 30 seconds is the shortest."""
+FILE = Path(__file__).with_name("automations.yaml")
+Find = Callable[[str], "UUID | None"]
+"""A name to its id; None: there is none of this name."""
 
 
-def ensure_automations() -> list[str]:
-    """Puts the automations on the server. Returns their names. Raises `prefect.exceptions.ObjectNotFound` if `recover-orders` is not
-    deployed there."""
+def ensure_automations(file: Path = FILE) -> list[str]:
+    """Puts the automations on the server. Returns their names. Raises `prefect.exceptions.ObjectNotFound` if a deployment that one of them
+    starts is not there. One whose block is not there is left out, and taken away if it was there before."""
     from prefect.client.orchestration import get_client
 
     names = []
     with get_client(sync_client=True) as client:
-        recovery = client.read_deployment_by_name(RECOVERY).id
-        for wanted in automations(recovery):
-            known = client.read_automations_by_name(wanted.name)
+        for name, wanted in automations(lambda name: client.read_deployment_by_name(name).id, _blocks(client), file):
+            known = client.read_automations_by_name(name)
+            if wanted is None:
+                for each in known:
+                    client.delete_automation(each.id)
+                continue
             if known:
                 client.update_automation(known[0].id, wanted)
             else:
                 client.create_automation(wanted)
-            names.append(wanted.name)
+            names.append(name)
     return names
 
 
-def automations(recovery: Any) -> Iterator[AutomationCore]:
-    """What is wanted; `recovery` is the id of the deployment `recover-orders`."""
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState, RunDeployment
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-    from prefect.events.schemas.events import ResourceSpecification
+def automations(deployment: Find, block: Find, file: Path = FILE) -> Iterator[tuple[str, AutomationCore | None]]:
+    """What the file says, by name; None for what needs a block that is not there. `deployment` and `block` find the ids. Raises
+    pydantic's ValidationError for what is no automation."""
+    from prefect.events.schemas.automations import AutomationCore
 
-    ours = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": list(WORKING)})
-    runs = ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"})
-    crashed_run = {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"}
-    yield AutomationCore(
-        name="Orders of a crashed run are recovered",
-        description="Recovery starts when a run crashes, and takes its orders over as soon as its lease is over.",
-        trigger=EventTrigger(
-            expect={"prefect.flow-run.Crashed"}, match=runs, match_related=ours, for_each={"prefect.resource.id"}, posture=Posture.Reactive
-        ),
-        actions=[RunDeployment(deployment_id=recovery, parameters={"crashed_run": crashed_run})],
-    )
-    # Events are named by the state's own name, so every name that a run of ours can end in has to be told.
-    ends = {f"prefect.flow-run.{name}" for name in (*NAMES.values(), "Failed", "Crashed", "Cancelled", "Cancelling")}
-    yield AutomationCore(
-        name="Runs that fell silent have crashed",
-        description=f"A run whose heartbeat has not been heard for {_SILENT_SECONDS} seconds died with its worker.",
-        trigger=EventTrigger(
-            after={_HEARTBEAT},
-            expect={_HEARTBEAT, *ends},
-            match=runs,
-            match_related=ours,
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            within=timedelta(seconds=_SILENT_SECONDS),
-        ),
-        actions=[
-            ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="Not heard of any more: its process, or its machine, died.")
-        ],
-    )
+    for each in yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]:
+        actions = [_action(action, deployment, block) for action in each["actions"]]
+        complete = [action for action in actions if action is not None]
+        yield each["name"], AutomationCore.model_validate({**each, "actions": complete}) if len(complete) == len(actions) else None
+
+
+def _action(action: Mapping[str, Any], deployment: Find, block: Find) -> dict[str, Any] | None:
+    made = dict(action)
+    if "deployment" in made:
+        made["deployment_id"] = deployment(made.pop("deployment"))
+    if "block" in made and (found := block(made.pop("block"))) is None:
+        return None
+    if "block" in action:
+        made["block_document_id"] = found
+    return made
+
+
+def _blocks(client: SyncPrefectClient) -> Find:
+    from prefect.exceptions import ObjectNotFound
+
+    def find(name: str) -> UUID | None:
+        kind, _, document = name.partition("/")
+        try:
+            return client.read_block_document_by_name(document, kind).id
+        except ObjectNotFound:
+            return None
+
+    return find
 
 
 def main() -> None:
@@ -87,7 +88,7 @@ def main() -> None:
     try:
         names = ensure_automations()
     except ObjectNotFound:
-        raise SystemExit(f"{RECOVERY} is not deployed there: first prefect --no-prompt deploy --all") from None
+        raise SystemExit("what automations start is not deployed there: first prefect --no-prompt deploy --all") from None
     except (httpx.HTTPError, RuntimeError) as error:
         raise SystemExit(f"the Prefect server cannot be used, see PREFECT_API_URL: {error}") from None
     sys.stdout.write("".join(f"on the server: {name}\n" for name in names))

@@ -24,11 +24,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
+from deployments.watched import watched
 from shop.catalogue import load_sample_catalogue
 from shop.database import is_database_trouble
 from shop.errors import InventoryRefused, OrderError, OutOfStock, ReservationLost
 from shop.logs import configure
 from shop.migrate import upgrade
+from shop.monitoring.exposition.endpoint import PATH, Exposition, metrics_token
 from shop.serving import listen, serve
 from shop.settings import settings
 from shop.stock.embedded import EmbeddedInventory
@@ -61,7 +63,9 @@ _CAN_HAPPEN: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(inventory: EmbeddedInventory, token: str | None = None, *, expiry_seconds: float = EXPIRY_SECONDS) -> FastAPI:
+def create_app(
+    inventory: EmbeddedInventory, token: str | None = None, *, expiry_seconds: float = EXPIRY_SECONDS, metrics: Exposition | None = None
+) -> FastAPI:
     """The service on that inventory, which it closes at its end. `token`: what callers have to bring."""
 
     @asynccontextmanager
@@ -83,6 +87,16 @@ def create_app(inventory: EmbeddedInventory, token: str | None = None, *, expiry
         """Whether it can do its work: asks the database."""
         await inventory.get("health")
         return {"status": "ok"}
+
+    if metrics is not None:
+
+        @app.get(PATH, include_in_schema=False)
+        def read_metrics(request: Request) -> Response:
+            """For Prometheus."""
+            if not metrics.allows(request.headers.get("Authorization")):
+                raise _NotAllowed
+            body, content_type = metrics.answer(request.headers.get("Accept"))
+            return Response(body, media_type=content_type)
 
     return app
 
@@ -247,9 +261,12 @@ def main() -> None:
         if arguments.prepare:
             upgrade(url)
             load_sample_catalogue(url)
-        app = create_app(EmbeddedInventory(url), secret.get_secret_value() if secret else None)
-        # Connections are kept for longer than any client's own pool does, so that the service never hangs up on a request.
-        serve(app, listener, arguments.port_file, timeout_keep_alive=60, timeout_graceful_shutdown=5)
+        token = secret.get_secret_value() if secret else None
+        metrics = Exposition("inventory service", database_url=url, inventory_only=True, token=metrics_token() or token)
+        app = create_app(EmbeddedInventory(url), token, metrics=metrics)
+        with watched("inventory service"):
+            # Connections are kept for longer than any client's own pool does, so that the service never hangs up on a request.
+            serve(app, listener, arguments.port_file, timeout_keep_alive=60, timeout_graceful_shutdown=5)
 
 
 def _is_this_machine(host: str) -> bool:

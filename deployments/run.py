@@ -29,6 +29,7 @@ from deployments.stack.display import Display
 from deployments.stack.environment import given
 from deployments.stack.errors import Interrupted, StackError
 from deployments.stack.stack import HOME, Options, Stack
+from deployments.stack.worker import METRICS_PORT
 from deployments.table import STYLES, outcome_table
 from shop.money import show
 
@@ -70,6 +71,8 @@ def _options() -> Options:
         web_host=given("WEB_HOST", env_file),
         web_port=_port(given("WEB_PORT", env_file)),
         orders_api_key=given("ORDERS_API_KEY", env_file),
+        metrics_port=_port(given("METRICS_PORT", env_file)) or METRICS_PORT,
+        metrics_token=given("METRICS_TOKEN", env_file),
     )
 
 
@@ -204,6 +207,12 @@ def _how_to_go_on(stack: Stack) -> Text:
         key = "$ORDERS_API_KEY" if stack.options.orders_api_key else f"$(cat {file})"
         headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
         text.append(f"    curl {headers} -d @order.json {stack.web.url}/orders\n", "cyan")
+    if stack.worker and stack.worker.metrics_url:
+        token = stack.metrics_token_file
+        token = token.relative_to(HOME) if token.is_relative_to(HOME) else token
+        given_or_own = "$METRICS_TOKEN" if stack.options.metrics_token else f"$(cat {token})"
+        text.append("Metrics:           for Prometheus, see docs/metrics.md\n")
+        text.append(f'    curl -H "Authorization: Bearer {given_or_own}" {stack.worker.metrics_url}\n', "cyan")
     return text.append("Stop:              Ctrl-C (the data is kept)\n")
 
 

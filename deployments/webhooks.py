@@ -29,11 +29,13 @@ from sqlalchemy import text
 
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
-from deployments.web import orders, stripe_webhook
+from deployments.watched import watched
+from deployments.web import metrics, orders, stripe_webhook
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from deployments.web.starter import Starter
 from shop.database import close_engine, is_database_trouble, transaction
 from shop.logs import configure
+from shop.monitoring.exposition.endpoint import Exposition, metrics_token
 from shop.serving import listen, serve
 from shop.settings import settings
 
@@ -53,6 +55,7 @@ class Health(BaseModel):
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with ExitStack() as starters:
         app.state.pending = starters.enter_context(Starter("the pending lane", wake_pending_lane))
+        app.state.metrics = Exposition("web app", token=metrics_token())
         app.state.events = starters.enter_context(Starter("handle-payment-events", start_handling_events))
         yield
     await close_engine()
@@ -64,6 +67,7 @@ def create_app() -> FastAPI:
     answer_problems(made)
     made.include_router(orders.router)
     made.include_router(stripe_webhook.router)
+    made.include_router(metrics.router)
 
     @made.get("/health", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
     async def health() -> Health:
@@ -78,7 +82,7 @@ def create_app() -> FastAPI:
         s = settings()
         return Health(orders=bool(s.orders_api_keys), stripe_webhooks=bool(s.stripe_webhook_secrets))
 
-    made.state.routes = [*orders.router.routes, *stripe_webhook.router.routes, *made.router.routes]
+    made.state.routes = [*orders.router.routes, *stripe_webhook.router.routes, *metrics.router.routes, *made.router.routes]
     return made
 
 
@@ -111,7 +115,7 @@ def main() -> None:
         listener = listen(arguments.port, arguments.host)
     except (OSError, OverflowError) as error:
         raise SystemExit(f"the web app cannot listen on {arguments.host}:{arguments.port}: {error}") from error
-    with listener:
+    with listener, watched("web app"):
         serve(app, listener, arguments.port_file, timeout_keep_alive=30, timeout_graceful_shutdown=5)
 
 

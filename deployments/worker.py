@@ -15,7 +15,8 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -23,6 +24,8 @@ import psutil
 from prefect.workers.process import ProcessWorker
 
 from deployments.stack.worker import POOL
+from deployments.watched import watched
+from shop.logs import configure
 
 GRACE_SECONDS = 15
 """For so long the runs that were told to go are waited for. A drain goes on with what it has in hand for a third of it."""
@@ -67,10 +70,19 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+@contextmanager
+def working() -> Iterator[None]:
+    """Around the worker's life: how it is watched."""
+    configure()
+    with watched("worker", own_port=True):
+        yield
+
+
 def main() -> None:
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "1")
     sys.argv = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", *sys.argv[1:]]
-    importlib.import_module("prefect.cli").app()
+    with working():
+        importlib.import_module("prefect.cli").app()
 
 
 if __name__ == "__main__":

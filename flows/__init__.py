@@ -1,5 +1,5 @@
 """What Prefect runs."""
 
-from shop.logs import configure
+from flows.log_lines import configure
 
 configure()

@@ -10,6 +10,7 @@ from prefect.logging import get_run_logger
 from flows import board
 from flows.reconcile_payments import tell_of
 from flows.reopened import take_up
+from flows.run_names import timed
 from shop.notifications import outbox
 from shop.payment_events import inbox
 from shop.payment_events.handling import Handled
@@ -20,7 +21,7 @@ from tasks.limits import PAYMENT_GATEWAY, slots
 _AT_ONCE = 8
 
 
-@flow(name="handle-payment-events", persist_result=False)
+@flow(name="handle-payment-events", flow_run_name=timed("payment events"), persist_result=False)
 async def handle_payment_events() -> dict[str, int]:
     """Handles the events that the web app has stored, and that are due. A run that dies loses none: the next one takes them up.
 

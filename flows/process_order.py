@@ -15,6 +15,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import board
+from flows.order_picture import show_order
 from flows.saga import ORDER_SAGA
 from flows.states import state_of
 from flows.takeover import all_told, tell_of_takeovers
@@ -64,11 +65,17 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     `OrderConflict` if another order is known under its id.
     """
     order_id = await patiently(lambda: _take_in(order))
-    async with lease() as mine, signals.listening(signals.FINISHED) as bell:
-        while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
-            if not await _work_on(order_id, mine):  # a drain, or another run, works on it: its outcome is ours; or it waits for the gateway
-                await bell.wait(settings().poll_seconds)
-    await _send_mail(order_id)
+    try:
+        async with lease() as mine, signals.listening(signals.FINISHED) as bell:
+            while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
+                # a drain, or another run, works on it: its outcome is ours; or it waits for the gateway
+                if not await _work_on(order_id, mine):
+                    await bell.wait(settings().poll_seconds)
+        await _send_mail(order_id)
+    except BaseException as failure:  # cancelled, most likely: by now the order is undone, or handed back
+        await show_order(order_id, leaving=not isinstance(failure, Exception))
+        raise
+    await show_order(order_id)
     await all_told()
     await board.settle()
     return state_of(known)

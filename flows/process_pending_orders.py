@@ -16,11 +16,13 @@ from pydantic import Field
 
 from flows import board
 from flows.lane import GRACE_SECONDS, Lane
+from flows.progress import Progress
 from flows.takeover import all_told, tell_of_takeovers
-from shop import journal, signals
+from shop import journal, signals, tally
 from shop.database import is_database_trouble, transaction
 from shop.garbage import little_garbage_collection
 from shop.lease import hand_back_strays, lease
+from shop.monitoring.sampler import sampling
 from shop.notifications import outbox
 from shop.settings import settings
 from shop.signals import Bell
@@ -52,13 +54,15 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
     """
     seconds = settings().drain_seconds if drain_seconds is None else drain_seconds
     drain = _Drain(batch_size or settings().batch_size)
-    with little_garbage_collection():
+    with little_garbage_collection(), sampling("drain", flow_run_id=str(flow_run.id)), tally.counting() as counts:
+        progress = Progress(counts, lambda: drain.taken)
         async with (
             signals.listening(signals.WAITING, draining=True) as bell,
             slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
             lease() as mine,
         ):
             mailing = asyncio.create_task(drain.mail())
+            progress.begin()
             try:
                 await drain.take_orders(mine, bell, seconds)
                 await drain.lane.finish_up()
@@ -66,12 +70,13 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
                 await mailing
                 await all_told()
                 await board.settle()
+                await progress.end()
             except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
                 await drain.lane.finish_up(GRACE_SECONDS)
                 raise
             finally:
                 mailing.cancel()
-                await asyncio.gather(mailing, return_exceptions=True)
+                await asyncio.gather(mailing, progress.stop(), return_exceptions=True)
     return {"orders": drain.taken, "batches": drain.started}
 
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from flows import board
 from flows.lane import GRACE_SECONDS, Lane
+from flows.run_names import timed
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal
 from shop.database import transaction
@@ -60,7 +61,7 @@ async def _lease_left(run_id: UUID) -> float | None:
         return await journal.lease_left(tx, str(run_id))
 
 
-@flow(name="recover-orders", persist_result=False)
+@flow(name="recover-orders", flow_run_name=timed("recovery"), persist_result=False)
 async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
     """Takes over orders whose lease ran out, and takes them to their outcome by the same saga; then gives back expired reservations
     and sends what is left in the outbox.

@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 
 from flows import board
 from flows.lane import GRACE_SECONDS, Lane
+from flows.order_picture import show_order
 from shop import journal, signals
 from shop.database import transaction
 from shop.lease import lease
@@ -45,6 +46,7 @@ async def to_its_outcome(order_id: str) -> OrderOutcome:
                 await bell.wait(settings().poll_seconds)
     if await outbox.is_due([order_id]):
         await deliver_outbox(ALL_OF_AN_ORDER, [order_id])
+    await show_order(order_id)
     await board.settle()
     return known
 

@@ -7,6 +7,7 @@ from prefect.logging import get_run_logger
 
 from flows import board
 from flows.reopened import take_up
+from flows.run_names import timed
 from flows.undelivered import show_undelivered
 from shop.database import transaction
 from shop.desk import attention
@@ -18,7 +19,7 @@ _AT_ONCE = 100
 """A run takes no more than this; the next one the rest."""
 
 
-@flow(name="retry-compensations", persist_result=False)
+@flow(name="retry-compensations", flow_run_name=timed("retries"), persist_result=False)
 async def retry_compensations() -> dict[str, int]:
     """Tries again to undo the orders on the desk whose pause is over (`DESK_RETRY_SECONDS`, doubling up to `DESK_RETRY_MAX_SECONDS`), and
     shows the desk in the UI, and the messages that were not delivered. An order that is held is left alone."""

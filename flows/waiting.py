@@ -20,10 +20,9 @@ def has_to_wait(failure: BaseException) -> bool:
 
 async def let_wait(waiting: Mapping[OrderUnderWay, OrderError]) -> None:
     """Hands the orders back, for anybody to claim after the pause that their failures ask for. No longer this worker's then."""
-    customers = [order for order, failure in waiting.items() if isinstance(failure, PaymentNeedsCustomer)]
-    for orders, keep_stock in ((customers, True), ([order for order in waiting if order not in customers], False)):
-        if orders:
-            seconds = max(waiting[order].retry_after or 0 for order in orders)
-            who = f"order {orders[0].id}" if len(orders) == 1 else f"{len(orders)} orders"
-            log.warning("%s put off for %.0f s: %s", who, seconds, waiting[orders[0]])
-            await put_off(orders, seconds, keep_stock=keep_stock)
+    for why in sorted({failure.code for failure in waiting.values()}):
+        orders = [order for order, failure in waiting.items() if failure.code == why]
+        seconds = max(waiting[order].retry_after or 0 for order in orders)
+        who = f"order {orders[0].id}" if len(orders) == 1 else f"{len(orders)} orders"
+        log.warning("%s put off for %.0f s: %s", who, seconds, waiting[orders[0]])
+        await put_off(orders, seconds, keep_stock=why == PaymentNeedsCustomer.code, why=why)

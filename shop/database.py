@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import orjson
 import psycopg
@@ -16,7 +17,7 @@ from psycopg.abc import Buffer
 from psycopg.adapt import PyFormat
 from psycopg.types.array import ListDumper
 from psycopg.types.json import set_json_loads
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -56,6 +57,7 @@ psycopg.adapters.register_dumper(list, _ListDumper)
 Tx = AsyncConnection
 """A connection inside a transaction that the caller commits."""
 
+_pools: WeakSet[QueuePool] = WeakSet()
 _engines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncEngine]] = WeakKeyDictionary()
 # Parameters hold customers' data, and errors are logged: so they are hidden from errors.
 _AFTER_COMMIT = "after commit"
@@ -69,6 +71,7 @@ def engine() -> AsyncEngine:
     if url not in pools:
         pools[url] = create_async_engine(url, pool_size=10, max_overflow=10, **_OPTIONS)
         event.listen(pools[url].sync_engine, "connect", _end_when_idle)
+        _know(pools[url].sync_engine)
     return pools[url]
 
 
@@ -112,7 +115,32 @@ def after_commit(tx: Tx, call: Callable[[], None]) -> None:
 @lru_cache
 def sync_engine(url: str) -> Engine:
     """The pool of callers without an event loop."""
-    return create_engine(url, pool_size=5, pool_pre_ping=True, **_OPTIONS)
+    made = create_engine(url, pool_size=5, pool_pre_ping=True, **_OPTIONS)
+    _know(made)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """Connections of this process's pools: in use, open, and how many there may be."""
+
+    in_use: int
+    open: int
+    most: int
+
+
+def pool_use() -> PoolUse:
+    """Of this moment; may be asked from any thread."""
+    pools = list(_pools)
+    in_use = sum(pool.checkedout() for pool in pools)
+    return PoolUse(
+        in_use, in_use + sum(pool.checkedin() for pool in pools), sum(pool.size() + max(pool._max_overflow, 0) for pool in pools)
+    )
+
+
+def _know(engine: Engine) -> None:
+    if isinstance(engine.pool, QueuePool):
+        _pools.add(engine.pool)
 
 
 def is_database_trouble(error: BaseException) -> bool:

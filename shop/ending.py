@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop import inventory, journal
+from shop import inventory, journal, tally
 from shop.database import Tx, as_json, transaction
 from shop.desk import attention
 from shop.errors import OrderError, OrderRejected, OutOfStock
@@ -21,6 +21,7 @@ from shop.points import effect
 from shop.saga import Saga
 from shop.signals import FINISHED
 from shop.stock import saga as stock
+from shop.tally import Ended
 from shop.under_way import OrderUnderWay
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,12 @@ _REMEMBER = text(
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, step text, failure jsonb) WHERE o.id = r.id"
 )
 _TELL = text("SELECT pg_notify(:channel, '')")
+LAST_SECONDS = 120
+"""So long after its last pause an order that was put off, and has no outcome, still counts as waiting for what it was put off for."""
 # Only what is still under one of these leases: after a commit that was not heard of, an order may have ended, and may be another's again.
 _LATER = text(
-    "UPDATE customer_order SET lease_id = NULL, not_before = now() "
+    "UPDATE customer_order SET lease_id = NULL, waits_for = :why, waits_since = CASE WHEN CAST(:why AS text) IS NULL THEN NULL "
+    "WHEN waits_for = :why AND not_before > now() - make_interval(secs => :last) THEN waits_since ELSE now() END, not_before = now() "
     "+ make_interval(secs => CASE WHEN cancel_requested_at IS NULL THEN :seconds ELSE least(:seconds, 1) END) "
     "WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NULL AND lease_id = ANY(CAST(:leases AS uuid[]))"
 )
@@ -136,20 +140,27 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
             if len(ended) < len(held):
                 await _hand_back(tx, [order for order in held if order.id not in ended], seconds=0)
             await tx.execute(_TELL, {"channel": FINISHED})
+    if (counts := tally.current()) is not None:
+        counts.add([_ended(row, order) for row, order in zip(rows, held, strict=True) if order.id in ended])
     for order in held:
         order.lost = True  # nobody's any more
     return {row["id"]: row["outcome"] for row in rows if row["id"] in ended}
 
 
-async def put_off(orders: Sequence[OrderUnderWay], seconds: float, *, keep_stock: bool = False) -> None:
+def _ended(row: Mapping[str, Any], order: OrderUnderWay) -> Ended:
+    code = order.failure.kind if order.failure else None
+    return Ended(order.id, row["outcome"], order.failing_step, code, row["currency"], row["charged"], row["refunded"], row["at_risk"])
+
+
+async def put_off(orders: Sequence[OrderUnderWay], seconds: float, *, keep_stock: bool = False, why: str | None = None) -> None:
     """Hands orders back that could not be worked on just now; they are claimed again after a pause. `keep_stock`: what is reserved for
-    them stays so until then, and `RESERVATION_MINUTES` longer."""
+    them stays so until then, and `RESERVATION_MINUTES` longer. `why`: the code of what they wait for, if it is something outside."""
     if keep_stock:
         await asyncio.gather(*(_keep_at_service(order, seconds) for order in orders))
     async with transaction(_PUTTING_OFF) as tx:
         held = await journal.hold(tx, orders)
         if held:
-            await _hand_back(tx, held, seconds)
+            await _hand_back(tx, held, seconds, why)
         if held and keep_stock:
             await inventory.keep(tx, [order.id for order in held], seconds)
     for order in held:
@@ -164,9 +175,9 @@ async def _keep_at_service(order: OrderUnderWay, seconds: float) -> None:
         log.warning("what order %s holds may run out at the inventory service (%s)", order.id, error.code)
 
 
-async def _hand_back(tx: Tx, held: Sequence[OrderUnderWay], seconds: float) -> None:
-    leases = list({order.lease for order in held})
-    await tx.execute(_LATER, {"ids": [order.id for order in held], "seconds": float(seconds), "leases": leases})
+async def _hand_back(tx: Tx, held: Sequence[OrderUnderWay], seconds: float, why: str | None = None) -> None:
+    leases, waiting = list({order.lease for order in held}), {"why": why, "last": LAST_SECONDS}
+    await tx.execute(_LATER, {"ids": [order.id for order in held], "seconds": float(seconds), "leases": leases, **waiting})
     await tx.execute(_LOOK_CLOSER, {"leases": leases})
 
 

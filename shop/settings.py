@@ -37,6 +37,7 @@ LANGUAGES = HOME / "shop" / "notifications" / "languages"
 """What mails can be written in: a file for each language."""
 Seconds = Annotated[float, Field(gt=0)]
 _STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
+_MAIL_ADDRESS = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/]+")
 _SERVICE_ADDRESS = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")  # it is noted with each order, so nothing secret may be in it
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,500}")
@@ -131,6 +132,7 @@ class Settings(BaseSettings):
     shop_name: str = "The Shop"
     shop_email: str = "orders@shop.example"
     support_email: str = "support@shop.example"
+    report_email: str | None = None
     shop_address: str = "1 Warehouse Way, Anytown CA 90210, US"
     estimated_delivery: str = "3-5 business days"
     carrier_refuses: frozenset[str] = frozenset({"AQ"})
@@ -141,6 +143,14 @@ class Settings(BaseSettings):
     web_max_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
     orders_api_key: SecretStr | None = None
     stripe_webhook_secret: SecretStr | None = None
+
+    # what monitoring from outside reads, and where traces go
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    metrics_token: SecretStr | None = None
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_traces: bool | None = None
+    otel_traces_sampler_arg: float = Field(default=1, ge=0, le=1)
 
     # limits of a sane order
     max_order_total: Decimal = Decimal(1_000_000)
@@ -157,6 +167,14 @@ class Settings(BaseSettings):
     poll_seconds: Seconds = 1
     max_takeovers: int = Field(default=20, ge=1)
     reconciliation_grace_seconds: float = Field(default=600, ge=0)
+
+    # alerts, and what is kept for how long
+    alert_email: str | None = None
+    alert_webhook_url: SecretStr | None = None
+    alert_min_commands: int = Field(default=20, ge=1)
+    alert_waiting_minutes: Annotated[float, Field(gt=0)] = 15
+    alert_recovery_seconds: Seconds = 180
+    customer_data_days: float | None = Field(default=None, gt=0)
 
     # the desk: a compensation that could not be done is tried again after a pause, which doubles each time
     desk_retry_seconds: Seconds = 60
@@ -246,12 +264,40 @@ class Settings(BaseSettings):
         webhook_key(self.crm_webhook_secret.get_secret_value())
         return self
 
+    @field_validator("alert_email")
+    @classmethod
+    def _one_address(cls, value: str | None) -> str | None:
+        if value is not None and not _MAIL_ADDRESS.fullmatch(value):
+            raise ValueError("ALERT_EMAIL must be one mail address, such as oncall@shop.example")
+        return value
+
+    @field_validator("alert_webhook_url")
+    @classmethod
+    def _posted_to(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _WEB_ADDRESS.match(value.get_secret_value()):
+            raise ValueError("ALERT_WEBHOOK_URL must start with https:// or http://")
+        return value
+
     @field_validator("orders_api_key")
     @classmethod
     def _strong_keys(cls, value: SecretStr | None) -> SecretStr | None:
         if not all(_API_KEY.fullmatch(key) for key in _each(value)):
             raise ValueError("ORDERS_API_KEY must be keys of 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -, with commas between them")
         return value
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _strong_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _API_KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("METRICS_TOKEN must be 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -")
+        return value
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str | None) -> str | None:
+        if value is not None and not _SERVICE_ADDRESS.fullmatch(value):
+            raise ValueError("OTEL_EXPORTER_OTLP_ENDPOINT must be a web address (OTLP over HTTP), such as http://127.0.0.1:4318")
+        return value.rstrip("/") if value else None
 
     @field_validator("stripe_webhook_secret")
     @classmethod
@@ -295,6 +341,13 @@ class Settings(BaseSettings):
     def gateway_url(self) -> str:
         """Where the payment gateway is."""
         return self.payment_gateway_url or _GATEWAY_URLS[self.payment_gateway]
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Where traces are sent; None: they are off. `OTEL_TRACES` alone sends them to a collector on this machine."""
+        if self.otel_traces is False or not (self.otel_traces or self.otel_exporter_otlp_endpoint):
+            return None
+        return f"{self.otel_exporter_otlp_endpoint or 'http://127.0.0.1:4318'}/v1/traces"
 
     @property
     def orders_api_keys(self) -> tuple[str, ...]:

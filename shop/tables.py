@@ -7,9 +7,27 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import DDL, BigInteger, CheckConstraint, Column, DateTime, Identity, Index, Numeric, Text, UniqueConstraint, event, text
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Numeric,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    event,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
+
+from shop.monitoring.cells import cell_of
 
 
 def _now(**options: Any) -> Any:
@@ -30,6 +48,19 @@ def _money() -> Any:
 
 def _text(**options: Any) -> Any:
     return Column(Text, **options)
+
+
+def _text_of(expression: str) -> Any:
+    return Column(Text, Computed(expression, persisted=True))
+
+
+def _cell(begun: str, ended: str) -> Any:
+    return Column(SmallInteger, Computed(cell_of(begun, ended), persisted=True))
+
+
+def _covering(name: str, time: str, *include: str) -> Index:
+    """For metrics: what a window of time holds is read from the index alone."""
+    return Index(name, time, postgresql_include=list(include), postgresql_where=text(f"{time} IS NOT NULL"))
 
 
 class Lease(SQLModel, table=True):
@@ -55,6 +86,7 @@ class CustomerOrder(SQLModel, table=True):
             "cancel_requested_at",
             postgresql_where=text("cancel_requested_at IS NOT NULL AND outcome IS NULL"),
         ),
+        _covering("customer_order_finished", "finished_at", "outcome", "currency", "amount_charged", "amount_refunded", "cell"),
         CheckConstraint("amount_refunded <= amount_charged", name="customer_order_refund_within_charge"),
         CheckConstraint(
             "outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated', 'needs_attention')", name="customer_order_outcome_known"
@@ -91,6 +123,14 @@ class CustomerOrder(SQLModel, table=True):
     """From now on it is not shipped; or, if it is, it is on its way back (`shop.desk.cancel`)."""
     cancel_reason: str | None = Field(sa_column=_text())
     cancel_requested_by: str | None = Field(sa_column=_text())
+    waits_for: str | None = Field(sa_column=_text())
+    """The code of what it was last put off for, such as a gateway that is away."""
+    waits_since: datetime | None = Field(sa_column=_time())
+    """When that began."""
+    erased_at: datetime | None = Field(sa_column=_time())
+    """Since then nothing of its customer is kept (`shop.retention.customers`)."""
+    cell: int | None = Field(sa_column=_cell("submitted_at", "finished_at"))
+    """How long it took; see `shop.monitoring.cells`."""
 
 
 class OrderStep(SQLModel, table=True):
@@ -103,6 +143,9 @@ class OrderStep(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("status IN ('begun', 'done', 'failed')", name="order_step_status_known"),
         CheckConstraint("undo_status IN ('begun', 'done', 'failed')", name="order_step_undo_status_known"),
+        _covering("order_step_ended", "ended_at", "step", "status", "remark", "cell", "attempts"),
+        _covering("order_step_undone", "undo_ended_at", "step", "undo_status", "undo_begun_at", "undo_attempts"),
+        Index("order_step_warned", "ended_at", postgresql_where=text("(result -> 'validation_warnings') <> '[]'::jsonb")),
     )
     order_id: str = Field(sa_column=_text(primary_key=True))
     step: str = Field(sa_column=_text(primary_key=True))
@@ -126,6 +169,10 @@ class OrderStep(SQLModel, table=True):
     undo_ended_at: datetime | None = Field(sa_column=_time())
     undo_result: dict[str, Any] | None = Field(sa_column=_json())
     undo_error: dict[str, Any] | None = Field(sa_column=_json())
+    cell: int | None = Field(sa_column=_cell("begun_at", "ended_at"))
+    """How long it took; see `shop.monitoring.cells`."""
+    remark: str | None = Field(sa_column=_text_of("left(coalesce(error ->> 'code', result ->> 'generation_model'), 100)"))
+    """For counting: the code of its failure; or who wrote a confirmation, the template or which model."""
 
 
 class Product(SQLModel, table=True):
@@ -188,6 +235,7 @@ class OutboxMessage(SQLModel, table=True):
         UniqueConstraint("order_id", "kind", name="outbox_once"),
         Index("outbox_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL AND refused_at IS NULL")),
         Index("outbox_undelivered", "created_at", postgresql_where=text("sent_at IS NULL AND error IS NOT NULL")),
+        _covering("outbox_sent", "sent_at", "kind", "attempts"),
     )
     id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
     order_id: str = Field(sa_column=_text(nullable=False))
@@ -267,7 +315,7 @@ class DeskEntry(SQLModel, table=True):
 
 
 class PaymentEvent(SQLModel, table=True):
-    """Something that the gateway has told by itself: a hint that there is something to look up there. Kept for a month."""
+    """Something that the gateway has told by itself: a hint that there is something to look up there. Kept for a time."""
 
     __tablename__ = "payment_event"
     __table_args__ = (
@@ -313,6 +361,129 @@ class Dispute(SQLModel, table=True):
     as_of: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     """What is older does not replace it."""
     closed_at: datetime | None = Field(sa_column=_time())
+
+
+class WorkerProcess(SQLModel, table=True):
+    """A process that works for long: a drain, the web app, an inventory service."""
+
+    __tablename__ = "worker_process"
+    __table_args__ = (Index("worker_process_seen", "seen_at"),)
+    id: UUID = Field(primary_key=True)
+    kind: str = Field(sa_column=_text(nullable=False))
+    host: str = Field(sa_column=_text(nullable=False))
+    pid: int
+    flow_run_id: str | None = Field(sa_column=_text())
+    started_at: datetime = Field(sa_column=_now())
+    seen_at: datetime = Field(sa_column=_now())
+    every_seconds: float
+    """So often it says that it lives."""
+    ended_at: datetime | None = Field(sa_column=_time())
+    """It said goodbye."""
+
+
+class SystemSample(SQLModel, table=True):
+    """What a process used at a time. Percents of CPU are of one core for the process, and of all cores for its machine."""
+
+    __tablename__ = "system_sample"
+    __table_args__ = (Index("system_sample_at", "at"),)
+    id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    process_id: UUID
+    at: datetime = Field(sa_column=_now())
+    process_cpu_percent: float | None = None
+    process_memory_mb: float | None = None
+    cpu_percent: float | None = None
+    memory_percent: float | None = None
+    disk_percent: float | None = None
+    """Of the disk that `VAR_DIR` is on."""
+    connections_in_use: int
+    connections_open: int
+    connections_most: int
+
+
+class MetricTotal(SQLModel, table=True):
+    """A count that only grows, whatever becomes of the rows that it was counted from; see `shop.monitoring.exposition.totals`."""
+
+    __tablename__ = "metric_total"
+    kind: str = Field(sa_column=_text(primary_key=True))
+    name: str = Field(sa_column=_text(primary_key=True))
+    """A step, or a kind of message."""
+    result: str = Field(sa_column=_text(primary_key=True))
+    code: str = Field(sa_column=_text(primary_key=True))
+    cell: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    total: int = Field(sa_column=Column(BigInteger, nullable=False))
+    seen: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """Of the total, what is counted again at the next reading."""
+
+
+class MetricReading(SQLModel, table=True):
+    """The last reading of the totals: one row."""
+
+    __tablename__ = "metric_reading"
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    counted_from: datetime | None = Field(sa_column=_time())
+    """What ended before is in the totals for good."""
+    read_at: datetime | None = Field(sa_column=_time())
+
+
+class TraceSending(SQLModel, table=True):
+    """How far traces have been sent: one row."""
+
+    __tablename__ = "trace_sending"
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    sent_until: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+
+
+class Alert(SQLModel, table=True):
+    """Something that a person should look at, from when it began until it was over. The same thing later is another alert."""
+
+    __tablename__ = "alert"
+    __table_args__ = (
+        Index("alert_open", "rule", "subject", unique=True, postgresql_where=text("over_at IS NULL")),
+        Index("alert_over", "over_at", postgresql_where=text("over_at IS NOT NULL")),
+    )
+    id: int = Field(sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    rule: str = Field(sa_column=_text(nullable=False))
+    """A `shop.alerts.rules.Rule`."""
+    subject: str = Field(sa_column=_text(nullable=False))
+    """An order, a step, or what the rule is about otherwise; with the rule it says which alert this is."""
+    resource: str = Field(sa_column=_text(nullable=False))
+    """The Prefect event's."""
+    since: datetime = Field(sa_column=_now())
+    value: float
+    """As it was last judged; a share, seconds, orders or an amount, as the rule has it."""
+    threshold: float
+    details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    judged_at: datetime = Field(sa_column=_now())
+    over_at: datetime | None = Field(sa_column=_time())
+    over_because: str | None = Field(sa_column=_text())
+
+
+class AlertNotice(SQLModel, table=True):
+    """That somebody is to be told of an alert: once for each phase and way. Written with what happened to it, and sent afterwards."""
+
+    __tablename__ = "alert_notice"
+    __table_args__ = (
+        CheckConstraint("phase IN ('raised', 'cleared')", name="alert_notice_phase_known"),
+        CheckConstraint("way IN ('event', 'mail', 'webhook')", name="alert_notice_way_known"),
+        Index("alert_notice_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL")),
+    )
+    alert_id: int = Field(sa_column=Column(BigInteger, ForeignKey("alert.id", ondelete="CASCADE"), primary_key=True))
+    phase: str = Field(sa_column=_text(primary_key=True))
+    way: str = Field(sa_column=_text(primary_key=True))
+    created_at: datetime = Field(sa_column=_now())
+    next_attempt_at: datetime = Field(sa_column=_now())
+    attempts: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    sent_at: datetime | None = Field(sa_column=_time())
+    error: str | None = Field(sa_column=_text())
+
+
+class AlertWatch(SQLModel, table=True):
+    """One row: whoever has it locked judges, and nobody else."""
+
+    __tablename__ = "alert_watch"
+    __table_args__ = (CheckConstraint("id = 1", name="alert_watch_one"),)
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    judged_at: datetime | None = Field(sa_column=_time())
 
 
 # Rows that are updated soon after they are written: with room on their page, an update does not touch the indexes.

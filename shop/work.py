@@ -24,6 +24,7 @@ from shop import journal
 from shop.database import Tx, is_database_trouble, transaction
 from shop.errors import BatchStruggling, LeaseLost, OrderError, StepBroken, StepTimeout
 from shop.journal import Record
+from shop.monitoring.log_context import about_order
 from shop.points import Effect, effect
 from shop.saga import Kind, Step
 from shop.under_way import OrderUnderWay
@@ -329,6 +330,7 @@ class _TimeLimit:
             call.cancel()
 
     async def _limited(self, action: OutsideAction, order: OrderUnderWay) -> Result:
+        about_order(order.id)
         try:
             return await action(order)
         except (TimeoutError, asyncio.CancelledError) as error:

@@ -15,7 +15,13 @@ log = logging.getLogger("shop.completed")
 
 def log_completion(order: OrderUnderWay) -> None:
     """One line for each order that the customer will hear of."""
-    log.info("order %s: shipped as %s, confirmation queued", order.id, order.result("fulfill_order").get("tracking_number"))
+    log.info(
+        "order %s: shipped as %s, confirmation queued", order.id, order.result("fulfill_order").get("tracking_number"), extra=_about(order)
+    )
+
+
+def _about(order: OrderUnderWay) -> dict[str, str]:
+    return {"order_id": order.id}
 
 
 @database_step(after=log_completion)

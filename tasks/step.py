@@ -22,6 +22,7 @@ from prefect.tasks import exponential_backoff
 
 from shop.database import is_database_trouble
 from shop.errors import OrderError
+from shop.monitoring.log_context import about
 from shop.points import effect
 from shop.under_way import OrderUnderWay
 from shop.work import OUTSIDE, DatabaseAction, OutsideAction, Work, recording, run_in_database, run_outside
@@ -102,7 +103,8 @@ async def run(work: Work) -> None:
     """Runs a step, or its compensation, as a Prefect task run. Raises what `shop.work` raises, after the retries."""
     step = work.step
     chosen: Any = step.undo if work.undo else step.task
-    await _with_retries(chosen, step.undo_retries if work.undo else step.retries)(work)
+    with about(work.key, work.orders):
+        await _with_retries(chosen, step.undo_retries if work.undo else step.retries)(work)
 
 
 def _outside(action: OutsideAction, limit: str | None) -> StepTask:

@@ -122,7 +122,8 @@ async def prefect_server(known: Known) -> Finding:
         return Finding(part, State.WRONG, f"{api} does not answer ({type(error).__name__})", "see PREFECT_API_URL and PREFECT_API_KEY")
     if missing:
         return Finding(part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "prefect --no-prompt deploy --all")
-    if left := [wanted.name for wanted in wanted_automations(uuid4()) if wanted.name not in automations]:
+    wanted = wanted_automations(lambda _: uuid4(), lambda _: None)  # those that need a block are a matter of taste
+    if left := [name for name, whole in wanted if whole is not None and name not in automations]:
         return Finding(part, State.WRONG, f"{api} has no automation {', '.join(map(repr, left))}", "python -m deployments.automations")
     if given and pool.status != WorkPoolStatus.READY:
         return Finding(part, State.WRONG, f"no worker takes runs of the pool orders at {api}", "python -m deployments.worker")

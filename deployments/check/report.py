@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.check.finding import Finding, State
+from deployments.check.monitoring import PART, monitoring_finding, wrong_monitoring
 from deployments.check.parts import Known, look_at_all, unknown_settings, wrong_settings
 from deployments.stack.environment import given
 from deployments.stack.errors import StackError
@@ -28,10 +29,12 @@ def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
         mistyped, wrong = _mistakes()
         if wrong:
             return mistyped + wrong
+        mistakes = mistyped + wrong_monitoring()
         known = Known(Settings(), is_given or _is_given, _prefect_api_url(), _running("WEB_URL"))
     except StackError as error:
         return [Finding("settings", State.WRONG, str(error))]
-    return mistyped + asyncio.run(look_at_all(known))
+    found = [*mistakes, *asyncio.run(look_at_all(known))]
+    return found if any(each.part.startswith(PART) for each in mistakes) else [*found, monitoring_finding()]
 
 
 def check_settings() -> list[Finding]:

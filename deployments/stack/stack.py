@@ -24,7 +24,7 @@ from deployments.stack.sandbox import Sandbox
 from deployments.stack.signals import SignalGuard
 from deployments.stack.tidy import tidy_up
 from deployments.stack.web import Web, key_in
-from deployments.stack.worker import Worker
+from deployments.stack.worker import METRICS_PORT, Worker
 
 HOME = Path(__file__).resolve().parent.parent.parent
 """The project's folder."""
@@ -66,6 +66,10 @@ class Options:
     web_port: int | None = None
     orders_api_key: str | None = None
     """What the web app lets orders in by. None: a key of our own, in `var_dir`."""
+    metrics_port: int | None = METRICS_PORT
+    """Where the worker of a stack with a web app answers Prometheus, or nearby if that port is taken."""
+    metrics_token: str | None = None
+    """What lets Prometheus read. None: a token of our own, in `var_dir`."""
     home: Path = HOME
     """The project's folder, where prefect.yaml is and flows are loaded from."""
 
@@ -126,6 +130,8 @@ class Stack:
         self.prefect_server: PrefectServer | None = None
         self.worker: Worker | None = None
         self.web: Web | None = None
+        self.metrics_token_file = var / "metrics-token"
+        """What lets Prometheus read metrics, unless one is given."""
         self.key_file = var / "orders-api-key"
         """The key for sending orders, unless one is given."""
         self._deployments: Deployments | None = None
@@ -144,6 +150,7 @@ class Stack:
         """The addresses, as other shells need them."""
         values = {"DATABASE_URL": self.database_url, "PREFECT_API_URL": self.prefect_api_url, "PAYMENT_GATEWAY_URL": self.gateway_url}
         values["WEB_URL"] = self.web.url if self.web else None
+        values["METRICS_URL"] = self.worker.metrics_url if self.worker else None
         return {name: value for name, value in values.items() if value}
 
     # -- start and stop
@@ -265,13 +272,20 @@ class Stack:
             self._deployments = Deployments(home=options.home, state=state, environment=self._own_environment(), logs=logs, pids=pids)
             self._undo.callback(self._deployments.stop, self.hurry)
         if options.prefect and options.worker:
-            self.worker = Worker(home=options.home, environment=self._own_environment(), logs=logs, pids=pids)
+            environment = {**self._own_environment(), "METRICS_TOKEN": self._metrics_token}
+            wanted = options.metrics_port if options.web else None  # the port is for `make run`
+            self.worker = Worker(home=options.home, environment=environment, logs=logs, pids=pids, metrics_port=wanted)
             self._undo.callback(self.worker.stop, self.hurry)
         if options.web:
             environment = {**self._own_environment(), "ORDERS_API_KEY": options.orders_api_key or key_in(self.key_file)}
+            environment["METRICS_TOKEN"] = self._metrics_token
             parts = {"home": options.home, "folder": self._var / "web", "logs": logs, "pids": pids}
             self.web = Web(environment=environment, host=options.web_host, port=options.web_port, **parts)
             self._undo.callback(self.web.stop, self.hurry)
+
+    @property
+    def _metrics_token(self) -> str:
+        return self.options.metrics_token or key_in(self.metrics_token_file)
 
     def _own_environment(self) -> dict[str, str | None]:
         """For this process and its children: the addresses, our folder, and nothing that is meant for another server."""

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 _PARTS = {
@@ -28,7 +29,8 @@ def main() -> None:
         os.environ["PREFECT_API_URL"] = _wait_for(Path(go_file), parent)
         importlib.import_module("prefect.context").refresh_global_settings_context()
     sys.argv = ["prefect", *arguments]
-    importlib.import_module("prefect.cli").app()
+    with importlib.import_module("deployments.worker").working() if "worker" in arguments else nullcontext():
+        importlib.import_module("prefect.cli").app()
 
 
 def _load(parts: Iterable[str]) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deployments.stack.files import read_if_there, write_whole
-from deployments.stack.processes import Child, Hurry, wait_until
+from deployments.stack.processes import Child, Hurry, free_port, wait_until
 
 POOL = "orders"
+METRICS_PORT = 8431
 
 
 class Worker:
@@ -19,8 +20,24 @@ class Worker:
     `prepare` lets it load while other things start; `start` lets it work and returns once it does.
     """
 
-    def __init__(self, *, home: Path, logs: Path, pids: Path, environment: Mapping[str, str | None], name: str = "embedded") -> None:
-        """`environment` is what a Prefect client needs; `home` is the project's folder, where flows are loaded from."""
+    def __init__(
+        self,
+        *,
+        home: Path,
+        logs: Path,
+        pids: Path,
+        environment: Mapping[str, str | None],
+        name: str = "embedded",
+        metrics_port: int | None = None,
+    ) -> None:
+        """`environment` is what a Prefect client needs; `home` is the project's folder, where flows are loaded from. `metrics_port`: where
+        it answers Prometheus, or nearby if that is taken; None: nowhere, unless this process's environment says so."""
+        self.metrics_url: str | None = None
+        """For programs on this machine."""
+        if metrics_port is not None:
+            port = free_port(metrics_port)
+            self.metrics_url = f"http://127.0.0.1:{port}/metrics"
+            environment = {**environment, "METRICS_PORT": str(port)}
         self._go = pids / "worker.go"
         command = [sys.executable, "-m", "deployments.stack.warm", str(self._go)]
         command += ["--no-prompt", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]

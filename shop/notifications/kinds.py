@@ -18,6 +18,8 @@ class Kind(StrEnum):
     """Something in it is not there; nothing was charged."""
 
 
+REPORT = "daily_report"
+"""A mail for the shop itself, of no order: in the outbox its day stands where the order's id does."""
 _CRM = "crm_"
 
 

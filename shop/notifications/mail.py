@@ -164,9 +164,9 @@ def _mail(
     )
     to, subject = _customer(order), language.say(f"{kind}.subject", order_id=order_id)
     if to is None:
-        to, subject = _address("Support", s.support_email), f"[customer has no e-mail address] {subject}"
+        to, subject = address_of("Support", s.support_email), f"[customer has no e-mail address] {subject}"
     headers = {
-        "From": str(_address(s.shop_name, s.shop_email)),
+        "From": str(address_of(s.shop_name, s.shop_email)),
         "Reply-To": s.support_email,
         "To": str(to),
         "Subject": _header(subject),
@@ -183,12 +183,13 @@ def _customer(order: Order) -> Address | None:
     if len(given) > 254 or not _ADDRESS.fullmatch(given):
         return None
     try:
-        return _address(order.customer_name, given)
+        return address_of(order.customer_name, given)
     except UnicodeError:  # no such domain can be
         return None
 
 
-def _address(name: str | None, address: str) -> Address:
+def address_of(name: str | None, address: str) -> Address:
+    """With a name in which nothing means something. UnicodeError if there can be no such domain."""
     user, _, domain = address.rpartition("@")
     return Address(_display_name(name), user, domain if domain.isascii() else domain.encode("idna").decode())
 

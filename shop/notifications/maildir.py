@@ -12,14 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from shop.names import file_stem
-from shop.notifications.kinds import Kind
 from shop.notifications.message import Mail
 
 _PARTS = ("tmp", "new", "cur")
 _counter = itertools.count()
 
 
-def mail_name(order_id: str, kind: Kind) -> str:
+def mail_name(order_id: str, kind: str) -> str:
     """The file's name: no separators, no leading dot, no colon; no order's mail has the name of another's."""
     return f"{file_stem(order_id)}.{kind}.eml"
 

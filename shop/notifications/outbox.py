@@ -49,19 +49,19 @@ _TAKE = text(
         ORDER BY next_attempt_at LIMIT :most FOR UPDATE SKIP LOCKED
     )
     UPDATE outbox m SET attempts = m.attempts + 1, next_attempt_at = now() + make_interval(secs => :claim)
-    FROM due, customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step
-    WHERE m.id = due.id AND o.id = m.order_id
-    RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, m.attempts, o.content, s.result AS confirmation
+    FROM due WHERE m.id = due.id
+    RETURNING m.id, m.order_id, m.kind, m.payload, m.created_at, m.attempts,
+        (SELECT content FROM customer_order o WHERE o.id = m.order_id) AS content,
+        (SELECT result FROM order_step s WHERE s.order_id = m.order_id AND s.step = :step) AS confirmation
     """
 )
 _TAKING = effect("the commit of taking messages")
 
 
-async def put(tx: Tx, messages: Iterable[Message]) -> None:
-    """Adds messages; one of each kind for an order, so a second one is ignored."""
+async def put(tx: Tx, messages: Iterable[Message]) -> int:
+    """Adds messages; one of each kind for an order, so a second one is ignored. Returns how many are new."""
     rows = [{"order_id": m.order_id, "kind": m.kind, "payload": m.payload} for m in messages]
-    if rows:
-        await tx.execute(_PUT, {"rows": as_json(rows)})
+    return (await tx.execute(_PUT, {"rows": as_json(rows)})).rowcount if rows else 0
 
 
 async def is_due(order_ids: Sequence[str] | None = None, *, waited: float = 0) -> bool:

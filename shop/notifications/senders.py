@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from shop.notifications.ends import DATA_SECONDS, SENT, End
-from shop.notifications.kinds import Kind, split
+from shop.notifications.kinds import REPORT, Kind, split
 from shop.notifications.mail import About, mail
 from shop.notifications.maildir import Maildir, mail_name
 from shop.notifications.message import Mail
@@ -54,7 +54,7 @@ def _sorted(rows: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     unknown: list[Any] = []
     for row in rows:
         try:
-            (hooks if split(row["kind"])[1] else mails).append(row)
+            (hooks if row["kind"] != REPORT and split(row["kind"])[1] else mails).append(row)
         except ValueError:
             unknown.append(row)
     return mails, hooks, unknown
@@ -66,7 +66,7 @@ async def _into_maildir(rows: Sequence[Any], s: Settings, noting: Noting) -> Non
     def write(row: Any) -> End:
         made = _made(row, s)
         with _MAIL:
-            maildir.write(mail_name(row["order_id"], Kind(row["kind"])), made)
+            maildir.write(mail_name(row["order_id"], row["kind"]), made)
         return SENT
 
     # a disk that hangs must not stop the orders under way
@@ -111,6 +111,10 @@ def _trying(row: Any, do: Callable[[Any], End]) -> End:
 
 
 def _made(row: Any, s: Settings) -> Mail:
+    if row["kind"] == REPORT:
+        from shop.notifications.report_mail import report_mail
+
+        return report_mail(row["order_id"], row["payload"], s, row["created_at"])
     order, kind = Order.model_validate(row["content"]), Kind(row["kind"])
     if kind is Kind.CONFIRMATION:
         with _LABEL:

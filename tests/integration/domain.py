@@ -16,6 +16,9 @@ from shop.order import EXAMPLE
 from shop.under_way import OrderUnderWay
 
 TABLES = (
+    "alert_notice",
+    "alert",
+    "alert_watch",
     "attention",
     "desk_entry",
     "customer_interaction",

@@ -1,0 +1,30 @@
+"""The monitoring's configuration: every mistake in it, or what it says."""
+
+from __future__ import annotations
+
+from deployments.check.finding import Finding, State
+from shop.monitoring.config import MonitoringConfigError, monitoring
+from shop.settings import HOME, Settings
+
+PART = "monitoring"
+_MEND = "see MONITORING_CONFIG, and deployments/monitoring/monitoring.yaml for every key"
+
+
+def wrong_monitoring() -> list[Finding]:
+    """One for each thing that is wrong with the file."""
+    try:
+        monitoring()
+    except MonitoringConfigError as error:
+        return [Finding(PART, State.WRONG, f"{error.path.name}: {problem}", _MEND) for problem in error.problems]
+    return []
+
+
+def monitoring_finding() -> Finding:
+    """Where lines go. Raises MonitoringConfigError."""
+    config, settings = monitoring(), Settings()
+    off = [name for name, part in config if not getattr(part, "enabled", True)]
+    where = {"console": "log lines on the console", "file": "log lines in {}", "composite": "log lines on the console and in {}"}
+    file = config.log_file(settings.var_dir)
+    shown = str(file.relative_to(HOME)) if file.is_relative_to(HOME) else str(file)
+    what = where[config.logging.default_logger].format(shown) + (f"; off: {', '.join(off)}" if off else "")
+    return Finding(PART, State.REAL if settings.monitoring_config else State.EMBEDDED, what)

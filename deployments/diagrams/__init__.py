@@ -1,0 +1,1 @@
+"""The project's diagrams, drawn from what they show: `python -m deployments.diagrams` writes the folder `diagrams/`."""

@@ -1,0 +1,48 @@
+"""What every long-running process does beside its work: it tells that it lives, answers at `/metrics`, and sends traces.
+
+None of it can keep the process from its work: a port that is taken is told, and that is all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from shop.monitoring.sampler import sampling
+from shop.settings import settings
+
+log = logging.getLogger("shop.watched")
+
+
+@contextmanager
+def watched(kind: str, *, own_port: bool = False) -> Iterator[None]:
+    """While its body runs. `own_port`: the process has no HTTP of its own, and listens on `METRICS_PORT`, if that is set."""
+    with ExitStack() as stack:
+        stack.enter_context(sampling(kind))
+        if own_port:
+            _serve_metrics(kind, stack)
+        _send_traces(stack)
+        yield
+
+
+def _serve_metrics(kind: str, stack: ExitStack) -> None:
+    host, port = settings().metrics_host, settings().metrics_port
+    if port is None:
+        return
+    from shop.monitoring.exposition.endpoint import Exposition, MetricsServer, metrics_token
+
+    try:
+        server = stack.enter_context(MetricsServer(Exposition(kind, token=metrics_token()), host, port))
+    except (OSError, OverflowError) as error:
+        log.warning("nobody can read metrics here: METRICS_PORT %s:%d cannot be listened on (%s)", host, port, error)
+    else:
+        log.info("metrics are at http://%s:%d/metrics", host, server.port)
+
+
+def _send_traces(stack: ExitStack) -> None:
+    if settings().traces_endpoint is None:
+        return
+    from shop.monitoring.traces.sender import sending
+
+    stack.enter_context(sending())

@@ -1,0 +1,55 @@
+"""A day of orders, told once: the artifact `daily-report`, and a mail with the same charts."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.show_dashboard import STEPS
+from shop.database import transaction
+from shop.notifications import outbox
+from shop.notifications.kinds import REPORT
+from shop.notifications.report_mail import report_payload
+from shop.pictures.board import board_page, headline
+from shop.pictures.figures import Figures, read_figures
+from tasks.deliver_outbox import deliver_outbox
+
+KEY = "daily-report"
+_HOURS = 24
+
+Day = Annotated[date | None, Field(description="Which day, by UTC; default: yesterday")]
+
+
+def _run_name() -> str:
+    return f"report of {flow_run.parameters.get('day') or 'the day before'}"
+
+
+@flow(name="daily-report", flow_run_name=_run_name, persist_result=False)
+async def daily_report(day: Day = None) -> bool:
+    """Shows the day's figures, and mails them to `REPORT_EMAIL`: once for a day, however often this runs, and not before the day is over.
+    Returns whether this run has put the mail into the outbox; from then on it is tried until it is sent."""
+    day = day or (datetime.now(UTC) - timedelta(days=1)).date()
+    since = datetime.combine(day, time(), UTC)
+    until = since + timedelta(days=1)
+    figures = await read_figures(since, until, parts=_HOURS)
+    page = await asyncio.to_thread(board_page, figures, STEPS, f"Orders of {day}")
+    await acreate_markdown_artifact(page, key=KEY, description=f"{day}: {headline(figures)}")
+    if until > datetime.now(UTC):
+        get_run_logger().info("%s is not over yet: no mail", day)
+        return False
+    new = await _put(str(day), figures)
+    if await outbox.is_due([str(day)]):
+        await deliver_outbox(1, [str(day)])
+    return new
+
+
+async def _put(day: str, figures: Figures) -> bool:
+    async with transaction() as tx:
+        return await outbox.put(tx, [outbox.Message(day, REPORT, report_payload(figures, STEPS))]) > 0

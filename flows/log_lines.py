@@ -1,0 +1,75 @@
+"""The shop's log lines in the Prefect UI, and the runs' own lines in the shop's file: each with its run, and masked, wherever it goes."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.configuration import ensure_logging_setup
+from prefect.logging.handlers import APILogHandler
+from structlog.contextvars import get_contextvars
+
+from shop import logs
+from shop.monitoring.config import monitoring
+from shop.monitoring.log_context import add_source
+from shop.monitoring.log_lines import Lines
+from shop.monitoring.masking import mask
+from shop.settings import settings
+
+_OF_RUNS = ("prefect.flow_runs", "prefect.task_runs")
+_OUTSIDE_OF_TASKS = "prefect.orders"
+"""`get_logger("orders")`: lines of what runs beside the tasks, which Prefect itself shows on the console only."""
+
+
+def configure() -> None:
+    """Sets up the shop's lines, and connects them with Prefect's. Harmless when called again. Raises MonitoringConfigError."""
+    ensure_logging_setup()
+    logs.configure()
+    add_source(_run)
+    config = monitoring()
+    for name in (logs.LOGGER, _OUTSIDE_OF_TASKS, *_OF_RUNS):
+        log = logging.getLogger(name)
+        for handler in log.handlers:
+            if isinstance(handler, APILogHandler) and not any(isinstance(each, _Masking) for each in handler.filters):
+                handler.addFilter(_Masking())
+        if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
+            log.addHandler(_ToTheUI())
+        if name != logs.LOGGER and logs.to_file(config.logging):
+            for handler in [each for each in log.handlers if isinstance(each, Lines)]:
+                log.removeHandler(handler)
+            log.addHandler(Lines(config, people=False, machines=True))
+
+
+def _run() -> dict[str, Any]:
+    """The run that this is logged in."""
+    task, flow = TaskRunContext.get(), FlowRunContext.get()
+    found: dict[str, Any] = {}
+    if task is not None:
+        found = {"task_run_id": str(task.task_run.id), "flow_run_id": str(task.task_run.flow_run_id)}
+    if flow is not None and flow.flow_run is not None:
+        found["flow_run_id"] = str(flow.flow_run.id)
+    return found
+
+
+class _ToTheUI(APILogHandler):
+    """Lines that are logged in a run. One for each order of a batch are left out: the lane would send thousands a second."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "order_id", None) is not None and "orders" in get_contextvars():
+            return
+        if TaskRunContext.get() is not None or FlowRunContext.get() is not None:
+            super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record), settings())
+
+
+class _Masking(logging.Filter):
+    """For Prefect's own handlers: the record has its message masked from here on."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if (shown := mask(said, settings())) != said:
+            record.msg, record.args = shown, ()
+        return True

@@ -1,0 +1,133 @@
+"""How far a run has come that takes many orders: a progress bar while it works, a table of outcomes at its end, as artifacts of the run.
+
+Beside the work on orders, at most once every few seconds. Whatever happens to it, orders go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifact, aupdate_progress_artifact
+from prefect.logging import get_logger
+from sqlalchemy import text
+
+from shop.database import transaction
+from shop.money import show
+from shop.outcomes import Outcome
+from shop.pictures.words import duration, markdown_table
+from shop.tally import Tally
+
+PROGRESS_KEY = "orders-under-way"
+OUTCOMES_KEY = "orders-ended"
+_PAUSE_SECONDS = 5
+_LIMIT_SECONDS = 5
+_MOST_WAITING = 20_000
+_WAITING = text(
+    "SELECT count(*) FROM (SELECT 1 FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL "
+    "AND (not_before IS NULL OR not_before <= now()) LIMIT :most) waiting"
+)
+
+log = get_logger("orders")
+
+
+class Progress:
+    """Of one run. `taken`: how many orders it has taken so far."""
+
+    def __init__(self, tally: Tally, taken: Callable[[], int], *, pause: float = _PAUSE_SECONDS) -> None:
+        self._tally, self._taken, self._pause = tally, taken, pause
+        self._began = time.monotonic()
+        self._artifact: UUID | None = None
+        self._shown = ""
+        self._showing: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Shows the progress now and then, by a task of its own. A run that is over sooner than that shows its end only."""
+        self._showing = asyncio.create_task(self._show_now_and_then(), name="show-progress")
+
+    async def end(self) -> None:
+        """The last word: the table of outcomes, if there was any order. Takes some seconds at most, and never raises."""
+        await self.stop()
+        if not self._taken():
+            return
+        await self._guarded(self._show_outcomes())
+        if self._artifact is not None:
+            await self._guarded(self._show(over=True))
+
+    async def stop(self) -> None:
+        """Shows nothing any more; for a run that has to go."""
+        if self._showing is not None:
+            self._showing.cancel()
+            await asyncio.gather(self._showing, return_exceptions=True)
+
+    async def _show_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._pause)
+            if self._taken():
+                await self._guarded(self._show())
+
+    async def _guarded(self, showing: Any) -> None:
+        try:
+            async with asyncio.timeout(_LIMIT_SECONDS):
+                await showing
+        except Exception as error:  # noqa: BLE001  (orders go first, whatever is wrong with the Prefect server)
+            log.warning("the progress could not be shown in the UI (%s)", type(error).__name__)
+
+    async def _show(self, *, over: bool = False) -> None:
+        ended, taken = self._tally.ended, self._taken()
+        waiting = 0 if over else await _count_waiting()
+        words = f"{ended:,} of {taken:,} orders ended" + (f", {_about(waiting)} waiting" if waiting else "")
+        words += "".join(f"; {self._tally.outcomes[outcome]:,} {outcome}" for outcome in Outcome if self._tally.outcomes[outcome])
+        if words == self._shown:
+            return
+        done = 100.0 if over else 100.0 * ended / max(1, taken + waiting)
+        if self._artifact is None:
+            self._artifact = await acreate_progress_artifact(done, key=PROGRESS_KEY, description=words)
+        else:
+            await aupdate_progress_artifact(self._artifact, done, description=words)
+        self._shown = words
+
+    async def _show_outcomes(self) -> None:
+        tally, seconds = self._tally, time.monotonic() - self._began
+        words = f"{tally.ended:,} orders ended in {duration(seconds)}"
+        await acreate_markdown_artifact(outcomes_table(tally, self._taken(), seconds), key=OUTCOMES_KEY, description=words)
+
+
+def outcomes_table(tally: Tally, taken: int, seconds: float) -> str:
+    """How a run's orders ended, as Markdown: the outcomes, the money, what failed, and those that a person may look for."""
+    ended = tally.ended
+    left = f", {taken - ended:,} were handed back" if taken > ended else ""
+    parts = [
+        f"**{ended:,}** of {taken:,} orders ended in {duration(seconds)}{left}.",
+        markdown_table(
+            ("outcome", "orders", "share"), [(o, f"{n:,}", f"{100 * n / ended:.1f} %") for o in Outcome if (n := tally.outcomes[o])]
+        ),
+    ]
+    if tally.money:
+        rows = [(currency, *(show(amount, currency) for amount in amounts)) for currency, amounts in sorted(tally.money.items())]
+        parts.append(markdown_table(("currency", "charged", "refunded", "at risk"), rows))
+    if tally.steps:
+        parts.append(
+            markdown_table(("failed at", "why", "orders"), [(step, code, f"{n:,}") for (step, code), n in tally.steps.most_common(20)])
+        )
+    if tally.others:
+        others = [(o.order_id, o.outcome, o.failing_step or "", o.code or "") for o in tally.others]
+        failed = sum(tally.steps.values())
+        more = f" The first {len(others)} of {failed:,}:" if failed > len(others) else ""
+        parts += [
+            f"### Orders that did not complete\n\nTo see one as it went, run the deployment `show-order` with its id.{more}",
+            markdown_table(("order", "outcome", "failed at", "why"), others),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+async def _count_waiting() -> int:
+    async with transaction() as tx:
+        return int((await tx.execute(_WAITING, {"most": _MOST_WAITING})).scalar_one())
+
+
+def _about(count: int) -> str:
+    return f"{count:,}" if count < _MOST_WAITING else f"{count:,} or more"

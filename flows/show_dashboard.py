@@ -1,0 +1,50 @@
+"""The shop at a glance: the artifact `order-dashboard`, made anew by a schedule."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from flows.run_names import timed
+from flows.saga import ORDER_SAGA
+from shop.pictures.board import board_page, headline
+from shop.pictures.figures import read_figures
+
+KEY = "order-dashboard"
+_KEPT = 10
+"""So many of the last dashboards stay with the Prefect server; there are hundreds a day."""
+STEPS = tuple(step.name for step in ORDER_SAGA)
+
+Hours = Annotated[float, Field(gt=0, le=24 * 366, description="How far back the charts go")]
+
+
+@flow(name="show-dashboard", flow_run_name=timed("dashboard"), persist_result=False)
+async def show_dashboard(hours: Hours = 3) -> str:
+    """Draws throughput and latency over time, outcomes, the error rate of each step and stock that runs low. Returns the headline."""
+    until = datetime.now(UTC)
+    figures = await read_figures(until - timedelta(hours=hours), until)
+    page = await asyncio.to_thread(board_page, figures, STEPS, f"Orders of the last {hours:g} hours")
+    line = headline(figures)
+    await acreate_markdown_artifact(page, key=KEY, description=line)
+    await _forget_old_ones()
+    return line
+
+
+async def _forget_old_ones() -> None:
+    """Whatever comes in between, such as another run that does the same, the next run makes good."""
+    mine = ArtifactFilter(key=ArtifactFilterKey(any_=[KEY]))
+    try:
+        async with get_client() as client:
+            for old in await client.read_artifacts(artifact_filter=mine, sort=ArtifactSort.CREATED_DESC, offset=_KEPT, limit=100):
+                await client.delete_artifact(old.id)
+    except Exception as error:  # noqa: BLE001  (the dashboard is there)
+        get_run_logger().warning("old dashboards could not be removed (%s)", type(error).__name__)

@@ -1,0 +1,41 @@
+"""A person looks for an order by its id, whichever lane it went through."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from pydantic import Field
+
+from flows.order_picture import show_order as draw
+from shop.desk.errors import OrderUnknown
+from shop.names import run_name
+from shop.pictures.order_page import page_key
+from shop.report import read_one
+
+OrderId = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _run_name() -> str:
+    return run_name("show", {"id": flow_run.parameters.get("order_id")})
+
+
+@flow(name="show-order", flow_run_name=_run_name, persist_result=False)
+async def show_order(order_id: OrderId) -> State[str]:
+    """Draws the order as it went so far: its page, as an artifact of this run. Changes nothing. Raises `OrderUnknown`, and `RuntimeError`
+    when the page could not be made.
+
+    Args:
+        order_id: The order's id, spelled exactly.
+    """
+    order_id = order_id.strip()
+    if (known := await read_one(order_id)) is None:
+        raise OrderUnknown(order_id)
+    if not await draw(order_id):
+        raise RuntimeError(f"the page of order {order_id} could not be made; the run's log says why")
+    return Completed(
+        message=f"{order_id}: {known.outcome or 'no outcome yet'}; see the artifact {page_key(order_id)}", data=page_key(order_id)
+    )

@@ -1,0 +1,179 @@
+"""The rules: what is wrong just now, read from the journal. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, TextClause, text
+
+from shop.ending import LAST_SECONDS
+from shop.errors import CarrierUnavailable, InventoryUnavailable, PaymentGatewayUnavailable
+from shop.monitoring.commands import read_commands, read_compensations, read_messages
+from shop.monitoring.config import Monitoring
+from shop.monitoring.events import event_metrics
+from shop.monitoring.metrics import default_window
+from shop.monitoring.steps import step_metrics
+from shop.settings import Settings
+
+ALL, REST = "all orders", "and more"
+"""Subjects: of the error rate over all steps; of the orders that get no alert of their own, because there are too many."""
+_EASED = 0.8
+"""An error rate that once was too high is over when it is below this share of the threshold: else it would come and go."""
+
+
+class Rule(StrEnum):
+    ERROR_RATE = "error_rate"
+    """Share of what ended in the window and failed; a business "no" is no failure."""
+    ORDER_WAITING = "order_waiting"
+    """Seconds that an order has been without an outcome."""
+    NEEDS_ATTENTION = "needs_attention"
+    """Amount at risk of an order on the desk, in its currency."""
+    OUTSIDE_AWAY = "outside_away"
+    """Orders that were put off, because what they need is left alone (an open circuit)."""
+    RECOVERY_BEHIND = "recovery_behind"
+    """Seconds since the lease of an order ran out."""
+
+
+_MOST = {Rule.ORDER_WAITING: 3, Rule.NEEDS_ATTENTION: 10, Rule.RECOVERY_BEHIND: 3}
+"""So many orders get an alert of their own; what comes on top of them shares one."""
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A rule that is broken just now."""
+
+    rule: Rule
+    subject: str
+    resource: str
+    """Names the order or the step, for the Prefect event."""
+    value: float
+    threshold: float
+    since: datetime | None = None
+    """None: it cannot be told; now."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What else there is to say; nothing of a customer."""
+
+
+Open = Collection[tuple[str, str]]
+"""Rule and subject of the alerts that are not over."""
+
+# What is put off for something outside waits for that, and is told of there.
+_WAITING = f"""
+    SELECT o.id, greatest(o.submitted_at, o.cancel_requested_at) AS since, NULL AS currency, NULL AS step, NULL AS code,
+        CAST(extract(epoch FROM now() - greatest(o.submitted_at, o.cancel_requested_at)) AS float) AS value
+    FROM customer_order o
+    WHERE o.outcome IS NULL AND greatest(o.submitted_at, o.cancel_requested_at) < now() - make_interval(secs => :threshold)
+      AND NOT coalesce(o.waits_for IS NOT NULL AND o.not_before > now() - interval '{LAST_SECONDS} s', false)
+      AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
+"""  # noqa: S608  (a constant)
+_DESK = """
+    SELECT a.order_id AS id, a.since, a.currency, a.step, a.error_code AS code, CAST(a.amount_at_risk AS float) AS value
+    FROM attention a WHERE a.resolved_at IS NULL AND :threshold >= 0
+"""
+# A lease that is not there any more ran out a day ago at least.
+_LEFT = """
+    SELECT o.id, coalesce(l.until, now() - interval '1 day') AS since, NULL AS currency, NULL AS step, NULL AS code,
+        CAST(extract(epoch FROM now() - coalesce(l.until, now() - interval '1 day')) AS float) AS value
+    FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id
+    WHERE o.outcome IS NULL AND o.lease_id IS NOT NULL AND (l.id IS NULL OR l.until < now() - make_interval(secs => :threshold))
+"""
+
+
+def _ranked(query: str) -> TextClause:
+    """Those that have an alert first, then the oldest; and how many there are."""
+    return text(
+        f"SELECT id, since, currency, step, code, value, count(*) OVER () AS orders FROM ({query}) broken "  # noqa: S608  (constants)
+        "ORDER BY id = ANY(CAST(:open AS text[])) DESC, since, id LIMIT :most"
+    )
+
+
+_ORDERS = {Rule.ORDER_WAITING: _ranked(_WAITING), Rule.NEEDS_ATTENTION: _ranked(_DESK), Rule.RECOVERY_BEHIND: _ranked(_LEFT)}
+_AWAY = text(
+    f"""
+    SELECT waits_for AS code, min(waits_since) AS since, count(*) AS orders, (array_agg(id ORDER BY number))[1:5] AS ids
+    FROM customer_order
+    WHERE outcome IS NULL AND waits_for = ANY(CAST(:codes AS text[])) AND not_before > now() - interval '{LAST_SECONDS} s'
+    GROUP BY waits_for
+    """  # noqa: S608
+)
+
+
+def judge(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> list[Breach]:
+    """Everything that is wrong just now. `already`: the alerts that are not over, for what counts as over differs from what begins one.
+
+    Every number is of the journal's: no process has to remember anything.
+    """
+    found = list(_outside(connection, settings, already))
+    for rule, threshold in (
+        (Rule.ORDER_WAITING, settings.alert_waiting_minutes * 60),
+        (Rule.NEEDS_ATTENTION, 0.0),
+        (Rule.RECOVERY_BEHIND, settings.alert_recovery_seconds),
+    ):
+        found += _orders(connection, rule, threshold, {subject for of, subject in already if of == rule})
+    if config.worker_monitoring.alert_on_high_error_rate:
+        found += _error_rates(connection, config, settings, already)
+    return found
+
+
+def _orders(connection: Connection, rule: Rule, threshold: float, already: set[str]) -> Iterator[Breach]:
+    known = already - {REST}
+    asked = {"threshold": threshold, "open": sorted(known), "most": _MOST[rule] + len(known) + _EXAMPLES}
+    rows = connection.execute(_ORDERS[rule], asked).all()
+    alone = [row for row in rows if row.id in known]
+    if REST not in already:  # else each that moves up would be told of once more
+        alone += [row for row in rows if row.id not in known][: max(0, _MOST[rule] - len(alone))]
+    for row in alone:
+        details = {"order_id": row.id, **{name: getattr(row, name) for name in ("currency", "step", "code") if getattr(row, name)}}
+        yield Breach(rule, row.id, f"shop.order.{row.id}", row.value, threshold, row.since, details)
+    if rows and (more := rows[0].orders - len(alone)) > 0:
+        others = [row for row in rows if row not in alone]
+        details = {"orders": more, "for_example": [row.id for row in others][:_EXAMPLES]}
+        worst, since = max((row.value for row in others), default=0.0), min((row.since for row in others), default=None)
+        yield Breach(rule, REST, f"shop.orders.{rule}", worst, threshold, since, details)
+
+
+def _outside(connection: Connection, settings: Settings, already: Open) -> Iterator[Breach]:
+    """Orders tell what is away: each process finds out by itself, and puts off the orders that need it. A pause that one more try ends is
+    no alert."""
+    outside = {
+        PaymentGatewayUnavailable.code: (f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
+        InventoryUnavailable.code: ("inventory-service", settings.inventory_breaker_seconds),
+        CarrierUnavailable.code: (f"carrier.{settings.carrier}", settings.carrier_timeout_seconds),
+    }
+    now: datetime = connection.execute(text("SELECT now()")).scalar_one()
+    for row in connection.execute(_AWAY, {"codes": list(outside)}):
+        subject, pause = outside[row.code]
+        if (Rule.OUTSIDE_AWAY, subject) in already or (now - row.since).total_seconds() >= pause:
+            details = {"orders": row.orders, "for_example": list(row.ids), "code": row.code}
+            yield Breach(Rule.OUTSIDE_AWAY, subject, f"shop.{subject}", row.orders, 0, row.since, details)
+
+
+def _error_rates(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> Iterator[Breach]:
+    window = default_window(config)
+    commands, compensations = read_commands(connection, window), read_compensations(connection, window)
+    every = event_metrics(commands, compensations, read_messages(connection, window), None)
+    judged: list[tuple[str, str, int, int, Mapping[str, int]]] = [(ALL, "shop.orders", every.total_events, every.failed, {})]
+    for step in step_metrics(commands, compensations):
+        judged.append((step.step, f"shop.step.{step.step}", step.commands, step.failed, step.failures))
+    threshold, least = config.worker_monitoring.error_rate_threshold, settings.alert_min_commands
+    for subject, resource, total, failed, failures in judged:
+        rate = failed / total if total else 0.0
+        known = (Rule.ERROR_RATE, subject) in already
+        if (known and rate > threshold * _EASED) or (total >= least and rate > threshold):
+            details = {"commands": total, "failed": failed, "window": window.name, **_most_frequent(failures)}
+            yield Breach(Rule.ERROR_RATE, subject, resource, rate, threshold, None, details)
+
+
+def _most_frequent(failures: Mapping[str, int]) -> dict[str, Any]:
+    """The codes, refusals among them."""
+    return {"codes": dict(list(failures.items())[:5])} if failures else {}
+
+
+def subjects(breaches: Sequence[Breach]) -> set[tuple[str, str]]:
+    return {(breach.rule, breach.subject) for breach in breaches}

@@ -1,0 +1,205 @@
+"""Business metrics: how orders end, and what money is not where it belongs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, text
+
+from shop.confirmation.confirmation import TEMPLATE
+from shop.errors import OutOfStock
+from shop.monitoring.cells import Durations, durations
+from shop.monitoring.commands import Counted, cells, share, total
+from shop.monitoring.window import Window
+from shop.notifications.outbox import CONFIRMATION_STEP
+from shop.outcomes import Outcome
+from shop.payments import charge
+
+REASONS_READ = 5000
+"""So many warnings of confirmations are read: the latest of the window."""
+_ENDED = text(
+    "SELECT outcome, currency, cell, count(*) AS orders, sum(amount_charged) AS charged, sum(amount_refunded) AS refunded "
+    "FROM customer_order WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until AND outcome IS NOT NULL "
+    "GROUP BY outcome, currency, cell"
+)
+_OPEN = text(
+    "SELECT count(*) AS open, count(*) FILTER (WHERE lease_id IS NULL) AS waiting, count(*) FILTER (WHERE failure IS NOT NULL) AS undoing "
+    "FROM customer_order WHERE outcome IS NULL"
+)
+# What is on the desk is not waiting for a worker, also while it is tried again.
+_OLDEST = text(
+    """
+    SELECT o.id, o.submitted_at, o.status, CAST(extract(epoch FROM now() - o.submitted_at) AS float) AS seconds,
+        o.lease_id IS NOT NULL AS held
+    FROM customer_order o
+    WHERE o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
+    ORDER BY o.number LIMIT 1
+    """
+)
+_DESK = text(
+    "SELECT o.currency, count(*) AS orders, sum(o.amount_at_risk) AS at_risk, "
+    "count(*) FILTER (WHERE o.amount_at_risk > 0) AS owed_orders "
+    "FROM attention a JOIN customer_order o ON o.id = a.order_id WHERE a.resolved_at IS NULL GROUP BY o.currency"
+)
+# Promise 5: a charge whose end is unclear counts as made.
+_BEING_REFUNDED = text(
+    """
+    SELECT o.content ->> 'currency' AS currency, count(*) AS orders,
+        sum(coalesce(CAST(s.result ->> 'amount_charged' AS numeric),
+            CASE WHEN o.content ->> 'total_amount' ~ '^[0-9]{1,14}([.][0-9]{1,6})?$'
+                THEN CAST(o.content ->> 'total_amount' AS numeric) ELSE 0 END)) AS amount
+    FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = :step
+    WHERE o.outcome IS NULL AND o.failure IS NOT NULL AND s.undo_due
+      AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
+    GROUP BY 1
+    """
+)
+_REASONS = text(
+    """
+    SELECT reason, count(*) AS confirmations FROM (
+        SELECT result -> 'validation_warnings' AS warnings FROM order_step
+        WHERE (result -> 'validation_warnings') <> '[]'::jsonb AND ended_at >= :since AND ended_at < :until
+        ORDER BY ended_at DESC LIMIT :most
+    ) latest, LATERAL (
+        SELECT DISTINCT left(value, 120) AS reason
+        FROM jsonb_array_elements_text(CASE WHEN jsonb_typeof(warnings) = 'array' THEN warnings ELSE '[]' END)
+    ) each
+    GROUP BY reason ORDER BY confirmations DESC, reason LIMIT 20
+    """
+)
+
+
+class Money(BaseModel):
+    """Of one currency."""
+
+    model_config = ConfigDict(frozen=True)
+
+    charged: Decimal = Decimal(0)
+    """From orders that ended in the window; and so is `refunded`."""
+    refunded: Decimal = Decimal(0)
+    at_risk: Decimal = Decimal(0)
+    """Now, on the desk: compensations that could not be done."""
+    refunds_owed: Decimal = Decimal(0)
+    """Now: what is at risk, and what is just being given back."""
+
+
+class WaitingOrder(BaseModel):
+    """The oldest order without an outcome."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    submitted_at: datetime
+    seconds: float
+    status: str
+    held: bool
+    """Whether a worker has it, or had it when it died."""
+
+
+class Confirmations(BaseModel):
+    """Who wrote the confirmations of the window, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    by_writer: dict[str, int]
+    """`template`, or the language model's name."""
+    by_template: int
+    by_model: int
+    reasons: dict[str, int]
+    """Why a language model's text was not used, or was asked for again: the twenty most frequent, of the latest `REASONS_READ`."""
+
+
+class BusinessMetrics(BaseModel):
+    """What the shop's owner asks."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ended: int
+    orders: dict[str, int]
+    """Outcome to the orders that ended so in the window; every outcome is there."""
+    completed_rate: float | None
+    latency: Durations
+    """From submission to outcome."""
+    open: int
+    """Now, without an outcome."""
+    waiting: int
+    """Of those, now in nobody's hands."""
+    being_undone: int
+    oldest_waiting: WaitingOrder | None
+    """Orders on the desk do not count: they wait for a person."""
+    needs_attention: int
+    """Now on the desk."""
+    refunds_owed: int
+    """Orders whose money is to be given back, now: on the desk, or under way."""
+    money: dict[str, Money]
+    compensation_latency: Durations
+    oversell_attempts: int
+    """Orders in the window that wanted more than there was; nothing was reserved for them."""
+    confirmations: Confirmations
+
+
+def business_metrics(
+    connection: Connection, window: Window, commands: Sequence[Counted], compensations: Sequence[Counted]
+) -> BusinessMetrics:
+    """Reads and sums up. Amounts are by currency; nothing is added over currencies."""
+    ended = connection.execute(_ENDED, window.bounds).all()
+    outcomes: Counter[str] = Counter(dict.fromkeys(map(str, Outcome), 0))
+    took: Counter[int] = Counter()
+    sums: dict[str, dict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+    for row in ended:
+        outcomes[row.outcome] += row.orders
+        took[row.cell] += row.orders
+        sums[row.currency]["charged"] += row.charged
+        sums[row.currency]["refunded"] += row.refunded
+    desk = connection.execute(_DESK).all()
+    returning = connection.execute(_BEING_REFUNDED, {"step": charge.STEP}).all()
+    for row in desk:
+        sums[row.currency]["at_risk"] += row.at_risk
+        sums[row.currency]["refunds_owed"] += row.at_risk
+    for row in returning:
+        sums[row.currency or "USD"]["refunds_owed"] += row.amount
+    now = connection.execute(_OPEN).one()
+    oldest = connection.execute(_OLDEST).mappings().first()
+    finished = sum(outcomes.values())
+    return BusinessMetrics(
+        ended=finished,
+        orders=dict(outcomes),
+        completed_rate=share(outcomes[Outcome.COMPLETED], finished),
+        latency=durations(took),
+        open=now.open,
+        waiting=now.waiting,
+        being_undone=now.undoing,
+        oldest_waiting=WaitingOrder(**oldest) if oldest else None,
+        needs_attention=sum(row.orders for row in desk),
+        refunds_owed=sum(row.owed_orders for row in desk) + sum(row.orders for row in returning),
+        money={currency: Money(**_trimmed(amounts)) for currency, amounts in sorted(sums.items())},
+        compensation_latency=durations(cells(compensations)),
+        oversell_attempts=total(each for each in commands if not each.done and each.remark == OutOfStock.code),
+        confirmations=_confirmations(connection, window, commands),
+    )
+
+
+def _confirmations(connection: Connection, window: Window, commands: Sequence[Counted]) -> Confirmations:
+    writers: Counter[str] = Counter()
+    for each in commands:
+        if each.step == CONFIRMATION_STEP and each.done:
+            writers[each.remark or "unknown"] += each.commands
+    reasons = connection.execute(_REASONS, {**window.bounds, "most": REASONS_READ})
+    return Confirmations(
+        by_writer=dict(writers.most_common()),
+        by_template=writers[TEMPLATE],
+        by_model=sum(writers.values()) - writers[TEMPLATE],
+        reasons={row.reason: row.confirmations for row in reasons},
+    )
+
+
+def _trimmed(amounts: dict[str, Decimal]) -> dict[str, Any]:
+    """Columns have six decimals; amounts are told with those that they need, two at least."""
+    return {
+        name: amount.quantize(Decimal("0.01")) if amount == amount.quantize(Decimal("0.01")) else amount for name, amount in amounts.items()
+    }

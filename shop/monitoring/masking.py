@@ -1,0 +1,97 @@
+"""What no log line may show: secrets of the settings, card numbers, mail addresses, and what is in fields that name a person."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import SecretStr
+
+from shop.intake_content import looks_like_card_number
+from shop.settings import Settings
+
+MASKED = "[masked]"
+_SHORTEST_SECRET = 6
+_PERSONAL = frozenset(
+    "name first_name last_name full_name customer_name recipient company street street1 street2 address line1 line2 city zip "
+    "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address billing_address payment_info "
+    "card card_number cvv cvc card_last4 expiry password passwd secret token api_key apikey authorization cookie".split()
+)
+"""Fields whose value is never shown, however they are written."""
+_MAIL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
+_DIGITS = re.compile(r"\d(?:[ .-]?\d){12,18}")
+_KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K[\w-]{8,}|Bearer\s+[\w.~+/=-]{8,})")
+
+
+def mask(text: str, settings: Settings) -> str:
+    """The text without secrets of these settings, card numbers, and mail addresses."""
+    if (secrets := _secrets(_values(settings))) is not None:
+        text = secrets.sub(MASKED, text)
+    if "_" in text or "EZ" in text or "Bearer" in text:
+        text = _KEYS.sub(MASKED, text)
+    if "@" in text:
+        text = _MAIL.sub("[mail address]", text)
+    return _DIGITS.sub(_card, text)
+
+
+def masked(value: Any, settings: Settings) -> Any:
+    """The same for whatever a line has in its fields, as deep as it goes; a field that names a person or a secret shows nothing."""
+    match value:
+        case str():
+            return mask(value, settings)
+        case bool() | int() | float() | None:
+            return value
+        case Mapping():
+            return {str(key): MASKED if _is_personal(key) else masked(each, settings) for key, each in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [masked(each, settings) for each in value]
+        case _:
+            return mask(str(value), settings)
+
+
+def _is_personal(key: object) -> bool:
+    return str(key).lower().replace("-", "_") in _PERSONAL
+
+
+def _card(found: re.Match[str]) -> str:
+    return "[card number]" if looks_like_card_number(found[0]) else found[0]
+
+
+_known: dict[int, tuple[Settings, frozenset[str]]] = {}
+
+
+def _values(settings: Settings) -> frozenset[str]:
+    """The settings' secrets, found once for each settings object."""
+    if (known := _known.get(id(settings))) is not None and known[0] is settings:
+        return known[1]
+    found = set[str]()
+    for name in type(settings).model_fields:
+        if isinstance(value := getattr(settings, name), SecretStr):
+            found |= _parts(value.get_secret_value())
+    found |= _passwords(settings.database_url)
+    _known.clear()
+    values = frozenset(each for each in found if len(each) >= _SHORTEST_SECRET)
+    _known[id(settings)] = (settings, values)
+    return values
+
+
+def _parts(secret: str) -> set[str]:
+    """Several with commas between them; and the password of an address."""
+    return {secret, *(each.strip() for each in secret.split(",")), *_passwords(secret)}
+
+
+def _passwords(url: str) -> set[str]:
+    try:
+        password = urlsplit(url).password if "://" in url else None
+    except ValueError:
+        return set()
+    return {password, unquote(password)} if password else set()
+
+
+@lru_cache(maxsize=8)
+def _secrets(values: frozenset[str]) -> re.Pattern[str] | None:
+    """The longest first: one may be part of another."""
+    return re.compile("|".join(re.escape(each) for each in sorted(values, key=len, reverse=True))) if values else None

@@ -1,0 +1,166 @@
+"""A long-running process tells that it lives, and what it uses, from a thread of its own: no event loop waits for it, and no order fails
+of it. It has a connection of its own only while it writes."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Connection, NullPool, create_engine, text
+
+from shop.database import pool_use
+from shop.monitoring.config import Monitoring, monitoring
+from shop.settings import Settings, settings
+
+log = logging.getLogger(__name__)
+
+_MEGABYTE = 1024 * 1024
+_TIDY_SECONDS = 3600
+_END_SECONDS = 3
+_OPTIONS = "-c statement_timeout=5000 -c lock_timeout=2000"
+_LIVES = text(
+    "INSERT INTO worker_process (id, kind, host, pid, flow_run_id, every_seconds) VALUES (:id, :kind, :host, :pid, :run, :every) "
+    "ON CONFLICT (id) DO UPDATE SET seen_at = now()"
+)
+_ENDED = text("UPDATE worker_process SET ended_at = now(), seen_at = now() WHERE id = :id")
+_SAMPLE = text(
+    "INSERT INTO system_sample (process_id, process_cpu_percent, process_memory_mb, cpu_percent, memory_percent, disk_percent, "
+    "connections_in_use, connections_open, connections_most) VALUES (:process_id, :process_cpu_percent, :process_memory_mb, :cpu_percent, "
+    ":memory_percent, :disk_percent, :connections_in_use, :connections_open, :connections_most)"
+)
+_TIDY = (
+    text("DELETE FROM system_sample WHERE at < now() - make_interval(secs => :seconds)"),
+    text("DELETE FROM worker_process WHERE seen_at < now() - make_interval(secs => :seconds)"),
+)
+
+
+@contextmanager
+def sampling(kind: str, *, flow_run_id: str | None = None) -> Iterator[None]:
+    """While its body runs, this process is one of this kind in the system metrics. Does nothing where the configuration turns it off."""
+    config = monitoring()
+    if not (config.worker_monitoring.enabled or config.metrics_collection.enabled):
+        yield
+        return
+    sampler = Sampler(kind, config, settings(), flow_run_id)
+    sampler.start()
+    try:
+        yield
+    finally:
+        sampler.stop()
+
+
+class Sampler:
+    """Never raises: what cannot be written is told once, and tried again."""
+
+    def __init__(self, kind: str, config: Monitoring, settings: Settings, flow_run_id: str | None = None) -> None:
+        self.id, self.kind, self.flow_run_id = uuid4(), kind, flow_run_id
+        self._config, self._settings = config, settings
+        self._over = threading.Event()
+        self._in_trouble = False
+        self._process: Any = None
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns at once; the thread says goodbye. A process that ends waits for it a little."""
+        self._over.set()
+        _ending.append(self._thread)
+
+    def _run(self) -> None:
+        beat = self._config.worker_monitoring.health_check_interval_seconds
+        every = self._config.metrics_collection.collection_interval_seconds
+        next_beat = next_sample = next_tidying = time.monotonic()
+        self._look()  # CPU is measured from one look to the next
+        while not self._over.is_set():
+            now = time.monotonic()
+            beats, samples, tidies = now >= next_beat, now >= next_sample and self._config.metrics_collection.enabled, now >= next_tidying
+            if beats or samples:
+                self._write(sample=samples, tidy=tidies)
+            next_beat = now + beat if beats else next_beat
+            next_sample = now + every if now >= next_sample else next_sample
+            next_tidying = now + _TIDY_SECONDS if tidies else next_tidying
+            self._over.wait(max(0.05, min(next_beat, next_sample) - time.monotonic()))
+        self._write(sample=self._config.metrics_collection.enabled, ended=True)
+
+    def _write(self, *, sample: bool = False, tidy: bool = False, ended: bool = False) -> None:
+        try:
+            engine = create_engine(
+                self._settings.database_url,
+                poolclass=NullPool,
+                hide_parameters=True,
+                connect_args={"connect_timeout": 5, "options": _OPTIONS},
+            )
+            with engine.begin() as connection:
+                self._tell(connection, ended=ended)
+                if sample:
+                    connection.execute(_SAMPLE, {"process_id": self.id, **self._look()})
+                if tidy:
+                    for statement in _TIDY:
+                        connection.execute(statement, {"seconds": self._config.event_monitoring.trace_retention_hours * 3600})
+        except Exception as error:  # noqa: BLE001  (whatever it is, no order may fail of it)
+            if not self._in_trouble:
+                log.warning("what this process uses cannot be written down (%s); tried again", type(error).__name__)
+            self._in_trouble = True
+        else:
+            self._in_trouble = False
+
+    def _tell(self, connection: Connection, *, ended: bool) -> None:
+        every = min(
+            self._config.worker_monitoring.health_check_interval_seconds, self._config.metrics_collection.collection_interval_seconds
+        )
+        if not self._config.metrics_collection.enabled:
+            every = self._config.worker_monitoring.health_check_interval_seconds
+        who = {"id": self.id, "kind": self.kind, "host": socket.gethostname(), "pid": os.getpid(), "run": self.flow_run_id, "every": every}
+        connection.execute(_LIVES, who)
+        if ended:
+            connection.execute(_ENDED, {"id": self.id})
+
+    def _look(self) -> dict[str, float | int | None]:
+        use = pool_use()
+        found: dict[str, float | int | None] = {
+            **dict.fromkeys(("process_cpu_percent", "process_memory_mb", "cpu_percent", "memory_percent", "disk_percent")),
+            "connections_in_use": use.in_use,
+            "connections_open": use.open,
+            "connections_most": use.most,
+        }
+        if self._config.metrics_collection.include_system_metrics:
+            import psutil
+
+            self._process = self._process or psutil.Process()
+            with suppress(psutil.Error, OSError):
+                found |= {
+                    "process_cpu_percent": self._process.cpu_percent(),
+                    "process_memory_mb": self._process.memory_info().rss / _MEGABYTE,
+                    "cpu_percent": psutil.cpu_percent(),
+                    "memory_percent": psutil.virtual_memory().percent,
+                    "disk_percent": psutil.disk_usage(str(_there(self._settings.var_dir))).percent,
+                }
+        return found
+
+
+_ending: list[threading.Thread] = []
+
+
+def wait_for_goodbyes(seconds: float = _END_SECONDS) -> None:
+    """For the end of a process, and for tests: until those that were stopped have written their last, at most so long."""
+    until = time.monotonic() + seconds
+    while _ending:
+        _ending.pop().join(max(0.0, until - time.monotonic()))
+
+
+atexit.register(wait_for_goodbyes)
+
+
+def _there(folder: Path) -> Path:
+    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())

@@ -1,0 +1,1 @@
+"""OpenTelemetry traces, if they are wanted: one for each order, made of its journal."""

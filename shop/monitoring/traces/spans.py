@@ -1,0 +1,94 @@
+"""An order's journal as spans: one trace for each order, whoever worked on it and however often it was taken over.
+
+Ids are made of the order's id, so a trace that is sent twice is the same trace. Attributes say nothing of customers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from shop.monitoring.commands import REFUSALS
+from shop.outcomes import Outcome
+
+_SCOPE = InstrumentationScope("order-saga")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+ORDER = "order"
+
+
+def trace_id(order_id: str) -> int:
+    """The same everywhere and always."""
+    return int.from_bytes(hashlib.sha256(f"order-saga\0{order_id}".encode()).digest()[:16], "big")
+
+
+def span_id(order_id: str, name: str) -> int:
+    """Of the order itself (`order`), a step, or a compensation (`undo` and the step)."""
+    return int.from_bytes(hashlib.sha256(f"order-saga\0{order_id}\0{name}".encode()).digest()[:8], "big")
+
+
+def resource() -> Resource:
+    """Who tells: `order-saga`, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` say otherwise."""
+    return Resource({"service.name": "order-saga"}).merge(OTELResourceDetector().detect())
+
+
+def spans_of(order: Any, steps: Sequence[Any], told_by: Resource) -> Iterator[ReadableSpan]:
+    """The order's span, and under it one for each step that ended and each compensation that was tried."""
+    attention = order.outcome == Outcome.NEEDS_ATTENTION
+    attributes = {
+        "order_saga.outcome": order.outcome,
+        "order_saga.failing_step": order.failing_step,
+        "order_saga.takeovers": order.takeovers,
+        "prefect.flow_run.id": order.flow_run_id,
+    }
+    yield _span(order.id, ORDER, order.submitted_at, order.finished_at, attributes, told_by, error=order.outcome if attention else None)
+    for step in steps:
+        if step.ended_at is not None:
+            refused = step.status != "done" and step.remark in REFUSALS
+            failed = step.remark if step.status == "failed" else None
+            attributes = {
+                "order_saga.step": step.step,
+                "order_saga.result": "refused" if refused else step.status,
+                "order_saga.attempts": step.attempts,
+                "error.type": failed,
+            }
+            yield _span(order.id, step.step, step.begun_at, step.ended_at, attributes, told_by, error=None if refused else failed)
+        if step.undo_ended_at is not None:
+            failed = (step.undo_code or "unknown") if step.undo_status == "failed" else None
+            attributes = {
+                "order_saga.step": step.step,
+                "order_saga.compensation": True,
+                "order_saga.result": step.undo_status,
+                "order_saga.attempts": step.undo_attempts,
+                "error.type": failed,
+            }
+            yield _span(order.id, f"undo {step.step}", step.undo_begun_at, step.undo_ended_at, attributes, told_by, error=failed)
+
+
+def _span(  # noqa: PLR0917
+    order_id: str, name: str, begun: datetime, ended: datetime, attributes: dict[str, Any], told_by: Resource, *, error: str | None
+) -> ReadableSpan:
+    trace, root = trace_id(order_id), span_id(order_id, ORDER)
+    return ReadableSpan(
+        name,
+        context=SpanContext(trace, span_id(order_id, name), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
+        parent=None if name == ORDER else SpanContext(trace, root, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
+        resource=told_by,
+        attributes={"order_saga.order_id": order_id, **{key: value for key, value in attributes.items() if value is not None}},
+        kind=SpanKind.CONSUMER if name == ORDER else SpanKind.INTERNAL,
+        status=Status(StatusCode.ERROR, error) if error else Status(StatusCode.UNSET),
+        start_time=_nanoseconds(begun),
+        end_time=max(_nanoseconds(begun), _nanoseconds(ended)),
+        instrumentation_scope=_SCOPE,
+    )
+
+
+def _nanoseconds(time: datetime) -> int:
+    since = time - _EPOCH
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000

@@ -1,0 +1,63 @@
+"""A window of time that metrics are about."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_AGO = re.compile(r"(\d{1,6})\s*([smhd])")
+_ALWAYS = (datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC))
+
+
+class Window(BaseModel):
+    """From `since` (inclusive) to `until` (exclusive), in UTC; None: as far as there is anything."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """For people: what was asked for."""
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+    @property
+    def bounds(self) -> dict[str, datetime]:
+        """The parameters `since` and `until` of a statement."""
+        return {"since": self.since or _ALWAYS[0], "until": self.until or _ALWAYS[1]}
+
+
+def last(**ago: float) -> Window:
+    """The last so many `minutes`, `hours` or `days`, until now."""
+    ((unit, number),) = ago.items()
+    name = f"the last {number:g} {unit}" if number != 1 else f"the last {unit.removesuffix('s')}"
+    return Window(name=name, since=datetime.now(UTC) - timedelta(**ago))
+
+
+def parse(asked: str) -> Window:
+    """`10m`, `1h`, `24h`, `7d`, `all`, or two ISO times as `FROM/TO`, either of which may be left out. A time without a zone is UTC.
+
+    Raises ValueError, in words, for anything else.
+    """
+    if asked == "all":
+        return Window(name="all there is")
+    if found := _AGO.fullmatch(asked):
+        return last(**{_UNITS[found[2]]: int(found[1])})
+    begin, slash, end = asked.partition("/")
+    if not slash:
+        raise ValueError(f"{asked!r} is no window: 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (2031-02-03T09:30/2031-02-03T10:00)")
+    since, until = _time(begin), _time(end)
+    if since and until and since >= until:
+        raise ValueError(f"{asked!r} ends before it begins")
+    return Window(name=asked, since=since, until=until)
+
+
+def _time(given: str) -> datetime | None:
+    if not given.strip():
+        return None
+    try:
+        time = datetime.fromisoformat(given.strip())
+    except ValueError as error:
+        raise ValueError(f"{given!r} is no time in ISO 8601, such as 2031-02-03T09:30:00+00:00") from error
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,122 @@
+"""One order as a page: how it ended, its diagram, its steps, its money, where its label and its mails are. Nothing of the customer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from shop.money import show
+from shop.notifications.maildir import mail_name
+from shop.pictures.order_diagram import order_diagram, undo_words
+from shop.pictures.order_story import OrderStory, ToldStep, tell_steps
+from shop.pictures.words import duration, for_markdown, markdown_table
+from shop.saga import Saga
+from shop.settings import Settings
+from shop.shipping.label import label_path
+
+_PLAIN = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+)*")
+_OTHER = re.compile(r"[^a-z0-9]+")
+KEY = "saga-"
+"""What the key of an order's page begins with."""
+
+
+def page_key(order_id: str) -> str:
+    """The key of the order's page: `saga-order-1001` for `ORDER-1001`. Lower case, digits and dashes; the same for the same id, and never
+    for two: of ids that are not written so, a digest is part of it."""
+    if len(order_id) <= 80 and _PLAIN.fullmatch(order_id):
+        return KEY + order_id.lower()
+    slug = _OTHER.sub("-", order_id.lower()).strip("-")[:60].rstrip("-")
+    return KEY + "-".join(filter(None, [slug, hashlib.sha256(order_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]]))
+
+
+def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
+    """Markdown, as the Prefect UI shows it. Looks at the disk for the label and the mails, so not for an event loop."""
+    parts = [
+        f"# {for_markdown(story.order_id)}: {_end(story)}",
+        *_reasons(story),
+        f"```mermaid\n{order_diagram(story, saga)}```",
+        "## Steps",
+        _steps(story, saga),
+        "## Money",
+        markdown_table(("charged", "refunded", "at risk"), [_money(story)]),
+        "## Label and mails",
+        *(f"- {line}" for line in _papers(story, s)),
+        f"\n{_when(story)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(story: OrderStory) -> str:
+    """One line for a list of pages."""
+    money = f", {show(story.amount_charged, story.currency)} charged" if story.amount_charged else ""
+    back = f", {show(story.amount_refunded, story.currency)} refunded" if story.amount_refunded else ""
+    risk = f", {show(story.amount_at_risk, story.currency)} at risk" if story.amount_at_risk else ""
+    return f"Order {for_markdown(story.order_id)}: {_end(story)}{money}{back}{risk}"
+
+
+def _end(story: OrderStory) -> str:
+    return for_markdown(story.end) + (" (cancelled)" if story.cancelled else "")
+
+
+def _reasons(story: OrderStory) -> Iterator[str]:
+    if story.failing_step is not None:
+        code = f" ({for_markdown(story.failure_code)})" if story.failure_code else ""
+        yield f"Ended at **{for_markdown(story.failing_step)}**{code}:"
+        yield "\n".join(f"- {for_markdown(reason)}" for reason in story.reasons[:20]) or "- no reason was kept"
+
+
+def _steps(story: OrderStory, saga: Saga) -> str:
+    head = ("step", "kind", "status", "attempts", "duration", "undo")
+    return markdown_table(head, [_row(step) for step in tell_steps(story, saga)])
+
+
+def _row(step: ToldStep) -> tuple[str, ...]:
+    status = f"{step.state}: {step.error.replace('_', ' ')}" if step.error and step.state != "done" else str(step.state)
+    undo = f"{step.undo.name}: {', '.join(undo_words(step.undo))}" if step.undo else ""
+    return step.name, step.kind, status, str(step.attempts or ""), duration(step.seconds), undo
+
+
+def _money(story: OrderStory) -> tuple[str, ...]:
+    return tuple(show(amount, story.currency) for amount in (story.amount_charged, story.amount_refunded, story.amount_at_risk))
+
+
+def _papers(story: OrderStory, s: Settings) -> Iterator[str]:
+    """The UI makes no links of files, so where they are is said in words."""
+    if story.tracking_number:
+        label = label_path(s.label_dir, story.order_id)
+        where = f"`{label}`" if label.exists() else "printed right before the mail is sent"
+        yield f"label of parcel {for_markdown(story.tracking_number)}: {where}"
+    for mail in story.mails:
+        if mail.sent:
+            where = "sent through the mail server" if s.smtp_url else _in_maildir(s.mail_dir, story.order_id, mail.kind)
+        else:
+            where = "not sent yet" + (f": {for_markdown(mail.error)}" if mail.error else "")
+        yield f"mail *{for_markdown(mail.kind)}*: {where}"
+    if not story.tracking_number and not story.mails:
+        yield "none"
+
+
+def _in_maildir(folder: Path, order_id: str, kind: str) -> str:
+    """A mail program moves what was read, and puts flags behind the name."""
+    name = mail_name(order_id, kind)
+    if (new := folder / "new" / name).exists():
+        return f"`{new}`"
+    try:
+        read = [each for each in os.listdir(folder / "cur") if each.partition(":")[0] == name]  # noqa: PTH208  (only names)
+    except OSError:
+        read = []
+    return f"`{folder / 'cur' / read[0]}`" if read else "sent"
+
+
+def _when(story: OrderStory) -> str:
+    parts = [f"Submitted {story.submitted_at:%Y-%m-%d %H:%M:%S} UTC"] if story.submitted_at else []
+    if story.finished_at:
+        parts.append(f"ended after {duration(story.seconds)}")
+    if story.not_before and story.outcome is None:
+        parts.append(f"goes on at {story.not_before:%H:%M:%S} UTC")
+    if story.takeovers:
+        parts.append(f"taken over from another worker {story.takeovers} times")
+    return ", ".join(parts)

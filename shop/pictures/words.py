@@ -1,0 +1,53 @@
+"""Text in pictures: durations as people say them, and what anybody may have typed, made harmless where it is shown."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+_HARMLESS = frozenset(" -_.,:~/+=@")
+_SHOWN = 100
+
+
+def duration(seconds: float | None) -> str:
+    """`12 ms`, `1.39 s`, `2 min 3 s`, `3 h 20 min`; empty for None. Never below nothing: clocks may have been set."""
+    if seconds is None:
+        return ""
+    seconds = max(0.0, seconds)
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.995:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def for_mermaid(text: str, most: int = _SHOWN) -> str:
+    """For a quoted label of a diagram. Letters and digits stay as they are, of any script; whatever could mean something to Mermaid, to
+    Markdown or to HTML is written as its number. One line, shortened."""
+    return "".join(c if c.isalnum() or c in _HARMLESS else f"#{ord(c)};" for c in _visible(text, most))
+
+
+def for_markdown(text: str, most: int = 300) -> str:
+    """For a line, or a cell of a table. What could mean something to Markdown or HTML is written as its number; no address becomes a link.
+    One line, shortened."""
+    return "".join(c if c.isalnum() or c in " ,;'()%?" else f"&#{ord(c)};" for c in _visible(text, most))
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The cells of the rows may be anything; the head is written as it is."""
+    body = ["| " + " | ".join(for_markdown(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body])
+
+
+def for_terminal(text: str, most: int = _SHOWN) -> str:
+    """Without what moves a terminal's cursor or turns the direction of reading."""
+    return _visible(text, most)
+
+
+def _visible(text: str, most: int) -> str:
+    """Controls, and what is not seen, become blanks."""
+    line = " ".join("".join(" " if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else c for c in text[: 4 * most]).split())
+    return line if len(line) <= most else line[: most - 3] + "..."

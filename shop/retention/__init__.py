@@ -1,0 +1,1 @@
+"""What is not kept for ever: traces, and what we know of customers. The money trail stays."""

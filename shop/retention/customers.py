@@ -1,0 +1,171 @@
+"""Erasing what we know of the customers of old orders. What stays: ids, amounts, steps, statuses, codes and times; and the order's
+fingerprint, so that the same order sent again is known and charges nobody.
+
+Files go before the database says that they are gone: broken off anywhere, the same order is erased again, which changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from shop.database import as_json, sync_engine
+from shop.notifications.kinds import Kind
+from shop.notifications.maildir import mail_name
+from shop.outcomes import Outcome
+from shop.points import effect
+from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
+from shop.settings import Settings, settings
+from shop.shipping.label import label_path
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 500
+_LEFT_SECONDS = 86_400
+_FILES, _ERASING = effect("deleting customers' files"), effect("the commit of erasing customers")
+# Not while a person or a worker has anything to do with it, or something is still to be sent.
+_MAY_GO = """
+    o.outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated') AND o.erased_at IS NULL
+    AND o.finished_at < now() - make_interval(secs => :seconds)
+    AND NOT EXISTS (SELECT 1 FROM outbox m WHERE m.order_id = o.id AND m.sent_at IS NULL AND m.refused_at IS NULL)
+    AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
+    AND NOT EXISTS (SELECT 1 FROM dispute d WHERE d.order_id = o.id AND d.closed_at IS NULL)
+    AND NOT EXISTS (SELECT 1 FROM payment_event e WHERE e.order_id = o.id AND e.handled_at IS NULL)
+"""
+_NEXT = text(
+    f"""
+    SELECT o.id, o.outcome, o.amount_charged, o.finished_at, o.content, o.failure, o.reasons, o.undone FROM customer_order o
+    WHERE {_MAY_GO} AND (o.finished_at, o.id) > (CAST(:after AS timestamptz), CAST(:after_id AS text))
+    ORDER BY o.finished_at, o.id LIMIT {_AT_ONCE} FOR UPDATE OF o SKIP LOCKED
+    """  # noqa: S608  (constants)
+)
+_STEPS = text(
+    "SELECT order_id, step, notes, result, error, undo_result, undo_error FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) "
+    "FOR UPDATE"
+)
+_ORDER = text(
+    """
+    UPDATE customer_order o SET erased_at = now(), content = r.content, failure = CASE WHEN o.failure IS NOT NULL THEN r.failure END,
+        reasons = r.reasons, undone = r.undone, cancel_reason = CASE WHEN o.cancel_reason IS NOT NULL THEN :erased END,
+        cancel_requested_by = CASE WHEN o.cancel_requested_by IS NOT NULL THEN :erased END
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, content jsonb, failure jsonb, reasons jsonb, undone jsonb) WHERE o.id = r.id
+    """
+)
+_STEP = text(
+    """
+    UPDATE order_step s SET notes = r.notes, result = CASE WHEN s.result IS NOT NULL THEN r.result END,
+        error = CASE WHEN s.error IS NOT NULL THEN r.error END,
+        undo_result = CASE WHEN s.undo_result IS NOT NULL THEN r.undo_result END,
+        undo_error = CASE WHEN s.undo_error IS NOT NULL THEN r.undo_error END
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
+        order_id text, step text, notes jsonb, result jsonb, error jsonb, undo_result jsonb, undo_error jsonb)
+    WHERE s.order_id = r.order_id AND s.step = r.step
+    """
+)
+_BESIDE = (
+    # A message that was refused for good stays so: there is nobody any more to send it to.
+    text("UPDATE outbox SET payload = '{}', error = NULL WHERE order_id = ANY(CAST(:ids AS text[]))"),
+    text("UPDATE customer_interaction SET customer_id = :erased, details = '{}' WHERE order_id = ANY(CAST(:ids AS text[]))"),
+    text("UPDATE attention SET last_error = :erased WHERE order_id = ANY(CAST(:ids AS text[]))"),
+    # Who decided about money stays. Who asked to cancel may be the customer.
+    text(
+        "UPDATE desk_entry SET reason = CASE WHEN reason IS NOT NULL THEN :erased END, \"by\" = CASE action WHEN 'cancel' THEN :erased "
+        'ELSE "by" END WHERE order_id = ANY(CAST(:ids AS text[]))'
+    ),
+)
+_LONG_AGO = datetime(1, 1, 2, tzinfo=UTC)
+_ERASED_ONES = text("SELECT id FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND erased_at IS NOT NULL")
+
+
+def erase_customers(days: float | None = None) -> int:
+    """Erases the customers of orders that ended so many days ago (None: `CUSTOMER_DATA_DAYS`; if that is not set, nobody is erased).
+    Returns how many orders that were.
+
+    An order that is open, on the desk, disputed, or has a message to be sent keeps everything. Hundreds of orders a transaction; whoever
+    erases at the same time takes others. Labels and mails go that are in this process's `VAR_DIR`. Not from an event loop. Raises
+    SQLAlchemyError if the database is away, and OSError if a file cannot be deleted: run it again.
+    """
+    s = settings()
+    if (days := s.customer_data_days if days is None else days) is None:
+        return 0
+    mails = _mails(s)
+    _delete_leftovers(s)
+    erased, after = 0, (_LONG_AGO, "")
+    with sync_engine(s.database_url).connect() as connection:
+        while True:
+            with connection.begin() as running:
+                asked = {"seconds": days * 86_400, "after": after[0], "after_id": after[1]}
+                rows = connection.execute(_NEXT, asked).mappings().all()
+                if not rows:
+                    return erased
+                _delete_files([row["id"] for row in rows], s, mails)
+                _erase(connection, rows)
+                with _ERASING:
+                    running.commit()
+            erased, after = erased + len(rows), (rows[-1]["finished_at"], rows[-1]["id"])
+
+
+def erased_ones(order_ids: Iterable[str]) -> set[str]:
+    """Those of the orders whose customers are erased. Not from an event loop."""
+    with sync_engine(settings().database_url).connect() as connection:
+        return set(connection.execute(_ERASED_ONES, {"ids": list(order_ids)}).scalars())
+
+
+def _erase(connection: Connection, rows: Sequence[Any]) -> None:
+    ids = {"ids": [row["id"] for row in rows]}
+    steps = connection.execute(_STEPS, ids).mappings().all()
+    kept = [{**{name: scrubbed(value) for name, value in row.items()}, "order_id": row["order_id"], "step": row["step"]} for row in steps]
+    connection.execute(_STEP, {"rows": as_json(kept)})
+    orders = [
+        {
+            "id": row["id"],
+            "content": scrubbed_content(row["content"], row["id"], paid=row["outcome"] == Outcome.COMPLETED or row["amount_charged"] > 0),
+            "failure": {**scrubbed(row["failure"] or {}), "message": ERASED, "reasons": [ERASED]},
+            "reasons": [ERASED] if row["reasons"] else [],
+            "undone": scrubbed(row["undone"]),
+        }
+        for row in rows
+    ]
+    connection.execute(_ORDER, {"rows": as_json(orders), "erased": ERASED})
+    for statement in _BESIDE:
+        connection.execute(statement, {**ids, "erased": ERASED} if ":erased" in str(statement) else ids)
+
+
+def _mails(s: Settings) -> dict[str, list[Path]]:
+    """The Maildir's files by their name, without what a mail program or a writer that died has put behind it."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for part in ("new", "cur", "tmp"):
+        with suppress(FileNotFoundError):
+            for entry in os.scandir(s.mail_dir / part):
+                found[entry.name.partition(".eml")[0] + ".eml"].append(Path(entry.path))
+    return found
+
+
+def _delete_leftovers(s: Settings) -> None:
+    """Labels that a process began to write before it died."""
+    with suppress(FileNotFoundError), _FILES:
+        for entry in os.scandir(s.label_dir):
+            if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.stat().st_mtime < time.time() - _LEFT_SECONDS:
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def _delete_files(order_ids: Sequence[str], s: Settings, mails: dict[str, list[Path]]) -> None:
+    with _FILES:
+        for order_id in order_ids:
+            for path in _files(order_id, s, mails):
+                path.unlink(missing_ok=True)
+
+
+def _files(order_id: str, s: Settings, mails: dict[str, list[Path]]) -> Iterator[Path]:
+    yield label_path(s.label_dir, order_id)
+    for kind in Kind:
+        yield from mails.get(mail_name(order_id, kind), ())

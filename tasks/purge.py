@@ -1,0 +1,75 @@
+"""Deleting what is not kept for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterEndTime
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.logging import get_run_logger
+
+from shop.retention.customers import erase_customers, erased_ones
+from shop.retention.traces import purge_traces
+
+_RUNS_OF_ONE_ORDER = "process-order"
+_MOST_UNREADABLE = 50
+_PAGE = 200
+
+
+@task(name="purge_traces", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=10)
+async def delete_traces() -> dict[str, int]:
+    """Samples, events that are handled, alerts that are over."""
+    return await asyncio.to_thread(purge_traces)
+
+
+@task(name="erase_customers", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=10)
+async def erase_old_customers(days: float) -> int:
+    """In our database and in `VAR_DIR`."""
+    return await asyncio.to_thread(erase_customers, days)
+
+
+@task(name="delete_runs_of_erased_orders", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=3)
+async def delete_runs_of_erased_orders(days: float) -> int:
+    """The Prefect server keeps a run's parameters, and so the order: those that ended so long ago go, if their order is erased."""
+    ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=datetime.now(UTC) - timedelta(days=days)))
+    flows, deleted, kept = FlowFilter(name=FlowFilterName(any_=[_RUNS_OF_ONE_ORDER])), 0, 0
+    async with get_client() as client:
+        page, unreadable = _PAGE, 0
+        while True:
+            try:
+                runs = await client.read_flow_runs(flow_filter=flows, flow_run_filter=ended, limit=page, offset=kept)
+            except PrefectHTTPStatusError as error:
+                if error.response.status_code != HTTPStatus.INTERNAL_SERVER_ERROR or unreadable == _MOST_UNREADABLE:
+                    raise
+                if page == 1:  # the server cannot show this one: its parameters are no text, perhaps
+                    get_run_logger().warning("a run that the Prefect server cannot show is left there")
+                    page, unreadable, kept = _PAGE, unreadable + 1, kept + 1
+                else:
+                    page = 1
+                continue
+            if not runs:
+                break
+            orders = {run.id: _order_of(run.parameters) for run in runs}
+            erased = await asyncio.to_thread(erased_ones, [order for order in orders.values() if order is not None])
+            for run_id, order in orders.items():
+                if order not in erased:
+                    kept += 1
+                    continue
+                try:
+                    await client.delete_flow_run(run_id)
+                except ObjectNotFound:
+                    continue
+                deleted += 1
+    return deleted
+
+
+def _order_of(parameters: dict[str, Any]) -> str | None:
+    order = parameters.get("order")
+    given = order.get("id") if isinstance(order, dict) else None
+    return str(given).strip() if isinstance(given, str | int) else None

@@ -1,0 +1,273 @@
+"""Alerts: each begins once and is over once, however many judge at once; and people hear of both, once, over SMTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from deployments.stack.environment import environment
+from shop.alerts import notices
+from shop.alerts.rules import ALL, REST, Rule
+from shop.alerts.sending import tell_people
+from shop.alerts.watch import Watched, watch
+from shop.monitoring.config import Monitoring, WorkerMonitoring
+from shop.settings import settings
+from tests.integration.domain import Shop, an_order
+from tests.integration.world import html_of, text_of
+from tests.mail_server import MailServer, Taken, mail_server
+
+pytest_plugins = ["tests.integration.domain_fixtures"]
+
+CONFIG = Monitoring()
+OFF = Monitoring(worker_monitoring=WorkerMonitoring(enabled=False))
+NO_RATES = Monitoring(worker_monitoring=WorkerMonitoring(alert_on_high_error_rate=False))
+
+
+@pytest.fixture
+def server() -> Iterator[MailServer]:
+    with mail_server() as server:
+        url = f"smtp://{server.host}:{server.port}"
+        with environment({"SMTP_URL": url, "ALERT_EMAIL": "oncall@shop.example", "SHOP_EMAIL": "orders@shop.example"}):
+            yield server
+
+
+async def judge(shop: Shop, config: Monitoring = CONFIG) -> Watched:
+    """As if the last time were long ago."""
+    await shop.rows("UPDATE alert_watch SET judged_at = NULL")
+    return await asyncio.to_thread(watch, config)
+
+
+async def steps(shop: Shop, step: str, *, done: int = 0, failed: int = 0, code: str = "step_broken", minutes_ago: float = 1) -> None:
+    for status, count in (("done", done), ("failed", failed)):
+        await shop.rows(
+            "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, error) "
+            "SELECT gen_random_uuid()::text, :step, CAST(:status AS text), t - interval '1 s', t, "
+            "CASE WHEN :status = 'failed' THEN CAST(:error AS jsonb) END "
+            "FROM generate_series(1, :count), (SELECT now() - make_interval(secs => :ago) AS t) AS time",
+            step=step,
+            status=status,
+            count=count,
+            ago=minutes_ago * 60.0,
+            error=f'{{"code": "{code}"}}',
+        )
+
+
+async def open_alerts(shop: Shop) -> dict[tuple[str, str], Any]:
+    return {(row.rule, row.subject): row for row in await shop.rows("SELECT * FROM alert WHERE over_at IS NULL")}
+
+
+async def on_the_desk(shop: Shop, *order_ids: str) -> None:
+    await shop.store(*map(an_order, order_ids))
+    for order_id in order_ids:
+        await shop.rows(
+            "INSERT INTO attention (order_id, step, currency, amount_at_risk, last_error, error_code, since) "
+            "VALUES (:id, 'process_payment', 'EUR', 12.5, 'no', 'refund_refused', clock_timestamp())",
+            id=order_id,
+        )
+
+
+async def settle(shop: Shop, *order_ids: str) -> None:
+    await shop.rows("UPDATE attention SET resolved_at = now(), resolution = 'undone' WHERE order_id = ANY(:ids)", ids=list(order_ids))
+
+
+async def test_an_error_rate_begins_once_and_is_over_once(shop: Shop) -> None:
+    await steps(shop, "process_payment", done=27, failed=3)
+    await steps(shop, "validate_order", done=30)
+    assert await judge(shop) == Watched(True, raised=1, open=1)
+    ((_, subject), alert) = next(iter((await open_alerts(shop)).items()))
+    assert (subject, alert.resource, alert.value, alert.threshold) == ("process_payment", "shop.step.process_payment", 0.1, 0.05)
+    assert alert.details["codes"] == {"step_broken": 3}
+
+    await steps(shop, "process_payment", done=36)
+    assert await judge(shop) == Watched(True, open=1), "4.5 % is below the threshold, but not by enough to be over"
+    await steps(shop, "process_payment", done=40)
+    assert await judge(shop) == Watched(True, cleared=1)
+    assert await judge(shop) == Watched(True)
+    assert await shop.value("SELECT count(*) FROM alert") == 1
+
+
+async def test_over_all_steps_too(shop: Shop) -> None:
+    await steps(shop, "validate_order", done=15, failed=2)
+    await steps(shop, "process_payment", done=15, failed=2)
+    assert (await judge(shop)).raised == 1
+    assert set(await open_alerts(shop)) == {(Rule.ERROR_RATE, ALL)}
+    await shop.rows("UPDATE order_step SET ended_at = ended_at - interval '1 hour'")
+    assert await judge(shop) == Watched(True, cleared=1), "what is past the window counts no more"
+
+
+async def test_few_failures_at_night_and_refusals_alert_nobody(shop: Shop) -> None:
+    await steps(shop, "process_payment", failed=19)
+    assert await judge(shop) == Watched(True), "fewer than ALERT_MIN_COMMANDS"
+    await steps(shop, "check_inventory", failed=40, code="out_of_stock")
+    await shop.rows("DELETE FROM order_step WHERE step = 'process_payment'")
+    assert await judge(shop) == Watched(True), "a business no is no fault"
+
+
+async def test_however_many_judge_at_once(shop: Shop) -> None:
+    await on_the_desk(shop, "A", "B")
+    results = await asyncio.gather(*(asyncio.to_thread(watch, CONFIG) for _ in range(6)))
+    assert sum(result.judged for result in results) == 1
+    assert sum(result.raised for result in results) == 2
+    assert not (await asyncio.to_thread(watch, CONFIG)).judged, "not again within health_check_interval_seconds"
+    claimed = await asyncio.gather(*(notices.claim("mail") for _ in range(6)))
+    assert sorted(n.subject for each in claimed for n in each) == ["A", "B"]
+
+
+async def test_turned_off(shop: Shop) -> None:
+    await on_the_desk(shop, "A")
+    await steps(shop, "process_payment", failed=30)
+    assert await judge(shop, OFF) == Watched(judged=False)
+    assert (await judge(shop, NO_RATES)).raised == 1
+    assert set(await open_alerts(shop)) == {(Rule.NEEDS_ATTENTION, "A")}
+    assert (await judge(shop)).raised == 2, "of the step, and over all"
+    assert (await judge(shop, NO_RATES)).cleared == 2
+    assert "not watched any more" in await shop.value("SELECT DISTINCT over_because FROM alert WHERE over_at IS NOT NULL")
+
+
+async def test_a_flood_is_not_a_mail_for_each_order(shop: Shop) -> None:
+    ids = [f"O-{number:02}" for number in range(14)]
+    await on_the_desk(shop, *ids)
+    assert (await judge(shop)).raised == 11
+    alerts = await open_alerts(shop)
+    assert set(alerts) == {(Rule.NEEDS_ATTENTION, each) for each in (*ids[:10], REST)}
+    assert alerts[Rule.NEEDS_ATTENTION, REST].details == {"orders": 4, "for_example": ids[10:]}
+    await settle(shop, *ids[:3])
+    assert await judge(shop) == Watched(True, cleared=3, open=8), "those that move up were told of"
+    await settle(shop, *ids)
+    assert (await judge(shop)).cleared == 8
+
+
+async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: Shop) -> None:
+    await shop.store(*map(an_order, ("LATE", "AWAY", "NEW", "DESK")))
+    await on_the_desk(shop, "OTHER")
+    await shop.rows("INSERT INTO attention (order_id, step, currency, last_error, error_code) VALUES ('DESK', 'p', 'USD', 'no', 'no')")
+    await shop.rows("UPDATE customer_order SET submitted_at = now() - interval '16 min' WHERE id <> 'NEW'")
+    await shop.rows(
+        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now() - interval '1 min', not_before = now() "
+        "WHERE id = 'AWAY'"
+    )
+    await judge(shop)
+    found = await open_alerts(shop)
+    assert {key for key in found if key[0] != Rule.NEEDS_ATTENTION} == {
+        (Rule.ORDER_WAITING, "LATE"),
+        (Rule.OUTSIDE_AWAY, "payment-gateway.sandbox"),
+    }
+    assert found[Rule.OUTSIDE_AWAY, "payment-gateway.sandbox"].details["for_example"] == ["AWAY"]
+    assert 960 <= found[Rule.ORDER_WAITING, "LATE"].value < 1020
+    await shop.rows("UPDATE customer_order SET outcome = 'completed', finished_at = now() WHERE id IN ('LATE', 'AWAY')")
+    assert (await judge(shop)).cleared == 2
+
+
+async def test_one_pause_of_a_circuit_is_no_alert(shop: Shop) -> None:
+    await shop.store(an_order("AWAY"))
+    await shop.rows("UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now(), not_before = now()")
+    assert await judge(shop) == Watched(True)
+
+
+async def test_recovery_that_does_not_keep_up(shop: Shop) -> None:
+    await shop.store(*map(an_order, "ABCDE"))
+    dead, alive = await shop.lease(-600), await shop.lease(60)
+    await shop.rows("UPDATE customer_order SET lease_id = :dead WHERE id <> 'E'", dead=dead)
+    await shop.rows("UPDATE customer_order SET lease_id = :alive WHERE id = 'E'", alive=alive)
+    await judge(shop)
+    assert set(await open_alerts(shop)) == {(Rule.RECOVERY_BEHIND, each) for each in ("A", "B", "C", REST)}
+    await shop.rows("UPDATE customer_order SET lease_id = :alive", alive=alive)
+    assert (await judge(shop)).cleared == 4
+
+
+def one(taken: list[Taken]) -> Taken:
+    (only,) = taken
+    return only
+
+
+async def test_people_hear_once_that_it_began_and_once_that_it_is_over(shop: Shop, server: MailServer) -> None:
+    await on_the_desk(shop, "ORDER-7")
+    await judge(shop)
+    assert await asyncio.gather(tell_people(), tell_people()) in ([(1, 0), (0, 0)], [(0, 0), (1, 0)])
+    raised = one(server.taken)
+    assert raised.recipients == ("oncall@shop.example",)
+    assert "order ORDER-7 needs a person" in str(raised.mail["Subject"])
+    for part in (text_of(raised.mail), html_of(raised.mail)):
+        for said in ("process_payment", "refund_refused", "12.50 EUR at risk", "Since", "UTC", "Threshold", "resolve-order", "artifact"):
+            assert said in part, said
+
+    await judge(shop)
+    assert await tell_people() == (0, 0)
+    await settle(shop, "ORDER-7")
+    await judge(shop)
+    assert await tell_people() == (1, 0)
+    cleared = server.taken[1]
+    assert "over: order ORDER-7 needs a person" in str(cleared.mail["Subject"])
+    assert "Over at: " in text_of(cleared.mail)
+    assert cleared.mail["In-Reply-To"] == raised.id
+    assert cleared.id != raised.id
+
+    await shop.rows("UPDATE attention SET resolved_at = NULL, resolution = NULL")
+    await judge(shop)
+    assert await tell_people() == (1, 0)
+    assert len(set(server.ids)) == 3, "the same thing later is another alert"
+
+
+async def test_a_server_that_is_away_and_one_that_cuts_the_line(shop: Shop, server: MailServer) -> None:
+    await on_the_desk(shop, "A")
+    await judge(shop)
+    server.answer_data = lambda _: "451 4.7.1 later"
+    assert await tell_people() == (0, 1)
+    await settle(shop, "A")
+    await judge(shop)
+    assert await tell_people() == (0, 0), "that it is over is not told before that it began"
+    assert await notices.is_due("mail") is False
+    server.answer_data = lambda _: None
+    cut = iter([True])
+    server.after_data = lambda _: next(cut, False)
+    for sent in ((0, 1), (2, 0)):
+        await shop.rows("UPDATE alert_notice SET next_attempt_at = now()")
+        assert await tell_people() == sent
+    assert server.ids[0] == server.ids[1], "the same Message-ID"
+    assert len(set(server.ids)) == 2
+    assert ["over" in str(taken.mail["Subject"]) for taken in server.taken] == [False, False, True]
+
+
+async def test_a_webhook_beside_the_mail(shop: Shop, server: MailServer) -> None:
+    bodies, answers = list[tuple[str, dict[str, Any]]](), iter([500, 204])
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append((self.headers["webhook-id"], json.loads(self.rfile.read(int(self.headers["content-length"])))))
+            self.send_response(next(answers))
+            self.end_headers()
+
+    hook = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=hook.serve_forever)
+    thread.start()
+    try:
+        with environment({"ALERT_WEBHOOK_URL": f"http://127.0.0.1:{hook.server_port}/"}):
+            await on_the_desk(shop, "A")
+            await judge(shop)
+            assert await tell_people() == (1, 1), "the mail was sent all the same"
+            await shop.rows("UPDATE alert_notice SET next_attempt_at = now()")
+            assert await tell_people() == (1, 0)
+    finally:
+        hook.shutdown()
+        thread.join(20)
+        hook.server_close()
+    assert len(server.taken) == 1
+    assert bodies[0] == bodies[1]
+    _, body = bodies[0]
+    assert (body["type"], body["resource"]) == ("order.alert.raised", "shop.order.A")
+    assert "needs a person" in body["text"]
+    assert await shop.value("SELECT string_agg(way, ',') FROM alert_notice WHERE sent_at IS NULL") == "event"
+
+
+async def test_without_a_mail_server_it_is_in_the_maildir(shop: Shop) -> None:
+    await on_the_desk(shop, "A=?utf-8?b?<script>")
+    await judge(shop)
+    assert await tell_people() == (1, 0)
+    (file,) = (settings().mail_dir / "new").iterdir()
+    assert b"<script>" not in file.read_bytes().partition(b"text/html")[2]

@@ -1,0 +1,149 @@
+"""Something breaks, and a mail says so, once; it is mended, and a mail says that, once. Real gateway, Prefect server and mail server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.stack.prefect_server import PrefectServer
+from deployments.stack.worker import Worker
+from flows.notify_alert import notify_alert
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.resolve_order import resolve_order
+from flows.watch_orders import watch_orders
+from shop import intake, report
+from shop.desk.resolution import Resolution
+from shop.outcomes import Outcome
+from shop.payments.sandbox.faults import Fault, Move
+from shop.settings import settings
+from tests.integration.world import World, an_order, text_of
+from tests.mail_server import MailServer, mail_server
+from tests.waiting import until
+
+PRICE = Decimal("999.99")
+
+
+@pytest.fixture
+def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
+    """Where mails of this process, and of workers that it starts, go."""
+    with mail_server() as server:
+        monkeypatch.setenv("SMTP_URL", f"smtp://{server.host}:{server.port}")
+        monkeypatch.setenv("ALERT_EMAIL", "oncall@shop.example")
+        settings.cache_clear()
+        yield server
+
+
+def alerts(server: MailServer) -> list[str]:
+    """Subjects of the mails about alerts."""
+    return [str(taken.mail["Subject"]) for taken in server.taken if taken.recipients == ("oncall@shop.example",)]
+
+
+async def events(server: PrefectServer, resource: str, since: datetime) -> list[str]:
+    asked = {
+        "filter": {
+            "event": {"prefix": ["order.alert."]},
+            "resource": {"id": [resource]},
+            "occurred": {"since": since.isoformat(), "until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()},
+        }
+    }
+    async with httpx.AsyncClient(base_url=server.api_url, timeout=20) as api:
+        found: list[dict[str, Any]] = (await api.post("/events/filter", json=asked)).raise_for_status().json()["events"]
+    return sorted(event["event"].rpartition(".")[2] for event in found)
+
+
+async def test_a_gateway_that_is_away_and_comes_back(
+    saga: World, prefect_api: PrefectServer, inbox: MailServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAYMENT_BREAKER_SECONDS", "0.5")
+    monkeypatch.setenv("POLL_SECONDS", "0.2")
+    settings.cache_clear()
+    began = datetime.now(UTC) - timedelta(seconds=5)
+    saga.misbehave(faults=[{"fault": Fault.RESET_BEFORE, "move": move} for move in Move])
+    order_ids = [f"AWAY-{unique}-{number}" for number in range(3)]
+    intake.submit([an_order(order_id) for order_id in order_ids])
+    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+    totals = {"raised": 0, "cleared": 0}
+
+    async def watched(what: str) -> bool:
+        saga.sql("UPDATE alert_watch SET judged_at = NULL")
+        found = await watch_orders()
+        for each in totals:
+            totals[each] += found[each]
+        return totals[what] > 0
+
+    try:
+        await until(lambda: watched("raised"), 60, "the alert")
+        await notify_alert()
+        assert alerts(inbox) == ["[The Shop] alert: the payment gateway (sandbox) is away"]
+        said = text_of(next(taken.mail for taken in inbox.taken))
+        assert unique in said
+        assert "Orders go on by themselves" in said
+        assert not await watched("cleared"), "not while it is away"
+        await notify_alert()
+        assert len(alerts(inbox)) == 1
+
+        saga.misbehave(faults=[])
+
+        async def ended() -> bool:
+            return report.count_ended(order_ids) == len(order_ids)
+
+        await until(ended, 90, "the orders to end")
+        await until(lambda: watched("cleared"), 60, "the all-clear")
+    finally:
+        saga.misbehave(faults=[])
+        drain.cancel()
+        await asyncio.gather(drain, return_exceptions=True)
+    await notify_alert()
+    await notify_alert()
+    assert alerts(inbox)[1:] == ["[The Shop] over: the payment gateway (sandbox) is away"]
+    assert totals == {"raised": 1, "cleared": 1}
+
+    async def told() -> bool:
+        return await events(prefect_api, "shop.payment-gateway.sandbox", began) == ["cleared", "raised"]
+
+    await until(told, 30, "an event for each")
+    assert [saga.charges(order_id) for order_id in order_ids] == [1, 1, 1]
+    saga.assert_books_balance()
+
+
+async def test_people_are_told_although_nobody_hears_the_event(
+    saga: World, inbox: MailServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server without automations: the watch itself tells, a little later."""
+    await process_order(an_order(f"STUCK-{unique}", card="0259", country="AQ"), return_state=True)
+    assert (await watch_orders())["raised"] == 1
+    assert alerts(inbox) == []
+    saga.sql("UPDATE alert_notice SET next_attempt_at = now() - interval '3 min'")
+    await asyncio.gather(watch_orders(), watch_orders())
+    assert alerts(inbox) == [f"[The Shop] alert: order STUCK-{unique} needs a person"]
+
+
+@pytest.mark.slow
+async def test_with_a_worker_schedules_and_automations(
+    inbox: MailServer, saga: World, prefect_api: PrefectServer, worker: Worker, unique: str
+) -> None:
+    """As it is deployed: nobody does anything but break and mend."""
+    order_id, began = f"STUCK-{unique}", datetime.now(UTC) - timedelta(seconds=5)
+    state = await process_order(an_order(order_id, card="0259", country="AQ"), return_state=True)
+    assert state.name == "NeedsAttention"
+
+    async def mails(count: int) -> bool:
+        return len(alerts(inbox)) >= count
+
+    await until(lambda: mails(1), 200, "the alert")
+    settled = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True)
+    assert settled.name == "Compensated"
+    await until(lambda: mails(2), 200, "the all-clear")
+    assert alerts(inbox) == [f"[The Shop] {what}: order {order_id} needs a person" for what in ("alert", "over")]
+    waits = saga.sql("SELECT extract(epoch FROM sent_at - created_at) FROM alert_notice WHERE way = 'mail'")
+    assert all(seconds < 120 for (seconds,) in waits), "the automation was it, not the watch's patience"
+    assert await events(prefect_api, f"shop.order.{order_id}", began) == ["cleared", "raised"]
+    assert saga.order(order_id).outcome == Outcome.COMPENSATED
+    assert saga.money(order_id) == (PRICE, 0)

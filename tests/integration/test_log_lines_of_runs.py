@@ -1,0 +1,70 @@
+"""Lines of orders that really ran: in the file, and in the Prefect UI, each with its order, step and run; and masked."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.logging import get_run_logger
+
+from flows.log_lines import configure
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from shop import intake, inventory
+from tests.integration.world import World, an_order
+from tests.waiting import until
+
+
+def lines(world: World) -> list[dict[str, Any]]:
+    for name in ("shop", "prefect.orders", "prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            handler.flush()
+    return [json.loads(line) for line in (world.var_dir / "logs" / "shop.jsonl").read_text().splitlines()]
+
+
+async def shown_in_the_ui(run_id: Any, word: str) -> str:
+    found: list[str] = []
+
+    async def there() -> bool:
+        async with get_client() as client:
+            logs = await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])))
+        found[:] = [log.message for log in logs if word in log.message]
+        return bool(found)
+
+    await until(there, 30, f"{word} in the Prefect UI")
+    return found[0]
+
+
+async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve = inventory.reserve
+
+    async def talkative(*given: Any, **more: Any) -> Any:
+        logging.getLogger("shop.inventory").warning("reserving for jane@doe.example, marker %s", unique)
+        get_run_logger().info("the task says 4242 4242 4242 4242, word %s", unique)
+        return await reserve(*given, **more)
+
+    monkeypatch.setattr(inventory, "reserve", talkative)
+    configure()
+    state = await process_order(an_order(f"LINES-{unique}"), return_state=True)
+    run_id = state.state_details.flow_run_id
+    ours = next(line for line in lines(saga) if f"marker {unique}" in line["event"])
+    assert (ours["order_id"], ours["step"], ours["flow_run_id"]) == (f"LINES-{unique}", "check_inventory", str(run_id))
+    assert ours["event"] == f"reserving for [mail address], marker {unique}"
+    task = next(line for line in lines(saga) if f"word {unique}" in line["event"])
+    assert (task["order_id"], task["flow_run_id"]) == (f"LINES-{unique}", str(run_id))
+    assert await shown_in_the_ui(run_id, f"marker {unique}") == ours["event"]
+    assert await shown_in_the_ui(run_id, f"word {unique}") == f"the task says [card number], word {unique}"
+
+
+async def test_orders_of_a_batch_have_a_line_each_in_the_file(saga: World, unique: str) -> None:
+    intake.submit([an_order(f"BATCH-{i}-{unique}") for i in range(5)])
+    configure()
+    await process_pending_orders(drain_seconds=0)
+    completed = [line for line in lines(saga) if line["logger"] == "shop.completed"]
+    assert sorted(line["order_id"] for line in completed) == [f"BATCH-{i}-{unique}" for i in range(5)]
+    assert {(line["step"], line["orders"]) for line in completed} == {("notify_customer", 5)}
+    assert len({line["flow_run_id"] for line in completed}) == 1

@@ -1,0 +1,252 @@
+"""What the Prefect UI is given to show: pages of orders, the progress of a batch, the dashboard, the daily report and its mail."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from PIL import Image
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactCollectionFilterKey,
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+from prefect.client.schemas.objects import Artifact
+
+from deployments.diagram import main as diagram
+from deployments.stack.environment import environment
+from flows import order_picture, progress
+from flows import show_dashboard as dashboard
+from flows.daily_report import daily_report
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.recover_orders import recover_orders
+from flows.show_dashboard import show_dashboard
+from flows.show_order import show_order
+from shop import intake
+from shop.desk.errors import OrderUnknown
+from shop.outcomes import Outcome
+from shop.pictures.order_page import page_key
+from shop.settings import settings
+from tests.integration.test_process_order import stop_while_charging
+from tests.integration.world import World, an_order, html_of, text_of
+from tests.mail_server import mail_server
+from tests.waiting import until
+
+
+async def artifacts(key: str, run: UUID | str | None = None) -> list[Artifact]:
+    """With this key, of this run, the newest last."""
+    of_run = ArtifactFilterFlowRunId(any_=[UUID(str(run))]) if run else None
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=of_run))
+    return sorted(found, key=lambda artifact: artifact.created or datetime.min.replace(tzinfo=UTC))
+
+
+async def page_of(order_id: str, run: UUID | str | None = None) -> str:
+    (page,) = await artifacts(page_key(order_id), run)
+    return str(page.data)
+
+
+class TestOrderPages:
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({}, ["completed<br/>after", "fulfill_order<br/>done", "999&#46;99 USD"]),
+            ({"items": [], "customer_email": "secret-address"}, ["validate_order<br/>failed", "check_inventory<br/>skipped"]),
+            ({"product": "OUT-OF-STOCK"}, ["check_inventory<br/>failed"]),
+            ({"card": "0000"}, ["payment declined", "release_inventory<br/>done", "refund_payment<br/>"]),
+            ({"card": "0259", "country": "AQ"}, ["refund_payment<br/>failed", "refund refused", "needs#95;attention<br/>after"]),
+            ({"card": "0119"}, ["3 attempts"]),
+        ],
+    )
+    async def test_every_run_has_its_order_s_page(self, saga: World, unique: str, fields: dict[str, Any], said: list[str]) -> None:
+        state = await process_order(an_order(f"PAGE-{unique}", **fields), return_state=True)
+        page = await page_of(f"PAGE-{unique}", state.state_details.flow_run_id)
+        page_in_words = page.replace("#95;", "_")
+        assert "```mermaid\nflowchart TD\n" in page
+        for words in said:
+            assert words.replace("#95;", "_") in page_in_words
+        for secret in ("secret-address", "john.doe@example.com", "John Doe", "123 Main"):
+            assert secret not in page
+
+    async def test_a_cancelled_run_has_one_too(self, saga: World, unique: str) -> None:
+        order = an_order(f"PAGE-{unique}", card="0341")
+        await stop_while_charging(saga, order)
+        page = await page_of(order["id"], saga.order(order["id"]).flow_run_id)
+        assert "compensated (cancelled)" in page.replace("&#40;", "(").replace("&#41;", ")")
+        assert saga.money(order["id"])[0] == saga.money(order["id"])[1]
+
+    async def test_a_hostile_id_is_shown_and_breaks_nothing(self, saga: World, unique: str) -> None:
+        order_id = f'"]; click x "javascript:1" ``` <b> {unique}'
+        await process_order(an_order(order_id), return_state=True)
+        assert (await page_of(order_id)).count("```") == 2
+
+    async def test_a_page_that_cannot_be_made_fails_and_delays_nothing(
+        self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def hangs(*_: object, **__: object) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(order_picture, "acreate_markdown_artifact", hangs)
+        monkeypatch.setattr(order_picture, "_LIMIT_SECONDS", 0.2)
+        async with asyncio.timeout(30):
+            state = await process_order(an_order(f"PAGE-{unique}"), return_state=True)
+        assert state.name == "Completed"
+        assert await artifacts(page_key(f"PAGE-{unique}")) == []
+
+    async def test_a_run_that_left_its_order_shows_who_went_on_and_how(self, saga: World, unique: str) -> None:
+        order_id = f"LEFT-{unique}"
+        dead = (await process_order(an_order(f"OTHER-{unique}"), return_state=True)).state_details.flow_run_id
+        await asyncio.to_thread(intake.submit, [an_order(order_id)])
+        saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() - interval '1 s')", id=UUID(int=7))
+        saga.sql(
+            "UPDATE customer_order SET lease_id = :lease, fence = 1, flow_run_id = :run WHERE id = :id",
+            lease=UUID(int=7),
+            run=str(dead),
+            id=order_id,
+        )
+        state = await recover_orders(return_state=True)
+        assert (await state.aresult())["recovered"] == 1
+        me = state.state_details.flow_run_id
+        assert "completed<br/>after" in await page_of(order_id, dead)
+        (forth,) = await artifacts("recovered-by", dead)
+        (back,) = await artifacts("recovered-orders", me)
+        assert f"](../../runs/flow-run/{me})" in str(forth.data)
+        assert f"](../../runs/flow-run/{dead})" in str(back.data)
+
+    async def test_an_order_of_a_batch_is_shown_when_somebody_asks(self, saga: World, unique: str) -> None:
+        await asyncio.to_thread(intake.submit, [an_order(f"A-{unique}"), an_order(f"B-{unique}", country="AQ")])
+        await process_pending_orders(drain_seconds=0)
+        assert await artifacts(page_key(f"B-{unique}")) == []
+        state = await show_order(f" B-{unique} ", return_state=True)
+        assert "release_inventory<br/>done" in await page_of(f"B-{unique}", state.state_details.flow_run_id)
+        with pytest.raises(OrderUnknown):
+            await show_order(f"b-{unique}")
+
+
+async def test_the_command_draws_one_order(saga: World, unique: str, capsys: pytest.CaptureFixture[str]) -> None:
+    await process_order(an_order(f"DRAW-{unique}", country="AQ"), return_state=True)
+    capsys.readouterr()
+    assert await asyncio.to_thread(diagram, [f"DRAW-{unique}"]) == 0
+    mermaid = capsys.readouterr().out
+    assert mermaid in await page_of(f"DRAW-{unique}")
+    assert await asyncio.to_thread(diagram, [f"DRAW-{unique}", "--ascii"]) == 0
+    assert "◀─ │ ↶ refund_payment (1)" in capsys.readouterr().out
+    assert await asyncio.to_thread(diagram, ["NOBODY"]) == 1
+    assert "There is no order NOBODY" in capsys.readouterr().err
+
+
+async def test_a_batch_shows_its_progress_and_its_outcomes(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress.Progress.__init__, "__kwdefaults__", {"pause": 0.2})
+    orders = [an_order(f"P{place}-{unique}", product="PROD-002") for place in range(6)]
+    orders += [an_order(f"AQ-{unique}", country="AQ"), an_order(f"ATT-{unique}", card="0259", country="AQ")]
+    orders += [an_order(f"SLOW-{unique}", card="0119"), an_order(f"OUT-{unique}", product="OUT-OF-STOCK")]
+    await asyncio.to_thread(intake.submit, orders)
+    state = await process_pending_orders(drain_seconds=0, return_state=True)
+    run = state.state_details.flow_run_id
+    (bar,) = await artifacts(progress.PROGRESS_KEY, run)
+    assert float(str(bar.data)) == 100
+    assert str(bar.description).startswith("10 of 10 orders ended")
+    assert bar.updated is not None
+    assert bar.created is not None
+    assert bar.updated > bar.created, "it was shown before the end"
+    (table,) = await artifacts(progress.OUTCOMES_KEY, run)
+    plain = str(table.data).replace("&#95;", "_").replace("&#46;", ".").replace("&#45;", "-")
+    assert "| completed | 7 | 70.0 % |" in plain
+    charged = sum((saga.money(order["id"])[0] for order in orders), start=saga.money("nobody")[0])
+    refunded = sum((saga.money(order["id"])[1] for order in orders), start=saga.money("nobody")[1])
+    assert f"| USD | {charged:,.2f} USD | {refunded:,.2f} USD | 999.99 USD |" in plain
+    first = plain.index(f"| ATT-{unique} | needs_attention | fulfill_order | carrier_refused |")
+    assert first < plain.index(f"| OUT-{unique} | out_of_stock |"), "those that need a person come first"
+
+
+async def test_a_drain_without_orders_shows_nothing(saga: World) -> None:
+    state = await process_pending_orders(drain_seconds=0, return_state=True)
+    for key in (progress.PROGRESS_KEY, progress.OUTCOMES_KEY):
+        assert await artifacts(key, state.state_details.flow_run_id) == []
+
+
+async def test_the_dashboard_counts_what_the_journal_has(saga: World, unique: str) -> None:
+    await asyncio.to_thread(intake.submit, [an_order(f"D{place}-{unique}") for place in range(4)] + [an_order(f"NO-{unique}", card="0000")])
+    await process_pending_orders(drain_seconds=0)
+    state = await show_dashboard(hours=1, return_state=True)
+    assert (await state.aresult()).startswith("5 orders ended; 80.0 % completed; half within ")
+    (page,) = await artifacts("order-dashboard", state.state_details.flow_run_id)
+    plain = str(page.data).replace("&#95;", "_").replace("&#46;", ".").replace("&#45;", "-")
+    assert str(page.data).count("](data:image/svg+xml;base64,") == 5
+    assert "| process_payment | 5 | 1 | 20.0 % | 0 | 0 |" in plain or "| process_payment | 5 | 1 | 20.0 % | 0 | 1 |" in plain
+    assert "| OUT-OF-STOCK | Sold out | 0 | 0 |" in plain
+
+
+async def test_only_the_last_dashboards_are_kept(saga: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "_KEPT", 2)
+    runs = [(await show_dashboard(return_state=True)).state_details.flow_run_id for _ in range(4)]
+    assert [page.flow_run_id for page in await artifacts("order-dashboard")] == runs[-2:]
+    latest = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=["order-dashboard"]))
+    async with get_client() as client:
+        (shown,) = await client.read_latest_artifacts(artifact_filter=latest)
+    assert shown.flow_run_id == runs[-1]
+
+
+class TestDailyReport:
+    async def test_it_is_mailed_once_with_its_charts_inside(self, saga: World, unique: str) -> None:
+        await asyncio.to_thread(intake.submit, [an_order(f"R{place}-{unique}") for place in range(3)])
+        await process_pending_orders(drain_seconds=0)
+        saga.sql("UPDATE customer_order SET submitted_at = submitted_at - interval '1 day', finished_at = finished_at - interval '1 day'")
+        saga.sql("UPDATE order_step SET ended_at = ended_at - interval '1 day', begun_at = begun_at - interval '1 day'")
+        day = (datetime.now(UTC) - timedelta(days=1)).date()
+        with mail_server() as server, environment({"SMTP_URL": f"smtp://{server.host}:{server.port}", "REPORT_EMAIL": "boss@shop.example"}):
+            settings.cache_clear()
+            assert await daily_report() is True
+            assert await daily_report() is False
+            assert await daily_report(day) is False
+        settings.cache_clear()
+        (taken,) = server.taken
+        assert taken.recipients == ("boss@shop.example",)
+        assert taken.mail["Subject"] == f"The Shop: orders of {day}"
+        assert taken.id == f"<daily_report-{day}@shop.example>"
+        assert "3 orders ended; 100.0 % completed" in text_of(taken.mail)
+        html = html_of(taken.mail)
+        images = [part for part in taken.mail.walk() if part.get_content_type() == "image/png"]
+        assert len(images) == 5
+        for image in images:
+            assert f'src="cid:{str(image["Content-ID"]).strip("<>")}"' in html
+            assert Image.open(io.BytesIO(image.get_content())).size[0] == 1440
+        assert "http" not in html, "nothing is fetched from outside"
+        assert [str(page.description) for page in await artifacts("daily-report")][-1].startswith(f"{day}: 3 orders ended")
+        assert not any(f"R0-{unique}" in str(taken.data) for taken in server.taken)
+
+    async def test_without_a_mail_server_it_is_in_the_maildir(self, saga: World) -> None:
+        assert await daily_report() is True
+        (name,) = saga.mails()
+        assert name.endswith(".daily_report.eml")
+        assert saga.mails()[name]["To"] == "support@shop.example"
+
+    async def test_one_that_is_refused_for_now_is_sent_later_and_is_the_same(self, saga: World) -> None:
+        with mail_server() as server, environment({"SMTP_URL": f"smtp://{server.host}:{server.port}"}):
+            settings.cache_clear()
+            server.answer_data = lambda _: "451 not now"
+            assert await daily_report() is True
+            assert server.taken == []
+            server.answer_data = lambda _: None
+            saga.sql("UPDATE outbox SET next_attempt_at = now()")
+            await process_pending_orders(drain_seconds=0)
+            await until(lambda: _is(len(server.taken) == 1), 20, "the report")
+        settings.cache_clear()
+        assert Outcome.COMPLETED not in str(server.taken[0].data)
+
+    async def test_a_day_that_is_not_over_is_shown_and_not_mailed(self, saga: World) -> None:
+        assert await daily_report(datetime.now(UTC).date()) is False
+        assert saga.mails() == {}
+        assert saga.sql("SELECT count(*) FROM outbox")[0][0] == 0
+
+
+async def _is(value: bool) -> bool:
+    return value

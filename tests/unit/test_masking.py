@@ -1,0 +1,49 @@
+"""Log lines show no secret, no card, and nobody's name."""
+
+from __future__ import annotations
+
+import pytest
+
+from shop.monitoring.masking import MASKED, mask, masked
+from shop.settings import Settings
+
+SECRET = Settings(
+    database_url="postgresql://shop:pa%24sword-9@db/shop",
+    stripe_api_key="sk_test_PLANTED",  # type: ignore[arg-type]
+    smtp_url="smtp://mailer:PLANTED-pw@mail.example:587",  # type: ignore[arg-type]
+    orders_api_key="first-key-of-this-shop, second-key-of-this-shop",  # type: ignore[arg-type]
+)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["pa%24sword-9", "pa$sword-9", "sk_test_PLANTED", "PLANTED-pw", "smtp://mailer:PLANTED-pw@mail.example:587", "second-key-of-this-shop"],
+)
+def test_secrets_of_the_settings_are_masked(said: str) -> None:
+    assert mask(f"it said {said} there", SECRET) == f"it said {MASKED} there"
+
+
+def test_what_looks_like_a_key_is_masked_without_being_known() -> None:
+    shown = mask("sk_live_51Habcdef whsec_abcdefgh EZTKabcdefgh12 Authorization: Bearer abcdefghij", Settings())
+    assert all(part not in shown for part in ("51H", "abcdefgh", "Bearer"))
+
+
+@pytest.mark.parametrize("card", ["4242424242424242", "4242 4242 4242 4242", "5555-5555-5555-4444", "378282246310005"])
+def test_cards_are_masked(card: str) -> None:
+    assert mask(f"paid with {card}.", Settings()) == "paid with [card number]."
+
+
+def test_mail_addresses_are_masked_and_what_is_no_secret_stays() -> None:
+    assert mask("to jane.doe+x@shop.example now", Settings()) == "to [mail address] now"
+    for said in ("order ORDER-1001 took 1234567890123 ns", "4242424242424241", "2031-02-03 09:30:00", "user@ host"):
+        assert mask(said, Settings()) == said
+
+
+def test_fields_that_name_a_person_are_masked_however_deep() -> None:
+    given = {"order_id": "O-1", "shipping_info": {"street": "x"}, "more": [{"Name": "Jane", "n": 2, "why": ("a@b.example",)}], "cvv": 123}
+    assert masked(given, Settings()) == {
+        "order_id": "O-1",
+        "shipping_info": MASKED,
+        "more": [{"Name": MASKED, "n": 2, "why": ["[mail address]"]}],
+        "cvv": MASKED,
+    }
