@@ -43,7 +43,7 @@ def orders(number: int) -> list[dict[str, Any]]:
     return [
         {
             **EXAMPLE,
-            "id": f"{stamp}-{i}",
+            "id": f"{stamp}-no{i}",  # with a letter: digits alone may pass for a card number, and are refused
             "items": [
                 {"product_id": PRODUCTS[i % len(PRODUCTS)], "quantity": 1, "price": "999.99", "name": "Laptop"},
                 {"product_id": PRODUCTS[(i + 7) % len(PRODUCTS)], "quantity": 2, "price": "29.99", "name": "Mouse"},
@@ -189,7 +189,12 @@ def _lane(ids: list[str]) -> Measured:
         ids,
     )
     if done != len(ids):
-        raise RuntimeError(f"{len(ids) - done} of {len(ids)} orders did not complete")
+        why = _one(
+            "SELECT json_agg(DISTINCT jsonb_build_array(outcome, status, failure, reasons)) "
+            "FROM customer_order WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS text[]))",
+            ids,
+        )[0]
+        raise RuntimeError(f"{len(ids) - done} of {len(ids)} orders did not complete, because of {why}")
     mailed = _one(
         "SELECT extract(epoch FROM max(m.sent_at) - min(o.started_at))::float FROM customer_order o JOIN outbox m ON m.order_id = o.id "
         "WHERE o.id = ANY(CAST(:ids AS text[]))",

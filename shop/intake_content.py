@@ -43,6 +43,9 @@ _SEPARATOR = r"[\s.\-\u2010-\u2015\u2212]{1,3}"
 _DIGIT_GROUPS = re.compile(rf"\d+(?:{_SEPARATOR}\d+)*")
 _SHORTEST, _LONGEST = 13, 19  # ISO/IEC 7812
 _ENOUGH_DIGITS = re.compile(rf"\d(?:(?:{_SEPARATOR})?\d){{12}}")
+UUID = r"(?<![0-9A-Za-z])(?=[0-9-]*[A-Fa-f])(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})(?![0-9A-Za-z])"
+"""An id as programs make it (RFC 9562), with a letter at least: one in a thousand has digits in a row that would pass for a card number."""
+_UUID = re.compile(UUID)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
 _ESCAPED_SPACE = re.compile(r"\\[ntr]")
@@ -64,10 +67,10 @@ class Content:
 
 def looks_like_card_number(text: str) -> bool:
     """Whether some digits in it, from one separator to another, have a card number's length, first digit and check digit (ISO/IEC 7812,
-    Luhn)."""
+    Luhn). Those of a UUID are none."""
     if not _ENOUGH_DIGITS.search(text):  # nearly always
         return False
-    for found in _DIGIT_GROUPS.finditer(text):
+    for found in _DIGIT_GROUPS.finditer(_UUID.sub("x", text)):
         if found.end() - found.start() < _SHORTEST:
             continue
         groups = re.split(_SEPARATOR, found.group())

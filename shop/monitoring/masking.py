@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from shop.intake_content import looks_like_card_number
+from shop.intake_content import UUID, looks_like_card_number
 from shop.settings import Settings
 
 MASKED = "[masked]"
@@ -22,7 +22,7 @@ _PERSONAL = frozenset(
 )
 """Fields whose value is never shown, however they are written."""
 _MAIL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
-_DIGITS = re.compile(r"\d(?:[ .-]?\d){12,18}")
+_DIGITS = re.compile(rf"{UUID}|\d(?:[ .-]?\d){{12,18}}")  # a UUID is taken whole, so that nothing is masked within
 _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K[\w-]{8,}|Bearer\s+[\w.~+/=-]{8,})")
 
 

@@ -156,6 +156,21 @@ def test_a_card_number_is_found_as_a_key(place: str, key: object) -> None:
     assert CARD_REMOVED in content.text
 
 
+@pytest.mark.parametrize(
+    "uuid", ["41bbe15a-90e5-4906-8732-2774b438f361", "68907177-7003-4b6d-a67d-12ebf10cc048", "07045483F17B4766937706461174B813"]
+)
+def test_a_uuid_is_no_card_number_whatever_its_digits(uuid: str) -> None:
+    """Each of these has digits in a row that would pass for one. With an id that is a UUID, one order in a thousand has."""
+    content = take_in({**EXAMPLE, "id": uuid, "notes": f"for {uuid}, as said"})
+    assert content.order_id == uuid
+    assert CARD_REMOVED not in content.text
+
+
+@pytest.mark.parametrize("notes", ["41111111-1111-1111-4111-111111111111", f"41bbe15a-90e5-4906-8732-2774b438f361 {VISA}", f"abc{VISA}def"])
+def test_a_card_number_does_not_hide_behind_a_uuid(notes: str) -> None:
+    assert json.loads(take_in({**EXAMPLE, "notes": notes}).text)["notes"] == CARD_REMOVED
+
+
 @pytest.mark.parametrize("card_id", [VISA, int(VISA), grouped(VISA, "-"), f"ORDER-{VISA}", f"{VISA} 12/30"])
 def test_an_id_that_is_a_card_number_is_refused_and_not_echoed(card_id: object) -> None:
     with pytest.raises(UnusableOrder) as error:
