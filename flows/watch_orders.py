@@ -7,6 +7,7 @@ import asyncio
 from prefect import flow
 from prefect.logging import get_run_logger
 
+from flows.run_names import timed
 from shop.alerts import notices
 from shop.alerts.watch import watch
 from tasks.tell_alerts import emit_alert_events, tell_people_of_alerts
@@ -16,7 +17,7 @@ PATIENCE_SECONDS = 120
 told from here."""
 
 
-@flow(name="watch-orders", persist_result=False)
+@flow(name="watch-orders", flow_run_name=timed("watch"), persist_result=False)
 async def watch_orders() -> dict[str, int]:
     """Judges every rule from the journal, and emits `order.alert.raised` once when an alert begins and `order.alert.cleared` once when it
     is over. Judges at most once in `health_check_interval_seconds`, however many workers run this; never with

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shop.database import sync_engine, transaction
+from shop.database import Tx, sync_engine, transaction
 from shop.errors import OrderConflict, UnusableOrder
 from shop.intake_content import Content, take_in
 from shop.outcomes import Outcome, Receipt
@@ -23,7 +23,7 @@ _INSERT = text(
     "SELECT id, number, CAST(content AS jsonb), fingerprint FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 _KNOWN = text("SELECT id, fingerprint, outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
-_STORING = effect("the commit of intake")
+STORING = effect("the commit of intake")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
 
@@ -32,7 +32,7 @@ def submit(orders: Iterable[object]) -> list[Receipt]:
     read = [_read(order) for order in orders]
     with sync_engine(settings().database_url).connect() as connection, connection.begin() as running:
         receipts = _store(connection, read)
-        with _STORING:
+        with STORING:
             running.commit()
     return receipts
 
@@ -48,8 +48,13 @@ def is_known(content: Content) -> bool:
 
 async def submit_one(order: object) -> Receipt:
     """The same for one order, from an event loop."""
-    async with transaction(_STORING) as tx:
-        return (await tx.run_sync(_store, [_read(order)]))[0]
+    async with transaction(STORING) as tx:
+        return await store_one(tx, order)
+
+
+async def store_one(tx: Tx, order: object, *, wake: bool = True) -> Receipt:
+    """The same in a transaction of the caller's, which commits at `STORING`. `wake`: tell those who wait for orders."""
+    return (await tx.run_sync(_store, [_read(order)], wake))[0]
 
 
 def _read(order: object) -> Content | UnusableOrder:
@@ -59,7 +64,7 @@ def _read(order: object) -> Content | UnusableOrder:
         return error
 
 
-def _store(connection: Connection, read: Sequence[Content | UnusableOrder]) -> list[Receipt]:
+def _store(connection: Connection, read: Sequence[Content | UnusableOrder], wake: bool = True) -> list[Receipt]:
     first: dict[str, Content] = {}
     for content in read:
         if isinstance(content, Content):
@@ -75,7 +80,7 @@ def _store(connection: Connection, read: Sequence[Content | UnusableOrder]) -> l
         new = set(connection.execute(_INSERT, sent).scalars().all())
         if len(new) < len(first):
             known = {row.id: row for row in connection.execute(_KNOWN, {"ids": [i for i in first if i not in new]})}
-        if new:
+        if new and wake:
             connection.execute(_WAKE, {"channel": WAITING})
     return [_receipt(content, first, new, known) for content in read]
 

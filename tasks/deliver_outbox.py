@@ -6,11 +6,18 @@ from collections.abc import Sequence
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 
+from shop.names import run_name
 from shop.notifications import outbox
 
 
-@task(name="deliver_outbox", cache_policy=NO_CACHE, persist_result=False)
+def _run_name() -> str:
+    order_ids = task_run.parameters.get("order_ids") or []
+    return run_name("deliver_outbox", {"id": order_ids[0]}) if len(order_ids) == 1 else "deliver_outbox"
+
+
+@task(name="deliver_outbox", task_run_name=_run_name, cache_policy=NO_CACHE, persist_result=False)
 async def deliver_outbox(most: int, order_ids: Sequence[str] | None = None) -> dict[str, int]:
     """Sends up to `most` messages that are due (of these orders); what fails is tried again later."""
     sent, failed = await outbox.deliver(most=most, order_ids=order_ids)

@@ -42,6 +42,7 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
         _steps(story, saga),
         "## Money",
         markdown_table(("charged", "refunded", "at risk"), [_money(story)]),
+        *_desk(story),
         "## Label and mails",
         *(f"- {line}" for line in _papers(story, s)),
         f"\n{_when(story)}",
@@ -81,6 +82,15 @@ def _row(step: ToldStep) -> tuple[str, ...]:
 
 def _money(story: OrderStory) -> tuple[str, ...]:
     return tuple(show(amount, story.currency) for amount in (story.amount_charged, story.amount_refunded, story.amount_at_risk))
+
+
+def _desk(story: OrderStory) -> Iterator[str]:
+    if story.desk:
+        yield "## What people did"
+        head = ("when (UTC)", "what", "who", "amount", "reference")
+        amounts = [show(row.amount, story.currency) if row.amount else "" for row in story.desk]
+        rows = [(row.at, row.action, row.by, amount, row.reference or "") for row, amount in zip(story.desk, amounts, strict=True)]
+        yield markdown_table(head, rows)
 
 
 def _papers(story: OrderStory, s: Settings) -> Iterator[str]:

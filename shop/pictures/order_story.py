@@ -37,7 +37,10 @@ _STORY = text(
             'undo_due', s.undo_due, 'undo_number', s.undo_number, 'undo_attempts', s.undo_attempts,
             'undo_seconds', extract(epoch FROM s.undo_ended_at - s.undo_begun_at)::float,
             'undo_said', s.undo_result ->> 'compensation_status', 'undo_error', s.undo_error ->> 'code') ORDER BY s.number), '[]')
-            FROM order_step s WHERE s.order_id = o.id) AS steps
+            FROM order_step s WHERE s.order_id = o.id) AS steps,
+        (SELECT coalesce(jsonb_agg(jsonb_build_object('at', to_char(d.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), 'action', d.action,
+            'by', d."by", 'reference', d.reference, 'amount', d.amount::text) ORDER BY d.id), '[]')
+            FROM desk_entry d WHERE d.order_id = o.id) AS desk
     FROM customer_order o WHERE o.id = :id
     """
 )
@@ -71,6 +74,18 @@ class MailRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DeskRow:
+    """What a person did about the order; see `shop.tables.DeskEntry`. Not their reason: that is free text, and may name the customer."""
+
+    at: str
+    """Minute, UTC."""
+    action: str
+    by: str
+    amount: Decimal = Decimal(0)
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class OrderStory:
     """One order at one moment. Of the customer there is nothing in it."""
 
@@ -95,6 +110,7 @@ class OrderStory:
     """The run that had it last."""
     tracking_number: str | None = None
     mails: Sequence[MailRow] = ()
+    desk: Sequence[DeskRow] = ()
 
     @property
     def end(self) -> str:
@@ -194,6 +210,7 @@ def _read(connection: Connection, order_id: str) -> OrderStory | None:
     fields: dict[str, Any] = dict(row)
     fields["steps"] = tuple(StepRow(**each) for each in row["steps"])
     fields["mails"] = tuple(MailRow(**each) for each in row["mails"])
+    fields["desk"] = tuple(DeskRow(**{**each, "amount": Decimal(each["amount"])}) for each in row["desk"])
     return OrderStory(**fields)
 
 
