@@ -196,6 +196,8 @@ def _how_to_go_on(stack: Stack) -> Text:
     if python.is_relative_to(HOME):
         python = python.relative_to(HOME)
     text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
+    if stack.prefect_server:  # ours is of a version that has it
+        text.append(f"                   or {stack.ui_url}/v2, Prefect's newer UI, which draws the orders' diagrams\n")
     text.append("Send an order:     from another shell, in this folder\n")
     if stack.env_file != HOME / "var" / "run.env":  # which every command in this folder reads by itself
         text.append(f"    set -a; . {stack.env_file}; set +a\n", "cyan")

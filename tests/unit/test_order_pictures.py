@@ -143,15 +143,6 @@ class TestDiagram:
         diagram = order_diagram(replace(story, steps=[*story.steps, done("check_fraud")]), ORDER_SAGA)
         assert node(diagram, "check_fraud")[1] == "done"
 
-    def test_what_people_did_at_the_desk(self, tmp_path: Path) -> None:
-        desk = [DeskRow("2031-02-03 09:30", "refunded_by_hand", "ann", Decimal("999.99"), "transfer | 4711")]
-        page = order_page(replace(compensated(), desk=desk), ORDER_SAGA, Settings(var_dir=tmp_path)).replace("&#95;", "_")
-        row = next(line for line in page.splitlines() if "refunded_by_hand" in line)
-        assert re.sub(r"&#\d+;", "", row).split(" | ")[1:4] == ["refunded_by_hand", "ann", "99999 USD"]
-        assert "4711" in row
-        assert row.count("|") == 6
-        assert "What people did" not in order_page(completed(), ORDER_SAGA, Settings(var_dir=tmp_path))
-
     @pytest.mark.parametrize("order_id", HOSTILE)
     def test_ids_that_are_meant_to_break_it(self, order_id: str) -> None:
         plain, diagram = order_diagram(completed(), ORDER_SAGA), order_diagram(replace(completed(), order_id=order_id), ORDER_SAGA)
