@@ -30,7 +30,7 @@ from sqlalchemy import text
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
 from deployments.watched import watched
-from deployments.web import metrics, orders, stripe_webhook
+from deployments.web import metrics, orders, papers, stripe_webhook
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from deployments.web.starter import Starter
 from shop.database import close_engine, is_database_trouble, transaction
@@ -65,9 +65,9 @@ def create_app() -> FastAPI:
     """The app; settings are those of this process."""
     made = _App(title="Order saga", version="1", lifespan=_lifespan, redoc_url=None, redirect_slashes=False)
     answer_problems(made)
-    made.include_router(orders.router)
-    made.include_router(stripe_webhook.router)
-    made.include_router(metrics.router)
+    routers = (orders.router, stripe_webhook.router, metrics.router, papers.router)
+    for router in routers:
+        made.include_router(router)
 
     @made.get("/health", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
     async def health() -> Health:
@@ -82,7 +82,13 @@ def create_app() -> FastAPI:
         s = settings()
         return Health(orders=bool(s.orders_api_keys), stripe_webhooks=bool(s.stripe_webhook_secrets))
 
-    made.state.routes = [*orders.router.routes, *stripe_webhook.router.routes, *metrics.router.routes, *made.router.routes]
+    made.state.routes = [
+        *orders.router.routes,
+        *stripe_webhook.router.routes,
+        *metrics.router.routes,
+        *papers.router.routes,
+        *made.router.routes,
+    ]
     return made
 
 

@@ -140,6 +140,7 @@ class Settings(BaseSettings):
     # the web app
     web_host: str = "127.0.0.1"
     web_port: int = Field(default=8430, ge=0, le=65_535)
+    web_url: str | None = None
     web_max_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
     orders_api_key: SecretStr | None = None
     stripe_webhook_secret: SecretStr | None = None
@@ -243,6 +244,13 @@ class Settings(BaseSettings):
     @classmethod
     def _languages(cls, value: dict[str, str]) -> dict[str, str]:
         return {country.upper(): cls._language(language) for country, language in value.items()}
+
+    @field_validator("web_url")
+    @classmethod
+    def _where_people_reach_it(cls, value: str | None) -> str | None:
+        if value is not None and not _SERVICE_ADDRESS.fullmatch(value):
+            raise ValueError("WEB_URL must be a web address without user, password and query, such as https://orders.shop.example")
+        return value
 
     @field_validator("tracking_url")
     @classmethod

@@ -271,17 +271,17 @@ class Stack:
             state = self._var / "run" / "deployed.json"
             self._deployments = Deployments(home=options.home, state=state, environment=self._own_environment(), logs=logs, pids=pids)
             self._undo.callback(self._deployments.stop, self.hurry)
-        if options.prefect and options.worker:
-            environment = {**self._own_environment(), "METRICS_TOKEN": self._metrics_token}
-            wanted = options.metrics_port if options.web else None  # the port is for `make run`
-            self.worker = Worker(home=options.home, environment=environment, logs=logs, pids=pids, metrics_port=wanted)
-            self._undo.callback(self.worker.stop, self.hurry)
         if options.web:
             environment = {**self._own_environment(), "ORDERS_API_KEY": options.orders_api_key or key_in(self.key_file)}
             environment["METRICS_TOKEN"] = self._metrics_token
             parts = {"home": options.home, "folder": self._var / "web", "logs": logs, "pids": pids}
             self.web = Web(environment=environment, host=options.web_host, port=options.web_port, **parts)
             self._undo.callback(self.web.stop, self.hurry)
+        if options.prefect and options.worker:
+            environment = {**self._own_environment(), "METRICS_TOKEN": self._metrics_token}
+            wanted = options.metrics_port if options.web else None  # the port is for `make run`
+            self.worker = Worker(home=options.home, environment=environment, logs=logs, pids=pids, metrics_port=wanted)
+            self._undo.callback(self.worker.stop, self.hurry)
 
     @property
     def _metrics_token(self) -> str:

@@ -1,4 +1,4 @@
-"""Who may send orders and ask about them: whoever has one of the keys in `ORDERS_API_KEY`."""
+"""Who may send orders, and ask about them: whoever has one of the keys in `ORDERS_API_KEY`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,36 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 
 from deployments.web.problems import ProblemError
 from shop.settings import settings
 
 _bearer = HTTPBearer(auto_error=False, description="one of the keys in ORDERS_API_KEY")
+_basic = HTTPBasic(
+    auto_error=False, realm="orders", description="for browsers: any name, and one of the keys in ORDERS_API_KEY as the password"
+)
+_Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-async def require_key(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+async def require_key(given: _Bearer) -> None:
     """Raises 401, and 503 while no key is set: then nobody is let in."""
+    _judge(given.credentials if given else None, "send a key of ORDERS_API_KEY as Authorization: Bearer ...", "Bearer")
+
+
+async def require_key_or_password(bearer: _Bearer, basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)]) -> None:
+    """The same for what people open in a browser, which asks them for a password."""
+    given = bearer.credentials if bearer else basic.password if basic else None
+    _judge(given, "the password is a key of ORDERS_API_KEY; the name does not matter", 'Basic realm="orders", charset="UTF-8"')
+
+
+def _judge(given: str | None, how: str, challenge: str) -> None:
     keys = settings().orders_api_keys
     if not keys:
-        how = "set ORDERS_API_KEY to a key of at least 16 characters (`make run` makes one), and start the web app anew"
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, f"nobody may send orders yet: {how}", kind="no-key-set", title="No key is set")
-    if given is None or not _is_one_of(given.credentials, keys):
-        raise ProblemError(
-            HTTPStatus.UNAUTHORIZED, "send a key of ORDERS_API_KEY as Authorization: Bearer ...", headers={"WWW-Authenticate": "Bearer"}
-        )
+        wanted = "set ORDERS_API_KEY to a key of at least 16 characters (`make run` makes one), and start the web app anew"
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, f"nobody is let in yet: {wanted}", kind="no-key-set", title="No key is set")
+    if given is None or not _is_one_of(given, keys):
+        raise ProblemError(HTTPStatus.UNAUTHORIZED, how, headers={"WWW-Authenticate": challenge})
 
 
 def _is_one_of(given: str, keys: tuple[str, ...]) -> bool:

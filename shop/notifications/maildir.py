@@ -23,6 +23,18 @@ def mail_name(order_id: str, kind: str) -> str:
     return f"{file_stem(order_id)}.{kind}.eml"
 
 
+def find_mail(folder: Path, order_id: str, kind: str) -> Path | None:
+    """Where the order's mail is. A mail program moves what was read, and puts flags behind the name."""
+    name = mail_name(order_id, kind)
+    if (new := folder / "new" / name).exists():
+        return new
+    with suppress(OSError):
+        for each in os.listdir(folder / "cur"):  # noqa: PTH208  (only names)
+            if each.partition(":")[0] == name:
+                return folder / "cur" / each
+    return None
+
+
 class Maildir:
     """For one batch of mails. Any number of processes may write to the same."""
 

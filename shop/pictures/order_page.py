@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from shop.money import show
-from shop.notifications.maildir import mail_name
+from shop.notifications.maildir import find_mail
 from shop.pictures.order_diagram import order_diagram, undo_words
-from shop.pictures.order_story import OrderStory, ToldStep, tell_steps
+from shop.pictures.order_story import MailRow, OrderStory, ToldStep, tell_steps
+from shop.pictures.papers import label_url, mail_url
 from shop.pictures.words import duration, for_markdown, markdown_table
 from shop.saga import Saga
 from shop.settings import Settings
@@ -94,31 +93,26 @@ def _desk(story: OrderStory) -> Iterator[str]:
 
 
 def _papers(story: OrderStory, s: Settings) -> Iterator[str]:
-    """The UI makes no links of files, so where they are is said in words."""
+    """The UI makes no links of files: without a web app, where they are is said in words."""
     if story.tracking_number:
         label = label_path(s.label_dir, story.order_id)
-        where = f"`{label}`" if label.exists() else "printed right before the mail is sent"
+        at = f"[open it]({label_url(s.web_url, story.order_id)})" if s.web_url else f"`{label}`"
+        where = at if label.exists() else "printed right before the mail is sent"
         yield f"label of parcel {for_markdown(story.tracking_number)}: {where}"
     for mail in story.mails:
-        if mail.sent:
-            where = "sent through the mail server" if s.smtp_url else _in_maildir(s.mail_dir, story.order_id, mail.kind)
-        else:
-            where = "not sent yet" + (f": {for_markdown(mail.error)}" if mail.error else "")
-        yield f"mail *{for_markdown(mail.kind)}*: {where}"
+        yield f"mail *{for_markdown(mail.kind)}*: {_where_is(mail, story.order_id, s)}"
     if not story.tracking_number and not story.mails:
         yield "none"
 
 
-def _in_maildir(folder: Path, order_id: str, kind: str) -> str:
-    """A mail program moves what was read, and puts flags behind the name."""
-    name = mail_name(order_id, kind)
-    if (new := folder / "new" / name).exists():
-        return f"`{new}`"
-    try:
-        read = [each for each in os.listdir(folder / "cur") if each.partition(":")[0] == name]  # noqa: PTH208  (only names)
-    except OSError:
-        read = []
-    return f"`{folder / 'cur' / read[0]}`" if read else "sent"
+def _where_is(mail: MailRow, order_id: str, s: Settings) -> str:
+    if not mail.sent:
+        return "not sent yet" + (f": {for_markdown(mail.error)}" if mail.error else "")
+    if s.smtp_url:
+        return "sent through the mail server"
+    if (path := find_mail(s.mail_dir, order_id, mail.kind)) is None:
+        return "sent"
+    return f"[read it]({mail_url(s.web_url, order_id, mail.kind)})" if s.web_url else f"`{path}`"
 
 
 def _when(story: OrderStory) -> str:

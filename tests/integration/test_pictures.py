@@ -14,11 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactCollectionFilter,
     ArtifactCollectionFilterKey,
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    ArtifactFilterKey,
 )
-from prefect.client.schemas.objects import Artifact
 
 from deployments.diagram import main as diagram
 from deployments.stack.environment import environment
@@ -35,23 +31,11 @@ from shop.desk.errors import OrderUnknown
 from shop.outcomes import Outcome
 from shop.pictures.order_page import page_key
 from shop.settings import settings
+from tests.integration.artifacts import artifacts, page_of
 from tests.integration.test_process_order import stop_while_charging
 from tests.integration.world import World, an_order, html_of, text_of
 from tests.mail_server import mail_server
 from tests.waiting import until
-
-
-async def artifacts(key: str, run: UUID | str | None = None) -> list[Artifact]:
-    """With this key, of this run, the newest last."""
-    of_run = ArtifactFilterFlowRunId(any_=[UUID(str(run))]) if run else None
-    async with get_client() as client:
-        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=of_run))
-    return sorted(found, key=lambda artifact: artifact.created or datetime.min.replace(tzinfo=UTC))
-
-
-async def page_of(order_id: str, run: UUID | str | None = None) -> str:
-    (page,) = await artifacts(page_key(order_id), run)
-    return str(page.data)
 
 
 class TestOrderPages:

@@ -73,6 +73,10 @@ class Person:
         for words in boxes:
             expect(diagram).to_contain_text(words)
 
+    def link(self, words: str) -> str:
+        """Where this link leads."""
+        return str(self.page.get_by_role("link", name=words, exact=True).first.get_attribute("href"))
+
     # -- the form of a deployment
 
     def opens_form(self, deployment: str) -> None:

@@ -45,6 +45,8 @@ def test_an_order_is_filled_in_and_completes_and_its_diagram_is_drawn(person: Pe
     person.sees_diagram("process_payment", "fulfill_order", "completed")
     person.sees("1,059.97 USD")
     person.takes_picture("ui-order", height=1400)
+    assert shop.opens(person.link("open it")).content.startswith(b"%PDF")
+    assert order_id in shop.opens(person.link("read it")).text
     assert [(p["status"], p["amount"], p["refunded"]) for p in shop.payments(order_id)] == [("succeeded", TOTAL, 0)]
     assert shop.reservation(order_id) == "shipped"
 

@@ -213,6 +213,18 @@ class TestPage:
         page = order_page(replace(completed(), mails=[MailRow("confirmation", sent=True)]), ORDER_SAGA, s)
         assert "cur/ORDER-1001.confirmation.eml:2,S`" in page
 
+    def test_with_a_web_app_label_and_mails_are_links(self, tmp_path: Path) -> None:
+        s = Settings(var_dir=tmp_path, web_url="https://orders.shop.example/")
+        (s.mail_dir / "new").mkdir(parents=True)
+        (s.mail_dir / "new" / "ORDER-1001.confirmation.eml").touch()
+        s.label_dir.mkdir()
+        (s.label_dir / "ORDER-1001.pdf").touch()
+        story = replace(completed(), tracking_number="CA000000014US", mails=[MailRow("confirmation", sent=True)])
+        page = order_page(story, ORDER_SAGA, s)
+        assert "[open it](https://orders.shop.example/papers/label?id=ORDER-1001)" in page
+        assert "[read it](https://orders.shop.example/papers/mail?id=ORDER-1001&kind=confirmation)" in page
+        assert str(tmp_path) not in page
+
     def test_what_people_did_at_the_desk(self, tmp_path: Path) -> None:
         desk = [DeskRow("2031-02-03 09:30", "refunded_by_hand", "ann", Decimal("999.99"), "transfer | 4711")]
         page = order_page(replace(compensated(), desk=desk), ORDER_SAGA, Settings(var_dir=tmp_path)).replace("&#95;", "_")

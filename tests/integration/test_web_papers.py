@@ -1,0 +1,84 @@
+"""An order's label and mails in a browser: only with a key, and nothing else of the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from deployments.stack.environment import environment
+from flows.process_order import process_order
+from shop.pictures.papers import label_url, mail_url
+from shop.settings import settings
+from shop.shipping.label import label_path
+from tests.integration.artifacts import page_of
+from tests.integration.web import KEY, served
+from tests.integration.world import World, an_order
+
+HOSTILE = '../../etc/passwd" onload=alert(1) <b>&kind=refund#'
+
+
+@pytest.fixture
+def web(saga: World) -> Iterator[httpx.Client]:
+    with environment({"ORDERS_API_KEY": f"{KEY}, the-second-key-of-this-shop"}), served() as client:
+        client.headers.pop("Authorization")
+        yield client
+
+
+@pytest.fixture
+async def shipped(saga: World, unique: str) -> str:
+    order_id = f"PAPER-{unique}"
+    await process_order(an_order(order_id, customer_name="Zoë <b>Quick</b>"), return_state=True)
+    return order_id
+
+
+@pytest.mark.parametrize("password", [KEY, "the-second-key-of-this-shop"])
+async def test_the_key_is_the_password_that_a_browser_asks_for(web: httpx.Client, shipped: str, password: str) -> None:
+    asked = web.get("/papers/label", params={"id": shipped})
+    assert (asked.status_code, asked.headers["WWW-Authenticate"]) == (401, 'Basic realm="orders", charset="UTF-8"')
+    label = web.get("/papers/label", params={"id": shipped}, auth=("ann", password))
+    assert label.headers["Content-Type"] == "application/pdf"
+    assert label.content == label_path(settings().label_dir, shipped).read_bytes()
+
+
+async def test_a_mail_is_shown_as_its_reader_sees_it_and_can_do_nothing(web: httpx.Client, shipped: str) -> None:
+    mail = web.get("/papers/mail", params={"id": shipped, "kind": "confirmation"}, headers={"Authorization": f"Bearer {KEY}"})
+    assert mail.status_code == 200
+    assert shipped in mail.text
+    assert "<b>Quick" not in mail.text
+    assert mail.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in mail.headers["Content-Security-Policy"]
+    assert mail.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("password", ["", "wrong", KEY + "x", "ü"])
+async def test_nobody_else_is_let_in(web: httpx.Client, shipped: str, password: str) -> None:
+    for path in ("/papers/label", "/papers/mail"):
+        refused = web.get(path, params={"id": shipped, "kind": "confirmation"}, auth=("ann", password))
+        assert refused.status_code == 401
+        assert shipped not in refused.text
+    assert web.get("/papers/label", params={"id": shipped}, headers={"Authorization": "Basic not-base64"}).status_code == 401
+
+
+@pytest.mark.parametrize("order_id", ["nobody's", HOSTILE, "..", "a/../../b", "x" * 200])
+async def test_what_is_not_there_is_not_found(web: httpx.Client, order_id: str) -> None:
+    for path in ("/papers/label", "/papers/mail"):
+        assert web.get(path, params={"id": order_id, "kind": "refund"}, auth=("", KEY)).status_code == 404
+    assert web.get("/papers/mail", params={"id": order_id, "kind": "../x"}, auth=("", KEY)).status_code == 422
+
+
+async def test_an_order_s_page_leads_there(web: httpx.Client, saga: World, unique: str) -> None:
+    order_id = f"PAPER {unique} ü&?"
+    with environment({"WEB_URL": str(web.base_url)}):
+        state = await process_order(an_order(order_id), return_state=True)
+    page = await page_of(order_id, state.state_details.flow_run_id)
+    for link in (label_url(str(web.base_url), order_id), mail_url(str(web.base_url), order_id, "confirmation")):
+        assert f"]({link})" in page
+        assert web.get(link, auth=("ann", KEY)).status_code == 200
+
+
+def test_links_name_nothing_but_the_order() -> None:
+    link = label_url("https://orders.shop.example/shop/", HOSTILE)
+    assert link.startswith("https://orders.shop.example/shop/papers/label?id=..%2F..%2Fetc%2Fpasswd%22+onload")
+    assert not set("<>\"'() #") & set(link)
