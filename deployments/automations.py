@@ -6,12 +6,15 @@ names.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from deployments.running import use_running_world
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -82,6 +85,10 @@ def _blocks(client: SyncPrefectClient) -> Find:
 
 def main() -> None:
     """Raises SystemExit with a line that says what was wrong, and what to do."""
+    argparse.ArgumentParser(
+        prog="python -m deployments.automations", description="Puts the automations on the Prefect server."
+    ).parse_args()
+    use_running_world()
     import httpx
     from prefect.exceptions import ObjectNotFound
 

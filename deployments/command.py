@@ -13,6 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -23,6 +25,7 @@ from deployments.table import outcome_table
 from shop import report
 from shop.errors import OrderError
 from shop.outcomes import OrderOutcome, Outcome, Receipt
+from shop.settings import settings, what_is_wrong
 
 _SHOWN = 40
 """More orders than these are shown as counts, and only those that did not complete one by one."""
@@ -35,7 +38,7 @@ class InputError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: every order has an outcome, and none needs attention. 1: not so. 2: the input cannot be read."""
+    """Exit code 0: every order has an outcome, and none needs attention. 1: not so. 2: the input or the settings are wrong."""
     parser = argparse.ArgumentParser(prog="python -m deployments.trigger", description="Takes orders from a file to their outcomes.")
     parser.add_argument("file", help="a JSON file (a list of orders, or one), or one order a line (NDJSON); - reads standard input")
     parser.add_argument("--own-run", action="store_true", help="a flow run of its own for each order, instead of the pending lane")
@@ -50,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(Text(f"{options.file}: {error}", "red"))
         return 2
     try:
+        settings()
         return _run_own(console, orders, options) if options.own_run else _run_pending(console, orders, options)
+    except ValidationError as error:
+        console.print(Text(what_is_wrong(error), "red"))
+        return 2
     except OperationalError as error:
         console.print(
             Text(f"The database does not answer ({type(error.orig).__name__}). Is `make run` running, or DATABASE_URL right?", "red")
@@ -109,6 +116,8 @@ def _wait(console: Console, ids: list[str], seconds: float) -> None:
 
 
 def _run_own(console: Console, orders: list[Any], options: argparse.Namespace) -> int:
+    from prefect.exceptions import PrefectException
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     ended: dict[str, OrderOutcome] = {}
     refused: list[Receipt] = []
@@ -121,6 +130,9 @@ def _run_own(console: Console, orders: list[Any], options: argparse.Namespace) -
             refused.append(Receipt(order_id=None, status="refused", reasons=error.reasons()))
         except TimeoutError:
             late.append(str(order["id"]))
+        except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # of this order; the others have ends of their own
+            why = f"no run could be started ({type(error).__name__}): see PREFECT_API_URL, then send it again, or without --own-run"
+            refused.append(Receipt(order_id=str(order["id"]), status="refused", reasons=[why]))
         else:
             ended[outcome.order_id] = outcome
 

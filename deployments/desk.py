@@ -99,3 +99,7 @@ def _outcome(order_id: str, timeout: float) -> OrderOutcome:
             for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
                 pass
     return known
+
+
+if __name__ == "__main__":
+    raise SystemExit("the desk is used from the Prefect UI, or from Python: from deployments.desk import orders_that_need_attention, ...")

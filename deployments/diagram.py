@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from deployments.running import use_running_world
@@ -13,20 +14,24 @@ from shop.pictures.order_boxes import order_boxes
 from shop.pictures.order_diagram import order_diagram
 from shop.pictures.order_story import read_story_sync
 from shop.pictures.words import for_terminal
+from shop.settings import settings, what_is_wrong
 
 use_running_world()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: it is printed. 1: there is no such order, or the database does not answer."""
+    """Exit code 0: it is printed. 1: there is no such order, the settings are wrong, or the database does not answer."""
     parser = argparse.ArgumentParser(prog="python -m deployments.diagram", description="Draws one order as it went.")
     parser.add_argument("order_id", metavar="ORDER", help="the order's id, such as ORDER-1001")
     parser.add_argument("--ascii", action="store_true", help="boxes for the terminal, instead of Mermaid")
     options = parser.parse_args(arguments)
-    from flows.saga import ORDER_SAGA
-
     try:
+        settings()
+        from flows.saga import ORDER_SAGA
+
         story = read_story_sync(options.order_id)
+    except ValidationError as error:
+        return _sorry(what_is_wrong(error))
     except OperationalError as error:
         return _sorry(f"The database does not answer ({type(error.orig).__name__}). Is `make run` running, or DATABASE_URL right?")
     if story is None:

@@ -14,11 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from deployments.books import books_table
 from deployments.check.report import check, check_settings
 from deployments.check.report import table as check_table
 from deployments.samples import Sample, load_samples
@@ -120,7 +119,7 @@ def _run(console: Console, *, demo: bool) -> int:
         display.close()
         console.print(check_table(findings))
         books = _books_at_rest(stack)
-        console.print(outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]), _notes(ended), _books(books))
+        console.print(outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]), _notes(ended), books_table(books))
         if demo:
             return 0 if books.balanced and not any(each.differences for each in ended) else 1
         console.print(_how_to_go_on(stack))
@@ -179,16 +178,6 @@ def _notes(ended: Sequence[Ended]) -> Text:
         for difference in each.differences:
             text.append(f"{each.order_id} is not as it should be: {difference}\n", "bold red")
     return text
-
-
-def _books(books: Books) -> Table:
-    title = "The books balance" if books.balanced else Text("The books do not balance", "bold red")
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("", "our tables", "the witness", ""):
-        table.add_column(column)
-    for row in books.rows:
-        table.add_row(row.name, row.ours, row.witness, Text("✓", "green") if row.ok else Text("✗", "bold red"))
-    return table
 
 
 def _how_to_go_on(stack: Stack) -> Text:

@@ -22,6 +22,7 @@ from deployments.status_tables import shown
 from shop.monitoring.config import MonitoringConfigError, monitoring
 from shop.monitoring.metrics import Metrics, default_window, read_metrics
 from shop.monitoring.window import Window, parse
+from shop.settings import what_is_wrong
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _show(window, watch=options.watch, every=max(0.2, options.every), as_json=options.json)
     except (MonitoringConfigError, ValidationError) as error:
-        print(error, file=sys.stderr)
+        print(what_is_wrong(error) if isinstance(error, ValidationError) else error, file=sys.stderr)
         return 2
     except ValueError as error:
         parser.error(str(error))
@@ -58,7 +59,7 @@ def _show(window: Callable[[], Window], *, watch: bool, every: float, as_json: b
             if not watch:
                 return 0
             time.sleep(every)
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = Console(width=None if sys.stdout.isatty() else 150)
     threshold = monitoring().worker_monitoring.error_rate_threshold
     if not watch:
         console.print(shown(_read(window()), threshold))

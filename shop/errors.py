@@ -16,6 +16,8 @@ class OrderError(Exception):
     """A step's typed "no" to one order."""
 
     code: ClassVar[str] = "order_error"
+    refusal: ClassVar[bool] = False
+    """A business "no", which is no fault of anything: it counts in no error rate."""
     retryable: bool = False
     retry_after: float | None = None
     """Seconds, if trying again can help, but not sooner: the order waits, and nothing is decided about it."""
@@ -53,6 +55,7 @@ class OrderRejected(OrderError):
     """The order is not valid; carries every problem, not just the first."""
 
     code = "rejected"
+    refusal = True
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -75,6 +78,7 @@ class OrderConflict(OrderError):
     """An order with this id, but with other content, is already known."""
 
     code = "conflict"
+    refusal = True
 
     def __init__(self, order_id: str) -> None:
         self.order_id = order_id
@@ -97,6 +101,7 @@ class OutOfStock(OrderError):
     """At least one item is short; nothing was reserved."""
 
     code = "out_of_stock"
+    refusal = True
 
     def __init__(self, shortages: Sequence[Shortage]) -> None:
         self.shortages = tuple(shortages)
@@ -115,6 +120,7 @@ class PaymentRefused(OrderError):
     """Refused by us before anything was sent to the gateway, such as for a missing address."""
 
     code = "payment_refused"
+    refusal = True
 
 
 class PaymentError(OrderError):
@@ -136,6 +142,7 @@ class PaymentDeclined(PaymentError):
     """The bank said no. Trying the same card again does not help."""
 
     code = "payment_declined"
+    refusal = True
 
     def __init__(self, error_code: str, error_message: str) -> None:
         super().__init__(error_code, error_message, retryable=False)
@@ -171,6 +178,7 @@ class PaymentNeedsCustomer(PaymentError):
     yet. The order waits, and keeps its stock."""
 
     code = "payment_needs_customer"
+    refusal = True
 
     def __init__(self, retry_after: float) -> None:
         super().__init__("requires_action", "the customer's bank asks the customer to authenticate", retryable=True)
@@ -247,6 +255,7 @@ class CarrierRefused(OrderError):
     """The carrier does not take this parcel, such as for an address that it does not serve."""
 
     code = "carrier_refused"
+    refusal = True
 
 
 class CarrierUnavailable(OrderError):
@@ -312,6 +321,7 @@ class OrderCancelled(OrderError):
     """Somebody asked for it, or its run was cancelled, before the point of no return."""
 
     code = "cancelled"
+    refusal = True
 
     def __init__(self, reason: str | None = None) -> None:
         super().__init__("the run was cancelled before the order was shipped" if reason is None else f"cancelled: {reason}")
@@ -321,6 +331,7 @@ class OrderReturned(OrderError):
     """Somebody asked for it to be cancelled after it was shipped: it comes back."""
 
     code = "returned"
+    refusal = True
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"returned: {reason}")
@@ -355,3 +366,9 @@ class RecordedFailure(OrderError):
 
 class LeaseLost(Exception):
     """Another worker has taken the order over: this one may write nothing about it any more."""
+
+
+def refusals() -> frozenset[str]:
+    """The codes of every business "no" in this module."""
+    kinds = (each for each in globals().values() if isinstance(each, type) and issubclass(each, OrderError))
+    return frozenset(kind.code for kind in kinds if kind.refusal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from shop.settings import Settings, settings
+from shop.settings import Settings, settings, what_is_wrong
 
 _LOCK = 7_236_114  # one migration at a time, however many workers start
 
@@ -37,13 +38,11 @@ def upgrade(database_url: str) -> None:
 
 def main() -> None:
     """Raises SystemExit with a line that says what was wrong, and where."""
+    argparse.ArgumentParser(prog="python -m shop.migrate", description="Brings the schema of DATABASE_URL up to date.").parse_args()
     try:
         upgrade(settings().database_url)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)
-        )
-        raise SystemExit(f"the settings are wrong: {wrong}") from None
+        raise SystemExit(what_is_wrong(error)) from None
     except OperationalError as error:
         raise SystemExit(f"the database that DATABASE_URL names cannot be used: {str(error.orig).splitlines()[0]}") from None
     sys.stdout.write("the tables are up to date\n")

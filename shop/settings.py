@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shop.notifications.smtp_url import smtp_server
@@ -380,3 +380,9 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """The settings of this process, read once."""
     return Settings()
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """A settings' error as one line for a terminal: each setting by its name, and nothing of what was given."""
+    errors = error.errors(include_input=False, include_url=False)
+    return "the settings are wrong: " + "; ".join(f"{'.'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in errors)

@@ -28,7 +28,7 @@ def order_events(saga: Saga, home: Path) -> Conversation:
     parties = [(CALLER, "caller"), (FLOW, _ORDER_LANE), (DATABASE, "PostgreSQL")]
     for step in saga:
         if True in story.ways(step) and (party := _party(step, outside)) not in dict(parties):
-            parties.append((party, f"{party}: {outside[party]}"))
+            parties.append((party, f"{party}: {outside[party]}" if party in outside else party))
     parties += [("mail", "outbox: mail, CRM"), (PREFECT, "Prefect"), (LATER, "other flows")]
     straight = [item for step in saga for item in _step(step, outside)]
     end = story.at_the_end(saga)

@@ -11,36 +11,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from shop.errors import (
-    CarrierRefused,
-    OrderCancelled,
-    OrderConflict,
-    OrderRejected,
-    OrderReturned,
-    OutOfStock,
-    PaymentDeclined,
-    PaymentNeedsCustomer,
-    PaymentRefused,
-    UnusableOrder,
-)
+from shop.errors import refusals
 from shop.monitoring.cells import cell_of
 from shop.monitoring.window import Window
 
-REFUSALS = frozenset(
-    error.code
-    for error in (
-        CarrierRefused,
-        OrderCancelled,
-        OrderConflict,
-        OrderRejected,
-        OrderReturned,
-        OutOfStock,
-        PaymentDeclined,
-        PaymentNeedsCustomer,
-        PaymentRefused,
-        UnusableOrder,
-    )
-)
+REFUSALS = refusals()
 """The codes of a business "no": a failed step, and no fault of anything."""
 _UNDO_CELL = cell_of("undo_begun_at", "undo_ended_at")
 _COMMANDS = text(

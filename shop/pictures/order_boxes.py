@@ -19,6 +19,7 @@ _STEPS = {
     StepState.UNDER_WAY: "…",
     StepState.WAITING: "·",
     StepState.SKIPPED: "·",
+    StepState.ABSENT: "·",
 }
 _UNDOS = {UndoState.DONE: "↶", UndoState.NOTHING: "·", UndoState.FAILED: "✗", UndoState.UNDER_WAY: "…", UndoState.DUE: "·"}
 

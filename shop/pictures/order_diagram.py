@@ -27,6 +27,7 @@ _STEPS = {
     StepState.UNDER_WAY: "underway",
     StepState.WAITING: "skipped",
     StepState.SKIPPED: "skipped",
+    StepState.ABSENT: "skipped",
 }
 _UNDOS = {
     UndoState.DONE: "undo",
@@ -63,7 +64,7 @@ def _edges(story: OrderStory, steps: Sequence[ToldStep], undos: Sequence[str], n
     last = "o"
     """The step where the way forward ended."""
     for step in steps:
-        reached = step.state not in {StepState.SKIPPED, StepState.WAITING}
+        reached = step.state not in {StepState.SKIPPED, StepState.WAITING, StepState.ABSENT}
         pivot = step.kind == Kind.PIVOT and step.state in {StepState.DONE, StepState.UNDONE}
         yield previous, "==>" if pivot else "-->" if reached else "-.->", names[step.name]
         previous = names[step.name]

@@ -135,6 +135,8 @@ class StepState(StrEnum):
     """Not yet begun."""
     SKIPPED = "skipped"
     """Never begun, and never will be."""
+    ABSENT = "not in the saga then"
+    """Never begun, although a later step was: the run that had the order did not know it."""
 
 
 class UndoState(StrEnum):
@@ -179,7 +181,8 @@ class ToldStep:
 def tell_steps(story: OrderStory, saga: Saga) -> list[ToldStep]:
     """Every step of the saga in its sequence, with what the journal says of it; a step that was in the saga once comes last."""
     rows = {row.step: row for row in story.steps}
-    told = [_told(step, rows.pop(step.name, None), story) for step in saga]
+    last = max((place for place, step in enumerate(saga) if step.name in rows), default=-1)
+    told = [_told(step, rows.pop(step.name, None), story, passed=place < last) for place, step in enumerate(saga)]
     return told + [
         ToldStep(row.step, "no longer in the saga", _state(row, story), row.attempts, row.seconds, row.error) for row in rows.values()
     ]
@@ -214,8 +217,10 @@ def _read(connection: Connection, order_id: str) -> OrderStory | None:
     return OrderStory(**fields)
 
 
-def _told(step: Step, row: StepRow | None, story: OrderStory) -> ToldStep:
+def _told(step: Step, row: StepRow | None, story: OrderStory, *, passed: bool) -> ToldStep:
     if row is None:
+        if passed and story.failing_step != step.name:
+            return ToldStep(step.name, step.kind, StepState.ABSENT)
         failed_unwritten = story.failing_step == step.name
         skipped = story.outcome is not None or story.failing_step is not None
         state = StepState.FAILED if failed_unwritten else StepState.SKIPPED if skipped else StepState.WAITING

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,8 @@ from deployments.diagrams.workflow import workflow
 from flows.saga import ORDER_SAGA
 from shop.outcomes import Outcome
 from shop.saga import Kind, Saga, Step
+from shop.under_way import OrderUnderWay
+from tasks.step import outside_step
 from tests.node import node
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -234,6 +237,19 @@ class TestEvents:
         assert places == sorted(places)
         undone = [text.partition(":")[0] for text in said if text.startswith(("return_", "refund_", "release_")) and "result" not in text]
         assert undone[-3:] == ["return_shipment", "refund_payment", "release_inventory"]
+
+    def test_a_step_that_speaks_to_nothing_that_is_known_is_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Such as README's fraud check."""
+
+        @outside_step()
+        async def check_fraud(order: OrderUnderWay) -> dict[str, Any]:
+            """Raises `PaymentRefused`."""
+            return {}
+
+        monkeypatch.setattr(check_fraud, "__module__", "tasks.limits", raising=False)
+        first, second, *others = ORDER_SAGA
+        saga = Saga(first, second, Step("check_fraud", check_fraud, None, Kind.READ_ONLY, 10, 3), *others)
+        assert any("check_fraud" in said for said in texts(events.order_events(saga, HOME).items))
 
     def test_have_what_prefect_does_by_itself(self) -> None:
         said = " ".join(texts(events.order_events(ORDER_SAGA, HOME).items))
