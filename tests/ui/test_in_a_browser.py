@@ -40,7 +40,6 @@ def test_an_order_is_filled_in_and_completes_and_its_diagram_is_drawn(person: Pe
     person.opens_tab("Task Runs")
     for step in ("validate_order", "check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "notify_customer"):
         person.sees(f"{step} {order_id}")
-    person.takes_picture("ui-run")
     person.opens_artifact(f"saga-{order_id.lower()}")
     person.sees_diagram("process_payment", "fulfill_order", "completed")
     person.sees("1,059.97 USD")
