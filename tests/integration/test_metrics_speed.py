@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import psycopg
 import pytest
 
 from shop.monitoring.metrics import read_metrics
@@ -95,7 +96,8 @@ def test_a_short_window_reads_only_what_is_in_it(world: World) -> None:
 def test_a_million_rows_take_less_than_a_second(world: World, tell: Callable[[str], None]) -> None:
     load(world, 170_000)
     fresh = measured("all")
-    world.sql("ANALYZE")
+    with psycopg.connect(world.database_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("VACUUM (ANALYZE)")  # as autovacuum has done with rows that came in over a week
     took = {asked: measured(asked) for asked in ("10m", "1h", "24h", "7d", "all")}
     tell(f"just loaded: {fresh:.2f} s; " + ", ".join(f"{asked}: {seconds:.2f} s" for asked, seconds in took.items()))
     assert max(took.values()) < 1, took
