@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from deployments.running import use_running_world
 from shop import intake, report, signals
 from shop.errors import OrderConflict
-from shop.intake_content import Content, take_in
+from shop.intake_content import HAS_REMOVED, Content, take_in
 from shop.order import Order
 from shop.outcomes import OrderOutcome, Receipt
 
@@ -55,7 +55,7 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
     """
     content = take_in(order)
     with signals.listening_sync(signals.FINISHED) as ear:
-        if own_run and _is_well_shaped(content) and not intake.is_known(content):
+        if own_run and is_well_shaped(content) and not intake.is_known(content):
             start_own_run(content)
         elif _submit(order).outcome is None:
             wake_pending_lane()
@@ -82,13 +82,14 @@ def _submit(order: AnyOrder) -> Receipt:
     return receipt
 
 
-def _is_well_shaped(content: Content) -> bool:
-    """An order that the deployment's parameter schema would not let through is rejected, with its reasons, by the pending lane."""
+def is_well_shaped(content: Content) -> bool:
+    """An order that the deployment's parameter schema would not let through is rejected, with its reasons, by the pending lane. So is one
+    of which something was removed: its unknown fields are still there, and nobody has looked at what they hold."""
     try:
         Order.model_validate_json(content.text)
     except ValidationError:
         return False
-    return True
+    return HAS_REMOVED not in json.loads(content.text)
 
 
 def wake_pending_lane() -> bool:

@@ -16,6 +16,8 @@ from shop.money import to_minor
 
 _CENT = Decimal("0.01")
 _MAX_DIGITS, _MAX_DECIMALS = 18, 6
+_LARGEST = 10 ** (_MAX_DIGITS - _MAX_DECIMALS) - 1
+"""Numbers that are larger are no order's; as parameters, those of more than 64 bits keep the Prefect server from listing its runs."""
 _EXACT = Context(prec=80)
 """Python's usual context would round what has more than 28 digits."""
 _USUAL = re.compile(r"(0|[1-9][0-9]{0,11})\.[0-9]{2}")
@@ -55,7 +57,14 @@ Amount = Annotated[
     Decimal,
     PlainValidator(_amount),
     PlainSerializer(str, return_type=str, when_used="json"),
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^-?\d{1,12}(\.\d{1,6})?$"}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST},
+                {"type": "string", "pattern": r"^-?\d{1,12}(\.\d{1,6})?$"},
+            ]
+        }
+    ),
 ]
 """Money without its currency: up to twelve digits before the point and six after it."""
 
@@ -84,7 +93,7 @@ class Item(_Part):
     """One line of the order."""
 
     product_id: Text = Field(description="The catalogue's id of the product", examples=["PROD-001"])
-    quantity: int = Field(description="How many pieces", examples=[1])
+    quantity: int = Field(description="How many pieces", ge=-_LARGEST, le=_LARGEST, examples=[1])
     price: Amount = Field(description="Price of one piece, in the order's currency", examples=["999.99"])
     name: Text | None = Field(default=None, description="Name as the customer saw it")
 

@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from deployments import trigger
 from shop.intake_content import take_in
 from shop.order import EXAMPLE, Amount, Item, Order
 
@@ -214,3 +215,38 @@ def test_an_order_read_again_is_the_same() -> None:
     text = an_order().model_dump_json()
     assert Order.model_validate_json(text) == an_order()
     assert Order.model_validate_json(text).model_dump_json() == text
+
+
+def test_the_form_s_numbers_have_ends() -> None:
+    """The Prefect server refuses what is larger (409): of an integer of more than 64 bits it could list no runs any more."""
+
+    def numbers(schema: Any) -> list[dict[str, Any]]:
+        if isinstance(schema, list):
+            return [found for part in schema for found in numbers(part)]
+        if not isinstance(schema, dict):
+            return []
+        here = [schema] if schema.get("type") in {"integer", "number"} else []
+        return here + [found for part in schema.values() for found in numbers(part)]
+
+    found = numbers(Order.model_json_schema())
+    assert len(found) == 6
+    assert all(-(10**12) < number["minimum"] < number["maximum"] < 10**12 for number in found)
+
+
+@pytest.mark.parametrize("large", [10**12, -(10**12), 10**29, 10**400])
+def test_a_quantity_is_not_without_end(large: int) -> None:
+    with pytest.raises(ValidationError, match="quantity"):
+        Item(product_id="P", quantity=large, price="1")
+    assert not is_well_shaped({"items": [{**EXAMPLE["items"][0], "quantity": large}]})
+    assert is_well_shaped({"items": [{**EXAMPLE["items"][0], "quantity": large // abs(large)}]})
+
+
+def test_large_numbers_in_unknown_fields_get_no_run_of_their_own() -> None:
+    """What is well-shaped is stored without them, and what is not is for the pending lane."""
+    assert is_well_shaped({"more": {"number": 10**25}})
+    assert "more" not in take_in({**EXAMPLE, "more": {"number": 10**25}}).text
+    assert not is_well_shaped({"more": {"number": 10**25, "card": "4242424242424242"}})
+
+
+def is_well_shaped(changes: dict[str, Any]) -> bool:
+    return trigger.is_well_shaped(take_in({**EXAMPLE, **changes}))
