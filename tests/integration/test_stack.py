@@ -403,9 +403,10 @@ class TestStack:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
     def test_a_signal_stops_everything(self, folder: Path, number: signal.Signals) -> None:
         code = textwrap.dedent(f"""
-            import time
+            import signal, time
             from pathlib import Path
             from deployments.stack.stack import Options, Stack
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
             with Stack(Options(var_dir=Path({str(folder / "var")!r}), prefect=False)) as stack:
                 print(stack.sandbox.pid, flush=True)
                 time.sleep(300)
