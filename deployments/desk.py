@@ -1,7 +1,7 @@
 """The desk from Python. Needs the database only: a decision is kept there, and any worker takes the order to its outcome.
 
 from deployments.desk import cancel_order, open_disputes, orders_that_need_attention, preview_cancel, resolve_order
-from deployments.desk import send_again, undelivered_messages
+from deployments.desk import accept_discrepancies, send_again, undelivered_messages
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from shop.desk.preview import CancelPreview, preview_cancel_sync
 from shop.desk.resolution import Resolution
 from shop.notifications.undelivered import Undelivered, read_undelivered_sync, send_again_sync
 from shop.outcomes import OrderOutcome
+from shop.reconciliation.outstanding import accept_sync
 
 _POLL_SECONDS = 0.5
 
@@ -74,6 +75,12 @@ def resolve_order(
     if desk.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
         wake_pending_lane()
     return _outcome(decided.order_id, timeout)
+
+
+def accept_discrepancies(order_id: str, *, accepted_by: str, reason: str) -> int:
+    """What `reconcile-payments` found open about the order may stay as it is. Returns how many discrepancies that are; raises
+    `NothingToAccept` and `ResolutionIncomplete`."""
+    return accept_sync(order_id, accepted_by=accepted_by, reason=reason)
 
 
 def undelivered_messages(most: int = 200) -> list[Undelivered]:

@@ -83,7 +83,7 @@ class Lane:
         orders = straight
         for step in ORDER_SAGA:
             if len(orders) == 1:
-                await see_through(orders[0], cancelling_undoes=False)
+                await see_through(orders[0])
                 return
             todo = [order for order in orders if not order.done(step.name)]
             if not todo:
@@ -128,7 +128,7 @@ class Lane:
 
     async def _see_through(self, order: OrderUnderWay) -> None:
         async with self._alone:
-            await see_through(order, cancelling_undoes=False)
+            await see_through(order)
 
     def _keep(self, where: set[asyncio.Task[None]], doing: Coroutine[Any, Any, Any], orders: Sequence[OrderUnderWay]) -> None:
         task = asyncio.create_task(self._guarded(doing, orders))

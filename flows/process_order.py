@@ -23,6 +23,7 @@ from flows.undo import compensate
 from flows.waiting import has_to_wait, let_wait
 from shop import journal, signals
 from shop.database import Tx, is_database_trouble, patiently, transaction
+from shop.desk.cancel import withdraw
 from shop.ending import finish, put_off
 from shop.errors import GivenUp, LeaseLost, OrderCancelled, OrderConflict, OrderError, OrderReturned, StepBroken, UnusableOrder
 from shop.intake import STORING, store_one, submit_one
@@ -41,6 +42,7 @@ from tasks.deliver_outbox import deliver_outbox
 from tasks.step import run
 
 _ASK_SECONDS = 5
+_REASON, _SOMEBODY = "its run was cancelled", "whoever cancelled the run"
 _STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 """Where workers and `serve` tell a process which run it is for."""
 _FORM = {**EXAMPLE, "id": "ORDER-1002"}  # the samples have the first
@@ -67,12 +69,18 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     order_id = ""
     try:
         async with lease() as mine, signals.listening(signals.FINISHED) as bell:
-            order_id, claimed = await _take_in(order, mine)
-            while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
-                # a drain, or another run, works on it: its outcome is ours; or it waits for the gateway
-                if not await _work_on(order_id, mine, claimed):
-                    await bell.wait(settings().poll_seconds)
-                claimed = []
+            cancelling = Cancelling()
+            try:
+                order_id, claimed = await _take_in(order, mine)
+                cancelling.opened = order_id if claimed else None
+                while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
+                    # a drain, or another run, works on it: its outcome is ours; or it waits for the gateway
+                    if not await _work_on(order_id, mine, claimed, cancelling):
+                        await bell.wait(settings().poll_seconds)
+                    claimed = []
+            except asyncio.CancelledError:
+                await _leave(mine, cancelling)
+                raise
         await _send_mail(order_id)
     except BaseException as failure:  # cancelled, most likely: by now the order is undone, or handed back
         if order_id:
@@ -105,10 +113,23 @@ async def _take_in(order: Any, lease_id: UUID) -> tuple[str, list[OrderUnderWay]
 
 
 async def _claim(tx: Tx, lease_id: UUID, order_id: str) -> list[OrderUnderWay]:
-    return await journal.claim(tx, lease_id, most=1, ids=[order_id], flow_run_id=str(flow_run.id))
+    return await journal.claim(tx, lease_id, most=1, ids=[order_id], flow_run_id=_run_id())
 
 
-async def _work_on(order_id: str, lease_id: UUID, claimed: list[OrderUnderWay]) -> bool:
+def _run_id() -> str | None:
+    return str(flow_run.id) if flow_run.id else None
+
+
+async def _leave(lease_id: UUID, cancelling: Cancelling) -> None:
+    """This run is cancelled, and perhaps has its order not in hand: it waits for the gateway or a customer, or a drain works on it. If it
+    is not wanted it is undone, here and at once if nobody else has it."""
+    if withdrawn := await cancelling.withdraw(cancelling.opened):
+        await patiently(lambda: hand_back_all(lease_id))  # of a claim that was not heard of
+        for order_id in withdrawn:
+            await _work_on(order_id, lease_id, [], None)
+
+
+async def _work_on(order_id: str, lease_id: UUID, claimed: list[OrderUnderWay], cancelling: Cancelling | None) -> bool:
     """Takes the order, `claimed` already or not, as far as it goes now. False: it is in somebody else's hands."""
     log = get_run_logger()
     try:
@@ -117,7 +138,7 @@ async def _work_on(order_id: str, lease_id: UUID, claimed: list[OrderUnderWay]) 
                 claimed = await _claim(tx, lease_id, order_id)
         if claimed:
             tell_of_takeovers(claimed)
-            await see_through(claimed[0], cancelling_undoes=True)
+            await see_through(claimed[0], cancelling)
     except LeaseLost:
         log.warning("order %s has been taken over by another worker", order_id)
         return True
@@ -140,14 +161,13 @@ async def _send_mail(order_id: str) -> None:
         get_run_logger().warning("the database is away (%s); the mail of order %s is sent later", type(error).__name__, order_id)
 
 
-async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
+async def see_through(order: OrderUnderWay, cancelling: Cancelling | None = None) -> None:
     """The saga's one code path, for a new order and for one that another worker left behind: runs the steps that the journal does not
     have as done; when one fails before the pivot, undoes what was begun, in reverse.
 
     Raises `LeaseLost` when another worker has the order, and database trouble: nothing is decided then, and the order is recovered.
     An order that has to wait, for a gateway that is down, is put off: nothing is decided about it either, and it is nobody's meanwhile.
-    `cancelling_undoes`: whether cancelling this run may mean that the order is not wanted (see `_is_unwanted`), and not only that this
-    worker has to go.
+    `cancelling`: for a run whose order it is. None: being cancelled says only that this worker has to go.
     """
     step = ORDER_SAGA.steps[0]
     try:
@@ -156,7 +176,7 @@ async def see_through(order: OrderUnderWay, *, cancelling_undoes: bool) -> None:
             if not order.done(step.name):
                 await run(Work(step, [order]))
     except BaseException as failure:
-        if isinstance(failure, asyncio.CancelledError) and not (cancelling_undoes and await _is_unwanted()):
+        if isinstance(failure, asyncio.CancelledError) and (cancelling is None or await cancelling.withdraw(order.id) is None):
             raise
         await _reload(order)  # what was committed, whatever was heard of it
         if order.lost and isinstance(failure, Exception):  # whatever it was, it is the other worker's matter now
@@ -188,6 +208,27 @@ def _look_back(order: OrderUnderWay) -> None:
         raise order.failure or OrderCancelled(order.cancel_reason)
     if order.takeovers > settings().max_takeovers and not order.done(ORDER_SAGA.pivot):
         raise GivenUp(order.takeovers)
+
+
+class Cancelling:
+    """What it means for its order that this run is cancelled: that nobody wants it, or that this process has to go."""
+
+    def __init__(self) -> None:
+        self.opened: str | None = None
+        """The order, if this run brought it. One that was known before is somebody else's, and cancelled only while this run has it."""
+        self._unwanted: bool | None = None
+
+    async def withdraw(self, order_id: str | None) -> list[str] | None:
+        """None if this process only has to go. Else it is written down, before anything is undone, that the order and whatever this run
+        has is to be cancelled, unless it is shipped: should this process be killed meanwhile, it does not go forward. Returns the ids of
+        what was not to be cancelled before."""
+        if self._unwanted is None:  # asked once: a process that has to go has little time
+            self._unwanted = await _is_unwanted()
+        if not self._unwanted:
+            return None
+        return await patiently(
+            lambda: withdraw(order_id=order_id, flow_run_id=_run_id(), reason=_REASON, requested_by=_SOMEBODY),
+        )
 
 
 async def _is_unwanted() -> bool:

@@ -28,6 +28,8 @@ EVENT = "order.reconciliation.discrepancy"
 MORE_EVENT = "order.reconciliation.more"
 MOST_EVENTS = 300
 _HOURS, _FIRST_DAYS = 48, 30
+_LOOK_BACK = 200
+"""Runs."""
 _OVERLAP = timedelta(hours=1)
 _ENDS = ["Balanced", "Mended", "Discrepancies"]
 SinceHours = Annotated[
@@ -48,7 +50,8 @@ def _run_name() -> str:
 @flow(name="reconcile-payments", flow_run_name=_run_name, persist_result=False)
 async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) -> State[str]:
     """Compares the gateway's list of payments and refunds with our orders, both ways, and the stock with reservations and shipments.
-    Without `since_hours` no time is left out, however long no run has ended.
+    Without `since_hours` no time is left out, however long no run has ended. What is open from before is looked at again, until the books
+    agree or a person accepts it (`accept-discrepancies`).
 
     Ends as `Balanced`, as `Mended` when all that was wrong could be mended, or as failed, `Discrepancies`, when a person has to look.
     The artifact `reconciliation` has the table; each discrepancy is an event.
@@ -66,18 +69,19 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
 
 
 async def _since() -> datetime:
-    """48 hours ago, or a little before the last run that came to an end began; a first run looks back a month."""
+    """48 hours ago, or a little before the last run began that came to an end and was one like this: nothing left out, and mended what it
+    could. Without one it looks back a month."""
     now = datetime.now(UTC)
     async with get_client() as client:
         ended = await client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["reconcile-payments"])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_ENDS))),
             sort=FlowRunSort.START_TIME_DESC,
-            limit=1,
+            limit=_LOOK_BACK,
         )
-    if not ended or ended[0].start_time is None:
-        return now - timedelta(days=_FIRST_DAYS)
-    return min(now - timedelta(hours=_HOURS), ended[0].start_time - _OVERLAP)
+    whole = (run.start_time for run in ended if not run.parameters.get("since_hours") and run.parameters.get("fix", True))
+    last = next((start for start in whole if start is not None), now - timedelta(days=_FIRST_DAYS) + _OVERLAP)
+    return min(now - timedelta(hours=_HOURS), last - _OVERLAP)
 
 
 def _rows(report: Report) -> Iterator[dict[str, str]]:
@@ -89,6 +93,7 @@ def _rows(report: Report) -> Iterator[dict[str, str]]:
             "they say": discrepancy.theirs,
             "amount": _amount(discrepancy),
             "payments": ", ".join(discrepancy.payment_ids),
+            "since": f"{discrepancy.since:%Y-%m-%d %H:%M} UTC" if discrepancy.since else "",
             "now": _now(discrepancy),
         }
     if left := report.total - len(report.shown):

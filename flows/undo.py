@@ -12,7 +12,7 @@ from flows import board
 from flows.saga import ORDER_SAGA
 from flows.waiting import has_to_wait, let_wait
 from shop.ending import finish, remember_failures
-from shop.errors import BatchStruggling, OrderError, RecordedFailure
+from shop.errors import BatchStruggling, LeaseLost, OrderError, RecordedFailure
 from shop.outcomes import Outcome
 from shop.saga import Step
 from shop.settings import settings
@@ -50,6 +50,8 @@ async def undo_step(step: Step, orders: Sequence[OrderUnderWay]) -> None:
         await run(work)
     except BatchStruggling as struggling:
         log.warning("%s; they are undone one by one", struggling)
+    except LeaseLost as lost:  # one of them; the others go on
+        log.warning("order %s has been taken over by another worker", lost)
     except OrderError as failure:
         if has_to_wait(failure):
             await let_wait(dict.fromkeys(orders, failure))

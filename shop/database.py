@@ -18,7 +18,7 @@ from psycopg.adapt import PyFormat
 from psycopg.types.array import ListDumper
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Engine, QueuePool, create_engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -53,6 +53,11 @@ class _ListDumper(ListDumper):
 
 
 psycopg.adapters.register_dumper(list, _ListDumper)
+
+
+class NotWritten(Exception):
+    """Whoever was writing for others, too, was stopped before the commit."""
+
 
 Tx = AsyncConnection
 """A connection inside a transaction that the caller commits."""
@@ -150,7 +155,7 @@ def is_database_trouble(error: BaseException) -> bool:
         return True
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
-    return isinstance(error, ConnectionError) and not isinstance(error, SQLAlchemyError)
+    return isinstance(error, NotWritten)
 
 
 async def patiently(doing: Callable[[], Awaitable[T]], *, seconds: float | None = None) -> T:

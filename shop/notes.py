@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from shop import journal
-from shop.database import transaction
+from shop.database import NotWritten, transaction
 from shop.errors import LeaseLost
 from shop.points import effect
 from shop.under_way import OrderUnderWay
@@ -46,7 +46,7 @@ class _Writer:
             except BaseException as error:
                 for _, written in batch:
                     if not written.done():
-                        written.set_exception(error if isinstance(error, Exception) else ConnectionError("the notes were not written"))
+                        written.set_exception(error if isinstance(error, Exception) else NotWritten("the notes"))
                 if not isinstance(error, Exception):
                     raise
                 continue

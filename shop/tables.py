@@ -306,7 +306,7 @@ class DeskEntry(SQLModel, table=True):
     order_id: str = Field(sa_column=_text(nullable=False))
     at: datetime = Field(sa_column=_now())
     action: str = Field(sa_column=_text(nullable=False))
-    """`cancel`, or a `shop.desk.resolution.Resolution`."""
+    """`cancel`, `accept_discrepancies`, or a `shop.desk.resolution.Resolution`."""
     by: str = Field(sa_column=_text(nullable=False))
     reason: str | None = Field(sa_column=_text())
     reference: str | None = Field(sa_column=_text())
@@ -361,6 +361,20 @@ class Dispute(SQLModel, table=True):
     as_of: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     """What is older does not replace it."""
     closed_at: datetime | None = Field(sa_column=_time())
+
+
+class OpenDiscrepancy(SQLModel, table=True):
+    """Something that our books and the gateway's do not agree about, until they do; see `shop.reconciliation.outstanding`."""
+
+    __tablename__ = "discrepancy"
+    __table_args__ = (Index("discrepancy_open", "order_id", postgresql_where=text("accepted_at IS NULL")),)
+    order_id: str = Field(sa_column=_text(primary_key=True))
+    """Ours, or what the gateway calls one."""
+    digest: str = Field(sa_column=_text(primary_key=True))
+    """Of the kind and what both sides say."""
+    kind: str = Field(sa_column=_text(nullable=False))
+    since: datetime = Field(sa_column=_now())
+    accepted_at: datetime | None = Field(sa_column=_time())
 
 
 class WorkerProcess(SQLModel, table=True):

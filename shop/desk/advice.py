@@ -21,7 +21,7 @@ _NOT_ANSWERED = frozenset({PaymentGatewayError.code, PaymentGatewayTimeout.code,
 def advice(matter: OnTheDesk) -> str:
     """What to do. The words in quotes are those of the `resolve-order` form."""
     if matter.being_retried:
-        return "Nothing just now: it is being tried again."
+        return "Nothing just now: it is being tried again. To pay it back in another way all the same: resolve-order with 'hold' first."
     if matter.error_code == RefundRefused.code:
         amount = show(matter.amount_at_risk, matter.currency)
         return (

@@ -29,6 +29,15 @@ _ASK = text(
     WHERE id = :id
     """
 )
+# An order that is shipped goes forward: sending it back is a decision of its own.
+_WITHDRAW = text(
+    """
+    UPDATE customer_order
+    SET cancel_requested_at = clock_timestamp(), cancel_reason = :reason, cancel_requested_by = :by, not_before = NULL
+    WHERE (id = :id OR flow_run_id = :run) AND outcome IS NULL AND failure IS NULL AND cancel_requested_at IS NULL AND status <> 'shipped'
+    RETURNING id
+    """
+)
 _NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", reason) VALUES (:id, 'cancel', :by, :reason)""")
 _ASKING = effect("the commit of asking to cancel")
 _WAKE = text("SELECT pg_notify(:channel, '')")
@@ -57,6 +66,19 @@ def ask_to_cancel_sync(order_id: str, *, reason: str, requested_by: str) -> Aske
     reason, requested_by = _words(reason, requested_by)
     with sync_engine(settings().database_url).begin() as connection:
         return _ask(connection, order_id, reason, requested_by)
+
+
+async def withdraw(*, order_id: str | None, flow_run_id: str | None, reason: str, requested_by: str) -> list[str]:
+    """Asks for those orders to be cancelled that are not shipped yet: this one, and what that run has, or had last. Returns those that
+    nobody had asked for, or begun to undo, before."""
+    async with transaction(_ASKING) as tx:
+        asked = {"reason": reason, "by": requested_by}
+        found = list((await tx.execute(_WITHDRAW, {"id": order_id, "run": flow_run_id, **asked})).scalars())
+        for each in found:
+            await tx.execute(_NOTE, {"id": each, **asked})
+        if found:
+            await tx.execute(_WAKE, {"channel": WAITING})
+        return found
 
 
 def _words(reason: str, requested_by: str) -> tuple[str, str]:

@@ -38,6 +38,17 @@ class ResolutionIncomplete(DeskError):
     code = "resolution_incomplete"
 
 
+class NothingToAccept(DeskError):
+    """No discrepancy of the order is open."""
+
+    code = "nothing_to_accept"
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(
+            f"no discrepancy of order {order_id!r} is open: give the id as the artifact reconciliation has it, letter by letter"
+        )
+
+
 class OrderBusy(DeskError):
     """A worker tries again to undo the order just now."""
 

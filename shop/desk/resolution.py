@@ -26,7 +26,7 @@ from shop.signals import WAITING
 _LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     """
-    SELECT o.id, o.outcome, o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
+    SELECT o.id, o.outcome, o.lease_id IS NULL AND o.not_before > now() AS put_off, o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
         a.order_id IS NOT NULL AS was_here, a.resolved_at, a.resolution, a.next_retry_at
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
     """
@@ -43,6 +43,11 @@ _RESOLVED = text(
     "amount_written_off = amount_written_off + :written_off WHERE order_id = :id"
 )
 _HOLD = text("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id")
+# Of one whose retry waits for what is away.
+_BACK_TO_THE_DESK = text(
+    "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), not_before = NULL, "
+    "waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
+)
 _OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN} WHERE id = :id")  # noqa: S608  (a constant)
 _NOTE = text(
     'INSERT INTO desk_entry (order_id, action, "by", reason, reference, amount, currency) '
@@ -118,14 +123,17 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
     if row["outcome"] is None:
         if decided.resolution is Resolution.RETRY_NOW:
             return False
-        raise OrderBusy(decided.order_id)
+        if not row["put_off"]:
+            raise OrderBusy(decided.order_id)
+        # Its retry waits, for a gateway that is away, say. Nobody has it in hand, nor can before this commits.
     at_risk: Decimal = row["amount_at_risk"]
     by_hand = written_off = Decimal(0)
     match decided.resolution:
         case Resolution.HOLD:
-            if row["next_retry_at"] is None:
+            if row["next_retry_at"] is None and row["outcome"] is not None:
                 return False
             connection.execute(_HOLD, {"id": decided.order_id})
+            connection.execute(_BACK_TO_THE_DESK, {"id": decided.order_id})
         case Resolution.REFUNDED_BY_HAND:
             by_hand = at_risk
             _settle_refund(connection, decided, row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
@@ -58,3 +59,5 @@ class Discrepancy:
     mended: bool = False
     remark: str | None = None
     """Why it could not be mended."""
+    since: datetime | None = None
+    """When it was found first, if it is about an order and was found before."""

@@ -16,6 +16,7 @@ from shop.payments.gateway import PaymentGateway
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.judge import OurOrder, judge
 from shop.reconciliation.mending import cancel_left, refund_ended, refund_is_gone
+from shop.reconciliation.outstanding import remember
 from shop.reconciliation.seeing import seeing
 from shop.reconciliation.statement import statement
 from shop.reconciliation.stock import check_stock
@@ -35,9 +36,11 @@ _OURS = text(
 
 
 async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = True) -> AsyncIterator[Discrepancy]:
-    """Compares what the gateway says has moved since then with our orders, and theirs with what the gateway says; then the stock.
+    """Compares what the gateway says has moved since then with our orders, and theirs with what the gateway says, and looks again at what
+    is open from before; then the stock.
 
-    Yields each discrepancy once it is known whether it is mended. Raises what the gateway raises, and database trouble: run it again.
+    Yields each discrepancy that no person has accepted, once it is known whether it is mended. Raises what the gateway
+    raises, and database trouble: run it again.
     """
     settled_before = datetime.now(UTC) - timedelta(seconds=settings().reconciliation_grace_seconds)
     turn = asyncio.Semaphore(_AT_ONCE)
@@ -48,9 +51,9 @@ async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = Tru
 
     async with statement(gateway, since) as told:
         async for page in told.suspicions():
-            for found in await asyncio.gather(*map(look, page)):
-                for discrepancy in found:
-                    yield discrepancy
+            found = [discrepancy for each in await asyncio.gather(*map(look, page)) for discrepancy in each]
+            for discrepancy in await remember(page, found):
+                yield discrepancy
     async for discrepancy in check_stock():
         yield discrepancy
 

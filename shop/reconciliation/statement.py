@@ -57,6 +57,8 @@ _COMPARE = text(
     WHERE o.finished_at >= :since AND o.outcome IS NOT NULL
       AND (o.outcome = 'completed' OR o.amount_charged > 0 OR o.amount_at_risk > 0)
       AND NOT EXISTS (SELECT 1 FROM gateway_statement s WHERE s.order_id = o.id)
+    UNION
+    SELECT order_id FROM discrepancy WHERE accepted_at IS NULL
     """
 )
 _NEXT = text("SELECT order_id FROM suspicion WHERE order_id > :after ORDER BY order_id LIMIT :most")

@@ -20,6 +20,7 @@ TABLES = (
     "alert",
     "alert_watch",
     "attention",
+    "discrepancy",
     "desk_entry",
     "customer_interaction",
     "outbox",

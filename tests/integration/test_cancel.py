@@ -249,7 +249,7 @@ async def test_one_in_hand_is_stopped_before_it_is_charged(saga: World, unique: 
             return saga.order(order_id).cancel_requested_at is not None
 
         await until(asked, 20, "the request")
-        await see_through(order, cancelling_undoes=False)
+        await see_through(order)
     assert (await cancelling).name == "Compensated"
     assert (ended(order_id).failing_step, ended(order_id).reasons) == ("process_payment", ["cancelled: changed their mind"])
     assert saga.ledger(order_id) == [], "nothing reached the gateway"

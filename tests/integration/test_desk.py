@@ -31,6 +31,7 @@ from shop.books import read_books
 from shop.database import transaction
 from shop.desk import attention
 from shop.desk import resolution as desk
+from shop.desk.advice import advice
 from shop.desk.errors import AlreadyResolved, NotOnTheDesk, OrderBusy, OrderUnknown, ResolutionIncomplete
 from shop.desk.resolution import Resolution
 from shop.ending import put_off
@@ -404,6 +405,29 @@ async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, un
     with pytest.raises(AlreadyResolved, match="customer has it twice"):
         await desk.resolve(decided)
     assert saga.money(order_id) == (PRICE, PRICE)
+    saga.assert_books_balance()
+
+
+@pytest.mark.parametrize("first", [Resolution.HOLD, Resolution.REFUNDED_BY_HAND])
+async def test_a_person_does_not_wait_for_a_gateway_that_is_away(saga: World, unique: str, first: Resolution) -> None:
+    """Its retry is put off until the gateway is back: that can be hours, and then the money would go back twice."""
+    order_id = await stuck(saga, f"PUTOFF-{unique}")
+    saga.sql("UPDATE customer_order SET outcome = NULL, finished_at = NULL, waits_for = 'x', not_before = now() + interval '1 hour'")
+    assert "'hold'" in advice(orders_that_need_attention()[0])
+    decided = desk.decision(order_id, first, resolved_by="ann", reference="transfer 4711")
+    assert await desk.resolve(decided)
+    if first is Resolution.HOLD:
+        row = saga.order(order_id)
+        assert (row.outcome, row.status, row.not_before, row.waits_for) == (Outcome.NEEDS_ATTENTION, "needs_attention", None, None)
+        assert on_desk(saga, order_id).next_retry_at is None
+        assert not await desk.resolve(decided), "twice is once"
+        assert (await retry(saga))["retried"] == 0
+        assert saga.sql("SELECT amount_at_risk FROM attention") == [(PRICE,)]
+        await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True)
+    await process_pending_orders(drain_seconds=0)
+    assert saga.order(order_id).outcome == Outcome.COMPENSATED
+    assert saga.money(order_id) == (PRICE, 0), "not by the gateway as well"
+    assert saga.stock("PROD-001") == (100, 0)
     saga.assert_books_balance()
 
 

@@ -14,11 +14,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import State, StateType
 
 from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
 from flows.saga import ORDER_SAGA
 from shop import intake, report
+from shop.desk.cancel import withdraw
 from shop.errors import OrderConflict, UnusableOrder
 from shop.outcomes import Outcome
-from shop.payments.gateways import gateway
+from shop.payments.gateways import close_gateway, gateway
+from shop.payments.sandbox.faults import Fault, Move
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
@@ -157,6 +160,81 @@ async def test_a_cancelled_run_is_undone(saga: World, unique: str, monkeypatch: 
     assert saga.money(order["id"]) == (Decimal("999.99"), Decimal("999.99")), "what was charged is back"
     assert saga.stock("PROD-001") == (100, 0)
     saga.assert_books_balance()
+
+
+async def start_and_wait_for_the_gateway(saga: World, order: dict[str, Any]) -> asyncio.Task[Any]:
+    """Its run, while the gateway is away: reserved, put off, in nobody's hand."""
+    saga.misbehave(faults=[{"order_id": order["id"], "fault": Fault.RESET_BEFORE, "move": move} for move in Move])
+    run = asyncio.create_task(process_order(order, return_state=True))
+
+    async def put_off() -> bool:
+        return bool(saga.sql("SELECT 1 FROM customer_order WHERE waits_for IS NOT NULL AND lease_id IS NULL AND id = :id", id=order["id"]))
+
+    await until(put_off, 40, "the order to be put off")
+    assert saga.stock("PROD-001") == (100, 1)
+    return run
+
+
+@pytest.mark.parametrize("meanwhile", ["nobody has it", "a drain has it"])
+async def test_a_run_that_is_cancelled_while_its_order_waits_withdraws_it(saga: World, unique: str, meanwhile: str) -> None:
+    order = an_order(f"WAITS-{unique}")
+    order_id, lease_id = order["id"], "00000000-0000-0000-0000-000000000001"
+    run = await start_and_wait_for_the_gateway(saga, order)
+    if meanwhile == "a drain has it":
+        saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'drain', now() + interval '1 hour')", id=lease_id)
+        saga.sql("UPDATE customer_order SET lease_id = :lease, flow_run_id = 'drain' WHERE id = :id", id=order_id, lease=lease_id)
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    left = saga.order(order_id)
+    assert (left.outcome, left.cancel_requested_by, left.cancel_reason) == (None, "whoever cancelled the run", "its run was cancelled")
+    if meanwhile == "a drain has it":
+        assert str(left.lease_id) == lease_id
+        saga.sql("UPDATE lease SET until = now() - interval '1 second'")
+    else:
+        assert left.failure is not None, "its undoing has begun, at once"
+
+    saga.misbehave(faults=[])
+    await close_gateway()  # and with it the circuit, which is open
+    saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=order_id)
+    await process_pending_orders(drain_seconds=0)
+    assert report.read([order_id])[order_id].outcome is Outcome.COMPENSATED
+    assert saga.charges(order_id) == 0
+    assert saga.stock("PROD-001") == (100, 0)
+    saga.assert_books_balance()
+
+
+async def test_a_run_that_only_waits_for_another_ones_order_withdraws_nothing(saga: World, unique: str) -> None:
+    order = an_order(f"THEIRS-{unique}")
+    theirs = await start_and_wait_for_the_gateway(saga, order)
+    saga.sql("UPDATE customer_order SET not_before = now() + interval '1 hour' WHERE id = :id", id=order["id"])
+    begun = len(saga.sql("SELECT 1 FROM lease WHERE until > now()"))
+    again = asyncio.create_task(process_order(order, return_state=True))
+
+    async def waits() -> bool:
+        return len(saga.sql("SELECT 1 FROM lease WHERE until > now()")) > begun
+
+    await until(waits, 20, "the other run")
+    again.cancel()
+    await asyncio.gather(again, return_exceptions=True)
+    assert saga.order(order["id"]).cancel_requested_at is None
+    saga.misbehave(faults=[])
+    await close_gateway()
+    saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=order["id"])
+    assert (await theirs).name == "Completed"
+    assert saga.charges(order["id"]) == 1
+    assert saga.stock("PROD-001") == (99, 0)
+
+
+async def test_whose_run_is_cancelled_while_it_is_shipped_goes_forward(saga: World, unique: str) -> None:
+    """What is shipped is not sent back because somebody cancels a run."""
+    order = an_order(f"GONE-{unique}")
+    await process_order(order, return_state=True)
+    run_id = saga.order(order["id"]).flow_run_id
+    for shipped in ("outcome = 'completed'", "outcome = NULL, status = 'shipped', finished_at = NULL"):
+        saga.sql(f"UPDATE customer_order SET {shipped}")
+        assert await withdraw(order_id=order["id"], flow_run_id=run_id, reason="its run was cancelled", requested_by="ann") == []
+    assert saga.order(order["id"]).cancel_requested_at is None
+    assert saga.sql("SELECT 1 FROM desk_entry") == []
 
 
 @pytest.mark.parametrize("server", ["answers", "is away"])

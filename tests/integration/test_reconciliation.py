@@ -22,13 +22,14 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as rounds
 from hypothesis import strategies as st
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowFilterName
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import StateType
 
 import flows.reconcile_payments as module
 from deployments.samples import load_samples
 from deployments.stack.sandbox import Sandbox
+from flows.accept_discrepancies import accept_discrepancies
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.reconcile_payments import ARTIFACT, EVENT, MORE_EVENT, MOST_EVENTS, reconcile_payments
@@ -36,6 +37,7 @@ from flows.resolve_order import resolve_order
 from flows.retry_compensations import retry_compensations
 from shop import intake
 from shop.desk.attention import read_desk_sync
+from shop.desk.errors import NothingToAccept, ResolutionIncomplete
 from shop.desk.resolution import Resolution
 from shop.outcomes import Outcome
 from shop.payments.gateway import Payment, PaymentStatus, Refund
@@ -43,6 +45,7 @@ from shop.payments.gateways import gateway
 from shop.payments.sandbox.ledger import Ledger
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.judge import OurOrder, judge
+from shop.reconciliation.outstanding import ACTION, accept_sync
 from shop.reconciliation.reconcile import reconcile
 from shop.settings import settings
 from tests.conftest import HOME
@@ -457,6 +460,43 @@ async def test_what_moved_before_the_time_that_is_looked_at(books: Books) -> Non
     assert quiet not in found
 
 
+async def test_what_is_open_is_found_again_until_the_books_agree(books: Books) -> None:
+    """However long ago the money moved: a run that says Balanced must be right."""
+    order_id, ended = books.unknown(), await books.declined()
+    payment = await books.charged(order_id)
+    late = await books.charged(ended)
+    assert len(await books.found(fix=False)) == 2
+    later = replace(books, since=datetime.now(UTC) + timedelta(days=1))
+    again = {d.order_id: d for d in await later.found(fix=False)}
+    assert set(again) == {order_id, ended}
+    assert all(d.since is not None and d.since < datetime.now(UTC) for d in again.values())
+    assert await later.kinds() == [(Kind.CHARGED_NOT_COMPLETED, ended, True), (Kind.CHARGED_WITHOUT_ORDER, order_id, False)]
+    assert books.world.money(ended) == (late.amount, late.amount), "and mended, once somebody lets it"
+    await books.refunded(payment, PRICE)
+    assert await later.found() == []
+    assert books.world.sql("SELECT 1 FROM discrepancy") == []
+
+
+async def test_what_a_person_accepts_is_told_again_only_if_a_book_changes(books: Books) -> None:
+    order_id = await books.completed()
+    (payment,) = await gateway().find(order_id)
+    await books.refunded(payment, Decimal("20.00"))
+    with pytest.raises(NothingToAccept):
+        await accept_discrepancies(order_id, "ann", "a goodwill refund")
+    assert (await books.run()).name == "Discrepancies"
+    state = await accept_discrepancies(f" {order_id} ", "ann", "a goodwill refund", return_state=True)
+    assert (state.name, await state.aresult()) == ("Accepted", 1)
+    with pytest.raises(NothingToAccept):
+        accept_sync(order_id, accepted_by="ann", reason="twice")
+    with pytest.raises(ResolutionIncomplete):
+        accept_sync(order_id, accepted_by=" ", reason="nobody")
+    assert (await books.run()).name == "Balanced"
+    assert books.world.sql('SELECT order_id, action, "by", reason FROM desk_entry') == [(order_id, ACTION, "ann", "a goodwill refund")]
+    assert books.world.money(order_id) == (PRICE, 20), "no money was moved"
+    await books.refunded(payment, Decimal("5.00"))
+    assert await books.kinds() == [(Kind.REFUND_UNKNOWN_TO_US, order_id, False)]
+
+
 @pytest.mark.parametrize("order_id", ["../../x", "A" * 200, "🎈'; DROP TABLE customer_order; --", "a\r\nBcc: x", "100%", "a|b<i>"])
 async def test_hostile_ids_are_just_text(books: Books, order_id: str) -> None:
     hostile = f"{order_id[:150]}{books.unique}"
@@ -595,6 +635,25 @@ async def test_no_time_is_left_out_when_nights_were_missed(books: Books, monkeyp
     assert timedelta(hours=1) < now - asked[-1] < timedelta(hours=2), "nine days later: from a little before the last one"
 
 
+async def test_a_run_that_left_something_out_is_not_the_last_one(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by hand, over an hour, or one that only looked."""
+    asked: list[datetime] = []
+
+    async def note(report: Any, since: datetime, fix: bool) -> None:
+        asked.append(since)
+
+    monkeypatch.setattr(module, "compare_books", note)
+    monkeypatch.setattr(module, "FlowFilterName", lambda any_: FlowFilterName(any_=[f"{any_[0]}-{books.unique}"]))  # no other test's runs
+    ours = reconcile_payments.with_options(name=f"reconcile-payments-{books.unique}")
+    begun = datetime.now(UTC)
+    for parameters in ({"since_hours": 1}, {"fix": False}, {"since_hours": 1, "fix": False}):
+        await ours(return_state=True, **parameters)
+    await ours(return_state=True)
+    assert timedelta(days=29) < begun - asked[-1] < timedelta(days=31), "as if none had been"
+    await ours(return_state=True)
+    assert timedelta(hours=47) < begun - asked[-1] < timedelta(hours=49)
+
+
 async def test_the_run_says_how_it_was(books: Books) -> None:
     order_id = await books.declined()
     state = await books.run()
@@ -615,6 +674,7 @@ async def test_the_run_says_how_it_was(books: Books) -> None:
         "they say": "999.99 USD charged",
         "amount": "999.99 USD",
         "payments": payment.id,
+        "since": "",
         "now": "mended",
     }
     told = await events(EVENT, f"shop.order.{order_id}", 2)
@@ -693,7 +753,8 @@ async def test_the_coarse_comparison_misses_nothing_that_a_close_look_finds(
     world: World, orders: list[tuple[dict[str, Any] | None, list[dict[str, Any]]]]
 ) -> None:
     """Whatever both sides say, the set-based comparison of pages finds the same as judging every single order."""
-    world.sql("DELETE FROM customer_order")
+    for table in ("customer_order", "discrepancy"):
+        world.sql(f"DELETE FROM {table}")
     payments: list[Payment] = []
     expected: list[tuple[str, Kind, Decimal | None]] = []
     rows = []
@@ -747,6 +808,7 @@ PLANTS: dict[str, Plant] = {
 )
 async def test_after_mending_only_what_a_person_must_see_is_left(books: Books, plants: list[tuple[str, str]]) -> None:
     """Any mix: an undone order ends with nothing kept, a completed one never loses its charge, and nothing can still be charged."""
+    books.world.sql("DELETE FROM discrepancy")  # the example before
     mine = replace(books, since=datetime.now(UTC), unique=uuid.uuid4().hex[:8])
     orders = {f"{end}-{mine.unique}-{i}": (end, plant) for i, (end, plant) in enumerate(plants)}
     cards = {"good": "1234", "declined": "0000"}

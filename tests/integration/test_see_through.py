@@ -8,10 +8,12 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 import flows.process_order
-from flows.process_order import see_through
+import flows.undo
+from flows.process_order import Cancelling, see_through
+from flows.undo import compensate
 from shop.errors import LeaseLost, OrderError, PaymentDeclined
 from shop.work import Work
-from tests.integration.domain import Shop, an_order, begin
+from tests.integration.domain import Shop, an_order, begin, begin_undo, end_undo
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 
@@ -46,7 +48,7 @@ async def test_what_fails_for_an_order_that_is_anothers_now_decides_nothing(
 
     monkeypatch.setattr(flows.process_order, "run", overtaken)
     with pytest.raises(LeaseLost) as lost:
-        await see_through(order, cancelling_undoes=True)
+        await see_through(order, Cancelling())
     assert lost.value is failure or lost.value.__cause__ is failure
     row, step = await shop.order("A"), await shop.step("A", CHARGE)
     assert (row.fence, row.lease_id, row.outcome, row.failure) == (2, taken[0].lease, None, None)
@@ -63,8 +65,28 @@ async def test_a_cancelled_run_whose_order_is_anothers_now_is_just_cancelled(sho
 
     monkeypatch.setattr(flows.process_order, "run", overtaken)
     with pytest.raises(asyncio.CancelledError):
-        await see_through(order, cancelling_undoes=True)
+        await see_through(order, Cancelling())
     assert (await shop.order("A")).failure is None
+
+
+async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else could take those up: they are under a lease that lives."""
+    lost, other = await shop.under_way(an_order("A"), an_order("B"))
+    await begin("check_inventory", [lost])
+    await begin(CHARGE, [other])
+    for order in (lost, other):
+        order.fail(CHARGE, PaymentDeclined("card_declined", "no"))
+
+    async def undone(work: Work) -> None:
+        if work.orders == [lost]:
+            lost.lost = True
+            raise LeaseLost("A")
+        await begin_undo(work.step.name, work.orders)
+        await end_undo(work.step.name, work.orders, {"compensation_status": "nothing_to_refund"})
+
+    monkeypatch.setattr(flows.undo, "run", undone)
+    assert await compensate([lost, other]) == {"B": "compensated"}
+    assert ((await shop.order("A")).outcome, (await shop.order("B")).outcome) == (None, "compensated")
 
 
 async def test_the_same_failure_of_an_order_in_hand_is_judged(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +97,6 @@ async def test_the_same_failure_of_an_order_in_hand_is_judged(shop: Shop, monkey
         raise PaymentDeclined("card_declined", "no")
 
     monkeypatch.setattr(flows.process_order, "run", fails)
-    await see_through(order, cancelling_undoes=True)
+    await see_through(order, Cancelling())
     assert isinstance(order.failure, OrderError)
     assert (await shop.order("A")).outcome == "compensated"

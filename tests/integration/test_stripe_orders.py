@@ -108,6 +108,22 @@ async def test_a_run_of_its_own_waits_for_its_customer(stripe_saga: StripeWorld,
     assert stripe_saga.charges(unique) == 1
 
 
+async def test_a_run_that_is_cancelled_while_the_bank_asks_is_undone_at_once(stripe_saga: StripeWorld, unique: str) -> None:
+    run = asyncio.create_task(process_order(stripe_saga.asking(unique), return_state=True))  # type: ignore[call-overload]
+
+    async def put_off() -> bool:
+        return bool(stripe_saga.sql("SELECT 1 FROM customer_order WHERE waits_for IS NOT NULL AND lease_id IS NULL"))
+
+    await until(put_off, 60, "the bank to ask")
+    assert stripe_saga.stock("PROD-001")[1] == 1
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    assert (ended(unique).outcome, ended(unique).reasons) == (Outcome.COMPENSATED, ["cancelled: its run was cancelled"])
+    assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["canceled"], "it cannot be charged later"
+    assert stripe_saga.stock("PROD-001")[1] == 0
+    stripe_saga.assert_books_balance()
+
+
 async def _in_a_loop_of_its_own(order: dict[str, Any]) -> None:
     await process_order(order, return_state=True)  # type: ignore[call-overload]
 

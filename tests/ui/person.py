@@ -83,6 +83,7 @@ class Person:
         """Deployments, the deployment, Run, Custom run."""
         self.page.goto(f"{self.ui}/deployments")
         self.page.get_by_placeholder("Search deployments").fill(deployment)
+        self.page.wait_for_url(lambda url: deployment in url)  # as above
         self.page.get_by_role("link", name=deployment, exact=True).first.click()
         self.page.wait_for_url("**/deployments/deployment/*")
         self.page.get_by_role("button", name="Run", exact=True).click()
