@@ -26,7 +26,8 @@ from shop.signals import WAITING
 _LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     """
-    SELECT o.id, o.outcome, o.lease_id IS NULL AND o.not_before > now() AS put_off, o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
+    SELECT o.id, o.outcome, o.lease_id IS NULL AND o.not_before > now() AS put_off,
+        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
         a.order_id IS NOT NULL AS was_here, a.resolved_at, a.resolution, a.next_retry_at
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
     """

@@ -72,6 +72,15 @@ async def test_each_order_of_a_batch_ends_by_itself(shop: Shop) -> None:
     assert (row.status, row.attempts) == ("done", 2)
 
 
+async def test_a_connection_that_a_step_itself_cannot_make_is_not_the_databases(shop: Shop) -> None:
+    """Or its order would be handed back for ever, and never come to an end."""
+    (order,) = await some(shop, "A")
+    with pytest.raises(StepBroken):
+        await run_outside(Work(ACT, [order]), Outside(A=ConnectionRefusedError("a fraud check is away")))
+    row = await shop.step("A", "act")
+    assert (row.status, row.undo_due, row.error["code"]) == ("failed", True, "step_broken")
+
+
 async def test_a_single_orders_failure_is_raised_and_tried_again(shop: Shop) -> None:
     (order,) = await some(shop, "A")
     act, work = Outside(A=[busy(), PaymentDeclined("card_declined", "no")]), Work(ACT, [order])

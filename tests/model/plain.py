@@ -20,8 +20,11 @@ from prefect.logging import disable_run_logger
 import flows.board
 import flows.cancel_order
 import flows.lane
+import flows.process_order
 import flows.process_pending_orders
+import flows.progress
 import flows.recover_orders
+import flows.reopened
 import flows.retry_compensations
 import flows.takeover
 import shop.database
@@ -69,7 +72,7 @@ async def _deaf(*_: Any, **__: Any) -> AsyncIterator[Bell]:
     yield Bell()
 
 
-async def _nobody_looks(*_: Any) -> None:
+async def _nobody_looks(*_: Any, **__: Any) -> None:
     pass
 
 
@@ -102,6 +105,10 @@ def without_prefect() -> Iterator[None]:
         patch.object(flows.board, "show_desk", _nobody_looks),
         patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
         patch.object(flows.cancel_order, "_show", _nobody_looks),
+        patch.object(flows.process_order, "show_order", _nobody_looks),
+        patch.object(flows.reopened, "show_order", _nobody_looks),
+        patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
+        patch.object(flows.progress, "acreate_markdown_artifact", _nobody_looks),
         patch.object(flows.takeover, "_leave_artifacts", _nobody_looks),
         patch.object(shop.signals, "listening", _deaf),
         patch.object(shop.notifications.outbox, "is_due", _no_mail),

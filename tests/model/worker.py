@@ -97,6 +97,10 @@ class Worker:
         self.fences: dict[str, int] = {}
         self.dead = False
         self.loop = Loop(self)
+        self.order: str | None = None
+        """Whose run it is, if it is one order's."""
+        self.withdraws: str | None = None
+        """The order that it had when it was cancelled, and that was not shipped then."""
         self.task: asyncio.Task[Any] = self.loop.create_task(story(), name=name)
 
     def __repr__(self) -> str:

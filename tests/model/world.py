@@ -135,6 +135,7 @@ class World:
         self._number += 1
         chosen = self._with_gateway(story(name, order_id, self._kinds[order_id]))
         worker = Worker(f"{name} {self._number}", chosen, fine=self._fine)
+        worker.order = order_id if name == "order" else None
         self._engines.give(worker)
         self.workers.append(worker)
         worker.loop.settle()
@@ -165,6 +166,9 @@ class World:
 
     def cancel(self, worker: Worker) -> None:
         self.trace.append(f"{worker}: is cancelled")
+        order = self.witness.orders.get(worker.order or "")
+        if order is not None and order.outcome is None and order.parcel is None and order.fence == worker.fences.get(order.id):
+            worker.withdraws = order.id
         worker.cancel()
 
     def request_arrives_late(self, number: int) -> None:
@@ -185,6 +189,10 @@ class World:
 
     def lay_down(self, worker: Worker) -> BaseException | None:
         """A worker whose flow has ended goes. Returns what its flow failed with, if that was no fault of the outside."""
+        if worker.withdraws is not None:
+            order = self.witness.orders[worker.withdraws]
+            if not (order.cancelled or order.failure or order.outcome or order.parcel):
+                self.fail(f"{order.id}: its run was cancelled, and it goes forward")
         failure = worker.failure()
         self.crash(worker, counts=False)
         return failure if failure is not None and not is_database_trouble(failure) else None
