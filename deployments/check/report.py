@@ -30,7 +30,10 @@ def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
         if wrong:
             return mistyped + wrong
         mistakes = mistyped + wrong_monitoring()
-        known = Known(Settings(), is_given or _is_given, _prefect_api_url(), _running("WEB_URL"))
+        if is_given is None:
+            theirs = _is_given("PREFECT_API_URL")  # before the running world's is put there
+            is_given = lambda name: theirs if name == "PREFECT_API_URL" else _is_given(name)  # noqa: E731
+        known = Known(Settings(), is_given, _prefect_api_url(), _running("WEB_URL"))
     except StackError as error:
         return [Finding("settings", State.WRONG, str(error))]
     found = [*mistakes, *asyncio.run(look_at_all(known))]

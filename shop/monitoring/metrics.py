@@ -31,6 +31,11 @@ _PLANS = text(
     "('max_parallel_workers_per_gather', '4'), ('work_mem', '32MB')) AS mode(name, value)"
 )
 _NOW = text("SELECT now()")
+# The saga is not known here; the order that completed last went through all of it.
+_SEQUENCE = text(
+    "SELECT step FROM order_step WHERE order_id = (SELECT id FROM customer_order WHERE finished_at IS NOT NULL AND outcome = 'completed' "
+    "ORDER BY finished_at DESC LIMIT 1) ORDER BY number"
+)
 
 
 class Metrics(BaseModel):
@@ -55,7 +60,8 @@ def default_window(config: Monitoring | None = None) -> Window:
 
 
 def read_metrics(window: Window | None = None, *, database_url: str | None = None, steps: Iterable[str] = ()) -> Metrics:
-    """Reads the metrics of a window (None: the configured one). `steps`: the saga's, in its sequence, to be listed also if nothing ran.
+    """Reads the metrics of a window (None: the configured one). `steps`: the saga's, in its sequence, to be listed also if nothing ran; if
+    they are not given, those that ran are listed in the sequence of the last order that completed.
 
     Not from an event loop: it waits for the database. Raises MonitoringConfigError, and SQLAlchemyError if the database is away.
     """
@@ -69,6 +75,8 @@ def read(connection: Connection, window: Window, config: Monitoring, steps: Iter
     connection.execute(_MODE)
     connection.execute(_PLANS)
     commands, compensations = read_commands(connection, window), read_compensations(connection, window)
+    found = {each.step for each in (*commands, *compensations)}
+    names = list(steps) or [step for step in connection.execute(_SEQUENCE).scalars() if step in found]
     events = None
     if config.event_monitoring.enabled:
         payload = payload_sizes(connection, window) if config.event_monitoring.track_payload_size else None
@@ -77,7 +85,7 @@ def read(connection: Connection, window: Window, config: Monitoring, steps: Iter
         window=window,
         read_at=connection.execute(_NOW).scalar_one(),
         events=events,
-        steps=step_metrics(commands, compensations, steps) if config.worker_monitoring.enabled else None,
+        steps=step_metrics(commands, compensations, names) if config.worker_monitoring.enabled else None,
         business=business_metrics(connection, window, commands, compensations),
         system=system_metrics(connection, window) if config.metrics_collection.enabled else None,
     )

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deployments.check import report
 from deployments.check.finding import Finding, State
 from deployments.check.parts import Known, look_at_all
 from deployments.check.report import check, check_settings
@@ -127,8 +129,15 @@ def test_a_prefect_server_with_nothing_deployed_is_told(world: World, prefect_ap
     assert "deploy" in found.mend
 
 
-def test_a_prefect_server_with_everything_is_real(world: World, worker: Worker, prefect_api: PrefectServer) -> None:
+def test_a_prefect_server_with_everything_is_real_or_our_own(
+    world: World, worker: Worker, prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"].state is State.REAL
+    # `make check` beside a running `make run`: nobody has set it, it stands where that says what it has started
+    (tmp_path / "run.env").write_text(f"PREFECT_API_URL={prefect_api.api_url}\n")
+    monkeypatch.setattr(report, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
+    monkeypatch.delenv("PREFECT_API_URL")
+    assert by_part(check())["Prefect server"].state is State.EMBEDDED
 
 
 def test_settings_that_are_wrong_are_all_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

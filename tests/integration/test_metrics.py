@@ -65,6 +65,7 @@ async def test_every_count_of_a_known_mix(saga: World, unique: str) -> None:
 
     steps = steps_of(metrics)
     assert [step.step for step in metrics.steps or []] == STEPS
+    assert [step.step for step in read_metrics(last(hours=1)).steps or []] == STEPS, "the saga's sequence, not the alphabet's"
     counts = {name: (step.commands, step.succeeded, step.refused, step.failed) for name, step in steps.items()}
     assert counts == {
         "validate_order": (9, 8, 1, 0),
