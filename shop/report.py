@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from shop.database import sync_engine, transaction
+from shop.money import fits, round_to
 from shop.outcomes import OrderOutcome, StepTiming, Undone
 from shop.settings import settings
 
@@ -20,6 +21,7 @@ _STEPS = text(
     "SELECT order_id, step, status, attempts, begun_at, extract(epoch FROM ended_at - begun_at)::float AS seconds "
     "FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
 )
+_AMOUNTS = ("amount_charged", "amount_refunded", "amount_at_risk")
 _ENDED = text("SELECT count(*) FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NOT NULL")
 
 
@@ -52,4 +54,7 @@ def _read(connection: Connection, order_ids: Sequence[str]) -> dict[str, OrderOu
 
 def _outcome(row: dict[str, Any], timings: list[StepTiming]) -> OrderOutcome:
     undone = [Undone.model_validate(u) for u in row.pop("undone")]
+    for name in _AMOUNTS:  # as people and programs write them, not with the column's six decimals
+        if fits(row[name], row["currency"]):
+            row[name] = round_to(row[name], row["currency"])
     return OrderOutcome(order_id=row.pop("id"), undone=undone, timings=timings, **row)

@@ -47,6 +47,7 @@ async def test_the_command_shows_how_orders_ended(saga: World, unique: str, tmp_
         line["order_id"]: line for line in map(json.loads, filter(lambda line: line.startswith("{"), capsys.readouterr().out.splitlines()))
     }
     assert ended[f"CLI-{unique}-A"]["outcome"] == Outcome.COMPLETED
+    assert (ended[f"CLI-{unique}-A"]["amount_charged"], ended[f"CLI-{unique}-B"]["amount_charged"]) == ("999.99", "0.00")
     assert ended[f"CLI-{unique}-B"]["outcome"] == Outcome.COMPENSATED
     assert saga.charges(f"CLI-{unique}-A") == 1
     assert saga.charges(f"CLI-{unique}-B") == 0
