@@ -12,8 +12,8 @@ from shop.pictures.figures import Figures
 from shop.pictures.svg import as_image
 from shop.pictures.words import duration, for_markdown, markdown_table
 
-_BAD = 0.05
-"""An error rate that is shown in red."""
+_ENOUGH = "every product has more than a fifth of its pieces left"
+_ELSEWHERE = "the stock is at the inventory service, which is asked there"
 
 
 def charts(figures: Figures, steps: Sequence[str]) -> dict[str, Chart]:
@@ -27,7 +27,7 @@ def charts(figures: Figures, steps: Sequence[str]) -> dict[str, Chart]:
         "latency": lines_over_time("From submission to outcome", {"p50": figures.p50, "p95": figures.p95}, times),
         "outcomes": rows("Outcomes", _outcomes(figures), none="no order ended"),
         "errors": rows("Error rate per step", _errors(figures, steps), top=1, none="no step ended"),
-        "stock": rows("Stock that runs low", _stock(figures), top=1, none="every product has more than a fifth of its pieces left"),
+        "stock": rows("Stock that runs low", _stock(figures), top=1, none=_ENOUGH if figures.low_stock is not None else _ELSEWHERE),
     }
 
 
@@ -70,8 +70,11 @@ def numbers(figures: Figures, steps: Sequence[str]) -> str:
         tables.append(markdown_table(("currency", "charged", "refunded", "at risk"), money))
     known = {each.step: each for each in figures.steps}
     if done := [known[step] for step in _sequence(figures, steps)]:
-        cells = [(s.step, f"{s.ended:,}", f"{s.failed:,}", f"{100 * s.error_rate:.1f} %", f"{s.retried:,}", f"{s.undone:,}") for s in done]
-        tables.append(markdown_table(("step", "ended", "failed", "error rate", "retried", "undone"), cells))
+        cells = [
+            (s.step, f"{s.ended:,}", f"{s.refused:,}", f"{s.failed:,}", f"{100 * s.error_rate:.1f} %", f"{s.retried:,}", f"{s.undone:,}")
+            for s in done
+        ]
+        tables.append(markdown_table(("step", "ended", "refused", "failed", "error rate", "retried", "undone"), cells))
     if figures.low_stock:
         stock = [(p.product_id, p.name, f"{p.available:,}", f"{p.received:,}") for p in figures.low_stock]
         tables.append(markdown_table(("product", "name", "available", "ever received"), stock))
@@ -94,7 +97,7 @@ def _errors(figures: Figures, steps: Sequence[str]) -> list[tuple[str, float, st
     found = []
     for step in _sequence(figures, steps):
         s = known[step]
-        colour = "bad" if s.error_rate >= _BAD else "warning" if s.failed else "good"
+        colour = "bad" if s.error_rate > figures.bad_rate else "warning" if s.failed else "good"
         found.append((step, s.error_rate, f"{100 * s.error_rate:.1f} % ({s.failed:,} of {s.ended:,})", colour))
     return found
 
@@ -102,7 +105,7 @@ def _errors(figures: Figures, steps: Sequence[str]) -> list[tuple[str, float, st
 def _stock(figures: Figures) -> list[tuple[str, float, str, str]]:
     return [
         (p.product_id, p.available / max(1, p.received), f"{p.available:,} of {p.received:,}", "bad" if p.available <= 0 else "warning")
-        for p in figures.low_stock
+        for p in figures.low_stock or ()
     ]
 
 

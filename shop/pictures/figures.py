@@ -9,7 +9,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from sqlalchemy import text
 
 from shop.database import transaction
+from shop.monitoring.commands import REFUSALS
+from shop.monitoring.config import monitoring
 from shop.outcomes import Outcome
+from shop.settings import settings
 
 _LOW = 8
 """So many products are shown, those with the least first."""
@@ -38,7 +41,9 @@ _MONEY = text(
 )
 _STEPS = text(
     """
-    SELECT step, count(*)::int AS ended, count(*) FILTER (WHERE status = 'failed')::int AS failed,
+    SELECT step, count(*)::int AS ended,
+        count(*) FILTER (WHERE status = 'failed' AND NOT coalesce(remark = ANY (CAST(:refusals AS text[])), false))::int AS failed,
+        count(*) FILTER (WHERE status = 'failed' AND remark = ANY (CAST(:refusals AS text[])))::int AS refused,
         count(*) FILTER (WHERE attempts > 1)::int AS retried, count(*) FILTER (WHERE undo_status = 'done')::int AS undone
     FROM order_step WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until GROUP BY step
     """
@@ -64,12 +69,14 @@ class Money(BaseModel):
 
 
 class StepFigures(BaseModel):
-    """One step, over the time. `failed` counts business noes too, such as a card that is declined."""
+    """One step, over the time."""
 
     model_config = ConfigDict(frozen=True)
     step: str
     ended: int
     failed: int
+    refused: int = 0
+    """A business "no", such as a card that is declined: no failure of ours."""
     retried: int
     undone: int
 
@@ -104,11 +111,13 @@ class Figures(BaseModel):
     p95_overall: float | None = None
     money: list[Money]
     steps: list[StepFigures]
-    low_stock: list[LowStock]
-    """As it is now."""
+    low_stock: list[LowStock] | None
+    """As it is now. None: the stock is at an inventory service."""
     waiting: int
     """Orders without an outcome, now."""
     oldest_seconds: float | None
+    bad_rate: float = 0.05
+    """An error rate above it is bad: `error_rate_threshold` of the monitoring's configuration."""
 
     @property
     def total(self) -> int:
@@ -130,7 +139,7 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         orders = (await tx.execute(_ORDERS, asked)).all()
         latency = (await tx.execute(_LATENCY, asked)).all()
         money = (await tx.execute(_MONEY, times)).mappings().all()
-        steps = (await tx.execute(_STEPS, times)).mappings().all()
+        steps = (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS)})).mappings().all()
         stock = (await tx.execute(_STOCK, {"most": _LOW})).mappings().all()
         waiting = (await tx.execute(_WAITING)).one()
     ended = {outcome: [0] * parts for outcome in Outcome}
@@ -149,7 +158,10 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         p95_overall=overall[1],
         money=[Money(**row) for row in money],
         steps=[StepFigures(**row) for row in steps],
-        low_stock=[LowStock(product_id=row["id"], name=row["name"], available=row["available"], received=row["received"]) for row in stock],
+        low_stock=None
+        if settings().inventory_service_url
+        else [LowStock(product_id=row["id"], name=row["name"], available=row["available"], received=row["received"]) for row in stock],
         waiting=waiting.orders,
         oldest_seconds=waiting.oldest,
+        bad_rate=monitoring().worker_monitoring.error_rate_threshold,
     )

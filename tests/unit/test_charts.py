@@ -144,3 +144,13 @@ def test_words_are_shortened_and_the_axis_ends_above_the_highest() -> None:
     assert "40" in [shape.text for shape in chart.shapes if isinstance(shape, Words)]
     long = rows("t", [("x" * 60, 1, "", "good")])
     assert max(len(shape.text) for shape in long.shapes if isinstance(shape, Words)) <= 26
+
+
+def test_what_is_bad_is_configured() -> None:
+    assert marks(charts(figures(bad_rate=0.09), [])["errors"], "bad")
+    assert not marks(charts(figures(bad_rate=0.1), [])["errors"], "bad")
+
+
+def test_stock_that_is_elsewhere_is_not_said_to_be_enough() -> None:
+    said = [shape.text for shape in charts(figures(low_stock=None), [])["stock"].shapes if isinstance(shape, Words)]
+    assert any("inventory service" in text for text in said)
