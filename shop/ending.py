@@ -47,11 +47,17 @@ _TELL = text("SELECT pg_notify(:channel, '')")
 LAST_SECONDS = 120
 """So long after its last pause an order that was put off, and has no outcome, still counts as waiting for what it was put off for."""
 # Only what is still under one of these leases: after a commit that was not heard of, an order may have ended, and may be another's again.
+# No long pause for what is to be cancelled, nor for what the gateway told something of while its worker was about to put it off.
 _LATER = text(
-    "UPDATE customer_order SET lease_id = NULL, waits_for = :why, waits_since = CASE WHEN CAST(:why AS text) IS NULL THEN NULL "
-    "WHEN waits_for = :why AND not_before > now() - make_interval(secs => :last) THEN waits_since ELSE now() END, not_before = now() "
-    "+ make_interval(secs => CASE WHEN cancel_requested_at IS NULL THEN :seconds ELSE least(:seconds, 1) END) "
-    "WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NULL AND lease_id = ANY(CAST(:leases AS uuid[]))"
+    """
+    UPDATE customer_order o SET lease_id = NULL, waits_for = :why,
+        waits_since = CASE WHEN CAST(:why AS text) IS NULL THEN NULL
+            WHEN waits_for = :why AND not_before > now() - make_interval(secs => :last) THEN waits_since ELSE now() END,
+        not_before = now() + make_interval(secs => CASE
+            WHEN cancel_requested_at IS NOT NULL OR EXISTS (SELECT 1 FROM payment_event e WHERE e.order_id = o.id AND e.handled_at IS NULL
+                AND e.received_at > now() - interval '5 seconds') THEN least(:seconds, 1) ELSE :seconds END)
+    WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NULL AND lease_id = ANY(CAST(:leases AS uuid[]))
+    """
 )
 # From now on its holder looks at each order's fence: somebody may still be on its way with one of these.
 _LOOK_CLOSER = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[]))")

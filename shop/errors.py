@@ -173,6 +173,16 @@ class PaymentGatewayUnavailable(PaymentGatewayError):
         self.retry_after = retry_after
 
 
+class PaymentKeyRefused(PaymentGatewayError):
+    """The gateway does not accept our key. No order is to blame for that: none is undone, they wait until the key is set anew."""
+
+    code = PaymentGatewayUnavailable.code  # to an order, and to who is to be told, it is the same: nobody can be charged just now
+
+    def __init__(self, error_message: str, retry_after: float) -> None:
+        super().__init__("authentication", error_message, retryable=True)
+        self.retry_after = retry_after
+
+
 class PaymentNeedsCustomer(PaymentError):
     """The customer's bank waits for the customer, to whom the shop's page has to show its question (3-D Secure). Nothing has been charged
     yet. The order waits, and keeps its stock."""

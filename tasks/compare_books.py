@@ -19,7 +19,11 @@ from tasks.limits import PAYMENT_GATEWAY, slots
 
 async def _worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     error: object = await state.aresult(raise_on_failure=False)
-    return error.retryable if isinstance(error, OrderError) else isinstance(error, BaseException) and is_database_trouble(error)
+    return (
+        error.retryable and error.retry_after is None
+        if isinstance(error, OrderError)
+        else isinstance(error, BaseException) and is_database_trouble(error)
+    )
 
 
 @task(

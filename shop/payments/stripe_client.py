@@ -23,7 +23,7 @@ from typing import Any
 from shop.errors import PaymentDeclined, PaymentGatewayError, PaymentNeedsCustomer, PaymentRefused
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe_calls import StripeCalls
-from shop.payments.stripe_errors import NotAccepted
+from shop.payments.stripe_errors import NotAccepted, StoredFailure
 from shop.payments.stripe_money import to_units
 from shop.payments.stripe_records import Intent, RefundRecord, expect, read, to_payment, to_refund
 from shop.payments.stripe_statement import EXPAND, PAGE, StripeStatement, checked_id
@@ -108,7 +108,7 @@ class StripeGateway:
         checked = checked_id(payment_id)
 
         async def ask(key: str) -> Payment:
-            refused: PaymentGatewayError | None = None
+            refused: NotAccepted | None = None
             try:
                 await self._calls(lambda s: s.v1.payment_intents.cancel_async(checked, {}, {"idempotency_key": key}), key=key)
             except NotAccepted as error:
@@ -118,6 +118,8 @@ class StripeGateway:
                 raise _processing()
             payment = await self._payment(intent)
             if payment.status is PaymentStatus.CREATED:
+                if refused is not None and refused.next_key is not None:
+                    raise StoredFailure(refused.error_code, refused.error_message, next_key=refused.next_key)
                 raise refused or PaymentGatewayError("bad_answer", "Stripe answered a payment that can still be charged", retryable=True)
             return payment
 

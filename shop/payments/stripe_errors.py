@@ -8,13 +8,15 @@ from http import HTTPStatus
 
 import httpx
 
-from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError
+from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentKeyRefused
 from shop.payments.stripe_records import tame
 from shop.payments.stripe_sdk import stripe
 
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 _LONGEST_WAIT = 300.0
 """Whatever Stripe, or somebody in between, says."""
+_KEY_SECONDS = 60.0
+"""So long an order waits before it is tried whether the key has been set anew."""
 _MAY_PASS = frozenset({"idempotency_key_in_use", "lock_timeout", "rate_limit"})
 
 
@@ -28,7 +30,10 @@ class StoredFailure(PaymentGatewayError):
 
 
 class NotAccepted(PaymentGatewayError):
-    """The request does not fit the object as it is now, such as a confirmation of a payment that has succeeded; or it is wrong."""
+    """The request does not fit the object as it is now, such as a confirmation of a payment that has succeeded; or it is wrong.
+    `next_key`: as with `StoredFailure`, if Stripe only repeats what it said when the object was another."""
+
+    next_key: str | None = None
 
 
 def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
@@ -38,7 +43,7 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
     if status < 400:
         return PaymentGatewayError("bad_answer", "Stripe's answer makes no sense", retryable=True)
     if isinstance(error, stripe.AuthenticationError):
-        return PaymentGatewayError("authentication", "Stripe does not accept the key: STRIPE_API_KEY has to be set anew", retryable=False)
+        return PaymentKeyRefused("Stripe does not accept the key: STRIPE_API_KEY has to be set anew", _KEY_SECONDS)
     if isinstance(error, stripe.PermissionError):
         return PaymentGatewayError("permission", "the key in STRIPE_API_KEY may not do this: give it the rights at Stripe", retryable=False)
     if status == HTTPStatus.PAYMENT_REQUIRED:
@@ -49,7 +54,9 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
     if isinstance(error, stripe.IdempotencyError):
         return PaymentGatewayError("idempotency_conflict", "Stripe knows this idempotency key with another request", retryable=False)
     if isinstance(error, stripe.InvalidRequestError) and code not in _MAY_PASS:
-        return NotAccepted(code or f"http_{status}", message, retryable=False)
+        refused = NotAccepted(code or f"http_{status}", message, retryable=False)
+        refused.next_key = _next_key(key, headers)
+        return refused
     failed = code or ("rate_limit" if isinstance(error, stripe.RateLimitError) else f"http_{status}")
     if status >= 500 and (next_key := _next_key(key, headers)) is not None:
         return StoredFailure(failed, message, next_key=next_key)

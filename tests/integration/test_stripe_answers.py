@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
+from shop.errors import (
+    PaymentDeclined,
+    PaymentError,
+    PaymentGatewayError,
+    PaymentGatewayTimeout,
+    PaymentGatewayUnavailable,
+    PaymentKeyRefused,
+)
 from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.stripe_client import StripeGateway
@@ -127,7 +134,8 @@ async def test_a_wait_that_makes_no_sense_is_not_honoured(header: str, seconds: 
 async def test_a_wrong_key_stops_at_once_and_names_the_setting() -> None:
     async with stripe_that_says(error("401 Unauthorized", message=f"Invalid API Key provided: {KEY}")) as said:
         async for told in asked_in_every_way(said.gateway):
-            assert (type(told), told.error_code, told.retryable) == (PaymentGatewayError, "authentication", False)
+            assert (type(told), told.error_code, told.retryable) == (PaymentKeyRefused, "authentication", True)
+            assert told.retry_after is not None, "no retry by the task: the order waits"
             assert "STRIPE_API_KEY" in str(told)
 
 
@@ -213,6 +221,24 @@ async def test_a_failure_that_is_not_stored_is_left_to_the_caller() -> None:
         with pytest.raises(PaymentGatewayError, match="http_500"):
             await said.gateway.confirm("pi_1", key="confirm")
         assert len(said.asked) == 1
+
+
+async def test_a_stored_refusal_to_cancel_is_not_believed_once_the_payment_is_another() -> None:
+    """It was `processing`, and could not be cancelled. Now it can, and could still be paid."""
+    cancelled = False
+
+    def answer(request: Request) -> bytes:
+        nonlocal cancelled
+        if request.method == "GET":
+            return http(OPEN | {"status": "canceled" if cancelled else "requires_payment_method"})
+        if request.key == "cancel":
+            return error("400 Bad Request", "Idempotent-Replayed: true", "Original-Request: req_1")
+        cancelled = True
+        return http(OPEN | {"status": "canceled"})
+
+    async with stripe_that_says(answer) as said:
+        assert (await said.gateway.cancel("pi_1", key="cancel")).status is PaymentStatus.CANCELLED
+        assert [request.key for request in said.asked if request.method == "POST"] == ["cancel", "cancel-req_1"]
 
 
 async def test_stored_failures_have_an_end() -> None:

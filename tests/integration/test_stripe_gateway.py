@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from shop import names
-from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentNeedsCustomer, PaymentRefused
+from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentKeyRefused, PaymentNeedsCustomer, PaymentRefused
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.stripe_client import StripeGateway
 from tests.localstripe_server import KEY, LocalStripe
@@ -295,9 +295,9 @@ async def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, unique: st
 
 async def test_a_key_that_stripe_does_not_know_stops_at_once(localstripe: LocalStripe, unique: str) -> None:
     gateway = StripeGateway(localstripe.url, "xk_wrong_secret", PATIENCE, 1)
-    with pytest.raises(PaymentGatewayError, match="STRIPE_API_KEY") as refused:
+    with pytest.raises(PaymentKeyRefused, match="STRIPE_API_KEY") as refused:
         await new(gateway, unique)
-    assert (refused.value.error_code, refused.value.retryable) == ("authentication", False)
+    assert refused.value.error_code == "authentication"
     assert "wrong_secret" not in str(refused.value)
     await gateway.aclose()
 

@@ -16,7 +16,7 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop import intake, report
 from shop.outcomes import OrderOutcome, Outcome
-from shop.payments.gateways import gateway
+from shop.payments.gateways import close_gateway, gateway
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile
 from shop.settings import settings
@@ -92,6 +92,48 @@ async def test_an_order_waits_for_its_customer_and_keeps_its_stock(stripe_saga: 
     assert ended(unique).outcome is Outcome.COMPLETED
     assert stripe_saga.charges(unique) == 1
     assert stripe_saga.shipments(unique) == 1
+    stripe_saga.assert_books_balance()
+
+
+@pytest.mark.parametrize("when", ["before it is charged", "before it is refunded"])
+async def test_a_key_that_is_not_accepted_undoes_no_order(
+    stripe_saga: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """A key that was rolled must not send all that is waiting to the desk."""
+    ids = [f"{unique}-{number}" for number in range(8)]
+    charged = when == "before it is refunded"
+    intake.submit([paid_by("pm_card_visa", an_order(order_id, country="AQ" if charged else "US")) for order_id in ids])
+    key = settings().stripe_api_key
+    if charged:  # by a worker that is gone
+        for order_id in ids:
+            made = await gateway().create(
+                order_id=order_id,
+                amount=Decimal("999.99"),
+                currency="USD",
+                method="credit_card",
+                card_last4=None,
+                token="pm_card_visa",
+                key="k",
+            )
+            await gateway().confirm(made.id, key="c")
+    await close_gateway()
+    monkeypatch.setenv("STRIPE_API_KEY", "rk_rolled_away")  # localstripe takes no such keys
+    settings.cache_clear()
+    await asyncio.wait_for(drain(), 60)
+    rows = stripe_saga.sql("SELECT outcome, waits_for, lease_id FROM customer_order")
+    assert [tuple(row) for row in rows] == [(None, "payment_gateway_unavailable", None)] * 8
+    assert stripe_saga.sql("SELECT 1 FROM attention") == []
+
+    await close_gateway()
+    assert key is not None
+    monkeypatch.setenv("STRIPE_API_KEY", key.get_secret_value())
+    settings.cache_clear()
+    stripe_saga.sql("UPDATE customer_order SET not_before = NULL")
+    await drain()
+    assert {ended(order_id).outcome for order_id in ids} == {Outcome.COMPENSATED if charged else Outcome.COMPLETED}
+    back = Decimal("999.99") if charged else Decimal(0)
+    assert [stripe_saga.money(order_id) for order_id in ids] == [(Decimal("999.99"), back)] * 8
+    assert stripe_saga.stock("PROD-001")[1] == 0
     stripe_saga.assert_books_balance()
 
 

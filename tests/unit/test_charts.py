@@ -132,7 +132,7 @@ def test_the_page_has_every_chart_and_the_numbers() -> None:
         "10 orders ended; 90.0 % completed; half within 1.20 s, 95 % within 6.00 s; 2 under way or waiting, the oldest for 1 min 15 s"
         in plain
     )
-    assert plain.index("| process_payment | 10 | 1 | 10.0 % | 2 | 1 |") < plain.index("| old_step |")
+    assert plain.index("| process_payment | 10 | 0 | 1 | 10.0 % | 2 | 1 |") < plain.index("| old_step |")
     assert "| PROD-003 | Keyboard | 0 | 10 |" in plain
 
 
