@@ -19,11 +19,9 @@ from tasks.limits import PAYMENT_GATEWAY, slots
 
 async def _worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     error: object = await state.aresult(raise_on_failure=False)
-    return (
-        error.retryable and error.retry_after is None
-        if isinstance(error, OrderError)
-        else isinstance(error, BaseException) and is_database_trouble(error)
-    )
+    if isinstance(error, OrderError):
+        return error.retryable and error.retry_after is None
+    return isinstance(error, BaseException) and is_database_trouble(error)
 
 
 @task(

@@ -14,8 +14,13 @@ from deployments.samples import Sample, load_samples
 from deployments.samples.stripe import at_stripe
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, report
+from shop import intake, journal, report
+from shop.database import transaction
+from shop.ending import put_off
+from shop.lease import lease
 from shop.outcomes import OrderOutcome, Outcome
+from shop.payment_events import inbox
+from shop.payment_events.event import PaymentEvent
 from shop.payments.gateways import close_gateway, gateway
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile
@@ -135,6 +140,18 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
     assert [stripe_saga.money(order_id) for order_id in ids] == [(Decimal("999.99"), back)] * 8
     assert stripe_saga.stock("PROD-001")[1] == 0
     stripe_saga.assert_books_balance()
+
+
+async def test_what_stripe_tells_while_an_order_is_being_put_off_is_not_missed(stripe_saga: StripeWorld, unique: str) -> None:
+    """Its worker had looked before, and nobody waits yet who could be woken."""
+    intake.submit([an_order(unique)])
+    async with lease() as mine:
+        async with transaction() as tx:
+            (order,) = await journal.claim(tx, mine, most=1, ids=[unique])
+        assert not (await inbox.store(PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), "pi_1", unique))).woke
+        await put_off([order], 60, why="payment_needs_customer")
+    ((pause,),) = stripe_saga.sql("SELECT not_before - now() FROM customer_order")
+    assert pause.total_seconds() <= 1
 
 
 async def test_a_run_of_its_own_waits_for_its_customer(stripe_saga: StripeWorld, unique: str) -> None:
