@@ -24,9 +24,11 @@ async def watch_orders() -> dict[str, int]:
     `worker_monitoring.enabled: false`.
     """
     watched = await asyncio.to_thread(watch)
-    told = await emit_alert_events() if await notices.is_due("event") else 0
-    if await notices.is_due("mail", "webhook", waited=PATIENCE_SECONDS):
-        await tell_people_of_alerts()
+    try:
+        told = await emit_alert_events() if await notices.is_due("event") else 0
+    finally:  # people are told all the same
+        if await notices.is_due("mail", "webhook", waited=PATIENCE_SECONDS):
+            await tell_people_of_alerts()
     log = get_run_logger()
     if not watched.judged:
         log.info("nothing was judged: it is turned off, or was done a moment ago")

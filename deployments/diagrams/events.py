@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from uuid import UUID
 
+from prefect.events.schemas.automations import Posture
+
 from deployments.automations import automations
 from deployments.diagrams import story
 from deployments.diagrams.architecture import reached
@@ -49,7 +51,8 @@ def order_events(saga: Saga, home: Path) -> Conversation:
         if automation is None:
             continue
         expect: set[str] = getattr(automation.trigger, "expect", set())
-        expected = ", ".join(sorted(expect)) if len(expect) == 1 else "no heartbeat"
+        silent = getattr(automation.trigger, "posture", None) == Posture.Proactive
+        expected = "no heartbeat" if silent else ", ".join(sorted(expect))
         actions = ", ".join(words(str(action.type)) for action in automation.actions)
         items.append(Block("opt", ((name, (Message(PREFECT, LATER, f"{expected}: {actions}"),)),)))
     scheduled = [Message(PREFECT, LATER, f"{each.name}, {when}") for each in deployed(home) for when in each.schedules]

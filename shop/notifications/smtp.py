@@ -21,6 +21,7 @@ from aiosmtplib import (
     SMTP,
     SMTPAuthenticationError,
     SMTPException,
+    SMTPRecipientRefused,
     SMTPResponseException,
     SMTPSenderRefused,
 )
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _CLOSING = 421
 _TOO_BIG = 552
+_LOGIN_FIRST = 530
+_NO_RELAY = re.compile(r"\brelay", re.IGNORECASE)
+"""Postfix and others refuse so at each recipient, when they do not know us: that is about no recipient."""
 _STARTTLS = {"required": True, "never": False, "if-offered": None}
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
 
@@ -143,6 +147,9 @@ class _Connection:
         if isinstance(no, SMTPSenderRefused) and no.code >= 500 and no.code != _TOO_BIG:
             await self.close()
             raise ServerTrouble(f"the mail server refuses the sender: look at SHOP_EMAIL and the login in SMTP_URL ({said})")
+        if isinstance(no, SMTPRecipientRefused) and (no.code == _LOGIN_FIRST or _NO_RELAY.search(no.message or "")):
+            await self.close()
+            raise ServerTrouble(f"the mail server takes no mail to others from us: look at the login in SMTP_URL ({said})")
         with suppress(SMTPException, OSError, TimeoutError):
             async with asyncio.timeout(self._seconds):
                 await client.rset()

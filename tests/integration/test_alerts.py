@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import flows.watch_orders
 from deployments.stack.environment import environment
 from shop.alerts import notices
 from shop.alerts.rules import ALL, REST, Rule
@@ -271,3 +272,25 @@ async def test_without_a_mail_server_it_is_in_the_maildir(shop: Shop) -> None:
     assert await tell_people() == (1, 0)
     (file,) = (settings().mail_dir / "new").iterdir()
     assert b"<script>" not in file.read_bytes().partition(b"text/html")[2]
+
+
+async def test_people_are_told_also_if_the_prefect_server_hears_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    async def due(*_: str, waited: float = 0) -> bool:
+        return True
+
+    async def fails() -> int:
+        raise ConnectionError("no events today")
+
+    async def tells() -> dict[str, int]:
+        told.append("people")
+        return {}
+
+    monkeypatch.setattr(flows.watch_orders, "watch", lambda: Watched(judged=False))
+    monkeypatch.setattr(notices, "is_due", due)
+    monkeypatch.setattr(flows.watch_orders, "emit_alert_events", fails)
+    monkeypatch.setattr(flows.watch_orders, "tell_people_of_alerts", tells)
+    with pytest.raises(ConnectionError):
+        await flows.watch_orders.watch_orders.fn()
+    assert told == ["people"]

@@ -278,6 +278,22 @@ class TestRefusals:
         assert {what for what, _ in (await state(shop)).values()} == {"waiting"}
         assert "SHOP_EMAIL" in str((await state(shop))["A"][1])
 
+    @pytest.mark.parametrize(
+        "said", ["554 5.7.1 <x@example.com>: Relay access denied", "530 5.7.0 Authentication required", "550 relaying denied"]
+    )
+    async def test_a_server_that_does_not_know_us_refuses_no_customer(self, shop: Shop, server: MailServer, said: str) -> None:
+        """Or all confirmations of a night would be given up for a login that was changed."""
+        server.answer_recipient = lambda _: said
+        await store(shop, "A", "B")
+        await put([confirmation("A"), confirmation("B")])
+        assert await outbox.deliver() == (0, 2)
+        assert {what for what, _ in (await state(shop)).values()} == {"waiting"}
+        assert "SMTP_URL" in str((await state(shop))["A"][1])
+        server.answer_recipient = lambda _: None
+        await make_all_due(shop)
+        assert await outbox.deliver() == (2, 0)
+        assert sorted(server.ids) == sorted([id_of("A"), id_of("B")])
+
 
 class TestBrokenConnections:
     async def test_one_that_drops_after_the_text(self, shop: Shop, server: MailServer) -> None:

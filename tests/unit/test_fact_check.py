@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from shop.confirmation import template
+from shop.confirmation.check.contacts import CONTACT
 from shop.confirmation.check.fact_check import check_words, fact_check
 from shop.confirmation.check.finding import Finding, Kind
 from shop.confirmation.check.normal import normal
@@ -364,3 +365,8 @@ class TestTemplate:
         said = "1 item:" if facts.item_count == 1 else f"{facts.item_count} items:"
         texts["order_summary"] = texts["order_summary"].replace(f"has {said}", f"has {facts.item_count + more + 5} items:")
         assert fact_check(texts, order, facts, SETTINGS)
+
+
+def test_a_number_to_text_to_is_somebody_elses() -> None:
+    assert [match.group() for match in CONTACT.finditer("Text STOP to opt out.")] == ["Text STOP"]
+    assert not CONTACT.search("You get a text message once it has left.")

@@ -17,7 +17,7 @@ _LINK = (
 )
 _PHONE = (
     r"\+ ?\d[\d ()./-]{5,}|\(?\b0?\d{2,4}\)?[ ./-]\d{2,4}[ ./-]\d{2,}[\d ./-]*|\b\d{3}[ .-]\d{4}\b|\b0\d{2,}[ /-]?\d{4,}"
-    rf"|(?:{NUMBER_WORD}[ -]){{5,}}|\b(?:text [A-Z]{(3,)}|our number|unsere nummer|notre numero|nuestro numero|nostro numero|nosso numero|ons nummer|sms|whatsapp|telegram|signal messenger|hotline|toll-free|wechat)\b"
+    rf"|(?:{NUMBER_WORD}[ -]){{5,}}|\b(?:(?:text|sms) (?-i:[A-Z]{{3,}})|our number|unsere nummer|notre numero|nuestro numero|nostro numero|nosso numero|ons nummer|sms|whatsapp|telegram|signal messenger|hotline|toll-free|wechat)\b"
 )
 _AS_MONEY = re.compile(r"\d{1,3}(?:[ ,.']\d{3})+(?:[.,]\d{2})?")
 CONTACT = re.compile(rf"{_E_MAIL}|{_LINK}|{_PHONE}", re.IGNORECASE)
