@@ -54,15 +54,15 @@ async def _leave_artifacts(orders: Sequence[OrderUnderWay]) -> None:
         more = [f"\n... and {len(orders) - len(rows)} more"] if len(orders) > len(rows) else []
         table = ["| order | begun by | why | so far | now |", "| --- | --- | --- | --- | --- |", *rows, *more]
         await acreate_markdown_artifact("\n".join(table), key="recovered-orders", description="Orders that this run took over")
-        left = {order.left_by for order in orders if order.left_by and order.takeovers} - {str(flow_run.id)}
+        lost = [order for order in orders if order.left_behind and order.left_by not in {None, str(flow_run.id)}]
         async with get_client() as client:
-            for run in sorted(left)[:_TOLD_ONE_BY_ONE]:
-                theirs = [_safe(order.id) for order in orders if order.left_by == run]
+            for run in sorted({str(order.left_by) for order in lost})[:_TOLD_ONE_BY_ONE]:
+                theirs = [_safe(order.id) for order in lost if order.left_by == run]
                 link = f"{link_to_run(flow_run.id, _safe(flow_run.name or 'this run'))} recovered {', '.join(theirs[:_TOLD_ONE_BY_ONE])}"
                 await client.create_artifact(
                     ArtifactCreate(key="recovered-by", type="markdown", data=link, description="Who went on", flow_run_id=UUID(run))
                 )
-        await _leave_pages([order for order in orders if order.left_by in left][:_TOLD_ONE_BY_ONE])
+        await _leave_pages(lost[:_TOLD_ONE_BY_ONE])
     except Exception as error:  # noqa: BLE001  (pictures are nice to have; orders go first)
         get_run_logger().warning("the takeover could not be shown as an artifact: %s", type(error).__name__)
 
@@ -91,7 +91,7 @@ def _left_by(order: OrderUnderWay) -> str:
 def _why(order: OrderUnderWay) -> str:
     if order.cancel_reason is not None and order.failure is None:
         return "it is to be cancelled"
-    return "its worker's lease ran out" if order.takeovers else "its worker handed it back"
+    return "its worker's lease ran out" if order.left_behind else "its worker handed it back"
 
 
 def _how_far(order: OrderUnderWay) -> str:

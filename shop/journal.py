@@ -26,7 +26,7 @@ _DEAD_LEASES = text("SELECT id FROM lease WHERE until < now() FOR UPDATE SKIP LO
 _TAKEN_FROM = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[])) AND NOT taken_from")
 _CLAIM = """
     WITH mine AS (
-        SELECT o.id, o.flow_run_id FROM customer_order o
+        SELECT o.id, o.flow_run_id, o.lease_id IS NOT NULL AS left_behind FROM customer_order o
         WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now())
           AND (o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
                OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
@@ -34,11 +34,11 @@ _CLAIM = """
         ORDER BY o.number LIMIT :most FOR UPDATE OF o SKIP LOCKED
     )
     UPDATE customer_order o
-    SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN o.lease_id IS NULL THEN 0 ELSE 1 END,
+    SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN mine.left_behind THEN 1 ELSE 0 END,
         started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id)
     FROM mine WHERE o.id = mine.id
     RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.cancel_reason, o.failing_step, o.failure,
-        mine.flow_run_id AS left_by
+        mine.flow_run_id AS left_by, mine.left_behind
 """
 _CLAIM_ANY = text(_CLAIM.format(which=""))
 _CLAIM_BEGUN = text(_CLAIM.format(which="AND o.fence > 0"))
@@ -137,6 +137,7 @@ async def claim(
             lease,
             row["takeovers"],
             left_by=row["left_by"],
+            left_behind=row["left_behind"],
             submitted_at=row["submitted_at"],
             cancel_reason=row["cancel_reason"],
         )

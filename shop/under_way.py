@@ -43,6 +43,8 @@ class OrderUnderWay:
     takeovers: int = 0
     left_by: str | None = None
     """The flow run that had it before."""
+    left_behind: bool = False
+    """Whether whoever had it before had not handed it back: its lease had run out when this worker claimed it."""
     submitted_at: datetime | None = None
     cancel_reason: str | None = None
     """Why it is to be cancelled, if somebody had asked for that when it was claimed."""

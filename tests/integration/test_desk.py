@@ -99,7 +99,7 @@ async def test_an_order_reaches_the_desk_and_the_ui(saga: World, unique: str) ->
     saga.assert_books_balance()
     rows, description = await shown()
     shown_row = rows[order_id]
-    assert shown_row["at risk"] == "999.99 USD"
+    assert (shown_row["step"], shown_row["at risk"]) == ("process_payment", "999.99 USD")
     assert shown_row["since"].endswith("UTC")
     assert "takes no refunds" in shown_row["last error"]
     assert "refunded_by_hand" in shown_row["what to do"]
@@ -470,6 +470,8 @@ async def test_a_release_that_fails_needs_attention_too(saga: World, unique: str
         await process_order(an_order(order_id, card="0000"), return_state=True)
     row = on_desk(saga, order_id)
     assert (row.step, row.amount_at_risk, row.error_code) == ("check_inventory", 0, "step_broken")
+    shown_row = (await shown())[0][order_id]
+    assert (shown_row["step"], shown_row["at risk"]) == ("check_inventory", "0.00 USD")
     assert saga.stock("PROD-001") == (100, 1)
     with pytest.raises(ResolutionIncomplete, match="no money is at risk"):
         await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="r")
@@ -490,10 +492,12 @@ async def test_money_settled_by_hand_does_not_hide_stock_that_is_still_held(
 
         broken.setattr("shop.inventory.give_back", cannot)
         await stuck(saga, order_id)
+        assert (await shown())[0][order_id]["step"] == "process_payment"
         state = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="r", return_state=True)
         assert state.name == "NeedsAttention"
     row = on_desk(saga, order_id)
     assert (row.step, row.amount_at_risk, row.amount_by_hand, row.resolution) == ("check_inventory", 0, PRICE, None)
+    assert (await shown())[0][order_id]["step"] == "check_inventory", "what is still to be undone"
     saga.assert_books_balance()
     assert (await retry(saga))["need_attention"] == 0
     assert saga.stock("PROD-001") == (100, 0)

@@ -155,19 +155,22 @@ async def test_an_order_whose_lease_ran_out_is_taken_over(shop: Shop) -> None:
     assert await shop.claim() == [], "its worker lives"
     await shop.let_leases_run_out()
     (new,) = await shop.claim()
-    assert (new.fence, new.takeovers) == (2, 1)
+    assert (new.fence, new.takeovers, new.left_behind) == (2, 1, True)
     assert new.journal[CHARGE].notes == {"payment_id": "pay_1"}
     assert new.undo_plan() == (CHARGE,)
     await shop.let_leases_run_out()
     (third,) = await shop.claim()
-    assert (third.fence, third.takeovers) == (3, 2)
+    assert (third.fence, third.takeovers, third.left_behind) == (3, 2, True)
+    await ending.put_off([third], seconds=0)
+    (fourth,) = await shop.claim()
+    assert (fourth.fence, fourth.takeovers, fourth.left_behind) == (4, 2, False), "this one was handed back"
 
 
 async def test_an_order_whose_lease_is_gone_is_taken_over(shop: Shop) -> None:
     await shop.under_way(an_order("A"))
     await shop.rows("DELETE FROM lease")
     (new,) = await shop.claim()
-    assert (new.fence, new.takeovers) == (2, 1)
+    assert (new.fence, new.takeovers, new.left_behind) == (2, 1, True)
 
 
 async def test_a_lease_lives_as_long_as_its_body(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +199,7 @@ async def test_what_is_handed_back_is_claimable_at_once_and_is_no_takeover(shop:
         await begin(RESERVE, [a])
         assert await ending.finish([b], SAGA) == {"B": "completed"}
     again = await shop.claim()
-    assert [(order.id, order.fence, order.takeovers) for order in again] == [("A", 2, 0), ("C", 2, 0)]
+    assert [(order.id, order.fence, order.takeovers, order.left_behind) for order in again] == [("A", 2, 0, False), ("C", 2, 0, False)]
     assert again[0].undo_plan() == (RESERVE,)
     assert await shop.value("SELECT outcome FROM customer_order WHERE id = 'B'") == "completed"
 

@@ -522,6 +522,7 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
         await books.declined(),
         await books.completed("OTHER", product="PROD-004", price="249.00"),
     )
+    back = await books.completed("BACK", product="LAPTOP", price="1299.00")
     sql, world = books.world.sql, books.world
     assert await books.found() == []
     sql("UPDATE product SET on_hand = on_hand - 3 WHERE id = 'PROD-001'")
@@ -534,6 +535,8 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
         id=undone,
     )
     sql("DELETE FROM shipment WHERE order_id = :id", id=other)
+    sql("UPDATE shipment SET returned_at = now() WHERE order_id = :id", id=back)
+    sql("UPDATE product SET on_hand = on_hand + 1 WHERE id = 'LAPTOP'")
     found = {(d.kind, d.order_id or d.product_id): (d.ours, d.theirs) for d in await books.found()}
     assert found == {
         (Kind.STOCK_ON_HAND, "PROD-001"): ("96 on hand", "100 received - 1 shipped = 99"),
@@ -544,9 +547,12 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
         (Kind.SHIPMENT_WITHOUT_ORDER, "GHOST"): ("no such order", "shipped as T-1"),
         (Kind.SHIPMENT_OF_UNCOMPLETED_ORDER, undone): ("compensated", "shipped as T-2"),
         (Kind.COMPLETED_WITHOUT_SHIPMENT, other): ("completed", "no shipment"),
+        (Kind.COMPLETED_WITHOUT_SHIPMENT, back): ("completed", "no shipment"),
     }
     assert world.stock("PROD-001") == (96, 0)
+    assert world.stock("LAPTOP") == (20, 0)
     assert world.shipments(done) == 1
+    assert world.money(back) == (Decimal("1299.00"), 0), "paid for, and not at the customer's: for a person"
 
 
 # -- many --------------------------------------------------------------------------------------------------------------

@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.sorting import FlowRunSort
 
 from tests.waiting import until
 
@@ -29,19 +32,37 @@ async def deployed(prefect_api: Any) -> AsyncIterator[dict[str, Any]]:
             await client.delete_deployment(deployment.id)
 
 
+EVERY = {
+    "process-pending-orders": 300,
+    "recover-orders": 60,
+    "retry-compensations": 60,
+    "handle-payment-events": 60,
+    "watch-orders": 60,
+    "show-dashboard": 120,
+}
+"""Seconds."""
+DAILY = {"reconcile-payments": time(3, 17), "purge": time(4, 43), "daily-report": time(0, 20)}
+"""UTC."""
+
+
 async def test_the_schedules_are_planned_by_the_server(deployed: dict[str, Any]) -> None:
-    scheduled = {deployment.id for deployment in deployed.values() if deployment.schedules}
-    assert {"process-pending-orders", "recover-orders"} <= {d.name for d in deployed.values() if d.id in scheduled}
+    """Each of them, at its times; and no other deployment runs by itself."""
+    scheduled = {name: d for name, d in deployed.items() if not d.paused and any(schedule.active for schedule in d.schedules)}
+    assert set(scheduled) == EVERY.keys() | DAILY.keys()
+    runs: dict[str, list[datetime]] = {}
 
     async def planned() -> bool:
         async with get_client() as client:
-            runs = [
-                await client.read_flow_runs(deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[each])), limit=1)
-                for each in scheduled
-            ]
-        return all(some and some[0].auto_scheduled for some in runs)
+            for name, deployment in scheduled.items():
+                mine = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+                found = await client.read_flow_runs(deployment_filter=mine, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=3)
+                runs[name] = [run.expected_start_time for run in found if run.auto_scheduled and run.expected_start_time]
+        return all(len(times) == 3 for times in runs.values())
 
-    await until(planned, 60, "runs that the scheduler plans")
+    await until(planned, 60, "three runs of each that the scheduler plans")
+    pauses = {name: {round((later - earlier).total_seconds()) for earlier, later in pairwise(times)} for name, times in runs.items()}
+    assert pauses == {name: {pause} for name, pause in {**EVERY, **dict.fromkeys(DAILY, 86_400)}.items()}
+    assert {name: {when.astimezone(UTC).time() for when in runs[name]} for name in DAILY} == {name: {at} for name, at in DAILY.items()}
 
 
 async def test_the_form_of_an_order_is_filled_in_and_still_required(deployed: dict[str, Any]) -> None:

@@ -1,0 +1,90 @@
+"""A run that goes on with what another had begun says so, in its log and in its artifact: which order, from which step on, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+
+from flows.recover_orders import recover_orders
+from shop.desk.cancel import ask_to_cancel_sync
+from shop.outcomes import Outcome
+from tests.integration.artifacts import artifacts
+from tests.integration.test_log_lines_of_runs import shown_in_the_ui
+from tests.integration.test_process_order import stop_while_charging
+from tests.integration.world import World, an_order
+
+PRICE = Decimal("999.99")
+DEAD = UUID(int=11)
+
+
+@dataclass(frozen=True)
+class Left:
+    """How an order came to be left in the middle of its charge, and what is to be said of it."""
+
+    name: str
+    why: str
+    then: str = "it goes on"
+    lease_over: bool = False
+    cancelled: bool = False
+    takeovers: int = 0
+    """So often its lease had run out before, which has nothing to do with why it is left now."""
+
+
+LEFT = [
+    Left("its lease ran out", "its worker's lease ran out", lease_over=True),
+    Left("it was handed back", "its worker handed it back"),
+    Left("it was handed back, and had been taken over once", "its worker handed it back", takeovers=1),
+    Left("it is to be cancelled", "it is to be cancelled", cancelled=True),
+    Left("it is to be cancelled, and its lease ran out", "it is to be cancelled", lease_over=True, cancelled=True),
+]
+
+
+async def leave(saga: World, order_id: str, left: Left, monkeypatch: pytest.MonkeyPatch) -> UUID:
+    """Its run is told to go while it is being charged. Returns which run that was."""
+
+    async def told_to_go(run_id: str) -> None:
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", run_id)
+
+    await stop_while_charging(saga, an_order(order_id, card="0341"), told_to_go)
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID")
+    if left.lease_over:
+        saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() - interval '1 second')", id=DEAD)
+        saga.sql("UPDATE customer_order SET lease_id = :lease WHERE id = :id", lease=DEAD, id=order_id)
+    if left.cancelled:
+        await asyncio.to_thread(ask_to_cancel_sync, order_id, reason="bought twice", requested_by="ann")
+    saga.sql("UPDATE customer_order SET takeovers = :n WHERE id = :id", n=left.takeovers, id=order_id)
+    return UUID(saga.order(order_id).flow_run_id)
+
+
+@pytest.mark.parametrize("left", LEFT, ids=lambda left: left.name)
+async def test_whoever_goes_on_says_with_which_order_from_where_and_why(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, left: Left
+) -> None:
+    order_id = f"TOLD-{unique}"
+    before = await leave(saga, order_id, left, monkeypatch)
+    assert set(saga.journal(order_id)) == {"validate_order", "check_inventory", "process_payment"}
+
+    state = await recover_orders(return_state=True)
+
+    assert (await state.aresult())["recovered"] == 1
+    me = state.state_details.flow_run_id
+    so_far = "done so far: validate_order, check_inventory"
+    said = await shown_in_the_ui(me, f"recovering order {order_id}")
+    assert said == f"recovering order {order_id} ({left.why}): {so_far}; {left.then}"
+    (table,) = await artifacts("recovered-orders", me)
+    (row,) = [line for line in str(table.data).splitlines() if order_id in line]
+    assert row == f"| {order_id} | [the run before](../../runs/flow-run/{before}) | {left.why} | {so_far} | {left.then} |"
+    links = [str(link.data) for link in await artifacts("recovered-by", before)]
+    assert len(links) == left.lease_over, "the run before is told who went on only if it had lost the order"
+    assert all(f"](../../runs/flow-run/{me}) recovered {order_id}" in link for link in links)
+
+    assert saga.order(order_id).outcome == (Outcome.COMPENSATED if left.cancelled else Outcome.COMPLETED)
+    assert saga.order(order_id).takeovers == left.takeovers + left.lease_over
+    assert saga.charges(order_id) == 1
+    assert saga.money(order_id) == (PRICE, PRICE if left.cancelled else 0)
+    assert saga.stock("PROD-001") == ((100, 0) if left.cancelled else (99, 0))
+    saga.assert_books_balance()
