@@ -17,7 +17,8 @@ from prefect.logging import get_run_logger
 from shop.retention.customers import erase_customers, erased_ones
 from shop.retention.traces import purge_traces
 
-_RUNS_OF_ONE_ORDER = "process-order"
+_RUNS_OF_ONE_ORDER = ["process-order", "cancel-order", "resolve-order", "accept-discrepancies"]
+"""Flows whose parameters are an order, or what people have written about one."""
 _MOST_UNREADABLE = 50
 _PAGE = 200
 
@@ -36,9 +37,10 @@ async def erase_old_customers(days: float) -> int:
 
 @task(name="delete_runs_of_erased_orders", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=3)
 async def delete_runs_of_erased_orders(days: float) -> int:
-    """The Prefect server keeps a run's parameters, and so the order: those that ended so long ago go, if their order is erased."""
+    """The Prefect server keeps a run's parameters, and so the order, or why somebody cancelled it: those runs that ended so long ago go, if
+    their order is erased."""
     ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=datetime.now(UTC) - timedelta(days=days)))
-    flows, deleted, kept = FlowFilter(name=FlowFilterName(any_=[_RUNS_OF_ONE_ORDER])), 0, 0
+    flows, deleted, kept = FlowFilter(name=FlowFilterName(any_=_RUNS_OF_ONE_ORDER)), 0, 0
     async with get_client() as client:
         page, unreadable = _PAGE, 0
         while True:
@@ -71,5 +73,5 @@ async def delete_runs_of_erased_orders(days: float) -> int:
 
 def _order_of(parameters: dict[str, Any]) -> str | None:
     order = parameters.get("order")
-    given = order.get("id") if isinstance(order, dict) else None
+    given = order.get("id") if isinstance(order, dict) else parameters.get("order_id")
     return str(given).strip() if isinstance(given, str | int) else None

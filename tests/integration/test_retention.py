@@ -13,6 +13,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from sqlalchemy import create_engine, text
 
 from deployments.stack.postgres import EmbeddedPostgres
+from flows.cancel_order import cancel_order
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.purge import purge
@@ -216,14 +217,16 @@ async def test_runs_of_erased_orders_go_from_the_prefect_server(
     name = f"{PLANTED}{unique}"
     for order_id in (old, young):
         await process_order({**planted(order_id), "customer_name": name}, return_state=True)
+        await cancel_order(order_id, reason=f"{name} moved away", requested_by=name, confirmed=False, return_state=True)
     age(saga, old)
     monkeypatch.setenv("CUSTOMER_DATA_DAYS", "0.0000001")  # the server's runs cannot be aged
     settings.cache_clear()
     saga.sql("UPDATE customer_order SET finished_at = now() + interval '1 day' WHERE id = :id", id=young)
-    assert (await purge())["runs"] == 1
+    assert (await purge())["runs"] == 2
+    kinds = ("order", "preview cancelling")
     async with get_client() as client:
-        ours = FlowRunFilter(name=FlowRunFilterName(any_=[f"order {old}", f"order {young}"]))
-        assert [run.name for run in await client.read_flow_runs(flow_run_filter=ours)] == [f"order {young}"]
+        ours = FlowRunFilter(name=FlowRunFilterName(any_=[f"{kind} {order}" for kind in kinds for order in (old, young)]))
+        assert sorted(run.name for run in await client.read_flow_runs(flow_run_filter=ours)) == [f"{kind} {young}" for kind in kinds]
 
 
 async def test_traces_go_after_their_time(world: World) -> None:
