@@ -18,6 +18,7 @@ from flows.waiting import let_wait
 from shop.database import is_database_trouble, patiently
 from shop.ending import finish, put_off
 from shop.errors import BatchStruggling, LeaseLost
+from shop.monitoring.log_context import about_order
 from shop.saga import Step
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
@@ -145,6 +146,8 @@ class Lane:
 
     async def _guarded(self, doing: Coroutine[Any, Any, Any], orders: Sequence[OrderUnderWay]) -> None:
         """This worker's lease goes on living, so orders that it can do nothing for have to be handed back, or nobody ever could."""
+        if len(orders) == 1:
+            about_order(orders[0].id)
         try:
             await doing
         except LeaseLost as lost:

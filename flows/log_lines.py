@@ -7,17 +7,19 @@ from typing import Any
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.configuration import ensure_logging_setup
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from structlog.contextvars import get_contextvars
 
 from shop import logs
 from shop.monitoring.config import monitoring
 from shop.monitoring.log_context import add_source
-from shop.monitoring.log_lines import Lines
+from shop.monitoring.log_lines import Lines, as_text, lines_of
 from shop.monitoring.masking import mask
 from shop.settings import settings
 
 _OF_RUNS = ("prefect.flow_runs", "prefect.task_runs")
+_BESIDE = ("flow_", "task_", "deployment_", "work_")
+"""What Prefect adds to the lines of a run, about the run."""
 _OUTSIDE_OF_TASKS = "prefect.orders"
 """`get_logger("orders")`: lines of what runs beside the tasks, which Prefect itself shows on the console only."""
 
@@ -28,11 +30,14 @@ def configure() -> None:
     logs.configure()
     add_source(_run)
     config = monitoring()
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler) and not isinstance(handler.formatter, _Masked):
+            handler.setFormatter(_Masked(handler.formatter))
     for name in (logs.LOGGER, _OUTSIDE_OF_TASKS, *_OF_RUNS):
         log = logging.getLogger(name)
         for handler in log.handlers:
-            if isinstance(handler, APILogHandler) and not any(isinstance(each, _Masking) for each in handler.filters):
-                handler.addFilter(_Masking())
+            if isinstance(handler, APILogHandler):
+                handler.setFormatter(_AsText())
         if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
             log.addHandler(_ToTheUI())
         if name != logs.LOGGER and logs.to_file(config.logging):
@@ -62,14 +67,27 @@ class _ToTheUI(APILogHandler):
             super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask(super().format(record), settings())
+        return _text(record)
 
 
-class _Masking(logging.Filter):
-    """For Prefect's own handlers: the record has its message masked from here on."""
+class _AsText(logging.Formatter):
+    """The same for Prefect's own handlers of runs' lines."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        said = record.getMessage()
-        if (shown := mask(said, settings())) != said:
-            record.msg, record.args = shown, ()
-        return True
+    def format(self, record: logging.LogRecord) -> str:
+        return _text(record)
+
+
+def _text(record: logging.LogRecord) -> str:
+    """Masked, and without what the UI shows beside it."""
+    return as_text({key: value for key, value in lines_of(record).items() if not key.startswith(_BESIDE)})
+
+
+class _Masked(logging.Formatter):
+    """Prefect's own lines on the console, as Prefect makes them; exceptions are masked, too."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(self._inner.format(record), settings())

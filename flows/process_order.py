@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import ExitStack
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from shop.errors import GivenUp, LeaseLost, OrderCancelled, OrderConflict, Order
 from shop.intake import STORING, store_one, submit_one
 from shop.intake_content import take_in
 from shop.lease import hand_back_all, lease
+from shop.monitoring.log_context import about_one
 from shop.names import run_name
 from shop.notifications import outbox
 from shop.notifications.kinds import ALL_OF_AN_ORDER
@@ -67,11 +69,13 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     `OrderConflict` if another order is known under its id.
     """
     order_id = ""
+    context = ExitStack()
     try:
         async with lease() as mine, signals.listening(signals.FINISHED) as bell:
             cancelling = Cancelling()
             try:
                 order_id, claimed = await _take_in(order, mine)
+                context.enter_context(about_one(order_id))
                 cancelling.opened = order_id if claimed else None
                 while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
                     # a drain, or another run, works on it: its outcome is ours; or it waits for the gateway
@@ -82,11 +86,13 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
                 await _leave(mine, cancelling)
                 raise
         await _send_mail(order_id)
+        await show_order(order_id)
     except BaseException as failure:  # cancelled, most likely: by now the order is undone, or handed back
         if order_id:
             await show_order(order_id, leaving=not isinstance(failure, Exception))
         raise
-    await show_order(order_id)
+    finally:
+        context.close()
     await all_told()
     await board.settle()
     return state_of(known)

@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 
 from flows.order_picture import show_order
 from flows.saga import ORDER_SAGA
+from shop.monitoring.log_context import about_one
 from shop.under_way import OrderUnderWay
 
 _TOLD_ONE_BY_ONE = 20
@@ -34,7 +35,8 @@ def tell_of_takeovers(orders: Sequence[OrderUnderWay]) -> None:
     log = get_run_logger()
     shown = resumed[:_TOLD_ONE_BY_ONE]
     for order in shown:
-        log.info("recovering order %s (%s): %s; %s", order.id, _why(order), _how_far(order), _then(order))
+        with about_one(order.id):
+            log.info("recovering order %s (%s): %s; %s", order.id, _why(order), _how_far(order), _then(order))
     if len(resumed) > len(shown):
         log.info("recovering %d more orders", len(resumed) - len(shown))
     telling = asyncio.create_task(_leave_artifacts(resumed))

@@ -22,6 +22,13 @@ def about(step: str, orders: Sequence[OrderUnderWay]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def about_one(order_id: str) -> Iterator[None]:
+    """Lines of this block, and of what it starts, are about this order."""
+    with bound_contextvars(order_id=order_id):
+        yield
+
+
 def about_order(order_id: str) -> None:
     """From here on this asyncio task is about this order."""
     bind_contextvars(order_id=order_id)

@@ -75,12 +75,16 @@ def _clock(created: int) -> str:
 
 def for_people(made: EventDict, created: float) -> str:
     """One line, with the order and step that it is about unless it says so itself; an exception below it."""
+    return f"{_clock(int(created))} | {made['level'].upper():<7} | {made['logger']} - {as_text(made)}"
+
+
+def as_text(made: EventDict) -> str:
+    """The same without when and by whom, for where that is shown anyway."""
     said = made["event"]
     about = [str(made[key]) for key in _ON_THE_LINE if key in made and str(made[key]) not in said]
     more = [f" {key}={value}" for key, value in made.items() if key not in _NOT_MORE]
     which = f" [{', '.join(about)}]" if about else ""
-    line = f"{_clock(int(created))} | {made['level'].upper():<7} | {made['logger']} - {said}{which}{''.join(more)}"
-    return line.replace("\n", " ") + (f"\n{made['exception']}" if "exception" in made else "")
+    return f"{said}{which}{''.join(more)}".replace("\n", " ") + (f"\n{made['exception']}" if "exception" in made else "")
 
 
 _all: WeakSet[Lines] = WeakSet()

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 import pytest
+import structlog
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.logging import get_run_logger
@@ -56,8 +57,45 @@ async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(saga: World
     assert ours["event"] == f"reserving for [mail address], marker {unique}"
     task = next(line for line in lines(saga) if f"word {unique}" in line["event"])
     assert (task["order_id"], task["flow_run_id"]) == (f"LINES-{unique}", str(run_id))
-    assert await shown_in_the_ui(run_id, f"marker {unique}") == ours["event"]
-    assert await shown_in_the_ui(run_id, f"word {unique}") == f"the task says [card number], word {unique}"
+    where = f"[LINES-{unique}, check_inventory]"
+    assert await shown_in_the_ui(run_id, f"marker {unique}") == f"{ours['event']} {where}"
+    assert await shown_in_the_ui(run_id, f"word {unique}") == f"the task says [card number], word {unique} {where}"
+    about = [line for line in lines(saga) if line.get("flow_run_id") == str(run_id) and line["logger"] != "prefect.flow_runs"]
+    assert about
+    assert {line.get("order_id") for line in about} == {f"LINES-{unique}"}, "every line says its order, also outside of the steps"
+
+
+async def test_exceptions_and_fields_are_masked_in_the_ui_too(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reserve = inventory.reserve
+
+    async def talkative(*given: Any, **more: Any) -> Any:
+        try:
+            int(f"mail jane@doe.example card 4242 4242 4242 4242, cause {unique}")
+        except ValueError:
+            logging.getLogger("shop.inventory").exception("broke, mark %s", unique)
+            get_run_logger().exception("the task broke, sign %s", unique)
+        structlog.stdlib.get_logger("shop.inventory").warning(f"structured {unique}", customer={"name": "Jane Doe"}, pieces=3)
+        return await reserve(*given, **more)
+
+    monkeypatch.setattr(inventory, "reserve", talkative)
+    configure()
+    state = await process_order(an_order(f"MASKED-{unique}"), return_state=True)
+    run_id = state.state_details.flow_run_id
+    for word in ("mark", "sign"):
+        shown = await shown_in_the_ui(run_id, f"{word} {unique}")
+        assert f"mail [mail address] card [card number], cause {unique}" in shown
+        assert "ValueError" in shown
+        assert "jane@" not in shown
+        assert "4242" not in shown
+    structured = await shown_in_the_ui(run_id, f"structured {unique}")
+    assert "pieces=3" in structured
+    assert "Jane" not in structured
+    said = "".join(capfd.readouterr())
+    assert f"cause {unique}" in said
+    assert "jane@" not in said
+    assert "4242 4242" not in said
 
 
 async def test_orders_of_a_batch_have_a_line_each_in_the_file(saga: World, unique: str) -> None:
