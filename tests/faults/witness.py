@@ -83,11 +83,15 @@ def all_ended(world: World, order_ids: Collection[str] | None = None) -> bool:
     return set(order_ids) <= ended if order_ids is not None else len(ended) == world.sql("SELECT count(*) FROM customer_order")[0][0]
 
 
-def assert_right(world: World, orders: Mapping[str, Any], expected: Mapping[str, Outcome] | None = None) -> None:
+def assert_right(
+    world: World, orders: Mapping[str, Any], expected: Mapping[str, Outcome] | None = None, *, shelf: World | None = None
+) -> None:
     """Every order has its one right outcome, no effect happened twice, and the books balance.
 
-    The orders are all of the shop's; each is one piece of `PRODUCT`, or of something that is sold out, at `PRICE`.
+    The orders are all of the shop's; each is one piece of `PRODUCT`, or of something that is sold out, at `PRICE`. `shelf`: where their
+    stock is, if that is not the shop's own database.
     """
+    shelf = shelf or world
     wanted = expected or {order_id: ENDS[order_id.split("-")[0]] for order_id in orders}
     ends = report.read(list(orders))
     others = {i: (end.outcome, end.failing_step, end.reasons) for i, end in ends.items() if end.outcome is not wanted[i]}
@@ -100,8 +104,8 @@ def assert_right(world: World, orders: Mapping[str, Any], expected: Mapping[str,
         assert sum(charges) - back == (PRICE if order_id in completed else 0), f"{order_id}: {charges} charged, {back} refunded"
         assert (sum(charges), back) == (end.amount_charged, end.amount_refunded), f"{order_id}: the books say something else"
     assert {row.order_id for row in world.sql("SELECT order_id FROM shipment")} == completed
-    assert world.stock(PRODUCT) == (STOCK - len(completed), 0)
-    assert not world.sql("SELECT 1 FROM reservation WHERE state = 'held'")
+    assert shelf.stock(PRODUCT) == (STOCK - len(completed), 0)
+    assert not shelf.sql("SELECT 1 FROM reservation WHERE state = 'held'")
     assert not world.sql("SELECT 1 FROM order_step WHERE undo_due AND order_id <> ALL(:kept)", kept=list(completed))
     balance = read_books(world.database_url)
     assert balance.balanced, balance.rows
@@ -111,7 +115,7 @@ def assert_mails(world: World, orders: Mapping[str, Any]) -> None:
     """Whoever gets a parcel has one confirmation, whoever got money back has one mail about it, whoever could not pay or ordered what is
     not there has one that says so, and nobody has another. The CRM has the same."""
     ends = report.read(list(orders))
-    wanted = Counter((i, kind) for i, end in ends.items() for kind in _due(end))
+    wanted = Counter((i, kind) for i, end in ends.items() for kind in due(end))
     sent = world.sql("SELECT order_id, kind FROM outbox WHERE sent_at IS NOT NULL")
     told = Counter((row.order_id, row.kind) for row in sent)
     assert told == wanted, f"sent and not due: {told - wanted}; due and not sent: {wanted - told}"
@@ -122,14 +126,15 @@ def assert_mails(world: World, orders: Mapping[str, Any]) -> None:
     assert len(world.labels()) == sum(kind == "confirmation" for _, kind in wanted)
 
 
-def _due(end: OrderOutcome) -> list[str]:
-    due = {
+def due(end: OrderOutcome) -> list[str]:
+    """The kinds of mails that its customer gets."""
+    kinds = {
         "confirmation": end.outcome is Outcome.COMPLETED,
         "refund": end.amount_refunded > 0,
         "payment_failed": end.outcome is Outcome.COMPENSATED and end.failing_step == "process_payment" and not end.amount_charged,
         "out_of_stock": end.outcome is Outcome.OUT_OF_STOCK,
     }
-    return [kind for kind, is_due in due.items() if is_due]
+    return [kind for kind, is_due in kinds.items() if is_due]
 
 
 _OPEN = """
