@@ -11,6 +11,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -197,10 +198,9 @@ def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
 
 def assert_told(outside: Outside, pauses: dict[str, Pause]) -> None:
     """Everybody has what is due and nothing else; what came twice is the same, and comes from a process that was paused over it."""
-    outcomes = report.read(list(pauses))
-    told = {(i, Kind(kind)) for i, end in outcomes.items() for kind in due(end)}
+    told = {(i, Kind(kind)) for i, end in report.read(list(pauses)).items() for kind in due(end)}
     mails = {message_id(i, kind, settings()): pauses[i] for i, kind in told}
-    hooks = {webhook(i, kind, outcomes[i].submitted_at, {}).id: pauses[i] for i, kind in told}
+    hooks = {webhook(i, kind, datetime.now(UTC), {}).id: pauses[i] for i, kind in told}
     for name, expected, heard in (
         (MAIL, mails, [(taken.id, taken.data) for taken in outside.mails.taken]),
         (HOOK, hooks, [(told.id, str(told.body).encode()) for told in outside.crm.heard]),
@@ -239,7 +239,7 @@ def pause_everywhere(
 
 
 def in_their_sequence(pauses: Sequence[Pause], own_runs: bool) -> list[Pause]:
-    return [pause for _, pause in sorted(enumerate(pauses), key=lambda each: in_a_run_of_its_own(*each, own_runs))]
+    return [pause for _, pause in sorted(enumerate(pauses), key=lambda each: in_a_run_of_its_own(each[0], each[1], own_runs))]
 
 
 def in_a_run_of_its_own(number: int, pause: Pause, own_runs: bool) -> bool:

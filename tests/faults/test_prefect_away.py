@@ -12,9 +12,12 @@ import pytest
 
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.worker import Worker
-from deployments.trigger import run_order, submit_orders, wake_pending_lane
+from deployments.trigger import run_order, start_own_run, submit_orders, wake_pending_lane
 from shop import report
+from shop.intake_content import take_in
 from shop.outcomes import Outcome
+from tests.faults.gates import gates
+from tests.faults.test_stopped import state
 from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, order_of
 from tests.integration.world import World
 from tests.nursery.nursery import Nursery
@@ -59,6 +62,39 @@ async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
     assert worker.running()
     orders[last["id"]] = last
     assert_right(deployed, orders)
+
+
+async def test_the_server_dies_while_a_worker_s_run_is_under_way(
+    deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
+) -> None:
+    """In the middle of shipping. The run's process takes its order to its outcome without the server, and says so when it is back."""
+    order = order_of("good", unique)
+    with gates(deployed.database_url) as gate:
+        gate.shut("shipment", order["id"])
+        run = await asyncio.to_thread(start_own_run, take_in(order))
+
+        async def shipping() -> bool:
+            return bool(gate.waiting("shipment", order["id"]))
+
+        await until(shipping, 60, "the run to come to the pivot")
+        kill(frail_prefect)
+        assert deployed.charges(order["id"]) == 1
+        assert not all_ended(deployed), "in the middle"
+        gate.open("shipment", order["id"])
+        await all_end(deployed, 30, "the order to end while the server is away")
+    assert not frail_prefect.running()
+    assert_right(deployed, {order["id"]: order})
+
+    await asyncio.to_thread(frail_prefect.start)
+
+    async def shown() -> bool:
+        return state(frail_prefect, str(run.id)) == "COMPLETED"
+
+    await until(shown, 60, "the run to be shown as completed")
+    assert worker.running()
+    assert_right(deployed, {order["id"]: order})
+    assert_mails(deployed, {order["id"]: order})
+    assert deployed.sql("SELECT fence, takeovers FROM customer_order") == [(1, 0)], "it was the run's own from beginning to end"
 
 
 @pytest.mark.parametrize("how", ["killed", pytest.param("hanging", marks=pytest.mark.slow)])
