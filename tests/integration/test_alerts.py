@@ -17,9 +17,14 @@ from shop.alerts import notices
 from shop.alerts.rules import ALL, REST, Rule
 from shop.alerts.sending import tell_people
 from shop.alerts.watch import Watched, watch
+from shop.ending import put_off, remember_failures
+from shop.errors import CarrierTimeout, InventoryUnavailable, OrderError, PaymentDeclined, PaymentGatewayUnavailable
 from shop.monitoring.config import Monitoring, WorkerMonitoring
 from shop.settings import settings
+from shop.under_way import OrderUnderWay
+from shop.work import Work, run_outside
 from tests.integration.domain import Shop, an_order
+from tests.integration.scripted import ACT, Outside, some
 from tests.integration.world import html_of, text_of
 from tests.mail_server import MailServer, Taken, mail_server
 
@@ -163,6 +168,44 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
     assert 960 <= found[Rule.ORDER_WAITING, "LATE"].value < 1020
     await shop.rows("UPDATE customer_order SET outcome = 'completed', finished_at = now() WHERE id IN ('LATE', 'AWAY')")
     assert (await judge(shop)).cleared == 2
+
+
+@pytest.mark.parametrize(
+    ("away", "subject"),
+    [
+        (PaymentGatewayUnavailable(30), "payment-gateway.sandbox"),
+        (InventoryUnavailable("away", retry_after=30), "inventory-service"),
+        (CarrierTimeout("no answer"), "carrier.embedded"),
+    ],
+)
+async def test_what_is_away_is_one_alert_however_many_orders_it_fails(shop: Shop, away: OrderError, subject: str) -> None:
+    """An order by itself that is put off leaves a failed step behind, until it goes on; so does an undo."""
+    away.retry_after = 30
+    names = [f"O-{number:02}" for number in range(24)]
+
+    async def fails(_: OrderUnderWay) -> dict[str, Any]:
+        raise away
+
+    for order in await some(shop, *names):
+        undone = order.id > "O-20"
+        if undone:
+            await run_outside(Work(ACT, [order]), Outside())
+            order.failure = PaymentDeclined("card_declined", "no")
+            await remember_failures([order])
+        with pytest.raises(type(away)):
+            await run_outside(Work(ACT, [order], undo=undone), fails)
+        await put_off([order], 30, why=away.code)
+    assert await shop.value("SELECT count(*) FROM order_step WHERE status = 'failed'") == 21
+    assert await shop.value("SELECT count(*) FROM order_step WHERE undo_status = 'failed'") == 3
+    await shop.rows("UPDATE customer_order SET waits_since = now() - interval '1 min'")
+    await judge(shop)
+    assert {key: alert.value for key, alert in (await open_alerts(shop)).items()} == {(Rule.OUTSIDE_AWAY, subject): 24}
+
+    await shop.rows(
+        "UPDATE customer_order SET outcome = 'compensated', finished_at = now(), failure = CAST(:f AS jsonb)", f=json.dumps(away.details())
+    )
+    await judge(shop)
+    assert set(await open_alerts(shop)) == {(Rule.ERROR_RATE, ALL), (Rule.ERROR_RATE, "act")}, "orders that are undone because of it failed"
 
 
 async def test_one_pause_of_a_circuit_is_no_alert(shop: Shop) -> None:
