@@ -14,6 +14,7 @@ import pytest
 import flows.watch_orders
 from deployments.stack.environment import environment
 from shop.alerts import notices
+from shop.alerts.mail import posted
 from shop.alerts.rules import ALL, REST, Rule
 from shop.alerts.sending import tell_people
 from shop.alerts.watch import Watched, watch
@@ -134,6 +135,25 @@ async def test_turned_off(shop: Shop) -> None:
     assert (await judge(shop)).raised == 2, "of the step, and over all"
     assert (await judge(shop, NO_RATES)).cleared == 2
     assert "not watched any more" in await shop.value("SELECT DISTINCT over_because FROM alert WHERE over_at IS NOT NULL")
+
+
+async def test_what_is_open_when_watching_is_turned_off_is_over(shop: Shop, server: MailServer) -> None:
+    await on_the_desk(shop, "A")
+    await steps(shop, "process_payment", failed=30)
+    assert (await judge(shop)).raised == 3
+    assert await tell_people() == (3, 0)
+    assert await judge(shop, OFF) == Watched(True, cleared=3)
+    assert await tell_people() == (3, 0)
+    for mail in server.taken[3:]:
+        assert "over: " in str(mail.mail["Subject"])
+        for part in (text_of(mail.mail), html_of(mail.mail)):
+            assert "Over, because it is not watched any more: worker_monitoring.enabled is off." in " ".join(part.split())
+    await notices.note(await notices.claim("event"))
+    told = [posted(notice)["text"] for notice in await notices.claim("event")]
+    assert len(told) == 3
+    assert all("worker_monitoring.enabled is off" in text for text in told)
+    assert await judge(shop, OFF) == Watched(judged=False)
+    assert (await judge(shop)).raised == 3, "what is still wrong when it is turned on again is another alert"
 
 
 async def test_a_flood_is_not_a_mail_for_each_order(shop: Shop) -> None:
