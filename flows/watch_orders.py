@@ -23,10 +23,10 @@ async def watch_orders() -> dict[str, int]:
     is over. Judges at most once in `health_check_interval_seconds`, however many workers run this. With
     `worker_monitoring.enabled: false` nothing is judged, and what is open is over.
     """
-    watched = await asyncio.to_thread(watch)
     try:
+        watched = await asyncio.to_thread(watch)
         told = await emit_alert_events() if await notices.is_due("event") else 0
-    finally:  # people are told all the same
+    finally:  # people are told all the same of what is known
         if await notices.is_due("mail", "webhook", waited=PATIENCE_SECONDS):
             await tell_people_of_alerts()
     log = get_run_logger()

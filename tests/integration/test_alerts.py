@@ -10,10 +10,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from prefect.events import Event
 
 import flows.watch_orders
+import tasks.tell_alerts
 from deployments.stack.environment import environment
-from shop.alerts import notices
+from shop.alerts import notices, sending
 from shop.alerts.mail import posted
 from shop.alerts.rules import ALL, REST, Rule
 from shop.alerts.sending import tell_people
@@ -329,6 +331,44 @@ async def test_a_webhook_beside_the_mail(shop: Shop, server: MailServer) -> None
     assert await shop.value("SELECT string_agg(way, ',') FROM alert_notice WHERE sent_at IS NULL") == "event"
 
 
+async def test_what_this_version_has_no_words_for_holds_up_nobody(
+    shop: Shop, server: MailServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    emitted, bodies = list[str](), list[str]()
+
+    class Server:
+        async def __aenter__(self) -> Server:
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def emit(self, event: Event) -> None:
+            emitted.append(event.resource.id)
+
+    async def nothing(_: object) -> list[Any]:
+        return []
+
+    async def hook(_: object, __: str, body: dict[str, Any]) -> None:
+        bodies.append(body["resource"])
+
+    monkeypatch.setattr(tasks.tell_alerts, "get_client", Server)
+    monkeypatch.setattr(tasks.tell_alerts, "get_events_client", lambda **_: Server())
+    monkeypatch.setattr(tasks.tell_alerts, "related_resources_from_run_context", nothing)
+    monkeypatch.setattr(sending, "_posted", hook)
+    with environment({"ALERT_WEBHOOK_URL": "http://127.0.0.1:9/"}):
+        await on_the_desk(shop, "A", "B", "C")
+        await judge(shop)
+        await shop.rows("UPDATE alert SET rule = 'of_a_newer_version' WHERE subject = 'A'")
+        await shop.rows("UPDATE alert SET details = '{\"orders\": 1}', subject = 'and more', rule = 'error_rate' WHERE subject = 'B'")
+        assert await tasks.tell_alerts.emit_alert_events.fn() == 1
+        assert await tell_people() == (2, 4)
+    assert emitted == bodies == ["shop.order.C"]
+    assert len(server.taken) == 1
+    unsent = await shop.rows("SELECT way, error FROM alert_notice WHERE sent_at IS NULL ORDER BY way, error")
+    assert unsent == [(way, error) for way in ("event", "mail", "webhook") for error in ("KeyError", "ValueError")]
+    assert "could be made of alert" in caplog.text
+
+
 async def test_without_a_mail_server_it_is_in_the_maildir(shop: Shop) -> None:
     await on_the_desk(shop, "A=?utf-8?b?<script>")
     await judge(shop)
@@ -337,14 +377,17 @@ async def test_without_a_mail_server_it_is_in_the_maildir(shop: Shop) -> None:
     assert b"<script>" not in file.read_bytes().partition(b"text/html")[2]
 
 
-async def test_people_are_told_also_if_the_prefect_server_hears_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", ["watch", "emit_alert_events"])
+async def test_people_are_told_also_if_the_prefect_server_hears_nothing_or_nobody_can_judge(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
     told: list[str] = []
 
     async def due(*_: str, waited: float = 0) -> bool:
         return True
 
-    async def fails() -> int:
-        raise ConnectionError("no events today")
+    def fails(*_: object) -> int:
+        raise ConnectionError("not today")
 
     async def tells() -> dict[str, int]:
         told.append("people")
@@ -352,7 +395,7 @@ async def test_people_are_told_also_if_the_prefect_server_hears_nothing(monkeypa
 
     monkeypatch.setattr(flows.watch_orders, "watch", lambda: Watched(judged=False))
     monkeypatch.setattr(notices, "is_due", due)
-    monkeypatch.setattr(flows.watch_orders, "emit_alert_events", fails)
+    monkeypatch.setattr(flows.watch_orders, broken, fails)
     monkeypatch.setattr(flows.watch_orders, "tell_people_of_alerts", tells)
     with pytest.raises(ConnectionError):
         await flows.watch_orders.watch_orders.fn()
