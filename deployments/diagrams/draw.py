@@ -31,7 +31,7 @@ def drawn(home: Path = HOME, saga: Saga = ORDER_SAGA) -> dict[str, str]:
         "architecture.mmd": mermaid.flowchart(parts, "LR"),
         "architecture.svg": svg.layered(parts, gap=70),
         "states.mmd": mermaid.states(states),
-        "states.svg": svg.layered(states, gap=170),
+        "states.svg": svg.layered(states, gap=190, apart=38),
     }
     readme = with_chart((home / _README).read_text(encoding="utf-8"), chart)
     return {**{f"diagrams/{name}": text for name, text in files.items()}, _README: readme}

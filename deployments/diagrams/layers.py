@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deployments.diagrams.graph import Edge, Graph
@@ -27,16 +27,32 @@ class Layout:
     ways: tuple[tuple[Edge, tuple[Point, ...]], ...]
     size: Point
 
-    def label_of(self, points: tuple[Point, ...]) -> Point:
-        """Where an arrow's label stands: over its first part, and nearer to its beginning if it goes back."""
-        (x, y), (to_x, to_y) = points[0], points[1]
-        part = 0.5 if to_x > x else 0.34
-        return (x + (to_x - x) * part, y + (to_y - y) * part * part * (3 - 2 * part) - 4)
+    def labels(self, sizes: Mapping[int, Point]) -> dict[int, Point]:
+        """Where the labels of these arrows stand, by their middles: each on its arrow, clear of boxes and of other labels, and of other
+        arrows as far as that can be. The largest is placed first."""
+        curves = [list(_along(points)) for _, points in self.ways]
+        taken = [Box(box.x - 4, box.y - 3, box.width + 8, box.height + 6) for box in self.boxes.values()]
+        found: dict[int, Point] = {}
+        for number in sorted(sizes, key=lambda each: (-sizes[each][0] * sizes[each][1], each)):
+            wide, high = sizes[number]
+            others = [point for other, curve in enumerate(curves) if other != number for point in curve]
+            own = curves[number]
+
+            def cost(place: int, own: list[Point] = own, others: list[Point] = others, wide: float = wide, high: float = high) -> float:
+                box = Box(own[place][0] - wide / 2, own[place][1] - high / 2, wide, high)
+                hidden = sum(_shared(box, other) for other in taken)
+                crossed = sum(box.x <= x <= box.x + wide and box.y <= y <= box.y + high for x, y in others)
+                return hidden * 1000 + crossed * 10 + abs(place / len(own) - 0.3)
+
+            best = min(range(len(own)), key=cost)
+            found[number] = own[best]
+            taken.append(Box(own[best][0] - wide / 2, own[best][1] - high / 2, wide, high))
+        return found
 
 
-def lay_out(graph: Graph, sizes: Mapping[str, Point], *, gap: float, margin: float, heading: float) -> Layout:
+def lay_out(graph: Graph, sizes: Mapping[str, Point], *, gap: float, margin: float, heading: float, apart: float = _PORT) -> Layout:
     """A layer for each group; without groups, as far to the right as the longest way that leads there. Circles: the arrow that comes last
-    in the graph goes back."""
+    in the graph goes back. `apart`: between two arrows, where they begin, end, and pass boxes."""
     layer = _by_group(graph) if graph.groups else _by_distance(graph)
     chains = _chains(graph, layer)
     columns: list[list[_Slot]] = [[] for _ in range(max(layer.values()) + 1)]
@@ -47,8 +63,10 @@ def lay_out(graph: Graph, sizes: Mapping[str, Point], *, gap: float, margin: flo
             columns[slot[1]].append(slot)
     _uncross(columns, chains)
     sides = _sides(chains, layer)
-    room = {name: max(_PORT * (len(sides.get((name, way), ())) + 0.5) for way in (-1, 1)) for name in layer}
-    heights = {slot: (max(sizes[slot[0]][1], room[slot[0]]) if slot[1] < 0 else _SLIM) for column in columns for slot in column}
+    room = {name: max(apart * (len(sides.get((name, way), ())) + 0.5) for way in (-1, 1)) for name in layer}
+    heights = {
+        slot: (max(sizes[slot[0]][1], room[slot[0]]) if slot[1] < 0 else _SLIM + apart - _PORT) for column in columns for slot in column
+    }
     middle = _spread(columns, chains, heights)
     top = margin + heading
     shift = top - min(middle[slot] - heights[slot] / 2 for column in columns for slot in column)
@@ -76,6 +94,25 @@ def lay_out(graph: Graph, sizes: Mapping[str, Point], *, gap: float, margin: flo
         else ()
     )
     return Layout(boxes, groups, ways, (x - gap + margin + (10 if graph.groups else 0), low + margin))
+
+
+_STEPS = 24
+"""Points that are looked at in each part of an arrow."""
+
+
+def _along(points: tuple[Point, ...]) -> Iterator[Point]:
+    """Points of the curve that leads through these."""
+    for (x, y), (to_x, to_y) in itertools.pairwise(points):
+        for step in range(_STEPS):
+            t = step / _STEPS
+            bend = 3 * t * (1 - t)
+            yield x + (to_x - x) * (bend * 0.5 + t**3), y + (to_y - y) * t * t * (3 - 2 * t)
+
+
+def _shared(one: Box, other: Box) -> float:
+    wide = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
+    high = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
+    return max(0.0, wide) * max(0.0, high)
 
 
 def _by_group(graph: Graph) -> dict[str, int]:

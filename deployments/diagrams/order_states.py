@@ -1,6 +1,7 @@
 """The states of an order, and what takes it from one to the next: read from the SQL that writes them.
 
-Every statement in `shop/` that changes a lease, an outcome, a failure or a status is an arrow, named after the functions that run it.
+Every statement in `shop/` that changes a lease, an outcome, a failure or a status is an arrow. It says in words what happens, by the
+functions that run it; one that has no words here yet bears their names.
 """
 
 from __future__ import annotations
@@ -27,6 +28,25 @@ _NOTES = {
     SHIPPED: ("only forward",),
     UNDOING: ("compensations, in reverse",),
 }
+_WORDS = {
+    "store_one": "submitted",
+    "submit": "submitted",
+    "claim": "claimed by a worker",
+    "remember_failures": "a step fails, or it is cancelled",
+    "fulfil": "handed to the carrier",
+    "finish": "",
+    "put_off": "put off",
+    "hand_back_all": "its worker stops",
+    "hand_back_strays": "its worker stops",
+    "lease": "",
+    "expire_reservations": "its reservation runs out",
+    "refund_ended": "its refund did not arrive",
+    "refund_is_gone": "its refund did not arrive",
+    "reopen_due": "tried again by itself",
+    "resolve": "tried again by a person",
+    "ask_to_cancel": "cancelled: it comes back",
+}
+"""What the functions do, for people; nothing for those that are told elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +63,13 @@ class Statement:
     """Those that its functions give."""
     leased: bool
     """Whether it is for orders that its caller holds."""
+    reserved: bool
+    """Whether it is for orders that have stock reserved: none that is shipped."""
 
     @property
     def label(self) -> str:
-        names = list(dict.fromkeys(words(name.removesuffix("_sync")) for name in self.functions))
-        return " or ".join(names) if len(names) < 3 else words(self.module.rpartition(".")[2])
+        said = (_WORDS.get(name, words(name)) for name in sorted({each.removesuffix("_sync") for each in self.functions}))
+        return ", ".join(dict.fromkeys(text for text in said if text))
 
 
 def order_states(saga: Saga, home: Path) -> Graph:
@@ -57,7 +79,7 @@ def order_states(saga: Saga, home: Path) -> Graph:
         edges |= dict.fromkeys(_arrows(statement, saga))
     joined: dict[tuple[str, str, Line], list[str]] = {}
     for edge in edges:
-        joined.setdefault((edge.start, edge.end, edge.line), []).append(edge.label)
+        joined.setdefault((edge.start, edge.end, edge.line), []).extend(edge.label.split(", "))
     nodes = [Node(START, START, Look.START), *(Node(name, words(name), _look(name), notes) for name, notes in _NOTES.items())]
     ends = [Node(end.value, end.value, _look(end)) for end in Outcome]
     forward = sorted(joined.items(), key=lambda item: item[0][0] != START and item[0][1] == WAITING)  # what leads back is told last
@@ -87,7 +109,9 @@ def statements(home: Path) -> Iterator[Statement]:
             constants = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
             bodies = [node for node in tree.body if not isinstance(node, ast.Assign | ast.AnnAssign | ast.Import | ast.ImportFrom)]
             before, after = _outcomes(constants, source), _outcomes(bodies, "")
-            yield Statement(name, sets, tuple(sorted(functions)), before, after, leased="hold(" in source)
+            yield Statement(
+                name, sets, tuple(sorted(functions)), before, after, leased="hold(" in source, reserved="r.state = 'held'" in source
+            )
 
 
 def _arrows(statement: Statement, saga: Saga) -> Iterator[Edge]:
@@ -98,7 +122,7 @@ def _arrows(statement: Statement, saga: Saga) -> Iterator[Edge]:
         for end in statement.ends_before or statement.ends_after:
             yield Edge(end.value, WAITING, label, Line.BACK)
     elif "outcome" in sets and statement.leased:
-        yield from _finishing(saga, label)
+        yield from _finishing(saga)
     elif "outcome" in sets:
         for end in statement.ends_before:
             yield from (
@@ -108,7 +132,8 @@ def _arrows(statement: Statement, saga: Saga) -> Iterator[Edge]:
         yield Edge(WAITING, IN_HAND, label)
     elif "lease_id" in sets:
         for state in (IN_HAND, SHIPPED, UNDOING):
-            yield Edge(state, WAITING, label, Line.BACK)
+            if not (state == SHIPPED and statement.reserved):
+                yield Edge(state, WAITING, label, Line.BACK)
     elif "failure" in sets and statement.leased:
         yield Edge(IN_HAND, UNDOING, label, Line.BACK)
     elif sets.get("status") == f"'{SHIPPED}'":
@@ -116,13 +141,12 @@ def _arrows(statement: Statement, saga: Saga) -> Iterator[Edge]:
     # What is left changes no state, or takes back what the same transaction has written.
 
 
-def _finishing(saga: Saga, label: str) -> Iterator[Edge]:
-    yield Edge(SHIPPED, story.at_the_end(saga).value, label)
+def _finishing(saga: Saga) -> Iterator[Edge]:
+    yield Edge(SHIPPED, story.at_the_end(saga).value, "every step is done")
     for fall in story.falls(saga):
-        yield Edge(
-            UNDOING if fall.undone else IN_HAND, fall.outcome.value, label if fall.undone else f"{label}: {words(fall.step)} says no"
-        )
-    yield Edge(UNDOING, story.after_undoing_failed(saga).value, f"{label}: an undo failed", Line.BACK)
+        start, label = (UNDOING, "all is undone") if fall.undone else (IN_HAND, f"{words(fall.step)} says no")
+        yield Edge(start, fall.outcome.value, label)
+    yield Edge(UNDOING, story.after_undoing_failed(saga).value, "an undo fails", Line.BACK)
 
 
 def _look(name: str) -> Look:

@@ -38,6 +38,8 @@ _HEADS = f"<defs>{_HEAD.format(name='head')}{_HEAD.format(name='head-back')}</de
 _ROUND = {Look.START, Look.GOOD_END, Look.END, Look.BAD_END}
 _MARGIN = 16.0
 _LINE = 16.0
+_SMALL = 13.0
+"""A line of a label."""
 _NARROW, _WIDE = "fijlrtI.,:;'|!()[] ", "mwMW@%"
 
 
@@ -55,19 +57,22 @@ def workflow(what: Workflow) -> str:
     return _document(what.graph.title, laid.size, parts)
 
 
-def layered(graph: Graph, *, gap: float) -> str:
-    """Any graph, from left to right. `gap` is between two layers, for the arrows and their labels."""
+def layered(graph: Graph, *, gap: float, apart: float = 17) -> str:
+    """Any graph, from left to right. `gap` is between two layers, `apart` between two arrows: for the arrows and their labels."""
     sizes = {node.id: (_width(node), _height(node)) for node in graph.nodes}
-    laid = layers.lay_out(graph, sizes, gap=gap, margin=_MARGIN, heading=28 if graph.groups else 0)
+    laid = layers.lay_out(graph, sizes, gap=gap, margin=_MARGIN, heading=28 if graph.groups else 0, apart=apart)
     parts = []
     for group, box in zip(graph.groups, laid.groups, strict=True):
         parts.append(f'<rect class="group" x="{_n(box.x)}" y="{_n(box.y)}" width="{_n(box.width)}" height="{_n(box.height)}" rx="8"/>')
         parts.append(f'<text class="title" x="{_n(box.x + 10)}" y="{_n(box.y + 19)}">{escape(group.title)}</text>')
     parts += [_curve(points, edge) for edge, points in laid.ways]
     parts += [_box(node, laid.boxes[node.id]) for node in graph.nodes]
-    for edge, points in laid.ways:
-        x, y = laid.label_of(points)
-        parts += [_label(line, (x, y + 12 * place), 0) for place, line in enumerate(edge.label.split(", ")) if line]
+    said = {number: edge.label.split(", ") for number, (edge, _) in enumerate(laid.ways) if edge.label}
+    at = laid.labels({number: (max(text_width(line, 11) for line in lines) + 6, _SMALL * len(lines) + 4) for number, lines in said.items()})
+    for number, lines in said.items():
+        x, y = at[number]
+        first = y - _SMALL * len(lines) / 2 + 10
+        parts += [_label(line, (x, first + _SMALL * place), 0) for place, line in enumerate(lines)]
     return _document(graph.title, laid.size, parts)
 
 

@@ -142,6 +142,22 @@ class TestSvg:
                 for left, top, w, h in boxes[:place]:
                     assert x >= left + w or left >= x + wide or y >= top + h or top >= y + high, name
 
+    @pytest.mark.parametrize("name", ["states", "architecture"])
+    def test_labels_lie_on_no_box_and_on_no_other_label(self, files: dict[str, str], name: str) -> None:
+        root = ET.fromstring(files[f"diagrams/{name}.svg"])
+        taken = [
+            tuple(float(rect.get(key, 0)) for key in ("x", "y", "width", "height"))
+            for rect in root.iter("{http://www.w3.org/2000/svg}rect")
+            if (rect.get("class") or "").startswith("box")
+        ]
+        for label in root.iter("{http://www.w3.org/2000/svg}text"):
+            if label.get("class") == "label":
+                wide = svg.text_width(label.text or "", 11)
+                x, y, w, h = float(label.get("x", 0)) - wide / 2, float(label.get("y", 0)) - 9, wide, 11.0
+                for left, top, across, down in taken:
+                    assert x >= left + across or left >= x + w or y >= top + down or top >= y + h, label.text
+                taken.append((x, y, w, h))
+
 
 class TestWorkflow:
     def test_has_every_step_compensation_and_outcome(self, files: dict[str, str]) -> None:
@@ -196,6 +212,21 @@ class TestStates:
         ways = {(edge.start, edge.end) for edge in order_states.order_states(ORDER_SAGA, HOME).edges}
         assert ("shipped", "undoing") not in ways
         assert {("shipped", "completed"), ("completed", "waiting"), ("needs_attention", "waiting"), ("in_hand", "undoing")} <= ways
+
+    def test_is_in_words_for_people(self) -> None:
+        found = {
+            name
+            for statement in order_states.statements(HOME)
+            for name in statement.functions
+            if list(order_states._arrows(statement, ORDER_SAGA))
+        }
+        assert {name.removesuffix("_sync") for name in found} <= order_states._WORDS.keys(), "it has no words yet"
+
+    def test_what_is_shipped_holds_no_stock_that_could_run_out(self) -> None:
+        labels = {(edge.start, edge.end): edge.label for edge in order_states.order_states(ORDER_SAGA, HOME).edges}
+        assert "its reservation runs out" in labels["in_hand", "waiting"]
+        assert "reservation" not in labels["shipped", "waiting"]
+        assert all(labels.values())
 
     def test_what_ended_for_good_only_leads_to_a_person(self) -> None:
         ways = {(edge.start, edge.end) for edge in order_states.order_states(ORDER_SAGA, HOME).edges}
