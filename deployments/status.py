@@ -12,13 +12,15 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from pydantic import ValidationError
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
-from deployments.status_tables import shown
+from deployments.status_tables import Cropped, shown
 from shop.monitoring.config import MonitoringConfigError, monitoring
 from shop.monitoring.metrics import Metrics, default_window, read_metrics
 from shop.monitoring.window import Window, parse
@@ -26,7 +28,8 @@ from shop.settings import what_is_wrong
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0; 2 for a window or a configuration that makes no sense, 1 if the database does not answer."""
+    """Exit code 0; 2 for a window or a configuration that makes no sense, 1 if the database does not answer: with --watch that is
+    told, and asked again."""
     parser = argparse.ArgumentParser(prog="python -m deployments.status", description="How the shop does, over any window.")
     parser.add_argument("--window", help="10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (default: performance_window_minutes)")
     parser.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
@@ -45,29 +48,50 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     except SQLAlchemyError as error:
-        why = type(getattr(error, "orig", error)).__name__
-        print(f"the shop's database does not answer, or its tables are behind ({why}): see `make check`", file=sys.stderr)
+        print(f"{_away(error)}: see `make check`", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
 
 
 def _show(window: Callable[[], Window], *, watch: bool, every: float, as_json: bool) -> int:
-    if as_json:
-        while True:
-            print(_read(window()).model_dump_json(indent=None if watch else 2), flush=True)
-            if not watch:
-                return 0
-            time.sleep(every)
-    console = Console(width=None if sys.stdout.isatty() else 150)
     threshold = monitoring().worker_monitoring.error_rate_threshold
+    console = Console(width=None if sys.stdout.isatty() else 150)
     if not watch:
-        console.print(shown(_read(window()), threshold))
+        metrics = _read(window())
+        if as_json:
+            print(metrics.model_dump_json(indent=2), flush=True)
+        else:
+            console.print(shown(metrics, threshold))
         return 0
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+    with ExitStack() as stack:
+        live = None
+        if not as_json and console.is_terminal and not console.is_dumb_terminal:
+            # On a screen of its own: tables that are taller than the terminal would stay behind at each round.
+            live = stack.enter_context(Live(console=console, auto_refresh=False, screen=True))
+        last: RenderableType = ""
         while True:
-            live.update(shown(_read(window()), threshold), refresh=True)
+            try:
+                metrics = _read(window())
+            except SQLAlchemyError as error:  # it may come back
+                away = f"{_away(error)}; asked again every {every:g} s"
+                if live is not None:
+                    live.update(Cropped(Group(Text(away, "bold red"), last)), refresh=True)
+                else:
+                    print(away, file=sys.stderr, flush=True)
+            else:
+                last = shown(metrics, threshold)
+                if live is not None:
+                    live.update(Cropped(last), refresh=True)
+                elif as_json:
+                    print(metrics.model_dump_json(), flush=True)
+                else:
+                    console.print(last)
             time.sleep(every)
+
+
+def _away(error: SQLAlchemyError) -> str:
+    return f"the shop's database does not answer, or its tables are behind ({type(getattr(error, 'orig', None) or error).__name__})"
 
 
 def _read(window: Window) -> Metrics:

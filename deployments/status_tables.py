@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +26,22 @@ _BAD = "bold red"
 _TIMES = ("mean", "p50", "p95", "p99")
 _MORE = 12
 """Processes that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cropped:
+    """As much of it as the terminal has lines for, and how many there are besides."""
+
+    what: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self.what, options.update(height=None), pad=False)
+        most = max(1, options.size.height)
+        if more := len(lines) - most:
+            lines = (
+                lines if more < 0 else [*lines[: most - 1], [Segment(f"{more + 1} more lines: make the terminal taller", Style(dim=True))]]
+            )
+        yield Segments(segment for line in lines for segment in (*line, Segment.line()))
 
 
 def shown(metrics: Metrics, threshold: float) -> Group:

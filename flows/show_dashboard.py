@@ -16,6 +16,7 @@ from pydantic import Field
 
 from flows.run_names import timed
 from flows.saga import ORDER_SAGA
+from shop.monitoring.window import last
 from shop.pictures.board import board_page, headline
 from shop.pictures.figures import read_figures
 
@@ -32,7 +33,7 @@ async def show_dashboard(hours: Hours = 3) -> str:
     """Draws throughput and latency over time, outcomes, the error rate of each step and stock that runs low. Returns the headline."""
     until = datetime.now(UTC)
     figures = await read_figures(until - timedelta(hours=hours), until)
-    page = await asyncio.to_thread(board_page, figures, STEPS, f"Orders of the last {hours:g} hours")
+    page = await asyncio.to_thread(board_page, figures, STEPS, f"Orders of {last(hours=hours).name}")
     line = headline(figures)
     await acreate_markdown_artifact(page, key=KEY, description=line)
     await _forget_old_ones()

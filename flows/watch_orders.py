@@ -20,13 +20,13 @@ told from here."""
 @flow(name="watch-orders", flow_run_name=timed("watch"), persist_result=False)
 async def watch_orders() -> dict[str, int]:
     """Judges every rule from the journal, and emits `order.alert.raised` once when an alert begins and `order.alert.cleared` once when it
-    is over. Judges at most once in `health_check_interval_seconds`, however many workers run this; never with
-    `worker_monitoring.enabled: false`.
+    is over. Judges at most once in `health_check_interval_seconds`, however many workers run this. With
+    `worker_monitoring.enabled: false` nothing is judged, and what is open is over.
     """
-    watched = await asyncio.to_thread(watch)
     try:
+        watched = await asyncio.to_thread(watch)
         told = await emit_alert_events() if await notices.is_due("event") else 0
-    finally:  # people are told all the same
+    finally:  # people are told all the same of what is known
         if await notices.is_due("mail", "webhook", waited=PATIENCE_SECONDS):
             await tell_people_of_alerts()
     log = get_run_logger()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -44,8 +44,10 @@ def order_events(saga: Saga, home: Path) -> Conversation:
         Message(FLOW, PREFECT, "state: " + ", ".join(NAMES.values())),
         Message(FLOW, CALLER, "outcome", answer=True),
     ]
-    own = [Message(FLOW, PREFECT, f"event {name}") for name in emitted(home, "tasks")]
-    if noticed := (*own, *(Message(LATER, PREFECT, f"event {name}") for name in emitted(home, "flows"))):
+    own = emitted(home, _part_of(home, f"flows.{words(_ORDER_LANE).replace(' ', '_')}"))
+    others = sorted(set(emitted(home, modules(home))) - set(own))
+    noticed = tuple(Message(who, PREFECT, f"event {name}") for who, names in ((FLOW, own), (LATER, others)) for name in names)
+    if noticed:
         items.append(Block("opt", (("something is noticed on the way", noticed),)))
     for name, automation in automations(lambda _: UUID(int=0), lambda _: UUID(int=0)):
         if automation is None:
@@ -60,23 +62,47 @@ def order_events(saga: Saga, home: Path) -> Conversation:
     return Conversation("What happens to an order", tuple(parties), tuple(items))
 
 
-def emitted(home: Path, package: str) -> list[str]:
-    """The events that the package's modules emit, where their names are plain."""
+def emitted(home: Path, names: Iterable[str]) -> list[str]:
+    """The events that these modules, as far as they are flows or tasks, emit: by `emit_event`, or as an `Event` that is built; where
+    their names are plain."""
     found = set()
-    for path in sorted((home / package).glob("*.py")):
+    for name in names:
+        path = home.joinpath(*name.split(".")).with_suffix(".py")
+        if name.partition(".")[0] not in {"flows", "tasks"} or not path.is_file():
+            continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        named = {
-            target.id: node.value.value
-            for node in tree.body
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+        named = dict(_constants(tree))
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "emit_event":
-                first = node.args[0] if node.args else next((k.value for k in node.keywords if k.arg == "event"), None)
-                found |= set(_texts(first, named))
+            match node:
+                case ast.Call(func=ast.Name(id="emit_event"), args=[first, *_]):
+                    found |= set(_texts(first, named))
+                case ast.Call(func=ast.Name(id="emit_event" | "Event")):
+                    found |= {text for each in node.keywords if each.arg == "event" for text in _texts(each.value, named)}
     return sorted(found)
+
+
+def _part_of(home: Path, name: str) -> set[str]:
+    """The module, and all that it leads to."""
+    seen, todo = set[str](), [name]
+    while todo:
+        if (here := todo.pop()) not in seen:
+            seen.add(here)
+            todo += modules(home)[here].imports
+    return seen
+
+
+def _constants(tree: ast.Module) -> Iterator[tuple[str, object]]:
+    """Names that the module gives to plain values, also several at once."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                match target, node.value:
+                    case ast.Name(id=name), ast.Constant(value=value):
+                        yield name, value
+                    case ast.Tuple(elts=names), ast.Tuple(elts=values):
+                        for each, given in zip(names, values, strict=False):
+                            if isinstance(each, ast.Name) and isinstance(given, ast.Constant):
+                                yield each.id, given.value
 
 
 def _texts(node: ast.expr | None, named: Mapping[str, object]) -> Iterator[str]:

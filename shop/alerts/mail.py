@@ -57,14 +57,16 @@ def alert_mail(notice: Notice, s: Settings) -> Mail:
 def posted(notice: Notice) -> dict[str, Any]:
     """For a webhook, and the event's payload. `text` is what chat programs show."""
     said, over = words(notice), notice.phase == "cleared"
+    after = (f" Over, because {notice.over_because}." if notice.over_because else "") if over else f" {said.do}"
     return {
         "id": notice_id(notice),
         "type": f"order.alert.{notice.phase}",
-        "text": f"{'Over' if over else 'Alert'}: {said.title}. {said.what}" + ("" if over else f" {said.do}"),
+        "text": f"{'Over' if over else 'Alert'}: {said.title}. {said.what}{after}",
         "rule": notice.rule,
         "resource": notice.resource,
         "since": notice.since.astimezone(UTC).isoformat(),
         "over_at": notice.over_at.astimezone(UTC).isoformat() if over and notice.over_at else None,
+        "over_because": notice.over_because if over else None,
         "value": notice.value,
         "threshold": notice.threshold,
         "details": notice.details,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from shop.ending import LAST_SECONDS
-from shop.errors import CarrierUnavailable, InventoryUnavailable, PaymentGatewayUnavailable
-from shop.monitoring.commands import read_commands, read_compensations, read_messages
+from shop.errors import CarrierTimeout, CarrierUnavailable, InventoryTimeout, InventoryUnavailable, PaymentGatewayUnavailable
+from shop.monitoring.commands import Counted, put_off_commands, put_off_compensations, read_commands, read_compensations, read_messages
 from shop.monitoring.config import Monitoring
 from shop.monitoring.events import event_metrics
 from shop.monitoring.metrics import default_window
@@ -27,7 +27,7 @@ _EASED = 0.8
 
 class Rule(StrEnum):
     ERROR_RATE = "error_rate"
-    """Share of what ended in the window and failed; a business "no" is no failure."""
+    """Share of what ended in the window and failed. A business "no" is no failure, nor is what was put off, which OUTSIDE_AWAY tells of."""
     ORDER_WAITING = "order_waiting"
     """Seconds that an order has been without an outcome."""
     NEEDS_ATTENTION = "needs_attention"
@@ -138,25 +138,38 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
         yield Breach(rule, REST, f"shop.orders.{rule}", worst, threshold, since, details)
 
 
+_GATEWAY, _INVENTORY, _CARRIER = (
+    (PaymentGatewayUnavailable,),
+    (InventoryUnavailable, InventoryTimeout),
+    (CarrierUnavailable, CarrierTimeout),
+)
+_PUT_OFF = tuple(each.code for each in (*_GATEWAY, *_INVENTORY, *_CARRIER))
+"""The codes of what orders are put off for that Rule.OUTSIDE_AWAY tells of."""
+
+
 def _outside(connection: Connection, settings: Settings, already: Open) -> Iterator[Breach]:
     """Orders tell what is away: each process finds out by itself, and puts off the orders that need it. A pause that one more try ends is
     no alert."""
-    outside = {
-        PaymentGatewayUnavailable.code: (f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
-        InventoryUnavailable.code: ("inventory-service", settings.inventory_breaker_seconds),
-        CarrierUnavailable.code: (f"carrier.{settings.carrier}", settings.carrier_timeout_seconds),
-    }
     now: datetime = connection.execute(text("SELECT now()")).scalar_one()
-    for row in connection.execute(_AWAY, {"codes": list(outside)}):
-        subject, pause = outside[row.code]
-        if (Rule.OUTSIDE_AWAY, subject) in already or (now - row.since).total_seconds() >= pause:
-            details = {"orders": row.orders, "for_example": list(row.ids), "code": row.code}
-            yield Breach(Rule.OUTSIDE_AWAY, subject, f"shop.{subject}", row.orders, 0, row.since, details)
+    away = {row.code: row for row in connection.execute(_AWAY, {"codes": list(_PUT_OFF)})}
+    for kinds, subject, pause in (
+        (_GATEWAY, f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
+        (_INVENTORY, "inventory-service", settings.inventory_breaker_seconds),
+        (_CARRIER, f"carrier.{settings.carrier}", settings.carrier_timeout_seconds),
+    ):
+        if not (rows := [away[kind.code] for kind in kinds if kind.code in away]):
+            continue
+        since = min(row.since for row in rows)
+        if (Rule.OUTSIDE_AWAY, subject) in already or (now - since).total_seconds() >= pause:
+            orders = sum(row.orders for row in rows)
+            details = {"orders": orders, "for_example": [each for row in rows for each in row.ids][:_EXAMPLES], "code": rows[0].code}
+            yield Breach(Rule.OUTSIDE_AWAY, subject, f"shop.{subject}", orders, 0, since, details)
 
 
 def _error_rates(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> Iterator[Breach]:
     window = default_window(config)
-    commands, compensations = read_commands(connection, window), read_compensations(connection, window)
+    commands = _without(read_commands(connection, window), put_off_commands(connection, window, _PUT_OFF))
+    compensations = _without(read_compensations(connection, window), put_off_compensations(connection, window, _PUT_OFF))
     every = event_metrics(commands, compensations, read_messages(connection, window), None)
     judged: list[tuple[str, str, int, int, Mapping[str, int]]] = [(ALL, "shop.orders", every.total_events, every.failed, {})]
     for step in step_metrics(commands, compensations):
@@ -168,6 +181,15 @@ def _error_rates(connection: Connection, config: Monitoring, settings: Settings,
         if (known and rate > threshold * _EASED) or (total >= least and rate > threshold):
             details = {"commands": total, "failed": failed, "window": window.name, **_most_frequent(failures)}
             yield Breach(Rule.ERROR_RATE, subject, resource, rate, threshold, None, details)
+
+
+def _without(counted: Sequence[Counted], fewer: Sequence[Counted]) -> list[Counted]:
+    less = {(each.step, each.status, each.remark, each.cell): each for each in fewer}
+    left = []
+    for each in counted:
+        gone = less.get((each.step, each.status, each.remark, each.cell))
+        left.append(replace(each, commands=each.commands - gone.commands, retries=each.retries - gone.retries) if gone else each)
+    return [each for each in left if each.commands > 0]
 
 
 def _most_frequent(failures: Mapping[str, int]) -> dict[str, Any]:

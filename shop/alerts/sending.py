@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
 import httpx
 
@@ -82,19 +83,25 @@ async def _post(notices: Sequence[Notice], s: Settings) -> tuple[int, int]:
     sent = 0
     async with httpx.AsyncClient(timeout=_HOOK_SECONDS, follow_redirects=False) as client:
         for notice in notices:
-            error = await _posted(client, s.alert_webhook_url.get_secret_value(), notice)
+            try:
+                body = posted(notice)
+            except Exception as wrong:
+                log.exception("nothing could be said of alert %d", notice.alert_id)
+                error: str | None = type(wrong).__name__
+            else:
+                error = await _posted(client, s.alert_webhook_url.get_secret_value(), body)
             sent += error is None
             await note([notice], error)
     return sent, len(notices) - sent
 
 
-async def _posted(client: httpx.AsyncClient, url: str, notice: Notice) -> str | None:
+async def _posted(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> str | None:
     """How it failed: never with the address, which may be a secret."""
-    headers = {"webhook-id": notice_id(notice), "user-agent": "order-saga"}
+    headers = {"webhook-id": body["id"], "user-agent": "order-saga"}
     try:
         async with asyncio.timeout(_HOOK_SECONDS):
             with POSTING:
-                answer = await client.post(url, json=posted(notice), headers=headers)
+                answer = await client.post(url, json=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
         return f"the webhook (ALERT_WEBHOOK_URL) does not answer ({type(error).__name__})"
     return None if answer.is_success else f"the webhook (ALERT_WEBHOOK_URL) answered {HTTPStatus(answer.status_code).value}"

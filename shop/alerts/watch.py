@@ -46,7 +46,7 @@ _TELL = text(
     "INSERT INTO alert_notice (alert_id, phase, way) SELECT id, :phase, way FROM unnest(CAST(:ids AS bigint[])) AS id, "
     "unnest(CAST(:ways AS text[])) AS way ON CONFLICT DO NOTHING"
 )
-_NOT_WATCHED = "it is not watched any more: worker_monitoring.alert_on_high_error_rate is off"
+_NOT_WATCHED = "it is not watched any more: worker_monitoring.{} is off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class Watched:
     """What one judgement changed."""
 
     judged: bool
-    """False: turned off, somebody else is at it, or it was judged less than `health_check_interval_seconds` ago."""
+    """False: turned off, with nothing left to close; somebody else is at it; or it was judged less than `health_check_interval_seconds`
+    ago."""
     raised: int = 0
     cleared: int = 0
     open: int = 0
@@ -63,13 +64,13 @@ class Watched:
 def watch(config: Monitoring | None = None) -> Watched:
     """Judges every rule in one transaction, and writes down which alerts begin and which are over, with the notices that this makes due.
 
-    Does nothing where `worker_monitoring.enabled` is off. Not from an event loop: it waits for the database. Raises SQLAlchemyError if that
-    is away, and MonitoringConfigError.
+    Where `worker_monitoring.enabled` is off nothing is judged, and what is open is over. Not from an event loop: it waits for the database.
+    Raises SQLAlchemyError if that is away, and MonitoringConfigError.
     """
     config, s = config or monitoring(), settings()
-    if not config.worker_monitoring.enabled:
-        return Watched(judged=False)
     with sync_engine(s.database_url).connect() as connection, connection.begin() as running:
+        if not config.worker_monitoring.enabled and connection.execute(_OPEN).first() is None:
+            return Watched(judged=False)
         connection.execute(_MAKE)
         if not connection.execute(_TURN, {"seconds": config.worker_monitoring.health_check_interval_seconds}).scalar():
             return Watched(judged=False)
@@ -83,7 +84,7 @@ def watch(config: Monitoring | None = None) -> Watched:
 
 def _write(connection: Connection, config: Monitoring, s: Settings) -> Watched:
     already = {(row.rule, row.subject): int(row.id) for row in connection.execute(_OPEN)}
-    breaches = judge(connection, config, s, already.keys())
+    breaches = judge(connection, config, s, already.keys()) if config.worker_monitoring.enabled else []
     new = [breach for breach in breaches if (breach.rule, breach.subject) not in already]
     still = [breach for breach in breaches if (breach.rule, breach.subject) in already]
     over = [(rule, number) for (rule, subject), number in already.items() if (rule, subject) not in subjects(breaches)]
@@ -91,12 +92,20 @@ def _write(connection: Connection, config: Monitoring, s: Settings) -> Watched:
         connection.execute(_STILL, {"rows": _rows(still)})
     raised = list(connection.execute(_RAISE, {"rows": _rows(new)}).scalars()) if new else []
     if over:
-        rates = config.worker_monitoring.alert_on_high_error_rate
-        because = [{"id": number, "because": None if rates or rule != Rule.ERROR_RATE else _NOT_WATCHED} for rule, number in over]
+        because = [{"id": number, "because": _turned_off(rule, config)} for rule, number in over]
         connection.execute(_OVER, {"rows": as_json(because)})
     _tell(connection, raised, "raised", s)
     _tell(connection, [number for _, number in over], "cleared", s)
     return Watched(True, len(raised), len(over), len(still) + len(raised))
+
+
+def _turned_off(rule: str, config: Monitoring) -> str | None:
+    """Why nobody looks any more whether the rule is broken, if that is so."""
+    if not config.worker_monitoring.enabled:
+        return _NOT_WATCHED.format("enabled")
+    if rule == Rule.ERROR_RATE and not config.worker_monitoring.alert_on_high_error_rate:
+        return _NOT_WATCHED.format("alert_on_high_error_rate")
+    return None
 
 
 def _tell(connection: Connection, numbers: list[int], phase: Phase, s: Settings) -> None:

@@ -57,7 +57,9 @@ def _order_waiting(notice: Notice, order: str, details: Mapping[str, Any]) -> Wo
     rest = notice.subject == REST
     return Words(
         title="more orders wait too long" if rest else f"order {order} waits too long",
-        what=f"{details['orders']} more orders have no outcome yet, {_some(details)}." if rest else f"Order {order} has no outcome yet.",
+        what=f"{_more(details)} {_form(details, 'has', 'have')} no outcome yet{_some(details)}."
+        if rest
+        else f"Order {order} has no outcome yet.",
         value=_time(notice.value),
         threshold=f"{_time(notice.threshold)} (ALERT_WAITING_MINUTES)",
         look=f"{_STATUS}, and the runs of process-pending-orders in the Prefect UI",
@@ -71,34 +73,46 @@ def _needs_attention(notice: Notice, order: str, details: Mapping[str, Any]) -> 
     one = f"The compensation of {details.get('step')} of order {order} could not be done ({details.get('code')})."
     return Words(
         title="more orders need a person" if rest else f"order {order} needs a person",
-        what=f"{details['orders']} more orders are on the desk, {_some(details)}." if rest else one,
-        value=f"{details['orders']} orders" if rest else f"{_amount(notice.value, details)} at risk",
+        what=f"{_more(details)} {_form(details, 'is', 'are')} on the desk{_some(details)}." if rest else one,
+        value=_orders(details) if rest else f"{_amount(notice.value, details)} at risk",
         threshold="none: each one needs a person",
         look="the artifact orders-that-need-attention in the Prefect UI",
         do="Run the deployment resolve-order for it: try again, hold it, or say how it was settled. It is also tried again by itself.",
     )
 
 
+_AWAY = {
+    "payment-gateway": ("the events payment.gateway.unavailable in the Prefect UI", "look at its status page, or set its key anew"),
+    "inventory-service": ("the events inventory.service.unavailable in the Prefect UI", "look at its logs"),
+    "carrier": ("the runs in the Prefect UI that put orders off: their logs say why", "look at its status page, or top up its account"),
+}
+"""Where to look, and what to do, by what is away."""
+
+
 def _outside_away(_notice: Notice, subject: str, details: Mapping[str, Any]) -> Words:
     kind, _, name = subject.partition(".")
     shown = f"the {kind.replace('-', ' ')}" + (f" ({name})" if name else "")
+    look, do = _AWAY[kind]
+    put_off = f"{_orders(details)} that {_form(details, 'needs it is', 'need it are')} put off{_some(details)}"
     return Words(
         title=f"{shown} is away",
-        what=f"{shown[0].upper()}{shown[1:]} does not answer, and is left alone. Orders that need it are put off, {_some(details)}.",
-        value=f"{details['orders']} orders wait",
+        what=f"{shown[0].upper()}{shown[1:]} does not answer, or does not let us in, and is left alone. {put_off}.",
+        value=f"{_orders(details)} {_form(details, 'waits', 'wait')}",
         threshold="none waits for longer than one pause of the circuit",
-        look="python -m deployments.check, and the events payment.gateway.unavailable and inventory.service.unavailable in the Prefect UI",
-        do="Bring it back, or look at its status page. Orders go on by themselves as soon as it answers; nothing is lost or charged twice.",
+        look=f"python -m deployments.check, and {look}",
+        do=f"Bring it back: {do}. Orders go on by themselves as soon as it answers; nothing is lost or charged twice.",
     )
 
 
 def _recovery_behind(notice: Notice, order: str, details: Mapping[str, Any]) -> Words:
     rest = notice.subject == REST
-    more = f"{details.get('orders')} more orders lost their worker, {_some(details)}, and nobody has taken them over."
     return Words(
         title="recovery does not keep up" if rest else f"nobody has taken over order {order}",
-        what=more if rest else f"The worker of order {order} died, and nobody has taken the order over.",
-        value=f"{_time(notice.value)} since its lease ran out",
+        what=f"{_more(details)} lost {_form(details, 'its', 'their')} worker{_some(details)}, and nobody has taken "
+        f"{_form(details, 'it', 'them')} over."
+        if rest
+        else f"The worker of order {order} died, and nobody has taken the order over.",
+        value=f"{_time(notice.value)} since {'the oldest' if rest else 'its'} lease ran out",
         threshold=f"{_time(notice.threshold)} (ALERT_RECOVERY_SECONDS)",
         look="the runs of recover-orders in the Prefect UI",
         do=f"{_WORKERS}, and that the schedule of recover-orders is on and its runs do not fail.",
@@ -114,8 +128,24 @@ _WORDS: dict[Rule, Callable[[Notice, str, Mapping[str, Any]], Words]] = {
 }
 
 
+def _orders(details: Mapping[str, Any]) -> str:
+    return f"{details['orders']:,} {_form(details, 'order', 'orders')}"
+
+
+def _more(details: Mapping[str, Any]) -> str:
+    return f"{details['orders']:,} more {_form(details, 'order', 'orders')}"
+
+
+def _form(details: Mapping[str, Any], one: str, many: str) -> str:
+    return one if details["orders"] == 1 else many
+
+
 def _some(details: Mapping[str, Any]) -> str:
-    return "such as " + ", ".join(one_line(str(each), 60) for each in details.get("for_example", []))
+    """All of them, or examples."""
+    named = [one_line(str(each), 60) for each in details.get("for_example", [])]
+    if not named:
+        return ""
+    return f" ({'' if len(named) == details['orders'] else 'such as '}{', '.join(named)})"
 
 
 def _amount(value: float, details: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ It counts rows by step, status, remark and cell, from an index that has all of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
@@ -26,6 +26,20 @@ _COMPENSATIONS = text(
     f"SELECT step, undo_status AS status, NULL AS remark, {_UNDO_CELL} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
     "sum(undo_attempts - 1) AS retries FROM order_step "
     "WHERE undo_ended_at IS NOT NULL AND undo_ended_at >= :since AND undo_ended_at < :until AND undo_status IN ('done', 'failed') "
+    "GROUP BY 1, 2, 4"
+)
+# Nothing is decided about these orders: they wait for what the row says, and the row is written anew when they go on.
+_PUT_OFF = text(
+    "SELECT s.step, s.status, s.remark, s.cell, count(*) AS commands, sum(s.attempts - 1) AS retries "
+    "FROM order_step s JOIN customer_order o ON o.id = s.order_id "
+    "WHERE s.ended_at >= :since AND s.ended_at < :until AND s.status = 'failed' AND s.remark = ANY(CAST(:codes AS text[])) "
+    "AND o.waits_for = s.remark AND o.failure ->> 'code' IS DISTINCT FROM s.remark GROUP BY 1, 2, 3, 4"
+)
+_UNDO_PUT_OFF = text(
+    f"SELECT s.step, s.undo_status AS status, NULL AS remark, {_UNDO_CELL} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
+    "sum(s.undo_attempts - 1) AS retries FROM order_step s JOIN customer_order o ON o.id = s.order_id "
+    "WHERE s.undo_ended_at >= :since AND s.undo_ended_at < :until AND s.undo_status = 'failed' "
+    "AND s.undo_error ->> 'code' = ANY(CAST(:codes AS text[])) AND o.waits_for = s.undo_error ->> 'code' AND o.outcome IS NULL "
     "GROUP BY 1, 2, 4"
 )
 _MESSAGES = text(
@@ -70,6 +84,16 @@ def read_messages(connection: Connection, window: Window) -> list[Counted]:
     return _read(connection, _MESSAGES, window)
 
 
+def put_off_commands(connection: Connection, window: Window, codes: Collection[str]) -> list[Counted]:
+    """Those among `read_commands` that failed with one of these codes, and whose orders were put off for it: not undone because of it."""
+    return _read(connection, _PUT_OFF, window, codes=list(codes))
+
+
+def put_off_compensations(connection: Connection, window: Window, codes: Collection[str]) -> list[Counted]:
+    """The same among `read_compensations`."""
+    return _read(connection, _UNDO_PUT_OFF, window, codes=list(codes))
+
+
 def cells(counted: Iterable[Counted]) -> Counter[int]:
     """How many are in each cell."""
     found: Counter[int] = Counter()
@@ -87,6 +111,6 @@ def share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _read(connection: Connection, statement: object, window: Window) -> list[Counted]:
-    rows = connection.execute(statement, window.bounds)  # type: ignore[call-overload]
+def _read(connection: Connection, statement: object, window: Window, **more: object) -> list[Counted]:
+    rows = connection.execute(statement, {**window.bounds, **more})  # type: ignore[call-overload]
     return [Counted(row.step, row.status, row.remark, int(row.cell), int(row.commands), int(row.retries)) for row in rows]

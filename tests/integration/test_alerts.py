@@ -10,16 +10,24 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
+from prefect.events import Event
 
 import flows.watch_orders
+import tasks.tell_alerts
 from deployments.stack.environment import environment
-from shop.alerts import notices
+from shop.alerts import notices, sending
+from shop.alerts.mail import posted
 from shop.alerts.rules import ALL, REST, Rule
 from shop.alerts.sending import tell_people
 from shop.alerts.watch import Watched, watch
+from shop.ending import put_off, remember_failures
+from shop.errors import CarrierTimeout, InventoryUnavailable, OrderError, PaymentDeclined, PaymentGatewayUnavailable
 from shop.monitoring.config import Monitoring, WorkerMonitoring
 from shop.settings import settings
+from shop.under_way import OrderUnderWay
+from shop.work import Work, run_outside
 from tests.integration.domain import Shop, an_order
+from tests.integration.scripted import ACT, Outside, some
 from tests.integration.world import html_of, text_of
 from tests.mail_server import MailServer, Taken, mail_server
 
@@ -131,6 +139,25 @@ async def test_turned_off(shop: Shop) -> None:
     assert "not watched any more" in await shop.value("SELECT DISTINCT over_because FROM alert WHERE over_at IS NOT NULL")
 
 
+async def test_what_is_open_when_watching_is_turned_off_is_over(shop: Shop, server: MailServer) -> None:
+    await on_the_desk(shop, "A")
+    await steps(shop, "process_payment", failed=30)
+    assert (await judge(shop)).raised == 3
+    assert await tell_people() == (3, 0)
+    assert await judge(shop, OFF) == Watched(True, cleared=3)
+    assert await tell_people() == (3, 0)
+    for mail in server.taken[3:]:
+        assert "over: " in str(mail.mail["Subject"])
+        for part in (text_of(mail.mail), html_of(mail.mail)):
+            assert "Over, because it is not watched any more: worker_monitoring.enabled is off." in " ".join(part.split())
+    await notices.note(await notices.claim("event"))
+    told = [posted(notice)["text"] for notice in await notices.claim("event")]
+    assert len(told) == 3
+    assert all("worker_monitoring.enabled is off" in text for text in told)
+    assert await judge(shop, OFF) == Watched(judged=False)
+    assert (await judge(shop)).raised == 3, "what is still wrong when it is turned on again is another alert"
+
+
 async def test_a_flood_is_not_a_mail_for_each_order(shop: Shop) -> None:
     ids = [f"O-{number:02}" for number in range(14)]
     await on_the_desk(shop, *ids)
@@ -163,6 +190,44 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
     assert 960 <= found[Rule.ORDER_WAITING, "LATE"].value < 1020
     await shop.rows("UPDATE customer_order SET outcome = 'completed', finished_at = now() WHERE id IN ('LATE', 'AWAY')")
     assert (await judge(shop)).cleared == 2
+
+
+@pytest.mark.parametrize(
+    ("away", "subject"),
+    [
+        (PaymentGatewayUnavailable(30), "payment-gateway.sandbox"),
+        (InventoryUnavailable("away", retry_after=30), "inventory-service"),
+        (CarrierTimeout("no answer"), "carrier.embedded"),
+    ],
+)
+async def test_what_is_away_is_one_alert_however_many_orders_it_fails(shop: Shop, away: OrderError, subject: str) -> None:
+    """An order by itself that is put off leaves a failed step behind, until it goes on; so does an undo."""
+    away.retry_after = 30
+    names = [f"O-{number:02}" for number in range(24)]
+
+    async def fails(_: OrderUnderWay) -> dict[str, Any]:
+        raise away
+
+    for order in await some(shop, *names):
+        undone = order.id > "O-20"
+        if undone:
+            await run_outside(Work(ACT, [order]), Outside())
+            order.failure = PaymentDeclined("card_declined", "no")
+            await remember_failures([order])
+        with pytest.raises(type(away)):
+            await run_outside(Work(ACT, [order], undo=undone), fails)
+        await put_off([order], 30, why=away.code)
+    assert await shop.value("SELECT count(*) FROM order_step WHERE status = 'failed'") == 21
+    assert await shop.value("SELECT count(*) FROM order_step WHERE undo_status = 'failed'") == 3
+    await shop.rows("UPDATE customer_order SET waits_since = now() - interval '1 min'")
+    await judge(shop)
+    assert {key: alert.value for key, alert in (await open_alerts(shop)).items()} == {(Rule.OUTSIDE_AWAY, subject): 24}
+
+    await shop.rows(
+        "UPDATE customer_order SET outcome = 'compensated', finished_at = now(), failure = CAST(:f AS jsonb)", f=json.dumps(away.details())
+    )
+    await judge(shop)
+    assert set(await open_alerts(shop)) == {(Rule.ERROR_RATE, ALL), (Rule.ERROR_RATE, "act")}, "orders that are undone because of it failed"
 
 
 async def test_one_pause_of_a_circuit_is_no_alert(shop: Shop) -> None:
@@ -266,6 +331,44 @@ async def test_a_webhook_beside_the_mail(shop: Shop, server: MailServer) -> None
     assert await shop.value("SELECT string_agg(way, ',') FROM alert_notice WHERE sent_at IS NULL") == "event"
 
 
+async def test_what_this_version_has_no_words_for_holds_up_nobody(
+    shop: Shop, server: MailServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    emitted, bodies = list[str](), list[str]()
+
+    class Server:
+        async def __aenter__(self) -> Server:
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def emit(self, event: Event) -> None:
+            emitted.append(event.resource.id)
+
+    async def nothing(_: object) -> list[Any]:
+        return []
+
+    async def hook(_: object, __: str, body: dict[str, Any]) -> None:
+        bodies.append(body["resource"])
+
+    monkeypatch.setattr(tasks.tell_alerts, "get_client", Server)
+    monkeypatch.setattr(tasks.tell_alerts, "get_events_client", lambda **_: Server())
+    monkeypatch.setattr(tasks.tell_alerts, "related_resources_from_run_context", nothing)
+    monkeypatch.setattr(sending, "_posted", hook)
+    with environment({"ALERT_WEBHOOK_URL": "http://127.0.0.1:9/"}):
+        await on_the_desk(shop, "A", "B", "C")
+        await judge(shop)
+        await shop.rows("UPDATE alert SET rule = 'of_a_newer_version' WHERE subject = 'A'")
+        await shop.rows("UPDATE alert SET details = '{\"orders\": 1}', subject = 'and more', rule = 'error_rate' WHERE subject = 'B'")
+        assert await tasks.tell_alerts.emit_alert_events.fn() == 1
+        assert await tell_people() == (2, 4)
+    assert emitted == bodies == ["shop.order.C"]
+    assert len(server.taken) == 1
+    unsent = await shop.rows("SELECT way, error FROM alert_notice WHERE sent_at IS NULL ORDER BY way, error")
+    assert unsent == [(way, error) for way in ("event", "mail", "webhook") for error in ("KeyError", "ValueError")]
+    assert "could be made of alert" in caplog.text
+
+
 async def test_without_a_mail_server_it_is_in_the_maildir(shop: Shop) -> None:
     await on_the_desk(shop, "A=?utf-8?b?<script>")
     await judge(shop)
@@ -274,14 +377,17 @@ async def test_without_a_mail_server_it_is_in_the_maildir(shop: Shop) -> None:
     assert b"<script>" not in file.read_bytes().partition(b"text/html")[2]
 
 
-async def test_people_are_told_also_if_the_prefect_server_hears_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", ["watch", "emit_alert_events"])
+async def test_people_are_told_also_if_the_prefect_server_hears_nothing_or_nobody_can_judge(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
     told: list[str] = []
 
     async def due(*_: str, waited: float = 0) -> bool:
         return True
 
-    async def fails() -> int:
-        raise ConnectionError("no events today")
+    def fails(*_: object) -> int:
+        raise ConnectionError("not today")
 
     async def tells() -> dict[str, int]:
         told.append("people")
@@ -289,7 +395,7 @@ async def test_people_are_told_also_if_the_prefect_server_hears_nothing(monkeypa
 
     monkeypatch.setattr(flows.watch_orders, "watch", lambda: Watched(judged=False))
     monkeypatch.setattr(notices, "is_due", due)
-    monkeypatch.setattr(flows.watch_orders, "emit_alert_events", fails)
+    monkeypatch.setattr(flows.watch_orders, broken, fails)
     monkeypatch.setattr(flows.watch_orders, "tell_people_of_alerts", tells)
     with pytest.raises(ConnectionError):
         await flows.watch_orders.watch_orders.fn()

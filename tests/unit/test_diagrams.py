@@ -22,6 +22,7 @@ from shop.outcomes import Outcome
 from shop.saga import Kind, Saga, Step
 from shop.under_way import OrderUnderWay
 from tasks.step import outside_step
+from tasks.tell_alerts import CLEARED, RAISED
 from tests.node import node
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -256,6 +257,25 @@ class TestEvents:
         assert "prefect.flow-run.Crashed" in said
         assert "payment.gateway.unavailable" in said
         assert all(each.name in said for each in deployed(HOME) if each.schedules)
+
+    def test_only_the_automation_that_waits_for_silence_is_called_so(self) -> None:
+        (line,) = [said for said in texts(events.order_events(ORDER_SAGA, HOME).items) if said.startswith("no heartbeat")]
+        assert line == "no heartbeat: change flow run state"
+
+    def test_alerts_are_emitted_by_another_flow(self) -> None:
+        items = events.order_events(ORDER_SAGA, HOME).items
+        (noticed,) = [inside for item in items if isinstance(item, Block) for what, inside in item.sections if what.startswith("something")]
+        told = {(each.sender, each.text) for each in noticed if isinstance(each, Message)}
+        assert {(events.LATER, f"event {name}") for name in (RAISED, CLEARED)} <= told
+        assert (events.FLOW, "event payment.gateway.unavailable") in told
+
+    def test_an_event_is_seen_however_it_is_emitted(self, tmp_path: Path) -> None:
+        (tmp_path / "tasks").mkdir()
+        (tmp_path / "tasks" / "a.py").write_text(
+            "ONE, TWO = 'one', 'two'\nTHREE = 'three'\n"
+            "emit_event(THREE)\nemit_event(event='four')\nEvent(id=1, event=ONE if x else TWO)\nother(event='five')\n"
+        )
+        assert events.emitted(tmp_path, ["tasks.a", "tasks.gone", "shop.a"]) == ["four", "one", "three", "two"]
 
 
 def texts(items: tuple[Message | Block, ...]) -> list[str]:
