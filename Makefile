@@ -75,14 +75,16 @@ bench: $(STAMP)
 diagrams: $(STAMP)
 	@$(BIN)/python -m deployments.diagrams
 
-# For the tests that need it: Mermaid's own parser, and zbar. Without Node they are skipped, and say so.
+# For the tests that need it: Mermaid's own parser, and zbar. Without Node they are skipped, and say so; where CI is set that is a failure.
 node:
 	@if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then $(MAKE) --no-print-directory $(NODE_STAMP); \
+	elif [ -n "$$CI" ]; then echo "make: there is no Node here (20 or newer, with npm), and CI is set" >&2; exit 1; \
 	else echo "There is no Node here: the tests that need it are skipped."; fi
 
 $(NODE_STAMP): tests/node/package.json tests/node/package-lock.json
 	@echo "Installing the Node packages of the tests: half a minute, once ..."
 	@if cd tests/node && npm ci --silent --ignore-scripts --no-audit --no-fund; then touch node_modules/.installed; \
+	elif [ -n "$$CI" ]; then echo "make: npm could not install them, and CI is set" >&2; exit 1; \
 	else echo "npm could not install them: the tests that need them are skipped." >&2; fi
 
 install: $(STAMP)

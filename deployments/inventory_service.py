@@ -264,7 +264,7 @@ def main() -> None:
         token = secret.get_secret_value() if secret else None
         metrics = Exposition("inventory service", database_url=url, inventory_only=True, token=metrics_token() or token)
         app = create_app(EmbeddedInventory(url), token, metrics=metrics)
-        with watched("inventory service"):
+        with watched("inventory service", database_url=url):
             # Connections are kept for longer than any client's own pool does, so that the service never hangs up on a request.
             serve(app, listener, arguments.port_file, timeout_keep_alive=60, timeout_graceful_shutdown=5)
 

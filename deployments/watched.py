@@ -16,13 +16,14 @@ log = logging.getLogger("shop.watched")
 
 
 @contextmanager
-def watched(kind: str, *, own_port: bool = False) -> Iterator[None]:
-    """While its body runs. `own_port`: the process has no HTTP of its own, and listens on `METRICS_PORT`, if that is set."""
+def watched(kind: str, *, own_port: bool = False, database_url: str | None = None) -> Iterator[None]:
+    """While its body runs. `own_port`: the process has no HTTP of its own, and listens on `METRICS_PORT`, if that is set. `database_url`:
+    the database that it works on, if that is not the shop's."""
     with ExitStack() as stack:
-        stack.enter_context(sampling(kind))
+        stack.enter_context(sampling(kind, database_url=database_url))
         if own_port:
             _serve_metrics(kind, stack)
-        _send_traces(stack)
+        _send_traces(stack, database_url)
         yield
 
 
@@ -40,9 +41,9 @@ def _serve_metrics(kind: str, stack: ExitStack) -> None:
         log.info("metrics are at http://%s:%d/metrics", host, server.port)
 
 
-def _send_traces(stack: ExitStack) -> None:
+def _send_traces(stack: ExitStack, database_url: str | None) -> None:
     if settings().traces_endpoint is None:
         return
     from shop.monitoring.traces.sender import sending
 
-    stack.enter_context(sending())
+    stack.enter_context(sending(database_url))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from contextlib import suppress
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +46,21 @@ def serve(app: Any, listener: socket.socket, port_file: Path | None = None, **op
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, **options)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt), _ending_well():
         _Server(config, url, port, port_file).run([listener])
+
+
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """uvicorn sends a SIGTERM that it has heard on to its process, which would end at once: without a goodbye of who runs it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write_whole(path: Path, text: str) -> None:

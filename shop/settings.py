@@ -382,6 +382,11 @@ def settings() -> Settings:
     return Settings()
 
 
+def at(database_url: str | None) -> Settings:
+    """The same with another database; None: its own."""
+    return settings() if database_url is None else settings().model_copy(update={"database_url": _psycopg_url(database_url)})
+
+
 def what_is_wrong(error: ValidationError) -> str:
     """A settings' error as one line for a terminal: each setting by its name, and nothing of what was given."""
     errors = error.errors(include_input=False, include_url=False)

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 
 from shop.database import pool_use
 from shop.monitoring.config import Monitoring, monitoring
-from shop.settings import Settings, settings
+from shop.settings import Settings, at
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +44,14 @@ _TIDY = (
 
 
 @contextmanager
-def sampling(kind: str, *, flow_run_id: str | None = None) -> Iterator[None]:
-    """While its body runs, this process is one of this kind in the system metrics. Does nothing where the configuration turns it off."""
+def sampling(kind: str, *, flow_run_id: str | None = None, database_url: str | None = None) -> Iterator[None]:
+    """While its body runs, this process is one of this kind in the system metrics of that database (None: the shop's). Does nothing where
+    the configuration turns it off."""
     config = monitoring()
     if not (config.worker_monitoring.enabled or config.metrics_collection.enabled):
         yield
         return
-    sampler = Sampler(kind, config, settings(), flow_run_id)
+    sampler = Sampler(kind, config, at(database_url), flow_run_id)
     sampler.start()
     try:
         yield

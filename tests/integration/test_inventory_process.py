@@ -122,6 +122,22 @@ async def test_told_to_stop_it_stops(start: Start) -> None:
     await until(over, 10, "it to stop")
 
 
+async def test_it_says_in_its_own_database_that_it_lives(start: Start, stock_database: str) -> None:
+    """And not in the one that DATABASE_URL names, which may be another shop's, or none."""
+    service = start("one")
+
+    def kinds() -> list[tuple[str, bool]]:
+        with psycopg.connect(stock_database.replace("+psycopg", "")) as connection:
+            return connection.execute("SELECT kind, ended_at IS NULL FROM worker_process").fetchall()
+
+    async def alive() -> bool:
+        return kinds() == [("inventory service", True)]
+
+    await until(alive, 20, "it to say that it lives")
+    service.stop()
+    assert kinds() == [("inventory service", False)]
+
+
 @pytest.mark.parametrize(
     ("options", "environment", "says"),
     [

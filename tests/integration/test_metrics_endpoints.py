@@ -22,6 +22,9 @@ from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.processes import Child, free_port, wait_until
 from deployments.stack.web import Web
 from deployments.stack.worker import Worker
+from shop.errors import CarrierTimeout, CarrierUnavailable, InventoryTimeout, InventoryUnavailable, PaymentGatewayUnavailable
+from shop.monitoring.config import WorkerMonitoring
+from shop.settings import Settings
 from tests.conftest import HOME
 from tests.integration.test_prometheus import TOKEN, Scraped, scrape
 from tests.integration.world import World
@@ -171,6 +174,26 @@ def test_rules_are_well_formed() -> None:
     assert config["rule_files"] == ["alerts.yml"]
 
 
+def test_thresholds_are_those_of_our_own_alerts() -> None:
+    rules = {
+        rule["alert"]: rule["expr"] for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+    }
+    ours, rate = Settings.model_fields, WorkerMonitoring().error_rate_threshold
+    for alert, threshold in {
+        "OrderSagaErrorRate": rate,
+        "OrderSagaStepErrorRate": rate,
+        "OrderSagaOrderWaitsTooLong": ours["alert_waiting_minutes"].default * 60,
+        "OrderSagaRecoveryDoesNotKeepUp": ours["alert_recovery_seconds"].default,
+    }.items():
+        assert float(rules[alert].rpartition(">")[2]) == threshold, alert
+
+
+def test_every_code_that_orders_are_put_off_for_has_its_rule() -> None:
+    asked = " ".join(rule_queries())
+    for error in (PaymentGatewayUnavailable, InventoryUnavailable, InventoryTimeout, CarrierUnavailable, CarrierTimeout):
+        assert re.search(rf"put_off_orders{{[^}}]*\b{error.code}\b", asked), error.code
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)")
 def test_promtool_accepts_rules_queries_and_configuration(tmp_path: Path) -> None:
     def accepted(*arguments: str) -> None:
@@ -210,6 +233,8 @@ def test_alerts_fire_and_end(tmp_path: Path) -> None:
         *both("order_saga_oldest_open_order_age_seconds", "0x10 1000x10 0x50"),
         *both("order_saga_left_behind_age_seconds", "0x10 300x10 0x50"),
         *both('order_saga_put_off_orders{code="payment_gateway_unavailable"}', "0x10 7x10 0x50"),
+        *both('order_saga_put_off_orders{code="carrier_timeout"}', "0x30 2x10 0x30"),
+        *both('order_saga_put_off_orders{code="carrier_unavailable"}', "0x30 1x10 0x30"),
         *both('order_saga_processes{kind="worker", state="alive"}', "1x30 0x10 1x30"),
         *both('order_saga_process_info{kind="worker"}', "1x70"),
     ]
@@ -220,6 +245,7 @@ def test_alerts_fire_and_end(tmp_path: Path) -> None:
         at(15, "OrderSagaOrderWaitsTooLong", severity="warning"), at(30, "OrderSagaOrderWaitsTooLong"),
         at(15, "OrderSagaRecoveryDoesNotKeepUp", severity="critical"), at(30, "OrderSagaRecoveryDoesNotKeepUp"),
         at(15, "OrderSagaPaymentGatewayLeftAlone", severity="critical"), at(30, "OrderSagaPaymentGatewayLeftAlone"),
+        at(15, "OrderSagaCarrierLeftAlone"), at(35, "OrderSagaCarrierLeftAlone", severity="critical"), at(50, "OrderSagaCarrierLeftAlone"),
         at(20, "OrderSagaNoWorker"), at(38, "OrderSagaNoWorker", severity="critical"), at(50, "OrderSagaNoWorker"),
         at(50, "OrderSagaNothingToScrape"),
     ]  # fmt: skip

@@ -112,6 +112,20 @@ async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once
         assert word not in found.text
 
 
+async def test_what_orders_are_put_off_for_is_told(world: World, unique: str) -> None:
+    """Also of those of a batch, whose steps have not failed, but are as good as begun."""
+    waiting = {"payment_gateway_unavailable": 2, "carrier_timeout": 1, "payment_needs_customer": 1}
+    for number, code in enumerate(Counter(waiting).elements()):
+        order = an_order(f"OFF-{unique}-{number}")
+        await asyncio.to_thread(submit, [order])
+        world.sql(
+            "UPDATE customer_order SET waits_for = :code, not_before = now() + interval '1 h' WHERE id = :id", code=code, id=order["id"]
+        )
+    none = dict.fromkeys(("inventory_unavailable", "inventory_timeout", "carrier_unavailable"), 0)
+    found = await asyncio.to_thread(fresh)
+    assert {dict(labels)["code"]: orders for labels, orders in found.all("put_off_orders").items()} == {**none, **waiting}
+
+
 def test_a_total_never_falls_whatever_becomes_of_its_rows(world: World, at_once: None) -> None:
     def insert(order_id: str, status: str, ago: float, attempts: int = 1) -> None:
         world.sql(

@@ -17,6 +17,7 @@ from shop.pictures.order_page import order_page, page_key, summary
 from shop.pictures.order_story import DeskRow, MailRow, OrderStory, StepRow, StepState, UndoState, tell_steps
 from shop.pictures.words import duration, for_markdown, for_mermaid
 from shop.settings import Settings
+from tests.node import node as mermaid
 
 NAMES = [step.name for step in ORDER_SAGA]
 _PIVOT = NAMES.index(ORDER_SAGA.pivot)
@@ -179,6 +180,35 @@ def contrast(one: str, other: str) -> float:
 
     low, high = sorted([luminance(one), luminance(other)])
     return (high + 0.05) / (low + 0.05)
+
+
+class TestMermaidsOwnParser:
+    def test_takes_any_order(self) -> None:
+        stories = [completed(), compensated(), OrderStory("ORDER-1001", "received", None)]
+        stories += [replace(story, order_id=order_id) for story in (completed(), compensated()) for order_id in HOSTILE]
+        wrong = {
+            story.order_id: why
+            for story, why in zip(stories, mermaid.run("parse.mjs", [order_diagram(each, ORDER_SAGA) for each in stories]), strict=True)
+            if why
+        }
+        assert wrong == {}
+
+    @pytest.mark.parametrize("field", ["failure_code", "outcome", "status"])
+    def test_takes_any_text_of_the_journal(self, field: str) -> None:
+        stories = [replace(compensated(), **{field: text}) for text in HOSTILE]
+        stories += [
+            replace(story, steps=[replace(row, error=text) for row in story.steps]) for story, text in zip(stories, HOSTILE, strict=True)
+        ]
+        assert not any(mermaid.run("parse.mjs", [order_diagram(each, ORDER_SAGA) for each in stories]))
+
+    def test_is_no_silent_skip_in_ci(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(mermaid.shutil, "which", lambda _: None)
+        monkeypatch.setenv("CI", "true")
+        with pytest.raises(pytest.fail.Exception, match="no Node here"):
+            mermaid.run("parse.mjs", [])
+        monkeypatch.delenv("CI")
+        with pytest.raises(pytest.skip.Exception, match="no Node here"):
+            mermaid.run("parse.mjs", [])
 
 
 class TestBoxes:

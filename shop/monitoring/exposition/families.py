@@ -14,7 +14,15 @@ from prometheus_client.metrics_core import Metric
 
 from shop import errors
 from shop.database import pool_use
-from shop.errors import OrderError
+from shop.errors import (
+    CarrierTimeout,
+    CarrierUnavailable,
+    InventoryTimeout,
+    InventoryUnavailable,
+    OrderError,
+    PaymentGatewayUnavailable,
+    PaymentNeedsCustomer,
+)
 from shop.money import is_currency
 from shop.monitoring.cells import _middle
 from shop.monitoring.commands import REFUSALS
@@ -29,6 +37,18 @@ STEP_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 
 ORDER_BOUNDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 21_600, 86_400)
 OTHER = "other"
 _MOST_WRITERS = 20
+_AWAY = tuple(
+    error.code
+    for error in (
+        PaymentGatewayUnavailable,
+        PaymentNeedsCustomer,
+        InventoryUnavailable,
+        InventoryTimeout,
+        CarrierUnavailable,
+        CarrierTimeout,
+    )
+)
+"""What orders are put off for: told also when there are none."""
 _OPEN_STATES = ("waiting", "held", "put_off", "left_behind")
 _OUTBOX_STATES = ("waiting", "failing", "refused")
 _CODES = frozenset(
@@ -128,7 +148,7 @@ def _orders_now(now: Now) -> Iterator[Metric]:
     what = "For how long the order that waits longest for recovery has been nobody's; 0 if there is none."
     yield _gauge("left_behind_age_seconds", what, max((row.since_over or 0 for row in now.open), default=0))
     why = GaugeMetricFamily(f"{PREFIX}_put_off_orders", "Orders that are put off, by the code of what they wait for.", labels=["code"])
-    waiting = Counter({"payment_gateway_unavailable": 0, "inventory_unavailable": 0, "payment_needs_customer": 0})
+    waiting = Counter(dict.fromkeys(_AWAY, 0))
     for row in now.put_off:
         waiting[_known(row.code)] += row.orders
     for code, orders in sorted(waiting.items()):

@@ -26,10 +26,9 @@ _OPEN = text(
 )
 _PUT_OFF = text(
     """
-    SELECT code, count(*) AS orders FROM (
-        SELECT (SELECT s.remark FROM order_step s WHERE s.order_id = o.id AND s.status = 'failed' ORDER BY s.number DESC LIMIT 1) AS code
-        FROM customer_order o WHERE o.outcome IS NULL AND o.lease_id IS NULL AND o.not_before > now() LIMIT 100000
-    ) each GROUP BY code
+    SELECT waits_for AS code, count(*) AS orders FROM (
+        SELECT waits_for FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL AND not_before > now() LIMIT 100000
+    ) each GROUP BY waits_for
     """
 )
 _DESK = text(

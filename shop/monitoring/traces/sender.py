@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from sqlalchemy import Connection, NullPool, create_engine, text
 
 from shop.monitoring.traces.spans import resource, spans_of, trace_id
-from shop.settings import Settings, settings
+from shop.settings import Settings, at
 
 log = logging.getLogger(__name__)
 _EVERY_SECONDS = 2.0
@@ -47,9 +47,10 @@ _STEPS = text(
 
 
 @contextmanager
-def sending() -> Iterator[None]:
-    """While its body runs, and a little longer for what ended last, this process sends traces, unless another one does."""
-    sender = Sender(settings())
+def sending(database_url: str | None = None) -> Iterator[None]:
+    """While its body runs, and a little longer for what ended last, this process sends traces of that database (None: the shop's), unless
+    another one does."""
+    sender = Sender(at(database_url))
     sender.start()
     try:
         yield
