@@ -12,7 +12,10 @@ from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
-from shop.errors import CarrierRefused, CarrierUnavailable
+from sqlalchemy import text
+
+from shop.database import transaction
+from shop.errors import CarrierRefused, CarrierUnavailable, LeaseLost
 from shop.notes import note
 from shop.points import effect
 from shop.settings import settings
@@ -20,6 +23,7 @@ from shop.shipping.carrier import Carrier, Shipment, Voided
 from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
 from shop.under_way import OrderUnderWay
 
+_UNDONE = text("SELECT EXISTS (SELECT 1 FROM order_step WHERE order_id = :id AND step = :step AND undo_status = 'done')")
 _QUOTING, _BUYING, _VOIDING = (effect(what) for what in ("asking the carrier for a quote", "buying a label", "voiding a label"))
 _RETRIES, _AWAY_SECONDS = 3, 15.0
 """After so many tries that failed, an order is put off for so long."""
@@ -40,8 +44,22 @@ async def book(under_way: OrderUnderWay) -> dict[str, Any]:
     except CarrierUnavailable as away:
         await _wait_for(under_way, away)
         raise
-    await note(under_way, STEP, parcel=parcel)
+    try:
+        await note(under_way, STEP, parcel=parcel)
+    except LeaseLost:
+        await _void_if_undone(under_way, carrier(chosen))
+        raise
     return parcel
+
+
+async def _void_if_undone(under_way: OrderUnderWay, at: Carrier) -> None:
+    """This process was paused right before it asked for the label, until another one had waited for it in vain and undone the order: then
+    nobody will ever look for the label any more. If the order goes on, the other one finds it."""
+    async with transaction() as tx:
+        undone = (await tx.execute(_UNDONE, {"id": under_way.id, "step": STEP})).scalar()
+    if undone:
+        with _VOIDING:
+            await at.void(str(under_way.journal[STEP].notes["quote_id"]))
 
 
 async def _parcel(under_way: OrderUnderWay, at: Carrier) -> dict[str, Any]:

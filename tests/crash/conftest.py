@@ -43,19 +43,17 @@ def site(
     sandbox: Sandbox,
     forgetful_sandbox: Sandbox,
     easypost_server: EasyPost,
+    localstripe: LocalStripe,
     prefect_api: Any,
     running_nursery: Nursery,
     world_dir: Path,
-    every: bool,
-    request: pytest.FixtureRequest,
 ) -> Iterator[Site]:
     """Servers, and workers to be killed."""
     folder = world_dir / "crash"
     folder.mkdir()
     gateways = {"remembers": sandbox.url, "forgets": forgetful_sandbox.url}
-    stripe: LocalStripe | None = request.getfixturevalue("localstripe") if every else None
     with mail_server() as mails, crm_server() as crm, environment({"INVENTORY_SERVICE_TOKEN": TOKEN}):  # the books ask the services
-        yield Site(postgres, template_database, folder, running_nursery, gateways, easypost_server, stripe, mails, crm)
+        yield Site(postgres, template_database, folder, running_nursery, gateways, easypost_server, localstripe, mails, crm)
 
 
 _SUMMARY = pytest.StashKey[Summary]()

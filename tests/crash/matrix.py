@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from zlib import crc32
 
 from shop.outcomes import Outcome
 from tests.crash.scenarios import AT_STRIPE, SCENARIOS, Scenario
@@ -37,6 +39,11 @@ class Way:
         about = (_CARRIERS if ("CARRIER", "easypost") in self.settings else ()) + (_MESSAGES if self.outside else ())
         about += _STOCK if _AT_SERVICE[0] in self.settings else ()
         return not about or any(word in point for word in about)
+
+    @property
+    def turn(self) -> str:
+        """In whose turn it is: its lane; those that only few orders take have one together."""
+        return self.lane if self.lane in LANES else "another"
 
     def __str__(self) -> str:
         carrier = ", a carrier outside" if ("CARRIER", "easypost") in self.settings else ""
@@ -131,19 +138,38 @@ def all_passed(site: Site, ways: Sequence[Way]) -> list[tuple[Way, list[str]]]:
 
 def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool, but: Iterable[str] = ()) -> Iterator[Case]:
     """With `every`: each point on each way, with each gateway (with Stripe where money moves), except that a lane need not be walked to the
-    same point twice. Without: each point once (`but` these), lanes and the sandbox's two ways in turn."""
-    seen: set[tuple[object, ...]] = set() if every else {(point,) for point in but}
-    turn = 0
+    same point twice. Without: each point once (`but` these), lanes, ways and gateways in turn."""
+    return _all(ways) if every else _each_once(ways, set(but))
+
+
+def _all(ways: Iterable[tuple[Way, Sequence[str]]]) -> Iterator[Case]:
+    seen: set[tuple[object, ...]] = set()
     for way, points in ways:
-        for point in points:
-            key: tuple[object, ...] = (point, way.lane, way.outside, *way.died_at, *way.settings) if every else (point,)
-            if key in seen or not way.is_about(point):
-                continue
-            seen.add(key)
-            more = (STRIPE,) if "payment" in point and way.scenario in AT_STRIPE else ()
-            for gateway in (*GATEWAYS, *more) if every else (GATEWAYS[turn % 2],):
-                turn += 1
-                yield Case(point, way, gateway)
+        for point in filter(way.is_about, points):
+            key = (point, way.lane, way.outside, *way.died_at, *way.settings)
+            if key not in seen:
+                seen.add(key)
+                yield from (Case(point, way, gateway) for gateway in _gateways(point, way))
+
+
+def _each_once(ways: Iterable[tuple[Way, Sequence[str]]], but: Collection[str]) -> Iterator[Case]:
+    """Of all ways to a point the one that has had the fewest so far, in the lane that has; and so with the gateways. The points come in a
+    sequence in which before and after are mixed, and which is always the same."""
+    to: dict[str, list[Way]] = {}
+    for way, points in ways:
+        for point in filter(way.is_about, points):
+            to.setdefault(point, []).append(way)
+    had: Counter[object] = Counter()
+    for point in sorted(to.keys() - but, key=lambda point: crc32(point.encode())):
+        way = min(to[point], key=lambda way: (had[way.turn], had[way]))
+        offered, when = _gateways(point, way), point.split()[0]
+        gateway = min(offered, key=lambda gateway: (had[offered, when, gateway], had[way.turn, gateway]))
+        had.update([way, way.turn, (offered, when, gateway), (way.turn, gateway)])
+        yield Case(point, way, gateway)
+
+
+def _gateways(point: str, way: Way) -> tuple[str, ...]:
+    return (*GATEWAYS, STRIPE) if "payment" in point and way.scenario in AT_STRIPE else GATEWAYS
 
 
 def run_all(site: Site, chosen: Sequence[Case], tell: Callable[[Result], None] = lambda _: None) -> list[Result]:

@@ -68,10 +68,10 @@ class Site:
     """`remembers` and `forgets`: their addresses."""
     easypost: EasyPost
     """The carrier outside."""
-    stripe: LocalStripe | None = None
+    stripe: LocalStripe
     """A third one, which forgets too, and is asked by Stripe's client."""
-    mail_server: MailServer | None = None
-    crm: Crm | None = None
+    mail_server: MailServer
+    crm: Crm
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _creating: threading.Lock = field(default_factory=threading.Lock)
 
@@ -79,8 +79,6 @@ class Site:
     def shop(self, gateway: str, *, outside: bool = False, **settings: str) -> Iterator[Shop]:
         """A fresh shop with the sample catalogue. `outside`: its mails go to the mail server, and the CRM hears of them."""
         if outside:
-            assert self.mail_server is not None
-            assert self.crm is not None
             settings["SMTP_URL"] = f"smtp://{self.mail_server.host}:{self.mail_server.port}"
             settings |= {"CRM_WEBHOOK_URL": self.crm.url, "CRM_WEBHOOK_SECRET": SECRET}
         name = f"crash_{next(self._numbers)}"
@@ -98,7 +96,6 @@ class Site:
             if service is not None:
                 settings |= service.settings
             if gateway == STRIPE:
-                assert self.stripe is not None
                 yield Shop(
                     self, StripeWorld(url, self.stripe.url, folder, self.stripe), {**self.stripe.settings, **settings}, outside, service
                 )
@@ -171,8 +168,6 @@ class Shop:
         has heard of all."""
         if not self.outside:
             return self.world.told(order_id)
-        assert self.site.mail_server is not None
-        assert self.site.crm is not None
         counted = Counter(self.site.mail_server.ids)
         told = {kind: counted[message_id(order_id, kind, _DEFAULTS)] for kind in Kind}
         assert max(told.values()) <= 2
@@ -190,17 +185,18 @@ class Shop:
             assert order_id in rows, f"{order_id} was lost"
             row, completed = rows[order_id], expected.outcome is Outcome.COMPLETED
             shipped = completed or expected.returned
-            assert row.outcome == expected.outcome, order_id
-            assert self.world.charges(order_id) == (1 if expected.charged else 0), "the gateway's ledger"
-            assert self.world.money(order_id) == (expected.charged, expected.refunded), "the gateway's ledger"
-            assert (row.amount_charged, row.amount_refunded) == (expected.charged, expected.refunded)
-            assert row.amount_at_risk == (expected.charged if expected.outcome is Outcome.NEEDS_ATTENTION else 0)
-            assert row.shipments == shipped
-            assert (row.contacts, row.unsent) == (len(expected.told), 0)
+            assert row.outcome == expected.outcome, f"the outcome of {order_id} is {row.outcome}"
+            assert self.world.charges(order_id) == (1 if expected.charged else 0), "the charges in the gateway's ledger"
+            assert self.world.money(order_id) == (expected.charged, expected.refunded), "the money in the gateway's ledger"
+            assert (row.amount_charged, row.amount_refunded) == (expected.charged, expected.refunded), "our amounts"
+            assert row.amount_at_risk == (expected.charged if expected.outcome is Outcome.NEEDS_ATTENTION else 0), "the amount at risk"
+            assert row.shipments == shipped, "the parcel"
+            assert (row.contacts, row.unsent) == (len(expected.told), 0), "what the customer has heard, and is still to hear"
             assert row.messages == len(expected.told) * (2 if self.outside else 1), "a mail, and a message for the CRM if there is one"
-            assert not expected.tidy or "created" not in {payment["status"] for payment in self.world.ledger(order_id)}
+            left = {payment["status"] for payment in self.world.ledger(order_id)} & {"created"}
+            assert not expected.tidy or not left, "a payment is left that could still be charged"
             assert row.held == 0, "a reservation is left"
-            assert (f"{order_id}.pdf" in labels) == shipped
+            assert (f"{order_id}.pdf" in labels) == shipped, "the label"
             assert self.told(order_id) == expected.told, "the mails"
             if self.settings.get("CARRIER") == "easypost":
                 assert self.site.easypost.good_labels(order_id) == (completed and not expected.returned), "the carrier's labels"
@@ -209,8 +205,8 @@ class Shop:
                 self._check_stock(self.inventory, order_id, expected)
             assert row.decisions == (expected.by_hand > 0), "the desk's entries"
         books = read_books(self.world.database_url)
-        assert books.balanced, books.rows
-        assert self.world.sql("SELECT count(*) FROM lease WHERE until > now()") == [(0,)]
+        assert books.balanced, f"the books: {books.rows}"
+        assert self.world.sql("SELECT count(*) FROM lease WHERE until > now()") == [(0,)], "a lease is left"
 
     def _check_stock(self, inventory: InventoryServer, order_id: str, expected: Scenario) -> None:
         """The service is asked: what became of the order's pieces, and whether its stock is what moved it."""

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from shop.errors import PaymentGatewayError, PaymentGatewayTimeout, StepTimeout
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
 from shop.outcomes import Outcome
@@ -19,6 +20,13 @@ from tests.nursery.nursery import Process
 
 _MIX = {"completes": 12, "cannot be shipped": 3, "declined": 2, "sold out": 1, "invalid": 1, "answer lost": 1}
 _LEASE_SECONDS = 2
+SLOWEST_RECOVERY = 45 * _LEASE_SECONDS
+"""Seconds. A lease has to run out, and a worker to come by that takes what there is and lives; that may be the third one, on a machine that
+is slow and just now starts others. What takes longer was found by nobody."""
+# Of what is asked while charging (create, confirm, look up) one answer in thirty is an error or does not come: one try in ten fails, and
+# five tries in a row fail for one order in a hundred thousand. More is a machine that is so slow that answers come too late.
+_MOST_UNDONE = 0.1
+_GATEWAYS_FAULTS = {kind.code for kind in (PaymentGatewayError, PaymentGatewayTimeout, StepTimeout)}
 _HELD_BY = "SELECT o.id FROM customer_order o JOIN lease l ON l.id = o.lease_id WHERE o.outcome IS NULL AND l.holder LIKE '%:' || :pid"
 _STILL = (
     "SELECT o.id FROM customer_order o JOIN lease l ON l.id = o.lease_id "
@@ -34,6 +42,8 @@ class Report:
     orders: int
     kills: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    undone: int = 0
+    """Orders that would have completed, had the gateway not failed."""
     recovered: int = 0
     """Orders that another worker took over."""
     longest_recovery: float = 0
@@ -128,10 +138,11 @@ def _judge(shop: Shop, sent: dict[str, str], report: Report) -> None:
         report.recovered += row.takeovers > 0
         charged, refunded = shop.world.money(order_id)
         completed = row.outcome == Outcome.COMPLETED
-        # A gateway that fails often enough is a reason to undo an order that would have completed.
-        right = {expected.outcome, Outcome.COMPENSATED} if expected.outcome is Outcome.COMPLETED else {expected.outcome}
+        # A gateway that fails often enough is a reason to undo an order that would have completed, and there is no other.
+        undone = expected.outcome is Outcome.COMPLETED and row.outcome == Outcome.COMPENSATED and _for_the_gateway(row)
+        report.undone += undone
         facts = {
-            "outcome": row.outcome in right,
+            "outcome": row.outcome == expected.outcome or undone,
             "charged once at most": shop.world.charges(order_id) <= 1,
             "the money": charged - refunded == (PRICE if completed else 0),
             "our amounts": (row.amount_charged, row.amount_refunded) == (charged, refunded),
@@ -144,7 +155,15 @@ def _judge(shop: Shop, sent: dict[str, str], report: Report) -> None:
             "told what is short": (mail_name(order_id, Kind.OUT_OF_STOCK) in mails) == (row.outcome == Outcome.OUT_OF_STOCK),
         }
         report.discrepancies += [f"{order_id} ({name}, {row.outcome}): {what}" for what, holds in facts.items() if not holds]
+    might = sum(SCENARIOS[name].outcome is Outcome.COMPLETED for name in sent.values())
+    if report.undone > max(1, _MOST_UNDONE * might):
+        report.discrepancies.append(f"{report.undone} of {might} orders were undone that would have completed")
     try:
         shop.world.assert_books_balance()
     except AssertionError as error:
         report.discrepancies.append(f"the books: {error}")
+
+
+def _for_the_gateway(row: Any) -> bool:
+    """Whether the order is undone because the gateway gave no usable answer."""
+    return row.failing_step == "process_payment" and (row.failure or {}).get("code") in _GATEWAYS_FAULTS

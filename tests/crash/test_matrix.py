@@ -8,49 +8,129 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.crash.matrix import FIRST, RECOVERIES, Case, Result, Way, all_passed, cases, run_all
-from tests.crash.site import Site
+from tests.crash.effects import named, names_in
+from tests.crash.matrix import FIRST, GATEWAYS, LANES, RECOVERIES, Case, Result, Way, all_passed, cases, run_all
+from tests.crash.site import STRIPE, Site
 from tests.crash.summary import Line, Summary
+from tests.nursery.nursery import Nursery
 
 pytestmark = pytest.mark.alone
 
+Passed = tuple[Way, Sequence[str]]
+_FAIR = 0.35
+"""Of what two share, each has so much at least."""
+_ASIDE = {
+    # Alerts look at orders, and change none.
+    "the commit of alerts",
+    "the commit of claiming notices of alerts",
+    "the commit of notices of alerts told",
+    "writing a mail about an alert",
+    # What retention deletes has ended long ago; an order that is open is not touched.
+    "the commit of deleting traces",
+    "the commit of erasing customers",
+    "deleting customers' files",
+}
+"""Effects that are not on any order's way."""
+_TWICE = {
+    # Settling an order, where workers die, and accepting discrepancies: one commit, which moves no money and changes no order.
+    "the commit of a person's decision"
+}
+"""Names of two effects. Only at one of them would a worker have to die."""
+
 
 @pytest.fixture(scope="module")
-def ways(site: Site) -> list[tuple[Way, Sequence[str]]]:
+def ways(site: Site) -> Sequence[Passed]:
     return all_passed(site, FIRST)
 
 
 @pytest.fixture(scope="module")
-def recoveries(site: Site) -> list[tuple[Way, Sequence[str]]]:
+def recoveries(site: Site) -> Sequence[Passed]:
     return all_passed(site, RECOVERIES)
 
 
-def test_every_declared_point_is_on_some_way(
-    site: Site, ways: list[tuple[Way, Sequence[str]]], recoveries: list[tuple[Way, Sequence[str]]]
-) -> None:
-    """A new step brings its points with it; one that no way leads to would never be tried."""
-    reached = {point for _, points in [*ways, *recoveries] for point in points}
-    assert set(site.nursery.process("declared").wait(30)) - reached == set()
+def test_no_declared_point_is_left_out(site: Site, ways: Sequence[Passed], recoveries: Sequence[Passed]) -> None:
+    """A new step brings its points with it; one that no case leads to would never be tried."""
+    declared = set(site.nursery.process("declared").wait(30))
+    for each in (True, False):
+        tried = [*_deaths(ways, every=each), *_deaths_in_recovery(ways, recoveries, every=each)]
+        assert declared - {case.point for case in tried} == set(), f"every: {each}"
+
+
+def test_no_effect_in_the_code_is_left_out(running_nursery: Nursery) -> None:
+    """What these workers never import declares nothing, and would not be missed."""
+    declared = {point.removeprefix("before ") for point in running_nursery.process("declared").wait(30)}
+    found = named()
+    assert set(found) - declared == _ASIDE
+    assert {name for name, places in found.items() if places > 1} == _TWICE
+
+
+def test_effects_are_found_in_code() -> None:
+    code = "A, B = (points.effect(f'the {what}') for what in ('x', 'y'))\nC = effect('z')"
+    assert sorted(names_in(code)) == ["the x", "the y", "z"]
+    with pytest.raises(AssertionError, match="how is this effect called"):
+        list(names_in("A = effect(make_a_name())"))
+
+
+def test_lanes_and_gateways_share_the_points(ways: Sequence[Passed], recoveries: Sequence[Passed]) -> None:
+    """Each point once is not each point in the same lane, nor before it always with the one gateway and after it with the other."""
+    first, recovering = _deaths(ways, every=False), _deaths_in_recovery(ways, recoveries, every=False)
+    _assert_shared(LANES, [case for case in first if _lanes_to(case.point, ways) >= set(LANES)])
+    _assert_shared(("recover", "pending"), recovering)
+    _assert_gateways_shared(first)
+    _assert_gateways_shared(recovering)
+    assert any(case.gateway == STRIPE for case in first)
+
+
+def test_any_points_are_shared_out() -> None:
+    points = [f"{when} thing {number}" for number in range(30) for when in ("before", "after")]
+    invented = [(way, points) for way in FIRST if not way.settings and not way.outside]
+    chosen = list(cases(invented, every=False, but=points[:10]))
+    assert sorted(case.point for case in chosen) == sorted(points[10:])
+    _assert_shared(LANES, chosen)
+    _assert_gateways_shared(chosen)
+
+
+def _lanes_to(point: str, ways: Sequence[Passed]) -> set[str]:
+    return {way.lane for way, points in ways if point in points and way.is_about(point)}
+
+
+def _assert_shared(lanes: Sequence[str], chosen: Sequence[Case]) -> None:
+    lots = Counter(case.way.lane for case in chosen)
+    assert min(lots[lane] for lane in lanes) >= _FAIR * len(chosen), lots
+
+
+def _assert_gateways_shared(chosen: Sequence[Case]) -> None:
+    for when in ("before", "after"):
+        lots = Counter(case.gateway for case in chosen if case.point.startswith(when))
+        assert min(lots[gateway] for gateway in GATEWAYS) >= _FAIR * lots.total(), (when, lots)
 
 
 def test_a_worker_dies_at_every_point(
-    site: Site, ways: list[tuple[Way, Sequence[str]]], every: bool, summary: Summary, capsys: pytest.CaptureFixture[str]
+    site: Site, ways: Sequence[Passed], every: bool, summary: Summary, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _judge("A worker dies", _run(site, list(cases(ways, every=every)), capsys), summary)
+    _judge("A worker dies", _run(site, _deaths(ways, every=every), capsys), summary)
 
 
 def test_a_recovery_dies_at_every_point(
     site: Site,
-    ways: list[tuple[Way, Sequence[str]]],
-    recoveries: list[tuple[Way, Sequence[str]]],
+    ways: Sequence[Passed],
+    recoveries: Sequence[Passed],
     every: bool,
     summary: Summary,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    _judge("A recovery dies", _run(site, _deaths_in_recovery(ways, recoveries, every=every), capsys), summary)
+
+
+def _deaths(ways: Sequence[Passed], *, every: bool) -> list[Case]:
+    return list(cases(ways, every=every))
+
+
+def _deaths_in_recovery(ways: Sequence[Passed], recoveries: Sequence[Passed], *, every: bool) -> list[Case]:
     """In short: at each point where only a recovery gets to, and at every third of the others."""
     others = sorted({point for _, points in ways for point in points})
     known = set(others) - set(others[::3])
-    _judge("A recovery dies", _run(site, list(cases(recoveries, every=every, but=known)), capsys), summary)
+    return list(cases(recoveries, every=every, but=known))
 
 
 def _run(site: Site, chosen: Sequence[Case], capsys: pytest.CaptureFixture[str]) -> list[Result]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.crash.site import Site
-from tests.crash.storm import storm
+from tests.crash.storm import SLOWEST_RECOVERY, storm
 from tests.crash.summary import Line, Summary
 
 pytestmark = pytest.mark.alone
@@ -20,4 +20,5 @@ def test_random_kills(site: Site, every: bool, request: pytest.FixtureRequest, s
         Line("Random kills", None, report.kills, report.outcomes, report.recovered, report.longest_recovery, found, report.seed)
     )
     assert report.recovered > 0, "nobody died in the middle of anything"
+    assert every or report.longest_recovery < SLOWEST_RECOVERY
     assert report.discrepancies == []

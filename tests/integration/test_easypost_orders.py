@@ -160,6 +160,24 @@ async def test_a_label_that_is_not_taken_back_is_for_a_person(shipping: World, e
     assert shipping.money(unique) == (PRICE, PRICE)
 
 
+async def test_a_label_that_was_bought_too_late_is_voided(shipping: World, easypost_server: EasyPost, unique: str) -> None:
+    """Its process was paused right before it asked, until another one had waited long enough, and undone the order."""
+
+    def undone_meanwhile() -> None:
+        shipping.sql("UPDATE lease SET taken_from = true")
+        shipping.sql(
+            "UPDATE customer_order SET fence = fence + 1, lease_id = NULL, outcome = 'compensated', finished_at = now() WHERE id = :id",
+            id=unique,
+        )
+        shipping.sql("UPDATE order_step SET undo_status = 'done', undo_due = false WHERE step = 'fulfill_order'")
+
+    when("before buying a label", undone_meanwhile)
+    await process_order(an_order(unique), return_state=True)
+    assert len(easypost_server.labels(unique)) == 1
+    assert easypost_server.good_labels(unique) == 0, "no parcel can leave"
+    assert shipping.shipments(unique) == 0
+
+
 async def test_a_carrier_that_is_away_is_waited_for(shipping: World, easypost_server: EasyPost, unique: str) -> None:
     """Orders are put off, paid and with their stock, and go on once it is back."""
     easypost_server.misbehave("create", "error_503", times=1000)

@@ -37,6 +37,7 @@ from shop.errors import OrderError
 from shop.signals import Bell
 from shop.under_way import OrderUnderWay
 from shop.work import Work
+from tests.model.worker import current
 
 _FIRST_PAUSE = 0.5
 
@@ -105,7 +106,7 @@ def without_prefect() -> Iterator[None]:
         patch.object(flows.board, "show_desk", _nobody_looks),
         patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
         patch.object(flows.cancel_order, "_show", _nobody_looks),
-        patch.object(flows.process_order, "show_order", _nobody_looks),
+        patch.multiple(flows.process_order, show_order=_nobody_looks, _run_id=lambda: repr(current())),
         patch.object(flows.reopened, "show_order", _nobody_looks),
         patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
         patch.object(flows.progress, "acreate_markdown_artifact", _nobody_looks),

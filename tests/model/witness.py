@@ -12,6 +12,7 @@ from shop.payments.sandbox.ledger import Ledger
 from tests.model.core import join
 from tests.model.seen import Money, Seen, Stock
 
+UNFORESEEN = "nobody foresaw"
 _LOOK = """
 SELECT json_build_object(
     'orders', (SELECT json_agg(json_build_array(
@@ -130,8 +131,10 @@ class Witness:
             yield "is confirmed, and not shipped"
         if now.returned and "confirmation" in now.mails:
             yield "came back, and a confirmation is going to be sent"
-        if now.failure == "step_broken" or (now.failing_step is not None and now.failure is None and now.outcome is None):
-            yield f"{now.failing_step} failed in a way that nobody foresaw"
+        if now.failure == "step_broken":
+            yield f"{now.failing_step} failed in a way that {UNFORESEEN}"
+        if now.failing_step is not None and now.failure is None and now.outcome is None:
+            yield "is being undone, and nobody wrote down why"
         if now.outcome in {"rejected", "out_of_stock", "compensated"} and money.kept:
             yield f"is {now.outcome}, and the gateway has kept {money.kept}"
         if now.outcome is not None and (now.outcome == "completed") != (now.parcel is not None and not now.returned) and not now.due:

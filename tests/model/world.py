@@ -26,7 +26,7 @@ from tests.model.stories import Story, story
 from tests.model.tables import Tables
 from tests.model.tally import Tally
 from tests.model.trouble import Trouble
-from tests.model.witness import Witness
+from tests.model.witness import UNFORESEEN, Witness
 from tests.model.worker import Point, Worker, current
 
 _ENOUGH_ROUNDS = 20
@@ -118,7 +118,7 @@ class World:
 
     def check(self) -> None:
         """Raises Violation if anything is not as it must be."""
-        faults = [*self.witness.faults, *(f"nobody foresaw: {surprise}" for surprise in self._surprises.heard)]
+        faults = [*self.witness.faults, *(f"{UNFORESEEN}: {surprise}" for surprise in self._surprises.heard)]
         if faults:
             self.fail("; ".join(faults))
 

@@ -52,6 +52,16 @@ class Shop:
         answer = httpx.get(f"{self.known['PAYMENT_GATEWAY_URL']}/v1/payments", params={"order_id": order_id}, timeout=30)
         return list(answer.raise_for_status().json()["data"])
 
+    def runs(self, deployment: str) -> None:
+        """Starts a run of it, as its schedule does."""
+        api = self.known["PREFECT_API_URL"]
+        known = httpx.get(f"{api}/deployments/name/{deployment}", timeout=30).raise_for_status().json()
+        httpx.post(f"{api}/deployments/{known['id']}/create_flow_run", json={}, timeout=30).raise_for_status()
+
+    def has_artifact(self, key: str) -> bool:
+        """Whether some run has made one."""
+        return httpx.get(f"{self.known['PREFECT_API_URL']}/artifacts/{key}/latest", timeout=30).is_success
+
     def slow_down(self, order_id: str) -> None:
         """From now on the gateway takes a minute to confirm the order's payment."""
         rule = {"order_id": order_id, "move": "confirm", "fault": "slow", "ms": 60_000}

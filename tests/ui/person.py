@@ -52,6 +52,24 @@ class Person:
         self.page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()  # the newest one
         self.page.wait_for_url("**/artifacts/artifact/*")
 
+    def opens_latest(self, key: str) -> None:
+        """The newest artifact of this key, whichever run made it."""
+        self.page.goto(f"{self.ui}/artifacts/key/{key}")
+        self.page.get_by_role("link", name=re.compile("^[0-9a-f]{8}$")).first.click()
+        self.page.wait_for_url("**/artifacts/artifact/*")
+
+    def prefers(self, scheme: Any) -> None:
+        """`light` or `dark`, as set up on their machine."""
+        self.page.emulate_media(color_scheme=scheme)
+
+    def sees_pictures(self, number: int) -> None:
+        """So many charts, each of them drawn."""
+        self.page.wait_for_function(
+            "n => { const seen = [...document.querySelectorAll('img')].filter(i => i.src.startsWith('data:image/svg'));"
+            " return seen.length === n && seen.every(i => i.complete && i.naturalWidth > 0) }",
+            arg=number,
+        )
+
     def sees(self, text: str) -> None:
         """Can read this somewhere."""
         from playwright.sync_api import expect

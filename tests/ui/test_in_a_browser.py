@@ -62,13 +62,25 @@ def test_the_failing_sample_is_found_by_its_id_and_shows_what_was_undone(person:
     assert [p["amount"] - p["refunded"] for p in shop.payments("ORDER-SHIP-FAIL")] == [0]
 
 
-def test_a_declined_card_ends_as_compensated(person: Person, shop: Shop, order_id: str) -> None:
-    sends(person, order_id, {"Card Last4 (Optional)": "0000"})
+def test_one_that_the_carrier_refuses_is_undone_before_ones_eyes(person: Person, shop: Shop, order_id: str) -> None:
+    sends(person, order_id, {"Country (Optional)": "AQ"})
     person.sees_state("Compensated")
     person.opens_tab("Task Runs")
-    person.sees(f"release_inventory {order_id}")
+    for task in ("process_payment", "refund_payment", "release_inventory"):
+        person.sees(f"{task} {order_id}")
     assert shop.reservation(order_id) == "released"
-    assert [p["refunded"] for p in shop.payments(order_id) if p["status"] == "succeeded"] == []
+    assert [(p["status"], p["amount"], p["refunded"]) for p in shop.payments(order_id)] == [("succeeded", TOTAL, TOTAL)]
+
+
+def test_the_dashboard_is_drawn_on_light_and_dark(person: Person, shop: Shop) -> None:
+    shop.runs("show-dashboard/show-dashboard")
+    wait_until(lambda: shop.has_artifact("order-dashboard"), 120, "the dashboard", every=0.5)
+    for scheme in ("light", "dark"):
+        person.prefers(scheme)
+        person.opens_latest("order-dashboard")
+        person.sees("Orders of the last 3 hours")
+        person.sees_pictures(5)
+        person.takes_picture(f"ui-dashboard-{scheme}", height=1500)
 
 
 def test_an_order_is_resolved_on_the_desk(person: Person, shop: Shop, order_id: str) -> None:
