@@ -17,8 +17,26 @@ _FEW = (
 _DURATION = re.compile(
     rf"(?:\b\d+(?:{_TO}\d+)?|{NUMBER_WORD}(?:{_TO}{NUMBER_WORD})?|\b(?:{_FEW}))[ -]?(?:full |short )?{_ANY_UNIT}\b", re.IGNORECASE
 )
+_VAGUE = re.compile(
+    r"\b(?:within|in|inside|innerhalb von|binnen|en|sous|dans les|em|entro|nel giro di) (?:just |mere |only |a matter of |cuestion de |questao de )?"
+    r"(?:hours|minutes|days|weeks|stunden|minuten|tagen|wochen|heures|jours|semaines|horas|minutos|dias|semanas|ore|minuti|giorni|settimane|uren|dagen|weken)\b",
+    re.IGNORECASE,
+)
+_SEASON = (
+    r"(?:spring|summer|autumn|fall|winter|fruhling|fruhjahr|sommer|herbst|printemps|ete|automne|hiver|primavera|verano|otono|invierno|estate|autunno|inverno"
+    r"|verao|outono|voorjaar|lente|zomer|herfst|najaar)"
+)
+_WHEN = (
+    r"(?:next|this|coming|last|in|by|until|before|during|im|bis|zum|(?:nachste|diese|kommende)[nmrs]?|au|en|cet|ce|la|el|este|esta|proxim[oa]|prossim[oa]|quest[oa]|no|na|neste|nesta"
+    r"|het|dit|deze|volgende?|komende?)"
+)
+_PAST = r"\b(?:yesterday|gestern|vorgestern|avant-hier|(?:livre|expedie|envoye|parti|arrive|remis)e?s? hier|ayer|anteayer|ieri|ontem|anteontem|gisteren|eergisteren)\b"
+_HOLIDAYS = (
+    r"\b(?:(?<!happy )holidays?|vacations?|(?:the|a) day (?:after|before)|feiertag\w*|ferien|les fetes|des fetes|vacances|las fiestas|vacaciones|le feste|delle feste|festivita|feriados?"
+    r"|(?:as|das) festas|feestdag\w*|vakantie)\b"
+)
 _RELATIVE = (
-    r"\b(?:tomorrow|tonight|overnight|(?:same|next)[- ](?:business )?day|(?:next|this|coming) (?:week|month|weekend)|weekend|"
+    r"\b(?:tomorrow|tonight|overnight|(?:same|next)[- ](?:business )?day|(?:next|this|coming|last) (?:week|month|weekend)|weekend|"
     r"(?<!guten )(?<!schonen )morgen|ubermorgen|wochenende|nachste[rn]? woche|diese[rn]? woche|demain|apres-demain|semaine prochaine|week-end|"
     r"(?<!la )manana|fin de semana|proxima semana|semana que viene|domani|dopodomani|settimana prossima|prossima settimana|fine settimana|amanha|"
     r"semana que vem|overmorgen|volgende week|deze week|weekeinde|christmas|xmas|easter|new year|weihnacht\w*|heiligabend|ostern|silvester|noel|paques|navidad|"
@@ -46,7 +64,8 @@ _MOVED = re.compile(
     re.IGNORECASE,
 )
 _SPAN = re.compile(r"^(?:(?:within|in|about|approx\.?|ca\.?|between) )*(\d+)(?: ?(?:-|to|and) ?(\d+))? (.+)$", re.IGNORECASE)
-TIME = re.compile(rf"{_DURATION.pattern}|{_RELATIVE}|{_WEEKDAY}|{_MONTH}", re.IGNORECASE)
+_DATES = (_RELATIVE, _WEEKDAY, _MONTH, rf"\b{_WHEN} (?:the )?{_SEASON}\b|\bl'(?:ete|automne|hiver)\b", _PAST, _HOLIDAYS)
+TIME = re.compile("|".join((_DURATION.pattern, _VAGUE.pattern, *_DATES)), re.IGNORECASE)
 
 
 def estimate_pattern(estimate: str) -> str:
@@ -69,9 +88,9 @@ def _said(number: str) -> str:
 
 def other_times(text: str) -> Iterator[Finding]:
     """Every date and duration of the writer's own words; the estimate is a sign by now."""
-    for match in _DURATION.finditer(text):
+    for match in (*_DURATION.finditer(text), *_VAGUE.finditer(text)):
         yield Finding(Kind.DELIVERY, match.group(), "is not our delivery estimate")
-    for pattern in (_RELATIVE, _WEEKDAY, _MONTH):
+    for pattern in _DATES:
         for match in re.finditer(pattern, text, re.IGNORECASE):
             yield Finding(Kind.DATE, match.group(), "is a date, and none is known")
     for sentence in re.split(r"[.!?\n]", text):

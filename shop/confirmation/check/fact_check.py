@@ -1,6 +1,7 @@
 """The fact check: all checks over one text.
 
-Strict on purpose. A text wrongly refused costs nothing, for the template takes over; one wrongly let through may cost money.
+Strict on purpose: a text wrongly refused costs nothing, for the template takes over. Numbers and names are compared exactly; promises, dates and
+extras are known by words, so one in words of no list gets through.
 """
 
 from __future__ import annotations

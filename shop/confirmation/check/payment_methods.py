@@ -16,7 +16,8 @@ _METHODS = {
     "debit card": r"debit[- ]cards?|debitkarte\w*|ec-karte|cartes? de debit|tarjetas? de debito|carte? di debito|cart(?:ao|oes) de debito|debetkaart|pinpas",
     "": (
         r"klarna|bank transfer|wire transfer|uberweisung|lastschrift|virement(?: bancaire)?|transferencia(?: bancaria)?|bonifico(?: bancario)?|overschrijving|ideal(?= payment)|visa(?!\w)|mastercard"
-        r"|american express|amex|bitcoin|cash on delivery|nachnahme|contrareembolso|alla consegna|sofortuberweisung|multibanco|boleto|pix|stripe|venmo|cash app|gift card"
+        r"|american express|amex|bank drafts?|money orders?|direct debit|cheques?|(?:by|a|personal) check|in cash|by cash|schecks?|in bar|barzahlung|vorkasse|auf rechnung"
+        r"|en especes|mandat|en efectivo|giro postal|assegno|in contanti|em especie|contant|acceptgiro|bitcoin|cash on delivery|nachnahme|contrareembolso|alla consegna|sofortuberweisung|multibanco|boleto|pix|stripe|venmo|cash app|gift card"
     ),
 }
 

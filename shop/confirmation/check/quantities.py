@@ -45,6 +45,19 @@ _ADDED = re.compile(
     r" (?!total|sum|grand|warm|quick|note|copy|confirmation|order|payment|shipment|delivery|summe|gesamt|somme|montant|importe|parcel|tracking|email|e-mail|mail|address|adresse|patience)[^\W\d_]{3,}",
     re.IGNORECASE,
 )
+_PAPERS = (
+    r"(?:e-?mails?|mails?|messages?|texts?|notes?|notifications?|notices?|updates?|cop(?:y|ies)|confirmations?|receipts?|invoices?|summar(?:y|ies)|tracking\w*|numbers?|codes?|shipments?|parcels?|packages?|deliver(?:y|ies)"
+    r"|answers?|repl(?:y|ies)|\w*nummer|\w*bestatigung|nachricht|meldung|rechnung|\w*mail|courriel|numero|code|facture|avis|correo|mensaje|codigo|confirmacion|aviso|notificacion|messaggio|codice|conferma|avviso"
+    r"|notifica|mensagem|confirmacao|notificacao|bericht|bevestiging|factuur)"
+)
+_EXTRA = re.compile(
+    r"\b(?:receiv(?:e|ing)|gets?|includ(?:e[sd]?(?: is)?|ing)|contain(?:s|ing)?|comes? with|added|enclosed|packed|erhalten|erhaltst|bekommen|bekommst|enthalt|beigelegt|recevrez|recevras|comprend|contient|trouverez"
+    r"|recibira|recibiras|incluye|contiene|encontraras?|ricever\w+|ricevi|include|comprende|trover\w+|receb\w+|inclui|contem|vem com|krijgt?|ontvangt?|bevat)"
+    r"(?: (?:you|sie|du|je|u|also|too|auch|ausserdem|zusatzlich|noch|aussi|egalement|tambien|ademas|anche|inoltre|tambem|ook|nog)){0,2}"
+    rf" (?:an?|another|some|eine?[nm]?|une?|un[ao]?|uma?|een) (?!(?:[\w-]+ ){{0,3}}{ITEM}|(?:[\w-]+ ){{0,2}}{_PAPERS}\b)(?:[^\W\d_]|-){{3,}}",
+    re.IGNORECASE,
+)
+"""What the order "also" has. Papers and messages are no items."""
 _ALTERED = re.compile(
     rf"({ITEM}) (?!(?:Total|Gesamt|Summe|Menge|Preis|Qty|Quantity|Price|Your|Ihr|Sie|We|Wir|The|Our|Die|Der|Das|An|Bis|Thank)\b)((?:[A-Z][a-z]{{2,}}|[A-Z]{{2}})(?:-\w+)?|Pro|Max|Plus|Mini|XL)\b"
 )
@@ -146,7 +159,7 @@ def _counts(text: str, lines: Lines, spans: list[Span]) -> Iterator[Finding]:
 def _names(text: Quoted, lines: Lines) -> Iterator[Finding]:
     if lines.count <= _SHOWN and _named(text) < len(text.items):
         yield Finding(Kind.ITEM, "", "an item of the order is not named")
-    for match in _ADDED.finditer(text.text):
+    for match in (*_ADDED.finditer(text.text), *_EXTRA.finditer(text.text)):
         yield Finding(Kind.ITEM, re.sub(ITEM, "...", match.group()), "was not ordered")
     for match in _ALTERED.finditer(text.text):
         yield Finding(Kind.ITEM, match[2], "is not part of the item's name")
