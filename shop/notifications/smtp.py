@@ -35,8 +35,10 @@ log = logging.getLogger(__name__)
 _CLOSING = 421
 _TOO_BIG = 552
 _LOGIN_FIRST = 530
-_NO_RELAY = re.compile(r"\brelay", re.IGNORECASE)
+_NOT_LET_IN = re.compile(r"\brelay|\b(?:un)?authenticat", re.IGNORECASE)
 """Postfix and others refuse so at each recipient, when they do not know us: that is about no recipient."""
+_ADDRESS = re.compile(r"<[^>]*>|\S+@\S+")
+"""Of the recipient, whom a refusal names: a word in it says nothing."""
 _STARTTLS = {"required": True, "never": False, "if-offered": None}
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
 
@@ -147,7 +149,7 @@ class _Connection:
         if isinstance(no, SMTPSenderRefused) and no.code >= 500 and no.code != _TOO_BIG:
             await self.close()
             raise ServerTrouble(f"the mail server refuses the sender: look at SHOP_EMAIL and the login in SMTP_URL ({said})")
-        if isinstance(no, SMTPRecipientRefused) and (no.code == _LOGIN_FIRST or _NO_RELAY.search(no.message or "")):
+        if isinstance(no, SMTPRecipientRefused) and _lets_nobody_in(no):
             await self.close()
             raise ServerTrouble(f"the mail server takes no mail to others from us: look at the login in SMTP_URL ({said})")
         with suppress(SMTPException, OSError, TimeoutError):
@@ -217,6 +219,14 @@ def _said(no: SMTPResponseException) -> str:
     """The codes only: the words may hold the customer's address."""
     enhanced = _ENHANCED.match(no.message or "")
     return f"{no.code} {enhanced[0]}" if enhanced else str(no.code)
+
+
+def _lets_nobody_in(no: SMTPResponseException) -> bool:
+    """Whether it is about us: of what has an enhanced code, only what that calls a matter of policy (5.7.x)."""
+    words = no.message or ""
+    enhanced = _ENHANCED.match(words)
+    about_us = enhanced is None or enhanced[0].split(".")[1] == "7"
+    return no.code == _LOGIN_FIRST or (about_us and _NOT_LET_IN.search(_ADDRESS.sub(" ", words)) is not None)
 
 
 def _why(error: BaseException) -> str:

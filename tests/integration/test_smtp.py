@@ -279,7 +279,11 @@ class TestRefusals:
         assert "SHOP_EMAIL" in str((await state(shop))["A"][1])
 
     @pytest.mark.parametrize(
-        "said", ["554 5.7.1 <x@example.com>: Relay access denied", "530 5.7.0 Authentication required", "550 relaying denied"]
+        "said",
+        [
+            *("554 5.7.1 <x@example.com>: Relay access denied", "530 5.7.0 Authentication required", "550 relaying denied"),
+            *("550 5.7.1 Authentication required", "550 5.7.54 SMTP; Unable to relay recipient", "454 4.7.1 Relay access denied"),
+        ],
     )
     async def test_a_server_that_does_not_know_us_refuses_no_customer(self, shop: Shop, server: MailServer, said: str) -> None:
         """Or all confirmations of a night would be given up for a login that was changed."""
@@ -293,6 +297,23 @@ class TestRefusals:
         await make_all_due(shop)
         assert await outbox.deliver() == (2, 0)
         assert sorted(server.ids) == sorted([id_of("A"), id_of("B")])
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            *("550 5.1.1 <relay@example.com>: User unknown", "550 5.1.1 no relay has this mailbox", "550 relay@example.com is unknown"),
+            *("550 5.7.1 <x@example.com>: refused by the recipient", "554 5.7.1 blocked by policy"),
+        ],
+    )
+    async def test_a_refusal_of_one_recipient_is_no_trouble_of_the_server(self, shop: Shop, server: MailServer, said: str) -> None:
+        """Whatever the address is called. The next mail goes out."""
+        answers = iter([said])
+        server.answer_recipient = lambda _: next(answers, None)
+        await store(shop, "A", "B")
+        await put([confirmation("A"), confirmation("B")])
+        with environment({"SMTP_CONNECTIONS": "1"}):
+            assert await outbox.deliver() == (1, 1)
+        assert sorted(what for what, _ in (await state(shop)).values()) == ["refused", "sent"]
 
 
 class TestBrokenConnections:
