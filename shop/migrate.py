@@ -36,9 +36,9 @@ def upgrade(database_url: str) -> None:
         engine.dispose()
 
 
-def main() -> None:
+def main(called: str = "python -m shop.migrate") -> None:
     """Raises SystemExit with a line that says what was wrong, and where."""
-    argparse.ArgumentParser(prog="python -m shop.migrate", description="Brings the schema of DATABASE_URL up to date.").parse_args()
+    argparse.ArgumentParser(prog=called, description="Brings the schema of DATABASE_URL up to date.").parse_args()
     try:
         upgrade(settings().database_url)
     except ValidationError as error:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import psycopg
 import pytest
 from prefect.blocks.system import Secret
 
 import tasks  # noqa: F401  (what reads the blocks)
+from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.prefect_server import PrefectServer
 from shop.settings import Settings
+from tests.conftest import HOME
 
 
 async def test_settings_read_it_also_inside_an_event_loop(prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,3 +27,22 @@ async def test_settings_read_it_also_inside_an_event_loop(prefect_api: PrefectSe
     monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "not-there")
     with pytest.raises(ValueError, match="STRIPE_API_KEY_BLOCK=not-there cannot be read from the Prefect server"):
         Settings()
+
+
+async def test_the_migrations_reach_the_database_that_a_block_names(prefect_api: PrefectServer, postgres: EmbeddedPostgres) -> None:
+    postgres.create_database("named_by_a_block")
+    url = postgres.url("named_by_a_block")
+    await Secret(value=url).save("database-url", overwrite=True)  # type: ignore[misc, call-arg, arg-type]
+    env = {**os.environ, "DATABASE_URL": "", "DATABASE_URL_BLOCK": "database-url"}
+
+    def migrate(module: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", module], cwd=HOME, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+    alone = migrate("shop.migrate")
+    assert alone.returncode == 1
+    assert "DATABASE_URL_BLOCK" in alone.stderr
+    done = migrate("deployments.migrate")
+    assert (done.returncode, done.stdout) == (0, "the tables are up to date\n"), done.stderr
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT to_regclass('customer_order') IS NOT NULL").fetchone() == (True,)
+    postgres.drop_database("named_by_a_block")

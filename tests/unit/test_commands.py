@@ -30,7 +30,8 @@ def orders(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["deployments.trigger", "deployments.diagram", "deployments.status", "deployments.books", "shop.migrate"]
+    "command",
+    ["deployments.trigger", "deployments.diagram", "deployments.status", "deployments.books", "deployments.migrate", "shop.migrate"],
 )
 def test_a_wrong_setting_is_named(command: str, orders: str) -> None:
     given = {"deployments.trigger": [orders], "deployments.diagram": ["ORDER-1001"]}.get(command, [])
@@ -42,7 +43,8 @@ def test_a_wrong_setting_is_named(command: str, orders: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["deployments.trigger", "deployments.diagram", "deployments.status", "deployments.books", "shop.migrate"]
+    "command",
+    ["deployments.trigger", "deployments.diagram", "deployments.status", "deployments.books", "deployments.migrate", "shop.migrate"],
 )
 def test_a_database_that_is_away_is_said(command: str, orders: str) -> None:
     given = {"deployments.trigger": [orders], "deployments.diagram": ["ORDER-1001"]}.get(command, [])
@@ -53,7 +55,8 @@ def test_a_database_that_is_away_is_said(command: str, orders: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["deployments.automations", "deployments.check", "deployments.books", "deployments.status", "shop.migrate"]
+    "command",
+    ["deployments.automations", "deployments.check", "deployments.books", "deployments.status", "deployments.migrate", "shop.migrate"],
 )
 def test_an_option_that_there_is_not_stops_it(command: str) -> None:
     code, said = call(command, "--bogus")
