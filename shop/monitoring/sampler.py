@@ -117,11 +117,7 @@ class Sampler:
             self._in_trouble = False
 
     def _tell(self, connection: Connection, *, ended: bool) -> None:
-        every = min(
-            self._config.worker_monitoring.health_check_interval_seconds, self._config.metrics_collection.collection_interval_seconds
-        )
-        if not self._config.metrics_collection.enabled:
-            every = self._config.worker_monitoring.health_check_interval_seconds
+        every = self._config.worker_monitoring.health_check_interval_seconds
         who = {"id": self.id, "kind": self.kind, "host": socket.gethostname(), "pid": os.getpid(), "run": self.flow_run_id, "every": every}
         connection.execute(_LIVES, who)
         if ended:
