@@ -54,6 +54,9 @@ def _run() -> dict[str, Any]:
         found = {"task_run_id": str(task.task_run.id), "flow_run_id": str(task.task_run.flow_run_id)}
     if flow is not None and flow.flow_run is not None:
         found["flow_run_id"] = str(flow.flow_run.id)
+        order = (flow.parameters or {}).get("order")  # of a run of one order, before and after its steps, too
+        if isinstance(given := order.get("id") if isinstance(order, dict) else getattr(order, "id", None), str):
+            found["order_id"] = given
     return found
 
 

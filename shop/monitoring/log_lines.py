@@ -45,6 +45,8 @@ def lines_of(record: logging.LogRecord) -> EventDict:
         said = record.getMessage()
     if record.exc_info and record.exc_info[0] is not None:
         more["exception"] = _EXCEPTION.formatException(record.exc_info)
+    if record.stack_info:
+        more["exception"] = "\n".join(filter(None, (more.get("exception"), record.stack_info)))
     for key in vars(record).keys() - _OWN:
         if not key.startswith("_"):
             more[key] = getattr(record, key)

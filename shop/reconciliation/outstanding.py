@@ -32,7 +32,7 @@ _REMEMBER = text(
 _KNOWN = text("SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))")
 _ACCEPT = text("UPDATE discrepancy SET accepted_at = now() WHERE order_id = :id AND accepted_at IS NULL")
 _NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", reason) VALUES (:id, :action, :by, :reason)""")
-_REMEMBERING, _DECIDING = effect("the commit of open discrepancies"), effect("the commit of a person's decision")
+_REMEMBERING, _ACCEPTING = effect("the commit of open discrepancies"), effect("the commit of accepting discrepancies")
 
 
 async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> list[Discrepancy]:
@@ -55,7 +55,7 @@ async def accept(order_id: str, *, accepted_by: str, reason: str) -> int:
     """A person says that what is open about this order may stay as it is; who and why are kept. Returns how many discrepancies that are.
     Raises `NothingToAccept` and `ResolutionIncomplete`."""
     asked = _checked(order_id, accepted_by, reason)
-    async with transaction(_DECIDING) as tx:
+    async with transaction(_ACCEPTING) as tx:
         return await tx.run_sync(_accept, asked)
 
 

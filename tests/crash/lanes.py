@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from flows.accept_discrepancies import accept_discrepancies
 from flows.handle_payment_events import handle_payment_events
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
@@ -25,6 +26,7 @@ from shop.payment_events import inbox
 from shop.payment_events.event import PaymentEvent
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import gateway
+from tests.crash.scenarios import stranger
 
 
 class _Watcher:
@@ -66,6 +68,10 @@ async def _reconcile(_order_id: str) -> None:
     await reconcile_payments(return_state=True)
 
 
+async def _accept(order_id: str) -> None:
+    await accept_discrepancies(stranger(order_id), "ann", "a test of the payment page", return_state=True)
+
+
 async def _event(order_id: str) -> None:
     """The gateway tells of each of the order's payments; twice, as it does when it heard no answer."""
     for payment in 2 * await gateway().find(order_id):
@@ -74,7 +80,7 @@ async def _event(order_id: str) -> None:
     await handle_payment_events(return_state=True)
 
 
-AFTERWARDS = {"return": _return, "retry": _retry, "settle": _settle, "reconcile": _reconcile, "event": _event}
+AFTERWARDS = {"return": _return, "retry": _retry, "settle": _settle, "reconcile": _reconcile, "accept": _accept, "event": _event}
 
 
 async def _pay_again(order: dict[str, Any]) -> None:
@@ -85,6 +91,14 @@ async def _pay_again(order: dict[str, Any]) -> None:
     await _create(order, "left")
     if found[0].status is PaymentStatus.DECLINED:
         await gateway().confirm((await _create(order, "late")).id, key=f"confirm-late-{order['id']}")
+
+
+async def _pay_for_nothing(order: dict[str, Any]) -> None:
+    """For an order that there is not; and reconciliation finds it."""
+    nobodys = {**order, "id": stranger(order["id"])}
+    if not await gateway().find(nobodys["id"]):
+        await gateway().confirm((await _create(nobodys, "paid")).id, key=f"confirm-{nobodys['id']}")
+    await reconcile_payments(return_state=True)
 
 
 async def _create(order: dict[str, Any], key: str) -> Payment:
@@ -101,6 +115,8 @@ async def walk(
         await process_order(orders[0], return_state=True)
         if lane in {"reconcile", "event"}:
             await _pay_again(orders[0])
+        if lane == "accept":
+            await _pay_for_nothing(orders[0])
     points.watch(_Watcher(kill_at, fail_at, passed, orders[0]["id"] if lane == "cancelled" else None))
     if lane == "cancelled":
         await process_order(orders[0], return_state=True)

@@ -58,6 +58,7 @@ _AFTERWARDS = {
     "settled by a person": "settle",
     "charged after its end": "reconcile",
     "paid twice by half": "reconcile",
+    "beside a stranger's payment": "accept",
     "cancelled with its label": "cancelled",
     "told of a late charge": "event",
     "cancelled with its stock": "cancelled",

@@ -27,6 +27,8 @@ class Scenario:
     """What a person gave back past the gateway."""
     tidy: bool = False
     """No payment is left that could still be charged."""
+    accepted: bool = False
+    """Somebody has paid for an order that nobody knows (`stranger`), and a person accepts that."""
     fail_at: str | None = None
     """A point at which the first worker's code raises."""
 
@@ -64,9 +66,17 @@ SCENARIOS = {
         Scenario("cancelled with its label", Outcome.COMPENSATED, PRICE, PRICE),
         Scenario("told of a late charge", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
         Scenario("cancelled with its stock", Outcome.COMPENSATED, PRICE, PRICE),
+        Scenario("beside a stranger's payment", Outcome.COMPLETED, PRICE, accepted=True),
         Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"),
     )
 }
+
+
+def stranger(order_id: str) -> str:
+    """The id that somebody has paid for, of no order."""
+    return f"{order_id}-STRANGER"
+
+
 AT_STRIPE = {
     "completes": "pm_card_visa",
     "cannot be shipped": "pm_card_visa",

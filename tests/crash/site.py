@@ -19,9 +19,10 @@ from shop.catalogue import load_sample_catalogue
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
 from shop.outcomes import Outcome
+from shop.reconciliation.outstanding import ACTION
 from shop.settings import Settings
 from shop.stock.protocol import State
-from tests.crash.scenarios import AT_STRIPE, Scenario
+from tests.crash.scenarios import AT_STRIPE, PRICE, Scenario, stranger
 from tests.crm_server import SECRET, Crm
 from tests.easypost_server import EasyPost
 from tests.integration.stripe_world import StripeWorld, paid_by
@@ -204,9 +205,17 @@ class Shop:
             if self.inventory is not None:
                 self._check_stock(self.inventory, order_id, expected)
             assert row.decisions == (expected.by_hand > 0), "the desk's entries"
+            if expected.accepted:
+                self._check_stranger(stranger(order_id))
         books = read_books(self.world.database_url)
         assert books.balanced, f"the books: {books.rows}"
         assert self.world.sql("SELECT count(*) FROM lease WHERE until > now()") == [(0,)], "a lease is left"
+
+    def _check_stranger(self, order_id: str) -> None:
+        """What a person has accepted is accepted, by one entry; and no money has moved for it."""
+        assert self.world.sql("SELECT accepted_at IS NOT NULL FROM discrepancy WHERE order_id = :id", id=order_id) == [(True,)], "accepted"
+        assert self.world.sql('SELECT action, "by" FROM desk_entry WHERE order_id = :id', id=order_id) == [(ACTION, "ann")]
+        assert self.world.money(order_id) == (PRICE, 0), "the stranger's money in the gateway's ledger"
 
     def _check_stock(self, inventory: InventoryServer, order_id: str, expected: Scenario) -> None:
         """The service is asked: what became of the order's pieces, and whether its stock is what moved it."""

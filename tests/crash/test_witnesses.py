@@ -16,6 +16,8 @@ from shop.notifications.maildir import mail_name
 from tests.crash.scenarios import PRICE, SCENARIOS
 from tests.crash.site import Shop, Site
 
+pytestmark = pytest.mark.alone  # it has all the servers of the crash tests
+
 _ORDER = "UPDATE customer_order SET {} WHERE id = :id"
 _LIES = (
     # what the witness says, what is made wrong, and how it is put right again

@@ -111,16 +111,7 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
     key = settings().stripe_api_key
     if charged:  # by a worker that is gone
         for order_id in ids:
-            made = await gateway().create(
-                order_id=order_id,
-                amount=Decimal("999.99"),
-                currency="USD",
-                method="credit_card",
-                card_last4=None,
-                token="pm_card_visa",
-                key="k",
-            )
-            await gateway().confirm(made.id, key="c")
+            await _pay(order_id, confirm=True)
     await close_gateway()
     monkeypatch.setenv("STRIPE_API_KEY", "rk_rolled_away")  # localstripe takes no such keys
     settings.cache_clear()

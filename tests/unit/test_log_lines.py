@@ -110,7 +110,9 @@ def test_sources_and_structlog_and_exceptions(configured: Any, monkeypatch: pyte
         int("card 4242424242424242")
     except ValueError:
         log.exception("it broke")
-    told, broke = kept(path)
+    log.warning("where", stack_info=True)
+    told, broke, where = kept(path)
+    assert "test_sources_and_structlog_and_exceptions" in where["exception"]
     assert (
         told.items() >= {"event": "told", "order_id": "O-2", "amount": 3, "customer": {"name": "[masked]"}, "flow_run_id": "run-1"}.items()
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from shop.monitoring.config import monitoring
 from shop.payments import charge
 
 # What is on the desk waits for a person, not for a worker.
@@ -69,7 +70,8 @@ _PROCESSES = text(
         count(*) AS processes, sum(s.process_cpu_percent) / 100 AS cpu, sum(s.process_memory_mb) * 1048576 AS memory,
         sum(s.connections_in_use) AS in_use, sum(s.connections_open) AS open, sum(s.connections_most) AS most
     FROM worker_process p LEFT JOIN LATERAL (
-        SELECT * FROM system_sample WHERE process_id = p.id AND at > now() - make_interval(secs => 3 * p.every_seconds + 60)
+        SELECT * FROM system_sample
+        WHERE process_id = p.id AND at > now() - make_interval(secs => 3 * greatest(p.every_seconds, :every) + 60)
         ORDER BY at DESC LIMIT 1
     ) s ON true
     WHERE p.ended_at IS NULL AND p.seen_at > now() - interval '1 hour' GROUP BY 1, 2
@@ -108,6 +110,6 @@ def read_now(connection: Connection) -> Now:
         refunds=rows(_REFUNDS, step=charge.STEP),
         outbox=rows(_OUTBOX),
         others=rows(_OTHERS)[0],
-        processes=rows(_PROCESSES),
+        processes=rows(_PROCESSES, every=monitoring().metrics_collection.collection_interval_seconds),
         inventory=rows(_INVENTORY)[0],
     )
