@@ -34,18 +34,17 @@ class Summary:
 
     def table(self) -> Table:
         table = Table(title="Killed, recovered, compared with the gateway's ledger", title_justify="left")
-        for name in ("", "points", "kills", "orders by outcome", "recovered", "longest recovery", "discrepancies", "seed"):
+        for name in ("", "points", "kills", "orders by outcome", "recovered", "longest recovery", "discrepancies"):
             table.add_column(name, justify="left" if name in {"", "orders by outcome"} else "right")
         for line in self.lines:
             table.add_row(
-                line.title,
+                line.title if line.seed is None else f"{line.title}\nSEED={line.seed}",
                 "any" if line.points is None else str(line.points),
                 str(line.kills),
                 "\n".join(f"{n} {outcome}" for outcome, n in line.outcomes.most_common()),
                 str(line.recovered),
                 f"{line.longest_recovery:.1f} s",
                 str(line.discrepancies),
-                "" if line.seed is None else f"SEED={line.seed}",
             )
         return table
 
