@@ -11,7 +11,6 @@ from contextlib import contextmanager
 def little_garbage_collection() -> Iterator[None]:
     """What is loaded stays; looking through it again and again for garbage costs a fifth of a drain's time."""
     before = gc.get_threshold()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
     try:

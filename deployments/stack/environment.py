@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,12 +27,12 @@ def given(name: str, env_file: Path) -> str | None:
     return found or values.get(name) or None
 
 
-def _reread() -> None:
-    """Settings are read once in a process: makes ours, and Prefect's when it is loaded, read again."""
+def _reread(names: Iterable[str]) -> None:
+    """Settings are read once in a process: makes ours, and Prefect's when it is loaded and one of them is named, read again."""
     from shop.settings import settings
 
     settings.cache_clear()
-    if (context := sys.modules.get("prefect.context")) is not None:
+    if (context := sys.modules.get("prefect.context")) is not None and any(name.startswith("PREFECT_") for name in names):
         context.refresh_global_settings_context()
 
 
@@ -44,7 +44,7 @@ def set_environment(values: Mapping[str, str | None]) -> dict[str, str | None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    _reread()
+    _reread(values)
     return before
 
 

@@ -133,7 +133,7 @@ def passed(site: Site, way: Way) -> list[str]:
 
 def all_passed(site: Site, ways: Sequence[Way]) -> list[tuple[Way, list[str]]]:
     """Each way, with the points on it."""
-    with ThreadPoolExecutor(os.cpu_count() or 2) as threads:
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 2)) as threads:
         return list(zip(ways, threads.map(lambda way: passed(site, way), ways), strict=True))
 
 
@@ -181,7 +181,7 @@ def run_all(site: Site, chosen: Sequence[Case], tell: Callable[[Result], None] =
         tell(result)
         return result
 
-    with ThreadPoolExecutor(os.cpu_count() or 2) as threads:
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 2)) as threads:
         return list(threads.map(run, chosen))
 
 

@@ -20,13 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import certifi
-
 from deployments.stack.files import tail
 from deployments.stack.processes import Child, wait_until
 
 HOME = Path(__file__).resolve().parents[2]
-_LAST_LINE = "-----END CERTIFICATE-----"
 
 
 @dataclass
@@ -101,14 +98,9 @@ class Nursery:
         )
         self._numbers = itertools.count(1)
         self._started: list[Process] = []
-        # Nobody here speaks TLS: reading all the world's certificates takes a worker a fifth of its life.
-        self._quick = {"SSL_CERT_FILE": str(folder / "certificate.pem")}
 
     def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        certificates = Path(certifi.where()).read_text()
-        end = certificates.index(_LAST_LINE) + len(_LAST_LINE)
-        Path(self._quick["SSL_CERT_FILE"]).write_text(certificates[:end] + "\n")
         self._parent.start()
         wait_until(self._socket.exists, 120, "the nursery to be ready", child=self._parent)
 
@@ -144,7 +136,7 @@ class Nursery:
         """
         name = f"{next(self._numbers)}-{role}"
         log, ended, told = (self._folder / f"{name}.{ending}" for ending in ("log", "ended", "told"))
-        job = {"role": role, "arguments": arguments, "env": {**self._quick, **os.environ, **(env or {})}, "stop_at": stop_at}
+        job = {"role": role, "arguments": arguments, "env": {**os.environ, **(env or {})}, "stop_at": stop_at}
         job["clock"] = list(clock)
         job |= {"log": str(log), "ended": str(ended), "told": str(told)}
         with socket.socket(socket.AF_UNIX) as connection:
