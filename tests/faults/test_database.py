@@ -65,12 +65,16 @@ async def let_all_mails_go(world: World) -> None:
 @pytest.mark.slow
 async def test_restarts(frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str) -> None:
     """Smart waits for the workers to leave, in vain, and is killed; fast ends their connections; immediate is a crash."""
-    orders = mixed(unique, 90, flaky=False)
-    drains, own_runs = work_in_both_lanes(nursery, orders, QUICK)
+    first = mixed(unique, 90, flaky=False)
+    more = {mode: mixed(f"{unique}-{mode}", 30, flaky=False) for mode in ("smart", "fast", "immediate")}
+    orders = first.copy()
+    drains, own_runs = work_in_both_lanes(nursery, first, QUICK)
     await let_some_end(frail, 1)
-    for mode, seconds in (("smart", 2), ("fast", 30), ("immediate", 30)):
-        await asyncio.to_thread(frail_postgres.stop, mode, seconds)
+    for mode, fresh in more.items():
+        await asyncio.to_thread(frail_postgres.stop, mode, 2 if mode == "smart" else 30)
         await asyncio.to_thread(frail_postgres.start)
+        intake.submit(list(fresh.values()))
+        orders |= fresh
         await let_some_end(frail, 8)
     await let_all_end(frail, orders)
     for run in own_runs:
@@ -82,7 +86,7 @@ async def test_restarts(frail: World, frail_postgres: EmbeddedPostgres, nursery:
 
 
 async def test_connections_are_cut_again_and_again(frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str) -> None:
-    orders = mixed(unique, 60, flaky=False)
+    orders = mixed(unique, 120, flaky=False)
     database = urlsplit(frail.database_url).path.lstrip("/")
     drains, own_runs = work_in_both_lanes(nursery, orders, QUICK)
     await let_some_end(frail, 1)
