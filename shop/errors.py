@@ -353,7 +353,7 @@ class GivenUp(OrderError):
     code = "given_up"
 
     def __init__(self, takeovers: int) -> None:
-        super().__init__(f"its worker died or lost the database {takeovers} times in a row")
+        super().__init__(f"its workers died or lost the database {takeovers} times")
 
 
 class RecordedFailure(OrderError):
