@@ -82,9 +82,11 @@ def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
             step.step, _number(step.commands), _share(step.success_rate), _number(step.refused), _rate(step.error_rate, threshold),
             *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms),
         )  # fmt: skip
-        if step.failures:
-            failures = ", ".join(f"{count:,} {code}" for code, count in step.failures.items())
-            told.append(Text(f"  {step.step}: {failures}", "dim"))
+        more = [f"{count:,} {code}" for code, count in step.failures.items()]
+        if put_off := step.put_off + undos.put_off:
+            more.append(f"{put_off:,} put off until what is away is back")
+        if more:
+            told.append(Text(f"  {step.step}: {', '.join(more)}", "dim"))
     return Group(table, *told)
 
 

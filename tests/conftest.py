@@ -24,7 +24,7 @@ from hypothesis import settings as examples
 
 from deployments.stack.deploy import ensure_payment_limit, ensure_work_pool
 from deployments.stack.environment import environment
-from deployments.stack.errors import AlreadyRunning
+from deployments.stack.errors import AlreadyRunning, StackError
 from deployments.stack.lock import RunLock
 from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.prefect_server import PrefectServer
@@ -45,7 +45,7 @@ _numbers = itertools.count(1)
 
 
 # The same examples each time, so that a change is judged by what it changes. Others: pytest --hypothesis-profile=default
-examples.register_profile("the same", derandomize=True)
+examples.register_profile("the same", derandomize=True, deadline=None)
 examples.load_profile("the same")
 
 
@@ -84,7 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _trust_little(config: pytest.Config) -> None:
     """No server outside is asked. Reading all the world's certificates, for each client anew, takes an order's run a tenth of its time."""
     certificates = Path(certifi.where()).read_text()
-    with tempfile.NamedTemporaryFile("w", prefix=_PREFIX, suffix=".pem", delete=False) as one:
+    with tempfile.NamedTemporaryFile("w", prefix="order-saga-certificate-", suffix=".pem", delete=False) as one:
         one.write(certificates[: certificates.index(_LAST_LINE) + len(_LAST_LINE)] + "\n")
     config.add_cleanup(partial(Path(one.name).unlink, missing_ok=True))
     os.environ["SSL_CERT_FILE"] = one.name
@@ -111,7 +111,7 @@ def _sweep(folder: Path) -> None:
     lock = RunLock(folder / "run" / "lock")
     try:
         lock.take()
-    except (AlreadyRunning, OSError):
+    except (AlreadyRunning, StackError, OSError):
         return  # another session's that runs now
     try:
         for pid_file in folder.glob("**/run/**/*.pid"):
@@ -156,10 +156,15 @@ def database_url(postgres: EmbeddedPostgres, template_database: str, tmp_path: P
         postgres.drop_database(name)
 
 
+_ports = itertools.count(20_000 + 1_500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + os.getpid() % 500)
+"""Below those that the system gives to anybody who asks for one, and for each process of tests others."""
+
+
 def own_port(folder: Path) -> None:
     """Lets the server in that folder take a port of its own: the usual one is everybody's, and another session may just be starting."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "port").write_text(f"{free_port()}\n")
+    port = next(port for port in _ports if free_port(port) == port)
+    (folder / "port").write_text(f"{port}\n")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from shop.ending import LAST_SECONDS
-from shop.errors import CarrierTimeout, CarrierUnavailable, InventoryTimeout, InventoryUnavailable, PaymentGatewayUnavailable
-from shop.monitoring.commands import Counted, put_off_commands, put_off_compensations, read_commands, read_compensations, read_messages
+from shop.monitoring.commands import read_commands, read_compensations, read_messages
 from shop.monitoring.config import Monitoring
 from shop.monitoring.events import event_metrics
 from shop.monitoring.metrics import default_window
+from shop.monitoring.put_off import AWAY, CARRIER_AWAY, GATEWAY_AWAY, INVENTORY_AWAY
 from shop.monitoring.steps import step_metrics
 from shop.settings import Settings
 
@@ -138,26 +138,17 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
         yield Breach(rule, REST, f"shop.orders.{rule}", worst, threshold, since, details)
 
 
-_GATEWAY, _INVENTORY, _CARRIER = (
-    (PaymentGatewayUnavailable,),
-    (InventoryUnavailable, InventoryTimeout),
-    (CarrierUnavailable, CarrierTimeout),
-)
-_PUT_OFF = tuple(each.code for each in (*_GATEWAY, *_INVENTORY, *_CARRIER))
-"""The codes of what orders are put off for that Rule.OUTSIDE_AWAY tells of."""
-
-
 def _outside(connection: Connection, settings: Settings, already: Open) -> Iterator[Breach]:
     """Orders tell what is away: each process finds out by itself, and puts off the orders that need it. A pause that one more try ends is
     no alert."""
     now: datetime = connection.execute(text("SELECT now()")).scalar_one()
-    away = {row.code: row for row in connection.execute(_AWAY, {"codes": list(_PUT_OFF)})}
-    for kinds, subject, pause in (
-        (_GATEWAY, f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
-        (_INVENTORY, "inventory-service", settings.inventory_breaker_seconds),
-        (_CARRIER, f"carrier.{settings.carrier}", settings.carrier_timeout_seconds),
+    away = {row.code: row for row in connection.execute(_AWAY, {"codes": list(AWAY)})}
+    for codes, subject, pause in (
+        (GATEWAY_AWAY, f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
+        (INVENTORY_AWAY, "inventory-service", settings.inventory_breaker_seconds),
+        (CARRIER_AWAY, f"carrier.{settings.carrier}", settings.carrier_timeout_seconds),
     ):
-        if not (rows := [away[kind.code] for kind in kinds if kind.code in away]):
+        if not (rows := [away[code] for code in codes if code in away]):
             continue
         since = min(row.since for row in rows)
         if (Rule.OUTSIDE_AWAY, subject) in already or (now - since).total_seconds() >= pause:
@@ -168,8 +159,7 @@ def _outside(connection: Connection, settings: Settings, already: Open) -> Itera
 
 def _error_rates(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> Iterator[Breach]:
     window = default_window(config)
-    commands = _without(read_commands(connection, window), put_off_commands(connection, window, _PUT_OFF))
-    compensations = _without(read_compensations(connection, window), put_off_compensations(connection, window, _PUT_OFF))
+    commands, compensations = read_commands(connection, window), read_compensations(connection, window)
     every = event_metrics(commands, compensations, read_messages(connection, window), None)
     judged: list[tuple[str, str, int, int, Mapping[str, int]]] = [(ALL, "shop.orders", every.total_events, every.failed, {})]
     for step in step_metrics(commands, compensations):
@@ -181,15 +171,6 @@ def _error_rates(connection: Connection, config: Monitoring, settings: Settings,
         if (known and rate > threshold * _EASED) or (total >= least and rate > threshold):
             details = {"commands": total, "failed": failed, "window": window.name, **_most_frequent(failures)}
             yield Breach(Rule.ERROR_RATE, subject, resource, rate, threshold, None, details)
-
-
-def _without(counted: Sequence[Counted], fewer: Sequence[Counted]) -> list[Counted]:
-    less = {(each.step, each.status, each.remark, each.cell): each for each in fewer}
-    left = []
-    for each in counted:
-        gone = less.get((each.step, each.status, each.remark, each.cell))
-        left.append(replace(each, commands=each.commands - gone.commands, retries=each.retries - gone.retries) if gone else each)
-    return [each for each in left if each.commands > 0]
 
 
 def _most_frequent(failures: Mapping[str, int]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from shop.confirmation.confirmation import TEMPLATE
 from shop.errors import OutOfStock
 from shop.monitoring.cells import Durations, durations
-from shop.monitoring.commands import Counted, cells, share, total
+from shop.monitoring.commands import Counted, cells, share, that_ended, total
 from shop.monitoring.window import Window
 from shop.notifications.outbox import CONFIRMATION_STEP
 from shop.outcomes import Outcome
@@ -178,7 +178,7 @@ def business_metrics(
         needs_attention=sum(row.orders for row in desk),
         refunds_owed=sum(row.owed_orders for row in desk) + sum(row.orders for row in returning),
         money={currency: Money(**_trimmed(amounts)) for currency, amounts in sorted(sums.items())},
-        compensation_latency=durations(cells(compensations)),
+        compensation_latency=durations(cells(that_ended(compensations))),
         oversell_attempts=total(each for each in commands if not each.done and each.remark == OutOfStock.code),
         confirmations=_confirmations(connection, window, commands),
     )

@@ -6,13 +6,14 @@ It counts rows by step, status, remark and cell, from an index that has all of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from shop.errors import refusals
 from shop.monitoring.cells import cell_of
+from shop.monitoring.put_off import AWAY, PUT_OFF, STEP_IS_PUT_OFF, UNDO_IS_PUT_OFF
 from shop.monitoring.window import Window
 
 REFUSALS = refusals()
@@ -28,19 +29,14 @@ _COMPENSATIONS = text(
     "WHERE undo_ended_at IS NOT NULL AND undo_ended_at >= :since AND undo_ended_at < :until AND undo_status IN ('done', 'failed') "
     "GROUP BY 1, 2, 4"
 )
-# Nothing is decided about these orders: they wait for what the row says, and the row is written anew when they go on.
 _PUT_OFF = text(
-    "SELECT s.step, s.status, s.remark, s.cell, count(*) AS commands, sum(s.attempts - 1) AS retries "
-    "FROM order_step s JOIN customer_order o ON o.id = s.order_id "
-    "WHERE s.ended_at >= :since AND s.ended_at < :until AND s.status = 'failed' AND s.remark = ANY(CAST(:codes AS text[])) "
-    "AND o.waits_for = s.remark AND o.failure ->> 'code' IS DISTINCT FROM s.remark GROUP BY 1, 2, 3, 4"
+    "SELECT s.step, s.status, s.remark, s.cell, count(*) AS commands, sum(s.attempts - 1) AS retries "  # noqa: S608  (constants)
+    f"FROM order_step s, customer_order o WHERE {STEP_IS_PUT_OFF} AND s.ended_at >= :since AND s.ended_at < :until GROUP BY 1, 2, 3, 4"
 )
 _UNDO_PUT_OFF = text(
     f"SELECT s.step, s.undo_status AS status, NULL AS remark, {_UNDO_CELL} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
-    "sum(s.undo_attempts - 1) AS retries FROM order_step s JOIN customer_order o ON o.id = s.order_id "
-    "WHERE s.undo_ended_at >= :since AND s.undo_ended_at < :until AND s.undo_status = 'failed' "
-    "AND s.undo_error ->> 'code' = ANY(CAST(:codes AS text[])) AND o.waits_for = s.undo_error ->> 'code' AND o.outcome IS NULL "
-    "GROUP BY 1, 2, 4"
+    "sum(s.undo_attempts - 1) AS retries FROM order_step s, customer_order o "
+    f"WHERE s.undo_ended_at >= :since AND s.undo_ended_at < :until AND {UNDO_IS_PUT_OFF} GROUP BY 1, 2, 4"
 )
 _MESSAGES = text(
     "SELECT kind AS step, 'done' AS status, NULL AS remark, 0 AS cell, count(*) AS commands, sum(greatest(attempts - 1, 0)) AS retries "
@@ -61,22 +57,28 @@ class Counted:
     retries: int
 
     @property
+    def put_off(self) -> bool:
+        """No end: the try is made again, once something outside is back."""
+        return self.status == PUT_OFF
+
+    @property
     def done(self) -> bool:
         return self.status == "done"
 
     @property
     def refused(self) -> bool:
-        return not self.done and self.remark in REFUSALS
+        return self.status == "failed" and self.remark in REFUSALS
 
 
 def read_commands(connection: Connection, window: Window) -> list[Counted]:
-    """Steps that ended in the window, done or failed. A step that is done again counts once, when it last ended."""
-    return _read(connection, _COMMANDS, window)
+    """Steps that ended in the window, done or failed, and tries that were put off. A step that is done again counts once, when it last
+    ended."""
+    return _told_apart(connection, window, _COMMANDS, _PUT_OFF)
 
 
 def read_compensations(connection: Connection, window: Window) -> list[Counted]:
-    """Compensations that ended in the window; `step` is the one that was undone."""
-    return _read(connection, _COMPENSATIONS, window)
+    """Compensations that ended in the window, and tries that were put off; `step` is the one that was undone."""
+    return _told_apart(connection, window, _COMPENSATIONS, _UNDO_PUT_OFF)
 
 
 def read_messages(connection: Connection, window: Window) -> list[Counted]:
@@ -84,14 +86,9 @@ def read_messages(connection: Connection, window: Window) -> list[Counted]:
     return _read(connection, _MESSAGES, window)
 
 
-def put_off_commands(connection: Connection, window: Window, codes: Collection[str]) -> list[Counted]:
-    """Those among `read_commands` that failed with one of these codes, and whose orders were put off for it: not undone because of it."""
-    return _read(connection, _PUT_OFF, window, codes=list(codes))
-
-
-def put_off_compensations(connection: Connection, window: Window, codes: Collection[str]) -> list[Counted]:
-    """The same among `read_compensations`."""
-    return _read(connection, _UNDO_PUT_OFF, window, codes=list(codes))
+def that_ended(counted: Iterable[Counted]) -> list[Counted]:
+    """Those that were not put off."""
+    return [each for each in counted if not each.put_off]
 
 
 def cells(counted: Iterable[Counted]) -> Counter[int]:
@@ -111,6 +108,19 @@ def share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _read(connection: Connection, statement: object, window: Window, **more: object) -> list[Counted]:
-    rows = connection.execute(statement, {**window.bounds, **more})  # type: ignore[call-overload]
+def _told_apart(connection: Connection, window: Window, every: TextClause, put_off: TextClause) -> list[Counted]:
+    found = _read(connection, every, window)
+    if all(each.done for each in found):
+        return found
+    apart = _read(connection, put_off, window, away=list(AWAY))
+    less = {(each.step, each.status, each.remark, each.cell): each for each in apart}
+    left = []
+    for each in found:
+        gone = less.get((each.step, each.status, each.remark, each.cell))
+        left.append(replace(each, commands=each.commands - gone.commands, retries=each.retries - gone.retries) if gone else each)
+    return [each for each in left if each.commands > 0] + [replace(each, status=PUT_OFF) for each in apart]
+
+
+def _read(connection: Connection, statement: TextClause, window: Window, **more: object) -> list[Counted]:
+    rows = connection.execute(statement, {**window.bounds, **more})
     return [Counted(row.step, row.status, row.remark, int(row.cell), int(row.commands), int(row.retries)) for row in rows]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
 from shop.monitoring.cells import Durations, durations
-from shop.monitoring.commands import Counted, cells, share, total
+from shop.monitoring.commands import Counted, cells, share, that_ended, total
 from shop.monitoring.window import Window
 
 MEASURED = 2000
@@ -56,6 +56,8 @@ class EventMetrics(BaseModel):
     """Succeeded ones as a share of all; None if there were none."""
     error_rate: float | None
     """Failed ones as a share of all, refusals apart."""
+    put_off: int
+    """Tries that are made again once a gateway, inventory service or carrier is back: in no other number here."""
     latency: Durations
     """Of steps and compensations, from the first beginning to the end, pauses between attempts included."""
     payload: PayloadSizes | None
@@ -66,6 +68,8 @@ def event_metrics(
     commands: Sequence[Counted], compensations: Sequence[Counted], messages: Sequence[Counted], payload: PayloadSizes | None
 ) -> EventMetrics:
     """Sums up."""
+    put_off = total(each for each in (*commands, *compensations) if each.put_off)
+    commands, compensations = that_ended(commands), that_ended(compensations)
     everything = [*commands, *compensations, *messages]
     events = total(everything)
     succeeded = total(each for each in everything if each.done)
@@ -80,6 +84,7 @@ def event_metrics(
         failed=events - succeeded - refused,
         success_rate=share(succeeded, events),
         error_rate=share(events - succeeded - refused, events),
+        put_off=put_off,
         latency=durations(cells([*commands, *compensations])),
         payload=payload,
     )

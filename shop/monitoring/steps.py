@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from shop.monitoring.cells import Durations, durations
-from shop.monitoring.commands import Counted, cells, share, total
+from shop.monitoring.commands import Counted, cells, share, that_ended, total
 
 
 class CompensationMetrics(BaseModel):
@@ -20,6 +20,8 @@ class CompensationMetrics(BaseModel):
     done: int
     failed: int
     """They are still due, and on the desk."""
+    put_off: int
+    """Tries that are made again once the gateway or inventory service is back: in no other number here."""
     retries: int
     duration: Durations
 
@@ -44,6 +46,8 @@ class StepMetrics(BaseModel):
     """Attempts after the first."""
     failures: dict[str, int]
     """How many had each code, refusals and faults, the most frequent first."""
+    put_off: int
+    """Tries that are made again once a gateway, inventory service or carrier is back: in no other number here."""
     compensations: CompensationMetrics
 
 
@@ -56,6 +60,8 @@ def step_metrics(commands: Sequence[Counted], compensations: Sequence[Counted], 
 
 
 def _step(step: str, commands: Sequence[Counted], compensations: Sequence[Counted]) -> StepMetrics:
+    put_off, undo_put_off = (total(each for each in counted if each.put_off) for counted in (commands, compensations))
+    commands, compensations = that_ended(commands), that_ended(compensations)
     every, succeeded = total(commands), total(each for each in commands if each.done)
     refused = total(each for each in commands if each.refused)
     failures: Counter[str] = Counter()
@@ -74,10 +80,12 @@ def _step(step: str, commands: Sequence[Counted], compensations: Sequence[Counte
         duration=durations(cells(commands)),
         retries=sum(each.retries for each in commands),
         failures=dict(failures.most_common()),
+        put_off=put_off,
         compensations=CompensationMetrics(
             commands=total(compensations),
             done=done,
             failed=total(compensations) - done,
+            put_off=undo_put_off,
             retries=sum(each.retries for each in compensations),
             duration=durations(cells(compensations)),
         ),

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from shop.database import transaction
 from shop.monitoring.commands import REFUSALS
 from shop.monitoring.config import monitoring
+from shop.monitoring.put_off import AWAY, STEP_IS_PUT_OFF
 from shop.outcomes import Outcome
 from shop.settings import settings
 
@@ -40,13 +41,15 @@ _MONEY = text(
     """
 )
 _STEPS = text(
-    """
+    f"""
     SELECT step, count(*)::int AS ended,
         count(*) FILTER (WHERE status = 'failed' AND NOT coalesce(remark = ANY (CAST(:refusals AS text[])), false))::int AS failed,
         count(*) FILTER (WHERE status = 'failed' AND remark = ANY (CAST(:refusals AS text[])))::int AS refused,
         count(*) FILTER (WHERE attempts > 1)::int AS retried, count(*) FILTER (WHERE undo_status = 'done')::int AS undone
-    FROM order_step WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until GROUP BY step
-    """
+    FROM order_step s WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until
+        AND NOT (status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_PUT_OFF}))
+    GROUP BY step
+    """  # noqa: S608  (constants)
 )
 _STOCK = text(
     "SELECT id, name, on_hand - reserved AS available, received FROM product WHERE (on_hand - reserved) * 5 <= received "
@@ -69,7 +72,7 @@ class Money(BaseModel):
 
 
 class StepFigures(BaseModel):
-    """One step, over the time."""
+    """One step, over the time. A try whose order waits for something that is away is no end of its step, and not counted."""
 
     model_config = ConfigDict(frozen=True)
     step: str
@@ -139,7 +142,7 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         orders = (await tx.execute(_ORDERS, asked)).all()
         latency = (await tx.execute(_LATENCY, asked)).all()
         money = (await tx.execute(_MONEY, times)).mappings().all()
-        steps = (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS)})).mappings().all()
+        steps = (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS), "away": list(AWAY)})).mappings().all()
         stock = (await tx.execute(_STOCK, {"most": _LOW})).mappings().all()
         waiting = (await tx.execute(_WAITING)).one()
     ended = {outcome: [0] * parts for outcome in Outcome}

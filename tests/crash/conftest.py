@@ -10,6 +10,7 @@ import pytest
 from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.sandbox import Sandbox
+from tests.conftest import own_port
 from tests.crash.site import Site
 from tests.crash.summary import Summary
 from tests.crm_server import crm_server
@@ -25,6 +26,7 @@ HOME = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture(scope="session")
 def forgetful_sandbox(world_dir: Path) -> Iterator[Sandbox]:
     """A gateway of its own that ignores idempotency keys."""
+    own_port(world_dir / "forgetful")
     gateway = Sandbox(
         home=HOME, folder=world_dir / "forgetful", logs=world_dir / "logs" / "forgetful", pids=world_dir / "run" / "forgetful"
     )

@@ -18,6 +18,8 @@ LANES = ("process_order", "pending")
 GATEWAYS = ("remembers", "forgets")
 _LEFT = "SELECT 1 FROM customer_order WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS NULL"
 _MOST_ROUNDS = 3
+_SIDE_BY_SIDE = min(8, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2 * (os.cpu_count() or 2))
+"""Shops, each with workers that mostly wait, and with connections to one PostgreSQL."""
 _BYSTANDERS = (SCENARIOS["completes"], SCENARIOS["completes"])
 """In the pending lane an order shares its batch."""
 
@@ -133,7 +135,7 @@ def passed(site: Site, way: Way) -> list[str]:
 
 def all_passed(site: Site, ways: Sequence[Way]) -> list[tuple[Way, list[str]]]:
     """Each way, with the points on it."""
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 2)) as threads:
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
         return list(zip(ways, threads.map(lambda way: passed(site, way), ways), strict=True))
 
 
@@ -174,14 +176,14 @@ def _gateways(point: str, way: Way) -> tuple[str, ...]:
 
 
 def run_all(site: Site, chosen: Sequence[Case], tell: Callable[[Result], None] = lambda _: None) -> list[Result]:
-    """Some at a time, as many as there are processors."""
+    """Some at a time."""
 
     def run(case: Case) -> Result:
         result = _case(site, case)
         tell(result)
         return result
 
-    with ThreadPoolExecutor(2 * (os.cpu_count() or 2)) as threads:
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as threads:
         return list(threads.map(run, chosen))
 
 

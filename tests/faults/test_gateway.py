@@ -28,7 +28,7 @@ from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile
 from shop.settings import settings
 from tasks.gateway_health import AVAILABLE, UNAVAILABLE
-from tests.conftest import HOME
+from tests.conftest import HOME, own_port
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
@@ -39,6 +39,7 @@ Lane = Callable[[list[dict[str, Any]]], Awaitable[None]]
 @pytest.fixture(scope="module")
 def sandbox(world_dir: Path) -> Iterator[Sandbox]:
     """A gateway of this module's own, which it kills."""
+    own_port(world_dir / "troubled")
     own = Sandbox(home=HOME, folder=world_dir / "troubled", logs=world_dir / "troubled-logs", pids=world_dir / "troubled-run")
     try:
         own.start()
@@ -240,7 +241,7 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble
     """The gateway's process is killed while orders are being charged, and comes back on the same port and ledger. Meanwhile the drain
     goes on with orders that do not need it. Nothing is undone, nothing is charged twice."""
     began = datetime.now(UTC)
-    trouble.misbehave(latency_ms=40)
+    trouble.misbehave(latency_ms=150)
     ids = [f"OUTAGE-{unique}-{i}" for i in range(60)]
     intake.submit([order(order_id) for order_id in ids])
     async with draining() as drain:

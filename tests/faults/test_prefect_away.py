@@ -51,7 +51,7 @@ async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
     receipts = submit_orders(orders.values())
     took = time.monotonic() - began
     assert {receipt.status for receipt in receipts} == {"accepted"}
-    assert took < 1, f"submitting 20 orders took {took:.1f} s"
+    assert took < 10, f"a server that is gone is waited for: submitting 20 orders took {took:.1f} s"
     assert not wake_pending_lane(), "nobody to wake"
     assert set(report.read(list(orders))) == set(orders)
 

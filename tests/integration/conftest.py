@@ -37,7 +37,7 @@ def shop_environment(database_url: str, tmp_path: Path, monkeypatch: pytest.Monk
 async def world(shop_environment: Path, sandbox: Any, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     """A shop with the sample catalogue and a sandbox gateway; no Prefect."""
     monkeypatch.setenv("PAYMENT_GATEWAY_URL", sandbox.url)
-    monkeypatch.setenv("PAYMENT_TIMEOUT_SECONDS", "1")
+    monkeypatch.setenv("PAYMENT_TIMEOUT_SECONDS", "2")
     settings.cache_clear()
     load_sample_catalogue(database_url)
     yield World(database_url, sandbox.url, shop_environment)

@@ -6,11 +6,13 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 from prefect.events import Event
+from prometheus_client.parser import text_string_to_metric_families
 
 import flows.watch_orders
 import tasks.tell_alerts
@@ -23,6 +25,10 @@ from shop.alerts.watch import Watched, watch
 from shop.ending import put_off, remember_failures
 from shop.errors import CarrierTimeout, InventoryUnavailable, OrderError, PaymentDeclined, PaymentGatewayUnavailable
 from shop.monitoring.config import Monitoring, WorkerMonitoring
+from shop.monitoring.exposition.endpoint import Exposition
+from shop.monitoring.metrics import read_metrics
+from shop.monitoring.window import last
+from shop.pictures.figures import read_figures
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
 from shop.work import Work, run_outside
@@ -222,12 +228,46 @@ async def test_what_is_away_is_one_alert_however_many_orders_it_fails(shop: Shop
     await shop.rows("UPDATE customer_order SET waits_since = now() - interval '1 min'")
     await judge(shop)
     assert {key: alert.value for key, alert in (await open_alerts(shop)).items()} == {(Rule.OUTSIDE_AWAY, subject): 24}
+    assert await seen_by_people(shop, away.code) == {"status": (24, 3, 0), "dashboard": (3, 0), "Prometheus": (0, 21, 0, 3)}
 
     await shop.rows(
         "UPDATE customer_order SET outcome = 'compensated', finished_at = now(), failure = CAST(:f AS jsonb)", f=json.dumps(away.details())
     )
     await judge(shop)
     assert set(await open_alerts(shop)) == {(Rule.ERROR_RATE, ALL), (Rule.ERROR_RATE, "act")}, "orders that are undone because of it failed"
+    assert await seen_by_people(shop, away.code) == {"status": (0, 27, 24), "dashboard": (24, 21), "Prometheus": (21, 0, 3, 0)}
+
+
+async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
+    """Status: tries put off, ends, failures; undos are among them. Dashboard: ends and failures of the step. Prometheus: the step's
+    failures, its tries that were put off, and the same of its undos."""
+    metrics = await asyncio.to_thread(read_metrics, last(hours=1))
+    assert metrics.events is not None
+    assert metrics.steps is not None
+    (act,) = metrics.steps
+    undos = act.compensations
+    assert (act.put_off + undos.put_off, act.commands + undos.commands) == (metrics.events.put_off, metrics.events.total_events)
+    assert act.failures.get(code, 0) == act.failed
+    now = datetime.now(UTC)
+    (figures,) = (await read_figures(now - timedelta(hours=1), now + timedelta(hours=1))).steps
+    # a fault counts once it is not tried again: let it be a while ago
+    await shop.rows("UPDATE order_step SET ended_at = ended_at - interval '20 s', undo_ended_at = undo_ended_at - interval '20 s'")
+    await shop.rows("DELETE FROM metric_total")
+    await shop.rows("UPDATE metric_reading SET read_at = NULL, counted_from = NULL")
+    text, _ = await asyncio.to_thread(Exposition("a test").answer, "")
+    told = {
+        (sample.name.removeprefix("order_saga_"), sample.labels["result"]): int(sample.value)
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+        if sample.name in {"order_saga_steps_total", "order_saga_compensations_total"} and sample.labels["step"] == "act"
+    }
+    return {
+        "status": (metrics.events.put_off, metrics.events.total_events, metrics.events.failed),
+        "dashboard": (figures.ended, figures.failed),
+        "Prometheus": tuple(
+            told.get((f"{what}_total", result), 0) for what in ("steps", "compensations") for result in ("failed", "put_off")
+        ),
+    }
 
 
 async def test_one_pause_of_a_circuit_is_no_alert(shop: Shop) -> None:

@@ -23,6 +23,7 @@ from shop.confirmation.confirmation import Confirmation
 from shop.confirmation.writer import write_confirmation
 from shop.order import EXAMPLE, Order
 from shop.settings import Settings
+from tests.waiting import until
 
 SECRETS = ("tok_visa_secret", "4242", "neighbour", "notes", "token")
 ORDER = Order.model_validate(
@@ -291,8 +292,11 @@ async def test_an_answer_with_elements_missing(model: Model, settings: Settings,
 async def test_an_order_that_is_cancelled_stops_waiting(model: Model, settings: Settings) -> None:
     model.answer = None
     task = asyncio.create_task(write_confirmation(ORDER, settings))
-    while not model.bodies:
-        await asyncio.sleep(0)
+
+    async def asked() -> bool:
+        return bool(model.bodies)
+
+    await until(asked, 10, "the model to be asked")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -344,6 +348,7 @@ from pathlib import Path
 from shop.confirmation.writer import write_confirmation
 from shop.order import EXAMPLE, Order
 from shop.settings import Settings
+from tests.waiting import until
 assert "dspy" not in sys.modules
 asked, look_up = [], socket.getaddrinfo
 def recorded(host, *rest, **more):

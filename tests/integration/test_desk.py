@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -446,7 +447,8 @@ async def test_two_people_at_once_settle_it_once(saga: World, unique: str) -> No
         except AlreadyResolved:
             ends.append("too late")
 
-    await asyncio.gather(*(asyncio.to_thread(settle, number) for number in range(6)))
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(settle, range(6)))
     assert sorted(map(str, ends)) == ["False", "False", "True", "too late", "too late", "too late"]
     await recover_orders()
     row = on_desk(saga, order_id)

@@ -25,7 +25,7 @@ from shop.shipping.easypost_carrier import EasyPostCarrier
 from tests.easypost_server import EasyPost
 from tests.integration.world import an_order
 
-TIMEOUT = 1.0
+TIMEOUT = 2.0
 
 
 def make(server: EasyPost, **changes: Any) -> EasyPostCarrier:

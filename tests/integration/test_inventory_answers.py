@@ -28,7 +28,7 @@ from shop.stock.wire import PROBLEM_JSON, Problem
 from tests.integration.saying import Answer, Request, Sayer, http, rubbish, server_that_says
 
 TOKEN = "planted-token"
-PATIENCE, IMPATIENCE = 20.0, 0.3
+PATIENCE, IMPATIENCE = 20.0, 1.0
 ITEMS = {"P": 2}
 HELD = {"order_id": "O-1", "id": "RES-O-1", "state": "held", "items": ITEMS, "expires_at": "2026-01-02T03:04:05Z"}
 LEADS_TO = {"": "held", "/keep": "held", "/release": "released", "/commit": "shipped", "/put-back": "returned"}

@@ -134,7 +134,13 @@ async def test_it_says_in_its_own_database_that_it_lives(start: Start, stock_dat
         return kinds() == [("inventory service", True)]
 
     await until(alive, 20, "it to say that it lives")
-    service.stop()
+    assert service.pid is not None
+    os.kill(service.pid, signal.SIGTERM)
+
+    async def over() -> bool:
+        return not service.running()
+
+    await until(over, 10, "it to stop")
     assert kinds() == [("inventory service", False)]
 
 

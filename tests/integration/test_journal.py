@@ -177,7 +177,7 @@ async def test_a_lease_lives_as_long_as_its_body(shop: Shop, monkeypatch: pytest
     """Longer than the lease's own time, because it is renewed."""
     from shop.settings import settings
 
-    monkeypatch.setenv("LEASE_SECONDS", "0.4")
+    monkeypatch.setenv("LEASE_SECONDS", "2")
     settings.cache_clear()
     await shop.store(an_order("A"), an_order("B"))
     async with lease() as mine:
@@ -185,7 +185,7 @@ async def test_a_lease_lives_as_long_as_its_body(shop: Shop, monkeypatch: pytest
         first = await shop.value("SELECT until FROM lease")
 
         async def renewed() -> bool:
-            return bool(await shop.value("SELECT until > CAST(:first AS timestamptz) + interval '0.5 seconds' FROM lease", first=first))
+            return bool(await shop.value("SELECT until > CAST(:first AS timestamptz) + interval '2.5 seconds' FROM lease", first=first))
 
         await until(renewed, 10, "the lease to be renewed past its first end, twice")
         assert await shop.claim("A") == []

@@ -173,7 +173,7 @@ async def test_health_check_interval_seconds_says_who_is_lost(tables: World, con
         await until(there, 20, "the process")
     wait_for_goodbyes()
     configure("{}")
-    for silent, state in ((20, "alive"), (22, "lost")):
+    for silent, state in ((14, "alive"), (22, "lost")):
         tables.sql("UPDATE worker_process SET ended_at = NULL, seen_at = now() - make_interval(secs => :silent)", silent=silent)
         system = read_metrics(last(hours=1)).system
         assert system is not None
@@ -181,7 +181,7 @@ async def test_health_check_interval_seconds_says_who_is_lost(tables: World, con
 
 
 async def test_collection_interval_seconds(tables: World, configure: Configure) -> None:
-    configure("worker_monitoring: {health_check_interval_seconds: 3600}\nmetrics_collection: {collection_interval_seconds: 1}")
+    configure("worker_monitoring: {health_check_interval_seconds: 3600}\nmetrics_collection: {collection_interval_seconds: 2}")
 
     async def sampled() -> bool:
         return bool((await asyncio.to_thread(tables.sql, "SELECT count(*) FROM system_sample"))[0][0] >= 3)

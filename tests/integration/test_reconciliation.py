@@ -48,7 +48,7 @@ from shop.reconciliation.judge import OurOrder, judge
 from shop.reconciliation.outstanding import ACTION, accept_sync
 from shop.reconciliation.reconcile import reconcile
 from shop.settings import settings
-from tests.conftest import HOME
+from tests.conftest import HOME, own_port
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
@@ -59,6 +59,7 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 @pytest.fixture(scope="module")
 def sandbox(world_dir: Path) -> Iterator[Sandbox]:
     """A gateway of this module's own: what other tests have left in theirs is none of our orders' business."""
+    own_port(world_dir / "reconciled")
     own = Sandbox(home=HOME, folder=world_dir / "reconciled", logs=world_dir / "reconciled-logs", pids=world_dir / "reconciled-run")
     try:
         own.start()

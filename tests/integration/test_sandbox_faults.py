@@ -21,7 +21,7 @@ from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.faults import Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox_client import SandboxGateway
-from tests.conftest import HOME
+from tests.conftest import HOME, own_port
 from tests.waiting import until
 
 PRICE = Decimal("10.59")
@@ -76,6 +76,7 @@ class InProcess(Gateway):
 
 @pytest.fixture(scope="module")
 def process(world_dir: Path) -> Iterator[Sandbox]:
+    own_port(world_dir / "faulty")
     own = Sandbox(home=HOME, folder=world_dir / "faulty", logs=world_dir / "faulty-logs", pids=world_dir / "faulty-run")
     try:
         own.start()
@@ -171,7 +172,7 @@ async def test_a_fault_meets_only_whom_it_is_meant_for(told: Gateway, unique: st
 async def test_while_a_confirmation_is_in_progress_nothing_else_can_be_done(told: Gateway, unique: str) -> None:
     """A duplicate is refused, and so is a cancellation; the success shows up late."""
     payment = await new(told.gateway, unique)
-    await told.rules(FaultRule(fault=Fault.PROCESSING, move=Move.CONFIRM, times=1, ms=1500))
+    await told.rules(FaultRule(fault=Fault.PROCESSING, move=Move.CONFIRM, times=1, ms=5000))
     with pytest.raises(PaymentGatewayError, match="neither a charge nor a refusal"):
         await told.gateway.confirm(payment.id, key=unique)
     assert (await told.gateway.get(payment.id)).status is PaymentStatus.CREATED, "it looks as if nothing had happened"
@@ -191,7 +192,7 @@ async def test_while_a_confirmation_is_in_progress_nothing_else_can_be_done(told
 
 async def test_a_late_charge_finds_a_payment_that_was_cancelled_meanwhile(told: Gateway, unique: str) -> None:
     payment = await new(told.gateway, unique)
-    await told.rules(FaultRule(fault=Fault.LATE, move=Move.CONFIRM, times=1, ms=300))
+    await told.rules(FaultRule(fault=Fault.LATE, move=Move.CONFIRM, times=1, ms=2000))
     with pytest.raises(PaymentGatewayTimeout):
         await told.gateway.confirm(payment.id, key=unique)
     assert (await told.gateway.cancel(payment.id, key=f"cancel-{unique}")).status is PaymentStatus.CANCELLED

@@ -29,7 +29,7 @@ from tests.integration.test_sandbox_answers import RUBBISH
 
 KEY = "sk_test_planted"
 PRICE = Decimal("10.59")
-PATIENCE, IMPATIENCE = 20.0, 0.3
+PATIENCE, IMPATIENCE = 20.0, 1.0
 CREATED = 1_790_000_000
 
 REFUND = {"id": "re_1", "object": "refund", "amount": 59, "currency": "usd", "created": CREATED + 9, "status": "succeeded"}

@@ -23,6 +23,7 @@ async def unheard() -> AsyncIterator[Callable[[], list[str]]]:
     """The event loop's complaints about calls whose end nobody looked at."""
     loop, complaints = asyncio.get_running_loop(), list[str]()
     before = loop.get_exception_handler()
+    gc.collect()  # what tests before this one left is not its complaint
     loop.set_exception_handler(lambda _, context: complaints.append(str(context["message"])))
 
     def heard() -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from deployments.stack.files import tail
 from deployments.stack.processes import Child, wait_until
+from tests.waiting import PATIENCE
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -53,11 +54,11 @@ class Process:
 
     def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """Fails with the end of its log when the condition does not come true in time, or the process ends before."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE * seconds
         while not condition():
             gone = not self.running()
             assert not gone or condition(), f"the process ended ({self.code}) before {what}:\n{tail(self.log, 30)}"
-            assert time.monotonic() < end, f"waited {seconds:g} s in vain for {what}:\n{tail(self.log, 30)}"
+            assert time.monotonic() < end, f"waited {PATIENCE * seconds:g} s in vain for {what}:\n{tail(self.log, 30)}"
             time.sleep(0.02)
 
     @property
@@ -67,18 +68,18 @@ class Process:
 
     def wait(self, seconds: float) -> Any:
         """Waits for its end, which has to be a good one; returns what its role returned."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE * seconds
         while self.running():
-            assert time.monotonic() < end, f"process {self.pid} has not ended after {seconds:g} s:\n{tail(self.log, 30)}"
+            assert time.monotonic() < end, f"process {self.pid} has not ended after {PATIENCE * seconds:g} s:\n{tail(self.log, 30)}"
             time.sleep(0.02)
         assert self.code == 0, f"process {self.pid} ended with {self.code}:\n{tail(self.log, 40)}"
         return json.loads(self.told.read_text())
 
     def gone(self, seconds: float) -> int | None:
         """Waits for its end, whatever it is; returns the exit code."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE * seconds
         while self.running():
-            assert time.monotonic() < end, f"process {self.pid} has not ended after {seconds:g} s:\n{tail(self.log, 30)}"
+            assert time.monotonic() < end, f"process {self.pid} has not ended after {PATIENCE * seconds:g} s:\n{tail(self.log, 30)}"
             time.sleep(0.02)
         return self.code
 

@@ -94,7 +94,7 @@ def shop() -> Iterator[Shop]:
             yield Shop(folder)
         finally:
             run.send_signal(signal.SIGINT)
-            run.wait(60)
+            run.wait(180)
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ class Person:
         diagram = self.page.locator("svg[id^='mermaid']").first
         expect(diagram).to_be_visible(timeout=_PATIENCE)
         for words in boxes:
-            expect(diagram).to_contain_text(words)
+            expect(diagram).to_contain_text(words, timeout=_PATIENCE)
 
     def link(self, words: str) -> str:
         """Where this link leads."""

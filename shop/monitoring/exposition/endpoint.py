@@ -96,6 +96,7 @@ class MetricsServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # who is turned away tries again seconds later
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Who asked has gone: nothing to print."""

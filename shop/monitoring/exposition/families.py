@@ -29,6 +29,7 @@ from shop.monitoring.commands import REFUSALS
 from shop.monitoring.exposition.now import Now
 from shop.monitoring.exposition.reading import Read
 from shop.monitoring.exposition.totals import Total
+from shop.monitoring.put_off import PUT_OFF
 from shop.notifications.outbox import CONFIRMATION_STEP
 from shop.outcomes import Outcome
 
@@ -109,15 +110,19 @@ def _totals(totals: Sequence[Total]) -> Iterator[Metric]:
     timed = [t for t in of["order"] if t.result != Outcome.NEEDS_ATTENTION]
     yield _histogram("order_duration", "From submission to outcome.", ["outcome"], timed, lambda t: (t.result,), ORDER_BOUNDS)
     steps, undos = of["step"], of["undo"]
-    what = "Steps that ended. refused: a business no, such as a declined card; failed: a fault."
+    ended, undone = ([t for t in each if t.result != PUT_OFF] for each in (steps, undos))
+    what = (
+        "Steps that ended. refused: a business no, such as a declined card; failed: a fault; put_off: a try that is made again once "
+        "something outside is back."
+    )
     yield _counter("steps", what, ["step", "result", "code"], steps, lambda t: (t.name, _result(t), _code(t)))
     what = "From a step's first beginning to its end, pauses between attempts included."
-    yield _histogram("step_duration", what, ["step"], steps, lambda t: (t.name,), STEP_BOUNDS)
+    yield _histogram("step_duration", what, ["step"], ended, lambda t: (t.name,), STEP_BOUNDS)
     what = "Attempts after the first, of steps that are done or were given up."
     yield _counter("step_retries", what, ["step"], of["step retry"], lambda t: (t.name,), sorted({(t.name,) for t in steps}))
-    what = "Compensations that ended, by the step that they undo. failed: still due."
+    what = "Compensations that ended, by the step that they undo. failed: still due; put_off: tried again once the other side is back."
     yield _counter("compensations", what, ["step", "result"], undos, lambda t: (t.name, t.result))
-    yield _histogram("compensation_duration", "From the first try to the end.", ["step"], undos, lambda t: (t.name,), STEP_BOUNDS)
+    yield _histogram("compensation_duration", "From the first try to the end.", ["step"], undone, lambda t: (t.name,), STEP_BOUNDS)
     what = "Attempts after the first, of compensations that are done."
     yield _counter("compensation_retries", what, ["step"], of["undo retry"], lambda t: (t.name,), sorted({(t.name,) for t in undos}))
     written = [t for t in steps if t.name == CONFIRMATION_STEP and t.result == "done"]

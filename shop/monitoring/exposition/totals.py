@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from shop.monitoring.cells import cell_of
 from shop.monitoring.commands import REFUSALS
+from shop.monitoring.put_off import AWAY, PUT_OFF, STEP_IS_PUT_OFF, UNDO_IS_PUT_OFF
 
 _UNDO_CELL, _SENT_CELL = cell_of("undo_begun_at", "undo_ended_at"), cell_of("created_at", "sent_at")
 EVERY_SECONDS = 2
@@ -26,14 +27,17 @@ _FAILED_FOR_GOOD = 10
 
 # One statement, so one snapshot: what is added to the totals is exactly what the next reading takes as seen.
 _RAW = f"""
-    SELECT 'step' AS kind, step AS name, status AS result, coalesce(remark, '') AS code, cell, ended_at AS at, 1 AS n FROM order_step
+    SELECT 'step' AS kind, step AS name,
+        CASE WHEN status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_PUT_OFF}) THEN '{PUT_OFF}' ELSE status END
+            AS result, coalesce(remark, '') AS code, cell, ended_at AS at, 1 AS n FROM order_step s
         WHERE ended_at >= CAST(:since AS timestamptz)
             AND (status <> 'failed' OR remark = ANY(CAST(:refusals AS text[]))
                 OR ended_at < now() - make_interval(secs => {_FAILED_FOR_GOOD}))
     UNION ALL SELECT 'step retry', s.step, '', '', 0, s.ended_at, s.attempts - 1 FROM order_step s
         WHERE s.ended_at >= CAST(:since AS timestamptz) AND s.attempts > 1 AND (s.status = 'done' OR EXISTS (
             SELECT 1 FROM customer_order o WHERE o.id = s.order_id AND o.failure IS NOT NULL))
-    UNION ALL SELECT 'undo', step, undo_status, '', {_UNDO_CELL}, undo_ended_at, 1 FROM order_step
+    UNION ALL SELECT 'undo', step, CASE WHEN undo_status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {UNDO_IS_PUT_OFF})
+            THEN '{PUT_OFF}' ELSE undo_status END, '', {_UNDO_CELL}, undo_ended_at, 1 FROM order_step s
         WHERE undo_ended_at >= CAST(:since AS timestamptz) AND (undo_status = 'done'
             OR undo_status = 'failed' AND undo_ended_at < now() - make_interval(secs => {_FAILED_FOR_GOOD}))
     UNION ALL SELECT 'undo retry', step, '', '', 0, undo_ended_at, undo_attempts - 1 FROM order_step
@@ -91,7 +95,7 @@ def count_new(connection: Connection, *, every: float = EVERY_SECONDS) -> None:
     if turn is None or not turn.due:
         return
     since: datetime | str = "-infinity" if turn.counted_from is None else turn.counted_from
-    connection.execute(_ADD, {"since": since, "next": turn.next, "refusals": sorted(REFUSALS)})
+    connection.execute(_ADD, {"since": since, "next": turn.next, "refusals": sorted(REFUSALS), "away": list(AWAY)})
     connection.execute(_TAKEN, {"next": turn.next})
 
 
