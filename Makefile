@@ -18,6 +18,9 @@ LLM_STAMP := $(VENV)/.llm-installed
 UI_STAMP := $(VENV)/.ui-installed
 NODE_STAMP := tests/node/node_modules/.installed
 
+# Tests wait for servers a third of their time: one more process than there are processors, four at most.
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
 .PHONY: run demo check test test-slow crash-test fault-test model lint format bench install llm diagrams node test-ui
 .DEFAULT_GOAL := run
@@ -34,11 +37,11 @@ check: $(STAMP)
 # Files of tests side by side, the long ones first, each process with servers of its own; then what measures time or takes
 # all cores by itself.
 test: lint node
-	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest tests/integration tests/faults -m "slow and not alone" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/integration tests/faults -m "slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest tests/integration tests/faults -m "slow and alone"
 
 # All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
