@@ -110,8 +110,8 @@ def share(part: int, whole: int) -> float | None:
 
 def _told_apart(connection: Connection, window: Window, every: TextClause, put_off: TextClause) -> list[Counted]:
     found = _read(connection, every, window)
-    if all(each.done for each in found):
-        return found
+    if all(each.done or (each.remark is not None and each.remark not in AWAY) for each in found):
+        return found  # the usual case: nothing to look closer at
     apart = _read(connection, put_off, window, away=list(AWAY))
     less = {(each.step, each.status, each.remark, each.cell): each for each in apart}
     left = []
