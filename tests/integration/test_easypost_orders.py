@@ -26,7 +26,7 @@ PRICE = Decimal("999.99")
 @pytest.fixture
 async def shipping(saga: World, easypost_server: EasyPost, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     """The shop, with its parcels at EasyPost."""
-    for name, value in {**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "0.5"}.items():
+    for name, value in {**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "1"}.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     yield saga
