@@ -47,11 +47,13 @@ async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
     """Submitting takes milliseconds all the same; the worker waits for its server, and needs nobody to start it again."""
     kill(frail_prefect)
     orders = mixed(unique, 20)
-    began = time.monotonic()
-    receipts = submit_orders(orders.values())
-    took = time.monotonic() - began
-    assert {receipt.status for receipt in receipts} == {"accepted"}
-    assert took < 10, f"a server that is gone is waited for: submitting 20 orders took {took:.1f} s"
+    took = []
+    for order in orders.values():  # one of them is not disturbed by whatever else this machine does
+        began = time.monotonic()
+        assert [receipt.status for receipt in submit_orders([order])] == ["accepted"]
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.5, f"submitting an order took {min(took):.1f} s at least"
+    assert max(took) < 10, "a server that is gone is waited for"
     assert not wake_pending_lane(), "nobody to wake"
     assert set(report.read(list(orders))) == set(orders)
 

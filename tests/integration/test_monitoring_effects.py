@@ -173,7 +173,7 @@ async def test_health_check_interval_seconds_says_who_is_lost(tables: World, con
         await until(there, 20, "the process")
     wait_for_goodbyes()
     configure("{}")
-    for silent, state in ((14, "alive"), (22, "lost")):
+    for silent, state in ((18, "alive"), (22, "lost")):
         tables.sql("UPDATE worker_process SET ended_at = NULL, seen_at = now() - make_interval(secs => :silent)", silent=silent)
         system = read_metrics(last(hours=1)).system
         assert system is not None
@@ -193,7 +193,7 @@ async def test_collection_interval_seconds(tables: World, configure: Configure) 
         "SELECT min(pause) FROM (SELECT extract(epoch FROM at - lag(at) OVER (ORDER BY at)) AS pause "
         "FROM (SELECT at FROM system_sample ORDER BY at LIMIT 3) AS first) AS pauses"
     )
-    assert shortest > 0.5
+    assert shortest > 1
 
 
 @pytest.mark.parametrize("included", [True, False])

@@ -157,7 +157,8 @@ class TestOrdersThatWait:
     async def test_an_order_goes_on_as_soon_as_its_customer_has_answered(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
         await ordered(shop.asking(unique))
         (entry,) = shop.ledger(unique)
-        assert shop.order(unique).not_before is not None, "it waits"
+        waits = shop.order(unique)
+        assert (waits.waits_for, waits.not_before > waits.waits_since) == ("payment_needs_customer", True)
         tell(web, "evt_early", "payment_intent.requires_action", about_payment(entry["id"], unique))
         assert shop.order(unique).not_before is not None, "nothing is decided yet"
         shop.stripe.authenticate(entry["id"], success=True)
