@@ -70,16 +70,18 @@ async def charge(under_way: OrderUnderWay, gateway: PaymentGateway) -> PaymentRe
         payment_id = payment.id
         await note(under_way, STEP, payment_id=payment_id)
     elif under_way.journal[STEP].attempts > 1:
-        payment = _checked(under_way, await gateway.get(payment_id))
+        payment = _checked(under_way, await gateway.get(payment_id), payment_id)
         if payment.status is PaymentStatus.SUCCEEDED:
             return _charged(payment)
     with _CONFIRMING:
         confirmed = await gateway.confirm(payment_id, key=names.key(order.id, f"confirm-{payment_id}"))
-    return _charged(_checked(under_way, confirmed))
+    return _charged(_checked(under_way, confirmed, payment_id))
 
 
-def _checked(under_way: OrderUnderWay, payment: Payment) -> Payment:
-    """The payment, if it is of this order, its amount and its currency; else raises `PaymentMismatch`."""
+def _checked(under_way: OrderUnderWay, payment: Payment, payment_id: str | None = None) -> Payment:
+    """The payment, if it is the one that was asked about, of this order, its amount and its currency; else raises `PaymentMismatch`."""
+    if payment_id not in {None, payment.id}:
+        raise PaymentMismatch("payment")
     if differs := _differs(under_way, payment):
         raise PaymentMismatch(differs)
     return payment
