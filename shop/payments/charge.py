@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Literal
+from typing import Literal, NoReturn
 
 from pydantic import BaseModel
 
@@ -93,7 +93,11 @@ def _differs(under_way: OrderUnderWay, payment: Payment) -> str | None:
         return "order"
     if payment.currency != _currency(under_way):
         return "currency"
-    return None if payment.amount == _due(under_way) else "amount"
+    if payment.amount != _due(under_way):
+        return "amount"
+    if payment.amount_refunded != sum(each.amount for each in payment.refunds) or payment.amount_refunded > payment.amount:
+        return "sum of refunds"
+    return None
 
 
 def _due(under_way: OrderUnderWay) -> Decimal:
@@ -211,15 +215,18 @@ async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGate
     """`before`: how many refunds of the order were refused, and how many had no clear answer."""
     refusals, unclear = before
     if payment.order_id != under_way.id:
-        undone.charged += _due(under_way)  # until a person knows better
-        raise PaymentGatewayError("payment_mismatch", "the journalled payment is another order's: nothing is refunded", retryable=False)
+        _doubt(under_way, undone, "the journalled payment is another order's: nothing is refunded")
     if payment.status is PaymentStatus.CREATED:
         with _CANCELLING:
             payment = await gateway.cancel(payment.id, key=names.key(under_way.id, f"cancel-{payment.id}"))  # may find it charged meanwhile
     undone.cancelled = undone.cancelled or payment.status is PaymentStatus.CANCELLED
     undone.payment_id = undone.payment_id or payment.id
     if payment.status is not PaymentStatus.SUCCEEDED:
+        if under_way.result(STEP).get("payment_id") == payment.id:
+            _doubt(under_way, undone, f"the gateway says that the payment is {payment.status}, and had said that it was charged")
         return
+    if differs := _differs(under_way, payment):
+        _doubt(under_way, undone, f"the gateway says that another {differs} was charged than the order's")
     undone.payment_id, undone.currency = payment.id, payment.currency
     undone.charged += payment.amount
     undone.refunded += payment.amount_refunded
@@ -241,11 +248,15 @@ async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGate
     undone.refunded += left
 
 
+def _doubt(under_way: OrderUnderWay, undone: _Undone, why: str) -> NoReturn:
+    """Nothing that the gateway says of the payment counts: until a person knows better, the order's amount is charged and not refunded."""
+    undone.charged += _due(under_way)
+    raise PaymentGatewayError("payment_mismatch", why, retryable=False)
+
+
 def _check_refund(under_way: OrderUnderWay, payment: Payment, undone: _Undone, unclear: int) -> None:
     """Raises `PaymentGatewayError`, not retryable, if a person has to look before the rest of the payment is given back."""
-    if differs := _differs(under_way, payment):
-        why = ("payment_mismatch", f"the gateway says that another {differs} was charged than the order's")
-    elif undone.refunded + payment.kept > _due(under_way):
+    if undone.refunded + payment.kept > _due(under_way):
         why = ("refund_over_charge", "the gateway would have us give back more than the order's amount")
     elif unclear >= MOST_UNCLEAR_REFUNDS:
         why = ("refund_unclear", f"the gateway gave no clear answer to {unclear} refunds, and may have paid them")
