@@ -160,6 +160,10 @@ class PaymentGatewayTimeout(PaymentError):
         super().__init__("timeout", error_message, retryable=True)
 
 
+BAD_ANSWER = "bad_answer"
+"""The `error_code` of an answer that makes no sense."""
+
+
 class PaymentGatewayError(PaymentError):
     """The gateway failed or could not be reached; `retryable` says whether it may recover by itself."""
 
