@@ -13,6 +13,7 @@ from decimal import Decimal
 import httpx
 from sqlalchemy import Connection, RowMapping, create_engine, text
 
+from shop.database import connect_args
 from shop.desk.resolution import Resolution
 from shop.money import from_minor, show
 from shop.settings import Settings
@@ -74,7 +75,8 @@ class Books:
 def read_books(database_url: str, gateway_url: str | None = None) -> Books:
     """Reads the books, with the sandbox gateway's ledger as the witness if its address is given. They balance at rest: while orders are
     under way their money and stock may be in between."""
-    engine = create_engine(Settings(database_url=database_url).database_url)
+    url = Settings(database_url=database_url).database_url
+    engine = create_engine(url, connect_args=connect_args(url))
     try:
         with engine.connect() as connection:
             services = service_books(connection)

@@ -26,7 +26,7 @@ _DEAD_LEASES = text("SELECT id FROM lease WHERE until < now() FOR UPDATE SKIP LO
 _TAKEN_FROM = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[])) AND NOT taken_from")
 _CLAIM = """
     WITH mine AS (
-        SELECT o.id, o.flow_run_id, o.lease_id IS NOT NULL AS left_behind FROM customer_order o
+        SELECT o.id, o.flow_run_id, o.lease_id AS left_lease, o.lease_id IS NOT NULL AS left_behind FROM customer_order o
         WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now())
           AND (o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
                OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
@@ -35,6 +35,7 @@ _CLAIM = """
     )
     UPDATE customer_order o
     SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN mine.left_behind THEN 1 ELSE 0 END,
+        taken_over_from = coalesce(mine.left_lease, o.taken_over_from),
         started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id)
     FROM mine WHERE o.id = mine.id
     RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.cancel_reason, o.failing_step, o.failure,

@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.check.finding import Finding, State
+from shop.database import connect_args
 from shop.errors import OrderError
 from shop.settings import Settings
 
@@ -65,7 +66,8 @@ async def database(known: Known) -> Finding:
     where = f"{url.database} at {url.query.get('host', url.host or 'localhost')}"
 
     def read() -> tuple[str, str | None, str | None]:
-        engine = create_engine(known.settings.database_url, connect_args={"connect_timeout": SECONDS // 2})
+        address = known.settings.database_url
+        engine = create_engine(address, connect_args=connect_args(address, seconds=SECONDS // 2))
         try:
             with engine.connect() as connection:
                 version = connection.execute(text("SHOW server_version")).scalar_one()
