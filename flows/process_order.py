@@ -129,7 +129,7 @@ async def _take_in(order: Any, lease_id: UUID) -> tuple[str, list[OrderUnderWay]
 
 
 async def _claim(tx: Tx, lease_id: UUID, order_id: str) -> list[OrderUnderWay]:
-    return await journal.claim(tx, lease_id, most=1, ids=[order_id], flow_run_id=_run_id())
+    return await journal.claim(tx, lease_id, most=1, ids=[order_id], flow_run_id=_run_id(), known=ORDER_SAGA.names)
 
 
 def _run_id() -> str | None:

@@ -7,11 +7,10 @@ trying the same thing again can help; Prefect's retries ask it. `details()` is w
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, ClassVar
-
 
 _INFRASTRUCTURE_PAUSE_SECONDS = 15.0
 
@@ -343,6 +342,16 @@ class StepBroken(OrderError):
     def __init__(self, step: str, error: BaseException) -> None:
         super().__init__(f"{step} failed unexpectedly: {type(error).__name__}")
         self.__cause__ = error
+
+
+class UnknownStep(OrderError):
+    """The order's journal has steps that this worker's saga lacks: a worker of another version began it, and has to go on with it."""
+
+    code = "unknown_step"
+    retryable = True
+
+    def __init__(self, steps: Iterable[str]) -> None:
+        super().__init__(f"its journal has {', '.join(sorted(steps))}, which the saga of this worker's version does not know")
 
 
 class BatchStruggling(OrderError):

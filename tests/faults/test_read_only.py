@@ -125,7 +125,7 @@ async def test_a_read_only_primary_undoes_no_order(
                     answered = sender.answers[503]
                     await asyncio.to_thread(wait_until, lambda: sender.answers[503] > answered, 20, "a request to be refused")  # noqa: B023
                     await let_leases_run_out(frail)
-                await asyncio.to_thread(wait_until, lambda: sender.done, 30, "the requests to be taken")  # noqa: B023
+                await asyncio.to_thread(wait_until, lambda: sender.done, 30, "the requests to be taken")
             assert set(sender.answers) == {202, 503}
         health = client.get("/health")
     await let_all_end(frail, orders)
