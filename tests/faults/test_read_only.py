@@ -122,6 +122,7 @@ async def test_a_read_only_primary_undoes_no_order(
                     runs += begun
                     for run in (*begun, *drains):
                         run.wait_until(lambda run=run: has_met_it(run), 20, "it to meet the read-only database")  # type: ignore[misc]
+                    assert client.get("/health").status_code == 503
                     answered = sender.answers[503]
                     await asyncio.to_thread(wait_until, lambda: sender.answers[503] > answered, 20, "a request to be refused")  # noqa: B023
                     await let_leases_run_out(frail)
