@@ -22,7 +22,7 @@ NODE_STAMP := tests/node/node_modules/.installed
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install llm diagrams node test-ui
+.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install llm diagrams node pgbouncer test-ui
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -36,16 +36,16 @@ check: $(STAMP)
 
 # Files of tests side by side, the long ones first, each process with servers of its own; then what measures time or takes
 # all cores by itself.
-test: lint node
+test: lint node pgbouncer
 	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not slow"
 
-test-slow: $(STAMP)
+test-slow: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and alone"
 
 # All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
-fault-test: $(STAMP)
+fault-test: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest tests/faults
 
 # README's pictures of the UI come from it: make test-ui UI_SCREENSHOTS=1
@@ -83,6 +83,14 @@ node:
 	@if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then $(MAKE) --no-print-directory $(NODE_STAMP); \
 	elif [ -n "$$CI" ]; then echo "make: there is no Node here (20 or newer, with npm), and CI is set" >&2; exit 1; \
 	else echo "There is no Node here: the tests that need it are skipped."; fi
+
+# For the tests that need it. As root on Debian it is installed, without its service; where CI is set, to be without it is a failure.
+pgbouncer:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v pgbouncer >/dev/null 2>&1 || { \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then echo "Installing PgBouncer: half a minute, once ..."; sh tests/faults/install_pgbouncer.sh >/dev/null 2>&1; fi; \
+	command -v pgbouncer >/dev/null 2>&1 || { \
+	if [ -n "$$CI" ]; then echo "make: there is no PgBouncer here, and CI is set" >&2; exit 1; \
+	else echo "There is no PgBouncer here (on Debian: apt-get install pgbouncer): the tests that need it are skipped."; fi; }; }
 
 $(NODE_STAMP): tests/node/package.json tests/node/package-lock.json
 	@echo "Installing the Node packages of the tests: half a minute, once ..."

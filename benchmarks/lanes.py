@@ -146,7 +146,7 @@ async def _straight(batch: Sequence[OrderUnderWay]) -> None:
 
 def _without_prefect() -> Any:
     """Makes the steps not ask for a slot of Prefect's limit."""
-    return slots(PAYMENT_GATEWAY, occupy=0)
+    return slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency)
 
 
 async def _warm_up() -> None:

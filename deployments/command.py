@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from deployments import trigger
 from deployments.table import outcome_table
 from shop import report
+from shop.database import is_database_trouble
 from shop.errors import OrderError
 from shop.outcomes import OrderOutcome, Outcome, Receipt
 from shop.settings import settings, what_is_wrong
@@ -58,9 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         console.print(Text(what_is_wrong(error), "red"))
         return 2
-    except OperationalError as error:
+    except (DBAPIError, psycopg.Error) as error:
+        if not is_database_trouble(error):
+            raise
+        why = type(getattr(error, "orig", None) or error).__name__
         console.print(
-            Text(f"The database does not answer ({type(error.orig).__name__}). Is `make run` running, or DATABASE_URL right?", "red")
+            Text(f"The database does not answer, or takes no writes ({why}). Is `make run` running, or DATABASE_URL right?", "red")
         )
         return 1
 

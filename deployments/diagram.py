@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from deployments.running import use_running_world
+from shop.database import is_database_trouble
 from shop.pictures.order_boxes import order_boxes
 from shop.pictures.order_diagram import order_diagram
 from shop.pictures.order_story import read_story_sync
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         story = read_story_sync(options.order_id)
     except ValidationError as error:
         return _sorry(what_is_wrong(error))
-    except OperationalError as error:
+    except DBAPIError as error:
+        if not is_database_trouble(error):
+            raise
         return _sorry(f"The database does not answer ({type(error.orig).__name__}). Is `make run` running, or DATABASE_URL right?")
     if story is None:
         return _sorry(f"There is no order {for_terminal(options.order_id)}. Ids are spelled exactly, upper and lower case too.")

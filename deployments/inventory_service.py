@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 
 from deployments.watched import watched
 from shop.catalogue import load_sample_catalogue
-from shop.database import is_database_trouble
+from shop.database import is_database_trouble, is_schema_mismatch
 from shop.errors import InventoryRefused, OrderError, OutOfStock, ReservationLost
 from shop.logs import configure
 from shop.migrate import upgrade
@@ -214,7 +214,7 @@ def _tell_problems(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def database(_: Request, error: SQLAlchemyError) -> Response:
-        if not is_database_trouble(error):
+        if not (is_database_trouble(error) or is_schema_mismatch(error)):
             raise error
         log.warning("the database is away (%s)", type(error).__name__)
         response = _problem(Problem.UNAVAILABLE)

@@ -96,9 +96,9 @@ def wake_pending_lane() -> bool:
     """Makes sure that some drain works on what is waiting: submitting has woken one that is running; if none is, one is started. False
     if none could be started because the Prefect server does not answer: the schedule takes the orders up when it is back.
     """
-    if signals.is_anybody_draining():
-        return True
     try:
+        if signals.is_anybody_draining():
+            return True
         _start(PROCESS_PENDING)
     except Exception as error:  # noqa: BLE001  (whatever it is, the orders are stored, and the schedule takes them up)
         log.warning("no drain is running, and none could be started (%s): the orders wait for the schedule", type(error).__name__)

@@ -71,14 +71,16 @@ def create_app() -> FastAPI:
 
     @made.get("/health", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
     async def health() -> Health:
-        """Whether orders and events can be taken: the database answers, and there are keys for them."""
+        """Whether orders and events can be taken: the database answers and takes writes, and there are keys for them."""
         try:
             async with asyncio.timeout(_HEALTH_SECONDS), transaction() as tx:
-                await tx.execute(text("SELECT 1"))
+                read_only = (await tx.execute(text("SHOW transaction_read_only"))).scalar_one() == "on"
         except Exception as error:
             if not (isinstance(error, TimeoutError) or is_database_trouble(error)):
                 raise
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer") from None
+        if read_only:
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is read-only just now")
         s = settings()
         return Health(orders=bool(s.orders_api_keys), stripe_webhooks=bool(s.stripe_webhook_secrets))
 

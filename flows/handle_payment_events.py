@@ -30,7 +30,7 @@ async def handle_payment_events() -> dict[str, int]:
     log, ended = get_run_logger(), list[Handled]()
     while events := await inbox.claim(most=_AT_ONCE):
         hints = [Hint(event) for event in events]
-        async with slots(PAYMENT_GATEWAY):
+        async with slots(PAYMENT_GATEWAY, occupy=len(hints)):
             await asyncio.gather(*(handle_payment_event(hint) for hint in hints))
         for hint in hints:
             if (handled := hint.handled) is not None:

@@ -21,12 +21,22 @@ from flows.saga import ORDER_SAGA
 from flows.states import state_of
 from flows.takeover import all_told, tell_of_takeovers
 from flows.undo import compensate
-from flows.waiting import has_to_wait, let_wait
+from flows.waiting import has_to_wait, is_nobodys_fault, let_wait
 from shop import journal, signals
 from shop.database import Tx, is_database_trouble, patiently, transaction
 from shop.desk.cancel import withdraw
 from shop.ending import finish, put_off
-from shop.errors import GivenUp, LeaseLost, OrderCancelled, OrderConflict, OrderError, OrderReturned, StepBroken, UnusableOrder
+from shop.errors import (
+    GivenUp,
+    InfrastructureTrouble,
+    LeaseLost,
+    OrderCancelled,
+    OrderConflict,
+    OrderError,
+    OrderReturned,
+    StepBroken,
+    UnusableOrder,
+)
 from shop.intake import STORING, store_one, submit_one
 from shop.intake_content import take_in
 from shop.lease import hand_back_all, lease
@@ -119,7 +129,7 @@ async def _take_in(order: Any, lease_id: UUID) -> tuple[str, list[OrderUnderWay]
 
 
 async def _claim(tx: Tx, lease_id: UUID, order_id: str) -> list[OrderUnderWay]:
-    return await journal.claim(tx, lease_id, most=1, ids=[order_id], flow_run_id=_run_id())
+    return await journal.claim(tx, lease_id, most=1, ids=[order_id], flow_run_id=_run_id(), known=ORDER_SAGA.names)
 
 
 def _run_id() -> str | None:
@@ -189,6 +199,8 @@ async def see_through(order: OrderUnderWay, cancelling: Cancelling | None = None
             raise LeaseLost(order.id) from failure
         if order.lost or is_database_trouble(failure):
             raise
+        if is_nobodys_fault(failure):
+            failure = InfrastructureTrouble(step.name, failure)
         if isinstance(failure, OrderError) and has_to_wait(failure):
             await let_wait({order: failure})
             return

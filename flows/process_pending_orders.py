@@ -17,6 +17,7 @@ from pydantic import Field
 from flows import board
 from flows.lane import GRACE_SECONDS, Lane
 from flows.progress import Progress
+from flows.saga import ORDER_SAGA
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal, signals, tally
 from shop.database import is_database_trouble, transaction
@@ -150,7 +151,7 @@ class _Drain:
             async with transaction(journal.CLAIMING) as tx:
                 if self._unclear:
                     await hand_back_strays(tx, lease_id, self.lane.in_hand)
-                claimed = await journal.claim(tx, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id))
+                claimed = await journal.claim(tx, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id), known=ORDER_SAGA.names)
         except Exception as error:
             if not is_database_trouble(error):
                 raise

@@ -18,6 +18,7 @@ from pydantic import Field
 from flows import board
 from flows.lane import GRACE_SECONDS, Lane
 from flows.run_names import timed
+from flows.saga import ORDER_SAGA
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal
 from shop.database import transaction
@@ -77,7 +78,12 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
             while True:
                 async with transaction(journal.CLAIMING) as tx:
                     orders = await journal.claim(
-                        tx, mine, most=settings().batch_size, begun=crashed_run is None, flow_run_id=str(flow_run.id)
+                        tx,
+                        mine,
+                        most=settings().batch_size,
+                        begun=crashed_run is None,
+                        flow_run_id=str(flow_run.id),
+                        known=ORDER_SAGA.names,
                     )
                 if not orders:
                     if crashed_run is None or time.monotonic() > patience or (left := await _lease_left(crashed_run)) is None:

@@ -14,6 +14,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, RowMapping, create_engine, text
 
+from shop.database import connect_args
 from shop.desk.resolution import Resolution
 from shop.money import show
 from shop.payments.gateway import GatewayTotals, PaymentGateway
@@ -96,7 +97,8 @@ async def gateway_totals(gateway: PaymentGateway, progress: Callable[[int], None
 def read_books(database_url: str, witness: Totals | None) -> Books:
     """Reads the books. `witness`: the gateway's totals; None: it is not asked. The books balance at rest: while orders are under way
     their money and stock may be in between."""
-    engine = create_engine(Settings(database_url=database_url).database_url)
+    url = Settings(database_url=database_url).database_url
+    engine = create_engine(url, connect_args=connect_args(url))
     try:
         with engine.connect() as connection:
             services = service_books(connection)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy import create_engine, text
 
-from shop.database import Tx
+from shop.database import Tx, connect_args
 from shop.settings import Settings
 
 SAMPLE: Mapping[str, tuple[str, int]] = {
@@ -59,7 +59,8 @@ class KnownProducts:
 
 def load_catalogue(database_url: str, catalogue: Mapping[str, tuple[str, int]]) -> int:
     """Adds the products that are missing, with their pieces; never touches stock that is there. Returns how many it added."""
-    engine = create_engine(Settings(database_url=database_url).database_url)
+    url = Settings(database_url=database_url).database_url
+    engine = create_engine(url, connect_args=connect_args(url))
     try:
         with engine.begin() as connection:
             rows = [connection.execute(_ADD, {"id": i, "name": name, "pieces": pieces}) for i, (name, pieces) in catalogue.items()]

@@ -17,8 +17,9 @@ from psycopg.abc import Buffer
 from psycopg.adapt import PyFormat
 from psycopg.types.array import ListDumper
 from psycopg.types.json import set_json_loads
-from sqlalchemy import Engine, QueuePool, create_engine, event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import Engine, ExceptionContext, QueuePool, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -66,7 +67,50 @@ _pools: WeakSet[QueuePool] = WeakSet()
 _engines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncEngine]] = WeakKeyDictionary()
 # Parameters hold customers' data, and errors are logged: so they are hidden from errors.
 _AFTER_COMMIT = "after commit"
-_OPTIONS: dict[str, Any] = {"hide_parameters": True, "pool_timeout": 30, "connect_args": {"connect_timeout": 5}}
+_OPTIONS: dict[str, Any] = {"hide_parameters": True, "pool_timeout": 30}
+
+_TROUBLE_CLASSES = frozenset({"08", "28", "40", "53", "55", "57", "58", "72", "F0", "XX"})
+"""SQLSTATE classes that say something about the server, never about an order: connection, authorization, serialization,
+resources, object state, operator intervention, system error, snapshot too old, configuration, internal error."""
+_TROUBLE_STATES = frozenset(
+    {
+        "25006",  # the server is read-only: a demoted primary, or a standby
+        "25P03",  # it ended a transaction that was idle for too long
+        "25P04",  # it ended a transaction that took too long
+        "26000",  # the prepared statement is on another connection: a pooler in transaction mode
+        "42P05",  # the prepared statement is another client's: the same
+        "3D000",  # the database is not there: it is being restored
+    }
+)
+_SCHEMA_STATES = frozenset({"3F000", "42501", "42703", "42704", "42883", "42P01"})
+"""The tables, or what this role may do with them, are not those of this version: a migration is missing, or under way."""
+_USELESS_STATES = ("08", "25006", "25P03", "25P04", "57P0")
+"""SQLSTATE prefixes after which a connection is of no use, even if it is still open: the server goes, or may not write any more."""
+
+
+def connect_args(url: str, *, seconds: int = 5, **more: Any) -> dict[str, Any]:
+    """Returns psycopg's arguments for every connection to this database.
+
+    Statements are not prepared: behind a pooler that gives each transaction another connection, their names are other clients'.
+    Of several hosts, the one that accepts writes is chosen.
+    """
+    args: dict[str, Any] = {"connect_timeout": seconds, "prepare_threshold": None, **more}
+    parsed = make_url(url)
+    hosts = parsed.query.get("host", ())
+    several = len(hosts) > 1 if isinstance(hosts, tuple) else "," in hosts
+    if (several or "," in (parsed.host or "")) and "target_session_attrs" not in parsed.query:
+        args["target_session_attrs"] = "read-write"
+    return args
+
+
+def discard_useless_connections(engine: Engine) -> None:
+    """Lets the engine's pool throw its connections away once the server has said that it goes, or is read-only now."""
+    event.listen(engine, "handle_error", _mark_useless)
+
+
+def _mark_useless(context: ExceptionContext) -> None:
+    if (sqlstate(context.original_exception) or "").startswith(_USELESS_STATES):
+        context.is_disconnect = True
 
 
 def engine() -> AsyncEngine:
@@ -74,8 +118,9 @@ def engine() -> AsyncEngine:
     url = settings().database_url
     pools = _engines.setdefault(asyncio.get_running_loop(), {})
     if url not in pools:
-        pools[url] = create_async_engine(url, pool_size=10, max_overflow=10, **_OPTIONS)
+        pools[url] = create_async_engine(url, pool_size=10, max_overflow=10, connect_args=connect_args(url), **_OPTIONS)
         event.listen(pools[url].sync_engine, "connect", _end_when_idle)
+        discard_useless_connections(pools[url].sync_engine)
         _know(pools[url].sync_engine)
     return pools[url]
 
@@ -120,7 +165,8 @@ def after_commit(tx: Tx, call: Callable[[], None]) -> None:
 @lru_cache
 def sync_engine(url: str) -> Engine:
     """The pool of callers without an event loop."""
-    made = create_engine(url, pool_size=5, pool_pre_ping=True, **_OPTIONS)
+    made = create_engine(url, pool_size=5, pool_pre_ping=True, connect_args=connect_args(url), **_OPTIONS)
+    discard_useless_connections(made)
     _know(made)
     return made
 
@@ -148,14 +194,35 @@ def _know(engine: Engine) -> None:
         _pools.add(engine.pool)
 
 
+def sqlstate(error: BaseException) -> str | None:
+    """Returns the server's code for the error, whether psycopg or SQLAlchemy raised it; None if the server gave none."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return (cause.sqlstate or cause.diag.sqlstate) if isinstance(cause, psycopg.Error) else None
+
+
+def is_trouble_state(state: str) -> bool:
+    """Whether this SQLSTATE is about the server, so that trying again later can help."""
+    return state[:2] in _TROUBLE_CLASSES or state in _TROUBLE_STATES
+
+
 def is_database_trouble(error: BaseException) -> bool:
     """Whether the database, not the order, is at fault, so that trying again later can help: a lost or refused connection,
-    a shutdown, a deadlock, a full pool. Not: bad data or wrong SQL."""
-    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+    a shutdown, a read-only server, a deadlock, a full disk or pool. Not: bad data or wrong SQL."""
+    if isinstance(error, PoolTimeout | PendingRollbackError | NotWritten):
         return True
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated
-    return isinstance(error, NotWritten)
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if (state := sqlstate(error)) is not None:
+        return is_trouble_state(state)
+    # Without a code the error is the client's own: the server could not be reached, or was lost.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    lost = OperationalError | InterfaceError | psycopg.OperationalError | psycopg.InterfaceError
+    return isinstance(error, lost) or type(cause) is psycopg.DatabaseError
+
+
+def is_schema_mismatch(error: BaseException) -> bool:
+    """Whether the database lacks what this version needs of it: tables, columns, functions, privileges. No order is to blame."""
+    return sqlstate(error) in _SCHEMA_STATES
 
 
 async def patiently(doing: Callable[[], Awaitable[T]], *, seconds: float | None = None) -> T:

@@ -6,10 +6,13 @@ trying the same thing again can help; Prefect's retries ask it. `details()` is w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, ClassVar
+
+_INFRASTRUCTURE_PAUSE_SECONDS = 15.0
 
 
 class OrderError(Exception):
@@ -313,6 +316,20 @@ class VoidRefused(OrderError):
     code = "void_refused"
 
 
+class InfrastructureTrouble(OrderError):
+    """The machine, the network or the database's tables are at fault, and no order is to blame: the order waits, and nothing is decided
+    about it. Names the exception, not its text, which may hold anything."""
+
+    code = "infrastructure"
+    retryable = True
+
+    def __init__(self, step: str, error: BaseException) -> None:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
+        super().__init__(f"{step} met trouble with the infrastructure: {type(error).__name__}{why and f' ({why})'}")
+        self.retry_after = _INFRASTRUCTURE_PAUSE_SECONDS
+        self.__cause__ = error
+
+
 class StepTimeout(OrderError):
     """A step took longer than its limit: its result is unclear, so it counts as done until proven otherwise."""
 
@@ -323,6 +340,16 @@ class StepTimeout(OrderError):
         super().__init__(f"{step} gave no answer within {seconds:g} s")
 
 
+class DatabaseTimeout(StepTimeout):
+    """The database took longer for a step than its limit, and whatever it did was rolled back or is unclear: the order waits for it."""
+
+    code = InfrastructureTrouble.code
+
+    def __init__(self, step: str, seconds: float) -> None:
+        super().__init__(step, seconds)
+        self.retry_after = _INFRASTRUCTURE_PAUSE_SECONDS
+
+
 class StepBroken(OrderError):
     """The step's own code failed in a way that nobody foresaw; names the exception, not its text, which may hold anything."""
 
@@ -331,6 +358,16 @@ class StepBroken(OrderError):
     def __init__(self, step: str, error: BaseException) -> None:
         super().__init__(f"{step} failed unexpectedly: {type(error).__name__}")
         self.__cause__ = error
+
+
+class UnknownStep(OrderError):
+    """The order's journal has steps that this worker's saga lacks: a worker of another version began it, and has to go on with it."""
+
+    code = "unknown_step"
+    retryable = True
+
+    def __init__(self, steps: Iterable[str]) -> None:
+        super().__init__(f"its journal has {', '.join(sorted(steps))}, which the saga of this worker's version does not know")
 
 
 class BatchStruggling(OrderError):
@@ -369,7 +406,7 @@ class GivenUp(OrderError):
     code = "given_up"
 
     def __init__(self, takeovers: int) -> None:
-        super().__init__(f"its workers died or lost the database {takeovers} times")
+        super().__init__(f"its workers died {takeovers} times")
 
 
 class RecordedFailure(OrderError):

@@ -6,19 +6,22 @@ that another worker has claimed since is marked `lost` and left out.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from shop.database import Tx, after_commit, as_json
-from shop.errors import OrderCancelled, RecordedFailure
+from shop.errors import OrderCancelled, RecordedFailure, UnknownStep
 from shop.points import effect
 from shop.under_way import Entry, OrderUnderWay
 
+log = logging.getLogger(__name__)
 CLAIMING = effect("the commit of claiming orders")
 """For the transaction of a `claim`."""
 # A dead lease can be locked: its holder is not just now writing under it (`_HOLD_LEASE`). Whoever locked it may take its orders.
@@ -26,20 +29,27 @@ _DEAD_LEASES = text("SELECT id FROM lease WHERE until < now() FOR UPDATE SKIP LO
 _TAKEN_FROM = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[])) AND NOT taken_from")
 _CLAIM = """
     WITH mine AS (
-        SELECT o.id, o.flow_run_id, o.lease_id IS NOT NULL AS left_behind FROM customer_order o
+        SELECT o.id, o.flow_run_id, o.lease_id AS left_lease, o.lease_id IS NOT NULL AS left_behind FROM customer_order o
         WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now())
           AND (o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
                OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
+          AND (o.waits_for IS DISTINCT FROM :stranger OR CAST(:known AS text[]) IS NULL OR NOT EXISTS (
+              SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step <> ALL(CAST(:known AS text[]))))
           {which}
         ORDER BY o.number LIMIT :most FOR UPDATE OF o SKIP LOCKED
     )
     UPDATE customer_order o
     SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN mine.left_behind THEN 1 ELSE 0 END,
+        taken_over_from = coalesce(mine.left_lease, o.taken_over_from), waits_for = nullif(o.waits_for, :stranger),
         started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id)
     FROM mine WHERE o.id = mine.id
     RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.cancel_reason, o.failing_step, o.failure,
         mine.flow_run_id AS left_by, mine.left_behind
 """
+_LEAVE = text(
+    "UPDATE customer_order o SET lease_id = NULL, flow_run_id = r.run, waits_for = :code, waits_since = now() "
+    "FROM unnest(CAST(:ids AS text[]), CAST(:runs AS text[])) AS r(id, run) WHERE o.id = r.id"
+)
 _CLAIM_ANY = text(_CLAIM.format(which=""))
 _CLAIM_BEGUN = text(_CLAIM.format(which="AND o.fence > 0"))
 _CLAIM_THESE = text(_CLAIM.format(which="AND o.id = ANY(CAST(:ids AS text[]))"))
@@ -116,18 +126,45 @@ class Record:
 
 
 async def claim(
-    tx: Tx, lease: UUID, *, most: int, ids: Sequence[str] | None = None, begun: bool = False, flow_run_id: str | None = None
+    tx: Tx,
+    lease: UUID,
+    *,
+    most: int,
+    ids: Sequence[str] | None = None,
+    begun: bool = False,
+    flow_run_id: str | None = None,
+    known: Collection[str] | None = None,
 ) -> list[OrderUnderWay]:
     """Takes up to `most` open orders that nobody holds, oldest first: waiting ones, and those whose lease ran out.
 
-    `ids`: only these. `begun`: only those that some worker had begun with.
+    `ids`: only these. `begun`: only those that some worker had begun with. `known`: the steps of this worker's saga; an order with
+    another step in its journal is left to a worker of the version that has it.
     """
-    leases = await lock_dead_leases(tx)
-    parameters: dict[str, Any] = {"lease": lease, "most": most, "run": flow_run_id, "leases": leases}
+    statement = _CLAIM_THESE if ids is not None else _CLAIM_BEGUN if begun else _CLAIM_ANY
+    parameters: dict[str, Any] = {"lease": lease, "most": most, "run": flow_run_id, "leases": await lock_dead_leases(tx)}
+    parameters |= {"known": None if known is None else list(known), "stranger": UnknownStep.code}
     if ids is not None:
-        rows = await tx.execute(_CLAIM_THESE, {**parameters, "ids": list(ids)})
-    else:
-        rows = await tx.execute(_CLAIM_BEGUN if begun else _CLAIM_ANY, parameters)
+        parameters["ids"] = list(ids)
+    while claimed := await _claim(tx, lease, statement, parameters):
+        strangers = [order for order in claimed if known is not None and not order.journal.keys() <= set(known)]
+        if strangers:
+            await leave_to_another_version(tx, strangers, known or ())
+        if mine := [order for order in claimed if order not in strangers]:
+            return mine
+    return []
+
+
+async def leave_to_another_version(tx: Tx, orders: Sequence[OrderUnderWay], known: Collection[str]) -> None:
+    """Hands the orders back and marks them: only a worker that knows all their steps claims them from now on."""
+    runs = {"ids": [order.id for order in orders], "runs": [order.left_by for order in orders]}
+    await tx.execute(_LEAVE, {**runs, "code": UnknownStep.code})
+    for order in orders:
+        unknown = UnknownStep(step for step in order.journal if step not in known)
+        after_commit(tx, partial(log.warning, "order %s is left to another worker: %s", order.id, unknown))
+
+
+async def _claim(tx: Tx, lease: UUID, statement: TextClause, parameters: dict[str, Any]) -> list[OrderUnderWay]:
+    rows = await tx.execute(statement, parameters)
     claimed = sorted(rows.mappings().all(), key=lambda row: int(row["number"]))
     orders = [
         OrderUnderWay(

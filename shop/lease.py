@@ -10,8 +10,10 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
@@ -30,6 +32,11 @@ _TAKE = text(
     "ON CONFLICT (id) DO UPDATE SET until = greatest(l.until, excluded.until)"
 )
 _RENEW = text("UPDATE lease SET until = now() + make_interval(secs => :seconds) WHERE id = :id")
+# Rows that are locked just now are left for the next time: two workers must not wait for each other here.
+_UNCOUNT = text(
+    "UPDATE customer_order SET takeovers = greatest(takeovers - 1, 0), taken_over_from = NULL WHERE id IN ("
+    "SELECT id FROM customer_order WHERE taken_over_from = :id AND outcome IS NULL FOR UPDATE SKIP LOCKED)"
+)
 _HAND_BACK = text("UPDATE customer_order SET lease_id = NULL WHERE lease_id = :id AND outcome IS NULL")
 _STRAYS = text(
     "UPDATE customer_order o SET lease_id = NULL WHERE o.lease_id = :id AND o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM "
@@ -41,20 +48,29 @@ _END_SECONDS = 5
 _DROP = text("DELETE FROM lease WHERE id = :id OR until < now() - interval '1 day'")
 
 
+@dataclass(slots=True)
+class _Connection:
+    """What this lease's holder knows of its way to the database."""
+
+    was_lost: bool = False
+    """Whether the lease could not be renewed in time although its holder lived: a takeover since then is not the orders' fault."""
+
+
 @asynccontextmanager
 async def lease() -> AsyncIterator[UUID]:
     """Holds a lease while its body runs. Orders still held at the end are handed back at once, for anybody to claim. A database that
     is away is waited for."""
     lease_id = uuid4()
     await patiently(lambda: _take(lease_id))
-    renewing = asyncio.create_task(_keep_renewing(lease_id), name="renew-lease")
+    connection = _Connection()
+    renewing = asyncio.create_task(_keep_renewing(lease_id, connection), name="renew-lease")
     try:
         yield lease_id
     finally:
         renewing.cancel()
         with suppress(asyncio.CancelledError):
             await renewing
-        await asyncio.shield(_end(lease_id))
+        await asyncio.shield(_end(lease_id, connection))
 
 
 async def _take(lease_id: UUID) -> None:
@@ -63,20 +79,26 @@ async def _take(lease_id: UUID) -> None:
         await tx.execute(_TAKE, {"id": lease_id, "holder": holder, "seconds": settings().lease_seconds})
 
 
-async def _renew(lease_id: UUID) -> None:
+async def _renew(lease_id: UUID, connection: _Connection) -> None:
     async with transaction() as tx:
         await tx.execute(_RENEW, {"id": lease_id, "seconds": settings().lease_seconds})
+        if connection.was_lost:
+            await tx.execute(_UNCOUNT, {"id": lease_id})
 
 
-async def _keep_renewing(lease_id: UUID) -> None:
+async def _keep_renewing(lease_id: UUID, connection: _Connection) -> None:
     pause = settings().lease_seconds / 4
     while True:
         await asyncio.sleep(pause)
+        began = time.monotonic()
         try:
-            await _renew(lease_id)
+            await _renew(lease_id, connection)
         except Exception as error:  # noqa: BLE001
             # Not renewed is not lost: the fence decides. Trying again is all there is to do.
+            connection.was_lost |= is_database_trouble(error)
             log.warning("the lease could not be renewed just now: %s", type(error).__name__)
+        else:
+            connection.was_lost |= time.monotonic() - began > pause  # the database was silent
 
 
 async def hand_back_all(lease_id: UUID) -> None:
@@ -96,15 +118,17 @@ async def _hand_back(tx: Tx, lease_id: UUID) -> None:
         await tx.execute(_TELL, {"channel": WAITING})
 
 
-async def _drop(lease_id: UUID) -> None:
+async def _drop(lease_id: UUID, connection: _Connection) -> None:
     async with transaction(_HANDING_BACK) as tx:
         await _hand_back(tx, lease_id)
+        if connection.was_lost:
+            await tx.execute(_UNCOUNT, {"id": lease_id})
         await tx.execute(_DROP, {"id": lease_id})
 
 
-async def _end(lease_id: UUID) -> None:
+async def _end(lease_id: UUID, connection: _Connection) -> None:
     try:
-        await patiently(lambda: _drop(lease_id), seconds=_END_SECONDS)
+        await patiently(lambda: _drop(lease_id, connection), seconds=_END_SECONDS)
     except Exception as error:
         if not is_database_trouble(error):
             raise

@@ -10,8 +10,9 @@ from alembic import command
 from alembic.config import Config
 from pydantic import ValidationError
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
+from shop.database import connect_args, is_database_trouble
 from shop.settings import Settings, settings, what_is_wrong
 
 _LOCK = 7_236_114  # one migration at a time, however many workers start
@@ -27,7 +28,8 @@ def config(connection: Connection) -> Config:
 
 def upgrade(database_url: str) -> None:
     """Runs the migrations that are missing; does nothing when there are none. Safe to run side by side."""
-    engine = create_engine(Settings(database_url=database_url).database_url)
+    url = Settings(database_url=database_url).database_url
+    engine = create_engine(url, connect_args=connect_args(url))
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -43,7 +45,9 @@ def main(called: str = "python -m shop.migrate") -> None:
         upgrade(settings().database_url)
     except ValidationError as error:
         raise SystemExit(what_is_wrong(error)) from None
-    except OperationalError as error:
+    except DBAPIError as error:
+        if not is_database_trouble(error):
+            raise
         raise SystemExit(f"the database that DATABASE_URL names cannot be used: {str(error.orig).splitlines()[0]}") from None
     sys.stdout.write("the tables are up to date\n")
 

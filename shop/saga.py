@@ -65,6 +65,11 @@ class Saga:
     def __getitem__(self, name: str) -> Step:
         return self._by_name[name]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all steps."""
+        return frozenset(self._by_name)
+
     def is_past_pivot(self, name: str) -> bool:
         """Whether the step comes after the point of no return."""
         return self._by_name[name].kind is Kind.RETRIABLE

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from shop.database import connect_args
 from shop.settings import settings
 
 WAITING = "orders_waiting"
@@ -25,6 +27,10 @@ DRAINING = 7_236_115
 def plain_url() -> str:
     """The database's address for psycopg itself."""
     return settings().database_url.replace("postgresql+psycopg://", "postgresql://", 1)
+
+
+def _arguments() -> dict[str, Any]:
+    return connect_args(settings().database_url, autocommit=True)
 
 
 class Bell:
@@ -66,7 +72,7 @@ async def listening(channel: str, *, draining: bool = False) -> AsyncIterator[Be
 async def _listen(channel: str, bell: Bell, ready: asyncio.Event, draining: bool) -> None:
     while True:
         try:
-            async with await psycopg.AsyncConnection.connect(plain_url(), autocommit=True) as connection:
+            async with await psycopg.AsyncConnection.connect(plain_url(), **_arguments()) as connection:
                 if draining:
                     await connection.execute("SELECT pg_advisory_lock_shared(%s)", (DRAINING,))
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
@@ -74,20 +80,20 @@ async def _listen(channel: str, bell: Bell, ready: asyncio.Event, draining: bool
                 bell.ring()  # something may have come in before
                 async for _ in connection.notifies():
                     bell.ring()
-        except psycopg.OperationalError:
-            await asyncio.sleep(1)  # the database is away: there is nothing to listen to
+        except psycopg.Error:
+            await asyncio.sleep(1)  # the database is away, or is a standby: there is nothing to listen to
 
 
 @contextmanager
 def listening_sync(channel: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """A connection that hears the channel, for callers without an event loop: use its `notifies(timeout=...)`."""
-    with psycopg.connect(plain_url(), autocommit=True) as connection:
+    with psycopg.connect(plain_url(), **_arguments()) as connection:
         connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         yield connection
 
 
 def is_anybody_draining() -> bool:
     """Whether some worker's drain is running right now."""
-    with psycopg.connect(plain_url(), autocommit=True) as connection:
+    with psycopg.connect(plain_url(), **_arguments()) as connection:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (DRAINING,)).fetchone()
         return not (row and row[0])

@@ -86,6 +86,11 @@ class CustomerOrder(SQLModel, table=True):
             "cancel_requested_at",
             postgresql_where=text("cancel_requested_at IS NOT NULL AND outcome IS NULL"),
         ),
+        Index(
+            "customer_order_taken_over",
+            "taken_over_from",
+            postgresql_where=text("taken_over_from IS NOT NULL AND outcome IS NULL"),
+        ),
         _covering("customer_order_finished", "finished_at", "outcome", "currency", "amount_charged", "amount_refunded", "cell"),
         CheckConstraint("amount_refunded <= amount_charged", name="customer_order_refund_within_charge"),
         CheckConstraint(
@@ -102,6 +107,8 @@ class CustomerOrder(SQLModel, table=True):
     fence: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
     """Grows with every claim; a journal write under an older one is refused."""
     takeovers: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    taken_over_from: UUID | None = None
+    """The lease that the last takeover took it from; its holder may turn out to live, and to have lost the database only."""
     not_before: datetime | None = Field(sa_column=_time())
     """Not to be claimed earlier: a pause after a failure past the pivot."""
     started_at: datetime | None = Field(sa_column=_time())

@@ -22,7 +22,8 @@ from pydantic import BaseModel
 
 from shop import journal
 from shop.database import Tx, is_database_trouble, transaction
-from shop.errors import BatchStruggling, LeaseLost, OrderError, StepBroken, StepTimeout
+from shop.errors import BatchStruggling, DatabaseTimeout, InfrastructureTrouble, LeaseLost, OrderError, StepBroken, StepTimeout
+from shop.infrastructure import is_infrastructure_trouble
 from shop.journal import Record
 from shop.monitoring.log_context import about_order
 from shop.points import Effect, effect
@@ -172,7 +173,7 @@ async def run_in_database(work: Work, action: DatabaseAction) -> None:
         async with asyncio.timeout(work.step.time_limit), transaction(work.recorded()) as tx:
             ends = await _act(work, action, tx, todo)
     except TimeoutError as error:
-        raise StepTimeout(work.step.name, work.step.time_limit) from error
+        raise DatabaseTimeout(work.step.name, work.step.time_limit) from error
     except Exception as error:
         if is_database_trouble(error):
             raise
@@ -378,6 +379,10 @@ def _end(work: Work, order: OrderUnderWay, call: asyncio.Task[Result]) -> Result
 def _broken(work: Work, error: Exception) -> OrderError:
     if isinstance(error, OrderError):
         return error
+    if is_infrastructure_trouble(error):
+        trouble = InfrastructureTrouble(work.step.name, error)
+        log.warning("%s: %s", work.title, trouble)
+        return trouble
     log.exception("%s failed in a way that nobody foresaw (%s)", work.step.name, work.title, exc_info=error)
     return StepBroken(work.step.name, error)
 

@@ -6,12 +6,18 @@ Taking a slot costs tens of milliseconds, so a drain takes its share once, and i
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 
+from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
+
+from shop.payments.share import at_most
+from shop.settings import settings
 
 PAYMENT_GATEWAY = "payment-gateway"
 log = get_logger("orders")
@@ -27,26 +33,41 @@ _held: ContextVar[frozenset[str]] = ContextVar("held_limits", default=frozenset(
 async def slots(limit: str | None, occupy: int = 1) -> AsyncIterator[bool]:
     """Holds slots of the limit, unless the caller holds some already. Yields whether it got them.
 
+    `occupy`: as many as the work can use, of which at most `PAYMENT_CONCURRENCY` and at most the whole limit are asked for. The work
+    makes no more calls at once than it asked slots for.
+
     The limit protects the gateway from too much at once. A Prefect server that is away, or slots that do not come free, are no reason
-    to leave an order half done: the work goes on within this process's own limit, the connection pool.
+    to leave an order half done: the work goes on with as many calls at once as it asked slots for.
     """
     if limit is None or limit in _held.get():
         yield True
         return
-    stack, got = AsyncExitStack(), False
+    stack, got, asked = AsyncExitStack(), False, max(1, min(occupy, settings().payment_concurrency))
     try:
         async with asyncio.timeout(_SERVER_SECONDS):
-            held = concurrency(limit, occupy=occupy, timeout_seconds=_WAIT_SECONDS, lease_duration=_LEASE_SECONDS, strict=False)
+            asked = max(1, min(asked, await _whole(limit))) if asked > 1 else asked
+            held = concurrency(limit, occupy=asked, timeout_seconds=_WAIT_SECONDS, lease_duration=_LEASE_SECONDS, strict=False)
             await stack.enter_async_context(held)
         got = True
     except Exception as error:  # noqa: BLE001  (whatever it was, orders go first)
-        log.warning("no slots of the limit %s (%s); going on within this process's own", limit, type(error).__name__)
+        log.warning("no slots of the limit %s (%s); going on with %d calls at once", limit, type(error).__name__, asked)
     token = _held.set(_held.get() | {limit})
     try:
-        yield got
+        with at_most(asked):
+            yield got
     finally:
         _held.reset(token)
         await _give_back(stack, limit)
+
+
+async def _whole(limit: str) -> int:
+    """How many slots the limit has in all; more than anybody asks for, if there is no such limit or it is off."""
+    async with get_client() as client:
+        try:
+            known = await client.read_global_concurrency_limit_by_name(limit)
+        except ObjectNotFound:
+            return sys.maxsize
+    return known.limit if known.active else sys.maxsize
 
 
 async def _give_back(stack: AsyncExitStack, limit: str) -> None:

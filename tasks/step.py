@@ -109,7 +109,7 @@ async def run(work: Work) -> None:
 
 def _outside(action: OutsideAction, limit: str | None) -> StepTask:
     async def run_step(work: Work) -> dict[str, Any]:
-        async with slots(limit):
+        async with slots(limit, occupy=len(work.orders)):
             await run_outside(work, action)
         return work.summary()
 

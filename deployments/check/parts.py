@@ -15,6 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import psycopg
 import yaml
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -23,8 +24,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.check.finding import Finding, State
+from deployments.check.pooler import Pooler, recognise_pooler
+from shop.database import connect_args
 from shop.errors import OrderError
 from shop.settings import Settings
+from shop.signals import plain_url
 
 HOME = Path(__file__).resolve().parents[2]
 _ALIKE = 0.87
@@ -59,28 +63,47 @@ async def look(part: str, ask: Look, known: Known) -> Finding:
         return Finding(part, State.WRONG, f"{type(error).__name__} (its text is not shown: it may hold a secret)", "see README's settings")
 
 
+_WITHOUT_POOLER = (
+    "let DATABASE_URL name PostgreSQL itself (its own port, usually 5432), "
+    "or set the pooler to session mode (PgBouncer: pool_mode = session)"
+)
+
+
 async def database(known: Known) -> Finding:
     given = known.given("DATABASE_URL")
-    url = make_url(known.settings.database_url)
+    through, url = "", make_url(known.settings.database_url)
     where = f"{url.database} at {url.query.get('host', url.host or 'localhost')}"
 
-    def read() -> tuple[str, str | None, str | None]:
-        engine = create_engine(known.settings.database_url, connect_args={"connect_timeout": SECONDS // 2})
+    def read() -> tuple[str, bool, str | None, str | None] | None:
+        nonlocal through
+        address = known.settings.database_url
+        if (pooler := recognise_pooler(plain_url(), seconds=SECONDS // 2)) is Pooler.TRANSACTION:
+            return None
+        through = f", through a pooler in {pooler}" if pooler else ""
+        engine = create_engine(address, connect_args=connect_args(address, seconds=SECONDS // 2))
         try:
             with engine.connect() as connection:
                 version = connection.execute(text("SHOW server_version")).scalar_one()
-                return str(version).split()[0], _revision(connection), _head(connection)
+                read_only = connection.execute(text("SHOW transaction_read_only")).scalar_one() == "on"
+                return str(version).split()[0], read_only, _revision(connection), _head(connection)
         finally:
             engine.dispose()
 
     try:
-        version, revision, head = await asyncio.to_thread(read)
-    except SQLAlchemyError as error:
+        found = await asyncio.to_thread(read)
+    except (SQLAlchemyError, psycopg.Error) as error:
         if not given:
             return Finding("database", State.EMBEDDED, f"PostgreSQL, {NOT_RUNNING}")
         why = type(getattr(error, "orig", error)).__name__
         return Finding("database", State.WRONG, f"{where} cannot be used ({why})", "see DATABASE_URL, and whether the server runs")
-    state, what = (State.REAL if given else State.EMBEDDED), f"PostgreSQL {version}, {where}"
+    if found is None:
+        what = f"{where} is behind a pooler in {Pooler.TRANSACTION}: successive statements were answered by different server processes"
+        return Finding("database", State.WRONG, f"{what}, so LISTEN, session settings and session locks do not last", _WITHOUT_POOLER)
+    version, read_only, revision, head = found
+    state, what = (State.REAL if given else State.EMBEDDED), f"PostgreSQL {version}, {where}{through}"
+    if read_only:
+        mend = "let DATABASE_URL name the primary; of several hosts (?host=a,b) the one that takes writes is chosen"
+        return Finding("database", State.WRONG, f"{what}: it is read-only, a standby or a demoted primary", mend)
     if revision != head:
         return Finding("database", State.WRONG, f"{what}: its tables are at {revision or 'nothing'}, not {head}", "python -m shop.migrate")
     return Finding("database", state, what)

@@ -36,6 +36,7 @@ _WORDS = {
     "fulfil": "handed to the carrier",
     "finish": "",
     "put_off": "put off",
+    "leave_to_another_version": "its worker does not know a step",
     "hand_back_all": "its worker stops",
     "hand_back_strays": "its worker stops",
     "lease": "",

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
+import psycopg
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from shop.database import is_database_trouble
+from shop.database import NotWritten, is_database_trouble, is_schema_mismatch
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +106,11 @@ def answer_problems(app: FastAPI) -> None:
         return respond(Problem(title=status.phrase, status=int(status), errors=wrong))
 
     @app.exception_handler(SQLAlchemyError)
+    @app.exception_handler(psycopg.Error)
+    @app.exception_handler(NotWritten)
     @app.exception_handler(OSError)
     async def no_database(_: Request, error: Exception) -> Response:
-        if not is_database_trouble(error):
+        if not (is_database_trouble(error) or is_schema_mismatch(error)):
             log.error("a request failed in a way that nobody foresaw", exc_info=error)
             return _broken()
         log.warning("a request met a database that is away (%s)", type(error).__name__)

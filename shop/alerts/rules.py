@@ -15,12 +15,14 @@ from shop.monitoring.commands import read_commands, read_compensations, read_mes
 from shop.monitoring.config import Monitoring
 from shop.monitoring.events import event_metrics
 from shop.monitoring.metrics import default_window
-from shop.monitoring.put_off import AWAY, CARRIER_AWAY, GATEWAY_AWAY, INVENTORY_AWAY
+from shop.monitoring.put_off import AWAY, CARRIER_AWAY, GATEWAY_AWAY, INFRASTRUCTURE_AWAY, INVENTORY_AWAY, VERSION_AWAY
 from shop.monitoring.steps import step_metrics
 from shop.settings import Settings
 
 ALL, REST = "all orders", "and more"
 """Subjects: of the error rate over all steps; of the orders that get no alert of their own, because there are too many."""
+_PAUSE_SECONDS = 15.0
+"""So long an order may wait for the infrastructure, or for a worker of another version, before somebody is told."""
 _EASED = 0.8
 """An error rate that once was too high is over when it is below this share of the threshold: else it would come and go."""
 
@@ -98,7 +100,8 @@ _AWAY = text(
     f"""
     SELECT waits_for AS code, min(waits_since) AS since, count(*) AS orders, (array_agg(id ORDER BY number))[1:5] AS ids
     FROM customer_order
-    WHERE outcome IS NULL AND waits_for = ANY(CAST(:codes AS text[])) AND not_before > now() - interval '{LAST_SECONDS} s'
+    WHERE outcome IS NULL AND waits_for = ANY(CAST(:codes AS text[]))
+        AND (not_before > now() - interval '{LAST_SECONDS} s' OR waits_for = ANY(CAST(:until_claimed AS text[])))
     GROUP BY waits_for
     """  # noqa: S608
 )
@@ -142,11 +145,13 @@ def _outside(connection: Connection, settings: Settings, already: Open) -> Itera
     """Orders tell what is away: each process finds out by itself, and puts off the orders that need it. A pause that one more try ends is
     no alert."""
     now: datetime = connection.execute(text("SELECT now()")).scalar_one()
-    away = {row.code: row for row in connection.execute(_AWAY, {"codes": list(AWAY)})}
+    away = {row.code: row for row in connection.execute(_AWAY, {"codes": list(AWAY), "until_claimed": list(VERSION_AWAY)})}
     for codes, subject, pause in (
         (GATEWAY_AWAY, f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
         (INVENTORY_AWAY, "inventory-service", settings.inventory_breaker_seconds),
         (CARRIER_AWAY, f"carrier.{settings.carrier}", settings.carrier_timeout_seconds),
+        (INFRASTRUCTURE_AWAY, "infrastructure", _PAUSE_SECONDS),
+        (VERSION_AWAY, "worker-of-another-version", _PAUSE_SECONDS),
     ):
         if not (rows := [away[code] for code in codes if code in away]):
             continue

@@ -89,8 +89,29 @@ _AWAY = {
 """Where to look, and what to do, by what is away."""
 
 
+_NOT_OUTSIDE = {
+    "infrastructure": (
+        "the infrastructure fails",
+        "A disk, the memory, the network or the database's tables fail the workers.",
+        "the logs of the runs in the Prefect UI: they name the error",
+        "Mend what the error names: make room on the disk, run the migrations, open the network.",
+    ),
+    "worker-of-another-version": (
+        "no worker of another version is there",
+        "Workers of this version lack a step that the orders have begun, and leave them alone.",
+        "the logs of process-pending-orders in the Prefect UI: they name the step",
+        "Start a worker of the version that has the step, or put the step back into flows/saga.py.",
+    ),
+}
+
+
 def _outside_away(_notice: Notice, subject: str, details: Mapping[str, Any]) -> Words:
     kind, _, name = subject.partition(".")
+    if kind in _NOT_OUTSIDE:
+        title, what, look, do = _NOT_OUTSIDE[kind]
+        waiting = f"{_orders(details)} {_form(details, 'waits', 'wait')}"
+        safe = "Nothing is decided about the orders meanwhile; they go on by themselves."
+        return Words(title, f"{what} {waiting}{_some(details)}.", waiting, "none waits for longer than one pause", look, f"{do} {safe}")
     shown = f"the {kind.replace('-', ' ')}" + (f" ({name})" if name else "")
     look, do = _AWAY[kind]
     put_off = f"{_orders(details)} that {_form(details, 'needs it is', 'need it are')} put off{_some(details)}"

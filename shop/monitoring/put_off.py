@@ -5,12 +5,22 @@
 
 from __future__ import annotations
 
-from shop.errors import CarrierTimeout, CarrierUnavailable, InventoryTimeout, InventoryUnavailable, PaymentGatewayUnavailable
+from shop.errors import (
+    CarrierTimeout,
+    CarrierUnavailable,
+    InfrastructureTrouble,
+    InventoryTimeout,
+    InventoryUnavailable,
+    PaymentGatewayUnavailable,
+    UnknownStep,
+)
 
 GATEWAY_AWAY = (PaymentGatewayUnavailable.code,)
 INVENTORY_AWAY = (InventoryUnavailable.code, InventoryTimeout.code)
 CARRIER_AWAY = (CarrierUnavailable.code, CarrierTimeout.code)
-AWAY = (*GATEWAY_AWAY, *INVENTORY_AWAY, *CARRIER_AWAY)
+INFRASTRUCTURE_AWAY = (InfrastructureTrouble.code,)
+VERSION_AWAY = (UnknownStep.code,)
+AWAY = (*GATEWAY_AWAY, *INVENTORY_AWAY, *CARRIER_AWAY, *INFRASTRUCTURE_AWAY, *VERSION_AWAY)
 """The codes."""
 PUT_OFF = "put_off"
 """The status of such a try in metrics; in the journal it is a failed one until it is made again."""

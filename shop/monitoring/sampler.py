@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, NullPool, create_engine, text
 
-from shop.database import pool_use
+from shop.database import connect_args, pool_use
 from shop.monitoring.config import Monitoring, monitoring
 from shop.settings import Settings, at
 
@@ -96,12 +96,9 @@ class Sampler:
 
     def _write(self, *, sample: bool = False, tidy: bool = False, ended: bool = False) -> None:
         try:
-            engine = create_engine(
-                self._settings.database_url,
-                poolclass=NullPool,
-                hide_parameters=True,
-                connect_args={"connect_timeout": 5, "options": _OPTIONS},
-            )
+            url = self._settings.database_url
+            arguments = connect_args(url, options=_OPTIONS)
+            engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
             with engine.begin() as connection:
                 self._tell(connection, ended=ended)
                 if sample:

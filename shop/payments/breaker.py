@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from decimal import Decimal
+from typing import TypeVar
 
 from shop.circuit import Circuit, Tell
 from shop.errors import PaymentError, PaymentGatewayUnavailable
 from shop.payments.gateway import GatewayClient, Payment, Refund
+from shop.payments.share import turn
+
+T = TypeVar("T")
 
 _ABOUT_ONE_CARD = frozenset({"processing_error", "processing", "requires_action", "lock_timeout", "idempotency_key_in_use"})
 """Retryable, but the gateway is well enough to say that it is the card, or this one payment."""
@@ -34,6 +38,10 @@ class GuardedGateway:
             tell=tell,
         )
 
+    async def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
+        async with turn():
+            return await self._circuit.ask(ask)
+
     async def create(
         self,
         *,
@@ -46,7 +54,7 @@ class GuardedGateway:
         key: str,
         installation: str | None = None,
     ) -> Payment:
-        return await self._circuit.ask(
+        return await self._ask(
             lambda: self.inner.create(
                 order_id=order_id,
                 amount=amount,
@@ -60,23 +68,23 @@ class GuardedGateway:
         )
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        return await self._circuit.ask(lambda: self.inner.confirm(payment_id, key=key))
+        return await self._ask(lambda: self.inner.confirm(payment_id, key=key))
 
     async def get(self, payment_id: str) -> Payment:
-        return await self._circuit.ask(lambda: self.inner.get(payment_id))
+        return await self._ask(lambda: self.inner.get(payment_id))
 
     async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
-        return await self._circuit.ask(lambda: self.inner.find(order_id, installation=installation))
+        return await self._ask(lambda: self.inner.find(order_id, installation=installation))
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return await self._circuit.ask(lambda: self.inner.cancel(payment_id, key=key))
+        return await self._ask(lambda: self.inner.cancel(payment_id, key=key))
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
-        return await self._circuit.ask(lambda: self.inner.refund(payment_id, amount=amount, currency=currency, key=key))
+        return await self._ask(lambda: self.inner.refund(payment_id, amount=amount, currency=currency, key=key))
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         pages = self.inner.pages(since)
-        while (page := await self._circuit.ask(lambda: anext(pages, None))) is not None:
+        while (page := await self._ask(lambda: anext(pages, None))) is not None:
             yield page
 
     async def aclose(self) -> None:

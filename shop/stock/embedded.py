@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from shop import inventory
-from shop.database import Tx
+from shop.database import Tx, connect_args, discard_useless_connections
 from shop.errors import InventoryRefused, ReservationLost
 from shop.settings import Settings
 from shop.stock.ledger import HELD, STOCK, Holding, ProductStock, read_holdings, read_stock
@@ -45,8 +45,9 @@ class EmbeddedInventory:
 
     def __init__(self, database_url: str) -> None:
         url = Settings(database_url=database_url).database_url
-        options: dict[str, Any] = {"hide_parameters": True, "connect_args": {"connect_timeout": 5}}
+        options: dict[str, Any] = {"hide_parameters": True, "connect_args": connect_args(url)}
         self._engine = create_async_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=5, pool_pre_ping=True, **options)
+        discard_useless_connections(self._engine.sync_engine)
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
         async with self._turn(order_id) as (tx, row):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,14 @@ from shop.alerts.rules import ALL, REST, Rule
 from shop.alerts.sending import tell_people
 from shop.alerts.watch import Watched, watch
 from shop.ending import put_off, remember_failures
-from shop.errors import CarrierTimeout, InventoryUnavailable, OrderError, PaymentDeclined, PaymentGatewayUnavailable
+from shop.errors import (
+    CarrierTimeout,
+    InfrastructureTrouble,
+    InventoryUnavailable,
+    OrderError,
+    PaymentDeclined,
+    PaymentGatewayUnavailable,
+)
 from shop.monitoring.config import Monitoring, WorkerMonitoring
 from shop.monitoring.exposition.endpoint import Exposition
 from shop.monitoring.metrics import read_metrics
@@ -204,6 +212,7 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
         (PaymentGatewayUnavailable(30), "payment-gateway.sandbox"),
         (InventoryUnavailable("away", retry_after=30), "inventory-service"),
         (CarrierTimeout("no answer"), "carrier.embedded"),
+        (InfrastructureTrouble("act", OSError(errno.ENOSPC, "full")), "infrastructure"),
     ],
 )
 async def test_what_is_away_is_one_alert_however_many_orders_it_fails(shop: Shop, away: OrderError, subject: str) -> None:

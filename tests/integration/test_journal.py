@@ -7,13 +7,18 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from deployments.stack.environment import environment
 from shop import ending, journal, notes
+from shop import lease as shop_lease
 from shop.database import NotWritten, Tx, transaction
 from shop.errors import LeaseLost, OrderCancelled, OutOfStock, RecordedFailure, Shortage
 from shop.journal import Record
@@ -223,6 +228,56 @@ async def test_what_is_put_off_waits_and_is_no_takeover(shop: Shop) -> None:
     assert await shop.claim() == []
     await shop.rows("UPDATE customer_order SET not_before = now()")
     assert [(again.fence, again.takeovers) for again in await shop.claim()] == [(2, 0)]
+
+
+@pytest.mark.parametrize("ending_first", [False, True], ids=["renewed", "ended"])
+async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not_count(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, ending_first: bool
+) -> None:
+    """Else a database that comes and goes would have good orders given up."""
+
+    @asynccontextmanager
+    async def away(*_: object) -> AsyncIterator[Tx]:
+        raise DBAPIError.instance("UPDATE", {}, psycopg.errors.ReadOnlySqlTransaction("read-only"), psycopg.Error)
+        yield
+
+    with environment({"LEASE_SECONDS": "1"}):
+        await shop.store(an_order("A"))
+        async with lease() as mine:
+            await shop.claim("A", lease=mine)
+            with monkeypatch.context() as patch:
+                patch.setattr(shop_lease, "transaction", away)
+                await until(partial(has_run_out, shop, mine), 10, "the lease to run out")
+                (taken,) = await shop.claim("A")
+            assert taken.takeovers == 1
+            if not ending_first:
+                await until(partial(is_not_counted, shop), 10, "the worker to be back")
+        await until(partial(is_not_counted, shop), 10, "the worker to have said that it lives")
+    assert (await shop.order("A")).fence == 2
+
+
+async def test_a_takeover_from_a_worker_that_was_blocked_counts(shop: Shop) -> None:
+    """The order may be what blocks its workers."""
+    with environment({"LEASE_SECONDS": "1"}):
+        await shop.store(an_order("A"))
+        async with lease() as mine:
+            await shop.claim("A", lease=mine)
+            await shop.let_leases_run_out()
+            (taken,) = await shop.claim("A")
+            await until(partial(has_not_run_out, shop, mine), 10, "the lease to be renewed")
+    assert (taken.takeovers, (await shop.order("A")).takeovers) == (1, 1)
+
+
+async def has_run_out(shop: Shop, lease_id: UUID) -> bool:
+    return bool(await shop.value("SELECT until < clock_timestamp() FROM lease WHERE id = :id", id=lease_id))
+
+
+async def has_not_run_out(shop: Shop, lease_id: UUID) -> bool:
+    return not await has_run_out(shop, lease_id)
+
+
+async def is_not_counted(shop: Shop) -> bool:
+    return (await shop.order("A")).takeovers == 0
 
 
 # -- the fence ---------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ async def test_what_orders_are_put_off_for_is_told(world: World, unique: str) ->
         world.sql(
             "UPDATE customer_order SET waits_for = :code, not_before = now() + interval '1 h' WHERE id = :id", code=code, id=order["id"]
         )
-    none = dict.fromkeys(("inventory_unavailable", "inventory_timeout", "carrier_unavailable"), 0)
+    none = dict.fromkeys(("inventory_unavailable", "inventory_timeout", "carrier_unavailable", "infrastructure", "unknown_step"), 0)
     found = await asyncio.to_thread(fresh)
     assert {dict(labels)["code"]: orders for labels, orders in found.all("put_off_orders").items()} == {**none, **waiting}
 

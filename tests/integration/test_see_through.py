@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
+import httpx
+import psycopg
 import pytest
-from sqlalchemy.exc import OperationalError
+from prefect.exceptions import MissingResult, PrefectHTTPStatusError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 import flows.process_order
 import flows.undo
@@ -18,6 +22,7 @@ from tests.integration.domain import Shop, an_order, begin, begin_undo, end_undo
 pytest_plugins = ["tests.integration.domain_fixtures"]
 
 CHARGE = "process_payment"
+REQUEST = httpx.Request("POST", "http://prefect/api/task_runs/")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,45 @@ async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(shop
     monkeypatch.setattr(flows.undo, "run", undone)
     assert await compensate([lost, other]) == {"B": "compensated"}
     assert ((await shop.order("A")).outcome, (await shop.order("B")).outcome) == (None, "compensated")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        PrefectHTTPStatusError("503", request=REQUEST, response=httpx.Response(503, request=REQUEST)),
+        httpx.ConnectError("the Prefect server is away"),
+        MissingResult("Prefect's own"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        MemoryError(),
+        DBAPIError.instance("SELECT 1", {}, psycopg.errors.UndefinedTable("no such table"), psycopg.Error),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+@pytest.mark.parametrize("place", ["a step", "undoing"])
+async def test_what_is_the_infrastructures_fault_decides_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, failure: Exception, place: str
+) -> None:
+    """Prefect's own errors among them: none of the order's steps has failed."""
+    (order,) = await shop.under_way(an_order())
+    await begin(CHARGE, [order])
+
+    async def fails(work: Work) -> None:
+        raise failure
+
+    if place == "undoing":
+        order.fail(CHARGE, PaymentDeclined("card_declined", "no"))
+        monkeypatch.setattr(flows.undo, "run", fails)
+        with pytest.raises(type(failure)):
+            await see_through(order, Cancelling())
+    else:
+        monkeypatch.setattr(flows.process_order, "run", fails)
+        await see_through(order, Cancelling())
+    row, step = await shop.order("A"), await shop.step("A", CHARGE)
+    assert (row.outcome, row.takeovers) == (None, 0)
+    assert (step.status, step.undo_due, step.undo_status) == ("begun", True, None)
+    if place == "a step":
+        assert (row.failure, row.lease_id, row.waits_for) == (None, None, "infrastructure")
+        assert row.not_before is not None
 
 
 async def test_the_same_failure_of_an_order_in_hand_is_judged(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -248,11 +248,22 @@ class TestBadInput:
             problem(answer, status)
             assert set(answer.headers.get("allow", "").split(", ")) - {""} == allowed, path
 
-    def test_what_nobody_foresaw_tells_nothing(self, web: httpx.Client, world: World) -> None:
-        world.sql("ALTER TABLE customer_order RENAME TO gone")
+    def test_what_nobody_foresaw_tells_nothing(self, web: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def breaks(order_id: str) -> None:
+            raise ZeroDivisionError("secret")
+
+        monkeypatch.setattr("deployments.web.orders.read_status", breaks)
         told = problem(web.get("/orders/x"), 500)
-        assert "customer_order" not in json.dumps(told)
+        assert "secret" not in json.dumps(told)
         assert "Traceback" not in json.dumps(told)
+
+    def test_tables_that_are_behind_are_a_problem_that_passes(self, web: httpx.Client, world: World) -> None:
+        world.sql("ALTER TABLE customer_order RENAME TO gone")
+        for answer in (web.get("/orders/x"), web.post("/orders", json=an_order("x"))):
+            told = problem(answer, 503)
+            assert "customer_order" not in json.dumps(told)
+            assert "Traceback" not in json.dumps(told)
+        world.sql("ALTER TABLE gone RENAME TO customer_order")
 
 
 class TestKeys:

@@ -148,7 +148,7 @@ class TestWhoIsBelieved:
 
     def test_a_database_that_fails_is_told_so_that_stripe_sends_it_again(self, web: httpx.Client, shop: StripeWorld) -> None:
         shop.sql("ALTER TABLE payment_event RENAME TO gone")
-        assert send(web, self.BODY).status_code == 500
+        assert send(web, self.BODY).status_code == 503
         shop.sql("ALTER TABLE gone RENAME TO payment_event")
         assert send(web, self.BODY).json() == {"received": "stored"}
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shop.database import Tx, transaction
 from shop.errors import (
     BatchStruggling,
+    InfrastructureTrouble,
     LeaseLost,
     OrderError,
     PaymentDeclined,
@@ -72,13 +76,38 @@ async def test_each_order_of_a_batch_ends_by_itself(shop: Shop) -> None:
     assert (row.status, row.attempts) == ("done", 2)
 
 
-async def test_a_connection_that_a_step_itself_cannot_make_is_not_the_databases(shop: Shop) -> None:
-    """Or its order would be handed back for ever, and never come to an end."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(errno.ECONNREFUSED, "secret"),
+        OSError(errno.ENOSPC, "secret"),
+        MemoryError("secret"),
+        httpx.ConnectError("secret"),
+        DBAPIError.instance("SELECT 1", {}, psycopg.errors.UndefinedTable("secret"), psycopg.Error),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_order_waits_for_the_infrastructure_and_the_others_of_its_batch_go_on(shop: Shop, error: Exception) -> None:
+    orders = await some(shop, *"ABC")
+    act, work = Outside(B=[error, error]), Work(ACT, orders)
+    await run_outside(work, act)
+    assert (ids(work.done), work.failed, work.alone) == (["A", "C"], {}, [])
+    (trouble,) = work.waiting.values()
+    assert isinstance(trouble, InfrastructureTrouble)
+    assert trouble.retry_after
+    assert "secret" not in str(trouble.details())
+    with pytest.raises(InfrastructureTrouble):
+        await run_outside(Work(ACT, [orders[1]]), act)
+    row = await shop.step("B", "act")
+    assert (row.status, row.undo_due, row.error["code"]) == ("failed", True, "infrastructure")
+    await run_outside(Work(ACT, [orders[1]]), act)
+    assert (await shop.step("B", "act")).status == "done"
+
+
+async def test_a_file_name_that_an_order_brings_is_the_orders_own_fault(shop: Shop) -> None:
     (order,) = await some(shop, "A")
     with pytest.raises(StepBroken):
-        await run_outside(Work(ACT, [order]), Outside(A=ConnectionRefusedError("a fraud check is away")))
-    row = await shop.step("A", "act")
-    assert (row.status, row.undo_due, row.error["code"]) == ("failed", True, "step_broken")
+        await run_outside(Work(ACT, [order]), Outside(A=OSError(errno.ENAMETOOLONG, "File name too long")))
 
 
 async def test_a_single_orders_failure_is_raised_and_tried_again(shop: Shop) -> None:

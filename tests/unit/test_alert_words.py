@@ -25,7 +25,14 @@ ONE: dict[Rule, dict[str, Any]] = {
 }
 SUBJECTS = {
     Rule.ERROR_RATE: ("process_payment", ALL),
-    Rule.OUTSIDE_AWAY: ("payment-gateway.stripe", "payment-gateway.sandbox", "inventory-service", "carrier.easypost"),
+    Rule.OUTSIDE_AWAY: (
+        "payment-gateway.stripe",
+        "payment-gateway.sandbox",
+        "inventory-service",
+        "carrier.easypost",
+        "infrastructure",
+        "worker-of-another-version",
+    ),
 }
 CASES = [
     *((rule, subject, ONE[rule]) for rule in Rule for subject in SUBJECTS.get(rule, ("ORDER-7",))),
@@ -89,6 +96,8 @@ def _named(rule: Rule, subject: str) -> str:
         ("payment-gateway.stripe", "payment.gateway.unavailable", "inventory"),
         ("inventory-service", "inventory.service.unavailable", "payment"),
         ("carrier.easypost", "put orders off", ".unavailable"),
+        ("infrastructure", "they name the error", ".unavailable"),
+        ("worker-of-another-version", "they name the step", ".unavailable"),
     ],
 )
 def test_where_to_look_is_about_what_is_away(subject: str, here: str, not_here: str) -> None:

@@ -17,11 +17,13 @@ from shop.database import pool_use
 from shop.errors import (
     CarrierTimeout,
     CarrierUnavailable,
+    InfrastructureTrouble,
     InventoryTimeout,
     InventoryUnavailable,
     OrderError,
     PaymentGatewayUnavailable,
     PaymentNeedsCustomer,
+    UnknownStep,
 )
 from shop.money import is_currency
 from shop.monitoring.cells import _middle
@@ -47,6 +49,8 @@ _AWAY = tuple(
         InventoryTimeout,
         CarrierUnavailable,
         CarrierTimeout,
+        InfrastructureTrouble,
+        UnknownStep,
     )
 )
 """What orders are put off for: told also when there are none."""

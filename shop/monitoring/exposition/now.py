@@ -28,7 +28,8 @@ _OPEN = text(
 _PUT_OFF = text(
     """
     SELECT waits_for AS code, count(*) AS orders FROM (
-        SELECT waits_for FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL AND not_before > now() LIMIT 100000
+        SELECT waits_for FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL
+            AND (not_before > now() OR waits_for = 'unknown_step') LIMIT 100000
     ) each GROUP BY waits_for
     """
 )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import NullPool, create_engine, text
 
+from shop.database import connect_args
 from shop.monitoring.exposition.now import Now, read_now
 from shop.monitoring.exposition.totals import Total, count_new, read_totals
 from shop.settings import Settings
@@ -70,9 +71,8 @@ class Reading:
         began = time.monotonic()
         found: Read | None = None
         try:
-            engine = create_engine(
-                self._url, poolclass=NullPool, hide_parameters=True, connect_args={"connect_timeout": 5, "options": _OPTIONS}
-            )
+            arguments = connect_args(self._url, options=_OPTIONS)
+            engine = create_engine(self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
             with engine.begin() as connection:
                 count_new(connection)
             with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():

@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from sqlalchemy import Connection, NullPool, create_engine, text
 
+from shop.database import connect_args
 from shop.monitoring.traces.spans import resource, spans_of, trace_id
 from shop.settings import Settings, at
 
@@ -84,9 +85,8 @@ class Sender:
         while True:
             last = self._over.is_set()
             try:
-                engine = create_engine(
-                    self._url, poolclass=NullPool, hide_parameters=True, connect_args={"connect_timeout": 5, "options": _OPTIONS}
-                )
+                arguments = connect_args(self._url, options=_OPTIONS)
+                engine = create_engine(self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
                 with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                     if connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}).scalar():
                         self._send_while_asked(connection)

@@ -1,0 +1,19 @@
+"""Tells errors of the infrastructure from errors of an order: only the latter may undo one."""
+
+from __future__ import annotations
+
+import errno
+
+import httpx
+
+from shop.database import is_database_trouble, is_schema_mismatch
+
+_OF_ITS_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
+"""What the operating system says of a name that it does not take; an order can bring such a name."""
+
+
+def is_infrastructure_trouble(error: BaseException) -> bool:
+    """Returns whether the database, a disk, the memory or a network is at fault. No order is to blame for that: it waits."""
+    if isinstance(error, OSError):
+        return error.errno not in _OF_ITS_NAME
+    return isinstance(error, MemoryError | httpx.TransportError) or is_database_trouble(error) or is_schema_mismatch(error)

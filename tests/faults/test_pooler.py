@@ -1,0 +1,109 @@
+"""PgBouncer between the shop and its PostgreSQL: `make check` tells it, and no order is undone for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from deployments.check.finding import Finding, State
+from deployments.check.parts import Known, database
+from deployments.check.pooler import Pooler, recognise_pooler
+from deployments.stack.environment import environment
+from deployments.stack.postgres import EmbeddedPostgres
+from shop import intake
+from shop.settings import settings
+from tests.conftest import HOME
+from tests.faults.pgbouncer import Mode, pgbouncer
+from tests.faults.test_database import QUICK, let_all_end, let_all_mails_go
+from tests.faults.test_read_only import read_only
+from tests.faults.witness import all_ended, assert_mails, assert_right, mixed
+from tests.integration.world import World
+from tests.nursery.nursery import Nursery
+
+
+@pytest.fixture
+def behind(frail: World) -> Iterator[str]:
+    with pgbouncer(frail.database_url, "transaction", pool_size=8) as url:
+        yield url
+
+
+async def test_orders_reach_their_right_outcomes_behind_a_pooler_in_transaction_mode(
+    frail: World, behind: str, nursery: Nursery, unique: str
+) -> None:
+    """Statements that were prepared by name are another client's there."""
+    orders = mixed(unique, 60, flaky=False)
+    env = {**QUICK, "DATABASE_URL": behind}
+    *waiting, a, b, c, d = orders.values()
+    with environment({"DATABASE_URL": behind}):
+        intake.submit(waiting)
+    drains = [nursery.drain(300, batch_size=8, env=env) for _ in range(2)]
+    runs = [nursery.order(order, env=env) for order in (a, b, c, d)]
+    await let_all_end(frail, orders)
+    for run in runs:
+        run.wait(30)
+    assert all(drain.running() for drain in drains)
+    await let_all_mails_go(frail)
+    assert all_ended(frail, orders)
+    assert_right(frail, orders)
+    assert_mails(frail, orders)
+    said = "\n".join(process.log.read_text() for process in (*drains, *runs))
+    for error in ("DuplicatePreparedStatement", "InvalidSqlStatementName", "StepBroken", "nobody foresaw"):
+        assert error not in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "pool_size", "expected"),
+    [
+        ("transaction", 20, Pooler.TRANSACTION),
+        ("transaction", 1, Pooler.TRANSACTION),
+        ("statement", 20, Pooler.TRANSACTION),
+        ("session", 20, Pooler.SESSION),
+    ],
+)
+def test_a_pooler_is_told_by_what_it_does(frail: World, mode: Mode, pool_size: int, expected: Pooler) -> None:
+    with pgbouncer(frail.database_url, mode, pool_size=pool_size) as url:
+        assert recognise_pooler(url) is expected
+        with psycopg.connect(url, autocommit=True) as other:  # also when it has connections to choose from
+            other.execute("SELECT 1")
+            assert recognise_pooler(url) is expected
+    assert recognise_pooler(frail.database_url) is None
+
+
+async def finding(url: str) -> Finding:
+    with environment({"DATABASE_URL": url}):
+        return await database(Known(settings(), {"DATABASE_URL"}.__contains__, None))
+
+
+def check(url: str) -> subprocess.CompletedProcess[str]:
+    with environment({"DATABASE_URL": url}):
+        command = [sys.executable, "-m", "deployments.check"]
+        return subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False, timeout=120)
+
+
+async def test_make_check_refuses_a_pooler_in_transaction_mode(frail: World, behind: str) -> None:
+    found = await finding(behind)
+    assert found.state is State.WRONG
+    assert "pooler in transaction mode" in found.what
+    assert "pool_mode = session" in found.mend
+    told = check(behind)
+    assert told.returncode == 1, told.stderr
+    assert "✗ misconfigured" in next(line for line in told.stdout.splitlines() if line.strip().startswith("database"))
+
+
+async def test_make_check_takes_one_in_session_mode(frail: World) -> None:
+    with pgbouncer(frail.database_url, "session") as url:
+        found = await finding(url)
+    assert found.state is State.REAL, found
+    assert "through a pooler in session mode" in found.what
+
+
+async def test_make_check_names_a_database_that_takes_no_writes(frail: World, frail_postgres: EmbeddedPostgres) -> None:
+    assert (await finding(frail.database_url)).state is State.REAL
+    with read_only(frail_postgres, frail):
+        found = await finding(frail.database_url)
+    assert found.state is State.WRONG
+    assert "read-only" in found.what
