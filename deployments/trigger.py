@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 PROCESS_ORDER = "process-order/process-order"
 HANDLE_EVENTS = "handle-payment-events/handle-payment-events"
-PROCESS_PENDING = "process-pending-orders/process-pending-orders"
 _POLL_SECONDS = 0.5
 AnyOrder = Order | Mapping[str, Any]
 
@@ -93,15 +92,18 @@ def is_well_shaped(content: Content) -> bool:
 
 
 def wake_pending_lane() -> bool:
-    """Makes sure that some drain works on what is waiting: submitting has woken one that is running; if none is, one is started. False
-    if none could be started because the Prefect server does not answer: the schedule takes the orders up when it is back.
+    """Makes sure that a consumer works on what is waiting: submitting has woken one that is running; if none is, one is started, unless
+    one is about to start. False if none could be started because the Prefect server does not answer: a worker, or the schedule, starts
+    one when it is back.
     """
     if signals.is_anybody_draining():
         return True
+    from flows.consumers import start_consumer
+
     try:
-        _start(PROCESS_PENDING)
+        start_consumer()
     except Exception as error:  # noqa: BLE001  (whatever it is, the orders are stored, and the schedule takes them up)
-        log.warning("no drain is running, and none could be started (%s): the orders wait for the schedule", type(error).__name__)
+        log.warning("no consumer is running, and none could be started (%s): the orders wait for a worker", type(error).__name__)
         return False
     return True
 

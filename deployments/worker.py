@@ -1,7 +1,10 @@
-"""`python -m deployments.worker`: Prefect's process worker for the pool `orders`, one that stops well.
+"""`python -m deployments.worker`: Prefect's process worker for the pool `orders`, one that stops well and keeps orders moving.
 
 Told to stop (SIGTERM, Ctrl-C), Prefect's own kills its runs outright, and their orders wait until the lease runs out. This one tells the
 runs first: each finishes the step in hand or hands its orders back, and whoever else is there goes on with them at once.
+
+While it runs it watches the orders that wait: when nobody claims them for three seconds, it starts a consumer, a run of
+`process-pending-orders`. So killed consumers cost seconds, whatever they had claimed, and whether or not a schedule is due.
 
 Further options are those of `prefect worker start`.
 """
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -17,7 +21,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import psutil
@@ -25,10 +29,15 @@ from prefect.workers.process import ProcessWorker
 
 from deployments.stack.worker import POOL
 from deployments.watched import watched
+from flows.consumers import LOOK_SECONDS, Watch
 from shop.logs import configure
+
+log = logging.getLogger("shop.worker")
 
 GRACE_SECONDS = 15
 """For so long the runs that were told to go are waited for. A drain goes on with what it has in hand for a third of it."""
+_LONGEST_PAUSE_SECONDS = 8
+"""Between two looks at the waiting orders, while the database or the Prefect server does not answer."""
 _ITS_RUN = "PREFECT__FLOW_RUN_ID"
 
 with warnings.catch_warnings(action="ignore"):  # that it takes the other one's place
@@ -38,11 +47,33 @@ with warnings.catch_warnings(action="ignore"):  # that it takes the other one's 
 
         type = "process"
 
+        _watching: asyncio.Task[None] | None = None
+
+        async def __aenter__(self) -> Self:
+            await super().__aenter__()
+            self._watching = asyncio.create_task(keep_orders_moving(), name="keep-orders-moving")
+            return self
+
         async def __aexit__(self, *exc_info: Any) -> None:
             """No more runs are taken by now. Those that are left are told to go, and then stopped."""
+            if self._watching is not None:
+                self._watching.cancel()
             with anyio.CancelScope(shield=True):
                 await _let_runs_go(GRACE_SECONDS)
             await super().__aexit__(*exc_info)
+
+
+async def keep_orders_moving() -> None:
+    """Starts a consumer whenever orders wait and nobody claims them. Ends when it is cancelled."""
+    watch, pause = Watch(), LOOK_SECONDS
+    while True:
+        try:
+            await watch.look()
+            pause = LOOK_SECONDS
+        except Exception as error:  # noqa: BLE001  (the database or the Prefect server is away, or nothing is deployed yet)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            log.warning("waiting orders could not be looked after (%s); trying again in %.0f s", type(error).__name__, pause)
+        await asyncio.sleep(pause)
 
 
 async def _let_runs_go(seconds: float) -> None:

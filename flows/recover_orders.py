@@ -16,6 +16,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import board
+from flows.consumers import start_missing_consumer
 from flows.lane import GRACE_SECONDS, Lane
 from flows.run_names import timed
 from flows.takeover import all_told, tell_of_takeovers
@@ -61,6 +62,15 @@ async def _lease_left(run_id: UUID) -> float | None:
         return await journal.lease_left(tx, str(run_id))
 
 
+async def _consumer_started() -> bool:
+    """Starts a consumer if one is missing. For workers that do not see to it themselves, as ours does."""
+    try:
+        return await start_missing_consumer()
+    except Exception as error:  # noqa: BLE001  (a Prefect server that is away, or has no such deployment, is no reason to fail)
+        get_run_logger().warning("whether a consumer is missing could not be found out (%s)", type(error).__name__)
+        return False
+
+
 @flow(name="recover-orders", flow_run_name=timed("recovery"), persist_result=False)
 async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
     """Takes over orders whose lease ran out, and takes them to their outcome by the same saga; then gives back expired reservations
@@ -97,5 +107,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
     sent = 0
     while await outbox.is_due() and (now_sent := (await deliver_outbox(200))["sent"]):
         sent += now_sent
+    if await _consumer_started():
+        get_run_logger().warning("orders waited, and nobody claimed them: a consumer was started")
     get_run_logger().info("%d orders recovered, %d reservations released, %d messages sent", recovered, len(released), sent)
     return {"recovered": recovered, "reservations_released": len(released), "messages_sent": sent}
