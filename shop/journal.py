@@ -30,7 +30,7 @@ _TAKEN_FROM = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leas
 _CLAIM = """
     WITH mine AS (
         SELECT o.id, o.flow_run_id, o.lease_id IS NOT NULL AS left_behind FROM customer_order o
-        WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now())
+        WHERE o.outcome IS NULL AND {when}
           AND (o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
                OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
           {which}
@@ -38,14 +38,17 @@ _CLAIM = """
     )
     UPDATE customer_order o
     SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN mine.left_behind THEN 1 ELSE 0 END,
-        started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id)
+        started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id),
+        not_before = CASE WHEN o.fence > 0 THEN o.not_before END
     FROM mine WHERE o.id = mine.id
     RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.cancel_reason, o.failing_step, o.failure,
         mine.flow_run_id AS left_by, mine.left_behind
 """
-_CLAIM_ANY = text(_CLAIM.format(which=""))
-_CLAIM_BEGUN = text(_CLAIM.format(which="AND o.fence > 0"))
-_CLAIM_THESE = text(_CLAIM.format(which="AND o.id = ANY(CAST(:ids AS text[]))"))
+_DUE = "(o.not_before IS NULL OR o.not_before <= now())"
+_CLAIM_ANY = text(_CLAIM.format(when=_DUE, which=""))
+_CLAIM_BEGUN = text(_CLAIM.format(when=_DUE, which="AND o.fence > 0"))
+# One that nobody has begun with and that has to wait is kept for who claims it by its id (`shop.intake.submit`).
+_CLAIM_THESE = text(_CLAIM.format(when=f"({_DUE} OR o.fence = 0)", which="AND o.id = ANY(CAST(:ids AS text[]))"))
 # As `_CLAIM` has them, but without locking anything.
 _OLDEST_CLAIMABLE = text(
     "SELECT o.id, o.fence FROM customer_order o WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now()) "
