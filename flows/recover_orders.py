@@ -93,6 +93,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
                 lane.start(orders)
                 recovered += len(orders)
                 await lane.finish_up()
+                lane.check()
         except BaseException:
             await lane.finish_up(GRACE_SECONDS)
             raise

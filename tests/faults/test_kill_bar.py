@@ -43,12 +43,13 @@ def prompt_worker(deployed: World, frail_prefect: PrefectServer, tmp_path: Path)
         worker.stop(grace=10)
 
 
-def runs_of(worker: Worker) -> list[psutil.Process]:
-    """The processes of the worker's flow runs."""
+def runs_of(worker: Worker, run_id: str | None = None) -> list[psutil.Process]:
+    """The processes of the worker's flow runs, or of this one."""
     found = []
     for process in psutil.Process(worker.pid).children(recursive=True):
         with suppress(psutil.Error):
-            if "PREFECT__FLOW_RUN_ID" in process.environ():
+            its_run = process.environ().get("PREFECT__FLOW_RUN_ID")
+            if its_run is not None and run_id in {None, its_run}:
                 found.append(process)
     return found
 
