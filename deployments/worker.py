@@ -6,6 +6,9 @@ runs first: each finishes the step in hand or hands its orders back, and whoever
 While it runs it watches the orders that wait: when nobody claims them for three seconds, it starts a consumer, a run of
 `process-pending-orders`. So killed consumers cost seconds, whatever they had claimed, and whether or not a schedule is due.
 
+It takes only so many runs at once as memory and database connections are enough for (`--limit`, `WORKER_LIMIT`), and leaves some of these
+places to everything but runs of `process-order`.
+
 Further options are those of `prefect worker start`.
 """
 
@@ -22,11 +25,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
+from uuid import UUID
 
 import anyio
 import psutil
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.workers.process import ProcessWorker
 
+from deployments.capacity import OWN_RUNS_QUEUE, own_run_places, worker_limit
+from deployments.stack.signals import heed_signals
 from deployments.stack.worker import POOL
 from deployments.watched import watched
 from flows.consumers import LOOK_SECONDS, Watch
@@ -47,7 +55,25 @@ with warnings.catch_warnings(action="ignore"):  # that it takes the other one's 
 
         type = "process"
 
-        _watching: asyncio.Task[None] | None = None
+        def __init__(self, *arguments: Any, limit: int | None = None, **options: Any) -> None:
+            """Without a limit (`--limit`) it gives itself one."""
+            super().__init__(*arguments, limit=limit or worker_limit(), **options)
+            self._own_runs: set[UUID] = set()
+            self._watching: asyncio.Task[None] | None = None
+
+        async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+            """Leaves runs of `process-order` that would take the last places where they are: they are Late until one is free."""
+            return await super()._submit_scheduled_flow_runs([each for each in flow_run_response if self._has_place(each.flow_run)])
+
+        def _has_place(self, run: FlowRun) -> bool:
+            if run.work_queue_name != OWN_RUNS_QUEUE or self._limiter is None:
+                return True
+            self._own_runs &= set(self._limiter.statistics().borrowers)
+            if run.id not in self._own_runs:
+                if len(self._own_runs) >= own_run_places(int(self._limiter.total_tokens)):
+                    return False
+                self._own_runs.add(run.id)
+            return True
 
         async def __aenter__(self) -> Self:
             await super().__aenter__()
@@ -103,7 +129,8 @@ def _lives(process: psutil.Process) -> bool:
 
 @contextmanager
 def working() -> Iterator[None]:
-    """Around the worker's life: how it is watched."""
+    """Around the worker's life: what ends it, and how it is watched."""
+    heed_signals()
     configure()
     with watched("worker", own_port=True):
         yield
