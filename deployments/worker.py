@@ -55,25 +55,28 @@ with warnings.catch_warnings(action="ignore"):  # that it takes the other one's 
 
         type = "process"
 
-        def __init__(self, *arguments: Any, limit: int | None = None, **options: Any) -> None:
+        def __init__(self, work_pool_name: str, *, limit: int | None = None, **options: Any) -> None:
             """Without a limit (`--limit`) it gives itself one."""
-            super().__init__(*arguments, limit=limit or worker_limit(), **options)
+            super().__init__(work_pool_name, limit=limit or worker_limit(), **options)
             self._own_runs: set[UUID] = set()
             self._watching: asyncio.Task[None] | None = None
 
         async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
             """Leaves runs of `process-order` that would take the last places where they are: they are Late until one is free."""
-            return await super()._submit_scheduled_flow_runs([each for each in flow_run_response if self._has_place(each.flow_run)])
+            return await super()._submit_scheduled_flow_runs(self._with_a_place(flow_run_response))
 
-        def _has_place(self, run: FlowRun) -> bool:
-            if run.work_queue_name != OWN_RUNS_QUEUE or self._limiter is None:
-                return True
-            self._own_runs &= set(self._limiter.statistics().borrowers)
-            if run.id not in self._own_runs:
-                if len(self._own_runs) >= own_run_places(int(self._limiter.total_tokens)):
-                    return False
-                self._own_runs.add(run.id)
-            return True
+        def _with_a_place(self, found: list[WorkerFlowRunResponse]) -> list[WorkerFlowRunResponse]:
+            places = own_run_places(int(self.limiter.total_tokens))
+            self._own_runs &= set(self.limiter.statistics().borrowers)  # the others have ended, or never began
+            fitting = []
+            for each in found:
+                run = each.flow_run
+                if run.work_queue_name == OWN_RUNS_QUEUE and run.id not in self._own_runs:
+                    if len(self._own_runs) >= places:
+                        continue
+                    self._own_runs.add(run.id)
+                fitting.append(each)
+            return fitting
 
         async def __aenter__(self) -> Self:
             await super().__aenter__()

@@ -41,6 +41,13 @@ def run(server: PrefectServer, run_id: str) -> dict[str, Any]:
     return found
 
 
+def states(server: PrefectServer, run_ids: list[str]) -> list[dict[str, Any]]:
+    """The states of these runs, all as they are at one moment."""
+    body = {"flow_runs": {"id": {"any_": run_ids}}, "limit": 200}
+    answer = httpx.post(f"{server.api_url}/flow_runs/filter", json=body, timeout=20)
+    return [each["state"] for each in answer.raise_for_status().json()]
+
+
 def forget_runs(server: PrefectServer, *deployments: str) -> None:
     """Deletes what other tests have left of them."""
     for deployment in deployments:

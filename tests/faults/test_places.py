@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
+import anyio
 import pytest
 import yaml
 
@@ -14,9 +18,10 @@ from deployments.stack.environment import environment
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.worker import Worker
 from deployments.trigger import submit_orders
+from deployments.worker import OrdersWorker
 from shop.settings import settings
 from tests.conftest import HOME
-from tests.faults.runs import run, start
+from tests.faults.runs import run, start, states
 from tests.faults.test_kill_bar import runs_of
 from tests.faults.witness import all_ended, assert_right, order_of
 from tests.integration.world import World
@@ -53,6 +58,23 @@ def slow(world: World, milliseconds: int) -> Iterator[None]:
         yield
     finally:
         world.misbehave(latency_ms=0)
+
+
+async def test_places_are_counted_within_one_look_too() -> None:
+    """Many runs found at once; those that end make room for others; every other kind of run always has a place."""
+    worker: Any = OrdersWorker("orders", limit=RESERVED + 2)
+    worker._limiter = anyio.CapacityLimiter(RESERVED + 2)
+
+    def found(queue: str) -> Any:
+        return SimpleNamespace(flow_run=SimpleNamespace(id=uuid4(), work_queue_name=queue))
+
+    own, others = [found("own-runs") for _ in range(5)], [found("default") for _ in range(5)]
+    assert worker._with_a_place([*own, *others]) == [*own[:2], *others]
+    for each in own[:2]:
+        worker._limiter.acquire_on_behalf_of_nowait(each.flow_run.id)
+    assert worker._with_a_place([*own[2:], *others]) == others
+    worker._limiter.release_on_behalf_of(own[0].flow_run.id)
+    assert worker._with_a_place(own[2:]) == own[2:3]
 
 
 async def test_more_orders_than_a_worker_has_places(
@@ -109,11 +131,11 @@ async def test_the_deployment_s_limit_holds_and_all_orders_complete(
     connections: list[int] = []
 
     async def ended() -> bool:
-        states = [run(frail_prefect, run_id)["state"] for run_id in run_ids]
-        seen.update(state["name"] for state in states)
-        at_once.append(sum(state["type"] in {"PENDING", "RUNNING"} for state in states))
+        now = states(frail_prefect, run_ids)
+        seen.update(state["name"] for state in now)
+        at_once.append(sum(state["type"] in {"PENDING", "RUNNING"} for state in now))
         connections.append(deployed.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")[0][0])
-        return all_ended(deployed, orders) and {state["type"] for state in states} == {"COMPLETED"}
+        return all_ended(deployed, orders) and {state["type"] for state in now} == {"COMPLETED"}
 
     with slow(deployed, 1_000):
         await until(ended, 180, "all orders to end")
