@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 PROCESS_ORDER = "process-order/process-order"
 HANDLE_EVENTS = "handle-payment-events/handle-payment-events"
-PROCESS_PENDING = "process-pending-orders/process-pending-orders"
 _POLL_SECONDS = 0.5
+_KEPT_SECONDS = 30
+"""How long an order is kept for the run that is started for it, before the pending lane may take it."""
 AnyOrder = Order | Mapping[str, Any]
 
 
@@ -49,15 +50,18 @@ def submit_orders(orders: Iterable[AnyOrder]) -> list[Receipt]:
 def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -> OrderOutcome:
     """Submits the order and waits for its outcome. The same order again returns the first one's outcome and does nothing.
 
-    `own_run`: runs the `process-order` deployment for it, a flow run of its own; otherwise the pending lane takes it, which is woken.
+    `own_run`: runs the `process-order` deployment for it, a flow run of its own; otherwise the pending lane takes it, which is woken. The
+    order is stored first in either case: if its run does not start within 30 seconds, or cannot be started, the pending lane takes it.
     Raises `UnusableOrder` (no usable id), `OrderConflict` (the id of an order with other content), and `TimeoutError` when there is no
     outcome after `timeout` seconds: the order is safe all the same, and goes on.
     """
     content = take_in(order)
     with signals.listening_sync(signals.FINISHED) as ear:
-        if own_run and is_well_shaped(content) and not intake.is_known(content):
-            start_own_run(content)
-        elif _submit(order).outcome is None:
+        own_run = own_run and is_well_shaped(content)
+        receipt = _submit(order, kept_for=_KEPT_SECONDS if own_run else None)
+        if own_run and receipt.status == "accepted":
+            _try_own_run(content)
+        elif receipt.outcome is None:
             wake_pending_lane()
         deadline = time.monotonic() + timeout
         while (known := report.read([content.order_id]).get(content.order_id)) is None or known.outcome is None:
@@ -71,12 +75,19 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
 
 def start_own_run(content: Content) -> FlowRun:
     """Starts the `process-order` deployment for the order, without waiting for it. What looked like card data is not in its parameters.
-    Raises what the Prefect client raises when the server does not answer: nothing is stored then."""
+    Raises what the Prefect client raises when the server does not answer. Stores nothing itself."""
     return _start(PROCESS_ORDER, {"order": json.loads(content.text)})
 
 
-def _submit(order: AnyOrder) -> Receipt:
-    receipt = intake.submit([order])[0]
+def _try_own_run(content: Content) -> None:
+    try:
+        start_own_run(content)
+    except Exception as error:  # noqa: BLE001  (whatever it is, the order is stored, and the pending lane takes it up)
+        log.warning("no run could be started for order %s (%s): the pending lane takes it", content.order_id, type(error).__name__)
+
+
+def _submit(order: AnyOrder, *, kept_for: float | None) -> Receipt:
+    receipt = intake.submit([order], kept_for=kept_for)[0]
     if receipt.status == "refused":
         raise OrderConflict(receipt.order_id or "")
     return receipt
@@ -93,15 +104,18 @@ def is_well_shaped(content: Content) -> bool:
 
 
 def wake_pending_lane() -> bool:
-    """Makes sure that some drain works on what is waiting: submitting has woken one that is running; if none is, one is started. False
-    if none could be started because the Prefect server does not answer: the schedule takes the orders up when it is back.
+    """Makes sure that a consumer works on what is waiting: submitting has woken one that is running; if none is, one is started, unless
+    one is about to start. False if none could be started because the Prefect server does not answer: a worker, or the schedule, starts
+    one when it is back.
     """
+    from flows.consumers import start_consumer
+
     try:
         if signals.is_anybody_draining():
             return True
-        _start(PROCESS_PENDING)
+        start_consumer()
     except Exception as error:  # noqa: BLE001  (whatever it is, the orders are stored, and the schedule takes them up)
-        log.warning("no drain is running, and none could be started (%s): the orders wait for the schedule", type(error).__name__)
+        log.warning("no consumer is running, and none could be started (%s): the orders wait for a worker", type(error).__name__)
         return False
     return True
 

@@ -44,6 +44,8 @@ class Lane:
         """Both set whenever something is no longer under way; each has its own listener."""
         self._in_hand: dict[asyncio.Task[None], Sequence[OrderUnderWay]] = {}
         self._alone = asyncio.Semaphore(_ALONE_AT_ONCE)
+        self._stopped: BaseException | None = None
+        """What stopped an order's work and is about the whole run: it is suspended."""
         self._started_at = 0.0
 
     @property
@@ -64,6 +66,11 @@ class Lane:
         """Takes a batch to its outcomes."""
         self._started_at = time.monotonic()
         self._keep(self.batches, self._batch(orders), orders)
+
+    def check(self) -> None:
+        """Raises what stopped the run, if anything did. The orders that it stopped are handed back with the lease."""
+        if self._stopped is not None:
+            raise self._stopped
 
     async def finish_up(self, seconds: float | None = None) -> None:
         """Waits until nothing is under way, at most so long, and cancels what is left; it is handed back with the lease."""
@@ -157,6 +164,10 @@ class Lane:
             if not is_database_trouble(error):
                 log.exception("this should not have happened", exc_info=error)
             await self._hand_back(orders)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as stopped:  # noqa: BLE001  (`check` raises it where the run can end)
+            self._stopped = stopped
 
     async def _hand_back(self, orders: Sequence[OrderUnderWay]) -> None:
         await patiently(lambda: put_off(orders, seconds=1))  # without the database nothing else can be done either

@@ -97,8 +97,8 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
                 raise
         await _send_mail(order_id)
         await show_order(order_id)
-    except BaseException as failure:  # cancelled, most likely: by now the order is undone, or handed back
-        if order_id:
+    except BaseException as failure:  # cancelled or suspended, most likely: by now the order is undone, or handed back
+        if order_id and not isinstance(failure, GeneratorExit):
             await show_order(order_id, leaving=not isinstance(failure, Exception))
         raise
     finally:
@@ -183,7 +183,8 @@ async def see_through(order: OrderUnderWay, cancelling: Cancelling | None = None
 
     Raises `LeaseLost` when another worker has the order, and database trouble: nothing is decided then, and the order is recovered.
     An order that has to wait, for a gateway that is down, is put off: nothing is decided about it either, and it is nobody's meanwhile.
-    `cancelling`: for a run whose order it is. None: being cancelled says only that this worker has to go.
+    `cancelling`: for a run whose order it is. None: being cancelled says only that this worker has to go. Whatever else stops the run
+    (it is suspended, its process has to end) decides nothing about the order: it is handed back with the lease.
     """
     step = ORDER_SAGA.steps[0]
     try:
@@ -192,7 +193,7 @@ async def see_through(order: OrderUnderWay, cancelling: Cancelling | None = None
             if not order.done(step.name):
                 await run(Work(step, [order]))
     except BaseException as failure:
-        if isinstance(failure, asyncio.CancelledError) and (cancelling is None or await cancelling.withdraw(order.id) is None):
+        if await _only_stops_the_run(failure, order, cancelling):
             raise
         await _reload(order)  # what was committed, whatever was heard of it
         if order.lost and isinstance(failure, Exception):  # whatever it was, it is the other worker's matter now
@@ -213,6 +214,13 @@ async def see_through(order: OrderUnderWay, cancelling: Cancelling | None = None
             raise
     else:
         await finish([order], ORDER_SAGA)
+
+
+async def _only_stops_the_run(failure: BaseException, order: OrderUnderWay, cancelling: Cancelling | None) -> bool:
+    """Whether the run stops for a reason that says nothing about its order: it is suspended, or its process has to end."""
+    if isinstance(failure, asyncio.CancelledError):
+        return cancelling is None or await cancelling.withdraw(order.id) is None
+    return not isinstance(failure, Exception)
 
 
 def _look_back(order: OrderUnderWay) -> None:

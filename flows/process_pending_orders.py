@@ -67,12 +67,15 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
             try:
                 await drain.take_orders(mine, bell, seconds)
                 await drain.lane.finish_up()
+                drain.lane.check()
                 drain.end()
                 await mailing
                 await all_told()
                 await board.settle()
                 await progress.end()
-            except asyncio.CancelledError:  # this worker has to go: the orders in hand are finished, or handed back
+            except GeneratorExit:
+                raise
+            except BaseException:  # this worker has to go, or the run is suspended: the orders in hand are finished, or handed back
                 await drain.lane.finish_up(GRACE_SECONDS)
                 raise
             finally:
@@ -105,6 +108,7 @@ class _Drain:
         log = get_run_logger()
         until = time.monotonic() + seconds
         while True:
+            self.lane.check()
             if not self._full():
                 claimed = await self._claim(lease_id)
                 if claimed:

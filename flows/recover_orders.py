@@ -9,21 +9,20 @@ from uuid import UUID
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import board
+from flows.consumers import start_missing_consumer
 from flows.lane import GRACE_SECONDS, Lane
+from flows.lost_runs import store_lost_orders, store_order_of
 from flows.run_names import timed
 from flows.saga import ORDER_SAGA
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal
-from shop.database import transaction
+from shop.database import is_database_trouble, transaction
 from shop.expiry import expire_reservations
-from shop.intake import submit_one
 from shop.lease import lease
 from shop.notifications import outbox
 from shop.settings import settings
@@ -42,19 +41,18 @@ async def release_expired_reservations() -> list[str]:
 CrashedRun = Annotated[UUID | None, Field(description="A run of process-order or process-pending-orders that crashed")]
 
 
-async def _store_its_order(run_id: UUID) -> None:
-    """Promise 1 begins when a flow run starts: one that died before it stored its order left it in its parameters."""
-    log = get_run_logger()
+async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
+    """The ids of the orders that were stored. A Prefect server that is away does not keep the other orders from being recovered."""
+    stored: list[str] = []
     try:
-        async with get_client() as client:
-            order = (await client.read_flow_run(run_id)).parameters.get("order")
-    except ObjectNotFound:
-        log.warning("there is no flow run %s", run_id)
-        return
-    if order is None:
-        return
-    receipt = await submit_one(order)
-    log.info("the order of the crashed run %s: %s", run_id, receipt.status)
+        if crashed_run is not None:
+            stored += await store_order_of(crashed_run)
+        stored += await store_lost_orders()
+    except Exception as error:
+        if is_database_trouble(error):
+            raise
+        get_run_logger().warning("lost runs could not be looked for (%s): the next recovery does it", type(error).__name__)
+    return stored
 
 
 async def _lease_left(run_id: UUID) -> float | None:
@@ -62,16 +60,25 @@ async def _lease_left(run_id: UUID) -> float | None:
         return await journal.lease_left(tx, str(run_id))
 
 
+async def _consumer_started() -> bool:
+    """Starts a consumer if one is missing. For workers that do not see to it themselves, as ours does."""
+    try:
+        return await start_missing_consumer()
+    except Exception as error:  # noqa: BLE001  (a Prefect server that is away, or has no such deployment, is no reason to fail)
+        get_run_logger().warning("whether a consumer is missing could not be found out (%s)", type(error).__name__)
+        return False
+
+
 @flow(name="recover-orders", flow_run_name=timed("recovery"), persist_result=False)
 async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
-    """Takes over orders whose lease ran out, and takes them to their outcome by the same saga; then gives back expired reservations
-    and sends what is left in the outbox.
+    """Stores the orders of runs that died before they came to it; takes over orders whose lease ran out, and takes them to their outcome
+    by the same saga; then gives back expired reservations, sends what is left in the outbox, and starts a consumer if one is missing.
 
-    `crashed_run`: waits until that run's lease is over; and an order that the run was started with and never came to store is stored.
+    `crashed_run`: waits until that run's lease is over.
     """
     lane, recovered = Lane(), 0
-    if crashed_run is not None:
-        await _store_its_order(crashed_run)
+    stored = await _store_lost_orders(crashed_run)
+    begun_only = crashed_run is None and not stored
     patience = time.monotonic() + 3 * settings().lease_seconds  # a lease that is renewed still is none of a dead run's
     async with lease() as mine:
         try:
@@ -81,7 +88,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
                         tx,
                         mine,
                         most=settings().batch_size,
-                        begun=crashed_run is None,
+                        begun=begun_only,
                         flow_run_id=str(flow_run.id),
                         known=ORDER_SAGA.names,
                     )
@@ -94,6 +101,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
                 lane.start(orders)
                 recovered += len(orders)
                 await lane.finish_up()
+                lane.check()
         except BaseException:
             await lane.finish_up(GRACE_SECONDS)
             raise
@@ -103,5 +111,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
     sent = 0
     while await outbox.is_due() and (now_sent := (await deliver_outbox(200))["sent"]):
         sent += now_sent
+    if await _consumer_started():
+        get_run_logger().warning("orders waited, and nobody claimed them: a consumer was started")
     get_run_logger().info("%d orders recovered, %d reservations released, %d messages sent", recovered, len(released), sent)
     return {"recovered": recovered, "reservations_released": len(released), "messages_sent": sent}

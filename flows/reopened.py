@@ -33,6 +33,7 @@ async def take_up(order_ids: Sequence[str]) -> int:
                 taken += len(orders)
                 lane.start(orders)
                 await lane.finish_up()
+                lane.check()
         except BaseException:  # what is not finished then is handed back with the lease
             await lane.finish_up(GRACE_SECONDS)
             raise

@@ -19,31 +19,31 @@ from shop.signals import WAITING
 _INSERT = text(
     "WITH sent AS MATERIALIZED (SELECT nextval(pg_get_serial_sequence('customer_order', 'number')) AS number, id, content, fingerprint "
     "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) AS s(id, content, fingerprint)) "
-    "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE "
-    "SELECT id, number, CAST(content AS jsonb), fingerprint FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
+    "INSERT INTO customer_order (id, number, content, fingerprint, not_before) OVERRIDING SYSTEM VALUE "
+    "SELECT id, number, CAST(content AS jsonb), fingerprint, now() + make_interval(secs => CAST(:kept_for AS float)) "
+    "FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 _KNOWN = text("SELECT id, fingerprint, outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
 STORING = effect("the commit of intake")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
 
-def submit(orders: Iterable[object]) -> list[Receipt]:
-    """Stores the orders in one transaction; one receipt for each, in their sequence. Returns once they cannot be lost."""
+def submit(orders: Iterable[object], *, kept_for: float | None = None) -> list[Receipt]:
+    """Stores the orders in one transaction; one receipt for each, in their sequence. Returns once they cannot be lost.
+
+    `kept_for`: seconds for which a new order is left to whoever claims it by its id. Nobody is told of it then."""
     read = [_read(order) for order in orders]
     with sync_engine(settings().database_url).connect() as connection, connection.begin() as running:
-        receipts = _store(connection, read)
+        receipts = _store(connection, read, wake=kept_for is None, kept_for=kept_for)
         with STORING:
             running.commit()
     return receipts
 
 
-def is_known(content: Content) -> bool:
-    """Whether this order came before. Raises `OrderConflict` if another one is known under its id."""
-    with sync_engine(settings().database_url).connect() as connection:
-        known = connection.execute(_KNOWN, {"ids": [content.order_id]}).one_or_none()
-    if known is not None and known.fingerprint != content.fingerprint:
-        raise OrderConflict(content.order_id)
-    return known is not None
+async def known_ids(ids: Sequence[str]) -> set[str]:
+    """Those of the ids under which an order is stored."""
+    async with transaction() as tx:
+        return {row.id for row in await tx.execute(_KNOWN, {"ids": list(ids)})}
 
 
 async def submit_one(order: object) -> Receipt:
@@ -64,7 +64,9 @@ def _read(order: object) -> Content | UnusableOrder:
         return error
 
 
-def _store(connection: Connection, read: Sequence[Content | UnusableOrder], wake: bool = True) -> list[Receipt]:
+def _store(
+    connection: Connection, read: Sequence[Content | UnusableOrder], wake: bool = True, kept_for: float | None = None
+) -> list[Receipt]:
     first: dict[str, Content] = {}
     for content in read:
         if isinstance(content, Content):
@@ -76,6 +78,7 @@ def _store(connection: Connection, read: Sequence[Content | UnusableOrder], wake
             "ids": list(first),
             "contents": [content.text for content in first.values()],
             "fingerprints": [content.fingerprint for content in first.values()],
+            "kept_for": kept_for,
         }
         new = set(connection.execute(_INSERT, sent).scalars().all())
         if len(new) < len(first):

@@ -19,18 +19,21 @@ from sqlalchemy import TextClause, text
 from shop.database import Tx, after_commit, as_json
 from shop.errors import OrderCancelled, RecordedFailure, UnknownStep
 from shop.points import effect
+from shop.settings import settings
 from shop.under_way import Entry, OrderUnderWay
 
 log = logging.getLogger(__name__)
 CLAIMING = effect("the commit of claiming orders")
 """For the transaction of a `claim`."""
+RENEWED = 0.6
+"""The share of a lease that is left at least while its holder lives: it renews four times in the time of a lease."""
 # A dead lease can be locked: its holder is not just now writing under it (`_HOLD_LEASE`). Whoever locked it may take its orders.
 _DEAD_LEASES = text("SELECT id FROM lease WHERE until < now() FOR UPDATE SKIP LOCKED")
 _TAKEN_FROM = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[])) AND NOT taken_from")
 _CLAIM = """
     WITH mine AS (
         SELECT o.id, o.flow_run_id, o.lease_id AS left_lease, o.lease_id IS NOT NULL AS left_behind FROM customer_order o
-        WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now())
+        WHERE o.outcome IS NULL AND {when}
           AND (o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
                OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
           AND (o.waits_for IS DISTINCT FROM :stranger OR CAST(:known AS text[]) IS NULL OR NOT EXISTS (
@@ -41,7 +44,8 @@ _CLAIM = """
     UPDATE customer_order o
     SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN mine.left_behind THEN 1 ELSE 0 END,
         taken_over_from = coalesce(mine.left_lease, o.taken_over_from), waits_for = nullif(o.waits_for, :stranger),
-        started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id)
+        started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id),
+        not_before = CASE WHEN o.fence > 0 THEN o.not_before END
     FROM mine WHERE o.id = mine.id
     RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.cancel_reason, o.failing_step, o.failure,
         mine.flow_run_id AS left_by, mine.left_behind
@@ -50,9 +54,21 @@ _LEAVE = text(
     "UPDATE customer_order o SET lease_id = NULL, flow_run_id = r.run, waits_for = :code, waits_since = now() "
     "FROM unnest(CAST(:ids AS text[]), CAST(:runs AS text[])) AS r(id, run) WHERE o.id = r.id"
 )
-_CLAIM_ANY = text(_CLAIM.format(which=""))
-_CLAIM_BEGUN = text(_CLAIM.format(which="AND o.fence > 0"))
-_CLAIM_THESE = text(_CLAIM.format(which="AND o.id = ANY(CAST(:ids AS text[]))"))
+_DUE = "(o.not_before IS NULL OR o.not_before <= now())"
+_CLAIM_ANY = text(_CLAIM.format(when=_DUE, which=""))
+_CLAIM_BEGUN = text(_CLAIM.format(when=_DUE, which="AND o.fence > 0"))
+# One that nobody has begun with and that has to wait is kept for who claims it by its id (`shop.intake.submit`).
+_CLAIM_THESE = text(_CLAIM.format(when=f"({_DUE} OR o.fence = 0)", which="AND o.id = ANY(CAST(:ids AS text[]))"))
+# As `_CLAIM` has them, but without locking anything.
+_OLDEST_CLAIMABLE = text(
+    "SELECT o.id, o.fence FROM customer_order o WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now()) "
+    f"AND o.waits_for IS DISTINCT FROM '{UnknownStep.code}' AND (o.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until >= now())) "
+    "ORDER BY o.number LIMIT 1"
+)
+_IN_LIVE_HANDS = text(
+    "SELECT count(*) FROM (SELECT 1 FROM customer_order o JOIN lease l ON l.id = o.lease_id "
+    "WHERE o.outcome IS NULL AND l.until > now() + make_interval(secs => :renewed) LIMIT :most) held"
+)
 _LOAD = text(
     "SELECT order_id, step, status, number, attempts, notes, result, error, "
     "undo_due, undo_status, undo_number, undo_attempts, undo_result, undo_error "
@@ -194,6 +210,19 @@ async def lock_dead_leases(tx: Tx) -> list[UUID]:
     if leases:
         await tx.execute(_TAKEN_FROM, {"leases": leases})
     return leases
+
+
+async def oldest_claimable(tx: Tx) -> tuple[str, int] | None:
+    """The oldest order that anybody could claim now, with its fence; None if no order waits."""
+    row = (await tx.execute(_OLDEST_CLAIMABLE)).one_or_none()
+    return None if row is None else (row.id, row.fence)
+
+
+async def in_live_hands(tx: Tx, *, most: int) -> int:
+    """How many open orders, counted up to `most`, are under leases that were renewed a moment ago: their holders live."""
+    parameters = {"renewed": settings().lease_seconds * RENEWED, "most": most}
+    count: int = (await tx.execute(_IN_LIVE_HANDS, parameters)).scalar_one()
+    return count
 
 
 async def lease_left(tx: Tx, flow_run_id: str) -> float | None:

@@ -166,6 +166,7 @@ class Settings(BaseSettings):
     straggler_seconds: Seconds = 1.5
     drain_seconds: Seconds = 330
     poll_seconds: Seconds = 1
+    worker_limit: int | None = Field(default=None, ge=1)
     max_takeovers: int = Field(default=20, ge=1)
     reconciliation_grace_seconds: float = Field(default=600, ge=0)
 

@@ -23,6 +23,9 @@ FINISHED = "orders_finished"
 DRAINING = 7_236_115
 """The advisory lock that every running drain shares: held by nobody, there is none."""
 
+STARTING_CONSUMER = 7_236_116
+"""The advisory lock of whoever starts a consumer just now."""
+
 
 def plain_url() -> str:
     """The database's address for psycopg itself."""
@@ -97,3 +100,11 @@ def is_anybody_draining() -> bool:
     with psycopg.connect(plain_url(), **_arguments()) as connection:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (DRAINING,)).fetchone()
         return not (row and row[0])
+
+
+@contextmanager
+def only_one(lock: int) -> Iterator[bool]:
+    """Holds the advisory lock while its body runs. Yields False, without waiting, if another process holds it."""
+    with psycopg.connect(plain_url(), autocommit=True, connect_timeout=5) as connection:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (lock,)).fetchone()
+        yield bool(row and row[0])

@@ -517,6 +517,16 @@ class Installation(SQLModel, table=True):
     made_at: datetime = Field(sa_column=_now())
 
 
+class LostRunSearch(SQLModel, table=True):
+    """How far runs that died before they stored their order have been looked for: one row. See `shop.lost_runs`."""
+
+    __tablename__ = "lost_run_search"
+    __table_args__ = (CheckConstraint("id = 1", name="lost_run_search_one"),)
+    id: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    since: datetime = Field(sa_column=_now())
+    searched_until: datetime = Field(sa_column=_now())
+
+
 # Rows that are updated soon after they are written: with room on their page, an update does not touch the indexes.
 for _table in ("customer_order", "order_step"):
     event.listen(SQLModel.metadata.tables[_table], "after_create", DDL("ALTER TABLE %(fullname)s SET (fillfactor = 60)"))  # type: ignore[no-untyped-call]

@@ -13,6 +13,15 @@ from deployments.stack.errors import Interrupted
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def heed_signals() -> None:
+    """Lets SIGINT and SIGTERM end this process, although it was started with them ignored: by a shell in the background (`&`), or by
+    `nohup`. Some programs, Prefect's worker among them, hang on SIGTERM while SIGINT is ignored. SIGHUP stays as it is: ignoring that is
+    what `nohup` is for."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
+
+
 class SignalGuard:
     """Says what the signals that ask a process to end do, until `restore`. Does nothing outside the main thread, which alone may
     say it; a signal that is ignored on purpose stays ignored."""

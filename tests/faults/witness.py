@@ -16,7 +16,7 @@ from tests.integration.world import World, an_order
 
 PRICE = Decimal("249.00")
 PRODUCT = "PROD-004"
-STOCK = 1_000
+STOCK = 5_000
 KINDS: dict[str, dict[str, Any]] = {
     "good": {},
     "flaky": {"card": "0119"},

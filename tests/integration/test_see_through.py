@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import signal
 
 import httpx
 import psycopg
 import pytest
-from prefect.exceptions import MissingResult, PrefectHTTPStatusError
+from prefect.exceptions import Abort, MissingResult, Pause, PrefectHTTPStatusError, TerminationSignal
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 import flows.process_order
 import flows.undo
 from flows.process_order import Cancelling, see_through
 from flows.undo import compensate
+from shop.ending import remember_failures
 from shop.errors import LeaseLost, OrderError, PaymentDeclined
 from shop.work import Work
 from tests.integration.domain import Shop, an_order, begin, begin_undo, end_undo
@@ -72,6 +74,41 @@ async def test_a_cancelled_run_whose_order_is_anothers_now_is_just_cancelled(sho
     with pytest.raises(asyncio.CancelledError):
         await see_through(order, Cancelling())
     assert (await shop.order("A")).failure is None
+
+
+@pytest.mark.parametrize(
+    "stopped",
+    [Pause(), Abort(), TerminationSignal(signal.SIGTERM), GeneratorExit(), KeyboardInterrupt(), SystemExit(1)],
+    ids=lambda stopped: type(stopped).__name__,
+)
+@pytest.mark.parametrize("undoing", [False, True], ids=["going forward", "being undone"])
+async def test_what_stops_a_run_decides_nothing_about_its_order(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, stopped: BaseException, undoing: bool
+) -> None:
+    """Only a cancelled run cancels. Whatever else is no ordinary exception, such as Prefect's signal that a run is suspended, is none."""
+    (order,) = await shop.under_way(an_order())
+    await begin(CHARGE, [order])
+    if undoing:
+        order.fail(CHARGE, PaymentDeclined("card_declined", "no"))
+        await remember_failures([order])
+    asked = []
+
+    async def stops(_work: Work) -> None:
+        raise stopped
+
+    async def unwanted() -> bool:
+        asked.append(True)
+        return True
+
+    monkeypatch.setattr(flows.process_order, "run", stops)
+    monkeypatch.setattr(flows.undo, "run", stops)
+    monkeypatch.setattr(flows.process_order, "_is_unwanted", unwanted)
+    with pytest.raises(type(stopped)):
+        await see_through(order, Cancelling())
+    row, step = await shop.order("A"), await shop.step("A", CHARGE)
+    assert (row.outcome, row.cancel_requested_at, row.failure is not None) == (None, None, undoing)
+    assert (step.status, step.undo_due, step.undo_status) == ("begun", True, None)
+    assert not asked
 
 
 async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from deployments import trigger
 from deployments.command import main
 from deployments.trigger import run_order, submit_orders
+from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.errors import OrderConflict, UnusableOrder
 from shop.outcomes import Outcome
@@ -59,3 +61,39 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, capsys: pytest.Ca
     file.write_text(text)
     assert main([str(file)]) == 2
     assert "orders.json" in capsys.readouterr().out.replace("\n", "")
+
+
+async def test_an_order_with_a_run_of_its_own_is_stored_first(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is in a run's parameters only. The order is kept for its run for a while: no consumer takes it from under it."""
+    order = an_order(f"FIRST-{unique}")
+    seen: list[int] = []
+
+    def dies_at_once(_content: object) -> None:
+        seen.append(len(saga.sql("SELECT 1 FROM customer_order WHERE id = :id", id=order["id"])))
+
+    monkeypatch.setattr(trigger, "start_own_run", dies_at_once)
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(run_order, order, own_run=True, timeout=0.5)
+    assert seen == [1], "stored before its run was started"
+    assert (await process_pending_orders(drain_seconds=0))["orders"] == 0
+    await process_order(order)
+    assert saga.order(order["id"]).outcome == Outcome.COMPLETED
+    assert saga.charges(order["id"]) == 1
+
+
+async def test_an_order_whose_own_run_never_comes_is_everybody_s(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run could not be started, or died: after a while a consumer takes it."""
+    monkeypatch.setattr(trigger, "_KEPT_SECONDS", 1)
+
+    def no_server(_content: object) -> None:
+        raise RuntimeError("the Prefect server is away")
+
+    monkeypatch.setattr(trigger, "start_own_run", no_server)
+    drain = asyncio.create_task(process_pending_orders(drain_seconds=60))
+    try:
+        ended = await asyncio.to_thread(run_order, an_order(f"NEVER-{unique}"), own_run=True, timeout=60)
+    finally:
+        drain.cancel()
+        await asyncio.gather(drain, return_exceptions=True)
+    assert ended.outcome is Outcome.COMPLETED
+    assert saga.charges(f"NEVER-{unique}") == 1

@@ -1,0 +1,135 @@
+"""Consumers of waiting orders: notices that one is missing, and starts one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from shop import journal, signals
+from shop.database import transaction
+from shop.settings import settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+log = logging.getLogger("shop.consumers")
+
+CONSUMER = "process-pending-orders/process-pending-orders"
+"""The deployment that consumes waiting orders."""
+PATIENCE_SECONDS = 3
+"""How long a claimable order may wait before a consumer is missing. A consumer at work looks every second."""
+LOOK_SECONDS = 1
+_STARTING_SECONDS = 10
+"""A run that began within this time counts as starting: it may not have claimed anything yet."""
+_PENDING_SECONDS = 30
+"""A run that is Pending for longer has lost its worker, and does not count as starting."""
+_FREE_TRIES = 5
+"""So many starts in a row may fail to help (their runs are killed, say) before the pause between starts grows."""
+_LONGEST_PAUSE_SECONDS = 30
+_RUNS_LOOKED_AT = 50
+_LIMIT_SECONDS = 15
+"""Limits one look, whatever the database or the Prefect server does."""
+
+
+class Watch:
+    """Looks at the waiting orders again and again, and starts a consumer when the oldest one stays unclaimed.
+
+    Judges by the orders, not by who says that it is at work: a consumer that hangs, or that was killed before it claimed anything, or that
+    holds its lock and does nothing, is noticed alike. Consumers claim the oldest order first, so one order that stays the oldest means
+    that nobody claims. Any number of processes may watch: only one of them starts a consumer, and none while one is about to start.
+    """
+
+    def __init__(self) -> None:
+        self._oldest: tuple[str, int] | None = None
+        self._since = self._not_before = 0.0
+        self._tries = 0
+
+    async def look(self) -> bool:
+        """Looks once; returns whether it started a consumer. Raises what the database and the Prefect client raise."""
+        async with asyncio.timeout(_LIMIT_SECONDS), transaction() as tx:
+            oldest = await journal.oldest_claimable(tx)
+            now = time.monotonic()
+            if oldest is None or oldest != self._oldest:
+                self._oldest, self._since, self._not_before, self._tries = oldest, now, 0.0, 0
+                return False
+            if now - self._since < PATIENCE_SECONDS or now < self._not_before:
+                return False
+            full = settings().batch_size * settings().batches_under_way
+            if await journal.in_live_hands(tx, most=full) >= full:
+                return False  # the consumers at work have all they can take
+        started = await asyncio.wait_for(asyncio.to_thread(start_consumer), _LIMIT_SECONDS)
+        if started:
+            self._tries += 1
+            self._not_before = now + min(_LONGEST_PAUSE_SECONDS, 2 ** max(0, self._tries - _FREE_TRIES))
+            log.warning("order %s has waited for %.0f s and nobody claims it: a consumer was started", oldest[0], now - self._since)
+        return started
+
+    @property
+    def anybody_waits(self) -> bool:
+        """Whether an order waited when it last looked."""
+        return self._oldest is not None
+
+
+async def start_missing_consumer() -> bool:
+    """Starts a consumer if orders wait and none claims them for `PATIENCE_SECONDS`; returns whether it did. Returns at once if no order
+    waits."""
+    watch, until = Watch(), time.monotonic() + 2 * PATIENCE_SECONDS
+    while time.monotonic() < until:
+        if await watch.look():
+            return True
+        if not watch.anybody_waits:
+            return False
+        await asyncio.sleep(LOOK_SECONDS)
+    return False
+
+
+def start_consumer() -> bool:
+    """Starts a consumer, unless one is about to start, or another process is just starting one. Returns whether it started one. Raises
+    what the Prefect client raises."""
+    from prefect.client.orchestration import get_client
+
+    with signals.only_one(signals.STARTING_CONSUMER) as mine:
+        if not mine:
+            return False
+        with get_client(sync_client=True) as client:
+            deployment = client.read_deployment_by_name(CONSUMER)
+            if _is_starting(client, deployment.id):
+                return False
+            client.create_flow_run_from_deployment(deployment.id)
+    return True
+
+
+def _is_starting(client: SyncPrefectClient, deployment_id: object) -> bool:
+    """Whether a consumer is due, is being started, or began a moment ago."""
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    now = datetime.now(UTC)
+    active = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+    runs = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=active)),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=now + timedelta(seconds=1)),
+        ),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=_RUNS_LOOKED_AT,
+    )
+    limits = {StateType.PENDING: _PENDING_SECONDS, StateType.RUNNING: _STARTING_SECONDS}
+    for run in runs:
+        if run.state is not None:
+            age = (now - run.state.timestamp).total_seconds()
+            if run.state.type == StateType.SCHEDULED or age < limits[run.state.type]:
+                return True
+    return False

@@ -1,0 +1,138 @@
+"""Runs of `process-order` that died before they stored their order: the order is in their parameters, and is stored from there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterEndTime,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_logger
+from prefect.runtime import deployment
+
+from shop.errors import UnusableOrder
+from shop.intake import known_ids, submit_one
+from shop.intake_content import take_in
+from shop.lost_runs import Search, next_search, searched
+
+log = get_logger("orders")
+
+STUCK_SECONDS = 90
+"""A run that is Pending, Running or Paused for longer and has not stored its order counts as dead. If it lives, it finds its order
+stored."""
+_ENDED = [StateType.CRASHED, StateType.FAILED, StateType.CANCELLED]
+_STUCK = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
+_NO_WISH = ("Deployment concurrency", "no longer exists, cancelled run")
+"""What Prefect says of a run that it cancelled itself. Any other cancelled run was cancelled by somebody who does not want the order."""
+_PAGE = 100
+_PROCESS_ORDER = "process-order"
+
+
+async def store_lost_orders() -> list[str]:
+    """Stores the orders of all lost runs in this run's work pool; returns their ids. Looks at what ended since the last search, and at
+    what stands still. Does nothing outside a deployment. Raises database trouble and what the Prefect client raises: then the next search
+    begins where this one did.
+    """
+    if deployment.id is None:
+        return []
+    search = await next_search()
+    stored: list[str] = []
+    async with get_client() as client:
+        if not (deployments := await _process_order_deployments(client, UUID(str(deployment.id)))):
+            return []
+        async for page in _ended(client, deployments, search):
+            stored += await _store([run for run in page if not _was_cancelled_by_somebody(run)])
+        async for page in _stuck(client, deployments, search):
+            stored += await _store(page)
+    await searched(search)
+    return stored
+
+
+async def store_order_of(run_id: UUID) -> list[str]:
+    """Stores the order that this run was started with, if it did not come to it itself; returns its id."""
+    try:
+        async with get_client() as client:
+            run = await client.read_flow_run(run_id)
+    except ObjectNotFound:
+        log.warning("there is no flow run %s", run_id)
+        return []
+    return await _store([run])
+
+
+async def _process_order_deployments(client: PrefectClient, mine: UUID) -> list[UUID]:
+    """The deployments of `process-order` in the work pool of the deployment `mine`. Another pool may work for another database."""
+    pool = (await client.read_deployment(mine)).work_pool_name
+    if pool is None:
+        return []
+    found = await client.read_deployments(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=[_PROCESS_ORDER])),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+    )
+    return [each.id for each in found]
+
+
+def _ended(client: PrefectClient, deployments: list[UUID], search: Search) -> AsyncIterator[list[FlowRun]]:
+    return _pages(client, deployments, FlowRunFilter(state=_in(_ENDED), end_time=FlowRunFilterEndTime(after_=search.ended_after)), search)
+
+
+async def _stuck(client: PrefectClient, deployments: list[UUID], search: Search) -> AsyncIterator[list[FlowRun]]:
+    before = search.now - timedelta(seconds=STUCK_SECONDS)
+    due = FlowRunFilterExpectedStartTime(before_=before)
+    async for page in _pages(client, deployments, FlowRunFilter(state=_in(_STUCK), expected_start_time=due), search):
+        yield [run for run in page if run.state is not None and run.state.timestamp < before]
+
+
+def _in(types: list[StateType]) -> FlowRunFilterState:
+    return FlowRunFilterState(type=FlowRunFilterStateType(any_=types))
+
+
+async def _pages(client: PrefectClient, deployments: list[UUID], which: FlowRunFilter, search: Search) -> AsyncIterator[list[FlowRun]]:
+    """Those of the runs that were made since this database is there."""
+    ours, offset = DeploymentFilter(id=DeploymentFilterId(any_=deployments)), 0
+    while True:
+        # The oldest first, so that a run that is added meanwhile moves no other one to a page that was read.
+        page = await client.read_flow_runs(
+            flow_run_filter=which, deployment_filter=ours, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=_PAGE, offset=offset
+        )
+        yield [run for run in page if run.created is not None and run.created >= search.since]
+        offset += len(page)
+        if len(page) < _PAGE:
+            return
+
+
+def _was_cancelled_by_somebody(run: FlowRun) -> bool:
+    state = run.state
+    return state is not None and state.is_cancelled() and not any(words in (state.message or "") for words in _NO_WISH)
+
+
+async def _store(runs: list[FlowRun]) -> list[str]:
+    """Stores the orders that are not stored yet; returns their ids. An order without a usable id was refused by its run, and is here."""
+    orders: dict[str, FlowRun] = {}
+    for run in runs:
+        try:
+            orders.setdefault(take_in(run.parameters.get("order")).order_id, run)
+        except UnusableOrder:
+            continue
+    stored = []
+    for order_id in orders.keys() - await known_ids(list(orders)):
+        run = orders[order_id]
+        if (await submit_one(run.parameters["order"])).status == "accepted":
+            log.warning("order %s is stored from the parameters of run %s, which never came to it", order_id, run.id)
+            stored.append(order_id)
+    return stored

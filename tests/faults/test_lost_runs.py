@@ -1,0 +1,162 @@
+"""Runs of `process-order` that died before they stored their order, which then is in their parameters only."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+import flows.lost_runs
+from deployments.stack.prefect_server import PrefectServer
+from deployments.stack.worker import Worker
+from flows.lost_runs import store_lost_orders
+from shop import intake
+from tests.faults.runs import forget_runs, run, set_state, start
+from tests.faults.test_kill_bar import prompt_worker, runs_of
+from tests.faults.witness import all_ended, assert_right, order_of
+from tests.integration.world import World
+from tests.waiting import until
+
+__all__ = ["prompt_worker"]
+
+
+@pytest.fixture(autouse=True)
+def only_our_runs(deployed: World, frail_prefect: PrefectServer) -> None:
+    """What other tests have left on this server belongs to other databases."""
+    forget_runs(frail_prefect, "process-order", "recover-orders")
+    deployed.sql("UPDATE lost_run_search SET since = now(), searched_until = now()")
+
+
+@pytest.fixture
+def in_deployment(frail_prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is a run of `recover-orders`, and what stands still does so since long ago."""
+    found = httpx.get(f"{frail_prefect.api_url}/deployments/name/recover-orders/recover-orders").raise_for_status().json()
+    monkeypatch.setattr(flows.lost_runs, "deployment", SimpleNamespace(id=found["id"]))
+    monkeypatch.setattr(flows.lost_runs, "STUCK_SECONDS", 0)
+
+
+def stored(world: World) -> set[str]:
+    return {row.id for row in world.sql("SELECT id FROM customer_order")}
+
+
+def kill_before_storing(worker: Worker, run_ids: set[str], seconds: float) -> None:
+    """Kills the process of each run as soon as there is one."""
+    killed: set[str] = set()
+    end = time.monotonic() + seconds
+    while killed < run_ids and time.monotonic() < end:
+        for process in runs_of(worker):
+            try:
+                its_run = process.environ()["PREFECT__FLOW_RUN_ID"]
+                if its_run in run_ids - killed:
+                    process.kill()
+                    killed.add(its_run)
+            except (psutil.Error, KeyError):
+                continue
+        time.sleep(0.02)
+    assert killed == run_ids, f"only {len(killed)} of {len(run_ids)} runs were killed"
+
+
+async def test_twelve_kills_before_storing(deployed: World, frail_prefect: PrefectServer, prompt_worker: Worker, unique: str) -> None:
+    """All twelve orders reach their outcome by a later recovery, although the first recovery is killed too."""
+    orders = {order["id"]: order for order in (order_of("good", f"{unique}-{i}") for i in range(12))}
+    run_ids = {start(frail_prefect, "process-order", {"order": order}) for order in orders.values()}
+    await asyncio.to_thread(kill_before_storing, prompt_worker, run_ids, 240)
+    assert not stored(deployed), "a run was quicker than its killer: the test shows nothing"
+
+    async def crashed() -> bool:
+        return {run(frail_prefect, run_id)["state"]["type"] for run_id in run_ids} == {"CRASHED"}
+
+    await until(crashed, 30, "the runs to be shown as crashed")
+    first = start(frail_prefect, "recover-orders")
+    await asyncio.to_thread(kill_before_storing, prompt_worker, {first}, 60)
+    start(frail_prefect, "recover-orders")
+
+    async def ended() -> bool:
+        return stored(deployed) == set(orders) and all_ended(deployed)
+
+    await until(ended, 60, "all twelve orders to end")
+    assert_right(deployed, orders)
+
+
+@pytest.mark.parametrize(
+    ("state", "more"),
+    [
+        ("FAILED", {"message": "Flow run encountered an exception: cannot execute INSERT in a read-only transaction"}),
+        ("CRASHED", {}),
+        ("PENDING", {}),
+        ("RUNNING", {}),
+        ("PAUSED", {"name": "Suspended"}),
+        ("CANCELLED", {"message": "Deployment concurrency limit reached."}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_whatever_became_of_the_run_its_order_is_stored(
+    deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str, state: str, more: dict[str, Any]
+) -> None:
+    """No process of it is there any more: its machine died, the database was read-only, or Prefect itself cancelled it."""
+    order = order_of("good", unique)
+    run_id = make(frail_prefect, order)
+    set_state(frail_prefect, run_id, state, **more)
+    assert await store_lost_orders() == [order["id"]]
+    assert stored(deployed) == {order["id"]}
+    assert await store_lost_orders() == [], "once"
+
+
+async def test_a_run_that_somebody_cancelled_is_not_stored(
+    deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
+) -> None:
+    run_id = make(frail_prefect, order_of("good", unique))
+    set_state(frail_prefect, run_id, "CANCELLING")
+    assert await store_lost_orders() == []
+    set_state(frail_prefect, run_id, "CANCELLED")
+    assert await store_lost_orders() == []
+    assert not stored(deployed)
+
+
+async def test_many_runs_and_among_them_orders_that_cannot_be_stored(
+    deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page by page; one without a usable id, and one under the id of another order, keep nobody from being stored."""
+    monkeypatch.setattr(flows.lost_runs, "_PAGE", 2)
+    known = order_of("good", f"{unique}-known")
+    intake.submit([known])
+    good = [order_of("good", f"{unique}-{i}") for i in range(5)]
+    for order in [good[0], {"customer_id": "no id"}, *good[1:3], {**known, "total_amount": "1.00"}, *good[3:], good[4]]:
+        set_state(frail_prefect, make(frail_prefect, order), "FAILED")
+    assert sorted(await store_lost_orders()) == [order["id"] for order in good]
+    assert stored(deployed) == {known["id"], *(order["id"] for order in good)}
+    assert await store_lost_orders() == []
+
+
+async def test_runs_of_before_this_database_are_not_its(
+    deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
+) -> None:
+    """A fresh database on an old Prefect server: those orders were another database's, and may have been charged there."""
+    crashed, stuck = (make(frail_prefect, order_of("good", f"{unique}-{i}")) for i in range(2))
+    set_state(frail_prefect, crashed, "CRASHED")
+    deployed.sql("UPDATE lost_run_search SET since = now(), searched_until = now()")
+    assert await store_lost_orders() == []
+    assert run(frail_prefect, stuck)["state"]["type"] == "PENDING"
+    assert not stored(deployed)
+
+
+async def test_what_ended_while_nobody_searched_is_found(
+    deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
+) -> None:
+    """However long ago the last search was."""
+    deployed.sql("UPDATE lost_run_search SET since = now() - interval '9 days', searched_until = now() - interval '9 days'")
+    order = order_of("good", unique)
+    set_state(frail_prefect, make(frail_prefect, order), "CRASHED")
+    assert await store_lost_orders() == [order["id"]]
+    (row,) = deployed.sql("SELECT searched_until > now() - interval '1 minute' AS advanced FROM lost_run_search")
+    assert row.advanced
+
+
+def make(server: PrefectServer, order: dict[str, Any]) -> str:
+    """A run that no worker takes up."""
+    return start(server, "process-order", {"order": order}, {"type": "PENDING", "name": "Pending"})
