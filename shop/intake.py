@@ -22,7 +22,11 @@ _INSERT = text(
     "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE "
     "SELECT id, number, CAST(content AS jsonb), fingerprint FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
-_KNOWN = text("SELECT id, fingerprint, outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
+# What older versions stored is compared by its content, too.
+_KNOWN = text(
+    "SELECT id, fingerprint, outcome, CASE WHEN fingerprint NOT LIKE '2:%' THEN content END AS content "
+    "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
+)
 STORING = effect("the commit of intake")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
@@ -41,7 +45,7 @@ def is_known(content: Content) -> bool:
     """Whether this order came before. Raises `OrderConflict` if another one is known under its id."""
     with sync_engine(settings().database_url).connect() as connection:
         known = connection.execute(_KNOWN, {"ids": [content.order_id]}).one_or_none()
-    if known is not None and known.fingerprint != content.fingerprint:
+    if known is not None and not content.is_same_as(known.fingerprint, known.content):
         raise OrderConflict(content.order_id)
     return known is not None
 
@@ -90,7 +94,8 @@ def _receipt(content: Content | UnusableOrder, first: dict[str, Content], new: s
         return Receipt(order_id=None, status="refused", reasons=content.reasons())
     order_id = content.order_id
     stored = known.get(order_id)
-    if content.fingerprint != (stored.fingerprint if stored else first[order_id].fingerprint):
+    same = content.is_same_as(stored.fingerprint, stored.content) if stored else content.fingerprint == first[order_id].fingerprint
+    if not same:
         return Receipt(order_id=order_id, status="refused", reasons=OrderConflict(order_id).reasons())
     if order_id in new and content is first[order_id]:
         return Receipt(order_id=order_id, status="accepted")

@@ -1,0 +1,135 @@
+"""Finding payment card numbers in text: an issuer's prefix, at a length that it uses, with a check digit that fits (ISO/IEC 7812).
+
+The Luhn check alone takes one in ten of all ids of 13 to 19 digits for a card number. So prefix and length count, too, and fields that hold
+ids or numbers are not searched at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import accumulate
+
+MASK = "[card number]"
+"""What stands in a text where a card number was."""
+
+_LENGTHS: dict[str, tuple[range, ...]] = {}
+_TO_19 = range(16, 20)
+_16_OR_19 = (range(16, 17), range(19, 20))
+
+
+def _issuer(first: int, last: int, *lengths: range) -> None:
+    for prefix in range(first, last + 1):
+        _LENGTHS[str(prefix)] = lengths
+
+
+# Lengths that are in use: no network issues cards of 13 digits any more. Diners Club's 14 digits are also the length of a date and time,
+# so they count only where a card number is expected: see `is_card_number`.
+_issuer(4, 4, *_16_OR_19)  # Visa
+_issuer(51, 55, range(16, 17))  # Mastercard
+_issuer(2221, 2720, range(16, 17))
+_issuer(34, 34, range(15, 16))  # American Express
+_issuer(37, 37, range(15, 16))
+_issuer(3528, 3589, *_16_OR_19)  # JCB
+_issuer(300, 305, *_16_OR_19)  # Diners Club
+for _prefix in (36, 38, 39):
+    _issuer(_prefix, _prefix, *_16_OR_19)
+_issuer(6011, 6011, _TO_19)  # Discover
+_issuer(644, 649, _TO_19)
+_issuer(65, 65, _TO_19)
+_issuer(62, 62, _TO_19)  # UnionPay
+for _prefix in (5018, 5020, 5038, 5893, 6304, 67):  # Maestro
+    _issuer(_prefix, _prefix, _TO_19)
+_issuer(2200, 2204, _TO_19)  # Mir
+_issuer(60, 60, range(16, 17))  # RuPay
+_issuer(81, 82, range(16, 17))
+_issuer(508, 508, range(16, 17))
+_issuer(636, 636, *_16_OR_19)  # InterPayment
+_issuer(5060, 5069, *_16_OR_19)  # Verve, Elo
+
+_SHORTEST, _LONGEST = 15, 19
+SHORTEST = 12
+"""Digits of a card number, at least, of any issuer."""
+# Digits in groups, with the separators that people type.
+_SEPARATOR = r"[\s.\-\u2010-\u2015\u2212]{1,3}"
+UUID = (
+    r"(?<![0-9A-Za-z])(?=[0-9-]{0,35}[A-Fa-f])"
+    r"(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})(?![0-9A-Za-z])"
+)
+"""An id as programs make it (RFC 9562), with a letter at least: its digits are no card number."""
+_UUID = re.compile(UUID)
+# Nothing here can match in two ways, so that the time is linear in the text's length.
+_RUN = re.compile(rf"(?<!\d)\d(?:(?:{_SEPARATOR})?\d){{{_SHORTEST - 1},}}")
+_DIGITS = re.compile(r"\d+")
+_VALUE = bytes.maketrans(b"0123456789", bytes(range(10)))
+_DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
+
+
+def has_card_number(text: str) -> bool:
+    """Whether a card number stands in the text, alone or among other words and numbers."""
+    return next(_found(text), None) is not None
+
+
+def masked(text: str) -> str:
+    """The text with `MASK` in the place of each card number."""
+    parts, end = [], 0
+    for start, stop in _found(text):
+        parts += [text[end:start], MASK]
+        end = stop
+    return "".join([*parts, text[end:]]) if parts else text
+
+
+def is_card_number(text: str) -> bool:
+    """Whether the text of a field that is made for one is, or holds, a card number: of any issuer, also with 12 to 14 digits."""
+    digits = "".join(_DIGITS.findall(text))
+    return has_card_number(text) or (SHORTEST <= len(digits) <= _LONGEST and passes_luhn(digits))
+
+
+def passes_luhn(digits: str) -> bool:
+    """Whether the last digit is the check digit of the others."""
+    return _sums(digits)[len(digits) % 2][-1] % 10 == 0
+
+
+def _found(text: str) -> Iterator[tuple[int, int]]:
+    """Where card numbers begin and end, from left to right. Each begins and ends where a group of digits does."""
+    if not _RUN.search(text):  # nearly always
+        return
+    for run in _RUN.finditer(_UUID.sub(lambda uuid: "x" * len(uuid.group()), text)):
+        yield from _found_in(run)
+
+
+def _found_in(run: re.Match[str]) -> Iterator[tuple[int, int]]:
+    groups = [group.span() for group in _DIGITS.finditer(run.string, *run.span())]
+    digits = "".join(run.string[start:stop] for start, stop in groups)
+    if not digits.isascii():
+        digits = "".join(str(int(digit)) for digit in digits)
+    sums = _sums(digits)
+    # which of all digits is the first of each group
+    first = list(accumulate((stop - start for start, stop in groups), initial=0))
+    ends = {first[i + 1]: stop for i, (_, stop) in enumerate(groups)}
+    found = 0
+    for (start, _), begin in zip(groups, first, strict=False):
+        if begin < found:
+            continue
+        for length in _lengths(digits[begin : begin + 4]):
+            end = begin + length
+            if end in ends and (sums[end % 2][end] - sums[end % 2][begin]) % 10 == 0:
+                yield start, ends[end]
+                found = end
+                break
+
+
+def _sums(digits: str) -> tuple[list[int], list[int]]:
+    """Sums of so many first digits, as Luhn adds them: of a number that ends at an even place, and of one that ends at an odd one."""
+    even, odd = (bytearray(digits.encode().translate(_VALUE)) for _ in range(2))
+    doubled = digits.encode().translate(_DOUBLED)
+    even[::2], odd[1::2] = doubled[::2], doubled[1::2]
+    return list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))
+
+
+@lru_cache(maxsize=10_000)
+def _lengths(beginning: str) -> tuple[int, ...]:
+    """The lengths of card numbers that begin with these four digits, the longest first. Two issuers may share a beginning."""
+    issuers = [_LENGTHS.get(beginning[:length], ()) for length in range(1, 5)]
+    return tuple(sorted({length for ranges in issuers for each in ranges for length in each}, reverse=True))
