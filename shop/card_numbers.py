@@ -25,7 +25,7 @@ def _issuer(first: int, last: int, *lengths: range) -> None:
 
 
 # Lengths that are in use: no network issues cards of 13 digits any more. Diners Club's 14 digits are also the length of a date and time,
-# so they count only where a card number is expected: see `is_card_number`.
+# so they count only where a card number is expected: see below.
 _issuer(4, 4, *_16_OR_19)  # Visa
 _issuer(51, 55, range(16, 17))  # Mastercard
 _issuer(2221, 2720, range(16, 17))
@@ -62,6 +62,12 @@ _UUID = re.compile(UUID)
 # Nothing here can match in two ways, so that the time is linear in the text's length.
 _RUN = re.compile(rf"(?<!\d)\d(?:(?:{_SEPARATOR})?\d){{{_SHORTEST - 1},}}")
 _DIGITS = re.compile(r"\d+")
+_DINERS_CLUB = re.compile(r"(?=\d{14}$)(36|38|39|30[0-5])\d+")
+_WORD = re.compile(r"[^\W\d]")
+_DATE = re.compile(
+    rf"{re.escape(MASK)}\W{{0,3}}(?:exp\W{{0,3}})?\d{{1,2}}\s?[/-]\s?\d{{2,4}}(?!\d)(?:\W{{1,3}}\d{{3,4}}(?!\d))?", re.IGNORECASE
+)
+_CODE = re.compile(r"\b((?:cvv2?|cvc2?|csc|security code)\W{0,3})\d{3,4}(?!\d)", re.IGNORECASE)
 _VALUE = bytes.maketrans(b"0123456789", bytes(range(10)))
 _DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 
@@ -72,18 +78,24 @@ def has_card_number(text: str) -> bool:
 
 
 def masked(text: str) -> str:
-    """The text with `MASK` in the place of each card number."""
+    """The text with `MASK` in the place of each card number, and without the date and the security code that people write beside one."""
     parts, end = [], 0
     for start, stop in _found(text):
         parts += [text[end:start], MASK]
         end = stop
-    return "".join([*parts, text[end:]]) if parts else text
+    return _CODE.sub(r"\1[code]", _DATE.sub(MASK, "".join([*parts, text[end:]]))) if parts else text
 
 
 def is_card_number(text: str) -> bool:
     """Whether the text of a field that is made for one is, or holds, a card number: of any issuer, also with 12 to 14 digits."""
     digits = "".join(_DIGITS.findall(text))
     return has_card_number(text) or (SHORTEST <= len(digits) <= _LONGEST and passes_luhn(digits))
+
+
+def is_card_number_as_token(text: str) -> bool:
+    """Whether the text of a gateway's token holds a card number: tokens may be digits, too, so an issuer's prefix counts."""
+    digits = "".join(_DIGITS.findall(text))
+    return has_card_number(text) or (_DINERS_CLUB.fullmatch(digits) is not None and passes_luhn(digits) and not _WORD.search(text))
 
 
 def passes_luhn(digits: str) -> bool:

@@ -120,7 +120,7 @@ def _plain_case(raw: Mapping[Any, Any], order_id: str) -> Content | None:
         return None
     if _ESCAPED_CONTROL.search(text) or card_numbers.has_card_number(_ESCAPED_SPACE.sub(" ", text)):
         return None
-    if order.payment_info is not None and any(map(_is_card, _texts_about_cards(order.payment_info))):
+    if order.payment_info is not None and any(_is_card(*each) for each in _texts_about_cards(order.payment_info)):
         return None
     return Content(order_id, text, _fingerprint(order))
 
@@ -131,8 +131,8 @@ def _is_known_only(raw: Mapping[Any, Any]) -> bool:
     return all(isinstance(part, BaseModel) or part is None or part.keys() <= model.model_fields.keys() for part, model in parts)
 
 
-def _texts_about_cards(payment: PaymentInfo) -> list[str]:
-    return [text for text in (payment.method, payment.card_last4, payment.token) if text]
+def _texts_about_cards(payment: PaymentInfo) -> list[tuple[str, str]]:
+    return [(name, text) for name in _ABOUT_CARDS if (text := getattr(payment, name))]
 
 
 def _any_case(raw: Mapping[Any, Any], order_id: str) -> Content:
@@ -268,7 +268,7 @@ def _clean_scalar(value: Any, name: str) -> Any:
         found = card_numbers.has_card_number(number[1] if number else text)
         return CARD_REMOVED if found else str(value) if isinstance(value, Decimal) else value
     if name in _ABOUT_CARDS:
-        return CARD_REMOVED if _is_card(text) else str(value) if isinstance(value, Decimal) else value
+        return CARD_REMOVED if _is_card(name, text) else str(value) if isinstance(value, Decimal) else value
     masked = card_numbers.masked(text)
     return masked if masked != text else str(value) if isinstance(value, Decimal) else value
 
@@ -308,12 +308,12 @@ def _mark_of(key: object, value: Any, in_payment: bool) -> str | None:
     if _CARD_FIELD.fullmatch(name):
         return CARD_REMOVED if any(sum(map(str.isdecimal, text)) >= card_numbers.SHORTEST for text in _texts(value)) else None
     if in_payment and name in _CARD_FIELD_IN_PAYMENT:
-        return CARD_REMOVED if any(map(_is_card, _texts(value))) else None
+        return CARD_REMOVED if any(map(card_numbers.is_card_number, _texts(value))) else None
     return None
 
 
-def _is_card(text: str) -> bool:
-    return card_numbers.is_card_number(text)
+def _is_card(name: str, text: str) -> bool:
+    return card_numbers.is_card_number_as_token(text) if name == "token" else card_numbers.is_card_number(text)
 
 
 def _plain(key: object) -> str:
