@@ -14,39 +14,38 @@ from itertools import accumulate
 MASK = "[card number]"
 """What stands in a text where a card number was."""
 
-_LENGTHS: dict[str, tuple[range, ...]] = {}
-_TO_19 = range(16, 20)
-_16_OR_19 = (range(16, 17), range(19, 20))
-
-
-def _issuer(first: int, last: int, *lengths: range) -> None:
-    for prefix in range(first, last + 1):
-        _LENGTHS[str(prefix)] = lengths
-
-
-# Lengths that are in use: no network issues cards of 13 digits any more. Diners Club's 14 digits are also the length of a date and time,
-# so they count only where a card number is expected: see below.
-_issuer(4, 4, *_16_OR_19)  # Visa
-_issuer(51, 55, range(16, 17))  # Mastercard
-_issuer(2221, 2720, range(16, 17))
-_issuer(34, 34, range(15, 16))  # American Express
-_issuer(37, 37, range(15, 16))
-_issuer(3528, 3589, *_16_OR_19)  # JCB
-_issuer(300, 305, *_16_OR_19)  # Diners Club
-for _prefix in (36, 38, 39):
-    _issuer(_prefix, _prefix, *_16_OR_19)
-_issuer(6011, 6011, _TO_19)  # Discover
-_issuer(644, 649, _TO_19)
-_issuer(65, 65, _TO_19)
-_issuer(62, 62, _TO_19)  # UnionPay
-for _prefix in (5018, 5020, 5038, 5893, 6304, 67):  # Maestro
-    _issuer(_prefix, _prefix, _TO_19)
-_issuer(2200, 2204, _TO_19)  # Mir
-_issuer(60, 60, range(16, 17))  # RuPay
-_issuer(81, 82, range(16, 17))
-_issuer(508, 508, range(16, 17))
-_issuer(636, 636, *_16_OR_19)  # InterPayment
-_issuer(5060, 5069, *_16_OR_19)  # Verve, Elo
+_16_TO_19, _16_OR_19 = (16, 17, 18, 19), (16, 19)
+# Lengths that are in use: no network issues cards of 13 digits any more. Diners Club's 14 digits are also the
+# length of a date and time, so they count only where a card number is expected: see below.
+_ISSUERS: tuple[tuple[str, int, int, tuple[int, ...]], ...] = (
+    ("Visa", 4, 4, _16_OR_19),
+    ("Mastercard", 51, 55, (16,)),
+    ("Mastercard", 2221, 2720, (16,)),
+    ("American Express", 34, 34, (15,)),
+    ("American Express", 37, 37, (15,)),
+    ("Discover", 6011, 6011, _16_TO_19),
+    ("Discover", 644, 649, _16_TO_19),
+    ("Discover", 65, 65, _16_TO_19),
+    ("Diners Club", 300, 305, _16_OR_19),
+    ("Diners Club", 36, 36, _16_OR_19),
+    ("Diners Club", 38, 39, _16_OR_19),
+    ("JCB", 3528, 3589, _16_OR_19),
+    ("UnionPay", 62, 62, _16_TO_19),
+    ("Maestro", 5018, 5018, _16_TO_19),
+    ("Maestro", 5020, 5020, _16_TO_19),
+    ("Maestro", 5038, 5038, _16_TO_19),
+    ("Maestro", 5893, 5893, _16_TO_19),
+    ("Maestro", 6304, 6304, _16_TO_19),
+    ("Maestro", 67, 67, _16_TO_19),
+    ("Mir", 2200, 2204, _16_TO_19),
+    ("RuPay", 508, 508, (16,)),
+    ("RuPay", 60, 60, (16,)),
+    ("RuPay", 81, 82, (16,)),
+    ("InterPayment", 636, 636, _16_OR_19),
+    ("Elo, Verve", 5060, 5069, _16_OR_19),
+)
+"""Who issues it, the first and the last prefix, and the lengths."""
+_LENGTHS = {str(prefix): lengths for _, first, last, lengths in _ISSUERS for prefix in range(first, last + 1)}
 
 _SHORTEST, _LONGEST = 15, 19
 SHORTEST = 12
@@ -78,7 +77,8 @@ def has_card_number(text: str) -> bool:
 
 
 def masked(text: str) -> str:
-    """The text with `MASK` in the place of each card number, and without the date and the security code that people write beside one."""
+    """The text with `MASK` in the place of each card number, and without the date and the security code that
+    people write beside one."""
     parts, end = [], 0
     for start, stop in _found(text):
         parts += [text[end:start], MASK]
@@ -87,14 +87,16 @@ def masked(text: str) -> str:
 
 
 def is_card_number(text: str) -> bool:
-    """Whether the text of a field that is made for one is, or holds, a card number: of any issuer, also with 12 to 14 digits."""
-    digits = "".join(_DIGITS.findall(text))
+    """Whether the text of a field that is made for one is, or holds, a card number: of any issuer, also with
+    12 to 14 digits."""
+    digits = _ascii("".join(_DIGITS.findall(text)))
     return has_card_number(text) or (SHORTEST <= len(digits) <= _LONGEST and passes_luhn(digits))
 
 
 def is_card_number_as_token(text: str) -> bool:
-    """Whether the text of a gateway's token holds a card number: tokens may be digits, too, so an issuer's prefix counts."""
-    digits = "".join(_DIGITS.findall(text))
+    """Whether the text of a gateway's token holds a card number: tokens may be digits, too, so an issuer's
+    prefix counts."""
+    digits = _ascii("".join(_DIGITS.findall(text)))
     return has_card_number(text) or (_DINERS_CLUB.fullmatch(digits) is not None and passes_luhn(digits) and not _WORD.search(text))
 
 
@@ -104,7 +106,8 @@ def passes_luhn(digits: str) -> bool:
 
 
 def _found(text: str) -> Iterator[tuple[int, int]]:
-    """Where card numbers begin and end, from left to right. Each begins and ends where a group of digits does."""
+    """Where card numbers begin and end, from left to right. Each begins and ends where a group of digits
+    does."""
     if not _RUN.search(text):  # nearly always
         return
     for run in _RUN.finditer(_UUID.sub(lambda uuid: "x" * len(uuid.group()), text)):
@@ -113,9 +116,7 @@ def _found(text: str) -> Iterator[tuple[int, int]]:
 
 def _found_in(run: re.Match[str]) -> Iterator[tuple[int, int]]:
     groups = [group.span() for group in _DIGITS.finditer(run.string, *run.span())]
-    digits = "".join(run.string[start:stop] for start, stop in groups)
-    if not digits.isascii():
-        digits = "".join(str(int(digit)) for digit in digits)
+    digits = _ascii("".join(run.string[start:stop] for start, stop in groups))
     sums = _sums(digits)
     # which of all digits is the first of each group
     first = list(accumulate((stop - start for start, stop in groups), initial=0))
@@ -132,8 +133,13 @@ def _found_in(run: re.Match[str]) -> Iterator[tuple[int, int]]:
                 break
 
 
+def _ascii(digits: str) -> str:
+    return digits if digits.isascii() else "".join(str(int(digit)) for digit in digits)
+
+
 def _sums(digits: str) -> tuple[list[int], list[int]]:
-    """Sums of so many first digits, as Luhn adds them: of a number that ends at an even place, and of one that ends at an odd one."""
+    """Sums of so many first digits, as Luhn adds them: of a number that ends at an even place, and of one
+    that ends at an odd one."""
     even, odd = (bytearray(digits.encode().translate(_VALUE)) for _ in range(2))
     doubled = digits.encode().translate(_DOUBLED)
     even[::2], odd[1::2] = doubled[::2], doubled[1::2]
@@ -142,6 +148,7 @@ def _sums(digits: str) -> tuple[list[int], list[int]]:
 
 @lru_cache(maxsize=10_000)
 def _lengths(beginning: str) -> tuple[int, ...]:
-    """The lengths of card numbers that begin with these four digits, the longest first. Two issuers may share a beginning."""
-    issuers = [_LENGTHS.get(beginning[:length], ()) for length in range(1, 5)]
-    return tuple(sorted({length for ranges in issuers for each in ranges for length in each}, reverse=True))
+    """The lengths of card numbers that begin with these four digits, the longest first. Two issuers may share
+    a beginning."""
+    issuers = [_LENGTHS.get(beginning[:digits], ()) for digits in range(1, 5)]
+    return tuple(sorted({length for lengths in issuers for length in lengths}, reverse=True))

@@ -11,7 +11,8 @@ _ALSO_USED = {"UK": "GB", "EL": "GR"}
 
 @lru_cache(maxsize=1)
 def _names() -> Mapping[str, str]:
-    """Every code of two letters, and by what else a country is known (three letters, its names) in lower case, to its code."""
+    """Every code of two letters, and by what else a country is known (three letters, its names) in lower
+    case, to its code."""
     import pycountry
 
     names = {name.lower(): code for name, code in _ALSO_USED.items()}

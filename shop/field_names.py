@@ -54,7 +54,8 @@ _MUST_AGREE = frozenset({"currency", "country"})
 _HARMLESS = frozenset({"id", "notes"})
 _DEEPEST = 3
 _ALIKE = 0.84
-"""How much of a name has to be right (difflib's ratio): `curency` and `adress` are, `total_tax` is not `tax_amount`."""
+"""How much of a name has to be right (difflib's ratio): `curency` and `adress` are, `total_tax` is not
+`tax_amount`."""
 
 
 def misnamed(model: type[BaseModel], given: Mapping[Any, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from shop.database import Tx, sync_engine, transaction
 from shop.errors import OrderConflict, UnusableOrder
-from shop.intake_content import Content, take_in
+from shop.intake_content import FINGERPRINTS_BEGIN, Content, take_in
 from shop.outcomes import Outcome, Receipt
 from shop.points import effect
 from shop.settings import settings
@@ -24,9 +24,9 @@ _INSERT = text(
 )
 # What older versions stored is compared by its content, too.
 _KNOWN = text(
-    "SELECT id, fingerprint, outcome, CASE WHEN fingerprint NOT LIKE '2:%' THEN content END AS content "
+    "SELECT id, fingerprint, outcome, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
-)
+).bindparams(todays=FINGERPRINTS_BEGIN)
 STORING = effect("the commit of intake")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 

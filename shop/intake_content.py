@@ -38,7 +38,8 @@ CONTROL = "[removed: contained control characters]"
 MISNAMED = "[misnamed: "
 
 HAS_REMOVED = "~removed"
-"""The key by which content says that something was taken out of it. Its value: the places of fields that are not kept at all, to marks."""
+"""The key by which content says that something was taken out of it. Its value: the places of fields that are
+not kept at all, to marks."""
 
 MAX_DEPTH = 8
 """Levels of lists and objects; what is nested deeper is not kept."""
@@ -60,7 +61,7 @@ _CODE_RESULT = re.compile(r".*(result|check|response|status|match).*")
 _CARD_FIELD = re.compile(r".*(cardnumber|cardno|cardnum)|(cc|ccnumber|ccno|ccnum|pan|cardpan|creditcard|debitcard|primaryaccountnumber)")
 _CARD_FIELD_IN_PAYMENT = frozenset({"number", "card", "account", "accountnumber"})
 _PAYMENT_FIELD = re.compile(r".*(payment|card|billing).*")
-_FORMAT = "2:"
+FINGERPRINTS_BEGIN = "2:"
 """How fingerprints begin; those of older versions, which covered defaults, are bare."""
 
 
@@ -72,13 +73,15 @@ class Content:
     text: str
     """JSON. Of a well-shaped order: all fields of `Order`, normalised, so that 9.9 and "9.90" are the same."""
     fingerprint: str
-    """Same fingerprint, same order. Covers what differs from its default, so that a new optional field changes no fingerprint."""
+    """Same fingerprint, same order. Covers what differs from its default, so that a new optional field
+    changes no fingerprint."""
 
     def is_same_as(self, fingerprint: str, content: Mapping[str, Any] | None) -> bool:
-        """Whether this order is the stored one. `content`: the stored one's, needed only of rows of older versions."""
+        """Whether this order is the stored one. `content`: the stored one's, needed only of rows of older
+        versions."""
         if fingerprint == self.fingerprint:
             return True
-        if fingerprint.startswith(_FORMAT):
+        if fingerprint.startswith(FINGERPRINTS_BEGIN):
             return False
         mine = json.loads(self.text)
         return fingerprint == _fingerprint_before(mine) or (content is not None and _comparable(content) == _comparable(mine))
@@ -159,11 +162,11 @@ def _dumped(content: Mapping[str, Any]) -> str:
 
 
 def _content(order_id: str, text: str) -> Content:
-    return Content(order_id, text, _FORMAT + hashlib.sha256(text.encode()).hexdigest())
+    return Content(order_id, text, FINGERPRINTS_BEGIN + hashlib.sha256(text.encode()).hexdigest())
 
 
 def _fingerprint(order: Order) -> str:
-    return _FORMAT + hashlib.sha256(_without_defaults(order)).hexdigest()
+    return FINGERPRINTS_BEGIN + hashlib.sha256(_without_defaults(order)).hexdigest()
 
 
 def _without_defaults(order: Order) -> bytes:
@@ -301,7 +304,8 @@ def _card_data(unknown: Mapping[Any, Any], place: str, in_payment: bool, depth: 
 
 
 def _mark_of(key: object, value: Any, in_payment: bool) -> str | None:
-    """What has to stand in the place of the value of a field with this name; None if it is not for card data, or has none in it."""
+    """What has to stand in the place of the value of a field with this name; None if it is not for card data,
+    or has none in it."""
     name = _plain(key)
     if _CODE_FIELD.fullmatch(name) and not _CODE_RESULT.fullmatch(name):
         return CODE_REMOVED if any(character.isdecimal() for text in _texts(value) for character in text) else None

@@ -1,4 +1,5 @@
-"""Money is a Decimal and a currency. Currencies and their minor units are those of ISO 4217, as the package `iso4217` has its list."""
+"""Money is a Decimal and a currency. Currencies and their minor units are those of ISO 4217, as the package
+`iso4217` has its list."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 
 _UNITS_OF_ACCOUNT = frozenset("BOV CHE CHW CLF COU MXV USN UYI UYW XAD".split())
-"""On the list of ISO 4217, but no money: fund codes and units of account. Precious metals and test codes have no minor units."""
+"""On the list of ISO 4217, but no money: fund codes and units of account. Precious metals and test codes have
+no minor units."""
 
 # How many units of a currency are worth about one US dollar: the next higher power of ten. For limits, which need no rates;
 # a currency that is not here is worth a dollar or more, or a good part of one.
@@ -27,7 +29,8 @@ _UNITS_PER_DOLLAR = {currency: units for units, currencies in _MAGNITUDES.items(
 
 @lru_cache(maxsize=1)
 def currencies() -> Mapping[str, int]:
-    """The active currencies of ISO 4217 that an order can be paid in, with the decimals of their smallest units."""
+    """The active currencies of ISO 4217 that an order can be paid in, with the decimals of their smallest
+    units."""
     from iso4217 import Currency  # reads its list when it is imported
 
     return {each.code: each.exponent for each in Currency if each.exponent is not None and each.code not in _UNITS_OF_ACCOUNT}
@@ -39,7 +42,8 @@ def is_currency(code: str) -> bool:
 
 
 def decimals(currency: str) -> int:
-    """How many decimals the currency's smallest unit has: USD 2, JPY 0, KWD 3. 2 for what is no currency, or no more."""
+    """How many decimals the currency's smallest unit has: USD 2, JPY 0, KWD 3. 2 for what is no currency, or
+    no more."""
     return currencies().get(currency, 2)
 
 

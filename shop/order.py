@@ -187,7 +187,8 @@ class Order(_Part):
 
 
 def read_stored(content: Mapping[str, Any]) -> Order:
-    """The order in a row of `customer_order`. Older versions did not ask for currency and country, and took them for USD and US."""
+    """The order in a row of `customer_order`. Older versions did not ask for currency and country, and took
+    them for USD and US."""
     filled = {"currency": "USD", **content}
     if isinstance(address := content.get("shipping_info"), Mapping):
         filled["shipping_info"] = {"country": "US", **address}

@@ -22,7 +22,8 @@ from shop.settings import Settings
 
 PAYMENT_METHODS = ("credit_card", "debit_card", "paypal", "apple_pay", "google_pay")
 _UNITS_BELOW = 1
-"""So many of the currency's smallest units the total may be less than the sum of its parts, for a shop that rounds. It is never more."""
+"""So many of the currency's smallest units the total may be less than the sum of its parts, for a shop that
+rounds. It is never more."""
 _MISNAMED = "a field of another name"
 _MAX_TEXT = 200
 _EMAIL = re.compile(r"[^@\s<>,;:\"()\[\]\\]{1,64}@[^@\s<>,;:\"()\[\]\\.]+(\.[^@\s<>,;:\"()\[\]\\.]+)+")

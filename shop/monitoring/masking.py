@@ -16,7 +16,8 @@ from shop.settings import Settings
 MASKED = "[masked]"
 _SHORTEST_SECRET = 6
 _LONGEST, _MARGIN = 50_000, 1_000
-"""Characters of one text, which bounds the time that masking takes; and those after them that are read, so that no secret is cut in two."""
+"""Characters of one text, which bounds the time that masking takes; and those after them that are read, so
+that no secret is cut in two."""
 _PERSONAL = frozenset(
     "name first_name last_name full_name customer_name recipient company street street1 street2 address address2 line1 line2 city zip "
     "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address billing_address payment_info "
@@ -28,7 +29,8 @@ _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K
 
 
 def mask(text: str, settings: Settings) -> str:
-    """The text without secrets of these settings, card numbers, and mail addresses. What is too long for a log line is cut."""
+    """The text without secrets of these settings, card numbers, and mail addresses. What is too long for a
+    log line is cut."""
     if len(text) > _LONGEST + _MARGIN:
         return f"{mask(text[: _LONGEST + _MARGIN], settings)[:-_MARGIN]}... ({len(text)} characters)"
     if (secrets := _secrets(_values(settings))) is not None:

@@ -115,7 +115,9 @@ async def test_the_total_may_be_a_unit_less_and_then_that_is_charged(saga: World
     assert saga.money(order["id"]) == (Decimal("999.98"), 0)
 
 
-@pytest.mark.parametrize("number", ["6076399753379", "49687737352838", "2005781872004", "244-7364554-8529981", "20260121194522", "4242424242424242"])
+@pytest.mark.parametrize(
+    "number", ["6076399753379", "49687737352838", "2005781872004", "244-7364554-8529981", "20260121194522", "4242424242424242"]
+)
 async def test_ids_that_would_pass_for_card_numbers_are_sold_and_shipped(saga: World, unique: str, number: str) -> None:
     saga.sql("INSERT INTO product (id, name, received, on_hand) VALUES (:id, 'Pen', 5, 5)", id=number)
     order = an_order(f"{number} {unique}x", product=number, customer_id=number, checkout_id=number, price="14.30")

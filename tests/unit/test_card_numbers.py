@@ -76,7 +76,7 @@ def test_every_number_of_every_network_is_found(network: str) -> None:
         assert all(map(has_card_number, numbers)), (network, length)
 
 
-@pytest.mark.parametrize("number", ["30569309025904", "38520000023237", "36227206271667", "4222222222222"])
+@pytest.mark.parametrize("number", ["30569309025904", "３０５６９３０９０２５９０４", "38520000023237", "36227206271667", "4222222222222"])
 def test_numbers_of_thirteen_and_fourteen_digits_are_found_only_in_fields_for_them(number: str) -> None:
     assert not has_card_number(number)
     assert is_card_number(number)
