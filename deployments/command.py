@@ -30,6 +30,8 @@ from shop.settings import settings, what_is_wrong
 
 _SHOWN = 40
 """More orders than these are shown as counts, and only those that did not complete one by one."""
+_BYTE_ORDER_MARK = "\ufeff"
+"""Some programs write it at the beginning of a file; files put together have it at the beginning of other lines, too."""
 _LOOK_EVERY = 0.25
 _OWN_RUNS_AT_ONCE = 4
 
@@ -71,12 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read_orders(text: str) -> list[Any]:
     """A JSON list of orders, one order, or one order a line. Numbers are kept exactly. Raises InputError, with the place."""
+    text = text.removeprefix(_BYTE_ORDER_MARK)
     try:
         parsed = json.loads(text, parse_float=Decimal)
     except RecursionError:
         raise InputError("nested too deeply") from None
     except json.JSONDecodeError as whole:
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [(number, line.removeprefix(_BYTE_ORDER_MARK)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         if len(lines) < 2:
             raise InputError(f"not JSON: {whole.msg} in line {whole.lineno}, column {whole.colno}") from None
         return [_read_line(number, line) for number, line in lines]

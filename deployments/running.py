@@ -15,5 +15,5 @@ def use_running_world() -> None:
     To be called before Prefect is imported; the shop's own settings look in the same places by themselves.
     """
     for file in reversed(ENV_FILES):
-        if (url := dotenv_values(file).get("PREFECT_API_URL")) and "PREFECT_API_URL" not in os.environ:
+        if (url := dotenv_values(file, encoding="utf-8-sig").get("PREFECT_API_URL")) and "PREFECT_API_URL" not in os.environ:
             os.environ["PREFECT_API_URL"] = url

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from shop.database import Tx, sync_engine, transaction
 from shop.errors import OrderConflict, UnusableOrder
-from shop.intake_content import Content, take_in
+from shop.intake_content import FINGERPRINTS_BEGIN, Content, take_in
 from shop.outcomes import Outcome, Receipt
 from shop.points import effect
 from shop.settings import settings
@@ -23,7 +23,11 @@ _INSERT = text(
     "SELECT id, number, CAST(content AS jsonb), fingerprint, now() + make_interval(secs => CAST(:kept_for AS float)) "
     "FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
-_KNOWN = text("SELECT id, fingerprint, outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
+# What older versions stored is compared by its content, too.
+_KNOWN = text(
+    "SELECT id, fingerprint, outcome, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
+    "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
+).bindparams(todays=FINGERPRINTS_BEGIN)
 STORING = effect("the commit of intake")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
@@ -93,7 +97,8 @@ def _receipt(content: Content | UnusableOrder, first: dict[str, Content], new: s
         return Receipt(order_id=None, status="refused", reasons=content.reasons())
     order_id = content.order_id
     stored = known.get(order_id)
-    if content.fingerprint != (stored.fingerprint if stored else first[order_id].fingerprint):
+    same = content.is_same_as(stored.fingerprint, stored.content) if stored else content.fingerprint == first[order_id].fingerprint
+    if not same:
         return Receipt(order_id=order_id, status="refused", reasons=OrderConflict(order_id).reasons())
     if order_id in new and content is first[order_id]:
         return Receipt(order_id=order_id, status="accepted")

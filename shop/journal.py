@@ -62,9 +62,10 @@ _CLAIM_THESE = text(_CLAIM.format(when=f"({_DUE} OR o.fence = 0)", which="AND o.
 # As `_CLAIM` has them, but without locking anything.
 _OLDEST_CLAIMABLE = text(
     "SELECT o.id, o.fence FROM customer_order o WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now()) "
-    f"AND o.waits_for IS DISTINCT FROM '{UnknownStep.code}' AND (o.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until >= now())) "
+    "AND o.waits_for IS DISTINCT FROM :stranger "
+    "AND (o.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until >= now())) "
     "ORDER BY o.number LIMIT 1"
-)
+).bindparams(stranger=UnknownStep.code)
 _IN_LIVE_HANDS = text(
     "SELECT count(*) FROM (SELECT 1 FROM customer_order o JOIN lease l ON l.id = o.lease_id "
     "WHERE o.outcome IS NULL AND l.until > now() + make_interval(secs => :renewed) LIMIT :most) held"

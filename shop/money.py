@@ -1,32 +1,55 @@
-"""Money is a Decimal and a currency. Minor units per currency are ISO 4217's."""
+"""Money is a Decimal and a currency. Currencies and their minor units are those of ISO 4217, as the package
+`iso4217` has its list."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 
-# ISO 4217 active currencies by number of decimals; the rest of the list has two.
-_ZERO = frozenset("BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF".split())
-_THREE = frozenset("BHD IQD JOD KWD LYD OMR TND".split())
-_TWO = frozenset(
-    (
-        "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY COP CRC CUP "
-        "CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES "
-        "KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK "
-        "NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB "
-        "TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VED VES WST XCD YER ZAR ZMW ZWG"
-    ).split()
-)
+_UNITS_OF_ACCOUNT = frozenset("BOV CHE CHW CLF COU MXV USN UYI UYW XAD".split())
+"""On the list of ISO 4217, but no money: fund codes and units of account. Precious metals and test codes have
+no minor units."""
+
+# How many units of a currency are worth about one US dollar: the next higher power of ten. For limits, which need no rates;
+# a currency that is not here is worth a dollar or more, or a good part of one.
+_MAGNITUDES = {
+    10: "AED BMD BOB BRL CNY DKK FJD GEL GTQ HKD ILS MAD MYR NOK PEN PGK PLN QAR RON SAR SEK TMT TJS TOP TTD WST",
+    100: (
+        "AFN ALL BTN BWP CUP CVE CZK DOP EGP ERN GHS GMD HNL INR KGS LSL MDL MKD MOP MRU MUR MVR MXN MZN NAD NIO PHP RUB "
+        "SBD SCR SLE SRD STN SVC SZL THB TRY TWD UAH UYU ZAR ZMW"
+    ),
+    1_000: ("AMD AOA BDT CLP CRC DJF DZD ETB GYD HTG HUF ISK JMD JPY KES KMF KPW KZT LKR LRD NPR PKR RSD SDG SOS VUV XAF XOF XPF YER ZWG"),
+    10_000: "ARS BIF CDF COP GNF IQD KHR KRW MGA MMK MNT MWK NGN PYG RWF SSP TZS UGX VED VES",
+    100_000: "IDR LAK LBP SYP UZS VND",
+    1_000_000: "IRR",
+}
+_UNITS_PER_DOLLAR = {currency: units for units, currencies in _MAGNITUDES.items() for currency in currencies.split()}
+
+
+@lru_cache(maxsize=1)
+def currencies() -> Mapping[str, int]:
+    """The active currencies of ISO 4217 that an order can be paid in, with the decimals of their smallest
+    units."""
+    from iso4217 import Currency  # reads its list when it is imported
+
+    return {each.code: each.exponent for each in Currency if each.exponent is not None and each.code not in _UNITS_OF_ACCOUNT}
 
 
 def is_currency(code: str) -> bool:
     """Whether `code` is an active ISO 4217 currency that an order can be paid in."""
-    return code in _TWO or code in _ZERO or code in _THREE
+    return code in currencies()
 
 
 def decimals(currency: str) -> int:
-    """How many decimals the currency's smallest unit has: USD 2, JPY 0, KWD 3."""
-    return 0 if currency in _ZERO else 3 if currency in _THREE else 2
+    """How many decimals the currency's smallest unit has: USD 2, JPY 0, KWD 3. 2 for what is no currency, or
+    no more."""
+    return currencies().get(currency, 2)
+
+
+def units_per_dollar(currency: str) -> int:
+    """A power of ten: about so many units, at most, are worth one US dollar. EUR 1, JPY 1,000, VND 100,000."""
+    return _UNITS_PER_DOLLAR.get(currency, 1)
 
 
 @lru_cache(maxsize=256)

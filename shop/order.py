@@ -7,6 +7,7 @@ business, so that a bad one is told everything that is wrong with it at once.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Context, Decimal, InvalidOperation
 from typing import Annotated, Any
 
@@ -79,6 +80,16 @@ def _text(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_text)]
 
 
+def _whole(value: Any) -> Any:
+    """`true` is no number, though Python's is one."""
+    if isinstance(value, bool):
+        raise ValueError("a whole number")
+    return value
+
+
+Pieces = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST), BeforeValidator(_whole)]
+
+
 def _in_sequence(schema: dict[str, Any]) -> None:
     """Forms show the fields in this sequence (`position` is Prefect's word): JSON in a database forgets its own."""
     for position, field in enumerate(schema.get("properties", {}).values()):
@@ -93,7 +104,7 @@ class Item(_Part):
     """One line of the order."""
 
     product_id: Text = Field(description="The catalogue's id of the product", examples=["PROD-001"])
-    quantity: int = Field(description="How many pieces", ge=-_LARGEST, le=_LARGEST, examples=[1])
+    quantity: Pieces = Field(description="How many pieces", examples=[1])
     price: Amount = Field(description="Price of one piece, in the order's currency", examples=["999.99"])
     name: Text | None = Field(default=None, description="Name as the customer saw it")
 
@@ -114,10 +125,12 @@ class ShippingInfo(_Part):
 
     name: Text | None = Field(default=None, description="Recipient; the customer's name if left out")
     address: Text = Field(description="Street and number", examples=["123 Main St"])
+    address2: Text | None = Field(default=None, description="Apartment, floor, company: the label's second line")
     city: Text = Field(examples=["Anytown"])
     state: Text | None = Field(default=None, examples=["CA"])
     zip: Text | None = Field(default=None, examples=["90210"])
-    country: Text = Field(default="US", description="ISO 3166 code of two letters", examples=["US"])
+    country: Text = Field(description="ISO 3166 code of two letters", examples=["US"])
+    phone: Text | None = Field(default=None, description="For the carrier, who asks for it when a parcel crosses a border")
 
 
 EXAMPLE: dict[str, Any] = {
@@ -128,6 +141,7 @@ EXAMPLE: dict[str, Any] = {
         {"product_id": "PROD-002", "quantity": 2, "price": "29.99", "name": "Mouse"},
     ],
     "total_amount": "1059.97",
+    "currency": "USD",
     "customer_name": "John Doe",
     "customer_email": "john.doe@example.com",
     "payment_info": {"method": "credit_card", "card_last4": "1234"},
@@ -143,7 +157,7 @@ class Order(_Part):
     customer_id: Text = Field(description="Who orders", examples=["CUST-123"])
     items: list[Item] = Field(description="What is ordered")
     total_amount: Amount = Field(description="What the customer agreed to pay: items + tax + shipping - discount", examples=["1059.97"])
-    currency: Annotated[Text, AfterValidator(str.upper)] = Field(default="USD", description="ISO 4217 code")
+    currency: Annotated[Text, AfterValidator(str.upper)] = Field(description="ISO 4217 code", examples=["USD"])
     customer_name: Text | None = Field(default=None, examples=["John Doe"])
     customer_email: Text | None = Field(default=None, description="Where the confirmation goes", examples=["john.doe@example.com"])
     payment_info: PaymentInfo | None = Field(default=None, description="Without it the order can be checked, but not charged")
@@ -170,3 +184,12 @@ class Order(_Part):
         for item in self.items:
             wanted[item.product_id] = wanted.get(item.product_id, 0) + item.quantity
         return wanted
+
+
+def read_stored(content: Mapping[str, Any]) -> Order:
+    """The order in a row of `customer_order`. Older versions did not ask for currency and country, and took
+    them for USD and US."""
+    filled = {"currency": "USD", **content}
+    if isinstance(address := content.get("shipping_info"), Mapping):
+        filled["shipping_info"] = {"country": "US", **address}
+    return Order.model_validate(filled)

@@ -58,7 +58,7 @@ def elsewhere(name: str, given: Mapping[str, str | None]) -> str | Unreadable | 
 
 def _from_file(setting: str, path: str) -> str | Unreadable:
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8-sig") as file:
             text = file.read(_LARGEST).strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from shop.countries import is_country
+from shop.money import is_currency, units_per_dollar
 from shop.notifications.smtp_url import smtp_server
 from shop.notifications.webhook_key import webhook_key
 from shop.secrets import Elsewhere, Unreadable
@@ -47,6 +49,14 @@ _API_KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,250}")
 _GATEWAY_URLS = {"sandbox": "http://127.0.0.1:8420", "stripe": "https://api.stripe.com"}
 
 
+def _country(code: str) -> str:
+    """The code in capitals."""
+    code = code.strip().upper()
+    if not is_country(code):
+        raise ValueError("a country must be a code of two letters, as ISO 3166 has it")
+    return code
+
+
 class Sender(BaseModel):
     """Where parcels come from, as a carrier outside asks for it."""
 
@@ -57,7 +67,7 @@ class Sender(BaseModel):
     city: str = Field(min_length=1)
     state: str | None = None
     zip: str | None = None
-    country: str = Field(pattern="^[A-Z]{2}$")
+    country: Annotated[str, AfterValidator(_country)]
     phone: str | None = None
 
 
@@ -70,7 +80,13 @@ class Settings(BaseSettings):
 
     # What was given is not shown when it is wrong: it may be a secret.
     model_config = SettingsConfigDict(
-        env_file=ENV_FILES, env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True, hide_input_in_errors=True
+        env_file=ENV_FILES,
+        env_file_encoding="utf-8-sig",  # with or without a byte order mark
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        validate_default=True,
+        hide_input_in_errors=True,
     )
 
     # where things are
@@ -154,7 +170,8 @@ class Settings(BaseSettings):
     otel_traces_sampler_arg: float = Field(default=1, ge=0, le=1)
 
     # limits of a sane order
-    max_order_total: Decimal = Decimal(1_000_000)
+    max_order_total: Decimal = Field(default=Decimal(1_000_000), gt=0)
+    max_order_total_by_currency: dict[str, Annotated[Decimal, Field(gt=0)]] = Field(default_factory=dict)
     max_items: int = 200
     max_quantity: int = 100_000
 
@@ -244,7 +261,20 @@ class Settings(BaseSettings):
     @field_validator("mail_language_by_country")
     @classmethod
     def _languages(cls, value: dict[str, str]) -> dict[str, str]:
-        return {country.upper(): cls._language(language) for country, language in value.items()}
+        return {_country(country): cls._language(language) for country, language in value.items()}
+
+    @field_validator("max_order_total_by_currency")
+    @classmethod
+    def _totals(cls, value: dict[str, Decimal]) -> dict[str, Decimal]:
+        made = {currency.upper(): total for currency, total in value.items()}
+        if unknown := [currency for currency in made if not is_currency(currency)]:
+            raise ValueError(f"these are no currencies of ISO 4217: {', '.join(sorted(unknown))}")
+        return made
+
+    @field_validator("carrier_refuses")
+    @classmethod
+    def _countries(cls, value: frozenset[str]) -> frozenset[str]:
+        return frozenset(map(_country, value))
 
     @field_validator("web_url")
     @classmethod
@@ -345,6 +375,11 @@ class Settings(BaseSettings):
         if self.easypost_api_key.get_secret_value().startswith("EZAK") and not self.carrier_url.startswith("https://"):
             raise ValueError("CARRIER_URL must start with https:// for an EASYPOST_API_KEY that buys real labels, or be unset")
         return self
+
+    def max_total(self, currency: str) -> Decimal:
+        """The largest total of an order in this currency. `MAX_ORDER_TOTAL` is in US dollars; others are
+        counted by their magnitude."""
+        return self.max_order_total_by_currency.get(currency) or self.max_order_total * units_per_dollar(currency)
 
     @property
     def gateway_url(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from shop.errors import OrderError
-from shop.order import Order
+from shop.order import Order, read_stored
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class OrderUnderWay:
     def order(self) -> Order:
         """The order, parsed. Only after validation: before it, `content` may be anything."""
         if self._order is None:
-            self._order = Order.model_validate(self.content)
+            self._order = read_stored(self.content)
         return self._order
 
     @order.setter

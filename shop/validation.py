@@ -14,18 +14,19 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from shop import money
+from shop import countries, money
 from shop.errors import OrderRejected, Problem
-from shop.intake_content import HAS_REMOVED, REMOVED
+from shop.intake_content import HAS_REMOVED, MISNAMED, REMOVED
 from shop.order import Item, Order
 from shop.settings import Settings
 
 PAYMENT_METHODS = ("credit_card", "debit_card", "paypal", "apple_pay", "google_pay")
-TOLERANCE = Decimal("0.01")
-"""By how much the declared total may differ from the calculated one."""
+_UNITS_BELOW = 1
+"""So many of the currency's smallest units the total may be less than the sum of its parts, for a shop that
+rounds. It is never more."""
+_MISNAMED = "a field of another name"
 _MAX_TEXT = 200
 _EMAIL = re.compile(r"[^@\s<>,;:\"()\[\]\\]{1,64}@[^@\s<>,;:\"()\[\]\\.]+(\.[^@\s<>,;:\"()\[\]\\.]+)+")
-_COUNTRY = re.compile(r"[A-Za-z]{2}")
 _FIELDS = {name: TypeAdapter(field.rebuild_annotation()) for name, field in Order.model_fields.items() if name != "items"}
 _ITEM = TypeAdapter(Item)
 
@@ -60,10 +61,12 @@ async def validate(contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, 
 def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | None]:
     """Reads what can be read, and reports the rest."""
     problems = _removed(content, "") if HAS_REMOVED in content else []
+    named = {problem.expected for problem in problems if problem.given == _MISNAMED}
     try:
         order = Order.model_validate(content)
     except ValidationError as error:
-        problems += [_problem(e) for e in error.errors(include_url=False) if not str(e["input"]).startswith(REMOVED)]
+        found = [(e, _problem(e)) for e in error.errors(include_url=False) if not str(e["input"]).startswith(REMOVED)]
+        problems += [problem for e, problem in found if e["type"] != "missing" or problem.place not in named]
     else:
         return {**vars(order), "items": dict(enumerate(order.items))}, problems, order
     fields: dict[str, Any] = {}
@@ -154,8 +157,10 @@ def _item(place: str, item: Item, order: Readable, known: set[str], limits: Sett
 
 
 def _currency(order: Readable) -> list[Problem]:
-    currency = order.get("currency", "USD")
-    return [] if money.is_currency(currency) else [Problem("currency", _shown(currency), "an ISO 4217 code such as USD")]
+    currency = order.get("currency")
+    if currency is None or money.is_currency(currency):  # what is missing is reported already
+        return []
+    return [Problem("currency", _shown(currency), "an ISO 4217 code such as USD")]
 
 
 def _precision(place: str, amount: Decimal, order: Readable) -> list[Problem]:
@@ -175,9 +180,11 @@ def _amounts(order: Readable, limits: Settings) -> list[Problem]:
     if (total := order.get("total_amount")) is None:
         return problems
     problems += _precision("total_amount", total, order)
-    if not 0 < total <= limits.max_order_total:
-        problems.append(Problem("total_amount", _shown(total), f"more than 0, at most {limits.max_order_total}"))
-    elif (calculated := _calculated(order)) is not None and abs(calculated - total) > TOLERANCE:
+    currency = order.get("currency", "")
+    most, least_unit = limits.max_total(currency), money.from_minor(_UNITS_BELOW, currency)
+    if not 0 < total <= most:
+        problems.append(Problem("total_amount", _shown(total), f"more than 0, at most {most}"))
+    elif (calculated := _calculated(order)) is not None and not calculated - least_unit <= total <= calculated:
         problems.append(Problem("total_amount", _shown(total), f"{calculated} (items + tax + shipping - discount)"))
     return problems
 
@@ -214,23 +221,36 @@ def _address(order: Readable) -> list[Problem]:
     for name in ("address", "city"):
         if not getattr(address, name):
             problems.append(Problem(f"shipping_info.{name}", "nothing", "text that is not empty"))
-    for name in ("name", "address", "city", "state", "zip"):
+    for name in ("name", "address", "address2", "city", "state", "zip", "phone"):
         if len(getattr(address, name) or "") > _MAX_TEXT:
             problems.append(Problem(f"shipping_info.{name}", f"{len(getattr(address, name))} characters", f"at most {_MAX_TEXT}"))
-    if not _COUNTRY.fullmatch(address.country):
-        problems.append(Problem("shipping_info.country", _shown(address.country), "an ISO 3166 code of two letters"))
+    if not countries.is_country(address.country):
+        meant = countries.meant(address.country)
+        expected = "an ISO 3166 code of two letters" + (f": {meant}" if meant else "")
+        problems.append(Problem("shipping_info.country", _shown(address.country), expected))
     return problems
 
 
 def _removed(value: Any, place: str) -> list[Problem]:
     """What intake took out, and why; see `shop.intake_content`."""
+    if isinstance(value, str) and value.startswith(MISNAMED) and place:
+        return [Problem(place, _MISNAMED, _sibling(place, value.removeprefix(MISNAMED).rstrip("]")))]
     if isinstance(value, str) and value.startswith(REMOVED):
         return [Problem(place or "order", "(removed)", f"nothing of the kind: it {value.removeprefix(REMOVED).rstrip(']')}")]
     if isinstance(value, Mapping):
-        return [p for k, v in value.items() for p in (*_removed(k, place), *_removed(v, f"{place}.{k}" if place else str(k)))]
+        return [p for k, v in value.items() for p in (*_removed(k, place), *_removed(v, _below(place, str(k))))]
     if isinstance(value, list):
         return [p for i, v in enumerate(value) for p in _removed(v, f"{place}[{i}]")]
     return []
+
+
+def _below(place: str, key: str) -> str:
+    """Under the key of what is not kept its places stand as they are."""
+    return "" if key == HAS_REMOVED else f"{place}.{key}" if place else key
+
+
+def _sibling(place: str, name: str) -> str:
+    return f"{parent}.{name}" if (parent := place.rpartition(".")[0]) else name
 
 
 def _problem(error: ErrorDetails) -> Problem:

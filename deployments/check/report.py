@@ -48,7 +48,7 @@ def check_settings() -> list[Finding]:
 
 def _mistakes() -> tuple[list[Finding], list[Finding]]:
     """(names that are hardly what was meant, settings with which nothing can start)."""
-    mistyped = unknown_settings({*os.environ, *dotenv_values(ENV_FILES[-1])})
+    mistyped = unknown_settings({*os.environ, *dotenv_values(ENV_FILES[-1], encoding="utf-8-sig")})
     try:
         Settings()
     except ValidationError as error:

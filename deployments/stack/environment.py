@@ -20,7 +20,7 @@ def given(name: str, env_file: Path) -> str | None:
 
     Raises StackError when that cannot be read.
     """
-    values = {**dotenv_values(env_file), **{key: value for key, value in os.environ.items() if value}}
+    values = {**dotenv_values(env_file, encoding="utf-8-sig"), **{key: value for key, value in os.environ.items() if value}}
     found = elsewhere(name, values)
     if isinstance(found, Unreadable):
         raise StackError(found.why)

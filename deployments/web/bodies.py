@@ -52,7 +52,7 @@ async def read_json(request: Request) -> Any:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, plain, as Content-Type: application/json")
     body = await read_body(request)
     try:
-        parsed = json.loads(body.decode(), parse_float=_number, parse_constant=_no_number, object_pairs_hook=_object)
+        parsed = json.loads(body.decode("utf-8-sig"), parse_float=_number, parse_constant=_no_number, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise _not_json(f"not UTF-8, at byte {error.start}") from None
     except json.JSONDecodeError as error:

@@ -30,7 +30,7 @@ _ID_SCHEMA: dict[str, Any] = {
     "type": "string",
     "maxLength": MAX_ORDER_ID,
     "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$",
-    "description": "Yours; names the order for ever. Nothing that looks like a card number.",
+    "description": "Yours; names the order for ever.",
 }
 _ORDER_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -117,5 +117,5 @@ def _address(order: Order) -> str:
     if to is None:
         return ""
     town = " ".join([part for part in (to.city, to.state, to.zip) if part])
-    parts = [to.name or order.customer_name, to.address, town, to.country]
+    parts = [to.name or order.customer_name, to.address, to.address2, town, to.country]
     return ", ".join([line for part in parts if (line := one_line(part))])

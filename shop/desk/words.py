@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from shop.card_numbers import has_card_number
 from shop.desk.errors import ResolutionIncomplete
-from shop.intake_content import looks_like_card_number
 from shop.plain import one_line
 
 _LONGEST = 300
@@ -22,6 +22,6 @@ def optional(name: str, given: str | None) -> str | None:
     words = one_line(given, 100_000).strip()
     if len(words) > _LONGEST:
         raise ResolutionIncomplete(f"{name} is too long: at most {_LONGEST} characters")
-    if looks_like_card_number(words):
+    if has_card_number(words):
         raise ResolutionIncomplete(f"{name} holds what looks like a card number, which is never stored: leave it out")
     return words or None

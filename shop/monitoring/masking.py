@@ -10,31 +10,36 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from shop.intake_content import UUID, looks_like_card_number
+from shop import card_numbers
 from shop.settings import Settings
 
 MASKED = "[masked]"
 _SHORTEST_SECRET = 6
+_LONGEST, _MARGIN = 50_000, 1_000
+"""Characters of one text, which bounds the time that masking takes; and those after them that are read, so
+that no secret is cut in two."""
 _PERSONAL = frozenset(
-    "name first_name last_name full_name customer_name recipient company street street1 street2 address line1 line2 city zip "
+    "name first_name last_name full_name customer_name recipient company street street1 street2 address address2 line1 line2 city zip "
     "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address billing_address payment_info "
     "card card_number cvv cvc card_last4 expiry password passwd secret token api_key apikey authorization cookie".split()
 )
 """Fields whose value is never shown, however they are written."""
 _MAIL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
-_DIGITS = re.compile(rf"{UUID}|\d(?:[ .-]?\d){{12,18}}")  # a UUID is taken whole, so that nothing is masked within
 _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K[\w-]{8,}|Bearer\s+[\w.~+/=-]{8,})")
 
 
 def mask(text: str, settings: Settings) -> str:
-    """The text without secrets of these settings, card numbers, and mail addresses."""
+    """The text without secrets of these settings, card numbers, and mail addresses. What is too long for a
+    log line is cut."""
+    if len(text) > _LONGEST + _MARGIN:
+        return f"{mask(text[: _LONGEST + _MARGIN], settings)[:-_MARGIN]}... ({len(text)} characters)"
     if (secrets := _secrets(_values(settings))) is not None:
         text = secrets.sub(MASKED, text)
     if "_" in text or "EZ" in text or "Bearer" in text:
         text = _KEYS.sub(MASKED, text)
     if "@" in text:
         text = _MAIL.sub("[mail address]", text)
-    return _DIGITS.sub(_card, text)
+    return card_numbers.masked(text)
 
 
 def masked(value: Any, settings: Settings) -> Any:
@@ -54,10 +59,6 @@ def masked(value: Any, settings: Settings) -> Any:
 
 def _is_personal(key: object) -> bool:
     return str(key).lower().replace("-", "_") in _PERSONAL
-
-
-def _card(found: re.Match[str]) -> str:
-    return "[card number]" if looks_like_card_number(found[0]) else found[0]
 
 
 _known: dict[int, tuple[Settings, frozenset[str]]] = {}

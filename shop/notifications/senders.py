@@ -14,7 +14,7 @@ from shop.notifications.maildir import Maildir, mail_name
 from shop.notifications.message import Mail
 from shop.notifications.noting import NOTING_SECONDS, Noting
 from shop.notifications.webhook_key import webhook_key
-from shop.order import Order
+from shop.order import read_stored
 from shop.points import effect
 from shop.settings import Settings
 from shop.shipping.printing import print_label
@@ -115,7 +115,7 @@ def _made(row: Any, s: Settings) -> Mail:
         from shop.notifications.report_mail import report_mail
 
         return report_mail(row["order_id"], row["payload"], s, row["created_at"])
-    order, kind = Order.model_validate(row["content"]), Kind(row["kind"])
+    order, kind = read_stored(row["content"]), Kind(row["kind"])
     if kind is Kind.CONFIRMATION:
         with _LABEL:
             print_label(order, row["payload"], s)  # before the customer hears of the parcel

@@ -121,11 +121,13 @@ class EasyPostCarrier:
             "to_address": {
                 "name": one_line(to.name or order.customer_name or order.customer_id),
                 "street1": to.address,
+                "street2": to.address2,
                 "city": to.city,
                 "state": to.state,
                 "zip": to.zip,
                 "country": to.country.upper(),
                 "email": order.customer_email,
+                "phone": to.phone,
             },
             "parcel": {"weight": round(sum(order.wanted.values()) * s.carrier_piece_ounces, 1)},
             "options": {"label_format": "PDF", "label_size": "4x6"},

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from shop import names
 from shop.database import transaction
 from shop.errors import CarrierRefused
-from shop.order import Order
+from shop.order import Order, read_stored
 from shop.settings import Settings
 from shop.shipping import s10, shipments
 from shop.shipping.carrier import Event, Quote, Rate, Shipment, Status, Tracking, Voided
@@ -78,7 +78,7 @@ class EmbeddedCarrier:
 
     async def label(self, shipment_id: str) -> bytes:
         row = await self._known(shipment_id)
-        order = Order.model_validate(row.content)
+        order = read_stored(row.content)
         return render_label(parcel_of(order, self._shipment(row.order_id, row.tracking_number), self._settings))
 
     async def void(self, shipment_id: str) -> Voided:

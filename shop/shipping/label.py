@@ -64,7 +64,7 @@ def parcel_of(order: Order, shipment: Shipment, s: Settings) -> Parcel:
         carrier=shipment.carrier,
         service=shipment.service,
         sender=(s.shop_name, s.shop_address),
-        recipient=(name, to.address, place, to.country.upper()) if to else (name,),
+        recipient=(name, to.address, *([to.address2] if to.address2 else []), place, to.country.upper()) if to else (name,),
         pieces=sum(order.wanted.values()),
         country=to.country.upper() if to else "",
     )

@@ -52,7 +52,7 @@ def _text(value: str) -> str:
 
 OrderId = Annotated[str, Field(min_length=1, max_length=MAX_ORDER_ID, description="The shop's own id of the order"), AfterValidator(_text)]
 ProductId = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_text)]
-Pieces = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Pieces = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]  # `true` is no number
 Seconds = Annotated[float, Field(gt=0, le=90 * 24 * 3600)]
 
 

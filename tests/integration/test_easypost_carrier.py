@@ -171,6 +171,14 @@ async def test_the_parcel_is_described(carrier: EasyPostCarrier, easypost_server
     assert (item["quantity"], item["value"], item["origin_country"]) == (1, "999.99", "US")
 
 
+async def test_the_whole_address_reaches_the_carrier(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    address = {"address": "123 Main St", "address2": "Apt 5", "city": "Anytown", "state": "CA", "zip": "90210", "country": "US"}
+    await carrier.quote(order(unique, shipping_info={**address, "phone": "+1 555 123 4567"}))
+    (made,) = easypost_server.shipments(unique)
+    told = {name: made["to_address"].get(name) for name in ("street1", "street2", "city", "state", "zip", "country", "phone")}
+    assert list(told.values()) == ["123 Main St", "Apt 5", "Anytown", "CA", "90210", "US", "+1 555 123 4567"]
+
+
 async def test_the_service_can_be_chosen(easypost_server: EasyPost, unique: str) -> None:
     chosen = make(easypost_server, carrier_service="usps priority")
     assert (await buy(chosen, order(unique))).service == "Priority"

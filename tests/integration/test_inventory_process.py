@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
@@ -101,6 +102,15 @@ async def test_two_of_them_serve_one_database(start: Start, stock_database: str)
     found = await client(one).commit(f"O{winner}"), await client(other).commit(f"O{winner}")
     assert [each.state for each in found] == [State.SHIPPED] * 2
     assert one.stock(stock_database, "LAST-ONE") == (0, 0)
+
+
+@pytest.mark.parametrize("pieces", [True, "1", 1.0, 0])
+async def test_pieces_are_whole_numbers(start: Start, stock_database: str, pieces: object) -> None:
+    service = start("one")
+    body = {"order_id": "O-1", "items": {"LAST-ONE": pieces}, "seconds": 600}
+    answer = httpx.post(f"{service.url}/v1/reservations", json=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10)
+    assert answer.status_code == 422, answer.text
+    assert service.stock(stock_database, "LAST-ONE") == (1, 0)
 
 
 async def test_it_asks_for_its_token(start: Start) -> None:

@@ -79,7 +79,7 @@ async def test_the_same_id_with_other_content_is_an_error(saga: World, unique: s
     assert saga.money(f"OTHER-{unique}") == (Decimal("999.99"), 0)
 
 
-@pytest.mark.parametrize("bad", [None, [], "x", {}, {"id": ""}, {"id": ["a"]}, {"id": "4111 1111 1111 1111"}, {"id": "a\nb"}])
+@pytest.mark.parametrize("bad", [None, [], "x", {}, {"id": ""}, {"id": ["a"]}, {"id": "a\nb"}])
 async def test_without_a_usable_id_the_caller_is_told(saga: World, bad: Any) -> None:
     state = await process_order(bad, return_state=True)
     assert state.type is StateType.FAILED, "not crashed"

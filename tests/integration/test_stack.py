@@ -483,7 +483,7 @@ class TestPrefect:
         deployment = api.get("/deployments/name/process-order/process-order").json()["id"]
 
         def run(state: str, *, scheduled: bool) -> str:
-            example = {"order": {"id": "ORDER-1", "customer_id": "C", "items": [], "total_amount": "0"}}
+            example = {"order": {"id": "ORDER-1", "customer_id": "C", "items": [], "total_amount": "0", "currency": "USD"}}
             body = {"parameters": example, "state": {"type": "SCHEDULED", "message": ""}}
             made = api.post(f"/deployments/{deployment}/create_flow_run", json=body).raise_for_status().json()["id"]
             if state != "SCHEDULED":

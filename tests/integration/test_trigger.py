@@ -55,7 +55,24 @@ async def test_the_command_shows_how_orders_ended(saga: World, unique: str, tmp_
     assert saga.charges(f"CLI-{unique}-B") == 0
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}\n{', "null"])
+@pytest.mark.parametrize("lines", [False, True], ids=["JSON", "NDJSON"])
+@pytest.mark.parametrize("through", ["a file", "standard input"])
+def test_a_byte_order_mark_is_no_part_of_the_orders(
+    world: World, unique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: bool, through: str
+) -> None:
+    """Files put together have several."""
+    orders = [an_order(f"BOM-{unique}-{i}", notes="one\u2028line") for i in range(3)]
+    texts = [json.dumps(order, ensure_ascii=False) for order in orders]
+    text = "\ufeff" + "\n\ufeff".join(texts) if lines else "\ufeff" + json.dumps(orders)
+    file = tmp_path / "orders.json"
+    file.write_bytes(text.encode())
+    if through == "standard input":
+        monkeypatch.setattr("sys.stdin", file.open(encoding="utf-8"))
+    assert main([str(file) if through == "a file" else "-", "--no-wait"]) == 0
+    assert {row[0] for row in world.sql("SELECT id FROM customer_order")} == {order["id"] for order in orders}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}\n{', "null", "\ufeff", '\ufeff{"id": 1'])
 def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "orders.json"
     file.write_text(text)

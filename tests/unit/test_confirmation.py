@@ -112,7 +112,7 @@ class TestTemplate:
         order = an_order(
             customer_name=name,
             items=[{"product_id": item, "quantity": 1, "price": 1, "name": item}],
-            shipping_info={"address": street, "city": street},
+            shipping_info={"address": street, "city": street, "country": "US"},
         )
         confirmation = template.template_confirmation(order, SETTINGS)
         assert confirmation.validation_warnings == []

@@ -315,6 +315,7 @@ def orders(draw: st.DrawFn, text: st.SearchStrategy[str] = names) -> Order:
     ]
     total = sum((item["price"] * item["quantity"] for item in items), Decimal(0))  # type: ignore[operator, misc]
     address = {"address": f"{draw(st.integers(1, 999))} {draw(text)}", "city": draw(text), "zip": str(draw(st.integers(10000, 99999)))}
+    address |= {"country": "US", "address2": draw(st.one_of(st.none(), text))}
     return an_order(
         id=f"ORDER-{draw(st.integers(1, 10**6))}",
         items=items,

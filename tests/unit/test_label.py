@@ -19,7 +19,10 @@ from PIL import Image
 from pypdf import PageObject, PdfReader
 
 from shop.files import write_atomic
-from shop.shipping.label import Parcel, label_path, render_label, write_label
+from shop.order import EXAMPLE, Order
+from shop.settings import Settings
+from shop.shipping.carrier import Shipment
+from shop.shipping.label import Parcel, label_path, parcel_of, render_label, write_label
 from shop.shipping.lettering import BOLD, PLAIN, set_line, transliterated, wrapped
 
 relaxed = hypothesis_settings(deadline=None, max_examples=40)  # a busy machine is not a failure
@@ -217,6 +220,12 @@ class TestLabel:
         assert scanned(shown(label)) == {"Code 128": "CA473124829US", "QR Code": "CA473124829US"}
         assert ink(label, 0, 0, 16, 432) == ink(label, 273, 0, 288, 432) == 0
         assert "Pieces: 3" in read(label)
+
+    def test_the_second_line_of_the_address_is_on_it(self) -> None:
+        order = Order.model_validate({**EXAMPLE, "shipping_info": {**EXAMPLE["shipping_info"], "address2": "Apt 5, 3rd floor"}})
+        parcel = parcel_of(order, Shipment("CA473124829US", order.id, "CA473124829US", "Carrier", "Standard"), Settings(_env_file=None))
+        assert parcel.recipient == ("John Doe", "123 Main St", "Apt 5, 3rd floor", "Anytown CA 90210", "US")
+        assert "Apt 5, 3rd floor" in read(render_label(parcel))
 
     def test_an_order_without_a_recipient_has_a_label_too(self) -> None:
         assert "CA473124829US" in of()

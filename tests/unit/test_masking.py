@@ -45,6 +45,16 @@ def test_mail_addresses_are_masked_and_what_is_no_secret_stays() -> None:
         assert mask(said, Settings()) == said
 
 
+def test_a_long_text_is_cut_and_nothing_of_it_shows_that_would_be_masked() -> None:
+    """Whatever is at the place where it is cut."""
+    for before in (49_990, 50_000, 50_980, 50_990, 50_999):
+        shown = mask("x" * before + "4242424242424242" + " sk_test_PLANTED" * 10_000, SECRET)
+        assert len(shown) < 51_000
+        assert "4242" not in shown
+        assert "PLANTED" not in shown
+        assert shown.endswith(f"... ({before + 16 + 160_000} characters)")
+
+
 def test_fields_that_name_a_person_are_masked_however_deep() -> None:
     given = {"order_id": "O-1", "shipping_info": {"street": "x"}, "more": [{"Name": "Jane", "n": 2, "why": ("a@b.example",)}], "cvv": 123}
     assert masked(given, Settings()) == {

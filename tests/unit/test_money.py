@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from importlib.resources import files
+from xml.etree import ElementTree
 
 import pytest
+from babel import Locale
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -50,6 +53,37 @@ def test_decimals(currency: str, decimals: int) -> None:
 @pytest.mark.parametrize("code", ["", "usd", "US", "USDD", "XXX", "XAU", "DEM", "BTC", "EUR ", "ＵＳＤ"])
 def test_what_is_no_currency(code: str) -> None:
     assert not money.is_currency(code)
+
+
+@pytest.mark.parametrize("code", ["XAU", "XDR", "XTS", "XXX", "CLF", "UYW", "COU", "MXV", "CHE", "USN", "XAD"])
+def test_a_unit_of_account_is_no_currency(code: str) -> None:
+    assert not money.is_currency(code)
+
+
+def test_every_active_currency_of_iso_4217_has_its_own_decimals() -> None:
+    """Read from ISO's own table, without the package that reads it for the product."""
+    entries = ElementTree.fromstring(files("iso4217").joinpath("table.xml").read_bytes()).findall("CcyTbl/CcyNtry")
+    listed = {
+        entry.findtext("Ccy", ""): int(entry.findtext("CcyMnrUnts", ""))
+        for entry in entries
+        if entry.findtext("CcyMnrUnts", "").isdigit() and entry.find("CcyNm[@IsFund]") is None
+    }
+    no_money = {"XAD", "UYW"}  # units of account that the table does not mark as funds
+    assert money.currencies() == {code: decimals for code, decimals in listed.items() if code not in no_money}
+    assert len(money.currencies()) > 150
+    assert {code for code, decimals in money.currencies().items() if decimals == 3} == {*"BHD IQD JOD KWD LYD OMR TND".split()}
+    assert set(money.currencies().values()) == {0, 2, 3}
+    assert money.is_currency("XCG"), "since 2025"
+
+
+def test_babel_knows_every_currency() -> None:
+    """It writes amounts in mails."""
+    assert set(money.currencies()) <= set(Locale("en").currencies)
+
+
+@pytest.mark.parametrize(("currency", "units"), [("USD", 1), ("EUR", 1), ("KWD", 1), ("INR", 100), ("JPY", 1_000), ("VND", 100_000)])
+def test_what_a_dollar_is_about_worth(currency: str, units: int) -> None:
+    assert money.units_per_dollar(currency) == units
 
 
 def test_codes_are_currencies() -> None:

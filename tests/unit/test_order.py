@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from deployments import trigger
 from shop.intake_content import take_in
-from shop.order import EXAMPLE, Amount, Item, Order
+from shop.order import EXAMPLE, Amount, Item, Order, read_stored
 
 relaxed = hypothesis_settings(deadline=None)
 AMOUNT: TypeAdapter[Decimal] = TypeAdapter(Amount)
@@ -189,7 +189,7 @@ def test_ids_are_nothing_else(value: object) -> None:
         an_order(customer_id=value)
 
 
-@pytest.mark.parametrize("quantity", ["two", 1.5, "1.5", None, [], float("nan"), float("inf")])
+@pytest.mark.parametrize("quantity", ["two", 1.5, "1.5", None, [], float("nan"), float("inf"), True, False])
 def test_a_quantity_is_a_whole_number(quantity: object) -> None:
     with pytest.raises(ValidationError):
         Item.model_validate({"product_id": "P", "quantity": quantity, "price": "1"})
@@ -205,10 +205,29 @@ def test_totals_are_exact() -> None:
 
 
 def test_what_is_left_out() -> None:
-    order = Order.model_validate({"id": "A", "customer_id": "C", "items": [], "total_amount": 1})
+    order = Order.model_validate({"id": "A", "customer_id": "C", "items": [], "total_amount": 1, "currency": "usd"})
     assert (order.currency, order.tax_amount, order.shipping_amount, order.discount_amount) == ("USD", 0, 0, 0)
     assert order.payment_info is None
     assert order.shipping_info is None
+
+
+@pytest.mark.parametrize("field", ["currency", "shipping_info.country"])
+def test_no_default_decides_about_money_or_a_parcel(field: str) -> None:
+    content = json.loads(json.dumps(EXAMPLE))
+    part = content["shipping_info"] if "." in field else content
+    del part[field.rpartition(".")[2]]
+    with pytest.raises(ValidationError, match="Field required"):
+        Order.model_validate(content)
+    schema = Order.model_json_schema()
+    assert "currency" in schema["required"]
+    assert "country" in schema["$defs"]["ShippingInfo"]["required"]
+
+
+def test_what_was_stored_without_currency_and_country_is_read_as_before() -> None:
+    content = json.loads(json.dumps(EXAMPLE))
+    del content["currency"], content["shipping_info"]["country"]
+    assert read_stored(content) == an_order()
+    assert read_stored({**content, "currency": "EUR", "shipping_info": None}).currency == "EUR"
 
 
 def test_an_order_read_again_is_the_same() -> None:
@@ -245,7 +264,7 @@ def test_large_numbers_in_unknown_fields_get_no_run_of_their_own() -> None:
     """What is well-shaped is stored without them, and what is not is for the pending lane."""
     assert is_well_shaped({"more": {"number": 10**25}})
     assert "more" not in take_in({**EXAMPLE, "more": {"number": 10**25}}).text
-    assert not is_well_shaped({"more": {"number": 10**25, "card": "4242424242424242"}})
+    assert not is_well_shaped({"more": {"number": 10**25, "card_number": "4242424242424242"}})
 
 
 def is_well_shaped(changes: dict[str, Any]) -> bool:

@@ -35,6 +35,12 @@ def blocks() -> Iterator[dict[str, str]]:
     secrets._block = kept
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key_file.write_bytes(b"\xef\xbb\xbf" + KEY.encode())
+    monkeypatch.setenv("STRIPE_API_KEY_FILE", str(key_file))
+    assert stripe_key() == KEY
+
+
 def stripe_key() -> str:
     key = Settings(_env_file=None).stripe_api_key  # type: ignore[call-arg]
     assert key is not None

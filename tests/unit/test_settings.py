@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -29,6 +31,11 @@ SECRET = "sk_test_PLANTED"
         ({"carrier": "easypost", "easypost_api_key": "EZTK_PLANTED"}, "CARRIER_SENDER"),
         ({"easypost_api_key": "sk_PLANTED"}, "EASYPOST_API_KEY"),
         ({"carrier_sender": {"street1": "PLANTED", "city": "X", "country": "usa"}}, "carrier_sender.country"),
+        ({"carrier_sender": {"street1": "PLANTED", "city": "X", "country": "UK"}}, "carrier_sender.country"),
+        ({"carrier_refuses": ["AQ", "ZZ"]}, "carrier_refuses"),
+        ({"mail_language_by_country": {"UK": "en"}}, "mail_language_by_country"),
+        ({"max_order_total": 0}, "max_order_total"),
+        ({"max_order_total_by_currency": {"USD": 0}}, "max_order_total_by_currency"),
         (
             {
                 "carrier": "easypost",
@@ -46,6 +53,15 @@ def test_what_is_wrong_is_named_and_secrets_are_not_shown(given: dict[str, str],
     assert named in str(wrong.value)
     assert "PLANTED" not in str(wrong.value)
     assert "PLANTED" not in repr(wrong.value)
+
+
+def test_a_file_of_settings_may_begin_with_a_byte_order_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SHOP_NAME", raising=False)
+    file = tmp_path / ".env"
+    file.write_bytes(b'\xef\xbb\xbfSHOP_NAME=First\nMAX_ORDER_TOTAL_BY_CURRENCY={"jpy": 5}\n')
+    read = Settings(_env_file=file)  # type: ignore[call-arg]
+    assert read.shop_name == "First"
+    assert read.max_total("JPY") == 5
 
 
 def test_each_gateway_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:

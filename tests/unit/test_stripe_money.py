@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shop.errors import PaymentGatewayError
-from shop.money import decimals
+from shop.money import currencies, decimals
 from shop.payments.stripe_money import from_units, to_units
 
 
@@ -54,6 +54,20 @@ def test_what_cannot_be_charged_exactly_is_refused_and_not_rounded(amount: str, 
         to_units(Decimal(amount), currency)
     assert (refused.value.error_code, refused.value.retryable) == ("invalid_amount", False)
     assert currency in str(refused.value)
+
+
+@pytest.mark.parametrize("currency", sorted(currencies()))
+def test_every_currency_is_counted_exactly_or_refused(currency: str) -> None:
+    """Stripe's own units differ from ISO 4217's for ISK and UGX (hundredths) and MGA (none)."""
+    amount = Decimal(120)
+    if currency in {"IQD", "LYD"}:  # three decimals, and not Stripe's
+        with pytest.raises(PaymentGatewayError, match=currency):
+            to_units(amount, currency)
+        return
+    units = to_units(amount, currency)
+    stripes = {"ISK": 2, "UGX": 2, "MGA": 0}.get(currency, decimals(currency))
+    assert units == 120 * 10**stripes
+    assert from_units(units, currency) == amount
 
 
 @given(st.sampled_from(["USD", "JPY", "KWD", "ISK", "UGX", "MGA", "EUR", "CLP"]), st.integers(0, 10**9))

@@ -97,7 +97,7 @@ def _facts(items: Iterable[str], order: Order, facts: ConfirmationFacts, setting
     if to:
         whole = normal(facts.shipping_address)
         yield _Fact(whole, PLACE, len(whole) > 10)
-        places = [to.name or "", to.address, to.city, to.state or "", to.zip or ""]
+        places = [to.name or "", to.address, to.address2 or "", to.city, to.state or "", to.zip or ""]
         yield from (_Fact(place, PLACE, _clean(place) and len(place) > 3, len(place) <= 3) for place in map(normal, places))
         yield from (_Fact(name, PLACE, len(name) > 3, exact_case=True) for name in country_names(to.country))
 
@@ -162,7 +162,7 @@ def _foreign_facts(order: Order, facts: ConfirmationFacts) -> Iterator[str]:
     """Also the single words of names: a customer may be called by the first one."""
     to = order.shipping_info
     wholes = [facts.customer_name, facts.shipping_address, facts.order_id, *(item.name for item in facts.items)]
-    wholes += [to.name or "", to.address, to.city, to.state or "", to.zip or ""] if to else []
+    wholes += [to.name or "", to.address, to.address2 or "", to.city, to.state or "", to.zip or ""] if to else []
     wholes += [facts.estimated_delivery]
     yield from wholes
     for whole in wholes:

@@ -27,6 +27,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
+from shop.card_numbers import is_card_number_as_token
 from shop.money import is_currency
 from shop.payments.gateway import PaymentStatus
 from shop.payments.sandbox.behaviour import GOOD_CARD, TEST_CARDS, Behaviour, Card, Fate
@@ -113,7 +114,6 @@ _DECLINED, _CANCELLED = PaymentStatus.DECLINED.value, PaymentStatus.CANCELLED.va
 _KEY = re.compile(r"[!-~]{1,255}")
 _INSTALLATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _METHOD = re.compile(r"[A-Za-z_ -]{1,40}")
-_CARD_NUMBER = re.compile(r"[0-9](?:[ -]?[0-9]){12,18}")
 
 
 class Ledger:
@@ -211,7 +211,7 @@ class Ledger:
         _demand(card_last4 is None or (len(card_last4) == 4 and _digits(card_last4)), "card_last4 is exactly four digits")
         if token is not None:
             _demand(len(token) <= 255 and _storable(token), "token is text of at most 255 characters")
-            _demand(not _holds_card_number(token), "token holds a card number: those are never accepted")
+            _demand(not is_card_number_as_token(token), "token holds a card number: those are never accepted")
 
         _demand(installation is None or _INSTALLATION.fullmatch(installation) is not None, "installation is a name such as 3f9a")
 
@@ -474,16 +474,6 @@ def _storable(text: str) -> bool:
 
 def _digits(text: str) -> bool:
     return text.isascii() and text.isdigit()
-
-
-def _holds_card_number(text: str) -> bool:
-    """Whether 13 to 19 digits in it pass the check that card numbers pass."""
-    return any(_passes_luhn(found.group()) for found in _CARD_NUMBER.finditer(text))
-
-
-def _passes_luhn(text: str) -> bool:
-    digits = [int(c) for c in reversed(text) if c.isdigit()]
-    return sum(d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(digits)) % 10 == 0
 
 
 def _now() -> int:
