@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from shop.confirmation.confirmation import TEMPLATE
+from shop.domains import ascii_domain
 from shop.errors import OrderCancelled, OrderReturned, OutOfStock, PaymentDeclined
 from shop.names import file_stem
 from shop.notifications.kinds import Kind
@@ -191,7 +192,7 @@ def _customer(order: Order) -> Address | None:
 def address_of(name: str | None, address: str) -> Address:
     """With a name in which nothing means something. UnicodeError if there can be no such domain."""
     user, _, domain = address.rpartition("@")
-    return Address(_display_name(name), user, domain if domain.isascii() else domain.encode("idna").decode())
+    return Address(_display_name(name), user, ascii_domain(domain))
 
 
 def _display_name(name: str | None) -> str:

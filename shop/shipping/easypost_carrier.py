@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote as url_quote
 
 from shop import names
+from shop.domains import ascii_mail_domain
 from shop.errors import CarrierRefused, CarrierUnavailable, VoidRefused
 from shop.order import Order
 from shop.plain import one_line
@@ -125,7 +126,7 @@ class EasyPostCarrier:
                 "state": to.state,
                 "zip": to.zip,
                 "country": to.country.upper(),
-                "email": order.customer_email,
+                "email": ascii_mail_domain(order.customer_email) if order.customer_email else None,
             },
             "parcel": {"weight": round(sum(order.wanted.values()) * s.carrier_piece_ounces, 1)},
             "options": {"label_format": "PDF", "label_size": "4x6"},

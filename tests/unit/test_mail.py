@@ -416,6 +416,13 @@ class TestHostileText:
     def test_domains_beyond_ascii(self) -> None:
         assert recipients(sent(an_order(customer_email="info@exämple.com"))) == ["info@xn--exmple-cua.com"]
 
+    def test_no_domain_becomes_another_one(self) -> None:
+        """The envelope and every mail's header; `strasse.example` may be somebody else's."""
+        order = an_order(customer_email="pat@straße.example")
+        assert confirmation_mail(order, confirmation_of(order), TRACKING, ABOUT).recipient == "pat@xn--strae-oqa.example"
+        for message in every(order):
+            assert recipients(message) == ["pat@xn--strae-oqa.example"]
+
     def test_mailboxes_beyond_ascii(self) -> None:
         made = confirmation_mail(an_order(customer_email="jörg@exämple.com"), {}, TRACKING, ABOUT)
         assert (made.recipient, made.international) == ("jörg@xn--exmple-cua.com", True)
