@@ -34,6 +34,7 @@ TYPES = {
     Kind.CONFIRMATION: "order.confirmed",
     Kind.REFUND: "order.refunded",
     Kind.PAYMENT_FAILED: "order.payment_failed",
+    Kind.INCOMPLETE: "order.incomplete",
     Kind.OUT_OF_STOCK: "order.out_of_stock",
 }
 _CONNECTIONS = 4

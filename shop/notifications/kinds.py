@@ -14,6 +14,8 @@ class Kind(StrEnum):
     """The money went back; written only once it did."""
     PAYMENT_FAILED = "payment_failed"
     """It could not be paid; nothing was kept."""
+    INCOMPLETE = "incomplete"
+    """It came without a delivery address, or without a means of payment; nothing was charged."""
     OUT_OF_STOCK = "out_of_stock"
     """Something in it is not there; nothing was charged."""
 

@@ -18,13 +18,24 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from shop.confirmation.check.normal import looks, readable
+from shop.confirmation.check.tracking import later_tracking
 from shop.confirmation.template import template_confirmation
 from shop.notifications import language as language_module
 from shop.notifications import message as message_module
 from shop.notifications.kinds import Kind
 from shop.notifications.language import language, words
 from shop.notifications.layout import order_table, wrapped
-from shop.notifications.mail import About, confirmation_mail, mail, message_id, out_of_stock_mail, payment_failed_mail, refund_mail
+from shop.notifications.mail import (
+    About,
+    confirmation_mail,
+    incomplete_mail,
+    mail,
+    message_id,
+    out_of_stock_mail,
+    payment_failed_mail,
+    refund_mail,
+)
 from shop.notifications.maildir import Maildir, mail_name
 from shop.order import EXAMPLE, Order
 from shop.plain import paragraphs
@@ -81,6 +92,7 @@ def every(order: Order, about: About = ABOUT) -> list[EmailMessage]:
         confirmation_mail(order, confirmation_of(order), TRACKING, about),
         refund_mail(order, Decimal(1), order.currency, about),
         payment_failed_mail(order, about, why="payment_declined"),
+        incomplete_mail(order, about, why="no_delivery_address"),
         out_of_stock_mail(order, short, about),
     ]
     return [parsed(each.data) for each in made]
@@ -238,6 +250,46 @@ class TestNotices:
             assert said in Page(html_of(message)).text
         assert "refund" not in text
 
+    def test_a_payment_that_nobody_confirmed_was_not_declined(self) -> None:
+        text = " ".join(text_of(parsed(payment_failed_mail(ORDER, ABOUT, why="payment_lapsed").data)).split())
+        assert "was cancelled, because it had not been confirmed" in text
+        assert "declined" not in text
+
+    @pytest.mark.parametrize(
+        ("why", "lacking", "to_do"),
+        [
+            ("no_delivery_address", "without a delivery address", "with the address"),
+            ("payment_refused", "without a means of payment", "with a means of payment"),
+        ],
+    )
+    def test_an_incomplete_order_is_not_said_to_be_a_payment_that_failed(self, why: str, lacking: str, to_do: str) -> None:
+        message = parsed(incomplete_mail(an_order(shipping_info=None), ABOUT, why=why).data)
+        assert message["Subject"] == "Your order ORDER-1001 could not be accepted"
+        for shown in (" ".join(text_of(message).split()), Page(html_of(message)).text):
+            for said in (lacking, "You have not been charged", to_do):
+                assert said in shown
+            assert "go through" not in shown
+            assert "declined" not in shown
+
+    @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
+    def test_the_confirmation_says_that_its_number_is_here(self, code: str) -> None:
+        """It leaves when the parcel is booked: nothing in it is still to follow."""
+        about = About(Settings(_env_file=None, dspy_model=None, mail_language=code), DATE)
+        text = text_of(sent(about=about))
+        above, number = text.split(TRACKING)[0], language(code).say("confirmation.tracking_number")
+        assert above.endswith(f"{number}: ")
+        assert not re.search(r"follows|folgt|on its way|auf dem weg", text, re.IGNORECASE)
+        assert [*later_tracking(looks(readable(text)))] == []
+
+    @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
+    def test_a_recipient_is_addressed_where_no_customer_is_named(self, code: str) -> None:
+        about = About(Settings(_env_file=None, dspy_model=None, mail_language=code), DATE)
+        pat = an_order(customer_name=None, shipping_info={**EXAMPLE["shipping_info"], "name": "Pat Example"})
+        for message in every(pat, about):
+            assert " Pat Example," in text_of(message)
+            assert words(code)["nobody"] not in text_of(message)
+            assert message["To"].addresses[0].display_name == "Pat Example"
+
     def test_a_payment_that_failed_otherwise_is_not_called_declined(self) -> None:
         text = text_of(parsed(payment_failed_mail(ORDER, ABOUT, why="payment_gateway_error").data))
         assert "declined" not in text
@@ -255,6 +307,7 @@ class TestNotices:
             Kind.CONFIRMATION: {"tracking_number": TRACKING, "confirmation": confirmation_of(ORDER)},
             Kind.REFUND: {"amount": "1.00", "currency": "USD"},
             Kind.PAYMENT_FAILED: {"why": "payment_declined"},
+            Kind.INCOMPLETE: {"why": "no_delivery_address"},
             Kind.OUT_OF_STOCK: {"shortages": SHORTAGES},
         }
         ids = {parsed(mail(ORDER, kind, payloads[kind], ABOUT).data)["Message-ID"] for kind in Kind}
@@ -293,7 +346,7 @@ class TestMailPrograms:
         html = html_of(sent())
         hidden = html[html.index("<body") :].split("</div>")[0]
         assert "display:none" in hidden
-        assert "1,059.97 USD, on its way to you." in hidden
+        assert "1,059.97 USD. Your tracking number is in this mail." in hidden
 
     def test_dark_colours(self) -> None:
         assert "prefers-color-scheme: dark" in html_of(sent())
