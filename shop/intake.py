@@ -22,7 +22,7 @@ _INSERT = text(
     "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE "
     "SELECT id, number, CAST(content AS jsonb), fingerprint FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
-_KNOWN = text("SELECT id, fingerprint, outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
+_KNOWN = text("SELECT id, fingerprint, outcome, reasons FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
 STORING = effect("the commit of intake")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
@@ -94,4 +94,6 @@ def _receipt(content: Content | UnusableOrder, first: dict[str, Content], new: s
         return Receipt(order_id=order_id, status="refused", reasons=OrderConflict(order_id).reasons())
     if order_id in new and content is first[order_id]:
         return Receipt(order_id=order_id, status="accepted")
-    return Receipt(order_id=order_id, status="known", outcome=Outcome(stored.outcome) if stored and stored.outcome else None)
+    if stored is None or stored.outcome is None:
+        return Receipt(order_id=order_id, status="known")
+    return Receipt(order_id=order_id, status="known", outcome=Outcome(stored.outcome), reasons=stored.reasons)

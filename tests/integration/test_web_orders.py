@@ -86,6 +86,36 @@ class TestTakingOrders:
         assert again.headers["idempotent-replayed"] == "true"
         assert world.sql("SELECT count(*) FROM customer_order") == [(1,)]
 
+    async def test_an_order_that_has_ended_is_said_to_have(self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody takes "accepted" for another try: a rejected order stays rejected."""
+        monkeypatch.setenv("ORDERS_API_KEY", KEY)
+        settings.cache_clear()
+        orders = {
+            Outcome.COMPLETED: an_order(unique),
+            Outcome.REJECTED: an_order(f"{unique}-bad", total_amount="1.00"),
+            Outcome.OUT_OF_STOCK: an_order(f"{unique}-short", product="OUT-OF-STOCK"),
+            Outcome.COMPENSATED: an_order(f"{unique}-declined", card="0000"),
+            Outcome.NEEDS_ATTENTION: an_order(f"{unique}-stuck", card="0259", country="AQ"),
+        }
+        with served() as client:
+            assert {client.post("/orders", json=order).status_code for order in orders.values()} == {202}
+            await process_pending_orders(drain_seconds=0)
+            answers = {outcome: client.post("/orders", json=order) for outcome, order in orders.items()}
+        moved = [saga.money(order["id"]) for order in orders.values()]
+        for outcome, answer in answers.items():
+            told = answer.json()
+            assert (answer.status_code, told["status"], told["outcome"]) == (200, "known", outcome)
+            assert told["order_id"] == orders[outcome]["id"]
+            assert bool(told["reasons"]) == (outcome is not Outcome.COMPLETED)
+            assert answer.headers["location"] == told["status_url"] == f"/orders/{told['order_id']}"
+            assert answer.headers["idempotent-replayed"] == "true"
+        assert answers[Outcome.REJECTED].json()["reasons"][0].startswith("total_amount: got 1.00")
+        await process_pending_orders(drain_seconds=0)
+        assert [saga.money(order["id"]) for order in orders.values()] == moved, "nothing was tried again"
+        assert {order["id"]: saga.order(order["id"]).outcome for order in orders.values()} == {
+            order["id"]: outcome for outcome, order in orders.items()
+        }
+
     def test_other_content_under_the_same_id_is_a_conflict(self, web: httpx.Client, world: World, unique: str) -> None:
         web.post("/orders", json=an_order(unique)).raise_for_status()
         told = problem(web.post("/orders", json=an_order(unique, price="1.00")), 409)
