@@ -13,21 +13,30 @@ from shop.payments.gateway import Payment, PaymentStatus, Refund
 
 
 class MemoryGateway:
-    """Charges whatever it is asked to; see `shop.payments.gateway.PaymentGateway`."""
+    """Charges whatever it is asked to; see `shop.payments.gateway.GatewayClient`."""
 
     def __init__(self) -> None:
         self._payments: dict[str, Payment] = {}
         self._of_order: dict[str, list[str]] = defaultdict(list)
 
     async def create(
-        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+        self,
+        *,
+        order_id: str,
+        amount: Decimal,
+        currency: str,
+        method: str,
+        card_last4: str | None,
+        token: str | None,
+        key: str,
+        installation: str | None = None,
     ) -> Payment:
         del card_last4, token, key
         made = f"pay_{len(self._payments)}"
         self._of_order[order_id].append(made)
         zero = Decimal(0)
         self._payments[made] = Payment(
-            made, order_id, PaymentStatus.CREATED, amount, currency, zero, zero, method, datetime.now(UTC), None, None
+            made, order_id, PaymentStatus.CREATED, amount, currency, zero, zero, method, datetime.now(UTC), None, None, (), installation
         )
         return self._payments[made]
 
@@ -42,8 +51,9 @@ class MemoryGateway:
     async def get(self, payment_id: str) -> Payment:
         return self._payments[payment_id]
 
-    async def find(self, order_id: str) -> list[Payment]:
-        return [self._payments[made] for made in self._of_order[order_id]]
+    async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
+        found = [self._payments[made] for made in self._of_order[order_id]]
+        return [payment for payment in found if payment.installation == installation]
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         moved = (payment for payment in reversed(self._payments.values()) if payment.moved_at >= since)

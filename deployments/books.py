@@ -1,4 +1,5 @@
-"""`python -m deployments.books`: do the books balance? Our tables against the payment gateway's ledger, and stock against what was shipped.
+"""`python -m deployments.books`: do the books balance? Our tables against the payment gateway's own account of our payments, and stock
+against what was shipped.
 
 They do at rest; while orders are under way their money and stock may be in between.
 """
@@ -6,10 +7,10 @@ They do at rest; while orders are under way their money and stock may be in betw
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 
-import httpx
 from pydantic import ValidationError
 from rich import box
 from rich.console import Console
@@ -17,27 +18,50 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
-from shop.books import Books, read_books
+from shop.books import Books, Totals, gateway_totals, read_books
+from shop.database import close_engine
+from shop.errors import PaymentError
+from shop.payments.gateways import close_gateway, gateway
 from shop.settings import settings, what_is_wrong
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0: they balance. 1: they do not. 2: somebody does not answer, or the settings are wrong."""
+    """Exit code 0: they balance. 1: they do not. 2: the database or the gateway does not answer, or the settings are wrong: nothing was
+    compared."""
     parser = argparse.ArgumentParser(prog="python -m deployments.books", description="Do the books balance?")
     parser.parse_args(arguments)
     try:
-        s = settings()
-        # Stripe knows of payments that are not this shop's: reconcile-payments compares those one by one.
-        books = read_books(s.database_url, s.gateway_url if s.payment_gateway == "sandbox" else None)
+        books = read_books(settings().database_url, ask_gateway())
     except ValidationError as error:
         return _sorry(what_is_wrong(error))
     except SQLAlchemyError as error:
         why = type(getattr(error, "orig", error)).__name__
         return _sorry(f"The database does not answer, or its tables are behind ({why}). Is `make run` running, or DATABASE_URL right?")
-    except httpx.HTTPError as error:
-        return _sorry(f"The payment gateway does not answer ({type(error).__name__}): see PAYMENT_GATEWAY_URL.")
+    except PaymentError as error:
+        return _sorry(f"Nothing was compared: the payment gateway does not say what it charged ({error}). See PAYMENT_GATEWAY_URL.")
     Console(width=None if sys.stdout.isatty() else 130).print(books_table(books))
     return int(not books.balanced)
+
+
+def ask_gateway() -> Totals:
+    """What the gateway that is set charged and refunded for us, ever. On a terminal it shows how far it is. Raises `PaymentError`, and
+    what the database raises."""
+
+    async def ask() -> Totals:
+        try:
+            return await gateway_totals(gateway(), _show_progress if sys.stderr.isatty() else lambda _: None)
+        finally:
+            if sys.stderr.isatty():
+                sys.stderr.write("\r\x1b[K")
+            await close_gateway()
+            await close_engine()
+
+    return asyncio.run(ask())
+
+
+def _show_progress(payments: int) -> None:
+    sys.stderr.write(f"\rreading the gateway's payments: {payments:,}\x1b[K")
+    sys.stderr.flush()
 
 
 def books_table(books: Books) -> Table:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from deployments.books import books_table
+from deployments.books import ask_gateway, books_table
 from deployments.check.report import check, check_settings
 from deployments.check.report import table as check_table
 from deployments.samples import Sample, load_samples
@@ -157,7 +157,7 @@ def _books_at_rest(stack: Stack) -> Books:
     from shop.books import read_books
 
     end = time.monotonic() + _REST_SECONDS
-    while not (books := read_books(stack.database_url, None if _at_stripe() else stack.gateway_url)).balanced and time.monotonic() < end:
+    while not (books := read_books(stack.database_url, ask_gateway())).balanced and time.monotonic() < end:
         time.sleep(0.5)
     return books
 

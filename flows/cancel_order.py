@@ -18,6 +18,7 @@ from flows.states import state_of
 from shop.desk.cancel import Asked, ask_to_cancel
 from shop.desk.preview import CancelPreview, preview_cancel
 from shop.names import run_name
+from shop.payments.gateways import gateway
 
 PREVIEW_KEY = "what-cancelling-undoes"
 
@@ -45,7 +46,7 @@ async def cancel_order(order_id: OrderId, reason: Words, requested_by: Words, co
         confirmed: False only shows what cancelling would undo and cost. True does it.
     """
     order_id, log = order_id.strip(), get_run_logger()
-    seen = await preview_cancel(order_id, ORDER_SAGA)
+    seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
     await _show(seen)
     if not confirmed:
         return Completed(name="Preview", message="; ".join(f"{what}: {how}" for what, how in seen.lines())[:1000], data=seen)

@@ -1,20 +1,22 @@
 """The books (promise 3): what our tables say against what the witnesses say.
 
-Witnesses are the gateway's own ledger for money, and the shipments and reservations, one by one, for stock. Stock at an inventory service
-is asked of the service, also if the settings name another one by now.
+Witnesses are the gateway's own account of our payments for money, and the shipments and reservations, one by one, for stock. Stock at
+an inventory service is asked of the service, also if the settings name another one by now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 
-import httpx
 from sqlalchemy import Connection, RowMapping, create_engine, text
 
 from shop.desk.resolution import Resolution
-from shop.money import from_minor, show
+from shop.money import show
+from shop.payments.gateway import GatewayTotals, PaymentGateway
 from shop.settings import Settings
 from shop.stock.ledger import MOVED
 from shop.stock.service_books import ServiceBook, service_books
@@ -62,36 +64,62 @@ class BookRow:
     ok: bool
 
 
+_NOT_COMPARED = "not compared: the gateway was not asked"
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+_NOTHING = GatewayTotals(Decimal(0), Decimal(0))
+Totals = Mapping[str, GatewayTotals]
+"""By currency: what the gateway says it has charged and refunded for us."""
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
     rows: list[BookRow]
+    compared: bool
+    """Whether the gateway was asked. If not, its rows say nothing about the money."""
 
     @property
     def balanced(self) -> bool:
         return all(row.ok for row in self.rows)
 
 
-def read_books(database_url: str, gateway_url: str | None = None) -> Books:
-    """Reads the books, with the sandbox gateway's ledger as the witness if its address is given. They balance at rest: while orders are
-    under way their money and stock may be in between."""
+async def gateway_totals(gateway: PaymentGateway, progress: Callable[[int], None] = lambda _: None) -> Totals:
+    """Sums up all our payments at the gateway, page by page; `progress` hears how many were read so far. Raises what the gateway raises."""
+    charged, refunded, read = defaultdict[str, Decimal](Decimal), defaultdict[str, Decimal](Decimal), 0
+    async for page in gateway.pages(_EVER):
+        for payment in page:
+            charged[payment.currency] += payment.charged
+            refunded[payment.currency] += payment.amount_refunded
+        progress(read := read + len(page))
+    return {currency: GatewayTotals(charged[currency], refunded[currency]) for currency in charged if charged[currency]}
+
+
+def read_books(database_url: str, witness: Totals | None) -> Books:
+    """Reads the books. `witness`: the gateway's totals; None: it is not asked. The books balance at rest: while orders are under way
+    their money and stock may be in between."""
     engine = create_engine(Settings(database_url=database_url).database_url)
     try:
         with engine.connect() as connection:
             services = service_books(connection)
-            rows = [*_money(connection, gateway_url), *_stock(connection, alone=not services)]
+            rows = [*_money(connection, witness), *_stock(connection, alone=not services)]
             rows += [row for book in services for row in _at_service(book)]
     finally:
         engine.dispose()
-    return Books(rows)
+    return Books(rows, compared=witness is not None)
 
 
-def _money(connection: Connection, gateway_url: str | None) -> list[BookRow]:
-    rows = []
-    for row in connection.execute(_MONEY).mappings():
-        currency: str = row["currency"]
+def _money(connection: Connection, witness: Totals | None) -> list[BookRow]:
+    rows, known = [], list(connection.execute(_MONEY).mappings())
+    if witness is None:
+        rows.append(BookRow("charged, refunded", "", _NOT_COMPARED, ok=True))
+    else:
+        for currency in sorted(witness.keys() - {row["currency"] for row in known}):
+            rows.append(_amounts("charged", Decimal(0), witness[currency].charged, currency, "gateway's ledger"))
+    for row in known:
+        currency = row["currency"]
         charged, refunded = row["charged"], row["refunded"]
-        if gateway_url:
-            charged, refunded = _totals(gateway_url, currency)
+        if witness is not None:
+            totals = witness.get(currency, _NOTHING)
+            charged, refunded = totals.charged, totals.refunded
             rows.append(_amounts("charged", row["charged"], charged, currency, "gateway's ledger"))
             rows.append(_amounts("refunded", row["refunded"], refunded, currency, "gateway's ledger"))
         desk = list(_settled_by_people(connection, row))
@@ -162,10 +190,3 @@ def _at_service(book: ServiceBook) -> list[BookRow]:
             all(p.reserved == p.held for p in book.stock) and not book.held_by_ended,
         ),
     ]
-
-
-def _totals(gateway_url: str, currency: str) -> tuple[Decimal, Decimal]:
-    """(charged, refunded) as the sandbox's own ledger sums them up. Raises httpx.HTTPError when it does not answer."""
-    rows = httpx.get(f"{gateway_url}/v1/totals", timeout=10).raise_for_status().json()
-    units = {row["currency"]: (row["charged"], row["refunded"]) for row in rows}.get(currency, (0, 0))
-    return from_minor(units[0], currency), from_minor(units[1], currency)

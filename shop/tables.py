@@ -500,6 +500,16 @@ class AlertWatch(SQLModel, table=True):
     judged_at: datetime | None = Field(sa_column=_time())
 
 
+class Installation(SQLModel, table=True):
+    """Who we are where we share something with others, one row; see `shop.installation`."""
+
+    __tablename__ = "installation"
+    __table_args__ = (CheckConstraint("singleton", name="installation_is_one"),)
+    singleton: bool = Field(default=True, primary_key=True, sa_column_kwargs={"server_default": text("true")})
+    id: str = Field(sa_column=_text(nullable=False))
+    made_at: datetime = Field(sa_column=_now())
+
+
 # Rows that are updated soon after they are written: with room on their page, an update does not touch the indexes.
 for _table in ("customer_order", "order_step"):
     event.listen(SQLModel.metadata.tables[_table], "after_create", DDL("ALTER TABLE %(fullname)s SET (fillfactor = 60)"))  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 import certifi
+import psycopg
 import pytest
 from hypothesis import settings as examples
 
@@ -149,6 +151,8 @@ def database_url(postgres: EmbeddedPostgres, template_database: str, tmp_path: P
     name = f"shop_{next(_numbers)}"
     postgres.create_database(name, template=template_database)
     url = postgres.url(name)
+    with psycopg.connect(url) as connection:  # a copy of a database has the installation id of its original
+        connection.execute("UPDATE installation SET id = %s", (secrets.token_hex(8),))
     try:
         with environment({"DATABASE_URL": url, "VAR_DIR": str(tmp_path / "var")}):
             yield url

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -10,14 +13,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
-from shop.database import sync_engine, transaction
+from shop.database import close_engine, transaction
 from shop.desk.errors import OrderUnknown
+from shop.errors import PaymentError
 from shop.inventory import STEP as RESERVING
 from shop.money import show
 from shop.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
+from shop.payments.charge import payments_of
+from shop.payments.gateway import PaymentGateway, PaymentStatus
+from shop.payments.gateways import close_gateway, gateway
 from shop.saga import Kind, Saga
-from shop.settings import settings
 from shop.stock.inventories import NOTE as AT_SERVICE
 
 _ORDER = text(
@@ -69,8 +75,11 @@ class CancelPreview(BaseModel):
     pieces: dict[str, int] = {}
     """Per product: what would be for sale again."""
     refund: Decimal = Decimal(0)
+    """What would still go back, by the gateway's own account."""
     refund_is_certain: bool = True
-    """False: a charge was begun and its end is not known; at most so much would go back."""
+    """False: the gateway does not answer, or a payment can still be charged; at most so much would go back."""
+    refunded: Decimal = Decimal(0)
+    """What has gone back already, for example by the gateway's dashboard."""
     fee_lost: Decimal = Decimal(0)
     """What the gateway keeps of a charge that is refunded."""
     currency: str = "USD"
@@ -80,7 +89,9 @@ class CancelPreview(BaseModel):
         if self.effect is Effect.NOTHING:
             return [("order", self.order_id), ("stands", self.stage), ("cancelling", "would change nothing")]
         pieces = ", ".join(f"{n} x {product}" for product, n in self.pieces.items()) or "none"
-        refund = show(self.refund, self.currency) if self.refund else "nothing was charged"
+        nothing = "nothing is left to refund" if self.refunded else "nothing was charged"
+        refund = show(self.refund, self.currency) if self.refund else nothing
+        refunded = [("refunded already", show(self.refunded, self.currency))] if self.refunded else []
         return [
             ("order", self.order_id),
             ("stands", self.stage + (", a worker has it in hand" if self.in_hand else "")),
@@ -88,45 +99,93 @@ class CancelPreview(BaseModel):
             ("undone", ", ".join(planned.compensation for planned in self.undo) or "nothing"),
             ("pieces for sale again", pieces),
             ("refund", refund if self.refund_is_certain else f"at most {refund}"),
+            *refunded,
             ("gateway fee, not given back", show(self.fee_lost, self.currency) if self.fee_lost else "none"),
         ]
 
 
-async def preview_cancel(order_id: str, saga: Saga) -> CancelPreview:
-    """Changes nothing. Raises `OrderUnknown`."""
+async def preview_cancel(order_id: str, saga: Saga, gateway: PaymentGateway) -> CancelPreview:
+    """What cancelling now would undo and cost, by our tables and the gateway's account. Changes nothing. Raises `OrderUnknown`."""
     async with transaction() as tx:
-        return await tx.run_sync(_preview, order_id, saga)
+        seen = await tx.run_sync(_preview, order_id, saga)
+    return await _with_money(seen, gateway) if seen.begun is not None else seen.preview
 
 
 def preview_cancel_sync(order_id: str, saga: Saga) -> CancelPreview:
-    """The same, for callers without an event loop."""
-    with sync_engine(settings().database_url).connect() as connection:
-        return _preview(connection, order_id, saga)
+    """The same, for callers that cannot await."""
+
+    async def preview() -> CancelPreview:
+        try:
+            return await preview_cancel(order_id, saga, gateway())
+        finally:
+            await close_gateway()
+            await close_engine()
+
+    with ThreadPoolExecutor(1) as pool:  # the caller may have an event loop of its own
+        return pool.submit(asyncio.run, preview()).result()
 
 
-def _preview(connection: Connection, order_id: str, saga: Saga) -> CancelPreview:
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """What the journal has of the order's payment."""
+
+    payment_id: str | None
+    amount: Decimal
+    """Charged; or, of a charge whose end is not known, at most charged."""
+    fee: Decimal
+    ended: bool
+    """False: its worker may still be at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    preview: CancelPreview
+    """Without money."""
+    begun: _Charge | None = None
+    """None: nothing would be refunded."""
+
+
+async def _with_money(seen: _Seen, gateway: PaymentGateway) -> CancelPreview:
+    """Asks the gateway what is left of the order's payments, as `refund_payment` will. One that does not answer leaves it uncertain."""
+    preview, begun = seen.preview, seen.begun
+    assert begun is not None
+    try:
+        payments = await payments_of(preview.order_id, begun.payment_id, gateway)
+    except PaymentError:
+        return preview.model_copy(update={"refund": begun.amount, "refund_is_certain": False, "fee_lost": begun.fee})
+    mine = [payment for payment in payments if payment.currency == preview.currency]
+    may_be_charged = not begun.ended or any(payment.status is PaymentStatus.CREATED for payment in payments)
+    kept = sum((payment.kept for payment in mine), Decimal(0))
+    return preview.model_copy(
+        update={
+            "refund": max(kept, begun.amount) if may_be_charged else kept,
+            "refund_is_certain": not may_be_charged,
+            "refunded": sum((payment.amount_refunded for payment in mine), Decimal(0)),
+            "fee_lost": sum((payment.fee for payment in mine), Decimal(0)),
+        }
+    )
+
+
+def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
     order = connection.execute(_ORDER, {"id": order_id}).mappings().one_or_none()
     if order is None:
         raise OrderUnknown(order_id)
     steps = {row["step"]: row for row in connection.execute(_STEPS, {"id": order_id}).mappings()}
     if (why_not := _why_not(order)) is not None:
-        return CancelPreview(order_id=order_id, effect=Effect.NOTHING, stage=why_not, in_hand=order["in_hand"])
+        return _Seen(CancelPreview(order_id=order_id, effect=Effect.NOTHING, stage=why_not, in_hand=order["in_hand"]))
     shipped = order["shipped"] is not None
     begun = [step for step in reversed(saga.steps) if step.undo is not None and step.name in steps]
     undo = [step for step in begun if step.kind is not Kind.PIVOT or shipped or steps[step.name]["undo_due"]]
-    refund, certain, fee = _money(order, steps.get(PAYMENT))
-    return CancelPreview(
+    preview = CancelPreview(
         order_id=order_id,
         effect=Effect.RETURN if shipped else Effect.CANCEL,
         stage=_stage(order, steps, saga),
         in_hand=order["in_hand"],
         undo=[PlannedUndo(step=step.name, compensation=getattr(step.undo, "__name__", step.name)) for step in undo],
         pieces=dict(order["shipped"] or order["held"] or _held_at_service(steps.get(RESERVING))),
-        refund=refund,
-        refund_is_certain=certain,
-        fee_lost=fee,
         currency=str(order["currency"] or order["known_currency"])[:10],
     )
+    return _Seen(preview, _charge(order, steps.get(PAYMENT)))
 
 
 def _why_not(order: Any) -> str | None:
@@ -160,11 +219,11 @@ def _stage(order: Any, steps: Any, saga: Saga) -> str:
     return f"not shipped; done so far: {', '.join(done)}" if done else "not shipped; nothing done yet"
 
 
-def _money(order: Any, payment: Any) -> tuple[Decimal, bool, Decimal]:
-    """(refund, whether that is certain, what the gateway keeps)."""
+def _charge(order: Any, payment: Any) -> _Charge | None:
     if payment is None or not payment["undo_due"]:
-        return Decimal(0), True, Decimal(0)
+        return None
+    journalled = payment["notes"].get("payment_id")
     if payment["status"] == "done":
         result = payment["result"]
-        return Decimal(result["amount_charged"]), True, Decimal(result.get("gateway_fee", 0))
-    return Decimal(order["total"] or 0), False, Decimal(0)
+        return _Charge(journalled, Decimal(result["amount_charged"]), Decimal(result.get("gateway_fee", 0)), ended=True)
+    return _Charge(journalled, Decimal(order["total"] or 0), Decimal(0), ended=False)

@@ -30,6 +30,8 @@ class PaymentEvent:
     payment_id: str | None
     order_id: str | None
     """Whose payment it is, as far as it is told."""
+    installation: str | None = None
+    """The installation that created the payment, as far as it is told."""
     dispute: dict[str, Any] | None = None
     """Of a dispute: what it is about, for when the gateway does not let us look at it."""
 

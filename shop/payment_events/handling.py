@@ -30,6 +30,7 @@ from shop.reconciliation.reconcile import look_closely
 from shop.reconciliation.seeing import seeing
 from shop.settings import settings
 
+_NOT_OURS = "not a payment of ours: somebody else's in the same account"
 _NEVER = frozenset({"no_such_payment", "no_such_dispute", "resource_missing"})
 """Asking again would bring nothing else."""
 _NOT_ALLOWED = frozenset({"permission", "http_404"})
@@ -73,7 +74,7 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
         return await _end(event, "about no payment")
     order_id = (await gateway.get(event.payment_id)).order_id
     if not order_id:
-        return await _end(event, "no order's payment: somebody else's in the same account")
+        return await _end(event, _NOT_OURS)
     row = await _look(order_id)
     known = seeing(gateway, [event.payment_id, row.payment_id if row else None])
     found = await look_closely(order_id, known, _ANY_TIME, fix=True)
@@ -115,6 +116,8 @@ async def _dispute(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
             if error.error_code not in _NEVER | _NOT_ALLOWED:
                 raise
     order_id = await _whose(told.payment_id, gateway)
+    if order_id == "":
+        return await _end(event, _NOT_OURS)
     amount = show(told.amount, told.currency)
     done = f"dispute of {amount} ({told.reason}) is {told.status}, {how}"
     await inbox.end_dispute(event, done, dispute=told, as_of=as_of, order_id=order_id)
@@ -122,8 +125,9 @@ async def _dispute(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
 
 
 async def _whose(payment_id: str | None, gateway: PaymentGateway) -> str | None:
+    """The order's id; empty if the payment is not ours, None if that cannot be known."""
     try:
-        return (await gateway.get(payment_id)).order_id or None if payment_id else None
+        return (await gateway.get(payment_id)).order_id if payment_id else None
     except PaymentError as error:
         if error.error_code in _NEVER:
             return None

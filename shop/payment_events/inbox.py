@@ -26,9 +26,18 @@ _HANDLING_SECONDS = 60
 _FIRST_PAUSE, _LONGEST_PAUSE = 10, 3600
 _DAYS = 30
 
+# The order's id is kept only if the payment is known to be ours: another shop in the same account may have an order of the same id.
 _INSERT = text(
-    "INSERT INTO payment_event (id, type, happened_at, order_id, payment_id, dispute) "
-    "VALUES (:id, :type, :happened, :order_id, :payment_id, CAST(:dispute AS jsonb)) ON CONFLICT (id) DO NOTHING RETURNING id"
+    """
+    INSERT INTO payment_event (id, type, happened_at, order_id, payment_id, dispute)
+    SELECT :id, :type, :happened,
+        CASE WHEN EXISTS (SELECT 1 FROM installation i WHERE i.id = :installation)
+               OR EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = :order_id AND s.step = :step
+                          AND s.notes ->> 'payment_id' = :payment_id)
+        THEN CAST(:order_id AS text) END,
+        :payment_id, CAST(:dispute AS jsonb)
+    ON CONFLICT (id) DO NOTHING RETURNING id
+    """
 )
 # An order that a worker has in hand just now is not touched: that worker looks at the payment itself.
 _WAKE = text(
@@ -92,6 +101,7 @@ async def store(event: PaymentEvent) -> Stored:
     async with transaction(_STORING) as tx:
         values = {"id": event.id, "type": event.type, "happened": event.happened_at, "order_id": event.order_id}
         values |= {"payment_id": event.payment_id, "dispute": as_json(event.dispute) if event.dispute else None}
+        values |= {"installation": event.installation, "step": STEP}
         if (await tx.execute(_INSERT, values)).one_or_none() is None:
             return Stored(new=False)
         woke = event.type in DECIDING and await _wake(tx, event)
@@ -113,7 +123,7 @@ async def claim(*, most: int) -> list[PaymentEvent]:
         await tx.execute(_FORGET, {"days": _DAYS})
         await tx.execute(_IN_ORDER, {"id": None, "step": STEP, "harmless": list(HARMLESS)})
         rows = (await tx.execute(_CLAIM, {"most": most, "seconds": _HANDLING_SECONDS})).all()
-    return [PaymentEvent(row.id, row.type, row.happened_at, row.payment_id, row.order_id, row.dispute) for row in rows]
+    return [PaymentEvent(row.id, row.type, row.happened_at, row.payment_id, row.order_id, dispute=row.dispute) for row in rows]
 
 
 async def end(event: PaymentEvent, done: str, *, order_id: str | None = None) -> None:

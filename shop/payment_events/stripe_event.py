@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,6 +19,9 @@ TOLERANCE_SECONDS = 300
 _PAYMENT, _REFUNDED = "payment_intent.", frozenset({"charge.refunded", "charge.refund.updated", "refund.failed"})
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
 _Type = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,100}$")]
+
+
+_INSTALLATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class BadSignature(Exception):
@@ -68,6 +72,7 @@ def read_signed(payload: bytes, header: str | None, secrets: tuple[str, ...]) ->
         datetime.fromtimestamp(event.created, UTC),
         about.id if event.type.startswith(_PAYMENT) else about.payment_intent,
         _order_id(about.metadata),
+        _installation(about.metadata),
         dispute.model_dump(mode="json") if dispute else None,
     )
 
@@ -83,6 +88,11 @@ def _verified(payload: bytes, header: str | None, secrets: tuple[str, ...]) -> A
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise UnreadableEvent("the event is signed, but is not JSON of an event") from None
     raise BadSignature("not signed with STRIPE_WEBHOOK_SECRET within the last five minutes")  # outside: the SDK's error has the body in it
+
+
+def _installation(metadata: dict[str, Any] | None) -> str | None:
+    given = (metadata or {}).get("installation")
+    return given if isinstance(given, str) and _INSTALLATION.fullmatch(given) else None
 
 
 def _order_id(metadata: dict[str, Any] | None) -> str | None:

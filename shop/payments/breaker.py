@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from shop.circuit import Circuit, Tell
 from shop.errors import PaymentError, PaymentGatewayUnavailable
-from shop.payments.gateway import Payment, PaymentGateway, Refund
+from shop.payments.gateway import GatewayClient, Payment, Refund
 
 _ABOUT_ONE_CARD = frozenset({"processing_error", "processing", "requires_action", "lock_timeout", "idempotency_key_in_use"})
 """Retryable, but the gateway is well enough to say that it is the card, or this one payment."""
@@ -20,9 +20,9 @@ def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
 
 
 class GuardedGateway:
-    """A `PaymentGateway` that raises `PaymentGatewayUnavailable`, at once, while its circuit is open."""
+    """A `GatewayClient` that raises `PaymentGatewayUnavailable`, at once, while its circuit is open."""
 
-    def __init__(self, inner: PaymentGateway, *, failures: int, pause_seconds: float, concurrency: int, tell: Tell) -> None:
+    def __init__(self, inner: GatewayClient, *, failures: int, pause_seconds: float, concurrency: int, tell: Tell) -> None:
         """`failures` in a row open the circuit; `pause_seconds` later one call tries it. `concurrency`: calls at once."""
         self.inner = inner
         self._circuit = Circuit(
@@ -35,11 +35,27 @@ class GuardedGateway:
         )
 
     async def create(
-        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+        self,
+        *,
+        order_id: str,
+        amount: Decimal,
+        currency: str,
+        method: str,
+        card_last4: str | None,
+        token: str | None,
+        key: str,
+        installation: str | None = None,
     ) -> Payment:
         return await self._circuit.ask(
             lambda: self.inner.create(
-                order_id=order_id, amount=amount, currency=currency, method=method, card_last4=card_last4, token=token, key=key
+                order_id=order_id,
+                amount=amount,
+                currency=currency,
+                method=method,
+                card_last4=card_last4,
+                token=token,
+                key=key,
+                installation=installation,
             )
         )
 
@@ -49,8 +65,8 @@ class GuardedGateway:
     async def get(self, payment_id: str) -> Payment:
         return await self._circuit.ask(lambda: self.inner.get(payment_id))
 
-    async def find(self, order_id: str) -> list[Payment]:
-        return await self._circuit.ask(lambda: self.inner.find(order_id))
+    async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
+        return await self._circuit.ask(lambda: self.inner.find(order_id, installation=installation))
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
         return await self._circuit.ask(lambda: self.inner.cancel(payment_id, key=key))

@@ -116,7 +116,7 @@ async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundRes
     refusals = int((entry.undo_error or {}).get("refusals", 0)) if entry else 0
     undone = _Undone(_currency(under_way))
     refused: PaymentError | None = None
-    for payment in await _all(under_way, gateway):
+    for payment in await payments_of(under_way.id, entry.notes.get("payment_id") if entry else None, gateway):
         try:
             await _undo(under_way, payment, gateway, undone, refusals)
         except PaymentError as error:
@@ -137,13 +137,11 @@ async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundRes
     return undone.result()
 
 
-async def _all(under_way: OrderUnderWay, gateway: PaymentGateway) -> list[Payment]:
-    """The order's payments; also the one that we know of and the gateway's search does not show yet."""
-    payments = await gateway.find(under_way.id)
-    entry = under_way.journal.get(STEP)
-    noted = entry.notes.get("payment_id") if entry else None
-    if noted is not None and noted not in {payment.id for payment in payments}:
-        payments.append(await gateway.get(noted))
+async def payments_of(order_id: str, journalled: str | None, gateway: PaymentGateway) -> list[Payment]:
+    """The order's payments; also the one whose id is journalled, which the gateway's search may not show yet."""
+    payments = await gateway.find(order_id)
+    if journalled is not None and journalled not in {payment.id for payment in payments}:
+        payments.append(await gateway.get(journalled))
     return payments
 
 

@@ -54,6 +54,8 @@ class Payment:
     """The charge's own id, once there is one."""
     charged_at: datetime | None
     refunds: tuple[Refund, ...] = ()
+    installation: str | None = None
+    """The id of the installation that created it; None: it bears none."""
 
     @property
     def charged(self) -> Decimal:
@@ -80,7 +82,9 @@ class GatewayTotals:
 
 
 class PaymentGateway(Protocol):
-    """Every method raises only `PaymentDeclined`, `PaymentGatewayTimeout` or `PaymentGatewayError` (`shop.errors`); `create` also
+    """The gateway as the shop uses it: it creates and finds this installation's payments only (`shop.payments.ownership`).
+
+    Every method raises only `PaymentDeclined`, `PaymentGatewayTimeout` or `PaymentGatewayError` (`shop.errors`); `create` also
     `PaymentRefused`, before anything is sent, and `confirm` also `PaymentNeedsCustomer`."""
 
     async def create(
@@ -94,10 +98,12 @@ class PaymentGateway(Protocol):
         on a cancelled or declined one it raises `PaymentDeclined`."""
         ...
 
-    async def get(self, payment_id: str) -> Payment: ...
+    async def get(self, payment_id: str) -> Payment:
+        """The payment as it is now. Its `order_id` is empty if the payment is not this installation's."""
+        ...
 
     async def find(self, order_id: str) -> list[Payment]:
-        """Every payment ever created for the order, oldest first."""
+        """Every payment that this installation ever created for the order, oldest first."""
         ...
 
     def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
@@ -115,3 +121,30 @@ class PaymentGateway(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class GatewayClient(PaymentGateway, Protocol):
+    """One gateway's client: knows the payments of everybody who shares the account."""
+
+    async def create(
+        self,
+        *,
+        order_id: str,
+        amount: Decimal,
+        currency: str,
+        method: str,
+        card_last4: str | None,
+        token: str | None,
+        key: str,
+        installation: str | None = None,
+    ) -> Payment:
+        """As `PaymentGateway.create`; the payment bears the installation id."""
+        ...
+
+    async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
+        """Every payment for the order that bears this installation id (None: that bears none), oldest first."""
+        ...
+
+    async def get(self, payment_id: str) -> Payment:
+        """The payment as it is now, whoever created it."""
+        ...

@@ -7,20 +7,21 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from shop.payments.breaker import GuardedGateway
-from shop.payments.gateway import PaymentGateway
+from shop.payments.gateway import GatewayClient
+from shop.payments.ownership import OwnPayments
 from shop.payments.sandbox_client import SandboxGateway
 from shop.settings import settings
 
 _listeners: list[Callable[[str | None], None]] = []
-_open: WeakKeyDictionary[asyncio.AbstractEventLoop, PaymentGateway] = WeakKeyDictionary()
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, OwnPayments] = WeakKeyDictionary()
 
 
-def _sandbox() -> PaymentGateway:
+def _sandbox() -> GatewayClient:
     s = settings()
     return SandboxGateway(s.gateway_url, timeout_seconds=s.payment_timeout_seconds, concurrency=s.payment_concurrency)
 
 
-def _stripe() -> PaymentGateway:
+def _stripe() -> GatewayClient:
     from shop.payments.stripe_client import StripeGateway  # its SDK takes a third of a second to load
 
     s = settings()
@@ -33,21 +34,22 @@ def _stripe() -> PaymentGateway:
     )
 
 
-_CHOICES: dict[str, Callable[[], PaymentGateway]] = {"sandbox": _sandbox, "stripe": _stripe}
+_CHOICES: dict[str, Callable[[], GatewayClient]] = {"sandbox": _sandbox, "stripe": _stripe}
 
 
-def gateway() -> PaymentGateway:
-    """The running event loop's gateway: one connection pool and one circuit breaker, shared by all its orders."""
+def gateway() -> OwnPayments:
+    """The running event loop's gateway: one connection pool and one circuit breaker, shared by all its orders. Shows our payments only."""
     loop = asyncio.get_running_loop()
     if loop not in _open:
         s = settings()
-        _open[loop] = GuardedGateway(
+        guarded = GuardedGateway(
             _CHOICES[s.payment_gateway](),
             failures=s.payment_breaker_failures,
             pause_seconds=s.payment_breaker_seconds,
             concurrency=s.payment_concurrency,
             tell=_tell,
         )
+        _open[loop] = OwnPayments(guarded)
     return _open[loop]
 
 
@@ -61,9 +63,9 @@ def _tell(why: str | None) -> None:
         listener(why)
 
 
-def use(chosen: PaymentGateway) -> None:
+def use(chosen: GatewayClient) -> None:
     """Makes the running event loop use this gateway (benchmarks run with one in their own process)."""
-    _open[asyncio.get_running_loop()] = chosen
+    _open[asyncio.get_running_loop()] = OwnPayments(chosen)
 
 
 async def close_gateway() -> None:

@@ -24,7 +24,7 @@ _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class InProcessGateway:
-    """A `PaymentGateway` on a ledger in the same thread. It misbehaves as the ledger is told to, with the same typed errors as
+    """A `GatewayClient` on a ledger in the same thread. It misbehaves as the ledger is told to, with the same typed errors as
     over HTTP; only that an answer that does not arrive is a `PaymentGatewayTimeout` at once."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -32,13 +32,29 @@ class InProcessGateway:
         self._ledger = ledger
 
     async def create(
-        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+        self,
+        *,
+        order_id: str,
+        amount: Decimal,
+        currency: str,
+        method: str,
+        card_last4: str | None,
+        token: str | None,
+        key: str,
+        installation: str | None = None,
     ) -> Payment:
         units = minor_units(amount, currency)
         return to_payment(
             await self._serve(
                 lambda: self._ledger.create(
-                    order_id=order_id, amount=units, currency=currency, method=method, card_last4=card_last4, token=token, key=key
+                    order_id=order_id,
+                    amount=units,
+                    currency=currency,
+                    method=method,
+                    card_last4=card_last4,
+                    token=token,
+                    key=key,
+                    installation=installation,
                 ),
                 Move.CREATE,
                 order_id=order_id,
@@ -54,8 +70,9 @@ class InProcessGateway:
     async def get(self, payment_id: str) -> Payment:
         return to_payment(await self._serve(lambda: self._ledger.get(payment_id), Move.GET, payment_id=payment_id))
 
-    async def find(self, order_id: str) -> list[Payment]:
-        return [to_payment(payment) for payment in await self._serve(lambda: self._ledger.find(order_id), Move.FIND, order_id=order_id)]
+    async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
+        found = await self._serve(lambda: self._ledger.find(order_id, installation), Move.FIND, order_id=order_id)
+        return [to_payment(payment) for payment in found if payment.installation == installation]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
         return to_payment(await self._serve(lambda: self._ledger.cancel(payment_id, key=key), Move.CANCEL, payment_id=payment_id))

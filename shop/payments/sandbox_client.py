@@ -90,7 +90,7 @@ class _Pool:
 
 
 class SandboxGateway:
-    """A `PaymentGateway` over one pool of at most `concurrency` connections, made in the event loop that first needs it.
+    """A `GatewayClient` over one pool of at most `concurrency` connections, made in the event loop that first needs it.
 
     No call takes longer than `timeout_seconds` from the moment it has its turn; waiting for a turn does not count. A retryable
     error may have moved money as well as a timeout may: an error 500, or a connection that breaks, can come after the charge.
@@ -101,7 +101,16 @@ class SandboxGateway:
         self._pool: _Pool | None = None
 
     async def create(
-        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+        self,
+        *,
+        order_id: str,
+        amount: Decimal,
+        currency: str,
+        method: str,
+        card_last4: str | None,
+        token: str | None,
+        key: str,
+        installation: str | None = None,
     ) -> Payment:
         units = minor_units(amount, currency)
         body = {
@@ -111,9 +120,11 @@ class SandboxGateway:
             "method": method,
             "card_last4": card_last4,
             "token": token,
+            "installation": installation,
         }
         payment = _sound(await self._post("/v1/payments", _PAYMENT, key, body))
-        _expect((payment.order_id, payment.amount, payment.currency) == (order_id, units, currency), "another payment than was created")
+        told = (payment.order_id, payment.amount, payment.currency, payment.installation)
+        _expect(told == (order_id, units, currency, installation), "another payment than was created")
         return to_payment(payment)
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
@@ -127,12 +138,13 @@ class SandboxGateway:
         _expect(payment.id == payment_id, "another payment than was asked for")
         return to_payment(payment)
 
-    async def find(self, order_id: str) -> list[Payment]:
-        page = await self._get("/v1/payments", _PAGE, {"order_id": order_id})
+    async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
+        query = {"order_id": order_id} | ({"installation": installation} if installation is not None else {})
+        page = await self._get("/v1/payments", _PAGE, query)
         _expect(not page.has_more, "a part of the order's payments only")
         _expect(all(payment.order_id == order_id for payment in page.data), "another order's payments")
         _expect(len({payment.id for payment in page.data}) == len(page.data), "a payment twice")
-        return [to_payment(_sound(payment)) for payment in page.data]
+        return [to_payment(_sound(payment)) for payment in page.data if payment.installation == installation]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
         payment = _sound(await self._post(f"/v1/payments/{_path_part(payment_id)}/cancel", _PAYMENT, key))
@@ -254,6 +266,7 @@ def to_payment(record: PaymentRecord) -> Payment:
         transaction_id=record.charge_id,
         charged_at=record.charged_at,
         refunds=tuple(to_refund(refund) for refund in record.refunds) if record.refunds else (),
+        installation=record.installation,
     )
 
 

@@ -34,7 +34,7 @@ _MOST_PATIENT, _LEAST_PATIENT = 60.0, 5.0
 
 
 class StripeGateway:
-    """A `PaymentGateway` over one pool of at most `concurrency` connections. No call to Stripe takes longer than `timeout_seconds`; some
+    """A `GatewayClient` over one pool of at most `concurrency` connections. No call to Stripe takes longer than `timeout_seconds`; some
     methods make several."""
 
     def __init__(
@@ -45,7 +45,16 @@ class StripeGateway:
         self._customer_time = timedelta(minutes=customer_minutes)
 
     async def create(
-        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+        self,
+        *,
+        order_id: str,
+        amount: Decimal,
+        currency: str,
+        method: str,
+        card_last4: str | None,
+        token: str | None,
+        key: str,
+        installation: str | None = None,
     ) -> Payment:
         """Raises `PaymentRefused` without a PaymentMethod to charge, and `PaymentGatewayError` for an amount that Stripe cannot charge."""
         if token is None:
@@ -59,7 +68,7 @@ class StripeGateway:
             "payment_method": token,
             "payment_method_types": ["card"],
             "capture_method": "automatic",
-            "metadata": {"order_id": order_id, "method": method},
+            "metadata": {"order_id": order_id, "method": method} | ({"installation": installation} if installation else {}),
             "expand": EXPAND,
         }
 
@@ -67,8 +76,9 @@ class StripeGateway:
             return read(Intent, await self._calls(lambda s: s.v1.payment_intents.create_async(params, {"idempotency_key": key}), key=key))
 
         intent = await self._calls.insist(ask, key)
-        expected = (order_id, params["amount"], params["currency"])
-        expect((intent.order_id, intent.amount, intent.currency) == expected, "another payment than was created")
+        expected = (order_id, params["amount"], params["currency"], installation)
+        told = (intent.order_id, intent.amount, intent.currency, intent.installation)
+        expect(told == expected, "another payment than was created")
         return to_payment(intent)
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
@@ -96,8 +106,8 @@ class StripeGateway:
     async def get(self, payment_id: str) -> Payment:
         return await self._payment(await self._statement.intent(payment_id))
 
-    async def find(self, order_id: str) -> list[Payment]:
-        return [await self._payment(intent) for intent in await self._statement.of_order(order_id)]
+    async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
+        return [await self._payment(intent) for intent in await self._statement.of_order(order_id, installation)]
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         async for intents in self._statement.moved(since):

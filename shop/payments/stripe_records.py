@@ -96,6 +96,18 @@ class Intent(_Record):
         return self.metadata.get("order_id", "")
 
     @property
+    def installation(self) -> str | None:
+        """The installation that created it; None: it bears none."""
+        return self.metadata.get("installation")
+
+    def belongs_to(self, order_id: str, installation: str | None) -> bool:
+        """Whether that installation created it for that order. None: an earlier version of this software, which wrote nothing but the
+        order's id and the method; other shops' software writes more."""
+        if installation is None and not self.metadata.keys() <= {"order_id", "method"}:
+            return False
+        return (self.order_id, self.installation) == (order_id, installation)
+
+    @property
     def created_at(self) -> datetime:
         return _time(self.created)
 
@@ -175,6 +187,7 @@ def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) ->
         transaction_id=charge.id if charge else None,
         charged_at=_time(charge.created) if charge else None,
         refunds=tuple(to_refund(refund, intent.id) for refund in given),
+        installation=intent.installation,
     )
 
 

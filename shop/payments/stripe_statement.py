@@ -39,20 +39,22 @@ class StripeStatement:
         expect(intent.id == payment_id, "another payment than was asked for")
         return intent
 
-    async def of_order(self, order_id: str) -> list[Intent]:
-        """The order's payments, as they are now, as far as they can be found; see `stripe_client`."""
-        found = {intent.id: intent for intent in await self._search(order_id)}
+    async def of_order(self, order_id: str, installation: str | None) -> list[Intent]:
+        """The payments that the installation (None: an earlier version) created for the order, as they are now, as far as they can be
+        found; see `stripe_client`."""
+        found = {intent.id: intent for intent in await self._search(order_id, installation)}
         async for page in self._intents(datetime.now(UTC) - _LOOK_BACK):
-            found |= {intent.id: intent for intent in page if intent.order_id == order_id}
+            found |= {intent.id: intent for intent in page if intent.belongs_to(order_id, installation)}
             if self._searchable:
                 break  # what is older, search knows
         return sorted(found.values(), key=lambda intent: (intent.created, intent.id))
 
     async def moved(self, since: datetime) -> AsyncIterator[Sequence[Intent]]:
         """The payments of orders that were created since then; then the older ones that were charged; then those that were refunded."""
-        async for page in self._intents(since):
-            yield page
         told: set[str] = set()
+        async for page in self._intents(since):
+            told |= {intent.id for intent in page}
+            yield [intent for intent in page if intent.order_id]
         for listing in (_charges, _refunds):
             async for references in self._pages(ReferencePage, listing, since):
                 ids = {each.payment_intent for each in references.data if each.payment_intent and each.created >= since.timestamp() // 1}
@@ -69,11 +71,12 @@ class StripeStatement:
             return shown.data
         return [refund async for page in self._pages(RefundList, _refunds, payment_intent=intent.id) for refund in page.data]
 
-    async def _search(self, order_id: str) -> list[Intent]:
+    async def _search(self, order_id: str, installation: str | None) -> list[Intent]:
         if not self._searchable:
             return []
         quoted = order_id.replace("\\", "\\\\").replace("'", "\\'")
-        params: Any = {"query": f"metadata['order_id']:'{quoted}'", "limit": PAGE}
+        mark = "" if installation is None else f" AND metadata['installation']:'{installation}'"
+        params: Any = {"query": f"metadata['order_id']:'{quoted}'{mark}", "limit": PAGE}
         try:
             page = read(FoundPage, await self._calls(lambda s: s.v1.payment_intents.search_async(params)))
         except PaymentGatewayError as error:
@@ -84,12 +87,12 @@ class StripeStatement:
         expect(not page.has_more, "a part of the order's payments only")
         # Search takes upper and lower case for the same, and does not know what has just changed.
         intents = [await self.intent(found.id) for found in page.data]
-        return [intent for intent in intents if intent.order_id == order_id]
+        return [intent for intent in intents if intent.belongs_to(order_id, installation)]
 
     async def _intents(self, since: datetime) -> AsyncIterator[list[Intent]]:
-        """Those of orders, created since then."""
+        """Those that were created since then, of orders or not."""
         async for page in self._pages(IntentPage, _payment_intents, since, expand=_EXPAND_EACH):
-            yield [intent for intent in page.data if intent.order_id and intent.created_at >= _whole_second(since)]
+            yield [intent for intent in page.data if intent.created_at >= _whole_second(since)]
 
     async def _pages(self, shape: type[_P], listing: _List, since: datetime | None = None, **query: Any) -> AsyncIterator[_P]:
         """Down to the first page that is all older."""

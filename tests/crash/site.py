@@ -207,7 +207,7 @@ class Shop:
             assert row.decisions == (expected.by_hand > 0), "the desk's entries"
             if expected.accepted:
                 self._check_stranger(stranger(order_id))
-        books = read_books(self.world.database_url)
+        books = read_books(self.world.database_url, None)
         assert books.balanced, f"the books: {books.rows}"
         assert self.world.sql("SELECT count(*) FROM lease WHERE until > now()") == [(0,)], "a lease is left"
 

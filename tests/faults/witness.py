@@ -107,7 +107,7 @@ def assert_right(
     assert shelf.stock(PRODUCT) == (STOCK - len(completed), 0)
     assert not shelf.sql("SELECT 1 FROM reservation WHERE state = 'held'")
     assert not world.sql("SELECT 1 FROM order_step WHERE undo_due AND order_id <> ALL(:kept)", kept=list(completed))
-    balance = read_books(world.database_url)
+    balance = read_books(world.database_url, None)
     assert balance.balanced, balance.rows
 
 

@@ -34,6 +34,7 @@ from shop.ending import finish, put_off, remember_failures
 from shop.errors import OrderCancelled, OrderReturned
 from shop.lease import lease
 from shop.outcomes import OrderOutcome, Outcome
+from shop.payments.gateways import gateway
 from shop.report import read
 from shop.settings import settings
 from shop.shipping.fulfilment import fulfil
@@ -111,7 +112,7 @@ async def test_a_preview_changes_nothing(saga: World, unique: str) -> None:
 async def test_the_preview_at_every_stage(saga: World, unique: str, steps: int) -> None:
     order_id = f"STAGE-{unique}"
     await begun(saga, order_id, steps)
-    seen = await preview_cancel(order_id, ORDER_SAGA)
+    seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
     undo = ["return_shipment"] * (steps >= 5) + ["refund_payment"] * (steps >= 3) + ["release_inventory"] * (steps >= 2)
     assert [planned.compensation for planned in seen.undo] == undo
     assert seen.effect is (Effect.RETURN if steps >= 5 else Effect.CANCEL)
@@ -123,7 +124,7 @@ async def test_the_preview_at_every_stage(saga: World, unique: str, steps: int) 
 async def test_the_preview_of_what_has_ended(saga: World, unique: str) -> None:
     for order_id, fields in {f"DECLINED-{unique}": {"card": "0000"}, f"STUCK-{unique}": {"card": "0259", "country": "AQ"}}.items():
         await process_order(an_order(order_id, **fields), return_state=True)
-        seen = await preview_cancel(order_id, ORDER_SAGA)
+        seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
         assert (seen.effect, seen.undo, seen.refund) == (Effect.NOTHING, [], 0)
 
 
@@ -131,9 +132,33 @@ async def test_a_charge_whose_end_is_unknown_is_said_to_be_so(saga: World, uniqu
     order_id = f"UNCLEAR-{unique}"
     await begun(saga, order_id, 2)
     saga.sql("INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', true)", id=order_id)
-    seen = await preview_cancel(order_id, ORDER_SAGA)
+    seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
     assert (seen.refund, seen.refund_is_certain) == (PRICE, False)
     assert ("refund", "at most 999.99 USD") in seen.lines()
+
+
+async def test_the_preview_counts_what_the_gateway_s_dashboard_has_refunded(saga: World, unique: str) -> None:
+    order_id = f"DASH-{unique}"
+    await process_order(an_order(order_id), return_state=True)
+    (payment,) = saga.ledger(order_id)
+    refund = {"payment_id": payment["id"], "amount": 30_000, "currency": "USD"}
+    httpx.post(f"{saga.gateway_url}/v1/refunds", json=refund, timeout=10).raise_for_status()
+    seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
+    assert (seen.refund, seen.refunded, seen.refund_is_certain) == (PRICE - 300, Decimal(300), True)
+    await cancel(order_id)
+    assert saga.money(order_id) == (PRICE, PRICE), "what the preview said went back, and no more"
+    assert preview_from_python(order_id).refund == 0
+
+
+async def test_the_preview_without_the_gateway_says_at_most(saga: World, unique: str) -> None:
+    order_id = f"AWAY-{unique}"
+    await process_order(an_order(order_id), return_state=True)
+    saga.misbehave(error_rate=1)
+    try:
+        seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
+    finally:
+        saga.misbehave(error_rate=0)
+    assert (seen.refund, seen.refund_is_certain) == (PRICE, False)
 
 
 # -- doing it, at every stage
@@ -241,7 +266,7 @@ async def test_one_in_hand_is_stopped_before_it_is_charged(saga: World, unique: 
             (order,) = await journal.claim(tx, mine, most=1, ids=[order_id])
         for step in ORDER_SAGA.steps[:2]:
             await run(Work(step, [order]))
-        seen = await preview_cancel(order_id, ORDER_SAGA)
+        seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
         assert seen.in_hand
         cancelling = asyncio.create_task(cancel(order_id))
 

@@ -279,7 +279,7 @@ async def test_refunded_by_hand(saga: World, unique: str) -> None:
     assert saga.money(order_id) == (PRICE, 0), "past the gateway, which is not asked"
     assert "999.99 USD" in saga.mail(order_id, "refund")
     assert orders_that_need_attention() == []
-    books = {line.name: line for line in read_books(saga.database_url).rows}
+    books = {line.name: line for line in read_books(saga.database_url, None).rows}
     assert books["refunded by hand"].ours == "999.99 USD"
     assert "completed orders + at risk + refunded by hand" in books
     saga.assert_books_balance()
@@ -299,7 +299,7 @@ async def test_written_off(saga: World, unique: str) -> None:
     ended = read([order_id])[order_id]
     assert (ended.outcome, ended.amount_at_risk) == (Outcome.COMPENSATED, 0)
     assert entries(saga, order_id)[0].reason == "the account is closed"
-    books = {line.name: line.ours for line in read_books(saga.database_url).rows}
+    books = {line.name: line.ours for line in read_books(saga.database_url, None).rows}
     assert books["written off"] == "999.99 USD"
     assert "refund" not in saga.told(order_id), "nothing went back, so nobody is told that it did"
     saga.assert_books_balance()
@@ -309,7 +309,7 @@ async def test_books_tell_when_a_decision_is_missing(saga: World, unique: str) -
     order_id = await stuck(saga, f"FORGED-{unique}")
     await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann", reason="r", return_state=True)
     saga.sql("DELETE FROM desk_entry")
-    assert not read_books(saga.database_url).balanced
+    assert not read_books(saga.database_url, None).balanced
 
 
 async def test_retry_now(saga: World, unique: str) -> None:

@@ -18,8 +18,9 @@ from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlmodel import SQLModel
 
 import shop.tables
+from shop.installation import installation_id
 from shop.migrate import config, upgrade
-from shop.settings import Settings
+from shop.settings import Settings, settings
 
 assert shop.tables.CustomerOrder.metadata is SQLModel.metadata
 
@@ -122,3 +123,15 @@ def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_ur
     assert (row.order_id, row.step, row.amount_at_risk, row.last_error) == ("OLD", "process_payment", Decimal("12.5"), "no")
     assert row.since.astimezone(UTC) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert row.next_retry_at is not None
+
+
+async def test_each_database_gets_an_installation_id_of_its_own_and_keeps_it(database_url: str, empty_url: str) -> None:
+    def id_in(url: str) -> str:
+        with connected(url) as engine, engine.connect() as connection:
+            return str(connection.execute(text("SELECT id FROM installation")).scalar_one())
+
+    upgrade(empty_url)
+    first = id_in(empty_url)
+    upgrade(empty_url)
+    assert id_in(empty_url) == first != id_in(database_url)
+    assert await installation_id() == id_in(settings().database_url)

@@ -566,7 +566,14 @@ async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None
     with closing(Ledger(sandbox.ledger)) as ledger:
         for i in range(1163):
             made = ledger.create(
-                order_id=f"STRAY-{books.unique}-{i}", amount=100 + i, currency="USD", method="card", card_last4=None, token=None, key=None
+                order_id=f"STRAY-{books.unique}-{i}",
+                amount=100 + i,
+                currency="USD",
+                method="card",
+                card_last4=None,
+                token=None,
+                key=None,
+                installation=books.world.installation,
             )
             ledger.confirm(made.id, key=None)
     pages = [len(page) async for page in gateway().pages(books.since)]

@@ -114,7 +114,7 @@ async def test_nothing_of_the_customer_is_left_and_all_of_the_money(saga: World,
     assert rows_about(saga.database_url)
     assert files_about(saga.var_dir)
     age(saga, *orders)
-    before, books = [saga.sql(statement) for statement in MONEY], read_books(saga.database_url).rows
+    before, books = [saga.sql(statement) for statement in MONEY], read_books(saga.database_url, None).rows
 
     done = await purge()
     assert done["erased"] == len(orders)
@@ -122,7 +122,7 @@ async def test_nothing_of_the_customer_is_left_and_all_of_the_money(saga: World,
     assert rows_about(saga.database_url) == []
     assert files_about(saga.var_dir) == []
     assert [saga.sql(statement) for statement in MONEY] == before
-    assert read_books(saga.database_url).rows == books
+    assert read_books(saga.database_url, None).rows == books
     saga.assert_books_balance()
     assert {order_id: end.outcome for order_id, end in report.read(list(orders)).items()} == ends
     assert (await purge())["erased"] == 0, "once"

@@ -135,11 +135,12 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
 
 async def test_what_stripe_tells_while_an_order_is_being_put_off_is_not_missed(stripe_saga: StripeWorld, unique: str) -> None:
     """Its worker had looked before, and nobody waits yet who could be woken."""
+    mark = stripe_saga.installation
     intake.submit([an_order(unique)])
     async with lease() as mine:
         async with transaction() as tx:
             (order,) = await journal.claim(tx, mine, most=1, ids=[unique])
-        assert not (await inbox.store(PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), "pi_1", unique))).woke
+        assert not (await inbox.store(PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), "pi_1", unique, mark))).woke
         await put_off([order], 60, why="payment_needs_customer")
     ((pause,),) = stripe_saga.sql("SELECT not_before - now() FROM customer_order")
     assert pause.total_seconds() <= 1

@@ -179,7 +179,7 @@ class TestOrdersThatWait:
 
     async def test_an_event_is_not_judged_before_its_order_has_ended(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
         await ordered(shop.asking(unique))
-        tell(web, "evt_1", "payment_intent.succeeded", about_payment("pi_another", unique))
+        tell(web, "evt_1", "payment_intent.succeeded", about_payment("pi_another", unique, shop.installation))
         assert await handle_payment_events() == {"handled": 0, "later": 0}
         assert done(shop, "evt_1") is None
 
@@ -249,7 +249,7 @@ class TestLateSuccesses:
         assert "Not Found" in shop.sql("SELECT error FROM payment_event WHERE id = 'evt_2'")[0][0], "it is looked for again"
 
     async def test_a_charge_without_an_order_is_for_a_person(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
-        """As reconciliation judges it: it may be another shop's on the same account."""
+        """As reconciliation judges it: it bears our mark, and there is no such order (any more)."""
         await _pay(unique, confirm=True)
         (entry,) = shop.ledger(unique)
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(entry["id"], unique))
@@ -261,7 +261,7 @@ class TestLateSuccesses:
         made = shop.stripe.post("/v1/payment_intents", amount="500", currency="usd")["id"]
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(made, None))
         await handle_payment_events()
-        assert (done(shop, "evt_1") or "").startswith("no order's payment")
+        assert (done(shop, "evt_1") or "").startswith("not a payment of ours")
 
 
 class TestRefundsMadeInTheDashboard:
@@ -319,8 +319,9 @@ class TestRefundsMadeInTheDashboard:
         async def get(self: StripeGateway, payment_id: str) -> Payment:
             return replace(await asked(self, payment_id), refunds=(), amount_refunded=Decimal(0))
 
-        async def find(self: StripeGateway, order_id: str) -> list[Payment]:
-            return [replace(payment, refunds=(), amount_refunded=Decimal(0)) for payment in await found(self, order_id)]
+        async def find(self: StripeGateway, order_id: str, *, installation: str | None = None) -> list[Payment]:
+            payments = await found(self, order_id, installation=installation)
+            return [replace(payment, refunds=(), amount_refunded=Decimal(0)) for payment in payments]
 
         monkeypatch.setattr(StripeGateway, "get", get)
         monkeypatch.setattr(StripeGateway, "find", find)

@@ -54,9 +54,10 @@ def event(event_id: str, kind: str, about: Mapping[str, Any]) -> str:
     return json.dumps(told)
 
 
-def about_payment(payment_id: str, order_id: str | None) -> dict[str, Any]:
+def about_payment(payment_id: str, order_id: str | None, installation: str | None = None) -> dict[str, Any]:
     """What such an event says of a payment; the amounts are lies, for nobody may believe them."""
     metadata = {"order_id": order_id} if order_id else {}
+    metadata |= {"installation": installation} if installation else {}
     return {"id": payment_id, "object": "payment_intent", "amount": 1, "amount_received": 1, "currency": "usd", "metadata": metadata}
 
 

@@ -38,6 +38,11 @@ class World:
         finally:
             engine.dispose()
 
+    @property
+    def installation(self) -> str:
+        """The installation id, which everything bears that this shop creates outside."""
+        return str(self.sql("SELECT id FROM installation")[0][0])
+
     def stock(self, product_id: str) -> tuple[int, int]:
         """(on hand, reserved)."""
         on_hand, reserved = self.sql("SELECT on_hand, reserved FROM product WHERE id = :id", id=product_id)[0]
@@ -92,7 +97,7 @@ class World:
 
     def assert_books_balance(self) -> None:
         """Our money against the gateway's ledger, order by order (the ledger outlives a test), and the stock."""
-        books = read_books(self.database_url)
+        books = read_books(self.database_url, None)
         assert books.balanced, books.rows
         for order_id, charged, refunded in self.sql(
             "SELECT id, amount_charged, amount_refunded FROM customer_order WHERE outcome IS NOT NULL"

@@ -94,8 +94,8 @@ class Gateway:
     async def get(self, payment_id: str) -> Payment:
         return await self._send(f"get {_number(payment_id)}", lambda: self._real.get(payment_id))  # type: ignore[no-any-return]
 
-    async def find(self, order_id: str) -> list[Payment]:
-        return await self._send(f"find {order_id}", lambda: self._real.find(order_id))  # type: ignore[no-any-return]
+    async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
+        return await self._send(f"find {order_id}", lambda: self._real.find(order_id, installation=installation))  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
         """There is nothing to close."""

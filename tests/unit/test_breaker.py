@@ -25,7 +25,7 @@ class Inner:
         self.error: PaymentError | None = None
         self.hold: asyncio.Event | None = None
 
-    async def find(self, _order_id: str) -> list[Any]:
+    async def find(self, _order_id: str, *, installation: str | None = None) -> list[Any]:
         self.calls += 1
         if self.hold is not None:
             await self.hold.wait()

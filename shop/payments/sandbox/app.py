@@ -46,6 +46,7 @@ class NewPayment(BaseModel):
     method: str
     card_last4: str | None = None
     token: str | None = None
+    installation: str | None = None
 
 
 class NewRefund(BaseModel):
@@ -85,17 +86,20 @@ def create_app(ledger: Ledger) -> FastAPI:
         return await _serve(request, ledger, lambda: ledger.get(payment_id), Move.GET, payment_id=payment_id)
 
     @app.get("/v1/payments")
-    async def find_or_list(
+    async def find_or_list(  # noqa: PLR0917  (query parameters)
         request: Request,
         order_id: str | None = None,
+        installation: str | None = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
         starting_after: str | None = None,
         since: AwareDatetime | None = None,
     ) -> Response:
-        """With `order_id` all payments of that order, oldest first; without it all there are (with `since`: all that were created,
-        charged or refunded since then), newest first, in pages."""
+        """With `order_id` all payments of that order (with `installation`: those that bear it), oldest first; without it all there are
+        (with `since`: all that were created, charged or refunded since then), newest first, in pages."""
         if order_id is not None:
-            return await _serve(request, ledger, lambda: Page(ledger.find(order_id), has_more=False), Move.FIND, order_id=order_id)
+            return await _serve(
+                request, ledger, lambda: Page(ledger.find(order_id, installation), has_more=False), Move.FIND, order_id=order_id
+            )
         return await _serve(request, ledger, lambda: ledger.list(limit=limit, starting_after=starting_after, since=since), Move.LIST)
 
     @app.get("/v1/totals")

@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS payments (
     fee INTEGER NOT NULL,
     charged_at INTEGER,
     refunded INTEGER NOT NULL CHECK (refunded BETWEEN 0 AND amount),
+    installation TEXT,
     CHECK ((charged_at IS NOT NULL) = (status = 'succeeded')),
     CHECK (refunded = 0 OR charged_at IS NOT NULL)
 );
@@ -99,6 +100,7 @@ class _Row(NamedTuple):
     fee: int
     charged_at: int | None
     refunded: int
+    installation: str | None
 
     @property
     def card(self) -> Card:
@@ -109,6 +111,7 @@ _CREATED, _SUCCEEDED = PaymentStatus.CREATED.value, PaymentStatus.SUCCEEDED.valu
 _DECLINED, _CANCELLED = PaymentStatus.DECLINED.value, PaymentStatus.CANCELLED.value
 
 _KEY = re.compile(r"[!-~]{1,255}")
+_INSTALLATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _METHOD = re.compile(r"[A-Za-z_ -]{1,40}")
 _CARD_NUMBER = re.compile(r"[0-9](?:[ -]?[0-9]){12,18}")
 
@@ -133,6 +136,8 @@ class Ledger:
         # to the disk each time, for when the machine does.
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_TABLES)
+        if "installation" not in {row[1] for row in self._db.execute("PRAGMA table_info(payments)")}:  # a ledger of an earlier version
+            self._db.execute("ALTER TABLE payments ADD COLUMN installation TEXT")
         # Part of every id, so that one from a ledger that was thrown away never means another payment in the next.
         self._db.execute("INSERT INTO ledger SELECT ? WHERE NOT EXISTS (SELECT * FROM ledger)", (secrets.token_hex(6),))
         (self._name,) = self._db.execute("SELECT name FROM ledger").fetchone()
@@ -188,7 +193,16 @@ class Ledger:
     # -- payments --
 
     def create(
-        self, *, order_id: str, amount: int, currency: str, method: str, card_last4: str | None, token: str | None, key: str | None
+        self,
+        *,
+        order_id: str,
+        amount: int,
+        currency: str,
+        method: str,
+        card_last4: str | None,
+        token: str | None,
+        key: str | None,
+        installation: str | None = None,
     ) -> PaymentRecord:
         """Registers a payment; nothing is charged. The token is looked at, never stored."""
         _demand(1 <= len(order_id) <= MAX_ORDER_ID and _storable(order_id), f"order_id is text of 1 to {MAX_ORDER_ID} characters")
@@ -199,12 +213,14 @@ class Ledger:
             _demand(len(token) <= 255 and _storable(token), "token is text of at most 255 characters")
             _demand(not _holds_card_number(token), "token holds a card number: those are never accepted")
 
+        _demand(installation is None or _INSTALLATION.fullmatch(installation) is not None, "installation is a name such as 3f9a")
+
         def work() -> _Row:
-            row = _Row(0, order_id, _CREATED, amount, currency, method, card_last4, 0, _now(), 0, None, 0)
-            number = self._run("INSERT INTO payments VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row[1:]).lastrowid
+            row = _Row(0, order_id, _CREATED, amount, currency, method, card_last4, 0, _now(), 0, None, 0, installation)
+            number = self._run("INSERT INTO payments VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row[1:]).lastrowid
             return _Row(number or 0, *row[1:])
 
-        return self._once(key, ("create", order_id, amount, currency, method, card_last4, token), work)
+        return self._once(key, ("create", order_id, amount, currency, method, card_last4, token, installation), work)
 
     def confirm(self, payment_id: str, *, key: str | None) -> PaymentRecord:
         """Charges it. One that has succeeded is returned and charged no more; a declined or cancelled one is refused.
@@ -267,11 +283,13 @@ class Ledger:
         self._settle()
         return self._record(self._load(payment_id))
 
-    def find(self, order_id: str) -> tuple[PaymentRecord, ...]:
-        """Every payment ever created for the order, oldest first."""
+    def find(self, order_id: str, installation: str | None = None) -> tuple[PaymentRecord, ...]:
+        """Every payment ever created for the order (by this installation; None: by anybody), oldest first."""
         self._settle()
         _demand(_storable(order_id), "order_id is text")
-        rows = self._run("SELECT * FROM payments WHERE order_id = ? ORDER BY number", order_id).fetchall()
+        rows = self._run(
+            "SELECT * FROM payments WHERE order_id = ?1 AND (?2 IS NULL OR installation = ?2) ORDER BY number", order_id, installation
+        ).fetchall()
         return tuple(self._record(_Row._make(row)) for row in rows)
 
     def list(self, *, limit: int = 100, starting_after: str | None = None, since: datetime | None = None) -> Page:
@@ -346,6 +364,7 @@ class Ledger:
             _moment(row.created_at),
             _moment(row.charged_at) if row.charged_at else None,
             refunds,
+            row.installation,
         )
 
     def _refunds(self, number: int, payment_id: str) -> tuple[RefundRecord, ...]:

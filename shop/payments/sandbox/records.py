@@ -45,6 +45,8 @@ class PaymentRecord:
     created_at: AwareDatetime
     charged_at: AwareDatetime | None
     refunds: tuple[RefundRecord, ...] = ()
+    installation: str | None = None
+    """Who created it, of those who share the account; None: it was not said."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,124 @@
+"""Which payments are ours: a gateway account may be shared with other shops, whose order ids may be the same.
+
+A payment is ours if it bears our installation id, or if the journal has its id for its order. One that bears no installation id at all
+is ours only for an order whose payment began before this installation had an id, and only if the amount is the order's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from sqlalchemy import text
+
+from shop.database import transaction
+from shop.installation import installation, installation_id
+from shop.payments.charge import STEP
+from shop.payments.gateway import GatewayClient, Payment, Refund
+
+_CLOCKS_DIFFER = timedelta(minutes=5)
+"""Between the gateway's clock and the database's."""
+_JOURNALLED = text(
+    "SELECT order_id, notes ->> 'payment_id' AS payment_id FROM order_step "
+    "WHERE step = :step AND order_id = ANY(CAST(:ids AS text[])) AND notes ? 'payment_id'"
+)
+_BEGAN_BEFORE = text(
+    "SELECT s.begun_at, o.content ->> 'total_amount' AS total, coalesce(o.content ->> 'currency', 'USD') AS currency "
+    "FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = :step WHERE o.id = :id AND s.begun_at < :made_at"
+)
+
+
+class OwnPayments:
+    """A `PaymentGateway` that marks what it creates as this installation's, and shows nobody else's payments.
+
+    Idempotency keys begin with the installation id. Besides what the gateway raises, every method raises what the database raises.
+    """
+
+    def __init__(self, inner: GatewayClient) -> None:
+        self.inner = inner
+
+    async def create(
+        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+    ) -> Payment:
+        mine = await installation_id()
+        return await self.inner.create(
+            order_id=order_id,
+            amount=amount,
+            currency=currency,
+            method=method,
+            card_last4=card_last4,
+            token=token,
+            key=f"{mine}-{key}",
+            installation=mine,
+        )
+
+    async def confirm(self, payment_id: str, *, key: str) -> Payment:
+        return await self.inner.confirm(payment_id, key=await _own(key))
+
+    async def get(self, payment_id: str) -> Payment:
+        """The payment. Its `order_id` is empty if the payment is not ours."""
+        payment = await self.inner.get(payment_id)
+        return payment if await _ours([payment]) else replace(payment, order_id="")
+
+    async def find(self, order_id: str) -> list[Payment]:
+        """Every payment that we ever created for the order, oldest first."""
+        found = await self.inner.find(order_id, installation=await installation_id())
+        return [*await self._unmarked(order_id), *found]
+
+    async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
+        """Our payments that were created, charged or refunded since then, with all their refunds, a page at a time."""
+        async for page in self.inner.pages(since):
+            if mine := await _ours(page):
+                yield mine
+
+    async def cancel(self, payment_id: str, *, key: str) -> Payment:
+        return await self.inner.cancel(payment_id, key=await _own(key))
+
+    async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
+        return await self.inner.refund(payment_id, amount=amount, currency=currency, key=await _own(key))
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    async def _unmarked(self, order_id: str) -> list[Payment]:
+        """What an earlier version of this software created, which marked nothing, and whose id a crash has lost."""
+        here = await installation()
+        async with transaction() as tx:
+            row = (await tx.execute(_BEGAN_BEFORE, {"id": order_id, "step": STEP, "made_at": here.made_at})).one_or_none()
+        if row is None:
+            return []
+        found = await self.inner.find(order_id, installation=None)
+        return [payment for payment in found if _could_be(payment, row)]
+
+
+def _could_be(payment: Payment, order: Any) -> bool:
+    """Whether an earlier version may have created the payment for this order."""
+    try:
+        total = Decimal(order.total)
+    except (InvalidOperation, TypeError):
+        return False
+    same = (payment.amount, payment.currency) == (total, order.currency)
+    return same and payment.created_at >= order.begun_at - _CLOCKS_DIFFER
+
+
+async def _ours(payments: Sequence[Payment]) -> list[Payment]:
+    """Those that bear our id, and those whose id the journal has."""
+    if not payments:
+        return []
+    mine = await installation_id()
+    others = [payment.order_id for payment in payments if payment.installation != mine and payment.order_id]
+    known: set[tuple[str, str]] = set()
+    if others:
+        # PostgreSQL cannot store a zero byte, so no order of ours has one in its id.
+        ids = [order_id for order_id in others if "\0" not in order_id]
+        async with transaction() as tx:
+            rows = await tx.execute(_JOURNALLED, {"step": STEP, "ids": ids})
+            known = {(row.order_id, row.payment_id) for row in rows}
+    return [payment for payment in payments if payment.installation == mine or (payment.order_id, payment.id) in known]
+
+
+async def _own(key: str) -> str:
+    return f"{await installation_id()}-{key}"
