@@ -219,7 +219,7 @@ class Shop:
 
     def _check_stock(self, inventory: InventoryServer, order_id: str, expected: Scenario) -> None:
         """The service is asked: what became of the order's pieces, and whether its stock is what moved it."""
-        found = inventory.do(inventory.inventory.get(order_id))
+        found = inventory.do(inventory.inventory.get(inventory.name_of(order_id)))
         states = {State.SHIPPED} if expected.outcome is Outcome.COMPLETED else {State.RETURNED} if expected.returned else _OVER
         assert (found.state if found else None) in states, "the inventory service"
         stock = inventory.do(inventory.inventory.stock())

@@ -191,7 +191,7 @@ def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
     for order_id, end in ends.items():
         assert len(outside.carrier.labels(order_id)) <= 1, f"{order_id}: bought twice"
         assert outside.carrier.good_labels(order_id) == (end is Outcome.COMPLETED), order_id
-        found = outside.service.do(outside.service.inventory.get(order_id))
+        found = outside.service.do(outside.service.inventory.get(outside.service.name_of(order_id)))
         assert (found.state is State.SHIPPED) is (end is Outcome.COMPLETED), order_id
     assert all(product.is_sound for product in outside.service.do(outside.service.inventory.stock()))
 
