@@ -35,5 +35,10 @@ def split(outbox_kind: str) -> tuple[Kind, bool]:
     return Kind(outbox_kind.removeprefix(_CRM)), outbox_kind.startswith(_CRM)
 
 
+def what_it_is(order_id: str, kind: Kind, installation: str) -> str:
+    """What the ids of a message are made of. Receivers drop a second message with the same id, so that two shops' must differ."""
+    return "\n".join(filter(None, (installation, kind, order_id)))
+
+
 ALL_OF_AN_ORDER = 2 * len(Kind)
 """So many messages an order can have, at most."""

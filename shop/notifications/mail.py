@@ -1,7 +1,7 @@
 """The mails that a customer gets, in their language: text and HTML, from the templates.
 
 Any text of an order may be hostile: nothing of it can add a header, another recipient, a tag, or lines that look like ours.
-The same order and kind always has the same Message-ID, so that a resend is recognised as one.
+The same order and kind of an installation always has the same Message-ID, so that a resend is recognised as one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shop.confirmation.confirmation import TEMPLATE
 from shop.domains import ascii_domain
 from shop.errors import NoDeliveryAddress, OrderCancelled, OrderReturned, OutOfStock, PaymentDeclined, PaymentLapsed
 from shop.names import file_stem
-from shop.notifications.kinds import Kind
+from shop.notifications.kinds import Kind, what_it_is
 from shop.notifications.language import FALLBACK, Language, language_of
 from shop.notifications.layout import item_name, order_table
 from shop.notifications.message import Mail, message
@@ -45,6 +45,8 @@ class About:
     settings: Settings
     date: datetime
     """When it was due; aware."""
+    installation: str = ""
+    """Our installation id; empty for what an earlier version made due, which must keep its Message-ID."""
 
 
 def mail(order: Order, kind: Kind, payload: Mapping[str, Any], about: About) -> Mail:
@@ -122,9 +124,9 @@ def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], abou
     return _mail(order, Kind.OUT_OF_STOCK, "out_of_stock", values, about)
 
 
-def message_id(order_id: str, kind: Kind, settings: Settings) -> str:
-    """The same for the same order and kind, and for no other."""
-    digest = hashlib.sha256(f"{kind}\n{order_id}".encode()).hexdigest()[:16]
+def message_id(order_id: str, kind: Kind, settings: Settings, installation: str) -> str:
+    """The same for the same order and kind, and for no other; also not for another shop's order with the same id."""
+    digest = hashlib.sha256(what_it_is(order_id, kind, installation).encode()).hexdigest()[:16]
     return f"<{kind}-{file_stem(order_id)}-{digest}@{settings.shop_email.rpartition('@')[2]}>"
 
 
@@ -184,7 +186,7 @@ def _mail(
         "To": str(to),
         "Subject": _header(subject),
         "Date": format_datetime(about.date),
-        "Message-ID": message_id(order.id, kind, s),
+        "Message-ID": message_id(order.id, kind, s, about.installation),
         "Auto-Submitted": "auto-generated",
     }
     return Mail(s.shop_email, to.addr_spec, message(to, headers, text, html))

@@ -170,11 +170,11 @@ class Shop:
         if not self.outside:
             return self.world.told(order_id)
         counted = Counter(self.site.mail_server.ids)
-        told = {kind: counted[message_id(order_id, kind, _DEFAULTS)] for kind in Kind}
+        told = {kind: counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] for kind in Kind}
         assert max(told.values()) <= 2
         heard = Counter(heard.body["data"]["contact"] for heard in self.site.crm.heard if heard.body["data"]["order_id"] == order_id)
         assert {contact.removeprefix("order_") for contact in heard} == {str(kind) for kind, times in told.items() if times}
-        assert sum(counted[message_id(order_id, kind, _DEFAULTS)] > 1 for kind in Kind) <= 1
+        assert sum(counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] > 1 for kind in Kind) <= 1
         assert not self.site.crm.wrong
         return {str(kind) for kind, times in told.items() if times}
 

@@ -21,7 +21,9 @@ from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
 from shop import intake, report
 from shop.catalogue import load_sample_catalogue
+from shop.database import sync_engine
 from shop.desk.cancel import ask_to_cancel_sync
+from shop.installation import read_installation_id
 from shop.notifications.crm import webhook
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
@@ -199,8 +201,10 @@ def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
 def assert_told(outside: Outside, pauses: dict[str, Pause]) -> None:
     """Everybody has what is due and nothing else; what came twice is the same, and comes from a process that was paused over it."""
     told = {(i, Kind(kind)) for i, end in report.read(list(pauses)).items() for kind in due(end)}
-    mails = {message_id(i, kind, settings()): pauses[i] for i, kind in told}
-    hooks = {webhook(i, kind, datetime.now(UTC), {}).id: pauses[i] for i, kind in told}
+    with sync_engine(settings().database_url).connect() as connection:
+        us = read_installation_id(connection)
+    mails = {message_id(i, kind, settings(), us): pauses[i] for i, kind in told}
+    hooks = {webhook(i, kind, datetime.now(UTC), {}, us).id: pauses[i] for i, kind in told}
     for name, expected, heard in (
         (MAIL, mails, [(taken.id, taken.data) for taken in outside.mails.taken]),
         (HOOK, hooks, [(told.id, str(told.body).encode()) for told in outside.crm.heard]),

@@ -92,7 +92,7 @@ async def test_mails_and_webhooks_leave_for_the_outside(saga: World, unique: str
         outside = {"SMTP_URL": f"smtp://{server.host}:{server.port}", "CRM_WEBHOOK_URL": crm.url, "CRM_WEBHOOK_SECRET": SECRET}
         with environment(outside):
             await through(lane, *orders)
-    assert Counter(server.ids) == Counter(message_id(order["id"], Kind.CONFIRMATION, settings()) for order in orders)
+    assert Counter(server.ids) == Counter(message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation) for order in orders)
     assert sorted(heard.body["data"]["order_id"] for heard in crm.heard) == [order["id"] for order in orders]
     assert all(heard.body["data"]["tracking_number"] for heard in crm.heard)
     assert saga.mails() == {}
@@ -110,7 +110,7 @@ async def test_mail_server_and_crm_away_are_no_order_s_matter(saga: World, uniqu
     with mail_server(port=port) as server, crm_server() as crm, environment({**away, "CRM_WEBHOOK_URL": crm.url}):
         saga.sql("UPDATE outbox SET next_attempt_at = now()")
         await process_pending_orders(drain_seconds=0)
-    assert server.ids == [message_id(order["id"], Kind.CONFIRMATION, settings())]
+    assert server.ids == [message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation)]
     assert len(crm.heard) == 1
 
 

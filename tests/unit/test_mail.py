@@ -48,6 +48,7 @@ DATE = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 TRACKING = "CA473124829US"
 HEADERS = {"From", "Reply-To", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Content-Type", "MIME-Version"}
 ABOUT = About(SETTINGS, DATE)
+OURS = "0123456789abcdef"
 SHORTAGES = [{"product_id": "PROD-002", "requested": 2, "available": 1}]
 
 
@@ -311,7 +312,7 @@ class TestNotices:
             Kind.OUT_OF_STOCK: {"shortages": SHORTAGES},
         }
         ids = {parsed(mail(ORDER, kind, payloads[kind], ABOUT).data)["Message-ID"] for kind in Kind}
-        assert ids == {message_id(ORDER.id, kind, SETTINGS) for kind in Kind}
+        assert ids == {message_id(ORDER.id, kind, SETTINGS, "") for kind in Kind}
 
 
 class TestMailPrograms:
@@ -579,7 +580,9 @@ class TestMaildir:
         ids = ["A", "A.refund", "A.refund.eml", "A-refund", "a/b", "a:2,S", "..", ".", "", ".hidden", "x" * 500, "A.confirmation"]
         mails = [(order_id, kind) for order_id in ids for kind in Kind]
         names = [mail_name(*each) for each in mails]
-        assert len(set(names)) == len({message_id(*each, SETTINGS) for each in mails}) == len(mails)
+        theirs = {message_id(*each, SETTINGS, "fedcba9876543210") for each in mails}
+        assert not theirs & {message_id(*each, SETTINGS, OURS) for each in mails}, "another shop's with the same order ids"
+        assert len(set(names)) == len({message_id(*each, SETTINGS, OURS) for each in mails}) == len(mails)
         assert {(tmp_path / "new" / name).resolve().parent for name in names} == {(tmp_path / "new").resolve()}
         assert not [name for name in names if name.startswith(".") or set(name) & {":", "/", "\\", " "} or len(name) > 120]
 
