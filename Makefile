@@ -41,8 +41,8 @@ test: lint node
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest tests/integration tests/faults -m "slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest tests/integration tests/faults -m "slow and alone"
+	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and alone"
 
 # All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
 fault-test: $(STAMP)

@@ -7,7 +7,6 @@ They do at rest; while orders are under way their money and stock may be in betw
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 
@@ -19,10 +18,10 @@ from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from shop.books import Books, Totals, gateway_totals, read_books
-from shop.database import close_engine
 from shop.errors import PaymentError
-from shop.payments.gateways import close_gateway, gateway
+from shop.payments.gateways import gateway
 from shop.settings import settings, what_is_wrong
+from shop.sync import run_sync
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,16 +46,12 @@ def ask_gateway() -> Totals:
     """What the gateway that is set charged and refunded for us, ever. On a terminal it shows how far it is. Raises `PaymentError`, and
     what the database raises."""
 
-    async def ask() -> Totals:
-        try:
-            return await gateway_totals(gateway(), _show_progress if sys.stderr.isatty() else lambda _: None)
-        finally:
-            if sys.stderr.isatty():
-                sys.stderr.write("\r\x1b[K")
-            await close_gateway()
-            await close_engine()
-
-    return asyncio.run(ask())
+    if not sys.stderr.isatty():
+        return run_sync(lambda: gateway_totals(gateway()))
+    try:
+        return run_sync(lambda: gateway_totals(gateway(), _show_progress))
+    finally:
+        sys.stderr.write("\r\x1b[K")
 
 
 def _show_progress(payments: int) -> None:

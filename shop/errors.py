@@ -136,6 +136,8 @@ class PaymentError(OrderError):
     """Something at the payment gateway; `error_code` is the gateway's own word."""
 
     code = "payment_error"
+    unclear_refunds: int = 0
+    """How many refunds of the order were asked for without a clear answer, this one included."""
 
     def __init__(self, error_code: str, error_message: str, *, retryable: bool = False) -> None:
         self.error_code = error_code
@@ -144,7 +146,8 @@ class PaymentError(OrderError):
         super().__init__(f"{error_message} ({error_code})")
 
     def details(self) -> dict[str, Any]:
-        return {**super().details(), "error_code": self.error_code, "error_message": self.error_message}
+        told = {**super().details(), "error_code": self.error_code, "error_message": self.error_message}
+        return {**told, "unclear_refunds": self.unclear_refunds} if self.unclear_refunds else told
 
 
 class PaymentDeclined(PaymentError):
@@ -172,10 +175,23 @@ class PaymentGatewayTimeout(PaymentError):
         super().__init__("timeout", error_message, retryable=True)
 
 
+BAD_ANSWER = "bad_answer"
+"""The `error_code` of an answer that makes no sense."""
+
+
 class PaymentGatewayError(PaymentError):
     """The gateway failed or could not be reached; `retryable` says whether it may recover by itself."""
 
     code = "payment_gateway_error"
+
+
+class PaymentMismatch(PaymentGatewayError):
+    """The gateway's answer is about another order, amount or currency than ours: it counts neither as a charge nor as none."""
+
+    code = "payment_mismatch"
+
+    def __init__(self, differs: str) -> None:
+        super().__init__("payment_mismatch", f"the gateway's answer is about another {differs} than the order's", retryable=True)
 
 
 class PaymentGatewayUnavailable(PaymentGatewayError):

@@ -38,6 +38,19 @@ class ResolutionIncomplete(DeskError):
     code = "resolution_incomplete"
 
 
+class RefundedAlready(DeskError):
+    """The gateway says that the money has gone back, or that there was none: nothing is to be refunded by hand."""
+
+    code = "refunded_already"
+
+
+class GatewayNotAsked(DeskError):
+    """The gateway does not say what is left of the order's charge, so that nobody can tell whether a refund by hand is the second one."""
+
+    code = "gateway_not_asked"
+    retryable = True
+
+
 class NothingToAccept(DeskError):
     """No discrepancy of the order is open."""
 

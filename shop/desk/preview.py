@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -13,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
-from shop.database import close_engine, transaction
+from shop.database import transaction
 from shop.desk.errors import OrderUnknown
 from shop.errors import PaymentError
 from shop.inventory import STEP as RESERVING
@@ -22,9 +20,10 @@ from shop.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
 from shop.payments.gateway import PaymentGateway, PaymentStatus
-from shop.payments.gateways import close_gateway, gateway
+from shop.payments.gateways import gateway
 from shop.saga import Kind, Saga
 from shop.stock.inventories import NOTE as AT_SERVICE
+from shop.sync import run_sync
 
 _ORDER = text(
     """
@@ -113,16 +112,7 @@ async def preview_cancel(order_id: str, saga: Saga, gateway: PaymentGateway) -> 
 
 def preview_cancel_sync(order_id: str, saga: Saga) -> CancelPreview:
     """The same, for callers that cannot await."""
-
-    async def preview() -> CancelPreview:
-        try:
-            return await preview_cancel(order_id, saga, gateway())
-        finally:
-            await close_gateway()
-            await close_engine()
-
-    with ThreadPoolExecutor(1) as pool:  # the caller may have an event loop of its own
-        return pool.submit(asyncio.run, preview()).result()
+    return run_sync(lambda: preview_cancel(order_id, saga, gateway()))
 
 
 @dataclass(frozen=True, slots=True)

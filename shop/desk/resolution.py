@@ -12,15 +12,27 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from shop.database import as_json, sync_engine, transaction
+from shop.database import as_json, transaction
 from shop.desk import words
 from shop.desk.attention import REOPEN
-from shop.desk.errors import AlreadyResolved, NotOnTheDesk, OrderBusy, OrderUnknown, ResolutionIncomplete
+from shop.desk.errors import (
+    AlreadyResolved,
+    GatewayNotAsked,
+    NotOnTheDesk,
+    OrderBusy,
+    OrderUnknown,
+    RefundedAlready,
+    ResolutionIncomplete,
+)
+from shop.errors import PaymentError
 from shop.money import show
 from shop.payments.charge import STEP as PAYMENT
+from shop.payments.charge import payments_of
+from shop.payments.gateway import PaymentGateway
+from shop.payments.gateways import gateway
 from shop.points import effect
-from shop.settings import settings
 from shop.signals import WAITING
+from shop.sync import run_sync
 
 # Two statements: what was read together with waiting for the lock would be from before.
 _LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
@@ -31,6 +43,15 @@ _LOOK = text(
         a.order_id IS NOT NULL AS was_here, a.resolved_at, a.resolution, a.next_retry_at
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
     """
+)
+_AT_RISK = text(
+    "SELECT o.currency, o.amount_at_risk, s.notes ->> 'payment_id' AS payment_id FROM customer_order o JOIN attention a "
+    "ON a.order_id = o.id AND a.resolved_at IS NULL LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step "
+    "WHERE o.id = :id AND o.amount_at_risk > 0"
+)
+_FORGET_UNCLEAR = text(
+    "UPDATE order_step SET undo_error = undo_error - 'unclear_refunds' WHERE order_id = :id AND step = :step "
+    "AND undo_error ? 'unclear_refunds'"
 )
 _DUE = text("SELECT step FROM order_step WHERE order_id = :id AND undo_due ORDER BY number")
 _SETTLE = text(
@@ -101,18 +122,45 @@ def decision(
 
 async def resolve(decided: Decision) -> bool:
     """Settles the order, or opens it again; any worker then takes it to its outcome. False: the same was decided before, and nothing was
-    done now.
+    done now. Before a refund by hand is written down, the gateway is asked what is left of the charge.
 
-    Raises `OrderUnknown`, `NotOnTheDesk`, `AlreadyResolved` (otherwise), `ResolutionIncomplete`, and `OrderBusy` (retryable).
+    Raises `OrderUnknown`, `NotOnTheDesk`, `AlreadyResolved` (otherwise), `RefundedAlready`, `ResolutionIncomplete`, and `OrderBusy` and
+    `GatewayNotAsked` (retryable).
     """
+    if decided.resolution is Resolution.REFUNDED_BY_HAND:
+        await _check_with_gateway(decided, gateway())
     async with transaction(_DECIDING) as tx:
         return await tx.run_sync(_resolve, decided)
 
 
 def resolve_sync(decided: Decision) -> bool:
-    """The same, for callers without an event loop."""
-    with sync_engine(settings().database_url).begin() as connection:
-        return _resolve(connection, decided)
+    """The same, for callers that cannot await."""
+    return run_sync(lambda: resolve(decided))
+
+
+async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> None:
+    """Raises `RefundedAlready` if the gateway has less left of the charge than is at risk, and `GatewayNotAsked`."""
+    async with transaction() as tx:
+        row = (await tx.execute(_AT_RISK, {"id": decided.order_id, "step": PAYMENT})).one_or_none()
+    if row is None:  # nothing to settle, which `_resolve` says
+        return
+    try:
+        payments = await payments_of(decided.order_id, row.payment_id, gateway)
+    except PaymentError as error:
+        raise GatewayNotAsked(
+            f"the payment gateway does not say what is left of the charge of order {decided.order_id} ({error}). Choose hold, so that "
+            "nothing is refunded meanwhile, and write the refund down when the gateway answers"
+        ) from error
+    mine = [payment for payment in payments if (payment.order_id, payment.currency) == (decided.order_id, row.currency)]
+    kept = sum((payment.kept for payment in mine), Decimal(0))
+    if kept < row.amount_at_risk:
+        charged = show(sum((payment.charged for payment in mine), Decimal(0)), row.currency)
+        back = show(sum((payment.amount_refunded for payment in mine), Decimal(0)), row.currency)
+        raise RefundedAlready(
+            f"the payment gateway has charged {charged} for order {decided.order_id}, and {back} of it went back already: "
+            f"less is left than {show(row.amount_at_risk, row.currency)}. Choose retry_now, which finds that; if you have paid it "
+            "back as well, the customer has it twice"
+        )
 
 
 def _resolve(connection: Connection, decided: Decision) -> bool:
@@ -135,6 +183,8 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
                 return False
             connection.execute(_HOLD, {"id": decided.order_id})
             connection.execute(_BACK_TO_THE_DESK, {"id": decided.order_id})
+        case Resolution.RETRY_NOW:  # a person has looked: refunds without a clear answer are counted anew
+            connection.execute(_FORGET_UNCLEAR, {"id": decided.order_id, "step": PAYMENT})
         case Resolution.REFUNDED_BY_HAND:
             by_hand = at_risk
             _settle_refund(connection, decided, row)

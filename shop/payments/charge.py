@@ -1,20 +1,21 @@
 """Charging an order, and giving its money back, through whatever gateway there is.
 
 Promise 5: an unclear result counts as done until proven otherwise. So the refund does not ask our journal what was charged, it asks
-the gateway, by order id.
+the gateway, by order id. The gateway is not believed everything, either: an answer about another order, amount or currency than ours is
+neither a charge nor none, and never more goes back than the order's amount. Both come to a person.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
-from typing import Literal
+from decimal import Decimal, InvalidOperation
+from typing import Literal, NoReturn
 
 from pydantic import BaseModel
 
 from shop import names
-from shop.errors import NoDeliveryAddress, PaymentError, PaymentGatewayError, PaymentRefused, RefundRefused
+from shop.errors import NoDeliveryAddress, PaymentError, PaymentGatewayError, PaymentMismatch, PaymentRefused, RefundRefused
 from shop.money import to_minor
 from shop.notes import note
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus, Refund
@@ -22,6 +23,10 @@ from shop.points import effect
 from shop.under_way import OrderUnderWay
 
 STEP = "process_payment"
+MOST_UNCLEAR_REFUNDS = 5
+"""Refunds of one order that are asked for without a clear answer, before a person has to look. A gateway may pay each of them."""
+_NOT_SENT = frozenset({"unreachable", "circuit_open", "authentication"})
+"""Errors after which the gateway has certainly not done what it was asked for."""
 _CREATING, _CONFIRMING, _CANCELLING, _REFUNDING = (
     effect(what) for what in ("creating a payment", "confirming a payment", "cancelling a payment", "refunding a payment")
 )
@@ -61,13 +66,46 @@ async def charge(under_way: OrderUnderWay, gateway: PaymentGateway) -> PaymentRe
         raise NoDeliveryAddress
     payment_id = under_way.journal[STEP].notes.get("payment_id")
     if payment_id is None:
-        payment = await _find_or_create(under_way, gateway)
+        payment = _checked(under_way, await _find_or_create(under_way, gateway))
         payment_id = payment.id
         await note(under_way, STEP, payment_id=payment_id)
-    elif under_way.journal[STEP].attempts > 1 and (payment := await gateway.get(payment_id)).status is PaymentStatus.SUCCEEDED:
-        return _charged(payment)
+    elif under_way.journal[STEP].attempts > 1:
+        payment = _checked(under_way, await gateway.get(payment_id), payment_id)
+        if payment.status is PaymentStatus.SUCCEEDED:
+            return _charged(payment)
     with _CONFIRMING:
-        return _charged(await gateway.confirm(payment_id, key=names.key(order.id, f"confirm-{payment_id}")))
+        confirmed = await gateway.confirm(payment_id, key=names.key(order.id, f"confirm-{payment_id}"))
+    return _charged(_checked(under_way, confirmed, payment_id))
+
+
+def _checked(under_way: OrderUnderWay, payment: Payment, payment_id: str | None = None) -> Payment:
+    """The payment, if it is the one that was asked about, of this order, its amount and its currency; else raises `PaymentMismatch`."""
+    if payment_id not in {None, payment.id}:
+        raise PaymentMismatch("payment")
+    if differs := _differs(under_way, payment):
+        raise PaymentMismatch(differs)
+    return payment
+
+
+def _differs(under_way: OrderUnderWay, payment: Payment) -> str | None:
+    """In what the payment is another than the order's; None: it is the order's."""
+    if payment.order_id != under_way.id:
+        return "order"
+    if payment.currency != _currency(under_way):
+        return "currency"
+    if payment.amount != _due(under_way):
+        return "amount"
+    if payment.amount_refunded != sum(each.amount for each in payment.refunds) or payment.amount_refunded > payment.amount:
+        return "sum of refunds"
+    return None
+
+
+def _due(under_way: OrderUnderWay) -> Decimal:
+    """What was to be charged; nothing if the order has no proper total, and so was never to be charged."""
+    try:
+        return Decimal(str(under_way.result(STEP).get("amount_charged") or under_way.content.get("total_amount")))
+    except InvalidOperation:
+        return Decimal(0)
 
 
 async def _find_or_create(under_way: OrderUnderWay, gateway: PaymentGateway) -> Payment:
@@ -110,15 +148,19 @@ def _charged(payment: Payment) -> PaymentResult:
 async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundResult:
     """Refunds what was really charged and cancels what was only created, whatever our journal knows.
 
-    Raises `RefundRefused` when the gateway will not give some of the money back: then a person has to. The rest went back all the same.
+    Raises `RefundRefused` when a person has to look: the gateway will not give some of the money back, would have us give back more than
+    the order's amount, or has not clearly answered too many refunds. The rest went back all the same.
     """
     entry = under_way.journal.get(STEP)
-    refusals = int((entry.undo_error or {}).get("refusals", 0)) if entry else 0
+    journalled = entry.notes.get("payment_id") if entry else None
+    earlier = (entry.undo_error or {}) if entry else {}
+    refusals, unclear = int(earlier.get("refusals", 0)), int(earlier.get("unclear_refunds", 0))
     undone = _Undone(_currency(under_way))
     refused: PaymentError | None = None
-    for payment in await payments_of(under_way.id, entry.notes.get("payment_id") if entry else None, gateway):
+    payments = await payments_of(under_way.id, journalled, gateway)
+    for payment in sorted(payments, key=lambda payment: payment.id != journalled):  # the one that we know of first
         try:
-            await _undo(under_way, payment, gateway, undone, refusals)
+            await _undo(under_way, payment, gateway, undone, (refusals, unclear))
         except PaymentError as error:
             if error.retryable:
                 raise
@@ -169,26 +211,58 @@ class _Undone:
         )
 
 
-async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: _Undone, refusals: int) -> None:
+async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: _Undone, before: tuple[int, int]) -> None:
+    """`before`: how many refunds of the order were refused, and how many had no clear answer."""
+    refusals, unclear = before
+    if payment.order_id != under_way.id:
+        _doubt(under_way, undone, "the journalled payment is another order's: nothing is refunded")
     if payment.status is PaymentStatus.CREATED:
         with _CANCELLING:
             payment = await gateway.cancel(payment.id, key=names.key(under_way.id, f"cancel-{payment.id}"))  # may find it charged meanwhile
     undone.cancelled = undone.cancelled or payment.status is PaymentStatus.CANCELLED
     undone.payment_id = undone.payment_id or payment.id
     if payment.status is not PaymentStatus.SUCCEEDED:
+        if under_way.result(STEP).get("payment_id") == payment.id:
+            _doubt(under_way, undone, f"the gateway says that the payment is {payment.status}, and had said that it was charged")
         return
+    if differs := _differs(under_way, payment):
+        _doubt(under_way, undone, f"the gateway says that another {differs} was charged than the order's")
     undone.payment_id, undone.currency = payment.id, payment.currency
     undone.charged += payment.amount
     undone.refunded += payment.amount_refunded
     for earlier in payment.refunds:
         undone.refund_id, undone.when = earlier.id, earlier.created_at
     left = payment.amount - payment.amount_refunded
-    if left > 0:
-        # A gateway repeats its answer to a key. So a refusal, which is final, makes the next try a new request; a timeout does not.
-        key = names.key(under_way.id, f"refund-{payment.id}-{to_minor(left, payment.currency)}-{refusals}")
+    if left <= 0:
+        return
+    _check_refund(under_way, payment, undone, unclear)
+    # A gateway repeats its answer to a key. So a refusal, which is final, makes the next try a new request; a timeout does not.
+    key = names.key(under_way.id, f"refund-{payment.id}-{to_minor(left, payment.currency)}-{refusals}")
+    try:
         made = await _give_back(payment, left, gateway, key)
-        undone.refund_id, undone.when = made.id, made.created_at
-        undone.refunded += left
+    except PaymentError as error:
+        if error.retryable and error.error_code not in _NOT_SENT:
+            error.unclear_refunds = unclear + 1
+        raise
+    undone.refund_id, undone.when = made.id, made.created_at
+    undone.refunded += left
+
+
+def _doubt(under_way: OrderUnderWay, undone: _Undone, why: str) -> NoReturn:
+    """Nothing that the gateway says of the payment counts: until a person knows better, the order's amount is charged and not refunded."""
+    undone.charged += _due(under_way)
+    raise PaymentGatewayError("payment_mismatch", why, retryable=False)
+
+
+def _check_refund(under_way: OrderUnderWay, payment: Payment, undone: _Undone, unclear: int) -> None:
+    """Raises `PaymentGatewayError`, not retryable, if a person has to look before the rest of the payment is given back."""
+    if undone.refunded + payment.kept > _due(under_way):
+        why = ("refund_over_charge", "the gateway would have us give back more than the order's amount")
+    elif unclear >= MOST_UNCLEAR_REFUNDS:
+        why = ("refund_unclear", f"the gateway gave no clear answer to {unclear} refunds, and may have paid them")
+    else:
+        return
+    raise PaymentGatewayError(*why, retryable=False)
 
 
 async def _give_back(payment: Payment, left: Decimal, gateway: PaymentGateway, key: str) -> Refund:

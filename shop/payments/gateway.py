@@ -24,6 +24,8 @@ class PaymentStatus(StrEnum):
     """The bank said no; nothing was charged."""
     CANCELLED = "cancelled"
     """Can never be charged any more."""
+    UNREADABLE = "unreadable"
+    """In a list only: the gateway's record of it makes no sense, and none of its amounts counts."""
 
 
 @dataclass(frozen=True, slots=True)

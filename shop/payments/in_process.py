@@ -11,7 +11,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
 
-from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from shop.errors import BAD_ANSWER, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.behaviour import Fate
 from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
@@ -64,7 +64,7 @@ class InProcessGateway:
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
         record = await self._serve(lambda: self._ledger.confirm(payment_id, key=key), Move.CONFIRM, payment_id=payment_id)
         if record.status is not PaymentStatus.SUCCEEDED:
-            raise PaymentGatewayError("bad_answer", "neither a charge nor a refusal", retryable=True)
+            raise PaymentGatewayError(BAD_ANSWER, "neither a charge nor a refusal", retryable=True)
         return to_payment(record)
 
     async def get(self, payment_id: str) -> Payment:
@@ -181,4 +181,4 @@ def _reset() -> PaymentError:
 
 
 def _senseless() -> PaymentError:
-    return PaymentGatewayError("bad_answer", "the payment gateway's answer makes no sense", retryable=True)
+    return PaymentGatewayError(BAD_ANSWER, "the payment gateway's answer makes no sense", retryable=True)

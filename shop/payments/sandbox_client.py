@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentLapsed
+from shop.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentLapsed
 from shop.money import from_minor, to_minor
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.records import MAY_PASS, CurrencyTotals, Page, PaymentRecord, RefundRecord
@@ -220,7 +220,7 @@ class SandboxGateway:
         except (TimeoutError, httpx.TimeoutException) as error:
             raise PaymentGatewayTimeout(f"the payment gateway gave no answer within {self._timeout:g} s") from error
         except httpx.RemoteProtocolError as error:
-            raise PaymentGatewayError("bad_answer", "the payment gateway did not answer in HTTP", retryable=True) from error
+            raise PaymentGatewayError(BAD_ANSWER, "the payment gateway did not answer in HTTP", retryable=True) from error
         except Exception as error:  # a broken connection has many names, down to those of the event loop
             raise PaymentGatewayError("connection_lost", f"the connection broke: {type(error).__name__}", retryable=True) from error
 
@@ -303,7 +303,7 @@ def _read(shape: TypeAdapter[T], status: int, body: bytes) -> T:
     try:
         return shape.validate_json(body, strict=True)
     except ValidationError as error:
-        raise PaymentGatewayError("bad_answer", "the payment gateway's answer makes no sense", retryable=True) from error
+        raise PaymentGatewayError(BAD_ANSWER, "the payment gateway's answer makes no sense", retryable=True) from error
 
 
 def _refusal(status: int, body: bytes) -> PaymentError:
@@ -315,7 +315,7 @@ def _refusal(status: int, body: bytes) -> PaymentError:
     if not (isinstance(code, str) and _CODE.fullmatch(code) and isinstance(message, str)):
         if status == HTTPStatus.PAYMENT_REQUIRED:
             # A "no" for good has to be a clear one.
-            return PaymentGatewayError("bad_answer", "the payment gateway's refusal makes no sense", retryable=True)
+            return PaymentGatewayError(BAD_ANSWER, "the payment gateway's refusal makes no sense", retryable=True)
         return to_error(status, f"http_{status}", f"the payment gateway answered {status}")
     return to_error(status, code, "".join(c if c.isprintable() else "?" for c in message[:300]))
 
@@ -333,7 +333,7 @@ def _sound(payment: PaymentRecord) -> PaymentRecord:
 
 def _expect(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise PaymentGatewayError("bad_answer", f"the payment gateway answered {otherwise}", retryable=True)
+        raise PaymentGatewayError(BAD_ANSWER, f"the payment gateway answered {otherwise}", retryable=True)
 
 
 def _path_part(payment_id: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from shop.errors import BAD_ANSWER, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.stripe_errors import StoredFailure, from_transport, to_error
 from shop.payments.stripe_sdk import stripe
 
@@ -41,7 +41,7 @@ class _Transport(stripe.HTTPClient):
             async for part in response.aiter_bytes():
                 body += part
                 if len(body) > _MOST_BYTES:
-                    raise PaymentGatewayError("bad_answer", "Stripe answered more than any honest answer", retryable=True)
+                    raise PaymentGatewayError(BAD_ANSWER, "Stripe answered more than any honest answer", retryable=True)
             return bytes(body), response.status_code, response.headers
 
     async def close_async(self) -> None:

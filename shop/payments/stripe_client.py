@@ -20,12 +20,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from shop.errors import PaymentGatewayError, PaymentLapsed, PaymentNeedsCustomer, PaymentRefused
+from shop.errors import BAD_ANSWER, PaymentGatewayError, PaymentLapsed, PaymentNeedsCustomer, PaymentRefused
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe_calls import StripeCalls
 from shop.payments.stripe_errors import NotAccepted, StoredFailure
 from shop.payments.stripe_money import to_units
-from shop.payments.stripe_records import Intent, RefundRecord, expect, read, to_payment, to_refund
+from shop.payments.stripe_records import Intent, OddIntent, RefundRecord, expect, read, to_payment, to_refund, to_unreadable
 from shop.payments.stripe_statement import EXPAND, PAGE, StripeStatement, checked_id
 
 _TOKEN = re.compile(r"(pm|card|src)_[A-Za-z0-9_]{1,100}")
@@ -112,7 +112,7 @@ class StripeGateway:
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         async for intents in self._statement.moved(since):
             if intents:
-                yield [await self._payment(intent) for intent in intents]
+                yield [await self._listed(intent) for intent in intents]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
         checked = checked_id(payment_id)
@@ -130,7 +130,7 @@ class StripeGateway:
             if payment.status is PaymentStatus.CREATED:
                 if refused is not None and refused.next_key is not None:
                     raise StoredFailure(refused.error_code, refused.error_message, next_key=refused.next_key)
-                raise refused or PaymentGatewayError("bad_answer", "Stripe answered a payment that can still be charged", retryable=True)
+                raise refused or PaymentGatewayError(BAD_ANSWER, "Stripe answered a payment that can still be charged", retryable=True)
             return payment
 
         return await self._calls.insist(ask, key)
@@ -168,6 +168,17 @@ class StripeGateway:
     async def _payment(self, intent: Intent) -> Payment:
         return to_payment(intent, await self._statement.refunds(intent))
 
+    async def _listed(self, intent: Intent | OddIntent) -> Payment:
+        """One that contradicts itself does not keep the others from being listed."""
+        if isinstance(intent, OddIntent):
+            return to_unreadable(intent)
+        try:
+            return await self._payment(intent)
+        except PaymentGatewayError as error:
+            if error.error_code != BAD_ANSWER:
+                raise
+            return to_unreadable(intent)
+
     async def _decide(self, intent: Intent, key: str, refused: PaymentGatewayError | None) -> Payment:
         if intent.status == "succeeded":
             return await self._payment(intent)
@@ -179,7 +190,7 @@ class StripeGateway:
             raise _processing()
         if intent.status == "requires_action":
             return await self._wait_for_customer(intent, key)
-        raise refused or PaymentGatewayError("bad_answer", "Stripe answered neither a charge nor a refusal", retryable=True)
+        raise refused or PaymentGatewayError(BAD_ANSWER, "Stripe answered neither a charge nor a refusal", retryable=True)
 
     async def _wait_for_customer(self, intent: Intent, key: str) -> Payment:
         waiting = datetime.now(UTC) - intent.created_at

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import httpx
 
-from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentKeyRefused
+from shop.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentKeyRefused
 from shop.payments.stripe_records import tame
 from shop.payments.stripe_sdk import stripe
 
@@ -41,14 +41,14 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
     headers: Mapping[str, str] = error.headers or {}
     status, (code, message) = error.http_status or 0, _told(error)
     if status < 400:
-        return PaymentGatewayError("bad_answer", "Stripe's answer makes no sense", retryable=True)
+        return PaymentGatewayError(BAD_ANSWER, "Stripe's answer makes no sense", retryable=True)
     if isinstance(error, stripe.AuthenticationError):
         return PaymentKeyRefused("Stripe does not accept the key: STRIPE_API_KEY has to be set anew", _KEY_SECONDS)
     if isinstance(error, stripe.PermissionError):
         return PaymentGatewayError("permission", "the key in STRIPE_API_KEY may not do this: give it the rights at Stripe", retryable=False)
     if status == HTTPStatus.PAYMENT_REQUIRED:
         if code is None:  # a "no" for good has to be a clear one
-            return PaymentGatewayError("bad_answer", "Stripe's refusal makes no sense", retryable=True)
+            return PaymentGatewayError(BAD_ANSWER, "Stripe's refusal makes no sense", retryable=True)
         declined = getattr(error.error, "decline_code", None)
         return PaymentDeclined(declined if isinstance(declined, str) and _CODE.fullmatch(declined) else code, message)
     if isinstance(error, stripe.IdempotencyError):
@@ -73,10 +73,10 @@ def from_transport(error: Exception) -> PaymentError:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return PaymentGatewayError("unreachable", "Stripe cannot be reached", retryable=True)
     if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):
-        return PaymentGatewayError("bad_answer", "Stripe did not answer in HTTP", retryable=True)
+        return PaymentGatewayError(BAD_ANSWER, "Stripe did not answer in HTTP", retryable=True)
     if isinstance(error, httpx.HTTPError | OSError):
         return PaymentGatewayError("connection_lost", f"the connection broke: {type(error).__name__}", retryable=True)
-    return PaymentGatewayError("bad_answer", f"Stripe's answer makes no sense: {type(error).__name__}", retryable=True)
+    return PaymentGatewayError(BAD_ANSWER, f"Stripe's answer makes no sense: {type(error).__name__}", retryable=True)
 
 
 def _told(error: stripe.StripeError) -> tuple[str | None, str]:

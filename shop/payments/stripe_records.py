@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from shop.errors import PaymentDeclined, PaymentGatewayError
+from shop.errors import BAD_ANSWER, PaymentDeclined, PaymentGatewayError
 from shop.money import round_to
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe_money import from_units
@@ -121,8 +121,23 @@ class Intent(_Record):
         return PaymentDeclined(error.decline_code or error.code or "declined", tame(error.message or "the card was declined"))
 
 
+class OddIntent(_Record):
+    """A PaymentIntent of which no more can be read than whose it is."""
+
+    id: Id
+    created: Time
+    metadata: Any = None
+
+    @property
+    def owner(self) -> tuple[str, str | None]:
+        """(order, installation); as far as they can be read."""
+        known = self.metadata if isinstance(self.metadata, dict) else {}
+        order_id, installation = known.get("order_id"), known.get("installation")
+        return order_id if isinstance(order_id, str) else "", installation if isinstance(installation, str) else None
+
+
 class IntentPage(_Record):
-    data: list[Intent]
+    data: list[Annotated[Intent | OddIntent, Field(union_mode="left_to_right")]]
     has_more: bool
 
 
@@ -156,13 +171,13 @@ def read(shape: type[T], answer: Any) -> T:
     try:
         return TypeAdapter(shape).validate_python(answer)
     except (ValidationError, RecursionError):
-        wrong = PaymentGatewayError("bad_answer", "Stripe's answer makes no sense", retryable=True)
+        wrong = PaymentGatewayError(BAD_ANSWER, "Stripe's answer makes no sense", retryable=True)
     raise wrong  # outside of the except: what was answered must not hang on to the error, and so get into a log
 
 
 def expect(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise PaymentGatewayError("bad_answer", f"Stripe answered {otherwise}", retryable=True)
+        raise PaymentGatewayError(BAD_ANSWER, f"Stripe answered {otherwise}", retryable=True)
 
 
 def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) -> Payment:
@@ -189,6 +204,13 @@ def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) ->
         refunds=tuple(to_refund(refund, intent.id) for refund in given),
         installation=intent.installation,
     )
+
+
+def to_unreadable(intent: OddIntent | Intent) -> Payment:
+    """In a list, a payment of which nothing is believed."""
+    order_id, installation = intent.owner if isinstance(intent, OddIntent) else (intent.order_id, intent.installation)
+    zero, created = Decimal(0), _time(intent.created)
+    return Payment(intent.id, order_id, PaymentStatus.UNREADABLE, zero, "XXX", zero, zero, "card", created, None, None, (), installation)
 
 
 def to_refund(refund: RefundRecord, payment_id: str) -> Refund:

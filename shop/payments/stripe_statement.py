@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from shop.errors import PaymentGatewayError
 from shop.payments.stripe_calls import StripeCalls
 from shop.payments.stripe_errors import NotAccepted
-from shop.payments.stripe_records import FoundPage, Intent, IntentPage, ReferencePage, RefundList, RefundRecord, expect, read
+from shop.payments.stripe_records import FoundPage, Intent, IntentPage, OddIntent, ReferencePage, RefundList, RefundRecord, expect, read
 from shop.payments.stripe_sdk import stripe
 
 PAGE = 100
@@ -39,28 +39,39 @@ class StripeStatement:
         expect(intent.id == payment_id, "another payment than was asked for")
         return intent
 
+    async def _intent_or_odd(self, payment_id: str) -> Intent | OddIntent:
+        params: Any = {"expand": EXPAND}
+        answer = await self._calls(lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params))
+        (intent,) = read(IntentPage, {"data": [answer], "has_more": False}).data
+        expect(intent.id == payment_id, "another payment than was asked for")
+        return intent
+
     async def of_order(self, order_id: str, installation: str | None) -> list[Intent]:
         """The payments that the installation (None: an earlier version) created for the order, as they are now, as far as they can be
         found; see `stripe_client`."""
         found = {intent.id: intent for intent in await self._search(order_id, installation)}
         async for page in self._intents(datetime.now(UTC) - _LOOK_BACK):
-            found |= {intent.id: intent for intent in page if intent.belongs_to(order_id, installation)}
+            readable = [intent for intent in page if isinstance(intent, Intent)]
+            odd = [each for each in page if isinstance(each, OddIntent) and each.owner == (order_id, installation)]
+            expect(not odd, "a payment of the order that makes no sense")
+            found |= {intent.id: intent for intent in readable if intent.belongs_to(order_id, installation)}
             if self._searchable:
                 break  # what is older, search knows
         return sorted(found.values(), key=lambda intent: (intent.created, intent.id))
 
-    async def moved(self, since: datetime) -> AsyncIterator[Sequence[Intent]]:
+    async def moved(self, since: datetime) -> AsyncIterator[Sequence[Intent | OddIntent]]:
         """The payments of orders that were created since then; then the older ones that were charged; then those that were refunded."""
         told: set[str] = set()
         async for page in self._intents(since):
             told |= {intent.id for intent in page}
-            yield [intent for intent in page if intent.order_id]
+            yield [intent for intent in page if isinstance(intent, OddIntent) or intent.order_id]
         for listing in (_charges, _refunds):
             async for references in self._pages(ReferencePage, listing, since):
                 ids = {each.payment_intent for each in references.data if each.payment_intent and each.created >= since.timestamp() // 1}
-                older = [await self.intent(payment_id) for payment_id in sorted(ids - told)]
+                older = [await self._intent_or_odd(payment_id) for payment_id in sorted(ids - told)]
                 told |= ids
-                yield [intent for intent in older if intent.order_id and intent.created_at < _whole_second(since)]
+                before = _whole_second(since).timestamp()
+                yield [each for each in older if each.created < before and (isinstance(each, OddIntent) or each.order_id)]
 
     async def refunds(self, intent: Intent) -> Sequence[RefundRecord]:
         """All of them: with the charge come only the latest."""
@@ -89,10 +100,10 @@ class StripeStatement:
         intents = [await self.intent(found.id) for found in page.data]
         return [intent for intent in intents if intent.belongs_to(order_id, installation)]
 
-    async def _intents(self, since: datetime) -> AsyncIterator[list[Intent]]:
+    async def _intents(self, since: datetime) -> AsyncIterator[list[Intent | OddIntent]]:
         """Those that were created since then, of orders or not."""
         async for page in self._pages(IntentPage, _payment_intents, since, expand=_EXPAND_EACH):
-            yield [intent for intent in page.data if intent.created_at >= _whole_second(since)]
+            yield [intent for intent in page.data if intent.created >= _whole_second(since).timestamp()]
 
     async def _pages(self, shape: type[_P], listing: _List, since: datetime | None = None, **query: Any) -> AsyncIterator[_P]:
         """Down to the first page that is all older."""

@@ -24,6 +24,8 @@ class Kind(StrEnum):
     """We say that more was refunded than the gateway does."""
     REFUND_UNKNOWN_TO_US = "refund_unknown_to_us"
     """The gateway says that more was refunded than we do. Mended, by writing it down, where nothing is left to refund."""
+    UNREADABLE = "unreadable"
+    """What the gateway says of the order's payments makes no sense."""
     LEFT_UNCONFIRMED = "left_unconfirmed"
     """A payment of an ended order was created and never confirmed, and still could be. Mended: it is cancelled."""
     STOCK_ON_HAND = "stock_on_hand"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 
 from shop.database import transaction
-from shop.errors import PaymentError
+from shop.errors import BAD_ANSWER, PaymentError, PaymentGatewayError
 from shop.outcomes import Outcome
 from shop.payments.gateway import PaymentGateway
 from shop.reconciliation.discrepancy import Discrepancy, Kind
@@ -47,7 +47,15 @@ async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = Tru
 
     async def look(order_id: str) -> list[Discrepancy]:
         async with turn:
-            return await look_closely(order_id, gateway, settled_before, fix=fix)
+            for last in (False, True):
+                try:
+                    return await look_closely(order_id, gateway, settled_before, fix=fix)
+                except PaymentGatewayError as error:
+                    if error.error_code != BAD_ANSWER:
+                        raise
+                    if last:  # one record that makes no sense is no reason to say nothing of all the others
+                        return [Discrepancy(Kind.UNREADABLE, ours="not compared", theirs=str(error), order_id=order_id)]
+            return []
 
     async with statement(gateway, since) as told:
         async for page in told.suspicions():

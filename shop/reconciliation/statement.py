@@ -37,12 +37,14 @@ _COMPARE = text(
     INSERT INTO suspicion
     WITH theirs AS (
         SELECT order_id, count(*) FILTER (WHERE status = 'succeeded') AS charges, count(*) FILTER (WHERE status = 'created') AS left_over,
+            count(*) FILTER (WHERE status = 'unreadable') AS unreadable,
             coalesce(sum(amount) FILTER (WHERE status = 'succeeded'), 0) AS charged, sum(refunded) AS refunded,
             min(currency) FILTER (WHERE status = 'succeeded') AS currency, max(currency) FILTER (WHERE status = 'succeeded') AS another
         FROM gateway_statement GROUP BY order_id
     )
     SELECT t.order_id FROM theirs t LEFT JOIN customer_order o ON o.id = t.order_id
     WHERE CASE
+        WHEN t.unreadable > 0 THEN true
         WHEN o.id IS NULL THEN t.charges > 0
         WHEN o.outcome IS NULL THEN false
         WHEN o.submitted_at < :since OR t.left_over > 0 THEN true

@@ -33,7 +33,7 @@ from shop.database import transaction
 from shop.desk import attention
 from shop.desk import resolution as desk
 from shop.desk.advice import advice
-from shop.desk.errors import AlreadyResolved, NotOnTheDesk, OrderBusy, OrderUnknown, ResolutionIncomplete
+from shop.desk.errors import AlreadyResolved, GatewayNotAsked, NotOnTheDesk, OrderBusy, OrderUnknown, RefundedAlready, ResolutionIncomplete
 from shop.desk.resolution import Resolution
 from shop.ending import put_off
 from shop.outcomes import Outcome
@@ -276,7 +276,7 @@ async def test_refunded_by_hand(saga: World, unique: str) -> None:
     assert {undone.compensation: undone.status for undone in ended.undone}["refund_payment"] == "refunded_by_hand"
     (entry,) = entries(saga, order_id)
     assert (entry.action, entry.by, entry.reference, entry.amount) == ("refunded_by_hand", "ann", "transfer 4711", PRICE)
-    assert saga.money(order_id) == (PRICE, 0), "past the gateway, which is not asked"
+    assert saga.money(order_id) == (PRICE, 0), "past the gateway, which pays nothing"
     assert "999.99 USD" in saga.mail(order_id, "refund")
     assert orders_that_need_attention() == []
     books = {line.name: line for line in read_books(saga.database_url, None).rows}
@@ -291,6 +291,32 @@ async def test_refunded_by_hand(saga: World, unique: str) -> None:
         await resolve_order(order_id, Resolution.WRITTEN_OFF, "bob", reason="no")
     assert await retry(saga) == {"retried": 0, "need_attention": 0}
     saga.assert_books_balance()
+
+
+async def test_a_refund_by_hand_is_refused_if_the_gateway_has_paid_already(saga: World, unique: str) -> None:
+    """Somebody refunded a part in the gateway's dashboard: a transfer of the whole amount would be the second refund."""
+    order_id = await stuck(saga, f"TWICE-{unique}")
+    (payment,) = [each for each in saga.ledger(order_id) if each["status"] == "succeeded"]
+    saga.misbehave(take_refunds=True)
+    refund = {"payment_id": payment["id"], "amount": 30_000, "currency": "USD"}
+    httpx.post(f"{saga.gateway_url}/v1/refunds", json=refund, timeout=10).raise_for_status()
+    with pytest.raises(RefundedAlready, match=r"300\.00 USD of it went back already"):
+        await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711")
+    assert (entries(saga, order_id), on_desk(saga, order_id).resolved_at) == ([], None), "nothing is settled"
+    await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    assert saga.money(order_id) == (PRICE, PRICE), "the rest went back, and no more"
+    saga.misbehave(take_refunds=False)
+
+
+async def test_a_refund_by_hand_waits_for_a_gateway_that_does_not_answer(saga: World, unique: str) -> None:
+    order_id = await stuck(saga, f"SILENT-{unique}")
+    saga.misbehave(error_rate=1)
+    decided = desk.decision(order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="transfer 4711")
+    with pytest.raises(GatewayNotAsked, match="Choose hold"):
+        await desk.resolve(decided)
+    saga.misbehave(error_rate=0)
+    assert entries(saga, order_id) == []
+    assert await desk.resolve(decided)
 
 
 async def test_written_off(saga: World, unique: str) -> None:

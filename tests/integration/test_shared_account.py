@@ -37,7 +37,9 @@ from shop.payments.in_process import InProcessGateway
 from shop.payments.ownership import OwnPayments
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import Refusal
+from shop.payments.stripe_calls import StripeCalls
 from shop.payments.stripe_client import StripeGateway
+from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile
 from shop.settings import settings
 from tests.integration.domain import Shop, begin, begin_undo
@@ -201,6 +203,41 @@ async def test_reconciliation_says_nothing_of_their_payments(account: Account, u
     found = [each async for each in reconcile(gateway(), since) if each.order_id in ids.values()]
     assert found == []
     assert {name: account.neighbour.stands(payment) for name, payment in theirs.items()} == before
+
+
+ODD: list[dict[str, Any]] = [{"status": "a_new_status"}, {"amount": -5}, {"metadata": None}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+async def test_one_record_that_makes_no_sense_is_one_discrepancy_at_the_most(
+    stripe_saga: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch, odd: dict[str, Any], whose: str
+) -> None:
+    """And the other orders are compared all the same."""
+    monkeypatch.setenv("RECONCILIATION_GRACE_SECONDS", "0")
+    settings.cache_clear()
+    account = Account(stripe_saga, AtStripe(stripe_saga, {"site_url": "https://other-shop.example"}))
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    ids = {name: f"{unique}-{name}" for name in ("odd", "differs", "fine")}
+    for order_id in ids.values():
+        await process_order(account.order(order_id), return_state=True)
+    stripe_saga.sql("UPDATE customer_order SET amount_charged = amount_charged - 1 WHERE id = :id", id=ids["differs"])
+    (payment,) = [payment["id"] for payment in stripe_saga.ledger(ids["odd"])]
+    spoiled = account.neighbour.pays(ids["odd"]) if whose == "theirs" else payment
+    real = StripeCalls.__call__
+
+    async def spoil(self: StripeCalls, ask: Any, *, key: str | None = None) -> dict[str, Any]:
+        answer = await real(self, ask, key=key)
+        each: list[dict[str, Any]] = answer["data"] if answer.get("object") == "list" else [answer]
+        for record in each:
+            if record.get("id") == spoiled:
+                record.update(odd)
+        return answer
+
+    monkeypatch.setattr(StripeCalls, "__call__", spoil)
+    found = {each.order_id: each.kind for each in [d async for d in reconcile(gateway(), since)] if each.order_id in ids.values()}
+    expected = {ids["differs"]: Kind.AMOUNT_DIFFERS} | ({ids["odd"]: Kind.UNREADABLE} if whose == "ours" else {})
+    assert found == expected
 
 
 async def test_the_event_about_their_payment_moves_nothing(account: Account, unique: str) -> None:

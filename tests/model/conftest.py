@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import psycopg
@@ -9,7 +11,9 @@ from psycopg import sql
 
 from deployments.stack.environment import environment
 from shop import catalogue
+from shop.database import close_engine
 from shop.garbage import little_garbage_collection
+from shop.installation import installation
 from tests.model.core import one_core
 from tests.model.drawing import SHARES
 from tests.model.world import World
@@ -20,6 +24,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("share", range(SHARES if metafunc.config.getoption("--histories") else 1))
 
 
+async def _learn_installation() -> None:
+    await installation()
+    await close_engine()
+
+
 @pytest.fixture
 def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Leases are long, because the test says when they run out; few takeovers, so that giving up happens too. PostgreSQL need not
@@ -28,6 +37,8 @@ def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
         for setting in ("synchronous_commit = off", "plan_cache_mode = force_generic_plan"):
             connection.execute(sql.SQL("ALTER DATABASE {} SET " + setting).format(sql.Identifier(connection.info.dbname)))
     monkeypatch.setattr(catalogue, "products", catalogue.ProductCache())
+    with ThreadPoolExecutor(1) as aside:  # reading it is no part of any history
+        aside.submit(asyncio.run, _learn_installation()).result()
     with (
         one_core(),
         little_garbage_collection(),

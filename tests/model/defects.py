@@ -192,8 +192,8 @@ def refund_refused_for_ever() -> AbstractContextManager[Any]:
     """The desk's next try repeats the request that was refused, and a gateway repeats its answer."""
     real = shop.payments.charge._undo
 
-    async def undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: Any, _refusals: int) -> None:
-        await real(under_way, payment, gateway, undone, 0)
+    async def undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: Any, before: tuple[int, int]) -> None:
+        await real(under_way, payment, gateway, undone, (0, before[1]))
 
     return _instead(shop.payments.charge, "_undo", undo)
 
