@@ -98,9 +98,10 @@ def _read_line(number: int, line: str) -> Any:
 def _run_pending(console: Console, orders: list[Any], options: argparse.Namespace) -> int:
     receipts = trigger.submit_orders(orders)
     refused = [receipt for receipt in receipts if receipt.status == "refused"]
-    counts = Counter(receipt.status for receipt in receipts)
+    counts = Counter(receipt.status + (f" ({receipt.outcome})" if receipt.outcome else "") for receipt in receipts)
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()), highlight=False)
     _show_refused(console, refused)
+    _show_ended(console, [receipt for receipt in receipts if receipt.outcome is not None])
     ids = list(dict.fromkeys(receipt.order_id for receipt in receipts if receipt.order_id and receipt.status != "refused"))
     if not ids:
         return 1
@@ -149,6 +150,13 @@ def _run_own(console: Console, orders: list[Any], options: argparse.Namespace) -
 def _show_refused(console: Console, refused: list[Receipt]) -> None:
     for receipt in refused[:_SHOWN]:
         console.print(Text(f"refused: {receipt.order_id or 'an order without a usable id'}: {'; '.join(receipt.reasons)}", "yellow"))
+
+
+def _show_ended(console: Console, ended: list[Receipt]) -> None:
+    """Of those that did not complete, whoever sends them again may expect another try."""
+    for receipt in [each for each in ended if each.outcome is not Outcome.COMPLETED][:_SHOWN]:
+        why = f": {'; '.join(receipt.reasons)}" if receipt.reasons else ""
+        console.print(Text(f"known: {receipt.order_id} ended as {receipt.outcome} and is not tried again{why}", "yellow"))
 
 
 def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], options: argparse.Namespace) -> int:

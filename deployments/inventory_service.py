@@ -36,7 +36,7 @@ from shop.settings import settings
 from shop.stock.embedded import EmbeddedInventory
 from shop.stock.ledger import Holding, ProductStock
 from shop.stock.protocol import Reservation
-from shop.stock.wire import PROBLEM_JSON, AboutOrder, Keep, OrderId, Problem, ProblemDetails, Reserve, ShortItem
+from shop.stock.wire import PROBLEM_JSON, AboutOrder, Installation, Keep, OrderId, Problem, ProblemDetails, Reserve, ShortItem
 
 log = logging.getLogger("shop.inventory_service")
 EXPIRY_SECONDS = 5.0
@@ -103,7 +103,8 @@ def create_app(
 
 _DESCRIPTION = (
     "Every operation is named by the order's id and may be repeated: it finds what the first one did. After `release` or `put-back` "
-    "the order is over, and a request that arrives late reserves and ships nothing."
+    "the order is over, and a request that arrives late reserves and ships nothing. An order's id has the shop's installation id "
+    "before it, so that several shops may use one service."
 )
 
 
@@ -144,6 +145,12 @@ def _orders(inventory: EmbeddedInventory) -> APIRouter:
     async def stock() -> list[ProductStock]:
         """Every product, and what its movements add up to, at one moment."""
         return await inventory.stock()
+
+    @api.get("/shipped")
+    async def shipped(installation: Annotated[Installation | None, Query()] = None) -> dict[str, int]:
+        """Pieces per product that were shipped for one shop's orders and not put back; without `installation`, for orders whose ids have
+        none in them."""
+        return await inventory.shipped(installation)
 
     @api.get("/holdings")
     async def holdings() -> list[Holding]:

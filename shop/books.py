@@ -177,11 +177,11 @@ def _at_service(book: ServiceBook) -> list[BookRow]:
     if book.problem is not None:
         return [BookRow("stock on hand + shipped", f"{book.shipped_by_us.total()} shipped", f"{book.problem} ({who})", ok=False)]
     on_hand, received = sum(p.on_hand for p in book.stock), sum(p.received for p in book.stock)
-    held = sum(p.held for p in book.stock)
+    held, others = sum(p.held for p in book.stock), book.shipped_for_others()
     return [
         BookRow(
             "stock on hand + shipped",
-            f"{on_hand} + {book.shipped_by_us.total()} pieces",
+            f"{on_hand} + {book.shipped_by_us.total()}{f' + {others}' if others else ''} pieces",
             f"{received} pieces received ({who})",
             not book.wrong_shipped() and all(p.on_hand + p.shipped == p.received for p in book.stock),
         ),

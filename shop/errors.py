@@ -120,10 +120,19 @@ class OutOfStock(OrderError):
 
 
 class PaymentRefused(OrderError):
-    """Refused by us before anything was sent to the gateway, such as for a missing address."""
+    """Refused by us before anything was sent to the gateway: the order brought no means of payment that can be charged."""
 
     code = "payment_refused"
     refusal = True
+
+
+class NoDeliveryAddress(PaymentRefused):
+    """The order has no `shipping_info`: what cannot be delivered is not charged."""
+
+    code = "no_delivery_address"
+
+    def __init__(self) -> None:
+        super().__init__("the order has no shipping_info: what cannot be shipped is not charged")
 
 
 class PaymentError(OrderError):
@@ -152,6 +161,12 @@ class PaymentDeclined(PaymentError):
 
     def __init__(self, error_code: str, error_message: str) -> None:
         super().__init__(error_code, error_message, retryable=False)
+
+
+class PaymentLapsed(PaymentDeclined):
+    """The payment was cancelled before it was confirmed, such as when the customer did not authenticate it in time."""
+
+    code = "payment_lapsed"
 
 
 class PaymentGatewayTimeout(PaymentError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from shop.database import transaction
 from shop.settings import settings
@@ -38,6 +38,11 @@ async def installation() -> Installation:
             row = (await tx.execute(_READ)).one()
         _known[url] = Installation(row.id, row.made_at)
     return _known[url]
+
+
+def read_installation_id(connection: Connection) -> str:
+    """The id alone, for callers without an event loop."""
+    return str(connection.execute(_READ).one().id)
 
 
 async def installation_id() -> str:

@@ -25,7 +25,7 @@ _INSERT = text(
 )
 # What older versions stored is compared by its content, too.
 _KNOWN = text(
-    "SELECT id, fingerprint, outcome, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
+    "SELECT id, fingerprint, outcome, reasons, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
 ).bindparams(todays=FINGERPRINTS_BEGIN)
 STORING = effect("the commit of intake")
@@ -102,4 +102,6 @@ def _receipt(content: Content | UnusableOrder, first: dict[str, Content], new: s
         return Receipt(order_id=order_id, status="refused", reasons=OrderConflict(order_id).reasons())
     if order_id in new and content is first[order_id]:
         return Receipt(order_id=order_id, status="accepted")
-    return Receipt(order_id=order_id, status="known", outcome=Outcome(stored.outcome) if stored and stored.outcome else None)
+    if stored is None or stored.outcome is None:
+        return Receipt(order_id=order_id, status="known")
+    return Receipt(order_id=order_id, status="known", outcome=Outcome(stored.outcome), reasons=stored.reasons)

@@ -22,6 +22,16 @@ def file_stem(order_id: str) -> str:
     return f"{slug or 'order'}~{hashlib.sha256(order_id.encode()).hexdigest()[:24]}"
 
 
+def own_name(installation: str, order_id: str) -> str:
+    """What this installation calls the order where others have orders too, such as in an account at a carrier. At most 80 characters,
+    ASCII, never the same for two installations or two orders."""
+    room = 79 - len(installation)
+    stem = file_stem(order_id)
+    if len(stem) > room:
+        stem = f"{stem[: room - 25]}~{hashlib.sha256(order_id.encode()).hexdigest()[:24]}"
+    return f"{installation}-{stem}"
+
+
 def key(order_id: str, step: str) -> str:
     """The idempotency key of a step of an order: made of nothing else, never of a clock or a random number.
     At most 255 characters, ASCII, as gateways ask."""

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from shop.money import to_minor
+from shop.plain import one_line
 
 _CENT = Decimal("0.01")
 _MAX_DIGITS, _MAX_DECIMALS = 18, 6
@@ -166,6 +167,11 @@ class Order(_Part):
     shipping_amount: Amount = Field(default=Decimal("0.00"))
     discount_amount: Amount = Field(default=Decimal("0.00"))
     notes: Text | None = Field(default=None, description="The customer's own words; never shown to a language model or printed")
+
+    @property
+    def addressee(self) -> str:
+        """Whom mails address, in one line: the customer, else the parcel's recipient. Empty if the order names nobody."""
+        return one_line(self.customer_name) or one_line(self.shipping_info.name if self.shipping_info else None)
 
     @property
     def items_total(self) -> Decimal:

@@ -80,5 +80,6 @@ class Receipt(BaseModel):
     status: str
     """`accepted`, `known` (the same order came before) or `refused` (not stored; see `reasons`)."""
     reasons: list[str] = Field(default_factory=list)
+    """Why it was refused; of a known order, why it did not complete."""
     outcome: Outcome | None = None
-    """Of a known order that has ended already."""
+    """Of a known order that has ended already: it stays so, whatever is sent again."""

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shop.countries import is_country
+from shop.domains import ascii_mail_domain, ascii_url_host
 from shop.money import is_currency, units_per_dollar
 from shop.notifications.smtp_url import smtp_server
 from shop.notifications.webhook_key import webhook_key
@@ -31,8 +32,16 @@ def _psycopg_url(url: str) -> str:
     """Accepts the usual spellings and names psycopg 3 as the driver."""
     for prefix in ("postgresql+psycopg://", "postgresql://", "postgres://"):
         if url.startswith(prefix):
-            return "postgresql+psycopg://" + url.removeprefix(prefix)
+            return "postgresql+psycopg://" + _with_ascii_host(url).partition("://")[2]
     raise ValueError("DATABASE_URL must start with postgresql:// (PostgreSQL is the only database this runs on)")
+
+
+def _with_ascii_host(url: str) -> str:
+    """Not every client encodes a host beyond ASCII in the same way."""
+    try:
+        return ascii_url_host(url)
+    except UnicodeError:
+        raise ValueError("its host is no domain name that can exist") from None
 
 
 LANGUAGES = HOME / "shop" / "notifications" / "languages"
@@ -219,6 +228,24 @@ class Settings(BaseSettings):
         if isinstance(value, Unreadable):
             raise ValueError(value.why)
         return value
+
+    @field_validator(
+        *("payment_gateway_url", "carrier_url", "inventory_service_url", "dspy_api_base", "dspy_reflection_api_base", "tracking_url"),
+        *("crm_webhook_url", "alert_webhook_url", "web_url", "otel_exporter_otlp_endpoint"),
+    )
+    @classmethod
+    def _hosts(cls, value: str | SecretStr | None) -> str | SecretStr | None:
+        if isinstance(value, SecretStr):
+            return SecretStr(_with_ascii_host(value.get_secret_value()))
+        return value and _with_ascii_host(value)
+
+    @field_validator("shop_email", "support_email", "report_email", "alert_email")
+    @classmethod
+    def _mail_domains(cls, value: str | None) -> str | None:
+        try:
+            return value and ascii_mail_domain(value)
+        except UnicodeError:
+            raise ValueError("its domain is no domain name that can exist") from None
 
     @field_validator("inventory_service_url")
     @classmethod

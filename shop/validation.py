@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from shop import countries, money
+from shop.domains import ascii_mail_domain
 from shop.errors import OrderRejected, Problem
 from shop.intake_content import HAS_REMOVED, MISNAMED, REMOVED
 from shop.order import Item, Order
@@ -127,8 +128,14 @@ def _text(order: Readable, name: str) -> list[Problem]:
 
 def _email(order: Readable) -> list[Problem]:
     email = order.get("customer_email")
-    if email and (len(email) > 254 or not _EMAIL.fullmatch(email)):
+    if not email:
+        return []
+    if len(email) > 254 or not _EMAIL.fullmatch(email):
         return [Problem("customer_email", _shown(email), "an e-mail address such as name@example.com")]
+    try:
+        ascii_mail_domain(email)
+    except UnicodeError:
+        return [Problem("customer_email", _shown(email), "an e-mail address whose domain can exist")]
     return []
 
 

@@ -14,7 +14,7 @@ from tasks.step import outside_step, outside_undo
 async def process_payment(order: OrderUnderWay) -> PaymentResult:
     """Charges the order once: create, journal the payment's id, confirm by it.
 
-    Raises `PaymentRefused` (nothing to charge or nowhere to ship), `PaymentDeclined`, and, retryable, `PaymentGatewayTimeout` and
+    Raises `PaymentRefused` (nothing to charge), `NoDeliveryAddress`, `PaymentDeclined`, and, retryable, `PaymentGatewayTimeout` and
     `PaymentGatewayError`.
     """
     return await charge(order, gateway())

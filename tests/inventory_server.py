@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
 import uvicorn
 
 from deployments.inventory_service import create_app
 from shop.stock.embedded import EmbeddedInventory
+from shop.stock.protocol import taken_apart
 
 TOKEN = "a-token-for-tests"
 
@@ -77,6 +79,17 @@ class InventoryServer:
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
+    def name_of(self, order_id: str) -> str:
+        """What a shop's order is called here, whichever shop reserved for it; the id as it is, if none did."""
+        with psycopg.connect(self.database_url) as connection:
+            rows = connection.execute(
+                "SELECT order_id FROM reservation WHERE order_id = %(id)s "
+                "OR (order_id ~ '^[0-9a-f]{16}/' AND substr(order_id, 18) = %(id)s)",
+                {"id": order_id},
+            ).fetchall()
+        (name,) = rows[0] if rows else (order_id,)
+        return str(name)
+
     def misbehave(self, path: str, kind: str, **more: Any) -> None:
         self.faults.append(Fault(path, kind, **more))
 
@@ -122,7 +135,11 @@ class InventoryServer:
     def _next(self, scope: Any, body: bytes) -> Fault | None:
         order_id = json.loads(body).get("order_id") if body else None
         for fault in self.faults:
-            if fault.times > 0 and scope["path"].endswith(fault.path) and fault.order_id in {None, order_id}:
+            if (
+                fault.times > 0
+                and scope["path"].endswith(fault.path)
+                and fault.order_id in {None, order_id, taken_apart(order_id or "")[1]}
+            ):
                 fault.times -= 1
                 return fault
         return None

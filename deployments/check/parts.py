@@ -242,7 +242,7 @@ async def shipping(known: Known) -> Finding:
     if s.carrier == EMBEDDED:
         return Finding("carrier", State.EMBEDDED, "labels with numbers that no carrier knows")
     try:
-        await carrier().find("order-that-is-not-there")
+        await carrier().probe()
     finally:
         await close_carriers()
     real = s.easypost_api_key is not None and s.easypost_api_key.get_secret_value().startswith("EZAK")

@@ -20,7 +20,7 @@ from shop.intake_content import take_in, usable_id
 from shop.names import MAX_ORDER_ID
 from shop.order import EXAMPLE
 from shop.order_status import OrderStatus, read_status
-from shop.outcomes import Receipt
+from shop.outcomes import Outcome, Receipt
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
 _PATIENT_SECONDS = 5
@@ -53,7 +53,7 @@ _HEADERS = {
 
 
 class Accepted(BaseModel):
-    """The order is stored, and reaches an outcome whatever happens. The same order again is answered with the same."""
+    """The order is stored, and reaches an outcome whatever happens. Until it has, the same order again is answered with the same."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,12 +62,25 @@ class Accepted(BaseModel):
     status_url: str = Field(description="where its status is, as in the header Location")
 
 
+class Ended(BaseModel):
+    """The same order came before and has ended. Nothing is done again: it stays so."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order_id: str
+    status: str = Field(default="known", pattern="^known$")
+    outcome: Outcome
+    reasons: list[str] = Field(description="why it did not complete, one line for each problem; empty if it did")
+    status_url: str = Field(description="where its status is, as in the header Location")
+
+
 @router.post(
     "/orders",
     status_code=HTTPStatus.ACCEPTED,
-    response_model=Accepted,
+    response_model=Accepted | Ended,
     responses={
-        HTTPStatus.ACCEPTED: {"headers": _HEADERS},
+        HTTPStatus.OK: {"model": Ended, "description": "The same order came before and has ended", "headers": _HEADERS},
+        HTTPStatus.ACCEPTED: {"model": Accepted, "description": "The order is stored", "headers": _HEADERS},
         **answers(
             *_KEY,
             HTTPStatus.BAD_REQUEST,
@@ -80,8 +93,9 @@ class Accepted(BaseModel):
     },
     openapi_extra=_BODY,
 )
-async def send_order(request: Request, response: Response) -> Accepted:
-    """Takes one order in. It is safe to send it again: it is taken once, by its id."""
+async def send_order(request: Request, response: Response) -> Accepted | Ended:
+    """Takes one order in. It is safe to send it again: it is taken once, by its id. One that has ended, such as one that was rejected, is
+    not tried again: the answer says how it ended."""
     order = await read_json(request)
     _require_text_id(order)
     receipt = await patiently(lambda: submit_one(order), seconds=_PATIENT_SECONDS)
@@ -91,6 +105,9 @@ async def send_order(request: Request, response: Response) -> Accepted:
     response.headers["Location"], response.headers["Cache-Control"] = url, "no-store"
     if receipt.status == "known":
         response.headers["Idempotent-Replayed"] = "true"
+    if receipt.outcome is not None:
+        response.status_code = HTTPStatus.OK
+        return Ended(order_id=order_id, outcome=receipt.outcome, reasons=receipt.reasons, status_url=url)
     return Accepted(order_id=order_id, status_url=url)
 
 

@@ -17,7 +17,7 @@ from shop.plain import one_line
 from shop.settings import Settings
 
 NOBODY = "Valued Customer"
-"""How a customer is addressed who gave no name."""
+"""How a customer is addressed whose order names nobody."""
 
 _METHODS = {
     "credit_card": "credit card",
@@ -71,7 +71,7 @@ def facts_of(order: Order, settings: Settings) -> ConfirmationFacts:
     currency = order.currency
     items = tuple([ItemFact(one_line(item.name) or one_line(item.product_id), item.quantity, item.price, currency) for item in order.items])
     return ConfirmationFacts(
-        customer_name=one_line(order.customer_name) or NOBODY,
+        customer_name=order.addressee or NOBODY,
         order_id=one_line(order.id),
         order_details="\n".join([f"{item.quantity} x {item.name}" for item in items]),
         total=show(order.total_amount, currency),

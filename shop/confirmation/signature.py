@@ -37,7 +37,7 @@ class WriteConfirmation(dspy.Signature):  # type: ignore[misc]
     greeting: str = dspy.OutputField(desc="addresses the customer by name and thanks for the order")
     order_summary: str = dspy.OutputField(desc="names the order id, the items and the total")
     next_steps: str = dspy.OutputField(desc="what happens now, with the estimated delivery")
-    tracking_info: str = dspy.OutputField(desc="says that the tracking number follows with the shipment; never a number")
+    tracking_info: str = dspy.OutputField(desc="says that the tracking number is below in this mail; never the number itself")
 
 
 FIELDS = frozenset(WriteConfirmation.fields)

@@ -12,7 +12,8 @@ _SHOWN = 10
 
 
 def write(facts: ConfirmationFacts) -> dict[str, str]:
-    """The four texts. Says nothing that is not a fact of the order; the tracking number is not known yet, so it names none."""
+    """The four texts. Says nothing that is not a fact of the order, as it is when the mail leaves: after the parcel is booked, with its
+    tracking number below these texts."""
     pieces = "1 item" if facts.item_count == 1 else f"{facts.item_count} items"
     lines = [f"{item.quantity} x {item.name}" for item in facts.items[:_SHOWN]]
     if len(facts.items) > _SHOWN:
@@ -25,7 +26,7 @@ def write(facts: ConfirmationFacts) -> dict[str, str]:
             f"The total is {facts.total}, payment method: {facts.payment_method}."
         ),
         "next_steps": f"We are packing your order and will send it{destination}. Estimated delivery: {facts.estimated_delivery}.",
-        "tracking_info": "You can follow your parcel: the tracking number follows with the shipment.",
+        "tracking_info": "You can follow your parcel: its tracking number is below.",
     }
 
 

@@ -1,7 +1,7 @@
 """Telling the CRM: webhooks as the Standard Webhooks specification has them, at least once.
 
-The id is made of the order and the kind: a receiver that has seen it has seen the message. The signature is made when it is sent, so that
-one that waited for a day is not too old.
+The id is made of the installation, the order and the kind: a receiver that has seen it has seen the message. The signature is made when
+it is sent, so that one that waited for a day is not too old.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import httpx
 import orjson
 
 from shop.notifications.ends import POSTING, SENT, UNTRIED, End, Tell
-from shop.notifications.kinds import Kind
+from shop.notifications.kinds import Kind, what_it_is
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ TYPES = {
     Kind.CONFIRMATION: "order.confirmed",
     Kind.REFUND: "order.refunded",
     Kind.PAYMENT_FAILED: "order.payment_failed",
+    Kind.INCOMPLETE: "order.incomplete",
     Kind.OUT_OF_STOCK: "order.out_of_stock",
 }
 _CONNECTIONS = 4
@@ -50,10 +51,12 @@ class Webhook:
     body: bytes
 
 
-def webhook(order_id: str, kind: Kind, when: datetime, data: Mapping[str, Any]) -> Webhook:
-    """The same for the same order and kind. `data`: what the CRM may know; never card data."""
-    digest = hashlib.sha256(f"{kind}\n{order_id}".encode()).hexdigest()[:32]
-    body = {"type": TYPES[kind], "timestamp": when.astimezone(UTC).isoformat(), "data": {"order_id": order_id, **data}}
+def webhook(order_id: str, kind: Kind, when: datetime, data: Mapping[str, Any], installation: str) -> Webhook:
+    """The same for the same order and kind of an installation. `data`: what the CRM may know; never card data. `installation`: empty for
+    what an earlier version made due, which must keep its id."""
+    digest = hashlib.sha256(what_it_is(order_id, kind, installation).encode()).hexdigest()[:32]
+    shop = {"installation": installation} if installation else {}
+    body = {"type": TYPES[kind], "timestamp": when.astimezone(UTC).isoformat(), "data": {"order_id": order_id, **shop, **data}}
     return Webhook(f"{kind}_{digest}", orjson.dumps(body))
 
 

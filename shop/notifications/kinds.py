@@ -14,6 +14,8 @@ class Kind(StrEnum):
     """The money went back; written only once it did."""
     PAYMENT_FAILED = "payment_failed"
     """It could not be paid; nothing was kept."""
+    INCOMPLETE = "incomplete"
+    """It came without a delivery address, or without a means of payment; nothing was charged."""
     OUT_OF_STOCK = "out_of_stock"
     """Something in it is not there; nothing was charged."""
 
@@ -31,6 +33,11 @@ def crm_kind(kind: Kind) -> str:
 def split(outbox_kind: str) -> tuple[Kind, bool]:
     """The outbox's name taken apart: what it is about, and whether it is for the CRM. ValueError if it is no such name."""
     return Kind(outbox_kind.removeprefix(_CRM)), outbox_kind.startswith(_CRM)
+
+
+def what_it_is(order_id: str, kind: Kind, installation: str) -> str:
+    """What the ids of a message are made of. Receivers drop a second message with the same id, so that two shops' must differ."""
+    return "\n".join(filter(None, (installation, kind, order_id)))
 
 
 ALL_OF_AN_ORDER = 2 * len(Kind)

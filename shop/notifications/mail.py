@@ -1,7 +1,7 @@
 """The mails that a customer gets, in their language: text and HTML, from the templates.
 
 Any text of an order may be hostile: nothing of it can add a header, another recipient, a tag, or lines that look like ours.
-The same order and kind always has the same Message-ID, so that a resend is recognised as one.
+The same order and kind of an installation always has the same Message-ID, so that a resend is recognised as one.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 from urllib.parse import quote
 
 from shop.confirmation.confirmation import TEMPLATE
-from shop.errors import OrderCancelled, OrderReturned, OutOfStock, PaymentDeclined
+from shop.domains import ascii_domain
+from shop.errors import NoDeliveryAddress, OrderCancelled, OrderReturned, OutOfStock, PaymentDeclined, PaymentLapsed
 from shop.names import file_stem
-from shop.notifications.kinds import Kind
+from shop.notifications.kinds import Kind, what_it_is
 from shop.notifications.language import FALLBACK, Language, language_of
 from shop.notifications.layout import item_name, order_table
 from shop.notifications.message import Mail, message
@@ -32,6 +33,7 @@ from shop.settings import Settings
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[\w-]+(\.[\w-]+)+")
 _NOT_IN_NAMES = str.maketrans(dict.fromkeys('<>@,;:"\\()[]', " "))
 _NEWS = {OrderCancelled.code: "refund.cancelled", OrderReturned.code: "refund.returned", OutOfStock.code: "refund.out_of_stock"}
+_PAYMENT_NEWS = {PaymentDeclined.code: "payment_failed.declined", PaymentLapsed.code: "payment_failed.lapsed"}
 _NOTICE = "notice"
 """The template of what has no part of its own."""
 
@@ -43,6 +45,8 @@ class About:
     settings: Settings
     date: datetime
     """When it was due; aware."""
+    installation: str = ""
+    """Our installation id; empty for what an earlier version made due, which must keep its Message-ID."""
 
 
 def mail(order: Order, kind: Kind, payload: Mapping[str, Any], about: About) -> Mail:
@@ -54,6 +58,8 @@ def mail(order: Order, kind: Kind, payload: Mapping[str, Any], about: About) -> 
             return refund_mail(order, Decimal(payload["amount"]), str(payload["currency"]), about, why=payload.get("why"))
         case Kind.PAYMENT_FAILED:
             return payment_failed_mail(order, about, why=payload.get("why"))
+        case Kind.INCOMPLETE:
+            return incomplete_mail(order, about, why=str(payload["why"]))
         case Kind.OUT_OF_STOCK:
             return out_of_stock_mail(order, payload["shortages"], about)
 
@@ -85,11 +91,20 @@ def refund_mail(order: Order, refunded: Decimal, currency: str, about: About, *,
 
 def payment_failed_mail(order: Order, about: About, *, why: str | None = None) -> Mail:
     """Tells that nothing was charged and what to do. The bank's reason is the bank's to tell."""
-    language, declined = _language(order, about), why == PaymentDeclined.code
-    news = language.say("payment_failed.declined" if declined else "payment_failed.failed", order_id=one_line(order.id))
-    to_do = language.say("payment_failed.to_do" if declined else "payment_failed.to_do_again")
+    language = _language(order, about)
+    news = language.say(_PAYMENT_NEWS.get(why or "", "payment_failed.failed"), order_id=one_line(order.id))
+    to_do = language.say("payment_failed.to_do" if why == PaymentDeclined.code else "payment_failed.to_do_again")
     values = {"before": [_hello(order, language), news], "important": language.say("payment_failed.not_charged"), "after": [to_do]}
     return _mail(order, Kind.PAYMENT_FAILED, _NOTICE, values, about)
+
+
+def incomplete_mail(order: Order, about: About, *, why: str) -> Mail:
+    """Tells what the order came without (`why` is the code of its failure), that nothing was charged, and what to do."""
+    language, part = _language(order, about), "address" if why == NoDeliveryAddress.code else "payment"
+    news = language.say(f"incomplete.no_{part}", order_id=one_line(order.id))
+    to_do = language.say(f"incomplete.to_do_{part}")
+    values = {"before": [_hello(order, language), news], "important": language.say("incomplete.not_charged"), "after": [to_do]}
+    return _mail(order, Kind.INCOMPLETE, _NOTICE, values, about)
 
 
 def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], about: About) -> Mail:
@@ -109,9 +124,9 @@ def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], abou
     return _mail(order, Kind.OUT_OF_STOCK, "out_of_stock", values, about)
 
 
-def message_id(order_id: str, kind: Kind, settings: Settings) -> str:
-    """The same for the same order and kind, and for no other."""
-    digest = hashlib.sha256(f"{kind}\n{order_id}".encode()).hexdigest()[:16]
+def message_id(order_id: str, kind: Kind, settings: Settings, installation: str) -> str:
+    """The same for the same order and kind, and for no other; also not for another shop's order with the same id."""
+    digest = hashlib.sha256(what_it_is(order_id, kind, installation).encode()).hexdigest()[:16]
     return f"<{kind}-{file_stem(order_id)}-{digest}@{settings.shop_email.rpartition('@')[2]}>"
 
 
@@ -125,7 +140,7 @@ def _texts(order: Order, texts: Mapping[str, Any], language: Language, total: st
         return [paragraphs(str(texts.get(name) or "")) for name in ("greeting", "order_summary", "next_steps", "tracking_info")]
     given, usual = settings.estimated_delivery, type(settings).model_fields["estimated_delivery"].default
     return [
-        language.say("confirmation.greeting", name=one_line(order.customer_name) or language.say("nobody")),
+        language.say("confirmation.greeting", name=order.addressee or language.say("nobody")),
         language.say("confirmation.summary", order_id=one_line(order.id), total=total),
         language.say("confirmation.next_steps", delivery=language.say("confirmation.usual_delivery") if given == usual else given),
         language.say("confirmation.tracking"),
@@ -133,7 +148,7 @@ def _texts(order: Order, texts: Mapping[str, Any], language: Language, total: st
 
 
 def _hello(order: Order, language: Language) -> str:
-    return language.say("hello", name=one_line(order.customer_name) or language.say("nobody"))
+    return language.say("hello", name=order.addressee or language.say("nobody"))
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -171,7 +186,7 @@ def _mail(
         "To": str(to),
         "Subject": _header(subject),
         "Date": format_datetime(about.date),
-        "Message-ID": message_id(order.id, kind, s),
+        "Message-ID": message_id(order.id, kind, s, about.installation),
         "Auto-Submitted": "auto-generated",
     }
     return Mail(s.shop_email, to.addr_spec, message(to, headers, text, html))
@@ -183,7 +198,7 @@ def _customer(order: Order) -> Address | None:
     if len(given) > 254 or not _ADDRESS.fullmatch(given):
         return None
     try:
-        return address_of(order.customer_name, given)
+        return address_of(order.addressee, given)
     except UnicodeError:  # no such domain can be
         return None
 
@@ -191,7 +206,7 @@ def _customer(order: Order) -> Address | None:
 def address_of(name: str | None, address: str) -> Address:
     """With a name in which nothing means something. UnicodeError if there can be no such domain."""
     user, _, domain = address.rpartition("@")
-    return Address(_display_name(name), user, domain if domain.isascii() else domain.encode("idna").decode())
+    return Address(_display_name(name), user, ascii_domain(domain))
 
 
 def _display_name(name: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from shop.errors import OrderCancelled, OrderReturned, OutOfStock
+from shop.errors import NoDeliveryAddress, OrderCancelled, OrderReturned, OutOfStock, PaymentRefused
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice
 from shop.outcomes import Outcome
@@ -12,13 +12,15 @@ from shop.payments.charge import STEP as PAYMENT
 from shop.under_way import OrderUnderWay
 
 _ASKED_FOR = frozenset({OrderCancelled.code, OrderReturned.code})
+INCOMPLETE = frozenset({NoDeliveryAddress.code, PaymentRefused.code})
+"""Failures that say what an order came without."""
 
 
 def notice_of(
     order: OrderUnderWay, outcome: Outcome, *, charged: Decimal, given_back: Decimal, at_risk: Decimal, currency: str
 ) -> Notice | None:
-    """A refund notice when money went back and none is at risk; else, when nothing was charged: that the payment failed, or what is not
-    in stock.
+    """A refund notice when money went back and none is at risk; else, when nothing was charged: that the payment failed, that the order
+    is incomplete, or what is not in stock.
 
     None for an order that was rejected (its sender has the reasons), that somebody cancelled before anything was paid, that is on its way,
     or that needs a person: the customer hears when it is settled.
@@ -32,6 +34,8 @@ def notice_of(
     if failure.kind == OutOfStock.code:
         shortages = failure.details().get("shortages", [])
         return Notice(order.id, customer, Kind.OUT_OF_STOCK, {"shortages": shortages}, {"products": [s["product_id"] for s in shortages]})
+    if failure.kind in INCOMPLETE:
+        return Notice(order.id, customer, Kind.INCOMPLETE, {"why": failure.kind}, {"why": failure.kind})
     if order.failing_step == PAYMENT and failure.kind not in _ASKED_FOR:
         return Notice(order.id, customer, Kind.PAYMENT_FAILED, {"why": failure.kind}, {"why": failure.kind})
     return None

@@ -30,7 +30,7 @@ def report_payload(figures: Figures, steps: tuple[str, ...]) -> dict[str, Any]:
     return {"figures": figures.model_dump(mode="json"), "steps": list(steps)}
 
 
-def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetime) -> Mail:
+def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetime, installation: str) -> Mail:
     """The mail of this day, to `REPORT_EMAIL`. The same for the same payload. Draws, so not for an event loop."""
     figures = Figures.model_validate(payload["figures"])
     drawn = charts(figures, payload["steps"])
@@ -40,7 +40,7 @@ def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetim
     mail["To"] = to
     mail["Subject"] = title
     mail["Date"] = format_datetime(date)
-    mail["Message-ID"] = f"<{REPORT}-{one_line(day)}@{s.shop_email.rpartition('@')[2]}>"
+    mail["Message-ID"] = f"<{'-'.join(filter(None, (REPORT, one_line(day), installation)))}@{s.shop_email.rpartition('@')[2]}>"
     mail["Auto-Submitted"] = "auto-generated"
     mail.set_content("\n\n".join([title, headline(figures), *(chart.says for chart in drawn.values())]) + "\n")
     mail.add_alternative(_html(title, headline(figures), drawn), subtype="html")

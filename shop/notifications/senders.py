@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from shop.installation import Installation, installation
 from shop.notifications.ends import DATA_SECONDS, SENT, End
 from shop.notifications.kinds import REPORT, Kind, split
 from shop.notifications.mail import About, mail
@@ -36,11 +37,12 @@ def longest(s: Settings) -> float:
 async def send(rows: Sequence[Any], s: Settings, noting: Noting, until: float) -> None:
     """Sends the outbox's rows, mails and webhooks side by side, and notes how each ended. None is begun after `until`."""
     mails, hooks, unknown = _sorted(rows)
+    us = await installation()
     ways: list[Awaitable[Any]] = []
     if mails:
-        ways.append(_by_smtp(mails, s, noting, until) if s.smtp_url else _into_maildir(mails, s, noting))
+        ways.append(_by_smtp(mails, s, us, noting, until) if s.smtp_url else _into_maildir(mails, s, us, noting))
     if hooks:
-        ways.append(_to_crm(hooks, s, noting, until))
+        ways.append(_to_crm(hooks, s, us, noting, until))
     if unknown:
         ways.append(noting.many({row["id"]: End("later", "this version knows no such message") for row in unknown}))
     for end in await asyncio.gather(*ways, return_exceptions=True):  # what goes wrong on one way does not stop the others
@@ -60,11 +62,11 @@ def _sorted(rows: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     return mails, hooks, unknown
 
 
-async def _into_maildir(rows: Sequence[Any], s: Settings, noting: Noting) -> None:
+async def _into_maildir(rows: Sequence[Any], s: Settings, us: Installation, noting: Noting) -> None:
     maildir = Maildir(s.mail_dir)
 
     def write(row: Any) -> End:
-        made = _made(row, s)
+        made = _made(row, s, us)
         with _MAIL:
             maildir.write(mail_name(row["order_id"], row["kind"]), made)
         return SENT
@@ -73,14 +75,14 @@ async def _into_maildir(rows: Sequence[Any], s: Settings, noting: Noting) -> Non
     await noting.many(await asyncio.to_thread(lambda: {row["id"]: _trying(row, write) for row in rows}))
 
 
-async def _by_smtp(rows: Sequence[Any], s: Settings, noting: Noting, until: float) -> None:
+async def _by_smtp(rows: Sequence[Any], s: Settings, us: Installation, noting: Noting, until: float) -> None:
     from shop.notifications.smtp import Handover
     from shop.notifications.smtp_url import smtp_server
 
     made: list[tuple[int, Mail]] = []
 
     def make(row: Any) -> End:
-        made.append((row["id"], _made(row, s)))
+        made.append((row["id"], _made(row, s, us)))
         return SENT
 
     ends = await asyncio.to_thread(lambda: {row["id"]: _trying(row, make) for row in rows})
@@ -91,13 +93,15 @@ async def _by_smtp(rows: Sequence[Any], s: Settings, noting: Noting, until: floa
     await handover.send(made, noting.one, until=until)
 
 
-async def _to_crm(rows: Sequence[Any], s: Settings, noting: Noting, until: float) -> None:
+async def _to_crm(rows: Sequence[Any], s: Settings, us: Installation, noting: Noting, until: float) -> None:
     from shop.notifications.crm import Receiver, webhook
 
     if s.crm_webhook_url is None or s.crm_webhook_secret is None:
         await noting.many({row["id"]: End("later", "CRM_WEBHOOK_URL is not set any more") for row in rows})
         return
-    hooks = [(row["id"], webhook(row["order_id"], split(row["kind"])[0], row["created_at"], row["payload"])) for row in rows]
+    hooks = [
+        (row["id"], webhook(row["order_id"], split(row["kind"])[0], row["created_at"], row["payload"], _mark(row, us))) for row in rows
+    ]
     receiver = Receiver(s.crm_webhook_url, webhook_key(s.crm_webhook_secret.get_secret_value()), seconds=s.crm_timeout_seconds)
     await receiver.send(hooks, noting.one, until=until)
 
@@ -110,13 +114,18 @@ def _trying(row: Any, do: Callable[[Any], End]) -> End:
         return End("later", type(error).__name__)  # its text may hold the customer's data
 
 
-def _made(row: Any, s: Settings) -> Mail:
+def _mark(row: Any, us: Installation) -> str:
+    """What an earlier version made due may have been sent already, and keeps its id."""
+    return us.id if row["created_at"] >= us.made_at else ""
+
+
+def _made(row: Any, s: Settings, us: Installation) -> Mail:
     if row["kind"] == REPORT:
         from shop.notifications.report_mail import report_mail
 
-        return report_mail(row["order_id"], row["payload"], s, row["created_at"])
+        return report_mail(row["order_id"], row["payload"], s, row["created_at"], _mark(row, us))
     order, kind = read_stored(row["content"]), Kind(row["kind"])
     if kind is Kind.CONFIRMATION:
         with _LABEL:
             print_label(order, row["payload"], s)  # before the customer hears of the parcel
-    return mail(order, kind, {**row["payload"], "confirmation": row["confirmation"]}, About(s, row["created_at"]))
+    return mail(order, kind, {**row["payload"], "confirmation": row["confirmation"]}, About(s, row["created_at"], _mark(row, us)))

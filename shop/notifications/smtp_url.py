@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from shop.domains import ascii_domain
+
 StartTls = Literal["required", "if-offered", "never"]
 _FORM = (
     "smtp://user:password@host:587 or smtps://user:password@host:465, with ?starttls=required, if-offered or never, and &ca=/path/to/ca.pem"
@@ -32,7 +34,7 @@ def smtp_server(url: str) -> SmtpServer:
     """ValueError, without the URL in it, says what is wrong: it may hold a password."""
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host, port = ascii_domain(parts.hostname or ""), parts.port
         options = dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {}
     except ValueError:
         raise ValueError(f"SMTP_URL must look like {_FORM}") from None

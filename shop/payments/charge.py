@@ -15,7 +15,7 @@ from typing import Literal, NoReturn
 from pydantic import BaseModel
 
 from shop import names
-from shop.errors import PaymentError, PaymentGatewayError, PaymentMismatch, PaymentRefused, RefundRefused
+from shop.errors import NoDeliveryAddress, PaymentError, PaymentGatewayError, PaymentMismatch, PaymentRefused, RefundRefused
 from shop.money import to_minor
 from shop.notes import note
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus, Refund
@@ -63,7 +63,7 @@ async def charge(under_way: OrderUnderWay, gateway: PaymentGateway) -> PaymentRe
     if order.payment_info is None:
         raise PaymentRefused("the order has no payment_info, so there is nothing to charge")
     if order.shipping_info is None:
-        raise PaymentRefused("the order has no shipping_info: what cannot be shipped is not charged")
+        raise NoDeliveryAddress
     payment_id = under_way.journal[STEP].notes.get("payment_id")
     if payment_id is None:
         payment = _checked(under_way, await _find_or_create(under_way, gateway))

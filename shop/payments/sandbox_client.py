@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from shop.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from shop.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentLapsed
 from shop.money import from_minor, to_minor
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.records import MAY_PASS, CurrencyTotals, Page, PaymentRecord, RefundRecord
@@ -292,7 +292,7 @@ def to_totals(totals: tuple[CurrencyTotals, ...], currency: str) -> GatewayTotal
 def to_error(status: int, code: str, message: str) -> PaymentError:
     """The typed error for an answer with this HTTP status."""
     if status == HTTPStatus.PAYMENT_REQUIRED:
-        return PaymentDeclined(code, message)
+        return PaymentLapsed(code, message) if code == "payment_cancelled" else PaymentDeclined(code, message)
     may_recover = status == HTTPStatus.TOO_MANY_REQUESTS or not 400 <= status < 500 or code in MAY_PASS
     return PaymentGatewayError(code, message, retryable=may_recover)
 

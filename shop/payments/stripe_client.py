@@ -9,7 +9,7 @@ A card number never passes through us, and the last four digits charge nothing: 
   which is never late. Where there is no search, it goes through the list of the last two days. What it may miss costs nothing: an id
   is journalled before it is confirmed, and an intent whose id was lost is what Stripe returns to the same key again, for a day.
 - **Waiting.** While a bank asks the customer (`requires_action`), `confirm` raises `PaymentNeedsCustomer`; after `customer_minutes` it
-  cancels the payment and raises `PaymentDeclined`.
+  cancels the payment and raises `PaymentLapsed`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from shop.errors import BAD_ANSWER, PaymentDeclined, PaymentGatewayError, PaymentNeedsCustomer, PaymentRefused
+from shop.errors import BAD_ANSWER, PaymentGatewayError, PaymentLapsed, PaymentNeedsCustomer, PaymentRefused
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe_calls import StripeCalls
 from shop.payments.stripe_errors import NotAccepted, StoredFailure
@@ -185,7 +185,7 @@ class StripeGateway:
         if intent.declined:
             raise intent.refusal()
         if intent.status == "canceled":
-            raise PaymentDeclined("canceled", "the payment was cancelled before it was confirmed")
+            raise PaymentLapsed("canceled", "the payment was cancelled before it was confirmed")
         if intent.status == "processing":
             raise _processing()
         if intent.status == "requires_action":
@@ -200,7 +200,7 @@ class StripeGateway:
         payment = await self.cancel(intent.id, key=f"late-{key}"[:255])
         if payment.status is PaymentStatus.SUCCEEDED:  # in the last moment
             return payment
-        raise PaymentDeclined("requires_action", "the customer did not authenticate the payment in time")
+        raise PaymentLapsed("requires_action", "the customer did not authenticate the payment in time")
 
 
 def _processing() -> PaymentGatewayError:

@@ -19,7 +19,7 @@ from shop.errors import CarrierRefused, CarrierUnavailable, LeaseLost
 from shop.notes import note
 from shop.points import effect
 from shop.settings import settings
-from shop.shipping.carrier import Carrier, Shipment, Voided
+from shop.shipping.carrier import AnothersParcel, Carrier, Shipment, Voided
 from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
 from shop.under_way import OrderUnderWay
 
@@ -59,12 +59,12 @@ async def _void_if_undone(under_way: OrderUnderWay, at: Carrier) -> None:
         undone = (await tx.execute(_UNDONE, {"id": under_way.id, "step": STEP})).scalar()
     if undone:
         with _VOIDING:
-            await at.void(str(under_way.journal[STEP].notes["quote_id"]))
+            await at.void(under_way.order, str(under_way.journal[STEP].notes["quote_id"]))
 
 
 async def _parcel(under_way: OrderUnderWay, at: Carrier) -> dict[str, Any]:
-    shipment = await _create(under_way, at, await _known_quote(under_way, at) or await _quote(under_way, at))
-    if shipment.voided:  # by a person, in the carrier's own dashboard
+    shipment = await _noted(under_way, at)
+    if shipment is None or shipment.voided:  # by a person, in the carrier's own dashboard
         shipment = await _create(under_way, at, await _quote(under_way, at))
     return {**asdict(shipment), "amount": str(shipment.amount)}
 
@@ -81,12 +81,14 @@ async def _wait_for(under_way: OrderUnderWay, away: CarrierUnavailable) -> None:
         away.retry_after = _AWAY_SECONDS
 
 
-async def _known_quote(under_way: OrderUnderWay, at: Carrier) -> str | None:
-    """The one that was asked for before, for which a label may have been bought."""
-    entry = under_way.journal[STEP]
-    if (noted := entry.notes.get("quote_id")) is not None:
-        return str(noted)
-    return await at.find(under_way.id) if entry.attempts > 1 else None
+async def _noted(under_way: OrderUnderWay, at: Carrier) -> Shipment | None:
+    """The label of the quote in the journal. None: there is none, so that no label can have been bought; a quote that a crash has lost
+    costs nothing. An earlier version looked quotes up by the order's id, so what it noted may be another shop's."""
+    quote_id = under_way.journal[STEP].notes.get("quote_id")
+    try:
+        return await _create(under_way, at, str(quote_id)) if quote_id is not None else None
+    except AnothersParcel:
+        return None
 
 
 async def _quote(under_way: OrderUnderWay, at: Carrier) -> str:
@@ -114,11 +116,10 @@ async def unbook(under_way: OrderUnderWay) -> dict[str, Any]:
     if chosen == EMBEDDED:
         return {}
     entry, at = under_way.journal[STEP], carrier(chosen)
-    quote_id = entry.notes.get("quote_id") or await at.find(under_way.id)
-    became = Voided.NOT_BOUGHT
+    quote_id, became = entry.notes.get("quote_id"), Voided.NOT_BOUGHT
     if quote_id is not None:
         with _VOIDING:
-            became = await at.void(str(quote_id))
+            became = await at.void(under_way.order, str(quote_id))
     if became is Voided.NOT_BOUGHT and (wait := _may_come_yet(entry.notes)) > 0:
         raise CarrierUnavailable("a label was asked for and not answered: it may come yet", retry_after=wait)
     await note(under_way, STEP, label=became)

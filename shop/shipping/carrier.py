@@ -13,6 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
 
+from shop.errors import CarrierRefused
 from shop.order import Order
 
 
@@ -98,8 +99,13 @@ class Voided(StrEnum):
     """Too late: the parcel has left. It comes back, or it does not."""
 
 
+class AnothersParcel(CarrierRefused):
+    """The shipment with this id is not this order's: another shop that uses the same account has made it."""
+
+
 class Carrier(Protocol):
-    """What the shop asks of a carrier.
+    """What the shop asks of a carrier. Shipments are asked for by the ids that the carrier gave us, never by the order's id: others may
+    use the same account, and count their orders in the same way.
 
     Every method may raise `CarrierUnavailable` and `CarrierTimeout` (it may have been done all the same), and `CarrierMisconfigured`.
     """
@@ -112,19 +118,20 @@ class Carrier(Protocol):
 
     async def create(self, order: Order, quote_id: str) -> Shipment:
         """The order's shipment: the label of this quote is looked up, and bought if it is not there: once, however often this is called.
-        One that was voided since is returned as such. Raises `CarrierRefused`, with nothing bought."""
-
-    async def find(self, order_id: str) -> str | None:
-        """The id of a quote that was made for this order and not voided since, whether bought or not."""
+        One that was voided since is returned as such. Raises `CarrierRefused`, with nothing bought, and its `AnothersParcel`."""
 
     async def label(self, shipment_id: str) -> bytes:
         """The label, a PDF of 4 by 6 inches."""
 
-    async def void(self, shipment_id: str) -> Voided:
-        """Takes the label back unless the parcel is handed over; once, however often it is called. Raises `VoidRefused`."""
+    async def void(self, order: Order, shipment_id: str) -> Voided:
+        """Takes the order's label back unless the parcel is handed over; once, however often it is called. Raises `VoidRefused`, also for
+        a label that is another shop's."""
 
     async def track(self, shipment_id: str) -> Tracking:
         """Where the parcel is, the oldest event first."""
+
+    async def probe(self) -> None:
+        """Asks the carrier something that changes nothing, to find out whether it can be used."""
 
     async def aclose(self) -> None:
         """Closes the connections."""

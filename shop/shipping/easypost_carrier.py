@@ -1,22 +1,27 @@
 """EasyPost, as a `Carrier`: one account, and through it USPS, UPS, FedEx, DHL and a hundred others.
 
 - **Once.** A shipment at EasyPost is bought once: buying it again is refused, and looked up. Its id is journalled before it is bought.
-- **Looking up by order.** A shipment's `reference` is made of the order's id, and EasyPost finds a shipment by it. References are not
-  unique there, so an answer is believed only if it has the reference that was asked for; and what costs money is found by id.
+- **Ours.** The account may be shared with other shops, whose orders may have the same ids. So a shipment is never looked up by its
+  `reference`, only by the id in our journal. A reference begins with the installation id; a shipment without it, which an earlier version
+  has noted, is used and voided only if it goes to the order's address.
 - **Voiding** is EasyPost's refund. A parcel that somebody has scanned is handed over, and stays so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote as url_quote
 
 from shop import names
+from shop.domains import ascii_mail_domain
 from shop.errors import CarrierRefused, CarrierUnavailable, VoidRefused
+from shop.installation import installation_id
 from shop.order import Order
-from shop.plain import one_line
+from shop.plain import folded, one_line
 from shop.settings import Sender, Settings
-from shop.shipping.carrier import Quote, Shipment, Tracking, Voided, choose
+from shop.shipping.carrier import AnothersParcel, Quote, Shipment, Tracking, Voided, choose
 from shop.shipping.easypost_calls import AnsweredNo, EasyPostCalls, NotThere
 from shop.shipping.easypost_records import ShipmentRecord, read
 
@@ -28,12 +33,14 @@ class EasyPostCarrier:
 
     name = "easypost"
 
-    def __init__(self, settings: Settings, api_key: str, sender: Sender) -> None:
-        self._settings, self._sender = settings, sender
+    def __init__(
+        self, settings: Settings, api_key: str, sender: Sender, installation: Callable[[], Awaitable[str]] = installation_id
+    ) -> None:
+        self._settings, self._sender, self._installation = settings, sender, installation
         self._calls = EasyPostCalls(settings.carrier_url, api_key, settings.carrier_timeout_seconds, settings.carrier_concurrency)
 
     async def quote(self, order: Order) -> Quote:
-        params = self._params(order)
+        params = self._params(order, await self._reference(order))
         made = read(ShipmentRecord, await self._calls(lambda c: c.shipment.create(**params)))
         if made.reference != params["reference"]:
             raise CarrierUnavailable("EasyPost answered another shipment than was asked for")
@@ -43,6 +50,8 @@ class EasyPostCarrier:
 
     async def create(self, order: Order, quote_id: str) -> Shipment:
         known = await self._get(quote_id)
+        if not await self._is_ours(known, order):
+            raise AnothersParcel("the shipment in the journal is not this order's")
         if not known.bought:
             if (rate := self._choice(known)) is None:
                 raise CarrierRefused(f"no carrier takes this parcel{_why(known)}")
@@ -60,14 +69,6 @@ class EasyPostCarrier:
             raise refused or CarrierUnavailable("EasyPost answered no label to a purchase")
         return bought
 
-    async def find(self, order_id: str) -> str | None:
-        reference = names.file_stem(order_id)
-        try:
-            found = await self._get(reference)
-        except NotThere:
-            return None
-        return found.id if found.reference == reference and not found.voided else None
-
     async def label(self, shipment_id: str) -> bytes:
         record = await self._get(shipment_id)
         if record.postage_label is not None and record.postage_label.pdf is None:  # the carrier made another kind
@@ -81,11 +82,13 @@ class EasyPostCarrier:
             raise CarrierUnavailable("what EasyPost calls a label is no PDF")
         return label
 
-    async def void(self, shipment_id: str) -> Voided:
+    async def void(self, order: Order, shipment_id: str) -> Voided:
         try:
             record = await self._get(shipment_id)
         except NotThere:
             return Voided.NOT_BOUGHT
+        if record.bought and not await self._is_ours(record, order):
+            raise VoidRefused("the label in the journal goes to another address than the order's: another shop may have bought it")
         if (became := _became(record)) is not None:
             return became
         refused: AnsweredNo | None = None
@@ -101,6 +104,10 @@ class EasyPostCarrier:
     async def track(self, shipment_id: str) -> Tracking:
         return (await self._get(shipment_id)).to_tracking()
 
+    async def probe(self) -> None:
+        with suppress(NotThere):
+            await self._get("shp_that_is_not_there")
+
     async def aclose(self) -> None:
         await self._calls.aclose()
 
@@ -111,22 +118,29 @@ class EasyPostCarrier:
         rate = choose([rate.to_rate() for rate in record.rates], self._settings.carrier_service)
         return rate.id if rate else None
 
-    def _params(self, order: Order) -> dict[str, Any]:
+    async def _reference(self, order: Order) -> str:
+        return names.own_name(await self._installation(), order.id)
+
+    async def _is_ours(self, record: ShipmentRecord, order: Order) -> bool:
+        """Of a shipment in the order's journal. Once its customer is erased, an order has no address that could be compared."""
+        return record.reference == await self._reference(order) or order.shipping_info is None or _goes_to(record, order)
+
+    def _params(self, order: Order, reference: str) -> dict[str, Any]:
         to, sender, s = order.shipping_info, self._sender, self._settings
         if to is None:
             raise CarrierRefused("an order without shipping_info cannot be shipped")
         params: dict[str, Any] = {
-            "reference": names.file_stem(order.id),
+            "reference": reference,
             "from_address": {"name": s.shop_name, "email": s.shop_email, **sender.model_dump(exclude_none=True)},
             "to_address": {
-                "name": one_line(to.name or order.customer_name or order.customer_id),
+                "name": _recipient(order),
                 "street1": to.address,
                 "street2": to.address2,
                 "city": to.city,
                 "state": to.state,
                 "zip": to.zip,
                 "country": to.country.upper(),
-                "email": order.customer_email,
+                "email": ascii_mail_domain(order.customer_email) if order.customer_email else None,
                 "phone": to.phone,
             },
             "parcel": {"weight": round(sum(order.wanted.values()) * s.carrier_piece_ounces, 1)},
@@ -157,6 +171,23 @@ class EasyPostCarrier:
             "eel_pfc": "NOEEI 30.37(a)",
             "customs_items": items,
         }
+
+
+def _recipient(order: Order) -> str:
+    return one_line((order.shipping_info and order.shipping_info.name) or order.customer_name or order.customer_id)
+
+
+def _goes_to(record: ShipmentRecord, order: Order) -> bool:
+    """Whether name, street, zip and country are the order's; carriers change case and punctuation."""
+    to, there = order.shipping_info, record.to_address
+    if to is None or there is None:
+        return False
+    pairs = ((_recipient(order), there.name), (to.address, there.street1), (to.zip, there.zip), (to.country, there.country))
+    return all(_letters(ours) == _letters(theirs) for ours, theirs in pairs)
+
+
+def _letters(text: str | None) -> str:
+    return "".join(filter(str.isalnum, folded(text or "").casefold()))
 
 
 def _became(record: ShipmentRecord) -> Voided | None:

@@ -55,6 +55,13 @@ class PlaceRecord(BaseModel):
     country: str | None = None
 
 
+class AddressRecord(BaseModel):
+    name: str | None = None
+    street1: str | None = None
+    zip: str | None = None
+    country: str | None = None
+
+
 class DetailRecord(BaseModel):
     message: str | None = None
     status: str | None = None
@@ -85,6 +92,7 @@ class MessageRecord(BaseModel):
 class ShipmentRecord(BaseModel):
     id: str
     reference: str | None = None
+    to_address: AddressRecord | None = None
     tracking_code: str | None = None
     refund_status: str | None = None
     postage_label: LabelRecord | None = None

@@ -72,16 +72,12 @@ class EmbeddedCarrier:
             await shipments.enter(tx, [shipments.Leaving(serial, booked, order.wanted)])
             return booked
 
-    async def find(self, order_id: str) -> str | None:
-        row = await self._row(order_id)
-        return None if row is None or row.returned_at is not None else names.file_stem(order_id)
-
     async def label(self, shipment_id: str) -> bytes:
         row = await self._known(shipment_id)
         order = read_stored(row.content)
         return render_label(parcel_of(order, self._shipment(row.order_id, row.tracking_number), self._settings))
 
-    async def void(self, shipment_id: str) -> Voided:
+    async def void(self, order: Order, shipment_id: str) -> Voided:  # noqa: ARG002  (its table has our parcels only)
         """Without moving any stock; the saga's own undo (`shop.shipping.returns`) puts the pieces back with it."""
         async with transaction() as tx:
             voided = (await tx.execute(_VOID, {"id": shipment_id})).rowcount
@@ -102,6 +98,9 @@ class EmbeddedCarrier:
     async def _row(self, any_id: str) -> Any:
         async with transaction() as tx:
             return (await tx.execute(_FIND, {"id": any_id})).one_or_none()
+
+    async def probe(self) -> None:
+        """It can always be used."""
 
     async def aclose(self) -> None:
         """There is nothing to close."""

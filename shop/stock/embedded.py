@@ -18,7 +18,7 @@ from shop import inventory
 from shop.database import Tx, connect_args, discard_useless_connections
 from shop.errors import InventoryRefused, ReservationLost
 from shop.settings import Settings
-from shop.stock.ledger import HELD, STOCK, Holding, ProductStock, read_holdings, read_stock
+from shop.stock.ledger import HELD, SHIPPED_FOR, STOCK, Holding, ProductStock, read_holdings, read_stock
 from shop.stock.protocol import Reservation, State
 
 _POOL = 10
@@ -114,6 +114,12 @@ class EmbeddedInventory:
         """Every product, and what its movements add up to, at one moment."""
         async with self._engine.connect() as tx:
             return read_stock((await tx.execute(STOCK)).all())
+
+    async def shipped(self, installation: str | None) -> dict[str, int]:
+        """Pieces per product that left through the service for this shop's orders; None: for orders without an installation id."""
+        async with self._engine.connect() as tx:
+            rows = await tx.execute(SHIPPED_FOR, {"installation": installation})
+            return {row.product: row.pieces for row in rows}
 
     async def holdings(self) -> list[Holding]:
         """Who holds what through the service."""

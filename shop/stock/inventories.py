@@ -9,12 +9,14 @@ from weakref import WeakKeyDictionary
 from shop.inventory import STEP
 from shop.settings import settings
 from shop.stock.breaker import GuardedInventory
-from shop.stock.protocol import Inventory
+from shop.stock.protocol import Inventory, own_order_id
 from shop.stock.service_client import ServiceInventory
 from shop.under_way import OrderUnderWay
 
 NOTE = "inventory"
 """In the notes of `check_inventory`: the address of the service that the order's stock is at. Written before anything is sent there."""
+MARK = "installation_id"
+"""Beside it: the installation id in the order's name at the service. An order without it was begun by an earlier version."""
 _listeners: list[Callable[[str, str | None], None]] = []
 _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Inventory]] = WeakKeyDictionary()
 
@@ -45,6 +47,18 @@ def stock_of(order: OrderUnderWay) -> str | None:
     """The address of the service that this order's stock was asked of; None: the embedded stock's. Settings may have changed since then."""
     entry = order.journal.get(STEP)
     return entry.notes.get(NOTE) if entry else None
+
+
+def name_at_service(order: OrderUnderWay) -> str:
+    """What this order is called at its service."""
+    entry = order.journal.get(STEP)
+    mark = entry.notes.get(MARK) if entry else None
+    return own_order_id(mark, order.id) if mark else order.id
+
+
+def is_marked(order: OrderUnderWay) -> bool:
+    """Whether its name at the service is ours alone."""
+    return name_at_service(order) != order.id
 
 
 def to_ask(order: OrderUnderWay) -> str | None:

@@ -28,6 +28,12 @@ MOVED = """
     ) h ON h.id = p.id
 """
 STOCK = text(f"{MOVED} ORDER BY p.id")
+# What left through the service, for one shop's orders; for those without an installation id, if none is given.
+SHIPPED_FOR = text(
+    "SELECT key AS product, sum(value::bigint)::bigint AS pieces FROM reservation, jsonb_each_text(items) "
+    "WHERE state = 'shipped' AND at_service AND CASE WHEN CAST(:installation AS text) IS NULL THEN order_id !~ '^[0-9a-f]{16}/' "
+    "ELSE starts_with(order_id, :installation || '/') END GROUP BY key"
+)
 HELD = text("SELECT order_id, items, created_at, expires_at FROM reservation WHERE state = 'held' AND at_service ORDER BY order_id")
 
 

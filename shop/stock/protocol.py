@@ -2,6 +2,9 @@
 
 - **By order id.** Every operation may be repeated, and finds what the first one did. So whoever does not know what became of a request asks
   again, or looks it up.
+- **Several shops.** An inventory may serve more than one. So what is called an order's id here is `own_order_id`: the shop's installation
+  id, a slash, and the shop's own id of the order. To the inventory it is one name, which says nothing else. Names without an installation
+  id are of orders that an earlier version of a shop began.
 - **All or none.** An order has all its pieces, or none.
 - **Over is over.** `release` and `put_back` leave a mark, also where there is nothing to give back. A request of a worker that is
   dead, which was on its way and arrives after them, reserves and ships nothing any more (`ReservationLost`).
@@ -10,11 +13,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
+
+_OWN = re.compile(r"([0-9a-f]{16})/(.*)", re.DOTALL)
+LONGEST_MARK = 17
+"""Characters that an installation adds to an order's id."""
 
 
 class State(StrEnum):
@@ -41,6 +49,17 @@ class Reservation:
     items: dict[str, int]
     """Pieces per product: what is held or shipped, or was before it ended. Empty: there never was anything."""
     expires_at: datetime
+
+
+def own_order_id(installation: str, order_id: str) -> str:
+    """What a shop's order is called at an inventory that may serve other shops, too."""
+    return f"{installation}/{order_id}"
+
+
+def taken_apart(own: str) -> tuple[str | None, str]:
+    """The installation (None: an earlier version's order, which has none) and the shop's own id of the order."""
+    found = _OWN.fullmatch(own)
+    return (found[1], found[2]) if found else (None, own)
 
 
 class Inventory(Protocol):

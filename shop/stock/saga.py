@@ -15,12 +15,13 @@ from typing import Any
 
 from shop import inventory
 from shop.errors import InventoryUnavailable, OutOfStock, ReservationLost
+from shop.installation import installation_id
 from shop.inventory import ReleaseResult
 from shop.notes import note
 from shop.points import effect
 from shop.settings import settings
 from shop.shipping.carriers import STEP as SHIPPING
-from shop.stock.inventories import NOTE, inventory_at, stock_of, to_ask
+from shop.stock.inventories import MARK, NOTE, inventory_at, is_marked, name_at_service, stock_of, to_ask
 from shop.stock.protocol import Inventory, Reservation, State
 from shop.under_way import OrderUnderWay
 
@@ -38,8 +39,9 @@ async def reserve(under_way: OrderUnderWay) -> dict[str, Any]:
         return {}
     at, entry = inventory_at(url), under_way.journal[inventory.STEP]
     if entry.notes.get(NOTE) is None:
-        await note(under_way, inventory.STEP, **{NOTE: url})  # whoever undoes this must know where to ask
-    elif entry.attempts > 1 and (found := await at.get(under_way.id)) is not None and _has_all(found, under_way):
+        # Whoever undoes this must know where to ask, and under which name.
+        await note(under_way, inventory.STEP, **{NOTE: url, MARK: await installation_id()})
+    elif entry.attempts > 1 and (found := await at.get(name_at_service(under_way))) is not None and _has_all(found, under_way):
         return {}
     await _reserve(under_way, at)
     return {}
@@ -49,9 +51,11 @@ async def release(under_way: OrderUnderWay) -> dict[str, Any]:
     """The order is over at its service: what it held there is given back, which is then also in the notes."""
     if (url := stock_of(under_way)) is None:
         return {}
-    with _RELEASING:
-        ended = await inventory_at(url).release(under_way.id)
-    items = ended.items if ended.state is State.RELEASED else {}
+    at, items = inventory_at(url), dict[str, int]()
+    if await _is_ours(under_way, at):
+        with _RELEASING:
+            ended = await at.release(name_at_service(under_way))
+        items = ended.items if ended.state is State.RELEASED else {}
     await note(under_way, inventory.STEP, **{_RELEASED: items})
     return {}
 
@@ -65,7 +69,9 @@ async def commit(under_way: OrderUnderWay) -> dict[str, Any]:
         return {}
     at, entry = inventory_at(url), under_way.journal[SHIPPING]
     try:
-        found = await at.get(under_way.id) if entry.attempts > 1 else None
+        if not await _is_ours(under_way, at):
+            raise ReservationLost("another shop holds something at the inventory service under this order's id")
+        found = await at.get(name_at_service(under_way)) if entry.attempts > 1 else None
         if found is None or found.state is not State.SHIPPED:
             await _commit(under_way, at)
     except InventoryUnavailable as away:
@@ -79,16 +85,19 @@ async def put_back(under_way: OrderUnderWay) -> dict[str, Any]:
     """Takes back what was committed for the order, if anything was; from here on nothing can be."""
     if (url := stock_of(under_way)) is None:
         return {}
-    with _PUTTING_BACK:
-        ended = await inventory_at(url).put_back(under_way.id)
-    await note(under_way, SHIPPING, **{_TAKEN: False, _BACK: ended.items if ended.state is State.RETURNED else {}})
+    at, items = inventory_at(url), dict[str, int]()
+    if await _is_ours(under_way, at):
+        with _PUTTING_BACK:
+            ended = await at.put_back(name_at_service(under_way))
+        items = ended.items if ended.state is State.RETURNED else {}
+    await note(under_way, SHIPPING, **{_TAKEN: False, _BACK: items})
     return {}
 
 
 async def keep(under_way: OrderUnderWay, seconds: float) -> None:
     """What the order holds at its service does not run out for so long, and `RESERVATION_MINUTES` more. Raises as an `Inventory`."""
     if (url := stock_of(under_way)) is not None:
-        await inventory_at(url).keep(under_way.id, seconds=seconds + _minutes())
+        await inventory_at(url).keep(name_at_service(under_way), seconds=seconds + _minutes())
 
 
 def taken(under_way: OrderUnderWay) -> dict[str, int]:
@@ -111,6 +120,15 @@ def released(under_way: OrderUnderWay) -> ReleaseResult:
     return inventory.release_result(under_way.id, dict(entry.notes.get(_RELEASED) or {}) if entry else {})
 
 
+async def _is_ours(under_way: OrderUnderWay, at: Inventory) -> bool:
+    """An earlier version called orders by their own ids alone, as other shops at the same service may have done: what is there under such
+    a name is ours only if its items are."""
+    if is_marked(under_way):
+        return True
+    found = await at.get(under_way.id)
+    return found is None or not found.items or found.items == under_way.order.wanted
+
+
 async def _wait_for(under_way: OrderUnderWay, away: InventoryUnavailable) -> None:
     """A service that fails is no reason to undo an order that is paid: it is put off, as long as stock is reserved for one."""
     entry, now = under_way.journal[SHIPPING], time.time()
@@ -126,7 +144,7 @@ async def _wait_for(under_way: OrderUnderWay, away: InventoryUnavailable) -> Non
 async def _commit(under_way: OrderUnderWay, at: Inventory) -> None:
     try:
         with _COMMITTING:
-            await at.commit(under_way.id)
+            await at.commit(name_at_service(under_way))
     except ReservationLost as lost:
         # Perhaps it only ran out, while the order was put off. One that is over is refused again.
         try:
@@ -134,12 +152,12 @@ async def _commit(under_way: OrderUnderWay, at: Inventory) -> None:
         except (OutOfStock, ReservationLost):
             raise lost from None
         with _COMMITTING:
-            await at.commit(under_way.id)
+            await at.commit(name_at_service(under_way))
 
 
 async def _reserve(under_way: OrderUnderWay, at: Inventory) -> Reservation:
     with _RESERVING:
-        return await at.reserve(under_way.id, under_way.order.wanted, seconds=_minutes())
+        return await at.reserve(name_at_service(under_way), under_way.order.wanted, seconds=_minutes())
 
 
 def _has_all(found: Reservation, under_way: OrderUnderWay) -> bool:

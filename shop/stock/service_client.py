@@ -29,7 +29,7 @@ from shop.errors import (
 from shop.plain import one_line
 from shop.stock.ledger import Holding, ProductStock
 from shop.stock.protocol import Reservation, State
-from shop.stock.wire import HOLDINGS, PROBLEM_JSON, RESERVATION, STOCK, Problem, ProblemDetails
+from shop.stock.wire import HOLDINGS, PROBLEM_JSON, RESERVATION, SHIPPED, STOCK, Problem, ProblemDetails
 
 T = TypeVar("T")
 _MOST_BYTES = 16_000_000
@@ -104,6 +104,15 @@ class ServiceInventory:
     async def holdings(self) -> list[Holding]:
         """Who holds what, by the service's own book."""
         return await self._again(lambda: self._exchange("GET", "/v1/holdings", HOLDINGS))
+
+    async def shipped(self, installation: str | None) -> dict[str, int] | None:
+        """Pieces per product that the service has shipped for this shop's orders (None: for orders without an installation id). None if the
+        service cannot tell: then it must have one shop's stock only."""
+        query = {"installation": installation} if installation is not None else None
+        try:
+            return await self._again(lambda: self._exchange("GET", "/v1/shipped", SHIPPED, query=query))
+        except (InventoryMisconfigured, InventoryRefused):
+            return None
 
     async def aclose(self) -> None:
         with suppress(Exception):  # nothing is under way any more that could be harmed

@@ -12,12 +12,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from shop.names import MAX_ORDER_ID
 from shop.stock.ledger import Holding, ProductStock
-from shop.stock.protocol import Reservation
+from shop.stock.protocol import LONGEST_MARK, Reservation
 
 PROBLEM_JSON = "application/problem+json"
 RESERVATION = TypeAdapter(Reservation)
 STOCK = TypeAdapter(list[ProductStock])
 HOLDINGS = TypeAdapter(list[Holding])
+SHIPPED = TypeAdapter(dict[str, int])
 
 
 class Problem(StrEnum):
@@ -50,7 +51,17 @@ def _text(value: str) -> str:
     return value
 
 
-OrderId = Annotated[str, Field(min_length=1, max_length=MAX_ORDER_ID, description="The shop's own id of the order"), AfterValidator(_text)]
+OrderId = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_ORDER_ID + LONGEST_MARK,
+        description="The order's id, with the shop's installation id and a slash before it",
+        examples=["8c6f1f0e5b3d4a29/ORDER-1001"],
+    ),
+    AfterValidator(_text),
+]
+Installation = Annotated[str, Field(pattern="^[0-9a-f]{16}$", description="A shop's installation id")]
 ProductId = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_text)]
 Pieces = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]  # `true` is no number
 Seconds = Annotated[float, Field(gt=0, le=90 * 24 * 3600)]

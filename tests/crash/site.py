@@ -170,11 +170,11 @@ class Shop:
         if not self.outside:
             return self.world.told(order_id)
         counted = Counter(self.site.mail_server.ids)
-        told = {kind: counted[message_id(order_id, kind, _DEFAULTS)] for kind in Kind}
+        told = {kind: counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] for kind in Kind}
         assert max(told.values()) <= 2
         heard = Counter(heard.body["data"]["contact"] for heard in self.site.crm.heard if heard.body["data"]["order_id"] == order_id)
         assert {contact.removeprefix("order_") for contact in heard} == {str(kind) for kind, times in told.items() if times}
-        assert sum(counted[message_id(order_id, kind, _DEFAULTS)] > 1 for kind in Kind) <= 1
+        assert sum(counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] > 1 for kind in Kind) <= 1
         assert not self.site.crm.wrong
         return {str(kind) for kind, times in told.items() if times}
 
@@ -219,7 +219,7 @@ class Shop:
 
     def _check_stock(self, inventory: InventoryServer, order_id: str, expected: Scenario) -> None:
         """The service is asked: what became of the order's pieces, and whether its stock is what moved it."""
-        found = inventory.do(inventory.inventory.get(order_id))
+        found = inventory.do(inventory.inventory.get(inventory.name_of(order_id)))
         states = {State.SHIPPED} if expected.outcome is Outcome.COMPLETED else {State.RETURNED} if expected.returned else _OVER
         assert (found.state if found else None) in states, "the inventory service"
         stock = inventory.do(inventory.inventory.stock())

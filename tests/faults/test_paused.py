@@ -21,7 +21,9 @@ from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
 from shop import intake, report
 from shop.catalogue import load_sample_catalogue
+from shop.database import sync_engine
 from shop.desk.cancel import ask_to_cancel_sync
+from shop.installation import read_installation_id
 from shop.notifications.crm import webhook
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
@@ -191,7 +193,7 @@ def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
     for order_id, end in ends.items():
         assert len(outside.carrier.labels(order_id)) <= 1, f"{order_id}: bought twice"
         assert outside.carrier.good_labels(order_id) == (end is Outcome.COMPLETED), order_id
-        found = outside.service.do(outside.service.inventory.get(order_id))
+        found = outside.service.do(outside.service.inventory.get(outside.service.name_of(order_id)))
         assert (found.state is State.SHIPPED) is (end is Outcome.COMPLETED), order_id
     assert all(product.is_sound for product in outside.service.do(outside.service.inventory.stock()))
 
@@ -199,8 +201,10 @@ def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
 def assert_told(outside: Outside, pauses: dict[str, Pause]) -> None:
     """Everybody has what is due and nothing else; what came twice is the same, and comes from a process that was paused over it."""
     told = {(i, Kind(kind)) for i, end in report.read(list(pauses)).items() for kind in due(end)}
-    mails = {message_id(i, kind, settings()): pauses[i] for i, kind in told}
-    hooks = {webhook(i, kind, datetime.now(UTC), {}).id: pauses[i] for i, kind in told}
+    with sync_engine(settings().database_url).connect() as connection:
+        us = read_installation_id(connection)
+    mails = {message_id(i, kind, settings(), us): pauses[i] for i, kind in told}
+    hooks = {webhook(i, kind, datetime.now(UTC), {}, us).id: pauses[i] for i, kind in told}
     for name, expected, heard in (
         (MAIL, mails, [(taken.id, taken.data) for taken in outside.mails.taken]),
         (HOOK, hooks, [(told.id, str(told.body).encode()) for told in outside.crm.heard]),

@@ -46,6 +46,10 @@ from tests.waiting import until
 
 PRICE = Decimal("999.99")
 STEPS = [step.name for step in ORDER_SAGA]
+RESERVED, PAID, CONFIRMED, SHIPPED = (
+    STEPS.index(name) + 1 for name in ("check_inventory", "process_payment", "generate_confirmation", "fulfill_order")
+)
+"""After so many steps."""
 DEAD = "00000000-0000-0000-0000-0000000000dc"
 
 
@@ -113,11 +117,11 @@ async def test_the_preview_at_every_stage(saga: World, unique: str, steps: int) 
     order_id = f"STAGE-{unique}"
     await begun(saga, order_id, steps)
     seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
-    undo = ["return_shipment"] * (steps >= 5) + ["refund_payment"] * (steps >= 3) + ["release_inventory"] * (steps >= 2)
+    undo = ["return_shipment"] * (steps >= SHIPPED) + ["refund_payment"] * (steps >= PAID) + ["release_inventory"] * (steps >= RESERVED)
     assert [planned.compensation for planned in seen.undo] == undo
-    assert seen.effect is (Effect.RETURN if steps >= 5 else Effect.CANCEL)
-    assert seen.pieces == ({"PROD-001": 1} if steps >= 2 else {})
-    assert seen.refund == (PRICE if steps >= 3 else 0)
+    assert seen.effect is (Effect.RETURN if steps >= SHIPPED else Effect.CANCEL)
+    assert seen.pieces == ({"PROD-001": 1} if steps >= RESERVED else {})
+    assert seen.refund == (PRICE if steps >= PAID else 0)
     assert not seen.in_hand
 
 
@@ -130,7 +134,7 @@ async def test_the_preview_of_what_has_ended(saga: World, unique: str) -> None:
 
 async def test_a_charge_whose_end_is_unknown_is_said_to_be_so(saga: World, unique: str) -> None:
     order_id = f"UNCLEAR-{unique}"
-    await begun(saga, order_id, 2)
+    await begun(saga, order_id, RESERVED)
     saga.sql("INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', true)", id=order_id)
     seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
     assert (seen.refund, seen.refund_is_certain) == (PRICE, False)
@@ -166,15 +170,15 @@ async def test_the_preview_without_the_gateway_says_at_most(saga: World, unique:
 
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
 async def test_an_order_that_nobody_has_in_hand(saga: World, unique: str, steps: int) -> None:
-    """0: it only waits. 5: shipped, its notification put off. 6: its worker died before it could say completed."""
+    """After no step it only waits; once shipped its notification is put off; after all its worker died before it could say completed."""
     order_id = f"STOP-{unique}"
     await begun(saga, order_id, steps)
     state = await cancel(order_id)
     assert (state.name, state.type) == ("Compensated", StateType.COMPLETED)
-    shipped = steps >= 5
+    shipped = steps >= SHIPPED
     assert ended(order_id).reasons == [f"{'returned' if shipped else 'cancelled'}: changed their mind"]
-    assert saga.money(order_id) == ((PRICE, PRICE) if steps >= 3 else (0, 0))
-    assert saga.charges(order_id) == (1 if steps >= 3 else 0), "an order that is to be cancelled is not charged"
+    assert saga.money(order_id) == ((PRICE, PRICE) if steps >= PAID else (0, 0))
+    assert saga.charges(order_id) == (1 if steps >= PAID else 0), "an order that is to be cancelled is not charged"
     assert saga.stock("PROD-001") == (100, 0)
     assert_undone(saga, order_id, shipped=shipped)
     assert [name for name in saga.mails() if "refund" not in name] == [], "no confirmation leaves any more"
@@ -264,7 +268,7 @@ async def test_one_in_hand_is_stopped_before_it_is_charged(saga: World, unique: 
     async with lease() as mine:
         async with transaction() as tx:
             (order,) = await journal.claim(tx, mine, most=1, ids=[order_id])
-        for step in ORDER_SAGA.steps[:2]:
+        for step in ORDER_SAGA.steps[:RESERVED]:
             await run(Work(step, [order]))
         seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
         assert seen.in_hand
@@ -385,7 +389,7 @@ async def test_the_request_and_the_pivot_at_the_same_moment(saga: World, unique:
     async with lease() as mine:
         async with transaction() as tx:
             claimed = await journal.claim(tx, mine, most=rounds)
-        for step in ORDER_SAGA.steps[:4]:
+        for step in ORDER_SAGA.steps[:CONFIRMED]:
             await run(Work(step, claimed))
         for i, order in enumerate(claimed):
             stopped = await _ship_while_somebody_asks(order, later=i % 8)

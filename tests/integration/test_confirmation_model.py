@@ -37,7 +37,7 @@ GOOD = {
     "greeting": "Dear John Doe, a warm thank you for your order!",
     "order_summary": "Order ORDER-1001: 1 x Laptop and 2 x Mouse, 1,059.97 USD in total.",
     "next_steps": "We are packing it now; it should be with you in 3-5 business days.",
-    "tracking_info": "Your tracking number follows with the shipment.",
+    "tracking_info": "Your tracking number is below.",
 }
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,16 +16,19 @@ import standardwebhooks
 from deployments.stack.environment import environment
 from deployments.stack.processes import free_port
 from shop.database import transaction
+from shop.installation import Installation, installation_id
+from shop.installation import _known as installations
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, tell
 from shop.notifications.undelivered import read_undelivered, send_again
 from shop.notifications.webhook_key import webhook_key
-from shop.settings import Settings
+from shop.settings import Settings, settings
 from tests.crm_server import SECRET, Crm, crm_server
 from tests.integration.domain import Shop
 from tests.integration.test_outbox import make_all_due, store
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 pytest_plugins = ["tests.integration.domain_fixtures"]
 
 
@@ -55,7 +59,14 @@ async def test_a_message_arrives_and_is_signed(shop: Shop, crm: Crm) -> None:
     assert datetime.fromisoformat(heard.body["timestamp"]) == due
     assert (heard.body["type"], heard.body["data"]) == (
         "order.refunded",
-        {"order_id": "A", "customer_id": "CUST-123", "contact": "order_refund", "amount": "10.00", "currency": "USD"},
+        {
+            "order_id": "A",
+            "installation": await installation_id(),
+            "customer_id": "CUST-123",
+            "contact": "order_refund",
+            "amount": "10.00",
+            "currency": "USD",
+        },
     )
     assert heard.headers["content-type"] == "application/json"
     (contact,) = await shop.rows("SELECT * FROM customer_interaction")
@@ -115,6 +126,30 @@ async def test_ids_differ_by_order_and_kind(shop: Shop, crm: Crm) -> None:
     await outbox.deliver()
     assert len({heard.id for heard in crm.heard}) == 3
     assert not [heard.id for heard in crm.heard if "." in heard.id], "the full stop separates what is signed"
+
+
+async def test_two_shops_with_the_same_order_are_two_messages(shop: Shop, crm: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both post to one CRM, which drops a second message with the same id."""
+    await store(shop, "A")
+    for there in (Installation("0123456789abcdef", LONG_AGO), Installation("fedcba9876543210", LONG_AGO)):
+        monkeypatch.setitem(installations, settings().database_url, there)
+        await shop.rows("DELETE FROM outbox")
+        await shop.rows("DELETE FROM customer_interaction")
+        await refunded("A")
+        await outbox.deliver()
+    assert len({heard.id for heard in crm.heard}) == 2
+    assert [heard.body["data"]["installation"] for heard in crm.heard] == ["0123456789abcdef", "fedcba9876543210"]
+    assert {heard.body["data"]["order_id"] for heard in crm.heard} == {"A"}
+
+
+async def test_what_an_earlier_version_made_due_keeps_its_id(shop: Shop, crm: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer may have been lost: the CRM knows it by that id."""
+    await store(shop, "A")
+    await refunded("A")
+    monkeypatch.setitem(installations, settings().database_url, Installation("0123456789abcdef", datetime.now(UTC) + timedelta(hours=1)))
+    await outbox.deliver()
+    (heard,) = crm.heard
+    assert heard.id == "refund_" + hashlib.sha256(b"refund\nA").hexdigest()[:32]
 
 
 @pytest.mark.parametrize("status", [500, 503, 400, 401, 404, 302, 308])

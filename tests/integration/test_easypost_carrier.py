@@ -20,7 +20,7 @@ from shop.errors import (
 )
 from shop.order import Order
 from shop.settings import Settings
-from shop.shipping.carrier import Status, Voided
+from shop.shipping.carrier import AnothersParcel, Status, Voided
 from shop.shipping.easypost_carrier import EasyPostCarrier
 from tests.easypost_server import EasyPost
 from tests.integration.world import an_order
@@ -33,7 +33,11 @@ def make(server: EasyPost, **changes: Any) -> EasyPostCarrier:
     s = Settings(_env_file=None, **{**given, "carrier_sender": json.loads(given["carrier_sender"])})
     assert s.easypost_api_key is not None
     assert s.carrier_sender is not None
-    return EasyPostCarrier(s, s.easypost_api_key.get_secret_value(), s.carrier_sender)
+    return EasyPostCarrier(s, s.easypost_api_key.get_secret_value(), s.carrier_sender, _installation)
+
+
+async def _installation() -> str:
+    return "0123456789abcdef"
 
 
 @pytest.fixture
@@ -65,8 +69,8 @@ async def test_from_quote_to_label_to_void(carrier: EasyPostCarrier, easypost_se
     assert (await carrier.label(shipment.id)).startswith(b"%PDF-")
     assert (await carrier.track(shipment.id)).status is Status.BOOKED
 
-    assert await carrier.void(shipment.id) is Voided.VOIDED
-    assert await carrier.void(shipment.id) is Voided.VOIDED, "once more changes nothing"
+    assert await carrier.void(order(unique), shipment.id) is Voided.VOIDED
+    assert await carrier.void(order(unique), shipment.id) is Voided.VOIDED, "once more changes nothing"
     assert easypost_server.good_labels(unique) == 0
     assert (await carrier.track(shipment.id)).status is Status.VOIDED
     assert (await carrier.create(order(unique), quote.id)).voided
@@ -74,14 +78,43 @@ async def test_from_quote_to_label_to_void(carrier: EasyPostCarrier, easypost_se
 
 
 @pytest.mark.parametrize("order_id", ["plain", "a/b?c=d#e", "заказ 5", "shp_looks_like_an_id", "../x", "x" * 200])
-async def test_finds_its_own_by_the_order(carrier: EasyPostCarrier, unique: str, order_id: str) -> None:
+async def test_its_reference_is_ours_alone(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, order_id: str) -> None:
     order_id = f"{unique}{order_id}"[:200]
-    assert await carrier.find(order_id) is None
     quote = await carrier.quote(order(order_id))
-    assert await carrier.find(order_id) == quote.id
-    await carrier.create(order(order_id), quote.id)
-    await carrier.void(quote.id)
-    assert await carrier.find(order_id) is None, "a voided one is nobody's"
+    (made,) = easypost_server.shipments(order_id)
+    assert made["id"] == quote.id
+    assert made["reference"].startswith("0123456789abcdef-")
+    assert len(made["reference"]) <= 80
+    assert made["reference"].isascii()
+
+
+async def test_another_shop_s_shipment_is_neither_used_nor_voided(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    """Also if its id is in our journal, where an earlier version has put it."""
+    theirs = easypost_server.sell_to_another_shop(unique)
+    with pytest.raises(AnothersParcel):
+        await carrier.create(order(unique), theirs["id"])
+    with pytest.raises(VoidRefused, match="another address"):
+        await carrier.void(order(unique), theirs["id"])
+    assert easypost_server.good_labels(unique) == 1
+
+
+async def test_a_shipment_that_an_earlier_version_made_is_known_by_its_address(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
+    """Carriers change how an address is written."""
+    given = order(unique)
+    to = given.shipping_info
+    assert to is not None
+    sold = easypost_server.sell_to_another_shop(
+        unique, name=str(to.name).upper(), street1=f"{to.address.upper()}.", zip=str(to.zip), country=to.country
+    )
+    assert (await carrier.create(given, sold["id"])).tracking_number == sold["tracking_code"]
+    assert await carrier.void(given, sold["id"]) is Voided.VOIDED
+
+
+async def test_an_address_beyond_ascii_is_sent_in_ascii(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    await carrier.quote(order(unique, customer_email="pat@straße.example"))
+    assert easypost_server.shipments(unique)[0]["to_address"]["email"] == "pat@xn--strae-oqa.example"
 
 
 async def test_buys_once_however_often_it_is_asked(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
@@ -192,7 +225,7 @@ async def test_the_service_can_be_chosen(easypost_server: EasyPost, unique: str)
 async def test_a_parcel_that_was_handed_over_is_not_voided(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
     shipment = await buy(carrier, order(unique))
     easypost_server.scan(unique)
-    assert await carrier.void(shipment.id) is Voided.HANDED_OVER
+    assert await carrier.void(order(unique), shipment.id) is Voided.HANDED_OVER
     tracking = await carrier.track(shipment.id)
     assert tracking.status is Status.UNDER_WAY
     assert [event.place for event in tracking.events] == ["ANYTOWN, CA", "SAN FRANCISCO, CA"]
@@ -201,21 +234,21 @@ async def test_a_parcel_that_was_handed_over_is_not_voided(carrier: EasyPostCarr
 
 
 async def test_voiding_finds_out_what_there_is(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
-    assert await carrier.void("shp_nobody") is Voided.NOT_BOUGHT
+    assert await carrier.void(order(unique), "shp_nobody") is Voided.NOT_BOUGHT
     quote = await carrier.quote(order(unique))
-    assert await carrier.void(quote.id) is Voided.NOT_BOUGHT
+    assert await carrier.void(order(unique), quote.id) is Voided.NOT_BOUGHT
     await carrier.create(order(unique), quote.id)
     easypost_server.misbehave("refund", "lost_after", order_id=unique)
     with pytest.raises(CarrierUnavailable):
-        await carrier.void(quote.id)
-    assert await carrier.void(quote.id) is Voided.VOIDED
+        await carrier.void(order(unique), quote.id)
+    assert await carrier.void(order(unique), quote.id) is Voided.VOIDED
 
 
 async def test_a_label_that_is_not_taken_back_is_for_a_person(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
     shipment = await buy(carrier, order(unique))
     easypost_server.misbehave("forget", "refunds")
     with pytest.raises(VoidRefused, match="rejected") as refused:
-        await carrier.void(shipment.id)
+        await carrier.void(order(unique), shipment.id)
     assert not refused.value.retryable
 
 

@@ -4,7 +4,8 @@ is a parcel that can leave."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +15,7 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop import intake, points, report
 from shop.desk.cancel import ask_to_cancel_sync
+from shop.names import own_name
 from shop.outcomes import OrderOutcome, Outcome
 from shop.settings import settings
 from shop.shipping.carriers import close_carriers
@@ -222,6 +224,111 @@ async def test_an_order_stays_with_the_carrier_that_it_was_begun_with(
     _cancel(unique)
     await process_pending_orders(drain_seconds=0)
     assert ended(unique).outcome is Outcome.COMPENSATED
+    assert easypost_server.good_labels(unique) == 0
+
+
+class TestAnotherShopWithTheSameAccount:
+    """It has bought a label for an order of its own, which has the same id as ours."""
+
+    @pytest.fixture(params=["as plugins write it", "another installation of ours"])
+    def theirs(self, request: pytest.FixtureRequest, easypost_server: EasyPost, unique: str) -> dict[str, Any]:
+        reference = unique if request.param == "as plugins write it" else own_name("fedcba9876543210", unique)
+        return easypost_server.sell_to_another_shop(unique, reference=reference)
+
+    @pytest.fixture(autouse=True)
+    def untouched(self, theirs: dict[str, Any], easypost_server: EasyPost, unique: str) -> Iterator[None]:
+        """Whatever becomes of ours."""
+        yield
+        (label,) = [each for each in easypost_server.labels(unique) if each["shipment_id"] == theirs["id"]]
+        assert label["refund_status"] is None
+
+    def ours(self, easypost_server: EasyPost, theirs: dict[str, Any], order_id: str) -> list[dict[str, Any]]:
+        return [label for label in easypost_server.labels(order_id) if label["shipment_id"] != theirs["id"]]
+
+    @LANES
+    @pytest.mark.parametrize("move", ["create", "buy"])
+    async def test_ours_is_refused(
+        self, shipping: World, easypost_server: EasyPost, theirs: dict[str, Any], unique: str, lane: Any, move: str
+    ) -> None:
+        easypost_server.misbehave(move, "error_422", order_id=unique)
+        await lane([an_order(unique)])
+        assert ended(unique).outcome is Outcome.COMPENSATED
+        assert self.ours(easypost_server, theirs, unique) == []
+        assert shipping.money(unique) == (PRICE, PRICE)
+        assert shipping.shipments(unique) == 0
+        shipping.assert_books_balance()
+
+    @LANES
+    @pytest.mark.parametrize(
+        ("move", "fault"),
+        [("create", "error_500"), ("create", "silent_after"), ("create", "lost_after"), ("buy", "error_500"), ("buy", "silent_after")],
+    )
+    async def test_our_first_call_goes_wrong(
+        self, shipping: World, easypost_server: EasyPost, theirs: dict[str, Any], unique: str, lane: Any, move: str, fault: str
+    ) -> None:
+        easypost_server.misbehave(move, fault, order_id=unique, seconds=1)
+        await lane([an_order(unique)])
+        assert ended(unique).outcome is Outcome.COMPLETED
+        (label,) = self.ours(easypost_server, theirs, unique)
+        (parcel,) = shipping.sql("SELECT tracking_number FROM shipment WHERE order_id = :id", id=unique)
+        assert parcel.tracking_number == label["tracking_code"] != theirs["tracking_code"]
+        (made,) = [each for each in easypost_server.shipments(unique) if each["id"] == label["shipment_id"]]
+        assert (made["to_address"]["name"], made["to_address"]["zip"]) == ("John Doe", "90210")
+        shipping.assert_books_balance()
+
+    @LANES
+    async def test_ours_is_returned(
+        self, shipping: World, easypost_server: EasyPost, theirs: dict[str, Any], unique: str, lane: Any
+    ) -> None:
+        await lane([an_order(unique)])
+        _cancel(unique)
+        await process_pending_orders(drain_seconds=0)
+        assert ended(unique).outcome is Outcome.COMPENSATED
+        assert [label["refund_status"] for label in self.ours(easypost_server, theirs, unique)] == ["submitted"]
+        assert shipping.money(unique) == (PRICE, PRICE)
+        shipping.assert_books_balance()
+
+    async def test_an_earlier_version_had_noted_it_for_ours(
+        self, shipping: World, easypost_server: EasyPost, theirs: dict[str, Any], unique: str
+    ) -> None:
+        """It had found it by the order's id, and its process died before it shipped with it."""
+        easypost_server.misbehave("create", "error_503", times=1000)
+        intake.submit([an_order(unique)])
+        await process_pending_orders(drain_seconds=0)
+        assert ended(unique).outcome is None
+        noted = json.dumps({"quote_id": theirs["id"], "carrier": "easypost", "asked_at": 0})
+        shipping.sql(
+            "UPDATE order_step SET notes = CAST(:noted AS jsonb) WHERE order_id = :id AND step = 'fulfill_order'", id=unique, noted=noted
+        )
+        shipping.sql("UPDATE customer_order SET not_before = NULL")
+        easypost_server.behave()
+        await process_pending_orders(drain_seconds=0)
+        assert ended(unique).outcome is Outcome.COMPLETED
+        (label,) = self.ours(easypost_server, theirs, unique)
+        (parcel,) = shipping.sql("SELECT tracking_number FROM shipment WHERE order_id = :id", id=unique)
+        assert parcel.tracking_number == label["tracking_code"]
+
+
+async def test_an_order_begun_by_an_earlier_version_goes_on_with_its_own_label(
+    shipping: World, easypost_server: EasyPost, unique: str
+) -> None:
+    """Its shipment, which is bought already, bears the order's id alone and the order's address."""
+    easypost_server.misbehave("create", "error_503", times=1000)
+    intake.submit([an_order(unique)])
+    await process_pending_orders(drain_seconds=0)
+    easypost_server.behave()
+    to = an_order(unique)["shipping_info"]
+    sold = easypost_server.sell_to_another_shop(unique, name=to["name"], street1=to["address"], zip=to["zip"], country=to["country"])
+    noted = json.dumps({"quote_id": sold["id"], "carrier": "easypost", "asked_at": 0})
+    shipping.sql(
+        "UPDATE order_step SET notes = CAST(:noted AS jsonb) WHERE order_id = :id AND step = 'fulfill_order'", id=unique, noted=noted
+    )
+    shipping.sql("UPDATE customer_order SET not_before = NULL")
+    await process_pending_orders(drain_seconds=0)
+    assert ended(unique).outcome is Outcome.COMPLETED
+    assert [label["tracking_code"] for label in easypost_server.labels(unique)] == [sold["tracking_code"]]
+    _cancel(unique)
+    await process_pending_orders(drain_seconds=0)
     assert easypost_server.good_labels(unique) == 0
 
 

@@ -65,8 +65,10 @@ async def test_the_same_order_again_is_known(shop: Shop) -> None:
 async def test_a_known_order_tells_its_outcome(shop: Shop) -> None:
     intake.submit([an_order("A")])
     assert intake.submit([an_order("A")])[0].outcome is None
-    await shop.rows("UPDATE customer_order SET outcome = 'out_of_stock'")
-    assert intake.submit([an_order("A")])[0].outcome is Outcome.OUT_OF_STOCK
+    await shop.rows("""UPDATE customer_order SET outcome = 'out_of_stock', reasons = '["P: 2 requested, 1 available"]'""")
+    (receipt,) = intake.submit([an_order("A")])
+    assert (receipt.status, receipt.outcome, receipt.reasons) == ("known", Outcome.OUT_OF_STOCK, ["P: 2 requested, 1 available"])
+    assert (await intake.submit_one(an_order("A"))) == receipt
 
 
 async def test_the_same_id_with_other_content_is_refused_and_changes_nothing(shop: Shop) -> None:

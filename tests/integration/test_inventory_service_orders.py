@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 
 from deployments.samples import load_samples
@@ -19,11 +20,14 @@ from shop import intake, points, report
 from shop.catalogue import load_sample_catalogue
 from shop.desk.cancel import ask_to_cancel_sync
 from shop.desk.preview import preview_cancel_sync
+from shop.installation import installation_id
 from shop.outcomes import OrderOutcome, Outcome
+from shop.reconciliation.discrepancy import Kind
+from shop.reconciliation.stock import check_stock
 from shop.settings import settings
 from shop.shipping.carriers import close_carriers
 from shop.stock.inventories import close_inventories
-from shop.stock.protocol import State
+from shop.stock.protocol import State, own_order_id
 from tests.easypost_server import EasyPost
 from tests.integration.world import World, an_order
 from tests.inventory_server import InventoryServer, inventory_server
@@ -62,7 +66,7 @@ def stock(service: InventoryServer, product: str = "PROD-001") -> tuple[int, int
 
 
 def state(service: InventoryServer, order_id: str) -> State | None:
-    found = service.do(service.inventory.get(order_id))
+    found = service.do(service.inventory.get(service.name_of(order_id)))
     return found.state if found else None
 
 
@@ -196,12 +200,12 @@ async def test_a_shipped_order_that_is_sent_back(stocked: World, service: Invent
 
 
 def run_out(service: InventoryServer, order_id: str) -> None:
-    import psycopg
-
     with psycopg.connect(service.database_url) as connection:
-        connection.execute("UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = %s", [order_id])
+        connection.execute(
+            "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = %s", [service.name_of(order_id)]
+        )
         connection.commit()
-    assert service.do(service.inventory.expire()) == [order_id]
+    assert service.do(service.inventory.expire()) == [service.name_of(order_id)]
 
 
 async def test_what_ran_out_and_is_still_there_is_reserved_anew(stocked: World, service: InventoryServer, unique: str) -> None:
@@ -303,3 +307,143 @@ async def test_and_the_other_way_round(stocked: World, service: InventoryServer,
     assert stocked.stock("PROD-001") == (100, 0)
     assert state(service, unique) is None
     stocked.assert_books_balance()
+
+
+OTHER = "fedcba9876543210"
+
+
+class TestAnotherShopAtTheSameService:
+    """It holds pieces for an order of its own, which has the same id as ours."""
+
+    @pytest.fixture(params=["another installation", "an earlier version"])
+    def theirs(self, request: pytest.FixtureRequest, stocked: World, service: InventoryServer, unique: str) -> str:
+        """What its order is called at the service. Of an earlier version it is the id alone."""
+        name = own_order_id(OTHER, unique) if request.param == "another installation" else unique
+        service.do(service.inventory.reserve(name, {"PROD-001": 1}, seconds=3600))
+        return name
+
+    async def ours(self, service: InventoryServer, order_id: str) -> State | None:
+        found = service.do(service.inventory.get(own_order_id(await installation_id(), order_id)))
+        return found.state if found else None
+
+    def theirs_is_held(self, service: InventoryServer, name: str) -> bool:
+        found = service.do(service.inventory.get(name))
+        return found is not None and (found.state, found.items) == (State.HELD, {"PROD-001": 1})
+
+    @LANES
+    async def test_ours_is_undone(self, stocked: World, service: InventoryServer, unique: str, theirs: str, lane: Any) -> None:
+        await lane([an_order(unique, card="0000")])
+        assert ended(unique).outcome is Outcome.COMPENSATED
+        assert await self.ours(service, unique) is State.RELEASED
+        assert self.theirs_is_held(service, theirs)
+        assert stock(service) == (100, 1)
+        stocked.assert_books_balance()
+
+    @LANES
+    @pytest.mark.parametrize(
+        ("path", "kind"), [("/reservations", "500"), ("/reservations", "silent"), ("/commit", "500"), ("/commit", "silent"), ("", "")]
+    )
+    async def test_ours_is_shipped(
+        self, stocked: World, service: InventoryServer, unique: str, theirs: str, lane: Any, path: str, kind: str
+    ) -> None:
+        if path:
+            service.misbehave(path, kind, after=True)
+        await lane([an_order(unique)])
+        assert ended(unique).outcome is Outcome.COMPLETED
+        assert await self.ours(service, unique) is State.SHIPPED
+        assert self.theirs_is_held(service, theirs)
+        assert stock(service) == (99, 1)
+        stocked.assert_books_balance()
+        assert [found async for found in check_stock()] == []
+
+    @LANES
+    async def test_ours_is_returned(self, stocked: World, service: InventoryServer, unique: str, theirs: str, lane: Any) -> None:
+        await lane([an_order(unique)])
+        service.do(service.inventory.commit(theirs))
+        cancel(unique)
+        await process_pending_orders(drain_seconds=0)
+        assert ended(unique).outcome is Outcome.COMPENSATED
+        assert await self.ours(service, unique) is State.RETURNED
+        assert service.do(service.inventory.get(theirs)).state is State.SHIPPED
+        assert stock(service) == (99, 0)
+        assert stocked.money(unique) == (PRICE, PRICE)
+        stocked.assert_books_balance()
+        assert [found async for found in check_stock()] == []
+
+    async def test_theirs_is_over_before_ours_begins(self, stocked: World, service: InventoryServer, unique: str, theirs: str) -> None:
+        service.do(service.inventory.release(theirs))
+        await own_run([an_order(unique)])
+        assert ended(unique).outcome is Outcome.COMPLETED
+        assert stock(service) == (99, 0)
+
+    async def test_theirs_has_other_items(self, stocked: World, service: InventoryServer, unique: str, theirs: str) -> None:
+        await own_run([an_order(unique, product="PROD-002", price="29.99")])
+        assert ended(unique).outcome is Outcome.COMPLETED
+        assert self.theirs_is_held(service, theirs)
+        assert stock(service, "PROD-002")[1] == 0
+
+    async def test_what_is_wrong_with_ours_is_still_found(self, stocked: World, service: InventoryServer, unique: str, theirs: str) -> None:
+        """A reservation that an ended order of ours has left, and a parcel that the service knows nothing of."""
+        await own_run([an_order(unique), an_order(f"{unique}-lost")])
+        mine = await installation_id()
+        service.do(service.inventory.reserve(own_order_id(mine, "GHOST"), {"PROD-002": 2}, seconds=3600))
+        service.do(service.inventory.put_back(own_order_id(mine, f"{unique}-lost")))
+        found = {(each.kind, each.order_id, each.product_id) async for each in check_stock()}
+        assert found == {(Kind.RESERVATION_WITHOUT_ORDER, "GHOST", None), (Kind.STOCK_ON_HAND, None, "PROD-001")}
+
+
+class TestAnOrderOfAnEarlierVersion:
+    """Its reservation has the order's id alone as its name, and its journal no installation id."""
+
+    @pytest.fixture
+    async def half_done(self, stocked: World, service: InventoryServer, unique: str) -> str:
+        service.misbehave("/commit", "503", times=1000)
+        intake.submit([an_order(unique)])
+        await process_pending_orders(drain_seconds=0)
+        assert stock(service) == (100, 1)
+        with psycopg.connect(service.database_url) as connection:
+            connection.execute("UPDATE reservation SET order_id = %s", [unique])
+        stocked.sql("UPDATE order_step SET notes = notes - 'installation_id' WHERE step = 'check_inventory'")
+        stocked.sql("UPDATE customer_order SET not_before = NULL")
+        service.behave()
+        await close_inventories()
+        return unique
+
+    async def test_goes_on_and_can_be_returned(self, stocked: World, service: InventoryServer, half_done: str) -> None:
+        await process_pending_orders(drain_seconds=0)
+        assert ended(half_done).outcome is Outcome.COMPLETED
+        assert service.do(service.inventory.get(half_done)).state is State.SHIPPED
+        assert stock(service) == (99, 0)
+        stocked.assert_books_balance()
+        assert [found async for found in check_stock()] == []
+        cancel(half_done)
+        await process_pending_orders(drain_seconds=0)
+        assert service.do(service.inventory.get(half_done)).state is State.RETURNED
+        assert stock(service) == (100, 0)
+        stocked.assert_books_balance()
+
+    async def test_is_released(self, stocked: World, service: InventoryServer, half_done: str) -> None:
+        cancel(half_done)
+        await process_pending_orders(drain_seconds=0)
+        assert ended(half_done).outcome is Outcome.COMPENSATED
+        assert service.do(service.inventory.get(half_done)).state is State.RELEASED
+        assert stock(service) == (100, 0)
+        stocked.assert_books_balance()
+
+    @pytest.mark.parametrize("cancelled", [True, False])
+    async def test_touches_nothing_with_other_items(
+        self, stocked: World, service: InventoryServer, half_done: str, cancelled: bool
+    ) -> None:
+        """Then it is another shop's, which has the same id."""
+        service.do(service.inventory.release(half_done))
+        with psycopg.connect(service.database_url) as connection:
+            connection.execute("DELETE FROM reservation")
+        service.do(service.inventory.reserve(half_done, {"PROD-002": 3}, seconds=3600))
+        if cancelled:
+            cancel(half_done)
+        await process_pending_orders(drain_seconds=0)
+        assert ended(half_done).outcome is Outcome.COMPENSATED
+        theirs = service.do(service.inventory.get(half_done))
+        assert (theirs.state, theirs.items) == (State.HELD, {"PROD-002": 3})
+        assert stocked.money(half_done) == (PRICE, PRICE)
+        assert stocked.shipments(half_done) == 0

@@ -27,6 +27,8 @@ from tests.conftest import HOME
 from tests.integration.world import World, an_order
 
 STEPS = [step.name for step in ORDER_SAGA]
+SIX_STEPS = ("validate_order", "check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "notify_customer")
+"""What is expected of each is written down here; a step that somebody adds is counted, too."""
 
 
 def steps_of(metrics: Metrics) -> dict[str, StepMetrics]:
@@ -67,7 +69,7 @@ async def test_every_count_of_a_known_mix(saga: World, unique: str) -> None:
     assert [step.step for step in metrics.steps or []] == STEPS
     assert [step.step for step in read_metrics(last(hours=1)).steps or []] == STEPS, "the saga's sequence, not the alphabet's"
     counts = {name: (step.commands, step.succeeded, step.refused, step.failed) for name, step in steps.items()}
-    assert counts == {
+    assert {name: counts[name] for name in SIX_STEPS} == {
         "validate_order": (9, 8, 1, 0),
         "check_inventory": (8, 7, 1, 0),
         "process_payment": (7, 6, 1, 0),
@@ -84,7 +86,8 @@ async def test_every_count_of_a_known_mix(saga: World, unique: str) -> None:
     assert undone["check_inventory"] == (3, 0)
 
     assert events is not None
-    assert events.steps == 9 + 8 + 7 + 6 + 6 + 4
+    added = sum(each[0] for name, each in counts.items() if name not in SIX_STEPS)
+    assert events.steps == 9 + 8 + 7 + 6 + 6 + 4 + added
     assert events.compensations == sum(done + failed for done, failed in undone.values())
     assert events.total_events == events.steps + events.compensations + events.messages
     assert events.refused == 5

@@ -42,6 +42,8 @@ async def test_every_end_has_its_notice(saga: World, unique: str, lane: str) -> 
         "good": an_order(f"GOOD-{unique}"),
         "declined": an_order(f"DECLINED-{unique}", card="0000"),
         "short": an_order(f"SHORT-{unique}", product="OUT-OF-STOCK"),
+        "digital": {**an_order(f"DIGITAL-{unique}"), "shipping_info": None},
+        "unpaid": {**an_order(f"UNPAID-{unique}"), "payment_info": None},
         "unshippable": an_order(f"AQ-{unique}", country="AQ"),
         "invalid": an_order(f"INVALID-{unique}", total_amount="1.00"),
         "attention": an_order(f"STUCK-{unique}", card="0259", country="AQ"),
@@ -51,6 +53,8 @@ async def test_every_end_has_its_notice(saga: World, unique: str, lane: str) -> 
         "good": {"confirmation"},
         "declined": {"payment_failed"},
         "short": {"out_of_stock"},
+        "digital": {"incomplete"},
+        "unpaid": {"incomplete"},
         "unshippable": {"refund"},
         "invalid": set(),
         "attention": set(),
@@ -63,11 +67,14 @@ async def test_every_end_has_its_notice(saga: World, unique: str, lane: str) -> 
     )
     assert "was declined" in saga.mail(ids["declined"], "payment_failed")
     assert saga.money(ids["declined"]) == (0, 0), "nothing was charged, as the mail says"
+    assert "without a delivery address" in saga.mail(ids["digital"], "incomplete")
+    assert "without a means of payment" in saga.mail(ids["unpaid"], "incomplete")
+    assert saga.money(ids["digital"]) == saga.money(ids["unpaid"]) == (0, 0)
     assert "OUT-OF-STOCK" in saga.mail(ids["short"], "out_of_stock")
     assert "999.99 USD" in saga.mail(ids["unshippable"], "refund")
     for _ in range(2):
         await through(lane, *orders.values())
-    assert len(saga.mails()) == 4, "once, however often they are sent"
+    assert len(saga.mails()) == 6, "once, however often they are sent"
 
 
 async def test_who_cancelled_before_paying_is_not_told_that_a_payment_failed(saga: World, unique: str) -> None:
@@ -85,7 +92,7 @@ async def test_mails_and_webhooks_leave_for_the_outside(saga: World, unique: str
         outside = {"SMTP_URL": f"smtp://{server.host}:{server.port}", "CRM_WEBHOOK_URL": crm.url, "CRM_WEBHOOK_SECRET": SECRET}
         with environment(outside):
             await through(lane, *orders)
-    assert Counter(server.ids) == Counter(message_id(order["id"], Kind.CONFIRMATION, settings()) for order in orders)
+    assert Counter(server.ids) == Counter(message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation) for order in orders)
     assert sorted(heard.body["data"]["order_id"] for heard in crm.heard) == [order["id"] for order in orders]
     assert all(heard.body["data"]["tracking_number"] for heard in crm.heard)
     assert saga.mails() == {}
@@ -103,7 +110,7 @@ async def test_mail_server_and_crm_away_are_no_order_s_matter(saga: World, uniqu
     with mail_server(port=port) as server, crm_server() as crm, environment({**away, "CRM_WEBHOOK_URL": crm.url}):
         saga.sql("UPDATE outbox SET next_attempt_at = now()")
         await process_pending_orders(drain_seconds=0)
-    assert server.ids == [message_id(order["id"], Kind.CONFIRMATION, settings())]
+    assert server.ids == [message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation)]
     assert len(crm.heard) == 1
 
 

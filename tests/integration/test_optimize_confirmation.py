@@ -69,7 +69,7 @@ class Learner:
             "greeting": f"Dear {facts['customer_name']}, thank you for your order!",
             "order_summary": f"Order {facts['order_id']}: {' and '.join(facts['order_details'].splitlines())}. The total is {total}.",
             "next_steps": f"We are packing it. The estimated delivery is {facts['estimated_delivery']}.",
-            "tracking_info": "Your tracking number follows with the shipment.",
+            "tracking_info": "Your tracking number is below.",
         }
         return "\n\n".join(f"[[ ## {name} ## ]]\n{text}" for name, text in {**texts, "completed": ""}.items())
 

@@ -18,6 +18,8 @@ import trustme
 
 from deployments.stack.environment import environment
 from deployments.stack.processes import free_port
+from shop.database import sync_engine
+from shop.installation import read_installation_id
 from shop.notifications import outbox
 from shop.notifications.ends import DATA_SECONDS
 from shop.notifications.kinds import Kind
@@ -76,7 +78,8 @@ async def state(shop: Shop) -> dict[str, tuple[str, str | None]]:
 
 
 def id_of(order_id: str, kind: Kind = Kind.CONFIRMATION) -> str:
-    return message_id(order_id, kind, settings())
+    with sync_engine(settings().database_url).connect() as connection:
+        return message_id(order_id, kind, settings(), read_installation_id(connection))
 
 
 class TestSending:

@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 from shop import names
-from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentKeyRefused, PaymentNeedsCustomer, PaymentRefused
+from shop.errors import (
+    PaymentDeclined,
+    PaymentError,
+    PaymentGatewayError,
+    PaymentKeyRefused,
+    PaymentLapsed,
+    PaymentNeedsCustomer,
+    PaymentRefused,
+)
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.stripe_client import StripeGateway
 from tests.localstripe_server import KEY, LocalStripe
@@ -138,7 +146,7 @@ async def test_a_holder_who_does_not_come(localstripe: LocalStripe, unique: str)
     """After the time limit the payment is cancelled, so that no answer can charge it any more."""
     gateway = StripeGateway(localstripe.url, KEY, PATIENCE, 1, customer_minutes=1e-9)
     created = await new(gateway, unique, localstripe.card(ASKS))
-    with pytest.raises(PaymentDeclined, match="requires_action"):
+    with pytest.raises(PaymentLapsed, match="requires_action"):
         await gateway.confirm(created.id, key="confirm")
     assert localstripe.ledger(unique)[0]["status"] == "canceled"
     await gateway.aclose()

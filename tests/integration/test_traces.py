@@ -13,6 +13,7 @@ import pytest
 
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
+from flows.saga import ORDER_SAGA
 from shop.intake import submit
 from shop.monitoring.traces.sender import Sender, sending
 from shop.settings import settings
@@ -22,7 +23,7 @@ from tests.nursery.nursery import Nursery
 from tests.otlp_server import Collector, collector
 from tests.waiting import until
 
-STEPS = ["validate_order", "check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "notify_customer"]
+STEPS = [step.name for step in ORDER_SAGA]
 ERROR = 2
 PERSONAL = ("@example", "John", "Main St", "0259")
 

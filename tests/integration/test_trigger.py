@@ -72,6 +72,23 @@ def test_a_byte_order_mark_is_no_part_of_the_orders(
     assert {row[0] for row in world.sql("SELECT id FROM customer_order")} == {order["id"] for order in orders}
 
 
+async def test_the_command_says_that_a_rejected_order_stays_rejected(
+    saga: World, unique: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order, file = an_order(f"CLI-{unique}", total_amount="1.00"), tmp_path / "order.json"
+    file.write_text(json.dumps(order))
+    submit_orders([order])
+    await process_pending_orders(drain_seconds=0)
+    capsys.readouterr()
+    assert await asyncio.to_thread(main, [str(file), "--no-wait"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 known (rejected)" in said
+    assert f"known: CLI-{unique} ended as rejected and is not tried again: total_amount: got 1.00" in said
+    assert "accepted" not in said
+    assert saga.order(order["id"]).outcome == Outcome.REJECTED
+    assert saga.charges(order["id"]) == 0
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}\n{', "null", "\ufeff", '\ufeff{"id": 1'])
 def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "orders.json"

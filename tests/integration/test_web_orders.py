@@ -18,6 +18,7 @@ from sqlalchemy import text
 from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
 from flows.process_pending_orders import process_pending_orders
+from flows.saga import ORDER_SAGA
 from shop.database import sync_engine
 from shop.outcomes import Outcome
 from shop.settings import settings
@@ -86,6 +87,36 @@ class TestTakingOrders:
         assert again.headers["idempotent-replayed"] == "true"
         assert world.sql("SELECT count(*) FROM customer_order") == [(1,)]
 
+    async def test_an_order_that_has_ended_is_said_to_have(self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody takes "accepted" for another try: a rejected order stays rejected."""
+        monkeypatch.setenv("ORDERS_API_KEY", KEY)
+        settings.cache_clear()
+        orders = {
+            Outcome.COMPLETED: an_order(unique),
+            Outcome.REJECTED: an_order(f"{unique}-bad", total_amount="1.00"),
+            Outcome.OUT_OF_STOCK: an_order(f"{unique}-short", product="OUT-OF-STOCK"),
+            Outcome.COMPENSATED: an_order(f"{unique}-declined", card="0000"),
+            Outcome.NEEDS_ATTENTION: an_order(f"{unique}-stuck", card="0259", country="AQ"),
+        }
+        with served() as client:
+            assert {client.post("/orders", json=order).status_code for order in orders.values()} == {202}
+            await process_pending_orders(drain_seconds=0)
+            answers = {outcome: client.post("/orders", json=order) for outcome, order in orders.items()}
+        moved = [saga.money(order["id"]) for order in orders.values()]
+        for outcome, answer in answers.items():
+            told = answer.json()
+            assert (answer.status_code, told["status"], told["outcome"]) == (200, "known", outcome)
+            assert told["order_id"] == orders[outcome]["id"]
+            assert bool(told["reasons"]) == (outcome is not Outcome.COMPLETED)
+            assert answer.headers["location"] == told["status_url"] == f"/orders/{told['order_id']}"
+            assert answer.headers["idempotent-replayed"] == "true"
+        assert answers[Outcome.REJECTED].json()["reasons"][0].startswith("total_amount: got 1.00")
+        await process_pending_orders(drain_seconds=0)
+        assert [saga.money(order["id"]) for order in orders.values()] == moved, "nothing was tried again"
+        assert {order["id"]: saga.order(order["id"]).outcome for order in orders.values()} == {
+            order["id"]: outcome for outcome, order in orders.items()
+        }
+
     def test_other_content_under_the_same_id_is_a_conflict(self, web: httpx.Client, world: World, unique: str) -> None:
         web.post("/orders", json=an_order(unique)).raise_for_status()
         told = problem(web.post("/orders", json=an_order(unique, price="1.00")), 409)
@@ -147,14 +178,7 @@ class TestTakingOrders:
         assert (shipped["amount_charged"], shipped["amount_refunded"], shipped["currency"]) == ("999.99", "0.00", "USD")
         assert shipped["tracking_number"] == saga.sql("SELECT tracking_number FROM shipment WHERE order_id = :id", id=unique)[0][0]
         assert shipped["payment_id"] == saga.ledger(unique)[0]["id"]
-        assert [step["step"] for step in shipped["steps"]] == [
-            "validate_order",
-            "check_inventory",
-            "process_payment",
-            "generate_confirmation",
-            "fulfill_order",
-            "notify_customer",
-        ]
+        assert [step["step"] for step in shipped["steps"]] == [step.name for step in ORDER_SAGA]
         assert (undone["outcome"], undone["failing_step"], undone["amount_refunded"]) == (Outcome.COMPENSATED, "fulfill_order", "999.99")
         assert [step["step"] for step in undone["steps"] if step["undone"] == "done"] == ["check_inventory", "process_payment"]
         for private in ("customer_email", "@", "Anytown", an_order("")["shipping_info"]["name"]):

@@ -130,9 +130,17 @@ class TestConfirmation:
         assert confirmation.validation_warnings == []
 
     async def test_without_a_name_is_standard(self) -> None:
-        confirmation = await write_confirmation(an_order(customer_name=None), SETTINGS)
+        nobody = {**EXAMPLE["shipping_info"], "name": None}
+        confirmation = await write_confirmation(an_order(customer_name=None, shipping_info=nobody), SETTINGS)
         assert confirmation.personalization_level == "standard"
         assert "Valued Customer" in confirmation.greeting
+
+    async def test_the_recipient_s_name_is_known_too(self) -> None:
+        pat = {**EXAMPLE["shipping_info"], "name": "Pat Example"}
+        confirmation = await write_confirmation(an_order(customer_name=None, shipping_info=pat), SETTINGS)
+        assert confirmation.personalization_level == "high"
+        assert confirmation.greeting.startswith("Hello Pat Example,")
+        assert "John Doe" in template.template_confirmation(an_order(shipping_info=pat), SETTINGS).greeting
 
     def test_missing_elements_are_warned_of(self) -> None:
         confirmation = finish({"greeting": "Hello", "order_summary": " \n"}, facts_of(ORDER, SETTINGS), "some/model", ["before"])

@@ -31,7 +31,7 @@ GOOD = {
         "Order ORDER-1001: 1 x Laptop (999.99 USD) and 2 x Mouse at $29.99, $59.98 together. Your total is 1,059.97 USD, by credit card."
     ),
     "next_steps": "We will send your 3 items to 123 Main St, Anytown CA 90210 within 3–5 business days.",
-    "tracking_info": "Your tracking number follows with the shipment.",
+    "tracking_info": "Your tracking number is below.",
 }
 
 

@@ -18,13 +18,24 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from shop.confirmation.check.normal import looks, readable
+from shop.confirmation.check.tracking import later_tracking
 from shop.confirmation.template import template_confirmation
 from shop.notifications import language as language_module
 from shop.notifications import message as message_module
 from shop.notifications.kinds import Kind
 from shop.notifications.language import language, words
 from shop.notifications.layout import order_table, wrapped
-from shop.notifications.mail import About, confirmation_mail, mail, message_id, out_of_stock_mail, payment_failed_mail, refund_mail
+from shop.notifications.mail import (
+    About,
+    confirmation_mail,
+    incomplete_mail,
+    mail,
+    message_id,
+    out_of_stock_mail,
+    payment_failed_mail,
+    refund_mail,
+)
 from shop.notifications.maildir import Maildir, mail_name
 from shop.order import EXAMPLE, Order
 from shop.plain import paragraphs
@@ -37,6 +48,7 @@ DATE = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 TRACKING = "CA473124829US"
 HEADERS = {"From", "Reply-To", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Content-Type", "MIME-Version"}
 ABOUT = About(SETTINGS, DATE)
+OURS = "0123456789abcdef"
 SHORTAGES = [{"product_id": "PROD-002", "requested": 2, "available": 1}]
 
 
@@ -81,6 +93,7 @@ def every(order: Order, about: About = ABOUT) -> list[EmailMessage]:
         confirmation_mail(order, confirmation_of(order), TRACKING, about),
         refund_mail(order, Decimal(1), order.currency, about),
         payment_failed_mail(order, about, why="payment_declined"),
+        incomplete_mail(order, about, why="no_delivery_address"),
         out_of_stock_mail(order, short, about),
     ]
     return [parsed(each.data) for each in made]
@@ -238,6 +251,46 @@ class TestNotices:
             assert said in Page(html_of(message)).text
         assert "refund" not in text
 
+    def test_a_payment_that_nobody_confirmed_was_not_declined(self) -> None:
+        text = " ".join(text_of(parsed(payment_failed_mail(ORDER, ABOUT, why="payment_lapsed").data)).split())
+        assert "was cancelled, because it had not been confirmed" in text
+        assert "declined" not in text
+
+    @pytest.mark.parametrize(
+        ("why", "lacking", "to_do"),
+        [
+            ("no_delivery_address", "without a delivery address", "with the address"),
+            ("payment_refused", "without a means of payment", "with a means of payment"),
+        ],
+    )
+    def test_an_incomplete_order_is_not_said_to_be_a_payment_that_failed(self, why: str, lacking: str, to_do: str) -> None:
+        message = parsed(incomplete_mail(an_order(shipping_info=None), ABOUT, why=why).data)
+        assert message["Subject"] == "Your order ORDER-1001 could not be accepted"
+        for shown in (" ".join(text_of(message).split()), Page(html_of(message)).text):
+            for said in (lacking, "You have not been charged", to_do):
+                assert said in shown
+            assert "go through" not in shown
+            assert "declined" not in shown
+
+    @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
+    def test_the_confirmation_says_that_its_number_is_here(self, code: str) -> None:
+        """It leaves when the parcel is booked: nothing in it is still to follow."""
+        about = About(Settings(_env_file=None, dspy_model=None, mail_language=code), DATE)
+        text = text_of(sent(about=about))
+        above, number = text.split(TRACKING)[0], language(code).say("confirmation.tracking_number")
+        assert above.endswith(f"{number}: ")
+        assert not re.search(r"follows|folgt|on its way|auf dem weg", text, re.IGNORECASE)
+        assert [*later_tracking(looks(readable(text)))] == []
+
+    @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
+    def test_a_recipient_is_addressed_where_no_customer_is_named(self, code: str) -> None:
+        about = About(Settings(_env_file=None, dspy_model=None, mail_language=code), DATE)
+        pat = an_order(customer_name=None, shipping_info={**EXAMPLE["shipping_info"], "name": "Pat Example"})
+        for message in every(pat, about):
+            assert " Pat Example," in text_of(message)
+            assert words(code)["nobody"] not in text_of(message)
+            assert message["To"].addresses[0].display_name == "Pat Example"
+
     def test_a_payment_that_failed_otherwise_is_not_called_declined(self) -> None:
         text = text_of(parsed(payment_failed_mail(ORDER, ABOUT, why="payment_gateway_error").data))
         assert "declined" not in text
@@ -255,10 +308,11 @@ class TestNotices:
             Kind.CONFIRMATION: {"tracking_number": TRACKING, "confirmation": confirmation_of(ORDER)},
             Kind.REFUND: {"amount": "1.00", "currency": "USD"},
             Kind.PAYMENT_FAILED: {"why": "payment_declined"},
+            Kind.INCOMPLETE: {"why": "no_delivery_address"},
             Kind.OUT_OF_STOCK: {"shortages": SHORTAGES},
         }
         ids = {parsed(mail(ORDER, kind, payloads[kind], ABOUT).data)["Message-ID"] for kind in Kind}
-        assert ids == {message_id(ORDER.id, kind, SETTINGS) for kind in Kind}
+        assert ids == {message_id(ORDER.id, kind, SETTINGS, "") for kind in Kind}
 
 
 class TestMailPrograms:
@@ -293,7 +347,7 @@ class TestMailPrograms:
         html = html_of(sent())
         hidden = html[html.index("<body") :].split("</div>")[0]
         assert "display:none" in hidden
-        assert "1,059.97 USD, on its way to you." in hidden
+        assert "1,059.97 USD. Your tracking number is in this mail." in hidden
 
     def test_dark_colours(self) -> None:
         assert "prefers-color-scheme: dark" in html_of(sent())
@@ -416,6 +470,13 @@ class TestHostileText:
     def test_domains_beyond_ascii(self) -> None:
         assert recipients(sent(an_order(customer_email="info@exämple.com"))) == ["info@xn--exmple-cua.com"]
 
+    def test_no_domain_becomes_another_one(self) -> None:
+        """The envelope and every mail's header; `strasse.example` may be somebody else's."""
+        order = an_order(customer_email="pat@straße.example")
+        assert confirmation_mail(order, confirmation_of(order), TRACKING, ABOUT).recipient == "pat@xn--strae-oqa.example"
+        for message in every(order):
+            assert recipients(message) == ["pat@xn--strae-oqa.example"]
+
     def test_mailboxes_beyond_ascii(self) -> None:
         made = confirmation_mail(an_order(customer_email="jörg@exämple.com"), {}, TRACKING, ABOUT)
         assert (made.recipient, made.international) == ("jörg@xn--exmple-cua.com", True)
@@ -519,7 +580,9 @@ class TestMaildir:
         ids = ["A", "A.refund", "A.refund.eml", "A-refund", "a/b", "a:2,S", "..", ".", "", ".hidden", "x" * 500, "A.confirmation"]
         mails = [(order_id, kind) for order_id in ids for kind in Kind]
         names = [mail_name(*each) for each in mails]
-        assert len(set(names)) == len({message_id(*each, SETTINGS) for each in mails}) == len(mails)
+        theirs = {message_id(*each, SETTINGS, "fedcba9876543210") for each in mails}
+        assert not theirs & {message_id(*each, SETTINGS, OURS) for each in mails}, "another shop's with the same order ids"
+        assert len(set(names)) == len({message_id(*each, SETTINGS, OURS) for each in mails}) == len(mails)
         assert {(tmp_path / "new" / name).resolve().parent for name in names} == {(tmp_path / "new").resolve()}
         assert not [name for name in names if name.startswith(".") or set(name) & {":", "/", "\\", " "} or len(name) > 120]
 

@@ -47,15 +47,16 @@ def completed() -> OrderStory:
 
 def compensated() -> OrderStory:
     """The carrier has refused; the stock was given back after the money."""
+    undone = {
+        "check_inventory": done("check_inventory", undo_status="done", undo_number=8, undo_seconds=0.005, undo_attempts=1),
+        "process_payment": done("process_payment", attempts=3, undo_status="done", undo_number=7, undo_seconds=1.2, undo_attempts=2),
+    }
     return OrderStory(
         "ORDER-SHIP-FAIL",
         "compensated",
         "compensated",
         [
-            done("validate_order"),
-            done("check_inventory", undo_status="done", undo_number=8, undo_seconds=0.005, undo_attempts=1),
-            done("process_payment", attempts=3, undo_status="done", undo_number=7, undo_seconds=1.2, undo_attempts=2),
-            done("generate_confirmation"),
+            *(undone.get(name, done(name)) for name in NAMES[:_PIVOT]),
             StepRow("fulfill_order", "failed", error="carrier_refused", seconds=0.02),
         ],
         failing_step="fulfill_order",
@@ -99,8 +100,9 @@ class TestDiagram:
     def test_an_undo_that_failed_and_one_that_is_due(self) -> None:
         story = compensated()
         rows = list(story.steps)
-        rows[2] = replace(rows[2], undo_status="failed", undo_due=True, undo_error="refund_refused")
-        rows[1] = replace(rows[1], undo_status=None, undo_due=True, undo_number=None)
+        paid, reserved = NAMES.index("process_payment"), NAMES.index("check_inventory")
+        rows[paid] = replace(rows[paid], undo_status="failed", undo_due=True, undo_error="refund_refused")
+        rows[reserved] = replace(rows[reserved], undo_status=None, undo_due=True, undo_number=None)
         diagram = order_diagram(replace(story, steps=rows, outcome="needs_attention"), ORDER_SAGA)
         words, style = node(diagram, "refund_payment")
         assert style == "failed"
@@ -149,8 +151,8 @@ class TestDiagram:
 
     def test_a_step_that_is_no_longer_in_the_saga_is_still_shown(self) -> None:
         story = completed()
-        diagram = order_diagram(replace(story, steps=[*story.steps, done("check_fraud")]), ORDER_SAGA)
-        assert node(diagram, "check_fraud")[1] == "done"
+        diagram = order_diagram(replace(story, steps=[*story.steps, done("weigh_parcel")]), ORDER_SAGA)
+        assert node(diagram, "weigh_parcel")[1] == "done"
 
     @pytest.mark.parametrize("order_id", HOSTILE)
     def test_ids_that_are_meant_to_break_it(self, order_id: str) -> None:

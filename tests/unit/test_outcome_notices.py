@@ -9,6 +9,7 @@ import pytest
 from shop.errors import (
     CarrierRefused,
     GivenUp,
+    NoDeliveryAddress,
     OrderCancelled,
     OrderError,
     OrderRejected,
@@ -16,6 +17,8 @@ from shop.errors import (
     OutOfStock,
     PaymentDeclined,
     PaymentGatewayError,
+    PaymentLapsed,
+    PaymentRefused,
     RecordedFailure,
     Shortage,
     StepBroken,
@@ -41,10 +44,23 @@ def notice(
 
 
 @pytest.mark.parametrize(
-    "failure", [DECLINED, PaymentGatewayError("x", "no"), StepBroken("process_payment", ValueError()), RecordedFailure(DECLINED.details())]
+    "failure",
+    [
+        DECLINED,
+        PaymentLapsed("requires_action", "too late"),
+        PaymentGatewayError("x", "no"),
+        StepBroken("process_payment", ValueError()),
+        RecordedFailure(DECLINED.details()),
+    ],
 )
 def test_a_payment_that_failed(failure: OrderError) -> None:
     assert notice("process_payment", failure) is Kind.PAYMENT_FAILED
+
+
+@pytest.mark.parametrize("failure", [NoDeliveryAddress(), PaymentRefused("no token")])
+def test_something_was_missing(failure: OrderError) -> None:
+    assert notice("process_payment", failure) is Kind.INCOMPLETE
+    assert notice("process_payment", RecordedFailure(failure.details())) is Kind.INCOMPLETE
 
 
 @pytest.mark.parametrize("outcome", [Outcome.OUT_OF_STOCK, Outcome.COMPENSATED])

@@ -23,6 +23,7 @@ from shop.confirmation.check.places import other_names, other_places
 from shop.confirmation.check.promises import promises
 from shop.confirmation.check.quantities import left_over, quantities
 from shop.confirmation.check.quoting import quoted
+from shop.confirmation.check.tracking import later_tracking
 from shop.confirmation.confirmation import ELEMENTS
 from shop.confirmation.facts import ConfirmationFacts
 from shop.order import Order
@@ -53,7 +54,13 @@ def check_words(whole: str, order: Order, facts: ConfirmationFacts, settings: Se
         found.append(Finding(Kind.AMOUNT, "", "the order's total is missing"))
     if text.foreign:
         found.append(Finding(Kind.LANGUAGE, "", "letters of another script, which cannot be checked"))
-    found += [*contacts(text.text), *promises(text.text), *other_times(text.text), *other_places(text.text, facts)]
+    found += [
+        *contacts(text.text),
+        *promises(text.text),
+        *later_tracking(text.text),
+        *other_times(text.text),
+        *other_places(text.text, facts),
+    ]
     found += [*other_names(text.text, facts), *other_payment_methods(text.text, facts)]
     found += [*gaps(text.text), *other_languages(text.text), *notes_quoted(text.text, order)]
     found += left_over(text.text, [*where_amounts, *where_counts])
