@@ -33,7 +33,8 @@ def architecture(home: Path) -> Graph:
     uses = _uses(code, components)
     for flow in flows:  # what a program starts by its name
         names = {f"{flow.name}/{flow.name}"}
-        uses |= {(components[m.name], flow.module) for m in code.values() if m.mentions & names and m.name.startswith("deployments.")}
+        programs = [module for module in code.values() if module.name.startswith("deployments.")]
+        uses |= {(components[program.name], flow.module) for program in programs if _mentions(program, code) & names}
     uses = {(a, b) for a, b in uses if a != b and a and b}
     columns = _columns({name for pair in uses for name in pair} | {flow.module for flow in flows})
     column_of = {name: number for number, (_, names) in enumerate(columns) for name in names}
@@ -44,6 +45,11 @@ def architecture(home: Path) -> Graph:
     nodes = tuple(_node(name, titles.get(name), schedules.get(name, ())) for _, names in columns for name in names)
     groups = tuple(Group(f"group {number}", title, tuple(names)) for number, (title, names) in enumerate(columns))
     return Graph("The components", nodes, tuple(Edge(start, end) for start, end in kept), groups)
+
+
+def _mentions(program: Module, code: Mapping[str, Module]) -> set[str]:
+    """What stands in the program, and in the parts of `flows` that it imports."""
+    return {*program.mentions, *(each for name in program.imports if name.startswith("flows.") for each in code[name].mentions)}
 
 
 def _node(name: str, title: str | None, notes: tuple[str, ...]) -> Node:
