@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shop.books import Books, Totals, gateway_totals, read_books
 from shop.errors import PaymentError
+from shop.installation import installation_id
 from shop.payments.gateways import gateway
 from shop.settings import settings, what_is_wrong
 from shop.sync import run_sync
@@ -46,12 +47,17 @@ def ask_gateway() -> Totals:
     """What the gateway that is set charged and refunded for us, ever. On a terminal it shows how far it is. Raises `PaymentError`, and
     what the database raises."""
 
-    if not sys.stderr.isatty():
-        return run_sync(lambda: gateway_totals(gateway()))
+    shown = sys.stderr.isatty()
+
+    async def ask() -> Totals:
+        await installation_id()  # without the database nobody can say which payments are ours
+        return await gateway_totals(gateway(), _show_progress if shown else lambda _: None)
+
     try:
-        return run_sync(lambda: gateway_totals(gateway(), _show_progress))
+        return run_sync(ask)
     finally:
-        sys.stderr.write("\r\x1b[K")
+        if shown:
+            sys.stderr.write("\r\x1b[K")
 
 
 def _show_progress(payments: int) -> None:
