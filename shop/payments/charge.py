@@ -226,7 +226,8 @@ async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGate
             _doubt(under_way, undone, f"the gateway says that the payment is {payment.status}, and had said that it was charged")
         return
     if differs := _differs(under_way, payment):
-        _doubt(under_way, undone, f"the gateway says that another {differs} was charged than the order's")
+        told = payment.charged if payment.currency == undone.currency else None
+        _doubt(under_way, undone, f"the gateway says that another {differs} was charged than the order's", told)
     undone.payment_id, undone.currency = payment.id, payment.currency
     undone.charged += payment.amount
     undone.refunded += payment.amount_refunded
@@ -248,9 +249,10 @@ async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGate
     undone.refunded += left
 
 
-def _doubt(under_way: OrderUnderWay, undone: _Undone, why: str) -> NoReturn:
-    """Nothing that the gateway says of the payment counts: until a person knows better, the order's amount is charged and not refunded."""
-    undone.charged += _due(under_way)
+def _doubt(under_way: OrderUnderWay, undone: _Undone, why: str, told: Decimal | None = None) -> NoReturn:
+    """Leaves the payment to a person. Until then, what the gateway says to have charged (`told`), or else the order's amount, counts as
+    charged and not refunded."""
+    undone.charged += told or _due(under_way)
     raise PaymentGatewayError("payment_mismatch", why, retryable=False)
 
 

@@ -246,15 +246,17 @@ async def test_refunded_less_than_charged_is_made_whole(books: Books) -> None:
     books.world.assert_books_balance()
 
 
-async def test_a_rejected_order_that_was_charged_is_refunded(books: Books) -> None:
-    """It has no journal of a payment, and its content may be anything."""
+async def test_a_rejected_order_that_was_charged_is_for_a_person(books: Books) -> None:
+    """It has no journal of a payment, and its content may be anything: nobody can say that this was its amount."""
     order_id = f"ODD-{books.unique}"
     await books.ended({**an_order(order_id), "items": "many", "total_amount": "much"})
     assert books.world.order(order_id).outcome == "rejected"
     await books.charged(order_id)
-    assert await books.kinds() == [(Kind.CHARGED_NOT_COMPLETED, order_id, True)]
-    assert books.world.money(order_id) == (PRICE, PRICE)
-    assert await books.found() == []
+    assert await books.kinds() == [(Kind.CHARGED_NOT_COMPLETED, order_id, False)]
+    assert books.world.money(order_id) == (PRICE, 0)
+    (matter,) = read_desk_sync().matters
+    assert (matter.order_id, matter.amount_at_risk) == (order_id, PRICE)
+    assert await books.found() == [], "a person has it"
 
 
 async def test_a_refund_that_is_refused_goes_to_a_person(books: Books) -> None:
@@ -807,8 +809,9 @@ async def _nothing(books: Books, order_id: str) -> None:
 
 PLANTS: dict[str, Plant] = {
     "nothing": _nothing,
-    "charged": lambda books, order_id: books.charged(order_id),
-    "twice": lambda books, order_id: asyncio.gather(books.charged(order_id, Decimal(5)), books.charged(order_id, Decimal(6), "EUR")),
+    "charged": lambda books, order_id: books.charged(order_id, Decimal("9.99")),
+    "twice": lambda books, order_id: asyncio.gather(*(books.charged(order_id, Decimal("9.99")) for _ in range(2))),
+    "another amount": lambda books, order_id: books.charged(order_id, Decimal(5)),
     "created": lambda books, order_id: books.created(order_id),
 }
 
@@ -821,7 +824,8 @@ PLANTS: dict[str, Plant] = {
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_after_mending_only_what_a_person_must_see_is_left(books: Books, plants: list[tuple[str, str]]) -> None:
-    """Any mix: an undone order ends with nothing kept, a completed one never loses its charge, and nothing can still be charged."""
+    """Any mix: an undone order ends with nothing kept but what a person must see, a completed one never loses its charge, and nothing can
+    still be charged."""
     books.world.sql("DELETE FROM discrepancy")  # the example before
     mine = replace(books, since=datetime.now(UTC), unique=uuid.uuid4().hex[:8])
     orders = {f"{end}-{mine.unique}-{i}": (end, plant) for i, (end, plant) in enumerate(plants)}
@@ -832,11 +836,17 @@ async def test_after_mending_only_what_a_person_must_see_is_left(books: Books, p
     found = await mine.found()
     assert {d.order_id for d in found} == {order_id for order_id, (_, plant) in orders.items() if plant != "nothing"}
     left = [d for d in found if not d.mended]
-    assert {d.order_id for d in left} == {i for i, (end, plant) in orders.items() if end == "good" and plant in {"charged", "twice"}}
-    again = await mine.found()
-    assert sorted(d.order_id or "" for d in again) == sorted(d.order_id or "" for d in left)
-    for order_id, (end, _) in orders.items():
+    surplus = {"twice", "another amount"}
+    completed = {i for i, (end, plant) in orders.items() if end == "good" and plant in {"charged", *surplus}}
+    on_desk = {i for i, (end, plant) in orders.items() if end == "declined" and plant in surplus}
+    assert {d.order_id for d in left} == completed | on_desk
+    assert on_desk <= {matter.order_id for matter in read_desk_sync().matters}
+    assert {d.order_id for d in await mine.found()} == completed, "what is on the desk agrees with the gateway"
+    for order_id, (end, plant) in orders.items():
         kept = sum(p["amount"] - p["refunded"] for p in books.world.ledger(order_id) if p["status"] == "succeeded")
-        assert kept >= 999 if end == "good" else kept == 0
+        if end == "good":
+            assert kept >= 999
+        else:
+            assert kept == {"twice": 999, "another amount": 500}.get(plant, 0), "the order's amount goes back, no more and no other"
         if order_id not in {d.order_id for d in left}:
             assert "created" not in {payment["status"] for payment in books.world.ledger(order_id)}
