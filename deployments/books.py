@@ -24,6 +24,8 @@ from shop.payments.gateways import gateway
 from shop.settings import settings, what_is_wrong
 from shop.sync import run_sync
 
+_MARKS = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text("–", "dim")}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0: they balance. 1: they do not. 2: the database or the gateway does not answer, or the settings are wrong: nothing was
@@ -38,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         why = type(getattr(error, "orig", error)).__name__
         return _sorry(f"The database does not answer, or its tables are behind ({why}). Is `make run` running, or DATABASE_URL right?")
     except PaymentError as error:
-        return _sorry(f"Nothing was compared: the payment gateway does not say what it charged ({error}). See PAYMENT_GATEWAY_URL.")
+        why = f"the payment gateway does not say what it charged ({error})"
+        return _sorry(f"Nothing was compared: {why}. See PAYMENT_GATEWAY_URL, and the gateway's key.")
     Console(width=None if sys.stdout.isatty() else 130).print(books_table(books))
     return int(not books.balanced)
 
@@ -67,12 +70,16 @@ def _show_progress(payments: int) -> None:
 
 def books_table(books: Books) -> Table:
     """Each row of the books with its witness."""
-    title = "The books balance" if books.balanced else Text("The books do not balance", "bold red")
+    title: str | Text = (
+        "The books balance" if books.compared else "The books, without the payment gateway: python -m deployments.books asks it"
+    )
+    if not books.balanced:
+        title = Text("The books do not balance", "bold red")
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in ("", "our tables", "the witness", ""):
         table.add_column(column)
     for row in books.rows:
-        table.add_row(row.name, row.ours, row.witness, Text("✓", "green") if row.ok else Text("✗", "bold red"))
+        table.add_row(row.name, row.ours, row.witness, _MARKS[row.ok])
     return table
 
 

@@ -21,7 +21,7 @@ from flows.saga import ORDER_SAGA
 from flows.states import state_of
 from flows.takeover import all_told, tell_of_takeovers
 from flows.undo import compensate
-from flows.waiting import has_to_wait, is_nobodys_fault, let_wait
+from flows.waiting import has_to_wait, let_wait
 from shop import journal, signals
 from shop.database import Tx, is_database_trouble, patiently, transaction
 from shop.desk.cancel import withdraw
@@ -34,7 +34,6 @@ from shop.errors import (
     OrderConflict,
     OrderError,
     OrderReturned,
-    StepBroken,
     UnusableOrder,
 )
 from shop.intake import STORING, store_one, submit_one
@@ -200,7 +199,8 @@ async def see_through(order: OrderUnderWay, cancelling: Cancelling | None = None
             raise LeaseLost(order.id) from failure
         if order.lost or is_database_trouble(failure):
             raise
-        if is_nobodys_fault(failure):
+        if isinstance(failure, Exception) and not isinstance(failure, OrderError):
+            # What a step does wrong is an `OrderError` by now (`shop.work`): this is Prefect's engine, or its machine.
             failure = InfrastructureTrouble(step.name, failure)
         if isinstance(failure, OrderError) and has_to_wait(failure):
             await let_wait({order: failure})
@@ -208,7 +208,7 @@ async def see_through(order: OrderUnderWay, cancelling: Cancelling | None = None
         if order.done(ORDER_SAGA.pivot) and order.failure is None:
             await _go_forward(order, failure)
         else:
-            order.fail(step.name, _as_order_error(step.name, failure))
+            order.fail(step.name, failure if isinstance(failure, OrderError) else OrderCancelled())
             await compensate([order])
         if not isinstance(failure, Exception):
             raise
@@ -287,9 +287,3 @@ async def _go_forward(order: OrderUnderWay, failure: BaseException) -> None:
         if not order.done(step.name):
             await run(Work(step, [order]))
     await finish([order], ORDER_SAGA)
-
-
-def _as_order_error(step: str, failure: BaseException) -> OrderError:
-    if isinstance(failure, OrderError):
-        return failure
-    return StepBroken(step, failure) if isinstance(failure, Exception) else OrderCancelled()

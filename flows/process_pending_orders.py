@@ -75,7 +75,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int 
                 await progress.end()
             except GeneratorExit:
                 raise
-            except BaseException:  # this worker has to go, or the run is suspended: the orders in hand are finished, or handed back
+            except BaseException:  # the process is told to end, or the run is suspended: orders in hand are finished or released
                 await drain.lane.finish_up(GRACE_SECONDS)
                 raise
             finally:

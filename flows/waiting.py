@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import httpx
-from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 
 from shop.ending import put_off
 from shop.errors import OrderError, PaymentNeedsCustomer
-from shop.infrastructure import is_infrastructure_trouble
 from shop.under_way import OrderUnderWay
 
 log = get_logger("orders")
-
-
-def is_nobodys_fault(failure: BaseException) -> bool:
-    """Returns whether the infrastructure failed, or Prefect itself: that undoes no order."""
-    return isinstance(failure, PrefectException | httpx.HTTPError) or is_infrastructure_trouble(failure)
 
 
 def has_to_wait(failure: BaseException) -> bool:

@@ -62,7 +62,8 @@ class BookRow:
     name: str
     ours: str
     witness: str
-    ok: bool
+    ok: bool | None
+    """None: they were not compared."""
 
 
 _NOT_COMPARED = "not compared: the gateway was not asked"
@@ -80,7 +81,7 @@ class Books:
 
     @property
     def balanced(self) -> bool:
-        return all(row.ok for row in self.rows)
+        return all(row.ok is not False for row in self.rows)
 
 
 async def gateway_totals(gateway: PaymentGateway, progress: Callable[[int], None] = lambda _: None) -> Totals:
@@ -112,7 +113,7 @@ def read_books(database_url: str, witness: Totals | None) -> Books:
 def _money(connection: Connection, witness: Totals | None) -> list[BookRow]:
     rows, known = [], list(connection.execute(_MONEY).mappings())
     if witness is None:
-        rows.append(BookRow("charged, refunded", "", _NOT_COMPARED, ok=True))
+        rows.append(BookRow("charged, refunded", "", _NOT_COMPARED, ok=None))
     else:
         for currency in sorted(witness.keys() - {row["currency"] for row in known}):
             rows.append(_amounts("charged", Decimal(0), witness[currency].charged, currency, "gateway's ledger"))

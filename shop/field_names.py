@@ -38,8 +38,8 @@ _OTHER_NAMES: dict[type[BaseModel], dict[str, str]] = {
         "token": "paymenttoken paymentmethodid cardtoken",
     },
     ShippingInfo: {
-        "address": "street street1 address1 line1 addressline1 streetaddress",
-        "address2": "street2 line2 addressline2 addresstwo apartment apt suite",
+        "address": "street street1 address1 line1 addressline1 streetaddress housenumber houseno streetnumber",
+        "address2": "street2 line2 addressline2 addresstwo apartment apt suite street3 line3 address3 addressline3",
         "city": "town locality",
         "country": "countrycode countryiso countryiso2",
         "name": "recipient recipientname fullname firstname lastname",
@@ -51,6 +51,8 @@ _OTHER_NAMES: dict[type[BaseModel], dict[str, str]] = {
 _MEANT = {model: {other: name for name, others in names.items() for other in others.split()} for model, names in _OTHER_NAMES.items()}
 _MUST_AGREE = frozenset({"currency", "country"})
 """A field that says something else about them is refused although the right field is there, too."""
+_ADDS = frozenset({"housenumber", "houseno", "streetnumber", "street3", "line3", "address3", "addressline3"})
+"""Parts of an address that belong into a field which holds another part of it: refused although that is there."""
 _HARMLESS = frozenset({"id", "notes"})
 _DEEPEST = 3
 _ALIKE = 0.84
@@ -65,19 +67,24 @@ def misnamed(model: type[BaseModel], given: Mapping[Any, Any]) -> dict[str, str]
         if not isinstance(key, str) or key in model.model_fields or len(key) > 60 or _is_empty(value):
             continue
         name = _meant(model, key)
-        if name is not None and (_is_empty(given.get(name)) or (name in _MUST_AGREE and _differ(value, given[name]))):
+        missing = name is not None and _is_empty(given.get(name))
+        if name is not None and (missing or _plain(key) in _ADDS or (name in _MUST_AGREE and _differ(value, given[name]))):
             found[key] = name
     return found
 
 
 @lru_cache(maxsize=10_000)
 def _meant(model: type[BaseModel], key: str) -> str | None:
-    plain = re.sub(r"[\W_]+", "", key.lower())
+    plain = _plain(key)
     if (name := _MEANT.get(model, {}).get(plain)) is not None:
         return name
     names = {field.replace("_", ""): field for field in model.model_fields if field not in _HARMLESS}
     alike = difflib.get_close_matches(plain, names, n=1, cutoff=_ALIKE)
     return names[alike[0]] if alike else None
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[\W_]+", "", key.lower())
 
 
 def _is_empty(value: Any, depth: int = 0) -> bool:

@@ -35,7 +35,7 @@ _WAKE = text("SELECT pg_notify(:channel, '')")
 def submit(orders: Iterable[object], *, kept_for: float | None = None) -> list[Receipt]:
     """Stores the orders in one transaction; one receipt for each, in their sequence. Returns once they cannot be lost.
 
-    `kept_for`: seconds for which a new order is left to whoever claims it by its id. Nobody is told of it then."""
+    `kept_for`: seconds for which only who knows its id can claim a new order. Consumers are not woken then."""
     read = [_read(order) for order in orders]
     with sync_engine(settings().database_url).connect() as connection, connection.begin() as running:
         receipts = _store(connection, read, wake=kept_for is None, kept_for=kept_for)

@@ -35,6 +35,7 @@ TOO_DEEP = "[removed: was nested too deeply]"
 TOO_MANY = "[removed: had more than 1,000 entries]"
 NOT_JSON = "[removed: was not JSON]"
 CONTROL = "[removed: contained control characters]"
+OTHER_CURRENCY = "[removed: named another currency than the order]"
 MISNAMED = "[misnamed: "
 
 HAS_REMOVED = "~removed"
@@ -144,6 +145,7 @@ def _any_case(raw: Mapping[Any, Any], order_id: str) -> Content:
         marks = itertools.islice(known.items(), _MAX_ENTRIES)
         refused = {_clean_key(key): mark for key, mark in marks if isinstance(mark, str) and _MARK.fullmatch(mark)}
     cleaned = {**_clean_part(raw, Order, "", refused), "id": order_id}
+    refused |= dict(itertools.islice(_other_currencies(raw), _MAX_ENTRIES))
     text = _dumped(cleaned)
     if refused or REMOVED in text:
         return _content(order_id, _dumped({**cleaned, HAS_REMOVED: refused}))
@@ -212,6 +214,20 @@ def _clean_part(raw: Mapping[Any, Any], model: type[BaseModel], place: str, refu
         meant = misnamed(model, {**{name: raw[name] for name in known}, **unknown})
         refused |= {_at(place, key): f"{MISNAMED}{name}]" for key, name in meant.items() if _at(place, key) not in refused}
     return known
+
+
+def _other_currencies(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    """Fields of the order's parts that name another currency than the order: which one its customer agreed to is not known."""
+    items = raw.get("items")
+    parts = [(name, raw.get(name)) for name in _PARTS]
+    parts += [(f"items[{i}]", item) for i, item in enumerate(items[:_MAX_ENTRIES])] if isinstance(items, list | tuple) else []
+    for place, part in parts:
+        if not isinstance(part, Mapping):
+            continue
+        for key in ("currency", "currency_code"):
+            named = part.get(key)
+            if isinstance(named, str) and named.strip() and named.strip().upper() != str(raw.get("currency", "")).strip().upper():
+                yield f"{place}.{key}", OTHER_CURRENCY
 
 
 def _clean_field(value: Any, name: str, place: str, refused: dict[str, str]) -> Any:

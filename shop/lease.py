@@ -90,7 +90,7 @@ async def _keep_renewing(lease_id: UUID, connection: _Connection) -> None:
     pause = settings().lease_seconds / 4
     while True:
         await asyncio.sleep(pause)
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.process_time()
         try:
             await _renew(lease_id, connection)
         except Exception as error:  # noqa: BLE001
@@ -98,7 +98,9 @@ async def _keep_renewing(lease_id: UUID, connection: _Connection) -> None:
             connection.was_lost |= is_database_trouble(error)
             log.warning("the lease could not be renewed just now: %s", type(error).__name__)
         else:
-            connection.was_lost |= time.monotonic() - began > pause  # the database was silent
+            # The database was silent; or this process was busy with something else, for which it has no excuse.
+            took, busy = time.monotonic() - began, time.process_time() - worked
+            connection.was_lost = took > pause and busy < took / 2
 
 
 async def hand_back_all(lease_id: UUID) -> None:

@@ -105,6 +105,6 @@ def is_anybody_draining() -> bool:
 @contextmanager
 def only_one(lock: int) -> Iterator[bool]:
     """Holds the advisory lock while its body runs. Yields False, without waiting, if another process holds it."""
-    with psycopg.connect(plain_url(), autocommit=True, connect_timeout=5) as connection:
+    with psycopg.connect(plain_url(), **{**_arguments(), "autocommit": True}) as connection:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (lock,)).fetchone()
         yield bool(row and row[0])

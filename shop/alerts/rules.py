@@ -22,7 +22,7 @@ from shop.settings import Settings
 ALL, REST = "all orders", "and more"
 """Subjects: of the error rate over all steps; of the orders that get no alert of their own, because there are too many."""
 _PAUSE_SECONDS = 15.0
-"""So long an order may wait for the infrastructure, or for a worker of another version, before somebody is told."""
+"""How long an order may wait for the infrastructure, or for a worker of another version, before the alert."""
 _EASED = 0.8
 """An error rate that once was too high is over when it is below this share of the threshold: else it would come and go."""
 

@@ -147,12 +147,16 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
     try:
         payments = await payments_of(decided.order_id, row.payment_id, gateway)
     except PaymentError as error:
+        if not error.retryable:  # it knows the payment no more: nobody can say better than the person
+            return
         raise GatewayNotAsked(
             f"the payment gateway does not say what is left of the charge of order {decided.order_id} ({error}). Choose hold, so that "
             "nothing is refunded meanwhile, and write the refund down when the gateway answers"
         ) from error
     mine = [payment for payment in payments if (payment.order_id, payment.currency) == (decided.order_id, row.currency)]
     kept = sum((payment.kept for payment in mine), Decimal(0))
+    if payments and not mine:  # what the gateway has is another order's, or in another currency
+        return
     if kept < row.amount_at_risk:
         charged = show(sum((payment.charged for payment in mine), Decimal(0)), row.currency)
         back = show(sum((payment.amount_refunded for payment in mine), Decimal(0)), row.currency)

@@ -125,9 +125,11 @@ async def _dispute(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
 
 
 async def _whose(payment_id: str | None, gateway: PaymentGateway) -> str | None:
-    """The order's id; empty if the payment is not ours, None if that cannot be known."""
+    """The order's id; empty if the payment is not ours, None if that cannot be known. All payments of ours have an id."""
+    if payment_id is None:
+        return ""
     try:
-        return (await gateway.get(payment_id)).order_id if payment_id else None
+        return (await gateway.get(payment_id)).order_id
     except PaymentError as error:
         if error.error_code in _NEVER:
             return None

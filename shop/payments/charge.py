@@ -225,7 +225,7 @@ async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGate
         if under_way.result(STEP).get("payment_id") == payment.id:
             _doubt(under_way, undone, f"the gateway says that the payment is {payment.status}, and had said that it was charged")
         return
-    if differs := _differs(under_way, payment):
+    if (differs := _differs(under_way, payment)) and not _is_back(payment):
         told = payment.charged if payment.currency == undone.currency else None
         _doubt(under_way, undone, f"the gateway says that another {differs} was charged than the order's", told)
     undone.payment_id, undone.currency = payment.id, payment.currency
@@ -247,6 +247,11 @@ async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGate
         raise
     undone.refund_id, undone.when = made.id, made.created_at
     undone.refunded += left
+
+
+def _is_back(payment: Payment) -> bool:
+    """Whether all that was charged has gone back, so that nothing is left to decide about it."""
+    return payment.kept == 0 < payment.charged == sum(each.amount for each in payment.refunds)
 
 
 def _doubt(under_way: OrderUnderWay, undone: _Undone, why: str, told: Decimal | None = None) -> NoReturn:

@@ -39,6 +39,7 @@ from shop.ending import put_off
 from shop.outcomes import Outcome
 from shop.payments import charge
 from shop.payments.gateways import gateway
+from shop.reconciliation.mending import refund_ended
 from shop.report import read
 from shop.settings import settings
 from tests.integration.world import World, an_order
@@ -306,6 +307,25 @@ async def test_a_refund_by_hand_is_refused_if_the_gateway_has_paid_already(saga:
     await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
     assert saga.money(order_id) == (PRICE, PRICE), "the rest went back, and no more"
     saga.misbehave(take_refunds=False)
+
+
+async def test_a_charge_of_another_amount_is_settled_once_the_gateway_has_given_it_back(saga: World, unique: str) -> None:
+    """Nothing goes back by itself on such a charge; a person refunds it in the dashboard, and trying again finds that."""
+    order_id = f"OTHER-{unique}"
+    await process_order(an_order(order_id, country="AQ", card="0000"), return_state=True)
+    made = await gateway().create(
+        order_id=order_id, amount=Decimal(5), currency="USD", method="credit_card", card_last4="1234", token=None, key=f"other-{unique}"
+    )
+    await gateway().confirm(made.id, key=f"confirm-other-{unique}")
+    assert await refund_ended(order_id, gateway()) is not None
+    assert (on_desk(saga, order_id).amount_at_risk, saga.money(order_id)) == (Decimal(5), (Decimal(5), 0))
+    refund = {"payment_id": made.id, "amount": 500, "currency": "USD"}
+    httpx.post(f"{saga.gateway_url}/v1/refunds", json=refund, timeout=10).raise_for_status()
+    state = await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
+    assert state.name == "Compensated"
+    ended = read([order_id])[order_id]
+    assert (ended.amount_charged, ended.amount_refunded, ended.amount_at_risk) == (Decimal(5), Decimal(5), 0)
+    saga.assert_books_balance()
 
 
 async def test_a_refund_by_hand_waits_for_a_gateway_that_does_not_answer(saga: World, unique: str) -> None:

@@ -10,7 +10,7 @@ import httpx
 import psycopg
 import pytest
 from prefect.exceptions import Abort, MissingResult, Pause, PrefectHTTPStatusError, TerminationSignal
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, ResourceClosedError
 
 import flows.process_order
 import flows.undo
@@ -138,6 +138,9 @@ async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(shop
         httpx.ConnectError("the Prefect server is away"),
         MissingResult("Prefect's own"),
         OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("can't start new thread"),
+        ExceptionGroup("several", [OSError(errno.ENOSPC, "No space left on device")]),
+        ResourceClosedError("This Connection is closed"),
         MemoryError(),
         DBAPIError.instance("SELECT 1", {}, psycopg.errors.UndefinedTable("no such table"), psycopg.Error),
     ],

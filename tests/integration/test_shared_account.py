@@ -252,8 +252,10 @@ async def test_the_event_about_their_payment_moves_nothing(account: Account, uni
     assert account.us.sql("SELECT order_id, done FROM payment_event")[0].order_id is None, "it is no event of our order"
 
 
-async def test_a_dispute_of_their_payment_is_not_shown(account: Account, unique: str) -> None:
-    theirs = account.neighbour.pays(unique)
+@pytest.mark.parametrize("by_intent", [True, False])
+async def test_a_dispute_of_their_payment_is_not_shown(account: Account, unique: str, by_intent: bool) -> None:
+    """Also if their software makes charges without a PaymentIntent."""
+    theirs = account.neighbour.pays(unique) if by_intent else None
     dispute = {"id": "dp_1", "payment_intent": theirs, "amount": 4500, "currency": "usd", "created": 1_790_000_000}
     dispute |= {"reason": "fraudulent", "status": "needs_response", "evidence_details": {"due_by": None}}
     await inbox.store(PaymentEvent("evt_1", "charge.dispute.created", datetime.now(UTC), theirs, None, dispute=dispute))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import Mapping
 from decimal import Decimal
@@ -395,6 +396,26 @@ async def test_a_field_of_another_name_is_told_with_the_right_one() -> None:
         ],
         key=str,
     )
+
+
+async def test_a_part_that_names_another_currency_than_the_order_is_refused() -> None:
+    order = copy.deepcopy({**EXAMPLE, "currency": "USD"})
+    order["items"][0]["currency"] = "JPY"
+    order["payment_info"]["currency_code"] = "EUR"
+    order["shipping_info"]["currency"] = "usd"
+    assert sorted(problem.place for problem in await problems_of(json.loads(take_in(order).text))) == [
+        "items[0].currency",
+        "payment_info.currency_code",
+    ]
+
+
+@pytest.mark.parametrize(("key", "meant"), [("house_number", "address"), ("address_line_3", "address2"), ("HouseNo", "address")])
+async def test_a_part_of_an_address_that_would_vanish_is_refused(key: str, meant: str) -> None:
+    """Although the field that it belongs to holds something."""
+    order = copy.deepcopy(EXAMPLE)
+    order["shipping_info"] |= {"address": "Main St", "address2": "Apt 5", key: "12"}
+    problems = await problems_of(json.loads(take_in(order).text))
+    assert problems == [Problem(f"shipping_info.{key}", "a field of another name", f"shipping_info.{meant}")]
 
 
 async def test_what_the_version_before_took_out_is_told_as_before() -> None:

@@ -20,7 +20,11 @@ def upgrade() -> None:
         sa.CheckConstraint("id = 1", name="lost_run_search_one"),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.execute("INSERT INTO lost_run_search (id) VALUES (1)")
+    # A run that was started while these tables were missing may have failed for that. The day before is looked at, too.
+    op.execute(
+        "INSERT INTO lost_run_search (id, since, searched_until) VALUES "
+        "(1, coalesce((SELECT submitted_at FROM customer_order ORDER BY number LIMIT 1), now()), now() - interval '1 day')"
+    )
 
 
 def downgrade() -> None:
