@@ -67,10 +67,13 @@ with warnings.catch_warnings(action="ignore"):  # that it takes the other one's 
 
         def _with_a_place(self, found: list[WorkerFlowRunResponse]) -> list[WorkerFlowRunResponse]:
             places = own_run_places(int(self.limiter.total_tokens))
-            self._own_runs &= set(self.limiter.statistics().borrowers)  # the others have ended, or never began
+            running = set(self.limiter.statistics().borrowers)
+            self._own_runs &= running  # the others have ended, or never began
             fitting = []
             for each in found:
                 run = each.flow_run
+                if run.id in running:  # rescheduled by hand while its process lives: Prefect's worker would end at a second place for it
+                    continue
                 if run.work_queue_name == OWN_RUNS_QUEUE and run.id not in self._own_runs:
                     if len(self._own_runs) >= places:
                         continue

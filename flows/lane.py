@@ -14,10 +14,10 @@ from prefect.logging import get_logger
 from flows.process_order import see_through
 from flows.saga import ORDER_SAGA
 from flows.undo import compensate
-from flows.waiting import let_wait
+from flows.waiting import has_to_wait, let_wait
 from shop.database import is_database_trouble, patiently
 from shop.ending import finish, put_off
-from shop.errors import BatchStruggling, LeaseLost
+from shop.errors import BatchStruggling, LeaseLost, OrderError
 from shop.monitoring.log_context import about_order
 from shop.saga import Step
 from shop.settings import settings
@@ -115,6 +115,11 @@ class Lane:
             await run(work)
         except BatchStruggling as struggling:  # retries did not help: each has retries of its own, a few at a time
             log.warning("%s; they go on one by one", struggling)
+        except OrderError as failure:  # of all of them: the database took too long, say
+            if not has_to_wait(failure):
+                raise
+            await let_wait(dict.fromkeys(orders, failure))
+            return list(orders)
         if ORDER_SAGA.is_past_pivot(step.name):  # nothing to undo any more: tried again, alone
             self._let_go([*work.alone, *work.failed])
         else:

@@ -204,7 +204,7 @@ class TestDailyReport:
         (taken,) = server.taken
         assert taken.recipients == ("boss@shop.example",)
         assert taken.mail["Subject"] == f"The Shop: orders of {day}"
-        assert taken.id == f"<daily_report-{day}@shop.example>"
+        assert taken.id == f"<daily_report-{day}-{saga.installation}@shop.example>"
         assert "3 orders ended; 100.0 % completed" in text_of(taken.mail)
         html = html_of(taken.mail)
         images = [part for part in taken.mail.walk() if part.get_content_type() == "image/png"]
