@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from deployments import trigger
 from deployments.table import outcome_table
-from shop import report
+from shop import exact_json, report
 from shop.database import is_database_trouble
 from shop.errors import OrderError
 from shop.outcomes import OrderOutcome, Outcome, Receipt
@@ -75,9 +74,11 @@ def read_orders(text: str) -> list[Any]:
     """A JSON list of orders, one order, or one order a line. Numbers are kept exactly. Raises InputError, with the place."""
     text = text.removeprefix(_BYTE_ORDER_MARK)
     try:
-        parsed = json.loads(text, parse_float=Decimal)
+        parsed = exact_json.loads(text)
     except RecursionError:
         raise InputError("nested too deeply") from None
+    except exact_json.NumberOutOfRange as error:
+        raise InputError(f"it has {error}") from None
     except json.JSONDecodeError as whole:
         lines = [(number, line.removeprefix(_BYTE_ORDER_MARK)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         if len(lines) < 2:
@@ -90,7 +91,9 @@ def read_orders(text: str) -> list[Any]:
 
 def _read_line(number: int, line: str) -> Any:
     try:
-        return json.loads(line, parse_float=Decimal)
+        return exact_json.loads(line)
+    except exact_json.NumberOutOfRange as error:
+        raise InputError(f"line {number} has {error}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"line {number} is not JSON: {error}") from None
 

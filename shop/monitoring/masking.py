@@ -18,6 +18,8 @@ _SHORTEST_SECRET = 6
 _LONGEST, _MARGIN = 50_000, 1_000
 """Characters of one text, which bounds the time that masking takes; and those after them that are read, so
 that no secret is cut in two."""
+_BITS = 63
+"""Of the integers that JSON can be written with."""
 _PERSONAL = frozenset(
     "name first_name last_name full_name customer_name recipient company street street1 street2 address address2 line1 line2 city zip "
     "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address billing_address payment_info "
@@ -47,6 +49,8 @@ def masked(value: Any, settings: Settings) -> Any:
     match value:
         case str():
             return mask(value, settings)
+        case int() if value.bit_length() > _BITS:
+            return f"an integer of {value.bit_length()} bits"
         case bool() | int() | float() | None:
             return value
         case Mapping():
