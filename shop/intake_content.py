@@ -46,7 +46,7 @@ MAX_DEPTH = 8
 _MAX_TEXT, _MAX_ENTRIES = 2_000, 1_000
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
-_ESCAPED_SPACE = re.compile(r"\\[ntr]")
+_ESCAPED_SIGN = re.compile(r"\\[ntr\"\\]")
 _INTEGER_PART = re.compile(r"\s*[+-]?(\d+)(\.\d*)?\s*")
 _MARK = re.compile(r"\[(removed|misnamed): [^\[\]]{1,100}\]")
 
@@ -121,7 +121,7 @@ def _plain_case(raw: Mapping[Any, Any], order_id: str) -> Content | None:
         return None
     if len(text) > _MAX_TEXT or REMOVED in text or "\x7f" in text or order.id != order_id or not _is_known_only(raw):
         return None
-    if _ESCAPED_CONTROL.search(text) or card_numbers.has_card_number(_ESCAPED_SPACE.sub(" ", text)):
+    if _ESCAPED_CONTROL.search(text) or card_numbers.has_card_number(_ESCAPED_SIGN.sub(" ", text)):
         return None
     if order.payment_info is not None and any(_is_card(*each) for each in _texts_about_cards(order.payment_info)):
         return None

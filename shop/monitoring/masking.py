@@ -26,7 +26,7 @@ _PERSONAL = frozenset(
     "card card_number cvv cvc card_last4 expiry password passwd secret token api_key apikey authorization cookie".split()
 )
 """Fields whose value is never shown, however they are written."""
-_MAIL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
+_MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K[\w-]{8,}|Bearer\s+[\w.~+/=-]{8,})")
 
 

@@ -131,8 +131,9 @@ ENTRIES = {
         import hashlib, hmac, time
         from shop.payment_events.stripe_event import UnreadableEvent, read_signed
         for bomb in BOMBS:
-            event = '{"object": "event", "id": "evt_1", "type": "payment_intent.succeeded", "created": %s, "data": {"object": {"id": "pi_1"}}}'
-            payload, now = (event % bomb).encode(), int(time.time())
+            data = '"data": {"object": {"id": "pi_1"}}'
+            event = '{"object": "event", "id": "evt_1", "type": "payment_intent.succeeded", "created": %s, %s}'
+            payload, now = (event % (bomb, data)).encode(), int(time.time())
             signed = hmac.new(b"whsec_12345678", b"%d." % now + payload, hashlib.sha256).hexdigest()
             try:
                 read_signed(payload, f"t={now},v1={signed}", ("whsec_12345678",))
