@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
+from deployments import terminal
 from shop.books import Books, Totals, gateway_totals, read_books
 from shop.errors import PaymentError
 from shop.installation import installation_id
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _sorry(f"The database does not answer, or its tables are behind ({why}). Is `make run` running, or DATABASE_URL right?")
     except PaymentError as error:
         return _sorry(f"Nothing was compared: the payment gateway does not say what it charged ({error}). See PAYMENT_GATEWAY_URL.")
-    Console(width=None if sys.stdout.isatty() else 130).print(books_table(books))
+    terminal.console(width=130).print(books_table(books))
     return int(not books.balanced)
 
 
@@ -77,7 +77,7 @@ def books_table(books: Books) -> Table:
 
 
 def _sorry(why: str) -> int:
-    sys.stderr.write(f"{why}\n")
+    terminal.write(why, sys.stderr)
     return 2
 
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
-from deployments import trigger
+from deployments import terminal, trigger
 from deployments.table import outcome_table
 from shop import exact_json, report
 from shop.database import is_database_trouble
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="wait at most so long for outcomes (300)")
     parser.add_argument("--json", action="store_true", help="print the outcomes as JSON, one order a line")
     options = parser.parse_args(arguments)
-    console = Console(stderr=options.json)
+    console = terminal.console(stderr=options.json)
     try:
         orders = read_orders(sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8"))
     except (InputError, OSError, UnicodeDecodeError) as error:
@@ -167,7 +167,7 @@ def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], o
     if options.json:
         for _, outcome in ends:
             if outcome is not None:
-                sys.stdout.write(outcome.model_dump_json() + "\n")
+                terminal.write_json(outcome.model_dump_json())
     else:
         others = [(i, o) for i, o in ends if not o or o.outcome is not Outcome.COMPLETED]
         console.print(outcome_table("Orders", (ends if len(ends) <= _SHOWN else others)[:_SHOWN]))

@@ -26,6 +26,7 @@ from shop.errors import Problem, UnusableOrder
 from shop.field_names import misnamed
 from shop.names import MAX_ORDER_ID
 from shop.order import Item, Order, PaymentInfo, ShippingInfo, read_stored
+from shop.plain import UNSEEN
 
 REMOVED = "[removed: "
 CARD_REMOVED = "[removed: looked like a card number]"
@@ -48,6 +49,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
 _ESCAPED_SIGN = re.compile(r"\\[ntr\"\\]")
 _INTEGER_PART = re.compile(r"\s*[+-]?(\d+)(\.\d*)?\s*")
+_UNSEEN = re.compile(f"[{UNSEEN}]")
 _MARK = re.compile(r"\[(removed|misnamed): [^\[\]]{1,100}\]")
 
 _PARTS: Mapping[str, type[BaseModel]] = {"payment_info": PaymentInfo, "shipping_info": ShippingInfo}
@@ -107,9 +109,19 @@ def usable_id(given: object) -> str:
     order_id = given.strip()
     if len(order_id) > MAX_ORDER_ID:
         raise UnusableOrder([Problem("id", f"{len(order_id)} characters", expected)])
+    if not order_id.isascii() or not order_id.isprintable():
+        _require_visible(order_id, expected)
+    return order_id
+
+
+def _require_visible(order_id: str, expected: str) -> None:
+    """Refuses what makes two ids of one look: each would be charged."""
     if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in order_id):
         raise UnusableOrder([Problem("id", "control characters in it", expected)])
-    return order_id
+    if any(unicodedata.category(c) == "Cf" or (c != " " and _UNSEEN.match(c)) for c in order_id):
+        raise UnusableOrder([Problem("id", "invisible characters or unusual blanks in it", expected)])
+    if not unicodedata.is_normalized("NFC", order_id):
+        raise UnusableOrder([Problem("id", "letters with separate accents", f"{expected}, in Unicode's composed form (NFC)")])
 
 
 def _plain_case(raw: Mapping[Any, Any], order_id: str) -> Content | None:

@@ -15,6 +15,17 @@ _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")
 _DROPPED: dict[int, None] = dict.fromkeys([*_CONTROLS, *_INVISIBLE, *range(0xD800, 0xE000)])
 
 
+_BIDIRECTIONAL = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+NOT_FOR_TERMINALS = frozenset({*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_BIDIRECTIONAL, *range(0xD800, 0xE000)} - {*b"\t\n"})
+"""What terminals obey or cannot show. U+009B, one of the C1 controls, begins a command as ESC [ does."""
+_SHOWN = dict.fromkeys(NOT_FOR_TERMINALS, "\ufffd")
+
+
+def tame(text: str) -> str:
+    """The text for a terminal: a replacement character stands for each control character, except tabs and line ends."""
+    return text if text.isascii() and text.isprintable() else text.translate(_SHOWN)
+
+
 def one_line(text: str | None, limit: int = 200) -> str:
     """The text in one line of at most `limit` characters. Joiners that scripts and emoji need stay."""
     if not text:
