@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -45,6 +44,9 @@ not kept at all, to marks."""
 MAX_DEPTH = 8
 """Levels of lists and objects; what is nested deeper is not kept."""
 _MAX_TEXT, _MAX_ENTRIES = 2_000, 1_000
+_LARGEST_FLOAT = 1e30
+_MAX_PLACE = 200
+"""Characters of a field's place."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
 _ESCAPED_SIGN = re.compile(r"\\[ntr\"\\]")
@@ -264,8 +266,8 @@ def _clean_scalar(value: Any, name: str) -> Any:
     """`name`: of the field; "" for one that an order does not have."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    if isinstance(value, float) and not abs(value) < _LARGEST_FLOAT:  # also what is no number; the database would write out every digit
+        value = str(value)
     if isinstance(value, int) and abs(value) >= 10**30:
         return TOO_LONG
     if not isinstance(value, int | float | Decimal | str):
@@ -347,7 +349,8 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
 
 
 def _at(place: str, key: object) -> str:
-    return f"{place}.{_clean_key(key)}" if place else _clean_key(key)
+    at = f"{place}.{_clean_key(key)}" if place else _clean_key(key)
+    return at if len(at) <= _MAX_PLACE else f"{at[: _MAX_PLACE - 3]}..."
 
 
 def _kind(value: object) -> str:
