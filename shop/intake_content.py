@@ -36,6 +36,7 @@ TOO_MANY = "[removed: had more than 1,000 entries]"
 NOT_JSON = "[removed: was not JSON]"
 CONTROL = "[removed: contained control characters]"
 MISNAMED = "[misnamed: "
+_MARKS = frozenset({CARD_REMOVED, CODE_REMOVED, TOO_LONG, TOO_DEEP, TOO_MANY, NOT_JSON, CONTROL})
 
 HAS_REMOVED = "~removed"
 """The key by which content says that something was taken out of it. Its value: the places of fields that are
@@ -344,6 +345,8 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
         inner = value.values() if isinstance(value, Mapping) else value
         if depth < MAX_DEPTH:
             yield from (text for each in itertools.islice(inner, _MAX_ENTRIES) for text in _texts(each, depth + 1))
+    elif isinstance(value, str) and value in _MARKS:
+        return  # of content that was taken in before
     elif isinstance(value, str | float | Decimal) or (type(value) is int and abs(value) < 10**30):
         yield _written(value)[:_MAX_TEXT]
 

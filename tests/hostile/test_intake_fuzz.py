@@ -123,7 +123,8 @@ def check(raw: Any) -> None:
         content.text.encode()
         stored = json.loads(content.text)
         assert stored["id"] == content.order_id
-        assert take_in(stored).fingerprint == content.fingerprint
+        again = take_in(stored)
+        assert (again.text, again.fingerprint) == (content.text, content.fingerprint)
         (verdict,) = asyncio.run(validate([stored], Everything(), LIMITS))
         assert isinstance(verdict, Order | OrderRejected)
         reasons = verdict.reasons() if isinstance(verdict, OrderRejected) else []
