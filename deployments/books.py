@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
+from deployments import terminal
 from shop.books import Books, Totals, gateway_totals, read_books
 from shop.errors import PaymentError
 from shop.installation import installation_id
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PaymentError as error:
         why = f"the payment gateway does not say what it charged ({error})"
         return _sorry(f"Nothing was compared: {why}. See PAYMENT_GATEWAY_URL, and the gateway's key.")
-    Console(width=None if sys.stdout.isatty() else 130).print(books_table(books))
+    terminal.console(width=130).print(books_table(books))
     return int(not books.balanced)
 
 
@@ -84,7 +84,7 @@ def books_table(books: Books) -> Table:
 
 
 def _sorry(why: str) -> int:
-    sys.stderr.write(f"{why}\n")
+    terminal.write(why, sys.stderr)
     return 2
 
 

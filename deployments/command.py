@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
-from deployments import trigger
+from deployments import terminal, trigger
 from deployments.table import outcome_table
-from shop import report
+from shop import exact_json, report
 from shop.database import is_database_trouble
 from shop.errors import OrderError
 from shop.outcomes import OrderOutcome, Outcome, Receipt
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="wait at most so long for outcomes (300)")
     parser.add_argument("--json", action="store_true", help="print the outcomes as JSON, one order a line")
     options = parser.parse_args(arguments)
-    console = Console(stderr=options.json)
+    console = terminal.console(stderr=options.json)
     try:
         orders = read_orders(sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8"))
     except (InputError, OSError, UnicodeDecodeError) as error:
@@ -75,9 +74,11 @@ def read_orders(text: str) -> list[Any]:
     """A JSON list of orders, one order, or one order a line. Numbers are kept exactly. Raises InputError, with the place."""
     text = text.removeprefix(_BYTE_ORDER_MARK)
     try:
-        parsed = json.loads(text, parse_float=Decimal)
+        parsed = exact_json.loads(text)
     except RecursionError:
         raise InputError("nested too deeply") from None
+    except exact_json.NumberOutOfRange as error:
+        raise InputError(f"it has {error}") from None
     except json.JSONDecodeError as whole:
         lines = [(number, line.removeprefix(_BYTE_ORDER_MARK)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         if len(lines) < 2:
@@ -90,7 +91,9 @@ def read_orders(text: str) -> list[Any]:
 
 def _read_line(number: int, line: str) -> Any:
     try:
-        return json.loads(line, parse_float=Decimal)
+        return exact_json.loads(line)
+    except exact_json.NumberOutOfRange as error:
+        raise InputError(f"line {number} has {error}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"line {number} is not JSON: {error}") from None
 
@@ -164,7 +167,7 @@ def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], o
     if options.json:
         for _, outcome in ends:
             if outcome is not None:
-                sys.stdout.write(outcome.model_dump_json() + "\n")
+                terminal.write_json(outcome.model_dump_json())
     else:
         others = [(i, o) for i, o in ends if not o or o.outcome is not Outcome.COMPLETED]
         console.print(outcome_table("Orders", (ends if len(ends) <= _SHOWN else others)[:_SHOWN]))

@@ -15,6 +15,7 @@ from shop.pictures.order_boxes import order_boxes
 from shop.pictures.order_diagram import order_diagram
 from shop.pictures.order_story import read_story_sync
 from shop.pictures.words import for_terminal
+from shop.plain import tame
 from shop.settings import settings, what_is_wrong
 
 use_running_world()
@@ -39,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _sorry(f"The database does not answer ({type(error.orig).__name__}). Is `make run` running, or DATABASE_URL right?")
     if story is None:
         return _sorry(f"There is no order {for_terminal(options.order_id)}. Ids are spelled exactly, upper and lower case too.")
-    sys.stdout.write(order_boxes(story, ORDER_SAGA) if options.ascii else order_diagram(story, ORDER_SAGA))
+    sys.stdout.write(tame(order_boxes(story, ORDER_SAGA) if options.ascii else order_diagram(story, ORDER_SAGA)))
     return 0
 
 
 def _sorry(why: str) -> int:
-    sys.stderr.write(f"{why}\n")
+    sys.stderr.write(f"{tame(why)}\n")
     return 1
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 from rich.text import Text
 
+from deployments import terminal
 from deployments.books import ask_gateway, books_table
 from deployments.check.report import check, check_settings
 from deployments.check.report import table as check_table
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--demo", action="store_true", help="leave when the samples have ended; exit code 0 only if all is as it should be")
     demo: bool = parser.parse_args(arguments).demo
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = terminal.console(width=130)
     try:
         return _run(console, demo=demo)
     except StackError as error:

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from pydantic import ValidationError
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
+from deployments import terminal
 from deployments.status_tables import Cropped, shown
 from shop.monitoring.config import MonitoringConfigError, monitoring
 from shop.monitoring.metrics import Metrics, default_window, read_metrics
@@ -43,12 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _show(window, watch=options.watch, every=max(0.2, options.every), as_json=options.json)
     except (MonitoringConfigError, ValidationError) as error:
-        print(what_is_wrong(error) if isinstance(error, ValidationError) else error, file=sys.stderr)
+        terminal.write(what_is_wrong(error) if isinstance(error, ValidationError) else str(error), sys.stderr)
         return 2
     except ValueError as error:
         parser.error(str(error))
     except SQLAlchemyError as error:
-        print(f"{_away(error)}: see `make check`", file=sys.stderr)
+        terminal.write(f"{_away(error)}: see `make check`", sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0
@@ -56,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _show(window: Callable[[], Window], *, watch: bool, every: float, as_json: bool) -> int:
     threshold = monitoring().worker_monitoring.error_rate_threshold
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = terminal.console(width=150)
     if not watch:
         metrics = _read(window())
         if as_json:
-            print(metrics.model_dump_json(indent=2), flush=True)
+            terminal.write_json(metrics.model_dump_json(indent=2))
         else:
             console.print(shown(metrics, threshold))
         return 0
@@ -78,13 +79,13 @@ def _show(window: Callable[[], Window], *, watch: bool, every: float, as_json: b
                 if live is not None:
                     live.update(Cropped(Group(Text(away, "bold red"), last)), refresh=True)
                 else:
-                    print(away, file=sys.stderr, flush=True)
+                    terminal.write(away, sys.stderr)
             else:
                 last = shown(metrics, threshold)
                 if live is not None:
                     live.update(Cropped(last), refresh=True)
                 elif as_json:
-                    print(metrics.model_dump_json(), flush=True)
+                    terminal.write_json(metrics.model_dump_json())
                 else:
                     console.print(last)
             time.sleep(every)

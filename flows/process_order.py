@@ -36,7 +36,7 @@ from shop.errors import (
     OrderReturned,
     UnusableOrder,
 )
-from shop.intake import STORING, store_one, submit_one
+from shop.intake import STORING, read, store_one, submit_one
 from shop.intake_content import take_in
 from shop.lease import hand_back_all, lease
 from shop.monitoring.log_context import about_one
@@ -110,15 +110,16 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
 async def _take_in(order: Any, lease_id: UUID) -> tuple[str, list[OrderUnderWay]]:
     """Stores the order; its id, and the order if it is new. Then it is this run's from the beginning, and no drain has it first: who looks
     at this run finds the order's steps in it."""
+    content = read(order)
     try:
         async with transaction(STORING) as tx:
-            receipt = await store_one(tx, order, wake=False)
+            receipt = await store_one(tx, content, wake=False)
             claimed = await _claim(tx, lease_id, receipt.order_id) if receipt.order_id and receipt.status == "accepted" else []
     except Exception as error:
         if not is_database_trouble(error):
             raise
         await patiently(lambda: hand_back_all(lease_id))  # perhaps it is stored, and this run's without knowing it
-        receipt, claimed = await patiently(lambda: submit_one(order)), []
+        receipt, claimed = await patiently(lambda: submit_one(content)), []
     if receipt.order_id is None:
         take_in(order)  # raises what is wrong with its id
         raise UnusableOrder([])

@@ -7,9 +7,12 @@ ids or numbers are not searched at all.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
+
+from shop.plain import UNSEEN
 
 MASK = "[card number]"
 """What stands in a text where a card number was."""
@@ -54,8 +57,8 @@ _LENGTHS = {str(prefix): lengths for _, first, last, lengths in _ISSUERS for pre
 _SHORTEST, _LONGEST = 15, 19
 SHORTEST = 12
 """Digits of a card number, at least, of any issuer."""
-# Digits in groups, with the separators that people type.
-_SEPARATOR = r"[\s.\-\u2010-\u2015\u2212]{1,3}"
+# Digits in groups: between two of them at most three signs, and whatever nobody sees, which may be cleaned away before the text is written.
+_GAP = rf"[{UNSEEN}]*+(?:(?:_|[^\w{UNSEEN}])[{UNSEEN}]*+){{0,3}}+"
 UUID = (
     r"(?<![0-9A-Za-z])(?=[0-9-]{0,35}[A-Fa-f])"
     r"(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})(?![0-9A-Za-z])"
@@ -63,7 +66,14 @@ UUID = (
 """An id as programs make it (RFC 9562), with a letter at least: its digits are no card number."""
 _UUID = re.compile(UUID)
 # Nothing here can match in two ways, so that the time is linear in the text's length.
-_RUN = re.compile(rf"(?<!\d)\d(?:(?:{_SEPARATOR})?\d){{{_SHORTEST - 1},}}")
+_RUN = re.compile(rf"(?<!\d)\d(?:{_GAP}\d){{{_SHORTEST - 1},}}+")
+_DIGIT_SIGNS = {
+    code: str(unicodedata.digit(chr(code)))
+    for block in (range(0xB2, 0xBA), range(0x2070, 0x2794), range(0x1F100, 0x1F10B))
+    for code in block
+    if chr(code).isdigit() and not chr(code).isdecimal()
+}
+"""Raised, lowered and circled digits, to plain ones."""
 _DIGITS = re.compile(r"\d+")
 _DINERS_CLUB = re.compile(r"(?=\d{14}$)(36|38|39|30[0-5])\d+")
 _WORD = re.compile(r"[^\W\d]")
@@ -93,14 +103,14 @@ def masked(text: str) -> str:
 def is_card_number(text: str) -> bool:
     """Whether the text of a field that is made for one is, or holds, a card number: of any issuer, also with
     12 to 14 digits."""
-    digits = _ascii("".join(_DIGITS.findall(text)))
+    digits = _ascii("".join(_DIGITS.findall(_plain_digits(text))))
     return has_card_number(text) or (SHORTEST <= len(digits) <= _LONGEST and passes_luhn(digits))
 
 
 def is_card_number_as_token(text: str) -> bool:
     """Whether the text of a gateway's token holds a card number: tokens may be digits, too, so an issuer's
     prefix counts."""
-    digits = _ascii("".join(_DIGITS.findall(text)))
+    digits = _ascii("".join(_DIGITS.findall(_plain_digits(text))))
     return has_card_number(text) or (_DINERS_CLUB.fullmatch(digits) is not None and passes_luhn(digits) and not _WORD.search(text))
 
 
@@ -112,6 +122,7 @@ def passes_luhn(digits: str) -> bool:
 def _found(text: str) -> Iterator[tuple[int, int]]:
     """Where card numbers begin and end, from left to right. Each begins and ends where a group of digits
     does."""
+    text = _plain_digits(text)
     if not _RUN.search(text):  # nearly always
         return
     for run in _RUN.finditer(_UUID.sub(lambda uuid: "x" * len(uuid.group()), text)):
@@ -135,6 +146,11 @@ def _found_in(run: re.Match[str]) -> Iterator[tuple[int, int]]:
                 yield start, ends[end]
                 found = end
                 break
+
+
+def _plain_digits(text: str) -> str:
+    """The same text, character by character, with digits of every form."""
+    return text if text.isascii() else text.translate(_DIGIT_SIGNS)
 
 
 def _ascii(digits: str) -> str:

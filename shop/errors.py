@@ -15,6 +15,12 @@ from typing import Any, ClassVar
 _INFRASTRUCTURE_PAUSE_SECONDS = 15.0
 
 
+MAX_PROBLEMS = 25
+"""Problems of one order that are listed: each is written several times, to the order, its steps and the notice of its end."""
+_MAX_CHARACTERS = 150
+"""Of each part of a problem."""
+
+
 class OrderError(Exception):
     """A step's typed "no" to one order."""
 
@@ -39,6 +45,10 @@ class OrderError(Exception):
         return [str(self)]
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 3]}..."
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong with an order."""
@@ -53,22 +63,29 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.place}: got {self.given}, expected {self.expected}"
 
+    def shortened(self) -> Problem:
+        """The same, of a length that does not depend on what was sent."""
+        return Problem(_cut(self.place), _cut(self.given), _cut(self.expected))
+
 
 class OrderRejected(OrderError):
-    """The order is not valid; carries every problem, not just the first."""
+    """The order is not valid; carries every problem, not just the first, up to `MAX_PROBLEMS`, and how many more there are."""
 
     code = "rejected"
     refusal = True
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("; ".join(map(str, self.problems)))
+        self.problems = tuple(problem.shortened() for problem in problems[:MAX_PROBLEMS])
+        self.more = len(problems) - len(self.problems)
+        super().__init__("; ".join(self.reasons()))
 
     def details(self) -> dict[str, Any]:
-        return {**super().details(), "problems": [asdict(problem) for problem in self.problems]}
+        listed = {"problems": [asdict(problem) for problem in self.problems]}
+        return {**super().details(), **listed, **({"more_problems": self.more} if self.more else {})}
 
     def reasons(self) -> list[str]:
-        return [str(problem) for problem in self.problems]
+        more = [f"and {self.more} more problem{'s' if self.more > 1 else ''}"] if self.more else []
+        return [*map(str, self.problems), *more]
 
 
 class UnusableOrder(OrderRejected):

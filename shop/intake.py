@@ -36,9 +36,9 @@ def submit(orders: Iterable[object], *, kept_for: float | None = None) -> list[R
     """Stores the orders in one transaction; one receipt for each, in their sequence. Returns once they cannot be lost.
 
     `kept_for`: seconds for which only who knows its id can claim a new order. Consumers are not woken then."""
-    read = [_read(order) for order in orders]
+    contents = [read(order) for order in orders]
     with sync_engine(settings().database_url).connect() as connection, connection.begin() as running:
-        receipts = _store(connection, read, wake=kept_for is None, kept_for=kept_for)
+        receipts = _store(connection, contents, wake=kept_for is None, kept_for=kept_for)
         with STORING:
             running.commit()
     return receipts
@@ -52,16 +52,21 @@ async def known_ids(ids: Sequence[str]) -> set[str]:
 
 async def submit_one(order: object) -> Receipt:
     """The same for one order, from an event loop."""
+    content = read(order)
     async with transaction(STORING) as tx:
-        return await store_one(tx, order)
+        return await store_one(tx, content)
 
 
 async def store_one(tx: Tx, order: object, *, wake: bool = True) -> Receipt:
-    """The same in a transaction of the caller's, which commits at `STORING`. `wake`: tell those who wait for orders."""
-    return (await tx.run_sync(_store, [_read(order)], wake))[0]
+    """The same in a transaction of the caller's, which commits at `STORING`. `order`: what `read` makes of it, so that
+    the transaction does not wait for that. `wake`: tell those who wait for orders."""
+    return (await tx.run_sync(_store, [read(order)], wake))[0]
 
 
-def _read(order: object) -> Content | UnusableOrder:
+def read(order: object) -> Content | UnusableOrder:
+    """What is to be stored of it, or why nothing can be. Calculates only, so it belongs before a transaction."""
+    if isinstance(order, Content | UnusableOrder):
+        return order
     try:
         return take_in(order)
     except UnusableOrder as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from shop.errors import Problem, UnusableOrder
 from shop.field_names import misnamed
 from shop.names import MAX_ORDER_ID
 from shop.order import Item, Order, PaymentInfo, ShippingInfo, read_stored
+from shop.plain import UNSEEN
 
 REMOVED = "[removed: "
 CARD_REMOVED = "[removed: looked like a card number]"
@@ -37,6 +37,7 @@ NOT_JSON = "[removed: was not JSON]"
 CONTROL = "[removed: contained control characters]"
 OTHER_CURRENCY = "[removed: named another currency than the order]"
 MISNAMED = "[misnamed: "
+_MARKS = frozenset({CARD_REMOVED, CODE_REMOVED, TOO_LONG, TOO_DEEP, TOO_MANY, NOT_JSON, CONTROL})
 
 HAS_REMOVED = "~removed"
 """The key by which content says that something was taken out of it. Its value: the places of fields that are
@@ -45,10 +46,14 @@ not kept at all, to marks."""
 MAX_DEPTH = 8
 """Levels of lists and objects; what is nested deeper is not kept."""
 _MAX_TEXT, _MAX_ENTRIES = 2_000, 1_000
+_LARGEST_FLOAT = 1e30
+_MAX_PLACE = 200
+"""Characters of a field's place."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
-_ESCAPED_SPACE = re.compile(r"\\[ntr]")
+_ESCAPED_SIGN = re.compile(r"\\[ntr\"\\]")
 _INTEGER_PART = re.compile(r"\s*[+-]?(\d+)(\.\d*)?\s*")
+_UNSEEN = re.compile(f"[{UNSEEN}]")
 _MARK = re.compile(r"\[(removed|misnamed): [^\[\]]{1,100}\]")
 
 _PARTS: Mapping[str, type[BaseModel]] = {"payment_info": PaymentInfo, "shipping_info": ShippingInfo}
@@ -108,9 +113,19 @@ def usable_id(given: object) -> str:
     order_id = given.strip()
     if len(order_id) > MAX_ORDER_ID:
         raise UnusableOrder([Problem("id", f"{len(order_id)} characters", expected)])
+    if not order_id.isascii() or not order_id.isprintable():
+        _require_visible(order_id, expected)
+    return order_id
+
+
+def _require_visible(order_id: str, expected: str) -> None:
+    """Refuses what makes two ids of one look: each would be charged."""
     if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in order_id):
         raise UnusableOrder([Problem("id", "control characters in it", expected)])
-    return order_id
+    if any(unicodedata.category(c) == "Cf" or (c != " " and _UNSEEN.match(c)) for c in order_id):
+        raise UnusableOrder([Problem("id", "invisible characters or unusual blanks in it", expected)])
+    if not unicodedata.is_normalized("NFC", order_id):
+        raise UnusableOrder([Problem("id", "letters with separate accents", f"{expected}, in Unicode's composed form (NFC)")])
 
 
 def _plain_case(raw: Mapping[Any, Any], order_id: str) -> Content | None:
@@ -122,7 +137,7 @@ def _plain_case(raw: Mapping[Any, Any], order_id: str) -> Content | None:
         return None
     if len(text) > _MAX_TEXT or REMOVED in text or "\x7f" in text or order.id != order_id or not _is_known_only(raw):
         return None
-    if _ESCAPED_CONTROL.search(text) or card_numbers.has_card_number(_ESCAPED_SPACE.sub(" ", text)):
+    if _ESCAPED_CONTROL.search(text) or card_numbers.has_card_number(_ESCAPED_SIGN.sub(" ", text)):
         return None
     if order.payment_info is not None and any(_is_card(*each) for each in _texts_about_cards(order.payment_info)):
         return None
@@ -268,8 +283,8 @@ def _clean_scalar(value: Any, name: str) -> Any:
     """`name`: of the field; "" for one that an order does not have."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    if isinstance(value, float) and not abs(value) < _LARGEST_FLOAT:  # also what is no number; the database would write out every digit
+        value = str(value)
     if isinstance(value, int) and abs(value) >= 10**30:
         return TOO_LONG
     if not isinstance(value, int | float | Decimal | str):
@@ -346,12 +361,15 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
         inner = value.values() if isinstance(value, Mapping) else value
         if depth < MAX_DEPTH:
             yield from (text for each in itertools.islice(inner, _MAX_ENTRIES) for text in _texts(each, depth + 1))
+    elif isinstance(value, str) and value in _MARKS:
+        return  # of content that was taken in before
     elif isinstance(value, str | float | Decimal) or (type(value) is int and abs(value) < 10**30):
         yield _written(value)[:_MAX_TEXT]
 
 
 def _at(place: str, key: object) -> str:
-    return f"{place}.{_clean_key(key)}" if place else _clean_key(key)
+    at = f"{place}.{_clean_key(key)}" if place else _clean_key(key)
+    return at if len(at) <= _MAX_PLACE else f"{at[: _MAX_PLACE - 3]}..."
 
 
 def _kind(value: object) -> str:

@@ -82,9 +82,11 @@ Text = Annotated[str, BeforeValidator(_text)]
 
 
 def _whole(value: Any) -> Any:
-    """`true` is no number, though Python's is one."""
-    if isinstance(value, bool):
+    """Bounds a decimal before it becomes an integer, which takes minutes for 1e999999999. `true` is no number, though Python's is one."""
+    if isinstance(value, bool) or (isinstance(value, Decimal) and not value.is_finite()):
         raise ValueError("a whole number")
+    if isinstance(value, Decimal) and (abs(value.adjusted()) > _MAX_DIGITS or len(value.as_tuple().digits) > 60):
+        raise ValueError(f"a whole number of at most {_MAX_DIGITS - _MAX_DECIMALS} digits")
     return value
 
 

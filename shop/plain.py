@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import unicodedata
 
+UNSEEN = (
+    r"\s\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
+    r"\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""Characters that nobody sees, for a class of a pattern: blanks, controls, and what Unicode calls default ignorable."""
 _INVISIBLE = [0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
 _CONTROLS = [code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85"]
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")
 _DROPPED: dict[int, None] = dict.fromkeys([*_CONTROLS, *_INVISIBLE, *range(0xD800, 0xE000)])
+
+
+_BIDIRECTIONAL = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+NOT_FOR_TERMINALS = frozenset({*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_BIDIRECTIONAL, *range(0xD800, 0xE000)} - {*b"\t\n"})
+"""What terminals obey or cannot show. U+009B, one of the C1 controls, begins a command as ESC [ does."""
+_SHOWN = dict.fromkeys(NOT_FOR_TERMINALS, "\ufffd")
+
+
+def tame(text: str) -> str:
+    """The text for a terminal: a replacement character stands for each control character, except tabs and line ends."""
+    return text if text.isascii() and text.isprintable() else text.translate(_SHOWN)
 
 
 def one_line(text: str | None, limit: int = 200) -> str:

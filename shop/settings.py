@@ -46,7 +46,9 @@ def _with_ascii_host(url: str) -> str:
 
 LANGUAGES = HOME / "shop" / "notifications" / "languages"
 """What mails can be written in: a file for each language."""
-Seconds = Annotated[float, Field(gt=0)]
+_LARGEST = 10**6
+"""Of durations and weights, in their units: no clock of a library overflows."""
+Seconds = Annotated[float, Field(gt=0, le=_LARGEST)]
 _STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
 _MAIL_ADDRESS = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/]+")
@@ -111,7 +113,7 @@ class Settings(BaseSettings):
     payment_concurrency: int = Field(default=16, ge=1, le=500)
     payment_breaker_failures: int = Field(default=5, ge=1)
     payment_breaker_seconds: Seconds = 10
-    payment_customer_minutes: Annotated[float, Field(gt=0)] = 60
+    payment_customer_minutes: Annotated[float, Field(gt=0, le=_LARGEST)] = 60
     carrier: Literal["embedded", "easypost"] = "embedded"
     carrier_url: str = "https://api.easypost.com"
     easypost_api_key: SecretStr | None = None
@@ -119,7 +121,7 @@ class Settings(BaseSettings):
     carrier_concurrency: int = Field(default=16, ge=1, le=200)
     carrier_service: str | None = None
     carrier_sender: Sender | None = None
-    carrier_piece_ounces: Annotated[float, Field(gt=0)] = 16
+    carrier_piece_ounces: Annotated[float, Field(gt=0, le=_LARGEST)] = 16
     inventory_service_url: str | None = None
     inventory_service_token: SecretStr | None = None
     inventory_timeout_seconds: Seconds = Field(default=5, le=15)
@@ -179,14 +181,14 @@ class Settings(BaseSettings):
     otel_traces_sampler_arg: float = Field(default=1, ge=0, le=1)
 
     # limits of a sane order
-    max_order_total: Decimal = Field(default=Decimal(1_000_000), gt=0)
-    max_order_total_by_currency: dict[str, Annotated[Decimal, Field(gt=0)]] = Field(default_factory=dict)
+    max_order_total: Decimal = Field(default=Decimal(1_000_000), gt=0, lt=10**12)
+    max_order_total_by_currency: dict[str, Annotated[Decimal, Field(gt=0, lt=10**12)]] = Field(default_factory=dict)
     max_items: int = 200
     max_quantity: int = 100_000
 
     # how orders are worked on
     lease_seconds: Seconds = 8
-    reservation_minutes: Annotated[float, Field(gt=0)] = 30
+    reservation_minutes: Annotated[float, Field(gt=0, le=_LARGEST)] = 30
     batch_size: int = Field(default=1_000, ge=1, le=5_000)
     batches_under_way: int = Field(default=2, ge=1, le=16)
     straggler_seconds: Seconds = 1.5
@@ -194,15 +196,15 @@ class Settings(BaseSettings):
     poll_seconds: Seconds = 1
     worker_limit: int | None = Field(default=None, ge=1)
     max_takeovers: int = Field(default=20, ge=1)
-    reconciliation_grace_seconds: float = Field(default=600, ge=0)
+    reconciliation_grace_seconds: float = Field(default=600, ge=0, le=_LARGEST)
 
     # alerts, and what is kept for how long
     alert_email: str | None = None
     alert_webhook_url: SecretStr | None = None
     alert_min_commands: int = Field(default=20, ge=1)
-    alert_waiting_minutes: Annotated[float, Field(gt=0)] = 15
+    alert_waiting_minutes: Annotated[float, Field(gt=0, le=_LARGEST)] = 15
     alert_recovery_seconds: Seconds = 180
-    customer_data_days: float | None = Field(default=None, gt=0)
+    customer_data_days: float | None = Field(default=None, gt=0, le=_LARGEST)
 
     # the desk: a compensation that could not be done is tried again after a pause, which doubles each time
     desk_retry_seconds: Seconds = 60

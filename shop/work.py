@@ -38,6 +38,7 @@ _INTENT, _RESULT = OUTSIDE = ("intent", "result")
 """What the journal hears of a step that acts outside; of one in the database it hears once."""
 Result = BaseModel | Mapping[str, Any]
 DatabaseAction = Callable[[Tx, Sequence[OrderUnderWay]], Awaitable[Mapping[str, Result | OrderError]]]
+ReadingAction = Callable[[Sequence[OrderUnderWay]], Awaitable[Mapping[str, Result | OrderError]]]
 OutsideAction = Callable[[OrderUnderWay], Awaitable[Result]]
 
 
@@ -167,11 +168,34 @@ class Work:
 
 async def run_in_database(work: Work, action: DatabaseAction) -> None:
     """Effect and journal in one transaction. Raises only what concerns all orders, or a single one's own failure."""
+
+    async def act(todo: list[OrderUnderWay]) -> dict[OrderUnderWay, Result | OrderError]:
+        async with transaction(work.recorded()) as tx:
+            return await _act(work, action, tx, todo)
+
+    await _run(work, act)
+
+
+async def run_reading(work: Work, action: ReadingAction) -> None:
+    """A step that changes nothing and opens its own transactions, so that none is open while it calculates. Raises as `run_in_database`."""
+
+    async def act(todo: list[OrderUnderWay]) -> dict[OrderUnderWay, Result | OrderError]:
+        began = time.monotonic()
+        with work.recorded():
+            by_id = await action(todo)
+        ends = {order: by_id[order.id] for order in todo}
+        journal.remember(work.records(ends, begun=False, began=began))
+        return ends
+
+    await _run(work, act)
+
+
+async def _run(work: Work, act: Callable[[list[OrderUnderWay]], Awaitable[dict[OrderUnderWay, Result | OrderError]]]) -> None:
     if not (todo := await work.start()):
         return
     try:
-        async with asyncio.timeout(work.step.time_limit), transaction(work.recorded()) as tx:
-            ends = await _act(work, action, tx, todo)
+        async with asyncio.timeout(work.step.time_limit):
+            ends = await act(todo)
     except TimeoutError as error:
         raise DatabaseTimeout(work.step.name, work.step.time_limit) from error
     except Exception as error:

@@ -1,6 +1,7 @@
 """Decorators that make a Prefect task of a step, or of its compensation.
 
 - `@database_step` / `@database_undo`: `async def f(tx, orders) -> {order id: result or OrderError}`; effect and journal are one commit.
+- `@reading_step`: `async def f(orders) -> {order id: result or OrderError}`; changes nothing.
 - `@outside_step` / `@outside_undo`: `async def f(order) -> result`, written for one order; raises an `OrderError` to say no.
 - The first with `before=`: something outside comes first, as in the second; then one commit for effect and journal.
 
@@ -25,7 +26,7 @@ from shop.errors import OrderError
 from shop.monitoring.log_context import about
 from shop.points import effect
 from shop.under_way import OrderUnderWay
-from shop.work import OUTSIDE, DatabaseAction, OutsideAction, Work, recording, run_in_database, run_outside
+from shop.work import OUTSIDE, DatabaseAction, OutsideAction, ReadingAction, Work, recording, run_in_database, run_outside, run_reading
 from tasks.limits import slots
 
 StepTask = Task[[Work], Any]
@@ -82,6 +83,19 @@ def database_undo(*, before: Before | None = None) -> Callable[[DatabaseAction],
             return work.summary()
 
         return _task(run_undo, action, outside=before is not None, inside=True)
+
+    return decorate
+
+
+def reading_step() -> Callable[[ReadingAction], StepTask]:
+    """A set-based step that changes nothing, and opens transactions of its own where it needs them."""
+
+    def decorate(action: ReadingAction) -> StepTask:
+        async def run_step(work: Work) -> dict[str, Any]:
+            await run_reading(work, action)
+            return work.summary()
+
+        return _task(run_step, action, inside=True)
 
     return decorate
 

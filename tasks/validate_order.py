@@ -10,12 +10,11 @@ from typing import Literal
 from pydantic import BaseModel
 
 from shop.catalogue import KnownProducts
-from shop.database import Tx
 from shop.errors import OrderError, OrderRejected
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
 from shop.validation import validate
-from tasks.step import database_step
+from tasks.step import reading_step
 
 
 class ValidationResult(BaseModel):
@@ -28,10 +27,10 @@ class ValidationResult(BaseModel):
     validation_timestamp: datetime
 
 
-@database_step()
-async def validate_order(tx: Tx, orders: Sequence[OrderUnderWay]) -> Mapping[str, ValidationResult | OrderError]:
+@reading_step()
+async def validate_order(orders: Sequence[OrderUnderWay]) -> Mapping[str, ValidationResult | OrderError]:
     """Finds everything that is wrong with an order, at once. Raises `OrderRejected`."""
-    verdicts = await validate([order.content for order in orders], KnownProducts(tx), settings())
+    verdicts = await validate([order.content for order in orders], KnownProducts(), settings())
     results: dict[str, ValidationResult | OrderError] = {}
     for under_way, verdict in zip(orders, verdicts, strict=True):
         if isinstance(verdict, OrderRejected):

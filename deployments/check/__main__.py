@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich.console import Console
-
+from deployments import terminal
 from deployments.check.report import check, table
 
 
 def main() -> int:
     """Returns the exit code."""
     argparse.ArgumentParser(prog="python -m deployments.check", description="What the shop is connected to.").parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = terminal.console(width=130)
     with console.status("Asking every part ..."):
         findings = check()
     console.print(table(findings))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from decimal import Decimal
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
 
 from deployments.web.problems import ProblemError, Wrong, pointer
+from shop import exact_json
 from shop.intake_content import MAX_DEPTH
 from shop.settings import settings
 
@@ -52,15 +52,15 @@ async def read_json(request: Request) -> Any:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, plain, as Content-Type: application/json")
     body = await read_body(request)
     try:
-        parsed = json.loads(body.decode("utf-8-sig"), parse_float=_number, parse_constant=_no_number, object_pairs_hook=_object)
+        parsed = exact_json.loads(body.decode("utf-8-sig"), parse_constant=_no_number, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise _not_json(f"not UTF-8, at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise _not_json(f"{error.msg}, in line {error.lineno}, column {error.colno}") from None
-    except _Refused as error:
+    except (_Refused, exact_json.NumberOutOfRange) as error:
         raise _not_json(str(error)) from None
-    except (RecursionError, ValueError):  # or a whole number of thousands of digits
-        raise _not_json("nested too deeply, or a number that is too long") from None
+    except RecursionError:
+        raise _not_json("nested too deeply") from None
     if deep := list(_too_deep(parsed)):
         detail = f"lists and objects may be nested {MAX_DEPTH} deep"
         errors = [Wrong(detail="nested too deeply", pointer=pointer(*place)) for place in deep]
@@ -70,12 +70,6 @@ async def read_json(request: Request) -> Any:
 
 class _Refused(Exception):
     """JSON that two readers may understand differently."""
-
-
-def _number(text: str) -> Decimal:
-    if len(text) > 100:
-        raise _Refused("a number of more than 100 characters")
-    return Decimal(text)
 
 
 def _no_number(text: str) -> None:

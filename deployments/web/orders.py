@@ -25,12 +25,16 @@ from shop.outcomes import Outcome, Receipt
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
 _PATIENT_SECONDS = 5
 _KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
-_NO_CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
+_NO_CONTROL = (
+    r"\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
+    r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+)
+"""Of what nobody sees, the Basic Multilingual Plane's: a pattern of JSON Schema knows no other."""
 _ID_SCHEMA: dict[str, Any] = {
     "type": "string",
     "maxLength": MAX_ORDER_ID,
     "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$",
-    "description": "Yours; names the order for ever.",
+    "description": "Yours; names the order for ever. Text in Unicode's composed form (NFC), without invisible characters.",
 }
 _ORDER_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -19,6 +19,7 @@ from shop.monitoring.config import Monitoring
 from shop.monitoring.log_context import fields
 from shop.monitoring.masking import mask, masked
 from shop.monitoring.shared_file import SharedFile
+from shop.plain import tame
 from shop.settings import Settings, settings
 
 _MEGABYTE = 1_000_000
@@ -118,7 +119,7 @@ class Lines(logging.Handler):
         try:
             made = lines_of(record)
             if self.people:
-                sys.stderr.write(for_people(made, record.created) + "\n")
+                sys.stderr.write(tame(for_people(made, record.created)) + "\n")
             if self.machines:
                 self._gather(orjson.dumps(made, default=str, option=orjson.OPT_APPEND_NEWLINE))
                 if record.levelno >= logging.WARNING or len(self._gathered) > _MOST_GATHERED:

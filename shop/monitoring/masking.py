@@ -18,13 +18,15 @@ _SHORTEST_SECRET = 6
 _LONGEST, _MARGIN = 50_000, 1_000
 """Characters of one text, which bounds the time that masking takes; and those after them that are read, so
 that no secret is cut in two."""
+_BITS = 63
+"""Of the integers that JSON can be written with."""
 _PERSONAL = frozenset(
     "name first_name last_name full_name customer_name recipient company street street1 street2 address address2 line1 line2 city zip "
     "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address billing_address payment_info "
     "card card_number cvv cvc card_last4 expiry password passwd secret token api_key apikey authorization cookie".split()
 )
 """Fields whose value is never shown, however they are written."""
-_MAIL = re.compile(r"[A-Za-z0-9._%+'-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
+_MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K[\w-]{8,}|Bearer\s+[\w.~+/=-]{8,})")
 
 
@@ -47,6 +49,8 @@ def masked(value: Any, settings: Settings) -> Any:
     match value:
         case str():
             return mask(value, settings)
+        case int() if value.bit_length() > _BITS:
+            return f"an integer of {value.bit_length()} bits"
         case bool() | int() | float() | None:
             return value
         case Mapping():

@@ -37,8 +37,10 @@ _TOO_BIG = 552
 _LOGIN_FIRST = 530
 _NOT_LET_IN = re.compile(r"\brelay|\b(?:un)?authenticat", re.IGNORECASE)
 """Postfix and others refuse so at each recipient, when they do not know us: that is about no recipient."""
-_ADDRESS = re.compile(r"<[^>]*>|\S+@\S+")
+_ADDRESS = re.compile(r"<[^<>]*>|(?<![^\s@])[^\s@]++@\S*+")
 """Of the recipient, whom a refusal names: a word in it says nothing."""
+_MAX_REPLY = 1_000
+"""Characters of a server's reply that are read."""
 _STARTTLS = {"required": True, "never": False, "if-offered": None}
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
 
@@ -223,7 +225,7 @@ def _said(no: SMTPResponseException) -> str:
 
 def _lets_nobody_in(no: SMTPResponseException) -> bool:
     """Whether it is about us: of what has an enhanced code, only what that calls a matter of policy (5.7.x)."""
-    words = no.message or ""
+    words = (no.message or "")[:_MAX_REPLY]
     enhanced = _ENHANCED.match(words)
     about_us = enhanced is None or enhanced[0].split(".")[1] == "7"
     return no.code == _LOGIN_FIRST or (about_us and _NOT_LET_IN.search(_ADDRESS.sub(" ", words)) is not None)

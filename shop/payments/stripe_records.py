@@ -50,9 +50,9 @@ class RefundList(_Record):
 class _Settled(_Record):
     """What the charge is in the shop's own currency."""
 
-    fee: Annotated[int, Field(strict=True)]
+    fee: Annotated[int, Field(strict=True, gt=-(10**15), lt=10**15)]
     currency: Currency
-    exchange_rate: float | None = None
+    exchange_rate: Annotated[float, Field(ge=1e-9, le=1e9)] | None = None
 
 
 class ChargeRecord(_Record):

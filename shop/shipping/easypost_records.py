@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from shop.errors import CarrierUnavailable
 from shop.shipping.carrier import Event, Rate, Shipment, Status, Tracking
@@ -31,7 +31,7 @@ class RateRecord(BaseModel):
     id: str
     carrier: str
     service: str
-    rate: Decimal
+    rate: Annotated[Decimal, Field(ge=0, lt=10**9)]
     currency: str = "USD"
 
     def to_rate(self) -> Rate:

@@ -9,6 +9,8 @@ from typing import Any
 
 from sqlalchemy import text
 
+from shop.stock.protocol import Pieces
+
 # What left this shelf: the shop's own parcels, except those whose pieces came from a service's; and what the service shipped from here.
 MOVED = """
     SELECT p.id, p.received, p.on_hand, p.reserved, coalesce(s.pieces, 0) + coalesce(v.pieces, 0) AS shipped,
@@ -42,14 +44,14 @@ class ProductStock:
     """One product's stock, and what its movements add up to; pieces."""
 
     id: str
-    received: int
-    on_hand: int
-    reserved: int
-    shipped: int
+    received: Pieces
+    on_hand: Pieces
+    reserved: Pieces
+    shipped: Pieces
     """All that left the shelf and did not come back."""
-    served: int
+    served: Pieces
     """What of it left through the inventory service."""
-    held: int
+    held: Pieces
     """What the reservations that are held add up to."""
 
     @property
@@ -63,7 +65,7 @@ class Holding:
     """Who holds what at an inventory service."""
 
     order_id: str
-    items: dict[str, int]
+    items: dict[str, Pieces]
     created_at: datetime
     expires_at: datetime
 

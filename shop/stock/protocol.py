@@ -18,9 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import Field
 
 _OWN = re.compile(r"([0-9a-f]{16})/(.*)", re.DOTALL)
+Pieces = Annotated[int, Field(ge=-(10**15), le=10**15)]
+"""Pieces in an answer: what our database and JSON can hold."""
 LONGEST_MARK = 17
 """Characters that an installation adds to an order's id."""
 
@@ -46,7 +50,7 @@ class Reservation:
     order_id: str
     id: str
     state: State
-    items: dict[str, int]
+    items: dict[str, Pieces]
     """Pieces per product: what is held or shipped, or was before it ended. Empty: there never was anything."""
     expires_at: datetime
 

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from shop.names import MAX_ORDER_ID
+from shop.stock import protocol
 from shop.stock.ledger import Holding, ProductStock
 from shop.stock.protocol import LONGEST_MARK, Reservation
 
@@ -18,7 +19,7 @@ PROBLEM_JSON = "application/problem+json"
 RESERVATION = TypeAdapter(Reservation)
 STOCK = TypeAdapter(list[ProductStock])
 HOLDINGS = TypeAdapter(list[Holding])
-SHIPPED = TypeAdapter(dict[str, int])
+SHIPPED = TypeAdapter(dict[str, protocol.Pieces])
 
 
 class Problem(StrEnum):
@@ -92,8 +93,8 @@ class ShortItem(BaseModel):
     """An item that cannot be reserved."""
 
     product_id: str
-    requested: int
-    available: int
+    requested: protocol.Pieces
+    available: protocol.Pieces
 
 
 class ProblemDetails(BaseModel):

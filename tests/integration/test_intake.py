@@ -17,7 +17,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from shop import ending, intake, report
 from shop.catalogue import KnownProducts
-from shop.database import Tx, engine, transaction
+from shop.database import Tx, engine
 from shop.errors import OrderError, OrderRejected
 from shop.intake_content import take_in
 from shop.order import Order
@@ -131,7 +131,6 @@ NASTY_IDS = [
     "🙂",
     "a b",
     "/../",
-    "\u200b",
 ]
 
 
@@ -285,7 +284,7 @@ async def test_no_card_number_is_anywhere_in_the_database(shop: Shop, order: Map
     """Not in the order, nor in what is written about it when it is rejected."""
 
     async def check(tx: Tx, orders: Sequence[OrderUnderWay]) -> Mapping[str, dict[str, Any] | OrderError]:
-        verdicts = await validate([each.content for each in orders], KnownProducts(tx), settings())
+        verdicts = await validate([each.content for each in orders], KnownProducts(), settings())
         return {each.id: v if isinstance(v, OrderRejected) else {} for each, v in zip(orders, verdicts, strict=True)}
 
     async def nothing(work: Work) -> None:
@@ -314,8 +313,7 @@ async def test_an_order_goes_on_without_the_card_number_that_somebody_typed(shop
     await shop.add_stock(P=10)
     assert [receipt.status for receipt in intake.submit([order, order])] == ["accepted", "known"]
     (under_way,) = await shop.claim()
-    async with transaction() as tx:
-        (verdict,) = await validate([under_way.content], KnownProducts(tx), settings())
+    (verdict,) = await validate([under_way.content], KnownProducts(), settings())
     assert isinstance(verdict, Order)
     for place, held in (await everything_in(shop)).items():
         bare = held.replace(" ", "").replace("-", "")

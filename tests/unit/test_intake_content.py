@@ -17,6 +17,7 @@ from shop.errors import UnusableOrder
 from shop.intake_content import CARD_REMOVED, CODE_REMOVED, CONTROL, HAS_REMOVED, MISNAMED, REMOVED, TOO_DEEP, TOO_LONG, Content, take_in
 from shop.names import MAX_ORDER_ID
 from shop.order import EXAMPLE, Item, Order
+from shop.plain import one_line
 
 relaxed = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -692,3 +693,16 @@ def strings(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [text for key, inner in value.items() for text in (key, *strings(inner))]
     return [text for inner in value for text in strings(inner)] if isinstance(value, list) else []
+
+
+@pytest.mark.parametrize(
+    "separator", ["\u200b", "\u2060\u200d", "/", "_", ",", ":", "\u00b7", " " * 50, "\t\n\t\n\t", "\u3164", '"""', "\\\\", "'", "\x85"]
+)
+@pytest.mark.parametrize("place", ["notes", "customer_name", "name", "address2"])
+def test_no_card_number_is_joined_by_cleaning(separator: str, place: str) -> None:
+    """What mails and labels write is the text without what nobody sees, and with single blanks."""
+    text = f"call me {grouped(VISA, separator)} thanks"
+    order = sent_to(**{place: text}) if place in {"name", "address2"} else {**EXAMPLE, place: text}
+    content = json.loads(check_nothing_of(VISA, order).text)
+    kept = content["shipping_info"][place] if place in {"name", "address2"} else content[place]
+    assert one_line(kept) == "call me [card number] thanks"

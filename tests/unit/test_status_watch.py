@@ -51,7 +51,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], io.Str
     def made(height: int) -> io.StringIO:
         written = io.StringIO()
         one: Any = Console(file=written, force_terminal=True, width=100, height=height, legacy_windows=False, _environ={"TERM": "xterm"})
-        monkeypatch.setattr(status, "Console", lambda **_: one)
+        monkeypatch.setattr("deployments.terminal.console", lambda **_: one)
         return written
 
     return made

@@ -13,6 +13,8 @@ from shop.payments.gateway import PaymentStatus
 
 MAX_AMOUNT = 10**12
 """In smallest units; keeps every sum far inside SQLite's 64 bits."""
+MAX_TOTAL = 10**18
+"""Of all payments in a currency, in smallest units: what SQLite can add up."""
 MAY_PASS = frozenset({"request_in_progress", "duplicate_request"})
 """Conflicts that say that it was asked before: it may well have been done, and a later look shows it."""
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
@@ -60,8 +62,8 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class CurrencyTotals:
     currency: Currency
-    charged: Annotated[int, Field(ge=0)]
-    refunded: Annotated[int, Field(ge=0)]
+    charged: Annotated[int, Field(ge=0, le=MAX_TOTAL)]
+    refunded: Annotated[int, Field(ge=0, le=MAX_TOTAL)]
 
 
 class Refusal(Exception):

@@ -1,0 +1,69 @@
+"""What searches a text for card numbers, secrets and addresses takes time in proportion to it, and looks at its length first."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+
+from shop import card_numbers
+from shop.intake_content import TOO_LONG, take_in
+from shop.monitoring.masking import mask, masked
+from shop.notifications.smtp import _ADDRESS
+from shop.order import EXAMPLE
+from shop.settings import Settings
+
+SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
+WORST = [
+    *("-", " ", "_", "1", "4", "1-", "0-", "1\n", "1_", "1 ", "1\u200b", "\u200b", "4111 ", "0000-", "4111111111111111 ", "1---", "1-----"),
+    *("a", "a@", "a.", "a@a.", "@", "a" * 64 + "@", "@" + "a-" * 30, "<", "hex0-1-", "01234567-89ab-", "abcdef01", "f" * 31 + "-"),
+    *("Bearer ", "Bearer", "sk_live_", "sk_live_\t", "EZAK", "whsec_", "cvc ", "cvc\u200b", "4111111111111111 1/", "security code "),
+    *("4" * 14 + "x", "1----" * 13 + "x", ("1" + "-" * 3) * 14 + " x", "\ud800", "\u2460", "\U000e0041"),
+]
+SHORT, TIMES = 10_000, 4
+LONG = SHORT * TIMES
+
+
+def seconds(work: Callable[[str], object], text: str) -> float:
+    """Of processor time, the best of some tries."""
+
+    def once() -> float:
+        began = time.process_time()
+        work(text)
+        return time.process_time() - began
+
+    return min(once() for _ in range(3))
+
+
+PATTERNS: dict[str, Callable[[str], object]] = {
+    "has_card_number": card_numbers.has_card_number,
+    "masked": card_numbers.masked,
+    "is_card_number": card_numbers.is_card_number,
+    "is_card_number_as_token": card_numbers.is_card_number_as_token,
+    "log masking": lambda text: mask(text, SETTINGS),
+    "addresses in a server's reply": lambda text: _ADDRESS.sub(" ", text),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_four_times_the_text_takes_about_four_times_as_long(name: str) -> None:
+    """A quadratic pattern takes sixteen times as long."""
+    work = PATTERNS[name]
+    for each in WORST:
+        for tail in ("", "x", "@", "4"):
+            text = (each * LONG)[:LONG]
+            short = max(seconds(work, text[:SHORT] + tail), 0.000_5)
+            assert seconds(work, text + tail) < short * TIMES * 2.5, (name, each, tail)
+
+
+@pytest.mark.parametrize("each", WORST, ids=ascii)
+def test_a_megabyte_is_cut_before_anything_is_searched(each: str) -> None:
+    """Both take the time of the part that is looked at: a field's 2,000 characters, and a log line's 50,000."""
+    text = (each * 1_000_000)[:1_000_000]
+    assert json.loads(take_in({**EXAMPLE, "notes": text}).text).get("notes", TOO_LONG) == TOO_LONG or not text.strip()
+    assert mask(text, SETTINGS).endswith("... (1000000 characters)")
+    assert len(masked({"said": [text]}, SETTINGS)["said"][0]) < 60_000
+    assert seconds(lambda whole: take_in({**EXAMPLE, "notes": whole}), text) < 0.5
+    assert seconds(lambda whole: mask(whole, SETTINGS), text) < 0.5
