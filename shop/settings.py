@@ -48,7 +48,16 @@ LANGUAGES = HOME / "shop" / "notifications" / "languages"
 """What mails can be written in: a file for each language."""
 _LARGEST = 10**6
 """Of durations and weights, in their units: no clock of a library overflows."""
-Seconds = Annotated[float, Field(gt=0, le=_LARGEST)]
+
+
+def _bounded(value: float) -> float:
+    if value > _LARGEST:
+        raise ValueError(f"must be {_LARGEST} at most")
+    return value
+
+
+# A validator, because an upper bound in this `Field` would replace those of single settings.
+Seconds = Annotated[float, Field(gt=0), AfterValidator(_bounded)]
 _STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
 _MAIL_ADDRESS = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/]+")

@@ -64,6 +64,6 @@ def test_a_megabyte_is_cut_before_anything_is_searched(each: str) -> None:
     text = (each * 1_000_000)[:1_000_000]
     assert json.loads(take_in({**EXAMPLE, "notes": text}).text).get("notes", TOO_LONG) == TOO_LONG or not text.strip()
     assert mask(text, SETTINGS).endswith("... (1000000 characters)")
-    assert len(masked({"said": [text]}, SETTINGS)["said"][0]) < 60_000
+    assert len(masked({"said": [text]}, SETTINGS)["said"][0]) < 200_000
     assert seconds(lambda whole: take_in({**EXAMPLE, "notes": whole}), text) < 0.5
     assert seconds(lambda whole: mask(whole, SETTINGS), text) < 0.5

@@ -149,7 +149,7 @@ async def test_a_transaction_that_fails_reserves_nothing(shop: Shop) -> None:
 
 
 async def test_orders_whose_ids_look_alike_have_reservations_of_their_own(shop: Shop) -> None:
-    ids = ["a b", "a-b", "a/b", "A-b", "a" * 200, "a" * 199, "字", "é", "e\u0301"]
+    ids = ["a b", "a-b", "a/b", "A-b", "a" * 200, "a" * 199, "字", "é"]
     await shop.add_stock(P=100)
     orders = await shop.under_way(*(an_order(i) for i in ids))
     results = await reserve(*orders)

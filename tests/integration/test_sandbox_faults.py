@@ -56,7 +56,7 @@ class Gateway:
 
 class OverHttp(Gateway):
     def __init__(self, process: Sandbox) -> None:
-        self.gateway, self.ledger_path, self._url = SandboxGateway(process.url, 2.0, 8), process.ledger, process.url
+        self.gateway, self.ledger_path, self._url = SandboxGateway(process.url, 3.0, 8), process.ledger, process.url
 
     async def rules(self, *rules: FaultRule) -> None:
         async with httpx.AsyncClient() as client:
