@@ -156,8 +156,8 @@ def _steps(names: list[str]) -> dict[str, str]:
 
 
 def _books_at_rest(stack: Stack, *, demo: bool) -> Books:
-    """Books may be off while somebody's orders are under way: those are given some time to end. Stripe is asked in a demo only: its
-    account may hold the payments of years."""
+    """The books, read again for a while until open orders have ended. Asks Stripe in a demo only: the account may
+    hold the payments of years."""
     from shop.books import read_books
 
     end = time.monotonic() + _REST_SECONDS

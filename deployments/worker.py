@@ -102,7 +102,7 @@ async def keep_orders_moving() -> None:
         try:
             await watch.look()
             pause = LOOK_SECONDS
-        except Exception as error:  # noqa: BLE001  (the database or the Prefect server is away, or nothing is deployed yet)
+        except Exception as error:  # noqa: BLE001  (the database or the Prefect server does not answer, or nothing is deployed yet)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             log.warning("waiting orders could not be looked after (%s); trying again in %.0f s", type(error).__name__, pause)
         await asyncio.sleep(pause)

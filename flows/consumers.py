@@ -27,7 +27,8 @@ _STARTING_SECONDS = 10
 _PENDING_SECONDS = 30
 """A run that is Pending for longer has lost its worker, and does not count as starting."""
 _FREE_TRIES = 5
-"""So many starts in a row may fail to help (their runs are killed, say) before the pause between starts grows."""
+"""How many consumers are started in a row without effect (killed, for example) before the pause between starts
+grows."""
 _LONGEST_PAUSE_SECONDS = 30
 _RUNS_LOOKED_AT = 50
 _LIMIT_SECONDS = 15

@@ -42,7 +42,7 @@ CrashedRun = Annotated[UUID | None, Field(description="A run of process-order or
 
 
 async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
-    """The ids of the orders that were stored. A Prefect server that is away does not keep the other orders from being recovered."""
+    """The ids of the orders that were stored. Without a Prefect server the other orders are still recovered."""
     stored: list[str] = []
     try:
         if crashed_run is not None:
@@ -64,7 +64,7 @@ async def _consumer_started() -> bool:
     """Starts a consumer if one is missing. For workers that do not see to it themselves, as ours does."""
     try:
         return await start_missing_consumer()
-    except Exception as error:  # noqa: BLE001  (a Prefect server that is away, or has no such deployment, is no reason to fail)
+    except Exception as error:  # noqa: BLE001  (recovery goes on without a Prefect server, or without that deployment)
         get_run_logger().warning("whether a consumer is missing could not be found out (%s)", type(error).__name__)
         return False
 

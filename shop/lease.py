@@ -98,7 +98,7 @@ async def _keep_renewing(lease_id: UUID, connection: _Connection) -> None:
             connection.was_lost |= is_database_trouble(error)
             log.warning("the lease could not be renewed just now: %s", type(error).__name__)
         else:
-            # The database was silent; or this process was busy with something else, for which it has no excuse.
+            # Counts only a slow database: a takeover from a process that blocked its own event loop is its orders' fault.
             took, busy = time.monotonic() - began, time.process_time() - worked
             connection.was_lost = took > pause and busy < took / 2
 
