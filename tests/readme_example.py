@@ -17,6 +17,9 @@ _ROW = "| `check_fraud` | read-only | refuses what is likely to be fraud | |\n"
 def follow(folder: Path) -> Path:
     """A copy of the project in this folder, with README's fraud check in it. AssertionError if README has changed its shape."""
     copy = Path(shutil.copytree(HOME, folder / "project", ignore=_NOT_COPIED))
+    packages = HOME / "tests" / "node" / "node_modules"
+    if packages.is_dir():
+        (copy / "tests" / "node" / "node_modules").symlink_to(packages)
     readme = (copy / "README.md").read_text(encoding="utf-8")
     part = readme[readme.index("## Changing a step, adding one") : readme.index("## How it keeps its promises")]
     refusal, step, table = re.findall(r"```\w+\n(.*?)```", part, re.DOTALL)
