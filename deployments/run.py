@@ -125,7 +125,7 @@ def _run(console: Console, *, demo: bool) -> int:
         console.print(outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]), _notes(ended), books_table(books))
         if demo:
             return 0 if books.balanced and books.compared and not any(each.differences for each in ended) else 1
-        console.print(_how_to_go_on(stack))
+        console.print(_how_to_go_on(stack, shows_secrets=console.is_terminal))
         _stay_up(console, stack)
     return 0
 
@@ -194,27 +194,35 @@ def _notes(ended: Sequence[Ended]) -> Text:
     return text
 
 
-def _how_to_go_on(stack: Stack) -> Text:
-    python = Path(sys.executable)
-    if python.is_relative_to(HOME):
-        python = python.relative_to(HOME)
+def _short(file: Path) -> Path:
+    """As seen from the project's folder."""
+    return file.relative_to(HOME) if file.is_relative_to(HOME) else file
+
+
+def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
+    """`shows_secrets`: the reader is a person at a terminal, not a log."""
+    python = _short(Path(sys.executable))
     text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
     if stack.prefect_server:  # ours is of a version that has it
         text.append(f"                   or {stack.ui_url}/v2, Prefect's newer UI, which draws the orders' diagrams\n")
+        where = f"kept in {_short(stack.prefect_server.password_file)}"
+        if shows_secrets:
+            text.append("Log in:            the UI asks for ").append(stack.prefect_server.auth_string, "bold").append(f"  ({where})\n")
+        else:
+            text.append(f"Log in:            what the UI asks for is {where}\n")
     text.append("Send an order:     from another shell, in this folder\n")
     if stack.env_file != HOME / "var" / "run.env":  # which every command in this folder reads by itself
         text.append(f"    set -a; . {stack.env_file}; set +a\n", "cyan")
     text.append(f"    {python} -m deployments.trigger orders.json\n", "cyan")
     text.append("    or from Python: from deployments.trigger import submit_orders, run_order\n")
     if stack.web:
-        file = stack.key_file.relative_to(HOME) if stack.key_file.is_relative_to(HOME) else stack.key_file
+        file = _short(stack.key_file)
         text.append(f"    or over HTTP; the key is {'yours' if stack.options.orders_api_key else f'in {file}'}:\n")
         key = "$ORDERS_API_KEY" if stack.options.orders_api_key else f"$(cat {file})"
         headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
         text.append(f"    curl {headers} -d @order.json {stack.web.url}/orders\n", "cyan")
     if stack.worker and stack.worker.metrics_url:
-        token = stack.metrics_token_file
-        token = token.relative_to(HOME) if token.is_relative_to(HOME) else token
+        token = _short(stack.metrics_token_file)
         given_or_own = "$METRICS_TOKEN" if stack.options.metrics_token else f"$(cat {token})"
         text.append("Metrics:           for Prometheus, see docs/metrics.md\n")
         text.append(f'    curl -H "Authorization: Bearer {given_or_own}" {stack.worker.metrics_url}\n', "cyan")

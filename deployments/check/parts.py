@@ -24,6 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.check.finding import Finding, State
+from deployments.check.open_server import open_beyond_loopback
 from deployments.check.pooler import Pooler, recognise_pooler
 from shop.database import connect_args
 from shop.errors import OrderError
@@ -119,10 +120,19 @@ def _head(connection: Connection) -> str | None:
     return ScriptDirectory.from_config(config(connection)).get_current_head()
 
 
+_CLOSE = (
+    "give the server PREFECT_SERVER_API_AUTH_STRING, and each client the same as PREFECT_API_AUTH_STRING, "
+    "or let it listen on 127.0.0.1 only; see docs/security.md"
+)
+
+
 async def prefect_server(known: Known) -> Finding:
     part, given, api = "Prefect server", known.given("PREFECT_API_URL"), known.prefect_api_url
     if api is None:
         return Finding(part, State.EMBEDDED, NOT_RUNNING)
+    if where := await open_beyond_loopback(api):
+        what = f"{where} lets everybody in who can reach it: they may read all customers, refund orders, and run code on the workers"
+        return Finding(part, State.WRONG, what, _CLOSE)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import WorkPoolStatus
     from prefect.exceptions import ObjectNotFound
@@ -142,6 +152,8 @@ async def prefect_server(known: Known) -> Finding:
     except httpx.HTTPError as error:
         if not given:
             return Finding(part, State.EMBEDDED, NOT_RUNNING)
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            return Finding(part, State.WRONG, f"{api} refuses the login", "see PREFECT_API_AUTH_STRING, or PREFECT_API_KEY (Prefect Cloud)")
         return Finding(part, State.WRONG, f"{api} does not answer ({type(error).__name__})", "see PREFECT_API_URL and PREFECT_API_KEY")
     if missing:
         return Finding(part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "prefect --no-prompt deploy --all")

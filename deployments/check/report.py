@@ -15,6 +15,7 @@ from rich.text import Text
 from deployments.check.finding import Finding, State
 from deployments.check.monitoring import PART, monitoring_finding, wrong_monitoring
 from deployments.check.parts import Known, look_at_all, unknown_settings, wrong_settings
+from deployments.running import use_running_world
 from deployments.stack.environment import given
 from deployments.stack.errors import StackError
 from shop.settings import ENV_FILES, Settings
@@ -67,10 +68,8 @@ def _running(name: str) -> str | None:
 
 def _prefect_api_url() -> str | None:
     """Prefect's own settings do not look at `var/run.env`."""
-    url = _running("PREFECT_API_URL")
-    if url and not os.environ.get("PREFECT_API_URL"):
-        os.environ["PREFECT_API_URL"] = url
-    return url
+    use_running_world()
+    return _running("PREFECT_API_URL")
 
 
 def table(findings: Sequence[Finding]) -> Table:

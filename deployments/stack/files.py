@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+_KEY_BYTES = 32
 
 
 def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
@@ -23,6 +26,14 @@ def read_if_there(path: Path) -> str:
     with suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace")
     return ""
+
+
+def key_in(file: Path, prefix: str = "") -> str:
+    """The secret that the file holds; a new one, after the prefix, if there is none. Only the file's owner can read it."""
+    if not (key := read_if_there(file).strip()):
+        key = prefix + secrets.token_urlsafe(_KEY_BYTES)
+        write_whole(file, key + "\n", mode=0o600)
+    return key
 
 
 def tail(path: Path, lines: int = 15) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 import httpx
 
 from deployments.stack.errors import StackError
-from deployments.stack.files import read_if_there, write_whole
+from deployments.stack.files import key_in, read_if_there, write_whole
 from deployments.stack.processes import Child, Hurry, free_port, wait_until
+from deployments.stack.serve_prefect import HOSTS, LOOPBACK
 
-_HOST = "127.0.0.1"
+_USER = "admin"
 _USUAL_PORT = 4200
 
 PREFECT_BASICS: dict[str, str | None] = {
@@ -26,8 +27,9 @@ PREFECT_BASICS: dict[str, str | None] = {
 
 
 class PrefectServer:
-    """`prefect server start` as a child, its PREFECT_HOME in `folder`, its data in `database_url` (a postgresql:// address).
+    """Prefect's server as a child, its PREFECT_HOME in `folder`, its data in `database_url` (a postgresql:// address).
 
+    It lets in whoever has the password in `password_file`, which its first start makes, and calls from its own origin.
     Most of its start is importing itself (about 5 s of one core); a first start also creates its tables (3 s).
     """
 
@@ -37,14 +39,20 @@ class PrefectServer:
         self._port_file = folder / "port"
         noted = read_if_there(self._port_file).strip()
         self.port = free_port(int(noted) if noted.isdigit() else _USUAL_PORT)
+        self.password_file = folder / "password"
+        """Holds `auth_string`, for its owner alone."""
+        self.auth_string = key_in(self.password_file, prefix=f"{_USER}:")
+        """What the UI asks for, and PREFECT_API_AUTH_STRING gives to Prefect's client."""
         environment: dict[str, str | None] = {
             **PREFECT_BASICS,
             "PREFECT_HOME": str(folder),
             "PREFECT_API_URL": None,
             "PREFECT_API_DATABASE_CONNECTION_URL": self._database_url,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": None,
-            "PREFECT_SERVER_API_HOST": _HOST,
+            "PREFECT_SERVER_API_HOST": LOOPBACK,
             "PREFECT_SERVER_API_PORT": str(self.port),
+            "PREFECT_SERVER_API_AUTH_STRING": self.auth_string,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}:{self.port}" for host in HOSTS),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_ENABLED": "true",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -59,15 +67,21 @@ class PrefectServer:
             # In memory, the default, they are lost with the server, and the slots that they held would be taken for ever.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
-        command = [sys.executable, "-m", "deployments.stack.warm", "-", "--no-prompt", "server", "start"]
+        command = [sys.executable, "-m", "deployments.stack.serve_prefect"]
         self._child = Child(
             "the Prefect server", command, log=logs / "prefect-server.log", pid_file=pids / "prefect-server.pid", env=environment, cwd=home
         )
 
     @property
+    def auth(self) -> tuple[str, str]:
+        """The user and the password of HTTP's basic authentication."""
+        user, _, password = self.auth_string.partition(":")
+        return user, password
+
+    @property
     def url(self) -> str:
         """The UI's address."""
-        return f"http://{_HOST}:{self.port}"
+        return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def api_url(self) -> str:
@@ -76,7 +90,8 @@ class PrefectServer:
     @property
     def client_environment(self) -> dict[str, str | None]:
         """What a child needs to talk to this server and to no other."""
-        return {**PREFECT_BASICS, "PREFECT_HOME": str(self.folder), "PREFECT_API_URL": self.api_url}
+        mine = {"PREFECT_API_URL": self.api_url, "PREFECT_API_AUTH_STRING": self.auth_string}
+        return {**PREFECT_BASICS, "PREFECT_HOME": str(self.folder), **mine}
 
     def start(self, seconds: float = 180, cancelled: threading.Event | None = None) -> None:
         """Starts it and waits until it answers. Raises StackError with the end of its log when it does not."""

@@ -16,6 +16,7 @@ from typing import Self
 from deployments.stack.deploy import Deployments, ensure_payment_limit, ensure_work_pool
 from deployments.stack.environment import set_environment, write_env_file
 from deployments.stack.errors import Interrupted
+from deployments.stack.files import key_in
 from deployments.stack.lock import RunLock
 from deployments.stack.postgres import EmbeddedPostgres, wait_for_server
 from deployments.stack.prefect_server import PrefectServer, require_answer
@@ -23,7 +24,7 @@ from deployments.stack.processes import Hurry, stop_leftover
 from deployments.stack.sandbox import Sandbox
 from deployments.stack.signals import SignalGuard
 from deployments.stack.tidy import tidy_up
-from deployments.stack.web import Web, key_in
+from deployments.stack.web import Web
 from deployments.stack.worker import METRICS_PORT, Worker
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -149,6 +150,7 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """The addresses, as other shells need them."""
         values = {"DATABASE_URL": self.database_url, "PREFECT_API_URL": self.prefect_api_url, "PAYMENT_GATEWAY_URL": self.gateway_url}
+        values["PREFECT_API_AUTH_STRING"] = self.prefect_server.auth_string if self.prefect_server else None
         values["WEB_URL"] = self.web.url if self.web else None
         values["METRICS_URL"] = self.worker.metrics_url if self.worker else None
         return {name: value for name, value in values.items() if value}

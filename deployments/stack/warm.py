@@ -1,7 +1,7 @@
 """`python -m deployments.stack.warm GO_FILE ARGUMENT...`: is `prefect ARGUMENT...`, but loads itself first and waits for GO_FILE.
 
 Loading Prefect takes seconds. Doing it while the server still starts takes them off the time that a person waits.
-GO_FILE holds the address of the API; `-` is not to wait. Ends by itself when its parent has died before it was told to go.
+GO_FILE holds the address of the API. Ends by itself when its parent has died before it was told to go.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 _PARTS = {
-    "server": ("prefect.cli.server", "prefect.server.api.server"),
     "worker": ("prefect.cli.worker", "prefect.cli._worker_utils", "deployments.worker"),
     "deploy": ("prefect.cli.deploy",),
 }
@@ -24,16 +23,15 @@ _PARTS = {
 
 def main() -> None:
     go_file, arguments, parent = sys.argv[1], sys.argv[2:], os.getppid()
-    _load(part for word in arguments for part in _PARTS.get(word, ()))
-    if go_file != "-":
-        os.environ["PREFECT_API_URL"] = _wait_for(Path(go_file), parent)
-        importlib.import_module("prefect.context").refresh_global_settings_context()
+    load(part for word in arguments for part in _PARTS.get(word, ()))
+    os.environ["PREFECT_API_URL"] = _wait_for(Path(go_file), parent)
+    importlib.import_module("prefect.context").refresh_global_settings_context()
     sys.argv = ["prefect", *arguments]
     with importlib.import_module("deployments.worker").working() if "worker" in arguments else nullcontext():
         importlib.import_module("prefect.cli").app()
 
 
-def _load(parts: Iterable[str]) -> None:
+def load(parts: Iterable[str]) -> None:
     """Imports them without collecting garbage meanwhile, and never looks at them for garbage again: a fifth of the time."""
     gc.disable()
     for part in parts:

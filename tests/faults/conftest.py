@@ -37,7 +37,7 @@ def nursery(running_nursery: Nursery, prefect_api: PrefectServer) -> Iterator[Nu
     """Worker processes for this test; those that are left at its end are ended, and what they held of the payment limit is free."""
     yield running_nursery
     running_nursery.end_all()
-    with httpx.Client(base_url=prefect_api.api_url, timeout=10) as api:
+    with httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth, timeout=10) as api:
         limit = api.get("/v2/concurrency_limits/payment-gateway").json()["id"]
         api.patch(f"/v2/concurrency_limits/{limit}", json={"active_slots": 0}).raise_for_status()
 
@@ -104,7 +104,7 @@ def frail_prefect(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefe
             ensure_payment_limit()
             deployments = Deployments(home=HOME, state=folder / "deployed.json", environment=server.client_environment, **places)
             deployments.register(server.api_url)
-        with httpx.Client(base_url=server.api_url, timeout=20) as api:
+        with httpx.Client(base_url=server.api_url, auth=server.auth, timeout=20) as api:
             for deployment in api.post("/deployments/filter", json={}).raise_for_status().json():
                 api.patch(f"/deployments/{deployment['id']}", json={"paused": True}).raise_for_status()
         yield server

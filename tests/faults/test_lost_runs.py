@@ -35,7 +35,11 @@ def only_our_runs(deployed: World, frail_prefect: PrefectServer) -> None:
 @pytest.fixture
 def in_deployment(frail_prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is a run of `recover-orders`, and what stands still does so since long ago."""
-    found = httpx.get(f"{frail_prefect.api_url}/deployments/name/recover-orders/recover-orders").raise_for_status().json()
+    found = (
+        httpx.get(f"{frail_prefect.api_url}/deployments/name/recover-orders/recover-orders", auth=frail_prefect.auth)
+        .raise_for_status()
+        .json()
+    )
     monkeypatch.setattr(flows.lost_runs, "deployment", SimpleNamespace(id=found["id"]))
     monkeypatch.setattr(flows.lost_runs, "STUCK_SECONDS", 0)
 

@@ -26,11 +26,11 @@ def suspend(server: PrefectServer, run_id: str) -> None:
 
 
 def delete(server: PrefectServer, run_id: str) -> None:
-    httpx.delete(f"{server.api_url}/flow_runs/{run_id}", timeout=20).raise_for_status()
+    httpx.delete(f"{server.api_url}/flow_runs/{run_id}", auth=server.auth, timeout=20).raise_for_status()
 
 
 def resume(server: PrefectServer, run_id: str) -> None:
-    answer = httpx.post(f"{server.api_url}/flow_runs/{run_id}/resume", json={}, timeout=20).raise_for_status().json()
+    answer = httpx.post(f"{server.api_url}/flow_runs/{run_id}/resume", auth=server.auth, json={}, timeout=20).raise_for_status().json()
     assert answer["status"] == "ACCEPT", answer
 
 

@@ -27,11 +27,11 @@ from tests.waiting import until
 def cancel(server: PrefectServer, run_id: str) -> None:
     """As the UI's button does."""
     body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    httpx.post(f"{server.api_url}/flow_runs/{run_id}/set_state", json=body, timeout=20).raise_for_status()
+    httpx.post(f"{server.api_url}/flow_runs/{run_id}/set_state", auth=server.auth, json=body, timeout=20).raise_for_status()
 
 
 def state(server: PrefectServer, run_id: str) -> str:
-    return str(httpx.get(f"{server.api_url}/flow_runs/{run_id}", timeout=20).raise_for_status().json()["state"]["type"])
+    return str(httpx.get(f"{server.api_url}/flow_runs/{run_id}", auth=server.auth, timeout=20).raise_for_status().json()["state"]["type"])
 
 
 async def test_cancelled_at_any_step(deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str) -> None:

@@ -92,7 +92,7 @@ def worker(saga: World, prefect_api: PrefectServer, tmp_path: Path) -> Iterator[
     finally:
         working.stop()
         deployments.stop()
-        with httpx.Client(base_url=prefect_api.api_url, timeout=20) as api:
+        with httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth, timeout=20) as api:
             for kind in ("automations", "deployments"):
                 for made in api.post(f"/{kind}/filter", json={}).raise_for_status().json():
                     api.delete(f"/{kind}/{made['id']}")

@@ -53,7 +53,7 @@ async def events(server: PrefectServer, resource: str, since: datetime) -> list[
             "occurred": {"since": since.isoformat(), "until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()},
         }
     }
-    async with httpx.AsyncClient(base_url=server.api_url, timeout=20) as api:
+    async with httpx.AsyncClient(base_url=server.api_url, auth=server.auth, timeout=20) as api:
         found: list[dict[str, Any]] = (await api.post("/events/filter", json=asked)).raise_for_status().json()["events"]
     return sorted(event["event"].rpartition(".")[2] for event in found)
 

@@ -12,13 +12,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from deployments import running
 from deployments.check import report
 from deployments.check.finding import Finding, State
+from deployments.check.open_server import addresses_beyond_loopback
 from deployments.check.parts import Known, look_at_all
 from deployments.check.report import check, check_settings
-from deployments.stack.prefect_server import PrefectServer
+from deployments.stack.environment import environment
+from deployments.stack.prefect_server import PREFECT_BASICS, PrefectServer
+from deployments.stack.processes import Child, free_port, wait_until
 from deployments.stack.worker import Worker
 from shop.settings import Settings, settings
 from tests.conftest import HOME
@@ -135,9 +140,50 @@ def test_a_prefect_server_with_everything_is_real_or_our_own(
     assert ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"].state is State.REAL
     # `make check` beside a running `make run`: nobody has set it, it stands where that says what it has started
     (tmp_path / "run.env").write_text(f"PREFECT_API_URL={prefect_api.api_url}\n")
-    monkeypatch.setattr(report, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
+    for module in (report, running):
+        monkeypatch.setattr(module, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
     monkeypatch.delenv("PREFECT_API_URL")
     assert by_part(check())["Prefect server"].state is State.EMBEDDED
+
+
+@pytest.fixture(scope="module")
+def open_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API of a Prefect server without a password, on all addresses of this machine."""
+    if not list(addresses_beyond_loopback()):
+        pytest.skip("this machine has no address beyond loopback")
+    home, port = tmp_path_factory.mktemp("open-prefect"), free_port()
+    given: dict[str, str | None] = {**PREFECT_BASICS, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    given |= {"PREFECT_API_URL": None, "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--no-services", "--host", "0.0.0.0", "--port", str(port)]
+    server = Child("an open Prefect server", command, log=home / "log", pid_file=home / "pid", env=given, cwd=HOME)
+    server.start()
+    try:
+        api = f"http://127.0.0.1:{port}/api"
+        wait_until(lambda: answers(f"{api}/health"), 120, "an open Prefect server to answer", child=server)
+        yield api
+    finally:
+        server.stop()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_prefect_server_that_lets_everybody_in_is_misconfigured(world: World, open_prefect: str) -> None:
+    found = ask({"PREFECT_API_URL"}, open_prefect)["Prefect server"]
+    assert found.state is State.WRONG
+    assert "PREFECT_SERVER_API_AUTH_STRING" in found.mend
+
+
+def test_a_prefect_server_that_refuses_the_login_is_told(prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with environment({"PREFECT_API_AUTH_STRING": "admin:PLANTED"}):
+        found = ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"]
+    assert found.state is State.WRONG
+    assert "PREFECT_API_AUTH_STRING" in found.mend
+    assert "PLANTED" not in repr(found)
 
 
 def test_settings_that_are_wrong_are_all_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ DEAD = "00000000-0000-0000-0000-00000000000d"
 @pytest.fixture
 def limit(prefect_api: PrefectServer) -> Iterator[Callable[..., None]]:
     """Sets the limit; it is as before at the end."""
-    with httpx.Client(base_url=prefect_api.api_url, timeout=20) as api:
+    with httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth, timeout=20) as api:
         path = f"/v2/concurrency_limits/{PAYMENT_GATEWAY}"
         before = api.get(path).raise_for_status().json()
 
@@ -98,5 +98,7 @@ async def test_without_a_narrower_limit_the_processs_own_holds(
 async def test_what_is_asked_for_is_got_at_once(saga: World, prefect_api: PrefectServer, limit: Callable[..., None]) -> None:
     limit(limit=3)
     async with slots(PAYMENT_GATEWAY, occupy=16) as got:
-        held = httpx.get(f"{prefect_api.api_url}/v2/concurrency_limits/{PAYMENT_GATEWAY}", timeout=20).json()["active_slots"]
+        held = httpx.get(f"{prefect_api.api_url}/v2/concurrency_limits/{PAYMENT_GATEWAY}", auth=prefect_api.auth, timeout=20).json()[
+            "active_slots"
+        ]
     assert (got, held) == (True, 3)

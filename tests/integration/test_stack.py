@@ -455,7 +455,7 @@ class TestWeb:
 
 class TestPrefect:
     def test_answers_and_serves_its_ui(self, prefect_api: PrefectServer) -> None:
-        assert httpx.get(f"{prefect_api.api_url}/health").json() is True
+        assert httpx.get(f"{prefect_api.api_url}/health", auth=prefect_api.auth).json() is True
         assert httpx.get(f"{prefect_api.url}/ui-settings").json()["api_url"] == prefect_api.api_url
         require_answer(prefect_api.api_url)
 
@@ -470,16 +470,16 @@ class TestPrefect:
 
         assert deployments().register(prefect_api.api_url)
         assert not deployments().register(prefect_api.api_url)
-        found = httpx.post(f"{prefect_api.api_url}/deployments/filter", json={}).json()
+        found = httpx.post(f"{prefect_api.api_url}/deployments/filter", auth=prefect_api.auth, json={}).json()
         assert {"process-order", "process-pending-orders", "recover-orders"} <= {each["name"] for each in found}
-        limit = httpx.get(f"{prefect_api.api_url}/v2/concurrency_limits/payment-gateway").json()
+        limit = httpx.get(f"{prefect_api.api_url}/v2/concurrency_limits/payment-gateway", auth=prefect_api.auth).json()
         assert limit["limit"] == 64
 
     def test_what_an_earlier_stop_left_is_put_in_order(self, prefect_api: PrefectServer, postgres: EmbeddedPostgres, folder: Path) -> None:
         Deployments(
             home=HOME, state=folder / "deployed.json", logs=folder, pids=folder, environment=prefect_api.client_environment
         ).register(prefect_api.api_url)
-        api = httpx.Client(base_url=prefect_api.api_url)
+        api = httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth)
         deployment = api.get("/deployments/name/process-order/process-order").json()["id"]
 
         def run(state: str, *, scheduled: bool) -> str:

@@ -41,6 +41,7 @@ class Shop:
         self.known = {name: value or "" for name, value in dotenv_values(folder / "run.env").items()}
         self.ui = self.known["PREFECT_API_URL"].removesuffix("/api") + "/v2"
         """The UI's version 2: it draws Mermaid."""
+        self.prefect_password = self.known["PREFECT_API_AUTH_STRING"]
         self._key = (folder / "orders-api-key").read_text().strip()
 
     def opens(self, link: str) -> httpx.Response:
@@ -54,13 +55,18 @@ class Shop:
 
     def runs(self, deployment: str) -> None:
         """Starts a run of it, as its schedule does."""
-        api = self.known["PREFECT_API_URL"]
-        known = httpx.get(f"{api}/deployments/name/{deployment}", timeout=30).raise_for_status().json()
-        httpx.post(f"{api}/deployments/{known['id']}/create_flow_run", json={}, timeout=30).raise_for_status()
+        with self._prefect() as api:
+            known = api.get(f"/deployments/name/{deployment}").raise_for_status().json()
+            api.post(f"/deployments/{known['id']}/create_flow_run", json={}).raise_for_status()
 
     def has_artifact(self, key: str) -> bool:
         """Whether some run has made one."""
-        return httpx.get(f"{self.known['PREFECT_API_URL']}/artifacts/{key}/latest", timeout=30).is_success
+        with self._prefect() as api:
+            return api.get(f"/artifacts/{key}/latest").is_success
+
+    def _prefect(self) -> httpx.Client:
+        user, password = self.prefect_password.split(":")
+        return httpx.Client(base_url=self.known["PREFECT_API_URL"], auth=(user, password), timeout=30)
 
     def slow_down(self, order_id: str) -> None:
         """From now on the gateway takes a minute to confirm the order's payment."""

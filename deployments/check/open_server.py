@@ -1,0 +1,51 @@
+"""Whether a Prefect server lets in everybody who can reach it from another machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+
+import httpx
+import psutil
+
+_SECONDS = 3.0
+
+
+async def open_beyond_loopback(api_url: str) -> str | None:
+    """The address at which the server answers other machines without asking who they are; None if there is none.
+
+    A server that is named by a loopback address is tried at this machine's other addresses, too: it may listen on all of them.
+    """
+    url = httpx.URL(api_url)
+    hosts = addresses_beyond_loopback() if _is_loopback(url.host) else [url.host]
+    async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as nobody:
+        for host in hosts:
+            here = url.copy_with(host=host)
+            try:
+                # Of Prefect's own routes one that asks for the password if the server has one.
+                answer = await nobody.get(f"{str(here).rstrip('/')}/admin/version")
+            except httpx.HTTPError:
+                continue
+            if answer.status_code == httpx.codes.OK:
+                return str(here)
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def addresses_beyond_loopback() -> Iterator[str]:
+    """This machine's addresses beyond loopback, without those that hold on one link only."""
+    for addresses in psutil.net_if_addrs().values():
+        for found in addresses:
+            if found.family in {socket.AF_INET, socket.AF_INET6}:
+                address = ipaddress.ip_address(found.address.partition("%")[0])
+                if not address.is_loopback and not address.is_link_local:
+                    yield str(address)
