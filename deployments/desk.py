@@ -6,6 +6,9 @@ from deployments.desk import accept_discrepancies, send_again, undelivered_messa
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
 import time
 
 from deployments.running import use_running_world
@@ -52,7 +55,7 @@ def cancel_order(order_id: str, *, reason: str, requested_by: str, confirmed: bo
     """
     if not confirmed:
         return preview_cancel(order_id)
-    if ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by) is not Asked.ENDED:
+    if ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by, started_by=_user()) is not Asked.ENDED:
         wake_pending_lane()
     return _outcome(order_id, timeout)
 
@@ -71,7 +74,7 @@ def resolve_order(
 
     Raises the errors of `shop.desk.errors`, and `TimeoutError` when there is no outcome after `timeout` seconds: the decision is kept.
     """
-    decided = desk.decision(order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason)
+    decided = desk.decision(order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=_user())
     if desk.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
         wake_pending_lane()
     return _outcome(decided.order_id, timeout)
@@ -80,7 +83,7 @@ def resolve_order(
 def accept_discrepancies(order_id: str, *, accepted_by: str, reason: str) -> int:
     """What `reconcile-payments` found open about the order may stay as it is. Returns how many discrepancies that are; raises
     `NothingToAccept` and `ResolutionIncomplete`."""
-    return accept_sync(order_id, accepted_by=accepted_by, reason=reason)
+    return accept_sync(order_id, accepted_by=accepted_by, reason=reason, started_by=_user())
 
 
 def undelivered_messages(most: int = 200) -> list[Undelivered]:
@@ -94,6 +97,15 @@ def send_again(*order_ids: str) -> int:
     if again := send_again_sync(*order_ids):
         wake_pending_lane()
     return again
+
+
+def _user() -> str:
+    """Who runs this process, as the machine knows it."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number without a name
+        name = f"user {os.getuid()}"
+    return f"{name} on {socket.gethostname()}, in Python"
 
 
 def _outcome(order_id: str, timeout: float) -> OrderOutcome:

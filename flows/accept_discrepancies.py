@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
+from flows.who import started_by
 from shop.names import run_name
 from shop.reconciliation import outstanding
 
@@ -28,8 +29,8 @@ async def accept_discrepancies(order_id: OrderId, accepted_by: Words, reason: Wo
 
     Args:
         order_id: The order's id, as in the artifact reconciliation.
-        accepted_by: Who decides this; kept with the order.
+        accepted_by: Who decides this. Kept as typed, beside what Prefect knows of who started this run.
         reason: Why the books may differ, such as a goodwill refund made at the gateway. No card data.
     """
-    accepted = await outstanding.accept(order_id, accepted_by=accepted_by, reason=reason)
+    accepted = await outstanding.accept(order_id, accepted_by=accepted_by, reason=reason, started_by=await started_by())
     return Completed(name="Accepted", message=f"{accepted} of {order_id.strip()}", data=accepted)

@@ -15,6 +15,7 @@ from pydantic import Field
 from flows.reopened import to_its_outcome
 from flows.saga import ORDER_SAGA
 from flows.states import state_of
+from flows.who import started_by
 from shop.desk.cancel import Asked, ask_to_cancel
 from shop.desk.preview import CancelPreview, preview_cancel
 from shop.names import run_name
@@ -42,7 +43,7 @@ async def cancel_order(order_id: OrderId, reason: Words, requested_by: Words, co
     Args:
         order_id: The order's id.
         reason: Why; kept with the order, and shown. No card data.
-        requested_by: Who asks for it; kept with the order.
+        requested_by: Who asks for it. Kept as typed, beside what Prefect knows of who started this run.
         confirmed: False only shows what cancelling would undo and cost. True does it.
     """
     order_id, log = order_id.strip(), get_run_logger()
@@ -50,7 +51,7 @@ async def cancel_order(order_id: OrderId, reason: Words, requested_by: Words, co
     await _show(seen)
     if not confirmed:
         return Completed(name="Preview", message="; ".join(f"{what}: {how}" for what, how in seen.lines())[:1000], data=seen)
-    match await ask_to_cancel(order_id, reason=reason, requested_by=requested_by):
+    match await ask_to_cancel(order_id, reason=reason, requested_by=requested_by, started_by=await started_by()):
         case Asked.ASKED:
             log.info("order %s is to be cancelled; it was: %s", order_id, seen.stage)
         case Asked.KNOWN:

@@ -254,7 +254,13 @@ class Cancelling:
         if not self._unwanted:
             return None
         return await patiently(
-            lambda: withdraw(order_id=order_id, flow_run_id=_run_id(), reason=_REASON, requested_by=_SOMEBODY),
+            lambda: withdraw(
+                order_id=order_id,
+                flow_run_id=_run_id(),
+                reason=_REASON,
+                requested_by=_SOMEBODY,
+                started_by=f"cancelling of Prefect run {_run_id()}",
+            ),
         )
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from flows import board
 from flows.reopened import to_its_outcome
 from flows.states import state_of
+from flows.who import started_by
 from shop.desk import resolution as desk
 from shop.desk.errors import OrderBusy
 from shop.desk.resolution import Decision, Resolution
@@ -46,11 +47,13 @@ async def resolve_order(
         order_id: The order's id, as in the artifact orders-that-need-attention.
         resolution: hold: a person deals with it, no more retries by themselves. refunded_by_hand: the money went back past the gateway.
             written_off: what is still due will not be done. retry_now: try again at once.
-        resolved_by: Who decides this; kept with the order.
+        resolved_by: Who decides this. Kept as typed, beside what Prefect knows of who started this run.
         reference: Needed for refunded_by_hand: what proves it, such as the number of a transfer. No card data.
         reason: Needed for written_off: why. No card data.
     """
-    decided = desk.decision(order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason)
+    decided = desk.decision(
+        order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=await started_by()
+    )
     new = await _resolve(decided)
     get_run_logger().info("%s of order %s: %s", decided.resolution, decided.order_id, "written down" if new else "was decided before")
     if decided.resolution is Resolution.HOLD:

@@ -315,6 +315,9 @@ class DeskEntry(SQLModel, table=True):
     action: str = Field(sa_column=_text(nullable=False))
     """`cancel`, `accept_discrepancies`, or a `shop.desk.resolution.Resolution`."""
     by: str = Field(sa_column=_text(nullable=False))
+    """What somebody typed: no proof of who it was."""
+    started_by: str | None = Field(sa_column=_text())
+    """What the system knows of who it was: the Prefect run and its creator according to Prefect, or the user of the machine."""
     reason: str | None = Field(sa_column=_text())
     reference: str | None = Field(sa_column=_text())
     amount: Decimal = Field(sa_column=_money())

@@ -38,7 +38,7 @@ _WITHDRAW = text(
     RETURNING id
     """
 )
-_NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", reason) VALUES (:id, 'cancel', :by, :reason)""")
+_NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, 'cancel', :by, :started_by, :reason)""")
 _ASKING = effect("the commit of asking to cancel")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
@@ -54,25 +54,28 @@ class Asked(StrEnum):
     """There is nothing to undo (any more)."""
 
 
-async def ask_to_cancel(order_id: str, *, reason: str, requested_by: str) -> Asked:
-    """Writes the request down, once; from then on the order is undone, whatever dies. Raises `OrderUnknown` and `ResolutionIncomplete`."""
+async def ask_to_cancel(order_id: str, *, reason: str, requested_by: str, started_by: str | None = None) -> Asked:
+    """Writes the request down, once; from then on the order is undone, whatever dies. `requested_by` is what somebody typed,
+    `started_by` what the system knows of who it is. Raises `OrderUnknown` and `ResolutionIncomplete`."""
     reason, requested_by = _words(reason, requested_by)
     async with transaction(_ASKING) as tx:
-        return await tx.run_sync(_ask, order_id, reason, requested_by)
+        return await tx.run_sync(_ask, order_id, reason, requested_by, started_by)
 
 
-def ask_to_cancel_sync(order_id: str, *, reason: str, requested_by: str) -> Asked:
+def ask_to_cancel_sync(order_id: str, *, reason: str, requested_by: str, started_by: str | None = None) -> Asked:
     """The same, for callers without an event loop."""
     reason, requested_by = _words(reason, requested_by)
     with sync_engine(settings().database_url).begin() as connection:
-        return _ask(connection, order_id, reason, requested_by)
+        return _ask(connection, order_id, reason, requested_by, started_by)
 
 
-async def withdraw(*, order_id: str | None, flow_run_id: str | None, reason: str, requested_by: str) -> list[str]:
+async def withdraw(
+    *, order_id: str | None, flow_run_id: str | None, reason: str, requested_by: str, started_by: str | None = None
+) -> list[str]:
     """Asks for those orders to be cancelled that are not shipped yet: this one, and what that run has, or had last. Returns those that
     nobody had asked for, or begun to undo, before."""
     async with transaction(_ASKING) as tx:
-        asked = {"reason": reason, "by": requested_by}
+        asked = {"reason": reason, "by": requested_by, "started_by": words.known(started_by)}
         found = list((await tx.execute(_WITHDRAW, {"id": order_id, "run": flow_run_id, **asked})).scalars())
         for each in found:
             await tx.execute(_NOTE, {"id": each, **asked})
@@ -88,7 +91,7 @@ def _words(reason: str, requested_by: str) -> tuple[str, str]:
     )
 
 
-def _ask(connection: Connection, order_id: str, reason: str, requested_by: str) -> Asked:
+def _ask(connection: Connection, order_id: str, reason: str, requested_by: str, started_by: str | None) -> Asked:
     row = connection.execute(_LOOK, {"id": order_id}).one_or_none()
     if row is None:
         raise OrderUnknown(order_id)
@@ -96,7 +99,7 @@ def _ask(connection: Connection, order_id: str, reason: str, requested_by: str) 
         return Asked.ENDED
     if row.failed or row.cancel_requested_at is not None:
         return Asked.KNOWN
-    asked = {"id": order_id, "reason": reason, "by": requested_by}
+    asked = {"id": order_id, "reason": reason, "by": requested_by, "started_by": words.known(started_by)}
     connection.execute(_ASK, asked)
     connection.execute(_NOTE, asked)
     connection.execute(_WAKE, {"channel": WAITING})

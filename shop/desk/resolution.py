@@ -72,8 +72,8 @@ _BACK_TO_THE_DESK = text(
 )
 _OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN} WHERE id = :id")  # noqa: S608  (a constant)
 _NOTE = text(
-    'INSERT INTO desk_entry (order_id, action, "by", reason, reference, amount, currency) '
-    "VALUES (:id, :action, :by, :reason, :reference, :amount, :currency)"
+    'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency) '
+    "VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency)"
 )
 _WAKE = text("SELECT pg_notify(:channel, '')")
 _DECIDING = effect("the commit of a person's decision")
@@ -99,14 +99,26 @@ class Decision:
     order_id: str
     resolution: Resolution
     by: str
+    """As typed."""
     reference: str | None
     reason: str | None
+    started_by: str | None
+    """What the system knows of who it is."""
 
 
 def decision(
-    order_id: str, resolution: Resolution | str, *, resolved_by: str, reference: str | None = None, reason: str | None = None
+    order_id: str,
+    resolution: Resolution | str,
+    *,
+    resolved_by: str,
+    reference: str | None = None,
+    reason: str | None = None,
+    started_by: str | None = None,
 ) -> Decision:
-    """Raises `ResolutionIncomplete` if something is missing that this resolution needs."""
+    """`resolved_by` is what somebody typed, `started_by` what the system knows of who it is; both are kept.
+
+    Raises `ResolutionIncomplete` if something is missing that this resolution needs.
+    """
     try:
         chosen = Resolution(resolution)
     except ValueError:
@@ -117,7 +129,7 @@ def decision(
         words.required("reference", reference, "refunded_by_hand needs the number of the bank transfer, or whatever proves the refund")
     if chosen is Resolution.WRITTEN_OFF:
         words.required("reason", reason, "written_off needs the reason why this money is given up")
-    return Decision(order_id.strip(), chosen, by, given_reference, given_reason)
+    return Decision(order_id.strip(), chosen, by, given_reference, given_reason, words.known(started_by))
 
 
 async def resolve(decided: Decision) -> bool:
@@ -204,6 +216,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             "id": decided.order_id,
             "action": decided.resolution,
             "by": decided.by,
+            "started_by": decided.started_by,
             "reason": decided.reason,
             "reference": decided.reference,
             "amount": by_hand + written_off,

@@ -16,6 +16,11 @@ def required(name: str, given: str | None, why: str) -> str:
     return words
 
 
+def known(text: str | None) -> str | None:
+    """What the system itself knows, as it may be kept: one line, cut at the longest length."""
+    return one_line(text or "", _LONGEST).strip() or None
+
+
 def optional(name: str, given: str | None) -> str | None:
     """The text, cleaned; None if there is none. Raises `ResolutionIncomplete` if it is too long or looks like a card number, which is not
     repeated."""

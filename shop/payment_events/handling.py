@@ -97,7 +97,12 @@ async def _try_again(event: PaymentEvent, order_id: str, gateway: PaymentGateway
     if held and kept > 0:
         return False
     told = decision(
-        order_id, Resolution.RETRY_NOW, resolved_by="the payment gateway", reference=event.id, reason="refunded in its own dashboard"
+        order_id,
+        Resolution.RETRY_NOW,
+        resolved_by="the payment gateway",
+        reference=event.id,
+        reason="refunded in its own dashboard",
+        started_by=f"payment event {event.id}",
     )
     try:
         return await resolve(told)

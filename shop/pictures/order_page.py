@@ -86,9 +86,12 @@ def _money(story: OrderStory) -> tuple[str, ...]:
 def _desk(story: OrderStory) -> Iterator[str]:
     if story.desk:
         yield "## What people did"
-        head = ("when (UTC)", "what", "who", "amount", "reference")
+        head = ("when (UTC)", "what", "who (as typed)", "started by", "amount", "reference")
         amounts = [show(row.amount, story.currency) if row.amount else "" for row in story.desk]
-        rows = [(row.at, row.action, row.by, amount, row.reference or "") for row, amount in zip(story.desk, amounts, strict=True)]
+        rows = [
+            (row.at, row.action, row.by, row.started_by or "", amount, row.reference or "")
+            for row, amount in zip(story.desk, amounts, strict=True)
+        ]
         yield markdown_table(head, rows)
 
 

@@ -39,7 +39,7 @@ _STORY = text(
             'undo_said', s.undo_result ->> 'compensation_status', 'undo_error', s.undo_error ->> 'code') ORDER BY s.number), '[]')
             FROM order_step s WHERE s.order_id = o.id) AS steps,
         (SELECT coalesce(jsonb_agg(jsonb_build_object('at', to_char(d.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), 'action', d.action,
-            'by', d."by", 'reference', d.reference, 'amount', d.amount::text) ORDER BY d.id), '[]')
+            'by', d."by", 'started_by', d.started_by, 'reference', d.reference, 'amount', d.amount::text) ORDER BY d.id), '[]')
             FROM desk_entry d WHERE d.order_id = o.id) AS desk
     FROM customer_order o WHERE o.id = :id
     """
@@ -81,8 +81,11 @@ class DeskRow:
     """Minute, UTC."""
     action: str
     by: str
+    """As typed."""
     amount: Decimal = Decimal(0)
     reference: str | None = None
+    started_by: str | None = None
+    """What the system knows of who it was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ _REMEMBER = text(
 )
 _KNOWN = text("SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))")
 _ACCEPT = text("UPDATE discrepancy SET accepted_at = now() WHERE order_id = :id AND accepted_at IS NULL")
-_NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", reason) VALUES (:id, :action, :by, :reason)""")
+_NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, :action, :by, :started_by, :reason)""")
 _REMEMBERING, _ACCEPTING = effect("the commit of open discrepancies"), effect("the commit of accepting discrepancies")
 
 
@@ -51,31 +51,31 @@ async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> li
     return [d for d in told if d.mended or known[_key(d)].accepted_at is None]
 
 
-async def accept(order_id: str, *, accepted_by: str, reason: str) -> int:
+async def accept(order_id: str, *, accepted_by: str, reason: str, started_by: str | None = None) -> int:
     """A person says that what is open about this order may stay as it is; who and why are kept. Returns how many discrepancies that are.
     Raises `NothingToAccept` and `ResolutionIncomplete`."""
-    asked = _checked(order_id, accepted_by, reason)
+    asked = _checked(order_id, accepted_by, reason, started_by)
     async with transaction(_ACCEPTING) as tx:
         return await tx.run_sync(_accept, asked)
 
 
-def accept_sync(order_id: str, *, accepted_by: str, reason: str) -> int:
+def accept_sync(order_id: str, *, accepted_by: str, reason: str, started_by: str | None = None) -> int:
     """The same, for callers without an event loop."""
-    asked = _checked(order_id, accepted_by, reason)
+    asked = _checked(order_id, accepted_by, reason, started_by)
     with sync_engine(settings().database_url).begin() as connection:
         return _accept(connection, asked)
 
 
-def _checked(order_id: str, accepted_by: str, reason: str) -> dict[str, str]:
+def _checked(order_id: str, accepted_by: str, reason: str, started_by: str | None) -> dict[str, str | None]:
     by = words.required("accepted_by", accepted_by, "say who decides this; it is kept with the order")
     why = words.required("reason", reason, "say why the books may differ here; it is kept with the order")
-    return {"id": _storable(order_id.strip()), "by": by, "reason": why, "action": ACTION}
+    return {"id": _storable(order_id.strip()), "by": by, "reason": why, "action": ACTION, "started_by": words.known(started_by)}
 
 
-def _accept(connection: Connection, asked: dict[str, str]) -> int:
+def _accept(connection: Connection, asked: dict[str, str | None]) -> int:
     accepted = connection.execute(_ACCEPT, asked).rowcount
     if not accepted:
-        raise NothingToAccept(asked["id"])
+        raise NothingToAccept(str(asked["id"]))
     connection.execute(_NOTE, asked)
     return accepted
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -277,6 +279,7 @@ async def test_refunded_by_hand(saga: World, unique: str) -> None:
     assert {undone.compensation: undone.status for undone in ended.undone}["refund_payment"] == "refunded_by_hand"
     (entry,) = entries(saga, order_id)
     assert (entry.action, entry.by, entry.reference, entry.amount) == ("refunded_by_hand", "ann", "transfer 4711", PRICE)
+    assert re.match(r"Prefect run [0-9a-f-]{36}", entry.started_by), "whatever name was typed"
     assert saga.money(order_id) == (PRICE, 0), "past the gateway, which pays nothing"
     assert "999.99 USD" in saga.mail(order_id, "refund")
     assert orders_that_need_attention() == []
@@ -410,6 +413,7 @@ async def test_from_python_with_the_database_only(saga: World, unique: str) -> N
         drain.cancel()
         await asyncio.gather(drain, return_exceptions=True)
     assert ended.outcome is Outcome.COMPENSATED
+    assert getpass.getuser() in entries(saga, order_id)[0].started_by
     saga.assert_books_balance()
 
 

@@ -283,7 +283,7 @@ class TestRefundsMadeInTheDashboard:
 
         assert shop.money(unique) == (PRICE, PRICE)
         assert (ended(unique).outcome, ended(unique).amount_refunded, ended(unique).amount_at_risk) == (Outcome.COMPENSATED, PRICE, 0)
-        assert shop.sql('SELECT action, "by", reference FROM desk_entry') == [("retry_now", "the payment gateway", "evt_1")]
+        assert shop.sql("SELECT action, started_by, reference FROM desk_entry") == [("retry_now", "payment event evt_1", "evt_1")]
         assert read_desk_sync().matters == []
         shop.assert_books_balance()
 

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).resolve().parent.parent.parent
 FAILURES = HOME / "var" / "ui-failures"
-_OURS = {"DATABASE_URL", "PREFECT_API_URL", "PAYMENT_GATEWAY", "PAYMENT_GATEWAY_URL", "STRIPE_API_KEY", "PREFECT_HOME"}
+_OURS = {
+    "DATABASE_URL",
+    "PREFECT_API_URL",
+    "PAYMENT_GATEWAY",
+    "PAYMENT_GATEWAY_URL",
+    "STRIPE_API_KEY",
+    "PREFECT_HOME",
+    "PREFECT_API_AUTH_STRING",
+}
 _CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync")  # fmt: skip
 
@@ -55,16 +63,17 @@ class Shop:
 
     def runs(self, deployment: str) -> None:
         """Starts a run of it, as its schedule does."""
-        with self._prefect() as api:
+        with self.prefect() as api:
             known = api.get(f"/deployments/name/{deployment}").raise_for_status().json()
             api.post(f"/deployments/{known['id']}/create_flow_run", json={}).raise_for_status()
 
     def has_artifact(self, key: str) -> bool:
         """Whether some run has made one."""
-        with self._prefect() as api:
+        with self.prefect() as api:
             return api.get(f"/artifacts/{key}/latest").is_success
 
-    def _prefect(self) -> httpx.Client:
+    def prefect(self) -> httpx.Client:
+        """A client of its API."""
         user, password = self.prefect_password.split(":")
         return httpx.Client(base_url=self.known["PREFECT_API_URL"], auth=(user, password), timeout=30)
 
@@ -122,7 +131,10 @@ def person(shop: Shop, browser: Browser, request: pytest.FixtureRequest) -> Iter
     page = browser.new_page(viewport={"width": 1280, "height": 860})
     page.set_default_timeout(60_000)
     failed = request.session.testsfailed
-    yield Person(page, shop.ui)
+    with shop.prefect() as api:
+        somebody = Person(page, shop.ui, api)
+        somebody.logs_in(shop.prefect_password)
+        yield somebody
     if request.session.testsfailed > failed:
         FAILURES.mkdir(parents=True, exist_ok=True)
         picture = FAILURES / f"{request.node.name}.png"

@@ -22,8 +22,16 @@ _PATIENCE = 120_000
 class Person:
     """Uses one page of a browser. Everything waits until it can be seen."""
 
-    def __init__(self, page: Page, ui: str) -> None:
-        self.page, self.ui = page, ui
+    def __init__(self, page: Page, ui: str, api: httpx.Client) -> None:
+        """`api` is a client of the Prefect server, for what cannot be seen."""
+        self.page, self.ui, self._api = page, ui, api
+
+    def logs_in(self, password: str) -> None:
+        """Types what the terminal has shown."""
+        self.page.goto(f"{self.ui}/login")
+        self.page.locator("input[type=password]").fill(password)
+        self.page.keyboard.press("Enter")
+        self.page.get_by_role("link", name="Runs", exact=True).first.wait_for()
 
     # -- finding
 
@@ -154,5 +162,4 @@ class Person:
 
     def _runs(self, name: str) -> list[dict[str, Any]]:
         wanted = {"flow_runs": {"name": {"any_": [name]}}, "sort": "START_TIME_DESC", "limit": 1}
-        api = self.ui.removesuffix("/v2") + "/api"
-        return list(httpx.post(f"{api}/flow_runs/filter", json=wanted, timeout=30).json())
+        return list(self._api.post("/flow_runs/filter", json=wanted).raise_for_status().json())
