@@ -1,0 +1,48 @@
+"""Commands find the Prefect server that `make run` has started, and send its password to no other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deployments import running
+from deployments.running import use_running_world
+from deployments.stack.environment import write_env_file
+
+OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example.com/api"
+NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
+
+
+@pytest.mark.parametrize(
+    ("environment", "env_file", "used"),
+    [
+        ({}, {}, (OURS, "admin:ours")),
+        ({"PREFECT_API_URL": OURS}, {}, (OURS, "admin:ours")),
+        ({"PREFECT_API_URL": OURS, "PREFECT_API_AUTH_STRING": "admin:typed"}, {}, (OURS, "admin:typed")),
+        ({"PREFECT_API_URL": THEIRS}, {}, (THEIRS, None)),
+        ({"PREFECT_API_URL": THEIRS, "PREFECT_API_KEY": "pnu_key"}, {}, (THEIRS, None)),
+        ({}, {"PREFECT_API_URL": THEIRS}, (THEIRS, None)),
+        ({}, {"PREFECT_API_URL": THEIRS, "PREFECT_API_AUTH_STRING": "admin:theirs"}, (THEIRS, "admin:theirs")),
+        ({"PREFECT_API_URL": OURS}, {"PREFECT_API_URL": THEIRS, "PREFECT_API_AUTH_STRING": "admin:theirs"}, (OURS, "admin:ours")),
+    ],
+)
+def test_a_password_is_taken_only_from_where_its_address_stands(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    env_file: dict[str, str],
+    used: tuple[str, str | None],
+) -> None:
+    write_env_file(tmp_path / "run.env", {"PREFECT_API_URL": OURS, "PREFECT_API_AUTH_STRING": "admin:ours"})
+    write_env_file(tmp_path / ".env", env_file)
+    monkeypatch.setattr(running, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    # What the call itself puts there is taken away afterwards.
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    use_running_world()
+    assert (os.environ.get("PREFECT_API_URL"), os.environ.get("PREFECT_API_AUTH_STRING")) == used
