@@ -27,6 +27,7 @@ from deployments.check.finding import Finding, State
 from deployments.check.pooler import Pooler, recognise_pooler
 from shop.database import connect_args
 from shop.errors import OrderError
+from shop.files import make_private
 from shop.settings import Settings
 from shop.signals import plain_url
 
@@ -272,7 +273,7 @@ async def files(known: Known) -> Finding:
     """Labels, mails and logs are written there."""
     folder = known.settings.var_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

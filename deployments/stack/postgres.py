@@ -21,7 +21,8 @@ from psycopg import sql
 
 from deployments.stack.errors import StackError
 from deployments.stack.files import poll, read_if_there, tail
-from deployments.stack.postgres_binaries import Account, Binaries, account_for, find_binaries, let_reach, let_run
+from deployments.stack.postgres_binaries import Account, Binaries, account_for, find_binaries, require_programs, require_way
+from shop.files import make_private
 
 _PORT = 5432  # only part of the socket's name
 _LONGEST_SOCKET = 103  # macOS allows 103 bytes, Linux 107
@@ -61,6 +62,12 @@ class EmbeddedPostgres:
             self._make_data()
             self._forget_dead_server()
             self._launch(seconds)
+
+    @property
+    def group(self) -> int | None:
+        """Who has to be able to pass through the folders above the data: the group of the server's own user. None when that is us."""
+        account = account_for(self.data_dir)
+        return account.gid if account else None
 
     def stop(self, mode: StopMode = "fast", seconds: float = 60) -> None:
         """Stops the server: `fast` ends connections, `immediate` is like a crash (recovered at the next start).
@@ -117,7 +124,7 @@ class EmbeddedPostgres:
             version = read_if_there(self.data_dir / "PG_VERSION").strip()
             binaries, account = find_binaries(int(version) if version.isdigit() else None), account_for(self.data_dir)
             if account:
-                let_run(account, binaries)
+                require_programs(account, binaries)
             self._found = binaries, account
         return self._found
 
@@ -125,9 +132,9 @@ class EmbeddedPostgres:
 
     def _make_data(self) -> None:
         binaries, account = self._tools()
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.data_dir.parent, account.gid if account else None)
         if account:
-            let_reach(account, self.data_dir)
+            require_way(account, self.data_dir.parent)
         elif self.data_dir.exists() and (owner := self.data_dir.stat().st_uid) != os.geteuid():
             raise StackError(
                 f"the data folder {self.data_dir} belongs to another user (uid {owner}; was it made as root?). "
@@ -264,7 +271,7 @@ def _own_folder(folder: Path, account: Account | None) -> None:
     """Makes a folder that only the server's user can enter. Refuses one that somebody else has put there."""
     owner = account.uid if account else os.geteuid()
     try:
-        folder.mkdir(mode=0o700, parents=True)
+        folder.mkdir(mode=0o700)
         if account:
             os.chown(folder, account.uid, account.gid)
     except FileExistsError:

