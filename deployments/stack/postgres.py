@@ -18,6 +18,7 @@ from urllib.parse import quote
 import psutil
 import psycopg
 from psycopg import sql
+from psycopg.pq import PGconn, Ping
 
 from deployments.stack.errors import StackError
 from deployments.stack.files import poll, read_if_there, tail
@@ -82,8 +83,8 @@ class EmbeddedPostgres:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     def running(self) -> bool:
-        """Whether the server runs and takes connections."""
-        return self._server() is not None and self._answers()
+        """Whether the server runs. One that has no connection left for the moment, or recovers from a crash, does."""
+        return self._server() is not None and self._ping() in (Ping.OK, Ping.REJECT)
 
     def url(self, database: str) -> str:
         """The database's address, for psycopg and, with another driver in front, for SQLAlchemy."""
@@ -91,7 +92,7 @@ class EmbeddedPostgres:
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """Makes the database when it is not there, as a copy of `template` if one is named."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with self._connect() as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
                 like = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
                 with suppress(psycopg.errors.DuplicateDatabase):  # another was faster
@@ -99,12 +100,12 @@ class EmbeddedPostgres:
 
     def drop_database(self, name: str) -> None:
         """Drops the database and ends the connections to it."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with self._connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def require_extension(self, name: str) -> None:
         """Raises StackError when this PostgreSQL does not bring the extension."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with self._connect() as connection:
             if connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", [name]).fetchone() is None:
                 raise StackError(
                     f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, which the Prefect server needs: "
@@ -175,9 +176,22 @@ class EmbeddedPostgres:
         return False
 
     def _answers(self) -> bool:
-        with suppress(psycopg.Error), psycopg.connect(self.url("postgres"), connect_timeout=5):
-            return True
-        return False
+        """Also when all its connections are taken."""
+        return self._ping() == Ping.OK
+
+    def _ping(self) -> int:
+        return PGconn.ping(f"{self.url('postgres')}&connect_timeout=5".encode())
+
+    def _connect(self, seconds: float = 20) -> psycopg.Connection:
+        """Waits for a connection to be free. Raises StackError if none is in time."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=5)
+            except psycopg.OperationalError as error:
+                if time.monotonic() > end:
+                    raise StackError(f"the PostgreSQL in {self.data_dir} takes no connection: {str(error).strip()}") from error
+                time.sleep(0.2)
 
     def _leftover_answers(self, seconds: float) -> bool:
         """Whether a server that was left running can be used. One that is just ending is waited for."""
