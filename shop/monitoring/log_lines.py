@@ -18,7 +18,7 @@ from structlog.typing import EventDict
 from shop.files import PRIVATE_FILE
 from shop.monitoring.config import Monitoring
 from shop.monitoring.log_context import fields
-from shop.monitoring.masking import mask, masked
+from shop.monitoring.masking import mask, mask_exception, masked
 from shop.monitoring.shared_file import SharedFile
 from shop.plain import tame
 from shop.settings import Settings, settings
@@ -63,6 +63,8 @@ def lines_of(record: logging.LogRecord) -> EventDict:
     for key in _WHERE:
         if (value := more.pop(key, None) or where.get(key)) is not None:
             made[key] = mask(str(value), s) if key == "order_id" else value
+    if isinstance(exception := more.pop("exception", None), str):
+        made["exception"] = mask_exception(exception, s)
     if more:
         made |= masked(more, s)
     made["pid"] = record.process
