@@ -83,9 +83,15 @@ def bars(results: Results) -> list[Bar]:
 
 def measure(*, quick: bool, console: Console) -> Results:
     """Runs every line."""
+    with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder:
+        Path(folder).chmod(0o711)  # PostgreSQL runs as another user when this is root
+        return _measure(Path(folder) / "var", quick=quick, console=console)
+
+
+def _measure(var: Path, *, quick: bool, console: Console) -> Results:
     results: Results = {}
-    with tempfile.TemporaryDirectory(prefix="order-saga-bench-") as folder, Stack(_options(Path(folder))) as stack:
-        environment = {**os.environ, **stack.environment, "VAR_DIR": folder, "PREFECT_LOGGING_LEVEL": "ERROR", "PYTHONPATH": str(HOME)}
+    with Stack(_options(var)) as stack:
+        environment = {**os.environ, **stack.environment, "VAR_DIR": str(var), "PREFECT_LOGGING_LEVEL": "ERROR", "PYTHONPATH": str(HOME)}
         for line in LINES:
             with console.status(f"{line.name} ..."):
                 number = line.quick if quick else line.number

@@ -230,11 +230,12 @@ def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
 
 
 def _stay_up(console: Console, stack: Stack) -> NoReturn:
-    """Until a signal comes. What dies meanwhile is started again."""
+    """Until a signal comes. What dies meanwhile is started again; whatever happens to one part, the others run on."""
     while True:
         time.sleep(_LOOK_EVERY)
-        for part in stack.revive():
-            console.print(f"{part}: had stopped, was started again", markup=False, highlight=False)
+        for revival in stack.revive():
+            with suppress(OSError):  # what is said may not be heard
+                console.print(str(revival), markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What every long-running process does beside its work: it tells that it lives, answers at `/metrics`, and sends traces.
+"""What every long-running process does beside its work: it tells that it lives, answers at `/metrics`, sends traces,
+and closes what an earlier version let others read.
 
 None of it can keep the process from its work: a port that is taken is told, and that is all.
 """
@@ -9,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from shop.files import tighten
 from shop.monitoring.sampler import sampling
 from shop.settings import settings
 
@@ -19,6 +21,7 @@ log = logging.getLogger("shop.watched")
 def watched(kind: str, *, own_port: bool = False, database_url: str | None = None) -> Iterator[None]:
     """While its body runs. `own_port`: the process has no HTTP of its own, and listens on `METRICS_PORT`, if that is set. `database_url`:
     the database that it works on, if that is not the shop's."""
+    tighten(settings().var_dir)
     with ExitStack() as stack:
         stack.enter_context(sampling(kind, database_url=database_url))
         if own_port:

@@ -13,6 +13,7 @@ from shop import inventory, journal, tally
 from shop.database import Tx, as_json, transaction
 from shop.desk import attention
 from shop.errors import OrderError, OrderRejected, OutOfStock
+from shop.money import currency_of
 from shop.notifications.notices import Notice, tell
 from shop.notifications.outcome_notices import notice_of
 from shop.outcomes import Outcome, Undone
@@ -114,7 +115,7 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
             undone = _undone(order, saga) if order.failure else []
             outcome = outcome_of(order, undone)
             charged, refunded, at_risk = money_moved(order)
-            currency = str(order.content.get("currency", "USD"))[:10]
+            currency = currency_of(order.content)
             rows.append(
                 {
                     "id": order.id,

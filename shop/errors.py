@@ -7,7 +7,7 @@ trying the same thing again can help; Prefect's retries ask it. `details()` is w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -27,6 +27,8 @@ class OrderError(Exception):
     code: ClassVar[str] = "order_error"
     refusal: ClassVar[bool] = False
     """A business "no", which is no fault of anything: it counts in no error rate."""
+    others_words: ClassVar[bool] = False
+    """Its text holds words of somebody outside, who may repeat what a customer typed."""
     retryable: bool = False
     retry_after: float | None = None
     """Seconds, if trying again can help, but not sooner: the order waits, and nothing is decided about it."""
@@ -43,6 +45,10 @@ class OrderError(Exception):
     def reasons(self) -> list[str]:
         """What a person reads, one line for each problem."""
         return [str(self)]
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Changes its text, wherever it has it."""
+        self.args = (change(str(self)),)
 
 
 def _cut(text: str) -> str:
@@ -156,6 +162,7 @@ class PaymentError(OrderError):
     """Something at the payment gateway; `error_code` is the gateway's own word."""
 
     code = "payment_error"
+    others_words = True
     unclear_refunds: int = 0
     """How many refunds of the order were asked for without a clear answer, this one included."""
 
@@ -164,6 +171,10 @@ class PaymentError(OrderError):
         self.error_message = error_message
         self.retryable = retryable
         super().__init__(f"{error_message} ({error_code})")
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        super().reword(change)
+        self.error_message = change(self.error_message)
 
     def details(self) -> dict[str, Any]:
         told = {**super().details(), "error_code": self.error_code, "error_message": self.error_message}
@@ -304,6 +315,7 @@ class InventoryRefused(OrderError):
     """The inventory service understood and says no, for a reason that is neither stock nor time."""
 
     code = "inventory_refused"
+    others_words = True
 
 
 class InventoryMisconfigured(OrderError):
@@ -316,6 +328,7 @@ class CarrierRefused(OrderError):
     """The carrier does not take this parcel, such as for an address that it does not serve."""
 
     code = "carrier_refused"
+    others_words = True
     refusal = True
 
 
@@ -346,6 +359,7 @@ class VoidRefused(OrderError):
     """The carrier does not take back a label that was not used: a person has to."""
 
     code = "void_refused"
+    others_words = True
 
 
 class InfrastructureTrouble(OrderError):
@@ -389,7 +403,7 @@ class StepBroken(OrderError):
 
     def __init__(self, step: str, error: BaseException) -> None:
         super().__init__(f"{step} failed unexpectedly: {type(error).__name__}")
-        self.__cause__ = error
+        self.__suppress_context__ = True  # tracebacks show no text of the other, either
 
 
 class UnknownStep(OrderError):

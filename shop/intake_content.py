@@ -58,7 +58,7 @@ _MARK = re.compile(r"\[(removed|misnamed): [^\[\]]{1,100}\]")
 
 _PARTS: Mapping[str, type[BaseModel]] = {"payment_info": PaymentInfo, "shipping_info": ShippingInfo}
 _IDS = frozenset({"id", "customer_id", "product_id"})
-_NUMBERS = frozenset({"quantity", "price", "total_amount", "tax_amount", "shipping_amount", "discount_amount"})
+NUMBERS = frozenset({"quantity", "price", "total_amount", "tax_amount", "shipping_amount", "discount_amount"})
 _ABOUT_CARDS = frozenset({"method", "card_last4", "token"})
 # Names without separators, in lower case.
 _CODE_FIELD = re.compile(r".*(cvv|cvc|securitycode).*|csc")
@@ -296,7 +296,7 @@ def _clean_scalar(value: Any, name: str) -> Any:
         return CONTROL
     if name in _IDS:
         return str(value) if isinstance(value, Decimal) else value
-    if name in _NUMBERS:
+    if name in NUMBERS:
         # Amounts have twelve digits before the point at most. Those after it are no card number's.
         number = _INTEGER_PART.fullmatch(text)
         found = card_numbers.has_card_number(number[1] if number else text)

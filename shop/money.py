@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
+from typing import Any
+
+NO_CURRENCY = "XXX"
 
 _UNITS_OF_ACCOUNT = frozenset("BOV CHE CHW CLF COU MXV USN UYI UYW XAD".split())
 """On the list of ISO 4217, but no money: fund codes and units of account. Precious metals and test codes have
@@ -39,6 +43,12 @@ def currencies() -> Mapping[str, int]:
 def is_currency(code: str) -> bool:
     """Whether `code` is an active ISO 4217 currency that an order can be paid in."""
     return code in currencies()
+
+
+def currency_of(content: Mapping[str, Any]) -> str:
+    """The currency that an order's content names, also if it is none that orders are paid in; ISO 4217's `XXX` for what is no code."""
+    code = content.get("currency", "USD")
+    return code if isinstance(code, str) and re.fullmatch(r"[A-Za-z]{3}", code) else NO_CURRENCY
 
 
 def decimals(currency: str) -> int:

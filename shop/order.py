@@ -100,7 +100,9 @@ def _in_sequence(schema: dict[str, Any]) -> None:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, str_strip_whitespace=True, json_schema_extra=_in_sequence)
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, str_strip_whitespace=True, json_schema_extra=_in_sequence, hide_input_in_errors=True
+    )
 
 
 class Item(_Part):

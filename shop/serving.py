@@ -13,6 +13,8 @@ from typing import Any
 
 import uvicorn
 
+from shop.files import write_atomic
+
 
 class _Server(uvicorn.Server):
     """Tells where it is as soon as it answers there."""
@@ -24,7 +26,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self._port_file is not None:
-            _write_whole(self._port_file, str(self._port))
+            write_atomic(self._port_file, str(self._port).encode())
         print(self._url, flush=True)
 
 
@@ -61,11 +63,3 @@ def _ending_well() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Nobody ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text)
-    draft.replace(path)

@@ -1,6 +1,8 @@
 """Does the order make sense? Finds everything that is wrong with it, at once, each with its place.
 
-Works on orders of any shape: what can be read is checked, what cannot be read is reported.
+Works on orders of any shape: what can be read is checked, what cannot be read is reported. What is reported names field and rule, and
+never repeats what a customer typed, for it goes to task runs, events and logs. Of a value it says what kind it is; amounts, numbers of
+pieces, currencies and products' ids are shown.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pydantic_core import ErrorDetails
 from shop import countries, money
 from shop.domains import ascii_mail_domain
 from shop.errors import OrderRejected, Problem
-from shop.intake_content import HAS_REMOVED, MISNAMED, REMOVED
+from shop.intake_content import HAS_REMOVED, MISNAMED, NUMBERS, REMOVED
 from shop.order import Item, Order
 from shop.settings import Settings
 
@@ -28,6 +30,10 @@ rounds. It is never more."""
 _ORDERS_AT_ONCE = 16
 _MISNAMED = "a field of another name"
 _MAX_TEXT = 200
+_CURRENCY = re.compile(r"[A-Za-z]{3}")
+_PRODUCT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,59}")
+_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}(\.[0-9]{1,18})?\s*")
+_KEY = re.compile(r"[A-Za-z_~][A-Za-z0-9_-]{0,39}(\[[0-9]+\])*")
 _EMAIL = re.compile(r"[^@\s<>,;:\"()\[\]\\]{1,64}@[^@\s<>,;:\"()\[\]\\.]+(\.[^@\s<>,;:\"()\[\]\\.]+)+")
 _FIELDS = {name: TypeAdapter(field.rebuild_annotation()) for name, field in Order.model_fields.items() if name != "items"}
 _ITEM = TypeAdapter(Item)
@@ -145,11 +151,11 @@ def _email(order: Readable) -> list[Problem]:
     if not email:
         return []
     if len(email) > 254 or not _EMAIL.fullmatch(email):
-        return [Problem("customer_email", _shown(email), "an e-mail address such as name@example.com")]
+        return [Problem("customer_email", _kind(email), "an e-mail address such as name@example.com")]
     try:
         ascii_mail_domain(email)
     except UnicodeError:
-        return [Problem("customer_email", _shown(email), "an e-mail address whose domain can exist")]
+        return [Problem("customer_email", _kind(email), "an e-mail address whose domain can exist")]
     return []
 
 
@@ -169,7 +175,7 @@ def _item(place: str, item: Item, order: Readable, known: set[str], limits: Sett
     if not item.product_id:
         problems.append(Problem(f"{place}.product_id", "nothing", "a product's id"))
     elif item.product_id not in known:
-        problems.append(Problem(f"{place}.product_id", _shown(item.product_id), "a product in the catalogue"))
+        problems.append(Problem(f"{place}.product_id", _product(item.product_id), "a product in the catalogue"))
     if not 0 < item.quantity <= limits.max_quantity:
         problems.append(Problem(f"{place}.quantity", _shown(item.quantity), f"a whole number from 1 to {limits.max_quantity}"))
     if item.price <= 0:
@@ -181,7 +187,7 @@ def _currency(order: Readable) -> list[Problem]:
     currency = order.get("currency")
     if currency is None or money.is_currency(currency):  # what is missing is reported already
         return []
-    return [Problem("currency", _shown(currency), "an ISO 4217 code such as USD")]
+    return [Problem("currency", currency if _CURRENCY.fullmatch(currency) else _kind(currency), "an ISO 4217 code such as USD")]
 
 
 def _precision(place: str, amount: Decimal, order: Readable) -> list[Problem]:
@@ -226,7 +232,7 @@ def _method(order: Readable) -> list[Problem]:
         return []
     problems = []
     if payment.method not in PAYMENT_METHODS:
-        problems.append(Problem("payment_info.method", _shown(payment.method), "one of " + ", ".join(PAYMENT_METHODS)))
+        problems.append(Problem("payment_info.method", _kind(payment.method), "one of " + ", ".join(PAYMENT_METHODS)))
     if payment.card_last4 is not None and not payment.card_last4.startswith(REMOVED) and not re.fullmatch(r"[0-9]{4}", payment.card_last4):
         problems.append(Problem("payment_info.card_last4", f"{len(payment.card_last4)} characters", "the card's last four digits"))
     if payment.token is not None and not 0 < len(payment.token) <= 255:
@@ -248,21 +254,26 @@ def _address(order: Readable) -> list[Problem]:
     if not countries.is_country(address.country):
         meant = countries.meant(address.country)
         expected = "an ISO 3166 code of two letters" + (f": {meant}" if meant else "")
-        problems.append(Problem("shipping_info.country", _shown(address.country), expected))
+        problems.append(Problem("shipping_info.country", _kind(address.country), expected))
     return problems
 
 
 def _removed(value: Any, place: str) -> list[Problem]:
     """What intake took out, and why; see `shop.intake_content`."""
     if isinstance(value, str) and value.startswith(MISNAMED) and place:
-        return [Problem(place, _MISNAMED, _sibling(place, value.removeprefix(MISNAMED).rstrip("]")))]
+        return [Problem(_path(place), _MISNAMED, _sibling(place, value.removeprefix(MISNAMED).rstrip("]")))]
     if isinstance(value, str) and value.startswith(REMOVED):
-        return [Problem(place or "order", "(removed)", f"nothing of the kind: it {value.removeprefix(REMOVED).rstrip(']')}")]
+        return [Problem(_path(place) or "order", "(removed)", f"nothing of the kind: it {value.removeprefix(REMOVED).rstrip(']')}")]
     if isinstance(value, Mapping):
         return [p for k, v in value.items() for p in (*_removed(k, place), *_removed(v, _below(place, str(k))))]
     if isinstance(value, list):
         return [p for i, v in enumerate(value) for p in _removed(v, f"{place}[{i}]")]
     return []
+
+
+def _path(place: str) -> str:
+    """Names of fields; what does not look like one was typed by anybody."""
+    return ".".join(part if _KEY.fullmatch(part) else "(a field)" for part in place.split(".")) if place else ""
 
 
 def _below(place: str, key: str) -> str:
@@ -278,9 +289,39 @@ def _problem(error: ErrorDetails) -> Problem:
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
     if error["type"] == "missing":
         return Problem(place, "nothing", "a value")
-    return Problem(place, _shown(error["input"]), error["msg"].removeprefix("Input should be ").removeprefix("Value error, "))
+    given = error["input"]
+    is_number = error["loc"][-1] in NUMBERS and (
+        _NUMBER.fullmatch(given) if isinstance(given, str) else isinstance(given, int | float | Decimal)
+    )
+    expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return Problem(place, _shown(given) if is_number else _kind(given), expected)
 
 
-def _shown(value: object) -> str:
-    text = repr(value) if isinstance(value, str | list | dict) else str(value)
+def _shown(number: object) -> str:
+    """An amount, or a number of pieces."""
+    text = str(number)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _product(product_id: str) -> str:
+    """What the shop calls a product is shown; what does not look like that may be anything."""
+    return repr(product_id) if _PRODUCT_ID.fullmatch(product_id) else _kind(product_id)
+
+
+def _kind(value: object) -> str:
+    """What kind of value it is, without the value."""
+    match value:
+        case None | "":
+            return "nothing"
+        case bool():
+            return str(value)
+        case str():
+            return f"text of {len(value)} character{'s' if len(value) > 1 else ''}"
+        case int() | float() | Decimal():
+            return "a number"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+        case Mapping():
+            return "an object"
+        case _:
+            return type(value).__name__

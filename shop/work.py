@@ -15,12 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
 from shop import journal
+from shop.customer_words import without_customer
 from shop.database import Tx, is_database_trouble, transaction
 from shop.errors import BatchStruggling, DatabaseTimeout, InfrastructureTrouble, LeaseLost, OrderError, StepBroken, StepTimeout
 from shop.infrastructure import is_infrastructure_trouble
@@ -204,7 +207,7 @@ async def _run(work: Work, act: Callable[[list[OrderUnderWay]], Awaitable[dict[O
         if len(work.orders) > 1:  # one order spoiled the statement for all: each goes on alone, and the culprit fails alone
             work.alone += todo
             return
-        broken = _broken(work, error)
+        broken = _broken(work, todo[0], error)
         await _record_broken(work, todo[0], broken)
         ends = {todo[0]: broken}
     work.settle(ends)
@@ -278,7 +281,7 @@ async def run_outside(work: Work, action: OutsideAction, then: DatabaseAction | 
             _keep(work, calls)
             work.alone += [order for order in calls if not order.lost]
             return
-        broken = _broken(work, error)
+        broken = _broken(work, held[0], error)
         await _record_broken(work, held[0], broken, begun=True)
         work.settle({held[0]: broken})
 
@@ -391,23 +394,32 @@ def _end(work: Work, order: OrderUnderWay, call: asyncio.Task[Result]) -> Result
     if error is None:
         return call.result()
     if isinstance(error, OrderError):
-        return error
+        return _hidden(error, order)
     if isinstance(error, LeaseLost):
         order.lost = True
         return None
     if is_database_trouble(error) or not isinstance(error, Exception):
         raise error
-    return _broken(work, error)
+    return _broken(work, order, error)
 
 
-def _broken(work: Work, error: Exception) -> OrderError:
+def _hidden(error: OrderError, order: OrderUnderWay) -> OrderError:
+    """It goes to the journal, to a task run's state and to logs: the carrier may have repeated the address."""
+    if error.others_words:
+        error.reword(partial(without_customer, content=order.content))
+        error.__cause__, error.__suppress_context__ = None, True
+    return error
+
+
+def _broken(work: Work, order: OrderUnderWay, error: Exception) -> OrderError:
     if isinstance(error, OrderError):
-        return error
+        return _hidden(error, order)
     if is_infrastructure_trouble(error):
         trouble = InfrastructureTrouble(work.step.name, error)
         log.warning("%s: %s", work.title, trouble)
         return trouble
-    log.exception("%s failed in a way that nobody foresaw (%s)", work.step.name, work.title, exc_info=error)
+    trace = without_customer("".join(traceback.format_exception(error)), order.content)
+    log.error("%s failed in a way that nobody foresaw (%s)", work.step.name, work.title, extra={"exception": trace})
     return StepBroken(work.step.name, error)
 
 

@@ -100,6 +100,7 @@ def world_dir() -> Iterator[Path]:
             if time.time() - old.stat().st_mtime > _JUST_MADE_SECONDS:
                 _sweep(old)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    folder.chmod(0o711)  # PostgreSQL runs as another user when this is root
     lock = RunLock(folder / "run" / "lock")
     lock.take()
     try:

@@ -28,6 +28,7 @@ from deployments.check.open_server import open_beyond_loopback
 from deployments.check.pooler import Pooler, recognise_pooler
 from shop.database import connect_args
 from shop.errors import OrderError
+from shop.files import make_private
 from shop.settings import Settings
 from shop.signals import plain_url
 
@@ -284,7 +285,7 @@ async def files(known: Known) -> Finding:
     """Labels, mails and logs are written there."""
     folder = known.settings.var_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -62,7 +62,7 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> None:
     """For other shells: `set -a; . var/run.env`. Readable by its owner alone, since an address may hold a password."""
     lines = ["# Written by `make run` while it runs, and read by every command in this folder. For a shell: set -a; . var/run.env; set +a"]
     lines += [f"{name}={_quoted(value)}" for name, value in values.items()]
-    write_whole(path, "\n".join([*lines, ""]), mode=0o600)
+    write_whole(path, "\n".join([*lines, ""]))
 
 
 def _quoted(value: str) -> str:

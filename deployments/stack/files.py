@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from shop.files import write_atomic
+
 _KEY_BYTES = 32
 
 
-def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
-    """Replaces the file in one step, so that a reader sees the old text or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
+def write_whole(path: Path, text: str) -> None:
+    """Replaces the file in one step, so that a reader sees the old text or the new one, never half of it. Only its owner can read it."""
+    write_atomic(path, text.encode())
 
 
 def read_if_there(path: Path) -> str:
@@ -32,7 +29,7 @@ def key_in(file: Path, prefix: str = "") -> str:
     """The secret that the file holds; a new one, after the prefix, if there is none. Only the file's owner can read it."""
     if not (key := read_if_there(file).strip()):
         key = prefix + secrets.token_urlsafe(_KEY_BYTES)
-        write_whole(file, key + "\n", mode=0o600)
+        write_whole(file, key + "\n")
     return key
 
 

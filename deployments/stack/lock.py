@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from deployments.stack.errors import AlreadyRunning, StackError
+from shop.files import PRIVATE_FILE, make_private
 
 
 class RunLock:
@@ -21,8 +22,8 @@ class RunLock:
     def take(self) -> None:
         """Raises AlreadyRunning, saying who has it, when another process does; StackError when the folder cannot be written."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._path.open("a+", encoding="utf-8")
+            make_private(self._path.parent)
+            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE), "a+", encoding="utf-8")
         except OSError as error:
             raise StackError(
                 f"cannot write to {self._path.parent.parent} ({error.strerror}). If it was made by another user, such as root, "

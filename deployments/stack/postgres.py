@@ -18,10 +18,12 @@ from urllib.parse import quote
 import psutil
 import psycopg
 from psycopg import sql
+from psycopg.pq import PGconn, Ping
 
 from deployments.stack.errors import StackError
 from deployments.stack.files import poll, read_if_there, tail
-from deployments.stack.postgres_binaries import Account, Binaries, account_for, find_binaries, let_reach, let_run
+from deployments.stack.postgres_binaries import Account, Binaries, account_for, find_binaries, require_programs, require_way
+from shop.files import make_private
 
 _PORT = 5432  # only part of the socket's name
 _LONGEST_SOCKET = 103  # macOS allows 103 bytes, Linux 107
@@ -62,6 +64,12 @@ class EmbeddedPostgres:
             self._forget_dead_server()
             self._launch(seconds)
 
+    @property
+    def group(self) -> int | None:
+        """Who has to be able to pass through the folders above the data: the group of the server's own user. None when that is us."""
+        account = account_for(self.data_dir)
+        return account.gid if account else None
+
     def stop(self, mode: StopMode = "fast", seconds: float = 60) -> None:
         """Stops the server: `fast` ends connections, `immediate` is like a crash (recovered at the next start).
         Nothing to do when it does not run."""
@@ -75,8 +83,8 @@ class EmbeddedPostgres:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     def running(self) -> bool:
-        """Whether the server runs and takes connections."""
-        return self._server() is not None and self._answers()
+        """Whether the server runs. One that has no connection left for the moment, or recovers from a crash, does."""
+        return self._server() is not None and self._ping() in (Ping.OK, Ping.REJECT)
 
     def url(self, database: str) -> str:
         """The database's address, for psycopg and, with another driver in front, for SQLAlchemy."""
@@ -84,7 +92,7 @@ class EmbeddedPostgres:
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """Makes the database when it is not there, as a copy of `template` if one is named."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with self._connect() as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
                 like = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
                 with suppress(psycopg.errors.DuplicateDatabase):  # another was faster
@@ -92,12 +100,12 @@ class EmbeddedPostgres:
 
     def drop_database(self, name: str) -> None:
         """Drops the database and ends the connections to it."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with self._connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def require_extension(self, name: str) -> None:
         """Raises StackError when this PostgreSQL does not bring the extension."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with self._connect() as connection:
             if connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", [name]).fetchone() is None:
                 raise StackError(
                     f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, which the Prefect server needs: "
@@ -117,7 +125,7 @@ class EmbeddedPostgres:
             version = read_if_there(self.data_dir / "PG_VERSION").strip()
             binaries, account = find_binaries(int(version) if version.isdigit() else None), account_for(self.data_dir)
             if account:
-                let_run(account, binaries)
+                require_programs(account, binaries)
             self._found = binaries, account
         return self._found
 
@@ -125,9 +133,9 @@ class EmbeddedPostgres:
 
     def _make_data(self) -> None:
         binaries, account = self._tools()
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.data_dir.parent, account.gid if account else None)
         if account:
-            let_reach(account, self.data_dir)
+            require_way(account, self.data_dir.parent)
         elif self.data_dir.exists() and (owner := self.data_dir.stat().st_uid) != os.geteuid():
             raise StackError(
                 f"the data folder {self.data_dir} belongs to another user (uid {owner}; was it made as root?). "
@@ -168,9 +176,22 @@ class EmbeddedPostgres:
         return False
 
     def _answers(self) -> bool:
-        with suppress(psycopg.Error), psycopg.connect(self.url("postgres"), connect_timeout=5):
-            return True
-        return False
+        """Also when all its connections are taken."""
+        return self._ping() == Ping.OK
+
+    def _ping(self) -> int:
+        return PGconn.ping(f"{self.url('postgres')}&connect_timeout=5".encode())
+
+    def _connect(self, seconds: float = 20) -> psycopg.Connection:
+        """Waits for a connection to be free. Raises StackError if none is in time."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=5)
+            except psycopg.OperationalError as error:
+                if time.monotonic() > end:
+                    raise StackError(f"the PostgreSQL in {self.data_dir} takes no connection: {str(error).strip()}") from error
+                time.sleep(0.2)
 
     def _leftover_answers(self, seconds: float) -> bool:
         """Whether a server that was left running can be used. One that is just ending is waited for."""
@@ -264,7 +285,7 @@ def _own_folder(folder: Path, account: Account | None) -> None:
     """Makes a folder that only the server's user can enter. Refuses one that somebody else has put there."""
     owner = account.uid if account else os.geteuid()
     try:
-        folder.mkdir(mode=0o700, parents=True)
+        folder.mkdir(mode=0o700)
         if account:
             os.chown(folder, account.uid, account.gid)
     except FileExistsError:

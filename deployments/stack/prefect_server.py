@@ -12,6 +12,7 @@ from deployments.stack.errors import StackError
 from deployments.stack.files import key_in, read_if_there, write_whole
 from deployments.stack.processes import Child, Hurry, free_port, wait_until
 from deployments.stack.serve_prefect import HOSTS, LOOPBACK
+from shop.files import make_private
 
 _USER = "admin"
 _USUAL_PORT = 4200
@@ -95,7 +96,7 @@ class PrefectServer:
 
     def start(self, seconds: float = 180, cancelled: threading.Event | None = None) -> None:
         """Starts it and waits until it answers. Raises StackError with the end of its log when it does not."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private(self.folder)
         self._child.start()
         with httpx.Client(timeout=2) as client:
             wait_until(

@@ -20,9 +20,12 @@ import psutil
 
 from deployments.stack.errors import Interrupted, StackError
 from deployments.stack.files import read_if_there, tail, write_whole
+from shop.files import PRIVATE_FILE, make_private
 
 _MARK = "ORDER_SAGA_CHILD"
 """In the environment of a child and of all that it starts: tells what it left, whoever the parent is by now."""
+_OWNER_ONLY = 0o077
+"""The umask of a child: what it writes, Prefect's own files among that, is for its user alone."""
 _SAME_START = 2.0  # seconds by which a process' noted start may differ: clocks are set
 
 # An ignored signal stays ignored in a child; a Prefect worker that was started so hangs on SIGTERM.
@@ -107,13 +110,20 @@ class Child:
         if any(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
             command = [sys.executable, "-I", "-S", "-c", _DEFAULT_SIGNALS, *command]
         self._note(0, 0, mark)  # before there is a process: one that nobody knows of could not be stopped later
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.log.parent)
         if self.log.exists():
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
         try:
-            with self.log.open("wb") as output:
+            with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE), "wb") as output:
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=self.cwd, start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=environment,
+                    cwd=self.cwd,
+                    start_new_session=True,
+                    umask=_OWNER_ONLY,
                 )
         except OSError as error:
             raise StackError(f"{self.name} could not be started: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 from deployments.stack.served import Served
@@ -16,8 +15,3 @@ class Sandbox(Served):
     def __init__(self, *, home: Path, folder: Path, logs: Path, pids: Path) -> None:
         self.ledger = folder / "ledger.sqlite"
         super().__init__("--db", str(self.ledger), home=home, folder=folder, logs=logs, pids=pids)
-
-    def start(self, seconds: float = 60, cancelled: threading.Event | None = None) -> None:
-        """Raises StackError with the end of its log when it does not answer."""
-        self.ledger.parent.mkdir(parents=True, exist_ok=True)
-        super().start(seconds, cancelled)

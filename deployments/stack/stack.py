@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from deployments.stack.deploy import Deployments, ensure_payment_limit, ensure_work_pool
 from deployments.stack.environment import set_environment, write_env_file
@@ -21,11 +21,13 @@ from deployments.stack.lock import RunLock
 from deployments.stack.postgres import EmbeddedPostgres, wait_for_server
 from deployments.stack.prefect_server import PrefectServer, require_answer
 from deployments.stack.processes import Hurry, stop_leftover
+from deployments.stack.revival import Pauses, Revival
 from deployments.stack.sandbox import Sandbox
 from deployments.stack.signals import SignalGuard
 from deployments.stack.tidy import tidy_up
 from deployments.stack.web import Web
 from deployments.stack.worker import METRICS_PORT, Worker
+from shop.files import make_private, tighten
 
 HOME = Path(__file__).resolve().parent.parent.parent
 """The project's folder."""
@@ -101,6 +103,38 @@ class Options:
         return self.sandbox and not self.gateway_url
 
 
+class _Startable(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One that is started again when it has died."""
+
+    running: Callable[[], bool]
+    start: Callable[[], None]
+    needs: Sequence[_Part] = ()
+
+
+def _known(parts: Mapping[str, _Part], *names: str) -> list[_Part]:
+    return [parts[name] for name in names if name in parts]
+
+
+def _from_new(part: _Startable) -> Callable[[], None]:
+    """Starts it, and leaves nothing half started behind."""
+
+    def start() -> None:
+        try:
+            part.start()
+        except Exception:
+            part.stop()
+            raise
+
+    return start
+
+
 class Stack:
     """Starts what is not given, and stops it at the end of the `with` block: also when the start failed half way, on Ctrl-C and
     on SIGTERM. Inside the block its addresses are in this process's environment, and in `var_dir/run.env` for other shells.
@@ -119,6 +153,7 @@ class Stack:
         self._cancelled = threading.Event()
         self._undo = ExitStack()
         self._started = False
+        self._pauses: dict[str, Pauses] = {}
         self.hurry = Hurry()
         """Makes a stop that is under way end without grace."""
         self.env_file = var / "run.env"
@@ -170,6 +205,7 @@ class Stack:
 
     def start(self) -> None:
         """Starts everything. Whoever calls this calls `stop` afterwards, also when this raises; `with` does."""
+        self._make_var()
         self._lock.take()
         self._started = True
         self._undo.callback(self._lock.release)
@@ -188,6 +224,13 @@ class Stack:
         self._lock.say(f"process {os.getpid()}" + (f", its Prefect UI is at {self.ui_url}" if self.ui_url else ""))
         self._undo.callback(self.env_file.unlink, missing_ok=True)
         write_env_file(self.env_file, self.environment)
+
+    def _make_var(self) -> None:
+        """The folder for everything, and what is in it already, for this user alone."""
+        with suppress(OSError):  # if it cannot be written, the lock says so
+            group = EmbeddedPostgres(self._var / "postgres").group if self.options.own_postgres else None
+            make_private(self._var, group, ours=self._var == self.options.home / "var")
+            tighten(self._var)
 
     def stop(self) -> None:
         """Stops everything that was started, last first. A signal that arrives meanwhile makes it hurry; nothing is left behind."""
@@ -209,28 +252,42 @@ class Stack:
         self._cancelled.set()
         self._signals.call(self.hurry.up)
 
-    def revive(self) -> list[str]:
-        """Starts again what has died meanwhile. Returns the names of those parts."""
-        revived = []
-        if self.postgres and not self.postgres.running():
-            self.postgres.start()
-            revived.append(POSTGRES)
-        if self.sandbox and not self.sandbox.running():
-            self.sandbox.start()
-            revived.append(SANDBOX)
-        if self.prefect_server and not self.prefect_server.running():
-            self.prefect_server.start()
-            revived.append(PREFECT)
-        if self.worker and self.prefect_api_url and not self.worker.running():
-            self.worker.stop()  # the runs that it has left
+    def revive(self) -> list[Revival]:
+        """Starts again what has died meanwhile; returns what was tried. A part that cannot be started, or dies again and again, is
+        tried again after pauses that grow; the others run on. What needs another part waits until that one is there. Raises nothing."""
+        tried = []
+        for name, part in self._parts().items():
+            with suppress(Exception):  # it cannot be told whether it runs: the next look may tell
+                if not part.running() and all(needed.running() for needed in part.needs):
+                    revival = self._pauses.setdefault(name, Pauses()).attempt(name, part.start)
+                    tried += [revival] if revival else []
+        return tried
+
+    def _parts(self) -> dict[str, _Part]:
+        parts: dict[str, _Part] = {}
+        if self.postgres:
+            parts[POSTGRES] = _Part(self.postgres.running, self.postgres.start)
+        if self.sandbox:
+            parts[SANDBOX] = _Part(self.sandbox.running, _from_new(self.sandbox))
+        if self.prefect_server:
+            parts[PREFECT] = _Part(self.prefect_server.running, _from_new(self.prefect_server), _known(parts, POSTGRES))
+        if self.worker and self.prefect_api_url:
+            parts[WORKER] = _Part(self.worker.running, self._restart_worker, _known(parts, POSTGRES, PREFECT))
+        if self.web:
+            parts[WEB] = _Part(self.web.running, _from_new(self.web), _known(parts, POSTGRES))
+        return parts
+
+    def _restart_worker(self) -> None:
+        if self.worker and self.prefect_api_url:
+            worker, api_url = self.worker, self.prefect_api_url
+            worker.stop()  # the runs that it has left
             if self.prefect_server:
                 tidy_up()
-            self.worker.start(self.prefect_api_url)
-            revived.append(WORKER)
-        if self.web and not self.web.running():
-            self.web.start()
-            revived.append(WEB)
-        return revived
+            try:
+                worker.start(api_url)
+            except Exception:
+                worker.stop()
+                raise
 
     # -- the parts
 

@@ -15,7 +15,7 @@ from shop.database import transaction
 from shop.desk.errors import OrderUnknown
 from shop.errors import PaymentError
 from shop.inventory import STEP as RESERVING
-from shop.money import show
+from shop.money import currency_of, show
 from shop.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
@@ -173,7 +173,7 @@ def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
         in_hand=order["in_hand"],
         undo=[PlannedUndo(step=step.name, compensation=getattr(step.undo, "__name__", step.name)) for step in undo],
         pieces=dict(order["shipped"] or order["held"] or _held_at_service(steps.get(RESERVING))),
-        currency=str(order["currency"] or order["known_currency"])[:10],
+        currency=currency_of({"currency": order["currency"] or order["known_currency"]}),
     )
     return _Seen(preview, _charge(order, steps.get(PAYMENT)))
 

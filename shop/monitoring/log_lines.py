@@ -15,9 +15,10 @@ import orjson
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
+from shop.files import PRIVATE_FILE
 from shop.monitoring.config import Monitoring
 from shop.monitoring.log_context import fields
-from shop.monitoring.masking import mask, masked
+from shop.monitoring.masking import mask, mask_exception, masked
 from shop.monitoring.shared_file import SharedFile
 from shop.plain import tame
 from shop.settings import Settings, settings
@@ -27,6 +28,8 @@ _TRIED_AGAIN_SECONDS = 60
 _TOGETHER_SECONDS = 0.1
 """So long lines are gathered, to be written together: a write costs more than a line."""
 _MOST_GATHERED = 10_000
+_FOR_COLLECTORS = 0o640
+"""Of a file outside of `VAR_DIR`: who names one may have a program in its group that collects the lines."""
 _WHERE = ("order_id", "step", "orders", "flow_run_id", "task_run_id")
 _ON_THE_LINE = ("order_id", "step")
 """What people see of them; machines get all."""
@@ -60,6 +63,8 @@ def lines_of(record: logging.LogRecord) -> EventDict:
     for key in _WHERE:
         if (value := more.pop(key, None) or where.get(key)) is not None:
             made[key] = mask(str(value), s) if key == "order_id" else value
+    if isinstance(exception := more.pop("exception", None), str):
+        made["exception"] = mask_exception(exception, s)
     if more:
         made |= masked(more, s)
     made["pid"] = record.process
@@ -147,7 +152,8 @@ class Lines(logging.Handler):
             if self._file is not None:
                 self._file.close()
             path = self.config.log_file(self._settings.var_dir)
-            self._file = SharedFile(path, int(self.config.logging.max_file_size_mb * _MEGABYTE))
+            mode = PRIVATE_FILE if path.is_relative_to(self._settings.var_dir) else _FOR_COLLECTORS
+            self._file = SharedFile(path, int(self.config.logging.max_file_size_mb * _MEGABYTE), mode)
         self._gathered.append(line)
         if self._thread is None:
             self._thread = threading.Thread(target=self._keep_writing, name="log lines", daemon=True)

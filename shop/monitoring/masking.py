@@ -27,6 +27,8 @@ _PERSONAL = frozenset(
 )
 """Fields whose value is never shown, however they are written."""
 _MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
+_REPEATED = re.compile(r"(?m)^(?:DETAIL|CONTEXT):.*$|(?<=input_value=).*?(?=, input_type=)")
+"""Where PostgreSQL and pydantic repeat what they were given."""
 _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K[\w-]{8,}|Bearer\s+[\w.~+/=-]{8,})")
 
 
@@ -42,6 +44,11 @@ def mask(text: str, settings: Settings) -> str:
     if "@" in text:
         text = _MAIL.sub("[mail address]", text)
     return card_numbers.masked(text)
+
+
+def mask_exception(text: str, settings: Settings) -> str:
+    """An exception with its traceback, without the values that it repeats."""
+    return mask(_REPEATED.sub(MASKED, text), settings)
 
 
 def masked(value: Any, settings: Settings) -> Any:

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from shop.files import PRIVATE_FILE, make_private
+
 KEPT = 5
 """Older files: `name.1` is the latest of them."""
-_MODE = 0o640
 _A_WRITE = 64_000
 
 
@@ -34,10 +35,10 @@ def _writes(lines: Sequence[bytes]) -> Iterator[bytes]:
 
 
 class SharedFile:
-    """Opens at the first line. Raises OSError if it cannot be written."""
+    """Opens at the first line. Raises OSError if it cannot be written. `mode`: of a file that is made."""
 
-    def __init__(self, path: Path, most_bytes: int) -> None:
-        self.path, self.most_bytes = path, most_bytes
+    def __init__(self, path: Path, most_bytes: int, mode: int = PRIVATE_FILE) -> None:
+        self.path, self.most_bytes, self._mode = path, most_bytes, mode
         self._descriptor: int | None = None
         self._inode = 0
         self._lock = threading.Lock()
@@ -64,13 +65,13 @@ class SharedFile:
 
     def _open(self) -> int:
         self._close()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        make_private(self.path.parent)
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode)
         self._inode = os.fstat(self._descriptor).st_ino
         return self._descriptor
 
     def _rotate(self, more: int) -> None:
-        lock = os.open(self._named("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        lock = os.open(self._named("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # gone with the process, however that ends
             if self.path.stat().st_size + more <= self.most_bytes:

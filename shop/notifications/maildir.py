@@ -11,6 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from shop.files import PRIVATE_FILE, make_private
 from shop.names import file_stem
 from shop.notifications.message import Mail
 
@@ -49,7 +50,7 @@ class Maildir:
             return
         temporary = f"{self._folder}/tmp/{name}.{os.getpid()}.{next(_counter)}"  # noqa: S108  (a Maildir's own)
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
             try:
                 view = memoryview(mail.data)
                 while view:
@@ -66,6 +67,6 @@ class Maildir:
         """What a mail program has moved: its name is followed by flags there."""
         if self._read is None:
             for part in _PARTS:
-                Path(self._folder, part).mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(Path(self._folder, part))
             self._read = {name.partition(":")[0] for name in os.listdir(f"{self._folder}/cur")}  # noqa: PTH208
         return self._read

@@ -46,7 +46,7 @@ class EmbeddedCarrier:
             raise CarrierRefused("the embedded carrier cannot deliver an order without shipping_info")
         country = order.shipping_info.country.strip().upper()
         if country in self._refuses:
-            raise CarrierRefused(f"the embedded carrier does not deliver to {country}")
+            raise CarrierRefused("the embedded carrier does not deliver to this country")
 
     def shipment(self, order_id: str, serial: int) -> Shipment:
         """The parcel with this serial, which is never another's: what `shipments.enter` books."""

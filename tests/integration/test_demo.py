@@ -10,13 +10,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.private import open_to_others
+
 HOME = Path(__file__).resolve().parent.parent.parent
 _OURS = ("DATABASE_URL", "PREFECT_API_URL", "PAYMENT_GATEWAY", "PAYMENT_GATEWAY_URL", "STRIPE_API_KEY", "PREFECT_HOME")
 
 
 @pytest.mark.slow
-def test_the_demo_ends_as_it_should_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in _OURS} | {"VAR_DIR": str(tmp_path)}
+def test_the_demo_ends_as_it_should_and_leaves_nothing_behind(world_dir: Path) -> None:
+    var = world_dir / "demo"  # as root PostgreSQL runs as another user, who cannot enter tmp_path
+    environment = {name: value for name, value in os.environ.items() if name not in _OURS} | {"VAR_DIR": str(var)}
     run = subprocess.run(
         [sys.executable, "-m", "deployments.run", "--demo"],
         cwd=HOME,
@@ -31,7 +34,8 @@ def test_the_demo_ends_as_it_should_and_leaves_nothing_behind(tmp_path: Path) ->
         assert order in run.stdout
     assert "The books balance" in run.stdout
     assert "needs_attention" in run.stdout
-    left = [p.pid for p in psutil.process_iter(["cmdline"]) if any(str(tmp_path) in part for part in p.info["cmdline"] or [])]
+    left = [p.pid for p in psutil.process_iter(["cmdline"]) if any(str(var) in part for part in p.info["cmdline"] or [])]
     assert left == [], "every process that it started has ended"
-    assert list((tmp_path / "labels").glob("ORDER-1001.pdf"))
-    assert list((tmp_path / "mail" / "new").glob("ORDER-1001.confirmation.eml"))
+    assert list((var / "labels").glob("ORDER-1001.pdf"))
+    assert list((var / "mail" / "new").glob("ORDER-1001.confirmation.eml"))
+    assert open_to_others(var) == [], "nobody else can read what orders, workers and servers left"

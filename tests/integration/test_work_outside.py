@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import re
+import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,13 +22,16 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from shop.database import Tx, transaction
 from shop.errors import (
     BatchStruggling,
+    CarrierRefused,
     InfrastructureTrouble,
+    InventoryRefused,
     LeaseLost,
     OrderError,
     PaymentDeclined,
     PaymentGatewayError,
     StepBroken,
     StepTimeout,
+    VoidRefused,
 )
 from shop.under_way import OrderUnderWay
 from shop.work import Work, run_outside
@@ -384,3 +389,37 @@ async def test_every_order_ends_once_whatever_the_others_do(shop: Shop, unheard:
     assert set(act.at_once.values()) == {1}
     journal = dict(await shop.rows("SELECT order_id, status FROM order_step WHERE order_id LIKE :run", run=f"{run}-%"))
     assert journal == ends
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (CarrierRefused("EasyPost: house 'Qmarker Street 9' is not in QTOWN; try again (ADDRESS.NOT_FOUND)"), "ADDRESS.NOT_FOUND"),
+        (VoidRefused("EasyPost does not take back what goes to jane.qmarker@example.com"), "does not take back"),
+        (PaymentGatewayError("no_such_token", "no such token: 'tok_qmarker'"), "no_such_token"),
+        (PaymentDeclined("card_declined", "declined for Jane  Qmarker"), "card_declined"),
+        (InventoryRefused("the inventory service refused (400): Qtown is not served"), "is not served"),
+        (KeyError("Qmarker Street 9"), "KeyError"),
+        (ValueError({"city": "Qtown"}), "ValueError"),
+    ],
+)
+async def test_what_a_customer_typed_and_somebody_repeats_is_in_no_journal_state_or_log(
+    shop: Shop, error: Exception, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (order,) = await some(shop, "A")
+    order.content |= {
+        "customer_name": "Jane Qmarker",
+        "customer_email": "jane.qmarker@example.com",
+        "payment_info": {"method": "credit_card", "token": "tok_qmarker"},
+        "shipping_info": {"address": "Qmarker Street 9", "city": "Qtown", "country": "US"},
+    }
+    with pytest.raises(OrderError) as raised:
+        await run_outside(Work(ACT, [order]), Outside(A=error))
+    row = await shop.step("A", "act")
+    prefect_shows = "".join(traceback.format_exception(raised.value)[-1:])
+    logged = " ".join(str(vars(record)) for record in caplog.records)
+    for text in (str(row.error), str(raised.value), str(raised.value.reasons()), str(raised.value.details()), prefect_shows, logged):
+        assert not re.search("qmarker|qtown|jane", text, re.IGNORECASE), text
+    assert kept in str(row.error)
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__

@@ -97,6 +97,7 @@ def shop() -> Iterator[Shop]:
         return
     with tempfile.TemporaryDirectory(prefix="order-saga-ui-") as var:
         folder = Path(var)
+        folder.chmod(0o711)  # PostgreSQL runs as another user when this is root
         own_port(folder / "prefect")
         environment = {name: value for name, value in os.environ.items() if name not in _OURS}
         environment |= {"VAR_DIR": var, "WEB_PORT": str(free_port())}

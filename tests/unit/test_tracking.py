@@ -88,14 +88,14 @@ class TestCheck:
 
     @pytest.mark.parametrize("country", ["AQ", "aq", " Aq "])
     def test_refuses_what_is_set(self, country: str) -> None:
-        with pytest.raises(CarrierRefused, match=r"^the embedded carrier does not deliver to AQ$") as refusal:
+        with pytest.raises(CarrierRefused, match=r"^the embedded carrier does not deliver to this country$") as refusal:
             CARRIER.check(order_to(country))
         assert refusal.value.retryable is False
 
     def test_refuses_other_countries_when_set(self) -> None:
         carrier = EmbeddedCarrier(SETTINGS.model_copy(update={"carrier_refuses": frozenset({"kp"})}))
         carrier.check(order_to("AQ"))
-        with pytest.raises(CarrierRefused, match="KP"):
+        with pytest.raises(CarrierRefused, match="does not deliver"):
             carrier.check(order_to("KP"))
 
     def test_refuses_an_order_without_an_address(self) -> None:

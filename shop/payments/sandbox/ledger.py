@@ -14,6 +14,7 @@ Amounts are whole smallest units of their currency.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 import secrets
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shop.card_numbers import is_card_number_as_token
+from shop.files import PRIVATE_FILE, make_private
 from shop.money import is_currency
 from shop.payments.gateway import PaymentStatus
 from shop.payments.sandbox.behaviour import GOOD_CARD, TEST_CARDS, Behaviour, Card, Fate
@@ -128,7 +130,8 @@ class Ledger:
     def __init__(self, path: Path | None, behaviour: Behaviour | None = None) -> None:
         """Opens the ledger in that file, making it if need be; None keeps it in memory."""
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path.parent)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))  # SQLite's other files get its mode
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
         self._cursor = self._db.cursor()
         self._db.execute("PRAGMA journal_mode = WAL")
