@@ -26,10 +26,12 @@ from shop.payments.sandbox.behaviour import Behaviour, Fate
 from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import MAX_PAGE, Ledger
 from shop.payments.sandbox.records import AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
+from shop.serving import BoundedBodies
 
 HOLD_SECONDS = 30.0
 """How long an answer that is not meant to arrive is held back, unless the client leaves earlier."""
 
+_MOST_BYTES = 1_000_000
 _PAGE = "<!doctype html><title>Welcome</title><p>Please sign in."
 Answer = PaymentRecord | RefundRecord | Page | tuple[CurrencyTotals, ...]
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
@@ -59,7 +61,9 @@ class NewRefund(BaseModel):
 
 def create_app(ledger: Ledger) -> FastAPI:
     """The gateway on that ledger; to be served by one process, in the thread that made the ledger."""
-    app = FastAPI(title="Sandbox payment gateway")
+    # No pages: FastAPI's load scripts from elsewhere.
+    app = FastAPI(title="Sandbox payment gateway", docs_url=None, redoc_url=None)
+    app.add_middleware(BoundedBodies, most_bytes=_MOST_BYTES)
     _answer_errors(app)
 
     @app.post("/v1/payments")
