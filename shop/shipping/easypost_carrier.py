@@ -37,7 +37,8 @@ class EasyPostCarrier:
         self, settings: Settings, api_key: str, sender: Sender, installation: Callable[[], Awaitable[str]] = installation_id
     ) -> None:
         self._settings, self._sender, self._installation = settings, sender, installation
-        self._calls = EasyPostCalls(settings.carrier_url, api_key, settings.carrier_timeout_seconds, settings.carrier_concurrency)
+        limits = settings.carrier_timeout_seconds, settings.carrier_concurrency
+        self._calls = EasyPostCalls(settings.carrier_url, api_key, *limits, settings.carrier_label_hosts)
 
     async def quote(self, order: Order) -> Quote:
         params = self._params(order, await self._reference(order))
