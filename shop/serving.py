@@ -29,6 +29,8 @@ _ANSWER_SECONDS = 120
 """For an answer, until its client has read it."""
 _LINGER_SECONDS = 5
 """After an answer to a request whose body has not come in whole: so long the client can still read the answer."""
+SERVERS_OWN = "order_saga.receive"
+"""In the scope of a request: what the server itself gave for receiving it."""
 _FEWEST, _MOST = 16, 4_096
 _START_SECONDS = 20
 
@@ -137,7 +139,7 @@ class BoundedBodies:
             whole = not message.get("more_body", False)
             return message
 
-        await self._app(scope, bounded, send)
+        await self._app({**scope, SERVERS_OWN: receive}, bounded, send)
 
 
 def _refused(status: HTTPStatus) -> HTTPException:
@@ -188,8 +190,9 @@ class ServedInThread:
 
     def __init__(self, app: Any, listener: socket.socket, **options: Any) -> None:
         self._listener, self._answers = listener, threading.Event()
+        usual: dict[str, Any] = {"lifespan": "off", "timeout_graceful_shutdown": 1, "log_level": "warning"}
         # The process has its own way of logging.
-        self._server = _Server(_config(app, lifespan="off", log_config=None, **options), self._answers.set)
+        self._server = _Server(_config(app, log_config=None, **{**usual, **options}), self._answers.set)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http server", daemon=True)
 
     def __enter__(self) -> Self:

@@ -26,7 +26,7 @@ from shop.payments.sandbox.behaviour import Behaviour, Fate
 from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import MAX_PAGE, Ledger
 from shop.payments.sandbox.records import AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
-from shop.serving import BoundedBodies
+from shop.serving import SERVERS_OWN, BoundedBodies
 
 HOLD_SECONDS = 30.0
 """How long an answer that is not meant to arrive is held back, unless the client leaves earlier."""
@@ -194,7 +194,7 @@ async def _fail(request: Request, ledger: Ledger, rule: FaultRule, work: Callabl
 
 def _reset(request: Request) -> Response:
     """Ends the connection as a machine does that is switched off and on: no answer, not even a goodbye."""
-    transport: asyncio.Transport = request.receive.__self__.transport  # type: ignore[attr-defined]  # uvicorn's
+    transport: asyncio.Transport = request.scope[SERVERS_OWN].__self__.transport  # uvicorn's
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
     return Response()
