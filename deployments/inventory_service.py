@@ -1,7 +1,7 @@
 """`python -m deployments.inventory_service`: serves the SQL inventory over HTTP, for shops with `INVENTORY_SERVICE_URL`.
 
 On a database of its own, or on a shop's: `--database-url`, else `DATABASE_URL`. `INVENTORY_SERVICE_TOKEN`, if it is set, is asked for;
-without it the service answers on this machine only. What ran out is given back here, every few seconds. The API is at `/docs` and
+without it the service answers on this machine only. What ran out is given back here, every few seconds. The API is at
 `/openapi.json`; what it promises is in `shop.stock.protocol`. Any number may serve the same database.
 """
 
@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -20,7 +20,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -31,7 +32,7 @@ from shop.errors import InventoryRefused, OrderError, OutOfStock, ReservationLos
 from shop.logs import configure
 from shop.migrate import upgrade
 from shop.monitoring.exposition.endpoint import PATH, Exposition, metrics_token
-from shop.serving import listen, serve
+from shop.serving import BoundedBodies, listen, serve
 from shop.settings import settings
 from shop.stock.embedded import EmbeddedInventory
 from shop.stock.ledger import Holding, ProductStock
@@ -40,6 +41,7 @@ from shop.stock.wire import PROBLEM_JSON, AboutOrder, Installation, Keep, OrderI
 
 log = logging.getLogger("shop.inventory_service")
 EXPIRY_SECONDS = 5.0
+_MOST_BYTES = 4_000_000
 _AWAY_SECONDS = 2
 _TITLES = {
     Problem.OUT_OF_STOCK: (HTTPStatus.CONFLICT, "Not all of the items are in stock"),
@@ -78,9 +80,11 @@ def create_app(
             await asyncio.gather(expiring, return_exceptions=True)
             await inventory.aclose()
 
-    app = FastAPI(title="Inventory", version="1", description=_DESCRIPTION, lifespan=life)
+    # No pages: FastAPI's load scripts from elsewhere.
+    app = FastAPI(title="Inventory", version="1", description=_DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None)
+    app.add_middleware(BoundedBodies, most_bytes=_MOST_BYTES)
     _tell_problems(app)
-    app.include_router(_orders(inventory), dependencies=[Depends(_guard(token))], responses=_CAN_HAPPEN)
+    app.include_router(_orders(inventory, _guarded(token)), dependencies=[Depends(_BEARER)], responses=_CAN_HAPPEN)
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:
@@ -108,8 +112,8 @@ _DESCRIPTION = (
 )
 
 
-def _orders(inventory: EmbeddedInventory) -> APIRouter:
-    api = APIRouter(prefix="/v1", tags=["inventory"])
+def _orders(inventory: EmbeddedInventory, route: type[APIRoute]) -> APIRouter:
+    api = APIRouter(prefix="/v1", tags=["inventory"], route_class=route)
 
     @api.post("/reservations")
     async def reserve(asked: Reserve) -> Reservation:
@@ -177,13 +181,23 @@ class _NotAllowed(Exception):
 _BEARER = HTTPBearer(auto_error=False)
 
 
-def _guard(token: str | None) -> Callable[..., Awaitable[None]]:
-    async def guard(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
-        # In constant time: how long a comparison takes must not tell how much of a guess is right.
-        if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
-            raise _NotAllowed
+def _guarded(token: str | None) -> type[APIRoute]:
+    """Routes that read nothing of a request without the token. A dependency would be asked after the body was read."""
 
-    return guard
+    class Guarded(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                given = await _BEARER(request)
+                # In constant time: how long a comparison takes must not tell how much of a guess is right.
+                if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
+                    raise _NotAllowed
+                return await handle(request)
+
+            return guarded
+
+    return Guarded
 
 
 def _tell_problems(app: FastAPI) -> None:
@@ -217,7 +231,13 @@ def _tell_problems(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> Response:
-        return _problem(Problem.NOT_FOUND, status=error.status_code)
+        if error.status_code in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
+            detail = f"a body has at most {_MOST_BYTES} bytes, and comes within 20 s"
+            response = _problem(Problem.INVALID, detail, status=error.status_code)
+        else:
+            response = _problem(Problem.NOT_FOUND, status=error.status_code)
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(SQLAlchemyError)
     async def database(_: Request, error: SQLAlchemyError) -> Response:

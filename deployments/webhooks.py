@@ -1,7 +1,7 @@
 """The web app: Stripe's webhooks, and the intake for shops that send their orders over HTTP.
 
 python -m deployments.webhooks              # on WEB_HOST and WEB_PORT
-uvicorn deployments.webhooks:app            # the same, with options of one's own
+uvicorn deployments.webhooks:app            # the same, with options of one's own, and without our limits for slow clients
 
 It needs the database and nothing else. What it answers with 2xx is stored before; flows on the workers do the rest:
 
@@ -63,7 +63,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def create_app() -> FastAPI:
     """The app; settings are those of this process."""
-    made = _App(title="Order saga", version="1", lifespan=_lifespan, redoc_url=None, redirect_slashes=False)
+    # No pages of FastAPI's: they load scripts from elsewhere, which would run where browsers keep a key of ORDERS_API_KEY.
+    made = _App(title="Order saga", version="1", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     answer_problems(made)
     routers = (orders.router, stripe_webhook.router, metrics.router, papers.router)
     for router in routers:

@@ -311,6 +311,15 @@ class InventoryTimeout(InventoryUnavailable):
     code = "inventory_timeout"
 
 
+class InventoryMismatch(InventoryUnavailable):
+    """The inventory service's answer is about another order or other items than ours: it counts neither as done nor as refused."""
+
+    code = "inventory_mismatch"
+
+    def __init__(self, differs: str) -> None:
+        super().__init__(f"the inventory service answered {differs}")
+
+
 class InventoryRefused(OrderError):
     """The inventory service understood and says no, for a reason that is neither stock nor time."""
 
@@ -347,6 +356,16 @@ class CarrierTimeout(CarrierUnavailable):
     """No answer in time: a label may or may not have been bought."""
 
     code = "carrier_timeout"
+
+
+class CarrierMismatch(CarrierUnavailable):
+    """The carrier's answer is about another parcel than the order's, or contradicts an earlier one: it counts neither as a label nor as
+    none."""
+
+    code = "carrier_mismatch"
+
+    def __init__(self, differs: str) -> None:
+        super().__init__(f"the carrier's answer is about another {differs} than the order's")
 
 
 class CarrierMisconfigured(OrderError):

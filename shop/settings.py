@@ -130,6 +130,13 @@ class Settings(BaseSettings):
     carrier_concurrency: int = Field(default=16, ge=1, le=200)
     carrier_service: str | None = None
     carrier_sender: Sender | None = None
+    carrier_label_hosts: frozenset[str] = frozenset(
+        {
+            "easypost-files.s3.amazonaws.com",
+            "easypost-files.s3.us-west-2.amazonaws.com",
+            "easypost-files.s3-us-west-2.amazonaws.com",
+        }
+    )
     carrier_piece_ounces: Annotated[float, Field(gt=0, le=_LARGEST)] = 16
     inventory_service_url: str | None = None
     inventory_service_token: SecretStr | None = None

@@ -108,6 +108,11 @@ class EasyPost:
         order = {"reference": _reference_of(order_id)} if order_id else {}
         self._tell("faults", {"move": move, "fault": fault, "times": times, "seconds": seconds, **order})
 
+    def lie(self, order_id: str, move: str, path: str, value: Any, *, once: bool = False) -> None:
+        """From now on answers to this move about the order say `value` in the field at `path` (`to_address.zip`, `rates.0.rate`):
+        also `MISSING`, or `ANOTHERS`, what the newest shipment of another order has there."""
+        self._tell("lies", {"reference": _reference_of(order_id), "move": move, "path": path, "value": value, "once": once})
+
     def scan(self, order_id: str, status: str = "in_transit") -> None:
         """Somebody has the order's parcel in hand."""
         self._tell("scan", {"reference": _reference_of(order_id), "status": status})
@@ -118,6 +123,9 @@ class EasyPost:
 
     def _tell(self, what: str, body: dict[str, Any]) -> None:
         httpx.post(f"{self.url}/control/{what}", json=body, timeout=10).raise_for_status()
+
+
+MISSING, ANOTHERS = "(missing)", "(another's)"
 
 
 def _reference_of(order_id: str) -> str:
@@ -150,6 +158,7 @@ class _Book:
         self.bought: list[dict[str, Any]] = []
         self.faults: list[dict[str, Any]] = []
         self.forgets: set[str] = set()
+        self.lies: dict[str, dict[str, Any]] = {}
         self._numbers = itertools.count(10_000_000)
 
     def create(self, body: dict[str, Any], base: str) -> dict[str, Any]:
@@ -309,11 +318,36 @@ class _Book:
             if _is_about(each["reference"], reference)
         ]
 
+    def told(self, move: str, reference: str | None, answer: dict[str, Any]) -> dict[str, Any]:
+        """The answer, with the lie that is told about this order."""
+        lie = self.lies.get(_INSTALLATION.sub("", reference or ""))
+        if lie is None or lie["move"] != move:
+            return answer
+        if lie["once"]:
+            del self.lies[_INSTALLATION.sub("", reference or "")]
+        *places, last = (int(part) if part.isdigit() else part for part in lie["path"].split("."))
+        others = next((each for each in reversed(self.shipments.values()) if each["reference"] != reference and each["postage_label"]), {})
+        at: Any = answer
+        for place in places:
+            at, others = _step(at, place), _step(others, place)
+        if isinstance(at, dict) and lie["value"] == MISSING:
+            at.pop(last, None)
+        elif isinstance(at, dict | list) and len(at):
+            at[last] = _step(others, last) if lie["value"] == ANOTHERS else lie["value"]
+        return answer
+
     def fault(self, move: str, reference: str | None) -> dict[str, Any] | None:
         for fault in self.faults:
             if fault["move"] in {move, "any"} and _is_about(reference, fault.get("reference")) and fault["times"] > 0:
                 fault["times"] -= 1
                 return fault
+        return None
+
+
+def _step(at: Any, place: str | int) -> Any:
+    try:
+        return at[place]
+    except (TypeError, KeyError, IndexError):
         return None
 
 
@@ -378,7 +412,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._fault(fault, after=False):
             return
         with self.book.lock:
-            answer = json.loads(json.dumps(self._act(move, parts, body or {})))
+            answer = self.book.told(move, reference, json.loads(json.dumps(self._act(move, parts, body or {}))))
         if self._fault(fault, after=True):
             self._answer(201 if move == "create" else 200, answer)
 
@@ -432,11 +466,14 @@ class _Handler(BaseHTTPRequestHandler):
                     self.book.forgets.add((body or {})["fault"])
                 case "faults":
                     self.book.faults.append(body or {})
+                case "lies":
+                    self.book.lies[(body or {})["reference"]] = body or {}
                 case "scan":
                     self.book.scan((body or {})["reference"], (body or {})["status"])
                 case "behave":
                     self.book.faults.clear()
                     self.book.forgets.clear()
+                    self.book.lies.clear()
         return self._answer(200, {})
 
     def _answer(self, status: int, body: Any) -> None:

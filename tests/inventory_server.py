@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs
 
 import psycopg
 import uvicorn
@@ -37,12 +38,28 @@ class Fault:
     kind_of_body: str = "text/html"
 
 
+MISSING = object()
+
+
+@dataclass
+class Lie:
+    """Answers to requests whose path ends so say `value` in a field (or have none: `MISSING`): each of them, or the first one only."""
+
+    path: str
+    field: str
+    value: Any
+    once: bool = False
+    method: str = "POST"
+
+
 class InventoryServer:
     """At `url`; `inventory` is what it serves, for tests that act or look past HTTP (in its own loop, by `do`)."""
 
     def __init__(self, database_url: str, *, expiry_seconds: float) -> None:
         self.database_url = database_url
         self.faults: list[Fault] = []
+        self.lies: dict[str, Lie] = {}
+        """What is told about an order, by the shop's own id of it."""
         self.asked: list[str] = []
         """Paths, one for each request."""
         self.inventory = EmbeddedInventory(database_url)
@@ -95,6 +112,7 @@ class InventoryServer:
 
     def behave(self) -> None:
         self.faults.clear()
+        self.lies.clear()
         self.asked.clear()
 
     def _run(self) -> None:
@@ -122,7 +140,7 @@ class InventoryServer:
             return given.pop() if given else await receive()
 
         if fault is None:
-            await self._app(scope, again, send)
+            await self._app(scope, again, self._lying(scope, body, send))
             return
         if fault.after:
 
@@ -131,6 +149,36 @@ class InventoryServer:
 
             await self._app(scope, again, nowhere)
         await self._fail(fault, receive, send)
+
+    def _lying(self, scope: Any, body: bytes, send: Any) -> Any:
+        """`send`, with what is told about the order in place of what is so."""
+        asked = json.loads(body)["order_id"] if body else parse_qs(scope["query_string"].decode()).get("order_id", [""])[0]
+        order_id = taken_apart(asked)[1]
+        lie = self.lies.get(order_id)
+        if lie is None or not scope["path"].endswith(lie.path) or scope["method"] != lie.method:
+            return send
+        begun: list[Any] = []
+
+        async def lying(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                begun.append(message)
+                return
+            (start,) = begun
+            content = message["body"]
+            if start["status"] == 200:
+                told = json.loads(content)
+                if lie.value is MISSING:
+                    told.pop(lie.field)
+                else:
+                    told[lie.field] = lie.value
+                content = json.dumps(told).encode()
+                if lie.once:
+                    del self.lies[order_id]
+            headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+            await send({**start, "headers": [*headers, (b"content-length", str(len(content)).encode())]})
+            await send({"type": "http.response.body", "body": content})
+
+        return lying
 
     def _next(self, scope: Any, body: bytes) -> Fault | None:
         order_id = json.loads(body).get("order_id") if body else None

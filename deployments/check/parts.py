@@ -239,8 +239,9 @@ async def crm(known: Known) -> Finding:
     if url is None:
         return Finding("CRM", State.EMBEDDED, "the table customer_interaction")
     try:
-        async with httpx.AsyncClient(timeout=known.settings.crm_timeout_seconds, follow_redirects=False) as client:
-            answer = await client.options(url)
+        timeout = known.settings.crm_timeout_seconds
+        async with httpx.AsyncClient(timeout=timeout) as client, client.stream("OPTIONS", url) as answer:
+            pass  # its status says it all
     except httpx.HTTPError as error:
         return Finding("CRM", State.WRONG, f"does not answer ({type(error).__name__})", "see CRM_WEBHOOK_URL")
     if answer.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE} or answer.is_redirect:

@@ -10,9 +10,11 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
+import orjson
 
 from shop.alerts.mail import alert_mail, notice_id, posted
 from shop.alerts.notices import Notice, claim, note
+from shop.notifications.crm import post
 from shop.notifications.ends import POSTING, End
 from shop.notifications.maildir import Maildir
 from shop.notifications.message import Mail
@@ -97,11 +99,11 @@ async def _post(notices: Sequence[Notice], s: Settings) -> tuple[int, int]:
 
 async def _posted(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> str | None:
     """How it failed: never with the address, which may be a secret."""
-    headers = {"webhook-id": body["id"], "user-agent": "order-saga"}
+    headers = {"webhook-id": body["id"], "user-agent": "order-saga", "content-type": "application/json"}
     try:
         async with asyncio.timeout(_HOOK_SECONDS):
             with POSTING:
-                answer = await client.post(url, json=body, headers=headers)
+                answer = await post(client, url, orjson.dumps(body), headers)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
         return f"the webhook (ALERT_WEBHOOK_URL) does not answer ({type(error).__name__})"
     return None if answer.is_success else f"the webhook (ALERT_WEBHOOK_URL) answered {HTTPStatus(answer.status_code).value}"

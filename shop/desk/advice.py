@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from shop.desk.attention import OnTheDesk
 from shop.errors import (
+    CarrierMismatch,
     CarrierTimeout,
     CarrierUnavailable,
+    InventoryMismatch,
     PaymentGatewayError,
     PaymentGatewayTimeout,
     RefundRefused,
@@ -15,6 +17,7 @@ from shop.errors import (
 from shop.money import show
 
 _CARRIER_AWAY = frozenset({CarrierUnavailable.code, CarrierTimeout.code})
+_CONTRADICTIONS = frozenset({CarrierMismatch.code, InventoryMismatch.code})
 _NOT_ANSWERED = frozenset({PaymentGatewayError.code, PaymentGatewayTimeout.code, StepTimeout.code})
 
 
@@ -33,6 +36,11 @@ def advice(matter: OnTheDesk) -> str:
         return (
             "The carrier does not take the label back. Claim it in the carrier's own dashboard, then resolve-order with 'retry_now'; or "
             "'written_off', and the label stays paid."
+        )
+    if matter.error_code in _CONTRADICTIONS:
+        return (
+            "What is there is not what was asked for. Look the order up in the carrier's, or the inventory service's, own "
+            "books, and put it right there; then resolve-order with 'retry_now', or 'written_off'."
         )
     if matter.error_code in _CARRIER_AWAY:
         return "The carrier gave no clear answer. It is tried again by itself; resolve-order with 'retry_now' does it at once."

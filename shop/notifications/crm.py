@@ -108,7 +108,7 @@ class Receiver:
         try:
             async with asyncio.timeout(self._seconds):
                 with POSTING:
-                    answer = await _answer(client, self._url, hook.body, headers)
+                    answer = await post(client, self._url, hook.body, headers)
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
                 self._trouble = End("later", f"the CRM (CRM_WEBHOOK_URL) cannot be reached ({type(error).__name__})")
@@ -124,7 +124,8 @@ class Receiver:
         return end
 
 
-async def _answer(client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+async def post(client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+    """The answer to a webhook, of which no more than `_MOST_BYTES` are read."""
     async with client.stream("POST", url, content=body, headers=headers) as answer:
         read = 0
         async for part in answer.aiter_raw():

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import text
 
 from shop.database import transaction
-from shop.errors import CarrierRefused, CarrierUnavailable, LeaseLost
+from shop.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, LeaseLost, VoidRefused
 from shop.notes import note
 from shop.points import effect
 from shop.settings import settings
@@ -64,15 +64,21 @@ async def _void_if_undone(under_way: OrderUnderWay, at: Carrier) -> None:
 
 async def _parcel(under_way: OrderUnderWay, at: Carrier) -> dict[str, Any]:
     shipment = await _noted(under_way, at)
-    if shipment is None or shipment.voided:  # by a person, in the carrier's own dashboard
-        shipment = await _create(under_way, at, await _quote(under_way, at))
+    if shipment is not None and shipment.voided:  # by a person, in the carrier's own dashboard; else it is now
+        with _VOIDING:
+            await at.void(under_way.order, shipment.id)
+    if shipment is None or shipment.voided:
+        shipment = await _create(under_way, at, await _quote(under_way, at), quoted=True)
+    if shipment.voided:
+        raise CarrierMismatch("label")
     return {**asdict(shipment), "amount": str(shipment.amount)}
 
 
 async def _wait_for(under_way: OrderUnderWay, away: CarrierUnavailable) -> None:
-    """A carrier that is away is no reason to undo an order that is paid: it is put off, as long as stock is reserved for one."""
+    """A carrier that is away is no reason to undo an order that is paid: it is put off, as long as stock is reserved for
+    one. An answer that is wrong does not become right by waiting."""
     entry, now = under_way.journal[STEP], time.time()
-    if entry.attempts <= _RETRIES or away.retry_after is not None:
+    if isinstance(away, CarrierMismatch) or entry.attempts <= _RETRIES or away.retry_after is not None:
         return
     since = float(entry.notes.get("away_since") or now)
     if since == now:
@@ -84,9 +90,10 @@ async def _wait_for(under_way: OrderUnderWay, away: CarrierUnavailable) -> None:
 async def _noted(under_way: OrderUnderWay, at: Carrier) -> Shipment | None:
     """The label of the quote in the journal. None: there is none, so that no label can have been bought; a quote that a crash has lost
     costs nothing. An earlier version looked quotes up by the order's id, so what it noted may be another shop's."""
-    quote_id = under_way.journal[STEP].notes.get("quote_id")
+    notes = under_way.journal[STEP].notes
+    quote_id, quoted = notes.get("quote_id"), bool(notes.get("quoted"))
     try:
-        return await _create(under_way, at, str(quote_id)) if quote_id is not None else None
+        return await _create(under_way, at, str(quote_id), quoted=quoted) if quote_id is not None else None
     except AnothersParcel:
         return None
 
@@ -96,13 +103,16 @@ async def _quote(under_way: OrderUnderWay, at: Carrier) -> str:
         return (await at.quote(under_way.order)).id
 
 
-async def _create(under_way: OrderUnderWay, at: Carrier, quote_id: str) -> Shipment:
+async def _create(under_way: OrderUnderWay, at: Carrier, quote_id: str, *, quoted: bool) -> Shipment:
+    """`quoted`: the carrier has quoted it for this order, so that it is not another shop's."""
     # Written down before the label can be there: whoever undoes this finds it, and knows that it may still be on its way.
-    await note(under_way, STEP, carrier=at.name, quote_id=quote_id, asked_at=time.time())
+    await note(under_way, STEP, carrier=at.name, quote_id=quote_id, quoted=quoted, asked_at=time.time())
     try:
         with _BUYING:
             return await at.create(under_way.order, quote_id)
-    except CarrierRefused:
+    except CarrierRefused as refusal:
+        if quoted and isinstance(refusal, AnothersParcel):
+            raise CarrierMismatch("reference") from None
         await note(under_way, STEP, asked_at=0)  # a clear answer: nothing is on its way
         raise
 
@@ -120,6 +130,10 @@ async def unbook(under_way: OrderUnderWay) -> dict[str, Any]:
     if quote_id is not None:
         with _VOIDING:
             became = await at.void(under_way.order, str(quote_id))
+    if became is Voided.NOT_BOUGHT and (entry.notes.get("parcel") or {}).get("id") == quote_id is not None:
+        raise VoidRefused("the carrier says that no label was bought, and had sold one")
+    if became is Voided.HANDED_OVER and entry.status != "done":
+        raise VoidRefused("the carrier says that the parcel is handed over, and it has not left here")
     if became is Voided.NOT_BOUGHT and (wait := _may_come_yet(entry.notes)) > 0:
         raise CarrierUnavailable("a label was asked for and not answered: it may come yet", retry_after=wait)
     await note(under_way, STEP, label=became)

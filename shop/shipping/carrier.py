@@ -107,7 +107,8 @@ class Carrier(Protocol):
     """What the shop asks of a carrier. Shipments are asked for by the ids that the carrier gave us, never by the order's id: others may
     use the same account, and count their orders in the same way.
 
-    Every method may raise `CarrierUnavailable` and `CarrierTimeout` (it may have been done all the same), and `CarrierMisconfigured`.
+    Every method may raise `CarrierUnavailable`, its `CarrierTimeout` (it may have been done all the same) and `CarrierMismatch` (the answer
+    is about another parcel, address or price), and `CarrierMisconfigured`.
     """
 
     name: str
@@ -120,12 +121,13 @@ class Carrier(Protocol):
         """The order's shipment: the label of this quote is looked up, and bought if it is not there: once, however often this is called.
         One that was voided since is returned as such. Raises `CarrierRefused`, with nothing bought, and its `AnothersParcel`."""
 
-    async def label(self, shipment_id: str) -> bytes:
-        """The label, a PDF of 4 by 6 inches."""
+    async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:
+        """The label of the order's shipment with this number, a PDF of 4 by 6 inches. Raises `CarrierMismatch` if it is another's, or
+        void."""
 
     async def void(self, order: Order, shipment_id: str) -> Voided:
-        """Takes the order's label back unless the parcel is handed over; once, however often it is called. Raises `VoidRefused`, also for
-        a label that is another shop's."""
+        """Takes the order's label back unless the parcel is handed over; once, however often it is called. Also a label that is said to be
+        void, or not bought, is asked back. Raises `VoidRefused`, also for a label that is another shop's, and for contradictions."""
 
     async def track(self, shipment_id: str) -> Tracking:
         """Where the parcel is, the oldest event first."""

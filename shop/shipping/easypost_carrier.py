@@ -5,6 +5,9 @@
   `reference`, only by the id in our journal. A reference begins with the installation id; a shipment without it, which an earlier version
   has noted, is used and voided only if it goes to the order's address.
 - **Voiding** is EasyPost's refund. A parcel that somebody has scanned is handed over, and stays so.
+- **Not believed.** Every answer is about the shipment that was asked about, bears our reference, goes to the order's
+  address, and agrees with itself; a label counts as bought once a look-up says the same as the purchase. Else it is a
+  `CarrierMismatch`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from urllib.parse import quote as url_quote
 
 from shop import names
 from shop.domains import ascii_mail_domain
-from shop.errors import CarrierRefused, CarrierUnavailable, VoidRefused
+from shop.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
 from shop.installation import installation_id
 from shop.order import Order
 from shop.plain import folded, one_line
@@ -26,6 +29,7 @@ from shop.shipping.easypost_calls import AnsweredNo, EasyPostCalls, NotThere
 from shop.shipping.easypost_records import ShipmentRecord, read
 
 _LABEL_BEGINS = b"%PDF-"
+_BOUGHT_BEFORE = "SHIPMENT.POSTAGE.EXISTS"
 
 
 class EasyPostCarrier:
@@ -37,43 +41,69 @@ class EasyPostCarrier:
         self, settings: Settings, api_key: str, sender: Sender, installation: Callable[[], Awaitable[str]] = installation_id
     ) -> None:
         self._settings, self._sender, self._installation = settings, sender, installation
-        self._calls = EasyPostCalls(settings.carrier_url, api_key, settings.carrier_timeout_seconds, settings.carrier_concurrency)
+        limits = settings.carrier_timeout_seconds, settings.carrier_concurrency
+        self._calls = EasyPostCalls(settings.carrier_url, api_key, *limits, settings.carrier_label_hosts)
 
     async def quote(self, order: Order) -> Quote:
         params = self._params(order, await self._reference(order))
         made = read(ShipmentRecord, await self._calls(lambda c: c.shipment.create(**params)))
         if made.reference != params["reference"]:
-            raise CarrierUnavailable("EasyPost answered another shipment than was asked for")
+            raise CarrierMismatch("reference")
+        self._check(made, order)
+        if made.parcel is None or made.parcel.weight != params["parcel"]["weight"]:
+            raise CarrierMismatch("weight")
+        if made.bought or made.tracking_code is not None:
+            raise CarrierMismatch("parcel")
         if self._choice(made) is None:
             raise CarrierRefused(f"no carrier takes this parcel{_why(made)}")
         return Quote(made.id, tuple(rate.to_rate() for rate in made.rates))
 
     async def create(self, order: Order, quote_id: str) -> Shipment:
-        known = await self._get(quote_id)
+        try:
+            known = await self._get(quote_id)
+        except NotThere:
+            raise AnothersParcel("the shipment in the journal is not there") from None
         if not await self._is_ours(known, order):
             raise AnothersParcel("the shipment in the journal is not this order's")
+        self._check(known, order)
         if not known.bought:
             if (rate := self._choice(known)) is None:
                 raise CarrierRefused(f"no carrier takes this parcel{_why(known)}")
-            known = await self._buy(quote_id, rate)
+            known = await self._buy(order, known, rate)
         return known.to_shipment(order.id)
 
-    async def _buy(self, quote_id: str, rate_id: str) -> ShipmentRecord:
+    async def _buy(self, order: Order, quote: ShipmentRecord, rate_id: str) -> ShipmentRecord:
         refused: AnsweredNo | None = None
+        told: ShipmentRecord | None = None
         try:
-            bought = read(ShipmentRecord, await self._calls(lambda c: c.shipment.buy(quote_id, rate={"id": rate_id})))
+            told = read(ShipmentRecord, await self._calls(lambda c: c.shipment.buy(quote.id, rate={"id": rate_id})))
         except AnsweredNo as error:  # it may say so because it is bought already
             refused = error
-            bought = await self._get(quote_id)
-        if bought.id != quote_id or not bought.bought:
-            raise refused or CarrierUnavailable("EasyPost answered no label to a purchase")
+        try:
+            bought = await self._get(quote.id)
+        except NotThere:
+            raise CarrierMismatch("shipment") from None
+        if refused is not None and not bought.bought and refused.reason != _BOUGHT_BEFORE:
+            raise refused
+        if not await self._is_ours(bought, order):
+            raise CarrierMismatch("reference")
+        self._check(bought, order)
+        if not bought.bought or bought.voided:
+            raise CarrierMismatch("label")
+        if told is not None and (told.voided or told.to_shipment(order.id) != bought.to_shipment(order.id) or not _same(told, bought)):
+            raise CarrierMismatch("purchase")
+        if told is not None and bought.selected_rate != next(rate for rate in quote.rates if rate.id == rate_id):
+            raise CarrierMismatch("rate")
         return bought
 
-    async def label(self, shipment_id: str) -> bytes:
+    async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:
         record = await self._get(shipment_id)
         if record.postage_label is not None and record.postage_label.pdf is None:  # the carrier made another kind
             asked = await self._calls(lambda c: c.shipment.label(shipment_id, file_format="PDF"))
-            record = read(ShipmentRecord, asked)
+            record = _with_id(shipment_id, read(ShipmentRecord, asked))
+        self._check(record, order)
+        if not await self._is_ours(record, order) or record.tracking_code != tracking_number or record.voided:
+            raise CarrierMismatch("label")
         url = record.postage_label.pdf if record.postage_label else None
         if url is None:
             raise CarrierUnavailable("EasyPost has no PDF of this label yet")
@@ -87,19 +117,22 @@ class EasyPostCarrier:
             record = await self._get(shipment_id)
         except NotThere:
             return Voided.NOT_BOUGHT
-        if record.bought and not await self._is_ours(record, order):
+        if not await self._is_ours(record, order):
+            if not record.bought and record.reference is not None:
+                return Voided.NOT_BOUGHT  # another shop's, and none of our money is in it
             raise VoidRefused("the label in the journal goes to another address than the order's: another shop may have bought it")
-        if (became := _became(record)) is not None:
-            return became
+        if order.shipping_info is not None and not _goes_to(record, order):
+            raise VoidRefused("EasyPost says that the label in the journal goes to another address than the order's")
         refused: AnsweredNo | None = None
-        try:
+        try:  # also of a label that is said to be void, or not to be there
             await self._calls(lambda c: c.shipment.refund(shipment_id))
         except AnsweredNo as error:
             refused = error
         record = await self._get(shipment_id)  # only a look-up says what has become of it
-        if (became := _became(record)) is not None:
-            return became
-        raise VoidRefused(f"EasyPost does not take the label back: {refused or record.refund_status}")
+        became = _became(record)
+        if became is None or (became is Voided.NOT_BOUGHT and refused is None):
+            raise VoidRefused(f"EasyPost does not take the label back: {refused or record.refund_status}")
+        return became
 
     async def track(self, shipment_id: str) -> Tracking:
         return (await self._get(shipment_id)).to_tracking()
@@ -112,7 +145,16 @@ class EasyPostCarrier:
         await self._calls.aclose()
 
     async def _get(self, any_id: str) -> ShipmentRecord:
-        return read(ShipmentRecord, await self._calls(lambda c: c.shipment.retrieve(url_quote(any_id, safe=""))))
+        return _with_id(any_id, read(ShipmentRecord, await self._calls(lambda c: c.shipment.retrieve(url_quote(any_id, safe="")))))
+
+    @staticmethod
+    def _check(record: ShipmentRecord, order: Order) -> None:
+        """Raises `CarrierMismatch` if it does not go to the order's address, or contradicts itself. Once its customer is
+        erased, an order has no address that could be compared."""
+        if (differs := record.contradiction()) is not None:
+            raise CarrierMismatch(differs)
+        if order.shipping_info is not None and not _goes_to(record, order):
+            raise CarrierMismatch("address")
 
     def _choice(self, record: ShipmentRecord) -> str | None:
         rate = choose([rate.to_rate() for rate in record.rates], self._settings.carrier_service)
@@ -182,8 +224,24 @@ def _goes_to(record: ShipmentRecord, order: Order) -> bool:
     to, there = order.shipping_info, record.to_address
     if to is None or there is None:
         return False
-    pairs = ((_recipient(order), there.name), (to.address, there.street1), (to.zip, there.zip), (to.country, there.country))
-    return all(_letters(ours) == _letters(theirs) for ours, theirs in pairs)
+    pairs = ((_recipient(order), there.name), (to.address, there.street1), (to.country, there.country))
+    zip_code = _letters(to.zip)
+    return all(_letters(ours) == _letters(theirs) for ours, theirs in pairs) and (
+        _letters(there.zip).startswith(zip_code) if zip_code else not there.zip  # a carrier may add the last digits
+    )
+
+
+def _with_id(any_id: str, record: ShipmentRecord) -> ShipmentRecord:
+    if record.id != any_id:
+        raise CarrierMismatch("shipment")
+    return record
+
+
+def _same(one: ShipmentRecord, other: ShipmentRecord) -> bool:
+    """Whether two answers name the same parcel, address and label."""
+    return one.contradiction() is None and all(
+        getattr(one, name) == getattr(other, name) for name in ("id", "reference", "to_address", "postage_label")
+    )
 
 
 def _letters(text: str | None) -> str:

@@ -27,12 +27,18 @@ VOIDED = frozenset({"submitted", "refunded", "not_applicable"})
 """`submitted`: the carrier decides within weeks. `not_applicable`: it bills only what it scans."""
 
 
+Id = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
+Word = Annotated[str, Field(min_length=1, max_length=100)]
+"""What people read: the name of a carrier, or of its service."""
+
+
 class RateRecord(BaseModel):
-    id: str
-    carrier: str
-    service: str
+    id: Id
+    carrier: Word
+    service: Word
     rate: Annotated[Decimal, Field(ge=0, lt=10**9)]
-    currency: str = "USD"
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "USD"
+    shipment_id: str | None = None
 
     def to_rate(self) -> Rate:
         return Rate(self.id, self.carrier, self.service, self.rate, self.currency)
@@ -77,11 +83,17 @@ class DetailRecord(BaseModel):
 
 class TrackerRecord(BaseModel):
     status: str | None = None
+    tracking_code: str | None = None
+    shipment_id: str | None = None
     tracking_details: list[DetailRecord] = []
 
     @property
     def where(self) -> Status:
         return _STATUS.get(self.status or "", Status.BOOKED)
+
+
+class ParcelRecord(BaseModel):
+    weight: float | None = None
 
 
 class MessageRecord(BaseModel):
@@ -90,10 +102,11 @@ class MessageRecord(BaseModel):
 
 
 class ShipmentRecord(BaseModel):
-    id: str
+    id: Id
     reference: str | None = None
     to_address: AddressRecord | None = None
-    tracking_code: str | None = None
+    parcel: ParcelRecord | None = None
+    tracking_code: Annotated[str, Field(pattern="^[ -~]{1,100}$")] | None = None
     refund_status: str | None = None
     postage_label: LabelRecord | None = None
     selected_rate: RateRecord | None = None
@@ -112,6 +125,19 @@ class ShipmentRecord(BaseModel):
     @property
     def where(self) -> Status:
         return self.tracker.where if self.tracker else Status.BOOKED
+
+    def contradiction(self) -> str | None:
+        """What of it is another shipment's; None: it is whole."""
+        if any(rate.shipment_id not in {None, self.id} for rate in (*self.rates, *filter(None, [self.selected_rate]))):
+            return "shipment's rate"
+        if self.tracker is not None and self.tracker.shipment_id not in {None, self.id}:
+            return "shipment's tracker"
+        if self.tracker is not None and self.tracker.tracking_code not in {None, self.tracking_code}:
+            return "tracking number"
+        offered = {rate.id: rate for rate in self.rates}
+        if self.selected_rate is not None and offered and self.selected_rate != offered.get(self.selected_rate.id):
+            return "rate"
+        return None
 
     def to_shipment(self, order_id: str) -> Shipment:
         if self.tracking_code is None or self.selected_rate is None:

@@ -72,10 +72,9 @@ class EmbeddedCarrier:
             await shipments.enter(tx, [shipments.Leaving(serial, booked, order.wanted)])
             return booked
 
-    async def label(self, shipment_id: str) -> bytes:
+    async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:  # noqa: ARG002  (its table has our parcels only)
         row = await self._known(shipment_id)
-        order = read_stored(row.content)
-        return render_label(parcel_of(order, self._shipment(row.order_id, row.tracking_number), self._settings))
+        return render_label(parcel_of(read_stored(row.content), self._shipment(row.order_id, row.tracking_number), self._settings))
 
     async def void(self, order: Order, shipment_id: str) -> Voided:  # noqa: ARG002  (its table has our parcels only)
         """Without moving any stock; the saga's own undo (`shop.shipping.returns`) puts the pieces back with it."""

@@ -28,12 +28,12 @@ def print_label(order: Order, shipped: Mapping[str, Any], s: Settings) -> None:
         number, ours = str(shipped["tracking_number"]), EmbeddedCarrier(s)
         label = render_label(parcel_of(order, Shipment(number, order.id, number, ours.title, ours.service), s))
     else:
-        label = asyncio.run(_fetch(booked_at, str(shipped["shipment_id"])))
+        label = asyncio.run(_fetch(booked_at, order, str(shipped["shipment_id"]), str(shipped["tracking_number"])))
     write_label(path, label)
 
 
-async def _fetch(booked_at: str, shipment_id: str) -> bytes:
+async def _fetch(booked_at: str, order: Order, shipment_id: str, tracking_number: str) -> bytes:
     try:
-        return await carrier(booked_at).label(shipment_id)
+        return await carrier(booked_at).label(order, shipment_id, tracking_number)
     finally:
         await close_carriers()

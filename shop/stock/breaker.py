@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shop.circuit import Circuit, Tell
-from shop.errors import InventoryUnavailable
+from shop.errors import InventoryMismatch, InventoryUnavailable
 from shop.stock.protocol import Inventory, Reservation
 
 
 def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
-    """Whether the service is at fault. One that says when to come again is well."""
-    return isinstance(error, InventoryUnavailable) and error.retry_after is None
+    """Whether the service is at fault. One that says when to come again is well; what it says of a single order is that order's matter."""
+    return isinstance(error, InventoryUnavailable) and not isinstance(error, InventoryMismatch) and error.retry_after is None
 
 
 class GuardedInventory:

@@ -2,7 +2,8 @@
 
 Intent, act, result, as with payments and labels: the journal's `begun` is the intent, the service's address is noted before anything is
 sent, and on a later attempt an open intent is looked up before anything is sent again. Undoing asks by order id, whatever our journal
-knows, and ends the order there, so that what a dead worker sent and arrives late does nothing.
+knows, and ends the order there, so that what a dead worker sent and arrives late does nothing. An answer with other items than the order's,
+or that contradicts what the service said before, is neither done nor refused: it is for a person, unless the next attempt makes it clear.
 
 Shipping is committed at the service before our transaction writes the parcel. If that finds the order cancelled, or never comes, what was
 committed is put back by `return_shipment`, which is due from the moment the step began.
@@ -14,7 +15,7 @@ import time
 from typing import Any
 
 from shop import inventory
-from shop.errors import InventoryUnavailable, OutOfStock, ReservationLost
+from shop.errors import InventoryMismatch, InventoryUnavailable, OutOfStock, ReservationLost
 from shop.installation import installation_id
 from shop.inventory import ReleaseResult
 from shop.notes import note
@@ -54,7 +55,10 @@ async def release(under_way: OrderUnderWay) -> dict[str, Any]:
     at, items = inventory_at(url), dict[str, int]()
     if await _is_ours(under_way, at):
         with _RELEASING:
-            ended = await at.release(name_at_service(under_way))
+            ended = _checked(under_way, await at.release(name_at_service(under_way)))
+        shipping = under_way.journal.get(SHIPPING)
+        if ended.state is State.SHIPPED and (shipping is None or not shipping.undo_due):
+            raise InventoryMismatch("a reservation that is shipped, of an order that is not")
         items = ended.items if ended.state is State.RELEASED else {}
     await note(under_way, inventory.STEP, **{_RELEASED: items})
     return {}
@@ -71,9 +75,9 @@ async def commit(under_way: OrderUnderWay) -> dict[str, Any]:
     try:
         if not await _is_ours(under_way, at):
             raise ReservationLost("another shop holds something at the inventory service under this order's id")
-        found = await at.get(name_at_service(under_way)) if entry.attempts > 1 else None
-        if found is None or found.state is not State.SHIPPED:
-            await _commit(under_way, at)
+        if entry.attempts > 1 and (found := await at.get(name_at_service(under_way))) is not None:
+            _checked(under_way, found)
+        await _commit(under_way, at)  # again, also if it seems done: it finds what the first one did
     except InventoryUnavailable as away:
         await _wait_for(under_way, away)
         raise
@@ -88,7 +92,9 @@ async def put_back(under_way: OrderUnderWay) -> dict[str, Any]:
     at, items = inventory_at(url), dict[str, int]()
     if await _is_ours(under_way, at):
         with _PUTTING_BACK:
-            ended = await at.put_back(name_at_service(under_way))
+            ended = _checked(under_way, await at.put_back(name_at_service(under_way)))
+        if ended.state is not State.RETURNED and under_way.journal[SHIPPING].notes.get(_TAKEN):
+            raise InventoryMismatch(f"a reservation that is {ended.state}, and was shipped before")
         items = ended.items if ended.state is State.RETURNED else {}
     await note(under_way, SHIPPING, **{_TAKEN: False, _BACK: items})
     return {}
@@ -130,9 +136,10 @@ async def _is_ours(under_way: OrderUnderWay, at: Inventory) -> bool:
 
 
 async def _wait_for(under_way: OrderUnderWay, away: InventoryUnavailable) -> None:
-    """A service that fails is no reason to undo an order that is paid: it is put off, as long as stock is reserved for one."""
+    """A service that fails is no reason to undo an order that is paid: it is put off, as long as stock is reserved for
+    one. An answer that is wrong does not become right by waiting."""
     entry, now = under_way.journal[SHIPPING], time.time()
-    if entry.attempts <= _RETRIES or away.retry_after is not None:
+    if isinstance(away, InventoryMismatch) or entry.attempts <= _RETRIES or away.retry_after is not None:
         return
     since = float(entry.notes.get("stock_away_since") or now)
     if since == now:
@@ -143,21 +150,33 @@ async def _wait_for(under_way: OrderUnderWay, away: InventoryUnavailable) -> Non
 
 async def _commit(under_way: OrderUnderWay, at: Inventory) -> None:
     try:
-        with _COMMITTING:
-            await at.commit(name_at_service(under_way))
+        await _commit_once(under_way, at)
     except ReservationLost as lost:
         # Perhaps it only ran out, while the order was put off. One that is over is refused again.
         try:
             await _reserve(under_way, at)
         except (OutOfStock, ReservationLost):
             raise lost from None
-        with _COMMITTING:
-            await at.commit(name_at_service(under_way))
+        await _commit_once(under_way, at)
+
+
+async def _commit_once(under_way: OrderUnderWay, at: Inventory) -> None:
+    with _COMMITTING:
+        committed = await at.commit(name_at_service(under_way))
+    if committed.items != under_way.order.wanted:
+        raise InventoryMismatch("other items than the order's to a commitment")
 
 
 async def _reserve(under_way: OrderUnderWay, at: Inventory) -> Reservation:
     with _RESERVING:
         return await at.reserve(name_at_service(under_way), under_way.order.wanted, seconds=_minutes())
+
+
+def _checked(under_way: OrderUnderWay, found: Reservation) -> Reservation:
+    """The reservation, if it has the order's items, or none; else raises `InventoryMismatch`."""
+    if found.items and found.items != under_way.order.wanted:
+        raise InventoryMismatch("a reservation of other items than the order's")
+    return found
 
 
 def _has_all(found: Reservation, under_way: OrderUnderWay) -> bool:

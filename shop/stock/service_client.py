@@ -1,7 +1,8 @@
 """The client of an inventory service. It trusts nothing that comes back.
 
-An answer about another order, with other items, or in a state that the request cannot lead to, and one that is no answer at all, is
-`InventoryUnavailable`: what was asked may have been done. No other exception than those of `Inventory` comes out of it.
+An answer about another order, with other items, or in a state that the request cannot lead to is `InventoryMismatch`, and
+one that is no answer at all is `InventoryUnavailable`: what was asked may have been done. No other exception than those of
+`Inventory` comes out of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from shop import names
 from shop.errors import (
     InventoryMisconfigured,
+    InventoryMismatch,
     InventoryRefused,
     InventoryTimeout,
     InventoryUnavailable,
@@ -62,7 +64,11 @@ class ServiceInventory:
             found = await self._post("", order_id, "reserve", items=dict(items), seconds=seconds)
         except _UnknownProduct as unknown:
             short = unknown.short or tuple(Shortage(product, pieces, 0) for product, pieces in items.items())
+        except OutOfStock as told:
+            short = told.shortages
         if short:
+            wrong = [s for s in short if s.requested != items.get(s.product_id) or s.available >= s.requested]
+            _expect(not wrong, "shortages of other items than were asked for")
             raise OutOfStock(short)
         _expect(found.state in {State.HELD, State.SHIPPED}, f"a reservation that is {found.state}")
         _expect(found.items == dict(items), "a reservation of other items")
@@ -193,7 +199,8 @@ async def _whole(response: httpx.Response) -> bytes:
     body = bytearray()
     async for part in response.aiter_raw():
         body += part
-        _expect(len(body) <= _MOST_BYTES, "more than any honest answer")
+        if len(body) > _MOST_BYTES:
+            raise InventoryUnavailable("the inventory service answered more than any honest answer")
     return bytes(body)
 
 
@@ -259,4 +266,4 @@ def _wait(response: httpx.Response) -> float:
 
 def _expect(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise InventoryUnavailable(f"the inventory service answered {otherwise}")
+        raise InventoryMismatch(otherwise)

@@ -66,7 +66,7 @@ async def test_from_quote_to_label_to_void(carrier: EasyPostCarrier, easypost_se
     assert (shipment.tracking_number, shipment.carrier, shipment.service) == (label["tracking_code"], "USPS", "GroundAdvantage"), (
         "the cheapest"
     )
-    assert (await carrier.label(shipment.id)).startswith(b"%PDF-")
+    assert (await carrier.label(order(unique), shipment.id, shipment.tracking_number)).startswith(b"%PDF-")
     assert (await carrier.track(shipment.id)).status is Status.BOOKED
 
     assert await carrier.void(order(unique), shipment.id) is Voided.VOIDED

@@ -32,7 +32,7 @@ async def test_from_quote_to_void(shop: Shop) -> None:
     assert len({shipment.tracking_number for shipment in booked}) == 1
     assert await shop.count("shipment") == 1
     shipment = booked[0]
-    assert (await embedded.label(shipment.id)).startswith(b"%PDF-")
+    assert (await embedded.label(order(), shipment.id, shipment.tracking_number)).startswith(b"%PDF-")
     assert (await embedded.track(shipment.id)).status is Status.BOOKED
     assert await embedded.void(order(), shipment.id) is Voided.VOIDED
     assert await embedded.void(order(), shipment.id) is Voided.VOIDED
@@ -46,9 +46,10 @@ async def test_what_it_refuses_and_does_not_know(shop: Shop) -> None:
     with pytest.raises(CarrierRefused, match="AQ"):
         await embedded.quote(order(country="AQ"))
     assert await embedded.void(order(), "CA000000005US") is Voided.NOT_BOUGHT
-    for asked in (embedded.label, embedded.track):
-        with pytest.raises(CarrierRefused, match="no such shipment"):
-            await asked("CA000000005US")
+    with pytest.raises(CarrierRefused, match="no such shipment"):
+        await embedded.label(order(), "CA000000005US", "CA000000005US")
+    with pytest.raises(CarrierRefused, match="no such shipment"):
+        await embedded.track("CA000000005US")
 
 
 @pytest.mark.parametrize("shipped", [{"tracking_number": "CA473124829US"}, {"tracking_number": "CA473124829US", "booked_at": "embedded"}])

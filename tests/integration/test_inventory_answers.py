@@ -13,6 +13,7 @@ import pytest
 
 from shop.errors import (
     InventoryMisconfigured,
+    InventoryMismatch,
     InventoryRefused,
     InventoryTimeout,
     InventoryUnavailable,
@@ -108,7 +109,8 @@ async def test_rubbish_is_an_unclear_end(said: bytes) -> None:
 async def test_an_answer_that_cannot_be_true_is_not_believed(changes: dict[str, Any]) -> None:
     async with service_that_says(http(HELD | changes)) as said:
         for ask in asks(said.inventory).values():
-            assert type(await refused(ask)) is InventoryUnavailable
+            # one that can be read, and is another order's or has other items, is told apart
+            assert type(await refused(ask)) in {InventoryUnavailable, InventoryMismatch}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ async def test_an_answer_that_cannot_be_true_is_not_believed(changes: dict[str, 
 )
 async def test_a_state_that_the_request_cannot_lead_to_is_not_believed(operation: str, answered: dict[str, Any]) -> None:
     async with service_that_says(http(HELD | answered)) as said:
-        assert type(await refused(asks(said.inventory)[operation])) is InventoryUnavailable
+        assert type(await refused(asks(said.inventory)[operation])) is InventoryMismatch
 
 
 SHORT = [{"product_id": "P", "requested": 2, "available": 1}]
@@ -177,6 +179,14 @@ async def test_what_is_short_is_told_item_by_item(answer: bytes, short: list[Sho
         error = await refused(asks(said.inventory)["reserve"])
         assert isinstance(error, OutOfStock)
         assert list(error.shortages) == short
+
+
+@pytest.mark.parametrize("changes", [{"product_id": "Q"}, {"requested": 3}, {"requested": 1}, {"available": 2}, {"available": 9}], ids=str)
+@pytest.mark.parametrize("kind", [Problem.OUT_OF_STOCK, Problem.UNKNOWN_PRODUCT])
+async def test_what_is_short_must_be_what_was_asked_for(kind: Problem, changes: dict[str, Any]) -> None:
+    status = "409 Conflict" if kind is Problem.OUT_OF_STOCK else "404 Not Found"
+    async with service_that_says(problem(kind, status, shortages=[SHORT[0] | changes])) as said:
+        assert type(await refused(asks(said.inventory)["reserve"])) is InventoryMismatch
 
 
 async def test_out_of_stock_without_saying_of_what_is_no_clear_no() -> None:

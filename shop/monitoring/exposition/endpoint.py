@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -18,12 +16,13 @@ from prometheus_client.registry import Collector
 
 from shop.monitoring.exposition.families import inventory_families, process_families, reading_families, shop_families
 from shop.monitoring.exposition.reading import Read, Reading
+from shop.serving import Receive, Send, ServedInThread, listen
 from shop.settings import settings
 
 log = logging.getLogger(__name__)
 PATH = "/metrics"
 _AT_ONCE = 16
-_REQUEST_SECONDS = 10
+_TURN_SECONDS = 10
 About = Callable[[Read], Iterator[Metric]]
 
 
@@ -58,7 +57,7 @@ class Exposition:
         if self.token is None:
             return True
         scheme, _, given = (authorization or "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.token.encode())
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "surrogatepass"), self.token.encode())
 
     def answer(self, accept: str | None) -> tuple[bytes, str]:
         """The series, in the format that was asked for, and its content type."""
@@ -72,62 +71,43 @@ def metrics_token() -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-class MetricsServer:
-    """Serves an exposition at `/metrics`, from threads of its own, while it is used as a context. Raises OSError if the port is taken."""
+class MetricsServer(ServedInThread):
+    """Serves an exposition at `/metrics`, from a thread of its own, while it is used as a context. Raises OSError if the port is taken."""
 
     def __init__(self, exposition: Exposition, host: str, port: int) -> None:
-        handler = type("Handler", (_Handler,), {"exposition": exposition, "turns": threading.BoundedSemaphore(_AT_ONCE)})
-        server = type("Server", (_Server,), {"address_family": socket.AF_INET6 if ":" in host else socket.AF_INET})
-        self._server: ThreadingHTTPServer = server((host, port), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics server", daemon=True)
+        listener = listen(port, host)
+        self.port = int(listener.getsockname()[1])
+        self._exposition, self._turns = exposition, asyncio.Semaphore(_AT_ONCE)
+        super().__init__(self._serve, listener, interface="asgi3")
 
-    @property
-    def port(self) -> int:
-        return int(self._server.server_address[1])
-
-    def __enter__(self) -> MetricsServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128  # who is turned away tries again seconds later
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who asked has gone: nothing to print."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    exposition: Exposition
-    turns: threading.BoundedSemaphore
-    timeout = _REQUEST_SECONDS
-    server_version, sys_version = "order-saga", ""
-
-    def do_GET(self) -> None:
-        if self.path.partition("?")[0] != PATH:
-            self._send(HTTPStatus.NOT_FOUND, b"metrics are at /metrics\n")
-        elif not self.exposition.allows(self.headers.get("Authorization")):
-            self._send(HTTPStatus.UNAUTHORIZED, b"the token is missing or wrong\n", **{"WWW-Authenticate": "Bearer"})
-        elif not self.turns.acquire(timeout=_REQUEST_SECONDS):
-            self._send(HTTPStatus.SERVICE_UNAVAILABLE, b"too many ask at once\n")
+    async def _serve(self, scope: Any, _: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if scope["path"] != PATH:
+            await _send(send, HTTPStatus.NOT_FOUND, b"metrics are at /metrics\n")
+        elif scope["method"] not in {"GET", "HEAD"}:
+            await _send(send, HTTPStatus.METHOD_NOT_ALLOWED, b"metrics can be read only\n", Allow="GET, HEAD")
+        elif not self._exposition.allows(headers.get("authorization")):
+            await _send(send, HTTPStatus.UNAUTHORIZED, b"the token is missing or wrong\n", **{"WWW-Authenticate": "Bearer"})
+        elif (answer := await self._answer(headers.get("accept"))) is None:
+            await _send(send, HTTPStatus.SERVICE_UNAVAILABLE, b"too many ask at once\n")
         else:
-            try:
-                body, content_type = self.exposition.answer(self.headers.get("Accept"))
-            finally:
-                self.turns.release()
-            self._send(HTTPStatus.OK, body, **{"Content-Type": content_type})
+            await _send(send, HTTPStatus.OK, answer[0], **{"Content-Type": answer[1]})
 
-    def _send(self, status: HTTPStatus, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in ({"Content-Type": "text/plain; charset=utf-8"} | headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+    async def _answer(self, accept: str | None) -> tuple[bytes, str] | None:
+        """None: it was nobody's turn for too long."""
+        try:
+            async with asyncio.timeout(_TURN_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            return None
+        try:
+            return await asyncio.to_thread(self._exposition.answer, accept)
+        finally:
+            self._turns.release()
 
-    def log_message(self, *_: Any) -> None:
-        """Nothing: scrapes are no news."""
+
+async def _send(send: Send, status: HTTPStatus, body: bytes, **headers: str) -> None:
+    named = {"Content-Type": "text/plain; charset=utf-8"} | headers | {"Content-Length": str(len(body))}
+    encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in named.items()]
+    await send({"type": "http.response.start", "status": int(status), "headers": encoded})
+    await send({"type": "http.response.body", "body": body})

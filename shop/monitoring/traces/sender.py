@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -47,6 +48,14 @@ _STEPS = text(
 )
 
 
+def _session() -> requests.Session:
+    """Sends no login of `~/.netrc`, and follows no redirect."""
+    session = requests.Session()
+    session.auth = lambda request: request
+    session.max_redirects = 0
+    return session
+
+
 @contextmanager
 def sending(database_url: str | None = None) -> Iterator[None]:
     """While its body runs, and a little longer for what ended last, this process sends traces of that database (None: the shop's), unless
@@ -64,7 +73,7 @@ class Sender:
 
     def __init__(self, s: Settings, *, every_seconds: float = _EVERY_SECONDS) -> None:
         self._url, self._every = s.database_url, every_seconds
-        self._exporter = OTLPSpanExporter(endpoint=s.traces_endpoint)
+        self._exporter = OTLPSpanExporter(endpoint=s.traces_endpoint, session=_session())
         self._sampler = TraceIdRatioBased(s.otel_traces_sampler_arg)
         self._resource = resource()
         self._sent: dict[tuple[str, datetime], None] = {}

@@ -26,10 +26,12 @@ from shop.payments.sandbox.behaviour import Behaviour, Fate
 from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import MAX_PAGE, Ledger
 from shop.payments.sandbox.records import AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
+from shop.serving import SERVERS_OWN, BoundedBodies
 
 HOLD_SECONDS = 30.0
 """How long an answer that is not meant to arrive is held back, unless the client leaves earlier."""
 
+_MOST_BYTES = 1_000_000
 _PAGE = "<!doctype html><title>Welcome</title><p>Please sign in."
 Answer = PaymentRecord | RefundRecord | Page | tuple[CurrencyTotals, ...]
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
@@ -59,7 +61,9 @@ class NewRefund(BaseModel):
 
 def create_app(ledger: Ledger) -> FastAPI:
     """The gateway on that ledger; to be served by one process, in the thread that made the ledger."""
-    app = FastAPI(title="Sandbox payment gateway")
+    # No pages: FastAPI's load scripts from elsewhere.
+    app = FastAPI(title="Sandbox payment gateway", docs_url=None, redoc_url=None)
+    app.add_middleware(BoundedBodies, most_bytes=_MOST_BYTES)
     _answer_errors(app)
 
     @app.post("/v1/payments")
@@ -190,7 +194,7 @@ async def _fail(request: Request, ledger: Ledger, rule: FaultRule, work: Callabl
 
 def _reset(request: Request) -> Response:
     """Ends the connection as a machine does that is switched off and on: no answer, not even a goodbye."""
-    transport: asyncio.Transport = request.receive.__self__.transport  # type: ignore[attr-defined]  # uvicorn's
+    transport: asyncio.Transport = request.scope[SERVERS_OWN].__self__.transport  # uvicorn's
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
     return Response()

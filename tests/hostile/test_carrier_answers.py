@@ -1,0 +1,165 @@
+"""A carrier whose answers are wrong, each in one field: what it sold, what left, and who paid says whether it was believed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from flows.process_pending_orders import process_pending_orders
+from shop import intake, report
+from shop.desk.cancel import ask_to_cancel_sync
+from shop.notifications import outbox
+from shop.outcomes import Outcome
+from shop.settings import settings
+from shop.shipping.carriers import close_carriers
+from tests.easypost_server import ANOTHERS, MISSING, EasyPost
+from tests.integration.world import World, an_order
+
+PRICE = Decimal("29.99")
+HUGE = "x" * 50_000
+_ALL: tuple[Any, ...] = (MISSING, None, [], 7, HUGE, 10**18, ANOTHERS)
+PLAUSIBLE: dict[str, tuple[Any, ...]] = {
+    "id": ("shp_0123456789abcdef0123456789abcdef", ANOTHERS),
+    "reference": ("0123456789abcdef-somebody-elses", "", ANOTHERS),
+    "status": ("cancelled",),
+    "tracking_code": ("9400100000000000000000", ANOTHERS),
+    "refund_status": ("submitted", "refunded", "rejected"),
+    "to_address": (ANOTHERS, {}),
+    "to_address.name": ("Somebody Else",),
+    "to_address.street1": ("9 Other St",),
+    "to_address.zip": ("10001", "9"),
+    "to_address.country": ("DE",),
+    "parcel": ({},),
+    "parcel.weight": (1.0,),
+    "rates": ([], ANOTHERS),
+    "rates.0": (ANOTHERS,),
+    "rates.1.id": ("rate_0", ANOTHERS),
+    "rates.1.carrier": ("DHL",),
+    "rates.1.service": ("Pigeon",),
+    "rates.1.rate": ("0.01", "999999.00", "-1.00", "NaN", "1e999999999"),
+    "rates.1.currency": ("EUR",),
+    "rates.1.shipment_id": ("shp_0", ANOTHERS),
+    "selected_rate": (ANOTHERS, {}),
+    "selected_rate.id": ("rate_0", ANOTHERS),
+    "selected_rate.carrier": ("DHL",),
+    "selected_rate.service": ("Pigeon",),
+    "selected_rate.rate": ("0.01", "999999.00"),
+    "selected_rate.currency": ("EUR",),
+    "selected_rate.shipment_id": ("shp_0", ANOTHERS),
+    "postage_label": (None, {}, ANOTHERS),
+    "postage_label.label_url": ("https://evil.example/label.pdf", ANOTHERS),
+    "postage_label.label_pdf_url": ("http://127.0.0.1:1/label.pdf", ANOTHERS),
+    "postage_label.label_file_type": ("image/png",),
+    "tracker": (ANOTHERS,),
+    "tracker.tracking_code": ("9400100000000000000000", ANOTHERS),
+    "tracker.shipment_id": ("shp_0", ANOTHERS),
+    "tracker.status": ("delivered", "in_transit", "return_to_sender", "failure", "cancelled"),
+    "messages": ([{"carrier": "USPS", "message": HUGE}],),
+}
+"""What each field of a shipment may say instead."""
+MOVES = ("create", "get", "buy", "refund")
+
+
+@dataclass(frozen=True)
+class Lie:
+    """`move`'s answers say `value` in the field at `path`: each of them, or the first one only."""
+
+    move: str
+    path: str
+    value: Any
+    once: bool
+
+    def __str__(self) -> str:
+        return f"{self.move}: {self.path}={str(self.value)[:40]}{' once' if self.once else ''}"
+
+
+def lies(values: dict[str, tuple[Any, ...]], *once: bool) -> list[Lie]:
+    return [Lie(move, path, value, each) for move in MOVES for path in values for value in values[path] for each in once]
+
+
+@pytest.fixture
+async def shipping(saga: World, easypost_server: EasyPost, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    """The shop, with its parcels at EasyPost."""
+    for name, value in {**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "10"}.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    saga.sql("UPDATE product SET received = 10000, on_hand = 10000 WHERE id = 'PROD-002'")
+    yield saga
+    await close_carriers()
+    easypost_server.behave()
+
+
+@pytest.mark.parametrize("kind", ["good", pytest.param("cancelled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(lies(PLAUSIBLE, False), id="always"),
+        pytest.param(lies(PLAUSIBLE, True), id="once", marks=pytest.mark.slow),
+        pytest.param(lies(dict.fromkeys(PLAUSIBLE, _ALL), False), id="of another kind", marks=pytest.mark.slow),
+    ],
+)
+async def test_no_lie_ships_to_another_or_sells_twice(
+    shipping: World, easypost_server: EasyPost, unique: str, told: list[Lie], kind: str
+) -> None:
+    """Nor does it leave a label that nobody knows of. An order that cannot be clear comes to a person."""
+    easypost_server.sell_to_another_shop(f"{unique}-decoy")
+    by_order = {f"{unique}-{number}": lie for number, lie in enumerate(told)}
+    for order_id, lie in by_order.items():
+        easypost_server.lie(order_id, lie.move, lie.path, lie.value, once=lie.once)
+    intake.submit([an_order(order_id, product="PROD-002", price=str(PRICE)) for order_id in by_order])
+    await settle(shipping, list(by_order))
+    if kind == "cancelled":
+        for order_id, end in report.read(list(by_order)).items():
+            if end.outcome is Outcome.COMPLETED:
+                ask_to_cancel_sync(order_id, reason="changed their mind", requested_by="ann")
+        await settle(shipping, list(by_order))
+    await outbox.deliver()
+    ends = report.read(list(by_order))
+    wrong = [f"{lie}: {why}" for order_id, lie in by_order.items() for why in judge(shipping, easypost_server, order_id, ends[order_id])]
+    assert not wrong, "\n".join(wrong)
+    assert sum(end.outcome is Outcome.COMPLETED for end in ends.values()) < len(ends), "some of it was noticed"
+
+
+async def settle(saga: World, order_ids: list[str]) -> None:
+    """Lets all orders end; what they are put off for is over at once."""
+    for _ in range(20):
+        await process_pending_orders(drain_seconds=0)
+        if all(end.outcome is not None for end in report.read(order_ids).values()):
+            return
+        saga.sql("UPDATE customer_order SET not_before = NULL")
+        for note in ("asked_at", "away_since"):
+            saga.sql(
+                "UPDATE order_step SET notes = notes || jsonb_build_object(CAST(:note AS text), 1) WHERE jsonb_exists(notes, :note)",
+                note=note,
+            )
+    raise AssertionError(f"not ended: {[i for i, end in report.read(order_ids).items() if end.outcome is None]}")
+
+
+def judge(saga: World, carrier: EasyPost, order_id: str, end: Any) -> Iterator[str]:
+    """What is wrong with the order, by the carrier's own book, our parcels and the ledger."""
+    bought = carrier.labels(order_id)
+    good = [label for label in bought if label["refund_status"] is None]
+    charged, refunded = saga.money(order_id)
+    parcels = saga.sql("SELECT tracking_number, returned_at FROM shipment WHERE order_id = :id", id=order_id)
+    printed = (saga.var_dir / "labels" / f"{order_id}.pdf").exists()
+    left = [parcel for parcel in parcels if parcel.returned_at is None]
+    if len(good) > 1:
+        yield f"{len(good)} labels that can be used"
+    if end.outcome is Outcome.COMPLETED and not left:
+        yield "completed without a parcel"
+    if left and [parcel.tracking_number for parcel in left] != [label["tracking_code"] for label in good]:
+        yield f"a parcel {left} for labels {good}"
+    if left and charged - refunded != PRICE:
+        yield f"a parcel for {charged - refunded}"
+    if end.outcome is Outcome.COMPENSATED and good:
+        yield "undone, with a label that can be used"
+    if end.outcome is Outcome.COMPENSATED and charged != refunded:
+        yield f"undone, and {charged - refunded} kept"
+    if end.outcome not in {Outcome.COMPLETED, Outcome.COMPENSATED, Outcome.NEEDS_ATTENTION}:
+        yield f"it ended as {end.outcome}"
+    if printed and not parcels:
+        yield "a label was printed, and nothing shipped"
