@@ -80,8 +80,9 @@ async def _take(lease_id: UUID) -> None:
 
 
 async def _renew(lease_id: UUID, connection: _Connection) -> None:
-    async with transaction() as tx:
-        await tx.execute(_RENEW, {"id": lease_id, "seconds": settings().lease_seconds})
+    seconds = settings().lease_seconds
+    async with transaction(seconds=seconds) as tx:  # later it is of no use
+        await tx.execute(_RENEW, {"id": lease_id, "seconds": seconds})
         if connection.was_lost:
             await tx.execute(_UNCOUNT, {"id": lease_id})
 

@@ -10,11 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.web.bodies import read_body
 from deployments.web.problems import ProblemError, answers
+from shop.connections import answered_within
 from shop.payment_events import inbox
 from shop.settings import settings
 
 router = APIRouter(tags=["webhooks"])
 _SIGNATURE = "Stripe-Signature"
+_PATIENT_SECONDS = 8
+"""Limits the wait for the database: then the answer is 503, and Stripe sends the event again."""
 _BODY = {
     "requestBody": {
         "required": True,
@@ -63,7 +66,8 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="unreadable-event", title="Unreadable event") from None
     if event is None:
         return Received(received="ignored")
-    stored = await inbox.store(event)
+    with answered_within(_PATIENT_SECONDS):
+        stored = await inbox.store(event)
     if stored.woke:
         request.app.state.pending.ring()
     if stored.due:

@@ -187,8 +187,8 @@ async def test_a_slow_order_that_is_answered_while_the_others_are_written_does_n
     answer, transactions = act.slow("C"), itertools.count()
 
     @asynccontextmanager
-    async def answered_meanwhile(*commit: Any) -> AsyncIterator[Tx]:
-        async with transaction(*commit) as tx:
+    async def answered_meanwhile(*commit: Any, **limit: Any) -> AsyncIterator[Tx]:
+        async with transaction(*commit, **limit) as tx:
             yield tx
             if next(transactions) == 1:  # after the intent's
                 answer.set()
