@@ -15,11 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shop.database import Tx, transaction
 from shop.errors import (
     BatchStruggling,
+    DatabaseTimeout,
     InfrastructureTrouble,
     LeaseLost,
     OrderError,
@@ -28,6 +30,7 @@ from shop.errors import (
     StepBroken,
     StepTimeout,
 )
+from shop.notes import note
 from shop.under_way import OrderUnderWay
 from shop.work import Work, run_outside
 from tests.integration.domain import Shop
@@ -232,6 +235,48 @@ async def test_a_crowd_of_slow_ones_is_waited_for(shop: Shop) -> None:
     await running
     assert sorted(ids(work.done)) == list("ABCDE")
     assert act.calls == dict.fromkeys("ABCDE", 1)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_time_that_our_own_database_took_is_not_the_outside_s(shop: Shop, n: int) -> None:
+    """What they note waits for a lock until their time is over: nothing is decided about the orders, and they go on later."""
+    orders, locked, over = await some(shop, *"ABC"[:n]), asyncio.Event(), asyncio.Event()
+
+    async def lock() -> None:
+        async with transaction() as tx:
+            await tx.execute(text("SELECT 1 FROM lease FOR UPDATE"))
+            locked.set()
+            await over.wait()
+
+    async def act(order: OrderUnderWay) -> Ends:
+        await locked.wait()
+        try:
+            await note(order, "act", told=True)
+        finally:
+            over.set()
+        return {}
+
+    work = Work(step(time_limit=0.3), orders)
+    locking: list[asyncio.Task[None]] = []
+
+    async def first_lock(order: OrderUnderWay) -> Ends:
+        if not locking:
+            locking.append(asyncio.create_task(lock()))
+        return await act(order)
+
+    if n == 1:
+        with pytest.raises(DatabaseTimeout) as failed:
+            await run_outside(work, first_lock)
+        assert failed.value.retry_after
+    else:
+        await run_outside(work, first_lock)
+        assert {type(why) for why in work.waiting.values()} == {DatabaseTimeout}
+        assert ids(list(work.waiting)) == list("ABC")
+    await locking[0]
+    again = Work(ACT, orders)
+    await run_outside(again, act)
+    assert ids(again.done) == list("ABC"[:n])
+    assert await statuses(shop) == dict.fromkeys("ABC"[:n], "done")
 
 
 async def test_a_single_order_is_waited_for_up_to_its_time_limit(shop: Shop) -> None:
