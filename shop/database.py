@@ -174,7 +174,7 @@ async def close_engine() -> None:
 async def transaction(commit: Effect | None = None, *, seconds: float | None = None) -> AsyncIterator[Tx]:
     """Commits at the end, rolls back on any exception. What it raises at commit leaves the result unclear. `commit`: names the points
     before and after it; not for what only reads. `seconds` (None: `TRANSACTION_SECONDS`): for all of it, with the wait for a connection;
-    then it raises database trouble, also when the server is silent."""
+    then it raises database trouble, also when the server is silent. Infinite: each answer is limited alone, by `ANSWER_SECONDS`."""
     after: list[Callable[[], None]] = []
     with waiting(), answered_within(TRANSACTION_SECONDS if seconds is None else seconds):
         async with AsyncExitStack() as stack:

@@ -26,6 +26,7 @@ from deployments.stack.postgres_binaries import Account, Binaries, account_for, 
 _PORT = 5432  # only part of the socket's name
 _LONGEST_SOCKET = 103  # macOS allows 103 bytes, Linux 107
 _BIG_LOG = 10_000_000
+_CONNECT_SECONDS = 5
 _SETTINGS = {
     "listen_addresses": "",
     "port": _PORT,
@@ -84,7 +85,7 @@ class EmbeddedPostgres:
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """Makes the database when it is not there, as a copy of `template` if one is named."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
                 like = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
                 with suppress(psycopg.errors.DuplicateDatabase):  # another was faster
@@ -92,12 +93,12 @@ class EmbeddedPostgres:
 
     def drop_database(self, name: str) -> None:
         """Drops the database and ends the connections to it."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def require_extension(self, name: str) -> None:
         """Raises StackError when this PostgreSQL does not bring the extension."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
             if connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", [name]).fetchone() is None:
                 raise StackError(
                     f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, which the Prefect server needs: "
@@ -168,7 +169,7 @@ class EmbeddedPostgres:
         return False
 
     def _answers(self) -> bool:
-        with suppress(psycopg.Error), psycopg.connect(self.url("postgres"), connect_timeout=5):
+        with suppress(psycopg.Error), psycopg.connect(self.url("postgres"), connect_timeout=_CONNECT_SECONDS):
             return True
         return False
 
@@ -279,7 +280,7 @@ def wait_for_server(url: str, seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while True:
         try:
-            psycopg.connect(url, connect_timeout=5).close()
+            psycopg.connect(url, connect_timeout=_CONNECT_SECONDS).close()
         except psycopg.Error as error:
             if time.monotonic() > end:
                 raise StackError(f"the database that DATABASE_URL names cannot be used: {str(error).strip()}") from error

@@ -25,8 +25,9 @@ from shop.database import is_database_trouble, sync_engine, transaction
 from shop.outcomes import Outcome
 from shop.settings import settings
 from shop.signals import FINISHED, listening
+from shop.stock.embedded import EmbeddedInventory
 from tests.faults.silence import silent
-from tests.faults.witness import all_ended, assert_right, mixed, order_of
+from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of
 from tests.integration.web import KEY, served
 from tests.integration.world import World
 from tests.nursery.nursery import Nursery
@@ -100,6 +101,27 @@ def test_submitting_ends_in_time(frail: World, frail_postgres: EmbeddedPostgres,
     assert is_database_trouble(failed.value)
     assert time.monotonic() - asked < _LIMIT_SECONDS
     assert [receipt.status for receipt in intake.submit([order])] == ["accepted"]
+
+
+async def test_the_inventory_service_s_operations_end_in_time(
+    frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str
+) -> None:
+    """What was asked for is unclear, and asked for again it is done once."""
+    monkeypatch.setattr("shop.stock.embedded._SECONDS", 1)
+    inventory, before = EmbeddedInventory(frail.database_url), frail.stock(PRODUCT)
+    try:
+        await inventory.stock()
+        asked = time.monotonic()
+        with silent(frail_postgres):
+            for ask in (lambda: inventory.reserve(unique, {PRODUCT: 1}, seconds=60), lambda: inventory.get(unique)):
+                with pytest.raises(Exception) as failed:  # noqa: PT011
+                    await ask()
+                assert is_database_trouble(failed.value)
+        assert time.monotonic() - asked < 2 * _LIMIT_SECONDS
+        await inventory.reserve(unique, {PRODUCT: 1}, seconds=60)
+        assert frail.stock(PRODUCT) == (before[0], before[1] + 1)
+    finally:
+        await inventory.aclose()
 
 
 async def test_a_listener_makes_another_connection(frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
