@@ -364,9 +364,8 @@ class _TimeLimit:
             except (TimeoutError, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and not self._over:
                     raise
-                if (
-                    waited.interrupted or waited.seconds > self._seconds / 2
-                ):  # the time was our database's: nothing is decided about the order
+                # The time was our database's: nothing is decided about the order.
+                if waited.interrupted or waited.seconds > self._seconds / 2:
                     raise DatabaseTimeout(self._step, self._seconds) from error
                 raise StepTimeout(self._step, self._seconds) from error
 
