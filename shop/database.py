@@ -152,14 +152,20 @@ def _connect_limited(_dialect: object, _record: object, args: Sequence[Any], opt
 
 def _limit_on_the_server(connection: Any, _record: object) -> None:
     """A process that is paused in the middle of a transaction, or a machine that is cut off, must not hold its locks for longer than
-    its lease, nor keep the server busy: the server ends the transaction."""
-    milliseconds = max(1000, int(settings().lease_seconds * 1000))
+    its lease: the server ends the transaction."""
+    _set(connection, idle_in_transaction_session_timeout=max(1000, int(settings().lease_seconds * 1000)))
+
+
+def _limit_statements_on_the_server(connection: Any, _record: object) -> None:
+    """Also in transactions that may be idle for a while, such as one during which files are deleted."""
+    _set(connection)
+
+
+def _set(connection: Any, **milliseconds: int) -> None:
+    limits = {"statement_timeout": _STATEMENT_SECONDS * 1000, **milliseconds}
     connection.autocommit = True
     cursor = connection.cursor()
-    cursor.execute(
-        f"SELECT set_config('idle_in_transaction_session_timeout', '{milliseconds}', false), "
-        f"set_config('statement_timeout', '{_STATEMENT_SECONDS * 1000}', false)"
-    )
+    cursor.execute("SELECT " + ", ".join(f"set_config('{name}', '{limit}', false)" for name, limit in limits.items()))
     cursor.close()
     connection.autocommit = False
 
@@ -207,7 +213,7 @@ def after_commit(tx: Tx, call: Callable[[], None]) -> None:
 def sync_engine(url: str) -> Engine:
     """The pool of callers without an event loop."""
     made = new_engine(url, pool_size=5, pool_pre_ping=True, **_OPTIONS)
-    event.listen(made, "connect", _limit_on_the_server)
+    event.listen(made, "connect", _limit_statements_on_the_server)
     _know(made)
     return made
 

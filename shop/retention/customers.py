@@ -153,7 +153,7 @@ def _mails(s: Settings) -> dict[str, list[Path]]:
 def _delete_leftovers(s: Settings) -> None:
     """Labels that a process began to write before it died. Several machines may share the folder: its own clock counts."""
     with suppress(FileNotFoundError), _FILES:
-        with NamedTemporaryFile(dir=s.label_dir, prefix=".clock-") as probe:
+        with NamedTemporaryFile(dir=s.label_dir, prefix=".clock-", suffix=".tmp") as probe:
             now = os.fstat(probe.fileno()).st_mtime
         for entry in os.scandir(s.label_dir):
             if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.stat().st_mtime < now - _LEFT_SECONDS:
