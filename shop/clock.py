@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
-from shop.database import Tx, sync_engine, transaction
+from shop.connections import answered_within
+from shop.database import TRANSACTION_SECONDS, Tx, sync_engine, transaction
 from shop.settings import settings
 
 _NOW = text("SELECT clock_timestamp()")
@@ -28,7 +29,7 @@ async def database_time() -> datetime:
 
 def database_time_sync() -> datetime:
     """The same for callers without an event loop."""
-    with sync_engine(settings().database_url).connect() as connection:
+    with answered_within(TRANSACTION_SECONDS), sync_engine(settings().database_url).connect() as connection:
         now: datetime = connection.execute(_NOW).scalar_one()
     return now
 
