@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from deployments.running import use_running_world
 from shop import intake, report, signals
+from shop.clock import database_time_sync
 from shop.errors import OrderConflict
 from shop.intake_content import HAS_REMOVED, Content, take_in
 from shop.order import Order
@@ -130,8 +131,10 @@ def start_handling_events() -> None:
 def _start(deployment: str, parameters: dict[str, Any] | None = None) -> FlowRun:
     from prefect.deployments import run_deployment
 
-    # `_sync`: where an event loop runs, it would otherwise return a coroutine.
-    started: Any = cast(Any, run_deployment)(deployment, parameters=parameters, timeout=0, _sync=True)
+    # `_sync`: where an event loop runs, it would otherwise return a coroutine. Without a time it would be due when this machine's clock
+    # says so.
+    due = database_time_sync()
+    started: Any = cast(Any, run_deployment)(deployment, parameters=parameters, timeout=0, scheduled_time=due, _sync=True)
     return started  # type: ignore[no-any-return]
 
 

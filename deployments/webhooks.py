@@ -16,7 +16,6 @@ It needs the database and nothing else. What it answers with 2xx is stored befor
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from http import HTTPStatus
@@ -74,10 +73,10 @@ def create_app() -> FastAPI:
     async def health() -> Health:
         """Whether orders and events can be taken: the database answers and takes writes, and there are keys for them."""
         try:
-            async with asyncio.timeout(_HEALTH_SECONDS), transaction() as tx:
+            async with transaction(seconds=_HEALTH_SECONDS) as tx:
                 read_only = (await tx.execute(text("SHOW transaction_read_only"))).scalar_one() == "on"
         except Exception as error:
-            if not (isinstance(error, TimeoutError) or is_database_trouble(error)):
+            if not is_database_trouble(error):
                 raise
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer") from None
         if read_only:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from shop import journal, signals
+from shop.clock import database_time_sync
 from shop.database import transaction
 from shop.settings import settings
 
@@ -91,19 +92,21 @@ def start_consumer() -> bool:
     """Starts a consumer, unless one is about to start, or another process is just starting one. Returns whether it started one. Raises
     what the Prefect client raises."""
     from prefect.client.orchestration import get_client
+    from prefect.states import Scheduled
 
     with signals.only_one(signals.STARTING_CONSUMER) as mine:
         if not mine:
             return False
         with get_client(sync_client=True) as client:
-            deployment = client.read_deployment_by_name(CONSUMER)
-            if _is_starting(client, deployment.id):
+            deployment, now = client.read_deployment_by_name(CONSUMER), database_time_sync()
+            if _is_starting(client, deployment.id, now):
                 return False
-            client.create_flow_run_from_deployment(deployment.id)
+            # Without a time it would be due when this machine's clock says so.
+            client.create_flow_run_from_deployment(deployment.id, state=Scheduled(scheduled_time=now))
     return True
 
 
-def _is_starting(client: SyncPrefectClient, deployment_id: object) -> bool:
+def _is_starting(client: SyncPrefectClient, deployment_id: object, now: datetime) -> bool:
     """Whether a consumer is due, is being started, or began a moment ago."""
     from prefect.client.schemas.filters import (
         DeploymentFilter,
@@ -116,7 +119,6 @@ def _is_starting(client: SyncPrefectClient, deployment_id: object) -> bool:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
 
-    now = datetime.now(UTC)
     active = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
     runs = client.read_flow_runs(
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),

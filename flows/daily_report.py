@@ -13,6 +13,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.show_dashboard import STEPS
+from shop.clock import database_time
 from shop.database import transaction
 from shop.notifications import outbox
 from shop.notifications.kinds import REPORT
@@ -35,13 +36,14 @@ def _run_name() -> str:
 async def daily_report(day: Day = None) -> bool:
     """Shows the day's figures, and mails them to `REPORT_EMAIL`: once for a day, however often this runs, and not before the day is over.
     Returns whether this run has put the mail into the outbox; from then on it is tried until it is sent."""
-    day = day or (datetime.now(UTC) - timedelta(days=1)).date()
+    now = await database_time()
+    day = day or (now - timedelta(days=1)).astimezone(UTC).date()
     since = datetime.combine(day, time(), UTC)
     until = since + timedelta(days=1)
     figures = await read_figures(since, until, parts=_HOURS)
     page = await asyncio.to_thread(board_page, figures, STEPS, f"Orders of {day}")
     await acreate_markdown_artifact(page, key=KEY, description=f"{day}: {headline(figures)}")
-    if until > datetime.now(UTC):
+    if until > now:
         get_run_logger().info("%s is not over yet: no mail", day)
         return False
     new = await _put(str(day), figures)

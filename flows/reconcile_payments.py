@@ -17,6 +17,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from shop.clock import database_time
 from shop.money import show
 from shop.plain import one_line
 from shop.reconciliation.discrepancy import Discrepancy
@@ -57,7 +58,7 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
     The artifact `reconciliation` has the table; each discrepancy is an event.
     """
     report = Report()
-    since = datetime.now(UTC) - timedelta(hours=since_hours) if since_hours else await _since()
+    since = await database_time() - timedelta(hours=since_hours) if since_hours else await _since()
     await compare_books(report, since, fix)
     summary = report.summary()
     get_run_logger().info("%s", summary)
@@ -71,7 +72,7 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
 async def _since() -> datetime:
     """48 hours ago, or a little before the last run began that came to an end and was one like this: nothing left out, and mended what it
     could. Without one it looks back a month."""
-    now = datetime.now(UTC)
+    now = await database_time()
     async with get_client() as client:
         ended = await client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["reconcile-payments"])),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated
 
 from prefect import flow
@@ -16,6 +16,7 @@ from pydantic import Field
 
 from flows.run_names import timed
 from flows.saga import ORDER_SAGA
+from shop.clock import database_time
 from shop.monitoring.window import last
 from shop.pictures.board import board_page, headline
 from shop.pictures.figures import read_figures
@@ -31,7 +32,7 @@ Hours = Annotated[float, Field(gt=0, le=24 * 366, description="How far back the 
 @flow(name="show-dashboard", flow_run_name=timed("dashboard"), persist_result=False)
 async def show_dashboard(hours: Hours = 3) -> str:
     """Draws throughput and latency over time, outcomes, the error rate of each step and stock that runs low. Returns the headline."""
-    until = datetime.now(UTC)
+    until = await database_time()
     figures = await read_figures(until - timedelta(hours=hours), until)
     page = await asyncio.to_thread(board_page, figures, STEPS, f"Orders of {last(hours=hours).name}")
     line = headline(figures)

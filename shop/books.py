@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from sqlalchemy import Connection, RowMapping, create_engine, text
+from sqlalchemy import Connection, RowMapping, text
 
-from shop.database import connect_args
+from shop.database import new_engine
 from shop.desk.resolution import Resolution
 from shop.money import show
 from shop.payments.gateway import GatewayTotals, PaymentGateway
@@ -99,7 +99,7 @@ def read_books(database_url: str, witness: Totals | None) -> Books:
     """Reads the books. `witness`: the gateway's totals; None: it is not asked. The books balance at rest: while orders are under way
     their money and stock may be in between."""
     url = Settings(database_url=database_url).database_url
-    engine = create_engine(url, connect_args=connect_args(url))
+    engine = new_engine(url)
     try:
         with engine.connect() as connection:
             services = service_books(connection)

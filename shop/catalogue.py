@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
-from shop.database import Tx, connect_args, transaction
+from shop.database import Tx, new_engine, transaction
 from shop.settings import Settings
 
 SAMPLE: Mapping[str, tuple[str, int]] = {
@@ -65,7 +65,7 @@ class KnownProducts:
 def load_catalogue(database_url: str, catalogue: Mapping[str, tuple[str, int]]) -> int:
     """Adds the products that are missing, with their pieces; never touches stock that is there. Returns how many it added."""
     url = Settings(database_url=database_url).database_url
-    engine = create_engine(url, connect_args=connect_args(url))
+    engine = new_engine(url)
     try:
         with engine.begin() as connection:
             rows = [connection.execute(_ADD, {"id": i, "name": name, "pieces": pieces}) for i, (name, pieces) in catalogue.items()]

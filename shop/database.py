@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Pending
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from shop.connections import TCP, LimitedAsyncConnection, LimitedConnection, NoAnswer, answered_within, seconds_left, waiting
 from shop.points import Effect
 from shop.settings import settings
 
@@ -65,9 +66,12 @@ Tx = AsyncConnection
 
 _pools: WeakSet[QueuePool] = WeakSet()
 _engines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncEngine]] = WeakKeyDictionary()
-# Parameters hold customers' data, and errors are logged: so they are hidden from errors.
 _AFTER_COMMIT = "after commit"
-_OPTIONS: dict[str, Any] = {"hide_parameters": True, "pool_timeout": 30}
+_OPTIONS: dict[str, Any] = {"pool_timeout": 30}
+TRANSACTION_SECONDS = 30.0
+"""Limits a transaction, where the caller gives no other limit."""
+_STATEMENT_SECONDS = 180
+"""Limits a statement on the server, for clients that are gone: longer than any limit of a client."""
 
 _TROUBLE_CLASSES = frozenset({"08", "28", "40", "53", "55", "57", "58", "72", "F0", "XX"})
 """SQLSTATE classes that say something about the server, never about an order: connection, authorization, serialization,
@@ -92,10 +96,11 @@ def connect_args(url: str, *, seconds: int = 5, **more: Any) -> dict[str, Any]:
     """Returns psycopg's arguments for every connection to this database.
 
     Statements are not prepared: behind a pooler that gives each transaction another connection, their names are other clients'.
-    Of several hosts, the one that accepts writes is chosen.
+    Of several hosts, the one that accepts writes is chosen. What the address says about keep-alives holds.
     """
-    args: dict[str, Any] = {"connect_timeout": seconds, "prepare_threshold": None, **more}
     parsed = make_url(url)
+    tcp = {name: value for name, value in TCP.items() if name not in parsed.query}
+    args: dict[str, Any] = {"connect_timeout": seconds, "prepare_threshold": None, **tcp, **more}
     hosts = parsed.query.get("host", ())
     several = len(hosts) > 1 if isinstance(hosts, tuple) else "," in hosts
     if (several or "," in (parsed.host or "")) and "target_session_attrs" not in parsed.query:
@@ -118,20 +123,49 @@ def engine() -> AsyncEngine:
     url = settings().database_url
     pools = _engines.setdefault(asyncio.get_running_loop(), {})
     if url not in pools:
-        pools[url] = create_async_engine(url, pool_size=10, max_overflow=10, connect_args=connect_args(url), **_OPTIONS)
-        event.listen(pools[url].sync_engine, "connect", _end_when_idle)
-        discard_useless_connections(pools[url].sync_engine)
+        pools[url] = new_async_engine(url, pool_size=10, max_overflow=10, **_OPTIONS)
         _know(pools[url].sync_engine)
     return pools[url]
 
 
-def _end_when_idle(connection: Any, _record: object) -> None:
+def new_async_engine(url: str, **options: Any) -> AsyncEngine:
+    """An engine whose connections do not wait for ever, and are thrown away once they are of no use. Parameters, which hold customers'
+    data, are hidden from its errors."""
+    arguments = connect_args(url, async_creator_fn=LimitedAsyncConnection.connect)
+    made = create_async_engine(url, connect_args=arguments, hide_parameters=True, **options)
+    event.listen(made.sync_engine, "connect", _limit_on_the_server)
+    discard_useless_connections(made.sync_engine)
+    return made
+
+
+def new_engine(url: str, *, seconds: int = 5, arguments: dict[str, Any] | None = None, **options: Any) -> Engine:
+    """The same for callers without an event loop. `seconds`: to connect; `arguments`: more of psycopg's."""
+    made = create_engine(url, connect_args=connect_args(url, seconds=seconds, **(arguments or {})), hide_parameters=True, **options)
+    event.listen(made, "do_connect", _connect_limited)
+    discard_useless_connections(made)
+    return made
+
+
+def _connect_limited(_dialect: object, _record: object, args: Sequence[Any], options: dict[str, Any]) -> LimitedConnection:
+    return LimitedConnection.connect(*args, **options)
+
+
+def _limit_on_the_server(connection: Any, _record: object) -> None:
     """A process that is paused in the middle of a transaction, or a machine that is cut off, must not hold its locks for longer than
     its lease: the server ends the transaction."""
-    milliseconds = max(1000, int(settings().lease_seconds * 1000))
+    _set(connection, idle_in_transaction_session_timeout=max(1000, int(settings().lease_seconds * 1000)))
+
+
+def _limit_statements_on_the_server(connection: Any, _record: object) -> None:
+    """Also in transactions that may be idle for a while, such as one during which files are deleted."""
+    _set(connection)
+
+
+def _set(connection: Any, **milliseconds: int) -> None:
+    limits = {"statement_timeout": _STATEMENT_SECONDS * 1000, **milliseconds}
     connection.autocommit = True
     cursor = connection.cursor()
-    cursor.execute(f"SET idle_in_transaction_session_timeout = {milliseconds}")
+    cursor.execute("SELECT " + ", ".join(f"set_config('{name}', '{limit}', false)" for name, limit in limits.items()))
     cursor.close()
     connection.autocommit = False
 
@@ -143,18 +177,31 @@ async def close_engine() -> None:
 
 
 @asynccontextmanager
-async def transaction(commit: Effect | None = None) -> AsyncIterator[Tx]:
+async def transaction(commit: Effect | None = None, *, seconds: float | None = None) -> AsyncIterator[Tx]:
     """Commits at the end, rolls back on any exception. What it raises at commit leaves the result unclear. `commit`: names the points
-    before and after it; not for what only reads."""
-    async with engine().connect() as connection:
-        after: list[Callable[[], None]] = []
-        connection.info[_AFTER_COMMIT] = after
-        async with connection.begin() as running:
-            yield connection
-            with commit or nullcontext():
-                await running.commit()
+    before and after it; not for what only reads. `seconds` (None: `TRANSACTION_SECONDS`): for all of it, with the wait for a connection;
+    then it raises database trouble, also when the server is silent. Infinite: each answer is limited alone, by `ANSWER_SECONDS`."""
+    after: list[Callable[[], None]] = []
+    with waiting(), answered_within(TRANSACTION_SECONDS if seconds is None else seconds):
+        async with AsyncExitStack() as stack:
+            connection = await _connected(stack)
+            connection.info[_AFTER_COMMIT] = after
+            async with connection.begin() as running:
+                yield connection
+                with commit or nullcontext():
+                    await running.commit()
     for call in after:
         call()
+
+
+async def _connected(stack: AsyncExitStack) -> Tx:
+    """A connection of the pool, which the stack gives back. Raises `NoAnswer` if there is none in time."""
+    seconds = max(0.0, seconds_left())
+    try:
+        async with asyncio.timeout(seconds):
+            return await stack.enter_async_context(engine().connect())
+    except TimeoutError as error:
+        raise NoAnswer(f"no connection to the database within {seconds:.1f} s") from error
 
 
 def after_commit(tx: Tx, call: Callable[[], None]) -> None:
@@ -165,8 +212,8 @@ def after_commit(tx: Tx, call: Callable[[], None]) -> None:
 @lru_cache
 def sync_engine(url: str) -> Engine:
     """The pool of callers without an event loop."""
-    made = create_engine(url, pool_size=5, pool_pre_ping=True, connect_args=connect_args(url), **_OPTIONS)
-    discard_useless_connections(made)
+    made = new_engine(url, pool_size=5, pool_pre_ping=True, **_OPTIONS)
+    event.listen(made, "connect", _limit_statements_on_the_server)
     _know(made)
     return made
 
@@ -226,13 +273,14 @@ def is_schema_mismatch(error: BaseException) -> bool:
 
 
 async def patiently(doing: Callable[[], Awaitable[T]], *, seconds: float | None = None) -> T:
-    """Does it, and while the database is in trouble does it again, for so many seconds (None: for as long as it takes). Only for what may
-    be done twice: the trouble may be that the answer was lost."""
+    """Does it, and while the database is in trouble does it again, for so many seconds (None: for as long as it takes), in which it waits
+    for answers, too. Only for what may be done twice: the trouble may be that the answer was lost."""
     loop, pause = asyncio.get_running_loop(), 0.1
     end = None if seconds is None else loop.time() + seconds
     while True:
         try:
-            return await doing()
+            with nullcontext() if end is None else answered_within(end - loop.time()):
+                return await doing()
         except Exception as error:
             if not is_database_trouble(error) or (end is not None and loop.time() + pause > end):
                 raise

@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shop.database import Tx, sync_engine, transaction
+from shop.connections import answered_within
+from shop.database import TRANSACTION_SECONDS, Tx, sync_engine, transaction
 from shop.errors import OrderConflict, UnusableOrder
 from shop.intake_content import FINGERPRINTS_BEGIN, Content, take_in
 from shop.outcomes import Outcome, Receipt
@@ -37,7 +38,11 @@ def submit(orders: Iterable[object], *, kept_for: float | None = None) -> list[R
 
     `kept_for`: seconds for which only who knows its id can claim a new order. Consumers are not woken then."""
     contents = [read(order) for order in orders]
-    with sync_engine(settings().database_url).connect() as connection, connection.begin() as running:
+    with (
+        answered_within(TRANSACTION_SECONDS),
+        sync_engine(settings().database_url).connect() as connection,
+        connection.begin() as running,
+    ):
         receipts = _store(connection, contents, wake=kept_for is None, kept_for=kept_for)
         with STORING:
             running.commit()

@@ -80,8 +80,9 @@ async def _take(lease_id: UUID) -> None:
 
 
 async def _renew(lease_id: UUID, connection: _Connection) -> None:
-    async with transaction() as tx:
-        await tx.execute(_RENEW, {"id": lease_id, "seconds": settings().lease_seconds})
+    seconds = settings().lease_seconds
+    async with transaction(seconds=seconds) as tx:  # later it is of no use
+        await tx.execute(_RENEW, {"id": lease_id, "seconds": seconds})
         if connection.was_lost:
             await tx.execute(_UNCOUNT, {"id": lease_id})
 
@@ -91,16 +92,20 @@ async def _keep_renewing(lease_id: UUID, connection: _Connection) -> None:
     while True:
         await asyncio.sleep(pause)
         began, worked = time.monotonic(), time.process_time()
+        failed: Exception | None = None
         try:
             await _renew(lease_id, connection)
         except Exception as error:  # noqa: BLE001
             # Not renewed is not lost: the fence decides. Trying again is all there is to do.
-            connection.was_lost |= is_database_trouble(error)
+            failed = error
             log.warning("the lease could not be renewed just now: %s", type(error).__name__)
+        # Counts only a slow database: a takeover from a process that blocked its own event loop is its orders' fault.
+        took, busy = time.monotonic() - began, time.process_time() - worked
+        late, blocked = took > pause, took > pause and busy >= took / 2
+        if failed is None:
+            connection.was_lost = late and not blocked
         else:
-            # Counts only a slow database: a takeover from a process that blocked its own event loop is its orders' fault.
-            took, busy = time.monotonic() - began, time.process_time() - worked
-            connection.was_lost = took > pause and busy < took / 2
+            connection.was_lost |= is_database_trouble(failed) and not blocked
 
 
 async def hand_back_all(lease_id: UUID) -> None:

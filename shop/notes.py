@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from shop import journal
+from shop.connections import wait_for_others, waiting
 from shop.database import NotWritten, transaction
 from shop.errors import LeaseLost
 from shop.points import effect
@@ -32,9 +33,11 @@ class _Writer:
         self._waiting.append(((order, step, facts), written))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_all(), name="write-notes")
-        await written
+        with waiting():
+            await written
 
     async def _write_all(self) -> None:
+        wait_for_others()
         while self._waiting:
             await asyncio.sleep(0)  # whoever is ready to note something joins this transaction
             batch, self._waiting = self._waiting, []

@@ -21,6 +21,8 @@ import uvicorn
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from shop.files import write_atomic
+
 HEADER_SECONDS = 10
 """For a request's whole header, from when a connection was made."""
 _BODY_SECONDS = 30
@@ -144,9 +146,6 @@ class BoundedBodies:
 
 def _refused(status: HTTPStatus) -> HTTPException:
     return HTTPException(status, headers={"Connection": "close"})
-
-
-from shop.files import write_atomic
 
 
 class _Server(uvicorn.Server):

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from shop.connections import LimitedAsyncConnection, LimitedConnection, answered_within
 from shop.database import connect_args
 from shop.settings import settings
 
@@ -25,6 +26,10 @@ DRAINING = 7_236_115
 
 STARTING_CONSUMER = 7_236_116
 """The advisory lock of whoever starts a consumer just now."""
+_QUIET_SECONDS = 30
+"""A connection that has told nothing for so long is asked whether it is still there."""
+_ANSWER_SECONDS = 10
+"""Limits the wait for its answer."""
 
 
 def plain_url() -> str:
@@ -75,29 +80,33 @@ async def listening(channel: str, *, draining: bool = False) -> AsyncIterator[Be
 async def _listen(channel: str, bell: Bell, ready: asyncio.Event, draining: bool) -> None:
     while True:
         try:
-            async with await psycopg.AsyncConnection.connect(plain_url(), **_arguments()) as connection:
-                if draining:
-                    await connection.execute("SELECT pg_advisory_lock_shared(%s)", (DRAINING,))
-                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            async with await LimitedAsyncConnection.connect(plain_url(), **_arguments()) as connection:
+                with answered_within(_ANSWER_SECONDS):
+                    if draining:
+                        await connection.execute("SELECT pg_advisory_lock_shared(%s)", (DRAINING,))
+                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 ready.set()
                 bell.ring()  # something may have come in before
-                async for _ in connection.notifies():
-                    bell.ring()
+                while True:
+                    async for _ in connection.notifies(timeout=_QUIET_SECONDS):
+                        bell.ring()
+                    with answered_within(_ANSWER_SECONDS):  # it may only be quiet because nobody is there
+                        await connection.execute("SELECT 1")
         except psycopg.Error:
             await asyncio.sleep(1)  # the database is away, or is a standby: there is nothing to listen to
 
 
 @contextmanager
-def listening_sync(channel: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+def listening_sync(channel: str) -> Iterator[LimitedConnection]:
     """A connection that hears the channel, for callers without an event loop: use its `notifies(timeout=...)`."""
-    with psycopg.connect(plain_url(), **_arguments()) as connection:
+    with LimitedConnection.connect(plain_url(), **_arguments()) as connection:
         connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         yield connection
 
 
 def is_anybody_draining() -> bool:
     """Whether some worker's drain is running right now."""
-    with psycopg.connect(plain_url(), **_arguments()) as connection:
+    with answered_within(_ANSWER_SECONDS), LimitedConnection.connect(plain_url(), **_arguments()) as connection:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (DRAINING,)).fetchone()
         return not (row and row[0])
 
@@ -105,6 +114,7 @@ def is_anybody_draining() -> bool:
 @contextmanager
 def only_one(lock: int) -> Iterator[bool]:
     """Holds the advisory lock while its body runs. Yields False, without waiting, if another process holds it."""
-    with psycopg.connect(plain_url(), **{**_arguments(), "autocommit": True}) as connection:
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (lock,)).fetchone()
+    with LimitedConnection.connect(plain_url(), **_arguments()) as connection:
+        with answered_within(_ANSWER_SECONDS):
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (lock,)).fetchone()
         yield bool(row and row[0])

@@ -23,8 +23,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from shop import journal
+from shop.connections import measuring_waits
 from shop.customer_words import without_customer
-from shop.database import Tx, is_database_trouble, transaction
+from shop.database import TRANSACTION_SECONDS, Tx, is_database_trouble, transaction
 from shop.errors import BatchStruggling, DatabaseTimeout, InfrastructureTrouble, LeaseLost, OrderError, StepBroken, StepTimeout
 from shop.infrastructure import is_infrastructure_trouble
 from shop.journal import Record
@@ -173,7 +174,8 @@ async def run_in_database(work: Work, action: DatabaseAction) -> None:
     """Effect and journal in one transaction. Raises only what concerns all orders, or a single one's own failure."""
 
     async def act(todo: list[OrderUnderWay]) -> dict[OrderUnderWay, Result | OrderError]:
-        async with transaction(work.recorded()) as tx:
+        # The step's own limit comes first: it says whose time was over.
+        async with transaction(work.recorded(), seconds=work.step.time_limit + TRANSACTION_SECONDS) as tx:
             return await _act(work, action, tx, todo)
 
     await _run(work, act)
@@ -299,7 +301,7 @@ async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Re
         with work.recorded(_RESULT):
             journal.remember(work.records(final, begun=False, began=began))
     elif final:
-        async with transaction(work.recorded(_RESULT)) as tx:
+        async with transaction(work.recorded(_RESULT), seconds=max(work.step.time_limit, TRANSACTION_SECONDS)) as tx:
             still = set(await journal.hold(tx, final))
             final = {order: end for order, end in final.items() if order in still}
             if then is not None and (well := [order for order, end in final.items() if not isinstance(end, OrderError)]):
@@ -359,12 +361,16 @@ class _TimeLimit:
 
     async def _limited(self, action: OutsideAction, order: OrderUnderWay) -> Result:
         about_order(order.id)
-        try:
-            return await action(order)
-        except (TimeoutError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and not self._over:
-                raise
-            raise StepTimeout(self._step, self._seconds) from error
+        with measuring_waits() as waited:
+            try:
+                return await action(order)
+            except (TimeoutError, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and not self._over:
+                    raise
+                # The time was our database's: nothing is decided about the order.
+                if waited.interrupted or waited.seconds > self._seconds / 2:
+                    raise DatabaseTimeout(self._step, self._seconds) from error
+                raise StepTimeout(self._step, self._seconds) from error
 
 
 async def _wait(work: Work, calls: Sequence[asyncio.Task[Result]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFi
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
+from shop.clock import database_time
 from shop.retention.customers import erase_customers, erased_ones
 from shop.retention.traces import purge_traces
 
@@ -39,7 +40,8 @@ async def erase_old_customers(days: float) -> int:
 async def delete_runs_of_erased_orders(days: float) -> int:
     """The Prefect server keeps a run's parameters, and so the order, or why somebody cancelled it: those runs that ended so long ago go, if
     their order is erased."""
-    ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=datetime.now(UTC) - timedelta(days=days)))
+    before = await database_time() - timedelta(days=days)
+    ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=before))
     flows, deleted, kept = FlowFilter(name=FlowFilterName(any_=_RUNS_OF_ONE_ORDER)), 0, 0
     async with get_client() as client:
         page, unreadable = _PAGE, 0

@@ -19,14 +19,14 @@ import psycopg
 import yaml
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.check.finding import Finding, State
 from deployments.check.open_server import open_beyond_loopback
 from deployments.check.pooler import Pooler, recognise_pooler
-from shop.database import connect_args
+from shop.database import new_engine
 from shop.errors import OrderError
 from shop.files import make_private
 from shop.settings import Settings
@@ -82,7 +82,7 @@ async def database(known: Known) -> Finding:
         if (pooler := recognise_pooler(plain_url(), seconds=SECONDS // 2)) is Pooler.TRANSACTION:
             return None
         through = f", through a pooler in {pooler}" if pooler else ""
-        engine = create_engine(address, connect_args=connect_args(address, seconds=SECONDS // 2))
+        engine = new_engine(address, seconds=SECONDS // 2)
         try:
             with engine.connect() as connection:
                 version = connection.execute(text("SHOW server_version")).scalar_one()

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 import psycopg
 
+from shop.connections import LimitedConnection, answered_within
+
 _CONNECTIONS, _ROUNDS = 3, 3
 _PID = "SELECT pg_backend_pid()"
 
@@ -26,9 +28,9 @@ def recognise_pooler(url: str, *, seconds: int = 5) -> Pooler | None:
     Several connections ask by turns which server process answers them. Of their own they are always answered by the same one, and each
     by another. A pooler hands out a process id of its own when a client connects.
     """
-    with ExitStack() as stack:
+    with answered_within(3 * seconds), ExitStack() as stack:
         connections = [
-            stack.enter_context(psycopg.connect(url, autocommit=True, connect_timeout=seconds, prepare_threshold=None))
+            stack.enter_context(LimitedConnection.connect(url, autocommit=True, connect_timeout=seconds, prepare_threshold=None))
             for _ in range(_CONNECTIONS)
         ]
         answers = [[_server_process(connection) for connection in connections] for _ in range(_ROUNDS)]

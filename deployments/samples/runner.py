@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from deployments.samples import Expected, Sample
+from shop.clock import database_time_sync
 from shop.outcomes import OrderOutcome
 
 RunOne = Callable[[dict[str, Any]], OrderOutcome]
@@ -100,8 +101,9 @@ def _run_sample(
 
 def _send(each: _Sent, run_one: RunOne, events: queue.SimpleQueue[tuple[int, str] | None]) -> None:
     events.put((each.place, "under way"))
-    each.began, begin = datetime.now(UTC), time.monotonic()
+    begin = time.monotonic()
     try:
+        each.began = database_time_sync()
         each.outcome = run_one(each.order)
     except Exception as error:  # noqa: BLE001  (one order that cannot be sent must not hide how the others end)
         each.problem = str(error) or type(error).__name__

@@ -28,6 +28,7 @@ from shop.files import make_private
 _PORT = 5432  # only part of the socket's name
 _LONGEST_SOCKET = 103  # macOS allows 103 bytes, Linux 107
 _BIG_LOG = 10_000_000
+_CONNECT_SECONDS = 5
 _SETTINGS = {
     "listen_addresses": "",
     "port": _PORT,
@@ -180,14 +181,14 @@ class EmbeddedPostgres:
         return self._ping() == Ping.OK
 
     def _ping(self) -> int:
-        return PGconn.ping(f"{self.url('postgres')}&connect_timeout=5".encode())
+        return PGconn.ping(f"{self.url('postgres')}&connect_timeout={_CONNECT_SECONDS}".encode())
 
     def _connect(self, seconds: float = 20) -> psycopg.Connection:
         """Waits for a connection to be free. Raises StackError if none is in time."""
         end = time.monotonic() + seconds
         while True:
             try:
-                return psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=5)
+                return psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=_CONNECT_SECONDS)
             except psycopg.OperationalError as error:
                 if time.monotonic() > end:
                     raise StackError(f"the PostgreSQL in {self.data_dir} takes no connection: {str(error).strip()}") from error
@@ -300,7 +301,7 @@ def wait_for_server(url: str, seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while True:
         try:
-            psycopg.connect(url, connect_timeout=5).close()
+            psycopg.connect(url, connect_timeout=_CONNECT_SECONDS).close()
         except psycopg.Error as error:
             if time.monotonic() > end:
                 raise StackError(f"the database that DATABASE_URL names cannot be used: {str(error).strip()}") from error

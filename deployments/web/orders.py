@@ -23,7 +23,8 @@ from shop.order_status import OrderStatus, read_status
 from shop.outcomes import Outcome, Receipt
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
-_PATIENT_SECONDS = 5
+_PATIENT_SECONDS = 8
+"""Limits the wait for the database: then the answer is 503."""
 _KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
 _NO_CONTROL = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"

@@ -10,11 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.web.bodies import read_body
 from deployments.web.problems import ProblemError, answers
+from shop.clock import database_time
+from shop.connections import answered_within
 from shop.payment_events import inbox
 from shop.settings import settings
 
 router = APIRouter(tags=["webhooks"])
 _SIGNATURE = "Stripe-Signature"
+_PATIENT_SECONDS = 8
+"""Limits the wait for the database: then the answer is 503, and Stripe sends the event again."""
 _BODY = {
     "requestBody": {
         "required": True,
@@ -46,7 +50,7 @@ class Received(BaseModel):
 async def stripe_webhook(request: Request, signature: Annotated[str, Header(alias=_SIGNATURE)]) -> Received:
     """Takes an event that Stripe has signed. Once this is answered with 200 the event cannot be lost; with anything else Stripe sends it
     again."""
-    from shop.payment_events.stripe_event import BadSignature, UnreadableEvent, read_signed  # Stripe's SDK takes a while to load
+    from shop.payment_events.stripe_event import BadSignature, UnreadableEvent, check_age, read_signed  # Stripe's SDK takes a while to load
 
     s = settings()
     if s.payment_gateway != "stripe" or not s.stripe_webhook_secrets:
@@ -57,13 +61,16 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
     body = await read_body(request)
     try:
         event = read_signed(body, signature, s.stripe_webhook_secrets)
+        with answered_within(_PATIENT_SECONDS):
+            check_age(signature, await database_time())
     except BadSignature as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), kind="bad-signature", title="Bad signature") from None
     except UnreadableEvent as error:
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="unreadable-event", title="Unreadable event") from None
     if event is None:
         return Received(received="ignored")
-    stored = await inbox.store(event)
+    with answered_within(_PATIENT_SECONDS):
+        stored = await inbox.store(event)
     if stored.woke:
         request.app.state.pending.ring()
     if stored.due:

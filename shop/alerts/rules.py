@@ -96,6 +96,7 @@ def _ranked(query: str) -> TextClause:
 
 
 _ORDERS = {Rule.ORDER_WAITING: _ranked(_WAITING), Rule.NEEDS_ATTENTION: _ranked(_DESK), Rule.RECOVERY_BEHIND: _ranked(_LEFT)}
+_NOW = text("SELECT now()")
 _AWAY = text(
     f"""
     SELECT waits_for AS code, min(waits_since) AS since, count(*) AS orders, (array_agg(id ORDER BY number))[1:5] AS ids
@@ -144,7 +145,7 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
 def _outside(connection: Connection, settings: Settings, already: Open) -> Iterator[Breach]:
     """Orders tell what is away: each process finds out by itself, and puts off the orders that need it. A pause that one more try ends is
     no alert."""
-    now: datetime = connection.execute(text("SELECT now()")).scalar_one()
+    now: datetime = connection.execute(_NOW).scalar_one()
     away = {row.code: row for row in connection.execute(_AWAY, {"codes": list(AWAY), "until_claimed": list(VERSION_AWAY)})}
     for codes, subject, pause in (
         (GATEWAY_AWAY, f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
@@ -163,7 +164,7 @@ def _outside(connection: Connection, settings: Settings, already: Open) -> Itera
 
 
 def _error_rates(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> Iterator[Breach]:
-    window = default_window(config)
+    window = default_window(config).at(connection.execute(_NOW).scalar_one())
     commands, compensations = read_commands(connection, window), read_compensations(connection, window)
     every = event_metrics(commands, compensations, read_messages(connection, window), None)
     judged: list[tuple[str, str, int, int, Mapping[str, int]]] = [(ALL, "shop.orders", every.total_events, every.failed, {})]

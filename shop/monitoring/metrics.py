@@ -74,6 +74,8 @@ def read(connection: Connection, window: Window, config: Monitoring, steps: Iter
     """The same in a transaction of the caller's, which must be new."""
     connection.execute(_MODE)
     connection.execute(_PLANS)
+    now = connection.execute(_NOW).scalar_one()
+    window = window.at(now)
     commands, compensations = read_commands(connection, window), read_compensations(connection, window)
     found = {each.step for each in (*commands, *compensations)}
     names = list(steps) or [step for step in connection.execute(_SEQUENCE).scalars() if step in found]
@@ -83,7 +85,7 @@ def read(connection: Connection, window: Window, config: Monitoring, steps: Iter
         events = event_metrics(commands, compensations, read_messages(connection, window), payload)
     return Metrics(
         window=window,
-        read_at=connection.execute(_NOW).scalar_one(),
+        read_at=now,
         events=events,
         steps=step_metrics(commands, compensations, names) if config.worker_monitoring.enabled else None,
         business=business_metrics(connection, window, commands, compensations),

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy import Connection, NullPool, text
 
-from shop.database import connect_args, pool_use
+from shop.database import new_engine, pool_use
 from shop.monitoring.config import Monitoring, monitoring
 from shop.settings import Settings, at
 
@@ -97,8 +97,7 @@ class Sampler:
     def _write(self, *, sample: bool = False, tidy: bool = False, ended: bool = False) -> None:
         try:
             url = self._settings.database_url
-            arguments = connect_args(url, options=_OPTIONS)
-            engine = create_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+            engine = new_engine(url, poolclass=NullPool, arguments={"options": _OPTIONS})
             with engine.begin() as connection:
                 self._tell(connection, ended=ended)
                 if sample:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGO = re.compile(r"(\d{1,6})\s*([smhd])")
@@ -21,10 +21,18 @@ class Window(BaseModel):
     """For people: what was asked for."""
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
+    ago: timedelta | None = Field(default=None, exclude=True)
+    """In place of `since`: so long before the metrics are read."""
+
+    def at(self, now: datetime) -> Window:
+        """The window when it is `now`, by the clock of what is in it."""
+        return self if self.ago is None else Window(name=self.name, since=now - self.ago, until=self.until)
 
     @property
     def bounds(self) -> dict[str, datetime]:
-        """The parameters `since` and `until` of a statement."""
+        """The parameters `since` and `until` of a statement. Only of a window that is `at` a time."""
+        if self.ago is not None:
+            raise ValueError("it has to be said when this window ends")
         return {"since": self.since or _ALWAYS[0], "until": self.until or _ALWAYS[1]}
 
 
@@ -32,7 +40,7 @@ def last(**ago: float) -> Window:
     """The last so many `minutes`, `hours` or `days`, until now."""
     ((unit, number),) = ago.items()
     name = f"the last {number:g} {unit}" if number != 1 else f"the last {unit.removesuffix('s')}"
-    return Window(name=name, since=datetime.now(UTC) - timedelta(**ago))
+    return Window(name=name, ago=timedelta(**ago))
 
 
 def parse(asked: str) -> Window:

@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 import orjson
 
+from shop.clock import Clock
 from shop.notifications.ends import POSTING, SENT, UNTRIED, End, Tell
 from shop.notifications.kinds import Kind, what_it_is
 
@@ -73,10 +74,10 @@ def signed(hook: Webhook, key: bytes, at: int) -> dict[str, str]:
 
 
 class Receiver:
-    """The CRM's address. `seconds`: for one message, all in all."""
+    """The CRM's address. `seconds`: for one message, all in all. `clock`: what the signatures say, and the CRM compares with its own."""
 
-    def __init__(self, url: str, key: bytes, *, seconds: float) -> None:
-        self._url, self._key, self._seconds = url, key, seconds
+    def __init__(self, url: str, key: bytes, *, seconds: float, clock: Clock) -> None:
+        self._url, self._key, self._seconds, self._clock = url, key, seconds, clock
         self._trouble: End | None = None
         self._stopped = False
 
@@ -104,7 +105,7 @@ class Receiver:
             self._stopped |= not await tell(number, end)
 
     async def _post(self, client: httpx.AsyncClient, hook: Webhook) -> End:
-        headers = signed(hook, self._key, int(time.time()))
+        headers = signed(hook, self._key, int(self._clock.now().timestamp()))
         try:
             async with asyncio.timeout(self._seconds):
                 with POSTING:
@@ -118,7 +119,7 @@ class Receiver:
             return SENT
         if answer.status_code == HTTPStatus.GONE:
             return End("refused", "the CRM says that there is nobody any more (410): look at CRM_WEBHOOK_URL")
-        end = End("later", f"the CRM answered {answer.status_code}", _pause(answer))
+        end = End("later", f"the CRM answered {answer.status_code}", _pause(answer, self._clock.now()))
         if end.pause:
             self._trouble = end
         return end
@@ -135,11 +136,11 @@ async def post(client: httpx.AsyncClient, url: str, body: bytes, headers: Mappin
     return answer
 
 
-def _pause(answer: httpx.Response) -> float:
+def _pause(answer: httpx.Response, now: datetime) -> float:
     """What `Retry-After` asks for, in seconds or as a date; 0 if it says nothing that makes sense."""
     given = answer.headers.get("retry-after", "").strip()
     try:
-        seconds = float(given) if given.isdecimal() else (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds()
+        seconds = float(given) if given.isdecimal() else (parsedate_to_datetime(given) - now).total_seconds()
     except (ValueError, TypeError):
         return 0
     return min(max(seconds, 0), _LONGEST_PAUSE)

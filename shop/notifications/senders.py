@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from shop.clock import Clock, database_time
 from shop.installation import Installation, installation
 from shop.notifications.ends import DATA_SECONDS, SENT, End
 from shop.notifications.kinds import REPORT, Kind, split
@@ -102,7 +103,8 @@ async def _to_crm(rows: Sequence[Any], s: Settings, us: Installation, noting: No
     hooks = [
         (row["id"], webhook(row["order_id"], split(row["kind"])[0], row["created_at"], row["payload"], _mark(row, us))) for row in rows
     ]
-    receiver = Receiver(s.crm_webhook_url, webhook_key(s.crm_webhook_secret.get_secret_value()), seconds=s.crm_timeout_seconds)
+    key, clock = webhook_key(s.crm_webhook_secret.get_secret_value()), Clock(await database_time())
+    receiver = Receiver(s.crm_webhook_url, key, seconds=s.crm_timeout_seconds, clock=clock)
     await receiver.send(hooks, noting.one, until=until)
 
 

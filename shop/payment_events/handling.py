@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from shop.clock import database_time
 from shop.database import transaction
 from shop.desk.errors import AlreadyResolved, NotOnTheDesk
 from shop.desk.resolution import Resolution, decision, resolve
@@ -114,7 +115,7 @@ async def _dispute(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     told = to_dispute(DisputeRecord.model_validate(event.dispute))
     as_of, how = event.happened_at, "by the event, for the gateway does not show it"
     if settings().payment_gateway == "stripe":
-        now = datetime.now(UTC)
+        now = await database_time()
         try:
             told, as_of, how = await look_up(told.id), now, "looked up"
         except PaymentError as error:

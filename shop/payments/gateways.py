@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
+from shop.clock import database_time
 from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import GatewayClient
 from shop.payments.ownership import OwnPayments
@@ -31,6 +32,7 @@ def _stripe() -> GatewayClient:
         timeout_seconds=s.payment_timeout_seconds,
         concurrency=s.payment_concurrency,
         customer_minutes=s.payment_customer_minutes,
+        now=database_time,
     )
 
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from shop.clock import Now, machine_time
 from shop.errors import BAD_ANSWER, PaymentGatewayError, PaymentLapsed, PaymentNeedsCustomer, PaymentRefused
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe_calls import StripeCalls
@@ -38,10 +39,20 @@ class StripeGateway:
     methods make several."""
 
     def __init__(
-        self, url: str, api_key: str, timeout_seconds: float, concurrency: int, *, customer_minutes: float = 60, page: int = PAGE
+        self,
+        url: str,
+        api_key: str,
+        timeout_seconds: float,
+        concurrency: int,
+        *,
+        customer_minutes: float = 60,
+        page: int = PAGE,
+        now: Now = machine_time,
     ) -> None:
+        """`now`: the time that Stripe's is compared with."""
         self._calls = StripeCalls(url, api_key, timeout_seconds, concurrency)
-        self._statement = StripeStatement(self._calls, page)
+        self._statement = StripeStatement(self._calls, page, now)
+        self._now = now
         self._customer_time = timedelta(minutes=customer_minutes)
 
     async def create(
@@ -193,7 +204,7 @@ class StripeGateway:
         raise refused or PaymentGatewayError(BAD_ANSWER, "Stripe answered neither a charge nor a refusal", retryable=True)
 
     async def _wait_for_customer(self, intent: Intent, key: str) -> Payment:
-        waiting = datetime.now(UTC) - intent.created_at
+        waiting = await self._now() - intent.created_at
         if waiting < self._customer_time:
             pause = min(_MOST_PATIENT, max(_LEAST_PATIENT, waiting.total_seconds() / 5))
             raise PaymentNeedsCustomer(max(1.0, min(pause, (self._customer_time - waiting).total_seconds())))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from shop.clock import Now
 from shop.errors import PaymentGatewayError
 from shop.payments.stripe_calls import StripeCalls
 from shop.payments.stripe_errors import NotAccepted
@@ -27,8 +28,8 @@ _List = Callable[[stripe.StripeClient, Any], Awaitable[Any]]
 class StripeStatement:
     """What Stripe says. Its lists are the newest first."""
 
-    def __init__(self, calls: StripeCalls, page: int) -> None:
-        self._calls, self._page = calls, page
+    def __init__(self, calls: StripeCalls, page: int, now: Now) -> None:
+        self._calls, self._page, self._now = calls, page, now
         self._searchable = True
 
     async def intent(self, payment_id: str) -> Intent:
@@ -50,7 +51,7 @@ class StripeStatement:
         """The payments that the installation (None: an earlier version) created for the order, as they are now, as far as they can be
         found; see `stripe_client`."""
         found = {intent.id: intent for intent in await self._search(order_id, installation)}
-        async for page in self._intents(datetime.now(UTC) - _LOOK_BACK):
+        async for page in self._intents(await self._now() - _LOOK_BACK):
             readable = [intent for intent in page if isinstance(intent, Intent)]
             odd = [each for each in page if isinstance(each, OddIntent) and each.owner == (order_id, installation)]
             expect(not odd, "a payment of the order that makes no sense")

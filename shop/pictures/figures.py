@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from decimal import Decimal
 
@@ -138,7 +139,7 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         raise ValueError("figures need some time between since and until")
     asked = {"since": since, "until": until, "seconds": seconds, "parts": parts}
     times = {"since": since, "until": until}
-    async with transaction() as tx:
+    async with transaction(seconds=math.inf) as tx:  # there may be millions of them
         orders = (await tx.execute(_ORDERS, asked)).all()
         latency = (await tx.execute(_LATENCY, asked)).all()
         money = (await tx.execute(_MONEY, times)).mappings().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 
 from sqlalchemy import text
@@ -30,7 +31,7 @@ _NOT_SHIPPED = text(
 
 async def check_stock() -> AsyncIterator[Discrepancy]:
     """Every product, reservation and shipment that does not fit the others. Only told: who counts the shelf decides."""
-    async with transaction() as tx:
+    async with transaction(seconds=math.inf) as tx:  # also takes what the caller does with each
         async for row in await tx.stream(_PRODUCTS):
             if row.on_hand + row.shipped != row.received:
                 ours, theirs = f"{row.on_hand} on hand", f"{row.received} received - {row.shipped} shipped = {row.received - row.shipped}"

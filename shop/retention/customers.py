@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -151,10 +151,12 @@ def _mails(s: Settings) -> dict[str, list[Path]]:
 
 
 def _delete_leftovers(s: Settings) -> None:
-    """Labels that a process began to write before it died."""
+    """Labels that a process began to write before it died. Several machines may share the folder: its own clock counts."""
     with suppress(FileNotFoundError), _FILES:
+        with NamedTemporaryFile(dir=s.label_dir, prefix=".clock-", suffix=".tmp") as probe:
+            now = os.fstat(probe.fileno()).st_mtime
         for entry in os.scandir(s.label_dir):
-            if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.stat().st_mtime < time.time() - _LEFT_SECONDS:
+            if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.stat().st_mtime < now - _LEFT_SECONDS:
                 Path(entry.path).unlink(missing_ok=True)
 
 

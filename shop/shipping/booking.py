@@ -7,13 +7,13 @@ from the moment the step began.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import text
 
+from shop.clock import database_time
 from shop.database import transaction
 from shop.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, LeaseLost, VoidRefused
 from shop.notes import note
@@ -77,9 +77,10 @@ async def _parcel(under_way: OrderUnderWay, at: Carrier) -> dict[str, Any]:
 async def _wait_for(under_way: OrderUnderWay, away: CarrierUnavailable) -> None:
     """A carrier that is away is no reason to undo an order that is paid: it is put off, as long as stock is reserved for
     one. An answer that is wrong does not become right by waiting."""
-    entry, now = under_way.journal[STEP], time.time()
+    entry = under_way.journal[STEP]
     if isinstance(away, CarrierMismatch) or entry.attempts <= _RETRIES or away.retry_after is not None:
         return
+    now = (await database_time()).timestamp()
     since = float(entry.notes.get("away_since") or now)
     if since == now:
         await note(under_way, STEP, away_since=now)
@@ -106,7 +107,8 @@ async def _quote(under_way: OrderUnderWay, at: Carrier) -> str:
 async def _create(under_way: OrderUnderWay, at: Carrier, quote_id: str, *, quoted: bool) -> Shipment:
     """`quoted`: the carrier has quoted it for this order, so that it is not another shop's."""
     # Written down before the label can be there: whoever undoes this finds it, and knows that it may still be on its way.
-    await note(under_way, STEP, carrier=at.name, quote_id=quote_id, quoted=quoted, asked_at=time.time())
+    asked_at = (await database_time()).timestamp()
+    await note(under_way, STEP, carrier=at.name, quote_id=quote_id, quoted=quoted, asked_at=asked_at)
     try:
         with _BUYING:
             return await at.create(under_way.order, quote_id)
@@ -134,17 +136,18 @@ async def unbook(under_way: OrderUnderWay) -> dict[str, Any]:
         raise VoidRefused("the carrier says that no label was bought, and had sold one")
     if became is Voided.HANDED_OVER and entry.status != "done":
         raise VoidRefused("the carrier says that the parcel is handed over, and it has not left here")
-    if became is Voided.NOT_BOUGHT and (wait := _may_come_yet(entry.notes)) > 0:
+    if became is Voided.NOT_BOUGHT and (wait := await _may_come_yet(entry.notes)) > 0:
         raise CarrierUnavailable("a label was asked for and not answered: it may come yet", retry_after=wait)
     await note(under_way, STEP, label=became)
     return {"label": became}
 
 
-def _may_come_yet(notes: dict[str, Any]) -> float:
-    """Seconds until it is certain that a label, which was asked for, is not coming any more."""
-    asked_at = float(notes.get("asked_at") or 0)
+async def _may_come_yet(notes: dict[str, Any]) -> float:
+    """Seconds until it is certain that a label, which was asked for, is not coming any more. Another machine may have asked for it."""
+    if not (asked_at := float(notes.get("asked_at") or 0)):
+        return 0
     limit = _SETTLES_AFTER * settings().carrier_timeout_seconds
-    return min(limit, asked_at + limit - time.time())
+    return min(limit, asked_at + limit - (await database_time()).timestamp())
 
 
 def booked(under_way: OrderUnderWay) -> Shipment | None:

@@ -7,13 +7,14 @@ The embedded carrier's parcels are booked in it, and the embedded stock moves in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
 from sqlalchemy import text
 
 from shop import inventory
+from shop.clock import begin_of
 from shop.database import Tx
 from shop.errors import CarrierRefused, OrderCancelled, OrderError
 from shop.settings import Settings, settings
@@ -86,7 +87,7 @@ async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Fulfilmen
     serials = await shipments.serials(tx, len(items))
     parcels = [Leaving(serial, outside.get(i) or embedded.shipment(i, serial), items[i]) for serial, i in zip(serials, items, strict=True)]
     await shipments.enter(tx, parcels)
-    now, by_id = datetime.now(UTC), {order.id: order for order in leaving}
+    now, by_id = await begin_of(tx), {order.id: order for order in leaving}
     for left in parcels:
         i = left.shipment.order_id
         results[i] = _result(by_id[i], left.shipment, outside.get(i), s, now)

@@ -4,13 +4,14 @@ committed at a service, and that was then not shipped. One transaction, after th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel
 from sqlalchemy import text
 
 from shop import inventory
+from shop.clock import begin_of
 from shop.database import Tx
 from shop.notifications.kinds import Kind, crm_kind
 from shop.shipping.carrier import Voided
@@ -45,7 +46,7 @@ async def take_back(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Return
     await inventory.put_back(tx, {i: items for i, items in returned.items() if i not in at_service})
     if returned:
         await tx.execute(_NO_CONFIRMATION, {"ids": list(returned), "kinds": [Kind.CONFIRMATION, crm_kind(Kind.CONFIRMATION)]})
-    now = datetime.now(UTC)
+    now = await begin_of(tx)
     results = {}
     for order in orders:
         items, label = returned.get(order.id) or stock.was_put_back(order) or None, _label_of(order)

@@ -12,16 +12,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from shop import inventory
-from shop.database import Tx, connect_args, discard_useless_connections
+from shop.connections import answered_within
+from shop.database import Tx, new_async_engine
 from shop.errors import InventoryRefused, ReservationLost
 from shop.settings import Settings
 from shop.stock.ledger import HELD, SHIPPED_FOR, STOCK, Holding, ProductStock, read_holdings, read_stock
 from shop.stock.protocol import Reservation, State
 
 _POOL = 10
+_SECONDS = 10
+"""Limits an operation: when the database is silent, whoever asked is told so."""
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7236115, hashtext(:id))")
 _ROW = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id FOR UPDATE")
 _LOOK = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id")
@@ -45,9 +47,7 @@ class EmbeddedInventory:
 
     def __init__(self, database_url: str) -> None:
         url = Settings(database_url=database_url).database_url
-        options: dict[str, Any] = {"hide_parameters": True, "connect_args": connect_args(url)}
-        self._engine = create_async_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=5, pool_pre_ping=True, **options)
-        discard_useless_connections(self._engine.sync_engine)
+        self._engine = new_async_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
         async with self._turn(order_id) as (tx, row):
@@ -65,7 +65,7 @@ class EmbeddedInventory:
             return await _now(tx, order_id)
 
     async def get(self, order_id: str) -> Reservation | None:
-        async with self._engine.connect() as tx:
+        async with self._reading() as tx:
             row = (await tx.execute(_LOOK, {"id": order_id})).one_or_none()
         return _reservation(row) if row is not None else None
 
@@ -104,7 +104,7 @@ class EmbeddedInventory:
 
     async def expire(self, *, most: int = 500) -> list[str]:
         """Gives back what up to `most` reservations hold that ran out. Returns the orders' ids."""
-        async with self._engine.begin() as tx:
+        async with self._writing() as tx:
             held = {row.order_id: row.items for row in await tx.execute(_EXPIRED, {"most": most})}
             if held:
                 await inventory.give_back(tx, held, state=State.EXPIRED)
@@ -112,27 +112,39 @@ class EmbeddedInventory:
 
     async def stock(self) -> list[ProductStock]:
         """Every product, and what its movements add up to, at one moment."""
-        async with self._engine.connect() as tx:
+        async with self._reading() as tx:
             return read_stock((await tx.execute(STOCK)).all())
 
     async def shipped(self, installation: str | None) -> dict[str, int]:
         """Pieces per product that left through the service for this shop's orders; None: for orders without an installation id."""
-        async with self._engine.connect() as tx:
+        async with self._reading() as tx:
             rows = await tx.execute(SHIPPED_FOR, {"installation": installation})
             return {row.product: row.pieces for row in rows}
 
     async def holdings(self) -> list[Holding]:
         """Who holds what through the service."""
-        async with self._engine.connect() as tx:
+        async with self._reading() as tx:
             return read_holdings((await tx.execute(HELD)).all())
 
     async def aclose(self) -> None:
         await self._engine.dispose()
 
     @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Tx]:
+        with answered_within(_SECONDS):
+            async with self._engine.connect() as tx:
+                yield tx
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[Tx]:
+        with answered_within(_SECONDS):
+            async with self._engine.begin() as tx:
+                yield tx
+
+    @asynccontextmanager
     async def _turn(self, order_id: str) -> AsyncIterator[tuple[Tx, Any]]:
         """A transaction in which nobody else does anything about this order, and what is known of it."""
-        async with self._engine.begin() as tx:
+        async with self._writing() as tx:
             await tx.execute(_ONE_AT_A_TIME, {"id": order_id})
             row = (await tx.execute(_ROW, {"id": order_id})).one_or_none()
             if row is not None and not row.at_service:

@@ -11,10 +11,10 @@ committed is put back by `return_shipment`, which is due from the moment the ste
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from shop import inventory
+from shop.clock import database_time
 from shop.errors import InventoryMismatch, InventoryUnavailable, OutOfStock, ReservationLost
 from shop.installation import installation_id
 from shop.inventory import ReleaseResult
@@ -138,9 +138,10 @@ async def _is_ours(under_way: OrderUnderWay, at: Inventory) -> bool:
 async def _wait_for(under_way: OrderUnderWay, away: InventoryUnavailable) -> None:
     """A service that fails is no reason to undo an order that is paid: it is put off, as long as stock is reserved for
     one. An answer that is wrong does not become right by waiting."""
-    entry, now = under_way.journal[SHIPPING], time.time()
+    entry = under_way.journal[SHIPPING]
     if isinstance(away, InventoryMismatch) or entry.attempts <= _RETRIES or away.retry_after is not None:
         return
+    now = (await database_time()).timestamp()
     since = float(entry.notes.get("stock_away_since") or now)
     if since == now:
         await note(under_way, SHIPPING, stock_away_since=now)

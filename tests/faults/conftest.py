@@ -22,11 +22,11 @@ from shop.migrate import upgrade
 from shop.payments.gateways import close_gateway
 from tests.conftest import own_port
 from tests.faults.witness import stock_up, where_they_stand
-from tests.integration.conftest import saga, shop_environment, unique, world
+from tests.integration.conftest import saga, shop_environment, stripe_saga, unique, world
 from tests.integration.world import World
 from tests.nursery.nursery import HOME, Nursery
 
-__all__ = ["saga", "shop_environment", "unique", "world"]
+__all__ = ["saga", "shop_environment", "stripe_saga", "unique", "world"]
 
 TEMPLATE = "migrated"
 _numbers = itertools.count(1)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 
-from shop import intake
-from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, stock_up
+from deployments.stack.environment import environment
+from flows.process_pending_orders import process_pending_orders
+from shop import intake, report
+from shop.desk.cancel import ask_to_cancel_sync
+from shop.outcomes import Outcome
+from shop.shipping.carriers import close_carriers
+from tests.easypost_server import EasyPost
+from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, order_of, stock_up
+from tests.integration.stripe_world import StripeWorld
 from tests.integration.world import World
 from tests.nursery.nursery import Nursery
 from tests.waiting import until
 
-DAY = 86_400
+HOUR, DAY = 3_600, 86_400
+WRONG = pytest.mark.parametrize("wrong", [-3 * HOUR, 3 * HOUR], ids=["behind", "ahead"])
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
 
@@ -75,3 +84,66 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(saga: World, nur
     assert_right(saga, orders)
     assert_mails(saga, orders)
     assert sum((saga.money(order_id)[1] for order_id in orders), Decimal(0)) > 0, "some of the money went back"
+
+
+@WRONG
+async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_as_long_as_any(
+    saga: World, easypost_server: EasyPost, nursery: Nursery, unique: str, wrong: int
+) -> None:
+    """It dies before it is answered, and the order is cancelled. Whoever undoes it waits for the label: neither too short a time, after
+    which it could still be bought, nor for hours."""
+    stock_up(saga)
+    order = order_of("good", unique)
+    easypost_server.misbehave("buy", "silent", times=1_000, seconds=30)
+    try:
+        with environment({**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "30"}):
+            intake.submit([order])
+            asking = nursery.drain(300, clock=[wrong], env={**QUICK, "LEASE_SECONDS": "60"})
+
+            def asked() -> bool:
+                return bool(saga.sql("SELECT 1 FROM order_step WHERE notes ? 'asked_at'"))
+
+            asking.wait_until(asked, 40, "the label to be asked for")
+            asking.signal(signal.SIGKILL)
+            asking.gone(20)
+            ask_to_cancel_sync(order["id"], reason="changed their mind", requested_by="ann")
+            saga.sql("UPDATE lease SET until = now() - interval '1 second'")
+            easypost_server.behave()
+            await process_pending_orders(drain_seconds=0)
+        ((outcome, waits_for, pause),) = saga.sql("SELECT outcome, waits_for, extract(epoch FROM not_before - now()) FROM customer_order")
+        assert (outcome, waits_for) == (None, "carrier_unavailable"), "it may come yet"
+        assert 0 < pause <= 4 * 30
+        await close_carriers()
+        saga.sql("UPDATE order_step SET notes = notes || jsonb_build_object('asked_at', CAST(notes ->> 'asked_at' AS float) - 4 * 30)")
+        saga.sql("UPDATE customer_order SET not_before = NULL")
+        with environment({**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "30"}):
+            await process_pending_orders(drain_seconds=0)
+        assert easypost_server.labels(order["id"]) == []
+        assert_right(saga, {order["id"]: order}, {order["id"]: Outcome.COMPENSATED})
+    finally:
+        easypost_server.behave()
+        await close_carriers()
+
+
+@WRONG
+async def test_a_machine_with_a_wrong_clock_waits_for_a_customer_for_as_long_as_any(
+    stripe_saga: StripeWorld, nursery: Nursery, unique: str, wrong: int
+) -> None:
+    """Stripe says since when; an order that has waited for a moment has not waited for hours."""
+    order = stripe_saga.asking(unique)
+    intake.submit([order])
+    nursery.drain(clock=[wrong], env=QUICK).wait(60)
+    ((outcome, waits_for, pause),) = stripe_saga.sql(
+        "SELECT outcome, waits_for, extract(epoch FROM not_before - now()) FROM customer_order"
+    )
+    assert (outcome, waits_for) == (None, "payment_needs_customer")
+    assert 0 < pause <= 15, "it has just begun to wait"
+    (entry,) = stripe_saga.ledger(unique)
+    assert entry["status"] == "requires_action", "the customer can still answer"
+    stripe_saga.stripe.authenticate(entry["id"], success=True)
+    stripe_saga.sql("UPDATE customer_order SET not_before = NULL")
+    nursery.drain(clock=[wrong], env=QUICK).wait(60)
+    assert report.read([unique])[unique].outcome is Outcome.COMPLETED
+    assert stripe_saga.charges(unique) == 1
+    assert stripe_saga.shipments(unique) == 1
+    stripe_saga.assert_books_balance()

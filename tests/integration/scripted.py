@@ -121,7 +121,7 @@ def failing_commits(monkeypatch: pytest.MonkeyPatch, *, arrives: bool, error: Ba
     count = itertools.count()
 
     @asynccontextmanager
-    async def unclear(*_: object) -> AsyncIterator[Tx]:
+    async def unclear(*_: object, **_more: object) -> AsyncIterator[Tx]:
         fails = next(count) == 0
         async with transaction() as tx:
             yield tx

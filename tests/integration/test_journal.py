@@ -237,7 +237,7 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
     """Else a database that comes and goes would have good orders given up."""
 
     @asynccontextmanager
-    async def away(*_: object) -> AsyncIterator[Tx]:
+    async def away(*_: object, **_more: object) -> AsyncIterator[Tx]:
         raise DBAPIError.instance("UPDATE", {}, psycopg.errors.ReadOnlySqlTransaction("read-only"), psycopg.Error)
         yield
 

@@ -17,12 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shop.database import Tx, transaction
 from shop.errors import (
     BatchStruggling,
     CarrierRefused,
+    DatabaseTimeout,
     InfrastructureTrouble,
     InventoryRefused,
     LeaseLost,
@@ -33,6 +35,7 @@ from shop.errors import (
     StepTimeout,
     VoidRefused,
 )
+from shop.notes import note
 from shop.under_way import OrderUnderWay
 from shop.work import Work, run_outside
 from tests.integration.domain import Shop
@@ -192,8 +195,8 @@ async def test_a_slow_order_that_is_answered_while_the_others_are_written_does_n
     answer, transactions = act.slow("C"), itertools.count()
 
     @asynccontextmanager
-    async def answered_meanwhile(*commit: Any) -> AsyncIterator[Tx]:
-        async with transaction(*commit) as tx:
+    async def answered_meanwhile(*commit: Any, **limit: Any) -> AsyncIterator[Tx]:
+        async with transaction(*commit, **limit) as tx:
             yield tx
             if next(transactions) == 1:  # after the intent's
                 answer.set()
@@ -237,6 +240,48 @@ async def test_a_crowd_of_slow_ones_is_waited_for(shop: Shop) -> None:
     await running
     assert sorted(ids(work.done)) == list("ABCDE")
     assert act.calls == dict.fromkeys("ABCDE", 1)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_time_that_our_own_database_took_is_not_the_outside_s(shop: Shop, n: int) -> None:
+    """What they note waits for a lock until their time is over: nothing is decided about the orders, and they go on later."""
+    orders, locked, over = await some(shop, *"ABC"[:n]), asyncio.Event(), asyncio.Event()
+
+    async def lock() -> None:
+        async with transaction() as tx:
+            await tx.execute(text("SELECT 1 FROM lease FOR UPDATE"))
+            locked.set()
+            await over.wait()
+
+    async def act(order: OrderUnderWay) -> Ends:
+        await locked.wait()
+        try:
+            await note(order, "act", told=True)
+        finally:
+            over.set()
+        return {}
+
+    work = Work(step(time_limit=0.3), orders)
+    locking: list[asyncio.Task[None]] = []
+
+    async def first_lock(order: OrderUnderWay) -> Ends:
+        if not locking:
+            locking.append(asyncio.create_task(lock()))
+        return await act(order)
+
+    if n == 1:
+        with pytest.raises(DatabaseTimeout) as failed:
+            await run_outside(work, first_lock)
+        assert failed.value.retry_after
+    else:
+        await run_outside(work, first_lock)
+        assert {type(why) for why in work.waiting.values()} == {DatabaseTimeout}
+        assert ids(list(work.waiting)) == list("ABC")
+    await locking[0]
+    again = Work(ACT, orders)
+    await run_outside(again, act)
+    assert ids(again.done) == list("ABC"[:n])
+    assert await statuses(shop) == dict.fromkeys("ABC"[:n], "done")
 
 
 async def test_a_single_order_is_waited_for_up_to_its_time_limit(shop: Shop) -> None:
@@ -418,8 +463,8 @@ async def test_what_a_customer_typed_and_somebody_repeats_is_in_no_journal_state
     row = await shop.step("A", "act")
     prefect_shows = "".join(traceback.format_exception(raised.value)[-1:])
     logged = " ".join(str(vars(record)) for record in caplog.records)
-    for text in (str(row.error), str(raised.value), str(raised.value.reasons()), str(raised.value.details()), prefect_shows, logged):
-        assert not re.search("qmarker|qtown|jane", text, re.IGNORECASE), text
+    for shown in (str(row.error), str(raised.value), str(raised.value.reasons()), str(raised.value.details()), prefect_shows, logged):
+        assert not re.search("qmarker|qtown|jane", shown, re.IGNORECASE), shown
     assert kept in str(row.error)
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__

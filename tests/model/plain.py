@@ -113,7 +113,7 @@ def without_prefect() -> Iterator[None]:
         patch.object(flows.takeover, "_leave_artifacts", _nobody_looks),
         patch.object(shop.signals, "listening", _deaf),
         patch.object(shop.notifications.outbox, "is_due", _no_mail),
-        patch.object(shop.database, "_end_when_idle", lambda *_: None),
+        patch.object(shop.database, "_limit_on_the_server", lambda *_: None),
         patch.object(flows.lane, "time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())),
         patch.object(OrderUnderWay, "__hash__", lambda order: crc32(order.id.encode()) + order.fence),  # sets have the same sequence again
     ):

@@ -11,9 +11,9 @@ import threading
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, text
 
-from shop.database import connect_args
+from shop.database import new_engine
 from shop.monitoring.exposition.now import Now, read_now
 from shop.monitoring.exposition.totals import Total, count_new, read_totals
 from shop.settings import Settings
@@ -71,8 +71,7 @@ class Reading:
         began = time.monotonic()
         found: Read | None = None
         try:
-            arguments = connect_args(self._url, options=_OPTIONS)
-            engine = create_engine(self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+            engine = new_engine(self._url, poolclass=NullPool, arguments={"options": _OPTIONS})
             with engine.begin() as connection:
                 count_new(connection)
             with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():

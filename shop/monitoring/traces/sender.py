@@ -19,9 +19,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
-from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy import Connection, NullPool, text
 
-from shop.database import connect_args
+from shop.database import new_engine
 from shop.monitoring.traces.spans import resource, spans_of, trace_id
 from shop.settings import Settings, at
 
@@ -94,8 +94,7 @@ class Sender:
         while True:
             last = self._over.is_set()
             try:
-                arguments = connect_args(self._url, options=_OPTIONS)
-                engine = create_engine(self._url, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
+                engine = new_engine(self._url, poolclass=NullPool, arguments={"options": _OPTIONS})
                 with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                     if connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}).scalar():
                         self._send_while_asked(connection)

@@ -1,0 +1,225 @@
+"""The database is silent: it refuses nothing, ends nothing, and answers nothing. Nobody waits for it for ever, and nothing is decided."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+import shop.database
+import shop.intake
+from deployments.stack.environment import environment
+from deployments.stack.postgres import EmbeddedPostgres
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from flows.saga import ORDER_SAGA
+from shop import intake
+from shop.connections import LimitedAsyncConnection
+from shop.database import is_database_trouble, sync_engine, transaction
+from shop.outcomes import Outcome
+from shop.settings import settings
+from shop.signals import FINISHED, listening
+from shop.stock.embedded import EmbeddedInventory
+from tests.faults.silence import silent
+from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of
+from tests.integration.web import KEY, served
+from tests.integration.world import World
+from tests.nursery.nursery import Nursery
+from tests.waiting import until
+
+_LIMIT_SECONDS = 15
+"""Within which the web app has to answer."""
+
+
+@pytest.fixture
+def web(frail: World) -> Iterator[httpx.Client]:
+    with environment({"ORDERS_API_KEY": KEY, "PREFECT_API_URL": "http://127.0.0.1:1/api"}), served() as client:
+        yield client
+
+
+def test_the_web_app_says_so_and_takes_the_same_order_afterwards(
+    web: httpx.Client, frail: World, frail_postgres: EmbeddedPostgres, unique: str
+) -> None:
+    """Some of the connections are open already when the silence begins, others are not."""
+    first, second = order_of("good", f"{unique}-1"), order_of("good", f"{unique}-2")
+    assert web.post("/orders", json=first).status_code == 202
+    with silent(frail_postgres):
+        for ask in (
+            lambda: web.post("/orders", json=second),
+            lambda: web.get(f"/orders/{first['id']}"),
+            lambda: web.post("/orders", json=second),
+            lambda: web.get("/health"),
+        ):
+            asked = time.monotonic()
+            answer = ask()
+            took = time.monotonic() - asked
+            assert answer.status_code == 503
+            assert took < _LIMIT_SECONDS
+            if answer.request.url.path != "/health":
+                assert answer.headers["retry-after"].isdecimal()
+    assert web.post("/orders", json=second).status_code == 202
+    assert web.get("/health").status_code == 200
+    assert {row.id for row in frail.sql("SELECT id FROM customer_order")} == {first["id"], second["id"]}
+
+
+async def test_transactions_end_in_time_and_so_do_cancelled_ones(frail: World, frail_postgres: EmbeddedPostgres) -> None:
+    async with transaction() as tx:
+        await tx.exec_driver_sql("SELECT 1")
+    asked = time.monotonic()
+    with silent(frail_postgres):
+        for _ in range(2):  # on a connection that was open, and on a new one
+            with pytest.raises(Exception) as failed:  # noqa: PT011  (which of them, SQLAlchemy decides)
+                async with transaction(seconds=1) as tx:
+                    await tx.exec_driver_sql("SELECT 1")
+            assert is_database_trouble(failed.value)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1), transaction() as tx:
+                await tx.exec_driver_sql("SELECT 1")
+    assert time.monotonic() - asked < _LIMIT_SECONDS
+    # One that is only slow is told to stop: nobody has to wait for its locks.
+    with pytest.raises(Exception) as failed:  # noqa: PT011
+        async with transaction(seconds=0.5) as tx:
+            await tx.exec_driver_sql("LOCK TABLE product; SELECT pg_sleep(600)")
+    assert is_database_trouble(failed.value)
+    async with transaction(seconds=10) as tx:
+        await tx.exec_driver_sql("LOCK TABLE product")
+
+
+def test_submitting_ends_in_time(frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str) -> None:
+    order = order_of("good", unique)
+    sync_engine(settings().database_url).connect().close()
+    monkeypatch.setattr(shop.intake, "TRANSACTION_SECONDS", 1)
+    asked = time.monotonic()
+    with silent(frail_postgres), pytest.raises(Exception) as failed:  # noqa: PT011
+        intake.submit([order])
+    assert is_database_trouble(failed.value)
+    assert time.monotonic() - asked < _LIMIT_SECONDS
+    assert [receipt.status for receipt in intake.submit([order])] == ["accepted"]
+
+
+async def test_the_inventory_service_s_operations_end_in_time(
+    frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str
+) -> None:
+    """What was asked for is unclear, and asked for again it is done once."""
+    monkeypatch.setattr("shop.stock.embedded._SECONDS", 1)
+    inventory, before = EmbeddedInventory(frail.database_url), frail.stock(PRODUCT)
+    try:
+        await inventory.stock()
+        asked = time.monotonic()
+        with silent(frail_postgres):
+            for ask in (lambda: inventory.reserve(unique, {PRODUCT: 1}, seconds=60), lambda: inventory.get(unique)):
+                with pytest.raises(Exception) as failed:  # noqa: PT011
+                    await ask()
+                assert is_database_trouble(failed.value)
+        assert time.monotonic() - asked < 2 * _LIMIT_SECONDS
+        await inventory.reserve(unique, {PRODUCT: 1}, seconds=60)
+        assert frail.stock(PRODUCT) == (before[0], before[1] + 1)
+    finally:
+        await inventory.aclose()
+
+
+async def test_a_listener_makes_another_connection(frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To whom nothing is told cannot know that nobody is there, unless it asks."""
+    tries, connect = itertools.count(), LimitedAsyncConnection.connect
+
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        next(tries)
+        return await connect(*arguments, **options)
+
+    async def tried_again() -> bool:
+        return int(repr(tries)[6:-1]) > 1
+
+    monkeypatch.setattr(LimitedAsyncConnection, "connect", counted)
+    monkeypatch.setattr("shop.signals._QUIET_SECONDS", 0.2)
+    monkeypatch.setattr("shop.signals._ANSWER_SECONDS", 0.5)
+    async with listening(FINISHED) as bell:
+        assert await bell.wait(10), "it listens"
+        with silent(frail_postgres):
+            await until(tried_again, 20, "another connection to be tried")
+        assert await bell.wait(20), "it listens again"
+
+
+class Silence:
+    """Of the database, from the charge on, until the worker has been told `times` times that there is no answer."""
+
+    def __init__(self, world: World, server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, order_id: str) -> None:
+        self._world, self._server, self._caplog, self._order_id = world, server, caplog, order_id
+
+    async def fall(self, times: int) -> None:
+        async def charging() -> bool:
+            return await asyncio.to_thread(self._world.charges, self._order_id) == 1
+
+        async def noticed() -> bool:
+            return sum("the database is away" in record.getMessage() for record in self._caplog.records) >= times
+
+        await until(charging, 30, "the charge")
+        with silent(self._server):
+            await until(noticed, 60, "the worker to notice")
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["in a run of its own", "in a batch"])
+async def test_an_order_in_the_middle_of_its_payment_waits_and_completes(
+    frail: World,
+    frail_postgres: EmbeddedPostgres,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    unique: str,
+    batch: bool,
+) -> None:
+    """It is charged, which the journal does not know when the silence begins. It is longer than any of the worker's limits."""
+    monkeypatch.setattr(shop.database, "TRANSACTION_SECONDS", 2)
+    caplog.set_level(logging.WARNING)
+    orders = [order_of("good", f"{unique}-{i}", card="0341") for i in range(3 if batch else 1)]
+    falling = asyncio.create_task(Silence(frail, frail_postgres, caplog, orders[0]["id"]).fall(4))
+    with environment({"LEASE_SECONDS": "4", "PAYMENT_TIMEOUT_SECONDS": "2"}):
+        if batch:
+            await asyncio.to_thread(intake.submit, orders)
+            await process_pending_orders(drain_seconds=0)
+        else:
+            await process_order(orders[0])
+    await falling
+
+    async def ended() -> bool:
+        return all_ended(frail)
+
+    await until(ended, 30, "the orders to end")
+    assert_right(frail, {order["id"]: order for order in orders}, {order["id"]: Outcome.COMPLETED for order in orders})
+
+
+@pytest.mark.slow
+async def test_silent_for_longer_than_any_step_may_take(
+    frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str
+) -> None:
+    """Both lanes, with the limits that they have, and a silence of more than two minutes: no order is undone for it."""
+    orders = mixed(unique, 60, flaky=False)
+    *waiting, a, b = orders.values()
+    intake.submit(waiting)
+    env = {"LEASE_SECONDS": "4", "POLL_SECONDS": "0.2"}
+    drains = [nursery.drain(600, batch_size=8, env=env) for _ in range(2)]
+    own_runs = [nursery.order(order, env=env) for order in (a, b)]
+
+    async def some() -> bool:
+        return bool(frail.sql("SELECT 1 FROM order_step WHERE step = 'process_payment'"))
+
+    async def over() -> bool:
+        return time.monotonic() - began > longest + 5
+
+    await until(some, 40, "payments")
+    longest, began = max(step.time_limit for step in ORDER_SAGA), time.monotonic()
+    with silent(frail_postgres):
+        await until(over, longest, "the silence to be long enough")
+
+    async def ended() -> bool:
+        return all_ended(frail, orders)
+
+    await until(ended, 90, "all orders to end")
+    for run in own_runs:
+        run.wait(30)
+    assert all(drain.running() for drain in drains)
+    assert_right(frail, orders)
