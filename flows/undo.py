@@ -11,8 +11,8 @@ from prefect.logging import get_logger
 from flows import board
 from flows.saga import ORDER_SAGA
 from flows.waiting import has_to_wait, let_wait
-from shop.ending import finish, remember_failures
-from shop.errors import BatchStruggling, GivenUp, LeaseLost, OrderError, RecordedFailure
+from shop.ending import finish, give_up_undoing, remember_failures
+from shop.errors import BatchStruggling, LeaseLost, OrderError, RecordedFailure
 from shop.outcomes import Outcome
 from shop.saga import Step
 from shop.settings import settings
@@ -30,7 +30,10 @@ async def compensate(orders: Sequence[OrderUnderWay]) -> dict[str, Outcome]:
     """
     if due := [order for order in orders if order.undo_plan() or order.done(ORDER_SAGA.pivot)]:
         await remember_failures(due, pivot=ORDER_SAGA.pivot)
-    due = [order for order in due if not _is_deadly(order)]
+    if deadly := [order for order in due if order.undo_plan() and order.lone_deaths > 2 * settings().max_takeovers]:
+        log.error("undoing stops the workers of %s: it is left to a person", ", ".join(order.id for order in deadly))
+        await give_up_undoing(deadly)
+        due = [order for order in due if order not in deadly]
     due.sort(key=OrderUnderWay.undo_plan)
     for plan, same in groupby(due, key=OrderUnderWay.undo_plan):
         group = list(same)
@@ -42,15 +45,6 @@ async def compensate(orders: Sequence[OrderUnderWay]) -> dict[str, Outcome]:
     if Outcome.NEEDS_ATTENTION in outcomes.values() or any(isinstance(order.failure, RecordedFailure) for order in orders):
         board.changed()
     return outcomes
-
-
-def _is_deadly(order: OrderUnderWay) -> bool:
-    """Whether undoing the order, too, kills its workers: then a person has to."""
-    if order.lone_deaths <= 2 * settings().max_takeovers or not order.undo_plan():
-        return False
-    order.journal[order.undo_plan()[0]].undo_error = GivenUp(order.lone_deaths).details()
-    log.error("order %s is left to a person: undoing it stops its workers", order.id)
-    return True
 
 
 async def undo_step(step: Step, orders: Sequence[OrderUnderWay]) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from shop import inventory, journal, tally
 from shop.database import Tx, as_json, transaction
 from shop.desk import attention
-from shop.errors import OrderError, OrderRejected, OutOfStock
+from shop.errors import GivenUp, OrderError, OrderRejected, OutOfStock
 from shop.notifications.notices import Notice, tell
 from shop.notifications.outcome_notices import notice_of
 from shop.outcomes import Outcome, Undone
@@ -98,6 +98,15 @@ async def remember_failures(orders: Sequence[OrderUnderWay], *, pivot: str | Non
             await tx.execute(_REMEMBER, {"rows": as_json(rows)})
         if pivot is not None and (returning := [order for order in held if order.done(pivot)]):
             await journal.mark_due(tx, pivot, returning)
+
+
+async def give_up_undoing(orders: Sequence[OrderUnderWay]) -> None:
+    """Writes down that the compensations that are due cannot be done: trying them stops whoever does."""
+    async with transaction(_REMEMBERING) as tx:
+        for order in await journal.hold(tx, orders):
+            error = GivenUp(order.lone_deaths).details()
+            for step in order.undo_plan():
+                await journal.write_undo(tx, step, [journal.Record(order, step, "failed", error=error)])
 
 
 async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outcome]:
