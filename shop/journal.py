@@ -36,7 +36,7 @@ _TAKEN_FROM = text(
     "WHERE l.id = ANY(CAST(:leases AS uuid[])) AND (NOT l.taken_from OR l.orders_left IS NULL)"
 )
 _SUSPECTED_FROM = 2
-"""Deaths of its workers after which an order whose worker has died again is on trial."""
+"""Takeovers after which an order whose worker has died again is on trial: before, it may have been killed for any reason."""
 _FEWER = 10
 """By this factor an order on trial has fewer others beside it after each death."""
 _LONGEST_PAUSE_SECONDS = 60
