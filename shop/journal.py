@@ -204,8 +204,13 @@ async def take(
                 raise
             log.exception("order %s cannot be claimed: it is set aside", order_id)
             async with transaction(CLAIMING) as tx:
-                await tx.execute(_SET_ASIDE, {"id": order_id, "longest": LONGEST_ASIDE_SECONDS})
+                await set_aside(tx, order_id)
     return claimed
+
+
+async def set_aside(tx: Tx, order_id: str) -> None:
+    """Lets an order that nobody holds wait for a while, which grows with each time."""
+    await tx.execute(_SET_ASIDE, {"id": order_id, "longest": LONGEST_ASIDE_SECONDS})
 
 
 async def claim(
