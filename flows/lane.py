@@ -11,13 +11,15 @@ from typing import Any
 
 from prefect.logging import get_logger
 
-from flows.process_order import see_through
+from flows.process_order import reload, see_through
 from flows.saga import ORDER_SAGA
 from flows.undo import compensate
 from flows.waiting import has_to_wait, let_wait
-from shop.database import is_database_trouble, patiently
+from shop.database import is_database_trouble
 from shop.ending import finish, put_off
 from shop.errors import BatchStruggling, LeaseLost, OrderError
+from shop.infrastructure import is_infrastructure_trouble
+from shop.journal import LONGEST_ASIDE_SECONDS
 from shop.monitoring.log_context import about_order
 from shop.saga import Step
 from shop.settings import settings
@@ -44,6 +46,8 @@ class Lane:
         """Both set whenever something is no longer under way; each has its own listener."""
         self._in_hand: dict[asyncio.Task[None], Sequence[OrderUnderWay]] = {}
         self._alone = asyncio.Semaphore(_ALONE_AT_ONCE)
+        self.left_over = False
+        """Whether orders could not be handed back, so that nobody works on them and nobody else can have them."""
         self._stopped: BaseException | None = None
         """What stopped an order's work and is about the whole run: it is suspended."""
         self._started_at = 0.0
@@ -139,9 +143,13 @@ class Lane:
         if failed:
             self._keep(self.beside, compensate(failed), failed)
 
-    async def _see_through(self, order: OrderUnderWay) -> None:
+    async def _see_through(self, order: OrderUnderWay, *, anew: bool = False) -> None:
+        """`anew`: what is known of the order may be what a transaction did not commit."""
         async with self._alone:
-            await see_through(order)
+            if anew:
+                await reload(order)
+            if not order.lost:
+                await see_through(order)
 
     def _keep(self, where: set[asyncio.Task[None]], doing: Coroutine[Any, Any, Any], orders: Sequence[OrderUnderWay]) -> None:
         task = asyncio.create_task(self._guarded(doing, orders))
@@ -164,20 +172,62 @@ class Lane:
             await doing
         except LeaseLost as lost:
             log.warning("order %s has been taken over by another worker", lost)
-        except Exception as error:
-            log.warning("%d orders could not be worked on (%s); they are taken up again", len(orders), type(error).__name__)
-            if not is_database_trouble(error):
-                log.exception("this should not have happened", exc_info=error)
-            await self._hand_back(orders)
+        except Exception as error:  # noqa: BLE001
+            await self._after(error, self._still_of(orders))
         except asyncio.CancelledError:
             raise
         except BaseException as stopped:  # noqa: BLE001  (`check` raises it where the run can end)
             self._stopped = stopped
 
-    async def _hand_back(self, orders: Sequence[OrderUnderWay]) -> None:
-        await patiently(lambda: put_off(orders, seconds=1))  # without the database nothing else can be done either
+    def _still_of(self, orders: Sequence[OrderUnderWay]) -> list[OrderUnderWay]:
+        """Those that are this worker's, and that nothing else here is working on."""
+        me = asyncio.current_task()
+        elsewhere = set(chain.from_iterable(theirs for task, theirs in self._in_hand.items() if task is not me))
+        return [order for order in orders if not order.lost and order not in elsewhere]
+
+    async def _after(self, error: Exception, orders: Sequence[OrderUnderWay]) -> None:
+        """What ended the work on these orders may be the fault of one of them: each goes on alone, and the culprit fails alone. Then it
+        is handed back for a pause that grows with each claim."""
+        log.warning("%d orders could not be worked on (%s); they are taken up again", len(orders), type(error).__name__)
+        if is_infrastructure_trouble(error):
+            await self._hand_back(orders, seconds=1)
+            return
+        log.exception("this should not have happened", exc_info=error)
+        if len(orders) > 1:
+            for order in orders:
+                self._keep(self.beside, self._see_through(order, anew=True), [order])
+        elif orders:
+            await self._hand_back(orders, seconds=min(LONGEST_ASIDE_SECONDS, 2 ** min(orders[0].fence, 30)))
+
+    async def _hand_back(self, orders: Sequence[OrderUnderWay], seconds: float) -> None:
+        """Tries until it is done: without the database nothing else can be done either. If something else is wrong they are handed back
+        one by one, and those for which that fails for the time of a lease are left over."""
+        left, together = list(orders), True
+        until, pause = time.monotonic() + settings().lease_seconds, 0.1
+        while left:
+            trouble: Exception | None = None
+            for group in [list(left)] if together else [[order] for order in left]:
+                try:
+                    await put_off(group, seconds)
+                except Exception as error:  # noqa: BLE001  (whatever it is: this worker's lease goes on living)
+                    trouble = error
+                    if is_database_trouble(error):
+                        break
+                else:
+                    left = [order for order in left if order not in group]
+            if trouble is None:
+                return
+            log.warning("%d orders could not be handed back (%s); trying again", len(left), type(trouble).__name__)
+            if not is_database_trouble(trouble):
+                together = False
+                if time.monotonic() > until:
+                    log.error("%d orders cannot be handed back for now", len(left), exc_info=trouble)
+                    self.left_over = True
+                    return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2)
 
 
 def _goes_on(order: OrderUnderWay) -> bool:
     """Whether there is nothing about it that sets it apart from its batch."""
-    return order.failure is None and order.cancel_reason is None and order.takeovers <= settings().max_takeovers
+    return order.failure is None and order.cancel_reason is None and order.lone_deaths <= settings().max_takeovers

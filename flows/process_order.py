@@ -195,7 +195,7 @@ async def see_through(order: OrderUnderWay, cancelling: Cancelling | None = None
     except BaseException as failure:
         if await _only_stops_the_run(failure, order, cancelling):
             raise
-        await _reload(order)  # what was committed, whatever was heard of it
+        await reload(order)  # what was committed, whatever was heard of it
         if order.lost and isinstance(failure, Exception):  # whatever it was, it is the other worker's matter now
             raise LeaseLost(order.id) from failure
         if order.lost or is_database_trouble(failure):
@@ -233,8 +233,8 @@ def _look_back(order: OrderUnderWay) -> None:
         shipped = order.done(ORDER_SAGA.pivot)
         order.fail(CANCELLING, OrderReturned(order.cancel_reason) if shipped else OrderCancelled(order.cancel_reason))
         raise order.failure or OrderCancelled(order.cancel_reason)
-    if order.takeovers > settings().max_takeovers and not order.done(ORDER_SAGA.pivot):
-        raise GivenUp(order.takeovers)
+    if order.lone_deaths > settings().max_takeovers and not order.done(ORDER_SAGA.pivot):
+        raise GivenUp(order.lone_deaths)
 
 
 class Cancelling:
@@ -278,7 +278,8 @@ async def _is_unwanted() -> bool:
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
-async def _reload(order: OrderUnderWay) -> None:
+async def reload(order: OrderUnderWay) -> None:
+    """Reads the order's journal anew; marks the order as lost if another worker has it."""
     async with transaction() as tx:
         if await journal.hold(tx, [order]):
             await journal.load(tx, [order])

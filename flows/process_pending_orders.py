@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from flows.takeover import all_told, tell_of_takeovers
 from shop import journal, signals, tally
 from shop.database import is_database_trouble, transaction
 from shop.garbage import little_garbage_collection
-from shop.lease import hand_back_strays, lease
+from shop.lease import HANDING_BACK, hand_back_strays, lease
 from shop.monitoring.sampler import sampling
 from shop.notifications import outbox
 from shop.settings import settings
@@ -39,8 +40,15 @@ _OUTBOX_SECONDS = 5
 """So often the outbox is looked at for what failed before."""
 _MAILS_AT_ONCE = 100
 Seconds = Annotated[
-    float | None, Field(ge=0, description="How long to go on taking orders; 0: until none is waiting. Default: DRAIN_SECONDS")
+    float | None,
+    Field(
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="How long to go on taking orders; 0: until none is waiting. Default: DRAIN_SECONDS",
+    ),
 ]
+BatchSize = Annotated[int | None, Field(ge=1, le=5_000, description="How many orders share each task run, at most. Default: BATCH_SIZE")]
 
 
 def _run_name() -> str:
@@ -48,7 +56,7 @@ def _run_name() -> str:
 
 
 @flow(name="process-pending-orders", flow_run_name=_run_name, persist_result=False)
-async def process_pending_orders(drain_seconds: Seconds = None, batch_size: int | None = None) -> dict[str, int]:
+async def process_pending_orders(drain_seconds: Seconds = None, batch_size: BatchSize = None) -> dict[str, int]:
     """Takes waiting orders, and those whose worker died, to their outcomes; up to `batch_size` share each task run.
 
     Drains for a while, so that new orders find it at work, and is woken when they arrive. Any number may run, on any number of workers.
@@ -91,6 +99,10 @@ class _Drain:
         self.taken = self.started = 0
         self._unclear = False
         """Whether a claim's answer was lost: it may have been made all the same."""
+        self._on_trial = False
+        """Whether orders were claimed that may have killed their workers: nothing else is done until they are done."""
+        self._survived = 0
+        self._mailing = asyncio.Lock()
         self.all_taken = asyncio.Event()
         """No more orders are taken: the mails that are due are the last."""
 
@@ -109,7 +121,9 @@ class _Drain:
         until = time.monotonic() + seconds
         while True:
             self.lane.check()
-            if not self._full():
+            if self._on_trial and self.lane.idle:
+                self._on_trial, self._survived = False, self._survived + 1
+            if not self._on_trial and not self._full():
                 claimed = await self._claim(lease_id)
                 if claimed:
                     self.lane.start(claimed)
@@ -140,7 +154,10 @@ class _Drain:
     async def _mail_some(self, *, waited: float) -> bool:
         """Sends some of what has been due for so many seconds. False: nothing was sent."""
         try:
-            return await outbox.is_due(waited=waited) and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] > 0
+            async with self._mailing:
+                if self._on_trial and not self.lane.idle:
+                    return False
+                return await outbox.is_due(waited=waited) and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] > 0
         except Exception as error:
             if not is_database_trouble(error):
                 raise
@@ -151,19 +168,35 @@ class _Drain:
         return len(self.lane.batches) >= settings().batches_under_way or len(self.lane.beside) > self.batch_size
 
     async def _claim(self, lease_id: UUID) -> list[OrderUnderWay]:
+        take = partial(journal.take, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id), known=ORDER_SAGA.names)
         try:
-            async with transaction(journal.CLAIMING) as tx:
-                if self._unclear:
-                    await hand_back_strays(tx, lease_id, self.lane.in_hand)
-                claimed = await journal.claim(tx, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id), known=ORDER_SAGA.names)
+            await self._hand_back_strays(lease_id)
+            if self.lane.idle and not self._mailing.locked():
+                async with self._mailing:
+                    claimed = await take(alone=True, survived=self._survived)
+                    self._on_trial = any(order.on_trial for order in claimed)
+            else:
+                claimed = await take(alone=False)
         except Exception as error:
             if not is_database_trouble(error):
                 raise
             self._unclear = True
             get_run_logger().warning("the database is away (%s); trying again", type(error).__name__)
             return []
-        self._unclear = False
         return claimed
+
+    async def _hand_back_strays(self, lease_id: UUID) -> None:
+        if not self._unclear and not self.lane.left_over:
+            return
+        try:
+            async with transaction(HANDING_BACK) as tx:
+                await hand_back_strays(tx, lease_id, self.lane.in_hand)
+        except Exception as error:
+            if is_database_trouble(error):
+                raise
+            get_run_logger().warning("orders that nobody works on could not be handed back (%s)", type(error).__name__)
+        else:
+            self._unclear = self.lane.left_over = False
 
     async def _wait(self, bell: Bell) -> None:
         """For new orders, for a batch to end, or for a second: a lease may have run out somewhere."""

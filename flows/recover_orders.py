@@ -76,22 +76,21 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
 
     `crashed_run`: waits until that run's lease is over.
     """
-    lane, recovered = Lane(), 0
+    lane, recovered, survived = Lane(), 0, 0
     stored = await _store_lost_orders(crashed_run)
     begun_only = crashed_run is None and not stored
     patience = time.monotonic() + 3 * settings().lease_seconds  # a lease that is renewed still is none of a dead run's
     async with lease() as mine:
         try:
             while True:
-                async with transaction(journal.CLAIMING) as tx:
-                    orders = await journal.claim(
-                        tx,
-                        mine,
-                        most=settings().batch_size,
-                        begun=begun_only,
-                        flow_run_id=str(flow_run.id),
-                        known=ORDER_SAGA.names,
-                    )
+                orders = await journal.take(
+                    mine,
+                    most=settings().batch_size,
+                    begun=begun_only,
+                    flow_run_id=str(flow_run.id),
+                    known=ORDER_SAGA.names,
+                    survived=survived,
+                )
                 if not orders:
                     if crashed_run is None or time.monotonic() > patience or (left := await _lease_left(crashed_run)) is None:
                         break
@@ -102,6 +101,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
                 recovered += len(orders)
                 await lane.finish_up()
                 lane.check()
+                survived += any(order.on_trial for order in orders)
         except BaseException:
             await lane.finish_up(GRACE_SECONDS)
             raise

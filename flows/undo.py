@@ -11,7 +11,7 @@ from prefect.logging import get_logger
 from flows import board
 from flows.saga import ORDER_SAGA
 from flows.waiting import has_to_wait, let_wait
-from shop.ending import finish, remember_failures
+from shop.ending import finish, give_up_undoing, remember_failures
 from shop.errors import BatchStruggling, LeaseLost, OrderError, RecordedFailure
 from shop.outcomes import Outcome
 from shop.saga import Step
@@ -30,6 +30,10 @@ async def compensate(orders: Sequence[OrderUnderWay]) -> dict[str, Outcome]:
     """
     if due := [order for order in orders if order.undo_plan() or order.done(ORDER_SAGA.pivot)]:
         await remember_failures(due, pivot=ORDER_SAGA.pivot)
+    if deadly := [order for order in due if order.undo_plan() and order.lone_deaths > 2 * settings().max_takeovers]:
+        log.error("undoing stops the workers of %s: it is left to a person", ", ".join(order.id for order in deadly))
+        await give_up_undoing(deadly)
+        due = [order for order in due if order not in deadly]
     due.sort(key=OrderUnderWay.undo_plan)
     for plan, same in groupby(due, key=OrderUnderWay.undo_plan):
         group = list(same)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import text
@@ -12,7 +13,7 @@ from sqlalchemy import text
 from shop import inventory, journal, tally
 from shop.database import Tx, as_json, transaction
 from shop.desk import attention
-from shop.errors import OrderError, OrderRejected, OutOfStock
+from shop.errors import GivenUp, OrderError, OrderRejected, OutOfStock
 from shop.money import currency_of
 from shop.notifications.notices import Notice, tell
 from shop.notifications.outcome_notices import notice_of
@@ -23,6 +24,7 @@ from shop.saga import Saga
 from shop.signals import FINISHED
 from shop.stock import saga as stock
 from shop.tally import Ended
+from shop.turns import in_turns
 from shop.under_way import OrderUnderWay
 
 log = logging.getLogger(__name__)
@@ -101,49 +103,31 @@ async def remember_failures(orders: Sequence[OrderUnderWay], *, pivot: str | Non
             await journal.mark_due(tx, pivot, returning)
 
 
+async def give_up_undoing(orders: Sequence[OrderUnderWay]) -> None:
+    """Writes down that the compensations that are due cannot be done: trying them stops whoever does."""
+    async with transaction(_REMEMBERING) as tx:
+        for order in await journal.hold(tx, orders):
+            error = GivenUp(order.lone_deaths).details()
+            for step in order.undo_plan():
+                await journal.write_undo(tx, step, [journal.Record(order, step, "failed", error=error)])
+
+
 async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outcome]:
     """Writes the outcomes of those orders that are still this worker's; customers hear of their ends from here on, and a person
     of what could not be undone. A shipped order that is to be cancelled gets none: it is handed back, to be returned."""
+    endings = {order: _ending(order, saga) async for order in in_turns(order for order in orders if not order.lost)}
     async with transaction(_FINISHING) as tx:
         held = await journal.hold(tx, orders)
-        rows: list[dict[str, Any]] = []
-        notices: list[Notice] = []
-        matters: list[attention.Matter] = []
-        undone_ones: list[str] = []
+        mine = [endings[order] for order in held]
+        rows = [ending.row for ending in mine]
         ended: set[str] = set()
-        for order in held:
-            undone = _undone(order, saga) if order.failure else []
-            outcome = outcome_of(order, undone)
-            charged, refunded, at_risk = money_moved(order)
-            currency = currency_of(order.content)
-            rows.append(
-                {
-                    "id": order.id,
-                    "outcome": outcome,
-                    "failing_step": order.failing_step,
-                    "reasons": order.failure.reasons() if order.failure else [],
-                    "undone": [u.model_dump(mode="json") for u in undone],
-                    "currency": currency,
-                    "charged": charged,
-                    "refunded": refunded,
-                    "at_risk": at_risk,
-                    "fence": order.fence,
-                }
-            )
-            if outcome is Outcome.NEEDS_ATTENTION:
-                matters.append(attention.matter_of(order, at_risk, currency))
-            elif outcome is Outcome.COMPENSATED:
-                undone_ones.append(order.id)
-            given_back = refunded + given_by_hand(order)
-            notice = notice_of(order, outcome, charged=charged, given_back=given_back, at_risk=at_risk, currency=currency)
-            if notice is not None:
-                notices.append(notice)
         if rows:
             await journal.write_remembered(tx, held)
             ended = set((await tx.execute(_FINISH, {"rows": as_json(rows)})).scalars().all())
-            await tell(tx, [notice for notice in notices if notice.order_id in ended])
-            await attention.put(tx, [matter for matter in matters if matter.order_id in ended])
-            await attention.clear(tx, [order_id for order_id in undone_ones if order_id in ended])
+            mine = [ending for ending in mine if ending.row["id"] in ended]
+            await tell(tx, [ending.notice for ending in mine if ending.notice is not None])
+            await attention.put(tx, [ending.matter for ending in mine if ending.matter is not None])
+            await attention.clear(tx, [ending.row["id"] for ending in mine if ending.row["outcome"] is Outcome.COMPENSATED])
             if len(ended) < len(held):
                 await _hand_back(tx, [order for order in held if order.id not in ended], seconds=0)
             await tx.execute(_TELL, {"channel": FINISHED})
@@ -152,6 +136,38 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
     for order in held:
         order.lost = True  # nobody's any more
     return {row["id"]: row["outcome"] for row in rows if row["id"] in ended}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """What is written of an order's end."""
+
+    row: dict[str, Any]
+    notice: Notice | None
+    matter: attention.Matter | None
+
+
+def _ending(order: OrderUnderWay, saga: Saga) -> _Ending:
+    undone = _undone(order, saga) if order.failure else []
+    outcome = outcome_of(order, undone)
+    charged, refunded, at_risk = money_moved(order)
+    currency = currency_of(order.content)
+    row = {
+        "id": order.id,
+        "outcome": outcome,
+        "failing_step": order.failing_step,
+        "reasons": order.failure.reasons() if order.failure else [],
+        "undone": [u.model_dump(mode="json") for u in undone],
+        "currency": currency,
+        "charged": charged,
+        "refunded": refunded,
+        "at_risk": at_risk,
+        "fence": order.fence,
+    }
+    given_back = refunded + given_by_hand(order)
+    notice = notice_of(order, outcome, charged=charged, given_back=given_back, at_risk=at_risk, currency=currency)
+    matter = attention.matter_of(order, at_risk, currency) if outcome is Outcome.NEEDS_ATTENTION else None
+    return _Ending(row, notice, matter)
 
 
 def _ended(row: Mapping[str, Any], order: OrderUnderWay) -> Ended:

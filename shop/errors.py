@@ -466,12 +466,12 @@ class OrderReturned(OrderError):
 
 
 class GivenUp(OrderError):
-    """Taken over too often: whatever stops its workers would stop the next one too."""
+    """Its workers died too often while it was the only order that they had: it would stop the next one too."""
 
     code = "given_up"
 
-    def __init__(self, takeovers: int) -> None:
-        super().__init__(f"its workers died {takeovers} times")
+    def __init__(self, deaths: int) -> None:
+        super().__init__(f"its workers died {deaths} times while they had no other order")
 
 
 class RecordedFailure(OrderError):

@@ -16,8 +16,9 @@ from uuid import UUID
 
 from sqlalchemy import TextClause, text
 
-from shop.database import Tx, after_commit, as_json
+from shop.database import Tx, after_commit, as_json, transaction
 from shop.errors import OrderCancelled, RecordedFailure, UnknownStep
+from shop.infrastructure import is_infrastructure_trouble
 from shop.points import effect
 from shop.settings import settings
 from shop.under_way import Entry, OrderUnderWay
@@ -29,10 +30,27 @@ RENEWED = 0.6
 """The share of a lease that is left at least while its holder lives: it renews four times in the time of a lease."""
 # A dead lease can be locked: its holder is not just now writing under it (`_HOLD_LEASE`). Whoever locked it may take its orders.
 _DEAD_LEASES = text("SELECT id FROM lease WHERE until < now() FOR UPDATE SKIP LOCKED")
-_TAKEN_FROM = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[])) AND NOT taken_from")
+_TAKEN_FROM = text(
+    "UPDATE lease l SET taken_from = true, orders_left = coalesce(l.orders_left, "
+    "(SELECT count(*) FROM customer_order o WHERE o.lease_id = l.id AND o.outcome IS NULL)) "
+    "WHERE l.id = ANY(CAST(:leases AS uuid[])) AND (NOT l.taken_from OR l.orders_left IS NULL)"
+)
+_SUSPECTED_FROM = 2
+"""Takeovers after which an order whose worker has died again is on trial: before, it may have been killed for any reason."""
+_FEWER = 10
+"""By this factor an order on trial has fewer others beside it after each death."""
+_LONGEST_PAUSE_SECONDS = 60
+"""Limits the pause before a trial, which doubles with each death of a worker that had only this order."""
+_PAUSE_IS_OVER = (
+    f"now() - make_interval(secs => CASE WHEN o.takeovers >= {_SUSPECTED_FROM} "
+    f"THEN least({_LONGEST_PAUSE_SECONDS}, power(2, least(o.lone_deaths, 30)) - 1) ELSE 0 END)"
+)
+"""The end of a lease must be before that."""
 _CLAIM = """
     WITH mine AS (
-        SELECT o.id, o.flow_run_id, o.lease_id AS left_lease, o.lease_id IS NOT NULL AS left_behind FROM customer_order o
+        SELECT o.id, o.flow_run_id, o.lease_id AS left_lease, o.lease_id IS NOT NULL AS left_behind,
+            EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.orders_left = 1) AS left_alone
+        FROM customer_order o
         WHERE o.outcome IS NULL AND {when}
           AND (o.lease_id IS NULL OR o.lease_id = ANY(CAST(:leases AS uuid[]))
                OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id))
@@ -43,11 +61,12 @@ _CLAIM = """
     )
     UPDATE customer_order o
     SET lease_id = :lease, fence = o.fence + 1, takeovers = o.takeovers + CASE WHEN mine.left_behind THEN 1 ELSE 0 END,
+        lone_deaths = o.lone_deaths + CASE WHEN mine.left_alone THEN 1 ELSE 0 END,
         taken_over_from = coalesce(mine.left_lease, o.taken_over_from), waits_for = nullif(o.waits_for, :stranger),
         started_at = coalesce(o.started_at, now()), flow_run_id = coalesce(:run, o.flow_run_id),
         not_before = CASE WHEN o.fence > 0 THEN o.not_before END
     FROM mine WHERE o.id = mine.id
-    RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.submitted_at, o.cancel_reason, o.failing_step, o.failure,
+    RETURNING o.id, o.number, o.content, o.fence, o.takeovers, o.lone_deaths, o.submitted_at, o.cancel_reason, o.failing_step, o.failure,
         mine.flow_run_id AS left_by, mine.left_behind
 """
 _LEAVE = text(
@@ -55,17 +74,35 @@ _LEAVE = text(
     "FROM unnest(CAST(:ids AS text[]), CAST(:runs AS text[])) AS r(id, run) WHERE o.id = r.id"
 )
 _DUE = "(o.not_before IS NULL OR o.not_before <= now())"
-_CLAIM_ANY = text(_CLAIM.format(when=_DUE, which=""))
-_CLAIM_BEGUN = text(_CLAIM.format(when=_DUE, which="AND o.fence > 0"))
+_UNSUSPECTED = f"AND (o.lease_id IS NULL OR o.takeovers < {_SUSPECTED_FROM})"
+_CLAIM_ANY = text(_CLAIM.format(when=_DUE, which=_UNSUSPECTED))
+_CLAIM_BEGUN = text(_CLAIM.format(when=_DUE, which=f"AND o.fence > 0 {_UNSUSPECTED}"))
+_SUSPECTED = f"o.lease_id IS NOT NULL AND o.takeovers >= {_SUSPECTED_FROM}"
+_OLDEST_SUSPECTED = text(
+    f"SELECT o.id, o.takeovers, o.lone_deaths > 0 OR coalesce(l.orders_left = 1, false) AS alone "  # noqa: S608  (constants)
+    f"FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id WHERE o.outcome IS NULL AND {_SUSPECTED} AND {_DUE} "
+    f"AND o.waits_for IS DISTINCT FROM :stranger AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_IS_OVER}) "
+    "ORDER BY o.number LIMIT 1"
+)
+_NOT_ALONE = "o.lone_deaths = 0 AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.orders_left = 1)"
+_CLAIM_SUSPECTED = text(_CLAIM.format(when=_DUE, which=f"AND {_SUSPECTED} AND o.takeovers <= :takeovers AND {_NOT_ALONE}"))
 # One that nobody has begun with and that has to wait is kept for who claims it by its id (`shop.intake.submit`).
 _CLAIM_THESE = text(_CLAIM.format(when=f"({_DUE} OR o.fence = 0)", which="AND o.id = ANY(CAST(:ids AS text[]))"))
 # As `_CLAIM` has them, but without locking anything.
-_OLDEST_CLAIMABLE = text(
-    "SELECT o.id, o.fence FROM customer_order o WHERE o.outcome IS NULL AND (o.not_before IS NULL OR o.not_before <= now()) "
+_CLAIMABLE = text(
+    f"SELECT o.id, o.fence FROM customer_order o WHERE o.outcome IS NULL AND {_DUE} "  # noqa: S608  (constants)
     "AND o.waits_for IS DISTINCT FROM :stranger "
-    "AND (o.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until >= now())) "
-    "ORDER BY o.number LIMIT 1"
+    f"AND (o.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until >= {_PAUSE_IS_OVER})) "
+    "ORDER BY o.number LIMIT :most"
 ).bindparams(stranger=UnknownStep.code)
+# The fence grows, so that the pause does, and whoever had it before writes nothing more about it.
+_SET_ASIDE = text(
+    "UPDATE customer_order o SET lease_id = NULL, fence = o.fence + 1, "
+    "not_before = now() + make_interval(secs => least(:longest, power(2, least(o.fence, 30)))) "
+    "WHERE o.id = :id AND o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until >= now())"
+)
+LONGEST_ASIDE_SECONDS = 300
+"""Limits the pause of an order that cannot be worked on for a reason that nobody foresaw."""
 _IN_LIVE_HANDS = text(
     "SELECT count(*) FROM (SELECT 1 FROM customer_order o JOIN lease l ON l.id = o.lease_id "
     "WHERE o.outcome IS NULL AND l.until > now() + make_interval(secs => :renewed) LIMIT :most) held"
@@ -142,6 +179,40 @@ class Record:
     """When, by `time.monotonic()`; None: as it is written."""
 
 
+async def take(
+    lease: UUID, *, most: int, flow_run_id: str | None = None, known: Collection[str] | None = None, **how: Any
+) -> list[OrderUnderWay]:
+    """A `claim` in a transaction of its own. If one order spoils it for all, each is claimed by itself, and the culprit is set aside for
+    a growing pause."""
+    how |= {"flow_run_id": flow_run_id, "known": known}
+    try:
+        async with transaction(CLAIMING) as tx:
+            return await claim(tx, lease, most=most, **how)
+    except Exception as error:
+        if is_infrastructure_trouble(error):
+            raise
+        log.exception("up to %d orders could not be claimed together: each is claimed by itself", most)
+    claimed: list[OrderUnderWay] = []
+    async with transaction() as tx:
+        ids = [row.id for row in (await tx.execute(_CLAIMABLE, {"most": most})).all()]
+    for order_id in ids:
+        try:
+            async with transaction(CLAIMING) as tx:
+                claimed += await claim(tx, lease, most=1, ids=[order_id], flow_run_id=flow_run_id, known=known)
+        except Exception as error:
+            if is_infrastructure_trouble(error):
+                raise
+            log.exception("order %s cannot be claimed: it is set aside", order_id)
+            async with transaction(CLAIMING) as tx:
+                await set_aside(tx, order_id)
+    return claimed
+
+
+async def set_aside(tx: Tx, order_id: str) -> None:
+    """Lets an order that nobody holds wait for a while, which grows with each time."""
+    await tx.execute(_SET_ASIDE, {"id": order_id, "longest": LONGEST_ASIDE_SECONDS})
+
+
 async def claim(
     tx: Tx,
     lease: UUID,
@@ -151,8 +222,14 @@ async def claim(
     begun: bool = False,
     flow_run_id: str | None = None,
     known: Collection[str] | None = None,
+    alone: bool = True,
+    survived: int = 0,
 ) -> list[OrderUnderWay]:
     """Takes up to `most` open orders that nobody holds, oldest first: waiting ones, and those whose lease ran out.
+
+    Orders whose workers died again and again are taken without the others (`on_trial`), fewer of them after each death and at last one,
+    so that it shows which of them is the cause. Meanwhile the worker must have nothing else in hand. `alone`: whether that is so now.
+    `survived`: how many trials this worker has come through; after each it takes twice as many.
 
     `ids`: only these. `begun`: only those that some worker had begun with. `known`: the steps of this worker's saga; an order with
     another step in its journal is left to a worker of the version that has it.
@@ -162,6 +239,33 @@ async def claim(
     parameters |= {"known": None if known is None else list(known), "stranger": UnknownStep.code}
     if ids is not None:
         parameters["ids"] = list(ids)
+    elif alone and (on_trial := await _claim_suspected(tx, lease, parameters, known, survived)):
+        return on_trial
+    return await _claim_known(tx, lease, statement, parameters, known)
+
+
+async def _claim_suspected(
+    tx: Tx, lease: UUID, parameters: dict[str, Any], known: Collection[str] | None, survived: int
+) -> list[OrderUnderWay]:
+    which = {name: parameters[name] for name in ("leases", "stranger")}
+    oldest = (await tx.execute(_OLDEST_SUSPECTED, which)).one_or_none()
+    if oldest is None:
+        return []
+    if oldest.alone:
+        only = {**parameters, "ids": [oldest.id]}
+        claimed = await _claim_known(tx, lease, _CLAIM_THESE, only, known)
+    else:
+        fewer = max(1, parameters["most"] // _FEWER ** min(oldest.takeovers - 1, 6))
+        limits = {"takeovers": oldest.takeovers, "most": min(parameters["most"], fewer << min(survived, 20))}
+        claimed = await _claim_known(tx, lease, _CLAIM_SUSPECTED, {**parameters, **limits}, known)
+    for order in claimed:
+        order.on_trial = True
+    return claimed
+
+
+async def _claim_known(
+    tx: Tx, lease: UUID, statement: TextClause, parameters: dict[str, Any], known: Collection[str] | None
+) -> list[OrderUnderWay]:
     while claimed := await _claim(tx, lease, statement, parameters):
         strangers = [order for order in claimed if known is not None and not order.journal.keys() <= set(known)]
         if strangers:
@@ -190,6 +294,7 @@ async def _claim(tx: Tx, lease: UUID, statement: TextClause, parameters: dict[st
             row["fence"],
             lease,
             row["takeovers"],
+            row["lone_deaths"],
             left_by=row["left_by"],
             left_behind=row["left_behind"],
             submitted_at=row["submitted_at"],
@@ -215,7 +320,7 @@ async def lock_dead_leases(tx: Tx) -> list[UUID]:
 
 async def oldest_claimable(tx: Tx) -> tuple[str, int] | None:
     """The oldest order that anybody could claim now, with its fence; None if no order waits."""
-    row = (await tx.execute(_OLDEST_CLAIMABLE)).one_or_none()
+    row = (await tx.execute(_CLAIMABLE, {"most": 1})).one_or_none()
     return None if row is None else (row.id, row.fence)
 
 

@@ -26,15 +26,21 @@ from shop.under_way import OrderUnderWay
 
 log = logging.getLogger(__name__)
 
-_TAKING, _HANDING_BACK = effect("the commit of taking a lease"), effect("the commit of handing a lease back")
+_TAKING, HANDING_BACK = effect("the commit of taking a lease"), effect("the commit of handing a lease back")
 _TAKE = text(
     "INSERT INTO lease AS l (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => :seconds)) "
     "ON CONFLICT (id) DO UPDATE SET until = greatest(l.until, excluded.until)"
 )
-_RENEW = text("UPDATE lease SET until = now() + make_interval(secs => :seconds) WHERE id = :id")
+_RENEW = text(
+    "WITH was AS (SELECT orders_left FROM lease WHERE id = :id) "
+    "UPDATE lease l SET until = now() + make_interval(secs => :seconds), orders_left = NULL FROM was WHERE l.id = :id "
+    "RETURNING was.orders_left IS NOT DISTINCT FROM 1"
+)
+_LEFT_ALONE = text("SELECT orders_left IS NOT DISTINCT FROM 1 FROM lease WHERE id = :id")
 # Rows that are locked just now are left for the next time: two workers must not wait for each other here.
 _UNCOUNT = text(
-    "UPDATE customer_order SET takeovers = greatest(takeovers - 1, 0), taken_over_from = NULL WHERE id IN ("
+    "UPDATE customer_order SET takeovers = greatest(takeovers - 1, 0), taken_over_from = NULL, "
+    "lone_deaths = greatest(lone_deaths - CASE WHEN :alone THEN 1 ELSE 0 END, 0) WHERE id IN ("
     "SELECT id FROM customer_order WHERE taken_over_from = :id AND outcome IS NULL FOR UPDATE SKIP LOCKED)"
 )
 _HAND_BACK = text("UPDATE customer_order SET lease_id = NULL WHERE lease_id = :id AND outcome IS NULL")
@@ -82,9 +88,9 @@ async def _take(lease_id: UUID) -> None:
 async def _renew(lease_id: UUID, connection: _Connection) -> None:
     seconds = settings().lease_seconds
     async with transaction(seconds=seconds) as tx:  # later it is of no use
-        await tx.execute(_RENEW, {"id": lease_id, "seconds": seconds})
+        alone = (await tx.execute(_RENEW, {"id": lease_id, "seconds": seconds})).scalar()
         if connection.was_lost:
-            await tx.execute(_UNCOUNT, {"id": lease_id})
+            await tx.execute(_UNCOUNT, {"id": lease_id, "alone": bool(alone)})
 
 
 async def _keep_renewing(lease_id: UUID, connection: _Connection) -> None:
@@ -110,7 +116,7 @@ async def _keep_renewing(lease_id: UUID, connection: _Connection) -> None:
 
 async def hand_back_all(lease_id: UUID) -> None:
     """Hands back every open order under the lease, also those of a claim whose answer was lost. Nobody may be working on one."""
-    async with transaction(_HANDING_BACK) as tx:
+    async with transaction(HANDING_BACK) as tx:
         await _hand_back(tx, lease_id)
 
 
@@ -126,10 +132,11 @@ async def _hand_back(tx: Tx, lease_id: UUID) -> None:
 
 
 async def _drop(lease_id: UUID, connection: _Connection) -> None:
-    async with transaction(_HANDING_BACK) as tx:
+    async with transaction(HANDING_BACK) as tx:
         await _hand_back(tx, lease_id)
         if connection.was_lost:
-            await tx.execute(_UNCOUNT, {"id": lease_id})
+            alone = (await tx.execute(_LEFT_ALONE, {"id": lease_id})).scalar()
+            await tx.execute(_UNCOUNT, {"id": lease_id, "alone": bool(alone)})
         await tx.execute(_DROP, {"id": lease_id})
 
 
@@ -137,6 +144,8 @@ async def _end(lease_id: UUID, connection: _Connection) -> None:
     try:
         await patiently(lambda: _drop(lease_id, connection), seconds=_END_SECONDS)
     except Exception as error:
-        if not is_database_trouble(error):
-            raise
-        log.warning("the lease could not be handed back (%s): it runs out by itself", type(error).__name__)
+        log.warning(
+            "the lease could not be handed back (%s): it runs out by itself",
+            type(error).__name__,
+            exc_info=None if is_database_trouble(error) else error,
+        )

@@ -72,6 +72,8 @@ class Lease(SQLModel, table=True):
     until: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
     taken_from: bool = Field(sa_column_kwargs={"server_default": text("false"), "nullable": False})
     """Whether another worker has claimed orders of it since it ran out; then its holder has to look at each order's fence."""
+    orders_left: int | None = None
+    """How many open orders it had when it was first found run out; None while it is renewed."""
 
 
 class CustomerOrder(SQLModel, table=True):
@@ -91,6 +93,7 @@ class CustomerOrder(SQLModel, table=True):
             "taken_over_from",
             postgresql_where=text("taken_over_from IS NOT NULL AND outcome IS NULL"),
         ),
+        Index("customer_order_suspected", "number", postgresql_where=text("outcome IS NULL AND takeovers >= 2")),
         _covering("customer_order_finished", "finished_at", "outcome", "currency", "amount_charged", "amount_refunded", "cell"),
         CheckConstraint("amount_refunded <= amount_charged", name="customer_order_refund_within_charge"),
         CheckConstraint(
@@ -107,6 +110,8 @@ class CustomerOrder(SQLModel, table=True):
     fence: int = Field(sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
     """Grows with every claim; a journal write under an older one is refused."""
     takeovers: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    lone_deaths: int = Field(sa_column_kwargs={"server_default": text("0"), "nullable": False})
+    """How often its worker died with no other order in hand."""
     taken_over_from: UUID | None = None
     """The lease that the last takeover took it from; its holder may turn out to live, and to have lost the database only."""
     not_before: datetime | None = Field(sa_column=_time())

@@ -41,6 +41,10 @@ class OrderUnderWay:
     lease: UUID | None = None
     """The lease under which this worker claimed it."""
     takeovers: int = 0
+    lone_deaths: int = 0
+    """How often its worker died with no other order in hand."""
+    on_trial: bool = False
+    """Whether its workers died so often that it was claimed without the others, to see whether it is the cause."""
     left_by: str | None = None
     """The flow run that had it before."""
     left_behind: bool = False

@@ -22,12 +22,12 @@ from shop.errors import OrderRejected, Problem
 from shop.intake_content import HAS_REMOVED, MISNAMED, NUMBERS, REMOVED
 from shop.order import Item, Order
 from shop.settings import Settings
+from shop.turns import in_turns
 
 PAYMENT_METHODS = ("credit_card", "debit_card", "paypal", "apple_pay", "google_pay")
 _UNITS_BELOW = 1
 """So many of the currency's smallest units the total may be less than the sum of its parts, for a shop that
 rounds. It is never more."""
-_ORDERS_AT_ONCE = 16
 _MISNAMED = "a field of another name"
 _MAX_TEXT = 200
 _CURRENCY = re.compile(r"[A-Za-z]{3}")
@@ -69,13 +69,7 @@ async def validate(contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, 
 
 
 async def _for_each(check: Callable[[T], R], orders: Sequence[T]) -> list[R]:
-    """One after the other; after some, whatever else waits for this thread has its turn, such as the renewal of the lease."""
-    results: list[R] = []
-    for place, order in enumerate(orders, 1):
-        results.append(check(order))
-        if place % _ORDERS_AT_ONCE == 0:
-            await asyncio.sleep(0)
-    return results
+    return [check(order) async for order in in_turns(orders)]
 
 
 def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | None]:

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _MINORITY = 5
 """A fifth of a batch."""
+_READ_AT_ONCE = 50
+"""Orders that a step which only reads is given at once."""
 _INTENT, _RESULT = OUTSIDE = ("intent", "result")
 """What the journal hears of a step that acts outside; of one in the database it hears once."""
 Result = BaseModel | Mapping[str, Any]
@@ -178,28 +180,37 @@ async def run_in_database(work: Work, action: DatabaseAction) -> None:
         async with transaction(work.recorded(), seconds=work.step.time_limit + TRANSACTION_SECONDS) as tx:
             return await _act(work, action, tx, todo)
 
-    await _run(work, act)
+    await _run(work, act, seconds=work.step.time_limit)
 
 
 async def run_reading(work: Work, action: ReadingAction) -> None:
-    """A step that changes nothing and opens its own transactions, so that none is open while it calculates. Raises as `run_in_database`."""
+    """A step that changes nothing and opens its own transactions, so that none is open while it calculates. Raises as `run_in_database`.
+
+    Few orders at a time, each with the step's time limit: what is calculated takes time and memory in proportion to their number.
+    """
 
     async def act(todo: list[OrderUnderWay]) -> dict[OrderUnderWay, Result | OrderError]:
-        began = time.monotonic()
-        with work.recorded():
-            by_id = await action(todo)
-        ends = {order: by_id[order.id] for order in todo}
-        journal.remember(work.records(ends, begun=False, began=began))
+        ends: dict[OrderUnderWay, Result | OrderError] = {}
+        for place in range(0, len(todo), _READ_AT_ONCE):
+            some, began = todo[place : place + _READ_AT_ONCE], time.monotonic()
+            async with asyncio.timeout(work.step.time_limit):
+                with work.recorded():
+                    by_id = await action(some)
+            read = {order: by_id[order.id] for order in some}
+            journal.remember(work.records(read, begun=False, began=began))
+            ends |= read
         return ends
 
-    await _run(work, act)
+    await _run(work, act, seconds=None)
 
 
-async def _run(work: Work, act: Callable[[list[OrderUnderWay]], Awaitable[dict[OrderUnderWay, Result | OrderError]]]) -> None:
+async def _run(
+    work: Work, act: Callable[[list[OrderUnderWay]], Awaitable[dict[OrderUnderWay, Result | OrderError]]], *, seconds: float | None
+) -> None:
     if not (todo := await work.start()):
         return
     try:
-        async with asyncio.timeout(work.step.time_limit):
+        async with asyncio.timeout(seconds):
             ends = await act(todo)
     except TimeoutError as error:
         raise DatabaseTimeout(work.step.name, work.step.time_limit) from error

@@ -11,7 +11,6 @@ Whoever writes a step needs neither to think of batches, nor of the journal, nor
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,12 +24,12 @@ from shop.database import is_database_trouble
 from shop.errors import OrderError
 from shop.monitoring.log_context import about
 from shop.points import effect
+from shop.turns import in_turns
 from shop.under_way import OrderUnderWay
 from shop.work import OUTSIDE, DatabaseAction, OutsideAction, ReadingAction, Work, recording, run_in_database, run_outside, run_reading
 from tasks.limits import slots
 
 StepTask = Task[[Work], Any]
-_BREATH = 16
 
 
 Before = Callable[[Sequence[OrderUnderWay]], OutsideAction | None]
@@ -66,12 +65,10 @@ async def _run_in_database(work: Work, action: DatabaseAction, before: Before | 
 
 
 async def _each(after: Callable[[OrderUnderWay], None] | None, orders: Sequence[OrderUnderWay]) -> None:
-    """In the event loop, with breaths: a thread would make the loop wait for the interpreter's lock at every step."""
+    """In the event loop, in turns: a thread would make the loop wait for the interpreter's lock at every step."""
     if after is not None:
-        for place, order in enumerate(orders, 1):
+        async for order in in_turns(orders):
             after(order)
-            if place % _BREATH == 0:
-                await asyncio.sleep(0)
 
 
 def database_undo(*, before: Before | None = None) -> Callable[[DatabaseAction], StepTask]:

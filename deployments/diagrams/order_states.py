@@ -32,6 +32,8 @@ _WORDS = {
     "store_one": "submitted",
     "submit": "submitted",
     "claim": "claimed by a worker",
+    "take": "",
+    "set_aside": "it cannot be claimed",
     "remember_failures": "a step fails, or it is cancelled",
     "fulfil": "handed to the carrier",
     "finish": "",

@@ -70,7 +70,7 @@ _BACK_TO_THE_DESK = text(
     "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), not_before = NULL, "
     "waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
 )
-_OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN} WHERE id = :id")  # noqa: S608  (a constant)
+_OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN}, lone_deaths = 0 WHERE id = :id")  # noqa: S608  (a constant)
 _NOTE = text(
     'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency) '
     "VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency)"

@@ -39,7 +39,7 @@ _OVER = {State.RELEASED, State.RETURNED}
 _DEFAULTS = Settings(_env_file=None)  # type: ignore[call-arg]
 # What an hour does to what a dead worker left: its lease is over, what it had put off or taken is due.
 _TIME_PASSES = (
-    "UPDATE lease SET until = now() - interval '1 second'",
+    "UPDATE lease SET until = now() - interval '2 minutes'",
     "UPDATE customer_order SET not_before = NULL WHERE not_before IS NOT NULL",
     "UPDATE attention SET next_retry_at = now() WHERE resolved_at IS NULL AND next_retry_at IS NOT NULL",
     "UPDATE payment_event SET next_attempt_at = now() WHERE handled_at IS NULL",

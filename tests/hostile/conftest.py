@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.faults.conftest import nursery
 from tests.integration.conftest import saga, shop_environment, unique, world
 
-__all__ = ["saga", "shop_environment", "unique", "world"]
+__all__ = ["nursery", "saga", "shop_environment", "unique", "world"]

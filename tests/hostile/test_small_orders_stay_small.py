@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,9 +77,10 @@ def test_every_problem_is_counted_whatever_is_shown() -> None:
     assert len(verdict.problems) + verdict.more >= 500
 
 
-async def test_other_tasks_have_their_turn_while_many_orders_are_validated() -> None:
-    """Such as the one that renews the lease."""
-    turns = 0
+async def test_other_tasks_have_their_turn_while_many_orders_are_validated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the one that renews the lease. On a machine that is so slow that each order takes a second, after each order."""
+    turns, seconds = 0, itertools.count()
+    monkeypatch.setattr("shop.turns.time", SimpleNamespace(monotonic=lambda: next(seconds)))
 
     async def renew() -> None:
         nonlocal turns
@@ -86,9 +89,9 @@ async def test_other_tasks_have_their_turn_while_many_orders_are_validated() -> 
             await asyncio.sleep(0)
 
     renewing = asyncio.create_task(renew())
-    await validate([SMALL["empty items"]] * 64, Nothing(), Settings())
+    await validate([EXAMPLE] * 64, Nothing(), Settings())
     renewing.cancel()
-    assert turns >= 8
+    assert turns >= 64
 
 
 async def test_no_transaction_is_open_for_products_that_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,7 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
                 patch.setattr(shop_lease, "transaction", away)
                 await until(partial(has_run_out, shop, mine), 10, "the lease to run out")
                 (taken,) = await shop.claim("A")
-            assert taken.takeovers == 1
+            assert (taken.takeovers, taken.lone_deaths) == (1, 1)
             if not ending_first:
                 await until(partial(is_not_counted, shop), 10, "the worker to be back")
         await until(partial(is_not_counted, shop), 10, "the worker to have said that it lives")
@@ -268,6 +268,78 @@ async def test_a_takeover_from_a_worker_that_was_blocked_counts(shop: Shop) -> N
     assert (taken.takeovers, (await shop.order("A")).takeovers) == (1, 1)
 
 
+async def die(shop: Shop, times: int, *, most: int = 100) -> None:
+    """So many workers claim what there is, and die."""
+    for _ in range(times):
+        assert await shop.claim(most=most)
+        await shop.let_leases_run_out()
+
+
+async def trial(shop: Shop, *, most: int = 40, alone: bool = True, survived: int = 0) -> list[OrderUnderWay]:
+    async with transaction() as tx:
+        return await journal.claim(tx, await shop.lease(), most=most, alone=alone, survived=survived)
+
+
+async def test_after_each_death_fewer_are_tried_together_and_at_last_one(shop: Shop) -> None:
+    """A worker may be killed for any reason: only at the third death orders are suspected."""
+    await shop.store(*(an_order(f"{i:02}") for i in range(12)))
+    await die(shop, 3)
+    first = await trial(shop)
+    assert (ids(first), {order.on_trial for order in first}) == (["00", "01", "02", "03"], {True}), "a tenth"
+    await shop.let_leases_run_out()
+    second = await trial(shop)
+    assert ids(second) == ["00"]
+    assert (second[0].takeovers, second[0].lone_deaths) == (4, 0), "it was never alone when its worker died"
+    await shop.let_leases_run_out()
+    third = await trial(shop)
+    assert (ids(third), third[0].lone_deaths) == (["00"], 1), "now it was"
+    await shop.let_leases_run_out()
+    assert [(order.id, order.lone_deaths) for order in await trial(shop, survived=9)] == [("00", 2)], "always alone from now on"
+    await shop.let_leases_run_out("00")
+    assert ids(await trial(shop)) == ["01"], "it has to pause; the others need not"
+    assert {row.lone_deaths for row in await shop.rows("SELECT lone_deaths FROM customer_order WHERE id <> '00'")} == {0}
+
+
+async def test_after_each_trial_that_it_survives_a_worker_takes_more(shop: Shop) -> None:
+    await shop.store(*(an_order(f"{i:02}") for i in range(12)))
+    await die(shop, 3)
+    assert [len(await trial(shop, most=10, survived=survived)) for survived in range(4)] == [1, 2, 4, 5]
+
+
+async def test_who_has_other_orders_in_hand_tries_nobody(shop: Shop) -> None:
+    await shop.store(an_order("A"), an_order("B"))
+    await die(shop, 3)
+    await shop.store(an_order("C"))
+    assert ids(await trial(shop, alone=False)) == ["C"]
+    assert ids(await trial(shop, alone=False)) == []
+    assert (await shop.order("A")).lease_id is not None
+    async with transaction() as tx:
+        assert await journal.oldest_claimable(tx) == ("A", 3), "somebody is needed for it"
+
+
+async def test_an_order_whose_worker_handed_it_back_is_not_suspected(shop: Shop) -> None:
+    await shop.store(an_order("A"), an_order("B"))
+    await die(shop, 3)
+    await ending.put_off(await trial(shop), seconds=0)
+    again = await trial(shop, alone=False)
+    assert [(order.id, order.takeovers, order.on_trial) for order in again] == [("A", 3, False), ("B", 3, False)]
+
+
+async def test_orders_that_are_left_of_a_dead_worker_were_not_alone(shop: Shop) -> None:
+    """Others of its orders were taken over before."""
+    await shop.store(an_order("A"), an_order("B"))
+    await shop.claim()
+    await shop.let_leases_run_out()
+    assert [order.lone_deaths for order in (*await shop.claim(most=1), *await shop.claim(most=1))] == [0, 0]
+
+
+async def test_an_order_whose_lease_is_gone_can_be_tried(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    await die(shop, 3)
+    await shop.rows("DELETE FROM lease")
+    assert [(order.id, order.on_trial) for order in await trial(shop)] == [("A", True)]
+
+
 async def has_run_out(shop: Shop, lease_id: UUID) -> bool:
     return bool(await shop.value("SELECT until < clock_timestamp() FROM lease WHERE id = :id", id=lease_id))
 
@@ -277,7 +349,8 @@ async def has_not_run_out(shop: Shop, lease_id: UUID) -> bool:
 
 
 async def is_not_counted(shop: Shop) -> bool:
-    return (await shop.order("A")).takeovers == 0
+    order = await shop.order("A")
+    return (order.takeovers, order.lone_deaths) == (0, 0)
 
 
 # -- the fence ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import PrefectHTTPStatusError
 
 from tests.waiting import until
 
@@ -71,3 +72,27 @@ async def test_the_form_of_an_order_is_filled_in_and_still_required(deployed: di
     assert schema["properties"]["order"]["default"]["items"]
     fields = schema["definitions"]["Order"]["properties"]
     assert [name for name, _ in sorted(fields.items(), key=lambda field: field[1]["position"])][:3] == ["id", "customer_id", "items"]
+
+
+async def test_the_server_refuses_numbers_that_make_no_sense(deployed: dict[str, Any]) -> None:
+    """In the UI's forms and over the API: such a run is not even made."""
+    wrong = {
+        "process-pending-orders": [
+            {"batch_size": -1, "drain_seconds": 0},
+            {"batch_size": 10**6},
+            {"drain_seconds": -1},
+            {"drain_seconds": 1e9},
+        ],
+        "reconcile-payments": [{"since_hours": 0}, {"since_hours": 1e9}],
+        "show-dashboard": [{"hours": -1}, {"hours": 1e9}],
+        "optimize-confirmation": [{"demonstrations": 0}, {"calls": 10**9}],
+    }
+    async with get_client() as client:
+        for name, forms in wrong.items():
+            for parameters in forms:
+                with pytest.raises(PrefectHTTPStatusError) as refused:
+                    await client.create_flow_run_from_deployment(deployed[name].id, parameters=parameters)
+                assert refused.value.response.status_code == 409, parameters
+            mine = DeploymentFilter(id=DeploymentFilterId(any_=[deployed[name].id]))
+            found = await client.read_flow_runs(deployment_filter=mine)
+            assert not [run for run in found if not run.auto_scheduled]

@@ -16,7 +16,7 @@ from shop.errors import (
 )
 from shop.saga import Saga
 from shop.under_way import OrderUnderWay
-from shop.work import Work, run_in_database, run_outside
+from shop.work import Work, run_in_database, run_outside, run_reading
 from tests.integration.domain import Shop
 from tests.integration.scripted import READ, SHIP, Ends, Outside, busy, failing_commits, ids, some, statuses
 
@@ -129,3 +129,20 @@ async def test_a_reading_that_failed_is_journalled_when_the_order_ends(shop: Sho
     order.fail("read", StepBroken("read", ZeroDivisionError()))
     assert await finish([order], Saga(READ, SHIP)) == {"A": "compensated"}
     assert await statuses(shop, "read") == {"A": "failed"}
+
+
+async def test_who_only_reads_is_given_few_orders_at_a_time() -> None:
+    """So time and memory are bounded, however many orders a batch has and however long each takes."""
+    given: list[int] = []
+
+    async def act(orders: Sequence[OrderUnderWay]) -> Ends:
+        given.append(len(orders))
+        return {order.id: StepBroken("read", ValueError()) if order.id == "77" else {"read": order.id} for order in orders}
+
+    work = Work(READ, [OrderUnderWay(str(i), {}, 1) for i in range(120)])
+    await run_reading(work, act)
+    assert sum(given) == 120
+    assert max(given) <= 50
+    assert [order.id for order in work.failed] == ["77"]
+    assert len(work.done) == 119
+    assert all(order.result("read") == {"read": order.id} for order in work.done)

@@ -16,7 +16,7 @@ from shop.settings import settings
 from tests.model.gateway import Wire
 
 _STATES = """
-SELECT o.id, json_build_array(o.fence > 0, o.takeovers >= %s, o.outcome, o.failing_step, o.failure, o.cancel_requested_at IS NOT NULL,
+SELECT o.id, json_build_array(o.fence > 0, o.lone_deaths >= %s, o.outcome, o.failing_step, o.failure, o.cancel_requested_at IS NOT NULL,
     o.amount_charged, o.amount_refunded, o.amount_at_risk, r.state, h.order_id IS NOT NULL, h.returned_at IS NOT NULL,
     a.order_id IS NOT NULL, a.resolution,
     (SELECT json_agg(m.kind ORDER BY m.kind) FROM outbox m WHERE m.order_id = o.id),

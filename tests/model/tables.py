@@ -32,7 +32,7 @@ _COME = (
 )
 # Save for what somebody is just now writing about: the test must not wait.
 _LEASES = (
-    "UPDATE lease SET until = now() - interval '1 second' WHERE id IN (SELECT l.id FROM lease l "
+    "UPDATE lease SET until = now() - interval '2 minutes' WHERE id IN (SELECT l.id FROM lease l "
     "WHERE l.id IN (SELECT lease_id FROM customer_order WHERE id = ANY(%s)) FOR NO KEY UPDATE SKIP LOCKED)"
 )
 _RESERVATIONS = (

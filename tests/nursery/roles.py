@@ -41,7 +41,10 @@ from shop.shipping.label import Parcel, render_label
 from tests.crash import lanes
 
 
-async def drain(drain_seconds: float, batch_size: int | None) -> Any:
+async def drain(drain_seconds: float, batch_size: int | None, deadly: tuple[str, str] | None = None) -> Any:
+    """`deadly`: an order, and the coroutine (`module:name`) that kills its process (SIGKILL) when it is called with that order."""
+    if deadly is not None:
+        kill_at(*deadly)
     return await process_pending_orders(drain_seconds=drain_seconds, batch_size=batch_size)
 
 
@@ -137,6 +140,22 @@ def stop_at(place: str) -> None:
         return result
 
     setattr(owner, last, stopping)
+
+
+def kill_at(order_id: str, place: str) -> None:
+    """Lets this process kill itself at a call of a coroutine that has the order among those in one of its arguments."""
+    module_name, name = place.split(":")
+    module: Any = importlib.import_module(module_name)
+    call = getattr(module, name)
+
+    @functools.wraps(call)
+    async def killing(*args: Any, **kwargs: Any) -> Any:
+        for arg in args:
+            if isinstance(arg, list | tuple) and any(getattr(each, "id", None) == order_id for each in arg):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return await call(*args, **kwargs)
+
+    setattr(module, name, killing)
 
 
 def let_clock_jump(offsets: list[int]) -> None:

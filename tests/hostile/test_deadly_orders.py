@@ -1,0 +1,74 @@
+"""One order kills whoever works on it, in a batch with good ones: the good ones complete, and only that one is given up."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from shop import intake, report
+from shop.errors import GivenUp
+from shop.outcomes import Outcome
+from tests.faults.witness import PRICE, PRODUCT, STOCK, order_of, stock_up
+from tests.integration.world import World
+from tests.nursery.nursery import Nursery, Process
+from tests.waiting import PATIENCE
+
+QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "1"}
+SHIPPING, UNDOING = "tasks.fulfill_order:fulfil", "shop.journal:begin_undo"
+
+
+def consume(world: World, nursery: Nursery, deadly: tuple[str, str], *, batch_size: int) -> int:
+    """Starts a consumer, and another one whenever it has died, until all orders have ended. Returns how many died."""
+    deaths, end = 0, time.monotonic() + 90 * PATIENCE
+    consumer: Process | None = None
+    while world.sql("SELECT 1 FROM customer_order WHERE outcome IS NULL LIMIT 1"):
+        assert time.monotonic() < end, f"{deaths} consumers died, and orders are left"
+        if consumer is not None and not consumer.running():
+            assert consumer.code == -9, f"a consumer ended by itself ({consumer.code})"
+            deaths, consumer = deaths + 1, None
+        consumer = consumer or nursery.drain(600, batch_size=batch_size, env=QUICK, deadly=deadly)
+        time.sleep(0.05)
+    return deaths
+
+
+def assert_all_but(world: World, order_id: str, good: list[str]) -> None:
+    """The good ones were charged and shipped once, and nothing is held against them."""
+    ends = report.read([*good, order_id])
+    assert {ends[i].outcome for i in good} == {Outcome.COMPLETED}
+    assert {world.charges(i) for i in good} == {1}
+    assert {world.shipments(i) for i in good} == {1}
+    assert world.stock(PRODUCT) == (STOCK - len(good), 0)
+    assert {row.lone_deaths for row in world.sql("SELECT lone_deaths FROM customer_order WHERE id <> :id", id=order_id)} == {0}
+    world.assert_books_balance()
+
+
+@pytest.mark.parametrize("batch_size", [8, 400])
+def test_only_the_order_that_kills_its_workers_is_given_up(saga: World, nursery: Nursery, unique: str, batch_size: int) -> None:
+    """It is charged before it kills, so its money goes back."""
+    stock_up(saga)
+    orders = [order_of("good", f"{unique}-{i}") for i in range(24)]
+    deadly, good = orders[5]["id"], [order["id"] for i, order in enumerate(orders) if i != 5]
+    intake.submit(orders)
+    deaths = consume(saga, nursery, (deadly, SHIPPING), batch_size=batch_size)
+    assert_all_but(saga, deadly, good)
+    row = saga.order(deadly)
+    assert (row.outcome, row.failure["code"], row.lone_deaths) == (Outcome.COMPENSATED, GivenUp.code, 2)
+    assert saga.money(deadly) == (PRICE, PRICE)
+    assert saga.shipments(deadly) == 0
+    assert deaths <= 9
+
+
+def test_an_order_whose_undoing_kills_its_workers_is_left_to_a_person(saga: World, nursery: Nursery, unique: str) -> None:
+    stock_up(saga)
+    orders = [order_of("unshippable" if i == 3 else "good", f"{unique}-{i}") for i in range(8)]
+    deadly, good = orders[3]["id"], [order["id"] for i, order in enumerate(orders) if i != 3]
+    intake.submit(orders)
+    consume(saga, nursery, (deadly, UNDOING), batch_size=8)
+    row = saga.order(deadly)
+    assert (row.outcome, row.failing_step, row.amount_at_risk) == (Outcome.NEEDS_ATTENTION, "fulfill_order", PRICE)
+    assert saga.money(deadly) == (PRICE, 0)
+    ends = report.read(good)
+    assert {end.outcome for end in ends.values()} == {Outcome.COMPLETED}
+    assert {saga.charges(order_id) for order_id in good} == {1}
+    assert saga.sql("SELECT error_code FROM attention WHERE order_id = :id", id=deadly) == [(GivenUp.code,)]

@@ -1,0 +1,182 @@
+"""One order spoils, every time, what its batch shares with it (a claim, the end, being handed back): the others do not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from deployments.stack.environment import environment
+from flows.process_pending_orders import process_pending_orders
+from flows.recover_orders import recover_orders
+from shop import intake
+from shop.outcomes import Outcome
+from tests.faults.witness import PRICE, PRODUCT, STOCK, order_of, stock_up
+from tests.integration.world import World
+from tests.waiting import until
+
+ENDING = "OLD.outcome IS NULL AND NEW.outcome IS NOT NULL"
+HANDED_BACK = "OLD.lease_id IS NOT NULL AND NEW.lease_id IS NULL AND NEW.outcome IS NULL"
+ITS_OWN, THE_DATABASES = "22012", "40001"
+"""SQLSTATEs: of an error that is about the data, and of one that is about the server."""
+
+
+class Spoiler:
+    """Makes the database fail whenever it is to write such a change."""
+
+    def __init__(self, world: World, name: str, when: str, *, code: str = ITS_OWN, times: int = 10**9) -> None:
+        self._world, self._name = world, name
+        world.sql(f"CREATE SEQUENCE {name}")
+        world.sql(
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('{name}') <= {times} THEN "
+            f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
+        )
+        world.sql(f"CREATE TRIGGER {name} BEFORE UPDATE ON customer_order FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {name}()")
+
+    @property
+    def hits(self) -> int:
+        """How often it was met; a sequence is not rolled back."""
+        ((last, called),) = self._world.sql(f"SELECT last_value, is_called FROM {self._name}")
+        return int(last) if called else 0
+
+    def end(self) -> None:
+        self._world.sql(f"DROP TRIGGER {self._name} ON customer_order")
+
+
+def batch(unique: str, kind: str = "good", n: int = 6, **fields: Any) -> tuple[list[dict[str, Any]], str, list[str]]:
+    """Submits orders of that kind. Returns them, the id of the one that will spoil, and those of the others."""
+    orders = [order_of(kind, f"{unique}-{i}", **fields) for i in range(n)]
+    intake.submit(orders)
+    return orders, orders[2]["id"], [order["id"] for i, order in enumerate(orders) if i != 2]
+
+
+def outcomes(world: World, ids: list[str]) -> set[str | None]:
+    return {row.outcome for row in world.sql("SELECT outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))", ids=ids)}
+
+
+@asynccontextmanager
+async def consuming(**env: str) -> AsyncIterator[None]:
+    with environment({"POLL_SECONDS": "0.2", **env}):
+        consumer = asyncio.create_task(process_pending_orders(drain_seconds=300))
+        try:
+            yield
+        finally:
+            consumer.cancel()
+            await asyncio.gather(consumer, return_exceptions=True)
+
+
+@pytest.mark.parametrize("recover", [False, True], ids=["consumer", "recovery"])
+@pytest.mark.parametrize(
+    ("kind", "fields", "outcome", "money"),
+    [
+        ("good", {}, Outcome.COMPLETED, (PRICE, 0)),
+        ("good", {"items": []}, Outcome.REJECTED, (0, 0)),
+        ("unshippable", {}, Outcome.COMPENSATED, (PRICE, PRICE)),
+    ],
+    ids=["completed", "rejected", "undone"],
+)
+async def test_an_end_that_cannot_be_written_is_one_orders_own(
+    saga: World, unique: str, kind: str, fields: dict[str, Any], outcome: str, money: Any, recover: bool
+) -> None:
+    stock_up(saga)
+    orders, culprit, others = batch(unique, kind, **fields)
+    spoiler = Spoiler(saga, "spoiled_end", f"{ENDING} AND NEW.id = '{culprit}'")
+    if recover:
+        saga.sql("UPDATE customer_order SET fence = 1")
+    await (recover_orders() if recover else process_pending_orders(drain_seconds=0))
+    assert outcomes(saga, others) == {outcome}
+    row = saga.order(culprit)
+    assert (row.outcome, row.lease_id, row.lone_deaths) == (None, None, 0)
+    assert saga.sql("SELECT not_before > submitted_at FROM customer_order WHERE id = :id", id=culprit) == [(True,)], "it waits"
+
+    spoiler.end()
+    saga.sql("UPDATE customer_order SET not_before = NULL")
+    await process_pending_orders(drain_seconds=0)
+    assert outcomes(saga, [culprit]) == {outcome}
+    assert {saga.money(order["id"]) for order in orders} == {money}
+    assert {saga.charges(order["id"]) for order in orders} == {int(money[0] > 0)}
+    shipped = len(orders) * (outcome is Outcome.COMPLETED)
+    assert saga.stock(PRODUCT) == (STOCK - shipped, 0)
+    saga.assert_books_balance()
+
+
+async def test_the_pause_of_an_order_that_cannot_end_grows(saga: World, unique: str) -> None:
+    _, culprit, _ = batch(unique, n=3)
+    Spoiler(saga, "spoiled_end", f"{ENDING} AND NEW.id = '{culprit}'")
+    pauses = []
+    for _ in range(4):
+        saga.sql("UPDATE customer_order SET not_before = NULL")
+        await process_pending_orders(drain_seconds=0)
+        pauses.append(saga.sql("SELECT extract(epoch FROM not_before - now()) FROM customer_order WHERE id = :id", id=culprit)[0][0])
+    assert pauses[3] > 8, "from claim to claim it doubles, however long each round takes"
+    assert saga.charges(culprit) == 1
+
+
+@pytest.mark.parametrize("recover", [False, True], ids=["consumer", "recovery"])
+async def test_an_order_that_cannot_be_claimed_keeps_nobody_from_the_others(saga: World, unique: str, recover: bool) -> None:
+    stock_up(saga)
+    _, culprit, others = batch(unique)
+    if recover:
+        saga.sql("UPDATE customer_order SET fence = 1")
+    saga.sql("""UPDATE customer_order SET failure = '"unreadable"', failing_step = 'check_inventory' WHERE id = :id""", id=culprit)
+    await (recover_orders() if recover else process_pending_orders(drain_seconds=0))
+    assert outcomes(saga, others) == {Outcome.COMPLETED}
+    assert {saga.charges(order_id) for order_id in others} == {1}
+    row = saga.order(culprit)
+    assert (row.outcome, row.lease_id) == (None, None)
+    saga.sql("UPDATE customer_order SET failure = NULL, failing_step = NULL, not_before = NULL")
+    await process_pending_orders(drain_seconds=0)
+    assert outcomes(saga, [culprit]) == {Outcome.COMPLETED}
+    assert saga.stock(PRODUCT) == (STOCK - 6, 0)
+    saga.assert_books_balance()
+
+
+@pytest.mark.parametrize("code", [ITS_OWN, THE_DATABASES])
+async def test_a_hand_back_that_fails_for_a_while_is_tried_again(saga: World, unique: str, code: str) -> None:
+    """The worker lives, and renews a lease that nobody wants to wait for."""
+    stock_up(saga)
+    orders, _, _ = batch(unique)
+    once = Spoiler(saga, "spoiled_end", ENDING, code=THE_DATABASES, times=1)
+    twice = Spoiler(saga, "spoiled_hand_back", HANDED_BACK, code=code, times=2)
+
+    async def ended() -> bool:
+        return outcomes(saga, [order["id"] for order in orders]) == {Outcome.COMPLETED}
+
+    async with consuming(LEASE_SECONDS="300"):
+        await until(ended, 30, "all orders to end, long before the lease")
+    assert once.hits > 1
+    assert twice.hits > 2
+    assert {saga.charges(order["id"]) for order in orders} == {1}
+    assert {row.takeovers for row in saga.sql("SELECT takeovers FROM customer_order")} == {0}
+    assert saga.stock(PRODUCT) == (STOCK - 6, 0)
+
+
+async def test_an_order_that_cannot_be_handed_back_keeps_nobody_from_the_others(saga: World, unique: str) -> None:
+    """Not even when that lasts for longer than a lease; it is handed back as soon as that is possible."""
+    stock_up(saga)
+    orders, culprit, others = batch(unique)
+    Spoiler(saga, "spoiled_end", ENDING, code=THE_DATABASES, times=1)
+    spoiler = Spoiler(saga, "spoiled_hand_back", f"{HANDED_BACK} AND NEW.id = '{culprit}'")
+
+    async def others_ended() -> bool:
+        return outcomes(saga, others) == {Outcome.COMPLETED}
+
+    async def ended() -> bool:
+        return outcomes(saga, [order["id"] for order in orders]) == {Outcome.COMPLETED}
+
+    async with consuming(LEASE_SECONDS="2"):
+        await until(others_ended, 30, "the others to end")
+        tries = spoiler.hits
+        await until(lambda: _more(spoiler, tries + 8), 30, "it to be tried for longer than a lease")
+        spoiler.end()
+        await until(ended, 30, "the last one to end")
+    assert {saga.charges(order["id"]) for order in orders} == {1}
+    assert saga.stock(PRODUCT) == (STOCK - 6, 0)
+    saga.assert_books_balance()
+
+
+async def _more(spoiler: Spoiler, hits: int) -> bool:
+    return spoiler.hits > hits
