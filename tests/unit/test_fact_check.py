@@ -289,9 +289,9 @@ class TestFinding:
         "part", ["a", "1", "1 ", "1,", "a-", "a.", "- ", "two ", "Mouse ", "2 x Mouse ", "$1 ", "[", "a@", "é", "\n", "to A", "refund "]
     )
     def test_no_text_takes_long(self, part: str) -> None:
-        began = time.perf_counter()
+        began = time.process_time()
         found(next_steps=part * (9_000 // len(part)))
-        assert time.perf_counter() - began < 5
+        assert time.process_time() - began < 5
 
 
 words = st.text("ABCDEFGHabcdefghäöüéñ ", min_size=3, max_size=20).map(str.strip).filter(lambda word: len(word) >= 3)
