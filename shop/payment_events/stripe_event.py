@@ -82,7 +82,8 @@ def read_signed(payload: bytes, header: str | None, secrets: tuple[str, ...]) ->
 def check_age(header: str, now: datetime) -> None:
     """Raises `BadSignature` if the header, whose signature was right, was made too long ago. `now`: by the database's clock, so that one
     machine whose clock is wrong does not refuse everything."""
-    signed_at = next(int(value) for name, _, value in (part.partition("=") for part in header.split(",")) if name == "t")
+    parts = [part.split("=", 2) for part in header.split(",")]  # as the SDK does, so that it is the time that was signed
+    signed_at = next(int(part[1]) for part in parts if part[0] == "t")
     if signed_at < now.timestamp() - TOLERANCE_SECONDS:
         raise BadSignature(_NOT_SIGNED)
 

@@ -7,6 +7,7 @@ from the moment the step began.
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
@@ -107,8 +108,7 @@ async def _quote(under_way: OrderUnderWay, at: Carrier) -> str:
 async def _create(under_way: OrderUnderWay, at: Carrier, quote_id: str, *, quoted: bool) -> Shipment:
     """`quoted`: the carrier has quoted it for this order, so that it is not another shop's."""
     # Written down before the label can be there: whoever undoes this finds it, and knows that it may still be on its way.
-    asked_at = (await database_time()).timestamp()
-    await note(under_way, STEP, carrier=at.name, quote_id=quote_id, quoted=quoted, asked_at=asked_at)
+    await _note_that_it_is_asked_for(under_way, at, quote_id, quoted=quoted)
     try:
         with _BUYING:
             return await at.create(under_way.order, quote_id)
@@ -117,6 +117,15 @@ async def _create(under_way: OrderUnderWay, at: Carrier, quote_id: str, *, quote
             raise CarrierMismatch("reference") from None
         await note(under_way, STEP, asked_at=0)  # a clear answer: nothing is on its way
         raise
+
+
+async def _note_that_it_is_asked_for(under_way: OrderUnderWay, at: Carrier, quote_id: str, *, quoted: bool) -> None:
+    """Again, if the database took so long that the label would be asked for much later than noted."""
+    late = True
+    while late:
+        began, asked_at = time.monotonic(), (await database_time()).timestamp()
+        await note(under_way, STEP, carrier=at.name, quote_id=quote_id, quoted=quoted, asked_at=asked_at)
+        late = time.monotonic() - began > settings().carrier_timeout_seconds
 
 
 async def unbook(under_way: OrderUnderWay) -> dict[str, Any]:

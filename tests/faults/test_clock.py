@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import signal
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+import time_machine
 
 from deployments.stack.environment import environment
+from deployments.stack.prefect_server import PrefectServer
+from deployments.trigger import start_own_run
+from flows.consumers import start_consumer
 from flows.process_pending_orders import process_pending_orders
 from shop import intake, report
 from shop.desk.cancel import ask_to_cancel_sync
+from shop.intake_content import take_in
 from shop.outcomes import Outcome
 from shop.shipping.carriers import close_carriers
 from tests.easypost_server import EasyPost
+from tests.faults.runs import forget_runs, runs_of
 from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, order_of, stock_up
 from tests.integration.stripe_world import StripeWorld
 from tests.integration.world import World
@@ -147,3 +154,22 @@ async def test_a_machine_with_a_wrong_clock_waits_for_a_customer_for_as_long_as_
     assert stripe_saga.charges(unique) == 1
     assert stripe_saga.shipments(unique) == 1
     stripe_saga.assert_books_balance()
+
+
+@WRONG
+def test_what_a_machine_with_a_wrong_clock_starts_is_due_at_once(
+    deployed: World, frail_prefect: PrefectServer, unique: str, wrong: int
+) -> None:
+    """And it knows that a consumer is about to start, whenever that was."""
+    started = ("process-pending-orders", "process-order")
+    forget_runs(frail_prefect, *started)
+    try:
+        with time_machine.travel(time.time() + wrong, tick=True):
+            assert start_consumer()
+            assert not start_consumer(), "one is about to start"
+            start_own_run(take_in(order_of("good", unique)))
+        due = [datetime.fromisoformat(run["expected_start_time"]) for name in started for run in runs_of(frail_prefect, name)]
+        assert len(due) == 2
+        assert all(abs(when - datetime.now(UTC)) < timedelta(minutes=5) for when in due)
+    finally:
+        forget_runs(frail_prefect, *started)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import time_machine
 from prefect.artifacts import Artifact
 from stripe import WebhookSignature
 
@@ -122,6 +124,23 @@ class TestWhoIsBelieved:
         answer = web.post("/webhooks/stripe", content=body, headers=headers)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
         assert "O-1" not in answer.text
+        assert shop.sql("SELECT count(*) FROM payment_event") == [(0,)]
+
+    @pytest.mark.parametrize("wrong", [-3 * 3600, 3 * 3600], ids=["behind", "ahead"])
+    def test_the_clock_of_the_web_app_s_machine_does_not_matter(self, web: httpx.Client, shop: StripeWorld, wrong: int) -> None:
+        fresh, old = signed(self.BODY), signed(self.BODY, ago=400)
+        with time_machine.travel(time.time() + wrong, tick=True):
+            answers = [web.post("/webhooks/stripe", content=self.BODY, headers=headers).status_code for headers in (old, fresh)]
+        assert answers == [400, 200]
+        assert shop.sql("SELECT count(*) FROM payment_event") == [(1,)]
+
+    def test_the_signed_time_is_the_one_that_is_looked_at(self, web: httpx.Client, shop: StripeWorld) -> None:
+        """Whatever somebody adds to a header that he has heard."""
+        old = signed(self.BODY, ago=400)
+        stamp, _, signature = old["Stripe-Signature"].partition(",")
+        for changed in (f"{stamp}=9,{signature}", f"{stamp},t={int(time.time())},{signature}", f"t={int(time.time())},{stamp},{signature}"):
+            answer = web.post("/webhooks/stripe", content=self.BODY, headers={**old, "Stripe-Signature": changed})
+            assert answer.status_code == 400
         assert shop.sql("SELECT count(*) FROM payment_event") == [(0,)]
 
     def test_both_secrets_hold_while_one_replaces_the_other(self, web: httpx.Client, shop: StripeWorld) -> None:
