@@ -93,11 +93,14 @@ async def shipping(saga: World, easypost_server: EasyPost, monkeypatch: pytest.M
     easypost_server.behave()
 
 
-@pytest.mark.parametrize("kind", ["good", pytest.param("cancelled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["good", pytest.param("cancelled", marks=pytest.mark.slow), pytest.param("answer lost", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "told",
     [
-        pytest.param(lies(PLAUSIBLE, False), id="always"),
+        pytest.param(lies({path: values[:1] for path, values in PLAUSIBLE.items()}, False), id="one of each"),
+        pytest.param(lies(PLAUSIBLE, False), id="always", marks=pytest.mark.slow),
         pytest.param(lies(PLAUSIBLE, True), id="once", marks=pytest.mark.slow),
         pytest.param(lies(dict.fromkeys(PLAUSIBLE, _ALL), False), id="of another kind", marks=pytest.mark.slow),
     ],
@@ -110,6 +113,8 @@ async def test_no_lie_ships_to_another_or_sells_twice(
     by_order = {f"{unique}-{number}": lie for number, lie in enumerate(told)}
     for order_id, lie in by_order.items():
         easypost_server.lie(order_id, lie.move, lie.path, lie.value, once=lie.once)
+        if kind == "answer lost":  # to the purchase: so that it is looked up
+            easypost_server.misbehave("buy", "lost_after", order_id=order_id)
     intake.submit([an_order(order_id, product="PROD-002", price=str(PRICE)) for order_id in by_order])
     await settle(shipping, list(by_order))
     if kind == "cancelled":
@@ -147,6 +152,8 @@ def judge(saga: World, carrier: EasyPost, order_id: str, end: Any) -> Iterator[s
     parcels = saga.sql("SELECT tracking_number, returned_at FROM shipment WHERE order_id = :id", id=order_id)
     printed = (saga.var_dir / "labels" / f"{order_id}.pdf").exists()
     left = [parcel for parcel in parcels if parcel.returned_at is None]
+    if left and end.outcome is Outcome.NEEDS_ATTENTION and saga.order(order_id).cancel_requested_at is not None:
+        left = []  # a person finds out what becomes of its label; what can be undone is
     if len(good) > 1:
         yield f"{len(good)} labels that can be used"
     if end.outcome is Outcome.COMPLETED and not left:
