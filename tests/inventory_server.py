@@ -38,7 +38,7 @@ class Fault:
     kind_of_body: str = "text/html"
 
 
-MISSING = object()
+MISSING = "(missing)"
 
 
 @dataclass
@@ -167,7 +167,7 @@ class InventoryServer:
             content = message["body"]
             if start["status"] == 200:
                 told = json.loads(content)
-                if lie.value is MISSING:
+                if lie.value == MISSING:
                     told.pop(lie.field)
                 else:
                     told[lie.field] = lie.value

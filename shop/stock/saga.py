@@ -93,6 +93,8 @@ async def put_back(under_way: OrderUnderWay) -> dict[str, Any]:
     if await _is_ours(under_way, at):
         with _PUTTING_BACK:
             ended = _checked(under_way, await at.put_back(name_at_service(under_way)))
+        if ended.state is State.RETURNED and not ended.items:
+            raise InventoryMismatch("that nothing came back to putting something back")
         if ended.state is not State.RETURNED and under_way.journal[SHIPPING].notes.get(_TAKEN):
             raise InventoryMismatch(f"a reservation that is {ended.state}, and was shipped before")
         items = ended.items if ended.state is State.RETURNED else {}

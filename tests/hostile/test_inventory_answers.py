@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
+import psycopg
 import pytest
 
 from deployments.stack.postgres import EmbeddedPostgres
@@ -48,6 +49,8 @@ def service(postgres: EmbeddedPostgres, template_database: str) -> Iterator[Inve
     name = f"lying_stock_{next(_numbers)}"
     postgres.create_database(name, template=template_database)
     load_sample_catalogue(postgres.url(name))
+    with psycopg.connect(postgres.url(name).replace("+psycopg", "")) as connection:
+        connection.execute("UPDATE product SET received = 10000, on_hand = 10000 WHERE id = %s", [PRODUCT])
     with inventory_server(postgres.url(name)) as server:
         yield server
     postgres.drop_database(name)
@@ -146,6 +149,9 @@ def judge(saga: World, service: InventoryServer, order_id: str, end: Any) -> Ite
     there = service.do(service.inventory.get(service.name_of(order_id)))
     charged, refunded = saga.money(order_id)
     left = saga.sql("SELECT 1 FROM shipment WHERE order_id = :id AND returned_at IS NULL", id=order_id)
+    being_returned = end.outcome is Outcome.NEEDS_ATTENTION and saga.order(order_id).cancel_requested_at is not None
+    if left and being_returned:
+        return  # a person finds out whether it came back; what can be undone is
     if left and (there is None or (there.state, there.items) != (State.SHIPPED, {PRODUCT: 1})):
         yield f"a parcel with pieces that are {there and there.state}"
     if left and charged - refunded != PRICE:

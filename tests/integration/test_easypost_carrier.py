@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from shop.order import Order
 from shop.settings import Settings
 from shop.shipping.carrier import AnothersParcel, Status, Voided
 from shop.shipping.easypost_carrier import EasyPostCarrier
-from tests.easypost_server import EasyPost
+from tests.easypost_server import ANOTHERS, EasyPost
 from tests.integration.world import an_order
 
 TIMEOUT = 2.0
@@ -110,6 +111,50 @@ async def test_a_shipment_that_an_earlier_version_made_is_known_by_its_address(
     )
     assert (await carrier.create(given, sold["id"])).tracking_number == sold["tracking_code"]
     assert await carrier.void(given, sold["id"]) is Voided.VOIDED
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("id", ANOTHERS),
+        ("reference", ANOTHERS),
+        ("to_address", ANOTHERS),
+        ("to_address.zip", "10001"),
+        ("tracking_code", ANOTHERS),
+        ("tracker.tracking_code", ANOTHERS),
+        ("refund_status", "submitted"),
+        ("postage_label", None),
+        ("postage_label.label_pdf_url", "https://elsewhere.example/label.pdf"),
+    ],
+)
+async def test_what_may_be_another_s_label_is_not_printed(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, path: str, value: Any
+) -> None:
+    easypost_server.sell_to_another_shop(f"{unique}-other")
+    bought = await buy(carrier, order(unique))
+    easypost_server.lie(unique, "get", path, value)
+    with pytest.raises(CarrierUnavailable):
+        await carrier.label(order(unique), bought.id, bought.tracking_number)
+    easypost_server.behave()
+    assert (await carrier.label(order(unique), bought.id, bought.tracking_number)).startswith(b"%PDF-")
+
+
+async def test_a_carrier_may_add_to_a_zip_code(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    for move in ("create", "get", "buy"):
+        easypost_server.lie(unique, move, "to_address.zip", "90210-1234")
+    assert (await buy(carrier, order(unique))).tracking_number == easypost_server.labels(unique)[0]["tracking_code"]
+
+
+async def test_a_label_that_is_said_to_be_void_or_not_there_is_asked_back(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
+    for number, (path, value) in enumerate([("refund_status", "refunded"), ("postage_label", None)]):
+        given = order(f"{unique}-{number}")
+        bought = await buy(carrier, given)
+        easypost_server.lie(given.id, "get", path, value)
+        with suppress(VoidRefused):  # it contradicts itself: for a person
+            await carrier.void(given, bought.id)
+        assert easypost_server.good_labels(given.id) == 0
 
 
 async def test_an_address_beyond_ascii_is_sent_in_ascii(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
