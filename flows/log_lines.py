@@ -14,7 +14,7 @@ from shop import logs
 from shop.monitoring.config import monitoring
 from shop.monitoring.log_context import add_source
 from shop.monitoring.log_lines import Lines, as_text, lines_of
-from shop.monitoring.masking import mask
+from shop.monitoring.masking import mask_exception
 from shop.settings import settings
 
 _OF_RUNS = ("prefect.flow_runs", "prefect.task_runs")
@@ -93,4 +93,4 @@ class _Masked(logging.Formatter):
         self._inner = inner or logging.Formatter()
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask(self._inner.format(record), settings())
+        return mask_exception(self._inner.format(record), settings())

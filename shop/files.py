@@ -85,6 +85,11 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:
         _sync_folder(path.parent)
 
 
+def is_spelled_so(path: Path) -> bool:
+    """Whether there is a file of exactly this name, also where the disk takes `ORDER-1` for `Order-1`."""
+    return path.exists() and path.name in os.listdir(path.parent)  # noqa: PTH208  (only names)
+
+
 def _write(path: str, data: bytes, *, durable: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
     try:

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from shop.database import Tx, as_json
 from shop.errors import OrderError, OutOfStock, ReservationLost, Shortage
-from shop.names import file_stem
+from shop.names import stem
 from shop.settings import settings
 from shop.under_way import OrderUnderWay
 
@@ -157,7 +157,7 @@ async def put_back(tx: Tx, shipped: Mapping[str, Mapping[str, int]]) -> None:
 
 def reservation_id(order_id: str) -> str:
     """The same for the same order, so that a reservation can be found without knowing more."""
-    return f"RES-{file_stem(order_id)}"
+    return f"RES-{stem(order_id)}"
 
 
 def result_of(order: OrderUnderWay) -> ReservationResult:

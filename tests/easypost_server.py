@@ -27,7 +27,7 @@ import httpx
 from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
 from deployments.stack.processes import Child, free_port, wait_until
-from shop.names import file_stem, own_name
+from shop.names import own_name, stem
 
 HOME = Path(__file__).resolve().parents[1]
 KEY = "EZTKfor-tests-0123456789"
@@ -95,7 +95,7 @@ class EasyPost:
             **to,
         }
         parcel = {"parcel": {"weight": 16}, "from_address": SENDER, "to_address": address, "options": {"label_format": "PDF"}}
-        made = self._api("/shipments", {"shipment": {"reference": reference or file_stem(order_id), **parcel}})
+        made = self._api("/shipments", {"shipment": {"reference": reference or stem(order_id), **parcel}})
         return self._api(f"/shipments/{made['id']}/buy", {"rate": {"id": made["rates"][0]["id"]}})
 
     def _api(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from shop.confirmation.confirmation import TEMPLATE
 from shop.domains import ascii_domain
 from shop.errors import NoDeliveryAddress, OrderCancelled, OrderReturned, OutOfStock, PaymentDeclined, PaymentLapsed
-from shop.names import file_stem
+from shop.names import stem
 from shop.notifications.kinds import Kind, what_it_is
 from shop.notifications.language import FALLBACK, Language, language_of
 from shop.notifications.layout import item_name, order_table
@@ -127,7 +127,7 @@ def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], abou
 def message_id(order_id: str, kind: Kind, settings: Settings, installation: str) -> str:
     """The same for the same order and kind, and for no other; also not for another shop's order with the same id."""
     digest = hashlib.sha256(what_it_is(order_id, kind, installation).encode()).hexdigest()[:16]
-    return f"<{kind}-{file_stem(order_id)}-{digest}@{settings.shop_email.rpartition('@')[2]}>"
+    return f"<{kind}-{stem(order_id)}-{digest}@{settings.shop_email.rpartition('@')[2]}>"
 
 
 def _language(order: Order, about: About) -> Language:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from shop.files import PRIVATE_FILE, make_private
-from shop.names import file_stem
+from shop.files import PRIVATE_FILE, is_spelled_so, make_private
+from shop.names import file_stems
 from shop.notifications.message import Mail
 
 _PARTS = ("tmp", "new", "cur")
@@ -21,17 +22,25 @@ _counter = itertools.count()
 
 def mail_name(order_id: str, kind: str) -> str:
     """The file's name: no separators, no leading dot, no colon; no order's mail has the name of another's."""
-    return f"{file_stem(order_id)}.{kind}.eml"
+    return mail_names(order_id, kind)[0]
+
+
+def mail_names(order_id: str, kind: str) -> list[str]:
+    """The same, and then the name of earlier versions, if that was another."""
+    return [f"{name}.{kind}.eml" for name in file_stems(order_id)]
 
 
 def find_mail(folder: Path, order_id: str, kind: str) -> Path | None:
     """Where the order's mail is. A mail program moves what was read, and puts flags behind the name."""
-    name = mail_name(order_id, kind)
+    name, *before = names = mail_names(order_id, kind)
     if (new := folder / "new" / name).exists():
         return new
+    for old in before:
+        if is_spelled_so(folder / "new" / old):
+            return folder / "new" / old
     with suppress(OSError):
         for each in os.listdir(folder / "cur"):  # noqa: PTH208  (only names)
-            if each.partition(":")[0] == name:
+            if each.partition(":")[0] in names:
                 return folder / "cur" / each
     return None
 
@@ -43,10 +52,13 @@ class Maildir:
         self._folder = folder
         self._read: set[str] | None = None
 
-    def write(self, name: str, mail: Mail) -> None:
-        """Into `tmp`, then into `new`: a reader sees it wholly or not at all. OSError if that cannot be done."""
+    def write(self, name: str, mail: Mail, *, before: Sequence[str] = ()) -> None:
+        """Into `tmp`, then into `new`: a reader sees it wholly or not at all. OSError if that cannot be done.
+        `before`: names under which it may be there already."""
         new = f"{self._folder}/new/{name}"
         if name in self._known() or os.path.exists(new):  # noqa: PTH110  (hundreds a second)
+            return
+        if any(old in self._known() or is_spelled_so(self._folder / "new" / old) for old in before):
             return
         temporary = f"{self._folder}/tmp/{name}.{os.getpid()}.{next(_counter)}"  # noqa: S108  (a Maildir's own)
         try:

@@ -12,7 +12,7 @@ from shop.installation import Installation, installation
 from shop.notifications.ends import DATA_SECONDS, SENT, End
 from shop.notifications.kinds import REPORT, Kind, split
 from shop.notifications.mail import About, mail
-from shop.notifications.maildir import Maildir, mail_name
+from shop.notifications.maildir import Maildir, mail_names
 from shop.notifications.message import Mail
 from shop.notifications.noting import NOTING_SECONDS, Noting
 from shop.notifications.webhook_key import webhook_key
@@ -69,7 +69,8 @@ async def _into_maildir(rows: Sequence[Any], s: Settings, us: Installation, noti
     def write(row: Any) -> End:
         made = _made(row, s, us)
         with _MAIL:
-            maildir.write(mail_name(row["order_id"], row["kind"]), made)
+            name, *before = mail_names(row["order_id"], row["kind"])
+            maildir.write(name, made, before=before)
         return SENT
 
     # a disk that hangs must not stop the orders under way

@@ -19,13 +19,14 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from shop.database import as_json, sync_engine
+from shop.files import is_spelled_so
 from shop.notifications.kinds import Kind
-from shop.notifications.maildir import mail_name
+from shop.notifications.maildir import mail_names
 from shop.outcomes import Outcome
 from shop.points import effect
 from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
 from shop.settings import Settings, settings
-from shop.shipping.label import label_path
+from shop.shipping.label import label_paths
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,9 @@ def _delete_files(order_ids: Sequence[str], s: Settings, mails: dict[str, list[P
 
 
 def _files(order_id: str, s: Settings, mails: dict[str, list[Path]]) -> Iterator[Path]:
-    yield label_path(s.label_dir, order_id)
+    label, *before = label_paths(s.label_dir, order_id)
+    yield label
+    yield from (path for path in before if is_spelled_so(path))
     for kind in Kind:
-        yield from mails.get(mail_name(order_id, kind), ())
+        for name in mail_names(order_id, kind):
+            yield from mails.get(name, ())

@@ -14,8 +14,8 @@ from reportlab.graphics.barcode.code128 import Code128  # type: ignore[import-un
 from reportlab.graphics.barcode.qrencoder import QR8bitByte, QRCode, QRErrorCorrectLevel  # type: ignore[import-untyped]
 from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
-from shop.files import write_atomic
-from shop.names import file_stem
+from shop.files import is_spelled_so, write_atomic
+from shop.names import file_stems
 from shop.order import Order
 from shop.settings import Settings
 from shop.shipping.carrier import Shipment
@@ -96,8 +96,14 @@ def render_label(parcel: Parcel) -> bytes:
 
 
 def label_path(label_dir: Path, order_id: str) -> Path:
-    """Where the order's label is."""
-    return label_dir / f"{file_stem(order_id)}.pdf"
+    """Where the order's label is, or will be."""
+    path, *before = label_paths(label_dir, order_id)
+    return next((each for each in before if is_spelled_so(each)), path) if before and not path.exists() else path
+
+
+def label_paths(label_dir: Path, order_id: str) -> list[Path]:
+    """Where it may be: also under the name of earlier versions."""
+    return [label_dir / f"{name}.pdf" for name in file_stems(order_id)]
 
 
 def write_label(path: Path, label: bytes) -> None:

@@ -21,6 +21,7 @@ from shop.notifications.mail import message_id
 from shop.outcomes import Outcome
 from shop.reconciliation.outstanding import ACTION
 from shop.settings import Settings
+from shop.shipping.label import label_path
 from shop.stock.protocol import State
 from tests.crash.scenarios import AT_STRIPE, PRICE, Scenario, stranger
 from tests.crm_server import SECRET, Crm
@@ -197,7 +198,7 @@ class Shop:
             left = {payment["status"] for payment in self.world.ledger(order_id)} & {"created"}
             assert not expected.tidy or not left, "a payment is left that could still be charged"
             assert row.held == 0, "a reservation is left"
-            assert (f"{order_id}.pdf" in labels) == shipped, "the label"
+            assert (label_path(Path(), order_id).name in labels) == shipped, "the label"
             assert self.told(order_id) == expected.told, "the mails"
             if self.settings.get("CARRIER") == "easypost":
                 assert self.site.easypost.good_labels(order_id) == (completed and not expected.returned), "the carrier's labels"

@@ -8,12 +8,14 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from shop.errors import PaymentGatewayError, PaymentGatewayTimeout, StepTimeout
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
 from shop.outcomes import Outcome
+from shop.shipping.label import label_path
 from tests.crash.scenarios import PRICE, SCENARIOS
 from tests.crash.site import Shop, Site
 from tests.nursery.nursery import Process
@@ -158,7 +160,7 @@ def _judge(shop: Shop, sent: dict[str, str], report: Report) -> None:
             "the money": charged - refunded == (PRICE if completed else 0),
             "our amounts": (row.amount_charged, row.amount_refunded) == (charged, refunded),
             "one parcel": shop.world.shipments(order_id) == completed,
-            "one label": (f"{order_id}.pdf" in labels) == completed,
+            "one label": (label_path(Path(), order_id).name in labels) == completed,
             "one mail": (mail_name(order_id, Kind.CONFIRMATION) in mails) == completed,
             "told of the refund": (mail_name(order_id, Kind.REFUND) in mails) == (refunded > 0),
             "told once that it failed": (mail_name(order_id, Kind.PAYMENT_FAILED) in mails)

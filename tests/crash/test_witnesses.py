@@ -13,6 +13,7 @@ import pytest
 
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
+from shop.shipping.label import label_path
 from tests.crash.scenarios import PRICE, SCENARIOS
 from tests.crash.site import Shop, Site
 
@@ -87,7 +88,7 @@ def test_the_witnesses_can_say_no(site: Site) -> None:
                 shop.check(orders)
             shop.world.sql(right, **({"id": order_id} if ":id" in right else {}))
         shop.check(orders)
-        label, mails = shop.world.var_dir / "labels" / f"{order_id}.pdf", shop.world.var_dir / "mail" / "new"
+        label, mails = label_path(shop.world.var_dir / "labels", order_id), shop.world.var_dir / "mail" / "new"
         confirmation = mails / mail_name(order_id, Kind.CONFIRMATION)
         with _away(label), pytest.raises(AssertionError, match="the label"):
             shop.check(orders)

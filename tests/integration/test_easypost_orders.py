@@ -19,6 +19,7 @@ from shop.names import own_name
 from shop.outcomes import OrderOutcome, Outcome
 from shop.settings import settings
 from shop.shipping.carriers import close_carriers
+from shop.shipping.label import label_path
 from tests.easypost_server import EasyPost
 from tests.integration.world import World, an_order
 
@@ -76,7 +77,7 @@ async def test_orders_end_with_one_label_each_or_none(shipping: World, easypost_
     (shipment,) = shipping.sql("SELECT * FROM shipment WHERE order_id = :id", id=good)
     assert (shipment.tracking_number, shipment.carrier, shipment.service) == (label["tracking_code"], "USPS", "GroundAdvantage")
     assert label["tracking_code"] in shipping.mail(good, "confirmation")
-    assert (shipping.var_dir / "labels" / f"{good}.pdf").read_bytes().startswith(b"%PDF-")
+    assert (label_path(shipping.var_dir / "labels", good)).read_bytes().startswith(b"%PDF-")
     for order_id, why in ((refused, "not served"), (unlabelled, "Nobody lives there")):
         assert ended(order_id).outcome is Outcome.COMPENSATED
         assert why in ended(order_id).reasons[0]

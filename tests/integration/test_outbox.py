@@ -12,6 +12,7 @@ from decimal import Decimal
 from email.message import EmailMessage
 from email.policy import default
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,10 +78,10 @@ class Sendings:
         self.of, self._lock, self._write = Counter[str](), threading.Lock(), Maildir.write
         sendings = self
 
-        def counted(maildir: Maildir, name: str, mail: Mail) -> None:
+        def counted(maildir: Maildir, name: str, mail: Mail, **given: Any) -> None:
             with sendings._lock:
                 sendings.of[name] += 1
-            sendings._write(maildir, name, mail)
+            sendings._write(maildir, name, mail, **given)
 
         monkeypatch.setattr(Maildir, "write", counted)
 
@@ -215,10 +216,10 @@ async def test_a_second_deliverer_does_not_wait_for_the_first(shop: Shop, monkey
     sending, may_go_on = threading.Event(), threading.Event()
     write = Maildir.write
 
-    def slow(maildir: Maildir, name: str, mail: Mail) -> None:
+    def slow(maildir: Maildir, name: str, mail: Mail, **given: Any) -> None:
         sending.set()
         assert may_go_on.wait(20)
-        write(maildir, name, mail)
+        write(maildir, name, mail, **given)
 
     await store(shop, "A", "B")
     await put([confirmation("A")])

@@ -1,0 +1,61 @@
+"""What is installed is what is locked: every package by version and hash, for every kind of machine that is supported."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).resolve().parents[2]
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+_LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)((?:[^\\\n]|\\\n)*)", re.MULTILINE)
+REQUIRED = sorted(HOME.glob("requirements*.txt"))
+
+
+def _name(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _locked(file: Path) -> dict[str, dict[str, int]]:
+    """By package its versions, of which a marker chooses one, with the number of their hashes."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for name, version, rest in _LOCKED.findall(file.read_text()):
+        found[_name(name)][version] = rest.count("--hash=sha256:")
+    return dict(found)
+
+
+@pytest.mark.parametrize("required", REQUIRED, ids=lambda path: path.stem)
+def test_each_requirement_is_locked_at_its_version_with_hashes(required: Path) -> None:
+    pins = {_name(name): version for name, version in _PIN.findall(required.read_text())}
+    lock = HOME / "locks" / required.name
+    locked = _locked(lock)
+    assert pins
+    assert {name: next(iter(locked.get(name, {})), "none") for name in pins} == pins
+    assert [name for name, versions in locked.items() if not all(versions.values())] == []
+    lines = [line for line in lock.read_text().splitlines() if line and not line.startswith((" ", "#"))]
+    assert [line for line in lines if not _LOCKED.match(line)] == [], "nothing but packages with versions"
+
+
+def test_what_several_files_lock_is_the_same_in_all() -> None:
+    first = _locked(HOME / "locks" / "requirements.txt")
+    for required in REQUIRED:
+        other = _locked(HOME / "locks" / required.name)
+        assert [name for name in other.keys() & first.keys() if not first[name].items() <= other[name].items()] == [], required.name
+
+
+def test_every_install_asks_for_hashes() -> None:
+    makefile = (HOME / "Makefile").read_text()
+    installs = [line for line in makefile.splitlines() if "pip install" in line or "PIP_INSTALL)" in line]
+    assert len(installs) > 5
+    assert [line for line in installs if "$(PIP_INSTALL) " not in line and not re.match(r"PIP_INSTALL := .* --require-hashes", line)] == []
+    assert re.findall(r"\$\(PIP_INSTALL\) (?:--no-deps )?-r (\S+)", makefile), "from locks/ alone"
+    assert all(file.startswith("locks/") for file in re.findall(r"\$\(PIP_INSTALL\) (?:--no-deps )?-r (\S+)", makefile))
+
+
+def test_node_packages_have_hashes() -> None:
+    import json
+
+    packages = json.loads((HOME / "tests" / "node" / "package-lock.json").read_text())["packages"]
+    assert [name for name, package in packages.items() if name and not package.get("integrity")] == []
