@@ -169,7 +169,7 @@ class EasyPostCarrier:
         """Of a shipment in the order's journal. Once its customer is erased, an order has no address that could be compared."""
         if record.reference == await self._reference(order):
             return True
-        an_earlier_version_s = record.reference == names.file_stem(order.id)
+        an_earlier_version_s = record.reference == names.stem(order.id)
         return an_earlier_version_s and (order.shipping_info is None or _goes_to(record, order))
 
     def _params(self, order: Order, reference: str) -> dict[str, Any]:

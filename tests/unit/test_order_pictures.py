@@ -266,12 +266,12 @@ class TestPage:
         assert str(tmp_path) not in page
 
     def test_what_people_did_at_the_desk(self, tmp_path: Path) -> None:
-        desk = [DeskRow("2031-02-03 09:30", "refunded_by_hand", "ann", Decimal("999.99"), "transfer | 4711")]
+        desk = [DeskRow("2031-02-03 09:30", "refunded_by_hand", "ann", Decimal("999.99"), "transfer | 4711", "Prefect run 7")]
         page = order_page(replace(compensated(), desk=desk), ORDER_SAGA, Settings(var_dir=tmp_path)).replace("&#95;", "_")
         row = next(line for line in page.splitlines() if "refunded_by_hand" in line)
-        assert re.sub(r"&#\d+;", "", row).split(" | ")[1:4] == ["refunded_by_hand", "ann", "99999 USD"]
+        assert re.sub(r"&#\d+;", "", row).split(" | ")[1:5] == ["refunded_by_hand", "ann", "Prefect run 7", "99999 USD"]
         assert "4711" in row
-        assert row.count("|") == 6
+        assert row.count("|") == 7
         assert "What people did" not in order_page(completed(), ORDER_SAGA, Settings(var_dir=tmp_path))
 
     @pytest.mark.parametrize("order_id", HOSTILE)
