@@ -242,7 +242,10 @@ PLAIN: Mapping[Defect, Sequence[str]] = {
 HIDDEN: Mapping[Defect, Sequence[str]] = {
     created_payment_not_cancelled: ["is compensated, and the gateway has kept"],
     expired_under_a_live_lease: ["was taken from a worker whose lease lives", "was written about under the fence"],
-    journal_forgotten_when_it_cannot_be_read: [rf"{UNFORESEEN}: .* KeyError\('validate_order'\)"],
+    journal_forgotten_when_it_cannot_be_read: [
+        rf"{UNFORESEEN}: .* KeyError\('validate_order'\)",
+        r"failed: KeyError\('validate_order'\)",
+    ],
     shipped_although_cancelled: ["was shipped although it was to be cancelled"],
     completed_although_cancelled: ["is completed although it was to be cancelled"],
     answered_while_the_others_are_written: ["is shipped, and the gateway has kept", "is completed at .*: we say"],
