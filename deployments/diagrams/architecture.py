@@ -113,11 +113,17 @@ def _uses(code: Mapping[str, Module], components: Mapping[str, str]) -> set[tupl
     for name, component in components.items():
         if component:
             module = code[name]
-            uses |= {(component, _REACHES[library]) for library in module.libraries if library in _REACHES and name.startswith(_CORE)}
+            uses |= {(component, reached) for reached in _reached(module) if name.startswith(_CORE)}
             uses |= {(component, components[other]) for other in module.imports}
             if _runs_the_saga(name, code):
                 uses.add((component, SAGA))
     return uses
+
+
+def _reached(module: Module) -> set[str]:
+    """What is outside that it speaks with. A client that it imports beside httpx is what httpx is for."""
+    libraries = module.libraries & _REACHES.keys()
+    return {_REACHES[library] for library in (libraries - {"httpx"} if "easypost" in libraries else libraries)}
 
 
 def _runs_the_saga(name: str, code: Mapping[str, Module]) -> bool:
@@ -151,6 +157,6 @@ def reached(home: Path) -> dict[str, str]:
     for name, module in modules(home).items():
         parts = name.split(".")
         if parts[0] == _CORE and len(parts) > 2:
-            ways.setdefault(parts[1], set()).update(_REACHES[library] for library in module.libraries & _REACHES.keys())
+            ways.setdefault(parts[1], set()).update(_reached(module))
     base = _REACHES["sqlalchemy"]
     return {part: ", ".join(sorted(each.partition(":")[0] for each in there - {base})) for part, there in ways.items() if there - {base}}

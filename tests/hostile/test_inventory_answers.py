@@ -104,7 +104,8 @@ async def test_no_lie_ships_what_is_on_the_shelf_or_keeps_what_is_not_shipped(
     ends = report.read(list(told))
     wrong = [f"{told[order_id]}: {why}"[:300] for order_id in told for why in judge(stocked, service, order_id, ends[order_id])]
     assert not wrong, "\n".join(wrong)
-    assert any(end.outcome is Outcome.NEEDS_ATTENTION for end in ends.values()) or kind == "good" or once
+    if kind in {"unshippable", "cancelled"} and not once:
+        assert any(end.outcome is Outcome.NEEDS_ATTENTION for end in ends.values())
     (product,) = [each for each in service.do(service.inventory.stock()) if each.id == PRODUCT]
     assert product.is_sound
 
