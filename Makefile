@@ -122,7 +122,7 @@ sbom: $(STAMP) $(TOOLS_STAMP)
 	@echo "sbom.json lists what is installed in $(VENV)"
 
 audit: $(TOOLS_STAMP)
-	@$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement locks/requirements.txt
+	@$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes $(foreach each,$(LOCKED),--requirement locks/$(each).txt)
 
 $(TOOLS_STAMP): locks/requirements-tools.txt locks/requirements-pip.txt
 	@echo "Installing the tools into $(TOOLS) ..."

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import h11
 import uvicorn
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -63,10 +64,17 @@ class BoundedProtocol(H11Protocol):
             next(iter(self.waiting))._give_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._release()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._release()  # from here on the WebSocket's own pings find out whether somebody is there
+        super().handle_websocket_upgrade(event)
+
+    def _release(self) -> None:
         self.waiting.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -173,7 +181,7 @@ def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
     return listener
 
 
-def serve(app: Any, listener: socket.socket, port_file: Path | None = None, **options: Any) -> None:
+def serve(app: Any, listener: socket.socket, port_file: Path | None = None, *, log_level: str = "warning", **options: Any) -> None:
     """Serves until SIGTERM or Ctrl-C, and prints its address. `options` are uvicorn's."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -184,7 +192,7 @@ def serve(app: Any, listener: socket.socket, port_file: Path | None = None, **op
         print(url, flush=True)
 
     with suppress(KeyboardInterrupt), _ending_well():
-        _Server(_config(app, log_level="warning", **options), ready).run([listener])
+        _Server(_config(app, log_level=log_level, **options), ready).run([listener])
 
 
 class ServedInThread:

@@ -1,17 +1,17 @@
 """`python -m deployments.stack.serve_prefect`: Prefect's server, for its own origin and hosts only.
 
-What `prefect server start` serves, from the same settings (PREFECT_SERVER_*), with two differences. A request whose `Host` is not a name of
-this machine is refused, so that a page elsewhere cannot reach the server by DNS rebinding. There are no `/docs`: that page loads a script
-from a third party, on the origin where the UI keeps the password.
+What `prefect server start` serves, from the same settings (PREFECT_SERVER_*), with three differences. Silent and slow clients are
+limited. A request whose `Host` is not a name of this machine is refused, so that a page elsewhere cannot reach the server by DNS
+rebinding. There are no `/docs`: that page loads a script from a third party, on the origin where the UI keeps the password.
 """
 
 from __future__ import annotations
 
-import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from deployments.stack.warm import load
+from shop.serving import listen, serve
 
 LOOPBACK = "127.0.0.1"
 HOSTS = (LOOPBACK, "localhost")
@@ -26,10 +26,10 @@ def main() -> None:
     server = get_current_settings().server
     app = create_app(final=True)
     _remove_docs(app)
-    uvicorn.run(
+    serve(
         TrustedHostMiddleware(app, allowed_hosts=HOSTS, www_redirect=False),
-        host=server.api.host,
-        port=server.api.port,
+        listen(server.api.port, server.api.host),
+        ws="auto",
         timeout_keep_alive=server.api.keepalive_timeout,
         ws_ping_interval=server.api.websocket_ping_interval,
         ws_ping_timeout=server.api.websocket_ping_timeout,
