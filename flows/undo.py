@@ -30,7 +30,7 @@ async def compensate(orders: Sequence[OrderUnderWay]) -> dict[str, Outcome]:
     """
     if due := [order for order in orders if order.undo_plan() or order.done(ORDER_SAGA.pivot)]:
         await remember_failures(due, pivot=ORDER_SAGA.pivot)
-    if deadly := [order for order in due if order.undo_plan() and order.lone_deaths > 2 * settings().max_takeovers]:
+    if deadly := [order for order in due if order.undo_plan() and order.lone_deaths >= 2 * (settings().max_takeovers + 1)]:
         log.error("undoing stops the workers of %s: it is left to a person", ", ".join(order.id for order in deadly))
         await give_up_undoing(deadly)
         due = [order for order in due if order not in deadly]
