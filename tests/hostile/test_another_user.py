@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -20,6 +21,9 @@ from websockets.exceptions import ConnectionClosed
 
 from deployments.stack.environment import write_env_file
 from deployments.stack.prefect_server import PrefectServer
+from deployments.stack.serve_prefect import LOOPBACK
+from shop.serving import HEADER_SECONDS
+from tests.waiting import PATIENCE
 
 HEALTH = {"/health", "/ready"}
 """What whoever watches the server may ask."""
@@ -92,6 +96,18 @@ async def test_events_are_not_told(prefect_api: PrefectServer, hello: dict[str, 
             assert json.loads(await socket.recv()).get("type") != "auth_success"
             await socket.send(json.dumps(wants))
             pytest.fail(f"it was told {await socket.recv()!r}")
+
+
+async def test_who_says_nothing_is_hung_up_on_and_who_listens_is_not(prefect_api: PrefectServer) -> None:
+    url = prefect_api.api_url.replace("http", "ws") + "/events/out"
+    async with asyncio.timeout(PATIENCE * HEADER_SECONDS), connect(url, subprotocols=["prefect"]) as listener:  # type: ignore[list-item]
+        await listener.send(json.dumps({"type": "auth", "token": prefect_api.auth_string}))
+        assert json.loads(await listener.recv())["type"] == "auth_success"
+        silent, writer = await asyncio.open_connection(LOOPBACK, prefect_api.port)
+        with suppress(ConnectionResetError):
+            assert await silent.read(1) == b""
+        writer.close()
+        await (await listener.ping())
 
 
 class TestAPageInABrowser:
