@@ -232,7 +232,7 @@ def test_the_customer_comes_before_however_many_items() -> None:
 
 
 def test_what_is_not_the_customers_stays() -> None:
-    said_by_bank = "declined: order ORDER-1001 of 1059.97 USD, PROD-001, 1234 5678 9; insufficient funds..."
+    said_by_bank = "declined: order ORDER-1001 of 1059.97 USD, PROD-001, 7788 9900 7; insufficient funds..."
     assert without_customer(said_by_bank, {**EXAMPLE, "id": "ORDER-1001"}) == said_by_bank
 
 
