@@ -36,6 +36,11 @@ def one_line(text: str | None, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3].rstrip() + "..."
 
 
+def said(text: str, limit: int = 300) -> str:
+    """What somebody outside said: printable, and of at most `limit` characters; that it was cut can be seen."""
+    return "".join(c if c.isprintable() else "?" for c in (text if len(text) <= limit else f"{text[: limit - 3]}..."))
+
+
 def paragraphs(text: str, limit: int = 20_000) -> str:
     """The text with its lines kept, each cleaned as by `one_line`, and never more than one empty line in a row."""
     lines: list[str] = []

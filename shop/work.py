@@ -17,14 +17,13 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
 from shop import journal
 from shop.connections import measuring_waits
-from shop.customer_words import without_customer
+from shop.customer_words import hidden, without_customer
 from shop.database import TRANSACTION_SECONDS, Tx, is_database_trouble, transaction
 from shop.errors import BatchStruggling, DatabaseTimeout, InfrastructureTrouble, LeaseLost, OrderError, StepBroken, StepTimeout
 from shop.infrastructure import is_infrastructure_trouble
@@ -32,6 +31,7 @@ from shop.journal import Record
 from shop.monitoring.log_context import about_order
 from shop.points import Effect, effect
 from shop.saga import Kind, Step
+from shop.turns import in_turns
 from shop.under_way import OrderUnderWay
 
 log = logging.getLogger(__name__)
@@ -303,7 +303,7 @@ async def _record_ends(work: Work, calls: Mapping[OrderUnderWay, asyncio.Task[Re
     ends: dict[OrderUnderWay, Result | OrderError] = {}
     # Looked at once: who is answered while the others' ends are written has none here, and must not go on with them.
     out = {order: call for order, call in calls.items() if not call.done()}
-    for order, call in calls.items():
+    async for order, call in in_turns(calls.items()):  # what others said is read for each that failed
         if order not in out and (end := _end(work, order, call)) is not None:
             ends[order] = end
     # In a batch, a failure that may pass stays "begun": it is not the end of it.
@@ -411,7 +411,7 @@ def _end(work: Work, order: OrderUnderWay, call: asyncio.Task[Result]) -> Result
     if error is None:
         return call.result()
     if isinstance(error, OrderError):
-        return _hidden(error, order)
+        return hidden(error, order.content)
     if isinstance(error, LeaseLost):
         order.lost = True
         return None
@@ -420,17 +420,9 @@ def _end(work: Work, order: OrderUnderWay, call: asyncio.Task[Result]) -> Result
     return _broken(work, order, error)
 
 
-def _hidden(error: OrderError, order: OrderUnderWay) -> OrderError:
-    """It goes to the journal, to a task run's state and to logs: the carrier may have repeated the address."""
-    if error.others_words:
-        error.reword(partial(without_customer, content=order.content))
-        error.__cause__, error.__suppress_context__ = None, True
-    return error
-
-
 def _broken(work: Work, order: OrderUnderWay, error: Exception) -> OrderError:
     if isinstance(error, OrderError):
-        return _hidden(error, order)
+        return hidden(error, order.content)
     if is_infrastructure_trouble(error):
         trouble = InfrastructureTrouble(work.step.name, error)
         log.warning("%s: %s", work.title, trouble)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -27,16 +27,35 @@ _PERSONAL = frozenset(
 )
 """Fields whose value is never shown, however they are written."""
 _MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
-_REPEATED = re.compile(r"(?m)^(?:DETAIL|CONTEXT):.*$|(?<=input_value=).*?(?=, input_type=)")
-"""Where PostgreSQL and pydantic repeat what they were given."""
+_BEFORE_INPUT, _AFTER_INPUT = "input_value=", ", input_type="
+"""Between them pydantic repeats what it was given. What was given may hold them as well, so the last of a line counts."""
+_ROW = re.compile(r"[ |]*(?:DETAIL|CONTEXT):")
+_AFTER_ROW = re.compile(
+    r"[ |+-]*(?:DETAIL|CONTEXT|HINT|QUERY|LOCATION):|[ |]*(?:\[SQL: |\(Background on |File \"|Traceback |The above |During )"
+)
+"""Where PostgreSQL repeats what it was given, and what comes after that: a value may go over several lines."""
 _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K[\w-]{8,}|Bearer\s+[\w.~+/=-]{8,})")
 
 
 def mask(text: str, settings: Settings) -> str:
     """The text without secrets of these settings, card numbers, and mail addresses. What is too long for a
     log line is cut."""
-    if len(text) > _LONGEST + _MARGIN:
-        return f"{mask(text[: _LONGEST + _MARGIN], settings)[:-_MARGIN]}... ({len(text)} characters)"
+    return _bounded(text, partial(_masked_text, settings=settings))
+
+
+def mask_exception(text: str, settings: Settings) -> str:
+    """An exception with its traceback, without the values that it repeats."""
+    return _bounded(text, lambda part: _masked_text(_without_repeated(part), settings))
+
+
+def _bounded(text: str, change: Callable[[str], str]) -> str:
+    """Changes what is looked at of a text."""
+    if len(text) <= _LONGEST + _MARGIN:
+        return change(text)
+    return f"{change(text[: _LONGEST + _MARGIN])[:-_MARGIN]}... ({len(text)} characters)"
+
+
+def _masked_text(text: str, settings: Settings) -> str:
     if (secrets := _secrets(_values(settings))) is not None:
         text = secrets.sub(MASKED, text)
     if "_" in text or "EZ" in text or "Bearer" in text:
@@ -46,9 +65,24 @@ def mask(text: str, settings: Settings) -> str:
     return card_numbers.masked(text)
 
 
-def mask_exception(text: str, settings: Settings) -> str:
-    """An exception with its traceback, without the values that it repeats."""
-    return mask(_REPEATED.sub(MASKED, text), settings)
+def _without_repeated(text: str) -> str:
+    lines, in_row = list[str](), False
+    for line in text.split("\n"):
+        if begins := _ROW.match(line):
+            lines.append(f"{begins.group()} {MASKED}")
+            in_row = True
+        elif not in_row or _AFTER_ROW.match(line):
+            lines.append(_without_input(line))
+            in_row = False
+    return "\n".join(lines)
+
+
+def _without_input(line: str) -> str:
+    start = line.find(_BEFORE_INPUT)
+    if start < 0:
+        return line
+    end = line.rfind(_AFTER_INPUT, start)
+    return line[: start + len(_BEFORE_INPUT)] + MASKED + (line[end:] if end >= 0 else "")
 
 
 def masked(value: Any, settings: Settings) -> Any:

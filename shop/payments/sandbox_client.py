@@ -24,6 +24,7 @@ from shop.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewa
 from shop.money import from_minor, to_minor
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.records import MAY_PASS, CurrencyTotals, Page, PaymentRecord, RefundRecord
+from shop.plain import said
 
 _PAYMENT, _REFUND, _PAGE = TypeAdapter(PaymentRecord), TypeAdapter(RefundRecord), TypeAdapter(Page)
 _TOTALS = TypeAdapter(tuple[CurrencyTotals, ...])
@@ -317,7 +318,7 @@ def _refusal(status: int, body: bytes) -> PaymentError:
             # A "no" for good has to be a clear one.
             return PaymentGatewayError(BAD_ANSWER, "the payment gateway's refusal makes no sense", retryable=True)
         return to_error(status, f"http_{status}", f"the payment gateway answered {status}")
-    return to_error(status, code, "".join(c if c.isprintable() else "?" for c in message[:300]))
+    return to_error(status, code, said(message))
 
 
 def _sound(payment: PaymentRecord) -> PaymentRecord:

@@ -9,8 +9,8 @@ from http import HTTPStatus
 import httpx
 
 from shop.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentKeyRefused
-from shop.payments.stripe_records import tame
 from shop.payments.stripe_sdk import stripe
+from shop.plain import said
 
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 _LONGEST_WAIT = 300.0
@@ -84,7 +84,7 @@ def _told(error: stripe.StripeError) -> tuple[str | None, str]:
     body = error.json_body
     told = body.get("error") if isinstance(body, dict) else None
     code, message = (told.get("code"), told.get("message")) if isinstance(told, dict) else (None, None)
-    shown = tame(message) if isinstance(message, str) and message else f"Stripe answered {error.http_status}"
+    shown = said(message) if isinstance(message, str) and message else f"Stripe answered {error.http_status}"
     return code if isinstance(code, str) and _CODE.fullmatch(code) else None, shown
 
 

@@ -13,6 +13,7 @@ from shop.errors import BAD_ANSWER, PaymentDeclined, PaymentGatewayError
 from shop.money import round_to
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe_money import from_units
+from shop.plain import said
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
@@ -118,7 +119,7 @@ class Intent(_Record):
     def refusal(self) -> PaymentDeclined:
         """Why it is declined."""
         error = self.last_payment_error or _LastError()
-        return PaymentDeclined(error.decline_code or error.code or "declined", tame(error.message or "the card was declined"))
+        return PaymentDeclined(error.decline_code or error.code or "declined", said(error.message or "the card was declined"))
 
 
 class OddIntent(_Record):
@@ -217,11 +218,6 @@ def to_refund(refund: RefundRecord, payment_id: str) -> Refund:
     """The refund in the protocol's terms."""
     currency = refund.currency.upper()
     return Refund(refund.id, payment_id, from_units(refund.amount, currency), currency, _time(refund.created))
-
-
-def tame(text: str) -> str:
-    """For people: printable and short."""
-    return "".join(c if c.isprintable() else "?" for c in text[:300])
 
 
 def _status(intent: Intent) -> PaymentStatus:

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import text
 
 from shop import journal, names
+from shop.customer_words import hidden
 from shop.database import Tx, as_json, engine, transaction
 from shop.desk import attention
 from shop.errors import OrderError, RefundRefused
@@ -62,7 +63,7 @@ async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
         try:
             result = await refund(order, gateway)
         except RefundRefused as refused:
-            await _end(order, refused)
+            await _end(order, hidden(refused, order.content))
             return str(refused)
         await _end(order, result.model_dump(mode="json"))
         return None

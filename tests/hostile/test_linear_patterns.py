@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from shop import card_numbers
+from shop.customer_words import without_customer
 from shop.intake_content import TOO_LONG, take_in
-from shop.monitoring.masking import mask, masked
+from shop.monitoring.masking import mask, mask_exception, masked
 from shop.notifications.smtp import _ADDRESS
 from shop.order import EXAMPLE
 from shop.settings import Settings
@@ -21,7 +22,25 @@ WORST = [
     *("a", "a@", "a.", "a@a.", "@", "a" * 64 + "@", "@" + "a-" * 30, "<", "hex0-1-", "01234567-89ab-", "abcdef01", "f" * 31 + "-"),
     *("Bearer ", "Bearer", "sk_live_", "sk_live_\t", "EZAK", "whsec_", "cvc ", "cvc\u200b", "4111111111111111 1/", "security code "),
     *("4" * 14 + "x", "1----" * 13 + "x", ("1" + "-" * 3) * 14 + " x", "\ud800", "\u2460", "\U000e0041"),
+    *(
+        "input_value=",
+        ", input_type=",
+        "input_value=, input_type=",
+        "DETAIL:",
+        "DETAIL:\n",
+        "\nCONTEXT:x",
+        " | ",
+        "x\n",
+        "...",
+        "ab... ",
+        "1 x",
+    ),
 ]
+CUSTOMER = {
+    "shipping_info": {"address": " ".join(f"a{i} 1{i}" for i in range(500)), "city": "a...a", "phone": "1" * 20},
+    "items": [{"name": f"ünusual {i} ab {'wört ' * 20}"} for i in range(4_000)],
+}
+"""An order with more than is looked at."""
 SHORT, TIMES = 10_000, 4
 LONG = SHORT * TIMES
 
@@ -43,6 +62,8 @@ PATTERNS: dict[str, Callable[[str], object]] = {
     "is_card_number": card_numbers.is_card_number,
     "is_card_number_as_token": card_numbers.is_card_number_as_token,
     "log masking": lambda text: mask(text, SETTINGS),
+    "exceptions in logs": lambda text: mask_exception(text, SETTINGS),
+    "what an order says": lambda text: without_customer("a 1 no such street...", {"notes": text}),
     "addresses in a server's reply": lambda text: _ADDRESS.sub(" ", text),
 }
 
@@ -67,3 +88,7 @@ def test_a_megabyte_is_cut_before_anything_is_searched(each: str) -> None:
     assert len(masked({"said": [text]}, SETTINGS)["said"][0]) < 200_000
     assert seconds(lambda whole: take_in({**EXAMPLE, "notes": whole}), text) < 0.5
     assert seconds(lambda whole: mask(whole, SETTINGS), text) < 0.5
+    assert mask_exception(text, SETTINGS).endswith("... (1000000 characters)")
+    assert seconds(lambda whole: mask_exception(whole, SETTINGS), text) < 0.5
+    assert seconds(lambda whole: without_customer(whole, CUSTOMER), text) < 0.5
+    assert seconds(lambda whole: without_customer("a 1 no such street...", {"notes": whole, "items": [whole] * 5}), text) < 0.5

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, Phase, given
@@ -39,10 +39,12 @@ from shop import intake
 from shop.desk.attention import read_desk_sync
 from shop.desk.errors import NothingToAccept, ResolutionIncomplete
 from shop.desk.resolution import Resolution
+from shop.errors import RefundRefused
 from shop.outcomes import Outcome
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.gateways import gateway
 from shop.payments.sandbox.ledger import Ledger
+from shop.reconciliation import mending
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.judge import OurOrder, judge
 from shop.reconciliation.outstanding import ACTION, accept_sync
@@ -273,6 +275,25 @@ async def test_a_refund_that_is_refused_goes_to_a_person(books: Books) -> None:
     assert books.world.money(order_id) == (PRICE, 0)
     books.world.assert_books_balance()
     assert await books.found() == [], "it is on the desk, with the right amount"
+
+
+async def test_a_refused_refund_repeats_no_customer(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal, the desk and the remark have the gateway's words, which may be the customer's."""
+    order_id = await books.declined()
+    await books.charged(order_id)
+    books.world.sql("""UPDATE customer_order SET content = content || '{"customer_name": "Jane Qmarker"}' WHERE id = :id""", id=order_id)
+
+    async def refused(*_: object) -> NoReturn:
+        numbers: dict[str, Any] = {"payment_id": "p", "charged": PRICE, "refunded": Decimal(0), "currency": "USD", "refusals": 1}
+        raise RefundRefused("refund_refused", "no refund to JANE  qmarker", **numbers)
+
+    monkeypatch.setattr(mending, "refund", refused)
+    (found,) = await books.found()
+    assert "no refund to" in str(found.remark)
+    rows = books.world.sql("SELECT undo_error::text FROM order_step WHERE order_id = :id AND undo_error IS NOT NULL", id=order_id)
+    assert rows
+    for shown in (str(found.remark), str(rows), str(read_desk_sync().matters)):
+        assert "qmarker" not in shown.lower(), shown
 
 
 async def test_without_fix_nothing_is_touched(books: Books) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import itertools
 import re
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -468,3 +469,31 @@ async def test_what_a_customer_typed_and_somebody_repeats_is_in_no_journal_state
     assert kept in str(row.error)
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__
+
+
+async def test_however_long_the_orders_are_that_are_declined_others_have_their_turns(shop: Shop) -> None:
+    """Else no lease would be renewed meanwhile. Measured in processor time: seconds if there were no turn between them."""
+    orders = [order for first in range(0, 400, 50) for order in await some(shop, *(f"O{first + more}" for more in range(50)))]
+    for order in orders:
+        order.content |= {"items": [{"name": f"ünusual {item} {'wört ' * 20}"} for item in range(1_000)]}
+    work, longest, over = Work(ACT, orders), 0.0, False
+
+    async def declined(_: OrderUnderWay) -> Ends:
+        raise PaymentDeclined("card_declined", "the bank does not know wört 17, ünusual")
+
+    async def look() -> None:
+        nonlocal longest
+        since = time.process_time()
+        while not over:
+            await asyncio.sleep(0)
+            longest, since = max(longest, time.process_time() - since), time.process_time()
+
+    looking = asyncio.create_task(look())
+    try:
+        await run_outside(work, declined)
+    finally:
+        over = True
+        await looking
+    assert len(work.failed) == 400
+    assert {str(error) for error in work.failed.values()} == {"the bank does not know [customer's] 17, [customer's] (card_declined)"}
+    assert longest < 0.5
