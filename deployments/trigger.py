@@ -44,7 +44,8 @@ use_running_world()
 def submit_orders(orders: Iterable[AnyOrder]) -> list[Receipt]:
     """Stores the orders and returns: each is then `accepted`, `known` already, or `refused` with reasons (no usable id, or the id of an
     order with other content). Accepted orders reach an outcome whatever happens next. A known order that has ended keeps its outcome, which
-    its receipt has: it is not tried again. Needs the database only, not the Prefect server.
+    its receipt has: it is not tried again. Needs the database only, not the Prefect server. If it raises, some of the orders may be stored
+    and reach their outcomes; submitting all of them again is safe.
     """
     return intake.submit(orders)
 

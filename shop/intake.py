@@ -30,14 +30,23 @@ _KNOWN = text(
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
 ).bindparams(todays=FINGERPRINTS_BEGIN)
 STORING = effect("the commit of intake")
+_AT_ONCE = 500
+"""Orders of a transaction, which also a slow database stores within its time limit."""
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
 
 def submit(orders: Iterable[object], *, kept_for: float | None = None) -> list[Receipt]:
-    """Stores the orders in one transaction; one receipt for each, in their sequence. Returns once they cannot be lost.
+    """Stores the orders; one receipt for each, in their sequence. Returns once none of them can be lost.
+
+    A large number is stored in several transactions, each with a time limit of its own. When one fails, those before it are stored, and
+    reach their outcomes; sending all of them again is safe.
 
     `kept_for`: seconds for which only who knows its id can claim a new order. Consumers are not woken then."""
     contents = [read(order) for order in orders]
+    return [receipt for begin in range(0, len(contents), _AT_ONCE) for receipt in _submit(contents[begin : begin + _AT_ONCE], kept_for)]
+
+
+def _submit(contents: Sequence[Content | UnusableOrder], kept_for: float | None) -> list[Receipt]:
     with (
         answered_within(TRANSACTION_SECONDS),
         sync_engine(settings().database_url).connect() as connection,

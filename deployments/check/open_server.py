@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ _SECONDS = 3.0
 async def open_beyond_loopback(api_url: str) -> str | None:
     """The address at which the server answers other machines without asking who they are; None if there is none.
 
-    A server that is named by a loopback address is tried at this machine's other addresses, too: it may listen on all of them.
+    A server whose name or address is loopback's is tried at this machine's other addresses, too: it may listen on all of them.
     """
     url = httpx.URL(api_url)
-    hosts = addresses_beyond_loopback() if _is_loopback(url.host) else [url.host]
+    hosts = addresses_beyond_loopback() if await _is_loopback(url.host) else [url.host]
     async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as nobody:
         for host in hosts:
             here = url.copy_with(host=host)
@@ -32,13 +33,15 @@ async def open_beyond_loopback(api_url: str) -> str | None:
     return None
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+async def _is_loopback(host: str) -> bool:
+    """Whether nothing but this machine is meant, also by a name: many systems resolve the machine's own to 127.0.1.1."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+        async with asyncio.timeout(_SECONDS):
+            found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except (OSError, UnicodeError):
         return False
+    addresses = [ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+    return bool(addresses) and all(address.is_loopback or address.is_unspecified for address in addresses)
 
 
 def addresses_beyond_loopback() -> Iterator[str]:

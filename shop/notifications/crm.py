@@ -110,7 +110,7 @@ class Receiver:
             async with asyncio.timeout(self._seconds):
                 with POSTING:
                     answer = await post(client, self._url, hook.body, headers)
-        except (httpx.HTTPError, OSError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  (an answer can break the client in many ways; the others must not wait for that)
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
                 self._trouble = End("later", f"the CRM (CRM_WEBHOOK_URL) cannot be reached ({type(error).__name__})")
                 return self._trouble

@@ -207,15 +207,15 @@ class SandboxGateway:
 
     async def _exchange(self, request: Callable[[httpx.AsyncClient], httpx.Request]) -> tuple[int, bytes]:
         """Status and body of the answer, whatever they are."""
+        asked: httpx.Request | None = None
         try:
             pool = self._open()
+            asked = request(pool.client)
             async with pool.free, asyncio.timeout(self._timeout):
-                response = await pool.client.send(request(pool.client))
+                response = await pool.client.send(asked)
                 return response.status_code, response.content
         except PaymentError:
             raise
-        except (UnicodeError, httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
-            raise PaymentGatewayError("invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False) from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise PaymentGatewayError("unreachable", "the payment gateway cannot be reached", retryable=True) from error
         except (TimeoutError, httpx.TimeoutException) as error:
@@ -223,6 +223,9 @@ class SandboxGateway:
         except httpx.RemoteProtocolError as error:
             raise PaymentGatewayError(BAD_ANSWER, "the payment gateway did not answer in HTTP", retryable=True) from error
         except Exception as error:  # a broken connection has many names, down to those of the event loop
+            if asked is None or isinstance(error, httpx.UnsupportedProtocol):
+                raise PaymentGatewayError("invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False) from error
+            # Once it may have been sent, no error of ours is a clear no: an answer may have caused it.
             raise PaymentGatewayError("connection_lost", f"the connection broke: {type(error).__name__}", retryable=True) from error
 
     def _open(self) -> _Pool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,13 +36,17 @@ class _Transport(stripe.HTTPClient):
     async def request_async(
         self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
     ) -> tuple[bytes, int, Mapping[str, str]]:
-        async with self._client.stream(method, url, headers=headers, content=post_data or None) as response:
-            body = bytearray()
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > _MOST_BYTES:
-                    raise PaymentGatewayError(BAD_ANSWER, "Stripe answered more than any honest answer", retryable=True)
-            return bytes(body), response.status_code, response.headers
+        request = self._client.build_request(method, url, headers=headers, content=post_data or None)
+        try:
+            async with aclosing(await self._client.send(request, stream=True)) as response:
+                body = bytearray()
+                async for part in response.aiter_bytes():
+                    body += part
+                    if len(body) > _MOST_BYTES:
+                        raise PaymentGatewayError(BAD_ANSWER, "Stripe answered more than any honest answer", retryable=True)
+                return bytes(body), response.status_code, response.headers
+        except (ValueError, httpx.InvalidURL) as error:  # whatever it is called: an answer may have caused it, so it is no clear no
+            raise httpx.RemoteProtocolError(type(error).__name__) from error
 
     async def close_async(self) -> None:
         await self._client.aclose()

@@ -1,8 +1,8 @@
 """A parcel at a carrier outside: what is done before the fulfilment's transaction, and what takes it back.
 
-Intent, act, result, as with payments: the journal's `begun` is the intent, the quote's id is in its notes before a label is bought for it,
-and the transaction that ships writes the result. An order that does not ship, for whatever reason, has its label voided: that is due
-from the moment the step began.
+Intent, act, result, as with payments: the journal's `begun` is the intent, the quote's id and price are in its notes before a label is
+bought for it, and the transaction that ships writes the result. An order that does not ship, for whatever reason, has its label voided:
+that is due from the moment the step began.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shop.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, Lea
 from shop.notes import note
 from shop.points import effect
 from shop.settings import settings
-from shop.shipping.carrier import AnothersParcel, Carrier, Shipment, Voided
+from shop.shipping.carrier import AnothersParcel, Carrier, Quote, Rate, Shipment, Voided
 from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
 from shop.under_way import OrderUnderWay
 
@@ -69,7 +69,8 @@ async def _parcel(under_way: OrderUnderWay, at: Carrier) -> dict[str, Any]:
         with _VOIDING:
             await at.void(under_way.order, shipment.id)
     if shipment is None or shipment.voided:
-        shipment = await _create(under_way, at, await _quote(under_way, at), quoted=True)
+        quote = await _quote(under_way, at)
+        shipment = await _create(under_way, at, quote.id, quote.chosen)
     if shipment.voided:
         raise CarrierMismatch("label")
     return {**asdict(shipment), "amount": str(shipment.amount)}
@@ -93,25 +94,27 @@ async def _noted(under_way: OrderUnderWay, at: Carrier) -> Shipment | None:
     """The label of the quote in the journal. None: there is none, so that no label can have been bought; a quote that a crash has lost
     costs nothing. An earlier version looked quotes up by the order's id, so what it noted may be another shop's."""
     notes = under_way.journal[STEP].notes
-    quote_id, quoted = notes.get("quote_id"), bool(notes.get("quoted"))
+    quote_id, quoted = notes.get("quote_id"), notes.get("quoted")
+    rate = Rate(**{**quoted, "amount": Decimal(quoted["amount"])}) if isinstance(quoted, dict) else bool(quoted)
     try:
-        return await _create(under_way, at, str(quote_id), quoted=quoted) if quote_id is not None else None
+        return await _create(under_way, at, str(quote_id), rate) if quote_id is not None else None
     except AnothersParcel:
         return None
 
 
-async def _quote(under_way: OrderUnderWay, at: Carrier) -> str:
+async def _quote(under_way: OrderUnderWay, at: Carrier) -> Quote:
     with _QUOTING:
-        return (await at.quote(under_way.order)).id
+        return await at.quote(under_way.order)
 
 
-async def _create(under_way: OrderUnderWay, at: Carrier, quote_id: str, *, quoted: bool) -> Shipment:
-    """`quoted`: the carrier has quoted it for this order, so that it is not another shop's."""
+async def _create(under_way: OrderUnderWay, at: Carrier, quote_id: str, quoted: Rate | bool) -> Shipment:
+    """`quoted`: at which price the carrier has quoted it for this order, so that it is not another shop's. Earlier versions have noted that
+    it was quoted without its price, or not even that."""
     # Written down before the label can be there: whoever undoes this finds it, and knows that it may still be on its way.
-    await _note_that_it_is_asked_for(under_way, at, quote_id, quoted=quoted)
+    await _note_that_it_is_asked_for(under_way, at, quote_id, quoted)
     try:
         with _BUYING:
-            return await at.create(under_way.order, quote_id)
+            return await at.create(under_way.order, quote_id, quoted if isinstance(quoted, Rate) else None)
     except CarrierRefused as refusal:
         if quoted and isinstance(refusal, AnothersParcel):
             raise CarrierMismatch("reference") from None
@@ -119,12 +122,13 @@ async def _create(under_way: OrderUnderWay, at: Carrier, quote_id: str, *, quote
         raise
 
 
-async def _note_that_it_is_asked_for(under_way: OrderUnderWay, at: Carrier, quote_id: str, *, quoted: bool) -> None:
+async def _note_that_it_is_asked_for(under_way: OrderUnderWay, at: Carrier, quote_id: str, quoted: Rate | bool) -> None:
     """Again, if the database took so long that the label would be asked for much later than noted."""
+    noted = {**asdict(quoted), "amount": str(quoted.amount)} if isinstance(quoted, Rate) else quoted
     late = True
     while late:
         began, asked_at = time.monotonic(), (await database_time()).timestamp()
-        await note(under_way, STEP, carrier=at.name, quote_id=quote_id, quoted=quoted, asked_at=asked_at)
+        await note(under_way, STEP, carrier=at.name, quote_id=quote_id, quoted=noted, asked_at=asked_at)
         late = time.monotonic() - began > settings().carrier_timeout_seconds
 
 

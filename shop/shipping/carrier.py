@@ -34,6 +34,8 @@ class Quote:
 
     id: str
     rates: tuple[Rate, ...]
+    chosen: Rate
+    """The one that `create` buys, at this price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +119,11 @@ class Carrier(Protocol):
     async def quote(self, order: Order) -> Quote:
         """What shipping would cost; orders nothing. Raises `CarrierRefused`, when nothing goes there."""
 
-    async def create(self, order: Order, quote_id: str) -> Shipment:
+    async def create(self, order: Order, quote_id: str, rate: Rate | None) -> Shipment:
         """The order's shipment: the label of this quote is looked up, and bought if it is not there: once, however often this is called.
-        One that was voided since is returned as such. Raises `CarrierRefused`, with nothing bought, and its `AnothersParcel`."""
+        One that was voided since is returned as such. Raises `CarrierRefused`, with nothing bought, and its `AnothersParcel`.
+
+        `rate`: what the quote chose. Nothing is bought if the carrier says another price now. None: an earlier version did not note it."""
 
     async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:
         """The label of the order's shipment with this number, a PDF of 4 by 6 inches. Raises `CarrierMismatch` if it is another's, or

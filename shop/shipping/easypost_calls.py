@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import easypost
+import easypost.errors
 import httpx
 import requests
 from easypost.errors import (
@@ -28,7 +29,6 @@ from easypost.errors import (
     NotFoundError,
     PaymentError,
     RateLimitError,
-    TimeoutError,  # noqa: A004
     UnauthorizedError,
 )
 
@@ -165,7 +165,7 @@ class EasyPostCalls:
 def to_error(error: Exception, timeout: float) -> OrderError:
     """EasyPost's errors as ours. What was sent and not clearly answered may have been done."""
     match error:
-        case TimeoutError() | asyncio.TimeoutError() | httpx.TimeoutException():
+        case TimeoutError() | easypost.errors.TimeoutError() | httpx.TimeoutException():
             return CarrierTimeout(f"EasyPost gave no answer within {timeout:g} s")
         case UnauthorizedError() | ForbiddenError():
             return CarrierMisconfigured("EasyPost does not accept the key: check EASYPOST_API_KEY, and what this key may do")

@@ -6,12 +6,13 @@
   has noted, is used and voided only if it goes to the order's address.
 - **Voiding** is EasyPost's refund. A parcel that somebody has scanned is handed over, and stays so.
 - **Not believed.** Every answer is about the shipment that was asked about, bears our reference, goes to the order's
-  address, and agrees with itself; a label counts as bought once a look-up says the same as the purchase. Else it is a
-  `CarrierMismatch`.
+  address, and agrees with itself; what is bought costs what was quoted; a label counts as bought once a look-up says the
+  same as the purchase. Else it is a `CarrierMismatch`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -24,12 +25,13 @@ from shop.installation import installation_id
 from shop.order import Order
 from shop.plain import folded, one_line
 from shop.settings import Sender, Settings
-from shop.shipping.carrier import AnothersParcel, Quote, Shipment, Tracking, Voided, choose
+from shop.shipping.carrier import AnothersParcel, Quote, Rate, Shipment, Tracking, Voided, choose
 from shop.shipping.easypost_calls import AnsweredNo, EasyPostCalls, NotThere
 from shop.shipping.easypost_records import ShipmentRecord, read
 
 _LABEL_BEGINS = b"%PDF-"
 _BOUGHT_BEFORE = "SHIPMENT.POSTAGE.EXISTS"
+_ZIP_PLUS_4 = re.compile(r"[0-9]{9}")
 
 
 class EasyPostCarrier:
@@ -54,11 +56,9 @@ class EasyPostCarrier:
             raise CarrierMismatch("weight")
         if made.bought or made.tracking_code is not None:
             raise CarrierMismatch("parcel")
-        if self._choice(made) is None:
-            raise CarrierRefused(f"no carrier takes this parcel{_why(made)}")
-        return Quote(made.id, tuple(rate.to_rate() for rate in made.rates))
+        return Quote(made.id, tuple(rate.to_rate() for rate in made.rates), self._choice(made))
 
-    async def create(self, order: Order, quote_id: str) -> Shipment:
+    async def create(self, order: Order, quote_id: str, rate: Rate | None) -> Shipment:
         try:
             known = await self._get(quote_id)
         except NotThere:
@@ -66,10 +66,13 @@ class EasyPostCarrier:
         if not await self._is_ours(known, order):
             raise AnothersParcel("the shipment in the journal is not this order's")
         self._check(known, order)
+        _check_price(known, rate)
         if not known.bought:
-            if (rate := self._choice(known)) is None:
-                raise CarrierRefused(f"no carrier takes this parcel{_why(known)}")
-            known = await self._buy(order, known, rate)
+            chosen = rate or self._choice(known)
+            if chosen.id not in {each.id for each in known.rates}:
+                raise CarrierMismatch("rate")
+            known = await self._buy(order, known, chosen.id)
+            _check_price(known, rate)
         return known.to_shipment(order.id)
 
     async def _buy(self, order: Order, quote: ShipmentRecord, rate_id: str) -> ShipmentRecord:
@@ -158,9 +161,11 @@ class EasyPostCarrier:
         if order.shipping_info is not None and not _goes_to(record, order):
             raise CarrierMismatch("address")
 
-    def _choice(self, record: ShipmentRecord) -> str | None:
+    def _choice(self, record: ShipmentRecord) -> Rate:
         rate = choose([rate.to_rate() for rate in record.rates], self._settings.carrier_service)
-        return rate.id if rate else None
+        if rate is None:
+            raise CarrierRefused(f"no carrier takes this parcel{_why(record)}")
+        return rate
 
     async def _reference(self, order: Order) -> str:
         return names.own_name(await self._installation(), order.id)
@@ -225,15 +230,26 @@ def _recipient(order: Order) -> str:
 
 
 def _goes_to(record: ShipmentRecord, order: Order) -> bool:
-    """Whether name, street, zip and country are the order's; carriers change case and punctuation."""
+    """Whether it goes to the order's address. Carriers change case and punctuation, and may fill in a state."""
     to, there = order.shipping_info, record.to_address
     if to is None or there is None:
         return False
-    pairs = ((_recipient(order), there.name), (to.address, there.street1), (to.country, there.country))
-    zip_code = _letters(to.zip)
-    return all(_letters(ours) == _letters(theirs) for ours, theirs in pairs) and (
-        _letters(there.zip).startswith(zip_code) if zip_code else not there.zip  # a carrier may add the last digits
-    )
+    pairs = [(_recipient(order), there.name), (to.address, there.street1), (to.address2, there.street2), (to.city, there.city)]
+    pairs += [(to.country, there.country), *([(to.state, there.state)] if to.state else [])]
+    return all(_letters(ours) == _letters(theirs) for ours, theirs in pairs) and _is_zip(_letters(to.zip), _letters(there.zip))
+
+
+def _is_zip(ours: str, theirs: str) -> bool:
+    """A carrier may add the last four digits to five."""
+    return theirs == ours or (_ZIP_PLUS_4.fullmatch(theirs) is not None and theirs[:5] == ours)
+
+
+def _check_price(record: ShipmentRecord, quoted: Rate | None) -> None:
+    """Raises `CarrierMismatch` if the rate that was quoted is another now, such as a dearer one. One that a person has bought in the
+    carrier's dashboard is theirs to choose."""
+    told = (rate.to_rate() for rate in (*record.rates, *filter(None, [record.selected_rate])))
+    if quoted is not None and any(rate != quoted for rate in told if rate.id == quoted.id):
+        raise CarrierMismatch("price")
 
 
 def _with_id(any_id: str, record: ShipmentRecord) -> ShipmentRecord:

@@ -64,6 +64,9 @@ class PlaceRecord(BaseModel):
 class AddressRecord(BaseModel):
     name: str | None = None
     street1: str | None = None
+    street2: str | None = None
+    city: str | None = None
+    state: str | None = None
     zip: str | None = None
     country: str | None = None
 

@@ -57,9 +57,10 @@ class EmbeddedCarrier:
 
     async def quote(self, order: Order) -> Quote:
         self.check(order)
-        return Quote(names.stem(order.id), (Rate("standard", self.title, self.service, Decimal(0), order.currency),))
+        rate = Rate("standard", self.title, self.service, Decimal(0), order.currency)
+        return Quote(names.stem(order.id), (rate,), rate)
 
-    async def create(self, order: Order, quote_id: str) -> Shipment:  # noqa: ARG002  (every order has one here)
+    async def create(self, order: Order, quote_id: str, rate: Rate | None) -> Shipment:  # noqa: ARG002  (every order has one here)
         """In a transaction of its own, and without moving any stock; the fulfilment books its parcels in its own transaction."""
         self.check(order)
         async with transaction() as tx:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -160,20 +160,22 @@ class ServiceInventory:
         headers: Mapping[str, str] | None = None,
     ) -> T:
         failure: OrderError
+        request: httpx.Request | None = None
         try:
-            ask = self._client.stream(method, self.url + path, json=body, params=query, headers=headers)
-            async with self._turns, asyncio.timeout(self._timeout), ask as response:
+            request = self._client.build_request(method, self.url + path, json=body, params=query, headers=headers)
+            async with self._turns, asyncio.timeout(self._timeout), aclosing(await self._client.send(request, stream=True)) as response:
                 content = await _whole(response)
         except OrderError:
             raise
-        except (UnicodeError, ValueError, httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
-            failure = InventoryRefused(f"this cannot be asked of an inventory service: {type(error).__name__}")
         except (httpx.ConnectError, httpx.ConnectTimeout):
             failure = _Unsent("the inventory service cannot be reached")
         except (TimeoutError, httpx.TimeoutException):
             failure = InventoryTimeout(f"the inventory service gave no answer within {self._timeout:g} s")
         except Exception as error:  # noqa: BLE001  (a broken connection has many names, down to those of the event loop)
-            failure = InventoryUnavailable(f"the connection to the inventory service broke: {type(error).__name__}")
+            if request is None or isinstance(error, httpx.UnsupportedProtocol):
+                failure = InventoryRefused(f"this cannot be asked of an inventory service: {type(error).__name__}")
+            else:  # once it may have been sent, no error of ours is a clear no: an answer may have caused it
+                failure = InventoryUnavailable(f"the connection to the inventory service broke: {type(error).__name__}")
         else:
             return _read(shape, response, content)
         raise failure  # outside of the except: the first error may have the token in it

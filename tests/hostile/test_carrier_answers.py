@@ -20,6 +20,7 @@ from shop.outcomes import Outcome
 from shop.settings import settings
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import close_carriers
+from shop.shipping.label import label_path
 from tests.easypost_server import ANOTHERS, MISSING, EasyPost
 from tests.integration.test_easypost_carrier import make
 from tests.integration.world import World, an_order
@@ -36,7 +37,10 @@ PLAUSIBLE: dict[str, tuple[Any, ...]] = {
     "to_address": (ANOTHERS, {}),
     "to_address.name": ("Somebody Else",),
     "to_address.street1": ("9 Other St",),
-    "to_address.zip": ("10001", "9"),
+    "to_address.street2": ("Apt 9",),
+    "to_address.city": ("Otherville",),
+    "to_address.state": ("NV",),
+    "to_address.zip": ("10001", "9", "902101"),
     "to_address.country": ("DE",),
     "parcel": ({},),
     "parcel.weight": (1.0,),
@@ -133,6 +137,24 @@ async def test_no_lie_ships_to_another_or_sells_twice(
     assert sum(end.outcome is Outcome.COMPLETED for end in ends.values()) < len(ends), "some of it was noticed"
 
 
+@pytest.mark.parametrize("service", [None, "USPS GroundAdvantage"])
+@pytest.mark.parametrize(("path", "value"), [("rates.1.rate", "5000.00"), ("rates.1.currency", "JPY")])
+async def test_a_price_that_grows_after_the_quote_is_not_paid(
+    shipping: World, easypost_server: EasyPost, unique: str, path: str, value: str, service: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a dearer service bought instead."""
+    if service is not None:
+        monkeypatch.setenv("CARRIER_SERVICE", service)
+        settings.cache_clear()
+    easypost_server.lie(unique, "get", path, value)
+    intake.submit([an_order(unique, product="PROD-002", price=str(PRICE))])
+    await settle(shipping, [unique])
+    assert easypost_server.labels(unique) == []
+    assert report.read([unique])[unique].outcome is Outcome.COMPENSATED
+    assert shipping.money(unique) == (PRICE, PRICE)
+    assert shipping.sql("SELECT * FROM shipment WHERE order_id = :id", id=unique) == []
+
+
 @pytest.mark.parametrize("move", [pytest.param("create", marks=pytest.mark.slow), "get", "buy"])
 async def test_what_is_missing_or_of_another_kind_is_not_believed(easypost_server: EasyPost, unique: str, move: str) -> None:
     """Each answer is the truth or a typed error, and a label that is said to be taken back is."""
@@ -145,8 +167,9 @@ async def test_what_is_missing_or_of_another_kind_is_not_believed(easypost_serve
         order = Order.model_validate(an_order(order_id))
         quote_id = "shp_none"
         try:
-            quote_id = (await carrier.quote(order)).id
-            bought = await carrier.create(order, quote_id)
+            quote = await carrier.quote(order)
+            quote_id = quote.id
+            bought = await carrier.create(order, quote_id, quote.chosen)
         except OrderError:
             noticed += 1
         else:
@@ -185,7 +208,7 @@ def judge(saga: World, carrier: EasyPost, order_id: str, end: Any) -> Iterator[s
     good = [label for label in bought if label["refund_status"] is None]
     charged, refunded = saga.money(order_id)
     parcels = saga.sql("SELECT tracking_number, returned_at FROM shipment WHERE order_id = :id", id=order_id)
-    printed = (saga.var_dir / "labels" / f"{order_id}.pdf").exists()
+    printed = label_path(saga.var_dir / "labels", order_id).exists()
     left = [parcel for parcel in parcels if parcel.returned_at is None]
     if left and end.outcome is Outcome.NEEDS_ATTENTION and saga.order(order_id).cancel_requested_at is not None:
         left = []  # a person finds out what becomes of its label; what can be undone is

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import requests
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from shop.alerts.sending import _posted
-from shop.errors import CarrierTimeout, CarrierUnavailable, OrderError
+from shop.clock import Clock
+from shop.errors import CarrierTimeout, CarrierUnavailable, InventoryUnavailable, OrderError, PaymentGatewayError
 from shop.monitoring.traces.sender import Sender
 from shop.notifications.crm import Receiver, Webhook
 from shop.notifications.ends import End
 from shop.payments.sandbox_client import SandboxGateway
 from shop.payments.stripe_client import StripeGateway
 from shop.settings import Settings
-from shop.shipping.easypost_calls import EasyPostCalls
+from shop.shipping.easypost_calls import EasyPostCalls, _Session
 from shop.stock.service_client import ServiceInventory
 from tests.integration.saying import http, server_that_says
 
@@ -79,7 +83,9 @@ async def _crm(url: str) -> End:
         ends.append(end)
         return True
 
-    await Receiver(url, b"key", seconds=SECONDS).send([(1, Webhook("w", b"{}"))], tell, until=time.monotonic() + 60)
+    await Receiver(url, b"key", seconds=SECONDS, clock=Clock(datetime.now(UTC))).send(
+        [(1, Webhook("w", b"{}"))], tell, until=time.monotonic() + 60
+    )
     return ends[0]
 
 
@@ -248,3 +254,56 @@ async def test_labels_are_fetched_from_easypost_only(url: str, monkeypatch: pyte
     assert await calls.download(f"https://{host}/files/label.pdf?signature=a") == b"%PDF-"
     assert await calls.download("https://api.easypost.com/label.pdf") == b"%PDF-"
     await calls.aclose()
+
+
+ODD = {
+    "a redirect to no URL": http(b"", "302 Found", "Location: mailto:x"),
+    "a redirect to no host": http(b"", "302 Found", "Location: http://xn--/"),
+    "a status that Python does not know": http(b"", "520 Unknown"),
+    "a status of three digits": http(b"", "999 Unknown"),
+}
+
+
+@pytest.mark.parametrize("whom", [each for each in ASK if each != "the collector of traces"])
+@pytest.mark.parametrize("kind", ODD)
+async def test_an_answer_that_breaks_the_client_is_no_clear_no(whom: str, kind: str) -> None:
+    """Once something was sent, it may have been done."""
+    said: Any
+    async with server_that_says(ODD[kind]) as there:
+        try:
+            said = await ASK[whom](there.url)
+        except OrderError as error:
+            said = error
+    assert there.asked
+    match said:
+        case PaymentGatewayError():
+            assert said.retryable
+        case End():
+            assert said.what == "later"
+        case str():
+            assert said.startswith("the webhook (ALERT_WEBHOOK_URL)")
+        case _:
+            assert isinstance(said, CarrierUnavailable | InventoryUnavailable), repr(said)
+
+
+def test_an_exchange_with_easypost_that_ends_too_late_is_cancelled() -> None:
+    """And is the time limit that EasyPost's client knows."""
+    began, cancelled = threading.Event(), threading.Event()
+
+    async def exchange(*_: Any, **__: Any) -> None:
+        try:
+            began.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def run() -> None:
+        session = _Session(exchange, -0.9)
+        session.loop = asyncio.get_running_loop()
+        with pytest.raises(requests.exceptions.Timeout):
+            await asyncio.to_thread(session.request, "GET", "/", params=None, headers=None, json=None, timeout=1, verify=True)
+        assert began.is_set()
+        assert await asyncio.to_thread(cancelled.wait, 30)
+
+    asyncio.run(run())

@@ -41,6 +41,7 @@ from shop.settings import settings
 from shop.under_way import OrderUnderWay
 from shop.work import Work, run_outside
 from tests.integration.domain import Shop, an_order
+from tests.integration.saying import http, server_that_says
 from tests.integration.scripted import ACT, Outside, some
 from tests.integration.world import html_of, text_of
 from tests.mail_server import MailServer, Taken, mail_server
@@ -378,6 +379,19 @@ async def test_a_webhook_beside_the_mail(shop: Shop, server: MailServer) -> None
     assert (body["type"], body["resource"]) == ("order.alert.raised", "shop.order.A")
     assert "needs a person" in body["text"]
     assert await shop.value("SELECT string_agg(way, ',') FROM alert_notice WHERE sent_at IS NULL") == "event"
+
+
+async def test_a_webhook_s_odd_status_holds_up_no_other_alert(shop: Shop, server: MailServer) -> None:
+    """Nor is any mail sent twice."""
+    async with server_that_says(http(b"", "520 Unknown")) as hook:
+        with environment({"ALERT_WEBHOOK_URL": f"{hook.url}/"}):
+            await on_the_desk(shop, "A", "B")
+            await judge(shop)
+            assert await tell_people() == (2, 2)
+            assert await tell_people() == (0, 0)
+    assert len(hook.asked) == len(server.taken) == 2
+    errors = await shop.rows("SELECT error FROM alert_notice WHERE way = 'webhook' ORDER BY error")
+    assert [error for (error,) in errors] == ["the webhook (ALERT_WEBHOOK_URL) answered 520"] * 2
 
 
 async def test_what_this_version_has_no_words_for_holds_up_nobody(

@@ -13,6 +13,7 @@ import pytest
 
 from shop.errors import (
     CarrierMisconfigured,
+    CarrierMismatch,
     CarrierRefused,
     CarrierTimeout,
     CarrierUnavailable,
@@ -54,7 +55,8 @@ def order(order_id: str, **fields: Any) -> Order:
 
 
 async def buy(carrier: EasyPostCarrier, given: Order) -> Any:
-    return await carrier.create(given, (await carrier.quote(given)).id)
+    quote = await carrier.quote(given)
+    return await carrier.create(given, quote.id, quote.chosen)
 
 
 async def test_from_quote_to_label_to_void(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
@@ -62,7 +64,7 @@ async def test_from_quote_to_label_to_void(carrier: EasyPostCarrier, easypost_se
     assert {(rate.carrier, rate.service, str(rate.amount)) for rate in quote.rates} >= {("USPS", "GroundAdvantage", "5.93")}
     assert easypost_server.labels(unique) == [], "a quote buys nothing"
 
-    shipment = await carrier.create(order(unique), quote.id)
+    shipment = await carrier.create(order(unique), quote.id, quote.chosen)
     (label,) = easypost_server.labels(unique)
     assert (shipment.tracking_number, shipment.carrier, shipment.service) == (label["tracking_code"], "USPS", "GroundAdvantage"), (
         "the cheapest"
@@ -74,7 +76,7 @@ async def test_from_quote_to_label_to_void(carrier: EasyPostCarrier, easypost_se
     assert await carrier.void(order(unique), shipment.id) is Voided.VOIDED, "once more changes nothing"
     assert easypost_server.good_labels(unique) == 0
     assert (await carrier.track(shipment.id)).status is Status.VOIDED
-    assert (await carrier.create(order(unique), quote.id)).voided
+    assert (await carrier.create(order(unique), quote.id, quote.chosen)).voided
     assert len(easypost_server.labels(unique)) == 1
 
 
@@ -93,7 +95,7 @@ async def test_another_shop_s_shipment_is_neither_used_nor_voided(carrier: EasyP
     """Also if its id is in our journal, where an earlier version has put it."""
     theirs = easypost_server.sell_to_another_shop(unique)
     with pytest.raises(AnothersParcel):
-        await carrier.create(order(unique), theirs["id"])
+        await carrier.create(order(unique), theirs["id"], None)
     with pytest.raises(VoidRefused, match="another address"):
         await carrier.void(order(unique), theirs["id"])
     assert easypost_server.good_labels(unique) == 1
@@ -107,9 +109,15 @@ async def test_a_shipment_that_an_earlier_version_made_is_known_by_its_address(
     to = given.shipping_info
     assert to is not None
     sold = easypost_server.sell_to_another_shop(
-        unique, name=str(to.name).upper(), street1=f"{to.address.upper()}.", zip=str(to.zip), country=to.country
+        unique,
+        name=str(to.name).upper(),
+        street1=f"{to.address.upper()}.",
+        city=to.city.upper(),
+        state=str(to.state),
+        zip=str(to.zip),
+        country=to.country,
     )
-    assert (await carrier.create(given, sold["id"])).tracking_number == sold["tracking_code"]
+    assert (await carrier.create(given, sold["id"], None)).tracking_number == sold["tracking_code"]
     assert await carrier.void(given, sold["id"]) is Voided.VOIDED
 
 
@@ -145,6 +153,55 @@ async def test_a_carrier_may_add_to_a_zip_code(carrier: EasyPostCarrier, easypos
     assert (await buy(carrier, order(unique))).tracking_number == easypost_server.labels(unique)[0]["tracking_code"]
 
 
+async def test_a_carrier_may_write_an_address_its_own_way(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+    to = an_order(unique)["shipping_info"] | {"address2": "Apt. 4-b"}
+    for number, (path, value) in enumerate([("street2", "APT 4 B"), ("city", "ANYTOWN."), ("state", "ca")]):
+        given = order(f"{unique}-{number}", shipping_info=to)
+        easypost_server.lie(given.id, "get", f"to_address.{path}", value)
+        await buy(carrier, given)
+        assert easypost_server.good_labels(given.id) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("street2", "Apt. 5"),
+        ("street2", None),
+        ("city", "Otherville"),
+        ("city", None),
+        ("state", "NV"),
+        ("zip", "90211"),
+        ("zip", "902101"),
+        ("zip", "90210-12345"),
+        ("zip", "90210-abcd"),
+        ("zip", "9021"),
+        ("zip", None),
+    ],
+)
+async def test_no_label_is_bought_to_another_address(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, path: str, value: str | None
+) -> None:
+    given = order(unique, shipping_info=an_order(unique)["shipping_info"] | {"address2": "Apt. 4-b"})
+    quote = await carrier.quote(given)
+    easypost_server.lie(unique, "get", f"to_address.{path}", value)
+    with pytest.raises(CarrierMismatch):
+        await carrier.create(given, quote.id, quote.chosen)
+    assert easypost_server.labels(unique) == []
+
+
+@pytest.mark.parametrize(("path", "value"), [("rate", "5000.00"), ("rate", "0.01"), ("currency", "EUR"), ("id", "rate_0")])
+async def test_no_label_is_bought_at_another_price_than_was_quoted(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, path: str, value: str
+) -> None:
+    quote = await carrier.quote(order(unique))
+    easypost_server.lie(unique, "get", f"rates.1.{path}", value)
+    with pytest.raises(CarrierMismatch):
+        await carrier.create(order(unique), quote.id, quote.chosen)
+    assert easypost_server.labels(unique) == []
+    easypost_server.behave()
+    assert (await carrier.create(order(unique), quote.id, quote.chosen)).amount == quote.chosen.amount
+
+
 async def test_a_label_that_is_said_to_be_void_or_not_there_is_asked_back(
     carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
 ) -> None:
@@ -164,7 +221,7 @@ async def test_an_address_beyond_ascii_is_sent_in_ascii(carrier: EasyPostCarrier
 
 async def test_buys_once_however_often_it_is_asked(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
     quote = await carrier.quote(order(unique))
-    bought = await asyncio.gather(*(carrier.create(order(unique), quote.id) for _ in range(8)))
+    bought = await asyncio.gather(*(carrier.create(order(unique), quote.id, quote.chosen) for _ in range(8)))
     assert len({shipment.tracking_number for shipment in bought}) == 1
     assert len(easypost_server.labels(unique)) == 1
 
@@ -173,7 +230,7 @@ async def test_looks_first_at_a_carrier_that_would_sell_twice(carrier: EasyPostC
     easypost_server.misbehave("forget", "postage")
     quote = await carrier.quote(order(unique))
     for _ in range(3):
-        await carrier.create(order(unique), quote.id)
+        await carrier.create(order(unique), quote.id, quote.chosen)
     assert len(easypost_server.labels(unique)) == 1
 
 
@@ -184,12 +241,12 @@ async def test_a_label_that_was_bought_without_a_clear_answer_is_found(
     quote = await carrier.quote(order(unique))
     easypost_server.misbehave("buy", fault, order_id=unique, seconds=1.5 * TIMEOUT)
     with pytest.raises(CarrierUnavailable) as unclear:
-        await carrier.create(order(unique), quote.id)
+        await carrier.create(order(unique), quote.id, quote.chosen)
     assert unclear.value.retryable
     assert isinstance(unclear.value, CarrierTimeout) == (fault == "silent_after")
 
     assert len(easypost_server.labels(unique)) == 1, "it was bought"
-    shipment = await carrier.create(order(unique), quote.id)
+    shipment = await carrier.create(order(unique), quote.id, quote.chosen)
     assert shipment.tracking_number == easypost_server.labels(unique)[0]["tracking_code"]
     assert len(easypost_server.labels(unique)) == 1
 
@@ -282,7 +339,7 @@ async def test_voiding_finds_out_what_there_is(carrier: EasyPostCarrier, easypos
     assert await carrier.void(order(unique), "shp_nobody") is Voided.NOT_BOUGHT
     quote = await carrier.quote(order(unique))
     assert await carrier.void(order(unique), quote.id) is Voided.NOT_BOUGHT
-    await carrier.create(order(unique), quote.id)
+    await carrier.create(order(unique), quote.id, quote.chosen)
     easypost_server.misbehave("refund", "lost_after", order_id=unique)
     with pytest.raises(CarrierUnavailable):
         await carrier.void(order(unique), quote.id)

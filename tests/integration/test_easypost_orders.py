@@ -319,7 +319,8 @@ async def test_an_order_begun_by_an_earlier_version_goes_on_with_its_own_label(
     await process_pending_orders(drain_seconds=0)
     easypost_server.behave()
     to = an_order(unique)["shipping_info"]
-    sold = easypost_server.sell_to_another_shop(unique, name=to["name"], street1=to["address"], zip=to["zip"], country=to["country"])
+    address = {"name": to["name"], "street1": to["address"]} | {part: to[part] for part in ("city", "state", "zip", "country")}
+    sold = easypost_server.sell_to_another_shop(unique, **address)
     noted = json.dumps({"quote_id": sold["id"], "carrier": "easypost", "asked_at": 0})
     shipping.sql(
         "UPDATE order_step SET notes = CAST(:noted AS jsonb) WHERE order_id = :id AND step = 'fulfill_order'", id=unique, noted=noted
@@ -331,6 +332,26 @@ async def test_an_order_begun_by_an_earlier_version_goes_on_with_its_own_label(
     _cancel(unique)
     await process_pending_orders(drain_seconds=0)
     assert easypost_server.good_labels(unique) == 0
+
+
+async def test_an_order_that_an_earlier_version_quoted_without_a_price_goes_on(
+    shipping: World, easypost_server: EasyPost, unique: str
+) -> None:
+    easypost_server.misbehave("buy", "error_503", times=1000)
+    intake.submit([an_order(unique)])
+    await process_pending_orders(drain_seconds=0)
+    assert ended(unique).outcome is None
+    (quoted,) = shipping.sql("SELECT notes -> 'quoted' AS rate FROM order_step WHERE order_id = :id AND step = 'fulfill_order'", id=unique)
+    assert (quoted.rate["amount"], quoted.rate["currency"]) == ("5.93", "USD")
+    easypost_server.behave()
+    shipping.sql(
+        "UPDATE order_step SET notes = notes || '{\"quoted\": true}'::jsonb WHERE order_id = :id AND step = 'fulfill_order'", id=unique
+    )
+    shipping.sql("UPDATE customer_order SET not_before = NULL")
+    await process_pending_orders(drain_seconds=0)
+    assert ended(unique).outcome is Outcome.COMPLETED
+    (made,) = easypost_server.shipments(unique)
+    assert [label["shipment_id"] for label in easypost_server.labels(unique)] == [made["id"]]
 
 
 def _cancel(order_id: str) -> None:

@@ -28,7 +28,7 @@ async def test_from_quote_to_void(shop: Shop) -> None:
     embedded: Carrier = carrier()
     assert embedded.name == "embedded"
     quote = await embedded.quote(order())
-    booked = await asyncio.gather(*(embedded.create(order(), quote.id) for _ in range(5)))
+    booked = await asyncio.gather(*(embedded.create(order(), quote.id, quote.chosen) for _ in range(5)))
     assert len({shipment.tracking_number for shipment in booked}) == 1
     assert await shop.count("shipment") == 1
     shipment = booked[0]
@@ -38,12 +38,12 @@ async def test_from_quote_to_void(shop: Shop) -> None:
     assert await embedded.void(order(), shipment.id) is Voided.VOIDED
     tracking = await embedded.track(shipment.id)
     assert (tracking.status, [event.status for event in tracking.events]) == (Status.VOIDED, ["booked", "voided"])
-    assert (await embedded.create(order(), quote.id)).voided
+    assert (await embedded.create(order(), quote.id, quote.chosen)).voided
 
 
 async def test_what_it_refuses_and_does_not_know(shop: Shop) -> None:
     embedded = carrier()
-    with pytest.raises(CarrierRefused, match="AQ"):
+    with pytest.raises(CarrierRefused):
         await embedded.quote(order(country="AQ"))
     assert await embedded.void(order(), "CA000000005US") is Voided.NOT_BOUGHT
     with pytest.raises(CarrierRefused, match="no such shipment"):

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, text
 
-from shop import ending, intake, report
+from shop import ending, intake, points, report
 from shop.catalogue import KnownProducts
 from shop.database import Tx, engine
 from shop.errors import OrderError, OrderRejected
@@ -50,6 +50,44 @@ async def test_new_orders_are_stored_as_they_came(shop: Shop) -> None:
 async def test_nothing_at_all_is_fine(shop: Shop) -> None:
     assert intake.submit([]) == []
     assert await shop.count("customer_order") == 0
+
+
+async def test_a_large_number_has_time_in_proportion(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow database, where all of them take longer than a transaction may."""
+    monkeypatch.setattr(intake, "_AT_ONCE", 5)
+    monkeypatch.setattr(intake, "TRANSACTION_SECONDS", 2.0)
+    await shop.rows("CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$")
+    await shop.rows("CREATE TRIGGER slowly BEFORE INSERT ON customer_order FOR EACH ROW EXECUTE FUNCTION slowly()")
+    try:
+        ids = [f"A-{number}" for number in range(60)]
+        again = an_order("A-0"), an_order("A-1", total_amount="1.00", items=[{"product_id": "P", "quantity": 1, "price": "1.00"}])
+        receipts = intake.submit([*map(an_order, ids), *again])
+    finally:
+        await shop.rows("DROP FUNCTION slowly CASCADE")
+    assert statuses(receipts) == [*((order_id, "accepted") for order_id in ids), ("A-0", "known"), ("A-1", "refused")]
+    assert [row.id for row in await shop.rows("SELECT id FROM customer_order ORDER BY number")] == ids
+
+
+async def test_what_fails_in_the_middle_is_stored_when_it_is_sent_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_AT_ONCE", 2)
+    commits: list[str] = []
+
+    def fail_the_second(point: str) -> None:
+        if point == intake.STORING.before:
+            commits.append(point)
+            if len(commits) == 2:
+                raise ConnectionError
+
+    points.watch(fail_the_second)
+    try:
+        with pytest.raises(ConnectionError):
+            intake.submit(map(an_order, "ABCDE"))
+    finally:
+        points.watch(None)
+    assert {row.id for row in await shop.rows("SELECT id FROM customer_order")} == {"A", "B"}
+    again = intake.submit(map(an_order, "ABCDE"))
+    assert [receipt.status for receipt in again] == ["known", "known", "accepted", "accepted", "accepted"]
+    assert await shop.count("customer_order") == 5
 
 
 async def test_the_same_order_again_is_known(shop: Shop) -> None:
