@@ -256,6 +256,79 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
     assert (await shop.order("A")).fence == 2
 
 
+@pytest.mark.parametrize("then", ["renewed", "ended"])
+async def test_a_renewal_that_is_slow_and_succeeds_forgets_no_death_that_did_not_happen(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """It finds out only afterwards that it was late: what it saw of its orders is remembered until that is taken back."""
+    taken_over = asyncio.Event()
+
+    @asynccontextmanager
+    async def slow(*args: Any, **more: Any) -> AsyncIterator[Tx]:
+        await taken_over.wait()
+        async with transaction(*args, **more) as tx:
+            yield tx
+
+    with environment({"LEASE_SECONDS": "1"}):
+        await shop.store(an_order("A"))
+        async with lease() as mine:
+            await shop.claim("A", lease=mine)
+            monkeypatch.setattr(shop_lease, "transaction", slow)
+            await until(partial(has_run_out, shop, mine), 10, "the lease to run out")
+            (taken,) = await shop.claim("A")
+            assert (taken.takeovers, taken.lone_deaths) == (1, 1)
+            taken_over.set()
+            await until(partial(has_not_run_out, shop, mine), 10, "the renewal to succeed")
+            if then == "renewed":
+                await until(partial(is_not_counted, shop), 10, "the next renewal")
+    order = await shop.order("A")
+    assert (order.takeovers, order.lone_deaths, order.fence) == (0, 0, 2)
+
+
+async def test_a_renewal_that_waits_for_whoever_takes_over_sees_what_that_one_left(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    mine = await shop.lease()
+    await shop.claim("A", lease=mine)
+    await shop.let_leases_run_out()
+    other, known = await shop.lease(), shop_lease._Connection(was_lost=True)
+    async with transaction() as tx:
+        (taken,) = await journal.claim(tx, other, most=1, ids=["A"])
+        renewing = asyncio.create_task(shop_lease._renew(mine, known, limit=30))
+        await until(partial(somebody_waits, shop), 10, "the renewal to wait")
+    await renewing
+    assert (taken.lone_deaths, known.was_alone) == (1, True)
+    assert await is_not_counted(shop)
+
+
+async def test_a_connection_that_does_not_answer_does_not_cost_the_lease(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its try is given up early enough for another one, on another connection."""
+    tries: list[float] = []
+
+    @asynccontextmanager
+    async def first_is_silent(*_: object, seconds: float, **_more: object) -> AsyncIterator[Tx]:
+        tries.append(seconds)
+        async with transaction(seconds=seconds) as tx:
+            if len(tries) == 1:
+                await tx.execute(text("SELECT pg_sleep(3600)"))  # ends with the limit of the try
+            yield tx
+
+    with environment({"LEASE_SECONDS": "4"}):
+        await shop.store(an_order("A"))
+        async with lease() as mine:
+            await shop.claim("A", lease=mine)
+            first = await shop.value("SELECT until FROM lease WHERE id = :id", id=mine)
+            with monkeypatch.context() as patch:
+                patch.setattr(shop_lease, "transaction", first_is_silent)
+
+                async def renewed() -> bool:
+                    return bool(await shop.value("SELECT until > :first FROM lease WHERE id = :id", first=first, id=mine))
+
+                await until(renewed, 10, "the lease to be renewed")
+            assert len(tries) >= 2
+            assert sum(tries[:1]) < 2, "the second try begins before half of what is left is over"
+            assert tries[1] > tries[0], "a database that is slow gets more time"
+
+
 async def test_a_takeover_from_a_worker_that_was_blocked_counts(shop: Shop) -> None:
     """The order may be what blocks its workers."""
     with environment({"LEASE_SECONDS": "1"}):
@@ -338,6 +411,10 @@ async def test_an_order_whose_lease_is_gone_can_be_tried(shop: Shop) -> None:
     await die(shop, 3)
     await shop.rows("DELETE FROM lease")
     assert [(order.id, order.on_trial) for order in await trial(shop)] == [("A", True)]
+
+
+async def somebody_waits(shop: Shop) -> bool:
+    return bool(await shop.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
 
 async def has_run_out(shop: Shop, lease_id: UUID) -> bool:
