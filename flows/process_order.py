@@ -146,7 +146,7 @@ async def _leave(lease_id: UUID, cancelling: Cancelling) -> None:
 
 
 async def _work_on(order_id: str, lease_id: UUID, claimed: list[OrderUnderWay], cancelling: Cancelling | None) -> bool:
-    """Takes the order, `claimed` already or not, as far as it goes now. False: it is in somebody else's hands."""
+    """Takes the order, `claimed` already or not, as far as it goes now. False: it is in somebody else's hands, or has to wait."""
     log = get_run_logger()
     try:
         if not claimed:
@@ -163,7 +163,7 @@ async def _work_on(order_id: str, lease_id: UUID, claimed: list[OrderUnderWay], 
             raise
         log.warning("the database is away (%s); order %s goes on when it is back", type(error).__name__, order_id)
         await patiently(lambda: hand_back_all(lease_id))  # it is unclear what this run holds: nothing, from here on
-        return True
+        return False  # after a pause: the trouble may be this order's own
     return bool(claimed)
 
 

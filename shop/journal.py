@@ -18,7 +18,7 @@ from sqlalchemy import TextClause, text
 
 from shop.database import Tx, after_commit, as_json, transaction
 from shop.errors import OrderCancelled, RecordedFailure, UnknownStep
-from shop.infrastructure import is_infrastructure_trouble
+from shop.infrastructure import may_be_one_orders
 from shop.points import effect
 from shop.settings import settings
 from shop.under_way import Entry, OrderUnderWay
@@ -189,7 +189,7 @@ async def take(
         async with transaction(CLAIMING) as tx:
             return await claim(tx, lease, most=most, **how)
     except Exception as error:
-        if is_infrastructure_trouble(error):
+        if not may_be_one_orders(error):
             raise
         log.exception("up to %d orders could not be claimed together: each is claimed by itself", most)
     claimed: list[OrderUnderWay] = []
@@ -200,7 +200,7 @@ async def take(
             async with transaction(CLAIMING) as tx:
                 claimed += await claim(tx, lease, most=1, ids=[order_id], flow_run_id=flow_run_id, known=known)
         except Exception as error:
-            if is_infrastructure_trouble(error):
+            if not may_be_one_orders(error):
                 raise
             log.exception("order %s cannot be claimed: it is set aside", order_id)
             async with transaction(CLAIMING) as tx:

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from shop.database import Tx, is_database_trouble, patiently, sqlstate, transaction
+from shop.database import Tx, does_not_answer, is_database_trouble, patiently, transaction
 from shop.points import effect
 from shop.settings import settings
 from shop.signals import WAITING
@@ -146,7 +146,7 @@ async def hand_back_strays(lease_id: UUID, in_hand: Iterable[OrderUnderWay]) -> 
     try:
         await _hand_back_these(lease_id, strays)
     except Exception as error:
-        if _does_not_answer(error):
+        if does_not_answer(error):
             raise
     else:
         return True
@@ -155,16 +155,11 @@ async def hand_back_strays(lease_id: UUID, in_hand: Iterable[OrderUnderWay]) -> 
         try:
             await _hand_back_these(lease_id, [order_id])
         except Exception as error:
-            if _does_not_answer(error):
+            if does_not_answer(error):
                 raise
             left += 1
             log.warning("order %s, which nobody works on, could not be handed back (%s)", order_id, type(error).__name__)
     return left == 0
-
-
-def _does_not_answer(error: Exception) -> bool:
-    """Whether the database is away. What it says of a statement, whatever its code, may be about a single row."""
-    return is_database_trouble(error) and sqlstate(error) is None
 
 
 async def _hand_back_these(lease_id: UUID, order_ids: list[str]) -> None:
@@ -204,7 +199,7 @@ async def _end(lease_id: UUID, connection: _Connection) -> None:
         try:
             await patiently(lambda: _drop(lease_id, connection), seconds=_END_SECONDS)
         except Exception as error:
-            if _does_not_answer(error):
+            if does_not_answer(error):
                 raise
             await patiently(lambda: _drop_one_by_one(lease_id, connection), seconds=_END_SECONDS)
     except Exception as error:
