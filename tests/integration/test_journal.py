@@ -387,7 +387,50 @@ async def test_who_has_other_orders_in_hand_tries_nobody(shop: Shop) -> None:
     assert ids(await trial(shop, alone=False)) == []
     assert (await shop.order("A")).lease_id is not None
     async with transaction() as tx:
-        assert await journal.oldest_claimable(tx) == ("A", 3), "somebody is needed for it"
+        assert await journal.oldest_claimable(tx) == ("A", 3, True), "somebody is needed for it"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_beside_an_order_that_cannot_be_claimed_suspected_ones_are_still_tried_alone(shop: Shop, alone: bool) -> None:
+    await shop.store(an_order("A"), an_order("B"))
+    await die(shop, 3)
+    await shop.store(an_order("UNREADABLE"), an_order("D"), an_order("E"))
+    await shop.rows("""UPDATE customer_order SET failure = '"unreadable"', fence = 1 WHERE id IN ('A', 'UNREADABLE')""")
+    claimed = await journal.take(await shop.lease(), most=10, alone=alone)
+    assert [(order.id, order.on_trial) for order in claimed] == [("D", False), ("E", False)]
+    assert (await shop.order("UNREADABLE")).not_before is not None
+    assert await journal.take(await shop.lease(), most=10, alone=False) == [], "not beside others"
+    claimed = await journal.take(await shop.lease(), most=10)
+    assert [(order.id, order.on_trial) for order in claimed] == [("B", True)]
+    assert (await shop.order("A")).not_before is not None, "it is set aside, so that it does not keep suspected ones from their trial"
+
+
+async def test_those_that_nobody_had_begun_with_stay_so_beside_an_order_that_cannot_be_claimed(shop: Shop) -> None:
+    await shop.store(an_order("UNREADABLE"), an_order("B"), an_order("C"))
+    await shop.rows("""UPDATE customer_order SET failure = '"unreadable"' WHERE id = 'UNREADABLE'""")
+    await shop.rows("UPDATE customer_order SET fence = 1 WHERE id <> 'C'")
+    assert ids(await journal.take(await shop.lease(), most=10, begun=True)) == ["B"]
+
+
+@pytest.mark.parametrize("code", ["22012", "XX000"])
+async def test_an_order_that_cannot_be_handed_back_keeps_no_others_at_the_end(shop: Shop, code: str) -> None:
+    await shop.store(an_order("A"), an_order("B"), an_order("C"))
+    await shop.rows(
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.lease_id IS NULL AND NEW.id = 'B' THEN "
+        f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
+    )
+    await shop.rows("CREATE TRIGGER spoil BEFORE UPDATE ON customer_order FOR EACH ROW EXECUTE FUNCTION spoil()")
+    try:
+        async with lease() as mine:
+            assert len(await shop.claim(lease=mine)) == 3
+            assert not await shop_lease.hand_back_strays(mine, [])
+            rows = await shop.rows("SELECT id FROM customer_order WHERE lease_id IS NULL ORDER BY id")
+            assert [row.id for row in rows] == ["A", "C"], "also in the middle of a run"
+            assert len(await shop.claim("A", "C", lease=mine)) == 2
+        again = await shop.claim()
+    finally:
+        await shop.rows("DROP FUNCTION spoil CASCADE")
+    assert [(order.id, order.takeovers, order.lone_deaths) for order in again] == [("A", 0, 0), ("B", 1, 0), ("C", 0, 0)]
 
 
 async def test_an_order_whose_worker_handed_it_back_is_not_suspected(shop: Shop) -> None:
