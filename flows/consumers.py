@@ -41,11 +41,13 @@ class Watch:
 
     Judges by the orders, not by who says that it is at work: a consumer that hangs, or that was killed before it claimed anything, or that
     holds its lock and does nothing, is noticed alike. Consumers claim the oldest order first, so one order that stays the oldest means
-    that nobody claims. Any number of processes may watch: only one of them starts a consumer, and none while one is about to start.
+    that nobody claims; or, if its workers died again and again, that those at work have other orders in hand, beside which they do not try
+    it: another consumer, which has none, does. Any number of processes may watch: only one of them starts a consumer, and none while one
+    is about to start.
     """
 
     def __init__(self) -> None:
-        self._oldest: tuple[str, int] | None = None
+        self._oldest: tuple[str, int, bool] | None = None
         self._since = self._not_before = 0.0
         self._tries = 0
 
@@ -66,7 +68,9 @@ class Watch:
         if started:
             self._tries += 1
             self._not_before = now + min(_LONGEST_PAUSE_SECONDS, 2 ** max(0, self._tries - _FREE_TRIES))
-            log.warning("order %s has waited for %.0f s and nobody claims it: a consumer was started", oldest[0], now - self._since)
+            order_id, _, suspected = oldest
+            why = "its workers died, and it is tried only by one that has nothing else in hand" if suspected else "nobody claims it"
+            log.warning("order %s has waited for %.0f s, and %s: a consumer was started", order_id, now - self._since, why)
         return started
 
     @property

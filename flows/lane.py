@@ -10,12 +10,14 @@ from itertools import chain
 from typing import Any
 
 from prefect.logging import get_logger
+from sqlalchemy import text
 
 from flows.process_order import reload, see_through
 from flows.saga import ORDER_SAGA
 from flows.undo import compensate
 from flows.waiting import has_to_wait, let_wait
-from shop.database import is_database_trouble
+from shop import journal
+from shop.database import does_not_answer, patiently, transaction
 from shop.ending import finish, put_off
 from shop.errors import BatchStruggling, LeaseLost, OrderError
 from shop.infrastructure import is_infrastructure_trouble
@@ -32,6 +34,11 @@ GRACE_SECONDS = 5
 """For a run that has to go: so long it goes on with what it has in hand. What is not done by then is handed back: orders do not wait for a
 worker that leaves."""
 _ALONE_AT_ONCE = 32
+_ANYTHING = text("SELECT 1")
+_LONGEST_TROUBLE_SECONDS = 60
+"""Limits the pause of an order for which the database, or something like it, is in trouble whenever it is tried alone."""
+_FEW = 100
+"""So many orders are handed back together also on a database that does not answer."""
 
 
 class Lane:
@@ -112,6 +119,13 @@ class Lane:
                 self._let_go([order for order in left if not order.done(step.name)])
         await finish(orders, ORDER_SAGA)
 
+    async def _anew(self, orders: Sequence[OrderUnderWay]) -> None:
+        """A batch of which it is unclear what was committed."""
+        async with transaction() as tx:
+            held = await journal.hold(tx, orders)
+            await journal.load(tx, held)
+        await self._batch(held)
+
     async def _step(self, step: Step, orders: Sequence[OrderUnderWay]) -> list[OrderUnderWay]:
         """One step for the batch. Returns those that leave it here."""
         work = Work(step, orders, patience=settings().straggler_seconds)
@@ -187,45 +201,61 @@ class Lane:
 
     async def _after(self, error: Exception, orders: Sequence[OrderUnderWay]) -> None:
         """What ended the work on these orders may be the fault of one of them: each goes on alone, and the culprit fails alone. Then it
-        is handed back for a pause that grows with each claim."""
+        is handed back for a pause that grows with each claim. Infrastructure that is in trouble gets a moment; but some of that trouble is
+        one order's, or that of too many at once: those that come back go on in halves."""
         log.warning("%d orders could not be worked on (%s); they are taken up again", len(orders), type(error).__name__)
-        if is_infrastructure_trouble(error):
-            await self._hand_back(orders, seconds=1)
-            return
-        log.exception("this should not have happened", exc_info=error)
-        if len(orders) > 1:
+        infrastructure = is_infrastructure_trouble(error)
+        if not infrastructure:
+            log.exception("this should not have happened", exc_info=error)
+        if len(orders) == 1:
+            longest = _LONGEST_TROUBLE_SECONDS if infrastructure else LONGEST_ASIDE_SECONDS
+            await self._hand_back(orders, seconds=min(longest, 2 ** min(orders[0].fence, 30)))
+        elif not infrastructure:
             for order in orders:
                 self._keep(self.beside, self._see_through(order, anew=True), [order])
-        elif orders:
-            await self._hand_back(orders, seconds=min(LONGEST_ASIDE_SECONDS, 2 ** min(orders[0].fence, 30)))
+        elif all(order.fence == 1 for order in orders):
+            await self._hand_back(orders, seconds=1)
+        else:
+            await patiently(_ask)
+            middle = len(orders) // 2
+            for half in (orders[:middle], orders[middle:]):
+                self._keep(self.batches, self._anew(half), half)
 
     async def _hand_back(self, orders: Sequence[OrderUnderWay], seconds: float) -> None:
         """Tries until it is done: without the database nothing else can be done either. If something else is wrong they are handed back
         one by one, and those for which that fails for the time of a lease are left over."""
-        left, together = list(orders), True
+        left, together = list(orders), len(orders)
         until, pause = time.monotonic() + settings().lease_seconds, 0.1
         while left:
             trouble: Exception | None = None
-            for group in [list(left)] if together else [[order] for order in left]:
+            for group in [left[i : i + together] for i in range(0, len(left), together)]:
                 try:
                     await put_off(group, seconds)
                 except Exception as error:  # noqa: BLE001  (whatever it is: this worker's lease goes on living)
                     trouble = error
-                    if is_database_trouble(error):
+                    if does_not_answer(error):
                         break
                 else:
                     left = [order for order in left if order not in group]
             if trouble is None:
                 return
             log.warning("%d orders could not be handed back (%s); trying again", len(left), type(trouble).__name__)
-            if not is_database_trouble(trouble):
-                together = False
-                if time.monotonic() > until:
-                    log.error("%d orders cannot be handed back for now", len(left), exc_info=trouble)
-                    self.left_over = True
-                    return
+            if does_not_answer(trouble):  # it is away, or too slow for so many
+                together = max(together // 2, min(together, _FEW))
+            elif together > 1:
+                together = 1
+            elif time.monotonic() > until:
+                log.error("%d orders cannot be handed back for now", len(left), exc_info=trouble)
+                self.left_over = True
+                return
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2)
+
+
+async def _ask() -> None:
+    """Raises if the database does not answer."""
+    async with transaction() as tx:
+        await tx.execute(_ANYTHING)
 
 
 def _goes_on(order: OrderUnderWay) -> bool:

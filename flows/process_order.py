@@ -25,7 +25,7 @@ from flows.waiting import has_to_wait, let_wait
 from shop import journal, signals
 from shop.database import Tx, is_database_trouble, patiently, transaction
 from shop.desk.cancel import withdraw
-from shop.ending import finish, put_off
+from shop.ending import finish, put_off, wait_if_it_dies
 from shop.errors import (
     GivenUp,
     InfrastructureTrouble,
@@ -53,6 +53,8 @@ from tasks.deliver_outbox import deliver_outbox
 from tasks.step import run
 
 _ASK_SECONDS = 5
+_LONGEST_REST_SECONDS = 6 * 3600
+"""Limits the pause of a shipped order that stops its workers."""
 _REASON, _SOMEBODY = "its run was cancelled", "whoever cancelled the run"
 _STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 """Where workers and `serve` tell a process which run it is for."""
@@ -146,7 +148,7 @@ async def _leave(lease_id: UUID, cancelling: Cancelling) -> None:
 
 
 async def _work_on(order_id: str, lease_id: UUID, claimed: list[OrderUnderWay], cancelling: Cancelling | None) -> bool:
-    """Takes the order, `claimed` already or not, as far as it goes now. False: it is in somebody else's hands."""
+    """Takes the order, `claimed` already or not, as far as it goes now. False: it is in somebody else's hands, or has to wait."""
     log = get_run_logger()
     try:
         if not claimed:
@@ -163,7 +165,7 @@ async def _work_on(order_id: str, lease_id: UUID, claimed: list[OrderUnderWay], 
             raise
         log.warning("the database is away (%s); order %s goes on when it is back", type(error).__name__, order_id)
         await patiently(lambda: hand_back_all(lease_id))  # it is unclear what this run holds: nothing, from here on
-        return True
+        return False  # after a pause: the trouble may be this order's own
     return bool(claimed)
 
 
@@ -189,6 +191,7 @@ async def see_through(order: OrderUnderWay, cancelling: Cancelling | None = None
     step = ORDER_SAGA.steps[0]
     try:
         _look_back(order)
+        await _brace(order)
         for step in ORDER_SAGA:
             if not order.done(step.name):
                 await run(Work(step, [order]))
@@ -283,6 +286,17 @@ async def reload(order: OrderUnderWay) -> None:
     async with transaction() as tx:
         if await journal.hold(tx, [order]):
             await journal.load(tx, [order])
+
+
+async def _brace(order: OrderUnderWay) -> None:
+    """A shipped order that stops its workers is never undone for that. It is tried again and again, but rarely."""
+    too_often = order.lone_deaths - settings().max_takeovers
+    if too_often <= 0:
+        return
+    seconds = min(_LONGEST_REST_SECONDS, 60 * 2 ** min(too_often, 30))
+    why = str(GivenUp(order.lone_deaths))
+    get_logger("orders").error("order %s is shipped, and %s: should that happen again, it waits for %.0f s", order.id, why, seconds)
+    await wait_if_it_dies(order, seconds)
 
 
 async def _go_forward(order: OrderUnderWay, failure: BaseException) -> None:

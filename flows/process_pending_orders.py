@@ -21,9 +21,9 @@ from flows.progress import Progress
 from flows.saga import ORDER_SAGA
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal, signals, tally
-from shop.database import is_database_trouble, transaction
+from shop.database import is_database_trouble
 from shop.garbage import little_garbage_collection
-from shop.lease import HANDING_BACK, hand_back_strays, lease
+from shop.lease import hand_back_strays, lease
 from shop.monitoring.sampler import sampling
 from shop.notifications import outbox
 from shop.settings import settings
@@ -188,15 +188,8 @@ class _Drain:
     async def _hand_back_strays(self, lease_id: UUID) -> None:
         if not self._unclear and not self.lane.left_over:
             return
-        try:
-            async with transaction(HANDING_BACK) as tx:
-                await hand_back_strays(tx, lease_id, self.lane.in_hand)
-        except Exception as error:
-            if is_database_trouble(error):
-                raise
-            get_run_logger().warning("orders that nobody works on could not be handed back (%s)", type(error).__name__)
-        else:
-            self._unclear = self.lane.left_over = False
+        all_handed_back = await hand_back_strays(lease_id, self.lane.in_hand)
+        self._unclear = self.lane.left_over = not all_handed_back
 
     async def _wait(self, bell: Bell) -> None:
         """For new orders, for a batch to end, or for a second: a lease may have run out somewhere."""

@@ -12,7 +12,6 @@ from flows.lane import GRACE_SECONDS, Lane
 from flows.order_picture import show_order
 from flows.saga import ORDER_SAGA
 from shop import journal, signals
-from shop.database import transaction
 from shop.lease import lease
 from shop.notifications import outbox
 from shop.notifications.kinds import ALL_OF_AN_ORDER
@@ -54,5 +53,4 @@ async def to_its_outcome(order_id: str) -> OrderOutcome:
 
 
 async def _claim(mine: UUID, order_ids: Sequence[str]) -> list[OrderUnderWay]:
-    async with transaction(journal.CLAIMING) as tx:
-        return await journal.claim(tx, mine, most=len(order_ids), ids=order_ids, flow_run_id=str(flow_run.id), known=ORDER_SAGA.names)
+    return await journal.take(mine, most=len(order_ids), ids=order_ids, flow_run_id=str(flow_run.id), known=ORDER_SAGA.names)

@@ -267,6 +267,11 @@ def is_database_trouble(error: BaseException) -> bool:
     return isinstance(error, lost) or type(cause) is psycopg.DatabaseError
 
 
+def does_not_answer(error: BaseException) -> bool:
+    """Whether the database is away. What it says of a statement, whatever its code, may be the fault of a single row."""
+    return is_database_trouble(error) and sqlstate(error) is None
+
+
 def is_schema_mismatch(error: BaseException) -> bool:
     """Whether the database lacks what this version needs of it: tables, columns, functions, privileges. No order is to blame."""
     return sqlstate(error) in _SCHEMA_STATES

@@ -62,6 +62,7 @@ _LATER = text(
     WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NULL AND lease_id = ANY(CAST(:leases AS uuid[]))
     """
 )
+_WAIT_IF_IT_DIES = text("UPDATE customer_order SET not_before = now() + make_interval(secs => :seconds) WHERE id = :id AND outcome IS NULL")
 # From now on its holder looks at each order's fence: somebody may still be on its way with one of these.
 _LOOK_CLOSER = text("UPDATE lease SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[]))")
 
@@ -188,6 +189,13 @@ async def put_off(orders: Sequence[OrderUnderWay], seconds: float, *, keep_stock
             await inventory.keep(tx, [order.id for order in held], seconds)
     for order in held:
         order.lost = True
+
+
+async def wait_if_it_dies(order: OrderUnderWay, seconds: float) -> None:
+    """Should this worker die with the order in hand, nobody claims it for so long. It stays this worker's."""
+    async with transaction(_PUTTING_OFF) as tx:
+        if await journal.hold(tx, [order]):
+            await tx.execute(_WAIT_IF_IT_DIES, {"id": order.id, "seconds": float(seconds)})
 
 
 async def _keep_at_service(order: OrderUnderWay, seconds: float) -> None:

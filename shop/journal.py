@@ -18,7 +18,7 @@ from sqlalchemy import TextClause, text
 
 from shop.database import Tx, after_commit, as_json, transaction
 from shop.errors import OrderCancelled, RecordedFailure, UnknownStep
-from shop.infrastructure import is_infrastructure_trouble
+from shop.infrastructure import may_be_one_orders
 from shop.points import effect
 from shop.settings import settings
 from shop.under_way import Entry, OrderUnderWay
@@ -89,12 +89,15 @@ _CLAIM_SUSPECTED = text(_CLAIM.format(when=_DUE, which=f"AND {_SUSPECTED} AND o.
 # One that nobody has begun with and that has to wait is kept for who claims it by its id (`shop.intake.submit`).
 _CLAIM_THESE = text(_CLAIM.format(when=f"({_DUE} OR o.fence = 0)", which="AND o.id = ANY(CAST(:ids AS text[]))"))
 # As `_CLAIM` has them, but without locking anything.
-_CLAIMABLE = text(
-    f"SELECT o.id, o.fence FROM customer_order o WHERE o.outcome IS NULL AND {_DUE} "  # noqa: S608  (constants)
+_CLAIMABLE = (
+    f"SELECT o.id, o.fence, {_SUSPECTED} AS suspected FROM customer_order o WHERE o.outcome IS NULL AND {_DUE} "  # noqa: S608  (constants)
     "AND o.waits_for IS DISTINCT FROM :stranger "
     f"AND (o.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until >= {_PAUSE_IS_OVER})) "
-    "ORDER BY o.number LIMIT :most"
-).bindparams(stranger=UnknownStep.code)
+)
+_OLDEST_CLAIMABLE = text(f"{_CLAIMABLE} ORDER BY o.number LIMIT 1").bindparams(stranger=UnknownStep.code)
+_ONE_BY_ONE = text(f"{_CLAIMABLE} AND (NOT :begun OR o.fence > 0) ORDER BY suspected, o.number LIMIT :most").bindparams(
+    stranger=UnknownStep.code
+)
 # The fence grows, so that the pause does, and whoever had it before writes nothing more about it.
 _SET_ASIDE = text(
     "UPDATE customer_order o SET lease_id = NULL, fence = o.fence + 1, "
@@ -152,9 +155,10 @@ _RECORD_UNDO = text(
     "UPDATE order_step s SET undo_status = r.status, undo_due = (r.status <> 'done'), undo_result = r.result, "
     # What an earlier try has found out, such as how often the gateway refused, is still so after one that was only not answered.
     "undo_error = CASE WHEN r.error IS NOT NULL THEN coalesce(s.undo_error, '{}') || r.error END, "
-    "undo_ended_at = clock_timestamp() "
+    # One that was given up before its try was written down has its place in the sequence, too.
+    "undo_number = coalesce(s.undo_number, nextval(pg_get_serial_sequence('order_step', 'number'))), undo_ended_at = clock_timestamp() "
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, status text, result jsonb, error jsonb) "
-    "WHERE s.step = :step AND s.order_id = r.order_id"
+    "WHERE s.step = :step AND s.order_id = r.order_id RETURNING s.order_id, s.undo_number"
 )
 _MARK_DUE = text("UPDATE order_step SET undo_due = true WHERE step = :step AND order_id = ANY(CAST(:ids AS text[]))")
 # All there are, from an index that has nothing else in it: next to nothing, however many orders a batch has.
@@ -180,32 +184,55 @@ class Record:
 
 
 async def take(
-    lease: UUID, *, most: int, flow_run_id: str | None = None, known: Collection[str] | None = None, **how: Any
+    lease: UUID,
+    *,
+    most: int,
+    ids: Sequence[str] | None = None,
+    begun: bool = False,
+    flow_run_id: str | None = None,
+    known: Collection[str] | None = None,
+    alone: bool = True,
+    survived: int = 0,
 ) -> list[OrderUnderWay]:
     """A `claim` in a transaction of its own. If one order spoils it for all, each is claimed by itself, and the culprit is set aside for
     a growing pause."""
-    how |= {"flow_run_id": flow_run_id, "known": known}
     try:
         async with transaction(CLAIMING) as tx:
-            return await claim(tx, lease, most=most, **how)
+            return await claim(
+                tx, lease, most=most, ids=ids, begun=begun, flow_run_id=flow_run_id, known=known, alone=alone, survived=survived
+            )
     except Exception as error:
-        if is_infrastructure_trouble(error):
+        if not may_be_one_orders(error):
             raise
         log.exception("up to %d orders could not be claimed together: each is claimed by itself", most)
+    suspected: list[str] = []
+    if ids is None:
+        async with transaction() as tx:
+            rows = (await tx.execute(_ONE_BY_ONE, {"most": most, "begun": begun})).all()
+        ids, suspected = [row.id for row in rows if not row.suspected], [row.id for row in rows if row.suspected]
     claimed: list[OrderUnderWay] = []
-    async with transaction() as tx:
-        ids = [row.id for row in (await tx.execute(_CLAIMABLE, {"most": most})).all()]
     for order_id in ids:
-        try:
-            async with transaction(CLAIMING) as tx:
-                claimed += await claim(tx, lease, most=1, ids=[order_id], flow_run_id=flow_run_id, known=known)
-        except Exception as error:
-            if is_infrastructure_trouble(error):
-                raise
-            log.exception("order %s cannot be claimed: it is set aside", order_id)
-            async with transaction(CLAIMING) as tx:
-                await set_aside(tx, order_id)
-    return claimed
+        claimed += await _claim_or_set_aside(lease, order_id, flow_run_id, known)
+    if claimed or not alone:
+        return claimed
+    for order_id in suspected:  # one at most, and nothing beside it
+        if claimed := await _claim_or_set_aside(lease, order_id, flow_run_id, known):
+            claimed[0].on_trial = True
+            return claimed
+    return []
+
+
+async def _claim_or_set_aside(lease: UUID, order_id: str, flow_run_id: str | None, known: Collection[str] | None) -> list[OrderUnderWay]:
+    try:
+        async with transaction(CLAIMING) as tx:
+            return await claim(tx, lease, most=1, ids=[order_id], flow_run_id=flow_run_id, known=known)
+    except Exception as error:
+        if not may_be_one_orders(error):
+            raise
+        log.exception("order %s cannot be claimed: it is set aside", order_id)
+    async with transaction(CLAIMING) as tx:
+        await set_aside(tx, order_id)
+    return []
 
 
 async def set_aside(tx: Tx, order_id: str) -> None:
@@ -318,10 +345,11 @@ async def lock_dead_leases(tx: Tx) -> list[UUID]:
     return leases
 
 
-async def oldest_claimable(tx: Tx) -> tuple[str, int] | None:
-    """The oldest order that anybody could claim now, with its fence; None if no order waits."""
-    row = (await tx.execute(_CLAIMABLE, {"most": 1})).one_or_none()
-    return None if row is None else (row.id, row.fence)
+async def oldest_claimable(tx: Tx) -> tuple[str, int, bool] | None:
+    """The oldest order that anybody could claim now, with its fence, and whether only a worker that has nothing else in hand could; None
+    if no order waits."""
+    row = (await tx.execute(_OLDEST_CLAIMABLE)).one_or_none()
+    return None if row is None else (row.id, row.fence, row.suspected)
 
 
 async def in_live_hands(tx: Tx, *, most: int) -> int:
@@ -462,9 +490,11 @@ async def write_undo(tx: Tx, step: str, records: Sequence[Record]) -> None:
     if not records:
         return
     rows = [{"order_id": r.under_way.id, "status": r.status, "result": r.result, "error": r.error} for r in records]
-    await tx.execute(_RECORD_UNDO, {"step": step, "rows": as_json(rows)})
+    written = await tx.execute(_RECORD_UNDO, {"step": step, "rows": as_json(rows)})
+    numbers = {row.order_id: row.undo_number for row in written.all()}
     for r in records:
         entry = r.under_way.journal[step]
+        entry.undo_number = numbers.get(r.under_way.id, entry.undo_number)
         entry.undo_status, entry.undo_result, entry.undo_due = r.status, r.result, r.status != "done"
         entry.undo_error = {**(entry.undo_error or {}), **r.error} if r.error is not None else None
 

@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from shop.database import Tx, is_database_trouble, patiently, transaction
+from shop.database import Tx, does_not_answer, is_database_trouble, patiently, transaction
 from shop.points import effect
 from shop.settings import settings
 from shop.signals import WAITING
@@ -31,8 +31,9 @@ _TAKE = text(
     "INSERT INTO lease AS l (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => :seconds)) "
     "ON CONFLICT (id) DO UPDATE SET until = greatest(l.until, excluded.until)"
 )
+# Locked as the update locks it: it waits for whoever is just taking the orders, and reads what that one has left.
 _RENEW = text(
-    "WITH was AS (SELECT orders_left FROM lease WHERE id = :id) "
+    "WITH was AS (SELECT orders_left FROM lease WHERE id = :id FOR NO KEY UPDATE) "
     "UPDATE lease l SET until = now() + make_interval(secs => :seconds), orders_left = NULL FROM was WHERE l.id = :id "
     "RETURNING was.orders_left IS NOT DISTINCT FROM 1"
 )
@@ -45,8 +46,11 @@ _UNCOUNT = text(
 )
 _HAND_BACK = text("UPDATE customer_order SET lease_id = NULL WHERE lease_id = :id AND outcome IS NULL")
 _STRAYS = text(
-    "UPDATE customer_order o SET lease_id = NULL WHERE o.lease_id = :id AND o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM "
+    "SELECT o.id FROM customer_order o WHERE o.lease_id = :id AND o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM "
     "unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS known(id, fence) WHERE known.id = o.id AND known.fence = o.fence)"
+)
+_HAND_BACK_THESE = text(
+    "UPDATE customer_order SET lease_id = NULL WHERE lease_id = :id AND id = ANY(CAST(:ids AS text[])) AND outcome IS NULL"
 )
 _TELL = text("SELECT pg_notify(:channel, '')")
 _END_SECONDS = 5
@@ -60,6 +64,8 @@ class _Connection:
 
     was_lost: bool = False
     """Whether the lease could not be renewed in time although its holder lived: a takeover since then is not the orders' fault."""
+    was_alone: bool = False
+    """Whether a single order was taken over, as a renewal found that may be known as late only afterwards: kept until that is uncounted."""
 
 
 @asynccontextmanager
@@ -85,33 +91,43 @@ async def _take(lease_id: UUID) -> None:
         await tx.execute(_TAKE, {"id": lease_id, "holder": holder, "seconds": settings().lease_seconds})
 
 
-async def _renew(lease_id: UUID, connection: _Connection) -> None:
-    seconds = settings().lease_seconds
-    async with transaction(seconds=seconds) as tx:  # later it is of no use
-        alone = (await tx.execute(_RENEW, {"id": lease_id, "seconds": seconds})).scalar()
+async def _renew(lease_id: UUID, connection: _Connection, *, limit: float) -> None:
+    async with transaction(seconds=limit) as tx:
+        alone = (await tx.execute(_RENEW, {"id": lease_id, "seconds": settings().lease_seconds})).scalar()
+        connection.was_alone |= bool(alone)
         if connection.was_lost:
-            await tx.execute(_UNCOUNT, {"id": lease_id, "alone": bool(alone)})
+            await tx.execute(_UNCOUNT, {"id": lease_id, "alone": connection.was_alone})
 
 
 async def _keep_renewing(lease_id: UUID, connection: _Connection) -> None:
-    pause = settings().lease_seconds / 4
+    """One connection that does not answer must not cost the lease: each try is limited, and the next one follows at once. A database that
+    is slow gets more time with each try."""
+    lease_seconds = settings().lease_seconds
+    pause = wait = limit = lease_seconds / 4
     while True:
-        await asyncio.sleep(pause)
+        await asyncio.sleep(wait)
         began, worked = time.monotonic(), time.process_time()
-        failed: Exception | None = None
+        failed: BaseException | None = None
         try:
-            await _renew(lease_id, connection)
+            await _renew(lease_id, connection, limit=limit)
         except Exception as error:  # noqa: BLE001
             # Not renewed is not lost: the fence decides. Trying again is all there is to do.
             failed = error
             log.warning("the lease could not be renewed just now: %s", type(error).__name__)
-        # Counts only a slow database: a takeover from a process that blocked its own event loop is its orders' fault.
-        took, busy = time.monotonic() - began, time.process_time() - worked
-        late, blocked = took > pause, took > pause and busy >= took / 2
-        if failed is None:
-            connection.was_lost = late and not blocked
-        else:
-            connection.was_lost |= is_database_trouble(failed) and not blocked
+        except asyncio.CancelledError as error:  # in the middle of it: what is known so far is for `_drop`
+            failed = error
+            raise
+        finally:
+            # Counts only a slow database: a takeover from a process that blocked its own event loop is its orders' fault.
+            took, busy = time.monotonic() - began, time.process_time() - worked
+            late, blocked = took > pause, took > pause and busy >= took / 2
+            if failed is None:
+                connection.was_lost = late and not blocked
+                connection.was_alone &= connection.was_lost
+            else:
+                connection.was_lost |= (late or is_database_trouble(failed)) and not blocked
+        wait = pause if failed is None else max(0.0, pause - took)
+        limit = min(max(pause, 2 * took), lease_seconds)
 
 
 async def hand_back_all(lease_id: UUID) -> None:
@@ -120,10 +136,36 @@ async def hand_back_all(lease_id: UUID) -> None:
         await _hand_back(tx, lease_id)
 
 
-async def hand_back_strays(tx: Tx, lease_id: UUID, in_hand: Iterable[OrderUnderWay]) -> None:
-    """Hands back what is under the lease and not in hand: orders of a claim whose answer was lost, which nobody would ever work on."""
+async def hand_back_strays(lease_id: UUID, in_hand: Iterable[OrderUnderWay]) -> bool:
+    """Hands back what is under the lease and not in hand: orders of a claim whose answer was lost, which nobody would ever work on. If one
+    of them spoils it for all, each by itself. Returns whether all are. Raises when the database does not answer."""
     known = list(in_hand)
-    await tx.execute(_STRAYS, {"id": lease_id, "ids": [order.id for order in known], "fences": [order.fence for order in known]})
+    async with transaction() as tx:
+        parameters = {"id": lease_id, "ids": [order.id for order in known], "fences": [order.fence for order in known]}
+        strays = list((await tx.execute(_STRAYS, parameters)).scalars())
+    try:
+        await _hand_back_these(lease_id, strays)
+    except Exception as error:
+        if does_not_answer(error):
+            raise
+    else:
+        return True
+    left = 0
+    for order_id in strays:
+        try:
+            await _hand_back_these(lease_id, [order_id])
+        except Exception as error:
+            if does_not_answer(error):
+                raise
+            left += 1
+            log.warning("order %s, which nobody works on, could not be handed back (%s)", order_id, type(error).__name__)
+    return left == 0
+
+
+async def _hand_back_these(lease_id: UUID, order_ids: list[str]) -> None:
+    if order_ids:
+        async with transaction(HANDING_BACK) as tx:
+            await tx.execute(_HAND_BACK_THESE, {"id": lease_id, "ids": order_ids})
 
 
 async def _hand_back(tx: Tx, lease_id: UUID) -> None:
@@ -134,15 +176,32 @@ async def _hand_back(tx: Tx, lease_id: UUID) -> None:
 async def _drop(lease_id: UUID, connection: _Connection) -> None:
     async with transaction(HANDING_BACK) as tx:
         await _hand_back(tx, lease_id)
-        if connection.was_lost:
-            alone = (await tx.execute(_LEFT_ALONE, {"id": lease_id})).scalar()
-            await tx.execute(_UNCOUNT, {"id": lease_id, "alone": bool(alone)})
-        await tx.execute(_DROP, {"id": lease_id})
+        await _forget(tx, lease_id, connection)
+
+
+async def _forget(tx: Tx, lease_id: UUID, connection: _Connection) -> None:
+    if connection.was_lost:
+        connection.was_alone |= bool((await tx.execute(_LEFT_ALONE, {"id": lease_id})).scalar())
+        await tx.execute(_UNCOUNT, {"id": lease_id, "alone": connection.was_alone})
+    await tx.execute(_DROP, {"id": lease_id})
+
+
+async def _drop_one_by_one(lease_id: UUID, connection: _Connection) -> None:
+    """One order that cannot be handed back keeps no others: without its lease, anybody may take it over."""
+    await hand_back_strays(lease_id, [])
+    async with transaction(HANDING_BACK) as tx:
+        await tx.execute(_TELL, {"channel": WAITING})
+        await _forget(tx, lease_id, connection)
 
 
 async def _end(lease_id: UUID, connection: _Connection) -> None:
     try:
-        await patiently(lambda: _drop(lease_id, connection), seconds=_END_SECONDS)
+        try:
+            await patiently(lambda: _drop(lease_id, connection), seconds=_END_SECONDS)
+        except Exception as error:
+            if does_not_answer(error):
+                raise
+            await patiently(lambda: _drop_one_by_one(lease_id, connection), seconds=_END_SECONDS)
     except Exception as error:
         log.warning(
             "the lease could not be handed back (%s): it runs out by itself",

@@ -78,12 +78,12 @@ _DESK = """
     SELECT a.order_id AS id, a.since, a.currency, a.step, a.error_code AS code, CAST(a.amount_at_risk AS float) AS value
     FROM attention a WHERE a.resolved_at IS NULL AND :threshold >= 0
 """
-# A lease that is not there any more ran out a day ago at least.
+# A lease that is not there any more ran out a day ago at least. What is to wait is nobody's yet to take over.
 _LEFT = """
-    SELECT o.id, coalesce(l.until, now() - interval '1 day') AS since, NULL AS currency, NULL AS step, NULL AS code,
-        CAST(extract(epoch FROM now() - coalesce(l.until, now() - interval '1 day')) AS float) AS value
+    SELECT o.id, late.since, NULL AS currency, NULL AS step, NULL AS code, CAST(extract(epoch FROM now() - late.since) AS float) AS value
     FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id
-    WHERE o.outcome IS NULL AND o.lease_id IS NOT NULL AND (l.id IS NULL OR l.until < now() - make_interval(secs => :threshold))
+        CROSS JOIN LATERAL (SELECT greatest(coalesce(l.until, now() - interval '1 day'), o.not_before) AS since) late
+    WHERE o.outcome IS NULL AND o.lease_id IS NOT NULL AND late.since < now() - make_interval(secs => :threshold)
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 import pytest
@@ -12,23 +13,30 @@ from shop.outcomes import Outcome
 from tests.faults.witness import PRICE, PRODUCT, STOCK, order_of, stock_up
 from tests.integration.world import World
 from tests.nursery.nursery import Nursery, Process
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "1"}
-SHIPPING, UNDOING = "tasks.fulfill_order:fulfil", "shop.journal:begin_undo"
+SHIPPING, UNDOING, TELLING = "tasks.fulfill_order:fulfil", "shop.journal:begin_undo", "tasks.notify_customer:notify"
 
 
-def consume(world: World, nursery: Nursery, deadly: tuple[str, str], *, batch_size: int) -> int:
-    """Starts a consumer, and another one whenever it has died, until all orders have ended. Returns how many died."""
+_OPEN = "SELECT 1 FROM customer_order WHERE outcome IS NULL LIMIT 1"
+
+
+def consume(world: World, nursery: Nursery, deadly: tuple[str, str], *, batch_size: int, until_none: str = _OPEN) -> int:
+    """Starts a consumer, and another one whenever it has died, until all orders have ended, or there are no more of these. Returns how
+    many died."""
     deaths, end = 0, time.monotonic() + 90 * PATIENCE
     consumer: Process | None = None
-    while world.sql("SELECT 1 FROM customer_order WHERE outcome IS NULL LIMIT 1"):
+    while world.sql(until_none):
         assert time.monotonic() < end, f"{deaths} consumers died, and orders are left"
         if consumer is not None and not consumer.running():
             assert consumer.code == -9, f"a consumer ended by itself ({consumer.code})"
             deaths, consumer = deaths + 1, None
         consumer = consumer or nursery.drain(600, batch_size=batch_size, env=QUICK, deadly=deadly)
         time.sleep(0.05)
+    if consumer is not None:
+        consumer.signal(signal.SIGKILL)  # else it may take up what a test does next
+        consumer.gone(10)
     return deaths
 
 
@@ -71,4 +79,39 @@ def test_an_order_whose_undoing_kills_its_workers_is_left_to_a_person(saga: Worl
     ends = report.read(good)
     assert {end.outcome for end in ends.values()} == {Outcome.COMPLETED}
     assert {saga.charges(order_id) for order_id in good} == {1}
+    shown = [(undone.step, undone.status, undone.details["code"]) for undone in report.read([deadly])[deadly].undone]
+    assert ("process_payment", "failed", GivenUp.code) in shown, "no try was ever written down, and yet it is shown as failed"
     assert saga.sql("SELECT error_code FROM attention WHERE order_id = :id", id=deadly) == [(GivenUp.code,)]
+
+
+async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(saga: World, nursery: Nursery, unique: str) -> None:
+    stock_up(saga)
+    orders = [order_of("good", f"{unique}-{i}") for i in range(6)]
+    deadly, good = orders[2]["id"], [order["id"] for i, order in enumerate(orders) if i != 2]
+    intake.submit(orders)
+    waits = "SELECT 1 FROM customer_order WHERE outcome IS NULL AND coalesce(not_before < now() + interval '30 s', true) LIMIT 1"
+    consume(saga, nursery, (deadly, TELLING), batch_size=8, until_none=waits)
+    row = saga.order(deadly)
+    assert (row.outcome, row.lone_deaths, row.failure) == (None, 2, None)
+    assert saga.shipments(deadly) == 1
+
+    saga.sql("UPDATE customer_order SET not_before = now() WHERE id = :id AND lease_id IS NOT NULL", id=deadly)
+    consume(saga, nursery, (deadly, TELLING), batch_size=8, until_none=waits)
+    again = saga.order(deadly)
+    assert (again.outcome, again.lone_deaths, again.failure) == (None, 3, None)
+    assert saga.sql("SELECT not_before > now() + interval '3 min' FROM customer_order WHERE id = :id", id=deadly) == [(True,)], "it grows"
+    assert saga.money(deadly) == (PRICE, 0), "it is shipped: no money goes back"
+
+    saga.sql("UPDATE customer_order SET not_before = now() WHERE id = :id", id=deadly)
+
+    async def ended() -> bool:
+        return bool(saga.order(deadly).outcome)
+
+    nursery.drain(600, batch_size=8, env=QUICK)
+    await until(ended, 40, "whoever is not killed by it to end it")
+    assert saga.order(deadly).outcome == Outcome.COMPLETED
+    assert {saga.charges(order_id) for order_id in [deadly, *good]} == {1}
+    assert {saga.shipments(order_id) for order_id in [deadly, *good]} == {1}
+    assert {end.outcome for end in report.read(good).values()} == {Outcome.COMPLETED}
+    assert saga.stock(PRODUCT) == (STOCK - len(orders), 0)
+    saga.assert_books_balance()

@@ -20,8 +20,8 @@ from tests.waiting import until
 
 ENDING = "OLD.outcome IS NULL AND NEW.outcome IS NOT NULL"
 HANDED_BACK = "OLD.lease_id IS NOT NULL AND NEW.lease_id IS NULL AND NEW.outcome IS NULL"
-ITS_OWN, THE_DATABASES = "22012", "40001"
-"""SQLSTATEs: of an error that is about the data, and of one that is about the server."""
+ITS_OWN, THE_DATABASES, INTERNAL = "22012", "40001", "XX000"
+"""SQLSTATEs: of an error that is about the data, and of two that are about the server: it helps to try again, or not."""
 
 
 class Spoiler:
@@ -103,15 +103,44 @@ async def test_an_end_that_cannot_be_written_is_one_orders_own(
     saga.assert_books_balance()
 
 
+@pytest.mark.parametrize("kind", ["good", "unshippable"])
+async def test_what_the_database_says_of_one_order_every_time_is_no_trouble_of_the_others(saga: World, unique: str, kind: str) -> None:
+    """By its code it is the server's trouble, so that the batch is tried again; but not for ever."""
+    stock_up(saga)
+    orders, culprit, others = batch(unique, kind)
+    outcome, money = (Outcome.COMPLETED, (PRICE, 0)) if kind == "good" else (Outcome.COMPENSATED, (PRICE, PRICE))
+    spoiler = Spoiler(saga, "spoiled_end", f"{ENDING} AND NEW.id = '{culprit}'", code=INTERNAL)
+
+    async def ended(ids: list[str]) -> bool:
+        return outcomes(saga, ids) == {outcome}
+
+    async def waits_longer() -> bool:
+        return saga.order(culprit).lease_id is None and saga.order(culprit).fence > 2
+
+    async with consuming():
+        await until(lambda: ended(others), 40, "the others to end")
+        await until(waits_longer, 40, "the last one to wait")
+        assert outcomes(saga, [culprit]) == {None}
+        spoiler.end()
+        await until(lambda: ended([culprit]), 40, "the last one to end")
+    assert {saga.money(order["id"]) for order in orders} == {money}
+    assert {saga.charges(order["id"]) for order in orders} == {1}
+    assert saga.stock(PRODUCT) == (STOCK - len(orders) * (kind == "good"), 0)
+    saga.assert_books_balance()
+
+
 async def test_the_pause_of_an_order_that_cannot_end_grows(saga: World, unique: str) -> None:
     _, culprit, _ = batch(unique, n=3)
     Spoiler(saga, "spoiled_end", f"{ENDING} AND NEW.id = '{culprit}'")
-    pauses = []
+    fences = []
     for _ in range(4):
         saga.sql("UPDATE customer_order SET not_before = NULL")
+        began = saga.sql("SELECT clock_timestamp()")[0][0]
         await process_pending_orders(drain_seconds=0)
-        pauses.append(saga.sql("SELECT extract(epoch FROM not_before - now()) FROM customer_order WHERE id = :id", id=culprit)[0][0])
-    assert pauses[3] > 8, "from claim to claim it doubles, however long each round takes"
+        row = saga.order(culprit)
+        fences.append(row.fence)
+        assert (row.not_before - began).total_seconds() >= 2**row.fence, "however long a round takes, it was put off only within it"
+    assert fences == sorted(set(fences)), "from claim to claim it doubles"
     assert saga.charges(culprit) == 1
 
 
@@ -154,12 +183,13 @@ async def test_a_hand_back_that_fails_for_a_while_is_tried_again(saga: World, un
     assert saga.stock(PRODUCT) == (STOCK - 6, 0)
 
 
-async def test_an_order_that_cannot_be_handed_back_keeps_nobody_from_the_others(saga: World, unique: str) -> None:
+@pytest.mark.parametrize("code", [ITS_OWN, INTERNAL])
+async def test_an_order_that_cannot_be_handed_back_keeps_nobody_from_the_others(saga: World, unique: str, code: str) -> None:
     """Not even when that lasts for longer than a lease; it is handed back as soon as that is possible."""
     stock_up(saga)
     orders, culprit, others = batch(unique)
     Spoiler(saga, "spoiled_end", ENDING, code=THE_DATABASES, times=1)
-    spoiler = Spoiler(saga, "spoiled_hand_back", f"{HANDED_BACK} AND NEW.id = '{culprit}'")
+    spoiler = Spoiler(saga, "spoiled_hand_back", f"{HANDED_BACK} AND NEW.id = '{culprit}'", code=code)
 
     async def others_ended() -> bool:
         return outcomes(saga, others) == {Outcome.COMPLETED}

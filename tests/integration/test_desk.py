@@ -151,6 +151,25 @@ async def test_a_retry_refunds_once_the_gateway_does_and_clears_the_desk(saga: W
     saga.assert_books_balance()
 
 
+async def test_an_order_that_cannot_be_claimed_keeps_no_others_from_their_retry(saga: World, unique: str) -> None:
+    first, second = await stuck(saga, f"SPOILT-{unique}"), await stuck(saga, f"FINE-{unique}")
+    (was,) = saga.sql("SELECT CAST(failure AS text) FROM customer_order WHERE id = :id", id=first)
+    saga.sql("""UPDATE customer_order SET failure = '"unreadable"' WHERE id = :id""", id=first)
+    saga.misbehave(take_refunds=True)
+    assert (await retry(saga))["retried"] == 2
+    assert saga.order(second).outcome == Outcome.COMPENSATED
+    row = saga.order(first)
+    assert (row.outcome, row.lease_id) == (None, None)
+    assert row.not_before is not None, "it waits"
+    assert (saga.money(first), saga.money(second)) == ((PRICE, 0), (PRICE, PRICE))
+
+    saga.sql("UPDATE customer_order SET failure = CAST(:was AS jsonb), not_before = NULL WHERE id = :id", was=was[0], id=first)
+    await process_pending_orders(drain_seconds=0)
+    assert saga.order(first).outcome == Outcome.COMPENSATED
+    assert saga.money(first) == (PRICE, PRICE)
+    saga.assert_books_balance()
+
+
 async def test_a_retry_is_a_task_run_that_people_can_see(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"SEEN-{unique}")
     saga.sql("UPDATE attention SET next_retry_at = now()")

@@ -256,6 +256,79 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
     assert (await shop.order("A")).fence == 2
 
 
+@pytest.mark.parametrize("then", ["renewed", "ended"])
+async def test_a_renewal_that_is_slow_and_succeeds_forgets_no_death_that_did_not_happen(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """It finds out only afterwards that it was late: what it saw of its orders is remembered until that is taken back."""
+    taken_over = asyncio.Event()
+
+    @asynccontextmanager
+    async def slow(*args: Any, **more: Any) -> AsyncIterator[Tx]:
+        await taken_over.wait()
+        async with transaction(*args, **more) as tx:
+            yield tx
+
+    with environment({"LEASE_SECONDS": "1"}):
+        await shop.store(an_order("A"))
+        async with lease() as mine:
+            await shop.claim("A", lease=mine)
+            monkeypatch.setattr(shop_lease, "transaction", slow)
+            await until(partial(has_run_out, shop, mine), 10, "the lease to run out")
+            (taken,) = await shop.claim("A")
+            assert (taken.takeovers, taken.lone_deaths) == (1, 1)
+            taken_over.set()
+            await until(partial(has_not_run_out, shop, mine), 10, "the renewal to succeed")
+            if then == "renewed":
+                await until(partial(is_not_counted, shop), 10, "the next renewal")
+    order = await shop.order("A")
+    assert (order.takeovers, order.lone_deaths, order.fence) == (0, 0, 2)
+
+
+async def test_a_renewal_that_waits_for_whoever_takes_over_sees_what_that_one_left(shop: Shop) -> None:
+    await shop.store(an_order("A"))
+    mine = await shop.lease()
+    await shop.claim("A", lease=mine)
+    await shop.let_leases_run_out()
+    other, known = await shop.lease(), shop_lease._Connection(was_lost=True)
+    async with transaction() as tx:
+        (taken,) = await journal.claim(tx, other, most=1, ids=["A"])
+        renewing = asyncio.create_task(shop_lease._renew(mine, known, limit=30))
+        await until(partial(somebody_waits, shop), 10, "the renewal to wait")
+    await renewing
+    assert (taken.lone_deaths, known.was_alone) == (1, True)
+    assert await is_not_counted(shop)
+
+
+async def test_a_connection_that_does_not_answer_does_not_cost_the_lease(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its try is given up early enough for another one, on another connection."""
+    tries: list[float] = []
+
+    @asynccontextmanager
+    async def first_is_silent(*_: object, seconds: float, **_more: object) -> AsyncIterator[Tx]:
+        tries.append(seconds)
+        async with transaction(seconds=seconds) as tx:
+            if len(tries) == 1:
+                await tx.execute(text("SELECT pg_sleep(3600)"))  # ends with the limit of the try
+            yield tx
+
+    with environment({"LEASE_SECONDS": "4"}):
+        await shop.store(an_order("A"))
+        async with lease() as mine:
+            await shop.claim("A", lease=mine)
+            first = await shop.value("SELECT until FROM lease WHERE id = :id", id=mine)
+            with monkeypatch.context() as patch:
+                patch.setattr(shop_lease, "transaction", first_is_silent)
+
+                async def renewed() -> bool:
+                    return bool(await shop.value("SELECT until > :first FROM lease WHERE id = :id", first=first, id=mine))
+
+                await until(renewed, 10, "the lease to be renewed")
+            assert len(tries) >= 2
+            assert sum(tries[:1]) < 2, "the second try begins before half of what is left is over"
+            assert tries[1] > tries[0], "a database that is slow gets more time"
+
+
 async def test_a_takeover_from_a_worker_that_was_blocked_counts(shop: Shop) -> None:
     """The order may be what blocks its workers."""
     with environment({"LEASE_SECONDS": "1"}):
@@ -314,7 +387,50 @@ async def test_who_has_other_orders_in_hand_tries_nobody(shop: Shop) -> None:
     assert ids(await trial(shop, alone=False)) == []
     assert (await shop.order("A")).lease_id is not None
     async with transaction() as tx:
-        assert await journal.oldest_claimable(tx) == ("A", 3), "somebody is needed for it"
+        assert await journal.oldest_claimable(tx) == ("A", 3, True), "somebody is needed for it"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_beside_an_order_that_cannot_be_claimed_suspected_ones_are_still_tried_alone(shop: Shop, alone: bool) -> None:
+    await shop.store(an_order("A"), an_order("B"))
+    await die(shop, 3)
+    await shop.store(an_order("UNREADABLE"), an_order("D"), an_order("E"))
+    await shop.rows("""UPDATE customer_order SET failure = '"unreadable"', fence = 1 WHERE id IN ('A', 'UNREADABLE')""")
+    claimed = await journal.take(await shop.lease(), most=10, alone=alone)
+    assert [(order.id, order.on_trial) for order in claimed] == [("D", False), ("E", False)]
+    assert (await shop.order("UNREADABLE")).not_before is not None
+    assert await journal.take(await shop.lease(), most=10, alone=False) == [], "not beside others"
+    claimed = await journal.take(await shop.lease(), most=10)
+    assert [(order.id, order.on_trial) for order in claimed] == [("B", True)]
+    assert (await shop.order("A")).not_before is not None, "it is set aside, so that it does not keep suspected ones from their trial"
+
+
+async def test_those_that_nobody_had_begun_with_stay_so_beside_an_order_that_cannot_be_claimed(shop: Shop) -> None:
+    await shop.store(an_order("UNREADABLE"), an_order("B"), an_order("C"))
+    await shop.rows("""UPDATE customer_order SET failure = '"unreadable"' WHERE id = 'UNREADABLE'""")
+    await shop.rows("UPDATE customer_order SET fence = 1 WHERE id <> 'C'")
+    assert ids(await journal.take(await shop.lease(), most=10, begun=True)) == ["B"]
+
+
+@pytest.mark.parametrize("code", ["22012", "XX000"])
+async def test_an_order_that_cannot_be_handed_back_keeps_no_others_at_the_end(shop: Shop, code: str) -> None:
+    await shop.store(an_order("A"), an_order("B"), an_order("C"))
+    await shop.rows(
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.lease_id IS NULL AND NEW.id = 'B' THEN "
+        f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
+    )
+    await shop.rows("CREATE TRIGGER spoil BEFORE UPDATE ON customer_order FOR EACH ROW EXECUTE FUNCTION spoil()")
+    try:
+        async with lease() as mine:
+            assert len(await shop.claim(lease=mine)) == 3
+            assert not await shop_lease.hand_back_strays(mine, [])
+            rows = await shop.rows("SELECT id FROM customer_order WHERE lease_id IS NULL ORDER BY id")
+            assert [row.id for row in rows] == ["A", "C"], "also in the middle of a run"
+            assert len(await shop.claim("A", "C", lease=mine)) == 2
+        again = await shop.claim()
+    finally:
+        await shop.rows("DROP FUNCTION spoil CASCADE")
+    assert [(order.id, order.takeovers, order.lone_deaths) for order in again] == [("A", 0, 0), ("B", 1, 0), ("C", 0, 0)]
 
 
 async def test_an_order_whose_worker_handed_it_back_is_not_suspected(shop: Shop) -> None:
@@ -338,6 +454,10 @@ async def test_an_order_whose_lease_is_gone_can_be_tried(shop: Shop) -> None:
     await die(shop, 3)
     await shop.rows("DELETE FROM lease")
     assert [(order.id, order.on_trial) for order in await trial(shop)] == [("A", True)]
+
+
+async def somebody_waits(shop: Shop) -> bool:
+    return bool(await shop.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
 
 async def has_run_out(shop: Shop, lease_id: UUID) -> bool:
