@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from deployments.watched import watched
+from shop.cancelling import cancel
 from shop.catalogue import load_sample_catalogue
 from shop.database import is_database_trouble, is_schema_mismatch
 from shop.errors import InventoryRefused, OrderError, OutOfStock, ReservationLost
@@ -76,8 +77,7 @@ def create_app(
         try:
             yield
         finally:
-            expiring.cancel()
-            await asyncio.gather(expiring, return_exceptions=True)
+            await cancel([expiring])
             await inventory.aclose()
 
     # No pages: FastAPI's load scripts from elsewhere.

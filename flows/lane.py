@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any
 
 from prefect.logging import get_logger
@@ -17,6 +16,7 @@ from flows.saga import ORDER_SAGA
 from flows.undo import compensate
 from flows.waiting import has_to_wait, let_wait
 from shop import journal
+from shop.cancelling import cancel
 from shop.database import does_not_answer, patiently, transaction
 from shop.ending import finish, put_off
 from shop.errors import BatchStruggling, LeaseLost, OrderError
@@ -51,7 +51,8 @@ class Lane:
         self.changed = asyncio.Event()
         self.ended = asyncio.Event()
         """Both set whenever something is no longer under way; each has its own listener."""
-        self._in_hand: dict[asyncio.Task[None], Sequence[OrderUnderWay]] = {}
+        self._holders: dict[OrderUnderWay, asyncio.Task[None]] = {}
+        """Each order's task: the last one that it was given to. An order that leaves its batch is the batch's no more."""
         self._alone = asyncio.Semaphore(_ALONE_AT_ONCE)
         self.left_over = False
         """Whether orders could not be handed back, so that nobody works on them and nobody else can have them."""
@@ -67,7 +68,7 @@ class Lane:
     @property
     def in_hand(self) -> Iterator[OrderUnderWay]:
         """All orders that this lane may be working on."""
-        return chain.from_iterable(self._in_hand.values())
+        return iter(self._holders)
 
     def quiet(self, seconds: float) -> bool:
         """Whether nothing is under way and nothing was started for so long."""
@@ -89,10 +90,7 @@ class Lane:
             async with asyncio.timeout(seconds):
                 while not self.idle:
                     await asyncio.wait(self.batches | self.beside)
-        left = self.batches | self.beside
-        for doing in left:
-            doing.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await cancel(self.batches | self.beside)
 
     async def _batch(self, orders: Sequence[OrderUnderWay]) -> None:
         """The saga for many orders that share each task run. Those that fail and those that are slow leave the batch; the rest go on."""
@@ -168,11 +166,12 @@ class Lane:
     def _keep(self, where: set[asyncio.Task[None]], doing: Coroutine[Any, Any, Any], orders: Sequence[OrderUnderWay]) -> None:
         task = asyncio.create_task(self._guarded(doing, orders))
         where.add(task)
-        self._in_hand[task] = orders
+        self._holders |= dict.fromkeys(orders, task)
 
         def gone(task: asyncio.Task[None]) -> None:
             where.discard(task)
-            del self._in_hand[task]
+            for order in self._held_by(task, orders):
+                del self._holders[order]
             self.changed.set()
             self.ended.set()
 
@@ -193,11 +192,12 @@ class Lane:
         except BaseException as stopped:  # noqa: BLE001  (`check` raises it where the run can end)
             self._stopped = stopped
 
+    def _held_by(self, task: asyncio.Task[None] | None, orders: Sequence[OrderUnderWay]) -> list[OrderUnderWay]:
+        return [order for order in orders if self._holders.get(order) is task]
+
     def _still_of(self, orders: Sequence[OrderUnderWay]) -> list[OrderUnderWay]:
         """Those that are this worker's, and that nothing else here is working on."""
-        me = asyncio.current_task()
-        elsewhere = set(chain.from_iterable(theirs for task, theirs in self._in_hand.items() if task is not me))
-        return [order for order in orders if not order.lost and order not in elsewhere]
+        return [order for order in self._held_by(asyncio.current_task(), orders) if not order.lost]
 
     async def _after(self, error: Exception, orders: Sequence[OrderUnderWay]) -> None:
         """What ended the work on these orders may be the fault of one of them: each goes on alone, and the culprit fails alone. Then it

@@ -21,6 +21,7 @@ from flows.progress import Progress
 from flows.saga import ORDER_SAGA
 from flows.takeover import all_told, tell_of_takeovers
 from shop import journal, signals, tally
+from shop.cancelling import cancel
 from shop.database import is_database_trouble
 from shop.garbage import little_garbage_collection
 from shop.lease import hand_back_strays, lease
@@ -87,8 +88,8 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: Batc
                 await drain.lane.finish_up(GRACE_SECONDS)
                 raise
             finally:
-                mailing.cancel()
-                await asyncio.gather(mailing, progress.stop(), return_exceptions=True)
+                await cancel([mailing])
+                await progress.stop()
     return {"orders": drain.taken, "batches": drain.started}
 
 
@@ -198,6 +199,4 @@ class _Drain:
         try:
             await asyncio.wait(waits, timeout=settings().poll_seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for waiting in waits:
-                waiting.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            await cancel(waits)

@@ -15,6 +15,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifa
 from prefect.logging import get_logger
 from sqlalchemy import text
 
+from shop.cancelling import cancel
 from shop.database import transaction
 from shop.money import show
 from shop.outcomes import Outcome
@@ -60,8 +61,7 @@ class Progress:
     async def stop(self) -> None:
         """Shows nothing any more; for a run that has to go."""
         if self._showing is not None:
-            self._showing.cancel()
-            await asyncio.gather(self._showing, return_exceptions=True)
+            await cancel([self._showing])
 
     async def _show_now_and_then(self) -> None:
         while True:

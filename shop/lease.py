@@ -12,12 +12,13 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
+from shop.cancelling import cancel
 from shop.database import Tx, does_not_answer, is_database_trouble, patiently, transaction
 from shop.points import effect
 from shop.settings import settings
@@ -79,9 +80,7 @@ async def lease() -> AsyncIterator[UUID]:
     try:
         yield lease_id
     finally:
-        renewing.cancel()
-        with suppress(asyncio.CancelledError):
-            await renewing
+        await cancel([renewing])
         await asyncio.shield(_end(lease_id, connection))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from shop.cancelling import cancel
 from shop.connections import LimitedAsyncConnection, LimitedConnection, answered_within
 from shop.database import connect_args
 from shop.settings import settings
@@ -72,9 +73,7 @@ async def listening(channel: str, *, draining: bool = False) -> AsyncIterator[Be
     try:
         yield bell
     finally:
-        ear.cancel()
-        with suppress(asyncio.CancelledError):
-            await ear
+        await cancel([ear])
 
 
 async def _listen(channel: str, bell: Bell, ready: asyncio.Event, draining: bool) -> None:
