@@ -103,6 +103,28 @@ async def test_an_end_that_cannot_be_written_is_one_orders_own(
     saga.assert_books_balance()
 
 
+async def test_an_order_that_left_its_batch_is_handed_back_while_the_batch_goes_on(saga: World, unique: str) -> None:
+    stock_up(saga)
+    orders = [order_of("short" if i == 2 else "good", f"{unique}-{i}") for i in range(6)]
+    short = orders[2]["id"]
+    Spoiler(saga, "spoiled_end", f"{ENDING} AND NEW.id = '{short}'", code=THE_DATABASES, times=1)
+    saga.misbehave(latency_ms=1_000)  # the others are at the payment meanwhile
+    try:
+        intake.submit(orders)
+
+        async def ended() -> bool:
+            return outcomes(saga, [order["id"] for order in orders]) == {Outcome.COMPLETED, Outcome.OUT_OF_STOCK}
+
+        async with consuming(PAYMENT_TIMEOUT_SECONDS="30"):
+            await until(ended, 30, "all orders to end while the consumer lives")
+    finally:
+        saga.misbehave(latency_ms=0)
+    assert saga.order(short).outcome == Outcome.OUT_OF_STOCK
+    assert {saga.charges(order["id"]) for order in orders if order["id"] != short} == {1}
+    assert saga.stock(PRODUCT) == (STOCK - 5, 0)
+    saga.assert_books_balance()
+
+
 @pytest.mark.parametrize("kind", ["good", "unshippable"])
 async def test_what_the_database_says_of_one_order_every_time_is_no_trouble_of_the_others(saga: World, unique: str, kind: str) -> None:
     """By its code it is the server's trouble, so that the batch is tried again; but not for ever."""
