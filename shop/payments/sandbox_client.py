@@ -223,7 +223,7 @@ class SandboxGateway:
         except httpx.RemoteProtocolError as error:
             raise PaymentGatewayError(BAD_ANSWER, "the payment gateway did not answer in HTTP", retryable=True) from error
         except Exception as error:  # a broken connection has many names, down to those of the event loop
-            if asked is None or isinstance(error, httpx.UnsupportedProtocol):
+            if asked is None or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):  # raised before anything is sent
                 raise PaymentGatewayError("invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False) from error
             # Once it may have been sent, no error of ours is a clear no: an answer may have caused it.
             raise PaymentGatewayError("connection_lost", f"the connection broke: {type(error).__name__}", retryable=True) from error

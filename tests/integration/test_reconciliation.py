@@ -662,12 +662,10 @@ async def test_no_time_is_left_out_when_nights_were_missed(books: Books, monkeyp
     now = datetime.now(UTC)
     later = now + timedelta(days=9)
 
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-            return later
+    async def its_clock() -> datetime:
+        return later
 
-    monkeypatch.setattr(module, "datetime", Later)
+    monkeypatch.setattr(module, "database_time", its_clock)
     await books.run()
     assert timedelta(hours=1) < now - asked[-1] < timedelta(hours=2), "nine days later: from a little before the last one"
 

@@ -568,7 +568,7 @@ class TestOthersOnThisMachine:
             each.chmod(0o755)
         with Stack(Options(var_dir=var, deployments=False, web=True), None) as stack:
             assert stack.prefect_server is not None
-            with httpx.Client(base_url=stack.prefect_server.api_url, timeout=20) as api:
+            with httpx.Client(base_url=stack.prefect_server.api_url, auth=stack.prefect_server.auth, timeout=20) as api:
                 pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
                 assert [pool["name"] for pool in pools] == ["orders"]
             assert {"lock", "worker.pid", "worker.log", "sandbox.log", "web.log", "run.env", "orders-api-key", "ledger.sqlite"} <= {
