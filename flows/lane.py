@@ -240,7 +240,7 @@ class Lane:
             if trouble is None:
                 return
             log.warning("%d orders could not be handed back (%s); trying again", len(left), type(trouble).__name__)
-            if does_not_answer(trouble):  # it is away, or too slow for so many
+            if does_not_answer(trouble):  # unreachable, or too slow for that many orders
                 together = max(together // 2, min(together, _FEW))
             elif together > 1:
                 together = 1

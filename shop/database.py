@@ -268,7 +268,7 @@ def is_database_trouble(error: BaseException) -> bool:
 
 
 def does_not_answer(error: BaseException) -> bool:
-    """Whether the database is away. What it says of a statement, whatever its code, may be the fault of a single row."""
+    """Whether the database is unreachable or silent. An error that it reports, whatever its code, may be caused by a single row."""
     return is_database_trouble(error) and sqlstate(error) is None
 
 

@@ -135,7 +135,7 @@ async def finish(orders: Sequence[OrderUnderWay], saga: Saga) -> dict[str, Outco
     if (counts := tally.current()) is not None:
         counts.add([_ended(row, order) for row, order in zip(rows, held, strict=True) if order.id in ended])
     for order in held:
-        order.lost = True  # nobody's any more
+        order.lost = True  # it has ended, so this worker holds it no longer
     return {row["id"]: row["outcome"] for row in rows if row["id"] in ended}
 
 
@@ -192,7 +192,7 @@ async def put_off(orders: Sequence[OrderUnderWay], seconds: float, *, keep_stock
 
 
 async def wait_if_it_dies(order: OrderUnderWay, seconds: float) -> None:
-    """Should this worker die with the order in hand, nobody claims it for so long. It stays this worker's."""
+    """Sets the pause after which another worker may claim the order if this worker dies. This worker keeps the order."""
     async with transaction(_PUTTING_OFF) as tx:
         if await journal.hold(tx, [order]):
             await tx.execute(_WAIT_IF_IT_DIES, {"id": order.id, "seconds": float(seconds)})

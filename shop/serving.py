@@ -1,4 +1,4 @@
-"""Serving an HTTP application from one process: on a port that is told once it answers there.
+"""Serves an HTTP application from one process, and prints its address once it accepts requests.
 
 Clients are not trusted to be quick: see `BoundedProtocol`. Whoever serves an app of ours with another server has to set such limits there.
 """

@@ -28,7 +28,7 @@ DRAINING = 7_236_115
 STARTING_CONSUMER = 7_236_116
 """The advisory lock of whoever starts a consumer just now."""
 _QUIET_SECONDS = 30
-"""A connection that has told nothing for so long is asked whether it is still there."""
+"""Seconds without a notification after which the connection is checked."""
 _ANSWER_SECONDS = 10
 """Limits the wait for its answer."""
 

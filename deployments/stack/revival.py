@@ -9,7 +9,7 @@ from dataclasses import dataclass
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
 """Seconds."""
 _STEADY_SECONDS = 60.0
-"""A part that has run for so long is taken to be well: the next time it dies is a first time."""
+"""Seconds of running after which a part counts as healthy: its next death is counted as the first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ _DESK = """
     SELECT a.order_id AS id, a.since, a.currency, a.step, a.error_code AS code, CAST(a.amount_at_risk AS float) AS value
     FROM attention a WHERE a.resolved_at IS NULL AND :threshold >= 0
 """
-# A lease that is not there any more ran out a day ago at least. What is to wait is nobody's yet to take over.
+# A deleted lease expired at least a day ago. Excludes orders whose pause is not over: they cannot be claimed yet.
 _LEFT = """
     SELECT o.id, late.since, NULL AS currency, NULL AS step, NULL AS code, CAST(extract(epoch FROM now() - late.since) AS float) AS value
     FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id

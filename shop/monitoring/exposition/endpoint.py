@@ -94,7 +94,7 @@ class MetricsServer(ServedInThread):
             await _send(send, HTTPStatus.OK, answer[0], **{"Content-Type": answer[1]})
 
     async def _answer(self, accept: str | None) -> tuple[bytes, str] | None:
-        """None: it was nobody's turn for too long."""
+        """None: the measurement did not get a turn in time."""
         try:
             async with asyncio.timeout(_TURN_SECONDS):
                 await self._turns.acquire()
