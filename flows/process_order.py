@@ -20,6 +20,7 @@ from flows.order_picture import show_order
 from flows.saga import ORDER_SAGA
 from flows.states import state_of
 from flows.takeover import all_told, tell_of_takeovers
+from flows.termination import cancelled_by_sigterm
 from flows.undo import compensate
 from flows.waiting import has_to_wait, let_wait
 from shop import journal, signals
@@ -79,34 +80,35 @@ async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome
     The same order again returns the first one's outcome and does nothing. Raises `UnusableOrder` if the order has no usable id, and
     `OrderConflict` if another order is known under its id.
     """
-    order_id = ""
-    context = ExitStack()
-    try:
-        async with lease() as mine, signals.listening(signals.FINISHED) as bell:
-            cancelling = Cancelling()
-            try:
-                order_id, claimed = await _take_in(order, mine)
-                context.enter_context(about_one(order_id))
-                cancelling.opened = order_id if claimed else None
-                while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
-                    # a drain, or another run, works on it: its outcome is ours; or it waits for the gateway
-                    if not await _work_on(order_id, mine, claimed, cancelling):
-                        await bell.wait(settings().poll_seconds)
-                    claimed = []
-            except asyncio.CancelledError:
-                await _leave(mine, cancelling)
-                raise
-        await _send_mail(order_id)
-        await show_order(order_id)
-    except BaseException as failure:  # cancelled or suspended, most likely: by now the order is undone, or handed back
-        if order_id and not isinstance(failure, GeneratorExit):
-            await show_order(order_id, leaving=not isinstance(failure, Exception))
-        raise
-    finally:
-        context.close()
-    await all_told()
-    await board.settle()
-    return state_of(known)
+    async with cancelled_by_sigterm():
+        order_id = ""
+        context = ExitStack()
+        try:
+            async with lease() as mine, signals.listening(signals.FINISHED) as bell:
+                cancelling = Cancelling()
+                try:
+                    order_id, claimed = await _take_in(order, mine)
+                    context.enter_context(about_one(order_id))
+                    cancelling.opened = order_id if claimed else None
+                    while (known := await patiently(lambda: read_one(order_id))) is None or known.outcome is None:
+                        # a drain, or another run, works on it: its outcome is ours; or it waits for the gateway
+                        if not await _work_on(order_id, mine, claimed, cancelling):
+                            await bell.wait(settings().poll_seconds)
+                        claimed = []
+                except asyncio.CancelledError:
+                    await _leave(mine, cancelling)
+                    raise
+            await _send_mail(order_id)
+            await show_order(order_id)
+        except BaseException as failure:  # cancelled or suspended, most likely: by now the order is undone, or handed back
+            if order_id and not isinstance(failure, GeneratorExit):
+                await show_order(order_id, leaving=not isinstance(failure, Exception))
+            raise
+        finally:
+            context.close()
+        await all_told()
+        await board.settle()
+        return state_of(known)
 
 
 async def _take_in(order: Any, lease_id: UUID) -> tuple[str, list[OrderUnderWay]]:

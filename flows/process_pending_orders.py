@@ -20,6 +20,7 @@ from flows.lane import GRACE_SECONDS, Lane
 from flows.progress import Progress
 from flows.saga import ORDER_SAGA
 from flows.takeover import all_told, tell_of_takeovers
+from flows.termination import cancelled_by_sigterm
 from shop import journal, signals, tally
 from shop.cancelling import cancel
 from shop.database import is_database_trouble
@@ -67,6 +68,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: Batc
     with little_garbage_collection(), sampling("drain", flow_run_id=str(flow_run.id)), tally.counting() as counts:
         progress = Progress(counts, lambda: drain.taken)
         async with (
+            cancelled_by_sigterm(),
             signals.listening(signals.WAITING, draining=True) as bell,
             slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
             lease() as mine,

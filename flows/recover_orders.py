@@ -20,6 +20,7 @@ from flows.lost_runs import store_lost_orders, store_order_of
 from flows.run_names import timed
 from flows.saga import ORDER_SAGA
 from flows.takeover import all_told, tell_of_takeovers
+from flows.termination import cancelled_by_sigterm
 from shop import journal
 from shop.database import is_database_trouble, transaction
 from shop.expiry import expire_reservations
@@ -80,7 +81,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
     stored = await _store_lost_orders(crashed_run)
     begun_only = crashed_run is None and not stored
     patience = time.monotonic() + 3 * settings().lease_seconds  # a lease that is renewed still is none of a dead run's
-    async with lease() as mine:
+    async with cancelled_by_sigterm(), lease() as mine:
         try:
             while True:
                 orders = await journal.take(

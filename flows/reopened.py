@@ -11,6 +11,7 @@ from flows import board
 from flows.lane import GRACE_SECONDS, Lane
 from flows.order_picture import show_order
 from flows.saga import ORDER_SAGA
+from flows.termination import cancelled_by_sigterm
 from shop import journal, signals
 from shop.lease import lease
 from shop.notifications import outbox
@@ -25,7 +26,7 @@ from tasks.deliver_outbox import deliver_outbox
 async def take_up(order_ids: Sequence[str]) -> int:
     """Takes those of the orders that nobody has in hand to their outcome. Returns how many; whoever has the others takes them there."""
     taken = 0
-    async with lease() as mine:
+    async with cancelled_by_sigterm(), lease() as mine:
         lane = Lane()
         try:
             while orders := await _claim(mine, order_ids):

@@ -170,5 +170,13 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(s
     assert took < GRACE_SECONDS + 3, f"{len(held)} orders waited for {took:.1f} s"
 
 
+async def test_sigterm_that_interrupts_a_background_task_ends_a_drain(saga: World, nursery: Nursery) -> None:
+    """Prefect's handler raises in whichever task is running: here in the one that sends mail."""
+    drain = nursery.drain(300, stop_at="shop.notifications.outbox:is_due:before", stop_by=signal.SIGTERM)
+    await asyncio.to_thread(drain.gone, 20)
+    assert drain.code != 0
+    assert not saga.sql("SELECT 1 FROM lease")
+
+
 async def holds(world: World, pid: int) -> bool:
     return bool(world.sql("SELECT 1 FROM lease WHERE holder LIKE '%:' || CAST(:pid AS text)", pid=pid))

@@ -127,17 +127,18 @@ class Nursery:
         *,
         env: Mapping[str, str] | None = None,
         stop_at: str | None = None,
+        stop_by: signal.Signals = signal.SIGSTOP,
         clock: Sequence[int] = (),
         **arguments: Any,
     ) -> Process:
         """A process that plays this role (`tests.nursery.roles`) with this process's environment and `env`.
 
-        `stop_at`: it stops itself (SIGSTOP) there, once: `module:name:before` or `module:name:after` a call. `clock`: by so many seconds
+        `stop_at`: it sends itself `stop_by` there, once: `module:name:before` or `module:name:after` a call. `clock`: by so many seconds
         its clock is wrong, first, and then each time after it has written to the journal.
         """
         name = f"{next(self._numbers)}-{role}"
         log, ended, told = (self._folder / f"{name}.{ending}" for ending in ("log", "ended", "told"))
-        job = {"role": role, "arguments": arguments, "env": {**os.environ, **(env or {})}, "stop_at": stop_at}
+        job = {"role": role, "arguments": arguments, "env": {**os.environ, **(env or {})}, "stop_at": stop_at, "stop_by": stop_by}
         job["clock"] = list(clock)
         job |= {"log": str(log), "ended": str(ended), "told": str(told)}
         with socket.socket(socket.AF_UNIX) as connection:

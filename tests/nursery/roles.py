@@ -98,7 +98,7 @@ def play(job: dict[str, Any]) -> int:
         settings.cache_clear()
         prefect.context.refresh_global_settings_context()
         if job["stop_at"]:
-            stop_at(job["stop_at"])
+            stop_at(job["stop_at"], signal.Signals(job["stop_by"]))
         if job["clock"]:
             let_clock_jump(job["clock"])
         told = asyncio.run(ROLES[job["role"]](**job["arguments"]))
@@ -115,8 +115,8 @@ def play(job: dict[str, Any]) -> int:
         sys.stderr.flush()
 
 
-def stop_at(place: str) -> None:
-    """Lets this process stop itself (SIGSTOP) before or after the first call of a coroutine: `module:name:before`."""
+def stop_at(place: str, by: signal.Signals) -> None:
+    """Lets this process send itself the signal before or after the first call of a coroutine: `module:name:before`."""
     module_name, name, when = place.split(":")
     owner: Any = importlib.import_module(module_name)
     *path, last = name.split(".")
@@ -128,7 +128,7 @@ def stop_at(place: str) -> None:
     def stop() -> None:
         if left:
             left.clear()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(os.getpid(), by)
 
     @functools.wraps(call)
     async def stopping(*args: Any, **kwargs: Any) -> Any:
