@@ -33,6 +33,7 @@ CODE_REMOVED = "[removed: looked like a card's security code]"
 TOO_LONG = "[removed: was longer than 2,000 characters]"
 TOO_DEEP = "[removed: was nested too deeply]"
 TOO_MANY = "[removed: had more than 1,000 entries]"
+_MORE = "~more"
 NOT_JSON = "[removed: was not JSON]"
 CONTROL = "[removed: contained control characters]"
 OTHER_CURRENCY = "[removed: named another currency than the order]"
@@ -161,6 +162,9 @@ def _any_case(raw: Mapping[Any, Any], order_id: str) -> Content:
         refused = {_clean_key(key): mark for key, mark in marks if isinstance(mark, str) and _MARK.fullmatch(mark)}
     cleaned = {**_clean_part(raw, Order, "", refused), "id": order_id}
     refused |= dict(itertools.islice(_other_currencies(raw), _MAX_ENTRIES))
+    refused = dict(
+        sorted(refused.items())[:_MAX_ENTRIES]
+    )  # sorted as they are stored: a second intake keeps the same
     text = _dumped(cleaned)
     if refused or REMOVED in text:
         return _content(order_id, _dumped({**cleaned, HAS_REMOVED: refused}))
@@ -267,9 +271,12 @@ def _clean_loose(value: Any, depth: int) -> Any:
     if isinstance(value, Mapping | list | tuple) and depth >= MAX_DEPTH:
         return TOO_DEEP
     if isinstance(value, Mapping):
-        entries = itertools.islice(value.items(), _MAX_ENTRIES)
-        more = {"~more": TOO_MANY} if len(value) > _MAX_ENTRIES else {}
-        return {_clean_key(key): _mark_of(key, each, True) or _clean_loose(each, depth + 1) for key, each in entries} | more
+        cut = value.get(_MORE) == TOO_MANY  # content that was taken in before
+        given = [(key, each) for key, each in itertools.islice(value.items(), _MAX_ENTRIES + 2) if not (cut and key == _MORE)]
+        entries = ((key, _clean_key(key), each) for key, each in given[:_MAX_ENTRIES])
+        more = {_MORE: TOO_MANY} if cut or len(given) > _MAX_ENTRIES else {}
+        # A key that was a card number counts as the name of a field for one.
+        return {k: _mark_of(key, each, True) or _mark_of(k, each, True) or _clean_loose(each, depth + 1) for key, k, each in entries} | more
     if isinstance(value, list | tuple):
         return [_clean_loose(each, depth + 1) for each in value[:_MAX_ENTRIES]] + ([TOO_MANY] if len(value) > _MAX_ENTRIES else [])
     return _clean_scalar(value, "")

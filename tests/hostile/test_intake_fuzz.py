@@ -142,6 +142,20 @@ def fuzz(examples: int) -> None:
     seed(SEED)(relaxed(given(orders())(check)))()
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"items": [{**EXAMPLE["items"][0], "qty": 1, "Product": "x"}] * 700},
+        {"items": {"4111111111111111": "123456789012345"}},
+        {"notes": {f"é{n}": n for n in range(1_500)}},
+        {"notes": {f"é{n}": n for n in range(1_000)} | {"~more": "x"}},
+    ],
+    ids=["more marks than are kept", "a card number as a name", "more entries than are kept", "an entry with the name of the mark"],
+)
+def test_content_that_is_taken_in_again_is_the_same(changed: dict[str, Any]) -> None:
+    check({**EXAMPLE, **changed})
+
+
 def test_whatever_is_sent_is_taken_or_refused() -> None:
     fuzz(300)
 
