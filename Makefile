@@ -1,10 +1,11 @@
 # make run   everything on this machine, with sample orders; stays up until Ctrl-C
 # make demo  the same, but leaves when they have ended
+# make example  a second saga on the same engine, with its own tables; make example CRASH=1 kills it in the middle
 # make check what the shop is connected to: what is real, what is embedded, what is misconfigured
 # make test  checks and tests
 # make test-slow  what takes minutes: the demo, workers and the web app as they are deployed, planted secrets, paused workers
 # make test-ui  the Prefect UI of make run in a browser without a window: forms, runs, pages, the desk, cancelling
-# make diagrams  draws diagrams/ and README's diagram anew, from the code
+# make diagrams  refreshes the diagrams in README.md and docs/
 # make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await
@@ -12,6 +13,7 @@
 # make lock  resolves the requirements anew, into locks/, with the hashes of all files for all systems
 # make sbom  lists what is installed, with versions and licences (CycloneDX): sbom.json
 # make audit  asks whether weaknesses of what is installed are known
+# make install  installs all of it; .venv/bin/order-saga --help lists the commands
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,22 +28,28 @@ NODE_STAMP := tests/node/node_modules/.installed
 
 # Nothing is installed whose hash is not in locks/, nor anything that only builds it.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation
+# This project itself, from this folder: its command. Downloads nothing.
+PIP_INSTALL_HERE := -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 
 # Tests wait for servers a third of their time: one more process than there are processors, four at most.
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 # Ctrl-C is for the program: it stops what it started, and tells so itself.
-.PHONY: run demo check test test-slow crash-test fault-test model lint format bench install lock sbom audit llm diagrams node pgbouncer test-ui
+.PHONY: run demo check example test test-slow crash-test fault-test model lint format bench install lock sbom audit llm diagrams node pgbouncer test-ui
 .DEFAULT_GOAL := run
 
 run: $(STAMP)
-	@exec $(BIN)/python -m deployments.run
+	@exec $(BIN)/order-saga run
 
 demo: $(STAMP)
-	@exec $(BIN)/python -m deployments.run --demo
+	@exec $(BIN)/order-saga demo
 
 check: $(STAMP)
-	@$(BIN)/python -m deployments.check
+	@$(BIN)/order-saga check
+
+# Another saga on the same engine: make example; make example CRASH=1 kills it in the middle, and the next one finishes it.
+example: $(STAMP)
+	@$(BIN)/python -m deployments.with_servers examples.minimal_saga $(if $(CRASH),--crash)
 
 # Files of tests side by side, the long ones first, each process with servers of its own; then what measures time or takes
 # all cores by itself.
@@ -68,6 +76,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python -m deployments.diagrams --check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -142,7 +152,7 @@ $(UI_STAMP): locks/requirements-ui.txt $(STAMP)
 	@touch $@
 
 # Installed again only when what is required has changed. A half finished environment has no stamp, and is completed.
-$(STAMP): locks/requirements.txt locks/requirements-pip.txt
+$(STAMP): locks/requirements.txt locks/requirements-pip.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: there is no $(PYTHON) here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())'). Name another one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
@@ -150,4 +160,5 @@ $(STAMP): locks/requirements.txt locks/requirements-pip.txt
 	@echo "Installing the requirements into $(VENV): a minute or two, once ..."
 	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements-pip.txt
 	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements.txt
+	@$(BIN)/python $(PIP_INSTALL_HERE)
 	@touch $@

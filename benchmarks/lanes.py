@@ -17,21 +17,23 @@ from typing import Any
 from sqlalchemy import text
 
 from benchmarks.gateway import MemoryGateway
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.saga import ORDER_SAGA
-from shop import intake, journal, report
+from saga.claims import claim
+from saga.database import sync_engine, transaction
+from saga.execution import StepExecution
+from saga.finish import finish
+from saga.lease import lease
+from saga.prefect.limits import slots
+from shop import intake, report
 from shop.catalogue import load_catalogue
-from shop.database import sync_engine, transaction
-from shop.ending import finish
 from shop.garbage import little_garbage_collection
-from shop.lease import lease
-from shop.order import EXAMPLE
+from shop.order import EXAMPLE, OrderInstance
+from shop.order_store import ORDERS
 from shop.payments.gateways import use
+from shop.payments.limit import PAYMENT_GATEWAY
 from shop.settings import settings
-from shop.under_way import OrderUnderWay
-from shop.work import Work
-from tasks.limits import PAYMENT_GATEWAY, slots
 
 PRODUCTS = [f"BENCH-{i}" for i in range(20)]
 Measured = dict[str, Any]
@@ -69,11 +71,11 @@ async def floor(number: int) -> Measured:
     await _warm_up()
     ids = _submit(number)
     with little_garbage_collection():
-        async with lease() as mine, _without_prefect():
+        async with lease(ORDERS) as mine, _without_prefect():
             running: set[asyncio.Task[None]] = set()
             while True:
                 async with transaction() as tx:
-                    batch = await journal.claim(tx, mine, most=settings().batch_size)
+                    batch = await claim(tx, ORDERS, mine, most=settings().batch_size)
                 if not batch:
                     break
                 running.add(asyncio.create_task(_straight(batch)))
@@ -134,10 +136,10 @@ KINDS: dict[str, Callable[[int], Awaitable[Measured]]] = {
 }
 
 
-async def _straight(batch: Sequence[OrderUnderWay]) -> None:
+async def _straight(batch: Sequence[OrderInstance]) -> None:
     for step in ORDER_SAGA:
         task: Any = step.task
-        work = Work(step, batch)
+        work = StepExecution(step, batch)
         await task.fn(work)  # the task's own function, without Prefect around it
         if len(work.done) != len(batch):
             raise RuntimeError(f"{step.name} failed for {len(work.failed)} orders")

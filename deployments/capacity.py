@@ -10,7 +10,7 @@ import psutil
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from shop.database import sync_engine
+from saga.database import sync_engine
 from shop.settings import settings
 
 log = logging.getLogger("shop.worker")

@@ -6,14 +6,13 @@ from deployments.desk import accept_discrepancies, send_again, undelivered_messa
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import time
 
 from deployments.running import use_running_world
 from deployments.trigger import wake_pending_lane
-from shop import report, signals
+from deployments.who import user
+from saga import wakeup
+from shop import report
 from shop.desk import resolution as desk
 from shop.desk.attention import OnTheDesk, read_desk_sync
 from shop.desk.cancel import Asked, ask_to_cancel_sync
@@ -41,7 +40,7 @@ def open_disputes(most: int = 500) -> list[OpenDispute]:
 
 def preview_cancel(order_id: str) -> CancelPreview:
     """What cancelling the order now would undo, and what it would cost. Changes nothing. Raises `OrderUnknown`."""
-    from flows.saga import ORDER_SAGA
+    from flows.order_saga import ORDER_SAGA
 
     return preview_cancel_sync(order_id, ORDER_SAGA)
 
@@ -55,7 +54,7 @@ def cancel_order(order_id: str, *, reason: str, requested_by: str, confirmed: bo
     """
     if not confirmed:
         return preview_cancel(order_id)
-    if ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by, started_by=_user()) is not Asked.ENDED:
+    if ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by, started_by=user("in Python")) is not Asked.ENDED:
         wake_pending_lane()
     return _outcome(order_id, timeout)
 
@@ -74,7 +73,7 @@ def resolve_order(
 
     Raises the errors of `shop.desk.errors`, and `TimeoutError` when there is no outcome after `timeout` seconds: the decision is kept.
     """
-    decided = desk.decision(order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=_user())
+    decided = desk.decision(order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=user("in Python"))
     if desk.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
         wake_pending_lane()
     return _outcome(decided.order_id, timeout)
@@ -83,7 +82,7 @@ def resolve_order(
 def accept_discrepancies(order_id: str, *, accepted_by: str, reason: str) -> int:
     """What `reconcile-payments` found open about the order may stay as it is. Returns how many discrepancies that are; raises
     `NothingToAccept` and `ResolutionIncomplete`."""
-    return accept_sync(order_id, accepted_by=accepted_by, reason=reason, started_by=_user())
+    return accept_sync(order_id, accepted_by=accepted_by, reason=reason, started_by=user("in Python"))
 
 
 def undelivered_messages(most: int = 200) -> list[Undelivered]:
@@ -99,17 +98,8 @@ def send_again(*order_ids: str) -> int:
     return again
 
 
-def _user() -> str:
-    """Who runs this process, as the machine knows it."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a number without a name
-        name = f"user {os.getuid()}"
-    return f"{name} on {socket.gethostname()}, in Python"
-
-
 def _outcome(order_id: str, timeout: float) -> OrderOutcome:
-    with signals.listening_sync(signals.FINISHED) as ear:
+    with wakeup.listening_sync(wakeup.FINISHED) as ear:
         deadline = time.monotonic() + timeout
         while (known := report.read([order_id]).get(order_id)) is None or known.outcome is None:
             left = deadline - time.monotonic()
@@ -118,7 +108,3 @@ def _outcome(order_id: str, timeout: float) -> OrderOutcome:
             for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
                 pass
     return known
-
-
-if __name__ == "__main__":
-    raise SystemExit("the desk is used from the Prefect UI, or from Python: from deployments.desk import orders_that_need_attention, ...")

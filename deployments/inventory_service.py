@@ -1,4 +1,4 @@
-"""`python -m deployments.inventory_service`: serves the SQL inventory over HTTP, for shops with `INVENTORY_SERVICE_URL`.
+"""`order-saga inventory-service`: serves the SQL inventory over HTTP, for shops with `INVENTORY_SERVICE_URL`.
 
 On a database of its own, or on a shop's: `--database-url`, else `DATABASE_URL`. `INVENTORY_SERVICE_TOKEN`, if it is set, is asked for;
 without it the service answers on this machine only. What ran out is given back here, every few seconds. The API is at
@@ -7,15 +7,12 @@ without it the service answers on this machine only. What ran out is given back 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hmac
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -25,16 +22,12 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from deployments.watched import watched
-from shop.cancelling import cancel
-from shop.catalogue import load_sample_catalogue
-from shop.database import is_database_trouble, is_schema_mismatch
-from shop.errors import InventoryRefused, OrderError, OutOfStock, ReservationLost
-from shop.logs import configure
-from shop.migrate import upgrade
-from shop.monitoring.exposition.endpoint import PATH, Exposition, metrics_token
-from shop.serving import BoundedBodies, listen, serve
-from shop.settings import settings
+from saga.cancelling import cancel_and_wait
+from saga.database import is_database_error, is_schema_mismatch
+from saga.errors import StepError
+from shop.errors import InventoryRefused, OutOfStock, ReservationLost
+from shop.monitoring.exposition.endpoint import PATH, Exposition
+from shop.serving import BoundedBodies
 from shop.stock.embedded import EmbeddedInventory
 from shop.stock.ledger import Holding, ProductStock
 from shop.stock.protocol import Reservation
@@ -77,7 +70,7 @@ def create_app(
         try:
             yield
         finally:
-            await cancel([expiring])
+            await cancel_and_wait([expiring])
             await inventory.aclose()
 
     # No pages: FastAPI's load scripts from elsewhere.
@@ -201,8 +194,8 @@ def _guarded(token: str | None) -> type[APIRoute]:
 
 
 def _tell_problems(app: FastAPI) -> None:
-    @app.exception_handler(OrderError)
-    async def no(_: Request, error: OrderError) -> Response:
+    @app.exception_handler(StepError)
+    async def no(_: Request, error: StepError) -> Response:
         match error:
             case OutOfStock():
                 short = [ShortItem(product_id=s.product_id, requested=s.requested, available=s.available) for s in error.shortages]
@@ -241,7 +234,7 @@ def _tell_problems(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def database(_: Request, error: SQLAlchemyError) -> Response:
-        if not (is_database_trouble(error) or is_schema_mismatch(error)):
+        if not (is_database_error(error) or is_schema_mismatch(error)):
             raise error
         log.warning("the database is away (%s)", type(error).__name__)
         response = _problem(Problem.UNAVAILABLE)
@@ -262,46 +255,6 @@ async def _keep_expiring(inventory: EmbeddedInventory, seconds: float) -> None:
                 log.info("%d reservations ran out", len(expired))
                 continue
         except Exception as error:
-            if not is_database_trouble(error):
+            if not is_database_error(error):
                 log.exception("reservations could not be let run out")
         await asyncio.sleep(seconds)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m deployments.inventory_service", description="Serves the SQL inventory over HTTP.")
-    parser.add_argument("--port", type=int, default=8440, help="0 for any free one (default: %(default)s)")
-    parser.add_argument("--port-file", type=Path, help="write the port there once it listens")
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s); others need INVENTORY_SERVICE_TOKEN")
-    parser.add_argument("--database-url", default=None, help="its PostgreSQL (default: DATABASE_URL)")
-    parser.add_argument("--prepare", action="store_true", help="bring the tables up to date, and add the sample products that are missing")
-    arguments = parser.parse_args()
-    configure()
-    url = arguments.database_url or settings().database_url
-    secret = settings().inventory_service_token
-    if secret is None and not _is_this_machine(arguments.host):
-        raise SystemExit("whoever reaches it could move the stock: set INVENTORY_SERVICE_TOKEN, or listen on 127.0.0.1 only")
-    try:
-        listener = listen(arguments.port, arguments.host)
-    except (OSError, OverflowError) as error:
-        raise SystemExit(f"the inventory service cannot listen on {arguments.host}:{arguments.port}: {error}") from error
-    with listener:
-        if arguments.prepare:
-            upgrade(url)
-            load_sample_catalogue(url)
-        token = secret.get_secret_value() if secret else None
-        metrics = Exposition("inventory service", database_url=url, inventory_only=True, token=metrics_token() or token)
-        app = create_app(EmbeddedInventory(url), token, metrics=metrics)
-        with watched("inventory service", database_url=url):
-            # Connections are kept for longer than any client's own pool does, so that the service never hangs up on a request.
-            serve(app, listener, arguments.port_file, timeout_keep_alive=60, timeout_graceful_shutdown=5)
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-if __name__ == "__main__":
-    main()

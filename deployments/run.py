@@ -1,12 +1,7 @@
-"""`make run` and `make demo`: starts everything, sends the sample orders, shows how they ended.
-
-python -m deployments.run           # stays up until Ctrl-C
-python -m deployments.run --demo    # leaves; exit code 0 only if every sample ended as it should and the books balance
-"""
+"""`make run` and `make demo`: starts everything, sends the sample orders, shows how they ended."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +16,7 @@ from deployments import terminal
 from deployments.books import ask_gateway, books_table
 from deployments.check.report import check, check_settings
 from deployments.check.report import table as check_table
+from deployments.running import configured_prefect_api_url
 from deployments.samples import Sample, load_samples
 from deployments.samples.outside import all_outside
 from deployments.samples.runner import Ended, run_samples
@@ -32,6 +28,7 @@ from deployments.stack.stack import HOME, Options, Stack
 from deployments.stack.worker import METRICS_PORT
 from deployments.table import STYLES, outcome_table
 from shop.books import Totals
+from shop.confirmation.language_model import LOCAL
 from shop.errors import PaymentError
 from shop.money import show
 
@@ -44,13 +41,8 @@ _REST_SECONDS = 15.0
 _LOOK_EVERY = 2.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m deployments.run", description="Runs the order saga on this machine, with sample orders."
-    )
-    parser.add_argument("--demo", action="store_true", help="leave when the samples have ended; exit code 0 only if all is as it should be")
-    demo: bool = parser.parse_args(arguments).demo
+def run(*, demo: bool) -> int:
+    """Returns the exit code. `demo`: stops when the samples have ended; 0 only if all is as it should be."""
     console = terminal.console(width=130)
     try:
         return _run(console, demo=demo)
@@ -66,13 +58,14 @@ def _options() -> Options:
     return Options(
         var_dir=Path(given("VAR_DIR", env_file) or HOME / "var"),
         database_url=given("DATABASE_URL", env_file),
-        prefect_api_url=given("PREFECT_API_URL", env_file),
+        prefect_api_url=configured_prefect_api_url(),
         gateway_url=given("PAYMENT_GATEWAY_URL", env_file),
         sandbox=not _at_stripe(),
         web=True,
         web_host=given("WEB_HOST", env_file),
         web_port=_port(given("WEB_PORT", env_file)),
         orders_api_key=given("ORDERS_API_KEY", env_file),
+        local_model=(given("DSPY_MODEL", env_file) or "").startswith(LOCAL) and not given("DSPY_API_BASE", env_file),
         metrics_port=_port(given("METRICS_PORT", env_file)) or METRICS_PORT,
         metrics_token=given("METRICS_TOKEN", env_file),
     )
@@ -201,7 +194,7 @@ def _short(file: Path) -> Path:
 
 def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
     """`shows_secrets`: the reader is a person at a terminal, not a log."""
-    python = _short(Path(sys.executable))
+    command = _short(Path(sys.executable).with_name("order-saga"))
     text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
     if stack.prefect_server:  # ours is of a version that has it
         text.append(f"                   or {stack.ui_url}/v2, Prefect's newer UI, which draws the orders' diagrams\n")
@@ -213,7 +206,7 @@ def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
     text.append("Send an order:     from another shell, in this folder\n")
     if stack.env_file != HOME / "var" / "run.env":  # which every command in this folder reads by itself
         text.append(f"    set -a; . {stack.env_file}; set +a\n", "cyan")
-    text.append(f"    {python} -m deployments.trigger orders.json\n", "cyan")
+    text.append(f"    {command} submit orders.json\n", "cyan")
     text.append("    or from Python: from deployments.trigger import submit_orders, run_order\n")
     if stack.web:
         file = _short(stack.key_file)
@@ -236,7 +229,3 @@ def _stay_up(console: Console, stack: Stack) -> NoReturn:
         for revival in stack.revive():
             with suppress(OSError):  # what is said may not be heard
                 console.print(str(revival), markup=False, highlight=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

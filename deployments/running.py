@@ -1,4 +1,4 @@
-"""Finding the world that `make run` has started in this clone."""
+"""Which Prefect server a command talks to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 from dotenv import dotenv_values
 
+from deployments.stack.environment import given, set_environment
 from shop.settings import ENV_FILES
 
 _URL, _PASSWORD = "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"
@@ -14,12 +15,24 @@ _URL, _PASSWORD = "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"
 def use_running_world() -> None:
     """Makes Prefect's client use the server that `.env` or a running `make run` names, unless the environment names one.
 
-    A server's password is taken only from where its address stands. To be called before Prefect is imported; the shop's own
-    settings look in the same places by themselves.
+    When none of them names one, the client reads the active Prefect profile by itself. A server's password is taken only from
+    where its address stands.
     """
     for file in reversed(ENV_FILES):
         values = dotenv_values(file, encoding="utf-8-sig")
-        if (url := values.get(_URL)) and os.environ.setdefault(_URL, url) == url:
+        if (url := values.get(_URL)) and (os.environ.get(_URL) or url) == url:
+            found = {_URL: url}
             if (password := values.get(_PASSWORD)) and "PREFECT_API_KEY" not in os.environ:
-                os.environ.setdefault(_PASSWORD, password)
+                found[_PASSWORD] = os.environ.get(_PASSWORD, password)
+            set_environment(found)
             return
+
+
+def configured_prefect_api_url() -> str | None:
+    """The address of the Prefect server that a person has configured: in the environment, in `.env`, or in Prefect's own
+    configuration, such as the active profile. An empty `PREFECT_API_URL` in the environment names none."""
+    if (url := given(_URL, ENV_FILES[-1])) or _URL in os.environ:
+        return url
+    from prefect.settings import Settings
+
+    return Settings().api.url

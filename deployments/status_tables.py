@@ -15,8 +15,8 @@ from rich.text import Text
 
 from deployments.table import STYLES
 from shop.money import show
+from shop.monitoring.buckets import Durations
 from shop.monitoring.business import BusinessMetrics
-from shop.monitoring.cells import Durations
 from shop.monitoring.events import EventMetrics
 from shop.monitoring.metrics import Metrics
 from shop.monitoring.steps import StepMetrics
@@ -83,8 +83,8 @@ def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
             *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms),
         )  # fmt: skip
         more = [f"{count:,} {code}" for code, count in step.failures.items()]
-        if put_off := step.put_off + undos.put_off:
-            more.append(f"{put_off:,} put off until what is away is back")
+        if postpone := step.postpone + undos.postpone:
+            more.append(f"{postpone:,} put off until what is away is back")
         if more:
             told.append(Text(f"  {step.step}: {', '.join(more)}", "dim"))
     return Group(table, *told)

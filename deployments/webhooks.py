@@ -1,6 +1,6 @@
 """The web app: Stripe's webhooks, and the intake for shops that send their orders over HTTP.
 
-python -m deployments.webhooks              # on WEB_HOST and WEB_PORT
+order-saga web                              # on WEB_HOST and WEB_PORT
 uvicorn deployments.webhooks:app            # the same, with options of one's own, and without our limits for slow clients
 
 It needs the database and nothing else. What it answers with 2xx is stored before; flows on the workers do the rest:
@@ -15,11 +15,9 @@ It needs the database and nothing else. What it answers with 2xx is stored befor
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -28,14 +26,11 @@ from sqlalchemy import text
 
 from deployments.running import use_running_world
 from deployments.trigger import start_handling_events, wake_pending_lane
-from deployments.watched import watched
 from deployments.web import metrics, orders, papers, stripe_webhook
 from deployments.web.problems import Problem, ProblemError, answer_problems, answers
 from deployments.web.starter import Starter
-from shop.database import close_engine, is_database_trouble, transaction
-from shop.logs import configure
+from saga.database import close_engine, is_database_error, transaction
 from shop.monitoring.exposition.endpoint import Exposition, metrics_token
-from shop.serving import listen, serve
 from shop.settings import settings
 
 use_running_world()
@@ -76,7 +71,7 @@ def create_app() -> FastAPI:
             async with transaction(seconds=_HEALTH_SECONDS) as tx:
                 read_only = (await tx.execute(text("SHOW transaction_read_only"))).scalar_one() == "on"
         except Exception as error:
-            if not is_database_trouble(error):
+            if not is_database_error(error):
                 raise
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer") from None
         if read_only:
@@ -108,24 +103,3 @@ class _App(FastAPI):
 
 
 app = create_app()
-
-
-def main() -> None:
-    """Serves until it is told to stop."""
-    s = settings()
-    parser = argparse.ArgumentParser(prog="python -m deployments.webhooks", description="Orders and Stripe's webhooks over HTTP.")
-    parser.add_argument("--host", default=s.web_host, help="where to listen (default: WEB_HOST, %(default)s)")
-    parser.add_argument("--port", type=int, default=s.web_port, help="0 for any free one (default: WEB_PORT, %(default)s)")
-    parser.add_argument("--port-file", type=Path, help="write the port there once it listens")
-    arguments = parser.parse_args()
-    configure()
-    try:
-        listener = listen(arguments.port, arguments.host)
-    except (OSError, OverflowError) as error:
-        raise SystemExit(f"the web app cannot listen on {arguments.host}:{arguments.port}: {error}") from error
-    with listener, watched("web app"):
-        serve(app, listener, arguments.port_file, timeout_keep_alive=30, timeout_graceful_shutdown=5)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`python -m deployments.worker`: Prefect's process worker for the pool `orders`, one that stops well and keeps orders moving.
+"""`order-saga worker`: Prefect's process worker for the pool `orders`, one that stops well and keeps orders moving.
 
 Told to stop (SIGTERM, Ctrl-C), Prefect's own kills its runs outright, and their orders wait until the lease runs out. This one tells the
 runs first: each finishes the step in hand or hands its orders back, and whoever else is there goes on with them at once.
@@ -22,7 +22,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 from uuid import UUID
@@ -142,12 +142,9 @@ def working() -> Iterator[None]:
         yield
 
 
-def main() -> None:
+def work(options: Sequence[str]) -> None:
+    """Runs the worker until it is stopped. `options`: of `prefect worker start`."""
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "1")
-    sys.argv = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", *sys.argv[1:]]
+    sys.argv = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", *options]
     with working():
         importlib.import_module("prefect.cli").app()
-
-
-if __name__ == "__main__":
-    main()

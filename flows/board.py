@@ -1,4 +1,5 @@
-"""The desk in the Prefect UI: one artifact, `orders-that-need-attention`, made anew when something on the desk has changed."""
+"""Shows the manual review queue in the Prefect UI: the artifact `orders-that-need-attention`, updated when
+the queue changes."""
 
 from __future__ import annotations
 
@@ -19,15 +20,18 @@ from shop.money import show
 
 KEY = "orders-that-need-attention"
 _PAUSE_SECONDS = 5
-"""Between two artifacts, while many orders come to the desk."""
+"""Pause between two updates while the queue keeps changing."""
 _LIMIT_SECONDS = 20
+"""Limits one update."""
 _SHOWN = 200
+"""Limits how many orders the artifact shows."""
 
 log = get_logger("orders")
 
 
 class _Board:
-    """One event loop's: however many orders change the desk, it is shown once in a while, beside the work on orders."""
+    """Updates the artifact in a background task of one event loop, at a limited rate however many orders
+    change the queue."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
@@ -65,32 +69,33 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 def changed() -> None:
-    """Something may have changed on the desk: the artifact is made anew soon, by a task of its own. Never raises, never waits."""
+    """Schedules an update of the artifact, because the queue may have changed. Never raises, never waits."""
     _boards.setdefault(asyncio.get_running_loop(), _Board()).changed()
 
 
 async def settle() -> None:
-    """Waits until the artifact shows what `changed` was told, before a flow run ends. Never raises."""
+    """Waits until the artifact shows all changes so far, before a flow run ends. Never raises."""
     if (board := _boards.get(asyncio.get_running_loop())) is not None:
         await board.settle()
 
 
 async def show_desk() -> bool:
-    """Makes the artifact, unless the last one says the same. False if it could not be made: the schedule tries again."""
+    """Creates the artifact, unless the latest one is the same. Returns False if that fails: the schedule
+    retries."""
     try:
         async with asyncio.timeout(_LIMIT_SECONDS):
             desk = await read_desk(_SHOWN)
             table, description = [*map(_row, desk.matters), *map(_disputed, desk.disputes)], _description(desk)
             if not await is_shown(KEY, table, description):
                 await acreate_table_artifact(table=table, key=KEY, description=description)
-    except Exception as error:  # noqa: BLE001  (orders go first, whatever is wrong with the Prefect server)
-        log.warning("the desk could not be shown in the UI (%s): the schedule shows it", type(error).__name__)
+    except Exception as error:  # noqa: BLE001  (orders have priority, whatever is wrong with the Prefect server)
+        log.warning("updating the manual review artifact failed (%s): the schedule retries", type(error).__name__)
         return False
     return True
 
 
 async def is_shown(key: str, table: list[dict[str, Any]], description: str) -> bool:
-    """Whether the latest artifact of this key says the same."""
+    """Returns whether the latest artifact of this key has the same content."""
     last = await Artifact.aget(key)
     if last is None or last.description != description:
         return False
@@ -99,7 +104,8 @@ async def is_shown(key: str, table: list[dict[str, Any]], description: str) -> b
 
 
 def _row(matter: OnTheDesk) -> dict[str, Any]:
-    """No customer data: what is here is in the journal, and the amounts."""
+    """Returns the table's row for an order. It has no customer data: only the journal's facts and the
+    amounts."""
     return {
         "order": matter.order_id,
         "since": f"{matter.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
@@ -129,7 +135,7 @@ def _next_try(matter: OnTheDesk) -> str:
     if matter.being_retried:
         return "now"
     when: datetime | None = matter.next_retry_at
-    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else "held: only when told to"
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else "on hold: only on request"
 
 
 def _description(desk: Desk) -> str:

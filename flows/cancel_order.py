@@ -12,8 +12,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
+from flows.order_saga import ORDER_SAGA
 from flows.reopened import to_its_outcome
-from flows.saga import ORDER_SAGA
 from flows.states import state_of
 from flows.who import started_by
 from shop.desk.cancel import Asked, ask_to_cancel

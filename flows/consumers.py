@@ -8,9 +8,10 @@ import time
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from shop import journal, signals
-from shop.clock import database_time_sync
-from shop.database import transaction
+from saga import claims, wakeup
+from saga.clock import database_time_sync
+from saga.database import transaction
+from shop.order_store import ORDERS
 from shop.settings import settings
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Watch:
     async def look(self) -> bool:
         """Looks once; returns whether it started a consumer. Raises what the database and the Prefect client raise."""
         async with asyncio.timeout(_LIMIT_SECONDS), transaction() as tx:
-            oldest = await journal.oldest_claimable(tx)
+            oldest = await claims.oldest_claimable(tx, ORDERS)
             now = time.monotonic()
             if oldest is None or oldest != self._oldest:
                 self._oldest, self._since, self._not_before, self._tries = oldest, now, 0.0, 0
@@ -62,7 +63,7 @@ class Watch:
             if now - self._since < PATIENCE_SECONDS or now < self._not_before:
                 return False
             full = settings().batch_size * settings().batches_under_way
-            if await journal.in_live_hands(tx, most=full) >= full:
+            if await claims.held_by_live_workers(tx, ORDERS, most=full) >= full:
                 return False  # the consumers at work have all they can take
         started = await asyncio.wait_for(asyncio.to_thread(start_consumer), _LIMIT_SECONDS)
         if started:
@@ -98,7 +99,7 @@ def start_consumer() -> bool:
     from prefect.client.orchestration import get_client
     from prefect.states import Scheduled
 
-    with signals.only_one(signals.STARTING_CONSUMER) as mine:
+    with wakeup.only_one(wakeup.STARTING_CONSUMER) as mine:
         if not mine:
             return False
         with get_client(sync_client=True) as client:

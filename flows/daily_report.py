@@ -1,4 +1,4 @@
-"""A day of orders, told once: the artifact `daily-report`, and a mail with the same charts."""
+"""The figures of a day: the artifact `daily-report`, with charts, and a mail, with tables."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.show_dashboard import STEPS
-from shop.clock import database_time
-from shop.database import transaction
+from saga.clock import database_time
+from saga.database import transaction
 from shop.notifications import outbox
 from shop.notifications.kinds import REPORT
 from shop.notifications.report_mail import report_payload
-from shop.pictures.board import board_page, headline
+from shop.pictures.dashboard import dashboard_page, headline
 from shop.pictures.figures import Figures, read_figures
 from tasks.deliver_outbox import deliver_outbox
 
@@ -35,13 +35,13 @@ def _run_name() -> str:
 @flow(name="daily-report", flow_run_name=_run_name, persist_result=False)
 async def daily_report(day: Day = None) -> bool:
     """Shows the day's figures, and mails them to `REPORT_EMAIL`: once for a day, however often this runs, and not before the day is over.
-    Returns whether this run has put the mail into the outbox; from then on it is tried until it is sent."""
+    Returns whether this run put the mail into the outbox, which retries until it is sent."""
     now = await database_time()
     day = day or (now - timedelta(days=1)).astimezone(UTC).date()
     since = datetime.combine(day, time(), UTC)
     until = since + timedelta(days=1)
     figures = await read_figures(since, until, parts=_HOURS)
-    page = await asyncio.to_thread(board_page, figures, STEPS, f"Orders of {day}")
+    page = await asyncio.to_thread(dashboard_page, figures, STEPS, f"Orders of {day}")
     await acreate_markdown_artifact(page, key=KEY, description=f"{day}: {headline(figures)}")
     if until > now:
         get_run_logger().info("%s is not over yet: no mail", day)

@@ -8,15 +8,17 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from flows import board
+from flows.closing import artifacts_shown
 from flows.reconcile_payments import tell_of
 from flows.reopened import take_up
 from flows.run_names import timed
+from saga.prefect.limits import slots
 from shop.notifications import outbox
 from shop.payment_events import inbox
 from shop.payment_events.handling import Handled
+from shop.payments.limit import PAYMENT_GATEWAY
 from tasks.deliver_outbox import deliver_outbox
 from tasks.handle_payment_event import Hint, handle_payment_event
-from tasks.limits import PAYMENT_GATEWAY, slots
 
 _AT_ONCE = 8
 
@@ -37,11 +39,11 @@ async def handle_payment_events() -> dict[str, int]:
                 log.info("%s of %s: %s", hint.event.type, handled.order_id, handled.done or "later")
                 tell_of([each for each in handled.found if not each.mended])
                 ended.append(handled)
-    if reopened := [each.order_id for each in ended if each.reopened and each.order_id]:
-        await take_up(reopened)  # they are open orders: should this worker die, recovery goes on with them
-    if (touched := list({each.order_id for each in ended if each.order_id})) and await outbox.is_due(touched):
-        await deliver_outbox(len(touched), touched)
-    await board.settle()
+    async with artifacts_shown():
+        if reopened := [each.order_id for each in ended if each.reopened and each.order_id]:
+            await take_up(reopened)  # they are open orders: should this worker die, recovery continues them
+        if (touched := list({each.order_id for each in ended if each.order_id})) and await outbox.is_due(touched):
+            await deliver_outbox(len(touched), touched)
     if any(each.desk_changed or each.reopened for each in ended):
         await board.show_desk()
     done = sum(each.done is not None for each in ended)

@@ -10,9 +10,9 @@ from prefect.logging.configuration import ensure_logging_setup
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from structlog.contextvars import get_contextvars
 
+from saga.log_context import add_source
 from shop import logs
 from shop.monitoring.config import monitoring
-from shop.monitoring.log_context import add_source
 from shop.monitoring.log_lines import Lines, as_text, lines_of
 from shop.monitoring.masking import mask_exception
 from shop.settings import settings
@@ -33,14 +33,14 @@ def configure() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler) and not isinstance(handler.formatter, _Masked):
             handler.setFormatter(_Masked(handler.formatter))
-    for name in (logs.LOGGER, _OUTSIDE_OF_TASKS, *_OF_RUNS):
+    for name in (*logs.LOGGERS, _OUTSIDE_OF_TASKS, *_OF_RUNS):
         log = logging.getLogger(name)
         for handler in log.handlers:
             if isinstance(handler, APILogHandler):
                 handler.setFormatter(_AsText())
         if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
             log.addHandler(_ToTheUI())
-        if name != logs.LOGGER and logs.to_file(config.logging):
+        if name not in logs.LOGGERS and logs.to_file(config.logging):
             for handler in [each for each in log.handlers if isinstance(each, Lines)]:
                 log.removeHandler(handler)
             log.addHandler(Lines(config, people=False, machines=True))

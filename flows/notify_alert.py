@@ -1,15 +1,17 @@
-"""Tells people of alerts, when an automation hears of one."""
+"""Sends alerts when an automation starts it."""
 
 from __future__ import annotations
 
 from prefect import flow
 
 from flows.run_names import timed
-from tasks.tell_alerts import tell_people_of_alerts
+from tasks.send_alerts import send_alerts
 
 
-@flow(name="notify-alert", flow_run_name=timed("alerts told"), persist_result=False)
+@flow(name="notify-alert", flow_run_name=timed("alerts sent"), persist_result=False)
 async def notify_alert() -> dict[str, int]:
-    """Sends what is due: a mail to `ALERT_EMAIL`, and a message to `ALERT_WEBHOOK_URL` if it is set; once for an alert that begins and once
-    when it is over. What was sent before is not sent again, so that it can be run at any time."""
-    return await tell_people_of_alerts()
+    """Sends the alerts that are due to each service in `ALERT_URLS`: one message when an alert is raised, one when it clears.
+
+    Can be run at any time: what was delivered is not sent again.
+    """
+    return await send_alerts()

@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_logger
 
-from flows.saga import ORDER_SAGA
+from flows.order_saga import ORDER_SAGA
 from shop.pictures.order_page import order_page, page_key, summary
 from shop.pictures.order_story import read_story
 from shop.settings import settings

@@ -1,4 +1,4 @@
-"""The pending lane: many orders share each task run."""
+"""The batch lane: many orders share each task run."""
 
 from __future__ import annotations
 
@@ -16,41 +16,45 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import board
-from flows.lane import GRACE_SECONDS, Lane
+from flows.order_saga import ORDER_SAGA
 from flows.progress import Progress
-from flows.saga import ORDER_SAGA
-from flows.takeover import all_told, tell_of_takeovers
-from flows.termination import cancelled_by_sigterm
-from shop import journal, signals, tally
-from shop.cancelling import cancel
-from shop.database import is_database_trouble
+from flows.takeover import report_takeovers, wait_for_artifacts
+from saga import claims, wakeup
+from saga.cancelling import cancel_and_wait
+from saga.database import is_database_error
+from saga.lease import lease, release_strays
+from saga.prefect.batch import GRACE_SECONDS, BatchRunner
+from saga.prefect.limits import slots
+from saga.prefect.termination import cancelled_by_sigterm
+from saga.wakeup import Listener
+from shop import outcome_counter
 from shop.garbage import little_garbage_collection
-from shop.lease import hand_back_strays, lease
 from shop.monitoring.sampler import sampling
 from shop.notifications import outbox
+from shop.order import OrderInstance
+from shop.order_store import ORDERS
+from shop.payments.limit import PAYMENT_GATEWAY
 from shop.settings import settings
-from shop.signals import Bell
-from shop.under_way import OrderUnderWay
 from tasks.deliver_outbox import deliver_outbox
-from tasks.limits import PAYMENT_GATEWAY, slots
 
-_MAIL_WAITS_SECONDS = 10
-"""For so long a mail lets orders go first."""
-_QUIET_SECONDS = 0.25
-"""For so long no order has come, and none is under way."""
-_OUTBOX_SECONDS = 5
-"""So often the outbox is looked at for what failed before."""
+_MAIL_DELAY_SECONDS = 10
+"""While orders are processed, sends only mail that has been due for this long."""
+_IDLE_SECONDS = 0.25
+"""Seconds without any order after which the consumer counts as idle."""
+_OUTBOX_POLL_SECONDS = 5
+"""Poll interval for retries of the outbox, while the consumer is idle."""
 _MAILS_AT_ONCE = 100
+"""Limits the messages of one `deliver_outbox` run."""
 Seconds = Annotated[
     float | None,
     Field(
         ge=0,
         le=86_400,
         allow_inf_nan=False,
-        description="How long to go on taking orders; 0: until none is waiting. Default: DRAIN_SECONDS",
+        description="How long to keep claiming orders, in seconds; 0: until none is waiting. Default: DRAIN_SECONDS",
     ),
 ]
-BatchSize = Annotated[int | None, Field(ge=1, le=5_000, description="How many orders share each task run, at most. Default: BATCH_SIZE")]
+BatchSize = Annotated[int | None, Field(ge=1, le=5_000, description="Limits how many orders share each task run. Default: BATCH_SIZE")]
 
 
 def _run_name() -> str:
@@ -59,146 +63,155 @@ def _run_name() -> str:
 
 @flow(name="process-pending-orders", flow_run_name=_run_name, persist_result=False)
 async def process_pending_orders(drain_seconds: Seconds = None, batch_size: BatchSize = None) -> dict[str, int]:
-    """Takes waiting orders, and those whose worker died, to their outcomes; up to `batch_size` share each task run.
+    """Takes waiting orders, and those whose worker died, to their outcomes; up to `batch_size` share each
+    task run.
 
-    Drains for a while, so that new orders find it at work, and is woken when they arrive. Any number may run, on any number of workers.
+    Keeps consuming for a while, so that new orders find a running consumer, and is notified when they arrive.
+    Any number of these runs may run, on any number of workers.
     """
     seconds = settings().drain_seconds if drain_seconds is None else drain_seconds
-    drain = _Drain(batch_size or settings().batch_size)
-    with little_garbage_collection(), sampling("drain", flow_run_id=str(flow_run.id)), tally.counting() as counts:
-        progress = Progress(counts, lambda: drain.taken)
+    consumer = _Consumer(batch_size or settings().batch_size)
+    with little_garbage_collection(), sampling("drain", flow_run_id=str(flow_run.id)), outcome_counter.counting() as counts:
+        progress = Progress(counts, lambda: consumer.claimed)
         async with (
             cancelled_by_sigterm(),
-            signals.listening(signals.WAITING, draining=True) as bell,
+            wakeup.listening(wakeup.WAITING, consuming=True) as listener,
             slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
-            lease() as mine,
+            lease(ORDERS) as lease_id,
         ):
-            mailing = asyncio.create_task(drain.mail())
+            mailing = asyncio.create_task(consumer.send_mail())
             progress.begin()
             try:
-                await drain.take_orders(mine, bell, seconds)
-                await drain.lane.finish_up()
-                drain.lane.check()
-                drain.end()
+                await consumer.consume(lease_id, listener, seconds)
+                await consumer.runner.finish_up()
+                consumer.runner.check()
+                consumer.end()
                 await mailing
-                await all_told()
+                await wait_for_artifacts()
                 await board.settle()
                 await progress.end()
             except GeneratorExit:
                 raise
-            except BaseException:  # the process is told to end, or the run is suspended: orders in hand are finished or released
-                await drain.lane.finish_up(GRACE_SECONDS)
+            except BaseException:  # the process has to end, or the run is suspended: held orders are finished or released
+                await consumer.runner.finish_up(GRACE_SECONDS)
                 raise
             finally:
-                await cancel([mailing])
+                await cancel_and_wait([mailing])
                 await progress.stop()
-    return {"orders": drain.taken, "batches": drain.started}
+    return {"orders": consumer.claimed, "batches": consumer.started}
 
 
-class _Drain:
+class _Consumer:
+    """Claims orders and runs them in batches, and delivers the outbox beside that."""
+
     def __init__(self, batch_size: int) -> None:
-        self.lane = Lane()
+        self.runner = BatchRunner(ORDER_SAGA)
         self.batch_size = batch_size
-        self.taken = self.started = 0
+        self.claimed = self.started = 0
         self._unclear = False
-        """Whether a claim's answer was lost: it may have been made all the same."""
+        """Whether a claim's answer was lost: the claim may have been committed."""
         self._on_trial = False
-        """Whether orders were claimed that may have killed their workers: nothing else is done until they are done."""
+        """Whether the claimed orders may have killed their workers: nothing else runs until they have ended.
+        """
         self._survived = 0
         self._mailing = asyncio.Lock()
-        self.all_taken = asyncio.Event()
-        """No more orders are taken: the mails that are due are the last."""
+        self.all_claimed = asyncio.Event()
+        """Set when no more orders are claimed: the messages that are due now are the last."""
 
     @property
     def over(self) -> bool:
-        return self.all_taken.is_set()
+        """Whether no more orders are claimed."""
+        return self.all_claimed.is_set()
 
     def end(self) -> None:
-        """Lets `mail` come to its end."""
-        self.all_taken.set()
-        self.lane.ended.set()
+        """Lets `send_mail` end."""
+        self.all_claimed.set()
+        self.runner.ended.set()
 
-    async def take_orders(self, lease_id: UUID, bell: Bell, seconds: float) -> None:
-        """Until the time is over; or, if that is 0, until nothing is waiting."""
+    async def consume(self, lease_id: UUID, listener: Listener, seconds: float) -> None:
+        """Claims and starts orders until the time is over or, if it is 0, until no order is waiting."""
         log = get_run_logger()
         until = time.monotonic() + seconds
         while True:
-            self.lane.check()
-            if self._on_trial and self.lane.idle:
+            self.runner.check()
+            if self._on_trial and self.runner.idle:
                 self._on_trial, self._survived = False, self._survived + 1
-            if not self._on_trial and not self._full():
+            if not self._on_trial and not self._is_full():
                 claimed = await self._claim(lease_id)
                 if claimed:
-                    self.lane.start(claimed)
-                    self.taken, self.started = self.taken + len(claimed), self.started + 1
-                    log.info("took %s", f"order {claimed[0].id}" if len(claimed) == 1 else f"{len(claimed)} orders")
-                    tell_of_takeovers(claimed)
+                    self.runner.start(claimed)
+                    self.claimed, self.started = self.claimed + len(claimed), self.started + 1
+                    log.info("claimed %s", f"order {claimed[0].id}" if len(claimed) == 1 else f"{len(claimed)} orders")
+                    report_takeovers(claimed)
                     continue
-                if seconds == 0 and self.lane.idle:
+                if seconds == 0 and self.runner.idle:
                     return
             if seconds > 0 and time.monotonic() > until:
                 return
-            await self._wait(bell)
+            await self._wait(listener)
 
-    async def mail(self) -> None:
-        """Sends what is in the outbox. Orders go first: while there are any, only what has waited for some time."""
+    async def send_mail(self) -> None:
+        """Sends the messages of the outbox. Orders have priority: while there are any, sends only messages
+        that have been due for some time."""
         while True:
-            over, quiet = self.over, self.lane.quiet(_QUIET_SECONDS)
-            if await self._mail_some(waited=0 if over or quiet else _MAIL_WAITS_SECONDS):
+            over, is_quiet = self.over, self.runner.idle_for(_IDLE_SECONDS)
+            if await self._send_some_mail(waited=0 if over or is_quiet else _MAIL_DELAY_SECONDS):
                 continue
             if over:
                 return
             with suppress(TimeoutError):
                 # not wait_for, which before Python 3.12 can swallow a cancellation
-                async with asyncio.timeout(_OUTBOX_SECONDS if quiet else _QUIET_SECONDS):
-                    await (self.lane.ended.wait() if quiet else self.all_taken.wait())
-            self.lane.ended.clear()
+                async with asyncio.timeout(_OUTBOX_POLL_SECONDS if is_quiet else _IDLE_SECONDS):
+                    await (self.runner.ended.wait() if is_quiet else self.all_claimed.wait())
+            self.runner.ended.clear()
 
-    async def _mail_some(self, *, waited: float) -> bool:
-        """Sends some of what has been due for so many seconds. False: nothing was sent."""
+    async def _send_some_mail(self, *, waited: float) -> bool:
+        """Sends messages that have been due for at least this many seconds. Returns whether any was sent."""
         try:
             async with self._mailing:
-                if self._on_trial and not self.lane.idle:
+                if self._on_trial and not self.runner.idle:
                     return False
                 return await outbox.is_due(waited=waited) and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] > 0
         except Exception as error:
-            if not is_database_trouble(error):
+            if not is_database_error(error):
                 raise
             return False
 
-    def _full(self) -> bool:
-        """Enough batches under way, or too many orders on their own (a gateway that is down): no more for now."""
-        return len(self.lane.batches) >= settings().batches_under_way or len(self.lane.beside) > self.batch_size
+    def _is_full(self) -> bool:
+        """Returns whether to claim nothing now: enough batches are running, or too many detached orders (the
+        gateway may be down)."""
+        return len(self.runner.batches) >= settings().batches_under_way or len(self.runner.detached) > self.batch_size
 
-    async def _claim(self, lease_id: UUID) -> list[OrderUnderWay]:
-        take = partial(journal.take, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id), known=ORDER_SAGA.names)
+    async def _claim(self, lease_id: UUID) -> list[OrderInstance]:
+        claim = partial(claims.claim_batch, ORDERS, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id), known=ORDER_SAGA.names)
         try:
-            await self._hand_back_strays(lease_id)
-            if self.lane.idle and not self._mailing.locked():
+            await self._release_strays(lease_id)
+            if self.runner.idle and not self._mailing.locked():
                 async with self._mailing:
-                    claimed = await take(alone=True, survived=self._survived)
+                    claimed = await claim(idle=True, survived=self._survived)
                     self._on_trial = any(order.on_trial for order in claimed)
             else:
-                claimed = await take(alone=False)
+                claimed = await claim(idle=False)
         except Exception as error:
-            if not is_database_trouble(error):
+            if not is_database_error(error):
                 raise
             self._unclear = True
-            get_run_logger().warning("the database is away (%s); trying again", type(error).__name__)
+            get_run_logger().warning("the database is unavailable (%s); retrying", type(error).__name__)
             return []
         return claimed
 
-    async def _hand_back_strays(self, lease_id: UUID) -> None:
-        if not self._unclear and not self.lane.left_over:
+    async def _release_strays(self, lease_id: UUID) -> None:
+        if not self._unclear and not self.runner.unreleased:
             return
-        all_handed_back = await hand_back_strays(lease_id, self.lane.in_hand)
-        self._unclear = self.lane.left_over = not all_handed_back
+        all_released = await release_strays(ORDERS, lease_id, self.runner.instances)
+        self._unclear = self.runner.unreleased = not all_released
 
-    async def _wait(self, bell: Bell) -> None:
-        """For new orders, for a batch to end, or for a second: a lease may have run out somewhere."""
-        self.lane.changed.clear()
-        waits = {asyncio.create_task(bell.wait(settings().poll_seconds)), asyncio.create_task(self.lane.changed.wait())}
+    async def _wait(self, listener: Listener) -> None:
+        """Waits for new orders, for the end of a batch, or for the poll interval: some lease may have
+        expired."""
+        self.runner.changed.clear()
+        waits = {asyncio.create_task(listener.wait(settings().poll_seconds)), asyncio.create_task(self.runner.changed.wait())}
         try:
             await asyncio.wait(waits, timeout=settings().poll_seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await cancel(waits)
+            await cancel_and_wait(waits)

@@ -15,12 +15,12 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifa
 from prefect.logging import get_logger
 from sqlalchemy import text
 
-from shop.cancelling import cancel
-from shop.database import transaction
+from saga.cancelling import cancel_and_wait
+from saga.database import transaction
 from shop.money import show
+from shop.outcome_counter import OutcomeCounter
 from shop.outcomes import Outcome
 from shop.pictures.words import duration, markdown_table
-from shop.tally import Tally
 
 PROGRESS_KEY = "orders-under-way"
 OUTCOMES_KEY = "orders-ended"
@@ -38,8 +38,8 @@ log = get_logger("orders")
 class Progress:
     """Of one run. `taken`: how many orders it has taken so far."""
 
-    def __init__(self, tally: Tally, taken: Callable[[], int], *, pause: float = _PAUSE_SECONDS) -> None:
-        self._tally, self._taken, self._pause = tally, taken, pause
+    def __init__(self, outcome_counter: OutcomeCounter, taken: Callable[[], int], *, pause: float = _PAUSE_SECONDS) -> None:
+        self._tally, self._taken, self._pause = outcome_counter, taken, pause
         self._began = time.monotonic()
         self._artifact: UUID | None = None
         self._shown = ""
@@ -61,7 +61,7 @@ class Progress:
     async def stop(self) -> None:
         """Shows nothing any more; for a run that has to go."""
         if self._showing is not None:
-            await cancel([self._showing])
+            await cancel_and_wait([self._showing])
 
     async def _show_now_and_then(self) -> None:
         while True:
@@ -91,31 +91,34 @@ class Progress:
         self._shown = words
 
     async def _show_outcomes(self) -> None:
-        tally, seconds = self._tally, time.monotonic() - self._began
-        words = f"{tally.ended:,} orders ended in {duration(seconds)}"
-        await acreate_markdown_artifact(outcomes_table(tally, self._taken(), seconds), key=OUTCOMES_KEY, description=words)
+        outcome_counter, seconds = self._tally, time.monotonic() - self._began
+        words = f"{outcome_counter.ended:,} orders ended in {duration(seconds)}"
+        await acreate_markdown_artifact(outcomes_table(outcome_counter, self._taken(), seconds), key=OUTCOMES_KEY, description=words)
 
 
-def outcomes_table(tally: Tally, taken: int, seconds: float) -> str:
+def outcomes_table(outcome_counter: OutcomeCounter, taken: int, seconds: float) -> str:
     """How a run's orders ended, as Markdown: the outcomes, the money, what failed, and those that a person may look for."""
-    ended = tally.ended
+    ended = outcome_counter.ended
     left = f", {taken - ended:,} were handed back" if taken > ended else ""
     parts = [
         f"**{ended:,}** of {taken:,} orders ended in {duration(seconds)}{left}.",
         markdown_table(
-            ("outcome", "orders", "share"), [(o, f"{n:,}", f"{100 * n / ended:.1f} %") for o in Outcome if (n := tally.outcomes[o])]
+            ("outcome", "orders", "share"),
+            [(o, f"{n:,}", f"{100 * n / ended:.1f} %") for o in Outcome if (n := outcome_counter.outcomes[o])],
         ),
     ]
-    if tally.money:
-        rows = [(currency, *(show(amount, currency) for amount in amounts)) for currency, amounts in sorted(tally.money.items())]
+    if outcome_counter.money:
+        rows = [(currency, *(show(amount, currency) for amount in amounts)) for currency, amounts in sorted(outcome_counter.money.items())]
         parts.append(markdown_table(("currency", "charged", "refunded", "at risk"), rows))
-    if tally.steps:
+    if outcome_counter.steps:
         parts.append(
-            markdown_table(("failed at", "why", "orders"), [(step, code, f"{n:,}") for (step, code), n in tally.steps.most_common(20)])
+            markdown_table(
+                ("failed at", "why", "orders"), [(step, code, f"{n:,}") for (step, code), n in outcome_counter.steps.most_common(20)]
+            )
         )
-    if tally.others:
-        others = [(o.order_id, o.outcome, o.failing_step or "", o.code or "") for o in tally.others]
-        failed = sum(tally.steps.values())
+    if outcome_counter.others:
+        others = [(o.order_id, o.outcome, o.failing_step or "", o.code or "") for o in outcome_counter.others]
+        failed = sum(outcome_counter.steps.values())
         more = f" The first {len(others)} of {failed:,}:" if failed > len(others) else ""
         parts += [
             f"### Orders that did not complete\n\nTo see one as it went, run the deployment `show-order` with its id.{more}",

@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from shop.clock import database_time
+from saga.clock import database_time
 from shop.money import show
 from shop.plain import one_line
 from shop.reconciliation.discrepancy import Discrepancy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
@@ -13,19 +14,19 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows import board
+from flows.closing import artifacts_shown
 from flows.consumers import start_missing_consumer
-from flows.lane import GRACE_SECONDS, Lane
 from flows.lost_runs import store_lost_orders, store_order_of
+from flows.order_saga import ORDER_SAGA
 from flows.run_names import timed
-from flows.saga import ORDER_SAGA
-from flows.takeover import all_told, tell_of_takeovers
-from flows.termination import cancelled_by_sigterm
-from shop import journal
-from shop.database import is_database_trouble, transaction
+from flows.takeover import report_takeovers
+from saga import claims
+from saga.database import is_database_error, transaction
+from saga.prefect.batch import run_claimed
 from shop.expiry import expire_reservations
-from shop.lease import lease
 from shop.notifications import outbox
+from shop.order import OrderInstance
+from shop.order_store import ORDERS
 from shop.settings import settings
 from tasks.deliver_outbox import deliver_outbox
 
@@ -50,7 +51,7 @@ async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
             stored += await store_order_of(crashed_run)
         stored += await store_lost_orders()
     except Exception as error:
-        if is_database_trouble(error):
+        if is_database_error(error):
             raise
         get_run_logger().warning("lost runs could not be looked for (%s): the next recovery does it", type(error).__name__)
     return stored
@@ -58,7 +59,7 @@ async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
 
 async def _lease_left(run_id: UUID) -> float | None:
     async with transaction() as tx:
-        return await journal.lease_left(tx, str(run_id))
+        return await claims.lease_left(tx, ORDERS, str(run_id))
 
 
 async def _consumer_started() -> bool:
@@ -77,38 +78,27 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
 
     `crashed_run`: waits until that run's lease is over.
     """
-    lane, recovered, survived = Lane(), 0, 0
     stored = await _store_lost_orders(crashed_run)
     begun_only = crashed_run is None and not stored
-    patience = time.monotonic() + 3 * settings().lease_seconds  # a lease that is renewed still is none of a dead run's
-    async with cancelled_by_sigterm(), lease() as mine:
-        try:
-            while True:
-                orders = await journal.take(
-                    mine,
-                    most=settings().batch_size,
-                    begun=begun_only,
-                    flow_run_id=str(flow_run.id),
-                    known=ORDER_SAGA.names,
-                    survived=survived,
-                )
-                if not orders:
-                    if crashed_run is None or time.monotonic() > patience or (left := await _lease_left(crashed_run)) is None:
-                        break
-                    await asyncio.sleep(min(max(left, 0) + 0.05, 1))
-                    continue
-                tell_of_takeovers(orders)
-                lane.start(orders)
-                recovered += len(orders)
-                await lane.finish_up()
-                lane.check()
-                survived += any(order.on_trial for order in orders)
-        except BaseException:
-            await lane.finish_up(GRACE_SECONDS)
-            raise
-    await all_told()
-    released = await release_expired_reservations()
-    await board.settle()
+    patience = time.monotonic() + 3 * settings().lease_seconds  # a lease that is still renewed after that time is no dead run's
+
+    async def claim(lease_id: UUID, survived: int) -> Sequence[OrderInstance]:
+        most, run, known = settings().batch_size, str(flow_run.id), ORDER_SAGA.names
+        orders = await claims.claim_batch(
+            ORDERS, lease_id, most=most, only_begun=begun_only, flow_run_id=run, known=known, survived=survived
+        )
+        report_takeovers(orders)
+        return orders
+
+    async def wait_for_lease() -> bool:
+        if crashed_run is None or time.monotonic() > patience or (left := await _lease_left(crashed_run)) is None:
+            return False
+        await asyncio.sleep(min(max(left, 0) + 0.05, 1))
+        return True
+
+    async with artifacts_shown():
+        recovered = await run_claimed(ORDER_SAGA, ORDERS, claim, wait_for_lease)
+        released = await release_expired_reservations()
     sent = 0
     while await outbox.is_due() and (now_sent := (await deliver_outbox(200))["sent"]):
         sent += now_sent

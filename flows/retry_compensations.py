@@ -6,10 +6,11 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from flows import board
+from flows.closing import artifacts_shown
 from flows.reopened import take_up
 from flows.run_names import timed
 from flows.undelivered import show_undelivered
-from shop.database import transaction
+from saga.database import transaction
 from shop.desk import attention
 from shop.notifications import outbox
 from shop.notifications.kinds import ALL_OF_AN_ORDER
@@ -25,11 +26,11 @@ async def retry_compensations() -> dict[str, int]:
     shows the desk in the UI, and the messages that were not delivered. An order that is held is left alone."""
     async with transaction(attention.REOPENING) as tx:
         due = await attention.reopen_due(tx, most=_AT_ONCE)
-    if due:  # from here on they are open orders: should this worker die, recovery goes on with them
-        await take_up(due)
-        if await outbox.is_due(due):
-            await deliver_outbox(ALL_OF_AN_ORDER * len(due), due)
-    await board.settle()
+    if due:  # from here on they are open orders: should this worker die, recovery continues them
+        async with artifacts_shown():
+            await take_up(due)
+            if await outbox.is_due(due):
+                await deliver_outbox(ALL_OF_AN_ORDER * len(due), due)
     await board.show_desk()
     await show_undelivered()
     left = (await attention.read_desk(0)).orders

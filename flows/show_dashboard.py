@@ -1,4 +1,4 @@
-"""The shop at a glance: the artifact `order-dashboard`, made anew by a schedule."""
+"""The shop at a glance: the artifact `order-dashboard`, refreshed by a schedule."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from prefect.client.schemas.sorting import ArtifactSort
 from prefect.logging import get_run_logger
 from pydantic import Field
 
+from flows.order_saga import ORDER_SAGA
 from flows.run_names import timed
-from flows.saga import ORDER_SAGA
-from shop.clock import database_time
+from saga.clock import database_time
 from shop.monitoring.window import last
-from shop.pictures.board import board_page, headline
+from shop.pictures.dashboard import dashboard_page, headline
 from shop.pictures.figures import read_figures
 
 KEY = "order-dashboard"
 _KEPT = 10
-"""So many of the last dashboards stay with the Prefect server; there are hundreds a day."""
+"""Number of dashboards kept on the Prefect server; there are hundreds a day."""
 STEPS = tuple(step.name for step in ORDER_SAGA)
 
 Hours = Annotated[float, Field(gt=0, le=24 * 366, description="How far back the charts go")]
@@ -34,15 +34,15 @@ async def show_dashboard(hours: Hours = 3) -> str:
     """Draws throughput and latency over time, outcomes, the error rate of each step and stock that runs low. Returns the headline."""
     until = await database_time()
     figures = await read_figures(until - timedelta(hours=hours), until)
-    page = await asyncio.to_thread(board_page, figures, STEPS, f"Orders of {last(hours=hours).name}")
+    page = await asyncio.to_thread(dashboard_page, figures, STEPS, f"Orders of {last(hours=hours).name}")
     line = headline(figures)
     await acreate_markdown_artifact(page, key=KEY, description=line)
-    await _forget_old_ones()
+    await _delete_old_ones()
     return line
 
 
-async def _forget_old_ones() -> None:
-    """Whatever comes in between, such as another run that does the same, the next run makes good."""
+async def _delete_old_ones() -> None:
+    """Deletes all but the newest. Errors are logged only: the next run tries again."""
     mine = ArtifactFilter(key=ArtifactFilterKey(any_=[KEY]))
     try:
         async with get_client() as client:

@@ -1,4 +1,4 @@
-"""Is anything wrong that a person should look at? Every minute."""
+"""Evaluates the alert rules every minute."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from prefect.logging import get_run_logger
 
 from flows.run_names import timed
 from shop.alerts import notices
+from shop.alerts.delivery import delivery_is_due
 from shop.alerts.watch import watch
-from tasks.tell_alerts import emit_alert_events, tell_people_of_alerts
+from tasks.send_alerts import emit_alert_events, send_alerts
 
-PATIENCE_SECONDS = 120
-"""For so long it is left to the automation to start `notify-alert`; on a server without automations, or with one that failed, people are
-told from here."""
+AUTOMATION_SECONDS = 120
+"""How long an alert is left to the automation that starts `notify-alert`. After that this flow sends it: the server may have no
+automation, the automation may have failed, or the delivery has failed and is due again."""
 
 
 @flow(name="watch-orders", flow_run_name=timed("watch"), persist_result=False)
 async def watch_orders() -> dict[str, int]:
-    """Judges every rule from the journal, and emits `order.alert.raised` once when an alert begins and `order.alert.cleared` once when it
-    is over. Judges at most once in `health_check_interval_seconds`, however many workers run this. With
-    `worker_monitoring.enabled: false` nothing is judged, and what is open is over.
+    """Evaluates every rule from the journal; emits `order.alert.raised` once when an alert begins, `order.alert.cleared` once when it ends.
+
+    Evaluates at most once per `health_check_interval_seconds`, however many workers run this. With `worker_monitoring.enabled: false`
+    nothing is evaluated, and open alerts clear.
     """
     try:
         watched = await asyncio.to_thread(watch)
-        told = await emit_alert_events() if await notices.is_due("event") else 0
-    finally:  # people are told all the same of what is known
-        if await notices.is_due("mail", "webhook", waited=PATIENCE_SECONDS):
-            await tell_people_of_alerts()
+        emitted = await emit_alert_events() if await notices.is_due(notices.EVENT) else 0
+    finally:  # what is known already is sent all the same
+        if await delivery_is_due(AUTOMATION_SECONDS):
+            await send_alerts()
     log = get_run_logger()
-    if not watched.judged:
-        log.info("nothing was judged: it is turned off, or was done a moment ago")
+    if not watched.evaluated:
+        log.info("nothing was evaluated: alerts are turned off, or the last evaluation was a moment ago")
     elif watched.raised or watched.cleared:
-        log.warning("%d alerts began, %d are over, %d are open", watched.raised, watched.cleared, watched.open)
-    return {"raised": watched.raised, "cleared": watched.cleared, "open": watched.open, "told": told}
+        log.warning("%d alerts raised, %d cleared, %d open", watched.raised, watched.cleared, watched.open)
+    return {"raised": watched.raised, "cleared": watched.cleared, "open": watched.open, "emitted": emitted}

@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from sqlalchemy import Connection, RowMapping, text
 
-from shop.database import new_engine
+from saga.database import new_engine
 from shop.desk.resolution import Resolution
 from shop.money import show
 from shop.payments.gateway import GatewayTotals, PaymentGateway

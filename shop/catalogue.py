@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy import text
 
-from shop.database import Tx, new_engine, transaction
+from saga.database import Tx, new_engine, transaction
 from shop.settings import Settings
 
 SAMPLE: Mapping[str, tuple[str, int]] = {

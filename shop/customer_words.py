@@ -15,10 +15,10 @@ from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
-from shop.errors import OrderError
+from saga.errors import StepError
 from shop.plain import UNSEEN
 
-E = TypeVar("E", bound=OrderError)
+E = TypeVar("E", bound=StepError)
 HIDDEN = "[customer's]"
 _NOT_THE_CUSTOMERS = frozenset(
     "id product_id quantity price currency total_amount tax_amount shipping_amount discount_amount method country".split()

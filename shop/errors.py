@@ -6,49 +6,18 @@ trying the same thing again can help; Prefect's retries ask it. `details()` is w
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
-_INFRASTRUCTURE_PAUSE_SECONDS = 15.0
-
+from saga import errors as engine_errors
+from saga.errors import StepError
 
 MAX_PROBLEMS = 25
 """Problems of one order that are listed: each is written several times, to the order, its steps and the notice of its end."""
 _MAX_CHARACTERS = 150
 """Of each part of a problem."""
-
-
-class OrderError(Exception):
-    """A step's typed "no" to one order."""
-
-    code: ClassVar[str] = "order_error"
-    refusal: ClassVar[bool] = False
-    """A business "no", which is no fault of anything: it counts in no error rate."""
-    others_words: ClassVar[bool] = False
-    """Its text holds words of somebody outside, who may repeat what a customer typed."""
-    retryable: bool = False
-    retry_after: float | None = None
-    """Seconds, if trying again can help, but not sooner: the order waits, and nothing is decided about it."""
-
-    @property
-    def kind(self) -> str:
-        """The type's name in the journal."""
-        return self.code
-
-    def details(self) -> dict[str, Any]:
-        """JSON-ready facts for the journal: `code`, `message`, `retryable`, and the type's own fields."""
-        return {"code": self.code, "message": str(self), "retryable": self.retryable}
-
-    def reasons(self) -> list[str]:
-        """What a person reads, one line for each problem."""
-        return [str(self)]
-
-    def reword(self, change: Callable[[str], str]) -> None:
-        """Changes its text, wherever it has it."""
-        self.args = (change(str(self)),)
 
 
 def _cut(text: str) -> str:
@@ -74,7 +43,7 @@ class Problem:
         return Problem(_cut(self.place), _cut(self.given), _cut(self.expected))
 
 
-class OrderRejected(OrderError):
+class OrderRejected(StepError):
     """The order is not valid; carries every problem, not just the first, up to `MAX_PROBLEMS`, and how many more there are."""
 
     code = "rejected"
@@ -100,7 +69,7 @@ class UnusableOrder(OrderRejected):
     code = "unusable"
 
 
-class OrderConflict(OrderError):
+class OrderConflict(StepError):
     """An order with this id, but with other content, is already known."""
 
     code = "conflict"
@@ -123,7 +92,7 @@ class Shortage:
     available: int
 
 
-class OutOfStock(OrderError):
+class OutOfStock(StepError):
     """At least one item is short; nothing was reserved."""
 
     code = "out_of_stock"
@@ -142,7 +111,7 @@ class OutOfStock(OrderError):
         return [f"{s.product_id}: {s.requested} requested, {s.available} available" for s in self.shortages]
 
 
-class PaymentRefused(OrderError):
+class PaymentRefused(StepError):
     """Refused by us before anything was sent to the gateway: the order brought no means of payment that can be charged."""
 
     code = "payment_refused"
@@ -158,7 +127,7 @@ class NoDeliveryAddress(PaymentRefused):
         super().__init__("the order has no shipping_info: what cannot be shipped is not charged")
 
 
-class PaymentError(OrderError):
+class PaymentError(StepError):
     """Something at the payment gateway; `error_code` is the gateway's own word."""
 
     code = "payment_error"
@@ -251,6 +220,7 @@ class PaymentNeedsCustomer(PaymentError):
 
     code = "payment_needs_customer"
     refusal = True
+    keeps_resources = True
 
     def __init__(self, retry_after: float) -> None:
         super().__init__("requires_action", "the customer's bank asks the customer to authenticate", retryable=True)
@@ -288,13 +258,13 @@ class RefundRefused(PaymentError):
         }
 
 
-class ReservationLost(OrderError):
+class ReservationLost(StepError):
     """The reservation ran out, or was ended, before the parcel left: what it held may be another's by now."""
 
     code = "reservation_lost"
 
 
-class InventoryUnavailable(OrderError):
+class InventoryUnavailable(StepError):
     """The inventory service cannot be reached just now, or fails. What it was asked may have been done all the same: look it up."""
 
     code = "inventory_unavailable"
@@ -320,20 +290,20 @@ class InventoryMismatch(InventoryUnavailable):
         super().__init__(f"the inventory service answered {differs}")
 
 
-class InventoryRefused(OrderError):
+class InventoryRefused(StepError):
     """The inventory service understood and says no, for a reason that is neither stock nor time."""
 
     code = "inventory_refused"
     others_words = True
 
 
-class InventoryMisconfigured(OrderError):
+class InventoryMisconfigured(StepError):
     """The inventory service does not accept us, or is none; names the setting. Trying again does not help."""
 
     code = "inventory_misconfigured"
 
 
-class CarrierRefused(OrderError):
+class CarrierRefused(StepError):
     """The carrier does not take this parcel, such as for an address that it does not serve."""
 
     code = "carrier_refused"
@@ -341,7 +311,7 @@ class CarrierRefused(OrderError):
     refusal = True
 
 
-class CarrierUnavailable(OrderError):
+class CarrierUnavailable(StepError):
     """The carrier cannot be reached just now, or fails. What it was asked may have been done all the same: look it up."""
 
     code = "carrier_unavailable"
@@ -368,135 +338,21 @@ class CarrierMismatch(CarrierUnavailable):
         super().__init__(f"the carrier's answer is about another {differs} than the order's")
 
 
-class CarrierMisconfigured(OrderError):
+class CarrierMisconfigured(StepError):
     """The carrier does not accept our account; names the setting. Trying again does not help."""
 
     code = "carrier_misconfigured"
 
 
-class VoidRefused(OrderError):
+class VoidRefused(StepError):
     """The carrier does not take back a label that was not used: a person has to."""
 
     code = "void_refused"
     others_words = True
 
 
-class InfrastructureTrouble(OrderError):
-    """The machine, the network or the database's tables are at fault, and no order is to blame: the order waits, and nothing is decided
-    about it. Names the exception, not its text, which may hold anything."""
-
-    code = "infrastructure"
-    retryable = True
-
-    def __init__(self, step: str, error: BaseException) -> None:
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
-        super().__init__(f"{step} met trouble with the infrastructure: {type(error).__name__}{why and f' ({why})'}")
-        self.retry_after = _INFRASTRUCTURE_PAUSE_SECONDS
-        self.__cause__ = error
-
-
-class StepTimeout(OrderError):
-    """A step took longer than its limit: its result is unclear, so it counts as done until proven otherwise."""
-
-    code = "step_timeout"
-    retryable = True
-
-    def __init__(self, step: str, seconds: float) -> None:
-        super().__init__(f"{step} gave no answer within {seconds:g} s")
-
-
-class DatabaseTimeout(StepTimeout):
-    """The database took longer for a step than its limit, and whatever it did was rolled back or is unclear: the order waits for it."""
-
-    code = InfrastructureTrouble.code
-
-    def __init__(self, step: str, seconds: float) -> None:
-        super().__init__(step, seconds)
-        self.retry_after = _INFRASTRUCTURE_PAUSE_SECONDS
-
-
-class StepBroken(OrderError):
-    """The step's own code failed in a way that nobody foresaw; names the exception, not its text, which may hold anything."""
-
-    code = "step_broken"
-
-    def __init__(self, step: str, error: BaseException) -> None:
-        super().__init__(f"{step} failed unexpectedly: {type(error).__name__}")
-        self.__suppress_context__ = True  # tracebacks show no text of the other, either
-
-
-class UnknownStep(OrderError):
-    """The order's journal has steps that this worker's saga lacks: a worker of another version began it, and has to go on with it."""
-
-    code = "unknown_step"
-    retryable = True
-
-    def __init__(self, steps: Iterable[str]) -> None:
-        super().__init__(f"its journal has {', '.join(sorted(steps))}, which the saga of this worker's version does not know")
-
-
-class BatchStruggling(OrderError):
-    """So many orders of a batch failed in a way that may pass that it is not the orders: the batch tries again together."""
-
-    code = "batch_struggling"
-    retryable = True
-
-    def __init__(self, step: str, failing: int, of: int) -> None:
-        super().__init__(f"{step} failed for {failing} of {of} orders in a way that may pass")
-
-
-class OrderCancelled(OrderError):
-    """Somebody asked for it, or its run was cancelled, before the point of no return."""
-
-    code = "cancelled"
-    refusal = True
-
-    def __init__(self, reason: str | None = None) -> None:
-        super().__init__("the run was cancelled before the order was shipped" if reason is None else f"cancelled: {reason}")
-
-
-class OrderReturned(OrderError):
-    """Somebody asked for it to be cancelled after it was shipped: it comes back."""
-
-    code = "returned"
-    refusal = True
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"returned: {reason}")
-
-
-class GivenUp(OrderError):
-    """Its workers died too often while it was the only order that they had: it would stop the next one too."""
-
-    code = "given_up"
-
-    def __init__(self, deaths: int) -> None:
-        super().__init__(f"its workers died {deaths} times while they had no other order")
-
-
-class RecordedFailure(OrderError):
-    """A failure as the journal has it, of an order that another worker began to undo."""
-
-    def __init__(self, details: Mapping[str, Any]) -> None:
-        self._details = dict(details)
-        super().__init__(str(details.get("message", "")))
-
-    @property
-    def kind(self) -> str:
-        return str(self._details.get("code", self.code))
-
-    def details(self) -> dict[str, Any]:
-        return self._details
-
-    def reasons(self) -> list[str]:
-        return [str(reason) for reason in self._details.get("reasons", [str(self)])]
-
-
-class LeaseLost(Exception):
-    """Another worker has taken the order over: this one may write nothing about it any more."""
-
-
 def refusals() -> frozenset[str]:
-    """The codes of every business "no" in this module."""
-    kinds = (each for each in globals().values() if isinstance(each, type) and issubclass(each, OrderError))
+    """The codes of every business refusal: the engine's and this module's."""
+    known = (*vars(engine_errors).values(), *globals().values())
+    kinds = (each for each in known if isinstance(each, type) and issubclass(each, StepError))
     return frozenset(kind.code for kind in kinds if kind.refusal)

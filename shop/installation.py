@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from shop.database import transaction
+from saga.database import transaction
 from shop.settings import settings
 
 _READ = text("SELECT id, made_at FROM installation")

@@ -7,14 +7,14 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shop.connections import answered_within
-from shop.database import TRANSACTION_SECONDS, Tx, sync_engine, transaction
+from saga.connections import answered_within
+from saga.database import TRANSACTION_SECONDS, Tx, sync_engine, transaction
+from saga.failpoints import failpoint
+from saga.wakeup import WAITING
 from shop.errors import OrderConflict, UnusableOrder
 from shop.intake_content import FINGERPRINTS_BEGIN, Content, take_in
 from shop.outcomes import Outcome, Receipt
-from shop.points import effect
 from shop.settings import settings
-from shop.signals import WAITING
 
 # Numbered in the sequence in which they were sent, but inserted by id, so that two senders of the same orders cannot wait for each other.
 _INSERT = text(
@@ -29,7 +29,7 @@ _KNOWN = text(
     "SELECT id, fingerprint, outcome, reasons, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
 ).bindparams(todays=FINGERPRINTS_BEGIN)
-STORING = effect("the commit of intake")
+STORING = failpoint("the commit of intake")
 _AT_ONCE = 500
 """Orders of a transaction, which also a slow database stores within its time limit."""
 _WAKE = text("SELECT pg_notify(:channel, '')")

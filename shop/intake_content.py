@@ -162,9 +162,7 @@ def _any_case(raw: Mapping[Any, Any], order_id: str) -> Content:
         refused = {_clean_key(key): mark for key, mark in marks if isinstance(mark, str) and _MARK.fullmatch(mark)}
     cleaned = {**_clean_part(raw, Order, "", refused), "id": order_id}
     refused |= dict(itertools.islice(_other_currencies(raw), _MAX_ENTRIES))
-    refused = dict(
-        sorted(refused.items())[:_MAX_ENTRIES]
-    )  # sorted as they are stored: a second intake keeps the same
+    refused = dict(sorted(refused.items())[:_MAX_ENTRIES])  # sorted as they are stored: a second intake keeps the same
     text = _dumped(cleaned)
     if refused or REMOVED in text:
         return _content(order_id, _dumped({**cleaned, HAS_REMOVED: refused}))

@@ -14,11 +14,12 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from shop.database import Tx, as_json
-from shop.errors import OrderError, OutOfStock, ReservationLost, Shortage
+from saga.database import Tx, as_json
+from saga.errors import StepError
+from shop.errors import OutOfStock, ReservationLost, Shortage
 from shop.names import stem
+from shop.order import OrderInstance
 from shop.settings import settings
-from shop.under_way import OrderUnderWay
 
 STEP = "check_inventory"
 _HELD = text("SELECT order_id, id, state, items FROM reservation WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY order_id FOR UPDATE")
@@ -71,10 +72,10 @@ class ReleaseResult(BaseModel):
     release_timestamp: datetime | None = None
 
 
-async def reserve(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReservationResult | OrderError]:
+async def reserve(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReservationResult | StepError]:
     """All items of an order or none, in the sequence of the orders. A second call for the same order finds the first one's."""
     held = await _held(tx, [order.id for order in orders])
-    asking = {order.id: order.order.wanted for order in orders if order.id not in held}
+    asking = {order.id: order.payload.wanted for order in orders if order.id not in held}
     refused = await take(tx, asking, settings().reservation_minutes * 60)
     mine = [order for order in orders if order.id in held], [order for order in orders if order.id not in held]
     return {order.id: refused.get(order.id) or result_of(order) for order in (*mine[0], *mine[1])}
@@ -99,7 +100,7 @@ async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) 
     return refused
 
 
-async def release(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReleaseResult]:
+async def release(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReleaseResult]:
     """Gives back what the orders hold; says so when that is nothing."""
     held = await _held(tx, [order.id for order in orders])
     await give_back(tx, held)
@@ -160,15 +161,15 @@ def reservation_id(order_id: str) -> str:
     return f"RES-{stem(order_id)}"
 
 
-def result_of(order: OrderUnderWay) -> ReservationResult:
+def result_of(order: OrderInstance) -> ReservationResult:
     """What reserving produces for an order that has all its items."""
     now, name = datetime.now(UTC), reservation_id(order.id)
-    wanted = order.order.wanted
+    wanted = order.payload.wanted
     return ReservationResult(
         reservation_id=name,
         reserved_items=[ReservedItem(product_id=p, quantity=n, reservation_id=name, reserved_at=now) for p, n in wanted.items()],
         total_items_reserved=sum(wanted.values()),
-        total_reserved_value=order.order.items_total,
+        total_reserved_value=order.payload.items_total,
         reservation_timestamp=now,
     )
 

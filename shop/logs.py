@@ -15,24 +15,28 @@ from shop.monitoring.log_lines import Lines, to_logging
 from shop.settings import settings
 
 LOGGER = "shop"
+LOGGERS = (LOGGER, "saga")
+"""The shop's own, and the engine's."""
 
 
 def configure() -> None:
-    """Gives the `shop` logger its level and handlers. One for people only if nobody has given it one. Harmless when called again.
+    """Gives the loggers of the shop and of the engine their level and handlers. A console handler only if there is none yet. Harmless when
+    called again.
 
     Raises MonitoringConfigError if the configuration cannot be used.
     """
     config = monitoring()
-    log = logging.getLogger(LOGGER)
-    log.setLevel(level())
-    for handler in [each for each in log.handlers if isinstance(each, Lines)]:
-        log.removeHandler(handler)
-        handler.close()
-    people = config.logging.default_logger != "file" and not any(_is_console(each) for each in log.handlers)
-    machines = to_file(config.logging)
-    if people or machines:
-        log.addHandler(Lines(config, people=people, machines=machines))
-    log.propagate = False
+    for name in LOGGERS:
+        log = logging.getLogger(name)
+        log.setLevel(level())
+        for handler in [each for each in log.handlers if isinstance(each, Lines)]:
+            log.removeHandler(handler)
+            handler.close()
+        people = config.logging.default_logger != "file" and not any(_is_console(each) for each in log.handlers)
+        machines = to_file(config.logging)
+        if people or machines:
+            log.addHandler(Lines(config, people=people, machines=machines))
+        log.propagate = False
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, structlog.processors.format_exc_info, to_logging],
         logger_factory=_logger,

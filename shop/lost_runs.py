@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
-from shop.database import transaction
+from saga.database import transaction
 
 OVERLAP = timedelta(hours=1)
 """Each search goes back this far behind the last one: clocks of machines differ, and an end may be reported long after it happened."""

@@ -1,19 +1,15 @@
-"""Brings a database's schema up to date: `python -m shop.migrate` does it for `DATABASE_URL`."""
+"""Brings a database's schema up to date."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from pydantic import ValidationError
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import DBAPIError
 
-from shop.database import connect_args, is_database_trouble
-from shop.settings import Settings, settings, what_is_wrong
+from saga.database import connect_args
+from shop.settings import Settings
 
 _LOCK = 7_236_114  # one migration at a time, however many workers start
 
@@ -36,21 +32,3 @@ def upgrade(database_url: str) -> None:
             command.upgrade(config(connection), "head")
     finally:
         engine.dispose()
-
-
-def main(called: str = "python -m shop.migrate") -> None:
-    """Raises SystemExit with a line that says what was wrong, and where."""
-    argparse.ArgumentParser(prog=called, description="Brings the schema of DATABASE_URL up to date.").parse_args()
-    try:
-        upgrade(settings().database_url)
-    except ValidationError as error:
-        raise SystemExit(what_is_wrong(error)) from None
-    except DBAPIError as error:
-        if not is_database_trouble(error):
-            raise
-        raise SystemExit(f"the database that DATABASE_URL names cannot be used: {str(error.orig).splitlines()[0]}") from None
-    sys.stdout.write("the tables are up to date\n")
-
-
-if __name__ == "__main__":
-    main()

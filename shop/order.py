@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
+from saga.instance import SagaInstance
 from shop.money import to_minor
 from shop.plain import one_line
 
@@ -203,3 +204,7 @@ def read_stored(content: Mapping[str, Any]) -> Order:
     if isinstance(address := content.get("shipping_info"), Mapping):
         filled["shipping_info"] = {"country": "US", **address}
     return Order.model_validate(filled)
+
+
+OrderInstance = SagaInstance[Order]
+"""An order in a worker's hands."""

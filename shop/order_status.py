@@ -8,7 +8,7 @@ from decimal import Decimal
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 
-from shop.database import transaction
+from saga.database import transaction
 from shop.money import is_currency, round_to
 from shop.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
@@ -16,7 +16,7 @@ from shop.payments.charge import STEP as PAYMENT
 # One statement, so one moment.
 _ORDER = text(
     """
-    SELECT o.id AS order_id, CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'under_way'
+    SELECT o.id AS order_id, CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'instance'
             ELSE o.status END AS status,
         o.outcome, o.failing_step, o.reasons, o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
         (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
@@ -48,7 +48,7 @@ class OrderStatus(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     order_id: str
-    status: str = Field(description="`received`, `under_way`, `shipped`; once it has ended, the outcome")
+    status: str = Field(description="`received`, `instance`, `shipped`; once it has ended, the outcome")
     outcome: Outcome | None = Field(default=None, description="null while it is under way")
     failing_step: str | None = None
     reasons: list[str] = Field(default_factory=list, description="why it did not complete, one line for each problem")

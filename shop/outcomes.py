@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from saga.outcome import Compensation
 
 
 class Outcome(StrEnum):
@@ -21,18 +22,6 @@ class Outcome(StrEnum):
     """A step failed, and all that had been done was undone."""
     NEEDS_ATTENTION = "needs_attention"
     """A compensation could not be done: a person must act."""
-
-
-class Undone(BaseModel):
-    """One compensation, in the order in which they ran."""
-
-    model_config = ConfigDict(frozen=True)
-
-    step: str
-    compensation: str
-    status: str
-    """What it says it did: `success`, `cancelled`, `no_payment_to_refund`, `no_reservation_to_release`, `failed`."""
-    details: dict[str, Any] = Field(default_factory=dict)
 
 
 class StepTiming(BaseModel):
@@ -56,7 +45,7 @@ class OrderOutcome(BaseModel):
     outcome: Outcome | None
     failing_step: str | None = None
     reasons: list[str] = Field(default_factory=list)
-    undone: list[Undone] = Field(default_factory=list)
+    undone: list[Compensation] = Field(default_factory=list)
     currency: str = "USD"
     amount_charged: Decimal = Decimal(0)
     amount_refunded: Decimal = Decimal(0)

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shop.database import sync_engine, transaction
+from saga.database import sync_engine, transaction
+from saga.outcome import Compensation
 from shop.money import fits, round_to
-from shop.outcomes import OrderOutcome, StepTiming, Undone
+from shop.outcomes import OrderOutcome, StepTiming
 from shop.settings import settings
 
 _ORDERS = text(
@@ -53,7 +54,7 @@ def _read(connection: Connection, order_ids: Sequence[str]) -> dict[str, OrderOu
 
 
 def _outcome(row: dict[str, Any], timings: list[StepTiming]) -> OrderOutcome:
-    undone = [Undone.model_validate(u) for u in row.pop("undone")]
+    undone = [Compensation.model_validate(u) for u in row.pop("undone")]
     for name in _AMOUNTS:  # as people and programs write them, not with the column's six decimals
         if fits(row[name], row["currency"]):
             row[name] = round_to(row[name], row["currency"])

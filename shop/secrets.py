@@ -10,7 +10,7 @@ Those that are set have to say the same. What is wrong is told under the setting
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -89,3 +89,18 @@ class Elsewhere(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+
+class Replaced(PydanticBaseSettingsSource):
+    """Reports former settings that are still set, by their names, so that validation can refuse them."""
+
+    def __init__(self, settings_cls: type[BaseSettings], given: Mapping[str, str | None], former: Iterable[str]) -> None:
+        super().__init__(settings_cls)
+        set_names = {name.lower() for name, value in given.items() if value}
+        self._found = [name for name in former if {name, f"{name}_file", f"{name}_block"} & set_names]
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  (pydantic's)
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict.fromkeys(self._found, True)

@@ -15,12 +15,15 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from saga.configuration import LARGEST as _LARGEST
+from saga.configuration import EngineSettings, Seconds, provide, psycopg_url
+from shop.alerts.urls import split_urls
 from shop.countries import is_country
 from shop.domains import ascii_mail_domain, ascii_url_host
 from shop.money import is_currency, units_per_dollar
 from shop.notifications.smtp_url import smtp_server
 from shop.notifications.webhook_key import webhook_key
-from shop.secrets import Elsewhere, Unreadable
+from shop.secrets import Elsewhere, Replaced, Unreadable
 
 HOME = Path(__file__).resolve().parent.parent
 """The project's folder."""
@@ -29,11 +32,8 @@ ENV_FILES = (HOME / "var" / "run.env", HOME / ".env")
 
 
 def _psycopg_url(url: str) -> str:
-    """Accepts the usual spellings and names psycopg 3 as the driver."""
-    for prefix in ("postgresql+psycopg://", "postgresql://", "postgres://"):
-        if url.startswith(prefix):
-            return "postgresql+psycopg://" + _with_ascii_host(url).partition("://")[2]
-    raise ValueError("DATABASE_URL must start with postgresql:// (PostgreSQL is the only database this runs on)")
+    """Accepts the usual spellings, and hosts beyond ASCII."""
+    return psycopg_url(_with_ascii_host(psycopg_url(url)))
 
 
 def _with_ascii_host(url: str) -> str:
@@ -46,20 +46,7 @@ def _with_ascii_host(url: str) -> str:
 
 LANGUAGES = HOME / "shop" / "notifications" / "languages"
 """What mails can be written in: a file for each language."""
-_LARGEST = 10**6
-"""Of durations and weights, in their units: no clock of a library overflows."""
-
-
-def _bounded(value: float) -> float:
-    if value > _LARGEST:
-        raise ValueError(f"must be {_LARGEST} at most")
-    return value
-
-
-# A validator, because an upper bound in this `Field` would replace those of single settings.
-Seconds = Annotated[float, Field(gt=0), AfterValidator(_bounded)]
 _STRIPE_KEY = re.compile(r"[sr]k_[A-Za-z0-9_]{4,250}")
-_MAIL_ADDRESS = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/]+")
 _SERVICE_ADDRESS = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")  # it is noted with each order, so nothing secret may be in it
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{8,500}")
@@ -91,11 +78,18 @@ class Sender(BaseModel):
     phone: str | None = None
 
 
+_REPLACED = {
+    "alert_email": "set ALERT_URLS, such as mailto://user:password@mail.example?to=oncall@shop.example",
+    "alert_webhook_url": "set ALERT_URLS, such as jsons://hooks.example/path",
+}
+"""Former settings, and what replaces them."""
+
+
 def _each(secrets: SecretStr | None) -> tuple[str, ...]:
     return tuple(each.strip() for each in secrets.get_secret_value().split(",")) if secrets else ()
 
 
-class Settings(BaseSettings):
+class Settings(EngineSettings):
     """What can be set, with its default. Names are those of the environment variables, in lower case."""
 
     # What was given is not shown when it is wrong: it may be a secret.
@@ -126,7 +120,7 @@ class Settings(BaseSettings):
     carrier: Literal["embedded", "easypost"] = "embedded"
     carrier_url: str = "https://api.easypost.com"
     easypost_api_key: SecretStr | None = None
-    carrier_timeout_seconds: Seconds = Field(default=15, le=30)  # a step has a time limit of its own: flows/saga.py
+    carrier_timeout_seconds: Seconds = Field(default=15, le=30)  # a step has a time limit of its own: flows/order_saga.py
     carrier_concurrency: int = Field(default=16, ge=1, le=200)
     carrier_service: str | None = None
     carrier_sender: Sender | None = None
@@ -203,20 +197,13 @@ class Settings(BaseSettings):
     max_quantity: int = 100_000
 
     # how orders are worked on
-    lease_seconds: Seconds = 8
     reservation_minutes: Annotated[float, Field(gt=0, le=_LARGEST)] = 30
-    batch_size: int = Field(default=1_000, ge=1, le=5_000)
-    batches_under_way: int = Field(default=2, ge=1, le=16)
-    straggler_seconds: Seconds = 1.5
     drain_seconds: Seconds = 330
-    poll_seconds: Seconds = 1
     worker_limit: int | None = Field(default=None, ge=1)
-    max_takeovers: int = Field(default=20, ge=1)
     reconciliation_grace_seconds: float = Field(default=600, ge=0, le=_LARGEST)
 
     # alerts, and what is kept for how long
-    alert_email: str | None = None
-    alert_webhook_url: SecretStr | None = None
+    alert_urls: SecretStr | None = None
     alert_min_commands: int = Field(default=20, ge=1)
     alert_waiting_minutes: Annotated[float, Field(gt=0, le=_LARGEST)] = 15
     alert_recovery_seconds: Seconds = 180
@@ -238,7 +225,16 @@ class Settings(BaseSettings):
         """What is given outright, then files and blocks, the environment, `.env`, `var/run.env`."""
         assert isinstance(env_settings, EnvSettingsSource)
         assert isinstance(dotenv_settings, DotEnvSettingsSource)
-        return init_settings, Elsewhere(settings_cls, {**dotenv_settings.env_vars, **env_settings.env_vars}), env_settings, dotenv_settings
+        given = {**dotenv_settings.env_vars, **env_settings.env_vars}
+        replaced = Replaced(settings_cls, given, _REPLACED)
+        return init_settings, replaced, Elsewhere(settings_cls, given), env_settings, dotenv_settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_replaced_setting(cls, values: Any) -> Any:
+        for name in _REPLACED.keys() & values.keys() if isinstance(values, dict) else ():
+            raise ValueError(f"{name.upper()} is no longer a setting: {_REPLACED[name]}")
+        return values
 
     @field_validator("*", mode="before")
     @classmethod
@@ -249,7 +245,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         *("payment_gateway_url", "carrier_url", "inventory_service_url", "dspy_api_base", "dspy_reflection_api_base", "tracking_url"),
-        *("crm_webhook_url", "alert_webhook_url", "web_url", "otel_exporter_otlp_endpoint"),
+        *("crm_webhook_url", "web_url", "otel_exporter_otlp_endpoint"),
     )
     @classmethod
     def _hosts(cls, value: str | SecretStr | None) -> str | SecretStr | None:
@@ -257,7 +253,7 @@ class Settings(BaseSettings):
             return SecretStr(_with_ascii_host(value.get_secret_value()))
         return value and _with_ascii_host(value)
 
-    @field_validator("shop_email", "support_email", "report_email", "alert_email")
+    @field_validator("shop_email", "support_email", "report_email")
     @classmethod
     def _mail_domains(cls, value: str | None) -> str | None:
         try:
@@ -348,18 +344,11 @@ class Settings(BaseSettings):
         webhook_key(self.crm_webhook_secret.get_secret_value())
         return self
 
-    @field_validator("alert_email")
+    @field_validator("alert_urls")
     @classmethod
-    def _one_address(cls, value: str | None) -> str | None:
-        if value is not None and not _MAIL_ADDRESS.fullmatch(value):
-            raise ValueError("ALERT_EMAIL must be one mail address, such as oncall@shop.example")
-        return value
-
-    @field_validator("alert_webhook_url")
-    @classmethod
-    def _posted_to(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not _WEB_ADDRESS.match(value.get_secret_value()):
-            raise ValueError("ALERT_WEBHOOK_URL must start with https:// or http://")
+    def _alert_services(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            split_urls(value.get_secret_value())
         return value
 
     @field_validator("orders_api_key")
@@ -461,6 +450,9 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """The settings of this process, read once."""
     return Settings()
+
+
+provide(settings)
 
 
 def at(database_url: str | None) -> Settings:

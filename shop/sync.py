@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from shop.database import close_engine
+from saga.database import close_engine
 from shop.payments.gateways import close_gateway
 
 T = TypeVar("T")

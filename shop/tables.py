@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from shop.monitoring.cells import cell_of
+from shop.monitoring.buckets import bucket_sql
 
 
 def _now(**options: Any) -> Any:
@@ -55,7 +55,7 @@ def _text_of(expression: str) -> Any:
 
 
 def _cell(begun: str, ended: str) -> Any:
-    return Column(SmallInteger, Computed(cell_of(begun, ended), persisted=True))
+    return Column(SmallInteger, Computed(bucket_sql(begun, ended), persisted=True))
 
 
 def _covering(name: str, time: str, *include: str) -> Index:
@@ -142,7 +142,7 @@ class CustomerOrder(SQLModel, table=True):
     erased_at: datetime | None = Field(sa_column=_time())
     """Since then nothing of its customer is kept (`shop.retention.customers`)."""
     cell: int | None = Field(sa_column=_cell("submitted_at", "finished_at"))
-    """How long it took; see `shop.monitoring.cells`."""
+    """How long it took; see `shop.monitoring.buckets`."""
 
 
 class OrderStep(SQLModel, table=True):
@@ -182,7 +182,7 @@ class OrderStep(SQLModel, table=True):
     undo_result: dict[str, Any] | None = Field(sa_column=_json())
     undo_error: dict[str, Any] | None = Field(sa_column=_json())
     cell: int | None = Field(sa_column=_cell("begun_at", "ended_at"))
-    """How long it took; see `shop.monitoring.cells`."""
+    """How long it took; see `shop.monitoring.buckets`."""
     remark: str | None = Field(sa_column=_text_of("left(coalesce(error ->> 'code', result ->> 'generation_model'), 100)"))
     """For counting: the code of its failure; or who wrote a confirmation, the template or which model."""
 
@@ -463,7 +463,7 @@ class TraceSending(SQLModel, table=True):
 
 
 class Alert(SQLModel, table=True):
-    """Something that a person should look at, from when it began until it was over. The same thing later is another alert."""
+    """A condition that needs a person, from when it was raised until it cleared. The same condition later is another alert."""
 
     __tablename__ = "alert"
     __table_args__ = (
@@ -474,12 +474,12 @@ class Alert(SQLModel, table=True):
     rule: str = Field(sa_column=_text(nullable=False))
     """A `shop.alerts.rules.Rule`."""
     subject: str = Field(sa_column=_text(nullable=False))
-    """An order, a step, or what the rule is about otherwise; with the rule it says which alert this is."""
+    """An order, a step, or what else the rule is about; identifies the alert, together with the rule."""
     resource: str = Field(sa_column=_text(nullable=False))
     """The Prefect event's."""
     since: datetime = Field(sa_column=_now())
     value: float
-    """As it was last judged; a share, seconds, orders or an amount, as the rule has it."""
+    """At the last evaluation: a share, seconds, orders or an amount, depending on the rule."""
     threshold: float
     details: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
     judged_at: datetime = Field(sa_column=_now())
@@ -488,12 +488,12 @@ class Alert(SQLModel, table=True):
 
 
 class AlertNotice(SQLModel, table=True):
-    """That somebody is to be told of an alert: once for each phase and way. Written with what happened to it, and sent afterwards."""
+    """A delivery of an alert, written with the alert and sent later: one per phase and way (event, entries of ALERT_URLS)."""
 
     __tablename__ = "alert_notice"
     __table_args__ = (
         CheckConstraint("phase IN ('raised', 'cleared')", name="alert_notice_phase_known"),
-        CheckConstraint("way IN ('event', 'mail', 'webhook')", name="alert_notice_way_known"),
+        CheckConstraint("way ~ '^(event|url-[1-9][0-9]*)$'", name="alert_notice_way_known"),
         Index("alert_notice_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL")),
     )
     alert_id: int = Field(sa_column=Column(BigInteger, ForeignKey("alert.id", ondelete="CASCADE"), primary_key=True))
@@ -507,7 +507,7 @@ class AlertNotice(SQLModel, table=True):
 
 
 class AlertWatch(SQLModel, table=True):
-    """One row: whoever has it locked judges, and nobody else."""
+    """One row: the worker that has it locked evaluates the rules, and no other."""
 
     __tablename__ = "alert_watch"
     __table_args__ = (CheckConstraint("id = 1", name="alert_watch_one"),)

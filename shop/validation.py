@@ -16,13 +16,13 @@ from typing import Any, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from saga.yielding import yielding
 from shop import countries, money
 from shop.domains import ascii_mail_domain
 from shop.errors import OrderRejected, Problem
 from shop.intake_content import HAS_REMOVED, MISNAMED, NUMBERS, REMOVED
 from shop.order import Item, Order
 from shop.settings import Settings
-from shop.turns import in_turns
 
 PAYMENT_METHODS = ("credit_card", "debit_card", "paypal", "apple_pay", "google_pay")
 _UNITS_BELOW = 1
@@ -69,7 +69,7 @@ async def validate(contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, 
 
 
 async def _for_each(check: Callable[[T], R], orders: Sequence[T]) -> list[R]:
-    return [check(order) async for order in in_turns(orders)]
+    return [check(order) async for order in yielding(orders)]
 
 
 def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | None]:

@@ -1,4 +1,4 @@
-"""Comparing the gateway's list with our orders, and the stock with what moved it."""
+"""Compares the gateway's list of payments with our orders, and the stock with its movements."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from shop.database import is_database_trouble
-from shop.errors import OrderError
+from saga.database import is_database_error
+from saga.errors import StepError
+from saga.prefect.limits import slots
 from shop.payments.gateways import gateway
+from shop.payments.limit import PAYMENT_GATEWAY
 from shop.reconciliation.reconcile import reconcile
 from shop.reconciliation.report import Report
-from tasks.limits import PAYMENT_GATEWAY, slots
 
 
 async def _worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     error: object = await state.aresult(raise_on_failure=False)
-    if isinstance(error, OrderError):
+    if isinstance(error, StepError):
         return error.retryable and error.retry_after is None
-    return isinstance(error, BaseException) and is_database_trouble(error)
+    return isinstance(error, BaseException) and is_database_error(error)
 
 
 @task(
@@ -33,7 +34,8 @@ async def _worth_retrying(_task: Task[Any, Any], _run: TaskRun, state: State[Any
     retry_condition_fn=_worth_retrying,
 )
 async def compare_books(report: Report, since: datetime, fix: bool) -> dict[str, int]:
-    """Fills the report, and with `fix` mends what can be mended. Any attempt begins at the beginning: what is mended is found no more."""
+    """Fills the report and, with `fix`, repairs what can be repaired. Each attempt starts over; repaired
+    discrepancies no longer appear."""
     report.begin_again()
     async with slots(PAYMENT_GATEWAY):
         async for discrepancy in reconcile(gateway(), since, fix=fix):

@@ -1,4 +1,4 @@
-"""Sending what the steps have put into the outbox."""
+"""Delivers the messages that the steps have put into the outbox."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def _run_name() -> str:
 
 @task(name="deliver_outbox", task_run_name=_run_name, cache_policy=NO_CACHE, persist_result=False)
 async def deliver_outbox(most: int, order_ids: Sequence[str] | None = None) -> dict[str, int]:
-    """Sends up to `most` messages that are due (of these orders); what fails is tried again later."""
+    """Sends up to `most` messages that are due (of these orders). Failed ones are retried later."""
     sent, failed = await outbox.deliver(most=most, order_ids=order_ids)
     return {"sent": sent, "failed": failed}

@@ -1,4 +1,5 @@
-"""Saying in the Prefect UI that the payment gateway is away, and that it is back: in the run's log, and as an event."""
+"""Reports in the Prefect UI that the payment gateway is unavailable, and that it is available again: in the
+run's log, and as an event."""
 
 from __future__ import annotations
 
@@ -16,16 +17,17 @@ UNAVAILABLE = "payment.gateway.unavailable"
 AVAILABLE = "payment.gateway.available"
 
 
-def tell(why: str | None) -> None:
-    """Once for each change, as this process sees it. `why`: None when the gateway answers again."""
+def report(why: str | None) -> None:
+    """Reports a change of this process's circuit. `why`: the reason for opening it; None when the gateway is
+    available again."""
     try:
         log = get_run_logger()
     except MissingContextError:
         log = get_logger("orders")
     if why is None:
-        log.warning("the payment gateway answers again: orders that were put off go on by themselves")
+        log.warning("the payment gateway is available again: postponed orders continue by themselves")
     else:
-        log.warning("the payment gateway is left alone for a while, and orders that need it are put off: %s", why)
+        log.warning("the payment gateway is unavailable and is not called for a while; orders that need it are postponed: %s", why)
     emit_event(
         AVAILABLE if why is None else UNAVAILABLE,
         resource={"prefect.resource.id": f"shop.payment-gateway.{settings().payment_gateway}"},
@@ -33,4 +35,4 @@ def tell(why: str | None) -> None:
     )
 
 
-gateways.on_change(tell)
+gateways.on_change(report)

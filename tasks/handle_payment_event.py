@@ -1,4 +1,4 @@
-"""Looking up what one of the gateway's events hints at, and doing what that asks for."""
+"""Handles one payment event: looks up its subject at the gateway, and acts on the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shop.payments.gateways import gateway
 
 
 class Hint:
-    """An event and what came of it; an object that Prefect does not look into."""
+    """An event and its result; a plain object, so that Prefect does not traverse it."""
 
     def __init__(self, event: PaymentEvent) -> None:
         self.event = event
@@ -27,6 +27,6 @@ def _run_name() -> str:
 
 @task(name="handle_payment_event", task_run_name=_run_name, cache_policy=NO_CACHE, persist_result=False)
 async def handle_payment_event(hint: Hint) -> dict[str, Any]:
-    """No retries: what the gateway cannot say now is asked again later, by another run."""
+    """Handles the event. There are no retries: another run handles it later if the gateway cannot answer now."""
     hint.handled = handled = await handle(hint.event, gateway())
     return {"event": hint.event.id, "order": handled.order_id, "done": handled.done}

@@ -1,4 +1,5 @@
-"""Saying in the Prefect UI that an inventory service is away, and that it is back: in the run's log, and as an event."""
+"""Reports in the Prefect UI that an inventory service is unavailable, and that it is available again: in the
+run's log, and as an event."""
 
 from __future__ import annotations
 
@@ -15,16 +16,17 @@ UNAVAILABLE = "inventory.service.unavailable"
 AVAILABLE = "inventory.service.available"
 
 
-def tell(url: str, why: str | None) -> None:
-    """Once for each change, as this process sees it. `why`: None when the service answers again."""
+def report(url: str, why: str | None) -> None:
+    """Reports a change of this process's circuit. `why`: the reason for opening it; None when the service is
+    available again."""
     try:
         log = get_run_logger()
     except MissingContextError:
         log = get_logger("orders")
     if why is None:
-        log.warning("the inventory service answers again: orders that were put off go on by themselves")
+        log.warning("the inventory service is available again: postponed orders continue by themselves")
     else:
-        log.warning("the inventory service is left alone for a while, and orders that need it are put off: %s", why)
+        log.warning("the inventory service is unavailable and is not called for a while; orders that need it are postponed: %s", why)
     emit_event(
         AVAILABLE if why is None else UNAVAILABLE,
         resource={"prefect.resource.id": "shop.inventory-service"},
@@ -32,4 +34,4 @@ def tell(url: str, why: str | None) -> None:
     )
 
 
-inventories.on_change(tell)
+inventories.on_change(report)

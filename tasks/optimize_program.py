@@ -1,4 +1,4 @@
-"""Letting an optimiser work on the confirmation's program."""
+"""The task that lets an optimiser work on the confirmation's program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from shop.confirmation.optimising.choice import Optimizer
+from shop.confirmation.optimising.optimizer import Optimizer
 from shop.settings import settings
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @task(name="optimize_program", cache_policy=NO_CACHE, persist_result=False)
 async def optimize_program(optimizer: Optimizer, demonstrations: int, calls: int) -> Optimized:
-    """Blocking work, so on a thread. A run that is cancelled lets it end at the next answer, and saves nothing."""
+    """Runs on a thread, because it blocks. A cancelled run ends at the model's next answer and saves nothing."""
     from shop.confirmation.optimising.run import run
 
     stop = threading.Event()
-    work = partial(run, settings(), optimizer, shown=demonstrations, calls=calls, stop=stop, tell=get_run_logger().info)
+    work = partial(run, settings(), optimizer, shown=demonstrations, calls=calls, stop=stop, report=get_run_logger().info)
     try:
         return await asyncio.to_thread(work)
     except asyncio.CancelledError:

@@ -1,29 +1,29 @@
-"""Step 3: take the money. Undone by giving back what was really taken."""
+"""Step 3: charges the customer. Its compensation refunds what was really charged."""
 
 from __future__ import annotations
 
+from saga.prefect.steps import external_compensation, external_step
+from shop.order import OrderInstance
 from shop.payments.charge import PaymentResult, RefundResult, charge, refund
 from shop.payments.gateways import gateway
-from shop.under_way import OrderUnderWay
-from tasks import gateway_health  # noqa: F401  (tells of a gateway that is away)
-from tasks.limits import PAYMENT_GATEWAY
-from tasks.step import outside_step, outside_undo
+from shop.payments.limit import PAYMENT_GATEWAY
+from tasks import gateway_health  # noqa: F401  (registers the reports about the gateway)
 
 
-@outside_step(limit=PAYMENT_GATEWAY)
-async def process_payment(order: OrderUnderWay) -> PaymentResult:
+@external_step(limit=PAYMENT_GATEWAY)
+async def process_payment(order: OrderInstance) -> PaymentResult:
     """Charges the order once: create, journal the payment's id, confirm by it.
 
-    Raises `PaymentRefused` (nothing to charge), `NoDeliveryAddress`, `PaymentDeclined`, and, retryable, `PaymentGatewayTimeout` and
-    `PaymentGatewayError`.
+    Raises `PaymentRefused` (nothing to charge), `NoDeliveryAddress`, `PaymentDeclined`, and, retryable,
+    `PaymentGatewayTimeout` and `PaymentGatewayError`.
     """
     return await charge(order, gateway())
 
 
-@outside_undo(limit=PAYMENT_GATEWAY)
-async def refund_payment(order: OrderUnderWay) -> RefundResult:
+@external_compensation(limit=PAYMENT_GATEWAY)
+async def refund_payment(order: OrderInstance) -> RefundResult:
     """Finds the order's payments at the gateway, refunds what was charged, cancels what was only created.
 
-    Raises `RefundRefused` when the gateway will not: then a person has to.
+    Raises `RefundRefused` if the gateway refuses: then a person has to act.
     """
     return await refund(order, gateway())

@@ -1,4 +1,4 @@
-"""Deleting what is not kept for ever."""
+"""Deletes data whose retention period is over."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFi
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
-from shop.clock import database_time
+from saga.clock import database_time
 from shop.retention.customers import erase_customers, erased_ones
 from shop.retention.traces import purge_traces
 
 _RUNS_OF_ONE_ORDER = ["process-order", "cancel-order", "resolve-order", "accept-discrepancies"]
-"""Flows whose parameters are an order, or what people have written about one."""
+"""Flows whose parameters contain an order, or what people have written about one."""
 _MOST_UNREADABLE = 50
+"""Limits how many runs that the Prefect server cannot show are skipped."""
 _PAGE = 200
+"""How many runs are read at once."""
 
 
 @task(name="purge_traces", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=10)
 async def delete_traces() -> dict[str, int]:
-    """Samples, events that are handled, alerts that are over."""
+    """Deletes samples, handled events, and alerts that are over. Returns how many of each."""
     return await asyncio.to_thread(purge_traces)
 
 
 @task(name="erase_customers", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=10)
 async def erase_old_customers(days: float) -> int:
-    """In our database and in `VAR_DIR`."""
+    """Erases the customers' data of old orders in our database and in `VAR_DIR`. Returns how many orders."""
     return await asyncio.to_thread(erase_customers, days)
 
 
 @task(name="delete_runs_of_erased_orders", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=3)
 async def delete_runs_of_erased_orders(days: float) -> int:
-    """The Prefect server keeps a run's parameters, and so the order, or why somebody cancelled it: those runs that ended so long ago go, if
-    their order is erased."""
+    """Deletes runs that ended at least this many days ago and whose order is erased, because the Prefect
+    server keeps a run's parameters, and with them the order, or why it was cancelled. Returns how many."""
     before = await database_time() - timedelta(days=days)
     ended = FlowRunFilter(end_time=FlowRunFilterEndTime(before_=before))
     flows, deleted, kept = FlowFilter(name=FlowFilterName(any_=_RUNS_OF_ONE_ORDER)), 0, 0
@@ -51,8 +53,8 @@ async def delete_runs_of_erased_orders(days: float) -> int:
             except PrefectHTTPStatusError as error:
                 if error.response.status_code != HTTPStatus.INTERNAL_SERVER_ERROR or unreadable == _MOST_UNREADABLE:
                     raise
-                if page == 1:  # the server cannot show this one: its parameters are no text, perhaps
-                    get_run_logger().warning("a run that the Prefect server cannot show is left there")
+                if page == 1:  # the server cannot show this run: its parameters may not be valid text
+                    get_run_logger().warning("skipping a run that the Prefect server cannot show")
                     page, unreadable, kept = _PAGE, unreadable + 1, kept + 1
                 else:
                     page = 1

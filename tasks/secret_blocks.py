@@ -1,4 +1,4 @@
-"""Settings may name Prefect Secret blocks (`STRIPE_API_KEY_BLOCK=stripe-key`): here they are read."""
+"""Reads Prefect Secret blocks for settings that name one (`STRIPE_API_KEY_BLOCK=stripe-key`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from shop import secrets
 
 
 def _read(name: str) -> str:
-    """In a thread of its own: settings are read wherever they are first needed, also inside an event loop."""
-    from prefect.blocks.system import Secret  # Prefect takes a second or two to load
+    """Reads a block in its own thread, because settings are read where they are first needed, also inside an
+    event loop."""
+    from prefect.blocks.system import Secret  # imported here: loading Prefect takes a second or two
 
     def load() -> str:
         block = Secret.load(name)
-        assert isinstance(block, Secret)  # not a coroutine, where no event loop runs
+        assert isinstance(block, Secret)  # not a coroutine, because no event loop runs in this thread
         return str(block.get())
 
     with ThreadPoolExecutor(1) as thread:

@@ -1,4 +1,4 @@
-"""Step 1: does the order make sense? Changes nothing, so there is nothing to undo."""
+"""Step 1: validates the order. Changes nothing, so it has no compensation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from saga.errors import StepError
+from saga.prefect.steps import reading_step
 from shop.catalogue import KnownProducts
-from shop.errors import OrderError, OrderRejected
+from shop.errors import OrderRejected
+from shop.order import OrderInstance
 from shop.settings import settings
-from shop.under_way import OrderUnderWay
 from shop.validation import validate
-from tasks.step import reading_step
 
 
 class ValidationResult(BaseModel):
@@ -28,16 +29,16 @@ class ValidationResult(BaseModel):
 
 
 @reading_step()
-async def validate_order(orders: Sequence[OrderUnderWay]) -> Mapping[str, ValidationResult | OrderError]:
-    """Finds everything that is wrong with an order, at once. Raises `OrderRejected`."""
+async def validate_order(orders: Sequence[OrderInstance]) -> Mapping[str, ValidationResult | StepError]:
+    """Finds all problems of each order. Raises `OrderRejected` with them."""
     verdicts = await validate([order.content for order in orders], KnownProducts(), settings())
-    results: dict[str, ValidationResult | OrderError] = {}
-    for under_way, verdict in zip(orders, verdicts, strict=True):
+    results: dict[str, ValidationResult | StepError] = {}
+    for instance, verdict in zip(orders, verdicts, strict=True):
         if isinstance(verdict, OrderRejected):
-            results[under_way.id] = verdict
+            results[instance.id] = verdict
             continue
-        under_way.order = verdict
-        results[under_way.id] = ValidationResult(
+        instance.payload = verdict
+        results[instance.id] = ValidationResult(
             item_count=len(verdict.items),
             total_amount=verdict.total_amount,
             currency=verdict.currency,

@@ -24,7 +24,7 @@ import psycopg
 import pytest
 from hypothesis import settings as examples
 
-from deployments.stack.deploy import ensure_payment_limit, ensure_work_pool
+from deployments.setup.server import ensure_payment_limit, ensure_work_pool
 from deployments.stack.environment import environment
 from deployments.stack.errors import AlreadyRunning, StackError
 from deployments.stack.lock import RunLock

@@ -1,4 +1,4 @@
-"""The monitoring's configuration: every mistake in it, or what it says."""
+"""Checks the monitoring configuration: reports its errors, or what it sets."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from shop.monitoring.config import MonitoringConfigError, monitoring
 from shop.settings import HOME, Settings
 
 PART = "monitoring"
-_MEND = "see MONITORING_CONFIG, and deployments/monitoring/monitoring.yaml for every key"
+_REMEDY = "see MONITORING_CONFIG, and deployments/monitoring/monitoring.yaml for every key"
 
 
 def wrong_monitoring() -> list[Finding]:
-    """One for each thing that is wrong with the file."""
+    """One finding for each error in the file."""
     try:
         monitoring()
     except MonitoringConfigError as error:
-        return [Finding(PART, State.WRONG, f"{error.path.name}: {problem}", _MEND) for problem in error.problems]
+        return [Finding(PART, State.WRONG, f"{error.path.name}: {problem}", _REMEDY) for problem in error.problems]
     return []
 
 
 def monitoring_finding() -> Finding:
-    """Where lines go. Raises MonitoringConfigError."""
+    """Says where log lines go. Raises MonitoringConfigError."""
     config, settings = monitoring(), Settings()
     off = [name for name, part in config if not getattr(part, "enabled", True)]
     where = {"console": "log lines on the console", "file": "log lines in {}", "composite": "log lines on the console and in {}"}

@@ -26,11 +26,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from deployments.check.finding import Finding, State
 from deployments.check.open_server import open_beyond_loopback
 from deployments.check.pooler import Pooler, recognise_pooler
-from shop.database import new_engine
-from shop.errors import OrderError
+from saga.database import new_engine
+from saga.errors import StepError
+from saga.wakeup import plain_url
 from shop.files import make_private
 from shop.settings import Settings
-from shop.signals import plain_url
 
 HOME = Path(__file__).resolve().parents[2]
 _ALIKE = 0.87
@@ -59,7 +59,7 @@ async def look(part: str, ask: Look, known: Known) -> Finding:
             return await ask(known)
     except TimeoutError:
         return Finding(part, State.WRONG, f"no answer within {SECONDS} s", "see whether it can be reached from this machine")
-    except OrderError as error:
+    except StepError as error:
         return Finding(part, State.WRONG, str(error), "see the setting that it names, or try again later")
     except Exception as error:  # noqa: BLE001
         return Finding(part, State.WRONG, f"{type(error).__name__} (its text is not shown: it may hold a secret)", "see README's settings")
@@ -107,7 +107,7 @@ async def database(known: Known) -> Finding:
         mend = "let DATABASE_URL name the primary; of several hosts (?host=a,b) the one that takes writes is chosen"
         return Finding("database", State.WRONG, f"{what}: it is read-only, a standby or a demoted primary", mend)
     if revision != head:
-        return Finding("database", State.WRONG, f"{what}: its tables are at {revision or 'nothing'}, not {head}", "python -m shop.migrate")
+        return Finding("database", State.WRONG, f"{what}: its tables are at {revision or 'nothing'}, not {head}", "order-saga migrate")
     return Finding("database", state, what)
 
 
@@ -146,7 +146,7 @@ async def prefect_server(known: Known) -> Finding:
             try:
                 pool = await client.read_work_pool("orders")
             except ObjectNotFound:
-                return Finding(part, State.WRONG, f"{api} has no work pool orders", "prefect work-pool create orders --type process")
+                return Finding(part, State.WRONG, f"{api} has no work pool orders", "order-saga setup")
             there = {deployment.name for deployment in await client.read_deployments(limit=200)}
             missing = [name for name in _deployments() if name not in there]
             automations = {automation.name for automation in await client.read_automations()}
@@ -157,12 +157,11 @@ async def prefect_server(known: Known) -> Finding:
             return Finding(part, State.WRONG, f"{api} refuses the login", "see PREFECT_API_AUTH_STRING, or PREFECT_API_KEY (Prefect Cloud)")
         return Finding(part, State.WRONG, f"{api} does not answer ({type(error).__name__})", "see PREFECT_API_URL and PREFECT_API_KEY")
     if missing:
-        return Finding(part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "prefect --no-prompt deploy --all")
-    wanted = wanted_automations(lambda _: uuid4(), lambda _: None)  # those that need a block are a matter of taste
-    if left := [name for name, whole in wanted if whole is not None and name not in automations]:
-        return Finding(part, State.WRONG, f"{api} has no automation {', '.join(map(repr, left))}", "python -m deployments.automations")
+        return Finding(part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "order-saga setup")
+    if left := [wanted.name for wanted in wanted_automations(lambda _: uuid4()) if wanted.name not in automations]:
+        return Finding(part, State.WRONG, f"{api} has no automation {', '.join(map(repr, left))}", "order-saga setup")
     if given and pool.status != WorkPoolStatus.READY:
-        return Finding(part, State.WRONG, f"no worker takes runs of the pool orders at {api}", "python -m deployments.worker")
+        return Finding(part, State.WRONG, f"no worker takes runs of the pool orders at {api}", "order-saga worker")
     return Finding(part, State.REAL if given else State.EMBEDDED, f"Prefect {version}, {api}")
 
 
@@ -177,7 +176,7 @@ async def payments(known: Known) -> Finding:
     try:
         async for _ in gateway().pages(datetime.now(UTC)):
             break
-    except OrderError as error:
+    except StepError as error:
         if s.payment_gateway == "sandbox" and not known.given("PAYMENT_GATEWAY_URL"):
             return Finding("payments", State.EMBEDDED, f"the sandbox, {NOT_RUNNING}")
         return Finding("payments", State.WRONG, str(error), f"see PAYMENT_GATEWAY_URL ({s.gateway_url}) and the gateway's key")
@@ -198,7 +197,7 @@ async def inventory(known: Known) -> Finding:
     there = service(url)
     try:
         await there.get("order-that-is-not-there")
-    except OrderError as error:
+    except StepError as error:
         return Finding("inventory", State.WRONG, str(error), f"see INVENTORY_SERVICE_URL ({url}) and INVENTORY_SERVICE_TOKEN")
     finally:
         await there.aclose()
@@ -231,6 +230,19 @@ async def mail(known: Known) -> Finding:
     except ServerTrouble as trouble:
         return Finding("mail", State.WRONG, str(trouble), "see SMTP_URL")
     return Finding("mail", State.REAL, f"SMTP, {server.host}:{server.port}")
+
+
+async def alerts(known: Known) -> Finding:
+    """Sends nothing: any message would alert people."""
+    from shop.alerts.delivery import destinations
+    from shop.alerts.sender import client_for
+
+    services = destinations(known.settings)
+    if not services:
+        return Finding("alerts", State.OFF, "as Prefect events only: ALERT_URLS is not set")
+    if refused := [name.removeprefix("url-") for name, url in services.items() if await asyncio.to_thread(client_for, url) is None]:
+        return Finding("alerts", State.WRONG, f"apprise does not accept entry {', '.join(refused)} of ALERT_URLS", "see ALERT_URLS")
+    return Finding("alerts", State.REAL, f"sent to {', '.join(url.partition('://')[0] for url in services.values())}")
 
 
 async def crm(known: Known) -> Finding:
@@ -271,9 +283,7 @@ async def web_app(known: Known) -> Finding:
         async with httpx.AsyncClient(timeout=SECONDS / 2) as client:
             answer = await client.get(f"{known.web_url}/health")
     except httpx.HTTPError as error:
-        return Finding(
-            "web app", State.WRONG, f"{known.web_url} does not answer ({type(error).__name__})", "python -m deployments.webhooks"
-        )
+        return Finding("web app", State.WRONG, f"{known.web_url} does not answer ({type(error).__name__})", "order-saga web")
     if not answer.is_success:
         return Finding("web app", State.WRONG, f"{known.web_url} answers {answer.status_code}", "see its log: it needs the database")
     able = answer.json()
@@ -302,6 +312,7 @@ PARTS: dict[str, Look] = {
     "language model": language_model,
     "mail": mail,
     "CRM": crm,
+    "alerts": alerts,
     "carrier": shipping,
     "web app": web_app,
     "files": files,

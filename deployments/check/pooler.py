@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import psycopg
 
-from shop.connections import LimitedConnection, answered_within
+from saga.connections import LimitedConnection, answered_within
 
 _CONNECTIONS, _ROUNDS = 3, 3
 _PID = "SELECT pg_backend_pid()"

@@ -15,7 +15,7 @@ from rich.text import Text
 from deployments.check.finding import Finding, State
 from deployments.check.monitoring import PART, monitoring_finding, wrong_monitoring
 from deployments.check.parts import Known, look_at_all, unknown_settings, wrong_settings
-from deployments.running import use_running_world
+from deployments.running import configured_prefect_api_url, use_running_world
 from deployments.stack.environment import given
 from deployments.stack.errors import StackError
 from shop.settings import ENV_FILES, Settings
@@ -31,10 +31,13 @@ def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
         if wrong:
             return mistyped + wrong
         mistakes = mistyped + wrong_monitoring()
+        configured = configured_prefect_api_url()  # before a running `make run` puts its own there
+        use_running_world()
+        prefect_api_url = _running("PREFECT_API_URL") or configured
         if is_given is None:
-            theirs = _is_given("PREFECT_API_URL")  # before the running world's is put there
+            theirs = prefect_api_url == configured
             is_given = lambda name: theirs if name == "PREFECT_API_URL" else _is_given(name)  # noqa: E731
-        known = Known(Settings(), is_given, _prefect_api_url(), _running("WEB_URL"))
+        known = Known(Settings(), is_given, prefect_api_url, _running("WEB_URL"))
     except StackError as error:
         return [Finding("settings", State.WRONG, str(error))]
     found = [*mistakes, *asyncio.run(look_at_all(known))]
@@ -64,12 +67,6 @@ def _is_given(name: str) -> bool:
 def _running(name: str) -> str | None:
     """An address of the environment, `.env` or `var/run.env`."""
     return given(name, ENV_FILES[-1]) or given(name, ENV_FILES[0])
-
-
-def _prefect_api_url() -> str | None:
-    """Prefect's own settings do not look at `var/run.env`."""
-    use_running_world()
-    return _running("PREFECT_API_URL")
 
 
 def table(findings: Sequence[Finding]) -> Table:

@@ -1,1 +1,1 @@
-"""The project's diagrams, drawn from what they show: `python -m deployments.diagrams` writes the folder `diagrams/`."""
+"""The project's diagrams, generated: Mermaid and characters of the saga, its states, an order's course in time, the components."""

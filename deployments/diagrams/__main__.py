@@ -6,20 +6,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from deployments.diagrams.draw import out_of_date, write
+from deployments.diagrams.documents import out_of_date
+from deployments.diagrams.mermaid import HOME
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 1 with `--check` if a diagram is out of date."""
-    parser = argparse.ArgumentParser(prog="python -m deployments.diagrams", description="Draws the project's diagrams from its code.")
+    parser = argparse.ArgumentParser(prog="python -m deployments.diagrams", description="Refreshes the diagrams in README.md and docs/.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a diagram is out of date")
     check: bool = parser.parse_args(arguments).check
-    changed = out_of_date() if check else write()
-    for name in changed:
-        sys.stdout.write(f"{name}: {'out of date' if check else 'drawn anew'}\n")
-    if not changed:
-        sys.stdout.write("All diagrams are as they should be.\n")
-    return int(check and bool(changed))
+    stale = out_of_date()
+    for path, text in stale.items():
+        if not check:
+            path.write_text(text, encoding="utf-8", newline="\n")
+        sys.stdout.write(f"{path.relative_to(HOME)}: {'its diagrams are out of date: make diagrams' if check else 'refreshed'}\n")
+    return int(check and bool(stale))
 
 
 if __name__ == "__main__":

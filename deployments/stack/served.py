@@ -14,10 +14,10 @@ from deployments.stack.processes import Child, Hurry, free_port, wait_until
 
 
 class Served:
-    """`python -m module`, which takes `--port` and `--port-file`, and answers at `/health`."""
+    """An `order-saga` command that takes `--port` and `--port-file`, and answers at `/health`."""
 
     name: str
-    module: str
+    command: str
     file: str
     """What its log and its pid file are called."""
     usual_port: int
@@ -40,7 +40,7 @@ class Served:
         noted = read_if_there(port_file).strip()
         self.host = host or "127.0.0.1"
         self.port = free_port(port or (int(noted) if noted.isdigit() else self.usual_port), self.host)
-        command = [sys.executable, "-m", self.module, "--port", str(self.port), "--port-file", str(port_file), *options]
+        command = [sys.executable, "-m", "deployments.cli", self.command, "--port", str(self.port), "--port-file", str(port_file), *options]
         self._called = f"the {self.name}"
         log, pid_file = logs / f"{self.file}.log", pids / f"{self.file}.pid"
         self._child = Child(self._called, command, log=log, pid_file=pid_file, env=environment, cwd=home)

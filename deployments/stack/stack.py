@@ -13,10 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from deployments.stack.deploy import Deployments, ensure_payment_limit, ensure_work_pool
+from deployments.setup.server import ensure_payment_limit, ensure_work_pool
+from deployments.stack.deploy import Deployments
 from deployments.stack.environment import set_environment, write_env_file
 from deployments.stack.errors import Interrupted
 from deployments.stack.files import key_in
+from deployments.stack.local_model import LocalModel
 from deployments.stack.lock import RunLock
 from deployments.stack.postgres import EmbeddedPostgres, wait_for_server
 from deployments.stack.prefect_server import PrefectServer, require_answer
@@ -40,6 +42,7 @@ TABLES = "database tables"
 SANDBOX = "payment sandbox"
 PREFECT = "Prefect server"
 DEPLOYMENTS = "deployments"
+LOCAL_MODEL = "local language model"
 WORKER = "worker"
 WEB = "web app"
 STOPPING = "stopping"
@@ -69,6 +72,8 @@ class Options:
     web_port: int | None = None
     orders_api_key: str | None = None
     """What the web app lets orders in by. None: a key of our own, in `var_dir`."""
+    local_model: bool = False
+    """Start the language model of this machine."""
     metrics_port: int | None = METRICS_PORT
     """Where the worker of a stack with a web app answers Prometheus, or nearby if that port is taken."""
     metrics_token: str | None = None
@@ -83,6 +88,7 @@ class Options:
             POSTGRES: self.own_postgres,
             TABLES: True,
             SANDBOX: self.own_sandbox,
+            LOCAL_MODEL: self.local_model,
             PREFECT: self.prefect,
             DEPLOYMENTS: self.prefect and self.deployments,
             WORKER: self.prefect and self.worker,
@@ -163,6 +169,7 @@ class Stack:
         self.prefect_api_url = self.options.prefect_api_url if self.options.prefect else None
         self.postgres: EmbeddedPostgres | None = None
         self.sandbox: Sandbox | None = None
+        self.local_model: LocalModel | None = None
         self.prefect_server: PrefectServer | None = None
         self.worker: Worker | None = None
         self.web: Web | None = None
@@ -186,6 +193,7 @@ class Stack:
         """The addresses, as other shells need them."""
         values = {"DATABASE_URL": self.database_url, "PREFECT_API_URL": self.prefect_api_url, "PAYMENT_GATEWAY_URL": self.gateway_url}
         values["PREFECT_API_AUTH_STRING"] = self.prefect_server.auth_string if self.prefect_server else None
+        values["DSPY_API_BASE"] = self.local_model.api_base if self.local_model else None
         values["WEB_URL"] = self.web.url if self.web else None
         values["METRICS_URL"] = self.worker.metrics_url if self.worker else None
         return {name: value for name, value in values.items() if value}
@@ -210,12 +218,12 @@ class Stack:
         self._started = True
         self._undo.callback(self._lock.release)
         self._signals.raise_interrupted()
-        for name in ("web", "worker", "deploy", "prefect-server", "sandbox"):
+        for name in ("web", "worker", "deploy", "prefect-server", "sandbox", "local-model"):
             stop_leftover(self._pids / f"{name}.pid")
         self._start_postgres()
         self._plan()
         self._undo.callback(set_environment, set_environment(self._own_environment()))
-        self._at_once(self._start_prefect, self._start_sandbox, self._start_tables_then_load)
+        self._at_once(self._start_prefect, self._start_sandbox, self._start_local_model, self._start_tables_then_load)
         if self.prefect_api_url:
             self._prepare_prefect()
             self._at_once(self._start_worker, self._register, self._start_web)
@@ -269,6 +277,8 @@ class Stack:
             parts[POSTGRES] = _Part(self.postgres.running, self.postgres.start)
         if self.sandbox:
             parts[SANDBOX] = _Part(self.sandbox.running, _from_new(self.sandbox))
+        if self.local_model:
+            parts[LOCAL_MODEL] = _Part(self.local_model.running, _from_new(self.local_model))
         if self.prefect_server:
             parts[PREFECT] = _Part(self.prefect_server.running, _from_new(self.prefect_server), _known(parts, POSTGRES))
         if self.worker and self.prefect_api_url:
@@ -320,6 +330,9 @@ class Stack:
             self.sandbox = Sandbox(home=options.home, folder=self._var / "sandbox", logs=logs, pids=pids)
             self._undo.callback(self.sandbox.stop, self.hurry)
             self.gateway_url = self.sandbox.url
+        if options.local_model:
+            self.local_model = LocalModel(home=options.home, folder=self._var / "local-model", logs=logs, pids=pids)
+            self._undo.callback(self.local_model.stop, self.hurry)
         if options.own_prefect and self.postgres:
             self.prefect_server = PrefectServer(
                 home=options.home, folder=self._var / "prefect", database_url=self.postgres.url("prefect"), logs=logs, pids=pids
@@ -364,6 +377,11 @@ class Stack:
         if self.sandbox:
             with self._phase(SANDBOX):
                 self.sandbox.start(cancelled=self._cancelled)
+
+    def _start_local_model(self) -> None:
+        if self.local_model:
+            with self._phase(LOCAL_MODEL):
+                self.local_model.start(cancelled=self._cancelled)
 
     def _warm(self) -> None:
         if self.worker:

@@ -9,9 +9,9 @@ from deployments.stack.served import Served
 
 
 class Web(Served):
-    """`python -m deployments.webhooks`."""
+    """`order-saga web`."""
 
-    name, module, file, usual_port = "web app", "deployments.webhooks", "web", 8430
+    name, command, file, usual_port = "web app", "web", "web", 8430
     grace = 8
 
     def __init__(

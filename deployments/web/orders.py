@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.web.bodies import read_json
 from deployments.web.keys import require_key
 from deployments.web.problems import ProblemError, Wrong, answers, pointer
-from shop.database import patiently
+from saga.database import retry_while_database_down
 from shop.errors import OrderConflict, UnusableOrder
 from shop.intake import submit_one
 from shop.intake_content import take_in, usable_id
@@ -103,7 +103,7 @@ async def send_order(request: Request, response: Response) -> Accepted | Ended:
     not tried again: the answer says how it ended."""
     order = await read_json(request)
     _require_text_id(order)
-    receipt = await patiently(lambda: submit_one(order), seconds=_PATIENT_SECONDS)
+    receipt = await retry_while_database_down(lambda: submit_one(order), seconds=_PATIENT_SECONDS)
     order_id = _taken(receipt, order)
     request.app.state.pending.ring()
     url = status_url(order_id)
@@ -137,7 +137,7 @@ async def _status(order_id: str, response: Response) -> OrderStatus:
     except UnusableOrder:  # no order can have it
         known = None
     else:
-        known = await patiently(lambda: read_status(usable), seconds=_PATIENT_SECONDS)
+        known = await retry_while_database_down(lambda: read_status(usable), seconds=_PATIENT_SECONDS)
     if known is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "there is no order with this id", kind="no-such-order", title="No such order")
     response.headers["Cache-Control"] = "no-store"

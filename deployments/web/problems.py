@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from shop.database import NotWritten, is_database_trouble, is_schema_mismatch
+from saga.database import NotWritten, is_database_error, is_schema_mismatch
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def answer_problems(app: FastAPI) -> None:
     @app.exception_handler(NotWritten)
     @app.exception_handler(OSError)
     async def no_database(_: Request, error: Exception) -> Response:
-        if not (is_database_trouble(error) or is_schema_mismatch(error)):
+        if not (is_database_error(error) or is_schema_mismatch(error)):
             log.error("a request failed in a way that nobody foresaw", exc_info=error)
             return _broken()
         log.warning("a request met a database that is away (%s)", type(error).__name__)

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.web.bodies import read_body
 from deployments.web.problems import ProblemError, answers
-from shop.clock import database_time
-from shop.connections import answered_within
+from saga.clock import database_time
+from saga.connections import answered_within
 from shop.payment_events import inbox
 from shop.settings import settings
 

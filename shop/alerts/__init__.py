@@ -1,1 +1,1 @@
-"""Alerts: what a person should look at, judged from the journal."""
+"""Alerts: conditions that need a person, detected from the journal, and their delivery."""

@@ -1,4 +1,4 @@
-"""Who is still to be told of an alert. Claimed by one worker at a time; how each ended is noted at once, and not told again then."""
+"""Deliveries of alerts that are due: claimed by one worker at a time, and recorded one by one as they end."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any, Literal
 
 from sqlalchemy import text
 
-from shop.database import transaction
-from shop.points import effect
+from saga.database import transaction
+from saga.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 
-Way = Literal["event", "mail", "webhook"]
+EVENT = "event"
+"""The delivery as a Prefect event; the others are `url-1`, `url-2`, ...: the entries of `ALERT_URLS`."""
+_MOST = 10
 _CLAIM_SECONDS = 300
-"""Longer than telling can take: until then nobody else does."""
-_CLAIMING, _NOTING = effect("the commit of claiming notices of alerts"), effect("the commit of notices of alerts told")
-# That something is over is told after that it began.
+"""Longer than delivering `_MOST` notices can take. After that, another worker may deliver them."""
+_CLAIMING, _NOTING = failpoint("the commit of claiming notices of alerts"), failpoint("the commit of delivered notices of alerts")
+# The end of an alert is delivered after its beginning.
 _DUE = """
     n.sent_at IS NULL AND n.way = ANY(CAST(:ways AS text[])) AND n.next_attempt_at <= now() - make_interval(secs => :waited)
     AND (n.phase = 'raised' OR NOT EXISTS (
@@ -49,11 +51,11 @@ _LATER = text(
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """That an alert began, or is over; to be told in one way."""
+    """One delivery: the beginning or the end of an alert, by one way."""
 
     alert_id: int
     phase: Literal["raised", "cleared"]
-    way: Way
+    way: str
     created_at: datetime
     attempts: int
     rule: str
@@ -61,7 +63,7 @@ class Notice:
     resource: str
     since: datetime
     value: float
-    """As it was last judged."""
+    """At the last evaluation."""
     threshold: float
     details: dict[str, Any]
     over_at: datetime | None
@@ -73,21 +75,21 @@ class Notice:
         return f"{self.alert_id}\n{self.phase}\n{self.rule}\n{self.subject}\n{self.since.timestamp()}"
 
 
-async def is_due(*ways: Way, waited: float = 0) -> bool:
-    """Whether there is anything that should have been told in one of these ways so many seconds ago."""
+async def is_due(*ways: str, waited: float = 0) -> bool:
+    """Whether a notice for one of these ways has been due for `waited` seconds."""
     async with transaction() as tx:
         return bool((await tx.execute(_IS_DUE, {"ways": list(ways), "waited": waited})).scalar())
 
 
-async def claim(*ways: Way, most: int = 20) -> list[Notice]:
-    """What is due in these ways. Who claims and dies leaves it to be told again some minutes later."""
+async def claim(*ways: str) -> list[Notice]:
+    """Claims notices that are due, the oldest first. Those of a worker that dies are delivered again some minutes later."""
     async with transaction(_CLAIMING) as tx:
-        rows = (await tx.execute(_CLAIM, {"ways": list(ways), "waited": 0.0, "most": most, "claim": _CLAIM_SECONDS})).mappings()
+        rows = (await tx.execute(_CLAIM, {"ways": list(ways), "waited": 0.0, "most": _MOST, "claim": _CLAIM_SECONDS})).mappings()
         return sorted((Notice(**row) for row in rows), key=lambda notice: (notice.created_at, notice.alert_id))
 
 
 async def note(notices: Sequence[Notice], error: str | None = None) -> None:
-    """They were told; or not, for this reason, and are tried again: after 30 s, 1 min, 2 min, up to about an hour."""
+    """Records that notices were delivered; or the reason why not: they are retried after 30 s, 1 min, 2 min, up to about an hour."""
     async with transaction(_NOTING) as tx:
         for notice in notices:
             which = {"alert_id": notice.alert_id, "phase": notice.phase, "way": notice.way}
@@ -96,4 +98,4 @@ async def note(notices: Sequence[Notice], error: str | None = None) -> None:
             else:
                 await tx.execute(_LATER, {**which, "error": error})
     if error is not None and notices:
-        log.warning("%d notices of alerts were not told (%s); tried again", len(notices), error)
+        log.warning("%d alert notices were not delivered (%s) and will be retried", len(notices), error)

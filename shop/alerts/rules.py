@@ -1,4 +1,4 @@
-"""The rules: what is wrong just now, read from the journal. Nothing here changes anything."""
+"""The alert rules: conditions that hold now, read from the journal. Nothing here writes."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from shop.ending import LAST_SECONDS
+from saga.finish import BLOCKED_SECONDS
 from shop.monitoring.commands import read_commands, read_compensations, read_messages
 from shop.monitoring.config import Monitoring
 from shop.monitoring.events import event_metrics
 from shop.monitoring.metrics import default_window
-from shop.monitoring.put_off import AWAY, CARRIER_AWAY, GATEWAY_AWAY, INFRASTRUCTURE_AWAY, INVENTORY_AWAY, VERSION_AWAY
+from shop.monitoring.postponed import CARRIER, EXTERNAL, GATEWAY, INFRASTRUCTURE, INVENTORY, VERSION
 from shop.monitoring.steps import step_metrics
 from shop.settings import Settings
 
 ALL, REST = "all orders", "and more"
-"""Subjects: of the error rate over all steps; of the orders that get no alert of their own, because there are too many."""
+"""Subjects: the error rate over all steps; the orders beyond those that get an alert of their own."""
 _PAUSE_SECONDS = 15.0
-"""How long an order may wait for the infrastructure, or for a worker of another version, before the alert."""
+"""How long orders may be blocked by the infrastructure, or by the lack of a worker of their version, before the alert."""
 _EASED = 0.8
-"""An error rate that once was too high is over when it is below this share of the threshold: else it would come and go."""
+"""An error rate alert clears below this share of the threshold: without the gap it would be raised and cleared again and again."""
 
 
 class Rule(StrEnum):
     ERROR_RATE = "error_rate"
-    """Share of what ended in the window and failed. A business "no" is no failure, nor is what was put off, which OUTSIDE_AWAY tells of."""
+    """Share of failures among the steps, compensations and messages that ended in the window. Business refusals are not failures;
+    postponed attempts are covered by EXTERNAL_UNAVAILABLE."""
     ORDER_WAITING = "order_waiting"
-    """Seconds that an order has been without an outcome."""
+    """Seconds since an order without an outcome was submitted."""
     NEEDS_ATTENTION = "needs_attention"
-    """Amount at risk of an order on the desk, in its currency."""
-    OUTSIDE_AWAY = "outside_away"
-    """Orders that were put off, because what they need is left alone (an open circuit)."""
+    """Amount at risk of an order under manual review, in its currency."""
+    EXTERNAL_UNAVAILABLE = "outside_away"
+    """Orders postponed because an external system is unavailable (its circuit breaker is open)."""
     RECOVERY_BEHIND = "recovery_behind"
-    """Seconds since the lease of an order ran out."""
+    """Seconds since the lease of an order expired."""
 
 
 _MOST = {Rule.ORDER_WAITING: 3, Rule.NEEDS_ATTENTION: 10, Rule.RECOVERY_BEHIND: 3}
-"""So many orders get an alert of their own; what comes on top of them shares one."""
+"""How many orders get an alert of their own; the rest share one."""
 
 _EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """A rule that is broken just now."""
+    """A rule whose condition holds now."""
 
     rule: Rule
     subject: str
@@ -57,29 +58,29 @@ class Breach:
     value: float
     threshold: float
     since: datetime | None = None
-    """None: it cannot be told; now."""
+    """None: unknown; the alert begins now."""
     details: dict[str, Any] = field(default_factory=dict)
-    """What else there is to say; nothing of a customer."""
+    """Further facts for the message; no customer data."""
 
 
 Open = Collection[tuple[str, str]]
-"""Rule and subject of the alerts that are not over."""
+"""Rule and subject of the open alerts."""
 
-# What is put off for something outside waits for that, and is told of there.
+# Excludes postponed orders; EXTERNAL_UNAVAILABLE reports those.
 _WAITING = f"""
     SELECT o.id, greatest(o.submitted_at, o.cancel_requested_at) AS since, NULL AS currency, NULL AS step, NULL AS code,
         CAST(extract(epoch FROM now() - greatest(o.submitted_at, o.cancel_requested_at)) AS float) AS value
     FROM customer_order o
     WHERE o.outcome IS NULL AND greatest(o.submitted_at, o.cancel_requested_at) < now() - make_interval(secs => :threshold)
-      AND NOT coalesce(o.waits_for IS NOT NULL AND o.not_before > now() - interval '{LAST_SECONDS} s', false)
+      AND NOT coalesce(o.waits_for IS NOT NULL AND o.not_before > now() - interval '{BLOCKED_SECONDS} s', false)
       AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
 """  # noqa: S608  (a constant)
-_DESK = """
+_REVIEW = """
     SELECT a.order_id AS id, a.since, a.currency, a.step, a.error_code AS code, CAST(a.amount_at_risk AS float) AS value
     FROM attention a WHERE a.resolved_at IS NULL AND :threshold >= 0
 """
 # A deleted lease expired at least a day ago. Excludes orders whose pause is not over: they cannot be claimed yet.
-_LEFT = """
+_ABANDONED = """
     SELECT o.id, late.since, NULL AS currency, NULL AS step, NULL AS code, CAST(extract(epoch FROM now() - late.since) AS float) AS value
     FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id
         CROSS JOIN LATERAL (SELECT greatest(coalesce(l.until, now() - interval '1 day'), o.not_before) AS since) late
@@ -88,32 +89,32 @@ _LEFT = """
 
 
 def _ranked(query: str) -> TextClause:
-    """Those that have an alert first, then the oldest; and how many there are."""
+    """Orders that have an open alert first, then the oldest; with the count of all."""
     return text(
         f"SELECT id, since, currency, step, code, value, count(*) OVER () AS orders FROM ({query}) broken "  # noqa: S608  (constants)
         "ORDER BY id = ANY(CAST(:open AS text[])) DESC, since, id LIMIT :most"
     )
 
 
-_ORDERS = {Rule.ORDER_WAITING: _ranked(_WAITING), Rule.NEEDS_ATTENTION: _ranked(_DESK), Rule.RECOVERY_BEHIND: _ranked(_LEFT)}
+_ORDERS = {Rule.ORDER_WAITING: _ranked(_WAITING), Rule.NEEDS_ATTENTION: _ranked(_REVIEW), Rule.RECOVERY_BEHIND: _ranked(_ABANDONED)}
 _NOW = text("SELECT now()")
-_AWAY = text(
+_BLOCKED = text(
     f"""
     SELECT waits_for AS code, min(waits_since) AS since, count(*) AS orders, (array_agg(id ORDER BY number))[1:5] AS ids
     FROM customer_order
     WHERE outcome IS NULL AND waits_for = ANY(CAST(:codes AS text[]))
-        AND (not_before > now() - interval '{LAST_SECONDS} s' OR waits_for = ANY(CAST(:until_claimed AS text[])))
+        AND (not_before > now() - interval '{BLOCKED_SECONDS} s' OR waits_for = ANY(CAST(:until_claimed AS text[])))
     GROUP BY waits_for
     """  # noqa: S608
 )
 
 
-def judge(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> list[Breach]:
-    """Everything that is wrong just now. `already`: the alerts that are not over, for what counts as over differs from what begins one.
+def evaluate(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> list[Breach]:
+    """Evaluates every rule. `already`: the open alerts, because some thresholds for clearing differ from those for raising.
 
-    Every number is of the journal's: no process has to remember anything.
+    Every number comes from the journal: no process keeps state.
     """
-    found = list(_outside(connection, settings, already))
+    found = list(_external(connection, settings, already))
     for rule, threshold in (
         (Rule.ORDER_WAITING, settings.alert_waiting_minutes * 60),
         (Rule.NEEDS_ATTENTION, 0.0),
@@ -130,7 +131,7 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
     asked = {"threshold": threshold, "open": sorted(known), "most": _MOST[rule] + len(known) + _EXAMPLES}
     rows = connection.execute(_ORDERS[rule], asked).all()
     alone = [row for row in rows if row.id in known]
-    if REST not in already:  # else each that moves up would be told of once more
+    if REST not in already:  # otherwise each order that moves up would raise an alert again
         alone += [row for row in rows if row.id not in known][: max(0, _MOST[rule] - len(alone))]
     for row in alone:
         details = {"order_id": row.id, **{name: getattr(row, name) for name in ("currency", "step", "code") if getattr(row, name)}}
@@ -138,40 +139,40 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
     if rows and (more := rows[0].orders - len(alone)) > 0:
         others = [row for row in rows if row not in alone]
         details = {"orders": more, "for_example": [row.id for row in others][:_EXAMPLES]}
-        worst, since = max((row.value for row in others), default=0.0), min((row.since for row in others), default=None)
-        yield Breach(rule, REST, f"shop.orders.{rule}", worst, threshold, since, details)
+        largest, since = max((row.value for row in others), default=0.0), min((row.since for row in others), default=None)
+        yield Breach(rule, REST, f"shop.orders.{rule}", largest, threshold, since, details)
 
 
-def _outside(connection: Connection, settings: Settings, already: Open) -> Iterator[Breach]:
-    """Orders tell what is away: each process finds out by itself, and puts off the orders that need it. A pause that one more try ends is
+def _external(connection: Connection, settings: Settings, already: Open) -> Iterator[Breach]:
+    """Finds external systems that are unavailable, from the orders that were postponed for them. A single pause of a circuit breaker raises
     no alert."""
     now: datetime = connection.execute(_NOW).scalar_one()
-    away = {row.code: row for row in connection.execute(_AWAY, {"codes": list(AWAY), "until_claimed": list(VERSION_AWAY)})}
+    blocked = {row.code: row for row in connection.execute(_BLOCKED, {"codes": list(EXTERNAL), "until_claimed": list(VERSION)})}
     for codes, subject, pause in (
-        (GATEWAY_AWAY, f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
-        (INVENTORY_AWAY, "inventory-service", settings.inventory_breaker_seconds),
-        (CARRIER_AWAY, f"carrier.{settings.carrier}", settings.carrier_timeout_seconds),
-        (INFRASTRUCTURE_AWAY, "infrastructure", _PAUSE_SECONDS),
-        (VERSION_AWAY, "worker-of-another-version", _PAUSE_SECONDS),
+        (GATEWAY, f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
+        (INVENTORY, "inventory-service", settings.inventory_breaker_seconds),
+        (CARRIER, f"carrier.{settings.carrier}", settings.carrier_timeout_seconds),
+        (INFRASTRUCTURE, "infrastructure", _PAUSE_SECONDS),
+        (VERSION, "worker-of-another-version", _PAUSE_SECONDS),
     ):
-        if not (rows := [away[code] for code in codes if code in away]):
+        if not (rows := [blocked[code] for code in codes if code in blocked]):
             continue
         since = min(row.since for row in rows)
-        if (Rule.OUTSIDE_AWAY, subject) in already or (now - since).total_seconds() >= pause:
+        if (Rule.EXTERNAL_UNAVAILABLE, subject) in already or (now - since).total_seconds() >= pause:
             orders = sum(row.orders for row in rows)
             details = {"orders": orders, "for_example": [each for row in rows for each in row.ids][:_EXAMPLES], "code": rows[0].code}
-            yield Breach(Rule.OUTSIDE_AWAY, subject, f"shop.{subject}", orders, 0, since, details)
+            yield Breach(Rule.EXTERNAL_UNAVAILABLE, subject, f"shop.{subject}", orders, 0, since, details)
 
 
 def _error_rates(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> Iterator[Breach]:
     window = default_window(config).at(connection.execute(_NOW).scalar_one())
     commands, compensations = read_commands(connection, window), read_compensations(connection, window)
     every = event_metrics(commands, compensations, read_messages(connection, window), None)
-    judged: list[tuple[str, str, int, int, Mapping[str, int]]] = [(ALL, "shop.orders", every.total_events, every.failed, {})]
+    rates: list[tuple[str, str, int, int, Mapping[str, int]]] = [(ALL, "shop.orders", every.total_events, every.failed, {})]
     for step in step_metrics(commands, compensations):
-        judged.append((step.step, f"shop.step.{step.step}", step.commands, step.failed, step.failures))
+        rates.append((step.step, f"shop.step.{step.step}", step.commands, step.failed, step.failures))
     threshold, least = config.worker_monitoring.error_rate_threshold, settings.alert_min_commands
-    for subject, resource, total, failed, failures in judged:
+    for subject, resource, total, failed, failures in rates:
         rate = failed / total if total else 0.0
         known = (Rule.ERROR_RATE, subject) in already
         if (known and rate > threshold * _EASED) or (total >= least and rate > threshold):
@@ -180,7 +181,7 @@ def _error_rates(connection: Connection, config: Monitoring, settings: Settings,
 
 
 def _most_frequent(failures: Mapping[str, int]) -> dict[str, Any]:
-    """The codes, refusals among them."""
+    """The most frequent codes, including refusals."""
     return {"codes": dict(list(failures.items())[:5])} if failures else {}
 
 

@@ -1,23 +1,25 @@
-"""Judging, once in a while, and keeping each alert's state: it begins once and is over once, however many workers judge at once."""
+"""Evaluates the rules at intervals and keeps the state of alerts: each is raised once and clears once, however many workers evaluate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 from sqlalchemy import Connection, text
 
-from shop.alerts.rules import Breach, Rule, judge, subjects
-from shop.database import as_json, sync_engine
+from saga.database import as_json, sync_engine
+from saga.failpoints import failpoint
+from shop.alerts.delivery import destinations
+from shop.alerts.notices import EVENT
+from shop.alerts.rules import Breach, Rule, evaluate, subjects
 from shop.monitoring.config import Monitoring, monitoring
-from shop.points import effect
 from shop.settings import Settings, settings
 
 Phase = Literal["raised", "cleared"]
-_JUDGING = effect("the commit of alerts")
+_EVALUATING = failpoint("the commit of alerts")
 _MAKE = text("INSERT INTO alert_watch (id) VALUES (1) ON CONFLICT DO NOTHING")
-# Whoever judges at the same time leaves it to the one that does already.
+# A worker that finds the row locked leaves the evaluation to the one that holds it.
 _TURN = text(
     "SELECT judged_at IS NULL OR judged_at <= now() - make_interval(secs => :seconds) FROM alert_watch WHERE id = 1 FOR UPDATE SKIP LOCKED"
 )
@@ -42,49 +44,49 @@ _OVER = text(
     "UPDATE alert a SET over_at = now(), judged_at = now(), over_because = r.because "
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id bigint, because text) WHERE a.id = r.id AND a.over_at IS NULL"
 )
-_TELL = text(
+_NOTIFY = text(
     "INSERT INTO alert_notice (alert_id, phase, way) SELECT id, :phase, way FROM unnest(CAST(:ids AS bigint[])) AS id, "
     "unnest(CAST(:ways AS text[])) AS way ON CONFLICT DO NOTHING"
 )
-_NOT_WATCHED = "it is not watched any more: worker_monitoring.{} is off"
+_TURNED_OFF = "It is no longer evaluated: worker_monitoring.{} is off"
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What one judgement changed."""
+    """What one evaluation changed."""
 
-    judged: bool
-    """False: turned off, with nothing left to close; somebody else is at it; or it was judged less than `health_check_interval_seconds`
-    ago."""
+    evaluated: bool
+    """False: alerts are turned off and none is open; another worker evaluates; or the last evaluation was less than
+    `health_check_interval_seconds` ago."""
     raised: int = 0
     cleared: int = 0
     open: int = 0
 
 
 def watch(config: Monitoring | None = None) -> Watched:
-    """Judges every rule in one transaction, and writes down which alerts begin and which are over, with the notices that this makes due.
+    """Evaluates every rule in one transaction, and records which alerts are raised and which clear, with the notices to be delivered.
 
-    Where `worker_monitoring.enabled` is off nothing is judged, and what is open is over. Not from an event loop: it waits for the database.
-    Raises SQLAlchemyError if that is away, and MonitoringConfigError.
+    Where `worker_monitoring.enabled` is off nothing is evaluated, and open alerts clear. Blocks: not for an event loop. Raises
+    SQLAlchemyError if the database is unavailable, and MonitoringConfigError.
     """
     config, s = config or monitoring(), settings()
     with sync_engine(s.database_url).connect() as connection, connection.begin() as running:
         if not config.worker_monitoring.enabled and connection.execute(_OPEN).first() is None:
-            return Watched(judged=False)
+            return Watched(evaluated=False)
         connection.execute(_MAKE)
         if not connection.execute(_TURN, {"seconds": config.worker_monitoring.health_check_interval_seconds}).scalar():
-            return Watched(judged=False)
+            return Watched(evaluated=False)
         connection.execute(_PLANS)
         watched = _write(connection, config, s)
         connection.execute(_JUDGED)
-        with _JUDGING:
+        with _EVALUATING:
             running.commit()
     return watched
 
 
 def _write(connection: Connection, config: Monitoring, s: Settings) -> Watched:
     already = {(row.rule, row.subject): int(row.id) for row in connection.execute(_OPEN)}
-    breaches = judge(connection, config, s, already.keys()) if config.worker_monitoring.enabled else []
+    breaches = evaluate(connection, config, s, already.keys()) if config.worker_monitoring.enabled else []
     new = [breach for breach in breaches if (breach.rule, breach.subject) not in already]
     still = [breach for breach in breaches if (breach.rule, breach.subject) in already]
     over = [(rule, number) for (rule, subject), number in already.items() if (rule, subject) not in subjects(breaches)]
@@ -94,37 +96,25 @@ def _write(connection: Connection, config: Monitoring, s: Settings) -> Watched:
     if over:
         because = [{"id": number, "because": _turned_off(rule, config)} for rule, number in over]
         connection.execute(_OVER, {"rows": as_json(because)})
-    _tell(connection, raised, "raised", s)
-    _tell(connection, [number for _, number in over], "cleared", s)
+    _notify(connection, raised, "raised", s)
+    _notify(connection, [number for _, number in over], "cleared", s)
     return Watched(True, len(raised), len(over), len(still) + len(raised))
 
 
 def _turned_off(rule: str, config: Monitoring) -> str | None:
-    """Why nobody looks any more whether the rule is broken, if that is so."""
+    """Why the rule is no longer evaluated; None: it is."""
     if not config.worker_monitoring.enabled:
-        return _NOT_WATCHED.format("enabled")
+        return _TURNED_OFF.format("enabled")
     if rule == Rule.ERROR_RATE and not config.worker_monitoring.alert_on_high_error_rate:
-        return _NOT_WATCHED.format("alert_on_high_error_rate")
+        return _TURNED_OFF.format("alert_on_high_error_rate")
     return None
 
 
-def _tell(connection: Connection, numbers: list[int], phase: Phase, s: Settings) -> None:
-    ways = ["event", "mail", *(["webhook"] if s.alert_webhook_url else [])]
+def _notify(connection: Connection, numbers: list[int], phase: Phase, s: Settings) -> None:
+    ways = [EVENT, *destinations(s)]
     if numbers:
-        connection.execute(_TELL, {"ids": numbers, "phase": phase, "ways": ways})
+        connection.execute(_NOTIFY, {"ids": numbers, "phase": phase, "ways": ways})
 
 
 def _rows(breaches: Sequence[Breach]) -> str:
-    rows: list[dict[str, Any]] = [
-        {
-            "rule": breach.rule,
-            "subject": breach.subject,
-            "resource": breach.resource,
-            "since": breach.since,
-            "value": breach.value,
-            "threshold": breach.threshold,
-            "details": breach.details,
-        }
-        for breach in breaches
-    ]
-    return as_json(rows)
+    return as_json([asdict(breach) for breach in breaches])

@@ -8,8 +8,6 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from shop.confirmation.facts import ConfirmationFacts
-
 ELEMENTS = ("greeting", "order_summary", "next_steps", "tracking_info")
 """The texts of a confirmation, in the order in which they are read."""
 
@@ -48,8 +46,9 @@ def missing(texts: Mapping[str, str]) -> list[str]:
 
 def finish(
     texts: Mapping[str, str],
-    facts: ConfirmationFacts,
     generation_model: str,
+    *,
+    personal: bool,
     warnings: Sequence[str] = (),
     program_version: str | None = None,
 ) -> Confirmation:
@@ -60,7 +59,7 @@ def finish(
         generated_at=datetime.now(UTC),
         generation_model=generation_model,
         program_version=program_version,
-        personalization_level="high" if facts.personal else "standard",
+        personalization_level="high" if personal else "standard",
         content_length=sum(map(len, found.values())),
         includes_tracking=bool(found["tracking_info"]),
         validation_warnings=[*warnings, *missing(found)],

@@ -1,115 +1,65 @@
-"""What the writer of a confirmation may see, and nothing else.
+"""The order's facts as a confirmation says them: one text for each slot, in the language and format of the mail.
 
-This is a whitelist: a new field of the order reaches a language model only when it is added here. The customer's
-notes, the card's digits and the payment token never do.
+A language model sees none of them. It is given what `inputs_of` returns, and nothing else of an order.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from decimal import Decimal
 
-from shop.money import show
+from shop.notifications.language import Language
 from shop.order import Order
 from shop.plain import one_line
 from shop.settings import Settings
 
-NOBODY = "Valued Customer"
-"""How a customer is addressed whose order names nobody."""
-
-_METHODS = {
-    "credit_card": "credit card",
-    "debit_card": "debit card",
-    "paypal": "PayPal",
-    "apple_pay": "Apple Pay",
-    "google_pay": "Google Pay",
-}
+_SHOWN = 10
+"""Lines of the order that `{items}` names; the mail's table has all of them."""
 _METHOD_NAME = re.compile(r"[A-Za-z]+([_ -][A-Za-z]+){0,3}")
+_KNOWN_METHODS = frozenset({"credit_card", "debit_card", "paypal", "apple_pay", "google_pay"})
 
 
-@dataclass(frozen=True, slots=True)
-class ItemFact:
-    """One line of the order, as the customer may read it."""
-
-    name: str
-    quantity: int
-    price: Decimal
-    """Of one piece."""
-    currency: str
-
-    def __str__(self) -> str:
-        line_total = show(self.price * self.quantity, self.currency)
-        return f"{self.quantity} x {self.name}, {show(self.price, self.currency)} each, {line_total} together"
-
-
-@dataclass(frozen=True, slots=True)
-class ConfirmationFacts:
-    """All that a confirmation is written from. Every text is one clean line, `order_details` is one line per item."""
-
-    customer_name: str
-    order_id: str
-    order_details: str
-    total: str
-    items: tuple[ItemFact, ...]
-    item_count: int
-    """Pieces, not lines."""
-    estimated_delivery: str
-    payment_method: str
-    shipping_address: str
-    tone: str
-
-    @property
-    def personal(self) -> bool:
-        """Whether the customer's name is known."""
-        return self.customer_name != NOBODY
-
-
-def facts_of(order: Order, settings: Settings) -> ConfirmationFacts:
-    """The facts of this order."""
-    currency = order.currency
-    items = tuple([ItemFact(one_line(item.name) or one_line(item.product_id), item.quantity, item.price, currency) for item in order.items])
-    return ConfirmationFacts(
-        customer_name=order.addressee or NOBODY,
-        order_id=one_line(order.id),
-        order_details="\n".join([f"{item.quantity} x {item.name}" for item in items]),
-        total=show(order.total_amount, currency),
-        items=items,
-        item_count=sum([item.quantity for item in items]),
-        estimated_delivery=settings.estimated_delivery,
-        payment_method=_method(order),
-        shipping_address=_address(order),
-        tone=settings.confirmation_tone,
-    )
-
-
-def inputs_of(facts: ConfirmationFacts, mistakes: Sequence[str] = ()) -> dict[str, str | int]:
-    """The facts as the language model is given them; `mistakes` are those of its first attempt."""
+def slot_values(order: Order, settings: Settings, language: Language) -> dict[str, str]:
+    """What fills each slot: one clean line each, without control characters."""
     return {
-        "customer_name": facts.customer_name,
-        "order_id": facts.order_id,
-        "order_details": facts.order_details,
-        "items": "\n".join(map(str, facts.items)),
-        "item_count": facts.item_count,
-        "total": facts.total,
-        "estimated_delivery": facts.estimated_delivery,
-        "payment_method": facts.payment_method,
-        "shipping_address": facts.shipping_address,
-        "tone": facts.tone,
+        "customer_name": order.addressee or language.say("nobody"),
+        "order_id": one_line(order.id),
+        "items": _items(order, language),
+        "total": language.money(order.total_amount, order.currency),
+        "payment_method": _method(order, language),
+        "address": _address(order) or language.say("confirmation.your_address"),
+        "delivery": _delivery(settings, language),
+        "tracking": language.say("confirmation.tracking"),
+    }
+
+
+def inputs_of(order: Order, settings: Settings, language: Language, mistakes: Sequence[str] = ()) -> dict[str, str]:
+    """What the language model is given; `mistakes` are the reasons why its first text was refused."""
+    pieces = sum([item.quantity for item in order.items])
+    return {
+        "language": language.english_name,
+        "tone": settings.confirmation_tone,
+        "order_size": "one item" if pieces == 1 else "several items",
         "mistakes": "\n".join(mistakes) or "none",
     }
 
 
-def _method(order: Order) -> str:
+def _items(order: Order, language: Language) -> str:
+    shown = [f"{item.quantity} x {one_line(item.name) or one_line(item.product_id)}" for item in order.items[:_SHOWN]]
+    if (more := len(order.items) - len(shown)) > 0:
+        shown.append(language.say("confirmation.more_items", count=more))
+    return ", ".join(shown)
+
+
+def _method(order: Order, language: Language) -> str:
     """The method's name. Letters only: a card number typed into the wrong field is not a name."""
     if order.payment_info is None:
-        return "not given"
+        return language.say("payment_method.not_given")
     method = order.payment_info.method
-    known = _METHODS.get(method)
-    if known:
-        return known
-    return method.replace("_", " ") if len(method) <= 40 and _METHOD_NAME.fullmatch(method) else "other"
+    if method in _KNOWN_METHODS:
+        return language.say(f"payment_method.{method}")
+    named = len(method) <= 40 and _METHOD_NAME.fullmatch(method)
+    return method.replace("_", " ") if named else language.say("payment_method.other")
 
 
 def _address(order: Order) -> str:
@@ -119,3 +69,8 @@ def _address(order: Order) -> str:
     town = " ".join([part for part in (to.city, to.state, to.zip) if part])
     parts = [to.name or order.customer_name, to.address, to.address2, town, to.country]
     return ", ".join([line for part in parts if (line := one_line(part))])
+
+
+def _delivery(settings: Settings, language: Language) -> str:
+    usual = type(settings).model_fields["estimated_delivery"].default
+    return language.say("confirmation.usual_delivery") if settings.estimated_delivery == usual else one_line(settings.estimated_delivery)

@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from shop.confirmation.facts import ConfirmationFacts, inputs_of
 from shop.settings import Settings
 
 LOCAL = "local/"
-"""How the names of models begin that run in this process."""
-
+"""How the names of models begin that `local_model` serves on this machine."""
 
 _REFLECTION_SECONDS = 120
 
@@ -29,8 +27,8 @@ class ModelStopped(Exception):
     """Something within the conversation cancelled it or wanted the program to end; that must not look as if the order were cancelled."""
 
 
-class LocalModelMissing(Exception):
-    """The model that runs here is not installed, or is not the one that was tested. The message says what to do, and holds no secret."""
+class LocalModelUnavailable(Exception):
+    """No server of a local model is configured. The message says what to do, and holds no secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +45,10 @@ _starting = threading.Lock()
 _limits: dict[int, asyncio.Semaphore] = {}
 
 
-async def ask(facts: ConfirmationFacts, settings: Settings, mistakes: Sequence[str] = ()) -> Answer:
-    """The model's texts as they came; `mistakes` are those of its first attempt. Raises whatever went wrong.
-    Whoever stops waiting ends the conversation.
+async def ask(inputs: Mapping[str, str], settings: Settings) -> Answer:
+    """The model's texts as they came. Raises whatever went wrong. Cancelling this ends the conversation.
     At most `settings.confirmation_concurrency` conversations of this process are under way at once."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_in_turn(facts, settings, mistakes), _own_loop()))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_in_turn(inputs, settings), _own_loop()))
 
 
 async def try_out(settings: Settings) -> None:
@@ -76,11 +73,11 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _in_turn(facts: ConfirmationFacts, settings: Settings, mistakes: Sequence[str]) -> Answer:
+async def _in_turn(inputs: Mapping[str, str], settings: Settings) -> Answer:
     limit = settings.confirmation_concurrency
     try:
         async with _limits.setdefault(limit, asyncio.Semaphore(limit)):
-            return await _converse(facts, settings, mistakes)
+            return await _converse(inputs, settings)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -90,29 +87,21 @@ async def _in_turn(facts: ConfirmationFacts, settings: Settings, mistakes: Seque
         raise ModelStopped from None
 
 
-async def _converse(facts: ConfirmationFacts, settings: Settings, mistakes: Sequence[str]) -> Answer:
+async def _converse(inputs: Mapping[str, str], settings: Settings) -> Answer:
     dspy = configured_dspy()
-    from shop.confirmation.program_file import in_use
-    from shop.confirmation.signature import ConfirmationWriter, texts_of
+    from shop.confirmation.program import in_use
+    from shop.confirmation.signature import texts_of
 
-    program, warning = in_use(settings)
+    program = in_use(settings)
     with dspy.context(**context(settings), max_trace_size=0):
-        prediction = await ConfirmationWriter(program).acall(**inputs_of(facts, mistakes))
-    return Answer(texts_of(prediction), program.version, warning)
+        prediction = await program.writer.acall(**inputs)
+    return Answer(texts_of(prediction), program.version, program.warning)
 
 
 def context(settings: Settings) -> dict[str, Any]:
     """What `dspy.context` needs to speak with the model of these settings, and to keep nothing of what is said."""
     quiet = {"disable_history": True, "callbacks": [], "track_usage": False, "warn_on_type_mismatch": False}
-    return {"lm": language_model(settings), "adapter": _adapter(settings), **quiet}
-
-
-def _adapter(settings: Settings) -> Any:
-    if not (settings.dspy_model or "").startswith(LOCAL):
-        return None
-    from shop.confirmation.local_adapter import LocalAdapter
-
-    return LocalAdapter()
+    return {"lm": language_model(settings), **quiet}
 
 
 @lru_cache(maxsize=1)
@@ -127,13 +116,18 @@ def configured_dspy() -> Any:
 
 def language_model(settings: Settings) -> Any:
     """The `dspy.LM` of `settings.dspy_model`. Kept between orders, for its connections.
-    Raises LocalModelMissing if it is one that runs here and is not installed."""
+    Raises LocalModelUnavailable for a local model without DSPY_API_BASE."""
     key = settings.dspy_api_key.get_secret_value() if settings.dspy_api_key else None
-    name, temperature = settings.dspy_model or "", settings.dspy_temperature
-    if name.startswith(LOCAL) and "dspy_temperature" not in settings.model_fields_set:
-        temperature = 0.0  # a small model that is left to chance gets its numbers wrong
+    name, temperature, stop = settings.dspy_model or "", settings.dspy_temperature, None
+    if name.startswith(LOCAL):
+        if settings.dspy_api_base is None:
+            raise LocalModelUnavailable(f"{name} needs its server: make run starts it; else see python -m shop.confirmation.local_model")
+        name = f"openai/{name.removeprefix(LOCAL)}"
+        if "dspy_temperature" not in settings.model_fields_set:
+            temperature = 0.0  # a small model that is left to chance gets its slots wrong
+        stop = "[[ ## completed ## ]]"  # DSPy's mark of the end, after which a small model goes on
     return _language_model(
-        _Model(name, settings.dspy_api_base, key, settings.dspy_max_tokens, temperature, settings.confirmation_timeout_seconds)
+        _Model(name, settings.dspy_api_base, key, settings.dspy_max_tokens, temperature, settings.confirmation_timeout_seconds, stop)
     )
 
 
@@ -146,21 +140,19 @@ class _Model:
     max_tokens: int
     temperature: float
     seconds: float
+    stop: str | None = None
 
 
 @lru_cache(maxsize=4)
 def _language_model(asked: _Model) -> Any:
     dspy = configured_dspy()
     limits: dict[str, Any] = {"max_tokens": asked.max_tokens, "temperature": asked.temperature}
-    if asked.name.startswith(LOCAL):
-        from shop.confirmation.local_model import engines
-
-        engine, async_engine = engines(asked.name.removeprefix(LOCAL), asked.seconds)
-        return dspy.LM(asked.name, engine=engine, async_engine=async_engine, cache=False, num_retries=0, **limits)
     options: dict[str, Any] = {"cache": False, "num_retries": 1, "timeout": asked.seconds}
     if asked.api_base:
         options["api_base"] = asked.api_base
         options["api_key"] = "none"  # a server of one's own often asks for none, and must not be sent another provider's
+    if asked.stop:
+        options["stop"] = asked.stop
     if asked.api_key:
         options["api_key"] = asked.api_key
     try:

@@ -1,22 +1,118 @@
-"""The program that asks the language model: what it is told, and which demonstrations it sees."""
+"""The program that asks the language model, and which one is in use: the plain one, or the optimised one in a file.
+
+The file is the JSON that DSPy saves. Only instructions and demonstrations are taken from it, which are text: nothing in it is run,
+and no other model or address is used. A file that cannot be used never fails an order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from dataclasses import dataclass
+from itertools import groupby, islice
+from operator import attrgetter
+from pathlib import Path
+
+from shop.confirmation.language_model import LOCAL
+from shop.confirmation.optimising.examples import demonstrations
+from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter
+from shop.files import write_atomic
+from shop.settings import Settings
 
 PLAIN = "plain"
 """The version of the program that nothing was learned for."""
+_LOCAL_DEMONSTRATIONS = 3
+"""Of each language."""
+_MOST_BYTES = 1_000_000
 
-Demonstration = Mapping[str, str | int]
-"""One example as the model sees it: the signature's inputs and outputs by name."""
+
+class UnusableProgram(Exception):
+    """The file is not a program for this signature. The message quotes nothing of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What differs between one program and another."""
+    """A writer of texts with slots, and where it comes from."""
 
+    writer: ConfirmationWriter
     version: str = PLAIN
-    instructions: str | None = None
-    """None: those of the signature."""
-    demonstrations: tuple[Demonstration, ...] = field(default=())
+    """`plain`, or the beginning of the file's SHA-256."""
+    warning: str | None = None
+    """Why it is not the one in the file, if there is a file."""
+
+
+def save(writer: ConfirmationWriter, path: Path) -> Program:
+    """Replaces the file as a whole, or leaves it as it was. Raises OSError."""
+    with tempfile.TemporaryDirectory() as folder:
+        writer.save(file := Path(folder, "program.json"))
+        data = file.read_bytes()
+    write_atomic(path, data, durable=True)
+    return Program(writer, _version(data))
+
+
+def load(path: Path) -> Program:
+    """The program in this file. Raises UnusableProgram, OSError, or whatever a file that is no program causes."""
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise UnusableProgram("the file is too large")
+    state, writer = json.loads(data)["write"], ConfirmationWriter()
+    ours = writer.write.dump_state()
+    if state["signature"]["fields"] != ours["signature"]["fields"]:
+        raise UnusableProgram("it was made for another signature")
+    instructions, shown = state["signature"]["instructions"], state["demos"]
+    strings = [text for demo in shown for text in (*demo.keys(), *demo.values())]
+    if not all(isinstance(text, str) for text in [instructions, *strings]) or not all(set(demo) == INPUTS | OUTPUTS for demo in shown):
+        raise UnusableProgram("a demonstration does not fit the signature")
+    writer.write.load_state({**ours, "signature": state["signature"], "demos": shown})
+    return Program(writer, _version(data))
+
+
+def plain(settings: Settings) -> Program:
+    """The program without a file. A small model on this machine is shown examples; for others the instructions are enough."""
+    writer = ConfirmationWriter()
+    if (settings.dspy_model or "").startswith(LOCAL):
+        languages = groupby(demonstrations(settings), attrgetter("language"))
+        writer.write.demos = [shown for _, group in languages for shown in islice(group, _LOCAL_DEMONSTRATIONS)]
+    return Program(writer)
+
+
+_reading = threading.Lock()
+_read: dict[Path, tuple[object, Program | str]] = {}
+"""For each path the state of the file when it was read, and the program, or why it cannot be used."""
+
+
+def in_use(settings: Settings) -> Program:
+    """The program for the next order. Reads the file only when it has changed. Never raises."""
+    path = settings.confirmation_program
+    try:
+        found = os.stat(path)  # noqa: PTH116 - for every order
+        state: object = (found.st_ino, found.st_size, found.st_mtime_ns)
+    except FileNotFoundError:
+        return plain(settings)
+    except OSError as error:
+        return _instead(settings, type(error).__name__)
+    with _reading:
+        if (known := _read.get(path)) is None or known[0] != state:
+            known = _read[path] = (state, _loaded(path))
+    return known[1] if isinstance(known[1], Program) else _instead(settings, known[1])
+
+
+def _instead(settings: Settings, why: str) -> Program:
+    return Program(plain(settings).writer, warning=f"confirmation program not used: {why}")
+
+
+def _loaded(path: Path) -> Program | str:
+    try:
+        return load(path)
+    except UnusableProgram as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - whatever is in that file, orders go on
+        return type(error).__name__
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]

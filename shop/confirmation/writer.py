@@ -7,51 +7,54 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from shop.confirmation import template
-from shop.confirmation.check.fact_check import fact_check
-from shop.confirmation.check.finding import Finding
-from shop.confirmation.confirmation import TEMPLATE, Confirmation, finish, missing
-from shop.confirmation.facts import ConfirmationFacts, facts_of
-from shop.confirmation.language_model import Answer, LocalModelMissing, ask
+from shop.confirmation.confirmation import TEMPLATE, Confirmation, finish
+from shop.confirmation.facts import inputs_of, slot_values
+from shop.confirmation.language_model import Answer, LocalModelUnavailable, ask
+from shop.confirmation.slots import can_check, clean, fill, problems
+from shop.notifications.language import Language, language_of
 from shop.order import Order
-from shop.plain import paragraphs
 from shop.settings import Settings
 
 _MOST = 20
-"""Reasons that are told or stored of one text."""
+"""Reasons of one text that are stored, and that the model is given."""
 
 
 async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
-    """The language model's text if one is set, answers in time, and writes nothing but the truth; else the template's. A text with
-    mistakes is written once more, with the mistakes told, within the same time limit. Never raises because of the model:
-    `validation_warnings` says why a text of its was not used."""
-    facts = facts_of(order, settings)
+    """The language model's text if a model is set, answers in time, and writes nothing that must not be sent; else the template's. A
+    text with mistakes is written once more, with the mistakes named, within the same time limit. Never raises because of the model:
+    `validation_warnings` says why its text was not used."""
+    language = language_of(order.shipping_info.country if order.shipping_info else None, settings)
+    values, personal = slot_values(order, settings, language), bool(order.addressee)
     if settings.dspy_model is None:
-        return finish(template.write(facts), facts, TEMPLATE)
+        return finish(template.write(values, language), TEMPLATE, personal=personal)
     reasons: list[str] = []
+    answer = None
     try:
         async with asyncio.timeout(settings.confirmation_timeout_seconds):
-            answer = await _attempt(order, facts, settings, reasons)
+            answer = await _attempt(order, settings, language, reasons)
     except Exception as error:  # noqa: BLE001 - whatever it is, a paid order goes on
-        answer = None
-        reasons.append(str(error) if isinstance(error, LocalModelMissing) else type(error).__name__)
+        reasons.append(str(error) if isinstance(error, LocalModelUnavailable) else type(error).__name__)
     if answer is None:
-        return finish(template.write(facts), facts, TEMPLATE, _warnings("language model not used", reasons))
+        warnings = _warnings("language model not used", reasons)
+        return finish(template.write(values, language), TEMPLATE, personal=personal, warnings=warnings)
     warnings = [*([answer.warning] if answer.warning else []), *_warnings("language model asked again", reasons)]
-    return finish(answer.texts, facts, settings.dspy_model, warnings, answer.program)
+    texts = fill(answer.texts, values)
+    return finish(texts, settings.dspy_model, personal=personal, warnings=warnings, program_version=answer.program)
 
 
-async def _attempt(order: Order, facts: ConfirmationFacts, settings: Settings, reasons: list[str]) -> Answer | None:
-    """A text that may leave; None if the second one may not, either. What was wrong with each is added to `reasons`."""
-    told: list[str] = []
+async def _attempt(order: Order, settings: Settings, language: Language, reasons: list[str]) -> Answer | None:
+    """An answer with slots that may be sent; None if the second one may not be, either. Adds what was wrong with each to `reasons`."""
+    if not can_check(language.code):
+        reasons.append(f"the language {language.code} has no word lists")
+        return None
+    mistakes: list[str] = []
     for _ in range(2):
-        answer = await ask(facts, settings, told)
-        texts = {name: paragraphs(text) for name, text in answer.texts.items()}
-        absent = missing(texts)
-        findings: list[Finding] = await asyncio.to_thread(fact_check, texts, order, facts, settings)
-        if not absent and not findings:
+        answer = await ask(inputs_of(order, settings, language, mistakes), settings)
+        texts = {name: clean(text) for name, text in answer.texts.items()}
+        mistakes = problems(texts, language.code)[:_MOST]
+        if not mistakes:
             return replace(answer, texts=texts)
-        reasons += [*absent, *map(str, findings)]
-        told = [*absent, *[finding.told for finding in findings]][:_MOST]
+        reasons += mistakes
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saga.errors import StepTimeout
 from shop.desk.attention import OnTheDesk
 from shop.errors import (
     CarrierMismatch,
@@ -11,7 +12,6 @@ from shop.errors import (
     PaymentGatewayError,
     PaymentGatewayTimeout,
     RefundRefused,
-    StepTimeout,
     VoidRefused,
 )
 from shop.money import show

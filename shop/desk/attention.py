@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
-from shop.database import Tx, as_json, sync_engine, transaction
+from saga.database import Tx, as_json, sync_engine, transaction
+from saga.failpoints import failpoint
 from shop.desk.disputes import OpenDispute, read_open
-from shop.points import effect
+from shop.order import OrderInstance
 from shop.settings import settings
-from shop.under_way import OrderUnderWay
 
 _PUT = text(
     """
@@ -63,7 +63,7 @@ _REOPEN_DUE = text(
 )
 
 
-REOPENING = effect("the commit of trying again")
+REOPENING = failpoint("the commit of trying again")
 """For the transaction of a `reopen_due`."""
 
 
@@ -112,7 +112,7 @@ class Desk(BaseModel):
     """Charges that customers' banks dispute."""
 
 
-def matter_of(order: OrderUnderWay, at_risk: Decimal, currency: str) -> Matter:
+def matter_of(order: OrderInstance, at_risk: Decimal, currency: str) -> Matter:
     """Of an order whose compensations have been tried: the first that is still due."""
     step = order.undo_plan()[0]
     error: dict[str, Any] = order.journal[step].undo_error or {}

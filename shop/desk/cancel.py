@@ -11,13 +11,13 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
-from shop.database import sync_engine, transaction
+from saga.database import sync_engine, transaction
+from saga.failpoints import failpoint
+from saga.wakeup import WAITING
 from shop.desk import words
 from shop.desk.errors import OrderUnknown
 from shop.outcomes import Outcome
-from shop.points import effect
 from shop.settings import settings
-from shop.signals import WAITING
 
 _LOOK = text("SELECT outcome, failure IS NOT NULL AS failed, cancel_requested_at FROM customer_order WHERE id = :id FOR UPDATE")
 # A completed order is open again, and nobody's; one that a worker has in hand stays in its hand.
@@ -39,7 +39,7 @@ _WITHDRAW = text(
     """
 )
 _NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, 'cancel', :by, :started_by, :reason)""")
-_ASKING = effect("the commit of asking to cancel")
+_ASKING = failpoint("the commit of asking to cancel")
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
 

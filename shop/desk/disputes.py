@@ -8,7 +8,7 @@ from decimal import Decimal
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
-from shop.database import Tx, sync_engine
+from saga.database import Tx, sync_engine
 from shop.payments.dispute import CLOSED, Dispute
 from shop.settings import settings
 

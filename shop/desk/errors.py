@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from shop.errors import OrderError
+from saga.errors import StepError
 
 
-class DeskError(OrderError):
+class DeskError(StepError):
     """Nothing was changed."""
 
     code = "desk_error"
@@ -36,6 +36,13 @@ class ResolutionIncomplete(DeskError):
     """Something is missing that this resolution needs, or makes no sense."""
 
     code = "resolution_incomplete"
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+    def reasons(self) -> list[str]:
+        return list(self.problems)
 
 
 class RefundedAlready(DeskError):

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
-from shop.database import transaction
+from saga.database import transaction
+from saga.definition import Kind, Saga
 from shop.desk.errors import OrderUnknown
 from shop.errors import PaymentError
 from shop.inventory import STEP as RESERVING
@@ -21,7 +22,6 @@ from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
 from shop.payments.gateway import PaymentGateway, PaymentStatus
 from shop.payments.gateways import gateway
-from shop.saga import Kind, Saga
 from shop.stock.inventories import NOTE as AT_SERVICE
 from shop.sync import run_sync
 

@@ -12,7 +12,10 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from shop.database import as_json, transaction
+from saga import manual
+from saga.database import transaction
+from saga.failpoints import failpoint
+from saga.wakeup import WAITING
 from shop.desk import words
 from shop.desk.attention import REOPEN
 from shop.desk.errors import (
@@ -26,19 +29,18 @@ from shop.desk.errors import (
 )
 from shop.errors import PaymentError
 from shop.money import show
+from shop.order_store import ORDERS
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
 from shop.payments.gateway import PaymentGateway
 from shop.payments.gateways import gateway
-from shop.points import effect
-from shop.signals import WAITING
 from shop.sync import run_sync
 
 # Two statements: what was read together with waiting for the lock would be from before.
 _LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     """
-    SELECT o.id, o.outcome, o.lease_id IS NULL AND o.not_before > now() AS put_off,
+    SELECT o.id, o.outcome, o.lease_id IS NULL AND o.not_before > now() AS postponed,
         o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
         a.order_id IS NOT NULL AS was_here, a.resolved_at, a.resolution, a.next_retry_at
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
@@ -48,17 +50,6 @@ _AT_RISK = text(
     "SELECT o.currency, o.amount_at_risk, s.notes ->> 'payment_id' AS payment_id FROM customer_order o JOIN attention a "
     "ON a.order_id = o.id AND a.resolved_at IS NULL LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step "
     "WHERE o.id = :id AND o.amount_at_risk > 0"
-)
-_FORGET_UNCLEAR = text(
-    "UPDATE order_step SET undo_error = undo_error - 'unclear_refunds' WHERE order_id = :id AND step = :step "
-    "AND undo_error ? 'unclear_refunds'"
-)
-_DUE = text("SELECT step FROM order_step WHERE order_id = :id AND undo_due ORDER BY number")
-_SETTLE = text(
-    "UPDATE order_step SET undo_status = 'done', undo_due = false, undo_result = CAST(:result AS jsonb), undo_error = NULL, "
-    "undo_ended_at = now(), undo_begun_at = coalesce(undo_begun_at, now()), "
-    "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('order_step', 'number'))) "
-    "WHERE order_id = :id AND step = ANY(CAST(:steps AS text[]))"
 )
 _RESOLVED = text(
     "UPDATE attention SET resolved_at = now(), resolution = :resolution, amount_by_hand = amount_by_hand + :by_hand, "
@@ -76,7 +67,7 @@ _NOTE = text(
     "VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency)"
 )
 _WAKE = text("SELECT pg_notify(:channel, '')")
-_DECIDING = effect("the commit of a person's decision")
+_DECIDING = failpoint("the commit of a person's decision")
 
 
 class Resolution(StrEnum):
@@ -117,32 +108,49 @@ def decision(
 ) -> Decision:
     """`resolved_by` is what somebody typed, `started_by` what the system knows of who it is; both are kept.
 
-    Raises `ResolutionIncomplete` if something is missing that this resolution needs.
+    Raises `ResolutionIncomplete`, with every problem, if something is missing that this resolution needs.
     """
     try:
         chosen = Resolution(resolution)
     except ValueError:
         raise ResolutionIncomplete(f"a resolution is one of {', '.join(Resolution)}") from None
-    by = words.required("resolved_by", resolved_by, "say who decides this; it is kept with the order")
-    given_reference, given_reason = words.optional("reference", reference), words.optional("reason", reason)
-    if chosen is Resolution.REFUNDED_BY_HAND:
-        words.required("reference", reference, "refunded_by_hand needs the number of the bank transfer, or whatever proves the refund")
-    if chosen is Resolution.WRITTEN_OFF:
-        words.required("reason", reason, "written_off needs the reason why this money is given up")
+    problems: list[str] = []
+
+    def cleaned(name: str, given: str | None, *, needed: bool, why: str) -> str | None:
+        try:
+            return words.required(name, given, why) if needed else words.optional(name, given)
+        except ResolutionIncomplete as error:
+            problems.extend(error.problems)
+            return None
+
+    by = cleaned("resolved_by", resolved_by, needed=True, why="say who decides this; it is kept with the order")
+    proof = "refunded_by_hand needs the number of the bank transfer, or whatever proves the refund"
+    given_reference = cleaned("reference", reference, needed=chosen is Resolution.REFUNDED_BY_HAND, why=proof)
+    loss = "written_off needs the reason why this money is given up"
+    given_reason = cleaned("reason", reason, needed=chosen is Resolution.WRITTEN_OFF, why=loss)
+    if problems or by is None:
+        raise ResolutionIncomplete(*problems)
     return Decision(order_id.strip(), chosen, by, given_reference, given_reason, words.known(started_by))
 
 
-async def resolve(decided: Decision) -> bool:
+async def resolve(decided: Decision, *, dry_run: bool = False) -> bool:
     """Settles the order, or opens it again; any worker then takes it to its outcome. False: the same was decided before, and nothing was
-    done now. Before a refund by hand is written down, the gateway is asked what is left of the charge.
+    done now. Before a refund by hand is written down, the gateway is asked what is left of the charge. `dry_run`: changes nothing, by
+    doing the same and rolling it back.
 
     Raises `OrderUnknown`, `NotOnTheDesk`, `AlreadyResolved` (otherwise), `RefundedAlready`, `ResolutionIncomplete`, and `OrderBusy` and
     `GatewayNotAsked` (retryable).
     """
     if decided.resolution is Resolution.REFUNDED_BY_HAND:
         await _check_with_gateway(decided, gateway())
-    async with transaction(_DECIDING) as tx:
-        return await tx.run_sync(_resolve, decided)
+    async with transaction(None if dry_run else _DECIDING) as tx:
+        if not dry_run:
+            return await tx.run_sync(_resolve, decided)
+        trial = await tx.begin_nested()
+        try:
+            return await tx.run_sync(_resolve, decided)
+        finally:
+            await trial.rollback()
 
 
 def resolve_sync(decided: Decision) -> bool:
@@ -188,7 +196,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
     if row["outcome"] is None:
         if decided.resolution is Resolution.RETRY_NOW:
             return False
-        if not row["put_off"]:
+        if not row["postponed"]:
             raise OrderBusy(decided.order_id)
         # Its retry waits, for a gateway that is away, say. Nobody has it in hand, nor can before this commits.
     at_risk: Decimal = row["amount_at_risk"]
@@ -200,7 +208,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             connection.execute(_HOLD, {"id": decided.order_id})
             connection.execute(_BACK_TO_THE_DESK, {"id": decided.order_id})
         case Resolution.RETRY_NOW:  # a person has looked: refunds without a clear answer are counted anew
-            connection.execute(_FORGET_UNCLEAR, {"id": decided.order_id, "step": PAYMENT})
+            manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, "unclear_refunds")
         case Resolution.REFUNDED_BY_HAND:
             by_hand = at_risk
             _settle_refund(connection, decided, row)
@@ -251,21 +259,23 @@ def _pays(decided: Decision) -> bool:
 
 
 def _settle_refund(connection: Connection, decided: Decision, row: RowMapping) -> None:
-    due = set(connection.execute(_DUE, {"id": decided.order_id}).scalars())
+    due = set(manual.due_compensations(connection, ORDERS, decided.order_id))
     if PAYMENT not in due or row["amount_at_risk"] <= 0:
         raise ResolutionIncomplete(
             f"no money is at risk for order {decided.order_id}, so there is nothing to refund by hand: "
             f"what could not be undone is {', '.join(sorted(due))}. Use retry_now, or written_off"
         )
-    _settle(connection, decided, [PAYMENT], _settled_money(decided, row, "refunded_by_hand"))
+    manual.settle(connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "refunded_by_hand"))
 
 
 def _write_off(connection: Connection, decided: Decision, row: RowMapping) -> None:
-    due = list(connection.execute(_DUE, {"id": decided.order_id}).scalars())
+    due = manual.due_compensations(connection, ORDERS, decided.order_id)
     if PAYMENT in due:
-        _settle(connection, decided, [PAYMENT], _settled_money(decided, row, "written_off"))
+        manual.settle(connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "written_off"))
     if others := [step for step in due if step != PAYMENT]:
-        _settle(connection, decided, others, {"compensation_status": "written_off", "by": decided.by, "reason": decided.reason})
+        manual.settle(
+            connection, ORDERS, decided.order_id, others, {"compensation_status": "written_off", "by": decided.by, "reason": decided.reason}
+        )
 
 
 def _settled_money(decided: Decision, row: RowMapping, how: str) -> dict[str, Any]:
@@ -282,7 +292,3 @@ def _settled_money(decided: Decision, row: RowMapping, how: str) -> dict[str, An
         "reference": decided.reference,
         "reason": decided.reason,
     }
-
-
-def _settle(connection: Connection, decided: Decision, steps: list[str], result: dict[str, Any]) -> None:
-    connection.execute(_SETTLE, {"id": decided.order_id, "steps": steps, "result": as_json(result)})

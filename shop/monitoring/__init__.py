@@ -1,1 +1,1 @@
-"""How the shop is watched: configuration, log lines, and metrics that are read from the journal over any window."""
+"""Monitoring: configuration, log lines, and metrics of any window, read from the journal."""

@@ -1,4 +1,4 @@
-"""Business metrics: how orders end, and what money is not where it belongs."""
+"""Business metrics: outcomes of orders, and money that is owed or at risk."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sqlalchemy import Connection, text
 
 from shop.confirmation.confirmation import TEMPLATE
 from shop.errors import OutOfStock
-from shop.monitoring.cells import Durations, durations
-from shop.monitoring.commands import Counted, cells, share, that_ended, total
+from shop.monitoring.buckets import Durations, durations
+from shop.monitoring.commands import Counted, bucket_counts, share, that_ended, total
 from shop.monitoring.window import Window
 from shop.notifications.outbox import CONFIRMATION_STEP
 from shop.outcomes import Outcome
 from shop.payments import charge
 
 REASONS_READ = 5000
-"""So many warnings of confirmations are read: the latest of the window."""
+"""Maximum number of confirmation warnings read: the latest of the window."""
 _ENDED = text(
     "SELECT outcome, currency, cell, count(*) AS orders, sum(amount_charged) AS charged, sum(amount_refunded) AS refunded "
     "FROM customer_order WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until AND outcome IS NOT NULL "
@@ -31,7 +31,7 @@ _OPEN = text(
     "SELECT count(*) AS open, count(*) FILTER (WHERE lease_id IS NULL) AS waiting, count(*) FILTER (WHERE failure IS NOT NULL) AS undoing "
     "FROM customer_order WHERE outcome IS NULL"
 )
-# What is on the desk is not waiting for a worker, also while it is tried again.
+# Orders under manual review do not wait for a worker, not even while they are retried.
 _OLDEST = text(
     """
     SELECT o.id, o.submitted_at, o.status, CAST(extract(epoch FROM now() - o.submitted_at) AS float) AS seconds,
@@ -41,14 +41,13 @@ _OLDEST = text(
     ORDER BY o.number LIMIT 1
     """
 )
-_DESK = text(
+_REVIEW = text(
     "SELECT o.currency, count(*) AS orders, sum(o.amount_at_risk) AS at_risk, "
     "count(*) FILTER (WHERE o.amount_at_risk > 0) AS owed_orders "
     "FROM attention a JOIN customer_order o ON o.id = a.order_id WHERE a.resolved_at IS NULL GROUP BY o.currency"
 )
-# Promise 5: a charge whose end is unclear counts as made.
-_BEING_REFUNDED = text(
-    """
+# A charge whose result is unclear counts as made.
+BEING_REFUNDED = """
     SELECT o.content ->> 'currency' AS currency, count(*) AS orders,
         sum(coalesce(CAST(s.result ->> 'amount_charged' AS numeric),
             CASE WHEN o.content ->> 'total_amount' ~ '^[0-9]{1,14}([.][0-9]{1,6})?$'
@@ -57,8 +56,8 @@ _BEING_REFUNDED = text(
     WHERE o.outcome IS NULL AND o.failure IS NOT NULL AND s.undo_due
       AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
     GROUP BY 1
-    """
-)
+"""
+"""Refunds in progress, by currency. Takes `step`: the one that charges."""
 _REASONS = text(
     """
     SELECT reason, count(*) AS confirmations FROM (
@@ -75,17 +74,17 @@ _REASONS = text(
 
 
 class Money(BaseModel):
-    """Of one currency."""
+    """Amounts in one currency."""
 
     model_config = ConfigDict(frozen=True)
 
     charged: Decimal = Decimal(0)
-    """From orders that ended in the window; and so is `refunded`."""
+    """From orders that ended in the window; so is `refunded`."""
     refunded: Decimal = Decimal(0)
     at_risk: Decimal = Decimal(0)
-    """Now, on the desk: compensations that could not be done."""
+    """Now: orders under manual review, whose compensation failed."""
     refunds_owed: Decimal = Decimal(0)
-    """Now: what is at risk, and what is just being given back."""
+    """Now: `at_risk`, and refunds in progress."""
 
 
 class WaitingOrder(BaseModel):
@@ -98,11 +97,11 @@ class WaitingOrder(BaseModel):
     seconds: float
     status: str
     held: bool
-    """Whether a worker has it, or had it when it died."""
+    """Whether a worker holds it, or held it when it died."""
 
 
 class Confirmations(BaseModel):
-    """Who wrote the confirmations of the window, and why."""
+    """The writers of the confirmations in the window."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -111,42 +110,42 @@ class Confirmations(BaseModel):
     by_template: int
     by_model: int
     reasons: dict[str, int]
-    """Why a language model's text was not used, or was asked for again: the twenty most frequent, of the latest `REASONS_READ`."""
+    """Why a language model's text was rejected or requested again: the twenty most frequent reasons of the latest `REASONS_READ`."""
 
 
 class BusinessMetrics(BaseModel):
-    """What the shop's owner asks."""
+    """Figures for the shop's owner."""
 
     model_config = ConfigDict(frozen=True)
 
     ended: int
     orders: dict[str, int]
-    """Outcome to the orders that ended so in the window; every outcome is there."""
+    """Orders that ended in the window, by outcome; every outcome is included."""
     completed_rate: float | None
     latency: Durations
     """From submission to outcome."""
     open: int
     """Now, without an outcome."""
     waiting: int
-    """Of those, now in nobody's hands."""
+    """Of those, held by no worker."""
     being_undone: int
     oldest_waiting: WaitingOrder | None
-    """Orders on the desk do not count: they wait for a person."""
+    """Without orders under manual review: they wait for a person."""
     needs_attention: int
-    """Now on the desk."""
+    """Now under manual review."""
     refunds_owed: int
-    """Orders whose money is to be given back, now: on the desk, or under way."""
+    """Orders whose money is to be refunded, now: under manual review, or in progress."""
     money: dict[str, Money]
     compensation_latency: Durations
     oversell_attempts: int
-    """Orders in the window that wanted more than there was; nothing was reserved for them."""
+    """Orders in the window that requested more than was in stock; nothing was reserved for them."""
     confirmations: Confirmations
 
 
 def business_metrics(
     connection: Connection, window: Window, commands: Sequence[Counted], compensations: Sequence[Counted]
 ) -> BusinessMetrics:
-    """Reads and sums up. Amounts are by currency; nothing is added over currencies."""
+    """Reads and adds up. Amounts are per currency; nothing is added across currencies."""
     ended = connection.execute(_ENDED, window.bounds).all()
     outcomes: Counter[str] = Counter(dict.fromkeys(map(str, Outcome), 0))
     took: Counter[int] = Counter()
@@ -156,9 +155,9 @@ def business_metrics(
         took[row.cell] += row.orders
         sums[row.currency]["charged"] += row.charged
         sums[row.currency]["refunded"] += row.refunded
-    desk = connection.execute(_DESK).all()
-    returning = connection.execute(_BEING_REFUNDED, {"step": charge.STEP}).all()
-    for row in desk:
+    review = connection.execute(_REVIEW).all()
+    returning = connection.execute(text(BEING_REFUNDED), {"step": charge.STEP}).all()
+    for row in review:
         sums[row.currency]["at_risk"] += row.at_risk
         sums[row.currency]["refunds_owed"] += row.at_risk
     for row in returning:
@@ -175,10 +174,10 @@ def business_metrics(
         waiting=now.waiting,
         being_undone=now.undoing,
         oldest_waiting=WaitingOrder(**oldest) if oldest else None,
-        needs_attention=sum(row.orders for row in desk),
-        refunds_owed=sum(row.owed_orders for row in desk) + sum(row.orders for row in returning),
+        needs_attention=sum(row.orders for row in review),
+        refunds_owed=sum(row.owed_orders for row in review) + sum(row.orders for row in returning),
         money={currency: Money(**_trimmed(amounts)) for currency, amounts in sorted(sums.items())},
-        compensation_latency=durations(cells(that_ended(compensations))),
+        compensation_latency=durations(bucket_counts(that_ended(compensations))),
         oversell_attempts=total(each for each in commands if not each.done and each.remark == OutOfStock.code),
         confirmations=_confirmations(connection, window, commands),
     )
@@ -199,7 +198,7 @@ def _confirmations(connection: Connection, window: Window, commands: Sequence[Co
 
 
 def _trimmed(amounts: dict[str, Decimal]) -> dict[str, Any]:
-    """Columns have six decimals; amounts are told with those that they need, two at least."""
+    """Columns have six decimals; amounts keep those that they need, at least two."""
     return {
         name: amount.quantize(Decimal("0.01")) if amount == amount.quantize(Decimal("0.01")) else amount for name, amount in amounts.items()
     }

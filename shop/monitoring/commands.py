@@ -1,6 +1,6 @@
-"""The one pass over the journal that the metrics of events, of steps and of the business are made of.
+"""Reads the journal once, for the metrics of events, of steps and of the business.
 
-It counts rows by step, status, remark and cell, from an index that has all of them: a million in a third of a second.
+Counts rows by step, status, remark and bucket, from an index that has all of them: a million in a third of a second.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, TextClause, text
 
 from shop.errors import refusals
-from shop.monitoring.cells import cell_of
-from shop.monitoring.put_off import AWAY, PUT_OFF, STEP_IS_PUT_OFF, UNDO_IS_PUT_OFF
+from shop.monitoring.buckets import bucket_sql
+from shop.monitoring.postponed import EXTERNAL, POSTPONED, STEP_IS_POSTPONED, UNDO_IS_POSTPONED
 from shop.monitoring.window import Window
 
 REFUSALS = refusals()
-"""The codes of a business "no": a failed step, and no fault of anything."""
-_UNDO_CELL = cell_of("undo_begun_at", "undo_ended_at")
+"""The codes of business refusals: the step failed, but nothing is broken."""
+_UNDO_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at")
 _COMMANDS = text(
     "SELECT step, status, remark, cell, count(*) AS commands, sum(attempts - 1) AS retries FROM order_step "
     "WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until GROUP BY step, status, remark, cell"
 )
 _COMPENSATIONS = text(
-    f"SELECT step, undo_status AS status, NULL AS remark, {_UNDO_CELL} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
+    f"SELECT step, undo_status AS status, NULL AS remark, {_UNDO_BUCKET} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
     "sum(undo_attempts - 1) AS retries FROM order_step "
     "WHERE undo_ended_at IS NOT NULL AND undo_ended_at >= :since AND undo_ended_at < :until AND undo_status IN ('done', 'failed') "
     "GROUP BY 1, 2, 4"
 )
-_PUT_OFF = text(
+_POSTPONED = text(
     "SELECT s.step, s.status, s.remark, s.cell, count(*) AS commands, sum(s.attempts - 1) AS retries "  # noqa: S608  (constants)
-    f"FROM order_step s, customer_order o WHERE {STEP_IS_PUT_OFF} AND s.ended_at >= :since AND s.ended_at < :until GROUP BY 1, 2, 3, 4"
+    f"FROM order_step s, customer_order o WHERE {STEP_IS_POSTPONED} AND s.ended_at >= :since AND s.ended_at < :until GROUP BY 1, 2, 3, 4"
 )
-_UNDO_PUT_OFF = text(
-    f"SELECT s.step, s.undo_status AS status, NULL AS remark, {_UNDO_CELL} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
+_UNDO_POSTPONED = text(
+    f"SELECT s.step, s.undo_status AS status, NULL AS remark, {_UNDO_BUCKET} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
     "sum(s.undo_attempts - 1) AS retries FROM order_step s, customer_order o "
-    f"WHERE s.undo_ended_at >= :since AND s.undo_ended_at < :until AND {UNDO_IS_PUT_OFF} GROUP BY 1, 2, 4"
+    f"WHERE s.undo_ended_at >= :since AND s.undo_ended_at < :until AND {UNDO_IS_POSTPONED} GROUP BY 1, 2, 4"
 )
 _MESSAGES = text(
     "SELECT kind AS step, 'done' AS status, NULL AS remark, 0 AS cell, count(*) AS commands, sum(greatest(attempts - 1, 0)) AS retries "
@@ -46,20 +46,20 @@ _MESSAGES = text(
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """So many that ended alike."""
+    """A count of what ended in the same way."""
 
     step: str
     status: str
     remark: str | None
-    """The code of the failure, or who wrote a confirmation."""
-    cell: int
+    """The code of the failure, or the writer of a confirmation."""
+    bucket: int
     commands: int
     retries: int
 
     @property
-    def put_off(self) -> bool:
-        """No end: the try is made again, once something outside is back."""
-        return self.status == PUT_OFF
+    def postponed(self) -> bool:
+        """Whether the attempt has not ended but will be made again, when an external system is available again."""
+        return self.status == POSTPONED
 
     @property
     def done(self) -> bool:
@@ -71,31 +71,30 @@ class Counted:
 
 
 def read_commands(connection: Connection, window: Window) -> list[Counted]:
-    """Steps that ended in the window, done or failed, and tries that were put off. A step that is done again counts once, when it last
-    ended."""
-    return _told_apart(connection, window, _COMMANDS, _PUT_OFF)
+    """Steps that ended in the window, done or failed, and postponed attempts. A step that is repeated counts once, when it last ended."""
+    return _read_apart(connection, window, _COMMANDS, _POSTPONED)
 
 
 def read_compensations(connection: Connection, window: Window) -> list[Counted]:
-    """Compensations that ended in the window, and tries that were put off; `step` is the one that was undone."""
-    return _told_apart(connection, window, _COMPENSATIONS, _UNDO_PUT_OFF)
+    """Compensations that ended in the window, and postponed attempts; `step` is the one that was compensated."""
+    return _read_apart(connection, window, _COMPENSATIONS, _UNDO_POSTPONED)
 
 
 def read_messages(connection: Connection, window: Window) -> list[Counted]:
-    """Mails and messages to the CRM that were sent in the window; `step` is their kind, and their cell says nothing."""
+    """Mails and messages to the CRM that were sent in the window; `step` is their kind, and their bucket has no meaning."""
     return _read(connection, _MESSAGES, window)
 
 
 def that_ended(counted: Iterable[Counted]) -> list[Counted]:
-    """Those that were not put off."""
-    return [each for each in counted if not each.put_off]
+    """Without the postponed attempts."""
+    return [each for each in counted if not each.postponed]
 
 
-def cells(counted: Iterable[Counted]) -> Counter[int]:
-    """How many are in each cell."""
+def bucket_counts(counted: Iterable[Counted]) -> Counter[int]:
+    """Counts by bucket."""
     found: Counter[int] = Counter()
     for each in counted:
-        found[each.cell] += each.commands
+        found[each.bucket] += each.commands
     return found
 
 
@@ -104,21 +103,21 @@ def total(counted: Iterable[Counted]) -> int:
 
 
 def share(part: int, whole: int) -> float | None:
-    """None of nothing."""
+    """None if there is nothing to divide."""
     return part / whole if whole else None
 
 
-def _told_apart(connection: Connection, window: Window, every: TextClause, put_off: TextClause) -> list[Counted]:
+def _read_apart(connection: Connection, window: Window, every: TextClause, postponed: TextClause) -> list[Counted]:
     found = _read(connection, every, window)
-    if all(each.done or (each.remark is not None and each.remark not in AWAY) for each in found):
-        return found  # the usual case: nothing to look closer at
-    apart = _read(connection, put_off, window, away=list(AWAY))
-    less = {(each.step, each.status, each.remark, each.cell): each for each in apart}
+    if all(each.done or (each.remark is not None and each.remark not in EXTERNAL) for each in found):
+        return found  # the usual case: nothing can be postponed
+    apart = _read(connection, postponed, window, external=list(EXTERNAL))
+    less = {(each.step, each.status, each.remark, each.bucket): each for each in apart}
     left = []
     for each in found:
-        gone = less.get((each.step, each.status, each.remark, each.cell))
+        gone = less.get((each.step, each.status, each.remark, each.bucket))
         left.append(replace(each, commands=each.commands - gone.commands, retries=each.retries - gone.retries) if gone else each)
-    return [each for each in left if each.commands > 0] + [replace(each, status=PUT_OFF) for each in apart]
+    return [each for each in left if each.commands > 0] + [replace(each, status=POSTPONED) for each in apart]
 
 
 def _read(connection: Connection, statement: TextClause, window: Window, **more: object) -> list[Counted]:

@@ -1,6 +1,6 @@
-"""The monitoring's configuration: a YAML file that `MONITORING_CONFIG` names, or the defaults.
+"""The configuration of monitoring: the YAML file in `MONITORING_CONFIG`, or the defaults.
 
-Everything that is wrong with the file is told at once, each thing with the path of its key.
+All errors in the file are reported at once, each with the path of its key.
 """
 
 from __future__ import annotations
@@ -31,31 +31,32 @@ class Logging(_Part):
     level: Level | None = None
     """None: what `LOG_LEVEL` says."""
     file_path: str | None = Field(default=None, min_length=1)
-    """From the project's folder, unless it is absolute. None: `logs/shop.jsonl` in `VAR_DIR`."""
+    """From the project's folder, unless it is absolute. None: `logs/shop.jsonl` in `VAR_DIR`. Host and pid are inserted into the name
+    (`shop.HOST-PID.jsonl`): each process has its own file."""
     max_file_size_mb: float = Field(default=50, ge=0.01, le=10_000)
-    """Then a new file is begun; five old ones are kept."""
+    """Size at which a process begins a new file; it keeps five older ones."""
 
 
 class EventMonitoring(_Part):
-    """What is told of events: steps, compensations and messages that ended."""
+    """Metrics of events: steps, compensations and messages that ended."""
 
     enabled: bool = True
     trace_retention_hours: float = Field(default=48, gt=0, le=24 * 366)
-    """How long samples of processes are kept. Orders and their journal are no traces: they stay."""
+    """How long samples of processes, and log files of processes that have ended, are kept. Orders and their journal stay."""
     track_payload_size: bool = True
 
 
 class WorkerMonitoring(_Part):
-    """What is told of the steps, and of the processes that run them."""
+    """Metrics of the steps, and of the processes that run them; alerts."""
 
     enabled: bool = True
     health_check_interval_seconds: float = Field(default=15, ge=1, le=3600)
-    """So often a long-running process says that it lives; silent for three times as long, it counts as lost."""
+    """Heartbeat interval of long-running processes. One without a heartbeat for three intervals counts as lost."""
     performance_window_minutes: float = Field(default=30, gt=0, le=366 * 24 * 60)
-    """The window that metrics are about, if no other is asked for."""
+    """Default window of metrics."""
     alert_on_high_error_rate: bool = True
     error_rate_threshold: float = Field(default=0.05, gt=0, lt=1)
-    """A share of all: 0.05 is one in twenty."""
+    """A share: 0.05 is one in twenty."""
 
 
 class MetricsCollection(_Part):
@@ -68,21 +69,22 @@ class MetricsCollection(_Part):
 
 
 class Monitoring(_Part):
-    """The whole file. Whatever is not in it has its default."""
+    """The whole file. Keys that are missing have their defaults."""
 
     logging: Logging = Logging()
     event_monitoring: EventMonitoring = EventMonitoring()
     worker_monitoring: WorkerMonitoring = WorkerMonitoring()
     metrics_collection: MetricsCollection = MetricsCollection()
 
-    def log_file(self, var_dir: Path) -> Path:
-        """Where JSON lines are written."""
+    def log_file(self, var_dir: Path, process: str = "*") -> Path:
+        """The file of JSON lines of a process (its host and pid); `*`: the pattern of the names of all."""
         given = self.logging.file_path
-        return HOME / Path(given).expanduser() if given else var_dir / "logs" / "shop.jsonl"
+        path = HOME / Path(given).expanduser() if given else var_dir / "logs" / "shop.jsonl"
+        return path.with_name(f"{path.stem}.{process}{path.suffix}")
 
 
 class MonitoringConfigError(ValueError):
-    """The file cannot be used. `problems` says everything that is wrong with it, one line for each."""
+    """The file cannot be used. `problems` has one line for each error."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         self.path, self.problems = path, tuple(problems)
@@ -90,14 +92,14 @@ class MonitoringConfigError(ValueError):
 
 
 def load(path: Path) -> Monitoring:
-    """Reads a file. Raises MonitoringConfigError if it is not there, is not YAML, or says what cannot be."""
+    """Reads a file. Raises MonitoringConfigError if it does not exist, is not YAML, or has invalid keys or values."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         raise MonitoringConfigError(path, [f"cannot be read ({why})"]) from error
     except yaml.YAMLError as error:
-        raise MonitoringConfigError(path, [_in_words(error)]) from error
+        raise MonitoringConfigError(path, [_describe(error)]) from error
     if content is None:
         return Monitoring()
     if not isinstance(content, dict):
@@ -137,19 +139,19 @@ def _keys(path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _in_words(error: yaml.YAMLError) -> str:
+def _describe(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
     return f"is not YAML{where}: {getattr(error, 'problem', None) or type(error).__name__}"
 
 
 class _Loader(yaml.SafeLoader):
-    """A key that stands there twice is an error: YAML's own reader silently takes the last one."""
+    """Refuses duplicate keys: YAML's own reader silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands here twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value}", key.start_mark)
             seen.add(key.value)
         return dict(super().construct_mapping(node, deep))

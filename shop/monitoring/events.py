@@ -1,4 +1,4 @@
-"""Event metrics: what ended in a window (steps, compensations, messages), how well and how fast."""
+"""Event metrics: the steps, compensations and messages that ended in a window: results and durations."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
-from shop.monitoring.cells import Durations, durations
-from shop.monitoring.commands import Counted, cells, share, that_ended, total
+from shop.monitoring.buckets import Durations, durations
+from shop.monitoring.commands import Counted, bucket_counts, share, that_ended, total
 from shop.monitoring.window import Window
 
 MEASURED = 2000
-"""So many payloads are measured: the latest of the window."""
+"""Maximum number of payloads measured: the latest of the window."""
 _SIZES = text(
     """
     SELECT count(*) AS measured, CAST(avg(size) AS float) AS mean, max(size) AS largest,
@@ -27,7 +27,7 @@ _SIZES = text(
 
 
 class PayloadSizes(BaseModel):
-    """What steps left in the journal, in bytes of JSON: of the latest `MEASURED` of the window."""
+    """Sizes of the results in the journal, in bytes of JSON, of the latest `MEASURED` steps of the window."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,7 +40,7 @@ class PayloadSizes(BaseModel):
 
 
 class EventMetrics(BaseModel):
-    """What ended in the window."""
+    """Counts of what ended in the window."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,25 +50,25 @@ class EventMetrics(BaseModel):
     messages: int
     succeeded: int
     refused: int
-    """A business "no", such as a declined card: not a success, and no fault."""
+    """Business refusals, such as a declined card: neither a success nor a failure."""
     failed: int
     success_rate: float | None
-    """Succeeded ones as a share of all; None if there were none."""
+    """Share of successes; None if nothing ended."""
     error_rate: float | None
-    """Failed ones as a share of all, refusals apart."""
-    put_off: int
-    """Tries that are made again once a gateway, inventory service or carrier is back: in no other number here."""
+    """Share of failures, without refusals."""
+    postpone: int
+    """Postponed attempts (an external system was unavailable). Not included in the other counts."""
     latency: Durations
-    """Of steps and compensations, from the first beginning to the end, pauses between attempts included."""
+    """Of steps and compensations, from the first start to the end, including pauses between attempts."""
     payload: PayloadSizes | None
-    """None: not tracked, or there was nothing."""
+    """None: not tracked, or nothing was found."""
 
 
 def event_metrics(
     commands: Sequence[Counted], compensations: Sequence[Counted], messages: Sequence[Counted], payload: PayloadSizes | None
 ) -> EventMetrics:
-    """Sums up."""
-    put_off = total(each for each in (*commands, *compensations) if each.put_off)
+    """Adds up the counts."""
+    postpone = total(each for each in (*commands, *compensations) if each.postponed)
     commands, compensations = that_ended(commands), that_ended(compensations)
     everything = [*commands, *compensations, *messages]
     events = total(everything)
@@ -84,13 +84,13 @@ def event_metrics(
         failed=events - succeeded - refused,
         success_rate=share(succeeded, events),
         error_rate=share(events - succeeded - refused, events),
-        put_off=put_off,
-        latency=durations(cells([*commands, *compensations])),
+        postpone=postpone,
+        latency=durations(bucket_counts([*commands, *compensations])),
         payload=payload,
     )
 
 
 def payload_sizes(connection: Connection, window: Window) -> PayloadSizes | None:
-    """Measures."""
+    """Measures the latest payloads of the window."""
     row = connection.execute(_SIZES, {**window.bounds, "most": MEASURED}).mappings().one()
     return PayloadSizes(**row) if row["measured"] else None

@@ -1,45 +1,51 @@
-"""A log record as people read it, and as machines do: made once, masked once, written to one or both."""
+"""Log lines for people (text on standard error) and for machines (a JSON file per process): built and masked once per record."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import sys
 import threading
 import time
-from functools import lru_cache
+from contextlib import suppress
+from datetime import UTC, datetime
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import orjson
+import psutil
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
-from shop.files import PRIVATE_FILE
+from saga.log_context import fields
+from shop.files import PRIVATE_FILE, make_private
 from shop.monitoring.config import Monitoring
-from shop.monitoring.log_context import fields
 from shop.monitoring.masking import mask, mask_exception, masked
-from shop.monitoring.shared_file import SharedFile
 from shop.plain import tame
 from shop.settings import Settings, settings
 
 _MEGABYTE = 1_000_000
-_TRIED_AGAIN_SECONDS = 60
-_TOGETHER_SECONDS = 0.1
-"""So long lines are gathered, to be written together: a write costs more than a line."""
-_MOST_GATHERED = 10_000
+KEPT = 5
+"""Older files kept of each process: `shop.HOST-PID.jsonl.1` is the latest of them."""
+_REPORTED_AGAIN_SECONDS = 60
 _FOR_COLLECTORS = 0o640
-"""Of a file outside of `VAR_DIR`: who names one may have a program in its group that collects the lines."""
+"""Mode of a file outside of `VAR_DIR`: its group may run a log collector."""
 _WHERE = ("order_id", "step", "orders", "flow_run_id", "task_run_id")
 _ON_THE_LINE = ("order_id", "step")
-"""What people see of them; machines get all."""
+"""The fields that people see; machines get all."""
 _NOT_MORE = frozenset({"timestamp", "level", "logger", "event", "exception", "pid", *_WHERE})
+_JSON = "_json"
+"""The attribute of a record that has its JSON line."""
 _EXCEPTION = logging.Formatter()
 _OWN = frozenset({*vars(logging.LogRecord("", 0, "", 0, "", None, None)), "message", "asctime", "send_to_api"})
 
 
 def lines_of(record: logging.LogRecord) -> EventDict:
-    """What the line says, masked: `event`, `level`, `logger`, `timestamp`, where it comes from, what it was given, and `exception`."""
+    """The record as fields, masked: `event`, `level`, `logger`, `timestamp`, `exception`, order, step, run, and its other fields."""
     s, where = settings(), fields()
     more: dict[str, Any] = {}
     if isinstance(record.msg, dict):  # logged with structlog
@@ -55,7 +61,7 @@ def lines_of(record: logging.LogRecord) -> EventDict:
         if not key.startswith("_"):
             more[key] = getattr(record, key)
     made: EventDict = {
-        "timestamp": f"{_second(int(record.created))}.{int(record.msecs):03d}+00:00",
+        "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),
         "logger": record.name,
         "event": mask(said, s),
@@ -71,23 +77,14 @@ def lines_of(record: logging.LogRecord) -> EventDict:
     return made
 
 
-@lru_cache(maxsize=4)
-def _second(created: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
-
-
-@lru_cache(maxsize=4)
-def _clock(created: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(created))
-
-
 def for_people(made: EventDict, created: float) -> str:
-    """One line, with the order and step that it is about unless it says so itself; an exception below it."""
-    return f"{_clock(int(created))} | {made['level'].upper():<7} | {made['logger']} - {as_text(made)}"
+    """One line, with the order and step unless the text names them; an exception below it."""
+    clock = time.strftime("%H:%M:%S", time.localtime(created))
+    return f"{clock} | {made['level'].upper():<7} | {made['logger']} - {as_text(made)}"
 
 
 def as_text(made: EventDict) -> str:
-    """The same without when and by whom, for where that is shown anyway."""
+    """The same without time and logger, for places that show them anyway."""
     said = made["event"]
     about = [str(made[key]) for key in _ON_THE_LINE if key in made and str(made[key]) not in said]
     more = [f" {key}={value}" for key, value in made.items() if key not in _NOT_MORE]
@@ -95,30 +92,13 @@ def as_text(made: EventDict) -> str:
     return f"{said}{which}{''.join(more)}".replace("\n", " ") + (f"\n{made['exception']}" if "exception" in made else "")
 
 
-_all: WeakSet[Lines] = WeakSet()
-
-
 class Lines(logging.Handler):
-    """Writes records for people, for machines, or for both. A line that cannot be written is nobody's failure.
-
-    For machines, lines of a tenth of a second are written together, by a thread; a warning, or worse, is written at once.
-    """
+    """Writes records for people, for machines, or for both. A line that cannot be written fails nothing else."""
 
     def __init__(self, config: Monitoring, *, people: bool, machines: bool) -> None:
         super().__init__()
         self.config, self.people, self.machines = config, people, machines
-        self._file: SharedFile | None = None
-        self._settings: Settings | None = None
-        self._not_before = 0.0
-        self.begin_anew()
-        _all.add(self)
-
-    def begin_anew(self) -> None:
-        """In a process that was just forked: what was gathered is the parent's to write, and its thread is not here."""
-        self._gathered: list[bytes] = []
-        self._writing = threading.Lock()
-        self._some = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._opened_for: tuple[Settings, int] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -126,63 +106,83 @@ class Lines(logging.Handler):
             if self.people:
                 sys.stderr.write(tame(for_people(made, record.created)) + "\n")
             if self.machines:
-                self._gather(orjson.dumps(made, default=str, option=orjson.OPT_APPEND_NEWLINE))
-                if record.levelno >= logging.WARNING or len(self._gathered) > _MOST_GATHERED:
-                    self.flush()
-        except Exception:  # noqa: BLE001  (whatever it is, no order may fail of it)
+                record.__dict__[_JSON] = orjson.dumps(made, default=str).decode()
+                self._json_file().handle(record)
+        except Exception:  # noqa: BLE001  (logging must not fail an order)
             self.handleError(record)
 
-    def flush(self) -> None:
-        """Writes what was gathered."""
-        with self._writing:
-            gathered, self._gathered = self._gathered, []
-            if gathered:
-                self._write(gathered)
-
-    def close(self) -> None:
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-        super().close()
-
-    def _gather(self, line: bytes) -> None:
-        if self._settings is not settings():  # read anew: the file may be another one
-            self.flush()
-            self._settings = settings()
-            if self._file is not None:
-                self._file.close()
-            path = self.config.log_file(self._settings.var_dir)
-            mode = PRIVATE_FILE if path.is_relative_to(self._settings.var_dir) else _FOR_COLLECTORS
-            self._file = SharedFile(path, int(self.config.logging.max_file_size_mb * _MEGABYTE), mode)
-        self._gathered.append(line)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._keep_writing, name="log lines", daemon=True)
-            self._thread.start()
-        if not self._some.is_set():
-            self._some.set()
-
-    def _keep_writing(self) -> None:
-        while True:
-            self._some.wait()
-            time.sleep(_TOGETHER_SECONDS)
-            self._some.clear()
-            self.flush()
-
-    def _write(self, lines: list[bytes]) -> None:
-        if self._file is None or time.monotonic() < self._not_before:
-            return
-        try:
-            self._file.write_all(lines)
-        except OSError as error:
-            self._not_before = time.monotonic() + _TRIED_AGAIN_SECONDS
-            sys.stderr.write(f"log lines cannot be written to {self._file.path} ({error.strerror}); tried again in a minute\n")
+    def _json_file(self) -> _JsonFile:
+        if self._opened_for != (settings(), os.getpid()):  # other settings may name another file; a forked process has its own
+            self._opened_for = settings(), os.getpid()
+            self._file = _json_file(self.config, settings().var_dir)
+        return self._file
 
 
-def _begin_anew() -> None:
-    for handler in list(_all):
-        handler.begin_anew()
+class _JsonFile(RotatingFileHandler):
+    """The file of one process: two processes that rotated the same file would lose lines."""
+
+    def __init__(self, path: Path, most_bytes: int, mode: int) -> None:
+        self._file_mode, self._silent_until = mode, 0.0
+        super().__init__(path, maxBytes=most_bytes, backupCount=KEPT, encoding="utf-8", delay=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(record.__dict__[_JSON])
+
+    def _open(self) -> TextIOWrapper:
+        make_private(Path(self.baseFilename).parent)
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._file_mode)
+        return os.fdopen(descriptor, "a", encoding=self.encoding)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  (logging's)
+        """Says once a minute that lines are lost, and opens the file again at the next line."""
+        error = sys.exc_info()[1]
+        stream, self.stream = self.stream, None  # as logging has it before the first line
+        if stream is not None:
+            with suppress(OSError):
+                stream.close()
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _REPORTED_AGAIN_SECONDS
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            sys.stderr.write(f"log lines cannot be written to {self.baseFilename} ({reason}) and are lost until that is repaired\n")
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+_open_file: _JsonFile | None = None
+_opening = threading.Lock()
+
+
+def _json_file(config: Monitoring, var_dir: Path) -> _JsonFile:
+    """The file of this process; all handlers share it."""
+    global _open_file  # noqa: PLW0603
+    path = config.log_file(var_dir, f"{socket.gethostname()}-{os.getpid()}").absolute()
+    with _opening:
+        if _open_file is None or (Path(_open_file.baseFilename), _open_file.maxBytes) != (path, _most_bytes(config)):
+            if _open_file is not None:
+                _open_file.close()
+            _open_file = _JsonFile(path, _most_bytes(config), PRIVATE_FILE if path.is_relative_to(var_dir.absolute()) else _FOR_COLLECTORS)
+            _remove_old_files(config, var_dir)
+        return _open_file
+
+
+def _most_bytes(config: Monitoring) -> int:
+    return int(config.logging.max_file_size_mb * _MEGABYTE)
+
+
+def _remove_old_files(config: Monitoring, var_dir: Path) -> None:
+    """Removes the files of processes that have ended, after `trace_retention_hours` without a line."""
+    files = config.log_file(var_dir)
+    before, after = map(re.escape, files.name.split("*"))
+    name = re.compile(rf"{before}(?P<host>.+)-(?P<pid>\d+){after}(?:\.\d+)?")
+    oldest = time.time() - config.event_monitoring.trace_retention_hours * 3600
+    with suppress(OSError):
+        for path in files.parent.glob(f"{files.name}*"):
+            if (found := name.fullmatch(path.name)) and path.stat().st_mtime < oldest and not _is_running(found["host"], int(found["pid"])):
+                path.unlink()
+
+
+def _is_running(host: str, pid: int) -> bool:
+    """False for a process of another machine: nothing can be known about it."""
+    return host == socket.gethostname() and psutil.pid_exists(pid)
+
+
 to_logging = ProcessorFormatter.wrap_for_formatter
-"""The last of structlog's processors: hands what was logged with it to `logging`, and so to `Lines`."""
+"""The last processor of structlog: passes its events to `logging`, and so to `Lines`."""

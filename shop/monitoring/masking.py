@@ -1,4 +1,4 @@
-"""What no log line may show: secrets of the settings, card numbers, mail addresses, and what is in fields that name a person."""
+"""Masks what log lines must not show: secrets from the settings, card numbers, mail addresses, and fields that identify a person."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ from shop.settings import Settings
 
 MASKED = "[masked]"
 _SHORTEST_SECRET = 6
+_SHORTEST_TOKEN = 10
+"""Of what is masked in a URL beside its password. Shorter parts are ordinary words too often."""
 _LONGEST, _MARGIN = 50_000, 1_000
-"""Characters of one text, which bounds the time that masking takes; and those after them that are read, so
-that no secret is cut in two."""
+"""Maximum characters of a text, which limits the time that masking takes; and further characters that are masked as well, so that no secret
+is cut in two."""
 _BITS = 63
-"""Of the integers that JSON can be written with."""
+"""Largest integers that can be written as JSON."""
 _PERSONAL = frozenset(
     "name first_name last_name full_name customer_name recipient company street street1 street2 address address2 line1 line2 city zip "
     "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address billing_address payment_info "
     "card card_number cvv cvc card_last4 expiry password passwd secret token api_key apikey authorization cookie".split()
 )
-"""Fields whose value is never shown, however they are written."""
+"""Fields whose value is never shown, in any spelling of case and hyphens."""
 _MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 _BEFORE_INPUT, _AFTER_INPUT = "input_value=", ", input_type="
-"""Between them pydantic repeats what it was given. What was given may hold them as well, so the last of a line counts."""
+"""pydantic repeats its input between them. The input may contain them as well, so the last one in a line counts."""
 _ROW = re.compile(r"[ |]*(?:DETAIL|CONTEXT):")
 _AFTER_ROW = re.compile(
     r"[ |+-]*(?:DETAIL|CONTEXT|HINT|QUERY|LOCATION):|[ |]*(?:\[SQL: |\(Background on |File \"|Traceback |The above |During )"
 )
-"""Where PostgreSQL repeats what it was given, and what comes after that: a value may go over several lines."""
+"""Where PostgreSQL repeats its input, and what follows it: a value may span several lines."""
 _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K[\w-]{8,}|Bearer\s+[\w.~+/=-]{8,})")
 
 
 def mask(text: str, settings: Settings) -> str:
-    """The text without secrets of these settings, card numbers, and mail addresses. What is too long for a
-    log line is cut."""
+    """Masks secrets of these settings, card numbers and mail addresses in a text. Cuts what is too long for a log line."""
     return _bounded(text, partial(_masked_text, settings=settings))
 
 
 def mask_exception(text: str, settings: Settings) -> str:
-    """An exception with its traceback, without the values that it repeats."""
+    """Masks an exception with its traceback, and removes input that it repeats."""
     return _bounded(text, lambda part: _masked_text(_without_repeated(part), settings))
 
 
 def _bounded(text: str, change: Callable[[str], str]) -> str:
-    """Changes what is looked at of a text."""
+    """Applies the change to the part of a text that is kept."""
     if len(text) <= _LONGEST + _MARGIN:
         return change(text)
     return f"{change(text[: _LONGEST + _MARGIN])[:-_MARGIN]}... ({len(text)} characters)"
@@ -86,7 +87,7 @@ def _without_input(line: str) -> str:
 
 
 def masked(value: Any, settings: Settings) -> Any:
-    """The same for whatever a line has in its fields, as deep as it goes; a field that names a person or a secret shows nothing."""
+    """Masks the fields of a line, at any depth; the value of a field that identifies a person or a secret is replaced."""
     match value:
         case str():
             return mask(value, settings)
@@ -110,7 +111,7 @@ _known: dict[int, tuple[Settings, frozenset[str]]] = {}
 
 
 def _values(settings: Settings) -> frozenset[str]:
-    """The settings' secrets, found once for each settings object."""
+    """The secrets in the settings, collected once per settings object."""
     if (known := _known.get(id(settings))) is not None and known[0] is settings:
         return known[1]
     found = set[str]()
@@ -125,8 +126,26 @@ def _values(settings: Settings) -> frozenset[str]:
 
 
 def _parts(secret: str) -> set[str]:
-    """Several with commas between them; and the password of an address."""
-    return {secret, *(each.strip() for each in secret.split(",")), *_passwords(secret)}
+    """Each of several secrets in a list; and of URLs, the password and whatever is long enough to be a token."""
+    found = {secret}
+    for each in re.split(r"[\s,]+", secret):
+        found |= {each, *_passwords(each), *parts_of_url(each, _SHORTEST_TOKEN)}
+    return found
+
+
+def parts_of_url(url: str, shortest: int = 4) -> set[str]:
+    """The parts of a URL that may be secret: user and password, a host that is no domain name, the path and its segments, and the values of
+    the query, as written and decoded."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return set()
+    rest, _, query = rest.partition("?")
+    host, slash, path = rest.partition("/")
+    login, _, host = host.rpartition("@")
+    found = {scheme + separator + rest, login, *login.split(":"), slash + path, *path.split("/")}
+    found |= {host} if "." not in host and ":" not in host else set()
+    found |= {each.partition("=")[2] for each in query.split("&")}
+    return {part for each in found for part in (each, unquote(each)) if len(part) >= shortest}
 
 
 def _passwords(url: str) -> set[str]:
@@ -139,5 +158,5 @@ def _passwords(url: str) -> set[str]:
 
 @lru_cache(maxsize=8)
 def _secrets(values: frozenset[str]) -> re.Pattern[str] | None:
-    """The longest first: one may be part of another."""
+    """Matches the longest first: one secret may be part of another."""
     return re.compile("|".join(re.escape(each) for each in sorted(values, key=len, reverse=True))) if values else None

@@ -1,8 +1,8 @@
-"""Metrics over any window, read from the journal and the tables beside it: no counter that a restart forgets.
+"""Metrics of any window, read from the journal and the tables beside it: no counters that a restart would reset.
 
     read_metrics(parse("1h")).steps[0].success_rate
 
-One transaction that only reads, so that the numbers are of one moment. A million journal rows take less than a second.
+One read-only transaction, so that all numbers are of the same moment. A million journal rows take less than a second.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
-from shop.database import sync_engine
+from saga.database import sync_engine
+from shop.monitoring.buckets import LARGEST_ERROR
 from shop.monitoring.business import BusinessMetrics, business_metrics
-from shop.monitoring.cells import LARGEST_ERROR
 from shop.monitoring.commands import read_commands, read_compensations, read_messages
 from shop.monitoring.config import Monitoring, monitoring
 from shop.monitoring.events import EventMetrics, event_metrics, payload_sizes
@@ -24,14 +24,14 @@ from shop.monitoring.system import SystemMetrics, system_metrics
 from shop.monitoring.window import Window, last
 from shop.settings import settings
 
-# One pass over many rows: shared among workers it takes half the time, and compiling it would cost more than it saves.
+# One pass over many rows: parallel workers halve the time; JIT compilation would cost more than it saves.
 _MODE = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 _PLANS = text(
     "SELECT set_config(name, value, true) FROM (VALUES ('jit', 'off'), ('parallel_setup_cost', '0'), ('parallel_tuple_cost', '0'), "
     "('max_parallel_workers_per_gather', '4'), ('work_mem', '32MB')) AS mode(name, value)"
 )
 _NOW = text("SELECT now()")
-# The saga is not known here; the order that completed last went through all of it.
+# The saga is not known here; the order that completed last ran all of its steps.
 _SEQUENCE = text(
     "SELECT step FROM order_step WHERE order_id = (SELECT id FROM customer_order WHERE finished_at IS NOT NULL AND outcome = 'completed' "
     "ORDER BY finished_at DESC LIMIT 1) ORDER BY number"
@@ -39,15 +39,15 @@ _SEQUENCE = text(
 
 
 class Metrics(BaseModel):
-    """All of it. None: the configuration turns it off."""
+    """All metrics. None: turned off by the configuration."""
 
     model_config = ConfigDict(frozen=True)
 
     window: Window
     read_at: datetime
-    """By the database's clock."""
+    """Time of the database's clock."""
     percentiles_within: float = LARGEST_ERROR
-    """How far a mean or percentile may be off, as a share of it."""
+    """Maximum relative error of means and percentiles."""
     events: EventMetrics | None
     steps: list[StepMetrics] | None
     business: BusinessMetrics
@@ -60,10 +60,10 @@ def default_window(config: Monitoring | None = None) -> Window:
 
 
 def read_metrics(window: Window | None = None, *, database_url: str | None = None, steps: Iterable[str] = ()) -> Metrics:
-    """Reads the metrics of a window (None: the configured one). `steps`: the saga's, in its sequence, to be listed also if nothing ran; if
-    they are not given, those that ran are listed in the sequence of the last order that completed.
+    """Reads the metrics of a window (None: the configured one). `steps`: the saga's steps in order, listed even if they did not run;
+    without it, the steps that ran are listed, in the order of the last completed order.
 
-    Not from an event loop: it waits for the database. Raises MonitoringConfigError, and SQLAlchemyError if the database is away.
+    Blocks: not for an event loop. Raises MonitoringConfigError, and SQLAlchemyError if the database is unavailable.
     """
     url = settings().database_url if database_url is None else database_url
     with sync_engine(url).connect() as connection, connection.begin():
@@ -71,7 +71,7 @@ def read_metrics(window: Window | None = None, *, database_url: str | None = Non
 
 
 def read(connection: Connection, window: Window, config: Monitoring, steps: Iterable[str] = ()) -> Metrics:
-    """The same in a transaction of the caller's, which must be new."""
+    """The same in the caller's transaction, which must be new."""
     connection.execute(_MODE)
     connection.execute(_PLANS)
     now = connection.execute(_NOW).scalar_one()

@@ -1,5 +1,6 @@
-"""A long-running process tells that it lives, and what it uses, from a thread of its own: no event loop waits for it, and no order fails
-of it. It has a connection of its own only while it writes."""
+"""Records the heartbeat and resource use of a long-running process, from a thread of its own: it delays no event loop and fails no order.
+
+It holds a database connection only while it writes."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, NullPool, text
 
-from shop.database import new_engine, pool_use
+from saga.database import new_engine, pool_use
 from shop.monitoring.config import Monitoring, monitoring
 from shop.settings import Settings, at
 
 log = logging.getLogger(__name__)
 
 _MEGABYTE = 1024 * 1024
-_TIDY_SECONDS = 3600
+_CLEANUP_SECONDS = 3600
 _END_SECONDS = 3
 _OPTIONS = "-c statement_timeout=5000 -c lock_timeout=2000"
 _LIVES = text(
@@ -37,7 +38,7 @@ _SAMPLE = text(
     "connections_in_use, connections_open, connections_most) VALUES (:process_id, :process_cpu_percent, :process_memory_mb, :cpu_percent, "
     ":memory_percent, :disk_percent, :connections_in_use, :connections_open, :connections_most)"
 )
-_TIDY = (
+_CLEANUP = (
     text("DELETE FROM system_sample WHERE at < now() - make_interval(secs => :seconds)"),
     text("DELETE FROM worker_process WHERE seen_at < now() - make_interval(secs => :seconds)"),
 )
@@ -45,8 +46,8 @@ _TIDY = (
 
 @contextmanager
 def sampling(kind: str, *, flow_run_id: str | None = None, database_url: str | None = None) -> Iterator[None]:
-    """While its body runs, this process is one of this kind in the system metrics of that database (None: the shop's). Does nothing where
-    the configuration turns it off."""
+    """Records this process, as one of this kind, in the system metrics of a database (None: the shop's) while the body runs. Does nothing
+    if the configuration turns it off."""
     config = monitoring()
     if not (config.worker_monitoring.enabled or config.metrics_collection.enabled):
         yield
@@ -60,13 +61,13 @@ def sampling(kind: str, *, flow_run_id: str | None = None, database_url: str | N
 
 
 class Sampler:
-    """Never raises: what cannot be written is told once, and tried again."""
+    """Never raises: a failure to write is logged once, and retried."""
 
     def __init__(self, kind: str, config: Monitoring, settings: Settings, flow_run_id: str | None = None) -> None:
         self.id, self.kind, self.flow_run_id = uuid4(), kind, flow_run_id
         self._config, self._settings = config, settings
-        self._over = threading.Event()
-        self._in_trouble = False
+        self._stopped = threading.Event()
+        self._failing = False
         self._process: Any = None
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
@@ -74,52 +75,52 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns at once; the thread says goodbye. A process that ends waits for it a little."""
-        self._over.set()
+        """Returns at once; the thread records the end. A process that exits waits for it briefly."""
+        self._stopped.set()
         _ending.append(self._thread)
 
     def _run(self) -> None:
         beat = self._config.worker_monitoring.health_check_interval_seconds
         every = self._config.metrics_collection.collection_interval_seconds
-        next_beat = next_sample = next_tidying = time.monotonic()
-        self._look()  # CPU is measured from one look to the next
-        while not self._over.is_set():
+        next_beat = next_sample = next_cleanup = time.monotonic()
+        self._measure()  # CPU is measured between two calls
+        while not self._stopped.is_set():
             now = time.monotonic()
-            beats, samples, tidies = now >= next_beat, now >= next_sample and self._config.metrics_collection.enabled, now >= next_tidying
+            beats, samples, cleans = now >= next_beat, now >= next_sample and self._config.metrics_collection.enabled, now >= next_cleanup
             if beats or samples:
-                self._write(sample=samples, tidy=tidies)
+                self._write(sample=samples, clean=cleans)
             next_beat = now + beat if beats else next_beat
             next_sample = now + every if now >= next_sample else next_sample
-            next_tidying = now + _TIDY_SECONDS if tidies else next_tidying
-            self._over.wait(max(0.05, min(next_beat, next_sample) - time.monotonic()))
+            next_cleanup = now + _CLEANUP_SECONDS if cleans else next_cleanup
+            self._stopped.wait(max(0.05, min(next_beat, next_sample) - time.monotonic()))
         self._write(sample=self._config.metrics_collection.enabled, ended=True)
 
-    def _write(self, *, sample: bool = False, tidy: bool = False, ended: bool = False) -> None:
+    def _write(self, *, sample: bool = False, clean: bool = False, ended: bool = False) -> None:
         try:
             url = self._settings.database_url
             engine = new_engine(url, poolclass=NullPool, arguments={"options": _OPTIONS})
             with engine.begin() as connection:
-                self._tell(connection, ended=ended)
+                self._record(connection, ended=ended)
                 if sample:
-                    connection.execute(_SAMPLE, {"process_id": self.id, **self._look()})
-                if tidy:
-                    for statement in _TIDY:
+                    connection.execute(_SAMPLE, {"process_id": self.id, **self._measure()})
+                if clean:
+                    for statement in _CLEANUP:
                         connection.execute(statement, {"seconds": self._config.event_monitoring.trace_retention_hours * 3600})
-        except Exception as error:  # noqa: BLE001  (whatever it is, no order may fail of it)
-            if not self._in_trouble:
-                log.warning("what this process uses cannot be written down (%s); tried again", type(error).__name__)
-            self._in_trouble = True
+        except Exception as error:  # noqa: BLE001  (monitoring must not fail an order)
+            if not self._failing:
+                log.warning("the resource use of this process cannot be recorded (%s); will retry", type(error).__name__)
+            self._failing = True
         else:
-            self._in_trouble = False
+            self._failing = False
 
-    def _tell(self, connection: Connection, *, ended: bool) -> None:
+    def _record(self, connection: Connection, *, ended: bool) -> None:
         every = self._config.worker_monitoring.health_check_interval_seconds
         who = {"id": self.id, "kind": self.kind, "host": socket.gethostname(), "pid": os.getpid(), "run": self.flow_run_id, "every": every}
         connection.execute(_LIVES, who)
         if ended:
             connection.execute(_ENDED, {"id": self.id})
 
-    def _look(self) -> dict[str, float | int | None]:
+    def _measure(self) -> dict[str, float | int | None]:
         use = pool_use()
         found: dict[str, float | int | None] = {
             **dict.fromkeys(("process_cpu_percent", "process_memory_mb", "cpu_percent", "memory_percent", "disk_percent")),
@@ -137,7 +138,7 @@ class Sampler:
                     "process_memory_mb": self._process.memory_info().rss / _MEGABYTE,
                     "cpu_percent": psutil.cpu_percent(),
                     "memory_percent": psutil.virtual_memory().percent,
-                    "disk_percent": psutil.disk_usage(str(_there(self._settings.var_dir))).percent,
+                    "disk_percent": psutil.disk_usage(str(_existing(self._settings.var_dir))).percent,
                 }
         return found
 
@@ -145,15 +146,15 @@ class Sampler:
 _ending: list[threading.Thread] = []
 
 
-def wait_for_goodbyes(seconds: float = _END_SECONDS) -> None:
-    """For the end of a process, and for tests: until those that were stopped have written their last, at most so long."""
+def wait_for_samplers(seconds: float = _END_SECONDS) -> None:
+    """Waits until stopped samplers have recorded their end, at most this long. For the exit of a process, and for tests."""
     until = time.monotonic() + seconds
     while _ending:
         _ending.pop().join(max(0.0, until - time.monotonic()))
 
 
-atexit.register(wait_for_goodbyes)
+atexit.register(wait_for_samplers)
 
 
-def _there(folder: Path) -> Path:
+def _existing(folder: Path) -> Path:
     return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())

@@ -1,4 +1,4 @@
-"""How each step performed in a window."""
+"""Step metrics: how each step performed in a window."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from shop.monitoring.cells import Durations, durations
-from shop.monitoring.commands import Counted, cells, share, that_ended, total
+from shop.monitoring.buckets import Durations, durations
+from shop.monitoring.commands import Counted, bucket_counts, share, that_ended, total
 
 
 class CompensationMetrics(BaseModel):
-    """The undos of a step that ended in the window."""
+    """The compensations of a step that ended in the window."""
 
     model_config = ConfigDict(frozen=True)
 
     commands: int
     done: int
     failed: int
-    """They are still due, and on the desk."""
-    put_off: int
-    """Tries that are made again once the gateway or inventory service is back: in no other number here."""
+    """Still due, and under manual review."""
+    postpone: int
+    """Postponed attempts (an external system was unavailable). Not included in the other counts."""
     retries: int
     duration: Durations
 
 
 class StepMetrics(BaseModel):
-    """The ends of a step in the window."""
+    """The executions of a step that ended in the window."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,24 +35,24 @@ class StepMetrics(BaseModel):
     commands: int
     succeeded: int
     refused: int
-    """A business "no"."""
+    """Business refusals."""
     failed: int
     success_rate: float | None
     error_rate: float | None
-    """Failed ones as a share of all, refusals apart."""
+    """Share of failures, without refusals."""
     duration: Durations
-    """From the first beginning to the end, pauses between attempts included."""
+    """From the first start to the end, including pauses between attempts."""
     retries: int
     """Attempts after the first."""
     failures: dict[str, int]
-    """How many had each code, refusals and faults, the most frequent first."""
-    put_off: int
-    """Tries that are made again once a gateway, inventory service or carrier is back: in no other number here."""
+    """Counts by code, refusals and failures, the most frequent first."""
+    postpone: int
+    """Postponed attempts (an external system was unavailable). Not included in the other counts."""
     compensations: CompensationMetrics
 
 
 def step_metrics(commands: Sequence[Counted], compensations: Sequence[Counted], names: Iterable[str] = ()) -> list[StepMetrics]:
-    """One for each step that ended or was undone, and for those named, which come first."""
+    """One for each step that ended or was compensated; the steps in `names` come first, even if they did not run."""
     found = {each.step for each in (*commands, *compensations)}
     first = list(dict.fromkeys(names))
     steps = [*first, *sorted(found.difference(first))]
@@ -60,7 +60,7 @@ def step_metrics(commands: Sequence[Counted], compensations: Sequence[Counted], 
 
 
 def _step(step: str, commands: Sequence[Counted], compensations: Sequence[Counted]) -> StepMetrics:
-    put_off, undo_put_off = (total(each for each in counted if each.put_off) for counted in (commands, compensations))
+    postpone, undo_put_off = (total(each for each in counted if each.postponed) for counted in (commands, compensations))
     commands, compensations = that_ended(commands), that_ended(compensations)
     every, succeeded = total(commands), total(each for each in commands if each.done)
     refused = total(each for each in commands if each.refused)
@@ -77,16 +77,16 @@ def _step(step: str, commands: Sequence[Counted], compensations: Sequence[Counte
         failed=every - succeeded - refused,
         success_rate=share(succeeded, every),
         error_rate=share(every - succeeded - refused, every),
-        duration=durations(cells(commands)),
+        duration=durations(bucket_counts(commands)),
         retries=sum(each.retries for each in commands),
         failures=dict(failures.most_common()),
-        put_off=put_off,
+        postpone=postpone,
         compensations=CompensationMetrics(
             commands=total(compensations),
             done=done,
             failed=total(compensations) - done,
-            put_off=undo_put_off,
+            postpone=undo_put_off,
             retries=sum(each.retries for each in compensations),
-            duration=durations(cells(compensations)),
+            duration=durations(bucket_counts(compensations)),
         ),
     )

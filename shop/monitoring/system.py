@@ -1,4 +1,4 @@
-"""System metrics: what processes and their machines used in a window, from the samples that they write of themselves."""
+"""System metrics: resources used by processes and machines in a window, from the samples that processes write."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sqlalchemy import Connection, text
 
 from shop.monitoring.window import Window
 
-_LOST_AFTER = 3
-"""So many times in a row a process has not said that it lives."""
+_MISSED_HEARTBEATS = 3
+"""Missed heartbeats after which a process counts as lost."""
 _MOST = 200
 _PROCESSES = text(
     f"""
     SELECT p.id, p.kind, p.host, p.pid, p.flow_run_id, p.started_at, p.seen_at,
         CASE WHEN p.ended_at IS NOT NULL THEN 'ended'
-             WHEN p.seen_at < now() - make_interval(secs => {_LOST_AFTER} * p.every_seconds) THEN 'lost' ELSE 'alive' END AS state,
+             WHEN p.seen_at < now() - make_interval(secs => {_MISSED_HEARTBEATS} * p.every_seconds) THEN 'lost' ELSE 'alive' END AS state,
         count(s.id) AS samples, avg(s.process_cpu_percent) AS mean_cpu_percent, max(s.process_cpu_percent) AS most_cpu_percent,
         avg(s.process_memory_mb) AS mean_memory_mb, max(s.process_memory_mb) AS most_memory_mb,
         CAST(avg(s.connections_in_use) AS float) AS mean_connections, max(s.connections_in_use) AS most_connections,
@@ -41,7 +41,7 @@ _LEASES = text("SELECT count(*) FROM lease WHERE until > now()")
 
 
 class ProcessMetrics(BaseModel):
-    """A process that lived in the window. None where there is no sample of it."""
+    """A process that ran in the window. None where it has no samples."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -53,7 +53,7 @@ class ProcessMetrics(BaseModel):
     started_at: datetime
     seen_at: datetime
     state: Literal["alive", "ended", "lost"]
-    """`lost`: it has stopped saying that it lives, and never said goodbye."""
+    """`lost`: its heartbeat stopped, and it never reported its end."""
     samples: int
     mean_cpu_percent: float | None
     """Of one core."""
@@ -61,13 +61,13 @@ class ProcessMetrics(BaseModel):
     mean_memory_mb: float | None
     most_memory_mb: float | None
     mean_connections: float | None
-    """In use, of those to the database."""
+    """Database connections in use."""
     most_connections: int | None
     connections_limit: int | None
 
 
 class MachineMetrics(BaseModel):
-    """A machine with such processes."""
+    """A machine that runs such processes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -79,7 +79,7 @@ class MachineMetrics(BaseModel):
     mean_memory_percent: float
     most_memory_percent: float
     disk_percent: float
-    """Of the disk that `VAR_DIR` is on, at its fullest."""
+    """Maximum for the disk that holds `VAR_DIR`."""
 
 
 class SystemMetrics(BaseModel):
@@ -90,11 +90,11 @@ class SystemMetrics(BaseModel):
     processes: list[ProcessMetrics]
     machines: list[MachineMetrics]
     leases: int
-    """Workers that may work on orders now."""
+    """Leases that are valid now."""
 
 
 def system_metrics(connection: Connection, window: Window) -> SystemMetrics:
-    """Reads."""
+    """Reads the metrics of the window."""
     return SystemMetrics(
         processes=[ProcessMetrics(**row) for row in connection.execute(_PROCESSES, window.bounds).mappings()],
         machines=[MachineMetrics(**row) for row in connection.execute(_MACHINES, window.bounds).mappings()],

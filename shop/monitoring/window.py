@@ -1,4 +1,4 @@
-"""A window of time that metrics are about."""
+"""The time window of metrics."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ _ALWAYS = (datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC))
 
 
 class Window(BaseModel):
-    """From `since` (inclusive) to `until` (exclusive), in UTC; None: as far as there is anything."""
+    """From `since` (inclusive) to `until` (exclusive), in UTC; None: unbounded."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    """For people: what was asked for."""
+    """The window as text, for people."""
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     ago: timedelta | None = Field(default=None, exclude=True)
-    """In place of `since`: so long before the metrics are read."""
+    """Instead of `since`: the time before the metrics are read."""
 
     def at(self, now: datetime) -> Window:
-        """The window when it is `now`, by the clock of what is in it."""
+        """The window with `since` computed from `now`, a time of the database's clock."""
         return self if self.ago is None else Window(name=self.name, since=now - self.ago, until=self.until)
 
     @property
     def bounds(self) -> dict[str, datetime]:
-        """The parameters `since` and `until` of a statement. Only of a window that is `at` a time."""
+        """The parameters `since` and `until` of a statement. Only for a window whose `since` is computed (`at`)."""
         if self.ago is not None:
-            raise ValueError("it has to be said when this window ends")
+            raise ValueError("this window is relative: call at() first")
         return {"since": self.since or _ALWAYS[0], "until": self.until or _ALWAYS[1]}
 
 
 def last(**ago: float) -> Window:
-    """The last so many `minutes`, `hours` or `days`, until now."""
+    """The window of the last `minutes`, `hours` or `days`, until now."""
     ((unit, number),) = ago.items()
     name = f"the last {number:g} {unit}" if number != 1 else f"the last {unit.removesuffix('s')}"
     return Window(name=name, ago=timedelta(**ago))
 
 
 def parse(asked: str) -> Window:
-    """`10m`, `1h`, `24h`, `7d`, `all`, or two ISO times as `FROM/TO`, either of which may be left out. A time without a zone is UTC.
+    """Parses `10m`, `1h`, `24h`, `7d`, `all`, or two ISO times as `FROM/TO`, either of which may be omitted. A time without a zone is UTC.
 
-    Raises ValueError, in words, for anything else.
+    Raises ValueError with a message for the user.
     """
     if asked == "all":
         return Window(name="all there is")
@@ -54,7 +54,9 @@ def parse(asked: str) -> Window:
         return last(**{_UNITS[found[2]]: int(found[1])})
     begin, slash, end = asked.partition("/")
     if not slash:
-        raise ValueError(f"{asked!r} is no window: 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (2031-02-03T09:30/2031-02-03T10:00)")
+        raise ValueError(
+            f"{asked!r} is not a window: use 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (2031-02-03T09:30/2031-02-03T10:00)"
+        )
     since, until = _time(begin), _time(end)
     if since and until and since >= until:
         raise ValueError(f"{asked!r} ends before it begins")

@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import orjson
 
-from shop.clock import Clock
+from saga.clock import Clock
 from shop.notifications.ends import POSTING, SENT, UNTRIED, End, Tell
 from shop.notifications.kinds import Kind, what_it_is
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from shop.points import effect
+from saga.failpoints import failpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class End:
     """Seconds that the other side asks for; the outbox's own pause may be longer."""
 
 
-HANDING_OVER, POSTING = effect("handing a mail to the mail server"), effect("posting to the CRM")
+HANDING_OVER, POSTING = failpoint("handing a mail to the mail server"), failpoint("posting to the CRM")
 DATA_SECONDS = 120
 """How long a mail server may think about a mail that it has: giving up too early would send it twice."""
 SENT, UNTRIED = End("sent"), End("untried")

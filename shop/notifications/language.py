@@ -21,6 +21,11 @@ class Language:
     def __init__(self, code: str, words: Mapping[str, str]) -> None:
         self.code, self._words = code, words
 
+    @property
+    def english_name(self) -> str:
+        """`English`, `German`."""
+        return _english_name(self.code)
+
     def say(self, key: str, **values: object) -> str:
         """The words with the values filled in, as plain text. KeyError if there are none: templates name only what there is."""
         return self._words[key].format_map(values) if values else self._words[key]
@@ -74,3 +79,10 @@ def _day(day: date, code: str) -> str:
     from babel.dates import format_date
 
     return format_date(day, "long", locale=code)
+
+
+@lru_cache(maxsize=64)
+def _english_name(code: str) -> str:
+    from babel import Locale
+
+    return str(Locale.parse(code).english_name)

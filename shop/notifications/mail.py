@@ -17,12 +17,13 @@ from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote
 
-from shop.confirmation.confirmation import TEMPLATE
+from saga.errors import SagaCancelled, SagaReturned
+from shop.confirmation.confirmation import ELEMENTS
 from shop.domains import ascii_domain
-from shop.errors import NoDeliveryAddress, OrderCancelled, OrderReturned, OutOfStock, PaymentDeclined, PaymentLapsed
+from shop.errors import NoDeliveryAddress, OutOfStock, PaymentDeclined, PaymentLapsed
 from shop.names import stem
 from shop.notifications.kinds import Kind, what_it_is
-from shop.notifications.language import FALLBACK, Language, language_of
+from shop.notifications.language import Language, language_of
 from shop.notifications.layout import item_name, order_table
 from shop.notifications.message import Mail, message
 from shop.notifications.templates import render
@@ -32,7 +33,7 @@ from shop.settings import Settings
 
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[\w-]+(\.[\w-]+)+")
 _NOT_IN_NAMES = str.maketrans(dict.fromkeys('<>@,;:"\\()[]', " "))
-_NEWS = {OrderCancelled.code: "refund.cancelled", OrderReturned.code: "refund.returned", OutOfStock.code: "refund.out_of_stock"}
+_NEWS = {SagaCancelled.code: "refund.cancelled", SagaReturned.code: "refund.returned", OutOfStock.code: "refund.out_of_stock"}
 _PAYMENT_NEWS = {PaymentDeclined.code: "payment_failed.declined", PaymentLapsed.code: "payment_failed.lapsed"}
 _NOTICE = "notice"
 """The template of what has no part of its own."""
@@ -68,7 +69,7 @@ def confirmation_mail(order: Order, texts: Mapping[str, Any], tracking_number: s
     """The confirmation with the order's table, and a link to follow the parcel (`TRACKING_URL`) beside its number."""
     language, number, s = _language(order, about), one_line(tracking_number), about.settings
     table = order_table(order, language)
-    greeting, summary, next_steps, tracking = _texts(order, texts, language, table.total, s)
+    greeting, summary, next_steps, tracking = [paragraphs(str(texts.get(name) or "")) for name in ELEMENTS]
     values = {
         "before": [*_paragraphs(greeting), *_paragraphs(summary)],
         "after": [*_paragraphs(next_steps), *_paragraphs(tracking)],
@@ -132,19 +133,6 @@ def message_id(order_id: str, kind: Kind, settings: Settings, installation: str)
 
 def _language(order: Order, about: About) -> Language:
     return language_of(order.shipping_info.country if order.shipping_info else None, about.settings)
-
-
-def _texts(order: Order, texts: Mapping[str, Any], language: Language, total: str, settings: Settings) -> Sequence[str]:
-    """What was written and checked; but what the shop's template wrote, in English, is said in the customer's own language."""
-    if language.code == FALLBACK or texts.get("generation_model") != TEMPLATE:
-        return [paragraphs(str(texts.get(name) or "")) for name in ("greeting", "order_summary", "next_steps", "tracking_info")]
-    given, usual = settings.estimated_delivery, type(settings).model_fields["estimated_delivery"].default
-    return [
-        language.say("confirmation.greeting", name=order.addressee or language.say("nobody")),
-        language.say("confirmation.summary", order_id=one_line(order.id), total=total),
-        language.say("confirmation.next_steps", delivery=language.say("confirmation.usual_delivery") if given == usual else given),
-        language.say("confirmation.tracking"),
-    ]
 
 
 def _hello(order: Order, language: Language) -> str:

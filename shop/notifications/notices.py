@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop.database import Tx, as_json
+from saga.database import Tx, as_json
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind, crm_kind
 from shop.settings import settings

@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from shop.database import Tx
+from saga.database import Tx
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, tell
+from shop.order import OrderInstance
 from shop.shipping import fulfilment
-from shop.under_way import OrderUnderWay
 
 _OF_THE_LABEL = ("tracking_number", "booked_at", "shipment_id")
 """What printing it needs to know."""
@@ -27,13 +27,13 @@ class NotificationResult(BaseModel):
     crm_updated: bool = True
 
 
-async def notify(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, NotificationResult]:
+async def notify(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, NotificationResult]:
     """Puts the confirmation into the outbox and the contact into the CRM, once for an order."""
     notices = []
     for order in orders:
         confirmation, shipment = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)
         details = {"tracking_number": shipment["tracking_number"], "written_by": confirmation.get("generation_model")}
         label = {field: shipment.get(field) for field in _OF_THE_LABEL}
-        notices.append(Notice(order.id, order.order.customer_id, Kind.CONFIRMATION, label, details))
+        notices.append(Notice(order.id, order.payload.customer_id, Kind.CONFIRMATION, label, details))
     await tell(tx, notices)
-    return {order.id: NotificationResult(email_to="customer" if order.order.customer_email else "support") for order in orders}
+    return {order.id: NotificationResult(email_to="customer" if order.payload.customer_email else "support") for order in orders}

@@ -9,15 +9,15 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop.database import as_json, is_database_trouble, patiently, transaction
+from saga.database import as_json, is_database_error, retry_while_database_down, transaction
+from saga.failpoints import failpoint
 from shop.notifications.ends import End
-from shop.points import effect
 
 log = logging.getLogger(__name__)
 
 NOTING_SECONDS = 20
 """So long it is tried while the database is in trouble."""
-_NOTING = effect("the commit of messages sent")
+_NOTING = failpoint("the commit of messages sent")
 _SENT = text("UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(CAST(:ids AS bigint[])) AND sent_at IS NULL")
 _ENDED = text(
     """
@@ -54,9 +54,9 @@ class Noting:
             together, self._waiting = self._waiting, {}
             if together and self.trouble is None:
                 try:
-                    await patiently(lambda: self._write(together), seconds=NOTING_SECONDS)
+                    await retry_while_database_down(lambda: self._write(together), seconds=NOTING_SECONDS)
                 except Exception as error:
-                    if not is_database_trouble(error):
+                    if not is_database_error(error):
                         raise
                     self.trouble = error
         return self.trouble is None

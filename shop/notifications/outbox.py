@@ -13,10 +13,10 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop.database import Tx, as_json, transaction
+from saga.database import Tx, as_json, transaction
+from saga.failpoints import failpoint
 from shop.notifications.noting import Noting
 from shop.notifications.senders import PATIENCE_SECONDS, longest, send
-from shop.points import effect
 from shop.settings import settings
 
 CONFIRMATION_STEP = "generate_confirmation"
@@ -55,7 +55,7 @@ _TAKE = text(
         (SELECT result FROM order_step s WHERE s.order_id = m.order_id AND s.step = :step) AS confirmation
     """
 )
-_TAKING = effect("the commit of taking messages")
+_TAKING = failpoint("the commit of taking messages")
 
 
 async def put(tx: Tx, messages: Iterable[Message]) -> int:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from shop.errors import NoDeliveryAddress, OrderCancelled, OrderReturned, OutOfStock, PaymentRefused
+from saga.errors import SagaCancelled, SagaReturned
+from shop.errors import NoDeliveryAddress, OutOfStock, PaymentRefused
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice
+from shop.order import OrderInstance
 from shop.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
-from shop.under_way import OrderUnderWay
 
-_ASKED_FOR = frozenset({OrderCancelled.code, OrderReturned.code})
+_ASKED_FOR = frozenset({SagaCancelled.code, SagaReturned.code})
 INCOMPLETE = frozenset({NoDeliveryAddress.code, PaymentRefused.code})
 """Failures that say what an order came without."""
 
 
 def notice_of(
-    order: OrderUnderWay, outcome: Outcome, *, charged: Decimal, given_back: Decimal, at_risk: Decimal, currency: str
+    order: OrderInstance, outcome: Outcome, *, charged: Decimal, given_back: Decimal, at_risk: Decimal, currency: str
 ) -> Notice | None:
     """A refund notice when money went back and none is at risk; else, when nothing was charged: that the payment failed, that the order
     is incomplete, or what is not in stock.

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from shop.clock import Clock, database_time
+from saga.clock import Clock, database_time
+from saga.failpoints import failpoint
 from shop.installation import Installation, installation
 from shop.notifications.ends import DATA_SECONDS, SENT, End
 from shop.notifications.kinds import REPORT, Kind, split
@@ -17,7 +18,6 @@ from shop.notifications.message import Mail
 from shop.notifications.noting import NOTING_SECONDS, Noting
 from shop.notifications.webhook_key import webhook_key
 from shop.order import read_stored
-from shop.points import effect
 from shop.settings import Settings
 from shop.shipping.printing import print_label
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 20
 """After so long a batch begins with no further message; the rest is another batch's."""
-_LABEL, _MAIL = effect("printing a label"), effect("writing a mail")
+_LABEL, _MAIL = failpoint("printing a label"), failpoint("writing a mail")
 
 
 def longest(s: Settings) -> float:

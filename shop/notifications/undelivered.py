@@ -8,7 +8,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
-from shop.database import sync_engine, transaction
+from saga.database import sync_engine, transaction
 from shop.settings import settings
 
 _MANY_ATTEMPTS = 3

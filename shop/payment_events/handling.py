@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop.clock import database_time
-from shop.database import transaction
+from saga.clock import database_time
+from saga.database import transaction
 from shop.desk.errors import AlreadyResolved, NotOnTheDesk
 from shop.desk.resolution import Resolution, decision, resolve
 from shop.errors import PaymentError

@@ -10,16 +10,16 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from shop.database import Tx, as_json, transaction
+from saga.database import Tx, as_json, transaction
+from saga.failpoints import failpoint
+from saga.wakeup import WAITING
 from shop.desk import disputes
 from shop.payment_events.event import DECIDING, DISPUTE, HARMLESS, PaymentEvent
 from shop.payments.charge import STEP
 from shop.payments.dispute import Dispute
-from shop.points import effect
-from shop.signals import WAITING
 
 _STORING, _CLAIMING, _ENDING = (
-    effect(f"the commit of {what}") for what in ("storing a payment event", "claiming payment events", "a payment event's end")
+    failpoint(f"the commit of {what}") for what in ("storing a payment event", "claiming payment events", "a payment event's end")
 )
 _HANDLING_SECONDS = 60
 """So long nobody else takes an event that somebody handles; should they both, that is harmless."""

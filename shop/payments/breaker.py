@@ -7,10 +7,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypeVar
 
-from shop.circuit import Circuit, Tell
+from saga.circuit_breaker import Circuit, OnChange
 from shop.errors import PaymentError, PaymentGatewayUnavailable
 from shop.payments.gateway import GatewayClient, Payment, Refund
-from shop.payments.share import turn
+from shop.payments.limit import PAYMENT_GATEWAY
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
 class GuardedGateway:
     """A `GatewayClient` that raises `PaymentGatewayUnavailable`, at once, while its circuit is open."""
 
-    def __init__(self, inner: GatewayClient, *, failures: int, pause_seconds: float, concurrency: int, tell: Tell) -> None:
+    def __init__(self, inner: GatewayClient, *, failures: int, pause_seconds: float, concurrency: int, tell: OnChange) -> None:
         """`failures` in a row open the circuit; `pause_seconds` later one call tries it. `concurrency`: calls at once."""
         self.inner = inner
         self._circuit = Circuit(
@@ -35,11 +35,11 @@ class GuardedGateway:
             concurrency=concurrency,
             is_failure=is_failure,
             unavailable=PaymentGatewayUnavailable,
-            tell=tell,
+            on_change=tell,
         )
 
     async def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
-        async with turn():
+        async with PAYMENT_GATEWAY.turn():
             return await self._circuit.ask(ask)
 
     async def create(

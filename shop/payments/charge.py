@@ -14,13 +14,13 @@ from typing import Literal, NoReturn
 
 from pydantic import BaseModel
 
+from saga.checkpoint import checkpoint
+from saga.failpoints import failpoint
 from shop import names
 from shop.errors import NoDeliveryAddress, PaymentError, PaymentGatewayError, PaymentMismatch, PaymentRefused, RefundRefused
 from shop.money import to_minor
-from shop.notes import note
+from shop.order import OrderInstance
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus, Refund
-from shop.points import effect
-from shop.under_way import OrderUnderWay
 
 STEP = "process_payment"
 MOST_UNCLEAR_REFUNDS = 5
@@ -28,7 +28,7 @@ MOST_UNCLEAR_REFUNDS = 5
 _NOT_SENT = frozenset({"unreachable", "circuit_open", "authentication"})
 """Errors after which the gateway has certainly not done what it was asked for."""
 _CREATING, _CONFIRMING, _CANCELLING, _REFUNDING = (
-    effect(what) for what in ("creating a payment", "confirming a payment", "cancelling a payment", "refunding a payment")
+    failpoint(what) for what in ("creating a payment", "confirming a payment", "cancelling a payment", "refunding a payment")
 )
 
 
@@ -57,61 +57,61 @@ class RefundResult(BaseModel):
     refund_timestamp: datetime | None = None
 
 
-async def charge(under_way: OrderUnderWay, gateway: PaymentGateway) -> PaymentResult:
+async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult:
     """Creates the payment, journals its id, confirms it by that id. Charges once, however often it is called."""
-    order = under_way.order
+    order = instance.payload
     if order.payment_info is None:
         raise PaymentRefused("the order has no payment_info, so there is nothing to charge")
     if order.shipping_info is None:
         raise NoDeliveryAddress
-    payment_id = under_way.journal[STEP].notes.get("payment_id")
+    payment_id = instance.journal[STEP].notes.get("payment_id")
     if payment_id is None:
-        payment = _checked(under_way, await _find_or_create(under_way, gateway))
+        payment = _checked(instance, await _find_or_create(instance, gateway))
         payment_id = payment.id
-        await note(under_way, STEP, payment_id=payment_id)
-    elif under_way.journal[STEP].attempts > 1:
-        payment = _checked(under_way, await gateway.get(payment_id), payment_id)
+        await checkpoint(instance, STEP, payment_id=payment_id)
+    elif instance.journal[STEP].attempts > 1:
+        payment = _checked(instance, await gateway.get(payment_id), payment_id)
         if payment.status is PaymentStatus.SUCCEEDED:
             return _charged(payment)
     with _CONFIRMING:
         confirmed = await gateway.confirm(payment_id, key=names.key(order.id, f"confirm-{payment_id}"))
-    return _charged(_checked(under_way, confirmed, payment_id))
+    return _charged(_checked(instance, confirmed, payment_id))
 
 
-def _checked(under_way: OrderUnderWay, payment: Payment, payment_id: str | None = None) -> Payment:
+def _checked(instance: OrderInstance, payment: Payment, payment_id: str | None = None) -> Payment:
     """The payment, if it is the one that was asked about, of this order, its amount and its currency; else raises `PaymentMismatch`."""
     if payment_id not in {None, payment.id}:
         raise PaymentMismatch("payment")
-    if differs := _differs(under_way, payment):
+    if differs := _differs(instance, payment):
         raise PaymentMismatch(differs)
     return payment
 
 
-def _differs(under_way: OrderUnderWay, payment: Payment) -> str | None:
+def _differs(instance: OrderInstance, payment: Payment) -> str | None:
     """In what the payment is another than the order's; None: it is the order's."""
-    if payment.order_id != under_way.id:
+    if payment.order_id != instance.id:
         return "order"
-    if payment.currency != _currency(under_way):
+    if payment.currency != _currency(instance):
         return "currency"
-    if payment.amount != _due(under_way):
+    if payment.amount != _due(instance):
         return "amount"
     if payment.amount_refunded != sum(each.amount for each in payment.refunds) or payment.amount_refunded > payment.amount:
         return "sum of refunds"
     return None
 
 
-def _due(under_way: OrderUnderWay) -> Decimal:
+def _due(instance: OrderInstance) -> Decimal:
     """What was to be charged; nothing if the order has no proper total, and so was never to be charged."""
     try:
-        return Decimal(str(under_way.result(STEP).get("amount_charged") or under_way.content.get("total_amount")))
+        return Decimal(str(instance.result(STEP).get("amount_charged") or instance.content.get("total_amount")))
     except InvalidOperation:
         return Decimal(0)
 
 
-async def _find_or_create(under_way: OrderUnderWay, gateway: PaymentGateway) -> Payment:
+async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> Payment:
     """On a first attempt nothing can be there; on a later one the gateway may know a payment whose id a crash has lost."""
-    order = under_way.order
-    if under_way.journal[STEP].attempts > 1:
+    order = instance.payload
+    if instance.journal[STEP].attempts > 1:
         usable = [p for p in await gateway.find(order.id) if p.status in {PaymentStatus.SUCCEEDED, PaymentStatus.CREATED}]
         usable.sort(key=lambda payment: payment.status is PaymentStatus.CREATED)
         if usable and (usable[0].amount, usable[0].currency) == (order.total_amount, order.currency):
@@ -145,22 +145,22 @@ def _charged(payment: Payment) -> PaymentResult:
     )
 
 
-async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundResult:
+async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResult:
     """Refunds what was really charged and cancels what was only created, whatever our journal knows.
 
     Raises `RefundRefused` when a person has to look: the gateway will not give some of the money back, would have us give back more than
     the order's amount, or has not clearly answered too many refunds. The rest went back all the same.
     """
-    entry = under_way.journal.get(STEP)
+    entry = instance.journal.get(STEP)
     journalled = entry.notes.get("payment_id") if entry else None
     earlier = (entry.undo_error or {}) if entry else {}
     refusals, unclear = int(earlier.get("refusals", 0)), int(earlier.get("unclear_refunds", 0))
-    undone = _Undone(_currency(under_way))
+    undone = _Undone(_currency(instance))
     refused: PaymentError | None = None
-    payments = await payments_of(under_way.id, journalled, gateway)
+    payments = await payments_of(instance.id, journalled, gateway)
     for payment in sorted(payments, key=lambda payment: payment.id != journalled):  # the one that we know of first
         try:
-            await _undo(under_way, payment, gateway, undone, (refusals, unclear))
+            await _undo(instance, payment, gateway, undone, (refusals, unclear))
         except PaymentError as error:
             if error.retryable:
                 raise
@@ -211,23 +211,23 @@ class _Undone:
         )
 
 
-async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: _Undone, before: tuple[int, int]) -> None:
+async def _undo(instance: OrderInstance, payment: Payment, gateway: PaymentGateway, undone: _Undone, before: tuple[int, int]) -> None:
     """`before`: how many refunds of the order were refused, and how many had no clear answer."""
     refusals, unclear = before
-    if payment.order_id != under_way.id:
-        _doubt(under_way, undone, "the journalled payment is another order's: nothing is refunded")
+    if payment.order_id != instance.id:
+        _doubt(instance, undone, "the journalled payment is another order's: nothing is refunded")
     if payment.status is PaymentStatus.CREATED:
         with _CANCELLING:
-            payment = await gateway.cancel(payment.id, key=names.key(under_way.id, f"cancel-{payment.id}"))  # may find it charged meanwhile
+            payment = await gateway.cancel(payment.id, key=names.key(instance.id, f"cancel-{payment.id}"))  # may find it charged meanwhile
     undone.cancelled = undone.cancelled or payment.status is PaymentStatus.CANCELLED
     undone.payment_id = undone.payment_id or payment.id
     if payment.status is not PaymentStatus.SUCCEEDED:
-        if under_way.result(STEP).get("payment_id") == payment.id:
-            _doubt(under_way, undone, f"the gateway says that the payment is {payment.status}, and had said that it was charged")
+        if instance.result(STEP).get("payment_id") == payment.id:
+            _doubt(instance, undone, f"the gateway says that the payment is {payment.status}, and had said that it was charged")
         return
-    if (differs := _differs(under_way, payment)) and not _is_back(payment):
+    if (differs := _differs(instance, payment)) and not _is_back(payment):
         told = payment.charged if payment.currency == undone.currency else None
-        _doubt(under_way, undone, f"the gateway says that another {differs} was charged than the order's", told)
+        _doubt(instance, undone, f"the gateway says that another {differs} was charged than the order's", told)
     undone.payment_id, undone.currency = payment.id, payment.currency
     undone.charged += payment.amount
     undone.refunded += payment.amount_refunded
@@ -236,9 +236,9 @@ async def _undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGate
     left = payment.amount - payment.amount_refunded
     if left <= 0:
         return
-    _check_refund(under_way, payment, undone, unclear)
+    _check_refund(instance, payment, undone, unclear)
     # A gateway repeats its answer to a key. So a refusal, which is final, makes the next try a new request; a timeout does not.
-    key = names.key(under_way.id, f"refund-{payment.id}-{to_minor(left, payment.currency)}-{refusals}")
+    key = names.key(instance.id, f"refund-{payment.id}-{to_minor(left, payment.currency)}-{refusals}")
     try:
         made = await _give_back(payment, left, gateway, key)
     except PaymentError as error:
@@ -254,16 +254,16 @@ def _is_back(payment: Payment) -> bool:
     return payment.kept == 0 < payment.charged == sum(each.amount for each in payment.refunds)
 
 
-def _doubt(under_way: OrderUnderWay, undone: _Undone, why: str, told: Decimal | None = None) -> NoReturn:
+def _doubt(instance: OrderInstance, undone: _Undone, why: str, told: Decimal | None = None) -> NoReturn:
     """Leaves the payment to a person. Until then, what the gateway says to have charged (`told`), or else the order's amount, counts as
     charged and not refunded."""
-    undone.charged += told or _due(under_way)
+    undone.charged += told or _due(instance)
     raise PaymentGatewayError("payment_mismatch", why, retryable=False)
 
 
-def _check_refund(under_way: OrderUnderWay, payment: Payment, undone: _Undone, unclear: int) -> None:
+def _check_refund(instance: OrderInstance, payment: Payment, undone: _Undone, unclear: int) -> None:
     """Raises `PaymentGatewayError`, not retryable, if a person has to look before the rest of the payment is given back."""
-    if undone.refunded + payment.kept > _due(under_way):
+    if undone.refunded + payment.kept > _due(instance):
         why = ("refund_over_charge", "the gateway would have us give back more than the order's amount")
     elif unclear >= MOST_UNCLEAR_REFUNDS:
         why = ("refund_unclear", f"the gateway gave no clear answer to {unclear} refunds, and may have paid them")
@@ -286,9 +286,9 @@ async def _give_back(payment: Payment, left: Decimal, gateway: PaymentGateway, k
         return now.refunds[-1]
 
 
-def money_moved(under_way: OrderUnderWay) -> tuple[Decimal, Decimal, Decimal]:
+def money_moved(instance: OrderInstance) -> tuple[Decimal, Decimal, Decimal]:
     """(charged, refunded, at risk) by the journal: at risk is what may have been charged and is not known to be back."""
-    entry = under_way.journal.get(STEP)
+    entry = instance.journal.get(STEP)
     if entry is None:
         return Decimal(0), Decimal(0), Decimal(0)
     undone, done, error = entry.undo_result or {}, entry.result or {}, entry.undo_error or {}
@@ -297,15 +297,15 @@ def money_moved(under_way: OrderUnderWay) -> tuple[Decimal, Decimal, Decimal]:
     charged = max(Decimal(done.get("amount_charged", 0)), Decimal(found.get("amount_charged", 0)))
     if not entry.undo_due or entry.undo_status != "failed":
         return charged, refunded, Decimal(0)
-    at_risk = error.get("amount_at_risk") or done.get("amount_charged") or under_way.order.total_amount
+    at_risk = error.get("amount_at_risk") or done.get("amount_charged") or instance.payload.total_amount
     return charged, refunded, Decimal(at_risk)
 
 
-def given_by_hand(under_way: OrderUnderWay) -> Decimal:
+def given_by_hand(instance: OrderInstance) -> Decimal:
     """What a person says to have given back past the gateway."""
-    entry = under_way.journal.get(STEP)
+    entry = instance.journal.get(STEP)
     return Decimal((entry.undo_result or {}).get("refunded_by_hand", 0)) if entry else Decimal(0)
 
 
-def _currency(under_way: OrderUnderWay) -> str:
-    return str(under_way.content.get("currency", "USD"))
+def _currency(instance: OrderInstance) -> str:
+    return str(instance.content.get("currency", "USD"))

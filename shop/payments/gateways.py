@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-from shop.clock import database_time
+from saga.clock import database_time
 from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import GatewayClient
 from shop.payments.ownership import OwnPayments

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop.database import transaction
+from saga.database import transaction
 from shop.installation import installation, installation_id
 from shop.payments.charge import STEP
 from shop.payments.gateway import GatewayClient, Payment, Refund

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from shop.clock import Now, machine_time
+from saga.clock import Now, machine_time
 from shop.errors import BAD_ANSWER, PaymentGatewayError, PaymentLapsed, PaymentNeedsCustomer, PaymentRefused
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe_calls import StripeCalls

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from shop.clock import Now
+from saga.clock import Now
 from shop.errors import PaymentGatewayError
 from shop.payments.stripe_calls import StripeCalls
 from shop.payments.stripe_errors import NotAccepted

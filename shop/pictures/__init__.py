@@ -1,1 +1,1 @@
-"""Pictures for people: an order as it went, how the shop does. They read, and change nothing."""
+"""What the UI and the report show: one order as it went, the figures of the shop. Reads only."""

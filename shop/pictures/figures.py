@@ -1,4 +1,4 @@
-"""How the shop did over some time: what its charts are drawn from. Read from the orders and the journal, by a few statements."""
+"""The figures of a period, for dashboard and report: a few statements over the orders and the journal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from decimal import Decimal
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 from sqlalchemy import text
 
-from shop.database import transaction
+from saga.database import transaction
 from shop.monitoring.commands import REFUSALS
 from shop.monitoring.config import monitoring
-from shop.monitoring.put_off import AWAY, STEP_IS_PUT_OFF
+from shop.monitoring.postponed import EXTERNAL, STEP_IS_POSTPONED
 from shop.outcomes import Outcome
 from shop.settings import settings
 
 _LOW = 8
-"""So many products are shown, those with the least first."""
+"""Number of products shown, lowest stock first."""
 _ORDERS = text(
     """
     SELECT width_bucket(extract(epoch FROM finished_at - CAST(:since AS timestamptz))::float, 0, CAST(:seconds AS float), :parts) - 1
@@ -48,7 +48,7 @@ _STEPS = text(
         count(*) FILTER (WHERE status = 'failed' AND remark = ANY (CAST(:refusals AS text[])))::int AS refused,
         count(*) FILTER (WHERE attempts > 1)::int AS retried, count(*) FILTER (WHERE undo_status = 'done')::int AS undone
     FROM order_step s WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until
-        AND NOT (status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_PUT_OFF}))
+        AND NOT (status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_POSTPONED}))
     GROUP BY step
     """  # noqa: S608  (constants)
 )
@@ -63,7 +63,7 @@ _WAITING = text(
 
 
 class Money(BaseModel):
-    """In one currency, of the orders that ended in the time."""
+    """Sums in one currency over the orders that ended in the period."""
 
     model_config = ConfigDict(frozen=True)
     currency: str
@@ -73,14 +73,14 @@ class Money(BaseModel):
 
 
 class StepFigures(BaseModel):
-    """One step, over the time. A try whose order waits for something that is away is no end of its step, and not counted."""
+    """One step in the period. Attempts that were postponed because an external system was down are not counted."""
 
     model_config = ConfigDict(frozen=True)
     step: str
     ended: int
     failed: int
     refused: int = 0
-    """A business "no", such as a card that is declined: no failure of ours."""
+    """Business refusals, such as a declined card: not failures."""
     retried: int
     undone: int
 
@@ -101,8 +101,8 @@ class LowStock(BaseModel):
 
 
 class Figures(BaseModel):
-    """From `since` to before `until`, in equal parts. Latency is from submission to outcome, in seconds; None where nothing ended. Nothing
-    of any customer."""
+    """From `since` (inclusive) to `until` (exclusive), in equal parts. Latency is from submission to outcome in seconds; None where nothing
+    ended. No customer data."""
 
     model_config = ConfigDict(frozen=True)
     since: AwareDatetime
@@ -116,12 +116,12 @@ class Figures(BaseModel):
     money: list[Money]
     steps: list[StepFigures]
     low_stock: list[LowStock] | None
-    """As it is now. None: the stock is at an inventory service."""
+    """Current stock. None: an inventory service has it."""
     waiting: int
     """Orders without an outcome, now."""
     oldest_seconds: float | None
     bad_rate: float = 0.05
-    """An error rate above it is bad: `error_rate_threshold` of the monitoring's configuration."""
+    """Error rates above it are shown as bad: `error_rate_threshold` of the monitoring configuration."""
 
     @property
     def total(self) -> int:
@@ -133,7 +133,7 @@ class Figures(BaseModel):
 
 
 async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> Figures:
-    """Both aware. ValueError if there is no time between them."""
+    """Reads the figures of the period. Raises ValueError if it is empty."""
     seconds = (until - since).total_seconds()
     if seconds <= 0 or parts < 1:
         raise ValueError("figures need some time between since and until")
@@ -143,7 +143,7 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         orders = (await tx.execute(_ORDERS, asked)).all()
         latency = (await tx.execute(_LATENCY, asked)).all()
         money = (await tx.execute(_MONEY, times)).mappings().all()
-        steps = (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS), "away": list(AWAY)})).mappings().all()
+        steps = (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS), "external": list(EXTERNAL)})).mappings().all()
         stock = (await tx.execute(_STOCK, {"most": _LOW})).mappings().all()
         waiting = (await tx.execute(_WAITING)).one()
     ended = {outcome: [0] * parts for outcome in Outcome}

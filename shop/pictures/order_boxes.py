@@ -1,14 +1,14 @@
-"""One order as it went, for a terminal: a box for each step, and beside it the box of its compensation."""
+"""One order as it went, for a terminal: a box for each step with the box of its compensation beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from saga.definition import Saga
 from shop.money import show
 from shop.pictures.order_diagram import step_words, undo_words
-from shop.pictures.order_story import OrderStory, StepState, ToldStep, UndoState, tell_steps, undos_in_sequence
+from shop.pictures.order_story import OrderStory, StepState, StepView, UndoState, step_views, undos_in_order
 from shop.pictures.words import duration, for_terminal
-from shop.saga import Saga
 
 _WIDTH = 30
 _HALF = _WIDTH // 2
@@ -25,31 +25,32 @@ _UNDOS = {UndoState.DONE: "↶", UndoState.NOTHING: "·", UndoState.FAILED: "✗
 
 
 def order_boxes(story: OrderStory, saga: Saga) -> str:
-    """Lines of text that end in a line break. The compensations are numbered as they ran."""
-    steps = tell_steps(story, saga)
-    places = {undo.name: place for place, undo in enumerate(undos_in_sequence(steps), 1)}
+    """Lines of text that end in a line break. Compensations are numbered in the order in which they ran."""
+    steps = step_views(story, saga)
+    places = {undo.name: place for place, undo in enumerate(undos_in_order(steps), 1)}
     lines = [f"order {for_terminal(story.order_id)}"]
     for number, step in enumerate(steps):
-        left = _box([f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in step_words(step))], gate=number > 0)
+        left = box([f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in step_words(step))], gate=number > 0)
         lines += _beside(left, _undo_box(step, places))
-    lines += _box(_ending(story), gate=True, more=False)
+    lines += box(_ending(story), gate=True, more=False)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _undo_box(step: ToldStep, places: dict[str, int]) -> list[str]:
+def _undo_box(step: StepView, places: dict[str, int]) -> list[str]:
     if step.undo is None:
         return []
     words = [f"{_UNDOS[step.undo.state]} {step.undo.name}", *(f"  {word}" for word in undo_words(step.undo))]
     if len(places) > 1:
         words[0] = f"{words[0]} ({places[step.undo.name]})"
-    return _box(words)
+    return box(words)
 
 
-def _box(words: Sequence[str], *, gate: bool = False, more: bool = True) -> list[str]:
-    """`gate`: a line comes in from above. `more`: one goes out below."""
-    lid = f"┌{'─' * _HALF}{'┴' if gate else '─'}{'─' * (_WIDTH - _HALF - 1)}┐"
-    floor = f"└{'─' * _HALF}{'┬' if more else '─'}{'─' * (_WIDTH - _HALF - 1)}┘"
-    return [lid, *(f"│{f' {word}'[:_WIDTH]:<{_WIDTH}}│" for word in words), floor]
+def box(words: Sequence[str], width: int = _WIDTH, *, gate: bool = False, more: bool = True) -> list[str]:
+    """A box around the words. `gate`: a line enters from above; `more`: a line leaves below."""
+    half = width // 2
+    lid = f"┌{'─' * half}{'┴' if gate else '─'}{'─' * (width - half - 1)}┐"
+    floor = f"└{'─' * half}{'┬' if more else '─'}{'─' * (width - half - 1)}┘"
+    return [lid, *(f"│{f' {word}'[:width]:<{width}}│" for word in words), floor]
 
 
 def _beside(left: Sequence[str], right: Sequence[str]) -> list[str]:

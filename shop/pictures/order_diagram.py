@@ -1,14 +1,14 @@
-"""One order as it went, as a Mermaid flowchart: the saga's steps downwards, the compensations beside them on the way back."""
+"""One order as it went, as a Mermaid flowchart: the steps, then the compensations that ran or are due."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from shop.pictures.order_story import OrderStory, StepState, ToldStep, ToldUndo, UndoState, tell_steps, undos_in_sequence
+from saga.definition import Kind, Saga
+from shop.pictures.order_story import OrderStory, StepState, StepView, UndoState, UndoView, step_views, undos_in_order
 from shop.pictures.words import duration, for_mermaid
-from shop.saga import Kind, Saga
 
-# Each with its own background, border and letters, so that it can be read on any page, light or dark. The contrast is 4.5 or more.
+# Each has its own background, border and text colour, readable on light and dark pages (contrast 4.5 or more).
 _CLASSES = {
     "order": "fill:#334155,stroke:#94a3b8,color:#ffffff",
     "done": "fill:#166534,stroke:#4ade80,color:#ffffff",
@@ -38,14 +38,14 @@ _UNDOS = {
 }
 _ENDS = {"completed": "done", "needs_attention": "attention", "compensated": "undo", "rejected": "failed", "out_of_stock": "failed"}
 _LINES = "#808080"
-"""Seen on white and on black."""
+"""Visible on white and on black."""
 _Edge = tuple[str, str, str]
 
 
 def order_diagram(story: OrderStory, saga: Saga) -> str:
-    """The Mermaid source, one flowchart, which ends in a line break. The same for the same story."""
-    steps = tell_steps(story, saga)
-    undos = undos_in_sequence(steps)
+    """The Mermaid text, which ends in a line break."""
+    steps = step_views(story, saga)
+    undos = undos_in_order(steps)
     names = {step.name: f"s{place}" for place, step in enumerate(steps)}
     lines = ["flowchart TD", f'    o(["{_order(story)}"]):::order']
     lines += [f'    {names[step.name]}["{_step(step)}"]:::{_step_class(step)}' for step in steps]
@@ -58,11 +58,11 @@ def order_diagram(story: OrderStory, saga: Saga) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _edges(story: OrderStory, steps: Sequence[ToldStep], undos: Sequence[str], names: dict[str, str]) -> Iterator[_Edge]:
-    """A thick arrow is the point of no return. Dotted: what did not happen, and the way back."""
+def _edges(story: OrderStory, steps: Sequence[StepView], undos: Sequence[str], names: dict[str, str]) -> Iterator[_Edge]:
+    """Thick: the pivot. Dotted: steps that were not run, and compensations."""
     previous = "o"
     last = "o"
-    """The step where the way forward ended."""
+    """The last step that was begun."""
     for step in steps:
         reached = step.state not in {StepState.SKIPPED, StepState.WAITING, StepState.ABSENT}
         pivot = step.kind == Kind.PIVOT and step.state in {StepState.DONE, StepState.UNDONE}
@@ -86,20 +86,20 @@ def _end(story: OrderStory) -> str:
     return f"{for_mermaid(story.end)}{why}<br/>{'after ' if story.outcome else 'for '}{duration(story.seconds)}"
 
 
-def _step(step: ToldStep) -> str:
+def _step(step: StepView) -> str:
     return "<br/>".join([for_mermaid(step.name), *map(for_mermaid, step_words(step))])
 
 
-def _undo(undo: ToldUndo) -> str:
+def _undo(undo: UndoView) -> str:
     return "<br/>".join([for_mermaid(undo.name), *map(for_mermaid, undo_words(undo))])
 
 
-def _step_class(step: ToldStep) -> str:
+def _step_class(step: StepView) -> str:
     return "retried" if step.state is StepState.DONE and step.retried else _STEPS[step.state]
 
 
-def step_words(step: ToldStep) -> list[str]:
-    """What became of a step, in short lines: `done, 12 ms`, `3 attempts`."""
+def step_words(step: StepView) -> list[str]:
+    """The state of a step in short lines: `done, 12 ms`, `3 attempts`."""
     words = [", ".join(part for part in (step.state, duration(step.seconds)) if part)]
     if step.error and step.state is not StepState.DONE:
         words.append(step.error.replace("_", " "))
@@ -108,8 +108,8 @@ def step_words(step: ToldStep) -> list[str]:
     return words
 
 
-def undo_words(undo: ToldUndo) -> list[str]:
-    """What became of a compensation, in short lines."""
+def undo_words(undo: UndoView) -> list[str]:
+    """The state of a compensation in short lines."""
     words = [", ".join(part for part in (undo.state, duration(undo.seconds)) if part)]
     if undo.error and undo.state is not UndoState.DONE:
         words.append(undo.error.replace("_", " "))

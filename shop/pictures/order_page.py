@@ -1,4 +1,4 @@
-"""One order as a page: how it ended, its diagram, its steps, its money, where its label and its mails are. Nothing of the customer."""
+"""One order as a page: outcome, diagram, steps, money, links to its label and mails. No customer data."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import hashlib
 import re
 from collections.abc import Iterator
 
+from saga.definition import Saga
 from shop.money import show
 from shop.notifications.maildir import find_mail
 from shop.pictures.order_diagram import order_diagram, undo_words
-from shop.pictures.order_story import MailRow, OrderStory, ToldStep, tell_steps
+from shop.pictures.order_story import MailRow, OrderStory, StepView, step_views
 from shop.pictures.papers import label_url, mail_url
 from shop.pictures.words import duration, for_markdown, markdown_table
-from shop.saga import Saga
 from shop.settings import Settings
 from shop.shipping.label import label_path
 
 _PLAIN = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+)*")
 _OTHER = re.compile(r"[^a-z0-9]+")
 KEY = "saga-"
-"""What the key of an order's page begins with."""
+"""Prefix of the key of an order's page."""
 
 
 def page_key(order_id: str) -> str:
-    """The key of the order's page: `saga-order-1001` for `ORDER-1001`. Lower case, digits and dashes; the same for the same id, and never
-    for two: of ids that are not written so, a digest is part of it."""
+    """The key of the order's page: `saga-order-1001` for `ORDER-1001`. Lower case, digits and dashes; unique to the id: the key of an id
+    with other characters contains a digest."""
     if len(order_id) <= 80 and _PLAIN.fullmatch(order_id):
         return KEY + order_id.lower()
     slug = _OTHER.sub("-", order_id.lower()).strip("-")[:60].rstrip("-")
@@ -32,7 +32,7 @@ def page_key(order_id: str) -> str:
 
 
 def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
-    """Markdown, as the Prefect UI shows it. Looks at the disk for the label and the mails, so not for an event loop."""
+    """Markdown, as the Prefect UI shows it. Blocks: looks for the label and the mails on the disk."""
     parts = [
         f"# {for_markdown(story.order_id)}: {_end(story)}",
         *_reasons(story),
@@ -50,7 +50,7 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
 
 
 def summary(story: OrderStory) -> str:
-    """One line for a list of pages."""
+    """The page in one line, for lists."""
     money = f", {show(story.amount_charged, story.currency)} charged" if story.amount_charged else ""
     back = f", {show(story.amount_refunded, story.currency)} refunded" if story.amount_refunded else ""
     risk = f", {show(story.amount_at_risk, story.currency)} at risk" if story.amount_at_risk else ""
@@ -69,11 +69,11 @@ def _reasons(story: OrderStory) -> Iterator[str]:
 
 
 def _steps(story: OrderStory, saga: Saga) -> str:
-    head = ("step", "kind", "status", "attempts", "duration", "undo")
-    return markdown_table(head, [_row(step) for step in tell_steps(story, saga)])
+    head = ("step", "kind", "status", "attempts", "duration", "compensation")
+    return markdown_table(head, [_row(step) for step in step_views(story, saga)])
 
 
-def _row(step: ToldStep) -> tuple[str, ...]:
+def _row(step: StepView) -> tuple[str, ...]:
     status = f"{step.state}: {step.error.replace('_', ' ')}" if step.error and step.state != "done" else str(step.state)
     undo = f"{step.undo.name}: {', '.join(undo_words(step.undo))}" if step.undo else ""
     return step.name, step.kind, status, str(step.attempts or ""), duration(step.seconds), undo
@@ -96,7 +96,7 @@ def _desk(story: OrderStory) -> Iterator[str]:
 
 
 def _papers(story: OrderStory, s: Settings) -> Iterator[str]:
-    """The UI makes no links of files: without a web app, where they are is said in words."""
+    """Links at the web app; without one the paths, because the UI does not link files."""
     if story.tracking_number:
         label = label_path(s.label_dir, story.order_id)
         at = f"[open it]({label_url(s.web_url, story.order_id)})" if s.web_url else f"`{label}`"

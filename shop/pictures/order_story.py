@@ -1,4 +1,4 @@
-"""What happened to one order, step by step: the saga's own table beside what the journal says."""
+"""What happened to one order, step by step: the saga's table joined with the journal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shop.database import sync_engine, transaction
-from shop.errors import OrderCancelled, OrderReturned
+from saga.database import sync_engine, transaction
+from saga.definition import Saga, Step
+from saga.errors import SagaCancelled, SagaReturned
 from shop.notifications.kinds import Kind as MailKind
-from shop.saga import Saga, Step
 from shop.settings import settings
 
-_CANCELLED = {OrderCancelled.code, OrderReturned.code}
-# One statement, so one moment. Nothing of the customer is read: of what made an order invalid only where it was, and what should be there.
+_CANCELLED = {SagaCancelled.code, SagaReturned.code}
+# One statement, so one snapshot. It reads no customer data: of the problems of an invalid order only the place and what was expected.
 _STORY = text(
     """
     SELECT o.id AS order_id, o.status, o.outcome, o.failing_step, o.currency,
@@ -66,7 +66,7 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True)
 class MailRow:
-    """A mail that is due for the order, and whether it has left."""
+    """A mail of the order, and whether it was sent."""
 
     kind: str
     sent: bool
@@ -75,7 +75,7 @@ class MailRow:
 
 @dataclass(frozen=True, slots=True)
 class DeskRow:
-    """What a person did about the order; see `shop.tables.DeskEntry`. Not their reason: that is free text, and may name the customer."""
+    """What a person did about the order; see `shop.tables.DeskEntry`. Without their reason: free text, which may name the customer."""
 
     at: str
     """Minute, UTC."""
@@ -85,12 +85,12 @@ class DeskRow:
     amount: Decimal = Decimal(0)
     reference: str | None = None
     started_by: str | None = None
-    """What the system knows of who it was."""
+    """The user as the system knows them."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrderStory:
-    """One order at one moment. Of the customer there is nothing in it."""
+    """One order at one moment, without customer data."""
 
     order_id: str
     status: str
@@ -110,40 +110,40 @@ class OrderStory:
     """From submission to its outcome, or until now."""
     takeovers: int = 0
     flow_run_id: str | None = None
-    """The run that had it last."""
+    """The run that held it last."""
     tracking_number: str | None = None
     mails: Sequence[MailRow] = ()
     desk: Sequence[DeskRow] = ()
 
     @property
     def end(self) -> str:
-        """The outcome; for an order without one, how far it is."""
+        """The outcome, or the status of an order that has none yet."""
         return self.outcome or {"received": "waiting" if not self.steps else "under way"}.get(self.status, self.status)
 
     @property
     def cancelled(self) -> bool:
-        """Whether it failed because somebody did not want it any more."""
+        """Whether somebody cancelled it."""
         return self.failure_code in _CANCELLED
 
 
 class StepState(StrEnum):
-    """What became of a step."""
+    """The state of a step."""
 
     DONE = "done"
     FAILED = "failed"
     UNDONE = "undone"
-    """Done, and taken back since."""
+    """Done, then compensated."""
     UNDER_WAY = "under way"
     WAITING = "waiting"
-    """Not yet begun."""
+    """Not begun yet."""
     SKIPPED = "skipped"
-    """Never begun, and never will be."""
+    """Never begun, and will not be."""
     ABSENT = "not in the saga then"
-    """Never begun, although a later step was: the run that had the order did not know it."""
+    """Never begun although a later step was: the run had a saga without it."""
 
 
 class UndoState(StrEnum):
-    """What became of a compensation."""
+    """The state of a compensation."""
 
     DONE = "done"
     NOTHING = "nothing to undo"
@@ -153,19 +153,19 @@ class UndoState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ToldUndo:
+class UndoView:
     name: str
     state: UndoState
     attempts: int
     seconds: float | None
     number: int
-    """Compensations ran in the sequence of these."""
+    """Compensations ran in ascending order of this."""
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ToldStep:
-    """A step of the saga, and what became of it."""
+class StepView:
+    """A step of the saga with its state."""
 
     name: str
     kind: str
@@ -173,32 +173,32 @@ class ToldStep:
     attempts: int = 0
     seconds: float | None = None
     error: str | None = None
-    undo: ToldUndo | None = None
-    """If its compensation has run, or has to."""
+    undo: UndoView | None = None
+    """Its compensation, if that has run or is due."""
 
     @property
     def retried(self) -> bool:
         return self.attempts > 1
 
 
-def tell_steps(story: OrderStory, saga: Saga) -> list[ToldStep]:
-    """Every step of the saga in its sequence, with what the journal says of it; a step that was in the saga once comes last."""
+def step_views(story: OrderStory, saga: Saga) -> list[StepView]:
+    """Every step of the saga in its sequence, then journalled steps that the saga no longer has."""
     rows = {row.step: row for row in story.steps}
     last = max((place for place, step in enumerate(saga) if step.name in rows), default=-1)
-    told = [_told(step, rows.pop(step.name, None), story, passed=place < last) for place, step in enumerate(saga)]
-    return told + [
-        ToldStep(row.step, "no longer in the saga", _state(row, story), row.attempts, row.seconds, row.error) for row in rows.values()
+    views = [_view(step, rows.pop(step.name, None), story, passed=place < last) for place, step in enumerate(saga)]
+    return views + [
+        StepView(row.step, "no longer in the saga", _state(row, story), row.attempts, row.seconds, row.error) for row in rows.values()
     ]
 
 
-def undos_in_sequence(steps: Sequence[ToldStep]) -> list[ToldUndo]:
-    """The compensations as they ran; those that are due come last, as they will run."""
+def undos_in_order(steps: Sequence[StepView]) -> list[UndoView]:
+    """The compensations in the order in which they ran, then those that are due."""
     undos = [step.undo for step in reversed(steps) if step.undo is not None]
     return sorted(undos, key=lambda undo: undo.number)
 
 
 async def read_story(order_id: str) -> OrderStory | None:
-    """None: there is no such order."""
+    """None if there is no such order."""
     async with transaction() as tx:
         return await tx.run_sync(_read, order_id)
 
@@ -220,15 +220,15 @@ def _read(connection: Connection, order_id: str) -> OrderStory | None:
     return OrderStory(**fields)
 
 
-def _told(step: Step, row: StepRow | None, story: OrderStory, *, passed: bool) -> ToldStep:
+def _view(step: Step, row: StepRow | None, story: OrderStory, *, passed: bool) -> StepView:
     if row is None:
         if passed and story.failing_step != step.name:
-            return ToldStep(step.name, step.kind, StepState.ABSENT)
+            return StepView(step.name, step.kind, StepState.ABSENT)
         failed_unwritten = story.failing_step == step.name
         skipped = story.outcome is not None or story.failing_step is not None
         state = StepState.FAILED if failed_unwritten else StepState.SKIPPED if skipped else StepState.WAITING
-        return ToldStep(step.name, step.kind, state)
-    return ToldStep(step.name, step.kind, _state(row, story), row.attempts, row.seconds, row.error, _undo(step, row, story))
+        return StepView(step.name, step.kind, state)
+    return StepView(step.name, step.kind, _state(row, story), row.attempts, row.seconds, row.error, _undo(step, row, story))
 
 
 def _state(row: StepRow, story: OrderStory) -> StepState:
@@ -239,14 +239,14 @@ def _state(row: StepRow, story: OrderStory) -> StepState:
     return StepState.UNDER_WAY
 
 
-def _undo(step: Step, row: StepRow, story: OrderStory) -> ToldUndo | None:
+def _undo(step: Step, row: StepRow, story: OrderStory) -> UndoView | None:
     ran = row.undo_status is not None
     due = row.undo_due and (story.failing_step is not None) and story.outcome != "completed"
     if step.undo is None or not (ran or due):
         return None
     name = str(getattr(step.undo, "__name__", step.name))
     last = 2**62  # due ones come after those that ran
-    return ToldUndo(name, _undo_state(row), row.undo_attempts, row.undo_seconds, row.undo_number or last, row.undo_error)
+    return UndoView(name, _undo_state(row), row.undo_attempts, row.undo_seconds, row.undo_number or last, row.undo_error)
 
 
 def _undo_state(row: StepRow) -> UndoState:

@@ -1,4 +1,4 @@
-"""Where a browser finds an order's label and mails: addresses at the web app, which asks for a key; they say nothing of the customer."""
+"""Links to an order's label and mails at the web app, which requires a key. They contain no customer data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ LABEL, MAIL = "/papers/label", "/papers/mail"
 
 
 def label_url(web_url: str, order_id: str) -> str:
-    """`web_url` is the web app's address, as people reach it."""
+    """The link to the label. `web_url` is the web app's address as browsers reach it."""
     return _url(web_url, LABEL, id=order_id)
 
 
 def mail_url(web_url: str, order_id: str, kind: str) -> str:
-    """The same for a mail of this kind."""
+    """The link to the mail of this kind."""
     return _url(web_url, MAIL, id=order_id, kind=kind)
 
 

@@ -1,4 +1,4 @@
-"""Text in pictures: durations as people say them, and what anybody may have typed, made harmless where it is shown."""
+"""Formatting for pages and diagrams: durations, and untrusted text escaped for where it is shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SHOWN = 100
 
 
 def duration(seconds: float | None) -> str:
-    """`12 ms`, `1.39 s`, `2 min 3 s`, `3 h 20 min`; empty for None. Never below nothing: clocks may have been set."""
+    """`12 ms`, `1.39 s`, `2 min 3 s`, `3 h 20 min`; empty for None, zero for a negative duration (a clock was set back)."""
     if seconds is None:
         return ""
     seconds = max(0.0, seconds)
@@ -25,29 +25,29 @@ def duration(seconds: float | None) -> str:
 
 
 def for_mermaid(text: str, most: int = _SHOWN) -> str:
-    """For a quoted label of a diagram. Letters and digits stay as they are, of any script; whatever could mean something to Mermaid, to
-    Markdown or to HTML is written as its number. One line, shortened."""
+    """Escapes text for a quoted label of Mermaid: letters and digits of any script stay, other characters become character references where
+    Mermaid, Markdown or HTML could interpret them. One line, shortened."""
     return "".join(c if c.isalnum() or c in _HARMLESS else f"#{ord(c)};" for c in _visible(text, most))
 
 
 def for_markdown(text: str, most: int = 300) -> str:
-    """For a line, or a cell of a table. What could mean something to Markdown or HTML is written as its number; no address becomes a link.
+    """Escapes text for a line or a table cell of Markdown: punctuation becomes character references, so that no address becomes a link.
     One line, shortened."""
     return "".join(c if c.isalnum() or c in " ,;'()%?" else f"&#{ord(c)};" for c in _visible(text, most))
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The cells of the rows may be anything; the head is written as it is."""
+    """A Markdown table. The cells of the rows are escaped, the head is not."""
     body = ["| " + " | ".join(for_markdown(cell) for cell in row) + " |" for row in rows]
     return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body])
 
 
 def for_terminal(text: str, most: int = _SHOWN) -> str:
-    """Without what moves a terminal's cursor or turns the direction of reading."""
+    """Removes characters that move a terminal's cursor or change the reading direction. One line, shortened."""
     return _visible(text, most)
 
 
 def _visible(text: str, most: int) -> str:
-    """Controls, and what is not seen, become blanks."""
+    """Replaces control and invisible characters by blanks."""
     line = " ".join("".join(" " if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else c for c in text[: 4 * most]).split())
     return line if len(line) <= most else line[: most - 3] + "..."

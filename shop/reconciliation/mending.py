@@ -14,33 +14,32 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop import journal, names
+from saga import journal, manual
+from saga.database import Tx, as_json, engine, transaction
+from saga.errors import StepError
+from saga.failpoints import failpoint
+from saga.journal import Record
+from saga.outcome import Compensation
+from shop import names
 from shop.customer_words import hidden
-from shop.database import Tx, as_json, engine, transaction
 from shop.desk import attention
-from shop.errors import OrderError, RefundRefused
-from shop.journal import Record
+from shop.errors import RefundRefused
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, tell
-from shop.outcomes import Outcome, Undone
+from shop.order import OrderInstance
+from shop.order_store import ORDERS
+from shop.outcomes import Outcome
 from shop.payments.charge import STEP, money_moved, refund
 from shop.payments.gateway import PaymentGateway, PaymentStatus
-from shop.points import effect
-from shop.under_way import OrderUnderWay
 
-_BEGINNING, _ENDING = effect("the commit of mending, intent"), effect("the commit of mending, result")
-_CANCELLING = effect("cancelling a payment that was left")
+_BEGINNING, _ENDING = failpoint("the commit of mending, intent"), failpoint("the commit of mending, result")
+_CANCELLING = failpoint("cancelling a payment that was left")
 _MENDING = 7_236_116
 _TAKE_TURN = text("SELECT pg_advisory_lock(:mending, hashtext(:id))")
 _GIVE_TURN = text("SELECT pg_advisory_unlock(:mending, hashtext(:id))")
 _COMPENSATION = "refund_payment"
 _UNCOMPLETED = (Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED)
 _LOCK = text("SELECT id, content, fence, outcome, undone, reasons FROM customer_order WHERE id = :id FOR UPDATE")
-# A charge that nobody journalled is journalled now.
-_BEGUN = text(
-    "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, :step, 'begun', true) "
-    "ON CONFLICT (order_id, step) DO UPDATE SET undo_due = true"
-)
 _SETTLE = text(
     "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, amount_at_risk = :at_risk, outcome = :outcome, "
     "status = :outcome, undone = CAST(:undone AS jsonb) WHERE id = :id"
@@ -116,29 +115,29 @@ async def cancel_left(order_id: str, payment_id: str, gateway: PaymentGateway) -
         await gateway.cancel(payment_id, key=names.key(order_id, f"cancel-{payment_id}"))
 
 
-async def _begin(tx: Tx, order_id: str) -> OrderUnderWay | None:
+async def _begin(tx: Tx, order_id: str) -> OrderInstance | None:
     row = (await tx.execute(_LOCK, {"id": order_id})).mappings().one_or_none()
     if row is None or row["outcome"] not in _UNCOMPLETED:
         return None
-    order = OrderUnderWay(row["id"], row["content"], row["fence"])
-    await tx.execute(_BEGUN, {"id": order_id, "step": STEP})
+    order = OrderInstance(row["id"], row["content"], row["fence"], ORDERS)
+    await tx.run_sync(manual.begin_step, ORDERS, order_id, STEP)  # a charge that is not in the journal gets there
     await journal.load(tx, [order])
     await journal.begin_undo(tx, STEP, [order])
     return order
 
 
-async def _end(order: OrderUnderWay, end: dict[str, Any] | RefundRefused, *, hold: bool = False) -> None:
+async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hold: bool = False) -> None:
     refused = isinstance(end, RefundRefused)
     async with transaction(_ENDING) as tx:
         row = (await tx.execute(_LOCK, {"id": order.id})).mappings().one()
         if row["outcome"] not in _UNCOMPLETED:
             return
-        error = end.details() if isinstance(end, OrderError) else None
+        error = end.details() if isinstance(end, StepError) else None
         result = end if isinstance(end, dict) else None
         await journal.write_undo(tx, STEP, [Record(order, STEP, "failed" if refused else "done", result=result, error=error)])
         charged, refunded, at_risk = money_moved(order)
         told = error or result or {}
-        undone = Undone(
+        undone = Compensation(
             step=STEP, compensation=_COMPENSATION, status="failed" if refused else str(told.get("compensation_status")), details=told
         )
         others = [each for each in row["undone"] if each["step"] != STEP]

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, text
 
-from shop.database import as_json, sync_engine, transaction
+from saga.database import as_json, sync_engine, transaction
+from saga.failpoints import failpoint
 from shop.desk import words
 from shop.desk.errors import NothingToAccept
-from shop.points import effect
 from shop.reconciliation.discrepancy import Discrepancy
 from shop.settings import settings
 
@@ -32,7 +32,7 @@ _REMEMBER = text(
 _KNOWN = text("SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))")
 _ACCEPT = text("UPDATE discrepancy SET accepted_at = now() WHERE order_id = :id AND accepted_at IS NULL")
 _NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, :action, :by, :started_by, :reason)""")
-_REMEMBERING, _ACCEPTING = effect("the commit of open discrepancies"), effect("the commit of accepting discrepancies")
+_REMEMBERING, _ACCEPTING = failpoint("the commit of open discrepancies"), failpoint("the commit of accepting discrepancies")
 
 
 async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> list[Discrepancy]:

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
-from shop.clock import database_time
-from shop.database import transaction
+from saga.clock import database_time
+from saga.database import transaction
 from shop.errors import BAD_ANSWER, PaymentError, PaymentGatewayError
 from shop.outcomes import Outcome
 from shop.payments.gateway import PaymentGateway

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shop.database import as_json, engine
+from saga.database import as_json, engine
 from shop.payments.gateway import Payment, PaymentGateway
 
 PAGE = 200

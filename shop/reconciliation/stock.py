@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from sqlalchemy import text
 
-from shop.database import transaction
+from saga.database import transaction
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.stock.ledger import MOVED
 from shop.stock.service_books import read_service_books

@@ -18,12 +18,14 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shop.database import as_json, sync_engine
+from saga import manual
+from saga.database import as_json, sync_engine
+from saga.failpoints import failpoint
 from shop.files import is_spelled_so
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_names
+from shop.order_store import ORDERS
 from shop.outcomes import Outcome
-from shop.points import effect
 from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
 from shop.settings import Settings, settings
 from shop.shipping.label import label_paths
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 500
 _LEFT_SECONDS = 86_400
-_FILES, _ERASING = effect("deleting customers' files"), effect("the commit of erasing customers")
+_FILES, _ERASING = failpoint("deleting customers' files"), failpoint("the commit of erasing customers")
 # Not while a person or a worker has anything to do with it, or something is still to be sent.
 _MAY_GO = """
     o.outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated') AND o.erased_at IS NULL
@@ -49,27 +51,12 @@ _NEXT = text(
     ORDER BY o.finished_at, o.id LIMIT {_AT_ONCE} FOR UPDATE OF o SKIP LOCKED
     """  # noqa: S608  (constants)
 )
-_STEPS = text(
-    "SELECT order_id, step, notes, result, error, undo_result, undo_error FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) "
-    "FOR UPDATE"
-)
 _ORDER = text(
     """
     UPDATE customer_order o SET erased_at = now(), content = r.content, failure = CASE WHEN o.failure IS NOT NULL THEN r.failure END,
         reasons = r.reasons, undone = r.undone, cancel_reason = CASE WHEN o.cancel_reason IS NOT NULL THEN :erased END,
         cancel_requested_by = CASE WHEN o.cancel_requested_by IS NOT NULL THEN :erased END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, content jsonb, failure jsonb, reasons jsonb, undone jsonb) WHERE o.id = r.id
-    """
-)
-_STEP = text(
-    """
-    UPDATE order_step s SET notes = r.notes, result = CASE WHEN s.result IS NOT NULL THEN r.result END,
-        error = CASE WHEN s.error IS NOT NULL THEN r.error END,
-        undo_result = CASE WHEN s.undo_result IS NOT NULL THEN r.undo_result END,
-        undo_error = CASE WHEN s.undo_error IS NOT NULL THEN r.undo_error END
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
-        order_id text, step text, notes jsonb, result jsonb, error jsonb, undo_result jsonb, undo_error jsonb)
-    WHERE s.order_id = r.order_id AND s.step = r.step
     """
 )
 _BESIDE = (
@@ -123,9 +110,9 @@ def erased_ones(order_ids: Iterable[str]) -> set[str]:
 
 def _erase(connection: Connection, rows: Sequence[Any]) -> None:
     ids = {"ids": [row["id"] for row in rows]}
-    steps = connection.execute(_STEPS, ids).mappings().all()
-    kept = [{**{name: scrubbed(value) for name, value in row.items()}, "order_id": row["order_id"], "step": row["step"]} for row in steps]
-    connection.execute(_STEP, {"rows": as_json(kept)})
+    entries = manual.read_entries(connection, ORDERS, ids["ids"])
+    scrubbed_entries = [{**{name: scrubbed(value) for name, value in e.items()}, "id": e["id"], "step": e["step"]} for e in entries]
+    manual.redact(connection, ORDERS, scrubbed_entries)
     orders = [
         {
             "id": row["id"],

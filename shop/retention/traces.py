@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, TextClause, text
 
-from shop.database import sync_engine
+from saga.database import sync_engine
+from saga.failpoints import failpoint
 from shop.monitoring.config import Monitoring, monitoring
-from shop.points import effect
 from shop.settings import settings
 
 _TOLD_AGAIN_HOURS = 96
 """Gateways tell an event again for three days: so long at least it is known."""
 _AT_ONCE = 5_000
-_DELETING = effect("the commit of deleting traces")
+_DELETING = failpoint("the commit of deleting traces")
 
 
 def _delete(table: str, condition: str) -> TextClause:

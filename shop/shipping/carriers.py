@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from shop.errors import CarrierMisconfigured
+from shop.order import OrderInstance
 from shop.settings import settings
 from shop.shipping.carrier import Carrier
 from shop.shipping.embedded import EmbeddedCarrier
-from shop.under_way import OrderUnderWay
 
 STEP = "fulfill_order"
 EMBEDDED = EmbeddedCarrier.name
@@ -38,13 +38,13 @@ def carrier(name: str | None = None) -> Carrier:
     return carriers[name]
 
 
-def carrier_of(order: OrderUnderWay) -> str:
+def carrier_of(order: OrderInstance) -> str:
     """Where this order's parcel is, or is going to be: settings may have changed since it was begun."""
     entry = order.journal.get(STEP)
     return str(entry.notes.get("carrier", settings().carrier)) if entry else settings().carrier
 
 
-def any_outside(orders: Iterable[OrderUnderWay]) -> bool:
+def any_outside(orders: Iterable[OrderInstance]) -> bool:
     """Whether one of the orders has its parcel at a carrier outside, or will."""
     return any(carrier_of(order) != EMBEDDED for order in orders)
 

@@ -32,7 +32,8 @@ from easypost.errors import (
     UnauthorizedError,
 )
 
-from shop.errors import CarrierMisconfigured, CarrierRefused, CarrierTimeout, CarrierUnavailable, OrderError
+from saga.errors import StepError
+from shop.errors import CarrierMisconfigured, CarrierRefused, CarrierTimeout, CarrierUnavailable
 from shop.plain import one_line
 
 T = TypeVar("T")
@@ -117,11 +118,11 @@ class EasyPostCalls:
         return await self._typed(lambda: self._fetch(url))
 
     async def _typed(self, ask: Callable[[], Awaitable[T]]) -> T:
-        failure: OrderError
+        failure: StepError
         try:
             async with self._turns, asyncio.timeout(2 * self._timeout):
                 return await ask()
-        except OrderError:
+        except StepError:
             raise
         except Exception as error:  # noqa: BLE001  (rubbish breaks the client in many ways; none of them is the order's fault)
             failure = to_error(error, self._timeout)
@@ -162,7 +163,7 @@ class EasyPostCalls:
             await self._http.aclose()
 
 
-def to_error(error: Exception, timeout: float) -> OrderError:
+def to_error(error: Exception, timeout: float) -> StepError:
     """EasyPost's errors as ours. What was sent and not clearly answered may have been done."""
     match error:
         case TimeoutError() | easypost.errors.TimeoutError() | httpx.TimeoutException():

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import text
 
+from saga.database import transaction
 from shop import names
-from shop.database import transaction
 from shop.errors import CarrierRefused
 from shop.order import Order, read_stored
 from shop.settings import Settings

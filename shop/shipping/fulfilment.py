@@ -13,10 +13,12 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from sqlalchemy import text
 
+from saga.clock import begin_of
+from saga.database import Tx
+from saga.errors import SagaCancelled, StepError
 from shop import inventory
-from shop.clock import begin_of
-from shop.database import Tx
-from shop.errors import CarrierRefused, OrderCancelled, OrderError
+from shop.errors import CarrierRefused
+from shop.order import OrderInstance
 from shop.settings import Settings, settings
 from shop.shipping import carriers, shipments
 from shop.shipping.booking import booked
@@ -27,7 +29,6 @@ from shop.shipping.label import label_path
 from shop.shipping.shipments import Leaving
 from shop.stock import saga as stock
 from shop.stock.inventories import stock_of
-from shop.under_way import OrderUnderWay
 
 STEP = carriers.STEP
 # The point of no return, against those who cancel: both write the order's row, so that one of them is first and the other sees it.
@@ -54,14 +55,14 @@ class FulfilmentResult(BaseModel):
     estimated_delivery: str
 
 
-async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, FulfilmentResult | OrderError]:
+async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, FulfilmentResult | StepError]:
     """Ships what can be shipped, and nothing that is to be cancelled. A second call for the same order finds the first one's parcel."""
     s = settings()
     embedded = EmbeddedCarrier(s)
     known = await shipments.known(tx, [order.id for order in orders])
-    results: dict[str, FulfilmentResult | OrderError] = {}
+    results: dict[str, FulfilmentResult | StepError] = {}
     outside: dict[str, Shipment] = {}
-    leaving: list[OrderUnderWay] = []
+    leaving: list[OrderInstance] = []
     for order in orders:
         try:
             parcel = _outside(order)
@@ -69,7 +70,7 @@ async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Fulfilmen
                 results[order.id] = _result(order, row, parcel, s, row.created_at)
                 continue
             if parcel is None:
-                embedded.check(order.order)
+                embedded.check(order.payload)
         except CarrierRefused as refusal:
             results[order.id] = refusal
         else:
@@ -80,10 +81,10 @@ async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Fulfilmen
     going = [order for order in leaving if order.id not in results]
     here = await inventory.ship(tx, [order.id for order in going if stock_of(order) is None])
     shipped = {order.id: here[order.id] if stock_of(order) is None else stock.taken(order) for order in going}
-    if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, OrderError)}:
+    if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, StepError)}:
         results |= lost
         await tx.execute(_STAY, {"ids": list(lost)})
-    items = {i: items for i, items in shipped.items() if not isinstance(items, OrderError)}
+    items = {i: items for i, items in shipped.items() if not isinstance(items, StepError)}
     serials = await shipments.serials(tx, len(items))
     parcels = [Leaving(serial, outside.get(i) or embedded.shipment(i, serial), items[i]) for serial, i in zip(serials, items, strict=True)]
     await shipments.enter(tx, parcels)
@@ -94,7 +95,7 @@ async def fulfil(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Fulfilmen
     return results
 
 
-def _outside(order: OrderUnderWay) -> Shipment | None:
+def _outside(order: OrderInstance) -> Shipment | None:
     """None: the embedded carrier's. An order that should have a parcel outside and has none must not leave with one of ours."""
     parcel = booked(order)
     if parcel is None and carrier_of(order) != EMBEDDED:
@@ -102,7 +103,7 @@ def _outside(order: OrderUnderWay) -> Shipment | None:
     return parcel
 
 
-async def _stopped(tx: Tx, leaving: Sequence[OrderUnderWay]) -> dict[str, OrderError]:
+async def _stopped(tx: Tx, leaving: Sequence[OrderInstance]) -> dict[str, StepError]:
     """Says of the orders that they are shipped, and returns those that somebody has asked to cancel: they are not."""
     if not leaving:
         return {}
@@ -111,10 +112,10 @@ async def _stopped(tx: Tx, leaving: Sequence[OrderUnderWay]) -> dict[str, OrderE
     if len(left) == len(ids):
         return {}
     rows = await tx.execute(_WHY_NOT, {"ids": [i for i in ids if i not in left]})
-    return {row.id: OrderCancelled(row.cancel_reason) for row in rows.all()}
+    return {row.id: SagaCancelled(row.cancel_reason) for row in rows.all()}
 
 
-def _result(order: OrderUnderWay, parcel: Any, outside: Shipment | None, s: Settings, when: datetime) -> FulfilmentResult:
+def _result(order: OrderInstance, parcel: Any, outside: Shipment | None, s: Settings, when: datetime) -> FulfilmentResult:
     """`parcel`: a shipment, or its row in our table."""
     return FulfilmentResult(
         shipment_id=outside.id if outside else f"SHP-{parcel.tracking_number}",

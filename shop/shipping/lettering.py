@@ -15,10 +15,10 @@ from importlib.resources import files
 from typing import Any
 
 import uharfbuzz as hb  # type: ignore[import-untyped]
+from anyascii import anyascii
 from bidi.algorithm import get_base_level, get_display  # type: ignore[import-untyped]
 from reportlab.pdfbase.pdfmetrics import stringWidth  # type: ignore[import-untyped]
 from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
-from text_unidecode import unidecode  # type: ignore[import-untyped]
 
 from shop.plain import one_line
 
@@ -34,10 +34,9 @@ _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 _JOINED = frozenset({"Mn", "Mc", "Me", "Cf", "Sk"})
 """Categories of characters that belong to the one before them."""
 
-
-_ALEF = frozenset("\u0627\u0623\u0625\u0622\u0671\u05d0")
-"""The table of transliterations leaves these out, and with them too much of a word."""
-_PICTURES = frozenset({"So", "Sk"})
+_ALEF = "\u0627"
+_SILENT = _JOINED | {"Lm", "So"}
+"""Categories of characters that may have no transliteration: marks, letters that only modify another one, symbols."""
 
 
 @lru_cache(maxsize=4096)
@@ -46,10 +45,12 @@ def _plain(character: str) -> str:
     try:
         character.encode("cp1252")
     except UnicodeEncodeError:
-        if character in _ALEF:
-            return "a"
-        nearest, kind = str(unidecode(character)), unicodedata.category(character)
-        return nearest if nearest or kind in _JOINED or kind in _PICTURES else "?"
+        if character == _ALEF:
+            return "a"  # anyascii leaves it out, and with it too much of a word
+        nearest, kind = anyascii(character), unicodedata.category(character)
+        if kind == "So" and nearest.startswith(":"):
+            return ""  # the name of an emoji
+        return nearest if nearest or kind in _SILENT else "?"
     return character
 
 

@@ -10,15 +10,15 @@ from typing import Literal
 from pydantic import BaseModel
 from sqlalchemy import text
 
+from saga.clock import begin_of
+from saga.database import Tx
 from shop import inventory
-from shop.clock import begin_of
-from shop.database import Tx
 from shop.notifications.kinds import Kind, crm_kind
+from shop.order import OrderInstance
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import STEP
 from shop.stock import saga as stock
 from shop.stock.inventories import stock_of
-from shop.under_way import OrderUnderWay
 
 _BACK = text(
     "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
@@ -38,7 +38,7 @@ class ReturnResult(BaseModel):
     return_timestamp: datetime | None = None
 
 
-async def take_back(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReturnResult]:
+async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReturnResult]:
     """The parcels are marked as returned and their pieces are on the shelf again; once, however often it is called."""
     ids = [order.id for order in orders]
     returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_BACK, {"ids": ids})).all()}
@@ -60,6 +60,6 @@ async def take_back(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, Return
     return results
 
 
-def _label_of(order: OrderUnderWay) -> str | None:
+def _label_of(order: OrderInstance) -> str | None:
     entry = order.journal.get(STEP)
     return entry.notes.get("label") if entry else None

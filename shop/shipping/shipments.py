@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop.database import Tx, as_json
+from saga.database import Tx, as_json
 from shop.settings import settings
 from shop.shipping.carrier import Shipment
 from shop.shipping.label import label_path

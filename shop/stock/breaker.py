@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from shop.circuit import Circuit, Tell
+from saga.circuit_breaker import Circuit, OnChange
 from shop.errors import InventoryMismatch, InventoryUnavailable
 from shop.stock.protocol import Inventory, Reservation
 
@@ -17,7 +17,7 @@ def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
 class GuardedInventory:
     """An `Inventory` that raises `InventoryUnavailable`, at once and with `retry_after`, while its circuit is open."""
 
-    def __init__(self, inner: Inventory, *, failures: int, pause_seconds: float, concurrency: int, tell: Tell) -> None:
+    def __init__(self, inner: Inventory, *, failures: int, pause_seconds: float, concurrency: int, tell: OnChange) -> None:
         """`failures` in a row open the circuit; `pause_seconds` later one call tries it. `concurrency`: calls at once."""
         self.inner = inner
         self._circuit = Circuit(
@@ -26,7 +26,7 @@ class GuardedInventory:
             concurrency=concurrency,
             is_failure=is_failure,
             unavailable=_unavailable,
-            tell=tell,
+            on_change=tell,
         )
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:

@@ -1,7 +1,7 @@
 """The SQL inventory as an `Inventory`: each operation is a transaction of its own.
 
 The saga does not come through here: with the embedded stock its steps use the same statements (`shop.inventory`) in the transaction that
-journals them. This is what `deployments.inventory_service` serves. Its orders have no leases here, and so it takes one request for an order
+journals them. This is what `order-saga inventory-service` serves. Its orders have no leases here, and so it takes one request for an order
 at a time.
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from sqlalchemy import text
 
+from saga.connections import answered_within
+from saga.database import Tx, new_async_engine
 from shop import inventory
-from shop.connections import answered_within
-from shop.database import Tx, new_async_engine
 from shop.errors import InventoryRefused, ReservationLost
 from shop.settings import Settings
 from shop.stock.ledger import HELD, SHIPPED_FOR, STOCK, Holding, ProductStock, read_holdings, read_stock

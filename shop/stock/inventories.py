@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from weakref import WeakKeyDictionary
 
 from shop.inventory import STEP
+from shop.order import OrderInstance
 from shop.settings import settings
 from shop.stock.breaker import GuardedInventory
 from shop.stock.protocol import Inventory, own_order_id
 from shop.stock.service_client import ServiceInventory
-from shop.under_way import OrderUnderWay
 
 NOTE = "inventory"
 """In the notes of `check_inventory`: the address of the service that the order's stock is at. Written before anything is sent there."""
@@ -43,30 +43,30 @@ def inventory_at(url: str) -> Inventory:
     return services[url]
 
 
-def stock_of(order: OrderUnderWay) -> str | None:
+def stock_of(order: OrderInstance) -> str | None:
     """The address of the service that this order's stock was asked of; None: the embedded stock's. Settings may have changed since then."""
     entry = order.journal.get(STEP)
     return entry.notes.get(NOTE) if entry else None
 
 
-def name_at_service(order: OrderUnderWay) -> str:
+def name_at_service(order: OrderInstance) -> str:
     """What this order is called at its service."""
     entry = order.journal.get(STEP)
     mark = entry.notes.get(MARK) if entry else None
     return own_order_id(mark, order.id) if mark else order.id
 
 
-def is_marked(order: OrderUnderWay) -> bool:
+def is_marked(order: OrderInstance) -> bool:
     """Whether its name at the service is ours alone."""
     return name_at_service(order) != order.id
 
 
-def to_ask(order: OrderUnderWay) -> str | None:
+def to_ask(order: OrderInstance) -> str | None:
     """Where the order's stock is to be reserved: where it was begun, else where the settings say."""
     return stock_of(order) or settings().inventory_service_url
 
 
-def any_outside(orders: Iterable[OrderUnderWay]) -> bool:
+def any_outside(orders: Iterable[OrderInstance]) -> bool:
     """Whether one of the orders has its stock at a service."""
     return any(stock_of(order) is not None for order in orders)
 

@@ -13,177 +13,177 @@ from __future__ import annotations
 
 from typing import Any
 
+from saga.checkpoint import checkpoint
+from saga.clock import database_time
+from saga.failpoints import failpoint
 from shop import inventory
-from shop.clock import database_time
 from shop.errors import InventoryMismatch, InventoryUnavailable, OutOfStock, ReservationLost
 from shop.installation import installation_id
 from shop.inventory import ReleaseResult
-from shop.notes import note
-from shop.points import effect
+from shop.order import OrderInstance
 from shop.settings import settings
 from shop.shipping.carriers import STEP as SHIPPING
 from shop.stock.inventories import MARK, NOTE, inventory_at, is_marked, name_at_service, stock_of, to_ask
 from shop.stock.protocol import Inventory, Reservation, State
-from shop.under_way import OrderUnderWay
 
 _RESERVING, _RELEASING, _COMMITTING, _PUTTING_BACK = (
-    effect(f"{what} at the inventory service") for what in ("reserving", "releasing", "committing", "putting back")
+    failpoint(f"{what} at the inventory service") for what in ("reserving", "releasing", "committing", "putting back")
 )
 _RETRIES, _AWAY_SECONDS = 3, 15.0
 """After so many tries that failed, an order is put off for so long."""
 _RELEASED, _TAKEN, _BACK = "released", "taken", "put_back"
 
 
-async def reserve(under_way: OrderUnderWay) -> dict[str, Any]:
+async def reserve(instance: OrderInstance) -> dict[str, Any]:
     """Holds the order's items at the service that it belongs to. Raises what `Inventory.reserve` raises."""
-    if (url := to_ask(under_way)) is None:
+    if (url := to_ask(instance)) is None:
         return {}
-    at, entry = inventory_at(url), under_way.journal[inventory.STEP]
+    at, entry = inventory_at(url), instance.journal[inventory.STEP]
     if entry.notes.get(NOTE) is None:
         # Whoever undoes this must know where to ask, and under which name.
-        await note(under_way, inventory.STEP, **{NOTE: url, MARK: await installation_id()})
-    elif entry.attempts > 1 and (found := await at.get(name_at_service(under_way))) is not None and _has_all(found, under_way):
+        await checkpoint(instance, inventory.STEP, **{NOTE: url, MARK: await installation_id()})
+    elif entry.attempts > 1 and (found := await at.get(name_at_service(instance))) is not None and _has_all(found, instance):
         return {}
-    await _reserve(under_way, at)
+    await _reserve(instance, at)
     return {}
 
 
-async def release(under_way: OrderUnderWay) -> dict[str, Any]:
+async def release(instance: OrderInstance) -> dict[str, Any]:
     """The order is over at its service: what it held there is given back, which is then also in the notes."""
-    if (url := stock_of(under_way)) is None:
+    if (url := stock_of(instance)) is None:
         return {}
     at, items = inventory_at(url), dict[str, int]()
-    if await _is_ours(under_way, at):
+    if await _is_ours(instance, at):
         with _RELEASING:
-            ended = _checked(under_way, await at.release(name_at_service(under_way)))
-        shipping = under_way.journal.get(SHIPPING)
+            ended = _checked(instance, await at.release(name_at_service(instance)))
+        shipping = instance.journal.get(SHIPPING)
         if ended.state is State.SHIPPED and (shipping is None or not shipping.undo_due):
             raise InventoryMismatch("a reservation that is shipped, of an order that is not")
         items = ended.items if ended.state is State.RELEASED else {}
-    await note(under_way, inventory.STEP, **{_RELEASED: items})
+    await checkpoint(instance, inventory.STEP, **{_RELEASED: items})
     return {}
 
 
-async def commit(under_way: OrderUnderWay) -> dict[str, Any]:
+async def commit(instance: OrderInstance) -> dict[str, Any]:
     """The order's pieces leave the service's shelf. What ran out is reserved anew, if it is still there.
 
     Raises `ReservationLost`, and what else an `Inventory` raises.
     """
-    if (url := stock_of(under_way)) is None:
+    if (url := stock_of(instance)) is None:
         return {}
-    at, entry = inventory_at(url), under_way.journal[SHIPPING]
+    at, entry = inventory_at(url), instance.journal[SHIPPING]
     try:
-        if not await _is_ours(under_way, at):
+        if not await _is_ours(instance, at):
             raise ReservationLost("another shop holds something at the inventory service under this order's id")
-        if entry.attempts > 1 and (found := await at.get(name_at_service(under_way))) is not None:
-            _checked(under_way, found)
-        await _commit(under_way, at)  # again, also if it seems done: it finds what the first one did
+        if entry.attempts > 1 and (found := await at.get(name_at_service(instance))) is not None:
+            _checked(instance, found)
+        await _commit(instance, at)  # again, also if it seems done: it finds what the first one did
     except InventoryUnavailable as away:
-        await _wait_for(under_way, away)
+        await _wait_for(instance, away)
         raise
-    await note(under_way, SHIPPING, **{_TAKEN: True})
+    await checkpoint(instance, SHIPPING, **{_TAKEN: True})
     return {}
 
 
-async def put_back(under_way: OrderUnderWay) -> dict[str, Any]:
+async def put_back(instance: OrderInstance) -> dict[str, Any]:
     """Takes back what was committed for the order, if anything was; from here on nothing can be."""
-    if (url := stock_of(under_way)) is None:
+    if (url := stock_of(instance)) is None:
         return {}
     at, items = inventory_at(url), dict[str, int]()
-    if await _is_ours(under_way, at):
+    if await _is_ours(instance, at):
         with _PUTTING_BACK:
-            ended = _checked(under_way, await at.put_back(name_at_service(under_way)))
+            ended = _checked(instance, await at.put_back(name_at_service(instance)))
         if ended.state is State.RETURNED and not ended.items:
             raise InventoryMismatch("that nothing came back to putting something back")
-        if ended.state is not State.RETURNED and under_way.journal[SHIPPING].notes.get(_TAKEN):
+        if ended.state is not State.RETURNED and instance.journal[SHIPPING].notes.get(_TAKEN):
             raise InventoryMismatch(f"a reservation that is {ended.state}, and was shipped before")
         items = ended.items if ended.state is State.RETURNED else {}
-    await note(under_way, SHIPPING, **{_TAKEN: False, _BACK: items})
+    await checkpoint(instance, SHIPPING, **{_TAKEN: False, _BACK: items})
     return {}
 
 
-async def keep(under_way: OrderUnderWay, seconds: float) -> None:
+async def keep(instance: OrderInstance, seconds: float) -> None:
     """What the order holds at its service does not run out for so long, and `RESERVATION_MINUTES` more. Raises as an `Inventory`."""
-    if (url := stock_of(under_way)) is not None:
-        await inventory_at(url).keep(name_at_service(under_way), seconds=seconds + _minutes())
+    if (url := stock_of(instance)) is not None:
+        await inventory_at(url).keep(name_at_service(instance), seconds=seconds + _minutes())
 
 
-def taken(under_way: OrderUnderWay) -> dict[str, int]:
+def taken(instance: OrderInstance) -> dict[str, int]:
     """What `commit` had leave the service's shelf for the order. An order that should have been and was not must not ship."""
-    entry = under_way.journal.get(SHIPPING)
+    entry = instance.journal.get(SHIPPING)
     if entry is None or not entry.notes.get(_TAKEN):
         raise RuntimeError("stock at an inventory service has to be committed there before its order is shipped")
-    return under_way.order.wanted
+    return instance.payload.wanted
 
 
-def was_put_back(under_way: OrderUnderWay) -> dict[str, int]:
+def was_put_back(instance: OrderInstance) -> dict[str, int]:
     """What `put_back` had come back to the service's shelf."""
-    entry = under_way.journal.get(SHIPPING)
+    entry = instance.journal.get(SHIPPING)
     return dict(entry.notes.get(_BACK) or {}) if entry else {}
 
 
-def released(under_way: OrderUnderWay) -> ReleaseResult:
+def released(instance: OrderInstance) -> ReleaseResult:
     """What `release` has done, as the journal has it."""
-    entry = under_way.journal.get(inventory.STEP)
-    return inventory.release_result(under_way.id, dict(entry.notes.get(_RELEASED) or {}) if entry else {})
+    entry = instance.journal.get(inventory.STEP)
+    return inventory.release_result(instance.id, dict(entry.notes.get(_RELEASED) or {}) if entry else {})
 
 
-async def _is_ours(under_way: OrderUnderWay, at: Inventory) -> bool:
+async def _is_ours(instance: OrderInstance, at: Inventory) -> bool:
     """An earlier version called orders by their own ids alone, as other shops at the same service may have done: what is there under such
     a name is ours only if its items are."""
-    if is_marked(under_way):
+    if is_marked(instance):
         return True
-    found = await at.get(under_way.id)
-    return found is None or not found.items or found.items == under_way.order.wanted
+    found = await at.get(instance.id)
+    return found is None or not found.items or found.items == instance.payload.wanted
 
 
-async def _wait_for(under_way: OrderUnderWay, away: InventoryUnavailable) -> None:
+async def _wait_for(instance: OrderInstance, away: InventoryUnavailable) -> None:
     """A service that fails is no reason to undo an order that is paid: it is put off, as long as stock is reserved for
     one. An answer that is wrong does not become right by waiting."""
-    entry = under_way.journal[SHIPPING]
+    entry = instance.journal[SHIPPING]
     if isinstance(away, InventoryMismatch) or entry.attempts <= _RETRIES or away.retry_after is not None:
         return
     now = (await database_time()).timestamp()
     since = float(entry.notes.get("stock_away_since") or now)
     if since == now:
-        await note(under_way, SHIPPING, stock_away_since=now)
+        await checkpoint(instance, SHIPPING, stock_away_since=now)
     if now - since < _minutes():
         away.retry_after = _AWAY_SECONDS
 
 
-async def _commit(under_way: OrderUnderWay, at: Inventory) -> None:
+async def _commit(instance: OrderInstance, at: Inventory) -> None:
     try:
-        await _commit_once(under_way, at)
+        await _commit_once(instance, at)
     except ReservationLost as lost:
         # Perhaps it only ran out, while the order was put off. One that is over is refused again.
         try:
-            await _reserve(under_way, at)
+            await _reserve(instance, at)
         except (OutOfStock, ReservationLost):
             raise lost from None
-        await _commit_once(under_way, at)
+        await _commit_once(instance, at)
 
 
-async def _commit_once(under_way: OrderUnderWay, at: Inventory) -> None:
+async def _commit_once(instance: OrderInstance, at: Inventory) -> None:
     with _COMMITTING:
-        committed = await at.commit(name_at_service(under_way))
-    if committed.items != under_way.order.wanted:
+        committed = await at.commit(name_at_service(instance))
+    if committed.items != instance.payload.wanted:
         raise InventoryMismatch("other items than the order's to a commitment")
 
 
-async def _reserve(under_way: OrderUnderWay, at: Inventory) -> Reservation:
+async def _reserve(instance: OrderInstance, at: Inventory) -> Reservation:
     with _RESERVING:
-        return await at.reserve(name_at_service(under_way), under_way.order.wanted, seconds=_minutes())
+        return await at.reserve(name_at_service(instance), instance.payload.wanted, seconds=_minutes())
 
 
-def _checked(under_way: OrderUnderWay, found: Reservation) -> Reservation:
+def _checked(instance: OrderInstance, found: Reservation) -> Reservation:
     """The reservation, if it has the order's items, or none; else raises `InventoryMismatch`."""
-    if found.items and found.items != under_way.order.wanted:
+    if found.items and found.items != instance.payload.wanted:
         raise InventoryMismatch("a reservation of other items than the order's")
     return found
 
 
-def _has_all(found: Reservation, under_way: OrderUnderWay) -> bool:
-    return found.state is State.HELD and found.items == under_way.order.wanted
+def _has_all(found: Reservation, instance: OrderInstance) -> bool:
+    return found.state is State.HELD and found.items == instance.payload.wanted
 
 
 def _minutes() -> float:

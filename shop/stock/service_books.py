@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection, text
 
-from shop.database import transaction
-from shop.errors import OrderError
+from saga.database import transaction
+from saga.errors import StepError
 from shop.installation import read_installation_id
 from shop.settings import settings
 from shop.stock.inventories import service
@@ -126,7 +126,7 @@ async def _ask(url: str, installations: set[str]) -> ServiceBook:
         told = {each: await at.shipped(each) for each in (None, *sorted(installations))}
         known = {each: pieces for each, pieces in told.items() if pieces is not None}
         book.shipped = known if len(known) == len(told) else None
-    except OrderError as error:
+    except StepError as error:
         book.problem = str(error)
     finally:
         await at.aclose()

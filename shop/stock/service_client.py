@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from saga.errors import StepError
 from shop import names
 from shop.errors import (
     InventoryMisconfigured,
@@ -23,7 +24,6 @@ from shop.errors import (
     InventoryRefused,
     InventoryTimeout,
     InventoryUnavailable,
-    OrderError,
     OutOfStock,
     ReservationLost,
     Shortage,
@@ -159,13 +159,13 @@ class ServiceInventory:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> T:
-        failure: OrderError
+        failure: StepError
         request: httpx.Request | None = None
         try:
             request = self._client.build_request(method, self.url + path, json=body, params=query, headers=headers)
             async with self._turns, asyncio.timeout(self._timeout), aclosing(await self._client.send(request, stream=True)) as response:
                 content = await _whole(response)
-        except OrderError:
+        except StepError:
             raise
         except (httpx.ConnectError, httpx.ConnectTimeout):
             failure = _Unsent("the inventory service cannot be reached")
@@ -214,7 +214,7 @@ def _read(shape: TypeAdapter[T], response: httpx.Response, content: bytes) -> T:
     raise InventoryUnavailable("the inventory service's answer makes no sense")  # outside: the error has the answer in it
 
 
-def _refusal(response: httpx.Response, content: bytes) -> OrderError:
+def _refusal(response: httpx.Response, content: bytes) -> StepError:
     status, problem = response.status_code, _problem(response, content)
     kind = problem.type if problem else ""
     match status, kind:

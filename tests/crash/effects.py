@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeGuard
 
 HOME = Path(__file__).resolve().parents[2]
-_FOLDERS = ("shop", "tasks", "flows")
-_MAKES_THEM = HOME / "shop" / "points.py"
+_FOLDERS = ("saga", "shop", "tasks", "flows")
+_MAKES_THEM = HOME / "saga" / "failpoints.py"
 _BY_TASK = "recording"
 """What names the record of a step by its task."""
 
@@ -44,7 +44,7 @@ def names_in(code: str, file: str = "") -> Iterator[str]:
 
 def _is_effect(node: ast.AST) -> TypeGuard[ast.Call]:
     match node:
-        case ast.Call(func=ast.Name(id="effect" | "Effect") | ast.Attribute(attr="effect" | "Effect")):
+        case ast.Call(func=ast.Name(id="failpoint" | "Failpoint") | ast.Attribute(attr="failpoint" | "Failpoint")):
             return True
         case _:
             return False

@@ -18,8 +18,9 @@ from flows.reconcile_payments import reconcile_payments
 from flows.recover_orders import recover_orders
 from flows.resolve_order import resolve_order
 from flows.retry_compensations import retry_compensations
-from shop import intake, points
-from shop.database import transaction
+from saga import failpoints
+from saga.database import transaction
+from shop import intake
 from shop.desk.cancel import ask_to_cancel, ask_to_cancel_sync
 from shop.desk.resolution import Resolution
 from shop.payment_events import inbox
@@ -117,7 +118,7 @@ async def walk(
             await _pay_again(orders[0])
         if lane == "accept":
             await _pay_for_nothing(orders[0])
-    points.watch(_Watcher(kill_at, fail_at, passed, orders[0]["id"] if lane == "cancelled" else None))
+    failpoints.watch(_Watcher(kill_at, fail_at, passed, orders[0]["id"] if lane == "cancelled" else None))
     if lane == "cancelled":
         await process_order(orders[0], return_state=True)
     elif lane in AFTERWARDS:
@@ -135,4 +136,4 @@ async def walk(
 
 async def declared() -> list[str]:
     """Every point that the code declares."""
-    return list(points.declared())
+    return list(failpoints.declared())

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shop.errors import PaymentGatewayError, PaymentGatewayTimeout, StepTimeout
+from saga.errors import StepTimeout
+from shop.errors import PaymentGatewayError, PaymentGatewayTimeout
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
 from shop.outcomes import Outcome

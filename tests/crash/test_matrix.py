@@ -20,11 +20,11 @@ Passed = tuple[Way, Sequence[str]]
 _FAIR = 0.35
 """Of what two share, each has so much at least."""
 _ASIDE = {
-    # Alerts look at orders, and change none.
+    # Alerts read orders, and change none.
     "the commit of alerts",
     "the commit of claiming notices of alerts",
-    "the commit of notices of alerts told",
-    "writing a mail about an alert",
+    "the commit of delivered notices of alerts",
+    "sending an alert",
     # What retention deletes has ended long ago; an order that is open is not touched.
     "the commit of deleting traces",
     "the commit of erasing customers",

@@ -9,15 +9,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.stack.deploy import Deployments, ensure_payment_limit, ensure_work_pool
+from deployments.setup.server import ensure_payment_limit, ensure_work_pool
+from deployments.stack.deploy import Deployments
 from deployments.stack.environment import environment
 from deployments.stack.files import tail
 from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.sandbox import Sandbox
 from deployments.stack.worker import Worker
+from saga.database import close_engine, sync_engine
 from shop.catalogue import load_sample_catalogue
-from shop.database import close_engine, sync_engine
 from shop.migrate import upgrade
 from shop.payments.gateways import close_gateway
 from tests.conftest import own_port

@@ -33,7 +33,7 @@ from tests.integration.world import World, an_order
 from tests.waiting import until
 
 PRICE = Decimal("9.99")
-Lane = Callable[[list[dict[str, Any]]], Awaitable[None]]
+BatchRunner = Callable[[list[dict[str, Any]]], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ CHARGING = [fault for fault in Fault if fault not in {Fault.PROCESSING, Fault.ST
 
 @LANES
 @FORGETFUL
-async def test_each_fault_while_charging(trouble: World, unique: str, lane: Lane, forget_keys: bool) -> None:
+async def test_each_fault_while_charging(trouble: World, unique: str, lane: BatchRunner, forget_keys: bool) -> None:
     """Each fault on each of the two moves, each twice, and each order is charged once."""
     rules, orders = [], []
     for fault in CHARGING:
@@ -125,7 +125,7 @@ async def test_each_fault_while_charging(trouble: World, unique: str, lane: Lane
 
 @LANES
 @FORGETFUL
-async def test_what_takes_effect_late(trouble: World, unique: str, lane: Lane, forget_keys: bool) -> None:
+async def test_what_takes_effect_late(trouble: World, unique: str, lane: BatchRunner, forget_keys: bool) -> None:
     """After the client gave up, or long after it was accepted, while duplicates are refused."""
     late_create, late_charge, in_progress = (f"{name}-{unique}" for name in ("LATE-CREATE", "LATE-CHARGE", "IN-PROGRESS"))
     trouble.misbehave(
@@ -142,7 +142,7 @@ async def test_what_takes_effect_late(trouble: World, unique: str, lane: Lane, f
 
 
 @LANES
-async def test_a_success_that_shows_up_after_the_order_was_given_up_is_refunded(trouble: World, unique: str, lane: Lane) -> None:
+async def test_a_success_that_shows_up_after_the_order_was_given_up_is_refunded(trouble: World, unique: str, lane: BatchRunner) -> None:
     """All retries are over; the compensation waits until the gateway lets go of the payment."""
     order_id = f"TOO-LATE-{unique}"
     trouble.misbehave(faults=[{"fault": Fault.PROCESSING, "move": Move.CONFIRM, "order_id": order_id, "times": 1, "ms": 14_000}])
@@ -154,7 +154,7 @@ async def test_a_success_that_shows_up_after_the_order_was_given_up_is_refunded(
 
 
 @LANES
-async def test_one_order_that_never_gets_through_is_undone_and_the_others_complete(trouble: World, unique: str, lane: Lane) -> None:
+async def test_one_order_that_never_gets_through_is_undone_and_the_others_complete(trouble: World, unique: str, lane: BatchRunner) -> None:
     """The gateway answers everybody else, so it is not the gateway: nothing is put off for ever."""
     stuck, others = f"STUCK-{unique}", [f"FINE-{unique}-{i}" for i in range(9)]
     trouble.misbehave(faults=[{"fault": Fault.ERROR_500, "move": Move.CONFIRM, "order_id": stuck}])
@@ -167,7 +167,7 @@ async def test_one_order_that_never_gets_through_is_undone_and_the_others_comple
 
 @LANES
 @FORGETFUL
-async def test_each_fault_while_refunding(trouble: World, unique: str, lane: Lane, forget_keys: bool) -> None:
+async def test_each_fault_while_refunding(trouble: World, unique: str, lane: BatchRunner, forget_keys: bool) -> None:
     rules, orders = [], []
     for fault in REFUNDING:
         for move in (Move.FIND, Move.REFUND):
@@ -252,11 +252,11 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble
         await until(some_are_charged, 30, "the first charges")
         kill(sandbox)
 
-        async def put_off() -> bool:
+        async def postpone() -> bool:
             rows = trouble.sql("SELECT count(*) FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL AND not_before > now()")
             return bool(rows[0][0])
 
-        await until(put_off, 30, "orders to be put off")
+        await until(postpone, 30, "orders to be put off")
 
         more = [f"MEANWHILE-{unique}-{i}" for i in range(5)]
         others = {f"BAD-{unique}": Outcome.REJECTED, f"SHORT-{unique}": Outcome.OUT_OF_STOCK}
@@ -283,11 +283,11 @@ async def test_an_own_run_waits_for_a_gateway_that_is_away(trouble: World, sandb
     order_id = f"PATIENT-{unique}"
     run = asyncio.create_task(process_order(order(order_id), return_state=True))
 
-    async def put_off() -> bool:
+    async def postpone() -> bool:
         rows = trouble.sql("SELECT 1 FROM customer_order WHERE id = :id AND not_before IS NOT NULL AND outcome IS NULL", id=order_id)
         return bool(rows)
 
-    await until(put_off, 40, "the order to be put off")
+    await until(postpone, 40, "the order to be put off")
     assert not run.done()
     sandbox.start()
     state = await run
@@ -306,11 +306,11 @@ async def test_a_refund_waits_for_a_gateway_that_is_away(trouble: World, sandbox
     intake.submit([order(order_id, country="AQ") for order_id in ids])
     async with draining():
 
-        async def put_off() -> bool:
+        async def postpone() -> bool:
             rows = trouble.sql("SELECT count(*) FROM customer_order WHERE failure IS NOT NULL AND lease_id IS NULL AND not_before > now()")
             return bool(rows[0][0])
 
-        await until(put_off, 60, "their undoing to be put off")
+        await until(postpone, 60, "their undoing to be put off")
         assert {end.outcome for end in report.read(ids).values()} <= {None, Outcome.COMPENSATED}
         trouble.misbehave(faults=[])
         await all_ended(ids, 60)

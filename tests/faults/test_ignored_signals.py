@@ -20,10 +20,10 @@ from tests.integration.world import World
 from tests.waiting import until
 
 _PROGRAMS = {
-    "worker": (["-m", "deployments.worker", "--name", "in-the-background"], "started!", GRACE_SECONDS + 10),
-    "web app": (["-m", "deployments.webhooks", "--port", "0"], "http://", 10),
-    "inventory service": (["-m", "deployments.inventory_service", "--port", "0"], "http://", 10),
-    "sandbox": (["-m", "shop.payments.sandbox", "--port", "0"], "http://", 10),
+    "worker": (["-m", "deployments.cli", "worker", "--name", "in-the-background"], "started!", GRACE_SECONDS + 10),
+    "web app": (["-m", "deployments.cli", "web", "--port", "0"], "http://", 10),
+    "inventory service": (["-m", "deployments.cli", "inventory-service", "--port", "0"], "http://", 10),
+    "sandbox": (["-m", "deployments.cli", "sandbox", "--port", "0"], "http://", 10),
 }
 
 

@@ -121,9 +121,9 @@ async def test_orders_are_claimed_soon_after_the_last_kill(
 
 async def test_a_lock_holder_that_does_nothing_is_no_consumer(deployed: World, prompt_worker: Worker, unique: str) -> None:
     """Somebody holds the consumers' lock and claims nothing. Whoever submits finds the lock and starts nobody; the worker does."""
-    from shop.signals import WAITING, listening
+    from saga.wakeup import WAITING, listening
 
-    async with listening(WAITING, draining=True):
+    async with listening(WAITING, consuming=True):
         order = order_of("good", unique)
         submit_orders([order])
         assert await asyncio.to_thread(wake_pending_lane)

@@ -19,9 +19,9 @@ import pytest
 
 from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
+from saga.database import sync_engine
 from shop import intake, report
 from shop.catalogue import load_sample_catalogue
-from shop.database import sync_engine
 from shop.desk.cancel import ask_to_cancel_sync
 from shop.installation import read_installation_id
 from shop.notifications.crm import webhook
@@ -71,13 +71,13 @@ class Pause:
 
 WAITING = Pause("while it waits for the gateway, which has charged", None)
 PAUSES = [
-    Pause("between the claim and the first write", "tasks.step:run_in_database:before"),
+    Pause("between the claim and the first write", "saga.prefect.steps:run_in_database:before"),
     Pause("before the payment is created", f"{CLIENT}.create:before"),
     Pause("before its id is journalled", f"{CLIENT}.create:after"),
     Pause("before the charge", f"{CLIENT}.confirm:before"),
     WAITING,
     Pause("before the charge is journalled", f"{CLIENT}.confirm:after"),
-    Pause("before the outcome", "flows.process_order:finish:before"),
+    Pause("before the outcome", "saga.prefect.run:finish:before"),
     Pause("before the refund", f"{CLIENT}.refund:before", "unshippable"),
     Pause("before the refund is journalled", f"{CLIENT}.refund:after", "unshippable"),
     Pause("in the transaction that reserves", "shop.inventory:reserve:after", locks=True),

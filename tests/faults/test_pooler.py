@@ -51,7 +51,7 @@ async def test_orders_reach_their_right_outcomes_behind_a_pooler_in_transaction_
     assert_right(frail, orders)
     assert_mails(frail, orders)
     said = "\n".join(process.log.read_text() for process in (*drains, *runs))
-    for error in ("DuplicatePreparedStatement", "InvalidSqlStatementName", "StepBroken", "nobody foresaw"):
+    for error in ("DuplicatePreparedStatement", "InvalidSqlStatementName", "StepBroken", "failed unexpectedly"):
         assert error not in said
 
 
@@ -80,7 +80,7 @@ async def finding(url: str) -> Finding:
 
 def check(url: str) -> subprocess.CompletedProcess[str]:
     with environment({"DATABASE_URL": url}):
-        command = [sys.executable, "-m", "deployments.check"]
+        command = [sys.executable, "-m", "deployments.cli", "check"]
         return subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False, timeout=120)
 
 

@@ -111,12 +111,12 @@ async def test_the_server_goes_away_in_the_middle(
     drains = [nursery.drain(20, batch_size=8, env=ENV) for _ in range(2)]
     own_runs = [nursery.order(order, env=ENV) for order in (a, b)]
 
-    async def under_way() -> bool:
+    async def instance() -> bool:
         taken = {row.id for row in deployed.sql("SELECT id FROM customer_order WHERE fence > 0")}
         return {a["id"], b["id"]} <= taken and len(taken) > 10 and not all_ended(deployed)
 
     try:
-        await until(under_way, 60, "everybody to be at work")
+        await until(instance, 60, "everybody to be at work")
         if how == "killed":
             kill(frail_prefect)
         else:

@@ -27,7 +27,7 @@ from tests.waiting import PATIENCE
 
 # Takeovers because of the database do not count: were they counted, the third time would undo orders.
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "2"}
-_AWAY = "the database is away"
+_AWAY = "the database is unavailable"
 
 
 def alter(server: EmbeddedPostgres, command: str) -> None:

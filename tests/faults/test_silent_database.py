@@ -12,19 +12,19 @@ from typing import Any
 import httpx
 import pytest
 
-import shop.database
+import saga.database
 import shop.intake
 from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.saga import ORDER_SAGA
+from saga.connections import LimitedAsyncConnection
+from saga.database import is_database_error, sync_engine, transaction
+from saga.wakeup import FINISHED, listening
 from shop import intake
-from shop.connections import LimitedAsyncConnection
-from shop.database import is_database_trouble, sync_engine, transaction
 from shop.outcomes import Outcome
 from shop.settings import settings
-from shop.signals import FINISHED, listening
 from shop.stock.embedded import EmbeddedInventory
 from tests.faults.silence import silent
 from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of
@@ -77,7 +77,7 @@ async def test_transactions_end_in_time_and_so_do_cancelled_ones(frail: World, f
             with pytest.raises(Exception) as failed:  # noqa: PT011  (which of them, SQLAlchemy decides)
                 async with transaction(seconds=1) as tx:
                     await tx.exec_driver_sql("SELECT 1")
-            assert is_database_trouble(failed.value)
+            assert is_database_error(failed.value)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1), transaction() as tx:
                 await tx.exec_driver_sql("SELECT 1")
@@ -86,7 +86,7 @@ async def test_transactions_end_in_time_and_so_do_cancelled_ones(frail: World, f
     with pytest.raises(Exception) as failed:  # noqa: PT011
         async with transaction(seconds=0.5) as tx:
             await tx.exec_driver_sql("LOCK TABLE product; SELECT pg_sleep(600)")
-    assert is_database_trouble(failed.value)
+    assert is_database_error(failed.value)
     async with transaction(seconds=10) as tx:
         await tx.exec_driver_sql("LOCK TABLE product")
 
@@ -98,7 +98,7 @@ def test_submitting_ends_in_time(frail: World, frail_postgres: EmbeddedPostgres,
     asked = time.monotonic()
     with silent(frail_postgres), pytest.raises(Exception) as failed:  # noqa: PT011
         intake.submit([order])
-    assert is_database_trouble(failed.value)
+    assert is_database_error(failed.value)
     assert time.monotonic() - asked < _LIMIT_SECONDS
     assert [receipt.status for receipt in intake.submit([order])] == ["accepted"]
 
@@ -116,7 +116,7 @@ async def test_the_inventory_service_s_operations_end_in_time(
             for ask in (lambda: inventory.reserve(unique, {PRODUCT: 1}, seconds=60), lambda: inventory.get(unique)):
                 with pytest.raises(Exception) as failed:  # noqa: PT011
                     await ask()
-                assert is_database_trouble(failed.value)
+                assert is_database_error(failed.value)
         assert time.monotonic() - asked < 2 * _LIMIT_SECONDS
         await inventory.reserve(unique, {PRODUCT: 1}, seconds=60)
         assert frail.stock(PRODUCT) == (before[0], before[1] + 1)
@@ -136,8 +136,8 @@ async def test_a_listener_makes_another_connection(frail: World, frail_postgres:
         return int(repr(tries)[6:-1]) > 1
 
     monkeypatch.setattr(LimitedAsyncConnection, "connect", counted)
-    monkeypatch.setattr("shop.signals._QUIET_SECONDS", 0.2)
-    monkeypatch.setattr("shop.signals._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("saga.wakeup._QUIET_SECONDS", 0.2)
+    monkeypatch.setattr("saga.wakeup._ANSWER_SECONDS", 0.5)
     async with listening(FINISHED) as bell:
         assert await bell.wait(10), "it listens"
         with silent(frail_postgres):
@@ -156,7 +156,7 @@ class Silence:
             return await asyncio.to_thread(self._world.charges, self._order_id) == 1
 
         async def noticed() -> bool:
-            return sum("the database is away" in record.getMessage() for record in self._caplog.records) >= times
+            return sum("unavailable" in (said := record.getMessage()) and "retrying" in said for record in self._caplog.records) >= times
 
         await until(charging, 30, "the charge")
         with silent(self._server):
@@ -173,7 +173,7 @@ async def test_an_order_in_the_middle_of_its_payment_waits_and_completes(
     batch: bool,
 ) -> None:
     """It is charged, which the journal does not know when the silence begins. It is longer than any of the worker's limits."""
-    monkeypatch.setattr(shop.database, "TRANSACTION_SECONDS", 2)
+    monkeypatch.setattr(saga.database, "TRANSACTION_SECONDS", 2)
     caplog.set_level(logging.WARNING)
     orders = [order_of("good", f"{unique}-{i}", card="0341") for i in range(3 if batch else 1)]
     falling = asyncio.create_task(Silence(frail, frail_postgres, caplog, orders[0]["id"]).fall(4))

@@ -13,7 +13,7 @@ import httpx
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.worker import Worker
 from deployments.trigger import start_own_run
-from flows.lane import GRACE_SECONDS
+from saga.prefect.batch import GRACE_SECONDS
 from shop import intake, report
 from shop.intake_content import take_in
 from shop.outcomes import Outcome

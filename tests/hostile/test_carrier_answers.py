@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from flows.process_pending_orders import process_pending_orders
+from saga.errors import StepError
 from shop import intake, report
 from shop.desk.cancel import ask_to_cancel_sync
-from shop.errors import OrderError
 from shop.notifications import outbox
 from shop.order import Order
 from shop.outcomes import Outcome
@@ -170,7 +170,7 @@ async def test_what_is_missing_or_of_another_kind_is_not_believed(easypost_serve
             quote = await carrier.quote(order)
             quote_id = quote.id
             bought = await carrier.create(order, quote_id, quote.chosen)
-        except OrderError:
+        except StepError:
             noticed += 1
         else:
             (label,) = easypost_server.labels(order_id)
@@ -179,7 +179,7 @@ async def test_what_is_missing_or_of_another_kind_is_not_believed(easypost_serve
             price = Decimal(there["selected_rate"]["rate"])
             assert (bought.amount, bought.currency, bought.service) == (price, "USD", there["selected_rate"]["service"]), str(lie)
         assert len(easypost_server.labels(order_id)) <= 1, str(lie)
-        with suppress(OrderError):
+        with suppress(StepError):
             if await carrier.void(order, quote_id) is not Voided.HANDED_OVER:
                 assert easypost_server.good_labels(order_id) == 0, str(lie)
     assert len(told) / 4 < noticed < len(told)

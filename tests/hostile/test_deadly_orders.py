@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from saga.errors import TooManyTakeovers
 from shop import intake, report
-from shop.errors import GivenUp
 from shop.outcomes import Outcome
 from tests.faults.witness import PRICE, PRODUCT, STOCK, order_of, stock_up
 from tests.integration.world import World
@@ -16,7 +16,7 @@ from tests.nursery.nursery import Nursery, Process
 from tests.waiting import PATIENCE, until
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "1"}
-SHIPPING, UNDOING, TELLING = "tasks.fulfill_order:fulfil", "shop.journal:begin_undo", "tasks.notify_customer:notify"
+SHIPPING, UNDOING, TELLING = "tasks.fulfill_order:fulfil", "saga.journal:begin_undo", "tasks.notify_customer:notify"
 
 
 _OPEN = "SELECT 1 FROM customer_order WHERE outcome IS NULL LIMIT 1"
@@ -61,7 +61,7 @@ def test_only_the_order_that_kills_its_workers_is_given_up(saga: World, nursery:
     deaths = consume(saga, nursery, (deadly, SHIPPING), batch_size=batch_size)
     assert_all_but(saga, deadly, good)
     row = saga.order(deadly)
-    assert (row.outcome, row.failure["code"], row.lone_deaths) == (Outcome.COMPENSATED, GivenUp.code, 2)
+    assert (row.outcome, row.failure["code"], row.lone_deaths) == (Outcome.COMPENSATED, TooManyTakeovers.code, 2)
     assert saga.money(deadly) == (PRICE, PRICE)
     assert saga.shipments(deadly) == 0
     assert deaths <= 9
@@ -80,8 +80,8 @@ def test_an_order_whose_undoing_kills_its_workers_is_left_to_a_person(saga: Worl
     assert {end.outcome for end in ends.values()} == {Outcome.COMPLETED}
     assert {saga.charges(order_id) for order_id in good} == {1}
     shown = [(undone.step, undone.status, undone.details["code"]) for undone in report.read([deadly])[deadly].undone]
-    assert ("process_payment", "failed", GivenUp.code) in shown, "no try was ever written down, and yet it is shown as failed"
-    assert saga.sql("SELECT error_code FROM attention WHERE order_id = :id", id=deadly) == [(GivenUp.code,)]
+    assert ("process_payment", "failed", TooManyTakeovers.code) in shown, "no try was ever written down, and yet it is shown as failed"
+    assert saga.sql("SELECT error_code FROM attention WHERE order_id = :id", id=deadly) == [(TooManyTakeovers.code,)]
 
 
 async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(saga: World, nursery: Nursery, unique: str) -> None:

@@ -88,7 +88,7 @@ ENTRIES = {
         assert asyncio.run(read_json(request('{"a": 1e3, "b": 0.10}'))) == {"a": Decimal(1000), "b": Decimal("0.10")}
     """,
     "the shell command, JSON and NDJSON": """
-        from deployments.command import InputError, read_orders
+        from deployments.cli.submit import InputError, read_orders
         for bomb in BOMBS:
             for order in placed(bomb):
                 for text in (order, f"[{order}]", f'{{"id": "A"}}\\n{order}'):

@@ -25,9 +25,9 @@ TOKEN = "a-token-for-hostile-tests"
 DESCRIPTORS, CROWD = 256, 300
 METRICS = "import threading, deployments.worker as worker\nwith worker.working(): threading.Event().wait()"
 SERVERS = {
-    "web app": ["-m", "deployments.webhooks", "--port", "{port}"],
-    "inventory service": ["-m", "deployments.inventory_service", "--port", "{port}"],
-    "sandbox gateway": ["-m", "shop.payments.sandbox", "--port", "{port}"],
+    "web app": ["-m", "deployments.cli", "web", "--port", "{port}"],
+    "inventory service": ["-m", "deployments.cli", "inventory-service", "--port", "{port}"],
+    "sandbox gateway": ["-m", "deployments.cli", "sandbox", "--port", "{port}"],
     "worker's metrics": ["-c", METRICS],
 }
 ALIVE = {"worker's metrics": "/metrics"}

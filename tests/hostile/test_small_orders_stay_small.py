@@ -80,7 +80,7 @@ def test_every_problem_is_counted_whatever_is_shown() -> None:
 async def test_other_tasks_have_their_turn_while_many_orders_are_validated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as the one that renews the lease. On a machine that is so slow that each order takes a second, after each order."""
     turns, seconds = 0, itertools.count()
-    monkeypatch.setattr("shop.turns.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr("saga.yielding.time", SimpleNamespace(monotonic=lambda: next(seconds)))
 
     async def renew() -> None:
         nonlocal turns

@@ -12,8 +12,8 @@ from deployments.automations import ensure_automations
 from deployments.stack.deploy import Deployments
 from deployments.stack.prefect_server import PrefectServer
 from deployments.stack.worker import Worker
+from saga.database import close_engine, sync_engine
 from shop.catalogue import load_sample_catalogue
-from shop.database import close_engine, sync_engine
 from shop.payments.gateways import close_gateway
 from shop.settings import settings
 from tests.conftest import HOME

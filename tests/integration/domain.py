@@ -8,12 +8,12 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import text
 
-from shop import journal
-from shop.database import transaction
+from saga import claims, journal
+from saga.database import transaction
+from saga.journal import Record
 from shop.intake import submit_one
-from shop.journal import Record
-from shop.order import EXAMPLE
-from shop.under_way import OrderUnderWay
+from shop.order import EXAMPLE, OrderInstance
+from shop.order_store import ORDERS
 
 TABLES = (
     "alert_notice",
@@ -75,13 +75,13 @@ class Shop:
         )
         return lease
 
-    async def claim(self, *ids: str, most: int = 100, lease: UUID | None = None) -> list[OrderUnderWay]:
+    async def claim(self, *ids: str, most: int = 100, lease: UUID | None = None) -> list[OrderInstance]:
         """Claims these orders, or whatever is waiting."""
         lease = lease or await self.lease()
         async with transaction() as tx:
-            return await journal.claim(tx, lease, most=most, ids=ids or None)
+            return await claims.claim(tx, ORDERS, lease, most=most, ids=ids or None)
 
-    async def under_way(self, *orders: Mapping[str, Any]) -> list[OrderUnderWay]:
+    async def instance(self, *orders: Mapping[str, Any]) -> list[OrderInstance]:
         """Stores the orders and claims them."""
         await self.store(*orders)
         claimed = await self.claim(*(str(order["id"]) for order in orders))
@@ -136,33 +136,33 @@ class Shop:
         )
 
 
-async def write(step: str, orders: Iterable[OrderUnderWay], status: str, **fields: Any) -> None:
+async def write(step: str, orders: Iterable[OrderInstance], status: str, **fields: Any) -> None:
     """Journals a step of those orders that are still held, in a transaction of its own."""
     async with transaction() as tx:
-        held = await journal.hold(tx, orders)
+        held = await journal.verify_ownership(tx, orders)
         await journal.write(tx, [Record(order, step, status, **fields) for order in held])
 
 
-async def begin(step: str, orders: Iterable[OrderUnderWay], *, undo_due: bool = True) -> None:
+async def begin(step: str, orders: Iterable[OrderInstance], *, undo_due: bool = True) -> None:
     """Journals the intent, as an attempt of its own."""
     await write(step, orders, "begun", undo_due=undo_due)
 
 
-async def end(step: str, orders: Iterable[OrderUnderWay], **result: Any) -> None:
+async def end(step: str, orders: Iterable[OrderInstance], **result: Any) -> None:
     """Journals that the step is done."""
     await write(step, orders, "done", result=result, undo_due=True, again=False)
 
 
-async def begin_undo(step: str, orders: Iterable[OrderUnderWay]) -> None:
+async def begin_undo(step: str, orders: Iterable[OrderInstance]) -> None:
     """Journals that the compensation is being tried."""
     async with transaction() as tx:
-        await journal.begin_undo(tx, step, await journal.hold(tx, orders))
+        await journal.begin_undo(tx, step, await journal.verify_ownership(tx, orders))
 
 
-async def end_undo(step: str, orders: Iterable[OrderUnderWay], result: dict[str, Any] | None, error: dict[str, Any] | None = None) -> None:
+async def end_undo(step: str, orders: Iterable[OrderInstance], result: dict[str, Any] | None, error: dict[str, Any] | None = None) -> None:
     """Journals how the compensation ended."""
     async with transaction() as tx:
-        held = await journal.hold(tx, orders)
+        held = await journal.verify_ownership(tx, orders)
         await journal.write_undo(
             tx, step, [Record(order, step, "failed" if error else "done", result=result, error=error) for order in held]
         )

@@ -9,8 +9,8 @@ import pytest
 
 from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
+from saga.database import close_engine, sync_engine
 from shop import catalogue
-from shop.database import close_engine, sync_engine
 from shop.settings import settings
 from tests.integration.domain import Shop
 

@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-import shop.work
-from shop.database import Tx, transaction
-from shop.errors import (
-    OrderError,
-    PaymentGatewayError,
-)
-from shop.saga import Kind, Step
-from shop.under_way import OrderUnderWay
+import saga.database_action
+import saga.execution
+import saga.external_action
+from saga.database import Tx, transaction
+from saga.definition import Kind, Step
+from saga.errors import StepError
+from shop.errors import PaymentGatewayError
+from shop.order import OrderInstance
 from tests.integration.domain import Shop, an_order
 
 LONG = 30.0
@@ -28,11 +28,11 @@ Ends = Mapping[str, Any]
 
 
 async def not_run(work: Any) -> None:
-    """Tests call `run_in_database` and `run_outside` themselves."""
+    """Tests call `run_in_database` and `run_external` themselves."""
 
 
 def step(kind: Kind = Kind.COMPENSATABLE, *, name: str = "act", time_limit: float = LONG) -> Step:
-    return Step(name, not_run, not_run if kind is Kind.COMPENSATABLE else None, kind, time_limit, 0)
+    return Step(not_run, not_run if kind is Kind.COMPENSATABLE else None, kind, time_limit, 0, name=name)
 
 
 ACT, READ, SHIP = step(), step(Kind.READ_ONLY, name="read"), step(Kind.PIVOT, name="ship")
@@ -42,12 +42,12 @@ def gone() -> OperationalError:
     return OperationalError("SELECT 1", {}, Exception("server closed the connection"))
 
 
-def ids(orders: Sequence[OrderUnderWay]) -> list[str]:
+def ids(orders: Sequence[OrderInstance]) -> list[str]:
     return [order.id for order in orders]
 
 
-async def some(shop: Shop, *order_ids: str) -> list[OrderUnderWay]:
-    return await shop.under_way(*map(an_order, order_ids))
+async def some(shop: Shop, *order_ids: str) -> list[OrderInstance]:
+    return await shop.instance(*map(an_order, order_ids))
 
 
 async def statuses(shop: Shop, name: str = "act") -> dict[str, str]:
@@ -61,12 +61,12 @@ class Effects:
     def __init__(self, shop: Shop, **ends: Any) -> None:
         self.shop, self.ends, self.asked = shop, ends, list[list[str]]()
 
-    async def __call__(self, tx: Tx, orders: Sequence[OrderUnderWay]) -> Ends:
+    async def __call__(self, tx: Tx, orders: Sequence[OrderInstance]) -> Ends:
         self.asked.append(ids(orders))
         done: dict[str, Any] = {}
         for order in orders:
             end = self.ends.get(order.id)
-            if isinstance(end, OrderError):
+            if isinstance(end, StepError):
                 done[order.id] = end
                 continue
             await tx.execute(text("UPDATE product SET on_hand = on_hand - 1 WHERE id = :id"), {"id": order.id})
@@ -96,7 +96,7 @@ class Outside:
         """Whether a call for this order is not answered yet."""
         return self._now[order_id] > 0
 
-    async def __call__(self, order: OrderUnderWay) -> Any:
+    async def __call__(self, order: OrderInstance) -> Any:
         self.calls[order.id] += 1
         self._now[order.id] += 1
         self.at_once[order.id] = max(self.at_once[order.id], self._now[order.id])
@@ -130,4 +130,5 @@ def failing_commits(monkeypatch: pytest.MonkeyPatch, *, arrives: bool, error: Ba
         if fails:
             raise error or gone()
 
-    monkeypatch.setattr(shop.work, "transaction", unclear)
+    for module in (saga.execution, saga.database_action, saga.external_action):
+        monkeypatch.setattr(module, "transaction", unclear)

@@ -19,28 +19,32 @@ from deployments.desk import cancel_order as cancel_from_python
 from deployments.desk import preview_cancel as preview_from_python
 from deployments.stack.sandbox import Sandbox
 from flows.cancel_order import PREVIEW_KEY, cancel_order
-from flows.process_order import process_order, see_through
+from flows.order_saga import ORDER_SAGA
+from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
 from flows.retry_compensations import retry_compensations
-from flows.saga import ORDER_SAGA
-from flows.undo import undo_step
-from shop import intake, journal
-from shop.database import transaction
+from saga import claims
+from saga.database import transaction
+from saga.database_action import run_in_database
+from saga.errors import SagaCancelled, SagaReturned
+from saga.execution import StepExecution
+from saga.finish import finish, postpone, record_failures
+from saga.lease import lease
+from saga.prefect.compensation import compensate_step
+from saga.prefect.run import run_saga
+from saga.prefect.steps import run_step
+from shop import intake
 from shop.desk.cancel import Asked, ask_to_cancel
 from shop.desk.errors import OrderUnknown, ResolutionIncomplete
 from shop.desk.preview import CancelPreview, Effect, preview_cancel
-from shop.ending import finish, put_off, remember_failures
-from shop.errors import OrderCancelled, OrderReturned
-from shop.lease import lease
+from shop.order import OrderInstance
+from shop.order_store import ORDERS
 from shop.outcomes import OrderOutcome, Outcome
 from shop.payments.gateways import gateway
 from shop.report import read
 from shop.settings import settings
 from shop.shipping.fulfilment import fulfil
-from shop.under_way import OrderUnderWay
-from shop.work import Work, run_in_database
-from tasks.step import run
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
@@ -78,15 +82,15 @@ def assert_undone(saga: World, order_id: str, *, shipped: bool = False) -> None:
     assert ended(order_id).outcome is Outcome.COMPENSATED
 
 
-async def begun(saga: World, order_id: str, steps: int, **fields: Any) -> OrderUnderWay:
+async def begun(saga: World, order_id: str, steps: int, **fields: Any) -> OrderInstance:
     """An order that a worker took so many steps and handed back."""
     intake.submit([an_order(order_id, **fields)])
-    async with lease() as mine:
+    async with lease(ORDERS) as mine:
         async with transaction() as tx:
-            (order,) = await journal.claim(tx, mine, most=1, ids=[order_id])
+            (order,) = await claims.claim(tx, ORDERS, mine, most=1, ids=[order_id])
         for step in ORDER_SAGA.steps[:steps]:
-            await run(Work(step, [order]))
-        await put_off([order], seconds=0)
+            await run_step(StepExecution(step, [order]))
+        await postpone([order], seconds=0)
     return order
 
 
@@ -265,11 +269,11 @@ async def test_one_in_hand_is_stopped_before_it_is_charged(saga: World, unique: 
     """Its worker had looked before anybody asked."""
     order_id = f"HAND-{unique}"
     intake.submit([an_order(order_id)])
-    async with lease() as mine:
+    async with lease(ORDERS) as mine:
         async with transaction() as tx:
-            (order,) = await journal.claim(tx, mine, most=1, ids=[order_id])
+            (order,) = await claims.claim(tx, ORDERS, mine, most=1, ids=[order_id])
         for step in ORDER_SAGA.steps[:RESERVED]:
-            await run(Work(step, [order]))
+            await run_step(StepExecution(step, [order]))
         seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
         assert seen.in_hand
         cancelling = asyncio.create_task(cancel(order_id))
@@ -278,7 +282,7 @@ async def test_one_in_hand_is_stopped_before_it_is_charged(saga: World, unique: 
             return saga.order(order_id).cancel_requested_at is not None
 
         await until(asked, 20, "the request")
-        await see_through(order)
+        await run_saga(ORDER_SAGA, order)
     assert (await cancelling).name == "Compensated"
     assert (ended(order_id).failing_step, ended(order_id).reasons) == ("process_payment", ["cancelled: changed their mind"])
     assert saga.ledger(order_id) == [], "nothing reached the gateway"
@@ -309,11 +313,11 @@ async def test_one_that_has_shipped_in_its_workers_hand_is_not_completed_but_ret
     """Asked for between the pivot and the outcome."""
     order_id = f"BETWEEN-{unique}"
     intake.submit([an_order(order_id)])
-    async with lease() as mine:
+    async with lease(ORDERS) as mine:
         async with transaction() as tx:
-            (order,) = await journal.claim(tx, mine, most=1, ids=[order_id])
+            (order,) = await claims.claim(tx, ORDERS, mine, most=1, ids=[order_id])
         for step in ORDER_SAGA:
-            await run(Work(step, [order]))
+            await run_step(StepExecution(step, [order]))
         await ask_to_cancel(order_id, reason="changed their mind", requested_by="ann")
         assert await finish([order], ORDER_SAGA) == {}
     assert saga.order(order_id).outcome is None
@@ -386,11 +390,11 @@ async def test_the_request_and_the_pivot_at_the_same_moment(saga: World, unique:
     orders = [an_order(f"MOMENT-{unique}-{i}") for i in range(rounds)]
     intake.submit(orders)
     kinds: Counter[str] = Counter()
-    async with lease() as mine:
+    async with lease(ORDERS) as mine:
         async with transaction() as tx:
-            claimed = await journal.claim(tx, mine, most=rounds)
+            claimed = await claims.claim(tx, ORDERS, mine, most=rounds)
         for step in ORDER_SAGA.steps[:CONFIRMED]:
-            await run(Work(step, claimed))
+            await run_step(StepExecution(step, claimed))
         for i, order in enumerate(claimed):
             stopped = await _ship_while_somebody_asks(order, later=i % 8)
             kinds["cancelled" if stopped else "shipped"] += 1
@@ -423,7 +427,7 @@ async def _ask_when_they_are_there(wanted: dict[str, str]) -> Counter[str]:
     return asked
 
 
-async def _ship_while_somebody_asks(order: OrderUnderWay, *, later: int) -> bool:
+async def _ship_while_somebody_asks(order: OrderInstance, *, later: int) -> bool:
     """Asks so many questions later to the database. Whether the order was stopped."""
 
     async def ask() -> None:
@@ -432,9 +436,9 @@ async def _ship_while_somebody_asks(order: OrderUnderWay, *, later: int) -> bool
                 await tx.execute(text("SELECT 1"))
         await ask_to_cancel(order.id, reason="now", requested_by="ann")
 
-    ends = await asyncio.gather(run_in_database(Work(ORDER_SAGA["fulfill_order"], [order]), fulfil), ask(), return_exceptions=True)
+    ends = await asyncio.gather(run_in_database(StepExecution(ORDER_SAGA["fulfill_order"], [order]), fulfil), ask(), return_exceptions=True)
     assert ends[1] is None
-    assert ends[0] is None or isinstance(ends[0], OrderCancelled)
+    assert ends[0] is None or isinstance(ends[0], SagaCancelled)
     return ends[0] is not None
 
 
@@ -453,13 +457,13 @@ async def test_a_worker_that_dies_in_the_middle_of_a_return(saga: World, unique:
     if far >= 1:
         saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dies', now() + interval '1 hour')", id=DEAD)
         async with transaction() as tx:
-            (order,) = await journal.claim(tx, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
+            (order,) = await claims.claim(tx, ORDERS, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
         assert order.cancel_reason == "changed their mind"
-        order.fail("cancel_order", OrderReturned(order.cancel_reason))
+        order.fail("cancel_order", SagaReturned(order.cancel_reason))
     if far >= 2:
-        await remember_failures([order], pivot=ORDER_SAGA.pivot)
+        await record_failures([order], pivot=ORDER_SAGA.pivot)
     for name in ["fulfill_order", "process_payment", "check_inventory"][: max(0, far - 2)]:
-        await undo_step(ORDER_SAGA[name], [order])
+        await compensate_step(ORDER_SAGA[name], [order])
     saga.sql("UPDATE lease SET until = now() - interval '1 second'")
 
     await recover_orders()
@@ -479,11 +483,11 @@ async def test_a_paused_worker_that_wakes_up_during_a_return_writes_nothing(saga
     await ask_to_cancel(order_id, reason="r", requested_by="ann")
     saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'paused', now() - interval '1 second')", id=DEAD)
     async with transaction() as tx:
-        (order,) = await journal.claim(tx, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
-    order.fail("cancel_order", OrderReturned("r"))
+        (order,) = await claims.claim(tx, ORDERS, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
+    order.fail("cancel_order", SagaReturned("r"))
     await recover_orders()
     before = saga.journal(order_id)
-    await remember_failures([order], pivot=ORDER_SAGA.pivot)
+    await record_failures([order], pivot=ORDER_SAGA.pivot)
     assert order.lost
     assert await finish([order], ORDER_SAGA) == {}
     assert saga.journal(order_id) == before

@@ -12,26 +12,20 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from shop import journal, names
-from shop.database import transaction
-from shop.errors import (
-    LeaseLost,
-    OrderError,
-    PaymentDeclined,
-    PaymentGatewayError,
-    PaymentGatewayTimeout,
-    PaymentMismatch,
-    PaymentRefused,
-    RefundRefused,
-)
+from saga import journal
+from saga.database import transaction
+from saga.definition import Kind, Step
+from saga.errors import LeaseLost, StepError
+from saga.execution import StepExecution
+from saga.external_action import run_external
+from shop import names
+from shop.errors import PaymentDeclined, PaymentGatewayError, PaymentGatewayTimeout, PaymentMismatch, PaymentRefused, RefundRefused
+from shop.order import OrderInstance
 from shop.payments.charge import MOST_UNCLEAR_REFUNDS, STEP, PaymentResult, RefundResult, charge, money_moved, refund
 from shop.payments.gateway import PaymentStatus
 from shop.payments.in_process import InProcessGateway
 from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.ledger import Ledger
-from shop.saga import Kind, Step
-from shop.under_way import OrderUnderWay
-from shop.work import Work, run_outside
 from tests.integration.domain import Shop, an_order, begin, begin_undo, end, end_undo, write
 from tests.waiting import until
 
@@ -86,32 +80,32 @@ class Till:
 
     # -- what a worker does
 
-    async def order(self, card: str = "1234", **fields: Any) -> OrderUnderWay:
-        (order,) = await self.shop.under_way(an_order("A", card=card, **fields))
+    async def order(self, card: str = "1234", **fields: Any) -> OrderInstance:
+        (order,) = await self.shop.instance(an_order("A", card=card, **fields))
         return order
 
-    async def charge(self, order: OrderUnderWay) -> PaymentResult:
+    async def charge(self, order: OrderInstance) -> PaymentResult:
         """One attempt: intent, act, result."""
         await begin(STEP, [order])
         try:
             result = await charge(order, self.gateway)
-        except OrderError as error:
+        except StepError as error:
             await write(STEP, [order], "failed", error=error.details(), undo_due=True, again=False)
             raise
         await end(STEP, [order], **result.model_dump(mode="json"))
         return result
 
-    async def refund(self, order: OrderUnderWay) -> RefundResult:
+    async def refund(self, order: OrderInstance) -> RefundResult:
         await begin_undo(STEP, [order])
         try:
             result = await refund(order, self.gateway)
-        except OrderError as error:
+        except StepError as error:
             await end_undo(STEP, [order], None, error.details())
             raise
         await end_undo(STEP, [order], result.model_dump(mode="json"))
         return result
 
-    async def until_clear(self, act: Callable[[OrderUnderWay], Awaitable[Any]], order: OrderUnderWay, most: int = 50) -> Any:
+    async def until_clear(self, act: Callable[[OrderInstance], Awaitable[Any]], order: OrderInstance, most: int = 50) -> Any:
         """Again and again while trying again can help."""
         for _ in range(most):
             try:
@@ -121,7 +115,7 @@ class Till:
                     raise
         pytest.fail(f"not clear after {most} attempts")
 
-    async def next_worker(self) -> OrderUnderWay:
+    async def next_worker(self) -> OrderInstance:
         """The order, taken over by another worker after this one died."""
         self.gateway.dies_after = None
         await self.shop.let_leases_run_out()
@@ -293,7 +287,7 @@ async def test_a_note_that_could_not_be_written_charges_nothing(till: Till, monk
         raise ConnectionError
 
     with monkeypatch.context() as patch:
-        patch.setattr("shop.payments.charge.note", fails)
+        patch.setattr("shop.payments.charge.checkpoint", fails)
         await begin(STEP, [order])
         with pytest.raises(ConnectionError):
             await charge(order, till.gateway)
@@ -366,7 +360,7 @@ async def test_a_slow_order_is_charged_once_though_its_batch_is_tried_again(till
 
     called, answered = Counter[str](), Counter[str]()
 
-    async def act(order: OrderUnderWay) -> PaymentResult:
+    async def act(order: OrderInstance) -> PaymentResult:
         called[order.id] += 1
         try:
             return await charge(order, Slow())
@@ -376,20 +370,20 @@ async def test_a_slow_order_is_charged_once_though_its_batch_is_tried_again(till
     async def all_answered() -> bool:
         return called == answered
 
-    async def never(work: Work) -> None:
+    async def never(work: StepExecution) -> None:
         """Tests run the work themselves."""
 
-    orders = await till.shop.under_way(*(an_order(i) for i in "ABCDEFGHIJ"))
-    step = Step(STEP, never, never, Kind.COMPENSATABLE, 30, 0)
-    work = Work(step, orders, patience=0.2)
+    orders = await till.shop.instance(*(an_order(i) for i in "ABCDEFGHIJ"))
+    step = Step(never, never, Kind.COMPENSATABLE, 30, 0, name=STEP)
+    work = StepExecution(step, orders, straggler_timeout=0.2)
     with pytest.raises(OperationalError):
-        await run_outside(work, act)
-    running = asyncio.create_task(run_outside(work, act))
+        await run_external(work, act)
+    running = asyncio.create_task(run_external(work, act))
     await asyncio.wait([running], timeout=1)
     arrives.set()
     await running
-    for order in work.alone:
-        await run_outside(Work(step, [order]), act)
+    for order in work.detached:
+        await run_external(StepExecution(step, [order]), act)
     await until(all_answered, 10, "every call to have ended")
     assert {i: till.payments(i).count(SUCCEEDED) for i in "ABCDEFGHIJ"} == dict.fromkeys("ABCDEFGHIJ", 1)
     assert till.money() == (10 * UNITS, 0)
@@ -422,7 +416,7 @@ async def test_the_total_is_charged_in_its_currency(till: Till, currency: str, t
 
 @pytest.mark.parametrize("order_id", ["a b", "字", "a" * 200, "../x", "'; --", "🙂"])
 async def test_any_order_id_can_be_charged_and_refunded(till: Till, order_id: str) -> None:
-    (order,) = await till.shop.under_way(an_order(order_id, card="0341"))
+    (order,) = await till.shop.instance(an_order(order_id, card="0341"))
     await till.until_clear(till.charge, order)
     assert till.money() == (UNITS, 0)
     await till.until_clear(till.refund, order)
@@ -431,7 +425,7 @@ async def test_any_order_id_can_be_charged_and_refunded(till: Till, order_id: st
 
 
 async def test_orders_do_not_get_each_others_payments(till: Till) -> None:
-    a, b = await till.shop.under_way(an_order("A"), an_order("A-confirm"))
+    a, b = await till.shop.instance(an_order("A"), an_order("A-confirm"))
     first, second = await till.charge(a), await till.charge(b)
     assert first.payment_id != second.payment_id
     await till.refund(a)
@@ -606,7 +600,7 @@ async def test_an_answer_about_something_else_is_no_charge(till: Till, move: str
         await begin(STEP, [order])
         payment = await made_by_us(till)
         async with transaction() as tx:
-            await journal.note(tx, [(order, STEP, {"payment_id": payment.id})])
+            await journal.add_notes(tx, [(order, STEP, {"payment_id": payment.id})])
     honest, till.gateway = till.gateway, Lying(till.gateway, move, says)  # type: ignore[assignment]
     with pytest.raises(PaymentMismatch) as mismatch:
         await till.charge(order)

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from deployments import running
+from deployments.automations import ensure_automations
 from deployments.check import report
 from deployments.check.finding import Finding, State
 from deployments.check.open_server import addresses_beyond_loopback
@@ -25,11 +26,13 @@ from deployments.stack.environment import environment
 from deployments.stack.prefect_server import PREFECT_BASICS, PrefectServer
 from deployments.stack.processes import Child, free_port, wait_until
 from deployments.stack.worker import Worker
+from deployments.trigger import run_order
+from shop.outcomes import Outcome
 from shop.settings import Settings, settings
 from tests.conftest import HOME
 from tests.crm_server import SECRET, crm_server
 from tests.easypost_server import EasyPost
-from tests.integration.world import World
+from tests.integration.world import World, an_order
 from tests.localstripe_server import LocalStripe
 from tests.mail_server import mail_server
 
@@ -77,6 +80,7 @@ def test_what_is_configured_is_contacted(
             "SMTP_URL": f"smtp://mailer:right@{mails.host}:{mails.port}?starttls=never",
             "CRM_WEBHOOK_URL": crm.url,
             "CRM_WEBHOOK_SECRET": SECRET,
+            "ALERT_URLS": f"mailto://mailer:right@{mails.host}:{mails.port}?from=a@b.example&to=c@d.example jsons://127.0.0.1:9/right",
         }
         for name, value in given.items():
             monkeypatch.setenv(name, value)
@@ -85,7 +89,8 @@ def test_what_is_configured_is_contacted(
         assert mails.taken == [], "nothing was sent"
         assert crm.heard == []
     states = {part: finding.state for part, finding in found.items()}
-    for part in ("database", "payments", "mail", "CRM", "carrier"):
+    assert found["alerts"].what == "sent to mailto, jsons"
+    for part in ("database", "payments", "mail", "CRM", "carrier", "alerts"):
         assert states[part] is State.REAL, found[part]
     assert "right" not in "".join(finding.what for finding in found.values())
 
@@ -97,6 +102,7 @@ def test_what_is_configured_is_contacted(
         ("payments", {"PAYMENT_GATEWAY_URL": "http://127.0.0.1:{port}"}, "PAYMENT_GATEWAY_URL"),
         ("inventory", {"INVENTORY_SERVICE_URL": "http://127.0.0.1:{port}"}, "INVENTORY_SERVICE_URL"),
         ("mail", {"SMTP_URL": "smtp://u:PLANTED@127.0.0.1:{port}"}, "SMTP_URL"),
+        ("alerts", {"ALERT_URLS": "json://127.0.0.1:{port} slack://PLANTED"}, "ALERT_URLS"),
         ("CRM", {"CRM_WEBHOOK_URL": "http://127.0.0.1:{port}", "CRM_WEBHOOK_SECRET": SECRET}, "CRM_WEBHOOK_URL"),
         ("language model", {"DSPY_MODEL": "openai/x", "DSPY_API_BASE": "http://127.0.0.1:{port}", "DSPY_API_KEY": "PLANTED"}, "DSPY_MODEL"),
     ],
@@ -125,13 +131,13 @@ def test_tables_that_are_behind_are_told(world: World) -> None:
     world.sql("UPDATE alembic_version SET version_num = '0001'")
     found = ask({"DATABASE_URL"})["database"]
     assert found.state is State.WRONG
-    assert found.mend == "python -m shop.migrate"
+    assert found.mend == "order-saga migrate"
 
 
 def test_a_prefect_server_with_nothing_deployed_is_told(world: World, prefect_api: PrefectServer) -> None:
     found = ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"]
     assert found.state is State.WRONG
-    assert "deploy" in found.mend
+    assert found.mend == "order-saga setup"
 
 
 def test_a_prefect_server_with_everything_is_real_or_our_own(
@@ -144,6 +150,40 @@ def test_a_prefect_server_with_everything_is_real_or_our_own(
         monkeypatch.setattr(module, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
     monkeypatch.delenv("PREFECT_API_URL")
     assert by_part(check())["Prefect server"].state is State.EMBEDDED
+
+
+def with_profile(home: Path, **values: str) -> dict[str, str | None]:
+    """An environment in which only the active Prefect profile names a server."""
+    home.mkdir()
+    (home / "profiles.toml").write_text("\n".join(['active = "mine"', "[profiles.mine]", *(f'{n} = "{v}"' for n, v in values.items())]))
+    return {**PREFECT_BASICS, "PREFECT_API_URL": None, "PREFECT_HOME": str(home)}
+
+
+async def test_commands_use_the_server_of_the_prefect_profile(
+    world: World, worker: Worker, prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unique: str
+) -> None:
+    for module in (report, running):
+        monkeypatch.setattr(module, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
+    given = with_profile(tmp_path / "home", PREFECT_API_URL=prefect_api.api_url, PREFECT_API_AUTH_STRING=prefect_api.auth_string)
+    with environment(given):
+        found = by_part(await asyncio.to_thread(check))["Prefect server"]
+        await asyncio.to_thread(ensure_automations)
+        ended = await asyncio.to_thread(run_order, an_order(f"PROFILE-{unique}"), own_run=True, timeout=120)
+    assert (found.state, prefect_api.api_url in found.what) == (State.REAL, True), found
+    assert ended.outcome is Outcome.COMPLETED
+    assert world.charges(f"PROFILE-{unique}") == 1
+
+
+def test_a_server_of_the_prefect_profile_that_does_not_answer_is_misconfigured(
+    world: World, nobody: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for module in (report, running):
+        monkeypatch.setattr(module, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
+    with environment(with_profile(tmp_path / "home", PREFECT_API_URL=f"http://127.0.0.1:{nobody}/api")):
+        found = by_part(check())["Prefect server"]
+    assert found.state is State.WRONG
+    assert f"127.0.0.1:{nobody}" in found.what
+    assert "PREFECT_API_URL" in found.mend
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +264,7 @@ def command(**given: str) -> subprocess.CompletedProcess[str]:
     ours = {name.upper() for name in Settings.model_fields} | {"PREFECT_API_URL"}
     environment: dict[str, Any] = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
-        [sys.executable, "-m", "deployments.check"],
+        [sys.executable, "-m", "deployments.cli", "check"],
         cwd=HOME,
         env={**environment, **given},
         capture_output=True,

@@ -25,7 +25,8 @@ from shop.order import EXAMPLE, Order
 from shop.settings import Settings
 from tests.waiting import until
 
-SECRETS = ("tok_visa_secret", "4242", "neighbour", "notes", "token")
+SECRETS = ("John Doe", "john.doe", "ORDER-1001", "Laptop", "1059", "1,059", "123 Main", "Anytown", "tok_visa_secret", "4242", "neighbour")
+"""What no model may be sent: the order's facts, and what nobody may see."""
 ORDER = Order.model_validate(
     {
         **EXAMPLE,
@@ -34,11 +35,18 @@ ORDER = Order.model_validate(
     }
 )
 GOOD = {
-    "greeting": "Dear John Doe, a warm thank you for your order!",
-    "order_summary": "Order ORDER-1001: 1 x Laptop and 2 x Mouse, 1,059.97 USD in total.",
-    "next_steps": "We are packing it now; it should be with you in 3-5 business days.",
-    "tracking_info": "Your tracking number is below.",
+    "greeting": "Dear {customer_name}, a warm thank you for your order!",
+    "order_summary": "Order {order_id}: {items}, {total} in total.",
+    "next_steps": "We are packing it now; it should be with you in {delivery}.",
+    "tracking_info": "You can follow your parcel. {tracking}",
 }
+FILLED = {
+    "greeting": "Dear John Doe, a warm thank you for your order!",
+    "order_summary": "Order ORDER-1001: 1 x Laptop, 2 x Mouse, 1,059.97 USD in total.",
+    "next_steps": "We are packing it now; it should be with you in 3-5 business days.",
+    "tracking_info": "You can follow your parcel. Your tracking number is below.",
+}
+TOMORROW = {**GOOD, "next_steps": "It arrives tomorrow, or in {delivery}."}
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -58,19 +66,19 @@ class Model:
         """What it says once, before it says `answer`."""
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
-        self.under_way = 0
+        self.instance = 0
         self.most_under_way = 0
         self.given_up = threading.Event()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.instance += 1
+        self.most_under_way = max(self.most_under_way, self.instance)
         try:
             await self._serve(scope, receive, send)
         finally:
-            self.under_way -= 1
+            self.instance -= 1
 
     async def _serve(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         body, more = b"", True
@@ -152,30 +160,38 @@ async def test_a_good_answer_is_used(model: Model, settings: Settings) -> None:
     confirmation = await write_confirmation(ORDER, settings)
     assert confirmation.validation_warnings == []
     assert confirmation.generation_model == "openai/test-model"
-    assert {name: getattr(confirmation, name) for name in GOOD} == GOOD
+    assert {name: getattr(confirmation, name) for name in FILLED} == FILLED
     assert confirmation.personalization_level == "high"
     assert confirmation.includes_tracking
 
 
-async def test_the_model_sees_the_facts_and_no_secret(model: Model, settings: Settings) -> None:
+async def test_the_model_is_sent_nothing_of_the_order(model: Model, settings: Settings) -> None:
+    model.first = marked(TOMORROW)
     await write_confirmation(ORDER, settings)
-    (body,) = model.bodies
-    sent = json.dumps(body)
-    for fact in (
-        "John Doe",
-        "ORDER-1001",
-        "1 x Laptop",
-        "1,059.97 USD",
-        "123 Main St",
-        "credit card",
-        "3-5 business days",
-        "professional_friendly",
-    ):
-        assert fact in sent
-    assert not [secret for secret in SECRETS if secret in sent.replace("max_tokens", "").replace("max_completion_tokens", "")]
-    assert (body["model"], body["temperature"]) == ("test-model", 0.7)
-    assert body.get("max_tokens", body.get("max_completion_tokens")) == 500
-    assert model.keys == ["Bearer sk-secret"]
+    assert len(model.bodies) == 2
+    for body in model.bodies:
+        sent = json.dumps(body)
+        for given in ("English", "professional_friendly", "several items", "{customer_name}"):
+            assert given in sent
+        assert not [secret for secret in SECRETS if secret in sent]
+        assert (body["model"], body["temperature"]) == ("test-model", 0.7)
+        assert body.get("max_tokens", body.get("max_completion_tokens")) == 500
+    assert set(model.keys) == {"Bearer sk-secret"}
+
+
+async def test_the_language_of_the_mail_is_asked_for_and_filled_in(model: Model, served: tuple[Model, str]) -> None:
+    model.answer = marked(
+        {
+            "greeting": "Guten Tag {customer_name}, vielen Dank!",
+            "order_summary": "Ihre Bestellung {order_id}: {items}, zusammen {total}.",
+            "next_steps": "Wir packen sie. Lieferzeit: {delivery}.",
+            "tracking_info": "Sie können Ihr Paket verfolgen. {tracking}",
+        }
+    )
+    confirmation = await write_confirmation(ORDER, the_settings(served[1], mail_language="de"))
+    assert confirmation.generation_model == "openai/test-model", confirmation.validation_warnings
+    assert "German" in json.dumps(model.bodies[0])
+    assert "1.059,97 USD" in confirmation.order_summary
 
 
 async def test_silence_ends_with_the_time_limit(model: Model, served: tuple[Model, str]) -> None:
@@ -234,48 +250,40 @@ async def test_nobody_there(model: Model) -> None:
     assert len(confirmation.validation_warnings) == 1
 
 
-async def test_what_is_wrong_is_told_once_and_the_second_text_is_used(model: Model, settings: Settings) -> None:
-    model.first = marked({**GOOD, "order_summary": "Order ORDER-1001: 1 x Laptop and 2 x Mouse. Total: 1,059.79 USD. A full refund!"})
+async def test_what_is_wrong_is_named_once_and_the_second_text_is_used(model: Model, settings: Settings) -> None:
+    model.first = marked({**GOOD, "order_summary": "Order {order_id}: {items}. Total: 5. A full refund!"})
     confirmation = await write_confirmation(ORDER, settings)
     assert confirmation.generation_model == "openai/test-model"
-    assert {name: getattr(confirmation, name) for name in GOOD} == GOOD
+    assert {name: getattr(confirmation, name) for name in FILLED} == FILLED
     first, second = (json.dumps(body) for body in model.bodies)
-    for told in ("amount: 1,059.79 is not the order's total", "promise: refund is not ours to promise"):
-        assert told not in first
-        assert told in second
-        assert f"language model asked again: {told}" in confirmation.validation_warnings
-    assert not [secret for secret in SECRETS if secret in second.replace("max_tokens", "").replace("max_completion_tokens", "")]
+    for mistake in ("order_summary: {total} is missing", "order_summary: character: DIGIT FIVE", "order_summary: promises: refund"):
+        assert mistake not in first
+        assert mistake in second
+        assert f"language model asked again: {mistake}" in confirmation.validation_warnings
 
 
 async def test_what_stays_wrong_is_the_template_s_turn(model: Model, settings: Settings) -> None:
-    model.first = marked({**GOOD, "next_steps": "It arrives tomorrow."})
-    model.answer = marked({**GOOD, "order_summary": "Order ORDER-1001: 1 x Laptop and 3 x Mouse, 1,059.97 USD in total."})
+    model.first = marked(TOMORROW)
+    model.answer = marked({**GOOD, "order_summary": "Order {order_id}: {items} and a gift, {total} in total."})
     confirmation = await write_confirmation(ORDER, settings)
     assert len(model.bodies) == 2
-    assert_template(
-        confirmation,
-        "date: tomorrow is a date, and none is known",
-        "quantity: 3 is not how many of this item were ordered",
-    )
+    assert_template(confirmation, "next_steps: times: tomorrow", "order_summary: promises: gift")
 
 
 async def test_both_attempts_share_the_time_limit(model: Model, served: tuple[Model, str]) -> None:
-    model.first, model.answer = marked({**GOOD, "next_steps": "It arrives tomorrow."}), None
+    model.first, model.answer = marked(TOMORROW), None
     began = time.monotonic()
     confirmation = await write_confirmation(ORDER, the_settings(served[1], seconds=2))
     assert time.monotonic() - began < 5
-    assert_template(confirmation, "date: tomorrow is a date, and none is known", "TimeoutError")
+    assert_template(confirmation, "next_steps: times: tomorrow", "TimeoutError")
 
 
-async def test_a_promise_a_link_and_another_order(model: Model, settings: Settings) -> None:
-    model.answer = marked({**GOOD, "next_steps": "A full refund for ORDER-2002 at https://evil.example."})
+async def test_another_order_and_a_link_are_never_sent_or_stored(model: Model, settings: Settings) -> None:
+    model.answer = marked({**GOOD, "next_steps": "In {delivery}: a full refund for ORDER-2002 at https://evil.example."})
     confirmation = await write_confirmation(ORDER, settings)
-    assert_template(confirmation, *[w.removeprefix("language model not used: ") for w in confirmation.validation_warnings])
-    assert {
-        "language model not used: promise: refund is not ours to promise",
-        "language model not used: link: is not the shop's",
-    } <= set(confirmation.validation_warnings)
-    assert "ORDER-2002" not in confirmation.model_dump_json()
+    assert confirmation.generation_model == "template"
+    assert "language model not used: next_steps: promises: refund" in confirmation.validation_warnings
+    assert "2002" not in confirmation.model_dump_json()
     assert "evil" not in confirmation.model_dump_json()
 
 
@@ -366,7 +374,7 @@ print(written.generation_model, len(written.validation_warnings))
 """
 
 
-@pytest.mark.parametrize(("first", "warnings"), [(None, 0), (marked({**GOOD, "next_steps": "It arrives tomorrow."}), 1)])
+@pytest.mark.parametrize(("first", "warnings"), [(None, 0), (marked(TOMORROW), 1)])
 def test_a_process_of_its_own_leaves_no_file_asks_nobody_else_and_ends(
     model: Model, settings: Settings, tmp_path: Path, first: str | None, warnings: int
 ) -> None:

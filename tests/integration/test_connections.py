@@ -10,10 +10,10 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import text
 
-from shop.connections import ANSWER_SECONDS, NoAnswer, answered_within, seconds_left
-from shop.database import TRANSACTION_SECONDS, connect_args, engine, is_database_trouble, new_engine, sync_engine, transaction
+from saga.connections import ANSWER_SECONDS, NoAnswer, answered_within, seconds_left
+from saga.database import TRANSACTION_SECONDS, connect_args, engine, is_database_error, new_engine, sync_engine, transaction
+from saga.wakeup import FINISHED, listening_sync, plain_url
 from shop.settings import settings
-from shop.signals import FINISHED, listening_sync, plain_url
 from tests.integration.domain import Shop
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
@@ -64,7 +64,7 @@ async def test_limits_within_limits(shop: Shop) -> None:
         with pytest.raises(Exception, match=r"gave no answer") as failed:
             async with transaction(seconds=0.3) as tx:
                 await tx.execute(text("SELECT pg_sleep(60)"))
-        assert is_database_trouble(failed.value)
+        assert is_database_error(failed.value)
         assert 0 < seconds_left() <= 5
     assert seconds_left() == ANSWER_SECONDS
     async with transaction() as tx:
@@ -78,7 +78,7 @@ async def test_no_free_connection_is_no_answer_either(shop: Shop) -> None:
         with pytest.raises(NoAnswer) as failed:
             async with transaction(seconds=0.3):
                 pass
-        assert is_database_trouble(failed.value)
+        assert is_database_error(failed.value)
     finally:
         for connection in taken:
             await connection.close()
@@ -96,7 +96,7 @@ async def test_a_server_that_takes_connections_and_says_nothing(shop: Shop, monk
         with pytest.raises(Exception) as failed:  # noqa: PT011  (which of them, SQLAlchemy decides)
             async with transaction(seconds=1):
                 pass
-        assert is_database_trouble(failed.value)
+        assert is_database_error(failed.value)
         server.setblocking(False)
         server.accept()[0].close()  # it had been taken
     monkeypatch.undo()

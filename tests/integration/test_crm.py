@@ -15,7 +15,7 @@ import standardwebhooks
 
 from deployments.stack.environment import environment
 from deployments.stack.processes import free_port
-from shop.database import transaction
+from saga.database import transaction
 from shop.installation import Installation, installation_id
 from shop.installation import _known as installations
 from shop.notifications import outbox

@@ -29,15 +29,17 @@ from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
 from flows.resolve_order import resolve_order
 from flows.retry_compensations import retry_compensations
-from shop import intake, journal
+from saga import claims
+from saga.database import transaction
+from saga.finish import postpone
+from shop import intake
 from shop.books import read_books
-from shop.database import transaction
 from shop.desk import attention
 from shop.desk import resolution as desk
 from shop.desk.advice import advice
 from shop.desk.errors import AlreadyResolved, GatewayNotAsked, NotOnTheDesk, OrderBusy, OrderUnknown, RefundedAlready, ResolutionIncomplete
 from shop.desk.resolution import Resolution
-from shop.ending import put_off
+from shop.order_store import ORDERS
 from shop.outcomes import Outcome
 from shop.payments import charge
 from shop.payments.gateways import gateway
@@ -226,7 +228,7 @@ async def test_a_worker_that_dies_in_a_retry_leaves_it_to_recovery(saga: World, 
         assert await attention.reopen_due(tx, most=10) == [order_id]
     saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() + interval '1 hour')", id=DEAD)
     async with transaction() as tx:
-        (order,) = await journal.claim(tx, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
+        (order,) = await claims.claim(tx, ORDERS, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
     await charge.refund(order, gateway())
     assert (await shown())[0], "it is shown as long as nobody knows better"
     saga.sql("UPDATE lease SET until = now() - interval '1 second'")
@@ -245,8 +247,8 @@ async def test_a_gateway_that_does_not_answer_does_not_reset_what_is_known(saga:
     monkeypatch.setenv("PAYMENT_BREAKER_FAILURES", "100")  # an open circuit would be another story
     settings.cache_clear()
     order_id = await stuck(saga, f"KNOWN-{unique}")
-    monkeypatch.setattr("tasks.step.exponential_backoff", lambda backoff_factor: lambda retries: [0.01] * retries)
-    monkeypatch.setattr("tasks.step._prepared", {})
+    monkeypatch.setattr("saga.prefect.steps.exponential_backoff", lambda backoff_factor: lambda retries: [0.01] * retries)
+    monkeypatch.setattr("saga.prefect.steps._with_retries_cache", {})
     saga.misbehave(error_rate=1)
     await retry(saga)
     entry = saga.journal(order_id)["process_payment"]
@@ -270,12 +272,12 @@ async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_
         )
     saga.sql("UPDATE customer_order SET outcome = NULL")
     async with transaction() as tx:
-        (deaf,) = await journal.claim(tx, lease(1), most=1, ids=[order_id])  # type: ignore[arg-type]
+        (deaf,) = await claims.claim(tx, ORDERS, lease(1), most=1, ids=[order_id])  # type: ignore[arg-type]
     saga.sql("UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL")  # the commit that was not heard of
     saga.sql("UPDATE customer_order SET outcome = NULL")  # opened again
     async with transaction() as tx:
-        (other,) = await journal.claim(tx, lease(2), most=1, ids=[order_id])  # type: ignore[arg-type]
-    await put_off([deaf], seconds=60)
+        (other,) = await claims.claim(tx, ORDERS, lease(2), most=1, ids=[order_id])  # type: ignore[arg-type]
+    await postpone([deaf], seconds=60)
     row = saga.order(order_id)
     assert (str(row.lease_id), row.fence, row.not_before) == (lease(2), other.fence, None)
 
@@ -412,7 +414,7 @@ async def test_a_held_order_is_not_retried_until_told_to(saga: World, unique: st
     saga.misbehave(take_refunds=True)
     assert await retry(saga) == {"retried": 0, "need_attention": 1}
     assert saga.money(order_id) == (PRICE, 0)
-    assert (await shown())[0][order_id]["next try"] == "held: only when told to"
+    assert (await shown())[0][order_id]["next try"] == "on hold: only on request"
     await resolve_order(order_id, Resolution.HOLD, "ann", return_state=True)
     assert len(entries(saga, order_id)) == 1
     await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)

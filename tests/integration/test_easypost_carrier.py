@@ -11,15 +11,8 @@ from typing import Any
 
 import pytest
 
-from shop.errors import (
-    CarrierMisconfigured,
-    CarrierMismatch,
-    CarrierRefused,
-    CarrierTimeout,
-    CarrierUnavailable,
-    OrderError,
-    VoidRefused,
-)
+from saga.errors import StepError
+from shop.errors import CarrierMisconfigured, CarrierMismatch, CarrierRefused, CarrierTimeout, CarrierUnavailable, VoidRefused
 from shop.order import Order
 from shop.settings import Settings
 from shop.shipping.carrier import AnothersParcel, Status, Voided
@@ -267,7 +260,7 @@ async def test_a_label_that_was_bought_without_a_clear_answer_is_found(
     ],
 )
 async def test_each_trouble_has_its_type(
-    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, move: str, fault: str, error: type[OrderError], retryable: bool
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, move: str, fault: str, error: type[StepError], retryable: bool
 ) -> None:
     easypost_server.misbehave(move, fault, order_id=unique, seconds=1.5 * TIMEOUT)
     begin = time.monotonic()

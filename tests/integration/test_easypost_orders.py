@@ -13,7 +13,8 @@ import pytest
 
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, points, report
+from saga import failpoints
+from shop import intake, report
 from shop.desk.cancel import ask_to_cancel_sync
 from shop.names import own_name
 from shop.outcomes import OrderOutcome, Outcome
@@ -33,7 +34,7 @@ async def shipping(saga: World, easypost_server: EasyPost, monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     yield saga
-    points.watch(None)
+    failpoints.watch(None)
     await close_carriers()
     easypost_server.behave()
 
@@ -64,7 +65,7 @@ def when(point: str, act: Callable[[], None]) -> None:
             done.append(passed)
             act()
 
-    points.watch(watcher)
+    failpoints.watch(watcher)
 
 
 @LANES

@@ -15,19 +15,22 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, text
 
-from shop import ending, intake, points, report
+from saga import failpoints
+from saga.database import Tx, engine
+from saga.database_action import run_in_database
+from saga.definition import Kind, Saga, Step
+from saga.errors import StepError
+from saga.execution import StepExecution
+from saga.finish import finish, record_failures
+from saga.wakeup import WAITING, listening_sync
+from shop import intake, report
 from shop.catalogue import KnownProducts
-from shop.database import Tx, engine
-from shop.errors import OrderError, OrderRejected
+from shop.errors import OrderRejected
 from shop.intake_content import take_in
-from shop.order import Order
+from shop.order import Order, OrderInstance
 from shop.outcomes import Outcome, Receipt
-from shop.saga import Kind, Saga, Step
 from shop.settings import Settings, settings
-from shop.signals import WAITING, listening_sync
-from shop.under_way import OrderUnderWay
 from shop.validation import validate
-from shop.work import Work, run_in_database
 from tests.integration.domain import Shop, an_order
 from tests.waiting import until
 
@@ -78,12 +81,12 @@ async def test_what_fails_in_the_middle_is_stored_when_it_is_sent_again(shop: Sh
             if len(commits) == 2:
                 raise ConnectionError
 
-    points.watch(fail_the_second)
+    failpoints.watch(fail_the_second)
     try:
         with pytest.raises(ConnectionError):
             intake.submit(map(an_order, "ABCDE"))
     finally:
-        points.watch(None)
+        failpoints.watch(None)
     assert {row.id for row in await shop.rows("SELECT id FROM customer_order")} == {"A", "B"}
     again = intake.submit(map(an_order, "ABCDE"))
     assert [receipt.status for receipt in again] == ["known", "known", "accepted", "accepted", "accepted"]
@@ -321,24 +324,24 @@ async def everything_in(shop: Shop) -> dict[str, str]:
 async def test_no_card_number_is_anywhere_in_the_database(shop: Shop, order: Mapping[str, Any]) -> None:
     """Not in the order, nor in what is written about it when it is rejected."""
 
-    async def check(tx: Tx, orders: Sequence[OrderUnderWay]) -> Mapping[str, dict[str, Any] | OrderError]:
+    async def check(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str, dict[str, Any] | StepError]:
         verdicts = await validate([each.content for each in orders], KnownProducts(), settings())
         return {each.id: v if isinstance(v, OrderRejected) else {} for each, v in zip(orders, verdicts, strict=True)}
 
-    async def nothing(work: Work) -> None:
+    async def nothing(work: StepExecution) -> None:
         """Not run here."""
 
     await shop.add_stock(P=10)
     (receipt,) = intake.submit([order])
     assert receipt.status == "accepted"
-    (under_way,) = await shop.claim()
-    step = Step("validate_order", nothing, None, Kind.READ_ONLY, 5, 0)
-    work = Work(step, [under_way])
+    (instance,) = await shop.claim()
+    step = Step(nothing, None, Kind.READ_ONLY, 5, 0, name="validate_order")
+    work = StepExecution(step, [instance])
     with pytest.raises(OrderRejected) as rejected:
         await run_in_database(work, check)
-    under_way.fail("validate_order", rejected.value)
-    await ending.remember_failures([under_way])
-    assert await ending.finish([under_way], Saga(step, Step("ship", nothing, None, Kind.PIVOT, 5, 0))) == {order["id"]: Outcome.REJECTED}
+    instance.fail("validate_order", rejected.value)
+    await record_failures([instance])
+    assert await finish([instance], Saga(step, Step(nothing, None, Kind.PIVOT, 5, 0, name="ship"))) == {order["id"]: Outcome.REJECTED}
     for place, held in (await everything_in(shop)).items():
         bare = held.replace(" ", "").replace("-", "")
         assert VISA[:13] not in bare, place
@@ -350,8 +353,8 @@ async def test_no_card_number_is_anywhere_in_the_database(shop: Shop, order: Map
 async def test_an_order_goes_on_without_the_card_number_that_somebody_typed(shop: Shop, order: Mapping[str, Any]) -> None:
     await shop.add_stock(P=10)
     assert [receipt.status for receipt in intake.submit([order, order])] == ["accepted", "known"]
-    (under_way,) = await shop.claim()
-    (verdict,) = await validate([under_way.content], KnownProducts(), settings())
+    (instance,) = await shop.claim()
+    (verdict,) = await validate([instance.content], KnownProducts(), settings())
     assert isinstance(verdict, Order)
     for place, held in (await everything_in(shop)).items():
         bare = held.replace(" ", "").replace("-", "")

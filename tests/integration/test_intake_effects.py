@@ -12,8 +12,8 @@ from sqlalchemy import text
 
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
+from saga.database import transaction
 from shop import intake
-from shop.database import transaction
 from shop.order import EXAMPLE, Order
 from shop.outcomes import OrderOutcome, Outcome
 from tests.integration.domain import Shop

@@ -16,31 +16,33 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from shop import inventory, journal
-from shop.database import as_json, transaction
-from shop.errors import OrderError, OutOfStock, ReservationLost, Shortage
+from saga import journal
+from saga.database import as_json, transaction
+from saga.errors import StepError
+from shop import inventory
+from shop.errors import OutOfStock, ReservationLost, Shortage
 from shop.expiry import expire_reservations
 from shop.inventory import STEP, ReleaseResult, ReservationResult, reservation_id
+from shop.order import OrderInstance
 from shop.settings import settings
-from shop.under_way import OrderUnderWay
 from tests.integration.domain import Shop, an_order, begin, end
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 
 
-async def reserve(*orders: OrderUnderWay) -> dict[str, ReservationResult | OrderError]:
+async def reserve(*orders: OrderInstance) -> dict[str, ReservationResult | StepError]:
     async with transaction() as tx:
-        return await inventory.reserve(tx, await journal.hold(tx, orders))
+        return await inventory.reserve(tx, await journal.verify_ownership(tx, orders))
 
 
-async def release(*orders: OrderUnderWay) -> dict[str, ReleaseResult]:
+async def release(*orders: OrderInstance) -> dict[str, ReleaseResult]:
     async with transaction() as tx:
-        return await inventory.release(tx, await journal.hold(tx, orders))
+        return await inventory.release(tx, await journal.verify_ownership(tx, orders))
 
 
-async def ship(*orders: OrderUnderWay) -> dict[str, dict[str, int] | ReservationLost]:
+async def ship(*orders: OrderInstance) -> dict[str, dict[str, int] | ReservationLost]:
     async with transaction() as tx:
-        return await inventory.ship(tx, [order.id for order in await journal.hold(tx, orders)])
+        return await inventory.ship(tx, [order.id for order in await journal.verify_ownership(tx, orders)])
 
 
 def short(result: object) -> list[tuple[str, int, int]]:
@@ -53,7 +55,7 @@ def short(result: object) -> list[tuple[str, int, int]]:
 
 async def test_all_items_are_reserved(shop: Shop) -> None:
     await shop.add_stock(P=10, Q=5)
-    (order,) = await shop.under_way(an_order("A", ("P", 2), ("Q", 5), ("P", 1)))
+    (order,) = await shop.instance(an_order("A", ("P", 2), ("Q", 5), ("P", 1)))
     result = (await reserve(order))["A"]
     assert isinstance(result, ReservationResult)
     assert (result.inventory_status, result.reservation_id, result.total_items_reserved) == ("reserved", "RES-A", 8)
@@ -71,7 +73,7 @@ async def test_all_items_are_reserved(shop: Shop) -> None:
 
 async def test_all_or_none_and_every_short_item_is_told(shop: Shop) -> None:
     await shop.add_stock(P=10, Q=5, R=0)
-    (order,) = await shop.under_way(an_order("A", ("P", 2), ("Q", 3), ("Q", 3), ("R", 1), ("NOBODY", 1)))
+    (order,) = await shop.instance(an_order("A", ("P", 2), ("Q", 3), ("Q", 3), ("R", 1), ("NOBODY", 1)))
     assert short((await reserve(order))["A"]) == [("Q", 6, 5), ("R", 1, 0), ("NOBODY", 1, 0)]
     assert [await shop.stock(p) for p in "PQR"] == [(10, 0), (5, 0), (0, 0)]
     assert await shop.count("reservation") == 0
@@ -79,7 +81,7 @@ async def test_all_or_none_and_every_short_item_is_told(shop: Shop) -> None:
 
 async def test_an_out_of_stock_tells_product_requested_and_available(shop: Shop) -> None:
     await shop.add_stock(P=1)
-    (order,) = await shop.under_way(an_order("A", ("P", 2)))
+    (order,) = await shop.instance(an_order("A", ("P", 2)))
     result = (await reserve(order))["A"]
     assert isinstance(result, OutOfStock)
     assert not result.retryable
@@ -89,7 +91,7 @@ async def test_an_out_of_stock_tells_product_requested_and_available(shop: Shop)
 
 async def test_what_others_hold_is_not_available(shop: Shop) -> None:
     await shop.add_stock(P=5)
-    a, b = await shop.under_way(an_order("A", ("P", 3)), an_order("B", ("P", 3)))
+    a, b = await shop.instance(an_order("A", ("P", 3)), an_order("B", ("P", 3)))
     await reserve(a)
     assert short((await reserve(b))["B"]) == [("P", 3, 2)]
     await release(a)
@@ -100,7 +102,7 @@ async def test_what_others_hold_is_not_available(shop: Shop) -> None:
 async def test_a_batch_is_served_in_its_sequence(shop: Shop) -> None:
     """One that is short takes nothing away from those behind it."""
     await shop.add_stock(P=5, Q=1)
-    orders = await shop.under_way(
+    orders = await shop.instance(
         an_order("A", ("P", 3)), an_order("B", ("P", 3)), an_order("C", ("P", 2)), an_order("D", ("P", 1)), an_order("E", ("Q", 1))
     )
     results = await reserve(*orders)
@@ -113,7 +115,7 @@ async def test_a_batch_is_served_in_its_sequence(shop: Shop) -> None:
 
 async def test_a_second_reserve_finds_the_first(shop: Shop) -> None:
     await shop.add_stock(P=5)
-    a, b = await shop.under_way(an_order("A", ("P", 3)), an_order("B", ("P", 2)))
+    a, b = await shop.instance(an_order("A", ("P", 3)), an_order("B", ("P", 2)))
     first = (await reserve(a))["A"]
     again = await reserve(b, a)
     assert isinstance(first, ReservationResult)
@@ -135,7 +137,7 @@ async def test_a_batch_of_nothing(shop: Shop) -> None:
 
 async def test_a_transaction_that_fails_reserves_nothing(shop: Shop) -> None:
     await shop.add_stock(P=5)
-    (order,) = await shop.under_way(an_order("A", ("P", 3)))
+    (order,) = await shop.instance(an_order("A", ("P", 3)))
 
     async def reserve_and_fail() -> None:
         async with transaction() as tx:
@@ -151,7 +153,7 @@ async def test_a_transaction_that_fails_reserves_nothing(shop: Shop) -> None:
 async def test_orders_whose_ids_look_alike_have_reservations_of_their_own(shop: Shop) -> None:
     ids = ["a b", "a-b", "a/b", "A-b", "a" * 200, "a" * 199, "字", "é"]
     await shop.add_stock(P=100)
-    orders = await shop.under_way(*(an_order(i) for i in ids))
+    orders = await shop.instance(*(an_order(i) for i in ids))
     results = await reserve(*orders)
     assert all(isinstance(result, ReservationResult) for result in results.values())
     assert len({reservation_id(i) for i in ids}) == len(ids)
@@ -163,7 +165,7 @@ async def test_orders_whose_ids_look_alike_have_reservations_of_their_own(shop: 
 
 async def test_releasing_gives_everything_back_once(shop: Shop) -> None:
     await shop.add_stock(P=10, Q=5)
-    a, b = await shop.under_way(an_order("A", ("P", 2), ("Q", 1)), an_order("B", ("P", 1)))
+    a, b = await shop.instance(an_order("A", ("P", 2), ("Q", 1)), an_order("B", ("P", 1)))
     await reserve(a, b)
     result = (await release(a))["A"]
     assert (result.compensation_status, result.released_reservation_id, result.released_items) == ("success", "RES-A", {"P": 2, "Q": 1})
@@ -179,7 +181,7 @@ async def test_releasing_gives_everything_back_once(shop: Shop) -> None:
 
 async def test_releasing_without_a_reservation(shop: Shop) -> None:
     await shop.add_stock(P=10)
-    (order,) = await shop.under_way(an_order("A", ("P", 20)))
+    (order,) = await shop.instance(an_order("A", ("P", 20)))
     await reserve(order)
     assert (await release(order))["A"].compensation_status == "no_reservation_to_release"
     assert await shop.stock("P") == (10, 0)
@@ -187,7 +189,7 @@ async def test_releasing_without_a_reservation(shop: Shop) -> None:
 
 async def test_what_was_released_can_be_reserved_again(shop: Shop) -> None:
     await shop.add_stock(P=10)
-    (order,) = await shop.under_way(an_order("A", ("P", 4)))
+    (order,) = await shop.instance(an_order("A", ("P", 4)))
     for _ in range(2):
         await reserve(order)
         assert await shop.stock("P") == (10, 4)
@@ -204,7 +206,7 @@ async def test_what_was_released_can_be_reserved_again(shop: Shop) -> None:
 
 async def test_shipping_takes_it_off_the_shelf(shop: Shop) -> None:
     await shop.add_stock(P=10, Q=5)
-    a, b = await shop.under_way(an_order("A", ("P", 2), ("Q", 1)), an_order("B", ("P", 1)))
+    a, b = await shop.instance(an_order("A", ("P", 2), ("Q", 1)), an_order("B", ("P", 1)))
     await reserve(a, b)
     assert await ship(a) == {"A": {"P": 2, "Q": 1}}
     assert (await shop.stock("P"), await shop.stock("Q")) == ((8, 1), (4, 0))
@@ -218,7 +220,7 @@ async def test_shipping_takes_it_off_the_shelf(shop: Shop) -> None:
 
 async def test_what_is_not_held_cannot_be_shipped_and_does_not_hold_up_others(shop: Shop) -> None:
     await shop.add_stock(P=10)
-    a, b, c = await shop.under_way(an_order("A", ("P", 2)), an_order("B", ("P", 2)), an_order("C", ("P", 2)))
+    a, b, c = await shop.instance(an_order("A", ("P", 2)), an_order("B", ("P", 2)), an_order("C", ("P", 2)))
     await reserve(a, b)
     await release(b)
     shipped = await ship(a, b, c)
@@ -230,7 +232,7 @@ async def test_what_is_not_held_cannot_be_shipped_and_does_not_hold_up_others(sh
 
 async def test_stock_that_was_changed_by_hand_moves_nothing(shop: Shop) -> None:
     await shop.add_stock(P=10, Q=10)
-    (order,) = await shop.under_way(an_order("A", ("P", 2), ("Q", 2)))
+    (order,) = await shop.instance(an_order("A", ("P", 2), ("Q", 2)))
     await reserve(order)
     await shop.rows("UPDATE product SET reserved = 1 WHERE id = 'P'")
     for act in (ship, release):
@@ -243,13 +245,13 @@ async def test_stock_that_was_changed_by_hand_moves_nothing(shop: Shop) -> None:
 # -- expiry ------------------------------------------------------------------------------------------------------------
 
 
-async def reserved(shop: Shop, *orders: dict[str, Any]) -> list[OrderUnderWay]:
+async def reserved(shop: Shop, *orders: dict[str, Any]) -> list[OrderInstance]:
     """Orders that hold their stock, with the journal saying so."""
-    under_way = await shop.under_way(*orders)
-    results = await reserve(*under_way)
+    instance = await shop.instance(*orders)
+    results = await reserve(*instance)
     assert all(isinstance(result, ReservationResult) for result in results.values())
-    await end(STEP, under_way)
-    return under_way
+    await end(STEP, instance)
+    return instance
 
 
 async def run_out(shop: Shop, *ids: str) -> None:
@@ -261,7 +263,7 @@ async def run_out(shop: Shop, *ids: str) -> None:
 async def test_only_dead_orders_reservations_expire(shop: Shop) -> None:
     await shop.add_stock(P=100)
     dead, alive, waiting, ended, in_time = "dead", "alive", "waiting", "ended", "in time"
-    under_way = await reserved(shop, *(an_order(i, ("P", 10)) for i in (dead, alive, waiting, ended, in_time)))
+    instance = await reserved(shop, *(an_order(i, ("P", 10)) for i in (dead, alive, waiting, ended, in_time)))
     await run_out(shop, dead, alive, waiting, ended)
     await shop.let_leases_run_out()
     await shop.rows("UPDATE customer_order SET lease_id = :lease WHERE id = :id", lease=await shop.lease(), id=alive)
@@ -280,7 +282,7 @@ async def test_only_dead_orders_reservations_expire(shop: Shop) -> None:
         assert (step.undo_status, step.undo_due) == ("done", False)
         assert step.undo_result == {"compensation_status": "success", "expired": True, "released_items": {"P": 10}}
     assert (await shop.step(alive, STEP)).undo_due
-    assert [order.id for order in under_way if (await shop.order(order.id)).outcome is None] == [dead, alive, waiting, in_time]
+    assert [order.id for order in instance if (await shop.order(order.id)).outcome is None] == [dead, alive, waiting, in_time]
 
 
 async def test_a_worker_that_wakes_up_after_the_expiry_holds_nothing(shop: Shop) -> None:
@@ -332,7 +334,7 @@ async def test_an_order_that_is_being_written_about_is_alive(shop: Shop) -> None
     await run_out(shop, "A")
     await shop.let_leases_run_out()
     async with transaction() as tx:
-        assert await journal.hold(tx, [order])
+        assert await journal.verify_ownership(tx, [order])
         async with asyncio.timeout(10):
             assert await expire_reservations() == []
         assert await inventory.ship(tx, ["A"]) == {"A": {"P": 4}}
@@ -371,7 +373,7 @@ async def test_many_expiring_at_once_give_back_once(shop: Shop) -> None:
 
 async def test_two_orders_for_the_last_piece(shop: Shop) -> None:
     await shop.add_stock(P=1)
-    orders = await shop.under_way(*(an_order(f"{i}") for i in range(10)))
+    orders = await shop.instance(*(an_order(f"{i}") for i in range(10)))
     results = {i: result for each in await asyncio.gather(*(reserve(order) for order in orders)) for i, result in each.items()}
     assert sum(isinstance(result, ReservationResult) for result in results.values()) == 1
     assert sum(isinstance(result, OutOfStock) for result in results.values()) == 9
@@ -384,9 +386,9 @@ async def test_orders_with_the_same_products_in_any_sequence_do_not_wait_for_eac
     products = [f"P{i}" for i in range(12)]
     await shop.add_stock(**dict.fromkeys(products, 1_000))
     shuffled = [random.Random(i).sample(products, 12) for i in range(60)]
-    orders = await shop.under_way(*(an_order(f"{i}", *((p, 1) for p in sequence)) for i, sequence in enumerate(shuffled)))
+    orders = await shop.instance(*(an_order(f"{i}", *((p, 1) for p in sequence)) for i, sequence in enumerate(shuffled)))
 
-    async def through(batch: Sequence[OrderUnderWay], last: Any) -> None:
+    async def through(batch: Sequence[OrderInstance], last: Any) -> None:
         await reserve(*batch)
         await last(*batch)
 
@@ -419,16 +421,16 @@ async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...],
     hold runs out under them, the books balance at every moment, and each order holds what the answers said."""
     run = next(_runs)
     pieces = {f"{p}{run}": n for p, n in zip(PRODUCTS, stock, strict=True)}
-    crews: list[list[OrderUnderWay]] = []
+    crews: list[list[OrderInstance]] = []
     for w, (orders, _) in enumerate(plans):
         wanted = [an_order(f"{run}-{w}-{n}", *((f"{p}{run}", q) for p, q in each)) for n, each in enumerate(orders)]
-        crews.append(await shop.under_way(*wanted))
+        crews.append(await shop.instance(*wanted))
     everybody = [order for crew in crews for order in crew]
     async with transaction() as tx:
         await tx.execute(_STOCK, {"rows": as_json(pieces)})
     states: dict[str, str] = {}
 
-    async def move(what: str, crew: list[OrderUnderWay]) -> None:
+    async def move(what: str, crew: list[OrderInstance]) -> None:
         if what == "expire":
             await shop.let_leases_run_out(crew[0].id)
             await run_out(shop, crew[0].id)
@@ -436,7 +438,7 @@ async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...],
                 states[order_id] = "released"
             return
         async with transaction() as tx:
-            held = await journal.hold(tx, crew)
+            held = await journal.verify_ownership(tx, crew)
             # A shipped order is past the pivot: nobody reserves for it again.
             open_ones = [order for order in held if states.get(order.id) != "shipped"]
             if what == "reserve":
@@ -446,10 +448,10 @@ async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...],
             else:
                 answers = await inventory.ship(tx, [order.id for order in open_ones])
         for order_id, answer in answers.items():
-            if not isinstance(answer, OrderError):
+            if not isinstance(answer, StepError):
                 states[order_id] = {"reserve": "held", "release": "released", "ship": "shipped"}[what]
 
-    async def work(crew: list[OrderUnderWay], plan: list[tuple[str, int]]) -> None:
+    async def work(crew: list[OrderInstance], plan: list[tuple[str, int]]) -> None:
         for what, some in plan:
             chosen = [order for n, order in enumerate(crew) if some & (1 << n)] or crew
             await move(what, chosen)
@@ -469,9 +471,9 @@ async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...],
     taken: Counter[str] = Counter()
     for order in everybody:
         if told.get(order.id) in {"held", "shipped"}:
-            taken.update(order.order.wanted)
+            taken.update(order.payload.wanted)
     assert all(taken[p] <= n for p, n in pieces.items()), "oversold"
     for product, n in pieces.items():
         on_hand, held_back = await shop.stock(product)
-        shipped = sum(order.order.wanted.get(product, 0) for order in everybody if told.get(order.id) == "shipped")
+        shipped = sum(order.payload.wanted.get(product, 0) for order in everybody if told.get(order.id) == "shipped")
         assert (on_hand + shipped, on_hand - held_back) == (n, n - taken[product])

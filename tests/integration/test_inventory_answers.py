@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from saga.errors import StepError
 from shop.errors import (
     InventoryMisconfigured,
     InventoryMismatch,
     InventoryRefused,
     InventoryTimeout,
     InventoryUnavailable,
-    OrderError,
     OutOfStock,
     ReservationLost,
     Shortage,
@@ -66,8 +66,8 @@ def asks(inventory: Inventory) -> dict[str, Callable[[], Awaitable[Any]]]:
     }
 
 
-async def refused(ask: Callable[[], Awaitable[Any]]) -> OrderError:
-    with pytest.raises(OrderError) as raised:
+async def refused(ask: Callable[[], Awaitable[Any]]) -> StepError:
+    with pytest.raises(StepError) as raised:
         await ask()
     assert TOKEN not in repr(raised.value)
     assert raised.value.__cause__ is None
@@ -156,7 +156,7 @@ SHORT = [{"product_id": "P", "requested": 2, "available": 1}]
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-async def test_every_no_has_its_type(answer: bytes, kind: type[OrderError], says: str) -> None:
+async def test_every_no_has_its_type(answer: bytes, kind: type[StepError], says: str) -> None:
     async with service_that_says(answer) as said:
         for name, ask in asks(said.inventory).items():
             error = await refused(ask)
@@ -257,7 +257,7 @@ class TestTheBreaker:
             for _ in range(times):
                 try:
                     ends.append(str((await guarded.commit("O-1")).state))
-                except OrderError as error:
+                except StepError as error:
                     ends.append(f"{error.code}, wait" if getattr(error, "retry_after", None) else error.code)
             return ends, len(said.asked), told
 

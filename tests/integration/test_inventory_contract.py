@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.errors import InventoryRefused, OrderError, OutOfStock, ReservationLost, Shortage
+from saga.errors import StepError
+from shop.errors import InventoryRefused, OutOfStock, ReservationLost, Shortage
 from shop.stock.embedded import EmbeddedInventory
 from shop.stock.protocol import Inventory, State
 from shop.stock.service_client import ServiceInventory
@@ -254,5 +255,5 @@ async def test_never_oversold_and_the_sums_hold(
 
 async def test_no_is_typed(inventory: Inventory) -> None:
     """Nothing comes out of an inventory but what its contract names."""
-    with pytest.raises(OrderError):
+    with pytest.raises(StepError):
         await inventory.reserve("A", {"NOBODY": 1}, seconds=60)

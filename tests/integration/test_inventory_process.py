@@ -22,7 +22,8 @@ from deployments.stack.postgres import EmbeddedPostgres
 from deployments.stack.served import Served
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, points, report
+from saga import failpoints
+from shop import intake, report
 from shop.errors import InventoryMisconfigured
 from shop.outcomes import Outcome
 from shop.settings import settings
@@ -39,9 +40,9 @@ _numbers = itertools.count(1)
 
 
 class Service(Served):
-    """As `python -m deployments.inventory_service --prepare` starts it."""
+    """As `order-saga inventory-service --prepare` starts it."""
 
-    name, module, file, usual_port = "inventory service", "deployments.inventory_service", "inventory", 8440
+    name, command, file, usual_port = "inventory service", "inventory-service", "inventory", 8440
 
     def kill(self) -> None:
         assert self.pid is not None
@@ -159,12 +160,20 @@ async def test_it_says_in_its_own_database_that_it_lives(start: Start, stock_dat
     [
         (["--host", "0.0.0.0"], {}, "set INVENTORY_SERVICE_TOKEN"),
         (["--port", "99999"], {}, "cannot listen on 127.0.0.1:99999"),
-        (["--port", "http"], {}, "invalid int value: 'http'"),
+        (["--port", "http"], {}, 'unable to convert "http" into int'),
     ],
     ids=["open to all", "no such port", "no port"],
 )
 def test_it_says_in_a_line_why_it_does_not_start(options: list[str], environment: dict[str, str], says: str) -> None:
-    command = [sys.executable, "-m", "deployments.inventory_service", "--database-url", "postgresql://nobody@127.0.0.1:1/x", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.cli",
+        "inventory-service",
+        "--database-url",
+        "postgresql://nobody@127.0.0.1:1/x",
+        *options,
+    ]
     plain = {name: value for name, value in os.environ.items() if name != "INVENTORY_SERVICE_TOKEN"}
     ended = subprocess.run(command, cwd=HOME, env=plain | environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode != 0
@@ -184,7 +193,7 @@ async def served(saga: World, start: Start, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     yield service
-    points.watch(None)
+    failpoints.watch(None)
     await close_inventories()
 
 
@@ -216,7 +225,7 @@ async def test_a_service_that_is_killed_and_started_again(
             served.kill()
             supervisor.start()
 
-    points.watch(watcher)
+    failpoints.watch(watcher)
     await lane([an_order(order_id) for order_id in ids])
     assert killed
     await asyncio.to_thread(supervisor.join)

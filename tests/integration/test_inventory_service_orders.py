@@ -13,10 +13,11 @@ import pytest
 from deployments.samples import load_samples
 from deployments.samples.outside import all_outside
 from deployments.stack.postgres import EmbeddedPostgres
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.saga import ORDER_SAGA
-from shop import intake, points, report
+from saga import failpoints
+from shop import intake, report
 from shop.catalogue import load_sample_catalogue
 from shop.desk.cancel import ask_to_cancel_sync
 from shop.desk.preview import preview_cancel_sync
@@ -54,7 +55,7 @@ async def stocked(saga: World, service: InventoryServer, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     yield saga
-    points.watch(None)
+    failpoints.watch(None)
     await close_inventories()
 
 
@@ -96,7 +97,7 @@ def when(point: str, act: Callable[[], object]) -> None:
             done.append(passed)
             act()
 
-    points.watch(watcher)
+    failpoints.watch(watcher)
 
 
 def cancel(order_id: str) -> None:

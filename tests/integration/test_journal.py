@@ -17,15 +17,19 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from deployments.stack.environment import environment
-from shop import ending, journal, notes
-from shop import lease as shop_lease
-from shop.database import NotWritten, Tx, transaction
-from shop.errors import LeaseLost, OrderCancelled, OutOfStock, RecordedFailure, Shortage
-from shop.journal import Record
-from shop.lease import lease
-from shop.notes import note
-from shop.saga import Kind, Saga, Step
-from shop.under_way import Entry, OrderUnderWay
+from saga import claims, journal
+from saga import lease as shop_lease
+from saga.checkpoint import checkpoint
+from saga.database import NotWritten, Tx, transaction
+from saga.definition import Kind, Saga, Step
+from saga.errors import LeaseLost, RecordedFailure, SagaCancelled
+from saga.finish import finish, postpone, record_failures
+from saga.instance import Entry, SagaInstance
+from saga.journal import Record
+from saga.lease import lease
+from shop.errors import OutOfStock, Shortage
+from shop.order import OrderInstance
+from shop.order_store import ORDERS
 from tests.integration.domain import Shop, an_order, begin, begin_undo, end, end_undo, write
 from tests.waiting import until
 
@@ -34,7 +38,7 @@ pytest_plugins = ["tests.integration.domain_fixtures"]
 RESERVE, CHARGE, SHIP = "check_inventory", "process_payment", "fulfill_order"
 
 
-def ids(orders: list[OrderUnderWay]) -> list[str]:
+def ids(orders: list[OrderInstance]) -> list[str]:
     return [order.id for order in orders]
 
 
@@ -43,9 +47,9 @@ async def nothing(work: Any) -> None:
 
 
 SAGA = Saga(
-    Step(RESERVE, nothing, nothing, Kind.COMPENSATABLE, 1, 0),
-    Step(CHARGE, nothing, nothing, Kind.COMPENSATABLE, 1, 0),
-    Step(SHIP, nothing, None, Kind.PIVOT, 1, 0),
+    Step(nothing, nothing, Kind.COMPENSATABLE, 1, 0, name=RESERVE),
+    Step(nothing, nothing, Kind.COMPENSATABLE, 1, 0, name=CHARGE),
+    Step(nothing, None, Kind.PIVOT, 1, 0, name=SHIP),
 )
 
 
@@ -57,7 +61,7 @@ async def test_the_oldest_first_up_to_the_limit(shop: Shop) -> None:
     claimed = await shop.claim(most=3)
     assert ids(claimed) == ["Z", "B", "M"]
     assert [(order.fence, order.takeovers, order.lost, order.journal) for order in claimed] == [(1, 0, False, {})] * 3
-    assert claimed[0].order.total_minor == 1000
+    assert claimed[0].payload.total_minor == 1000
     assert ids(await shop.claim(most=3)) == ["A"]
     assert await shop.claim() == []
 
@@ -82,7 +86,7 @@ async def test_those_that_somebody_had_begun_with(shop: Shop) -> None:
     await shop.claim("A")
     await shop.let_leases_run_out()
     async with transaction() as tx:
-        claimed = await journal.claim(tx, await shop.lease(), most=10, begun=True, flow_run_id="run")
+        claimed = await claims.claim(tx, ORDERS, await shop.lease(), most=10, only_begun=True, flow_run_id="run")
     assert ids(claimed) == ["A"]
     assert ((await shop.order("A")).flow_run_id, (await shop.order("B")).flow_run_id) == ("run", None)
 
@@ -92,9 +96,9 @@ async def test_a_second_claimer_skips_what_the_first_one_is_about_to_take(shop: 
     await shop.store(*(an_order(i) for i in "ABCDE"))
     first, second = await shop.lease(), await shop.lease()
     async with transaction() as one:
-        mine = await journal.claim(one, first, most=3)
+        mine = await claims.claim(one, ORDERS, first, most=3)
         async with asyncio.timeout(10), transaction() as other:
-            others = await journal.claim(other, second, most=3)
+            others = await claims.claim(other, ORDERS, second, most=3)
     assert (ids(mine), ids(others)) == (["A", "B", "C"], ["D", "E"])
     holders = await shop.rows("SELECT id, lease_id FROM customer_order ORDER BY id")
     assert [row.lease_id for row in holders] == [first] * 3 + [second] * 2
@@ -105,7 +109,7 @@ async def test_a_claim_that_is_not_committed_claims_nothing(shop: Shop) -> None:
 
     async def claim_and_fail() -> None:
         async with transaction() as tx:
-            assert ids(await journal.claim(tx, await shop.lease(), most=1)) == ["A"]
+            assert ids(await claims.claim(tx, ORDERS, await shop.lease(), most=1)) == ["A"]
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -121,7 +125,7 @@ async def test_many_claimers_and_no_order_claimed_twice(shop: Shop) -> None:
         mine, lease_id = [], await shop.lease()
         while True:
             async with transaction() as tx:
-                claimed = await journal.claim(tx, lease_id, most=7)
+                claimed = await claims.claim(tx, ORDERS, lease_id, most=7)
             if not claimed:
                 return mine
             mine += ids(claimed)
@@ -136,7 +140,7 @@ async def test_many_claimers_of_leases_that_ran_out(shop: Shop) -> None:
     await shop.store(*(an_order(f"{i:02}") for i in range(50)))
     await shop.claim(most=50)
     await shop.let_leases_run_out()
-    claimed: list[OrderUnderWay] = []
+    claimed: list[OrderInstance] = []
 
     async def worker() -> None:
         claimed.extend(await shop.claim(most=4))
@@ -154,28 +158,28 @@ async def test_many_claimers_of_leases_that_ran_out(shop: Shop) -> None:
 
 
 async def test_an_order_whose_lease_ran_out_is_taken_over(shop: Shop) -> None:
-    (old,) = await shop.under_way(an_order("A"))
+    (old,) = await shop.instance(an_order("A"))
     await begin(CHARGE, [old])
-    await note(old, CHARGE, payment_id="pay_1")
+    await checkpoint(old, CHARGE, payment_id="pay_1")
     assert await shop.claim() == [], "its worker lives"
     await shop.let_leases_run_out()
     (new,) = await shop.claim()
-    assert (new.fence, new.takeovers, new.left_behind) == (2, 1, True)
+    assert (new.fence, new.takeovers, new.lease_expired) == (2, 1, True)
     assert new.journal[CHARGE].notes == {"payment_id": "pay_1"}
     assert new.undo_plan() == (CHARGE,)
     await shop.let_leases_run_out()
     (third,) = await shop.claim()
-    assert (third.fence, third.takeovers, third.left_behind) == (3, 2, True)
-    await ending.put_off([third], seconds=0)
+    assert (third.fence, third.takeovers, third.lease_expired) == (3, 2, True)
+    await postpone([third], seconds=0)
     (fourth,) = await shop.claim()
-    assert (fourth.fence, fourth.takeovers, fourth.left_behind) == (4, 2, False), "this one was handed back"
+    assert (fourth.fence, fourth.takeovers, fourth.lease_expired) == (4, 2, False), "this one was handed back"
 
 
 async def test_an_order_whose_lease_is_gone_is_taken_over(shop: Shop) -> None:
-    await shop.under_way(an_order("A"))
+    await shop.instance(an_order("A"))
     await shop.rows("DELETE FROM lease")
     (new,) = await shop.claim()
-    assert (new.fence, new.takeovers, new.left_behind) == (2, 1, True)
+    assert (new.fence, new.takeovers, new.lease_expired) == (2, 1, True)
 
 
 async def test_a_lease_lives_as_long_as_its_body(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +189,7 @@ async def test_a_lease_lives_as_long_as_its_body(shop: Shop, monkeypatch: pytest
     monkeypatch.setenv("LEASE_SECONDS", "2")
     settings.cache_clear()
     await shop.store(an_order("A"), an_order("B"))
-    async with lease() as mine:
+    async with lease(ORDERS) as mine:
         assert ids(await shop.claim("A", lease=mine)) == ["A"]
         first = await shop.value("SELECT until FROM lease")
 
@@ -199,12 +203,12 @@ async def test_a_lease_lives_as_long_as_its_body(shop: Shop, monkeypatch: pytest
 
 async def test_what_is_handed_back_is_claimable_at_once_and_is_no_takeover(shop: Shop) -> None:
     await shop.store(an_order("A"), an_order("B"), an_order("C"))
-    async with lease() as mine:
+    async with lease(ORDERS) as mine:
         a, b, _ = await shop.claim(lease=mine)
         await begin(RESERVE, [a])
-        assert await ending.finish([b], SAGA) == {"B": "completed"}
+        assert await finish([b], SAGA) == {"B": "completed"}
     again = await shop.claim()
-    assert [(order.id, order.fence, order.takeovers, order.left_behind) for order in again] == [("A", 2, 0, False), ("C", 2, 0, False)]
+    assert [(order.id, order.fence, order.takeovers, order.lease_expired) for order in again] == [("A", 2, 0, False), ("C", 2, 0, False)]
     assert again[0].undo_plan() == (RESERVE,)
     assert await shop.value("SELECT outcome FROM customer_order WHERE id = 'B'") == "completed"
 
@@ -213,7 +217,7 @@ async def test_what_is_handed_back_after_an_error_is_claimable_too(shop: Shop) -
     await shop.store(an_order("A"))
 
     async def claim_and_fail() -> None:
-        async with lease() as mine:
+        async with lease(ORDERS) as mine:
             await shop.claim(lease=mine)
             raise ZeroDivisionError
 
@@ -223,8 +227,8 @@ async def test_what_is_handed_back_after_an_error_is_claimable_too(shop: Shop) -
 
 
 async def test_what_is_put_off_waits_and_is_no_takeover(shop: Shop) -> None:
-    (order,) = await shop.under_way(an_order("A"))
-    await ending.put_off([order], seconds=3600)
+    (order,) = await shop.instance(an_order("A"))
+    await postpone([order], seconds=3600)
     assert await shop.claim() == []
     await shop.rows("UPDATE customer_order SET not_before = now()")
     assert [(again.fence, again.takeovers) for again in await shop.claim()] == [(2, 0)]
@@ -243,7 +247,7 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
 
     with environment({"LEASE_SECONDS": "1"}):
         await shop.store(an_order("A"))
-        async with lease() as mine:
+        async with lease(ORDERS) as mine:
             await shop.claim("A", lease=mine)
             with monkeypatch.context() as patch:
                 patch.setattr(shop_lease, "transaction", away)
@@ -271,7 +275,7 @@ async def test_a_renewal_that_is_slow_and_succeeds_forgets_no_death_that_did_not
 
     with environment({"LEASE_SECONDS": "1"}):
         await shop.store(an_order("A"))
-        async with lease() as mine:
+        async with lease(ORDERS) as mine:
             await shop.claim("A", lease=mine)
             monkeypatch.setattr(shop_lease, "transaction", slow)
             await until(partial(has_run_out, shop, mine), 10, "the lease to run out")
@@ -290,13 +294,13 @@ async def test_a_renewal_that_waits_for_whoever_takes_over_sees_what_that_one_le
     mine = await shop.lease()
     await shop.claim("A", lease=mine)
     await shop.let_leases_run_out()
-    other, known = await shop.lease(), shop_lease._Connection(was_lost=True)
+    other, known = await shop.lease(), shop_lease._Renewal(was_late=True)
     async with transaction() as tx:
-        (taken,) = await journal.claim(tx, other, most=1, ids=["A"])
-        renewing = asyncio.create_task(shop_lease._renew(mine, known, limit=30))
+        (taken,) = await claims.claim(tx, ORDERS, other, most=1, ids=["A"])
+        renewing = asyncio.create_task(shop_lease._renew(ORDERS, mine, known, limit=30))
         await until(partial(somebody_waits, shop), 10, "the renewal to wait")
     await renewing
-    assert (taken.lone_deaths, known.was_alone) == (1, True)
+    assert (taken.lone_deaths, known.had_single_instance) == (1, True)
     assert await is_not_counted(shop)
 
 
@@ -314,7 +318,7 @@ async def test_a_connection_that_does_not_answer_does_not_cost_the_lease(shop: S
 
     with environment({"LEASE_SECONDS": "4"}):
         await shop.store(an_order("A"))
-        async with lease() as mine:
+        async with lease(ORDERS) as mine:
             await shop.claim("A", lease=mine)
             first = await shop.value("SELECT until FROM lease WHERE id = :id", id=mine)
             with monkeypatch.context() as patch:
@@ -333,7 +337,7 @@ async def test_a_takeover_from_a_worker_that_was_blocked_counts(shop: Shop) -> N
     """The order may be what blocks its workers."""
     with environment({"LEASE_SECONDS": "1"}):
         await shop.store(an_order("A"))
-        async with lease() as mine:
+        async with lease(ORDERS) as mine:
             await shop.claim("A", lease=mine)
             await shop.let_leases_run_out()
             (taken,) = await shop.claim("A")
@@ -348,9 +352,9 @@ async def die(shop: Shop, times: int, *, most: int = 100) -> None:
         await shop.let_leases_run_out()
 
 
-async def trial(shop: Shop, *, most: int = 40, alone: bool = True, survived: int = 0) -> list[OrderUnderWay]:
+async def trial(shop: Shop, *, most: int = 40, alone: bool = True, survived: int = 0) -> list[OrderInstance]:
     async with transaction() as tx:
-        return await journal.claim(tx, await shop.lease(), most=most, alone=alone, survived=survived)
+        return await claims.claim(tx, ORDERS, await shop.lease(), most=most, idle=alone, survived=survived)
 
 
 async def test_after_each_death_fewer_are_tried_together_and_at_last_one(shop: Shop) -> None:
@@ -387,7 +391,7 @@ async def test_who_has_other_orders_in_hand_tries_nobody(shop: Shop) -> None:
     assert ids(await trial(shop, alone=False)) == []
     assert (await shop.order("A")).lease_id is not None
     async with transaction() as tx:
-        assert await journal.oldest_claimable(tx) == ("A", 3, True), "somebody is needed for it"
+        assert await claims.oldest_claimable(tx, ORDERS) == ("A", 3, True), "somebody is needed for it"
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -396,11 +400,11 @@ async def test_beside_an_order_that_cannot_be_claimed_suspected_ones_are_still_t
     await die(shop, 3)
     await shop.store(an_order("UNREADABLE"), an_order("D"), an_order("E"))
     await shop.rows("""UPDATE customer_order SET failure = '"unreadable"', fence = 1 WHERE id IN ('A', 'UNREADABLE')""")
-    claimed = await journal.take(await shop.lease(), most=10, alone=alone)
+    claimed = await claims.claim_batch(ORDERS, await shop.lease(), most=10, idle=alone)
     assert [(order.id, order.on_trial) for order in claimed] == [("D", False), ("E", False)]
     assert (await shop.order("UNREADABLE")).not_before is not None
-    assert await journal.take(await shop.lease(), most=10, alone=False) == [], "not beside others"
-    claimed = await journal.take(await shop.lease(), most=10)
+    assert await claims.claim_batch(ORDERS, await shop.lease(), most=10, idle=False) == [], "not beside others"
+    claimed = await claims.claim_batch(ORDERS, await shop.lease(), most=10)
     assert [(order.id, order.on_trial) for order in claimed] == [("B", True)]
     assert (await shop.order("A")).not_before is not None, "it is set aside, so that it does not keep suspected ones from their trial"
 
@@ -409,7 +413,7 @@ async def test_those_that_nobody_had_begun_with_stay_so_beside_an_order_that_can
     await shop.store(an_order("UNREADABLE"), an_order("B"), an_order("C"))
     await shop.rows("""UPDATE customer_order SET failure = '"unreadable"' WHERE id = 'UNREADABLE'""")
     await shop.rows("UPDATE customer_order SET fence = 1 WHERE id <> 'C'")
-    assert ids(await journal.take(await shop.lease(), most=10, begun=True)) == ["B"]
+    assert ids(await claims.claim_batch(ORDERS, await shop.lease(), most=10, only_begun=True)) == ["B"]
 
 
 @pytest.mark.parametrize("code", ["22012", "XX000"])
@@ -421,9 +425,9 @@ async def test_an_order_that_cannot_be_handed_back_keeps_no_others_at_the_end(sh
     )
     await shop.rows("CREATE TRIGGER spoil BEFORE UPDATE ON customer_order FOR EACH ROW EXECUTE FUNCTION spoil()")
     try:
-        async with lease() as mine:
+        async with lease(ORDERS) as mine:
             assert len(await shop.claim(lease=mine)) == 3
-            assert not await shop_lease.hand_back_strays(mine, [])
+            assert not await shop_lease.release_strays(ORDERS, mine, [])
             rows = await shop.rows("SELECT id FROM customer_order WHERE lease_id IS NULL ORDER BY id")
             assert [row.id for row in rows] == ["A", "C"], "also in the middle of a run"
             assert len(await shop.claim("A", "C", lease=mine)) == 2
@@ -436,7 +440,7 @@ async def test_an_order_that_cannot_be_handed_back_keeps_no_others_at_the_end(sh
 async def test_an_order_whose_worker_handed_it_back_is_not_suspected(shop: Shop) -> None:
     await shop.store(an_order("A"), an_order("B"))
     await die(shop, 3)
-    await ending.put_off(await trial(shop), seconds=0)
+    await postpone(await trial(shop), seconds=0)
     again = await trial(shop, alone=False)
     assert [(order.id, order.takeovers, order.on_trial) for order in again] == [("A", 3, False), ("B", 3, False)]
 
@@ -476,9 +480,9 @@ async def is_not_counted(shop: Shop) -> bool:
 # -- the fence ---------------------------------------------------------------------------------------------------------
 
 
-async def taken_over(shop: Shop, order_id: str = "A") -> tuple[OrderUnderWay, OrderUnderWay]:
+async def taken_over(shop: Shop, order_id: str = "A") -> tuple[OrderInstance, OrderInstance]:
     """The same order, as a paused worker has it and as the next one has it."""
-    (old,) = await shop.under_way(an_order(order_id))
+    (old,) = await shop.instance(an_order(order_id))
     await begin(CHARGE, [old])
     await shop.let_leases_run_out()
     (new,) = await shop.claim(order_id)
@@ -493,31 +497,31 @@ async def test_a_worker_who_lost_the_order_can_write_nothing(shop: Shop) -> None
     old, new = await taken_over(shop)
     before = await snapshot(shop)
     async with transaction() as tx:
-        assert await journal.hold(tx, [old]) == []
+        assert await journal.verify_ownership(tx, [old]) == []
     assert old.lost
     old.lost = False  # a worker that does not know it yet
     with pytest.raises(LeaseLost):
-        await note(old, CHARGE, payment_id="pay_2")
+        await checkpoint(old, CHARGE, payment_id="pay_2")
     old.lost = False
     await begin(RESERVE, [old])
     await end(CHARGE, [old], amount_charged="10.00")
     old.lost = False
-    old.fail(CHARGE, OrderCancelled())
-    await ending.remember_failures([old])
+    old.fail(CHARGE, SagaCancelled())
+    await record_failures([old])
     old.lost = False
-    assert await ending.finish([old], SAGA) == {}
+    assert await finish([old], SAGA) == {}
     old.lost = False
-    await ending.put_off([old], seconds=0)
+    await postpone([old], seconds=0)
     assert await snapshot(shop) == before
-    await note(new, CHARGE, payment_id="pay_1")
+    await checkpoint(new, CHARGE, payment_id="pay_1")
     assert (await shop.step("A", CHARGE)).notes == {"payment_id": "pay_1"}
 
 
 async def test_a_worker_writes_nothing_about_an_order_that_has_ended(shop: Shop) -> None:
-    (order,) = await shop.under_way(an_order("A"))
-    assert await ending.finish([order], SAGA) == {"A": "completed"}
+    (order,) = await shop.instance(an_order("A"))
+    assert await finish([order], SAGA) == {"A": "completed"}
     before = await snapshot(shop)
-    assert await ending.finish([order], SAGA) == {}
+    assert await finish([order], SAGA) == {}
     await begin(RESERVE, [order])
     assert await snapshot(shop) == before
 
@@ -529,31 +533,31 @@ async def test_a_worker_who_handed_the_order_back_can_write_nothing_more(shop: S
     await shop.store(an_order("A"), an_order("B"))
     old, other = await shop.claim(lease=mine)
     await begin(CHARGE, [old, other])
-    await ending.put_off([old], seconds=0)
+    await postpone([old], seconds=0)
     (new,) = await shop.claim("A", lease=mine if next_one == "the same worker" else None)
     before = await snapshot(shop)
     old.lost = False
     with pytest.raises(LeaseLost):
-        await note(old, CHARGE, payment_id="pay_2")
+        await checkpoint(old, CHARGE, payment_id="pay_2")
     old.lost = False
     async with transaction() as tx:
-        assert await journal.hold(tx, [old, new, other]) == [new, other]
+        assert await journal.verify_ownership(tx, [old, new, other]) == [new, other]
     assert await snapshot(shop) == before
 
 
 async def test_only_those_that_are_lost_are_left_out(shop: Shop) -> None:
     lost, _ = await taken_over(shop, "A")
-    b, c = await shop.under_way(an_order("B"), an_order("C"))
+    b, c = await shop.instance(an_order("B"), an_order("C"))
     async with transaction() as tx:
-        assert await journal.hold(tx, [c, lost, b]) == [c, b]
-        assert await journal.hold(tx, []) == []
+        assert await journal.verify_ownership(tx, [c, lost, b]) == [c, b]
+        assert await journal.verify_ownership(tx, []) == []
     assert (lost.lost, b.lost, c.lost) == (True, False, False)
 
 
 async def test_nobody_claims_an_order_while_it_is_being_written_about(shop: Shop) -> None:
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
     async with transaction() as tx:
-        assert await journal.hold(tx, [order]) == [order]
+        assert await journal.verify_ownership(tx, [order]) == [order]
         await shop.let_leases_run_out()
         async with asyncio.timeout(10):
             assert await shop.claim() == [], "skipped, not waited for"
@@ -564,18 +568,18 @@ async def test_nobody_claims_an_order_while_it_is_being_written_about(shop: Shop
 
 async def test_many_races_between_a_writer_and_a_taker(shop: Shop) -> None:
     """Whoever wins: what the writer could write is in the journal that the taker reads."""
-    orders = await shop.under_way(*(an_order(f"{i:02}") for i in range(40)))
+    orders = await shop.instance(*(an_order(f"{i:02}") for i in range(40)))
     await shop.let_leases_run_out()
 
-    async def write(order: OrderUnderWay) -> bool:
+    async def write(order: OrderInstance) -> bool:
         async with transaction() as tx:
-            if not await journal.hold(tx, [order]):
+            if not await journal.verify_ownership(tx, [order]):
                 return False
             await journal.write(tx, [Record(order, CHARGE, "begun", undo_due=True)])
             return True
 
-    async def take(order_id: str) -> OrderUnderWay:
-        claimed: list[OrderUnderWay] = []
+    async def take(order_id: str) -> OrderInstance:
+        claimed: list[OrderInstance] = []
 
         async def got() -> bool:
             claimed.extend(await shop.claim(order_id))
@@ -586,7 +590,7 @@ async def test_many_races_between_a_writer_and_a_taker(shop: Shop) -> None:
 
     results = await asyncio.gather(*(doing for order in orders for doing in (write(order), take(order.id))))
     for wrote, taken in zip(results[::2], results[1::2], strict=True):
-        assert isinstance(taken, OrderUnderWay)
+        assert isinstance(taken, SagaInstance)
         assert wrote == (CHARGE in taken.journal)
         assert wrote == (await shop.step(taken.id, CHARGE) is not None)
 
@@ -599,7 +603,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *failures: BaseException) -> None:
         self.begun, self._failures = 0, list(failures)
-        monkeypatch.setattr(notes, "transaction", self._transaction)
+        monkeypatch.setattr("saga.checkpoint.transaction", self._transaction)
 
     @asynccontextmanager
     async def _transaction(self, *_: object) -> AsyncIterator[Tx]:
@@ -611,15 +615,15 @@ class Counted:
 
 
 async def test_many_notes_share_few_commits_and_are_durable(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = await shop.under_way(*(an_order(f"{i:03}") for i in range(100)))
+    orders = await shop.instance(*(an_order(f"{i:03}") for i in range(100)))
     await begin(CHARGE, orders)
     counted = Counted(monkeypatch)
 
-    async def two_moves(order: OrderUnderWay) -> None:
-        await note(order, CHARGE, payment_id=f"pay_{order.id}")
+    async def two_moves(order: OrderInstance) -> None:
+        await checkpoint(order, CHARGE, payment_id=f"pay_{order.id}")
         row = await shop.step(order.id, CHARGE)  # another connection
         assert row.notes == {"payment_id": f"pay_{order.id}"}
-        await note(order, CHARGE, confirmed=True)
+        await checkpoint(order, CHARGE, confirmed=True)
 
     await asyncio.gather(*map(two_moves, orders))
     stored = {row.order_id: row.notes for row in await shop.rows("SELECT order_id, notes FROM order_step")}
@@ -627,35 +631,35 @@ async def test_many_notes_share_few_commits_and_are_durable(shop: Shop, monkeypa
     assert all(order.journal[CHARGE].notes == stored[order.id] for order in orders)
     assert counted.begun < 60, "a transaction of its own for each note would be 200"
     before = counted.begun
-    await asyncio.gather(*(note(order, CHARGE, n=1) for order in orders))
+    await asyncio.gather(*(checkpoint(order, CHARGE, n=1) for order in orders))
     assert counted.begun == before + 1, "those who are ready at the same time share one"
 
 
 async def test_one_lost_order_does_not_spoil_the_notes_of_others(shop: Shop) -> None:
     lost, _ = await taken_over(shop, "A")
-    others = await shop.under_way(an_order("B"), an_order("C"))
+    others = await shop.instance(an_order("B"), an_order("C"))
     await begin(CHARGE, others)
-    ends = await asyncio.gather(*(note(order, CHARGE, payment_id="pay") for order in (lost, *others)), return_exceptions=True)
+    ends = await asyncio.gather(*(checkpoint(order, CHARGE, payment_id="pay") for order in (lost, *others)), return_exceptions=True)
     assert [type(end) for end in ends] == [LeaseLost, type(None), type(None)]
     assert [(await shop.step(i, CHARGE)).notes for i in "ABC"] == [{}, {"payment_id": "pay"}, {"payment_id": "pay"}]
 
 
 async def test_notes_that_could_not_be_written_say_so_and_the_next_ones_are(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = await shop.under_way(an_order("A"), an_order("B"))
+    orders = await shop.instance(an_order("A"), an_order("B"))
     await begin(CHARGE, orders)
     Counted(monkeypatch, OperationalError("COMMIT", {}, Exception("the connection is gone")), asyncio.CancelledError())
     for expected in (OperationalError, NotWritten):
-        ends = await asyncio.gather(*(note(order, CHARGE, payment_id="pay") for order in orders), return_exceptions=True)
+        ends = await asyncio.gather(*(checkpoint(order, CHARGE, payment_id="pay") for order in orders), return_exceptions=True)
         assert [type(end) for end in ends] == [expected] * 2
         assert [(await shop.step(order.id, CHARGE)).notes for order in orders] == [{}, {}]
-    await asyncio.gather(*(note(order, CHARGE, payment_id="pay") for order in orders))
+    await asyncio.gather(*(checkpoint(order, CHARGE, payment_id="pay") for order in orders))
     assert [(await shop.step(order.id, CHARGE)).notes for order in orders] == [{"payment_id": "pay"}] * 2
 
 
 async def test_one_who_does_not_wait_any_more_does_not_disturb_the_others(shop: Shop) -> None:
-    orders = await shop.under_way(*(an_order(i) for i in "ABC"))
+    orders = await shop.instance(*(an_order(i) for i in "ABC"))
     await begin(CHARGE, orders)
-    writing = [asyncio.create_task(note(order, CHARGE, payment_id="pay")) for order in orders]
+    writing = [asyncio.create_task(checkpoint(order, CHARGE, payment_id="pay")) for order in orders]
     await asyncio.sleep(0)
     writing[1].cancel()
     ends = await asyncio.gather(*writing, return_exceptions=True)
@@ -664,16 +668,16 @@ async def test_one_who_does_not_wait_any_more_does_not_disturb_the_others(shop: 
 
 
 async def test_two_notes_about_one_step_are_both_written(shop: Shop) -> None:
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
     await begin(CHARGE, [order])
-    await asyncio.gather(note(order, CHARGE, first=1), note(order, CHARGE, second=2))
+    await asyncio.gather(checkpoint(order, CHARGE, first=1), checkpoint(order, CHARGE, second=2))
     assert (await shop.step("A", CHARGE)).notes == {"first": 1, "second": 2}
 
 
 async def test_notes_outlive_the_next_attempt(shop: Shop) -> None:
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
     await begin(CHARGE, [order])
-    await note(order, CHARGE, payment_id="pay")
+    await checkpoint(order, CHARGE, payment_id="pay")
     await begin(CHARGE, [order])
     assert order.journal[CHARGE].notes == {"payment_id": "pay"}
     assert (await shop.step("A", CHARGE)).notes == {"payment_id": "pay"}
@@ -683,7 +687,7 @@ async def test_notes_outlive_the_next_attempt(shop: Shop) -> None:
 
 
 async def test_a_step_from_its_beginning_to_its_end(shop: Shop) -> None:
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
     await begin(CHARGE, [order])
     row = await shop.step("A", CHARGE)
     assert (row.status, row.attempts, row.result, row.error, row.undo_due, row.ended_at) == ("begun", 1, None, None, True, None)
@@ -703,7 +707,7 @@ async def test_a_step_from_its_beginning_to_its_end(shop: Shop) -> None:
 
 
 async def test_an_undo_from_its_beginning_to_its_end(shop: Shop) -> None:
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
     for step in (RESERVE, CHARGE):
         await begin(step, [order])
         await end(step, [order])
@@ -731,7 +735,7 @@ async def test_an_undo_from_its_beginning_to_its_end(shop: Shop) -> None:
 
 async def test_what_is_begun_again_after_an_undo_gets_a_new_place(shop: Shop) -> None:
     """Undoing goes in the reverse of the sequence of beginning, and this one began anew."""
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
     for step in (RESERVE, CHARGE):
         await begin(step, [order])
         await end(step, [order])
@@ -751,7 +755,7 @@ async def test_what_is_begun_again_after_an_undo_gets_a_new_place(shop: Shop) ->
 
 
 async def test_what_is_begun_again_without_an_undo_keeps_its_place(shop: Shop) -> None:
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
     for step in (RESERVE, CHARGE, RESERVE):
         await begin(step, [order])
     assert order.undo_plan() == (CHARGE, RESERVE)
@@ -762,14 +766,14 @@ async def test_what_is_begun_again_without_an_undo_keeps_its_place(shop: Shop) -
 
 async def test_what_the_worker_knows_is_what_the_journal_has(shop: Shop) -> None:
     """After every write, so that nobody has to read it again."""
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
 
-    def in_sequence(order: OrderUnderWay) -> list[Entry]:
+    def in_sequence(order: OrderInstance) -> list[Entry]:
         """Without the numbers themselves, which only say what came before what."""
         return [replace(entry, number=0) for entry in sorted(order.journal.values(), key=lambda entry: entry.number)]
 
     async def check() -> None:
-        fresh = OrderUnderWay(order.id, order.content, order.fence)
+        fresh = OrderInstance(order.id, order.content, order.fence, ORDERS)
         async with transaction() as tx:
             await journal.load(tx, [fresh])
         assert in_sequence(fresh) == in_sequence(order)
@@ -779,7 +783,7 @@ async def test_what_the_worker_knows_is_what_the_journal_has(shop: Shop) -> None
     await end(RESERVE, [order], n=1)
     await check()
     await begin(CHARGE, [order])
-    await note(order, CHARGE, payment_id="pay")
+    await checkpoint(order, CHARGE, payment_id="pay")
     await check()
     await end(CHARGE, [order], n=2)
     for result, error in ((None, {"x": 2}), ({"x": 1}, None)):
@@ -790,7 +794,7 @@ async def test_what_the_worker_knows_is_what_the_journal_has(shop: Shop) -> None
 
 
 async def test_after_an_unclear_commit_the_journal_is_read_again(shop: Shop) -> None:
-    arrived, lost = await shop.under_way(an_order("A"), an_order("B"))
+    arrived, lost = await shop.instance(an_order("A"), an_order("B"))
     await begin(CHARGE, [arrived])
     arrived.journal.clear()  # the worker was cut off before it heard of the commit
     lost.journal[CHARGE] = Entry(CHARGE, "begun", 1, undo_due=True)  # and this one never arrived
@@ -803,26 +807,26 @@ async def test_after_an_unclear_commit_the_journal_is_read_again(shop: Shop) -> 
 
 async def test_a_journal_that_cannot_be_read_again_is_not_forgotten(shop: Shop) -> None:
     """Found by the model: an order whose journal was empty for a moment began from its first step, or had nothing to undo."""
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
     await end(RESERVE, [order], n=1)
     await begin(CHARGE, [order])
-    journal.remember([Record(order, "validate_order", "done", {"n": 2})])
-    before, unwritten = dict(order.journal), dict(order.unwritten)
+    journal.defer([Record(order, "validate_order", "done", {"n": 2})])
+    before, pending_records = dict(order.journal), dict(order.pending_records)
     with pytest.raises(DBAPIError):  # noqa: PT012  (the transaction is over when its first statement has failed)
         async with transaction() as tx:
             with suppress(DBAPIError):
                 await tx.execute(text("SELECT 1 / 0"))
             await journal.load(tx, [order])
-    assert (order.journal, order.unwritten) == (before, unwritten)
+    assert (order.journal, order.pending_records) == (before, pending_records)
     assert order.undo_plan() == (CHARGE, RESERVE)
 
 
 async def test_whoever_takes_over_goes_on_undoing(shop: Shop) -> None:
-    (order,) = await shop.under_way(an_order("A"))
+    (order,) = await shop.instance(an_order("A"))
     await begin(RESERVE, [order])
     order.fail(SHIP, OutOfStock([Shortage("P", 2, 1)]))
-    order.fail(CHARGE, OrderCancelled())
-    await ending.remember_failures([order])
+    order.fail(CHARGE, SagaCancelled())
+    await record_failures([order])
     await shop.let_leases_run_out()
     (new,) = await shop.claim()
     assert isinstance(new.failure, RecordedFailure)
@@ -830,6 +834,6 @@ async def test_whoever_takes_over_goes_on_undoing(shop: Shop) -> None:
     assert new.failure.details()["shortages"] == [{"product_id": "P", "requested": 2, "available": 1}]
     assert new.failure.reasons() == ["P: 2 requested, 1 available"]
     assert new.undo_plan() == (RESERVE,)
-    assert await ending.finish([new], SAGA) == {"A": "needs_attention"}
+    assert await finish([new], SAGA) == {"A": "needs_attention"}
     row = await shop.order("A")
     assert (row.outcome, row.failing_step, row.reasons) == ("needs_attention", SHIP, ["P: 2 requested, 1 available"])

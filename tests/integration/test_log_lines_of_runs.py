@@ -21,10 +21,7 @@ from tests.waiting import until
 
 
 def lines(world: World) -> list[dict[str, Any]]:
-    for name in ("shop", "prefect.orders", "prefect.flow_runs", "prefect.task_runs"):
-        for handler in logging.getLogger(name).handlers:
-            handler.flush()
-    return [json.loads(line) for line in (world.var_dir / "logs" / "shop.jsonl").read_text().splitlines()]
+    return [json.loads(line) for path in (world.var_dir / "logs").glob("shop.*.jsonl") for line in path.read_text().splitlines()]
 
 
 async def shown_in_the_ui(run_id: Any, word: str) -> str:

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from deployments.status import main
+from deployments.cli import order_saga
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.saga import ORDER_SAGA
 from shop import intake
 from shop.confirmation.confirmation import TEMPLATE
 from shop.monitoring.metrics import Metrics, read_metrics
-from shop.monitoring.sampler import wait_for_goodbyes
+from shop.monitoring.sampler import wait_for_samplers
 from shop.monitoring.steps import StepMetrics
 from shop.monitoring.window import Window, last, parse
 from tests.conftest import HOME
@@ -173,7 +173,7 @@ async def test_who_wrote_confirmations_and_why(saga: World, unique: str, monkeyp
 
 async def test_a_drain_leaves_samples(saga: World, unique: str) -> None:
     await run_all([an_order(f"SAMPLE-{unique}")])
-    wait_for_goodbyes(20)
+    wait_for_samplers(20)
     system = read_metrics(last(hours=1)).system
     assert system is not None
     (drain,) = system.processes
@@ -195,7 +195,7 @@ async def test_what_is_turned_off_is_not_read(saga: World, unique: str, monkeypa
     monkeypatch.setenv("MONITORING_CONFIG", str(off))
     settings.cache_clear()
     await run_all([an_order(f"OFF-{unique}")])
-    wait_for_goodbyes(20)
+    wait_for_samplers(20)
     found = read_metrics()
     assert (found.events, found.steps, found.system) == (None, None, None)
     assert found.business.orders["completed"] == 1
@@ -205,22 +205,21 @@ async def test_what_is_turned_off_is_not_read(saga: World, unique: str, monkeypa
 
 async def test_the_command_prints_tables_and_json(saga: World, unique: str, capsys: pytest.CaptureFixture[str]) -> None:
     await run_all(mixed(unique))
-    assert main(["--window", "1h"]) == 0
+    assert order_saga(["status", "--window", "1h"]) == 0
     shown = capsys.readouterr().out
     for word in ("Events", "Steps", "Business", "Processes", "process_payment", "4 completed", "999.99 USD at risk", "2 carrier_refused"):
         assert word in shown, shown
-    assert main(["--json", "--window", "all"]) == 0
+    assert order_saga(["status", "--json", "--window", "all"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["business"]["orders"]["completed"] == 4
     assert Metrics.model_validate(told).business.ended == 9
-    with pytest.raises(SystemExit):
-        main(["--window", "yesterday"])
-    assert "'yesterday' is no window" in capsys.readouterr().err
+    assert order_saga(["status", "--window", "yesterday"]) == 2
+    assert "'yesterday' is not a window" in capsys.readouterr().err
 
 
 def test_the_command_as_a_person_runs_it(world: World) -> None:
     def status(**environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "deployments.status", "--window", "24h"]
+        command = [sys.executable, "-m", "deployments.cli", "status", "--window", "24h"]
         given = {**os.environ, "DATABASE_URL": world.database_url, **environment}
         return subprocess.run(command, cwd=HOME, env=given, capture_output=True, text=True, timeout=60, check=False)
 
@@ -233,6 +232,6 @@ def test_the_command_as_a_person_runs_it(world: World) -> None:
     assert (run.returncode, run.stdout) == (2, "")
     assert "is worker_monitoring.error_rate_threshold meant?" in run.stderr
     run = status(DATABASE_URL="postgresql://nobody:PLANTED@127.0.0.1:1/none")
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "does not answer" in run.stderr
     assert "PLANTED" not in run.stderr

@@ -61,7 +61,7 @@ def web_app(world: World, prefect_api: PrefectServer, folder: Path) -> Iterator[
 @contextmanager
 def inventory_service(world: World, prefect_api: PrefectServer, folder: Path) -> Iterator[str]:
     port = free_port()
-    command = [sys.executable, "-m", "deployments.inventory_service", "--port", str(port), "--database-url", world.database_url]
+    command = [sys.executable, "-m", "deployments.cli", "inventory-service", "--port", str(port), "--database-url", world.database_url]
     environment = {"VAR_DIR": str(folder), "INVENTORY_SERVICE_TOKEN": TOKEN}
     child = Child("the inventory service", command, log=folder / "log", pid_file=folder / "pid", env=environment, cwd=HOME)
     url = f"http://127.0.0.1:{port}"

@@ -81,7 +81,7 @@ def test_a_short_window_reads_only_what_is_in_it(world: World) -> None:
     """By the database's own plan, which is the same for a million rows; times would be the machine's."""
     from sqlalchemy import text
 
-    from shop.database import sync_engine
+    from saga.database import sync_engine
     from shop.monitoring.commands import _COMMANDS
     from shop.settings import settings
 

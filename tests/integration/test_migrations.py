@@ -125,6 +125,24 @@ def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_ur
     assert row.next_retry_at is not None
 
 
+def test_notices_by_mail_and_webhook_become_those_of_alert_urls(empty_url: str) -> None:
+    with connected(empty_url) as engine:
+        with engine.begin() as connection:
+            command.upgrade(config(connection), "0015")
+            connection.execute(
+                text("INSERT INTO alert (rule, subject, resource, value, threshold, details) VALUES ('r', 's', 'x', 1, 0, '{}')")
+            )
+            rows = "SELECT id, 'raised', way FROM alert, unnest(ARRAY['event', 'mail', 'webhook']) AS way"
+            connection.execute(text(f"INSERT INTO alert_notice (alert_id, phase, way) {rows}"))
+        upgrade(empty_url)
+        ways = text("SELECT way FROM alert_notice ORDER BY way")
+        with engine.begin() as connection:
+            assert connection.execute(ways).scalars().all() == ["event", "url-1", "url-2"]
+            connection.execute(text("INSERT INTO alert_notice (alert_id, phase, way) SELECT id, 'raised', 'url-3' FROM alert"))
+            command.downgrade(config(connection), "0015")
+            assert connection.execute(ways).scalars().all() == ["event", "mail", "webhook"]
+
+
 async def test_each_database_gets_an_installation_id_of_its_own_and_keeps_it(database_url: str, empty_url: str) -> None:
     def id_in(url: str) -> str:
         with connected(url) as engine, engine.connect() as connection:

@@ -14,7 +14,7 @@ import pytest
 from shop import logs
 from shop.alerts.watch import watch
 from shop.monitoring.metrics import Metrics, default_window, read_metrics
-from shop.monitoring.sampler import sampling, wait_for_goodbyes
+from shop.monitoring.sampler import sampling, wait_for_samplers
 from shop.monitoring.window import last
 from shop.retention.traces import purge_traces
 from shop.settings import settings
@@ -42,7 +42,7 @@ def configure(tables: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config
         settings.cache_clear()
 
     yield write
-    wait_for_goodbyes()
+    wait_for_samplers()
     monkeypatch.undo()
     settings.cache_clear()
     logs.configure()
@@ -69,8 +69,8 @@ def test_max_file_size_mb(tables: World, configure: Configure, key: str, files: 
     configure(f"logging: {{default_logger: file, {key}}}")
     logs.configure()
     for _ in range(60):
-        logging.getLogger("shop.tests").warning("x" * 300)  # a warning is written at once
-    written = [path for path in (tables.var_dir / "logs").glob("shop.jsonl*") if path.suffix != ".lock"]
+        logging.getLogger("shop.tests").warning("x" * 300)
+    written = list((tables.var_dir / "logs").glob("shop.*.jsonl*"))
     assert len(written) == files
     assert sum(len(path.read_bytes().splitlines()) for path in written) == 60
     assert all(path.stat().st_size <= 10_000 for path in written) == (files > 1)
@@ -136,18 +136,18 @@ def test_error_rate_threshold_and_window_of_alerts(tables: World, configure: Con
     ):
         configure(f"worker_monitoring: {{{key}}}")
         tables.sql("UPDATE alert_watch SET judged_at = NULL")
-        assert watch().judged
+        assert watch().evaluated
         found = tables.sql("SELECT subject, threshold FROM alert WHERE over_at IS NULL AND rule = 'error_rate' ORDER BY subject")
         assert [row.subject for row in found] == alerts, key
         assert {row.threshold for row in found} <= {0.09}
 
 
 def test_health_check_interval_seconds_between_judgements(tables: World, configure: Configure) -> None:
-    assert watch().judged
+    assert watch().evaluated
     tables.sql("UPDATE alert_watch SET judged_at = now() - interval '100 s'")
     for seconds, judged in ((200, False), (50, True)):
         configure(f"worker_monitoring: {{health_check_interval_seconds: {seconds}}}")
-        assert watch().judged is judged
+        assert watch().evaluated is judged
 
 
 async def test_health_check_interval_seconds_is_the_heartbeat(tables: World, configure: Configure) -> None:
@@ -171,7 +171,7 @@ async def test_health_check_interval_seconds_says_who_is_lost(tables: World, con
 
     with sampling("test"):
         await until(there, 20, "the process")
-    wait_for_goodbyes()
+    wait_for_samplers()
     configure("{}")
     for silent, state in ((18, "alive"), (22, "lost")):
         tables.sql("UPDATE worker_process SET ended_at = NULL, seen_at = now() - make_interval(secs => :silent)", silent=silent)
@@ -188,7 +188,7 @@ async def test_collection_interval_seconds(tables: World, configure: Configure) 
 
     with sampling("test"):
         await until(sampled, 20, "three samples")
-    wait_for_goodbyes()
+    wait_for_samplers()
     ((shortest,),) = tables.sql(
         "SELECT min(pause) FROM (SELECT extract(epoch FROM at - lag(at) OVER (ORDER BY at)) AS pause "
         "FROM (SELECT at FROM system_sample ORDER BY at LIMIT 3) AS first) AS pauses"
@@ -201,7 +201,7 @@ def test_include_system_metrics(tables: World, configure: Configure, included: b
     configure(f"metrics_collection: {{include_system_metrics: {str(included).lower()}}}")
     with sampling("test"):
         pass
-    wait_for_goodbyes()
+    wait_for_samplers()
     found: list[Any] = tables.sql(
         "SELECT process_memory_mb, cpu_percent, memory_percent, disk_percent, connections_most FROM system_sample"
     )

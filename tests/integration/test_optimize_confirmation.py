@@ -20,10 +20,10 @@ from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import State
 
 from flows.optimize_confirmation import ARTIFACT, optimize_confirmation
-from shop.confirmation import program_file
-from shop.confirmation.optimising.choice import Optimizer
-from shop.confirmation.optimising.evaluate import ModelUnavailable
-from shop.confirmation.optimising.examples import examples
+from shop.confirmation import program
+from shop.confirmation.optimising.examples import demonstrations, examples
+from shop.confirmation.optimising.optimizer import Optimizer
+from shop.confirmation.optimising.run import CannotOptimize, Stopped, run
 from shop.confirmation.writer import write_confirmation
 from shop.order import EXAMPLE, Order
 from shop.settings import Settings, settings
@@ -35,7 +35,7 @@ MAGIC = "Say it plainly and exactly."
 
 
 class Learner:
-    """An OpenAI-compatible server. `right(body)` says whether it writes a text that may leave."""
+    """An OpenAI-compatible server. `right(body)` says whether it writes a text that may be sent."""
 
     def __init__(self) -> None:
         self.right: Callable[[dict[str, Any]], bool] = lambda _: False
@@ -57,19 +57,17 @@ class Learner:
 
     def answer(self, body: dict[str, Any]) -> str:
         last = text_of(body["messages"][-1])
-        if "[[ ## order_id ## ]]" not in last:  # an optimiser that asks for instructions
+        if "[[ ## order_size ## ]]" not in last:  # an optimiser that asks for instructions
             fields = re.findall(r"\[\[ ## (\w+) ## \]\]", text_of(body["messages"][0]))
             wanted = [name for name in dict.fromkeys(fields) if "instruction" in name] or ["proposed_instruction"]
             if "JSON" in last or body.get("response_format"):
                 return json.dumps({"new_instruction": MAGIC, "proposed_instruction": MAGIC, "improved_instruction": MAGIC})
             return "\n".join([f"[[ ## {name} ## ]]\n{MAGIC}" for name in [*wanted, "observations", "summary", "program_description"]])
-        facts = dict(re.findall(r"\[\[ ## (\w+) ## \]\]\n(.*?)(?=\n\n\[\[|\n\nRespond|\Z)", last, re.DOTALL))
-        total = facts["total"] if self.right(body) else "1.00 " + facts["total"].split()[-1]
         texts = {
-            "greeting": f"Dear {facts['customer_name']}, thank you for your order!",
-            "order_summary": f"Order {facts['order_id']}: {' and '.join(facts['order_details'].splitlines())}. The total is {total}.",
-            "next_steps": f"We are packing it. The estimated delivery is {facts['estimated_delivery']}.",
-            "tracking_info": "Your tracking number is below.",
+            "greeting": "Dear {customer_name}, thank you for your order!",
+            "order_summary": "Order {order_id}: {items}. The total is {total}.",
+            "next_steps": "We are packing it. The estimated delivery is {delivery}." + ("" if self.right(body) else " A refund is yours."),
+            "tracking_info": "Follow your parcel. {tracking}",
         }
         return "\n\n".join(f"[[ ## {name} ## ]]\n{text}" for name, text in {**texts, "completed": ""}.items())
 
@@ -141,7 +139,7 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(prefect_a
 
     assert (state.name, state.type.value) == ("Saved", "COMPLETED")
     path = settings().confirmation_program
-    version = program_file.load(path).version
+    version = program.load(path).version
     assert version in str(state.message)
     after = await write_confirmation(ORDER, settings())
     assert (after.generation_model, after.program_version, after.validation_warnings) == ("openai/test-model", version, [])
@@ -153,25 +151,36 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(prefect_a
         "openai/test-model",
         "bootstrap",
         version,
-        "fact check: amount",
+        "next_steps: promises: refund",
     ):
         assert said in shown
-    assert held_out[0].order.id in shown
+    assert held_out[0].tone in shown
     assert "sk-secret" not in shown + path.read_text()
 
 
-async def test_what_is_learned_holds_training_orders_and_nothing_else(prefect_api: Any, model: Learner) -> None:
+async def test_what_is_learned_are_texts_that_may_be_sent_and_nothing_else(prefect_api: Any, model: Learner) -> None:
     model.right = with_demonstrations
     await optimized(demonstrations=3)
-    program = program_file.load(settings().confirmation_program)
-    training = {example.facts.order_id: example for example in examples("training", settings())}
-    assert 1 <= len(program.demonstrations) <= 3
-    for shown in program.demonstrations:
-        example = training[str(shown["order_id"])]
-        assert {name: shown[name] for name in example.inputs} == example.inputs
-    assert not any("ORDER-8001" in json.dumps(message) for body in model.bodies for message in body["messages"][:-1]), (
-        "learned from the held-out set"
-    )
+    learned = program.load(settings().confirmation_program).writer.write.demos
+    assert 1 <= len(learned) <= 3
+    inputs = [example.inputs().toDict() for example in examples("training", settings())]
+    for demo in learned:
+        assert set(demo) == set(demonstrations(settings())[0].keys())
+        assert {name: demo[name] for name in inputs[0]} in inputs
+
+
+async def test_a_cancelled_optimisation_saves_nothing_and_asks_no_more(model: Learner) -> None:
+    model.right = with_demonstrations
+    stop = threading.Event()
+    held_out = len(examples("evaluation", settings()))
+
+    def stopped(_: str) -> None:
+        stop.set()
+
+    with pytest.raises(Stopped):
+        run(settings(), Optimizer.BOOTSTRAP, shown=3, calls=20, stop=stop, report=stopped)
+    assert len(model.bodies) <= held_out + 3
+    assert not settings().confirmation_program.exists()
 
 
 async def test_a_tie_keeps_what_there_was(prefect_api: Any, model: Learner) -> None:
@@ -193,7 +202,7 @@ async def test_what_is_worse_does_not_replace_a_saved_program(prefect_api: Any, 
 
 
 def saved_demonstrations_in(body: dict[str, Any], saved: bytes) -> bool:
-    return len(body["messages"]) == 2 + 2 * len(json.loads(saved)["demonstrations"])
+    return len(body["messages"]) == 2 + 2 * len(json.loads(saved)["write"]["demos"])
 
 
 @pytest.mark.parametrize("status", [500, 401])
@@ -204,7 +213,7 @@ async def test_a_model_that_is_down_fails_the_flow_clearly(prefect_api: Any, mod
     assert "the model did not answer" in str(state.message)
     assert "sk-secret" not in str(state.message)
     assert not settings().confirmation_program.exists()
-    with pytest.raises(ModelUnavailable):
+    with pytest.raises(CannotOptimize):
         await state.aresult()
 
 
@@ -238,7 +247,7 @@ async def test_gepa_with_a_reflection_model_learns_instructions(prefect_api: Any
     state = await optimized(calls=40)
     assert {body["model"] for body in model.bodies} == {"test-model", "reflection-model"}
     assert state.name == "Saved", state.message
-    assert program_file.load(settings().confirmation_program).instructions == MAGIC
+    assert program.load(settings().confirmation_program).writer.write.signature.instructions == MAGIC
 
 
 async def test_mipro_tries_instructions_and_demonstrations(prefect_api: Any, model: Learner) -> None:
@@ -246,7 +255,7 @@ async def test_mipro_tries_instructions_and_demonstrations(prefect_api: Any, mod
     state = await optimized(optimizer=Optimizer.MIPRO, calls=30)
     assert state.name == "Saved", state.message
     after = await write_confirmation(ORDER, settings())
-    assert after.program_version == program_file.load(settings().confirmation_program).version
+    assert after.program_version == program.load(settings().confirmation_program).version
 
 
 async def test_a_key_is_not_sent_to_another_provider(served: tuple[Learner, str]) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from saga.database import transaction
 from shop.confirmation.template import template_confirmation
-from shop.database import transaction
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import Maildir
@@ -268,9 +268,9 @@ async def test_a_refund_mail_tells_the_amount(shop: Shop) -> None:
 
 async def test_notifying_again_notifies_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     sendings = Sendings(monkeypatch)
-    orders = await shop.under_way(an_order("A"), an_order("B", customer_email=None))
+    orders = await shop.instance(an_order("A"), an_order("B", customer_email=None))
     for order in orders:
-        written = template_confirmation(order.order, settings()).model_dump(mode="json")
+        written = template_confirmation(order.payload, settings()).model_dump(mode="json")
         await end("generate_confirmation", [order], **written)
         await end(fulfilment.STEP, [order], tracking_number=TRACKING)
     for _ in range(2):

@@ -14,9 +14,10 @@ from deployments.stack.environment import environment
 from deployments.stack.prefect_server import PrefectServer
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
+from saga.prefect.limits import slots
 from shop import intake
 from shop.payments.gateways import close_gateway
-from tasks.limits import PAYMENT_GATEWAY, slots
+from shop.payments.limit import PAYMENT_GATEWAY
 from tests.integration.counting_gateway import Counting, counting_gateway
 from tests.integration.world import World, an_order
 
@@ -28,7 +29,7 @@ DEAD = "00000000-0000-0000-0000-00000000000d"
 def limit(prefect_api: PrefectServer) -> Iterator[Callable[..., None]]:
     """Sets the limit; it is as before at the end."""
     with httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth, timeout=20) as api:
-        path = f"/v2/concurrency_limits/{PAYMENT_GATEWAY}"
+        path = f"/v2/concurrency_limits/{PAYMENT_GATEWAY.name}"
         before = api.get(path).raise_for_status().json()
 
         def change(**values: Any) -> None:
@@ -98,7 +99,7 @@ async def test_without_a_narrower_limit_the_processs_own_holds(
 async def test_what_is_asked_for_is_got_at_once(saga: World, prefect_api: PrefectServer, limit: Callable[..., None]) -> None:
     limit(limit=3)
     async with slots(PAYMENT_GATEWAY, occupy=16) as got:
-        held = httpx.get(f"{prefect_api.api_url}/v2/concurrency_limits/{PAYMENT_GATEWAY}", auth=prefect_api.auth, timeout=20).json()[
+        held = httpx.get(f"{prefect_api.api_url}/v2/concurrency_limits/{PAYMENT_GATEWAY.name}", auth=prefect_api.auth, timeout=20).json()[
             "active_slots"
         ]
     assert (got, held) == (True, 3)

@@ -17,10 +17,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from deployments.trigger import run_order
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
-from flows.saga import ORDER_SAGA
 from shop import intake, report
 from shop.outcomes import Outcome
 from shop.settings import settings
@@ -47,7 +47,7 @@ async def test_a_batch_shares_a_task_run_for_each_step(saga: World, unique: str)
         async def shared() -> bool:
             mine = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
             names = [run.name for run in await client.read_task_runs(flow_run_filter=mine)]
-            return Counter(name for name in names if "20 orders" in name) == Counter(f"{step} 20 orders" for step in STEPS)
+            return Counter(name for name in names if "20 instances" in name) == Counter(f"{step} 20 instances" for step in STEPS)
 
         await until(shared, 20, "a task run for each step of the batch")
 

@@ -13,9 +13,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.states import State, StateType
 
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.saga import ORDER_SAGA
 from shop import intake, report
 from shop.desk.cancel import withdraw
 from shop.errors import OrderConflict, UnusableOrder
@@ -172,10 +172,10 @@ async def start_and_wait_for_the_gateway(saga: World, order: dict[str, Any]) -> 
     saga.misbehave(faults=[{"order_id": order["id"], "fault": Fault.RESET_BEFORE, "move": move} for move in Move])
     run = asyncio.create_task(process_order(order, return_state=True))
 
-    async def put_off() -> bool:
+    async def postpone() -> bool:
         return bool(saga.sql("SELECT 1 FROM customer_order WHERE waits_for IS NOT NULL AND lease_id IS NULL AND id = :id", id=order["id"]))
 
-    await until(put_off, 40, "the order to be put off")
+    await until(postpone, 40, "the order to be put off")
     assert saga.stock("PROD-001") == (100, 1)
     return run
 
@@ -252,7 +252,7 @@ async def test_a_run_whose_worker_is_stopped_leaves_its_order_as_it_is(
     async def told_to_go(run_id: str) -> None:
         monkeypatch.setenv("PREFECT__FLOW_RUN_ID", run_id)
         if server == "is away":
-            monkeypatch.setattr("flows.process_order.get_client", _unreachable)
+            monkeypatch.setattr("flows.order_run.get_client", _unreachable)
 
     await stop_while_charging(saga, order, told_to_go)
     left = saga.order(order["id"])

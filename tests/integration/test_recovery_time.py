@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from deployments.stack.worker import Worker
 from flows.process_pending_orders import process_pending_orders
-from shop.signals import is_anybody_draining
+from saga.wakeup import is_consumer_running
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
@@ -50,7 +50,7 @@ async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
             drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
 
             async def draining() -> bool:
-                return is_anybody_draining()
+                return is_consumer_running()
 
             await until(draining, 30, "a drain at work")
         victim = _process_of(run.id)

@@ -56,7 +56,8 @@ class Process:
         command = [
             sys.executable,
             "-m",
-            "shop.payments.sandbox",
+            "deployments.cli",
+            "sandbox",
             "--port",
             str(port),
             "--db",
@@ -595,7 +596,7 @@ async def test_the_process_says_one_line_takes_its_switches_and_stops_when_told(
 
 def test_the_process_says_in_a_line_why_it_cannot_start(tmp_path: Path) -> None:
     def start(*options: str, **environment: str) -> str:
-        command = [sys.executable, "-m", "shop.payments.sandbox", *options]
+        command = [sys.executable, "-m", "deployments.cli", "sandbox", *options]
         ended = subprocess.run(
             command, cwd=HOME, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE, check=False
         )

@@ -100,7 +100,7 @@ def planted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
             "DSPY_REFLECTION_API_KEY": PLANTED,
             "INVENTORY_SERVICE_TOKEN": PLANTED,
             "METRICS_TOKEN": f"{PLANTED}-{PLANTED}",
-            "ALERT_WEBHOOK_URL": f"http://127.0.0.1:9/{PLANTED}",
+            "ALERT_URLS": f"json://{PLANTED}:{PLANTED}@127.0.0.1:9/{PLANTED}?+X-Key={PLANTED}",
             "STRIPE_API_KEY": f"sk_test_{PLANTED}",
             "STRIPE_WEBHOOK_SECRET": f"whsec_{PLANTED}",
             "EASYPOST_API_KEY": f"EZTK{PLANTED}",

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as rounds
 from hypothesis import strategies as st
 
-import deployments.books
+from deployments.cli import order_saga
 from flows.cancel_order import cancel_order
 from flows.handle_payment_events import handle_payment_events
 from flows.process_order import process_order
@@ -346,7 +346,7 @@ async def test_without_the_gateway_nothing_is_said_to_balance(
 
 async def books() -> int:
     """The command's exit code; in a thread, for it has an event loop of its own."""
-    return await asyncio.to_thread(deployments.books.main, [])
+    return await asyncio.to_thread(order_saga, ["books"])
 
 
 # -- any neighbours
@@ -378,7 +378,7 @@ async def test_whatever_others_have_in_the_account_charging_and_refunding_touch_
     ours = OwnPayments(InProcessGateway(ledger))
     theirs = [_foreign(ledger, "A", number, each) for number, each in enumerate(foreign)]
     before = [ledger.get(each) for each in theirs]
-    (order,) = await shop.under_way(small_order("A", card=card))
+    (order,) = await shop.instance(small_order("A", card=card))
     charged = False
     for _ in range(attempts):
         await begin(STEP, [order])

@@ -18,7 +18,7 @@ import trustme
 
 from deployments.stack.environment import environment
 from deployments.stack.processes import free_port
-from shop.database import sync_engine
+from saga.database import sync_engine
 from shop.installation import read_installation_id
 from shop.notifications import outbox
 from shop.notifications.ends import DATA_SECONDS

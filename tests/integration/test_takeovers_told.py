@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
+from flows.order_saga import ORDER_SAGA
 from flows.recover_orders import recover_orders
-from flows.saga import ORDER_SAGA
 from shop.desk.cancel import ask_to_cancel_sync
 from shop.outcomes import Outcome
 from tests.integration.artifacts import artifacts
@@ -31,7 +31,7 @@ class Left:
 
     name: str
     why: str
-    then: str = "it goes on"
+    then: str = "it continues"
     lease_over: bool = False
     cancelled: bool = False
     takeovers: int = 0
@@ -39,11 +39,11 @@ class Left:
 
 
 LEFT = [
-    Left("its lease ran out", "its worker's lease ran out", lease_over=True),
-    Left("it was handed back", "its worker handed it back"),
-    Left("it was handed back, and had been taken over once", "its worker handed it back", takeovers=1),
-    Left("it is to be cancelled", "it is to be cancelled", cancelled=True),
-    Left("it is to be cancelled, and its lease ran out", "it is to be cancelled", lease_over=True, cancelled=True),
+    Left("its lease ran out", "its worker's lease expired", lease_over=True),
+    Left("it was handed back", "its worker released it"),
+    Left("it was handed back, and had been taken over once", "its worker released it", takeovers=1),
+    Left("it is to be cancelled", "it has a cancel request", cancelled=True),
+    Left("it is to be cancelled, and its lease ran out", "it has a cancel request", lease_over=True, cancelled=True),
 ]
 
 

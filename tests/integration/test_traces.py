@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from flows.saga import ORDER_SAGA
 from shop.intake import submit
 from shop.monitoring.traces.sender import Sender, sending
 from shop.settings import settings
@@ -111,7 +111,7 @@ async def test_compensations_refusals_and_failures_are_seen(saga: World, collect
 async def test_nothing_is_lost_while_the_collector_is_away_and_nothing_is_sent_twice(
     saga: World, collected: Collector, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shop.monitoring.traces.sender._AFTER_TROUBLE_SECONDS", 0.2)
+    monkeypatch.setattr("shop.monitoring.traces.sender._RETRY_SECONDS", 0.2)
     collected.answer = 404  # a refusal, which the exporter does not try again by itself
     orders = [f"LATE-{unique}-{n}" for n in range(3)]
     await asyncio.to_thread(submit, [an_order(order_id) for order_id in orders])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments import trigger
-from deployments.command import main
+from deployments.cli import order_saga
 from deployments.trigger import run_order, submit_orders
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
@@ -41,7 +41,7 @@ async def test_the_command_shows_how_orders_ended(saga: World, unique: str, tmp_
     file.write_text("\n".join(json.dumps(order) for order in orders))
     drain = asyncio.create_task(process_pending_orders(drain_seconds=60))
     try:
-        assert await asyncio.to_thread(main, [str(file), "--json", "--timeout", "60"]) == 1, "one was refused"
+        assert await asyncio.to_thread(order_saga, ["submit", str(file), "--json", "--timeout", "60"]) == 1, "one was refused"
     finally:
         drain.cancel()
         await asyncio.gather(drain, return_exceptions=True)
@@ -68,7 +68,7 @@ def test_a_byte_order_mark_is_no_part_of_the_orders(
     file.write_bytes(text.encode())
     if through == "standard input":
         monkeypatch.setattr("sys.stdin", file.open(encoding="utf-8"))
-    assert main([str(file) if through == "a file" else "-", "--no-wait"]) == 0
+    assert order_saga(["submit", str(file) if through == "a file" else "-", "--no-wait"]) == 0
     assert {row[0] for row in world.sql("SELECT id FROM customer_order")} == {order["id"] for order in orders}
 
 
@@ -80,7 +80,7 @@ async def test_the_command_says_that_a_rejected_order_stays_rejected(
     submit_orders([order])
     await process_pending_orders(drain_seconds=0)
     capsys.readouterr()
-    assert await asyncio.to_thread(main, [str(file), "--no-wait"]) == 0
+    assert await asyncio.to_thread(order_saga, ["submit", str(file), "--no-wait"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "1 known (rejected)" in said
     assert f"known: CLI-{unique} ended as rejected and is not tried again: total_amount: got 1.00" in said
@@ -93,7 +93,7 @@ async def test_the_command_says_that_a_rejected_order_stays_rejected(
 def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "orders.json"
     file.write_text(text)
-    assert main([str(file)]) == 2
+    assert order_saga(["submit", str(file)]) == 2
     assert "orders.json" in capsys.readouterr().out.replace("\n", "")
 
 

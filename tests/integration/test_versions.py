@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from flows.order_saga import ORDER_SAGA
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
-from flows.saga import ORDER_SAGA
+from saga.definition import Kind, Saga, Step
+from saga.prefect.steps import external_compensation, external_step
 from shop import intake, report
 from shop.errors import InventoryUnavailable
+from shop.order import OrderInstance
 from shop.outcomes import Outcome
-from shop.saga import Kind, Saga, Step
-from shop.under_way import OrderUnderWay
-from tasks.step import outside_step, outside_undo
 from tests.integration.world import World, an_order
 
 CHECK, PRODUCT, PRICE = "check_fraud", "PROD-004", Decimal(249)
@@ -35,16 +35,16 @@ class Checks:
         self.waits = self.clearing_waits = False
         checks = self
 
-        @outside_step()
-        async def check_fraud(order: OrderUnderWay) -> dict[str, Any]:
+        @external_step()
+        async def check_fraud(order: OrderInstance) -> dict[str, Any]:
             """Asks whether the customer is known for fraud."""
             if checks.waits:
                 raise InventoryUnavailable("the check is away", retry_after=0.01)
             checks.checked.append(order.id)
             return {"checked": True}
 
-        @outside_undo()
-        async def clear_fraud_check(order: OrderUnderWay) -> dict[str, Any]:
+        @external_compensation()
+        async def clear_fraud_check(order: OrderInstance) -> dict[str, Any]:
             """Says that the order is no more."""
             if checks.clearing_waits:
                 raise InventoryUnavailable("the check is away", retry_after=0.01)
@@ -52,7 +52,7 @@ class Checks:
             return {"compensation_status": "success"}
 
         validate, reserve, pay, *others = ORDER_SAGA.steps
-        more = Step(CHECK, check_fraud, clear_fraud_check, Kind.COMPENSATABLE, 20, 0, 0)
+        more = Step(check_fraud, clear_fraud_check, Kind.COMPENSATABLE, 20, 0, 0, name=CHECK)
         self.saga = Saga(validate, reserve, pay, more, *others)
 
     @contextmanager
@@ -95,9 +95,9 @@ async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_ther
     if left == "to be cancelled":
         saga.sql("UPDATE customer_order SET cancel_requested_at = now(), cancel_reason = 'not wanted' WHERE id = :id", id=order_id)
     intake.submit([other])
-    with caplog.at_level(logging.WARNING, logger="shop.journal"):
+    with caplog.at_level(logging.WARNING, logger="saga.journal"):
         await drain()
-    assert f"order {order_id} is left to another worker" in caplog.text
+    assert f"instance {order_id} is left to another worker" in caplog.text
     assert CHECK in caplog.text
     assert report.read([str(other["id"])])[str(other["id"])].outcome is Outcome.COMPLETED, "one that it knows is not held up"
     left_so = facts(saga, order_id)

@@ -17,9 +17,9 @@ from sqlalchemy import text
 
 from deployments.stack.environment import environment
 from deployments.stack.postgres import EmbeddedPostgres
+from flows.order_saga import ORDER_SAGA
 from flows.process_pending_orders import process_pending_orders
-from flows.saga import ORDER_SAGA
-from shop.database import sync_engine
+from saga.database import sync_engine
 from shop.outcomes import Outcome
 from shop.settings import settings
 from tests.integration.test_hostile_ids import HOSTILE, NEVER_TAKEN

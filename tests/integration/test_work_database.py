@@ -8,18 +8,13 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from saga.database import Tx
+from saga.database_action import run_in_database
+from saga.errors import LeaseLost, StepTimeout, UnexpectedStepError
+from saga.execution import StepExecution
 from shop import inventory
-from shop.database import Tx
-from shop.errors import (
-    CarrierUnavailable,
-    LeaseLost,
-    OutOfStock,
-    Shortage,
-    StepBroken,
-    StepTimeout,
-)
-from shop.under_way import OrderUnderWay
-from shop.work import Work, run_in_database
+from shop.errors import CarrierUnavailable, OutOfStock, Shortage
+from shop.order import OrderInstance
 from tests.integration.domain import Shop, an_order
 from tests.integration.scripted import ACT, SHIP, Effects, Ends, failing_commits, gone, ids, some, statuses, step
 
@@ -28,12 +23,12 @@ pytest_plugins = ["tests.integration.domain_fixtures", "tests.integration.work_f
 
 async def test_a_batch_is_one_transaction_with_its_journal(stocked: Shop) -> None:
     orders = await some(stocked, *"ABC")
-    act, work = Effects(stocked, B=OutOfStock([Shortage("B", 1, 0)])), Work(ACT, orders)
+    act, work = Effects(stocked, B=OutOfStock([Shortage("B", 1, 0)])), StepExecution(ACT, orders)
     await run_in_database(work, act)
     assert act.asked == [["A", "B", "C"]]
     assert await act.made() == {"A": 1, "C": 1}
-    assert (ids(work.done), ids(list(work.failed)), work.alone) == (["A", "C"], ["B"], [])
-    assert work.summary() == {"done": 2, "failed": 1, "going_on_alone": 0}
+    assert (ids(work.done), ids(list(work.failed)), work.detached) == (["A", "C"], ["B"], [])
+    assert work.summary() == {"done": 2, "failed": 1, "detached": 0}
     rows = {row.order_id: row for row in await stocked.rows("SELECT * FROM order_step")}
     assert {i: (row.status, row.undo_due, row.attempts) for i, row in rows.items()} == {
         "A": ("done", True, 1),
@@ -48,8 +43,8 @@ async def test_a_batch_is_one_transaction_with_its_journal(stocked: Shop) -> Non
 async def test_what_is_done_is_not_done_again(stocked: Shop) -> None:
     orders = await some(stocked, *"ABC")
     act = Effects(stocked)
-    await run_in_database(Work(ACT, orders[:2]), act)
-    again = Work(ACT, orders)
+    await run_in_database(StepExecution(ACT, orders[:2]), act)
+    again = StepExecution(ACT, orders)
     await run_in_database(again, act)
     assert act.asked == [["A", "B"], ["C"]]
     assert ids(again.done) == ["A", "B", "C"]
@@ -60,15 +55,15 @@ async def test_what_is_done_is_not_done_again(stocked: Shop) -> None:
 
 async def test_an_exception_for_one_order_sends_all_alone_and_none_is_lost(stocked: Shop) -> None:
     orders = await some(stocked, *"ABC")
-    act, batch = Effects(stocked, B=ZeroDivisionError("secret")), Work(ACT, orders)
+    act, batch = Effects(stocked, B=ZeroDivisionError("secret")), StepExecution(ACT, orders)
     await run_in_database(batch, act)
-    assert (batch.done, batch.failed, ids(batch.alone)) == ([], {}, ["A", "B", "C"])
+    assert (batch.done, batch.failed, ids(batch.detached)) == ([], {}, ["A", "B", "C"])
     assert await act.made() == {}, "one transaction: all of it was rolled back"
     assert await statuses(stocked) == {}
-    for order in batch.alone:
-        alone = Work(ACT, [order])
+    for order in batch.detached:
+        alone = StepExecution(ACT, [order])
         if order.id == "B":
-            with pytest.raises(StepBroken) as broken:
+            with pytest.raises(UnexpectedStepError) as broken:
                 await run_in_database(alone, act)
             assert "ZeroDivisionError" in str(broken.value)
             assert "secret" not in str(broken.value.details())
@@ -83,21 +78,21 @@ async def test_an_exception_for_one_order_sends_all_alone_and_none_is_lost(stock
 async def test_an_order_that_the_action_forgot_does_not_take_the_others_with_it(stocked: Shop) -> None:
     orders = await some(stocked, *"ABC")
 
-    async def forgetful(tx: Tx, batch: Sequence[OrderUnderWay]) -> Ends:
+    async def forgetful(tx: Tx, batch: Sequence[OrderInstance]) -> Ends:
         return {order.id: {} for order in batch if order.id != "B"}
 
-    batch = Work(ACT, orders)
+    batch = StepExecution(ACT, orders)
     await run_in_database(batch, forgetful)
-    assert ids(batch.alone) == ["A", "B", "C"]
-    await run_in_database(Work(ACT, orders[:1]), forgetful)
-    with pytest.raises(StepBroken):
-        await run_in_database(Work(ACT, orders[1:2]), forgetful)
+    assert ids(batch.detached) == ["A", "B", "C"]
+    await run_in_database(StepExecution(ACT, orders[:1]), forgetful)
+    with pytest.raises(UnexpectedStepError):
+        await run_in_database(StepExecution(ACT, orders[1:2]), forgetful)
     assert await statuses(stocked) == {"A": "done", "B": "failed"}
 
 
 async def test_trouble_with_the_database_is_everybodys_and_is_tried_again_together(stocked: Shop) -> None:
     orders = await some(stocked, *"ABC")
-    act, work = Effects(stocked, B=gone()), Work(ACT, orders)
+    act, work = Effects(stocked, B=gone()), StepExecution(ACT, orders)
     with pytest.raises(OperationalError):
         await run_in_database(work, act)
     assert await act.made() == {}
@@ -112,7 +107,7 @@ async def test_trouble_with_the_database_is_everybodys_and_is_tried_again_togeth
 @pytest.mark.parametrize("n", [1, 3])
 async def test_an_unclear_commit_is_looked_up(stocked: Shop, monkeypatch: pytest.MonkeyPatch, arrives: bool, n: int) -> None:
     orders = await some(stocked, *"ABC"[:n])
-    act, work = Effects(stocked), Work(ACT, orders)
+    act, work = Effects(stocked), StepExecution(ACT, orders)
     failing_commits(monkeypatch, arrives=arrives)
     with pytest.raises(OperationalError):
         await run_in_database(work, act)
@@ -127,14 +122,14 @@ async def test_an_unclear_commit_is_looked_up(stocked: Shop, monkeypatch: pytest
 async def test_what_timed_out_at_its_commit_can_be_undone(shop: Shop, monkeypatch: pytest.MonkeyPatch, arrives: bool) -> None:
     """The last attempt's result is unclear, so it counts as done: undoing finds out."""
     await shop.add_stock(P=5)
-    (order,) = await shop.under_way(an_order("A", ("P", 2)))
+    (order,) = await shop.instance(an_order("A", ("P", 2)))
     reserve = step(name=inventory.STEP)
     with monkeypatch.context() as patch:
         failing_commits(patch, arrives=arrives, error=TimeoutError())
         with pytest.raises(StepTimeout):
-            await run_in_database(Work(reserve, [order]), inventory.reserve)
+            await run_in_database(StepExecution(reserve, [order]), inventory.reserve)
     assert await shop.stock("P") == (5, 2 if arrives else 0)
-    await run_in_database(Work(reserve, [order], undo=True), inventory.release)
+    await run_in_database(StepExecution(reserve, [order], undo=True), inventory.release)
     assert await shop.stock("P") == (5, 0)
     assert order.undo_plan() == ()
 
@@ -143,13 +138,13 @@ async def test_a_batch_that_takes_too_long_did_nothing(stocked: Shop) -> None:
     orders = await some(stocked, "A", "B")
     never = asyncio.Event()
 
-    async def slow(tx: Tx, batch: Sequence[OrderUnderWay]) -> Ends:
+    async def slow(tx: Tx, batch: Sequence[OrderInstance]) -> Ends:
         await Effects(stocked)(tx, batch)
         await never.wait()
         return {}
 
     with pytest.raises(StepTimeout) as timeout:
-        await run_in_database(Work(step(time_limit=0.2), orders), slow)
+        await run_in_database(StepExecution(step(time_limit=0.2), orders), slow)
     assert timeout.value.retryable
     assert await Effects(stocked).made() == {}
     assert await statuses(stocked) == {}
@@ -159,12 +154,12 @@ async def test_a_lost_order_is_left_out_and_the_others_go_on(stocked: Shop) -> N
     orders = await some(stocked, *"ABC")
     await stocked.let_leases_run_out()
     await stocked.claim("B")
-    act, work = Effects(stocked), Work(ACT, orders)
+    act, work = Effects(stocked), StepExecution(ACT, orders)
     await run_in_database(work, act)
-    assert (ids(work.done), work.failed, work.alone) == (["A", "C"], {}, [])
+    assert (ids(work.done), work.failed, work.detached) == (["A", "C"], {}, [])
     assert orders[1].lost
     assert await act.made() == {"A": 1, "C": 1}
-    alone = Work(ACT, [orders[1]])
+    alone = StepExecution(ACT, [orders[1]])
     orders[1].lost = False
     with pytest.raises(LeaseLost):
         await run_in_database(alone, act)
@@ -173,7 +168,7 @@ async def test_a_lost_order_is_left_out_and_the_others_go_on(stocked: Shop) -> N
 
 async def test_a_single_orders_no_is_raised_and_journalled(stocked: Shop) -> None:
     (order,) = await some(stocked, "A")
-    work = Work(ACT, [order])
+    work = StepExecution(ACT, [order])
     with pytest.raises(OutOfStock):
         await run_in_database(work, Effects(stocked, A=OutOfStock([Shortage("A", 1, 0)])))
     assert await statuses(stocked) == {"A": "failed"}
@@ -185,10 +180,10 @@ async def test_a_single_orders_no_is_raised_and_journalled(stocked: Shop) -> Non
 async def test_a_carrier_that_cannot_be_reached_lets_its_orders_leave_the_batch(stocked: Shop) -> None:
     """A retryable "no" of a database step: the order goes on alone, and if it is more than a fifth the batch tries again together."""
     orders = await some(stocked, *"ABCDEFGHIJ")
-    act, work = Effects(stocked, C=CarrierUnavailable("down")), Work(SHIP, orders)
+    act, work = Effects(stocked, C=CarrierUnavailable("down")), StepExecution(SHIP, orders)
     await run_in_database(work, act)
-    assert ids(work.alone) == ["C"]
+    assert ids(work.detached) == ["C"]
     assert len(work.done) == 9
     act.ends.clear()
-    await run_in_database(Work(SHIP, work.alone), act)
+    await run_in_database(StepExecution(SHIP, work.detached), act)
     assert await act.made() == dict.fromkeys("ABCDEFGHIJ", 1)

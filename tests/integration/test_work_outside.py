@@ -21,24 +21,13 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from shop.database import Tx, transaction
-from shop.errors import (
-    BatchStruggling,
-    CarrierRefused,
-    DatabaseTimeout,
-    InfrastructureTrouble,
-    InventoryRefused,
-    LeaseLost,
-    OrderError,
-    PaymentDeclined,
-    PaymentGatewayError,
-    StepBroken,
-    StepTimeout,
-    VoidRefused,
-)
-from shop.notes import note
-from shop.under_way import OrderUnderWay
-from shop.work import Work, run_outside
+from saga.checkpoint import checkpoint
+from saga.database import Tx, transaction
+from saga.errors import BatchFailing, DatabaseTimeout, InfrastructureError, LeaseLost, StepError, StepTimeout, UnexpectedStepError
+from saga.execution import StepExecution
+from saga.external_action import run_external
+from shop.errors import CarrierRefused, InventoryRefused, PaymentDeclined, PaymentGatewayError, VoidRefused
+from shop.order import OrderInstance
 from tests.integration.domain import Shop
 from tests.integration.scripted import ACT, Ends, Outside, busy, gone, ids, some, statuses, step
 from tests.waiting import until
@@ -50,12 +39,12 @@ async def test_the_intent_is_committed_before_the_call_and_the_result_after(shop
     (order,) = await some(shop, "A")
     seen: list[Any] = []
 
-    async def look(order: OrderUnderWay) -> Ends:
+    async def look(order: OrderInstance) -> Ends:
         row = await shop.step(order.id, "act")  # another connection
         seen.append((row.status, row.undo_due, row.attempts))
         return {"x": 1}
 
-    await run_outside(Work(ACT, [order]), look)
+    await run_external(StepExecution(ACT, [order]), look)
     assert seen == [("begun", True, 1)]
     row = await shop.step("A", "act")
     assert (row.status, row.undo_due, row.result, row.attempts) == ("done", True, {"x": 1}, 1)
@@ -64,11 +53,11 @@ async def test_the_intent_is_committed_before_the_call_and_the_result_after(shop
 async def test_each_order_of_a_batch_ends_by_itself(shop: Shop) -> None:
     orders = await some(shop, *"ABCDEFGHIJ")
     act = Outside(B=PaymentDeclined("card_declined", "no"), C=busy(), D=ZeroDivisionError("secret"))
-    work = Work(ACT, orders)
-    await run_outside(work, act)
+    work = StepExecution(ACT, orders)
+    await run_external(work, act)
     assert ids(work.done) == list("AEFGHIJ")
-    assert {order.id: type(end) for order, end in work.failed.items()} == {"B": PaymentDeclined, "D": StepBroken}
-    assert ids(work.alone) == ["C"]
+    assert {order.id: type(end) for order, end in work.failed.items()} == {"B": PaymentDeclined, "D": UnexpectedStepError}
+    assert ids(work.detached) == ["C"]
     assert set(act.calls.values()) == {1}
     rows = {row.order_id: row for row in await shop.rows("SELECT * FROM order_step")}
     assert {i: row.status for i, row in rows.items()} == {
@@ -79,7 +68,7 @@ async def test_each_order_of_a_batch_ends_by_itself(shop: Shop) -> None:
     }
     assert {row.undo_due for row in rows.values()} == {True}, "whatever failed outside may have done something"
     assert "secret" not in str(rows["D"].error)
-    await run_outside(Work(ACT, work.alone), act)
+    await run_external(StepExecution(ACT, work.detached), act)
     assert act.calls["C"] == 2
     row = await shop.step("C", "act")
     assert (row.status, row.attempts) == ("done", 2)
@@ -98,37 +87,37 @@ async def test_each_order_of_a_batch_ends_by_itself(shop: Shop) -> None:
 )
 async def test_an_order_waits_for_the_infrastructure_and_the_others_of_its_batch_go_on(shop: Shop, error: Exception) -> None:
     orders = await some(shop, *"ABC")
-    act, work = Outside(B=[error, error]), Work(ACT, orders)
-    await run_outside(work, act)
-    assert (ids(work.done), work.failed, work.alone) == (["A", "C"], {}, [])
-    (trouble,) = work.waiting.values()
-    assert isinstance(trouble, InfrastructureTrouble)
+    act, work = Outside(B=[error, error]), StepExecution(ACT, orders)
+    await run_external(work, act)
+    assert (ids(work.done), work.failed, work.detached) == (["A", "C"], {}, [])
+    (trouble,) = work.postponed.values()
+    assert isinstance(trouble, InfrastructureError)
     assert trouble.retry_after
     assert "secret" not in str(trouble.details())
-    with pytest.raises(InfrastructureTrouble):
-        await run_outside(Work(ACT, [orders[1]]), act)
+    with pytest.raises(InfrastructureError):
+        await run_external(StepExecution(ACT, [orders[1]]), act)
     row = await shop.step("B", "act")
     assert (row.status, row.undo_due, row.error["code"]) == ("failed", True, "infrastructure")
-    await run_outside(Work(ACT, [orders[1]]), act)
+    await run_external(StepExecution(ACT, [orders[1]]), act)
     assert (await shop.step("B", "act")).status == "done"
 
 
 async def test_a_file_name_that_an_order_brings_is_the_orders_own_fault(shop: Shop) -> None:
     (order,) = await some(shop, "A")
-    with pytest.raises(StepBroken):
-        await run_outside(Work(ACT, [order]), Outside(A=OSError(errno.ENAMETOOLONG, "File name too long")))
+    with pytest.raises(UnexpectedStepError):
+        await run_external(StepExecution(ACT, [order]), Outside(A=OSError(errno.ENAMETOOLONG, "File name too long")))
 
 
 async def test_a_single_orders_failure_is_raised_and_tried_again(shop: Shop) -> None:
     (order,) = await some(shop, "A")
-    act, work = Outside(A=[busy(), PaymentDeclined("card_declined", "no")]), Work(ACT, [order])
+    act, work = Outside(A=[busy(), PaymentDeclined("card_declined", "no")]), StepExecution(ACT, [order])
     with pytest.raises(PaymentGatewayError):
-        await run_outside(work, act)
+        await run_external(work, act)
     row = await shop.step("A", "act")
     assert (row.status, row.undo_due, row.attempts) == ("failed", True, 1)
     with pytest.raises(PaymentDeclined):
-        await run_outside(work, act)
-    await run_outside(Work(ACT, [order]), act)
+        await run_external(work, act)
+    await run_external(StepExecution(ACT, [order]), act)
     row = await shop.step("A", "act")
     assert (row.status, row.attempts, row.error) == ("done", 3, None)
     assert act.calls["A"] == 3
@@ -137,15 +126,15 @@ async def test_a_single_orders_failure_is_raised_and_tried_again(shop: Shop) -> 
 async def test_more_than_a_fifth_failing_is_the_batchs_trouble_and_a_second_run_does_only_those(shop: Shop) -> None:
     orders = await some(shop, *"ABCDEFGHIJ")
     act = Outside(B=busy(), C=busy(), D=busy(), E=PaymentDeclined("card_declined", "no"))
-    work = Work(ACT, orders)
-    with pytest.raises(BatchStruggling) as struggling:
-        await run_outside(work, act)
+    work = StepExecution(ACT, orders)
+    with pytest.raises(BatchFailing) as struggling:
+        await run_external(work, act)
     assert struggling.value.retryable
-    assert ids(work.alone) == ["B", "C", "D"]
-    await run_outside(work, act)
+    assert ids(work.detached) == ["B", "C", "D"]
+    await run_external(work, act)
     assert {i: n for i, n in act.calls.items() if n > 1} == {"B": 2, "C": 2, "D": 2}
     assert ids(work.done) == list("AFGHIJBCD")
-    assert (ids(list(work.failed)), work.alone) == (["E"], [])
+    assert (ids(list(work.failed)), work.detached) == (["E"], [])
     assert {row.order_id: row.attempts for row in await shop.rows("SELECT * FROM order_step")} == {
         **dict.fromkeys("AEFGHIJ", 1),
         **dict.fromkeys("BCD", 2),
@@ -154,27 +143,27 @@ async def test_more_than_a_fifth_failing_is_the_batchs_trouble_and_a_second_run_
 
 async def test_a_fifth_may_leave(shop: Shop) -> None:
     orders = await some(shop, *"ABCDEFGHIJ")
-    work = Work(ACT, orders)
-    await run_outside(work, Outside(B=busy(), C=busy()))
-    assert ids(work.alone) == ["B", "C"]
+    work = StepExecution(ACT, orders)
+    await run_external(work, Outside(B=busy(), C=busy()))
+    assert ids(work.detached) == ["B", "C"]
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 async def test_of_a_small_batch_one_may_leave(shop: Shop, n: int) -> None:
-    work = Work(ACT, await some(shop, *"ABCD"[:n]))
-    await run_outside(work, Outside(A=busy()))
-    assert ids(work.alone) == ["A"]
+    work = StepExecution(ACT, await some(shop, *"ABCD"[:n]))
+    await run_external(work, Outside(A=busy()))
+    assert ids(work.detached) == ["A"]
     assert len(work.done) == n - 1
 
 
 async def test_a_slow_order_leaves_the_batch_and_its_call_is_not_made_twice(shop: Shop) -> None:
     orders = await some(shop, *"ABCDE")
-    act, work = Outside(), Work(ACT, orders, patience=0.2)
+    act, work = Outside(), StepExecution(ACT, orders, straggler_timeout=0.2)
     answer = act.slow("C")
-    await run_outside(work, act)
-    assert (ids(work.alone), ids(work.done)) == (["C"], list("ABDE"))
+    await run_external(work, act)
+    assert (ids(work.detached), ids(work.done)) == (["C"], list("ABDE"))
     assert await statuses(shop) == {**dict.fromkeys("ABDE", "done"), "C": "begun"}
-    alone = asyncio.create_task(run_outside(Work(ACT, work.alone), act))
+    alone = asyncio.create_task(run_external(StepExecution(ACT, work.detached), act))
 
     async def waited_for() -> bool:
         return not orders[2].in_flight
@@ -192,7 +181,7 @@ async def test_a_slow_order_that_is_answered_while_the_others_are_written_does_n
 ) -> None:
     """Found by the model: it had no end in its journal, and was shipped with the others although its card was refused."""
     orders = await some(shop, *"ABCDE")
-    act, work = Outside(C=PaymentDeclined("card_declined", "no")), Work(ACT, orders, patience=0.2)
+    act, work = Outside(C=PaymentDeclined("card_declined", "no")), StepExecution(ACT, orders, straggler_timeout=0.2)
     answer, transactions = act.slow("C"), itertools.count()
 
     @asynccontextmanager
@@ -206,11 +195,11 @@ async def test_a_slow_order_that_is_answered_while_the_others_are_written_does_n
     async def answered() -> bool:
         return not act.busy("C")
 
-    monkeypatch.setattr("shop.work.transaction", answered_meanwhile)
-    await run_outside(work, act)
-    assert (ids(work.alone), ids(work.done)) == (["C"], list("ABDE"))
+    monkeypatch.setattr("saga.external_action.transaction", answered_meanwhile)
+    await run_external(work, act)
+    assert (ids(work.detached), ids(work.done)) == (["C"], list("ABDE"))
     with pytest.raises(PaymentDeclined):
-        await run_outside(Work(ACT, work.alone), act)
+        await run_external(StepExecution(ACT, work.detached), act)
     assert act.calls == dict.fromkeys("ABCDE", 1)
     assert await statuses(shop) == {**dict.fromkeys("ABDE", "done"), "C": "failed"}
 
@@ -218,12 +207,12 @@ async def test_a_slow_order_that_is_answered_while_the_others_are_written_does_n
 async def test_a_slow_order_may_fail_too(shop: Shop) -> None:
     orders = await some(shop, *"AB")
     act = Outside(B=[PaymentDeclined("card_declined", "no")])
-    work = Work(ACT, orders, patience=0.2)
+    work = StepExecution(ACT, orders, straggler_timeout=0.2)
     answer = act.slow("B")
-    await run_outside(work, act)
+    await run_external(work, act)
     answer.set()
     with pytest.raises(PaymentDeclined):
-        await run_outside(Work(ACT, work.alone), act)
+        await run_external(StepExecution(ACT, work.detached), act)
     assert act.calls == {"A": 1, "B": 1}
     assert await statuses(shop) == {"A": "done", "B": "failed"}
 
@@ -231,9 +220,9 @@ async def test_a_slow_order_may_fail_too(shop: Shop) -> None:
 async def test_a_crowd_of_slow_ones_is_waited_for(shop: Shop) -> None:
     """If most are slow it is no matter of single orders."""
     orders = await some(shop, *"ABCDE")
-    act, work = Outside(), Work(ACT, orders, patience=0.1)
+    act, work = Outside(), StepExecution(ACT, orders, straggler_timeout=0.1)
     answers = [act.slow(i) for i in "ABC"]
-    running = asyncio.create_task(run_outside(work, act))
+    running = asyncio.create_task(run_external(work, act))
     done, _ = await asyncio.wait([running], timeout=0.5)
     assert not done
     for answer in answers:
@@ -254,33 +243,33 @@ async def test_time_that_our_own_database_took_is_not_the_outside_s(shop: Shop, 
             locked.set()
             await over.wait()
 
-    async def act(order: OrderUnderWay) -> Ends:
+    async def act(order: OrderInstance) -> Ends:
         await locked.wait()
         try:
-            await note(order, "act", told=True)
+            await checkpoint(order, "act", told=True)
         finally:
             over.set()
         return {}
 
-    work = Work(step(time_limit=0.3), orders)
+    work = StepExecution(step(time_limit=0.3), orders)
     locking: list[asyncio.Task[None]] = []
 
-    async def first_lock(order: OrderUnderWay) -> Ends:
+    async def first_lock(order: OrderInstance) -> Ends:
         if not locking:
             locking.append(asyncio.create_task(lock()))
         return await act(order)
 
     if n == 1:
         with pytest.raises(DatabaseTimeout) as failed:
-            await run_outside(work, first_lock)
+            await run_external(work, first_lock)
         assert failed.value.retry_after
     else:
-        await run_outside(work, first_lock)
-        assert {type(why) for why in work.waiting.values()} == {DatabaseTimeout}
-        assert ids(list(work.waiting)) == list("ABC")
+        await run_external(work, first_lock)
+        assert {type(why) for why in work.postponed.values()} == {DatabaseTimeout}
+        assert ids(list(work.postponed)) == list("ABC")
     await locking[0]
-    again = Work(ACT, orders)
-    await run_outside(again, act)
+    again = StepExecution(ACT, orders)
+    await run_external(again, act)
     assert ids(again.done) == list("ABC"[:n])
     assert await statuses(shop) == dict.fromkeys("ABC"[:n], "done")
 
@@ -289,14 +278,14 @@ async def test_a_single_order_is_waited_for_up_to_its_time_limit(shop: Shop) -> 
     (order,) = await some(shop, "A")
     act = Outside()
     act.slow("A")
-    work = Work(step(time_limit=0.2), [order], patience=0.01)
+    work = StepExecution(step(time_limit=0.2), [order], straggler_timeout=0.01)
     with pytest.raises(StepTimeout) as timeout:
-        await run_outside(work, act)
+        await run_external(work, act)
     assert timeout.value.retryable
     row = await shop.step("A", "act")
     assert (row.status, row.undo_due) == ("failed", True), "what timed out may have been done"
     act.slow("A").set()
-    await run_outside(work, act)
+    await run_external(work, act)
     assert act.at_once == {"A": 1}
 
 
@@ -304,30 +293,30 @@ async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once
     """While one order is still at the gateway another one's notes cannot be written: the batch is tried again. A second call beside the
     first would charge twice at a gateway that forgets keys."""
     orders = await some(shop, *"ABCDEFGHIJ")
-    act, work = Outside(B=gone()), Work(ACT, orders, patience=0.2)
+    act, work = Outside(B=gone()), StepExecution(ACT, orders, straggler_timeout=0.2)
     answer = act.slow("C")
     with pytest.raises(OperationalError):
-        await run_outside(work, act)
-    second = asyncio.create_task(run_outside(work, act))
+        await run_external(work, act)
+    second = asyncio.create_task(run_external(work, act))
     try:
         await asyncio.wait([second], timeout=1)
         assert act.at_once["C"] == 1
     finally:
         answer.set()
         await asyncio.wait([second], timeout=20)
-    for order in work.alone:
-        await run_outside(Work(ACT, [order]), act)
+    for order in work.detached:
+        await run_external(StepExecution(ACT, [order]), act)
     assert set((await statuses(shop)).values()) == {"done"}
 
 
 async def test_trouble_with_the_database_leaves_no_call_unheard(shop: Shop, unheard: Callable[[], list[str]]) -> None:
     """What the gateway has answered meanwhile is not thrown away."""
     orders = await some(shop, *"ABCD")
-    work = Work(ACT, orders)
+    work = StepExecution(ACT, orders)
 
     async def run() -> None:
         with pytest.raises(OperationalError):
-            await run_outside(work, Outside(A=gone(), B=gone(), C=PaymentDeclined("card_declined", "no")))
+            await run_external(work, Outside(A=gone(), B=gone(), C=PaymentDeclined("card_declined", "no")))
 
     await run()
     assert unheard() == []
@@ -338,7 +327,7 @@ async def test_whoever_is_cancelled_takes_its_calls_with_it(shop: Shop) -> None:
     act = Outside()
     act.slow("A")
     act.slow("B")
-    running = asyncio.create_task(run_outside(Work(ACT, orders), act))
+    running = asyncio.create_task(run_external(StepExecution(ACT, orders), act))
 
     async def called() -> bool:
         return act.calls == {"A": 1, "B": 1}
@@ -356,13 +345,13 @@ async def test_a_lost_order_is_not_called_and_the_others_are(shop: Shop) -> None
     orders = await some(shop, *"AB")
     await shop.let_leases_run_out()
     await shop.claim("A")
-    act, work = Outside(), Work(ACT, orders)
-    await run_outside(work, act)
+    act, work = Outside(), StepExecution(ACT, orders)
+    await run_external(work, act)
     assert act.calls == {"B": 1}
-    assert (ids(work.done), work.failed, work.alone) == (["B"], {}, [])
+    assert (ids(work.done), work.failed, work.detached) == (["B"], {}, [])
     orders[0].lost = False
     with pytest.raises(LeaseLost):
-        await run_outside(Work(ACT, orders[:1]), act)
+        await run_external(StepExecution(ACT, orders[:1]), act)
     assert act.calls == {"B": 1}
 
 
@@ -370,15 +359,15 @@ async def test_an_order_that_is_lost_during_its_call_records_nothing(shop: Shop)
     orders = await some(shop, *"AB")
     before: list[Any] = []
 
-    async def taken_meanwhile(order: OrderUnderWay) -> Ends:
+    async def taken_meanwhile(order: OrderInstance) -> Ends:
         if order.id == "A":
             await shop.let_leases_run_out()
             assert ids(await shop.claim("A")) == ["A"]
             before.append(await shop.step("A", "act"))
         return {"x": 1}
 
-    work = Work(ACT, orders)
-    await run_outside(work, taken_meanwhile)
+    work = StepExecution(ACT, orders)
+    await run_external(work, taken_meanwhile)
     assert await shop.step("A", "act") == before[0]
     assert (ids(work.done), orders[0].lost) == (["B"], True)
 
@@ -408,15 +397,15 @@ async def test_every_order_ends_once_whatever_the_others_do(shop: Shop, unheard:
     act = Outside(**plans)
     ends: dict[str, str] = {}
 
-    async def through(batch: Sequence[OrderUnderWay]) -> None:
-        work = Work(ACT, batch)
+    async def through(batch: Sequence[OrderInstance]) -> None:
+        work = StepExecution(ACT, batch)
         for _ in range(60):
             try:
-                await run_outside(work, act)
+                await run_external(work, act)
                 break
-            except (OperationalError, BatchStruggling):
+            except (OperationalError, BatchFailing):
                 continue
-            except OrderError as error:
+            except StepError as error:
                 if not error.retryable:
                     ends[batch[0].id] = "failed"
                     return
@@ -424,8 +413,8 @@ async def test_every_order_ends_once_whatever_the_others_do(shop: Shop, unheard:
             pytest.fail("no end")
         ends.update({order.id: "done" for order in work.done})
         ends.update({order.id: "failed" for order in work.failed})
-        assert {*ids(work.done), *ids(list(work.failed)), *ids(work.alone)} == set(ids(batch))
-        for order in work.alone:
+        assert {*ids(work.done), *ids(list(work.failed)), *ids(work.detached)} == set(ids(batch))
+        for order in work.detached:
             await through([order])
 
     await through(orders)
@@ -459,8 +448,8 @@ async def test_what_a_customer_typed_and_somebody_repeats_is_in_no_journal_state
         "payment_info": {"method": "credit_card", "token": "tok_qmarker"},
         "shipping_info": {"address": "Qmarker Street 9", "city": "Qtown", "country": "US"},
     }
-    with pytest.raises(OrderError) as raised:
-        await run_outside(Work(ACT, [order]), Outside(A=error))
+    with pytest.raises(StepError) as raised:
+        await run_external(StepExecution(ACT, [order]), Outside(A=error))
     row = await shop.step("A", "act")
     prefect_shows = "".join(traceback.format_exception(raised.value)[-1:])
     logged = " ".join(str(vars(record)) for record in caplog.records)
@@ -476,9 +465,9 @@ async def test_however_long_the_orders_are_that_are_declined_others_have_their_t
     orders = [order for first in range(0, 400, 50) for order in await some(shop, *(f"O{first + more}" for more in range(50)))]
     for order in orders:
         order.content |= {"items": [{"name": f"ünusual {item} {'wört ' * 20}"} for item in range(1_000)]}
-    work, longest, over = Work(ACT, orders), 0.0, False
+    work, longest, over = StepExecution(ACT, orders), 0.0, False
 
-    async def declined(_: OrderUnderWay) -> Ends:
+    async def declined(_: OrderInstance) -> Ends:
         raise PaymentDeclined("card_declined", "the bank does not know wört 17, ünusual")
 
     async def look() -> None:
@@ -490,7 +479,7 @@ async def test_however_long_the_orders_are_that_are_declined_others_have_their_t
 
     looking = asyncio.create_task(look())
     try:
-        await run_outside(work, declined)
+        await run_external(work, declined)
     finally:
         over = True
         await looking

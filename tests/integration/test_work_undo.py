@@ -7,15 +7,14 @@ from decimal import Decimal
 
 import pytest
 
+from saga.database import Tx
+from saga.database_action import run_in_database
+from saga.errors import UnexpectedStepError
+from saga.execution import StepExecution
+from saga.external_action import run_external
 from shop import inventory
-from shop.database import Tx
-from shop.errors import (
-    PaymentGatewayError,
-    RefundRefused,
-    StepBroken,
-)
-from shop.under_way import OrderUnderWay
-from shop.work import Work, run_in_database, run_outside
+from shop.errors import PaymentGatewayError, RefundRefused
+from shop.order import OrderInstance
 from tests.integration.domain import Shop, an_order
 from tests.integration.scripted import ACT, Ends, Outside, busy, ids, some, step
 
@@ -24,12 +23,12 @@ pytest_plugins = ["tests.integration.domain_fixtures", "tests.integration.work_f
 
 async def test_an_undo_in_the_database_records_its_results(shop: Shop) -> None:
     await shop.add_stock(P=10)
-    orders = await shop.under_way(*(an_order(i, ("P", 2)) for i in "ABC"))
+    orders = await shop.instance(*(an_order(i, ("P", 2)) for i in "ABC"))
     reserve = step(name=inventory.STEP)
-    await run_in_database(Work(reserve, orders[:2]), inventory.reserve)
+    await run_in_database(StepExecution(reserve, orders[:2]), inventory.reserve)
     assert await shop.stock("P") == (10, 4)
     for _ in range(2):
-        work = Work(reserve, orders, undo=True)
+        work = StepExecution(reserve, orders, undo=True)
         await run_in_database(work, inventory.release)
         assert await shop.stock("P") == (10, 0)
         assert sorted(ids(work.done)) == list("ABC"), "what never began needs no undoing"
@@ -43,11 +42,11 @@ async def test_an_undo_in_the_database_records_its_results(shop: Shop) -> None:
 
 async def test_an_undo_outside_records_its_results(shop: Shop) -> None:
     orders = await some(shop, *"ABCDEF")
-    await run_outside(Work(ACT, orders), Outside())
+    await run_external(StepExecution(ACT, orders), Outside())
     refused = RefundRefused("no", "never", payment_id="p", charged=Decimal("10.00"), refunded=Decimal(0), currency="USD", refusals=1)
-    act, work = Outside(B=refused, C=busy()), Work(ACT, orders, undo=True)
-    await run_outside(work, act)
-    assert (ids(work.done), ids(list(work.failed)), ids(work.alone)) == (list("ADEF"), ["B"], ["C"])
+    act, work = Outside(B=refused, C=busy()), StepExecution(ACT, orders, undo=True)
+    await run_external(work, act)
+    assert (ids(work.done), ids(list(work.failed)), ids(work.detached)) == (list("ADEF"), ["B"], ["C"])
     rows = {row.order_id: row for row in await shop.rows("SELECT * FROM order_step")}
     assert {i: (row.undo_status, row.undo_due) for i, row in rows.items()} == {
         **dict.fromkeys("ADEF", ("done", False)),
@@ -57,26 +56,26 @@ async def test_an_undo_outside_records_its_results(shop: Shop) -> None:
     assert rows["B"].undo_error["amount_at_risk"] == "10.00"
     assert rows["A"].undo_result == {"called": "A"}
     assert {row.status for row in rows.values()} == {"done"}, "that it was done is not forgotten"
-    alone = Work(ACT, work.alone, undo=True)
-    await run_outside(alone, act)
+    alone = StepExecution(ACT, work.detached, undo=True)
+    await run_external(alone, act)
     assert alone.summary() == {"called": "C"}
     with pytest.raises(RefundRefused):
-        await run_outside(Work(ACT, [orders[1]], undo=True), Outside(B=refused))
+        await run_external(StepExecution(ACT, [orders[1]], undo=True), Outside(B=refused))
     assert (await shop.step("B", "act")).undo_attempts == 2
     assert orders[1].undo_plan() == ("act",)
-    await run_outside(Work(ACT, orders, undo=True), act)
+    await run_external(StepExecution(ACT, orders, undo=True), act)
     assert act.calls == {**dict.fromkeys("ADEF", 1), "B": 2, "C": 2}
 
 
 async def test_an_undo_that_breaks_stays_due(shop: Shop) -> None:
     (order,) = await some(shop, "A")
-    await run_outside(Work(ACT, [order]), Outside())
+    await run_external(StepExecution(ACT, [order]), Outside())
 
-    async def breaks(tx: Tx, orders: Sequence[OrderUnderWay]) -> Ends:
+    async def breaks(tx: Tx, orders: Sequence[OrderInstance]) -> Ends:
         raise ZeroDivisionError
 
-    with pytest.raises(StepBroken):
-        await run_in_database(Work(ACT, [order], undo=True), breaks)
+    with pytest.raises(UnexpectedStepError):
+        await run_in_database(StepExecution(ACT, [order], undo=True), breaks)
     row = await shop.step("A", "act")
     assert (row.undo_status, row.undo_due, row.undo_error["code"]) == ("failed", True, "step_broken")
 
@@ -84,21 +83,21 @@ async def test_an_undo_that_breaks_stays_due(shop: Shop) -> None:
 async def test_what_only_began_is_undone_too(shop: Shop) -> None:
     (order,) = await some(shop, "A")
     with pytest.raises(PaymentGatewayError):
-        await run_outside(Work(ACT, [order]), Outside(A=busy()))
+        await run_external(StepExecution(ACT, [order]), Outside(A=busy()))
     act = Outside()
-    await run_outside(Work(ACT, [order], undo=True), act)
+    await run_external(StepExecution(ACT, [order], undo=True), act)
     assert act.calls == {"A": 1}
     assert order.undo_plan() == ()
 
 
 async def test_a_slow_undo_leaves_the_batch_and_is_not_made_twice(shop: Shop) -> None:
     orders = await some(shop, *"AB")
-    await run_outside(Work(ACT, orders), Outside())
-    act, work = Outside(), Work(ACT, orders, undo=True, patience=0.2)
+    await run_external(StepExecution(ACT, orders), Outside())
+    act, work = Outside(), StepExecution(ACT, orders, undo=True, straggler_timeout=0.2)
     answer = act.slow("B")
-    await run_outside(work, act)
-    assert ids(work.alone) == ["B"]
+    await run_external(work, act)
+    assert ids(work.detached) == ["B"]
     answer.set()
-    await run_outside(Work(ACT, work.alone, undo=True), act)
+    await run_external(StepExecution(ACT, work.detached, undo=True), act)
     assert act.calls == {"A": 1, "B": 1}
     assert {row.undo_status for row in await shop.rows("SELECT * FROM order_step")} == {"done"}

@@ -10,8 +10,8 @@ import pytest
 from psycopg import sql
 
 from deployments.stack.environment import environment
+from saga.database import close_engine
 from shop import catalogue
-from shop.database import close_engine
 from shop.garbage import little_garbage_collection
 from shop.installation import installation
 from tests.model.core import one_core

@@ -10,51 +10,54 @@ from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
-import flows.lane
-import shop.ending
+import saga.claims
+import saga.execution
+import saga.external_action
+import saga.finish
+import saga.journal
+import saga.prefect.batch
 import shop.expiry
 import shop.inventory
-import shop.journal
 import shop.payments.charge
 import shop.shipping.fulfilment
-import shop.work
 import tasks.process_payment
-from shop.database import Tx
+from saga.database import Tx
+from saga.definition import Kind
+from saga.journal import Record
 from shop.errors import RefundRefused
 from shop.inventory import ReleaseResult, reservation_id
-from shop.journal import Record
+from shop.order import OrderInstance
+from shop.order_store import ORDERS
 from shop.payments.charge import PaymentResult, RefundResult, _charged
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
-from shop.saga import Kind
-from shop.under_way import OrderUnderWay
 from tests.model.witness import UNFORESEEN
 
 Defect = Callable[[], AbstractContextManager[Any]]
 
 
 def fence_not_checked() -> AbstractContextManager[Any]:
-    async def hold(_tx: Tx, orders: Iterable[OrderUnderWay]) -> list[OrderUnderWay]:
+    async def verify_ownership(_tx: Tx, orders: Iterable[OrderInstance]) -> list[OrderInstance]:
         return [order for order in orders if not order.lost]
 
-    return _instead(shop.journal, "hold", hold)
+    return _instead(saga.journal, "verify_ownership", verify_ownership)
 
 
 def live_leases_ignored() -> AbstractContextManager[Any]:
     """Whoever claims takes every order that is not its own already."""
-    mine = "o.lease_id = ANY(CAST(:leases AS uuid[]))"
-    claims = {name: getattr(shop.journal, name).text for name in ("_CLAIM_ANY", "_CLAIM_BEGUN", "_CLAIM_THESE")}
+    mine = "i.lease_id = ANY(CAST(:leases AS uuid[]))"
+    claims = {name: getattr(saga.claims, name)(ORDERS).text for name in ("_CLAIM_ANY", "_CLAIM_BEGUN", "_CLAIM_THESE")}
     assert all(mine in claim for claim in claims.values())
-    others = {name: text(claim.replace(mine, f"{mine} AND o.lease_id <> :lease")) for name, claim in claims.items()}
-    return patch.multiple(shop.journal, _DEAD_LEASES=text("SELECT id FROM lease FOR UPDATE SKIP LOCKED"), **others)
+    others = {name: _always(claim.replace(mine, f"{mine} AND i.lease_id <> :lease")) for name, claim in claims.items()}
+    return patch.multiple(saga.claims, _DEAD_LEASES=_always("SELECT id FROM lease FOR UPDATE SKIP LOCKED"), **others)
 
 
 def charged_without_looking() -> AbstractContextManager[Any]:
     """The payment's id is not journalled before it is confirmed, and a second attempt does not ask the gateway."""
 
-    async def charge(under_way: OrderUnderWay, gateway: PaymentGateway) -> PaymentResult:
-        order, key = under_way.order, f"create-{under_way.id}"
+    async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult:
+        order, key = instance.payload, f"create-{instance.id}"
         card = order.payment_info.card_last4 if order.payment_info else None
         payment = await gateway.create(
             order_id=order.id,
@@ -71,29 +74,29 @@ def charged_without_looking() -> AbstractContextManager[Any]:
 
 
 def undo_due_only_after_success() -> AbstractContextManager[Any]:
-    async def begin(work: shop.work.Work, tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
+    async def begin(work: saga.execution.StepExecution, tx: Tx, orders: Sequence[OrderInstance]) -> None:
         if work.undo:
-            await shop.journal.begin_undo(tx, work.step.name, orders)
+            await saga.journal.begin_undo(tx, work.step.name, orders)
         elif not work.changes_nothing:
-            await shop.journal.write(tx, [Record(order, work.step.name, "begun", undo_due=False) for order in orders])
+            await saga.journal.write(tx, [Record(order, work.step.name, "begun", undo_due=False) for order in orders])
 
-    real = shop.work.Work.records
+    real = saga.execution.StepExecution.records
 
-    def records(work: shop.work.Work, *arguments: Any, **options: Any) -> list[Record]:
+    def records(work: saga.execution.StepExecution, *arguments: Any, **options: Any) -> list[Record]:
         made = real(work, *arguments, **options)
         for record in made:
             record.undo_due = record.status == "done" and work.step.kind is Kind.COMPENSATABLE
         return made
 
-    return patch.multiple(shop.work.Work, begin=begin, records=records)
+    return patch.multiple(saga.execution.StepExecution, begin=begin, records=records)
 
 
 def refused_refund_called_done() -> AbstractContextManager[Any]:
     real = tasks.process_payment.refund
 
-    async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundResult:
+    async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResult:
         try:
-            return await real(under_way, gateway)
+            return await real(instance, gateway)
         except RefundRefused:
             return RefundResult(compensation_status="success", currency="USD")
 
@@ -104,10 +107,10 @@ def refunded_by_our_own_journal() -> AbstractContextManager[Any]:
     """Nothing is refunded that we have not heard to be charged."""
     real = tasks.process_payment.refund
 
-    async def refund(under_way: OrderUnderWay, gateway: PaymentGateway) -> RefundResult:
-        if "payment_id" not in under_way.result("process_payment"):
+    async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResult:
+        if "payment_id" not in instance.result("process_payment"):
             return RefundResult(compensation_status="no_payment_to_refund", currency="USD")
-        return await real(under_way, gateway)
+        return await real(instance, gateway)
 
     return _instead(tasks.process_payment, "refund", refund)
 
@@ -116,16 +119,16 @@ def created_payment_not_cancelled() -> AbstractContextManager[Any]:
     """A confirmation that is still on its way charges an order that is undone."""
     real = shop.payments.charge._undo
 
-    async def undo(under_way: OrderUnderWay, payment: Payment, *rest: Any) -> None:
+    async def undo(instance: OrderInstance, payment: Payment, *rest: Any) -> None:
         if payment.status is not PaymentStatus.CREATED:
-            await real(under_way, payment, *rest)
+            await real(instance, payment, *rest)
 
     return _instead(shop.payments.charge, "_undo", undo)
 
 
 def released_whatever_its_state() -> AbstractContextManager[Any]:
-    async def release(tx: Tx, orders: Sequence[OrderUnderWay]) -> dict[str, ReleaseResult]:
-        held = {order.id: order.order.wanted for order in orders}
+    async def release(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReleaseResult]:
+        held = {order.id: order.payload.wanted for order in orders}
         await shop.inventory.give_back(tx, held)
         now = datetime.now(UTC)
         return {
@@ -140,7 +143,7 @@ def released_whatever_its_state() -> AbstractContextManager[Any]:
 
 def reason_for_undoing_forgotten() -> AbstractContextManager[Any]:
     """Whoever takes over an order that is half undone does not know that it is."""
-    return patch.object(shop.ending, "_REMEMBER", text("SELECT CAST(:rows AS jsonb)"))
+    return patch.object(saga.finish, "_RECORD_FAILURE", _always("SELECT CAST(:rows AS jsonb)"))
 
 
 def expired_under_a_live_lease() -> AbstractContextManager[Any]:
@@ -153,9 +156,9 @@ def expired_under_a_live_lease() -> AbstractContextManager[Any]:
 
 def journal_forgotten_when_it_cannot_be_read() -> AbstractContextManager[Any]:
     """Then it lacks what was done and is not written yet, over which the next one who reads it stumbles."""
-    real = shop.journal.load
+    real = saga.journal.load
 
-    async def load(tx: Tx, orders: Sequence[OrderUnderWay]) -> None:
+    async def load(tx: Tx, orders: Sequence[OrderInstance]) -> None:
         before = [order.journal for order in orders]
         for order in orders:
             order.journal = {}
@@ -164,7 +167,7 @@ def journal_forgotten_when_it_cannot_be_read() -> AbstractContextManager[Any]:
             order.journal = journal
         await real(tx, orders)
 
-    return _instead(shop.journal, "load", load)
+    return _instead(saga.journal, "load", load)
 
 
 def shipped_although_cancelled() -> AbstractContextManager[Any]:
@@ -175,25 +178,27 @@ def shipped_although_cancelled() -> AbstractContextManager[Any]:
 
 def completed_although_cancelled() -> AbstractContextManager[Any]:
     """Whoever writes the outcome does not look, either."""
-    finish = shop.ending._FINISH.text.replace("(r.outcome <> 'completed' OR o.cancel_requested_at IS NULL)", "true")
-    return patch.object(shop.ending, "_FINISH", text(finish))
+    looks = "(r.outcome <> 'completed' OR i.cancel_requested_at IS NULL)"
+    finish = saga.finish._finish(ORDERS).text
+    assert looks in finish
+    return patch.object(saga.finish, "_finish", _always(finish.replace(looks, "true")))
 
 
 def refunded_and_not_returned() -> AbstractContextManager[Any]:
     """A shipped order is cancelled, and its parcel is forgotten."""
 
-    async def mark_due(_tx: Tx, _step: str, _orders: Sequence[OrderUnderWay]) -> None:
+    async def mark_due(_tx: Tx, _step: str, _orders: Sequence[OrderInstance]) -> None:
         pass
 
-    return _instead(shop.journal, "mark_due", mark_due)
+    return _instead(saga.journal, "mark_due", mark_due)
 
 
 def refund_refused_for_ever() -> AbstractContextManager[Any]:
     """The desk's next try repeats the request that was refused, and a gateway repeats its answer."""
     real = shop.payments.charge._undo
 
-    async def undo(under_way: OrderUnderWay, payment: Payment, gateway: PaymentGateway, undone: Any, before: tuple[int, int]) -> None:
-        await real(under_way, payment, gateway, undone, (0, before[1]))
+    async def undo(instance: OrderInstance, payment: Payment, gateway: PaymentGateway, undone: Any, before: tuple[int, int]) -> None:
+        await real(instance, payment, gateway, undone, (0, before[1]))
 
     return _instead(shop.payments.charge, "_undo", undo)
 
@@ -201,11 +206,24 @@ def refund_refused_for_ever() -> AbstractContextManager[Any]:
 def answered_while_the_others_are_written() -> AbstractContextManager[Any]:
     """A slow order that is answered at the wrong moment is neither done nor failed nor slow: it goes on with its batch. This mistake was
     made, and found here. Since then a lane asks the journal, too, before anybody goes on; here it does not."""
-    late = "for order, call in {order: call for order, call in calls.items() if not call.done()}.items():"
+    late = "for instance, call in {instance: call for instance, call in calls.items() if not call.done()}.items():"
     stack = ExitStack()
-    stack.enter_context(_mutated(shop.work, "_record_ends", "for order, call in out.items():", late))
-    stack.enter_context(_mutated(flows.lane.Lane, "_batch", "orders = [order for order in left if order.done(step.name)]", "orders = left"))
+    stack.enter_context(_mutated(saga.external_action, "_record_ends", "for instance, call in unanswered.items():", late))
+    stack.enter_context(
+        _mutated(
+            saga.prefect.batch.BatchRunner,
+            "_batch",
+            "instances = [instance for instance in left if instance.done(step.name)]",
+            "instances = left",
+        )
+    )
     return stack
+
+
+def _always(statement: str) -> Callable[[object], TextClause]:
+    """The statement for any store."""
+    made = text(statement)
+    return lambda _store: made
 
 
 def _instead(owner: object, name: str, made: Callable[..., Any]) -> AbstractContextManager[Any]:

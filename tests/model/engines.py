@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-import shop.database
-from shop.database import connect_args
+import saga.database
+from saga.database import connect_args
 from shop.settings import settings
 from tests.model.connection import Connection
 from tests.model.exchange import Reserve
@@ -62,7 +62,7 @@ class Engines:
 
     async def _warm(self, made: list[AsyncEngine]) -> None:
         """An engine asks PostgreSQL about itself first; that is no part of any history."""
-        options = {**shop.database._OPTIONS, "pool_size": 10, "max_overflow": 10}
+        options = {**saga.database._OPTIONS, "pool_size": 10, "max_overflow": 10}
         options["connect_args"] = {**connect_args(settings().database_url), "async_creator_fn": self._connect}
         engine = create_async_engine(settings().database_url, **options)
         async with engine.begin():

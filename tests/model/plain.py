@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -19,33 +19,34 @@ from prefect.logging import disable_run_logger
 
 import flows.board
 import flows.cancel_order
-import flows.lane
-import flows.process_order
+import flows.order_run
 import flows.process_pending_orders
 import flows.progress
 import flows.recover_orders
 import flows.reopened
 import flows.retry_compensations
 import flows.takeover
-import shop.database
+import saga.database
+import saga.prefect.batch
+import saga.prefect.instance_run
+import saga.prefect.limits
+import saga.prefect.steps
+import saga.wakeup
 import shop.notifications.outbox
-import shop.signals
-import tasks.limits
-import tasks.step
-from shop.database import is_database_trouble
-from shop.errors import OrderError
-from shop.signals import Bell
-from shop.under_way import OrderUnderWay
-from shop.work import Work
+from saga.database import is_database_error
+from saga.errors import StepError
+from saga.execution import StepExecution
+from saga.instance import SagaInstance
+from saga.wakeup import Listener
 from tests.model.worker import current
 
 _FIRST_PAUSE = 0.5
 
 
-def _with_retries(made: Any, retries: int) -> Callable[[Work], Awaitable[None]]:
+def _with_retries(made: Any, retries: int) -> Callable[[StepExecution], Awaitable[None]]:
     """The task's own function, tried again as Prefect would."""
 
-    async def run(work: Work) -> None:
+    async def run(work: StepExecution) -> None:
         for attempt in range(retries + 1):
             try:
                 await made.fn(work)
@@ -60,7 +61,7 @@ def _with_retries(made: Any, retries: int) -> Callable[[Work], Awaitable[None]]:
 
 
 def _worth_retrying(error: Exception) -> bool:
-    return error.retryable and error.retry_after is None if isinstance(error, OrderError) else is_database_trouble(error)
+    return error.retryable and error.retry_after is None if isinstance(error, StepError) else is_database_error(error)
 
 
 @asynccontextmanager
@@ -69,12 +70,20 @@ async def _nothing(*_: Any, **__: Any) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _deaf(*_: Any, **__: Any) -> AsyncIterator[Bell]:
-    yield Bell()
+async def _deaf(*_: Any, **__: Any) -> AsyncIterator[Listener]:
+    yield Listener()
 
 
 async def _nobody_looks(*_: Any, **__: Any) -> None:
     pass
+
+
+async def _no_lost_orders(_crashed_run: object) -> list[str]:
+    return []
+
+
+async def _no_consumer() -> bool:
+    return False
 
 
 async def _no_mail(_order_ids: Sequence[str] | None = None, *, waited: float = 0) -> bool:
@@ -95,28 +104,34 @@ def _only_errors() -> Iterator[None]:
 def without_prefect() -> Iterator[None]:
     """While it lasts, the flows' functions (`flow.fn`) can be run in any event loop, without a Prefect server."""
     release = flows.recover_orders.release_expired_reservations.fn
-    with (
-        _only_errors(),
-        disable_run_logger(),
-        patch.object(tasks.step, "_with_retries", _with_retries),
-        patch.object(tasks.limits, "concurrency", _nothing),
-        patch.object(flows.process_pending_orders, "little_garbage_collection", nullcontext),
-        patch.object(flows.recover_orders, "release_expired_reservations", release),
-        patch.object(flows.board, "changed", lambda: None),
-        patch.object(flows.board, "show_desk", _nobody_looks),
-        patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
-        patch.object(flows.cancel_order, "_show", _nobody_looks),
-        patch.multiple(flows.process_order, show_order=_nobody_looks, _run_id=lambda: repr(current())),
-        patch.object(flows.reopened, "show_order", _nobody_looks),
-        patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
-        patch.object(flows.progress, "acreate_markdown_artifact", _nobody_looks),
-        patch.object(flows.takeover, "_leave_artifacts", _nobody_looks),
-        patch.object(shop.signals, "listening", _deaf),
-        patch.object(shop.notifications.outbox, "is_due", _no_mail),
-        patch.object(shop.database, "_limit_on_the_server", lambda *_: None),
-        patch.object(flows.lane, "time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())),
-        patch.object(OrderUnderWay, "__hash__", lambda order: crc32(order.id.encode()) + order.fence),  # sets have the same sequence again
-    ):
+    with ExitStack() as stack:
+        for each in (
+            _only_errors(),
+            disable_run_logger(),
+            patch.object(saga.prefect.steps, "_with_retries", _with_retries),
+            patch.object(saga.prefect.limits, "concurrency", _nothing),
+            patch.object(flows.process_pending_orders, "little_garbage_collection", nullcontext),
+            patch.object(flows.recover_orders, "release_expired_reservations", release),
+            patch.multiple(flows.recover_orders, _store_lost_orders=_no_lost_orders, _consumer_started=_no_consumer),
+            patch.object(flows.board, "changed", lambda: None),
+            patch.object(flows.board, "show_desk", _nobody_looks),
+            patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
+            patch.object(flows.cancel_order, "_show", _nobody_looks),
+            patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),
+            patch.object(saga.prefect.instance_run, "run_id", lambda: repr(current())),
+            patch.object(flows.reopened, "show_order", _nobody_looks),
+            patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
+            patch.object(flows.progress, "acreate_markdown_artifact", _nobody_looks),
+            patch.object(flows.takeover, "_create_artifacts", _nobody_looks),
+            patch.object(saga.wakeup, "listening", _deaf),
+            patch.object(shop.notifications.outbox, "is_due", _no_mail),
+            patch.object(saga.database, "_limit_on_the_server", lambda *_: None),
+            patch.object(saga.prefect.batch, "time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())),
+            patch.object(
+                SagaInstance, "__hash__", lambda order: crc32(order.id.encode()) + order.fence
+            ),  # sets have the same sequence again
+        ):
+            stack.enter_context(each)
         yield
 
 

@@ -11,7 +11,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from shop.errors import LeaseLost
+from saga.errors import LeaseLost
 
 _PATIENCE = 50
 """So often a dead worker's tasks are told to end."""

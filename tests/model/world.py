@@ -8,15 +8,15 @@ from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-import shop.database
-import shop.journal
-import shop.notes
+import saga.checkpoint
+import saga.claims
+import saga.database
 import shop.payments.gateways
-from shop.database import Tx, after_commit, is_database_trouble, sync_engine
+from saga.database import Tx, after_commit, is_database_error, sync_engine
+from shop.order import OrderInstance
 from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.ledger import Ledger
 from shop.settings import settings
-from shop.under_way import OrderUnderWay
 from tests.model import known
 from tests.model.engines import Engines
 from tests.model.gateway import Gateway, Wire
@@ -73,9 +73,9 @@ class World:
         self._replace()
 
     def _replace(self) -> None:
-        real_claim = shop.journal.claim
+        real_claim = saga.claims.claim
 
-        async def claim(tx: Tx, *arguments: Any, **options: Any) -> list[OrderUnderWay]:
+        async def claim(tx: Tx, *arguments: Any, **options: Any) -> list[OrderInstance]:
             claimed, worker = await real_claim(tx, *arguments, **options), current()
             if worker is not None:
                 after_commit(tx, lambda: self._claimed(worker, claimed))
@@ -83,11 +83,11 @@ class World:
 
         enter = self._stack.enter_context
         enter(without_prefect())
-        enter(patch.object(shop.database, "create_async_engine", self._engines.mine))
-        enter(patch.object(shop.journal, "claim", claim))
-        for name in ("prefect.orders", "shop.work", "sqlalchemy.pool", "shop.lease", "shop.completed"):
+        enter(patch.object(saga.database, "create_async_engine", self._engines.mine))
+        enter(patch.object(saga.claims, "claim", claim))
+        for name in ("prefect.orders", "saga.execution", "sqlalchemy.pool", "saga.lease", "shop.completed"):
             logger = logging.getLogger(name)
-            enter(patch.object(logger, "handlers", [self._surprises] if name in {"prefect.orders", "shop.work"} else []))
+            enter(patch.object(logger, "handlers", [self._surprises] if name in {"prefect.orders", "saga.execution"} else []))
             enter(patch.object(logger, "propagate", False))
 
     def close(self) -> None:
@@ -181,7 +181,11 @@ class World:
             self.trace.append(f"{worker}: dies")
         self._engines.cut(worker)
         worker.bury()
-        for kept in (shop.database._engines, shop.notes._writers, shop.payments.gateways._open):  # what is kept for a loop keeps the loop
+        for kept in (
+            saga.database._engines,
+            saga.checkpoint._writers,
+            shop.payments.gateways._open,
+        ):  # what is kept for a loop keeps the loop
             kept.pop(worker.loop, None)
         self.workers.remove(worker)
         self._engines.take_back(worker)
@@ -195,7 +199,7 @@ class World:
                 self.fail(f"{order.id}: its run was cancelled, and it goes forward")
         failure = worker.failure()
         self.crash(worker, counts=False)
-        return failure if failure is not None and not is_database_trouble(failure) else None
+        return failure if failure is not None and not is_database_error(failure) else None
 
     def leases_run_out(self) -> None:
         """All of them: their holders may be dead, or only slow."""
@@ -273,7 +277,7 @@ class World:
 
     # -- inside
 
-    def _claimed(self, worker: Worker, orders: Sequence[OrderUnderWay]) -> None:
+    def _claimed(self, worker: Worker, orders: Sequence[OrderInstance]) -> None:
         worker.fences |= {order.id: order.fence for order in orders}
         others = [other for other in self.workers if other is not worker]
         self.tally.overtaken += sum(order.id in other.fences for order in orders for other in others)

@@ -31,7 +31,7 @@ import prefect.utilities.visualization
 import sqlalchemy.dialects.postgresql.psycopg
 import time_machine
 
-import shop.journal
+import saga.journal
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
@@ -170,7 +170,7 @@ def let_clock_jump(offsets: list[int]) -> None:
 
     now[0].start()
     jump()
-    write = shop.journal.write
+    write = saga.journal.write
 
     @functools.wraps(write)
     async def writing(*args: Any, **kwargs: Any) -> Any:
@@ -178,4 +178,4 @@ def let_clock_jump(offsets: list[int]) -> None:
         jump()
         return result
 
-    shop.journal.write = writing  # type: ignore[assignment]
+    saga.journal.write = writing  # type: ignore[assignment]

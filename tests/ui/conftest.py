@@ -91,7 +91,7 @@ class Shop:
 
 @pytest.fixture(scope="session")
 def shop() -> Iterator[Shop]:
-    """What `deployments.run` has started, its samples sent."""
+    """What `order-saga run` has started, its samples sent."""
     if given := os.environ.get("UI_VAR"):
         yield Shop(Path(given))
         return
@@ -100,10 +100,12 @@ def shop() -> Iterator[Shop]:
         folder.chmod(0o711)  # PostgreSQL runs as another user when this is root
         own_port(folder / "prefect")
         environment = {name: value for name, value in os.environ.items() if name not in _OURS}
-        environment |= {"VAR_DIR": var, "WEB_PORT": str(free_port())}
+        environment |= {"VAR_DIR": var, "WEB_PORT": str(free_port()), "PREFECT_API_URL": ""}  # whatever a Prefect profile names
         log = folder / "run.log"
         with log.open("wb") as output:
-            run = subprocess.Popen([sys.executable, "-m", "deployments.run"], cwd=HOME, env=environment, stdout=output, stderr=output)
+            run = subprocess.Popen(
+                [sys.executable, "-m", "deployments.cli", "run"], cwd=HOME, env=environment, stdout=output, stderr=output
+            )
         try:
             wait_until(lambda: "Look at the runs:" in log.read_text() or run.poll() is not None, 300, "make run to be up", every=0.5)
             assert run.poll() is None, log.read_text()[-4000:]

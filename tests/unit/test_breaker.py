@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shop import circuit
+from saga import circuit_breaker
 from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
 from shop.payments.breaker import GuardedGateway
 from tests.waiting import until
@@ -145,10 +145,10 @@ async def test_a_try_that_is_cancelled_lets_another_try() -> None:
     till.inner.hold = asyncio.Event()
     trying = asyncio.create_task(till.ask())
 
-    async def under_way() -> bool:
+    async def instance() -> bool:
         return till.inner.calls == 2
 
-    await until(under_way, 5, "the try")
+    await until(instance, 5, "the try")
     trying.cancel()
     await asyncio.gather(trying, return_exceptions=True)
     till.inner.error = till.inner.hold = None
@@ -168,7 +168,7 @@ async def test_calls_that_wait_for_their_turn_do_not_try_in_vain() -> None:
 async def test_the_longer_it_is_away_the_longer_orders_wait_up_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     till, now = Till(failures=1), 1000.0
     clock: Callable[[], float] = lambda: now  # noqa: E731
-    monkeypatch.setattr(circuit.time, "monotonic", clock)
+    monkeypatch.setattr(circuit_breaker.time, "monotonic", clock)
     till.gateway._circuit._circuit._opened = now
     till.inner.error = DOWN
     waits = []

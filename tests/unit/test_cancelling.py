@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from shop import cancelling
-from shop.cancelling import cancel
+from saga import cancelling
+from saga.cancelling import cancel_and_wait
 
 
 async def test_a_task_that_loses_its_cancellation_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +29,6 @@ async def test_a_task_that_loses_its_cancellation_ends_all_the_same(monkeypatch:
     tasks = [asyncio.create_task(retries()), asyncio.create_task(fails())]
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
-        await cancel(tasks)
+        await cancel_and_wait(tasks)
     assert lost.is_set()
     assert all(task.done() for task in tasks)

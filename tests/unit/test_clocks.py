@@ -10,11 +10,10 @@ from tests.conftest import HOME
 
 _SHOWN = "people see it, and nothing is compared with it"
 ALLOWED = {
-    "shop/clock.py:machine_time": "for those who have no database",
+    "saga/clock.py:machine_time": "for those who have no database",
     "shop/inventory.py:release_result": _SHOWN,
     "shop/inventory.py:result_of": _SHOWN,
     "shop/confirmation/confirmation.py:finish": _SHOWN,
-    "shop/confirmation/program_file.py:save": _SHOWN,
     "shop/payments/sandbox/ledger.py:_now": "the sandbox's own clock, as any gateway has one",
     "tasks/validate_order.py:validate_order": _SHOWN,
     "flows/process_pending_orders.py:_run_name": _SHOWN,
@@ -25,12 +24,12 @@ ALLOWED = {
     "deployments/check/parts.py:payments": "asks for a page of whatever length, to see whether the gateway answers",
 }
 _CLOCKS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("time", "time"), ("time", "time_ns")}
-_FOLDERS = ("shop", "tasks", "flows", "deployments")
+_FOLDERS = ("saga", "shop", "tasks", "flows", "deployments")
 
 
 def test_this_machine_s_clock_is_asked_only_with_a_reason() -> None:
     asked = {place for folder in _FOLDERS for file in (HOME / folder).rglob("*.py") for place in _asks(file)}
-    assert asked == set(ALLOWED), "use shop.clock, or say here why not; and take out of here what is gone"
+    assert asked == set(ALLOWED), "use saga.clock, or say here why not; and take out of here what is gone"
 
 
 def test_who_asks_is_found(tmp_path: Path) -> None:

@@ -1,25 +1,41 @@
-"""Commands that somebody calls wrongly say what is wrong in a line or two, and do nothing."""
+"""The command `order-saga`: quick to answer, and clear about what somebody calls wrongly."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from deployments.cli import make_app, order_saga
+from deployments.stack.environment import environment
+
 HOME = Path(__file__).resolve().parent.parent.parent
 NOWHERE = "postgresql://postgres@127.0.0.1:1/nowhere"
+COMMANDS = "run demo check submit status books show review worker web migrate setup inventory-service sandbox".split()
+HEAVY = ("prefect", "sqlalchemy", "psycopg", "fastapi", "dspy", "stripe", "flows", "saga.database", "shop.settings")
 
 
-def call(*command: str, **settings: str) -> tuple[int, str]:
-    """Exit code, and what it said."""
-    environment = {**os.environ, "DATABASE_URL": NOWHERE, "PREFECT_API_URL": "http://127.0.0.1:1/api", **settings}
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=HOME, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    return done.returncode, done.stdout + done.stderr
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs `order-saga` where no server answers. Returns its exit code, and what it said."""
+
+    def run(*arguments: str, **settings: str) -> tuple[int, str]:
+        with environment({"DATABASE_URL": NOWHERE, "PREFECT_API_URL": "http://127.0.0.1:1/api", **settings}):
+            try:
+                code = order_saga(arguments)
+            except SystemExit as error:  # Python prints the text and exits with 1
+                return 1, str(error)
+        return code, "".join(capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture
@@ -29,36 +45,95 @@ def orders(tmp_path: Path) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["deployments.trigger", "deployments.diagram", "deployments.status", "deployments.books", "deployments.migrate", "shop.migrate"],
-)
-def test_a_wrong_setting_is_named(command: str, orders: str) -> None:
-    given = {"deployments.trigger": [orders], "deployments.diagram": ["ORDER-1001"]}.get(command, [])
-    code, said = call(command, *given, BATCH_SIZE="none-of-your-business")
-    assert code in {1, 2}
+def given(command: str, orders: str) -> list[str]:
+    """The command with its arguments."""
+    needed = {"submit": [orders], "show": ["ORDER-1001"], "review list": [], "review retry": ["--all", "--by", "ann"]}
+    return [*command.split(), *needed.get(command, [])]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["no-such-command"]], ids=lambda arguments: arguments[0])
+def test_only_the_command_that_runs_is_imported(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom deployments.cli import order_saga\nended = order_saga(sys.argv[1:])\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), sorted(name for name in sys.modules if name.startswith('deployments.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=HOME, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[] []"
+
+
+def test_help_names_every_command(call: Call) -> None:
+    code, said = call("--help")
+    assert code == 0
+    assert [command for command in COMMANDS if command not in said] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(call: Call, command: str) -> None:
+    code, said = call(command, "--help")
+    assert code == 0
+    assert f"order-saga {command}" in said
+
+
+def test_completion_offers_commands_and_options(tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(make_app().generate_completion(shell="bash"))
+
+    def offered(*words: str) -> list[str]:
+        """What the shell would offer for the last word."""
+        line = " ".join(words)
+        ask = f"""
+            source {script}
+            COMP_WORDS=({line}) COMP_CWORD={len(words) - 1} COMP_LINE="{line}" COMP_POINT={len(line)}
+            complete=$(complete -p order-saga)
+            [[ $complete =~ -F\\ ([^ ]+) ]] && "${{BASH_REMATCH[1]}}" order-saga "{words[-1]}" "{words[-2]}"
+            printf '%s\\n' "${{COMPREPLY[@]}}"
+        """
+        done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.split()
+
+    assert "review" in offered("order-saga", "rev")
+    assert "write-off" in offered("order-saga", "review", "wri")
+    assert "--no-wait" in offered("order-saga", "submit", "--no")
+
+
+@pytest.mark.parametrize("command", ["submit", "show", "status", "books", "migrate", "review list", "review retry"])
+def test_a_wrong_setting_is_named(call: Call, command: str, orders: str) -> None:
+    code, said = call(*given(command, orders), BATCH_SIZE="none-of-your-business")
+    assert code == 2
     assert "BATCH_SIZE" in said
-    assert "Traceback" not in said
     assert "none-of-your-business" not in said
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["deployments.trigger", "deployments.diagram", "deployments.status", "deployments.books", "deployments.migrate", "shop.migrate"],
-)
-def test_a_database_that_is_away_is_said(command: str, orders: str) -> None:
-    given = {"deployments.trigger": [orders], "deployments.diagram": ["ORDER-1001"]}.get(command, [])
-    code, said = call(command, *given)
-    assert code in {1, 2}
+@pytest.mark.parametrize("command", ["submit", "show", "status", "books", "migrate", "review list", "review retry"])
+def test_a_database_that_does_not_answer_is_named(call: Call, command: str, orders: str) -> None:
+    code, said = call(*given(command, orders))
+    assert code == (1 if command in {"submit", "migrate"} else 2)
     assert "database" in said
-    assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["deployments.automations", "deployments.check", "deployments.books", "deployments.status", "deployments.migrate", "shop.migrate"],
-)
-def test_an_option_that_there_is_not_stops_it(command: str) -> None:
-    code, said = call(command, "--bogus")
+@pytest.mark.parametrize("command", ["check", "books", "status", "migrate", "setup", "review list"])
+def test_an_unknown_option_stops_it(call: Call, command: str) -> None:
+    code, said = call(*command.split(), "--bogus")
     assert code == 2
     assert "--bogus" in said
+
+
+def test_an_unknown_command_stops_it(call: Call) -> None:
+    code, said = call("reviw")
+    assert code == 2
+    assert "reviw" in said
+    assert "review" in said
+
+
+@pytest.mark.parametrize("module", [["deployments.trigger"], ["deployments.cli", "submit"]], ids=lambda module: module[0])
+def test_modules_are_the_command(module: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", *module, str(tmp_path / "none.json")]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "none.json" in done.stdout
+
+
+def test_the_script_of_the_package_is_the_command() -> None:
+    scripts = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, name = scripts["order-saga"].partition(":")
+    assert getattr(import_module(module), name) is import_module("deployments.cli").main

@@ -15,8 +15,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from saga.errors import StepError
 from shop.customer_words import HIDDEN, without_customer
-from shop.errors import OrderError, OrderRejected
+from shop.errors import OrderRejected
 from shop.intake_content import take_in
 from shop.monitoring.masking import mask_exception
 from shop.order import EXAMPLE, Order
@@ -70,14 +71,14 @@ def changed(changes: Mapping[tuple[Any, ...], Any]) -> dict[str, Any]:
     return order
 
 
-async def refusal_of(order: Mapping[str, Any]) -> OrderError:
+async def refusal_of(order: Mapping[str, Any]) -> StepError:
     stored = json.loads(take_in(order).text)
     (verdict,) = await validate([stored], NoProducts(), Settings())
     assert isinstance(verdict, OrderRejected), "its products are not known"
     return verdict
 
 
-def shown_of(error: OrderError) -> str:
+def shown_of(error: StepError) -> str:
     return " ".join((str(error), repr(error), json.dumps(error.details()), *error.reasons()))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shop.files import make_private, tighten, write_atomic
-from shop.monitoring.shared_file import SharedFile
+from shop.files import PRIVATE_FILE, make_private, tighten, write_atomic
+from shop.monitoring.log_lines import _JsonFile
 from shop.notifications.maildir import Maildir
 from shop.notifications.message import Mail
 from shop.payments.sandbox.ledger import Ledger
@@ -34,12 +35,13 @@ def test_all_that_is_written_is_private(tmp_path: Path) -> None:
     var = tmp_path / "deep" / "var"
     write_atomic(var / "labels" / "A.pdf", b"label")
     Maildir(var / "mail").write("A.confirmation.eml", Mail("shop@example.com", "a@example.com", b"mail"))
-    log = SharedFile(var / "logs" / "shop.jsonl", 10)
-    log.write_all([b"a long line\n"])
-    log.write_all([b"another\n"])
+    log = _JsonFile(var / "logs" / "shop.1.jsonl", 10, PRIVATE_FILE)
+    for line in ("a long line", "another"):
+        log.handle(logging.makeLogRecord({"_json": line}))
+    log.close()
     ledger = Ledger(var / "sandbox" / "ledger.sqlite")
     ledger.create(order_id="A", amount=1, currency="USD", method="card", card_last4="4242", token=None, key=None)
-    assert {"A.pdf", "A.confirmation.eml", "shop.jsonl", "shop.jsonl.1", "shop.jsonl.lock", "ledger.sqlite", "ledger.sqlite-wal"} <= {
+    assert {"A.pdf", "A.confirmation.eml", "shop.1.jsonl", "shop.1.jsonl.1", "ledger.sqlite", "ledger.sqlite-wal"} <= {
         path.name for path in var.rglob("*")
     }
     assert open_to_others(var) == []
@@ -103,5 +105,7 @@ def test_nothing_there_is_no_failure(tmp_path: Path) -> None:
 
 
 def test_a_log_elsewhere_may_be_read_by_its_group(tmp_path: Path) -> None:
-    SharedFile(tmp_path / "shop.jsonl", 1000, 0o640).write_all([b"line\n"])
+    log = _JsonFile(tmp_path / "shop.jsonl", 1000, 0o640)
+    log.handle(logging.makeLogRecord({"_json": "line"}))
+    log.close()
     assert _mode(tmp_path / "shop.jsonl") == 0o640

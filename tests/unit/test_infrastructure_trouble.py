@@ -14,8 +14,8 @@ from psycopg import errors
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from shop.database import connect_args, is_database_trouble, is_schema_mismatch, sqlstate
-from shop.infrastructure import is_infrastructure_trouble
+from saga.database import connect_args, is_database_error, is_schema_mismatch, sqlstate
+from saga.infrastructure import is_infrastructure_error
 
 TROUBLE = ("08", "28", "40", "53", "55", "57", "58", "72", "F0", "XX")
 """Classes that say something about the server only."""
@@ -62,34 +62,34 @@ def test_psycopg_knows_enough_codes_for_the_tests_below() -> None:
 def test_every_code_that_postgresql_has_is_judged_by_its_code(state: str) -> None:
     for error in (raised(state), wrapped(raised(state))):
         assert sqlstate(error) == state
-        assert is_database_trouble(error) == is_trouble(state)
+        assert is_database_error(error) == is_trouble(state)
         assert is_schema_mismatch(error) == (state in SCHEMA)
-        assert is_infrastructure_trouble(error) == (is_trouble(state) or state in SCHEMA)
+        assert is_infrastructure_error(error) == (is_trouble(state) or state in SCHEMA)
 
 
 @given(st.one_of(st.sampled_from(TROUBLE), CLASSES), CODES)
 def test_codes_that_are_yet_to_come_are_judged_by_their_class(sqlclass: str, rest: str) -> None:
     state = sqlclass + rest
-    assert is_database_trouble(wrapped(raised(state))) == is_trouble(state)
+    assert is_database_error(wrapped(raised(state))) == is_trouble(state)
 
 
 @given(st.sampled_from([state for state in KNOWN if state[:2] in {"22", "23", "21"}]))
 def test_bad_data_is_never_the_infrastructures(state: str) -> None:
-    assert not is_infrastructure_trouble(wrapped(raised(state)))
+    assert not is_infrastructure_error(wrapped(raised(state)))
 
 
 @pytest.mark.parametrize("base", [psycopg.OperationalError, psycopg.InterfaceError, psycopg.DatabaseError])
 def test_without_a_code_the_server_was_not_reached_or_was_lost(base: type[psycopg.Error]) -> None:
     error = base("server closed the connection unexpectedly")
-    assert is_database_trouble(error)
-    assert is_database_trouble(wrapped(error))
+    assert is_database_error(error)
+    assert is_database_error(wrapped(error))
 
 
 def test_what_has_nothing_to_do_with_the_server_is_not_its_trouble() -> None:
-    assert not is_database_trouble(ValueError("57P01"))
-    assert not is_database_trouble(psycopg.ProgrammingError("the query has 1 placeholders but 0 parameters were passed"))
-    assert is_database_trouble(OperationalError("SELECT 1", {}, Exception("server closed the connection")))
-    assert is_database_trouble(PoolTimeout("QueuePool limit reached"))
+    assert not is_database_error(ValueError("57P01"))
+    assert not is_database_error(psycopg.ProgrammingError("the query has 1 placeholders but 0 parameters were passed"))
+    assert is_database_error(OperationalError("SELECT 1", {}, Exception("server closed the connection")))
+    assert is_database_error(PoolTimeout("QueuePool limit reached"))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_has_nothing_to_do_with_the_server_is_not_its_trouble() -> None:
     ids=lambda value: repr(value)[:60],
 )
 def test_machine_and_network_are_told_from_the_code_of_a_step(error: Exception, expected: bool) -> None:
-    assert is_infrastructure_trouble(error) is expected
+    assert is_infrastructure_error(error) is expected
 
 
 @pytest.mark.parametrize(

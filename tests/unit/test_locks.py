@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
@@ -49,9 +50,16 @@ def test_every_install_asks_for_hashes() -> None:
     makefile = (HOME / "Makefile").read_text()
     installs = [line for line in makefile.splitlines() if "pip install" in line or "PIP_INSTALL)" in line]
     assert len(installs) > 5
-    assert [line for line in installs if "$(PIP_INSTALL) " not in line and not re.match(r"PIP_INSTALL := .* --require-hashes", line)] == []
+    hashed = re.compile(r"PIP_INSTALL := .* --require-hashes|.*\$\(PIP_INSTALL\) ")
+    nothing_downloaded = re.compile(r"PIP_INSTALL_HERE := .* --no-index --no-deps --no-build-isolation|.*\$\(PIP_INSTALL_HERE\)")
+    assert [line for line in installs if not hashed.match(line) and not nothing_downloaded.match(line)] == []
     assert re.findall(r"\$\(PIP_INSTALL\) (?:--no-deps )?-r (\S+)", makefile), "from locks/ alone"
     assert all(file.startswith("locks/") for file in re.findall(r"\$\(PIP_INSTALL\) (?:--no-deps )?-r (\S+)", makefile))
+
+
+def test_what_builds_the_package_is_locked() -> None:
+    required = tomllib.loads((HOME / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert set(required) <= {f"{name}=={version}" for name, version in _PIN.findall((HOME / "requirements-pip.txt").read_text())}
 
 
 def test_node_packages_have_hashes() -> None:

@@ -1,4 +1,4 @@
-"""Log lines: for people, for machines, both; from several processes into one file."""
+"""Log lines: for people, for machines, both; each process has its own file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from typing import Any
 import pytest
 import structlog
 
+from saga.log_context import about, add_source, bind_instance
 from shop import logs
 from shop.monitoring.config import monitoring
-from shop.monitoring.log_context import about, about_order, add_source
-from shop.monitoring.log_lines import Lines
-from shop.monitoring.shared_file import KEPT, SharedFile
+from shop.monitoring.log_lines import KEPT, Lines
+from shop.order import OrderInstance
+from shop.order_store import ORDERS
 from shop.settings import settings
-from shop.under_way import OrderUnderWay
 
 log = logging.getLogger("shop.tests")
 
@@ -47,13 +48,12 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
 
 
 def kept(path: Path) -> list[dict[str, Any]]:
-    for handler in logging.getLogger("shop").handlers:
-        handler.flush()
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The lines in all files of this pattern."""
+    return [json.loads(line) for each in sorted(path.parent.glob(path.name)) for line in each.read_text().splitlines()]
 
 
-def orders(*ids: str) -> list[OrderUnderWay]:
-    return [OrderUnderWay(order_id, {}, 1) for order_id in ids]
+def orders(*ids: str) -> list[OrderInstance]:
+    return [OrderInstance(order_id, {}, 1, ORDERS) for order_id in ids]
 
 
 def test_composite_is_for_people_and_machines(configured: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +92,7 @@ def test_a_batch_says_how_many_and_an_order_beside_it_says_which(configured: Any
     path = configured("logging: {default_logger: file}")
     with about("check_inventory", orders("A", "B", "C")):
         log.info("batch")
-        about_order("B")
+        bind_instance("B")
         log.info("one of them")
     log.info("after", extra={"order_id": "Z"})
     batch, one, after = kept(path)
@@ -102,7 +102,7 @@ def test_a_batch_says_how_many_and_an_order_beside_it_says_which(configured: Any
 
 
 def test_sources_and_structlog_and_exceptions(configured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shop.monitoring.log_context._sources", [])
+    monkeypatch.setattr("saga.log_context._sources", [])
     add_source(lambda: {"flow_run_id": "run-1"})
     path = configured("logging: {default_logger: file}")
     structlog.get_logger("shop.tests").warning("told", order_id="O-2", customer={"name": "Jane Doe"}, amount=3)
@@ -138,32 +138,62 @@ def test_a_file_that_cannot_be_written_fails_nobody(configured: Any, tmp_path: P
     assert "second" in shown
 
 
-def _write(path: Path, who: int, lines: int) -> None:
-    file = SharedFile(path, 20_000)
-    for number in range(lines):
-        file.write_all([json.dumps({"who": who, "number": number, "pad": "x" * 60}).encode() + b"\n"])
+def test_a_file_is_rotated_and_five_older_ones_are_kept(configured: Any) -> None:
+    path = configured("logging: {default_logger: file, max_file_size_mb: 0.01}")
+    for number in range(300):
+        log.info("line %d %s", number, "x" * 200)
+    files = sorted(path.parent.glob(f"{path.name}*"))
+    assert len(files) == KEPT + 1
+    assert all(file.stat().st_size <= 10_000 for file in files)
+    last = [line["event"].split()[1] for line in kept(path)]
+    assert last == [str(number) for number in range(300 - len(last), 300)]
 
 
-def test_several_processes_write_one_rotating_file(tmp_path: Path) -> None:
-    path, lines = tmp_path / "logs" / "shop.jsonl", 250
+def _log_lines(config: str, var_dir: str, who: int) -> None:
+    os.environ |= {"MONITORING_CONFIG": config, "VAR_DIR": var_dir}
+    settings.cache_clear()
+    logs.configure()
+    for number in range(100):
+        log.info("%d of %d", number, who)
+
+
+def test_several_processes_lose_no_line(configured: Any) -> None:
+    path = configured("logging: {default_logger: file, max_file_size_mb: 0.01}")
     fresh = multiprocessing.get_context("spawn")
-    writers = [fresh.Process(target=_write, args=(path, who, lines)) for who in range(3)]
+    writers = [fresh.Process(target=_log_lines, args=(os.environ["MONITORING_CONFIG"], os.environ["VAR_DIR"], who)) for who in range(3)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    files = sorted(path.parent.glob("shop.jsonl*"))
-    written = [file for file in files if file.name != "shop.jsonl.lock"]
-    assert 3 < len(written) <= KEPT + 1
-    assert all(file.stat().st_size <= 20_300 for file in written), "a line of each of the others may come while it is renamed"
-    found = [json.loads(line) for file in written for line in file.read_text().splitlines()]
-    assert len({(line["who"], line["number"]) for line in found}) == len(found) == 3 * lines, "whole lines, none lost, none twice"
+    found = [json.loads(line) for file in path.parent.glob(f"{path.name}*") for line in file.read_text().splitlines()]
+    assert len({(line["pid"], line["event"]) for line in found}) == len(found) == 300
+    assert {line["pid"] for line in found} == {writer.pid for writer in writers}
 
 
-def test_a_forked_process_writes_its_own_lines_only(configured: Any) -> None:
+def test_files_of_processes_that_have_ended_are_removed_after_a_time(configured: Any) -> None:
+    path = configured("logging: {default_logger: file}\nevent_monitoring: {trace_retention_hours: 2}")
+    path.parent.mkdir(parents=True)
+    host, nobody = socket.gethostname(), 2**22 + 1
+    files = {
+        name: path.with_name(name)
+        for name in (
+            *(f"shop.{host}-{nobody}.jsonl", f"shop.{host}-{nobody}.jsonl.5", "shop.elsewhere-1.jsonl"),
+            *(f"shop.{host}-{os.getppid()}.jsonl", f"shop.{host}-{nobody - 1}.jsonl", "shop.notes.jsonl", "shop.jsonl"),
+        )
+    }
+    for name, file in files.items():
+        file.write_text("")
+        if name != f"shop.{host}-{nobody - 1}.jsonl":
+            os.utime(file, (0, 0))
+    log.info("the first line opens the file")
+    gone = {name for name, file in files.items() if not file.exists()}
+    assert gone == {f"shop.{host}-{nobody}.jsonl", f"shop.{host}-{nobody}.jsonl.5", "shop.elsewhere-1.jsonl"}
+
+
+def test_a_forked_process_has_a_file_of_its_own(configured: Any) -> None:
     path = configured("logging: {default_logger: file}")
-    log.info("gathered by the parent")
+    log.info("the parent's")
     child = os.fork()
     if not child:
         try:
@@ -172,4 +202,5 @@ def test_a_forked_process_writes_its_own_lines_only(configured: Any) -> None:
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert sorted(line["event"] for line in kept(path)) == ["gathered by the parent", "the child's"]
+    assert {line["event"]: line["pid"] for line in kept(path)} == {"the parent's": os.getpid(), "the child's": child}
+    assert len(list(path.parent.glob(path.name))) == 2

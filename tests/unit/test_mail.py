@@ -18,8 +18,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.confirmation.check.normal import looks, readable
-from shop.confirmation.check.tracking import later_tracking
 from shop.confirmation.template import template_confirmation
 from shop.notifications import language as language_module
 from shop.notifications import message as message_module
@@ -74,12 +72,12 @@ HOSTILE = [
 ]
 
 
-def confirmation_of(order: Order, **fields: str) -> dict[str, Any]:
-    return {**template_confirmation(order, SETTINGS).model_dump(mode="json"), **fields}
+def confirmation_of(order: Order, settings: Settings = SETTINGS, **fields: str) -> dict[str, Any]:
+    return {**template_confirmation(order, settings).model_dump(mode="json"), **fields}
 
 
 def sent(order: Order = ORDER, about: About = ABOUT, **fields: str) -> EmailMessage:
-    return parsed(confirmation_mail(order, confirmation_of(order, **fields), TRACKING, about).data)
+    return parsed(confirmation_mail(order, confirmation_of(order, about.settings, **fields), TRACKING, about).data)
 
 
 def refund(order: Order = ORDER, amount: str = "1059.97", **options: Any) -> EmailMessage:
@@ -90,7 +88,7 @@ def every(order: Order, about: About = ABOUT) -> list[EmailMessage]:
     """One mail of each kind."""
     short = [{"product_id": order.items[0].product_id, "requested": 1, "available": 0}] if order.items else []
     made = [
-        confirmation_mail(order, confirmation_of(order), TRACKING, about),
+        confirmation_mail(order, confirmation_of(order, about.settings), TRACKING, about),
         refund_mail(order, Decimal(1), order.currency, about),
         payment_failed_mail(order, about, why="payment_declined"),
         incomplete_mail(order, about, why="no_delivery_address"),
@@ -280,7 +278,6 @@ class TestNotices:
         above, number = text.split(TRACKING)[0], language(code).say("confirmation.tracking_number")
         assert above.endswith(f"{number}: ")
         assert not re.search(r"follows|folgt|on its way|auf dem weg", text, re.IGNORECASE)
-        assert [*later_tracking(looks(readable(text)))] == []
 
     @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
     def test_a_recipient_is_addressed_where_no_customer_is_named(self, code: str) -> None:
@@ -532,7 +529,7 @@ class TestEncoding:
     @given(st.text())
     def test_any_text_arrives(self, text: str) -> None:
         greeting = paragraphs(text)
-        assert greeting.split() == text_of(sent(greeting=text)).split("Your order ORDER-1001 has")[0].split()
+        assert greeting.split() == text_of(sent(greeting=text)).split("Your order ORDER-1001:")[0].split()
 
 
 class TestTable:

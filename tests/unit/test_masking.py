@@ -11,13 +11,18 @@ SECRET = Settings(
     database_url="postgresql://shop:pa%24sword-9@db/shop",
     stripe_api_key="sk_test_PLANTED",  # type: ignore[arg-type]
     smtp_url="smtp://mailer:PLANTED-pw@mail.example:587",  # type: ignore[arg-type]
+    alert_urls="slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ, json://me:pw-PLANTED@h.example/hook-0123456?to=me",  # type: ignore[arg-type]
     orders_api_key="first-key-of-this-shop, second-key-of-this-shop",  # type: ignore[arg-type]
 )
 
 
 @pytest.mark.parametrize(
     "said",
-    ["pa%24sword-9", "pa$sword-9", "sk_test_PLANTED", "PLANTED-pw", "smtp://mailer:PLANTED-pw@mail.example:587", "second-key-of-this-shop"],
+    [
+        *("pa%24sword-9", "pa$sword-9", "sk_test_PLANTED", "PLANTED-pw", "smtp://mailer:PLANTED-pw@mail.example:587"),
+        *("second-key-of-this-shop", "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ", "TIiajkdnlazkcOXrIdevi7FQ"),
+        *("pw-PLANTED", "hook-0123456"),
+    ],
 )
 def test_secrets_of_the_settings_are_masked(said: str) -> None:
     assert mask(f"it said {said} there", SECRET) == f"it said {MASKED} there"

@@ -81,6 +81,12 @@ def test_babel_knows_every_currency() -> None:
     assert set(money.currencies()) <= set(Locale("en").currencies)
 
 
+def test_the_table_of_magnitudes_names_each_currency_once_and_only_active_ones() -> None:
+    named = " ".join(money._MAGNITUDES.values()).split()
+    assert sorted(set(named)) == sorted(named)
+    assert set(named) <= set(money.currencies()), "a currency that ISO 4217 withdrew"
+
+
 @pytest.mark.parametrize(("currency", "units"), [("USD", 1), ("EUR", 1), ("KWD", 1), ("INR", 100), ("JPY", 1_000), ("VND", 100_000)])
 def test_what_a_dollar_is_about_worth(currency: str, units: int) -> None:
     assert money.units_per_dollar(currency) == units

@@ -41,7 +41,7 @@ metrics_collection: {enabled: false, collection_interval_seconds: 7, include_sys
 """
     told = load(written(tmp_path, text))
     assert (told.logging.default_logger, told.logging.level, told.logging.max_file_size_mb) == ("file", "DEBUG", 5)
-    assert told.log_file(tmp_path) == Path("/some/where.jsonl")
+    assert told.log_file(tmp_path) == Path("/some/where.*.jsonl")
     assert not told.event_monitoring.enabled
     assert told.worker_monitoring.error_rate_threshold == 0.1
     assert told.metrics_collection.collection_interval_seconds == 7
@@ -73,7 +73,7 @@ event_monitoring: 7
     ("text", "said"),
     [
         ("logging: [\n", "is not YAML at line"),
-        ("logging: {level: INFO, level: DEBUG}", "the key level stands here twice"),
+        ("logging: {level: INFO, level: DEBUG}", "duplicate key level"),
         ("- a\n- b\n", "must be keys and values"),
     ],
 )

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.saga import ORDER_SAGA
+from flows.order_saga import ORDER_SAGA
 from shop.pictures.order_boxes import order_boxes
 from shop.pictures.order_diagram import order_diagram
 from shop.pictures.order_page import order_page, page_key, summary
-from shop.pictures.order_story import DeskRow, MailRow, OrderStory, StepRow, StepState, UndoState, tell_steps
+from shop.pictures.order_story import DeskRow, MailRow, OrderStory, StepRow, StepState, UndoState, step_views
 from shop.pictures.words import duration, for_markdown, for_mermaid
 from shop.settings import Settings
 from tests.node import node as mermaid
@@ -115,7 +115,7 @@ class TestDiagram:
         rows = [done("validate_order"), done("check_inventory")]
         rows.append(StepRow("process_payment", "failed", undo_status="done", undo_number=5, undo_said="no_payment_to_refund"))
         story = OrderStory("A", "compensated", "compensated", rows, failing_step="process_payment")
-        steps = {step.name: step for step in tell_steps(story, ORDER_SAGA)}
+        steps = {step.name: step for step in step_views(story, ORDER_SAGA)}
         undo = steps["process_payment"].undo
         assert undo is not None
         assert undo.state is UndoState.NOTHING
@@ -124,16 +124,16 @@ class TestDiagram:
     def test_every_state_of_a_step(self) -> None:
         rows = [done("validate_order"), StepRow("check_inventory", "begun", undo_due=True)]
         story = OrderStory("A", "received", None, rows, seconds=3)
-        states = {step.name: step.state for step in tell_steps(story, ORDER_SAGA)}
+        states = {step.name: step.state for step in step_views(story, ORDER_SAGA)}
         assert states["validate_order"] is StepState.DONE
         assert states["check_inventory"] is StepState.UNDER_WAY
         assert states["notify_customer"] is StepState.WAITING
-        assert [step.undo for step in tell_steps(story, ORDER_SAGA)] == [None] * len(NAMES), (
+        assert [step.undo for step in step_views(story, ORDER_SAGA)] == [None] * len(NAMES), (
             "what is begun is due for an undo only once something failed"
         )
         diagram = order_diagram(story, ORDER_SAGA)
         assert node(diagram, "under way") == ("under way<br/>for 3.00 s", "underway")
-        ended = {step.name: step.state for step in tell_steps(replace(story, outcome="rejected", steps=()), ORDER_SAGA)}
+        ended = {step.name: step.state for step in step_views(replace(story, outcome="rejected", steps=()), ORDER_SAGA)}
         assert set(ended.values()) == {StepState.SKIPPED}
 
     def test_cancelled_before_any_step(self) -> None:
@@ -147,7 +147,7 @@ class TestDiagram:
         diagram = order_diagram(story, ORDER_SAGA)
         assert node(diagram, "generate_confirmation") == ("generate_confirmation<br/>not in the saga then", "skipped")
         assert "not in the saga then" in order_boxes(story, ORDER_SAGA)
-        assert {step.state for step in tell_steps(compensated(), ORDER_SAGA)} & {StepState.ABSENT, StepState.SKIPPED} == {StepState.SKIPPED}
+        assert {step.state for step in step_views(compensated(), ORDER_SAGA)} & {StepState.ABSENT, StepState.SKIPPED} == {StepState.SKIPPED}
 
     def test_a_step_that_is_no_longer_in_the_saga_is_still_shown(self) -> None:
         story = completed()

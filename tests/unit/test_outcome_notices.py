@@ -6,37 +6,32 @@ from decimal import Decimal
 
 import pytest
 
+from saga.errors import RecordedFailure, SagaCancelled, SagaReturned, StepError, TooManyTakeovers, UnexpectedStepError
 from shop.errors import (
     CarrierRefused,
-    GivenUp,
     NoDeliveryAddress,
-    OrderCancelled,
-    OrderError,
     OrderRejected,
-    OrderReturned,
     OutOfStock,
     PaymentDeclined,
     PaymentGatewayError,
     PaymentLapsed,
     PaymentRefused,
-    RecordedFailure,
     Shortage,
-    StepBroken,
 )
 from shop.notifications.kinds import Kind
 from shop.notifications.outcome_notices import notice_of
-from shop.order import EXAMPLE
+from shop.order import EXAMPLE, OrderInstance
+from shop.order_store import ORDERS
 from shop.outcomes import Outcome
-from shop.under_way import OrderUnderWay
 
 SHORT = OutOfStock([Shortage("PROD-001", 2, 1)])
 DECLINED = PaymentDeclined("card_declined", "no")
 
 
 def notice(
-    step: str | None, failure: OrderError | None, outcome: Outcome = Outcome.COMPENSATED, charged: int = 0, back: int = 0, risk: int = 0
+    step: str | None, failure: StepError | None, outcome: Outcome = Outcome.COMPENSATED, charged: int = 0, back: int = 0, risk: int = 0
 ) -> Kind | None:
-    order = OrderUnderWay("A", EXAMPLE, 1)
+    order = OrderInstance("A", EXAMPLE, 1, ORDERS)
     if step is not None and failure is not None:
         order.fail(step, failure)
     found = notice_of(order, outcome, charged=Decimal(charged), given_back=Decimal(back), at_risk=Decimal(risk), currency="USD")
@@ -49,16 +44,16 @@ def notice(
         DECLINED,
         PaymentLapsed("requires_action", "too late"),
         PaymentGatewayError("x", "no"),
-        StepBroken("process_payment", ValueError()),
+        UnexpectedStepError("process_payment", ValueError()),
         RecordedFailure(DECLINED.details()),
     ],
 )
-def test_a_payment_that_failed(failure: OrderError) -> None:
+def test_a_payment_that_failed(failure: StepError) -> None:
     assert notice("process_payment", failure) is Kind.PAYMENT_FAILED
 
 
 @pytest.mark.parametrize("failure", [NoDeliveryAddress(), PaymentRefused("no token")])
-def test_something_was_missing(failure: OrderError) -> None:
+def test_something_was_missing(failure: StepError) -> None:
     assert notice("process_payment", failure) is Kind.INCOMPLETE
     assert notice("process_payment", RecordedFailure(failure.details())) is Kind.INCOMPLETE
 
@@ -69,8 +64,8 @@ def test_something_is_short(outcome: Outcome) -> None:
     assert notice("check_inventory", RecordedFailure(SHORT.details()), outcome) is Kind.OUT_OF_STOCK
 
 
-@pytest.mark.parametrize("failure", [DECLINED, SHORT, CarrierRefused("no"), OrderCancelled("x"), OrderReturned("x")])
-def test_whoever_got_money_back_hears_of_that_and_of_nothing_else(failure: OrderError) -> None:
+@pytest.mark.parametrize("failure", [DECLINED, SHORT, CarrierRefused("no"), SagaCancelled("x"), SagaReturned("x")])
+def test_whoever_got_money_back_hears_of_that_and_of_nothing_else(failure: StepError) -> None:
     assert notice("process_payment", failure, charged=5, back=5) is Kind.REFUND
 
 
@@ -78,13 +73,13 @@ def test_whoever_got_money_back_hears_of_that_and_of_nothing_else(failure: Order
     ("step", "failure", "outcome"),
     [
         ("validate_order", OrderRejected([]), Outcome.REJECTED),
-        ("validate_order", GivenUp(20), Outcome.COMPENSATED),
-        ("process_payment", OrderCancelled("x"), Outcome.COMPENSATED),
+        ("validate_order", TooManyTakeovers(20), Outcome.COMPENSATED),
+        ("process_payment", SagaCancelled("x"), Outcome.COMPENSATED),
         ("fulfill_order", CarrierRefused("no"), Outcome.COMPENSATED),
         (None, None, Outcome.COMPLETED),
     ],
 )
-def test_no_notice(step: str | None, failure: OrderError | None, outcome: Outcome) -> None:
+def test_no_notice(step: str | None, failure: StepError | None, outcome: Outcome) -> None:
     assert notice(step, failure, outcome) is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from flows.saga import ORDER_SAGA
+from flows.order_saga import ORDER_SAGA
 from shop.settings import Settings
 
 HOME = Path(__file__).resolve().parent.parent.parent

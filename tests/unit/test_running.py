@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from deployments import running
-from deployments.running import use_running_world
+from deployments import run, running
+from deployments.running import configured_prefect_api_url, use_running_world
 from deployments.stack.environment import write_env_file
 
 OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example.com/api"
-NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
+NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFECT_PROFILE")
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,35 @@ def test_a_password_is_taken_only_from_where_its_address_stands(
     monkeypatch.setattr(os, "environ", os.environ.copy())
     use_running_world()
     assert (os.environ.get("PREFECT_API_URL"), os.environ.get("PREFECT_API_AUTH_STRING")) == used
+
+
+@pytest.mark.parametrize(
+    ("environment", "env_file", "named"),
+    [
+        ({}, {}, "https://active.example.com/api"),
+        ({"PREFECT_PROFILE": "other"}, {}, "https://other.example.com/api"),
+        ({"PREFECT_PROFILE": "none"}, {}, None),
+        ({"PREFECT_API_URL": THEIRS}, {}, THEIRS),
+        ({"PREFECT_API_URL": ""}, {}, None),
+        ({}, {"PREFECT_API_URL": THEIRS}, THEIRS),
+    ],
+)
+def test_a_prefect_profile_names_the_server_unless_a_setting_does(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    env_file: dict[str, str],
+    named: str | None,
+) -> None:
+    profiles = {"active": "https://active.example.com/api", "other": "https://other.example.com/api"}
+    tables = [f'[profiles.{name}]\nPREFECT_API_URL = "{url}"\n' for name, url in profiles.items()]
+    (tmp_path / "profiles.toml").write_text("".join(['active = "active"\n', *tables, "[profiles.none]\n"]))
+    write_env_file(tmp_path / "run.env", {"PREFECT_API_URL": OURS})
+    write_env_file(tmp_path / ".env", env_file)
+    monkeypatch.setattr(running, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"PREFECT_HOME": str(tmp_path), **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert configured_prefect_api_url() == named
+    assert run._options().prefect_api_url == named, "`make run` uses that server instead of its own"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shop.saga import Kind, Saga, SagaDefinitionError, Step
+from saga.definition import Kind, Saga, SagaDefinitionError, Step
 
 
 async def act(work: Any) -> None:
@@ -16,7 +16,7 @@ async def act(work: Any) -> None:
 
 def step(name: str, kind: Kind, *, undo: bool | None = None, time_limit: float = 1, retries: int = 0, undo_retries: int = 0) -> Step:
     has_undo = kind is Kind.COMPENSATABLE if undo is None else undo
-    return Step(name, act, act if has_undo else None, kind, time_limit, retries, undo_retries)
+    return Step(act, act if has_undo else None, kind, time_limit, retries, undo_retries, name=name)
 
 
 READ, RESERVE = step("read", Kind.READ_ONLY), step("reserve", Kind.COMPENSATABLE)
@@ -52,7 +52,7 @@ def test_a_pivot_may_say_how_it_is_returned() -> None:
         ([], "there must be exactly one pivot, there are 0"),
         ([READ, RESERVE], "there must be exactly one pivot, there are 0"),
         ([SHIP, LATER_SHIP], "there must be exactly one pivot, there are 2"),
-        ([RESERVE, RESERVE, SHIP], "reserve stands in the table 2 times"),
+        ([RESERVE, RESERVE, SHIP], "reserve is in the table 2 times"),
         ([step("charge", Kind.COMPENSATABLE, undo=False), SHIP], "charge is compensatable and has no compensation"),
         ([step("read", Kind.READ_ONLY, undo=True), SHIP], "read is read-only and has a compensation, which would never run"),
         ([SHIP, step("tell", Kind.RETRIABLE, undo=True)], "tell is retriable and has a compensation, which would never run"),
@@ -77,10 +77,10 @@ def test_all_problems_at_once() -> None:
         step("read", Kind.READ_ONLY, undo=True),
         SHIP,
         replace(CHARGE, retries=-1),
-        Step("read", act, None, Kind.RETRIABLE, 1, 0),
+        Step(act, None, Kind.RETRIABLE, 1, 0, name="read"),
     )
     assert set(found) == {
-        "read stands in the table 2 times",
+        "read is in the table 2 times",
         "tell is retriable and comes before the pivot",
         "reserve is compensatable and has no compensation",
         "read is read-only and has a compensation, which would never run",

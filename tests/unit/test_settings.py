@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from shop.alerts.urls import split_urls
 from shop.settings import Settings
 
 SECRET = "sk_test_PLANTED"
@@ -35,6 +36,10 @@ SECRET = "sk_test_PLANTED"
         ({"carrier_refuses": ["AQ", "ZZ"]}, "carrier_refuses"),
         ({"mail_language_by_country": {"UK": "en"}}, "mail_language_by_country"),
         ({"max_order_total": 0}, "max_order_total"),
+        ({"alert_urls": "PLANTED json://user:PLANTED@hook.example"}, "ALERT_URLS: entry 1"),
+        ({"alert_urls": "json://user:PLANTED@hook.example, PLANTED"}, "ALERT_URLS: entry 1"),
+        ({"alert_email": "PLANTED@shop.example"}, "ALERT_EMAIL is no longer a setting: set ALERT_URLS"),
+        ({"alert_webhook_url": "https://hook.example/PLANTED"}, "ALERT_WEBHOOK_URL is no longer a setting: set ALERT_URLS"),
         ({"max_order_total_by_currency": {"USD": 0}}, "max_order_total_by_currency"),
         (
             {
@@ -53,6 +58,24 @@ def test_what_is_wrong_is_named_and_secrets_are_not_shown(given: dict[str, str],
     assert named in str(wrong.value)
     assert "PLANTED" not in str(wrong.value)
     assert "PLANTED" not in repr(wrong.value)
+
+
+@pytest.mark.parametrize("name", ["ALERT_EMAIL", "ALERT_WEBHOOK_URL", "ALERT_WEBHOOK_URL_FILE", "ALERT_WEBHOOK_URL_BLOCK"])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_former_setting_is_refused_wherever_it_is_set(name: str, in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"{name}=PLANTED\n" if in_file else "")
+    if not in_file:
+        monkeypatch.setenv(name, "PLANTED")
+    with pytest.raises(ValidationError, match="is no longer a setting: set ALERT_URLS") as refused:
+        Settings(_env_file=file)
+    assert "PLANTED" not in repr(refused.value)
+
+
+def test_alert_urls_are_separated_by_blanks_line_breaks_and_commas() -> None:
+    urls = ("mailto://a:b@mail.example?to=x@y.example,z@y.example", "slack://A/B/C", "json://h.example/p")
+    for separator in (" ", "\n", ",", ", ", ",\n  "):
+        assert split_urls(separator.join(urls)) == urls
 
 
 def test_a_file_of_settings_may_begin_with_a_byte_order_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

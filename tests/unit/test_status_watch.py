@@ -1,4 +1,4 @@
-"""`python -m deployments.status --watch`: it goes on when the database is away, and never shows more than the terminal has room for."""
+"""`order-saga status --watch`: it goes on when the database is away, and never shows more than the terminal has room for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy.exc import OperationalError
 
-from deployments import status
+from deployments.cli import status
 from shop.monitoring.window import Window
 
 ALT, MAIN, HOME = "\x1b[?1049h", "\x1b[?1049l", "\x1b[H"
@@ -60,7 +60,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], io.Str
 def test_a_database_that_is_away_is_told_and_asked_again(monkeypatch: pytest.MonkeyPatch, terminal: Callable[[int], io.StringIO]) -> None:
     written = terminal(10)
     rounds(monkeypatch, "away", "read", "away", "read")
-    assert status.main(["--watch"]) == 0
+    assert status.status(watch=True) == 0
     out = written.getvalue()
     assert (out.count(ALT), out.count(MAIN)) == (1, 1)
     frames = out.partition(ALT)[2].partition(MAIN)[0].split(HOME)
@@ -76,7 +76,7 @@ def test_tables_that_are_taller_than_the_terminal_are_cut(
 ) -> None:
     written = terminal(height)
     rounds(monkeypatch, "read", "read", "read")
-    assert status.main(["--watch"]) == 0
+    assert status.status(watch=True) == 0
     frames = [frame for frame in written.getvalue().split(HOME) if "line 0" in frame]
     assert len(frames) == 3
     for frame in frames:
@@ -86,7 +86,7 @@ def test_tables_that_are_taller_than_the_terminal_are_cut(
 
 def test_without_a_terminal_each_round_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     rounds(monkeypatch, "read", "away", "read")
-    assert status.main(["--watch"]) == 0
+    assert status.status(watch=True) == 0
     told = capsys.readouterr()
     assert told.out.count("line 29") == 2
     assert told.err.count("does not answer") == 1
@@ -94,7 +94,7 @@ def test_without_a_terminal_each_round_is_printed(monkeypatch: pytest.MonkeyPatc
 
 def test_json_goes_on_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     rounds(monkeypatch, "read", "away", "read")
-    assert status.main(["--watch", "--json"]) == 0
+    assert status.status(watch=True, json=True) == 0
     told = capsys.readouterr()
     assert [json.loads(line) for line in told.out.splitlines()] == [{"rounds": 1}] * 2
     assert told.err.count("does not answer") == 1

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from prefect.exceptions import TerminationSignal
 
-from flows.termination import cancelled_by_sigterm
+from saga.prefect.termination import cancelled_by_sigterm
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Making the language model's program better: invented orders, a metric, optimisers, and a comparison on orders it has not seen."""
+"""Makes the language model's program better, if it can: examples, a metric, and one run of an optimiser."""

@@ -1,84 +1,65 @@
-"""How good a text is, as a number between 0 and 1.
+"""How good the texts of an answer are, as a number between 0 and 1.
 
-Whether it may leave comes first: whatever the fact check finds, or an element that is missing, keeps the score below
-`FIT`, the lower the more there is. A text that may leave has at least `FIT`; the rest is for completeness and tone.
-So no gain in tone makes up for one text that a customer would never see.
+Whether they may be sent comes first: each reason why not keeps the score further below `FIT`. Texts that may be sent have at least
+`FIT`; the rest is for tone. So no gain in tone makes up for one text that a customer would never see.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from shop.confirmation.check.fact_check import fact_check
-from shop.confirmation.confirmation import missing
-from shop.confirmation.optimising.examples import Example
-from shop.plain import folded, paragraphs
+import dspy  # type: ignore[import-untyped]
+
+from shop.confirmation.signature import texts_of
+from shop.confirmation.slots import clean, problems
 
 FIT = 0.7
 _UNFIT = 0.4
-_MOST_FINDINGS = 5
-
-_THANKS = re.compile(r"\bthank|\bgrateful|\bappreciat", re.IGNORECASE)
-_TRACKING = re.compile(r"\btrack", re.IGNORECASE)
-_SHOUTED = re.compile(r"\b[A-Z]{4,}(?: [A-Z]{3,})+\b")
-_SHORTEST, _LONGEST = 15, 600
-"""Characters of one element."""
+_MOST_REASONS = 5
+_THANKS = re.compile(r"\bthank|\bgrateful|\bappreciat|dank", re.IGNORECASE)
+_SHORTEST, _LONGEST = 15, 300
+"""Characters of one text, its slots not filled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What the metric says of one text."""
+class Score(NamedTuple):
+    """What the metric says of one answer."""
 
     value: float
-    failures: tuple[str, ...]
-    """The names of the checks that failed: kinds of findings, elements that are missing, completeness and tone."""
-    told: tuple[str, ...]
-    """The same in words, for a model that is to write better instructions."""
+    reasons: tuple[str, ...]
+    """Why the texts may not be sent, or what would make them better."""
 
     @property
     def fit(self) -> bool:
-        """Whether the text may leave."""
+        """Whether the texts may be sent."""
         return self.value >= FIT
 
 
-def score(texts: Mapping[str, str], example: Example) -> Score:
-    """Of an answer to this example; without any text it is 0."""
-    texts = {name: paragraphs(text) for name, text in texts.items()}
-    absent = missing(texts)
-    findings = fact_check(texts, example.order, example.facts, example.settings)
-    if absent or findings:
-        many = len(absent) + len(findings)
-        value = _UNFIT * (1 - min(many, _MOST_FINDINGS + 1) / (_MOST_FINDINGS + 1)) if any(texts.values()) else 0.0
-        kinds = dict.fromkeys([*absent, *[f"fact check: {finding.kind}" for finding in findings]])
-        return Score(round(value, 4), tuple(kinds), (*absent, *[finding.told for finding in findings]))
-    failed = [name for name, holds in _QUALITIES.items() if not holds(texts, example)]
-    return Score(round(FIT + (1 - FIT) * (1 - len(failed) / len(_QUALITIES)), 4), tuple(failed), tuple(failed))
+def score(answer: Any, code: str) -> Score:
+    """Of an answer in the language of this code. 0 without any text."""
+    texts = {name: clean(text) for name, text in texts_of(answer).items()}
+    if not any(texts.values()):
+        return Score(0.0, ("no text that can be read",))
+    if found := problems(texts, code):
+        return Score(round(_UNFIT * (1 - min(len(found), _MOST_REASONS) / (_MOST_REASONS + 1)), 4), tuple(found))
+    qualities = _qualities(texts)
+    failed = [name for name, holds in qualities.items() if not holds]
+    return Score(round(1 - (1 - FIT) * len(failed) / len(qualities), 4), tuple(failed))
 
 
-def _says(text: str, what: str) -> bool:
-    return folded(what).casefold() in folded(text).casefold()
+def metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, name_trace: Any = None) -> Any:  # noqa: ARG001 - DSPy's
+    """The score as DSPy wants it: a number, and for GEPA, which names the predictor, with the reasons in words."""
+    found = score(prediction, example.code)
+    if name is None:
+        return found.value
+    return dspy.Prediction(score=found.value, feedback="\n".join(found.reasons) or "Nothing was wrong.")
 
 
-def _lengths(texts: Mapping[str, str]) -> bool:
-    return all(_SHORTEST <= len(text) <= _LONGEST for text in texts.values())
-
-
-_QUALITIES: dict[str, Callable[[Mapping[str, str], Example], bool]] = {
-    "complete: the greeting names the customer": lambda texts, example: _says(texts["greeting"], example.facts.customer_name),
-    "complete: the greeting says thanks": lambda texts, _: bool(_THANKS.search(texts["greeting"])),
-    "complete: the summary names order and total": lambda texts, example: (
-        _says(texts["order_summary"], example.facts.order_id) and _says(texts["order_summary"], example.facts.total)
-    ),
-    "complete: the summary names every item": lambda texts, example: all(
-        _says(texts["order_summary"], item.name) for item in example.facts.items
-    ),
-    "complete: the next steps give the delivery estimate": lambda texts, example: _says(
-        texts["next_steps"], example.facts.estimated_delivery
-    ),
-    "complete: the last text is about tracking": lambda texts, _: bool(_TRACKING.search(texts["tracking_info"])),
-    "tone: no shouting": lambda texts, _: not any(_SHOUTED.search(text) or text.count("!") > 2 or "!!" in text for text in texts.values()),
-    "tone: neither curt nor long": lambda texts, _: _lengths(texts),
-    "tone: says nothing twice": lambda texts, _: len({text.casefold() for text in texts.values()}) == len(texts),
-}
+def _qualities(texts: Mapping[str, str]) -> dict[str, bool]:
+    return {
+        "complete: the greeting says thanks": bool(_THANKS.search(texts["greeting"])),
+        "tone: no shouting": not any(text.count("!") > 1 for text in texts.values()),
+        "tone: neither curt nor long": all(_SHORTEST <= len(text) <= _LONGEST for text in texts.values()),
+        "tone: says nothing twice": len({text.casefold() for text in texts.values()}) == len(texts),
+    }

@@ -1,27 +1,75 @@
-"""One optimisation from end to end: evaluate what is in use, learn, evaluate again, save what is better."""
+"""One optimisation from end to end: evaluate the program in use, let DSPy compile another one, evaluate that, save it if it is better."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from shop.confirmation import program_file
-from shop.confirmation.optimising.choice import NoModel, Optimizer, choose
-from shop.confirmation.optimising.evaluate import Evaluation, Stopped, evaluate, is_better
-from shop.confirmation.optimising.examples import examples
-from shop.confirmation.optimising.optimizers import optimize
+import dspy  # type: ignore[import-untyped]
+
+from shop.confirmation import program
+from shop.confirmation.language_model import LocalModelUnavailable, context, reflection_model
+from shop.confirmation.optimising.examples import as_demonstration, examples
+from shop.confirmation.optimising.metric import FIT, Score, metric, score
+from shop.confirmation.optimising.optimizer import Optimizer
 from shop.confirmation.program import Program
+from shop.confirmation.signature import ConfirmationWriter
 from shop.settings import Settings
 
 _CALL_SECONDS = 60
-"""For one answer: nobody waits for these texts."""
+"""Time limit of one answer: no order waits for these texts."""
+_LONGEST_INSTRUCTIONS = 6000
+"""Characters: they are sent with every order."""
+
+
+class CannotOptimize(Exception):
+    """A model is missing, or did not answer. Names the type of a model's error only: its text may hold keys."""
+
+
+class Stopped(Exception):
+    """The run was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One program on the evaluation set."""
+
+    program: Program
+    results: Sequence[tuple[Any, Any, Score]]
+    """Example, answer and score."""
+
+    @property
+    def score(self) -> float:
+        """The mean, between 0 and 1."""
+        return sum(found.value for *_, found in self.results) / len(self.results)
+
+    @property
+    def fit(self) -> int:
+        """How many answers may be sent."""
+        return sum(found.fit for *_, found in self.results)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many answers had each fault."""
+        return Counter(reason for *_, found in self.results for reason in found.reasons)
+
+    def better_than(self, other: Evaluation) -> bool:
+        """A higher score, and no fewer texts that may be sent."""
+        return self.score > other.score + 1e-9 and self.fit >= other.fit
+
+    def __str__(self) -> str:
+        return f"score {self.score:.3f}, {self.fit} of {len(self.results)} texts may be sent"
 
 
 @dataclass(frozen=True, slots=True)
 class Optimized:
-    """What came of it."""
+    """The result of one optimisation."""
 
     optimizer: Optimizer
     model: str
@@ -29,42 +77,100 @@ class Optimized:
     before: Evaluation
     after: Evaluation
     saved: Program | None
-    """None if it was not better; what was in use stays."""
-    warning: str | None
-    """Why a saved program is not in use, if so."""
+    """None if it was not better; the program in use stays."""
     seconds: float
 
 
-def run(settings: Settings, wanted: Optimizer, *, shown: int, calls: int, stop: threading.Event, tell: Callable[[str], None]) -> Optimized:
-    """Blocks, for minutes with a slow model. Raises NoModel, NoReflectionModel, ModelUnavailable, LocalModelMissing, Stopped or OSError;
-    then nothing was saved."""
-    if settings.dspy_model is None:
-        raise NoModel("set DSPY_MODEL: without a language model there is nothing to optimise")
+def run(
+    settings: Settings, wanted: Optimizer, *, shown: int, calls: int, stop: threading.Event, report: Callable[[str], None]
+) -> Optimized:
+    """At most `shown` demonstrations; `calls` bounds GEPA's and MIPRO's tries, approximately. Blocks, for minutes with a slow model.
+    Raises CannotOptimize, Stopped or OSError; then nothing was saved."""
+    optimizer = _choose(wanted, settings)
     began = time.monotonic()
     training, held_out = examples("training", settings), examples("evaluation", settings)
-    optimizer = choose(wanted, len(training), settings)
     patient = settings.model_copy(update={"confirmation_timeout_seconds": max(settings.confirmation_timeout_seconds, _CALL_SECONDS)})
-    in_use, warning = program_file.in_use(settings)
-    before = evaluate(in_use, held_out, patient, stop)
-    tell(f"the program in use ({in_use.version}): {_said(before)}")
-    learned = optimize(optimizer, training, patient, shown=shown, calls=calls, stop=stop)
-    after = evaluate(learned, held_out, patient, stop)
-    tell(f"what {optimizer} learned from {len(training)} orders: {_said(after)}")
-    if stop.is_set():
-        raise Stopped
-    saved = None
-    if is_better(after, before):
-        saved = program_file.save(
-            settings.confirmation_program,
-            learned,
-            model=settings.dspy_model,
-            optimizer=str(optimizer),
-            score_before=before.score,
-            score=after.score,
-        )
-    seconds = time.monotonic() - began
-    return Optimized(optimizer, settings.dspy_model, len(training), before, after, saved, warning, seconds)
+    with _conversation(patient, stop):
+        before = _evaluate(program.in_use(settings), held_out, patient, stop)
+        report(f"the program in use ({before.program.version}): {before}")
+        writer = _compiled(optimizer, training, patient, shown=shown, calls=calls, stop=stop)
+        after = _evaluate(Program(writer, "not saved"), held_out, patient, stop)
+    report(f"what {optimizer} learned from {len(training)} examples: {after}")
+    saved = program.save(writer, settings.confirmation_program) if after.better_than(before) else None
+    return Optimized(optimizer, settings.dspy_model or "", len(training), before, after, saved, time.monotonic() - began)
 
 
-def _said(found: Evaluation) -> str:
-    return f"score {found.score:.3f}, {found.fit} of {len(found.results)} texts may leave"
+def _choose(wanted: Optimizer, settings: Settings) -> Optimizer:
+    if settings.dspy_model is None:
+        raise CannotOptimize("set DSPY_MODEL: without a language model there is nothing to optimise")
+    if wanted is Optimizer.GEPA and settings.dspy_reflection_model is None:
+        raise CannotOptimize("GEPA needs a model that reads what was wrong: set DSPY_REFLECTION_MODEL")
+    if wanted is Optimizer.AUTO:
+        return Optimizer.GEPA if settings.dspy_reflection_model else Optimizer.BOOTSTRAP
+    return wanted
+
+
+@contextmanager
+def _conversation(settings: Settings, stop: threading.Event) -> Iterator[None]:
+    """DSPy with the model of these settings, which ends at the first error, and silent: it would log errors with their text."""
+    log = logging.getLogger("dspy")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with dspy.context(**context(settings), max_errors=1, trace=[]):
+            yield
+    except LocalModelUnavailable as error:
+        raise CannotOptimize(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - whatever a provider's library raises
+        if stop.is_set():
+            raise Stopped from None
+        raise CannotOptimize(f"the model did not answer: {type(error).__name__}") from None
+    finally:
+        log.setLevel(level)
+
+
+def _evaluate(evaluated: Program, held_out: Sequence[Any], settings: Settings, stop: threading.Event) -> Evaluation:
+    """Each example once, at the first attempt. The first one is asked twice: `dspy.Evaluate` does not say which error ended it."""
+    evaluated.writer(**held_out[0].inputs())
+    found = dspy.Evaluate(devset=list(held_out), metric=_stoppable(stop), num_threads=settings.confirmation_concurrency)(evaluated.writer)
+    return Evaluation(evaluated, [(example, answer, score(answer, example.code)) for example, answer, _ in found.results])
+
+
+def _compiled(
+    optimizer: Optimizer, training: list[Any], settings: Settings, *, shown: int, calls: int, stop: threading.Event
+) -> ConfirmationWriter:
+    measure, threads, half = _stoppable(stop), settings.confirmation_concurrency, len(training) // 2
+    demonstrations = {"max_bootstrapped_demos": max(1, shown - 1), "max_labeled_demos": shown, "metric_threshold": FIT}
+    match optimizer:
+        case Optimizer.GEPA:
+            gepa = dspy.GEPA(
+                metric=measure, max_metric_calls=calls, reflection_lm=reflection_model(settings), num_threads=threads, use_merge=False
+            )
+            learned = gepa.compile(ConfirmationWriter(), trainset=training[:half], valset=training[half:])
+        case Optimizer.MIPRO:
+            mipro = dspy.MIPROv2(metric=measure, auto=None, num_candidates=4, num_threads=threads, **demonstrations)
+            trials = max(2, calls // (len(training) - half))
+            learned = mipro.compile(
+                ConfirmationWriter(), trainset=training[:half], valset=training[half:], num_trials=trials, minibatch=False
+            )
+        case _:
+            learned = dspy.BootstrapFewShot(metric=measure, **demonstrations).compile(ConfirmationWriter(), trainset=training)
+    return _cleaned(learned, training)
+
+
+def _cleaned(learned: ConfirmationWriter, training: list[Any]) -> ConfirmationWriter:
+    """A new writer with nothing but bounded instructions, and demonstrations that may be sent themselves."""
+    codes = {example.language: example.code for example in training}
+    writer = ConfirmationWriter()
+    writer.write.signature = writer.write.signature.with_instructions(learned.write.signature.instructions[:_LONGEST_INSTRUCTIONS])
+    writer.write.demos = [as_demonstration(demo) for demo in learned.write.demos if score(demo, codes[demo.language]).fit]
+    return writer
+
+
+def _stoppable(stop: threading.Event) -> Callable[..., Any]:
+    def measure(example: Any, prediction: Any, trace: Any = None, name: Any = None, name_trace: Any = None) -> Any:
+        if stop.is_set():
+            raise Stopped
+        return metric(example, prediction, trace, name, name_trace)
+
+    return measure

@@ -1,1 +1,1 @@
-"""What Prometheus reads at `/metrics`: totals that survive restarts, what is so now, and the process that is asked."""
+"""The `/metrics` endpoint for Prometheus: counters that survive restarts, current values, and the process that answers."""

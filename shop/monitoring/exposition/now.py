@@ -1,4 +1,4 @@
-"""What is so now, for gauges: read when somebody asks, from indexes that hold open orders and open matters only."""
+"""Current values for gauges: read on request, from indexes that contain only open orders and open cases."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from shop.monitoring.business import BEING_REFUNDED
 from shop.monitoring.config import monitoring
 from shop.payments import charge
 
-# What is on the desk waits for a person, not for a worker.
+# Orders under manual review wait for a person, not for a worker.
 _OPEN = text(
     """
     SELECT state, count(*) AS orders, count(*) FILTER (WHERE undoing) AS undoing, max(age) AS age, max(since_over) AS since_over FROM (
@@ -25,7 +26,7 @@ _OPEN = text(
     ) each GROUP BY state
     """
 )
-_PUT_OFF = text(
+_POSTPONED = text(
     """
     SELECT waits_for AS code, count(*) AS orders FROM (
         SELECT waits_for FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL
@@ -33,23 +34,13 @@ _PUT_OFF = text(
     ) each GROUP BY waits_for
     """
 )
-_DESK = text(
+_REVIEW = text(
     "SELECT o.currency, a.step, count(*) AS orders, sum(o.amount_at_risk) AS at_risk FROM attention a "
     "JOIN customer_order o ON o.id = a.order_id WHERE a.resolved_at IS NULL GROUP BY 1, 2"
 )
 _REFUNDS = text(
-    """
-    SELECT o.currency, count(*) AS orders, sum(o.amount_at_risk) AS amount FROM attention a
-    JOIN customer_order o ON o.id = a.order_id WHERE a.resolved_at IS NULL AND o.amount_at_risk > 0 GROUP BY 1
-    UNION ALL
-    SELECT o.content ->> 'currency', count(*), sum(coalesce(CAST(s.result ->> 'amount_charged' AS numeric),
-        CASE WHEN o.content ->> 'total_amount' ~ '^[0-9]{1,14}([.][0-9]{1,6})?$'
-            THEN CAST(o.content ->> 'total_amount' AS numeric) ELSE 0 END))
-    FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = :step
-    WHERE o.outcome IS NULL AND o.failure IS NOT NULL AND s.undo_due
-        AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
-    GROUP BY 1
-    """
+    "SELECT o.currency, count(*) AS orders, sum(o.amount_at_risk) AS amount FROM attention a JOIN customer_order o ON o.id = a.order_id "  # noqa: S608  (constants)
+    f"WHERE a.resolved_at IS NULL AND o.amount_at_risk > 0 GROUP BY 1 UNION ALL {BEING_REFUNDED}"
 )
 _OUTBOX = text(
     """
@@ -86,11 +77,11 @@ _INVENTORY = text(
 
 @dataclass
 class Now:
-    """Rows as they were read, by what they are about."""
+    """The rows read, by subject."""
 
     open: list[Any] = field(default_factory=list)
-    put_off: list[Any] = field(default_factory=list)
-    desk: list[Any] = field(default_factory=list)
+    postponed: list[Any] = field(default_factory=list)
+    review: list[Any] = field(default_factory=list)
     refunds: list[Any] = field(default_factory=list)
     outbox: list[Any] = field(default_factory=list)
     others: Any = None
@@ -99,15 +90,15 @@ class Now:
 
 
 def read_now(connection: Connection) -> Now:
-    """Reads."""
+    """Reads the current values."""
 
     def rows(statement: Any, **parameters: Any) -> list[Any]:
         return list(connection.execute(statement, parameters).all())
 
     return Now(
         open=rows(_OPEN),
-        put_off=rows(_PUT_OFF),
-        desk=rows(_DESK),
+        postponed=rows(_POSTPONED),
+        review=rows(_REVIEW),
         refunds=rows(_REFUNDS, step=charge.STEP),
         outbox=rows(_OUTBOX),
         others=rows(_OTHERS)[0],

@@ -1,9 +1,9 @@
-"""Totals for counters and histograms, kept in the database: they only grow, survive restarts, and are the same whichever process is asked.
+"""Totals for counters and histograms, kept in the database: they never decrease, survive restarts, and are the same in every process.
 
-A counter must never fall, or Prometheus takes the whole of it for new. Rows of the journal do move: a step that is tried again is no
-longer failed, an order that is opened again has no outcome. So each reading counts what ended since some minutes ago, and adds what is more
-than the reading before had seen; what ended earlier is in the total for good. A reading costs what ended in these minutes, however old
-the shop is. One process reads at a time, and no more often than every `EVERY_SECONDS`, however many are asked.
+A counter must never decrease, or Prometheus takes its whole value as new. Rows of the journal do change: a step that is retried is no
+longer failed, an order that is reopened has no outcome. So each reading counts what ended in the last minutes, and adds what exceeds the
+count of the reading before; what ended earlier stays in the total. The cost of a reading depends on those minutes, not on the age of the
+shop. One process reads at a time, at most once per `EVERY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from shop.monitoring.cells import cell_of
+from shop.monitoring.buckets import bucket_sql
 from shop.monitoring.commands import REFUSALS
-from shop.monitoring.put_off import AWAY, PUT_OFF, STEP_IS_PUT_OFF, UNDO_IS_PUT_OFF
+from shop.monitoring.postponed import EXTERNAL, POSTPONED, STEP_IS_POSTPONED, UNDO_IS_POSTPONED
 
-_UNDO_CELL, _SENT_CELL = cell_of("undo_begun_at", "undo_ended_at"), cell_of("created_at", "sent_at")
+_UNDO_BUCKET, _SENT_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at"), bucket_sql("created_at", "sent_at")
 EVERY_SECONDS = 2
-_COUNTED_AGAIN = 180
-"""Seconds for which a row may come late: it bears the time when the step ended, and is written with the next one."""
+_RECOUNTED_SECONDS = 180
+"""Maximum delay, in seconds, of a row: it has the time when the step ended, and is written together with the next step."""
 _MOVES_AFTER = 60
-_FAILED_FOR_GOOD = 10
-"""A fault that is tried again within so many seconds is a retry, and no failure. A refusal counts at once."""
+_FAILED_SECONDS = 10
+"""A failure that is retried within this many seconds counts as a retry only. A refusal counts at once."""
 
-# One statement, so one snapshot: what is added to the totals is exactly what the next reading takes as seen.
+# One statement, hence one snapshot: what is added to the totals is exactly what the next reading takes as seen.
 _RAW = f"""
     SELECT 'step' AS kind, step AS name,
-        CASE WHEN status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_PUT_OFF}) THEN '{PUT_OFF}' ELSE status END
+        CASE WHEN status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_POSTPONED}) THEN '{POSTPONED}' ELSE status END
             AS result, coalesce(remark, '') AS code, cell, ended_at AS at, 1 AS n FROM order_step s
         WHERE ended_at >= CAST(:since AS timestamptz)
             AND (status <> 'failed' OR remark = ANY(CAST(:refusals AS text[]))
-                OR ended_at < now() - make_interval(secs => {_FAILED_FOR_GOOD}))
+                OR ended_at < now() - make_interval(secs => {_FAILED_SECONDS}))
     UNION ALL SELECT 'step retry', s.step, '', '', 0, s.ended_at, s.attempts - 1 FROM order_step s
         WHERE s.ended_at >= CAST(:since AS timestamptz) AND s.attempts > 1 AND (s.status = 'done' OR EXISTS (
             SELECT 1 FROM customer_order o WHERE o.id = s.order_id AND o.failure IS NOT NULL))
-    UNION ALL SELECT 'undo', step, CASE WHEN undo_status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {UNDO_IS_PUT_OFF})
-            THEN '{PUT_OFF}' ELSE undo_status END, '', {_UNDO_CELL}, undo_ended_at, 1 FROM order_step s
+    UNION ALL SELECT 'undo', step, CASE WHEN undo_status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {UNDO_IS_POSTPONED})
+            THEN '{POSTPONED}' ELSE undo_status END, '', {_UNDO_BUCKET}, undo_ended_at, 1 FROM order_step s
         WHERE undo_ended_at >= CAST(:since AS timestamptz) AND (undo_status = 'done'
-            OR undo_status = 'failed' AND undo_ended_at < now() - make_interval(secs => {_FAILED_FOR_GOOD}))
+            OR undo_status = 'failed' AND undo_ended_at < now() - make_interval(secs => {_FAILED_SECONDS}))
     UNION ALL SELECT 'undo retry', step, '', '', 0, undo_ended_at, undo_attempts - 1 FROM order_step
         WHERE undo_ended_at >= CAST(:since AS timestamptz) AND undo_attempts > 1 AND undo_status = 'done'
-    UNION ALL SELECT 'message', kind, '', '', {_SENT_CELL}, sent_at, 1 FROM outbox WHERE sent_at >= CAST(:since AS timestamptz)
+    UNION ALL SELECT 'message', kind, '', '', {_SENT_BUCKET}, sent_at, 1 FROM outbox WHERE sent_at >= CAST(:since AS timestamptz)
     UNION ALL SELECT 'message retry', kind, '', '', 0, sent_at, attempts - 1 FROM outbox
         WHERE sent_at >= CAST(:since AS timestamptz) AND attempts > 1
     UNION ALL SELECT 'order', '', outcome, '', cell, finished_at, 1 FROM customer_order
@@ -78,27 +78,27 @@ _ALL = text("SELECT kind, name, result, code, cell, CAST(total AS bigint) AS tot
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """So many, from the beginning."""
+    """The count of one kind of result, since the first order."""
 
     kind: str
     name: str
     result: str
     code: str
-    cell: int
+    bucket: int
     total: int
 
 
 def count_new(connection: Connection, *, every: float = EVERY_SECONDS) -> None:
-    """Brings the totals up to date, in a transaction of the caller's, unless another process is just at it or was a moment ago."""
-    asked = {"every": every, "again": _COUNTED_AGAIN, "moves": _MOVES_AFTER}
+    """Updates the totals, in the caller's transaction, unless another process is doing so or did a moment ago."""
+    asked = {"every": every, "again": _RECOUNTED_SECONDS, "moves": _MOVES_AFTER}
     turn = connection.execute(_TURN, asked).first()
     if turn is None or not turn.due:
         return
     since: datetime | str = "-infinity" if turn.counted_from is None else turn.counted_from
-    connection.execute(_ADD, {"since": since, "next": turn.next, "refusals": sorted(REFUSALS), "away": list(AWAY)})
+    connection.execute(_ADD, {"since": since, "next": turn.next, "refusals": sorted(REFUSALS), "external": list(EXTERNAL)})
     connection.execute(_TAKEN, {"next": turn.next})
 
 
 def read_totals(connection: Connection) -> list[Total]:
-    """As the last reading has left them."""
+    """Reads the totals as last updated."""
     return [Total(*row) for row in connection.execute(_ALL)]

@@ -1,1 +1,1 @@
-"""OpenTelemetry traces, if they are wanted: one for each order, made of its journal."""
+"""OpenTelemetry traces, if enabled: one per order, built from its journal."""

@@ -1,7 +1,7 @@
-"""Sends the traces of orders that have ended, from a thread of a long-running process: the runs that work on orders pay nothing for it.
+"""Sends the traces of orders that have ended, from a thread of a long-running process: runs that process orders are not slowed down.
 
-What is sent is read from the journal, so nothing is lost while the collector is away, or when a process dies: how far traces have been sent
-is in the database. Of all processes that could, one sends. What is not certain to have arrived is sent again, with the same ids.
+Traces are built from the journal, and the database records how far they have been sent: nothing is lost while the collector is unavailable,
+or when a process dies. One process at a time sends. What may not have arrived is sent again, with the same ids.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from sqlalchemy import Connection, NullPool, text
 
-from shop.database import new_engine
+from saga.database import new_engine
 from shop.monitoring.traces.spans import resource, spans_of, trace_id
 from shop.settings import Settings, at
 
 log = logging.getLogger(__name__)
 _EVERY_SECONDS = 2.0
-_AFTER_TROUBLE_SECONDS = 10.0
+_RETRY_SECONDS = 10.0
 _END_SECONDS = 5.0
 _LOCK = 7_236_116
 _PAGE = 200
 _OVERLAP = timedelta(seconds=15)
-"""An outcome bears the time before its commit."""
+"""An outcome has a time before its commit."""
 _OPTIONS = "-c statement_timeout=15000 -c jit=off"
 _FIRST = text("INSERT INTO trace_sending (id, sent_until) VALUES (1, now() - interval '1 hour') ON CONFLICT DO NOTHING")
-# What could not be sent for a day is left out.
+# What could not be sent for a day is skipped.
 _SENT_UNTIL = text("SELECT greatest(sent_until, now() - interval '1 day') FROM trace_sending WHERE id = 1")
 _SENT = text("UPDATE trace_sending SET sent_until = greatest(sent_until, :until) WHERE id = 1")
 _ORDERS = text(
@@ -49,7 +49,7 @@ _STEPS = text(
 
 
 def _session() -> requests.Session:
-    """Sends no login of `~/.netrc`, and follows no redirect."""
+    """A session that sends no login from `~/.netrc` and follows no redirect."""
     session = requests.Session()
     session.auth = lambda request: request
     session.max_redirects = 0
@@ -58,8 +58,8 @@ def _session() -> requests.Session:
 
 @contextmanager
 def sending(database_url: str | None = None) -> Iterator[None]:
-    """While its body runs, and a little longer for what ended last, this process sends traces of that database (None: the shop's), unless
-    another one does."""
+    """Sends traces from a database (None: the shop's) while the body runs, and briefly afterwards for the last orders, unless another
+    process does."""
     sender = Sender(at(database_url))
     sender.start()
     try:
@@ -69,7 +69,7 @@ def sending(database_url: str | None = None) -> Iterator[None]:
 
 
 class Sender:
-    """Never raises: what cannot be read or sent is told once, and tried again."""
+    """Never raises: a failure to read or send is logged once, and retried."""
 
     def __init__(self, s: Settings, *, every_seconds: float = _EVERY_SECONDS) -> None:
         self._url, self._every = s.database_url, every_seconds
@@ -77,57 +77,57 @@ class Sender:
         self._sampler = TraceIdRatioBased(s.otel_traces_sampler_arg)
         self._resource = resource()
         self._sent: dict[tuple[str, datetime], None] = {}
-        self._over = threading.Event()
-        self._in_trouble = False
+        self._stopped = threading.Event()
+        self._failing = False
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Sends what has ended by now, if that is quick."""
-        self._over.set()
+        """Sends what has ended by now, within a few seconds."""
+        self._stopped.set()
         self._thread.join(_END_SECONDS)
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:
         while True:
-            last = self._over.is_set()
+            last = self._stopped.is_set()
             try:
                 engine = new_engine(self._url, poolclass=NullPool, arguments={"options": _OPTIONS})
                 with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                     if connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}).scalar():
-                        self._send_while_asked(connection)
+                        self._send_until_stopped(connection)
                         return
-            except Exception as error:  # noqa: BLE001  (whatever it is, no order may fail of it)
-                self._tell(type(getattr(error, "orig", error)).__name__)
-            if last or self._over.wait(_AFTER_TROUBLE_SECONDS):
+            except Exception as error:  # noqa: BLE001  (monitoring must not fail an order)
+                self._report(type(getattr(error, "orig", error)).__name__)
+            if last or self._stopped.wait(_RETRY_SECONDS):
                 return
 
-    def _send_while_asked(self, connection: Connection) -> None:
+    def _send_until_stopped(self, connection: Connection) -> None:
         connection.execute(_FIRST)
         while True:
-            last = self._over.is_set()
+            last = self._stopped.is_set()
             sent = self.send(connection)
             if last:
                 return
-            self._over.wait(self._every if sent else _AFTER_TROUBLE_SECONDS)
+            self._stopped.wait(self._every if sent else _RETRY_SECONDS)
 
     def send(self, connection: Connection) -> bool:
-        """Sends what has ended since. False: the collector does not take it."""
+        """Sends the orders that ended since the last time. False: the collector did not accept them."""
         until: datetime = connection.execute(_SENT_UNTIL).scalar_one()
         after, last_id = until - _OVERLAP, ""
         self._sent = {key: None for key in self._sent if key[1] >= after}
         while orders := connection.execute(_ORDERS, {"after": after, "id": last_id, "most": _PAGE}).all():
             fresh = [order for order in orders if (order.id, order.finished_at) not in self._sent]
             if not self._export(self._spans(connection, fresh)):
-                self._tell("the collector does not take them")
+                self._report("the collector does not accept them")
                 return False
             after, last_id = orders[-1].finished_at, orders[-1].id
             if fresh:
                 self._sent.update(dict.fromkeys((order.id, order.finished_at) for order in fresh))
                 connection.execute(_SENT, {"until": after})
-        self._in_trouble = False
+        self._failing = False
         return True
 
     def _spans(self, connection: Connection, orders: list[Any]) -> list[ReadableSpan]:
@@ -144,7 +144,7 @@ class Sender:
     def _export(self, spans: list[ReadableSpan]) -> bool:
         return not spans or self._exporter.export(spans) is SpanExportResult.SUCCESS
 
-    def _tell(self, why: str) -> None:
-        if not self._in_trouble:
-            log.warning("traces cannot be sent (%s); tried again, nothing is lost", why)
-        self._in_trouble = True
+    def _report(self, why: str) -> None:
+        if not self._failing:
+            log.warning("traces cannot be sent (%s); will retry, nothing is lost", why)
+        self._failing = True

@@ -1,6 +1,6 @@
-"""An order's journal as spans: one trace for each order, whoever worked on it and however often it was taken over.
+"""Builds spans from an order's journal: one trace per order, whichever workers processed it.
 
-Ids are made of the order's id, so a trace that is sent twice is the same trace. Attributes say nothing of customers.
+Ids are derived from the order's id, so a trace that is sent twice is the same trace. Attributes contain no customer data.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ ORDER = "order"
 
 
 def trace_id(order_id: str) -> int:
-    """The same everywhere and always."""
+    """Derived from the order id: the same in every process."""
     return int.from_bytes(hashlib.sha256(f"order-saga\0{order_id}".encode()).digest()[:16], "big")
 
 
 def span_id(order_id: str, name: str) -> int:
-    """Of the order itself (`order`), a step, or a compensation (`undo` and the step)."""
+    """The id of the span of the order (`order`), of a step, or of a compensation (`undo` and the step)."""
     return int.from_bytes(hashlib.sha256(f"order-saga\0{order_id}\0{name}".encode()).digest()[:8], "big")
 
 
 def resource() -> Resource:
-    """Who tells: `order-saga`, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` say otherwise."""
+    """The OpenTelemetry resource: `order-saga`, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` is set."""
     return Resource({"service.name": "order-saga"}).merge(OTELResourceDetector().detect())
 
 
-def spans_of(order: Any, steps: Sequence[Any], told_by: Resource) -> Iterator[ReadableSpan]:
-    """The order's span, and under it one for each step that ended and each compensation that was tried."""
+def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[ReadableSpan]:
+    """The span of the order; below it, one for each step that ended and each compensation that was attempted."""
     attention = order.outcome == Outcome.NEEDS_ATTENTION
     attributes = {
         "order_saga.outcome": order.outcome,
@@ -47,7 +47,7 @@ def spans_of(order: Any, steps: Sequence[Any], told_by: Resource) -> Iterator[Re
         "order_saga.takeovers": order.takeovers,
         "prefect.flow_run.id": order.flow_run_id,
     }
-    yield _span(order.id, ORDER, order.submitted_at, order.finished_at, attributes, told_by, error=order.outcome if attention else None)
+    yield _span(order.id, ORDER, order.submitted_at, order.finished_at, attributes, sent_as, error=order.outcome if attention else None)
     for step in steps:
         if step.ended_at is not None:
             refused = step.status != "done" and step.remark in REFUSALS
@@ -58,7 +58,7 @@ def spans_of(order: Any, steps: Sequence[Any], told_by: Resource) -> Iterator[Re
                 "order_saga.attempts": step.attempts,
                 "error.type": failed,
             }
-            yield _span(order.id, step.step, step.begun_at, step.ended_at, attributes, told_by, error=None if refused else failed)
+            yield _span(order.id, step.step, step.begun_at, step.ended_at, attributes, sent_as, error=None if refused else failed)
         if step.undo_ended_at is not None:
             failed = (step.undo_code or "unknown") if step.undo_status == "failed" else None
             attributes = {
@@ -68,18 +68,18 @@ def spans_of(order: Any, steps: Sequence[Any], told_by: Resource) -> Iterator[Re
                 "order_saga.attempts": step.undo_attempts,
                 "error.type": failed,
             }
-            yield _span(order.id, f"undo {step.step}", step.undo_begun_at, step.undo_ended_at, attributes, told_by, error=failed)
+            yield _span(order.id, f"undo {step.step}", step.undo_begun_at, step.undo_ended_at, attributes, sent_as, error=failed)
 
 
 def _span(  # noqa: PLR0917
-    order_id: str, name: str, begun: datetime, ended: datetime, attributes: dict[str, Any], told_by: Resource, *, error: str | None
+    order_id: str, name: str, begun: datetime, ended: datetime, attributes: dict[str, Any], sent_as: Resource, *, error: str | None
 ) -> ReadableSpan:
     trace, root = trace_id(order_id), span_id(order_id, ORDER)
     return ReadableSpan(
         name,
         context=SpanContext(trace, span_id(order_id, name), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
         parent=None if name == ORDER else SpanContext(trace, root, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
-        resource=told_by,
+        resource=sent_as,
         attributes={"order_saga.order_id": order_id, **{key: value for key, value in attributes.items() if value is not None}},
         kind=SpanKind.CONSUMER if name == ORDER else SpanKind.INTERNAL,
         status=Status(StatusCode.ERROR, error) if error else Status(StatusCode.UNSET),

@@ -1,0 +1,98 @@
+"""The command `order-saga`: each command is a module of this package, imported only when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
+
+_UNUSABLE = 2
+_HELP = """Order processing as a saga on Prefect.
+
+Exit codes: 0, all is well; 1, the command's own bad news, see its --help; 2, arguments or settings are wrong, or the database
+does not answer."""
+_LOCAL = Group("On this machine", sort_key=1)
+_ORDERS = Group("Orders", sort_key=2)
+_SERVERS = Group("On your own servers", sort_key=3)
+_COMMANDS = (
+    ("run", _LOCAL, "Run everything on this machine, with sample orders, until Ctrl-C."),
+    ("demo", _LOCAL, "The same, but stop when the sample orders have ended."),
+    ("check", _LOCAL, "Show what the shop is connected to, and what is misconfigured."),
+    ("sandbox", _LOCAL, "Serve the sandbox payment gateway."),
+    ("submit", _ORDERS, "Take orders from a file to their outcomes."),
+    ("show", _ORDERS, "Draw one order as it went."),
+    ("review", _ORDERS, "List and settle the orders under manual review."),
+    ("books", _ORDERS, "Compare our tables with the payment gateway's account, and stock with shipments."),
+    ("status", _ORDERS, "Show throughput, latency, errors and processes over any window."),
+    ("migrate", _SERVERS, "Bring the tables of DATABASE_URL up to date."),
+    ("setup", _SERVERS, "Put on a Prefect server what the saga needs there."),
+    ("worker", _SERVERS, "Run flows: Prefect's process worker for the pool orders."),
+    ("web", _SERVERS, "Serve the web app: orders and Stripe's webhooks over HTTP."),
+    ("inventory-service", _SERVERS, "Serve the SQL inventory over HTTP."),
+)
+
+
+def make_app(chosen: Sequence[str] = ()) -> App:
+    """The command. The help of the chosen commands is their own, which is longer; that of the others does not import them."""
+    app = App(
+        name="order-saga",
+        help=_HELP,
+        version=_version,
+        error_formatter=_explained,
+        default_parameter=Parameter(negative=(), show_default=False),
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    app.register_install_completion_command(help="Install completion for bash, zsh or fish.")
+    for name, group, text in _COMMANDS:
+        module = name.replace("-", "_")
+        app.command(f"deployments.cli.{module}:{module}", name=name, group=group, help=None if name in chosen else text)
+    return app
+
+
+def order_saga(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns its exit code. `arguments`: without the program's name; None: those of this process."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = make_app(arguments[:1])(arguments, exit_on_error=False, print_error=True)
+    except CycloptsError:
+        return _UNUSABLE
+    except Exception as error:
+        from deployments.cli.trouble import explanation
+
+        if (why := explanation(error)) is None:
+            raise
+        from deployments import terminal
+
+        terminal.write(why, sys.stderr)
+        return _UNUSABLE
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Runs the command of this process and exits."""
+    sys.exit(order_saga())
+
+
+def _version() -> str:
+    try:
+        return version("order-saga")
+    except PackageNotFoundError:
+        return "a checkout that is not installed"
+
+
+def _explained(error: CycloptsError) -> object:
+    """A line about wrong arguments. Cyclopts' own about an unknown command imports every command."""
+    from rich.text import Text
+
+    from shop.plain import tame
+
+    if not isinstance(error, UnknownCommandError) or error.app is None or error.app.name != ("order-saga",) or not error.unused_tokens:
+        return Text(tame(str(error)))
+    import difflib
+
+    unknown = error.unused_tokens[0]
+    near = difflib.get_close_matches(unknown, [name for name, _, _ in _COMMANDS])
+    return Text(tame(f"There is no command {unknown}.{f' Is {near[0]} meant?' if near else ''} See order-saga --help."))

@@ -1,0 +1,30 @@
+"""`order-saga books`: do the books balance?
+
+They do at rest; while orders are under way their money and stock may be in between.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from deployments import terminal
+from deployments.books import ask_gateway, books_table
+from shop.books import read_books
+from shop.errors import PaymentError
+from shop.settings import settings
+
+
+def books() -> int:
+    """Compare our tables with the payment gateway's own account of our payments, and stock with what was shipped.
+
+    Exit codes: 0, the books balance; 1, they do not; 2, the database or the gateway does not answer, or the settings are wrong, so
+    that nothing was compared.
+    """
+    try:
+        found = read_books(settings().database_url, ask_gateway())
+    except PaymentError as error:
+        why = f"the payment gateway does not say what it charged ({error})"
+        terminal.write(f"Nothing was compared: {why}. See PAYMENT_GATEWAY_URL, and the gateway's key.", sys.stderr)
+        return 2
+    terminal.console(width=130).print(books_table(found))
+    return int(not found.balanced)

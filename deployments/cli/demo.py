@@ -1,0 +1,13 @@
+"""`order-saga demo`, which is `make demo`."""
+
+from __future__ import annotations
+
+from deployments.run import run
+
+
+def demo() -> int:
+    """Run everything on this machine, and stop when the sample orders have ended.
+
+    Exit codes: 0, every sample ended as it should, and the books balance; 1, not so, or something could not start.
+    """
+    return run(demo=True)

@@ -1,0 +1,56 @@
+"""`order-saga inventory-service`: serves the SQL inventory over HTTP."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+
+from deployments.inventory_service import create_app
+from deployments.watched import watched
+from shop.catalogue import load_sample_catalogue
+from shop.logs import configure
+from shop.migrate import upgrade
+from shop.monitoring.exposition.endpoint import Exposition, metrics_token
+from shop.serving import listen, serve
+from shop.settings import settings
+from shop.stock.embedded import EmbeddedInventory
+
+
+def inventory_service(
+    *, port: int = 8440, port_file: Path | None = None, host: str = "127.0.0.1", database_url: str | None = None, prepare: bool = False
+) -> None:
+    """Serve the SQL inventory over HTTP, until it is stopped.
+
+    Args:
+        port: 0 for any free one.
+        port_file: Write the port there once it listens.
+        host: Where to listen; any address but this machine's own needs INVENTORY_SERVICE_TOKEN.
+        database_url: Its PostgreSQL (default: DATABASE_URL).
+        prepare: Bring the tables up to date, and add the sample products that are missing.
+    """
+    configure()
+    url = database_url or settings().database_url
+    secret = settings().inventory_service_token
+    if secret is None and not _is_this_machine(host):
+        raise SystemExit("whoever reaches it could move the stock: set INVENTORY_SERVICE_TOKEN, or listen on 127.0.0.1 only")
+    try:
+        listener = listen(port, host)
+    except (OSError, OverflowError) as error:
+        raise SystemExit(f"the inventory service cannot listen on {host}:{port}: {error}") from error
+    with listener:
+        if prepare:
+            upgrade(url)
+            load_sample_catalogue(url)
+        token = secret.get_secret_value() if secret else None
+        metrics = Exposition("inventory service", database_url=url, inventory_only=True, token=metrics_token() or token)
+        app = create_app(EmbeddedInventory(url), token, metrics=metrics)
+        with watched("inventory service", database_url=url):
+            # Connections are kept for longer than any client's own pool does, so that the service never hangs up on a request.
+            serve(app, listener, port_file, timeout_keep_alive=60, timeout_graceful_shutdown=5)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

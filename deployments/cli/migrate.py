@@ -1,0 +1,24 @@
+"""`order-saga migrate`: brings the tables of DATABASE_URL up to date."""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DBAPIError
+
+from deployments import terminal
+from saga.database import is_database_error
+from shop.migrate import upgrade
+from shop.settings import settings
+
+
+def migrate() -> None:
+    """Bring the tables of DATABASE_URL up to date. Does nothing when they are.
+
+    Exit codes: 0; 1, the database cannot be used; 2, a setting is wrong.
+    """
+    try:
+        upgrade(settings().database_url)
+    except DBAPIError as error:
+        if not is_database_error(error):
+            raise
+        raise SystemExit(f"the database that DATABASE_URL names cannot be used: {str(error.orig).splitlines()[0]}") from None
+    terminal.write("the tables are up to date")

@@ -1,0 +1,112 @@
+"""`order-saga review`: the orders under manual review. Needs the database; refunded asks the payment gateway, too; never Prefect."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+
+from cyclopts import App
+
+from deployments import terminal
+from deployments.cli.review.decide import decide, selected
+from deployments.cli.review.options import Filters, Who
+from deployments.cli.review.shown import details, listed
+from shop.desk.resolution import Resolution
+from shop.desk.selection import Selection, select_sync
+from shop.pictures.order_story import read_story_sync
+
+_ANYTHING, _NOBODY = Filters(), Who()
+
+review = App(
+    name="review",
+    help="""List and settle the orders under manual review.
+
+A decision is kept with who made it and why, as the flow resolve-order keeps it. Needs the database alone (refunded asks the payment
+gateway, too), and no Prefect server: it starts no run. retry, refunded and write-off open the order again, and a running worker or
+consumer takes it to its outcome; without one the order stays open until one starts.
+
+Exit codes: 0, done, or decided before; 1, some orders were refused, and the table says why; 2, arguments or settings are wrong and
+nothing was done, or the database stopped answering, and the table shows what was done before.""",
+)
+
+
+@review.command(name="list")
+def list_(*, filters: Filters = _ANYTHING, json: bool = False) -> int:
+    """List the orders under manual review, the oldest first.
+
+    Args:
+        json: Print JSON, one order a line.
+    """
+    if (selection := selected(filters)) is None:
+        return 2
+    matters = select_sync(selection)
+    if json:
+        for matter in matters:
+            terminal.write_json(matter.model_dump_json())
+    else:
+        terminal.console(width=150).print(listed(matters))
+    return 0
+
+
+@review.command
+def show(*orders: str, json: bool = False) -> int:
+    """Show all that is known of orders under manual review: the error, what to do, what was decided before.
+
+    Args:
+        orders: Their ids.
+        json: Print JSON, one order a line.
+    """
+    matters = {matter.order_id: matter for matter in select_sync(Selection(), orders)}
+    for order_id in orders:
+        if order_id not in matters:
+            terminal.write(f"{order_id} is not under manual review, and never was", sys.stderr)
+            continue
+        story = read_story_sync(order_id)
+        decisions = story.desk if story else ()
+        if json:
+            terminal.write_json(json_module.dumps(details(matters[order_id], decisions)))
+        else:
+            for name, value in details(matters[order_id], decisions).items():
+                terminal.write(f"{name:>15}  {value}")
+    return int(any(order_id not in matters for order_id in orders))
+
+
+@review.command
+def retry(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
+    """Open orders again, so that a running worker or consumer tries at once to undo what is still due.
+
+    Args:
+        orders: Their ids, unless --all is given.
+    """
+    return decide(Resolution.RETRY_NOW, orders, filters, who)
+
+
+@review.command
+def hold(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
+    """Stop automatic retries: a person deals with it.
+
+    Args:
+        orders: Their ids, unless --all is given.
+    """
+    return decide(Resolution.HOLD, orders, filters, who)
+
+
+@review.command
+def refunded(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY, reference: str | None = None) -> int:
+    """Record that the money went back past the gateway, which is asked first whether it has refunded it.
+
+    Args:
+        orders: Their ids, unless --all is given.
+        reference: Required: what proves it, such as the number of a transfer. No card data.
+    """
+    return decide(Resolution.REFUNDED_BY_HAND, orders, filters, who, reference)
+
+
+@review.command
+def write_off(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
+    """Give up what is still due. Needs --reason.
+
+    Args:
+        orders: Their ids, unless --all is given.
+    """
+    return decide(Resolution.WRITTEN_OFF, orders, filters, who)

@@ -1,0 +1,40 @@
+"""`order-saga sandbox`: serves the sandbox payment gateway on this machine only, and prints its address."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from shop.payments.sandbox.app import create_app
+from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.ledger import Ledger
+from shop.serving import listen, serve
+
+
+def sandbox(*, port: int = 8420, db: Path | None = None, port_file: Path | None = None, forget_keys: bool = False) -> None:
+    """Serve the sandbox payment gateway, for development and tests, on this machine only.
+
+    Args:
+        port: 0 for any free one.
+        db: The ledger's file; in memory without it.
+        port_file: Write the port there once it listens.
+        forget_keys: Ignore idempotency keys.
+    """
+    try:
+        behaviour = Behaviour.from_env()
+        if forget_keys:
+            behaviour = behaviour.model_copy(update={"forget_keys": True})
+        listener, ledger = listen(port), Ledger(db, behaviour)
+    except (OSError, OverflowError, ValueError, sqlite3.Error) as error:
+        raise SystemExit(f"the sandbox cannot start: {error}") from error
+
+    with closing(ledger), listener:
+        serve(
+            create_app(ledger),
+            listener,
+            port_file,
+            lifespan="off",
+            timeout_keep_alive=60,  # longer than any client's own, so that the server never hangs up on a request
+            timeout_graceful_shutdown=1,  # answers that are held back must not hold up the end
+        )

@@ -1,0 +1,36 @@
+"""`order-saga show`: draws the saga, or one order as it went, as Mermaid or for the terminal."""
+
+from __future__ import annotations
+
+import sys
+
+from deployments import terminal
+from shop.pictures.order_boxes import order_boxes
+from shop.pictures.order_diagram import order_diagram
+from shop.pictures.order_story import read_story_sync
+from shop.pictures.words import for_terminal
+from shop.plain import tame
+from shop.settings import settings
+
+
+def show(order: str | None = None, /, *, ascii: bool = False) -> int:  # noqa: A002  (the option's name)
+    """Draw the saga, or one order as it went.
+
+    Exit codes: 0; 1, there is no such order; 2, the settings are wrong, or the database does not answer.
+
+    Args:
+        order: The order's id, such as ORDER-1001. Without one, the saga itself is drawn.
+        ascii: Draw boxes for the terminal, instead of Mermaid.
+    """
+    settings()
+    from deployments.diagrams.documents import DIAGRAMS
+    from flows.order_saga import ORDER_SAGA
+
+    if order is None:
+        sys.stdout.write(DIAGRAMS["workflow-text" if ascii else "workflow"]())
+        return 0
+    if (story := read_story_sync(order)) is None:
+        terminal.write(f"There is no order {for_terminal(order)}. Ids are spelled exactly, upper and lower case too.", sys.stderr)
+        return 1
+    sys.stdout.write(tame(order_boxes(story, ORDER_SAGA) if ascii else order_diagram(story, ORDER_SAGA)))
+    return 0

@@ -1,0 +1,198 @@
+"""`order-saga submit FILE`: takes orders from a file to their outcomes, with progress and a table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Annotated, Any
+
+import psycopg
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+from sqlalchemy.exc import DBAPIError
+
+from deployments import terminal, trigger
+from deployments.cli.trouble import explanation
+from deployments.table import outcome_table
+from saga.database import is_database_error
+from saga.errors import StepError
+from shop import exact_json, report
+from shop.outcomes import OrderOutcome, Outcome, Receipt
+from shop.settings import settings
+
+_SHOWN = 40
+"""More orders than these are shown as counts, and only those that did not complete one by one."""
+_BYTE_ORDER_MARK = "\ufeff"
+"""Some programs write it at the beginning of a file; files put together have it at the beginning of other lines, too."""
+_LOOK_EVERY = 0.25
+_OWN_RUNS_AT_ONCE = 4
+
+
+class InputError(Exception):
+    """The file is not what it should be; says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    timeout: float
+    json: bool
+    wait: bool
+
+
+def _no_option(_: type, file: str) -> None:
+    if file.startswith("-") and file != "-":
+        raise ValueError(f"there is no option {file}")
+
+
+File = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)]
+
+
+def submit(file: File, /, *, own_run: bool = False, no_wait: bool = False, timeout: float = 300, json: bool = False) -> int:
+    """Take orders from a file to their outcomes.
+
+    Exit codes: 0, every order has an outcome, and none needs attention; 1, not so, or the database does not answer; 2, the input or the
+    settings are wrong.
+
+    Args:
+        file: A JSON file (a list of orders, or one), or one order a line (NDJSON); - reads standard input.
+        own_run: Start a flow run for each order, instead of using the pending lane.
+        no_wait: Leave as soon as the orders are stored.
+        timeout: Seconds to wait for outcomes, at most.
+        json: Print the outcomes as JSON, one order a line.
+    """
+    console = terminal.console(stderr=json)
+    options = _Options(timeout=timeout, json=json, wait=not no_wait)
+    try:
+        orders = read_orders(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
+    except (InputError, OSError, UnicodeDecodeError) as error:
+        console.print(Text(f"{file}: {error}", "red"))
+        return 2
+    settings()
+    try:
+        return _run_own(console, orders, options) if own_run else _run_pending(console, orders, options)
+    except (DBAPIError, psycopg.Error) as error:  # some of the orders may be stored
+        if not is_database_error(error):
+            raise
+        console.print(Text(explanation(error) or "", "red"))
+        return 1
+
+
+def read_orders(text: str) -> list[Any]:
+    """A JSON list of orders, one order, or one order a line. Numbers are kept exactly. Raises InputError, with the place."""
+    text = text.removeprefix(_BYTE_ORDER_MARK)
+    try:
+        parsed = exact_json.loads(text)
+    except RecursionError:
+        raise InputError("nested too deeply") from None
+    except exact_json.NumberOutOfRange as error:
+        raise InputError(f"it has {error}") from None
+    except JSONDecodeError as whole:
+        lines = [(number, line.removeprefix(_BYTE_ORDER_MARK)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        if len(lines) < 2:
+            raise InputError(f"not JSON: {whole.msg} in line {whole.lineno}, column {whole.colno}") from None
+        return [_read_line(number, line) for number, line in lines]
+    if not parsed:
+        raise InputError("there is no order in it")
+    return parsed if isinstance(parsed, list) else [parsed]
+
+
+def _read_line(number: int, line: str) -> Any:
+    try:
+        return exact_json.loads(line)
+    except exact_json.NumberOutOfRange as error:
+        raise InputError(f"line {number} has {error}") from None
+    except (JSONDecodeError, RecursionError) as error:
+        raise InputError(f"line {number} is not JSON: {error}") from None
+
+
+def _run_pending(console: Console, orders: list[Any], options: _Options) -> int:
+    receipts = trigger.submit_orders(orders)
+    refused = [receipt for receipt in receipts if receipt.status == "refused"]
+    counts = Counter(receipt.status + (f" ({receipt.outcome})" if receipt.outcome else "") for receipt in receipts)
+    console.print(", ".join(f"{count} {status}" for status, count in counts.items()), highlight=False)
+    _show_refused(console, refused)
+    _show_ended(console, [receipt for receipt in receipts if receipt.outcome is not None])
+    ids = list(dict.fromkeys(receipt.order_id for receipt in receipts if receipt.order_id and receipt.status != "refused"))
+    if not ids:
+        return 1
+    if any(receipt.status == "accepted" for receipt in receipts):
+        trigger.wake_pending_lane()
+    if not options.wait:
+        return 1 if refused else 0
+    _wait(console, ids, options.timeout)
+    return _show(console, ids, report.read(ids), options) or int(bool(refused))
+
+
+def _wait(console: Console, ids: list[str], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("orders", total=len(ids))
+        while (ended := report.count_ended(ids)) < len(ids) and time.monotonic() < until:
+            progress.update(bar, completed=ended)
+            time.sleep(_LOOK_EVERY)
+
+
+def _run_own(console: Console, orders: list[Any], options: _Options) -> int:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    ended: dict[str, OrderOutcome] = {}
+    refused: list[Receipt] = []
+    late: list[str] = []
+
+    def run(order: Any) -> None:
+        try:
+            outcome = trigger.run_order(order, own_run=True, timeout=options.timeout)
+        except StepError as error:
+            refused.append(Receipt(order_id=None, status="refused", reasons=error.reasons()))
+        except TimeoutError:
+            late.append(str(order["id"]))
+        else:
+            ended[outcome.order_id] = outcome
+
+    with Progress(*columns, console=console, transient=True) as progress, ThreadPoolExecutor(_OWN_RUNS_AT_ONCE) as threads:
+        bar = progress.add_task("orders", total=len(orders))
+        for _ in threads.map(run, orders):
+            progress.advance(bar)
+    _show_refused(console, refused)
+    return _show(console, [*ended, *late], ended, options) or int(bool(refused))
+
+
+def _show_refused(console: Console, refused: list[Receipt]) -> None:
+    for receipt in refused[:_SHOWN]:
+        console.print(Text(f"refused: {receipt.order_id or 'an order without a usable id'}: {'; '.join(receipt.reasons)}", "yellow"))
+
+
+def _show_ended(console: Console, ended: list[Receipt]) -> None:
+    """Of those that did not complete, whoever sends them again may expect another try."""
+    for receipt in [each for each in ended if each.outcome is not Outcome.COMPLETED][:_SHOWN]:
+        why = f": {'; '.join(receipt.reasons)}" if receipt.reasons else ""
+        console.print(Text(f"known: {receipt.order_id} ended as {receipt.outcome} and is not tried again{why}", "yellow"))
+
+
+def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], options: _Options) -> int:
+    ends = [(order_id, outcomes.get(order_id)) for order_id in ids]
+    if options.json:
+        for _, outcome in ends:
+            if outcome is not None:
+                terminal.write_json(outcome.model_dump_json())
+    else:
+        others = [(i, o) for i, o in ends if not o or o.outcome is not Outcome.COMPLETED]
+        console.print(outcome_table("Orders", (ends if len(ends) <= _SHOWN else others)[:_SHOWN]))
+        _explain(console, others[:_SHOWN])
+        if len(ends) > _SHOWN:
+            counts = Counter(str(o.outcome or "no outcome yet") if o else "no outcome yet" for _, o in ends)
+            console.print("  ".join(f"{name}: {count}" for name, count in counts.most_common()), highlight=False)
+    return int(any(o is None or o.outcome in {None, Outcome.NEEDS_ATTENTION} for _, o in ends))
+
+
+def _explain(console: Console, others: list[tuple[str, OrderOutcome | None]]) -> None:
+    for order_id, outcome in others:
+        for reason in outcome.reasons if outcome else []:
+            console.print(Text(f"{order_id}: {reason}", "dim"))

@@ -1,0 +1,31 @@
+"""`order-saga web`: serves the web app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deployments.watched import watched
+from shop.logs import configure
+from shop.serving import listen, serve
+from shop.settings import settings
+
+
+def web(*, host: str | None = None, port: int | None = None, port_file: Path | None = None) -> None:
+    """Serve the web app, orders and Stripe's webhooks over HTTP, until it is stopped.
+
+    Args:
+        host: Where to listen (default: WEB_HOST).
+        port: 0 for any free one (default: WEB_PORT).
+        port_file: Write the port there once it listens.
+    """
+    from deployments.webhooks import app
+
+    host = settings().web_host if host is None else host
+    port = settings().web_port if port is None else port
+    configure()
+    try:
+        listener = listen(port, host)
+    except (OSError, OverflowError) as error:
+        raise SystemExit(f"the web app cannot listen on {host}:{port}: {error}") from error
+    with listener, watched("web app"):
+        serve(app, listener, port_file, timeout_keep_alive=30, timeout_graceful_shutdown=5)

@@ -1,0 +1,22 @@
+"""What the saga needs on a Prefect server: work pool, queues, limit, deployments, schedules, automations. Put there, or only compared."""
+
+from __future__ import annotations
+
+from deployments.automations import ensure_automations
+from deployments.setup.item import Item
+from deployments.setup.registered import ensure_deployments
+from deployments.setup.server import ensure_payment_limit, ensure_queues, ensure_work_pool
+
+
+def ensure_all(*, apply: bool) -> list[Item]:
+    """Creates what is missing and corrects what differs. `apply` false: only reports. Doing it again changes nothing.
+
+    Raises `DeployError`, and what the Prefect client raises when the server does not answer.
+    """
+    return [
+        *ensure_work_pool(apply=apply),
+        *ensure_queues(apply=apply),
+        *ensure_payment_limit(apply=apply),
+        *ensure_deployments(apply=apply),
+        *ensure_automations(apply=apply),
+    ]

@@ -1,0 +1,153 @@
+"""The deployments of prefect.yaml, with their schedules and limits, compared with those of a Prefect server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from deployments.setup.item import Change, Item
+from deployments.setup.server import client
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import DeploymentSchedule
+    from prefect.client.schemas.responses import DeploymentResponse
+
+HOME = Path(__file__).resolve().parents[2]
+_DEPLOY_SECONDS = 300
+_MISSING = "missing"
+
+
+class DeployError(Exception):
+    """`prefect deploy` failed, or did not bring about what prefect.yaml describes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A deployment as prefect.yaml describes it."""
+
+    name: str
+    """With its flow's: flow/deployment."""
+    values: Mapping[str, Any]
+    """Compared with what the server has. Names are those of the table that people see."""
+
+
+def ensure_deployments(*, apply: bool = True, file: Path = HOME / "prefect.yaml") -> list[Item]:
+    """Registers those that are missing or differ. Raises `DeployError`. Other deployments on the server, and whether a schedule is
+    active, are left as they are."""
+    every = list(wanted(file))
+    found = {each.name: _differences(each) for each in every}
+    changed = [name for name, differences in found.items() if differences]
+    if apply and changed:
+        _deploy(file, changed)
+        if left := [f"{each.name} ({', '.join(fields)})" for each in every if (fields := _differences(each))]:
+            raise DeployError(f"prefect deploy left these other than {file.name} describes them: {', '.join(left)}")
+    return [Item("deployment", each.name, *_said(found[each.name], apply=apply)) for each in every]
+
+
+def _said(differences: list[str], *, apply: bool) -> tuple[Change, str]:
+    if not differences:
+        return Change.UNCHANGED, ""
+    if differences == [_MISSING]:
+        return (Change.CREATED if apply else Change.MISSING), ""
+    return (Change.UPDATED if apply else Change.DIFFERS), ", ".join(differences)
+
+
+def wanted(file: Path) -> Iterator[Wanted]:
+    """What the file describes. Loads the flows, whose parameters are part of it."""
+    from prefect import Flow
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.utilities.callables import parameter_schema
+
+    described = yaml.safe_load(file.read_text(encoding="utf-8"))
+    pull = yaml.safe_load(yaml.safe_dump(described["pull"]).replace("{{ $PWD }}", str(file.parent)))
+    for each in described["deployments"]:
+        flow: Flow[Any, Any] = load_flow_from_entrypoint(each["entrypoint"])
+        limit, pool = each.get("concurrency_limit", {}), each["work_pool"]
+        yield Wanted(
+            f"{flow.name}/{each['name']}",
+            {
+                "version": each["version"],
+                "description": each["description"],
+                "entrypoint": each["entrypoint"],
+                "tags": set(each["tags"]),
+                "parameters": _without_empty(parameter_schema(flow).model_dump(mode="json")),
+                "enforced parameters": each["enforce_parameter_schema"],
+                "schedules": {_schedule(schedule) for schedule in each.get("schedules", [])},
+                "concurrency limit": (limit.get("limit"), limit.get("collision_strategy"), limit.get("grace_period_seconds")),
+                "work queue": (pool["name"], pool["work_queue_name"]),
+                "job variables": pool["job_variables"],
+                "pull steps": pull,
+            },
+        )
+
+
+def _without_empty(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A server leaves out that nothing is required."""
+    return {name: value for name, value in schema.items() if value}
+
+
+def _schedule(described: Mapping[str, Any]) -> tuple[str, str]:
+    what = described["cron"] if "cron" in described else f"every {described['interval']:g} s"
+    return described["slug"], f"{what} {described.get('timezone', '')}".strip()
+
+
+def _differences(each: Wanted) -> list[str]:
+    """The names of what differs on the server."""
+    from prefect.exceptions import ObjectNotFound
+
+    with client() as server:
+        try:
+            there = _values(server.read_deployment_by_name(each.name))
+        except ObjectNotFound:
+            return [_MISSING]
+    return [name for name, value in each.values.items() if there[name] != value]
+
+
+def _values(there: DeploymentResponse) -> dict[str, Any]:
+    options = there.concurrency_options
+    limit = there.global_concurrency_limit
+    return {
+        "version": there.version,
+        "description": there.description,
+        "entrypoint": there.entrypoint,
+        "tags": set(there.tags),
+        "parameters": _without_empty(there.parameter_openapi_schema or {}),
+        "enforced parameters": there.enforce_parameter_schema,
+        "schedules": {_registered_schedule(schedule) for schedule in there.schedules},
+        "concurrency limit": (
+            limit.limit if limit else None,
+            options.collision_strategy if options else None,
+            options.grace_period_seconds if options else None,
+        ),
+        "work queue": (there.work_pool_name, there.work_queue_name),
+        "job variables": there.job_variables,
+        "pull steps": there.pull_steps,
+    }
+
+
+def _registered_schedule(schedule: DeploymentSchedule) -> tuple[str, str]:
+    planned: Any = schedule.schedule
+    if (cron := getattr(planned, "cron", None)) is not None:
+        return schedule.slug or "", f"{cron} {planned.timezone or ''}".strip()
+    return schedule.slug or "", f"every {planned.interval.total_seconds():g} s"
+
+
+def _deploy(file: Path, names: list[str]) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(file)]
+    command += [part for name in names for part in ("--name", name.rpartition("/")[2])]
+    environment = {**os.environ, "PWD": str(file.parent), "PREFECT_CLI_WRAP_LINES": "false"}  # the file names $PWD
+    try:
+        done = subprocess.run(
+            command, cwd=file.parent, env=environment, capture_output=True, text=True, timeout=_DEPLOY_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise DeployError(f"prefect deploy did not end within {_DEPLOY_SECONDS} s") from None
+    if done.returncode != 0:
+        raise DeployError(f"prefect deploy said:\n{(done.stdout + done.stderr)[-4000:]}")

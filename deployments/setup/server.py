@@ -1,0 +1,98 @@
+"""The work pool, its queues, and the limit on requests to the payment gateway."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from deployments.capacity import OWN_RUNS_QUEUE
+from deployments.setup.item import Change, Item
+from deployments.stack.worker import POOL
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+PAYMENT_LIMIT = "payment-gateway"
+PAYMENT_SLOTS = 64
+_POOL_TYPE = "process"
+_QUEUES = ("default", OWN_RUNS_QUEUE)
+"""The first is served first."""
+
+
+def client() -> SyncPrefectClient:
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True)
+
+
+def ensure_work_pool(*, apply: bool = True) -> list[Item]:
+    """The process work pool that the deployments name. One of another type stays."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.workers.process import ProcessWorker
+
+    change, note = Change.UNCHANGED, ""
+    with client() as server:
+        try:
+            there = server.read_work_pool(POOL)
+        except ObjectNotFound:
+            change = Change.MISSING
+            if apply:
+                template = ProcessWorker.get_default_base_job_template()
+                with suppress(ObjectAlreadyExists):
+                    server.create_work_pool(WorkPoolCreate(name=POOL, type=_POOL_TYPE, base_job_template=template))
+                change = Change.CREATED
+        else:
+            note = _notes(**{f"its type is {there.type}": there.type != _POOL_TYPE, "it is paused": there.is_paused})
+    return [Item("work pool", POOL, change, note)]
+
+
+def ensure_queues(*, apply: bool = True) -> list[Item]:
+    """The work queues of the pool: runs of `process-order` come after all others."""
+    from prefect.exceptions import ObjectNotFound
+
+    items = []
+    with client() as server:
+        before = 0
+        for name in _QUEUES:
+            try:
+                there = server.read_work_queue_by_name(name, POOL)
+            except ObjectNotFound:
+                if apply:
+                    there = server.create_work_queue(name, priority=before + 1, work_pool_name=POOL)
+                    before = there.priority or before + 1
+                items.append(Item("work queue", name, Change.CREATED if apply else Change.MISSING))
+                continue
+            priority, change, note = there.priority or 0, Change.UNCHANGED, _notes(**{"it is paused": there.is_paused})
+            if priority <= before:
+                change, note = Change.DIFFERS, f"its priority was {priority}"
+                if apply:
+                    server.update_work_queue(there.id, priority=before + 1)
+                    priority, change = before + 1, Change.UPDATED
+            before = priority
+            items.append(Item("work queue", name, change, note))
+    return items
+
+
+def ensure_payment_limit(*, apply: bool = True) -> list[Item]:
+    """The limit on how much may be under way towards the payment gateway. One that is there keeps its number."""
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    change, note = Change.UNCHANGED, ""
+    with client() as server:
+        try:
+            there = server.read_global_concurrency_limit_by_name(PAYMENT_LIMIT)
+        except ObjectNotFound:
+            change, note = Change.MISSING, f"{PAYMENT_SLOTS} slots"
+            if apply:
+                with suppress(ObjectAlreadyExists):
+                    server.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=PAYMENT_LIMIT, limit=PAYMENT_SLOTS))
+                change = Change.CREATED
+        else:
+            note = _notes(**{f"{there.limit} slots": True, "it is inactive": not there.active})
+    return [Item("concurrency limit", PAYMENT_LIMIT, change, note)]
+
+
+def _notes(**true: bool) -> str:
+    return ", ".join(note for note, holds in true.items() if holds)

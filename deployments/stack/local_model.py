@@ -1,0 +1,16 @@
+"""The language model of this machine as a process of its own, shared by all workers."""
+
+from __future__ import annotations
+
+from deployments.stack.served import Served
+
+
+class LocalModel(Served):
+    """`python -m shop.confirmation.local_model`."""
+
+    name, module, file, usual_port = "local language model", "shop.confirmation.local_model", "local-model", 8440
+
+    @property
+    def api_base(self) -> str:
+        """What `DSPY_API_BASE` has to be."""
+        return f"{self.url}/v1"

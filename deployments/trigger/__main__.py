@@ -1,0 +1,8 @@
+"""`python -m deployments.trigger FILE`: `order-saga submit FILE`."""
+
+import sys
+
+from deployments.cli import order_saga
+
+if __name__ == "__main__":
+    sys.exit(order_saga(["submit", *sys.argv[1:]]))

@@ -1,0 +1,1 @@
+"""Sagas beside the shop, on the same engine."""

@@ -1,0 +1,158 @@
+"""What surrounds the saga of one order in a flow run: the lease, cancellation, and what is sent and shown at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.logging import get_logger
+from prefect.runtime import flow_run
+
+from flows.closing import artifacts_shown
+from flows.order_picture import show_order
+from flows.order_saga import ORDER_SAGA
+from flows.takeover import report_takeovers
+from saga import wakeup
+from saga.database import Tx, is_database_error, retry_while_database_down, transaction
+from saga.lease import lease, release_all
+from saga.log_context import about_instance
+from saga.prefect.instance_run import InstanceRun, run_id
+from saga.prefect.termination import cancelled_by_sigterm
+from saga.wakeup import Listener
+from shop.desk.cancel import withdraw
+from shop.errors import OrderConflict, UnusableOrder
+from shop.intake import STORING, read, store_one, submit_one
+from shop.notifications import outbox
+from shop.notifications.kinds import ALL_OF_AN_ORDER
+from shop.order import Order, OrderInstance
+from shop.order_store import ORDERS
+from shop.outcomes import OrderOutcome
+from shop.report import read_one
+from tasks.deliver_outbox import deliver_outbox
+
+_ASK_SECONDS = 5
+"""Limits the question to the Prefect server whether this run was cancelled."""
+_REASON, _SOMEBODY = "its run was cancelled", "whoever cancelled the run"
+_STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
+"""The environment variable in which workers and `serve` name the run that a process is for."""
+
+
+@asynccontextmanager
+async def order_run() -> AsyncIterator[OrderRun]:
+    """Holds a lease while its body processes one order.
+
+    At the end it sends the order's mail, and shows the order's page and the manual review artifact. A cancelled run cancels its order
+    unless it is shipped; a run whose process has to end releases it.
+    """
+    run: OrderRun | None = None
+    async with cancelled_by_sigterm(), artifacts_shown():
+        with ExitStack() as log_context:
+            try:
+                async with lease(ORDERS) as mine, wakeup.listening(wakeup.FINISHED) as listener:
+                    run = OrderRun(mine, listener, log_context)
+                    try:
+                        yield run
+                    except asyncio.CancelledError:
+                        await run.leave()
+                        raise
+                await run.send_mail()
+                await show_order(run.instance_id)
+            except BaseException as failure:  # by now the order is compensated, or released
+                if run is not None and run.instance_id and not isinstance(failure, GeneratorExit):
+                    await show_order(run.instance_id, leaving=not isinstance(failure, Exception))
+                raise
+
+
+class OrderRun(InstanceRun[Order]):
+    """One run's order."""
+
+    def __init__(self, lease_id: UUID, listener: Listener, log_context: ExitStack) -> None:
+        super().__init__(ORDER_SAGA, ORDERS, lease_id, listener)
+        self._log_context = log_context
+        self._own: str | None = None
+        """The order, if this run stored it. Another one is cancelled only while this run has it."""
+        self._unwanted: bool | None = None
+
+    async def accept(self, order: object) -> OrderInstance | None:
+        """Stores the order. Returns it if it is new: it is this run's from the beginning, so that its steps are found in this run.
+
+        Raises `UnusableOrder` and `OrderConflict`.
+        """
+        content = read(order)
+        if isinstance(content, UnusableOrder):
+            raise content
+        claimed = None
+        try:
+            async with transaction(STORING) as tx:
+                receipt = await store_one(tx, content, wake=False)
+                if receipt.status == "accepted":
+                    claimed = await self._claim(tx, content.order_id)
+        except Exception as error:  # noqa: BLE001  (`release_after` raises what is no database error)
+            await self.release_after(error)  # the commit may have succeeded
+            receipt, claimed = await retry_while_database_down(lambda: submit_one(content)), None
+        if receipt.status == "refused":
+            raise OrderConflict(content.order_id)
+        self.instance_id = content.order_id
+        self._log_context.enter_context(about_instance(self.instance_id))
+        self._own = self.instance_id if claimed else None
+        return claimed
+
+    async def read_outcome(self) -> OrderOutcome | None:
+        """Returns the order's outcome; None while it has none."""
+        known = await retry_while_database_down(lambda: read_one(self.instance_id))
+        return known if known is not None and known.outcome is not None else None
+
+    async def _claim(self, tx: Tx, instance_id: str) -> OrderInstance | None:
+        claimed = await super()._claim(tx, instance_id)
+        report_takeovers([claimed] if claimed else [])
+        return claimed
+
+    async def withdraw(self, instance_id: str | None) -> list[str] | None:
+        """Commits that the order, and whatever this run has, is to be cancelled, unless it is shipped: should this process be killed
+        meanwhile, the order does not continue. Returns the ids of newly cancelled orders; None if this process only has to end."""
+        if self._unwanted is None:  # asked once: a process that has to end has little time
+            self._unwanted = await _is_cancelled()
+        if not self._unwanted:
+            return None
+        by = f"cancelling of Prefect run {run_id()}"
+        return await retry_while_database_down(
+            lambda: withdraw(order_id=instance_id, flow_run_id=run_id(), reason=_REASON, requested_by=_SOMEBODY, started_by=by)
+        )
+
+    async def leave(self) -> None:
+        """Cancels an order that this run does not have in hand: it is postponed, or a consumer has it. If nobody has it, it is compensated
+        here and now."""
+        withdrawn = await self.withdraw(self._own)
+        if withdrawn:
+            await retry_while_database_down(lambda: release_all(ORDERS, self._lease))  # of a claim whose answer was lost
+        for order_id in withdrawn or ():
+            if (claimed := await self.claim(order_id)) is not None:
+                await self.run(claimed, leaving=True)
+
+    async def send_mail(self) -> None:
+        """Sends the order's mail. If the database is unavailable a consumer sends it later."""
+        try:
+            if await outbox.is_due([self.instance_id]):
+                await deliver_outbox(ALL_OF_AN_ORDER, [self.instance_id])
+        except Exception as error:
+            if not is_database_error(error):
+                raise
+            self.log.warning("the database is unavailable (%s); the mail of order %s is sent later", type(error).__name__, self.instance_id)
+
+
+async def _is_cancelled() -> bool:
+    """Returns whether this run was cancelled by somebody who does not want the order. A caller in this process does not. Of a run that a
+    worker started only Prefect can tell; if it does not say so, the process has to end, and the order continues elsewhere."""
+    if os.environ.get(_STARTED_BY_WORKER) != str(flow_run.id):
+        return True
+    try:
+        async with asyncio.timeout(_ASK_SECONDS), get_client() as client:
+            state = (await client.read_flow_run(UUID(str(flow_run.id)))).state
+    except Exception as error:  # noqa: BLE001  (a server that does not answer has cancelled nothing)
+        get_logger("orders").warning("the Prefect server does not say whether this run was cancelled (%s)", type(error).__name__)
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())

@@ -1,0 +1,40 @@
+"""The order saga, once: the flows run this table, and everything that draws or explains the saga reads it.
+
+Adding a step is a file in `tasks/` and a line here; see the README.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flows import board
+from saga.definition import Kind, Saga, Step
+from saga.errors import RecordedFailure
+from saga.instance import Instance
+from saga.outcome import NEEDS_ATTENTION
+from tasks.check_inventory import check_inventory, release_inventory
+from tasks.fulfill_order import fulfill_order, return_shipment
+from tasks.generate_confirmation import generate_confirmation
+from tasks.notify_customer import notify_customer
+from tasks.process_payment import process_payment, refund_payment
+from tasks.validate_order import validate_order
+
+
+def _show_manual_review(orders: Sequence[Instance], outcomes: Mapping[str, str]) -> None:
+    """Refreshes the manual review artifact when an order has entered manual review, or may have left it."""
+    if NEEDS_ATTENTION in outcomes.values() or any(isinstance(order.failure, RecordedFailure) for order in orders):
+        board.changed()
+
+
+# fmt: off
+ORDER_SAGA = Saga(
+    #    task                   compensation       kind                time limit   retries
+    Step(validate_order,        None,              Kind.READ_ONLY,     30,          3),
+    Step(check_inventory,       release_inventory, Kind.COMPENSATABLE, 45,          3),
+    Step(process_payment,       refund_payment,    Kind.COMPENSATABLE, 60,          4),
+    Step(generate_confirmation, None,              Kind.READ_ONLY,     60,          2),
+    Step(fulfill_order,         return_shipment,   Kind.PIVOT,         150,         3),
+    Step(notify_customer,       None,              Kind.RETRIABLE,     30,          5),
+    compensated=_show_manual_review,
+)
+# fmt: on

@@ -1,0 +1,44 @@
+"""A saga engine: steps with compensations, a journal in PostgreSQL, and workers that take over from each
+other.
+
+README.md in this folder has the guarantees and the protocol. What is exported here and in `saga.prefect` is
+the public API.
+"""
+
+from __future__ import annotations
+
+from saga.configuration import EngineSettings, config, provide
+from saga.definition import Kind, Saga, SagaDefinitionError, Step
+from saga.errors import LeaseLost, StepError
+from saga.hooks import Ending, Hooks
+from saga.instance import SagaInstance
+from saga.limit import Limit
+from saga.outcome import COMPENSATED, COMPLETED, NEEDS_ATTENTION, Compensation
+from saga.store import SagaStore
+from saga.submission import InstanceConflict, read_outcome, submit
+from saga.tables import create_tables
+
+__all__ = [
+    "COMPENSATED",
+    "COMPLETED",
+    "NEEDS_ATTENTION",
+    "Compensation",
+    "Ending",
+    "EngineSettings",
+    "Hooks",
+    "InstanceConflict",
+    "Kind",
+    "LeaseLost",
+    "Limit",
+    "Saga",
+    "SagaDefinitionError",
+    "SagaInstance",
+    "SagaStore",
+    "Step",
+    "StepError",
+    "config",
+    "create_tables",
+    "provide",
+    "read_outcome",
+    "submit",
+]

@@ -1,0 +1,89 @@
+"""Journal writes by people and schedules: settling by hand, expiry, repair and redaction, while no worker
+holds the instance.
+
+The caller has locked the instance, and knows that no worker writes about it. All functions take a connection
+in the caller's transaction; with an asynchronous one, use `await tx.run_sync(function, ...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from saga.database import as_json
+from saga.store import SagaStore, sql
+
+_BEGIN_STEP = sql(
+    "INSERT INTO {journal} ({key}, step, status, undo_due) VALUES (:id, :step, 'begun', true) "
+    "ON CONFLICT ({key}, step) DO UPDATE SET undo_due = true"
+)
+_DUE = sql("SELECT step FROM {journal} WHERE {key} = :id AND undo_due ORDER BY number")
+_SETTLE = sql(
+    "UPDATE {journal} SET undo_status = 'done', undo_due = false, undo_result = CAST(:result AS jsonb), undo_error = NULL, "
+    "undo_ended_at = now(), undo_begun_at = coalesce(undo_begun_at, now()), "
+    "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))) "
+    "WHERE {key} = :id AND step = ANY(CAST(:steps AS text[]))"
+)
+_REMOVE_ERROR_FIELD = sql(
+    "UPDATE {journal} SET undo_error = undo_error - CAST(:field AS text) "
+    "WHERE {key} = :id AND step = :step AND undo_error ? CAST(:field AS text)"
+)
+# A new fence: a worker that was paused must not find that it still holds the instance.
+_REVOKE = sql("UPDATE {instances} SET fence = fence + 1, lease_id = NULL WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NULL")
+_EXPIRE = sql(
+    "UPDATE {journal} s SET undo_status = 'done', undo_due = false, undo_begun_at = now(), undo_ended_at = now(), undo_result = r.result "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, result jsonb) WHERE s.step = :step AND s.{key} = r.id"
+)
+_READ = sql(
+    "SELECT {key} AS id, step, notes, result, error, undo_result, undo_error FROM {journal} WHERE {key} = ANY(CAST(:ids AS text[])) "
+    "FOR UPDATE"
+)
+_REDACT = sql(
+    "UPDATE {journal} s SET notes = r.notes, result = CASE WHEN s.result IS NOT NULL THEN r.result END, "
+    "error = CASE WHEN s.error IS NOT NULL THEN r.error END, "
+    "undo_result = CASE WHEN s.undo_result IS NOT NULL THEN r.undo_result END, "
+    "undo_error = CASE WHEN s.undo_error IS NOT NULL THEN r.undo_error END "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r("
+    "id text, step text, notes jsonb, result jsonb, error jsonb, undo_result jsonb, undo_error jsonb) "
+    "WHERE s.{key} = r.id AND s.step = r.step"
+)
+
+
+def begin_step(connection: Connection, store: SagaStore[Any], instance_id: str, step: str) -> None:
+    """Makes the step's compensation due, whether or not the journal has the step."""
+    connection.execute(_BEGIN_STEP(store), {"id": instance_id, "step": step})
+
+
+def due_compensations(connection: Connection, store: SagaStore[Any], instance_id: str) -> list[str]:
+    """Returns the steps whose compensation is due, first begun first."""
+    return list(connection.execute(_DUE(store), {"id": instance_id}).scalars())
+
+
+def settle(connection: Connection, store: SagaStore[Any], instance_id: str, steps: Sequence[str], result: Mapping[str, Any]) -> None:
+    """Records the compensations of these steps as done by a person."""
+    connection.execute(_SETTLE(store), {"id": instance_id, "steps": list(steps), "result": as_json(dict(result))})
+
+
+def forget_error_field(connection: Connection, store: SagaStore[Any], instance_id: str, step: str, field: str) -> None:
+    """Removes a field of the error of the step's compensation, such as a counter that starts over."""
+    connection.execute(_REMOVE_ERROR_FIELD(store), {"id": instance_id, "step": step, "field": field})
+
+
+def expire(connection: Connection, store: SagaStore[Any], step: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Records that what the step reserved has expired, by instance id with the compensation's result. Revokes
+    the workers' hold on these instances; an instance that continues runs the step again."""
+    connection.execute(_REVOKE(store), {"ids": list(results)})
+    rows = [{"id": instance_id, "result": dict(result)} for instance_id, result in results.items()]
+    connection.execute(_EXPIRE(store), {"step": step, "rows": as_json(rows)})
+
+
+def read_entries(connection: Connection, store: SagaStore[Any], instance_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the journal rows of the instances, and locks them: `id`, `step`, and the JSON columns."""
+    return [dict(row) for row in connection.execute(_READ(store), {"ids": list(instance_ids)}).mappings()]
+
+
+def redact(connection: Connection, store: SagaStore[Any], entries: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces the JSON columns of these entries. A column without a value stays so."""
+    connection.execute(_REDACT(store), {"rows": as_json([dict(entry) for entry in entries])})

@@ -1,0 +1,27 @@
+"""The engine's only part that imports Prefect: steps as tasks, and runs, batches and recovery in flows."""
+
+from __future__ import annotations
+
+from saga.prefect.batch import BatchRunner
+from saga.prefect.compensation import compensate
+from saga.prefect.instance_run import InstanceRun, process, recover
+from saga.prefect.limits import slots
+from saga.prefect.run import run_saga
+from saga.prefect.steps import database_compensation, database_step, external_compensation, external_step, reading_step
+from saga.prefect.termination import cancelled_by_sigterm
+
+__all__ = [
+    "BatchRunner",
+    "InstanceRun",
+    "cancelled_by_sigterm",
+    "compensate",
+    "database_compensation",
+    "database_step",
+    "external_compensation",
+    "external_step",
+    "process",
+    "reading_step",
+    "recover",
+    "run_saga",
+    "slots",
+]

@@ -1,0 +1,8 @@
+"""The limit on calls to the payment gateway."""
+
+from __future__ import annotations
+
+from saga.limit import Limit
+from shop.settings import settings
+
+PAYMENT_GATEWAY = Limit("payment-gateway", lambda: settings().payment_concurrency)

@@ -1,0 +1,223 @@
+"""`order-saga review` without a Prefect server: many orders whose refunds the gateway refuses; its ledger is the witness."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.cli import order_saga
+from deployments.stack.environment import environment
+from deployments.stack.sandbox import Sandbox
+from flows.process_order import process_order
+from flows.process_pending_orders import process_pending_orders
+from shop import intake
+from shop.books import read_books
+from shop.outcomes import Outcome
+from tests.integration.test_desk import PRICE
+from tests.integration.world import World, an_order
+
+NOWHERE = "http://127.0.0.1:1/api"
+Command = Callable[..., Awaitable[tuple[int, str]]]
+
+
+@pytest.fixture(autouse=True)
+def behave(sandbox: Sandbox) -> Iterator[None]:
+    """The gateway is as it was, whatever a test told it."""
+    yield
+    httpx.post(f"{sandbox.url}/sandbox/behaviour", json={"take_refunds": False, "error_rate": 0}, timeout=10).raise_for_status()
+
+
+@pytest.fixture
+def review(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `order-saga review` without a Prefect server. Returns its exit code, and what it said on one line."""
+
+    async def run(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        with environment({"PREFECT_API_URL": NOWHERE}):
+            code = await asyncio.to_thread(order_saga, ["review", *arguments])
+        return code, " ".join("".join(capsys.readouterr()).split())
+
+    return run
+
+
+def state(saga: World) -> dict[str, Any]:
+    """All that a decision could change, and the gateway's ledger."""
+    tables = ("customer_order", "order_step", "attention", "desk_entry", "outbox", "product", "reservation")
+    rows = {table: saga.sql(f"SELECT to_jsonb(t) FROM {table} t ORDER BY to_jsonb(t)::text") for table in tables}
+    ids = [row[0] for row in saga.sql("SELECT id FROM customer_order ORDER BY id")]
+    return {**rows, "ledger": {order_id: saga.ledger(order_id) for order_id in ids}}
+
+
+async def many(saga: World, unique: str, count: int) -> list[str]:
+    """Orders that were charged, cannot be shipped, and whose refunds the gateway refuses."""
+    order_ids = [f"NIGHT-{unique}-{number:03}" for number in range(count)]
+    intake.submit([an_order(order_id, card="0259", country="AQ") for order_id in order_ids])
+    await process_pending_orders(drain_seconds=0)
+    assert {saga.order(order_id).outcome for order_id in order_ids} == {Outcome.NEEDS_ATTENTION}
+    assert all(saga.money(order_id) == (PRICE, 0) for order_id in order_ids)
+    return order_ids
+
+
+async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(saga: World, unique: str, review: Command) -> None:
+    stock = saga.stock("PROD-001")
+    order_ids = await many(saga, unique, 30)
+    code, said = await review("list")
+    assert (code, "at risk: 29,999.70 USD" in said) == (0, True)
+    assert saga.stock("PROD-001") == stock
+    saga.misbehave(take_refunds=True)
+
+    before = state(saga)
+    code, said = await review("retry", "--all", "--by", "ann", "--reason", "the gateway takes refunds again", "--dry-run")
+    assert code == 0
+    assert all(order_id in said for order_id in order_ids)
+    assert "30 opened again" in said
+    assert "nothing was changed" in said
+    assert state(saga) == before
+
+    code, said = await review("retry", "--all", "--by", "ann", "--reason", "the gateway takes refunds again")
+    assert code == 0
+    assert "30 opened again" in said
+    assert "29,999.70 USD" in said
+    assert "worker" in said, "that somebody has to take them up"
+    for order_id in order_ids:
+        assert saga.order(order_id).outcome is None
+        assert saga.money(order_id) == (PRICE, 0), "the command itself moves no money"
+        ((action, by, started_by, reason),) = saga.sql(
+            'SELECT action, "by", started_by, reason FROM desk_entry WHERE order_id = :id', id=order_id
+        )
+        assert (action, by, reason) == ("retry_now", "ann", "the gateway takes refunds again")
+        assert getpass.getuser() in started_by
+        assert "order-saga" in started_by
+
+    code, said = await review("retry", *order_ids, "--by", "ann")
+    assert code == 0
+    assert "30 decided before" in said
+    await process_pending_orders(drain_seconds=0)
+    for order_id in order_ids:
+        assert saga.order(order_id).outcome == Outcome.COMPENSATED
+        assert saga.money(order_id) == (PRICE, PRICE)
+        assert len(saga.ledger(order_id)[0]["refunds"]) == 1
+    assert saga.stock("PROD-001") == stock
+    saga.assert_books_balance()
+    assert await review("retry", "--all", "--by", "ann") == (0, "No order under manual review matches.")
+
+
+async def test_filters_choose_and_held_orders_wait(saga: World, unique: str, review: Command) -> None:
+    old, new, held = await many(saga, unique, 3)
+    saga.sql("UPDATE attention SET since = now() - :age WHERE order_id = :id", id=old, age=timedelta(hours=3))
+    code, said = await review("hold", held, "--by", "ann")
+    assert (code, "1 held" in said) == (0, True)
+
+    async def listed(*filters: str) -> list[str]:
+        code, said = await review("list", "--json", *filters)
+        assert code == 0
+        decoder, found = json.JSONDecoder(), []
+        while said:
+            row, end = decoder.raw_decode(said)
+            found.append(row["order_id"])
+            said = said[end:].strip()
+        return found
+
+    assert await listed() == [old, new, held]
+    assert await listed("--older-than", "2h") == [old]
+    assert await listed("--held") == [held]
+    assert await listed("--not-held") == [old, new]
+    assert await listed("--currency", "EUR") == []
+    assert await listed("--currency", "USD", "--code", "refund_refused", "--step", "process_payment") == [old, new, held]
+    assert await listed("--at-least", "1000") == []
+    assert await listed("--at-most", "999.99") == [old, new, held]
+
+    saga.misbehave(take_refunds=True)
+    code, said = await review("retry", "--all", "--not-held", "--older-than", "2h", "--by", "ann")
+    assert (code, "1 opened again" in said) == (0, True)
+    await process_pending_orders(drain_seconds=0)
+    outcomes = [saga.order(order_id).outcome for order_id in (old, new, held)]
+    assert outcomes == [Outcome.COMPENSATED, Outcome.NEEDS_ATTENTION, Outcome.NEEDS_ATTENTION]
+    assert [saga.money(order_id)[1] for order_id in (old, new, held)] == [PRICE, 0, 0]
+    saga.assert_books_balance()
+
+
+async def test_refunded_and_written_off_settle_the_money_in_the_books(saga: World, unique: str, review: Command) -> None:
+    first, second, third = await many(saga, unique, 3)
+    before = state(saga)
+    for dry_run in (["--dry-run"], []):
+        code, said = await review("refunded", first, second, "--by", "ann", "--reference", "bulk transfer 4711", *dry_run)
+        assert (code, "2 refund recorded" in said) == (0, True)
+        assert (state(saga) == before) == bool(dry_run)
+    code, said = await review("write-off", third, "--by", "bob", "--reason", "the customer does not want it back")
+    assert (code, "1 written off" in said) == (0, True)
+    await process_pending_orders(drain_seconds=0)
+    assert {saga.order(order_id).outcome for order_id in (first, second, third)} == {Outcome.COMPENSATED}
+    assert all(saga.money(order_id) == (PRICE, 0) for order_id in (first, second, third)), "nothing went back through the gateway"
+    resolved = saga.sql("SELECT resolution, amount_by_hand, amount_written_off FROM attention ORDER BY order_id")
+    assert resolved == [("refunded_by_hand", PRICE, 0), ("refunded_by_hand", PRICE, 0), ("written_off", 0, PRICE)]
+    assert read_books(saga.database_url, None).balanced
+    code, said = await review("write-off", first, third, "--by", "bob", "--reason", "again")
+    assert code == 1
+    assert "1 refused" in said
+    assert "refunded_by_hand" in said, "what was decided before"
+    code, said = await review("show", first)
+    assert (code, "4711" in said, "by ann" in said) == (0, True, True)
+
+
+async def test_money_that_the_gateway_gave_back_is_not_recorded_by_hand(saga: World, unique: str, review: Command) -> None:
+    gone, there = await many(saga, unique, 2)
+    (payment,) = saga.ledger(gone)
+    saga.misbehave(take_refunds=True)
+    refund = {"payment_id": payment["id"], "amount": 99999, "currency": "USD"}
+    httpx.post(f"{saga.gateway_url}/v1/refunds", json=refund, timeout=10).raise_for_status()
+    for dry_run in (["--dry-run"], []):
+        code, said = await review("refunded", "--all", "--by", "ann", "--reference", "4711", *dry_run)
+        assert code == 1
+        assert "1 refused" in said
+        assert "1 refund recorded" in said
+        assert "went back already" in said
+    assert saga.sql("SELECT order_id FROM desk_entry") == [(there,)]
+
+
+async def test_every_problem_is_named_and_nothing_is_done(saga: World, unique: str, review: Command) -> None:
+    (order_id,) = await many(saga, unique, 1)
+    await process_order(an_order(f"FINE-{unique}"), return_state=True)
+    before = state(saga)
+    code, said = await review("refunded", order_id, "--all", "--currency", "dollars", "--older-than", "long", "--at-least", "much")
+    assert code == 2
+    for named in ("not both", "--currency", "--older-than", "--at-least", "--by", "--reference"):
+        assert named in said
+    code, said = await review("retry", order_id, f"FINE-{unique}", "NOBODY", "--by", "ann")
+    assert code == 2
+    assert f"FINE-{unique} is not" in said
+    assert "NOBODY is not" in said
+    code, said = await review("write-off", order_id, "--by", "ann", "--reason", "card 4242 4242 4242 4242")
+    assert code == 2
+    assert "4242" not in said
+    assert state(saga) == before
+
+
+async def test_a_database_that_stops_answering_says_how_far_it_came(
+    saga: World, unique: str, review: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from saga.database import NotWritten
+    from shop.desk import resolution
+
+    await many(saga, unique, 3)
+    resolve, calls = resolution.resolve, []
+
+    async def once(decided: Any, *, dry_run: bool) -> bool:
+        calls.append(decided.order_id)
+        if len(calls) > 1:
+            raise NotWritten("gone")
+        return await resolve(decided, dry_run=dry_run)
+
+    monkeypatch.setattr(resolution, "resolve", once)
+    code, said = await review("hold", "--all", "--by", "ann")
+    assert code == 2
+    assert "1 held" in said
+    assert "2 were not reached" in said
+    assert len(saga.sql("SELECT 1 FROM desk_entry")) == 1

@@ -1,0 +1,132 @@
+"""`order-saga setup` on a fresh Prefect server: it puts everything there once, and restores what is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.cli import order_saga
+from deployments.stack.environment import environment
+from deployments.stack.postgres import EmbeddedPostgres
+from deployments.stack.prefect_server import PrefectServer
+from tests.conftest import HOME, own_port
+from tests.integration.world import World
+
+_PASSES = {"last_polled", "status", "active_slots"}
+"""What a server changes by itself."""
+_KINDS = ("work_pools", "work_queues", "v2/concurrency_limits", "deployments", "automations")
+
+
+class Api:
+    """The server's own account of what it has."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def all(self) -> dict[str, list[dict[str, Any]]]:
+        found = {}
+        for kind in _KINDS:
+            rows = self._client.post(f"/{kind}/filter", json={}).raise_for_status().json()
+            found[kind] = [{name: value for name, value in row.items() if name not in _PASSES} for row in rows]
+        return found
+
+    def one(self, kind: str, name: str) -> dict[str, Any]:
+        (row,) = [row for row in self.all()[kind] if row["name"] == name]
+        return row
+
+    def delete(self, path: str) -> None:
+        self._client.delete(path).raise_for_status()
+
+    def patch(self, path: str, **values: Any) -> None:
+        self._client.patch(path, json=values).raise_for_status()
+
+
+@pytest.fixture
+def fresh(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Api]:
+    """A Prefect server that has nothing, and that this process's Prefect client talks to."""
+    folder = world_dir / "fresh-prefect"
+    own_port(folder)
+    postgres.create_database("fresh_prefect")
+    url = postgres.url("fresh_prefect")
+    server = PrefectServer(home=HOME, folder=folder, database_url=url, logs=folder / "logs", pids=folder / "run")
+    try:
+        server.start()
+        with environment(server.client_environment), httpx.Client(base_url=server.api_url, auth=server.auth, timeout=20) as client:
+            yield Api(client)
+    finally:
+        server.stop()
+
+
+def names(row: dict[str, Any]) -> Any:
+    """What of it is not made anew with it."""
+    dated = {"id", "created", "updated", "deployment_id", "flow_id", "work_queue_id", "work_pool_id", "version_id", "anchor_date"}
+    if isinstance(row, dict):
+        return {name: names(value) for name, value in row.items() if name not in dated}
+    return [names(each) for each in row] if isinstance(row, list) else row
+
+
+def test_it_puts_everything_there_once_and_restores_it(fresh: Api, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    def setup(*options: str) -> tuple[int, str]:
+        code = order_saga(["setup", *options])
+        return code, " ".join("".join(capsys.readouterr()).split())
+
+    nothing = fresh.all()
+    code, said = setup("--check")
+    assert code == 1
+    assert "missing" in said
+    assert fresh.all() == nothing
+
+    code, said = setup()
+    assert code == 0, said
+    assert "created" in said
+    made = fresh.all()
+    assert [row["name"] for row in made["work_pools"]] == ["orders"]
+    queues = {row["name"]: row["priority"] for row in made["work_queues"]}
+    assert queues["default"] < queues["own-runs"]
+    assert [(row["name"], row["limit"]) for row in made["v2/concurrency_limits"] if row["name"] == "payment-gateway"] == [
+        ("payment-gateway", 64)
+    ]
+    by_name = {row["name"]: row for row in made["deployments"]}
+    assert by_name["process-order"]["global_concurrency_limit"]["limit"] == 8
+    assert [schedule["slug"] for schedule in by_name["recover-orders"]["schedules"]] == ["recover"]
+    assert len(made["automations"]) >= 3
+
+    code, said = setup()
+    assert code == 0, said
+    assert not any(word in said for word in ("created", "updated", "missing", "differs")), said
+    assert fresh.all() == made
+    assert setup("--check")[0] == 0
+
+    fresh.delete("/work_pools/orders/queues/own-runs")
+    fresh.delete(f"/v2/concurrency_limits/{fresh.one('v2/concurrency_limits', 'payment-gateway')['id']}")
+    lost = fresh.one("automations", "Runs that fell silent have crashed")
+    fresh.delete(f"/automations/{lost['id']}")
+    recovery = by_name["recover-orders"]
+    fresh.delete(f"/deployments/{recovery['id']}/schedules/{recovery['schedules'][0]['id']}")
+    fresh.patch(f"/deployments/{by_name['purge']['id']}", description="another one")
+    spoilt = fresh.all()
+    code, said = setup("--check")
+    assert code == 1
+    assert fresh.all() == spoilt
+
+    code, said = setup()
+    assert code == 0, said
+    restored = fresh.all()
+    for kind in _KINDS:
+        assert sorted(map(repr, map(names, restored[kind]))) == sorted(map(repr, map(names, made[kind]))), kind
+    assert setup("--check")[0] == 0
+
+    world.sql("UPDATE alembic_version SET version_num = '0001'")
+    code, said = setup("--check")
+    assert code == 1
+    assert "order-saga migrate" in said
+
+
+def test_it_needs_a_server_that_answers(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with environment({"PREFECT_API_URL": "http://127.0.0.1:1/api"}):
+        assert order_saga(["setup"]) == 2
+    assert "127.0.0.1:1" in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""The package that `pip install` makes of this folder: complete, and its command runs elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).resolve().parents[2]
+PACKAGES = ("deployments", "flows", "saga", "shop", "tasks")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as `pip install` lays it out, without what it requires."""
+    folder = tmp_path_factory.mktemp("package")
+    ignored = shutil.ignore_patterns("__pycache__")
+    for package in PACKAGES:
+        shutil.copytree(HOME / package, folder / "source" / package, ignore=ignored)
+    shutil.copy(HOME / "pyproject.toml", folder / "source")
+    build = "from setuptools import build_meta; build_meta.build_wheel('..')"
+    done = subprocess.run([sys.executable, "-c", build], cwd=folder / "source", capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (wheel,) = folder.glob("order_saga-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_every_file_of_the_packages_is_in_it(installed: Path) -> None:
+    def files(root: Path) -> set[str]:
+        found = (path for package in PACKAGES for path in (root / package).rglob("*") if path.is_file())
+        return {str(path.relative_to(root)) for path in found if "__pycache__" not in path.parts}
+
+    assert files(installed) == files(HOME)
+    assert sorted(path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")) == sorted(PACKAGES)
+
+
+def test_its_command_runs_elsewhere(installed: Path, tmp_path: Path) -> None:
+    (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "order-saga = deployments.cli:main" in entry_points.read_text()
+    code = "import deployments; from deployments.cli import main; print(deployments.__file__); main()"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == [str(installed / "deployments" / "__init__.py"), "1.0.0"]
