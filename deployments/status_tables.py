@@ -83,8 +83,8 @@ def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
             *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms),
         )  # fmt: skip
         more = [f"{count:,} {code}" for code, count in step.failures.items()]
-        if postpone := step.postpone + undos.postpone:
-            more.append(f"{postpone:,} put off until what is away is back")
+        if postponed := step.put_off + undos.put_off:
+            more.append(f"{postponed:,} postponed until the external system is available")
         if more:
             told.append(Text(f"  {step.step}: {', '.join(more)}", "dim"))
     return Group(table, *told)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -446,12 +445,28 @@ class Settings(EngineSettings):
         return self.var_dir / "mail"
 
 
-@lru_cache
-def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+class _ReadOnce:
+    """The settings of this process: read at the first call, and again after `cache_clear`."""
+
+    def __init__(self) -> None:
+        self._known: Settings | None = None
+        self._clears = 0
+
+    def __call__(self) -> Settings:
+        if (known := self._known) is not None:
+            return known
+        clears, read = self._clears, Settings()
+        if clears == self._clears:  # else another thread's read began before the environment changed
+            self._known = read
+        return read
+
+    def cache_clear(self) -> None:
+        """Makes the next call read again."""
+        self._clears += 1
+        self._known = None
 
 
+settings = _ReadOnce()
 provide(settings)
 
 

@@ -8,7 +8,11 @@ from deployments.stack.served import Served
 class LocalModel(Served):
     """`python -m shop.confirmation.local_model`."""
 
-    name, module, file, usual_port = "local language model", "shop.confirmation.local_model", "local-model", 8440
+    name, file, usual_port = "local language model", "local-model", 8440
+
+    @property
+    def _program(self) -> tuple[str, ...]:
+        return ("shop.confirmation.local_model",)
 
     @property
     def api_base(self) -> str:

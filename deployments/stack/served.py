@@ -40,10 +40,15 @@ class Served:
         noted = read_if_there(port_file).strip()
         self.host = host or "127.0.0.1"
         self.port = free_port(port or (int(noted) if noted.isdigit() else self.usual_port), self.host)
-        command = [sys.executable, "-m", "deployments.cli", self.command, "--port", str(self.port), "--port-file", str(port_file), *options]
+        command = [sys.executable, "-m", *self._program, "--port", str(self.port), "--port-file", str(port_file), *options]
         self._called = f"the {self.name}"
         log, pid_file = logs / f"{self.file}.log", pids / f"{self.file}.pid"
         self._child = Child(self._called, command, log=log, pid_file=pid_file, env=environment, cwd=home)
+
+    @property
+    def _program(self) -> tuple[str, ...]:
+        """The module that Python runs, and its first arguments."""
+        return "deployments.cli", self.command
 
     @property
     def url(self) -> str:

@@ -75,8 +75,12 @@ def test_four_times_the_text_takes_about_four_times_as_long(name: str) -> None:
     for each in WORST:
         for tail in ("", "x", "@", "4"):
             text = (each * LONG)[:LONG]
-            short = max(seconds(work, text[:SHORT] + tail), 0.000_5)
-            assert seconds(work, text + tail) < short * TIMES * 2.5, (name, each, tail)
+            assert _grows_linearly(work, text[:SHORT] + tail, text + tail), (name, each, tail)
+
+
+def _grows_linearly(work: Callable[[str], object], short: str, long: str) -> bool:
+    """Tries again: what else runs on this machine makes some measurements wrong, and a quadratic pattern fails all of them."""
+    return any(seconds(work, long) < max(seconds(work, short), 0.000_5) * TIMES * 2.5 for _ in range(5))
 
 
 @pytest.mark.parametrize("each", WORST, ids=ascii)

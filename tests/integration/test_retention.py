@@ -250,7 +250,7 @@ async def test_traces_go_after_their_time(world: World) -> None:
         "INSERT INTO alert (rule, subject, resource, value, threshold, details, since) "
         "VALUES ('order_waiting', 'open', 'r', 1, 1, '{}', now() - interval '1 year')"
     )
-    world.sql("INSERT INTO alert_notice (alert_id, phase, way, sent_at) SELECT id, 'cleared', 'mail', now() FROM alert")
+    world.sql("INSERT INTO alert_notice (alert_id, phase, way, sent_at) SELECT id, 'cleared', 'url-1', now() FROM alert")
     deleted = await asyncio.to_thread(purge_traces)
     assert deleted == {"system_sample": 1, "worker_process": 0, "payment_event": 1, "alert": 1}
     assert world.sql("SELECT subject FROM alert ORDER BY id") == [("young",), ("open",)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from types import SimpleNamespace
@@ -82,6 +83,10 @@ async def _no_lost_orders(_crashed_run: object) -> list[str]:
     return []
 
 
+async def _enough_slots(_limit: str) -> int:
+    return sys.maxsize
+
+
 async def _no_consumer() -> bool:
     return False
 
@@ -109,14 +114,14 @@ def without_prefect() -> Iterator[None]:
             _only_errors(),
             disable_run_logger(),
             patch.object(saga.prefect.steps, "_with_retries", _with_retries),
-            patch.object(saga.prefect.limits, "concurrency", _nothing),
+            patch.multiple(saga.prefect.limits, concurrency=_nothing, _total_slots=_enough_slots),
             patch.object(flows.process_pending_orders, "little_garbage_collection", nullcontext),
             patch.object(flows.recover_orders, "release_expired_reservations", release),
             patch.multiple(flows.recover_orders, _store_lost_orders=_no_lost_orders, _consumer_started=_no_consumer),
             patch.object(flows.board, "changed", lambda: None),
             patch.object(flows.board, "show_desk", _nobody_looks),
             patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
-            patch.object(flows.cancel_order, "_show", _nobody_looks),
+            patch.multiple(flows.cancel_order, _show=_nobody_looks, started_by=_nobody_looks),
             patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),
             patch.object(saga.prefect.instance_run, "run_id", lambda: repr(current())),
             patch.object(flows.reopened, "show_order", _nobody_looks),

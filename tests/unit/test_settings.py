@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+import shop.settings
 from shop.alerts.urls import split_urls
-from shop.settings import Settings
+from shop.settings import Settings, settings
 
 SECRET = "sk_test_PLANTED"
 
@@ -104,3 +105,21 @@ def test_several_secrets_hold_while_one_replaces_another() -> None:
     assert "of-this-shop" not in repr(made)
     assert "whsec" not in repr(made)
     assert Settings(orders_api_key=None).orders_api_keys == ()
+
+
+def test_a_read_that_began_before_the_settings_changed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may be reading them, for a line of its log, at the moment at which the environment changes."""
+    real = shop.settings.Settings
+
+    def slow() -> Settings:
+        read = real()
+        monkeypatch.setattr(shop.settings, "Settings", real)
+        monkeypatch.setenv("SHOP_NAME", "Another")
+        settings.cache_clear()
+        return read
+
+    monkeypatch.setattr(shop.settings, "Settings", slow)
+    settings.cache_clear()
+    before = settings()
+    assert settings().shop_name == "Another" != before.shop_name
+    settings.cache_clear()

@@ -95,7 +95,7 @@ def _totals(totals: Sequence[Total]) -> Iterator[Metric]:
     steps, undos = of["step"], of["undo"]
     ended, undone = ([t for t in each if t.result != POSTPONED] for each in (steps, undos))
     what = (
-        "Steps that ended. refused: a business refusal, such as a declined card; failed: an error; postpone: "
+        "Steps that ended. refused: a business refusal, such as a declined card; failed: an error; put_off: "
         "a postponed attempt, repeated when an external system is available again."
     )
     yield _counter("steps", what, ["step", "result", "code"], steps, lambda t: (t.name, _result(t), _code(t)))
@@ -104,7 +104,7 @@ def _totals(totals: Sequence[Total]) -> Iterator[Metric]:
     what = "Attempts after the first, of steps that are done or were given up."
     yield _counter("step_retries", what, ["step"], of["step retry"], lambda t: (t.name,), sorted({(t.name,) for t in steps}))
     what = (
-        "Compensations that ended, by the step that they undo. failed: still due; postpone: postponed, "
+        "Compensations that ended, by the step that they undo. failed: still due; put_off: postponed, "
         "repeated when the external system is available again."
     )
     yield _counter("compensations", what, ["step", "result"], undos, lambda t: (t.name, t.result))
@@ -126,8 +126,8 @@ def _totals(totals: Sequence[Total]) -> Iterator[Metric]:
 def _orders_now(now: Now) -> Iterator[Metric]:
     rows = {row.state: row for row in now.open}
     what = (
-        "Orders without an outcome. waiting: held by no worker; held: a worker processes it; postpone: "
-        "postponed, for an external system or the customer; lease_expired: its worker died, and no other has taken "
+        "Orders without an outcome. waiting: held by no worker; held: a worker processes it; put_off: "
+        "postponed, for an external system or the customer; left_behind: its worker died, and no other has taken "
         "it over yet."
     )
     states = GaugeMetricFamily(f"{PREFIX}_open_orders", what, labels=["state"])
