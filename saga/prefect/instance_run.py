@@ -15,7 +15,6 @@ from saga.configuration import config
 from saga.database import Tx, is_database_error, retry_while_database_down, transaction
 from saga.definition import Saga
 from saga.errors import LeaseLost
-from saga.failpoints import failpoint
 from saga.instance import SagaInstance
 from saga.lease import lease, release_all
 from saga.prefect.batch import run_claimed
@@ -26,7 +25,6 @@ from saga.submission import read_outcome, submit
 from saga.wakeup import Listener
 
 P = TypeVar("P")
-_SUBMITTING = failpoint("the commit of submitting an instance")
 
 
 class InstanceRun(Generic[P]):
@@ -117,7 +115,7 @@ def run_id() -> str | None:
 
 
 async def _submit(store: SagaStore[Any], instance_id: str, content: Mapping[str, Any]) -> None:
-    async with transaction(_SUBMITTING) as tx:
+    async with transaction() as tx:
         await submit(tx, store, instance_id, content)
 
 

@@ -11,7 +11,7 @@ from typing import TypeGuard
 HOME = Path(__file__).resolve().parents[2]
 _FOLDERS = ("saga", "shop", "tasks", "flows")
 _MAKES_THEM = HOME / "saga" / "failpoints.py"
-_BY_TASK = "recording"
+_BY_TASK = "record_name"
 """What names the record of a step by its task."""
 
 

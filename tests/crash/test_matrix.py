@@ -60,10 +60,10 @@ def test_no_effect_in_the_code_is_left_out(running_nursery: Nursery) -> None:
 
 
 def test_effects_are_found_in_code() -> None:
-    code = "A, B = (points.effect(f'the {what}') for what in ('x', 'y'))\nC = effect('z')"
+    code = "A, B = (failpoints.failpoint(f'the {what}') for what in ('x', 'y'))\nC = failpoint('z')"
     assert sorted(names_in(code)) == ["the x", "the y", "z"]
     with pytest.raises(AssertionError, match="how is this effect called"):
-        list(names_in("A = effect(make_a_name())"))
+        list(names_in("A = failpoint(make_a_name())"))
 
 
 def test_lanes_and_gateways_share_the_points(ways: Sequence[Passed], recoveries: Sequence[Passed]) -> None:
