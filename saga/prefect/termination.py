@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from prefect.exceptions import TerminationSignal
+from prefect.utilities import engine
 
 
 @asynccontextmanager
@@ -16,8 +17,9 @@ async def cancelled_by_sigterm() -> AsyncIterator[None]:
     """Cancels the body on SIGTERM, and raises `TerminationSignal` once the body has cleaned up.
 
     Prefect's own handler raises `TerminationSignal` in whichever asyncio task runs at that moment. In a
-    background task it is lost: the run continues without that task. Does nothing outside of the main thread,
-    which is the only one that gets signals.
+    background task it is lost: the run continues without that task. This one takes its place, also in
+    Prefect's own eyes: it accepts the request to cancel a run only while its handler is installed. Does
+    nothing outside of the main thread, which is the only one that gets signals.
     """
     loop, body = asyncio.get_running_loop(), asyncio.current_task()
     terminated = False
@@ -31,7 +33,7 @@ async def cancelled_by_sigterm() -> AsyncIterator[None]:
         loop.call_soon_threadsafe(terminate)
 
     try:
-        before = signal.signal(signal.SIGTERM, handle)
+        before = _install(handle, handle)
     except ValueError:
         yield
         return
@@ -42,6 +44,15 @@ async def cancelled_by_sigterm() -> AsyncIterator[None]:
             raise
         body.uncancel()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _install(*before)
     if terminated:
         raise TerminationSignal(signal.SIGTERM)
+
+
+def _install(handler: Any, prefects: Any) -> tuple[Any, Any]:
+    """Installs the handler for SIGTERM, and what Prefect takes for its own. Returns those of before. Raises
+    ValueError outside of the main thread."""
+    with engine._prefect_sigterm_bridge_lock:
+        before = signal.signal(signal.SIGTERM, handler), engine._prefect_sigterm_handler
+        engine._prefect_sigterm_handler = prefects
+    return before

@@ -42,6 +42,8 @@ from saga.wakeup import Listener
 from tests.model.worker import current
 
 _FIRST_PAUSE = 0.5
+_TERMINATED = (flows.order_run, flows.process_pending_orders, saga.prefect.batch, saga.prefect.instance_run)
+"""They handle signals, of which a process has one handler, and not one for each worker."""
 
 
 def _with_retries(made: Any, retries: int) -> Callable[[StepExecution], Awaitable[None]]:
@@ -124,6 +126,7 @@ def without_prefect() -> Iterator[None]:
             patch.multiple(flows.cancel_order, _show=_nobody_looks, started_by=_nobody_looks),
             patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),
             patch.object(saga.prefect.instance_run, "run_id", lambda: repr(current())),
+            *(patch.object(each, "cancelled_by_sigterm", _nothing) for each in _TERMINATED),
             patch.object(flows.reopened, "show_order", _nobody_looks),
             patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
             patch.object(flows.progress, "acreate_markdown_artifact", _nobody_looks),

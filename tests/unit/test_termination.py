@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 from prefect.exceptions import TerminationSignal
+from prefect.utilities.engine import can_ack_control_intent, capture_sigterm
 
 from saga.prefect.termination import cancelled_by_sigterm
 
@@ -73,6 +74,15 @@ async def test_a_cancellation_without_a_signal_stays_one() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+@pytest.mark.usefixtures("as_in_a_flow_run")
+async def test_prefect_still_accepts_a_request_to_cancel_the_run() -> None:
+    """Else a cancelled run would end as crashed."""
+    with capture_sigterm():
+        async with cancelled_by_sigterm():
+            assert can_ack_control_intent()
+        assert can_ack_control_intent()
 
 
 async def test_nothing_changes_outside_of_the_main_thread() -> None:
