@@ -250,8 +250,8 @@ PLAIN: Mapping[Defect, Sequence[str]] = {
     undo_due_only_after_success: ["is compensated, and the gateway has kept"],
     refused_refund_called_done: ["its refund is called done, and the gateway has kept"],
     refunded_by_our_own_journal: ["its refund is called done, and the gateway has kept"],
-    # The stock's own guard foresees it, or the witness sees it first.
-    released_whatever_its_state: [f"{UNFORESEEN}: .*stock and reservations contradict each other", "reserved, and .* held by orders"],
+    # The witness sees it, or the stock's own guard does, which refuses each compensation.
+    released_whatever_its_state: ["reserved, and .* held by orders", "could be undone, and are not"],
     reason_for_undoing_forgotten: ["is being undone, and nobody wrote down why"],
     refunded_and_not_returned: ["is compensated, and its parcel is .*, not returned"],
     refund_refused_for_ever: ["could be undone, and are not"],
