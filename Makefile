@@ -49,7 +49,7 @@ check: $(STAMP)
 
 # Another saga on the same engine: make example; make example CRASH=1 kills it in the middle, and the next one finishes it.
 example: $(STAMP)
-	@$(BIN)/python -m deployments.with_servers examples.minimal_saga $(if $(CRASH),--crash)
+	@$(BIN)/python -m deployments.local.with_servers examples.minimal_saga $(if $(CRASH),--crash)
 
 # Files of tests side by side, the long ones first, each process with servers of its own; then what measures time or takes
 # all cores by itself.

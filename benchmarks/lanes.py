@@ -26,13 +26,13 @@ from saga.execution import StepExecution
 from saga.finish import finish
 from saga.lease import lease
 from saga.prefect.limits import slots
-from shop import intake, report
-from shop.catalogue import load_catalogue
-from shop.garbage import little_garbage_collection
-from shop.order import EXAMPLE, OrderInstance
-from shop.order_store import ORDERS
+from shop.inventory.catalogue import load_catalogue
+from shop.orders import intake, report
+from shop.orders.order import EXAMPLE, OrderInstance
+from shop.orders.store import ORDERS
 from shop.payments.gateways import use
 from shop.payments.limit import PAYMENT_GATEWAY
+from shop.runtime.garbage import little_garbage_collection
 from shop.settings import settings
 
 PRODUCTS = [f"BENCH-{i}" for i in range(20)]

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deployments.stack.stack import HOME, Options, Stack
+from deployments.local.stack import HOME, Options, Stack
 
 Results = dict[str, dict[str, Any]]
 

@@ -2,7 +2,7 @@
 
 On a database of its own, or on a shop's: `--database-url`, else `DATABASE_URL`. `INVENTORY_SERVICE_TOKEN`, if it is set, is asked for;
 without it the service answers on this machine only. What ran out is given back here, every few seconds. The API is at
-`/openapi.json`; what it promises is in `shop.stock.protocol`. Any number may serve the same database.
+`/openapi.json`; what it promises is in `shop.inventory.port`. Any number may serve the same database.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from starlette.exceptions import HTTPException
 from saga.cancelling import cancel_and_wait
 from saga.database import is_database_error, is_schema_mismatch
 from saga.errors import StepError
-from shop.errors import InventoryRefused, OutOfStock, ReservationLost
+from shop.inventory.embedded import EmbeddedInventory
+from shop.inventory.errors import InventoryRefused, OutOfStock, ReservationLost
+from shop.inventory.ledger import Holding, ProductStock
+from shop.inventory.port import Reservation
+from shop.inventory.service.wire import PROBLEM_JSON, AboutOrder, Installation, Keep, OrderId, Problem, ProblemDetails, Reserve, ShortItem
 from shop.monitoring.exposition.endpoint import PATH, Exposition
-from shop.serving import BoundedBodies
-from shop.stock.embedded import EmbeddedInventory
-from shop.stock.ledger import Holding, ProductStock
-from shop.stock.protocol import Reservation
-from shop.stock.wire import PROBLEM_JSON, AboutOrder, Installation, Keep, OrderId, Problem, ProblemDetails, Reserve, ShortItem
+from shop.runtime.http_server import BoundedBodies
 
 log = logging.getLogger("shop.inventory_service")
 EXPIRY_SECONDS = 5.0

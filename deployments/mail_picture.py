@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shop.confirmation.template import template_confirmation
 from shop.notifications.mail import About, confirmation_mail
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")

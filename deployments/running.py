@@ -6,7 +6,7 @@ import os
 
 from dotenv import dotenv_values
 
-from deployments.stack.environment import given, set_environment
+from deployments.local.environment import given, set_environment
 from shop.settings import ENV_FILES
 
 _URL, _PASSWORD = "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"

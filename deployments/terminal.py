@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from shop.plain import NOT_FOR_TERMINALS, tame
+from shop.text.sanitize import NOT_FOR_TERMINALS, tame
 
 _ESCAPED = {code: f"\\u{code:04x}" for code in NOT_FOR_TERMINALS if code >= 0x20}
 

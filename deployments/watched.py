@@ -10,8 +10,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from shop.files import tighten
 from shop.monitoring.sampler import sampling
+from shop.runtime.files import tighten
 from shop.settings import settings
 
 log = logging.getLogger("shop.watched")

@@ -34,11 +34,11 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.workers.process import ProcessWorker
 
 from deployments.capacity import OWN_RUNS_QUEUE, own_run_places, worker_limit
-from deployments.stack.signals import heed_signals
-from deployments.stack.worker import POOL
+from deployments.local.signals import heed_signals
+from deployments.local.worker import POOL
 from deployments.watched import watched
 from flows.consumers import LOOK_SECONDS, Watch
-from shop.logs import configure
+from shop.runtime.logs import configure
 
 log = logging.getLogger("shop.worker")
 

@@ -11,7 +11,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows.who import started_by
-from shop.names import run_name
+from shop.orders.names import run_name
 from shop.reconciliation import outstanding
 
 OrderId = Annotated[str, Field(min_length=1, max_length=200)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from flows import board
+from flows import attention_artifact
 from flows.takeover import wait_for_artifacts
 
 
@@ -14,4 +14,4 @@ async def artifacts_shown() -> AsyncIterator[None]:
     """After its body, waits until the artifacts that were made beside the work (takeovers, manual review) are in the UI."""
     yield
     await wait_for_artifacts()
-    await board.settle()
+    await attention_artifact.settle()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from saga import claims, wakeup
 from saga.clock import database_time_sync
 from saga.database import transaction
-from shop.order_store import ORDERS
+from shop.orders.store import ORDERS
 from shop.settings import settings
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from pydantic import Field
 from flows.show_dashboard import STEPS
 from saga.clock import database_time
 from saga.database import transaction
+from shop.monitoring.dashboard.dashboard import dashboard_page, headline
+from shop.monitoring.dashboard.figures import Figures, read_figures
+from shop.monitoring.dashboard.report_mail import report_payload
 from shop.notifications import outbox
 from shop.notifications.kinds import REPORT
-from shop.notifications.report_mail import report_payload
-from shop.pictures.dashboard import dashboard_page, headline
-from shop.pictures.figures import Figures, read_figures
 from tasks.deliver_outbox import deliver_outbox
 
 KEY = "daily-report"

@@ -7,15 +7,15 @@ import asyncio
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows import board
+from flows import attention_artifact
 from flows.closing import artifacts_shown
 from flows.reconcile_payments import tell_of
 from flows.reopened import take_up
 from flows.run_names import timed
 from saga.prefect.limits import slots
 from shop.notifications import outbox
-from shop.payment_events import inbox
-from shop.payment_events.handling import Handled
+from shop.payments.events import inbox
+from shop.payments.events.handling import Handled
 from shop.payments.limit import PAYMENT_GATEWAY
 from tasks.deliver_outbox import deliver_outbox
 from tasks.handle_payment_event import Hint, handle_payment_event
@@ -45,6 +45,6 @@ async def handle_payment_events() -> dict[str, int]:
         if (touched := list({each.order_id for each in ended if each.order_id})) and await outbox.is_due(touched):
             await deliver_outbox(len(touched), touched)
     if any(each.desk_changed or each.reopened for each in ended):
-        await board.show_desk()
+        await attention_artifact.show_desk()
     done = sum(each.done is not None for each in ended)
     return {"handled": done, "later": len(ended) - done}

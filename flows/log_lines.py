@@ -11,10 +11,10 @@ from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 from structlog.contextvars import get_contextvars
 
 from saga.log_context import add_source
-from shop import logs
 from shop.monitoring.config import monitoring
 from shop.monitoring.log_lines import Lines, as_text, lines_of
 from shop.monitoring.masking import mask_exception
+from shop.runtime import logs
 from shop.settings import settings
 
 _OF_RUNS = ("prefect.flow_runs", "prefect.task_runs")

@@ -26,10 +26,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 from prefect.runtime import deployment
 
-from shop.errors import UnusableOrder
-from shop.intake import known_ids, submit_one
-from shop.intake_content import take_in
-from shop.lost_runs import Search, next_search, searched
+from shop.orders.errors import UnusableOrder
+from shop.orders.intake import known_ids, submit_one
+from shop.orders.intake_content import take_in
+from shop.orders.lost_runs import Search, next_search, searched
 
 log = get_logger("orders")
 

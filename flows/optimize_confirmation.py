@@ -15,7 +15,7 @@ from pydantic import Field
 
 from shop.confirmation.confirmation import ELEMENTS
 from shop.confirmation.optimising.optimizer import Optimizer
-from shop.plain import one_line
+from shop.text.sanitize import one_line
 from tasks.optimize_program import optimize_program
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""One order's page in the Prefect UI: the artifact `saga-...`, with its diagram, steps and money; see `shop.pictures.order_page`."""
+"""One order's page in the Prefect UI: the artifact `saga-...`, with its diagram, steps and money; see `shop.orders.page.page`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_logger
 
 from flows.order_saga import ORDER_SAGA
-from shop.pictures.order_page import order_page, page_key, summary
-from shop.pictures.order_story import read_story
+from shop.orders.page.page import order_page, page_key, summary
+from shop.orders.page.story import read_story
 from shop.settings import settings
 
 _LIMIT_SECONDS = 5

@@ -23,15 +23,15 @@ from saga.log_context import about_instance
 from saga.prefect.instance_run import InstanceRun, run_id
 from saga.prefect.termination import cancelled_by_sigterm
 from saga.wakeup import Listener
-from shop.desk.cancel import withdraw
-from shop.errors import OrderConflict, UnusableOrder
-from shop.intake import STORING, read, store_one, submit_one
 from shop.notifications import outbox
 from shop.notifications.kinds import ALL_OF_AN_ORDER
-from shop.order import Order, OrderInstance
-from shop.order_store import ORDERS
-from shop.outcomes import OrderOutcome
-from shop.report import read_one
+from shop.orders.errors import OrderConflict, UnusableOrder
+from shop.orders.intake import STORING, read, store_one, submit_one
+from shop.orders.order import Order, OrderInstance
+from shop.orders.outcomes import OrderOutcome
+from shop.orders.report import read_one
+from shop.orders.store import ORDERS
+from shop.review.cancel import withdraw
 from tasks.deliver_outbox import deliver_outbox
 
 _ASK_SECONDS = 5

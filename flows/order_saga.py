@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flows import board
+from flows import attention_artifact
 from saga.definition import Kind, Saga, Step
 from saga.errors import RecordedFailure
 from saga.instance import Instance
@@ -23,7 +23,7 @@ from tasks.validate_order import validate_order
 def _show_manual_review(orders: Sequence[Instance], outcomes: Mapping[str, str]) -> None:
     """Refreshes the manual review artifact when an order has entered manual review, or may have left it."""
     if NEEDS_ATTENTION in outcomes.values() or any(isinstance(order.failure, RecordedFailure) for order in orders):
-        board.changed()
+        attention_artifact.changed()
 
 
 # fmt: off

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from flows.order_run import order_run
 from flows.states import state_of
-from shop.names import run_name
-from shop.order import EXAMPLE, Order
-from shop.outcomes import OrderOutcome
+from shop.orders.names import run_name
+from shop.orders.order import EXAMPLE, Order
+from shop.orders.outcomes import OrderOutcome
 
 _FORM = {**EXAMPLE, "id": "ORDER-1002"}  # the samples have the first
 FilledIn = Field(json_schema_extra={"default": _FORM, "examples": [_FORM]})

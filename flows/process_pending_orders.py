@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows import board
+from flows import attention_artifact
 from flows.order_saga import ORDER_SAGA
 from flows.progress import Progress
 from flows.takeover import report_takeovers, wait_for_artifacts
@@ -27,13 +27,13 @@ from saga.prefect.batch import GRACE_SECONDS, BatchRunner
 from saga.prefect.limits import slots
 from saga.prefect.termination import cancelled_by_sigterm
 from saga.wakeup import Listener
-from shop import outcome_counter
-from shop.garbage import little_garbage_collection
+from shop.monitoring import outcome_counter
 from shop.monitoring.sampler import sampling
 from shop.notifications import outbox
-from shop.order import OrderInstance
-from shop.order_store import ORDERS
+from shop.orders.order import OrderInstance
+from shop.orders.store import ORDERS
 from shop.payments.limit import PAYMENT_GATEWAY
+from shop.runtime.garbage import little_garbage_collection
 from shop.settings import settings
 from tasks.deliver_outbox import deliver_outbox
 
@@ -88,7 +88,7 @@ async def process_pending_orders(drain_seconds: Seconds = None, batch_size: Batc
                 consumer.end()
                 await mailing
                 await wait_for_artifacts()
-                await board.settle()
+                await attention_artifact.settle()
                 await progress.end()
             except GeneratorExit:
                 raise

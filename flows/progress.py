@@ -17,10 +17,10 @@ from sqlalchemy import text
 
 from saga.cancelling import cancel_and_wait
 from saga.database import transaction
-from shop.money import show
-from shop.outcome_counter import OutcomeCounter
-from shop.outcomes import Outcome
-from shop.pictures.words import duration, markdown_table
+from shop.monitoring.outcome_counter import OutcomeCounter
+from shop.orders.outcomes import Outcome
+from shop.orders.page.formatting import duration, markdown_table
+from shop.values.money import show
 
 PROGRESS_KEY = "orders-under-way"
 OUTCOMES_KEY = "orders-ended"

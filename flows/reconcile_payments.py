@@ -18,10 +18,10 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from saga.clock import database_time
-from shop.money import show
-from shop.plain import one_line
 from shop.reconciliation.discrepancy import Discrepancy
 from shop.reconciliation.report import Report
+from shop.text.sanitize import one_line
+from shop.values.money import show
 from tasks.compare_books import compare_books
 
 ARTIFACT = "reconciliation"

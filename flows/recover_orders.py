@@ -23,10 +23,10 @@ from flows.takeover import report_takeovers
 from saga import claims
 from saga.database import is_database_error, transaction
 from saga.prefect.batch import run_claimed
-from shop.expiry import expire_reservations
+from shop.inventory.expiry import expire_reservations
 from shop.notifications import outbox
-from shop.order import OrderInstance
-from shop.order_store import ORDERS
+from shop.orders.order import OrderInstance
+from shop.orders.store import ORDERS
 from shop.settings import settings
 from tasks.deliver_outbox import deliver_outbox
 

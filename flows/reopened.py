@@ -14,10 +14,10 @@ from saga import claims, wakeup
 from saga.prefect.batch import run_claimed
 from shop.notifications import outbox
 from shop.notifications.kinds import ALL_OF_AN_ORDER
-from shop.order import OrderInstance
-from shop.order_store import ORDERS
-from shop.outcomes import OrderOutcome
-from shop.report import read_one
+from shop.orders.order import OrderInstance
+from shop.orders.outcomes import OrderOutcome
+from shop.orders.report import read_one
+from shop.orders.store import ORDERS
 from shop.settings import settings
 from tasks.deliver_outbox import deliver_outbox
 

@@ -13,16 +13,16 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from flows import board
+from flows import attention_artifact
 from flows.reopened import to_its_outcome
 from flows.states import state_of
 from flows.who import started_by
-from shop.desk import resolution as desk
-from shop.desk.errors import OrderBusy
-from shop.desk.resolution import Decision, Resolution
-from shop.names import run_name
-from shop.outcomes import OrderOutcome
-from shop.report import read_one
+from shop.orders.names import run_name
+from shop.orders.outcomes import OrderOutcome
+from shop.orders.report import read_one
+from shop.review import resolution as desk
+from shop.review.errors import OrderBusy
+from shop.review.resolution import Decision, Resolution
 
 _BUSY_SECONDS = 120
 
@@ -41,7 +41,7 @@ async def resolve_order(
 ) -> State[OrderOutcome]:
     """Settles an order that needs attention, or tries again to undo it. Who, when and why are kept (table `desk_entry`).
 
-    The same decision twice does nothing the second time. Raises the errors of `shop.desk.errors`, which say what to do.
+    The same decision twice does nothing the second time. Raises the errors of `shop.review.errors`, which say what to do.
 
     Args:
         order_id: The order's id, as in the artifact orders-that-need-attention.
@@ -57,11 +57,11 @@ async def resolve_order(
     new = await _resolve(decided)
     get_run_logger().info("%s of order %s: %s", decided.resolution, decided.order_id, "written down" if new else "was decided before")
     if decided.resolution is Resolution.HOLD:
-        await board.show_desk()
+        await attention_artifact.show_desk()
         known = await read_one(decided.order_id)
         return Completed(name="Held", message=f"{decided.order_id} is tried again only when told to", data=known)
     known = await to_its_outcome(decided.order_id)
-    await board.show_desk()
+    await attention_artifact.show_desk()
     return state_of(known)
 
 

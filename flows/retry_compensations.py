@@ -5,15 +5,15 @@ from __future__ import annotations
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from flows import board
+from flows import attention_artifact
 from flows.closing import artifacts_shown
 from flows.reopened import take_up
 from flows.run_names import timed
 from flows.undelivered import show_undelivered
 from saga.database import transaction
-from shop.desk import attention
 from shop.notifications import outbox
 from shop.notifications.kinds import ALL_OF_AN_ORDER
+from shop.review import attention
 from tasks.deliver_outbox import deliver_outbox
 
 _AT_ONCE = 100
@@ -31,7 +31,7 @@ async def retry_compensations() -> dict[str, int]:
             await take_up(due)
             if await outbox.is_due(due):
                 await deliver_outbox(ALL_OF_AN_ORDER * len(due), due)
-    await board.show_desk()
+    await attention_artifact.show_desk()
     await show_undelivered()
     left = (await attention.read_desk(0)).orders
     get_run_logger().info("%d orders tried again, %d need attention", len(due), left)

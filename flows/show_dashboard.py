@@ -17,9 +17,9 @@ from pydantic import Field
 from flows.order_saga import ORDER_SAGA
 from flows.run_names import timed
 from saga.clock import database_time
+from shop.monitoring.dashboard.dashboard import dashboard_page, headline
+from shop.monitoring.dashboard.figures import read_figures
 from shop.monitoring.window import last
-from shop.pictures.dashboard import dashboard_page, headline
-from shop.pictures.figures import read_figures
 
 KEY = "order-dashboard"
 _KEPT = 10

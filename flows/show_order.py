@@ -11,10 +11,10 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows.order_picture import show_order as draw
-from shop.desk.errors import OrderUnknown
-from shop.names import run_name
-from shop.pictures.order_page import page_key
-from shop.report import read_one
+from shop.orders.names import run_name
+from shop.orders.page.page import page_key
+from shop.orders.report import read_one
+from shop.review.errors import OrderUnknown
 
 OrderId = Annotated[str, Field(min_length=1, max_length=200)]
 

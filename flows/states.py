@@ -5,8 +5,8 @@ from __future__ import annotations
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from shop.money import show
-from shop.outcomes import OrderOutcome, Outcome
+from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.values.money import show
 
 NAMES = {
     Outcome.COMPLETED: "Completed",

@@ -20,7 +20,7 @@ from prefect.runtime import flow_run
 from flows.order_picture import show_order
 from flows.order_saga import ORDER_SAGA
 from saga.log_context import about_instance
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
 
 _SHOWN = 20
 """Limits how many orders are reported one by one."""

@@ -9,7 +9,7 @@ from typing import Any
 from prefect.artifacts import Artifact, acreate_table_artifact
 from prefect.logging import get_logger
 
-from flows.board import is_shown
+from flows.attention_artifact import is_shown
 from shop.notifications.undelivered import Undelivered, read_undelivered
 
 KEY = "messages-not-delivered"
@@ -51,7 +51,7 @@ def _description(left: list[Undelivered]) -> str:
     refused = sum(message.refused for message in left)
     return (
         f"{refused} refused for good, {len(left) - refused} tried again and again. The orders are not touched by it. From Python: "
-        '`deployments.desk.send_again("ORDER-1001")` once the cause is mended, or with no order for all of them.'
+        '`deployments.review.send_again("ORDER-1001")` once the cause is mended, or with no order for all of them.'
     )
 
 

@@ -17,12 +17,12 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSou
 from saga.configuration import LARGEST as _LARGEST
 from saga.configuration import EngineSettings, Seconds, provide, psycopg_url
 from shop.alerts.urls import split_urls
-from shop.countries import is_country
-from shop.domains import ascii_mail_domain, ascii_url_host
-from shop.money import is_currency, units_per_dollar
 from shop.notifications.smtp_url import smtp_server
 from shop.notifications.webhook_key import webhook_key
-from shop.secrets import Elsewhere, Replaced, Unreadable
+from shop.runtime.secrets import Elsewhere, Replaced, Unreadable
+from shop.text.domains import ascii_mail_domain, ascii_url_host
+from shop.values.countries import is_country
+from shop.values.money import is_currency, units_per_dollar
 
 HOME = Path(__file__).resolve().parent.parent
 """The project's folder."""

@@ -132,7 +132,7 @@ class CustomerOrder(SQLModel, table=True):
     amount_refunded: Decimal = Field(sa_column=_money())
     amount_at_risk: Decimal = Field(sa_column=_money())
     cancel_requested_at: datetime | None = Field(sa_column=_time())
-    """From now on it is not shipped; or, if it is, it is on its way back (`shop.desk.cancel`)."""
+    """From now on it is not shipped; or, if it is, it is on its way back (`shop.review.cancel`)."""
     cancel_reason: str | None = Field(sa_column=_text())
     cancel_requested_by: str | None = Field(sa_column=_text())
     waits_for: str | None = Field(sa_column=_text())
@@ -318,7 +318,7 @@ class DeskEntry(SQLModel, table=True):
     order_id: str = Field(sa_column=_text(nullable=False))
     at: datetime = Field(sa_column=_now())
     action: str = Field(sa_column=_text(nullable=False))
-    """`cancel`, `accept_discrepancies`, or a `shop.desk.resolution.Resolution`."""
+    """`cancel`, `accept_discrepancies`, or a `shop.review.resolution.Resolution`."""
     by: str = Field(sa_column=_text(nullable=False))
     """What somebody typed: no proof of who it was."""
     started_by: str | None = Field(sa_column=_text())
@@ -516,7 +516,7 @@ class AlertWatch(SQLModel, table=True):
 
 
 class Installation(SQLModel, table=True):
-    """Who we are where we share something with others, one row; see `shop.installation`."""
+    """Who we are where we share something with others, one row; see `shop.runtime.installation`."""
 
     __tablename__ = "installation"
     __table_args__ = (CheckConstraint("singleton", name="installation_is_one"),)
@@ -526,7 +526,7 @@ class Installation(SQLModel, table=True):
 
 
 class LostRunSearch(SQLModel, table=True):
-    """How far runs that died before they stored their order have been looked for: one row. See `shop.lost_runs`."""
+    """How far runs that died before they stored their order have been looked for: one row. See `shop.orders.lost_runs`."""
 
     __tablename__ = "lost_run_search"
     __table_args__ = (CheckConstraint("id = 1", name="lost_run_search_one"),)

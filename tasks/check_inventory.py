@@ -8,32 +8,31 @@ from saga.database import Tx
 from saga.errors import StepError
 from saga.execution import ExternalAction
 from saga.prefect.steps import database_compensation, database_step
-from shop import inventory
-from shop.inventory import ReleaseResult, ReservationResult
-from shop.order import OrderInstance
-from shop.stock import saga
-from shop.stock.inventories import any_outside, stock_of, to_ask
+from shop.inventory import reservations, service_steps
+from shop.inventory.inventories import any_outside, stock_of, to_ask
+from shop.inventory.reservations import ReleaseResult, ReservationResult
+from shop.orders.order import OrderInstance
 from tasks import inventory_health  # noqa: F401  (registers the reports about the service)
 
 
 def _reserving(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    return saga.reserve if any(to_ask(order) for order in orders) else None
+    return service_steps.reserve if any(to_ask(order) for order in orders) else None
 
 
 def _releasing(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    return saga.release if any_outside(orders) else None
+    return service_steps.release if any_outside(orders) else None
 
 
 @database_step(before=_reserving)
 async def check_inventory(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str, ReservationResult | StepError]:
     """Reserves all items of an order or none: in our tables, or (before the transaction) at the inventory
     service. Raises `OutOfStock` with every item that is short, and the other errors of an `Inventory`."""
-    here = await inventory.reserve(tx, [order for order in orders if stock_of(order) is None])
-    return {order.id: here[order.id] if stock_of(order) is None else inventory.result_of(order) for order in orders}
+    here = await reservations.reserve(tx, [order for order in orders if stock_of(order) is None])
+    return {order.id: here[order.id] if stock_of(order) is None else reservations.result_of(order) for order in orders}
 
 
 @database_compensation(before=_releasing)
 async def release_inventory(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str, ReleaseResult]:
     """Releases the reserved items; the result says if there were none."""
-    here = await inventory.release(tx, [order for order in orders if stock_of(order) is None])
-    return {order.id: here[order.id] if stock_of(order) is None else saga.released(order) for order in orders}
+    here = await reservations.release(tx, [order for order in orders if stock_of(order) is None])
+    return {order.id: here[order.id] if stock_of(order) is None else service_steps.released(order) for order in orders}

@@ -8,8 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
-from shop.names import run_name
 from shop.notifications import outbox
+from shop.orders.names import run_name
 
 
 def _run_name() -> str:

@@ -9,7 +9,7 @@ from saga.database import Tx
 from saga.errors import StepError
 from saga.execution import ExternalAction
 from saga.prefect.steps import database_compensation, database_step
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
 from shop.shipping import outside
 from shop.shipping.fulfilment import FulfilmentResult, fulfil
 from shop.shipping.returns import ReturnResult, take_back

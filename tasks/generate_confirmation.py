@@ -6,7 +6,7 @@ from __future__ import annotations
 from saga.prefect.steps import external_step
 from shop.confirmation.confirmation import Confirmation
 from shop.confirmation.writer import write_confirmation
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
 from shop.settings import settings
 
 

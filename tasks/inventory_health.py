@@ -10,7 +10,7 @@ from prefect.events import emit_event
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
-from shop.stock import inventories
+from shop.inventory import inventories
 
 UNAVAILABLE = "inventory.service.unavailable"
 AVAILABLE = "inventory.service.available"
@@ -29,7 +29,7 @@ def report(url: str, why: str | None) -> None:
         log.warning("the inventory service is unavailable and is not called for a while; orders that need it are postponed: %s", why)
     emit_event(
         AVAILABLE if why is None else UNAVAILABLE,
-        resource={"prefect.resource.id": "shop.inventory-service"},
+        resource={"prefect.resource.id": "shop.inventory.reservations-service"},
         payload={"why": why, "service": url, "seen_by": f"{socket.gethostname()}:{os.getpid()}"},
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saga.prefect.steps import external_compensation, external_step
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
 from shop.payments.charge import PaymentResult, RefundResult, charge, refund
 from shop.payments.gateways import gateway
 from shop.payments.limit import PAYMENT_GATEWAY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from shop import secrets
+from shop.runtime import secrets
 
 
 def _read(name: str) -> str:

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from saga.errors import StepError
 from saga.prefect.steps import reading_step
-from shop.catalogue import KnownProducts
-from shop.errors import OrderRejected
-from shop.order import OrderInstance
+from shop.inventory.catalogue import KnownProducts
+from shop.orders.errors import OrderRejected
+from shop.orders.order import OrderInstance
+from shop.orders.validation import validate
 from shop.settings import settings
-from shop.validation import validate
 
 
 class ValidationResult(BaseModel):

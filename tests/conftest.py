@@ -24,14 +24,14 @@ import psycopg
 import pytest
 from hypothesis import settings as examples
 
+from deployments.local.environment import environment
+from deployments.local.errors import AlreadyRunning, StackError
+from deployments.local.lock import RunLock
+from deployments.local.postgres import EmbeddedPostgres
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.processes import free_port, stop_leftover
+from deployments.local.sandbox import Sandbox
 from deployments.setup.server import ensure_payment_limit, ensure_work_pool
-from deployments.stack.environment import environment
-from deployments.stack.errors import AlreadyRunning, StackError
-from deployments.stack.lock import RunLock
-from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.processes import free_port, stop_leftover
-from deployments.stack.sandbox import Sandbox
 from tests.easypost_server import EasyPost
 from tests.localstripe_server import LocalStripe
 from tests.nursery.nursery import Nursery
@@ -139,7 +139,7 @@ def postgres(world_dir: Path) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope="session")
 def template_database(postgres: EmbeddedPostgres) -> str:
     """A migrated database that others are copied from, in a tenth of the time that migrating takes."""
-    from shop.migrate import upgrade
+    from shop.runtime.migrate import upgrade
 
     postgres.create_database(_TEMPLATE)
     upgrade(postgres.url(_TEMPLATE))

@@ -26,8 +26,8 @@ from uuid import uuid4
 import httpx
 from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
-from deployments.stack.processes import Child, free_port, wait_until
-from shop.names import own_name, stem
+from deployments.local.processes import Child, free_port, wait_until
+from shop.orders.names import own_name, stem
 
 HOME = Path(__file__).resolve().parents[1]
 KEY = "EZTKfor-tests-0123456789"

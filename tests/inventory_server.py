@@ -17,8 +17,8 @@ import psycopg
 import uvicorn
 
 from deployments.inventory_service import create_app
-from shop.stock.embedded import EmbeddedInventory
-from shop.stock.protocol import taken_apart
+from shop.inventory.embedded import EmbeddedInventory
+from shop.inventory.port import taken_apart
 
 TOKEN = "a-token-for-tests"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from deployments.stack.processes import Child, free_port, wait_until
+from deployments.local.processes import Child, free_port, wait_until
 
 HOME = Path(__file__).resolve().parents[1]
 KEY = "sk_test_localstripe"

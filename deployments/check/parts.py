@@ -29,7 +29,7 @@ from deployments.check.pooler import Pooler, recognise_pooler
 from saga.database import new_engine
 from saga.errors import StepError
 from saga.wakeup import plain_url
-from shop.files import make_private
+from shop.runtime.files import make_private
 from shop.settings import Settings
 
 HOME = Path(__file__).resolve().parents[2]
@@ -116,7 +116,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _head(connection: Connection) -> str | None:
-    from shop.migrate import config
+    from shop.runtime.migrate import config
 
     return ScriptDirectory.from_config(config(connection)).get_current_head()
 
@@ -192,7 +192,7 @@ async def inventory(known: Known) -> Finding:
     url = known.settings.inventory_service_url
     if url is None:
         return Finding("inventory", State.EMBEDDED, "the shop's own tables")
-    from shop.stock.inventories import service
+    from shop.inventory.inventories import service
 
     there = service(url)
     try:

@@ -15,9 +15,9 @@ from rich.text import Text
 from deployments.check.finding import Finding, State
 from deployments.check.monitoring import PART, monitoring_finding, wrong_monitoring
 from deployments.check.parts import Known, look_at_all, unknown_settings, wrong_settings
+from deployments.local.environment import given
+from deployments.local.errors import StackError
 from deployments.running import configured_prefect_api_url, use_running_world
-from deployments.stack.environment import given
-from deployments.stack.errors import StackError
 from shop.settings import ENV_FILES, Settings
 
 _STYLES = {State.REAL: "green", State.EMBEDDED: "cyan", State.OFF: "dim", State.WRONG: "bold red"}

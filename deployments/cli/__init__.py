@@ -87,7 +87,7 @@ def _explained(error: CycloptsError) -> object:
     """A line about wrong arguments. Cyclopts' own about an unknown command imports every command."""
     from rich.text import Text
 
-    from shop.plain import tame
+    from shop.text.sanitize import tame
 
     if not isinstance(error, UnknownCommandError) or error.app is None or error.app.name != ("order-saga",) or not error.unused_tokens:
         return Text(tame(str(error)))

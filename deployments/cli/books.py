@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 
 from deployments import terminal
-from deployments.books import ask_gateway, books_table
-from shop.books import read_books
-from shop.errors import PaymentError
+from deployments.cli.books_table import ask_gateway, books_table
+from shop.payments.errors import PaymentError
+from shop.reconciliation.books import read_books
 from shop.settings import settings
 
 

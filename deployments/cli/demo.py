@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployments.run import run
+from deployments.local.run import run
 
 
 def demo() -> int:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from deployments.inventory_service import create_app
 from deployments.watched import watched
-from shop.catalogue import load_sample_catalogue
-from shop.logs import configure
-from shop.migrate import upgrade
+from shop.inventory.catalogue import load_sample_catalogue
+from shop.inventory.embedded import EmbeddedInventory
 from shop.monitoring.exposition.endpoint import Exposition, metrics_token
-from shop.serving import listen, serve
+from shop.runtime.http_server import listen, serve
+from shop.runtime.logs import configure
+from shop.runtime.migrate import upgrade
 from shop.settings import settings
-from shop.stock.embedded import EmbeddedInventory
 
 
 def inventory_service(

@@ -6,7 +6,7 @@ from sqlalchemy.exc import DBAPIError
 
 from deployments import terminal
 from saga.database import is_database_error
-from shop.migrate import upgrade
+from shop.runtime.migrate import upgrade
 from shop.settings import settings
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployments import run as everything
+from deployments.local import run as everything
 
 
 def run() -> int:

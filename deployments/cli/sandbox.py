@@ -9,7 +9,7 @@ from pathlib import Path
 from shop.payments.sandbox.app import create_app
 from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.ledger import Ledger
-from shop.serving import listen, serve
+from shop.runtime.http_server import listen, serve
 
 
 def sandbox(*, port: int = 8420, db: Path | None = None, port_file: Path | None = None, forget_keys: bool = False) -> None:

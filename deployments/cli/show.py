@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 from deployments import terminal
-from shop.pictures.order_boxes import order_boxes
-from shop.pictures.order_diagram import order_diagram
-from shop.pictures.order_story import read_story_sync
-from shop.pictures.words import for_terminal
-from shop.plain import tame
+from shop.orders.page.boxes import order_boxes
+from shop.orders.page.diagram import order_diagram
+from shop.orders.page.formatting import for_terminal
+from shop.orders.page.story import read_story_sync
 from shop.settings import settings
+from shop.text.sanitize import tame
 
 
 def show(order: str | None = None, /, *, ascii: bool = False) -> int:  # noqa: A002  (the option's name)

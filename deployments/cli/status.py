@@ -14,7 +14,7 @@ from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments import terminal
-from deployments.status_tables import Cropped, shown
+from deployments.cli.status_tables import Cropped, shown
 from shop.monitoring.config import monitoring
 from shop.monitoring.metrics import Metrics, default_window, read_metrics
 from shop.monitoring.window import Window, parse

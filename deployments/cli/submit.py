@@ -19,12 +19,12 @@ from rich.text import Text
 from sqlalchemy.exc import DBAPIError
 
 from deployments import terminal, trigger
+from deployments.cli.outcome_table import outcome_table
 from deployments.cli.trouble import explanation
-from deployments.table import outcome_table
 from saga.database import is_database_error
 from saga.errors import StepError
-from shop import exact_json, report
-from shop.outcomes import OrderOutcome, Outcome, Receipt
+from shop.orders import exact_json, report
+from shop.orders.outcomes import OrderOutcome, Outcome, Receipt
 from shop.settings import settings
 
 _SHOWN = 40

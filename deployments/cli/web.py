@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from deployments.watched import watched
-from shop.logs import configure
-from shop.serving import listen, serve
+from shop.runtime.http_server import listen, serve
+from shop.runtime.logs import configure
 from shop.settings import settings
 
 
@@ -18,7 +18,7 @@ def web(*, host: str | None = None, port: int | None = None, port_file: Path | N
         port: 0 for any free one (default: WEB_PORT).
         port_file: Write the port there once it listens.
     """
-    from deployments.webhooks import app
+    from deployments.web.app import app
 
     host = settings().web_host if host is None else host
     port = settings().web_port if port is None else port

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from deployments.diagrams.mermaid import limits, refusals, retries, undo_name
 from saga.definition import Saga
-from shop.outcomes import Outcome
-from shop.pictures.order_boxes import box
+from shop.orders.outcomes import Outcome
+from shop.orders.page.boxes import box
 
 _WIDTH = 34
 _MIDDLE = _WIDTH // 2 + 1

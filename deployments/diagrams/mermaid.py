@@ -1,6 +1,6 @@
 """Mermaid text of the saga, an order's states, its course in time and the components.
 
-Drawn from the table of steps, `shop.order_states`, `prefect.yaml` and `deployments/automations.yaml`. What is written here is how a step
+Drawn from the table of steps, `shop.orders.states`, `prefect.yaml` and `deployments/automations.yaml`. What is written here is how a step
 reaches a system outside; a step that is not listed is drawn without one.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from saga.definition import Kind, Saga, Step
-from shop.order_states import TRANSITIONS
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
+from shop.orders.states import TRANSITIONS
 
 HOME = Path(__file__).resolve().parent.parent.parent
 _SYSTEMS = {

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deployments.table import given_back
-from shop.outcomes import OrderOutcome, Outcome
+from deployments.cli.outcome_table import given_back
+from shop.orders.outcomes import OrderOutcome, Outcome
 
 _FOLDER = Path(__file__).parent
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from deployments.samples import Expected, Sample
 from saga.clock import database_time_sync
-from shop.outcomes import OrderOutcome
+from shop.orders.outcomes import OrderOutcome
 
 RunOne = Callable[[dict[str, Any]], OrderOutcome]
 """Sends one order and waits for its outcome."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deployments.samples import Sample
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
 
 _TOKENS = {"0000": "pm_card_chargeCustomerFail"}
 """By the card's last four digits; all others can be charged."""

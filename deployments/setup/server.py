@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from deployments.capacity import OWN_RUNS_QUEUE
+from deployments.local.worker import POOL
 from deployments.setup.item import Change, Item
-from deployments.stack.worker import POOL
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from deployments.running import use_running_world
 from saga import wakeup
 from saga.clock import database_time_sync
-from shop import intake, report
-from shop.errors import OrderConflict
-from shop.intake_content import HAS_REMOVED, Content, take_in
-from shop.order import Order
-from shop.outcomes import OrderOutcome, Receipt
+from shop.orders import intake, report
+from shop.orders.errors import OrderConflict
+from shop.orders.intake_content import HAS_REMOVED, Content, take_in
+from shop.orders.order import Order
+from shop.orders.outcomes import OrderOutcome, Receipt
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

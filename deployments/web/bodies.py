@@ -11,8 +11,8 @@ from typing import Any
 from fastapi import Request
 
 from deployments.web.problems import ProblemError, Wrong, pointer
-from shop import exact_json
-from shop.intake_content import MAX_DEPTH
+from shop.orders import exact_json
+from shop.orders.intake_content import MAX_DEPTH
 from shop.settings import settings
 
 _SECONDS = 20

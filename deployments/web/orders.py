@@ -14,13 +14,13 @@ from deployments.web.bodies import read_json
 from deployments.web.keys import require_key
 from deployments.web.problems import ProblemError, Wrong, answers, pointer
 from saga.database import retry_while_database_down
-from shop.errors import OrderConflict, UnusableOrder
-from shop.intake import submit_one
-from shop.intake_content import take_in, usable_id
-from shop.names import MAX_ORDER_ID
-from shop.order import EXAMPLE
-from shop.order_status import OrderStatus, read_status
-from shop.outcomes import Outcome, Receipt
+from shop.orders.errors import OrderConflict, UnusableOrder
+from shop.orders.intake import submit_one
+from shop.orders.intake_content import take_in, usable_id
+from shop.orders.names import MAX_ORDER_ID
+from shop.orders.order import EXAMPLE
+from shop.orders.outcomes import Outcome, Receipt
+from shop.orders.status import OrderStatus, read_status
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
 _PATIENT_SECONDS = 8
@@ -46,7 +46,7 @@ _ORDER_SCHEMA: dict[str, Any] = {
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "One order, as `shop.order.Order` has it. What is wrong with one that has an id is found by the saga: it ends as "
+        "description": "One order, as `shop.orders.order.Order` defines it. A bad order that has an id is stored and ends as "
         "`rejected`, with all reasons.",
         "content": {"application/json": {"schema": _ORDER_SCHEMA}},
     }

@@ -12,7 +12,7 @@ from deployments.web.bodies import read_body
 from deployments.web.problems import ProblemError, answers
 from saga.clock import database_time
 from saga.connections import answered_within
-from shop.payment_events import inbox
+from shop.payments.events import inbox
 from shop.settings import settings
 
 router = APIRouter(tags=["webhooks"])
@@ -50,7 +50,7 @@ class Received(BaseModel):
 async def stripe_webhook(request: Request, signature: Annotated[str, Header(alias=_SIGNATURE)]) -> Received:
     """Takes an event that Stripe has signed. Once this is answered with 200 the event cannot be lost; with anything else Stripe sends it
     again."""
-    from shop.payment_events.stripe_event import BadSignature, UnreadableEvent, check_age, read_signed  # Stripe's SDK takes a while to load
+    from shop.payments.stripe.event import BadSignature, UnreadableEvent, check_age, read_signed  # Stripe's SDK takes a while to load
 
     s = settings()
     if s.payment_gateway != "stripe" or not s.stripe_webhook_secrets:

@@ -10,8 +10,8 @@ from typing import Any
 
 from shop.alerts.notices import Notice
 from shop.alerts.rules import ALL, REST, Rule
-from shop.money import show
-from shop.plain import one_line
+from shop.text.sanitize import one_line
+from shop.values.money import show
 
 _STATUS = "order-saga status"
 _WORKERS = "Make sure that a worker runs (order-saga worker)"

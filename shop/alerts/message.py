@@ -9,7 +9,7 @@ from typing import Any
 
 from shop.alerts.description import describe
 from shop.alerts.notices import Notice
-from shop.plain import one_line
+from shop.text.sanitize import one_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 
 from shop.notifications.language import Language
-from shop.order import Order
-from shop.plain import one_line
+from shop.orders.order import Order
 from shop.settings import Settings
+from shop.text.sanitize import one_line
 
 _SHOWN = 10
 """Lines of the order that `{items}` names; the mail's table has all of them."""

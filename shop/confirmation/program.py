@@ -19,7 +19,7 @@ from pathlib import Path
 from shop.confirmation.language_model import LOCAL
 from shop.confirmation.optimising.examples import demonstrations
 from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter
-from shop.files import write_atomic
+from shop.runtime.files import write_atomic
 from shop.settings import Settings
 
 PLAIN = "plain"

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from shop.confirmation.confirmation import ELEMENTS, missing
 from shop.notifications.language import words
-from shop.plain import paragraphs
 from shop.settings import LANGUAGES
+from shop.text.sanitize import paragraphs
 
 LONGEST = 600
 """Characters of one text before its slots are filled."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from shop.confirmation.confirmation import ELEMENTS, TEMPLATE, Confirmation, finish
 from shop.confirmation.facts import slot_values
 from shop.notifications.language import Language, language_of
-from shop.order import Order
+from shop.orders.order import Order
 from shop.settings import Settings
 
 

@@ -12,7 +12,7 @@ from shop.confirmation.facts import inputs_of, slot_values
 from shop.confirmation.language_model import Answer, LocalModelUnavailable, ask
 from shop.confirmation.slots import can_check, clean, fill, problems
 from shop.notifications.language import Language, language_of
-from shop.order import Order
+from shop.orders.order import Order
 from shop.settings import Settings
 
 _MOST = 20

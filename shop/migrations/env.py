@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `shop.migrate` gives it."""
+"""Alembic's entry: runs the migrations on the connection that `shop.runtime.migrate` gives it."""
 
 from alembic import context
 from sqlmodel import SQLModel

@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, text
 
 from shop.confirmation.confirmation import TEMPLATE
-from shop.errors import OutOfStock
+from shop.inventory.errors import OutOfStock
 from shop.monitoring.buckets import Durations, durations
 from shop.monitoring.commands import Counted, bucket_counts, share, that_ended, total
 from shop.monitoring.window import Window
 from shop.notifications.outbox import CONFIRMATION_STEP
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
 from shop.payments import charge
 
 REASONS_READ = 5000

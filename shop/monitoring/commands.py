@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, TextClause, text
 
-from shop.errors import refusals
 from shop.monitoring.buckets import bucket_sql
+from shop.monitoring.error_codes import REFUSALS
 from shop.monitoring.postponed import EXTERNAL, POSTPONED, STEP_IS_POSTPONED, UNDO_IS_POSTPONED
 from shop.monitoring.window import Window
 
-REFUSALS = refusals()
-"""The codes of business refusals: the step failed, but nothing is broken."""
 _UNDO_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at")
 _COMMANDS = text(
     "SELECT step, status, remark, cell, count(*) AS commands, sum(attempts - 1) AS retries FROM order_step "

@@ -22,11 +22,11 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict
 
 from saga.log_context import fields
-from shop.files import PRIVATE_FILE, make_private
 from shop.monitoring.config import Monitoring
 from shop.monitoring.masking import mask, mask_exception, masked
-from shop.plain import tame
+from shop.runtime.files import PRIVATE_FILE, make_private
 from shop.settings import Settings, settings
+from shop.text.sanitize import tame
 
 _MEGABYTE = 1_000_000
 KEPT = 5

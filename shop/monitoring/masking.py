@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from shop import card_numbers
 from shop.settings import Settings
+from shop.text import card_numbers
 
 MASKED = "[masked]"
 _SHORTEST_SECRET = 6

@@ -6,7 +6,9 @@ They are made again. `Rule.EXTERNAL_UNAVAILABLE` reports them; they are in no er
 from __future__ import annotations
 
 from saga.errors import InfrastructureError, UnknownStep
-from shop.errors import CarrierTimeout, CarrierUnavailable, InventoryTimeout, InventoryUnavailable, PaymentGatewayUnavailable
+from shop.inventory.errors import InventoryTimeout, InventoryUnavailable
+from shop.payments.errors import PaymentGatewayUnavailable
+from shop.shipping.errors import CarrierTimeout, CarrierUnavailable
 
 GATEWAY = (PaymentGatewayUnavailable.code,)
 INVENTORY = (InventoryUnavailable.code, InventoryTimeout.code)

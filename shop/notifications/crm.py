@@ -26,7 +26,7 @@ import httpx
 import orjson
 
 from saga.clock import Clock
-from shop.notifications.ends import POSTING, SENT, UNTRIED, End, Tell
+from shop.notifications.delivery_result import POSTING, SENT, UNTRIED, End, Tell
 from shop.notifications.kinds import Kind, what_it_is
 
 log = logging.getLogger(__name__)

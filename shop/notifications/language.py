@@ -9,8 +9,8 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from shop.money import decimals, round_to
 from shop.settings import LANGUAGES, Settings
+from shop.values.money import decimals, round_to
 
 FALLBACK = "en"
 

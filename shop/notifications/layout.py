@@ -10,8 +10,8 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from shop.notifications.language import Language
-from shop.order import Item, Order
-from shop.plain import one_line
+from shop.orders.order import Item, Order
+from shop.text.sanitize import one_line
 
 WIDTH = 72
 _Row = tuple[str, str, str, str]

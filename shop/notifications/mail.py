@@ -19,17 +19,18 @@ from urllib.parse import quote
 
 from saga.errors import SagaCancelled, SagaReturned
 from shop.confirmation.confirmation import ELEMENTS
-from shop.domains import ascii_domain
-from shop.errors import NoDeliveryAddress, OutOfStock, PaymentDeclined, PaymentLapsed
-from shop.names import stem
+from shop.inventory.errors import OutOfStock
 from shop.notifications.kinds import Kind, what_it_is
 from shop.notifications.language import Language, language_of
 from shop.notifications.layout import item_name, order_table
 from shop.notifications.message import Mail, message
 from shop.notifications.templates import render
-from shop.order import Order
-from shop.plain import one_line, paragraphs
+from shop.orders.names import stem
+from shop.orders.order import Order
+from shop.payments.errors import NoDeliveryAddress, PaymentDeclined, PaymentLapsed
 from shop.settings import Settings
+from shop.text.domains import ascii_domain
+from shop.text.sanitize import one_line, paragraphs
 
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[\w-]+(\.[\w-]+)+")
 _NOT_IN_NAMES = str.maketrans(dict.fromkeys('<>@,;:"\\()[]', " "))

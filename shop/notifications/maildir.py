@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from shop.files import PRIVATE_FILE, is_spelled_so, make_private
-from shop.names import file_stems
 from shop.notifications.message import Mail
+from shop.orders.names import file_stems
+from shop.runtime.files import PRIVATE_FILE, is_spelled_so, make_private
 
 _PARTS = ("tmp", "new", "cur")
 _counter = itertools.count()

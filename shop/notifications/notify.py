@@ -11,7 +11,7 @@ from saga.database import Tx
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, tell
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
 from shop.shipping import fulfilment
 
 _OF_THE_LABEL = ("tracking_number", "booked_at", "shipment_id")

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from saga.database import Tx, as_json, transaction
 from saga.failpoints import failpoint
-from shop.notifications.noting import Noting
+from shop.notifications.delivery_log import Noting
 from shop.notifications.senders import PATIENCE_SECONDS, longest, send
 from shop.settings import settings
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 
 from saga.errors import SagaCancelled, SagaReturned
-from shop.errors import NoDeliveryAddress, OutOfStock, PaymentRefused
+from shop.inventory.errors import OutOfStock
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice
-from shop.order import OrderInstance
-from shop.outcomes import Outcome
+from shop.orders.order import OrderInstance
+from shop.orders.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
+from shop.payments.errors import NoDeliveryAddress, PaymentRefused
 
 _ASKED_FOR = frozenset({SagaCancelled.code, SagaReturned.code})
 INCOMPLETE = frozenset({NoDeliveryAddress.code, PaymentRefused.code})

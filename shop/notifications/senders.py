@@ -9,17 +9,17 @@ from typing import Any
 
 from saga.clock import Clock, database_time
 from saga.failpoints import failpoint
-from shop.installation import Installation, installation
-from shop.notifications.ends import DATA_SECONDS, SENT, End
+from shop.notifications.delivery_log import NOTING_SECONDS, Noting
+from shop.notifications.delivery_result import DATA_SECONDS, SENT, End
 from shop.notifications.kinds import REPORT, Kind, split
 from shop.notifications.mail import About, mail
 from shop.notifications.maildir import Maildir, mail_names
 from shop.notifications.message import Mail
-from shop.notifications.noting import NOTING_SECONDS, Noting
 from shop.notifications.webhook_key import webhook_key
-from shop.order import read_stored
+from shop.orders.order import read_stored
+from shop.runtime.installation import Installation, installation
 from shop.settings import Settings
-from shop.shipping.printing import print_label
+from shop.shipping.labels.printing import print_label
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _mark(row: Any, us: Installation) -> str:
 
 def _made(row: Any, s: Settings, us: Installation) -> Mail:
     if row["kind"] == REPORT:
-        from shop.notifications.report_mail import report_mail
+        from shop.monitoring.dashboard.report_mail import report_mail
 
         return report_mail(row["order_id"], row["payload"], s, row["created_at"], _mark(row, us))
     order, kind = read_stored(row["content"]), Kind(row["kind"])

@@ -26,7 +26,7 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from shop.notifications.ends import DATA_SECONDS, HANDING_OVER, SENT, UNTRIED, End, Tell
+from shop.notifications.delivery_result import DATA_SECONDS, HANDING_OVER, SENT, UNTRIED, End, Tell
 from shop.notifications.message import Mail
 from shop.notifications.smtp_url import SmtpServer
 

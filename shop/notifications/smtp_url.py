@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from shop.domains import ascii_domain
+from shop.text.domains import ascii_domain
 
 StartTls = Literal["required", "if-offered", "never"]
 _FORM = (

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from saga.circuit_breaker import Circuit, OnChange
-from shop.errors import PaymentError, PaymentGatewayUnavailable
+from shop.payments.errors import PaymentError, PaymentGatewayUnavailable
 from shop.payments.gateway import GatewayClient, Payment, Refund
 from shop.payments.limit import PAYMENT_GATEWAY
 

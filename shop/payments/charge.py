@@ -16,11 +16,11 @@ from pydantic import BaseModel
 
 from saga.checkpoint import checkpoint
 from saga.failpoints import failpoint
-from shop import names
-from shop.errors import NoDeliveryAddress, PaymentError, PaymentGatewayError, PaymentMismatch, PaymentRefused, RefundRefused
-from shop.money import to_minor
-from shop.order import OrderInstance
+from shop.orders import names
+from shop.orders.order import OrderInstance
+from shop.payments.errors import NoDeliveryAddress, PaymentError, PaymentGatewayError, PaymentMismatch, PaymentRefused, RefundRefused
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus, Refund
+from shop.values.money import to_minor
 
 STEP = "process_payment"
 MOST_UNCLEAR_REFUNDS = 5

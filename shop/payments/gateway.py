@@ -86,7 +86,7 @@ class GatewayTotals:
 class PaymentGateway(Protocol):
     """The gateway as the shop uses it: it creates and finds this installation's payments only (`shop.payments.ownership`).
 
-    Every method raises only `PaymentDeclined`, `PaymentGatewayTimeout` or `PaymentGatewayError` (`shop.errors`); `create` also
+    Every method raises only `PaymentDeclined`, `PaymentGatewayTimeout` or `PaymentGatewayError` (`shop.payments.errors`); `create` also
     `PaymentRefused`, before anything is sent, and `confirm` also `PaymentNeedsCustomer`."""
 
     async def create(

@@ -10,7 +10,7 @@ from saga.clock import database_time
 from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import GatewayClient
 from shop.payments.ownership import OwnPayments
-from shop.payments.sandbox_client import SandboxGateway
+from shop.payments.sandbox.client import SandboxGateway
 from shop.settings import settings
 
 _listeners: list[Callable[[str | None], None]] = []
@@ -23,7 +23,7 @@ def _sandbox() -> GatewayClient:
 
 
 def _stripe() -> GatewayClient:
-    from shop.payments.stripe_client import StripeGateway  # its SDK takes a third of a second to load
+    from shop.payments.stripe.gateway import StripeGateway  # its SDK takes a third of a second to load
 
     s = settings()
     return StripeGateway(

@@ -15,9 +15,9 @@ from typing import Any
 from sqlalchemy import text
 
 from saga.database import transaction
-from shop.installation import installation, installation_id
 from shop.payments.charge import STEP
 from shop.payments.gateway import GatewayClient, Payment, Refund
+from shop.runtime.installation import installation, installation_id
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
 """Between the gateway's clock and the database's."""

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, text
 
 from saga.database import as_json, sync_engine, transaction
 from saga.failpoints import failpoint
-from shop.desk import words
-from shop.desk.errors import NothingToAccept
 from shop.reconciliation.discrepancy import Discrepancy
+from shop.review import typed_text
+from shop.review.errors import NothingToAccept
 from shop.settings import settings
 
 ACTION = "accept_discrepancies"
@@ -67,9 +67,9 @@ def accept_sync(order_id: str, *, accepted_by: str, reason: str, started_by: str
 
 
 def _checked(order_id: str, accepted_by: str, reason: str, started_by: str | None) -> dict[str, str | None]:
-    by = words.required("accepted_by", accepted_by, "say who decides this; it is kept with the order")
-    why = words.required("reason", reason, "say why the books may differ here; it is kept with the order")
-    return {"id": _storable(order_id.strip()), "by": by, "reason": why, "action": ACTION, "started_by": words.known(started_by)}
+    by = typed_text.required("accepted_by", accepted_by, "say who decides this; it is kept with the order")
+    why = typed_text.required("reason", reason, "say why the books may differ here; it is kept with the order")
+    return {"id": _storable(order_id.strip()), "by": by, "reason": why, "action": ACTION, "started_by": typed_text.known(started_by)}
 
 
 def _accept(connection: Connection, asked: dict[str, str | None]) -> int:

@@ -11,14 +11,14 @@ from sqlalchemy import text
 
 from saga.clock import database_time
 from saga.database import transaction
-from shop.errors import BAD_ANSWER, PaymentError, PaymentGatewayError
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
+from shop.payments.errors import BAD_ANSWER, PaymentError, PaymentGatewayError
 from shop.payments.gateway import PaymentGateway
+from shop.reconciliation.compare import OurOrder, judge
 from shop.reconciliation.discrepancy import Discrepancy, Kind
-from shop.reconciliation.judge import OurOrder, judge
-from shop.reconciliation.mending import cancel_left, refund_ended, refund_is_gone
+from shop.reconciliation.known_payments import seeing
 from shop.reconciliation.outstanding import remember
-from shop.reconciliation.seeing import seeing
+from shop.reconciliation.repair import cancel_left, refund_ended, refund_is_gone
 from shop.reconciliation.statement import statement
 from shop.reconciliation.stock import check_stock
 from shop.settings import settings

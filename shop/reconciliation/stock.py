@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 from sqlalchemy import text
 
 from saga.database import transaction
+from shop.inventory.ledger import MOVED
+from shop.inventory.service.books import read_service_books
 from shop.reconciliation.discrepancy import Discrepancy, Kind
-from shop.stock.ledger import MOVED
-from shop.stock.service_books import read_service_books
 
 _PRODUCTS = text(f"SELECT * FROM ({MOVED}) moved WHERE on_hand + shipped <> received OR reserved <> held ORDER BY id")  # noqa: S608
 # What needs attention keeps what it holds until a person has seen to it.

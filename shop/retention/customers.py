@@ -21,14 +21,14 @@ from sqlalchemy import Connection, text
 from saga import manual
 from saga.database import as_json, sync_engine
 from saga.failpoints import failpoint
-from shop.files import is_spelled_so
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_names
-from shop.order_store import ORDERS
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
+from shop.orders.store import ORDERS
 from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
+from shop.runtime.files import is_spelled_so
 from shop.settings import Settings, settings
-from shop.shipping.label import label_paths
+from shop.shipping.labels.label import label_paths
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from shop.order import read_stored
+from shop.orders.order import read_stored
 
 ERASED = "erased"
 """What stands in the place of a text that has to be there."""

@@ -19,11 +19,11 @@ from saga.clock import database_time
 from saga.database import transaction
 from saga.errors import LeaseLost
 from saga.failpoints import failpoint
-from shop.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
 from shop.settings import settings
 from shop.shipping.carrier import AnothersParcel, Carrier, Quote, Rate, Shipment, Voided
 from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
+from shop.shipping.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
 
 _UNDONE = text("SELECT EXISTS (SELECT 1 FROM order_step WHERE order_id = :id AND step = :step AND undo_status = 'done')")
 _QUOTING, _BUYING, _VOIDING = (failpoint(what) for what in ("asking the carrier for a quote", "buying a label", "voiding a label"))

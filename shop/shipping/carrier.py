@@ -13,8 +13,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
 
-from shop.errors import CarrierRefused
-from shop.order import Order
+from shop.orders.order import Order
+from shop.shipping.errors import CarrierRefused
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from shop.errors import CarrierMisconfigured
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
 from shop.settings import settings
 from shop.shipping.carrier import Carrier
 from shop.shipping.embedded import EmbeddedCarrier
+from shop.shipping.errors import CarrierMisconfigured
 
 STEP = "fulfill_order"
 EMBEDDED = EmbeddedCarrier.name
@@ -18,7 +18,7 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Carrier]] = WeakKe
 
 
 def _easypost() -> Carrier:
-    from shop.shipping.easypost_carrier import EasyPostCarrier  # its SDK takes a fifth of a second to load
+    from shop.shipping.easypost.carrier import EasyPostCarrier  # its SDK takes a fifth of a second to load
 
     s = settings()
     if s.easypost_api_key is None or s.carrier_sender is None:

@@ -11,13 +11,13 @@ from typing import Any
 from sqlalchemy import text
 
 from saga.database import transaction
-from shop import names
-from shop.errors import CarrierRefused
-from shop.order import Order, read_stored
+from shop.orders import names
+from shop.orders.order import Order, read_stored
 from shop.settings import Settings
 from shop.shipping import s10, shipments
 from shop.shipping.carrier import Event, Quote, Rate, Shipment, Status, Tracking, Voided
-from shop.shipping.label import parcel_of, render_label
+from shop.shipping.errors import CarrierRefused
+from shop.shipping.labels.label import parcel_of, render_label
 
 _LOCK = text("SELECT 1 FROM customer_order WHERE id = :id FOR UPDATE")
 _FIND = text(

@@ -16,19 +16,19 @@ from sqlalchemy import text
 from saga.clock import begin_of
 from saga.database import Tx
 from saga.errors import SagaCancelled, StepError
-from shop import inventory
-from shop.errors import CarrierRefused
-from shop.order import OrderInstance
+from shop.inventory import reservations
+from shop.inventory import service_steps as stock
+from shop.inventory.inventories import stock_of
+from shop.orders.order import OrderInstance
 from shop.settings import Settings, settings
 from shop.shipping import carriers, shipments
 from shop.shipping.booking import booked
 from shop.shipping.carrier import Shipment
 from shop.shipping.carriers import EMBEDDED, carrier_of
 from shop.shipping.embedded import EmbeddedCarrier
-from shop.shipping.label import label_path
+from shop.shipping.errors import CarrierRefused
+from shop.shipping.labels.label import label_path
 from shop.shipping.shipments import Leaving
-from shop.stock import saga as stock
-from shop.stock.inventories import stock_of
 
 STEP = carriers.STEP
 # The point of no return, against those who cancel: both write the order's row, so that one of them is first and the other sees it.
@@ -79,7 +79,7 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
                 outside[order.id] = parcel
     results |= await _stopped(tx, leaving)
     going = [order for order in leaving if order.id not in results]
-    here = await inventory.ship(tx, [order.id for order in going if stock_of(order) is None])
+    here = await reservations.ship(tx, [order.id for order in going if stock_of(order) is None])
     shipped = {order.id: here[order.id] if stock_of(order) is None else stock.taken(order) for order in going}
     if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, StepError)}:
         results |= lost

@@ -12,13 +12,13 @@ from sqlalchemy import text
 
 from saga.clock import begin_of
 from saga.database import Tx
-from shop import inventory
+from shop.inventory import reservations
+from shop.inventory import service_steps as stock
+from shop.inventory.inventories import stock_of
 from shop.notifications.kinds import Kind, crm_kind
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import STEP
-from shop.stock import saga as stock
-from shop.stock.inventories import stock_of
 
 _BACK = text(
     "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
@@ -43,7 +43,7 @@ async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Return
     ids = [order.id for order in orders]
     returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_BACK, {"ids": ids})).all()}
     at_service = {order.id for order in orders if stock_of(order) is not None}
-    await inventory.put_back(tx, {i: items for i, items in returned.items() if i not in at_service})
+    await reservations.put_back(tx, {i: items for i, items in returned.items() if i not in at_service})
     if returned:
         await tx.execute(_NO_CONFIRMATION, {"ids": list(returned), "kinds": [Kind.CONFIRMATION, crm_kind(Kind.CONFIRMATION)]})
     now = await begin_of(tx)

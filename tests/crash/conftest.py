@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.stack.environment import environment
-from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.sandbox import Sandbox
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
+from deployments.local.sandbox import Sandbox
 from tests.conftest import own_port
 from tests.crash.site import Site
 from tests.crash.summary import Summary

@@ -20,13 +20,13 @@ from flows.resolve_order import resolve_order
 from flows.retry_compensations import retry_compensations
 from saga import failpoints
 from saga.database import transaction
-from shop import intake
-from shop.desk.cancel import ask_to_cancel, ask_to_cancel_sync
-from shop.desk.resolution import Resolution
-from shop.payment_events import inbox
-from shop.payment_events.event import PaymentEvent
+from shop.orders import intake
+from shop.payments.events import inbox
+from shop.payments.events.event import PaymentEvent
 from shop.payments.gateway import Payment, PaymentStatus
 from shop.payments.gateways import gateway
+from shop.review.cancel import ask_to_cancel, ask_to_cancel_sync
+from shop.review.resolution import Resolution
 from tests.crash.scenarios import stranger
 
 

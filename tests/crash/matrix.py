@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from zlib import crc32
 
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
 from tests.crash.scenarios import AT_STRIPE, SCENARIOS, Scenario
 from tests.crash.site import SERVICE, STRIPE, Shop, Site
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
 from tests.integration.world import an_order
 
 PRICE = Decimal("999.99")

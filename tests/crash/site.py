@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deployments.stack.files import tail
-from deployments.stack.postgres import EmbeddedPostgres
-from shop.books import read_books
-from shop.catalogue import load_sample_catalogue
+from deployments.local.files import tail
+from deployments.local.postgres import EmbeddedPostgres
+from shop.inventory.catalogue import load_sample_catalogue
+from shop.inventory.port import State
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
+from shop.reconciliation.books import read_books
 from shop.reconciliation.outstanding import ACTION
 from shop.settings import Settings
-from shop.shipping.label import label_path
-from shop.stock.protocol import State
+from shop.shipping.labels.label import label_path
 from tests.crash.scenarios import AT_STRIPE, PRICE, Scenario, stranger
 from tests.crm_server import SECRET, Crm
 from tests.easypost_server import EasyPost

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from saga.errors import StepTimeout
-from shop.errors import PaymentGatewayError, PaymentGatewayTimeout
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
-from shop.outcomes import Outcome
-from shop.shipping.label import label_path
+from shop.orders.outcomes import Outcome
+from shop.payments.errors import PaymentGatewayError, PaymentGatewayTimeout
+from shop.shipping.labels.label import label_path
 from tests.crash.scenarios import PRICE, SCENARIOS
 from tests.crash.site import Shop, Site
 from tests.nursery.nursery import Process

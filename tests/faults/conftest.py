@@ -9,18 +9,18 @@ from pathlib import Path
 import httpx
 import pytest
 
+from deployments.local.deploy import Deployments
+from deployments.local.environment import environment
+from deployments.local.files import tail
+from deployments.local.postgres import EmbeddedPostgres
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.sandbox import Sandbox
+from deployments.local.worker import Worker
 from deployments.setup.server import ensure_payment_limit, ensure_work_pool
-from deployments.stack.deploy import Deployments
-from deployments.stack.environment import environment
-from deployments.stack.files import tail
-from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.sandbox import Sandbox
-from deployments.stack.worker import Worker
 from saga.database import close_engine, sync_engine
-from shop.catalogue import load_sample_catalogue
-from shop.migrate import upgrade
+from shop.inventory.catalogue import load_sample_catalogue
 from shop.payments.gateways import close_gateway
+from shop.runtime.migrate import upgrade
 from tests.conftest import own_port
 from tests.faults.witness import stock_up, where_they_stand
 from tests.integration.conftest import saga, shop_environment, stripe_saga, unique, world

@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 import psycopg
 import pytest
 
-from deployments.stack.postgres_binaries import account_for
-from deployments.stack.processes import Child, wait_until
+from deployments.local.postgres_binaries import account_for
+from deployments.local.processes import Child, wait_until
 
 PORT = 6432
 Mode = Literal["transaction", "session", "statement"]

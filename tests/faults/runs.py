@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from deployments.stack.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 
 
 def runs_of(server: PrefectServer, deployment: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from deployments.stack.postgres import EmbeddedPostgres
+from deployments.local.postgres import EmbeddedPostgres
 
 
 @contextmanager

@@ -10,15 +10,15 @@ from decimal import Decimal
 import pytest
 import time_machine
 
-from deployments.stack.environment import environment
-from deployments.stack.prefect_server import PrefectServer
+from deployments.local.environment import environment
+from deployments.local.prefect_server import PrefectServer
 from deployments.trigger import start_own_run
 from flows.consumers import start_consumer
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, report
-from shop.desk.cancel import ask_to_cancel_sync
-from shop.intake_content import take_in
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.intake_content import take_in
+from shop.orders.outcomes import Outcome
+from shop.review.cancel import ask_to_cancel_sync
 from shop.shipping.carriers import close_carriers
 from tests.easypost_server import EasyPost
 from tests.faults.runs import forget_runs, runs_of

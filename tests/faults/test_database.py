@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deployments.stack.postgres import EmbeddedPostgres
-from shop import intake
+from deployments.local.postgres import EmbeddedPostgres
+from shop.orders import intake
 from tests.faults.proxy import Fate, Proxy, cut
 from tests.faults.witness import Orders, all_ended, assert_mails, assert_right, mixed
 from tests.integration.world import World

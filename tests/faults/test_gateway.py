@@ -17,11 +17,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter
 
-from deployments.stack.sandbox import Sandbox
+from deployments.local.sandbox import Sandbox
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, report
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
 from shop.payments.gateways import gateway
 from shop.payments.sandbox.faults import Fault, Move
 from shop.reconciliation.discrepancy import Kind

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.stack.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from deployments.worker import GRACE_SECONDS
 from tests.conftest import HOME
 from tests.integration.world import World

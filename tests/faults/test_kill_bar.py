@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from deployments.trigger import submit_orders, wake_pending_lane
 from tests.conftest import HOME
 from tests.faults.witness import all_ended, assert_right, mixed, order_of

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 import flows.lost_runs
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from flows.lost_runs import store_lost_orders
-from shop import intake
+from shop.orders import intake
 from tests.faults.runs import forget_runs, run, set_state, start
 from tests.faults.test_kill_bar import prompt_worker, runs_of
 from tests.faults.witness import all_ended, assert_right, order_of

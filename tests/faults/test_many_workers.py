@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from shop import intake
+from shop.orders import intake
 from tests.faults.witness import assert_mails, assert_right, mixed, order_of, stock_up
 from tests.integration.world import World
 from tests.nursery.nursery import Nursery

@@ -17,19 +17,19 @@ from typing import Any
 
 import pytest
 
-from deployments.stack.environment import environment
-from deployments.stack.postgres import EmbeddedPostgres
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
 from saga.database import sync_engine
-from shop import intake, report
-from shop.catalogue import load_sample_catalogue
-from shop.desk.cancel import ask_to_cancel_sync
-from shop.installation import read_installation_id
+from shop.inventory.catalogue import load_sample_catalogue
+from shop.inventory.port import State
 from shop.notifications.crm import webhook
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
+from shop.review.cancel import ask_to_cancel_sync
+from shop.runtime.installation import read_installation_id
 from shop.settings import settings
-from shop.stock.protocol import State
 from tests.crm_server import SECRET, Crm, crm_server
 from tests.easypost_server import EasyPost
 from tests.faults.witness import ENDS, Orders, all_ended, assert_mails, assert_right, due, order_of, stock_up
@@ -39,11 +39,11 @@ from tests.mail_server import MailServer, mail_server
 from tests.nursery.nursery import Nursery, Process
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "PAYMENT_TIMEOUT_SECONDS": "25"}
-CLIENT = "shop.payments.sandbox_client:SandboxGateway"
+CLIENT = "shop.payments.sandbox.client:SandboxGateway"
 MAIL = "shop.notifications.smtp:_Connection._hand_over"
 HOOK = "shop.notifications.crm:_answer"
-CARRIER = "shop.shipping.easypost_carrier:EasyPostCarrier"
-SERVICE = "shop.stock.service_client:ServiceInventory"
+CARRIER = "shop.shipping.easypost.carrier:EasyPostCarrier"
+SERVICE = "shop.inventory.service.client:ServiceInventory"
 _numbers = itertools.count(1)
 
 
@@ -80,9 +80,9 @@ PAUSES = [
     Pause("before the outcome", "saga.prefect.run:finish:before"),
     Pause("before the refund", f"{CLIENT}.refund:before", "unshippable"),
     Pause("before the refund is journalled", f"{CLIENT}.refund:after", "unshippable"),
-    Pause("in the transaction that reserves", "shop.inventory:reserve:after", locks=True),
+    Pause("in the transaction that reserves", "shop.inventory.reservations:reserve:after", locks=True),
     Pause("before the pivot's commit", "tasks.fulfill_order:fulfil:after", locks=True),
-    Pause("in the transaction that releases", "shop.inventory:release:after", "declined", locks=True),
+    Pause("in the transaction that releases", "shop.inventory.reservations:release:after", "declined", locks=True),
 ]
 OUTSIDE = [
     Pause("before the stock is reserved at the service", f"{SERVICE}.reserve:before"),

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from deployments.capacity import FEWEST, RESERVED, own_run_places, worker_limit
-from deployments.stack.environment import environment
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
+from deployments.local.environment import environment
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from deployments.trigger import submit_orders
 from deployments.worker import OrdersWorker
 from shop.settings import settings

@@ -12,9 +12,9 @@ import pytest
 from deployments.check.finding import Finding, State
 from deployments.check.parts import Known, database
 from deployments.check.pooler import Pooler, recognise_pooler
-from deployments.stack.environment import environment
-from deployments.stack.postgres import EmbeddedPostgres
-from shop import intake
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
+from shop.orders import intake
 from shop.settings import settings
 from tests.conftest import HOME
 from tests.faults.pgbouncer import Mode, pgbouncer

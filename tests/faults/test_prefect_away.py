@@ -10,12 +10,12 @@ import time
 import psutil
 import pytest
 
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from deployments.trigger import run_order, start_own_run, submit_orders, wake_pending_lane
-from shop import report
-from shop.intake_content import take_in
-from shop.outcomes import Outcome
+from shop.orders import report
+from shop.orders.intake_content import take_in
+from shop.orders.outcomes import Outcome
 from tests.faults.gates import gates
 from tests.faults.test_stopped import state
 from tests.faults.witness import all_ended, assert_mails, assert_right, mixed, order_of

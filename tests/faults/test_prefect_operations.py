@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import httpx
 
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from deployments.trigger import submit_orders
 from tests.faults.runs import run, set_state, start
 from tests.faults.test_kill_bar import prompt_worker, runs_of

@@ -14,9 +14,9 @@ import httpx
 import psycopg
 import pytest
 
-from deployments.stack.environment import environment
-from deployments.stack.postgres import EmbeddedPostgres
-from shop import intake
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
+from shop.orders import intake
 from tests.faults.proxy import cut
 from tests.faults.test_database import let_all_end, let_all_mails_go, let_some_end
 from tests.faults.witness import Orders, all_ended, assert_mails, assert_right, mixed

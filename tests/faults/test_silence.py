@@ -14,10 +14,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from deployments.automations import ensure_automations
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from deployments.trigger import start_own_run
-from shop.intake_content import take_in
+from shop.orders.intake_content import take_in
 from tests.faults.witness import all_ended, assert_right, order_of
 from tests.integration.world import World
 from tests.nursery.nursery import HOME

@@ -13,19 +13,19 @@ import httpx
 import pytest
 
 import saga.database
-import shop.intake
-from deployments.stack.environment import environment
-from deployments.stack.postgres import EmbeddedPostgres
+import shop.orders.intake
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga.connections import LimitedAsyncConnection
 from saga.database import is_database_error, sync_engine, transaction
 from saga.wakeup import FINISHED, listening
-from shop import intake
-from shop.outcomes import Outcome
+from shop.inventory.embedded import EmbeddedInventory
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
 from shop.settings import settings
-from shop.stock.embedded import EmbeddedInventory
 from tests.faults.silence import silent
 from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of
 from tests.integration.web import KEY, served
@@ -94,7 +94,7 @@ async def test_transactions_end_in_time_and_so_do_cancelled_ones(frail: World, f
 def test_submitting_ends_in_time(frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str) -> None:
     order = order_of("good", unique)
     sync_engine(settings().database_url).connect().close()
-    monkeypatch.setattr(shop.intake, "TRANSACTION_SECONDS", 1)
+    monkeypatch.setattr(shop.orders.intake, "TRANSACTION_SECONDS", 1)
     asked = time.monotonic()
     with silent(frail_postgres), pytest.raises(Exception) as failed:  # noqa: PT011
         intake.submit([order])
@@ -107,7 +107,7 @@ async def test_the_inventory_service_s_operations_end_in_time(
     frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str
 ) -> None:
     """What was asked for is unclear, and asked for again it is done once."""
-    monkeypatch.setattr("shop.stock.embedded._SECONDS", 1)
+    monkeypatch.setattr("shop.inventory.embedded._SECONDS", 1)
     inventory, before = EmbeddedInventory(frail.database_url), frail.stock(PRODUCT)
     try:
         await inventory.stock()

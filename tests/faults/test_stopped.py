@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from deployments.trigger import start_own_run
 from saga.prefect.batch import GRACE_SECONDS
-from shop import intake, report
-from shop.intake_content import take_in
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.intake_content import take_in
+from shop.orders.outcomes import Outcome
 from tests.faults.gates import gates
 from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of, stock_up
 from tests.integration.world import World

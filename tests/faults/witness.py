@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from shop import report
-from shop.books import read_books
-from shop.outcomes import OrderOutcome, Outcome
+from shop.orders import report
+from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.reconciliation.books import read_books
 from tests.integration.world import World, an_order
 
 PRICE = Decimal("249.00")

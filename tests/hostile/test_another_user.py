@@ -19,10 +19,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from deployments.stack.environment import write_env_file
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.serve_prefect import LOOPBACK
-from shop.serving import HEADER_SECONDS
+from deployments.local.environment import write_env_file
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.serve_prefect import LOOPBACK
+from shop.runtime.http_server import HEADER_SECONDS
 from tests.waiting import PATIENCE
 
 HEALTH = {"/health", "/ready"}

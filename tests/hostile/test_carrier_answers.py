@@ -12,15 +12,15 @@ import pytest
 
 from flows.process_pending_orders import process_pending_orders
 from saga.errors import StepError
-from shop import intake, report
-from shop.desk.cancel import ask_to_cancel_sync
 from shop.notifications import outbox
-from shop.order import Order
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.order import Order
+from shop.orders.outcomes import Outcome
+from shop.review.cancel import ask_to_cancel_sync
 from shop.settings import settings
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import close_carriers
-from shop.shipping.label import label_path
+from shop.shipping.labels.label import label_path
 from tests.easypost_server import ANOTHERS, MISSING, EasyPost
 from tests.integration.test_easypost_carrier import make
 from tests.integration.world import World, an_order

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from saga.errors import TooManyTakeovers
-from shop import intake, report
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
 from tests.faults.witness import PRICE, PRODUCT, STOCK, order_of, stock_up
 from tests.integration.world import World
 from tests.nursery.nursery import Nursery, Process

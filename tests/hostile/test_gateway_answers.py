@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, report
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.gateways import use
-from shop.payments.in_process import InProcessGateway
 from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from tests.integration.world import World, an_order
 

@@ -7,9 +7,9 @@ import unicodedata
 
 import pytest
 
-from shop.errors import UnusableOrder
-from shop.intake_content import take_in, usable_id
-from shop.order import EXAMPLE
+from shop.orders.errors import UnusableOrder
+from shop.orders.intake_content import take_in, usable_id
+from shop.orders.order import EXAMPLE
 
 UNSEEN = [
     *("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u034f", "\u061c", "\u115f", "\u180e", "\u2800", "\u3164", "\uffa0"),

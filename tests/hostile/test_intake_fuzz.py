@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.errors import MAX_PROBLEMS, OrderRejected, UnusableOrder
-from shop.intake_content import Content, take_in
-from shop.names import MAX_ORDER_ID
-from shop.order import EXAMPLE, Order
+from shop.orders.errors import MAX_PROBLEMS, OrderRejected, UnusableOrder
+from shop.orders.intake_content import Content, take_in
+from shop.orders.names import MAX_ORDER_ID
+from shop.orders.order import EXAMPLE, Order
+from shop.orders.validation import validate
 from shop.settings import Settings
-from shop.validation import validate
 
 SEED = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(2**32))
 LIMITS = Settings(_env_file=None)  # type: ignore[call-arg]

@@ -12,16 +12,16 @@ import orjson
 import psycopg
 import pytest
 
-from deployments.stack.postgres import EmbeddedPostgres
+from deployments.local.postgres import EmbeddedPostgres
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, report
-from shop.catalogue import load_sample_catalogue
-from shop.desk.cancel import ask_to_cancel_sync
-from shop.outcomes import Outcome
+from shop.inventory.catalogue import load_sample_catalogue
+from shop.inventory.inventories import close_inventories
+from shop.inventory.port import State
+from shop.inventory.service.wire import PROBLEM_JSON, Problem
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
+from shop.review.cancel import ask_to_cancel_sync
 from shop.settings import settings
-from shop.stock.inventories import close_inventories
-from shop.stock.protocol import State
-from shop.stock.wire import PROBLEM_JSON, Problem
 from tests.integration.world import World, an_order
 from tests.inventory_server import MISSING, InventoryServer, Lie, inventory_server
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from shop import card_numbers
-from shop.customer_words import without_customer
-from shop.intake_content import TOO_LONG, take_in
 from shop.monitoring.masking import mask, mask_exception, masked
 from shop.notifications.smtp import _ADDRESS
-from shop.order import EXAMPLE
+from shop.orders.intake_content import TOO_LONG, take_in
+from shop.orders.order import EXAMPLE
 from shop.settings import Settings
+from shop.text import card_numbers
+from shop.text.customer_words import without_customer
 
 SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
 WORST = [

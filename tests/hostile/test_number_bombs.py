@@ -43,7 +43,7 @@ def verdict(content):
 
 ENTRIES = {
     "an order from Python": """
-        from shop.errors import OrderRejected, UnusableOrder
+        from shop.orders.errors import OrderRejected, UnusableOrder
         from shop.intake_content import take_in
         for number in ("1e999999999", "-1e99999999", "1e-999999999", "NaN", "-Infinity", "1." + "0" * 1000):
             for name in ("quantity", "price"):
@@ -56,7 +56,7 @@ ENTRIES = {
             raise AssertionError(number)
     """,
     "stored content": """
-        from shop.errors import OrderRejected
+        from shop.orders.errors import OrderRejected
         from shop.order import read_stored
         for number in ("1e999999999", "1E+999999999", "1e-999999999", "9" * 5000, Decimal("1e999999999"), 1e308):
             content = {**EXAMPLE, "items": [{**EXAMPLE["items"][0], "quantity": number}]}
@@ -143,7 +143,7 @@ ENTRIES = {
     """,
     "answers of the gateway, the carrier and the inventory service": """
         from pydantic import TypeAdapter, ValidationError
-        from shop.errors import CarrierUnavailable
+        from shop.shipping.errors import CarrierUnavailable
         from shop.payments.sandbox.records import CurrencyTotals, PaymentRecord
         from shop.payments.stripe_records import RefundRecord
         from shop.shipping.easypost_records import RateRecord, read

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from shop import intake, report
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
 from tests.faults.witness import PRODUCT, STOCK, order_of, stock_up
 from tests.hostile.test_small_orders_stay_small import SMALL
 from tests.integration.world import World

@@ -14,10 +14,10 @@ import httpx
 import psutil
 import pytest
 
-from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.processes import Child, free_port, wait_until
-from shop.catalogue import load_sample_catalogue
-from shop.serving import HEADER_SECONDS
+from deployments.local.postgres import EmbeddedPostgres
+from deployments.local.processes import Child, free_port, wait_until
+from shop.inventory.catalogue import load_sample_catalogue
+from shop.runtime.http_server import HEADER_SECONDS
 from tests.conftest import HOME
 from tests.waiting import PATIENCE
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from shop import catalogue
-from shop.catalogue import KnownProducts
-from shop.errors import MAX_PROBLEMS, OrderRejected, Problem
-from shop.intake_content import take_in
-from shop.order import EXAMPLE
+from shop.inventory import catalogue
+from shop.inventory.catalogue import KnownProducts
+from shop.orders.errors import MAX_PROBLEMS, OrderRejected, Problem
+from shop.orders.intake_content import take_in
+from shop.orders.order import EXAMPLE
+from shop.orders.validation import validate
 from shop.settings import Settings
-from shop.validation import validate
 
 A_HUNDRED = [letter * 100 for letter in "abcdef"]
 NESTED: Any = {f"cvv{i}": 1 for i in range(150)}

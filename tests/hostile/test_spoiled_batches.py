@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from deployments.stack.environment import environment
+from deployments.local.environment import environment
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
-from shop import intake
-from shop.outcomes import Outcome
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
 from tests.faults.witness import PRICE, PRODUCT, STOCK, order_of, stock_up
 from tests.integration.world import World
 from tests.waiting import until

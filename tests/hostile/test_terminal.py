@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments import terminal
-from deployments.table import outcome_table
+from deployments.cli.outcome_table import outcome_table
 from shop.monitoring.config import Monitoring
 from shop.monitoring.log_lines import Lines
-from shop.outcomes import OrderOutcome, Outcome
+from shop.orders.outcomes import OrderOutcome, Outcome
 
 EVIL = "a\x1b]0;owned\x07b\x9b2Jc\x90d\x85e\u202ef\x7fg"
 _OURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

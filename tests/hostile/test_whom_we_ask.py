@@ -22,15 +22,17 @@ from saga.clock import Clock
 from saga.errors import StepError
 from shop.alerts import delivery
 from shop.alerts.message import Message
-from shop.errors import CarrierTimeout, CarrierUnavailable, InventoryUnavailable, PaymentGatewayError
+from shop.inventory.errors import InventoryUnavailable
+from shop.inventory.service.client import ServiceInventory
 from shop.monitoring.traces.sender import Sender
 from shop.notifications.crm import Receiver, Webhook
-from shop.notifications.ends import End
-from shop.payments.sandbox_client import SandboxGateway
-from shop.payments.stripe_client import StripeGateway
+from shop.notifications.delivery_result import End
+from shop.payments.errors import PaymentGatewayError
+from shop.payments.sandbox.client import SandboxGateway
+from shop.payments.stripe.gateway import StripeGateway
 from shop.settings import Settings
-from shop.shipping.easypost_calls import EasyPostCalls, _Session
-from shop.stock.service_client import ServiceInventory
+from shop.shipping.easypost.calls import EasyPostCalls, _Session
+from shop.shipping.errors import CarrierTimeout, CarrierUnavailable
 from tests.integration.saying import http, server_that_says
 
 SECONDS = 1.0

@@ -15,8 +15,8 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import parameter_schema
 
 from flows.process_pending_orders import process_pending_orders
-from shop import intake
-from shop.outcomes import Outcome
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
 from tests.integration.world import World, an_order
 
 HOME = Path(__file__).resolve().parents[2]

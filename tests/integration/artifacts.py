@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 
-from shop.pictures.order_page import page_key
+from shop.orders.page.page import page_key
 
 
 async def artifacts(key: str, run: UUID | str | None = None) -> list[Artifact]:

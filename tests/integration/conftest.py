@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from deployments.automations import ensure_automations
-from deployments.stack.deploy import Deployments
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
+from deployments.local.deploy import Deployments
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from saga.database import close_engine, sync_engine
-from shop.catalogue import load_sample_catalogue
+from shop.inventory.catalogue import load_sample_catalogue
 from shop.payments.gateways import close_gateway
 from shop.settings import settings
 from tests.conftest import HOME

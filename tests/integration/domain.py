@@ -11,9 +11,9 @@ from sqlalchemy import text
 from saga import claims, journal
 from saga.database import transaction
 from saga.journal import Record
-from shop.intake import submit_one
-from shop.order import EXAMPLE, OrderInstance
-from shop.order_store import ORDERS
+from shop.orders.intake import submit_one
+from shop.orders.order import EXAMPLE, OrderInstance
+from shop.orders.store import ORDERS
 
 TABLES = (
     "alert_notice",

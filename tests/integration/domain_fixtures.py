@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments.stack.environment import environment
-from deployments.stack.postgres import EmbeddedPostgres
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
 from saga.database import close_engine, sync_engine
-from shop import catalogue
+from shop.inventory import catalogue
 from shop.settings import settings
 from tests.integration.domain import Shop
 

@@ -19,8 +19,8 @@ import saga.external_action
 from saga.database import Tx, transaction
 from saga.definition import Kind, Step
 from saga.errors import StepError
-from shop.errors import PaymentGatewayError
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
+from shop.payments.errors import PaymentGatewayError
 from tests.integration.domain import Shop, an_order
 
 LONG = 30.0

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import flows.watch_orders
 import tasks.send_alerts
-from deployments.stack.environment import environment
+from deployments.local.environment import environment
 from saga.errors import InfrastructureError, StepError
 from saga.execution import StepExecution
 from saga.external_action import run_external
@@ -27,14 +27,16 @@ from shop.alerts.delivery import deliver
 from shop.alerts.message import event_payload
 from shop.alerts.rules import ALL, REST, Rule
 from shop.alerts.watch import Watched, watch
-from shop.errors import CarrierTimeout, InventoryUnavailable, PaymentDeclined, PaymentGatewayUnavailable
+from shop.inventory.errors import InventoryUnavailable
 from shop.monitoring.config import Monitoring, WorkerMonitoring
+from shop.monitoring.dashboard.figures import read_figures
 from shop.monitoring.exposition.endpoint import Exposition
 from shop.monitoring.metrics import read_metrics
 from shop.monitoring.window import last
-from shop.order import OrderInstance
-from shop.pictures.figures import read_figures
+from shop.orders.order import OrderInstance
+from shop.payments.errors import PaymentDeclined, PaymentGatewayUnavailable
 from shop.settings import settings
+from shop.shipping.errors import CarrierTimeout
 from tests.integration.domain import Shop, an_order
 from tests.integration.saying import http, server_that_says
 from tests.integration.scripted import ACT, Outside, some

@@ -11,17 +11,17 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from flows.notify_alert import notify_alert
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.resolve_order import resolve_order
 from flows.watch_orders import watch_orders
-from shop import intake, report
-from shop.desk.resolution import Resolution
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
 from shop.payments.sandbox.faults import Fault, Move
+from shop.review.resolution import Resolution
 from shop.settings import settings
 from tests.integration.world import World, an_order, text_of
 from tests.mail_server import MailServer, mail_server

@@ -15,9 +15,9 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ParameterTypeError
 from sqlalchemy import text
 
-from deployments.desk import cancel_order as cancel_from_python
-from deployments.desk import preview_cancel as preview_from_python
-from deployments.stack.sandbox import Sandbox
+from deployments.local.sandbox import Sandbox
+from deployments.review import cancel_order as cancel_from_python
+from deployments.review import preview_cancel as preview_from_python
 from flows.cancel_order import PREVIEW_KEY, cancel_order
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
@@ -34,15 +34,15 @@ from saga.lease import lease
 from saga.prefect.compensation import compensate_step
 from saga.prefect.run import run_saga
 from saga.prefect.steps import run_step
-from shop import intake
-from shop.desk.cancel import Asked, ask_to_cancel
-from shop.desk.errors import OrderUnknown, ResolutionIncomplete
-from shop.desk.preview import CancelPreview, Effect, preview_cancel
-from shop.order import OrderInstance
-from shop.order_store import ORDERS
-from shop.outcomes import OrderOutcome, Outcome
+from shop.orders import intake
+from shop.orders.order import OrderInstance
+from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.orders.report import read
+from shop.orders.store import ORDERS
 from shop.payments.gateways import gateway
-from shop.report import read
+from shop.review.cancel import Asked, ask_to_cancel
+from shop.review.errors import OrderUnknown, ResolutionIncomplete
+from shop.review.preview import CancelPreview, Effect, preview_cancel
 from shop.settings import settings
 from shop.shipping.fulfilment import fulfil
 from tests.integration.world import World, an_order

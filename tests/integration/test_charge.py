@@ -18,13 +18,13 @@ from saga.definition import Kind, Step
 from saga.errors import LeaseLost, StepError
 from saga.execution import StepExecution
 from saga.external_action import run_external
-from shop import names
-from shop.errors import PaymentDeclined, PaymentGatewayError, PaymentGatewayTimeout, PaymentMismatch, PaymentRefused, RefundRefused
-from shop.order import OrderInstance
+from shop.orders import names
+from shop.orders.order import OrderInstance
 from shop.payments.charge import MOST_UNCLEAR_REFUNDS, STEP, PaymentResult, RefundResult, charge, money_moved, refund
+from shop.payments.errors import PaymentDeclined, PaymentGatewayError, PaymentGatewayTimeout, PaymentMismatch, PaymentRefused, RefundRefused
 from shop.payments.gateway import PaymentStatus
-from shop.payments.in_process import InProcessGateway
 from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from tests.integration.domain import Shop, an_order, begin, begin_undo, end, end_undo, write
 from tests.waiting import until

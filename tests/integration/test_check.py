@@ -22,12 +22,12 @@ from deployments.check.finding import Finding, State
 from deployments.check.open_server import addresses_beyond_loopback
 from deployments.check.parts import Known, look_at_all
 from deployments.check.report import check, check_settings
-from deployments.stack.environment import environment
-from deployments.stack.prefect_server import PREFECT_BASICS, PrefectServer
-from deployments.stack.processes import Child, free_port, wait_until
-from deployments.stack.worker import Worker
+from deployments.local.environment import environment
+from deployments.local.prefect_server import PREFECT_BASICS, PrefectServer
+from deployments.local.processes import Child, free_port, wait_until
+from deployments.local.worker import Worker
 from deployments.trigger import run_order
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
 from shop.settings import Settings, settings
 from tests.conftest import HOME
 from tests.crm_server import SECRET, crm_server

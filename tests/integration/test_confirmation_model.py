@@ -21,7 +21,7 @@ import uvicorn
 from shop.confirmation import language_model
 from shop.confirmation.confirmation import Confirmation
 from shop.confirmation.writer import write_confirmation
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 from tests.waiting import until
 

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import standardwebhooks
 
-from deployments.stack.environment import environment
-from deployments.stack.processes import free_port
+from deployments.local.environment import environment
+from deployments.local.processes import free_port
 from saga.database import transaction
-from shop.installation import Installation, installation_id
-from shop.installation import _known as installations
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, tell
 from shop.notifications.undelivered import read_undelivered, send_again
 from shop.notifications.webhook_key import webhook_key
+from shop.runtime.installation import Installation, installation_id
+from shop.runtime.installation import _known as installations
 from shop.settings import Settings, settings
 from tests.crm_server import SECRET, Crm, crm_server
 from tests.integration.domain import Shop

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from deployments.stack.postgres import EmbeddedPostgres
+from deployments.local.postgres import EmbeddedPostgres
 from flows.log_lines import configure
 from flows.process_order import process_order
-from shop import intake_content, report
-from shop.order import EXAMPLE
-from shop.order_status import read_status
-from shop.outcomes import Outcome
+from shop.orders import intake_content, report
+from shop.orders.order import EXAMPLE
+from shop.orders.outcomes import Outcome
+from shop.orders.status import read_status
 from shop.settings import Settings
 from tests.integration.world import World
 from tests.waiting import until

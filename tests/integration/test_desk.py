@@ -20,10 +20,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
 
-from deployments.desk import orders_that_need_attention
-from deployments.desk import resolve_order as resolve_from_python
-from deployments.stack.sandbox import Sandbox
-from flows import board
+from deployments.local.sandbox import Sandbox
+from deployments.review import orders_that_need_attention
+from deployments.review import resolve_order as resolve_from_python
+from flows import attention_artifact
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
@@ -32,19 +32,27 @@ from flows.retry_compensations import retry_compensations
 from saga import claims
 from saga.database import transaction
 from saga.finish import postpone
-from shop import intake
-from shop.books import read_books
-from shop.desk import attention
-from shop.desk import resolution as desk
-from shop.desk.advice import advice
-from shop.desk.errors import AlreadyResolved, GatewayNotAsked, NotOnTheDesk, OrderBusy, OrderUnknown, RefundedAlready, ResolutionIncomplete
-from shop.desk.resolution import Resolution
-from shop.order_store import ORDERS
-from shop.outcomes import Outcome
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
+from shop.orders.report import read
+from shop.orders.store import ORDERS
 from shop.payments import charge
 from shop.payments.gateways import gateway
-from shop.reconciliation.mending import refund_ended
-from shop.report import read
+from shop.reconciliation.books import read_books
+from shop.reconciliation.repair import refund_ended
+from shop.review import attention
+from shop.review import resolution as desk
+from shop.review.advice import advice
+from shop.review.errors import (
+    AlreadyResolved,
+    GatewayNotAsked,
+    NotOnTheDesk,
+    OrderBusy,
+    OrderUnknown,
+    RefundedAlready,
+    ResolutionIncomplete,
+)
+from shop.review.resolution import Resolution
 from shop.settings import settings
 from tests.integration.world import World, an_order
 from tests.waiting import until
@@ -85,7 +93,7 @@ def entries(saga: World, order_id: str) -> list[Any]:
 
 async def shown() -> tuple[dict[str, dict[str, Any]], str]:
     """The latest artifact: order to row, and its description."""
-    artifact = await Artifact.aget(board.KEY)
+    artifact = await Artifact.aget(attention_artifact.KEY)
     if artifact is None:
         return {}, ""
     rows = json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data
@@ -539,7 +547,7 @@ async def test_a_release_that_fails_needs_attention_too(saga: World, unique: str
         async def cannot(tx: Any, held: Any) -> None:
             raise RuntimeError("stock and reservations contradict each other")
 
-        broken.setattr("shop.inventory.give_back", cannot)
+        broken.setattr("shop.inventory.reservations.give_back", cannot)
         await process_order(an_order(order_id, card="0000"), return_state=True)
     row = on_desk(saga, order_id)
     assert (row.step, row.amount_at_risk, row.error_code) == ("check_inventory", 0, "step_broken")
@@ -563,7 +571,7 @@ async def test_money_settled_by_hand_does_not_hide_stock_that_is_still_held(
         async def cannot(tx: Any, held: Any) -> None:
             raise RuntimeError("no")
 
-        broken.setattr("shop.inventory.give_back", cannot)
+        broken.setattr("shop.inventory.reservations.give_back", cannot)
         await stuck(saga, order_id)
         assert (await shown())[0][order_id]["step"] == "process_payment"
         state = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="r", return_state=True)
@@ -588,9 +596,9 @@ async def test_a_prefect_server_that_is_away_does_not_keep_orders_from_the_desk(
         raise ConnectionError("no server")
 
     with monkeypatch.context() as gone:
-        gone.setattr("flows.board.acreate_table_artifact", away)
+        gone.setattr("flows.attention_artifact.acreate_table_artifact", away)
         order_id = await stuck(saga, f"AWAY-{unique}")
-        assert not await board.show_desk()
+        assert not await attention_artifact.show_desk()
     assert on_desk(saga, order_id).resolution is None
     await retry_compensations()
     assert order_id in (await shown())[0], "the schedule shows it"
@@ -598,9 +606,9 @@ async def test_a_prefect_server_that_is_away_does_not_keep_orders_from_the_desk(
 
 async def test_an_unchanged_desk_makes_no_new_artifact(saga: World, unique: str) -> None:
     await stuck(saga, f"SAME-{unique}")
-    first = await Artifact.aget(board.KEY)
+    first = await Artifact.aget(attention_artifact.KEY)
     await retry_compensations()
-    last = await Artifact.aget(board.KEY)
+    last = await Artifact.aget(attention_artifact.KEY)
     assert first is not None
     assert last is not None
     assert first.id == last.id

@@ -10,9 +10,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import StateType
 
-from deployments.stack.worker import Worker
+from deployments.local.worker import Worker
 from flows.process_order import process_order
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
 from tests.integration.world import World, an_order
 from tests.waiting import until
 

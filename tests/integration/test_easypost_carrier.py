@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from saga.errors import StepError
-from shop.errors import CarrierMisconfigured, CarrierMismatch, CarrierRefused, CarrierTimeout, CarrierUnavailable, VoidRefused
-from shop.order import Order
+from shop.orders.order import Order
 from shop.settings import Settings
 from shop.shipping.carrier import AnothersParcel, Status, Voided
-from shop.shipping.easypost_carrier import EasyPostCarrier
+from shop.shipping.easypost.carrier import EasyPostCarrier
+from shop.shipping.errors import CarrierMisconfigured, CarrierMismatch, CarrierRefused, CarrierTimeout, CarrierUnavailable, VoidRefused
 from tests.easypost_server import ANOTHERS, EasyPost
 from tests.integration.world import an_order
 

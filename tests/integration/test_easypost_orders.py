@@ -14,13 +14,13 @@ import pytest
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga import failpoints
-from shop import intake, report
-from shop.desk.cancel import ask_to_cancel_sync
-from shop.names import own_name
-from shop.outcomes import OrderOutcome, Outcome
+from shop.orders import intake, report
+from shop.orders.names import own_name
+from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.review.cancel import ask_to_cancel_sync
 from shop.settings import settings
 from shop.shipping.carriers import close_carriers
-from shop.shipping.label import label_path
+from shop.shipping.labels.label import label_path
 from tests.easypost_server import EasyPost
 from tests.integration.world import World, an_order
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from shop.errors import CarrierRefused
-from shop.order import Order
+from shop.orders.order import Order
 from shop.settings import settings
 from shop.shipping.carrier import Carrier, Status, Voided
 from shop.shipping.carriers import carrier
-from shop.shipping.printing import print_label
+from shop.shipping.errors import CarrierRefused
+from shop.shipping.labels.printing import print_label
 from tests.integration.domain import Shop, an_order
 
 pytest_plugins = ["tests.integration.domain_fixtures"]

@@ -13,9 +13,9 @@ from prefect.client.orchestration import get_client
 
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, report
-from shop.errors import UnusableOrder
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.errors import UnusableOrder
+from shop.orders.outcomes import Outcome
 from tests.integration.world import World, an_order
 
 HOSTILE = [

@@ -23,14 +23,14 @@ from saga.errors import StepError
 from saga.execution import StepExecution
 from saga.finish import finish, record_failures
 from saga.wakeup import WAITING, listening_sync
-from shop import intake, report
-from shop.catalogue import KnownProducts
-from shop.errors import OrderRejected
-from shop.intake_content import take_in
-from shop.order import Order, OrderInstance
-from shop.outcomes import Outcome, Receipt
+from shop.inventory.catalogue import KnownProducts
+from shop.orders import intake, report
+from shop.orders.errors import OrderRejected
+from shop.orders.intake_content import take_in
+from shop.orders.order import Order, OrderInstance
+from shop.orders.outcomes import Outcome, Receipt
+from shop.orders.validation import validate
 from shop.settings import Settings, settings
-from shop.validation import validate
 from tests.integration.domain import Shop, an_order
 from tests.waiting import until
 

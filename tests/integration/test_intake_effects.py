@@ -13,9 +13,9 @@ from sqlalchemy import text
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga.database import transaction
-from shop import intake
-from shop.order import EXAMPLE, Order
-from shop.outcomes import OrderOutcome, Outcome
+from shop.orders import intake
+from shop.orders.order import EXAMPLE, Order
+from shop.orders.outcomes import OrderOutcome, Outcome
 from tests.integration.domain import Shop
 from tests.integration.world import World, an_order
 
@@ -187,7 +187,7 @@ async def test_a_later_version_with_another_field_knows_todays_orders(shop: Shop
 
     order = {**EXAMPLE, "id": "A"}
     assert intake.submit([order])[0].status == "accepted"
-    monkeypatch.setattr("shop.intake_content.Order", Later)
+    monkeypatch.setattr("shop.orders.intake_content.Order", Later)
     assert intake.submit([order])[0].status == "known"
     assert intake.submit([{**order, "channel": "web"}])[0].status == "known"
     assert intake.submit([{**order, "gift_message": "Hello"}])[0].status == "refused"

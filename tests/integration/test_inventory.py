@@ -19,11 +19,11 @@ from sqlalchemy import text
 from saga import journal
 from saga.database import as_json, transaction
 from saga.errors import StepError
-from shop import inventory
-from shop.errors import OutOfStock, ReservationLost, Shortage
-from shop.expiry import expire_reservations
-from shop.inventory import STEP, ReleaseResult, ReservationResult, reservation_id
-from shop.order import OrderInstance
+from shop.inventory import reservations
+from shop.inventory.errors import OutOfStock, ReservationLost, Shortage
+from shop.inventory.expiry import expire_reservations
+from shop.inventory.reservations import STEP, ReleaseResult, ReservationResult, reservation_id
+from shop.orders.order import OrderInstance
 from shop.settings import settings
 from tests.integration.domain import Shop, an_order, begin, end
 
@@ -32,17 +32,17 @@ pytest_plugins = ["tests.integration.domain_fixtures"]
 
 async def reserve(*orders: OrderInstance) -> dict[str, ReservationResult | StepError]:
     async with transaction() as tx:
-        return await inventory.reserve(tx, await journal.verify_ownership(tx, orders))
+        return await reservations.reserve(tx, await journal.verify_ownership(tx, orders))
 
 
 async def release(*orders: OrderInstance) -> dict[str, ReleaseResult]:
     async with transaction() as tx:
-        return await inventory.release(tx, await journal.verify_ownership(tx, orders))
+        return await reservations.release(tx, await journal.verify_ownership(tx, orders))
 
 
 async def ship(*orders: OrderInstance) -> dict[str, dict[str, int] | ReservationLost]:
     async with transaction() as tx:
-        return await inventory.ship(tx, [order.id for order in await journal.verify_ownership(tx, orders)])
+        return await reservations.ship(tx, [order.id for order in await journal.verify_ownership(tx, orders)])
 
 
 def short(result: object) -> list[tuple[str, int, int]]:
@@ -130,9 +130,9 @@ async def test_a_second_reserve_finds_the_first(shop: Shop) -> None:
 
 async def test_a_batch_of_nothing(shop: Shop) -> None:
     async with transaction() as tx:
-        assert await inventory.reserve(tx, []) == {}
-        assert await inventory.release(tx, []) == {}
-        assert await inventory.ship(tx, []) == {}
+        assert await reservations.reserve(tx, []) == {}
+        assert await reservations.release(tx, []) == {}
+        assert await reservations.ship(tx, []) == {}
 
 
 async def test_a_transaction_that_fails_reserves_nothing(shop: Shop) -> None:
@@ -141,7 +141,7 @@ async def test_a_transaction_that_fails_reserves_nothing(shop: Shop) -> None:
 
     async def reserve_and_fail() -> None:
         async with transaction() as tx:
-            assert isinstance((await inventory.reserve(tx, [order]))["A"], ReservationResult)
+            assert isinstance((await reservations.reserve(tx, [order]))["A"], ReservationResult)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -337,7 +337,7 @@ async def test_an_order_that_is_being_written_about_is_alive(shop: Shop) -> None
         assert await journal.verify_ownership(tx, [order])
         async with asyncio.timeout(10):
             assert await expire_reservations() == []
-        assert await inventory.ship(tx, ["A"]) == {"A": {"P": 4}}
+        assert await reservations.ship(tx, ["A"]) == {"A": {"P": 4}}
     assert await expire_reservations() == []
     assert await shop.stock("P") == (6, 0)
 
@@ -442,11 +442,11 @@ async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...],
             # A shipped order is past the pivot: nobody reserves for it again.
             open_ones = [order for order in held if states.get(order.id) != "shipped"]
             if what == "reserve":
-                answers: Any = await inventory.reserve(tx, open_ones)
+                answers: Any = await reservations.reserve(tx, open_ones)
             elif what == "release":
-                answers = await inventory.release(tx, open_ones)
+                answers = await reservations.release(tx, open_ones)
             else:
-                answers = await inventory.ship(tx, [order.id for order in open_ones])
+                answers = await reservations.ship(tx, [order.id for order in open_ones])
         for order_id, answer in answers.items():
             if not isinstance(answer, StepError):
                 states[order_id] = {"reserve": "held", "release": "released", "ship": "shipped"}[what]

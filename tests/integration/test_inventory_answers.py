@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from saga.errors import StepError
-from shop.errors import (
+from shop.inventory.breaker import GuardedInventory
+from shop.inventory.errors import (
     InventoryMisconfigured,
     InventoryMismatch,
     InventoryRefused,
@@ -22,10 +23,9 @@ from shop.errors import (
     ReservationLost,
     Shortage,
 )
-from shop.stock.breaker import GuardedInventory
-from shop.stock.protocol import Inventory, State
-from shop.stock.service_client import ServiceInventory
-from shop.stock.wire import PROBLEM_JSON, Problem
+from shop.inventory.port import Inventory, State
+from shop.inventory.service.client import ServiceInventory
+from shop.inventory.service.wire import PROBLEM_JSON, Problem
 from tests.integration.saying import Answer, Request, Sayer, http, rubbish, server_that_says
 
 TOKEN = "planted-token"

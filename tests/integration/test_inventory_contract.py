@@ -1,6 +1,6 @@
 """What every inventory promises, whichever it is: the same tests for the SQL inventory and for the service over real HTTP.
 
-`shop.stock.protocol` is the contract. Stock is asked of the tables behind it, past the code that is tested.
+`shop.inventory.port` is the contract. Stock is asked of the tables behind it, past the code that is tested.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from saga.errors import StepError
-from shop.errors import InventoryRefused, OutOfStock, ReservationLost, Shortage
-from shop.stock.embedded import EmbeddedInventory
-from shop.stock.protocol import Inventory, State
-from shop.stock.service_client import ServiceInventory
+from shop.inventory.embedded import EmbeddedInventory
+from shop.inventory.errors import InventoryRefused, OutOfStock, ReservationLost, Shortage
+from shop.inventory.port import Inventory, State
+from shop.inventory.service.client import ServiceInventory
 from tests.integration.domain import Shop
 from tests.inventory_server import TOKEN, InventoryServer, inventory_server
 

@@ -18,18 +18,18 @@ import httpx
 import psycopg
 import pytest
 
-from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.served import Served
+from deployments.local.postgres import EmbeddedPostgres
+from deployments.local.served import Served
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga import failpoints
-from shop import intake, report
-from shop.errors import InventoryMisconfigured
-from shop.outcomes import Outcome
+from shop.inventory.errors import InventoryMisconfigured
+from shop.inventory.inventories import close_inventories
+from shop.inventory.port import State
+from shop.inventory.service.client import ServiceInventory
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
 from shop.settings import settings
-from shop.stock.inventories import close_inventories
-from shop.stock.protocol import State
-from shop.stock.service_client import ServiceInventory
 from tests.conftest import HOME, own_port
 from tests.integration.world import World, an_order
 from tests.waiting import until

@@ -10,25 +10,25 @@ from typing import Any
 import psycopg
 import pytest
 
+from deployments.local.postgres import EmbeddedPostgres
 from deployments.samples import load_samples
 from deployments.samples.outside import all_outside
-from deployments.stack.postgres import EmbeddedPostgres
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga import failpoints
-from shop import intake, report
-from shop.catalogue import load_sample_catalogue
-from shop.desk.cancel import ask_to_cancel_sync
-from shop.desk.preview import preview_cancel_sync
-from shop.installation import installation_id
-from shop.outcomes import OrderOutcome, Outcome
+from shop.inventory.catalogue import load_sample_catalogue
+from shop.inventory.inventories import close_inventories
+from shop.inventory.port import State, own_order_id
+from shop.orders import intake, report
+from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.stock import check_stock
+from shop.review.cancel import ask_to_cancel_sync
+from shop.review.preview import preview_cancel_sync
+from shop.runtime.installation import installation_id
 from shop.settings import settings
 from shop.shipping.carriers import close_carriers
-from shop.stock.inventories import close_inventories
-from shop.stock.protocol import State, own_order_id
 from tests.easypost_server import EasyPost
 from tests.integration.world import World, an_order
 from tests.inventory_server import InventoryServer, inventory_server

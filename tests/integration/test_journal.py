@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from deployments.stack.environment import environment
+from deployments.local.environment import environment
 from saga import claims, journal
 from saga import lease as shop_lease
 from saga.checkpoint import checkpoint
@@ -27,9 +27,9 @@ from saga.finish import finish, postpone, record_failures
 from saga.instance import Entry, SagaInstance
 from saga.journal import Record
 from saga.lease import lease
-from shop.errors import OutOfStock, Shortage
-from shop.order import OrderInstance
-from shop.order_store import ORDERS
+from shop.inventory.errors import OutOfStock, Shortage
+from shop.orders.order import OrderInstance
+from shop.orders.store import ORDERS
 from tests.integration.domain import Shop, an_order, begin, begin_undo, end, end_undo, write
 from tests.waiting import until
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from deployments.stack.errors import StackError
-from deployments.stack.local_model import LocalModel
-from deployments.stack.stack import LOCAL_MODEL, Options
+from deployments.local.errors import StackError
+from deployments.local.local_model import LocalModel
+from deployments.local.stack import LOCAL_MODEL, Options
 from shop.confirmation import local_model
 from shop.confirmation.local_model import NotInstalled
 from shop.confirmation.writer import write_confirmation
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 
 HOME = Path(local_model.__file__).parents[2]
@@ -90,7 +90,7 @@ async def test_without_a_server_the_template_writes_and_says_what_to_do() -> Non
 
 
 def test_make_run_starts_it_when_it_is_wanted_and_no_other_server_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deployments.run import _options
+    from deployments.local.run import _options
 
     monkeypatch.setenv("DSPY_MODEL", "local/smollm2-135m")
     monkeypatch.delenv("DSPY_API_BASE", raising=False)

@@ -18,13 +18,15 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.processes import Child, free_port, wait_until
-from deployments.stack.web import Web
-from deployments.stack.worker import Worker
-from shop.errors import CarrierTimeout, CarrierUnavailable, InventoryTimeout, InventoryUnavailable, PaymentGatewayUnavailable
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.processes import Child, free_port, wait_until
+from deployments.local.web import Web
+from deployments.local.worker import Worker
+from shop.inventory.errors import InventoryTimeout, InventoryUnavailable
 from shop.monitoring.config import WorkerMonitoring
+from shop.payments.errors import PaymentGatewayUnavailable
 from shop.settings import Settings
+from shop.shipping.errors import CarrierTimeout, CarrierUnavailable
 from tests.conftest import HOME
 from tests.integration.test_prometheus import TOKEN, Scraped, scrape
 from tests.integration.world import World

@@ -18,8 +18,8 @@ from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlmodel import SQLModel
 
 import shop.tables
-from shop.installation import installation_id
-from shop.migrate import config, upgrade
+from shop.runtime.installation import installation_id
+from shop.runtime.migrate import config, upgrade
 from shop.settings import Settings, settings
 
 assert shop.tables.CustomerOrder.metadata is SQLModel.metadata

@@ -10,10 +10,10 @@ import sys
 import pytest
 from sqlalchemy import create_engine, text
 
-from deployments.stack.prefect_server import PrefectServer
+from deployments.local.prefect_server import PrefectServer
 from saga.configuration import psycopg_url
 from saga.tables import tables_of
-from shop.order_store import ORDERS
+from shop.orders.store import ORDERS
 from shop.tables import SQLModel
 from tests.conftest import HOME
 

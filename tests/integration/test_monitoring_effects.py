@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from shop import logs
 from shop.alerts.watch import watch
 from shop.monitoring.metrics import Metrics, default_window, read_metrics
 from shop.monitoring.sampler import sampling, wait_for_samplers
 from shop.monitoring.window import last
 from shop.retention.traces import purge_traces
+from shop.runtime import logs
 from shop.settings import settings
 from tests.integration.world import World
 from tests.waiting import until

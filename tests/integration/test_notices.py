@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from prefect.artifacts import Artifact
 
-from deployments.stack.environment import environment
-from deployments.stack.processes import free_port
+from deployments.local.environment import environment
+from deployments.local.processes import free_port
 from flows.cancel_order import cancel_order
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.retry_compensations import retry_compensations
 from flows.undelivered import KEY
-from shop import intake
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
 from shop.notifications.undelivered import send_again
-from shop.outcomes import Outcome
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
 from shop.settings import settings
 from tests.crm_server import SECRET, crm_server
 from tests.integration.world import World, an_order

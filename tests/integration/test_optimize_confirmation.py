@@ -25,7 +25,7 @@ from shop.confirmation.optimising.examples import demonstrations, examples
 from shop.confirmation.optimising.optimizer import Optimizer
 from shop.confirmation.optimising.run import CannotOptimize, Stopped, run
 from shop.confirmation.writer import write_confirmation
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings, settings
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]

@@ -24,7 +24,7 @@ from shop.notifications.maildir import Maildir
 from shop.notifications.message import Mail
 from shop.notifications.notify import notify
 from shop.notifications.outbox import Message
-from shop.order import Order
+from shop.orders.order import Order
 from shop.settings import settings
 from shop.shipping import fulfilment
 from tests.integration.domain import Shop, an_order, end

@@ -13,8 +13,8 @@ from saga.definition import Kind, Step
 from saga.errors import LeaseLost, SagaCancelled, StepError, UnexpectedStepError
 from saga.execution import StepExecution
 from saga.external_action import run_external
-from shop.errors import CarrierRefused, CarrierUnavailable
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
+from shop.shipping.errors import CarrierRefused, CarrierUnavailable
 from tests.integration.domain import Shop, an_order
 
 pytest_plugins = ["tests.integration.domain_fixtures"]

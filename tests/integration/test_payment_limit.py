@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.stack.environment import environment
-from deployments.stack.prefect_server import PrefectServer
+from deployments.local.environment import environment
+from deployments.local.prefect_server import PrefectServer
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
 from saga.prefect.limits import slots
-from shop import intake
+from shop.orders import intake
 from shop.payments.gateways import close_gateway
 from shop.payments.limit import PAYMENT_GATEWAY
 from tests.integration.counting_gateway import Counting, counting_gateway

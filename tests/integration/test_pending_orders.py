@@ -21,8 +21,8 @@ from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
-from shop import intake, report
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
 from shop.settings import settings
 from tests.integration.world import World, an_order
 from tests.waiting import until

@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
 )
 
 from deployments.cli import order_saga
-from deployments.stack.environment import environment
+from deployments.local.environment import environment
 from flows import order_picture, progress
 from flows import show_dashboard as dashboard
 from flows.daily_report import daily_report
@@ -25,11 +25,11 @@ from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
 from flows.show_dashboard import show_dashboard
 from flows.show_order import show_order
-from shop import intake
-from shop.desk.errors import OrderUnknown
-from shop.outcomes import Outcome
-from shop.pictures.figures import read_figures
-from shop.pictures.order_page import page_key
+from shop.monitoring.dashboard.figures import read_figures
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
+from shop.orders.page.page import page_key
+from shop.review.errors import OrderUnknown
 from shop.settings import settings
 from tests.integration.artifacts import artifacts, page_of
 from tests.integration.test_process_order import stop_while_charging

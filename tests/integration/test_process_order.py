@@ -16,12 +16,12 @@ from prefect.states import State, StateType
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, report
-from shop.desk.cancel import withdraw
-from shop.errors import OrderConflict, UnusableOrder
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.errors import OrderConflict, UnusableOrder
+from shop.orders.outcomes import Outcome
 from shop.payments.gateways import close_gateway, gateway
 from shop.payments.sandbox.faults import Fault, Move
+from shop.review.cancel import withdraw
 from tests.integration.world import World, an_order
 from tests.waiting import until
 

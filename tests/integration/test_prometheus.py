@@ -16,9 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flows.process_pending_orders import process_pending_orders
-from shop.intake import submit
 from shop.monitoring.exposition import reading
 from shop.monitoring.exposition.endpoint import Exposition, MetricsServer
+from shop.orders.intake import submit
 from tests.integration.world import World, an_order
 
 TOKEN = "a-token-for-prometheus"

@@ -27,28 +27,28 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import StateType
 
 import flows.reconcile_payments as module
+from deployments.local.sandbox import Sandbox
 from deployments.samples import load_samples
-from deployments.stack.sandbox import Sandbox
 from flows.accept_discrepancies import accept_discrepancies
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.reconcile_payments import ARTIFACT, EVENT, MORE_EVENT, MOST_EVENTS, reconcile_payments
 from flows.resolve_order import resolve_order
 from flows.retry_compensations import retry_compensations
-from shop import intake
-from shop.desk.attention import read_desk_sync
-from shop.desk.errors import NothingToAccept, ResolutionIncomplete
-from shop.desk.resolution import Resolution
-from shop.errors import RefundRefused
-from shop.outcomes import Outcome
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
+from shop.payments.errors import RefundRefused
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.gateways import gateway
 from shop.payments.sandbox.ledger import Ledger
-from shop.reconciliation import mending
+from shop.reconciliation import repair
+from shop.reconciliation.compare import OurOrder, judge
 from shop.reconciliation.discrepancy import Discrepancy, Kind
-from shop.reconciliation.judge import OurOrder, judge
 from shop.reconciliation.outstanding import ACTION, accept_sync
 from shop.reconciliation.reconcile import reconcile
+from shop.review.attention import read_desk_sync
+from shop.review.errors import NothingToAccept, ResolutionIncomplete
+from shop.review.resolution import Resolution
 from shop.settings import settings
 from tests.conftest import HOME, own_port
 from tests.integration.world import World, an_order
@@ -287,7 +287,7 @@ async def test_a_refused_refund_repeats_no_customer(books: Books, monkeypatch: p
         numbers: dict[str, Any] = {"payment_id": "p", "charged": PRICE, "refunded": Decimal(0), "currency": "USD", "refusals": 1}
         raise RefundRefused("refund_refused", "no refund to JANE  qmarker", **numbers)
 
-    monkeypatch.setattr(mending, "refund", refused)
+    monkeypatch.setattr(repair, "refund", refused)
     (found,) = await books.found()
     assert "no refund to" in str(found.remark)
     rows = books.world.sql("SELECT undo_error::text FROM order_step WHERE order_id = :id AND undo_error IS NOT NULL", id=order_id)

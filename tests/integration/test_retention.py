@@ -12,21 +12,21 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from sqlalchemy import create_engine, text
 
-from deployments.stack.postgres import EmbeddedPostgres
+from deployments.local.postgres import EmbeddedPostgres
 from flows.cancel_order import cancel_order
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.purge import purge
-from shop import intake, report
-from shop.books import read_books
-from shop.desk.cancel import Asked, ask_to_cancel
 from shop.notifications.maildir import mail_name
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
 from shop.payments.gateways import gateway
+from shop.reconciliation.books import read_books
 from shop.reconciliation.reconcile import reconcile
 from shop.retention.customers import erase_customers
 from shop.retention.scrub import scrubbed
 from shop.retention.traces import purge_traces
+from shop.review.cancel import Asked, ask_to_cancel
 from shop.settings import Settings, settings
 from tests.integration.world import World, an_order
 

@@ -13,13 +13,13 @@ import httpx
 import pytest
 
 from deployments.cli import order_saga
-from deployments.stack.environment import environment
-from deployments.stack.sandbox import Sandbox
+from deployments.local.environment import environment
+from deployments.local.sandbox import Sandbox
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake
-from shop.books import read_books
-from shop.outcomes import Outcome
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
+from shop.reconciliation.books import read_books
 from tests.integration.test_desk import PRICE
 from tests.integration.world import World, an_order
 
@@ -204,7 +204,7 @@ async def test_a_database_that_stops_answering_says_how_far_it_came(
     saga: World, unique: str, review: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saga.database import NotWritten
-    from shop.desk import resolution
+    from shop.review import resolution
 
     await many(saga, unique, 3)
     resolve, calls = resolution.resolve, []

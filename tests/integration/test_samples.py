@@ -12,9 +12,9 @@ import pytest
 from deployments.samples import Sample, load_samples
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, report
-from shop.outcomes import OrderOutcome, Outcome
-from shop.shipping.label import label_path
+from shop.orders import intake, report
+from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.shipping.labels.label import label_path
 from tests.integration.world import World
 
 SAMPLES = load_samples()

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from shop.payments.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import Payment
-from shop.payments.sandbox_client import SandboxGateway
+from shop.payments.sandbox.client import SandboxGateway
 from tests.integration.saying import http, rubbish, server_that_says
 
 PATIENCE = 30.0

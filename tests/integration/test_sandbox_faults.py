@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.stack.sandbox import Sandbox
-from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
+from deployments.local.sandbox import Sandbox
+from shop.payments.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
-from shop.payments.in_process import InProcessGateway
 from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.client import SandboxGateway
 from shop.payments.sandbox.faults import Fault, FaultRule, Move
+from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
-from shop.payments.sandbox_client import SandboxGateway
 from tests.conftest import HOME, own_port
 from tests.waiting import until
 

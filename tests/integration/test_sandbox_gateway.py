@@ -25,13 +25,13 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from shop import names
-from shop.errors import PaymentDeclined, PaymentGatewayError, PaymentGatewayTimeout
+from shop.orders import names
+from shop.payments.errors import PaymentDeclined, PaymentGatewayError, PaymentGatewayTimeout
 from shop.payments.gateway import GatewayTotals, Payment, PaymentGateway, PaymentStatus
-from shop.payments.in_process import InProcessGateway
 from shop.payments.sandbox.behaviour import Behaviour
+from shop.payments.sandbox.client import SandboxGateway
+from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
-from shop.payments.sandbox_client import SandboxGateway
 
 CREATED, SUCCEEDED, DECLINED, CANCELLED = PaymentStatus.CREATED, PaymentStatus.SUCCEEDED, PaymentStatus.DECLINED, PaymentStatus.CANCELLED
 HOME = Path(__file__).resolve().parents[2]

@@ -11,8 +11,8 @@ import pytest
 from prefect.blocks.system import Secret
 
 import tasks  # noqa: F401  (what reads the blocks)
-from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.prefect_server import PrefectServer
+from deployments.local.postgres import EmbeddedPostgres
+from deployments.local.prefect_server import PrefectServer
 from shop.settings import Settings
 from tests.conftest import HOME
 

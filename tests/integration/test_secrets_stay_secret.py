@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
+from deployments.local.prefect_server import PrefectServer
+from deployments.local.worker import Worker
 from deployments.samples import load_samples
-from deployments.stack.environment import environment
-from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.prefect_server import PrefectServer
-from deployments.stack.worker import Worker
 from deployments.trigger import run_order, submit_orders, wake_pending_lane
 from flows.log_lines import configure
 from flows.process_order import process_order
-from shop import intake_content, report
-from shop.outcomes import Outcome
-from shop.secrets import is_secret
+from shop.orders import intake_content, report
+from shop.orders.outcomes import Outcome
+from shop.runtime.secrets import is_secret
 from shop.settings import Settings, settings
 from tests.crm_server import crm_server
 from tests.integration.world import World, an_order

@@ -24,8 +24,8 @@ from saga.finish import record_failures
 from saga.prefect.compensation import compensate
 from saga.prefect.run import run_saga
 from saga.wakeup import Listener
-from shop.errors import PaymentDeclined
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
+from shop.payments.errors import PaymentDeclined
 from tests.integration.domain import Shop, an_order, begin, begin_undo, end_undo
 
 pytest_plugins = ["tests.integration.domain_fixtures"]

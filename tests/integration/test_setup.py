@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from deployments.cli import order_saga
-from deployments.stack.environment import environment
-from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.prefect_server import PrefectServer
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
+from deployments.local.prefect_server import PrefectServer
 from tests.conftest import HOME, own_port
 from tests.integration.world import World
 

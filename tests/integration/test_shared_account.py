@@ -23,25 +23,25 @@ from flows.cancel_order import cancel_order
 from flows.handle_payment_events import handle_payment_events
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import installation as installations
-from shop import intake, report
-from shop.errors import PaymentError, PaymentGatewayTimeout
-from shop.installation import installation_id
-from shop.money import from_minor
-from shop.outcomes import Outcome
-from shop.payment_events import inbox
-from shop.payment_events.event import PaymentEvent
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
 from shop.payments.charge import STEP, charge, refund
+from shop.payments.errors import PaymentError, PaymentGatewayTimeout
+from shop.payments.events import inbox
+from shop.payments.events.event import PaymentEvent
 from shop.payments.gateways import gateway
-from shop.payments.in_process import InProcessGateway
 from shop.payments.ownership import OwnPayments
+from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import Refusal
-from shop.payments.stripe_calls import StripeCalls
-from shop.payments.stripe_client import StripeGateway
+from shop.payments.stripe.calls import StripeCalls
+from shop.payments.stripe.gateway import StripeGateway
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile
+from shop.runtime import installation as installations
+from shop.runtime.installation import installation_id
 from shop.settings import settings
+from shop.values.money import from_minor
 from tests.integration.domain import Shop, begin, begin_undo
 from tests.integration.domain import an_order as small_order
 from tests.integration.stripe_world import StripeWorld, paid_by

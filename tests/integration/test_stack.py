@@ -20,20 +20,20 @@ import psutil
 import psycopg
 import pytest
 
-from deployments.stack import postgres as postgres_module
-from deployments.stack import postgres_binaries
-from deployments.stack.deploy import Deployments
-from deployments.stack.environment import given
-from deployments.stack.errors import AlreadyRunning, Interrupted, StackError
-from deployments.stack.files import poll
-from deployments.stack.lock import RunLock
-from deployments.stack.postgres import EmbeddedPostgres
-from deployments.stack.postgres_binaries import Binaries, account_for, find_binaries, require_programs
-from deployments.stack.prefect_server import PrefectServer, require_answer
-from deployments.stack.processes import Child, free_port, stop_leftover, wait_until
-from deployments.stack.revival import Revival
-from deployments.stack.stack import PREFECT, Options, Stack
-from deployments.stack.tidy import tidy_up
+from deployments.local import postgres as postgres_module
+from deployments.local import postgres_binaries
+from deployments.local.deploy import Deployments
+from deployments.local.environment import given
+from deployments.local.errors import AlreadyRunning, Interrupted, StackError
+from deployments.local.files import poll
+from deployments.local.lock import RunLock
+from deployments.local.postgres import EmbeddedPostgres
+from deployments.local.postgres_binaries import Binaries, account_for, find_binaries, require_programs
+from deployments.local.prefect_server import PrefectServer, require_answer
+from deployments.local.processes import Child, free_port, stop_leftover, wait_until
+from deployments.local.revival import Revival
+from deployments.local.stack import PREFECT, Options, Stack
+from deployments.local.tidy import tidy_up
 from tests.conftest import own_port
 from tests.private import open_to_others, read_as_nobody
 
@@ -324,7 +324,7 @@ class TestLock:
         second.release()
 
     def test_a_killed_supervisor_does_not_keep_it(self, folder: Path) -> None:
-        code = "import os; from deployments.stack.lock import RunLock; from pathlib import Path;"
+        code = "import os; from deployments.local.lock import RunLock; from pathlib import Path;"
         code += f"RunLock(Path({str(folder / 'lock')!r})).take(); os.kill(os.getpid(), 9)"
         subprocess.run([sys.executable, "-c", code], cwd=HOME, check=False)
         RunLock(folder / "lock").take()
@@ -493,7 +493,7 @@ class TestStack:
 
     def test_a_start_that_fails_half_way_leaves_nothing(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            "deployments.stack.sandbox.Sandbox.start", lambda *_args, **_options: (_ for _ in ()).throw(StackError("no luck"))
+            "deployments.local.sandbox.Sandbox.start", lambda *_args, **_options: (_ for _ in ()).throw(StackError("no luck"))
         )
         stack = Stack(_parts(folder / "var"))
         with pytest.raises(StackError, match="no luck"), stack:

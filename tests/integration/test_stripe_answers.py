@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from shop.errors import (
+from shop.payments.breaker import GuardedGateway
+from shop.payments.errors import (
     PaymentDeclined,
     PaymentError,
     PaymentGatewayError,
@@ -21,9 +22,8 @@ from shop.errors import (
     PaymentGatewayUnavailable,
     PaymentKeyRefused,
 )
-from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import Payment, PaymentStatus
-from shop.payments.stripe_client import StripeGateway
+from shop.payments.stripe.gateway import StripeGateway
 from tests.integration.saying import Answer, Request, Sayer, http, server_that_says
 from tests.integration.test_sandbox_answers import RUBBISH
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from shop import names
-from shop.errors import (
+from shop.orders import names
+from shop.payments.errors import (
     PaymentDeclined,
     PaymentError,
     PaymentGatewayError,
@@ -25,7 +25,7 @@ from shop.errors import (
     PaymentRefused,
 )
 from shop.payments.gateway import Payment, PaymentStatus
-from shop.payments.stripe_client import StripeGateway
+from shop.payments.stripe.gateway import StripeGateway
 from tests.localstripe_server import KEY, LocalStripe
 from tests.waiting import until
 

@@ -18,12 +18,12 @@ from saga import claims
 from saga.database import transaction
 from saga.finish import postpone
 from saga.lease import lease
-from shop import intake, report
-from shop.errors import PaymentNeedsCustomer
-from shop.order_store import ORDERS
-from shop.outcomes import OrderOutcome, Outcome
-from shop.payment_events import inbox
-from shop.payment_events.event import PaymentEvent
+from shop.orders import intake, report
+from shop.orders.outcomes import OrderOutcome, Outcome
+from shop.orders.store import ORDERS
+from shop.payments.errors import PaymentNeedsCustomer
+from shop.payments.events import inbox
+from shop.payments.events.event import PaymentEvent
 from shop.payments.gateways import close_gateway, gateway
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile

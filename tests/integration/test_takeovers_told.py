@@ -12,8 +12,8 @@ import pytest
 
 from flows.order_saga import ORDER_SAGA
 from flows.recover_orders import recover_orders
-from shop.desk.cancel import ask_to_cancel_sync
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
+from shop.review.cancel import ask_to_cancel_sync
 from tests.integration.artifacts import artifacts
 from tests.integration.test_log_lines_of_runs import shown_in_the_ui
 from tests.integration.test_process_order import stop_while_charging

@@ -14,8 +14,8 @@ import pytest
 from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop.intake import submit
 from shop.monitoring.traces.sender import Sender, sending
+from shop.orders.intake import submit
 from shop.settings import settings
 from tests.conftest import HOME
 from tests.integration.world import World, an_order
@@ -50,7 +50,7 @@ async def test_an_order_that_is_recovered_in_another_process_is_one_trace(
 ) -> None:
     order_id = f"TRACED-{unique}"
     env = {"LEASE_SECONDS": "1", "PAYMENT_TIMEOUT_SECONDS": "25"}
-    killed = running_nursery.order(an_order(order_id), stop_at="shop.payments.sandbox_client:SandboxGateway.confirm:after", env=env)
+    killed = running_nursery.order(an_order(order_id), stop_at="shop.payments.sandbox.client:SandboxGateway.confirm:after", env=env)
     try:
         await asyncio.to_thread(killed.wait_until, killed.stopped, 60, "the charge")
         killed.signal(signal.SIGKILL)

@@ -13,8 +13,8 @@ from deployments.cli import order_saga
 from deployments.trigger import run_order, submit_orders
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop.errors import OrderConflict, UnusableOrder
-from shop.outcomes import Outcome
+from shop.orders.errors import OrderConflict, UnusableOrder
+from shop.orders.outcomes import Outcome
 from tests.integration.world import World, an_order
 
 

@@ -16,10 +16,10 @@ from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
 from saga.definition import Kind, Saga, Step
 from saga.prefect.steps import external_compensation, external_step
-from shop import intake, report
-from shop.errors import InventoryUnavailable
-from shop.order import OrderInstance
-from shop.outcomes import Outcome
+from shop.inventory.errors import InventoryUnavailable
+from shop.orders import intake, report
+from shop.orders.order import OrderInstance
+from shop.orders.outcomes import Outcome
 from tests.integration.world import World, an_order
 
 CHECK, PRODUCT, PRICE = "check_fraud", "PROD-004", Decimal(249)

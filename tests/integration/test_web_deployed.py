@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from deployments.stack.worker import Worker
+from deployments.local.worker import Worker
 from deployments.trigger import start_handling_events
-from shop.outcomes import Outcome
-from shop.payment_events import inbox
-from shop.payment_events.event import PaymentEvent
+from shop.orders.outcomes import Outcome
+from shop.payments.events import inbox
+from shop.payments.events.event import PaymentEvent
 from shop.payments.gateways import gateway
 from shop.settings import settings
 from tests.integration.web import KEY, served

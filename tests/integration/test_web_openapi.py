@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.stack.environment import environment
+from deployments.local.environment import environment
 from tests.integration.web import KEY, SECRET, served
 
 NOBODY = "http://127.0.0.1:1/api"

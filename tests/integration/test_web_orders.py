@@ -15,12 +15,12 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from deployments.stack.environment import environment
-from deployments.stack.postgres import EmbeddedPostgres
+from deployments.local.environment import environment
+from deployments.local.postgres import EmbeddedPostgres
 from flows.order_saga import ORDER_SAGA
 from flows.process_pending_orders import process_pending_orders
 from saga.database import sync_engine
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
 from shop.settings import settings
 from tests.integration.test_hostile_ids import HOSTILE, NEVER_TAKEN
 from tests.integration.web import KEY, served

@@ -16,15 +16,15 @@ import time_machine
 from prefect.artifacts import Artifact
 from stripe import WebhookSignature
 
-from flows.board import KEY as BOARD
+from flows.attention_artifact import KEY as BOARD
 from flows.handle_payment_events import handle_payment_events
 from flows.process_pending_orders import process_pending_orders
-from shop import intake, report
-from shop.desk.attention import read_desk_sync
-from shop.errors import PaymentGatewayError
-from shop.outcomes import Outcome
+from shop.orders import intake, report
+from shop.orders.outcomes import Outcome
+from shop.payments.errors import PaymentGatewayError
 from shop.payments.gateway import Payment
-from shop.payments.stripe_client import StripeGateway
+from shop.payments.stripe.gateway import StripeGateway
+from shop.review.attention import read_desk_sync
 from shop.settings import settings
 from tests.integration.saying import Request, http
 from tests.integration.stripe_world import StripeWorld, paid_by
@@ -43,7 +43,7 @@ def shop(stripe_saga: StripeWorld, monkeypatch: pytest.MonkeyPatch) -> StripeWor
     """Runs are started by the tests themselves, not by the web app."""
     monkeypatch.setenv("STRIPE_WEBHOOK_SECRET", f"{SECRET},{OLD_SECRET}")
     for name in ("wake_pending_lane", "start_handling_events"):
-        monkeypatch.setattr(f"deployments.webhooks.{name}", lambda: None)
+        monkeypatch.setattr(f"deployments.web.app.{name}", lambda: None)
     settings.cache_clear()
     return stripe_saga
 
@@ -291,7 +291,7 @@ class TestRefundsMadeInTheDashboard:
             raise PaymentGatewayError("refund_refused", "not now", retryable=False)
 
         with monkeypatch.context() as while_it_refuses:
-            while_it_refuses.setattr("shop.payments.stripe_client.StripeGateway.refund", refuse)
+            while_it_refuses.setattr("shop.payments.stripe.gateway.StripeGateway.refund", refuse)
             await ordered(paid_by("pm_card_visa", an_order(unique, country="AQ")))
             assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
             (entry,) = shop.ledger(unique)
@@ -310,7 +310,7 @@ class TestRefundsMadeInTheDashboard:
         self, web: httpx.Client, shop: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A part came back in the dashboard; a person pays the rest in another way."""
-        refund = "shop.payments.stripe_client.StripeGateway.refund"
+        refund = "shop.payments.stripe.gateway.StripeGateway.refund"
 
         async def refuse(*_: Any, **__: Any) -> Any:
             raise PaymentGatewayError("refund_refused", "not now", retryable=False)
@@ -462,7 +462,7 @@ class TestTheWholeWay:
             httpx.post(f"{shop.stripe.url}/_config/webhooks/{unique}", json=hook, timeout=10)
 
     async def test_a_worker_that_died_with_an_event_leaves_it_to_the_next(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
-        from shop.payment_events import inbox
+        from shop.payments.events import inbox
 
         await ordered(declined(unique))
         await _pay(unique, confirm=True)

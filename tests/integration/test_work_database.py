@@ -12,9 +12,10 @@ from saga.database import Tx
 from saga.database_action import run_in_database
 from saga.errors import LeaseLost, StepTimeout, UnexpectedStepError
 from saga.execution import StepExecution
-from shop import inventory
-from shop.errors import CarrierUnavailable, OutOfStock, Shortage
-from shop.order import OrderInstance
+from shop.inventory import reservations
+from shop.inventory.errors import OutOfStock, Shortage
+from shop.orders.order import OrderInstance
+from shop.shipping.errors import CarrierUnavailable
 from tests.integration.domain import Shop, an_order
 from tests.integration.scripted import ACT, SHIP, Effects, Ends, failing_commits, gone, ids, some, statuses, step
 
@@ -123,13 +124,13 @@ async def test_what_timed_out_at_its_commit_can_be_undone(shop: Shop, monkeypatc
     """The last attempt's result is unclear, so it counts as done: undoing finds out."""
     await shop.add_stock(P=5)
     (order,) = await shop.instance(an_order("A", ("P", 2)))
-    reserve = step(name=inventory.STEP)
+    reserve = step(name=reservations.STEP)
     with monkeypatch.context() as patch:
         failing_commits(patch, arrives=arrives, error=TimeoutError())
         with pytest.raises(StepTimeout):
-            await run_in_database(StepExecution(reserve, [order]), inventory.reserve)
+            await run_in_database(StepExecution(reserve, [order]), reservations.reserve)
     assert await shop.stock("P") == (5, 2 if arrives else 0)
-    await run_in_database(StepExecution(reserve, [order], undo=True), inventory.release)
+    await run_in_database(StepExecution(reserve, [order], undo=True), reservations.release)
     assert await shop.stock("P") == (5, 0)
     assert order.undo_plan() == ()
 

@@ -26,8 +26,10 @@ from saga.database import Tx, transaction
 from saga.errors import BatchFailing, DatabaseTimeout, InfrastructureError, LeaseLost, StepError, StepTimeout, UnexpectedStepError
 from saga.execution import StepExecution
 from saga.external_action import run_external
-from shop.errors import CarrierRefused, InventoryRefused, PaymentDeclined, PaymentGatewayError, VoidRefused
-from shop.order import OrderInstance
+from shop.inventory.errors import InventoryRefused
+from shop.orders.order import OrderInstance
+from shop.payments.errors import PaymentDeclined, PaymentGatewayError
+from shop.shipping.errors import CarrierRefused, VoidRefused
 from tests.integration.domain import Shop
 from tests.integration.scripted import ACT, Ends, Outside, busy, gone, ids, some, statuses, step
 from tests.waiting import until

@@ -14,9 +14,10 @@ from saga.errors import UnexpectedStepError
 from saga.execution import StepExecution
 from saga.external_action import run_external
 from saga.finish import finish
-from shop.errors import CarrierUnavailable, PaymentGatewayError
-from shop.order import OrderInstance
-from shop.order_store import ORDERS
+from shop.orders.order import OrderInstance
+from shop.orders.store import ORDERS
+from shop.payments.errors import PaymentGatewayError
+from shop.shipping.errors import CarrierUnavailable
 from tests.integration.domain import Shop
 from tests.integration.scripted import READ, SHIP, Ends, Outside, busy, failing_commits, ids, some, statuses
 

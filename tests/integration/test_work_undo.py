@@ -12,9 +12,9 @@ from saga.database_action import run_in_database
 from saga.errors import UnexpectedStepError
 from saga.execution import StepExecution
 from saga.external_action import run_external
-from shop import inventory
-from shop.errors import PaymentGatewayError, RefundRefused
-from shop.order import OrderInstance
+from shop.inventory import reservations
+from shop.orders.order import OrderInstance
+from shop.payments.errors import PaymentGatewayError, RefundRefused
 from tests.integration.domain import Shop, an_order
 from tests.integration.scripted import ACT, Ends, Outside, busy, ids, some, step
 
@@ -24,12 +24,12 @@ pytest_plugins = ["tests.integration.domain_fixtures", "tests.integration.work_f
 async def test_an_undo_in_the_database_records_its_results(shop: Shop) -> None:
     await shop.add_stock(P=10)
     orders = await shop.instance(*(an_order(i, ("P", 2)) for i in "ABC"))
-    reserve = step(name=inventory.STEP)
-    await run_in_database(StepExecution(reserve, orders[:2]), inventory.reserve)
+    reserve = step(name=reservations.STEP)
+    await run_in_database(StepExecution(reserve, orders[:2]), reservations.reserve)
     assert await shop.stock("P") == (10, 4)
     for _ in range(2):
         work = StepExecution(reserve, orders, undo=True)
-        await run_in_database(work, inventory.release)
+        await run_in_database(work, reservations.release)
         assert await shop.stock("P") == (10, 0)
         assert sorted(ids(work.done)) == list("ABC"), "what never began needs no undoing"
     rows = {row.order_id: row for row in await shop.rows("SELECT * FROM order_step")}

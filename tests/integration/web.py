@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import uvicorn
 
-from deployments.webhooks import create_app
-from shop.payments.stripe_sdk import stripe
-from shop.serving import listen
+from deployments.web.app import create_app
+from shop.payments.stripe.sdk import stripe
+from shop.runtime.http_server import listen
 
 KEY = "test-key-of-this-shop"
 SECRET = "whsec_test_secret_1"

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 from sqlalchemy import create_engine, text
 
-from shop.books import read_books
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
-from shop.order import EXAMPLE
+from shop.orders.order import EXAMPLE
+from shop.reconciliation.books import read_books
 from shop.settings import Settings
 
 

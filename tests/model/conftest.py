@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from deployments.stack.environment import environment
+from deployments.local.environment import environment
 from saga.database import close_engine
-from shop import catalogue
-from shop.garbage import little_garbage_collection
-from shop.installation import installation
+from shop.inventory import catalogue
+from shop.runtime.garbage import little_garbage_collection
+from shop.runtime.installation import installation
 from tests.model.core import one_core
 from tests.model.drawing import SHARES
 from tests.model.world import World

@@ -18,19 +18,19 @@ import saga.external_action
 import saga.finish
 import saga.journal
 import saga.prefect.batch
-import shop.expiry
-import shop.inventory
+import shop.inventory.expiry
+import shop.inventory.reservations
 import shop.payments.charge
 import shop.shipping.fulfilment
 import tasks.process_payment
 from saga.database import Tx
 from saga.definition import Kind
 from saga.journal import Record
-from shop.errors import RefundRefused
-from shop.inventory import ReleaseResult, reservation_id
-from shop.order import OrderInstance
-from shop.order_store import ORDERS
+from shop.inventory.reservations import ReleaseResult, reservation_id
+from shop.orders.order import OrderInstance
+from shop.orders.store import ORDERS
 from shop.payments.charge import PaymentResult, RefundResult, _charged
+from shop.payments.errors import RefundRefused
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus
 from tests.model.witness import UNFORESEEN
 
@@ -129,7 +129,7 @@ def created_payment_not_cancelled() -> AbstractContextManager[Any]:
 def released_whatever_its_state() -> AbstractContextManager[Any]:
     async def release(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReleaseResult]:
         held = {order.id: order.payload.wanted for order in orders}
-        await shop.inventory.give_back(tx, held)
+        await shop.inventory.reservations.give_back(tx, held)
         now = datetime.now(UTC)
         return {
             i: ReleaseResult(
@@ -138,7 +138,7 @@ def released_whatever_its_state() -> AbstractContextManager[Any]:
             for i, n in held.items()
         }
 
-    return _instead(shop.inventory, "release", release)
+    return _instead(shop.inventory.reservations, "release", release)
 
 
 def reason_for_undoing_forgotten() -> AbstractContextManager[Any]:
@@ -151,7 +151,7 @@ def expired_under_a_live_lease() -> AbstractContextManager[Any]:
         "SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id WHERE r.state = 'held' AND NOT r.at_service "
         "AND r.expires_at < now() AND CAST(:leases AS uuid[]) IS NOT NULL ORDER BY o.id LIMIT :most FOR UPDATE OF o SKIP LOCKED"
     )
-    return patch.object(shop.expiry, "_EXPIRED", statement)
+    return patch.object(shop.inventory.expiry, "_EXPIRED", statement)
 
 
 def journal_forgotten_when_it_cannot_be_read() -> AbstractContextManager[Any]:

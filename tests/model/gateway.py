@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NoReturn
 
-from shop.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
+from shop.payments.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
 from shop.payments.gateway import Payment, Refund
-from shop.payments.in_process import InProcessGateway
+from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import PaymentRecord
 from tests.model.trouble import Trouble

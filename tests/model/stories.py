@@ -10,9 +10,9 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
 from flows.retry_compensations import retry_compensations
-from shop.desk.cancel import ask_to_cancel
-from shop.expiry import expire_reservations
-from shop.intake import submit_one
+from shop.inventory.expiry import expire_reservations
+from shop.orders.intake import submit_one
+from shop.review.cancel import ask_to_cancel
 from tests.model.orders import order
 
 Story = Callable[[], Coroutine[Any, Any, Any]]

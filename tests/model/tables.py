@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import psycopg
 
-from shop import intake
-from shop.catalogue import load_catalogue
+from shop.inventory.catalogue import load_catalogue
+from shop.orders import intake
 from tests.model.core import join
 from tests.model.orders import IDS, KINDS, PIECES, order
 

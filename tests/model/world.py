@@ -13,7 +13,7 @@ import saga.claims
 import saga.database
 import shop.payments.gateways
 from saga.database import Tx, after_commit, is_database_error, sync_engine
-from shop.order import OrderInstance
+from shop.orders.order import OrderInstance
 from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.ledger import Ledger
 from shop.settings import settings

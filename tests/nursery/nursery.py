@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployments.stack.files import tail
-from deployments.stack.processes import Child, wait_until
+from deployments.local.files import tail
+from deployments.local.processes import Child, wait_until
 from tests.waiting import PATIENCE
 
 HOME = Path(__file__).resolve().parents[2]

@@ -35,9 +35,9 @@ import saga.journal
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
-from shop import intake
+from shop.orders import intake
 from shop.settings import settings
-from shop.shipping.label import Parcel, render_label
+from shop.shipping.labels.label import Parcel, render_label
 from tests.crash import lanes
 
 

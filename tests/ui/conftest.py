@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from dotenv import dotenv_values
 
-from deployments.stack.processes import free_port, wait_until
+from deployments.local.processes import free_port, wait_until
 from tests.conftest import own_port
 from tests.ui.person import Person
 

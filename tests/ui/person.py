@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from deployments.stack.processes import wait_until
+from deployments.local.processes import wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from deployments.stack.processes import wait_until
+from deployments.local.processes import wait_until
 from tests.ui.conftest import Shop
 from tests.ui.person import Person
 

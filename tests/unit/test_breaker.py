@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from saga import circuit_breaker
-from shop.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
 from shop.payments.breaker import GuardedGateway
+from shop.payments.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
 from tests.waiting import until
 
 PAUSE = 0.15

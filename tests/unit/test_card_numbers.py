@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.card_numbers import MASK, has_card_number, is_card_number, is_card_number_as_token, masked, passes_luhn
-from shop.plain import one_line
+from shop.text.card_numbers import MASK, has_card_number, is_card_number, is_card_number_as_token, masked, passes_luhn
+from shop.text.sanitize import one_line
 
 relaxed = hypothesis_settings(deadline=None)
 

@@ -13,11 +13,11 @@ from email.policy import default
 
 import pytest
 
-from shop.notifications.report_mail import report_mail, report_payload
-from shop.outcomes import Outcome
-from shop.pictures.charts import COLOURS, DARK, LIGHT, Bar, BarList, Chart, as_image, bar_list, bars_over_time, lines_over_time
-from shop.pictures.dashboard import bar_lists, charts, dashboard_page, headline
-from shop.pictures.figures import Figures, LowStock, Money, StepFigures
+from shop.monitoring.dashboard.charts import COLOURS, DARK, LIGHT, Bar, BarList, Chart, as_image, bar_list, bars_over_time, lines_over_time
+from shop.monitoring.dashboard.dashboard import bar_lists, charts, dashboard_page, headline
+from shop.monitoring.dashboard.figures import Figures, LowStock, Money, StepFigures
+from shop.monitoring.dashboard.report_mail import report_mail, report_payload
+from shop.orders.outcomes import Outcome
 from shop.settings import Settings
 from tests.integration.world import html_of, text_of
 from tests.unit.test_order_pictures import HOSTILE, contrast

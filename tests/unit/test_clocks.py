@@ -11,8 +11,8 @@ from tests.conftest import HOME
 _SHOWN = "people see it, and nothing is compared with it"
 ALLOWED = {
     "saga/clock.py:machine_time": "for those who have no database",
-    "shop/inventory.py:release_result": _SHOWN,
-    "shop/inventory.py:result_of": _SHOWN,
+    "shop/inventory/reservations.py:release_result": _SHOWN,
+    "shop/inventory/reservations.py:result_of": _SHOWN,
     "shop/confirmation/confirmation.py:finish": _SHOWN,
     "shop/monitoring/log_lines.py:_remove_old_files": "compares it with times that this machine's file system wrote",
     "shop/payments/sandbox/ledger.py:_now": "the sandbox's own clock, as any gateway has one",
@@ -21,7 +21,7 @@ ALLOWED = {
     "flows/reconcile_payments.py:_run_name": _SHOWN,
     "flows/run_names.py:name": _SHOWN,
     "flows/optimize_confirmation.py:_run_name": _SHOWN,
-    "deployments/stack/tidy.py:tidy_up": "the Prefect server that it asks runs on this machine",
+    "deployments/local/tidy.py:tidy_up": "the Prefect server that it asks runs on this machine",
     "deployments/check/parts.py:payments": "asks for a page of whatever length, to see whether the gateway answers",
 }
 _CLOCKS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("time", "time"), ("time", "time_ns")}

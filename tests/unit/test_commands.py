@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deployments.cli import make_app, order_saga
-from deployments.stack.environment import environment
+from deployments.local.environment import environment
 
 HOME = Path(__file__).resolve().parent.parent.parent
 NOWHERE = "postgresql://postgres@127.0.0.1:1/nowhere"

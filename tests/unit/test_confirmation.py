@@ -17,7 +17,7 @@ from shop.confirmation.facts import slot_values
 from shop.confirmation.template import template_confirmation
 from shop.confirmation.writer import write_confirmation
 from shop.notifications.language import language
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 
 relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from saga.errors import StepError
-from shop.customer_words import HIDDEN, without_customer
-from shop.errors import OrderRejected
-from shop.intake_content import take_in
 from shop.monitoring.masking import mask_exception
-from shop.order import EXAMPLE, Order
-from shop.plain import one_line, said
+from shop.orders.errors import OrderRejected
+from shop.orders.intake_content import take_in
+from shop.orders.order import EXAMPLE, Order
+from shop.orders.validation import validate
 from shop.settings import Settings
-from shop.validation import validate
+from shop.text.customer_words import HIDDEN, without_customer
+from shop.text.sanitize import one_line, said
 
 PLANTED = "Zq7Planted"
 LEAK = re.compile(r"zq7planted|5550199\d*", re.IGNORECASE)

@@ -11,8 +11,8 @@ from deployments.diagrams import documents, mermaid
 from deployments.diagrams.characters import workflow_boxes
 from flows.order_saga import ORDER_SAGA
 from saga.definition import Kind, Saga, Step
-from shop.order_states import TRANSITIONS, OrderState
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
+from shop.orders.states import TRANSITIONS, OrderState
 from tests.node import node
 
 

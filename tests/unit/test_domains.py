@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from shop.domains import ascii_domain, ascii_mail_domain, ascii_url_host
 from shop.notifications.smtp_url import smtp_server
 from shop.settings import Settings
+from shop.text.domains import ascii_domain, ascii_mail_domain, ascii_url_host
 
 MEANT = {
     "straße.example": "xn--strae-oqa.example",  # IDNA 2003: strasse.example

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from shop.files import PRIVATE_FILE, make_private, tighten, write_atomic
 from shop.monitoring.log_lines import _JsonFile
 from shop.notifications.maildir import Maildir
 from shop.notifications.message import Mail
 from shop.payments.sandbox.ledger import Ledger
+from shop.runtime.files import PRIVATE_FILE, make_private, tighten, write_atomic
 from tests.private import open_to_others
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")

@@ -13,11 +13,22 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.errors import UnusableOrder
-from shop.intake_content import CARD_REMOVED, CODE_REMOVED, CONTROL, HAS_REMOVED, MISNAMED, REMOVED, TOO_DEEP, TOO_LONG, Content, take_in
-from shop.names import MAX_ORDER_ID
-from shop.order import EXAMPLE, Item, Order
-from shop.plain import one_line
+from shop.orders.errors import UnusableOrder
+from shop.orders.intake_content import (
+    CARD_REMOVED,
+    CODE_REMOVED,
+    CONTROL,
+    HAS_REMOVED,
+    MISNAMED,
+    REMOVED,
+    TOO_DEEP,
+    TOO_LONG,
+    Content,
+    take_in,
+)
+from shop.orders.names import MAX_ORDER_ID
+from shop.orders.order import EXAMPLE, Item, Order
+from shop.text.sanitize import one_line
 
 relaxed = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -407,8 +418,8 @@ class LaterOrder(Order):
 
 def test_a_new_optional_field_changes_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     before = take_in(EXAMPLE)
-    monkeypatch.setattr("shop.intake_content.Order", LaterOrder)
-    monkeypatch.setattr("shop.intake_content.Item", LaterItem)
+    monkeypatch.setattr("shop.orders.intake_content.Order", LaterOrder)
+    monkeypatch.setattr("shop.orders.intake_content.Item", LaterItem)
     after = take_in(EXAMPLE)
     assert "delivery_notes" in after.text
     assert after.fingerprint == before.fingerprint

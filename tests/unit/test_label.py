@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from pypdf import PageObject, PdfReader
 
-from shop.files import write_atomic
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
+from shop.runtime.files import write_atomic
 from shop.settings import Settings
 from shop.shipping.carrier import Shipment
-from shop.shipping.label import Parcel, label_path, parcel_of, render_label, write_label
-from shop.shipping.lettering import BOLD, PLAIN, set_line, transliterated, wrapped
+from shop.shipping.labels.label import Parcel, label_path, parcel_of, render_label, write_label
+from shop.shipping.labels.lettering import BOLD, PLAIN, set_line, transliterated, wrapped
 
 relaxed = hypothesis_settings(deadline=None, max_examples=40)  # a busy machine is not a failure
 PARCEL = Parcel(

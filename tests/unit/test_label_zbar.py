@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from shop.shipping.label import render_label
+from shop.shipping.labels.label import render_label
 from tests.node import node
 from tests.unit.test_label import PARCEL, SCRIPTS, shown
 

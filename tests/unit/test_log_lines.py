@@ -16,11 +16,11 @@ import pytest
 import structlog
 
 from saga.log_context import about, add_source, bind_instance
-from shop import logs
 from shop.monitoring.config import monitoring
 from shop.monitoring.log_lines import KEPT, Lines
-from shop.order import OrderInstance
-from shop.order_store import ORDERS
+from shop.orders.order import OrderInstance
+from shop.orders.store import ORDERS
+from shop.runtime import logs
 from shop.settings import settings
 
 log = logging.getLogger("shop.tests")

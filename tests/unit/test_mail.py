@@ -35,9 +35,9 @@ from shop.notifications.mail import (
     refund_mail,
 )
 from shop.notifications.maildir import Maildir, mail_name
-from shop.order import EXAMPLE, Order
-from shop.plain import paragraphs
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import LANGUAGES, Settings
+from shop.text.sanitize import paragraphs
 
 ENGLISH = language("en")
 relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure

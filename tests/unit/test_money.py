@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop import money
+from shop.values import money
 
 relaxed = hypothesis_settings(deadline=None)
 CODES = ["USD", "EUR", "JPY", "KRW", "KWD", "BHD", "CLP", "TND", "GBP", "INR"]

@@ -11,15 +11,15 @@ from hypothesis import assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.files import is_spelled_so, write_atomic
-from shop.names import MAX_ORDER_ID, file_stems, key, run_name, stem
 from shop.notifications.maildir import Maildir, find_mail, mail_name, mail_names
 from shop.notifications.message import Mail
+from shop.orders.names import MAX_ORDER_ID, file_stems, key, run_name, stem
+from shop.orders.page.page import page_key
 from shop.payments.sandbox.ledger import MAX_ORDER_ID as GATEWAY_MAX
-from shop.pictures.order_page import page_key
 from shop.retention.customers import _files, _mails
+from shop.runtime.files import is_spelled_so, write_atomic
 from shop.settings import Settings
-from shop.shipping.label import label_path
+from shop.shipping.labels.label import label_path
 
 relaxed = hypothesis_settings(deadline=None)
 # What `take_in` lets through as an id: no control characters, no surrogates, nothing at the ends that is stripped.

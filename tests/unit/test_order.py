@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from deployments import trigger
-from shop.intake_content import take_in
-from shop.order import EXAMPLE, Amount, Item, Order, read_stored
+from shop.orders.intake_content import take_in
+from shop.orders.order import EXAMPLE, Amount, Item, Order, read_stored
 
 relaxed = hypothesis_settings(deadline=None)
 AMOUNT: TypeAdapter[Decimal] = TypeAdapter(Amount)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from flows.order_saga import ORDER_SAGA
-from shop.pictures.order_boxes import order_boxes
-from shop.pictures.order_diagram import order_diagram
-from shop.pictures.order_page import order_page, page_key, summary
-from shop.pictures.order_story import DeskRow, MailRow, OrderStory, StepRow, StepState, UndoState, step_views
-from shop.pictures.words import duration, for_markdown, for_mermaid
+from shop.orders.page.boxes import order_boxes
+from shop.orders.page.diagram import order_diagram
+from shop.orders.page.formatting import duration, for_markdown, for_mermaid
+from shop.orders.page.page import order_page, page_key, summary
+from shop.orders.page.story import DeskRow, MailRow, OrderStory, StepRow, StepState, UndoState, step_views
 from shop.settings import Settings
 from tests.node import node as mermaid
 

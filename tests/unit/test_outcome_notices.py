@@ -7,22 +7,15 @@ from decimal import Decimal
 import pytest
 
 from saga.errors import RecordedFailure, SagaCancelled, SagaReturned, StepError, TooManyTakeovers, UnexpectedStepError
-from shop.errors import (
-    CarrierRefused,
-    NoDeliveryAddress,
-    OrderRejected,
-    OutOfStock,
-    PaymentDeclined,
-    PaymentGatewayError,
-    PaymentLapsed,
-    PaymentRefused,
-    Shortage,
-)
+from shop.inventory.errors import OutOfStock, Shortage
 from shop.notifications.kinds import Kind
 from shop.notifications.outcome_notices import notice_of
-from shop.order import EXAMPLE, OrderInstance
-from shop.order_store import ORDERS
-from shop.outcomes import Outcome
+from shop.orders.errors import OrderRejected
+from shop.orders.order import EXAMPLE, OrderInstance
+from shop.orders.outcomes import Outcome
+from shop.orders.store import ORDERS
+from shop.payments.errors import NoDeliveryAddress, PaymentDeclined, PaymentGatewayError, PaymentLapsed, PaymentRefused
+from shop.shipping.errors import CarrierRefused
 
 SHORT = OutOfStock([Shortage("PROD-001", 2, 1)])
 DECLINED = PaymentDeclined("card_declined", "no")

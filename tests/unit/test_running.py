@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments import run, running
+from deployments import running
+from deployments.local import run
+from deployments.local.environment import write_env_file
 from deployments.running import configured_prefect_api_url, use_running_world
-from deployments.stack.environment import write_env_file
 
 OURS, THEIRS = "http://127.0.0.1:4200/api", "https://prefect.example.com/api"
 NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFECT_PROFILE")

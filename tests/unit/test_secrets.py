@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shop import secrets
+from shop.runtime import secrets
 from shop.settings import Settings
 
 KEY = "sk_test_PLANTED"

@@ -20,7 +20,7 @@ from shop.confirmation.slots import LONGEST, SLOTS, can_check, clean, fill, prob
 from shop.confirmation.template import template_confirmation
 from shop.notifications import language as language_module
 from shop.notifications.language import language, words
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import LANGUAGES, Settings
 
 relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure

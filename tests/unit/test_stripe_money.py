@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shop.errors import PaymentGatewayError
-from shop.money import currencies, decimals
-from shop.payments.stripe_money import from_units, to_units
+from shop.payments.errors import PaymentGatewayError
+from shop.payments.stripe.money import from_units, to_units
+from shop.values.money import currencies, decimals
 
 
 @pytest.mark.parametrize(

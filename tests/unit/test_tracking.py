@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.errors import CarrierRefused
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 from shop.shipping.carrier import Carrier
 from shop.shipping.embedded import EmbeddedCarrier
+from shop.shipping.errors import CarrierRefused
 from shop.shipping.s10 import SERIALS_PER_PAIR, check_digit, tracking_number
 
 relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure

@@ -17,12 +17,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shop import money
-from shop.errors import OrderRejected, Problem, UnusableOrder
-from shop.intake_content import take_in
-from shop.order import EXAMPLE, Order
+from shop.orders.errors import OrderRejected, Problem, UnusableOrder
+from shop.orders.intake_content import take_in
+from shop.orders.order import EXAMPLE, Order
+from shop.orders.validation import PAYMENT_METHODS, validate
 from shop.settings import Settings
-from shop.validation import PAYMENT_METHODS, validate
+from shop.values import money
 
 relaxed = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIMITS = Settings(_env_file=None)

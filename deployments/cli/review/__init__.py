@@ -11,9 +11,9 @@ from deployments import terminal
 from deployments.cli.review.decide import decide, selected
 from deployments.cli.review.options import Filters, Who
 from deployments.cli.review.shown import details, listed
-from shop.desk.resolution import Resolution
-from shop.desk.selection import Selection, select_sync
-from shop.pictures.order_story import read_story_sync
+from shop.orders.page.story import read_story_sync
+from shop.review.resolution import Resolution
+from shop.review.selection import Selection, select_sync
 
 _ANYTHING, _NOBODY = Filters(), Who()
 

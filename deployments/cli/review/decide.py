@@ -14,13 +14,13 @@ from deployments.cli.review.options import Filters, Who
 from deployments.cli.review.shown import Row, decided_table
 from deployments.cli.trouble import explanation
 from deployments.who import user
-from shop.desk import resolution as desk
-from shop.desk.attention import OnTheDesk
-from shop.desk.errors import DeskError, ResolutionIncomplete
-from shop.desk.resolution import Decision, Resolution
-from shop.desk.selection import Selection, select_sync
+from shop.review import resolution as desk
+from shop.review.attention import OnTheDesk
+from shop.review.errors import DeskError, ResolutionIncomplete
+from shop.review.resolution import Decision, Resolution
+from shop.review.selection import Selection, select_sync
+from shop.runtime.sync import run_sync
 from shop.settings import settings
-from shop.sync import run_sync
 
 _DONE = {
     Resolution.RETRY_NOW: "opened again",

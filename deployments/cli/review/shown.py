@@ -13,10 +13,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from shop.desk.advice import advice
-from shop.desk.attention import OnTheDesk
-from shop.money import show
-from shop.pictures.order_story import DeskRow
+from shop.orders.page.story import DeskRow
+from shop.review.advice import advice
+from shop.review.attention import OnTheDesk
+from shop.values.money import show
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from shop.monitoring.exposition.families import inventory_families, process_families, reading_families, shop_families
 from shop.monitoring.exposition.reading import Read, Reading
-from shop.serving import ServedInThread, listen
+from shop.runtime.http_server import ServedInThread, listen
 from shop.settings import settings
 
 PATH = "/metrics"

@@ -13,18 +13,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from saga.database import pool_use
-from saga.errors import StepError
-from shop import errors
-from shop.errors import PaymentNeedsCustomer
-from shop.money import is_currency
 from shop.monitoring.buckets import middle_ms
-from shop.monitoring.commands import REFUSALS
+from shop.monitoring.error_codes import REFUSALS, SHOP_CODES
 from shop.monitoring.exposition.now import Now
 from shop.monitoring.exposition.reading import Read
 from shop.monitoring.exposition.totals import Total
 from shop.monitoring.postponed import EXTERNAL, POSTPONED
 from shop.notifications.outbox import CONFIRMATION_STEP
-from shop.outcomes import Outcome
+from shop.orders.outcomes import Outcome
+from shop.payments.errors import PaymentNeedsCustomer
+from shop.values.money import is_currency
 
 PREFIX = "order_saga"
 STEP_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -35,9 +33,6 @@ _REASONS = (*EXTERNAL, PaymentNeedsCustomer.code)
 """The reasons for postponing orders: reported even if there are no such orders."""
 _OPEN_STATES = ("waiting", "held", "put_off", "left_behind")
 _OUTBOX_STATES = ("waiting", "failing", "refused")
-_CODES = frozenset(
-    each.code for each in vars(errors).values() if isinstance(each, type) and issubclass(each, StepError) and each.code != StepError.code
-)
 
 
 def shop_families(read: Read) -> Iterator[Metric]:
@@ -275,7 +270,7 @@ def _code(total: Total) -> str:
 
 
 def _known(code: str | None) -> str:
-    return (code if code in _CODES else OTHER) if code else "unknown"
+    return (code if code in SHOP_CODES else OTHER) if code else "unknown"
 
 
 def _currency(code: str | None) -> str:

@@ -14,7 +14,7 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from shop.monitoring.buckets import bucket_sql
-from shop.monitoring.commands import REFUSALS
+from shop.monitoring.error_codes import REFUSALS
 from shop.monitoring.postponed import EXTERNAL, POSTPONED, STEP_IS_POSTPONED, UNDO_IS_POSTPONED
 
 _UNDO_BUCKET, _SENT_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at"), bucket_sql("created_at", "sent_at")

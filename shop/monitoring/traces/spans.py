@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from shop.monitoring.commands import REFUSALS
-from shop.outcomes import Outcome
+from shop.monitoring.error_codes import REFUSALS
+from shop.orders.outcomes import Outcome
 
 _SCOPE = InstrumentationScope("order-saga")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -28,13 +28,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
-from shop.card_numbers import is_card_number_as_token
-from shop.files import PRIVATE_FILE, make_private
-from shop.money import is_currency
 from shop.payments.gateway import PaymentStatus
 from shop.payments.sandbox.behaviour import GOOD_CARD, TEST_CARDS, Behaviour, Card, Fate
 from shop.payments.sandbox.faults import FaultRule, Faults, Move
 from shop.payments.sandbox.records import MAX_AMOUNT, AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
+from shop.runtime.files import PRIVATE_FILE, make_private
+from shop.text.card_numbers import is_card_number_as_token
+from shop.values.money import is_currency
 
 MAX_ORDER_ID = 500
 MAX_PAGE = 1000

@@ -1,0 +1,63 @@
+"""Orders and how they ended, as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from shop.orders.outcomes import OrderOutcome
+from shop.values.money import show
+
+STYLES: Mapping[str, str] = {
+    "completed": "green",
+    "rejected": "yellow",
+    "out_of_stock": "yellow",
+    "compensated": "cyan",
+    "needs_attention": "bold red",
+    "no outcome": "bold red",
+}
+"""The colour of each outcome."""
+DONE = frozenset({"success"})
+"""The statuses of a compensation that gave something back."""
+
+
+def given_back(outcome: OrderOutcome) -> list[str]:
+    """The compensations that gave something back, in the order in which they ran."""
+    return [undone.compensation for undone in outcome.undone if undone.status in DONE]
+
+
+def outcome_table(title: str, orders: Iterable[tuple[str, OrderOutcome | None]]) -> Table:
+    """One line for each order: order id and, if there is one, how it ended."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("order", "outcome", "failing step", "undone"):
+        table.add_column(column, overflow="fold")
+    for column in ("charged", "refunded", "time"):
+        table.add_column(column, justify="right", overflow="fold")
+    for order_id, outcome in orders:
+        name = str(outcome.outcome) if outcome and outcome.outcome else "no outcome"
+        row: list[Text | str] = [Text(order_id), Text(name, STYLES.get(name, ""))]
+        if outcome is not None:
+            charged, refunded = (_money(amount, outcome.currency) for amount in (outcome.amount_charged, outcome.amount_refunded))
+            took = f"{outcome.seconds:.2f} s" if outcome.seconds is not None else ""
+            row += [outcome.failing_step or "", _undone(outcome), charged, refunded, took]
+        table.add_row(*row)
+    return table
+
+
+def _undone(outcome: OrderOutcome) -> Text:
+    text = Text()
+    for undone in outcome.undone:
+        if undone.status in DONE:
+            text.append(f"{undone.compensation}\n")
+        elif undone.status == "failed":
+            text.append(f"{undone.compensation} failed\n", STYLES["needs_attention"])
+    text.rstrip()
+    return text
+
+
+def _money(amount: Decimal, currency: str) -> str:
+    return show(amount, currency) if amount else ""

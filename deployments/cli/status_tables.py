@@ -1,0 +1,196 @@
+"""Metrics as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment, Segments
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from deployments.cli.outcome_table import STYLES
+from shop.monitoring.buckets import Durations
+from shop.monitoring.business import BusinessMetrics
+from shop.monitoring.events import EventMetrics
+from shop.monitoring.metrics import Metrics
+from shop.monitoring.steps import StepMetrics
+from shop.monitoring.system import SystemMetrics
+from shop.values.money import show
+
+_BAD = "bold red"
+_TIMES = ("mean", "p50", "p95", "p99")
+_MORE = 12
+"""Processes that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cropped:
+    """As much of it as the terminal has lines for, and how many there are besides."""
+
+    what: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self.what, options.update(height=None), pad=False)
+        most = max(1, options.size.height)
+        if more := len(lines) - most:
+            lines = (
+                lines if more < 0 else [*lines[: most - 1], [Segment(f"{more + 1} more lines: make the terminal taller", Style(dim=True))]]
+            )
+        yield Segments(segment for line in lines for segment in (*line, Segment.line()))
+
+
+def shown(metrics: Metrics, threshold: float) -> Group:
+    """All of it. Error rates above the threshold (a share) stand out."""
+    window = metrics.window
+    parts: list[RenderableType] = [Text(f"{window.name}, as of {_clock(metrics.read_at)}", "bold")]
+    if metrics.events is not None:
+        parts.append(_events(metrics.events, threshold))
+    if metrics.steps is not None:
+        parts.append(_steps(metrics.steps, threshold))
+    parts.append(_business(metrics.business))
+    if metrics.system is not None:
+        parts.append(_system(metrics.system))
+    parts.append(Text(f"Times and percentiles are within {metrics.percentiles_within:.1%}.", "dim"))
+    return Group(*parts)
+
+
+def _events(events: EventMetrics, threshold: float) -> Table:
+    table = _table(
+        "Events", left=("",), right=("total", "steps", "undos", "messages", "succeeded", "refused", "errors", *_TIMES, "payload")
+    )
+    size = f"{events.payload.mean:,.0f} B, p99 {events.payload.p99:,} B" if events.payload else ""
+    counts = (events.total_events, events.steps, events.compensations, events.messages)
+    table.add_row(
+        "", *map(_number, counts), _share(events.success_rate), _number(events.refused), _rate(events.error_rate, threshold),
+        *_times(events.latency), size,
+    )  # fmt: skip
+    return table
+
+
+def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
+    table = _table("Steps", left=("step",), right=("commands", "succeeded", "refused", "errors", *_TIMES, "retries", "undone", "undo p50"))
+    told: list[RenderableType] = []
+    for step in steps:
+        undos = step.compensations
+        undone = Text(_number(undos.done)) + (Text(f" {undos.failed} failed", _BAD) if undos.failed else Text())
+        table.add_row(
+            step.step, _number(step.commands), _share(step.success_rate), _number(step.refused), _rate(step.error_rate, threshold),
+            *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms),
+        )  # fmt: skip
+        more = [f"{count:,} {code}" for code, count in step.failures.items()]
+        if postponed := step.put_off + undos.put_off:
+            more.append(f"{postponed:,} postponed until the external system is available")
+        if more:
+            told.append(Text(f"  {step.step}: {', '.join(more)}", "dim"))
+    return Group(table, *told)
+
+
+def _business(business: BusinessMetrics) -> Table:
+    table = _table("Business", left=("", ""), right=())
+    ended = [Text(f"{count:,} {outcome}", STYLES.get(outcome, "") if count else "dim") for outcome, count in business.orders.items()]
+    table.add_row("orders that ended", Text(", ").join(ended))
+    table.add_row("from submission to outcome", _in_words(business.latency))
+    table.add_row("open now", f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being undone")
+    if (oldest := business.oldest_waiting) is not None:
+        table.add_row("oldest waiting order", f"{oldest.id}, for {_time(oldest.seconds * 1000)}")
+    attention = Text(_orders(business.needs_attention), _BAD if business.needs_attention else "")
+    table.add_row("need attention now", attention)
+    table.add_row("refunds owed now", _orders(business.refunds_owed))
+    for currency, money in business.money.items():
+        said = f"{show(money.charged, currency)} charged, {show(money.refunded, currency)} refunded"
+        now = f"; now {show(money.at_risk, currency)} at risk, {show(money.refunds_owed, currency)} of refunds owed"
+        table.add_row(currency, said + (now if money.at_risk or money.refunds_owed else ""))
+    table.add_row("compensations took", _in_words(business.compensation_latency))
+    table.add_row("oversell attempts", f"{business.oversell_attempts:,}, none of them sold")
+    writers = ", ".join(f"{count:,} by {writer}" for writer, count in business.confirmations.by_writer.items())
+    table.add_row("confirmations", writers or "none")
+    for reason, count in business.confirmations.reasons.items():
+        table.add_row("", f"{count:,}: {reason}")
+    return table
+
+
+def _system(system: SystemMetrics) -> Group:
+    table = _table(
+        "Processes", left=("process", "host", "pid", ""), right=("CPU", "most", "memory", "most", "connections", "most", "of", "seen")
+    )
+    styles = {"alive": "green", "lost": _BAD, "ended": "dim"}
+    for process in system.processes[:_MORE]:
+        table.add_row(
+            process.kind, process.host, str(process.pid), Text(process.state, styles[process.state]),
+            _percent(process.mean_cpu_percent), _percent(process.most_cpu_percent),
+            _megabytes(process.mean_memory_mb), _megabytes(process.most_memory_mb),
+            "" if process.mean_connections is None else f"{process.mean_connections:.1f}",
+            *("" if each is None else str(each) for each in (process.most_connections, process.connections_limit)), _clock(process.seen_at),
+        )  # fmt: skip
+    machines = _table("Machines", left=("host",), right=("CPU", "most", "memory", "most", "disk"))
+    for machine in system.machines:
+        percents = (machine.mean_cpu_percent, machine.most_cpu_percent, machine.mean_memory_percent, machine.most_memory_percent)
+        machines.add_row(machine.host, *map(_percent, percents), _percent(machine.disk_percent))
+    more = len(system.processes) - _MORE
+    said = f"{system.leases} may work on orders now" + (f"; {more} more processes are not shown" if more > 0 else "")
+    return Group(table, machines, Text(said, "dim"))
+
+
+def _table(title: str, *, left: Iterable[str], right: Iterable[str]) -> Table:
+    columns = [*left]
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.show_header = any(columns) or bool(list(right))
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=bool(column))
+    for column in right:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _times(durations: Durations) -> tuple[str, str, str, str]:
+    return _time(durations.mean_ms), _time(durations.p50_ms), _time(durations.p95_ms), _time(durations.p99_ms)
+
+
+def _in_words(durations: Durations) -> str:
+    return (
+        ", ".join(f"{name} {took}" for name, took in zip(_TIMES, _times(durations), strict=True)) if durations.mean_ms is not None else "-"
+    )
+
+
+def _time(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "-"
+    seconds = milliseconds / 1000
+    if seconds < 1:
+        return f"{milliseconds:.0f} ms" if milliseconds >= 10 else f"{milliseconds:.1f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _orders(number: int) -> str:
+    return f"{number:,} order" + ("s" if number != 1 else "")
+
+
+def _number(number: int) -> str:
+    return f"{number:,}" if number else "-"
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _rate(rate: float | None, threshold: float) -> Text:
+    return Text(_share(rate), _BAD if rate is not None and rate > threshold else "")
+
+
+def _percent(percent: float | None) -> str:
+    return "" if percent is None else f"{percent:.0f} %"
+
+
+def _megabytes(megabytes: float | None) -> str:
+    return "" if megabytes is None else f"{megabytes:,.0f} MB"
+
+
+def _clock(time: datetime) -> str:
+    return f"{time:%H:%M:%S} UTC"

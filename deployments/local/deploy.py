@@ -1,0 +1,96 @@
+"""Registers what prefect.yaml describes with the Prefect server of `make run`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from deployments.local.errors import StackError
+from deployments.local.files import read_if_there, tail, write_whole
+from deployments.local.processes import Child, Hurry, wait_until
+from deployments.setup.server import client
+
+
+class Deployments:
+    """What prefect.yaml describes, on one server. Registering takes seconds, so it is skipped when nothing has changed since.
+
+    `home` is the project's folder, `state` the file that remembers what was registered where.
+    """
+
+    def __init__(self, *, home: Path, state: Path, logs: Path, pids: Path, environment: Mapping[str, str | None]) -> None:
+        self._home, self._state, self._go = home, state, pids / "deploy.go"
+        command = [sys.executable, "-m", "deployments.local.warm", str(self._go), "--no-prompt", "deploy", "--all"]
+        env = {"PREFECT_CLI_WRAP_LINES": "false", **environment}
+        self._child = Child("prefect deploy", command, log=logs / "deploy.log", pid_file=pids / "deploy.pid", env=env, cwd=home)
+
+    def prepare(self, api_url: str) -> None:
+        """Begins to load what registering needs, if it seems to be needed."""
+        if self._known(api_url) is None:
+            self._load()
+
+    def register(self, api_url: str, seconds: float = 180, cancelled: threading.Event | None = None) -> bool:
+        """Registers everything, unless it is there as it should be. Returns whether it had to.
+
+        Raises StackError with what `prefect deploy` said when it fails.
+        """
+        known = self._known(api_url)
+        if known is not None and known <= _registered():
+            self.stop()
+            return False
+        if not self._child.running():
+            self._load()
+        write_whole(self._go, api_url)
+        wait_until(lambda: self._child.returncode is not None, seconds, "prefect deploy to end", child=None, cancelled=cancelled)
+        if self._child.returncode != 0:
+            raise StackError(
+                f"the deployments in prefect.yaml could not be registered. `prefect deploy --all` said:\n{tail(self._child.log, 30)}"
+            )
+        self.stop()
+        write_whole(self._state, json.dumps({"api_url": api_url, "digest": self._digest(), "deployments": sorted(_registered())}))
+        return True
+
+    def stop(self, hurry: Hurry | None = None) -> None:
+        self._child.stop(grace=2, hurry=hurry)
+        self._go.unlink(missing_ok=True)
+
+    def _load(self) -> None:
+        self._go.unlink(missing_ok=True)
+        self._child.start()
+
+    def _known(self, api_url: str) -> set[str] | None:
+        """The ids that were registered, if on this server and from these files."""
+        with suppress(ValueError, KeyError, TypeError):
+            noted: dict[str, Any] = json.loads(read_if_there(self._state))
+            if noted["api_url"] == api_url and noted["digest"] == self._digest():
+                return set(noted["deployments"])
+        return None
+
+    def _digest(self) -> str:
+        from importlib.metadata import version
+
+        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}".encode())  # the folder is part of what is registered
+        for path in self._sources():
+            digest.update(f"\0{path.relative_to(self._home)}\0".encode() + path.read_bytes())
+        return digest.hexdigest()
+
+    def _sources(self) -> Iterator[Path]:
+        yield from (path for path in (self._home / "prefect.yaml", self._home / "shop" / "order.py") if path.exists())
+        for folder in ("flows", "tasks"):
+            yield from sorted((self._home / folder).rglob("*.py"))
+
+
+def _registered() -> set[str]:
+    """The ids of all deployments on the server."""
+    found: set[str] = set()
+    with client() as server:
+        while page := server.read_deployments(limit=200, offset=len(found)):
+            found |= {str(deployment.id) for deployment in page}
+            if len(page) < 200:
+                break
+    return found

@@ -1,0 +1,310 @@
+"""An embedded PostgreSQL: a data folder, a Unix socket, no port. Durable: what is committed survives a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import psutil
+import psycopg
+from psycopg import sql
+from psycopg.pq import PGconn, Ping
+
+from deployments.local.errors import StackError
+from deployments.local.files import poll, read_if_there, tail
+from deployments.local.postgres_binaries import Account, Binaries, account_for, find_binaries, require_programs, require_way
+from shop.runtime.files import make_private
+
+_PORT = 5432  # only part of the socket's name
+_LONGEST_SOCKET = 103  # macOS allows 103 bytes, Linux 107
+_BIG_LOG = 10_000_000
+_CONNECT_SECONDS = 5
+_SETTINGS = {
+    "listen_addresses": "",
+    "port": _PORT,
+    "unix_socket_permissions": "0700",
+    "max_connections": 200,
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "jit": "off",  # our queries are short: compiling them would cost more than it saves
+    "log_min_duration_statement": -1,
+    "logging_collector": "off",
+    "timezone": "UTC",
+}
+
+StopMode = Literal["smart", "fast", "immediate"]
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server of one's own in `data_dir`, which is made when it is not there.
+
+    Whoever has the data folder has the server: one that an earlier process left running is used, and stopped by `stop`.
+    Works as root too (the server then runs as another system user). Every method raises StackError with what to do.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir.absolute()
+        self.log = self.data_dir / "server.log"
+        self._found: tuple[Binaries, Account | None] | None = None
+
+    def start(self, seconds: float = 60) -> None:
+        """Starts the server and waits until it answers. Nothing to do when it runs already."""
+        if not self._leftover_answers(seconds):
+            self._make_data()
+            self._forget_dead_server()
+            self._launch(seconds)
+
+    @property
+    def group(self) -> int | None:
+        """Who has to be able to pass through the folders above the data: the group of the server's own user. None when that is us."""
+        account = account_for(self.data_dir)
+        return account.gid if account else None
+
+    def stop(self, mode: StopMode = "fast", seconds: float = 60) -> None:
+        """Stops the server: `fast` ends connections, `immediate` is like a crash (recovered at the next start).
+        Nothing to do when it does not run."""
+        if (server := self._server()) is None:
+            return
+        with suppress(StackError):
+            self._pg_ctl("stop", "-m", mode, "-w", "-t", str(int(max(seconds, 1))), seconds=seconds + 5)
+        if not poll(lambda: _gone(server), 0 if mode == "immediate" else 2):
+            self._kill(server)
+        if self._socket_dir != self.data_dir:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+
+    def running(self) -> bool:
+        """Whether the server runs. One that has no connection left for the moment, or recovers from a crash, does."""
+        return self._server() is not None and self._ping() in (Ping.OK, Ping.REJECT)
+
+    def url(self, database: str) -> str:
+        """The database's address, for psycopg and, with another driver in front, for SQLAlchemy."""
+        return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(self._socket_dir))}&port={_PORT}"
+
+    def create_database(self, name: str, *, template: str | None = None) -> None:
+        """Makes the database when it is not there, as a copy of `template` if one is named."""
+        with self._connect() as connection:
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
+                like = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
+                with suppress(psycopg.errors.DuplicateDatabase):  # another was faster
+                    connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), like))
+
+    def drop_database(self, name: str) -> None:
+        """Drops the database and ends the connections to it."""
+        with self._connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def require_extension(self, name: str) -> None:
+        """Raises StackError when this PostgreSQL does not bring the extension."""
+        with self._connect() as connection:
+            if connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", [name]).fetchone() is None:
+                raise StackError(
+                    f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, which the Prefect server needs: "
+                    "install its contrib package (such as postgresql-contrib)"
+                )
+
+    # -- where and as whom
+
+    @property
+    def _socket_dir(self) -> Path:
+        if len(os.fsencode(self.data_dir / f".s.PGSQL.{_PORT}.lock")) <= _LONGEST_SOCKET:
+            return self.data_dir
+        return Path(tempfile.gettempdir()) / f"pg-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]}"
+
+    def _tools(self) -> tuple[Binaries, Account | None]:
+        if self._found is None:
+            version = read_if_there(self.data_dir / "PG_VERSION").strip()
+            binaries, account = find_binaries(int(version) if version.isdigit() else None), account_for(self.data_dir)
+            if account:
+                require_programs(account, binaries)
+            self._found = binaries, account
+        return self._found
+
+    # -- the data
+
+    def _make_data(self) -> None:
+        binaries, account = self._tools()
+        make_private(self.data_dir.parent, account.gid if account else None)
+        if account:
+            require_way(account, self.data_dir.parent)
+        elif self.data_dir.exists() and (owner := self.data_dir.stat().st_uid) != os.geteuid():
+            raise StackError(
+                f"the data folder {self.data_dir} belongs to another user (uid {owner}; was it made as root?). "
+                "Run as that user, or delete the folder to begin with an empty one"
+            )
+        if not (self.data_dir / "PG_VERSION").exists():
+            # In another folder first: one that was left half made must never look like a whole one.
+            fresh = self.data_dir.with_name(f"{self.data_dir.name}.new")
+            shutil.rmtree(fresh, ignore_errors=True)
+            _own_folder(fresh, account)
+            locale = ["--locale-provider=builtin", "--locale=C.UTF-8"] if binaries.major >= 17 else ["--locale=C"]
+            self._run(["initdb", "-D", str(fresh), "-U", "postgres", "--auth=trust", "--encoding=UTF8", *locale], fresh, seconds=120)
+            if self.data_dir.exists():
+                self._refuse_foreign_folder()
+                self.data_dir.rmdir()
+            fresh.rename(self.data_dir)
+
+    def _refuse_foreign_folder(self) -> None:
+        if any(self.data_dir.iterdir()):
+            raise StackError(f"{self.data_dir} is not empty and holds no PostgreSQL data: choose another folder, or empty this one")
+
+    # -- the server's process
+
+    def _server(self) -> psutil.Process | None:
+        """The running server of this data folder. A process that only happens to have the noted id is not one."""
+        first = read_if_there(self.data_dir / "postmaster.pid").split("\n", 1)[0].strip()
+        if not first.isdigit():
+            return None
+        with suppress(psutil.Error):
+            process = psutil.Process(int(first))
+            if not _gone(process) and process.name().startswith("postgres") and self._lives_here(process):
+                return process
+        return None
+
+    def _lives_here(self, process: psutil.Process) -> bool:
+        with suppress(psutil.Error, OSError):
+            return Path(process.cwd()).samefile(self.data_dir)
+        return False
+
+    def _answers(self) -> bool:
+        """Also when all its connections are taken."""
+        return self._ping() == Ping.OK
+
+    def _ping(self) -> int:
+        return PGconn.ping(f"{self.url('postgres')}&connect_timeout={_CONNECT_SECONDS}".encode())
+
+    def _connect(self, seconds: float = 20) -> psycopg.Connection:
+        """Waits for a connection to be free. Raises StackError if none is in time."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=_CONNECT_SECONDS)
+            except psycopg.OperationalError as error:
+                if time.monotonic() > end:
+                    raise StackError(f"the PostgreSQL in {self.data_dir} takes no connection: {str(error).strip()}") from error
+                time.sleep(0.2)
+
+    def _leftover_answers(self, seconds: float) -> bool:
+        """Whether a server that was left running can be used. One that is just ending is waited for."""
+        if self._server() is None:
+            return False
+        poll(lambda: self._server() is None or self._answers(), seconds)
+        if self._server() is None:
+            return False
+        if self._answers():
+            return True
+        raise StackError(f"the PostgreSQL that runs in {self.data_dir} does not answer. Its log ends:\n{tail(self.log)}")
+
+    def _forget_dead_server(self) -> None:
+        """After a crash: its connections' processes may still be ending, and its id may be another process's by now."""
+        if self._server() is None:
+            for process in self._orphans():
+                if not poll(lambda process=process: _gone(process), 3):  # type: ignore[misc]
+                    self._kill(process)
+            for lock in (
+                self.data_dir / "postmaster.pid",
+                self._socket_dir / f".s.PGSQL.{_PORT}",
+                self._socket_dir / f".s.PGSQL.{_PORT}.lock",
+            ):
+                lock.unlink(missing_ok=True)
+
+    def _orphans(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter(["name"]):
+            if str(process.info["name"]).startswith("postgres") and self._lives_here(process):
+                yield process
+
+    def _kill(self, process: psutil.Process) -> None:
+        with suppress(psutil.Error):
+            for each in (*process.children(recursive=True), process):
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+        poll(lambda: _gone(process), 10)
+
+    def _launch(self, seconds: float) -> None:
+        _, account = self._tools()
+        _own_folder(self._socket_dir, account)
+        with suppress(OSError):
+            if self.log.stat().st_size > _BIG_LOG:
+                self.log.replace(self.log.with_suffix(".log.1"))
+        values = {**_SETTINGS, "unix_socket_directories": f'"{self._socket_dir}"'}
+        options = shlex.join(word for name, value in values.items() for word in ("-c", f"{name}={value}"))
+        try:
+            self._pg_ctl("start", "-w", "-t", str(int(seconds)), "-l", str(self.log), "-o", options, seconds=seconds + 10)
+        except StackError as error:
+            raise StackError(f"PostgreSQL did not start in {self.data_dir}: {error}. Its log ends:\n{tail(self.log)}") from error
+        if not poll(self._answers, 10):
+            raise StackError(f"PostgreSQL started in {self.data_dir}, but takes no connections. Its log ends:\n{tail(self.log)}")
+
+    def _pg_ctl(self, action: str, *arguments: str, seconds: float) -> None:
+        self._run(["pg_ctl", action, "-D", str(self.data_dir), *arguments], self.data_dir, seconds=seconds)
+
+    def _run(self, command: list[str], folder: Path, *, seconds: float) -> None:
+        """Runs one of PostgreSQL's programs as the right user, away from our terminal's Ctrl-C."""
+        binaries, account = self._tools()
+        # The caller's own PGPORT and the like are meant for another server.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        with tempfile.TemporaryFile("w+", errors="replace") as output:  # no pipe: the server would inherit and hold it open
+            try:
+                subprocess.run(
+                    [binaries.program(command[0]), *command[1:]],
+                    check=True,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=folder,
+                    env=environment,
+                    timeout=seconds,
+                    start_new_session=True,
+                    user=account.uid if account else None,
+                    group=account.gid if account else None,
+                    extra_groups=[] if account else None,
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                output.seek(0)
+                said = output.read().strip() or str(error)
+                raise StackError(f"{command[0]} failed: {said}") from error
+
+
+def _gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _own_folder(folder: Path, account: Account | None) -> None:
+    """Makes a folder that only the server's user can enter. Refuses one that somebody else has put there."""
+    owner = account.uid if account else os.geteuid()
+    try:
+        folder.mkdir(mode=0o700)
+        if account:
+            os.chown(folder, account.uid, account.gid)
+    except FileExistsError:
+        status = folder.lstat()
+        if folder.is_symlink() or not folder.is_dir() or status.st_uid != owner:
+            raise StackError(f"{folder} is needed for the embedded PostgreSQL, but is another user's: remove it") from None
+    folder.chmod(0o700)
+
+
+def wait_for_server(url: str, seconds: float = 10) -> None:
+    """Returns when the server behind the address takes connections; StackError, with its own words, when it does not in time."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            psycopg.connect(url, connect_timeout=_CONNECT_SECONDS).close()
+        except psycopg.Error as error:
+            if time.monotonic() > end:
+                raise StackError(f"the database that DATABASE_URL names cannot be used: {str(error).strip()}") from error
+            time.sleep(0.3)
+        else:
+            return

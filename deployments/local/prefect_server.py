@@ -1,0 +1,148 @@
+"""A Prefect server of one's own, on the embedded PostgreSQL."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+
+from deployments.local.errors import StackError
+from deployments.local.files import key_in, read_if_there, write_whole
+from deployments.local.processes import Child, Hurry, free_port, wait_until
+from deployments.local.serve_prefect import HOSTS, LOOPBACK
+from shop.runtime.files import make_private
+
+_USER = "admin"
+_USUAL_PORT = 4200
+
+PREFECT_BASICS: dict[str, str | None] = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_PROFILE": None,  # the person's profiles are in the person's PREFECT_HOME
+    "PREFECT_API_KEY": None,
+    "PREFECT_API_AUTH_STRING": None,
+    "PREFECT_SERVER_API_AUTH_STRING": None,
+}
+"""In the environment of everything that belongs to our own server: nothing that is meant for another one."""
+
+
+class PrefectServer:
+    """Prefect's server as a child, its PREFECT_HOME in `folder`, its data in `database_url` (a postgresql:// address).
+
+    It lets in whoever has the password in `password_file`, which its first start makes, and calls from its own origin.
+    Most of its start is importing itself (about 5 s of one core); a first start also creates its tables (3 s).
+    """
+
+    def __init__(self, *, home: Path, folder: Path, database_url: str, logs: Path, pids: Path) -> None:
+        self.folder = folder
+        self._database_url = "postgresql+asyncpg://" + database_url.split("://", 1)[1]
+        self._port_file = folder / "port"
+        noted = read_if_there(self._port_file).strip()
+        self.port = free_port(int(noted) if noted.isdigit() else _USUAL_PORT)
+        self.password_file = folder / "password"
+        """Holds `auth_string`, for its owner alone."""
+        self.auth_string = key_in(self.password_file, prefix=f"{_USER}:")
+        """What the UI asks for, and PREFECT_API_AUTH_STRING gives to Prefect's client."""
+        environment: dict[str, str | None] = {
+            **PREFECT_BASICS,
+            "PREFECT_HOME": str(folder),
+            "PREFECT_API_URL": None,
+            "PREFECT_API_DATABASE_CONNECTION_URL": self._database_url,
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": None,
+            "PREFECT_SERVER_API_HOST": LOOPBACK,
+            "PREFECT_SERVER_API_PORT": str(self.port),
+            "PREFECT_SERVER_API_AUTH_STRING": self.auth_string,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{host}:{self.port}" for host in HOSTS),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_ENABLED": "true",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+            # How long a run waits before it asks again for a place in its deployment's limit.
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+            # One by one, the default, the events of task runs cost the server as much as the orders cost everybody else.
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
+            # In memory, the default, they are lost with the server, and the slots that they held would be taken for ever.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        }
+        command = [sys.executable, "-m", "deployments.local.serve_prefect"]
+        self._child = Child(
+            "the Prefect server", command, log=logs / "prefect-server.log", pid_file=pids / "prefect-server.pid", env=environment, cwd=home
+        )
+
+    @property
+    def auth(self) -> tuple[str, str]:
+        """The user and the password of HTTP's basic authentication."""
+        user, _, password = self.auth_string.partition(":")
+        return user, password
+
+    @property
+    def url(self) -> str:
+        """The UI's address."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.url}/api"
+
+    @property
+    def client_environment(self) -> dict[str, str | None]:
+        """What a child needs to talk to this server and to no other."""
+        mine = {"PREFECT_API_URL": self.api_url, "PREFECT_API_AUTH_STRING": self.auth_string}
+        return {**PREFECT_BASICS, "PREFECT_HOME": str(self.folder), **mine}
+
+    def start(self, seconds: float = 180, cancelled: threading.Event | None = None) -> None:
+        """Starts it and waits until it answers. Raises StackError with the end of its log when it does not."""
+        make_private(self.folder)
+        self._child.start()
+        with httpx.Client(timeout=2) as client:
+            wait_until(
+                lambda: _healthy(client, self.api_url), seconds, "the Prefect server to answer", child=self._child, cancelled=cancelled
+            )
+        write_whole(self._port_file, f"{self.port}\n")
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    def forget_leases(self) -> None:
+        """Forgets who held slots of concurrency limits. Only while nothing runs that may hold one."""
+        for lease in (self.folder / "concurrency_leases").glob("*"):
+            lease.unlink(missing_ok=True)
+
+    def running(self) -> bool:
+        return self._child.running()
+
+    def stop(self, hurry: Hurry | None = None) -> None:
+        self._child.stop(grace=6, hurry=hurry)
+
+
+def _healthy(client: httpx.Client, api_url: str) -> bool:
+    try:
+        return client.get(f"{api_url}/health").status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def require_answer(api_url: str, seconds: float = 10) -> None:
+    """Raises StackError when nobody answers at a Prefect API address that was given to us."""
+    try:
+        with httpx.Client(timeout=2) as client:
+            # Any answer will do: one that asks for a login is one too, and Prefect's own client knows how to log in.
+            wait_until(lambda: _answers(client, api_url), seconds, "")
+    except StackError as error:
+        raise StackError(
+            f"no Prefect server answers at {api_url}, which PREFECT_API_URL names (in the environment, in .env or in the active Prefect "
+            "profile). Start it, correct the address (it ends in /api), or unset it to have one started. Beside a profile, "
+            "`PREFECT_API_URL= make run` does that"
+        ) from error
+
+
+def _answers(client: httpx.Client, api_url: str) -> bool:
+    try:
+        return client.get(f"{api_url}/health").status_code < 500
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,231 @@
+"""`make run` and `make demo`: starts everything, sends the sample orders, shows how they ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich.console import Console
+from rich.text import Text
+
+from deployments import terminal
+from deployments.check.report import check, check_settings
+from deployments.check.report import table as check_table
+from deployments.cli.books_table import ask_gateway, books_table
+from deployments.cli.outcome_table import STYLES, outcome_table
+from deployments.local.display import Display
+from deployments.local.environment import given
+from deployments.local.errors import Interrupted, StackError
+from deployments.local.stack import HOME, Options, Stack
+from deployments.local.worker import METRICS_PORT
+from deployments.running import configured_prefect_api_url
+from deployments.samples import Sample, load_samples
+from deployments.samples.outside import all_outside
+from deployments.samples.runner import Ended, run_samples
+from deployments.samples.stripe import at_stripe
+from shop.confirmation.language_model import LOCAL
+from shop.payments.errors import PaymentError
+from shop.reconciliation.books import Totals
+from shop.values.money import show
+
+if TYPE_CHECKING:
+    from shop.orders.outcomes import OrderOutcome
+    from shop.reconciliation.books import Books
+
+_ORDER_TIMEOUT = 180.0
+_REST_SECONDS = 15.0
+_LOOK_EVERY = 2.0
+
+
+def run(*, demo: bool) -> int:
+    """Returns the exit code. `demo`: stops when the samples have ended; 0 only if all is as it should be."""
+    console = terminal.console(width=130)
+    try:
+        return _run(console, demo=demo)
+    except StackError as error:
+        console.print(Text("Could not start: ", "bold red").append(str(error), "default"))
+        return 1
+    except (KeyboardInterrupt, Interrupted):
+        return 130 if demo else 0  # staying up until Ctrl-C is what `make run` is for
+
+
+def _options() -> Options:
+    env_file = HOME / ".env"
+    return Options(
+        var_dir=Path(given("VAR_DIR", env_file) or HOME / "var"),
+        database_url=given("DATABASE_URL", env_file),
+        prefect_api_url=configured_prefect_api_url(),
+        gateway_url=given("PAYMENT_GATEWAY_URL", env_file),
+        sandbox=not _at_stripe(),
+        web=True,
+        web_host=given("WEB_HOST", env_file),
+        web_port=_port(given("WEB_PORT", env_file)),
+        orders_api_key=given("ORDERS_API_KEY", env_file),
+        local_model=(given("DSPY_MODEL", env_file) or "").startswith(LOCAL) and not given("DSPY_API_BASE", env_file),
+        metrics_port=_port(given("METRICS_PORT", env_file)) or METRICS_PORT,
+        metrics_token=given("METRICS_TOKEN", env_file),
+    )
+
+
+def _given_in(options: Options) -> set[str]:
+    """What a person has set, of what the stack sets otherwise."""
+    addresses = {
+        "DATABASE_URL": options.database_url,
+        "PREFECT_API_URL": options.prefect_api_url,
+        "PAYMENT_GATEWAY_URL": options.gateway_url,
+    }
+    return {name for name, address in addresses.items() if address}
+
+
+def _port(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() and int(text) < 65_536 else None
+
+
+def _at_stripe() -> bool:
+    return given("PAYMENT_GATEWAY", HOME / ".env") == "stripe"
+
+
+def _samples() -> list[Sample]:
+    """None for a live key, of the gateway or of the carrier: sample orders are for playing."""
+    if given("CARRIER", HOME / ".env") == "easypost" and (given("EASYPOST_API_KEY", HOME / ".env") or "").startswith("EZAK"):
+        return []
+    outside = given("INVENTORY_SERVICE_URL", HOME / ".env") and given("CARRIER", HOME / ".env") == "easypost"
+    samples = all_outside(load_samples()) if outside else load_samples()
+    if not _at_stripe():
+        return samples
+    return [] if "_live_" in (given("STRIPE_API_KEY", HOME / ".env") or "") else at_stripe(samples)
+
+
+def _run(console: Console, *, demo: bool) -> int:
+    if mistakes := check_settings():
+        console.print(check_table(mistakes))
+        return 1
+    options = _options()
+    with Display(console, options.phases) as display, Stack(options, display.phase) as stack:
+        findings = check(_given_in(options).__contains__)
+        if any(finding.wrong for finding in findings):
+            display.close()
+            console.print(check_table(findings))
+            return 1
+        ended = _send_samples(stack, display)
+        display.close()
+        console.print(check_table(findings))
+        books = _books_at_rest(stack, demo=demo)
+        console.print(outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]), _notes(ended), books_table(books))
+        if demo:
+            return 0 if books.balanced and books.compared and not any(each.differences for each in ended) else 1
+        console.print(_how_to_go_on(stack, shows_secrets=console.is_terminal))
+        _stay_up(console, stack)
+    return 0
+
+
+def _send_samples(stack: Stack, display: Display) -> list[Ended]:
+    from deployments.trigger import run_order
+    from shop.inventory.catalogue import load_sample_catalogue
+
+    samples = _samples()
+    if samples:  # a shop that is connected to real parts gets no invented products
+        load_sample_catalogue(stack.database_url)
+    names = [str(order["id"]) for sample in samples for order in sample.orders]
+    display.orders(names)
+
+    def run_one(order: dict[str, Any]) -> OrderOutcome:
+        return run_order(order, own_run=True, timeout=_ORDER_TIMEOUT)
+
+    return run_samples(samples, run_one, display.order, every=lambda: display.steps(_steps(names)))
+
+
+def _steps(names: list[str]) -> dict[str, str]:
+    """The step that each order is at."""
+    from shop.orders.report import read
+
+    with suppress(Exception):  # only for show
+        return {order_id: order.timings[-1].step for order_id, order in read(names).items() if order.timings}
+    return {}
+
+
+def _books_at_rest(stack: Stack, *, demo: bool) -> Books:
+    """The books, read again for a while until open orders have ended. Asks Stripe in a demo only: the account may
+    hold the payments of years."""
+    from shop.reconciliation.books import read_books
+
+    end = time.monotonic() + _REST_SECONDS
+    while True:
+        witness = _witness() if demo or not _at_stripe() else None
+        books = read_books(stack.database_url, witness)
+        if books.balanced or time.monotonic() > end:
+            return books
+        time.sleep(0.5)
+
+
+def _witness() -> Totals | None:
+    """What the gateway has charged and refunded for us; None if it does not say."""
+    with suppress(PaymentError):
+        return ask_gateway()
+    return None
+
+
+def _notes(ended: Sequence[Ended]) -> Text:
+    """What the table cannot say."""
+    text = Text()
+    for each in ended:
+        if each.outcome and each.outcome.amount_at_risk:
+            amount = show(each.outcome.amount_at_risk, each.outcome.currency)
+            text.append(f"{each.order_id}: {amount} at risk. The refund was refused, so a person must act.\n", STYLES["needs_attention"])
+    known = list(dict.fromkeys(each.order_id for each in ended if each.known))
+    if known:
+        which = "All of these orders" if all(each.known for each in ended) else ", ".join(known)
+        text.append(f"{which} {'was' if len(known) == 1 else 'were'} known already when sent: ", "dim")
+        text.append("nothing happened again, and the first outcome is shown.\n", "dim")
+    for each in ended:
+        for difference in each.differences:
+            text.append(f"{each.order_id} is not as it should be: {difference}\n", "bold red")
+    return text
+
+
+def _short(file: Path) -> Path:
+    """As seen from the project's folder."""
+    return file.relative_to(HOME) if file.is_relative_to(HOME) else file
+
+
+def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
+    """`shows_secrets`: the reader is a person at a terminal, not a log."""
+    command = _short(Path(sys.executable).with_name("order-saga"))
+    text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
+    if stack.prefect_server:  # ours is of a version that has it
+        text.append(f"                   or {stack.ui_url}/v2, Prefect's newer UI, which draws the orders' diagrams\n")
+        where = f"kept in {_short(stack.prefect_server.password_file)}"
+        if shows_secrets:
+            text.append("Log in:            the UI asks for ").append(stack.prefect_server.auth_string, "bold").append(f"  ({where})\n")
+        else:
+            text.append(f"Log in:            what the UI asks for is {where}\n")
+    text.append("Send an order:     from another shell, in this folder\n")
+    if stack.env_file != HOME / "var" / "run.env":  # which every command in this folder reads by itself
+        text.append(f"    set -a; . {stack.env_file}; set +a\n", "cyan")
+    text.append(f"    {command} submit orders.json\n", "cyan")
+    text.append("    or from Python: from deployments.trigger import submit_orders, run_order\n")
+    if stack.web:
+        file = _short(stack.key_file)
+        text.append(f"    or over HTTP; the key is {'yours' if stack.options.orders_api_key else f'in {file}'}:\n")
+        key = "$ORDERS_API_KEY" if stack.options.orders_api_key else f"$(cat {file})"
+        headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
+        text.append(f"    curl {headers} -d @order.json {stack.web.url}/orders\n", "cyan")
+    if stack.worker and stack.worker.metrics_url:
+        token = _short(stack.metrics_token_file)
+        given_or_own = "$METRICS_TOKEN" if stack.options.metrics_token else f"$(cat {token})"
+        text.append("Metrics:           for Prometheus, see docs/metrics.md\n")
+        text.append(f'    curl -H "Authorization: Bearer {given_or_own}" {stack.worker.metrics_url}\n', "cyan")
+    return text.append("Stop:              Ctrl-C (the data is kept)\n")
+
+
+def _stay_up(console: Console, stack: Stack) -> NoReturn:
+    """Until a signal comes. What dies meanwhile is started again; whatever happens to one part, the others run on."""
+    while True:
+        time.sleep(_LOOK_EVERY)
+        for revival in stack.revive():
+            with suppress(OSError):  # what is said may not be heard
+                console.print(str(revival), markup=False, highlight=False)

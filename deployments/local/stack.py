@@ -1,0 +1,442 @@
+"""The embedded world as one thing: started in the right order, stopped in the reverse one, always."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from deployments.local.deploy import Deployments
+from deployments.local.environment import set_environment, write_env_file
+from deployments.local.errors import Interrupted
+from deployments.local.files import key_in
+from deployments.local.local_model import LocalModel
+from deployments.local.lock import RunLock
+from deployments.local.postgres import EmbeddedPostgres, wait_for_server
+from deployments.local.prefect_server import PrefectServer, require_answer
+from deployments.local.processes import Hurry, stop_leftover
+from deployments.local.revival import Pauses, Revival
+from deployments.local.sandbox import Sandbox
+from deployments.local.signals import SignalGuard
+from deployments.local.tidy import tidy_up
+from deployments.local.web import Web
+from deployments.local.worker import METRICS_PORT, Worker
+from deployments.setup.server import ensure_payment_limit, ensure_work_pool
+from shop.runtime.files import make_private, tighten
+
+HOME = Path(__file__).resolve().parent.parent.parent
+"""The project's folder."""
+
+Progress = Callable[[str, bool], None]
+"""Told the name of each part when it begins to start (False) and when it is there (True). Called from several threads."""
+
+POSTGRES = "PostgreSQL"
+TABLES = "database tables"
+SANDBOX = "payment sandbox"
+PREFECT = "Prefect server"
+DEPLOYMENTS = "deployments"
+LOCAL_MODEL = "local language model"
+WORKER = "worker"
+WEB = "web app"
+STOPPING = "stopping"
+"""Told when everything begins to stop, and when it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to start, and what is there already."""
+
+    var_dir: Path = HOME / "var"
+    database_url: str | None = None
+    """Use this database instead of an embedded PostgreSQL."""
+    prefect_api_url: str | None = None
+    """Use this Prefect server instead of one of our own."""
+    gateway_url: str | None = None
+    """Use this payment gateway instead of the sandbox."""
+    sandbox: bool = True
+    prefect: bool = True
+    deployments: bool = True
+    """Register prefect.yaml's deployments (needs `prefect`)."""
+    worker: bool = True
+    """Start a worker (needs `prefect`)."""
+    web: bool = False
+    """Start the web app."""
+    web_host: str | None = None
+    web_port: int | None = None
+    orders_api_key: str | None = None
+    """What the web app lets orders in by. None: a key of our own, in `var_dir`."""
+    local_model: bool = False
+    """Start the language model of this machine."""
+    metrics_port: int | None = METRICS_PORT
+    """Where the worker of a stack with a web app answers Prometheus, or nearby if that port is taken."""
+    metrics_token: str | None = None
+    """What lets Prometheus read. None: a token of our own, in `var_dir`."""
+    home: Path = HOME
+    """The project's folder, where prefect.yaml is and flows are loaded from."""
+
+    @property
+    def phases(self) -> list[str]:
+        """The parts in the order in which they start."""
+        wanted = {
+            POSTGRES: self.own_postgres,
+            TABLES: True,
+            SANDBOX: self.own_sandbox,
+            LOCAL_MODEL: self.local_model,
+            PREFECT: self.prefect,
+            DEPLOYMENTS: self.prefect and self.deployments,
+            WORKER: self.prefect and self.worker,
+            WEB: self.web,
+        }
+        return [phase for phase, yes in wanted.items() if yes]
+
+    @property
+    def own_prefect(self) -> bool:
+        return self.prefect and not self.prefect_api_url
+
+    @property
+    def own_postgres(self) -> bool:
+        return not self.database_url or self.own_prefect
+
+    @property
+    def own_sandbox(self) -> bool:
+        return self.sandbox and not self.gateway_url
+
+
+class _Startable(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One that is started again when it has died."""
+
+    running: Callable[[], bool]
+    start: Callable[[], None]
+    needs: Sequence[_Part] = ()
+
+
+def _known(parts: Mapping[str, _Part], *names: str) -> list[_Part]:
+    return [parts[name] for name in names if name in parts]
+
+
+def _from_new(part: _Startable) -> Callable[[], None]:
+    """Starts it, and leaves nothing half started behind."""
+
+    def start() -> None:
+        try:
+            part.start()
+        except Exception:
+            part.stop()
+            raise
+
+    return start
+
+
+class Stack:
+    """Starts what is not given, and stops it at the end of the `with` block: also when the start failed half way, on Ctrl-C and
+    on SIGTERM. Inside the block its addresses are in this process's environment, and in `var_dir/run.env` for other shells.
+
+    Raises StackError, in words for the person who started it, when something cannot be started; AlreadyRunning when another
+    process runs the world in the same folder; Interrupted on SIGTERM.
+    """
+
+    def __init__(self, options: Options | None = None, progress: Progress | None = None) -> None:
+        self.options = options or Options()
+        self._progress = progress or (lambda _phase, _done: None)
+        var = self.options.var_dir.absolute()
+        self._var, self._pids, self._logs = var, var / "run", var / "logs"
+        self._lock = RunLock(self._pids / "lock")
+        self._signals = SignalGuard()
+        self._cancelled = threading.Event()
+        self._undo = ExitStack()
+        self._started = False
+        self._pauses: dict[str, Pauses] = {}
+        self.hurry = Hurry()
+        """Makes a stop that is under way end without grace."""
+        self.env_file = var / "run.env"
+        """The addresses, for other shells, while everything is up."""
+        self.database_url = self.options.database_url or ""
+        self.gateway_url = self.options.gateway_url
+        self.prefect_api_url = self.options.prefect_api_url if self.options.prefect else None
+        self.postgres: EmbeddedPostgres | None = None
+        self.sandbox: Sandbox | None = None
+        self.local_model: LocalModel | None = None
+        self.prefect_server: PrefectServer | None = None
+        self.worker: Worker | None = None
+        self.web: Web | None = None
+        self.metrics_token_file = var / "metrics-token"
+        """What lets Prometheus read metrics, unless one is given."""
+        self.key_file = var / "orders-api-key"
+        """The key for sending orders, unless one is given."""
+        self._deployments: Deployments | None = None
+
+    # -- what others need to know
+
+    @property
+    def ui_url(self) -> str | None:
+        """Where to look at it in a browser."""
+        if self.prefect_server:
+            return self.prefect_server.url
+        return self.prefect_api_url.removesuffix("/").removesuffix("/api") if self.prefect_api_url else None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The addresses, as other shells need them."""
+        values = {"DATABASE_URL": self.database_url, "PREFECT_API_URL": self.prefect_api_url, "PAYMENT_GATEWAY_URL": self.gateway_url}
+        values["PREFECT_API_AUTH_STRING"] = self.prefect_server.auth_string if self.prefect_server else None
+        values["DSPY_API_BASE"] = self.local_model.api_base if self.local_model else None
+        values["WEB_URL"] = self.web.url if self.web else None
+        values["METRICS_URL"] = self.worker.metrics_url if self.worker else None
+        return {name: value for name, value in values.items() if value}
+
+    # -- start and stop
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts everything. Whoever calls this calls `stop` afterwards, also when this raises; `with` does."""
+        self._make_var()
+        self._lock.take()
+        self._started = True
+        self._undo.callback(self._lock.release)
+        self._signals.raise_interrupted()
+        for name in ("web", "worker", "deploy", "prefect-server", "sandbox", "local-model"):
+            stop_leftover(self._pids / f"{name}.pid")
+        self._start_postgres()
+        self._plan()
+        self._undo.callback(set_environment, set_environment(self._own_environment()))
+        self._at_once(self._start_prefect, self._start_sandbox, self._start_local_model, self._start_tables_then_load)
+        if self.prefect_api_url:
+            self._prepare_prefect()
+            self._at_once(self._start_worker, self._register, self._start_web)
+        else:
+            self._start_web()
+        self._lock.say(f"process {os.getpid()}" + (f", its Prefect UI is at {self.ui_url}" if self.ui_url else ""))
+        self._undo.callback(self.env_file.unlink, missing_ok=True)
+        write_env_file(self.env_file, self.environment)
+
+    def _make_var(self) -> None:
+        """The folder for everything, and what is in it already, for this user alone."""
+        with suppress(OSError):  # if it cannot be written, the lock says so
+            group = EmbeddedPostgres(self._var / "postgres").group if self.options.own_postgres else None
+            make_private(self._var, group, ours=self._var == self.options.home / "var")
+            tighten(self._var)
+
+    def stop(self) -> None:
+        """Stops everything that was started, last first. A signal that arrives meanwhile makes it hurry; nothing is left behind."""
+        self._give_up_starting()
+        try:
+            if self._started:
+                self._tell(STOPPING, False)
+                self._undo.close()
+                self._tell(STOPPING, True)
+        finally:
+            self._started = False
+            self._signals.restore()
+
+    def _tell(self, phase: str, done: bool) -> None:
+        with suppress(Exception):  # the terminal may be gone: that must not keep anything running
+            self._progress(phase, done)
+
+    def _give_up_starting(self) -> None:
+        self._cancelled.set()
+        self._signals.call(self.hurry.up)
+
+    def revive(self) -> list[Revival]:
+        """Starts again what has died meanwhile; returns what was tried. A part that cannot be started, or dies again and again, is
+        tried again after pauses that grow; the others run on. What needs another part waits until that one is there. Raises nothing."""
+        tried = []
+        for name, part in self._parts().items():
+            with suppress(Exception):  # it cannot be told whether it runs: the next look may tell
+                if not part.running() and all(needed.running() for needed in part.needs):
+                    revival = self._pauses.setdefault(name, Pauses()).attempt(name, part.start)
+                    tried += [revival] if revival else []
+        return tried
+
+    def _parts(self) -> dict[str, _Part]:
+        parts: dict[str, _Part] = {}
+        if self.postgres:
+            parts[POSTGRES] = _Part(self.postgres.running, self.postgres.start)
+        if self.sandbox:
+            parts[SANDBOX] = _Part(self.sandbox.running, _from_new(self.sandbox))
+        if self.local_model:
+            parts[LOCAL_MODEL] = _Part(self.local_model.running, _from_new(self.local_model))
+        if self.prefect_server:
+            parts[PREFECT] = _Part(self.prefect_server.running, _from_new(self.prefect_server), _known(parts, POSTGRES))
+        if self.worker and self.prefect_api_url:
+            parts[WORKER] = _Part(self.worker.running, self._restart_worker, _known(parts, POSTGRES, PREFECT))
+        if self.web:
+            parts[WEB] = _Part(self.web.running, _from_new(self.web), _known(parts, POSTGRES))
+        return parts
+
+    def _restart_worker(self) -> None:
+        if self.worker and self.prefect_api_url:
+            worker, api_url = self.worker, self.prefect_api_url
+            worker.stop()  # the runs that it has left
+            if self.prefect_server:
+                tidy_up()
+            try:
+                worker.start(api_url)
+            except Exception:
+                worker.stop()
+                raise
+
+    # -- the parts
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        self._progress(name, False)
+        yield
+        self._progress(name, True)
+
+    def _start_postgres(self) -> None:
+        if self.options.own_postgres:
+            with self._phase(POSTGRES):
+                self.postgres = EmbeddedPostgres(self._var / "postgres")
+                self._undo.callback(self._stop_postgres, self.postgres)
+                self.postgres.start()
+                if self.options.own_prefect:
+                    self.postgres.require_extension("pg_trgm")
+                    self.postgres.create_database("prefect")
+                if not self.database_url:
+                    self.postgres.create_database("shop")
+                    self.database_url = self.postgres.url("shop")
+
+    def _stop_postgres(self, postgres: EmbeddedPostgres) -> None:
+        postgres.stop("immediate" if self.hurry else "fast", seconds=20)
+
+    def _plan(self) -> None:
+        """Fixes the addresses, and the order in which things stop, before they start side by side."""
+        options, logs, pids = self.options, self._logs, self._pids
+        if options.own_sandbox:
+            self.sandbox = Sandbox(home=options.home, folder=self._var / "sandbox", logs=logs, pids=pids)
+            self._undo.callback(self.sandbox.stop, self.hurry)
+            self.gateway_url = self.sandbox.url
+        if options.local_model:
+            self.local_model = LocalModel(home=options.home, folder=self._var / "local-model", logs=logs, pids=pids)
+            self._undo.callback(self.local_model.stop, self.hurry)
+        if options.own_prefect and self.postgres:
+            self.prefect_server = PrefectServer(
+                home=options.home, folder=self._var / "prefect", database_url=self.postgres.url("prefect"), logs=logs, pids=pids
+            )
+            self._undo.callback(self.prefect_server.stop, self.hurry)
+            self.prefect_api_url = self.prefect_server.api_url
+        if options.prefect and options.deployments:
+            state = self._var / "run" / "deployed.json"
+            self._deployments = Deployments(home=options.home, state=state, environment=self._own_environment(), logs=logs, pids=pids)
+            self._undo.callback(self._deployments.stop, self.hurry)
+        if options.web:
+            environment = {**self._own_environment(), "ORDERS_API_KEY": options.orders_api_key or key_in(self.key_file)}
+            environment["METRICS_TOKEN"] = self._metrics_token
+            parts = {"home": options.home, "folder": self._var / "web", "logs": logs, "pids": pids}
+            self.web = Web(environment=environment, host=options.web_host, port=options.web_port, **parts)
+            self._undo.callback(self.web.stop, self.hurry)
+        if options.prefect and options.worker:
+            environment = {**self._own_environment(), "METRICS_TOKEN": self._metrics_token}
+            wanted = options.metrics_port if options.web else None  # the port is for `make run`
+            self.worker = Worker(home=options.home, environment=environment, logs=logs, pids=pids, metrics_port=wanted)
+            self._undo.callback(self.worker.stop, self.hurry)
+
+    @property
+    def _metrics_token(self) -> str:
+        return self.options.metrics_token or key_in(self.metrics_token_file)
+
+    def _own_environment(self) -> dict[str, str | None]:
+        """For this process and its children: the addresses, our folder, and nothing that is meant for another server."""
+        ours = self.prefect_server.client_environment if self.prefect_server else {}
+        return {**ours, "VAR_DIR": str(self._var), **self.environment}
+
+    def _start_prefect(self) -> None:
+        if self.options.prefect:
+            with self._phase(PREFECT):
+                if self.prefect_server:
+                    self.prefect_server.forget_leases()
+                    self.prefect_server.start(cancelled=self._cancelled)
+                elif self.prefect_api_url:
+                    require_answer(self.prefect_api_url)
+
+    def _start_sandbox(self) -> None:
+        if self.sandbox:
+            with self._phase(SANDBOX):
+                self.sandbox.start(cancelled=self._cancelled)
+
+    def _start_local_model(self) -> None:
+        if self.local_model:
+            with self._phase(LOCAL_MODEL):
+                self.local_model.start(cancelled=self._cancelled)
+
+    def _warm(self) -> None:
+        if self.worker:
+            self.worker.prepare()
+        if self._deployments and self.prefect_api_url:
+            self._deployments.prepare(self.prefect_api_url)
+
+    def _start_tables_then_load(self) -> None:
+        with self._phase(TABLES):
+            if self.options.database_url:
+                wait_for_server(self.options.database_url)
+            importlib.import_module("shop.runtime.migrate").upgrade(self.database_url)
+        if self.options.prefect and not self._cancelled.is_set():
+            self._warm()
+            importlib.import_module("prefect.client.orchestration")  # takes a second or two, while the server takes longer
+
+    def _prepare_prefect(self) -> None:
+        """What has to be in order before a worker asks for work."""
+        if self.prefect_server:
+            tidy_up()
+        ensure_work_pool()
+        ensure_payment_limit()
+
+    def _start_worker(self) -> None:
+        if self.worker and self.prefect_api_url:
+            with self._phase(WORKER):
+                self.worker.start(self.prefect_api_url, cancelled=self._cancelled)
+
+    def _start_web(self) -> None:
+        if self.web:
+            with self._phase(WEB):
+                self.web.start(cancelled=self._cancelled)
+
+    def _register(self) -> None:
+        if self._deployments and self.prefect_api_url:
+            with self._phase(DEPLOYMENTS):
+                self._deployments.register(self.prefect_api_url, cancelled=self._cancelled)
+                from deployments.automations import ensure_automations
+
+                ensure_automations()
+
+    def _at_once(self, *parts: Callable[[], None]) -> None:
+        """Runs them side by side. When one fails, or on a signal, the others give up; returns or raises when all have ended."""
+        with ThreadPoolExecutor(len(parts)) as pool:
+            futures = [pool.submit(part) for part in parts]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                _raise_first(future.exception() for future in futures if future.done())
+            except BaseException:
+                self._give_up_starting()
+                raise
+
+
+def _raise_first(found: Iterable[BaseException | None]) -> None:
+    """Raises what went wrong, rather than that others gave up because of it."""
+    errors = [error for error in found if error]
+    for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
+        raise error

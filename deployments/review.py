@@ -1,0 +1,110 @@
+"""The desk from Python. Needs the database only: a decision is kept there, and any worker takes the order to its outcome.
+
+from deployments.desk import cancel_order, open_disputes, orders_that_need_attention, preview_cancel, resolve_order
+from deployments.desk import accept_discrepancies, send_again, undelivered_messages
+"""
+
+from __future__ import annotations
+
+import time
+
+from deployments.running import use_running_world
+from deployments.trigger import wake_pending_lane
+from deployments.who import user
+from saga import wakeup
+from shop.notifications.undelivered import Undelivered, read_undelivered_sync, send_again_sync
+from shop.orders import report
+from shop.orders.outcomes import OrderOutcome
+from shop.reconciliation.outstanding import accept_sync
+from shop.review import resolution as desk
+from shop.review.attention import OnTheDesk, read_desk_sync
+from shop.review.cancel import Asked, ask_to_cancel_sync
+from shop.review.disputes import OpenDispute, read_open_sync
+from shop.review.preview import CancelPreview, preview_cancel_sync
+from shop.review.resolution import Resolution
+
+_POLL_SECONDS = 0.5
+
+use_running_world()
+
+
+def orders_that_need_attention(most: int = 500) -> list[OnTheDesk]:
+    """The oldest first."""
+    return read_desk_sync(most).matters
+
+
+def open_disputes(most: int = 500) -> list[OpenDispute]:
+    """Charges that customers' banks dispute: those that must be answered first come first."""
+    return read_open_sync(most)
+
+
+def preview_cancel(order_id: str) -> CancelPreview:
+    """What cancelling the order now would undo, and what it would cost. Changes nothing. Raises `OrderUnknown`."""
+    from flows.order_saga import ORDER_SAGA
+
+    return preview_cancel_sync(order_id, ORDER_SAGA)
+
+
+def cancel_order(order_id: str, *, reason: str, requested_by: str, confirmed: bool, timeout: float = 300) -> CancelPreview | OrderOutcome:
+    """Not confirmed: what it would undo (`preview_cancel`). Confirmed: stops the order and undoes it, or sends it back if it is shipped,
+    and waits for its outcome. Twice cancels once.
+
+    Raises `OrderUnknown`, `ResolutionIncomplete` (a word is missing), and `TimeoutError` when there is no outcome after `timeout` seconds:
+    the order is cancelled all the same.
+    """
+    if not confirmed:
+        return preview_cancel(order_id)
+    if ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by, started_by=user("in Python")) is not Asked.ENDED:
+        wake_pending_lane()
+    return _outcome(order_id, timeout)
+
+
+def resolve_order(
+    order_id: str,
+    resolution: Resolution | str,
+    *,
+    resolved_by: str,
+    reference: str | None = None,
+    reason: str | None = None,
+    timeout: float = 300,
+) -> OrderOutcome:
+    """Settles an order that needs attention, or tries again to undo it, and waits for how that ends. The same decision twice does nothing
+    the second time.
+
+    Raises the errors of `shop.review.errors`, and `TimeoutError` when there is no outcome after `timeout` seconds: the decision is kept.
+    """
+    decided = desk.decision(order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=user("in Python"))
+    if desk.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
+        wake_pending_lane()
+    return _outcome(decided.order_id, timeout)
+
+
+def accept_discrepancies(order_id: str, *, accepted_by: str, reason: str) -> int:
+    """What `reconcile-payments` found open about the order may stay as it is. Returns how many discrepancies that are; raises
+    `NothingToAccept` and `ResolutionIncomplete`."""
+    return accept_sync(order_id, accepted_by=accepted_by, reason=reason, started_by=user("in Python"))
+
+
+def undelivered_messages(most: int = 200) -> list[Undelivered]:
+    """Mails and CRM messages that were refused for good, or have failed at least three times: the newest first, of the last 30 days."""
+    return read_undelivered_sync(most)
+
+
+def send_again(*order_ids: str) -> int:
+    """Makes what has not arrived due at once, for these orders (none: for all), and wakes a worker. Returns how many messages that are.
+    What has arrived is not sent again."""
+    if again := send_again_sync(*order_ids):
+        wake_pending_lane()
+    return again
+
+
+def _outcome(order_id: str, timeout: float) -> OrderOutcome:
+    with wakeup.listening_sync(wakeup.FINISHED) as ear:
+        deadline = time.monotonic() + timeout
+        while (known := report.read([order_id]).get(order_id)) is None or known.outcome is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"order {order_id} has no outcome after {timeout:g} s; it goes on all the same")
+            for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
+                pass
+    return known

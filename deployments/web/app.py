@@ -1,0 +1,105 @@
+"""The web app: Stripe's webhooks, and the intake for shops that send their orders over HTTP.
+
+order-saga web                              # on WEB_HOST and WEB_PORT
+uvicorn deployments.web.app:app            # the same, with options of one's own, and without our limits for slow clients
+
+It needs the database and nothing else. What it answers with 2xx is stored before; flows on the workers do the rest:
+
+- `POST /orders` stores the order and lets the pending lane start, if no drain runs. While the Prefect server is away orders are taken all
+  the same, and go on when it is back.
+- `POST /webhooks/stripe` checks the signature, and stores the event by its id. An order that waits for its customer is woken in the same
+  transaction. All else takes calls to Stripe, so a flow does it, `handle-payment-events`, which is started at once, and by the schedule
+  every minute for what had to wait. An event is only a hint where to look: what is charged, refunded or disputed is asked of Stripe, and
+  judged and mended as `reconcile-payments` does it. So events may come twice, late, or in any sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from deployments.running import use_running_world
+from deployments.trigger import start_handling_events, wake_pending_lane
+from deployments.web import documents, metrics, orders, stripe_webhook
+from deployments.web.problems import Problem, ProblemError, answer_problems, answers
+from deployments.web.starter import Starter
+from saga.database import close_engine, is_database_error, transaction
+from shop.monitoring.exposition.endpoint import Exposition, metrics_token
+from shop.settings import settings
+
+use_running_world()
+_HEALTH_SECONDS = 3
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+    orders: bool
+    """Whether `ORDERS_API_KEY` is set."""
+    stripe_webhooks: bool
+    """Whether `STRIPE_WEBHOOK_SECRET` is set."""
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    with ExitStack() as starters:
+        app.state.pending = starters.enter_context(Starter("the pending lane", wake_pending_lane))
+        app.state.metrics = Exposition("web app", token=metrics_token())
+        app.state.events = starters.enter_context(Starter("handle-payment-events", start_handling_events))
+        yield
+    await close_engine()
+
+
+def create_app() -> FastAPI:
+    """The app; settings are those of this process."""
+    # No pages of FastAPI's: they load scripts from elsewhere, which would run where browsers keep a key of ORDERS_API_KEY.
+    made = _App(title="Order saga", version="1", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    answer_problems(made)
+    routers = (orders.router, stripe_webhook.router, metrics.router, documents.router)
+    for router in routers:
+        made.include_router(router)
+
+    @made.get("/health", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
+    async def health() -> Health:
+        """Whether orders and events can be taken: the database answers and takes writes, and there are keys for them."""
+        try:
+            async with transaction(seconds=_HEALTH_SECONDS) as tx:
+                read_only = (await tx.execute(text("SHOW transaction_read_only"))).scalar_one() == "on"
+        except Exception as error:
+            if not is_database_error(error):
+                raise
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer") from None
+        if read_only:
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is read-only just now")
+        s = settings()
+        return Health(orders=bool(s.orders_api_keys), stripe_webhooks=bool(s.stripe_webhook_secrets))
+
+    made.state.routes = [
+        *orders.router.routes,
+        *stripe_webhook.router.routes,
+        *metrics.router.routes,
+        *documents.router.routes,
+        *made.router.routes,
+    ]
+    return made
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """With the schema of problems, and without FastAPI's own errors, which are never answered."""
+        if not self.openapi_schema:
+            made = super().openapi()
+            schemas = made["components"]["schemas"]
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= {**problem.pop("$defs"), "Problem": problem}
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+        return self.openapi_schema or {}
+
+
+app = create_app()

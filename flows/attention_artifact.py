@@ -1,0 +1,151 @@
+"""Shows the manual review queue in the Prefect UI: the artifact `orders-that-need-attention`, updated when
+the queue changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from prefect.artifacts import Artifact, acreate_table_artifact
+from prefect.logging import get_logger
+
+from shop.review import disputes
+from shop.review.advice import advice
+from shop.review.attention import Desk, OnTheDesk, read_desk
+from shop.review.disputes import OpenDispute
+from shop.values.money import show
+
+KEY = "orders-that-need-attention"
+_PAUSE_SECONDS = 5
+"""Pause between two updates while the queue keeps changing."""
+_LIMIT_SECONDS = 20
+"""Limits one update."""
+_SHOWN = 200
+"""Limits how many orders the artifact shows."""
+
+log = get_logger("orders")
+
+
+class _Board:
+    """Updates the artifact in a background task of one event loop, at a limited rate however many orders
+    change the queue."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._showing: asyncio.Task[None] | None = None
+
+    def changed(self) -> None:
+        self._changed.set()
+        if self._showing is None or self._showing.done():
+            self._hurry.clear()
+            self._showing = asyncio.create_task(self._show(), name="show-desk")
+
+    async def settle(self) -> None:
+        self._hurry.set()
+        if self._showing is not None:
+            await asyncio.gather(self._showing, return_exceptions=True)
+
+    async def _show(self) -> None:
+        while self._changed.is_set():
+            self._changed.clear()
+            await show_desk()
+            if self._changed.is_set() or not self._hurry.is_set():
+                await _wait(self._hurry, _PAUSE_SECONDS)
+
+
+_boards: WeakKeyDictionary[asyncio.AbstractEventLoop, _Board] = WeakKeyDictionary()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+def changed() -> None:
+    """Schedules an update of the artifact, because the queue may have changed. Never raises, never waits."""
+    _boards.setdefault(asyncio.get_running_loop(), _Board()).changed()
+
+
+async def settle() -> None:
+    """Waits until the artifact shows all changes so far, before a flow run ends. Never raises."""
+    if (board := _boards.get(asyncio.get_running_loop())) is not None:
+        await board.settle()
+
+
+async def show_desk() -> bool:
+    """Creates the artifact, unless the latest one is the same. Returns False if that fails: the schedule
+    retries."""
+    try:
+        async with asyncio.timeout(_LIMIT_SECONDS):
+            desk = await read_desk(_SHOWN)
+            table, description = [*map(_row, desk.matters), *map(_disputed, desk.disputes)], _description(desk)
+            if not await is_shown(KEY, table, description):
+                await acreate_table_artifact(table=table, key=KEY, description=description)
+    except Exception as error:  # noqa: BLE001  (orders have priority, whatever is wrong with the Prefect server)
+        log.warning("updating the manual review artifact failed (%s): the schedule retries", type(error).__name__)
+        return False
+    return True
+
+
+async def is_shown(key: str, table: list[dict[str, Any]], description: str) -> bool:
+    """Returns whether the latest artifact of this key has the same content."""
+    last = await Artifact.aget(key)
+    if last is None or last.description != description:
+        return False
+    data = json.loads(last.data) if isinstance(last.data, str) else last.data
+    return bool(data == table)
+
+
+def _row(matter: OnTheDesk) -> dict[str, Any]:
+    """Returns the table's row for an order. It has no customer data: only the journal's facts and the
+    amounts."""
+    return {
+        "order": matter.order_id,
+        "since": f"{matter.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "step": matter.step,
+        "at risk": show(matter.amount_at_risk, matter.currency),
+        "last error": matter.last_error,
+        "tried again": matter.retries,
+        "next try": _next_try(matter),
+        "what to do": advice(matter),
+    }
+
+
+def _disputed(dispute: OpenDispute) -> dict[str, Any]:
+    return {
+        "order": dispute.order_id or f"none of ours: payment {dispute.payment_id}",
+        "since": f"{dispute.opened_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "step": "dispute",
+        "at risk": show(dispute.amount, dispute.currency),
+        "last error": f"the customer's bank disputes the charge: {dispute.reason} ({dispute.status})",
+        "tried again": 0,
+        "next try": "",
+        "what to do": disputes.advice(dispute),
+    }
+
+
+def _next_try(matter: OnTheDesk) -> str:
+    if matter.being_retried:
+        return "now"
+    when: datetime | None = matter.next_retry_at
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else "on hold: only on request"
+
+
+def _description(desk: Desk) -> str:
+    parts = []
+    if desk.orders:
+        amounts = ", ".join(show(amount, currency) for currency, amount in desk.at_risk.items())
+        many = f" The oldest {len(desk.matters)} are shown." if desk.orders > len(desk.matters) else ""
+        orders = "1 order needs" if desk.orders == 1 else f"{desk.orders} orders need"
+        parts.append(f"{orders} attention: {amounts} at risk.{many} The deployment resolve-order settles one, or tries it again.")
+    if desk.disputes:
+        charges = "1 charge is" if len(desk.disputes) == 1 else f"{len(desk.disputes)} charges are"
+        parts.append(f"{charges} disputed: answer in the gateway's dashboard.")
+    return " ".join(parts) or "No order needs attention."

@@ -1,0 +1,1 @@
+"""Inventory: a port with two adapters, our own tables and an inventory service."""

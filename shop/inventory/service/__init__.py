@@ -1,0 +1,1 @@
+"""An inventory service over HTTP: its client, its wire format, its books."""

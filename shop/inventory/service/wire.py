@@ -1,0 +1,107 @@
+"""What goes over the wire between an inventory service and its client: one place for both sides.
+
+Errors are problems (RFC 9457, `application/problem+json`); `type` is one of `Problem`, and whoever writes another service uses the same.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from shop.inventory import port
+from shop.inventory.ledger import Holding, ProductStock
+from shop.inventory.port import LONGEST_MARK, Reservation
+from shop.orders.names import MAX_ORDER_ID
+
+PROBLEM_JSON = "application/problem+json"
+RESERVATION = TypeAdapter(Reservation)
+STOCK = TypeAdapter(list[ProductStock])
+HOLDINGS = TypeAdapter(list[Holding])
+SHIPPED = TypeAdapter(dict[str, port.Pieces])
+
+
+class Problem(StrEnum):
+    """Types of problems."""
+
+    OUT_OF_STOCK = "urn:inventory:out-of-stock"
+    """409; `shortages` has every item that is short."""
+    UNKNOWN_PRODUCT = "urn:inventory:unknown-product"
+    """404; may be said instead, with `shortages` or without."""
+    LOST = "urn:inventory:reservation-lost"
+    """409: nothing is held, or the order is over."""
+    NO_RESERVATION = "urn:inventory:no-reservation"
+    """404: nothing is known of the order."""
+    REFUSED = "urn:inventory:refused"
+    """409: the request contradicts what is there."""
+    INVALID = "urn:inventory:invalid"
+    """422."""
+    UNAUTHORIZED = "urn:inventory:unauthorized"
+    """401."""
+    NOT_FOUND = "urn:inventory:no-such-path"
+    """404, 405."""
+    UNAVAILABLE = "urn:inventory:unavailable"
+    """503, with `Retry-After`."""
+
+
+def _text(value: str) -> str:
+    """What PostgreSQL can hold."""
+    if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("must be text without NUL and half characters")
+    return value
+
+
+OrderId = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_ORDER_ID + LONGEST_MARK,
+        description="The order's id, with the shop's installation id and a slash before it",
+        examples=["8c6f1f0e5b3d4a29/ORDER-1001"],
+    ),
+    AfterValidator(_text),
+]
+Installation = Annotated[str, Field(pattern="^[0-9a-f]{16}$", description="A shop's installation id")]
+ProductId = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_text)]
+Pieces = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]  # `true` is no number
+Seconds = Annotated[float, Field(gt=0, le=90 * 24 * 3600)]
+
+
+class AboutOrder(BaseModel):
+    """Which order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    order_id: OrderId
+
+
+class Keep(AboutOrder):
+    """For how much longer, at least."""
+
+    seconds: Seconds
+
+
+class Reserve(AboutOrder):
+    """What is to be held, and for how long."""
+
+    items: dict[ProductId, Pieces] = Field(min_length=1, max_length=5_000, description="Pieces per product")
+    seconds: Seconds
+
+
+class ShortItem(BaseModel):
+    """An item that cannot be reserved."""
+
+    product_id: str
+    requested: port.Pieces
+    available: port.Pieces
+
+
+class ProblemDetails(BaseModel):
+    """An error."""
+
+    type: str = "about:blank"
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    shortages: list[ShortItem] = []

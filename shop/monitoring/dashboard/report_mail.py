@@ -1,0 +1,136 @@
+"""The daily report as a mail for the shop itself: tables with bars. No image, nothing from outside, so that every mail program shows it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+from html import escape
+from typing import Any
+
+from shop.monitoring.dashboard.charts import COLOURS, LIGHT, BarList
+from shop.monitoring.dashboard.dashboard import bar_lists, headline, part_names
+from shop.monitoring.dashboard.figures import Figures
+from shop.notifications.kinds import REPORT
+from shop.notifications.mail import address_of
+from shop.notifications.message import Mail
+from shop.orders.page.formatting import duration
+from shop.settings import Settings
+from shop.text.sanitize import one_line
+from shop.values.money import show
+
+_POLICY = SMTP.clone(cte_type="7bit")
+_FONT = f"font-family:system-ui,-apple-system,Segoe UI,Roboto,Arial,sans-serif;color:{LIGHT['ink']};background:{LIGHT['ground']}"
+_CELL = f"padding:3px 12px 3px 0;font-size:13px;color:{LIGHT['ink']};white-space:nowrap"
+_BAR_WIDTH = 240
+"""Pixels of the longest bar."""
+_Row = Sequence[str]
+
+
+def report_payload(figures: Figures, steps: tuple[str, ...]) -> dict[str, Any]:
+    """What the outbox keeps of a report. The mail is made of nothing else, so it is the same whenever it is sent."""
+    return {"figures": figures.model_dump(mode="json"), "steps": list(steps)}
+
+
+def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetime, installation: str) -> Mail:
+    """The mail of this day, to `REPORT_EMAIL`. The same for the same payload."""
+    figures = Figures.model_validate(payload["figures"])
+    to, title = address_of("", s.report_email or s.support_email), f"{one_line(s.shop_name)}: orders of {one_line(day)}"
+    mail = EmailMessage(_POLICY)
+    mail["From"] = address_of(s.shop_name, s.shop_email)
+    mail["To"] = to
+    mail["Subject"] = title
+    mail["Date"] = format_datetime(date)
+    mail["Message-ID"] = f"<{'-'.join(filter(None, (REPORT, one_line(day), installation)))}@{s.shop_email.rpartition('@')[2]}>"
+    mail["Auto-Submitted"] = "auto-generated"
+    lists = bar_lists(figures, payload["steps"])
+    mail.set_content(_plain(title, figures, lists))
+    mail.add_alternative(_html(title, figures, lists), subtype="html")
+    _settle(mail)
+    return Mail(s.shop_email, to.addr_spec, mail.as_bytes())
+
+
+def _plain(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
+    parts = [title, headline(figures)]
+    if figures.money:
+        parts.append("\n".join(["Money", *(f"  {currency}: {_charged(amounts)}" for currency, *amounts in _money(figures))]))
+    for each in lists:
+        lines = [f"  {one_line(bar.name)}: {bar.text}" for bar in each.bars] or [f"  {each.none}"]
+        parts.append("\n".join([each.title, *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _charged(amounts: Sequence[str]) -> str:
+    charged, refunded, at_risk = amounts
+    return f"{charged} charged, {refunded} refunded, {at_risk} at risk"
+
+
+def _html(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
+    parts = [f'<h1 style="font-size:20px">{escape(title)}</h1>', f'<p style="font-size:14px">{escape(headline(figures))}</p>']
+    if figures.money:
+        parts.append(_table("Money", ("currency", "charged", "refunded", "at risk"), [map(escape, row) for row in _money(figures)]))
+    for each in lists:
+        rows = [(escape(one_line(bar.name)), _bar([(bar.share, COLOURS[bar.colour])]), escape(bar.text)) for bar in each.bars]
+        parts.append(_table(each.title, (), rows or [(escape(each.none),)]))
+    parts.append(_table(f"Hour by hour, UTC {_legend(figures)}", ("", "", "ended", "half within", "95 % within"), _hours(figures)))
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title></head><body style="{_FONT}">'
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
+def _money(figures: Figures) -> list[_Row]:
+    return [(m.currency, *(show(amount, m.currency) for amount in (m.charged, m.refunded, m.at_risk))) for m in figures.money]
+
+
+def _hours(figures: Figures) -> list[_Row]:
+    ended = [[counts[place] for counts in figures.ended.values()] for place in range(len(figures.p50))]
+    most = max(map(sum, ended), default=0) or 1
+    colours = [COLOURS[outcome] for outcome in figures.ended]
+    rows: list[_Row] = []
+    for time, counts, p50, p95 in zip(part_names(figures), ended, figures.p50, figures.p95, strict=True):
+        bar = _bar([(count / most, colour) for count, colour in zip(counts, colours, strict=True)])
+        rows.append((time, bar, f"{sum(counts):,}" if any(counts) else "", duration(p50), duration(p95)))
+    return rows
+
+
+def _legend(figures: Figures) -> str:
+    return " ".join(
+        f'<span style="color:{COLOURS[outcome]}">&#9632;</span> <span style="font-size:13px;font-weight:normal">{outcome}</span>'
+        for outcome in figures.ended
+    )
+
+
+def _table(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """`title` and the cells of `rows` are HTML."""
+    heading = "".join(f'<th align="left" style="{_CELL};color:{LIGHT["dim"]};font-weight:normal">{escape(name)}</th>' for name in head)
+    body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
+    return (
+        f'<h2 style="font-size:15px;margin:20px 0 6px">{title}</h2>'
+        f'<table cellpadding="0" cellspacing="0" border="0">{f"<tr>{heading}</tr>" if head else ""}{body}</table>'
+    )
+
+
+def _bar(pieces: Sequence[tuple[float, str]]) -> str:
+    """A bar of cells with background colours; each piece is its share of the whole width, and its colour."""
+    widths = [(round(_BAR_WIDTH * share) or 2, colour) for share, colour in pieces if share > 0]
+    rest = _BAR_WIDTH - sum(width for width, _ in widths)
+    cells = "".join(
+        f'<td width="{width}" bgcolor="{colour}" style="background-color:{colour};font-size:1px;line-height:14px">&nbsp;</td>'
+        for width, colour in [*widths, (rest, LIGHT["grid"])]
+        if width > 0
+    )
+    return (
+        f'<table role="presentation" width="{_BAR_WIDTH}" height="14" cellpadding="0" cellspacing="0" border="0"><tr>{cells}</tr></table>'
+    )
+
+
+def _settle(mail: EmailMessage) -> None:
+    """Makes the boundaries from what is between them, not at random."""
+    for place, part in enumerate(mail.walk()):
+        if part.is_multipart():
+            content = "".join(str(leaf.get_payload()) for leaf in part.walk() if not leaf.is_multipart())
+            part.set_boundary(f"=_{place}{hashlib.sha256(content.encode()).hexdigest()[:32]}")

@@ -1,0 +1,99 @@
+"""Fields that are no order's, but nearly: by another common name, in another spelling, or mistyped.
+
+Unknown fields are dropped. One whose loss would change the money, the destination or whom we can reach must not be: it is refused, with
+the name that is meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from shop.orders.order import Item, Order, PaymentInfo, ShippingInfo
+
+# Without separators, in lower case; the names on the left are those of the models.
+_OTHER_NAMES: dict[type[BaseModel], dict[str, str]] = {
+    Order: {
+        "currency": "currencycode currencyiso isocurrency ordercurrency ccy",
+        "customer_email": "email emailaddress mail",
+        "customer_name": "customerfullname fullname",
+        "items": "lineitems orderitems products",
+        "payment_info": "payment paymentdetails",
+        "shipping_info": "shipping shippingaddress shippingdetails deliveryaddress shipto",
+        "total_amount": "total totalprice ordertotal grandtotal",
+    },
+    Item: {
+        "price": "unitprice priceperunit",
+        "product_id": "productcode sku",
+        "quantity": "qty",
+    },
+    PaymentInfo: {
+        "card_last4": "last4 lastfour cardlastfour cardlastfourdigits",
+        "method": "paymentmethod",
+        "token": "paymenttoken paymentmethodid cardtoken",
+    },
+    ShippingInfo: {
+        "address": "street street1 address1 line1 addressline1 streetaddress housenumber houseno streetnumber",
+        "address2": "street2 line2 addressline2 addresstwo apartment apt suite street3 line3 address3 addressline3",
+        "city": "town locality",
+        "country": "countrycode countryiso countryiso2",
+        "name": "recipient recipientname fullname firstname lastname",
+        "phone": "phonenumber telephone tel mobile",
+        "state": "statecode province provincecode region",
+        "zip": "zipcode postcode postalcode postal plz",
+    },
+}
+_MEANT = {model: {other: name for name, others in names.items() for other in others.split()} for model, names in _OTHER_NAMES.items()}
+_MUST_AGREE = frozenset({"currency", "country"})
+"""A field that says something else about them is refused although the right field is there, too."""
+_ADDS = frozenset({"housenumber", "houseno", "streetnumber", "street3", "line3", "address3", "addressline3"})
+"""Parts of an address that belong into a field which holds another part of it: refused although that is there."""
+_HARMLESS = frozenset({"id", "notes"})
+_DEEPEST = 3
+_ALIKE = 0.84
+"""How much of a name has to be right (difflib's ratio): `curency` and `adress` are, `total_tax` is not
+`tax_amount`."""
+
+
+def misnamed(model: type[BaseModel], given: Mapping[Any, Any]) -> dict[str, str]:
+    """Fields of `given` that the model does not know, to the names that are meant by them and missing."""
+    found: dict[str, str] = {}
+    for key, value in given.items():
+        if not isinstance(key, str) or key in model.model_fields or len(key) > 60 or _is_empty(value):
+            continue
+        name = _meant(model, key)
+        missing = name is not None and _is_empty(given.get(name))
+        if name is not None and (missing or _plain(key) in _ADDS or (name in _MUST_AGREE and _differ(value, given[name]))):
+            found[key] = name
+    return found
+
+
+@lru_cache(maxsize=10_000)
+def _meant(model: type[BaseModel], key: str) -> str | None:
+    plain = _plain(key)
+    if (name := _MEANT.get(model, {}).get(plain)) is not None:
+        return name
+    names = {field.replace("_", ""): field for field in model.model_fields if field not in _HARMLESS}
+    alike = difflib.get_close_matches(plain, names, n=1, cutoff=_ALIKE)
+    return names[alike[0]] if alike else None
+
+
+def _plain(key: str) -> str:
+    return re.sub(r"[\W_]+", "", key.lower())
+
+
+def _is_empty(value: Any, depth: int = 0) -> bool:
+    """Whether nothing is lost with it: also an address of empty fields."""
+    if isinstance(value, Mapping) and depth < _DEEPEST:
+        return all(_is_empty(each, depth + 1) for each in value.values())
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list | tuple) and not value)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    texts = isinstance(one, str) and isinstance(other, str)
+    return not texts or one.strip().casefold() != other.strip().casefold()

@@ -1,0 +1,118 @@
+"""What the shop adds to the order saga: outcomes, money, notices to customers, manual review, and the stock of postponed orders."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from saga.database import Tx
+from saga.errors import StepError
+from saga.hooks import Ending, Hooks
+from saga.instance import SagaInstance
+from saga.outcome import Compensation
+from shop.inventory import reservations
+from shop.inventory import service_steps as stock
+from shop.inventory.errors import OutOfStock
+from shop.monitoring import outcome_counter
+from shop.monitoring.outcome_counter import Ended
+from shop.notifications.notices import Notice, tell
+from shop.notifications.outcome_notices import notice_of
+from shop.orders.errors import OrderRejected
+from shop.orders.order import Order, OrderInstance
+from shop.orders.outcomes import Outcome
+from shop.payments.charge import given_by_hand, money_moved
+from shop.review import attention
+from shop.text.customer_words import hidden, without_customer
+from shop.values.money import currency_of
+
+log = logging.getLogger(__name__)
+
+
+class _Extra(NamedTuple):
+    """What commits with an order's outcome."""
+
+    notice: Notice | None
+    matter: attention.Matter | None
+
+
+class OrderHooks(Hooks[Order]):
+    """The order saga's hooks."""
+
+    outcome_columns = {  # noqa: RUF012  (a ClassVar of the base)
+        "currency": "text",
+        "amount_charged": "numeric",
+        "amount_refunded": "numeric",
+        "amount_at_risk": "numeric",
+    }
+    # The gateway reported something while the order's worker was about to postpone it.
+    urgent = (
+        "EXISTS (SELECT 1 FROM payment_event e WHERE e.order_id = i.id AND e.handled_at IS NULL "
+        "AND e.received_at > now() - interval '5 seconds')"
+    )
+
+    def outcome(self, instance: OrderInstance, compensations: Sequence[Compensation]) -> Outcome:
+        match instance.failure.kind if instance.failure else None:
+            case None:
+                return Outcome.COMPLETED
+            case OrderRejected.code:
+                return Outcome.REJECTED
+            case OutOfStock.code if all(map(_found_nothing, compensations)):
+                return Outcome.OUT_OF_STOCK
+            case _:
+                return Outcome.COMPENSATED
+
+    def prepare(self, instance: OrderInstance, outcome: str) -> tuple[Mapping[str, Any], _Extra]:
+        outcome = Outcome(outcome)
+        charged, refunded, at_risk = money_moved(instance)
+        currency = currency_of(instance.content)
+        given_back = refunded + given_by_hand(instance)
+        notice = notice_of(instance, outcome, charged=charged, given_back=given_back, at_risk=at_risk, currency=currency)
+        matter = attention.matter_of(instance, at_risk, currency) if outcome is Outcome.NEEDS_ATTENTION else None
+        columns = {"currency": currency, "amount_charged": charged, "amount_refunded": refunded, "amount_at_risk": at_risk}
+        return columns, _Extra(notice, matter)
+
+    async def ended(self, tx: Tx, endings: Sequence[Ending[Order]]) -> None:
+        extras: list[_Extra] = [ending.extra for ending in endings]
+        await tell(tx, [extra.notice for extra in extras if extra.notice is not None])
+        await attention.put(tx, [extra.matter for extra in extras if extra.matter is not None])
+        await attention.clear(tx, [ending.instance.id for ending in endings if ending.outcome == Outcome.COMPENSATED])
+
+    def committed(self, endings: Sequence[Ending[Order]]) -> None:
+        if (counts := outcome_counter.current()) is not None:
+            counts.add([_counted(ending) for ending in endings])
+
+    async def before_postponing(self, instances: Sequence[OrderInstance], seconds: float, error: StepError | None) -> None:
+        if error is not None and error.keeps_resources:
+            await asyncio.gather(*(_keep_at_service(order, seconds) for order in instances))
+
+    async def postponed(self, tx: Tx, instances: Sequence[OrderInstance], seconds: float, error: StepError | None) -> None:
+        if error is not None and error.keeps_resources:
+            await reservations.keep(tx, [order.id for order in instances], seconds)
+
+    def redacted(self, error: StepError, instance: OrderInstance) -> StepError:
+        return hidden(error, instance.content)
+
+    def redacted_text(self, text: str, instance: OrderInstance) -> str:
+        return without_customer(text, instance.content)
+
+
+def _found_nothing(compensation: Compensation) -> bool:
+    """Whether it had nothing to release: an inventory service is told that the order is over even if it refused to reserve."""
+    return compensation.step == reservations.STEP and compensation.status == "no_reservation_to_release"
+
+
+def _counted(ending: Ending[Order]) -> Ended:
+    order: SagaInstance[Order] = ending.instance
+    code = order.failure.kind if order.failure else None
+    money = (ending.columns[name] for name in ("currency", "amount_charged", "amount_refunded", "amount_at_risk"))
+    return Ended(order.id, Outcome(ending.outcome), order.failing_step, code, *money)
+
+
+async def _keep_at_service(order: OrderInstance, seconds: float) -> None:
+    """Extends the reservation at the inventory service. If that fails, the reservation expires, and the order reserves again later."""
+    try:
+        await stock.keep(order, seconds)
+    except StepError as error:
+        log.warning("the reservation of order %s may expire at the inventory service (%s)", order.id, error.code)

@@ -1,0 +1,126 @@
+"""Taking orders in: they are stored, and from then on they reach an outcome. Needs the database and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from saga.connections import answered_within
+from saga.database import TRANSACTION_SECONDS, Tx, sync_engine, transaction
+from saga.failpoints import failpoint
+from saga.wakeup import WAITING
+from shop.orders.errors import OrderConflict, UnusableOrder
+from shop.orders.intake_content import FINGERPRINTS_BEGIN, Content, take_in
+from shop.orders.outcomes import Outcome, Receipt
+from shop.settings import settings
+
+# Numbered in the sequence in which they were sent, but inserted by id, so that two senders of the same orders cannot wait for each other.
+_INSERT = text(
+    "WITH sent AS MATERIALIZED (SELECT nextval(pg_get_serial_sequence('customer_order', 'number')) AS number, id, content, fingerprint "
+    "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) AS s(id, content, fingerprint)) "
+    "INSERT INTO customer_order (id, number, content, fingerprint, not_before) OVERRIDING SYSTEM VALUE "
+    "SELECT id, number, CAST(content AS jsonb), fingerprint, now() + make_interval(secs => CAST(:kept_for AS float)) "
+    "FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
+)
+# What older versions stored is compared by its content, too.
+_KNOWN = text(
+    "SELECT id, fingerprint, outcome, reasons, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
+    "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
+).bindparams(todays=FINGERPRINTS_BEGIN)
+STORING = failpoint("the commit of intake")
+_AT_ONCE = 500
+"""Orders of a transaction, which also a slow database stores within its time limit."""
+_WAKE = text("SELECT pg_notify(:channel, '')")
+
+
+def submit(orders: Iterable[object], *, kept_for: float | None = None) -> list[Receipt]:
+    """Stores the orders; one receipt for each, in their sequence. Returns once none of them can be lost.
+
+    A large number is stored in several transactions, each with a time limit of its own. When one fails, those before it are stored, and
+    reach their outcomes; sending all of them again is safe.
+
+    `kept_for`: seconds for which only who knows its id can claim a new order. Consumers are not woken then."""
+    contents = [read(order) for order in orders]
+    return [receipt for begin in range(0, len(contents), _AT_ONCE) for receipt in _submit(contents[begin : begin + _AT_ONCE], kept_for)]
+
+
+def _submit(contents: Sequence[Content | UnusableOrder], kept_for: float | None) -> list[Receipt]:
+    with (
+        answered_within(TRANSACTION_SECONDS),
+        sync_engine(settings().database_url).connect() as connection,
+        connection.begin() as running,
+    ):
+        receipts = _store(connection, contents, wake=kept_for is None, kept_for=kept_for)
+        with STORING:
+            running.commit()
+    return receipts
+
+
+async def known_ids(ids: Sequence[str]) -> set[str]:
+    """Those of the ids under which an order is stored."""
+    async with transaction() as tx:
+        return {row.id for row in await tx.execute(_KNOWN, {"ids": list(ids)})}
+
+
+async def submit_one(order: object) -> Receipt:
+    """The same for one order, from an event loop."""
+    content = read(order)
+    async with transaction(STORING) as tx:
+        return await store_one(tx, content)
+
+
+async def store_one(tx: Tx, order: object, *, wake: bool = True) -> Receipt:
+    """The same in a transaction of the caller's, which commits at `STORING`. `order`: what `read` makes of it, so that
+    the transaction does not wait for that. `wake`: tell those who wait for orders."""
+    return (await tx.run_sync(_store, [read(order)], wake))[0]
+
+
+def read(order: object) -> Content | UnusableOrder:
+    """What is to be stored of it, or why nothing can be. Calculates only, so it belongs before a transaction."""
+    if isinstance(order, Content | UnusableOrder):
+        return order
+    try:
+        return take_in(order)
+    except UnusableOrder as error:
+        return error
+
+
+def _store(
+    connection: Connection, read: Sequence[Content | UnusableOrder], wake: bool = True, kept_for: float | None = None
+) -> list[Receipt]:
+    first: dict[str, Content] = {}
+    for content in read:
+        if isinstance(content, Content):
+            first.setdefault(content.order_id, content)
+    new: set[str] = set()
+    known: dict[str, Any] = {}
+    if first:
+        sent = {
+            "ids": list(first),
+            "contents": [content.text for content in first.values()],
+            "fingerprints": [content.fingerprint for content in first.values()],
+            "kept_for": kept_for,
+        }
+        new = set(connection.execute(_INSERT, sent).scalars().all())
+        if len(new) < len(first):
+            known = {row.id: row for row in connection.execute(_KNOWN, {"ids": [i for i in first if i not in new]})}
+        if new and wake:
+            connection.execute(_WAKE, {"channel": WAITING})
+    return [_receipt(content, first, new, known) for content in read]
+
+
+def _receipt(content: Content | UnusableOrder, first: dict[str, Content], new: set[str], known: dict[str, Any]) -> Receipt:
+    if isinstance(content, UnusableOrder):
+        return Receipt(order_id=None, status="refused", reasons=content.reasons())
+    order_id = content.order_id
+    stored = known.get(order_id)
+    same = content.is_same_as(stored.fingerprint, stored.content) if stored else content.fingerprint == first[order_id].fingerprint
+    if not same:
+        return Receipt(order_id=order_id, status="refused", reasons=OrderConflict(order_id).reasons())
+    if order_id in new and content is first[order_id]:
+        return Receipt(order_id=order_id, status="accepted")
+    if stored is None or stored.outcome is None:
+        return Receipt(order_id=order_id, status="known")
+    return Receipt(order_id=order_id, status="known", outcome=Outcome(stored.outcome), reasons=stored.reasons)

@@ -1,0 +1,383 @@
+"""From whatever somebody sent to what may be stored: an id, clean JSON, and a fingerprint.
+
+Only fields that an order has are kept. Fields for card data refuse it: what is taken out leaves a mark in its place, so that validation can
+say where it was without repeating it. In free text a card number is masked. Ids and numbers are not searched: an id of sixteen digits is
+an id. Fields that are not known are dropped, unless they are for card data or nearly have the name of one that matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from shop.orders.errors import Problem, UnusableOrder
+from shop.orders.field_names import misnamed
+from shop.orders.names import MAX_ORDER_ID
+from shop.orders.order import Item, Order, PaymentInfo, ShippingInfo, read_stored
+from shop.text import card_numbers
+from shop.text.sanitize import UNSEEN
+
+REMOVED = "[removed: "
+CARD_REMOVED = "[removed: looked like a card number]"
+CODE_REMOVED = "[removed: looked like a card's security code]"
+TOO_LONG = "[removed: was longer than 2,000 characters]"
+TOO_DEEP = "[removed: was nested too deeply]"
+TOO_MANY = "[removed: had more than 1,000 entries]"
+_MORE = "~more"
+NOT_JSON = "[removed: was not JSON]"
+CONTROL = "[removed: contained control characters]"
+OTHER_CURRENCY = "[removed: named another currency than the order]"
+MISNAMED = "[misnamed: "
+_MARKS = frozenset({CARD_REMOVED, CODE_REMOVED, TOO_LONG, TOO_DEEP, TOO_MANY, NOT_JSON, CONTROL})
+
+HAS_REMOVED = "~removed"
+"""The key by which content says that something was taken out of it. Its value: the places of fields that are
+not kept at all, to marks."""
+
+MAX_DEPTH = 8
+"""Levels of lists and objects; what is nested deeper is not kept."""
+_MAX_TEXT, _MAX_ENTRIES = 2_000, 1_000
+_LARGEST_FLOAT = 1e30
+_MAX_PLACE = 200
+"""Characters of a field's place."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
+_ESCAPED_SIGN = re.compile(r"\\[ntr\"\\]")
+_INTEGER_PART = re.compile(r"\s*[+-]?(\d+)(\.\d*)?\s*")
+_UNSEEN = re.compile(f"[{UNSEEN}]")
+_MARK = re.compile(r"\[(removed|misnamed): [^\[\]]{1,100}\]")
+
+_PARTS: Mapping[str, type[BaseModel]] = {"payment_info": PaymentInfo, "shipping_info": ShippingInfo}
+_IDS = frozenset({"id", "customer_id", "product_id"})
+NUMBERS = frozenset({"quantity", "price", "total_amount", "tax_amount", "shipping_amount", "discount_amount"})
+_ABOUT_CARDS = frozenset({"method", "card_last4", "token"})
+# Names without separators, in lower case.
+_CODE_FIELD = re.compile(r".*(cvv|cvc|securitycode).*|csc")
+_CODE_RESULT = re.compile(r".*(result|check|response|status|match).*")
+"""What a bank says about a code is no code."""
+_CARD_FIELD = re.compile(r".*(cardnumber|cardno|cardnum)|(cc|ccnumber|ccno|ccnum|pan|cardpan|creditcard|debitcard|primaryaccountnumber)")
+_CARD_FIELD_IN_PAYMENT = frozenset({"number", "card", "account", "accountnumber"})
+_PAYMENT_FIELD = re.compile(r".*(payment|card|billing).*")
+FINGERPRINTS_BEGIN = "2:"
+"""How fingerprints begin; those of older versions, which covered defaults, are bare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """An order fit to be stored."""
+
+    order_id: str
+    text: str
+    """JSON. Of a well-shaped order: all fields of `Order`, normalised, so that 9.9 and "9.90" are the same."""
+    fingerprint: str
+    """Same fingerprint, same order. Covers what differs from its default, so that a new optional field
+    changes no fingerprint."""
+
+    def is_same_as(self, fingerprint: str, content: Mapping[str, Any] | None) -> bool:
+        """Whether this order is the stored one. `content`: the stored one's, needed only of rows of older
+        versions."""
+        if fingerprint == self.fingerprint:
+            return True
+        if fingerprint.startswith(FINGERPRINTS_BEGIN):
+            return False
+        mine = json.loads(self.text)
+        return fingerprint == _fingerprint_before(mine) or (content is not None and _comparable(content) == _comparable(mine))
+
+
+def take_in(raw: object) -> Content:
+    """Makes any order storable, or raises `UnusableOrder` when it has no usable id."""
+    if isinstance(raw, BaseModel):
+        raw = raw.model_dump(mode="json")
+    if not isinstance(raw, Mapping):
+        raise UnusableOrder([Problem("order", _kind(raw), "an object with an id")])
+    order_id = usable_id(raw.get("id"))
+    return _plain_case(raw, order_id) or _any_case(raw, order_id)
+
+
+def usable_id(given: object) -> str:
+    """The id as it is stored. Raises `UnusableOrder` for what can be no order's id."""
+    expected = f"text of 1 to {MAX_ORDER_ID} characters"
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 10**30:
+        given = str(given)
+    if not isinstance(given, str) or not given.strip():
+        raise UnusableOrder([Problem("id", "nothing" if given is None or isinstance(given, str) else _kind(given), expected)])
+    order_id = given.strip()
+    if len(order_id) > MAX_ORDER_ID:
+        raise UnusableOrder([Problem("id", f"{len(order_id)} characters", expected)])
+    if not order_id.isascii() or not order_id.isprintable():
+        _require_visible(order_id, expected)
+    return order_id
+
+
+def _require_visible(order_id: str, expected: str) -> None:
+    """Refuses what makes two ids of one look: each would be charged."""
+    if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in order_id):
+        raise UnusableOrder([Problem("id", "control characters in it", expected)])
+    if any(unicodedata.category(c) == "Cf" or (c != " " and _UNSEEN.match(c)) for c in order_id):
+        raise UnusableOrder([Problem("id", "invisible characters or unusual blanks in it", expected)])
+    if not unicodedata.is_normalized("NFC", order_id):
+        raise UnusableOrder([Problem("id", "letters with separate accents", f"{expected}, in Unicode's composed form (NFC)")])
+
+
+def _plain_case(raw: Mapping[Any, Any], order_id: str) -> Content | None:
+    """The usual order, well-shaped and harmless. None if there is anything to look at closer."""
+    try:
+        order = Order.model_validate(raw)
+        text = order.model_dump_json()
+    except (ValidationError, ValueError, RecursionError):
+        return None
+    if len(text) > _MAX_TEXT or REMOVED in text or "\x7f" in text or order.id != order_id or not _is_known_only(raw):
+        return None
+    if _ESCAPED_CONTROL.search(text) or card_numbers.has_card_number(_ESCAPED_SIGN.sub(" ", text)):
+        return None
+    if order.payment_info is not None and any(_is_card(*each) for each in _texts_about_cards(order.payment_info)):
+        return None
+    return Content(order_id, text, _fingerprint(order))
+
+
+def _is_known_only(raw: Mapping[Any, Any]) -> bool:
+    parts: list[tuple[Any, type[BaseModel]]] = [(raw, Order), *((raw.get(name), model) for name, model in _PARTS.items())]
+    parts += ((item, Item) for item in raw["items"])
+    return all(isinstance(part, BaseModel) or part is None or part.keys() <= model.model_fields.keys() for part, model in parts)
+
+
+def _texts_about_cards(payment: PaymentInfo) -> list[tuple[str, str]]:
+    return [(name, text) for name in _ABOUT_CARDS if (text := getattr(payment, name))]
+
+
+def _any_case(raw: Mapping[Any, Any], order_id: str) -> Content:
+    refused: dict[str, str] = {}
+    if isinstance(known := raw.get(HAS_REMOVED), Mapping):  # taken in before
+        marks = itertools.islice(known.items(), _MAX_ENTRIES)
+        refused = {_clean_key(key): mark for key, mark in marks if isinstance(mark, str) and _MARK.fullmatch(mark)}
+    cleaned = {**_clean_part(raw, Order, "", refused), "id": order_id}
+    refused |= dict(itertools.islice(_other_currencies(raw), _MAX_ENTRIES))
+    refused = dict(sorted(refused.items())[:_MAX_ENTRIES])  # sorted as they are stored: a second intake keeps the same
+    text = _dumped(cleaned)
+    if refused or REMOVED in text:
+        return _content(order_id, _dumped({**cleaned, HAS_REMOVED: refused}))
+    try:  # only the closer look found it harmless
+        order = Order.model_validate(cleaned)
+    except ValidationError:
+        return _content(order_id, text)
+    return Content(order_id, order.model_dump_json(), _fingerprint(order))
+
+
+def _dumped(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, ensure_ascii=False)
+
+
+# -- fingerprints ------------------------------------------------------------------------------------------------------
+
+
+def _content(order_id: str, text: str) -> Content:
+    return Content(order_id, text, FINGERPRINTS_BEGIN + hashlib.sha256(text.encode()).hexdigest())
+
+
+def _fingerprint(order: Order) -> str:
+    return FINGERPRINTS_BEGIN + hashlib.sha256(_without_defaults(order)).hexdigest()
+
+
+def _without_defaults(order: Order) -> bytes:
+    return orjson.dumps(order.model_dump(mode="json", exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
+
+
+_BEFORE: dict[str, Any] = {
+    **dict.fromkeys(("id", "customer_id", "total_amount", "currency", "customer_name", "customer_email", "notes"), True),
+    **dict.fromkeys(("tax_amount", "shipping_amount", "discount_amount"), True),
+    "items": {"__all__": {"product_id": True, "quantity": True, "price": True, "name": True}},
+    "payment_info": {"method": True, "card_last4": True, "token": True},
+    "shipping_info": {"name": True, "address": True, "city": True, "state": True, "zip": True, "country": True},
+}
+"""The fields that bare fingerprints cover, whether they have their defaults or not."""
+
+
+def _fingerprint_before(content: Mapping[str, Any]) -> str | None:
+    """What older versions made of this content; None if it is no order."""
+    try:
+        order = read_stored(content)
+    except ValidationError:
+        return None
+    return hashlib.sha256(order.model_dump_json(include=_BEFORE).encode()).hexdigest()
+
+
+def _comparable(content: Mapping[str, Any]) -> bytes:
+    """The same for content that older versions stored and for the same order when it comes again."""
+    try:
+        return _without_defaults(read_stored(content))
+    except ValidationError:
+        return take_in(content).text.encode()
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+def _clean_part(raw: Mapping[Any, Any], model: type[BaseModel], place: str, refused: dict[str, str]) -> dict[str, Any]:
+    """The fields that the model has. Notes of the others what has to be refused."""
+    known = {name: _clean_field(raw[name], name, _at(place, name), refused) for name in model.model_fields if name in raw}
+    unknown = dict(itertools.islice(((key, raw[key]) for key in raw if key not in model.model_fields and key != HAS_REMOVED), _MAX_ENTRIES))
+    if unknown:
+        refused |= dict(itertools.islice(_card_data(unknown, place, model is PaymentInfo, 1), _MAX_ENTRIES))
+        meant = misnamed(model, {**{name: raw[name] for name in known}, **unknown})
+        refused |= {_at(place, key): f"{MISNAMED}{name}]" for key, name in meant.items() if _at(place, key) not in refused}
+    return known
+
+
+def _other_currencies(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    """Fields of the order's parts that name another currency than the order: which one its customer agreed to is not known."""
+    items = raw.get("items")
+    parts = [(name, raw.get(name)) for name in _PARTS]
+    parts += [(f"items[{i}]", item) for i, item in enumerate(items[:_MAX_ENTRIES])] if isinstance(items, list | tuple) else []
+    for place, part in parts:
+        if not isinstance(part, Mapping):
+            continue
+        for key in ("currency", "currency_code"):
+            named = part.get(key)
+            if isinstance(named, str) and named.strip() and named.strip().upper() != str(raw.get("currency", "")).strip().upper():
+                yield f"{place}.{key}", OTHER_CURRENCY
+
+
+def _clean_field(value: Any, name: str, place: str, refused: dict[str, str]) -> Any:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    if name in _PARTS and isinstance(value, Mapping):
+        return _clean_part(value, _PARTS[name], place, refused)
+    if name == "items" and isinstance(value, list | tuple):
+        given = (item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value[:_MAX_ENTRIES])
+        items = [
+            _clean_part(item, Item, f"{place}[{i}]", refused) if isinstance(item, Mapping) else _clean_loose(item, 2)
+            for i, item in enumerate(given)
+        ]
+        return items + ([TOO_MANY] if len(value) > _MAX_ENTRIES else [])
+    if isinstance(value, Mapping | list | tuple):
+        return _clean_loose(value, 1)
+    return _clean_scalar(value, name)
+
+
+def _clean_loose(value: Any, depth: int) -> Any:
+    """What stands where it does not belong: kept to be shown, without what may be card data."""
+    if isinstance(value, Mapping | list | tuple) and depth >= MAX_DEPTH:
+        return TOO_DEEP
+    if isinstance(value, Mapping):
+        cut = value.get(_MORE) == TOO_MANY  # content that was taken in before
+        given = [(key, each) for key, each in itertools.islice(value.items(), _MAX_ENTRIES + 2) if not (cut and key == _MORE)]
+        entries = ((key, _clean_key(key), each) for key, each in given[:_MAX_ENTRIES])
+        more = {_MORE: TOO_MANY} if cut or len(given) > _MAX_ENTRIES else {}
+        # A key that was a card number counts as the name of a field for one.
+        return {k: _mark_of(key, each, True) or _mark_of(k, each, True) or _clean_loose(each, depth + 1) for key, k, each in entries} | more
+    if isinstance(value, list | tuple):
+        return [_clean_loose(each, depth + 1) for each in value[:_MAX_ENTRIES]] + ([TOO_MANY] if len(value) > _MAX_ENTRIES else [])
+    return _clean_scalar(value, "")
+
+
+def _clean_key(key: object) -> str:
+    return str(_clean_scalar(key if isinstance(key, str) else str(key), ""))[:100]
+
+
+def _clean_scalar(value: Any, name: str) -> Any:
+    """`name`: of the field; "" for one that an order does not have."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float) and not abs(value) < _LARGEST_FLOAT:  # also what is no number; the database would write out every digit
+        value = str(value)
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return TOO_LONG
+    if not isinstance(value, int | float | Decimal | str):
+        return NOT_JSON
+    text = _written(value)
+    if len(text) > _MAX_TEXT:
+        return TOO_LONG
+    if isinstance(value, str) and _CONTROL.search(text):
+        return CONTROL
+    if name in _IDS:
+        return str(value) if isinstance(value, Decimal) else value
+    if name in NUMBERS:
+        # Amounts have twelve digits before the point at most. Those after it are no card number's.
+        number = _INTEGER_PART.fullmatch(text)
+        found = card_numbers.has_card_number(number[1] if number else text)
+        return CARD_REMOVED if found else str(value) if isinstance(value, Decimal) else value
+    if name in _ABOUT_CARDS:
+        return CARD_REMOVED if _is_card(name, text) else str(value) if isinstance(value, Decimal) else value
+    masked = card_numbers.masked(text)
+    return masked if masked != text else str(value) if isinstance(value, Decimal) else value
+
+
+def _written(value: float | Decimal | str) -> str:
+    """As digits: a number from a spreadsheet may come as 4.1e15."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else repr(value)
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value() and abs(value.adjusted()) < 40:
+        return f"{value:.0f}"
+    return str(value)
+
+
+# -- card data in fields that an order does not have -----------------------------------------------------------------------
+
+
+def _card_data(unknown: Mapping[Any, Any], place: str, in_payment: bool, depth: int) -> Iterator[tuple[str, str]]:
+    """Places of fields for card data that have some in them, to marks."""
+    for key, value in itertools.islice(unknown.items(), _MAX_ENTRIES):
+        here = _at(place, key)
+        if mark := _mark_of(key, value, in_payment):
+            yield here, mark
+        elif depth < MAX_DEPTH and isinstance(value, Mapping | list | tuple):
+            inner = in_payment or _PAYMENT_FIELD.fullmatch(_plain(key)) is not None
+            listed = [value] if isinstance(value, Mapping) else value[:_MAX_ENTRIES]
+            for i, each in enumerate(listed):
+                at = here if isinstance(value, Mapping) else f"{here}[{i}]"
+                if isinstance(each, Mapping):
+                    yield from _card_data(each, at, inner, depth + 1)
+
+
+def _mark_of(key: object, value: Any, in_payment: bool) -> str | None:
+    """What has to stand in the place of the value of a field with this name; None if it is not for card data,
+    or has none in it."""
+    name = _plain(key)
+    if _CODE_FIELD.fullmatch(name) and not _CODE_RESULT.fullmatch(name):
+        return CODE_REMOVED if any(character.isdecimal() for text in _texts(value) for character in text) else None
+    if _CARD_FIELD.fullmatch(name):
+        return CARD_REMOVED if any(sum(map(str.isdecimal, text)) >= card_numbers.SHORTEST for text in _texts(value)) else None
+    if in_payment and name in _CARD_FIELD_IN_PAYMENT:
+        return CARD_REMOVED if any(map(card_numbers.is_card_number, _texts(value))) else None
+    return None
+
+
+def _is_card(name: str, text: str) -> bool:
+    return card_numbers.is_card_number_as_token(text) if name == "token" else card_numbers.is_card_number(text)
+
+
+def _plain(key: object) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(key)[:100].lower())
+
+
+def _texts(value: Any, depth: int = 0) -> Iterator[str]:
+    """What is written in the value, however deep."""
+    if isinstance(value, Mapping | list | tuple):
+        inner = value.values() if isinstance(value, Mapping) else value
+        if depth < MAX_DEPTH:
+            yield from (text for each in itertools.islice(inner, _MAX_ENTRIES) for text in _texts(each, depth + 1))
+    elif isinstance(value, str) and value in _MARKS:
+        return  # of content that was taken in before
+    elif isinstance(value, str | float | Decimal) or (type(value) is int and abs(value) < 10**30):
+        yield _written(value)[:_MAX_TEXT]
+
+
+def _at(place: str, key: object) -> str:
+    at = f"{place}.{_clean_key(key)}" if place else _clean_key(key)
+    return at if len(at) <= _MAX_PLACE else f"{at[: _MAX_PLACE - 3]}..."
+
+
+def _kind(value: object) -> str:
+    names = {"dict": "an object", "list": "a list", "str": "text", "bool": "true or false", "NoneType": "nothing"}
+    kind = type(value).__name__
+    return names.get(kind, "a number" if isinstance(value, int | float | Decimal) else kind)

@@ -1,0 +1,1 @@
+"""One order as it went, as a page and as diagrams. Reads only."""

@@ -1,0 +1,75 @@
+"""One order as it went, for a terminal: a box for each step with the box of its compensation beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from saga.definition import Saga
+from shop.orders.page.diagram import step_words, undo_words
+from shop.orders.page.formatting import duration, for_terminal
+from shop.orders.page.story import OrderStory, StepState, StepView, UndoState, step_views, undos_in_order
+from shop.values.money import show
+
+_WIDTH = 30
+_HALF = _WIDTH // 2
+_STEPS = {
+    StepState.DONE: "✓",
+    StepState.FAILED: "✗",
+    StepState.UNDONE: "↶",
+    StepState.UNDER_WAY: "…",
+    StepState.WAITING: "·",
+    StepState.SKIPPED: "·",
+    StepState.ABSENT: "·",
+}
+_UNDOS = {UndoState.DONE: "↶", UndoState.NOTHING: "·", UndoState.FAILED: "✗", UndoState.UNDER_WAY: "…", UndoState.DUE: "·"}
+
+
+def order_boxes(story: OrderStory, saga: Saga) -> str:
+    """Lines of text that end in a line break. Compensations are numbered in the order in which they ran."""
+    steps = step_views(story, saga)
+    places = {undo.name: place for place, undo in enumerate(undos_in_order(steps), 1)}
+    lines = [f"order {for_terminal(story.order_id)}"]
+    for number, step in enumerate(steps):
+        left = box([f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in step_words(step))], gate=number > 0)
+        lines += _beside(left, _undo_box(step, places))
+    lines += box(_ending(story), gate=True, more=False)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _undo_box(step: StepView, places: dict[str, int]) -> list[str]:
+    if step.undo is None:
+        return []
+    words = [f"{_UNDOS[step.undo.state]} {step.undo.name}", *(f"  {word}" for word in undo_words(step.undo))]
+    if len(places) > 1:
+        words[0] = f"{words[0]} ({places[step.undo.name]})"
+    return box(words)
+
+
+def box(words: Sequence[str], width: int = _WIDTH, *, gate: bool = False, more: bool = True) -> list[str]:
+    """A box around the words. `gate`: a line enters from above; `more`: a line leaves below."""
+    half = width // 2
+    lid = f"┌{'─' * half}{'┴' if gate else '─'}{'─' * (width - half - 1)}┐"
+    floor = f"└{'─' * half}{'┬' if more else '─'}{'─' * (width - half - 1)}┘"
+    return [lid, *(f"│{f' {word}'[:width]:<{width}}│" for word in words), floor]
+
+
+def _beside(left: Sequence[str], right: Sequence[str]) -> list[str]:
+    height = max(len(left), len(right))
+    rows = [*left, *[f"{'│':>{_HALF + 2}}{'':{_WIDTH - _HALF}}"] * (height - len(left))]
+    lines = []
+    for place, row in enumerate(rows):
+        other = right[place].replace("┬", "─") if place < len(right) else ""
+        lines.append(f"{row}{' ◀─ ' if other and place == 1 else '    ' if other else ''}{other}")
+    return lines
+
+
+def _ending(story: OrderStory) -> list[str]:
+    end = f"{story.end}{' (cancelled)' if story.cancelled else ''}"
+    lines = [f"{end}, {'after' if story.outcome else 'for'} {duration(story.seconds)}"]
+    money = {"charged": story.amount_charged, "refunded": story.amount_refunded, "at risk": story.amount_at_risk}
+    lines += [f"{name:<9} {show(amount, story.currency)}" for name, amount in money.items() if amount]
+    if story.tracking_number:
+        lines.append(f"{'tracking':<9} {for_terminal(story.tracking_number)}")
+    if story.takeovers:
+        lines.append(f"taken over {story.takeovers} times")
+    return lines

@@ -1,0 +1,118 @@
+"""One order as it went, as a Mermaid flowchart: the steps, then the compensations that ran or are due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from saga.definition import Kind, Saga
+from shop.orders.page.formatting import duration, for_mermaid
+from shop.orders.page.story import OrderStory, StepState, StepView, UndoState, UndoView, step_views, undos_in_order
+
+# Each has its own background, border and text colour, readable on light and dark pages (contrast 4.5 or more).
+_CLASSES = {
+    "order": "fill:#334155,stroke:#94a3b8,color:#ffffff",
+    "done": "fill:#166534,stroke:#4ade80,color:#ffffff",
+    "retried": "fill:#166534,stroke:#fbbf24,color:#ffffff,stroke-width:3px",
+    "failed": "fill:#991b1b,stroke:#f87171,color:#ffffff",
+    "undone": "fill:#475569,stroke:#38bdf8,color:#ffffff,stroke-dasharray:6 3",
+    "undo": "fill:#075985,stroke:#38bdf8,color:#ffffff",
+    "underway": "fill:#1e40af,stroke:#93c5fd,color:#ffffff",
+    "skipped": "fill:#e2e8f0,stroke:#94a3b8,color:#475569,stroke-dasharray:3 3",
+    "attention": "fill:#991b1b,stroke:#fecaca,color:#ffffff,stroke-width:4px",
+}
+_STEPS = {
+    StepState.DONE: "done",
+    StepState.FAILED: "failed",
+    StepState.UNDONE: "undone",
+    StepState.UNDER_WAY: "underway",
+    StepState.WAITING: "skipped",
+    StepState.SKIPPED: "skipped",
+    StepState.ABSENT: "skipped",
+}
+_UNDOS = {
+    UndoState.DONE: "undo",
+    UndoState.NOTHING: "undo",
+    UndoState.FAILED: "failed",
+    UndoState.UNDER_WAY: "underway",
+    UndoState.DUE: "skipped",
+}
+_ENDS = {"completed": "done", "needs_attention": "attention", "compensated": "undo", "rejected": "failed", "out_of_stock": "failed"}
+_LINES = "#808080"
+"""Visible on white and on black."""
+_Edge = tuple[str, str, str]
+
+
+def order_diagram(story: OrderStory, saga: Saga) -> str:
+    """The Mermaid text, which ends in a line break."""
+    steps = step_views(story, saga)
+    undos = undos_in_order(steps)
+    names = {step.name: f"s{place}" for place, step in enumerate(steps)}
+    lines = ["flowchart TD", f'    o(["{_order(story)}"]):::order']
+    lines += [f'    {names[step.name]}["{_step(step)}"]:::{_step_class(step)}' for step in steps]
+    lines += [f'    u{place}["{_undo(undo)}"]:::{_UNDOS[undo.state]}' for place, undo in enumerate(undos)]
+    lines.append(f'    e(["{_end(story)}"]):::{_ENDS.get(story.end, "underway")}')
+    edges = list(_edges(story, steps, [f"u{place}" for place in range(len(undos))], names))
+    lines += [f"    {start} {arrow} {end}" for start, arrow, end in edges]
+    lines += [f"    classDef {name} {style}" for name, style in _CLASSES.items()]
+    lines.append(f"    linkStyle default stroke:{_LINES}")
+    return "\n".join(lines) + "\n"
+
+
+def _edges(story: OrderStory, steps: Sequence[StepView], undos: Sequence[str], names: dict[str, str]) -> Iterator[_Edge]:
+    """Thick: the pivot. Dotted: steps that were not run, and compensations."""
+    previous = "o"
+    last = "o"
+    """The last step that was begun."""
+    for step in steps:
+        reached = step.state not in {StepState.SKIPPED, StepState.WAITING, StepState.ABSENT}
+        pivot = step.kind == Kind.PIVOT and step.state in {StepState.DONE, StepState.UNDONE}
+        yield previous, "==>" if pivot else "-->" if reached else "-.->", names[step.name]
+        previous = names[step.name]
+        last = previous if reached else last
+    for undo in undos:
+        yield last, "-.->", undo
+        last = undo
+    forward = story.outcome in {None, "completed"} and not undos
+    yield previous if forward else last, "-->" if story.outcome == "completed" else "-.->", "e"
+
+
+def _order(story: OrderStory) -> str:
+    many = f"<br/>taken over {story.takeovers} times" if story.takeovers > 1 else "<br/>taken over once" if story.takeovers else ""
+    return f"order {for_mermaid(story.order_id)}{many}"
+
+
+def _end(story: OrderStory) -> str:
+    why = " (cancelled)" if story.cancelled else ""
+    return f"{for_mermaid(story.end)}{why}<br/>{'after ' if story.outcome else 'for '}{duration(story.seconds)}"
+
+
+def _step(step: StepView) -> str:
+    return "<br/>".join([for_mermaid(step.name), *map(for_mermaid, step_words(step))])
+
+
+def _undo(undo: UndoView) -> str:
+    return "<br/>".join([for_mermaid(undo.name), *map(for_mermaid, undo_words(undo))])
+
+
+def _step_class(step: StepView) -> str:
+    return "retried" if step.state is StepState.DONE and step.retried else _STEPS[step.state]
+
+
+def step_words(step: StepView) -> list[str]:
+    """The state of a step in short lines: `done, 12 ms`, `3 attempts`."""
+    words = [", ".join(part for part in (step.state, duration(step.seconds)) if part)]
+    if step.error and step.state is not StepState.DONE:
+        words.append(step.error.replace("_", " "))
+    if step.retried:
+        words.append(f"{step.attempts} attempts")
+    return words
+
+
+def undo_words(undo: UndoView) -> list[str]:
+    """The state of a compensation in short lines."""
+    words = [", ".join(part for part in (undo.state, duration(undo.seconds)) if part)]
+    if undo.error and undo.state is not UndoState.DONE:
+        words.append(undo.error.replace("_", " "))
+    if undo.attempts > 1:
+        words.append(f"{undo.attempts} attempts")
+    return words

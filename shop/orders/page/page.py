@@ -1,0 +1,129 @@
+"""One order as a page: outcome, diagram, steps, money, links to its label and mails. No customer data."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+
+from saga.definition import Saga
+from shop.notifications.maildir import find_mail
+from shop.orders.page.diagram import order_diagram, undo_words
+from shop.orders.page.documents import label_url, mail_url
+from shop.orders.page.formatting import duration, for_markdown, markdown_table
+from shop.orders.page.story import MailRow, OrderStory, StepView, step_views
+from shop.settings import Settings
+from shop.shipping.labels.label import label_path
+from shop.values.money import show
+
+_PLAIN = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+)*")
+_OTHER = re.compile(r"[^a-z0-9]+")
+KEY = "saga-"
+"""Prefix of the key of an order's page."""
+
+
+def page_key(order_id: str) -> str:
+    """The key of the order's page: `saga-order-1001` for `ORDER-1001`. Lower case, digits and dashes; unique to the id: the key of an id
+    with other characters contains a digest."""
+    if len(order_id) <= 80 and _PLAIN.fullmatch(order_id):
+        return KEY + order_id.lower()
+    slug = _OTHER.sub("-", order_id.lower()).strip("-")[:60].rstrip("-")
+    return KEY + "-".join(filter(None, [slug, hashlib.sha256(order_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]]))
+
+
+def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
+    """Markdown, as the Prefect UI shows it. Blocks: looks for the label and the mails on the disk."""
+    parts = [
+        f"# {for_markdown(story.order_id)}: {_end(story)}",
+        *_reasons(story),
+        f"```mermaid\n{order_diagram(story, saga)}```",
+        "## Steps",
+        _steps(story, saga),
+        "## Money",
+        markdown_table(("charged", "refunded", "at risk"), [_money(story)]),
+        *_desk(story),
+        "## Label and mails",
+        *(f"- {line}" for line in _papers(story, s)),
+        f"\n{_when(story)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(story: OrderStory) -> str:
+    """The page in one line, for lists."""
+    money = f", {show(story.amount_charged, story.currency)} charged" if story.amount_charged else ""
+    back = f", {show(story.amount_refunded, story.currency)} refunded" if story.amount_refunded else ""
+    risk = f", {show(story.amount_at_risk, story.currency)} at risk" if story.amount_at_risk else ""
+    return f"Order {for_markdown(story.order_id)}: {_end(story)}{money}{back}{risk}"
+
+
+def _end(story: OrderStory) -> str:
+    return for_markdown(story.end) + (" (cancelled)" if story.cancelled else "")
+
+
+def _reasons(story: OrderStory) -> Iterator[str]:
+    if story.failing_step is not None:
+        code = f" ({for_markdown(story.failure_code)})" if story.failure_code else ""
+        yield f"Ended at **{for_markdown(story.failing_step)}**{code}:"
+        yield "\n".join(f"- {for_markdown(reason)}" for reason in story.reasons[:20]) or "- no reason was kept"
+
+
+def _steps(story: OrderStory, saga: Saga) -> str:
+    head = ("step", "kind", "status", "attempts", "duration", "compensation")
+    return markdown_table(head, [_row(step) for step in step_views(story, saga)])
+
+
+def _row(step: StepView) -> tuple[str, ...]:
+    status = f"{step.state}: {step.error.replace('_', ' ')}" if step.error and step.state != "done" else str(step.state)
+    undo = f"{step.undo.name}: {', '.join(undo_words(step.undo))}" if step.undo else ""
+    return step.name, step.kind, status, str(step.attempts or ""), duration(step.seconds), undo
+
+
+def _money(story: OrderStory) -> tuple[str, ...]:
+    return tuple(show(amount, story.currency) for amount in (story.amount_charged, story.amount_refunded, story.amount_at_risk))
+
+
+def _desk(story: OrderStory) -> Iterator[str]:
+    if story.desk:
+        yield "## What people did"
+        head = ("when (UTC)", "what", "who (as typed)", "started by", "amount", "reference")
+        amounts = [show(row.amount, story.currency) if row.amount else "" for row in story.desk]
+        rows = [
+            (row.at, row.action, row.by, row.started_by or "", amount, row.reference or "")
+            for row, amount in zip(story.desk, amounts, strict=True)
+        ]
+        yield markdown_table(head, rows)
+
+
+def _papers(story: OrderStory, s: Settings) -> Iterator[str]:
+    """Links at the web app; without one the paths, because the UI does not link files."""
+    if story.tracking_number:
+        label = label_path(s.label_dir, story.order_id)
+        at = f"[open it]({label_url(s.web_url, story.order_id)})" if s.web_url else f"`{label}`"
+        where = at if label.exists() else "printed right before the mail is sent"
+        yield f"label of parcel {for_markdown(story.tracking_number)}: {where}"
+    for mail in story.mails:
+        yield f"mail *{for_markdown(mail.kind)}*: {_where_is(mail, story.order_id, s)}"
+    if not story.tracking_number and not story.mails:
+        yield "none"
+
+
+def _where_is(mail: MailRow, order_id: str, s: Settings) -> str:
+    if not mail.sent:
+        return "not sent yet" + (f": {for_markdown(mail.error)}" if mail.error else "")
+    if s.smtp_url:
+        return "sent through the mail server"
+    if (path := find_mail(s.mail_dir, order_id, mail.kind)) is None:
+        return "sent"
+    return f"[read it]({mail_url(s.web_url, order_id, mail.kind)})" if s.web_url else f"`{path}`"
+
+
+def _when(story: OrderStory) -> str:
+    parts = [f"Submitted {story.submitted_at:%Y-%m-%d %H:%M:%S} UTC"] if story.submitted_at else []
+    if story.finished_at:
+        parts.append(f"ended after {duration(story.seconds)}")
+    if story.not_before and story.outcome is None:
+        parts.append(f"goes on at {story.not_before:%H:%M:%S} UTC")
+    if story.takeovers:
+        parts.append(f"taken over from another worker {story.takeovers} times")
+    return ", ".join(parts)

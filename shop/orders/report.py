@@ -1,0 +1,61 @@
+"""Reading where an order stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from saga.database import sync_engine, transaction
+from saga.outcome import Compensation
+from shop.orders.outcomes import OrderOutcome, StepTiming
+from shop.settings import settings
+from shop.values.money import fits, round_to
+
+_ORDERS = text(
+    "SELECT id, outcome, failing_step, reasons, undone, currency, amount_charged, amount_refunded, amount_at_risk, "
+    "submitted_at, finished_at, extract(epoch FROM finished_at - submitted_at)::float AS seconds, takeovers, flow_run_id "
+    "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
+)
+_STEPS = text(
+    "SELECT order_id, step, status, attempts, begun_at, extract(epoch FROM ended_at - begun_at)::float AS seconds "
+    "FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
+)
+_AMOUNTS = ("amount_charged", "amount_refunded", "amount_at_risk")
+_ENDED = text("SELECT count(*) FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NOT NULL")
+
+
+def read(order_ids: Sequence[str]) -> dict[str, OrderOutcome]:
+    """Where these orders stand, by id; unknown ones are left out."""
+    with sync_engine(settings().database_url).connect() as connection:
+        return _read(connection, order_ids)
+
+
+def count_ended(order_ids: Sequence[str]) -> int:
+    """How many of these orders have an outcome."""
+    with sync_engine(settings().database_url).connect() as connection:
+        return int(connection.execute(_ENDED, {"ids": list(order_ids)}).scalar_one())
+
+
+async def read_one(order_id: str) -> OrderOutcome | None:
+    """The same for one, from an event loop."""
+    async with transaction() as tx:
+        return (await tx.run_sync(_read, [order_id])).get(order_id)
+
+
+def _read(connection: Connection, order_ids: Sequence[str]) -> dict[str, OrderOutcome]:
+    ids = {"ids": list(order_ids)}
+    timings: dict[str, list[StepTiming]] = {}
+    for row in connection.execute(_STEPS, ids):
+        timing = StepTiming(step=row.step, status=row.status, attempts=row.attempts, began_at=row.begun_at, seconds=row.seconds)
+        timings.setdefault(row.order_id, []).append(timing)
+    return {row["id"]: _outcome(dict(row), timings.get(row["id"], [])) for row in connection.execute(_ORDERS, ids).mappings()}
+
+
+def _outcome(row: dict[str, Any], timings: list[StepTiming]) -> OrderOutcome:
+    undone = [Compensation.model_validate(u) for u in row.pop("undone")]
+    for name in _AMOUNTS:  # as people and programs write them, not with the column's six decimals
+        if fits(row[name], row["currency"]):
+            row[name] = round_to(row[name], row["currency"])
+    return OrderOutcome(order_id=row.pop("id"), undone=undone, timings=timings, **row)

@@ -1,0 +1,79 @@
+"""Where an order stands, for whoever has sent it. Of the customer there is nothing in it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import text
+
+from saga.database import transaction
+from shop.orders.outcomes import Outcome
+from shop.payments.charge import STEP as PAYMENT
+from shop.values.money import is_currency, round_to
+
+# One statement, so one moment.
+_ORDER = text(
+    """
+    SELECT o.id AS order_id, CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'instance'
+            ELSE o.status END AS status,
+        o.outcome, o.failing_step, o.reasons, o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
+        (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
+        (SELECT s.notes ->> 'payment_id' FROM order_step s WHERE s.order_id = o.id AND s.step = :payment) AS payment_id,
+        (SELECT coalesce(jsonb_agg(jsonb_build_object('step', s.step, 'status', s.status, 'attempts', s.attempts, 'began_at', s.begun_at,
+            'ended_at', s.ended_at, 'undone', s.undo_status) ORDER BY s.number), '[]') FROM order_step s WHERE s.order_id = o.id) AS steps,
+        o.submitted_at, o.finished_at
+    FROM customer_order o WHERE o.id = :id
+    """
+)
+
+
+class StepStatus(BaseModel):
+    """One step of the saga that was begun for the order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: str
+    status: str = Field(description="`begun`, `done` or `failed`")
+    attempts: int
+    began_at: datetime
+    ended_at: datetime | None = None
+    undone: str | None = Field(default=None, description="of its compensation: `begun`, `done` or `failed`")
+
+
+class OrderStatus(BaseModel):
+    """Where an order stands. Amounts are text, exact, in `currency`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order_id: str
+    status: str = Field(description="`received`, `instance`, `shipped`; once it has ended, the outcome")
+    outcome: Outcome | None = Field(default=None, description="null while it is under way")
+    failing_step: str | None = None
+    reasons: list[str] = Field(default_factory=list, description="why it did not complete, one line for each problem")
+    currency: str
+    amount_charged: Decimal
+    amount_refunded: Decimal
+    amount_at_risk: Decimal = Field(description="charged, to be given back, and not given back yet")
+    payment_id: str | None = Field(default=None, description="the gateway's; for a page that lets the customer answer to the bank")
+    tracking_number: str | None = None
+    steps: list[StepStatus] = Field(default_factory=list)
+    submitted_at: datetime
+    finished_at: datetime | None = None
+
+
+async def read_status(order_id: str) -> OrderStatus | None:
+    """None: there is no such order. Times are UTC."""
+    async with transaction() as tx:
+        row = (await tx.execute(_ORDER, {"id": order_id, "payment": PAYMENT})).mappings().one_or_none()
+    if row is None:
+        return None
+    money = {name: _exact(row[name], row["currency"]) for name in ("amount_charged", "amount_refunded", "amount_at_risk")}
+    return OrderStatus(**{**row, **money})
+
+
+def _exact(amount: Decimal, currency: str) -> Decimal:
+    """With the currency's decimals, unless there are more."""
+    rounded = round_to(amount, currency) if is_currency(currency) else amount
+    return rounded if rounded == amount else amount

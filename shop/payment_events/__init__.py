@@ -1,1 +1,0 @@
-"""What the gateway tells by itself: hints that there is something to look up there."""

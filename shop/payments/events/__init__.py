@@ -1,0 +1,1 @@
+"""What the payment gateway reports by itself: the inbox and its handling."""

@@ -1,0 +1,155 @@
+"""The gateway's events, kept: stored before they are answered, handled once it is certain, known again when they are told again.
+
+What an event says moves no money and decides nothing. So it does not matter in which sequence events come, nor how often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+
+from saga.database import Tx, as_json, transaction
+from saga.failpoints import failpoint
+from saga.wakeup import WAITING
+from shop.payments.charge import STEP
+from shop.payments.dispute import Dispute
+from shop.payments.events.event import DECIDING, DISPUTE, HARMLESS, PaymentEvent
+from shop.review import disputes
+
+_STORING, _CLAIMING, _ENDING = (
+    failpoint(f"the commit of {what}") for what in ("storing a payment event", "claiming payment events", "a payment event's end")
+)
+_HANDLING_SECONDS = 60
+"""So long nobody else takes an event that somebody handles; should they both, that is harmless."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 10, 3600
+_DAYS = 30
+
+# The order's id is kept only if the payment is known to be ours: another shop in the same account may have an order of the same id.
+_INSERT = text(
+    """
+    INSERT INTO payment_event (id, type, happened_at, order_id, payment_id, dispute)
+    SELECT :id, :type, :happened,
+        CASE WHEN EXISTS (SELECT 1 FROM installation i WHERE i.id = :installation)
+               OR EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = :order_id AND s.step = :step
+                          AND s.notes ->> 'payment_id' = :payment_id)
+        THEN CAST(:order_id AS text) END,
+        :payment_id, CAST(:dispute AS jsonb)
+    ON CONFLICT (id) DO NOTHING RETURNING id
+    """
+)
+# An order that a worker has in hand just now is not touched: that worker looks at the payment itself.
+_WAKE = text(
+    "UPDATE customer_order o SET not_before = NULL WHERE o.id = :order_id AND o.outcome IS NULL AND o.lease_id IS NULL "
+    "AND o.not_before > now() AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = :step "
+    "AND s.notes ->> 'payment_id' = :payment_id) RETURNING o.id"
+)
+_TELL = text("SELECT pg_notify(:channel, '')")
+# It says what our books have from the gateway already: nothing to look up. Most events are so.
+_IN_ORDER = text(
+    """
+    UPDATE payment_event e SET handled_at = now(), done = 'in order' FROM customer_order o, order_step s
+    WHERE e.handled_at IS NULL AND (CAST(:id AS text) IS NULL OR e.id = :id)
+      AND o.id = e.order_id AND o.outcome IS NOT NULL AND s.order_id = o.id AND s.step = :step AND s.notes ->> 'payment_id' = e.payment_id
+      AND (e.type = ANY(CAST(:harmless AS text[]))
+           OR (e.type = 'payment_intent.succeeded' AND o.outcome = 'completed' AND o.amount_charged > 0)
+           OR (e.type IN ('payment_intent.succeeded', 'charge.refunded') AND o.outcome IN ('rejected', 'out_of_stock', 'compensated')
+               AND o.amount_charged > 0 AND o.amount_refunded = o.amount_charged))
+    """
+)
+# Of an order that is under way nothing is judged: its event waits until it has ended. A dispute waits for nothing.
+_DUE = f"""
+    e.handled_at IS NULL AND e.next_attempt_at <= now() AND (e.type LIKE '{DISPUTE}%'
+        OR NOT EXISTS (SELECT 1 FROM customer_order o WHERE o.id = e.order_id AND o.outcome IS NULL))
+"""  # noqa: S608  (a constant)
+_IS_DUE = text(f"SELECT EXISTS (SELECT 1 FROM payment_event e WHERE e.id = :id AND {_DUE})")  # noqa: S608
+_CLAIM = text(
+    f"""
+    WITH mine AS (SELECT e.id FROM payment_event e WHERE {_DUE} ORDER BY e.next_attempt_at LIMIT :most FOR UPDATE OF e SKIP LOCKED)
+    UPDATE payment_event e SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :seconds)
+    FROM mine WHERE e.id = mine.id RETURNING e.id, e.type, e.happened_at, e.payment_id, e.order_id, e.dispute
+    """  # noqa: S608
+)
+_END = text(
+    "UPDATE payment_event SET handled_at = now(), done = :done, error = NULL, order_id = coalesce(:order_id, order_id) "
+    "WHERE id = :id AND handled_at IS NULL"
+)
+_POSTPONE = text("UPDATE payment_event SET next_attempt_at = now(), order_id = :order_id WHERE id = :id AND handled_at IS NULL")
+_LATER = text(
+    "UPDATE payment_event SET error = :error, "
+    "next_attempt_at = now() + make_interval(secs => least(:longest, :first * power(2, least(attempts, 30) - 1))) "
+    "WHERE id = :id AND handled_at IS NULL"
+)
+_FORGET = text("DELETE FROM payment_event WHERE handled_at < now() - make_interval(days => :days)")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of an event that came in."""
+
+    new: bool
+    """Not told before."""
+    woke: bool = False
+    """An order that waited for this goes on now."""
+    due: bool = False
+    """There is something to look up at the gateway."""
+
+
+async def store(event: PaymentEvent) -> Stored:
+    """Keeps the event, and lets an order go on that waits for it. Once this has returned, the event cannot be lost."""
+    async with transaction(_STORING) as tx:
+        values = {"id": event.id, "type": event.type, "happened": event.happened_at, "order_id": event.order_id}
+        values |= {"payment_id": event.payment_id, "dispute": as_json(event.dispute) if event.dispute else None}
+        values |= {"installation": event.installation, "step": STEP}
+        if (await tx.execute(_INSERT, values)).one_or_none() is None:
+            return Stored(new=False)
+        woke = event.type in DECIDING and await _wake(tx, event)
+        await tx.execute(_IN_ORDER, {"id": event.id, "step": STEP, "harmless": list(HARMLESS)})
+        return Stored(new=True, woke=woke, due=bool((await tx.execute(_IS_DUE, {"id": event.id})).scalar()))
+
+
+async def _wake(tx: Tx, event: PaymentEvent) -> bool:
+    waiting = {"order_id": event.order_id, "payment_id": event.payment_id, "step": STEP}
+    if (await tx.execute(_WAKE, waiting)).one_or_none() is None:
+        return False
+    await tx.execute(_TELL, {"channel": WAITING})
+    return True
+
+
+async def claim(*, most: int) -> list[PaymentEvent]:
+    """Events that are to be handled now, up to `most`. Who claims them and dies has them claimed by another a minute later."""
+    async with transaction(_CLAIMING) as tx:
+        await tx.execute(_FORGET, {"days": _DAYS})
+        await tx.execute(_IN_ORDER, {"id": None, "step": STEP, "harmless": list(HARMLESS)})
+        rows = (await tx.execute(_CLAIM, {"most": most, "seconds": _HANDLING_SECONDS})).all()
+    return [PaymentEvent(row.id, row.type, row.happened_at, row.payment_id, row.order_id, dispute=row.dispute) for row in rows]
+
+
+async def end(event: PaymentEvent, done: str, *, order_id: str | None = None) -> None:
+    """The event is handled."""
+    async with transaction(_ENDING) as tx:
+        await _end(tx, event, done, order_id)
+
+
+async def end_dispute(event: PaymentEvent, done: str, *, dispute: Dispute, as_of: datetime, order_id: str | None) -> None:
+    """The event is handled, and the dispute is on the desk, or off it."""
+    async with transaction(_ENDING) as tx:
+        await disputes.put(tx, dispute, order_id, as_of)
+        await _end(tx, event, done, order_id)
+
+
+async def _end(tx: Tx, event: PaymentEvent, done: str, order_id: str | None) -> None:
+    await tx.execute(_END, {"id": event.id, "done": done, "order_id": order_id})
+
+
+async def postpone(event: PaymentEvent, order_id: str) -> None:
+    """The event is about this order, which is under way: it is handled once that has ended."""
+    async with transaction(_ENDING) as tx:
+        await tx.execute(_POSTPONE, {"id": event.id, "order_id": order_id})
+
+
+async def try_later(event: PaymentEvent, error: str) -> None:
+    """It could not be handled: again after a pause, which doubles each time up to an hour."""
+    async with transaction(_ENDING) as tx:
+        await tx.execute(_LATER, {"id": event.id, "error": error, "first": _FIRST_PAUSE, "longest": _LONGEST_PAUSE})

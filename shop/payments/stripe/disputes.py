@@ -1,0 +1,71 @@
+"""Disputes at Stripe."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from shop.payments.dispute import Dispute
+from shop.payments.errors import PaymentGatewayError
+from shop.payments.stripe.money import from_units
+from shop.payments.stripe.records import Code, Currency, Id, Time, Units, expect, read
+from shop.settings import settings
+
+_ID = re.compile(r"(du|dp)_[A-Za-z0-9_]{1,100}")
+
+
+class _Evidence(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    due_by: Time | None = None
+
+
+class DisputeRecord(BaseModel):
+    """What is read of it. Names, addresses and files, which Stripe tells too, are left out."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    id: Id
+    amount: Units
+    currency: Currency
+    created: Time
+    reason: Code
+    status: Code
+    payment_intent: Id | None = None
+    evidence_details: _Evidence | None = None
+
+
+async def look_up(dispute_id: str) -> Dispute:
+    """As it is now. Raises what a `PaymentGateway` raises."""
+    if not _ID.fullmatch(dispute_id):
+        raise PaymentGatewayError("no_such_dispute", "this is no dispute's id", retryable=False)
+    from shop.payments.stripe.calls import StripeCalls  # its SDK takes a third of a second to load
+
+    s = settings()
+    key = s.stripe_api_key.get_secret_value() if s.stripe_api_key else ""
+    calls = StripeCalls(s.gateway_url, key, s.payment_timeout_seconds, concurrency=1)
+    try:
+        answer = await calls(lambda stripe: stripe.v1.disputes.retrieve_async(dispute_id))
+    finally:
+        await calls.aclose()
+    record = read(DisputeRecord, answer)
+    expect(record.id == dispute_id, "another dispute than was asked for")
+    return to_dispute(record)
+
+
+def to_dispute(record: DisputeRecord) -> Dispute:
+    """In our terms."""
+    currency = record.currency.upper()
+    due = record.evidence_details.due_by if record.evidence_details else None
+    return Dispute(
+        record.id,
+        record.payment_intent,
+        from_units(record.amount, currency),
+        currency,
+        record.reason,
+        record.status,
+        datetime.fromtimestamp(record.created, UTC),
+        datetime.fromtimestamp(due, UTC) if due else None,
+    )

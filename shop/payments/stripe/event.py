@@ -1,0 +1,114 @@
+"""From Stripe's webhook to a `PaymentEvent`: signed by Stripe, of a kind that matters, and nothing kept that is not needed."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from shop.orders.errors import UnusableOrder
+from shop.orders.intake_content import usable_id
+from shop.payments.events.event import DISPUTE, PaymentEvent
+from shop.payments.stripe.disputes import DisputeRecord
+from shop.payments.stripe.sdk import stripe
+
+TOLERANCE_SECONDS = 300
+"""What was signed longer ago is not taken. Stripe signs anew each time it sends."""
+_NOT_SIGNED = "not signed with STRIPE_WEBHOOK_SECRET within the last five minutes"
+_PAYMENT, _REFUNDED = "payment_intent.", frozenset({"charge.refunded", "charge.refund.updated", "refund.failed"})
+_Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
+_Type = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,100}$")]
+
+
+_INSTALLATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class BadSignature(Exception):
+    """Not signed by Stripe with one of our secrets, or too long ago."""
+
+
+class UnreadableEvent(Exception):
+    """Signed, but not what Stripe documents."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+class _Data(_Record):
+    object: dict[str, Any]
+
+
+class _Event(_Record):
+    id: _Id
+    type: _Type
+    created: Annotated[int, Field(strict=True, ge=0, lt=10**11)]
+    data: _Data
+
+
+class _About(_Record):
+    """A PaymentIntent (`id`), or a charge, a refund or a dispute (`payment_intent`)."""
+
+    id: _Id
+    payment_intent: _Id | None = None
+    metadata: dict[str, Any] | None = None
+
+
+def read_signed(payload: bytes, header: str | None, secrets: tuple[str, ...]) -> PaymentEvent | None:
+    """The event, if it is of a kind that matters here. Raises `BadSignature`, and `UnreadableEvent`. The age of the signature is for
+    `check_age`."""
+    told = _verified(payload, header, secrets)
+    try:
+        event = _Event.model_validate(told)
+        if not (event.type.startswith((_PAYMENT, DISPUTE)) or event.type in _REFUNDED):
+            return None
+        about = _About.model_validate(event.data.object)
+        dispute = DisputeRecord.model_validate(event.data.object) if event.type.startswith(DISPUTE) else None
+    except (ValidationError, RecursionError):
+        raise UnreadableEvent("the event is signed, but not of the shape that Stripe documents") from None
+    return PaymentEvent(
+        event.id,
+        event.type,
+        datetime.fromtimestamp(event.created, UTC),
+        about.id if event.type.startswith(_PAYMENT) else about.payment_intent,
+        _order_id(about.metadata),
+        _installation(about.metadata),
+        dispute.model_dump(mode="json") if dispute else None,
+    )
+
+
+def check_age(header: str, now: datetime) -> None:
+    """Raises `BadSignature` if the header, whose signature was right, was made too long ago. `now`: by the database's clock, so that one
+    machine whose clock is wrong does not refuse everything."""
+    parts = [part.split("=", 2) for part in header.split(",")]  # as the SDK does, so that it is the time that was signed
+    signed_at = next(int(part[1]) for part in parts if part[0] == "t")
+    if signed_at < now.timestamp() - TOLERANCE_SECONDS:
+        raise BadSignature(_NOT_SIGNED)
+
+
+def _verified(payload: bytes, header: str | None, secrets: tuple[str, ...]) -> Any:
+    for secret in secrets:
+        try:
+            return stripe.Webhook.construct_event(payload, header, secret, tolerance=0).to_dict()
+        except stripe.SignatureVerificationError:
+            continue
+        except UnicodeDecodeError:
+            break
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise UnreadableEvent("the event is signed, but is not JSON of an event") from None
+    raise BadSignature(_NOT_SIGNED)  # outside: the SDK's error has the body in it
+
+
+def _installation(metadata: dict[str, Any] | None) -> str | None:
+    given = (metadata or {}).get("installation")
+    return given if isinstance(given, str) and _INSTALLATION.fullmatch(given) else None
+
+
+def _order_id(metadata: dict[str, Any] | None) -> str | None:
+    """Only a hint, and anybody in the same account may have written it."""
+    try:
+        return usable_id((metadata or {}).get("order_id"))
+    except UnusableOrder:
+        return None

@@ -1,0 +1,247 @@
+"""What Stripe's objects mean to us. Only what is used is read; what contradicts itself is not believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentGatewayError
+from shop.payments.gateway import Payment, PaymentStatus, Refund
+from shop.payments.stripe.money import from_units
+from shop.text.sanitize import said
+from shop.values.money import round_to
+
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
+Code = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,64}$")]
+Currency = Annotated[str, StringConstraints(pattern=r"^[a-z]{3}$")]
+Units = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
+Time = Annotated[int, Field(strict=True, ge=0, lt=10**11)]
+Metadata = dict[str, str]
+_GONE_WRONG = frozenset({"failed", "canceled"})
+"""Refunds that gave nothing back after all."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+
+class RefundRecord(_Record):
+    id: Id
+    amount: Units
+    currency: Currency
+    created: Time
+    status: str | None = None
+    payment_intent: Id | None = None
+    metadata: Metadata = {}
+
+    @property
+    def counts(self) -> bool:
+        return self.status not in _GONE_WRONG
+
+
+class RefundList(_Record):
+    data: list[RefundRecord]
+    has_more: bool = False
+
+
+class _Settled(_Record):
+    """What the charge is in the shop's own currency."""
+
+    fee: Annotated[int, Field(strict=True, gt=-(10**15), lt=10**15)]
+    currency: Currency
+    exchange_rate: Annotated[float, Field(ge=1e-9, le=1e9)] | None = None
+
+
+class ChargeRecord(_Record):
+    id: Id
+    created: Time
+    status: Literal["succeeded", "pending", "failed"]
+    payment_intent: Id | None = None
+    balance_transaction: _Settled | Id | None = None
+    refunds: RefundList | None = None
+
+
+class _LastError(_Record):
+    code: Code | None = None
+    decline_code: Code | None = None
+    message: str | None = None
+
+
+class Intent(_Record):
+    """A PaymentIntent, with its charge expanded."""
+
+    id: Id
+    amount: Units
+    currency: Currency
+    created: Time
+    status: Literal[
+        "requires_payment_method",
+        "requires_confirmation",
+        "requires_action",
+        "requires_capture",
+        "processing",
+        "succeeded",
+        "canceled",
+    ]
+    metadata: Metadata = {}
+    latest_charge: ChargeRecord | None = None
+    last_payment_error: _LastError | None = None
+
+    @property
+    def order_id(self) -> str:
+        """Empty: it is somebody else's in the same account."""
+        return self.metadata.get("order_id", "")
+
+    @property
+    def installation(self) -> str | None:
+        """The installation that created it; None: it bears none."""
+        return self.metadata.get("installation")
+
+    def belongs_to(self, order_id: str, installation: str | None) -> bool:
+        """Whether that installation created it for that order. None: an earlier version of this software, which wrote nothing but the
+        order's id and the method; other shops' software writes more."""
+        if installation is None and not self.metadata.keys() <= {"order_id", "method"}:
+            return False
+        return (self.order_id, self.installation) == (order_id, installation)
+
+    @property
+    def created_at(self) -> datetime:
+        return _time(self.created)
+
+    @property
+    def declined(self) -> bool:
+        return self.status in {"requires_payment_method", "canceled"} and self.last_payment_error is not None
+
+    def refusal(self) -> PaymentDeclined:
+        """Why it is declined."""
+        error = self.last_payment_error or _LastError()
+        return PaymentDeclined(error.decline_code or error.code or "declined", said(error.message or "the card was declined"))
+
+
+class OddIntent(_Record):
+    """A PaymentIntent of which no more can be read than whose it is."""
+
+    id: Id
+    created: Time
+    metadata: Any = None
+
+    @property
+    def owner(self) -> tuple[str, str | None]:
+        """(order, installation); as far as they can be read."""
+        known = self.metadata if isinstance(self.metadata, dict) else {}
+        order_id, installation = known.get("order_id"), known.get("installation")
+        return order_id if isinstance(order_id, str) else "", installation if isinstance(installation, str) else None
+
+
+class IntentPage(_Record):
+    data: list[Annotated[Intent | OddIntent, Field(union_mode="left_to_right")]]
+    has_more: bool
+
+
+class _Reference(_Record):
+    """Something that belongs to a payment and happened at a time."""
+
+    id: Id
+    created: Time
+    payment_intent: Id | None = None
+
+
+class ReferencePage(_Record):
+    data: list[_Reference]
+    has_more: bool
+
+
+class _Found(_Record):
+    id: Id
+
+
+class FoundPage(_Record):
+    data: list[_Found]
+    has_more: bool = False
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def read(shape: type[T], answer: Any) -> T:
+    """Raises `PaymentGatewayError`, retryable, if the answer is not of this shape."""
+    try:
+        return TypeAdapter(shape).validate_python(answer)
+    except (ValidationError, RecursionError):
+        wrong = PaymentGatewayError(BAD_ANSWER, "Stripe's answer makes no sense", retryable=True)
+    raise wrong  # outside of the except: what was answered must not hang on to the error, and so get into a log
+
+
+def expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise PaymentGatewayError(BAD_ANSWER, f"Stripe answered {otherwise}", retryable=True)
+
+
+def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) -> Payment:
+    """The payment in the protocol's terms. `refunds`: all of them, where the charge shows only the latest."""
+    currency = intent.currency.upper()
+    charge = intent.latest_charge if intent.status == "succeeded" else None
+    expect((charge is not None) == (intent.status == "succeeded"), "a success without a charge")
+    listed = refunds if refunds is not None else charge.refunds.data if charge and charge.refunds else []
+    given = sorted((refund for refund in listed if refund.counts), key=lambda refund: (refund.created, refund.id))
+    expect(all(refund.currency == intent.currency for refund in given), "a refund in another currency")
+    expect(sum(refund.amount for refund in given) <= (intent.amount if charge else 0), "more refunded than charged")
+    return Payment(
+        id=intent.id,
+        order_id=intent.order_id,
+        status=_status(intent),
+        amount=from_units(intent.amount, currency),
+        currency=currency,
+        amount_refunded=from_units(sum(refund.amount for refund in given), currency),
+        fee=_fee(charge, currency),
+        method=intent.metadata.get("method", "card"),
+        created_at=intent.created_at,
+        transaction_id=charge.id if charge else None,
+        charged_at=_time(charge.created) if charge else None,
+        refunds=tuple(to_refund(refund, intent.id) for refund in given),
+        installation=intent.installation,
+    )
+
+
+def to_unreadable(intent: OddIntent | Intent) -> Payment:
+    """In a list, a payment of which nothing is believed."""
+    order_id, installation = intent.owner if isinstance(intent, OddIntent) else (intent.order_id, intent.installation)
+    zero, created = Decimal(0), _time(intent.created)
+    return Payment(intent.id, order_id, PaymentStatus.UNREADABLE, zero, "XXX", zero, zero, "card", created, None, None, (), installation)
+
+
+def to_refund(refund: RefundRecord, payment_id: str) -> Refund:
+    """The refund in the protocol's terms."""
+    currency = refund.currency.upper()
+    return Refund(refund.id, payment_id, from_units(refund.amount, currency), currency, _time(refund.created))
+
+
+def _status(intent: Intent) -> PaymentStatus:
+    """All else may still be charged, and so counts as created, which undoing cancels. At Stripe a declined payment may, too: whoever has
+    its client secret, as the shop's page has, can pay it by another card."""
+    match intent.status:
+        case "succeeded":
+            return PaymentStatus.SUCCEEDED
+        case "canceled":
+            return PaymentStatus.CANCELLED
+        case _:
+            return PaymentStatus.CREATED
+
+
+def _fee(charge: ChargeRecord | None, currency: str) -> Decimal:
+    """In the payment's currency, at the rate at which it was settled; nothing while it is not settled."""
+    settled = charge.balance_transaction if charge else None
+    if not isinstance(settled, _Settled):
+        return Decimal(0)
+    fee = from_units(settled.fee, settled.currency.upper())
+    if settled.currency.upper() == currency:
+        return fee
+    return round_to(fee / Decimal(str(settled.exchange_rate)), currency) if settled.exchange_rate else Decimal(0)
+
+
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,146 @@
+"""Finding payments at Stripe: one by its id, those of an order, those that moved since a time, the refunds of one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from saga.clock import Now
+from shop.payments.errors import PaymentGatewayError
+from shop.payments.stripe.calls import StripeCalls
+from shop.payments.stripe.errors import NotAccepted
+from shop.payments.stripe.records import FoundPage, Intent, IntentPage, OddIntent, ReferencePage, RefundList, RefundRecord, expect, read
+from shop.payments.stripe.sdk import stripe
+
+PAGE = 100
+"""As much as Stripe gives at once."""
+EXPAND = ["latest_charge.balance_transaction", "latest_charge.refunds"]
+"""With a payment, all that `Payment` tells."""
+_EXPAND_EACH = [f"data.{each}" for each in EXPAND]
+_LOOK_BACK = timedelta(days=2)
+_ID = re.compile(r"pi_[A-Za-z0-9_]{1,100}")
+_P = TypeVar("_P", IntentPage, ReferencePage, RefundList)
+_List = Callable[[stripe.StripeClient, Any], Awaitable[Any]]
+
+
+class StripeStatement:
+    """What Stripe says. Its lists are the newest first."""
+
+    def __init__(self, calls: StripeCalls, page: int, now: Now) -> None:
+        self._calls, self._page, self._now = calls, page, now
+        self._searchable = True
+
+    async def intent(self, payment_id: str) -> Intent:
+        """As it is now."""
+        params: Any = {"expand": EXPAND}
+        answer = await self._calls(lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params))
+        intent = read(Intent, answer)
+        expect(intent.id == payment_id, "another payment than was asked for")
+        return intent
+
+    async def _intent_or_odd(self, payment_id: str) -> Intent | OddIntent:
+        params: Any = {"expand": EXPAND}
+        answer = await self._calls(lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params))
+        (intent,) = read(IntentPage, {"data": [answer], "has_more": False}).data
+        expect(intent.id == payment_id, "another payment than was asked for")
+        return intent
+
+    async def of_order(self, order_id: str, installation: str | None) -> list[Intent]:
+        """The payments that the installation (None: an earlier version) created for the order, as they are now, as far as they can be
+        found; see `stripe_client`."""
+        found = {intent.id: intent for intent in await self._search(order_id, installation)}
+        async for page in self._intents(await self._now() - _LOOK_BACK):
+            readable = [intent for intent in page if isinstance(intent, Intent)]
+            odd = [each for each in page if isinstance(each, OddIntent) and each.owner == (order_id, installation)]
+            expect(not odd, "a payment of the order that makes no sense")
+            found |= {intent.id: intent for intent in readable if intent.belongs_to(order_id, installation)}
+            if self._searchable:
+                break  # what is older, search knows
+        return sorted(found.values(), key=lambda intent: (intent.created, intent.id))
+
+    async def moved(self, since: datetime) -> AsyncIterator[Sequence[Intent | OddIntent]]:
+        """The payments of orders that were created since then; then the older ones that were charged; then those that were refunded."""
+        told: set[str] = set()
+        async for page in self._intents(since):
+            told |= {intent.id for intent in page}
+            yield [intent for intent in page if isinstance(intent, OddIntent) or intent.order_id]
+        for listing in (_charges, _refunds):
+            async for references in self._pages(ReferencePage, listing, since):
+                ids = {each.payment_intent for each in references.data if each.payment_intent and each.created >= since.timestamp() // 1}
+                older = [await self._intent_or_odd(payment_id) for payment_id in sorted(ids - told)]
+                told |= ids
+                before = _whole_second(since).timestamp()
+                yield [each for each in older if each.created < before and (isinstance(each, OddIntent) or each.order_id)]
+
+    async def refunds(self, intent: Intent) -> Sequence[RefundRecord]:
+        """All of them: with the charge come only the latest."""
+        if intent.latest_charge is None:
+            return []
+        shown = intent.latest_charge.refunds
+        if shown is not None and not shown.has_more:
+            return shown.data
+        return [refund async for page in self._pages(RefundList, _refunds, payment_intent=intent.id) for refund in page.data]
+
+    async def _search(self, order_id: str, installation: str | None) -> list[Intent]:
+        if not self._searchable:
+            return []
+        quoted = order_id.replace("\\", "\\\\").replace("'", "\\'")
+        mark = "" if installation is None else f" AND metadata['installation']:'{installation}'"
+        params: Any = {"query": f"metadata['order_id']:'{quoted}'{mark}", "limit": PAGE}
+        try:
+            page = read(FoundPage, await self._calls(lambda s: s.v1.payment_intents.search_async(params)))
+        except PaymentGatewayError as error:
+            if not (isinstance(error, NotAccepted) or error.error_code == "permission"):
+                raise
+            self._searchable = False  # not everywhere, and not with every key
+            return []
+        expect(not page.has_more, "a part of the order's payments only")
+        # Search takes upper and lower case for the same, and does not know what has just changed.
+        intents = [await self.intent(found.id) for found in page.data]
+        return [intent for intent in intents if intent.belongs_to(order_id, installation)]
+
+    async def _intents(self, since: datetime) -> AsyncIterator[list[Intent | OddIntent]]:
+        """Those that were created since then, of orders or not."""
+        async for page in self._pages(IntentPage, _payment_intents, since, expand=_EXPAND_EACH):
+            yield [intent for intent in page.data if intent.created >= _whole_second(since).timestamp()]
+
+    async def _pages(self, shape: type[_P], listing: _List, since: datetime | None = None, **query: Any) -> AsyncIterator[_P]:
+        """Down to the first page that is all older."""
+        query["limit"] = self._page
+        told: set[str] = set()
+        while True:
+            page = read(shape, await self._calls(lambda s: listing(s, query)))
+            ids: list[str] = [each.id for each in page.data]
+            expect(bool(ids) or not page.has_more, "an empty page with more to come")
+            expect(len({*ids}) == len(ids) and not told.intersection(ids[-1:]), "pages that go in circles")
+            yield page
+            if not page.has_more or (since is not None and all(each.created < since.timestamp() // 1 for each in page.data)):
+                return
+            told.add(ids[-1])
+            query["starting_after"] = ids[-1]
+
+
+async def _payment_intents(client: stripe.StripeClient, query: Any) -> Any:
+    return await client.v1.payment_intents.list_async(query)
+
+
+async def _charges(client: stripe.StripeClient, query: Any) -> Any:
+    return await client.v1.charges.list_async(query)
+
+
+async def _refunds(client: stripe.StripeClient, query: Any) -> Any:
+    return await client.v1.refunds.list_async(query)
+
+
+def checked_id(payment_id: str) -> str:
+    """An id that names one PaymentIntent, and nothing else."""
+    if not _ID.fullmatch(payment_id):
+        raise PaymentGatewayError("no_such_payment", "this is no PaymentIntent's id", retryable=False)
+    return payment_id
+
+
+def _whole_second(when: datetime) -> datetime:
+    """Stripe's clock has no parts of a second."""
+    return when.replace(microsecond=0)

@@ -1,0 +1,195 @@
+"""The books (promise 3): what our tables say against what the witnesses say.
+
+Witnesses are the gateway's own account of our payments for money, and the shipments and reservations, one by one, for stock. Stock at
+an inventory service is asked of the service, also if the settings name another one by now.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from sqlalchemy import Connection, RowMapping, text
+
+from saga.database import new_engine
+from shop.inventory.ledger import MOVED
+from shop.inventory.service.books import ServiceBook, service_books
+from shop.payments.gateway import GatewayTotals, PaymentGateway
+from shop.review.resolution import Resolution
+from shop.settings import Settings
+from shop.values.money import show
+
+_MONEY = text(
+    """
+    SELECT o.currency, coalesce(sum(amount_charged), 0) AS charged, coalesce(sum(amount_refunded), 0) AS refunded,
+        coalesce(sum(CAST(content ->> 'total_amount' AS numeric)) FILTER (WHERE outcome = 'completed'), 0) AS completed,
+        coalesce(sum(o.amount_at_risk) FILTER (WHERE outcome = 'needs_attention'), 0) AS at_risk,
+        coalesce(sum(a.amount_by_hand), 0) AS by_hand, coalesce(sum(a.amount_written_off), 0) AS written_off
+    FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id
+    WHERE outcome IN ('completed', 'compensated', 'needs_attention') GROUP BY o.currency ORDER BY o.currency
+    """
+)
+# Who decided what about money that did not go through the gateway: each decision on its own, as it was written down.
+_DECIDED = text(
+    "SELECT action, count(*) AS decisions, sum(e.amount) AS amount FROM desk_entry e JOIN customer_order o ON o.id = e.order_id "
+    "WHERE o.outcome IS NOT NULL AND e.currency = :currency AND e.amount > 0 GROUP BY action"
+)
+_OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
+_STOCK = text(
+    f"""
+    SELECT coalesce(sum(received), 0)::bigint AS received, coalesce(sum(on_hand), 0)::bigint AS on_hand,
+        coalesce(sum(reserved), 0)::bigint AS reserved, coalesce(sum(shipped), 0)::bigint AS shipped,
+        coalesce(sum(held), 0)::bigint AS held,
+        count(*) FILTER (WHERE on_hand + shipped <> received) AS wrong_on_hand,
+        count(*) FILTER (WHERE reserved <> held) AS wrong_reserved
+    FROM ({MOVED}) moved
+    """  # noqa: S608
+)
+_EVER_RESERVED = text("SELECT EXISTS (SELECT 1 FROM reservation)")
+_HELD_BY_ENDED = text(
+    "SELECT count(*) FROM reservation r JOIN customer_order o ON o.id = r.order_id WHERE r.state = 'held' AND o.outcome IS NOT NULL "
+    "AND o.outcome <> 'needs_attention'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BookRow:
+    """One line: what we say, what the witness says, and whether they agree."""
+
+    name: str
+    ours: str
+    witness: str
+    ok: bool | None
+    """None: they were not compared."""
+
+
+_NOT_COMPARED = "not compared: the gateway was not asked"
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+_NOTHING = GatewayTotals(Decimal(0), Decimal(0))
+Totals = Mapping[str, GatewayTotals]
+"""By currency: what the gateway says it has charged and refunded for us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    rows: list[BookRow]
+    compared: bool
+    """Whether the gateway was asked. If not, its rows say nothing about the money."""
+
+    @property
+    def balanced(self) -> bool:
+        return all(row.ok is not False for row in self.rows)
+
+
+async def gateway_totals(gateway: PaymentGateway, progress: Callable[[int], None] = lambda _: None) -> Totals:
+    """Sums up all our payments at the gateway, page by page; `progress` hears how many were read so far. Raises what the gateway raises."""
+    charged, refunded, read = defaultdict[str, Decimal](Decimal), defaultdict[str, Decimal](Decimal), 0
+    async for page in gateway.pages(_EVER):
+        for payment in page:
+            charged[payment.currency] += payment.charged
+            refunded[payment.currency] += payment.amount_refunded
+        progress(read := read + len(page))
+    return {currency: GatewayTotals(charged[currency], refunded[currency]) for currency in charged if charged[currency]}
+
+
+def read_books(database_url: str, witness: Totals | None) -> Books:
+    """Reads the books. `witness`: the gateway's totals; None: it is not asked. The books balance at rest: while orders are under way
+    their money and stock may be in between."""
+    url = Settings(database_url=database_url).database_url
+    engine = new_engine(url)
+    try:
+        with engine.connect() as connection:
+            services = service_books(connection)
+            rows = [*_money(connection, witness), *_stock(connection, alone=not services)]
+            rows += [row for book in services for row in _at_service(book)]
+    finally:
+        engine.dispose()
+    return Books(rows, compared=witness is not None)
+
+
+def _money(connection: Connection, witness: Totals | None) -> list[BookRow]:
+    rows, known = [], list(connection.execute(_MONEY).mappings())
+    if witness is None:
+        rows.append(BookRow("charged, refunded", "", _NOT_COMPARED, ok=None))
+    else:
+        for currency in sorted(witness.keys() - {row["currency"] for row in known}):
+            rows.append(_amounts("charged", Decimal(0), witness[currency].charged, currency, "gateway's ledger"))
+    for row in known:
+        currency = row["currency"]
+        charged, refunded = row["charged"], row["refunded"]
+        if witness is not None:
+            totals = witness.get(currency, _NOTHING)
+            charged, refunded = totals.charged, totals.refunded
+            rows.append(_amounts("charged", row["charged"], charged, currency, "gateway's ledger"))
+            rows.append(_amounts("refunded", row["refunded"], refunded, currency, "gateway's ledger"))
+        desk = list(_settled_by_people(connection, row))
+        rows += desk
+        kept, explained = charged - refunded, row["completed"] + row["at_risk"] + row["by_hand"] + row["written_off"]
+        name = "completed orders + at risk" + "".join(f" + {line.name}" for line in desk)
+        rows.append(_amounts(name, explained, kept, currency, "charged - refunded"))
+    return rows
+
+
+def _settled_by_people(connection: Connection, row: RowMapping) -> Iterator[BookRow]:
+    """What went back past the gateway, and what was given up: lines of their own, if there is any."""
+    currency: str = row["currency"]
+    decided = {each["action"]: each for each in connection.execute(_DECIDED, {"currency": currency}).mappings()}
+    names = {"by_hand": (Resolution.REFUNDED_BY_HAND, "refunded by hand"), "written_off": (Resolution.WRITTEN_OFF, "written off")}
+    for column, (action, name) in names.items():
+        each = decided.get(action)
+        amount, decisions = (each["amount"], each["decisions"]) if each else (Decimal(0), 0)
+        if row[column] or amount:
+            yield _amounts(name, row[column], amount, currency, f"{decisions} decision{'s' if decisions != 1 else ''}, by name")
+
+
+def _amounts(name: str, ours: Decimal, witness: Decimal, currency: str, who: str) -> BookRow:
+    return BookRow(name, show(ours, currency), f"{show(witness, currency)} ({who})", ours == witness)
+
+
+def _stock(connection: Connection, *, alone: bool) -> list[BookRow]:
+    """Of the stock in our own tables. Beside a service's: only if it ever moved."""
+    if not alone and not connection.execute(_EVER_RESERVED).scalar():
+        return []
+    stock = connection.execute(_STOCK).mappings().one()
+    open_orders = connection.execute(_OPEN).scalar_one()
+    leaked = connection.execute(_HELD_BY_ENDED).scalar_one()
+    return [
+        BookRow(
+            "stock on hand + shipped",
+            f"{stock['on_hand']} + {stock['shipped']} pieces",
+            f"{stock['received']} pieces received",
+            stock["wrong_on_hand"] == 0,
+        ),
+        BookRow(
+            "stock reserved",
+            f"{stock['reserved']} pieces",
+            f"{stock['held']} pieces held by {open_orders} open orders",
+            stock["wrong_reserved"] == 0 and leaked == 0,
+        ),
+    ]
+
+
+def _at_service(book: ServiceBook) -> list[BookRow]:
+    """Of the stock at an inventory service: it is the witness of what left its shelf and of what is held there."""
+    who = f"inventory service at {book.url}"
+    if book.problem is not None:
+        return [BookRow("stock on hand + shipped", f"{book.shipped_by_us.total()} shipped", f"{book.problem} ({who})", ok=False)]
+    on_hand, received = sum(p.on_hand for p in book.stock), sum(p.received for p in book.stock)
+    held, others = sum(p.held for p in book.stock), book.shipped_for_others()
+    return [
+        BookRow(
+            "stock on hand + shipped",
+            f"{on_hand} + {book.shipped_by_us.total()}{f' + {others}' if others else ''} pieces",
+            f"{received} pieces received ({who})",
+            not book.wrong_shipped() and all(p.on_hand + p.shipped == p.received for p in book.stock),
+        ),
+        BookRow(
+            "stock reserved",
+            f"{sum(p.reserved for p in book.stock)} pieces",
+            f"{held} pieces held by {len(book.holdings)} orders ({who})",
+            all(p.reserved == p.held for p in book.stock) and not book.held_by_ended,
+        ),
+    ]

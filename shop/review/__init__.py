@@ -1,0 +1,1 @@
+"""Manual review: orders that need a person, and the actions on them."""

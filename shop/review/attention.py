@@ -1,0 +1,166 @@
+"""Orders that need attention: a compensation could not be done. They are retried with growing pauses, and shown to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, text
+
+from saga.database import Tx, as_json, sync_engine, transaction
+from saga.failpoints import failpoint
+from shop.orders.order import OrderInstance
+from shop.review.disputes import OpenDispute, read_open
+from shop.settings import settings
+
+_PUT = text(
+    """
+    INSERT INTO attention AS a (order_id, step, currency, amount_at_risk, last_error, error_code, next_retry_at)
+    SELECT r.order_id, r.step, r.currency, r.at_risk, r.error, r.code, CASE WHEN NOT :hold THEN now() + make_interval(secs => :first) END
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, step text, currency text, at_risk numeric, error text, code text)
+    ON CONFLICT (order_id) DO UPDATE
+    SET step = excluded.step, amount_at_risk = excluded.amount_at_risk, last_error = excluded.last_error, error_code = excluded.error_code,
+        retries = a.retries + 1, resolved_at = NULL, resolution = NULL,
+        next_retry_at = CASE WHEN NOT :hold
+            THEN now() + make_interval(secs => least(:longest, :first * power(2, least(a.retries + 1, 30)))) END
+    """
+)
+_CLEAR = text(
+    "UPDATE attention SET resolved_at = now(), resolution = 'undone' WHERE order_id = ANY(CAST(:ids AS text[])) AND resolved_at IS NULL"
+)
+_OPEN = text(
+    """
+    SELECT a.order_id, a.since, a.step, a.currency, a.amount_at_risk, a.last_error, a.error_code, a.retries, a.next_retry_at,
+        o.outcome IS NULL AS being_retried
+    FROM attention a JOIN customer_order o ON o.id = a.order_id
+    WHERE a.resolved_at IS NULL ORDER BY a.since, a.order_id LIMIT :most
+    """
+)
+_TOTALS = text(
+    "SELECT currency, count(*) AS orders, sum(amount_at_risk) AS at_risk FROM attention WHERE resolved_at IS NULL "
+    "GROUP BY currency ORDER BY currency"
+)
+# Open again, and nobody's: it is claimed like any other, and the saga goes on with what is still due.
+REOPEN = "outcome = NULL, finished_at = NULL, not_before = NULL, lease_id = NULL"
+# Two statements: a person may have settled or held one while its row was being locked.
+_LOCK_DUE = text(
+    """
+    SELECT o.id FROM attention a JOIN customer_order o ON o.id = a.order_id
+    WHERE a.resolved_at IS NULL AND a.next_retry_at <= now() AND o.outcome = 'needs_attention'
+    ORDER BY a.next_retry_at LIMIT :most FOR UPDATE OF o SKIP LOCKED
+    """
+)
+_REOPEN_DUE = text(
+    f"""
+    UPDATE customer_order o SET {REOPEN} FROM attention a
+    WHERE o.id = ANY(CAST(:ids AS text[])) AND a.order_id = o.id AND a.resolved_at IS NULL AND a.next_retry_at <= now()
+      AND o.outcome = 'needs_attention' RETURNING o.id
+    """  # noqa: S608  (a constant)
+)
+
+
+REOPENING = failpoint("the commit of trying again")
+"""For the transaction of a `reopen_due`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matter:
+    """What brings an order to the desk."""
+
+    order_id: str
+    step: str
+    currency: str
+    amount_at_risk: Decimal
+    error: str
+    code: str
+
+
+class OnTheDesk(BaseModel):
+    """An order that needs attention."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order_id: str
+    since: datetime
+    step: str
+    """Whose compensation could not be done."""
+    currency: str
+    amount_at_risk: Decimal
+    last_error: str
+    error_code: str
+    retries: int
+    next_retry_at: datetime | None
+    """None: a person deals with it, and nothing is retried by itself."""
+    being_retried: bool
+    """A worker tries again just now, or will in a moment."""
+
+
+class Desk(BaseModel):
+    """What is on the desk: the oldest first, as many as were asked for, and the sums of all there are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    matters: list[OnTheDesk]
+    orders: int
+    at_risk: dict[str, Decimal]
+    """Currency to amount."""
+    disputes: list[OpenDispute]
+    """Charges that customers' banks dispute."""
+
+
+def matter_of(order: OrderInstance, at_risk: Decimal, currency: str) -> Matter:
+    """Of an order whose compensations have been tried: the first that is still due."""
+    step = order.undo_plan()[0]
+    error: dict[str, Any] = order.journal[step].undo_error or {}
+    return Matter(order.id, step, currency, at_risk, str(error.get("message", "unknown")), str(error.get("code", "unknown")))
+
+
+async def put(tx: Tx, matters: Sequence[Matter], *, hold: bool = False) -> None:
+    """Puts orders on the desk; one that is there already is retried later each time. `hold`: nothing is retried until a person says so."""
+    if not matters:
+        return
+    rows = [
+        {"order_id": m.order_id, "step": m.step, "currency": m.currency, "at_risk": m.amount_at_risk, "error": m.error, "code": m.code}
+        for m in matters
+    ]
+    s = settings()
+    await tx.execute(_PUT, {"rows": as_json(rows), "first": s.desk_retry_seconds, "longest": s.desk_retry_max_seconds, "hold": hold})
+
+
+async def clear(tx: Tx, order_ids: Sequence[str]) -> None:
+    """Takes those of the orders off the desk that are on it: they are undone after all."""
+    if order_ids:
+        await tx.execute(_CLEAR, {"ids": list(order_ids)})
+
+
+async def reopen_due(tx: Tx, *, most: int) -> list[str]:
+    """Opens again those orders whose pause is over, up to `most`; from then on any worker undoes what is still due. Returns their ids."""
+    locked = list((await tx.execute(_LOCK_DUE, {"most": most})).scalars())
+    return list((await tx.execute(_REOPEN_DUE, {"ids": locked})).scalars()) if locked else []
+
+
+async def read_desk(most: int = 500) -> Desk:
+    """What is on the desk now."""
+    async with transaction() as tx:
+        return await tx.run_sync(_read, most)
+
+
+def read_desk_sync(most: int = 500) -> Desk:
+    """The same, for callers without an event loop."""
+    with sync_engine(settings().database_url).connect() as connection:
+        return _read(connection, most)
+
+
+def _read(connection: Connection, most: int) -> Desk:
+    matters = [OnTheDesk(**row) for row in connection.execute(_OPEN, {"most": most}).mappings()]
+    totals = connection.execute(_TOTALS).all()
+    return Desk(
+        matters=matters,
+        orders=sum(row.orders for row in totals),
+        at_risk={row.currency: row.at_risk for row in totals},
+        disputes=read_open(connection, most),
+    )

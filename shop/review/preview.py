@@ -1,0 +1,219 @@
+"""What cancelling an order now would undo, and what it would cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, text
+
+from saga.database import transaction
+from saga.definition import Kind, Saga
+from shop.inventory.inventories import NOTE as AT_SERVICE
+from shop.inventory.reservations import STEP as RESERVING
+from shop.orders.outcomes import Outcome
+from shop.payments.charge import STEP as PAYMENT
+from shop.payments.charge import payments_of
+from shop.payments.errors import PaymentError
+from shop.payments.gateway import PaymentGateway, PaymentStatus
+from shop.payments.gateways import gateway
+from shop.review.errors import OrderUnknown
+from shop.runtime.sync import run_sync
+from shop.values.money import currency_of, show
+
+_ORDER = text(
+    """
+    SELECT o.outcome, o.failure IS NOT NULL AS failed, o.cancel_requested_at IS NOT NULL AS asked, o.currency AS known_currency,
+        o.content ->> 'currency' AS currency, o.content ->> 'total_amount' AS total,
+        EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until > now()) AS in_hand,
+        (SELECT items FROM reservation r WHERE r.order_id = o.id AND r.state = 'held') AS held,
+        (SELECT items FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) AS shipped
+    FROM customer_order o WHERE o.id = :id
+    """
+)
+_STEPS = text("SELECT step, status, notes, result, undo_due FROM order_step WHERE order_id = :id AND undo_status IS DISTINCT FROM 'done'")
+
+
+class Effect(StrEnum):
+    """What cancelling means for the order as it is now."""
+
+    CANCEL = "cancel"
+    """It has not been shipped: what was done is undone."""
+    RETURN = "return"
+    """It has been shipped: it comes back, and the money goes back."""
+    NOTHING = "nothing"
+    """It has ended without anything to undo, or is being undone already."""
+
+
+class PlannedUndo(BaseModel):
+    """One compensation that would run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: str
+    compensation: str
+
+
+class CancelPreview(BaseModel):
+    """What cancelling now would do. An order that a worker has in hand may be further a moment later."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order_id: str
+    effect: Effect
+    stage: str
+    """Where the order stands, in words."""
+    in_hand: bool
+    """Whether a worker is at work on it just now."""
+    undo: list[PlannedUndo] = []
+    """In the sequence in which they would run."""
+    pieces: dict[str, int] = {}
+    """Per product: what would be for sale again."""
+    refund: Decimal = Decimal(0)
+    """What would still go back, by the gateway's own account."""
+    refund_is_certain: bool = True
+    """False: the gateway does not answer, or a payment can still be charged; at most so much would go back."""
+    refunded: Decimal = Decimal(0)
+    """What has gone back already, for example by the gateway's dashboard."""
+    fee_lost: Decimal = Decimal(0)
+    """What the gateway keeps of a charge that is refunded."""
+    currency: str = "USD"
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For people: what, and how much."""
+        if self.effect is Effect.NOTHING:
+            return [("order", self.order_id), ("stands", self.stage), ("cancelling", "would change nothing")]
+        pieces = ", ".join(f"{n} x {product}" for product, n in self.pieces.items()) or "none"
+        nothing = "nothing is left to refund" if self.refunded else "nothing was charged"
+        refund = show(self.refund, self.currency) if self.refund else nothing
+        refunded = [("refunded already", show(self.refunded, self.currency))] if self.refunded else []
+        return [
+            ("order", self.order_id),
+            ("stands", self.stage + (", a worker has it in hand" if self.in_hand else "")),
+            ("cancelling", "sends it back" if self.effect is Effect.RETURN else "stops it"),
+            ("undone", ", ".join(planned.compensation for planned in self.undo) or "nothing"),
+            ("pieces for sale again", pieces),
+            ("refund", refund if self.refund_is_certain else f"at most {refund}"),
+            *refunded,
+            ("gateway fee, not given back", show(self.fee_lost, self.currency) if self.fee_lost else "none"),
+        ]
+
+
+async def preview_cancel(order_id: str, saga: Saga, gateway: PaymentGateway) -> CancelPreview:
+    """What cancelling now would undo and cost, by our tables and the gateway's account. Changes nothing. Raises `OrderUnknown`."""
+    async with transaction() as tx:
+        seen = await tx.run_sync(_preview, order_id, saga)
+    return await _with_money(seen, gateway) if seen.begun is not None else seen.preview
+
+
+def preview_cancel_sync(order_id: str, saga: Saga) -> CancelPreview:
+    """The same, for callers that cannot await."""
+    return run_sync(lambda: preview_cancel(order_id, saga, gateway()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """What the journal has of the order's payment."""
+
+    payment_id: str | None
+    amount: Decimal
+    """Charged; or, of a charge whose end is not known, at most charged."""
+    fee: Decimal
+    ended: bool
+    """False: its worker may still be at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    preview: CancelPreview
+    """Without money."""
+    begun: _Charge | None = None
+    """None: nothing would be refunded."""
+
+
+async def _with_money(seen: _Seen, gateway: PaymentGateway) -> CancelPreview:
+    """Asks the gateway what is left of the order's payments, as `refund_payment` will. One that does not answer leaves it uncertain."""
+    preview, begun = seen.preview, seen.begun
+    assert begun is not None
+    try:
+        payments = await payments_of(preview.order_id, begun.payment_id, gateway)
+    except PaymentError:
+        return preview.model_copy(update={"refund": begun.amount, "refund_is_certain": False, "fee_lost": begun.fee})
+    mine = [payment for payment in payments if payment.currency == preview.currency]
+    may_be_charged = not begun.ended or any(payment.status is PaymentStatus.CREATED for payment in payments)
+    kept = sum((payment.kept for payment in mine), Decimal(0))
+    return preview.model_copy(
+        update={
+            "refund": max(kept, begun.amount) if may_be_charged else kept,
+            "refund_is_certain": not may_be_charged,
+            "refunded": sum((payment.amount_refunded for payment in mine), Decimal(0)),
+            "fee_lost": sum((payment.fee for payment in mine), Decimal(0)),
+        }
+    )
+
+
+def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
+    order = connection.execute(_ORDER, {"id": order_id}).mappings().one_or_none()
+    if order is None:
+        raise OrderUnknown(order_id)
+    steps = {row["step"]: row for row in connection.execute(_STEPS, {"id": order_id}).mappings()}
+    if (why_not := _why_not(order)) is not None:
+        return _Seen(CancelPreview(order_id=order_id, effect=Effect.NOTHING, stage=why_not, in_hand=order["in_hand"]))
+    shipped = order["shipped"] is not None
+    begun = [step for step in reversed(saga.steps) if step.undo is not None and step.name in steps]
+    undo = [step for step in begun if step.kind is not Kind.PIVOT or shipped or steps[step.name]["undo_due"]]
+    preview = CancelPreview(
+        order_id=order_id,
+        effect=Effect.RETURN if shipped else Effect.CANCEL,
+        stage=_stage(order, steps, saga),
+        in_hand=order["in_hand"],
+        undo=[PlannedUndo(step=step.name, compensation=getattr(step.undo, "__name__", step.name)) for step in undo],
+        pieces=dict(order["shipped"] or order["held"] or _held_at_service(steps.get(RESERVING))),
+        currency=currency_of({"currency": order["currency"] or order["known_currency"]}),
+    )
+    return _Seen(preview, _charge(order, steps.get(PAYMENT)))
+
+
+def _why_not(order: Any) -> str | None:
+    match order["outcome"]:
+        case None | Outcome.COMPLETED:
+            if order["asked"] and order["outcome"] is None:
+                return "it is being cancelled already"
+            return "it is being undone already" if order["failed"] else None
+        case Outcome.NEEDS_ATTENTION:
+            return "it is being undone, and needs attention: see the desk"
+        case ended:
+            return f"it is {ended}"
+
+
+def _held_at_service(reserving: Any) -> dict[str, int]:
+    """What the journal says is reserved at an inventory service; there is no row of ours for it. The service itself is not asked."""
+    if reserving is None or reserving["status"] != "done" or AT_SERVICE not in reserving["notes"]:
+        return {}
+    pieces: Counter[str] = Counter()
+    for item in reserving["result"]["reserved_items"]:
+        pieces[item["product_id"]] += item["quantity"]
+    return dict(pieces)
+
+
+def _stage(order: Any, steps: Any, saga: Saga) -> str:
+    if order["outcome"] == Outcome.COMPLETED:
+        return "completed"
+    if order["shipped"] is not None:
+        return "shipped"
+    done = [step.name for step in saga if step.name in steps and steps[step.name]["status"] == "done"]
+    return f"not shipped; done so far: {', '.join(done)}" if done else "not shipped; nothing done yet"
+
+
+def _charge(order: Any, payment: Any) -> _Charge | None:
+    if payment is None or not payment["undo_due"]:
+        return None
+    journalled = payment["notes"].get("payment_id")
+    if payment["status"] == "done":
+        result = payment["result"]
+        return _Charge(journalled, Decimal(result["amount_charged"]), Decimal(result.get("gateway_fee", 0)), ended=True)
+    return _Charge(journalled, Decimal(order["total"] or 0), Decimal(0), ended=False)

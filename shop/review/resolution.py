@@ -1,0 +1,294 @@
+"""Settling an order that needs attention: a person's decision, kept with who, when and why.
+
+The decision and the order's being open again are one transaction; from then on any worker takes the order to its outcome, by the same saga.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+from saga import manual
+from saga.database import transaction
+from saga.failpoints import failpoint
+from saga.wakeup import WAITING
+from shop.orders.store import ORDERS
+from shop.payments.charge import STEP as PAYMENT
+from shop.payments.charge import payments_of
+from shop.payments.errors import PaymentError
+from shop.payments.gateway import PaymentGateway
+from shop.payments.gateways import gateway
+from shop.review import typed_text
+from shop.review.attention import REOPEN
+from shop.review.errors import (
+    AlreadyResolved,
+    GatewayNotAsked,
+    NotOnTheDesk,
+    OrderBusy,
+    OrderUnknown,
+    RefundedAlready,
+    ResolutionIncomplete,
+)
+from shop.runtime.sync import run_sync
+from shop.values.money import show
+
+# Two statements: what was read together with waiting for the lock would be from before.
+_LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
+_LOOK = text(
+    """
+    SELECT o.id, o.outcome, o.lease_id IS NULL AND o.not_before > now() AS postponed,
+        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
+        a.order_id IS NOT NULL AS was_here, a.resolved_at, a.resolution, a.next_retry_at
+    FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id
+    """
+)
+_AT_RISK = text(
+    "SELECT o.currency, o.amount_at_risk, s.notes ->> 'payment_id' AS payment_id FROM customer_order o JOIN attention a "
+    "ON a.order_id = o.id AND a.resolved_at IS NULL LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step "
+    "WHERE o.id = :id AND o.amount_at_risk > 0"
+)
+_RESOLVED = text(
+    "UPDATE attention SET resolved_at = now(), resolution = :resolution, amount_by_hand = amount_by_hand + :by_hand, "
+    "amount_written_off = amount_written_off + :written_off WHERE order_id = :id"
+)
+_HOLD = text("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id")
+# Of one whose retry waits for what is away.
+_BACK_TO_THE_DESK = text(
+    "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), not_before = NULL, "
+    "waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
+)
+_OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN}, lone_deaths = 0 WHERE id = :id")  # noqa: S608  (a constant)
+_NOTE = text(
+    'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency) '
+    "VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency)"
+)
+_WAKE = text("SELECT pg_notify(:channel, '')")
+_DECIDING = failpoint("the commit of a person's decision")
+
+
+class Resolution(StrEnum):
+    """What a person can decide about an order that needs attention."""
+
+    REFUNDED_BY_HAND = "refunded_by_hand"
+    """The money went back past the gateway; a reference says how."""
+    WRITTEN_OFF = "written_off"
+    """What is still due will not be done; a reason says why."""
+    RETRY_NOW = "retry_now"
+    """Tried again at once."""
+    HOLD = "hold"
+    """A person deals with it: nothing is retried by itself any more, so that the money does not go back twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A person's decision, checked and fit to be kept."""
+
+    order_id: str
+    resolution: Resolution
+    by: str
+    """As typed."""
+    reference: str | None
+    reason: str | None
+    started_by: str | None
+    """What the system knows of who it is."""
+
+
+def decision(
+    order_id: str,
+    resolution: Resolution | str,
+    *,
+    resolved_by: str,
+    reference: str | None = None,
+    reason: str | None = None,
+    started_by: str | None = None,
+) -> Decision:
+    """`resolved_by` is what somebody typed, `started_by` what the system knows of who it is; both are kept.
+
+    Raises `ResolutionIncomplete`, with every problem, if something is missing that this resolution needs.
+    """
+    try:
+        chosen = Resolution(resolution)
+    except ValueError:
+        raise ResolutionIncomplete(f"a resolution is one of {', '.join(Resolution)}") from None
+    problems: list[str] = []
+
+    def cleaned(name: str, given: str | None, *, needed: bool, why: str) -> str | None:
+        try:
+            return typed_text.required(name, given, why) if needed else typed_text.optional(name, given)
+        except ResolutionIncomplete as error:
+            problems.extend(error.problems)
+            return None
+
+    by = cleaned("resolved_by", resolved_by, needed=True, why="say who decides this; it is kept with the order")
+    proof = "refunded_by_hand needs the number of the bank transfer, or whatever proves the refund"
+    given_reference = cleaned("reference", reference, needed=chosen is Resolution.REFUNDED_BY_HAND, why=proof)
+    loss = "written_off needs the reason why this money is given up"
+    given_reason = cleaned("reason", reason, needed=chosen is Resolution.WRITTEN_OFF, why=loss)
+    if problems or by is None:
+        raise ResolutionIncomplete(*problems)
+    return Decision(order_id.strip(), chosen, by, given_reference, given_reason, typed_text.known(started_by))
+
+
+async def resolve(decided: Decision, *, dry_run: bool = False) -> bool:
+    """Settles the order, or opens it again; any worker then takes it to its outcome. False: the same was decided before, and nothing was
+    done now. Before a refund by hand is written down, the gateway is asked what is left of the charge. `dry_run`: changes nothing, by
+    doing the same and rolling it back.
+
+    Raises `OrderUnknown`, `NotOnTheDesk`, `AlreadyResolved` (otherwise), `RefundedAlready`, `ResolutionIncomplete`, and `OrderBusy` and
+    `GatewayNotAsked` (retryable).
+    """
+    if decided.resolution is Resolution.REFUNDED_BY_HAND:
+        await _check_with_gateway(decided, gateway())
+    async with transaction(None if dry_run else _DECIDING) as tx:
+        if not dry_run:
+            return await tx.run_sync(_resolve, decided)
+        trial = await tx.begin_nested()
+        try:
+            return await tx.run_sync(_resolve, decided)
+        finally:
+            await trial.rollback()
+
+
+def resolve_sync(decided: Decision) -> bool:
+    """The same, for callers that cannot await."""
+    return run_sync(lambda: resolve(decided))
+
+
+async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> None:
+    """Raises `RefundedAlready` if the gateway has less left of the charge than is at risk, and `GatewayNotAsked`."""
+    async with transaction() as tx:
+        row = (await tx.execute(_AT_RISK, {"id": decided.order_id, "step": PAYMENT})).one_or_none()
+    if row is None:  # nothing to settle, which `_resolve` says
+        return
+    try:
+        payments = await payments_of(decided.order_id, row.payment_id, gateway)
+    except PaymentError as error:
+        if not error.retryable:  # it knows the payment no more: nobody can say better than the person
+            return
+        raise GatewayNotAsked(
+            f"the payment gateway does not say what is left of the charge of order {decided.order_id} ({error}). Choose hold, so that "
+            "nothing is refunded meanwhile, and write the refund down when the gateway answers"
+        ) from error
+    mine = [payment for payment in payments if (payment.order_id, payment.currency) == (decided.order_id, row.currency)]
+    kept = sum((payment.kept for payment in mine), Decimal(0))
+    if payments and not mine:  # what the gateway has is another order's, or in another currency
+        return
+    if kept < row.amount_at_risk:
+        charged = show(sum((payment.charged for payment in mine), Decimal(0)), row.currency)
+        back = show(sum((payment.amount_refunded for payment in mine), Decimal(0)), row.currency)
+        raise RefundedAlready(
+            f"the payment gateway has charged {charged} for order {decided.order_id}, and {back} of it went back already: "
+            f"less is left than {show(row.amount_at_risk, row.currency)}. Choose retry_now, which finds that; if you have paid it "
+            "back as well, the customer has it twice"
+        )
+
+
+def _resolve(connection: Connection, decided: Decision) -> bool:
+    if connection.execute(_LOCK, {"id": decided.order_id}).one_or_none() is None:
+        raise OrderUnknown(decided.order_id)
+    row = connection.execute(_LOOK, {"id": decided.order_id}).mappings().one()
+    if _is_settled(row, decided):
+        return False
+    if row["outcome"] is None:
+        if decided.resolution is Resolution.RETRY_NOW:
+            return False
+        if not row["postponed"]:
+            raise OrderBusy(decided.order_id)
+        # Its retry waits, for a gateway that is away, say. Nobody has it in hand, nor can before this commits.
+    at_risk: Decimal = row["amount_at_risk"]
+    by_hand = written_off = Decimal(0)
+    match decided.resolution:
+        case Resolution.HOLD:
+            if row["next_retry_at"] is None and row["outcome"] is not None:
+                return False
+            connection.execute(_HOLD, {"id": decided.order_id})
+            connection.execute(_BACK_TO_THE_DESK, {"id": decided.order_id})
+        case Resolution.RETRY_NOW:  # a person has looked: refunds without a clear answer are counted anew
+            manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, "unclear_refunds")
+        case Resolution.REFUNDED_BY_HAND:
+            by_hand = at_risk
+            _settle_refund(connection, decided, row)
+        case Resolution.WRITTEN_OFF:
+            written_off = at_risk
+            _write_off(connection, decided, row)
+    if by_hand or decided.resolution is Resolution.WRITTEN_OFF:
+        settled = {"id": decided.order_id, "resolution": decided.resolution, "by_hand": by_hand, "written_off": written_off}
+        connection.execute(_RESOLVED, settled)
+    connection.execute(
+        _NOTE,
+        {
+            "id": decided.order_id,
+            "action": decided.resolution,
+            "by": decided.by,
+            "started_by": decided.started_by,
+            "reason": decided.reason,
+            "reference": decided.reference,
+            "amount": by_hand + written_off,
+            "currency": row["currency"],
+        },
+    )
+    if decided.resolution is not Resolution.HOLD:
+        connection.execute(_OPEN_AGAIN, {"id": decided.order_id})
+        connection.execute(_WAKE, {"channel": WAITING})
+    return True
+
+
+def _is_settled(row: RowMapping, decided: Decision) -> bool:
+    """Whether the same was decided before. Raises if it was something else, or if there is nothing to decide."""
+    order_id, before = decided.order_id, row["resolution"]
+    if not row["was_here"]:
+        where = f"it is {row['outcome']}" if row["outcome"] else "it is still under way"
+        raise NotOnTheDesk(f"order {order_id} does not need attention: {where}. To undo it, use cancel-order")
+    if before is None:
+        return False
+    if before == decided.resolution or (before == "undone" and decided.resolution is Resolution.RETRY_NOW):
+        return True
+    when = f"{row['resolved_at']:%Y-%m-%d %H:%M} UTC"
+    if before == "undone":
+        warning = "; if you have paid the money back as well, the customer has it twice: ask for it"
+        raise AlreadyResolved(f"order {order_id} was undone by a retry at {when}{warning if _pays(decided) else ''}")
+    raise AlreadyResolved(f"order {order_id} was settled as {before} at {when}, which is final; the table desk_entry says by whom")
+
+
+def _pays(decided: Decision) -> bool:
+    return decided.resolution is Resolution.REFUNDED_BY_HAND
+
+
+def _settle_refund(connection: Connection, decided: Decision, row: RowMapping) -> None:
+    due = set(manual.due_compensations(connection, ORDERS, decided.order_id))
+    if PAYMENT not in due or row["amount_at_risk"] <= 0:
+        raise ResolutionIncomplete(
+            f"no money is at risk for order {decided.order_id}, so there is nothing to refund by hand: "
+            f"what could not be undone is {', '.join(sorted(due))}. Use retry_now, or written_off"
+        )
+    manual.settle(connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "refunded_by_hand"))
+
+
+def _write_off(connection: Connection, decided: Decision, row: RowMapping) -> None:
+    due = manual.due_compensations(connection, ORDERS, decided.order_id)
+    if PAYMENT in due:
+        manual.settle(connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "written_off"))
+    if others := [step for step in due if step != PAYMENT]:
+        manual.settle(
+            connection, ORDERS, decided.order_id, others, {"compensation_status": "written_off", "by": decided.by, "reason": decided.reason}
+        )
+
+
+def _settled_money(decided: Decision, row: RowMapping, how: str) -> dict[str, Any]:
+    """What the refund's journal says from now on. What was at risk had been charged: that is what the person answers for."""
+    amount, refunded = row["amount_at_risk"], row["amount_refunded"]
+    return {
+        "compensation_status": how,
+        "amount_charged": str(max(row["amount_charged"], refunded + amount)),
+        "refunded_amount": str(refunded),
+        how: str(amount),
+        "currency": row["currency"],
+        "shown": show(amount, row["currency"]),
+        "by": decided.by,
+        "reference": decided.reference,
+        "reason": decided.reason,
+    }

@@ -1,0 +1,1 @@
+"""EasyPost as a carrier."""

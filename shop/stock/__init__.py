@@ -1,1 +1,0 @@
-"""Inventory, wherever it is: in our own tables, or a service of its own."""

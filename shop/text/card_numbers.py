@@ -1,0 +1,174 @@
+"""Finding payment card numbers in text: an issuer's prefix, at a length that it uses, with a check digit that fits (ISO/IEC 7812).
+
+The Luhn check alone takes one in ten of all ids of 13 to 19 digits for a card number. So prefix and length count, too, and fields that hold
+ids or numbers are not searched at all.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import accumulate
+
+from shop.text.sanitize import UNSEEN
+
+MASK = "[card number]"
+"""What stands in a text where a card number was."""
+
+_16_TO_19, _16_OR_19 = (16, 17, 18, 19), (16, 19)
+# Lengths that are in use: no network issues cards of 13 digits any more. Diners Club's 14 digits are also the
+# length of a date and time, so they count only where a card number is expected: see below.
+_ISSUERS: tuple[tuple[str, int, int, tuple[int, ...]], ...] = (
+    ("Visa", 4, 4, _16_OR_19),
+    ("Mastercard", 51, 55, (16,)),
+    ("Mastercard", 2221, 2720, (16,)),
+    ("American Express", 34, 34, (15,)),
+    ("American Express", 37, 37, (15,)),
+    ("Discover", 6011, 6011, _16_TO_19),
+    ("Discover", 644, 649, _16_TO_19),
+    ("Discover", 65, 65, _16_TO_19),
+    ("Diners Club", 300, 305, _16_OR_19),
+    ("Diners Club", 36, 36, _16_OR_19),
+    ("Diners Club", 38, 39, _16_OR_19),
+    ("JCB", 3528, 3589, _16_OR_19),
+    ("JCB", 2131, 2131, (15,)),
+    ("JCB", 1800, 1800, (15,)),
+    ("Dankort", 5019, 5019, (16,)),
+    ("UnionPay", 62, 62, _16_TO_19),
+    ("Maestro", 5018, 5018, _16_TO_19),
+    ("Maestro", 5020, 5020, _16_TO_19),
+    ("Maestro", 5038, 5038, _16_TO_19),
+    ("Maestro", 5893, 5893, _16_TO_19),
+    ("Maestro", 56, 58, _16_TO_19),
+    ("Maestro", 6304, 6304, _16_TO_19),
+    ("Maestro", 67, 67, _16_TO_19),
+    ("Mir", 2200, 2204, _16_TO_19),
+    ("RuPay", 508, 508, (16,)),
+    ("RuPay", 60, 60, (16,)),
+    ("RuPay", 81, 82, (16,)),
+    ("InterPayment", 636, 636, _16_OR_19),
+    ("Elo, Verve", 5060, 5069, _16_OR_19),
+)
+"""Who issues it, the first and the last prefix, and the lengths."""
+_LENGTHS = {str(prefix): lengths for _, first, last, lengths in _ISSUERS for prefix in range(first, last + 1)}
+
+_SHORTEST, _LONGEST = 15, 19
+SHORTEST = 12
+"""Digits of a card number, at least, of any issuer."""
+# Digits in groups: between two of them at most three signs, and whatever nobody sees, which may be cleaned away before the text is written.
+_GAP = rf"[{UNSEEN}]*+(?:(?:_|[^\w{UNSEEN}])[{UNSEEN}]*+){{0,3}}+"
+UUID = (
+    r"(?<![0-9A-Za-z])(?=[0-9-]{0,35}[A-Fa-f])"
+    r"(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})(?![0-9A-Za-z])"
+)
+"""An id as programs make it (RFC 9562), with a letter at least: its digits are no card number."""
+_UUID = re.compile(UUID)
+# Nothing here can match in two ways, so that the time is linear in the text's length.
+_RUN = re.compile(rf"(?<!\d)\d(?:{_GAP}\d){{{_SHORTEST - 1},}}+")
+_DIGIT_SIGNS = {
+    code: str(unicodedata.digit(chr(code)))
+    for block in (range(0xB2, 0xBA), range(0x2070, 0x2794), range(0x1F100, 0x1F10B))
+    for code in block
+    if chr(code).isdigit() and not chr(code).isdecimal()
+}
+"""Raised, lowered and circled digits, to plain ones."""
+_DIGITS = re.compile(r"\d+")
+_DINERS_CLUB = re.compile(r"(?=\d{14}$)(36|38|39|30[0-5])\d+")
+_WORD = re.compile(r"[^\W\d]")
+_DATE = re.compile(
+    rf"{re.escape(MASK)}\W{{0,3}}(?:exp\W{{0,3}})?\d{{1,2}}\s?[/-]\s?\d{{2,4}}(?!\d)(?:\W{{1,3}}\d{{3,4}}(?!\d))?", re.IGNORECASE
+)
+_CODE = re.compile(r"\b((?:cvv2?|cvc2?|csc|security code)\W{0,3})\d{3,4}(?!\d)", re.IGNORECASE)
+_VALUE = bytes.maketrans(b"0123456789", bytes(range(10)))
+_DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
+
+
+def has_card_number(text: str) -> bool:
+    """Whether a card number stands in the text, alone or among other words and numbers."""
+    return next(_found(text), None) is not None
+
+
+def masked(text: str) -> str:
+    """The text with `MASK` in the place of each card number, and without the date and the security code that
+    people write beside one."""
+    parts, end = [], 0
+    for start, stop in _found(text):
+        parts += [text[end:start], MASK]
+        end = stop
+    return _CODE.sub(r"\1[code]", _DATE.sub(MASK, "".join([*parts, text[end:]]))) if parts else text
+
+
+def is_card_number(text: str) -> bool:
+    """Whether the text of a field that is made for one is, or holds, a card number: of any issuer, also with
+    12 to 14 digits."""
+    digits = _ascii("".join(_DIGITS.findall(_plain_digits(text))))
+    return has_card_number(text) or (SHORTEST <= len(digits) <= _LONGEST and passes_luhn(digits))
+
+
+def is_card_number_as_token(text: str) -> bool:
+    """Whether the text of a gateway's token holds a card number: tokens may be digits, too, so an issuer's
+    prefix counts."""
+    digits = _ascii("".join(_DIGITS.findall(_plain_digits(text))))
+    return has_card_number(text) or (_DINERS_CLUB.fullmatch(digits) is not None and passes_luhn(digits) and not _WORD.search(text))
+
+
+def passes_luhn(digits: str) -> bool:
+    """Whether the last digit is the check digit of the others."""
+    return _sums(digits)[len(digits) % 2][-1] % 10 == 0
+
+
+def _found(text: str) -> Iterator[tuple[int, int]]:
+    """Where card numbers begin and end, from left to right. Each begins and ends where a group of digits
+    does."""
+    text = _plain_digits(text)
+    if not _RUN.search(text):  # nearly always
+        return
+    for run in _RUN.finditer(_UUID.sub(lambda uuid: "x" * len(uuid.group()), text)):
+        yield from _found_in(run)
+
+
+def _found_in(run: re.Match[str]) -> Iterator[tuple[int, int]]:
+    groups = [group.span() for group in _DIGITS.finditer(run.string, *run.span())]
+    digits = _ascii("".join(run.string[start:stop] for start, stop in groups))
+    sums = _sums(digits)
+    # which of all digits is the first of each group
+    first = list(accumulate((stop - start for start, stop in groups), initial=0))
+    ends = {first[i + 1]: stop for i, (_, stop) in enumerate(groups)}
+    found = 0
+    for (start, _), begin in zip(groups, first, strict=False):
+        if begin < found:
+            continue
+        for length in _lengths(digits[begin : begin + 4]):
+            end = begin + length
+            if end in ends and (sums[end % 2][end] - sums[end % 2][begin]) % 10 == 0:
+                yield start, ends[end]
+                found = end
+                break
+
+
+def _plain_digits(text: str) -> str:
+    """The same text, character by character, with digits of every form."""
+    return text if text.isascii() else text.translate(_DIGIT_SIGNS)
+
+
+def _ascii(digits: str) -> str:
+    return digits if digits.isascii() else "".join(str(int(digit)) for digit in digits)
+
+
+def _sums(digits: str) -> tuple[list[int], list[int]]:
+    """Sums of so many first digits, as Luhn adds them: of a number that ends at an even place, and of one
+    that ends at an odd one."""
+    even, odd = (bytearray(digits.encode().translate(_VALUE)) for _ in range(2))
+    doubled = digits.encode().translate(_DOUBLED)
+    even[::2], odd[1::2] = doubled[::2], doubled[1::2]
+    return list(accumulate(even, initial=0)), list(accumulate(odd, initial=0))
+
+
+@lru_cache(maxsize=10_000)
+def _lengths(beginning: str) -> tuple[int, ...]:
+    """The lengths of card numbers that begin with these four digits, the longest first. Two issuers may share
+    a beginning."""
+    issuers = [_LENGTHS.get(beginning[:digits], ()) for digits in range(1, 5)]
+    return tuple(sorted({length for lengths in issuers for length in lengths}, reverse=True))
