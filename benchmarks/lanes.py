@@ -56,13 +56,13 @@ def orders(number: int) -> list[dict[str, Any]]:
 
 
 async def pending(number: int) -> Measured:
-    """So many orders wait; a drain takes them. From the first claim to the last outcome, and until the last mail is sent."""
+    """So many orders wait; a consumer takes them. From the first claim to the last outcome, and until the last mail is sent."""
     await _warm_up()
     ids = _submit(number)
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=3600))
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
     await _until(lambda: _left("customer_order WHERE outcome IS NULL") == 0)
     await _until(lambda: _left("outbox WHERE sent_at IS NULL") == 0)
-    await _stop(drain)
+    await _stop(consumer)
     return _lane(ids)
 
 
@@ -97,8 +97,8 @@ async def own_runs(number: int) -> Measured:
 
 
 async def alone(number: int) -> Measured:
-    """One order at a time through a running drain: from before it is submitted until its outcome is known."""
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=3600))
+    """One order at a time through a running consumer: from before it is submitted until its outcome is known."""
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
     first = _submit(3)
     await _until(lambda: report.count_ended(first) == len(first))
     from deployments.trigger import run_order
@@ -108,7 +108,7 @@ async def alone(number: int) -> Measured:
         begin = time.perf_counter()
         await asyncio.to_thread(run_order, order)
         seconds.append(time.perf_counter() - begin)
-    await _stop(drain)
+    await _stop(consumer)
     return {"orders": number, **_percentiles(seconds), "peak_memory_mb": _peak()}
 
 
@@ -153,7 +153,7 @@ def _without_prefect() -> Any:
 
 async def _warm_up() -> None:
     _submit(3)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
 
 
 def _submit(number: int) -> list[str]:
@@ -170,10 +170,10 @@ async def _until(condition: Callable[[], bool], seconds: float = 300) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _stop(drain: asyncio.Task[Any]) -> None:
-    drain.cancel()
+async def _stop(consumer: asyncio.Task[Any]) -> None:
+    consumer.cancel()
     with suppress(asyncio.CancelledError):
-        await asyncio.gather(drain, return_exceptions=True)
+        await asyncio.gather(consumer, return_exceptions=True)
 
 
 def _left(rows: str) -> int:

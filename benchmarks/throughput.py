@@ -46,7 +46,7 @@ class Line:
 LINES = (
     Line("submit_orders", "submit", 10_000, 500),
     Line("process_order, one after the other", "own_runs", 20, 3),
-    Line("one order alone through a running drain", "alone", 60, 5),
+    Line("one order alone through a running consumer", "alone", 60, 5),
     Line("pending lane", "pending", 2_000, 200, runs=3),
     Line("pending lane, sandbox gateway over HTTP", "pending", 1_000, 100, "sandbox"),
     Line("process_order, sandbox gateway over HTTP", "own_runs", 10, 2, "sandbox"),
@@ -74,7 +74,7 @@ def bars(results: Results) -> list[Bar]:
     return [
         Bar("pending lane, orders/s", lane["orders_per_second"], at_least=1_000),
         Bar("pending lane / process_order", lane["orders_per_second"] / own["orders_per_second"], at_least=200),
-        Bar("one order alone through a running drain, p50 ms", alone["p50_ms"], at_most=150),
+        Bar("one order alone through a running consumer, p50 ms", alone["p50_ms"], at_most=150),
         Bar("submit_orders of one, p50 ms", intake["p50_ms"], at_most=10),
         Bar("submit_orders of 10 000, orders/s", intake["orders_per_second"], at_least=5_000),
         Bar("peak memory of the worker, MB", max(r.get("peak_memory_mb", 0) for r in results.values()), at_most=400),

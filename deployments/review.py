@@ -16,8 +16,8 @@ from shop.notifications.undelivered import Undelivered, read_undelivered_sync, s
 from shop.orders import report
 from shop.orders.outcomes import OrderOutcome
 from shop.reconciliation.outstanding import accept_sync
-from shop.review import resolution as desk
-from shop.review.attention import OnTheDesk, read_desk_sync
+from shop.review import resolution as review
+from shop.review.attention import ReviewCase, read_queue_sync
 from shop.review.cancel import Asked, ask_to_cancel_sync
 from shop.review.disputes import OpenDispute, read_open_sync
 from shop.review.preview import CancelPreview, preview_cancel_sync
@@ -28,9 +28,9 @@ _POLL_SECONDS = 0.5
 use_running_world()
 
 
-def orders_that_need_attention(most: int = 500) -> list[OnTheDesk]:
+def orders_that_need_attention(most: int = 500) -> list[ReviewCase]:
     """The oldest first."""
-    return read_desk_sync(most).matters
+    return read_queue_sync(most).cases
 
 
 def open_disputes(most: int = 500) -> list[OpenDispute]:
@@ -73,8 +73,10 @@ def resolve_order(
 
     Raises the errors of `shop.review.errors`, and `TimeoutError` when there is no outcome after `timeout` seconds: the decision is kept.
     """
-    decided = desk.decision(order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=user("in Python"))
-    if desk.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
+    decided = review.decision(
+        order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=user("in Python")
+    )
+    if review.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
         wake_pending_lane()
     return _outcome(decided.order_id, timeout)
 

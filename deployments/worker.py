@@ -43,7 +43,7 @@ from shop.runtime.logs import configure
 log = logging.getLogger("shop.worker")
 
 GRACE_SECONDS = 15
-"""For so long the runs that were told to go are waited for. A drain goes on with what it has in hand for a third of it."""
+"""For so long the runs that were told to go are waited for. A consumer goes on with what it has in hand for a third of it."""
 _LONGEST_PAUSE_SECONDS = 8
 """Between two looks at the waiting orders, while the database or the Prefect server does not answer."""
 _ITS_RUN = "PREFECT__FLOW_RUN_ID"

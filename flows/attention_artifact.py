@@ -14,7 +14,7 @@ from prefect.logging import get_logger
 
 from shop.review import disputes
 from shop.review.advice import advice
-from shop.review.attention import Desk, OnTheDesk, read_desk
+from shop.review.attention import ReviewCase, ReviewQueue, read_queue
 from shop.review.disputes import OpenDispute
 from shop.values.money import show
 
@@ -29,7 +29,7 @@ _SHOWN = 200
 log = get_logger("orders")
 
 
-class _Board:
+class _ReviewQueueArtifact:
     """Updates the artifact in a background task of one event loop, at a limited rate however many orders
     change the queue."""
 
@@ -52,12 +52,12 @@ class _Board:
     async def _show(self) -> None:
         while self._changed.is_set():
             self._changed.clear()
-            await show_desk()
+            await show_review_queue()
             if self._changed.is_set() or not self._hurry.is_set():
                 await _wait(self._hurry, _PAUSE_SECONDS)
 
 
-_boards: WeakKeyDictionary[asyncio.AbstractEventLoop, _Board] = WeakKeyDictionary()
+_boards: WeakKeyDictionary[asyncio.AbstractEventLoop, _ReviewQueueArtifact] = WeakKeyDictionary()
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
@@ -70,7 +70,7 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 def changed() -> None:
     """Schedules an update of the artifact, because the queue may have changed. Never raises, never waits."""
-    _boards.setdefault(asyncio.get_running_loop(), _Board()).changed()
+    _boards.setdefault(asyncio.get_running_loop(), _ReviewQueueArtifact()).changed()
 
 
 async def settle() -> None:
@@ -79,13 +79,13 @@ async def settle() -> None:
         await board.settle()
 
 
-async def show_desk() -> bool:
+async def show_review_queue() -> bool:
     """Creates the artifact, unless the latest one is the same. Returns False if that fails: the schedule
     retries."""
     try:
         async with asyncio.timeout(_LIMIT_SECONDS):
-            desk = await read_desk(_SHOWN)
-            table, description = [*map(_row, desk.matters), *map(_disputed, desk.disputes)], _description(desk)
+            queue = await read_queue(_SHOWN)
+            table, description = [*map(_row, queue.cases), *map(_disputed, queue.disputes)], _description(queue)
             if not await is_shown(KEY, table, description):
                 await acreate_table_artifact(table=table, key=KEY, description=description)
     except Exception as error:  # noqa: BLE001  (orders have priority, whatever is wrong with the Prefect server)
@@ -103,18 +103,18 @@ async def is_shown(key: str, table: list[dict[str, Any]], description: str) -> b
     return bool(data == table)
 
 
-def _row(matter: OnTheDesk) -> dict[str, Any]:
+def _row(case: ReviewCase) -> dict[str, Any]:
     """Returns the table's row for an order. It has no customer data: only the journal's facts and the
     amounts."""
     return {
-        "order": matter.order_id,
-        "since": f"{matter.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
-        "step": matter.step,
-        "at risk": show(matter.amount_at_risk, matter.currency),
-        "last error": matter.last_error,
-        "tried again": matter.retries,
-        "next try": _next_try(matter),
-        "what to do": advice(matter),
+        "order": case.order_id,
+        "since": f"{case.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        "step": case.step,
+        "at risk": show(case.amount_at_risk, case.currency),
+        "last error": case.last_error,
+        "tried again": case.retries,
+        "next try": _next_try(case),
+        "what to do": advice(case),
     }
 
 
@@ -131,21 +131,21 @@ def _disputed(dispute: OpenDispute) -> dict[str, Any]:
     }
 
 
-def _next_try(matter: OnTheDesk) -> str:
-    if matter.being_retried:
+def _next_try(case: ReviewCase) -> str:
+    if case.being_retried:
         return "now"
-    when: datetime | None = matter.next_retry_at
+    when: datetime | None = case.next_retry_at
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if when else "on hold: only on request"
 
 
-def _description(desk: Desk) -> str:
+def _description(queue: ReviewQueue) -> str:
     parts = []
-    if desk.orders:
-        amounts = ", ".join(show(amount, currency) for currency, amount in desk.at_risk.items())
-        many = f" The oldest {len(desk.matters)} are shown." if desk.orders > len(desk.matters) else ""
-        orders = "1 order needs" if desk.orders == 1 else f"{desk.orders} orders need"
+    if queue.orders:
+        amounts = ", ".join(show(amount, currency) for currency, amount in queue.at_risk.items())
+        many = f" The oldest {len(queue.cases)} are shown." if queue.orders > len(queue.cases) else ""
+        orders = "1 order needs" if queue.orders == 1 else f"{queue.orders} orders need"
         parts.append(f"{orders} attention: {amounts} at risk.{many} The deployment resolve-order settles one, or tries it again.")
-    if desk.disputes:
-        charges = "1 charge is" if len(desk.disputes) == 1 else f"{len(desk.disputes)} charges are"
+    if queue.disputes:
+        charges = "1 charge is" if len(queue.disputes) == 1 else f"{len(queue.disputes)} charges are"
         parts.append(f"{charges} disputed: answer in the gateway's dashboard.")
     return " ".join(parts) or "No order needs attention."

@@ -44,7 +44,7 @@ async def handle_payment_events() -> dict[str, int]:
             await take_up(reopened)  # they are open orders: should this worker die, recovery continues them
         if (touched := list({each.order_id for each in ended if each.order_id})) and await outbox.is_due(touched):
             await deliver_outbox(len(touched), touched)
-    if any(each.desk_changed or each.reopened for each in ended):
-        await attention_artifact.show_desk()
+    if any(each.review_changed or each.reopened for each in ended):
+        await attention_artifact.show_review_queue()
     done = sum(each.done is not None for each in ended)
     return {"handled": done, "later": len(ended) - done}

@@ -51,7 +51,7 @@ Seconds = Annotated[
         ge=0,
         le=86_400,
         allow_inf_nan=False,
-        description="How long to keep claiming orders, in seconds; 0: until none is waiting. Default: DRAIN_SECONDS",
+        description="How long to keep claiming orders, in seconds; 0: until none is waiting. Default: CONSUMER_SECONDS",
     ),
 ]
 BatchSize = Annotated[int | None, Field(ge=1, le=5_000, description="Limits how many orders share each task run. Default: BATCH_SIZE")]
@@ -62,16 +62,16 @@ def _run_name() -> str:
 
 
 @flow(name="process-pending-orders", flow_run_name=_run_name, persist_result=False)
-async def process_pending_orders(drain_seconds: Seconds = None, batch_size: BatchSize = None) -> dict[str, int]:
+async def process_pending_orders(consumer_seconds: Seconds = None, batch_size: BatchSize = None) -> dict[str, int]:
     """Takes waiting orders, and those whose worker died, to their outcomes; up to `batch_size` share each
     task run.
 
     Keeps consuming for a while, so that new orders find a running consumer, and is notified when they arrive.
     Any number of these runs may run, on any number of workers.
     """
-    seconds = settings().drain_seconds if drain_seconds is None else drain_seconds
+    seconds = settings().consumer_seconds if consumer_seconds is None else consumer_seconds
     consumer = _Consumer(batch_size or settings().batch_size)
-    with little_garbage_collection(), sampling("drain", flow_run_id=str(flow_run.id)), outcome_counter.counting() as counts:
+    with little_garbage_collection(), sampling("consumer", flow_run_id=str(flow_run.id)), outcome_counter.counting() as counts:
         progress = Progress(counts, lambda: consumer.claimed)
         async with (
             cancelled_by_sigterm(),

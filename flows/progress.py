@@ -39,7 +39,7 @@ class Progress:
     """Of one run. `taken`: how many orders it has taken so far."""
 
     def __init__(self, outcome_counter: OutcomeCounter, taken: Callable[[], int], *, pause: float = _PAUSE_SECONDS) -> None:
-        self._tally, self._taken, self._pause = outcome_counter, taken, pause
+        self._outcome_counter, self._taken, self._pause = outcome_counter, taken, pause
         self._began = time.monotonic()
         self._artifact: UUID | None = None
         self._shown = ""
@@ -77,10 +77,12 @@ class Progress:
             log.warning("the progress could not be shown in the UI (%s)", type(error).__name__)
 
     async def _show(self, *, over: bool = False) -> None:
-        ended, taken = self._tally.ended, self._taken()
+        ended, taken = self._outcome_counter.ended, self._taken()
         waiting = 0 if over else await _count_waiting()
         words = f"{ended:,} of {taken:,} orders ended" + (f", {_about(waiting)} waiting" if waiting else "")
-        words += "".join(f"; {self._tally.outcomes[outcome]:,} {outcome}" for outcome in Outcome if self._tally.outcomes[outcome])
+        words += "".join(
+            f"; {self._outcome_counter.outcomes[outcome]:,} {outcome}" for outcome in Outcome if self._outcome_counter.outcomes[outcome]
+        )
         if words == self._shown:
             return
         done = 100.0 if over else 100.0 * ended / max(1, taken + waiting)
@@ -91,7 +93,7 @@ class Progress:
         self._shown = words
 
     async def _show_outcomes(self) -> None:
-        outcome_counter, seconds = self._tally, time.monotonic() - self._began
+        outcome_counter, seconds = self._outcome_counter, time.monotonic() - self._began
         words = f"{outcome_counter.ended:,} orders ended in {duration(seconds)}"
         await acreate_markdown_artifact(outcomes_table(outcome_counter, self._taken(), seconds), key=OUTCOMES_KEY, description=words)
 

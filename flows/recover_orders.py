@@ -1,4 +1,4 @@
-"""The safety net: whatever was left behind is taken up again, without waiting for a drain to come by."""
+"""The safety net: whatever was left behind is taken up again, without waiting for a consumer to come by."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from flows.who import started_by
 from shop.orders.names import run_name
 from shop.orders.outcomes import OrderOutcome
 from shop.orders.report import read_one
-from shop.review import resolution as desk
+from shop.review import resolution as review
 from shop.review.errors import OrderBusy
 from shop.review.resolution import Decision, Resolution
 
@@ -51,17 +51,17 @@ async def resolve_order(
         reference: Needed for refunded_by_hand: what proves it, such as the number of a transfer. No card data.
         reason: Needed for written_off: why. No card data.
     """
-    decided = desk.decision(
+    decided = review.decision(
         order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=await started_by()
     )
     new = await _resolve(decided)
     get_run_logger().info("%s of order %s: %s", decided.resolution, decided.order_id, "written down" if new else "was decided before")
     if decided.resolution is Resolution.HOLD:
-        await attention_artifact.show_desk()
+        await attention_artifact.show_review_queue()
         known = await read_one(decided.order_id)
         return Completed(name="Held", message=f"{decided.order_id} is tried again only when told to", data=known)
     known = await to_its_outcome(decided.order_id)
-    await attention_artifact.show_desk()
+    await attention_artifact.show_review_queue()
     return state_of(known)
 
 
@@ -70,7 +70,7 @@ async def _resolve(decided: Decision) -> bool:
     until = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
-            return await desk.resolve(decided)
+            return await review.resolve(decided)
         except OrderBusy:
             if time.monotonic() > until:
                 raise

@@ -31,8 +31,8 @@ async def retry_compensations() -> dict[str, int]:
             await take_up(due)
             if await outbox.is_due(due):
                 await deliver_outbox(ALL_OF_AN_ORDER * len(due), due)
-    await attention_artifact.show_desk()
+    await attention_artifact.show_review_queue()
     await show_undelivered()
-    left = (await attention.read_desk(0)).orders
+    left = (await attention.read_queue(0)).orders
     get_run_logger().info("%d orders tried again, %d need attention", len(due), left)
     return {"retried": len(due), "need_attention": left}

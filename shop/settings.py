@@ -80,6 +80,7 @@ class Sender(BaseModel):
 _REPLACED = {
     "alert_email": "set ALERT_URLS, such as mailto://user:password@mail.example?to=oncall@shop.example",
     "alert_webhook_url": "set ALERT_URLS, such as jsons://hooks.example/path",
+    "drain_seconds": "set CONSUMER_SECONDS",
 }
 """Former settings, and what replaces them."""
 
@@ -197,7 +198,7 @@ class Settings(EngineSettings):
 
     # how orders are worked on
     reservation_minutes: Annotated[float, Field(gt=0, le=_LARGEST)] = 30
-    drain_seconds: Seconds = 330
+    consumer_seconds: Seconds = 330
     worker_limit: int | None = Field(default=None, ge=1)
     reconciliation_grace_seconds: float = Field(default=600, ge=0, le=_LARGEST)
 

@@ -393,7 +393,7 @@ class OpenDiscrepancy(SQLModel, table=True):
 
 
 class WorkerProcess(SQLModel, table=True):
-    """A process that works for long: a drain, the web app, an inventory service."""
+    """A process that works for long: a consumer, the web app, an inventory service."""
 
     __tablename__ = "worker_process"
     __table_args__ = (Index("worker_process_seen", "seen_at"),)

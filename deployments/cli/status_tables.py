@@ -83,7 +83,7 @@ def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
             *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms),
         )  # fmt: skip
         more = [f"{count:,} {code}" for code, count in step.failures.items()]
-        if postponed := step.put_off + undos.put_off:
+        if postponed := step.postponed + undos.postponed:
             more.append(f"{postponed:,} postponed until the external system is available")
         if more:
             told.append(Text(f"  {step.step}: {', '.join(more)}", "dim"))

@@ -5,7 +5,7 @@ uvicorn deployments.web.app:app            # the same, with options of one's own
 
 It needs the database and nothing else. What it answers with 2xx is stored before; flows on the workers do the rest:
 
-- `POST /orders` stores the order and lets the pending lane start, if no drain runs. While the Prefect server is away orders are taken all
+- `POST /orders` stores the order and starts the pending lane if no consumer runs. While the Prefect server is away orders are taken all
   the same, and go on when it is back.
 - `POST /webhooks/stripe` checks the signature, and stores the event by its id. An order that waits for its customer is woken in the same
   transaction. All else takes calls to Stripe, so a flow does it, `handle-payment-events`, which is started at once, and by the schedule

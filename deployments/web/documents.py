@@ -31,7 +31,7 @@ _HEADERS = {
 _A_PDF = {"content": {"application/pdf": {"schema": {"type": "string", "format": "binary"}}}, "description": "the label"}
 _PDF: dict[int | str, dict[str, Any]] = {HTTPStatus.OK: _A_PDF}
 
-router = APIRouter(tags=["papers"], dependencies=[Depends(require_key_or_password)])
+router = APIRouter(tags=["documents"], dependencies=[Depends(require_key_or_password)])
 OrderId = Annotated[str, Query(alias="id", min_length=1, max_length=MAX_ORDER_ID, description="the order's id")]
 
 

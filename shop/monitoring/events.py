@@ -56,7 +56,7 @@ class EventMetrics(BaseModel):
     """Share of successes; None if nothing ended."""
     error_rate: float | None
     """Share of failures, without refusals."""
-    put_off: int
+    postponed: int
     """Postponed attempts (an external system was unavailable). Not included in the other counts."""
     latency: Durations
     """Of steps and compensations, from the first start to the end, including pauses between attempts."""
@@ -68,7 +68,7 @@ def event_metrics(
     commands: Sequence[Counted], compensations: Sequence[Counted], messages: Sequence[Counted], payload: PayloadSizes | None
 ) -> EventMetrics:
     """Adds up the counts."""
-    put_off = total(each for each in (*commands, *compensations) if each.postponed)
+    postponed = total(each for each in (*commands, *compensations) if each.postponed)
     commands, compensations = that_ended(commands), that_ended(compensations)
     everything = [*commands, *compensations, *messages]
     events = total(everything)
@@ -84,7 +84,7 @@ def event_metrics(
         failed=events - succeeded - refused,
         success_rate=share(succeeded, events),
         error_rate=share(events - succeeded - refused, events),
-        put_off=put_off,
+        postponed=postponed,
         latency=durations(bucket_counts([*commands, *compensations])),
         payload=payload,
     )

@@ -17,7 +17,7 @@ INFRASTRUCTURE = (InfrastructureError.code,)
 VERSION = (UnknownStep.code,)
 EXTERNAL = (*GATEWAY, *INVENTORY, *CARRIER, *INFRASTRUCTURE, *VERSION)
 """The error codes for which orders are postponed."""
-POSTPONED = "put_off"
+POSTPONED = "postponed"
 """The status of such an attempt in metrics; the journal has it as failed until it is made again."""
 
 # Of `order_step s` and its order, `customer_order o`. A code for which the order is compensated no longer postpones it.

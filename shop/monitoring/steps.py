@@ -20,7 +20,7 @@ class CompensationMetrics(BaseModel):
     done: int
     failed: int
     """Still due, and under manual review."""
-    put_off: int
+    postponed: int
     """Postponed attempts (an external system was unavailable). Not included in the other counts."""
     retries: int
     duration: Durations
@@ -46,7 +46,7 @@ class StepMetrics(BaseModel):
     """Attempts after the first."""
     failures: dict[str, int]
     """Counts by code, refusals and failures, the most frequent first."""
-    put_off: int
+    postponed: int
     """Postponed attempts (an external system was unavailable). Not included in the other counts."""
     compensations: CompensationMetrics
 
@@ -60,7 +60,7 @@ def step_metrics(commands: Sequence[Counted], compensations: Sequence[Counted], 
 
 
 def _step(step: str, commands: Sequence[Counted], compensations: Sequence[Counted]) -> StepMetrics:
-    put_off, undo_put_off = (total(each for each in counted if each.postponed) for counted in (commands, compensations))
+    postponed, undo_postponed = (total(each for each in counted if each.postponed) for counted in (commands, compensations))
     commands, compensations = that_ended(commands), that_ended(compensations)
     every, succeeded = total(commands), total(each for each in commands if each.done)
     refused = total(each for each in commands if each.refused)
@@ -80,12 +80,12 @@ def _step(step: str, commands: Sequence[Counted], compensations: Sequence[Counte
         duration=durations(bucket_counts(commands)),
         retries=sum(each.retries for each in commands),
         failures=dict(failures.most_common()),
-        put_off=put_off,
+        postponed=postponed,
         compensations=CompensationMetrics(
             commands=total(compensations),
             done=done,
             failed=total(compensations) - done,
-            put_off=undo_put_off,
+            postponed=undo_postponed,
             retries=sum(each.retries for each in compensations),
             duration=durations(bucket_counts(compensations)),
         ),

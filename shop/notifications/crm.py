@@ -26,7 +26,7 @@ import httpx
 import orjson
 
 from saga.clock import Clock
-from shop.notifications.delivery_result import POSTING, SENT, UNTRIED, End, Tell
+from shop.notifications.delivery_result import POSTING, SENT, UNTRIED, DeliveryResult, Tell
 from shop.notifications.kinds import Kind, what_it_is
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Receiver:
 
     def __init__(self, url: str, key: bytes, *, seconds: float, clock: Clock) -> None:
         self._url, self._key, self._seconds, self._clock = url, key, seconds, clock
-        self._trouble: End | None = None
+        self._trouble: DeliveryResult | None = None
         self._stopped = False
 
     async def send(self, hooks: Sequence[tuple[int, Webhook]], tell: Tell, *, until: float) -> None:
@@ -104,7 +104,7 @@ class Receiver:
             end = await self._post(client, hook)
             self._stopped |= not await tell(number, end)
 
-    async def _post(self, client: httpx.AsyncClient, hook: Webhook) -> End:
+    async def _post(self, client: httpx.AsyncClient, hook: Webhook) -> DeliveryResult:
         headers = signed(hook, self._key, int(self._clock.now().timestamp()))
         try:
             async with asyncio.timeout(self._seconds):
@@ -112,14 +112,14 @@ class Receiver:
                     answer = await post(client, self._url, hook.body, headers)
         except Exception as error:  # noqa: BLE001  (an answer can break the client in many ways; the others must not wait for that)
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                self._trouble = End("later", f"the CRM (CRM_WEBHOOK_URL) cannot be reached ({type(error).__name__})")
+                self._trouble = DeliveryResult("later", f"the CRM (CRM_WEBHOOK_URL) cannot be reached ({type(error).__name__})")
                 return self._trouble
-            return End("later", f"no answer from the CRM ({type(error).__name__})")
+            return DeliveryResult("later", f"no answer from the CRM ({type(error).__name__})")
         if answer.is_success:
             return SENT
         if answer.status_code == HTTPStatus.GONE:
-            return End("refused", "the CRM says that there is nobody any more (410): look at CRM_WEBHOOK_URL")
-        end = End("later", f"the CRM answered {answer.status_code}", _pause(answer, self._clock.now()))
+            return DeliveryResult("refused", "the CRM says that there is nobody any more (410): look at CRM_WEBHOOK_URL")
+        end = DeliveryResult("later", f"the CRM answered {answer.status_code}", _pause(answer, self._clock.now()))
         if end.pause:
             self._trouble = end
         return end

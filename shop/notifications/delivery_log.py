@@ -11,11 +11,11 @@ from sqlalchemy import text
 
 from saga.database import as_json, is_database_error, retry_while_database_down, transaction
 from saga.failpoints import failpoint
-from shop.notifications.delivery_result import End
+from shop.notifications.delivery_result import DeliveryResult
 
 log = logging.getLogger(__name__)
 
-NOTING_SECONDS = 20
+LOG_SECONDS = 20
 """So long it is tried while the database is in trouble."""
 _NOTING = failpoint("the commit of messages sent")
 _SENT = text("UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(CAST(:ids AS bigint[])) AND sent_at IS NULL")
@@ -34,42 +34,42 @@ _MOST_UNCLEAR = 5
 """So often a mail is sent whose arrival was never confirmed; then a person looks at it."""
 
 
-class Noting:
+class DeliveryLog:
     """Of one batch, whose rows are given by their number. What ends while a commit is under way is written by the next, together."""
 
     def __init__(self, rows: Mapping[int, Any]) -> None:
         self._rows = rows
-        self._waiting: dict[int, End] = {}
+        self._waiting: dict[int, DeliveryResult] = {}
         self._lock = asyncio.Lock()
         self.sent = self.failed = 0
         self.trouble: BaseException | None = None
 
-    async def one(self, number: int, end: End) -> bool:
+    async def one(self, number: int, end: DeliveryResult) -> bool:
         """A `Tell`."""
         return await self.many({number: end})
 
-    async def many(self, ends: dict[int, End]) -> bool:
+    async def many(self, ends: dict[int, DeliveryResult]) -> bool:
         self._waiting |= {number: self._last_word(number, end) for number, end in ends.items()}
         async with self._lock:
             together, self._waiting = self._waiting, {}
             if together and self.trouble is None:
                 try:
-                    await retry_while_database_down(lambda: self._write(together), seconds=NOTING_SECONDS)
+                    await retry_while_database_down(lambda: self._write(together), seconds=LOG_SECONDS)
                 except Exception as error:
                     if not is_database_error(error):
                         raise
                     self.trouble = error
         return self.trouble is None
 
-    def _last_word(self, number: int, end: End) -> End:
+    def _last_word(self, number: int, end: DeliveryResult) -> DeliveryResult:
         row = self._rows[number]
         if end.what == "unclear":
-            end = End("refused" if row["attempts"] >= _MOST_UNCLEAR else "later", end.error)
+            end = DeliveryResult("refused" if row["attempts"] >= _MOST_UNCLEAR else "later", end.error)
         if end.what == "refused":
             log.error("the %s of order %s cannot be delivered: %s", row["kind"], row["order_id"], end.error)
         return end
 
-    async def _write(self, ends: dict[int, End]) -> None:
+    async def _write(self, ends: dict[int, DeliveryResult]) -> None:
         sent = [number for number, end in ends.items() if end.what == "sent"]
         others = [
             {"id": number, "what": end.what, "error": end.error, "pause": end.pause} for number, end in ends.items() if end.what != "sent"

@@ -10,7 +10,7 @@ from saga.failpoints import failpoint
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class DeliveryResult:
     """`sent`; `later`: to be tried again; `unclear`: later, but it may have arrived; `refused`: for good; `untried`: there was no time."""
 
     what: Literal["sent", "later", "unclear", "refused", "untried"]
@@ -23,6 +23,6 @@ class End:
 HANDING_OVER, POSTING = failpoint("handing a mail to the mail server"), failpoint("posting to the CRM")
 DATA_SECONDS = 120
 """How long a mail server may think about a mail that it has: giving up too early would send it twice."""
-SENT, UNTRIED = End("sent"), End("untried")
-Tell = Callable[[int, End], Awaitable[bool]]
+SENT, UNTRIED = DeliveryResult("sent"), DeliveryResult("untried")
+Tell = Callable[[int, DeliveryResult], Awaitable[bool]]
 """Is told how a message (by its number in the outbox) ended, at once; False: stop, for nothing can be noted any more."""

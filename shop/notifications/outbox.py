@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from saga.database import Tx, as_json, transaction
 from saga.failpoints import failpoint
-from shop.notifications.delivery_log import Noting
+from shop.notifications.delivery_log import DeliveryLog
 from shop.notifications.senders import PATIENCE_SECONDS, longest, send
 from shop.settings import settings
 
@@ -81,8 +81,8 @@ async def deliver(*, most: int = 50, order_ids: Sequence[str] | None = None) -> 
         taken = (await tx.execute(_TAKE, due)).mappings().all()
     if not taken:
         return 0, 0
-    noting = Noting({row["id"]: row for row in taken})
-    await send(taken, s, noting, time.monotonic() + PATIENCE_SECONDS)
-    if noting.trouble is not None:
-        raise noting.trouble
-    return noting.sent, noting.failed
+    delivery_log = DeliveryLog({row["id"]: row for row in taken})
+    await send(taken, s, delivery_log, time.monotonic() + PATIENCE_SECONDS)
+    if delivery_log.trouble is not None:
+        raise delivery_log.trouble
+    return delivery_log.sent, delivery_log.failed

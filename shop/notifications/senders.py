@@ -9,8 +9,8 @@ from typing import Any
 
 from saga.clock import Clock, database_time
 from saga.failpoints import failpoint
-from shop.notifications.delivery_log import NOTING_SECONDS, Noting
-from shop.notifications.delivery_result import DATA_SECONDS, SENT, End
+from shop.notifications.delivery_log import LOG_SECONDS, DeliveryLog
+from shop.notifications.delivery_result import DATA_SECONDS, SENT, DeliveryResult
 from shop.notifications.kinds import REPORT, Kind, split
 from shop.notifications.mail import About, mail
 from shop.notifications.maildir import Maildir, mail_names
@@ -32,20 +32,20 @@ def longest(s: Settings) -> float:
     """Seconds that a batch can take, until its last end is noted: nobody else may send its messages before."""
     mails = 3 * s.smtp_timeout_seconds + max(DATA_SECONDS, s.smtp_timeout_seconds) if s.smtp_url else 0
     hooks = 2 * s.crm_timeout_seconds if s.crm_webhook_url else 0
-    return PATIENCE_SECONDS + NOTING_SECONDS + max(mails, hooks)
+    return PATIENCE_SECONDS + LOG_SECONDS + max(mails, hooks)
 
 
-async def send(rows: Sequence[Any], s: Settings, noting: Noting, until: float) -> None:
+async def send(rows: Sequence[Any], s: Settings, delivery_log: DeliveryLog, until: float) -> None:
     """Sends the outbox's rows, mails and webhooks side by side, and notes how each ended. None is begun after `until`."""
     mails, hooks, unknown = _sorted(rows)
     us = await installation()
     ways: list[Awaitable[Any]] = []
     if mails:
-        ways.append(_by_smtp(mails, s, us, noting, until) if s.smtp_url else _into_maildir(mails, s, us, noting))
+        ways.append(_by_smtp(mails, s, us, delivery_log, until) if s.smtp_url else _into_maildir(mails, s, us, delivery_log))
     if hooks:
-        ways.append(_to_crm(hooks, s, us, noting, until))
+        ways.append(_to_crm(hooks, s, us, delivery_log, until))
     if unknown:
-        ways.append(noting.many({row["id"]: End("later", "this version knows no such message") for row in unknown}))
+        ways.append(delivery_log.many({row["id"]: DeliveryResult("later", "this version knows no such message") for row in unknown}))
     for end in await asyncio.gather(*ways, return_exceptions=True):  # what goes wrong on one way does not stop the others
         if isinstance(end, BaseException):
             raise end
@@ -63,10 +63,10 @@ def _sorted(rows: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     return mails, hooks, unknown
 
 
-async def _into_maildir(rows: Sequence[Any], s: Settings, us: Installation, noting: Noting) -> None:
+async def _into_maildir(rows: Sequence[Any], s: Settings, us: Installation, delivery_log: DeliveryLog) -> None:
     maildir = Maildir(s.mail_dir)
 
-    def write(row: Any) -> End:
+    def write(row: Any) -> DeliveryResult:
         made = _made(row, s, us)
         with _MAIL:
             name, *before = mail_names(row["order_id"], row["kind"])
@@ -74,47 +74,47 @@ async def _into_maildir(rows: Sequence[Any], s: Settings, us: Installation, noti
         return SENT
 
     # a disk that hangs must not stop the orders under way
-    await noting.many(await asyncio.to_thread(lambda: {row["id"]: _trying(row, write) for row in rows}))
+    await delivery_log.many(await asyncio.to_thread(lambda: {row["id"]: _trying(row, write) for row in rows}))
 
 
-async def _by_smtp(rows: Sequence[Any], s: Settings, us: Installation, noting: Noting, until: float) -> None:
+async def _by_smtp(rows: Sequence[Any], s: Settings, us: Installation, delivery_log: DeliveryLog, until: float) -> None:
     from shop.notifications.smtp import Handover
     from shop.notifications.smtp_url import smtp_server
 
     made: list[tuple[int, Mail]] = []
 
-    def make(row: Any) -> End:
+    def make(row: Any) -> DeliveryResult:
         made.append((row["id"], _made(row, s, us)))
         return SENT
 
     ends = await asyncio.to_thread(lambda: {row["id"]: _trying(row, make) for row in rows})
     if broken := {number: end for number, end in ends.items() if end is not SENT}:
-        await noting.many(broken)
+        await delivery_log.many(broken)
     server = smtp_server(s.smtp_url.get_secret_value() if s.smtp_url else "")
     handover = Handover(server, seconds=s.smtp_timeout_seconds, connections=s.smtp_connections, name=s.shop_email.rpartition("@")[2])
-    await handover.send(made, noting.one, until=until)
+    await handover.send(made, delivery_log.one, until=until)
 
 
-async def _to_crm(rows: Sequence[Any], s: Settings, us: Installation, noting: Noting, until: float) -> None:
+async def _to_crm(rows: Sequence[Any], s: Settings, us: Installation, delivery_log: DeliveryLog, until: float) -> None:
     from shop.notifications.crm import Receiver, webhook
 
     if s.crm_webhook_url is None or s.crm_webhook_secret is None:
-        await noting.many({row["id"]: End("later", "CRM_WEBHOOK_URL is not set any more") for row in rows})
+        await delivery_log.many({row["id"]: DeliveryResult("later", "CRM_WEBHOOK_URL is not set any more") for row in rows})
         return
     hooks = [
         (row["id"], webhook(row["order_id"], split(row["kind"])[0], row["created_at"], row["payload"], _mark(row, us))) for row in rows
     ]
     key, clock = webhook_key(s.crm_webhook_secret.get_secret_value()), Clock(await database_time())
     receiver = Receiver(s.crm_webhook_url, key, seconds=s.crm_timeout_seconds, clock=clock)
-    await receiver.send(hooks, noting.one, until=until)
+    await receiver.send(hooks, delivery_log.one, until=until)
 
 
-def _trying(row: Any, do: Callable[[Any], End]) -> End:
+def _trying(row: Any, do: Callable[[Any], DeliveryResult]) -> DeliveryResult:
     try:
         return do(row)
     except Exception as error:
         log.exception("the %s of order %s could not be sent; it is tried again", row["kind"], row["order_id"])
-        return End("later", type(error).__name__)  # its text may hold the customer's data
+        return DeliveryResult("later", type(error).__name__)  # its text may hold the customer's data
 
 
 def _mark(row: Any, us: Installation) -> str:

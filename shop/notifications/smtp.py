@@ -26,7 +26,7 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from shop.notifications.delivery_result import DATA_SECONDS, HANDING_OVER, SENT, UNTRIED, End, Tell
+from shop.notifications.delivery_result import DATA_SECONDS, HANDING_OVER, SENT, UNTRIED, DeliveryResult, Tell
 from shop.notifications.message import Mail
 from shop.notifications.smtp_url import SmtpServer
 
@@ -54,7 +54,7 @@ class Handover:
 
     def __init__(self, server: SmtpServer, *, seconds: float, connections: int, name: str) -> None:
         self._server, self._seconds, self._connections, self._name = server, seconds, connections, name
-        self._trouble: End | None = None
+        self._trouble: DeliveryResult | None = None
         self._stopped = False
 
     async def send(self, mails: Sequence[tuple[int, Mail]], tell: Tell, *, until: float) -> None:
@@ -84,9 +84,9 @@ class Handover:
             await connection.close()
 
 
-def _stopped_by(trouble: ServerTrouble) -> End:
+def _stopped_by(trouble: ServerTrouble) -> DeliveryResult:
     log.error("no mail can be sent: %s; they are tried again later", trouble)
-    return End("later", str(trouble))
+    return DeliveryResult("later", str(trouble))
 
 
 async def greet(server: SmtpServer, *, seconds: float, name: str) -> None:
@@ -106,7 +106,7 @@ class _Connection:
         self._client: SMTP | None = None
         self._fresh = True
 
-    async def send(self, mail: Mail) -> End:
+    async def send(self, mail: Mail) -> DeliveryResult:
         """How it ended for this mail. Raises `ServerTrouble` if it is not this mail's matter."""
         while True:
             client = await self.open()
@@ -116,15 +116,15 @@ class _Connection:
             except _Broken as broken:
                 await self.close()
                 if not used:
-                    return End("later", f"the connection broke ({broken})")
+                    return DeliveryResult("later", f"the connection broke ({broken})")
 
-    async def _hand_over(self, client: SMTP, mail: Mail) -> End:
+    async def _hand_over(self, client: SMTP, mail: Mail) -> DeliveryResult:
         try:
             async with asyncio.timeout(self._seconds):
                 if client.is_ehlo_or_helo_needed:
                     await client.ehlo()
                 if mail.international and not client.supports_extension("smtputf8"):
-                    return End("refused", "the mail server takes no addresses beyond ASCII (SMTPUTF8)")
+                    return DeliveryResult("refused", "the mail server takes no addresses beyond ASCII (SMTPUTF8)")
                 await client.mail(mail.sender, options=["SMTPUTF8"] if mail.international else [], encoding="utf-8")
                 await client.rcpt(mail.recipient, encoding="utf-8")
         except SMTPResponseException as no:
@@ -139,10 +139,10 @@ class _Connection:
             return await self._refused(client, no)
         except (SMTPException, OSError, TimeoutError) as error:
             await self.close()
-            return End("unclear", f"no answer after the mail was sent ({type(error).__name__}): it may have arrived")
+            return DeliveryResult("unclear", f"no answer after the mail was sent ({type(error).__name__}): it may have arrived")
         return SENT
 
-    async def _refused(self, client: SMTP, no: SMTPResponseException) -> End:
+    async def _refused(self, client: SMTP, no: SMTPResponseException) -> DeliveryResult:
         """Sorts a no: this mail's, for now or for good, or everybody's."""
         said = _said(no)
         if no.code == _CLOSING:
@@ -157,7 +157,7 @@ class _Connection:
         with suppress(SMTPException, OSError, TimeoutError):
             async with asyncio.timeout(self._seconds):
                 await client.rset()
-        return End("refused" if no.code >= 500 else "later", f"the mail server said {said}")
+        return DeliveryResult("refused" if no.code >= 500 else "later", f"the mail server said {said}")
 
     async def open(self) -> SMTP:
         """Unless it is open. Raises `ServerTrouble`."""

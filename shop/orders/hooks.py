@@ -34,7 +34,7 @@ class _Extra(NamedTuple):
     """What commits with an order's outcome."""
 
     notice: Notice | None
-    matter: attention.Matter | None
+    case: attention.NewCase | None
 
 
 class OrderHooks(Hooks[Order]):
@@ -69,14 +69,14 @@ class OrderHooks(Hooks[Order]):
         currency = currency_of(instance.content)
         given_back = refunded + given_by_hand(instance)
         notice = notice_of(instance, outcome, charged=charged, given_back=given_back, at_risk=at_risk, currency=currency)
-        matter = attention.matter_of(instance, at_risk, currency) if outcome is Outcome.NEEDS_ATTENTION else None
+        case = attention.case_of(instance, at_risk, currency) if outcome is Outcome.NEEDS_ATTENTION else None
         columns = {"currency": currency, "amount_charged": charged, "amount_refunded": refunded, "amount_at_risk": at_risk}
-        return columns, _Extra(notice, matter)
+        return columns, _Extra(notice, case)
 
     async def ended(self, tx: Tx, endings: Sequence[Ending[Order]]) -> None:
         extras: list[_Extra] = [ending.extra for ending in endings]
         await tell(tx, [extra.notice for extra in extras if extra.notice is not None])
-        await attention.put(tx, [extra.matter for extra in extras if extra.matter is not None])
+        await attention.put(tx, [extra.case for extra in extras if extra.case is not None])
         await attention.clear(tx, [ending.instance.id for ending in endings if ending.outcome == Outcome.COMPENSATED])
 
     def committed(self, endings: Sequence[Ending[Order]]) -> None:

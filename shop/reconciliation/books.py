@@ -125,10 +125,10 @@ def _money(connection: Connection, witness: Totals | None) -> list[BookRow]:
             charged, refunded = totals.charged, totals.refunded
             rows.append(_amounts("charged", row["charged"], charged, currency, "gateway's ledger"))
             rows.append(_amounts("refunded", row["refunded"], refunded, currency, "gateway's ledger"))
-        desk = list(_settled_by_people(connection, row))
-        rows += desk
+        review = list(_settled_by_people(connection, row))
+        rows += review
         kept, explained = charged - refunded, row["completed"] + row["at_risk"] + row["by_hand"] + row["written_off"]
-        name = "completed orders + at risk" + "".join(f" + {line.name}" for line in desk)
+        name = "completed orders + at risk" + "".join(f" + {line.name}" for line in review)
         rows.append(_amounts(name, explained, kept, currency, "charged - refunded"))
     return rows
 

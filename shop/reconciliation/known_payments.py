@@ -8,7 +8,7 @@ from typing import Any, cast
 from shop.payments.gateway import Payment, PaymentGateway
 
 
-def seeing(gateway: PaymentGateway, payment_ids: Sequence[str | None]) -> PaymentGateway:
+def known_payments(gateway: PaymentGateway, payment_ids: Sequence[str | None]) -> PaymentGateway:
     """The gateway, which finds these payments for their order, too: their ids are known."""
     return cast(PaymentGateway, _Seeing(gateway, payment_ids))
 

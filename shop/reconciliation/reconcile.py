@@ -16,7 +16,7 @@ from shop.payments.errors import BAD_ANSWER, PaymentError, PaymentGatewayError
 from shop.payments.gateway import PaymentGateway
 from shop.reconciliation.compare import OurOrder, judge
 from shop.reconciliation.discrepancy import Discrepancy, Kind
-from shop.reconciliation.known_payments import seeing
+from shop.reconciliation.known_payments import known_payments
 from shop.reconciliation.outstanding import remember
 from shop.reconciliation.repair import cancel_left, refund_ended, refund_is_gone
 from shop.reconciliation.statement import statement
@@ -93,7 +93,7 @@ async def _judge(order_id: str, gateway: PaymentGateway, settled_before: datetim
         known = fields.pop("payment_id")
         ours = OurOrder(**{**fields, "outcome": Outcome(row["outcome"]) if row["outcome"] else None})
     # One whose id is known is asked for by it: not every search goes far back.
-    return judge(order_id, ours, await seeing(gateway, [known]).find(order_id), settled_before=settled_before)
+    return judge(order_id, ours, await known_payments(gateway, [known]).find(order_id), settled_before=settled_before)
 
 
 async def _to_the_desk(order_id: str, found: Discrepancy, gateway: PaymentGateway) -> Discrepancy:

@@ -155,7 +155,7 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
         if refused:
             failure = {"code": row["outcome"], "message": "; ".join(row["reasons"]), "retryable": False, "reasons": row["reasons"]}
             await tx.execute(_REMEMBER, {"id": order.id, "failure": as_json(failure)})
-            await attention.put(tx, [attention.matter_of(order, at_risk, str(told.get("currency", "USD")))], hold=hold)
+            await attention.put(tx, [attention.case_of(order, at_risk, str(told.get("currency", "USD")))], hold=hold)
         if refunded > 0 and not hold:
             money = {"amount": str(refunded), "currency": str(told.get("currency", "USD"))}
             await tell(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])

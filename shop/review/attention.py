@@ -68,7 +68,7 @@ REOPENING = failpoint("the commit of trying again")
 
 
 @dataclass(frozen=True, slots=True)
-class Matter:
+class NewCase:
     """What brings an order to the desk."""
 
     order_id: str
@@ -79,7 +79,7 @@ class Matter:
     code: str
 
 
-class OnTheDesk(BaseModel):
+class ReviewCase(BaseModel):
     """An order that needs attention."""
 
     model_config = ConfigDict(frozen=True)
@@ -99,12 +99,12 @@ class OnTheDesk(BaseModel):
     """A worker tries again just now, or will in a moment."""
 
 
-class Desk(BaseModel):
+class ReviewQueue(BaseModel):
     """What is on the desk: the oldest first, as many as were asked for, and the sums of all there are."""
 
     model_config = ConfigDict(frozen=True)
 
-    matters: list[OnTheDesk]
+    cases: list[ReviewCase]
     orders: int
     at_risk: dict[str, Decimal]
     """Currency to amount."""
@@ -112,20 +112,20 @@ class Desk(BaseModel):
     """Charges that customers' banks dispute."""
 
 
-def matter_of(order: OrderInstance, at_risk: Decimal, currency: str) -> Matter:
+def case_of(order: OrderInstance, at_risk: Decimal, currency: str) -> NewCase:
     """Of an order whose compensations have been tried: the first that is still due."""
     step = order.undo_plan()[0]
     error: dict[str, Any] = order.journal[step].undo_error or {}
-    return Matter(order.id, step, currency, at_risk, str(error.get("message", "unknown")), str(error.get("code", "unknown")))
+    return NewCase(order.id, step, currency, at_risk, str(error.get("message", "unknown")), str(error.get("code", "unknown")))
 
 
-async def put(tx: Tx, matters: Sequence[Matter], *, hold: bool = False) -> None:
+async def put(tx: Tx, cases: Sequence[NewCase], *, hold: bool = False) -> None:
     """Puts orders on the desk; one that is there already is retried later each time. `hold`: nothing is retried until a person says so."""
-    if not matters:
+    if not cases:
         return
     rows = [
         {"order_id": m.order_id, "step": m.step, "currency": m.currency, "at_risk": m.amount_at_risk, "error": m.error, "code": m.code}
-        for m in matters
+        for m in cases
     ]
     s = settings()
     await tx.execute(_PUT, {"rows": as_json(rows), "first": s.desk_retry_seconds, "longest": s.desk_retry_max_seconds, "hold": hold})
@@ -143,23 +143,23 @@ async def reopen_due(tx: Tx, *, most: int) -> list[str]:
     return list((await tx.execute(_REOPEN_DUE, {"ids": locked})).scalars()) if locked else []
 
 
-async def read_desk(most: int = 500) -> Desk:
+async def read_queue(most: int = 500) -> ReviewQueue:
     """What is on the desk now."""
     async with transaction() as tx:
         return await tx.run_sync(_read, most)
 
 
-def read_desk_sync(most: int = 500) -> Desk:
+def read_queue_sync(most: int = 500) -> ReviewQueue:
     """The same, for callers without an event loop."""
     with sync_engine(settings().database_url).connect() as connection:
         return _read(connection, most)
 
 
-def _read(connection: Connection, most: int) -> Desk:
-    matters = [OnTheDesk(**row) for row in connection.execute(_OPEN, {"most": most}).mappings()]
+def _read(connection: Connection, most: int) -> ReviewQueue:
+    cases = [ReviewCase(**row) for row in connection.execute(_OPEN, {"most": most}).mappings()]
     totals = connection.execute(_TOTALS).all()
-    return Desk(
-        matters=matters,
+    return ReviewQueue(
+        cases=cases,
         orders=sum(row.orders for row in totals),
         at_risk={row.currency: row.at_risk for row in totals},
         disputes=read_open(connection, most),

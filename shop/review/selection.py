@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from saga.database import sync_engine
 from shop.monitoring.window import parse
-from shop.review.attention import OnTheDesk
+from shop.review.attention import ReviewCase
 from shop.settings import settings
 
 _SELECT = text(
@@ -63,8 +63,8 @@ class Selection(BaseModel):
     at_most: Annotated[Decimal, Field(ge=0)] | None = None
 
 
-def select_sync(selection: Selection, ids: Sequence[str] | None = None) -> list[OnTheDesk]:
+def select_sync(selection: Selection, ids: Sequence[str] | None = None) -> list[ReviewCase]:
     """The orders under manual review that match, the oldest first. `ids`: among these, also those that have been settled since."""
     parameters = {**selection.model_dump(), "ids": None if ids is None else list(ids)}
     with sync_engine(settings().database_url).connect() as connection:
-        return [OnTheDesk(**row) for row in connection.execute(_SELECT, parameters).mappings()]
+        return [ReviewCase(**row) for row in connection.execute(_SELECT, parameters).mappings()]

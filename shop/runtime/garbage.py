@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def little_garbage_collection() -> Iterator[None]:
-    """What is loaded stays; looking through it again and again for garbage costs a fifth of a drain's time."""
+    """What is loaded stays; looking through it again and again for garbage costs a fifth of a consumer's time."""
     before = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)

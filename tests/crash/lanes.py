@@ -52,7 +52,7 @@ class _Watcher:
 
 async def _return(order_id: str) -> None:
     await ask_to_cancel(order_id, reason="does not fit", requested_by="customer")
-    await process_pending_orders(drain_seconds=0, return_state=True)
+    await process_pending_orders(consumer_seconds=0, return_state=True)
 
 
 async def _retry(order_id: str) -> None:
@@ -127,7 +127,7 @@ async def walk(
         await process_order(orders[0], return_state=True)
     elif lane == "pending":
         intake.submit(orders)
-        await process_pending_orders(drain_seconds=0, return_state=True)
+        await process_pending_orders(consumer_seconds=0, return_state=True)
     elif lane == "recover":
         await recover_orders(return_state=True)
     else:

@@ -41,13 +41,13 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, 
     *waiting, a, b = orders.values()
     intake.submit(waiting)
     env = {**QUICK, "LEASE_SECONDS": "20"}
-    drains = [nursery.drain(batch_size=5, clock=jumps, env=env) for jumps in ([DAY, -DAY], [-DAY, DAY, 0])]
+    consumers = [nursery.consumer(batch_size=5, clock=jumps, env=env) for jumps in ([DAY, -DAY], [-DAY, DAY, 0])]
     own_runs = [nursery.order(a, clock=[2 * DAY, -DAY], env=env), nursery.order(b, clock=[-2 * DAY, DAY], env=env)]
-    for process in [*drains, *own_runs]:
+    for process in [*consumers, *own_runs]:
         process.wait(90)
     assert_right(saga, orders)
     assert_mails(saga, orders)
-    for process in [*drains, *own_runs]:
+    for process in [*consumers, *own_runs]:
         said = {line.split()[-1] for line in process.log.read_text().splitlines() if line.startswith("the clock says")}
         assert said - {f"{datetime.now(UTC):%Y-%m-%d}"}, "its clock was right"
     assert saga.sql("SELECT max(takeovers) FROM customer_order") == [(0,)], "no lease was thought to be over"
@@ -65,7 +65,7 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(saga: World, nur
     intake.submit(orders.values())
     saga.misbehave(latency_ms=100)
     # One jump may move an order more than once, until somebody has renewed a lease: to give it up is not what this is about.
-    drains = [nursery.drain(300, batch_size=8, env={**QUICK, "MAX_TAKEOVERS": "1000"}) for _ in range(3)]
+    consumers = [nursery.consumer(300, batch_size=8, env={**QUICK, "MAX_TAKEOVERS": "1000"}) for _ in range(3)]
     jumps, done = 0, 0
 
     async def ended() -> bool:
@@ -81,7 +81,7 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(saga: World, nur
         await until(ended, 90, "all orders to end")
     finally:
         saga.misbehave(latency_ms=0)
-    assert all(drain.running() for drain in drains)
+    assert all(consumer.running() for consumer in consumers)
     assert saga.sql("SELECT max(takeovers) FROM customer_order")[0][0] > 0, "leases were over"
 
     async def sent() -> bool:
@@ -105,7 +105,7 @@ async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_
     try:
         with environment({**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "30"}):
             intake.submit([order])
-            asking = nursery.drain(300, clock=[wrong], env={**QUICK, "LEASE_SECONDS": "60"})
+            asking = nursery.consumer(300, clock=[wrong], env={**QUICK, "LEASE_SECONDS": "60"})
 
             def asked() -> bool:
                 return bool(saga.sql("SELECT 1 FROM order_step WHERE notes ? 'asked_at'"))
@@ -116,7 +116,7 @@ async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_
             ask_to_cancel_sync(order["id"], reason="changed their mind", requested_by="ann")
             saga.sql("UPDATE lease SET until = now() - interval '1 second'")
             easypost_server.behave()
-            await process_pending_orders(drain_seconds=0)
+            await process_pending_orders(consumer_seconds=0)
         ((outcome, waits_for, pause),) = saga.sql("SELECT outcome, waits_for, extract(epoch FROM not_before - now()) FROM customer_order")
         assert (outcome, waits_for) == (None, "carrier_unavailable"), "it may come yet"
         assert 0 < pause <= 4 * 30
@@ -124,7 +124,7 @@ async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_
         saga.sql("UPDATE order_step SET notes = notes || jsonb_build_object('asked_at', CAST(notes ->> 'asked_at' AS float) - 4 * 30)")
         saga.sql("UPDATE customer_order SET not_before = NULL")
         with environment({**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "30"}):
-            await process_pending_orders(drain_seconds=0)
+            await process_pending_orders(consumer_seconds=0)
         assert easypost_server.labels(order["id"]) == []
         assert_right(saga, {order["id"]: order}, {order["id"]: Outcome.COMPENSATED})
     finally:
@@ -139,7 +139,7 @@ async def test_a_machine_with_a_wrong_clock_waits_for_a_customer_for_as_long_as_
     """Stripe says since when; an order that has waited for a moment has not waited for hours."""
     order = stripe_saga.asking(unique)
     intake.submit([order])
-    nursery.drain(clock=[wrong], env=QUICK).wait(60)
+    nursery.consumer(clock=[wrong], env=QUICK).wait(60)
     ((outcome, waits_for, pause),) = stripe_saga.sql(
         "SELECT outcome, waits_for, extract(epoch FROM not_before - now()) FROM customer_order"
     )
@@ -149,7 +149,7 @@ async def test_a_machine_with_a_wrong_clock_waits_for_a_customer_for_as_long_as_
     assert entry["status"] == "requires_action", "the customer can still answer"
     stripe_saga.stripe.authenticate(entry["id"], success=True)
     stripe_saga.sql("UPDATE customer_order SET not_before = NULL")
-    nursery.drain(clock=[wrong], env=QUICK).wait(60)
+    nursery.consumer(clock=[wrong], env=QUICK).wait(60)
     assert report.read([unique])[unique].outcome is Outcome.COMPLETED
     assert stripe_saga.charges(unique) == 1
     assert stripe_saga.shipments(unique) == 1

@@ -21,11 +21,11 @@ QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
 
 def work_in_both_lanes(nursery: Nursery, orders: Orders, env: dict[str, str]) -> tuple[list[Process], list[Process]]:
-    """Two drains on what is submitted, and runs of their own for the last orders, which are not."""
+    """Two consumers on what is submitted, and runs of their own for the last orders, which are not."""
     *waiting, a, b, c, d = orders.values()
     intake.submit(waiting)
-    drains = [nursery.drain(300, batch_size=8, env=env) for _ in range(2)]
-    return drains, [nursery.order(order, env=env) for order in (a, b, c, d)]
+    consumers = [nursery.consumer(300, batch_size=8, env=env) for _ in range(2)]
+    return consumers, [nursery.order(order, env=env) for order in (a, b, c, d)]
 
 
 async def let_all_end(world: World, orders: Orders, seconds: float = 60) -> None:
@@ -68,7 +68,7 @@ async def test_restarts(frail: World, frail_postgres: EmbeddedPostgres, nursery:
     first = mixed(unique, 90, flaky=False)
     more = {mode: mixed(f"{unique}-{mode}", 30, flaky=False) for mode in ("smart", "fast", "immediate")}
     orders = first.copy()
-    drains, own_runs = work_in_both_lanes(nursery, first, QUICK)
+    consumers, own_runs = work_in_both_lanes(nursery, first, QUICK)
     await let_some_end(frail, 1)
     for mode, fresh in more.items():
         await asyncio.to_thread(frail_postgres.stop, mode, 2 if mode == "smart" else 30)
@@ -79,7 +79,7 @@ async def test_restarts(frail: World, frail_postgres: EmbeddedPostgres, nursery:
     await let_all_end(frail, orders)
     for run in own_runs:
         run.wait(30)
-    assert all(drain.running() for drain in drains)
+    assert all(consumer.running() for consumer in consumers)
     await let_all_mails_go(frail)
     assert_right(frail, orders)
     assert_mails(frail, orders)
@@ -88,7 +88,7 @@ async def test_restarts(frail: World, frail_postgres: EmbeddedPostgres, nursery:
 async def test_connections_are_cut_again_and_again(frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str) -> None:
     orders = mixed(unique, 120, flaky=False)
     database = urlsplit(frail.database_url).path.lstrip("/")
-    drains, own_runs = work_in_both_lanes(nursery, orders, QUICK)
+    consumers, own_runs = work_in_both_lanes(nursery, orders, QUICK)
     await let_some_end(frail, 1)
     cuts = 0
     while cuts < 6 and not all_ended(frail, orders):
@@ -98,7 +98,7 @@ async def test_connections_are_cut_again_and_again(frail: World, frail_postgres:
     await let_all_end(frail, orders)
     for run in own_runs:
         run.wait(30)
-    assert all(drain.running() for drain in drains)
+    assert all(consumer.running() for consumer in consumers)
     await let_all_mails_go(frail)
     assert_right(frail, orders)
     assert_mails(frail, orders)
@@ -117,11 +117,11 @@ async def test_commits_are_refused_or_their_answers_lost(frail: World, proxy: Pr
     """One commit in eight: of claims, intents, effects, results, outcomes, renewals, and of submitting."""
     orders = mixed(unique, 60, flaky=False)
     proxy.share = 0.12
-    drains, own_runs = work_in_both_lanes(nursery, orders, {**QUICK, "DATABASE_URL": proxy.url})
+    consumers, own_runs = work_in_both_lanes(nursery, orders, {**QUICK, "DATABASE_URL": proxy.url})
     await let_all_end(frail, orders, 90)
     for run in own_runs:
         run.wait(30)
-    assert all(drain.running() for drain in drains)
+    assert all(consumer.running() for consumer in consumers)
     proxy.share = 0
     await let_all_mails_go(frail)
     assert min(proxy.fates[fate] for fate in Fate) > 2, proxy.fates

@@ -71,18 +71,18 @@ async def own_runs(orders: list[dict[str, Any]]) -> None:
 
 async def pending_lane(orders: list[dict[str, Any]]) -> None:
     intake.submit(orders)
-    async with draining():
+    async with consuming():
         await all_ended([each["id"] for each in orders], 90)
 
 
 @asynccontextmanager
-async def draining() -> Any:
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+async def consuming() -> Any:
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
     try:
-        yield drain
+        yield consumer
     finally:
-        drain.cancel()
-        await asyncio.gather(drain, return_exceptions=True)
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
 
 
 async def all_ended(order_ids: list[str], seconds: float) -> None:
@@ -238,16 +238,16 @@ async def told(began: datetime, name: str, times: int) -> None:
 
 
 async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble: World, sandbox: Sandbox, unique: str) -> None:
-    """The gateway's process is killed while orders are being charged, and comes back on the same port and ledger. Meanwhile the drain
+    """The gateway's process is killed while orders are being charged, and comes back on the same port and ledger. Meanwhile the consumer
     goes on with orders that do not need it. Nothing is undone, nothing is charged twice."""
     began = datetime.now(UTC)
     trouble.misbehave(latency_ms=150)
     ids = [f"OUTAGE-{unique}-{i}" for i in range(60)]
     intake.submit([order(order_id) for order_id in ids])
-    async with draining() as drain:
+    async with consuming() as consumer:
 
         async def some_are_charged() -> bool:
-            return await asyncio.to_thread(trouble.charges, ids[0]) == 1  # beside the drain, which shares this loop
+            return await asyncio.to_thread(trouble.charges, ids[0]) == 1  # beside the consumer, which shares this loop
 
         await until(some_are_charged, 30, "the first charges")
         kill(sandbox)
@@ -263,8 +263,8 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble
         intake.submit([order(order_id) for order_id in more])
         intake.submit([order(f"BAD-{unique}", items=[]), an_order(f"SHORT-{unique}", product="OUT-OF-STOCK")])
         await all_ended(list(others), 15)
-        assert {i: end.outcome for i, end in report.read(list(others)).items()} == others, "the drain is not held"
-        assert not drain.done()
+        assert {i: end.outcome for i, end in report.read(list(others)).items()} == others, "the consumer is not held"
+        assert not consumer.done()
         open_now = trouble.sql("SELECT count(*) FROM customer_order WHERE outcome IS NULL")[0][0]
         assert open_now >= len(more)
         assert trouble.sql("SELECT count(*) FROM customer_order WHERE failure IS NOT NULL")[0][0] == 0, "nothing is being undone"
@@ -304,7 +304,7 @@ async def test_a_refund_waits_for_a_gateway_that_is_away(trouble: World, sandbox
         faults=[{"fault": Fault.RESET_BEFORE if dead == "resetting" else Fault.LATE, "move": move} for move in (Move.FIND, Move.REFUND)]
     )
     intake.submit([order(order_id, country="AQ") for order_id in ids])
-    async with draining():
+    async with consuming():
 
         async def postpone() -> bool:
             rows = trouble.sql("SELECT count(*) FROM customer_order WHERE failure IS NOT NULL AND lease_id IS NULL AND not_before > now()")

@@ -110,13 +110,13 @@ OUTSIDE = [
 @pytest.mark.slow
 @pytest.mark.parametrize("forget_keys", [False, True], ids=["the gateway remembers keys", "it forgets them"])
 async def test_who_wakes_up_writes_nothing(saga: World, nursery: Nursery, unique: str, forget_keys: bool) -> None:
-    """Every second process is a run of its own, the others are drains; the other way round at the other gateway."""
+    """Every second process is a run of its own, the others are consumers; the other way round at the other gateway."""
     stock_up(saga)
     saga.misbehave(forget_keys=forget_keys)
     try:
         orders, paused = pause_everywhere(saga, nursery, unique, PAUSES, own_runs=forget_keys)
 
-        rescue = nursery.drain(env={**QUICK, "LEASE_SECONDS": "30"})
+        rescue = nursery.consumer(env={**QUICK, "LEASE_SECONDS": "30"})
         rescue.wait_until(lambda: all_ended(saga), 60, "another to take them all over")
         assert {row.takeovers for row in saga.sql("SELECT takeovers FROM customer_order")} == {1}
         assert_right(saga, orders)
@@ -159,7 +159,7 @@ def outside(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own_runs", [False, True], ids=["even ones are drains", "odd ones are drains"])
+@pytest.mark.parametrize("own_runs", [False, True], ids=["even ones are consumers", "odd ones are consumers"])
 async def test_who_wakes_up_does_nothing_twice_outside(
     saga: World, outside: Outside, nursery: Nursery, unique: str, own_runs: bool
 ) -> None:
@@ -174,7 +174,7 @@ async def test_who_wakes_up_does_nothing_twice_outside(
             ask_to_cancel_sync(order_id, reason="changed their mind", requested_by="ann")
     saga.sql("UPDATE outbox SET next_attempt_at = now() WHERE sent_at IS NULL")
 
-    nursery.drain(env={**QUICK, "LEASE_SECONDS": "30"}).wait(90)
+    nursery.consumer(env={**QUICK, "LEASE_SECONDS": "30"}).wait(90)
     taken_over = {row.id for row in saga.sql("SELECT id FROM customer_order WHERE takeovers = 1")}
     assert taken_over == {order_id for order_id, pause in pauses.items() if not pause.sends}
     assert_right(saga, orders, ends, shelf=outside.shelf)
@@ -223,7 +223,7 @@ def pause_everywhere(
     """A process for each pause, stopped there with an order of its own."""
     orders: Orders = {}
     started: list[tuple[Pause, str, Process]] = []
-    # Drains first, one after the other: each takes what is waiting. Runs of their own take their own orders, all at once.
+    # Consumers first, one after the other: each takes what is waiting. Runs of their own take their own orders, all at once.
     for pause in in_their_sequence(pauses, own_runs):
         i = pauses.index(pause)
         order = order_of(pause.kind, f"{unique}-{i}", **({"card": "0341"} if pause is WAITING else {}))
@@ -233,7 +233,7 @@ def pause_everywhere(
             started.append((pause, order["id"], nursery.order(order, **lane)))
         else:
             intake.submit([order])
-            started.append((pause, order["id"], nursery.drain(**lane)))
+            started.append((pause, order["id"], nursery.consumer(**lane)))
             let_it_come_to_its_pause(saga, *started[-1])
     for each in started:
         let_it_come_to_its_pause(saga, *each)

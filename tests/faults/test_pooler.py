@@ -40,17 +40,17 @@ async def test_orders_reach_their_right_outcomes_behind_a_pooler_in_transaction_
     *waiting, a, b, c, d = orders.values()
     with environment({"DATABASE_URL": behind}):
         intake.submit(waiting)
-    drains = [nursery.drain(300, batch_size=8, env=env) for _ in range(2)]
+    consumers = [nursery.consumer(300, batch_size=8, env=env) for _ in range(2)]
     runs = [nursery.order(order, env=env) for order in (a, b, c, d)]
     await let_all_end(frail, orders)
     for run in runs:
         run.wait(30)
-    assert all(drain.running() for drain in drains)
+    assert all(consumer.running() for consumer in consumers)
     await let_all_mails_go(frail)
     assert all_ended(frail, orders)
     assert_right(frail, orders)
     assert_mails(frail, orders)
-    said = "\n".join(process.log.read_text() for process in (*drains, *runs))
+    said = "\n".join(process.log.read_text() for process in (*consumers, *runs))
     for error in ("DuplicatePreparedStatement", "InvalidSqlStatementName", "StepBroken", "failed unexpectedly"):
         assert error not in said
 

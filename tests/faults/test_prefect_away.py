@@ -103,12 +103,12 @@ async def test_the_server_dies_while_a_worker_s_run_is_under_way(
 async def test_the_server_goes_away_in_the_middle(
     deployed: World, frail_prefect: PrefectServer, nursery: Nursery, unique: str, how: str
 ) -> None:
-    """Drains and runs of their own that are under way take their orders to their ends without it, and the next ones with it."""
+    """Consumers and runs of their own that are under way take their orders to their ends without it, and the next ones with it."""
     orders = mixed(unique, 40)
     *waiting, a, b = orders.values()
     submit_orders(waiting)
     deployed.misbehave(latency_ms=300)
-    drains = [nursery.drain(20, batch_size=8, env=ENV) for _ in range(2)]
+    consumers = [nursery.consumer(20, batch_size=8, env=ENV) for _ in range(2)]
     own_runs = [nursery.order(order, env=ENV) for order in (a, b)]
 
     async def instance() -> bool:
@@ -131,11 +131,11 @@ async def test_the_server_goes_away_in_the_middle(
     assert_right(deployed, orders)
     if how == "killed":
         await asyncio.to_thread(frail_prefect.start)
-    for process in [*drains, *own_runs]:
+    for process in [*consumers, *own_runs]:
         process.gone(120)
 
     more = mixed(f"{unique}-later", 10)
     submit_orders(more.values())
-    nursery.drain(env=ENV).wait(90)
+    nursery.consumer(env=ENV).wait(90)
     assert_right(deployed, orders | more)
     assert_mails(deployed, orders | more)

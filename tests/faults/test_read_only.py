@@ -106,7 +106,7 @@ async def test_a_read_only_primary_undoes_no_order(
     database = urlsplit(frail.database_url).path.lstrip("/")
     orders = mixed(f"{unique}-lane", 60, flaky=False)
     intake.submit(list(orders.values()))
-    drains = [nursery.drain(300, batch_size=8, env=QUICK) for _ in range(2)]
+    consumers = [nursery.consumer(300, batch_size=8, env=QUICK) for _ in range(2)]
     runs: list[Process] = []
     await let_some_end(frail, 1)
     with environment({"ORDERS_API_KEY": KEY}), served() as client:
@@ -120,7 +120,7 @@ async def test_a_read_only_primary_undoes_no_order(
                         cut(frail_postgres.url("postgres"), database)
                     begun = [nursery.order(order, env=QUICK) for order in own.values()]
                     runs += begun
-                    for run in (*begun, *drains):
+                    for run in (*begun, *consumers):
                         run.wait_until(lambda run=run: has_met_it(run), 20, "it to meet the read-only database")  # type: ignore[misc]
                     assert client.get("/health").status_code == 503
                     answered = sender.answers[503]
@@ -132,7 +132,7 @@ async def test_a_read_only_primary_undoes_no_order(
     await let_all_end(frail, orders)
     assert health.status_code == 200
     assert {run.wait(30) for run in runs} <= {"Completed", "Compensated", "Out of stock"}
-    assert all(drain.running() for drain in drains)
+    assert all(consumer.running() for consumer in consumers)
     await let_all_mails_go(frail)
     assert all_ended(frail, orders)
     assert_right(frail, orders)

@@ -31,7 +31,7 @@ _SILENCE_SECONDS = 240
 async def test_a_run_that_falls_silent_has_crashed_and_its_order_is_recovered(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, tmp_path: Path, unique: str
 ) -> None:
-    """No schedule runs here, and no drain: only the automations can have done it."""
+    """No schedule runs here, and no consumer: only the automations can have done it."""
     ensure_automations()
     order = order_of("good", unique, payment_info={"method": "credit_card", "card_last4": "0341"})
     run = await asyncio.to_thread(start_own_run, take_in(order))

@@ -180,7 +180,7 @@ async def test_an_order_in_the_middle_of_its_payment_waits_and_completes(
     with environment({"LEASE_SECONDS": "4", "PAYMENT_TIMEOUT_SECONDS": "2"}):
         if batch:
             await asyncio.to_thread(intake.submit, orders)
-            await process_pending_orders(drain_seconds=0)
+            await process_pending_orders(consumer_seconds=0)
         else:
             await process_order(orders[0])
     await falling
@@ -201,7 +201,7 @@ async def test_silent_for_longer_than_any_step_may_take(
     *waiting, a, b = orders.values()
     intake.submit(waiting)
     env = {"LEASE_SECONDS": "4", "POLL_SECONDS": "0.2"}
-    drains = [nursery.drain(600, batch_size=8, env=env) for _ in range(2)]
+    consumers = [nursery.consumer(600, batch_size=8, env=env) for _ in range(2)]
     own_runs = [nursery.order(order, env=env) for order in (a, b)]
 
     async def some() -> bool:
@@ -221,5 +221,5 @@ async def test_silent_for_longer_than_any_step_may_take(
     await until(ended, 90, "all orders to end")
     for run in own_runs:
         run.wait(30)
-    assert all(drain.running() for drain in drains)
+    assert all(consumer.running() for consumer in consumers)
     assert_right(frail, orders)

@@ -101,8 +101,8 @@ async def test_a_worker_that_is_told_to_go(
         return deployed.charges(order["id"]) == 1
 
     await until(charged, 60, "the charge")
-    drain = nursery.drain(300, env={"POLL_SECONDS": "600", "LEASE_SECONDS": "300"})
-    await until(lambda: anybody_drains(deployed), 20, "the drain")
+    consumer = nursery.consumer(300, env={"POLL_SECONDS": "600", "LEASE_SECONDS": "300"})
+    await until(lambda: anybody_consumes(deployed), 20, "the consumer")
     assert worker.pid is not None
     os.kill(worker.pid, signal.SIGTERM)
 
@@ -110,7 +110,7 @@ async def test_a_worker_that_is_told_to_go(
         return all_ended(deployed)
 
     await until(ended, 20, "the order to end elsewhere")
-    assert drain.running()
+    assert consumer.running()
     assert_right(deployed, {order["id"]: order})
 
     async def shown() -> bool:
@@ -119,7 +119,7 @@ async def test_a_worker_that_is_told_to_go(
     await until(shown, 30, "the run to be shown as crashed")
 
 
-async def anybody_drains(world: World) -> bool:
+async def anybody_consumes(world: World) -> bool:
     return bool(world.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7236115"))
 
 
@@ -132,7 +132,7 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(s
     intake.submit(waiting)
     saga.misbehave(latency_ms=10_000)
     try:
-        going = [nursery.drain(300, **slow), nursery.order(own, **slow)]
+        going = [nursery.consumer(300, **slow), nursery.order(own, **slow)]
 
         async def paying() -> bool:
             rows = saga.sql(
@@ -146,7 +146,7 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(s
     finally:
         saga.misbehave(latency_ms=0)
     held = {row.id for row in saga.sql("SELECT id FROM customer_order WHERE outcome IS NULL")}
-    others = nursery.drain(300, **slow)
+    others = nursery.consumer(300, **slow)
     await until(lambda: holds(saga, others.pid), 20, "another worker")
 
     asked = time.monotonic()
@@ -170,11 +170,11 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(s
     assert took < GRACE_SECONDS + 3, f"{len(held)} orders waited for {took:.1f} s"
 
 
-async def test_sigterm_that_interrupts_a_background_task_ends_a_drain(saga: World, nursery: Nursery) -> None:
+async def test_sigterm_that_interrupts_a_background_task_ends_a_consumer(saga: World, nursery: Nursery) -> None:
     """Prefect's handler raises in whichever task is running: here in the one that sends mail."""
-    drain = nursery.drain(300, stop_at="shop.notifications.outbox:is_due:before", stop_by=signal.SIGTERM)
-    await asyncio.to_thread(drain.gone, 20)
-    assert drain.code != 0
+    consumer = nursery.consumer(300, stop_at="shop.notifications.outbox:is_due:before", stop_by=signal.SIGTERM)
+    await asyncio.to_thread(consumer.gone, 20)
+    assert consumer.code != 0
     assert not saga.sql("SELECT 1 FROM lease")
 
 

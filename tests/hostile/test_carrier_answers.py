@@ -190,7 +190,7 @@ async def test_what_is_missing_or_of_another_kind_is_not_believed(easypost_serve
 async def settle(saga: World, order_ids: list[str]) -> None:
     """Lets all orders end; what they are put off for is over at once."""
     for _ in range(20):
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         if all(end.outcome is not None for end in report.read(order_ids).values()):
             return
         saga.sql("UPDATE customer_order SET not_before = NULL")

@@ -32,7 +32,7 @@ def consume(world: World, nursery: Nursery, deadly: tuple[str, str], *, batch_si
         if consumer is not None and not consumer.running():
             assert consumer.code == -9, f"a consumer ended by itself ({consumer.code})"
             deaths, consumer = deaths + 1, None
-        consumer = consumer or nursery.drain(600, batch_size=batch_size, env=QUICK, deadly=deadly)
+        consumer = consumer or nursery.consumer(600, batch_size=batch_size, env=QUICK, deadly=deadly)
         time.sleep(0.05)
     if consumer is not None:
         consumer.signal(signal.SIGKILL)  # else it may take up what a test does next
@@ -107,7 +107,7 @@ async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
     async def ended() -> bool:
         return bool(saga.order(deadly).outcome)
 
-    nursery.drain(600, batch_size=8, env=QUICK)
+    nursery.consumer(600, batch_size=8, env=QUICK)
     await until(ended, 40, "whoever is not killed by it to end it")
     assert saga.order(deadly).outcome == Outcome.COMPLETED
     assert {saga.charges(order_id) for order_id in [deadly, *good]} == {1}

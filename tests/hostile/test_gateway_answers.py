@@ -119,7 +119,7 @@ async def test_no_lie_ships_without_a_charge_or_moves_more_than_the_charge(saga:
     lies = dict(zip(orders, LIES, strict=True))
     use(LyingGateway(ledger, lies))
     intake.submit(orders.values())
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     ends = report.read(list(orders))
     wrong = [f"{lies[order_id]}: {why}" for order_id in orders for why in judge(saga, ledger, order_id, ends[order_id])]
     assert not wrong, "\n".join(wrong)

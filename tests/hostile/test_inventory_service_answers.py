@@ -134,7 +134,7 @@ async def test_no_order_is_refused_because_another_s_items_are_short(stocked: Wo
 async def settle(saga: World, order_ids: list[str]) -> None:
     """Lets all orders end; what they are put off for is over at once."""
     for _ in range(20):
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         open_ = saga.sql(
             "SELECT 1 FROM customer_order WHERE outcome IS NULL OR (cancel_requested_at IS NOT NULL AND outcome = 'completed')"
         )

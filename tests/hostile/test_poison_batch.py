@@ -52,7 +52,7 @@ def test_good_orders_complete_beside_many_that_take_long_to_refuse(
     every = bad // good
     mixed = [order for i in range(good) for order in (*poison[i * every : (i + 1) * every], fine[i])]
     intake.submit(mixed)
-    consumer, most, end = nursery.drain(batch_size=1000), 0.0, time.monotonic() + 120 * PATIENCE
+    consumer, most, end = nursery.consumer(batch_size=1000), 0.0, time.monotonic() + 120 * PATIENCE
     while consumer.running():
         most = max(most, peak(consumer))
         assert time.monotonic() < end, "the orders do not come to their ends"

@@ -60,7 +60,7 @@ def outcomes(world: World, ids: list[str]) -> set[str | None]:
 @asynccontextmanager
 async def consuming(**env: str) -> AsyncIterator[None]:
     with environment({"POLL_SECONDS": "0.2", **env}):
-        consumer = asyncio.create_task(process_pending_orders(drain_seconds=300))
+        consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
         try:
             yield
         finally:
@@ -86,7 +86,7 @@ async def test_an_end_that_cannot_be_written_is_one_orders_own(
     spoiler = Spoiler(saga, "spoiled_end", f"{ENDING} AND NEW.id = '{culprit}'")
     if recover:
         saga.sql("UPDATE customer_order SET fence = 1")
-    await (recover_orders() if recover else process_pending_orders(drain_seconds=0))
+    await (recover_orders() if recover else process_pending_orders(consumer_seconds=0))
     assert outcomes(saga, others) == {outcome}
     row = saga.order(culprit)
     assert (row.outcome, row.lease_id, row.lone_deaths) == (None, None, 0)
@@ -94,7 +94,7 @@ async def test_an_end_that_cannot_be_written_is_one_orders_own(
 
     spoiler.end()
     saga.sql("UPDATE customer_order SET not_before = NULL")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert outcomes(saga, [culprit]) == {outcome}
     assert {saga.money(order["id"]) for order in orders} == {money}
     assert {saga.charges(order["id"]) for order in orders} == {int(money[0] > 0)}
@@ -158,7 +158,7 @@ async def test_the_pause_of_an_order_that_cannot_end_grows(saga: World, unique: 
     for _ in range(4):
         saga.sql("UPDATE customer_order SET not_before = NULL")
         began = saga.sql("SELECT clock_timestamp()")[0][0]
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         row = saga.order(culprit)
         fences.append(row.fence)
         assert (row.not_before - began).total_seconds() >= 2**row.fence, "however long a round takes, it was put off only within it"
@@ -173,13 +173,13 @@ async def test_an_order_that_cannot_be_claimed_keeps_nobody_from_the_others(saga
     if recover:
         saga.sql("UPDATE customer_order SET fence = 1")
     saga.sql("""UPDATE customer_order SET failure = '"unreadable"', failing_step = 'check_inventory' WHERE id = :id""", id=culprit)
-    await (recover_orders() if recover else process_pending_orders(drain_seconds=0))
+    await (recover_orders() if recover else process_pending_orders(consumer_seconds=0))
     assert outcomes(saga, others) == {Outcome.COMPLETED}
     assert {saga.charges(order_id) for order_id in others} == {1}
     row = saga.order(culprit)
     assert (row.outcome, row.lease_id) == (None, None)
     saga.sql("UPDATE customer_order SET failure = NULL, failing_step = NULL, not_before = NULL")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert outcomes(saga, [culprit]) == {Outcome.COMPLETED}
     assert saga.stock(PRODUCT) == (STOCK - 6, 0)
     saga.assert_books_balance()

@@ -26,7 +26,7 @@ from shop.inventory.errors import InventoryUnavailable
 from shop.inventory.service.client import ServiceInventory
 from shop.monitoring.traces.sender import Sender
 from shop.notifications.crm import Receiver, Webhook
-from shop.notifications.delivery_result import End
+from shop.notifications.delivery_result import DeliveryResult
 from shop.payments.errors import PaymentGatewayError
 from shop.payments.sandbox.client import SandboxGateway
 from shop.payments.stripe.gateway import StripeGateway
@@ -79,10 +79,10 @@ async def _stripe(url: str) -> Any:
         await gateway.aclose()
 
 
-async def _crm(url: str) -> End:
-    ends: list[End] = []
+async def _crm(url: str) -> DeliveryResult:
+    ends: list[DeliveryResult] = []
 
-    async def tell(_: int, end: End) -> bool:
+    async def tell(_: int, end: DeliveryResult) -> bool:
         ends.append(end)
         return True
 
@@ -172,7 +172,7 @@ async def endless(head: bytes, part: bytes, pause: float = 0) -> AsyncIterator[s
             writer.write(head)
             while True:
                 writer.write(part)
-                await writer.drain()
+                await writer.consumer()
                 with suppress(TimeoutError):
                     if await asyncio.wait_for(reader.read(100), pause) == b"":
                         return
@@ -280,7 +280,7 @@ async def test_an_answer_that_breaks_the_client_is_no_clear_no(whom: str, kind: 
     match said:
         case PaymentGatewayError():
             assert said.retryable
-        case End():
+        case DeliveryResult():
             assert said.what == "later"
         case str():
             assert said

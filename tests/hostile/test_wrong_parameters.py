@@ -24,7 +24,7 @@ DEPLOYED = {each["name"]: each for each in yaml.safe_load((HOME / "prefect.yaml"
 LOOKED_AT_ELSEWHERE = {"process-order"}
 """An order is validated as an order, and rejected with its reasons."""
 NUMBERS: dict[tuple[str, str], list[float]] = {
-    ("process-pending-orders", "drain_seconds"): [-1, -0.001, 86_401, 1e300],
+    ("process-pending-orders", "consumer_seconds"): [-1, -0.001, 86_401, 1e300],
     ("process-pending-orders", "batch_size"): [-1, 0, 5_001, 10**30, 0.5],
     ("reconcile-payments", "since_hours"): [-1, 0, 24 * 3660 + 1, 1e300],
     ("show-dashboard", "hours"): [-3, 0, 24 * 366 + 1, 1e300],
@@ -95,8 +95,8 @@ def test_the_flow_refuses_a_number_beyond_its_bounds(deployment: str, name: str)
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(ParameterTypeError) as refused:
-        process_pending_orders.validate_parameters({"drain_seconds": -1, "batch_size": 0})
-    assert "drain_seconds" in str(refused.value)
+        process_pending_orders.validate_parameters({"consumer_seconds": -1, "batch_size": 0})
+    assert "consumer_seconds" in str(refused.value)
     assert "batch_size" in str(refused.value)
 
 
@@ -109,13 +109,13 @@ def test_the_day_of_a_report_is_one_that_can_be(day: object) -> None:
 async def test_a_consumer_that_was_asked_for_nonsense_ends_and_holds_nothing(saga: World, unique: str) -> None:
     order_id = f"FORM-{unique}"
     intake.submit([an_order(order_id)])
-    for wrong in ({"batch_size": -1, "drain_seconds": 0}, {"batch_size": 0}, {"drain_seconds": -1}):
+    for wrong in ({"batch_size": -1, "consumer_seconds": 0}, {"batch_size": 0}, {"consumer_seconds": -1}):
         state = await process_pending_orders(**wrong, return_state=True)  # type: ignore[call-overload]
         assert state.is_failed()
         with pytest.raises(ParameterTypeError):
             await state.result()
     assert saga.sql("SELECT 1 FROM lease") == []
     assert saga.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7236115") == []
-    await process_pending_orders(batch_size=1, drain_seconds=0)
+    await process_pending_orders(batch_size=1, consumer_seconds=0)
     assert saga.order(order_id).outcome == Outcome.COMPLETED
     assert saga.charges(order_id) == 1

@@ -258,7 +258,7 @@ async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
     assert metrics.steps is not None
     (act,) = metrics.steps
     undos = act.compensations
-    assert (act.put_off + undos.put_off, act.commands + undos.commands) == (metrics.events.put_off, metrics.events.total_events)
+    assert (act.postponed + undos.postponed, act.commands + undos.commands) == (metrics.events.postponed, metrics.events.total_events)
     assert act.failures.get(code, 0) == act.failed
     now = datetime.now(UTC)
     (figures,) = (await read_figures(now - timedelta(hours=1), now + timedelta(hours=1))).steps
@@ -274,10 +274,10 @@ async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
         if sample.name in {"order_saga_steps_total", "order_saga_compensations_total"} and sample.labels["step"] == "act"
     }
     return {
-        "status": (metrics.events.put_off, metrics.events.total_events, metrics.events.failed),
+        "status": (metrics.events.postponed, metrics.events.total_events, metrics.events.failed),
         "dashboard": (figures.ended, figures.failed),
         "Prometheus": tuple(
-            told.get((f"{what}_total", result), 0) for what in ("steps", "compensations") for result in ("failed", "put_off")
+            told.get((f"{what}_total", result), 0) for what in ("steps", "compensations") for result in ("failed", "postponed")
         ),
     }
 
@@ -394,7 +394,7 @@ async def test_a_service_that_answers_byte_by_byte_does_not_block(shop: Shop, mo
             await reader.read(1)
             while not ended.is_set():
                 writer.write(b"H")
-                await writer.drain()
+                await writer.consumer()
                 await asyncio.sleep(0.2)
         writer.close()
 

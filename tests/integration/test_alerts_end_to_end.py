@@ -68,7 +68,7 @@ async def test_a_gateway_that_is_away_and_comes_back(
     saga.misbehave(faults=[{"fault": Fault.RESET_BEFORE, "move": move} for move in Move])
     order_ids = [f"AWAY-{unique}-{number}" for number in range(3)]
     intake.submit([an_order(order_id) for order_id in order_ids])
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
     totals = {"raised": 0, "cleared": 0}
 
     async def watched(what: str) -> bool:
@@ -98,8 +98,8 @@ async def test_a_gateway_that_is_away_and_comes_back(
         await until(lambda: watched("cleared"), 60, "the all-clear")
     finally:
         saga.misbehave(faults=[])
-        drain.cancel()
-        await asyncio.gather(drain, return_exceptions=True)
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
     await notify_alert()
     await notify_alert()
     assert alerts(inbox)[1:] == ["[The Shop] cleared: the payment gateway (sandbox) is unavailable"]

@@ -321,7 +321,7 @@ async def test_one_that_has_shipped_in_its_workers_hand_is_not_completed_but_ret
         await ask_to_cancel(order_id, reason="changed their mind", requested_by="ann")
         assert await finish([order], ORDER_SAGA) == {}
     assert saga.order(order_id).outcome is None
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(order_id).reasons == ["returned: changed their mind"]
     assert saga.money(order_id) == (PRICE, PRICE)
     assert_undone(saga, order_id, shipped=True)
@@ -334,7 +334,7 @@ async def test_a_batch_goes_on_without_those_that_are_cancelled(saga: World, uni
     gone = [order["id"] for order in orders[::3]]
     for order_id in gone:
         await ask_to_cancel(order_id, reason="r", requested_by="ann")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     for order in orders:
         if order["id"] in gone:
             assert_undone(saga, order["id"])
@@ -359,8 +359,8 @@ async def test_cancelling_and_shipping_at_once(saga: World, unique: str, forget_
     stages = ["check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "notify_customer"]
     wanted = {order_id: stages[i % len(stages)] for i, order_id in enumerate(ids[:38])}
     _, _, asked, *_ = await asyncio.gather(
-        process_pending_orders(drain_seconds=0),
-        process_pending_orders(drain_seconds=0),
+        process_pending_orders(consumer_seconds=0),
+        process_pending_orders(consumer_seconds=0),
         _ask_when_they_are_there(wanted),
         *(process_order(order, return_state=True) for order in orders[35:]),
     )
@@ -504,12 +504,12 @@ async def test_from_python_with_the_database_only(saga: World, unique: str) -> N
     assert preview_from_python(order_id).refund == PRICE
     seen = cancel_from_python(order_id, reason="r", requested_by="ann", confirmed=False)
     assert isinstance(seen, CancelPreview)
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
     try:
         done = await asyncio.to_thread(cancel_from_python, order_id, reason="r", requested_by="ann", confirmed=True, timeout=60)
     finally:
-        drain.cancel()
-        await asyncio.gather(drain, return_exceptions=True)
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
     assert isinstance(done, OrderOutcome)
     assert done.outcome is Outcome.COMPENSATED
     assert saga.money(order_id) == (PRICE, PRICE)

@@ -41,7 +41,7 @@ from shop.payments.gateways import gateway
 from shop.reconciliation.books import read_books
 from shop.reconciliation.repair import refund_ended
 from shop.review import attention
-from shop.review import resolution as desk
+from shop.review import resolution as review
 from shop.review.advice import advice
 from shop.review.errors import (
     AlreadyResolved,
@@ -122,20 +122,20 @@ async def test_an_order_reaches_the_desk_and_the_ui(saga: World, unique: str) ->
     assert not any(private in everything for private in ("@", "John", "0259", "Main St")), "no customer data"
 
 
-async def test_the_pending_lane_shows_the_desk_while_it_drains(saga: World, unique: str) -> None:
+async def test_the_pending_lane_shows_the_desk_while_it_consumes(saga: World, unique: str) -> None:
     orders = [an_order(f"LANE-{unique}-{i}", card="0259", country="AQ") for i in range(5)]
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
     try:
         intake.submit(orders)
 
         async def all_shown() -> bool:
             return {order["id"] for order in orders} <= set((await shown())[0])
 
-        await until(all_shown, 40, "the artifact, from a drain that goes on")
-        assert not drain.done()
+        await until(all_shown, 40, "the artifact, from a consumer that goes on")
+        assert not consumer.done()
     finally:
-        drain.cancel()
-        await asyncio.gather(drain, return_exceptions=True)
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
 
 
 # -- retries
@@ -174,7 +174,7 @@ async def test_an_order_that_cannot_be_claimed_keeps_no_others_from_their_retry(
     assert (saga.money(first), saga.money(second)) == ((PRICE, 0), (PRICE, PRICE))
 
     saga.sql("UPDATE customer_order SET failure = CAST(:was AS jsonb), not_before = NULL WHERE id = :id", was=was[0], id=first)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert saga.order(first).outcome == Outcome.COMPENSATED
     assert saga.money(first) == (PRICE, PRICE)
     saga.assert_books_balance()
@@ -206,7 +206,7 @@ async def test_pauses_grow_to_their_limit(saga: World, unique: str) -> None:
 
 async def attention_again(order_id: str, retries: int) -> None:
     async with transaction() as tx:
-        await attention.put(tx, [attention.Matter(order_id, "process_payment", "USD", PRICE, "again", "refund_refused")])
+        await attention.put(tx, [attention.NewCase(order_id, "process_payment", "USD", PRICE, "again", "refund_refused")])
 
 
 async def test_many_retries_side_by_side_refund_once(saga: World, unique: str) -> None:
@@ -217,7 +217,7 @@ async def test_many_retries_side_by_side_refund_once(saga: World, unique: str) -
     await asyncio.gather(
         *(retry_compensations() for _ in range(3)),
         *(resolve_order(order_ids[0], Resolution.RETRY_NOW, "ann", return_state=True) for _ in range(2)),
-        process_pending_orders(drain_seconds=0),
+        process_pending_orders(consumer_seconds=0),
         recover_orders(),
     )
     for order_id in order_ids:
@@ -363,12 +363,12 @@ async def test_a_charge_of_another_amount_is_settled_once_the_gateway_has_given_
 async def test_a_refund_by_hand_waits_for_a_gateway_that_does_not_answer(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"SILENT-{unique}")
     saga.misbehave(error_rate=1)
-    decided = desk.decision(order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="transfer 4711")
+    decided = review.decision(order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="transfer 4711")
     with pytest.raises(GatewayNotAsked, match="Choose hold"):
-        await desk.resolve(decided)
+        await review.resolve(decided)
     saga.misbehave(error_rate=0)
     assert entries(saga, order_id) == []
-    assert await desk.resolve(decided)
+    assert await review.resolve(decided)
 
 
 async def test_written_off(saga: World, unique: str) -> None:
@@ -431,16 +431,16 @@ async def test_a_held_order_is_not_retried_until_told_to(saga: World, unique: st
 
 async def test_from_python_with_the_database_only(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"PYTHON-{unique}")
-    (matter,) = orders_that_need_attention()
-    assert (matter.order_id, matter.amount_at_risk) == (order_id, PRICE)
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+    (case,) = orders_that_need_attention()
+    assert (case.order_id, case.amount_at_risk) == (order_id, PRICE)
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
     try:
         ended = await asyncio.to_thread(
             resolve_from_python, order_id, "refunded_by_hand", resolved_by="ann", reference="transfer 1", timeout=60
         )
     finally:
-        drain.cancel()
-        await asyncio.gather(drain, return_exceptions=True)
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
     assert ended.outcome is Outcome.COMPENSATED
     assert getpass.getuser() in entries(saga, order_id)[0].started_by
     saga.assert_books_balance()
@@ -460,10 +460,10 @@ async def test_wrong_use_changes_nothing_and_says_what_to_do(saga: World, unique
     with pytest.raises(ResolutionIncomplete, match="reason is missing"):
         await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann", reference="not a reason")
     with pytest.raises(ResolutionIncomplete, match="card number") as told:
-        desk.decision(order_id, "written_off", resolved_by="ann", reason="card 4242 4242 4242 4242")
+        review.decision(order_id, "written_off", resolved_by="ann", reason="card 4242 4242 4242 4242")
     assert "4242" not in str(told.value)
     with pytest.raises(ResolutionIncomplete, match="one of"):
-        desk.decision(order_id, "forget it", resolved_by="ann")
+        review.decision(order_id, "forget it", resolved_by="ann")
     await process_order(an_order(f"FINE-{unique}"), return_state=True)
     with pytest.raises(NotOnTheDesk, match="it is completed"):
         await resolve_order(f"FINE-{unique}", Resolution.WRITTEN_OFF, "ann", reason="r")
@@ -474,16 +474,16 @@ async def test_wrong_use_changes_nothing_and_says_what_to_do(saga: World, unique
 async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, unique: str) -> None:
     """Or the money could go back twice."""
     order_id = await stuck(saga, f"BUSY-{unique}")
-    decided = desk.decision(order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="r")
+    decided = review.decision(order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="r")
     saga.sql("UPDATE attention SET next_retry_at = now()")
     async with transaction() as tx:
         await attention.reopen_due(tx, most=1)
     with pytest.raises(OrderBusy):
-        await desk.resolve(decided)
+        await review.resolve(decided)
     saga.misbehave(take_refunds=True)
     await recover_orders()
     with pytest.raises(AlreadyResolved, match="customer has it twice"):
-        await desk.resolve(decided)
+        await review.resolve(decided)
     assert saga.money(order_id) == (PRICE, PRICE)
     saga.assert_books_balance()
 
@@ -494,17 +494,17 @@ async def test_a_person_does_not_wait_for_a_gateway_that_is_away(saga: World, un
     order_id = await stuck(saga, f"PUTOFF-{unique}")
     saga.sql("UPDATE customer_order SET outcome = NULL, finished_at = NULL, waits_for = 'x', not_before = now() + interval '1 hour'")
     assert "'hold'" in advice(orders_that_need_attention()[0])
-    decided = desk.decision(order_id, first, resolved_by="ann", reference="transfer 4711")
-    assert await desk.resolve(decided)
+    decided = review.decision(order_id, first, resolved_by="ann", reference="transfer 4711")
+    assert await review.resolve(decided)
     if first is Resolution.HOLD:
         row = saga.order(order_id)
         assert (row.outcome, row.status, row.not_before, row.waits_for) == (Outcome.NEEDS_ATTENTION, "needs_attention", None, None)
         assert on_desk(saga, order_id).next_retry_at is None
-        assert not await desk.resolve(decided), "twice is once"
+        assert not await review.resolve(decided), "twice is once"
         assert (await retry(saga))["retried"] == 0
         assert saga.sql("SELECT amount_at_risk FROM attention") == [(PRICE,)]
         await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert saga.order(order_id).outcome == Outcome.COMPENSATED
     assert saga.money(order_id) == (PRICE, 0), "not by the gateway as well"
     assert saga.stock("PROD-001") == (100, 0)
@@ -519,10 +519,10 @@ async def test_two_people_at_once_settle_it_once(saga: World, unique: str) -> No
     def settle(number: int) -> None:
         kind = {"reference": f"r{number}"} if number % 2 else {"reason": f"r{number}"}
         chosen = Resolution.REFUNDED_BY_HAND if number % 2 else Resolution.WRITTEN_OFF
-        decided = desk.decision(order_id, chosen, resolved_by=f"person {number}", **kind)
+        decided = review.decision(order_id, chosen, resolved_by=f"person {number}", **kind)
         start.wait(20)
         try:
-            ends.append(desk.resolve_sync(decided))
+            ends.append(review.resolve_sync(decided))
         except AlreadyResolved:
             ends.append("too late")
 
@@ -598,7 +598,7 @@ async def test_a_prefect_server_that_is_away_does_not_keep_orders_from_the_desk(
     with monkeypatch.context() as gone:
         gone.setattr("flows.attention_artifact.acreate_table_artifact", away)
         order_id = await stuck(saga, f"AWAY-{unique}")
-        assert not await attention_artifact.show_desk()
+        assert not await attention_artifact.show_review_queue()
     assert on_desk(saga, order_id).resolution is None
     await retry_compensations()
     assert order_id in (await shown())[0], "the schedule shows it"

@@ -46,7 +46,7 @@ async def own_run(orders: list[dict[str, Any]]) -> None:
 
 async def pending(orders: list[dict[str, Any]]) -> None:
     intake.submit(orders)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
 
 
 LANES = pytest.mark.parametrize("lane", [own_run, pending])
@@ -133,7 +133,7 @@ async def test_a_shipped_order_that_is_cancelled_has_its_label_voided(
     await lane([an_order(unique)])
     on_hand = shipping.stock("PROD-001")[0]
     _cancel(unique)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPENSATED
     assert easypost_server.good_labels(unique) == 0
     assert shipping.stock("PROD-001") == (on_hand + 1, 0)
@@ -145,7 +145,7 @@ async def test_after_it_was_handed_over_it_is_a_return(shipping: World, easypost
     await own_run([an_order(unique)])
     easypost_server.scan(unique)
     _cancel(unique)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPENSATED
     assert easypost_server.good_labels(unique) == 1, "it is on its way"
     assert shipping.journal(unique)["fulfill_order"].undo_result["label"] == "handed_over"
@@ -159,8 +159,8 @@ async def test_a_label_that_is_not_taken_back_is_for_a_person(shipping: World, e
     when("after buying a label", lambda: _cancel(unique))
     await own_run([an_order(unique)])
     assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
-    (matter,) = shipping.sql("SELECT step, error_code, amount_at_risk FROM attention WHERE order_id = :id", id=unique)
-    assert (matter.step, matter.error_code, matter.amount_at_risk) == ("fulfill_order", "void_refused", 0)
+    (case,) = shipping.sql("SELECT step, error_code, amount_at_risk FROM attention WHERE order_id = :id", id=unique)
+    assert (case.step, case.error_code, case.amount_at_risk) == ("fulfill_order", "void_refused", 0)
     assert shipping.money(unique) == (PRICE, PRICE)
 
 
@@ -186,13 +186,13 @@ async def test_a_carrier_that_is_away_is_waited_for(shipping: World, easypost_se
     """Orders are put off, paid and with their stock, and go on once it is back."""
     easypost_server.misbehave("create", "error_503", times=1000)
     intake.submit([an_order(unique)])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is None
     assert shipping.money(unique) == (PRICE, 0)
     assert shipping.stock("PROD-001")[1] == 1
     easypost_server.behave()
     shipping.sql("UPDATE customer_order SET not_before = NULL")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPLETED
     assert easypost_server.good_labels(unique) == 1
 
@@ -202,10 +202,10 @@ async def test_a_label_that_may_yet_come_is_waited_for(shipping: World, easypost
     when("before buying a label", lambda: _cancel(unique))
     easypost_server.misbehave("buy", "lost", order_id=unique, times=1)
     intake.submit([an_order(unique)])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
 
     async def over() -> bool:
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         return ended(unique).outcome is not None
 
     deadline = asyncio.get_running_loop().time() + 30
@@ -224,7 +224,7 @@ async def test_an_order_stays_with_the_carrier_that_it_was_begun_with(
     monkeypatch.setenv("CARRIER", "embedded")
     settings.cache_clear()
     _cancel(unique)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPENSATED
     assert easypost_server.good_labels(unique) == 0
 
@@ -284,7 +284,7 @@ class TestAnotherShopWithTheSameAccount:
     ) -> None:
         await lane([an_order(unique)])
         _cancel(unique)
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert ended(unique).outcome is Outcome.COMPENSATED
         assert [label["refund_status"] for label in self.ours(easypost_server, theirs, unique)] == ["submitted"]
         assert shipping.money(unique) == (PRICE, PRICE)
@@ -296,7 +296,7 @@ class TestAnotherShopWithTheSameAccount:
         """It had found it by the order's id, and its process died before it shipped with it."""
         easypost_server.misbehave("create", "error_503", times=1000)
         intake.submit([an_order(unique)])
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert ended(unique).outcome is None
         noted = json.dumps({"quote_id": theirs["id"], "carrier": "easypost", "asked_at": 0})
         shipping.sql(
@@ -304,7 +304,7 @@ class TestAnotherShopWithTheSameAccount:
         )
         shipping.sql("UPDATE customer_order SET not_before = NULL")
         easypost_server.behave()
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert ended(unique).outcome is Outcome.COMPLETED
         (label,) = self.ours(easypost_server, theirs, unique)
         (parcel,) = shipping.sql("SELECT tracking_number FROM shipment WHERE order_id = :id", id=unique)
@@ -317,7 +317,7 @@ async def test_an_order_begun_by_an_earlier_version_goes_on_with_its_own_label(
     """Its shipment, which is bought already, bears the order's id alone and the order's address."""
     easypost_server.misbehave("create", "error_503", times=1000)
     intake.submit([an_order(unique)])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     easypost_server.behave()
     to = an_order(unique)["shipping_info"]
     address = {"name": to["name"], "street1": to["address"]} | {part: to[part] for part in ("city", "state", "zip", "country")}
@@ -327,11 +327,11 @@ async def test_an_order_begun_by_an_earlier_version_goes_on_with_its_own_label(
         "UPDATE order_step SET notes = CAST(:noted AS jsonb) WHERE order_id = :id AND step = 'fulfill_order'", id=unique, noted=noted
     )
     shipping.sql("UPDATE customer_order SET not_before = NULL")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPLETED
     assert [label["tracking_code"] for label in easypost_server.labels(unique)] == [sold["tracking_code"]]
     _cancel(unique)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert easypost_server.good_labels(unique) == 0
 
 
@@ -340,7 +340,7 @@ async def test_an_order_that_an_earlier_version_quoted_without_a_price_goes_on(
 ) -> None:
     easypost_server.misbehave("buy", "error_503", times=1000)
     intake.submit([an_order(unique)])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is None
     (quoted,) = shipping.sql("SELECT notes -> 'quoted' AS rate FROM order_step WHERE order_id = :id AND step = 'fulfill_order'", id=unique)
     assert (quoted.rate["amount"], quoted.rate["currency"]) == ("5.93", "USD")
@@ -349,7 +349,7 @@ async def test_an_order_that_an_earlier_version_quoted_without_a_price_goes_on(
         "UPDATE order_step SET notes = notes || '{\"quoted\": true}'::jsonb WHERE order_id = :id AND step = 'fulfill_order'", id=unique
     )
     shipping.sql("UPDATE customer_order SET not_before = NULL")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPLETED
     (made,) = easypost_server.shipments(unique)
     assert [label["shipment_id"] for label in easypost_server.labels(unique)] == [made["id"]]

@@ -87,7 +87,7 @@ def outside(world: World) -> set[str]:
 async def test_in_the_pending_lane(saga: World, unique: str, outside: set[str]) -> None:
     orders = hostile_orders(unique)
     assert {receipt.status for receipt in intake.submit(orders)} == {"accepted"}
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert_nothing_happened_but_orders(saga, orders, outside)
 
 

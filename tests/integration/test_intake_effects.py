@@ -203,7 +203,7 @@ async def test_an_order_that_was_begun_without_currency_and_country_goes_on(saga
         step = "INSERT INTO order_step (order_id, step, status, ended_at, result) VALUES (:id, 'validate_order', 'done', now(), '{}')"
         await tx.execute(text(step), {"id": order["id"]})
         await tx.execute(text("UPDATE customer_order SET fence = 1"))
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert saga.order(order["id"]).outcome == "completed"
     assert [(each["amount"], each["currency"]) for each in saga.ledger(order["id"])] == [(99_999, "USD")]
     assert saga.shipments(order["id"]) == 1

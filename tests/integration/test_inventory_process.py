@@ -205,7 +205,7 @@ async def own_runs(orders: list[dict[str, Any]]) -> None:
 
 async def pending(orders: list[dict[str, Any]]) -> None:
     intake.submit(orders)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
 
 
 @pytest.mark.parametrize("lane", [pytest.param(own_runs, marks=pytest.mark.slow), pending])
@@ -232,7 +232,7 @@ async def test_a_service_that_is_killed_and_started_again(
 
     async def ended() -> bool:
         saga.sql("UPDATE customer_order SET not_before = NULL")
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         return all(end.outcome is not None for end in report.read(ids).values())
 
     await until(ended, 60, "all orders to end")

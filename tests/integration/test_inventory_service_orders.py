@@ -78,7 +78,7 @@ async def own_run(orders: list[dict[str, Any]]) -> None:
 
 async def pending(orders: list[dict[str, Any]]) -> None:
     intake.submit(orders)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
 
 
 LANES = pytest.mark.parametrize("lane", [own_run, pending])
@@ -193,7 +193,7 @@ async def test_a_shipped_order_that_is_sent_back(stocked: World, service: Invent
     await lane([an_order(unique)])
     assert stock(service) == (99, 0)
     cancel(unique)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPENSATED
     assert (state(service, unique), stock(service)) == (State.RETURNED, (100, 0))
     assert stocked.money(unique) == (PRICE, PRICE)
@@ -230,12 +230,12 @@ async def test_what_ran_out_and_is_another_s_by_now(stocked: World, service: Inv
 
 
 @pytest.mark.parametrize("kind", ["503", "silent", "lost"])
-async def test_while_the_service_is_away_orders_are_put_off(stocked: World, service: InventoryServer, unique: str, kind: str) -> None:
+async def test_while_the_service_is_away_orders_are_postponed(stocked: World, service: InventoryServer, unique: str, kind: str) -> None:
     """Also those that are paid: they keep their stock and go on, once, when it is back."""
     ids = [f"{unique}-{i}" for i in range(3)]
     service.misbehave("/commit", kind, times=1000)
     intake.submit([an_order(order_id) for order_id in ids])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert {ended(order_id).outcome for order_id in ids} == {None}
     assert {stocked.money(order_id) for order_id in ids} == {(PRICE, Decimal(0))}
     assert stock(service) == (100, 3)
@@ -244,7 +244,7 @@ async def test_while_the_service_is_away_orders_are_put_off(stocked: World, serv
     service.behave()
     await close_inventories()
     stocked.sql("UPDATE customer_order SET not_before = NULL")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert {ended(order_id).outcome for order_id in ids} == {Outcome.COMPLETED}
     assert stock(service) == (97, 0)
     stocked.assert_books_balance()
@@ -253,12 +253,12 @@ async def test_while_the_service_is_away_orders_are_put_off(stocked: World, serv
 async def test_it_is_honoured_for_how_long_a_limit_is_meant(stocked: World, service: InventoryServer, unique: str) -> None:
     service.misbehave("/reservations", "429", headers={"retry-after": "90"})
     intake.submit([an_order(unique)])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is None
     ((wait,),) = stocked.sql("SELECT extract(epoch FROM not_before - now())::int FROM customer_order")
     assert 60 < wait <= 90
     stocked.sql("UPDATE customer_order SET not_before = NULL")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPLETED
 
 
@@ -280,7 +280,7 @@ async def test_orders_stay_with_the_inventory_that_they_were_begun_with(
     await own_run([an_order(whole)])
     service.misbehave("/commit", "503", times=1000)
     intake.submit([an_order(half)])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert stock(service) == (99, 1)
     service.behave()
     await close_inventories()
@@ -289,7 +289,7 @@ async def test_orders_stay_with_the_inventory_that_they_were_begun_with(
     stocked.sql("UPDATE customer_order SET not_before = NULL")
     cancel(whole)
     intake.submit([an_order(later)])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert [ended(i).outcome for i in (half, whole, later)] == [Outcome.COMPLETED, Outcome.COMPENSATED, Outcome.COMPLETED]
     assert stock(service) == (99, 0)
     assert stocked.stock("PROD-001") == (99, 0), "the later one is from our own shelf"
@@ -303,7 +303,7 @@ async def test_and_the_other_way_round(stocked: World, service: InventoryServer,
     monkeypatch.setenv("INVENTORY_SERVICE_URL", service.url)
     settings.cache_clear()
     cancel(unique)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPENSATED
     assert stocked.stock("PROD-001") == (100, 0)
     assert state(service, unique) is None
@@ -362,7 +362,7 @@ class TestAnotherShopAtTheSameService:
         await lane([an_order(unique)])
         service.do(service.inventory.commit(theirs))
         cancel(unique)
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert ended(unique).outcome is Outcome.COMPENSATED
         assert await self.ours(service, unique) is State.RETURNED
         assert service.do(service.inventory.get(theirs)).state is State.SHIPPED
@@ -400,7 +400,7 @@ class TestAnOrderOfAnEarlierVersion:
     async def half_done(self, stocked: World, service: InventoryServer, unique: str) -> str:
         service.misbehave("/commit", "503", times=1000)
         intake.submit([an_order(unique)])
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert stock(service) == (100, 1)
         with psycopg.connect(service.database_url) as connection:
             connection.execute("UPDATE reservation SET order_id = %s", [unique])
@@ -411,21 +411,21 @@ class TestAnOrderOfAnEarlierVersion:
         return unique
 
     async def test_goes_on_and_can_be_returned(self, stocked: World, service: InventoryServer, half_done: str) -> None:
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert ended(half_done).outcome is Outcome.COMPLETED
         assert service.do(service.inventory.get(half_done)).state is State.SHIPPED
         assert stock(service) == (99, 0)
         stocked.assert_books_balance()
         assert [found async for found in check_stock()] == []
         cancel(half_done)
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert service.do(service.inventory.get(half_done)).state is State.RETURNED
         assert stock(service) == (100, 0)
         stocked.assert_books_balance()
 
     async def test_is_released(self, stocked: World, service: InventoryServer, half_done: str) -> None:
         cancel(half_done)
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert ended(half_done).outcome is Outcome.COMPENSATED
         assert service.do(service.inventory.get(half_done)).state is State.RELEASED
         assert stock(service) == (100, 0)
@@ -442,7 +442,7 @@ class TestAnOrderOfAnEarlierVersion:
         service.do(service.inventory.reserve(half_done, {"PROD-002": 3}, seconds=3600))
         if cancelled:
             cancel(half_done)
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert ended(half_done).outcome is Outcome.COMPENSATED
         theirs = service.do(service.inventory.get(half_done))
         assert (theirs.state, theirs.items) == (State.HELD, {"PROD-002": 3})

@@ -72,7 +72,7 @@ async def test_only_the_orders_that_are_asked_for(shop: Shop) -> None:
     assert ids(await shop.claim("C", "D")) == ["D"]
 
 
-async def test_what_has_ended_or_is_put_off_is_not_claimed(shop: Shop) -> None:
+async def test_what_has_ended_or_is_postponed_is_not_claimed(shop: Shop) -> None:
     await shop.store(*(an_order(i) for i in "ABC"))
     await shop.rows("UPDATE customer_order SET outcome = 'completed' WHERE id = 'A'")
     await shop.rows("UPDATE customer_order SET not_before = now() + interval '1 hour' WHERE id = 'B'")
@@ -226,7 +226,7 @@ async def test_what_is_handed_back_after_an_error_is_claimable_too(shop: Shop) -
     assert [(order.fence, order.takeovers) for order in await shop.claim()] == [(2, 0)]
 
 
-async def test_what_is_put_off_waits_and_is_no_takeover(shop: Shop) -> None:
+async def test_what_is_postponed_waits_and_is_no_takeover(shop: Shop) -> None:
     (order,) = await shop.instance(an_order("A"))
     await postpone([order], seconds=3600)
     assert await shop.claim() == []

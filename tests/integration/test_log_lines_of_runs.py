@@ -100,7 +100,7 @@ async def test_exceptions_and_fields_are_masked_in_the_ui_too(
 async def test_orders_of_a_batch_have_a_line_each_in_the_file(saga: World, unique: str) -> None:
     intake.submit([an_order(f"BATCH-{i}-{unique}") for i in range(5)])
     configure()
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     completed = [line for line in lines(saga) if line["logger"] == "shop.completed"]
     assert sorted(line["order_id"] for line in completed) == [f"BATCH-{i}-{unique}" for i in range(5)]
     assert {(line["step"], line["orders"]) for line in completed} == {("notify_customer", 5)}

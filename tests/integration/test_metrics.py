@@ -38,7 +38,7 @@ def steps_of(metrics: Metrics) -> dict[str, StepMetrics]:
 
 async def run_all(orders: Sequence[dict[str, Any]]) -> None:
     intake.submit(orders)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
 
 
 def mixed(unique: str) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ async def test_the_oldest_waiting_order_and_what_is_on_its_way_back(saga: World,
     assert business.oldest_waiting is not None
     assert business.oldest_waiting.id == f"WAITS-{unique}"
     assert 3600 <= business.oldest_waiting.seconds < 3700
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     # As a worker leaves it that dies between the failure and the refund:
     saga.sql(
         'UPDATE customer_order SET outcome = NULL, finished_at = NULL, failure = \'{"code": "x"}\' WHERE id = :id', id=f"LATER-{unique}"
@@ -171,18 +171,18 @@ async def test_who_wrote_confirmations_and_why(saga: World, unique: str, monkeyp
     assert count == 1
 
 
-async def test_a_drain_leaves_samples(saga: World, unique: str) -> None:
+async def test_a_consumer_leaves_samples(saga: World, unique: str) -> None:
     await run_all([an_order(f"SAMPLE-{unique}")])
     wait_for_samplers(20)
     system = read_metrics(last(hours=1)).system
     assert system is not None
-    (drain,) = system.processes
-    assert (drain.kind, drain.pid, drain.state) == ("drain", os.getpid(), "ended")
-    assert drain.samples >= 1
-    assert drain.mean_memory_mb is not None
-    assert drain.mean_memory_mb > 30
-    assert drain.connections_limit is not None
-    assert drain.connections_limit >= 20
+    (consumer,) = system.processes
+    assert (consumer.kind, consumer.pid, consumer.state) == ("consumer", os.getpid(), "ended")
+    assert consumer.samples >= 1
+    assert consumer.mean_memory_mb is not None
+    assert consumer.mean_memory_mb > 30
+    assert consumer.connections_limit is not None
+    assert consumer.connections_limit >= 20
     assert len(system.machines) == 1
     assert 0 < system.machines[0].disk_percent <= 100
 

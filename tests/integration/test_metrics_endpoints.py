@@ -190,10 +190,10 @@ def test_thresholds_are_those_of_our_own_alerts() -> None:
         assert float(rules[alert].rpartition(">")[2]) == threshold, alert
 
 
-def test_every_code_that_orders_are_put_off_for_has_its_rule() -> None:
+def test_every_code_that_orders_are_postponed_for_has_its_rule() -> None:
     asked = " ".join(rule_queries())
     for error in (PaymentGatewayUnavailable, InventoryUnavailable, InventoryTimeout, CarrierUnavailable, CarrierTimeout):
-        assert re.search(rf"put_off_orders{{[^}}]*\b{error.code}\b", asked), error.code
+        assert re.search(rf"postponed_orders{{[^}}]*\b{error.code}\b", asked), error.code
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)")
@@ -234,12 +234,12 @@ def test_alerts_fire_and_end(tmp_path: Path) -> None:
         *both("order_saga_desk_orders", "0x5 1x5 0x60"),
         *both("order_saga_oldest_open_order_age_seconds", "0x10 1000x10 0x50"),
         *both("order_saga_left_behind_age_seconds", "0x10 300x10 0x50"),
-        *both('order_saga_put_off_orders{code="payment_gateway_unavailable"}', "0x10 7x10 0x50"),
+        *both('order_saga_postponed_orders{code="payment_gateway_unavailable"}', "0x10 7x10 0x50"),
         # a lone order that is put off again and again, and later once
-        *both('order_saga_put_off_orders{code="inventory_unavailable"}', "0x10 1 0 1 0 1 0 1 0 1 0x30 1 0x30"),
-        *both('order_saga_steps_total{step="check_inventory", result="put_off", code="inventory_unavailable"}', "0x10 0+500x20 10000x40"),
-        *both('order_saga_put_off_orders{code="carrier_timeout"}', "0x30 2x10 0x30"),
-        *both('order_saga_put_off_orders{code="carrier_unavailable"}', "0x30 1x10 0x30"),
+        *both('order_saga_postponed_orders{code="inventory_unavailable"}', "0x10 1 0 1 0 1 0 1 0 1 0x30 1 0x30"),
+        *both('order_saga_steps_total{step="check_inventory", result="postponed", code="inventory_unavailable"}', "0x10 0+500x20 10000x40"),
+        *both('order_saga_postponed_orders{code="carrier_timeout"}', "0x30 2x10 0x30"),
+        *both('order_saga_postponed_orders{code="carrier_unavailable"}', "0x30 1x10 0x30"),
         *both('order_saga_processes{kind="worker", state="alive"}', "1x30 0x10 1x30"),
         *both('order_saga_process_info{kind="worker"}', "1x70"),
     ]

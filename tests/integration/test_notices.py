@@ -30,7 +30,7 @@ from tests.mail_server import mail_server
 async def through(lane: str, *orders: dict[str, Any]) -> None:
     if lane == "pending":
         intake.submit(list(orders))
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
     else:
         for order in orders:
             await process_order(order, return_state=True)
@@ -109,7 +109,7 @@ async def test_mail_server_and_crm_away_are_no_order_s_matter(saga: World, uniqu
         assert {row.sent_at for row in saga.sql("SELECT sent_at FROM outbox")} == {None}
     with mail_server(port=port) as server, crm_server() as crm, environment({**away, "CRM_WEBHOOK_URL": crm.url}):
         saga.sql("UPDATE outbox SET next_attempt_at = now()")
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
     assert server.ids == [message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation)]
     assert len(crm.heard) == 1
 
@@ -128,7 +128,7 @@ async def test_a_refused_mail_is_shown_and_the_order_stays_completed(saga: World
         assert "1 refused for good" in description
         server.answer_recipient = lambda _: None
         await send_again(order["id"])
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert len(server.taken) == 1
         await retry_compensations()
     assert (await shown())[0] == []

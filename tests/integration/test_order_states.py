@@ -49,7 +49,7 @@ async def test_every_change_is_declared(saga: World, unique: str) -> None:
     await retry_compensations()
     await cancel_order(f"GOOD-{unique}", reason="unwanted", requested_by="ann", confirmed=True)
     await asyncio.to_thread(intake.submit, [an_order(f"PENDING-{unique}")])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     seen = {(row.old, row.new) for row in saga.sql(CHANGES)}
     assert seen <= {(transition.source, transition.target) for transition in TRANSITIONS}
     assert {new for _, new in seen} == {*OrderState, *Outcome}

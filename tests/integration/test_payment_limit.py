@@ -69,7 +69,7 @@ async def test_a_limit_below_the_processs_own_is_kept(
 ) -> None:
     limit(limit=slots_there)
     ids = submitted(unique)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert_paid(saga, ids)
     assert counted.requests >= 2 * ORDERS
     assert counted.most <= slots_there
@@ -91,7 +91,7 @@ async def test_without_a_narrower_limit_the_processs_own_holds(
 ) -> None:
     limit(**values)
     ids = submitted(unique)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert_paid(saga, ids)
     assert 3 < counted.most <= OWN
 

@@ -35,7 +35,7 @@ DEAD = "00000000-0000-0000-0000-00000000000d"
 async def test_a_batch_shares_a_task_run_for_each_step(saga: World, unique: str) -> None:
     orders = [an_order(f"BATCH-{unique}-{i}", product="PROD-004", price="249.00") for i in range(20)]
     intake.submit(orders)
-    state = await process_pending_orders(drain_seconds=0, return_state=True)
+    state = await process_pending_orders(consumer_seconds=0, return_state=True)
 
     ends = report.read([order["id"] for order in orders])
     assert {end.outcome for end in ends.values()} == {Outcome.COMPLETED}
@@ -64,7 +64,7 @@ async def test_those_that_fail_leave_and_the_rest_go_on(saga: World, unique: str
     }
     orders = {f"{kind}-{unique}-{i}": an_order(f"{kind}-{unique}-{i}", **fields) for kind, fields in kinds.items() for i in range(3)}
     intake.submit(orders.values())
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
 
     ends = report.read(list(orders))
     expected = {
@@ -91,7 +91,7 @@ async def test_a_slow_order_does_not_hold_up_its_batch(saga: World, unique: str,
     settings.cache_clear()
     orders = [an_order(f"SLOW-{unique}-{i}", card="0341" if i == 0 else "1234") for i in range(8)]
     intake.submit(orders)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     ends = report.read([order["id"] for order in orders])
     assert {end.outcome for end in ends.values()} == {Outcome.COMPLETED}
     slow, others = ends[orders[0]["id"]], [ends[order["id"]] for order in orders[1:]]
@@ -103,54 +103,54 @@ async def test_a_slow_order_does_not_hold_up_its_batch(saga: World, unique: str,
     )
 
 
-async def test_a_running_drain_is_woken(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_running_consumer_is_woken(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Polling is set to a minute, so that only the signal can be what wakes it."""
     monkeypatch.setenv("POLL_SECONDS", "60")
     settings.cache_clear()
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
     try:
 
-        async def draining() -> bool:
+        async def consuming() -> bool:
             return bool(saga.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7236115"))
 
-        await until(draining, 20, "the drain")
+        await until(consuming, 20, "the consumer")
         begin = time.monotonic()
         ended = await asyncio.to_thread(run_order, an_order(f"WOKEN-{unique}"), timeout=30)
         assert ended.outcome is Outcome.COMPLETED
         assert time.monotonic() - begin < 15
         assert saga.charges(f"WOKEN-{unique}") == 1
     finally:
-        drain.cancel()
-        await asyncio.gather(drain, return_exceptions=True)
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
 
 
-async def test_a_drain_that_is_told_to_go_hands_nothing_lost(saga: World, unique: str) -> None:
-    """Its orders are finished or handed back, and not undone: another drain takes them to their outcome."""
+async def test_a_consumer_that_is_told_to_go_hands_nothing_lost(saga: World, unique: str) -> None:
+    """Its orders are finished or handed back, and not undone: another consumer takes them to their outcome."""
     orders = [an_order(f"GO-{unique}-{i}", card="0341" if i % 2 else "1234") for i in range(6)]
     intake.submit(orders)
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
 
     async def charging() -> bool:
         return saga.money(orders[1]["id"])[0] > 0
 
     await until(charging, 20, "the first charge")
-    drain.cancel()
-    await asyncio.gather(drain, return_exceptions=True)
+    consumer.cancel()
+    await asyncio.gather(consumer, return_exceptions=True)
     held = saga.sql("SELECT count(*) FROM customer_order WHERE lease_id IS NOT NULL")[0][0]
     assert held == 0, "everything is finished or handed back"
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     ends = report.read([order["id"] for order in orders])
     assert {end.outcome for end in ends.values()} == {Outcome.COMPLETED}
     assert [saga.charges(order["id"]) for order in orders] == [1] * 6
     saga.assert_books_balance()
 
 
-async def test_two_drains_and_own_runs_on_the_same_orders(saga: World, unique: str) -> None:
+async def test_two_consumers_and_own_runs_on_the_same_orders(saga: World, unique: str) -> None:
     orders = [an_order(f"SIDE-{unique}-{i}") for i in range(12)]
     intake.submit(orders)
     await asyncio.gather(
-        process_pending_orders(drain_seconds=0, batch_size=4),
-        process_pending_orders(drain_seconds=0, batch_size=3),
+        process_pending_orders(consumer_seconds=0, batch_size=4),
+        process_pending_orders(consumer_seconds=0, batch_size=3),
         *(process_order(order, return_state=True) for order in orders[:3]),
     )
     ends = report.read([order["id"] for order in orders])
@@ -159,7 +159,7 @@ async def test_two_drains_and_own_runs_on_the_same_orders(saga: World, unique: s
     assert saga.stock("PROD-001") == (88, 0)
 
 
-@pytest.mark.parametrize("recover", [recover_orders, lambda: process_pending_orders(drain_seconds=0)], ids=["recovery", "drain"])
+@pytest.mark.parametrize("recover", [recover_orders, lambda: process_pending_orders(consumer_seconds=0)], ids=["recovery", "consumer"])
 async def test_orders_of_a_dead_worker_are_recovered(saga: World, unique: str, recover: Any) -> None:
     """One had reserved, one had begun to be undone; their worker's lease has run out."""
     forward, backward = an_order(f"FORWARD-{unique}"), an_order(f"BACKWARD-{unique}")
@@ -214,7 +214,7 @@ async def test_an_expired_reservation_goes_back_and_its_order_reserves_anew(saga
     assert saga.stock("LAST-ONE") == (1, 0), "another order can have it"
 
     saga.sql("UPDATE customer_order SET not_before = NULL")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert report.read([order["id"]])[order["id"]].outcome is Outcome.COMPLETED
     assert saga.stock("LAST-ONE") == (0, 0)
     assert saga.charges(order["id"]) == 1
@@ -250,7 +250,7 @@ async def test_the_books_balance_after_any_mix(saga: World, unique: str, mix: li
     ]
     intake.submit([order for order, own in orders if not own])
     await asyncio.gather(
-        process_pending_orders(drain_seconds=0, batch_size=5), *(process_order(order, return_state=True) for order, own in orders if own)
+        process_pending_orders(consumer_seconds=0, batch_size=5), *(process_order(order, return_state=True) for order, own in orders if own)
     )
     ends = report.read([order["id"] for order, _ in orders])
     assert all(end.outcome for end in ends.values())

@@ -107,7 +107,7 @@ class TestOrderPages:
 
     async def test_an_order_of_a_batch_is_shown_when_somebody_asks(self, saga: World, unique: str) -> None:
         await asyncio.to_thread(intake.submit, [an_order(f"A-{unique}"), an_order(f"B-{unique}", country="AQ")])
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert await artifacts(page_key(f"B-{unique}")) == []
         state = await show_order(f" B-{unique} ", return_state=True)
         assert "release_inventory<br/>done" in await page_of(f"B-{unique}", state.state_details.flow_run_id)
@@ -133,7 +133,7 @@ async def test_a_batch_shows_its_progress_and_its_outcomes(saga: World, unique: 
     orders += [an_order(f"AQ-{unique}", country="AQ"), an_order(f"ATT-{unique}", card="0259", country="AQ")]
     orders += [an_order(f"SLOW-{unique}", card="0119"), an_order(f"OUT-{unique}", product="OUT-OF-STOCK")]
     await asyncio.to_thread(intake.submit, orders)
-    state = await process_pending_orders(drain_seconds=0, return_state=True)
+    state = await process_pending_orders(consumer_seconds=0, return_state=True)
     run = state.state_details.flow_run_id
     (bar,) = await artifacts(progress.PROGRESS_KEY, run)
     assert float(str(bar.data)) == 100
@@ -151,15 +151,15 @@ async def test_a_batch_shows_its_progress_and_its_outcomes(saga: World, unique: 
     assert first < plain.index(f"| OUT-{unique} | out_of_stock |"), "those that need a person come first"
 
 
-async def test_a_drain_without_orders_shows_nothing(saga: World) -> None:
-    state = await process_pending_orders(drain_seconds=0, return_state=True)
+async def test_a_consumer_without_orders_shows_nothing(saga: World) -> None:
+    state = await process_pending_orders(consumer_seconds=0, return_state=True)
     for key in (progress.PROGRESS_KEY, progress.OUTCOMES_KEY):
         assert await artifacts(key, state.state_details.flow_run_id) == []
 
 
 async def test_the_dashboard_counts_what_the_journal_has(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.to_thread(intake.submit, [an_order(f"D{place}-{unique}") for place in range(4)] + [an_order(f"NO-{unique}", card="0000")])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     state = await show_dashboard(hours=1, return_state=True)
     assert (await state.aresult()).startswith("5 orders ended; 80.0 % completed; half within ")
     (page,) = await artifacts("order-dashboard", state.state_details.flow_run_id)
@@ -189,7 +189,7 @@ async def test_only_the_last_dashboards_are_kept(saga: World, monkeypatch: pytes
 class TestDailyReport:
     async def test_it_is_mailed_once_with_its_figures(self, saga: World, unique: str) -> None:
         await asyncio.to_thread(intake.submit, [an_order(f"R{place}-{unique}") for place in range(3)])
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         saga.sql("UPDATE customer_order SET submitted_at = submitted_at - interval '1 day', finished_at = finished_at - interval '1 day'")
         saga.sql("UPDATE order_step SET ended_at = ended_at - interval '1 day', begun_at = begun_at - interval '1 day'")
         day = (datetime.now(UTC) - timedelta(days=1)).date()
@@ -226,7 +226,7 @@ class TestDailyReport:
             assert server.taken == []
             server.answer_data = lambda _: None
             saga.sql("UPDATE outbox SET next_attempt_at = now()")
-            await process_pending_orders(drain_seconds=0)
+            await process_pending_orders(consumer_seconds=0)
             await until(lambda: _is(len(server.taken) == 1), 20, "the report")
         settings.cache_clear()
         assert Outcome.COMPLETED not in str(server.taken[0].data)

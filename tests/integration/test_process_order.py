@@ -180,19 +180,19 @@ async def start_and_wait_for_the_gateway(saga: World, order: dict[str, Any]) -> 
     return run
 
 
-@pytest.mark.parametrize("meanwhile", ["nobody has it", "a drain has it"])
+@pytest.mark.parametrize("meanwhile", ["nobody has it", "a consumer has it"])
 async def test_a_run_that_is_cancelled_while_its_order_waits_withdraws_it(saga: World, unique: str, meanwhile: str) -> None:
     order = an_order(f"WAITS-{unique}")
     order_id, lease_id = order["id"], "00000000-0000-0000-0000-000000000001"
     run = await start_and_wait_for_the_gateway(saga, order)
-    if meanwhile == "a drain has it":
-        saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'drain', now() + interval '1 hour')", id=lease_id)
-        saga.sql("UPDATE customer_order SET lease_id = :lease, flow_run_id = 'drain' WHERE id = :id", id=order_id, lease=lease_id)
+    if meanwhile == "a consumer has it":
+        saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'consumer', now() + interval '1 hour')", id=lease_id)
+        saga.sql("UPDATE customer_order SET lease_id = :lease, flow_run_id = 'consumer' WHERE id = :id", id=order_id, lease=lease_id)
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
     left = saga.order(order_id)
     assert (left.outcome, left.cancel_requested_by, left.cancel_reason) == (None, "whoever cancelled the run", "its run was cancelled")
-    if meanwhile == "a drain has it":
+    if meanwhile == "a consumer has it":
         assert str(left.lease_id) == lease_id
         saga.sql("UPDATE lease SET until = now() - interval '1 second'")
     else:
@@ -201,7 +201,7 @@ async def test_a_run_that_is_cancelled_while_its_order_waits_withdraws_it(saga: 
     saga.misbehave(faults=[])
     await close_gateway()  # and with it the circuit, which is open
     saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=order_id)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert report.read([order_id])[order_id].outcome is Outcome.COMPENSATED
     assert saga.charges(order_id) == 0
     assert saga.stock("PROD-001") == (100, 0)

@@ -74,7 +74,7 @@ async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once
     orders[-1] |= {"items": [{"product_id": "PROD-001", "quantity": 9999, "price": "1.00"}], "total_amount": "9999.00"}
     orders += [an_order(f"REFUSED-{unique}", country="AQ", card="0259", price="249.00")]
     await asyncio.to_thread(submit, orders)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     await asyncio.to_thread(submit, [an_order(f"WAITING-{unique}")])
     # what failed for good is told after a while: let it be a while ago
     saga.sql("UPDATE order_step SET undo_ended_at = undo_ended_at - interval '20 s' WHERE undo_status = 'failed'")
@@ -113,7 +113,7 @@ async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once
         assert word not in "\n".join(told)
 
 
-async def test_what_orders_are_put_off_for_is_told(world: World, unique: str) -> None:
+async def test_what_orders_are_postponed_for_is_told(world: World, unique: str) -> None:
     """Also of those of a batch, whose steps have not failed, but are as good as begun."""
     waiting = {"payment_gateway_unavailable": 2, "carrier_timeout": 1, "payment_needs_customer": 1}
     for number, code in enumerate(Counter(waiting).elements()):
@@ -124,7 +124,7 @@ async def test_what_orders_are_put_off_for_is_told(world: World, unique: str) ->
         )
     none = dict.fromkeys(("inventory_unavailable", "inventory_timeout", "carrier_unavailable", "infrastructure", "unknown_step"), 0)
     found = await asyncio.to_thread(fresh)
-    assert {dict(labels)["code"]: orders for labels, orders in found.all("put_off_orders").items()} == {**none, **waiting}
+    assert {dict(labels)["code"]: orders for labels, orders in found.all("postponed_orders").items()} == {**none, **waiting}
 
 
 def test_a_total_never_falls_whatever_becomes_of_its_rows(world: World, at_once: None) -> None:

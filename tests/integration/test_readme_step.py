@@ -25,7 +25,7 @@ from tests.integration.world import World, an_order
 async def through(lane: str, order: dict[str, Any]) -> None:
     if lane == "pending":
         intake.submit([order])
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
     else:
         await process_order(order, return_state=True)
 

@@ -46,7 +46,7 @@ from shop.reconciliation.compare import OurOrder, judge
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.outstanding import ACTION, accept_sync
 from shop.reconciliation.reconcile import reconcile
-from shop.review.attention import read_desk_sync
+from shop.review.attention import read_queue_sync
 from shop.review.errors import NothingToAccept, ResolutionIncomplete
 from shop.review.resolution import Resolution
 from shop.settings import settings
@@ -92,7 +92,7 @@ class Books:
 
     async def ended(self, *orders: dict[str, Any]) -> None:
         assert {receipt.status for receipt in intake.submit(orders)} <= {"accepted", "known"}
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
 
     async def completed(self, name: str = "DONE", **fields: Any) -> str:
         order = an_order(f"{name}-{self.unique}", **fields)
@@ -176,18 +176,18 @@ async def test_what_moved_just_now_is_not_judged(books: Books, monkeypatch: pyte
 
 
 async def test_orders_that_run_meanwhile_raise_no_alarm(books: Books) -> None:
-    """Reconciling again and again beside two drains."""
+    """Reconciling again and again beside two consumers."""
     orders = [
         an_order(f"BUSY-{books.unique}-{i}", card=["1234", "0000", "0119"][i % 3], country="AQ" if i % 4 == 0 else "US") for i in range(40)
     ]
     intake.submit(orders)
-    drains = asyncio.gather(*(process_pending_orders(drain_seconds=0, batch_size=7) for _ in range(2)))
+    consumers = asyncio.gather(*(process_pending_orders(consumer_seconds=0, batch_size=7) for _ in range(2)))
     alarms: list[Discrepancy] = []
     rounds_made = 0
-    while not drains.done() or rounds_made == 0:
+    while not consumers.done() or rounds_made == 0:
         alarms += await books.found()
         rounds_made += 1
-    await drains
+    await consumers
     assert alarms == []
     assert await books.found() == []
     assert all(row.outcome for row in books.world.sql("SELECT outcome FROM customer_order"))
@@ -256,8 +256,8 @@ async def test_a_rejected_order_that_was_charged_is_for_a_person(books: Books) -
     await books.charged(order_id)
     assert await books.kinds() == [(Kind.CHARGED_NOT_COMPLETED, order_id, False)]
     assert books.world.money(order_id) == (PRICE, 0)
-    (matter,) = read_desk_sync().matters
-    assert (matter.order_id, matter.amount_at_risk) == (order_id, PRICE)
+    (case,) = read_queue_sync().cases
+    assert (case.order_id, case.amount_at_risk) == (order_id, PRICE)
     assert await books.found() == [], "a person has it"
 
 
@@ -270,8 +270,8 @@ async def test_a_refund_that_is_refused_goes_to_a_person(books: Books) -> None:
     assert "refund_refused" in found.remark
     order = books.world.order(order_id)
     assert (order.outcome, order.amount_charged, order.amount_at_risk) == ("needs_attention", PRICE, PRICE), "listed, never hidden"
-    (matter,) = read_desk_sync().matters
-    assert (matter.order_id, matter.amount_at_risk, matter.error_code) == (order.id, PRICE, "refund_refused"), "and on the desk"
+    (case,) = read_queue_sync().cases
+    assert (case.order_id, case.amount_at_risk, case.error_code) == (order.id, PRICE, "refund_refused"), "and on the desk"
     assert books.world.money(order_id) == (PRICE, 0)
     books.world.assert_books_balance()
     assert await books.found() == [], "it is on the desk, with the right amount"
@@ -292,7 +292,7 @@ async def test_a_refused_refund_repeats_no_customer(books: Books, monkeypatch: p
     assert "no refund to" in str(found.remark)
     rows = books.world.sql("SELECT undo_error::text FROM order_step WHERE order_id = :id AND undo_error IS NOT NULL", id=order_id)
     assert rows
-    for shown in (str(found.remark), str(rows), str(read_desk_sync().matters)):
+    for shown in (str(found.remark), str(rows), str(read_queue_sync().cases)):
         assert "qmarker" not in shown.lower(), shown
 
 
@@ -456,8 +456,8 @@ async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books,
         ledger.execute("UPDATE payments SET refunded = 0 WHERE order_id = ?", [order_id])
     (found,) = await books.found()
     assert (found.kind, found.order_id, found.amount, found.mended) == (Kind.REFUND_UNKNOWN_TO_GATEWAY, order_id, PRICE, False)
-    (matter,) = read_desk_sync().matters
-    assert (matter.order_id, matter.amount_at_risk, matter.next_retry_at, matter.step) == (order_id, PRICE, None, "process_payment")
+    (case,) = read_queue_sync().cases
+    assert (case.order_id, case.amount_at_risk, case.next_retry_at, case.step) == (order_id, PRICE, None, "process_payment")
     assert books.world.order(order_id).outcome == "needs_attention"
     books.world.assert_books_balance()
     await retry_compensations()
@@ -467,7 +467,7 @@ async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books,
     await resolve_order(order_id, Resolution.RETRY_NOW, "ann", return_state=True)
     assert books.world.money(order_id) == (PRICE, PRICE)
     assert books.world.order(order_id).outcome == "compensated"
-    assert read_desk_sync().matters == []
+    assert read_queue_sync().cases == []
     books.world.assert_books_balance()
     assert await books.found() == []
 
@@ -859,7 +859,7 @@ async def test_after_mending_only_what_a_person_must_see_is_left(books: Books, p
     completed = {i for i, (end, plant) in orders.items() if end == "good" and plant in {"charged", *surplus}}
     on_desk = {i for i, (end, plant) in orders.items() if end == "declined" and plant in surplus}
     assert {d.order_id for d in left} == completed | on_desk
-    assert on_desk <= {matter.order_id for matter in read_desk_sync().matters}
+    assert on_desk <= {case.order_id for case in read_queue_sync().cases}
     assert {d.order_id for d in await mine.found()} == completed, "what is on the desk agrees with the gateway"
     for order_id, (end, plant) in orders.items():
         kept = sum(p["amount"] - p["refunded"] for p in books.world.ledger(order_id) if p["status"] == "succeeded")

@@ -20,7 +20,7 @@ from saga.wakeup import is_consumer_running
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
-_BAR_SECONDS = {"a drain at work": 15, "nobody": 60}
+_BAR_SECONDS = {"a consumer at work": 15, "nobody": 60}
 """From the kill to the outcome, with the default lease, by who else is there. Where nobody is, a process has to be started first."""
 
 
@@ -33,7 +33,7 @@ async def slow_gateway(saga: World) -> AsyncIterator[None]:
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("there", ["a drain at work", pytest.param("nobody", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("there", ["a consumer at work", pytest.param("nobody", marks=pytest.mark.slow)])
 async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
     saga: World, worker: Worker, slow_gateway: None, unique: str, there: str
 ) -> None:
@@ -47,12 +47,12 @@ async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
 
         await until(charging, 60, "the charge to begin")
         if there != "nobody":  # only now, or it would have taken the order itself
-            drain = asyncio.create_task(process_pending_orders(drain_seconds=300))
+            consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
 
-            async def draining() -> bool:
+            async def consuming() -> bool:
                 return is_consumer_running()
 
-            await until(draining, 30, "a drain at work")
+            await until(consuming, 30, "a consumer at work")
         victim = _process_of(run.id)
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
@@ -74,8 +74,8 @@ async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
 
         await until(linked, 20, "the link at the crashed run")
     if there != "nobody":
-        drain.cancel()
-        await asyncio.gather(drain, return_exceptions=True)
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
     print(f"recovered after {took:.1f} s ({there})")
     assert took < _BAR_SECONDS[there], f"recovery took {took:.1f} s"
 

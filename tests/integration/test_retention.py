@@ -106,10 +106,10 @@ async def test_nothing_of_the_customer_is_left_and_all_of_the_money(saga: World,
     orders[never] = {**planted(never), "items": f"whatever {PLANTED} likes"}
     intake.submit(orders.values())
     await ask_to_cancel(never, reason="a mistake", requested_by="ann")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     back = f"BACK-{unique}"
     assert await ask_to_cancel(back, reason=f"{PLANTED} does not want it", requested_by=f"Jane {PLANTED}") is Asked.ASKED
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     ends = {order_id: end.outcome for order_id, end in report.read(list(orders)).items()}
     assert set(ends.values()) == {Outcome.COMPLETED, Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED}
     assert rows_about(saga.database_url)
@@ -133,7 +133,7 @@ async def test_nothing_of_the_customer_is_left_and_all_of_the_money(saga: World,
     assert [(receipt.status, receipt.outcome) for receipt in receipts] == [("known", ends[order_id]) for order_id in orders]
     again = await process_order(orders[f"GOOD-{unique}"], return_state=True)
     assert again.name == "Completed"
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert {order_id: saga.charges(order_id) for order_id in orders} == charges
     assert intake.submit([planted(f"GOOD-{unique}", price="1.00")])[0].status == "refused", "another order under the same id"
 
@@ -150,11 +150,11 @@ async def test_nothing_of_the_customer_is_left_and_all_of_the_money(saga: World,
 async def test_an_erased_order_can_still_come_back(saga: World, erasing: None, unique: str) -> None:
     order_id = f"LATE-{unique}"
     intake.submit([planted(order_id)])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     age(saga, order_id)
     assert await asyncio.to_thread(erase_customers) == 1
     await ask_to_cancel(order_id, reason="a warranty case", requested_by="ann")
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert saga.order(order_id).outcome == Outcome.COMPENSATED
     charged, refunded = saga.money(order_id)
     assert charged == refunded > 0
@@ -166,7 +166,7 @@ async def test_what_somebody_still_works_with_keeps_everything(saga: World, eras
     ids = {name: f"{name}-{unique}" for name in ("YOUNG", "DESK", "UNSENT", "DISPUTED", "TOLD", "OPEN")}
     orders = [planted(ids[name]) for name in ("YOUNG", "UNSENT", "DISPUTED", "TOLD")]
     intake.submit([*orders, planted(ids["DESK"], card="0259", country="AQ")])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     intake.submit([planted(ids["OPEN"])])
     assert saga.order(ids["DESK"]).outcome == Outcome.NEEDS_ATTENTION
     age(saga, *(order_id for name, order_id in ids.items() if name != "YOUNG"))
@@ -231,7 +231,7 @@ async def test_runs_of_erased_orders_go_from_the_prefect_server(
 
 
 async def test_traces_go_after_their_time(world: World) -> None:
-    world.sql("INSERT INTO worker_process (id, kind, host, pid, every_seconds) VALUES (gen_random_uuid(), 'drain', 'h', 1, 15)")
+    world.sql("INSERT INTO worker_process (id, kind, host, pid, every_seconds) VALUES (gen_random_uuid(), 'consumer', 'h', 1, 15)")
     for days, name in ((1, "young"), (10, "old")):
         when = {"at": datetime.now(UTC) - timedelta(days=days), "id": name}
         world.sql(

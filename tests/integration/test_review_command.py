@@ -59,7 +59,7 @@ async def many(saga: World, unique: str, count: int) -> list[str]:
     """Orders that were charged, cannot be shipped, and whose refunds the gateway refuses."""
     order_ids = [f"NIGHT-{unique}-{number:03}" for number in range(count)]
     intake.submit([an_order(order_id, card="0259", country="AQ") for order_id in order_ids])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert {saga.order(order_id).outcome for order_id in order_ids} == {Outcome.NEEDS_ATTENTION}
     assert all(saga.money(order_id) == (PRICE, 0) for order_id in order_ids)
     return order_ids
@@ -99,7 +99,7 @@ async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(saga: W
     code, said = await review("retry", *order_ids, "--by", "ann")
     assert code == 0
     assert "30 decided before" in said
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     for order_id in order_ids:
         assert saga.order(order_id).outcome == Outcome.COMPENSATED
         assert saga.money(order_id) == (PRICE, PRICE)
@@ -137,7 +137,7 @@ async def test_filters_choose_and_held_orders_wait(saga: World, unique: str, rev
     saga.misbehave(take_refunds=True)
     code, said = await review("retry", "--all", "--not-held", "--older-than", "2h", "--by", "ann")
     assert (code, "1 opened again" in said) == (0, True)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     outcomes = [saga.order(order_id).outcome for order_id in (old, new, held)]
     assert outcomes == [Outcome.COMPENSATED, Outcome.NEEDS_ATTENTION, Outcome.NEEDS_ATTENTION]
     assert [saga.money(order_id)[1] for order_id in (old, new, held)] == [PRICE, 0, 0]
@@ -153,7 +153,7 @@ async def test_refunded_and_written_off_settle_the_money_in_the_books(saga: Worl
         assert (state(saga) == before) == bool(dry_run)
     code, said = await review("write-off", third, "--by", "bob", "--reason", "the customer does not want it back")
     assert (code, "1 written off" in said) == (0, True)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert {saga.order(order_id).outcome for order_id in (first, second, third)} == {Outcome.COMPENSATED}
     assert all(saga.money(order_id) == (PRICE, 0) for order_id in (first, second, third)), "nothing went back through the gateway"
     resolved = saga.sql("SELECT resolution, amount_by_hand, amount_written_off FROM attention ORDER BY order_id")

@@ -30,7 +30,7 @@ async def own_runs(orders: list[dict[str, Any]], concurrent: bool) -> None:
 
 async def pending_lane(orders: list[dict[str, Any]], concurrent: bool) -> None:
     intake.submit(orders)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
 
 
 @pytest.mark.parametrize("lane", [own_runs, pending_lane])

@@ -78,10 +78,10 @@ async def test_the_server_refuses_numbers_that_make_no_sense(deployed: dict[str,
     """In the UI's forms and over the API: such a run is not even made."""
     wrong = {
         "process-pending-orders": [
-            {"batch_size": -1, "drain_seconds": 0},
+            {"batch_size": -1, "consumer_seconds": 0},
             {"batch_size": 10**6},
-            {"drain_seconds": -1},
-            {"drain_seconds": 1e9},
+            {"consumer_seconds": -1},
+            {"consumer_seconds": 1e9},
         ],
         "reconcile-payments": [{"since_hours": 0}, {"since_hours": 1e9}],
         "show-dashboard": [{"hours": -1}, {"hours": 1e9}],

@@ -300,7 +300,7 @@ async def test_a_payment_whose_id_a_crash_has_lost_is_found_by_its_order_and_amo
     saga.sql(
         "UPDATE customer_order SET failure = CAST(:f AS jsonb) WHERE id = :id", id=unique, f='{"code": "order_cancelled", "message": "x"}'
     )
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPENSATED
     (payment,) = saga.ledger(unique)
     assert (payment["id"], payment["status"]) == (lost, "cancelled" if is_ours else "created")

@@ -41,8 +41,8 @@ def ended(order_id: str) -> OrderOutcome:
     return report.read([order_id])[order_id]
 
 
-async def drain() -> None:
-    await process_pending_orders(drain_seconds=0)
+async def consumer() -> None:
+    await process_pending_orders(consumer_seconds=0)
 
 
 @pytest.mark.parametrize("lane", [own_runs, pending_lane])
@@ -80,7 +80,7 @@ async def test_an_order_waits_for_its_customer_and_keeps_its_stock(stripe_saga: 
     """While others go on."""
     other = f"{unique}-other"
     intake.submit([stripe_saga.asking(unique), paid_by("pm_card_visa", an_order(other))])
-    await drain()
+    await consumer()
 
     assert ended(unique).outcome is None
     assert ended(other).outcome is Outcome.COMPLETED
@@ -88,7 +88,7 @@ async def test_an_order_waits_for_its_customer_and_keeps_its_stock(stripe_saga: 
     assert stripe_saga.stock("PROD-001")[1] == 1, "its piece is reserved"
     stripe_saga.sql("UPDATE reservation SET expires_at = now() + interval '1 minute' WHERE order_id = :id", id=unique)
     stripe_saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=unique)
-    await drain()
+    await consumer()
     assert ended(unique).outcome is None
     (left,) = stripe_saga.sql("SELECT extract(epoch FROM expires_at - now()) AS seconds FROM reservation WHERE order_id = :id", id=unique)
     assert left.seconds > settings().reservation_minutes * 60 - 30, "it waits for longer than stock is reserved"
@@ -96,7 +96,7 @@ async def test_an_order_waits_for_its_customer_and_keeps_its_stock(stripe_saga: 
     (entry,) = stripe_saga.ledger(unique)
     stripe_saga.stripe.authenticate(entry["id"], success=True)
     stripe_saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=unique)
-    await drain()
+    await consumer()
     assert ended(unique).outcome is Outcome.COMPLETED
     assert stripe_saga.charges(unique) == 1
     assert stripe_saga.shipments(unique) == 1
@@ -118,7 +118,7 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
     await close_gateway()
     monkeypatch.setenv("STRIPE_API_KEY", "rk_rolled_away")  # localstripe takes no such keys
     settings.cache_clear()
-    await asyncio.wait_for(drain(), 60)
+    await asyncio.wait_for(consumer(), 60)
     rows = stripe_saga.sql("SELECT outcome, waits_for, lease_id FROM customer_order")
     assert [tuple(row) for row in rows] == [(None, "payment_gateway_unavailable", None)] * 8
     assert stripe_saga.sql("SELECT 1 FROM attention") == []
@@ -128,7 +128,7 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
     monkeypatch.setenv("STRIPE_API_KEY", key.get_secret_value())
     settings.cache_clear()
     stripe_saga.sql("UPDATE customer_order SET not_before = NULL")
-    await drain()
+    await consumer()
     assert {ended(order_id).outcome for order_id in ids} == {Outcome.COMPENSATED if charged else Outcome.COMPLETED}
     back = Decimal("999.99") if charged else Decimal(0)
     assert [stripe_saga.money(order_id) for order_id in ids] == [(Decimal("999.99"), back)] * 8
@@ -136,7 +136,7 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
     stripe_saga.assert_books_balance()
 
 
-async def test_what_stripe_tells_while_an_order_is_being_put_off_is_not_missed(stripe_saga: StripeWorld, unique: str) -> None:
+async def test_what_stripe_tells_while_an_order_is_being_postponed_is_not_missed(stripe_saga: StripeWorld, unique: str) -> None:
     """Its worker had looked before, and nobody waits yet who could be woken."""
     mark = stripe_saga.installation
     intake.submit([an_order(unique)])
@@ -184,10 +184,10 @@ async def _in_a_loop_of_its_own(order: dict[str, Any]) -> None:
 
 async def test_a_customer_who_says_no_gets_nothing(stripe_saga: StripeWorld, unique: str) -> None:
     intake.submit([stripe_saga.asking(unique)])
-    await drain()
+    await consumer()
     stripe_saga.stripe.authenticate(stripe_saga.ledger(unique)[0]["id"], success=False)
     stripe_saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=unique)
-    await drain()
+    await consumer()
     assert (ended(unique).outcome, ended(unique).failing_step) == (Outcome.COMPENSATED, "process_payment")
     assert "authentication" in ended(unique).reasons[0]
     assert stripe_saga.charges(unique) == 0
@@ -200,7 +200,7 @@ async def test_a_customer_who_does_not_come_is_not_waited_for_any_longer(
     monkeypatch.setenv("PAYMENT_CUSTOMER_MINUTES", "0.00001")
     settings.cache_clear()
     intake.submit([stripe_saga.asking(unique)])
-    await drain()
+    await consumer()
     assert (ended(unique).outcome, ended(unique).failing_step) == (Outcome.COMPENSATED, "process_payment")
     assert "in time" in ended(unique).reasons[0]
     assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["canceled"], "it cannot be charged later"
@@ -215,7 +215,7 @@ async def test_reconciliation_cancels_what_was_left_and_refunds_what_was_charged
     settings.cache_clear()
     paid, declined = f"{unique}-paid", f"{unique}-declined"
     intake.submit([paid_by("pm_card_visa", an_order(paid)), paid_by("pm_card_chargeCustomerFail", an_order(declined))])
-    await drain()
+    await consumer()
     await _pay(paid, confirm=False)
     await _pay(declined, confirm=True)
 

@@ -57,7 +57,7 @@ async def test_an_order_that_is_recovered_in_another_process_is_one_trace(
         await asyncio.to_thread(killed.gone, 20)
 
         async def recovered() -> bool:
-            await process_pending_orders(drain_seconds=0)
+            await process_pending_orders(consumer_seconds=0)
             return saga.order(order_id).outcome is not None
 
         await until(recovered, 60, "another process to recover it")
@@ -90,7 +90,7 @@ async def test_compensations_refusals_and_failures_are_seen(saga: World, collect
     declined, unshippable, refused = f"DECLINED-{unique}", f"UNSHIPPABLE-{unique}", f"REFUSED-{unique}"
     orders = [an_order(declined, card="0000"), an_order(unshippable, country="AQ"), an_order(refused, country="AQ", card="0259")]
     await asyncio.to_thread(submit, orders)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     with sending():
         await heard_of(collected, declined, unshippable, refused)
     assert len({span.trace for span in collected.spans}) == 3
@@ -115,7 +115,7 @@ async def test_nothing_is_lost_while_the_collector_is_away_and_nothing_is_sent_t
     collected.answer = 404  # a refusal, which the exporter does not try again by itself
     orders = [f"LATE-{unique}-{n}" for n in range(3)]
     await asyncio.to_thread(submit, [an_order(order_id) for order_id in orders])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     with sending():
 
         async def tried() -> bool:
@@ -138,7 +138,7 @@ async def test_nothing_is_lost_while_the_collector_is_away_and_nothing_is_sent_t
 async def test_one_of_many_processes_sends(saga: World, collected: Collector, unique: str) -> None:
     orders = [f"ONCE-{unique}-{n}" for n in range(4)]
     await asyncio.to_thread(submit, [an_order(order_id) for order_id in orders])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     senders = [Sender(settings(), every_seconds=0.1) for _ in range(3)]
     for sender in senders:
         sender.start()

@@ -39,12 +39,12 @@ async def test_the_command_shows_how_orders_ended(saga: World, unique: str, tmp_
     file = tmp_path / "orders.ndjson"
     orders = [an_order(f"CLI-{unique}-A"), an_order(f"CLI-{unique}-B", card="0000"), {"no": "id"}]
     file.write_text("\n".join(json.dumps(order) for order in orders))
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=60))
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=60))
     try:
         assert await asyncio.to_thread(order_saga, ["submit", str(file), "--json", "--timeout", "60"]) == 1, "one was refused"
     finally:
-        drain.cancel()
-        await asyncio.gather(drain, return_exceptions=True)
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
     ended = {
         line["order_id"]: line for line in map(json.loads, filter(lambda line: line.startswith("{"), capsys.readouterr().out.splitlines()))
     }
@@ -78,7 +78,7 @@ async def test_the_command_says_that_a_rejected_order_stays_rejected(
     order, file = an_order(f"CLI-{unique}", total_amount="1.00"), tmp_path / "order.json"
     file.write_text(json.dumps(order))
     submit_orders([order])
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
     capsys.readouterr()
     assert await asyncio.to_thread(order_saga, ["submit", str(file), "--no-wait"]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -109,7 +109,7 @@ async def test_an_order_with_a_run_of_its_own_is_stored_first(saga: World, uniqu
     with pytest.raises(TimeoutError):
         await asyncio.to_thread(run_order, order, own_run=True, timeout=0.5)
     assert seen == [1], "stored before its run was started"
-    assert (await process_pending_orders(drain_seconds=0))["orders"] == 0
+    assert (await process_pending_orders(consumer_seconds=0))["orders"] == 0
     await process_order(order)
     assert saga.order(order["id"]).outcome == Outcome.COMPLETED
     assert saga.charges(order["id"]) == 1
@@ -123,11 +123,11 @@ async def test_an_order_whose_own_run_never_comes_is_everybody_s(saga: World, un
         raise RuntimeError("the Prefect server is away")
 
     monkeypatch.setattr(trigger, "start_own_run", no_server)
-    drain = asyncio.create_task(process_pending_orders(drain_seconds=60))
+    consumer = asyncio.create_task(process_pending_orders(consumer_seconds=60))
     try:
         ended = await asyncio.to_thread(run_order, an_order(f"NEVER-{unique}"), own_run=True, timeout=60)
     finally:
-        drain.cancel()
-        await asyncio.gather(drain, return_exceptions=True)
+        consumer.cancel()
+        await asyncio.gather(consumer, return_exceptions=True)
     assert ended.outcome is Outcome.COMPLETED
     assert saga.charges(f"NEVER-{unique}") == 1

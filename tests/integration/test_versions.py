@@ -65,8 +65,8 @@ class Checks:
             yield
 
 
-async def drain() -> None:
-    await process_pending_orders(drain_seconds=0)
+async def consumer() -> None:
+    await process_pending_orders(consumer_seconds=0)
 
 
 def facts(world: World, order_id: str) -> Any:
@@ -87,7 +87,7 @@ async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_ther
     intake.submit([order])
     checks.waits = True
     with checks.known():
-        await drain()
+        await consumer()
     assert saga.journal(order_id)[CHECK].status in {"begun", "failed"}
     saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=order_id)
     if left == "with a dead worker":
@@ -96,13 +96,13 @@ async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_ther
         saga.sql("UPDATE customer_order SET cancel_requested_at = now(), cancel_reason = 'not wanted' WHERE id = :id", id=order_id)
     intake.submit([other])
     with caplog.at_level(logging.WARNING, logger="saga.journal"):
-        await drain()
+        await consumer()
     assert f"instance {order_id} is left to another worker" in caplog.text
     assert CHECK in caplog.text
     assert report.read([str(other["id"])])[str(other["id"])].outcome is Outcome.COMPLETED, "one that it knows is not held up"
     left_so = facts(saga, order_id)
     for _ in range(3):
-        await drain()
+        await consumer()
         await recover_orders()
     assert facts(saga, order_id) == left_so
     row = saga.order(order_id)
@@ -111,7 +111,7 @@ async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_ther
     assert saga.money(order_id) == (PRICE, 0)
     checks.waits = False
     with checks.known():
-        await drain()
+        await consumer()
     row = saga.order(order_id)
     if left == "to be cancelled":
         assert (row.outcome, saga.money(order_id), saga.stock(PRODUCT)) == ("compensated", (PRICE, PRICE), before)
@@ -132,18 +132,18 @@ async def test_an_order_that_a_newer_version_undoes_is_undone_there(saga: World,
     intake.submit([order])
     checks.clearing_waits = True
     with checks.known():
-        await drain()
+        await consumer()
     saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=order_id)
     assert saga.journal(order_id)[CHECK].undo_due
     steps = facts(saga, order_id)
     for _ in range(3):
-        await drain()
+        await consumer()
         await recover_orders()
     assert facts(saga, order_id) == steps
     assert saga.order(order_id).outcome is None
     checks.clearing_waits = False
     with checks.known():
-        await drain()
+        await consumer()
     assert saga.order(order_id).outcome == "compensated"
     assert (checks.checked, checks.cleared) == ([order_id], [order_id])
     assert (saga.money(order_id), saga.stock(PRODUCT)) == ((PRICE, PRICE), before)
@@ -156,10 +156,10 @@ async def test_a_crowd_of_orders_of_a_newer_version_does_not_hide_those_behind_i
     intake.submit(crowd)
     checks.waits = True
     with checks.known():
-        await drain()
+        await consumer()
     saga.sql("UPDATE customer_order SET not_before = NULL")
     own = an_order(f"OLD-{unique}")
     intake.submit([own])
-    await process_pending_orders(drain_seconds=0, batch_size=2)
+    await process_pending_orders(consumer_seconds=0, batch_size=2)
     assert saga.order(str(own["id"])).outcome == "completed"
     assert {row.outcome for row in saga.sql("SELECT outcome FROM customer_order WHERE id LIKE 'NEW%'")} == {None}

@@ -100,7 +100,7 @@ class TestTakingOrders:
         }
         with served() as client:
             assert {client.post("/orders", json=order).status_code for order in orders.values()} == {202}
-            await process_pending_orders(drain_seconds=0)
+            await process_pending_orders(consumer_seconds=0)
             answers = {outcome: client.post("/orders", json=order) for outcome, order in orders.items()}
         moved = [saga.money(order["id"]) for order in orders.values()]
         for outcome, answer in answers.items():
@@ -111,7 +111,7 @@ class TestTakingOrders:
             assert answer.headers["location"] == told["status_url"] == f"/orders/{told['order_id']}"
             assert answer.headers["idempotent-replayed"] == "true"
         assert answers[Outcome.REJECTED].json()["reasons"][0].startswith("total_amount: got 1.00")
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert [saga.money(order["id"]) for order in orders.values()] == moved, "nothing was tried again"
         assert {order["id"]: saga.order(order["id"]).outcome for order in orders.values()} == {
             order["id"]: outcome for outcome, order in orders.items()
@@ -166,13 +166,13 @@ class TestTakingOrders:
         assert web.post("/orders", json=an_order(unique)).headers["idempotent-replayed"] == "true"
         assert world.order(unique).content["total_amount"] == "999.99"
 
-    async def test_a_drain_is_woken_and_the_end_is_shown(self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_consumer_is_woken_and_the_end_is_shown(self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ORDERS_API_KEY", KEY)
         settings.cache_clear()
         with served() as client:
             for order in (an_order(unique), an_order(f"{unique}-no", country="AQ")):
                 assert client.post("/orders", json=order).status_code == 202
-            await process_pending_orders(drain_seconds=0)
+            await process_pending_orders(consumer_seconds=0)
             shipped, undone = (client.get(f"/orders/{unique}{end}").raise_for_status().json() for end in ("", "-no"))
         assert (shipped["status"], shipped["outcome"]) == ("completed", Outcome.COMPLETED)
         assert (shipped["amount_charged"], shipped["amount_refunded"], shipped["currency"]) == ("999.99", "0.00", "USD")

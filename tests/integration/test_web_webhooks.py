@@ -24,7 +24,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments.errors import PaymentGatewayError
 from shop.payments.gateway import Payment
 from shop.payments.stripe.gateway import StripeGateway
-from shop.review.attention import read_desk_sync
+from shop.review.attention import read_queue_sync
 from shop.settings import settings
 from tests.integration.saying import Request, http
 from tests.integration.stripe_world import StripeWorld, paid_by
@@ -56,7 +56,7 @@ def web(shop: StripeWorld) -> Iterator[httpx.Client]:
 
 async def ordered(*orders: dict[str, Any]) -> None:
     intake.submit(orders)
-    await process_pending_orders(drain_seconds=0)
+    await process_pending_orders(consumer_seconds=0)
 
 
 def declined(order_id: str) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class TestOrdersThatWait:
         assert tell(web, "evt_1", "payment_intent.succeeded", about_payment(entry["id"], unique)) == "stored"
 
         assert shop.order(unique).not_before is None
-        await process_pending_orders(drain_seconds=0)
+        await process_pending_orders(consumer_seconds=0)
         assert ended(unique).outcome is Outcome.COMPLETED
         assert (shop.charges(unique), shop.shipments(unique)) == (1, 1)
         assert await handle_payment_events() == {"handled": 0, "later": 0}, "no call to Stripe for what is in order"
@@ -303,7 +303,7 @@ class TestRefundsMadeInTheDashboard:
         assert shop.money(unique) == (PRICE, PRICE)
         assert (ended(unique).outcome, ended(unique).amount_refunded, ended(unique).amount_at_risk) == (Outcome.COMPENSATED, PRICE, 0)
         assert shop.sql("SELECT action, started_by, reference FROM desk_entry") == [("retry_now", "payment event evt_1", "evt_1")]
-        assert read_desk_sync().matters == []
+        assert read_queue_sync().cases == []
         shop.assert_books_balance()
 
     async def test_what_is_held_is_not_paid_twice(
@@ -349,8 +349,8 @@ class TestRefundsMadeInTheDashboard:
         await handle_payment_events()
         assert done(shop, "evt_1") == "refund unknown to gateway: the order needs attention now: see the desk"
         assert (ended(unique).outcome, ended(unique).amount_at_risk) == (Outcome.NEEDS_ATTENTION, PRICE)
-        (matter,) = read_desk_sync().matters
-        assert (matter.order_id, matter.amount_at_risk, matter.next_retry_at) == (unique, PRICE, None)
+        (case,) = read_queue_sync().cases
+        assert (case.order_id, case.amount_at_risk, case.next_retry_at) == (unique, PRICE, None)
         assert shop.money(unique) == (PRICE, PRICE), "nothing is sent a second time before a person says so"
 
     async def test_a_refund_of_a_completed_order_is_for_a_person(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
@@ -408,7 +408,7 @@ class TestDisputes:
         tell(web, "evt_1", "charge.dispute.created", about_dispute("du_1", entry["id"]))
         await handle_payment_events()
         assert shop.sql("SELECT status FROM dispute") == [("lost",)]
-        assert read_desk_sync().disputes == []
+        assert read_queue_sync().disputes == []
 
     async def test_what_stripe_says_of_it_goes_before_what_the_event_says(
         self, shop: StripeWorld, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
@@ -436,7 +436,7 @@ class TestDisputes:
             up = True
             shop.sql("UPDATE payment_event SET next_attempt_at = now()")
             assert await handle_payment_events() == {"handled": 1, "later": 0}
-        (dispute,) = read_desk_sync().disputes
+        (dispute,) = read_queue_sync().disputes
         assert (dispute.amount, dispute.status, dispute.order_id) == (42, "under_review", None)
         settings.cache_clear()
 
@@ -455,7 +455,7 @@ class TestTheWholeWay:
                 return shop.order(unique).not_before is None
 
             await until(woken, 20, "the webhook to arrive")
-            await process_pending_orders(drain_seconds=0)
+            await process_pending_orders(consumer_seconds=0)
             assert ended(unique).outcome is Outcome.COMPLETED
         finally:  # it keeps them for ever
             hook["events"] = ["none"]

@@ -15,7 +15,7 @@ from tests.model.world import World
 _MOST_WORKERS = 3
 _LONG = 18
 """Awaits after which most orders have come to their end."""
-_FLOWS = ["order", "drain", "ask", "expiry", "order", "drain", "recovery", "retry", "order", "drain", "ask", "cancel", "customer"]
+_FLOWS = ["order", "consumer", "ask", "expiry", "order", "consumer", "recovery", "retry", "order", "consumer", "ask", "cancel", "customer"]
 _kind = st.sampled_from(list(KINDS))
 _other = st.none() | _kind
 _flow = st.sampled_from(_FLOWS)
@@ -136,7 +136,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     def _worker(self, which: int) -> Worker:
         if not self.world.workers:
-            self.world.start(("order", "drain", "drain")[which], which)
+            self.world.start(("order", "consumer", "consumer")[which], which)
         return self.world.workers[which % len(self.world.workers)]
 
     def _go_on(self, worker: Worker, awaits: int, pick: int = 0) -> None:

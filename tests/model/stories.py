@@ -23,7 +23,7 @@ def story(name: str, order_id: str, kind: str) -> Story:
     content = order(order_id, kind)
     stories: dict[str, Story] = {
         "order": lambda: process_order.fn(content),  # type: ignore[arg-type]
-        "drain": lambda: process_pending_orders.fn(drain_seconds=0, batch_size=10),
+        "consumer": lambda: process_pending_orders.fn(consumer_seconds=0, batch_size=10),
         "recovery": recover_orders.fn,
         "retry": retry_compensations.fn,
         "cancel": lambda: cancel_order.fn(order_id, "changed their mind", "ann", True),

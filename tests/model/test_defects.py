@@ -34,6 +34,6 @@ def test_the_model_finds(
         run_state_machine_as_test(AnyHistory, settings=search)
     assert world.violations, "it failed for another reason"
     found = world.violations[0]
-    tell(f"after {world.tally.histories} histories: {found[:200]}")
+    tell(f"after {world.outcome_counter.histories} histories: {found[:200]}")
     assert any(re.search(each, found) for each in expected), found
     assert UNFORESEEN not in found or any(UNFORESEEN in each for each in expected), found

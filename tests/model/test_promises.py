@@ -31,10 +31,10 @@ def test_no_history_breaks_a_promise(
         run_state_machine_as_test(AnyHistory, settings=chosen)
     finally:
         again = f" (the same again: make model HISTORIES={histories} SEED={number})" if histories else ""
-        tell(f"{world.tally}; in {time.monotonic() - begun:.0f} s{again}")
-    tally = world.tally
-    assert tally.histories >= chosen.max_examples
-    assert len(tally.different) > 0.95 * tally.histories, "the same interleavings again and again"
-    assert tally.switches > tally.histories, "workers hardly ever took turns"
-    assert tally.crashes > tally.histories / 10
-    assert tally.overtaken > tally.histories / 30
+        tell(f"{world.outcome_counter}; in {time.monotonic() - begun:.0f} s{again}")
+    outcome_counter = world.outcome_counter
+    assert outcome_counter.histories >= chosen.max_examples
+    assert len(outcome_counter.different) > 0.95 * outcome_counter.histories, "the same interleavings again and again"
+    assert outcome_counter.switches > outcome_counter.histories, "workers hardly ever took turns"
+    assert outcome_counter.crashes > outcome_counter.histories / 10
+    assert outcome_counter.overtaken > outcome_counter.histories / 30

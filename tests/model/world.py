@@ -8,6 +8,8 @@ from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 from unittest.mock import patch
 
+from tests.model.outcome_counter import Tally
+
 import saga.checkpoint
 import saga.claims
 import saga.database
@@ -24,7 +26,6 @@ from tests.model.orders import IDS
 from tests.model.plain import Surprises, without_prefect
 from tests.model.stories import Story, story
 from tests.model.tables import Tables
-from tests.model.tally import Tally
 from tests.model.trouble import Trouble
 from tests.model.witness import UNFORESEEN, Witness
 from tests.model.worker import Point, Worker, current
@@ -60,7 +61,7 @@ class World:
         self.ledger = Ledger(None)
         self.witness = self._stack.enter_context(closing(Witness(url, self.ledger)))
         self.workers: list[Worker] = []
-        self.tally = Tally()
+        self.outcome_counter = Tally()
         self.trace: list[str] = []
         """What was passed, in its sequence."""
         self.violations: list[str] = []
@@ -108,8 +109,8 @@ class World:
         self._surprises.heard.clear()
         self.trace = []
         self._number, self._last = 0, None
-        self.tally.histories += 1
-        self.tally.orders += len(kinds)
+        self.outcome_counter.histories += 1
+        self.outcome_counter.orders += len(kinds)
 
     def end(self) -> None:
         """Whatever became of the history: all workers are gone."""
@@ -152,9 +153,9 @@ class World:
 
     def step(self, worker: Worker, pick: int = 0, trouble: Trouble | None = None) -> Point | None:
         if worker is not self._last:
-            self.tally.switches += 1
+            self.outcome_counter.switches += 1
             self._last = worker
-        self.tally.awaits += 1
+        self.outcome_counter.awaits += 1
         ready = worker.ready
         self.trace.append(f"{worker}: {ready[pick % len(ready)].what if ready else '...'}{f' ({trouble})' if trouble else ''}")
         return worker.step(pick, trouble)
@@ -189,7 +190,7 @@ class World:
             kept.pop(worker.loop, None)
         self.workers.remove(worker)
         self._engines.take_back(worker)
-        self.tally.crashes += counts
+        self.outcome_counter.crashes += counts
 
     def lay_down(self, worker: Worker) -> BaseException | None:
         """A worker whose flow has ended goes. Returns what its flow failed with, if that was no fault of the outside."""
@@ -224,11 +225,11 @@ class World:
     def finish(self) -> None:
         """Every worker dies, and healthy ones come up. Raises Violation unless every order gets its right outcome."""
         self.end()
-        self.tally.different.add(hash((*self._kinds.values(), *self.trace)))
+        self.outcome_counter.different.add(hash((*self._kinds.values(), *self.trace)))
         late = bool(self.wire.in_the_air)
         states = known.states(self._tables.db, self.wire, self._kinds)
         if states <= self._known and not late:
-            self.tally.known += 1
+            self.outcome_counter.known += 1
             return
         self.recover()
         while self.wire.in_the_air:
@@ -247,7 +248,7 @@ class World:
                 return
             self.leases_run_out()
             self.pauses_end()
-            self._to_the_end("drain")
+            self._to_the_end("consumer")
         self.fail("healthy workers do not bring every order to its outcome")
 
     def _at_rest(self) -> None:
@@ -280,7 +281,7 @@ class World:
     def _claimed(self, worker: Worker, orders: Sequence[OrderInstance]) -> None:
         worker.fences |= {order.id: order.fence for order in orders}
         others = [other for other in self.workers if other is not worker]
-        self.tally.overtaken += sum(order.id in other.fences for order in orders for other in others)
+        self.outcome_counter.overtaken += sum(order.id in other.fences for order in orders for other in others)
 
     def _committed(self, worker: Worker) -> None:
         self.witness.after_commit(repr(worker), worker.fences)

@@ -1,6 +1,6 @@
 """Real worker processes, each there in milliseconds: one parent loads Prefect and the flows once, and forks.
 
-In a test: `Nursery` starts the parent, `Nursery.drain(...)` and its like start a worker process.
+In a test: `Nursery` starts the parent, `Nursery.consumer(...)` and its like start a worker process.
 As a program (`python -m tests.nursery.nursery SOCKET`): the parent.
 """
 
@@ -151,9 +151,9 @@ class Nursery:
         self._started.append(process)
         return process
 
-    def drain(self, drain_seconds: float = 0, *, batch_size: int | None = None, **more: Any) -> Process:
+    def consumer(self, consumer_seconds: float = 0, *, batch_size: int | None = None, **more: Any) -> Process:
         """The pending lane."""
-        return self.process("drain", drain_seconds=drain_seconds, batch_size=batch_size, **more)
+        return self.process("consumer", consumer_seconds=consumer_seconds, batch_size=batch_size, **more)
 
     def order(self, order: Mapping[str, Any], **more: Any) -> Process:
         """`process_order` for one order."""

@@ -41,11 +41,11 @@ from shop.shipping.labels.label import Parcel, render_label
 from tests.crash import lanes
 
 
-async def drain(drain_seconds: float, batch_size: int | None, deadly: tuple[str, str] | None = None) -> Any:
+async def consumer(consumer_seconds: float, batch_size: int | None, deadly: tuple[str, str] | None = None) -> Any:
     """`deadly`: an order, and the coroutine (`module:name`) that kills its process (SIGKILL) when it is called with that order."""
     if deadly is not None:
         kill_at(*deadly)
-    return await process_pending_orders(drain_seconds=drain_seconds, batch_size=batch_size)
+    return await process_pending_orders(consumer_seconds=consumer_seconds, batch_size=batch_size)
 
 
 async def order(order: dict[str, Any]) -> Any:
@@ -78,7 +78,7 @@ LOADED = (anyio, babel, fastapi, jinja2, prefect, sqlalchemy)
 render_label(Parcel("warm", "CA000000014US", "carrier", "service", ("sender",), ("recipient",), 1))
 
 ROLES: dict[str, Callable[..., Awaitable[Any]]] = {
-    "drain": drain,
+    "consumer": consumer,
     "order": order,
     "recover": recover,
     "submit": submit,

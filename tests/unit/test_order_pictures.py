@@ -15,7 +15,7 @@ from shop.orders.page.boxes import order_boxes
 from shop.orders.page.diagram import order_diagram
 from shop.orders.page.formatting import duration, for_markdown, for_mermaid
 from shop.orders.page.page import order_page, page_key, summary
-from shop.orders.page.story import DeskRow, MailRow, OrderStory, StepRow, StepState, UndoState, step_views
+from shop.orders.page.story import MailRow, OrderStory, ReviewEntry, StepRow, StepState, UndoState, step_views
 from shop.settings import Settings
 from tests.node import node as mermaid
 
@@ -261,13 +261,13 @@ class TestPage:
         (s.label_dir / "ORDER-1001.pdf").touch()
         story = replace(completed(), tracking_number="CA000000014US", mails=[MailRow("confirmation", sent=True)])
         page = order_page(story, ORDER_SAGA, s)
-        assert "[open it](https://orders.shop.example/papers/label?id=ORDER-1001)" in page
-        assert "[read it](https://orders.shop.example/papers/mail?id=ORDER-1001&kind=confirmation)" in page
+        assert "[open it](https://orders.shop.example/documents/label?id=ORDER-1001)" in page
+        assert "[read it](https://orders.shop.example/documents/mail?id=ORDER-1001&kind=confirmation)" in page
         assert str(tmp_path) not in page
 
     def test_what_people_did_at_the_desk(self, tmp_path: Path) -> None:
-        desk = [DeskRow("2031-02-03 09:30", "refunded_by_hand", "ann", Decimal("999.99"), "transfer | 4711", "Prefect run 7")]
-        page = order_page(replace(compensated(), desk=desk), ORDER_SAGA, Settings(var_dir=tmp_path)).replace("&#95;", "_")
+        review = [ReviewEntry("2031-02-03 09:30", "refunded_by_hand", "ann", Decimal("999.99"), "transfer | 4711", "Prefect run 7")]
+        page = order_page(replace(compensated(), review=review), ORDER_SAGA, Settings(var_dir=tmp_path)).replace("&#95;", "_")
         row = next(line for line in page.splitlines() if "refunded_by_hand" in line)
         assert re.sub(r"&#\d+;", "", row).split(" | ")[1:5] == ["refunded_by_hand", "ann", "Prefect run 7", "99999 USD"]
         assert "4711" in row

@@ -39,12 +39,12 @@ def list_(*, filters: Filters = _ANYTHING, json: bool = False) -> int:
     """
     if (selection := selected(filters)) is None:
         return 2
-    matters = select_sync(selection)
+    cases = select_sync(selection)
     if json:
-        for matter in matters:
-            terminal.write_json(matter.model_dump_json())
+        for case in cases:
+            terminal.write_json(case.model_dump_json())
     else:
-        terminal.console(width=150).print(listed(matters))
+        terminal.console(width=150).print(listed(cases))
     return 0
 
 
@@ -56,19 +56,19 @@ def show(*orders: str, json: bool = False) -> int:
         orders: Their ids.
         json: Print JSON, one order a line.
     """
-    matters = {matter.order_id: matter for matter in select_sync(Selection(), orders)}
+    cases = {case.order_id: case for case in select_sync(Selection(), orders)}
     for order_id in orders:
-        if order_id not in matters:
+        if order_id not in cases:
             terminal.write(f"{order_id} is not under manual review, and never was", sys.stderr)
             continue
         story = read_story_sync(order_id)
-        decisions = story.desk if story else ()
+        decisions = story.review if story else ()
         if json:
-            terminal.write_json(json_module.dumps(details(matters[order_id], decisions)))
+            terminal.write_json(json_module.dumps(details(cases[order_id], decisions)))
         else:
-            for name, value in details(matters[order_id], decisions).items():
+            for name, value in details(cases[order_id], decisions).items():
                 terminal.write(f"{name:>15}  {value}")
-    return int(any(order_id not in matters for order_id in orders))
+    return int(any(order_id not in cases for order_id in orders))
 
 
 @review.command

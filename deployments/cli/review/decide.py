@@ -14,8 +14,8 @@ from deployments.cli.review.options import Filters, Who
 from deployments.cli.review.shown import Row, decided_table
 from deployments.cli.trouble import explanation
 from deployments.who import user
-from shop.review import resolution as desk
-from shop.review.attention import OnTheDesk
+from shop.review import resolution as review
+from shop.review.attention import ReviewCase
 from shop.review.errors import DeskError, ResolutionIncomplete
 from shop.review.resolution import Decision, Resolution
 from shop.review.selection import Selection, select_sync
@@ -43,17 +43,17 @@ def decide(resolution: Resolution, orders: Sequence[str], filters: Filters, who:
     problems += _selection(filters)[1]
     try:
         started_by = user("with order-saga")
-        decision = desk.decision("", resolution, resolved_by=who.by, reference=reference, reason=who.reason, started_by=started_by)
+        decision = review.decision("", resolution, resolved_by=who.by, reference=reference, reason=who.reason, started_by=started_by)
     except ResolutionIncomplete as error:
         problems += [_as_option(problem) for problem in error.problems]
         return _refuse(problems)
     selection, _ = _selection(filters)
     if problems or selection is None:
         return _refuse(problems)
-    matters = select_sync(selection, None if who.all else orders)
-    if unknown := [] if who.all else [order_id for order_id in orders if order_id not in {matter.order_id for matter in matters}]:
+    cases = select_sync(selection, None if who.all else orders)
+    if unknown := [] if who.all else [order_id for order_id in orders if order_id not in {case.order_id for case in cases}]:
         return _refuse([f"{order_id} is not under manual review, and never was" for order_id in unknown])
-    return _decide_each(decision, matters, dry_run=who.dry_run)
+    return _decide_each(decision, cases, dry_run=who.dry_run)
 
 
 def selected(filters: Filters) -> Selection | None:
@@ -93,33 +93,33 @@ def _refuse(problems: Sequence[str]) -> int:
     return 2
 
 
-def _decide_each(decision: Decision, matters: Sequence[OnTheDesk], *, dry_run: bool) -> int:
+def _decide_each(decision: Decision, cases: Sequence[ReviewCase], *, dry_run: bool) -> int:
     console = terminal.console(width=150)
     rows: list[Row] = []
     stopped: Exception | None = None
     with console.status("") as status:
         try:
-            run_sync(lambda: _each(decision, matters, rows, status, dry_run=dry_run))
+            run_sync(lambda: _each(decision, cases, rows, status, dry_run=dry_run))
         except Exception as error:
             if explanation(error) is None:
                 raise
             stopped = error
-    console.print(decided_table(rows, dry_run=dry_run) if matters else "No order under manual review matches.")
+    console.print(decided_table(rows, dry_run=dry_run) if cases else "No order under manual review matches.")
     changed = any(row.changed for row in rows)
     if changed and not dry_run and decision.resolution is not Resolution.HOLD:
         console.print(_OPEN_AGAIN)
     if stopped is not None:
-        terminal.write(f"{explanation(stopped)} Of {len(matters)} orders, {len(matters) - len(rows)} were not reached.", sys.stderr)
+        terminal.write(f"{explanation(stopped)} Of {len(cases)} orders, {len(cases) - len(rows)} were not reached.", sys.stderr)
         return 2
     return int(any(row.refused for row in rows))
 
 
-async def _each(decision: Decision, matters: Sequence[OnTheDesk], rows: list[Row], status: Status, *, dry_run: bool) -> None:
-    for number, matter in enumerate(matters, 1):
-        status.update(f"{number} of {len(matters)}")
+async def _each(decision: Decision, cases: Sequence[ReviewCase], rows: list[Row], status: Status, *, dry_run: bool) -> None:
+    for number, case in enumerate(cases, 1):
+        status.update(f"{number} of {len(cases)}")
         try:
-            new = await desk.resolve(replace(decision, order_id=matter.order_id), dry_run=dry_run)
+            new = await review.resolve(replace(decision, order_id=case.order_id), dry_run=dry_run)
         except DeskError as error:
-            rows.append(Row(matter, str(error), refused=True))
+            rows.append(Row(case, str(error), refused=True))
         else:
-            rows.append(Row(matter, _DONE[decision.resolution] if new else "decided before", changed=new))
+            rows.append(Row(case, _DONE[decision.resolution] if new else "decided before", changed=new))

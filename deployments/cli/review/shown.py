@@ -13,9 +13,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from shop.orders.page.story import DeskRow
+from shop.orders.page.story import ReviewEntry
 from shop.review.advice import advice
-from shop.review.attention import OnTheDesk
+from shop.review.attention import ReviewCase
 from shop.values.money import show
 
 
@@ -23,27 +23,27 @@ from shop.values.money import show
 class Row:
     """What became of one order."""
 
-    matter: OnTheDesk
+    case: ReviewCase
     result: str
     refused: bool = False
     changed: bool = False
 
 
-def listed(matters: Sequence[OnTheDesk]) -> Group:
+def listed(cases: Sequence[ReviewCase]) -> Group:
     """One line for each order, and the sums."""
-    table = _table(f"Under manual review: {len(matters)}", "order", "since", "step", "at risk", "code", "last error", "retries", "next try")
-    for matter in matters:
+    table = _table(f"Under manual review: {len(cases)}", "order", "since", "step", "at risk", "code", "last error", "retries", "next try")
+    for case in cases:
         table.add_row(
-            Text(matter.order_id),
-            _minute(matter.since),
-            matter.step,
-            show(matter.amount_at_risk, matter.currency),
-            matter.error_code,
-            Text(matter.last_error),
-            str(matter.retries),
-            _next_try(matter),
+            Text(case.order_id),
+            _minute(case.since),
+            case.step,
+            show(case.amount_at_risk, case.currency),
+            case.error_code,
+            Text(case.last_error),
+            str(case.retries),
+            _next_try(case),
         )
-    return Group(table, _sums(matters))
+    return Group(table, _sums(cases))
 
 
 def decided_table(rows: Sequence[Row], *, dry_run: bool) -> Group:
@@ -51,48 +51,48 @@ def decided_table(rows: Sequence[Row], *, dry_run: bool) -> Group:
     table = _table("What would be done; nothing was changed" if dry_run else "What was done", "order", "step", "at risk", "result")
     for row in rows:
         style = "bold red" if row.refused else "green" if row.changed else "dim"
-        amount = show(row.matter.amount_at_risk, row.matter.currency)
-        table.add_row(Text(row.matter.order_id), row.matter.step, amount, Text(row.result, style))
+        amount = show(row.case.amount_at_risk, row.case.currency)
+        table.add_row(Text(row.case.order_id), row.case.step, amount, Text(row.result, style))
     counts = Counter("refused" if row.refused else row.result for row in rows)
     text = ", ".join(f"{count} {result}" for result, count in counts.most_common())
-    return Group(table, Text(f"{text}; ") + _sums([row.matter for row in rows if row.changed]))
+    return Group(table, Text(f"{text}; ") + _sums([row.case for row in rows if row.changed]))
 
 
-def details(matter: OnTheDesk, decisions: Iterable[DeskRow]) -> dict[str, str]:
+def details(case: ReviewCase, decisions: Iterable[ReviewEntry]) -> dict[str, str]:
     """All that is known of one order, by name."""
     return {
-        "order": matter.order_id,
-        "since": _minute(matter.since),
-        "step": matter.step,
-        "at risk": show(matter.amount_at_risk, matter.currency),
-        "code": matter.error_code,
-        "last error": matter.last_error,
-        "retries": str(matter.retries),
-        "next try": _next_try(matter),
-        "what to do": advice(matter),
+        "order": case.order_id,
+        "since": _minute(case.since),
+        "step": case.step,
+        "at risk": show(case.amount_at_risk, case.currency),
+        "code": case.error_code,
+        "last error": case.last_error,
+        "retries": str(case.retries),
+        "next try": _next_try(case),
+        "what to do": advice(case),
         "decided before": "; ".join(_decision(each) for each in decisions) or "nothing",
     }
 
 
-def _decision(row: DeskRow) -> str:
+def _decision(row: ReviewEntry) -> str:
     reference = f", {row.reference}" if row.reference else ""
     return f"{row.at} {row.action} by {row.by}{reference} ({row.started_by or 'unknown'})"
 
 
-def _next_try(matter: OnTheDesk) -> str:
-    if matter.being_retried:
+def _next_try(case: ReviewCase) -> str:
+    if case.being_retried:
         return "now"
-    return _minute(matter.next_retry_at) if matter.next_retry_at else "held"
+    return _minute(case.next_retry_at) if case.next_retry_at else "held"
 
 
 def _minute(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _sums(matters: Iterable[OnTheDesk]) -> Text:
+def _sums(cases: Iterable[ReviewCase]) -> Text:
     sums: dict[str, Decimal] = {}
-    for matter in matters:
-        sums[matter.currency] = sums.get(matter.currency, Decimal(0)) + matter.amount_at_risk
+    for case in cases:
+        sums[case.currency] = sums.get(case.currency, Decimal(0)) + case.amount_at_risk
     return Text(f"at risk: {', '.join(show(amount, currency) for currency, amount in sorted(sums.items())) or 'nothing'}")
 
 

@@ -31,7 +31,7 @@ OTHER = "other"
 _MOST_WRITERS = 20
 _REASONS = (*EXTERNAL, PaymentNeedsCustomer.code)
 """The reasons for postponing orders: reported even if there are no such orders."""
-_OPEN_STATES = ("waiting", "held", "put_off", "left_behind")
+_OPEN_STATES = ("waiting", "held", "postponed", "left_behind")
 _OUTBOX_STATES = ("waiting", "failing", "refused")
 
 
@@ -90,7 +90,7 @@ def _totals(totals: Sequence[Total]) -> Iterator[Metric]:
     steps, undos = of["step"], of["undo"]
     ended, undone = ([t for t in each if t.result != POSTPONED] for each in (steps, undos))
     what = (
-        "Steps that ended. refused: a business refusal, such as a declined card; failed: an error; put_off: "
+        "Steps that ended. refused: a business refusal, such as a declined card; failed: an error; postponed: "
         "a postponed attempt, repeated when an external system is available again."
     )
     yield _counter("steps", what, ["step", "result", "code"], steps, lambda t: (t.name, _result(t), _code(t)))
@@ -99,7 +99,7 @@ def _totals(totals: Sequence[Total]) -> Iterator[Metric]:
     what = "Attempts after the first, of steps that are done or were given up."
     yield _counter("step_retries", what, ["step"], of["step retry"], lambda t: (t.name,), sorted({(t.name,) for t in steps}))
     what = (
-        "Compensations that ended, by the step that they undo. failed: still due; put_off: postponed, "
+        "Compensations that ended, by the step that they undo. failed: still due; postponed: postponed, "
         "repeated when the external system is available again."
     )
     yield _counter("compensations", what, ["step", "result"], undos, lambda t: (t.name, t.result))
@@ -121,7 +121,7 @@ def _totals(totals: Sequence[Total]) -> Iterator[Metric]:
 def _orders_now(now: Now) -> Iterator[Metric]:
     rows = {row.state: row for row in now.open}
     what = (
-        "Orders without an outcome. waiting: held by no worker; held: a worker processes it; put_off: "
+        "Orders without an outcome. waiting: held by no worker; held: a worker processes it; postponed: "
         "postponed, for an external system or the customer; left_behind: its worker died, and no other has taken "
         "it over yet."
     )
@@ -134,7 +134,7 @@ def _orders_now(now: Now) -> Iterator[Metric]:
     yield _gauge("oldest_open_order_age_seconds", what, max((row.age or 0 for row in now.open), default=0))
     what = "Time since the lease of the order that waits longest for recovery expired; 0 if there is none."
     yield _gauge("left_behind_age_seconds", what, max((row.since_over or 0 for row in now.open), default=0))
-    why = GaugeMetricFamily(f"{PREFIX}_put_off_orders", "Postponed orders, by the code of the reason.", labels=["code"])
+    why = GaugeMetricFamily(f"{PREFIX}_postponed_orders", "Postponed orders, by the code of the reason.", labels=["code"])
     waiting = Counter(dict.fromkeys(_REASONS, 0))
     for row in now.postponed:
         waiting[_known(row.code)] += row.orders
@@ -174,7 +174,7 @@ def _others_now(now: Now) -> Iterator[Metric]:
     what = "Long-running processes. lost: no heartbeat for three intervals, in the last hour."
     processes = GaugeMetricFamily(f"{PREFIX}_processes", what, labels=["kind", "state"])
     for (kind, state), number in sorted(
-        {("worker", "alive"): 0, ("drain", "alive"): 0, **{(row.kind, row.state): row.processes for row in now.processes}}.items()
+        {("worker", "alive"): 0, ("consumer", "alive"): 0, **{(row.kind, row.state): row.processes for row in now.processes}}.items()
     ):
         processes.add_metric([kind, state], number)
     yield processes

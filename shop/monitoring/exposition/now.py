@@ -15,7 +15,7 @@ from shop.payments import charge
 _OPEN = text(
     """
     SELECT state, count(*) AS orders, count(*) FILTER (WHERE undoing) AS undoing, max(age) AS age, max(since_over) AS since_over FROM (
-        SELECT CASE WHEN o.lease_id IS NULL THEN CASE WHEN o.not_before > now() THEN 'put_off' ELSE 'waiting' END
+        SELECT CASE WHEN o.lease_id IS NULL THEN CASE WHEN o.not_before > now() THEN 'postponed' ELSE 'waiting' END
                     WHEN l.until >= now() THEN 'held' ELSE 'left_behind' END AS state,
             o.failure IS NOT NULL AS undoing,
             CASE WHEN a.order_id IS NULL THEN extract(epoch FROM now() - o.submitted_at) END AS age,

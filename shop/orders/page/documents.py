@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-LABEL, MAIL = "/papers/label", "/papers/mail"
+LABEL, MAIL = "/documents/label", "/documents/mail"
 
 
 def label_url(web_url: str, order_id: str) -> str:

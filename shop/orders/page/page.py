@@ -43,7 +43,7 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
         markdown_table(("charged", "refunded", "at risk"), [_money(story)]),
         *_desk(story),
         "## Label and mails",
-        *(f"- {line}" for line in _papers(story, s)),
+        *(f"- {line}" for line in _documents(story, s)),
         f"\n{_when(story)}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -84,18 +84,18 @@ def _money(story: OrderStory) -> tuple[str, ...]:
 
 
 def _desk(story: OrderStory) -> Iterator[str]:
-    if story.desk:
+    if story.review:
         yield "## What people did"
         head = ("when (UTC)", "what", "who (as typed)", "started by", "amount", "reference")
-        amounts = [show(row.amount, story.currency) if row.amount else "" for row in story.desk]
+        amounts = [show(row.amount, story.currency) if row.amount else "" for row in story.review]
         rows = [
             (row.at, row.action, row.by, row.started_by or "", amount, row.reference or "")
-            for row, amount in zip(story.desk, amounts, strict=True)
+            for row, amount in zip(story.review, amounts, strict=True)
         ]
         yield markdown_table(head, rows)
 
 
-def _papers(story: OrderStory, s: Settings) -> Iterator[str]:
+def _documents(story: OrderStory, s: Settings) -> Iterator[str]:
     """Links at the web app; without one the paths, because the UI does not link files."""
     if story.tracking_number:
         label = label_path(s.label_dir, story.order_id)

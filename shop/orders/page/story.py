@@ -40,7 +40,7 @@ _STORY = text(
             FROM order_step s WHERE s.order_id = o.id) AS steps,
         (SELECT coalesce(jsonb_agg(jsonb_build_object('at', to_char(d.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), 'action', d.action,
             'by', d."by", 'started_by', d.started_by, 'reference', d.reference, 'amount', d.amount::text) ORDER BY d.id), '[]')
-            FROM desk_entry d WHERE d.order_id = o.id) AS desk
+            FROM desk_entry d WHERE d.order_id = o.id) AS review
     FROM customer_order o WHERE o.id = :id
     """
 )
@@ -74,7 +74,7 @@ class MailRow:
 
 
 @dataclass(frozen=True, slots=True)
-class DeskRow:
+class ReviewEntry:
     """What a person did about the order; see `shop.tables.DeskEntry`. Without their reason: free text, which may name the customer."""
 
     at: str
@@ -113,7 +113,7 @@ class OrderStory:
     """The run that held it last."""
     tracking_number: str | None = None
     mails: Sequence[MailRow] = ()
-    desk: Sequence[DeskRow] = ()
+    review: Sequence[ReviewEntry] = ()
 
     @property
     def end(self) -> str:
@@ -216,7 +216,7 @@ def _read(connection: Connection, order_id: str) -> OrderStory | None:
     fields: dict[str, Any] = dict(row)
     fields["steps"] = tuple(StepRow(**each) for each in row["steps"])
     fields["mails"] = tuple(MailRow(**each) for each in row["mails"])
-    fields["desk"] = tuple(DeskRow(**{**each, "amount": Decimal(each["amount"])}) for each in row["desk"])
+    fields["review"] = tuple(ReviewEntry(**{**each, "amount": Decimal(each["amount"])}) for each in row["review"])
     return OrderStory(**fields)
 
 

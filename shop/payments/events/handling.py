@@ -24,7 +24,7 @@ from shop.payments.events.event import PaymentEvent
 from shop.payments.gateway import PaymentGateway
 from shop.payments.stripe.disputes import DisputeRecord, look_up, to_dispute
 from shop.reconciliation.discrepancy import Discrepancy, Kind
-from shop.reconciliation.known_payments import seeing
+from shop.reconciliation.known_payments import known_payments
 from shop.reconciliation.reconcile import look_closely
 from shop.review.errors import AlreadyResolved, NotOnTheDesk
 from shop.review.resolution import Resolution, decision, resolve
@@ -53,7 +53,7 @@ class Handled:
     found: Sequence[Discrepancy] = ()
     reopened: bool = False
     """The order is open again, to be undone by the saga."""
-    desk_changed: bool = False
+    review_changed: bool = False
 
 
 async def handle(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
@@ -77,7 +77,7 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     if not order_id:
         return await _end(event, _NOT_OURS)
     row = await _look(order_id)
-    known = seeing(gateway, [event.payment_id, row.payment_id if row else None])
+    known = known_payments(gateway, [event.payment_id, row.payment_id if row else None])
     found = await look_closely(order_id, known, _ANY_TIME, fix=True)
     row = await _look(order_id)
     if row is not None and row.outcome is None:  # judged once it has ended
@@ -87,8 +87,8 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     if row is not None and row.outcome == Outcome.NEEDS_ATTENTION and any(each.kind is Kind.REFUND_UNKNOWN_TO_US for each in found):
         reopened = await _try_again(event, order_id, known, held=row.held)
     done = "tried again: it was given back at the gateway" if reopened else _in_words(found)
-    desk_changed = any(each.mendable or each.remark for each in found)  # a refund may have been refused, or be gone
-    return await _end(event, done, order_id=order_id, found=found, reopened=reopened, desk_changed=desk_changed)
+    review_changed = any(each.mendable or each.remark for each in found)  # a refund may have been refused, or be gone
+    return await _end(event, done, order_id=order_id, found=found, reopened=reopened, review_changed=review_changed)
 
 
 async def _try_again(event: PaymentEvent, order_id: str, gateway: PaymentGateway, *, held: bool) -> bool:
@@ -127,7 +127,7 @@ async def _dispute(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     amount = show(told.amount, told.currency)
     done = f"dispute of {amount} ({told.reason}) is {told.status}, {how}"
     await inbox.end_dispute(event, done, dispute=told, as_of=as_of, order_id=order_id)
-    return Handled(done, order_id, desk_changed=True)
+    return Handled(done, order_id, review_changed=True)
 
 
 async def _whose(payment_id: str | None, gateway: PaymentGateway) -> str | None:

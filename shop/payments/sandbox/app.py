@@ -140,10 +140,10 @@ async def _serve(
     if ledger.behaviour.latency_ms:
         await asyncio.sleep(ledger.behaviour.latency_ms / 1000)
     if fate is Fate.FAILS_BEFORE:
-        return _told_to(HTTPStatus.INTERNAL_SERVER_ERROR)
+        return _instructed_to(HTTPStatus.INTERNAL_SERVER_ERROR)
     response, lost = _answer(work)
     if fate is Fate.FAILS_AFTER:
-        return _told_to(HTTPStatus.INTERNAL_SERVER_ERROR)
+        return _instructed_to(HTTPStatus.INTERNAL_SERVER_ERROR)
     if lost or fate is Fate.HANGS:
         await _hold(request)
     return response
@@ -163,7 +163,7 @@ async def _fail(request: Request, ledger: Ledger, rule: FaultRule, work: Callabl
     """Acts out a single fault."""
     match rule.fault:
         case Fault.ERROR_500 | Fault.ERROR_502 | Fault.ERROR_429:
-            return _told_to(ERRORS[rule.fault])
+            return _instructed_to(ERRORS[rule.fault])
         case Fault.RESET_BEFORE:
             return _reset(request)
         case Fault.WEB_PAGE:
@@ -180,7 +180,7 @@ async def _fail(request: Request, ledger: Ledger, rule: FaultRule, work: Callabl
     response, _ = _answer(work)
     match rule.fault:
         case Fault.ERROR_500_AFTER:
-            return _told_to(ERRORS[rule.fault])
+            return _instructed_to(ERRORS[rule.fault])
         case Fault.RESET_AFTER:
             return _reset(request)
         case Fault.GARBAGE:
@@ -224,7 +224,7 @@ def _answer_errors(app: FastAPI) -> None:
         return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "storage_error", str(error))
 
 
-def _told_to(status: HTTPStatus) -> Response:
+def _instructed_to(status: HTTPStatus) -> Response:
     return _error(
         status, "internal_error" if status == HTTPStatus.INTERNAL_SERVER_ERROR else status.name.lower(), "the sandbox was told to fail"
     )
