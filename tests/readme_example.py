@@ -25,7 +25,7 @@ def follow(folder: Path) -> Path:
     refusal, step, table = re.findall(r"```\w+\n(.*?)```", part, re.DOTALL)
     imported, line = filter(str.strip, table.splitlines())
     (copy / "tasks" / "check_fraud.py").write_text(step, encoding="utf-8")
-    _insert(copy / "shop" / "errors.py", r"(?=class VoidRefused\()", f"{refusal}\n\n")
+    _insert(copy / "shop" / "orders" / "errors.py", r"(?=class OrderConflict\()", f"{refusal}\n\n")
     _insert(copy / "flows" / "order_saga.py", r"(?=from tasks\.fulfill_order )", f"{imported}\n")
     _insert(copy / "flows" / "order_saga.py", r"(?<=\n)    Step\(check_inventory,.*\n", f"{line}\n")
     _insert(copy / "README.md", r"(?<=\n)\| `check_inventory` \| compensatable .*\n", _ROW)

@@ -172,7 +172,7 @@ async def endless(head: bytes, part: bytes, pause: float = 0) -> AsyncIterator[s
             writer.write(head)
             while True:
                 writer.write(part)
-                await writer.consumer()
+                await writer.drain()
                 with suppress(TimeoutError):
                     if await asyncio.wait_for(reader.read(100), pause) == b"":
                         return

@@ -394,7 +394,7 @@ async def test_a_service_that_answers_byte_by_byte_does_not_block(shop: Shop, mo
             await reader.read(1)
             while not ended.is_set():
                 writer.write(b"H")
-                await writer.consumer()
+                await writer.drain()
                 await asyncio.sleep(0.2)
         writer.close()
 
