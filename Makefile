@@ -59,7 +59,7 @@ test: lint node pgbouncer
 
 test-slow: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and not alone" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest tests/integration tests/faults tests/hostile -m "slow and alone"
+	$(BIN)/python -m pytest tests/crash tests/integration tests/faults tests/hostile -m "slow and alone"
 
 # All of what make test has in short: databases, gateways and Prefect servers that go away, workers that are paused, stopped, or silent.
 fault-test: $(STAMP) pgbouncer
@@ -85,7 +85,7 @@ format: $(STAMP)
 
 # Every combination of points, lanes and gateways, then random kills: make crash-test ORDERS=1000 SEED=1
 crash-test: $(STAMP)
-	$(BIN)/python -m pytest tests/crash --every $(if $(ORDERS),--orders $(ORDERS)) --seed $(or $(SEED),$(shell date +%s))
+	$(BIN)/python -m pytest tests/crash -k "not fourth" --every $(if $(ORDERS),--orders $(ORDERS)) --seed $(or $(SEED),$(shell date +%s))
 
 # Other histories each time, and mistakes that are hard to find: make model HISTORIES=4000 SEED=1 plays the same again
 model: $(STAMP)

@@ -73,6 +73,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {line}")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test with `short_form`, the parameter sets that it does not name are slow."""
+    for item in items:
+        if (short := item.get_closest_marker("short_form")) and not any(part in item.callspec.id for part in short.args):  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """SIGTERM ends the tests as Ctrl-C does: fixtures are torn down, and with them the servers."""
 

@@ -1,4 +1,7 @@
-"""Every point at which a worker can die, one death at a time. `make crash-test` runs every combination; `make test` each point once."""
+"""Every point at which a worker can die, one death at a time.
+
+`make crash-test` runs every combination; `make test` every fourth of the points, `make test-slow` each point once.
+"""
 
 from __future__ import annotations
 
@@ -100,13 +103,19 @@ def _assert_gateways_shared(chosen: Sequence[Case]) -> None:
         assert min(lots[gateway] for gateway in GATEWAYS) >= _FAIR * lots.total(), (when, lots)
 
 
+IN_SHORT = pytest.mark.parametrize("nth", [pytest.param(4, id="fourth"), pytest.param(1, id="each", marks=pytest.mark.slow)])
+
+
+@IN_SHORT
 def test_a_worker_dies_at_every_point(
-    site: Site, ways: Sequence[Passed], every: bool, summary: Summary, capsys: pytest.CaptureFixture[str]
+    nth: int, site: Site, ways: Sequence[Passed], every: bool, summary: Summary, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _judge("A worker dies", _run(site, _deaths(ways, every=every), capsys), summary)
+    _judge("A worker dies", _run(site, _deaths(ways, every=every)[::nth], capsys), summary)
 
 
+@IN_SHORT
 def test_a_recovery_dies_at_every_point(
+    nth: int,
     site: Site,
     ways: Sequence[Passed],
     recoveries: Sequence[Passed],
@@ -114,7 +123,7 @@ def test_a_recovery_dies_at_every_point(
     summary: Summary,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _judge("A recovery dies", _run(site, _deaths_in_recovery(ways, recoveries, every=every), capsys), summary)
+    _judge("A recovery dies", _run(site, _deaths_in_recovery(ways, recoveries, every=every)[::nth], capsys), summary)
 
 
 def _deaths(ways: Sequence[Passed], *, every: bool) -> list[Case]:

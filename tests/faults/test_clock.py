@@ -55,6 +55,7 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, 
 
 
 @pytest.mark.parametrize("jump", ["1 hour", pytest.param("30 days", marks=pytest.mark.slow)])
+@pytest.mark.slow
 async def test_the_database_s_clock_jumps_ahead_while_many_work(saga: World, nursery: Nursery, unique: str, jump: str) -> None:
     """Seen from every row that holds a time, that is: all leases are over at once, again and again, although their holders live.
 
@@ -157,6 +158,7 @@ async def test_a_machine_with_a_wrong_clock_waits_for_a_customer_for_as_long_as_
 
 
 @WRONG
+@pytest.mark.short_form("ahead")
 def test_what_a_machine_with_a_wrong_clock_starts_is_due_at_once(
     deployed: World, frail_prefect: PrefectServer, unique: str, wrong: int
 ) -> None:

@@ -142,6 +142,7 @@ async def test_what_takes_effect_late(trouble: World, unique: str, lane: BatchRu
 
 
 @LANES
+@pytest.mark.slow
 async def test_a_success_that_shows_up_after_the_order_was_given_up_is_refunded(trouble: World, unique: str, lane: BatchRunner) -> None:
     """All retries are over; the compensation waits until the gateway lets go of the payment."""
     order_id = f"TOO-LATE-{unique}"
@@ -277,6 +278,7 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble
     await told(began, AVAILABLE, 1)
 
 
+@pytest.mark.slow
 async def test_an_own_run_waits_for_a_gateway_that_is_away(trouble: World, sandbox: Sandbox, unique: str) -> None:
     """From the beginning to the end of the run's retries: it is put off, and completes when the gateway is back."""
     kill(sandbox)
@@ -297,6 +299,7 @@ async def test_an_own_run_waits_for_a_gateway_that_is_away(trouble: World, sandb
 
 
 @pytest.mark.parametrize("dead", ["resetting", "silent"])
+@pytest.mark.short_form("silent")
 async def test_a_refund_waits_for_a_gateway_that_is_away(trouble: World, sandbox: Sandbox, unique: str, dead: str) -> None:
     """Charged, then refused by the carrier while nobody can be asked to refund: no person is called, it is refunded when it can be."""
     ids = [f"BACK-{unique}-{i}" for i in range(6)]

@@ -48,6 +48,7 @@ def in_the_background(arguments: list[str], log: Path, env: dict[str, str | None
 
 
 @pytest.mark.parametrize("name", list(_PROGRAMS))
+@pytest.mark.short_form("web app")
 async def test_sigterm_ends_what_was_started_with_sigint_ignored(
     deployed: World, frail_prefect: PrefectServer, tmp_path: Path, name: str
 ) -> None:

@@ -119,6 +119,7 @@ async def test_orders_are_claimed_soon_after_the_last_kill(
     assert_right(deployed, {**orders, late["id"]: late})
 
 
+@pytest.mark.slow
 async def test_a_lock_holder_that_does_nothing_is_no_consumer(deployed: World, prompt_worker: Worker, unique: str) -> None:
     """Somebody holds the consumers' lock and claims nothing. Whoever submits finds the lock and starts nobody; the worker does."""
     from saga.wakeup import WAITING, listening
@@ -152,6 +153,7 @@ async def test_one_start_at_a_time(deployed: World, frail_prefect: PrefectServer
     assert len(consumers_of(frail_prefect)) - before == 1
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_paused_is_not_taken_for_one_at_work(deployed: World, prompt_worker: Worker, unique: str) -> None:
     """A consumer stands still (SIGSTOP) with orders in hand: those, and what is submitted afterwards, go on elsewhere."""
     deployed.misbehave(latency_ms=500)

@@ -65,6 +65,7 @@ def kill_before_storing(worker: Worker, run_ids: set[str], seconds: float) -> No
     assert killed == run_ids, f"only {len(killed)} of {len(run_ids)} runs were killed"
 
 
+@pytest.mark.slow
 async def test_twelve_kills_before_storing(deployed: World, frail_prefect: PrefectServer, prompt_worker: Worker, unique: str) -> None:
     """All twelve orders reach their outcome by a later recovery, although the first recovery is killed too."""
     orders = {order["id"]: order for order in (order_of("good", f"{unique}-{i}") for i in range(12))}
@@ -99,6 +100,7 @@ async def test_twelve_kills_before_storing(deployed: World, frail_prefect: Prefe
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
+@pytest.mark.short_form("CRASHED")
 async def test_whatever_became_of_the_run_its_order_is_stored(
     deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str, state: str, more: dict[str, Any]
 ) -> None:
@@ -122,6 +124,7 @@ async def test_a_run_that_somebody_cancelled_is_not_stored(
     assert not stored(deployed)
 
 
+@pytest.mark.slow
 async def test_many_runs_and_among_them_orders_that_cannot_be_stored(
     deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +140,7 @@ async def test_many_runs_and_among_them_orders_that_cannot_be_stored(
     assert await store_lost_orders() == []
 
 
+@pytest.mark.slow
 async def test_runs_of_before_this_database_are_not_its(
     deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
 ) -> None:

@@ -13,6 +13,7 @@ from tests.nursery.nursery import Nursery
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
 async def test_workers_on_the_same_orders(saga: World, nursery: Nursery, unique: str, workers: int) -> None:
     """Consumers on 200 orders; some of these are at the same time sent to `process_order`, twice."""
     stock_up(saga)

@@ -77,6 +77,7 @@ async def test_places_are_counted_within_one_look_too() -> None:
     assert worker._with_a_place(own[2:]) == own[2:3]
 
 
+@pytest.mark.slow
 async def test_more_orders_than_a_worker_has_places(
     deployed: World, frail_prefect: PrefectServer, limited: Callable[[int], Worker], unique: str
 ) -> None:
@@ -117,6 +118,7 @@ async def test_more_orders_than_a_worker_has_places(
     assert_right(deployed, {**orders, other["id"]: other})
 
 
+@pytest.mark.slow
 async def test_the_deployment_s_limit_holds_and_all_orders_complete(
     deployed: World, frail_prefect: PrefectServer, limited: Callable[[int], Worker], unique: str
 ) -> None:

@@ -41,6 +41,7 @@ async def all_end(world: World, seconds: float, what: str) -> None:
     await until(ended, seconds, what)
 
 
+@pytest.mark.slow
 async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
@@ -66,6 +67,7 @@ async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
     assert_right(deployed, orders)
 
 
+@pytest.mark.slow
 async def test_the_server_dies_while_a_worker_s_run_is_under_way(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:

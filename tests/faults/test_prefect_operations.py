@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import httpx
+import pytest
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.worker import Worker
@@ -49,6 +50,7 @@ ACTS: dict[str, Act] = {
 }
 
 
+@pytest.mark.slow
 async def test_only_cancelling_cancels(deployed: World, frail_prefect: PrefectServer, prompt_worker: Worker, unique: str) -> None:
     """Each act while the gateway has charged and its answer is still out."""
     orders = {act: order_of("good", f"{unique}-{act}", payment_info={"method": "credit_card", "card_last4": "0341"}) for act in ACTS}
@@ -86,6 +88,7 @@ async def test_only_cancelling_cancels(deployed: World, frail_prefect: PrefectSe
     assert_right(deployed, {order["id"]: order for order in orders.values()})
 
 
+@pytest.mark.slow
 async def test_a_suspended_run_releases_its_order_and_goes_on_with_it(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
@@ -114,6 +117,7 @@ async def test_a_suspended_run_releases_its_order_and_goes_on_with_it(
     assert deployed.order(order["id"]).takeovers == 0, "it was handed back: nobody had to wait for the lease"
 
 
+@pytest.mark.slow
 async def test_a_suspended_consumer_hands_its_orders_back(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:

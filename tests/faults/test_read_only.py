@@ -99,6 +99,7 @@ class Sender:
     "cutting",
     [pytest.param(False, id="connections-stay"), pytest.param(True, id="connections-are-cut", marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 async def test_a_read_only_primary_undoes_no_order(
     frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str, monkeypatch: pytest.MonkeyPatch, cutting: bool
 ) -> None:

@@ -43,6 +43,7 @@ def web(frail: World) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.slow
 def test_the_web_app_says_so_and_takes_the_same_order_afterwards(
     web: httpx.Client, frail: World, frail_postgres: EmbeddedPostgres, unique: str
 ) -> None:
@@ -164,6 +165,7 @@ class Silence:
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["in a run of its own", "in a batch"])
+@pytest.mark.short_form("in a batch")
 async def test_an_order_in_the_middle_of_its_payment_waits_and_completes(
     frail: World,
     frail_postgres: EmbeddedPostgres,

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import httpx
+import pytest
 
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.worker import Worker
@@ -34,6 +35,7 @@ def state(server: PrefectServer, run_id: str) -> str:
     return str(httpx.get(f"{server.api_url}/flow_runs/{run_id}", auth=server.auth, timeout=20).raise_for_status().json()["state"]["type"])
 
 
+@pytest.mark.slow
 async def test_cancelled_at_any_step(deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str) -> None:
     """Before the pivot, and in the middle of it, the order is undone; after it, it goes on. By the run itself: nobody else is there."""
     # Whoever waits at a gate holds its product's row, so each has a product of its own.

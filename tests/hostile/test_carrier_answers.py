@@ -139,6 +139,7 @@ async def test_no_lie_ships_to_another_or_sells_twice(
 
 @pytest.mark.parametrize("service", [None, "USPS GroundAdvantage"])
 @pytest.mark.parametrize(("path", "value"), [("rates.1.rate", "5000.00"), ("rates.1.currency", "JPY")])
+@pytest.mark.slow
 async def test_a_price_that_grows_after_the_quote_is_not_paid(
     shipping: World, easypost_server: EasyPost, unique: str, path: str, value: str, service: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +157,7 @@ async def test_a_price_that_grows_after_the_quote_is_not_paid(
 
 
 @pytest.mark.parametrize("move", [pytest.param("create", marks=pytest.mark.slow), "get", "buy"])
+@pytest.mark.slow
 async def test_what_is_missing_or_of_another_kind_is_not_believed(easypost_server: EasyPost, unique: str, move: str) -> None:
     """Each answer is the truth or a typed error, and a label that is said to be taken back is."""
     easypost_server.sell_to_another_shop(f"{unique}-decoy")

@@ -52,6 +52,7 @@ def assert_all_but(world: World, order_id: str, good: list[str]) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [8, 400])
+@pytest.mark.short_form("8")
 def test_only_the_order_that_kills_its_workers_is_given_up(saga: World, nursery: Nursery, unique: str, batch_size: int) -> None:
     """It is charged before it kills, so its money goes back."""
     stock_up(saga)
@@ -84,6 +85,7 @@ def test_an_order_whose_undoing_kills_its_workers_is_left_to_a_person(saga: Worl
     assert saga.sql("SELECT error_code FROM attention WHERE order_id = :id", id=deadly) == [(TooManyTakeovers.code,)]
 
 
+@pytest.mark.slow
 async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(saga: World, nursery: Nursery, unique: str) -> None:
     stock_up(saga)
     orders = [order_of("good", f"{unique}-{i}") for i in range(6)]

@@ -85,6 +85,7 @@ KINDS = {
         pytest.param("first answers lost", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.short_form("good")
 async def test_no_lie_ships_what_is_on_the_shelf_or_keeps_what_is_not_shipped(
     stocked: World, service: InventoryServer, unique: str, kind: str, once: bool
 ) -> None:

@@ -115,6 +115,7 @@ BEGINNINGS = {
         for says in BEGINNINGS
     ],
 )
+@pytest.mark.short_form("web app-half a header", "worker's metrics")
 def test_it_answers_while_three_hundred_clients_send_no_whole_request(victims: dict[str, Victim], name: str, says: str) -> None:
     victim = victims[name]
     with connections(victim.port, CROWD, BEGINNINGS[says]):

@@ -126,6 +126,7 @@ async def test_an_order_that_left_its_batch_is_handed_back_while_the_batch_goes_
 
 
 @pytest.mark.parametrize("kind", ["good", "unshippable"])
+@pytest.mark.short_form("good")
 async def test_what_the_database_says_of_one_order_every_time_is_no_trouble_of_the_others(saga: World, unique: str, kind: str) -> None:
     """By its code it is the server's trouble, so that the batch is tried again; but not for ever."""
     stock_up(saga)

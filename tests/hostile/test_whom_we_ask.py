@@ -193,6 +193,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("whom", [each for each in ASK if each != "the collector of traces"])
 @pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.short_form("a body, at once")
 async def test_an_endless_answer_ends(whom: str, kind: str) -> None:
     begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with AsyncExitStack() as stack:

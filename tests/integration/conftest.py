@@ -20,6 +20,7 @@ from tests.conftest import HOME
 from tests.integration.stripe_world import StripeWorld
 from tests.integration.world import World
 from tests.localstripe_server import LocalStripe
+from tests.without_prefect import without_prefect
 
 
 @pytest.fixture
@@ -46,16 +47,27 @@ async def world(shop_environment: Path, sandbox: Any, database_url: str, monkeyp
 
 
 @pytest.fixture
-async def saga(world: World, prefect_api: Any) -> World:
-    """The same with a Prefect server, to run flows against."""
+def flows(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Flows can run: as plain functions (`tests.without_prefect`), or on a real Prefect server if the test uses `prefect_api`."""
+    if "prefect_api" in request.fixturenames:
+        request.getfixturevalue("prefect_api")
+        yield
+    else:
+        with without_prefect():
+            yield
+
+
+@pytest.fixture
+def saga(world: World, flows: None) -> World:
+    """A shop whose flows can run."""
     return world
 
 
 @pytest.fixture
 async def stripe_saga(
-    shop_environment: Path, prefect_api: Any, localstripe: LocalStripe, database_url: str, monkeypatch: pytest.MonkeyPatch
+    shop_environment: Path, flows: None, localstripe: LocalStripe, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[StripeWorld]:
-    """A shop with the sample catalogue that is paid through Stripe, and a Prefect server."""
+    """A shop with the sample catalogue that is paid through Stripe, whose flows can run."""
     for name, value in {**localstripe.settings, "PAYMENT_TIMEOUT_SECONDS": "10"}.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()

@@ -383,6 +383,7 @@ async def test_cancelling_and_shipping_at_once(saga: World, unique: str, forget_
     saga.assert_books_balance()
 
 
+@pytest.mark.slow
 async def test_the_request_and_the_pivot_at_the_same_moment(saga: World, unique: str) -> None:
     """The two transactions on the same row, many times: the one that comes second sees the first."""
     rounds = 40
@@ -446,6 +447,7 @@ async def _ship_while_somebody_asks(order: OrderInstance, *, later: int) -> bool
 
 
 @pytest.mark.parametrize("moment", ["asked", "claimed", "remembered", "returned", "refunded", "all but the outcome"])
+@pytest.mark.short_form("refunded")
 async def test_a_worker_that_dies_in_the_middle_of_a_return(saga: World, unique: str, moment: str) -> None:
     """Another one goes on where the journal says, against a gateway that has forgotten its keys."""
     order_id = f"DIES-{unique}"

@@ -212,6 +212,7 @@ def answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_prefect_server_that_lets_everybody_in_is_misconfigured(world: World, open_prefect: str) -> None:
     found = ask({"PREFECT_API_URL"}, open_prefect)["Prefect server"]
     assert found.state is State.WRONG

@@ -265,6 +265,7 @@ class TestAnotherShopWithTheSameAccount:
         ("move", "fault"),
         [("create", "error_500"), ("create", "silent_after"), ("create", "lost_after"), ("buy", "error_500"), ("buy", "silent_after")],
     )
+    @pytest.mark.short_form("silent_after-pending")
     async def test_our_first_call_goes_wrong(
         self, shipping: World, easypost_server: EasyPost, theirs: dict[str, Any], unique: str, lane: Any, move: str, fault: str
     ) -> None:

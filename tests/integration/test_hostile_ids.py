@@ -91,6 +91,7 @@ async def test_in_the_pending_lane(saga: World, unique: str, outside: set[str]) 
     assert_nothing_happened_but_orders(saga, orders, outside)
 
 
+@pytest.mark.slow
 async def test_in_own_runs(saga: World, unique: str, outside: set[str]) -> None:
     """Run names have the id in them, on one line and not at any length."""
     orders = hostile_orders(unique)[::3]

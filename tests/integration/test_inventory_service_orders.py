@@ -230,6 +230,7 @@ async def test_what_ran_out_and_is_another_s_by_now(stocked: World, service: Inv
 
 
 @pytest.mark.parametrize("kind", ["503", "silent", "lost"])
+@pytest.mark.short_form("503")
 async def test_while_the_service_is_away_orders_are_postponed(stocked: World, service: InventoryServer, unique: str, kind: str) -> None:
     """Also those that are paid: they keep their stock and go on, once, when it is back."""
     ids = [f"{unique}-{i}" for i in range(3)]
@@ -344,6 +345,7 @@ class TestAnotherShopAtTheSameService:
     @pytest.mark.parametrize(
         ("path", "kind"), [("/reservations", "500"), ("/reservations", "silent"), ("/commit", "500"), ("/commit", "silent"), ("", "")]
     )
+    @pytest.mark.short_form("silent-pending")
     async def test_ours_is_shipped(
         self, stocked: World, service: InventoryServer, unique: str, theirs: str, lane: Any, path: str, kind: str
     ) -> None:
@@ -432,6 +434,7 @@ class TestAnOrderOfAnEarlierVersion:
         stocked.assert_books_balance()
 
     @pytest.mark.parametrize("cancelled", [True, False])
+    @pytest.mark.short_form("True")
     async def test_touches_nothing_with_other_items(
         self, stocked: World, service: InventoryServer, half_done: str, cancelled: bool
     ) -> None:

@@ -181,6 +181,7 @@ async def start_and_wait_for_the_gateway(saga: World, order: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("meanwhile", ["nobody has it", "a consumer has it"])
+@pytest.mark.short_form("nobody")
 async def test_a_run_that_is_cancelled_while_its_order_waits_withdraws_it(saga: World, unique: str, meanwhile: str) -> None:
     order = an_order(f"WAITS-{unique}")
     order_id, lease_id = order["id"], "00000000-0000-0000-0000-000000000001"

@@ -139,6 +139,7 @@ async def books(saga: World, sandbox: Sandbox, unique: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("lane", ["own runs", "pending lane"])
+@pytest.mark.short_form("pending lane")
 async def test_no_sample_order_s_end_is_an_alarm(books: Books, lane: str) -> None:
     orders = [{**copy.deepcopy(order), "id": f"{order['id']}-{books.unique}"} for s in load_samples() for order in s.orders]
     if lane == "own runs":
@@ -582,6 +583,7 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
 # -- many --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None:
     """1 203 payments, 40 of them of orders that are in order; three pages, none left out, and no more than a page in hand."""
     good = [an_order(f"GOOD-{books.unique}-{i}", product="PROD-002", price="29.99") for i in range(40)]
@@ -784,6 +786,7 @@ def _payment(order_id: str, number: int, fields: dict[str, Any]) -> Payment:
 
 @given(orders=st.lists(st.tuples(an_end(), st.lists(a_payment(), max_size=3)), min_size=1, max_size=25))
 @rounds(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@pytest.mark.slow
 async def test_the_coarse_comparison_misses_nothing_that_a_close_look_finds(
     world: World, orders: list[tuple[dict[str, Any] | None, list[dict[str, Any]]]]
 ) -> None:

@@ -74,6 +74,7 @@ async def test_the_form_of_an_order_is_filled_in_and_still_required(deployed: di
     assert [name for name, _ in sorted(fields.items(), key=lambda field: field[1]["position"])][:3] == ["id", "customer_id", "items"]
 
 
+@pytest.mark.slow
 async def test_the_server_refuses_numbers_that_make_no_sense(deployed: dict[str, Any]) -> None:
     """In the UI's forms and over the API: such a run is not even made."""
     wrong = {

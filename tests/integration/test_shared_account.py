@@ -210,6 +210,7 @@ ODD: list[dict[str, Any]] = [{"status": "a_new_status"}, {"amount": -5}, {"metad
 
 @pytest.mark.parametrize("odd", ODD, ids=str)
 @pytest.mark.parametrize("whose", ["ours", "theirs"])
+@pytest.mark.short_form("status")
 async def test_one_record_that_makes_no_sense_is_one_discrepancy_at_the_most(
     stripe_saga: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch, odd: dict[str, Any], whose: str
 ) -> None:

@@ -423,6 +423,7 @@ class TestStack:
             assert poll(lambda: _connects(stack.database_url), 20)
             assert _postmaster(stack.postgres) == pid
 
+    @pytest.mark.slow
     def test_a_part_that_dies_again_while_it_is_started_is_tried_again_and_the_rest_runs_on(self, folder: Path) -> None:
         with Stack(_parts(folder / "var", web=True)) as stack:
             assert stack.postgres is not None
@@ -467,6 +468,7 @@ class TestStack:
             assert [each.part for each in stack.revive()] == ["payment sandbox"]
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.short_form("15")
     def test_a_signal_ends_it_while_it_waits_to_try_again(self, folder: Path, number: signal.Signals) -> None:
         code = textwrap.dedent(f"""
             import os, signal, sys
@@ -508,6 +510,7 @@ class TestStack:
             pass
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+    @pytest.mark.short_form("15")
     def test_a_signal_stops_everything(self, folder: Path, number: signal.Signals) -> None:
         code = textwrap.dedent(f"""
             import signal, time
@@ -563,6 +566,7 @@ class TestWeb:
 class TestOthersOnThisMachine:
     """Who else has an account here reads nothing of the shop's, and nothing of theirs is changed."""
 
+    @pytest.mark.slow
     def test_can_read_nothing_of_what_the_parts_write(self, folder: Path) -> None:
         var = folder / "var"
         for name in ("labels/OLD.pdf", "logs/shop.jsonl", "prefect/profiles.toml"):  # as an earlier version left them
@@ -654,6 +658,7 @@ class TestPrefect:
         limit = httpx.get(f"{prefect_api.api_url}/v2/concurrency_limits/payment-gateway", auth=prefect_api.auth).json()
         assert limit["limit"] == 64
 
+    @pytest.mark.slow
     def test_what_an_earlier_stop_left_is_put_in_order(self, prefect_api: PrefectServer, postgres: EmbeddedPostgres, folder: Path) -> None:
         Deployments(
             home=HOME, state=folder / "deployed.json", logs=folder, pids=folder, environment=prefect_api.client_environment

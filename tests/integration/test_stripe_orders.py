@@ -47,6 +47,7 @@ async def consumer() -> None:
 
 @pytest.mark.parametrize("lane", [own_runs, pending_lane])
 @pytest.mark.parametrize("sample", SAMPLES, ids=[sample.title for sample in SAMPLES])
+@pytest.mark.short_form("pending_lane")
 async def test_sample_ends_as_it_should(stripe_saga: StripeWorld, unique: str, sample: Sample, lane: Any) -> None:
     orders = [{**copy.deepcopy(order), "id": f"{order['id']}-{unique}"} for order in sample.orders]
 
