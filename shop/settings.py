@@ -1,7 +1,7 @@
 """Every setting, typed, in one place.
 
 Read from the environment, then `.env`, then `var/run.env` (written by `make run`, so that other shells in the same clone
-find the running system). docs/reference/settings.md has the same list as a table.
+find the running system). README has the same list as a table.
 """
 
 from __future__ import annotations
