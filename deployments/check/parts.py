@@ -62,7 +62,8 @@ async def look(part: str, ask: Look, known: Known) -> Finding:
     except StepError as error:
         return Finding(part, State.WRONG, str(error), "see the setting that it names, or try again later")
     except Exception as error:  # noqa: BLE001
-        return Finding(part, State.WRONG, f"{type(error).__name__} (its text is not shown: it may hold a secret)", "see docs/reference/settings.md")
+        hidden = f"{type(error).__name__} (its text is not shown: it may hold a secret)"
+        return Finding(part, State.WRONG, hidden, "see docs/reference/settings.md")
 
 
 _WITHOUT_POOLER = (

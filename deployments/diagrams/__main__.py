@@ -12,7 +12,8 @@ from deployments.diagrams.mermaid import HOME
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 1 with `--check` if a generated part is out of date."""
-    parser = argparse.ArgumentParser(prog="python -m deployments.diagrams", description="Refreshes what is generated in README.md and docs/.")
+    description = "Refreshes what is generated in README.md and docs/."
+    parser = argparse.ArgumentParser(prog="python -m deployments.diagrams", description=description)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a generated part is out of date")
     check: bool = parser.parse_args(arguments).check
     stale = out_of_date()
