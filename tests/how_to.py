@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 HOME = Path(__file__).resolve().parent.parent
 _NOT_COPIED = shutil.ignore_patterns(".*", "var", "node_modules", "__pycache__")
 _BLOCK = re.compile(r"^(?:<!-- (?P<comment>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -59,13 +61,20 @@ def prose(page: Path) -> str:
 
 
 def follow(folder: Path, page: str) -> Path:
-    """A copy of the project in this folder, changed as the page says. AssertionError if the page does not fit the project."""
+    """A copy of the project in this folder, changed as the page says. AssertionError if the page does not fit the project.
+
+    Skips the test if somebody has followed the page in this project.
+    """
+    changes = [block for block in blocks(HOME / page) if block.is_applied]
+    assert changes, f"{page} changes nothing"
+    if all(map(_is_there, changes)):
+        pytest.skip(f"{page} was followed in this project")
     copy = Path(shutil.copytree(HOME, folder / "project", ignore=_NOT_COPIED))
     packages = HOME / "tests" / "node" / "node_modules"
     if packages.is_dir():
         (copy / "tests" / "node" / "node_modules").symlink_to(packages)
-    applied = [_apply(copy, block) for block in blocks(HOME / page) if block.is_applied]
-    assert applied, f"{page} changes nothing"
+    for block in changes:
+        _apply(copy, block)
     run(copy, "-m", "deployments.diagrams")
     return copy
 
@@ -75,6 +84,20 @@ def run(copy: Path, *arguments: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     done = subprocess.run([sys.executable, *arguments], cwd=copy, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+def _is_there(block: Block) -> bool:
+    action = _ACTION.fullmatch(block.comment)
+    assert action is not None
+    file = HOME / action["path"]
+    return file.exists() and (action["action"] == "create" or _new(block, action) in file.read_text(encoding="utf-8"))
+
+
+def _new(block: Block, action: re.Match[str]) -> str:
+    """What the file has afterwards."""
+    if action["action"] != "change":
+        return block.text
+    return "".join(line[1:] for line in block.text.splitlines(keepends=True) if line[0] in "+ ")
 
 
 def _apply(copy: Path, block: Block) -> None:
@@ -87,10 +110,9 @@ def _apply(copy: Path, block: Block) -> None:
         return
     before = file.read_text(encoding="utf-8")
     if action["action"] == "change":
-        lines = block.text.splitlines(keepends=True)
-        old = "".join(line[1:] for line in lines if line[0] in "- ")
+        old = "".join(line[1:] for line in block.text.splitlines(keepends=True) if line[0] in "- ")
         assert before.count(old) == 1, f"{action['path']} does not have {old!r} once"
-        file.write_text(before.replace(old, "".join(line[1:] for line in lines if line[0] in "+ ")), encoding="utf-8")
+        file.write_text(before.replace(old, _new(block, action)), encoding="utf-8")
         return
     lines = before.splitlines(keepends=True)
     at = [number for number, line in enumerate(lines) if line.startswith(action["line"])]

@@ -1,1 +1,1 @@
-"""What is generated in the documentation: diagrams of the saga, its states and components, code, the table of steps."""
+"""The project's diagrams, generated: Mermaid and characters of the saga, its states, an order's course in time, the components."""
