@@ -351,4 +351,4 @@ def _wrong_setting(error: dict[str, object]) -> Finding:
     place, what = error["loc"], str(error["msg"]).removeprefix("Value error, ")
     # One that is about several settings together begins with the one that asks for the others.
     name = str(place[0]).upper() if isinstance(place, list) and place else what.split(" ", 1)[0].split("=", 1)[0]
-    return Finding(name, State.WRONG, what, f"set or unset {name}: see docs/reference/settings.md")
+    return Finding(name, State.WRONG, what, f"set or unset {name}: docs/reference/settings.md")
