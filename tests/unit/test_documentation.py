@@ -126,7 +126,8 @@ def unresolved(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             module = importlib.import_module(node.module)
             for name in (alias.name for alias in node.names):
-                if not hasattr(module, name) and find_spec(f"{node.module}.{name}") is None:
+                is_module = hasattr(module, "__path__") and find_spec(f"{node.module}.{name}") is not None
+                if not hasattr(module, name) and not is_module:
                     yield f"from {node.module} import {name}"
         elif isinstance(node, ast.Import):
             for name in (alias.name for alias in node.names):
