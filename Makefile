@@ -65,7 +65,7 @@ test-slow: $(STAMP) pgbouncer
 fault-test: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest tests/faults
 
-# README's pictures of the UI come from it: make test-ui UI_SCREENSHOTS=1
+# The documentation's pictures of the UI come from it: make test-ui UI_SCREENSHOTS=1
 test-ui: $(UI_STAMP)
 	@command -v $(or $(CHROMIUM),chromium) >/dev/null 2>&1 || { echo "Installing Chromium: a minute, once ..."; \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } || \

@@ -62,7 +62,8 @@ async def look(part: str, ask: Look, known: Known) -> Finding:
     except StepError as error:
         return Finding(part, State.WRONG, str(error), "see the setting that it names, or try again later")
     except Exception as error:  # noqa: BLE001
-        return Finding(part, State.WRONG, f"{type(error).__name__} (its text is not shown: it may hold a secret)", "see README's settings")
+        hidden = f"{type(error).__name__} (its text is not shown: it may hold a secret)"
+        return Finding(part, State.WRONG, hidden, "see docs/reference/settings.md")
 
 
 _WITHOUT_POOLER = (
@@ -350,4 +351,4 @@ def _wrong_setting(error: dict[str, object]) -> Finding:
     place, what = error["loc"], str(error["msg"]).removeprefix("Value error, ")
     # One that is about several settings together begins with the one that asks for the others.
     name = str(place[0]).upper() if isinstance(place, list) and place else what.split(" ", 1)[0].split("=", 1)[0]
-    return Finding(name, State.WRONG, what, f"set or unset {name}: README, Settings")
+    return Finding(name, State.WRONG, what, f"set or unset {name}: docs/reference/settings.md")

@@ -43,6 +43,17 @@ _ARROWS = """
 """.strip("\n").splitlines()
 
 
+def overview(saga: Saga) -> str:
+    """The saga in short: the steps in their sequence, and the compensations in theirs."""
+    lines = ["flowchart LR"]
+    for step in saga:
+        left, right = ("[[", "]]") if step.kind is Kind.PIVOT else ("[", "]")
+        lines.append(f"    {step.name}{left}{step.name}{right}")
+    lines += [f"    {here.name} --> {there.name}" for here, there in pairwise(saga)]
+    lines += [f"    {step.name} -.->|undone by| {undo_name(step)}" for step in saga if step.undo is not None]
+    return "\n".join(lines) + "\n"
+
+
 def workflow(saga: Saga) -> str:
     """The saga as a flowchart: steps, refusals with an outcome of their own, compensations."""
     lines = ["flowchart TD", '    order(["order"])']

@@ -217,7 +217,7 @@ def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
     if stack.worker and stack.worker.metrics_url:
         token = _short(stack.metrics_token_file)
         given_or_own = "$METRICS_TOKEN" if stack.options.metrics_token else f"$(cat {token})"
-        text.append("Metrics:           for Prometheus, see docs/metrics.md\n")
+        text.append("Metrics:           for Prometheus, see docs/reference/metrics.md\n")
         text.append(f'    curl -H "Authorization: Bearer {given_or_own}" {stack.worker.metrics_url}\n', "cyan")
     return text.append("Stop:              Ctrl-C (the data is kept)\n")
 

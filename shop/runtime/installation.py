@@ -1,7 +1,7 @@
 """The installation id: tells this shop's payments, parcels and reservations from those of others in the same account.
 
 Order ids are not enough: a second shop, or a staging system, may use the same gateway account and count its orders in the same way.
-The migration makes the id once; it stays in the database. A copy of a database has the id of its original: see README.
+The migration makes the id once; it stays in the database. A copy of a database has the id of its original: see docs/integrations/stripe.md.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ def test_each_process_answers_and_all_that_is_named_is_there(
         name: (family, what)
         for name, family, what in re.findall(
             r"^\| `(order_saga_\w+)` \| (\w+) \| [^|]* \| (.*) \|$",
-            (HOME / "docs" / "metrics.md").read_text(encoding="utf-8"),
+            (HOME / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8"),
             re.MULTILINE,
         )
     }

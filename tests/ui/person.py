@@ -142,7 +142,7 @@ class Person:
         self.page.get_by_role("button", name=re.compile("^Cancel (flow )?run$", re.IGNORECASE)).click()
 
     def takes_picture(self, name: str, height: int = 860) -> None:
-        """For README, if pictures are wanted. `height` of the page in pixels."""
+        """For the documentation, if pictures are wanted. `height` of the page in pixels."""
         if os.environ.get("UI_SCREENSHOTS"):
             usual = self.page.viewport_size
             self.page.set_viewport_size({"width": 1280, "height": height})

@@ -90,7 +90,7 @@ def test_an_order_is_resolved_on_the_desk(person: Person, shop: Shop, order_id: 
     person.fills({"order_id": order_id, "resolved_by": "ann"})
     person.chooses("resolution", "refunded_by_hand")
     person.says("reference (Optional)", "transfer 4711")
-    person.takes_picture("ui-desk", height=1100)
+    person.takes_picture("ui-review", height=1100)
     person.looks_at(person.submits(f"resolve refunded_by_hand {order_id}"))
     person.sees_state("Compensated")
     person.opens_artifact(f"saga-{order_id.lower()}")

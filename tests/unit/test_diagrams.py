@@ -35,7 +35,7 @@ SAGAS = [ORDER_SAGA, OTHER, Saga(a_step("go", Kind.PIVOT)), Saga(a_step("go", Ki
 @pytest.mark.parametrize("saga", SAGAS)
 def test_everything_in_the_saga_is_drawn(saga: Saga) -> None:
     names = {step.name for step in saga} | {mermaid.undo_name(step) for step in saga if step.undo}
-    for drawing in (mermaid.workflow(saga), workflow_boxes(saga), mermaid.sequence(saga)):
+    for drawing in (mermaid.workflow(saga), mermaid.overview(saga), workflow_boxes(saga), mermaid.sequence(saga)):
         assert [name for name in names if name not in drawing] == []
     assert all(step.name in mermaid.architecture(saga) for step in saga)
 
@@ -58,7 +58,7 @@ def test_a_failure_leads_to_the_compensation_of_the_nearest_step_that_has_one() 
 
 
 def test_mermaid_takes_every_diagram() -> None:
-    drawn = [draw(saga) for saga in SAGAS for draw in (mermaid.workflow, mermaid.sequence, mermaid.architecture)]
+    drawn = [draw(saga) for saga in SAGAS for draw in (mermaid.overview, mermaid.workflow, mermaid.sequence, mermaid.architecture)]
     assert node.run("parse.mjs", [*drawn, mermaid.states()]) == [None] * (len(drawn) + 1)
 
 
@@ -84,3 +84,27 @@ def test_stale_diagrams_are_found_and_other_text_stays(tmp_path: Path) -> None:
     page.write_text(documents.out_of_date(tmp_path)[page])
     assert page.read_text() == f"before\n<!-- diagram: states -->\n```mermaid\n{mermaid.states()}```\nafter\n```text\nmine\n```\n"
     assert documents.out_of_date(tmp_path) == {}
+
+
+def test_code_and_the_table_of_steps_are_included() -> None:
+    marks = "<!-- code: flows/process_order.py#process_order -->\n```python\nold\n```\n\n<!-- table: steps -->\n| old |\n\nafter\n"
+    text = documents.refreshed(marks)
+    flow = documents.code("flows/process_order.py", "process_order")
+    assert flow.startswith("@flow(")
+    assert flow in (mermaid.HOME / "flows" / "process_order.py").read_text()
+    assert text.startswith("<!-- code: flows/process_order.py#process_order -->\n```python\n" + flow + "```\n")
+    assert text.endswith(f"```\n\n<!-- table: steps -->\n{documents.steps(ORDER_SAGA)}\nafter\n")
+    assert documents.refreshed(text) == text
+
+
+@pytest.mark.parametrize(("path", "name"), [("flows/process_order.py", "no_such_function"), ("flows/no_such_file.py", None)])
+def test_code_that_does_not_exist_is_an_error(path: str, name: str | None) -> None:
+    with pytest.raises(ValueError, match="there is no"):
+        documents.code(path, name)
+
+
+def test_the_table_has_every_step_and_compensation() -> None:
+    for saga in SAGAS:
+        rows = documents.steps(saga).splitlines()[2:]
+        assert [row.split(" | ")[0] for row in rows] == [f"| `{step.name}`" for step in saga]
+        assert all(f"`{mermaid.undo_name(step)}`" in row for step, row in zip(saga, rows, strict=True) if step.undo)

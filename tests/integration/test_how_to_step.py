@@ -1,4 +1,4 @@
-"""README's example of a new step does what README says of it, in both lanes: a copy of the project runs it."""
+"""The new step of docs/how-to/add-a-step.md does what the page says, in both lanes: a copy of the project runs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.readme_example import follow, run
+from tests.how_to import follow, run
 
 pytestmark = pytest.mark.slow
 
@@ -17,8 +17,8 @@ import pytest
 
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake
-from shop.outcomes import Outcome
+from shop.orders import intake
+from shop.orders.outcomes import Outcome
 from tests.integration.world import World, an_order
 
 
@@ -48,6 +48,6 @@ async def test_a_suspected_order_is_neither_charged_nor_keeps_its_stock(saga: Wo
 
 
 def test_the_step_works_in_both_lanes(tmp_path: Path) -> None:
-    copy = follow(tmp_path)
+    copy = follow(tmp_path, "docs/how-to/add-a-step.md")
     (copy / "tests" / "integration" / "test_fraud.py").write_text(TEST, encoding="utf-8")
     run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/integration/test_fraud.py")
