@@ -31,7 +31,7 @@ def watched(kind: str, *, own_port: bool = False, database_url: str | None = Non
 
 
 def _serve_metrics(kind: str, stack: ExitStack) -> None:
-    host, port = settings().metrics_host, settings().metrics_port
+    host, port = settings().metrics.host, settings().metrics.port
     if port is None:
         return
     from shop.monitoring.exposition.endpoint import Exposition, MetricsServer, metrics_token
@@ -45,7 +45,7 @@ def _serve_metrics(kind: str, stack: ExitStack) -> None:
 
 
 def _send_traces(stack: ExitStack, database_url: str | None) -> None:
-    if settings().traces_endpoint is None:
+    if settings().traces.endpoint is None:
         return
     from shop.monitoring.traces.sender import sending
 

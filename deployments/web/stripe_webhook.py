@@ -53,14 +53,14 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
     from shop.payments.stripe.event import BadSignature, UnreadableEvent, check_age, read_signed  # Stripe's SDK takes a while to load
 
     s = settings()
-    if s.payment_gateway != "stripe" or not s.stripe_webhook_secrets:
+    if s.payments.gateway != "stripe" or not s.stripe.webhook_secrets:
         how = "set PAYMENT_GATEWAY=stripe, and STRIPE_WEBHOOK_SECRET to the endpoint's signing secret (whsec_...)"
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE, f"webhooks are not taken yet: {how}", kind="no-secret-set", title="No secret is set"
         )
     body = await read_body(request)
     try:
-        event = read_signed(body, signature, s.stripe_webhook_secrets)
+        event = read_signed(body, signature, s.stripe.webhook_secrets)
         with answered_within(_PATIENT_SECONDS):
             check_age(signature, await database_time())
     except BadSignature as error:

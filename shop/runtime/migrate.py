@@ -17,14 +17,14 @@ _LOCK = 7_236_114  # one migration at a time, however many workers start
 def config(connection: Connection) -> Config:
     """Alembic's configuration for this project, on an open connection."""
     alembic = Config()
-    alembic.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    alembic.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
     alembic.attributes["connection"] = connection
     return alembic
 
 
 def upgrade(database_url: str) -> None:
     """Runs the migrations that are missing; does nothing when there are none. Safe to run side by side."""
-    url = Settings(database_url=database_url).database_url
+    url = Settings(DATABASE_URL=database_url).database_url
     engine = create_engine(url, connect_args=connect_args(url))
     try:
         with engine.begin() as connection:

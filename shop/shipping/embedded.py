@@ -38,7 +38,7 @@ class EmbeddedCarrier:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._refuses = frozenset(country.strip().upper() for country in settings.carrier_refuses)
+        self._refuses = frozenset(country.strip().upper() for country in settings.shipping.refuses)
 
     def check(self, order: Order) -> None:
         """Raises `CarrierRefused` if it will not take this order's parcel."""

@@ -125,5 +125,5 @@ def _result(order: OrderInstance, parcel: Any, outside: Shipment | None, s: Sett
         service=parcel.service,
         label_path=str(label_path(s.label_dir, order.id)),
         shipped_at=when,
-        estimated_delivery=s.estimated_delivery,
+        estimated_delivery=s.shipping.estimated_delivery,
     )

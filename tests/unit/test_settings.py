@@ -17,37 +17,37 @@ SECRET = "sk_test_PLANTED"
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"payment_gateway": "stripe"}, "STRIPE_API_KEY"),
-        ({"payment_gateway": "stripe", "stripe_api_key": "pk_test_PLANTED"}, "pk_"),
-        ({"stripe_api_key": f"{SECRET}\n"}, "STRIPE_API_KEY"),
-        ({"stripe_api_key": f" {SECRET}"}, "STRIPE_API_KEY"),
+        ({"PAYMENT_GATEWAY": "stripe"}, "STRIPE_API_KEY"),
+        ({"PAYMENT_GATEWAY": "stripe", "STRIPE_API_KEY": "pk_test_PLANTED"}, "pk_"),
+        ({"STRIPE_API_KEY": f"{SECRET}\n"}, "STRIPE_API_KEY"),
+        ({"STRIPE_API_KEY": f" {SECRET}"}, "STRIPE_API_KEY"),
         (
-            {"payment_gateway": "stripe", "stripe_api_key": "sk_live_PLANTED", "payment_gateway_url": "http://gateway.example"},
+            {"PAYMENT_GATEWAY": "stripe", "STRIPE_API_KEY": "sk_live_PLANTED", "PAYMENT_GATEWAY_URL": "http://gateway.example"},
             "PAYMENT_GATEWAY_URL",
         ),
-        ({"orders_api_key": "PLANTED"}, "ORDERS_API_KEY"),
-        ({"orders_api_key": "a-key-that-is-PLANTED, "}, "ORDERS_API_KEY"),
-        ({"stripe_webhook_secret": f"whsec_12345678,{SECRET}"}, "STRIPE_WEBHOOK_SECRET"),
-        ({"payment_gateway": "paypal", "stripe_api_key": SECRET}, "payment_gateway"),
-        ({"carrier": "easypost"}, "EASYPOST_API_KEY"),
-        ({"carrier": "easypost", "easypost_api_key": "EZTK_PLANTED"}, "CARRIER_SENDER"),
-        ({"easypost_api_key": "sk_PLANTED"}, "EASYPOST_API_KEY"),
-        ({"carrier_sender": {"street1": "PLANTED", "city": "X", "country": "usa"}}, "carrier_sender.country"),
-        ({"carrier_sender": {"street1": "PLANTED", "city": "X", "country": "UK"}}, "carrier_sender.country"),
-        ({"carrier_refuses": ["AQ", "ZZ"]}, "carrier_refuses"),
-        ({"mail_language_by_country": {"UK": "en"}}, "mail_language_by_country"),
-        ({"max_order_total": 0}, "max_order_total"),
-        ({"alert_urls": "PLANTED json://user:PLANTED@hook.example"}, "ALERT_URLS: entry 1"),
-        ({"alert_urls": "json://user:PLANTED@hook.example, PLANTED"}, "ALERT_URLS: entry 1"),
-        ({"alert_email": "PLANTED@shop.example"}, "ALERT_EMAIL is no longer a setting: set ALERT_URLS"),
-        ({"alert_webhook_url": "https://hook.example/PLANTED"}, "ALERT_WEBHOOK_URL is no longer a setting: set ALERT_URLS"),
-        ({"max_order_total_by_currency": {"USD": 0}}, "max_order_total_by_currency"),
+        ({"ORDERS_API_KEY": "PLANTED"}, "ORDERS_API_KEY"),
+        ({"ORDERS_API_KEY": "a-key-that-is-PLANTED, "}, "ORDERS_API_KEY"),
+        ({"STRIPE_WEBHOOK_SECRET": f"whsec_12345678,{SECRET}"}, "STRIPE_WEBHOOK_SECRET"),
+        ({"PAYMENT_GATEWAY": "paypal", "STRIPE_API_KEY": SECRET}, "PAYMENT_GATEWAY"),
+        ({"CARRIER": "easypost"}, "EASYPOST_API_KEY"),
+        ({"CARRIER": "easypost", "EASYPOST_API_KEY": "EZTK_PLANTED"}, "CARRIER_SENDER"),
+        ({"EASYPOST_API_KEY": "sk_PLANTED"}, "EASYPOST_API_KEY"),
+        ({"CARRIER_SENDER": {"street1": "PLANTED", "city": "X", "country": "usa"}}, "CARRIER_SENDER.country"),
+        ({"CARRIER_SENDER": {"street1": "PLANTED", "city": "X", "country": "UK"}}, "CARRIER_SENDER.country"),
+        ({"CARRIER_REFUSES": ["AQ", "ZZ"]}, "CARRIER_REFUSES"),
+        ({"MAIL_LANGUAGE_BY_COUNTRY": {"UK": "en"}}, "MAIL_LANGUAGE_BY_COUNTRY"),
+        ({"MAX_ORDER_TOTAL": 0}, "MAX_ORDER_TOTAL"),
+        ({"ALERT_URLS": "PLANTED json://user:PLANTED@hook.example"}, "ALERT_URLS: entry 1"),
+        ({"ALERT_URLS": "json://user:PLANTED@hook.example, PLANTED"}, "ALERT_URLS: entry 1"),
+        ({"ALERT_EMAIL": "PLANTED@shop.example"}, "ALERT_EMAIL is no longer a setting: set ALERT_URLS"),
+        ({"ALERT_WEBHOOK_URL": "https://hook.example/PLANTED"}, "ALERT_WEBHOOK_URL is no longer a setting: set ALERT_URLS"),
+        ({"MAX_ORDER_TOTAL_BY_CURRENCY": {"USD": 0}}, "MAX_ORDER_TOTAL_BY_CURRENCY"),
         (
             {
-                "carrier": "easypost",
-                "easypost_api_key": "EZAK_PLANTED",
-                "carrier_sender": {"street1": "1 Street", "city": "X", "country": "US"},
-                "carrier_url": "http://carrier.example",
+                "CARRIER": "easypost",
+                "EASYPOST_API_KEY": "EZAK_PLANTED",
+                "CARRIER_SENDER": {"street1": "1 Street", "city": "X", "country": "US"},
+                "CARRIER_URL": "http://carrier.example",
             },
             "CARRIER_URL",
         ),
@@ -84,27 +84,27 @@ def test_a_file_of_settings_may_begin_with_a_byte_order_mark(tmp_path: Path, mon
     file = tmp_path / ".env"
     file.write_bytes(b'\xef\xbb\xbfSHOP_NAME=First\nMAX_ORDER_TOTAL_BY_CURRENCY={"jpy": 5}\n')
     read = Settings(_env_file=file)  # type: ignore[call-arg]
-    assert read.shop_name == "First"
-    assert read.max_total("JPY") == 5
+    assert read.shop.name == "First"
+    assert read.orders.max_total("JPY") == 5
 
 
 def test_each_gateway_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PAYMENT_GATEWAY_URL", raising=False)
-    assert Settings(payment_gateway="sandbox").gateway_url == "http://127.0.0.1:8420"
-    stripe = Settings(payment_gateway="stripe", stripe_api_key=SECRET)  # type: ignore[arg-type]
-    assert stripe.gateway_url == "https://api.stripe.com"
+    assert Settings(PAYMENT_GATEWAY="sandbox").payments.url == "http://127.0.0.1:8420"
+    stripe = Settings(PAYMENT_GATEWAY="stripe", STRIPE_API_KEY=SECRET)  # type: ignore[arg-type]
+    assert stripe.payments.url == "https://api.stripe.com"
     assert "PLANTED" not in repr(stripe)
-    own = Settings(payment_gateway="stripe", stripe_api_key=SECRET, payment_gateway_url="http://127.0.0.1:1")  # type: ignore[arg-type]
-    assert own.gateway_url == "http://127.0.0.1:1"
+    own = Settings(PAYMENT_GATEWAY="stripe", STRIPE_API_KEY=SECRET, PAYMENT_GATEWAY_URL="http://127.0.0.1:1")  # type: ignore[arg-type]
+    assert own.payments.url == "http://127.0.0.1:1"
 
 
 def test_several_secrets_hold_while_one_replaces_another() -> None:
-    made = Settings(orders_api_key="first-key-of-this-shop, second-key-of-this-shop", stripe_webhook_secret="whsec_12345678")  # type: ignore[arg-type]
-    assert made.orders_api_keys == ("first-key-of-this-shop", "second-key-of-this-shop")
-    assert made.stripe_webhook_secrets == ("whsec_12345678",)
+    made = Settings(ORDERS_API_KEY="first-key-of-this-shop, second-key-of-this-shop", STRIPE_WEBHOOK_SECRET="whsec_12345678")  # type: ignore[arg-type]
+    assert made.web.orders_api_keys == ("first-key-of-this-shop", "second-key-of-this-shop")
+    assert made.stripe.webhook_secrets == ("whsec_12345678",)
     assert "of-this-shop" not in repr(made)
     assert "whsec" not in repr(made)
-    assert Settings(orders_api_key=None).orders_api_keys == ()
+    assert Settings(ORDERS_API_KEY=None).web.orders_api_keys == ()
 
 
 def test_a_read_that_began_before_the_settings_changed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,5 +121,5 @@ def test_a_read_that_began_before_the_settings_changed_is_not_kept(monkeypatch: 
     monkeypatch.setattr(shop.settings, "Settings", slow)
     settings.cache_clear()
     before = settings()
-    assert settings().shop_name == "Another" != before.shop_name
+    assert settings().shop.name == "Another" != before.shop.name
     settings.cache_clear()

@@ -44,8 +44,8 @@ async def look_up(dispute_id: str) -> Dispute:
     from shop.payments.stripe.calls import StripeCalls  # its SDK takes a third of a second to load
 
     s = settings()
-    key = s.stripe_api_key.get_secret_value() if s.stripe_api_key else ""
-    calls = StripeCalls(s.gateway_url, key, s.payment_timeout_seconds, concurrency=1)
+    key = s.stripe.api_key.get_secret_value() if s.stripe.api_key else ""
+    calls = StripeCalls(s.payments.url, key, s.payments.timeout_seconds, concurrency=1)
     try:
         answer = await calls(lambda stripe: stripe.v1.disputes.retrieve_async(dispute_id))
     finally:

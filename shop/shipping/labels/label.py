@@ -63,7 +63,7 @@ def parcel_of(order: Order, shipment: Shipment, s: Settings) -> Parcel:
         tracking_number=shipment.tracking_number,
         carrier=shipment.carrier,
         service=shipment.service,
-        sender=(s.shop_name, s.shop_address),
+        sender=(s.shop.name, s.shop.address),
         recipient=(name, to.address, *([to.address2] if to.address2 else []), place, to.country.upper()) if to else (name,),
         pieces=sum(order.wanted.values()),
         country=to.country.upper() if to else "",
