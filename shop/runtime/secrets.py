@@ -11,18 +11,24 @@ Those that are set have to say the same. What is wrong is told under the setting
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from shop.runtime.setting_groups import Unreadable
-
 _ALSO_SECRET = frozenset({"DATABASE_URL"})
 """It holds a password, but is shown without it."""
 _LARGEST = 64_000
 _block: Callable[[str], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands in the place of a secret that could not be read."""
+
+    why: str
 
 
 def blocks_from(read: Callable[[str], str]) -> None:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from saga.configuration import LARGEST
+from shop.runtime.secrets import Unreadable
 from shop.text.domains import ascii_mail_domain, ascii_url_host
 from shop.values.countries import is_country
 
@@ -44,13 +45,6 @@ class Group(BaseModel):
 def prefixed(prefix: str) -> ConfigDict:
     """Fields are read from environment variables that begin with `prefix`, except those with an alias."""
     return ConfigDict(alias_generator=lambda name: prefix + name.upper())
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Stands in the place of a secret that could not be read."""
-
-    why: str
 
 
 def readable(value: Any) -> Any:

@@ -6,16 +6,9 @@ import re
 from pathlib import Path
 
 from flows.order_saga import ORDER_SAGA
-from shop.settings import Settings
 
 HOME = Path(__file__).resolve().parent.parent.parent
 README = (HOME / "README.md").read_text(encoding="utf-8")
-
-
-def test_every_setting_is_in_the_table() -> None:
-    table = README[README.index("## Settings") :]
-    named = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", table[: table.index("## Layout")]))
-    assert {name.upper() for name in Settings.model_fields} <= named
 
 
 def test_every_step_is_in_the_table_with_its_kind_and_its_compensation() -> None:
