@@ -5,7 +5,7 @@
 # make test  checks and tests
 # make test-slow  what takes minutes: the demo, workers and the web app as they are deployed, planted secrets, paused workers
 # make test-ui  the Prefect UI of make run in a browser without a window: forms, runs, pages, the desk, cancelling
-# make diagrams  refreshes the diagrams in README.md and docs/
+# make diagrams  refreshes the diagrams in README.md and docs/, and docs/reference/settings.md
 # make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await

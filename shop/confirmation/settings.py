@@ -41,7 +41,7 @@ class LanguageModelSettings(Group):
     max_tokens: int = Field(default=500, ge=50)
     """Largest length of an answer."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Temperature; a local model always has 0."""
+    """Temperature. A local model has 0 if this is unset."""
     reflection_model: str | None = None
     """A large model, used only by the optimiser GEPA."""
     reflection_api_base: Url | None = None

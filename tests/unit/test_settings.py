@@ -8,8 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 import shop.settings
+from deployments.diagrams.settings_page import PAGE, settings_page, stale_page
 from shop.alerts.urls import split_urls
-from shop.settings import Settings, settings
+from shop.runtime.setting_groups import settings_in
+from shop.settings import Settings, settings, what_is_wrong
 
 SECRET = "sk_test_PLANTED"
 
@@ -123,3 +125,52 @@ def test_a_read_that_began_before_the_settings_changed_is_not_kept(monkeypatch: 
     before = settings()
     assert settings().shop.name == "Another" != before.shop.name
     settings.cache_clear()
+
+
+def test_every_mistake_is_reported_at_once_by_the_name_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAYMENT_CONCURRENCY", "PLANTED")
+    monkeypatch.setenv("CARRIER_REFUSES", "[PLANTED")
+    monkeypatch.setenv("DATABASE_URL", "mysql://PLANTED")
+    monkeypatch.setenv("CRM_WEBHOOK_URL", "https://crm.example/PLANTED")
+    with pytest.raises(ValidationError) as wrong:
+        Settings(_env_file=None)  # type: ignore[call-arg]
+    reported = what_is_wrong(wrong.value)
+    for name in ("PAYMENT_CONCURRENCY: ", "CARRIER_REFUSES: must be JSON", "DATABASE_URL: ", "CRM_WEBHOOK_URL: "):
+        assert name in reported
+    assert "PLANTED" not in reported
+
+
+def test_everything_that_a_choice_lacks_is_reported_at_once() -> None:
+    with pytest.raises(ValidationError) as wrong:
+        Settings(_env_file=None, PAYMENT_GATEWAY="stripe", CARRIER="easypost")  # type: ignore[call-arg]
+    reported = what_is_wrong(wrong.value)
+    assert all(name in reported for name in ("STRIPE_API_KEY", "EASYPOST_API_KEY", "CARRIER_SENDER"))
+
+
+def test_a_variable_with_the_name_of_a_group_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SHOP", "MAIL", "WEB", "STRIPE", "METRICS"):
+        monkeypatch.setenv(name, "something of another program")
+    assert Settings(_env_file=None).shop.name == "The Shop"  # type: ignore[call-arg]
+
+
+def test_a_name_that_is_no_setting_is_refused_in_code() -> None:
+    with pytest.raises(TypeError, match="STRIPE_KEY"):
+        Settings(STRIPE_KEY="x")
+
+
+def test_values_are_replaced_by_their_names() -> None:
+    changed = Settings(_env_file=None).with_values(SHOP_NAME="Another", LEASE_SECONDS=3, MAIL_LANGUAGE="de")  # type: ignore[call-arg]
+    assert (changed.shop.name, changed.lease_seconds, changed.mail.language) == ("Another", 3, "de")
+
+
+def test_the_reference_is_up_to_date_and_describes_every_setting() -> None:
+    assert stale_page() == {}, "run `make diagrams`"
+    assert [name for name, setting in settings_in(Settings).items() if not setting.info.description] == []
+    assert [name for name in settings_in(Settings) if f"| `{name}` |" not in settings_page()] == []
+
+
+def test_a_stale_reference_is_found(tmp_path: Path) -> None:
+    assert stale_page(tmp_path) == {tmp_path / PAGE: settings_page()}
+    (tmp_path / PAGE).parent.mkdir(parents=True)
+    (tmp_path / PAGE).write_text(settings_page(), encoding="utf-8")
+    assert stale_page(tmp_path) == {}
