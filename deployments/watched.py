@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from shop.monitoring.sampler import sampling
+from shop.runtime.extras import needs_extra
 from shop.runtime.files import tighten
 from shop.settings import settings
 
@@ -47,6 +48,7 @@ def _serve_metrics(kind: str, stack: ExitStack) -> None:
 def _send_traces(stack: ExitStack, database_url: str | None) -> None:
     if settings().traces.endpoint is None:
         return
-    from shop.monitoring.traces.sender import sending
+    with needs_extra("otel", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        from shop.monitoring.traces.sender import sending
 
     stack.enter_context(sending(database_url))

@@ -29,6 +29,7 @@ from deployments.check.pooler import Pooler, recognise_pooler
 from saga.database import new_engine
 from saga.errors import StepError
 from saga.wakeup import plain_url
+from shop.runtime.extras import MissingExtra, needs_extra
 from shop.runtime.files import make_private
 from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings, mistakes
@@ -60,10 +61,12 @@ async def look(part: str, ask: Look, known: Known) -> Finding:
             return await ask(known)
     except TimeoutError:
         return Finding(part, State.WRONG, f"no answer within {SECONDS} s", "see whether it can be reached from this machine")
+    except MissingExtra as error:
+        return Finding(part, State.WRONG, str(error), f"install the extra `{error.extra}`")
     except StepError as error:
         return Finding(part, State.WRONG, str(error), "see the setting that it names, or try again later")
     except Exception as error:  # noqa: BLE001
-        return Finding(part, State.WRONG, f"{type(error).__name__} (its text is not shown: it may hold a secret)", "see README's settings")
+        return Finding(part, State.WRONG, f"{type(error).__name__} (its text may hold a secret)", "see docs/reference/settings.md")
 
 
 _WITHOUT_POOLER = (
@@ -213,6 +216,8 @@ async def language_model(known: Known) -> Finding:
 
     try:
         await try_out(s)
+    except MissingExtra:
+        raise
     except Exception as error:  # noqa: BLE001  (any provider's)
         return Finding(
             part, State.WRONG, f"{s.language_model.model} does not answer ({type(error).__name__})", "see DSPY_MODEL, _API_BASE, _API_KEY"
@@ -268,14 +273,24 @@ async def shipping(known: Known) -> Finding:
     from shop.shipping.carriers import EMBEDDED, carrier, close_carriers
 
     s = known.settings
-    if s.shipping.carrier == EMBEDDED:
-        return Finding("carrier", State.EMBEDDED, "labels with numbers that no carrier knows")
     try:
         await carrier().probe()
     finally:
         await close_carriers()
+    if s.shipping.carrier == EMBEDDED:
+        return Finding("carrier", State.EMBEDDED, "labels with numbers that no carrier knows")
     real = s.easypost.api_key is not None and s.easypost.api_key.get_secret_value().startswith("EZAK")
     return Finding("carrier", State.REAL, f"EasyPost, {'labels that cost money' if real else 'a test key'}")
+
+
+async def traces(known: Known) -> Finding:
+    """Whether they can be sent; none is sent."""
+    endpoint = known.settings.traces.endpoint
+    if endpoint is None:
+        return Finding("traces", State.OFF, "none are made: OTEL_EXPORTER_OTLP_ENDPOINT is not set")
+    with needs_extra("otel", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        import shop.monitoring.traces.sender  # noqa: F401
+    return Finding("traces", State.REAL, f"sent to {endpoint}")
 
 
 async def web_app(known: Known) -> Finding:
@@ -317,6 +332,7 @@ PARTS: dict[str, Look] = {
     "CRM": crm,
     "alerts": alerts,
     "carrier": shipping,
+    "traces": traces,
     "web app": web_app,
     "files": files,
 }

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from shop.runtime.extras import needs_extra
 from shop.settings import Settings
 
 LOCAL = "local/"
@@ -106,9 +107,10 @@ def context(settings: Settings) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def configured_dspy() -> Any:
-    """DSPy, imported so that it asks no network and caches nothing."""
+    """DSPy, imported so that it asks no network and caches nothing. Raises `MissingExtra`."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # else its import asks the network
-    import dspy  # type: ignore[import-untyped]
+    with needs_extra("llm", "DSPY_MODEL"):
+        import dspy  # type: ignore[import-untyped]
 
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     return dspy

@@ -13,6 +13,7 @@ from shop.confirmation.language_model import Answer, LocalModelUnavailable, ask
 from shop.confirmation.slots import can_check, clean, fill, problems
 from shop.notifications.language import Language, language_of
 from shop.orders.order import Order
+from shop.runtime.extras import MissingExtra
 from shop.settings import Settings
 
 _MOST = 20
@@ -33,7 +34,7 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
         async with asyncio.timeout(settings.confirmation.timeout_seconds):
             answer = await _attempt(order, settings, language, reasons)
     except Exception as error:  # noqa: BLE001 - whatever it is, a paid order goes on
-        reasons.append(str(error) if isinstance(error, LocalModelUnavailable) else type(error).__name__)
+        reasons.append(str(error) if isinstance(error, (LocalModelUnavailable, MissingExtra)) else type(error).__name__)
     if answer is None:
         warnings = _warnings("language model not used", reasons)
         return finish(template.write(values, language), TEMPLATE, personal=personal, warnings=warnings)

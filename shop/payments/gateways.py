@@ -11,6 +11,7 @@ from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import GatewayClient
 from shop.payments.ownership import OwnPayments
 from shop.payments.sandbox.client import SandboxGateway
+from shop.runtime.extras import needs_extra
 from shop.settings import settings
 
 _listeners: list[Callable[[str | None], None]] = []
@@ -23,7 +24,8 @@ def _sandbox() -> GatewayClient:
 
 
 def _stripe() -> GatewayClient:
-    from shop.payments.stripe.gateway import StripeGateway  # its SDK takes a third of a second to load
+    with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
+        from shop.payments.stripe.gateway import StripeGateway  # its SDK takes a third of a second to load
 
     s = settings()
     return StripeGateway(

@@ -28,7 +28,7 @@ from shop.orders.store import ORDERS
 from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
 from shop.runtime.files import is_spelled_so
 from shop.settings import Settings, settings
-from shop.shipping.labels.label import label_paths
+from shop.shipping.labels.files import label_paths
 
 log = logging.getLogger(__name__)
 

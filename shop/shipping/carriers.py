@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from shop.orders.order import OrderInstance
+from shop.runtime.extras import needs_extra
 from shop.settings import settings
 from shop.shipping.carrier import Carrier
 from shop.shipping.embedded import EmbeddedCarrier
@@ -18,7 +19,8 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Carrier]] = WeakKe
 
 
 def _easypost() -> Carrier:
-    from shop.shipping.easypost.carrier import EasyPostCarrier  # its SDK takes a fifth of a second to load
+    with needs_extra("easypost", "CARRIER=easypost"):
+        from shop.shipping.easypost.carrier import EasyPostCarrier  # its SDK takes a fifth of a second to load
 
     s = settings()
     if s.easypost.api_key is None or s.easypost.sender is None:

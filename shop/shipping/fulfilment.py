@@ -27,7 +27,7 @@ from shop.shipping.carrier import Shipment
 from shop.shipping.carriers import EMBEDDED, carrier_of
 from shop.shipping.embedded import EmbeddedCarrier
 from shop.shipping.errors import CarrierRefused
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from shop.shipping.shipments import Leaving
 
 STEP = carriers.STEP

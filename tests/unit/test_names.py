@@ -19,7 +19,7 @@ from shop.payments.sandbox.ledger import MAX_ORDER_ID as GATEWAY_MAX
 from shop.retention.customers import _files, _mails
 from shop.runtime.files import is_spelled_so, write_atomic
 from shop.settings import Settings
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 
 relaxed = hypothesis_settings(deadline=None)
 # What `take_in` lets through as an id: no control characters, no surrogates, nothing at the ends that is stripped.

@@ -13,7 +13,7 @@ from shop.orders.page.documents import label_url, mail_url
 from shop.orders.page.formatting import duration, for_markdown, markdown_table
 from shop.orders.page.story import MailRow, OrderStory, StepView, step_views
 from shop.settings import Settings
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from shop.values.money import show
 
 _PLAIN = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+)*")

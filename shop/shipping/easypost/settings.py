@@ -64,9 +64,12 @@ class EasyPostSettings(Group):
 
     def missing(self) -> Iterator[str]:
         """What stands in the way of shipping with EasyPost."""
+        needed = []
         if self.api_key is None:
-            yield "CARRIER=easypost needs EASYPOST_API_KEY, a key of your EasyPost account"
-        elif self.api_key.get_secret_value().startswith("EZAK") and not self.url.startswith("https://"):
-            yield "CARRIER_URL must start with https:// for an EASYPOST_API_KEY that buys real labels, or be unset"
+            needed.append("EASYPOST_API_KEY, a key of your EasyPost account")
         if self.sender is None:
-            yield ('CARRIER=easypost needs CARRIER_SENDER, such as {"street1": "...", "city": "...", "zip": "...", "country": "US"}')
+            needed.append('CARRIER_SENDER, such as {"street1": "...", "city": "...", "zip": "...", "country": "US"}')
+        if needed:
+            yield f"CARRIER=easypost needs {', and '.join(needed)}"
+        if self.api_key and self.api_key.get_secret_value().startswith("EZAK") and not self.url.startswith("https://"):
+            yield "CARRIER_URL must start with https:// for an EASYPOST_API_KEY that buys real labels, or be unset"
