@@ -213,10 +213,11 @@ def at(database_url: str | None) -> Settings:
 def mistakes(error: ValidationError) -> Iterator[tuple[str, str]]:
     """What is wrong with the settings: each by its environment variable, with nothing of what was given."""
     for each in error.errors(include_input=False, include_url=False, include_context=False):
-        place, what = each["loc"], each["msg"].removeprefix("Value error, ")
-        names = [part for part in map(str, place) if part.upper() in settings_in(Settings)]
-        if names:
-            yield names[0].upper(), what
+        place, what = [str(part) for part in each["loc"]], each["msg"].removeprefix("Value error, ")
+        known = [position for position, part in enumerate(place) if part.upper() in settings_in(Settings)]
+        if known:
+            name, *within = place[known[0] :]
+            yield name.upper(), f"{'.'.join(within)}: {what}" if within else what
         else:  # several settings together, each reason beginning with the one that asks for the others
             yield from ((reason.split(" ", 1)[0].split("=", 1)[0], reason) for reason in what.split("; "))
 

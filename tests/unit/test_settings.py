@@ -131,11 +131,18 @@ def test_every_mistake_is_reported_at_once_by_the_name_of_its_variable(monkeypat
     monkeypatch.setenv("PAYMENT_CONCURRENCY", "PLANTED")
     monkeypatch.setenv("CARRIER_REFUSES", "[PLANTED")
     monkeypatch.setenv("DATABASE_URL", "mysql://PLANTED")
+    monkeypatch.setenv("CARRIER_SENDER", '{"street1": "PLANTED", "city": "X"}')
     monkeypatch.setenv("CRM_WEBHOOK_URL", "https://crm.example/PLANTED")
     with pytest.raises(ValidationError) as wrong:
         Settings(_env_file=None)  # type: ignore[call-arg]
     reported = what_is_wrong(wrong.value)
-    for name in ("PAYMENT_CONCURRENCY: ", "CARRIER_REFUSES: must be JSON", "DATABASE_URL: ", "CRM_WEBHOOK_URL: "):
+    for name in (
+        "PAYMENT_CONCURRENCY: ",
+        "CARRIER_REFUSES: must be JSON",
+        "CARRIER_SENDER: country: ",
+        "DATABASE_URL: ",
+        "CRM_WEBHOOK_URL: ",
+    ):
         assert name in reported
     assert "PLANTED" not in reported
 
