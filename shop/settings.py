@@ -1,8 +1,9 @@
 """All settings: composed of the groups that stand beside their parts, and read from their sources.
 
-A setting has the name of its environment variable. In this order of precedence it is read from the environment, `.env`, and
-`var/run.env` (written by `make run`, so that other shells in the same checkout find the running system). Secrets can also
-be in files and Prefect blocks: `shop/runtime/secrets.py`. docs/reference/settings.md lists them all.
+A setting has the name of its environment variable. In this order of precedence it is read from the
+environment, `.env`, and `var/run.env` (written by `make run`, so that other shells in the same checkout find
+the running system). Secrets can also be in files and Prefect blocks: `shop/runtime/secrets.py`.
+docs/reference/settings.md lists them all.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def _psycopg_url(url: str) -> str:
 
 
 class Settings(EngineSettings):
-    """The settings of the engine and of every part of the shop. `Settings(SHOP_NAME="...")` overrides the environment."""
+    """The settings of the engine and of every part of the shop. `Settings(SHOP_NAME="...")` overrides the
+    environment."""
 
     # What was given is not shown when it is wrong: it may be a secret.
     model_config = SettingsConfigDict(

@@ -1,4 +1,4 @@
-"""`make diagrams`, which also writes the reference of the settings: python -m deployments.diagrams [--check]."""
+"""`make diagrams`: python -m deployments.diagrams [--check]. It also writes the reference of the settings."""
 
 from __future__ import annotations
 

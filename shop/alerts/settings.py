@@ -15,8 +15,8 @@ class AlertSettings(Group):
     model_config = prefixed("ALERT_")
 
     urls: SecretStr | None = None
-    """Services to which alerts are sent, as [apprise](https://github.com/caronc/apprise) URLs separated by blanks
-    or commas."""
+    """Services to which alerts are sent, as [apprise](https://github.com/caronc/apprise) URLs separated by
+    blanks or commas."""
     min_commands: int = Field(default=20, ge=1)
     """Fewest commands in the window for which an error rate is an alert."""
     waiting_minutes: Minutes = 15

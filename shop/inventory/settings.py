@@ -18,7 +18,8 @@ class InventorySettings(Group):
     model_config = prefixed("INVENTORY_")
 
     service_url: Url | None = None
-    """Address of an inventory service that holds the stock. Default: the stock is in the shop's own tables."""
+    """Address of an inventory service that holds the stock. Default: the stock is in the shop's own
+    tables."""
     service_token: SecretStr | None = None
     """Bearer token for the inventory service; the service itself asks for it."""
     timeout_seconds: Seconds = Field(default=5, le=15)

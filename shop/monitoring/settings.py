@@ -33,10 +33,11 @@ class MetricsSettings(Group):
     host: str = "127.0.0.1"
     """Address on which the worker answers Prometheus."""
     port: int | None = Field(default=None, ge=0, le=65_535)
-    """Port on which the worker answers Prometheus. Default: none; with `make run` 8431, or another one if that
-    is taken."""
+    """Port on which the worker answers Prometheus. Default: none; with `make run` 8431, or another one if
+    that is taken."""
     token: SecretStr | None = None
-    """Bearer token with which Prometheus reads; without it the web app has no metrics. `make run` makes one."""
+    """Bearer token with which Prometheus reads; without it the web app has no metrics. `make run` makes
+    one."""
 
     @field_validator("token")
     @classmethod
@@ -52,7 +53,8 @@ class TracesSettings(Group):
     model_config = prefixed("OTEL_")
 
     exporter_otlp_endpoint: Url | None = None
-    """Where traces are sent (OTLP over HTTP), such as `http://127.0.0.1:4318`. Default: no traces are made."""
+    """Where traces are sent (OTLP over HTTP), such as `http://127.0.0.1:4318`. Default: no traces are
+    made."""
     enabled: bool | None = Field(default=None, alias="OTEL_TRACES")
     """`1` sends traces to a collector on this machine if there is no endpoint; `0` turns traces off. Default:
     on with an endpoint."""
@@ -68,7 +70,8 @@ class TracesSettings(Group):
 
     @property
     def endpoint(self) -> str | None:
-        """Where traces are sent; None: they are off. `OTEL_TRACES` alone sends them to a collector on this machine."""
+        """Where traces are sent; None: they are off. `OTEL_TRACES` alone sends them to a collector on this
+        machine."""
         if self.enabled is False or not (self.enabled or self.exporter_otlp_endpoint):
             return None
         return f"{self.exporter_otlp_endpoint or 'http://127.0.0.1:4318'}/v1/traces"

@@ -17,6 +17,7 @@ from shop.notifications.maildir import Maildir, mail_names
 from shop.notifications.message import Mail
 from shop.notifications.webhook_key import webhook_key
 from shop.orders.order import read_stored
+from shop.runtime.extras import MissingExtra
 from shop.runtime.installation import Installation, installation
 from shop.settings import Settings
 from shop.shipping.labels.printing import print_label
@@ -114,7 +115,8 @@ def _trying(row: Any, do: Callable[[Any], DeliveryResult]) -> DeliveryResult:
         return do(row)
     except Exception as error:
         log.exception("the %s of order %s could not be sent; it is tried again", row["kind"], row["order_id"])
-        return DeliveryResult("later", type(error).__name__)  # its text may hold the customer's data
+        # another error's text may hold the customer's data
+        return DeliveryResult("later", str(error) if isinstance(error, MissingExtra) else type(error).__name__)
 
 
 def _mark(row: Any, us: Installation) -> str:

@@ -23,8 +23,8 @@ class OrderSettings(Group):
     max_quantity: int = 100_000
     """Largest quantity of one item."""
     max_order_total: _Total = Decimal(1_000_000)
-    """Largest total of an order in US dollars. In another currency it is as many times larger as its units are
-    worth less, to a power of ten: 100,000,000,000 VND."""
+    """Largest total of an order in US dollars. In another currency it is as many times larger as its units
+    are worth less, to a power of ten: 100,000,000,000 VND."""
     max_order_total_by_currency: Annotated[dict[str, _Total], FromJson] = Field(default_factory=dict)
     """Largest total in single currencies, instead (JSON), such as `{"VND": 500000000}`."""
 

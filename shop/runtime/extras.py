@@ -21,7 +21,8 @@ _PAUSE_SECONDS = 60.0
 
 
 class MissingExtra(InfrastructureError):
-    """A library is needed that only an extra installs. The order is postponed, and nothing is decided about it."""
+    """A library is needed that only an extra installs. The order is postponed, and nothing is decided about
+    it."""
 
     def __init__(self, extra: str, asked_by: str) -> None:
         Exception.__init__(self, f"{asked_by} needs the extra `{extra}`: pip install 'order-saga[{extra}]'")
@@ -31,8 +32,8 @@ class MissingExtra(InfrastructureError):
 
 @contextmanager
 def needs_extra(extra: str, asked_by: str) -> Iterator[None]:
-    """Inside the block libraries of the extra are imported. Raises `MissingExtra` if one is not installed. `asked_by`: the setting or
-    the flow that needs it."""
+    """Inside the block libraries of the extra are imported. Raises `MissingExtra` if one is not installed.
+    `asked_by`: the setting or the flow that needs it."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -44,8 +44,8 @@ class WebSettings(Group):
     max_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
     """Size of the largest request body."""
     orders_api_key: SecretStr | None = Field(default=None, alias="ORDERS_API_KEY")
-    """Key with which orders are submitted over HTTP. Several, separated by commas, while one replaces another.
-    `make run` makes one."""
+    """Key with which orders are submitted over HTTP. Several, separated by commas, while one replaces
+    another. `make run` makes one."""
 
     @field_validator("url")
     @classmethod
