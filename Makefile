@@ -5,7 +5,7 @@
 # make test  checks and tests
 # make test-slow  what takes minutes: the demo, workers and the web app as they are deployed, planted secrets, paused workers
 # make test-ui  the Prefect UI of make run in a browser without a window: forms, runs, pages, the desk, cancelling
-# make diagrams  refreshes the diagrams in README.md and docs/
+# make diagrams  refreshes the diagrams in README.md and docs/, and docs/reference/settings.md
 # make llm   installs a small language model that runs here, without a network: DSPY_MODEL=local/smollm2-135m
 # make fault-test  takes away databases, gateways and Prefect servers, pauses and stops processes, lets clocks jump
 # make model  the protocol, in thousands of interleavings with crashes at any await
@@ -20,10 +20,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LLM_STAMP := $(VENV)/.llm-installed
-UI_STAMP := $(VENV)/.ui-installed
 TOOLS := .tools
 TOOLS_STAMP := $(TOOLS)/.installed
-LOCKED := requirements requirements-ui requirements-llm requirements-tools requirements-pip
+LOCKED := requirements requirements-dev requirements-llm requirements-tools requirements-pip
 NODE_STAMP := tests/node/node_modules/.installed
 
 # Nothing is installed whose hash is not in locks/, nor anything that only builds it.
@@ -66,7 +65,7 @@ fault-test: $(STAMP) pgbouncer
 	$(BIN)/python -m pytest tests/faults
 
 # The documentation's pictures of the UI come from it: make test-ui UI_SCREENSHOTS=1
-test-ui: $(UI_STAMP)
+test-ui: $(STAMP)
 	@command -v $(or $(CHROMIUM),chromium) >/dev/null 2>&1 || { echo "Installing Chromium: a minute, once ..."; \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } || \
 	{ echo "make: there is no Chromium here. On Debian, as root: apt-get install chromium. Or name one: make test-ui CHROMIUM=/path/to/it" >&2; exit 1; }
@@ -121,10 +120,11 @@ install: $(STAMP)
 
 llm: $(LLM_STAMP)
 
-# Only what was changed in requirements*.txt changes, unless UPGRADE=1. The first is what the others are consistent with.
+# Only what was changed in pyproject.toml or requirements*.txt changes, unless UPGRADE=1. The first is what the others are consistent
+# with. This project itself is in no lock: it is installed from this folder.
 lock: $(TOOLS_STAMP)
 	@for each in $(LOCKED); do \
-	$(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+	$(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-emit-package order-saga --custom-compile-command "make lock" \
 	$(if $(UPGRADE),--upgrade) $$(test $$each != requirements-llm || echo --no-deps) $$each.txt --output-file locks/$$each.txt || exit 1; done
 
 sbom: $(STAMP) $(TOOLS_STAMP)
@@ -147,12 +147,8 @@ $(LLM_STAMP): locks/requirements-llm.txt $(STAMP)
 	@$(BIN)/python $(PIP_INSTALL) --no-deps -r locks/requirements-llm.txt
 	@touch $@
 
-$(UI_STAMP): locks/requirements-ui.txt $(STAMP)
-	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements-ui.txt
-	@touch $@
-
 # Installed again only when what is required has changed. A half finished environment has no stamp, and is completed.
-$(STAMP): locks/requirements.txt locks/requirements-pip.txt pyproject.toml
+$(STAMP): locks/requirements.txt locks/requirements-dev.txt locks/requirements-pip.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "make: there is no $(PYTHON) here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())'). Name another one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
@@ -160,5 +156,6 @@ $(STAMP): locks/requirements.txt locks/requirements-pip.txt pyproject.toml
 	@echo "Installing the requirements into $(VENV): a minute or two, once ..."
 	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements-pip.txt
 	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements.txt
+	@$(BIN)/python $(PIP_INSTALL) -r locks/requirements-dev.txt
 	@$(BIN)/python $(PIP_INSTALL_HERE)
 	@touch $@

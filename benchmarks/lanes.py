@@ -148,7 +148,7 @@ async def _straight(batch: Sequence[OrderInstance]) -> None:
 
 def _without_prefect() -> Any:
     """Makes the steps not ask for a slot of Prefect's limit."""
-    return slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency)
+    return slots(PAYMENT_GATEWAY, occupy=settings().payments.concurrency)
 
 
 async def _warm_up() -> None:

@@ -34,7 +34,7 @@ _LIMIT = text("SELECT current_setting('max_connections')::int - current_setting(
 
 def worker_limit() -> int:
     """`WORKER_LIMIT`, or what half of the memory and the database's connections are enough for."""
-    if (wanted := settings().worker_limit) is not None:
+    if (wanted := settings().workers.limit) is not None:
         return wanted
     possible = [int(_memory() * _MEMORY_SHARE) // _RUN_BYTES]
     if (connections := _connections()) is not None:

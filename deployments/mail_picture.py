@@ -39,7 +39,7 @@ def picture(path: Path) -> None:
 
 
 def _html() -> str:
-    settings = Settings(_env_file=None, tracking_url="https://carrier.example/{tracking_number}")
+    settings = Settings(_env_file=None, TRACKING_URL="https://carrier.example/{tracking_number}")
     order = Order.model_validate({**EXAMPLE, "total_amount": "1073.96", "tax_amount": "9.00", "shipping_amount": "4.99"})
     texts = template_confirmation(order, settings).model_dump()
     made = confirmation_mail(order, texts, "CA473124829US", About(settings, datetime(2031, 2, 3, 9, 30, tzinfo=UTC)))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from shop.monitoring.sampler import sampling
+from shop.runtime.extras import needs_extra
 from shop.runtime.files import tighten
 from shop.settings import settings
 
@@ -31,7 +32,7 @@ def watched(kind: str, *, own_port: bool = False, database_url: str | None = Non
 
 
 def _serve_metrics(kind: str, stack: ExitStack) -> None:
-    host, port = settings().metrics_host, settings().metrics_port
+    host, port = settings().metrics.host, settings().metrics.port
     if port is None:
         return
     from shop.monitoring.exposition.endpoint import Exposition, MetricsServer, metrics_token
@@ -45,8 +46,9 @@ def _serve_metrics(kind: str, stack: ExitStack) -> None:
 
 
 def _send_traces(stack: ExitStack, database_url: str | None) -> None:
-    if settings().traces_endpoint is None:
+    if settings().traces.endpoint is None:
         return
-    from shop.monitoring.traces.sender import sending
+    with needs_extra("otel", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        from shop.monitoring.traces.sender import sending
 
     stack.enter_context(sending(database_url))

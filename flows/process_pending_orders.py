@@ -69,14 +69,14 @@ async def process_pending_orders(consumer_seconds: Seconds = None, batch_size: B
     Keeps consuming for a while, so that new orders find a running consumer, and is notified when they arrive.
     Any number of these runs may run, on any number of workers.
     """
-    seconds = settings().consumer_seconds if consumer_seconds is None else consumer_seconds
+    seconds = settings().workers.consumer_seconds if consumer_seconds is None else consumer_seconds
     consumer = _Consumer(batch_size or settings().batch_size)
     with little_garbage_collection(), sampling("consumer", flow_run_id=str(flow_run.id)), outcome_counter.counting() as counts:
         progress = Progress(counts, lambda: consumer.claimed)
         async with (
             cancelled_by_sigterm(),
             wakeup.listening(wakeup.WAITING, consuming=True) as listener,
-            slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
+            slots(PAYMENT_GATEWAY, occupy=settings().payments.concurrency),
             lease(ORDERS) as lease_id,
         ):
             mailing = asyncio.create_task(consumer.send_mail())

@@ -16,7 +16,7 @@ async def purge() -> dict[str, int]:
     orders that ended before that. Broken off, the next run goes on. The money trail stays."""
     deleted = await delete_traces()
     erased = runs = 0
-    if (days := settings().customer_data_days) is not None:
+    if (days := settings().retention.customer_data_days) is not None:
         erased = await erase_old_customers(days)
         runs = await delete_runs_of_erased_orders(days)
     get_run_logger().info("%d traces deleted, the customers of %d orders erased, %d runs deleted", sum(deleted.values()), erased, runs)

@@ -35,7 +35,9 @@ def psycopg_url(url: str) -> str:
 class EngineSettings(BaseSettings):
     """Settings of the engine. Environment variables have the same names in upper case."""
 
-    model_config = SettingsConfigDict(frozen=True, hide_input_in_errors=True, env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        frozen=True, hide_input_in_errors=True, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     database_url: Annotated[str, AfterValidator(psycopg_url)] = "postgresql+psycopg://postgres@localhost/saga"
     lease_seconds: Seconds = 8

@@ -30,7 +30,7 @@ def report(why: str | None) -> None:
         log.warning("the payment gateway is unavailable and is not called for a while; orders that need it are postponed: %s", why)
     emit_event(
         AVAILABLE if why is None else UNAVAILABLE,
-        resource={"prefect.resource.id": f"shop.payment-gateway.{settings().payment_gateway}"},
+        resource={"prefect.resource.id": f"shop.payment-gateway.{settings().payments.gateway}"},
         payload={"why": why, "seen_by": f"{socket.gethostname()}:{os.getpid()}"},
     )
 

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from shop.confirmation.optimising.optimizer import Optimizer
+from shop.runtime.extras import needs_extra
 from shop.settings import settings
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 @task(name="optimize_program", cache_policy=NO_CACHE, persist_result=False)
 async def optimize_program(optimizer: Optimizer, demonstrations: int, calls: int) -> Optimized:
     """Runs on a thread, because it blocks. A cancelled run ends at the model's next answer and saves nothing."""
-    from shop.confirmation.optimising.run import run
+    with needs_extra("llm", "optimize-confirmation"):
+        from shop.confirmation.optimising.run import run
 
     stop = threading.Event()
     work = partial(run, settings(), optimizer, shown=demonstrations, calls=calls, stop=stop, report=get_run_logger().info)

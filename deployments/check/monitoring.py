@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from deployments.check.finding import Finding, State
 from shop.monitoring.config import MonitoringConfigError, monitoring
-from shop.settings import HOME, Settings
+from shop.runtime.home import HOME
+from shop.settings import Settings
 
 PART = "monitoring"
 _REMEDY = "see MONITORING_CONFIG, and deployments/monitoring/monitoring.yaml for every key"
@@ -27,4 +28,4 @@ def monitoring_finding() -> Finding:
     file = config.log_file(settings.var_dir)
     shown = str(file.relative_to(HOME)) if file.is_relative_to(HOME) else str(file)
     what = where[config.logging.default_logger].format(shown) + (f"; off: {', '.join(off)}" if off else "")
-    return Finding(PART, State.REAL if settings.monitoring_config else State.EMBEDDED, what)
+    return Finding(PART, State.REAL if settings.monitoring.config else State.EMBEDDED, what)

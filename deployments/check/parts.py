@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -19,6 +18,7 @@ import psycopg
 import yaml
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from pydantic import ValidationError
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,8 +29,10 @@ from deployments.check.pooler import Pooler, recognise_pooler
 from saga.database import new_engine
 from saga.errors import StepError
 from saga.wakeup import plain_url
+from shop.runtime.extras import MissingExtra, needs_extra
 from shop.runtime.files import make_private
-from shop.settings import Settings
+from shop.runtime.setting_groups import settings_in
+from shop.settings import Settings, mistakes
 
 HOME = Path(__file__).resolve().parents[2]
 _ALIKE = 0.87
@@ -59,11 +61,12 @@ async def look(part: str, ask: Look, known: Known) -> Finding:
             return await ask(known)
     except TimeoutError:
         return Finding(part, State.WRONG, f"no answer within {SECONDS} s", "see whether it can be reached from this machine")
+    except MissingExtra as error:
+        return Finding(part, State.WRONG, str(error), f"install the extra `{error.extra}`")
     except StepError as error:
         return Finding(part, State.WRONG, str(error), "see the setting that it names, or try again later")
     except Exception as error:  # noqa: BLE001
-        hidden = f"{type(error).__name__} (its text is not shown: it may hold a secret)"
-        return Finding(part, State.WRONG, hidden, "see docs/reference/settings.md")
+        return Finding(part, State.WRONG, f"{type(error).__name__} (its text may hold a secret)", "see docs/reference/settings.md")
 
 
 _WITHOUT_POOLER = (
@@ -178,19 +181,19 @@ async def payments(known: Known) -> Finding:
         async for _ in gateway().pages(datetime.now(UTC)):
             break
     except StepError as error:
-        if s.payment_gateway == "sandbox" and not known.given("PAYMENT_GATEWAY_URL"):
+        if s.payments.gateway == "sandbox" and not known.given("PAYMENT_GATEWAY_URL"):
             return Finding("payments", State.EMBEDDED, f"the sandbox, {NOT_RUNNING}")
-        return Finding("payments", State.WRONG, str(error), f"see PAYMENT_GATEWAY_URL ({s.gateway_url}) and the gateway's key")
+        return Finding("payments", State.WRONG, str(error), f"see PAYMENT_GATEWAY_URL ({s.payments.url}) and the gateway's key")
     finally:
         await close_gateway()
-    if s.payment_gateway == "sandbox":
-        return Finding("payments", State.EMBEDDED, f"the sandbox at {s.gateway_url}: no real money")
-    live = s.stripe_api_key is not None and "_live_" in s.stripe_api_key.get_secret_value()
+    if s.payments.gateway == "sandbox":
+        return Finding("payments", State.EMBEDDED, f"the sandbox at {s.payments.url}: no real money")
+    live = s.stripe.api_key is not None and "_live_" in s.stripe.api_key.get_secret_value()
     return Finding("payments", State.REAL, f"Stripe, {'LIVE: real money' if live else 'a test key'}")
 
 
 async def inventory(known: Known) -> Finding:
-    url = known.settings.inventory_service_url
+    url = known.settings.inventory.service_url
     if url is None:
         return Finding("inventory", State.EMBEDDED, "the shop's own tables")
     from shop.inventory.inventories import service
@@ -207,27 +210,31 @@ async def inventory(known: Known) -> Finding:
 
 async def language_model(known: Known) -> Finding:
     part, s = "language model", known.settings
-    if not s.dspy_model:
+    if not s.language_model.model:
         return Finding(part, State.OFF, "the template writes the confirmations (DSPY_MODEL)")
     from shop.confirmation.language_model import try_out
 
     try:
         await try_out(s)
+    except MissingExtra:
+        raise
     except Exception as error:  # noqa: BLE001  (any provider's)
-        return Finding(part, State.WRONG, f"{s.dspy_model} does not answer ({type(error).__name__})", "see DSPY_MODEL, _API_BASE, _API_KEY")
-    return Finding(part, State.REAL, s.dspy_model)
+        return Finding(
+            part, State.WRONG, f"{s.language_model.model} does not answer ({type(error).__name__})", "see DSPY_MODEL, _API_BASE, _API_KEY"
+        )
+    return Finding(part, State.REAL, s.language_model.model)
 
 
 async def mail(known: Known) -> Finding:
     s = known.settings
-    if s.smtp_url is None:
+    if s.smtp.url is None:
         return Finding("mail", State.EMBEDDED, f"into the Maildir {s.mail_dir}")
     from shop.notifications.smtp import ServerTrouble, greet
     from shop.notifications.smtp_url import smtp_server
 
-    server = smtp_server(s.smtp_url.get_secret_value())
+    server = smtp_server(s.smtp.url.get_secret_value())
     try:
-        await greet(server, seconds=s.smtp_timeout_seconds, name=s.shop_email.rpartition("@")[2])
+        await greet(server, seconds=s.smtp.timeout_seconds, name=s.shop.email.rpartition("@")[2])
     except ServerTrouble as trouble:
         return Finding("mail", State.WRONG, str(trouble), "see SMTP_URL")
     return Finding("mail", State.REAL, f"SMTP, {server.host}:{server.port}")
@@ -248,11 +255,11 @@ async def alerts(known: Known) -> Finding:
 
 async def crm(known: Known) -> Finding:
     """Asks for nothing: any answer shows that somebody is there. A message would be in somebody's books."""
-    url = known.settings.crm_webhook_url
+    url = known.settings.crm.webhook_url
     if url is None:
         return Finding("CRM", State.EMBEDDED, "the table customer_interaction")
     try:
-        timeout = known.settings.crm_timeout_seconds
+        timeout = known.settings.crm.timeout_seconds
         async with httpx.AsyncClient(timeout=timeout) as client, client.stream("OPTIONS", url) as answer:
             pass  # its status says it all
     except httpx.HTTPError as error:
@@ -266,14 +273,24 @@ async def shipping(known: Known) -> Finding:
     from shop.shipping.carriers import EMBEDDED, carrier, close_carriers
 
     s = known.settings
-    if s.carrier == EMBEDDED:
-        return Finding("carrier", State.EMBEDDED, "labels with numbers that no carrier knows")
     try:
         await carrier().probe()
     finally:
         await close_carriers()
-    real = s.easypost_api_key is not None and s.easypost_api_key.get_secret_value().startswith("EZAK")
+    if s.shipping.carrier == EMBEDDED:
+        return Finding("carrier", State.EMBEDDED, "labels with numbers that no carrier knows")
+    real = s.easypost.api_key is not None and s.easypost.api_key.get_secret_value().startswith("EZAK")
     return Finding("carrier", State.REAL, f"EasyPost, {'labels that cost money' if real else 'a test key'}")
+
+
+async def traces(known: Known) -> Finding:
+    """Whether they can be sent; none is sent."""
+    endpoint = known.settings.traces.endpoint
+    if endpoint is None:
+        return Finding("traces", State.OFF, "none are made: OTEL_EXPORTER_OTLP_ENDPOINT is not set")
+    with needs_extra("otel", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        import shop.monitoring.traces.sender  # noqa: F401
+    return Finding("traces", State.REAL, f"sent to {endpoint}")
 
 
 async def web_app(known: Known) -> Finding:
@@ -315,6 +332,7 @@ PARTS: dict[str, Look] = {
     "CRM": crm,
     "alerts": alerts,
     "carrier": shipping,
+    "traces": traces,
     "web app": web_app,
     "files": files,
 }
@@ -334,7 +352,7 @@ async def look_at_all(known: Known, tell: Callable[[Finding], None] = lambda _: 
 
 def unknown_settings(names: Iterable[str]) -> list[Finding]:
     """Names that are no settings and look like one; one that goes on after a setting's name is something else's."""
-    ours = [name.upper() for name in Settings.model_fields]
+    ours = list(settings_in(Settings))
     known = {*ours, *(name + ending for name in ours for ending in ("_FILE", "_BLOCK"))}
     near = [
         (name, get_close_matches(name, ours, 1, _ALIKE)) for name in sorted(names) if name not in known and not name.startswith(tuple(ours))
@@ -342,13 +360,6 @@ def unknown_settings(names: Iterable[str]) -> list[Finding]:
     return [Finding(name, State.WRONG, "there is no such setting", f"is {meant[0]} meant?") for name, meant in near if meant]
 
 
-def wrong_settings(errors: str) -> list[Finding]:
-    """Of the JSON of a `ValidationError`: each setting that is wrong, with what is wrong with it."""
-    return [_wrong_setting(error) for error in json.loads(errors)]
-
-
-def _wrong_setting(error: dict[str, object]) -> Finding:
-    place, what = error["loc"], str(error["msg"]).removeprefix("Value error, ")
-    # One that is about several settings together begins with the one that asks for the others.
-    name = str(place[0]).upper() if isinstance(place, list) and place else what.split(" ", 1)[0].split("=", 1)[0]
-    return Finding(name, State.WRONG, what, f"set or unset {name}: docs/reference/settings.md")
+def wrong_settings(error: ValidationError) -> list[Finding]:
+    """Each setting that is wrong, with what is wrong with it."""
+    return [Finding(name, State.WRONG, what, f"set or unset {name}: docs/reference/settings.md") for name, what in mistakes(error)]

@@ -56,7 +56,7 @@ def _mistakes() -> tuple[list[Finding], list[Finding]]:
     try:
         Settings()
     except ValidationError as error:
-        return mistyped, wrong_settings(error.json(include_input=False, include_url=False, include_context=False))
+        return mistyped, wrong_settings(error)
     return mistyped, []
 
 

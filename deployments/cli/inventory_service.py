@@ -30,7 +30,7 @@ def inventory_service(
     """
     configure()
     url = database_url or settings().database_url
-    secret = settings().inventory_service_token
+    secret = settings().inventory.service_token
     if secret is None and not _is_this_machine(host):
         raise SystemExit("whoever reaches it could move the stock: set INVENTORY_SERVICE_TOKEN, or listen on 127.0.0.1 only")
     try:

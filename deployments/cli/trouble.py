@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from saga.database import is_database_error, is_schema_mismatch
+from shop.runtime.extras import MissingExtra
 from shop.settings import what_is_wrong
 
 
@@ -12,6 +13,8 @@ def explanation(error: Exception) -> str | None:
     """A line for people; None for an error in the code."""
     if isinstance(error, ValidationError):
         return what_is_wrong(error)
+    if isinstance(error, MissingExtra):
+        return str(error)
     cause = type(getattr(error, "orig", None) or error).__name__
     if is_schema_mismatch(error):
         return f"The database's tables are not those of this version ({cause}): order-saga migrate"

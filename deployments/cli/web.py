@@ -20,8 +20,8 @@ def web(*, host: str | None = None, port: int | None = None, port_file: Path | N
     """
     from deployments.web.app import app
 
-    host = settings().web_host if host is None else host
-    port = settings().web_port if port is None else port
+    host = settings().web.host if host is None else host
+    port = settings().web.port if port is None else port
     configure()
     try:
         listener = listen(port, host)

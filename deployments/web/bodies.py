@@ -23,7 +23,7 @@ _CLOSE = {"Connection": "close"}
 
 async def read_body(request: Request) -> bytes:
     """The body as it was sent. Raises 413 for more than `WEB_MAX_BYTES`, whatever its headers say, and 408 if it does not come."""
-    most = settings().web_max_bytes
+    most = settings().web.max_bytes
     told = request.headers.get("content-length", "")
     if told.isdecimal() and int(told[:20]) > most:
         raise _too_large(most)

@@ -18,7 +18,7 @@ from shop.notifications.maildir import find_mail
 from shop.orders.names import MAX_ORDER_ID
 from shop.orders.page.documents import LABEL, MAIL
 from shop.settings import settings
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 
 _REFUSED = answers(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 _HEADERS = {

@@ -32,7 +32,7 @@ async def require_key_or_password(bearer: _Bearer, basic: Annotated[HTTPBasicCre
 
 
 def _judge(given: str | None, how: str, challenge: str) -> None:
-    keys = settings().orders_api_keys
+    keys = settings().web.orders_api_keys
     if not keys:
         wanted = "set ORDERS_API_KEY to a key of at least 16 characters (`make run` makes one), and start the web app anew"
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, f"nobody is let in yet: {wanted}", kind="no-key-set", title="No key is set")

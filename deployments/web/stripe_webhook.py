@@ -13,6 +13,7 @@ from deployments.web.problems import ProblemError, answers
 from saga.clock import database_time
 from saga.connections import answered_within
 from shop.payments.events import inbox
+from shop.runtime.extras import MissingExtra, needs_extra
 from shop.settings import settings
 
 router = APIRouter(tags=["webhooks"])
@@ -50,17 +51,25 @@ class Received(BaseModel):
 async def stripe_webhook(request: Request, signature: Annotated[str, Header(alias=_SIGNATURE)]) -> Received:
     """Takes an event that Stripe has signed. Once this is answered with 200 the event cannot be lost; with anything else Stripe sends it
     again."""
-    from shop.payments.stripe.event import BadSignature, UnreadableEvent, check_age, read_signed  # Stripe's SDK takes a while to load
-
     s = settings()
-    if s.payment_gateway != "stripe" or not s.stripe_webhook_secrets:
+    if s.payments.gateway != "stripe" or not s.stripe.webhook_secrets:
         how = "set PAYMENT_GATEWAY=stripe, and STRIPE_WEBHOOK_SECRET to the endpoint's signing secret (whsec_...)"
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE, f"webhooks are not taken yet: {how}", kind="no-secret-set", title="No secret is set"
         )
+    try:
+        with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
+            from shop.payments.stripe.event import (  # Stripe's SDK takes a while to load
+                BadSignature,
+                UnreadableEvent,
+                check_age,
+                read_signed,
+            )
+    except MissingExtra as error:
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), kind="missing-extra", title="An extra is not installed") from None
     body = await read_body(request)
     try:
-        event = read_signed(body, signature, s.stripe_webhook_secrets)
+        event = read_signed(body, signature, s.stripe.webhook_secrets)
         with answered_within(_PATIENT_SECONDS):
             check_age(signature, await database_time())
     except BadSignature as error:

@@ -29,7 +29,7 @@ _SENDING = failpoint("sending an alert")
 
 def destinations(s: Settings) -> dict[str, str]:
     """The services by the name under which the database knows them, which is no secret: `url-1` is the first of `ALERT_URLS`."""
-    given = split_urls(s.alert_urls.get_secret_value()) if s.alert_urls else ()
+    given = split_urls(s.alerts.urls.get_secret_value()) if s.alerts.urls else ()
     return {f"url-{number}": url for number, url in enumerate(given, 1)}
 
 
@@ -68,7 +68,7 @@ async def _deliver_to(service: str, url: str, notices: Sequence[Notice], s: Sett
 async def _deliver_one(url: str, notice: Notice, s: Settings) -> str | None:
     """Returns why the message was not sent."""
     try:
-        message = alert_message(notice, s.shop_name)
+        message = alert_message(notice, s.shop.name)
     except Exception as error:
         log.exception("alert %d cannot be described", notice.alert_id)
         return type(error).__name__

@@ -116,9 +116,9 @@ def evaluate(connection: Connection, config: Monitoring, settings: Settings, alr
     """
     found = list(_external(connection, settings, already))
     for rule, threshold in (
-        (Rule.ORDER_WAITING, settings.alert_waiting_minutes * 60),
+        (Rule.ORDER_WAITING, settings.alerts.waiting_minutes * 60),
         (Rule.NEEDS_ATTENTION, 0.0),
-        (Rule.RECOVERY_BEHIND, settings.alert_recovery_seconds),
+        (Rule.RECOVERY_BEHIND, settings.alerts.recovery_seconds),
     ):
         found += _orders(connection, rule, threshold, {subject for of, subject in already if of == rule})
     if config.worker_monitoring.alert_on_high_error_rate:
@@ -149,9 +149,9 @@ def _external(connection: Connection, settings: Settings, already: Open) -> Iter
     now: datetime = connection.execute(_NOW).scalar_one()
     blocked = {row.code: row for row in connection.execute(_BLOCKED, {"codes": list(EXTERNAL), "until_claimed": list(VERSION)})}
     for codes, subject, pause in (
-        (GATEWAY, f"payment-gateway.{settings.payment_gateway}", settings.payment_breaker_seconds),
-        (INVENTORY, "inventory-service", settings.inventory_breaker_seconds),
-        (CARRIER, f"carrier.{settings.carrier}", settings.carrier_timeout_seconds),
+        (GATEWAY, f"payment-gateway.{settings.payments.gateway}", settings.payments.breaker_seconds),
+        (INVENTORY, "inventory-service", settings.inventory.breaker_seconds),
+        (CARRIER, f"carrier.{settings.shipping.carrier}", settings.shipping.timeout_seconds),
         (INFRASTRUCTURE, "infrastructure", _PAUSE_SECONDS),
         (VERSION, "worker-of-another-version", _PAUSE_SECONDS),
     ):
@@ -171,7 +171,7 @@ def _error_rates(connection: Connection, config: Monitoring, settings: Settings,
     rates: list[tuple[str, str, int, int, Mapping[str, int]]] = [(ALL, "shop.orders", every.total_events, every.failed, {})]
     for step in step_metrics(commands, compensations):
         rates.append((step.step, f"shop.step.{step.step}", step.commands, step.failed, step.failures))
-    threshold, least = config.worker_monitoring.error_rate_threshold, settings.alert_min_commands
+    threshold, least = config.worker_monitoring.error_rate_threshold, settings.alerts.min_commands
     for subject, resource, total, failed, failures in rates:
         rate = failed / total if total else 0.0
         known = (Rule.ERROR_RATE, subject) in already

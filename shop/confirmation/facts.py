@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from shop.notifications.language import Language
 from shop.orders.order import Order
 from shop.settings import Settings
+from shop.shipping.settings import ShippingSettings
 from shop.text.sanitize import one_line
 
 _SHOWN = 10
@@ -38,7 +39,7 @@ def inputs_of(order: Order, settings: Settings, language: Language, mistakes: Se
     pieces = sum([item.quantity for item in order.items])
     return {
         "language": language.english_name,
-        "tone": settings.confirmation_tone,
+        "tone": settings.confirmation.tone,
         "order_size": "one item" if pieces == 1 else "several items",
         "mistakes": "\n".join(mistakes) or "none",
     }
@@ -72,5 +73,9 @@ def _address(order: Order) -> str:
 
 
 def _delivery(settings: Settings, language: Language) -> str:
-    usual = type(settings).model_fields["estimated_delivery"].default
-    return language.say("confirmation.usual_delivery") if settings.estimated_delivery == usual else one_line(settings.estimated_delivery)
+    usual = ShippingSettings.model_fields["estimated_delivery"].default
+    return (
+        language.say("confirmation.usual_delivery")
+        if settings.shipping.estimated_delivery == usual
+        else one_line(settings.shipping.estimated_delivery)
+    )

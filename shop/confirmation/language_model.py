@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from shop.runtime.extras import needs_extra
 from shop.settings import Settings
 
 LOCAL = "local/"
@@ -47,7 +48,7 @@ _limits: dict[int, asyncio.Semaphore] = {}
 
 async def ask(inputs: Mapping[str, str], settings: Settings) -> Answer:
     """The model's texts as they came. Raises whatever went wrong. Cancelling this ends the conversation.
-    At most `settings.confirmation_concurrency` conversations of this process are under way at once."""
+    At most `settings.confirmation.concurrency` conversations of this process are under way at once."""
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_in_turn(inputs, settings), _own_loop()))
 
 
@@ -74,7 +75,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _in_turn(inputs: Mapping[str, str], settings: Settings) -> Answer:
-    limit = settings.confirmation_concurrency
+    limit = settings.confirmation.concurrency
     try:
         async with _limits.setdefault(limit, asyncio.Semaphore(limit)):
             return await _converse(inputs, settings)
@@ -106,28 +107,38 @@ def context(settings: Settings) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def configured_dspy() -> Any:
-    """DSPy, imported so that it asks no network and caches nothing."""
+    """DSPy, imported so that it asks no network and caches nothing. Raises `MissingExtra`."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # else its import asks the network
-    import dspy  # type: ignore[import-untyped]
+    with needs_extra("llm", "DSPY_MODEL"):
+        import dspy  # type: ignore[import-untyped]
 
     dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
     return dspy
 
 
 def language_model(settings: Settings) -> Any:
-    """The `dspy.LM` of `settings.dspy_model`. Kept between orders, for its connections.
+    """The `dspy.LM` of `settings.language_model.model`. Kept between orders, for its connections.
     Raises LocalModelUnavailable for a local model without DSPY_API_BASE."""
-    key = settings.dspy_api_key.get_secret_value() if settings.dspy_api_key else None
-    name, temperature, stop = settings.dspy_model or "", settings.dspy_temperature, None
+    asked = settings.language_model
+    key = asked.api_key.get_secret_value() if asked.api_key else None
+    name, temperature, stop = asked.model or "", asked.temperature, None
     if name.startswith(LOCAL):
-        if settings.dspy_api_base is None:
+        if asked.api_base is None:
             raise LocalModelUnavailable(f"{name} needs its server: make run starts it; else see python -m shop.confirmation.local_model")
         name = f"openai/{name.removeprefix(LOCAL)}"
-        if "dspy_temperature" not in settings.model_fields_set:
+        if "temperature" not in asked.model_fields_set:
             temperature = 0.0  # a small model that is left to chance gets its slots wrong
         stop = "[[ ## completed ## ]]"  # DSPy's mark of the end, after which a small model goes on
     return _language_model(
-        _Model(name, settings.dspy_api_base, key, settings.dspy_max_tokens, temperature, settings.confirmation_timeout_seconds, stop)
+        _Model(
+            name,
+            asked.api_base,
+            key,
+            asked.max_tokens,
+            temperature,
+            settings.confirmation.timeout_seconds,
+            stop,
+        )
     )
 
 
@@ -162,10 +173,11 @@ def _language_model(asked: _Model) -> Any:
 
 
 def reflection_model(settings: Settings) -> Any:
-    """The `dspy.LM` of `settings.dspy_reflection_model`. Where the other model is, and its key, are also this one's if nothing else is
+    """The `dspy.LM` of `DSPY_REFLECTION_MODEL`. Where the other model is, and its key, are also this one's if nothing else is
     set and both are of the same provider; a key never goes to another provider."""
-    name = settings.dspy_reflection_model or ""
-    base, key = settings.dspy_reflection_api_base, settings.dspy_reflection_api_key
-    if base is None and key is None and name.partition("/")[0] == (settings.dspy_model or "").partition("/")[0]:
-        base, key = settings.dspy_api_base, settings.dspy_api_key
+    asked = settings.language_model
+    name = asked.reflection_model or ""
+    base, key = asked.reflection_api_base, asked.reflection_api_key
+    if base is None and key is None and name.partition("/")[0] == (asked.model or "").partition("/")[0]:
+        base, key = asked.api_base, asked.api_key
     return _language_model(_Model(name, base, key.get_secret_value() if key else None, 8000, 1.0, _REFLECTION_SECONDS))

@@ -74,7 +74,7 @@ def load(path: Path) -> Program:
 def plain(settings: Settings) -> Program:
     """The program without a file. A small model on this machine is shown examples; for others the instructions are enough."""
     writer = ConfirmationWriter()
-    if (settings.dspy_model or "").startswith(LOCAL):
+    if (settings.language_model.model or "").startswith(LOCAL):
         languages = groupby(demonstrations(settings), attrgetter("language"))
         writer.write.demos = [shown for _, group in languages for shown in islice(group, _LOCAL_DEMONSTRATIONS)]
     return Program(writer)
@@ -87,7 +87,7 @@ _read: dict[Path, tuple[object, Program | str]] = {}
 
 def in_use(settings: Settings) -> Program:
     """The program for the next order. Reads the file only when it has changed. Never raises."""
-    path = settings.confirmation_program
+    path = settings.confirmation.program
     try:
         found = os.stat(path)  # noqa: PTH116 - for every order
         state: object = (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from shop.confirmation.confirmation import ELEMENTS, missing
 from shop.notifications.language import words
-from shop.settings import LANGUAGES
+from shop.notifications.settings import LANGUAGES
 from shop.text.sanitize import paragraphs
 
 LONGEST = 600

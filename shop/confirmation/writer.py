@@ -13,6 +13,7 @@ from shop.confirmation.language_model import Answer, LocalModelUnavailable, ask
 from shop.confirmation.slots import can_check, clean, fill, problems
 from shop.notifications.language import Language, language_of
 from shop.orders.order import Order
+from shop.runtime.extras import MissingExtra
 from shop.settings import Settings
 
 _MOST = 20
@@ -25,21 +26,21 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
     `validation_warnings` says why its text was not used."""
     language = language_of(order.shipping_info.country if order.shipping_info else None, settings)
     values, personal = slot_values(order, settings, language), bool(order.addressee)
-    if settings.dspy_model is None:
+    if settings.language_model.model is None:
         return finish(template.write(values, language), TEMPLATE, personal=personal)
     reasons: list[str] = []
     answer = None
     try:
-        async with asyncio.timeout(settings.confirmation_timeout_seconds):
+        async with asyncio.timeout(settings.confirmation.timeout_seconds):
             answer = await _attempt(order, settings, language, reasons)
     except Exception as error:  # noqa: BLE001 - whatever it is, a paid order goes on
-        reasons.append(str(error) if isinstance(error, LocalModelUnavailable) else type(error).__name__)
+        reasons.append(str(error) if isinstance(error, (LocalModelUnavailable, MissingExtra)) else type(error).__name__)
     if answer is None:
         warnings = _warnings("language model not used", reasons)
         return finish(template.write(values, language), TEMPLATE, personal=personal, warnings=warnings)
     warnings = [*([answer.warning] if answer.warning else []), *_warnings("language model asked again", reasons)]
     texts = fill(answer.texts, values)
-    return finish(texts, settings.dspy_model, personal=personal, warnings=warnings, program_version=answer.program)
+    return finish(texts, settings.language_model.model, personal=personal, warnings=warnings, program_version=answer.program)
 
 
 async def _attempt(order: Order, settings: Settings, language: Language, reasons: list[str]) -> Answer | None:

@@ -64,7 +64,7 @@ class KnownProducts:
 
 def load_catalogue(database_url: str, catalogue: Mapping[str, tuple[str, int]]) -> int:
     """Adds the products that are missing, with their pieces; never touches stock that is there. Returns how many it added."""
-    url = Settings(database_url=database_url).database_url
+    url = Settings(DATABASE_URL=database_url).database_url
     engine = new_engine(url)
     try:
         with engine.begin() as connection:

@@ -46,7 +46,7 @@ class EmbeddedInventory:
     """An `Inventory` on the tables `product` and `reservation` of a database. Raises database trouble as it is."""
 
     def __init__(self, database_url: str) -> None:
-        url = Settings(database_url=database_url).database_url
+        url = Settings(DATABASE_URL=database_url).database_url
         self._engine = new_async_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:

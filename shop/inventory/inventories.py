@@ -24,8 +24,8 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Inventory]] = Weak
 def service(url: str) -> ServiceInventory:
     """The service at that address, unguarded, with connections of its own."""
     s = settings()
-    token = s.inventory_service_token.get_secret_value() if s.inventory_service_token else None
-    return ServiceInventory(url, token, timeout_seconds=s.inventory_timeout_seconds, concurrency=s.inventory_concurrency)
+    token = s.inventory.service_token.get_secret_value() if s.inventory.service_token else None
+    return ServiceInventory(url, token, timeout_seconds=s.inventory.timeout_seconds, concurrency=s.inventory.concurrency)
 
 
 def inventory_at(url: str) -> Inventory:
@@ -35,9 +35,9 @@ def inventory_at(url: str) -> Inventory:
         s = settings()
         services[url] = GuardedInventory(
             service(url),
-            failures=s.inventory_breaker_failures,
-            pause_seconds=s.inventory_breaker_seconds,
-            concurrency=s.inventory_concurrency,
+            failures=s.inventory.breaker_failures,
+            pause_seconds=s.inventory.breaker_seconds,
+            concurrency=s.inventory.concurrency,
             tell=lambda why: _tell(url, why),
         )
     return services[url]
@@ -63,7 +63,7 @@ def is_marked(order: OrderInstance) -> bool:
 
 def to_ask(order: OrderInstance) -> str | None:
     """Where the order's stock is to be reserved: where it was begun, else where the settings say."""
-    return stock_of(order) or settings().inventory_service_url
+    return stock_of(order) or settings().inventory.service_url
 
 
 def any_outside(orders: Iterable[OrderInstance]) -> bool:

@@ -76,7 +76,7 @@ async def reserve(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Reservat
     """All items of an order or none, in the sequence of the orders. A second call for the same order finds the first one's."""
     held = await _held(tx, [order.id for order in orders])
     asking = {order.id: order.payload.wanted for order in orders if order.id not in held}
-    refused = await take(tx, asking, settings().reservation_minutes * 60)
+    refused = await take(tx, asking, settings().inventory.reservation_minutes * 60)
     mine = [order for order in orders if order.id in held], [order for order in orders if order.id not in held]
     return {order.id: refused.get(order.id) or result_of(order) for order in (*mine[0], *mine[1])}
 
@@ -121,7 +121,7 @@ def release_result(order_id: str, items: Mapping[str, int]) -> ReleaseResult:
 
 async def keep(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
     """What these orders hold does not run out for so long, and `RESERVATION_MINUTES` more. The caller holds the orders."""
-    await tx.execute(_KEEP, {"ids": list(order_ids), "seconds": seconds + settings().reservation_minutes * 60})
+    await tx.execute(_KEEP, {"ids": list(order_ids), "seconds": seconds + settings().inventory.reservation_minutes * 60})
 
 
 async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]], *, state: str = "released") -> None:

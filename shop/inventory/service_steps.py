@@ -187,4 +187,4 @@ def _has_all(found: Reservation, instance: OrderInstance) -> bool:
 
 
 def _minutes() -> float:
-    return settings().reservation_minutes * 60
+    return settings().inventory.reservation_minutes * 60

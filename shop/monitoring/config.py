@@ -13,7 +13,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shop.settings import HOME, settings
+from shop.runtime.home import HOME
+from shop.settings import settings
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 _UNKNOWN = "extra_forbidden"
@@ -112,7 +113,7 @@ def load(path: Path) -> Monitoring:
 
 def monitoring() -> Monitoring:
     """The configuration of this process, read once. Raises MonitoringConfigError."""
-    path = settings().monitoring_config
+    path = settings().monitoring.config
     return Monitoring() if path is None else _loaded(HOME / path.expanduser())
 
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
+from shop.runtime.setting_groups import settings_in, value_of
 from shop.settings import Settings
 from shop.text import card_numbers
 
@@ -115,8 +116,8 @@ def _values(settings: Settings) -> frozenset[str]:
     if (known := _known.get(id(settings))) is not None and known[0] is settings:
         return known[1]
     found = set[str]()
-    for name in type(settings).model_fields:
-        if isinstance(value := getattr(settings, name), SecretStr):
+    for setting in settings_in(type(settings)).values():
+        if isinstance(value := value_of(settings, setting), SecretStr):
             found |= _parts(value.get_secret_value())
     found |= _passwords(settings.database_url)
     _known.clear()

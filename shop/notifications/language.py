@@ -9,7 +9,8 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from shop.settings import LANGUAGES, Settings
+from shop.notifications.settings import LANGUAGES
+from shop.settings import Settings
 from shop.values.money import decimals, round_to
 
 FALLBACK = "en"
@@ -51,7 +52,7 @@ def language(code: str) -> Language:
 
 def language_of(country: str | None, settings: Settings) -> Language:
     """For a customer in this country."""
-    return language(settings.mail_language_by_country.get((country or "").upper(), settings.mail_language))
+    return language(settings.mail.language_by_country.get((country or "").upper(), settings.mail.language))
 
 
 @lru_cache

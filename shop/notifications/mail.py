@@ -77,7 +77,7 @@ def confirmation_mail(order: Order, texts: Mapping[str, Any], tracking_number: s
         "table": table,
         "total": table.total,
         "tracking_number": number,
-        "link": s.tracking_url.replace("{tracking_number}", quote(number, safe="")) if s.tracking_url else None,
+        "link": s.shipping.tracking_url.replace("{tracking_number}", quote(number, safe="")) if s.shipping.tracking_url else None,
     }
     return _mail(order, Kind.CONFIRMATION, "confirmation", values, about, preview={"total": table.total})
 
@@ -129,7 +129,7 @@ def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], abou
 def message_id(order_id: str, kind: Kind, settings: Settings, installation: str) -> str:
     """The same for the same order and kind, and for no other; also not for another shop's order with the same id."""
     digest = hashlib.sha256(what_it_is(order_id, kind, installation).encode()).hexdigest()[:16]
-    return f"<{kind}-{stem(order_id)}-{digest}@{settings.shop_email.rpartition('@')[2]}>"
+    return f"<{kind}-{stem(order_id)}-{digest}@{settings.shop.email.rpartition('@')[2]}>"
 
 
 def _language(order: Order, about: About) -> Language:
@@ -161,24 +161,24 @@ def _mail(
             "preview": language.say(f"{kind}.preview", **(preview or {})),
             "order_id": order_id,
             "day": language.day(about.date),
-            "shop": s.shop_name,
-            "support": s.support_email,
+            "shop": s.shop.name,
+            "support": s.shop.support_email,
             **values,
         },
     )
     to, subject = _customer(order), language.say(f"{kind}.subject", order_id=order_id)
     if to is None:
-        to, subject = address_of("Support", s.support_email), f"[customer has no e-mail address] {subject}"
+        to, subject = address_of("Support", s.shop.support_email), f"[customer has no e-mail address] {subject}"
     headers = {
-        "From": str(address_of(s.shop_name, s.shop_email)),
-        "Reply-To": s.support_email,
+        "From": str(address_of(s.shop.name, s.shop.email)),
+        "Reply-To": s.shop.support_email,
         "To": str(to),
         "Subject": _header(subject),
         "Date": format_datetime(about.date),
         "Message-ID": message_id(order.id, kind, s, about.installation),
         "Auto-Submitted": "auto-generated",
     }
-    return Mail(s.shop_email, to.addr_spec, message(to, headers, text, html))
+    return Mail(s.shop.email, to.addr_spec, message(to, headers, text, html))
 
 
 def _customer(order: Order) -> Address | None:

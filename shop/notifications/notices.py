@@ -39,7 +39,7 @@ async def tell(tx: Tx, notices: Sequence[Notice]) -> None:
     if not notices:
         return
     messages = [outbox.Message(n.order_id, n.kind, n.payload) for n in notices]
-    if settings().crm_webhook_url:
+    if settings().crm.webhook_url:
         messages += [
             outbox.Message(n.order_id, crm_kind(n.kind), {"customer_id": n.customer_id, "contact": _CONTACTS[n.kind], **n.details})
             for n in notices

@@ -17,6 +17,7 @@ from shop.notifications.maildir import Maildir, mail_names
 from shop.notifications.message import Mail
 from shop.notifications.webhook_key import webhook_key
 from shop.orders.order import read_stored
+from shop.runtime.extras import MissingExtra
 from shop.runtime.installation import Installation, installation
 from shop.settings import Settings
 from shop.shipping.labels.printing import print_label
@@ -30,8 +31,8 @@ _LABEL, _MAIL = failpoint("printing a label"), failpoint("writing a mail")
 
 def longest(s: Settings) -> float:
     """Seconds that a batch can take, until its last end is noted: nobody else may send its messages before."""
-    mails = 3 * s.smtp_timeout_seconds + max(DATA_SECONDS, s.smtp_timeout_seconds) if s.smtp_url else 0
-    hooks = 2 * s.crm_timeout_seconds if s.crm_webhook_url else 0
+    mails = 3 * s.smtp.timeout_seconds + max(DATA_SECONDS, s.smtp.timeout_seconds) if s.smtp.url else 0
+    hooks = 2 * s.crm.timeout_seconds if s.crm.webhook_url else 0
     return PATIENCE_SECONDS + LOG_SECONDS + max(mails, hooks)
 
 
@@ -41,7 +42,7 @@ async def send(rows: Sequence[Any], s: Settings, delivery_log: DeliveryLog, unti
     us = await installation()
     ways: list[Awaitable[Any]] = []
     if mails:
-        ways.append(_by_smtp(mails, s, us, delivery_log, until) if s.smtp_url else _into_maildir(mails, s, us, delivery_log))
+        ways.append(_by_smtp(mails, s, us, delivery_log, until) if s.smtp.url else _into_maildir(mails, s, us, delivery_log))
     if hooks:
         ways.append(_to_crm(hooks, s, us, delivery_log, until))
     if unknown:
@@ -90,22 +91,22 @@ async def _by_smtp(rows: Sequence[Any], s: Settings, us: Installation, delivery_
     ends = await asyncio.to_thread(lambda: {row["id"]: _trying(row, make) for row in rows})
     if broken := {number: end for number, end in ends.items() if end is not SENT}:
         await delivery_log.many(broken)
-    server = smtp_server(s.smtp_url.get_secret_value() if s.smtp_url else "")
-    handover = Handover(server, seconds=s.smtp_timeout_seconds, connections=s.smtp_connections, name=s.shop_email.rpartition("@")[2])
+    server = smtp_server(s.smtp.url.get_secret_value() if s.smtp.url else "")
+    handover = Handover(server, seconds=s.smtp.timeout_seconds, connections=s.smtp.connections, name=s.shop.email.rpartition("@")[2])
     await handover.send(made, delivery_log.one, until=until)
 
 
 async def _to_crm(rows: Sequence[Any], s: Settings, us: Installation, delivery_log: DeliveryLog, until: float) -> None:
     from shop.notifications.crm import Receiver, webhook
 
-    if s.crm_webhook_url is None or s.crm_webhook_secret is None:
+    if s.crm.webhook_url is None or s.crm.webhook_secret is None:
         await delivery_log.many({row["id"]: DeliveryResult("later", "CRM_WEBHOOK_URL is not set any more") for row in rows})
         return
     hooks = [
         (row["id"], webhook(row["order_id"], split(row["kind"])[0], row["created_at"], row["payload"], _mark(row, us))) for row in rows
     ]
-    key, clock = webhook_key(s.crm_webhook_secret.get_secret_value()), Clock(await database_time())
-    receiver = Receiver(s.crm_webhook_url, key, seconds=s.crm_timeout_seconds, clock=clock)
+    key, clock = webhook_key(s.crm.webhook_secret.get_secret_value()), Clock(await database_time())
+    receiver = Receiver(s.crm.webhook_url, key, seconds=s.crm.timeout_seconds, clock=clock)
     await receiver.send(hooks, delivery_log.one, until=until)
 
 
@@ -114,7 +115,8 @@ def _trying(row: Any, do: Callable[[Any], DeliveryResult]) -> DeliveryResult:
         return do(row)
     except Exception as error:
         log.exception("the %s of order %s could not be sent; it is tried again", row["kind"], row["order_id"])
-        return DeliveryResult("later", type(error).__name__)  # its text may hold the customer's data
+        # another error's text may hold the customer's data
+        return DeliveryResult("later", str(error) if isinstance(error, MissingExtra) else type(error).__name__)
 
 
 def _mark(row: Any, us: Installation) -> str:

@@ -159,8 +159,8 @@ def _items(order: Readable, known: set[str], limits: Settings) -> list[Problem]:
     items: dict[int, Item] = order["items"]
     if not items and not order.get("incomplete"):
         return [Problem("items", "none", "at least one item")]
-    if len(items) > limits.max_items:
-        return [Problem("items", f"{len(items)} items", f"at most {limits.max_items} items")]
+    if len(items) > limits.orders.max_items:
+        return [Problem("items", f"{len(items)} items", f"at most {limits.orders.max_items} items")]
     return [problem for i, item in items.items() for problem in _item(f"items[{i}]", item, order, known, limits)]
 
 
@@ -170,8 +170,8 @@ def _item(place: str, item: Item, order: Readable, known: set[str], limits: Sett
         problems.append(Problem(f"{place}.product_id", "nothing", "a product's id"))
     elif item.product_id not in known:
         problems.append(Problem(f"{place}.product_id", _product(item.product_id), "a product in the catalogue"))
-    if not 0 < item.quantity <= limits.max_quantity:
-        problems.append(Problem(f"{place}.quantity", _shown(item.quantity), f"a whole number from 1 to {limits.max_quantity}"))
+    if not 0 < item.quantity <= limits.orders.max_quantity:
+        problems.append(Problem(f"{place}.quantity", _shown(item.quantity), f"a whole number from 1 to {limits.orders.max_quantity}"))
     if item.price <= 0:
         problems.append(Problem(f"{place}.price", _shown(item.price), "more than 0"))
     return problems + _precision(f"{place}.price", item.price, order)
@@ -202,7 +202,7 @@ def _amounts(order: Readable, limits: Settings) -> list[Problem]:
         return problems
     problems += _precision("total_amount", total, order)
     currency = order.get("currency", "")
-    most, least_unit = limits.max_total(currency), money.from_minor(_UNITS_BELOW, currency)
+    most, least_unit = limits.orders.max_total(currency), money.from_minor(_UNITS_BELOW, currency)
     if not 0 < total <= most:
         problems.append(Problem("total_amount", _shown(total), f"more than 0, at most {most}"))
     elif (calculated := _calculated(order)) is not None and not calculated - least_unit <= total <= calculated:

@@ -11,6 +11,7 @@ from shop.payments.breaker import GuardedGateway
 from shop.payments.gateway import GatewayClient
 from shop.payments.ownership import OwnPayments
 from shop.payments.sandbox.client import SandboxGateway
+from shop.runtime.extras import needs_extra
 from shop.settings import settings
 
 _listeners: list[Callable[[str | None], None]] = []
@@ -19,19 +20,20 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, OwnPayments] = WeakKeyDictio
 
 def _sandbox() -> GatewayClient:
     s = settings()
-    return SandboxGateway(s.gateway_url, timeout_seconds=s.payment_timeout_seconds, concurrency=s.payment_concurrency)
+    return SandboxGateway(s.payments.url, timeout_seconds=s.payments.timeout_seconds, concurrency=s.payments.concurrency)
 
 
 def _stripe() -> GatewayClient:
-    from shop.payments.stripe.gateway import StripeGateway  # its SDK takes a third of a second to load
+    with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
+        from shop.payments.stripe.gateway import StripeGateway  # its SDK takes a third of a second to load
 
     s = settings()
     return StripeGateway(
-        s.gateway_url,
-        s.stripe_api_key.get_secret_value() if s.stripe_api_key else "",
-        timeout_seconds=s.payment_timeout_seconds,
-        concurrency=s.payment_concurrency,
-        customer_minutes=s.payment_customer_minutes,
+        s.payments.url,
+        s.stripe.api_key.get_secret_value() if s.stripe.api_key else "",
+        timeout_seconds=s.payments.timeout_seconds,
+        concurrency=s.payments.concurrency,
+        customer_minutes=s.payments.customer_minutes,
         now=database_time,
     )
 
@@ -45,10 +47,10 @@ def gateway() -> OwnPayments:
     if loop not in _open:
         s = settings()
         guarded = GuardedGateway(
-            _CHOICES[s.payment_gateway](),
-            failures=s.payment_breaker_failures,
-            pause_seconds=s.payment_breaker_seconds,
-            concurrency=s.payment_concurrency,
+            _CHOICES[s.payments.gateway](),
+            failures=s.payments.breaker_failures,
+            pause_seconds=s.payments.breaker_seconds,
+            concurrency=s.payments.concurrency,
             tell=_tell,
         )
         _open[loop] = OwnPayments(guarded)

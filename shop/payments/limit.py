@@ -5,4 +5,4 @@ from __future__ import annotations
 from saga.limit import Limit
 from shop.settings import settings
 
-PAYMENT_GATEWAY = Limit("payment-gateway", lambda: settings().payment_concurrency)
+PAYMENT_GATEWAY = Limit("payment-gateway", lambda: settings().payments.concurrency)

@@ -98,7 +98,7 @@ async def gateway_totals(gateway: PaymentGateway, progress: Callable[[int], None
 def read_books(database_url: str, witness: Totals | None) -> Books:
     """Reads the books. `witness`: the gateway's totals; None: it is not asked. The books balance at rest: while orders are under way
     their money and stock may be in between."""
-    url = Settings(database_url=database_url).database_url
+    url = Settings(DATABASE_URL=database_url).database_url
     engine = new_engine(url)
     try:
         with engine.connect() as connection:

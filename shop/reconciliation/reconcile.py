@@ -43,7 +43,7 @@ async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = Tru
     Yields each discrepancy that no person has accepted, once it is known whether it is mended. Raises what the gateway
     raises, and database trouble: run it again.
     """
-    settled_before = await database_time() - timedelta(seconds=settings().reconciliation_grace_seconds)
+    settled_before = await database_time() - timedelta(seconds=settings().reconciliation.grace_seconds)
     turn = asyncio.Semaphore(_AT_ONCE)
 
     async def look(order_id: str) -> list[Discrepancy]:

@@ -28,7 +28,7 @@ from shop.orders.store import ORDERS
 from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
 from shop.runtime.files import is_spelled_so
 from shop.settings import Settings, settings
-from shop.shipping.labels.label import label_paths
+from shop.shipping.labels.files import label_paths
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def erase_customers(days: float | None = None) -> int:
     SQLAlchemyError if the database is away, and OSError if a file cannot be deleted: run it again.
     """
     s = settings()
-    if (days := s.customer_data_days if days is None else days) is None:
+    if (days := s.retention.customer_data_days if days is None else days) is None:
         return 0
     mails = _mails(s)
     _delete_leftovers(s)

@@ -128,7 +128,7 @@ async def put(tx: Tx, cases: Sequence[NewCase], *, hold: bool = False) -> None:
         for m in cases
     ]
     s = settings()
-    await tx.execute(_PUT, {"rows": as_json(rows), "first": s.desk_retry_seconds, "longest": s.desk_retry_max_seconds, "hold": hold})
+    await tx.execute(_PUT, {"rows": as_json(rows), "first": s.review.retry_seconds, "longest": s.review.retry_max_seconds, "hold": hold})
 
 
 async def clear(tx: Tx, order_ids: Sequence[str]) -> None:

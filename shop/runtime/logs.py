@@ -56,7 +56,7 @@ def _logger(*name: str) -> logging.Logger:
 
 def level() -> str:
     """Of the configuration; without one, `LOG_LEVEL`."""
-    return monitoring().logging.level or settings().log_level
+    return monitoring().logging.level or settings().monitoring.log_level
 
 
 def to_file(logging_config: Logging) -> bool:

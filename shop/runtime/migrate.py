@@ -24,7 +24,7 @@ def config(connection: Connection) -> Config:
 
 def upgrade(database_url: str) -> None:
     """Runs the migrations that are missing; does nothing when there are none. Safe to run side by side."""
-    url = Settings(database_url=database_url).database_url
+    url = Settings(DATABASE_URL=database_url).database_url
     engine = create_engine(url, connect_args=connect_args(url))
     try:
         with engine.begin() as connection:

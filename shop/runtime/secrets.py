@@ -10,16 +10,15 @@ Those that are set have to say the same. What is wrong is told under the setting
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-_ALSO_SECRET = frozenset({"database_url"})
+_ALSO_SECRET = frozenset({"DATABASE_URL"})
 """It holds a password, but is shown without it."""
 _LARGEST = 64_000
 _block: Callable[[str], str] | None = None
@@ -27,7 +26,7 @@ _block: Callable[[str], str] | None = None
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """In the place of a secret that could not be had."""
+    """Stands in the place of a secret that could not be read."""
 
     why: str
 
@@ -74,33 +73,3 @@ def _from_block(setting: str, name: str) -> str | Unreadable:
     except Exception as error:  # noqa: BLE001  (whatever the server or its client says)
         return Unreadable(f"{setting}={name} cannot be read from the Prefect server: {type(error).__name__}: {str(error)[:200]}")
     return found.strip() or Unreadable(f"{setting}={name} is empty")
-
-
-class Elsewhere(PydanticBaseSettingsSource):
-    """Settings from files and blocks. Goes before the environment, which it has compared with."""
-
-    def __init__(self, settings_cls: type[BaseSettings], given: Mapping[str, str | None]) -> None:
-        super().__init__(settings_cls)
-        self._given = {name.upper(): value for name, value in given.items()}
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return (elsewhere(field_name.upper(), self._given) if is_secret(field_name, field) else None), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in found.items() if value is not None}
-
-
-class Replaced(PydanticBaseSettingsSource):
-    """Reports former settings that are still set, by their names, so that validation can refuse them."""
-
-    def __init__(self, settings_cls: type[BaseSettings], given: Mapping[str, str | None], former: Iterable[str]) -> None:
-        super().__init__(settings_cls)
-        set_names = {name.lower() for name, value in given.items() if value}
-        self._found = [name for name in former if {name, f"{name}_file", f"{name}_block"} & set_names]
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002  (pydantic's)
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return dict.fromkeys(self._found, True)

@@ -87,7 +87,7 @@ async def _wait_for(instance: OrderInstance, away: CarrierUnavailable) -> None:
     since = float(entry.notes.get("away_since") or now)
     if since == now:
         await checkpoint(instance, STEP, away_since=now)
-    if now - since < settings().reservation_minutes * 60:
+    if now - since < settings().inventory.reservation_minutes * 60:
         away.retry_after = _AWAY_SECONDS
 
 
@@ -130,7 +130,7 @@ async def _note_that_it_is_asked_for(instance: OrderInstance, at: Carrier, quote
     while late:
         began, asked_at = time.monotonic(), (await database_time()).timestamp()
         await checkpoint(instance, STEP, carrier=at.name, quote_id=quote_id, quoted=noted, asked_at=asked_at)
-        late = time.monotonic() - began > settings().carrier_timeout_seconds
+        late = time.monotonic() - began > settings().shipping.timeout_seconds
 
 
 async def unbook(instance: OrderInstance) -> dict[str, Any]:
@@ -160,7 +160,7 @@ async def _may_come_yet(notes: dict[str, Any]) -> float:
     """Seconds until it is certain that a label, which was asked for, is not coming any more. Another machine may have asked for it."""
     if not (asked_at := float(notes.get("asked_at") or 0)):
         return 0
-    limit = _SETTLES_AFTER * settings().carrier_timeout_seconds
+    limit = _SETTLES_AFTER * settings().shipping.timeout_seconds
     return min(limit, asked_at + limit - (await database_time()).timestamp())
 
 

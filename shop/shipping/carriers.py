@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from shop.orders.order import OrderInstance
+from shop.runtime.extras import needs_extra
 from shop.settings import settings
 from shop.shipping.carrier import Carrier
 from shop.shipping.embedded import EmbeddedCarrier
@@ -18,12 +19,13 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Carrier]] = WeakKe
 
 
 def _easypost() -> Carrier:
-    from shop.shipping.easypost.carrier import EasyPostCarrier  # its SDK takes a fifth of a second to load
+    with needs_extra("easypost", "CARRIER=easypost"):
+        from shop.shipping.easypost.carrier import EasyPostCarrier  # its SDK takes a fifth of a second to load
 
     s = settings()
-    if s.easypost_api_key is None or s.carrier_sender is None:
+    if s.easypost.api_key is None or s.easypost.sender is None:
         raise CarrierMisconfigured("a parcel is at EasyPost, so EASYPOST_API_KEY and CARRIER_SENDER have to be set")
-    return EasyPostCarrier(s, s.easypost_api_key.get_secret_value(), s.carrier_sender)
+    return EasyPostCarrier(s, s.easypost.api_key.get_secret_value(), s.easypost.sender)
 
 
 _CHOICES = {EMBEDDED: lambda: EmbeddedCarrier(settings()), "easypost": _easypost}
@@ -31,7 +33,7 @@ _CHOICES = {EMBEDDED: lambda: EmbeddedCarrier(settings()), "easypost": _easypost
 
 def carrier(name: str | None = None) -> Carrier:
     """The running event loop's carrier of this name; without one, that of the settings. Raises `CarrierMisconfigured`."""
-    name = name or settings().carrier
+    name = name or settings().shipping.carrier
     carriers = _open.setdefault(asyncio.get_running_loop(), {})
     if name not in carriers:
         carriers[name] = _CHOICES[name]()
@@ -41,7 +43,7 @@ def carrier(name: str | None = None) -> Carrier:
 def carrier_of(order: OrderInstance) -> str:
     """Where this order's parcel is, or is going to be: settings may have changed since it was begun."""
     entry = order.journal.get(STEP)
-    return str(entry.notes.get("carrier", settings().carrier)) if entry else settings().carrier
+    return str(entry.notes.get("carrier", settings().shipping.carrier)) if entry else settings().shipping.carrier
 
 
 def any_outside(orders: Iterable[OrderInstance]) -> bool:

@@ -13,11 +13,11 @@ from sqlalchemy import text
 from saga.database import transaction
 from shop.orders import names
 from shop.orders.order import Order, read_stored
+from shop.runtime.extras import needs_extra
 from shop.settings import Settings
 from shop.shipping import s10, shipments
 from shop.shipping.carrier import Event, Quote, Rate, Shipment, Status, Tracking, Voided
 from shop.shipping.errors import CarrierRefused
-from shop.shipping.labels.label import parcel_of, render_label
 
 _LOCK = text("SELECT 1 FROM customer_order WHERE id = :id FOR UPDATE")
 _FIND = text(
@@ -38,7 +38,7 @@ class EmbeddedCarrier:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._refuses = frozenset(country.strip().upper() for country in settings.carrier_refuses)
+        self._refuses = frozenset(country.strip().upper() for country in settings.shipping.refuses)
 
     def check(self, order: Order) -> None:
         """Raises `CarrierRefused` if it will not take this order's parcel."""
@@ -75,7 +75,13 @@ class EmbeddedCarrier:
 
     async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:  # noqa: ARG002  (its table has our parcels only)
         row = await self._known(shipment_id)
-        return render_label(parcel_of(read_stored(row.content), self._shipment(row.order_id, row.tracking_number), self._settings))
+        return self.render(read_stored(row.content), self._shipment(row.order_id, row.tracking_number))
+
+    def render(self, order: Order, shipment: Shipment) -> bytes:
+        """The label as PDF. Raises `MissingExtra` without the extra `labels`."""
+        with needs_extra("labels", "CARRIER=embedded"):
+            from shop.shipping.labels.label import parcel_of, render_label
+        return render_label(parcel_of(order, shipment, self._settings))
 
     async def void(self, order: Order, shipment_id: str) -> Voided:  # noqa: ARG002  (its table has our parcels only)
         """Without moving any stock; the saga's own undo (`shop.shipping.returns`) puts the pieces back with it."""
@@ -100,7 +106,9 @@ class EmbeddedCarrier:
             return (await tx.execute(_FIND, {"id": any_id})).one_or_none()
 
     async def probe(self) -> None:
-        """It can always be used."""
+        """It can be used if labels can be drawn. Raises `MissingExtra`."""
+        with needs_extra("labels", "CARRIER=embedded"):
+            import shop.shipping.labels.label  # noqa: F401
 
     async def aclose(self) -> None:
         """There is nothing to close."""

@@ -27,7 +27,7 @@ from shop.shipping.carrier import Shipment
 from shop.shipping.carriers import EMBEDDED, carrier_of
 from shop.shipping.embedded import EmbeddedCarrier
 from shop.shipping.errors import CarrierRefused
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from shop.shipping.shipments import Leaving
 
 STEP = carriers.STEP
@@ -125,5 +125,5 @@ def _result(order: OrderInstance, parcel: Any, outside: Shipment | None, s: Sett
         service=parcel.service,
         label_path=str(label_path(s.label_dir, order.id)),
         shipped_at=when,
-        estimated_delivery=s.estimated_delivery,
+        estimated_delivery=s.shipping.estimated_delivery,
     )

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from saga.database import Tx, as_json
 from shop.settings import settings
 from shop.shipping.carrier import Shipment
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 
 _SERIALS = text("SELECT nextval(pg_get_serial_sequence('shipment', 'serial')) FROM generate_series(1, :n)")
 _INSERT = text(

@@ -22,7 +22,7 @@ from shop.orders.outcomes import Outcome
 from shop.reconciliation.books import read_books
 from shop.reconciliation.outstanding import ACTION
 from shop.settings import Settings
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from tests.crash.scenarios import AT_STRIPE, PRICE, Scenario, stranger
 from tests.crm_server import SECRET, Crm
 from tests.easypost_server import EasyPost

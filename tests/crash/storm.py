@@ -16,7 +16,7 @@ from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
 from shop.orders.outcomes import Outcome
 from shop.payments.errors import PaymentGatewayError, PaymentGatewayTimeout
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from tests.crash.scenarios import PRICE, SCENARIOS
 from tests.crash.site import Shop, Site
 from tests.nursery.nursery import Process

@@ -13,7 +13,7 @@ import pytest
 
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_name
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from tests.crash.scenarios import PRICE, SCENARIOS
 from tests.crash.site import Shop, Site
 

@@ -20,7 +20,7 @@ from shop.review.cancel import ask_to_cancel_sync
 from shop.settings import settings
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import close_carriers
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from tests.easypost_server import ANOTHERS, MISSING, EasyPost
 from tests.integration.test_easypost_carrier import make
 from tests.integration.world import World, an_order
@@ -161,7 +161,7 @@ async def test_a_price_that_grows_after_the_quote_is_not_paid(
 async def test_what_is_missing_or_of_another_kind_is_not_believed(easypost_server: EasyPost, unique: str, move: str) -> None:
     """Each answer is the truth or a typed error, and a label that is said to be taken back is."""
     easypost_server.sell_to_another_shop(f"{unique}-decoy")
-    carrier = make(easypost_server, carrier_timeout_seconds=30)
+    carrier = make(easypost_server, CARRIER_TIMEOUT_SECONDS=30)
     told = {f"{unique}-{number}": lie for number, lie in enumerate(lies(dict.fromkeys(PLAUSIBLE, _ALL), False)) if lie.move == move}
     noticed = 0
     for order_id, lie in told.items():

@@ -97,7 +97,7 @@ async def _alert(url: str) -> str | None:
 
 
 async def _traces(url: str) -> Any:
-    sender = Sender(Settings(_env_file=None, otel_exporter_otlp_endpoint=url))
+    sender = Sender(Settings(_env_file=None, OTEL_EXPORTER_OTLP_ENDPOINT=url))
     context = SpanContext(trace_id=1, span_id=1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
     return await asyncio.to_thread(sender._exporter.export, [ReadableSpan("order", context)])
 
@@ -242,7 +242,7 @@ async def test_easypost_s_threads_are_free_again_after_an_endless_answer() -> No
 )
 async def test_labels_are_fetched_from_easypost_only(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host = "easypost-files.s3.us-west-2.amazonaws.com"
-    calls = EasyPostCalls("https://api.easypost.com", KEY, SECONDS, 1, Settings(_env_file=None).carrier_label_hosts)
+    calls = EasyPostCalls("https://api.easypost.com", KEY, SECONDS, 1, Settings(_env_file=None).easypost.label_hosts)
     asked: list[str] = []
 
     async def exchange(_: str, url: str) -> Any:

@@ -28,6 +28,7 @@ from deployments.local.processes import Child, free_port, wait_until
 from deployments.local.worker import Worker
 from deployments.trigger import run_order
 from shop.orders.outcomes import Outcome
+from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings, settings
 from tests.conftest import HOME
 from tests.crm_server import SECRET, crm_server
@@ -262,7 +263,7 @@ def test_names_of_something_else_are_no_mistakes(monkeypatch: pytest.MonkeyPatch
 
 
 def command(**given: str) -> subprocess.CompletedProcess[str]:
-    ours = {name.upper() for name in Settings.model_fields} | {"PREFECT_API_URL"}
+    ours = settings_in(Settings).keys() | {"PREFECT_API_URL"}
     environment: dict[str, Any] = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         [sys.executable, "-m", "deployments.cli", "check"],

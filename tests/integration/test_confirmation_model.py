@@ -140,10 +140,10 @@ def the_settings(api_base: str, *, seconds: float = 10, **more: Any) -> Settings
     return Settings(
         _env_file=None,
         **{
-            "dspy_model": "openai/test-model",
-            "dspy_api_base": api_base,
-            "dspy_api_key": "sk-secret",
-            "confirmation_timeout_seconds": seconds,
+            "DSPY_MODEL": "openai/test-model",
+            "DSPY_API_BASE": api_base,
+            "DSPY_API_KEY": "sk-secret",
+            "CONFIRMATION_TIMEOUT_SECONDS": seconds,
             **more,
         },
     )
@@ -188,7 +188,7 @@ async def test_the_language_of_the_mail_is_asked_for_and_filled_in(model: Model,
             "tracking_info": "Sie können Ihr Paket verfolgen. {tracking}",
         }
     )
-    confirmation = await write_confirmation(ORDER, the_settings(served[1], mail_language="de"))
+    confirmation = await write_confirmation(ORDER, the_settings(served[1], MAIL_LANGUAGE="de"))
     assert confirmation.generation_model == "openai/test-model", confirmation.validation_warnings
     assert "German" in json.dumps(model.bodies[0])
     assert "1.059,97 USD" in confirmation.order_summary
@@ -205,7 +205,7 @@ async def test_silence_ends_with_the_time_limit(model: Model, served: tuple[Mode
 
 async def test_waiting_for_a_turn_counts_too(model: Model, served: tuple[Model, str]) -> None:
     model.answer = None
-    limits = the_settings(served[1], seconds=0.5, confirmation_concurrency=1)
+    limits = the_settings(served[1], seconds=0.5, CONFIRMATION_CONCURRENCY=1)
     began = time.monotonic()
     confirmations = await asyncio.gather(*[write_confirmation(ORDER, limits) for _ in range(10)])
     assert time.monotonic() - began < 4
@@ -214,7 +214,7 @@ async def test_waiting_for_a_turn_counts_too(model: Model, served: tuple[Model, 
 
 
 async def test_many_at_once_keep_to_the_limit(model: Model, served: tuple[Model, str]) -> None:
-    limits = the_settings(served[1], confirmation_concurrency=3)
+    limits = the_settings(served[1], CONFIRMATION_CONCURRENCY=3)
     confirmations = await asyncio.gather(*[write_confirmation(ORDER, limits) for _ in range(20)])
     assert [c.generation_model for c in confirmations] == ["openai/test-model"] * 20
     assert 1 <= model.most_under_way <= 3
@@ -340,12 +340,12 @@ async def test_a_key_of_another_provider_is_not_sent_to_a_server_of_one_s_own(
     model: Model, served: tuple[Model, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-somebody-else")
-    await write_confirmation(ORDER, the_settings(served[1], dspy_api_key=None))
+    await write_confirmation(ORDER, the_settings(served[1], DSPY_API_KEY=None))
     assert model.keys == ["Bearer none"]
 
 
 async def test_reasoning_models_are_asked_in_their_way(model: Model, served: tuple[Model, str]) -> None:
-    confirmation = await write_confirmation(ORDER, the_settings(served[1], dspy_model="openai/gpt-5-mini"))
+    confirmation = await write_confirmation(ORDER, the_settings(served[1], DSPY_MODEL="openai/gpt-5-mini"))
     assert confirmation.generation_model == "openai/gpt-5-mini"
     assert "temperature" not in model.bodies[0]
 
@@ -354,7 +354,7 @@ _ALONE = """
 import asyncio, os, socket, sys
 from pathlib import Path
 from shop.confirmation.writer import write_confirmation
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 from tests.waiting import until
 assert "dspy" not in sys.modules
@@ -364,7 +364,7 @@ def recorded(host, *rest, **more):
     return look_up(host, *rest, **more)
 socket.getaddrinfo = recorded
 order = Order.model_validate(EXAMPLE)
-without = Settings(_env_file=None, dspy_model=None)
+without = Settings(_env_file=None, DSPY_MODEL=None)
 assert asyncio.run(write_confirmation(order, without)).generation_model == "template"
 assert "dspy" not in sys.modules, "imported without a model being set"
 written = asyncio.run(write_confirmation(order, Settings(_env_file=None)))
@@ -387,7 +387,7 @@ def test_a_process_of_its_own_leaves_no_file_asks_nobody_else_and_ends(
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path),
         "DSPY_MODEL": "openai/test-model",
-        "DSPY_API_BASE": str(settings.dspy_api_base),
+        "DSPY_API_BASE": str(settings.language_model.api_base),
         "CONFIRMATION_TIMEOUT_SECONDS": "50",
     }
     done = subprocess.run(

@@ -262,14 +262,14 @@ class TestSettings:
     )
     def test_a_secret_that_is_none(self, wrong: str) -> None:
         with pytest.raises(ValueError, match="CRM_WEBHOOK_SECRET"):
-            Settings(_env_file=None, crm_webhook_url="https://crm.example", crm_webhook_secret=wrong)
+            Settings(_env_file=None, CRM_WEBHOOK_URL="https://crm.example", CRM_WEBHOOK_SECRET=wrong)
 
     def test_a_url_needs_a_secret_and_a_secret_no_url(self) -> None:
         with pytest.raises(ValueError, match="needs CRM_WEBHOOK_SECRET"):
-            Settings(_env_file=None, crm_webhook_url="https://crm.example")
-        assert SECRET not in repr(Settings(_env_file=None, crm_webhook_secret=SECRET))
+            Settings(_env_file=None, CRM_WEBHOOK_URL="https://crm.example")
+        assert SECRET not in repr(Settings(_env_file=None, CRM_WEBHOOK_SECRET=SECRET))
 
     @pytest.mark.parametrize("wrong", ["crm.example", "ftp://crm.example", "https://", "javascript:x"])
     def test_a_url_that_is_none(self, wrong: str) -> None:
         with pytest.raises(ValueError, match="CRM_WEBHOOK_URL"):
-            Settings(_env_file=None, crm_webhook_url=wrong, crm_webhook_secret=SECRET)
+            Settings(_env_file=None, CRM_WEBHOOK_URL=wrong, CRM_WEBHOOK_SECRET=SECRET)

@@ -78,7 +78,7 @@ def rejected_ones(prefix: str) -> list[dict[str, Any]]:
 
 def rows(url: str) -> Iterator[tuple[str, str]]:
     """Every row of every table, without what an order itself says."""
-    engine = create_engine(Settings(database_url=url).database_url)
+    engine = create_engine(Settings(DATABASE_URL=url).database_url)
     with engine.connect() as connection:
         tables = connection.execute(text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")).scalars().all()
         for table in tables:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -24,11 +23,11 @@ TIMEOUT = 2.0
 
 
 def make(server: EasyPost, **changes: Any) -> EasyPostCarrier:
-    given = {name.lower(): value for name, value in server.settings.items()} | {"carrier_timeout_seconds": TIMEOUT, **changes}
-    s = Settings(_env_file=None, **{**given, "carrier_sender": json.loads(given["carrier_sender"])})
-    assert s.easypost_api_key is not None
-    assert s.carrier_sender is not None
-    return EasyPostCarrier(s, s.easypost_api_key.get_secret_value(), s.carrier_sender, _installation)
+    given = {**server.settings, "CARRIER_TIMEOUT_SECONDS": TIMEOUT, **changes}
+    s = Settings(_env_file=None, **given)
+    assert s.easypost.api_key is not None
+    assert s.easypost.sender is not None
+    return EasyPostCarrier(s, s.easypost.api_key.get_secret_value(), s.easypost.sender, _installation)
 
 
 async def _installation() -> str:
@@ -274,7 +273,7 @@ async def test_each_trouble_has_its_type(
 
 
 async def test_a_key_that_is_not_accepted_names_its_setting_and_is_not_shown(easypost_server: EasyPost, unique: str) -> None:
-    wrong = make(easypost_server, easypost_api_key="EZTK_PLANTED_PLANTED")
+    wrong = make(easypost_server, EASYPOST_API_KEY="EZTK_PLANTED_PLANTED")
     with pytest.raises(CarrierMisconfigured, match="EASYPOST_API_KEY") as refused:
         await wrong.quote(order(unique))
     assert "PLANTED" not in f"{refused.value} {refused.value.details()}"
@@ -308,10 +307,10 @@ async def test_the_whole_address_reaches_the_carrier(carrier: EasyPostCarrier, e
 
 
 async def test_the_service_can_be_chosen(easypost_server: EasyPost, unique: str) -> None:
-    chosen = make(easypost_server, carrier_service="usps priority")
+    chosen = make(easypost_server, CARRIER_SERVICE="usps priority")
     assert (await buy(chosen, order(unique))).service == "Priority"
     await chosen.aclose()
-    nothing = make(easypost_server, carrier_service="Pigeon")
+    nothing = make(easypost_server, CARRIER_SERVICE="Pigeon")
     with pytest.raises(CarrierRefused):
         await nothing.quote(order(f"{unique}-2"))
     await nothing.aclose()
@@ -349,7 +348,7 @@ async def test_a_label_that_is_not_taken_back_is_for_a_person(carrier: EasyPostC
 
 async def test_calls_at_once_are_bounded(easypost_server: EasyPost, unique: str) -> None:
     """And one that is given up does not keep the others waiting for ever."""
-    narrow = make(easypost_server, carrier_concurrency=2)
+    narrow = make(easypost_server, CARRIER_CONCURRENCY=2)
     easypost_server.misbehave("create", "silent", times=2, seconds=1.2 * TIMEOUT)
     ends = await asyncio.gather(*(narrow.quote(order(f"{unique}-{n}")) for n in range(8)), return_exceptions=True)
     assert sum(isinstance(end, CarrierTimeout) for end in ends) == 2

@@ -381,7 +381,7 @@ fields = st.dictionaries(st.one_of(texts, st.sampled_from(list(Order.model_field
 
 @pytest.fixture(scope="module")
 def database(postgres: Any) -> Iterator[Connection]:
-    pool = create_engine(Settings(database_url=postgres.url("postgres")).database_url)
+    pool = create_engine(Settings(DATABASE_URL=postgres.url("postgres")).database_url)
     with pool.connect() as connection:
         yield connection
     pool.dispose()

@@ -67,7 +67,7 @@ async def test_all_items_are_reserved(shop: Shop) -> None:
     assert (await shop.stock("P"), await shop.stock("Q")) == ((10, 3), (5, 5))
     (row,) = await shop.rows("SELECT * FROM reservation")
     assert (row.order_id, row.id, row.state, row.items, row.ended_at) == ("A", "RES-A", "held", {"P": 3, "Q": 5}, None)
-    assert (row.expires_at - row.created_at).total_seconds() == settings().reservation_minutes * 60
+    assert (row.expires_at - row.created_at).total_seconds() == settings().inventory.reservation_minutes * 60
     assert await shop.wrong_stock() == []
 
 

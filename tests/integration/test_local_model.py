@@ -30,8 +30,8 @@ ORDER = Order.model_validate(EXAMPLE)
 
 def the_settings(api_base: str | None, **more: Any) -> Settings:
     """Of a machine that may be slower than orders could wait for."""
-    given = Settings(_env_file=None, dspy_model="local/smollm2-135m", dspy_api_base=api_base, **more)
-    return given.model_copy(update={"confirmation_timeout_seconds": 300})
+    given = Settings(_env_file=None, DSPY_MODEL="local/smollm2-135m", DSPY_API_BASE=api_base, **more)
+    return given.with_values(CONFIRMATION_TIMEOUT_SECONDS=300)
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.processes import Child, free_port, wait_until
 from deployments.local.web import Web
 from deployments.local.worker import Worker
+from shop.alerts.settings import AlertSettings
 from shop.inventory.errors import InventoryTimeout, InventoryUnavailable
 from shop.monitoring.config import WorkerMonitoring
 from shop.payments.errors import PaymentGatewayUnavailable
-from shop.settings import Settings
 from shop.shipping.errors import CarrierTimeout, CarrierUnavailable
 from tests.conftest import HOME
 from tests.integration.test_prometheus import TOKEN, Scraped, scrape
@@ -180,12 +180,12 @@ def test_thresholds_are_those_of_our_own_alerts() -> None:
     rules = {
         rule["alert"]: rule["expr"] for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]
     }
-    ours, rate = Settings.model_fields, WorkerMonitoring().error_rate_threshold
+    ours, rate = AlertSettings(), WorkerMonitoring().error_rate_threshold
     for alert, threshold in {
         "OrderSagaErrorRate": rate,
         "OrderSagaStepErrorRate": rate,
-        "OrderSagaOrderWaitsTooLong": ours["alert_waiting_minutes"].default * 60,
-        "OrderSagaRecoveryDoesNotKeepUp": ours["alert_recovery_seconds"].default,
+        "OrderSagaOrderWaitsTooLong": ours.waiting_minutes * 60,
+        "OrderSagaRecoveryDoesNotKeepUp": ours.recovery_seconds,
     }.items():
         assert float(rules[alert].rpartition(">")[2]) == threshold, alert
 

@@ -27,7 +27,7 @@ assert shop.tables.CustomerOrder.metadata is SQLModel.metadata
 
 @contextmanager
 def connected(url: str) -> Iterator[Engine]:
-    engine = create_engine(Settings(database_url=url).database_url)
+    engine = create_engine(Settings(DATABASE_URL=url).database_url)
     try:
         yield engine
     finally:

@@ -138,7 +138,7 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(prefect_a
     state = await optimized()
 
     assert (state.name, state.type.value) == ("Saved", "COMPLETED")
-    path = settings().confirmation_program
+    path = settings().confirmation.program
     version = program.load(path).version
     assert version in str(state.message)
     after = await write_confirmation(ORDER, settings())
@@ -161,7 +161,7 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(prefect_a
 async def test_what_is_learned_are_texts_that_may_be_sent_and_nothing_else(prefect_api: Any, model: Learner) -> None:
     model.right = with_demonstrations
     await optimized(demonstrations=3)
-    learned = program.load(settings().confirmation_program).writer.write.demos
+    learned = program.load(settings().confirmation.program).writer.write.demos
     assert 1 <= len(learned) <= 3
     inputs = [example.inputs().toDict() for example in examples("training", settings())]
     for demo in learned:
@@ -180,25 +180,25 @@ async def test_a_cancelled_optimisation_saves_nothing_and_asks_no_more(model: Le
     with pytest.raises(Stopped):
         run(settings(), Optimizer.BOOTSTRAP, shown=3, calls=20, stop=stop, report=stopped)
     assert len(model.bodies) <= held_out + 3
-    assert not settings().confirmation_program.exists()
+    assert not settings().confirmation.program.exists()
 
 
 async def test_a_tie_keeps_what_there_was(prefect_api: Any, model: Learner) -> None:
     model.right = lambda _: True
     state = await optimized()
     assert state.name == "Kept"
-    assert not settings().confirmation_program.exists()
+    assert not settings().confirmation.program.exists()
     assert "not saved" in await page()
 
 
 async def test_what_is_worse_does_not_replace_a_saved_program(prefect_api: Any, model: Learner) -> None:
     model.right = with_demonstrations
     await optimized()
-    saved = settings().confirmation_program.read_bytes()
+    saved = settings().confirmation.program.read_bytes()
     model.right = lambda body: with_demonstrations(body) and saved_demonstrations_in(body, saved)
     state = await optimized(demonstrations=1)
     assert state.name == "Kept"
-    assert settings().confirmation_program.read_bytes() == saved
+    assert settings().confirmation.program.read_bytes() == saved
 
 
 def saved_demonstrations_in(body: dict[str, Any], saved: bytes) -> bool:
@@ -212,7 +212,7 @@ async def test_a_model_that_is_down_fails_the_flow_clearly(prefect_api: Any, mod
     assert state.is_failed()
     assert "the model did not answer" in str(state.message)
     assert "sk-secret" not in str(state.message)
-    assert not settings().confirmation_program.exists()
+    assert not settings().confirmation.program.exists()
     with pytest.raises(CannotOptimize):
         await state.aresult()
 
@@ -229,7 +229,7 @@ async def test_a_model_that_goes_down_while_learning_saves_nothing(prefect_api: 
     state = await optimized()
     assert state.is_failed()
     assert "the model did not answer" in str(state.message)
-    assert not settings().confirmation_program.exists()
+    assert not settings().confirmation.program.exists()
 
 
 async def test_without_a_model_the_flow_says_what_to_set(prefect_api: Any, model: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +247,7 @@ async def test_gepa_with_a_reflection_model_learns_instructions(prefect_api: Any
     state = await optimized(calls=40)
     assert {body["model"] for body in model.bodies} == {"test-model", "reflection-model"}
     assert state.name == "Saved", state.message
-    assert program.load(settings().confirmation_program).writer.write.signature.instructions == MAGIC
+    assert program.load(settings().confirmation.program).writer.write.signature.instructions == MAGIC
 
 
 async def test_mipro_tries_instructions_and_demonstrations(prefect_api: Any, model: Learner) -> None:
@@ -255,13 +255,13 @@ async def test_mipro_tries_instructions_and_demonstrations(prefect_api: Any, mod
     state = await optimized(optimizer=Optimizer.MIPRO, calls=30)
     assert state.name == "Saved", state.message
     after = await write_confirmation(ORDER, settings())
-    assert after.program_version == program.load(settings().confirmation_program).version
+    assert after.program_version == program.load(settings().confirmation.program).version
 
 
 async def test_a_key_is_not_sent_to_another_provider(served: tuple[Learner, str]) -> None:
     from shop.confirmation.language_model import reflection_model
 
-    given: dict[str, Any] = {"_env_file": None, "dspy_model": "openai/a", "dspy_api_base": served[1], "dspy_api_key": "sk-secret"}
-    assert reflection_model(Settings(**given, dspy_reflection_model="openai/b")).kwargs["api_key"] == "sk-secret"
-    other = reflection_model(Settings(**given, dspy_reflection_model="anthropic/c")).kwargs
+    given: dict[str, Any] = {"_env_file": None, "DSPY_MODEL": "openai/a", "DSPY_API_BASE": served[1], "DSPY_API_KEY": "sk-secret"}
+    assert reflection_model(Settings(**given, DSPY_REFLECTION_MODEL="openai/b")).kwargs["api_key"] == "sk-secret"
+    other = reflection_model(Settings(**given, DSPY_REFLECTION_MODEL="anthropic/c")).kwargs
     assert not {"api_key", "api_base"} & set(other)

@@ -282,7 +282,7 @@ async def test_notifying_again_notifies_once(shop: Shop, monkeypatch: pytest.Mon
     assert sendings.of == {"A.confirmation.eml": 1, "B.confirmation.eml": 1}
     assert {name: mail["To"] for name, mail in mails().items()} == {
         "A.confirmation.eml": "John Doe <john.doe@example.com>",
-        "B.confirmation.eml": f"Support <{settings().support_email}>",
+        "B.confirmation.eml": f"Support <{settings().shop.support_email}>",
     }
     contacts = await shop.rows("SELECT order_id, customer_id, kind, details FROM customer_interaction ORDER BY order_id")
     assert [(row.order_id, row.customer_id, row.kind) for row in contacts] == [(i, "CUST-123", "order_confirmation") for i in "AB"]

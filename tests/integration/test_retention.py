@@ -49,7 +49,7 @@ def planted(order_id: str, **fields: Any) -> dict[str, Any]:
 
 def rows_about(url: str, needle: str = PLANTED) -> list[str]:
     """Every row of every table in which it is, in any spelling."""
-    engine, found = create_engine(Settings(database_url=url).database_url), []
+    engine, found = create_engine(Settings(DATABASE_URL=url).database_url), []
     with engine.connect() as connection:
         for table in (
             connection.execute(text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")).scalars().all()
@@ -187,7 +187,7 @@ async def test_what_somebody_still_works_with_keeps_everything(saga: World, eras
 async def test_only_when_it_is_asked_for(world: World, unique: str) -> None:
     intake.submit([planted(f"OLD-{unique}")])
     world.sql("UPDATE customer_order SET outcome = 'completed', finished_at = now() - interval '9 years'")
-    assert settings().customer_data_days is None
+    assert settings().retention.customer_data_days is None
     assert await asyncio.to_thread(erase_customers) == 0
     assert rows_about(world.database_url)
 

@@ -14,7 +14,7 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from shop.orders import intake, report
 from shop.orders.outcomes import OrderOutcome, Outcome
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from tests.integration.world import World
 
 SAMPLES = load_samples()

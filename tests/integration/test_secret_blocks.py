@@ -21,7 +21,7 @@ async def test_settings_read_it_also_inside_an_event_loop(prefect_api: PrefectSe
     await Secret(value="sk_test_PLANTED").save("planted-stripe-key", overwrite=True)  # type: ignore[misc, call-arg, arg-type]
     monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "planted-stripe-key")
     monkeypatch.delenv("STRIPE_API_KEY", raising=False)
-    key = Settings().stripe_api_key
+    key = Settings().stripe.api_key
     assert key is not None
     assert key.get_secret_value() == "sk_test_PLANTED"
     monkeypatch.setenv("STRIPE_API_KEY_BLOCK", "not-there")

@@ -26,6 +26,7 @@ from flows.process_order import process_order
 from shop.orders import intake_content, report
 from shop.orders.outcomes import Outcome
 from shop.runtime.secrets import is_secret
+from shop.runtime.setting_groups import settings_in
 from shop.settings import Settings, settings
 from tests.crm_server import crm_server
 from tests.integration.world import World, an_order
@@ -40,7 +41,7 @@ LEAKS = re.compile(
     rf"|\bcv[vc]2?\W{{0,12}}{CODE}(?!\d)",  # the code's digits alone may be anything's
     re.IGNORECASE,
 )
-SECRETS = {name.upper() for name, field in Settings.model_fields.items() if is_secret(name, field)}
+SECRETS = {name for name, setting in settings_in(Settings).items() if is_secret(name, setting.info)}
 
 
 @contextmanager
@@ -133,7 +134,7 @@ def careless(order_id: str) -> dict[str, Any]:
 
 def rows_with_secrets(url: str, leaks: re.Pattern[str] = LEAKS) -> list[str]:
     """Every row of every table, as PostgreSQL shows it."""
-    engine = create_engine(Settings(database_url=url).database_url)
+    engine = create_engine(Settings(DATABASE_URL=url).database_url)
     found = []
     with engine.connect() as connection:
         tables = connection.execute(text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")).scalars().all()

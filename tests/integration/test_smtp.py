@@ -102,7 +102,7 @@ class TestSending:
         await put([confirmation(i) for i in ids])
         assert await outbox.deliver(most=100) == (60, 0)
         assert sorted(server.ids) == sorted(map(id_of, ids))
-        assert server.connections <= settings().smtp_connections
+        assert server.connections <= settings().smtp.connections
         await until(lambda: _is(not server.open), 20, "the connections to be closed")
 
     async def test_those_who_deliver_at_the_same_time_send_each_mail_once(self, shop: Shop, server: MailServer) -> None:
@@ -205,7 +205,7 @@ class TestEncryptionAndLogin:
         with mail_server(login=("ann", "right")) as server:
             with through(server, login="ann:wrong-password@", query="?starttls=never"), caplog.at_level(logging.INFO):
                 assert await outbox.deliver(most=50) == (0, 20)
-            assert 1 <= server.logins <= 2 * settings().smtp_connections, "not once for each mail: that would lock the account"
+            assert 1 <= server.logins <= 2 * settings().smtp.connections, "not once for each mail: that would lock the account"
             assert {(what, "login in SMTP_URL (535" in str(error)) for what, error in (await state(shop)).values()} == {("waiting", True)}
             assert "SMTP_URL" in caplog.text
             assert "wrong-password" not in caplog.text
@@ -374,7 +374,7 @@ class TestBrokenConnections:
         await store(shop, *ids)
         await put([confirmation(i) for i in ids])
         assert await outbox.deliver() == (0, 12)
-        assert server.connections <= 2 * settings().smtp_connections
+        assert server.connections <= 2 * settings().smtp.connections
         assert {what for what, _ in (await state(shop)).values()} == {"waiting"}
 
     async def test_a_server_that_is_away_and_comes_back(self, shop: Shop) -> None:
@@ -476,10 +476,10 @@ async def test_without_a_url_it_is_the_maildir_again(shop: Shop, server: MailSer
 )
 def test_a_url_that_makes_no_sense_is_told_without_its_password(wrong: str) -> None:
     with pytest.raises(ValueError, match="SMTP_URL") as told:
-        Settings(_env_file=None, smtp_url=wrong)
+        Settings(_env_file=None, SMTP_URL=wrong)
     assert "secret" not in str(told.value)
 
 
 def test_the_url_is_not_shown() -> None:
-    given = Settings(_env_file=None, smtp_url="smtp://ann:pass4711@mail.example")
+    given = Settings(_env_file=None, SMTP_URL="smtp://ann:pass4711@mail.example")
     assert "pass4711" not in f"{given!r} {given} {given.model_dump_json()}"

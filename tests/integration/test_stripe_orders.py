@@ -92,7 +92,7 @@ async def test_an_order_waits_for_its_customer_and_keeps_its_stock(stripe_saga: 
     await consumer()
     assert ended(unique).outcome is None
     (left,) = stripe_saga.sql("SELECT extract(epoch FROM expires_at - now()) AS seconds FROM reservation WHERE order_id = :id", id=unique)
-    assert left.seconds > settings().reservation_minutes * 60 - 30, "it waits for longer than stock is reserved"
+    assert left.seconds > settings().inventory.reservation_minutes * 60 - 30, "it waits for longer than stock is reserved"
 
     (entry,) = stripe_saga.ledger(unique)
     stripe_saga.stripe.authenticate(entry["id"], success=True)
@@ -112,7 +112,7 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
     ids = [f"{unique}-{number}" for number in range(8)]
     charged = when == "before it is refunded"
     intake.submit([paid_by("pm_card_visa", an_order(order_id, country="AQ" if charged else "US")) for order_id in ids])
-    key = settings().stripe_api_key
+    key = settings().stripe.api_key
     if charged:  # by a worker that is gone
         for order_id in ids:
             await _pay(order_id, confirm=True)

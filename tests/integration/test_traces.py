@@ -173,6 +173,6 @@ def test_when_it_is_on(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], e
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
-    assert settings().traces_endpoint == endpoint
+    assert settings().traces.endpoint == endpoint
     monkeypatch.undo()
     settings.cache_clear()

@@ -11,7 +11,7 @@ from deployments.local.environment import environment
 from flows.process_order import process_order
 from shop.orders.page.documents import label_url, mail_url
 from shop.settings import settings
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from tests.integration.artifacts import page_of
 from tests.integration.web import KEY, served
 from tests.integration.world import World, an_order

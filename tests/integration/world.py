@@ -30,7 +30,7 @@ class World:
     var_dir: Path
 
     def sql(self, statement: str, **parameters: Any) -> list[Any]:
-        engine = create_engine(Settings(database_url=self.database_url).database_url)
+        engine = create_engine(Settings(DATABASE_URL=self.database_url).database_url)
         try:
             with engine.begin() as connection:
                 result = connection.execute(text(statement), parameters)

@@ -21,7 +21,7 @@ from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 
 relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure
-SETTINGS = Settings(_env_file=None, dspy_model=None)
+SETTINGS = Settings(_env_file=None, DSPY_MODEL=None)
 SECRETS = ("tok_visa_secret", "4242", "leave it with the neighbour")
 
 
@@ -94,7 +94,7 @@ class TestTemplate:
         assert not any(map(str.isdigit, template_confirmation(ORDER, SETTINGS).tracking_info))
 
     def test_is_in_the_language_of_the_parcel_s_country(self) -> None:
-        german = SETTINGS.model_copy(update={"mail_language_by_country": {"US": "de"}})
+        german = SETTINGS.with_values(MAIL_LANGUAGE_BY_COUNTRY={"US": "de"})
         confirmation = template_confirmation(ORDER, german)
         assert "1.059,97 USD" in confirmation.order_summary
         assert "1 x Laptop, 2 x Mouse" in confirmation.order_summary

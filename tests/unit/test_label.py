@@ -22,7 +22,8 @@ from shop.orders.order import EXAMPLE, Order
 from shop.runtime.files import write_atomic
 from shop.settings import Settings
 from shop.shipping.carrier import Shipment
-from shop.shipping.labels.label import Parcel, label_path, parcel_of, render_label, write_label
+from shop.shipping.labels.files import label_path, write_label
+from shop.shipping.labels.label import Parcel, parcel_of, render_label
 from shop.shipping.labels.lettering import BOLD, PLAIN, set_line, transliterated, wrapped
 
 relaxed = hypothesis_settings(deadline=None, max_examples=40)  # a busy machine is not a failure

@@ -12,6 +12,7 @@ import pytest
 HOME = Path(__file__).resolve().parents[2]
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
 _LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)((?:[^\\\n]|\\\n)*)", re.MULTILINE)
+_PINNED = re.compile(r"^[A-Za-z0-9._\[\],-]+==[^\s;]+", re.MULTILINE)
 REQUIRED = sorted(HOME.glob("requirements*.txt"))
 
 
@@ -37,6 +38,46 @@ def test_each_requirement_is_locked_at_its_version_with_hashes(required: Path) -
     assert [name for name, versions in locked.items() if not all(versions.values())] == []
     lines = [line for line in lock.read_text().splitlines() if line and not line.startswith((" ", "#"))]
     assert [line for line in lines if not _LOCKED.match(line)] == [], "nothing but packages with versions"
+
+
+def _pinned(requirements: list[str]) -> dict[str, str]:
+    """By package its version. Every requirement has one."""
+    pins = {_name(name): version for name, version in _PIN.findall("\n".join(requirements))}
+    assert len(pins) == len({each.split("==")[0].split("[")[0] for each in requirements}), "each has a version"
+    return pins
+
+
+def _project() -> dict[str, dict[str, str]]:
+    """The pins of pyproject.toml: of the package, of each extra, and of the group `dev`."""
+    read = tomllib.loads((HOME / "pyproject.toml").read_text())
+    extras = {name: _pinned(pins) for name, pins in read["project"]["optional-dependencies"].items()}
+    return {"": _pinned(read["project"]["dependencies"]), **extras, "dev": _pinned(read["dependency-groups"]["dev"])}
+
+
+def test_each_pin_of_the_package_is_locked() -> None:
+    locked = _locked(HOME / "locks" / "requirements.txt")
+    for part, pins in _project().items():
+        if part != "dev":
+            assert {name: next(iter(locked.get(name, {})), "none") for name in pins} == pins, part
+
+
+def test_a_checkout_has_the_package_with_every_extra() -> None:
+    (line,) = (line for line in (HOME / "requirements.txt").read_text().splitlines() if line.startswith("-e ."))
+    assert set(line.removeprefix("-e .[").removesuffix("]").split(",")) == _project().keys() - {"", "dev"}
+
+
+def test_pins_of_the_requirements_are_those_of_the_project() -> None:
+    parts = _project()
+    runs = {name: version for part, pins in parts.items() if part != "dev" for name, version in pins.items()}
+    assert all(runs[name] == version for pins in parts.values() for name, version in pins.items() if name in runs), "one version each"
+    checkout = dict(_pinned(_PINNED.findall((HOME / "requirements.txt").read_text())))
+    assert {"prefect", "dspy-ai", "pydantic", "sqlmodel", "pytest"} <= checkout.keys()
+    assert {name: version for name, version in checkout.items() if name in runs} == {
+        name: runs[name] for name in checkout.keys() & runs.keys()
+    }
+    tests = {name: version for name, version in checkout.items() if name not in runs}
+    dev = _pinned(_PINNED.findall((HOME / "requirements-dev.txt").read_text()))
+    assert {**tests, **dev} == parts["dev"]
 
 
 def test_what_several_files_lock_is_the_same_in_all() -> None:

@@ -35,13 +35,14 @@ from shop.notifications.mail import (
     refund_mail,
 )
 from shop.notifications.maildir import Maildir, mail_name
+from shop.notifications.settings import LANGUAGES
 from shop.orders.order import EXAMPLE, Order
-from shop.settings import LANGUAGES, Settings
+from shop.settings import Settings
 from shop.text.sanitize import paragraphs
 
 ENGLISH = language("en")
 relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure
-SETTINGS = Settings(_env_file=None, dspy_model=None)
+SETTINGS = Settings(_env_file=None, DSPY_MODEL=None)
 DATE = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 TRACKING = "CA473124829US"
 HEADERS = {"From", "Reply-To", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Content-Type", "MIME-Version"}
@@ -203,7 +204,7 @@ class TestConfirmationMail:
             assert not [secret for secret in ("ring twice", "4242", "tok_secret") if secret in text_of(message) + html_of(message)]
 
     def test_a_link_to_follow_the_parcel(self) -> None:
-        about = About(Settings(_env_file=None, tracking_url="https://carrier.example/t?n={tracking_number}&l=en"), DATE)
+        about = About(Settings(_env_file=None, TRACKING_URL="https://carrier.example/t?n={tracking_number}&l=en"), DATE)
         message = parsed(confirmation_mail(ORDER, confirmation_of(ORDER), "A B&1", about).data)
         link = "https://carrier.example/t?n=A%20B%261&l=en"
         assert f"Follow your parcel: {link}" in text_of(message)
@@ -273,7 +274,7 @@ class TestNotices:
     @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
     def test_the_confirmation_says_that_its_number_is_here(self, code: str) -> None:
         """It leaves when the parcel is booked: nothing in it is still to follow."""
-        about = About(Settings(_env_file=None, dspy_model=None, mail_language=code), DATE)
+        about = About(Settings(_env_file=None, DSPY_MODEL=None, MAIL_LANGUAGE=code), DATE)
         text = text_of(sent(about=about))
         above, number = text.split(TRACKING)[0], language(code).say("confirmation.tracking_number")
         assert above.endswith(f"{number}: ")
@@ -281,7 +282,7 @@ class TestNotices:
 
     @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
     def test_a_recipient_is_addressed_where_no_customer_is_named(self, code: str) -> None:
-        about = About(Settings(_env_file=None, dspy_model=None, mail_language=code), DATE)
+        about = About(Settings(_env_file=None, DSPY_MODEL=None, MAIL_LANGUAGE=code), DATE)
         pat = an_order(customer_name=None, shipping_info={**EXAMPLE["shipping_info"], "name": "Pat Example"})
         for message in every(pat, about):
             assert " Pat Example," in text_of(message)
@@ -356,7 +357,7 @@ class TestMailPrograms:
 
 
 class TestLanguages:
-    GERMAN = About(Settings(_env_file=None, mail_language="de"), DATE)
+    GERMAN = About(Settings(_env_file=None, MAIL_LANGUAGE="de"), DATE)
 
     def test_german(self) -> None:
         message = sent(about=self.GERMAN)
@@ -381,7 +382,7 @@ class TestLanguages:
             assert not english & set(re.findall(r"[A-Za-z]+", Page(html_of(message).split("<body")[1]).text))
 
     def test_by_the_country(self) -> None:
-        about = About(Settings(_env_file=None, mail_language_by_country={"de": "de", "AT": "de"}), DATE)
+        about = About(Settings(_env_file=None, MAIL_LANGUAGE_BY_COUNTRY={"de": "de", "AT": "de"}), DATE)
         german = an_order(shipping_info={**EXAMPLE["shipping_info"], "country": "at"})
         assert sent(german, about)["Subject"].startswith("Ihre Bestellung")
         assert sent(ORDER, about)["Subject"].startswith("Your order")

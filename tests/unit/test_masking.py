@@ -8,11 +8,11 @@ from shop.monitoring.masking import MASKED, mask, masked
 from shop.settings import Settings
 
 SECRET = Settings(
-    database_url="postgresql://shop:pa%24sword-9@db/shop",
-    stripe_api_key="sk_test_PLANTED",  # type: ignore[arg-type]
-    smtp_url="smtp://mailer:PLANTED-pw@mail.example:587",  # type: ignore[arg-type]
-    alert_urls="slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ, json://me:pw-PLANTED@h.example/hook-0123456?to=me",  # type: ignore[arg-type]
-    orders_api_key="first-key-of-this-shop, second-key-of-this-shop",  # type: ignore[arg-type]
+    DATABASE_URL="postgresql://shop:pa%24sword-9@db/shop",
+    STRIPE_API_KEY="sk_test_PLANTED",  # type: ignore[arg-type]
+    SMTP_URL="smtp://mailer:PLANTED-pw@mail.example:587",  # type: ignore[arg-type]
+    ALERT_URLS="slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ, json://me:pw-PLANTED@h.example/hook-0123456?to=me",  # type: ignore[arg-type]
+    ORDERS_API_KEY="first-key-of-this-shop, second-key-of-this-shop",  # type: ignore[arg-type]
 )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from shop.monitoring.config import Monitoring, MonitoringConfigError, load, monitoring
-from shop.settings import HOME, settings
+from shop.runtime.home import HOME
+from shop.settings import settings
 
 EXAMPLE = HOME / "deployments" / "monitoring" / "monitoring.yaml"
 

@@ -19,7 +19,7 @@ from shop.payments.sandbox.ledger import MAX_ORDER_ID as GATEWAY_MAX
 from shop.retention.customers import _files, _mails
 from shop.runtime.files import is_spelled_so, write_atomic
 from shop.settings import Settings
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 
 relaxed = hypothesis_settings(deadline=None)
 # What `take_in` lets through as an id: no control characters, no surrogates, nothing at the ends that is stripped.
@@ -205,7 +205,7 @@ def test_a_run_is_named_after_its_order() -> None:
 
 
 def test_what_an_earlier_version_wrote_is_erased_and_nothing_of_a_namesake(tmp_path: Path) -> None:
-    s = Settings(var_dir=tmp_path)
+    s = Settings(VAR_DIR=tmp_path)
     for order_id in ("order-1", "ORDER-1", "Order-1"):
         for name in file_stems(order_id):
             write_atomic(s.label_dir / f"{name}.pdf", b"label")

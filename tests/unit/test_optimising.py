@@ -19,8 +19,8 @@ from shop.confirmation.program import PLAIN, Program, UnusableProgram, in_use, l
 from shop.confirmation.signature import INPUTS, OUTPUTS, ConfirmationWriter
 from shop.settings import Settings
 
-SETTINGS = Settings(_env_file=None, dspy_model=None)
-BOTH = SETTINGS.model_copy(update={"mail_language_by_country": {"DE": "de"}})
+SETTINGS = Settings(_env_file=None, DSPY_MODEL=None)
+BOTH = SETTINGS.with_values(MAIL_LANGUAGE_BY_COUNTRY={"DE": "de"})
 TRAINING, EVALUATION = examples("training", BOTH), examples("evaluation", BOTH)
 EXAMPLE = TRAINING[0]
 
@@ -38,7 +38,7 @@ class TestExamples:
         for kind in ("training", "evaluation"):
             assert {example.code for example in examples(kind, SETTINGS)} == {"en"}
             assert {example.code for example in examples(kind, BOTH)} == {"en", "de"}
-            french = SETTINGS.model_copy(update={"mail_language": "fr"})
+            french = SETTINGS.with_values(MAIL_LANGUAGE="fr")
             assert {example.code for example in examples(kind, french)} == {"en", "de"}
 
     def test_texts_to_learn_from_are_as_good_as_can_be(self) -> None:
@@ -114,7 +114,7 @@ def saved(path: Path, instructions: str = "Write well.", many: int = 2) -> Progr
 
 
 def using(path: Path) -> Settings:
-    return SETTINGS.model_copy(update={"dspy_model": "openai/a", "confirmation_program": path})
+    return SETTINGS.with_values(DSPY_MODEL="openai/a", CONFIRMATION_PROGRAM=path)
 
 
 def shown(found: Program) -> tuple[str, list[dict[str, str]]]:
@@ -219,6 +219,6 @@ class TestFile:
         assert "PermissionError" in str(in_use(using(path)).warning)
 
     def test_a_local_model_is_shown_examples_from_the_start(self, path: Path) -> None:
-        local = using(path).model_copy(update={"dspy_model": "local/smollm2-135m"})
+        local = using(path).with_values(DSPY_MODEL="local/smollm2-135m")
         assert in_use(local).writer.write.demos == demonstrations(SETTINGS)[:3]
         assert in_use(using(path)).writer.write.demos == []

@@ -231,7 +231,7 @@ class TestBoxes:
 
 class TestPage:
     def test_it_says_what_happened_and_what_it_cost(self, tmp_path: Path) -> None:
-        s = Settings(var_dir=tmp_path)
+        s = Settings(VAR_DIR=tmp_path)
         mails = [MailRow("refund", sent=True), MailRow("confirmation", sent=False, error="the mail server said 450")]
         story = replace(compensated(), mails=mails, amount_at_risk=Decimal(5), tracking_number="CA1US")
         for folder, name in ((s.mail_dir / "new", "ORDER-SHIP-FAIL.refund.eml"), (s.label_dir, "ORDER-SHIP-FAIL.pdf")):
@@ -247,14 +247,14 @@ class TestPage:
         assert "not sent yet: the mail server said 450" in plain
 
     def test_a_mail_that_was_read_has_moved(self, tmp_path: Path) -> None:
-        s = Settings(var_dir=tmp_path)
+        s = Settings(VAR_DIR=tmp_path)
         (s.mail_dir / "cur").mkdir(parents=True)
         (s.mail_dir / "cur" / "ORDER-1001.confirmation.eml:2,S").touch()
         page = order_page(replace(completed(), mails=[MailRow("confirmation", sent=True)]), ORDER_SAGA, s)
         assert "cur/ORDER-1001.confirmation.eml:2,S`" in page
 
     def test_with_a_web_app_label_and_mails_are_links(self, tmp_path: Path) -> None:
-        s = Settings(var_dir=tmp_path, web_url="https://orders.shop.example/")
+        s = Settings(VAR_DIR=tmp_path, WEB_URL="https://orders.shop.example/")
         (s.mail_dir / "new").mkdir(parents=True)
         (s.mail_dir / "new" / "ORDER-1001.confirmation.eml").touch()
         s.label_dir.mkdir()
@@ -267,17 +267,17 @@ class TestPage:
 
     def test_what_people_did_at_the_desk(self, tmp_path: Path) -> None:
         review = [ReviewEntry("2031-02-03 09:30", "refunded_by_hand", "ann", Decimal("999.99"), "transfer | 4711", "Prefect run 7")]
-        page = order_page(replace(compensated(), review=review), ORDER_SAGA, Settings(var_dir=tmp_path)).replace("&#95;", "_")
+        page = order_page(replace(compensated(), review=review), ORDER_SAGA, Settings(VAR_DIR=tmp_path)).replace("&#95;", "_")
         row = next(line for line in page.splitlines() if "refunded_by_hand" in line)
         assert re.sub(r"&#\d+;", "", row).split(" | ")[1:5] == ["refunded_by_hand", "ann", "Prefect run 7", "99999 USD"]
         assert "4711" in row
         assert row.count("|") == 7
-        assert "What people did" not in order_page(completed(), ORDER_SAGA, Settings(var_dir=tmp_path))
+        assert "What people did" not in order_page(completed(), ORDER_SAGA, Settings(VAR_DIR=tmp_path))
 
     @pytest.mark.parametrize("order_id", HOSTILE)
     def test_ids_that_are_meant_to_break_it(self, order_id: str, tmp_path: Path) -> None:
         story = replace(compensated(), order_id=order_id, reasons=[order_id])
-        page = order_page(story, ORDER_SAGA, Settings(var_dir=tmp_path))
+        page = order_page(story, ORDER_SAGA, Settings(VAR_DIR=tmp_path))
         assert page.count("```") == 2
         assert "<script" not in page.replace("<br/>", "")
         assert "](javascript" not in page

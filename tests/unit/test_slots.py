@@ -20,11 +20,12 @@ from shop.confirmation.slots import LONGEST, SLOTS, can_check, clean, fill, prob
 from shop.confirmation.template import template_confirmation
 from shop.notifications import language as language_module
 from shop.notifications.language import language, words
+from shop.notifications.settings import LANGUAGES
 from shop.orders.order import EXAMPLE, Order
-from shop.settings import LANGUAGES, Settings
+from shop.settings import Settings
 
 relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure
-SETTINGS = Settings(_env_file=None, dspy_model="openai/test-model")
+SETTINGS = Settings(_env_file=None, DSPY_MODEL="openai/test-model")
 ENGLISH = language("en")
 GOOD = {
     "greeting": "Dear {customer_name}, a warm thank you for your order!",
@@ -183,7 +184,7 @@ class TestFilling:
         assert confirmation.greeting == "Dear Eve evil, a warm thank you for your order!"
 
     def test_values_are_in_the_language_and_format_of_the_mail(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        german = SETTINGS.model_copy(update={"mail_language": "de"})
+        german = SETTINGS.with_values(MAIL_LANGUAGE="de")
         confirmation = written({name: words("de")[f"confirmation.{name}"] for name in ELEMENTS}, ORDER, monkeypatch, german)
         assert confirmation.generation_model == "openai/test-model"
         assert "1.059,97 USD" in confirmation.order_summary
@@ -204,7 +205,7 @@ class TestFilling:
         for cache in (words, language):
             cache.cache_clear()
         try:
-            french = SETTINGS.model_copy(update={"mail_language": "fr"})
+            french = SETTINGS.with_values(MAIL_LANGUAGE="fr")
             confirmation = written(GOOD, ORDER, monkeypatch, french)
         finally:
             for cache in (words, language):

@@ -18,7 +18,7 @@ from shop.shipping.errors import CarrierRefused
 from shop.shipping.s10 import SERIALS_PER_PAIR, check_digit, tracking_number
 
 relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure
-SETTINGS = Settings(_env_file=None, dspy_model=None)
+SETTINGS = Settings(_env_file=None, DSPY_MODEL=None)
 CARRIER = EmbeddedCarrier(SETTINGS)
 _PROTOCOL: Carrier = CARRIER
 LAST = 52 * SERIALS_PER_PAIR - 1
@@ -93,7 +93,7 @@ class TestCheck:
         assert refusal.value.retryable is False
 
     def test_refuses_other_countries_when_set(self) -> None:
-        carrier = EmbeddedCarrier(SETTINGS.model_copy(update={"carrier_refuses": frozenset({"kp"})}))
+        carrier = EmbeddedCarrier(SETTINGS.with_values(CARRIER_REFUSES=frozenset({"kp"})))
         carrier.check(order_to("AQ"))
         with pytest.raises(CarrierRefused, match="does not deliver"):
             carrier.check(order_to("KP"))

@@ -264,7 +264,7 @@ async def test_as_many_decimals_as_the_currency_has(currency: str, price: str, a
 
 
 async def test_limits_are_settings() -> None:
-    strict = Settings(_env_file=None, max_items=1, max_quantity=1, max_order_total=Decimal(1000))
+    strict = Settings(_env_file=None, MAX_ITEMS=1, MAX_QUANTITY=1, MAX_ORDER_TOTAL=Decimal(1000))
     assert await problems_of(EXAMPLE, strict) == [
         Problem("items", "2 items", "at most 1 items"),
         Problem("total_amount", "1059.97", "more than 0, at most 1000"),
@@ -511,16 +511,16 @@ async def test_whatever_is_taken_in_gets_a_verdict(content: dict[str, Any]) -> N
 def assert_sensible(order: Order) -> None:
     """The rules, written down a second time."""
     assert order.customer_id.strip()
-    assert 1 <= len(order.items) <= LIMITS.max_items
+    assert 1 <= len(order.items) <= LIMITS.orders.max_items
     assert money.is_currency(order.currency)
     amounts = [order.total_amount, order.tax_amount, order.shipping_amount, order.discount_amount, *(item.price for item in order.items)]
     assert all(money.fits(amount, order.currency) for amount in amounts)
     assert all(amount >= 0 for amount in amounts)
     for item in order.items:
         assert item.product_id
-        assert 0 < item.quantity <= LIMITS.max_quantity
+        assert 0 < item.quantity <= LIMITS.orders.max_quantity
         assert item.price > 0
-    assert 0 < order.total_amount <= LIMITS.max_total(order.currency)
+    assert 0 < order.total_amount <= LIMITS.orders.max_total(order.currency)
     total = sum(item.price * item.quantity for item in order.items) + order.tax_amount + order.shipping_amount - order.discount_amount
     assert total - money.from_minor(1, order.currency) <= order.total_amount <= total
     if order.payment_info:
@@ -620,8 +620,8 @@ async def test_the_limit_of_a_total_knows_the_currency(currency: str) -> None:
 
 
 async def test_the_limit_of_a_currency_is_a_setting() -> None:
-    limits = Settings(_env_file=None, max_order_total=Decimal(100), max_order_total_by_currency={"jpy": Decimal(1_500)})
+    limits = Settings(_env_file=None, MAX_ORDER_TOTAL=Decimal(100), MAX_ORDER_TOTAL_BY_CURRENCY={"jpy": Decimal(1_500)})
     order = {**EXAMPLE, "currency": "JPY", "items": [{"product_id": "PROD-001", "quantity": 1, "price": 1_501}], "total_amount": 1_501}
     assert await problems_of(order, limits) == [Problem("total_amount", "1501.00", "more than 0, at most 1500")]
     with pytest.raises(ValidationError, match="ISO 4217"):
-        Settings(_env_file=None, max_order_total_by_currency={"XXX": Decimal(1)})
+        Settings(_env_file=None, MAX_ORDER_TOTAL_BY_CURRENCY={"XXX": Decimal(1)})

@@ -16,7 +16,7 @@ from shop.settings import Settings
 def examples(kind: Literal["training", "evaluation"], settings: Settings) -> list[Any]:
     """Those of a set in the languages that this shop's mails have, or all if there are none: `dspy.Example`s with the inputs of the
     signature, the language's `code`, and for training a text. No example is in both sets."""
-    codes = {settings.mail_language, *settings.mail_language_by_country.values()}
+    codes = {settings.mail.language, *settings.mail.language_by_country.values()}
     rows = [dspy.Example(mistakes="none", **row).with_inputs(*INPUTS) for row in _rows(kind)]
     return [row for row in rows if row.code in codes] or rows
 

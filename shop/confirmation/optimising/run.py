@@ -89,24 +89,24 @@ def run(
     optimizer = _choose(wanted, settings)
     began = time.monotonic()
     training, held_out = examples("training", settings), examples("evaluation", settings)
-    patient = settings.model_copy(update={"confirmation_timeout_seconds": max(settings.confirmation_timeout_seconds, _CALL_SECONDS)})
+    patient = settings.with_values(CONFIRMATION_TIMEOUT_SECONDS=max(settings.confirmation.timeout_seconds, _CALL_SECONDS))
     with _conversation(patient, stop):
         before = _evaluate(program.in_use(settings), held_out, patient, stop)
         report(f"the program in use ({before.program.version}): {before}")
         writer = _compiled(optimizer, training, patient, shown=shown, calls=calls, stop=stop)
         after = _evaluate(Program(writer, "not saved"), held_out, patient, stop)
     report(f"what {optimizer} learned from {len(training)} examples: {after}")
-    saved = program.save(writer, settings.confirmation_program) if after.better_than(before) else None
-    return Optimized(optimizer, settings.dspy_model or "", len(training), before, after, saved, time.monotonic() - began)
+    saved = program.save(writer, settings.confirmation.program) if after.better_than(before) else None
+    return Optimized(optimizer, settings.language_model.model or "", len(training), before, after, saved, time.monotonic() - began)
 
 
 def _choose(wanted: Optimizer, settings: Settings) -> Optimizer:
-    if settings.dspy_model is None:
+    if settings.language_model.model is None:
         raise CannotOptimize("set DSPY_MODEL: without a language model there is nothing to optimise")
-    if wanted is Optimizer.GEPA and settings.dspy_reflection_model is None:
+    if wanted is Optimizer.GEPA and settings.language_model.reflection_model is None:
         raise CannotOptimize("GEPA needs a model that reads what was wrong: set DSPY_REFLECTION_MODEL")
     if wanted is Optimizer.AUTO:
-        return Optimizer.GEPA if settings.dspy_reflection_model else Optimizer.BOOTSTRAP
+        return Optimizer.GEPA if settings.language_model.reflection_model else Optimizer.BOOTSTRAP
     return wanted
 
 
@@ -132,14 +132,14 @@ def _conversation(settings: Settings, stop: threading.Event) -> Iterator[None]:
 def _evaluate(evaluated: Program, held_out: Sequence[Any], settings: Settings, stop: threading.Event) -> Evaluation:
     """Each example once, at the first attempt. The first one is asked twice: `dspy.Evaluate` does not say which error ended it."""
     evaluated.writer(**held_out[0].inputs())
-    found = dspy.Evaluate(devset=list(held_out), metric=_stoppable(stop), num_threads=settings.confirmation_concurrency)(evaluated.writer)
+    found = dspy.Evaluate(devset=list(held_out), metric=_stoppable(stop), num_threads=settings.confirmation.concurrency)(evaluated.writer)
     return Evaluation(evaluated, [(example, answer, score(answer, example.code)) for example, answer, _ in found.results])
 
 
 def _compiled(
     optimizer: Optimizer, training: list[Any], settings: Settings, *, shown: int, calls: int, stop: threading.Event
 ) -> ConfirmationWriter:
-    measure, threads, half = _stoppable(stop), settings.confirmation_concurrency, len(training) // 2
+    measure, threads, half = _stoppable(stop), settings.confirmation.concurrency, len(training) // 2
     demonstrations = {"max_bootstrapped_demos": max(1, shown - 1), "max_labeled_demos": shown, "metric_threshold": FIT}
     match optimizer:
         case Optimizer.GEPA:

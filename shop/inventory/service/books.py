@@ -104,7 +104,7 @@ async def read_service_books() -> list[ServiceBook]:
 def _services(connection: Connection) -> dict[str, set[str]]:
     """The services' addresses, and our installation ids in the names of our orders there."""
     rows, mine = connection.execute(_SERVICES).all(), read_installation_id(connection)
-    urls = sorted({*(row.url for row in rows), *filter(None, [settings().inventory_service_url])})
+    urls = sorted({*(row.url for row in rows), *filter(None, [settings().inventory.service_url])})
     return {url: {mine, *(row.installation for row in rows if row.url == url and row.installation)} for url in urls}
 
 

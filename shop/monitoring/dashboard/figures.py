@@ -163,7 +163,7 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         money=[Money(**row) for row in money],
         steps=[StepFigures(**row) for row in steps],
         low_stock=None
-        if settings().inventory_service_url
+        if settings().inventory.service_url
         else [LowStock(product_id=row["id"], name=row["name"], available=row["available"], received=row["received"]) for row in stock],
         waiting=waiting.orders,
         oldest_seconds=waiting.oldest,

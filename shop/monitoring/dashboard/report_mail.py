@@ -38,19 +38,19 @@ def report_payload(figures: Figures, steps: tuple[str, ...]) -> dict[str, Any]:
 def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetime, installation: str) -> Mail:
     """The mail of this day, to `REPORT_EMAIL`. The same for the same payload."""
     figures = Figures.model_validate(payload["figures"])
-    to, title = address_of("", s.report_email or s.support_email), f"{one_line(s.shop_name)}: orders of {one_line(day)}"
+    to, title = address_of("", s.shop.report_email or s.shop.support_email), f"{one_line(s.shop.name)}: orders of {one_line(day)}"
     mail = EmailMessage(_POLICY)
-    mail["From"] = address_of(s.shop_name, s.shop_email)
+    mail["From"] = address_of(s.shop.name, s.shop.email)
     mail["To"] = to
     mail["Subject"] = title
     mail["Date"] = format_datetime(date)
-    mail["Message-ID"] = f"<{'-'.join(filter(None, (REPORT, one_line(day), installation)))}@{s.shop_email.rpartition('@')[2]}>"
+    mail["Message-ID"] = f"<{'-'.join(filter(None, (REPORT, one_line(day), installation)))}@{s.shop.email.rpartition('@')[2]}>"
     mail["Auto-Submitted"] = "auto-generated"
     lists = bar_lists(figures, payload["steps"])
     mail.set_content(_plain(title, figures, lists))
     mail.add_alternative(_html(title, figures, lists), subtype="html")
     _settle(mail)
-    return Mail(s.shop_email, to.addr_spec, mail.as_bytes())
+    return Mail(s.shop.email, to.addr_spec, mail.as_bytes())
 
 
 def _plain(title: str, figures: Figures, lists: Sequence[BarList]) -> str:

@@ -65,7 +65,7 @@ class Exposition:
 
 def metrics_token() -> str | None:
     """The value of `METRICS_TOKEN`."""
-    secret = settings().metrics_token
+    secret = settings().metrics.token
     return secret.get_secret_value() if secret else None
 
 

@@ -42,7 +42,7 @@ class Reading:
     """Reads one database, for any number of threads."""
 
     def __init__(self, database_url: str, *, kept_seconds: float = KEPT_SECONDS, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        self._url = Settings(database_url=database_url).database_url
+        self._url = Settings(DATABASE_URL=database_url).database_url
         self._kept, self._patience = kept_seconds, patience_seconds
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None

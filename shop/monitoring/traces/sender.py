@@ -73,8 +73,8 @@ class Sender:
 
     def __init__(self, s: Settings, *, every_seconds: float = _EVERY_SECONDS) -> None:
         self._url, self._every = s.database_url, every_seconds
-        self._exporter = OTLPSpanExporter(endpoint=s.traces_endpoint, session=_session())
-        self._sampler = TraceIdRatioBased(s.otel_traces_sampler_arg)
+        self._exporter = OTLPSpanExporter(endpoint=s.traces.endpoint, session=_session())
+        self._sampler = TraceIdRatioBased(s.traces.sampled_share)
         self._resource = resource()
         self._sent: dict[tuple[str, datetime], None] = {}
         self._stopped = threading.Event()

@@ -13,7 +13,7 @@ from shop.orders.page.documents import label_url, mail_url
 from shop.orders.page.formatting import duration, for_markdown, markdown_table
 from shop.orders.page.story import MailRow, OrderStory, StepView, step_views
 from shop.settings import Settings
-from shop.shipping.labels.label import label_path
+from shop.shipping.labels.files import label_path
 from shop.values.money import show
 
 _PLAIN = re.compile(r"[A-Z0-9]+(-[A-Z0-9]+)*")
@@ -99,7 +99,7 @@ def _documents(story: OrderStory, s: Settings) -> Iterator[str]:
     """Links at the web app; without one the paths, because the UI does not link files."""
     if story.tracking_number:
         label = label_path(s.label_dir, story.order_id)
-        at = f"[open it]({label_url(s.web_url, story.order_id)})" if s.web_url else f"`{label}`"
+        at = f"[open it]({label_url(s.web.url, story.order_id)})" if s.web.url else f"`{label}`"
         where = at if label.exists() else "printed right before the mail is sent"
         yield f"label of parcel {for_markdown(story.tracking_number)}: {where}"
     for mail in story.mails:
@@ -111,11 +111,11 @@ def _documents(story: OrderStory, s: Settings) -> Iterator[str]:
 def _where_is(mail: MailRow, order_id: str, s: Settings) -> str:
     if not mail.sent:
         return "not sent yet" + (f": {for_markdown(mail.error)}" if mail.error else "")
-    if s.smtp_url:
+    if s.smtp.url:
         return "sent through the mail server"
     if (path := find_mail(s.mail_dir, order_id, mail.kind)) is None:
         return "sent"
-    return f"[read it]({mail_url(s.web_url, order_id, mail.kind)})" if s.web_url else f"`{path}`"
+    return f"[read it]({mail_url(s.web.url, order_id, mail.kind)})" if s.web.url else f"`{path}`"
 
 
 def _when(story: OrderStory) -> str:

@@ -114,7 +114,7 @@ async def _try_again(event: PaymentEvent, order_id: str, gateway: PaymentGateway
 async def _dispute(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     told = to_dispute(DisputeRecord.model_validate(event.dispute))
     as_of, how = event.happened_at, "by the event, for the gateway does not show it"
-    if settings().payment_gateway == "stripe":
+    if settings().payments.gateway == "stripe":
         now = await database_time()
         try:
             told, as_of, how = await look_up(told.id), now, "looked up"

@@ -11,6 +11,7 @@ from shop.payments.dispute import Dispute
 from shop.payments.errors import PaymentGatewayError
 from shop.payments.stripe.money import from_units
 from shop.payments.stripe.records import Code, Currency, Id, Time, Units, expect, read
+from shop.runtime.extras import needs_extra
 from shop.settings import settings
 
 _ID = re.compile(r"(du|dp)_[A-Za-z0-9_]{1,100}")
@@ -41,11 +42,12 @@ async def look_up(dispute_id: str) -> Dispute:
     """As it is now. Raises what a `PaymentGateway` raises."""
     if not _ID.fullmatch(dispute_id):
         raise PaymentGatewayError("no_such_dispute", "this is no dispute's id", retryable=False)
-    from shop.payments.stripe.calls import StripeCalls  # its SDK takes a third of a second to load
+    with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
+        from shop.payments.stripe.calls import StripeCalls  # its SDK takes a third of a second to load
 
     s = settings()
-    key = s.stripe_api_key.get_secret_value() if s.stripe_api_key else ""
-    calls = StripeCalls(s.gateway_url, key, s.payment_timeout_seconds, concurrency=1)
+    key = s.stripe.api_key.get_secret_value() if s.stripe.api_key else ""
+    calls = StripeCalls(s.payments.url, key, s.payments.timeout_seconds, concurrency=1)
     try:
         answer = await calls(lambda stripe: stripe.v1.disputes.retrieve_async(dispute_id))
     finally:

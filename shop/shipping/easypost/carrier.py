@@ -21,10 +21,11 @@ from urllib.parse import quote as url_quote
 from shop.orders import names
 from shop.orders.order import Order
 from shop.runtime.installation import installation_id
-from shop.settings import Sender, Settings
+from shop.settings import Settings
 from shop.shipping.carrier import AnothersParcel, Quote, Rate, Shipment, Tracking, Voided, choose
 from shop.shipping.easypost.calls import AnsweredNo, EasyPostCalls, NotThere
 from shop.shipping.easypost.records import ShipmentRecord, read
+from shop.shipping.easypost.settings import Sender
 from shop.shipping.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
 from shop.text.domains import ascii_mail_domain
 from shop.text.sanitize import folded, one_line
@@ -43,8 +44,8 @@ class EasyPostCarrier:
         self, settings: Settings, api_key: str, sender: Sender, installation: Callable[[], Awaitable[str]] = installation_id
     ) -> None:
         self._settings, self._sender, self._installation = settings, sender, installation
-        limits = settings.carrier_timeout_seconds, settings.carrier_concurrency
-        self._calls = EasyPostCalls(settings.carrier_url, api_key, *limits, settings.carrier_label_hosts)
+        limits = settings.shipping.timeout_seconds, settings.shipping.concurrency
+        self._calls = EasyPostCalls(settings.easypost.url, api_key, *limits, settings.easypost.label_hosts)
 
     async def quote(self, order: Order) -> Quote:
         params = self._params(order, await self._reference(order))
@@ -162,7 +163,7 @@ class EasyPostCarrier:
             raise CarrierMismatch("address")
 
     def _choice(self, record: ShipmentRecord) -> Rate:
-        rate = choose([rate.to_rate() for rate in record.rates], self._settings.carrier_service)
+        rate = choose([rate.to_rate() for rate in record.rates], self._settings.easypost.service)
         if rate is None:
             raise CarrierRefused(f"no carrier takes this parcel{_why(record)}")
         return rate
@@ -183,7 +184,7 @@ class EasyPostCarrier:
             raise CarrierRefused("an order without shipping_info cannot be shipped")
         params: dict[str, Any] = {
             "reference": reference,
-            "from_address": {"name": s.shop_name, "email": s.shop_email, **sender.model_dump(exclude_none=True)},
+            "from_address": {"name": s.shop.name, "email": s.shop.email, **sender.model_dump(exclude_none=True)},
             "to_address": {
                 "name": _recipient(order),
                 "street1": to.address,
@@ -195,7 +196,7 @@ class EasyPostCarrier:
                 "email": ascii_mail_domain(order.customer_email) if order.customer_email else None,
                 "phone": to.phone,
             },
-            "parcel": {"weight": round(sum(order.wanted.values()) * s.carrier_piece_ounces, 1)},
+            "parcel": {"weight": round(sum(order.wanted.values()) * s.easypost.piece_ounces, 1)},
             "options": {"label_format": "PDF", "label_size": "4x6"},
         }
         if to.country.upper() != sender.country:
@@ -209,14 +210,14 @@ class EasyPostCarrier:
                 "quantity": item.quantity,
                 "value": str(item.price * item.quantity),
                 "currency": order.currency,
-                "weight": round(item.quantity * self._settings.carrier_piece_ounces, 1),
+                "weight": round(item.quantity * self._settings.easypost.piece_ounces, 1),
                 "origin_country": self._sender.country,
             }
             for item in order.items
         ]
         return {
             "customs_certify": True,
-            "customs_signer": self._settings.shop_name,
+            "customs_signer": self._settings.shop.name,
             "contents_type": "merchandise",
             "restriction_type": "none",
             "non_delivery_option": "return",

@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from pathlib import Path
 
 from reportlab.graphics.barcode.code128 import Code128  # type: ignore[import-untyped]
 from reportlab.graphics.barcode.qrencoder import QR8bitByte, QRCode, QRErrorCorrectLevel  # type: ignore[import-untyped]
 from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
-from shop.orders.names import file_stems
 from shop.orders.order import Order
-from shop.runtime.files import is_spelled_so, write_atomic
 from shop.settings import Settings
 from shop.shipping.carrier import Shipment
 from shop.shipping.labels.lettering import BOLD, PLAIN, Line, transliterated, with_transliterations, wrapped
@@ -63,7 +60,7 @@ def parcel_of(order: Order, shipment: Shipment, s: Settings) -> Parcel:
         tracking_number=shipment.tracking_number,
         carrier=shipment.carrier,
         service=shipment.service,
-        sender=(s.shop_name, s.shop_address),
+        sender=(s.shop.name, s.shop.address),
         recipient=(name, to.address, *([to.address2] if to.address2 else []), place, to.country.upper()) if to else (name,),
         pieces=sum(order.wanted.values()),
         country=to.country.upper() if to else "",
@@ -93,22 +90,6 @@ def render_label(parcel: Parcel) -> bytes:
     canvas.showPage()
     canvas.save()
     return file.getvalue()
-
-
-def label_path(label_dir: Path, order_id: str) -> Path:
-    """Where the order's label is, or will be."""
-    path, *before = label_paths(label_dir, order_id)
-    return next((each for each in before if is_spelled_so(each)), path) if before and not path.exists() else path
-
-
-def label_paths(label_dir: Path, order_id: str) -> list[Path]:
-    """Where it may be: also under the name of earlier versions."""
-    return [label_dir / f"{name}.pdf" for name in file_stems(order_id)]
-
-
-def write_label(path: Path, label: bytes) -> None:
-    """Wholly or not at all; writing the same label again changes nothing."""
-    write_atomic(path, label)
 
 
 _Set = tuple[tuple[Line, float], ...]

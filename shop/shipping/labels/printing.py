@@ -15,7 +15,7 @@ from shop.settings import Settings
 from shop.shipping.carrier import Shipment
 from shop.shipping.carriers import EMBEDDED, carrier, close_carriers
 from shop.shipping.embedded import EmbeddedCarrier
-from shop.shipping.labels.label import label_path, parcel_of, render_label, write_label
+from shop.shipping.labels.files import label_path, write_label
 
 
 def print_label(order: Order, shipped: Mapping[str, Any], s: Settings) -> None:
@@ -26,7 +26,7 @@ def print_label(order: Order, shipped: Mapping[str, Any], s: Settings) -> None:
         return
     if (booked_at := str(shipped.get("booked_at") or EMBEDDED)) == EMBEDDED:
         number, ours = str(shipped["tracking_number"]), EmbeddedCarrier(s)
-        label = render_label(parcel_of(order, Shipment(number, order.id, number, ours.title, ours.service), s))
+        label = ours.render(order, Shipment(number, order.id, number, ours.title, ours.service))
     else:
         label = asyncio.run(_fetch(booked_at, order, str(shipped["shipment_id"]), str(shipped["tracking_number"])))
     write_label(path, label)

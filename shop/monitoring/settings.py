@@ -1,0 +1,77 @@
+"""Settings of logs, metrics and traces."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from shop.runtime.setting_groups import Group, Url, is_plain_address, prefixed
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{16,250}")
+
+
+class MonitoringSettings(Group):
+    """Monitoring"""
+
+    model_config = prefixed("")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Level of the shop's own log lines, unless `MONITORING_CONFIG` has another."""
+    config: Path | None = Field(default=None, alias="MONITORING_CONFIG")
+    """Configuration of the monitoring, a YAML file. Default: the values in
+    `deployments/monitoring/monitoring.yaml`."""
+
+
+class MetricsSettings(Group):
+    """Metrics"""
+
+    model_config = prefixed("METRICS_")
+
+    host: str = "127.0.0.1"
+    """Address on which the worker answers Prometheus."""
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    """Port on which the worker answers Prometheus. Default: none; with `make run` 8431, or another one if
+    that is taken."""
+    token: SecretStr | None = None
+    """Bearer token with which Prometheus reads; without it the web app has no metrics. `make run` makes
+    one."""
+
+    @field_validator("token")
+    @classmethod
+    def _strong(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+            raise ValueError("METRICS_TOKEN must be 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -")
+        return value
+
+
+class TracesSettings(Group):
+    """Traces"""
+
+    model_config = prefixed("OTEL_")
+
+    exporter_otlp_endpoint: Url | None = None
+    """Where traces are sent (OTLP over HTTP), such as `http://127.0.0.1:4318`. Default: no traces are
+    made."""
+    enabled: bool | None = Field(default=None, alias="OTEL_TRACES")
+    """`1` sends traces to a collector on this machine if there is no endpoint; `0` turns traces off. Default:
+    on with an endpoint."""
+    sampled_share: float = Field(default=1, ge=0, le=1, alias="OTEL_TRACES_SAMPLER_ARG")
+    """Share of the orders whose traces are sent."""
+
+    @field_validator("exporter_otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str | None) -> str | None:
+        if value is not None and not is_plain_address(value):
+            raise ValueError("OTEL_EXPORTER_OTLP_ENDPOINT must be a web address (OTLP over HTTP), such as http://127.0.0.1:4318")
+        return value.rstrip("/") if value else None
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where traces are sent; None: they are off. `OTEL_TRACES` alone sends them to a collector on this
+        machine."""
+        if self.enabled is False or not (self.enabled or self.exporter_otlp_endpoint):
+            return None
+        return f"{self.exporter_otlp_endpoint or 'http://127.0.0.1:4318'}/v1/traces"

@@ -1,0 +1,41 @@
+"""Settings of payments, whatever the gateway is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from saga.configuration import Seconds
+from shop.runtime.setting_groups import Group, Minutes, Url, prefixed
+
+_URLS = {"sandbox": "http://127.0.0.1:8420", "stripe": "https://api.stripe.com"}
+
+
+class PaymentSettings(Group):
+    """Payments"""
+
+    model_config = prefixed("PAYMENT_")
+
+    gateway: Literal["sandbox", "stripe"] = Field(default="sandbox", alias="PAYMENT_GATEWAY")
+    """The payment gateway: the sandbox, which moves no real money, or Stripe."""
+    gateway_url: Url | None = None
+    """Address of the gateway. Default: `http://127.0.0.1:8420` for the sandbox (`make run` starts one),
+    Stripe's own for `stripe`."""
+    timeout_seconds: Seconds = 5
+    """Timeout of one call to the gateway."""
+    concurrency: int = Field(default=16, ge=1, le=500)
+    """Connections of one process to the gateway. A consumer takes as many slots of the Prefect limit
+    `payment-gateway`, but at most the whole limit, and makes no more calls at the same time."""
+    breaker_failures: int = Field(default=5, ge=1)
+    """Failures of the gateway in a row after which the circuit breaker opens."""
+    breaker_seconds: Seconds = 10
+    """How long the circuit breaker stays open before one call tries the gateway again."""
+    customer_minutes: Minutes = 60
+    """How long an order waits for a customer whose bank asks for confirmation (3-D Secure) before it is
+    compensated."""
+
+    @property
+    def url(self) -> str:
+        """Where the payment gateway is."""
+        return self.gateway_url or _URLS[self.gateway]

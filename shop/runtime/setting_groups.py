@@ -1,0 +1,146 @@
+"""What groups of settings are made of. Each part defines its group beside itself; `shop/settings.py` composes
+them.
+
+A field's environment variable is the group's prefix and the field's name in capitals, or the field's own
+alias. Validation errors name the environment variable, and show nothing of what was given: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic.fields import FieldInfo
+
+from saga.configuration import LARGEST
+from shop.runtime.secrets import Unreadable
+from shop.text.domains import ascii_mail_domain, ascii_url_host
+from shop.values.countries import is_country
+
+_PLAIN_ADDRESS = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
+
+
+class Group(BaseModel):
+    """The settings of one part."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _readable(cls, value: Any) -> Any:
+        return readable(value)
+
+
+def prefixed(prefix: str) -> ConfigDict:
+    """Fields are read from environment variables that begin with `prefix`, except those with an alias."""
+    return ConfigDict(alias_generator=lambda name: prefix + name.upper())
+
+
+def readable(value: Any) -> Any:
+    """The value. Raises `ValueError` with the reason if it could not be read."""
+    if isinstance(value, Unreadable):
+        raise ValueError(value.why)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its environment variable, and its field. `group` is None for a field of the whole."""
+
+    name: str
+    group: str | None
+    field: str
+    info: FieldInfo
+
+
+@cache
+def settings_in(whole: type[BaseModel]) -> Mapping[str, Setting]:
+    """Every setting of the class and of its groups, by environment variable."""
+    found: dict[str, Setting] = {}
+    for field, info in whole.model_fields.items():
+        if (group := group_of(info)) is None:
+            found[field.upper()] = Setting(field.upper(), None, field, info)
+            continue
+        for name, inner in group.model_fields.items():
+            variable = inner.alias or name.upper()
+            found[variable] = Setting(variable, field, name, inner)
+    return MappingProxyType(found)
+
+
+def group_of(info: FieldInfo) -> type[Group] | None:
+    """The group that the field holds."""
+    annotation = info.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Group) else None
+
+
+def value_of(whole: BaseModel, setting: Setting) -> Any:
+    """The setting's value."""
+    return getattr(whole if setting.group is None else getattr(whole, setting.group), setting.field)
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("must be JSON") from None
+
+
+FromJson = BeforeValidator(_parsed)
+"""For a setting of several values: an environment variable has them as JSON."""
+Minutes = Annotated[float, Field(gt=0, le=LARGEST)]
+
+
+def with_ascii_host(url: str) -> str:
+    """The URL with its host in ASCII. Not every client encodes a host beyond ASCII in the same way."""
+    try:
+        return ascii_url_host(url)
+    except UnicodeError:
+        raise ValueError("its host is no domain name that can exist") from None
+
+
+Url = Annotated[str, AfterValidator(with_ascii_host)]
+
+
+def _mail_address(value: str) -> str:
+    try:
+        return ascii_mail_domain(value)
+    except UnicodeError:
+        raise ValueError("its domain is no domain name that can exist") from None
+
+
+MailAddress = Annotated[str, AfterValidator(_mail_address)]
+
+
+def _country(code: str) -> str:
+    code = code.strip().upper()
+    if not is_country(code):
+        raise ValueError("a country must be a code of two letters, as ISO 3166 has it")
+    return code
+
+
+Country = Annotated[str, AfterValidator(_country)]
+"""A country's code, in capitals."""
+
+
+def is_plain_address(url: str) -> bool:
+    """Whether it is a web address without login, query and fragment, which therefore holds no secret."""
+    return _PLAIN_ADDRESS.fullmatch(url) is not None
+
+
+def separated(secrets: SecretStr | None) -> tuple[str, ...]:
+    """Each of several secrets with commas between them."""
+    return tuple(each.strip() for each in secrets.get_secret_value().split(",")) if secrets else ()

@@ -1,0 +1,79 @@
+"""Settings of the processes: the shop's identity, the web app, the workers."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, SecretStr, field_validator
+
+from saga.configuration import Seconds
+from shop.runtime.setting_groups import Group, MailAddress, Url, is_plain_address, prefixed, separated
+
+_API_KEY = re.compile(r"[A-Za-z0-9._~+/=-]{16,250}")
+
+
+class ShopSettings(Group):
+    """The shop"""
+
+    model_config = prefixed("SHOP_")
+
+    name: str = "The Shop"
+    """Name of the shop, on mails and labels."""
+    email: MailAddress = "orders@shop.example"
+    """Sender of mails."""
+    support_email: MailAddress = Field(default="support@shop.example", alias="SUPPORT_EMAIL")
+    """Where customers' replies go."""
+    report_email: MailAddress | None = Field(default=None, alias="REPORT_EMAIL")
+    """Who gets the daily report. Default: `SUPPORT_EMAIL`."""
+    address: str = "1 Warehouse Way, Anytown CA 90210, US"
+    """Address of the shop, on labels."""
+
+
+class WebSettings(Group):
+    """Web app"""
+
+    model_config = prefixed("WEB_")
+
+    host: str = "127.0.0.1"
+    """Address on which the web app listens."""
+    port: int = Field(default=8430, ge=0, le=65_535)
+    """Port on which the web app listens. `make run` takes another one if it is taken."""
+    url: Url | None = None
+    """Address of the web app as people reach it, for the links to label and mails on an order's page.
+    `make run` sets it."""
+    max_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
+    """Size of the largest request body."""
+    orders_api_key: SecretStr | None = Field(default=None, alias="ORDERS_API_KEY")
+    """Key with which orders are submitted over HTTP. Several, separated by commas, while one replaces
+    another. `make run` makes one."""
+
+    @field_validator("url")
+    @classmethod
+    def _where_people_reach_it(cls, value: str | None) -> str | None:
+        if value is not None and not is_plain_address(value):
+            raise ValueError("WEB_URL must be a web address without user, password and query, such as https://orders.shop.example")
+        return value
+
+    @field_validator("orders_api_key")
+    @classmethod
+    def _strong_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if not all(_API_KEY.fullmatch(key) for key in separated(value)):
+            raise ValueError("ORDERS_API_KEY must be keys of 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -, with commas between them")
+        return value
+
+    @property
+    def orders_api_keys(self) -> tuple[str, ...]:
+        """Any of them opens the intake; several, while one replaces another."""
+        return separated(self.orders_api_key)
+
+
+class WorkerSettings(Group):
+    """Workers"""
+
+    model_config = prefixed("WORKER_")
+
+    limit: int | None = Field(default=None, ge=1)
+    """Runs that one worker takes at the same time; at least 6 (four are reserved for other flows than
+    `process-order`). Default: by memory and connections. `--limit` overrides it."""
+    consumer_seconds: Seconds = Field(default=330, alias="CONSUMER_SECONDS")
+    """How long a consumer keeps claiming orders."""
