@@ -37,7 +37,7 @@ async def handle_payment_events() -> dict[str, int]:
         for hint in hints:
             if (handled := hint.handled) is not None:
                 log.info("%s of %s: %s", hint.event.type, handled.order_id, handled.done or "later")
-                tell_of([each for each in handled.found if not each.mended])
+                tell_of([each for each in handled.found if not each.repaired])
                 ended.append(handled)
     async with artifacts_shown():
         if reopened := [each.order_id for each in ended if each.reopened and each.order_id]:

@@ -32,7 +32,7 @@ _HOURS, _FIRST_DAYS = 48, 30
 _LOOK_BACK = 200
 """Runs."""
 _OVERLAP = timedelta(hours=1)
-_ENDS = ["Balanced", "Mended", "Discrepancies"]
+_ENDS = ["Balanced", "Repaired", "Discrepancies"]
 SinceHours = Annotated[
     float | None,
     Field(
@@ -54,7 +54,7 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
     Without `since_hours` no time is left out, however long no run has ended. What is open from before is looked at again, until the books
     agree or a person accepts it (`accept-discrepancies`).
 
-    Ends as `Balanced`, as `Mended` when all that was wrong could be mended, or as failed, `Discrepancies`, when a person has to look.
+    Ends as `Balanced`, as `Repaired` when all that was wrong could be mended, or as failed, `Discrepancies`, when a person has to look.
     The artifact `reconciliation` has the table; each discrepancy is an event.
     """
     report = Report()
@@ -66,7 +66,7 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
     _tell(report)
     if report.open:
         return Failed(name="Discrepancies", message=summary, data=summary)
-    return Completed(name="Mended" if report.mended else "Balanced", message=summary, data=summary)
+    return Completed(name="Repaired" if report.repaired else "Balanced", message=summary, data=summary)
 
 
 async def _since() -> datetime:
@@ -104,11 +104,11 @@ def _rows(report: Report) -> Iterator[dict[str, str]]:
 
 
 def _now(discrepancy: Discrepancy) -> str:
-    if discrepancy.mended:
+    if discrepancy.repaired:
         return "mended"
     if discrepancy.remark:
         return f"could not be mended: {one_line(discrepancy.remark)}"
-    return "can be mended: run again with fix" if discrepancy.mendable else "for a person"
+    return "can be mended: run again with fix" if discrepancy.repairable else "for a person"
 
 
 def _tell(report: Report) -> None:
@@ -134,7 +134,7 @@ def _payload(discrepancy: Discrepancy) -> dict[str, Any]:
         "amount": str(discrepancy.amount) if discrepancy.amount is not None else None,
         "currency": discrepancy.currency,
         "payment_ids": list(discrepancy.payment_ids),
-        "mended": discrepancy.mended,
+        "mended": discrepancy.repaired,
         "remark": discrepancy.remark,
     }
 

@@ -39,13 +39,13 @@ def _show_progress(payments: int) -> None:
 
 
 def books_table(books: Books) -> Table:
-    """Each row of the books with its witness."""
+    """Prints each row of the books with its source."""
     title: str | Text = "The books balance" if books.compared else "The books, without the payment gateway: order-saga books asks it"
     if not books.balanced:
         title = Text("The books do not balance", "bold red")
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("", "our tables", "the witness", ""):
+    for column in ("", "our tables", "the source", ""):
         table.add_column(column)
     for row in books.rows:
-        table.add_row(row.name, row.ours, row.witness, _MARKS[row.ok])
+        table.add_row(row.name, row.ours, row.source, _MARKS[row.ok])
     return table

@@ -1,1 +1,2 @@
-"""Reconciliation: the gateway's own list of payments against our orders, both ways, and the stock against what moved it."""
+"""Reconciliation: compares the gateway's payments with the orders, in both directions, and the stock with
+its movements."""

@@ -16,7 +16,7 @@ from deployments.cli.trouble import explanation
 from deployments.who import user
 from shop.review import resolution as review
 from shop.review.attention import ReviewCase
-from shop.review.errors import DeskError, ResolutionIncomplete
+from shop.review.errors import ResolutionIncomplete, ReviewError
 from shop.review.resolution import Decision, Resolution
 from shop.review.selection import Selection, select_sync
 from shop.runtime.sync import run_sync
@@ -119,7 +119,7 @@ async def _each(decision: Decision, cases: Sequence[ReviewCase], rows: list[Row]
         status.update(f"{number} of {len(cases)}")
         try:
             new = await review.resolve(replace(decision, order_id=case.order_id), dry_run=dry_run)
-        except DeskError as error:
+        except ReviewError as error:
             rows.append(Row(case, str(error), refused=True))
         else:
             rows.append(Row(case, _DONE[decision.resolution] if new else "decided before", changed=new))
