@@ -29,7 +29,7 @@ from prefect.runtime import deployment
 from shop.orders.errors import UnusableOrder
 from shop.orders.intake import known_ids, submit_one
 from shop.orders.intake_content import take_in
-from shop.orders.lost_runs import Search, next_search, searched
+from shop.orders.lost_runs import Search, next_search, record_search
 
 log = get_logger("orders")
 
@@ -60,7 +60,7 @@ async def store_lost_orders() -> list[str]:
             stored += await _store([run for run in page if not _was_cancelled_by_somebody(run)])
         async for page in _stuck(client, deployments, search):
             stored += await _store(page)
-    await searched(search)
+    await record_search(search)
     return stored
 
 

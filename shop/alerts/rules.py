@@ -22,7 +22,8 @@ from shop.settings import Settings
 ALL, REST = "all orders", "and more"
 """Subjects: the error rate over all steps; the orders beyond those that get an alert of their own."""
 _PAUSE_SECONDS = 15.0
-"""How long orders may be blocked by the infrastructure, or by the lack of a worker of their version, before the alert."""
+"""Minimum time in seconds that orders are blocked by the infrastructure, or by the lack of a worker of
+their version, before the alert."""
 _EASED = 0.8
 """An error rate alert clears below this share of the threshold: without the gap it would be raised and cleared again and again."""
 
@@ -42,7 +43,7 @@ class Rule(StrEnum):
 
 
 _MOST = {Rule.ORDER_WAITING: 3, Rule.NEEDS_ATTENTION: 10, Rule.RECOVERY_BEHIND: 3}
-"""How many orders get an alert of their own; the rest share one."""
+"""Limits the orders that get an alert of their own; the rest share one."""
 
 _EXAMPLES = 5
 
@@ -131,7 +132,7 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
     asked = {"threshold": threshold, "open": sorted(known), "most": _MOST[rule] + len(known) + _EXAMPLES}
     rows = connection.execute(_ORDERS[rule], asked).all()
     alone = [row for row in rows if row.id in known]
-    if REST not in already:  # otherwise each order that moves up would raise an alert again
+    if REST not in already:  # else each order that moves up would raise a new alert
         alone += [row for row in rows if row.id not in known][: max(0, _MOST[rule] - len(alone))]
     for row in alone:
         details = {"order_id": row.id, **{name: getattr(row, name) for name in ("currency", "step", "code") if getattr(row, name)}}

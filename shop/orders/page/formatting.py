@@ -25,8 +25,8 @@ def duration(seconds: float | None) -> str:
 
 
 def for_mermaid(text: str, most: int = _SHOWN) -> str:
-    """Escapes text for a quoted label of Mermaid: letters and digits of any script stay, other characters become character references where
-    Mermaid, Markdown or HTML could interpret them. One line, shortened."""
+    """Escapes text for a quoted label of Mermaid: letters and digits of any script stay, other characters
+    become character references where Mermaid, Markdown or HTML could interpret them. One line, shortened."""
     return "".join(c if c.isalnum() or c in _HARMLESS else f"#{ord(c)};" for c in _visible(text, most))
 
 
