@@ -1,4 +1,4 @@
-"""Metrics as tables for a terminal."""
+"""Shows metrics as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from shop.values.money import show
 _BAD = "bold red"
 _TIMES = ("mean", "p50", "p95", "p99")
 _MORE = 12
-"""Processes that are shown."""
+"""Limits the processes that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cropped:
-    """As much of it as the terminal has lines for, and how many there are besides."""
+    """Crops content to the terminal's height, and shows how many lines are missing."""
 
     what: RenderableType
 
@@ -45,7 +45,7 @@ class Cropped:
 
 
 def shown(metrics: Metrics, threshold: float) -> Group:
-    """All of it. Error rates above the threshold (a share) stand out."""
+    """Shows all metrics. Highlights error rates above the threshold (a share)."""
     window = metrics.window
     parts: list[RenderableType] = [Text(f"{window.name}, as of {_clock(metrics.read_at)}", "bold")]
     if metrics.events is not None:
@@ -95,11 +95,11 @@ def _business(business: BusinessMetrics) -> Table:
     ended = [Text(f"{count:,} {outcome}", STYLES.get(outcome, "") if count else "dim") for outcome, count in business.orders.items()]
     table.add_row("orders that ended", Text(", ").join(ended))
     table.add_row("from submission to outcome", _in_words(business.latency))
-    table.add_row("open now", f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being undone")
+    table.add_row("open now", f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being compensated")
     if (oldest := business.oldest_waiting) is not None:
         table.add_row("oldest waiting order", f"{oldest.id}, for {_time(oldest.seconds * 1000)}")
     attention = Text(_orders(business.needs_attention), _BAD if business.needs_attention else "")
-    table.add_row("need attention now", attention)
+    table.add_row("under manual review now", attention)
     table.add_row("refunds owed now", _orders(business.refunds_owed))
     for currency, money in business.money.items():
         said = f"{show(money.charged, currency)} charged, {show(money.refunded, currency)} refunded"

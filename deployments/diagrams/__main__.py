@@ -11,7 +11,7 @@ from deployments.diagrams.mermaid import HOME
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 1 with `--check` if a diagram is out of date."""
+    """Returns exit code 1 with `--check` if a diagram is out of date."""
     parser = argparse.ArgumentParser(prog="python -m deployments.diagrams", description="Refreshes the diagrams in README.md and docs/.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a diagram is out of date")
     check: bool = parser.parse_args(arguments).check
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path, text in stale.items():
         if not check:
             path.write_text(text, encoding="utf-8", newline="\n")
-        sys.stdout.write(f"{path.relative_to(HOME)}: {'its diagrams are out of date: make diagrams' if check else 'refreshed'}\n")
+        sys.stdout.write(f"{path.relative_to(HOME)}: {'its diagrams are out of date: run make diagrams' if check else 'refreshed'}\n")
     return int(check and bool(stale))
 
 

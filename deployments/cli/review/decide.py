@@ -1,4 +1,4 @@
-"""One decision about many orders, each in a transaction of its own."""
+"""Applies one decision to many orders, each in its own transaction."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _DONE = {
 }
 _OPTIONS = {"resolved_by": "--by", "reference": "--reference", "reason": "--reason"}
 _OPEN_AGAIN = (
-    "They are open again, and a running worker or consumer takes them to their outcome. Nothing was started on a Prefect server: if no "
-    "worker runs, they stay open until one does."
+    "They are reopened, and a running worker or consumer takes them to their outcome. Nothing was started on a Prefect server: if "
+    "no worker runs, they stay open until one does."
 )
 
 
 def decide(resolution: Resolution, orders: Sequence[str], filters: Filters, who: Who, reference: str | None = None) -> int:
-    """Returns the exit code."""
+    """Decides, shows the results, and returns the exit code."""
     settings()
     orders = list(dict.fromkeys(orders))
     problems = _which(orders, filters, who)
@@ -52,12 +52,12 @@ def decide(resolution: Resolution, orders: Sequence[str], filters: Filters, who:
         return _refuse(problems)
     cases = select_sync(selection, None if who.all else orders)
     if unknown := [] if who.all else [order_id for order_id in orders if order_id not in {case.order_id for case in cases}]:
-        return _refuse([f"{order_id} is not under manual review, and never was" for order_id in unknown])
+        return _refuse([f"{order_id} was never under manual review" for order_id in unknown])
     return _decide_each(decision, cases, dry_run=who.dry_run)
 
 
 def selected(filters: Filters) -> Selection | None:
-    """None, after it was said what is wrong, if the filters make no sense."""
+    """Returns the selection; None, after showing the errors, if the filters are invalid."""
     settings()
     selection, problems = _selection(filters)
     if problems:
@@ -77,7 +77,7 @@ def _which(orders: Sequence[str], filters: Filters, who: Who) -> list[str]:
         return ["give the ids of orders or --all, not both"] if orders else []
     problems = [] if orders else ["give the ids of orders, or --all"]
     if any(value is not None for value in asdict(filters).values()):
-        problems.append("filters need --all")
+        problems.append("filters require --all")
     return problems
 
 
