@@ -78,7 +78,7 @@ def create_app(
     # Without documentation pages: FastAPI's load scripts from third parties.
     app = FastAPI(title="Inventory", version="1", description=_DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None)
     app.add_middleware(BoundedBodies, most_bytes=_MOST_BYTES)
-    _tell_problems(app)
+    _answer_problems(app)
     app.include_router(_orders(inventory, _guarded(token)), dependencies=[Depends(_BEARER)], responses=_CAN_HAPPEN)
 
     @app.get("/health", tags=["health"])
@@ -196,7 +196,7 @@ def _guarded(token: str | None) -> type[APIRoute]:
     return Guarded
 
 
-def _tell_problems(app: FastAPI) -> None:
+def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(StepError)
     async def no(_: Request, error: StepError) -> Response:
         match error:
@@ -247,8 +247,8 @@ def _tell_problems(app: FastAPI) -> None:
 
 def _problem(kind: Problem, detail: str = "", shortages: list[ShortItem] | None = None, *, status: int | None = None) -> Response:
     usual, title = _TITLES[kind]
-    told = ProblemDetails(type=kind, title=title, status=status or usual, detail=detail, shortages=shortages or [])
-    return Response(told.model_dump_json(), status_code=told.status, media_type=PROBLEM_JSON)
+    problem = ProblemDetails(type=kind, title=title, status=status or usual, detail=detail, shortages=shortages or [])
+    return Response(problem.model_dump_json(), status_code=problem.status, media_type=PROBLEM_JSON)
 
 
 async def _keep_expiring(inventory: EmbeddedInventory, seconds: float) -> None:

@@ -22,12 +22,12 @@ async def open_beyond_loopback(api_url: str) -> str | None:
     """
     url = httpx.URL(api_url)
     hosts = addresses_beyond_loopback() if await _is_loopback(url.host) else [url.host]
-    async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as nobody:
+    async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
         for host in hosts:
             here = url.copy_with(host=host)
             try:
                 # One of Prefect's own routes that requires the password if the server has one.
-                answer = await nobody.get(f"{str(here).rstrip('/')}/admin/version")
+                answer = await client.get(f"{str(here).rstrip('/')}/admin/version")
             except httpx.HTTPError:
                 continue
             if answer.status_code == httpx.codes.OK:

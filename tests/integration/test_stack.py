@@ -159,7 +159,7 @@ class TestPostgres:
     def test_a_folder_with_something_else_in_it_is_not_touched(self, folder: Path) -> None:
         (folder / "postgres").mkdir()
         (folder / "postgres" / "letter.txt").write_text("dear")
-        with pytest.raises(StackError, match="holds no PostgreSQL data"):
+        with pytest.raises(StackError, match="contains no PostgreSQL data"):
             EmbeddedPostgres(folder / "postgres").start()
         assert (folder / "postgres" / "letter.txt").read_text() == "dear"
 
@@ -397,8 +397,8 @@ class TestStack:
             os.kill(_postmaster(stack.postgres), signal.SIGKILL)
             assert poll(lambda: stack.sandbox is not None and not stack.sandbox.running(), 10)
             assert sorted(str(each) for each in stack.revive()) == [
-                "PostgreSQL: had stopped, was started again",
-                "payment sandbox: had stopped, was started again",
+                "PostgreSQL: stopped, and was restarted",
+                "payment sandbox: stopped, and was restarted",
             ]
             assert stack.revive() == []
             assert httpx.get(f"{stack.gateway_url}/health").status_code == 200
@@ -438,7 +438,7 @@ class TestStack:
             assert tried["PostgreSQL"].error == tried["web app"].error == ""
             assert "no luck" in tried["payment sandbox"].error
             assert tried["payment sandbox"].pause > 0
-            assert "could not be started" in str(tried["payment sandbox"])
+            assert "could not be restarted" in str(tried["payment sandbox"])
             assert stack.postgres.running()
             assert httpx.get(f"{stack.web.url}/health").status_code == 200
 

@@ -343,7 +343,7 @@ class TestServersThatAreAway:
         settings.cache_clear()
         with served() as client:
             for answer in (client.post("/orders", json=an_order("x")), client.get("/orders/x")):
-                assert "send the same again" in problem(answer, 503)["detail"]
+                assert "send the same request again" in problem(answer, 503)["detail"]
                 assert int(answer.headers["retry-after"]) > 0
             problem(client.get("/health"), 503)
         settings.cache_clear()
