@@ -1,4 +1,5 @@
-"""What the gateway has told by itself: late successes are given back, refunds made in its dashboard found, disputes shown."""
+"""Handles events of the payment gateway: refunds late charges, detects refunds from its dashboard, shows
+disputes."""
 
 from __future__ import annotations
 
@@ -25,9 +26,10 @@ _AT_ONCE = 8
 
 @flow(name="handle-payment-events", flow_run_name=timed("payment events"), persist_result=False)
 async def handle_payment_events() -> dict[str, int]:
-    """Handles the events that the web app has stored, and that are due. A run that dies loses none: the next one takes them up.
+    """Handles the stored events that are due. If this run dies, the next one handles the rest.
 
-    A discrepancy that a person has to look at is an event `order.reconciliation.discrepancy`, as after a reconciliation.
+    For a discrepancy that needs a person it emits `order.reconciliation.discrepancy`, as a reconciliation
+    does.
     """
     log, ended = get_run_logger(), list[Handled]()
     while events := await inbox.claim(most=_AT_ONCE):
@@ -41,7 +43,7 @@ async def handle_payment_events() -> dict[str, int]:
                 ended.append(handled)
     async with artifacts_shown():
         if reopened := [each.order_id for each in ended if each.reopened and each.order_id]:
-            await take_up(reopened)  # they are open orders: should this worker die, recovery continues them
+            await take_up(reopened)  # if this worker dies, recovery continues these open orders
         if (touched := list({each.order_id for each in ended if each.order_id})) and await outbox.is_due(touched):
             await deliver_outbox(len(touched), touched)
     if any(each.review_changed or each.reopened for each in ended):

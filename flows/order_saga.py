@@ -1,6 +1,7 @@
-"""The order saga, once: the flows run this table, and everything that draws or explains the saga reads it.
+"""The order saga's definition. The flows run this table, and everything that draws or explains the saga reads
+it.
 
-Adding a step is a file in `tasks/` and a line here; see the README.
+To add a step, add a file in `tasks/` and a line here; see the README.
 """
 
 from __future__ import annotations

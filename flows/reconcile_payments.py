@@ -1,4 +1,4 @@
-"""Do our books, the gateway's and the shelf say the same? Nightly, and by hand."""
+"""Reconciles our records, the gateway's and the stock. Nightly, and on request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MORE_EVENT = "order.reconciliation.more"
 MOST_EVENTS = 300
 _HOURS, _FIRST_DAYS = 48, 30
 _LOOK_BACK = 200
-"""Runs."""
+"""Limits how many previous runs are examined."""
 _OVERLAP = timedelta(hours=1)
 _ENDS = ["Balanced", "Repaired", "Discrepancies"]
 SinceHours = Annotated[
@@ -38,10 +38,10 @@ SinceHours = Annotated[
     Field(
         gt=0,
         le=24 * 3660,
-        description="How far to look back: what moved, and orders that ended, since then. Empty: 48 hours, and at least to the last run",
+        description="Hours to look back, for payments that moved and orders that ended. Empty: 48 hours, and at least to the last run",
     ),
 ]
-Fix = Annotated[bool, Field(description="Mend what can be mended without guessing; otherwise only tell")]
+Fix = Annotated[bool, Field(description="Repair what needs no decision; otherwise only report")]
 
 
 def _run_name() -> str:
@@ -50,11 +50,11 @@ def _run_name() -> str:
 
 @flow(name="reconcile-payments", flow_run_name=_run_name, persist_result=False)
 async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) -> State[str]:
-    """Compares the gateway's list of payments and refunds with our orders, both ways, and the stock with reservations and shipments.
-    Without `since_hours` no time is left out, however long no run has ended. What is open from before is looked at again, until the books
-    agree or a person accepts it (`accept-discrepancies`).
+    """Compares the gateway's payments and refunds with our orders, in both directions, and the stock with reservations and shipments.
+    Without `since_hours` no period is skipped, however long no run has ended. Open discrepancies are checked again until both sides
+    agree or a person accepts them (`accept-discrepancies`).
 
-    Ends as `Balanced`, as `Repaired` when all that was wrong could be mended, or as failed, `Discrepancies`, when a person has to look.
+    Ends as `Balanced`, as `Repaired` if everything wrong could be repaired, or as failed, `Discrepancies`, if a person is needed.
     The artifact `reconciliation` has the table; each discrepancy is an event.
     """
     report = Report()
@@ -70,8 +70,8 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
 
 
 async def _since() -> datetime:
-    """48 hours ago, or a little before the last run began that came to an end and was one like this: nothing left out, and mended what it
-    could. Without one it looks back a month."""
+    """Returns 48 hours ago, or a little before the start of the last completed run like this one: without
+    a gap, and with repairs. Without such a run, a month ago."""
     now = await database_time()
     async with get_client() as client:
         ended = await client.read_flow_runs(
@@ -105,10 +105,10 @@ def _rows(report: Report) -> Iterator[dict[str, str]]:
 
 def _now(discrepancy: Discrepancy) -> str:
     if discrepancy.repaired:
-        return "mended"
+        return "repaired"
     if discrepancy.remark:
-        return f"could not be mended: {one_line(discrepancy.remark)}"
-    return "can be mended: run again with fix" if discrepancy.repairable else "for a person"
+        return f"could not be repaired: {one_line(discrepancy.remark)}"
+    return "can be repaired: run again with fix" if discrepancy.repairable else "needs a person"
 
 
 def _tell(report: Report) -> None:
@@ -118,7 +118,7 @@ def _tell(report: Report) -> None:
 
 
 def tell_of(discrepancies: Sequence[Discrepancy]) -> None:
-    """An event for each."""
+    """Emits an event for each discrepancy."""
     for discrepancy in discrepancies:
         what = f"shop.product.{discrepancy.product_id}" if discrepancy.product_id else f"shop.order.{_subject(discrepancy)}"
         emit_event(EVENT, resource={"prefect.resource.id": what}, payload=_payload(discrepancy))
@@ -140,7 +140,7 @@ def _payload(discrepancy: Discrepancy) -> dict[str, Any]:
 
 
 def _subject(discrepancy: Discrepancy) -> str:
-    """Anybody may have typed it, and the gateway's need not even be one of ours."""
+    """Returns a displayable id: an order id is untrusted input, and the gateway's may not be one of ours."""
     return one_line(discrepancy.product_id or discrepancy.order_id)
 
 
