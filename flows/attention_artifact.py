@@ -42,7 +42,7 @@ class _ReviewQueueArtifact:
         self._changed.set()
         if self._showing is None or self._showing.done():
             self._hurry.clear()
-            self._showing = asyncio.create_task(self._show(), name="show-desk")
+            self._showing = asyncio.create_task(self._show(), name="show-review-queue")
 
     async def settle(self) -> None:
         self._hurry.set()

@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 
 from flows import attention_artifact
 from flows.closing import artifacts_shown
-from flows.reconcile_payments import tell_of
+from flows.reconcile_payments import emit_events
 from flows.reopened import take_up
 from flows.run_names import timed
 from saga.prefect.limits import slots
@@ -39,7 +39,7 @@ async def handle_payment_events() -> dict[str, int]:
         for hint in hints:
             if (handled := hint.handled) is not None:
                 log.info("%s of %s: %s", hint.event.type, handled.order_id, handled.done or "later")
-                tell_of([each for each in handled.found if not each.repaired])
+                emit_events([each for each in handled.found if not each.repaired])
                 ended.append(handled)
     async with artifacts_shown():
         if reopened := [each.order_id for each in ended if each.reopened and each.order_id]:

@@ -19,7 +19,7 @@ from shop.runtime import logs
 from shop.settings import settings
 
 _OF_RUNS = ("prefect.flow_runs", "prefect.task_runs")
-_BESIDE = ("flow_", "task_", "deployment_", "work_")
+_RUN_FIELDS = ("flow_", "task_", "deployment_", "work_")
 """Prefixes of the fields that Prefect adds to the lines of a run."""
 _OUTSIDE_OF_TASKS = "prefect.orders"
 """`get_logger("orders")`: lines of code outside tasks, which Prefect shows on the console only."""
@@ -33,15 +33,15 @@ def configure() -> None:
     add_source(_run)
     config = monitoring()
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, PrefectConsoleHandler) and not isinstance(handler.formatter, _Masked):
-            handler.setFormatter(_Masked(handler.formatter))
+        if isinstance(handler, PrefectConsoleHandler) and not isinstance(handler.formatter, _MaskedFormatter):
+            handler.setFormatter(_MaskedFormatter(handler.formatter))
     for name in (*logs.LOGGERS, _OUTSIDE_OF_TASKS, *_OF_RUNS):
         log = logging.getLogger(name)
         for handler in log.handlers:
             if isinstance(handler, APILogHandler):
-                handler.setFormatter(_AsText())
+                handler.setFormatter(_TextFormatter())
         if not any(isinstance(handler, APILogHandler) for handler in log.handlers):
-            log.addHandler(_ToTheUI())
+            log.addHandler(_UIHandler())
         if name not in logs.LOGGERS and logs.to_file(config.logging):
             for handler in [each for each in log.handlers if isinstance(each, Lines)]:
                 log.removeHandler(handler)
@@ -62,7 +62,7 @@ def _run() -> dict[str, Any]:
     return found
 
 
-class _ToTheUI(APILogHandler):
+class _UIHandler(APILogHandler):
     """Sends lines of a run to the UI, without those per order of a batch, of which there may be thousands
     a second."""
 
@@ -76,7 +76,7 @@ class _ToTheUI(APILogHandler):
         return _text(record)
 
 
-class _AsText(logging.Formatter):
+class _TextFormatter(logging.Formatter):
     """Formats lines for Prefect's own handlers of runs' lines."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -85,10 +85,10 @@ class _AsText(logging.Formatter):
 
 def _text(record: logging.LogRecord) -> str:
     """Returns the masked text, without the fields that the UI shows beside it."""
-    return as_text({key: value for key, value in lines_of(record).items() if not key.startswith(_BESIDE)})
+    return as_text({key: value for key, value in lines_of(record).items() if not key.startswith(_RUN_FIELDS)})
 
 
-class _Masked(logging.Formatter):
+class _MaskedFormatter(logging.Formatter):
     """Formats Prefect's own console lines as Prefect does, with masked exceptions."""
 
     def __init__(self, inner: logging.Formatter | None) -> None:

@@ -39,7 +39,7 @@ STUCK_SECONDS = 90
 dead. If it is alive, it finds its order stored."""
 _ENDED = [StateType.CRASHED, StateType.FAILED, StateType.CANCELLED]
 _STUCK = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
-_NO_WISH = ("Deployment concurrency", "no longer exists, cancelled run")
+_CANCELLED_BY_PREFECT = ("Deployment concurrency", "no longer exists, cancelled run")
 """Messages of runs that Prefect cancelled itself. Any other cancelled run was cancelled by a person who
 does not want the order."""
 _PAGE = 100
@@ -60,7 +60,7 @@ async def store_lost_orders() -> list[str]:
         if not (deployments := await _process_order_deployments(client, UUID(str(deployment.id)))):
             return []
         async for page in _ended(client, deployments, search):
-            stored += await _store([run for run in page if not _was_cancelled_by_somebody(run)])
+            stored += await _store([run for run in page if not _was_cancelled_by_person(run)])
         async for page in _stuck(client, deployments, search):
             stored += await _store(page)
     await record_search(search)
@@ -121,9 +121,9 @@ async def _pages(client: PrefectClient, deployments: list[UUID], which: FlowRunF
             return
 
 
-def _was_cancelled_by_somebody(run: FlowRun) -> bool:
+def _was_cancelled_by_person(run: FlowRun) -> bool:
     state = run.state
-    return state is not None and state.is_cancelled() and not any(words in (state.message or "") for words in _NO_WISH)
+    return state is not None and state.is_cancelled() and not any(words in (state.message or "") for words in _CANCELLED_BY_PREFECT)
 
 
 async def _store(runs: list[FlowRun]) -> list[str]:

@@ -36,13 +36,13 @@ async def show_order(order_id: str, *, leaving: bool = False, of_run: UUID | Non
             if of_run is None:
                 await acreate_markdown_artifact(page, key=page_key(order_id), description=summary(story))
             else:
-                await _leave_at(of_run, page_key(order_id), page, summary(story))
+                await _create_artifact_of(of_run, page_key(order_id), page, summary(story))
     except Exception as error:  # noqa: BLE001  (a missing page does not affect the order)
         log.warning("showing order %s in the UI failed (%s)", order_id, type(error).__name__)
         return False
     return True
 
 
-async def _leave_at(run: UUID, key: str, page: str, description: str) -> None:
+async def _create_artifact_of(run: UUID, key: str, page: str, description: str) -> None:
     async with get_client() as client:
         await client.create_artifact(ArtifactCreate(key=key, type="markdown", data=page, description=description, flow_run_id=run))

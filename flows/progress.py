@@ -48,7 +48,7 @@ class Progress:
 
     def begin(self) -> None:
         """Starts showing the progress, in a background task. A run that ends soon only shows its result."""
-        self._showing = asyncio.create_task(self._show_now_and_then(), name="show-progress")
+        self._showing = asyncio.create_task(self._show_repeatedly(), name="show-progress")
 
     async def end(self) -> None:
         """Shows the table of outcomes, if there was any order. Takes some seconds at most and never
@@ -65,7 +65,7 @@ class Progress:
         if self._showing is not None:
             await cancel_and_wait([self._showing])
 
-    async def _show_now_and_then(self) -> None:
+    async def _show_repeatedly(self) -> None:
         while True:
             await asyncio.sleep(self._pause)
             if self._taken():

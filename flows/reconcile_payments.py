@@ -29,10 +29,10 @@ EVENT = "order.reconciliation.discrepancy"
 MORE_EVENT = "order.reconciliation.more"
 MOST_EVENTS = 300
 _HOURS, _FIRST_DAYS = 48, 30
-_LOOK_BACK = 200
+_MOST_RUNS = 200
 """Limits how many previous runs are examined."""
 _OVERLAP = timedelta(hours=1)
-_ENDS = ["Balanced", "Repaired", "Discrepancies"]
+_STATE_NAMES = ["Balanced", "Repaired", "Discrepancies"]
 SinceHours = Annotated[
     float | None,
     Field(
@@ -63,7 +63,7 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
     summary = report.summary()
     get_run_logger().info("%s", summary)
     await acreate_table_artifact(key=ARTIFACT, table=list(_rows(report)), description=f"Since {since:%Y-%m-%d %H:%M} UTC: {summary}")
-    _tell(report)
+    _emit_shown(report)
     if report.open:
         return Failed(name="Discrepancies", message=summary, data=summary)
     return Completed(name="Repaired" if report.repaired else "Balanced", message=summary, data=summary)
@@ -76,9 +76,9 @@ async def _since() -> datetime:
     async with get_client() as client:
         ended = await client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["reconcile-payments"])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_ENDS))),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_STATE_NAMES))),
             sort=FlowRunSort.START_TIME_DESC,
-            limit=_LOOK_BACK,
+            limit=_MOST_RUNS,
         )
     whole = (run.start_time for run in ended if not run.parameters.get("since_hours") and run.parameters.get("fix", True))
     last = next((start for start in whole if start is not None), now - timedelta(days=_FIRST_DAYS) + _OVERLAP)
@@ -111,13 +111,13 @@ def _now(discrepancy: Discrepancy) -> str:
     return "can be repaired: run again with fix" if discrepancy.repairable else "needs a person"
 
 
-def _tell(report: Report) -> None:
-    tell_of(report.shown[:MOST_EVENTS])
+def _emit_shown(report: Report) -> None:
+    emit_events(report.shown[:MOST_EVENTS])
     if (left := report.total - MOST_EVENTS) > 0:
         emit_event(MORE_EVENT, resource={"prefect.resource.id": "shop.reconciliation"}, payload={"more": left, "summary": report.summary()})
 
 
-def tell_of(discrepancies: Sequence[Discrepancy]) -> None:
+def emit_events(discrepancies: Sequence[Discrepancy]) -> None:
     """Emits an event for each discrepancy."""
     for discrepancy in discrepancies:
         what = f"shop.product.{discrepancy.product_id}" if discrepancy.product_id else f"shop.order.{_subject(discrepancy)}"

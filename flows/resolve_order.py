@@ -28,7 +28,7 @@ _BUSY_SECONDS = 120
 
 OrderId = Annotated[str, Field(min_length=1, max_length=200)]
 Words = Annotated[str, Field(min_length=1, max_length=300)]
-Perhaps = Annotated[str | None, Field(max_length=300)]
+OptionalWords = Annotated[str | None, Field(max_length=300)]
 
 
 def _run_name() -> str:
@@ -37,7 +37,7 @@ def _run_name() -> str:
 
 @flow(name="resolve-order", flow_run_name=_run_name, persist_result=False)
 async def resolve_order(
-    order_id: OrderId, resolution: Resolution, resolved_by: Words, reference: Perhaps = None, reason: Perhaps = None
+    order_id: OrderId, resolution: Resolution, resolved_by: Words, reference: OptionalWords = None, reason: OptionalWords = None
 ) -> State[OrderOutcome]:
     """Resolves an order under manual review, or retries its compensations. Stores who, when and why (table `desk_entry`).
 

@@ -27,7 +27,7 @@ _SYSTEMS = {
 """The external system that a step calls: its id in a diagram, and its name."""
 _BUILT_IN = {"check_inventory", "fulfill_order"}
 """Steps that use the shop's own tables unless an external system is configured."""
-_RUN_THE_SAGA = {"orders", "recovery", "desk", "webhooks"}
+_RUN_THE_SAGA = {"orders", "recovery", "review", "webhooks"}
 """Tags of the deployments that run the saga."""
 _STARTS = {"ui": "a person in the Prefect UI", "python": "Python, command line", "web": "web app<br>POST /orders, webhooks"}
 _ARROWS = """

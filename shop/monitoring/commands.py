@@ -84,12 +84,12 @@ def read_messages(connection: Connection, window: Window) -> list[Counted]:
 
 
 def that_ended(counted: Iterable[Counted]) -> list[Counted]:
-    """Without the postponed attempts."""
+    """Returns the counts without the postponed attempts."""
     return [each for each in counted if not each.postponed]
 
 
 def bucket_counts(counted: Iterable[Counted]) -> Counter[int]:
-    """Counts by bucket."""
+    """Returns the counts by bucket."""
     found: Counter[int] = Counter()
     for each in counted:
         found[each.bucket] += each.commands
@@ -101,14 +101,14 @@ def total(counted: Iterable[Counted]) -> int:
 
 
 def share(part: int, whole: int) -> float | None:
-    """None if there is nothing to divide."""
+    """Returns the share; None if there is nothing to divide."""
     return part / whole if whole else None
 
 
 def _read_apart(connection: Connection, window: Window, every: TextClause, postponed: TextClause) -> list[Counted]:
     found = _read(connection, every, window)
     if all(each.done or (each.remark is not None and each.remark not in EXTERNAL) for each in found):
-        return found  # the usual case: nothing can be postponed
+        return found  # the usual case: nothing is postponed
     apart = _read(connection, postponed, window, external=list(EXTERNAL))
     less = {(each.step, each.status, each.remark, each.bucket): each for each in apart}
     left = []

@@ -29,7 +29,7 @@ class Logging(_Part):
     default_logger: Literal["composite", "console", "file"] = "composite"
     """`console`: for people, on standard error. `file`: JSON lines, for machines. `composite`: both."""
     level: Level | None = None
-    """None: what `LOG_LEVEL` says."""
+    """None: `LOG_LEVEL` applies."""
     file_path: str | None = Field(default=None, min_length=1)
     """From the project's folder, unless it is absolute. None: `logs/shop.jsonl` in `VAR_DIR`. Host and pid are inserted into the name
     (`shop.HOST-PID.jsonl`): each process has its own file."""
@@ -77,14 +77,15 @@ class Monitoring(_Part):
     metrics_collection: MetricsCollection = MetricsCollection()
 
     def log_file(self, var_dir: Path, process: str = "*") -> Path:
-        """The file of JSON lines of a process (its host and pid); `*`: the pattern of the names of all."""
+        """Returns the JSON lines file of a process (its host and pid); `*` returns the pattern of all
+        names."""
         given = self.logging.file_path
         path = HOME / Path(given).expanduser() if given else var_dir / "logs" / "shop.jsonl"
         return path.with_name(f"{path.stem}.{process}{path.suffix}")
 
 
 class MonitoringConfigError(ValueError):
-    """The file cannot be used. `problems` has one line for each error."""
+    """The file is invalid. `problems` has one line per error."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         self.path, self.problems = path, tuple(problems)
@@ -126,7 +127,7 @@ def _problem(error: Any) -> str:
     where = ".".join(path)
     if error["type"] == _UNKNOWN:
         alike = get_close_matches(path[-1], _keys(path[:-1]), n=1)
-        return f"{where}: there is no such key" + (f"; is {'.'.join([*path[:-1], alike[0]])} meant?" if alike else "")
+        return f"{where}: unknown key" + (f"; did you mean {'.'.join([*path[:-1], alike[0]])}?" if alike else "")
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, not {str(error['input'])[:80]!r}"
 
 

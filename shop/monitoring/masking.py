@@ -16,12 +16,12 @@ from shop.text import card_numbers
 MASKED = "[masked]"
 _SHORTEST_SECRET = 6
 _SHORTEST_TOKEN = 10
-"""Of what is masked in a URL beside its password. Shorter parts are ordinary words too often."""
+"""Minimum length of masked parts of a URL other than its password. Shorter parts are often ordinary words."""
 _LONGEST, _MARGIN = 50_000, 1_000
-"""Maximum characters of a text, which limits the time that masking takes; and further characters that are masked as well, so that no secret
-is cut in two."""
+"""Limits a text in characters, and so the time for masking; and the additional characters that are masked,
+so that no secret is cut in two."""
 _BITS = 63
-"""Largest integers that can be written as JSON."""
+"""Limits integers, in bits, to what JSON readers support."""
 _PERSONAL = frozenset(
     "name first_name last_name full_name customer_name recipient company street street1 street2 address address2 line1 line2 city zip "
     "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address billing_address payment_info "
@@ -30,7 +30,8 @@ _PERSONAL = frozenset(
 """Fields whose value is never shown, in any spelling of case and hyphens."""
 _MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 _BEFORE_INPUT, _AFTER_INPUT = "input_value=", ", input_type="
-"""pydantic repeats its input between them. The input may contain them as well, so the last one in a line counts."""
+"""pydantic repeats its input between these. The input may contain them too, so the last one in a line
+counts."""
 _ROW = re.compile(r"[ |]*(?:DETAIL|CONTEXT):")
 _AFTER_ROW = re.compile(
     r"[ |+-]*(?:DETAIL|CONTEXT|HINT|QUERY|LOCATION):|[ |]*(?:\[SQL: |\(Background on |File \"|Traceback |The above |During )"
@@ -40,7 +41,7 @@ _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K
 
 
 def mask(text: str, settings: Settings) -> str:
-    """Masks secrets of these settings, card numbers and mail addresses in a text. Cuts what is too long for a log line."""
+    """Masks the settings' secrets, card numbers and mail addresses in a text, and limits its length."""
     return _bounded(text, partial(_masked_text, settings=settings))
 
 
@@ -126,7 +127,8 @@ def _values(settings: Settings) -> frozenset[str]:
 
 
 def _parts(secret: str) -> set[str]:
-    """Each of several secrets in a list; and of URLs, the password and whatever is long enough to be a token."""
+    """Returns the single secrets of a list; and of URLs, the password and parts that are long enough for a
+    token."""
     found = {secret}
     for each in re.split(r"[\s,]+", secret):
         found |= {each, *_passwords(each), *parts_of_url(each, _SHORTEST_TOKEN)}

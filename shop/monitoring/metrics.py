@@ -47,7 +47,7 @@ class Metrics(BaseModel):
     read_at: datetime
     """Time of the database's clock."""
     percentiles_within: float = LARGEST_ERROR
-    """Maximum relative error of means and percentiles."""
+    """Limits the relative error of means and percentiles."""
     events: EventMetrics | None
     steps: list[StepMetrics] | None
     business: BusinessMetrics
@@ -55,7 +55,7 @@ class Metrics(BaseModel):
 
 
 def default_window(config: Monitoring | None = None) -> Window:
-    """The last `performance_window_minutes`."""
+    """Returns the last `performance_window_minutes`."""
     return last(minutes=(config or monitoring()).worker_monitoring.performance_window_minutes)
 
 
@@ -71,7 +71,7 @@ def read_metrics(window: Window | None = None, *, database_url: str | None = Non
 
 
 def read(connection: Connection, window: Window, config: Monitoring, steps: Iterable[str] = ()) -> Metrics:
-    """The same in the caller's transaction, which must be new."""
+    """Reads the metrics in the caller's transaction, which must be new."""
     connection.execute(_MODE)
     connection.execute(_PLANS)
     now = connection.execute(_NOW).scalar_one()

@@ -1,6 +1,7 @@
-"""Charts as SVG, light or dark as the page around them. No script, nothing from outside: a chart can be an image.
+"""Charts as SVG images, light or dark like the page around them, without scripts and external resources.
 
-The colours of the series stand out from white and from black (3:1 or more), and every value that matters is written beside its mark.
+The colours of the series contrast with white and with black (3:1 or more), and important values are written
+beside their marks.
 """
 
 from __future__ import annotations

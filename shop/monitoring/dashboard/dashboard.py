@@ -64,9 +64,9 @@ def headline(figures: Figures) -> str:
         parts.append(f"{100 * completed / figures.total:.1f} % completed")
         parts.append(f"half within {duration(figures.p50_overall)}, 95 % within {duration(figures.p95_overall)}")
     if attention := sum(figures.ended.get(Outcome.NEEDS_ATTENTION, [])):
-        parts.append(f"{attention:,} need attention")
+        parts.append(f"{attention:,} under manual review")
     if figures.waiting:
-        parts.append(f"{figures.waiting:,} under way or waiting, the oldest for {duration(figures.oldest_seconds)}")
+        parts.append(f"{figures.waiting:,} in progress or waiting, the oldest for {duration(figures.oldest_seconds)}")
     return "; ".join(parts) + "."
 
 

@@ -17,7 +17,7 @@ from shop.orders.outcomes import Outcome
 from shop.settings import settings
 
 _LOW = 8
-"""Number of products shown, lowest stock first."""
+"""Limits the products that are shown, lowest stock first."""
 _ORDERS = text(
     """
     SELECT width_bucket(extract(epoch FROM finished_at - CAST(:since AS timestamptz))::float, 0, CAST(:seconds AS float), :parts) - 1
@@ -136,10 +136,10 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
     """Reads the figures of the period. Raises ValueError if it is empty."""
     seconds = (until - since).total_seconds()
     if seconds <= 0 or parts < 1:
-        raise ValueError("figures need some time between since and until")
+        raise ValueError("the period is empty: `until` must be after `since`")
     asked = {"since": since, "until": until, "seconds": seconds, "parts": parts}
     times = {"since": since, "until": until}
-    async with transaction(seconds=math.inf) as tx:  # there may be millions of them
+    async with transaction(seconds=math.inf) as tx:  # there may be millions of rows
         orders = (await tx.execute(_ORDERS, asked)).all()
         latency = (await tx.execute(_LATENCY, asked)).all()
         money = (await tx.execute(_MONEY, times)).mappings().all()

@@ -26,17 +26,18 @@ _POLICY = SMTP.clone(cte_type="7bit")
 _FONT = f"font-family:system-ui,-apple-system,Segoe UI,Roboto,Arial,sans-serif;color:{LIGHT['ink']};background:{LIGHT['ground']}"
 _CELL = f"padding:3px 12px 3px 0;font-size:13px;color:{LIGHT['ink']};white-space:nowrap"
 _BAR_WIDTH = 240
-"""Pixels of the longest bar."""
+"""Width of the longest bar, in pixels."""
 _Row = Sequence[str]
 
 
 def report_payload(figures: Figures, steps: tuple[str, ...]) -> dict[str, Any]:
-    """What the outbox keeps of a report. The mail is made of nothing else, so it is the same whenever it is sent."""
+    """Returns the report's content for the outbox. The mail is made only from it, so it is the same
+    whenever it is sent."""
     return {"figures": figures.model_dump(mode="json"), "steps": list(steps)}
 
 
 def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetime, installation: str) -> Mail:
-    """The mail of this day, to `REPORT_EMAIL`. The same for the same payload."""
+    """Makes the day's mail to `REPORT_EMAIL`. The same payload makes the same mail."""
     figures = Figures.model_validate(payload["figures"])
     to, title = address_of("", s.report_email or s.support_email), f"{one_line(s.shop_name)}: orders of {one_line(day)}"
     mail = EmailMessage(_POLICY)
@@ -129,7 +130,7 @@ def _bar(pieces: Sequence[tuple[float, str]]) -> str:
 
 
 def _settle(mail: EmailMessage) -> None:
-    """Makes the boundaries from what is between them, not at random."""
+    """Derives the MIME boundaries from the content, so that they are not random."""
     for place, part in enumerate(mail.walk()):
         if part.is_multipart():
             content = "".join(str(leaf.get_payload()) for leaf in part.walk() if not leaf.is_multipart())

@@ -38,7 +38,7 @@ class _ShopCollector(Collector):
 
 
 class Exposition:
-    """The metrics of one process. `answer` may be called from any thread; it waits for the database, but only briefly."""
+    """The metrics of one process. `answer` is thread-safe; it waits for the database only briefly."""
 
     def __init__(self, kind: str, *, database_url: str | None = None, inventory_only: bool = False, token: str | None = None) -> None:
         """`token`: the bearer token that callers need; None: none. `inventory_only`: the database has a stock and no shop."""
@@ -79,7 +79,7 @@ class MetricsServer(ServedInThread):
         super().__init__(Starlette(routes=[Route(PATH, self._read)]), listener)
 
     def _read(self, request: Request) -> Response:
-        """Starlette runs it in a thread."""
+        """Starlette runs this in a thread."""
         if not self._exposition.allows(request.headers.get("authorization")):
             return PlainTextResponse("the token is missing or wrong\n", HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
         body, content_type = self._exposition.answer(request.headers.get("accept"))

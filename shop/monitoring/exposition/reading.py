@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 KEPT_SECONDS = 5.0
 PATIENCE_SECONDS = 4.0
 _STALE_SECONDS = 60.0
-"""Maximum age of values that are served while a reading takes long, such as the first count of a large journal."""
+"""Limits the age of values in seconds, while a reading takes long (such as the first count of a large
+journal)."""
 _OPTIONS = "-c statement_timeout=60000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=30000 -c jit=off"
 
 

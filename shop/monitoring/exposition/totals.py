@@ -20,7 +20,8 @@ from shop.monitoring.postponed import EXTERNAL, POSTPONED, STEP_IS_POSTPONED, UN
 _UNDO_BUCKET, _SENT_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at"), bucket_sql("created_at", "sent_at")
 EVERY_SECONDS = 2
 _RECOUNTED_SECONDS = 180
-"""Maximum delay, in seconds, of a row: it has the time when the step ended, and is written together with the next step."""
+"""Limits the delay of a row in seconds: it has the time when the step ended, and is written with the next
+step."""
 _MOVES_AFTER = 60
 _FAILED_SECONDS = 10
 """A failure that is retried within this many seconds counts as a retry only. A refusal counts at once."""
@@ -89,7 +90,7 @@ class Total:
 
 
 def count_new(connection: Connection, *, every: float = EVERY_SECONDS) -> None:
-    """Updates the totals, in the caller's transaction, unless another process is doing so or did a moment ago."""
+    """Updates the totals, in the caller's transaction, unless another process is doing so or just did."""
     asked = {"every": every, "again": _RECOUNTED_SECONDS, "moves": _MOVES_AFTER}
     turn = connection.execute(_TURN, asked).first()
     if turn is None or not turn.due:
