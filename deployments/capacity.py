@@ -22,7 +22,7 @@ priority."""
 RESERVED = 4
 """Places of a worker that are closed to runs of `process-order`, so that consumers, recovery and payment
 events always start."""
-FEWEST = RESERVED + 2
+LOWEST_LIMIT = RESERVED + 2
 """The lowest limit that a worker selects itself."""
 _RUN_BYTES = 200_000_000
 """Memory of one run's process, in bytes."""
@@ -44,7 +44,7 @@ def worker_limit() -> int:
     possible = [int(_memory() * _MEMORY_SHARE) // _RUN_BYTES]
     if (connections := _connections()) is not None:
         possible.append((connections - _OTHER_CONNECTIONS) // _RUN_CONNECTIONS)
-    return max(FEWEST, min(possible))
+    return max(LOWEST_LIMIT, min(possible))
 
 
 def own_run_places(limit: int) -> int:

@@ -38,7 +38,7 @@ from shop.runtime.http_server import BoundedBodies
 log = logging.getLogger("shop.inventory_service")
 EXPIRY_SECONDS = 5.0
 _MOST_BYTES = 4_000_000
-_AWAY_SECONDS = 2
+_RETRY_AFTER_SECONDS = 2
 _TITLES = {
     Problem.OUT_OF_STOCK: (HTTPStatus.CONFLICT, "Not all of the items are in stock"),
     Problem.LOST: (HTTPStatus.CONFLICT, "Nothing is held for the order"),
@@ -93,7 +93,7 @@ def create_app(
         def read_metrics(request: Request) -> Response:
             """Metrics for Prometheus."""
             if not metrics.allows(request.headers.get("Authorization")):
-                raise _NotAllowed
+                raise _Unauthorized
             body, content_type = metrics.answer(request.headers.get("Accept"))
             return Response(body, media_type=content_type)
 
@@ -159,17 +159,17 @@ def _orders(inventory: EmbeddedInventory, route: type[APIRoute]) -> APIRouter:
     return api
 
 
-class _NothingKnown(Exception):
+class _OrderUnknown(Exception):
     """The order is unknown."""
 
 
 def _found(reservation: Reservation | None, order_id: str) -> Reservation:
     if reservation is None:
-        raise _NothingKnown(order_id)
+        raise _OrderUnknown(order_id)
     return reservation
 
 
-class _NotAllowed(Exception):
+class _Unauthorized(Exception):
     """The token is missing or wrong."""
 
 
@@ -188,7 +188,7 @@ def _guarded(token: str | None) -> type[APIRoute]:
                 given = await _BEARER(request)
                 # In constant time, so that the duration does not reveal how much of the token is right.
                 if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
-                    raise _NotAllowed
+                    raise _Unauthorized
                 return await handle(request)
 
             return guarded
@@ -209,12 +209,12 @@ def _answer_problems(app: FastAPI) -> None:
                 return _problem(Problem.REFUSED, str(error))
         raise error
 
-    @app.exception_handler(_NothingKnown)
-    async def nothing(_: Request, __: _NothingKnown) -> Response:
+    @app.exception_handler(_OrderUnknown)
+    async def nothing(_: Request, __: _OrderUnknown) -> Response:
         return _problem(Problem.NO_RESERVATION)
 
-    @app.exception_handler(_NotAllowed)
-    async def not_allowed(_: Request, __: _NotAllowed) -> Response:
+    @app.exception_handler(_Unauthorized)
+    async def not_allowed(_: Request, __: _Unauthorized) -> Response:
         response = _problem(Problem.UNAUTHORIZED)
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
@@ -241,7 +241,7 @@ def _answer_problems(app: FastAPI) -> None:
             raise error
         log.warning("the database is unavailable (%s)", type(error).__name__)
         response = _problem(Problem.UNAVAILABLE)
-        response.headers["Retry-After"] = str(_AWAY_SECONDS)
+        response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
         return response
 
 

@@ -28,10 +28,10 @@ def write_json(text: str) -> None:
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
     """Returns a rich console. `width`: for output that is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
-    return _TameConsole(stderr=stderr, width=None if stream.isatty() else width)
+    return _SanitizingConsole(stderr=stderr, width=None if stream.isatty() else width)
 
 
-class _TameConsole(Console):
+class _SanitizingConsole(Console):
     """Sanitizes every text when it is rendered; rich adds its own control sequences later."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:

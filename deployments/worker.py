@@ -50,7 +50,7 @@ GRACE_SECONDS = 15
 _LONGEST_PAUSE_SECONDS = 8
 """Limits the pause between checks of waiting orders, in seconds, while the database or the Prefect server
 does not answer."""
-_ITS_RUN = "PREFECT__FLOW_RUN_ID"
+_RUN_ID_VARIABLE = "PREFECT__FLOW_RUN_ID"
 
 with warnings.catch_warnings(action="ignore"):  # the warning that it replaces the other worker
 
@@ -68,9 +68,9 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
         async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
             """Leaves runs of `process-order` that would take the last places: they are Late until one is
             free."""
-            return await super()._submit_scheduled_flow_runs(self._with_a_place(flow_run_response))
+            return await super()._submit_scheduled_flow_runs(self._with_free_places(flow_run_response))
 
-        def _with_a_place(self, found: list[WorkerFlowRunResponse]) -> list[WorkerFlowRunResponse]:
+        def _with_free_places(self, found: list[WorkerFlowRunResponse]) -> list[WorkerFlowRunResponse]:
             places = own_run_places(int(self.limiter.total_tokens))
             running = set(self.limiter.statistics().borrowers)
             self._own_runs &= running  # the others have ended or never started
@@ -122,18 +122,18 @@ async def _terminate_runs(seconds: float) -> None:
         with suppress(psutil.Error):
             child.send_signal(signal.SIGTERM)
     until = time.monotonic() + seconds
-    while any(_lives(child) for child in left) and time.monotonic() < until:  # noqa: ASYNC110  (Prefect reaps them)
+    while any(_is_alive(child) for child in left) and time.monotonic() < until:  # noqa: ASYNC110  (Prefect reaps them)
         await asyncio.sleep(0.05)
 
 
 def _is_run(process: psutil.Process) -> bool:
     try:
-        return _ITS_RUN in process.environ()
+        return _RUN_ID_VARIABLE in process.environ()
     except psutil.Error:
         return False
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

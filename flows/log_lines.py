@@ -18,7 +18,7 @@ from shop.monitoring.masking import mask_exception
 from shop.runtime import logs
 from shop.settings import settings
 
-_OF_RUNS = ("prefect.flow_runs", "prefect.task_runs")
+_RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 _RUN_FIELDS = ("flow_", "task_", "deployment_", "work_")
 """Prefixes of the fields that Prefect adds to the lines of a run."""
 _OUTSIDE_OF_TASKS = "prefect.orders"
@@ -35,7 +35,7 @@ def configure() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler) and not isinstance(handler.formatter, _MaskedFormatter):
             handler.setFormatter(_MaskedFormatter(handler.formatter))
-    for name in (*logs.LOGGERS, _OUTSIDE_OF_TASKS, *_OF_RUNS):
+    for name in (*logs.LOGGERS, _OUTSIDE_OF_TASKS, *_RUN_LOGGERS):
         log = logging.getLogger(name)
         for handler in log.handlers:
             if isinstance(handler, APILogHandler):

@@ -18,7 +18,7 @@ from shop.settings import settings
 
 _LIMIT_SECONDS = 5
 """Limits how long a run waits for the page, in seconds."""
-_LEAVING_SECONDS = 2
+_CANCELLED_SECONDS = 2
 """The limit for a cancelled run, which has little time."""
 
 log = get_logger("orders")
@@ -28,7 +28,7 @@ async def show_order(order_id: str, *, leaving: bool = False, of_run: UUID | Non
     """Creates the order's page, as an artifact of this run or of another one. Returns False if that fails
     or takes too long, or if there is no such order. Raises only a cancellation of this run."""
     try:
-        async with asyncio.timeout(_LEAVING_SECONDS if leaving else _LIMIT_SECONDS):
+        async with asyncio.timeout(_CANCELLED_SECONDS if leaving else _LIMIT_SECONDS):
             if (story := await read_story(order_id)) is None:
                 return False
             # reads the disk, which may hang

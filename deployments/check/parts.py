@@ -215,10 +215,10 @@ async def language_model(known: Known) -> Finding:
     part, s = "language model", known.settings
     if not s.dspy_model:
         return Finding(part, State.OFF, "the template writes the confirmations (DSPY_MODEL)")
-    from shop.confirmation.language_model import try_out
+    from shop.confirmation.language_model import probe
 
     try:
-        await try_out(s)
+        await probe(s)
     except Exception as error:  # noqa: BLE001  (any provider's error)
         return Finding(
             part, State.WRONG, f"{s.dspy_model} does not answer ({type(error).__name__})", "check DSPY_MODEL, DSPY_API_BASE, DSPY_API_KEY"

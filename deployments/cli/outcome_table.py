@@ -25,7 +25,7 @@ DONE = frozenset({"success"})
 """Statuses of a compensation that undid something."""
 
 
-def given_back(outcome: OrderOutcome) -> list[str]:
+def effective_compensations(outcome: OrderOutcome) -> list[str]:
     """Returns the compensations that undid something, in the order in which they ran."""
     return [undone.compensation for undone in outcome.undone if undone.status in DONE]
 

@@ -33,7 +33,7 @@ complete."""
 _BYTE_ORDER_MARK = "\ufeff"
 """Some programs write it at the beginning of a file; concatenated files have it at the beginning of other
 lines, too."""
-_LOOK_EVERY = 0.25
+_POLL_SECONDS = 0.25
 _OWN_RUNS_AT_ONCE = 4
 
 
@@ -140,7 +140,7 @@ def _wait(console: Console, ids: list[str], seconds: float) -> None:
         bar = progress.add_task("orders", total=len(ids))
         while (ended := report.count_ended(ids)) < len(ids) and time.monotonic() < until:
             progress.update(bar, completed=ended)
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_SECONDS)
 
 
 def _run_own(console: Console, orders: list[Any], options: _Options) -> int:

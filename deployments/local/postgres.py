@@ -23,7 +23,7 @@ from psycopg.pq import PGconn, Ping
 
 from deployments.local.errors import StackError
 from deployments.local.files import poll, read_if_there, tail
-from deployments.local.postgres_binaries import Account, Binaries, account_for, find_binaries, require_programs, require_way
+from deployments.local.postgres_binaries import Account, Binaries, account_for, find_binaries, require_access, require_programs
 from shop.runtime.files import make_private
 
 _PORT = 5432  # only a part of the socket's name
@@ -64,7 +64,7 @@ class EmbeddedPostgres:
         """Starts the server and waits until it answers. Does nothing if it runs already."""
         if not self._leftover_answers(seconds):
             self._make_data()
-            self._forget_dead_server()
+            self._clean_up_after_crash()
             self._launch(seconds)
 
     @property
@@ -139,7 +139,7 @@ class EmbeddedPostgres:
         binaries, account = self._tools()
         make_private(self.data_dir.parent, account.gid if account else None)
         if account:
-            require_way(account, self.data_dir.parent)
+            require_access(account, self.data_dir.parent)
         elif self.data_dir.exists() and (owner := self.data_dir.stat().st_uid) != os.geteuid():
             raise StackError(
                 f"the data folder {self.data_dir} belongs to another user (uid {owner}; perhaps created as root). "
@@ -170,11 +170,11 @@ class EmbeddedPostgres:
             return None
         with suppress(psutil.Error):
             process = psutil.Process(int(first))
-            if not _gone(process) and process.name().startswith("postgres") and self._lives_here(process):
+            if not _gone(process) and process.name().startswith("postgres") and self._is_this_server(process):
                 return process
         return None
 
-    def _lives_here(self, process: psutil.Process) -> bool:
+    def _is_this_server(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error, OSError):
             return Path(process.cwd()).samefile(self.data_dir)
         return False
@@ -208,7 +208,7 @@ class EmbeddedPostgres:
             return True
         raise StackError(f"the PostgreSQL that runs in {self.data_dir} does not answer. Its log ends:\n{tail(self.log)}")
 
-    def _forget_dead_server(self) -> None:
+    def _clean_up_after_crash(self) -> None:
         """Cleans up after a crash: backends may still be ending, and another process may have the server's
         id."""
         if self._server() is None:
@@ -224,7 +224,7 @@ class EmbeddedPostgres:
 
     def _orphans(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter(["name"]):
-            if str(process.info["name"]).startswith("postgres") and self._lives_here(process):
+            if str(process.info["name"]).startswith("postgres") and self._is_this_server(process):
                 yield process
 
     def _kill(self, process: psutil.Process) -> None:

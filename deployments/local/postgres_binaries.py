@@ -134,7 +134,7 @@ def _account(name: str) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def require_way(account: Account, folder: Path) -> None:
+def require_access(account: Account, folder: Path) -> None:
     """Raises StackError, with what to do, unless the account can traverse the folder and its parents.
     Changes no permissions of these folders."""
     if not _can(account, 'cd -- "$1"', folder):

@@ -51,7 +51,7 @@ class Hurry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Noted:
+class _PidFile:
     """The content of a pid file."""
 
     pid: int
@@ -59,7 +59,7 @@ class _Noted:
     mark: str
 
     @classmethod
-    def read(cls, path: Path) -> _Noted | None:
+    def read(cls, path: Path) -> _PidFile | None:
         with suppress(ValueError, KeyError, TypeError):
             content = json.loads(read_if_there(path))
             return cls(int(content["pid"]), float(content["created"]), str(content["mark"]))
@@ -110,7 +110,7 @@ class Child:
         command = self.command
         if any(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
             command = [sys.executable, "-I", "-S", "-c", _DEFAULT_SIGNALS, *command]
-        self._note(0, 0, mark)  # before the start: an unrecorded process could not be stopped later
+        self._write_pid_file(0, 0, mark)  # before the start: an unrecorded process could not be stopped later
         make_private(self.log.parent)
         if self.log.exists():
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
@@ -129,9 +129,9 @@ class Child:
         except OSError as error:
             raise StackError(f"{self.name} could not be started: {error}") from error
         with suppress(psutil.Error):
-            self._note(self._process.pid, psutil.Process(self._process.pid).create_time(), mark)
+            self._write_pid_file(self._process.pid, psutil.Process(self._process.pid).create_time(), mark)
 
-    def _note(self, pid: int, created: float, mark: str) -> None:
+    def _write_pid_file(self, pid: int, created: float, mark: str) -> None:
         write_whole(self.pid_file, json.dumps({"pid": pid, "created": created, "mark": mark}))
 
     @property
@@ -149,18 +149,18 @@ class Child:
     def stop(self, grace: float = 10, hurry: Hurry | None = None) -> None:
         """Sends SIGTERM, waits up to `grace` seconds, then kills it and its descendants. Safe to call
         again."""
-        _stop_noted(self.pid_file, grace, hurry, reap=self.running)
+        _stop_recorded(self.pid_file, grace, hurry, reap=self.running)
         if self._process is not None:
             self._process.wait(10)
 
 
 def stop_leftover(pid_file: Path, grace: float = 5) -> bool:
     """Stops what a killed supervisor has left running. Returns whether there was something."""
-    return _stop_noted(pid_file, grace, None)
+    return _stop_recorded(pid_file, grace, None)
 
 
-def _stop_noted(pid_file: Path, grace: float, hurry: Hurry | None, reap: Callable[[], bool] | None = None) -> bool:
-    noted = _Noted.read(pid_file)
+def _stop_recorded(pid_file: Path, grace: float, hurry: Hurry | None, reap: Callable[[], bool] | None = None) -> bool:
+    noted = _PidFile.read(pid_file)
     if noted is None:
         return False
     living = noted.processes()
@@ -185,12 +185,12 @@ def _wait_for(processes: Iterable[psutil.Process], seconds: float, hurry: Hurry 
     while waiting and time.monotonic() < end and not hurry:
         if reap:
             reap()  # our own child stays a zombie until it is reaped
-        waiting = [process for process in waiting if _lives(process)]
+        waiting = [process for process in waiting if _is_alive(process)]
         if waiting:
             time.sleep(0.02)
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

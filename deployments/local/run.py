@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _ORDER_TIMEOUT = 180.0
 _REST_SECONDS = 15.0
-_LOOK_EVERY = 2.0
+_POLL_SECONDS = 2.0
 
 
 def run(*, demo: bool) -> int:
@@ -61,7 +61,7 @@ def _options() -> Options:
         database_url=given("DATABASE_URL", env_file),
         prefect_api_url=configured_prefect_api_url(),
         gateway_url=given("PAYMENT_GATEWAY_URL", env_file),
-        sandbox=not _at_stripe(),
+        sandbox=not _uses_stripe(),
         web=True,
         web_host=given("WEB_HOST", env_file),
         web_port=_port(given("WEB_PORT", env_file)),
@@ -86,7 +86,7 @@ def _port(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() and int(text) < 65_536 else None
 
 
-def _at_stripe() -> bool:
+def _uses_stripe() -> bool:
     return given("PAYMENT_GATEWAY", HOME / ".env") == "stripe"
 
 
@@ -96,7 +96,7 @@ def _samples() -> list[Sample]:
         return []
     outside = given("INVENTORY_SERVICE_URL", HOME / ".env") and given("CARRIER", HOME / ".env") == "easypost"
     samples = all_outside(load_samples()) if outside else load_samples()
-    if not _at_stripe():
+    if not _uses_stripe():
         return samples
     return [] if "_live_" in (given("STRIPE_API_KEY", HOME / ".env") or "") else at_stripe(samples)
 
@@ -119,8 +119,8 @@ def _run(console: Console, *, demo: bool) -> int:
         console.print(outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]), _notes(ended), books_table(books))
         if demo:
             return 0 if books.balanced and books.compared and not any(each.differences for each in ended) else 1
-        console.print(_how_to_go_on(stack, shows_secrets=console.is_terminal))
-        _stay_up(console, stack)
+        console.print(_next_steps(stack, shows_secrets=console.is_terminal))
+        _run_until_stopped(console, stack)
     return 0
 
 
@@ -156,7 +156,7 @@ def _books_at_rest(stack: Stack, *, demo: bool) -> Books:
 
     end = time.monotonic() + _REST_SECONDS
     while True:
-        totals = _gateway_totals() if demo or not _at_stripe() else None
+        totals = _gateway_totals() if demo or not _uses_stripe() else None
         books = read_books(stack.database_url, totals)
         if books.balanced or time.monotonic() > end:
             return books
@@ -193,7 +193,7 @@ def _short(file: Path) -> Path:
     return file.relative_to(HOME) if file.is_relative_to(HOME) else file
 
 
-def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
+def _next_steps(stack: Stack, *, shows_secrets: bool) -> Text:
     """`shows_secrets`: the output is a terminal with a person, not a log."""
     command = _short(Path(sys.executable).with_name("order-saga"))
     text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
@@ -223,10 +223,10 @@ def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
     return text.append("Stop:              Ctrl-C (the data is kept)\n")
 
 
-def _stay_up(console: Console, stack: Stack) -> NoReturn:
+def _run_until_stopped(console: Console, stack: Stack) -> NoReturn:
     """Runs until a signal. Restarts parts that die, independently of each other."""
     while True:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
         for revival in stack.revive():
             with suppress(OSError):  # the terminal may be closed
                 console.print(str(revival), markup=False, highlight=False)

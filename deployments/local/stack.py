@@ -129,7 +129,7 @@ def _known(parts: Mapping[str, _Part], *names: str) -> list[_Part]:
     return [parts[name] for name in names if name in parts]
 
 
-def _from_new(part: _Startable) -> Callable[[], None]:
+def _clean_start(part: _Startable) -> Callable[[], None]:
     """Returns a function that starts the part, and stops it if the start fails half way."""
 
     def start() -> None:
@@ -245,7 +245,7 @@ class Stack:
     def stop(self) -> None:
         """Stops everything that was started, in reverse order. A signal meanwhile shortens the waits;
         nothing is left running."""
-        self._give_up_starting()
+        self._cancel_start()
         try:
             if self._started:
                 self._report(STOPPING, False)
@@ -259,7 +259,7 @@ class Stack:
         with suppress(Exception):  # a closed terminal must not prevent the shutdown
             self._progress(phase, done)
 
-    def _give_up_starting(self) -> None:
+    def _cancel_start(self) -> None:
         self._cancelled.set()
         self._signals.call(self.hurry.up)
 
@@ -280,15 +280,15 @@ class Stack:
         if self.postgres:
             parts[POSTGRES] = _Part(self.postgres.running, self.postgres.start)
         if self.sandbox:
-            parts[SANDBOX] = _Part(self.sandbox.running, _from_new(self.sandbox))
+            parts[SANDBOX] = _Part(self.sandbox.running, _clean_start(self.sandbox))
         if self.local_model:
-            parts[LOCAL_MODEL] = _Part(self.local_model.running, _from_new(self.local_model))
+            parts[LOCAL_MODEL] = _Part(self.local_model.running, _clean_start(self.local_model))
         if self.prefect_server:
-            parts[PREFECT] = _Part(self.prefect_server.running, _from_new(self.prefect_server), _known(parts, POSTGRES))
+            parts[PREFECT] = _Part(self.prefect_server.running, _clean_start(self.prefect_server), _known(parts, POSTGRES))
         if self.worker and self.prefect_api_url:
             parts[WORKER] = _Part(self.worker.running, self._restart_worker, _known(parts, POSTGRES, PREFECT))
         if self.web:
-            parts[WEB] = _Part(self.web.running, _from_new(self.web), _known(parts, POSTGRES))
+            parts[WEB] = _Part(self.web.running, _clean_start(self.web), _known(parts, POSTGRES))
         return parts
 
     def _restart_worker(self) -> None:
@@ -437,7 +437,7 @@ class Stack:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 _raise_first(future.exception() for future in futures if future.done())
             except BaseException:
-                self._give_up_starting()
+                self._cancel_start()
                 raise
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deployments.cli.outcome_table import given_back
+from deployments.cli.outcome_table import effective_compensations
 from shop.orders.outcomes import OrderOutcome, Outcome
 
 _FOLDER = Path(__file__).parent
@@ -33,7 +33,7 @@ class Expected(BaseModel):
         pairs: list[tuple[str, object, object]] = [
             ("outcome", self.outcome.value, actual.outcome.value if actual.outcome else "none yet"),
             ("failing step", self.failing_step, actual.failing_step),
-            ("undone", self.undone, given_back(actual)),
+            ("undone", self.undone, effective_compensations(actual)),
             ("charged", self.charged, actual.amount_charged),
             ("refunded", self.refunded, actual.amount_refunded),
             ("at risk", self.at_risk, actual.amount_at_risk),

@@ -48,10 +48,10 @@ def ensure_deployments(*, apply: bool = True, file: Path = HOME / "prefect.yaml"
         _deploy(file, changed)
         if left := [f"{each.name} ({', '.join(fields)})" for each in every if (fields := _differences(each))]:
             raise DeployError(f"after prefect deploy these still differ from {file.name}: {', '.join(left)}")
-    return [Item("deployment", each.name, *_said(found[each.name], apply=apply)) for each in every]
+    return [Item("deployment", each.name, *_change(found[each.name], apply=apply)) for each in every]
 
 
-def _said(differences: list[str], *, apply: bool) -> tuple[Change, str]:
+def _change(differences: list[str], *, apply: bool) -> tuple[Change, str]:
     if not differences:
         return Change.UNCHANGED, ""
     if differences == [_MISSING]:

@@ -54,7 +54,7 @@ async def read_json(request: Request) -> Any:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send uncompressed JSON as Content-Type: application/json")
     body = await read_body(request)
     try:
-        parsed = exact_json.loads(body.decode("utf-8-sig"), parse_constant=_no_number, object_pairs_hook=_object)
+        parsed = exact_json.loads(body.decode("utf-8-sig"), parse_constant=_reject_constant, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise _not_json(f"not UTF-8, at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -74,7 +74,7 @@ class _Refused(Exception):
     """JSON that parsers may interpret differently."""
 
 
-def _no_number(text: str) -> None:
+def _reject_constant(text: str) -> None:
     raise _Refused(f"{text} is not a number in JSON")
 
 

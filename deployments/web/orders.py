@@ -23,7 +23,7 @@ from shop.orders.outcomes import Outcome, Receipt
 from shop.orders.status import OrderStatus, read_status
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
-_PATIENT_SECONDS = 8
+_DATABASE_SECONDS = 8
 """Limits the wait for the database, in seconds: then the answer is 503."""
 _KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
 _NO_CONTROL = (
@@ -104,7 +104,7 @@ async def send_order(request: Request, response: Response) -> Accepted | Ended:
     as a rejected one, is not retried: the answer has its outcome."""
     order = await read_json(request)
     _require_text_id(order)
-    receipt = await retry_while_database_down(lambda: submit_one(order), seconds=_PATIENT_SECONDS)
+    receipt = await retry_while_database_down(lambda: submit_one(order), seconds=_DATABASE_SECONDS)
     order_id = _taken(receipt, order)
     request.app.state.pending.ring()
     url = status_url(order_id)
@@ -138,7 +138,7 @@ async def _status(order_id: str, response: Response) -> OrderStatus:
     except UnusableOrder:  # no order can have it
         known = None
     else:
-        known = await retry_while_database_down(lambda: read_status(usable), seconds=_PATIENT_SECONDS)
+        known = await retry_while_database_down(lambda: read_status(usable), seconds=_DATABASE_SECONDS)
     if known is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "there is no order with this id", kind="no-such-order", title="No such order")
     response.headers["Cache-Control"] = "no-store"

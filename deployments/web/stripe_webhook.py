@@ -17,7 +17,7 @@ from shop.settings import settings
 
 router = APIRouter(tags=["webhooks"])
 _SIGNATURE = "Stripe-Signature"
-_PATIENT_SECONDS = 8
+_DATABASE_SECONDS = 8
 """Limits the wait for the database, in seconds: then the answer is 503, and Stripe sends the event again."""
 _BODY = {
     "requestBody": {
@@ -61,7 +61,7 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
     body = await read_body(request)
     try:
         event = read_signed(body, signature, s.stripe_webhook_secrets)
-        with answered_within(_PATIENT_SECONDS):
+        with answered_within(_DATABASE_SECONDS):
             check_age(signature, await database_time())
     except BadSignature as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), kind="bad-signature", title="Bad signature") from None
@@ -69,7 +69,7 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="unreadable-event", title="Unreadable event") from None
     if event is None:
         return Received(received="ignored")
-    with answered_within(_PATIENT_SECONDS):
+    with answered_within(_DATABASE_SECONDS):
         stored = await inbox.store(event)
     if stored.woke:
         request.app.state.pending.ring()

@@ -45,7 +45,7 @@ _CLAIM = text(
 _SENT = text(
     "UPDATE alert_notice SET sent_at = now(), error = NULL WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
 )
-_LATER = text(
+_RETRY_LATER = text(
     "UPDATE alert_notice SET error = :error, next_attempt_at = now() + make_interval(secs => 30 * power(2, least(attempts - 1, 7))) "
     "WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
 )
@@ -100,6 +100,6 @@ async def note(notices: Sequence[Notice], error: str | None = None) -> None:
             if error is None:
                 await tx.execute(_SENT, which)
             else:
-                await tx.execute(_LATER, {**which, "error": error})
+                await tx.execute(_RETRY_LATER, {**which, "error": error})
     if error is not None and notices:
         log.warning("%d alert notices were not delivered (%s) and will be retried", len(notices), error)

@@ -24,7 +24,7 @@ ALL, REST = "all orders", "and more"
 _PAUSE_SECONDS = 15.0
 """Minimum time in seconds that orders are blocked by the infrastructure, or by the lack of a worker of
 their version, before the alert."""
-_EASED = 0.8
+_CLEARING_SHARE = 0.8
 """An error rate alert clears below this share of the threshold: without the gap it would be raised and cleared again and again."""
 
 
@@ -176,7 +176,7 @@ def _error_rates(connection: Connection, config: Monitoring, settings: Settings,
     for subject, resource, total, failed, failures in rates:
         rate = failed / total if total else 0.0
         known = (Rule.ERROR_RATE, subject) in already
-        if (known and rate > threshold * _EASED) or (total >= least and rate > threshold):
+        if (known and rate > threshold * _CLEARING_SHARE) or (total >= least and rate > threshold):
             details = {"commands": total, "failed": failed, "window": window.name, **_most_frequent(failures)}
             yield Breach(Rule.ERROR_RATE, subject, resource, rate, threshold, None, details)
 

@@ -48,10 +48,10 @@ _limits: dict[int, asyncio.Semaphore] = {}
 async def ask(inputs: Mapping[str, str], settings: Settings) -> Answer:
     """Returns the model's unchecked texts. Raises any error of the conversation; cancelling this ends it.
     `settings.confirmation_concurrency` limits the concurrent conversations of this process."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_in_turn(inputs, settings), _own_loop()))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_with_slot(inputs, settings), _own_loop()))
 
 
-async def try_out(settings: Settings) -> None:
+async def probe(settings: Settings) -> None:
     """Requests a very short answer from the model. Raises any error."""
 
     async def greet() -> None:
@@ -73,11 +73,11 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _in_turn(inputs: Mapping[str, str], settings: Settings) -> Answer:
+async def _with_slot(inputs: Mapping[str, str], settings: Settings) -> Answer:
     limit = settings.confirmation_concurrency
     try:
         async with _limits.setdefault(limit, asyncio.Semaphore(limit)):
-            return await _converse(inputs, settings)
+            return await _request(inputs, settings)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -87,7 +87,7 @@ async def _in_turn(inputs: Mapping[str, str], settings: Settings) -> Answer:
         raise ModelStopped from None
 
 
-async def _converse(inputs: Mapping[str, str], settings: Settings) -> Answer:
+async def _request(inputs: Mapping[str, str], settings: Settings) -> Answer:
     dspy = configured_dspy()
     from shop.confirmation.program import in_use
     from shop.confirmation.signature import texts_of

@@ -96,14 +96,14 @@ def in_use(settings: Settings) -> Program:
     except FileNotFoundError:
         return plain(settings)
     except OSError as error:
-        return _instead(settings, type(error).__name__)
+        return _fallback(settings, type(error).__name__)
     with _reading:
         if (known := _read.get(path)) is None or known[0] != state:
             known = _read[path] = (state, _loaded(path))
-    return known[1] if isinstance(known[1], Program) else _instead(settings, known[1])
+    return known[1] if isinstance(known[1], Program) else _fallback(settings, known[1])
 
 
-def _instead(settings: Settings, why: str) -> Program:
+def _fallback(settings: Settings, why: str) -> Program:
     return Program(plain(settings).writer, warning=f"confirmation program not used: {why}")
 
 

@@ -35,7 +35,7 @@ _REPORTED_AGAIN_SECONDS = 60
 _FOR_COLLECTORS = 0o640
 """Mode of a file outside `VAR_DIR`: its group may run a log collector."""
 _WHERE = ("order_id", "step", "orders", "flow_run_id", "task_run_id")
-_ON_THE_LINE = ("order_id", "step")
+_SHOWN_FIELDS = ("order_id", "step")
 """The fields that people see; the JSON lines have all."""
 _NOT_MORE = frozenset({"timestamp", "level", "logger", "event", "exception", "pid", *_WHERE})
 _JSON = "_json"
@@ -87,7 +87,7 @@ def for_people(made: EventDict, created: float) -> str:
 def as_text(made: EventDict) -> str:
     """Formats a line without time and logger, for places that show them."""
     said = made["event"]
-    about = [str(made[key]) for key in _ON_THE_LINE if key in made and str(made[key]) not in said]
+    about = [str(made[key]) for key in _SHOWN_FIELDS if key in made and str(made[key]) not in said]
     more = [f" {key}={value}" for key, value in made.items() if key not in _NOT_MORE]
     which = f" [{', '.join(about)}]" if about else ""
     return f"{said}{which}{''.join(more)}".replace("\n", " ") + (f"\n{made['exception']}" if "exception" in made else "")

@@ -30,7 +30,7 @@ _MEGABYTE = 1024 * 1024
 _CLEANUP_SECONDS = 3600
 _END_SECONDS = 3
 _OPTIONS = "-c statement_timeout=5000 -c lock_timeout=2000"
-_LIVES = text(
+_HEARTBEAT = text(
     "INSERT INTO worker_process (id, kind, host, pid, flow_run_id, every_seconds) VALUES (:id, :kind, :host, :pid, :run, :every) "
     "ON CONFLICT (id) DO UPDATE SET seen_at = now()"
 )
@@ -118,7 +118,7 @@ class Sampler:
     def _record(self, connection: Connection, *, ended: bool) -> None:
         every = self._config.worker_monitoring.health_check_interval_seconds
         who = {"id": self.id, "kind": self.kind, "host": socket.gethostname(), "pid": os.getpid(), "run": self.flow_run_id, "every": every}
-        connection.execute(_LIVES, who)
+        connection.execute(_HEARTBEAT, who)
         if ended:
             connection.execute(_ENDED, {"id": self.id})
 

@@ -48,7 +48,9 @@ _OTHER_NAMES: dict[type[BaseModel], dict[str, str]] = {
         "zip": "zipcode postcode postalcode postal plz",
     },
 }
-_MEANT = {model: {other: name for name, others in names.items() for other in others.split()} for model, names in _OTHER_NAMES.items()}
+_ALTERNATIVES = {
+    model: {other: name for name, others in names.items() for other in others.split()} for model, names in _OTHER_NAMES.items()
+}
 _MUST_AGREE = frozenset({"currency", "country"})
 """Fields for which a different value under another name is refused, even if the right field is there."""
 _PARTS_OF_OTHER_FIELDS = frozenset({"housenumber", "houseno", "streetnumber", "street3", "line3", "address3", "addressline3"})
@@ -77,7 +79,7 @@ def misnamed(model: type[BaseModel], given: Mapping[Any, Any]) -> dict[str, str]
 @lru_cache(maxsize=10_000)
 def _intended(model: type[BaseModel], key: str) -> str | None:
     plain = _plain(key)
-    if (name := _MEANT.get(model, {}).get(plain)) is not None:
+    if (name := _ALTERNATIVES.get(model, {}).get(plain)) is not None:
         return name
     names = {field.replace("_", ""): field for field in model.model_fields if field not in _HARMLESS}
     alike = difflib.get_close_matches(plain, names, n=1, cutoff=_MIN_SIMILARITY)

@@ -96,7 +96,7 @@ def _whole(value: Any) -> Any:
 Pieces = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST), BeforeValidator(_whole)]
 
 
-def _in_sequence(schema: dict[str, Any]) -> None:
+def _with_positions(schema: dict[str, Any]) -> None:
     """Adds the fields' sequence for forms (`position` is Prefect's keyword): JSON in a database does not
     keep it."""
     for position, field in enumerate(schema.get("properties", {}).values()):
@@ -105,7 +105,7 @@ def _in_sequence(schema: dict[str, Any]) -> None:
 
 class _Part(BaseModel):
     model_config = ConfigDict(
-        extra="ignore", frozen=True, str_strip_whitespace=True, json_schema_extra=_in_sequence, hide_input_in_errors=True
+        extra="ignore", frozen=True, str_strip_whitespace=True, json_schema_extra=_with_positions, hide_input_in_errors=True
     )
 
 

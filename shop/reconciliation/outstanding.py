@@ -22,18 +22,18 @@ from shop.settings import settings
 
 ACTION = "accept_discrepancies"
 """The action's name in the table desk_entry."""
-_FORGET = text(
+_DELETE = text(
     "DELETE FROM discrepancy d WHERE d.order_id = ANY(CAST(:ids AS text[])) AND NOT EXISTS (SELECT 1 FROM "
     "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text) WHERE r.order_id = d.order_id AND r.digest = d.digest)"
 )
-_REMEMBER = text(
+_STORE = text(
     "INSERT INTO discrepancy (order_id, digest, kind) SELECT * FROM "
     "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text, kind text) ON CONFLICT DO NOTHING"
 )
 _KNOWN = text("SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))")
 _ACCEPT = text("UPDATE discrepancy SET accepted_at = now() WHERE order_id = :id AND accepted_at IS NULL")
 _NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, :action, :by, :started_by, :reason)""")
-_REMEMBERING, _ACCEPTING = failpoint("the commit of open discrepancies"), failpoint("the commit of accepting discrepancies")
+_STORING, _ACCEPTING = failpoint("the commit of open discrepancies"), failpoint("the commit of accepting discrepancies")
 
 
 async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> list[Discrepancy]:
@@ -45,11 +45,11 @@ async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> li
     ids = [_storable(order_id) for order_id in order_ids]
     keys = {_key(d): d.kind.value for d in found if not d.repaired}
     fields = [{"order_id": order_id, "digest": digest, "kind": kind} for (order_id, digest), kind in keys.items()]
-    async with transaction(_REMEMBERING) as tx:
-        await tx.execute(_FORGET, {"ids": ids, "rows": as_json(fields)})
+    async with transaction(_STORING) as tx:
+        await tx.execute(_DELETE, {"ids": ids, "rows": as_json(fields)})
         if not fields:
             return list(found)
-        await tx.execute(_REMEMBER, {"rows": as_json(fields)})
+        await tx.execute(_STORE, {"rows": as_json(fields)})
         known = {(row.order_id, row.digest): row for row in (await tx.execute(_KNOWN, {"ids": ids})).all()}
     dated = [d if d.repaired else replace(d, since=known[_key(d)].since) for d in found]
     return [d for d in dated if d.repaired or known[_key(d)].accepted_at is None]

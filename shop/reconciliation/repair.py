@@ -46,7 +46,7 @@ _SETTLE = text(
 )
 # A retry of the refund reopens the order, which must then not go forward. An order that had nothing to
 # compensate has no failure yet.
-_REMEMBER = text("UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL")
+_SET_FAILURE = text("UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL")
 
 
 async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
@@ -161,7 +161,7 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
         )
         if refused:
             failure = {"code": row["outcome"], "message": "; ".join(row["reasons"]), "retryable": False, "reasons": row["reasons"]}
-            await tx.execute(_REMEMBER, {"id": order.id, "failure": as_json(failure)})
+            await tx.execute(_SET_FAILURE, {"id": order.id, "failure": as_json(failure)})
             await attention.put(tx, [attention.case_of(order, at_risk, str(details.get("currency", "USD")))], hold=hold)
         if refunded > 0 and not hold:
             money = {"amount": str(refunded), "currency": str(details.get("currency", "USD"))}

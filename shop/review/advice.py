@@ -9,7 +9,7 @@ from shop.review.attention import ReviewCase
 from shop.shipping.errors import CarrierMismatch, CarrierTimeout, CarrierUnavailable, VoidRefused
 from shop.values.money import show
 
-_CARRIER_AWAY = frozenset({CarrierUnavailable.code, CarrierTimeout.code})
+_CARRIER_UNAVAILABLE = frozenset({CarrierUnavailable.code, CarrierTimeout.code})
 _CONTRADICTIONS = frozenset({CarrierMismatch.code, InventoryMismatch.code})
 _NOT_ANSWERED = frozenset({PaymentGatewayError.code, PaymentGatewayTimeout.code, StepTimeout.code})
 
@@ -35,7 +35,7 @@ def advice(case: ReviewCase) -> str:
             "The external system's record differs from the request. Look the order up in the carrier's or the inventory "
             "service's system and correct it there; then resolve-order with 'retry_now', or 'written_off'."
         )
-    if case.error_code in _CARRIER_AWAY:
+    if case.error_code in _CARRIER_UNAVAILABLE:
         return "The carrier gave no clear answer. It is retried automatically; resolve-order with 'retry_now' retries at once."
     if case.error_code in _NOT_ANSWERED:
         return "The gateway gave no clear answer. It is retried automatically; resolve-order with 'retry_now' retries at once."

@@ -58,7 +58,7 @@ _RESOLVED = text(
 )
 _HOLD = text("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id")
 # For an order whose retry waits for an external system.
-_BACK_TO_THE_DESK = text(
+_BACK_TO_REVIEW = text(
     "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), not_before = NULL, "
     "waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
 )
@@ -210,7 +210,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             if row["next_retry_at"] is None and row["outcome"] is not None:
                 return False
             connection.execute(_HOLD, {"id": decided.order_id})
-            connection.execute(_BACK_TO_THE_DESK, {"id": decided.order_id})
+            connection.execute(_BACK_TO_REVIEW, {"id": decided.order_id})
         case Resolution.RETRY_NOW:  # restarts the count of refunds without a clear answer
             manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, "unclear_refunds")
         case Resolution.REFUNDED_BY_HAND:

@@ -472,19 +472,19 @@ class TestStack:
             import os, signal, sys
             from pathlib import Path
             from deployments import terminal
-            from deployments.run import _stay_up
-            from deployments.stack import revival
-            from deployments.stack.stack import Options, Stack
+            from deployments.local.run import _run_until_stopped
+            from deployments.local import revival
+            from deployments.local.stack import Options, Stack
             signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
             revival._FIRST_PAUSE = revival._LONGEST_PAUSE = 900
             with Stack(Options(var_dir=Path({str(folder / "var")!r}), prefect=False)) as stack:
                 stack.sandbox._child.command = [sys.executable, "-c", "raise SystemExit('no luck')"]
                 os.kill(stack.sandbox.pid, signal.SIGKILL)
-                _stay_up(terminal.console(width=500), stack)
+                _run_until_stopped(terminal.console(width=500), stack)
         """)
         run = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert run.stdout is not None
-        assert "could not be started; tried again in 900 s" in run.stdout.readline()
+        assert "could not be restarted; next attempt in 900 s" in run.stdout.readline()
         server = EmbeddedPostgres(folder / "var" / "postgres")
         assert server.running()
         run.send_signal(number)
@@ -512,7 +512,7 @@ class TestStack:
         code = textwrap.dedent(f"""
             import signal, time
             from pathlib import Path
-            from deployments.stack.stack import Options, Stack
+            from deployments.local.stack import Options, Stack
             signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores it
             with Stack(Options(var_dir=Path({str(folder / "var")!r}), prefect=False)) as stack:
                 print(stack.sandbox.pid, flush=True)
@@ -639,7 +639,7 @@ class TestPrefect:
         require_answer(prefect_api.api_url)
 
     def test_an_address_where_nobody_answers_is_named(self) -> None:
-        with pytest.raises(StackError, match=r"no Prefect server answers at http://127.0.0.1:1/api, which PREFECT_API_URL names"):
+        with pytest.raises(StackError, match=r"no Prefect server answers at http://127.0.0.1:1/api, the PREFECT_API_URL"):
             require_answer("http://127.0.0.1:1/api", seconds=0.2)
 
     def test_registers_the_deployments_once(self, prefect_api: PrefectServer, folder: Path) -> None:

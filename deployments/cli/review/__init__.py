@@ -16,7 +16,7 @@ from shop.orders.page.story import read_story_sync
 from shop.review.resolution import Resolution
 from shop.review.selection import Selection, select_sync
 
-_ANYTHING, _NOBODY = Filters(), Who()
+_ANYTHING, _UNNAMED = Filters(), Who()
 
 review = App(
     name="review",
@@ -73,7 +73,7 @@ def show(*orders: str, json: bool = False) -> int:
 
 
 @review.command
-def retry(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
+def retry(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED) -> int:
     """Reopen orders, so that a running worker or consumer retries their compensations at once.
 
     Args:
@@ -83,7 +83,7 @@ def retry(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int
 
 
 @review.command
-def hold(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
+def hold(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED) -> int:
     """Stop automatic retries: a person handles it.
 
     Args:
@@ -93,7 +93,7 @@ def hold(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
 
 
 @review.command
-def refunded(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY, reference: str | None = None) -> int:
+def refunded(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED, reference: str | None = None) -> int:
     """Record a refund outside the gateway, after asking the gateway whether it has refunded the money.
 
     Args:
@@ -104,7 +104,7 @@ def refunded(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY, ref
 
 
 @review.command
-def write_off(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
+def write_off(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED) -> int:
     """Write off what is still due. Needs --reason.
 
     Args:

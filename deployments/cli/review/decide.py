@@ -29,7 +29,7 @@ _DONE = {
     Resolution.WRITTEN_OFF: "written off",
 }
 _OPTIONS = {"resolved_by": "--by", "reference": "--reference", "reason": "--reason"}
-_OPEN_AGAIN = (
+_REOPENED = (
     "They are reopened, and a running worker or consumer takes them to their outcome. Nothing was started on a Prefect server: if "
     "no worker runs, they stay open until one does."
 )
@@ -107,7 +107,7 @@ def _decide_each(decision: Decision, cases: Sequence[ReviewCase], *, dry_run: bo
     console.print(decided_table(rows, dry_run=dry_run) if cases else "No order under manual review matches.")
     changed = any(row.changed for row in rows)
     if changed and not dry_run and decision.resolution is not Resolution.HOLD:
-        console.print(_OPEN_AGAIN)
+        console.print(_REOPENED)
     if stopped is not None:
         terminal.write(f"{explanation(stopped)} Of {len(cases)} orders, {len(cases) - len(rows)} were not reached.", sys.stderr)
         return 2

@@ -16,7 +16,7 @@ from shop.monitoring.postponed import EXTERNAL, STEP_IS_POSTPONED
 from shop.orders.outcomes import Outcome
 from shop.settings import settings
 
-_LOW = 8
+_LOW_STOCK_SHOWN = 8
 """Limits the products that are shown, lowest stock first."""
 _ORDERS = text(
     """
@@ -144,7 +144,7 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         latency = (await tx.execute(_LATENCY, asked)).all()
         money = (await tx.execute(_MONEY, times)).mappings().all()
         steps = (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS), "external": list(EXTERNAL)})).mappings().all()
-        stock = (await tx.execute(_STOCK, {"most": _LOW})).mappings().all()
+        stock = (await tx.execute(_STOCK, {"most": _LOW_STOCK_SHOWN})).mappings().all()
         waiting = (await tx.execute(_WAITING)).one()
     ended = {outcome: [0] * parts for outcome in Outcome}
     for part, outcome, count in orders:

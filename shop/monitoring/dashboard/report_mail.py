@@ -50,7 +50,7 @@ def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetim
     lists = bar_lists(figures, payload["steps"])
     mail.set_content(_plain(title, figures, lists))
     mail.add_alternative(_html(title, figures, lists), subtype="html")
-    _settle(mail)
+    _set_boundaries(mail)
     return Mail(s.shop_email, to.addr_spec, mail.as_bytes())
 
 
@@ -129,7 +129,7 @@ def _bar(pieces: Sequence[tuple[float, str]]) -> str:
     )
 
 
-def _settle(mail: EmailMessage) -> None:
+def _set_boundaries(mail: EmailMessage) -> None:
     """Derives the MIME boundaries from the content, so that they are not random."""
     for place, part in enumerate(mail.walk()):
         if part.is_multipart():

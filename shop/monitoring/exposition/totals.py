@@ -67,7 +67,7 @@ _ADD = text(
     ON CONFLICT (kind, name, result, code, cell) DO UPDATE SET total = t.total + excluded.total, seen = excluded.seen
     """  # noqa: S608
 )
-_TURN = text(
+_LOCK = text(
     "SELECT counted_from, read_at IS NULL OR read_at < now() - make_interval(secs => :every) AS due, "
     "CASE WHEN counted_from IS NULL OR counted_from < now() - make_interval(secs => :again + :moves) "
     "THEN now() - make_interval(secs => :again) ELSE counted_from END AS next "
@@ -92,7 +92,7 @@ class Total:
 def count_new(connection: Connection, *, every: float = EVERY_SECONDS) -> None:
     """Updates the totals, in the caller's transaction, unless another process is doing so or just did."""
     asked = {"every": every, "again": _RECOUNTED_SECONDS, "moves": _MOVES_AFTER}
-    turn = connection.execute(_TURN, asked).first()
+    turn = connection.execute(_LOCK, asked).first()
     if turn is None or not turn.due:
         return
     since: datetime | str = "-infinity" if turn.counted_from is None else turn.counted_from
