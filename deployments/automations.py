@@ -61,7 +61,8 @@ def _content(automation: AutomationCore) -> dict[str, Any]:
 
 
 def automations(deployment_id: Callable[[str], UUID], file: Path = FILE) -> Iterator[AutomationCore]:
-    """Reads the file. `deployment_id` resolves the name of a deployment. Raises pydantic's ValidationError for an invalid automation."""
+    """Reads the file. `deployment_id` resolves the name of a deployment. Raises pydantic's ValidationError
+    for an invalid automation."""
     from prefect.events.schemas.automations import AutomationCore
 
     for each in yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]:

@@ -24,8 +24,9 @@ def _run_name() -> str:
 
 @flow(name="accept-discrepancies", flow_run_name=_run_name, persist_result=False)
 async def accept_discrepancies(order_id: OrderId, accepted_by: Words, reason: Words) -> State[int]:
-    """Accepts the open discrepancies of an order: reconciliation no longer reports them, unless one side changes. Moves no money and
-    changes no record. Stores who, when and why (table `desk_entry`). Raises `NothingToAccept` and `ResolutionIncomplete`.
+    """Accepts the open discrepancies of an order: reconciliation no longer reports them, unless one side
+    changes. Moves no money and changes no record. Stores who, when and why (table `desk_entry`). Raises
+    `NothingToAccept` and `ResolutionIncomplete`.
 
     Args:
         order_id: The order's id, as in the artifact reconciliation.

@@ -34,11 +34,13 @@ def _run_name() -> str:
 
 @flow(name="cancel-order", flow_run_name=_run_name, persist_result=False)
 async def cancel_order(order_id: OrderId, reason: Words, requested_by: Words, confirmed: bool) -> State[Any]:
-    """Shows what cancelling now would compensate and cost (as result and artifact `what-cancelling-undoes`); if confirmed, cancels it.
+    """Shows what cancelling now would compensate and cost (as result and artifact `what-cancelling-undoes`);
+    if confirmed, cancels it.
 
-    Before it is shipped, the order is stopped and compensated. After that it is returned: the money is refunded, the pieces are back on
-    the shelf, and the customer is notified. Repeating it has no further effect. An order that a worker is processing may ship before the
-    request takes effect; then it is returned. Raises `OrderUnknown` and `ResolutionIncomplete` (a text is missing).
+    Before it is shipped, the order is stopped and compensated. After that it is returned: the money is
+    refunded, the pieces are back on the shelf, and the customer is notified. Repeating it has no further
+    effect. An order that a worker is processing may ship before the request takes effect; then it is
+    returned. Raises `OrderUnknown` and `ResolutionIncomplete` (a text is missing).
 
     Args:
         order_id: The order's id.

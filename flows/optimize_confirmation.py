@@ -38,18 +38,19 @@ def _run_name() -> str:
 async def optimize_confirmation(
     optimizer: Optimizer = Optimizer.AUTO, demonstrations: Demonstrations = 4, calls: Calls = 150
 ) -> State[str]:
-    """Lets one of DSPy's optimisers make a program from the examples that ship with the project, and compares it with the program in
-    use on other examples.
+    """Lets one of DSPy's optimisers make a program from the examples that ship with the project, and compares
+    it with the program in use on other examples.
 
-    Ends as `Saved` if it is better: the next order uses it; otherwise as `Kept`. Fails, and changes nothing, if the model does not
-    answer. The artifact `confirmation-program` shows both.
+    Ends as `Saved` if it is better: the next order uses it; otherwise as `Kept`. Fails, and changes nothing,
+    if the model does not answer. The artifact `confirmation-program` shows both.
 
     Args:
-        optimizer: bootstrap (BootstrapFewShot) keeps the model's own good answers as demonstrations. mipro (MIPROv2) tries other
-            instructions too. gepa lets the reflection model analyse faults and rewrite the instructions. auto is gepa if
-            DSPY_REFLECTION_MODEL is set, else bootstrap.
+        optimizer: bootstrap (BootstrapFewShot) keeps the model's own good answers as demonstrations. mipro
+            (MIPROv2) tries other instructions too. gepa lets the reflection model analyse faults and rewrite the
+            instructions. auto is gepa if DSPY_REFLECTION_MODEL is set, else bootstrap.
         demonstrations: Limits the examples in the prompt. Each makes the prompt longer.
-        calls: Approximate number of texts that mipro and gepa may try; bootstrap requests each training example at most once.
+        calls: Approximate number of texts that mipro and gepa may try; bootstrap requests each training
+            example at most once.
     """
     found = await optimize_program(optimizer, demonstrations, calls)
     summary = _summary(found)

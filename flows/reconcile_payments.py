@@ -50,12 +50,13 @@ def _run_name() -> str:
 
 @flow(name="reconcile-payments", flow_run_name=_run_name, persist_result=False)
 async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) -> State[str]:
-    """Compares the gateway's payments and refunds with our orders, in both directions, and the stock with reservations and shipments.
-    Without `since_hours` no period is skipped, however long no run has ended. Open discrepancies are checked again until both sides
-    agree or a person accepts them (`accept-discrepancies`).
+    """Compares the gateway's payments and refunds with our orders, in both directions, and the stock with
+    reservations and shipments. Without `since_hours` no period is skipped, however long no run has ended.
+    Open discrepancies are checked again until both sides agree or a person accepts them
+    (`accept-discrepancies`).
 
-    Ends as `Balanced`, as `Repaired` if everything wrong could be repaired, or as failed, `Discrepancies`, if a person is needed.
-    The artifact `reconciliation` has the table; each discrepancy is an event.
+    Ends as `Balanced`, as `Repaired` if everything wrong could be repaired, or as failed, `Discrepancies`, if
+    a person is needed. The artifact `reconciliation` has the table; each discrepancy is an event.
     """
     report = Report()
     since = await database_time() - timedelta(hours=since_hours) if since_hours else await _since()

@@ -39,16 +39,20 @@ def _run_name() -> str:
 async def resolve_order(
     order_id: OrderId, resolution: Resolution, resolved_by: Words, reference: OptionalWords = None, reason: OptionalWords = None
 ) -> State[OrderOutcome]:
-    """Resolves an order under manual review, or retries its compensations. Stores who, when and why (table `desk_entry`).
+    """Resolves an order under manual review, or retries its compensations. Stores who, when and why (table
+    `desk_entry`).
 
-    Repeating the same decision has no effect. Raises the errors of `shop.review.errors`, which say what to do.
+    Repeating the same decision has no effect. Raises the errors of `shop.review.errors`, which say what to
+    do.
 
     Args:
         order_id: The order's id, as in the artifact orders-that-need-attention.
-        resolution: hold: a person handles it, without automatic retries. refunded_by_hand: the money was refunded outside the gateway.
+        resolution: hold: a person handles it, without automatic retries. refunded_by_hand: the money was
+            refunded outside the gateway.
             written_off: what is still due will not be done. retry_now: retry at once.
         resolved_by: Who decides this. Stored as typed, beside Prefect's record of who started this run.
-        reference: Required for refunded_by_hand: a proof, such as the number of a bank transfer. No card data.
+        reference: Required for refunded_by_hand: a proof, such as the number of a bank transfer. No card
+            data.
         reason: Required for written_off: the reason. No card data.
     """
     decided = review.decision(

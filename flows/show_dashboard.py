@@ -31,7 +31,8 @@ Hours = Annotated[float, Field(gt=0, le=24 * 366, description="Hours that the ch
 
 @flow(name="show-dashboard", flow_run_name=timed("dashboard"), persist_result=False)
 async def show_dashboard(hours: Hours = 3) -> str:
-    """Draws throughput and latency over time, outcomes, the error rate of each step and stock that runs low. Returns the headline."""
+    """Draws throughput and latency over time, outcomes, the error rate of each step and stock that runs low.
+    Returns the headline."""
     until = await database_time()
     figures = await read_figures(until - timedelta(hours=hours), until)
     page = await asyncio.to_thread(dashboard_page, figures, STEPS, f"Orders of {last(hours=hours).name}")

@@ -25,8 +25,8 @@ def _run_name() -> str:
 
 @flow(name="show-order", flow_run_name=_run_name, persist_result=False)
 async def show_order(order_id: OrderId) -> State[str]:
-    """Draws the order's history so far: its page, as an artifact of this run. Changes nothing. Raises `OrderUnknown`, and `RuntimeError` if
-    the page cannot be created.
+    """Draws the order's history so far: its page, as an artifact of this run. Changes nothing. Raises
+    `OrderUnknown`, and `RuntimeError` if the page cannot be created.
 
     Args:
         order_id: The exact order id.

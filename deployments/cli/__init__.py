@@ -53,7 +53,8 @@ def make_app(chosen: Sequence[str] = ()) -> App:
 
 
 def order_saga(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns its exit code. `arguments`: without the program's name; None: those of this process."""
+    """Runs a command. Returns its exit code. `arguments`: without the program's name; None: those of this
+    process."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = make_app(arguments[:1])(arguments, exit_on_error=False, print_error=True)

@@ -17,8 +17,8 @@ from shop.settings import settings
 def books() -> int:
     """Compare our tables with the payment gateway's payments, and stock with shipments.
 
-    Exit codes: 0, the books balance; 1, they do not; 2, nothing was compared, because the database or the gateway does not
-    answer, or the settings are invalid.
+    Exit codes: 0, the books balance; 1, they do not; 2, nothing was compared, because the database or the
+    gateway does not answer, or the settings are invalid.
     """
     try:
         found = read_books(settings().database_url, ask_gateway())

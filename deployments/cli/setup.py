@@ -22,13 +22,14 @@ _STYLES = {Change.UNCHANGED: "dim", Change.CREATED: "green", Change.UPDATED: "ye
 
 
 def setup(*, check: bool = False) -> int:
-    """Register on a Prefect server what the saga needs: the work pool, its queues, the concurrency limit, the deployments with their
-    schedules and limits, the automations. Also checks the database's tables, which `order-saga migrate` creates.
+    """Register on a Prefect server what the saga needs: the work pool, its queues, the concurrency limit, the
+    deployments with their schedules and limits, the automations. Also checks the database's tables, which
+    `order-saga migrate` creates.
 
     The server is that of PREFECT_API_URL. Running it again only restores what was removed or changed there.
 
-    Exit codes: 0, everything is there; 1, the tables are outdated, or, with --check, something is missing or differs; 2, a setting
-    is invalid, or the server does not answer.
+    Exit codes: 0, everything is there; 1, the tables are outdated, or, with --check, something is missing or
+    differs; 2, a setting is invalid, or the server does not answer.
 
     Args:
         check: Only report; change nothing.

@@ -23,10 +23,12 @@ from shop.monitoring.window import Window, parse
 def status(*, window: str | None = None, watch: bool = False, every: float = 2, json: bool = False) -> int:
     """Show throughput, latency, errors and processes over any window.
 
-    Exit codes: 0; 2, the window or a setting is invalid, or the database does not answer (with --watch it is retried).
+    Exit codes: 0; 2, the window or a setting is invalid, or the database does not answer (with --watch it is
+    retried).
 
     Args:
-        window: 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (default: performance_window_minutes of monitoring.yaml).
+        window: 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (default: performance_window_minutes of
+            monitoring.yaml).
         watch: Repeat until Ctrl-C.
         every: Seconds between repetitions, with --watch.
         json: Print JSON; with --watch, one line per repetition.

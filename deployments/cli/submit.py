@@ -59,8 +59,8 @@ File = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)
 def submit(file: File, /, *, own_run: bool = False, no_wait: bool = False, timeout: float = 300, json: bool = False) -> int:
     """Take orders from a file to their outcomes.
 
-    Exit codes: 0, every order has an outcome and none needs attention; 1, otherwise, or the database does not answer; 2, the input or
-    the settings are invalid.
+    Exit codes: 0, every order has an outcome and none needs attention; 1, otherwise, or the database does not
+    answer; 2, the input or the settings are invalid.
 
     Args:
         file: A JSON file (a list of orders, or one), or one order per line (NDJSON); - reads standard input.

@@ -8,7 +8,8 @@ from cyclopts import Parameter
 
 
 def worker(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
-    """Run flows: Prefect's process worker for the pool orders, with a graceful shutdown and automatic consumers.
+    """Run flows: Prefect's process worker for the pool orders, with a graceful shutdown and automatic
+    consumers.
 
     Args:
         options: Options of `prefect worker start`, such as --name and --limit.

@@ -1,4 +1,5 @@
-"""Diagrams in Markdown files: the fenced block after `<!-- diagram: NAME -->` holds the diagram of this name."""
+"""Diagrams in Markdown files: the fenced block after `<!-- diagram: NAME -->` holds the diagram of this
+name."""
 
 from __future__ import annotations
 

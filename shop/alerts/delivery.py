@@ -1,4 +1,5 @@
-"""Delivers alerts to the services in `ALERT_URLS`, through apprise: at least once, each service on its own, with time limits."""
+"""Delivers alerts to the services in `ALERT_URLS`, through apprise: at least once, each service on its own,
+with time limits."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ async def delivery_is_due(waited: float) -> bool:
 
 
 async def deliver() -> tuple[int, int]:
-    """Delivers the notices that are due. Returns how many were delivered, and how many failed and will be retried.
+    """Delivers the notices that are due. Returns how many were delivered, and how many failed and will be
+    retried.
 
     Raises only database errors; notices whose result was not recorded are delivered again.
     """

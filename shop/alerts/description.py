@@ -30,7 +30,8 @@ class Description:
 
 
 def describe(notice: Notice) -> Description:
-    """Describes an alert as it was last evaluated. Raises KeyError and ValueError for a rule that this version does not know."""
+    """Describes an alert as it was last evaluated. Raises KeyError and ValueError for a rule that this
+    version does not know."""
     return _DESCRIBE[Rule(notice.rule)](notice, one_line(notice.subject), notice.details)
 
 

@@ -25,13 +25,14 @@ _PAUSE_SECONDS = 15.0
 """Minimum time in seconds that orders are blocked by the infrastructure, or by the lack of a worker of
 their version, before the alert."""
 _CLEARING_SHARE = 0.8
-"""An error rate alert clears below this share of the threshold: without the gap it would be raised and cleared again and again."""
+"""An error rate alert clears below this share of the threshold: without the gap it would be raised and
+cleared again and again."""
 
 
 class Rule(StrEnum):
     ERROR_RATE = "error_rate"
-    """Share of failures among the steps, compensations and messages that ended in the window. Business refusals are not failures;
-    postponed attempts are covered by EXTERNAL_UNAVAILABLE."""
+    """Share of failures among the steps, compensations and messages that ended in the window. Business
+    refusals are not failures; postponed attempts are covered by EXTERNAL_UNAVAILABLE."""
     ORDER_WAITING = "order_waiting"
     """Seconds since an order without an outcome was submitted."""
     NEEDS_ATTENTION = "needs_attention"
@@ -111,7 +112,8 @@ _BLOCKED = text(
 
 
 def evaluate(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> list[Breach]:
-    """Evaluates every rule. `already`: the open alerts, because some thresholds for clearing differ from those for raising.
+    """Evaluates every rule. `already`: the open alerts, because some thresholds for clearing differ from
+    those for raising.
 
     Every number comes from the journal: no process keeps state.
     """
@@ -145,8 +147,8 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
 
 
 def _external(connection: Connection, settings: Settings, already: Open) -> Iterator[Breach]:
-    """Finds external systems that are unavailable, from the orders that were postponed for them. A single pause of a circuit breaker raises
-    no alert."""
+    """Finds external systems that are unavailable, from the orders that were postponed for them. A single
+    pause of a circuit breaker raises no alert."""
     now: datetime = connection.execute(_NOW).scalar_one()
     blocked = {row.code: row for row in connection.execute(_BLOCKED, {"codes": list(EXTERNAL), "until_claimed": list(VERSION)})}
     for codes, subject, pause in (

@@ -1,4 +1,5 @@
-"""Evaluates the rules at intervals and keeps the state of alerts: each is raised once and clears once, however many workers evaluate."""
+"""Evaluates the rules at intervals and keeps the state of alerts: each is raised once and clears once,
+however many workers evaluate."""
 
 from __future__ import annotations
 
@@ -56,18 +57,19 @@ class Watched:
     """What one evaluation changed."""
 
     evaluated: bool
-    """False: alerts are turned off and none is open; another worker evaluates; or the last evaluation was less than
-    `health_check_interval_seconds` ago."""
+    """False: alerts are turned off and none is open; another worker evaluates; or the last evaluation was
+    less than `health_check_interval_seconds` ago."""
     raised: int = 0
     cleared: int = 0
     open: int = 0
 
 
 def watch(config: Monitoring | None = None) -> Watched:
-    """Evaluates every rule in one transaction, and records which alerts are raised and which clear, with the notices to be delivered.
+    """Evaluates every rule in one transaction, and records which alerts are raised and which clear, with the
+    notices to be delivered.
 
-    Where `worker_monitoring.enabled` is off nothing is evaluated, and open alerts clear. Blocks: not for an event loop. Raises
-    SQLAlchemyError if the database is unavailable, and MonitoringConfigError.
+    Where `worker_monitoring.enabled` is off nothing is evaluated, and open alerts clear. Blocks: not for an
+    event loop. Raises SQLAlchemyError if the database is unavailable, and MonitoringConfigError.
     """
     config, s = config or monitoring(), settings()
     with sync_engine(s.database_url).connect() as connection, connection.begin() as running:

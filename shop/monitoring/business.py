@@ -110,7 +110,8 @@ class Confirmations(BaseModel):
     by_template: int
     by_model: int
     reasons: dict[str, int]
-    """Why a language model's text was rejected or requested again: the twenty most frequent reasons of the latest `REASONS_READ`."""
+    """Why a language model's text was rejected or requested again: the twenty most frequent reasons of the
+    latest `REASONS_READ`."""
 
 
 class BusinessMetrics(BaseModel):

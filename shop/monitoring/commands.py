@@ -1,6 +1,7 @@
 """Reads the journal once, for the metrics of events, of steps and of the business.
 
-Counts rows by step, status, remark and bucket, from an index that has all of them: a million in a third of a second.
+Counts rows by step, status, remark and bucket, from an index that has all of them: a million in a third of a
+second.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Counted:
 
     @property
     def postponed(self) -> bool:
-        """Whether the attempt has not ended but will be made again, when an external system is available again."""
+        """Whether the attempt has not ended but will be made again, when an external system is available
+        again."""
         return self.status == POSTPONED
 
     @property
@@ -69,17 +71,20 @@ class Counted:
 
 
 def read_commands(connection: Connection, window: Window) -> list[Counted]:
-    """Steps that ended in the window, done or failed, and postponed attempts. A step that is repeated counts once, when it last ended."""
+    """Steps that ended in the window, done or failed, and postponed attempts. A step that is repeated counts
+    once, when it last ended."""
     return _read_apart(connection, window, _COMMANDS, _POSTPONED)
 
 
 def read_compensations(connection: Connection, window: Window) -> list[Counted]:
-    """Compensations that ended in the window, and postponed attempts; `step` is the one that was compensated."""
+    """Compensations that ended in the window, and postponed attempts; `step` is the one that was
+    compensated."""
     return _read_apart(connection, window, _COMPENSATIONS, _UNDO_POSTPONED)
 
 
 def read_messages(connection: Connection, window: Window) -> list[Counted]:
-    """Mails and messages to the CRM that were sent in the window; `step` is their kind, and their bucket has no meaning."""
+    """Mails and messages to the CRM that were sent in the window; `step` is their kind, and their bucket has
+    no meaning."""
     return _read(connection, _MESSAGES, window)
 
 

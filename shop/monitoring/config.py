@@ -31,8 +31,8 @@ class Logging(_Part):
     level: Level | None = None
     """None: `LOG_LEVEL` applies."""
     file_path: str | None = Field(default=None, min_length=1)
-    """From the project's folder, unless it is absolute. None: `logs/shop.jsonl` in `VAR_DIR`. Host and pid are inserted into the name
-    (`shop.HOST-PID.jsonl`): each process has its own file."""
+    """From the project's folder, unless it is absolute. None: `logs/shop.jsonl` in `VAR_DIR`. Host and pid
+    are inserted into the name (`shop.HOST-PID.jsonl`): each process has its own file."""
     max_file_size_mb: float = Field(default=50, ge=0.01, le=10_000)
     """Size at which a process begins a new file; it keeps five older ones."""
 
@@ -42,7 +42,8 @@ class EventMonitoring(_Part):
 
     enabled: bool = True
     trace_retention_hours: float = Field(default=48, gt=0, le=24 * 366)
-    """How long samples of processes, and log files of processes that have ended, are kept. Orders and their journal stay."""
+    """How long samples of processes, and log files of processes that have ended, are kept. Orders and their
+    journal stay."""
     track_payload_size: bool = True
 
 
@@ -51,7 +52,8 @@ class WorkerMonitoring(_Part):
 
     enabled: bool = True
     health_check_interval_seconds: float = Field(default=15, ge=1, le=3600)
-    """Heartbeat interval of long-running processes. One without a heartbeat for three intervals counts as lost."""
+    """Heartbeat interval of long-running processes. One without a heartbeat for three intervals counts as
+    lost."""
     performance_window_minutes: float = Field(default=30, gt=0, le=366 * 24 * 60)
     """Default window of metrics."""
     alert_on_high_error_rate: bool = True
@@ -93,7 +95,8 @@ class MonitoringConfigError(ValueError):
 
 
 def load(path: Path) -> Monitoring:
-    """Reads a file. Raises MonitoringConfigError if it does not exist, is not YAML, or has invalid keys or values."""
+    """Reads a file. Raises MonitoringConfigError if it does not exist, is not YAML, or has invalid keys or
+    values."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except (OSError, UnicodeError) as error:

@@ -1,4 +1,5 @@
-"""Log lines for people (text on standard error) and for machines (a JSON file per process): built and masked once per record."""
+"""Log lines for people (text on standard error) and for machines (a JSON file per process): built and masked
+once per record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Masks what log lines must not show: secrets from the settings, card numbers, mail addresses, and fields that identify a person."""
+"""Masks what log lines must not show: secrets from the settings, card numbers, mail addresses, and fields
+that identify a person."""
 
 from __future__ import annotations
 
@@ -88,7 +89,8 @@ def _without_input(line: str) -> str:
 
 
 def masked(value: Any, settings: Settings) -> Any:
-    """Masks the fields of a line, at any depth; the value of a field that identifies a person or a secret is replaced."""
+    """Masks the fields of a line, at any depth; the value of a field that identifies a person or a secret is
+    replaced."""
     match value:
         case str():
             return mask(value, settings)
@@ -136,8 +138,8 @@ def _parts(secret: str) -> set[str]:
 
 
 def parts_of_url(url: str, shortest: int = 4) -> set[str]:
-    """The parts of a URL that may be secret: user and password, a host that is no domain name, the path and its segments, and the values of
-    the query, as written and decoded."""
+    """The parts of a URL that may be secret: user and password, a host that is no domain name, the path and
+    its segments, and the values of the query, as written and decoded."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return set()

@@ -1,8 +1,10 @@
-"""Metrics of any window, read from the journal and the tables beside it: no counters that a restart would reset.
+"""Metrics of any window, read from the journal and the tables beside it: no counters that a restart would
+reset.
 
     read_metrics(parse("1h")).steps[0].success_rate
 
-One read-only transaction, so that all numbers are of the same moment. A million journal rows take less than a second.
+One read-only transaction, so that all numbers are of the same moment. A million journal rows take less than a
+second.
 """
 
 from __future__ import annotations
@@ -60,10 +62,12 @@ def default_window(config: Monitoring | None = None) -> Window:
 
 
 def read_metrics(window: Window | None = None, *, database_url: str | None = None, steps: Iterable[str] = ()) -> Metrics:
-    """Reads the metrics of a window (None: the configured one). `steps`: the saga's steps in order, listed even if they did not run;
-    without it, the steps that ran are listed, in the order of the last completed order.
+    """Reads the metrics of a window (None: the configured one). `steps`: the saga's steps in order, listed
+    even if they did not run; without it, the steps that ran are listed, in the order of the last completed
+    order.
 
-    Blocks: not for an event loop. Raises MonitoringConfigError, and SQLAlchemyError if the database is unavailable.
+    Blocks: not for an event loop. Raises MonitoringConfigError, and SQLAlchemyError if the database is
+    unavailable.
     """
     url = settings().database_url if database_url is None else database_url
     with sync_engine(url).connect() as connection, connection.begin():

@@ -1,4 +1,5 @@
-"""System metrics: resources used by processes and machines in a window, from the samples that processes write."""
+"""System metrics: resources used by processes and machines in a window, from the samples that processes
+write."""
 
 from __future__ import annotations
 

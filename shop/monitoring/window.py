@@ -44,7 +44,8 @@ def last(**ago: float) -> Window:
 
 
 def parse(asked: str) -> Window:
-    """Parses `10m`, `1h`, `24h`, `7d`, `all`, or two ISO times as `FROM/TO`, either of which may be omitted. A time without a zone is UTC.
+    """Parses `10m`, `1h`, `24h`, `7d`, `all`, or two ISO times as `FROM/TO`, either of which may be omitted.
+    A time without a zone is UTC.
 
     Raises ValueError with a message for the user.
     """

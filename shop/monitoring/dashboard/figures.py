@@ -73,7 +73,8 @@ class Money(BaseModel):
 
 
 class StepFigures(BaseModel):
-    """One step in the period. Attempts that were postponed because an external system was down are not counted."""
+    """One step in the period. Attempts that were postponed because an external system was down are not
+    counted."""
 
     model_config = ConfigDict(frozen=True)
     step: str
@@ -101,8 +102,8 @@ class LowStock(BaseModel):
 
 
 class Figures(BaseModel):
-    """From `since` (inclusive) to `until` (exclusive), in equal parts. Latency is from submission to outcome in seconds; None where nothing
-    ended. No customer data."""
+    """From `since` (inclusive) to `until` (exclusive), in equal parts. Latency is from submission to outcome
+    in seconds; None where nothing ended. No customer data."""
 
     model_config = ConfigDict(frozen=True)
     since: AwareDatetime

@@ -1,4 +1,5 @@
-"""The daily report as a mail for the shop itself: tables with bars. No image, nothing from outside, so that every mail program shows it."""
+"""The daily report as a mail for the shop itself: tables with bars. No image, nothing from outside, so that
+every mail program shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The answer at `/metrics`, independent of the HTTP server; and a small server for processes that have none."""
+"""The answer at `/metrics`, independent of the HTTP server; and a small server for processes that have
+none."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Exposition:
     """The metrics of one process. `answer` is thread-safe; it waits for the database only briefly."""
 
     def __init__(self, kind: str, *, database_url: str | None = None, inventory_only: bool = False, token: str | None = None) -> None:
-        """`token`: the bearer token that callers need; None: none. `inventory_only`: the database has a stock and no shop."""
+        """`token`: the bearer token that callers need; None: none. `inventory_only`: the database has a stock
+        and no shop."""
         self.token = token
         about = (inventory_families,) if inventory_only else (shop_families, inventory_families)
         self.registry = CollectorRegistry()
@@ -70,7 +72,8 @@ def metrics_token() -> str | None:
 
 
 class MetricsServer(ServedInThread):
-    """Serves the metrics at `/metrics` from a thread of its own, while used as a context manager. Raises OSError if the port is taken."""
+    """Serves the metrics at `/metrics` from a thread of its own, while used as a context manager. Raises
+    OSError if the port is taken."""
 
     def __init__(self, exposition: Exposition, host: str, port: int) -> None:
         listener = listen(port, host)

@@ -1,6 +1,8 @@
-"""The series: a reading as metric families of Prometheus. `docs/metrics.md` lists names and labels; a test compares.
+"""The series: a reading as metric families of Prometheus. `docs/metrics.md` lists names and labels; a test
+compares.
 
-Labels have few values, whatever orders contain: steps, outcomes, codes of our own errors, ISO currencies. No ids, no customer data.
+Labels have few values, whatever orders contain: steps, outcomes, codes of our own errors, ISO currencies. No
+ids, no customer data.
 """
 
 from __future__ import annotations
@@ -215,7 +217,8 @@ def _counter(  # noqa: PLR0917
     key: Callable[[Total], tuple[str, ...]],
     at_least: Iterable[tuple[str, ...]] = (),
 ) -> Metric:
-    """`at_least`: label values that are reported even if nothing was counted, so that the first count is an increase."""
+    """`at_least`: label values that are reported even if nothing was counted, so that the first count is an
+    increase."""
     family = CounterMetricFamily(f"{PREFIX}_{name}", what, labels=labels)
     counts: dict[tuple[str, ...], int] = dict.fromkeys(at_least, 0)
     counts.update(_by(totals, key))
@@ -227,7 +230,8 @@ def _counter(  # noqa: PLR0917
 def _histogram(  # noqa: PLR0917
     name: str, what: str, labels: list[str], totals: Iterable[Total], key: Callable[[Total], tuple[str, ...]], bounds: Sequence[float]
 ) -> Metric:
-    """A histogram built from our buckets, which are 5 % wide: the error of its bounds, and twice the error of its sum."""
+    """A histogram built from our buckets, which are 5 % wide: the error of its bounds, and twice the error of
+    its sum."""
     family = HistogramMetricFamily(f"{PREFIX}_{name}_seconds", what, labels=labels)
     by_labels: dict[tuple[str, ...], Counter[int]] = defaultdict(Counter)
     for each in totals:

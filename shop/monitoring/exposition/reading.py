@@ -1,7 +1,7 @@
 """Reads the metrics from the database in a thread of its own, and caches them for a few seconds.
 
-However many requests come, the database is read once per `KEPT_SECONDS`. A request waits at most `PATIENCE_SECONDS` for a database that
-does not answer, and then reports that.
+However many requests come, the database is read once per `KEPT_SECONDS`. A request waits at most
+`PATIENCE_SECONDS` for a database that does not answer, and then reports that.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Reading:
         self._reported = False
 
     def latest(self) -> Read | None:
-        """Returns a reading from the cache, at most a minute old if reading takes long. None: the database does not answer."""
+        """Returns a reading from the cache, at most a minute old if reading takes long. None: the database
+        does not answer."""
         now = time.monotonic()
         with self._lock:
             if self._last is not None and now - self._last.at < self._kept:

@@ -1,9 +1,11 @@
-"""Totals for counters and histograms, kept in the database: they never decrease, survive restarts, and are the same in every process.
+"""Totals for counters and histograms, kept in the database: they never decrease, survive restarts, and are
+the same in every process.
 
-A counter must never decrease, or Prometheus takes its whole value as new. Rows of the journal do change: a step that is retried is no
-longer failed, an order that is reopened has no outcome. So each reading counts what ended in the last minutes, and adds what exceeds the
-count of the reading before; what ended earlier stays in the total. The cost of a reading depends on those minutes, not on the age of the
-shop. One process reads at a time, at most once per `EVERY_SECONDS`.
+A counter must never decrease, or Prometheus takes its whole value as new. Rows of the journal do change: a
+step that is retried is no longer failed, an order that is reopened has no outcome. So each reading counts
+what ended in the last minutes, and adds what exceeds the count of the reading before; what ended earlier
+stays in the total. The cost of a reading depends on those minutes, not on the age of the shop. One process
+reads at a time, at most once per `EVERY_SECONDS`.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ def _session() -> requests.Session:
 
 @contextmanager
 def sending(database_url: str | None = None) -> Iterator[None]:
-    """Sends traces from a database (None: the shop's) while the body runs, and briefly afterwards for the last orders, unless another
-    process does."""
+    """Sends traces from a database (None: the shop's) while the body runs, and briefly afterwards for the
+    last orders, unless another process does."""
     sender = Sender(at(database_url))
     sender.start()
     try:

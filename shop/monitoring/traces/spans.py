@@ -1,6 +1,7 @@
 """Builds spans from an order's journal: one trace per order, whichever workers processed it.
 
-Ids are derived from the order's id, so a trace that is sent twice is the same trace. Attributes contain no customer data.
+Ids are derived from the order's id, so a trace that is sent twice is the same trace. Attributes contain no
+customer data.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ _SHOWN = 100
 
 
 def duration(seconds: float | None) -> str:
-    """`12 ms`, `1.39 s`, `2 min 3 s`, `3 h 20 min`; empty for None, zero for a negative duration (a clock was set back)."""
+    """`12 ms`, `1.39 s`, `2 min 3 s`, `3 h 20 min`; empty for None, zero for a negative duration (a clock was
+    set back)."""
     if seconds is None:
         return ""
     seconds = max(0.0, seconds)
@@ -31,8 +32,8 @@ def for_mermaid(text: str, most: int = _SHOWN) -> str:
 
 
 def for_markdown(text: str, most: int = 300) -> str:
-    """Escapes text for a line or a table cell of Markdown: punctuation becomes character references, so that no address becomes a link.
-    One line, shortened."""
+    """Escapes text for a line or a table cell of Markdown: punctuation becomes character references, so that
+    no address becomes a link. One line, shortened."""
     return "".join(c if c.isalnum() or c in " ,;'()%?" else f"&#{ord(c)};" for c in _visible(text, most))
 
 
@@ -43,7 +44,8 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def for_terminal(text: str, most: int = _SHOWN) -> str:
-    """Removes characters that move a terminal's cursor or change the reading direction. One line, shortened."""
+    """Removes characters that move a terminal's cursor or change the reading direction. One line,
+    shortened."""
     return _visible(text, most)
 
 
