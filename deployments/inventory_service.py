@@ -83,7 +83,7 @@ def create_app(
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:
-        """Whether the service can work: queries the database."""
+        """Reports whether the service can work: queries the database."""
         await inventory.get("health")
         return {"status": "ok"}
 

@@ -22,7 +22,7 @@ DIAGRAMS: dict[str, Callable[[], str]] = {
 
 
 def out_of_date(home: Path = mermaid.HOME) -> dict[Path, str]:
-    """The Markdown files whose diagrams are out of date, with the text that they should have."""
+    """Returns the Markdown files whose diagrams are out of date, with the text that they should have."""
     texts = {path: path.read_text(encoding="utf-8") for path in _documents(home)}
     fresh = {path: _BLOCK.sub(lambda found: f"{found[1]}{found[2]}{DIAGRAMS[found[1]]()}", text) for path, text in texts.items()}
     return {path: text for path, text in fresh.items() if text != texts[path]}

@@ -44,7 +44,7 @@ _ARROWS = """
 
 
 def workflow(saga: Saga) -> str:
-    """The saga as a flowchart: steps, refusals with an outcome of their own, compensations."""
+    """Draws the saga as a flowchart: steps, refusals with an outcome of their own, compensations."""
     lines = ["flowchart TD", '    order(["order"])']
     for step in saga:
         left, right = ("[[", "]]") if step.kind is Kind.PIVOT else ("[", "]")

@@ -194,7 +194,7 @@ def _short(file: Path) -> Path:
 
 
 def _next_steps(stack: Stack, *, shows_secrets: bool) -> Text:
-    """`shows_secrets`: the output is a terminal with a person, not a log."""
+    """Returns what to do next. `shows_secrets`: the output is a terminal with a person, not a log."""
     command = _short(Path(sys.executable).with_name("order-saga"))
     text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
     if stack.prefect_server:  # our own server's version has it

@@ -99,8 +99,8 @@ def _submit(order: AnyOrder, *, kept_for: float | None) -> Receipt:
 
 
 def is_well_shaped(content: Content) -> bool:
-    """Whether the deployment's parameter schema accepts the order. The pending lane rejects one that it
-    does not accept, with its reasons. The same goes for an order of which something was removed: its
+    """Returns whether the deployment's parameter schema accepts the order. The pending lane rejects one that
+    it does not accept, with its reasons. The same goes for an order of which something was removed: its
     unknown fields are unchecked."""
     try:
         Order.model_validate_json(content.text)

@@ -68,8 +68,8 @@ def create_app() -> FastAPI:
 
     @made.get("/health", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
     async def health() -> Health:
-        """Whether orders and events can be accepted: the database answers and is writable, and their keys
-        are set."""
+        """Reports whether orders and events can be accepted: the database answers and is writable, and their
+        keys are set."""
         try:
             async with transaction(seconds=_HEALTH_SECONDS) as tx:
                 read_only = (await tx.execute(text("SHOW transaction_read_only"))).scalar_one() == "on"

@@ -38,7 +38,7 @@ OrderId = Annotated[str, Query(alias="id", min_length=1, max_length=MAX_ORDER_ID
 
 @router.get(LABEL, response_class=FileResponse, responses={**_REFUSED, **_PDF})
 def label(order_id: OrderId) -> Response:
-    """The parcel's label, 4 x 6 inches, if it has been printed."""
+    """Returns the parcel's label, 4 x 6 inches, if it has been printed."""
     path = label_path(settings().label_dir, order_id)
     if not _is_there(path):
         raise _missing("label")
@@ -47,7 +47,7 @@ def label(order_id: OrderId) -> Response:
 
 @router.get(MAIL, response_class=HTMLResponse, responses=_REFUSED)
 def mail(order_id: OrderId, kind: Kind) -> Response:
-    """A mail as its reader sees it, if it went to the Maildir (no mail server is set)."""
+    """Returns a mail as its reader sees it, if it went to the Maildir (no mail server is set)."""
     path = find_mail(settings().mail_dir, order_id, kind)
     if path is None or not _is_there(path):
         raise _missing("mail")

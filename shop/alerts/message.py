@@ -46,7 +46,7 @@ def alert_message(notice: Notice, shop_name: str) -> Message:
 
 
 def event_payload(notice: Notice) -> dict[str, Any]:
-    """The alert as data. Raises the same as `alert_message`."""
+    """Returns the alert as data. Raises the same as `alert_message`."""
     text, cleared = describe(notice), notice.phase == "cleared"
     because = f" {notice.over_because}." if notice.over_because else ""
     return {

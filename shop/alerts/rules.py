@@ -184,7 +184,7 @@ def _error_rates(connection: Connection, config: Monitoring, settings: Settings,
 
 
 def _most_frequent(failures: Mapping[str, int]) -> dict[str, Any]:
-    """The most frequent codes, including refusals."""
+    """Returns the most frequent codes, including refusals."""
     return {"codes": dict(list(failures.items())[:5])} if failures else {}
 
 

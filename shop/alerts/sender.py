@@ -22,7 +22,7 @@ _MEMORY_BYTES = 2**30
 
 
 def client_for(url: str) -> Apprise | None:
-    """The apprise client of one service; None: apprise does not accept the URL."""
+    """Returns the apprise client of one service; None if apprise does not accept the URL."""
     logging.getLogger("apprise").propagate = False  # it may log parts of the URL
     client = Apprise(asset=AppriseAsset(app_id="order-saga", async_mode=False, http_redirects=False, secure_logging=True))
     with LogCapture():  # type: ignore[no-untyped-call]

@@ -104,7 +104,7 @@ def _write(connection: Connection, config: Monitoring, s: Settings) -> Watched:
 
 
 def _turned_off(rule: str, config: Monitoring) -> str | None:
-    """Why the rule is no longer evaluated; None: it is."""
+    """Returns why the rule is no longer evaluated; None if it is."""
     if not config.worker_monitoring.enabled:
         return _TURNED_OFF.format("enabled")
     if rule == Rule.ERROR_RATE and not config.worker_monitoring.alert_on_high_error_rate:

@@ -115,7 +115,7 @@ def load(path: Path) -> Monitoring:
 
 
 def monitoring() -> Monitoring:
-    """The configuration of this process, read once. Raises MonitoringConfigError."""
+    """Returns the configuration of this process, read once. Raises MonitoringConfigError."""
     path = settings().monitoring_config
     return Monitoring() if path is None else _loaded(HOME / path.expanduser())
 

@@ -182,7 +182,7 @@ def _remove_old_files(config: Monitoring, var_dir: Path) -> None:
 
 
 def _is_running(host: str, pid: int) -> bool:
-    """Whether the process runs. False for another machine, whose processes are unknown."""
+    """Returns whether the process runs. False for another machine, whose processes are unknown."""
     return host == socket.gethostname() and psutil.pid_exists(pid)
 
 

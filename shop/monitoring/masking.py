@@ -114,7 +114,7 @@ _known: dict[int, tuple[Settings, frozenset[str]]] = {}
 
 
 def _values(settings: Settings) -> frozenset[str]:
-    """The secrets in the settings, collected once per settings object."""
+    """Returns the secrets in the settings, collected once per settings object."""
     if (known := _known.get(id(settings))) is not None and known[0] is settings:
         return known[1]
     found = set[str]()
@@ -138,8 +138,8 @@ def _parts(secret: str) -> set[str]:
 
 
 def parts_of_url(url: str, shortest: int = 4) -> set[str]:
-    """The parts of a URL that may be secret: user and password, a host that is no domain name, the path and
-    its segments, and the values of the query, as written and decoded."""
+    """Returns the parts of a URL that may be secret: user and password, a host that is no domain name, the
+    path and its segments, and the values of the query, as written and decoded."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return set()

@@ -91,7 +91,7 @@ def _plain(key: str) -> str:
 
 
 def _is_empty(value: Any, depth: int = 0) -> bool:
-    """Whether dropping the value loses nothing. True also for an address of empty fields."""
+    """Returns whether dropping the value loses nothing. True also for an address of empty fields."""
     if isinstance(value, Mapping) and depth < _DEEPEST:
         return all(_is_empty(each, depth + 1) for each in value.values())
     return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list | tuple) and not value)

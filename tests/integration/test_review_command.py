@@ -77,13 +77,13 @@ async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(saga: W
     code, said = await review("retry", "--all", "--by", "ann", "--reason", "the gateway takes refunds again", "--dry-run")
     assert code == 0
     assert all(order_id in said for order_id in order_ids)
-    assert "30 opened again" in said
+    assert "30 reopened" in said
     assert "nothing was changed" in said
     assert state(saga) == before
 
     code, said = await review("retry", "--all", "--by", "ann", "--reason", "the gateway takes refunds again")
     assert code == 0
-    assert "30 opened again" in said
+    assert "30 reopened" in said
     assert "29,999.70 USD" in said
     assert "worker" in said, "that somebody has to take them up"
     for order_id in order_ids:
@@ -136,7 +136,7 @@ async def test_filters_choose_and_held_orders_wait(saga: World, unique: str, rev
 
     saga.misbehave(take_refunds=True)
     code, said = await review("retry", "--all", "--not-held", "--older-than", "2h", "--by", "ann")
-    assert (code, "1 opened again" in said) == (0, True)
+    assert (code, "1 reopened" in said) == (0, True)
     await process_pending_orders(consumer_seconds=0)
     outcomes = [saga.order(order_id).outcome for order_id in (old, new, held)]
     assert outcomes == [Outcome.COMPENSATED, Outcome.NEEDS_ATTENTION, Outcome.NEEDS_ATTENTION]

@@ -23,7 +23,7 @@ from shop.runtime.sync import run_sync
 from shop.settings import settings
 
 _DONE = {
-    Resolution.RETRY_NOW: "opened again",
+    Resolution.RETRY_NOW: "reopened",
     Resolution.HOLD: "held",
     Resolution.REFUNDED_BY_HAND: "refund recorded",
     Resolution.WRITTEN_OFF: "written off",

@@ -31,7 +31,7 @@ class Row:
 
 def listed(cases: Sequence[ReviewCase]) -> Group:
     """Makes one line per order, and the sums."""
-    table = _table(f"Under manual review: {len(cases)}", "order", "since", "step", "at risk", "code", "last error", "retries", "next retry")
+    table = _table(f"Under manual review: {len(cases)}", "order", "since", "step", "at risk", "code", "last error", "retries", "next try")
     for case in cases:
         table.add_row(
             Text(case.order_id),

@@ -86,9 +86,9 @@ class Optimized:
 def run(
     settings: Settings, wanted: Optimizer, *, shown: int, calls: int, stop: threading.Event, report: Callable[[str], None]
 ) -> Optimized:
-    """`shown` limits the demonstrations; `calls` approximately limits the attempts of GEPA and MIPRO.
-    Blocks, for minutes with a slow model. Raises CannotOptimize, Stopped or OSError; then nothing was
-    saved."""
+    """Runs one optimisation. `shown` limits the demonstrations; `calls` approximately limits the attempts of
+    GEPA and MIPRO. Blocks, for minutes with a slow model. Raises CannotOptimize, Stopped or OSError; then
+    nothing was saved."""
     optimizer = _choose(wanted, settings)
     began = time.monotonic()
     training, held_out = examples("training", settings), examples("evaluation", settings)

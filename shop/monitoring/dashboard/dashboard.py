@@ -29,7 +29,7 @@ def dashboard_page(figures: Figures, steps: Sequence[str], title: str) -> str:
 
 
 def charts(figures: Figures, steps: Sequence[str]) -> list[Chart]:
-    """Throughput, latency, outcomes, errors, stock."""
+    """Draws throughput, latency, outcomes, errors, stock."""
     times = part_names(figures)
     counts: dict[str, list[float]] = {str(outcome): [float(n) for n in parts] for outcome, parts in figures.ended.items()}
     seconds = figures.part_seconds
@@ -51,13 +51,13 @@ def bar_lists(figures: Figures, steps: Sequence[str]) -> list[BarList]:
 
 
 def part_names(figures: Figures) -> list[str]:
-    """When each part of the time begins, such as `13:00`."""
+    """Returns the start of each part of the period, such as `13:00`."""
     part = timedelta(seconds=figures.part_seconds)
     return [f"{figures.since + place * part:%H:%M}" for place in range(len(figures.p50))]
 
 
 def headline(figures: Figures) -> str:
-    """What matters most, in a line."""
+    """Returns the most important figures in a line."""
     parts = [f"{figures.total:,} orders ended"]
     if figures.total:
         completed = sum(figures.ended.get(Outcome.COMPLETED, []))
@@ -71,7 +71,7 @@ def headline(figures: Figures) -> str:
 
 
 def numbers(figures: Figures, steps: Sequence[str]) -> str:
-    """The same as tables, for readers who do not see the charts."""
+    """Returns the figures as tables, for readers who do not see the charts."""
     tables = []
     if figures.total:
         share = [(outcome, f"{sum(n):,}", f"{100 * sum(n) / figures.total:.1f} %") for outcome, n in figures.ended.items()]

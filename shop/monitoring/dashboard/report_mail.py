@@ -107,7 +107,7 @@ def _legend(figures: Figures) -> str:
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
-    """`title` and the cells of `rows` are HTML."""
+    """Makes a table. `title` and the cells of `rows` are HTML."""
     heading = "".join(f'<th align="left" style="{_CELL};color:{LIGHT["dim"]};font-weight:normal">{escape(name)}</th>' for name in head)
     body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
     return (
@@ -117,7 +117,8 @@ def _table(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> st
 
 
 def _bar(pieces: Sequence[tuple[float, str]]) -> str:
-    """A bar of cells with background colours; each piece is its share of the whole width, and its colour."""
+    """Makes a bar of cells with background colours; each piece is its share of the whole width, and its
+    colour."""
     widths = [(round(_BAR_WIDTH * share) or 2, colour) for share, colour in pieces if share > 0]
     rest = _BAR_WIDTH - sum(width for width, _ in widths)
     cells = "".join(

@@ -53,7 +53,7 @@ class Exposition:
         self.registry.register(_ShopCollector(kind, Reading(database_url or settings().database_url), about))
 
     def allows(self, authorization: str | None) -> bool:
-        """Whether a request with this `Authorization` header may read."""
+        """Returns whether a request with this `Authorization` header may read."""
         if self.token is None:
             return True
         scheme, _, given = (authorization or "").partition(" ")
@@ -66,7 +66,7 @@ class Exposition:
 
 
 def metrics_token() -> str | None:
-    """The value of `METRICS_TOKEN`."""
+    """Returns the value of `METRICS_TOKEN`."""
     secret = settings().metrics_token
     return secret.get_secret_value() if secret else None
 

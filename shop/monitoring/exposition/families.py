@@ -38,7 +38,7 @@ _OUTBOX_STATES = ("waiting", "failing", "refused")
 
 
 def shop_families(read: Read) -> Iterator[Metric]:
-    """The series of a shop's orders."""
+    """Yields the series of a shop's orders."""
     yield from _totals(read.totals)
     yield from _orders_now(read.now)
     yield from _money_now(read.now)
@@ -46,7 +46,7 @@ def shop_families(read: Read) -> Iterator[Metric]:
 
 
 def inventory_families(read: Read) -> Iterator[Metric]:
-    """The series of a stock."""
+    """Yields the series of a stock."""
     found = read.now.inventory
     yield _gauge("inventory_products", "Products in the catalogue.", found.products)
     yield _gauge("inventory_products_sold_out", "Products with nothing left to reserve.", found.sold_out)
@@ -57,7 +57,7 @@ def inventory_families(read: Read) -> Iterator[Metric]:
 
 
 def reading_families(read: Read | None) -> Iterator[Metric]:
-    """The series of the reading itself."""
+    """Yields the series of the reading itself."""
     yield _gauge(
         "database_up", "1 if the database answered the latest reading; otherwise the series that are read from it are missing.", read
     )
@@ -66,7 +66,7 @@ def reading_families(read: Read | None) -> Iterator[Metric]:
 
 
 def process_families(kind: str) -> Iterator[Metric]:
-    """The series of the process that answers."""
+    """Yields the series of the process that answers."""
     info = GaugeMetricFamily(f"{PREFIX}_process_info", "1, for the kind of process that answers.", labels=["kind"])
     info.add_metric([kind], 1)
     yield info
@@ -217,8 +217,8 @@ def _counter(  # noqa: PLR0917
     key: Callable[[Total], tuple[str, ...]],
     at_least: Iterable[tuple[str, ...]] = (),
 ) -> Metric:
-    """`at_least`: label values that are reported even if nothing was counted, so that the first count is an
-    increase."""
+    """Makes a counter. `at_least`: label values that are reported even if nothing was counted, so that the
+    first count is an increase."""
     family = CounterMetricFamily(f"{PREFIX}_{name}", what, labels=labels)
     counts: dict[tuple[str, ...], int] = dict.fromkeys(at_least, 0)
     counts.update(_by(totals, key))
@@ -230,7 +230,7 @@ def _counter(  # noqa: PLR0917
 def _histogram(  # noqa: PLR0917
     name: str, what: str, labels: list[str], totals: Iterable[Total], key: Callable[[Total], tuple[str, ...]], bounds: Sequence[float]
 ) -> Metric:
-    """A histogram built from our buckets, which are 5 % wide: the error of its bounds, and twice the error of
+    """Makes a histogram from our buckets, which are 5 % wide: the error of its bounds, and twice the error of
     its sum."""
     family = HistogramMetricFamily(f"{PREFIX}_{name}_seconds", what, labels=labels)
     by_labels: dict[tuple[str, ...], Counter[int]] = defaultdict(Counter)
@@ -242,7 +242,7 @@ def _histogram(  # noqa: PLR0917
 
 
 def _buckets(counts: Mapping[int, int], bounds: Sequence[float]) -> tuple[list[tuple[str, float]], float]:
-    """Cumulative counts, and the sum of all in seconds."""
+    """Returns cumulative counts and the sum of all in seconds."""
     middles = [(middle_ms(bucket) / 1000, count) for bucket, count in counts.items()]
     buckets = [
         ("+Inf" if math.isinf(bound) else str(float(bound)), float(sum(count for seconds, count in middles if seconds <= bound)))

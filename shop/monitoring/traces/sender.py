@@ -51,7 +51,7 @@ _STEPS = text(
 
 
 def _session() -> requests.Session:
-    """A session that sends no login from `~/.netrc` and follows no redirect."""
+    """Returns a session that sends no login from `~/.netrc` and follows no redirect."""
     session = requests.Session()
     session.auth = lambda request: request
     session.max_redirects = 0

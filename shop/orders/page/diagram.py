@@ -99,7 +99,7 @@ def _step_class(step: StepView) -> str:
 
 
 def step_words(step: StepView) -> list[str]:
-    """The state of a step in short lines: `done, 12 ms`, `3 attempts`."""
+    """Returns the state of a step in short lines: `done, 12 ms`, `3 attempts`."""
     words = [", ".join(part for part in (step.state, duration(step.seconds)) if part)]
     if step.error and step.state is not StepState.DONE:
         words.append(step.error.replace("_", " "))
@@ -109,7 +109,7 @@ def step_words(step: StepView) -> list[str]:
 
 
 def undo_words(undo: UndoView) -> list[str]:
-    """The state of a compensation in short lines."""
+    """Returns the state of a compensation in short lines."""
     words = [", ".join(part for part in (undo.state, duration(undo.seconds)) if part)]
     if undo.error and undo.state is not UndoState.DONE:
         words.append(undo.error.replace("_", " "))

@@ -10,8 +10,8 @@ _SHOWN = 100
 
 
 def duration(seconds: float | None) -> str:
-    """`12 ms`, `1.39 s`, `2 min 3 s`, `3 h 20 min`; empty for None, zero for a negative duration (a clock was
-    set back)."""
+    """Formats a duration: `12 ms`, `1.39 s`, `2 min 3 s`, `3 h 20 min`; empty for None, zero for a negative
+    duration (a clock was set back)."""
     if seconds is None:
         return ""
     seconds = max(0.0, seconds)
@@ -38,7 +38,7 @@ def for_markdown(text: str, most: int = 300) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table. The cells of the rows are escaped, the head is not."""
+    """Makes a Markdown table. The cells of the rows are escaped, the head is not."""
     body = ["| " + " | ".join(for_markdown(cell) for cell in row) + " |" for row in rows]
     return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body])
 

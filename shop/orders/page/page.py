@@ -23,8 +23,8 @@ KEY = "saga-"
 
 
 def page_key(order_id: str) -> str:
-    """The key of the order's page: `saga-order-1001` for `ORDER-1001`. Lower case, digits and dashes; unique
-    to the id: the key of an id with other characters contains a digest."""
+    """Returns the key of the order's page: `saga-order-1001` for `ORDER-1001`. Lower case, digits and dashes;
+    unique to the id: the key of an id with other characters contains a digest."""
     if len(order_id) <= 80 and _PLAIN.fullmatch(order_id):
         return KEY + order_id.lower()
     slug = _OTHER.sub("-", order_id.lower()).strip("-")[:60].rstrip("-")

@@ -184,7 +184,7 @@ class StepView:
 
 
 def step_views(story: OrderStory, saga: Saga) -> list[StepView]:
-    """Every step of the saga in its sequence, then journalled steps that the saga no longer has."""
+    """Returns every step of the saga in its sequence, then journalled steps that the saga no longer has."""
     rows = {row.step: row for row in story.steps}
     last = max((place for place, step in enumerate(saga) if step.name in rows), default=-1)
     views = [_view(step, rows.pop(step.name, None), story, passed=place < last) for place, step in enumerate(saga)]
@@ -194,7 +194,7 @@ def step_views(story: OrderStory, saga: Saga) -> list[StepView]:
 
 
 def undos_in_order(steps: Sequence[StepView]) -> list[UndoView]:
-    """The compensations in the order in which they ran, then those that are due."""
+    """Returns the compensations in the order in which they ran, then those that are due."""
     undos = [step.undo for step in reversed(steps) if step.undo is not None]
     return sorted(undos, key=lambda undo: undo.number)
 
