@@ -22,7 +22,7 @@ _LONGEST, _MARGIN = 50_000, 1_000
 """Limits a text in characters, and so the time for masking; and the additional characters that are masked,
 so that no secret is cut in two."""
 _BITS = 63
-"""Limits integers, in bits, to what JSON readers support."""
+"""Limits integers, in bits, to what can be written as JSON."""
 _PERSONAL = frozenset(
     "name first_name last_name full_name customer_name recipient company street street1 street2 address address2 line1 line2 city zip "
     "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address billing_address payment_info "

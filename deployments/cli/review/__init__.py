@@ -20,7 +20,7 @@ _ANYTHING, _UNNAMED = Filters(), Who()
 
 review = App(
     name="review",
-    help="""List and settle the orders under manual review.
+    help="""List and resolve the orders under manual review.
 
 A decision is stored with who made it and why, as by the flow resolve-order. Needs only the database (refunded also the payment
 gateway) and no Prefect server: it starts no run. retry, refunded and write-off reopen the order, and a running worker or
