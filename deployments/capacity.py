@@ -1,5 +1,4 @@
-"""The number of concurrent runs of a worker, from the memory of its machine and the connections of the
-database."""
+"""The number of concurrent runs of a worker, from its machine's memory and the database's connections."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ from shop.settings import settings
 log = logging.getLogger("shop.worker")
 
 OWN_RUNS_QUEUE = "own-runs"
-"""The work queue of `process-order` (prefect.yaml). Every other deployment is on another queue of higher
-priority."""
+"""The work queue of `process-order` (prefect.yaml). Other deployments have a queue of higher priority."""
 RESERVED = 4
 """Places of a worker that are closed to runs of `process-order`, so that consumers, recovery and payment
 events always start."""
@@ -30,8 +28,7 @@ _MEMORY_SHARE = 0.5
 _RUN_CONNECTIONS = 3
 """Average number of database connections of one run."""
 _OTHER_CONNECTIONS = 50
-"""Database connections reserved for other processes: the Prefect server, the web app, other workers,
-people."""
+"""Database connections reserved for the Prefect server, the web app, other workers and people."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _LIMIT = text("SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int")
 

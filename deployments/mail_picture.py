@@ -1,5 +1,4 @@
-"""Renders the confirmation mail as a picture: `python -m deployments.mail_picture docs/mail.png` (needs
-Chromium)."""
+"""Renders the confirmation mail with Chromium: `python -m deployments.mail_picture docs/mail.png`."""
 
 from __future__ import annotations
 

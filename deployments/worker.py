@@ -66,8 +66,7 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
             self._watching: asyncio.Task[None] | None = None
 
         async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
-            """Leaves runs of `process-order` that would take the last places: they are Late until one is
-            free."""
+            """Leaves runs of `process-order` that would take the last places until one is free (Late)."""
             return await super()._submit_scheduled_flow_runs(self._with_free_places(flow_run_response))
 
         def _with_free_places(self, found: list[WorkerFlowRunResponse]) -> list[WorkerFlowRunResponse]:
@@ -92,8 +91,7 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
             return self
 
         async def __aexit__(self, *exc_info: Any) -> None:
-            """Terminates the remaining runs gracefully, then stops them. No more runs are accepted by
-            then."""
+            """Terminates the remaining runs gracefully, then stops them. No more runs are accepted."""
             if self._watching is not None:
                 self._watching.cancel()
             with anyio.CancelScope(shield=True):

@@ -1,5 +1,4 @@
-"""Handles events of the payment gateway: refunds late charges, detects refunds from its dashboard, shows
-disputes."""
+"""Handles the payment gateway's events: late charges, refunds from its dashboard, disputes."""
 
 from __future__ import annotations
 

@@ -26,8 +26,7 @@ _OUTSIDE_OF_TASKS = "prefect.orders"
 
 
 def configure() -> None:
-    """Configures the shop's log lines and connects them with Prefect's. Idempotent. Raises
-    MonitoringConfigError."""
+    """Connects the shop's log lines with Prefect's. Idempotent. Raises MonitoringConfigError."""
     ensure_logging_setup()
     logs.configure()
     add_source(_run)
@@ -63,8 +62,7 @@ def _run() -> dict[str, Any]:
 
 
 class _UIHandler(APILogHandler):
-    """Sends lines of a run to the UI, without those per order of a batch, of which there may be thousands
-    a second."""
+    """Sends lines of a run to the UI, without those per order of a batch: thousands per second."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, "order_id", None) is not None and "orders" in get_contextvars():

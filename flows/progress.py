@@ -51,8 +51,7 @@ class Progress:
         self._showing = asyncio.create_task(self._show_repeatedly(), name="show-progress")
 
     async def end(self) -> None:
-        """Shows the table of outcomes, if there was any order. Takes some seconds at most and never
-        raises."""
+        """Shows the table of outcomes, if there was any order. Takes a few seconds and never raises."""
         await self.stop()
         if not self._taken():
             return
@@ -101,8 +100,7 @@ class Progress:
 
 
 def outcomes_table(outcome_counter: OutcomeCounter, taken: int, seconds: float) -> str:
-    """Returns the results of a run as Markdown: the outcomes, the money, the failures, and orders of
-    interest."""
+    """Returns the results of a run as Markdown: outcomes, money, failures, and orders of interest."""
     ended = outcome_counter.ended
     left = f", {taken - ended:,} were released" if taken > ended else ""
     parts = [

@@ -36,8 +36,7 @@ async def open_beyond_loopback(api_url: str) -> str | None:
 
 
 async def _is_loopback(host: str) -> bool:
-    """Whether the name or address means only this machine. Many systems resolve their own name to
-    127.0.1.1."""
+    """Whether the address means only this machine. Many systems resolve their own name to 127.0.1.1."""
     try:
         async with asyncio.timeout(_SECONDS):
             found = await asyncio.get_running_loop().getaddrinfo(host, None)

@@ -53,8 +53,7 @@ def make_app(chosen: Sequence[str] = ()) -> App:
 
 
 def order_saga(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns its exit code. `arguments`: without the program's name; None: those of this
-    process."""
+    """Runs a command. Returns its exit code. `arguments`: without the program's name; None: the process's."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = make_app(arguments[:1])(arguments, exit_on_error=False, print_error=True)
@@ -85,8 +84,7 @@ def _version() -> str:
 
 
 def _explained(error: CycloptsError) -> object:
-    """Explains wrong arguments in a line. Cyclopts' own message about an unknown command imports every
-    command."""
+    """Explains wrong arguments in a line. Cyclopts' own message about a command imports every command."""
     from rich.text import Text
 
     from shop.text.sanitize import tame

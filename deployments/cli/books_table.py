@@ -1,5 +1,4 @@
-"""Shows the books as a table: our tables beside the payment gateway's payments, and stock beside
-shipments."""
+"""Shows the books as a table: our tables beside the gateway's payments, and stock beside shipments."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Draws the saga in characters, for terminals: steps go down on the left, compensations go up on the
-right."""
+"""Draws the saga in characters: steps go down on the left, compensations go up on the right."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Diagrams in Markdown files: the fenced block after `<!-- diagram: NAME -->` holds the diagram of this
-name."""
+"""Diagrams in Markdown files: the fenced block after `<!-- diagram: NAME -->` holds this diagram."""
 
 from __future__ import annotations
 

@@ -86,8 +86,7 @@ def states() -> str:
 
 
 def sequence(saga: Saga) -> str:
-    """Draws one order over time: through `process-order`, after a failure, and what Prefect does
-    automatically."""
+    """Draws one order over time: `process-order`, failures, and what Prefect does automatically."""
     systems = dict(_SYSTEMS[step.name] for step in saga if step.name in _SYSTEMS)
     participants = {"caller": "caller", "flow": "process-order", "database": "PostgreSQL", **systems}
     participants |= {"mail": "mail server, CRM", "prefect": "Prefect server", "others": "other flows"}

@@ -1,2 +1,1 @@
-"""Starts everything on this machine (`make run`): PostgreSQL, Prefect server, worker, web app, sandbox
-gateway."""
+"""Starts everything on this machine (`make run`): PostgreSQL, Prefect server, worker, web app, sandbox."""

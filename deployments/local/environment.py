@@ -39,8 +39,7 @@ def _reread(names: Iterable[str]) -> None:
 
 
 def set_environment(values: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Sets the values in this process's environment and removes those that are None. Returns the previous
-    values."""
+    """Sets this process's environment variables; None removes one. Returns the previous values."""
     before = {name: os.environ.get(name) for name in values}
     for name, value in values.items():
         if value is None:

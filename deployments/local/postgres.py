@@ -1,5 +1,4 @@
-"""An embedded PostgreSQL: a data folder and a Unix socket, no port. Durable: committed data survives a
-crash."""
+"""An embedded PostgreSQL: a data folder and a Unix socket, no port. Committed data survives a crash."""
 
 from __future__ import annotations
 
@@ -209,8 +208,7 @@ class EmbeddedPostgres:
         raise StackError(f"the PostgreSQL that runs in {self.data_dir} does not answer. Its log ends:\n{tail(self.log)}")
 
     def _clean_up_after_crash(self) -> None:
-        """Cleans up after a crash: backends may still be ending, and another process may have the server's
-        id."""
+        """Cleans up after a crash: backends may still be ending, and another process may have the id."""
         if self._server() is None:
             for process in self._orphans():
                 if not poll(lambda process=process: _gone(process), 3):  # type: ignore[misc]

@@ -23,8 +23,7 @@ from deployments.local.files import read_if_there, tail, write_whole
 from shop.runtime.files import PRIVATE_FILE, make_private
 
 _MARK = "ORDER_SAGA_CHILD"
-"""Environment variable of a child and its descendants. It identifies leftover processes, whatever their
-parent is."""
+"""Environment variable that identifies a child and its descendants, whatever their parent is."""
 _OWNER_ONLY = 0o077
 """The umask of children: only the user can read their files, Prefect's own included."""
 _SAME_START = 2.0  # tolerance for a process's recorded start, in seconds: clocks change
@@ -147,8 +146,7 @@ class Child:
         return self._process is not None and self._process.poll() is None
 
     def stop(self, grace: float = 10, hurry: Hurry | None = None) -> None:
-        """Sends SIGTERM, waits up to `grace` seconds, then kills it and its descendants. Safe to call
-        again."""
+        """Sends SIGTERM, waits up to `grace` seconds, then kills it and its descendants. Idempotent."""
         _stop_recorded(self.pid_file, grace, hurry, reap=self.running)
         if self._process is not None:
             self._process.wait(10)

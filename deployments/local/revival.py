@@ -1,5 +1,4 @@
-"""Restarts parts that have died: at once, then after growing pauses, so that one that dies repeatedly does
-no harm."""
+"""Restarts parts that have died: at once, then after growing pauses."""
 
 from __future__ import annotations
 

@@ -42,8 +42,7 @@ _POLL_SECONDS = 2.0
 
 
 def run(*, demo: bool) -> int:
-    """Returns the exit code. `demo`: stops after the samples have ended, with 0 only if all is as
-    expected."""
+    """Returns the exit code. `demo`: stops after the samples, with 0 only if all is as expected."""
     console = terminal.console(width=130)
     try:
         return _run(console, demo=demo)

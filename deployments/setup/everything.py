@@ -1,5 +1,4 @@
-"""Everything that the saga needs on a Prefect server: work pool, queues, limit, deployments, schedules,
-automations."""
+"""Everything on a Prefect server: work pool, queues, limit, deployments, schedules, automations."""
 
 from __future__ import annotations
 

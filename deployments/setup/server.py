@@ -75,8 +75,7 @@ def ensure_queues(*, apply: bool = True) -> list[Item]:
 
 
 def ensure_payment_limit(*, apply: bool = True) -> list[Item]:
-    """Creates the limit of concurrent requests to the payment gateway. Keeps the number of an existing
-    limit."""
+    """Creates the limit of concurrent requests to the payment gateway. Keeps an existing limit."""
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 

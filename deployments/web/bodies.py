@@ -47,8 +47,7 @@ def _too_large(most: int) -> ProblemError:
 
 
 async def read_json(request: Request) -> Any:
-    """Returns the body's JSON with exact numbers. Raises 415, 413, 408, 400 with the place, and 422 for
-    deep nesting."""
+    """Returns the body's JSON with exact numbers. Raises 415, 413, 408, 400 and 422 with the reason."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" or request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send uncompressed JSON as Content-Type: application/json")

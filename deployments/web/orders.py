@@ -58,8 +58,7 @@ _HEADERS = {
 
 
 class Accepted(BaseModel):
-    """The order is stored and reaches an outcome whatever happens. Until then, submitting it again returns
-    the same."""
+    """The order is stored and reaches an outcome. Until then, submitting it again returns the same."""
 
     model_config = ConfigDict(frozen=True)
 

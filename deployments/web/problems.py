@@ -50,8 +50,7 @@ class Problem(BaseModel):
 
 
 class ProblemError(Exception):
-    """Ends a request with this problem. `kind`: the last part of its type; without one the status is
-    enough."""
+    """Ends a request with this problem. `kind`: the last part of its type, if the status is not enough."""
 
     def __init__(
         self,

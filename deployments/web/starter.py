@@ -10,8 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Starter:
-    """Calls `start` soon after `ring`, in its own thread; at most once in `pause_seconds`, however often
-    it rings."""
+    """Calls `start` soon after `ring`, in its own thread, at most once in `pause_seconds`."""
 
     def __init__(self, name: str, start: Callable[[], object], pause_seconds: float = 1) -> None:
         self._start, self._pause = start, pause_seconds

@@ -81,8 +81,7 @@ async def _deliver_one(url: str, notice: Notice, s: Settings) -> str | None:
 
 
 def _send(url: str, message: Message) -> str | None:
-    """Runs `shop.alerts.sender` and kills it after `SEND_SECONDS`. Returns None, or why the message was
-    not sent."""
+    """Runs `shop.alerts.sender`, at most `SEND_SECONDS`. Returns None, or why nothing was sent."""
     command, given = [sys.executable, "-P", str(_SENDER)], json.dumps([url, message.title, message.body])
     try:
         ended = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SEND_SECONDS, check=True)

@@ -49,8 +49,7 @@ def weights() -> Path:
 
 
 def main() -> None:
-    """Serves the model on 127.0.0.1 until it is terminated. Clients must send `DSPY_API_KEY`, if it is
-    set."""
+    """Serves the model on 127.0.0.1 until terminated. Clients must send `DSPY_API_KEY`, if set."""
     parser = argparse.ArgumentParser(prog="python -m shop.confirmation.local_model", description="A small language model on this machine.")
     parser.add_argument("--port", type=int, default=USUAL_PORT, help="0 selects a free port (default: %(default)s)")
     parser.add_argument("--port-file", type=Path, help="write the port there once it listens")

@@ -73,8 +73,7 @@ def load(path: Path) -> Program:
 
 
 def plain(settings: Settings) -> Program:
-    """Returns the program without a file. A local model gets examples; for others the instructions are
-    enough."""
+    """Returns the program without a file. Only a local model needs examples."""
     writer = ConfirmationWriter()
     if (settings.dspy_model or "").startswith(LOCAL):
         languages = groupby(demonstrations(settings), attrgetter("language"))

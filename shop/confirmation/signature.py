@@ -39,8 +39,7 @@ OUTPUTS = frozenset(WriteConfirmation.output_fields)
 
 
 class ConfirmationWriter(dspy.Module):  # type: ignore[misc]
-    """Turns the inputs of `facts.inputs_of` into four texts with slots, or fewer if the answer is
-    unreadable."""
+    """Turns the inputs of `facts.inputs_of` into four texts with slots, or fewer if unreadable."""
 
     def __init__(self) -> None:
         super().__init__()

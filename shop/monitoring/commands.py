@@ -57,8 +57,7 @@ class Counted:
 
     @property
     def postponed(self) -> bool:
-        """Whether the attempt has not ended but will be made again, when an external system is available
-        again."""
+        """Whether the attempt is repeated when an external system is available again."""
         return self.status == POSTPONED
 
     @property

@@ -79,8 +79,7 @@ class Monitoring(_Part):
     metrics_collection: MetricsCollection = MetricsCollection()
 
     def log_file(self, var_dir: Path, process: str = "*") -> Path:
-        """Returns the JSON lines file of a process (its host and pid); `*` returns the pattern of all
-        names."""
+        """Returns the JSON lines file of a process (host and pid); `*` returns the pattern of all names."""
         given = self.logging.file_path
         path = HOME / Path(given).expanduser() if given else var_dir / "logs" / "shop.jsonl"
         return path.with_name(f"{path.stem}.{process}{path.suffix}")
@@ -95,8 +94,8 @@ class MonitoringConfigError(ValueError):
 
 
 def load(path: Path) -> Monitoring:
-    """Reads a file. Raises MonitoringConfigError if it does not exist, is not YAML, or has invalid keys or
-    values."""
+    """Reads a file. Raises MonitoringConfigError if it is missing or not YAML, or a key or value is
+    invalid."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except (OSError, UnicodeError) as error:

@@ -1,5 +1,4 @@
-"""The codes of the errors that a step can end with. Business refusals are counted separately from
-failures."""
+"""Error codes that a step can end with. Business refusals are counted separately from failures."""
 
 from __future__ import annotations
 

@@ -31,8 +31,7 @@ _PERSONAL = frozenset(
 """Fields whose value is never shown, in any spelling of case and hyphens."""
 _MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 _BEFORE_INPUT, _AFTER_INPUT = "input_value=", ", input_type="
-"""pydantic repeats its input between these. The input may contain them too, so the last one in a line
-counts."""
+"""pydantic repeats its input between these. The last one in a line counts: the input may contain them."""
 _ROW = re.compile(r"[ |]*(?:DETAIL|CONTEXT):")
 _AFTER_ROW = re.compile(
     r"[ |+-]*(?:DETAIL|CONTEXT|HINT|QUERY|LOCATION):|[ |]*(?:\[SQL: |\(Background on |File \"|Traceback |The above |During )"
@@ -89,8 +88,7 @@ def _without_input(line: str) -> str:
 
 
 def masked(value: Any, settings: Settings) -> Any:
-    """Masks the fields of a line, at any depth; the value of a field that identifies a person or a secret is
-    replaced."""
+    """Masks the fields of a line, at any depth. Replaces values that identify a person or are secret."""
     match value:
         case str():
             return mask(value, settings)
@@ -129,8 +127,7 @@ def _values(settings: Settings) -> frozenset[str]:
 
 
 def _parts(secret: str) -> set[str]:
-    """Returns the single secrets of a list; and of URLs, the password and parts that are long enough for a
-    token."""
+    """Returns the single secrets of a list; and of URLs, the password and parts as long as a token."""
     found = {secret}
     for each in re.split(r"[\s,]+", secret):
         found |= {each, *_passwords(each), *parts_of_url(each, _SHORTEST_TOKEN)}

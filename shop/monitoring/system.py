@@ -1,5 +1,4 @@
-"""System metrics: resources used by processes and machines in a window, from the samples that processes
-write."""
+"""System metrics: resource use of processes and machines in a window, from the processes' samples."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ async def store_one(tx: Tx, order: object, *, wake: bool = True) -> Receipt:
 
 
 def read(order: object) -> Content | UnusableOrder:
-    """Returns what is to be stored, or why nothing can be. Does not use the database: call it before the
+    """Returns what is to be stored, or why nothing can be. Uses no database: call it before the
     transaction."""
     if isinstance(order, Content | UnusableOrder):
         return order

@@ -343,8 +343,7 @@ def _card_data(unknown: Mapping[Any, Any], place: str, in_payment: bool, depth: 
 
 
 def _mark_of(key: object, value: Any, in_payment: bool) -> str | None:
-    """Returns the mark that replaces the field's value; None if the field is not for card data, or has
-    none."""
+    """Returns the mark that replaces the field's value; None if the field has no card data."""
     name = _plain(key)
     if _CODE_FIELD.fullmatch(name) and not _CODE_RESULT.fullmatch(name):
         return CODE_REMOVED if any(character.isdecimal() for text in _texts(value) for character in text) else None

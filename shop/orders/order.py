@@ -97,8 +97,7 @@ Pieces = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST), BeforeValidator(_whole
 
 
 def _with_positions(schema: dict[str, Any]) -> None:
-    """Adds the fields' sequence for forms (`position` is Prefect's keyword): JSON in a database does not
-    keep it."""
+    """Adds the fields' sequence for forms (Prefect's keyword `position`), which JSON in a database loses."""
     for position, field in enumerate(schema.get("properties", {}).values()):
         field["position"] = position
 
@@ -179,8 +178,7 @@ class Order(_Part):
 
     @property
     def addressee(self) -> str:
-        """The name for mails, in one line: the customer, else the parcel's recipient; empty if the order
-        has neither."""
+        """The name for mails, in one line: the customer's, else the recipient's, else empty."""
         return one_line(self.customer_name) or one_line(self.shipping_info.name if self.shipping_info else None)
 
     @property

@@ -266,8 +266,7 @@ def _removed(value: Any, place: str) -> list[Problem]:
 
 
 def _path(place: str) -> str:
-    """Returns the field's path. Parts that do not look like a field's name may be anybody's text and are
-    hidden."""
+    """Returns the field's path. Hides parts that do not look like a field's name: they may be any text."""
     return ".".join(part if _KEY.fullmatch(part) else "(a field)" for part in place.split(".")) if place else ""
 
 

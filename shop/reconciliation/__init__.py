@@ -1,2 +1,1 @@
-"""Reconciliation: compares the gateway's payments with the orders, in both directions, and the stock with
-its movements."""
+"""Reconciliation: compares payments with orders, in both directions, and the stock with its movements."""

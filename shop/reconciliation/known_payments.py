@@ -1,5 +1,4 @@
-"""A gateway whose search is incomplete (recent or old payments are missing), complemented by known payment
-ids."""
+"""A gateway whose incomplete search (recent or old payments) is complemented by known payment ids."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Compares the stock with its movements. Each check is one statement, so orders in progress do not disturb
-it."""
+"""Compares the stock with its movements, each check in one statement, undisturbed by current orders."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ _NOT_SHIPPED = text(
 
 
 async def check_stock() -> AsyncIterator[Discrepancy]:
-    """Yields every product, reservation and shipment that does not fit. Reports only: the shelf has to be
-    counted."""
+    """Yields every product, reservation and shipment that does not fit. Repairs need a count of the shelf."""
     async with transaction(seconds=math.inf) as tx:  # includes the caller's time between rows
         async for row in await tx.stream(_PRODUCTS):
             if row.on_hand + row.shipped != row.received:

@@ -1,5 +1,4 @@
-"""Orders under manual review: a compensation failed. They are retried with growing pauses and shown to a
-person."""
+"""Orders under manual review: a compensation failed. It is retried with growing pauses."""
 
 from __future__ import annotations
 

@@ -242,8 +242,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
 
 
 def _is_settled(row: RowMapping, decided: Decision) -> bool:
-    """Returns whether the same was decided before. Raises if it was something else, or if there is nothing
-    to decide."""
+    """Returns whether the same was decided before. Raises if another decision was, or if none is due."""
     order_id, before = decided.order_id, row["resolution"]
     if not row["was_here"]:
         where = f"it is {row['outcome']}" if row["outcome"] else "it is still in progress"
@@ -284,8 +283,7 @@ def _write_off(connection: Connection, decided: Decision, row: RowMapping) -> No
 
 
 def _settled_money(decided: Decision, row: RowMapping, how: str) -> dict[str, Any]:
-    """Returns the refund's new journal entry. What was at risk had been charged: the person answers for
-    it."""
+    """Returns the refund's new journal entry. What was at risk had been charged."""
     amount, refunded = row["amount_at_risk"], row["amount_refunded"]
     return {
         "compensation_status": how,

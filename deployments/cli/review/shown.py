@@ -47,8 +47,7 @@ def listed(cases: Sequence[ReviewCase]) -> Group:
 
 
 def decided_table(rows: Sequence[Row], *, dry_run: bool) -> Group:
-    """Makes one line per order, the count of each result, and the sum of those that were, or would be,
-    changed."""
+    """Makes one line per order, the count of each result, and the sum of the changed ones."""
     table = _table("What would be done; nothing was changed" if dry_run else "What was done", "order", "step", "at risk", "result")
     for row in rows:
         style = "bold red" if row.refused else "green" if row.changed else "dim"

@@ -30,8 +30,7 @@ _LONGEST_INSTRUCTIONS = 6000
 
 
 class CannotOptimize(Exception):
-    """A model is missing or did not answer. Contains only the type of a model's error: its text may
-    contain keys."""
+    """A model is missing or did not answer. Has only the type of its error: the text may contain keys."""
 
 
 class Stopped(Exception):

@@ -78,8 +78,7 @@ def bars_over_time(title: str, series: Mapping[str, Sequence[float]], times: Seq
 
 
 def lines_over_time(title: str, series: Mapping[str, Sequence[float | None]], times: Sequence[str]) -> Chart:
-    """Draws a line for each series, in seconds. It is broken where there is no value; a single value is a
-    dot."""
+    """Draws a line for each series, in seconds, with gaps where there is no value; a single one is a dot."""
     known = [value for values in series.values() for value in values if value is not None]
     top = _axis_end(max(known, default=0))
     shapes = _axes(title, top, times, list(series), lambda value: f"{value:g} s")

@@ -73,8 +73,7 @@ class Money(BaseModel):
 
 
 class StepFigures(BaseModel):
-    """One step in the period. Attempts that were postponed because an external system was down are not
-    counted."""
+    """One step in the period, without attempts that were postponed for an external system."""
 
     model_config = ConfigDict(frozen=True)
     step: str

@@ -117,8 +117,7 @@ def _table(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> st
 
 
 def _bar(pieces: Sequence[tuple[float, str]]) -> str:
-    """Makes a bar of cells with background colours; each piece is its share of the whole width, and its
-    colour."""
+    """Makes a bar of cells with background colours; a piece is its share of the width, and its colour."""
     widths = [(round(_BAR_WIDTH * share) or 2, colour) for share, colour in pieces if share > 0]
     rest = _BAR_WIDTH - sum(width for width, _ in widths)
     cells = "".join(

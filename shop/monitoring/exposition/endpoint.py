@@ -1,5 +1,4 @@
-"""The answer at `/metrics`, independent of the HTTP server; and a small server for processes that have
-none."""
+"""The answer at `/metrics`, and a small HTTP server for processes that have none."""
 
 from __future__ import annotations
 

@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 KEPT_SECONDS = 5.0
 PATIENCE_SECONDS = 4.0
 _STALE_SECONDS = 60.0
-"""Limits the age of values in seconds, while a reading takes long (such as the first count of a large
-journal)."""
+"""Limits the age of values in seconds, while a reading of a large journal takes long."""
 _OPTIONS = "-c statement_timeout=60000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=30000 -c jit=off"
 
 

@@ -116,8 +116,7 @@ class Sender:
             self._stopped.wait(self._every if sent else _RETRY_SECONDS)
 
     def send(self, connection: Connection) -> bool:
-        """Sends the orders that ended since the last call. Returns False if the collector did not accept
-        them."""
+        """Sends the orders that ended since the last call. Returns False if the collector refused them."""
         until: datetime = connection.execute(_SENT_UNTIL).scalar_one()
         after, last_id = until - _OVERLAP, ""
         self._sent = {key: None for key in self._sent if key[1] >= after}

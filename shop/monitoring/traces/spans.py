@@ -41,8 +41,7 @@ def resource() -> Resource:
 
 
 def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[ReadableSpan]:
-    """Yields the span of the order; below it, one for each step that ended and each compensation that was
-    attempted."""
+    """Yields the span of the order; below it, one for each step that ended and each compensation."""
     attention = order.outcome == Outcome.NEEDS_ATTENTION
     attributes = {
         "order_saga.outcome": order.outcome,

@@ -25,8 +25,7 @@ _UNDOS = {UndoState.DONE: "↶", UndoState.NOTHING: "·", UndoState.FAILED: "✗
 
 
 def order_boxes(story: OrderStory, saga: Saga) -> str:
-    """Returns lines of text, each with a line break. Compensations are numbered in the order in which they
-    ran."""
+    """Returns lines of text, each with a line break. Compensations are numbered as they ran."""
     steps = step_views(story, saga)
     places = {undo.name: place for place, undo in enumerate(undos_in_order(steps), 1)}
     lines = [f"order {for_terminal(story.order_id)}"]

@@ -44,8 +44,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def for_terminal(text: str, most: int = _SHOWN) -> str:
-    """Removes characters that move a terminal's cursor or change the reading direction. One line,
-    shortened."""
+    """Removes characters that move a terminal's cursor or change the reading direction. One line."""
     return _visible(text, most)
 
 
