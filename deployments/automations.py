@@ -1,4 +1,5 @@
-"""What Prefect does by itself: the automations of `deployments/automations.yaml`, put on a server by `order-saga setup` and `make run`."""
+"""Prefect automations: reads `deployments/automations.yaml`, and registers it for `order-saga setup` and
+`make run`."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def ensure_automations(file: Path = FILE, *, apply: bool = True) -> list[Item]:
             except ObjectNotFound:
                 if apply:
                     raise
-                return uuid4()  # reported as missing by itself
+                return uuid4()  # reported as a missing deployment
 
         for wanted in automations(deployment_id, file):
             known = client.read_automations_by_name(wanted.name)
@@ -53,14 +54,15 @@ def ensure_automations(file: Path = FILE, *, apply: bool = True) -> list[Item]:
 
 
 def _content(automation: AutomationCore) -> dict[str, Any]:
-    """Without what the server adds."""
+    """Returns the automation's content without what the server adds."""
     from prefect.events.schemas.automations import AutomationCore
 
     return automation.model_dump(include=set(AutomationCore.model_fields) - {"owner_resource"})
 
 
 def automations(deployment_id: Callable[[str], UUID], file: Path = FILE) -> Iterator[AutomationCore]:
-    """Reads the file. `deployment_id` resolves the name of a deployment. Raises pydantic's ValidationError for an invalid automation."""
+    """Reads the file. `deployment_id` resolves the name of a deployment. Raises pydantic's ValidationError
+    for an invalid automation."""
     from prefect.events.schemas.automations import AutomationCore
 
     for each in yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]:

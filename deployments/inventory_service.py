@@ -1,8 +1,10 @@
-"""`order-saga inventory-service`: serves the SQL inventory over HTTP, for shops with `INVENTORY_SERVICE_URL`.
+"""Serves the SQL inventory over HTTP (`order-saga inventory-service`), for shops with
+`INVENTORY_SERVICE_URL`.
 
-On a database of its own, or on a shop's: `--database-url`, else `DATABASE_URL`. `INVENTORY_SERVICE_TOKEN`, if it is set, is asked for;
-without it the service answers on this machine only. What ran out is given back here, every few seconds. The API is at
-`/openapi.json`; what it promises is in `shop.inventory.port`. Any number may serve the same database.
+It uses its own database or a shop's: `--database-url`, else `DATABASE_URL`. It requires
+`INVENTORY_SERVICE_TOKEN` if that is set; without it, it answers on this machine only. It releases expired
+reservations every few seconds. The API is at `/openapi.json`, its contract in `shop.inventory.port`. Any
+number of processes may serve the same database.
 """
 
 from __future__ import annotations
@@ -36,25 +38,25 @@ from shop.runtime.http_server import BoundedBodies
 log = logging.getLogger("shop.inventory_service")
 EXPIRY_SECONDS = 5.0
 _MOST_BYTES = 4_000_000
-_AWAY_SECONDS = 2
+_RETRY_AFTER_SECONDS = 2
 _TITLES = {
     Problem.OUT_OF_STOCK: (HTTPStatus.CONFLICT, "Not all of the items are in stock"),
     Problem.LOST: (HTTPStatus.CONFLICT, "Nothing is held for the order"),
-    Problem.NO_RESERVATION: (HTTPStatus.NOT_FOUND, "Nothing is known of the order"),
-    Problem.REFUSED: (HTTPStatus.CONFLICT, "The request contradicts what is there"),
-    Problem.INVALID: (HTTPStatus.UNPROCESSABLE_ENTITY, "The request makes no sense"),
+    Problem.NO_RESERVATION: (HTTPStatus.NOT_FOUND, "The order is unknown"),
+    Problem.REFUSED: (HTTPStatus.CONFLICT, "The request contradicts the stored state"),
+    Problem.INVALID: (HTTPStatus.UNPROCESSABLE_ENTITY, "The request is invalid"),
     Problem.UNAUTHORIZED: (HTTPStatus.UNAUTHORIZED, "The token is missing or wrong"),
     Problem.NOT_FOUND: (HTTPStatus.NOT_FOUND, "There is no such path"),
-    Problem.UNAVAILABLE: (HTTPStatus.SERVICE_UNAVAILABLE, "The database is away"),
+    Problem.UNAVAILABLE: (HTTPStatus.SERVICE_UNAVAILABLE, "The database is unavailable"),
 }
 _CAN_HAPPEN: dict[int | str, dict[str, Any]] = {
     code: {"model": ProblemDetails, "content": {PROBLEM_JSON: {}}, "description": what}
     for code, what in (
         (401, "The token is missing or wrong"),
-        (404, "Nothing is known of the order"),
+        (404, "The order is unknown"),
         (409, "Out of stock, lost, or refused: see `type`"),
-        (422, "The request makes no sense"),
-        (503, "The database is away; `Retry-After` says for how long to wait"),
+        (422, "The request is invalid"),
+        (503, "The database is unavailable; `Retry-After` is the wait in seconds"),
     )
 }
 
@@ -62,7 +64,7 @@ _CAN_HAPPEN: dict[int | str, dict[str, Any]] = {
 def create_app(
     inventory: EmbeddedInventory, token: str | None = None, *, expiry_seconds: float = EXPIRY_SECONDS, metrics: Exposition | None = None
 ) -> FastAPI:
-    """The service on that inventory, which it closes at its end. `token`: what callers have to bring."""
+    """Makes the service's app. It closes the inventory at shutdown. `token`: what callers must send."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -73,15 +75,15 @@ def create_app(
             await cancel_and_wait([expiring])
             await inventory.aclose()
 
-    # No pages: FastAPI's load scripts from elsewhere.
+    # Without documentation pages: FastAPI's load scripts from third parties.
     app = FastAPI(title="Inventory", version="1", description=_DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None)
     app.add_middleware(BoundedBodies, most_bytes=_MOST_BYTES)
-    _tell_problems(app)
+    _answer_problems(app)
     app.include_router(_orders(inventory, _guarded(token)), dependencies=[Depends(_BEARER)], responses=_CAN_HAPPEN)
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:
-        """Whether it can do its work: asks the database."""
+        """Reports whether the service can work: queries the database."""
         await inventory.get("health")
         return {"status": "ok"}
 
@@ -89,9 +91,9 @@ def create_app(
 
         @app.get(PATH, include_in_schema=False)
         def read_metrics(request: Request) -> Response:
-            """For Prometheus."""
+            """Metrics for Prometheus."""
             if not metrics.allows(request.headers.get("Authorization")):
-                raise _NotAllowed
+                raise _Unauthorized
             body, content_type = metrics.answer(request.headers.get("Accept"))
             return Response(body, media_type=content_type)
 
@@ -99,9 +101,9 @@ def create_app(
 
 
 _DESCRIPTION = (
-    "Every operation is named by the order's id and may be repeated: it finds what the first one did. After `release` or `put-back` "
-    "the order is over, and a request that arrives late reserves and ships nothing. An order's id has the shop's installation id "
-    "before it, so that several shops may use one service."
+    "Every operation is identified by the order's id and may be repeated: it finds the first one's result. After `release` or "
+    "`put-back` the order is closed, and a late request reserves and ships nothing. An order's id has the shop's installation id as "
+    "prefix, so that several shops may use one service."
 )
 
 
@@ -110,64 +112,64 @@ def _orders(inventory: EmbeddedInventory, route: type[APIRoute]) -> APIRouter:
 
     @api.post("/reservations")
     async def reserve(asked: Reserve) -> Reservation:
-        """Holds all the items or none."""
+        """Reserves all the items or none."""
         return await inventory.reserve(asked.order_id, asked.items, seconds=asked.seconds)
 
     @api.get("/reservations")
     async def get(order_id: Annotated[OrderId, Query()]) -> Reservation:
-        """What is known of the order."""
+        """Returns the order's reservation."""
         return _found(await inventory.get(order_id), order_id)
 
     @api.post("/reservations/keep")
     async def keep(asked: Keep) -> Reservation:
-        """What is held does not run out for so long."""
+        """Extends the reservation by this time."""
         return _found(await inventory.keep(asked.order_id, seconds=asked.seconds), asked.order_id)
 
     @api.post("/reservations/release")
     async def release(asked: AboutOrder) -> Reservation:
-        """The order is over: what it holds is given back. What is shipped stays so."""
+        """Closes the order and releases what it holds. Shipped items stay shipped."""
         return await inventory.release(asked.order_id)
 
     @api.post("/reservations/commit")
     async def commit(asked: AboutOrder) -> Reservation:
-        """What is held leaves the shelf."""
+        """Ships the reserved items."""
         return await inventory.commit(asked.order_id)
 
     @api.post("/reservations/put-back")
     async def put_back(asked: AboutOrder) -> Reservation:
-        """The order is over: what was shipped, or is held, is for sale again."""
+        """Closes the order: shipped or reserved items are for sale again."""
         return await inventory.put_back(asked.order_id)
 
     @api.get("/stock")
     async def stock() -> list[ProductStock]:
-        """Every product, and what its movements add up to, at one moment."""
+        """Returns every product and the sums of its movements, at one moment."""
         return await inventory.stock()
 
     @api.get("/shipped")
     async def shipped(installation: Annotated[Installation | None, Query()] = None) -> dict[str, int]:
-        """Pieces per product that were shipped for one shop's orders and not put back; without `installation`, for orders whose ids have
-        none in them."""
+        """Returns the pieces per product that were shipped for one shop's orders and not put back; without
+        `installation`, for orders whose ids have no prefix."""
         return await inventory.shipped(installation)
 
     @api.get("/holdings")
     async def holdings() -> list[Holding]:
-        """Who holds what."""
+        """Returns which order holds which items."""
         return await inventory.holdings()
 
     return api
 
 
-class _NothingKnown(Exception):
-    """Of this order."""
+class _OrderUnknown(Exception):
+    """The order is unknown."""
 
 
 def _found(reservation: Reservation | None, order_id: str) -> Reservation:
     if reservation is None:
-        raise _NothingKnown(order_id)
+        raise _OrderUnknown(order_id)
     return reservation
 
 
-class _NotAllowed(Exception):
+class _Unauthorized(Exception):
     """The token is missing or wrong."""
 
 
@@ -175,7 +177,8 @@ _BEARER = HTTPBearer(auto_error=False)
 
 
 def _guarded(token: str | None) -> type[APIRoute]:
-    """Routes that read nothing of a request without the token. A dependency would be asked after the body was read."""
+    """Makes routes that check the token before they read the request. A dependency would run after the
+    body was read."""
 
     class Guarded(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -183,9 +186,9 @@ def _guarded(token: str | None) -> type[APIRoute]:
 
             async def guarded(request: Request) -> Response:
                 given = await _BEARER(request)
-                # In constant time: how long a comparison takes must not tell how much of a guess is right.
+                # In constant time, so that the duration does not reveal how much of the token is right.
                 if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
-                    raise _NotAllowed
+                    raise _Unauthorized
                 return await handle(request)
 
             return guarded
@@ -193,7 +196,7 @@ def _guarded(token: str | None) -> type[APIRoute]:
     return Guarded
 
 
-def _tell_problems(app: FastAPI) -> None:
+def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(StepError)
     async def no(_: Request, error: StepError) -> Response:
         match error:
@@ -206,26 +209,26 @@ def _tell_problems(app: FastAPI) -> None:
                 return _problem(Problem.REFUSED, str(error))
         raise error
 
-    @app.exception_handler(_NothingKnown)
-    async def nothing(_: Request, __: _NothingKnown) -> Response:
+    @app.exception_handler(_OrderUnknown)
+    async def nothing(_: Request, __: _OrderUnknown) -> Response:
         return _problem(Problem.NO_RESERVATION)
 
-    @app.exception_handler(_NotAllowed)
-    async def not_allowed(_: Request, __: _NotAllowed) -> Response:
+    @app.exception_handler(_Unauthorized)
+    async def not_allowed(_: Request, __: _Unauthorized) -> Response:
         response = _problem(Problem.UNAUTHORIZED)
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        # Only where and what: what was sent is not repeated.
+        # Field and rule only: the input is not repeated.
         wrong = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         return _problem(Problem.INVALID, wrong.encode("ascii", "replace").decode()[:1000])
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> Response:
         if error.status_code in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
-            detail = f"a body has at most {_MOST_BYTES} bytes, and comes within 20 s"
+            detail = f"a body may have at most {_MOST_BYTES} bytes and must arrive within 20 s"
             response = _problem(Problem.INVALID, detail, status=error.status_code)
         else:
             response = _problem(Problem.NOT_FOUND, status=error.status_code)
@@ -236,25 +239,25 @@ def _tell_problems(app: FastAPI) -> None:
     async def database(_: Request, error: SQLAlchemyError) -> Response:
         if not (is_database_error(error) or is_schema_mismatch(error)):
             raise error
-        log.warning("the database is away (%s)", type(error).__name__)
+        log.warning("the database is unavailable (%s)", type(error).__name__)
         response = _problem(Problem.UNAVAILABLE)
-        response.headers["Retry-After"] = str(_AWAY_SECONDS)
+        response.headers["Retry-After"] = str(_RETRY_AFTER_SECONDS)
         return response
 
 
 def _problem(kind: Problem, detail: str = "", shortages: list[ShortItem] | None = None, *, status: int | None = None) -> Response:
     usual, title = _TITLES[kind]
-    told = ProblemDetails(type=kind, title=title, status=status or usual, detail=detail, shortages=shortages or [])
-    return Response(told.model_dump_json(), status_code=told.status, media_type=PROBLEM_JSON)
+    problem = ProblemDetails(type=kind, title=title, status=status or usual, detail=detail, shortages=shortages or [])
+    return Response(problem.model_dump_json(), status_code=problem.status, media_type=PROBLEM_JSON)
 
 
 async def _keep_expiring(inventory: EmbeddedInventory, seconds: float) -> None:
     while True:
         try:
             if expired := await inventory.expire():
-                log.info("%d reservations ran out", len(expired))
+                log.info("%d reservations expired", len(expired))
                 continue
         except Exception as error:
             if not is_database_error(error):
-                log.exception("reservations could not be let run out")
+                log.exception("releasing expired reservations failed")
         await asyncio.sleep(seconds)

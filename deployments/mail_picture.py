@@ -1,4 +1,4 @@
-"""Draws the confirmation mail as a mail program would: `python -m deployments.mail_picture docs/mail.png` (needs Chromium)."""
+"""Renders the confirmation mail with Chromium: `python -m deployments.mail_picture docs/mail.png`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SIZE = "680,900"
 
 
 def picture(path: Path) -> None:
-    """Raises `FileNotFoundError` if there is no browser."""
+    """Renders the picture. Raises `FileNotFoundError` if there is no browser."""
     browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        raise FileNotFoundError(f"none of these is installed: {', '.join(_BROWSERS)}")
+        raise FileNotFoundError(f"no browser found; install one of: {', '.join(_BROWSERS)}")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "mail.html")
         page.write_text(_html(), encoding="utf-8")

@@ -1,7 +1,8 @@
-"""The desk from Python. Needs the database only: a decision is kept there, and any worker takes the order to its outcome.
+"""Manual review from Python. Needs only the database: decisions are stored there, and any worker takes the
+order to its outcome.
 
-from deployments.desk import cancel_order, open_disputes, orders_that_need_attention, preview_cancel, resolve_order
-from deployments.desk import accept_discrepancies, send_again, undelivered_messages
+from deployments.review import cancel_order, open_disputes, orders_that_need_attention, preview_cancel
+from deployments.review import accept_discrepancies, resolve_order, send_again, undelivered_messages
 """
 
 from __future__ import annotations
@@ -29,28 +30,29 @@ use_running_world()
 
 
 def orders_that_need_attention(most: int = 500) -> list[ReviewCase]:
-    """The oldest first."""
+    """Returns the orders under manual review, the oldest first."""
     return read_queue_sync(most).cases
 
 
 def open_disputes(most: int = 500) -> list[OpenDispute]:
-    """Charges that customers' banks dispute: those that must be answered first come first."""
+    """Returns charges that customers' banks dispute, those with the earliest deadline first."""
     return read_open_sync(most)
 
 
 def preview_cancel(order_id: str) -> CancelPreview:
-    """What cancelling the order now would undo, and what it would cost. Changes nothing. Raises `OrderUnknown`."""
+    """Returns what cancelling the order now would compensate and cost. Changes nothing. Raises
+    `OrderUnknown`."""
     from flows.order_saga import ORDER_SAGA
 
     return preview_cancel_sync(order_id, ORDER_SAGA)
 
 
 def cancel_order(order_id: str, *, reason: str, requested_by: str, confirmed: bool, timeout: float = 300) -> CancelPreview | OrderOutcome:
-    """Not confirmed: what it would undo (`preview_cancel`). Confirmed: stops the order and undoes it, or sends it back if it is shipped,
-    and waits for its outcome. Twice cancels once.
+    """Previews a cancellation (`confirmed` false), or cancels the order and waits for its outcome.
 
-    Raises `OrderUnknown`, `ResolutionIncomplete` (a word is missing), and `TimeoutError` when there is no outcome after `timeout` seconds:
-    the order is cancelled all the same.
+    Cancelling compensates the order, or returns it if it has been shipped. Repeating it has no further
+    effect. Raises `OrderUnknown`, `ResolutionIncomplete` (a text is missing), and `TimeoutError` if there is
+    no outcome after `timeout` seconds: the order is cancelled nevertheless.
     """
     if not confirmed:
         return preview_cancel(order_id)
@@ -68,10 +70,11 @@ def resolve_order(
     reason: str | None = None,
     timeout: float = 300,
 ) -> OrderOutcome:
-    """Settles an order that needs attention, or tries again to undo it, and waits for how that ends. The same decision twice does nothing
-    the second time.
+    """Resolves an order under manual review, or retries its compensations, and waits for the outcome.
+    Repeating the same decision has no effect.
 
-    Raises the errors of `shop.review.errors`, and `TimeoutError` when there is no outcome after `timeout` seconds: the decision is kept.
+    Raises the errors of `shop.review.errors`, and `TimeoutError` if there is no outcome after `timeout`
+    seconds: the decision is stored nevertheless.
     """
     decided = review.decision(
         order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=user("in Python")
@@ -82,19 +85,20 @@ def resolve_order(
 
 
 def accept_discrepancies(order_id: str, *, accepted_by: str, reason: str) -> int:
-    """What `reconcile-payments` found open about the order may stay as it is. Returns how many discrepancies that are; raises
-    `NothingToAccept` and `ResolutionIncomplete`."""
+    """Accepts the open discrepancies that `reconcile-payments` found for the order. Returns how many there
+    were; raises `NothingToAccept` and `ResolutionIncomplete`."""
     return accept_sync(order_id, accepted_by=accepted_by, reason=reason, started_by=user("in Python"))
 
 
 def undelivered_messages(most: int = 200) -> list[Undelivered]:
-    """Mails and CRM messages that were refused for good, or have failed at least three times: the newest first, of the last 30 days."""
+    """Returns mails and CRM messages of the last 30 days that were refused permanently or failed at least
+    three times, the newest first."""
     return read_undelivered_sync(most)
 
 
 def send_again(*order_ids: str) -> int:
-    """Makes what has not arrived due at once, for these orders (none: for all), and wakes a worker. Returns how many messages that are.
-    What has arrived is not sent again."""
+    """Makes undelivered messages of these orders (none: of all) due at once, and wakes a worker. Returns
+    how many there are. Delivered messages are not sent again."""
     if again := send_again_sync(*order_ids):
         wake_pending_lane()
     return again
@@ -106,7 +110,7 @@ def _outcome(order_id: str, timeout: float) -> OrderOutcome:
         while (known := report.read([order_id]).get(order_id)) is None or known.outcome is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"order {order_id} has no outcome after {timeout:g} s; it goes on all the same")
+                raise TimeoutError(f"order {order_id} has no outcome after {timeout:g} s; its processing continues")
             for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
                 pass
     return known

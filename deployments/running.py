@@ -1,4 +1,4 @@
-"""Which Prefect server a command talks to."""
+"""Selects the Prefect server that a command uses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _URL, _PASSWORD = "PREFECT_API_URL", "PREFECT_API_AUTH_STRING"
 
 
 def use_running_world() -> None:
-    """Makes Prefect's client use the server that `.env` or a running `make run` names, unless the environment names one.
+    """Makes Prefect's client use the server of `.env` or of a running `make run`, unless the environment
+    names one.
 
-    When none of them names one, the client reads the active Prefect profile by itself. A server's password is taken only from
-    where its address stands.
+    Otherwise the client reads the active Prefect profile. A server's password is only taken from where its
+    address is set.
     """
     for file in reversed(ENV_FILES):
         values = dotenv_values(file, encoding="utf-8-sig")
@@ -29,8 +30,9 @@ def use_running_world() -> None:
 
 
 def configured_prefect_api_url() -> str | None:
-    """The address of the Prefect server that a person has configured: in the environment, in `.env`, or in Prefect's own
-    configuration, such as the active profile. An empty `PREFECT_API_URL` in the environment names none."""
+    """Returns the address of the Prefect server that a person has configured: in the environment, in
+    `.env`, or in Prefect's own configuration, such as the active profile. An empty `PREFECT_API_URL` in
+    the environment means none."""
     if (url := given(_URL, ENV_FILES[-1])) or _URL in os.environ:
         return url
     from prefect.settings import Settings

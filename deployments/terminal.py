@@ -1,4 +1,5 @@
-"""What is written to a terminal: no control characters in it but our own, since texts may be a customer's, a gateway's or an attacker's."""
+"""Writes to a terminal. Removes control characters, because texts may come from customers, a gateway or an
+attacker."""
 
 from __future__ import annotations
 
@@ -20,18 +21,18 @@ def write(text: str, to: TextIO | None = None) -> None:
 
 
 def write_json(text: str) -> None:
-    """Writes JSON, which means the same as before: control characters stand in it as escapes."""
+    """Writes JSON with control characters as escapes, which mean the same."""
     print(text.translate(_ESCAPED), flush=True)
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """A console of rich. `width`: without a terminal."""
+    """Returns a rich console. `width`: for output that is not a terminal."""
     stream = sys.stderr if stderr else sys.stdout
-    return _TameConsole(stderr=stderr, width=None if stream.isatty() else width)
+    return _SanitizingConsole(stderr=stderr, width=None if stream.isatty() else width)
 
 
-class _TameConsole(Console):
-    """Tames every text when it is laid out; what rich itself has to say to the terminal comes later."""
+class _SanitizingConsole(Console):
+    """Sanitizes every text when it is rendered; rich adds its own control sequences later."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -1,7 +1,7 @@
-"""What every long-running process does beside its work: it tells that it lives, answers at `/metrics`, sends traces,
-and closes what an earlier version let others read.
+"""Monitoring of long-running processes: reports liveness, answers at `/metrics`, sends traces, and closes
+permissions that an earlier version left open.
 
-None of it can keep the process from its work: a port that is taken is told, and that is all.
+None of it prevents the process from working: a port that is taken is only logged.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ log = logging.getLogger("shop.watched")
 
 @contextmanager
 def watched(kind: str, *, own_port: bool = False, database_url: str | None = None) -> Iterator[None]:
-    """While its body runs. `own_port`: the process has no HTTP of its own, and listens on `METRICS_PORT`, if that is set. `database_url`:
-    the database that it works on, if that is not the shop's."""
+    """Monitors the process while the body runs. `own_port`: the process has no HTTP server, and listens on
+    `METRICS_PORT` if that is set. `database_url`: its database, if that is not the shop's."""
     tighten(settings().var_dir)
     with ExitStack() as stack:
         stack.enter_context(sampling(kind, database_url=database_url))
@@ -40,7 +40,7 @@ def _serve_metrics(kind: str, stack: ExitStack) -> None:
     try:
         server = stack.enter_context(MetricsServer(Exposition(kind, token=metrics_token()), host, port))
     except (OSError, OverflowError) as error:
-        log.warning("nobody can read metrics here: METRICS_PORT %s:%d cannot be listened on (%s)", host, port, error)
+        log.warning("metrics are not available: listening on METRICS_PORT %s:%d failed (%s)", host, port, error)
     else:
         log.info("metrics are at http://%s:%d/metrics", host, server.port)
 

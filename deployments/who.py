@@ -1,4 +1,4 @@
-"""Who runs this process."""
+"""The user of this process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import socket
 
 
 def user(through: str) -> str:
-    """As the machine knows it. `through`: what they use."""
+    """Returns the user's name on this machine. `through`: the program in use."""
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a number without a name
+    except (KeyError, OSError):  # a container's user may have only a number
         name = f"user {os.getuid()}"
     return f"{name} on {socket.gethostname()}, {through}"

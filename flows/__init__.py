@@ -1,4 +1,4 @@
-"""What Prefect runs."""
+"""The Prefect flows."""
 
 from flows.log_lines import configure
 

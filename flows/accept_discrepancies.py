@@ -1,4 +1,4 @@
-"""A person says that our books and the gateway's may differ about an order, from the UI's form."""
+"""Accepts an order's open discrepancies, through a form in the UI."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def _run_name() -> str:
 
 @flow(name="accept-discrepancies", flow_run_name=_run_name, persist_result=False)
 async def accept_discrepancies(order_id: OrderId, accepted_by: Words, reason: Words) -> State[int]:
-    """What the last `reconcile-payments` found open about this order is not told any more, unless one of the books changes. Moves no money
-    and changes no book. Who, when and why are kept (table `desk_entry`). Raises `NothingToAccept` and `ResolutionIncomplete`.
+    """Accepts the open discrepancies of an order: reconciliation no longer reports them, unless one side
+    changes. Moves no money and changes no record. Stores who, when and why (table `desk_entry`). Raises
+    `NothingToAccept` and `ResolutionIncomplete`.
 
     Args:
         order_id: The order's id, as in the artifact reconciliation.
-        accepted_by: Who decides this. Kept as typed, beside what Prefect knows of who started this run.
-        reason: Why the books may differ, such as a goodwill refund made at the gateway. No card data.
+        accepted_by: Who decides this. Stored as typed, beside Prefect's record of who started this run.
+        reason: Why the difference is acceptable, such as a goodwill refund made at the gateway. No card data.
     """
     accepted = await outstanding.accept(order_id, accepted_by=accepted_by, reason=reason, started_by=await started_by())
     return Completed(name="Accepted", message=f"{accepted} of {order_id.strip()}", data=accepted)

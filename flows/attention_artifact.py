@@ -42,7 +42,7 @@ class _ReviewQueueArtifact:
         self._changed.set()
         if self._showing is None or self._showing.done():
             self._hurry.clear()
-            self._showing = asyncio.create_task(self._show(), name="show-desk")
+            self._showing = asyncio.create_task(self._show(), name="show-review-queue")
 
     async def settle(self) -> None:
         self._hurry.set()
@@ -144,7 +144,7 @@ def _description(queue: ReviewQueue) -> str:
         amounts = ", ".join(show(amount, currency) for currency, amount in queue.at_risk.items())
         many = f" The oldest {len(queue.cases)} are shown." if queue.orders > len(queue.cases) else ""
         orders = "1 order needs" if queue.orders == 1 else f"{queue.orders} orders need"
-        parts.append(f"{orders} attention: {amounts} at risk.{many} The deployment resolve-order settles one, or tries it again.")
+        parts.append(f"{orders} attention: {amounts} at risk.{many} Run the deployment resolve-order to resolve or retry one.")
     if queue.disputes:
         charges = "1 charge is" if len(queue.disputes) == 1 else f"{len(queue.disputes)} charges are"
         parts.append(f"{charges} disputed: answer in the gateway's dashboard.")

@@ -1,4 +1,4 @@
-"""A person cancels an order: first what that would undo, then, if confirmed, the undoing."""
+"""Cancels an order for a person: previews the effect or, if confirmed, cancels."""
 
 from __future__ import annotations
 
@@ -34,17 +34,19 @@ def _run_name() -> str:
 
 @flow(name="cancel-order", flow_run_name=_run_name, persist_result=False)
 async def cancel_order(order_id: OrderId, reason: Words, requested_by: Words, confirmed: bool) -> State[Any]:
-    """Shows what cancelling the order now would undo and cost (result, and artifact `what-cancelling-undoes`); if confirmed, does it.
+    """Shows what cancelling now would compensate and cost (as result and artifact `what-cancelling-undoes`);
+    if confirmed, cancels it.
 
-    Before it is shipped, the order is stopped and undone. After that it is returned: money refunded, pieces on the shelf again, customer
-    told. Twice cancels once. An order that a worker has in hand may ship before it hears of this; then it is returned.
-    Raises `OrderUnknown` and `ResolutionIncomplete` (a word is missing).
+    Before it is shipped, the order is stopped and compensated. After that it is returned: the money is
+    refunded, the pieces are back on the shelf, and the customer is notified. Repeating it has no further
+    effect. An order that a worker is processing may ship before the request takes effect; then it is
+    returned. Raises `OrderUnknown` and `ResolutionIncomplete` (a text is missing).
 
     Args:
         order_id: The order's id.
-        reason: Why; kept with the order, and shown. No card data.
-        requested_by: Who asks for it. Kept as typed, beside what Prefect knows of who started this run.
-        confirmed: False only shows what cancelling would undo and cost. True does it.
+        reason: The reason; stored with the order, and shown. No card data.
+        requested_by: Who requests it. Stored as typed, beside Prefect's record of who started this run.
+        confirmed: False only previews what cancelling would compensate and cost. True cancels the order.
     """
     order_id, log = order_id.strip(), get_run_logger()
     seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
@@ -55,19 +57,19 @@ async def cancel_order(order_id: OrderId, reason: Words, requested_by: Words, co
         case Asked.ASKED:
             log.info("order %s is to be cancelled; it was: %s", order_id, seen.stage)
         case Asked.KNOWN:
-            log.info("order %s is being undone already: nothing more is done", order_id)
+            log.info("order %s is being compensated already: nothing to do", order_id)
         case Asked.ENDED:
             log.info("order %s has ended, with nothing to cancel", order_id)
     return state_of(await to_its_outcome(order_id))
 
 
 async def _show(seen: CancelPreview) -> None:
-    """What it would undo, in the run's own artifacts. A UI that cannot show it is no reason not to cancel."""
+    """Shows the preview in the run's own artifacts. An error of the UI does not prevent the cancellation."""
     try:
         await acreate_table_artifact(
             table=[{"": what, "if cancelled now": how} for what, how in seen.lines()],
             key=PREVIEW_KEY,
-            description="What cancelling would undo, and what it costs, when this was made.",
+            description="What cancelling the order would compensate and cost at this moment.",
         )
     except Exception as error:  # noqa: BLE001
-        get_run_logger().warning("the preview could not be shown (%s)", type(error).__name__)
+        get_run_logger().warning("showing the preview failed (%s)", type(error).__name__)

@@ -1,4 +1,4 @@
-"""What a flow that worked on orders does at its end."""
+"""The end of a flow that processed orders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flows.takeover import wait_for_artifacts
 
 @asynccontextmanager
 async def artifacts_shown() -> AsyncIterator[None]:
-    """After its body, waits until the artifacts that were made beside the work (takeovers, manual review) are in the UI."""
+    """Waits after its body until the background artifacts (takeovers, manual review) are in the UI."""
     yield
     await wait_for_artifacts()
     await attention_artifact.settle()

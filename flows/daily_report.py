@@ -1,4 +1,4 @@
-"""The figures of a day: the artifact `daily-report`, with charts, and a mail, with tables."""
+"""The daily report: the artifact `daily-report` with charts, and a mail with tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tasks.deliver_outbox import deliver_outbox
 KEY = "daily-report"
 _HOURS = 24
 
-Day = Annotated[date | None, Field(ge=date(2000, 1, 1), lt=date(2100, 1, 1), description="Which day, by UTC; default: yesterday")]
+Day = Annotated[date | None, Field(ge=date(2000, 1, 1), lt=date(2100, 1, 1), description="The day (UTC); default: yesterday")]
 
 
 def _run_name() -> str:
@@ -34,8 +34,9 @@ def _run_name() -> str:
 
 @flow(name="daily-report", flow_run_name=_run_name, persist_result=False)
 async def daily_report(day: Day = None) -> bool:
-    """Shows the day's figures, and mails them to `REPORT_EMAIL`: once for a day, however often this runs, and not before the day is over.
-    Returns whether this run put the mail into the outbox, which retries until it is sent."""
+    """Shows the day's figures and mails them to `REPORT_EMAIL`: once per day, however often this runs, and
+    only after the day is over. Returns whether this run put the mail into the outbox, which retries until
+    it is sent."""
     now = await database_time()
     day = day or (now - timedelta(days=1)).astimezone(UTC).date()
     since = datetime.combine(day, time(), UTC)

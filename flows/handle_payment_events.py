@@ -1,4 +1,4 @@
-"""What the gateway has told by itself: late successes are given back, refunds made in its dashboard found, disputes shown."""
+"""Handles the payment gateway's events: late charges, refunds from its dashboard, disputes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 
 from flows import attention_artifact
 from flows.closing import artifacts_shown
-from flows.reconcile_payments import tell_of
+from flows.reconcile_payments import emit_events
 from flows.reopened import take_up
 from flows.run_names import timed
 from saga.prefect.limits import slots
@@ -25,9 +25,10 @@ _AT_ONCE = 8
 
 @flow(name="handle-payment-events", flow_run_name=timed("payment events"), persist_result=False)
 async def handle_payment_events() -> dict[str, int]:
-    """Handles the events that the web app has stored, and that are due. A run that dies loses none: the next one takes them up.
+    """Handles the stored events that are due. If this run dies, the next one handles the rest.
 
-    A discrepancy that a person has to look at is an event `order.reconciliation.discrepancy`, as after a reconciliation.
+    For a discrepancy that needs a person it emits `order.reconciliation.discrepancy`, as a reconciliation
+    does.
     """
     log, ended = get_run_logger(), list[Handled]()
     while events := await inbox.claim(most=_AT_ONCE):
@@ -37,11 +38,11 @@ async def handle_payment_events() -> dict[str, int]:
         for hint in hints:
             if (handled := hint.handled) is not None:
                 log.info("%s of %s: %s", hint.event.type, handled.order_id, handled.done or "later")
-                tell_of([each for each in handled.found if not each.mended])
+                emit_events([each for each in handled.found if not each.repaired])
                 ended.append(handled)
     async with artifacts_shown():
         if reopened := [each.order_id for each in ended if each.reopened and each.order_id]:
-            await take_up(reopened)  # they are open orders: should this worker die, recovery continues them
+            await take_up(reopened)  # if this worker dies, recovery continues these open orders
         if (touched := list({each.order_id for each in ended if each.order_id})) and await outbox.is_due(touched):
             await deliver_outbox(len(touched), touched)
     if any(each.review_changed or each.reopened for each in ended):

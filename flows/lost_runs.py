@@ -1,4 +1,5 @@
-"""Runs of `process-order` that died before they stored their order: the order is in their parameters, and is stored from there."""
+"""Recovers orders of `process-order` runs that died before they stored them: stores them from the runs'
+parameters."""
 
 from __future__ import annotations
 
@@ -29,25 +30,27 @@ from prefect.runtime import deployment
 from shop.orders.errors import UnusableOrder
 from shop.orders.intake import known_ids, submit_one
 from shop.orders.intake_content import take_in
-from shop.orders.lost_runs import Search, next_search, searched
+from shop.orders.lost_runs import Search, next_search, record_search
 
 log = get_logger("orders")
 
 STUCK_SECONDS = 90
-"""A run that is Pending, Running or Paused for longer and has not stored its order counts as dead. If it lives, it finds its order
-stored."""
+"""Seconds after which a run that is Pending, Running or Paused and has not stored its order counts as
+dead. If it is alive, it finds its order stored."""
 _ENDED = [StateType.CRASHED, StateType.FAILED, StateType.CANCELLED]
 _STUCK = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
-_NO_WISH = ("Deployment concurrency", "no longer exists, cancelled run")
-"""What Prefect says of a run that it cancelled itself. Any other cancelled run was cancelled by somebody who does not want the order."""
+_CANCELLED_BY_PREFECT = ("Deployment concurrency", "no longer exists, cancelled run")
+"""Messages of runs that Prefect cancelled itself. Any other cancelled run was cancelled by a person who
+does not want the order."""
 _PAGE = 100
 _PROCESS_ORDER = "process-order"
 
 
 async def store_lost_orders() -> list[str]:
-    """Stores the orders of all lost runs in this run's work pool; returns their ids. Looks at what ended since the last search, and at
-    what stands still. Does nothing outside a deployment. Raises database trouble and what the Prefect client raises: then the next search
-    begins where this one did.
+    """Stores the orders of all lost runs in this run's work pool; returns their ids.
+
+    Checks the runs that ended since the last search, and stuck runs. Does nothing outside a deployment.
+    Raises database errors and the Prefect client's errors: then the next search starts where this one did.
     """
     if deployment.id is None:
         return []
@@ -57,15 +60,15 @@ async def store_lost_orders() -> list[str]:
         if not (deployments := await _process_order_deployments(client, UUID(str(deployment.id)))):
             return []
         async for page in _ended(client, deployments, search):
-            stored += await _store([run for run in page if not _was_cancelled_by_somebody(run)])
+            stored += await _store([run for run in page if not _was_cancelled_by_person(run)])
         async for page in _stuck(client, deployments, search):
             stored += await _store(page)
-    await searched(search)
+    await record_search(search)
     return stored
 
 
 async def store_order_of(run_id: UUID) -> list[str]:
-    """Stores the order that this run was started with, if it did not come to it itself; returns its id."""
+    """Stores the order of a run, if the run did not store it itself; returns its id."""
     try:
         async with get_client() as client:
             run = await client.read_flow_run(run_id)
@@ -76,7 +79,8 @@ async def store_order_of(run_id: UUID) -> list[str]:
 
 
 async def _process_order_deployments(client: PrefectClient, mine: UUID) -> list[UUID]:
-    """The deployments of `process-order` in the work pool of the deployment `mine`. Another pool may work for another database."""
+    """Returns the deployments of `process-order` in the work pool of the deployment `mine`. Another pool
+    may have another database."""
     pool = (await client.read_deployment(mine)).work_pool_name
     if pool is None:
         return []
@@ -103,10 +107,11 @@ def _in(types: list[StateType]) -> FlowRunFilterState:
 
 
 async def _pages(client: PrefectClient, deployments: list[UUID], which: FlowRunFilter, search: Search) -> AsyncIterator[list[FlowRun]]:
-    """Those of the runs that were made since this database is there."""
+    """Yields pages of the selected runs that were created after this database."""
     ours, offset = DeploymentFilter(id=DeploymentFilterId(any_=deployments)), 0
     while True:
-        # The oldest first, so that a run that is added meanwhile moves no other one to a page that was read.
+        # The oldest first, so that a run that is added meanwhile does not move another one to a page that was
+        # read.
         page = await client.read_flow_runs(
             flow_run_filter=which, deployment_filter=ours, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=_PAGE, offset=offset
         )
@@ -116,13 +121,14 @@ async def _pages(client: PrefectClient, deployments: list[UUID], which: FlowRunF
             return
 
 
-def _was_cancelled_by_somebody(run: FlowRun) -> bool:
+def _was_cancelled_by_person(run: FlowRun) -> bool:
     state = run.state
-    return state is not None and state.is_cancelled() and not any(words in (state.message or "") for words in _NO_WISH)
+    return state is not None and state.is_cancelled() and not any(words in (state.message or "") for words in _CANCELLED_BY_PREFECT)
 
 
 async def _store(runs: list[FlowRun]) -> list[str]:
-    """Stores the orders that are not stored yet; returns their ids. An order without a usable id was refused by its run, and is here."""
+    """Stores the orders that are not stored yet; returns their ids. Skips orders without a usable id,
+    which their runs refused."""
     orders: dict[str, FlowRun] = {}
     for run in runs:
         try:
@@ -133,6 +139,6 @@ async def _store(runs: list[FlowRun]) -> list[str]:
     for order_id in orders.keys() - await known_ids(list(orders)):
         run = orders[order_id]
         if (await submit_one(run.parameters["order"])).status == "accepted":
-            log.warning("order %s is stored from the parameters of run %s, which never came to it", order_id, run.id)
+            log.warning("stored order %s from the parameters of run %s, which ended before it could store it", order_id, run.id)
             stored.append(order_id)
     return stored

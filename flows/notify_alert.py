@@ -1,4 +1,4 @@
-"""Sends alerts when an automation starts it."""
+"""Delivers alerts; started by an automation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from tasks.send_alerts import send_alerts
 
 @flow(name="notify-alert", flow_run_name=timed("alerts sent"), persist_result=False)
 async def notify_alert() -> dict[str, int]:
-    """Sends the alerts that are due to each service in `ALERT_URLS`: one message when an alert is raised, one when it clears.
+    """Delivers due alerts to each service in `ALERT_URLS`: one message when an alert is raised, one when it
+    clears.
 
-    Can be run at any time: what was delivered is not sent again.
+    Can run at any time: a delivered message is not sent again.
     """
     return await send_alerts()

@@ -1,4 +1,5 @@
-"""Improves the program that asks the language model for confirmations, if it can. Started by hand: it asks the model some hundred times."""
+"""Optimises the program that asks the language model for confirmations. Started manually, because it sends
+the model some hundred requests."""
 
 from __future__ import annotations
 
@@ -37,18 +38,19 @@ def _run_name() -> str:
 async def optimize_confirmation(
     optimizer: Optimizer = Optimizer.AUTO, demonstrations: Demonstrations = 4, calls: Calls = 150
 ) -> State[str]:
-    """Lets one of DSPy's optimisers learn from the examples that ship with the project, and compares the result with the program in
-    use on other examples.
+    """Lets one of DSPy's optimisers make a program from the examples that ship with the project, and compares
+    it with the program in use on other examples.
 
-    Ends as `Saved` if it is better: the next order is written with it; else as `Kept`. Fails, and changes nothing, if the model does
-    not answer. The artifact `confirmation-program` shows both.
+    Ends as `Saved` if it is better: the next order uses it; otherwise as `Kept`. Fails, and changes nothing,
+    if the model does not answer. The artifact `confirmation-program` shows both.
 
     Args:
-        optimizer: bootstrap (BootstrapFewShot) keeps the model's own good answers as demonstrations. mipro (MIPROv2) tries other
-            instructions too. gepa lets the reflection model read what was wrong and rewrite the instructions. auto is gepa if
-            DSPY_REFLECTION_MODEL is set, else bootstrap.
-        demonstrations: How many examples the program may show with each order, at most. Each makes the prompt longer.
-        calls: Approximately how many texts mipro and gepa may try; bootstrap asks for each training example at most once.
+        optimizer: bootstrap (BootstrapFewShot) keeps the model's own good answers as demonstrations. mipro
+            (MIPROv2) tries other instructions too. gepa lets the reflection model analyse faults and rewrite the
+            instructions. auto is gepa if DSPY_REFLECTION_MODEL is set, else bootstrap.
+        demonstrations: Limits the examples in the prompt. Each makes the prompt longer.
+        calls: Approximate number of texts that mipro and gepa may try; bootstrap requests each training
+            example at most once.
     """
     found = await optimize_program(optimizer, demonstrations, calls)
     summary = _summary(found)
@@ -74,7 +76,7 @@ def _page(found: Optimized, summary: str) -> Iterator[str]:
     yield f"| program | {before.program.version} | {found.saved.version if found.saved else 'not saved'} |"
     yield f"| demonstrations | {len(before.program.writer.write.demos)} | {len(after.program.writer.write.demos)} |"
     yield f"\nModel {_cell(found.model)}, optimiser {found.optimizer}, {found.seconds:.0f} s."
-    yield f"Learned from {found.learned_from} examples, judged by {many} others.\n"
+    yield f"Trained on {found.learned_from} examples, evaluated on {many} others.\n"
     if before.program.warning:
         yield f"{_cell(before.program.warning)}\n"
     yield from _faults(before, after)
@@ -89,7 +91,7 @@ def _page(found: Optimized, summary: str) -> Iterator[str]:
 
 def _faults(before: Evaluation, after: Evaluation) -> Iterator[str]:
     old, new = before.reasons, after.reasons
-    yield "## What was wrong with texts\n"
+    yield "## Faults of the texts\n"
     if not old and not new:
         yield "Nothing."
         return
@@ -99,7 +101,7 @@ def _faults(before: Evaluation, after: Evaluation) -> Iterator[str]:
 
 
 def _lines(answer: Any) -> list[str]:
-    """As code, so that nothing in a model's text is a heading, a link or a picture."""
+    """Formats an answer as code, so that a model's text contains no heading, link or picture."""
     return [one_line(text, _LONGEST) for name in ELEMENTS if isinstance(text := answer.get(name), str)] or ["(no text)"]
 
 

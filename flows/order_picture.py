@@ -1,4 +1,5 @@
-"""One order's page in the Prefect UI: the artifact `saga-...`, with its diagram, steps and money; see `shop.orders.page.page`."""
+"""Shows one order's page in the Prefect UI: the artifact `saga-...` with its diagram, steps and money; see
+`shop.orders.page.page`."""
 
 from __future__ import annotations
 
@@ -16,32 +17,32 @@ from shop.orders.page.story import read_story
 from shop.settings import settings
 
 _LIMIT_SECONDS = 5
-"""So long a run is held up for its picture, at most."""
-_LEAVING_SECONDS = 2
-"""The same for a run that was cancelled, and has little time."""
+"""Limits how long a run waits for the page, in seconds."""
+_CANCELLED_SECONDS = 2
+"""The limit for a cancelled run, which has little time."""
 
 log = get_logger("orders")
 
 
 async def show_order(order_id: str, *, leaving: bool = False, of_run: UUID | None = None) -> bool:
-    """Makes the order's page, as an artifact of this run, or of another one. False: it could not be made in time, or there is no such
-    order. Never raises, but when this run is cancelled meanwhile."""
+    """Creates the order's page, as an artifact of this run or of another one. Returns False if that fails
+    or takes too long, or if there is no such order. Raises only a cancellation of this run."""
     try:
-        async with asyncio.timeout(_LEAVING_SECONDS if leaving else _LIMIT_SECONDS):
+        async with asyncio.timeout(_CANCELLED_SECONDS if leaving else _LIMIT_SECONDS):
             if (story := await read_story(order_id)) is None:
                 return False
-            # the disk is looked at, and it may hang
+            # reads the disk, which may hang
             page = await asyncio.to_thread(order_page, story, ORDER_SAGA, settings())
             if of_run is None:
                 await acreate_markdown_artifact(page, key=page_key(order_id), description=summary(story))
             else:
-                await _leave_at(of_run, page_key(order_id), page, summary(story))
-    except Exception as error:  # noqa: BLE001  (the order has ended well or ill; a picture changes nothing about it)
-        log.warning("order %s could not be shown in the UI (%s)", order_id, type(error).__name__)
+                await _create_artifact_of(of_run, page_key(order_id), page, summary(story))
+    except Exception as error:  # noqa: BLE001  (a missing page does not affect the order)
+        log.warning("showing order %s in the UI failed (%s)", order_id, type(error).__name__)
         return False
     return True
 
 
-async def _leave_at(run: UUID, key: str, page: str, description: str) -> None:
+async def _create_artifact_of(run: UUID, key: str, page: str, description: str) -> None:
     async with get_client() as client:
         await client.create_artifact(ArtifactCreate(key=key, type="markdown", data=page, description=description, flow_run_id=run))

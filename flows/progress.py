@@ -1,6 +1,7 @@
-"""How far a run has come that takes many orders: a progress bar while it works, a table of outcomes at its end, as artifacts of the run.
+"""Shows the progress of a run with many orders as its artifacts: a progress bar, and a table of outcomes at
+the end.
 
-Beside the work on orders, at most once every few seconds. Whatever happens to it, orders go on.
+It updates at most once every few seconds, beside the orders. Its errors do not affect orders.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ log = get_logger("orders")
 
 
 class Progress:
-    """Of one run. `taken`: how many orders it has taken so far."""
+    """The progress of one run. `taken` returns how many orders it has taken so far."""
 
     def __init__(self, outcome_counter: OutcomeCounter, taken: Callable[[], int], *, pause: float = _PAUSE_SECONDS) -> None:
         self._outcome_counter, self._taken, self._pause = outcome_counter, taken, pause
@@ -46,11 +47,11 @@ class Progress:
         self._showing: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Shows the progress now and then, by a task of its own. A run that is over sooner than that shows its end only."""
-        self._showing = asyncio.create_task(self._show_now_and_then(), name="show-progress")
+        """Starts showing the progress, in a background task. A run that ends soon only shows its result."""
+        self._showing = asyncio.create_task(self._show_repeatedly(), name="show-progress")
 
     async def end(self) -> None:
-        """The last word: the table of outcomes, if there was any order. Takes some seconds at most, and never raises."""
+        """Shows the table of outcomes, if there was any order. Takes a few seconds and never raises."""
         await self.stop()
         if not self._taken():
             return
@@ -59,11 +60,11 @@ class Progress:
             await self._guarded(self._show(over=True))
 
     async def stop(self) -> None:
-        """Shows nothing any more; for a run that has to go."""
+        """Stops showing the progress, for a run whose process has to end."""
         if self._showing is not None:
             await cancel_and_wait([self._showing])
 
-    async def _show_now_and_then(self) -> None:
+    async def _show_repeatedly(self) -> None:
         while True:
             await asyncio.sleep(self._pause)
             if self._taken():
@@ -73,8 +74,8 @@ class Progress:
         try:
             async with asyncio.timeout(_LIMIT_SECONDS):
                 await showing
-        except Exception as error:  # noqa: BLE001  (orders go first, whatever is wrong with the Prefect server)
-            log.warning("the progress could not be shown in the UI (%s)", type(error).__name__)
+        except Exception as error:  # noqa: BLE001  (orders have priority, whatever is wrong with the Prefect server)
+            log.warning("showing the progress in the UI failed (%s)", type(error).__name__)
 
     async def _show(self, *, over: bool = False) -> None:
         ended, taken = self._outcome_counter.ended, self._taken()
@@ -99,9 +100,9 @@ class Progress:
 
 
 def outcomes_table(outcome_counter: OutcomeCounter, taken: int, seconds: float) -> str:
-    """How a run's orders ended, as Markdown: the outcomes, the money, what failed, and those that a person may look for."""
+    """Returns the results of a run as Markdown: outcomes, money, failures, and orders of interest."""
     ended = outcome_counter.ended
-    left = f", {taken - ended:,} were handed back" if taken > ended else ""
+    left = f", {taken - ended:,} were released" if taken > ended else ""
     parts = [
         f"**{ended:,}** of {taken:,} orders ended in {duration(seconds)}{left}.",
         markdown_table(
@@ -123,7 +124,7 @@ def outcomes_table(outcome_counter: OutcomeCounter, taken: int, seconds: float) 
         failed = sum(outcome_counter.steps.values())
         more = f" The first {len(others)} of {failed:,}:" if failed > len(others) else ""
         parts += [
-            f"### Orders that did not complete\n\nTo see one as it went, run the deployment `show-order` with its id.{more}",
+            f"### Orders that did not complete\n\nTo see one order's history, run the deployment `show-order` with its id.{more}",
             markdown_table(("order", "outcome", "failed at", "why"), others),
         ]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""What is not kept for ever. Daily."""
+"""Deletes expired data, daily."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tasks.purge import delete_runs_of_erased_orders, delete_traces, erase_old_c
 
 @flow(name="purge", flow_run_name=timed("purge"), persist_result=False)
 async def purge() -> dict[str, int]:
-    """Deletes traces after `event_monitoring.trace_retention_hours`; and, if `CUSTOMER_DATA_DAYS` is set, what is known of the customers of
-    orders that ended before that. Broken off, the next run goes on. The money trail stays."""
+    """Deletes traces after `event_monitoring.trace_retention_hours`; and, if `CUSTOMER_DATA_DAYS` is set, the
+    customer data of orders that ended before that. If it is interrupted, the next run continues. Keeps the
+    records of money."""
     deleted = await delete_traces()
     erased = runs = 0
     if (days := settings().retention.customer_data_days) is not None:

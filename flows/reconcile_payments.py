@@ -1,4 +1,4 @@
-"""Do our books, the gateway's and the shelf say the same? Nightly, and by hand."""
+"""Reconciles our records, the gateway's and the stock. Nightly, and on request."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ EVENT = "order.reconciliation.discrepancy"
 MORE_EVENT = "order.reconciliation.more"
 MOST_EVENTS = 300
 _HOURS, _FIRST_DAYS = 48, 30
-_LOOK_BACK = 200
-"""Runs."""
+_MOST_RUNS = 200
+"""Limits how many previous runs are examined."""
 _OVERLAP = timedelta(hours=1)
-_ENDS = ["Balanced", "Mended", "Discrepancies"]
+_STATE_NAMES = ["Balanced", "Repaired", "Discrepancies"]
 SinceHours = Annotated[
     float | None,
     Field(
         gt=0,
         le=24 * 3660,
-        description="How far to look back: what moved, and orders that ended, since then. Empty: 48 hours, and at least to the last run",
+        description="Hours to look back, for payments that moved and orders that ended. Empty: 48 hours, and at least to the last run",
     ),
 ]
-Fix = Annotated[bool, Field(description="Mend what can be mended without guessing; otherwise only tell")]
+Fix = Annotated[bool, Field(description="Repair what needs no decision; otherwise only report")]
 
 
 def _run_name() -> str:
@@ -50,12 +50,13 @@ def _run_name() -> str:
 
 @flow(name="reconcile-payments", flow_run_name=_run_name, persist_result=False)
 async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) -> State[str]:
-    """Compares the gateway's list of payments and refunds with our orders, both ways, and the stock with reservations and shipments.
-    Without `since_hours` no time is left out, however long no run has ended. What is open from before is looked at again, until the books
-    agree or a person accepts it (`accept-discrepancies`).
+    """Compares the gateway's payments and refunds with our orders, in both directions, and the stock with
+    reservations and shipments. Without `since_hours` no period is skipped, however long no run has ended.
+    Open discrepancies are checked again until both sides agree or a person accepts them
+    (`accept-discrepancies`).
 
-    Ends as `Balanced`, as `Mended` when all that was wrong could be mended, or as failed, `Discrepancies`, when a person has to look.
-    The artifact `reconciliation` has the table; each discrepancy is an event.
+    Ends as `Balanced`, as `Repaired` if everything wrong could be repaired, or as failed, `Discrepancies`, if
+    a person is needed. The artifact `reconciliation` has the table; each discrepancy is an event.
     """
     report = Report()
     since = await database_time() - timedelta(hours=since_hours) if since_hours else await _since()
@@ -63,22 +64,22 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
     summary = report.summary()
     get_run_logger().info("%s", summary)
     await acreate_table_artifact(key=ARTIFACT, table=list(_rows(report)), description=f"Since {since:%Y-%m-%d %H:%M} UTC: {summary}")
-    _tell(report)
+    _emit_shown(report)
     if report.open:
         return Failed(name="Discrepancies", message=summary, data=summary)
-    return Completed(name="Mended" if report.mended else "Balanced", message=summary, data=summary)
+    return Completed(name="Repaired" if report.repaired else "Balanced", message=summary, data=summary)
 
 
 async def _since() -> datetime:
-    """48 hours ago, or a little before the last run began that came to an end and was one like this: nothing left out, and mended what it
-    could. Without one it looks back a month."""
+    """Returns 48 hours ago, or a little before the start of the last completed run like this one: without
+    a gap, and with repairs. Without such a run, a month ago."""
     now = await database_time()
     async with get_client() as client:
         ended = await client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["reconcile-payments"])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_ENDS))),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_STATE_NAMES))),
             sort=FlowRunSort.START_TIME_DESC,
-            limit=_LOOK_BACK,
+            limit=_MOST_RUNS,
         )
     whole = (run.start_time for run in ended if not run.parameters.get("since_hours") and run.parameters.get("fix", True))
     last = next((start for start in whole if start is not None), now - timedelta(days=_FIRST_DAYS) + _OVERLAP)
@@ -104,21 +105,21 @@ def _rows(report: Report) -> Iterator[dict[str, str]]:
 
 
 def _now(discrepancy: Discrepancy) -> str:
-    if discrepancy.mended:
-        return "mended"
+    if discrepancy.repaired:
+        return "repaired"
     if discrepancy.remark:
-        return f"could not be mended: {one_line(discrepancy.remark)}"
-    return "can be mended: run again with fix" if discrepancy.mendable else "for a person"
+        return f"could not be repaired: {one_line(discrepancy.remark)}"
+    return "can be repaired: run again with fix" if discrepancy.repairable else "needs a person"
 
 
-def _tell(report: Report) -> None:
-    tell_of(report.shown[:MOST_EVENTS])
+def _emit_shown(report: Report) -> None:
+    emit_events(report.shown[:MOST_EVENTS])
     if (left := report.total - MOST_EVENTS) > 0:
         emit_event(MORE_EVENT, resource={"prefect.resource.id": "shop.reconciliation"}, payload={"more": left, "summary": report.summary()})
 
 
-def tell_of(discrepancies: Sequence[Discrepancy]) -> None:
-    """An event for each."""
+def emit_events(discrepancies: Sequence[Discrepancy]) -> None:
+    """Emits an event for each discrepancy."""
     for discrepancy in discrepancies:
         what = f"shop.product.{discrepancy.product_id}" if discrepancy.product_id else f"shop.order.{_subject(discrepancy)}"
         emit_event(EVENT, resource={"prefect.resource.id": what}, payload=_payload(discrepancy))
@@ -134,13 +135,13 @@ def _payload(discrepancy: Discrepancy) -> dict[str, Any]:
         "amount": str(discrepancy.amount) if discrepancy.amount is not None else None,
         "currency": discrepancy.currency,
         "payment_ids": list(discrepancy.payment_ids),
-        "mended": discrepancy.mended,
+        "mended": discrepancy.repaired,
         "remark": discrepancy.remark,
     }
 
 
 def _subject(discrepancy: Discrepancy) -> str:
-    """Anybody may have typed it, and the gateway's need not even be one of ours."""
+    """Returns a displayable id: an order id is untrusted input, and the gateway's may not be one of ours."""
     return one_line(discrepancy.product_id or discrepancy.order_id)
 
 

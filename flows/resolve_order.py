@@ -1,4 +1,4 @@
-"""A person settles an order that needs attention, from the UI's form."""
+"""Resolves an order under manual review, through a form in the UI."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BUSY_SECONDS = 120
 
 OrderId = Annotated[str, Field(min_length=1, max_length=200)]
 Words = Annotated[str, Field(min_length=1, max_length=300)]
-Perhaps = Annotated[str | None, Field(max_length=300)]
+OptionalWords = Annotated[str | None, Field(max_length=300)]
 
 
 def _run_name() -> str:
@@ -37,36 +37,40 @@ def _run_name() -> str:
 
 @flow(name="resolve-order", flow_run_name=_run_name, persist_result=False)
 async def resolve_order(
-    order_id: OrderId, resolution: Resolution, resolved_by: Words, reference: Perhaps = None, reason: Perhaps = None
+    order_id: OrderId, resolution: Resolution, resolved_by: Words, reference: OptionalWords = None, reason: OptionalWords = None
 ) -> State[OrderOutcome]:
-    """Settles an order that needs attention, or tries again to undo it. Who, when and why are kept (table `desk_entry`).
+    """Resolves an order under manual review, or retries its compensations. Stores who, when and why (table
+    `desk_entry`).
 
-    The same decision twice does nothing the second time. Raises the errors of `shop.review.errors`, which say what to do.
+    Repeating the same decision has no effect. Raises the errors of `shop.review.errors`, which say what to
+    do.
 
     Args:
         order_id: The order's id, as in the artifact orders-that-need-attention.
-        resolution: hold: a person deals with it, no more retries by themselves. refunded_by_hand: the money went back past the gateway.
-            written_off: what is still due will not be done. retry_now: try again at once.
-        resolved_by: Who decides this. Kept as typed, beside what Prefect knows of who started this run.
-        reference: Needed for refunded_by_hand: what proves it, such as the number of a transfer. No card data.
-        reason: Needed for written_off: why. No card data.
+        resolution: hold: a person handles it, without automatic retries. refunded_by_hand: the money was
+            refunded outside the gateway.
+            written_off: what is still due will not be done. retry_now: retry at once.
+        resolved_by: Who decides this. Stored as typed, beside Prefect's record of who started this run.
+        reference: Required for refunded_by_hand: a proof, such as the number of a bank transfer. No card
+            data.
+        reason: Required for written_off: the reason. No card data.
     """
     decided = review.decision(
         order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=await started_by()
     )
     new = await _resolve(decided)
-    get_run_logger().info("%s of order %s: %s", decided.resolution, decided.order_id, "written down" if new else "was decided before")
+    get_run_logger().info("%s of order %s: %s", decided.resolution, decided.order_id, "recorded" if new else "was decided before")
     if decided.resolution is Resolution.HOLD:
         await attention_artifact.show_review_queue()
         known = await read_one(decided.order_id)
-        return Completed(name="Held", message=f"{decided.order_id} is tried again only when told to", data=known)
+        return Completed(name="Held", message=f"{decided.order_id} is retried only on request", data=known)
     known = await to_its_outcome(decided.order_id)
     await attention_artifact.show_review_queue()
     return state_of(known)
 
 
 async def _resolve(decided: Decision) -> bool:
-    """Waits for a try that is under way: its end decides whether there is still something to settle."""
+    """Waits for a running retry, because its result decides whether there is still something to resolve."""
     until = time.monotonic() + _BUSY_SECONDS
     while True:
         try:

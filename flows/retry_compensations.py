@@ -1,4 +1,4 @@
-"""What could not be undone is tried again, with growing pauses, until it is done or a person settles it."""
+"""Retries failed compensations, with growing pauses, until they succeed or a person resolves the order."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from shop.review import attention
 from tasks.deliver_outbox import deliver_outbox
 
 _AT_ONCE = 100
-"""A run takes no more than this; the next one the rest."""
+"""Limits the orders per run; the next run takes the rest."""
 
 
 @flow(name="retry-compensations", flow_run_name=timed("retries"), persist_result=False)
 async def retry_compensations() -> dict[str, int]:
-    """Tries again to undo the orders on the desk whose pause is over (`DESK_RETRY_SECONDS`, doubling up to `DESK_RETRY_MAX_SECONDS`), and
-    shows the desk in the UI, and the messages that were not delivered. An order that is held is left alone."""
+    """Retries the compensations of orders under manual review whose pause is over (`DESK_RETRY_SECONDS`,
+    doubling up to `DESK_RETRY_MAX_SECONDS`), and shows the review queue and the undelivered messages in
+    the UI. Skips orders on hold."""
     async with transaction(attention.REOPENING) as tx:
         due = await attention.reopen_due(tx, most=_AT_ONCE)
-    if due:  # from here on they are open orders: should this worker die, recovery continues them
+    if due:  # they are open now: if this worker dies, recovery continues them
         async with artifacts_shown():
             await take_up(due)
             if await outbox.is_due(due):
@@ -34,5 +35,5 @@ async def retry_compensations() -> dict[str, int]:
     await attention_artifact.show_review_queue()
     await show_undelivered()
     left = (await attention.read_queue(0)).orders
-    get_run_logger().info("%d orders tried again, %d need attention", len(due), left)
+    get_run_logger().info("%d orders retried, %d under manual review", len(due), left)
     return {"retried": len(due), "need_attention": left}

@@ -1,4 +1,4 @@
-"""Names for runs that are of no order: what they do, and when they began, so that a list of runs can be read."""
+"""Names of runs that belong to no order: their purpose and start time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def timed(what: str) -> Callable[[], str]:
-    """For `flow_run_name`: `recovery at 09:30:00` (UTC)."""
+    """Returns a `flow_run_name` such as `recovery at 09:30:00` (UTC)."""
 
     def name() -> str:
         return f"{what} at {datetime.now(UTC):%H:%M:%S}"

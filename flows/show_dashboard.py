@@ -1,4 +1,4 @@
-"""The shop at a glance: the artifact `order-dashboard`, refreshed by a schedule."""
+"""Shows the dashboard of the shop: the artifact `order-dashboard`, refreshed by a schedule."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ _KEPT = 10
 """Number of dashboards kept on the Prefect server; there are hundreds a day."""
 STEPS = tuple(step.name for step in ORDER_SAGA)
 
-Hours = Annotated[float, Field(gt=0, le=24 * 366, description="How far back the charts go")]
+Hours = Annotated[float, Field(gt=0, le=24 * 366, description="Hours that the charts cover")]
 
 
 @flow(name="show-dashboard", flow_run_name=timed("dashboard"), persist_result=False)
 async def show_dashboard(hours: Hours = 3) -> str:
-    """Draws throughput and latency over time, outcomes, the error rate of each step and stock that runs low. Returns the headline."""
+    """Draws throughput and latency over time, outcomes, the error rate of each step and stock that runs low.
+    Returns the headline."""
     until = await database_time()
     figures = await read_figures(until - timedelta(hours=hours), until)
     page = await asyncio.to_thread(dashboard_page, figures, STEPS, f"Orders of {last(hours=hours).name}")
@@ -42,11 +43,11 @@ async def show_dashboard(hours: Hours = 3) -> str:
 
 
 async def _delete_old_ones() -> None:
-    """Deletes all but the newest. Errors are logged only: the next run tries again."""
+    """Deletes all but the newest. Only logs errors: the next run retries."""
     mine = ArtifactFilter(key=ArtifactFilterKey(any_=[KEY]))
     try:
         async with get_client() as client:
             for old in await client.read_artifacts(artifact_filter=mine, sort=ArtifactSort.CREATED_DESC, offset=_KEPT, limit=100):
                 await client.delete_artifact(old.id)
-    except Exception as error:  # noqa: BLE001  (the dashboard is there)
-        get_run_logger().warning("old dashboards could not be removed (%s)", type(error).__name__)
+    except Exception as error:  # noqa: BLE001  (the new dashboard is shown)
+        get_run_logger().warning("removing old dashboards failed (%s)", type(error).__name__)

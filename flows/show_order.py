@@ -1,4 +1,4 @@
-"""A person looks for an order by its id, whichever lane it went through."""
+"""Shows an order by its id, whichever lane processed it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def _run_name() -> str:
 
 @flow(name="show-order", flow_run_name=_run_name, persist_result=False)
 async def show_order(order_id: OrderId) -> State[str]:
-    """Draws the order as it went so far: its page, as an artifact of this run. Changes nothing. Raises `OrderUnknown`, and `RuntimeError`
-    when the page could not be made.
+    """Draws the order's history so far: its page, as an artifact of this run. Changes nothing. Raises
+    `OrderUnknown`, and `RuntimeError` if the page cannot be created.
 
     Args:
-        order_id: The order's id, spelled exactly.
+        order_id: The exact order id.
     """
     order_id = order_id.strip()
     if (known := await read_one(order_id)) is None:
         raise OrderUnknown(order_id)
     if not await draw(order_id):
-        raise RuntimeError(f"the page of order {order_id} could not be made; the run's log says why")
+        raise RuntimeError(f"creating the page of order {order_id} failed: see the run's log")
     return Completed(
         message=f"{order_id}: {known.outcome or 'no outcome yet'}; see the artifact {page_key(order_id)}", data=page_key(order_id)
     )

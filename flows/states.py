@@ -1,4 +1,4 @@
-"""An order's outcome as a Prefect state, so that the UI's list of runs tells them apart at a glance."""
+"""An order's outcome as a Prefect state, so that the UI's list of runs shows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ NAMES = {
 
 
 def state_of(known: OrderOutcome) -> State[OrderOutcome]:
-    """An order that was handled as designed is a run that completed, under its own name; one that needs a person is one that failed."""
+    """Returns a completed state with the outcome's name for an order that was handled as designed, and a
+    failed one for an order that needs a person."""
     if known.outcome is None:
         raise ValueError(f"order {known.order_id} has no outcome yet")
     make = Failed if known.outcome is Outcome.NEEDS_ATTENTION else Completed

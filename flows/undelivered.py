@@ -1,4 +1,4 @@
-"""Mails and CRM messages that have not arrived, in the Prefect UI: the artifact `messages-not-delivered`."""
+"""Shows undelivered mails and CRM messages in the Prefect UI: the artifact `messages-not-delivered`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LIMIT_SECONDS = 20
 
 
 async def show_undelivered() -> bool:
-    """Makes the artifact, unless the last one says the same, or there is none and nothing to say. False if it could not be made. Never
-    raises."""
+    """Creates the artifact, unless the last one has the same content, or there is none and nothing to
+    report. Returns False if it fails. Never raises."""
     try:
         async with asyncio.timeout(_LIMIT_SECONDS):
             left = await read_undelivered()
@@ -27,31 +27,31 @@ async def show_undelivered() -> bool:
                 return True
             if not await is_shown(KEY, table, description):
                 await acreate_table_artifact(table=table, key=KEY, description=description)
-    except Exception as error:  # noqa: BLE001  (orders go first, whatever is wrong with the Prefect server)
-        get_logger("orders").warning("what was not delivered could not be shown in the UI (%s)", type(error).__name__)
+    except Exception as error:  # noqa: BLE001  (orders have priority, whatever is wrong with the Prefect server)
+        get_logger("orders").warning("showing undelivered messages in the UI failed (%s)", type(error).__name__)
         return False
     return True
 
 
 def _row(message: Undelivered) -> dict[str, Any]:
-    """No customer data: the error has codes and names only."""
+    """Returns the table's row. No customer data: the error has codes and names only."""
     return {
         "order": message.order_id,
         "message": message.kind,
         "since": _shown(message.since),
         "attempts": message.attempts,
         "error": message.error,
-        "next try": _shown(message.next_try) if message.next_try else "none: it was refused for good",
+        "next try": _shown(message.next_try) if message.next_try else "none: it was refused permanently",
     }
 
 
 def _description(left: list[Undelivered]) -> str:
     if not left:
-        return "Every message has arrived, or is on its way."
+        return "Every message is delivered or in delivery."
     refused = sum(message.refused for message in left)
     return (
-        f"{refused} refused for good, {len(left) - refused} tried again and again. The orders are not touched by it. From Python: "
-        '`deployments.review.send_again("ORDER-1001")` once the cause is mended, or with no order for all of them.'
+        f"{refused} refused permanently, {len(left) - refused} being retried. The orders are not affected. From Python: "
+        '`deployments.review.send_again("ORDER-1001")` once the cause is fixed, or without an order for all of them.'
     )
 
 

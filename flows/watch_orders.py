@@ -14,21 +14,22 @@ from shop.alerts.watch import watch
 from tasks.send_alerts import emit_alert_events, send_alerts
 
 AUTOMATION_SECONDS = 120
-"""How long an alert is left to the automation that starts `notify-alert`. After that this flow sends it: the server may have no
-automation, the automation may have failed, or the delivery has failed and is due again."""
+"""Seconds that the automation has to start `notify-alert`. After that this flow delivers the alert: the
+server may have no automation, or the automation or the delivery may have failed."""
 
 
 @flow(name="watch-orders", flow_run_name=timed("watch"), persist_result=False)
 async def watch_orders() -> dict[str, int]:
-    """Evaluates every rule from the journal; emits `order.alert.raised` once when an alert begins, `order.alert.cleared` once when it ends.
+    """Evaluates every rule from the journal; emits `order.alert.raised` once when an alert begins,
+    `order.alert.cleared` once when it ends.
 
-    Evaluates at most once per `health_check_interval_seconds`, however many workers run this. With `worker_monitoring.enabled: false`
-    nothing is evaluated, and open alerts clear.
+    Evaluates at most once per `health_check_interval_seconds`, however many workers run this. With
+    `worker_monitoring.enabled: false` nothing is evaluated, and open alerts clear.
     """
     try:
         watched = await asyncio.to_thread(watch)
         emitted = await emit_alert_events() if await notices.is_due(notices.EVENT) else 0
-    finally:  # what is known already is sent all the same
+    finally:  # known alerts are delivered even if the evaluation fails
         if await delivery_is_due(AUTOMATION_SECONDS):
             await send_alerts()
     log = get_run_logger()

@@ -1,4 +1,4 @@
-"""Who started a run, as far as Prefect knows."""
+"""The user who started a run, as far as Prefect knows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ _SECONDS = 5.0
 
 
 async def started_by() -> str:
-    """The run, and who created it according to Prefect. A server of one's own knows automations, but no people: all have one password."""
+    """Returns the run and its creator according to Prefect. A self-hosted server knows automations but no
+    people, because all share one password."""
     run = f"Prefect run {flow_run.id}"
     try:
         async with asyncio.timeout(_SECONDS), get_client() as client:
             creator = (await client.read_flow_run(UUID(flow_run.id))).created_by
-    except Exception as error:  # noqa: BLE001  (a decision is not lost because Prefect does not answer)
-        return f"{run}; Prefect did not say who created it ({type(error).__name__})"
+    except Exception as error:  # noqa: BLE001  (an unavailable Prefect must not lose a decision)
+        return f"{run}; reading its creator failed ({type(error).__name__})"
     if creator is None:
-        return f"{run}; Prefect knows no creator"
+        return f"{run}; Prefect has no creator"
     return f"{run}, created by {str(creator.type or 'unknown').lower()} {creator.display_value or creator.id}"

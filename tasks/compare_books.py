@@ -40,4 +40,4 @@ async def compare_books(report: Report, since: datetime, fix: bool) -> dict[str,
     async with slots(PAYMENT_GATEWAY):
         async for discrepancy in reconcile(gateway(), since, fix=fix):
             report.add(discrepancy)
-    return {"mended": report.mended.total(), "open": report.open.total()}
+    return {"mended": report.repaired.total(), "open": report.open.total()}

@@ -1,1 +1,1 @@
-"""What the shop is connected to: what is real, what is embedded, what is misconfigured."""
+"""Checks the shop's external connections: which are real, embedded, or misconfigured."""

@@ -1,4 +1,4 @@
-"""What was found about one part of the outside world."""
+"""The result of checking one part."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import StrEnum
 
 class State(StrEnum):
     REAL = "real"
-    """Chosen by settings, contacted, and it answered."""
+    """Selected by settings, and it answered."""
     EMBEDDED = "embedded"
-    """Our own, for development: nothing was configured."""
+    """Not configured: the development version of this project."""
     OFF = "off"
-    """Does without: nothing was configured, and nothing is missing."""
+    """Not configured, and not needed."""
     WRONG = "misconfigured"
 
 
@@ -21,9 +21,9 @@ class Finding:
     part: str
     state: State
     what: str
-    """In words: what it is, or what is wrong. Never a secret."""
-    mend: str = ""
-    """What to do, if something is wrong."""
+    """What it is, or what is wrong. Never a secret."""
+    remedy: str = ""
+    """What to do if something is wrong."""
 
     @property
     def wrong(self) -> bool:

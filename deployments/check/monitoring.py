@@ -12,7 +12,7 @@ _REMEDY = "see MONITORING_CONFIG, and deployments/monitoring/monitoring.yaml for
 
 
 def wrong_monitoring() -> list[Finding]:
-    """One finding for each error in the file."""
+    """Returns one finding per error in the file."""
     try:
         monitoring()
     except MonitoringConfigError as error:
@@ -21,7 +21,7 @@ def wrong_monitoring() -> list[Finding]:
 
 
 def monitoring_finding() -> Finding:
-    """Says where log lines go. Raises MonitoringConfigError."""
+    """Returns where log lines go. Raises MonitoringConfigError."""
     config, settings = monitoring(), Settings()
     off = [name for name, part in config if not getattr(part, "enabled", True)]
     where = {"console": "log lines on the console", "file": "log lines in {}", "composite": "log lines on the console and in {}"}

@@ -1,4 +1,4 @@
-"""Whether a Prefect server lets in everybody who can reach it from another machine."""
+"""Detects a Prefect server that other machines can use without a password."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ _SECONDS = 3.0
 
 
 async def open_beyond_loopback(api_url: str) -> str | None:
-    """The address at which the server answers other machines without asking who they are; None if there is none.
+    """Returns the address at which the server answers other machines without authentication; None if there is
+    none.
 
-    A server whose name or address is loopback's is tried at this machine's other addresses, too: it may listen on all of them.
+    For a server with a loopback name or address, also tries this machine's other addresses, because it may
+    listen on all of them.
     """
     url = httpx.URL(api_url)
     hosts = addresses_beyond_loopback() if await _is_loopback(url.host) else [url.host]
-    async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as nobody:
+    async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
         for host in hosts:
             here = url.copy_with(host=host)
             try:
-                # Of Prefect's own routes one that asks for the password if the server has one.
-                answer = await nobody.get(f"{str(here).rstrip('/')}/admin/version")
+                # One of Prefect's own routes that requires the password if the server has one.
+                answer = await client.get(f"{str(here).rstrip('/')}/admin/version")
             except httpx.HTTPError:
                 continue
             if answer.status_code == httpx.codes.OK:
@@ -34,7 +36,7 @@ async def open_beyond_loopback(api_url: str) -> str | None:
 
 
 async def _is_loopback(host: str) -> bool:
-    """Whether nothing but this machine is meant, also by a name: many systems resolve the machine's own to 127.0.1.1."""
+    """Whether the address means only this machine. Many systems resolve their own name to 127.0.1.1."""
     try:
         async with asyncio.timeout(_SECONDS):
             found = await asyncio.get_running_loop().getaddrinfo(host, None)
@@ -45,7 +47,7 @@ async def _is_loopback(host: str) -> bool:
 
 
 def addresses_beyond_loopback() -> Iterator[str]:
-    """This machine's addresses beyond loopback, without those that hold on one link only."""
+    """Yields this machine's addresses beyond loopback, without link-local ones."""
     for addresses in psutil.net_if_addrs().values():
         for found in addresses:
             if found.family in {socket.AF_INET, socket.AF_INET6}:

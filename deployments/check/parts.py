@@ -1,4 +1,4 @@
-"""Each outside part is contacted through the same client that orders use, and changes nothing there."""
+"""Checks every external part through the client that orders use. Changes nothing there."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ from shop.settings import Settings, mistakes
 HOME = Path(__file__).resolve().parents[2]
 _ALIKE = 0.87
 SECONDS = 20
-"""For each part."""
+"""Time limit per part, in seconds."""
 NOT_RUNNING = "not running now: `make run` starts it"
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """`given`: whether a person has set this; else it is our own. `prefect_api_url`, `web_url`: None if none is known."""
+    """`given`: whether a person has set this setting; otherwise the part is our own. `prefect_api_url`,
+    `web_url`: None if unknown."""
 
     settings: Settings
     given: Callable[[str], bool]
@@ -51,27 +52,27 @@ class Known:
     web_url: str | None = None
 
 
-Look = Callable[[Known], Awaitable[Finding]]
+Check = Callable[[Known], Awaitable[Finding]]
 
 
-async def look(part: str, ask: Look, known: Known) -> Finding:
-    """Never raises: what nobody foresaw is a finding, too."""
+async def check_part(part: str, ask: Check, known: Known) -> Finding:
+    """Checks a part. Never raises: an unexpected error is a finding, too."""
     try:
         async with asyncio.timeout(SECONDS):
             return await ask(known)
     except TimeoutError:
-        return Finding(part, State.WRONG, f"no answer within {SECONDS} s", "see whether it can be reached from this machine")
+        return Finding(part, State.WRONG, f"no answer within {SECONDS} s", "check the network between this machine and the part")
     except MissingExtra as error:
         return Finding(part, State.WRONG, str(error), f"install the extra `{error.extra}`")
     except StepError as error:
-        return Finding(part, State.WRONG, str(error), "see the setting that it names, or try again later")
+        return Finding(part, State.WRONG, str(error), "correct the setting that the message names, or try again later")
     except Exception as error:  # noqa: BLE001
-        return Finding(part, State.WRONG, f"{type(error).__name__} (its text may hold a secret)", "see docs/reference/settings.md")
+        hidden = f"{type(error).__name__} (its text is hidden because it may contain a secret)"
+        return Finding(part, State.WRONG, hidden, "see docs/reference/settings.md")
 
 
 _WITHOUT_POOLER = (
-    "let DATABASE_URL name PostgreSQL itself (its own port, usually 5432), "
-    "or set the pooler to session mode (PgBouncer: pool_mode = session)"
+    "set DATABASE_URL to PostgreSQL itself (its own port, usually 5432), or set the pooler to session mode (PgBouncer: pool_mode = session)"
 )
 
 
@@ -101,17 +102,17 @@ async def database(known: Known) -> Finding:
         if not given:
             return Finding("database", State.EMBEDDED, f"PostgreSQL, {NOT_RUNNING}")
         why = type(getattr(error, "orig", error)).__name__
-        return Finding("database", State.WRONG, f"{where} cannot be used ({why})", "see DATABASE_URL, and whether the server runs")
+        return Finding("database", State.WRONG, f"{where} cannot be used ({why})", "check DATABASE_URL and whether the server runs")
     if found is None:
         what = f"{where} is behind a pooler in {Pooler.TRANSACTION}: successive statements were answered by different server processes"
         return Finding("database", State.WRONG, f"{what}, so LISTEN, session settings and session locks do not last", _WITHOUT_POOLER)
     version, read_only, revision, head = found
     state, what = (State.REAL if given else State.EMBEDDED), f"PostgreSQL {version}, {where}{through}"
     if read_only:
-        mend = "let DATABASE_URL name the primary; of several hosts (?host=a,b) the one that takes writes is chosen"
-        return Finding("database", State.WRONG, f"{what}: it is read-only, a standby or a demoted primary", mend)
+        remedy = "set DATABASE_URL to the primary; of several hosts (?host=a,b) the writable one is used"
+        return Finding("database", State.WRONG, f"{what}: it is read-only, a standby or a demoted primary", remedy)
     if revision != head:
-        return Finding("database", State.WRONG, f"{what}: its tables are at {revision or 'nothing'}, not {head}", "order-saga migrate")
+        return Finding("database", State.WRONG, f"{what}: its tables are at {revision or 'nothing'}, not {head}", "run order-saga migrate")
     return Finding("database", state, what)
 
 
@@ -126,7 +127,7 @@ def _head(connection: Connection) -> str | None:
 
 
 _CLOSE = (
-    "give the server PREFECT_SERVER_API_AUTH_STRING, and each client the same as PREFECT_API_AUTH_STRING, "
+    "set PREFECT_SERVER_API_AUTH_STRING at the server, and the same value as PREFECT_API_AUTH_STRING at each client, "
     "or let it listen on 127.0.0.1 only; see docs/security.md"
 )
 
@@ -136,7 +137,7 @@ async def prefect_server(known: Known) -> Finding:
     if api is None:
         return Finding(part, State.EMBEDDED, NOT_RUNNING)
     if where := await open_beyond_loopback(api):
-        what = f"{where} lets everybody in who can reach it: they may read all customers, refund orders, and run code on the workers"
+        what = f"{where} requires no password: whoever can reach it can read all customers, refund orders, and run code on the workers"
         return Finding(part, State.WRONG, what, _CLOSE)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import WorkPoolStatus
@@ -150,7 +151,7 @@ async def prefect_server(known: Known) -> Finding:
             try:
                 pool = await client.read_work_pool("orders")
             except ObjectNotFound:
-                return Finding(part, State.WRONG, f"{api} has no work pool orders", "order-saga setup")
+                return Finding(part, State.WRONG, f"{api} has no work pool orders", "run order-saga setup")
             there = {deployment.name for deployment in await client.read_deployments(limit=200)}
             missing = [name for name in _deployments() if name not in there]
             automations = {automation.name for automation in await client.read_automations()}
@@ -158,14 +159,16 @@ async def prefect_server(known: Known) -> Finding:
         if not given:
             return Finding(part, State.EMBEDDED, NOT_RUNNING)
         if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            return Finding(part, State.WRONG, f"{api} refuses the login", "see PREFECT_API_AUTH_STRING, or PREFECT_API_KEY (Prefect Cloud)")
-        return Finding(part, State.WRONG, f"{api} does not answer ({type(error).__name__})", "see PREFECT_API_URL and PREFECT_API_KEY")
+            return Finding(
+                part, State.WRONG, f"{api} refuses the login", "check PREFECT_API_AUTH_STRING, or PREFECT_API_KEY (Prefect Cloud)"
+            )
+        return Finding(part, State.WRONG, f"{api} does not answer ({type(error).__name__})", "check PREFECT_API_URL and PREFECT_API_KEY")
     if missing:
-        return Finding(part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "order-saga setup")
+        return Finding(part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "run order-saga setup")
     if left := [wanted.name for wanted in wanted_automations(lambda _: uuid4()) if wanted.name not in automations]:
-        return Finding(part, State.WRONG, f"{api} has no automation {', '.join(map(repr, left))}", "order-saga setup")
+        return Finding(part, State.WRONG, f"{api} has no automation {', '.join(map(repr, left))}", "run order-saga setup")
     if given and pool.status != WorkPoolStatus.READY:
-        return Finding(part, State.WRONG, f"no worker takes runs of the pool orders at {api}", "order-saga worker")
+        return Finding(part, State.WRONG, f"no worker takes runs of the pool orders at {api}", "run order-saga worker")
     return Finding(part, State.REAL if given else State.EMBEDDED, f"Prefect {version}, {api}")
 
 
@@ -183,7 +186,7 @@ async def payments(known: Known) -> Finding:
     except StepError as error:
         if s.payments.gateway == "sandbox" and not known.given("PAYMENT_GATEWAY_URL"):
             return Finding("payments", State.EMBEDDED, f"the sandbox, {NOT_RUNNING}")
-        return Finding("payments", State.WRONG, str(error), f"see PAYMENT_GATEWAY_URL ({s.payments.url}) and the gateway's key")
+        return Finding("payments", State.WRONG, str(error), f"check PAYMENT_GATEWAY_URL ({s.payments.url}) and the gateway's key")
     finally:
         await close_gateway()
     if s.payments.gateway == "sandbox":
@@ -202,7 +205,7 @@ async def inventory(known: Known) -> Finding:
     try:
         await there.get("order-that-is-not-there")
     except StepError as error:
-        return Finding("inventory", State.WRONG, str(error), f"see INVENTORY_SERVICE_URL ({url}) and INVENTORY_SERVICE_TOKEN")
+        return Finding("inventory", State.WRONG, str(error), f"check INVENTORY_SERVICE_URL ({url}) and INVENTORY_SERVICE_TOKEN")
     finally:
         await there.aclose()
     return Finding("inventory", State.REAL, f"the service at {url}")
@@ -212,16 +215,15 @@ async def language_model(known: Known) -> Finding:
     part, s = "language model", known.settings
     if not s.language_model.model:
         return Finding(part, State.OFF, "the template writes the confirmations (DSPY_MODEL)")
-    from shop.confirmation.language_model import try_out
+    from shop.confirmation.language_model import probe
 
     try:
-        await try_out(s)
+        await probe(s)
     except MissingExtra:
         raise
-    except Exception as error:  # noqa: BLE001  (any provider's)
-        return Finding(
-            part, State.WRONG, f"{s.language_model.model} does not answer ({type(error).__name__})", "see DSPY_MODEL, _API_BASE, _API_KEY"
-        )
+    except Exception as error:  # noqa: BLE001  (any provider's error)
+        found = f"{s.language_model.model} does not answer ({type(error).__name__})"
+        return Finding(part, State.WRONG, found, "check DSPY_MODEL, DSPY_API_BASE, DSPY_API_KEY")
     return Finding(part, State.REAL, s.language_model.model)
 
 
@@ -241,7 +243,7 @@ async def mail(known: Known) -> Finding:
 
 
 async def alerts(known: Known) -> Finding:
-    """Sends nothing: any message would alert people."""
+    """Checks the services without sending: any message would alert people."""
     from shop.alerts.delivery import destinations
     from shop.alerts.sender import client_for
 
@@ -249,23 +251,24 @@ async def alerts(known: Known) -> Finding:
     if not services:
         return Finding("alerts", State.OFF, "as Prefect events only: ALERT_URLS is not set")
     if refused := [name.removeprefix("url-") for name, url in services.items() if await asyncio.to_thread(client_for, url) is None]:
-        return Finding("alerts", State.WRONG, f"apprise does not accept entry {', '.join(refused)} of ALERT_URLS", "see ALERT_URLS")
+        return Finding("alerts", State.WRONG, f"apprise does not accept entry {', '.join(refused)} of ALERT_URLS", "correct ALERT_URLS")
     return Finding("alerts", State.REAL, f"sent to {', '.join(url.partition('://')[0] for url in services.values())}")
 
 
 async def crm(known: Known) -> Finding:
-    """Asks for nothing: any answer shows that somebody is there. A message would be in somebody's books."""
+    """Requests the address with a method that changes nothing; any answer will do. A message would stay in
+    the CRM."""
     url = known.settings.crm.webhook_url
     if url is None:
         return Finding("CRM", State.EMBEDDED, "the table customer_interaction")
     try:
         timeout = known.settings.crm.timeout_seconds
         async with httpx.AsyncClient(timeout=timeout) as client, client.stream("OPTIONS", url) as answer:
-            pass  # its status says it all
+            pass  # its status is enough
     except httpx.HTTPError as error:
-        return Finding("CRM", State.WRONG, f"does not answer ({type(error).__name__})", "see CRM_WEBHOOK_URL")
+        return Finding("CRM", State.WRONG, f"does not answer ({type(error).__name__})", "check CRM_WEBHOOK_URL")
     if answer.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE} or answer.is_redirect:
-        return Finding("CRM", State.WRONG, f"answers {answer.status_code}: nobody is there", "see CRM_WEBHOOK_URL")
+        return Finding("CRM", State.WRONG, f"answers {answer.status_code}: no service at this address", "check CRM_WEBHOOK_URL")
     return Finding("CRM", State.REAL, httpx.URL(url).host)
 
 
@@ -294,16 +297,16 @@ async def traces(known: Known) -> Finding:
 
 
 async def web_app(known: Known) -> Finding:
-    """The intake over HTTP, and Stripe's webhooks."""
+    """Checks the intake over HTTP and Stripe's webhooks."""
     if known.web_url is None:
         return Finding("web app", State.EMBEDDED, NOT_RUNNING)
     try:
         async with httpx.AsyncClient(timeout=SECONDS / 2) as client:
             answer = await client.get(f"{known.web_url}/health")
     except httpx.HTTPError as error:
-        return Finding("web app", State.WRONG, f"{known.web_url} does not answer ({type(error).__name__})", "order-saga web")
+        return Finding("web app", State.WRONG, f"{known.web_url} does not answer ({type(error).__name__})", "run order-saga web")
     if not answer.is_success:
-        return Finding("web app", State.WRONG, f"{known.web_url} answers {answer.status_code}", "see its log: it needs the database")
+        return Finding("web app", State.WRONG, f"{known.web_url} answers {answer.status_code}", "read its log; it needs the database")
     able = answer.json()
     orders = "orders" if able.get("orders") else "no orders (ORDERS_API_KEY is not set)"
     hooks = "Stripe's webhooks" if able.get("stripe_webhooks") else "no webhooks of Stripe's (STRIPE_WEBHOOK_SECRET is not set)"
@@ -311,18 +314,18 @@ async def web_app(known: Known) -> Finding:
 
 
 async def files(known: Known) -> Finding:
-    """Labels, mails and logs are written there."""
+    """Checks the folder for labels, mails and logs."""
     folder = known.settings.var_dir
     try:
         make_private(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return Finding("files", State.WRONG, f"{folder} cannot be written ({error.strerror})", "see VAR_DIR and who may write there")
+        return Finding("files", State.WRONG, f"{folder} cannot be written ({error.strerror})", "check VAR_DIR and the folder's permissions")
     return Finding("files", State.REAL, str(folder))
 
 
-PARTS: dict[str, Look] = {
+PARTS: dict[str, Check] = {
     "database": database,
     "Prefect server": prefect_server,
     "payments": payments,
@@ -338,28 +341,29 @@ PARTS: dict[str, Look] = {
 }
 
 
-async def look_at_all(known: Known, tell: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
-    """All parts, side by side; `tell` is told each as it is found."""
+async def check_all(known: Known, report: Callable[[Finding], None] = lambda _: None) -> list[Finding]:
+    """Checks all parts concurrently, and calls `report` with each finding as it arrives."""
 
-    async def one(part: str, ask: Look) -> Finding:
-        found = await look(part, ask, known)
+    async def one(part: str, ask: Check) -> Finding:
+        found = await check_part(part, ask, known)
         with suppress(Exception):
-            tell(found)
+            report(found)
         return found
 
     return list(await asyncio.gather(*(one(part, ask) for part, ask in PARTS.items())))
 
 
 def unknown_settings(names: Iterable[str]) -> list[Finding]:
-    """Names that are no settings and look like one; one that goes on after a setting's name is something else's."""
+    """Returns names that are not settings but resemble one. A name that continues a setting's name belongs
+    to something else."""
     ours = list(settings_in(Settings))
     known = {*ours, *(name + ending for name in ours for ending in ("_FILE", "_BLOCK"))}
     near = [
         (name, get_close_matches(name, ours, 1, _ALIKE)) for name in sorted(names) if name not in known and not name.startswith(tuple(ours))
     ]
-    return [Finding(name, State.WRONG, "there is no such setting", f"is {meant[0]} meant?") for name, meant in near if meant]
+    return [Finding(name, State.WRONG, "no such setting", f"did you mean {meant[0]}?") for name, meant in near if meant]
 
 
 def wrong_settings(error: ValidationError) -> list[Finding]:
-    """Each setting that is wrong, with what is wrong with it."""
+    """Returns each wrong setting, with the error."""
     return [Finding(name, State.WRONG, what, f"set or unset {name}: docs/reference/settings.md") for name, what in mistakes(error)]

@@ -1,4 +1,4 @@
-"""Recognises a connection pooler between us and PostgreSQL, by what it does to sessions."""
+"""Detects a connection pooler in front of PostgreSQL by its effect on sessions."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ _PID = "SELECT pg_backend_pid()"
 
 
 class Pooler(StrEnum):
-    """How it gives its clients connections to the server."""
+    """How the pooler assigns server connections to clients."""
 
     SESSION = "session mode"
-    """Each client keeps its own for as long as it is connected: nothing is different from a direct connection."""
+    """Each client keeps one server connection, which is like a direct connection."""
     TRANSACTION = "transaction mode"
-    """Each transaction gets any: `LISTEN`, session settings and session locks do not last, and end up with other clients."""
+    """Each transaction gets any server connection: `LISTEN`, session settings and session locks do not
+    last, and reach other clients."""
 
 
 def recognise_pooler(url: str, *, seconds: int = 5) -> Pooler | None:
-    """Returns which pooler is behind the address (of psycopg itself); None: a connection is the server's own. Raises `psycopg.Error`.
+    """Returns the kind of pooler at the address (in psycopg's form); None for a direct connection. Raises
+    `psycopg.Error`.
 
-    Several connections ask by turns which server process answers them. Of their own they are always answered by the same one, and each
-    by another. A pooler hands out a process id of its own when a client connects.
+    Several connections alternately ask which server process answers. Direct connections always get the same
+    process, each a different one. A pooler reports its own process id when a client connects.
     """
     with answered_within(3 * seconds), ExitStack() as stack:
         connections = [

@@ -1,4 +1,4 @@
-"""All findings, and as a table."""
+"""Runs all checks, and shows the findings as a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from deployments.check.finding import Finding, State
 from deployments.check.monitoring import PART, monitoring_finding, wrong_monitoring
-from deployments.check.parts import Known, look_at_all, unknown_settings, wrong_settings
+from deployments.check.parts import Known, check_all, unknown_settings, wrong_settings
 from deployments.local.environment import given
 from deployments.local.errors import StackError
 from deployments.running import configured_prefect_api_url, use_running_world
@@ -24,14 +24,15 @@ _STYLES = {State.REAL: "green", State.EMBEDDED: "cyan", State.OFF: "dim", State.
 
 
 def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
-    """Contacts every configured part. `is_given`: whether a person has set this setting (default: it is in the environment or in `.env`).
-    If settings are wrong by themselves, these are the findings, all of them, and nothing is contacted."""
+    """Checks every configured part. `is_given`: whether a person has set this setting (default: it is in
+    the environment or in `.env`). If settings are invalid, returns all of these errors and contacts
+    nothing."""
     try:
         mistyped, wrong = _mistakes()
         if wrong:
             return mistyped + wrong
         mistakes = mistyped + wrong_monitoring()
-        configured = configured_prefect_api_url()  # before a running `make run` puts its own there
+        configured = configured_prefect_api_url()  # before the address of a running `make run` is applied
         use_running_world()
         prefect_api_url = _running("PREFECT_API_URL") or configured
         if is_given is None:
@@ -40,18 +41,18 @@ def check(is_given: Callable[[str], bool] | None = None) -> list[Finding]:
         known = Known(Settings(), is_given, prefect_api_url, _running("WEB_URL"))
     except StackError as error:
         return [Finding("settings", State.WRONG, str(error))]
-    found = [*mistakes, *asyncio.run(look_at_all(known))]
+    found = [*mistakes, *asyncio.run(check_all(known))]
     return found if any(each.part.startswith(PART) for each in mistakes) else [*found, monitoring_finding()]
 
 
 def check_settings() -> list[Finding]:
-    """What is wrong with the settings by themselves."""
+    """Returns the errors in the settings themselves."""
     mistyped, wrong = _mistakes()
     return mistyped + wrong
 
 
 def _mistakes() -> tuple[list[Finding], list[Finding]]:
-    """(names that are hardly what was meant, settings with which nothing can start)."""
+    """Returns (probable typing errors in names, settings that prevent a start)."""
     mistyped = unknown_settings({*os.environ, *dotenv_values(ENV_FILES[-1], encoding="utf-8-sig")})
     try:
         Settings()
@@ -65,18 +66,18 @@ def _is_given(name: str) -> bool:
 
 
 def _running(name: str) -> str | None:
-    """An address of the environment, `.env` or `var/run.env`."""
+    """Returns an address from the environment, `.env` or `var/run.env`."""
     return given(name, ENV_FILES[-1]) or given(name, ENV_FILES[0])
 
 
 def table(findings: Sequence[Finding]) -> Table:
-    """One line for each part."""
+    """Shows one line per part."""
     made = Table(title="What the shop is connected to", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("part", "", "what", "how to mend it"):
+    for column in ("part", "", "what", "what to do"):
         made.add_column(column, overflow="fold")
     for finding in findings:
         mark = "✗ " if finding.wrong else ""
-        made.add_row(finding.part, Text(f"{mark}{finding.state}", _STYLES[finding.state]), Text(finding.what), Text(finding.mend))
-    if not any(finding.mend for finding in findings):
+        made.add_row(finding.part, Text(f"{mark}{finding.state}", _STYLES[finding.state]), Text(finding.what), Text(finding.remedy))
+    if not any(finding.remedy for finding in findings):
         made.columns.pop()
     return made

@@ -11,23 +11,23 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 _UNUSABLE = 2
 _HELP = """Order processing as a saga on Prefect.
 
-Exit codes: 0, all is well; 1, the command's own bad news, see its --help; 2, arguments or settings are wrong, or the database
+Exit codes: 0, success; 1, a failure that the command's --help describes; 2, invalid arguments or settings, or the database
 does not answer."""
 _LOCAL = Group("On this machine", sort_key=1)
 _ORDERS = Group("Orders", sort_key=2)
 _SERVERS = Group("On your own servers", sort_key=3)
 _COMMANDS = (
     ("run", _LOCAL, "Run everything on this machine, with sample orders, until Ctrl-C."),
-    ("demo", _LOCAL, "The same, but stop when the sample orders have ended."),
+    ("demo", _LOCAL, "Run everything, and stop when the sample orders have ended."),
     ("check", _LOCAL, "Show what the shop is connected to, and what is misconfigured."),
     ("sandbox", _LOCAL, "Serve the sandbox payment gateway."),
     ("submit", _ORDERS, "Take orders from a file to their outcomes."),
-    ("show", _ORDERS, "Draw one order as it went."),
-    ("review", _ORDERS, "List and settle the orders under manual review."),
-    ("books", _ORDERS, "Compare our tables with the payment gateway's account, and stock with shipments."),
+    ("show", _ORDERS, "Draw the history of one order."),
+    ("review", _ORDERS, "List and resolve the orders under manual review."),
+    ("books", _ORDERS, "Compare our tables with the payment gateway, and stock with shipments."),
     ("status", _ORDERS, "Show throughput, latency, errors and processes over any window."),
-    ("migrate", _SERVERS, "Bring the tables of DATABASE_URL up to date."),
-    ("setup", _SERVERS, "Put on a Prefect server what the saga needs there."),
+    ("migrate", _SERVERS, "Migrate the tables of DATABASE_URL."),
+    ("setup", _SERVERS, "Register work pool, deployments and automations on a Prefect server."),
     ("worker", _SERVERS, "Run flows: Prefect's process worker for the pool orders."),
     ("web", _SERVERS, "Serve the web app: orders and Stripe's webhooks over HTTP."),
     ("inventory-service", _SERVERS, "Serve the SQL inventory over HTTP."),
@@ -35,7 +35,7 @@ _COMMANDS = (
 
 
 def make_app(chosen: Sequence[str] = ()) -> App:
-    """The command. The help of the chosen commands is their own, which is longer; that of the others does not import them."""
+    """Makes the command's app. Imports only the chosen commands, which show their full help."""
     app = App(
         name="order-saga",
         help=_HELP,
@@ -53,7 +53,7 @@ def make_app(chosen: Sequence[str] = ()) -> App:
 
 
 def order_saga(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns its exit code. `arguments`: without the program's name; None: those of this process."""
+    """Runs a command. Returns its exit code. `arguments`: without the program's name; None: the process's."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = make_app(arguments[:1])(arguments, exit_on_error=False, print_error=True)
@@ -72,7 +72,7 @@ def order_saga(arguments: Sequence[str] | None = None) -> int:
 
 
 def main() -> None:
-    """Runs the command of this process and exits."""
+    """Runs this process's command and exits."""
     sys.exit(order_saga())
 
 
@@ -84,7 +84,7 @@ def _version() -> str:
 
 
 def _explained(error: CycloptsError) -> object:
-    """A line about wrong arguments. Cyclopts' own about an unknown command imports every command."""
+    """Explains wrong arguments in a line. Cyclopts' own message about a command imports every command."""
     from rich.text import Text
 
     from shop.text.sanitize import tame
@@ -95,4 +95,4 @@ def _explained(error: CycloptsError) -> object:
 
     unknown = error.unused_tokens[0]
     near = difflib.get_close_matches(unknown, [name for name, _, _ in _COMMANDS])
-    return Text(tame(f"There is no command {unknown}.{f' Is {near[0]} meant?' if near else ''} See order-saga --help."))
+    return Text(tame(f"There is no command {unknown}.{f' Did you mean {near[0]}?' if near else ''} See order-saga --help."))

@@ -1,4 +1,4 @@
-"""`python -m deployments.cli`: the command `order-saga` where the package is not installed."""
+"""Runs `order-saga` as `python -m deployments.cli`, where the package is not installed."""
 
 from deployments.cli import main
 

@@ -1,6 +1,6 @@
-"""`order-saga books`: do the books balance?
+"""`order-saga books`: checks whether the books balance.
 
-They do at rest; while orders are under way their money and stock may be in between.
+They do at rest; while orders are in progress, their money and stock may be in transit.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from shop.settings import settings
 
 
 def books() -> int:
-    """Compare our tables with the payment gateway's own account of our payments, and stock with what was shipped.
+    """Compare our tables with the payment gateway's payments, and stock with shipments.
 
-    Exit codes: 0, the books balance; 1, they do not; 2, the database or the gateway does not answer, or the settings are wrong, so
-    that nothing was compared.
+    Exit codes: 0, the books balance; 1, they do not; 2, nothing was compared, because the database or the
+    gateway does not answer, or the settings are invalid.
     """
     try:
         found = read_books(settings().database_url, ask_gateway())
     except PaymentError as error:
-        why = f"the payment gateway does not say what it charged ({error})"
-        terminal.write(f"Nothing was compared: {why}. See PAYMENT_GATEWAY_URL, and the gateway's key.", sys.stderr)
+        why = f"reading the payment gateway's payments failed ({error})"
+        terminal.write(f"Nothing was compared: {why}. Check PAYMENT_GATEWAY_URL and the gateway's key.", sys.stderr)
         return 2
     terminal.console(width=130).print(books_table(found))
     return int(not found.balanced)

@@ -1,4 +1,4 @@
-"""The books as a table: our tables against the payment gateway's own account of our payments, and stock against shipments."""
+"""Shows the books as a table: our tables beside the gateway's payments, and stock beside shipments."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _MARKS = {True: Text("✓", "green"), False: Text("✗", "bold red"), None: Text
 
 
 def ask_gateway() -> Totals:
-    """What the gateway that is set charged and refunded for us, ever. On a terminal it shows how far it is. Raises `PaymentError`, and
-    what the database raises."""
+    """Returns what the gateway has charged and refunded for this installation, ever. Shows progress on a
+    terminal. Raises `PaymentError` and database errors."""
 
     shown = sys.stderr.isatty()
 
     async def ask() -> Totals:
-        await installation_id()  # without the database nobody can say which payments are ours
+        await installation_id()  # the database has the id that marks our payments
         return await gateway_totals(gateway(), _show_progress if shown else lambda _: None)
 
     try:
@@ -39,13 +39,13 @@ def _show_progress(payments: int) -> None:
 
 
 def books_table(books: Books) -> Table:
-    """Each row of the books with its witness."""
-    title: str | Text = "The books balance" if books.compared else "The books, without the payment gateway: order-saga books asks it"
+    """Prints each row of the books with its source."""
+    title: str | Text = "The books balance" if books.compared else "The books, without the payment gateway (order-saga books includes it)"
     if not books.balanced:
         title = Text("The books do not balance", "bold red")
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("", "our tables", "the witness", ""):
+    for column in ("", "our tables", "the source", ""):
         table.add_column(column)
     for row in books.rows:
-        table.add_row(row.name, row.ours, row.witness, _MARKS[row.ok])
+        table.add_row(row.name, row.ours, row.source, _MARKS[row.ok])
     return table

@@ -1,4 +1,4 @@
-"""`order-saga check`, which is `make check`: is what the shop is connected to what was meant?"""
+"""`order-saga check` (`make check`): shows what the shop is connected to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check() -> int:
     Exit codes: 0; 1, something is misconfigured.
     """
     console = terminal.console(width=130)
-    with console.status("Asking every part ..."):
+    with console.status("Checking every part ..."):
         findings = report.check()
     console.print(report.table(findings))
     wrong = sum(finding.wrong for finding in findings)

@@ -22,17 +22,19 @@ def inventory_service(
     """Serve the SQL inventory over HTTP, until it is stopped.
 
     Args:
-        port: 0 for any free one.
+        port: 0 selects a free port.
         port_file: Write the port there once it listens.
-        host: Where to listen; any address but this machine's own needs INVENTORY_SERVICE_TOKEN.
-        database_url: Its PostgreSQL (default: DATABASE_URL).
-        prepare: Bring the tables up to date, and add the sample products that are missing.
+        host: Address to listen on; any but a loopback address requires INVENTORY_SERVICE_TOKEN.
+        database_url: The service's PostgreSQL (default: DATABASE_URL).
+        prepare: Migrate the tables, and add missing sample products.
     """
     configure()
     url = database_url or settings().database_url
     secret = settings().inventory.service_token
     if secret is None and not _is_this_machine(host):
-        raise SystemExit("whoever reaches it could move the stock: set INVENTORY_SERVICE_TOKEN, or listen on 127.0.0.1 only")
+        raise SystemExit(
+            "without a token anybody who can connect could change the stock: set INVENTORY_SERVICE_TOKEN, or listen on 127.0.0.1 only"
+        )
     try:
         listener = listen(port, host)
     except (OSError, OverflowError) as error:
@@ -45,7 +47,8 @@ def inventory_service(
         metrics = Exposition("inventory service", database_url=url, inventory_only=True, token=metrics_token() or token)
         app = create_app(EmbeddedInventory(url), token, metrics=metrics)
         with watched("inventory service", database_url=url):
-            # Connections are kept for longer than any client's own pool does, so that the service never hangs up on a request.
+            # Connections are kept for longer than in clients' pools, so that the service never closes one
+            # during a request.
             serve(app, listener, port_file, timeout_keep_alive=60, timeout_graceful_shutdown=5)
 
 

@@ -1,4 +1,4 @@
-"""`order-saga migrate`: brings the tables of DATABASE_URL up to date."""
+"""`order-saga migrate`: migrates the tables of DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shop.settings import settings
 
 
 def migrate() -> None:
-    """Bring the tables of DATABASE_URL up to date. Does nothing when they are.
+    """Migrate the tables of DATABASE_URL. Does nothing if they are up to date.
 
     Exit codes: 0; 1, the database cannot be used; 2, a setting is wrong.
     """
@@ -20,5 +20,5 @@ def migrate() -> None:
     except DBAPIError as error:
         if not is_database_error(error):
             raise
-        raise SystemExit(f"the database that DATABASE_URL names cannot be used: {str(error.orig).splitlines()[0]}") from None
+        raise SystemExit(f"the database at DATABASE_URL cannot be used: {str(error.orig).splitlines()[0]}") from None
     terminal.write("the tables are up to date")

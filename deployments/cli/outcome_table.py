@@ -1,4 +1,4 @@
-"""Orders and how they ended, as a table for a terminal."""
+"""Shows orders and their outcomes as a table for a terminal."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ STYLES: Mapping[str, str] = {
     "needs_attention": "bold red",
     "no outcome": "bold red",
 }
-"""The colour of each outcome."""
+"""Colour per outcome."""
 DONE = frozenset({"success"})
-"""The statuses of a compensation that gave something back."""
+"""Statuses of a compensation that undid something."""
 
 
-def given_back(outcome: OrderOutcome) -> list[str]:
-    """The compensations that gave something back, in the order in which they ran."""
+def effective_compensations(outcome: OrderOutcome) -> list[str]:
+    """Returns the compensations that undid something, in the order in which they ran."""
     return [undone.compensation for undone in outcome.undone if undone.status in DONE]
 
 
 def outcome_table(title: str, orders: Iterable[tuple[str, OrderOutcome | None]]) -> Table:
-    """One line for each order: order id and, if there is one, how it ended."""
+    """Makes one line per order: its id and, if there is one, its outcome."""
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in ("order", "outcome", "failing step", "undone"):
         table.add_column(column, overflow="fold")

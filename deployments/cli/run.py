@@ -1,4 +1,4 @@
-"""`order-saga run`, which is `make run`."""
+"""`order-saga run` (`make run`)."""
 
 from __future__ import annotations
 

@@ -16,9 +16,9 @@ def sandbox(*, port: int = 8420, db: Path | None = None, port_file: Path | None 
     """Serve the sandbox payment gateway, for development and tests, on this machine only.
 
     Args:
-        port: 0 for any free one.
-        db: The ledger's file; in memory without it.
-        port_file: Write the port there once it listens.
+        port: 0 selects a free port.
+        db: The ledger's file; without it the ledger is in memory.
+        port_file: File for the port, written when the gateway listens.
         forget_keys: Ignore idempotency keys.
     """
     try:
@@ -35,6 +35,6 @@ def sandbox(*, port: int = 8420, db: Path | None = None, port_file: Path | None 
             listener,
             port_file,
             lifespan="off",
-            timeout_keep_alive=60,  # longer than any client's own, so that the server never hangs up on a request
-            timeout_graceful_shutdown=1,  # answers that are held back must not hold up the end
+            timeout_keep_alive=60,  # longer than clients' own, so that the server never closes a connection during a request
+            timeout_graceful_shutdown=1,  # delayed answers must not delay the shutdown
         )

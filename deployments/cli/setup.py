@@ -1,4 +1,4 @@
-"""`order-saga setup`: puts on a Prefect server what the saga needs there."""
+"""`order-saga setup`: registers what the saga needs on a Prefect server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from deployments import terminal
 from deployments.check.finding import Finding
-from deployments.check.parts import Known, database, look
+from deployments.check.parts import Known, check_part, database
 from deployments.running import use_running_world
 from deployments.setup.item import Change, Item
 from shop.settings import settings
@@ -22,13 +22,14 @@ _STYLES = {Change.UNCHANGED: "dim", Change.CREATED: "green", Change.UPDATED: "ye
 
 
 def setup(*, check: bool = False) -> int:
-    """Put on a Prefect server what the saga needs there: the work pool, its queues, the concurrency limit, the deployments with their
-    schedules and limits, the automations. Compares the database's tables, which `order-saga migrate` makes.
+    """Register on a Prefect server what the saga needs: the work pool, its queues, the concurrency limit, the
+    deployments with their schedules and limits, the automations. Also checks the database's tables, which
+    `order-saga migrate` creates.
 
-    The server is that of PREFECT_API_URL. Doing it again changes nothing; what was removed or changed there is restored.
+    The server is that of PREFECT_API_URL. Running it again only restores what was removed or changed there.
 
-    Exit codes: 0, everything is there; 1, the tables are behind, or, with --check, something is missing or differs; 2, a setting is
-    wrong, or the server does not answer.
+    Exit codes: 0, everything is there; 1, the tables are outdated, or, with --check, something is missing or
+    differs; 2, a setting is invalid, or the server does not answer.
 
     Args:
         check: Only report; change nothing.
@@ -38,14 +39,16 @@ def setup(*, check: bool = False) -> int:
 
     known = Known(settings(), lambda _: True, PREFECT_API_URL.value())
     if known.prefect_api_url is None:
-        return _unusable("No Prefect server is named: set PREFECT_API_URL. (`make run` does all of this for its own server.)")
+        return _unusable(
+            "PREFECT_API_URL is not set: set it to the API of a Prefect server. (`make run` does all of this for its own server.)"
+        )
     from deployments.setup.everything import ensure_all
     from deployments.setup.registered import DeployError
 
     console = terminal.console(width=130)
     try:
-        with console.status(f"Asking {known.prefect_api_url} ..."):
-            tables = asyncio.run(look("database", database, known))
+        with console.status(f"Comparing {known.prefect_api_url} ..."):
+            tables = asyncio.run(check_part("database", database, known))
             items = ensure_all(apply=not check)
     except (httpx.HTTPError, RuntimeError) as error:
         return _unusable(f"The Prefect server {known.prefect_api_url} cannot be used ({error or type(error).__name__})")
@@ -59,8 +62,8 @@ def _table(api_url: str, tables: Finding, items: Sequence[Item]) -> Table:
     made = Table(title=f"Setup of {api_url}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in ("kind", "name", "", "note"):
         made.add_column(column, overflow="fold")
-    state = Text("misconfigured", "bold red") if tables.wrong else Text("as it should be", "dim")
-    made.add_row("database", "tables", state, f"{tables.what}: {tables.mend}" if tables.wrong else tables.what)
+    state = Text("misconfigured", "bold red") if tables.wrong else Text("up to date", "dim")
+    made.add_row("database", "tables", state, f"{tables.what}: {tables.remedy}" if tables.wrong else tables.what)
     for item in items:
         made.add_row(item.kind, item.name, Text(item.change, _STYLES.get(item.change, "bold red")), item.note)
     return made

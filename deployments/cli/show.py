@@ -1,4 +1,4 @@
-"""`order-saga show`: draws the saga, or one order as it went, as Mermaid or for the terminal."""
+"""`order-saga show`: draws the saga, or the history of one order, as Mermaid or for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shop.text.sanitize import tame
 
 
 def show(order: str | None = None, /, *, ascii: bool = False) -> int:  # noqa: A002  (the option's name)
-    """Draw the saga, or one order as it went.
+    """Draw the saga, or the history of one order.
 
     Exit codes: 0; 1, there is no such order; 2, the settings are wrong, or the database does not answer.
 
@@ -30,7 +30,7 @@ def show(order: str | None = None, /, *, ascii: bool = False) -> int:  # noqa: A
         sys.stdout.write(DIAGRAMS["workflow-text" if ascii else "workflow"]())
         return 0
     if (story := read_story_sync(order)) is None:
-        terminal.write(f"There is no order {for_terminal(order)}. Ids are spelled exactly, upper and lower case too.", sys.stderr)
+        terminal.write(f"There is no order {for_terminal(order)}. Ids are case-sensitive.", sys.stderr)
         return 1
     sys.stdout.write(tame(order_boxes(story, ORDER_SAGA) if ascii else order_diagram(story, ORDER_SAGA)))
     return 0

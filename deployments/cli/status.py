@@ -1,4 +1,4 @@
-"""`order-saga status`: shows how the shop does, over any window: events, steps, business, processes."""
+"""`order-saga status`: shows the shop's metrics over any window: events, steps, business, processes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from shop.monitoring.window import Window, parse
 def status(*, window: str | None = None, watch: bool = False, every: float = 2, json: bool = False) -> int:
     """Show throughput, latency, errors and processes over any window.
 
-    Exit codes: 0; 2, the window or a setting makes no sense, or the database does not answer (with --watch it is asked again).
+    Exit codes: 0; 2, the window or a setting is invalid, or the database does not answer (with --watch it is
+    retried).
 
     Args:
-        window: 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (default: performance_window_minutes of monitoring.yaml).
-        watch: Show it again and again, until Ctrl-C.
-        every: Seconds between two rounds, with --watch.
-        json: Print JSON; with --watch, a line each round.
+        window: 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 (default: performance_window_minutes of
+            monitoring.yaml).
+        watch: Repeat until Ctrl-C.
+        every: Seconds between repetitions, with --watch.
+        json: Print JSON; with --watch, one line per repetition.
     """
 
     def chosen() -> Window:
@@ -37,9 +39,9 @@ def status(*, window: str | None = None, watch: bool = False, every: float = 2, 
 
     try:
         return _show(chosen, watch=watch, every=max(0.2, every), as_json=json)
-    except ValidationError:  # which is a ValueError
+    except ValidationError:  # a subclass of ValueError
         raise
-    except ValueError as error:  # the window's, or MonitoringConfigError
+    except ValueError as error:  # of the window, or MonitoringConfigError
         terminal.write(str(error), sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -59,18 +61,18 @@ def _show(window: Callable[[], Window], *, watch: bool, every: float, as_json: b
     with ExitStack() as stack:
         live = None
         if not as_json and console.is_terminal and not console.is_dumb_terminal:
-            # On a screen of its own: tables that are taller than the terminal would stay behind at each round.
+            # On the alternate screen: tables that are taller than the terminal would otherwise scroll.
             live = stack.enter_context(Live(console=console, auto_refresh=False, screen=True))
         last: RenderableType = ""
         while True:
             try:
                 metrics = _read(window())
-            except SQLAlchemyError as error:  # it may come back
-                away = f"{_away(error)}; asked again every {every:g} s"
+            except SQLAlchemyError as error:  # may be transient
+                unavailable = f"{_unavailable(error)}; retrying every {every:g} s"
                 if live is not None:
-                    live.update(Cropped(Group(Text(away, "bold red"), last)), refresh=True)
+                    live.update(Cropped(Group(Text(unavailable, "bold red"), last)), refresh=True)
                 else:
-                    terminal.write(away, sys.stderr)
+                    terminal.write(unavailable, sys.stderr)
             else:
                 last = shown(metrics, threshold)
                 if live is not None:
@@ -82,7 +84,7 @@ def _show(window: Callable[[], Window], *, watch: bool, every: float, as_json: b
             time.sleep(every)
 
 
-def _away(error: SQLAlchemyError) -> str:
+def _unavailable(error: SQLAlchemyError) -> str:
     return f"the shop's database does not answer, or its tables are behind ({type(getattr(error, 'orig', None) or error).__name__})"
 
 
@@ -91,6 +93,7 @@ def _read(window: Window) -> Metrics:
 
 
 def _steps() -> list[str]:
-    """The saga's, if it is loaded: to load it takes longer than to read the metrics, and what ran is there anyway."""
+    """Returns the saga's steps if it is loaded. Loading it takes longer than reading the metrics, which
+    have the steps that ran."""
     saga = sys.modules.get("flows.order_saga")
     return [step.name for step in saga.ORDER_SAGA] if saga is not None else []

@@ -1,4 +1,4 @@
-"""Metrics as tables for a terminal."""
+"""Shows metrics as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from shop.values.money import show
 _BAD = "bold red"
 _TIMES = ("mean", "p50", "p95", "p99")
 _MORE = 12
-"""Processes that are shown."""
+"""Limits the processes that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cropped:
-    """As much of it as the terminal has lines for, and how many there are besides."""
+    """Crops content to the terminal's height, and shows how many lines are missing."""
 
     what: RenderableType
 
@@ -45,7 +45,7 @@ class Cropped:
 
 
 def shown(metrics: Metrics, threshold: float) -> Group:
-    """All of it. Error rates above the threshold (a share) stand out."""
+    """Shows all metrics. Highlights error rates above the threshold (a share)."""
     window = metrics.window
     parts: list[RenderableType] = [Text(f"{window.name}, as of {_clock(metrics.read_at)}", "bold")]
     if metrics.events is not None:
@@ -74,7 +74,7 @@ def _events(events: EventMetrics, threshold: float) -> Table:
 
 def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
     table = _table("Steps", left=("step",), right=("commands", "succeeded", "refused", "errors", *_TIMES, "retries", "undone", "undo p50"))
-    told: list[RenderableType] = []
+    details: list[RenderableType] = []
     for step in steps:
         undos = step.compensations
         undone = Text(_number(undos.done)) + (Text(f" {undos.failed} failed", _BAD) if undos.failed else Text())
@@ -86,8 +86,8 @@ def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
         if postponed := step.postponed + undos.postponed:
             more.append(f"{postponed:,} postponed until the external system is available")
         if more:
-            told.append(Text(f"  {step.step}: {', '.join(more)}", "dim"))
-    return Group(table, *told)
+            details.append(Text(f"  {step.step}: {', '.join(more)}", "dim"))
+    return Group(table, *details)
 
 
 def _business(business: BusinessMetrics) -> Table:
@@ -95,16 +95,16 @@ def _business(business: BusinessMetrics) -> Table:
     ended = [Text(f"{count:,} {outcome}", STYLES.get(outcome, "") if count else "dim") for outcome, count in business.orders.items()]
     table.add_row("orders that ended", Text(", ").join(ended))
     table.add_row("from submission to outcome", _in_words(business.latency))
-    table.add_row("open now", f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being undone")
+    table.add_row("open now", f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being compensated")
     if (oldest := business.oldest_waiting) is not None:
         table.add_row("oldest waiting order", f"{oldest.id}, for {_time(oldest.seconds * 1000)}")
     attention = Text(_orders(business.needs_attention), _BAD if business.needs_attention else "")
-    table.add_row("need attention now", attention)
+    table.add_row("under manual review now", attention)
     table.add_row("refunds owed now", _orders(business.refunds_owed))
     for currency, money in business.money.items():
-        said = f"{show(money.charged, currency)} charged, {show(money.refunded, currency)} refunded"
+        text = f"{show(money.charged, currency)} charged, {show(money.refunded, currency)} refunded"
         now = f"; now {show(money.at_risk, currency)} at risk, {show(money.refunds_owed, currency)} of refunds owed"
-        table.add_row(currency, said + (now if money.at_risk or money.refunds_owed else ""))
+        table.add_row(currency, text + (now if money.at_risk or money.refunds_owed else ""))
     table.add_row("compensations took", _in_words(business.compensation_latency))
     table.add_row("oversell attempts", f"{business.oversell_attempts:,}, none of them sold")
     writers = ", ".join(f"{count:,} by {writer}" for writer, count in business.confirmations.by_writer.items())
@@ -132,8 +132,8 @@ def _system(system: SystemMetrics) -> Group:
         percents = (machine.mean_cpu_percent, machine.most_cpu_percent, machine.mean_memory_percent, machine.most_memory_percent)
         machines.add_row(machine.host, *map(_percent, percents), _percent(machine.disk_percent))
     more = len(system.processes) - _MORE
-    said = f"{system.leases} may work on orders now" + (f"; {more} more processes are not shown" if more > 0 else "")
-    return Group(table, machines, Text(said, "dim"))
+    text = f"{system.leases} may work on orders now" + (f"; {more} more processes are not shown" if more > 0 else "")
+    return Group(table, machines, Text(text, "dim"))
 
 
 def _table(title: str, *, left: Iterable[str], right: Iterable[str]) -> Table:

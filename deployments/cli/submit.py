@@ -1,4 +1,4 @@
-"""`order-saga submit FILE`: takes orders from a file to their outcomes, with progress and a table."""
+"""`order-saga submit FILE`: takes the orders of a file to their outcomes, and shows progress and a table."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ from shop.orders.outcomes import OrderOutcome, Outcome, Receipt
 from shop.settings import settings
 
 _SHOWN = 40
-"""More orders than these are shown as counts, and only those that did not complete one by one."""
+"""Limits the orders listed one by one. Of more, the table shows counts, and only those that did not
+complete."""
 _BYTE_ORDER_MARK = "\ufeff"
-"""Some programs write it at the beginning of a file; files put together have it at the beginning of other lines, too."""
-_LOOK_EVERY = 0.25
+"""Some programs write it at the beginning of a file; concatenated files have it at the beginning of other
+lines, too."""
+_POLL_SECONDS = 0.25
 _OWN_RUNS_AT_ONCE = 4
 
 
 class InputError(Exception):
-    """The file is not what it should be; says where."""
+    """The file is invalid; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class _Options:
 
 def _no_option(_: type, file: str) -> None:
     if file.startswith("-") and file != "-":
-        raise ValueError(f"there is no option {file}")
+        raise ValueError(f"unknown option {file}")
 
 
 File = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)]
@@ -57,15 +59,15 @@ File = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)
 def submit(file: File, /, *, own_run: bool = False, no_wait: bool = False, timeout: float = 300, json: bool = False) -> int:
     """Take orders from a file to their outcomes.
 
-    Exit codes: 0, every order has an outcome, and none needs attention; 1, not so, or the database does not answer; 2, the input or the
-    settings are wrong.
+    Exit codes: 0, every order has an outcome and none needs attention; 1, otherwise, or the database does not
+    answer; 2, the input or the settings are invalid.
 
     Args:
-        file: A JSON file (a list of orders, or one), or one order a line (NDJSON); - reads standard input.
+        file: A JSON file (a list of orders, or one), or one order per line (NDJSON); - reads standard input.
         own_run: Start a flow run for each order, instead of using the pending lane.
-        no_wait: Leave as soon as the orders are stored.
-        timeout: Seconds to wait for outcomes, at most.
-        json: Print the outcomes as JSON, one order a line.
+        no_wait: Exit as soon as the orders are stored.
+        timeout: Limits the wait for outcomes, in seconds.
+        json: Print the outcomes as JSON, one order per line.
     """
     console = terminal.console(stderr=json)
     options = _Options(timeout=timeout, json=json, wait=not no_wait)
@@ -85,7 +87,8 @@ def submit(file: File, /, *, own_run: bool = False, no_wait: bool = False, timeo
 
 
 def read_orders(text: str) -> list[Any]:
-    """A JSON list of orders, one order, or one order a line. Numbers are kept exactly. Raises InputError, with the place."""
+    """Parses a JSON list of orders, one order, or one order per line. Keeps numbers exact. Raises
+    InputError with the place."""
     text = text.removeprefix(_BYTE_ORDER_MARK)
     try:
         parsed = exact_json.loads(text)
@@ -99,7 +102,7 @@ def read_orders(text: str) -> list[Any]:
             raise InputError(f"not JSON: {whole.msg} in line {whole.lineno}, column {whole.colno}") from None
         return [_read_line(number, line) for number, line in lines]
     if not parsed:
-        raise InputError("there is no order in it")
+        raise InputError("it contains no order")
     return parsed if isinstance(parsed, list) else [parsed]
 
 
@@ -137,7 +140,7 @@ def _wait(console: Console, ids: list[str], seconds: float) -> None:
         bar = progress.add_task("orders", total=len(ids))
         while (ended := report.count_ended(ids)) < len(ids) and time.monotonic() < until:
             progress.update(bar, completed=ended)
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_SECONDS)
 
 
 def _run_own(console: Console, orders: list[Any], options: _Options) -> int:
@@ -170,10 +173,10 @@ def _show_refused(console: Console, refused: list[Receipt]) -> None:
 
 
 def _show_ended(console: Console, ended: list[Receipt]) -> None:
-    """Of those that did not complete, whoever sends them again may expect another try."""
+    """Shows known orders that did not complete: the sender may expect another attempt."""
     for receipt in [each for each in ended if each.outcome is not Outcome.COMPLETED][:_SHOWN]:
         why = f": {'; '.join(receipt.reasons)}" if receipt.reasons else ""
-        console.print(Text(f"known: {receipt.order_id} ended as {receipt.outcome} and is not tried again{why}", "yellow"))
+        console.print(Text(f"known: {receipt.order_id} ended as {receipt.outcome} and is not retried{why}", "yellow"))
 
 
 def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], options: _Options) -> int:

@@ -1,4 +1,4 @@
-"""What a command says about errors that are no fault of its code."""
+"""Explains errors of a command that are not caused by its code."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from shop.settings import what_is_wrong
 
 
 def explanation(error: Exception) -> str | None:
-    """A line for people; None for an error in the code."""
+    """Returns a line for people; None for an error in the code."""
     if isinstance(error, ValidationError):
         return what_is_wrong(error)
     if isinstance(error, MissingExtra):
         return str(error)
     cause = type(getattr(error, "orig", None) or error).__name__
     if is_schema_mismatch(error):
-        return f"The database's tables are not those of this version ({cause}): order-saga migrate"
+        return f"The database's tables are of another version ({cause}): run order-saga migrate"
     if not is_database_error(error):
         return None
-    return f"The database does not answer, or takes no writes ({cause}). Is `make run` running, or DATABASE_URL right?"
+    return f"The database does not answer or is read-only ({cause}). Start `make run`, or check DATABASE_URL."

@@ -14,9 +14,9 @@ def web(*, host: str | None = None, port: int | None = None, port_file: Path | N
     """Serve the web app, orders and Stripe's webhooks over HTTP, until it is stopped.
 
     Args:
-        host: Where to listen (default: WEB_HOST).
-        port: 0 for any free one (default: WEB_PORT).
-        port_file: Write the port there once it listens.
+        host: Address to listen on (default: WEB_HOST).
+        port: 0 selects a free port (default: WEB_PORT).
+        port_file: File for the port, written when the app listens.
     """
     from deployments.web.app import app
 

@@ -8,10 +8,11 @@ from cyclopts import Parameter
 
 
 def worker(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
-    """Run flows: Prefect's process worker for the pool orders, one that stops well and keeps orders moving.
+    """Run flows: Prefect's process worker for the pool orders, with a graceful shutdown and automatic
+    consumers.
 
     Args:
-        options: Those of `prefect worker start`, such as --name and --limit.
+        options: Options of `prefect worker start`, such as --name and --limit.
     """
     from deployments.worker import work
 

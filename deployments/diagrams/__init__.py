@@ -1,1 +1,2 @@
-"""The project's diagrams, generated: Mermaid and characters of the saga, its states, an order's course in time, the components."""
+"""Generates the project's diagrams, in Mermaid and characters: the saga, its states, an order over time,
+the components."""

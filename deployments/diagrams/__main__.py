@@ -12,7 +12,7 @@ from deployments.diagrams.settings_page import stale_page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 1 with `--check` if a diagram or the page of the settings is out of date."""
+    """Returns exit code 1 with `--check` if a diagram or the page of the settings is out of date."""
     parser = argparse.ArgumentParser(
         prog="python -m deployments.diagrams",
         description="Refreshes what is generated in README.md and docs/.",
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not check:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="\n")
-        sys.stdout.write(f"{path.relative_to(HOME)}: {'it is out of date: make diagrams' if check else 'refreshed'}\n")
+        sys.stdout.write(f"{path.relative_to(HOME)}: {'it is out of date: run make diagrams' if check else 'refreshed'}\n")
     return int(check and bool(stale))
 
 

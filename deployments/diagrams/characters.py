@@ -1,4 +1,4 @@
-"""The saga in characters, for terminals: steps go down on the left, compensations go up on the right."""
+"""Draws the saga in characters: steps go down on the left, compensations go up on the right."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MIDDLE = _WIDTH // 2 + 1
 _GAP = 26
 _BLANK = " " * (_WIDTH + 2)
 _LINE = f"{'│':>{_MIDDLE + 1}}".ljust(_WIDTH + 2)
-"""A line that goes through the middle of a column."""
+"""A line through the middle of a column."""
 
 
 def workflow_boxes(saga: Saga) -> str:
-    """Lines of text that end in a line break."""
+    """Returns lines of text, each with a line break."""
     undone = [step for step in saga if step.undo is not None]
     pivot = saga[saga.pivot]
     ends = [f"{Outcome.COMPENSATED}, or {Outcome.NEEDS_ATTENTION}".center(_WIDTH + 2), "if a compensation failed".center(_WIDTH + 2), _up()]
@@ -46,7 +46,8 @@ def workflow_boxes(saga: Saga) -> str:
 
 
 def _row(left: Sequence[str], right: Sequence[str], connector: str = "", *, more: bool = True) -> list[str]:
-    """The columns beside each other, `connector` between their second lines. `more`: the right one has a line below it."""
+    """Puts the columns beside each other, with `connector` between their second lines. `more`: a line
+    continues below the right one."""
     height = max(len(left), len(right))
     left = [*left, *[_LINE] * (height - len(left))]
     right = [*right, *[_LINE if right and more else _BLANK] * (height - len(right))]
@@ -59,5 +60,5 @@ def _up() -> str:
 
 
 def _joined(corner: str) -> str:
-    """The connector goes on to the line in the middle of the column."""
+    """Returns the connector, extended to the line in the middle of the column."""
     return "─" * _MIDDLE + corner

@@ -31,7 +31,7 @@ DIAGRAMS: dict[str, Callable[[], str]] = {
 
 
 def out_of_date(home: Path = mermaid.HOME) -> dict[Path, str]:
-    """The Markdown files with a generated part that is out of date, with the text that they should have."""
+    """Returns the Markdown files with a generated part that is out of date, with the text that they should have."""
     texts = {path: path.read_text(encoding="utf-8") for path in _documents(home)}
     fresh = {path: refreshed(text) for path, text in texts.items()}
     return {path: text for path, text in fresh.items() if text != texts[path]}

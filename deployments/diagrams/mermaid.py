@@ -1,7 +1,7 @@
-"""Mermaid text of the saga, an order's states, its course in time and the components.
+"""Draws the saga, an order's states, an order over time and the components as Mermaid text.
 
-Drawn from the table of steps, `shop.orders.states`, `prefect.yaml` and `deployments/automations.yaml`. What is written here is how a step
-reaches a system outside; a step that is not listed is drawn without one.
+The sources are the table of steps, `shop.orders.states`, `prefect.yaml` and `deployments/automations.yaml`.
+Only the external systems of steps are listed here; a step that is not listed is drawn without one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _SYSTEMS = {
     "generate_confirmation": ("model", "language model"),
     "fulfill_order": ("carrier", "carrier"),
 }
-"""Step to the system outside that it calls: its id in a diagram, and its name."""
+"""The external system that a step calls: its id in a diagram, and its name."""
 _BUILT_IN = {"check_inventory", "fulfill_order"}
-"""Steps that work in the shop's own tables unless a system outside is configured."""
-_RUN_THE_SAGA = {"orders", "recovery", "desk", "webhooks"}
+"""Steps that use the shop's own tables unless an external system is configured."""
+_RUN_THE_SAGA = {"orders", "recovery", "review", "webhooks"}
 """Tags of the deployments that run the saga."""
 _STARTS = {"ui": "a person in the Prefect UI", "python": "Python, command line", "web": "web app<br>POST /orders, webhooks"}
 _ARROWS = """
@@ -55,7 +55,7 @@ def overview(saga: Saga) -> str:
 
 
 def workflow(saga: Saga) -> str:
-    """The saga as a flowchart: steps, refusals with an outcome of their own, compensations."""
+    """Draws the saga as a flowchart: steps, refusals with an outcome of their own, compensations."""
     lines = ["flowchart TD", '    order(["order"])']
     for step in saga:
         left, right = ("[[", "]]") if step.kind is Kind.PIVOT else ("[", "]")
@@ -86,7 +86,7 @@ def workflow(saga: Saga) -> str:
 
 
 def states() -> str:
-    """The states of an order, and what takes it from one to the next."""
+    """Draws the states of an order and the transitions between them."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for transition in TRANSITIONS:
         reasons.setdefault((transition.source or "[*]", transition.target), []).append(transition.reason)
@@ -97,7 +97,7 @@ def states() -> str:
 
 
 def sequence(saga: Saga) -> str:
-    """One order in time: through `process-order`, what happens when a step fails, and what Prefect does on its own."""
+    """Draws one order over time: `process-order`, failures, and what Prefect does automatically."""
     systems = dict(_SYSTEMS[step.name] for step in saga if step.name in _SYSTEMS)
     participants = {"caller": "caller", "flow": "process-order", "database": "PostgreSQL", **systems}
     participants |= {"mail": "mail server, CRM", "prefect": "Prefect server", "others": "other flows"}
@@ -148,7 +148,8 @@ def _undo_in_time(step: Step) -> list[str]:
 
 
 def architecture(saga: Saga) -> str:
-    """The components: who starts what, the deployments of `prefect.yaml`, the steps, and the systems outside."""
+    """Draws the components: what starts what, the deployments of `prefect.yaml`, the steps, and the
+    external systems."""
     lines = ["flowchart LR", '    subgraph starts["started by"]']
     lines += [f'        {name}["{title}"]' for name, title in _STARTS.items()]
     lines += ["    end", '    prefect["Prefect server<br>runs, schedules, automations"]', '    subgraph flows["flows, in prefect.yaml"]']
@@ -171,22 +172,22 @@ def architecture(saga: Saga) -> str:
 
 
 def limits(step: Step) -> tuple[str, str]:
-    """The step's kind, and its time limit with its retries."""
+    """Returns the step's kind, and its time limit with its retries."""
     return step.kind.value, f"{step.time_limit:g} s, {retries(step.retries)}"
 
 
 def retries(number: int) -> str:
-    """`1 retry`, `3 retries`."""
+    """Returns `1 retry`, `3 retries`."""
     return "1 retry" if number == 1 else f"{number} retries"
 
 
 def undo_name(step: Step) -> str:
-    """The name of the step's compensation."""
+    """Returns the name of the step's compensation."""
     return str(getattr(step.undo, "__name__", step.name))
 
 
 def refusals(step: Step) -> Iterator[tuple[Outcome, str]]:
-    """The outcomes that the step alone leads to, with the reason."""
+    """Yields the outcomes that only this step leads to, with the reason."""
     for transition in TRANSITIONS:
         if transition.step == step.name and isinstance(transition.target, Outcome):
             yield transition.target, transition.reason
@@ -198,7 +199,7 @@ def _deployments() -> list[dict[str, Any]]:
 
 
 def _schedules(deployment: dict[str, Any]) -> list[str]:
-    """`every 5 min`, `cron 17 3 * * * UTC`."""
+    """Returns `every 5 min`, `cron 17 3 * * * UTC`."""
     return [
         f"cron {each['cron']} {each.get('timezone', 'UTC')}" if "cron" in each else f"every {each['interval'] / 60:g} min"
         for each in deployment.get("schedules", ())
@@ -214,5 +215,5 @@ def _id(name: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Without what ends a line of Mermaid."""
+    """Removes what would end a line of Mermaid."""
     return text.replace(";", ",").replace("#", "")

@@ -1,1 +1,1 @@
-"""What `make run` starts on this machine: PostgreSQL, Prefect server, worker, web app, sandbox gateway."""
+"""Starts everything on this machine (`make run`): PostgreSQL, Prefect server, worker, web app, sandbox."""

@@ -1,4 +1,4 @@
-"""Registers what prefect.yaml describes with the Prefect server of `make run`."""
+"""Registers the deployments of prefect.yaml with the Prefect server of `make run`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from deployments.setup.server import client
 
 
 class Deployments:
-    """What prefect.yaml describes, on one server. Registering takes seconds, so it is skipped when nothing has changed since.
+    """The deployments of prefect.yaml on one server. Registering takes seconds, so it is skipped if nothing
+    has changed.
 
-    `home` is the project's folder, `state` the file that remembers what was registered where.
+    `home` is the project's folder, `state` the file that stores what was registered where.
     """
 
     def __init__(self, *, home: Path, state: Path, logs: Path, pids: Path, environment: Mapping[str, str | None]) -> None:
@@ -30,14 +31,14 @@ class Deployments:
         self._child = Child("prefect deploy", command, log=logs / "deploy.log", pid_file=pids / "deploy.pid", env=env, cwd=home)
 
     def prepare(self, api_url: str) -> None:
-        """Begins to load what registering needs, if it seems to be needed."""
+        """Starts loading what registering needs, if it is probably needed."""
         if self._known(api_url) is None:
             self._load()
 
     def register(self, api_url: str, seconds: float = 180, cancelled: threading.Event | None = None) -> bool:
-        """Registers everything, unless it is there as it should be. Returns whether it had to.
+        """Registers the deployments unless they are up to date. Returns whether it did.
 
-        Raises StackError with what `prefect deploy` said when it fails.
+        Raises StackError with the output of `prefect deploy`.
         """
         known = self._known(api_url)
         if known is not None and known <= _registered():
@@ -49,7 +50,7 @@ class Deployments:
         wait_until(lambda: self._child.returncode is not None, seconds, "prefect deploy to end", child=None, cancelled=cancelled)
         if self._child.returncode != 0:
             raise StackError(
-                f"the deployments in prefect.yaml could not be registered. `prefect deploy --all` said:\n{tail(self._child.log, 30)}"
+                f"the deployments in prefect.yaml could not be registered. Output of `prefect deploy --all`:\n{tail(self._child.log, 30)}"
             )
         self.stop()
         write_whole(self._state, json.dumps({"api_url": api_url, "digest": self._digest(), "deployments": sorted(_registered())}))
@@ -64,7 +65,7 @@ class Deployments:
         self._child.start()
 
     def _known(self, api_url: str) -> set[str] | None:
-        """The ids that were registered, if on this server and from these files."""
+        """Returns the ids that were registered, if on this server and from these files."""
         with suppress(ValueError, KeyError, TypeError):
             noted: dict[str, Any] = json.loads(read_if_there(self._state))
             if noted["api_url"] == api_url and noted["digest"] == self._digest():
@@ -74,7 +75,7 @@ class Deployments:
     def _digest(self) -> str:
         from importlib.metadata import version
 
-        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}".encode())  # the folder is part of what is registered
+        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}".encode())  # the deployments contain the folder
         for path in self._sources():
             digest.update(f"\0{path.relative_to(self._home)}\0".encode() + path.read_bytes())
         return digest.hexdigest()
@@ -86,7 +87,7 @@ class Deployments:
 
 
 def _registered() -> set[str]:
-    """The ids of all deployments on the server."""
+    """Returns the ids of all deployments on the server."""
     found: set[str] = set()
     with client() as server:
         while page := server.read_deployments(limit=200, offset=len(found)):

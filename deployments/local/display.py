@@ -1,4 +1,4 @@
-"""What a person sees while things start: a display that changes on a terminal, one line an event elsewhere."""
+"""Shows the progress of the start: a live display on a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deployments.local.stack import STOPPING
 
 
 class Display:
-    """The parts that start, and then the orders, each with its state. Safe to call from several threads."""
+    """Shows the state of each part that starts, and then of each order. Thread-safe."""
 
     def __init__(self, console: Console, phases: list[str]) -> None:
         self._console = console
@@ -41,16 +41,16 @@ class Display:
         self.close()
 
     def close(self) -> None:
-        """Takes the display away; what is printed afterwards stands in its place."""
+        """Removes the display; later output takes its place."""
         if self._live:
-            with suppress(Exception):  # a terminal that is gone must not keep us from stopping what was started
+            with suppress(Exception):  # a closed terminal must not prevent the shutdown
                 self._live.stop()
 
     def phase(self, name: str, done: bool) -> None:
-        """A part begins to start, or is there."""
+        """Records that a part starts, or is ready."""
         if name == STOPPING:
             self.close()
-            self._line("Stopped." if done else "Stopping. (Ctrl-C again: at once.)")
+            self._line("Stopped." if done else "Stopping. (Press Ctrl-C again to stop at once.)")
             return
         now = time.monotonic()
         with self._lock:
@@ -64,12 +64,12 @@ class Display:
             self._line(f"{name}: ready after {self._took[name]:.1f} s" if done else f"{name}: starting")
 
     def orders(self, names: list[str]) -> None:
-        """From now on the orders are shown too."""
+        """Shows the orders too from now on."""
         with self._lock:
             self._orders = [(name, "waiting") for name in names]
 
     def order(self, place: int, state: str) -> None:
-        """What happens to one of them."""
+        """Records an order's state."""
         with self._lock:
             name, before = self._orders[place]
             self._orders[place] = (name, state)
@@ -77,7 +77,7 @@ class Display:
             self._line(f"{name}: {state}")
 
     def steps(self, steps: Mapping[str, str]) -> None:
-        """Where the orders are that are under way, by name. Shown on a terminal only."""
+        """Shows the step of each order in progress, by name. On a terminal only."""
         with self._lock:
             for place, (name, state) in enumerate(self._orders):
                 if name in steps and state != "waiting" and state not in STYLES:

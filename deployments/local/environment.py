@@ -1,4 +1,4 @@
-"""The addresses of a running world, in this process's environment and in files for other shells."""
+"""The addresses of the running system, in this process's environment and in files for other shells."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from shop.runtime.secrets import Unreadable, elsewhere
 
 
 def given(name: str, env_file: Path) -> str | None:
-    """What the person has set: in the environment, else in `.env`; or in the file or block that is named there. Empty is not set.
+    """Returns what the person has set: in the environment or in `.env`; also in the file or block that is
+    named there. Empty counts as not set.
 
-    Raises StackError when that cannot be read.
+    Raises StackError if that cannot be read.
     """
     values = {**dotenv_values(env_file, encoding="utf-8-sig"), **{key: value for key, value in os.environ.items() if value}}
     found = elsewhere(name, values)
@@ -28,7 +29,8 @@ def given(name: str, env_file: Path) -> str | None:
 
 
 def _reread(names: Iterable[str]) -> None:
-    """Settings are read once in a process: makes ours, and Prefect's when it is loaded and one of them is named, read again."""
+    """Settings are read once per process: makes ours be read again, and Prefect's if it is loaded and one
+    of the names is its."""
     from shop.settings import settings
 
     settings.cache_clear()
@@ -37,7 +39,7 @@ def _reread(names: Iterable[str]) -> None:
 
 
 def set_environment(values: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Puts the values into this process's environment, and takes out those that are None. Returns what was there before."""
+    """Sets this process's environment variables; None removes one. Returns the previous values."""
     before = {name: os.environ.get(name) for name in values}
     for name, value in values.items():
         if value is None:
@@ -50,7 +52,7 @@ def set_environment(values: Mapping[str, str | None]) -> dict[str, str | None]:
 
 @contextmanager
 def environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Inside the block the values are in this process's environment, and known to settings and Prefect."""
+    """Sets the values in this process's environment, for settings and Prefect too, inside the block."""
     before = set_environment(values)
     try:
         yield
@@ -59,12 +61,13 @@ def environment(values: Mapping[str, str | None]) -> Iterator[None]:
 
 
 def write_env_file(path: Path, values: Mapping[str, str]) -> None:
-    """For other shells: `set -a; . var/run.env`. Readable by its owner alone, since an address may hold a password."""
+    """Writes a file for other shells: `set -a; . var/run.env`. Only its owner can read it, because an
+    address may contain a password."""
     lines = ["# Written by `make run` while it runs, and read by every command in this folder. For a shell: set -a; . var/run.env; set +a"]
     lines += [f"{name}={_quoted(value)}" for name, value in values.items()]
     write_whole(path, "\n".join([*lines, ""]))
 
 
 def _quoted(value: str) -> str:
-    """In single quotes, which shells and dotenv files read alike."""
+    """Quotes a value with single quotes, which shells and dotenv files read alike."""
     return "'" + value.replace("'", "%27") + "'" if "://" in value else "'" + value.replace("'", "'\\''") + "'"

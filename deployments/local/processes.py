@@ -1,4 +1,4 @@
-"""Child processes that never outlive their purpose, also when the process that started them was killed."""
+"""Child processes that are always cleaned up, also after the parent was killed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from deployments.local.files import read_if_there, tail, write_whole
 from shop.runtime.files import PRIVATE_FILE, make_private
 
 _MARK = "ORDER_SAGA_CHILD"
-"""In the environment of a child and of all that it starts: tells what it left, whoever the parent is by now."""
+"""Environment variable that identifies a child and its descendants, whatever their parent is."""
 _OWNER_ONLY = 0o077
-"""The umask of a child: what it writes, Prefect's own files among that, is for its user alone."""
-_SAME_START = 2.0  # seconds by which a process' noted start may differ: clocks are set
+"""The umask of children: only the user can read their files, Prefect's own included."""
+_SAME_START = 2.0  # tolerance for a process's recorded start, in seconds: clocks change
 
-# An ignored signal stays ignored in a child; a Prefect worker that was started so hangs on SIGTERM.
+# An ignored signal stays ignored in a child; a Prefect worker that was started like that hangs on SIGTERM.
 _DEFAULT_SIGNALS = (
     "import os,signal,sys;"
     "[signal.signal(s,signal.SIG_DFL) for s in (signal.SIGINT,signal.SIGTERM,signal.SIGHUP)];"
@@ -37,7 +37,7 @@ _DEFAULT_SIGNALS = (
 
 
 class Hurry:
-    """Set when the person has asked twice: everything that waits gives up waiting."""
+    """Set when the person has asked twice: waits end immediately."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -50,22 +50,22 @@ class Hurry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Noted:
-    """What a pid file says."""
+class _PidFile:
+    """The content of a pid file."""
 
     pid: int
     created: float
     mark: str
 
     @classmethod
-    def read(cls, path: Path) -> _Noted | None:
+    def read(cls, path: Path) -> _PidFile | None:
         with suppress(ValueError, KeyError, TypeError):
-            said = json.loads(read_if_there(path))
-            return cls(int(said["pid"]), float(said["created"]), str(said["mark"]))
+            content = json.loads(read_if_there(path))
+            return cls(int(content["pid"]), float(content["created"]), str(content["mark"]))
         return None
 
     def processes(self) -> list[psutil.Process]:
-        """The process and all that it started and that still live."""
+        """Returns the process and its living descendants."""
         found: dict[int, psutil.Process] = {}
         with suppress(psutil.Error):
             leader = psutil.Process(self.pid)
@@ -79,9 +79,9 @@ class _Noted:
 
 
 class Child:
-    """One command as a process of its own session: Ctrl-C in our terminal does not reach it, `stop` does.
+    """One command as a process with its own session: Ctrl-C in our terminal does not reach it, `stop` does.
 
-    Its output goes to `log` (that of the time before is kept as `log`.1), its identity to `pid_file`.
+    Its output goes to `log` (the previous one is kept as `log`.1), its identity to `pid_file`.
     """
 
     def __init__(
@@ -94,22 +94,22 @@ class Child:
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        """`env` is added to this process's environment; None takes a name out of it."""
+        """`env` is added to this process's environment; None removes a name."""
         self.name, self.command, self.log, self.pid_file, self.cwd = name, list(command), log, pid_file, cwd
         self._env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it, after stopping what an earlier one with the same pid file has left running."""
+        """Starts the process, after stopping what an earlier one with the same pid file has left."""
         stop_leftover(self.pid_file)
         mark = secrets.token_hex(12)
-        here = {"PWD": str(self.cwd)} if self.cwd else {}  # programs that ask the environment where they are
+        here = {"PWD": str(self.cwd)} if self.cwd else {}  # for programs that read the folder from the environment
         merged = {**os.environ, "PYTHONUNBUFFERED": "1", **here, **self._env, _MARK: mark}
         environment = {name: value for name, value in merged.items() if value is not None}
         command = self.command
         if any(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
             command = [sys.executable, "-I", "-S", "-c", _DEFAULT_SIGNALS, *command]
-        self._note(0, 0, mark)  # before there is a process: one that nobody knows of could not be stopped later
+        self._write_pid_file(0, 0, mark)  # before the start: an unrecorded process could not be stopped later
         make_private(self.log.parent)
         if self.log.exists():
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
@@ -128,9 +128,9 @@ class Child:
         except OSError as error:
             raise StackError(f"{self.name} could not be started: {error}") from error
         with suppress(psutil.Error):
-            self._note(self._process.pid, psutil.Process(self._process.pid).create_time(), mark)
+            self._write_pid_file(self._process.pid, psutil.Process(self._process.pid).create_time(), mark)
 
-    def _note(self, pid: int, created: float, mark: str) -> None:
+    def _write_pid_file(self, pid: int, created: float, mark: str) -> None:
         write_whole(self.pid_file, json.dumps({"pid": pid, "created": created, "mark": mark}))
 
     @property
@@ -139,26 +139,26 @@ class Child:
 
     @property
     def returncode(self) -> int | None:
-        """How it ended; None while it runs, or before it was started."""
+        """The exit code; None while it runs or before it was started."""
         return self._process.poll() if self._process else None
 
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def stop(self, grace: float = 10, hurry: Hurry | None = None) -> None:
-        """Asks it to end, waits up to `grace` seconds, then ends it and whatever it left. Safe to call again."""
-        _stop_noted(self.pid_file, grace, hurry, reap=self.running)
+        """Sends SIGTERM, waits up to `grace` seconds, then kills it and its descendants. Idempotent."""
+        _stop_recorded(self.pid_file, grace, hurry, reap=self.running)
         if self._process is not None:
             self._process.wait(10)
 
 
 def stop_leftover(pid_file: Path, grace: float = 5) -> bool:
-    """Stops what a supervisor that was killed has left running. Returns whether there was something."""
-    return _stop_noted(pid_file, grace, None)
+    """Stops what a killed supervisor has left running. Returns whether there was something."""
+    return _stop_recorded(pid_file, grace, None)
 
 
-def _stop_noted(pid_file: Path, grace: float, hurry: Hurry | None, reap: Callable[[], bool] | None = None) -> bool:
-    noted = _Noted.read(pid_file)
+def _stop_recorded(pid_file: Path, grace: float, hurry: Hurry | None, reap: Callable[[], bool] | None = None) -> bool:
+    noted = _PidFile.read(pid_file)
     if noted is None:
         return False
     living = noted.processes()
@@ -167,7 +167,7 @@ def _stop_noted(pid_file: Path, grace: float, hurry: Hurry | None, reap: Callabl
             with suppress(psutil.Error):
                 process.terminate()
             _wait_for([process], grace, hurry, reap)
-    # What it started after we looked, and what did not end with it.
+    # Descendants that were started meanwhile, or did not end with it.
     left = {process.pid: process for process in (*living, *noted.processes())}
     for process in left.values():
         with suppress(psutil.Error):
@@ -182,23 +182,23 @@ def _wait_for(processes: Iterable[psutil.Process], seconds: float, hurry: Hurry 
     end = time.monotonic() + seconds
     while waiting and time.monotonic() < end and not hurry:
         if reap:
-            reap()  # our own child stays a zombie until somebody asks for its end
-        waiting = [process for process in waiting if _lives(process)]
+            reap()  # our own child stays a zombie until it is reaped
+        waiting = [process for process in waiting if _is_alive(process)]
         if waiting:
             time.sleep(0.02)
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
 def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
-    """The preferred port when nobody listens on it, else any free one."""
+    """Returns the preferred port if it is free, else any free one."""
     for port in (preferred, 0) if preferred else (0,):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: closed connections may linger
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, because closed connections may linger
             with suppress(OSError):
                 probe.bind((host, port))
                 return int(probe.getsockname()[1])
@@ -214,11 +214,11 @@ def wait_until(
     cancelled: threading.Event | None = None,
     every: float = 0.05,
 ) -> None:
-    """Returns when the condition is true. Raises StackError, with the end of the child's log, when it is not in time or the
-    child ends before; Interrupted when `cancelled` is set."""
+    """Waits until the condition is true. Raises StackError, with the end of the child's log, after the
+    timeout or if the child ends before; Interrupted if `cancelled` is set."""
     end = time.monotonic() + seconds
     while True:
-        ended = child is not None and not child.running()  # looked at first: it may become ready and end at once
+        ended = child is not None and not child.running()  # checked first: it may become ready and end at once
         if condition():
             return
         if cancelled is not None and cancelled.is_set():

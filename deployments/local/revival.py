@@ -1,4 +1,4 @@
-"""When a part that has died is started again: at once, then after pauses that grow, so that one that dies again and again does no harm."""
+"""Restarts parts that have died: at once, then after growing pauses."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
-"""Seconds."""
+"""First and longest pause, in seconds."""
 _STEADY_SECONDS = 60.0
-"""Seconds of running after which a part counts as healthy: its next death is counted as the first."""
+"""Uptime in seconds after which a part counts as healthy: its next death counts as the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revival:
-    """A try to start a part again."""
+    """An attempt to restart a part."""
 
     part: str
     pause: float
-    """Seconds until the next try, if it is needed."""
+    """Seconds until the next attempt, if it is needed."""
     error: str = ""
-    """Why it could not be started; empty: it was."""
+    """Why it could not be started; empty on success."""
 
     def __str__(self) -> str:
         if self.error:
-            return f"{self.part}: has stopped, and could not be started; tried again in {self.pause:g} s. {self.error}"
-        return f"{self.part}: had stopped, was started again"
+            return f"{self.part}: stopped, and could not be restarted; next attempt in {self.pause:g} s. {self.error}"
+        return f"{self.part}: stopped, and was restarted"
 
 
 class Pauses:
-    """Those of one part."""
+    """The pauses of one part."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -39,11 +39,11 @@ class Pauses:
 
     @property
     def pause(self) -> float:
-        """Seconds from one try to the next: none before the first, then twice as long each time."""
+        """Seconds between attempts: none before the first, then twice as long each time."""
         return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self._tries - 1)) if self._tries else 0.0
 
     def attempt(self, part: str, start: Callable[[], None]) -> Revival | None:
-        """Starts it, unless it is too soon. To be called when it does not run."""
+        """Starts the part unless the pause is not over. Call it while the part does not run."""
         since = self._clock() - self._tried_at
         if since < self.pause:
             return None
@@ -53,7 +53,7 @@ class Pauses:
         error = ""
         try:
             start()
-        except Exception as failure:  # noqa: BLE001  (whatever it is, the other parts run on)
+        except Exception as failure:  # noqa: BLE001  (any error: the other parts keep running)
             error = str(failure).strip() or type(failure).__name__
         shown = error.partition("\n")[0] if error == self._last_error else error
         self._tried_at, self._last_error = self._clock(), error

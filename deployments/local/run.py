@@ -1,4 +1,4 @@
-"""`make run` and `make demo`: starts everything, sends the sample orders, shows how they ended."""
+"""`make run` and `make demo`: starts everything, submits the sample orders, shows their outcomes."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 _ORDER_TIMEOUT = 180.0
 _REST_SECONDS = 15.0
-_LOOK_EVERY = 2.0
+_POLL_SECONDS = 2.0
 
 
 def run(*, demo: bool) -> int:
-    """Returns the exit code. `demo`: stops when the samples have ended; 0 only if all is as it should be."""
+    """Returns the exit code. `demo`: stops after the samples, with 0 only if all is as expected."""
     console = terminal.console(width=130)
     try:
         return _run(console, demo=demo)
@@ -50,7 +50,7 @@ def run(*, demo: bool) -> int:
         console.print(Text("Could not start: ", "bold red").append(str(error), "default"))
         return 1
     except (KeyboardInterrupt, Interrupted):
-        return 130 if demo else 0  # staying up until Ctrl-C is what `make run` is for
+        return 130 if demo else 0  # `make run` is expected to run until Ctrl-C
 
 
 def _options() -> Options:
@@ -60,7 +60,7 @@ def _options() -> Options:
         database_url=given("DATABASE_URL", env_file),
         prefect_api_url=configured_prefect_api_url(),
         gateway_url=given("PAYMENT_GATEWAY_URL", env_file),
-        sandbox=not _at_stripe(),
+        sandbox=not _uses_stripe(),
         web=True,
         web_host=given("WEB_HOST", env_file),
         web_port=_port(given("WEB_PORT", env_file)),
@@ -72,7 +72,7 @@ def _options() -> Options:
 
 
 def _given_in(options: Options) -> set[str]:
-    """What a person has set, of what the stack sets otherwise."""
+    """Returns which of the settings that the stack sets a person has set."""
     addresses = {
         "DATABASE_URL": options.database_url,
         "PREFECT_API_URL": options.prefect_api_url,
@@ -85,17 +85,17 @@ def _port(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() and int(text) < 65_536 else None
 
 
-def _at_stripe() -> bool:
+def _uses_stripe() -> bool:
     return given("PAYMENT_GATEWAY", HOME / ".env") == "stripe"
 
 
 def _samples() -> list[Sample]:
-    """None for a live key, of the gateway or of the carrier: sample orders are for playing."""
+    """Returns the sample orders. None for a live key of the gateway or the carrier: they are test data."""
     if given("CARRIER", HOME / ".env") == "easypost" and (given("EASYPOST_API_KEY", HOME / ".env") or "").startswith("EZAK"):
         return []
     outside = given("INVENTORY_SERVICE_URL", HOME / ".env") and given("CARRIER", HOME / ".env") == "easypost"
     samples = all_outside(load_samples()) if outside else load_samples()
-    if not _at_stripe():
+    if not _uses_stripe():
         return samples
     return [] if "_live_" in (given("STRIPE_API_KEY", HOME / ".env") or "") else at_stripe(samples)
 
@@ -118,8 +118,8 @@ def _run(console: Console, *, demo: bool) -> int:
         console.print(outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]), _notes(ended), books_table(books))
         if demo:
             return 0 if books.balanced and books.compared and not any(each.differences for each in ended) else 1
-        console.print(_how_to_go_on(stack, shows_secrets=console.is_terminal))
-        _stay_up(console, stack)
+        console.print(_next_steps(stack, shows_secrets=console.is_terminal))
+        _run_until_stopped(console, stack)
     return 0
 
 
@@ -128,7 +128,7 @@ def _send_samples(stack: Stack, display: Display) -> list[Ended]:
     from shop.inventory.catalogue import load_sample_catalogue
 
     samples = _samples()
-    if samples:  # a shop that is connected to real parts gets no invented products
+    if samples:  # a shop with real connections gets no invented products
         load_sample_catalogue(stack.database_url)
     names = [str(order["id"]) for sample in samples for order in sample.orders]
     display.orders(names)
@@ -140,37 +140,37 @@ def _send_samples(stack: Stack, display: Display) -> list[Ended]:
 
 
 def _steps(names: list[str]) -> dict[str, str]:
-    """The step that each order is at."""
+    """Returns the current step of each order."""
     from shop.orders.report import read
 
-    with suppress(Exception):  # only for show
+    with suppress(Exception):  # for display only
         return {order_id: order.timings[-1].step for order_id, order in read(names).items() if order.timings}
     return {}
 
 
 def _books_at_rest(stack: Stack, *, demo: bool) -> Books:
-    """The books, read again for a while until open orders have ended. Asks Stripe in a demo only: the account may
-    hold the payments of years."""
+    """Reads the books until open orders have ended, for a limited time. Asks Stripe in a demo only: the
+    account may have the payments of years."""
     from shop.reconciliation.books import read_books
 
     end = time.monotonic() + _REST_SECONDS
     while True:
-        witness = _witness() if demo or not _at_stripe() else None
-        books = read_books(stack.database_url, witness)
+        totals = _gateway_totals() if demo or not _uses_stripe() else None
+        books = read_books(stack.database_url, totals)
         if books.balanced or time.monotonic() > end:
             return books
         time.sleep(0.5)
 
 
-def _witness() -> Totals | None:
-    """What the gateway has charged and refunded for us; None if it does not say."""
+def _gateway_totals() -> Totals | None:
+    """Returns what the gateway has charged and refunded; None if it does not answer."""
     with suppress(PaymentError):
         return ask_gateway()
     return None
 
 
 def _notes(ended: Sequence[Ended]) -> Text:
-    """What the table cannot say."""
+    """Returns notes that the table has no room for."""
     text = Text()
     for each in ended:
         if each.outcome and each.outcome.amount_at_risk:
@@ -179,38 +179,38 @@ def _notes(ended: Sequence[Ended]) -> Text:
     known = list(dict.fromkeys(each.order_id for each in ended if each.known))
     if known:
         which = "All of these orders" if all(each.known for each in ended) else ", ".join(known)
-        text.append(f"{which} {'was' if len(known) == 1 else 'were'} known already when sent: ", "dim")
-        text.append("nothing happened again, and the first outcome is shown.\n", "dim")
+        text.append(f"{which} {'was' if len(known) == 1 else 'were'} already known: ", "dim")
+        text.append("the first outcome is shown, and nothing was repeated.\n", "dim")
     for each in ended:
         for difference in each.differences:
-            text.append(f"{each.order_id} is not as it should be: {difference}\n", "bold red")
+            text.append(f"{each.order_id} differs from the expected outcome: {difference}\n", "bold red")
     return text
 
 
 def _short(file: Path) -> Path:
-    """As seen from the project's folder."""
+    """Returns the path relative to the project's folder."""
     return file.relative_to(HOME) if file.is_relative_to(HOME) else file
 
 
-def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
-    """`shows_secrets`: the reader is a person at a terminal, not a log."""
+def _next_steps(stack: Stack, *, shows_secrets: bool) -> Text:
+    """Returns what to do next. `shows_secrets`: the output is a terminal with a person, not a log."""
     command = _short(Path(sys.executable).with_name("order-saga"))
     text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
-    if stack.prefect_server:  # ours is of a version that has it
-        text.append(f"                   or {stack.ui_url}/v2, Prefect's newer UI, which draws the orders' diagrams\n")
+    if stack.prefect_server:  # our own server's version has it
+        text.append(f"                   or {stack.ui_url}/v2, Prefect's new UI, which shows the orders' diagrams\n")
         where = f"kept in {_short(stack.prefect_server.password_file)}"
         if shows_secrets:
             text.append("Log in:            the UI asks for ").append(stack.prefect_server.auth_string, "bold").append(f"  ({where})\n")
         else:
-            text.append(f"Log in:            what the UI asks for is {where}\n")
+            text.append(f"Log in:            user and password for the UI are {where}\n")
     text.append("Send an order:     from another shell, in this folder\n")
-    if stack.env_file != HOME / "var" / "run.env":  # which every command in this folder reads by itself
+    if stack.env_file != HOME / "var" / "run.env":  # every command in this folder reads that file
         text.append(f"    set -a; . {stack.env_file}; set +a\n", "cyan")
     text.append(f"    {command} submit orders.json\n", "cyan")
     text.append("    or from Python: from deployments.trigger import submit_orders, run_order\n")
     if stack.web:
         file = _short(stack.key_file)
-        text.append(f"    or over HTTP; the key is {'yours' if stack.options.orders_api_key else f'in {file}'}:\n")
+        text.append(f"    or over HTTP; the key is {'ORDERS_API_KEY' if stack.options.orders_api_key else f'in {file}'}:\n")
         key = "$ORDERS_API_KEY" if stack.options.orders_api_key else f"$(cat {file})"
         headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
         text.append(f"    curl {headers} -d @order.json {stack.web.url}/orders\n", "cyan")
@@ -222,10 +222,10 @@ def _how_to_go_on(stack: Stack, *, shows_secrets: bool) -> Text:
     return text.append("Stop:              Ctrl-C (the data is kept)\n")
 
 
-def _stay_up(console: Console, stack: Stack) -> NoReturn:
-    """Until a signal comes. What dies meanwhile is started again; whatever happens to one part, the others run on."""
+def _run_until_stopped(console: Console, stack: Stack) -> NoReturn:
+    """Runs until a signal. Restarts parts that die, independently of each other."""
     while True:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
         for revival in stack.revive():
-            with suppress(OSError):  # what is said may not be heard
+            with suppress(OSError):  # the terminal may be closed
                 console.print(str(revival), markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""The sandbox payment gateway as a process of its own: an outside world on this machine."""
+"""Runs the sandbox payment gateway as a process."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""`python -m deployments.local.serve_prefect`: Prefect's server, for its own origin and hosts only.
+"""Serves Prefect for its own origin and hosts only: `python -m deployments.local.serve_prefect`.
 
-What `prefect server start` serves, from the same settings (PREFECT_SERVER_*), with three differences. Silent and slow clients are
-limited. A request whose `Host` is not a name of this machine is refused, so that a page elsewhere cannot reach the server by DNS
-rebinding. There are no `/docs`: that page loads a script from a third party, on the origin where the UI keeps the password.
+It differs from `prefect server start`, with the same settings (PREFECT_SERVER_*), in three ways. It limits
+silent and slow clients. It refuses a request whose `Host` is not a name of this machine, so that other pages
+cannot reach the server by DNS rebinding. It has no `/docs`, because that page loads a third party's script on
+the origin where the UI stores the password.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from shop.runtime.http_server import listen, serve
 
 LOOPBACK = "127.0.0.1"
 HOSTS = (LOOPBACK, "localhost")
-"""The names by which a browser on this machine may call the server."""
+"""The host names by which a browser on this machine may call the server."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A program of ours that answers over HTTP, as a process of its own. It keeps its address from one start to the next if it can."""
+"""Runs a command of ours that serves HTTP as a process. It keeps its address across restarts if possible."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from deployments.local.processes import Child, Hurry, free_port, wait_until
 
 
 class Served:
-    """An `order-saga` command that takes `--port` and `--port-file`, and answers at `/health`."""
+    """An `order-saga` command with `--port` and `--port-file` that answers at `/health`."""
 
     name: str
     command: str
     file: str
-    """What its log and its pid file are called."""
+    """Base name of its log and pid file."""
     usual_port: int
     grace = 5
-    """Seconds that it has to stop by itself."""
+    """Seconds for a graceful stop."""
 
     def __init__(
         self,
@@ -35,7 +35,8 @@ class Served:
         host: str | None = None,
         port: int | None = None,
     ) -> None:
-        """`environment` is what it needs to know. `host`, `port`: where it is wanted; default: on this machine only, anywhere."""
+        """`environment` is added to its environment. `host`, `port`: its address; default: any free port
+        on this machine only."""
         port_file = folder / "port"
         noted = read_if_there(port_file).strip()
         self.host = host or "127.0.0.1"
@@ -47,12 +48,12 @@ class Served:
 
     @property
     def _program(self) -> tuple[str, ...]:
-        """The module that Python runs, and its first arguments."""
+        """Returns the module that Python runs, and its first arguments."""
         return "deployments.cli", self.command
 
     @property
     def url(self) -> str:
-        """For programs on this machine."""
+        """The address for programs on this machine."""
         return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self.port}"  # noqa: S104  (compared, not bound)
 
     @property
@@ -60,7 +61,7 @@ class Served:
         return self._child.pid
 
     def start(self, seconds: float = 60, cancelled: threading.Event | None = None) -> None:
-        """Raises StackError with the end of its log when it does not answer."""
+        """Starts it and waits until it answers. Raises StackError with the end of its log."""
         self._child.start()
         with httpx.Client(timeout=5) as client:
             wait_until(lambda: self._healthy(client), seconds, f"{self._called} to answer", child=self._child, cancelled=cancelled)

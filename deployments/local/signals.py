@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal, while things are started and stopped."""
+"""Handles Ctrl-C, SIGTERM and a closed terminal during start and stop."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from deployments.local.errors import Interrupted
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def heed_signals() -> None:
-    """Lets SIGINT and SIGTERM end this process, although it was started with them ignored: by a shell in the background (`&`), or by
-    `nohup`. Some programs, Prefect's worker among them, hang on SIGTERM while SIGINT is ignored. SIGHUP stays as it is: ignoring that is
-    what `nohup` is for."""
+def handle_signals() -> None:
+    """Makes SIGINT and SIGTERM end this process even if it was started with them ignored, by a shell in
+    the background (`&`) or by `nohup`. Some programs, such as Prefect's worker, hang on SIGTERM while
+    SIGINT is ignored. SIGHUP is not changed: `nohup` exists to ignore it."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
 
 
 class SignalGuard:
-    """Says what the signals that ask a process to end do, until `restore`. Does nothing outside the main thread, which alone may
-    say it; a signal that is ignored on purpose stays ignored."""
+    """Replaces the handlers of the signals that ask a process to end, until `restore`. Only has an effect
+    in the main thread, as Python requires; a signal that is ignored on purpose stays ignored."""
 
     def __init__(self) -> None:
         self._before: dict[signal.Signals, Any] = {}
 
     def raise_interrupted(self) -> None:
-        """SIGTERM and SIGHUP end the block as Ctrl-C does, so that everything is stopped."""
+        """Makes SIGTERM and SIGHUP raise `Interrupted`, as Ctrl-C raises, so that everything is stopped."""
 
         def interrupt(number: int, _frame: FrameType | None) -> None:
             raise Interrupted(signal.Signals(number).name)
@@ -38,7 +38,7 @@ class SignalGuard:
         self._set(interrupt, signal.SIGTERM, signal.SIGHUP)
 
     def call(self, function: Callable[[], None]) -> None:
-        """From now on they only call the function."""
+        """Makes the signals only call the function."""
         self._set(lambda _number, _frame: function(), *_ENDINGS)
 
     def restore(self) -> None:

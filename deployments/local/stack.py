@@ -1,4 +1,4 @@
-"""The embedded world as one thing: started in the right order, stopped in the reverse one, always."""
+"""Starts all parts of the local system in the right order, and always stops them in the reverse order."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ HOME = Path(__file__).resolve().parent.parent.parent
 """The project's folder."""
 
 Progress = Callable[[str, bool], None]
-"""Told the name of each part when it begins to start (False) and when it is there (True). Called from several threads."""
+"""Called with the name of each part when it begins to start (False) and when it is ready (True), from
+several threads."""
 
 POSTGRES = "PostgreSQL"
 TABLES = "database tables"
@@ -46,20 +47,20 @@ LOCAL_MODEL = "local language model"
 WORKER = "worker"
 WEB = "web app"
 STOPPING = "stopping"
-"""Told when everything begins to stop, and when it has."""
+"""The name of the phase in which everything stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to start, and what is there already."""
+    """What to start, and what exists already."""
 
     var_dir: Path = HOME / "var"
     database_url: str | None = None
-    """Use this database instead of an embedded PostgreSQL."""
+    """A database to use instead of an embedded PostgreSQL."""
     prefect_api_url: str | None = None
-    """Use this Prefect server instead of one of our own."""
+    """A Prefect server to use instead of our own."""
     gateway_url: str | None = None
-    """Use this payment gateway instead of the sandbox."""
+    """A payment gateway to use instead of the sandbox."""
     sandbox: bool = True
     prefect: bool = True
     deployments: bool = True
@@ -71,19 +72,19 @@ class Options:
     web_host: str | None = None
     web_port: int | None = None
     orders_api_key: str | None = None
-    """What the web app lets orders in by. None: a key of our own, in `var_dir`."""
+    """The web app's key for orders. None: our own key, in `var_dir`."""
     local_model: bool = False
-    """Start the language model of this machine."""
+    """Start the local language model."""
     metrics_port: int | None = METRICS_PORT
-    """Where the worker of a stack with a web app answers Prometheus, or nearby if that port is taken."""
+    """The metrics port of the worker of a stack with a web app, or a nearby one if it is taken."""
     metrics_token: str | None = None
-    """What lets Prometheus read. None: a token of our own, in `var_dir`."""
+    """The token for Prometheus. None: our own token, in `var_dir`."""
     home: Path = HOME
-    """The project's folder, where prefect.yaml is and flows are loaded from."""
+    """The project's folder, with prefect.yaml and the flows."""
 
     @property
     def phases(self) -> list[str]:
-        """The parts in the order in which they start."""
+        """Returns the parts in the order in which they start."""
         wanted = {
             POSTGRES: self.own_postgres,
             TABLES: True,
@@ -117,7 +118,7 @@ class _Startable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One that is started again when it has died."""
+    """A part that is restarted when it has died."""
 
     running: Callable[[], bool]
     start: Callable[[], None]
@@ -128,8 +129,8 @@ def _known(parts: Mapping[str, _Part], *names: str) -> list[_Part]:
     return [parts[name] for name in names if name in parts]
 
 
-def _from_new(part: _Startable) -> Callable[[], None]:
-    """Starts it, and leaves nothing half started behind."""
+def _clean_start(part: _Startable) -> Callable[[], None]:
+    """Returns a function that starts the part, and stops it if the start fails half way."""
 
     def start() -> None:
         try:
@@ -142,11 +143,12 @@ def _from_new(part: _Startable) -> Callable[[], None]:
 
 
 class Stack:
-    """Starts what is not given, and stops it at the end of the `with` block: also when the start failed half way, on Ctrl-C and
-    on SIGTERM. Inside the block its addresses are in this process's environment, and in `var_dir/run.env` for other shells.
+    """Starts the parts that are not given, and stops them at the end of the `with` block: also after a failed
+    start, on Ctrl-C and on SIGTERM. Inside the block the addresses are in this process's environment, and in
+    `var_dir/run.env` for other shells.
 
-    Raises StackError, in words for the person who started it, when something cannot be started; AlreadyRunning when another
-    process runs the world in the same folder; Interrupted on SIGTERM.
+    Raises StackError, for people, if something cannot be started; AlreadyRunning if another process uses the
+    same folder; Interrupted on SIGTERM.
     """
 
     def __init__(self, options: Options | None = None, progress: Progress | None = None) -> None:
@@ -161,9 +163,9 @@ class Stack:
         self._started = False
         self._pauses: dict[str, Pauses] = {}
         self.hurry = Hurry()
-        """Makes a stop that is under way end without grace."""
+        """Makes a running stop end without grace."""
         self.env_file = var / "run.env"
-        """The addresses, for other shells, while everything is up."""
+        """The addresses for other shells, while everything is up."""
         self.database_url = self.options.database_url or ""
         self.gateway_url = self.options.gateway_url
         self.prefect_api_url = self.options.prefect_api_url if self.options.prefect else None
@@ -174,23 +176,23 @@ class Stack:
         self.worker: Worker | None = None
         self.web: Web | None = None
         self.metrics_token_file = var / "metrics-token"
-        """What lets Prometheus read metrics, unless one is given."""
+        """The token for Prometheus, unless one is given."""
         self.key_file = var / "orders-api-key"
-        """The key for sending orders, unless one is given."""
+        """The key for submitting orders, unless one is given."""
         self._deployments: Deployments | None = None
 
-    # -- what others need to know
+    # -- addresses
 
     @property
     def ui_url(self) -> str | None:
-        """Where to look at it in a browser."""
+        """The address for browsers."""
         if self.prefect_server:
             return self.prefect_server.url
         return self.prefect_api_url.removesuffix("/").removesuffix("/api") if self.prefect_api_url else None
 
     @property
     def environment(self) -> dict[str, str]:
-        """The addresses, as other shells need them."""
+        """The addresses that other shells need."""
         values = {"DATABASE_URL": self.database_url, "PREFECT_API_URL": self.prefect_api_url, "PAYMENT_GATEWAY_URL": self.gateway_url}
         values["PREFECT_API_AUTH_STRING"] = self.prefect_server.auth_string if self.prefect_server else None
         values["DSPY_API_BASE"] = self.local_model.api_base if self.local_model else None
@@ -212,7 +214,7 @@ class Stack:
         self.stop()
 
     def start(self) -> None:
-        """Starts everything. Whoever calls this calls `stop` afterwards, also when this raises; `with` does."""
+        """Starts everything. The caller must call `stop` afterwards, also if this raises; `with` does."""
         self._make_var()
         self._lock.take()
         self._started = True
@@ -234,38 +236,40 @@ class Stack:
         write_env_file(self.env_file, self.environment)
 
     def _make_var(self) -> None:
-        """The folder for everything, and what is in it already, for this user alone."""
-        with suppress(OSError):  # if it cannot be written, the lock says so
+        """Creates the data folder, and restricts it and its content to this user."""
+        with suppress(OSError):  # if it is not writable, the lock raises the error
             group = EmbeddedPostgres(self._var / "postgres").group if self.options.own_postgres else None
             make_private(self._var, group, ours=self._var == self.options.home / "var")
             tighten(self._var)
 
     def stop(self) -> None:
-        """Stops everything that was started, last first. A signal that arrives meanwhile makes it hurry; nothing is left behind."""
-        self._give_up_starting()
+        """Stops everything that was started, in reverse order. A signal meanwhile shortens the waits;
+        nothing is left running."""
+        self._cancel_start()
         try:
             if self._started:
-                self._tell(STOPPING, False)
+                self._report(STOPPING, False)
                 self._undo.close()
-                self._tell(STOPPING, True)
+                self._report(STOPPING, True)
         finally:
             self._started = False
             self._signals.restore()
 
-    def _tell(self, phase: str, done: bool) -> None:
-        with suppress(Exception):  # the terminal may be gone: that must not keep anything running
+    def _report(self, phase: str, done: bool) -> None:
+        with suppress(Exception):  # a closed terminal must not prevent the shutdown
             self._progress(phase, done)
 
-    def _give_up_starting(self) -> None:
+    def _cancel_start(self) -> None:
         self._cancelled.set()
         self._signals.call(self.hurry.up)
 
     def revive(self) -> list[Revival]:
-        """Starts again what has died meanwhile; returns what was tried. A part that cannot be started, or dies again and again, is
-        tried again after pauses that grow; the others run on. What needs another part waits until that one is there. Raises nothing."""
+        """Restarts parts that have died; returns the attempts. A part that cannot be started or dies
+        repeatedly is retried after growing pauses, while the others keep running. A part waits until the
+        parts that it needs run. Never raises."""
         tried = []
         for name, part in self._parts().items():
-            with suppress(Exception):  # it cannot be told whether it runs: the next look may tell
+            with suppress(Exception):  # its state is unknown: the next call may find it
                 if not part.running() and all(needed.running() for needed in part.needs):
                     revival = self._pauses.setdefault(name, Pauses()).attempt(name, part.start)
                     tried += [revival] if revival else []
@@ -276,21 +280,21 @@ class Stack:
         if self.postgres:
             parts[POSTGRES] = _Part(self.postgres.running, self.postgres.start)
         if self.sandbox:
-            parts[SANDBOX] = _Part(self.sandbox.running, _from_new(self.sandbox))
+            parts[SANDBOX] = _Part(self.sandbox.running, _clean_start(self.sandbox))
         if self.local_model:
-            parts[LOCAL_MODEL] = _Part(self.local_model.running, _from_new(self.local_model))
+            parts[LOCAL_MODEL] = _Part(self.local_model.running, _clean_start(self.local_model))
         if self.prefect_server:
-            parts[PREFECT] = _Part(self.prefect_server.running, _from_new(self.prefect_server), _known(parts, POSTGRES))
+            parts[PREFECT] = _Part(self.prefect_server.running, _clean_start(self.prefect_server), _known(parts, POSTGRES))
         if self.worker and self.prefect_api_url:
             parts[WORKER] = _Part(self.worker.running, self._restart_worker, _known(parts, POSTGRES, PREFECT))
         if self.web:
-            parts[WEB] = _Part(self.web.running, _from_new(self.web), _known(parts, POSTGRES))
+            parts[WEB] = _Part(self.web.running, _clean_start(self.web), _known(parts, POSTGRES))
         return parts
 
     def _restart_worker(self) -> None:
         if self.worker and self.prefect_api_url:
             worker, api_url = self.worker, self.prefect_api_url
-            worker.stop()  # the runs that it has left
+            worker.stop()  # stops the runs that it left
             if self.prefect_server:
                 tidy_up()
             try:
@@ -324,7 +328,7 @@ class Stack:
         postgres.stop("immediate" if self.hurry else "fast", seconds=20)
 
     def _plan(self) -> None:
-        """Fixes the addresses, and the order in which things stop, before they start side by side."""
+        """Fixes the addresses and the stop order, before parts start concurrently."""
         options, logs, pids = self.options, self._logs, self._pids
         if options.own_sandbox:
             self.sandbox = Sandbox(home=options.home, folder=self._var / "sandbox", logs=logs, pids=pids)
@@ -351,7 +355,7 @@ class Stack:
             self._undo.callback(self.web.stop, self.hurry)
         if options.prefect and options.worker:
             environment = {**self._own_environment(), "METRICS_TOKEN": self._metrics_token}
-            wanted = options.metrics_port if options.web else None  # the port is for `make run`
+            wanted = options.metrics_port if options.web else None  # the default port is for `make run`
             self.worker = Worker(home=options.home, environment=environment, logs=logs, pids=pids, metrics_port=wanted)
             self._undo.callback(self.worker.stop, self.hurry)
 
@@ -360,7 +364,8 @@ class Stack:
         return self.options.metrics_token or key_in(self.metrics_token_file)
 
     def _own_environment(self) -> dict[str, str | None]:
-        """For this process and its children: the addresses, our folder, and nothing that is meant for another server."""
+        """Returns the environment of this process and its children: the addresses and our folder, without
+        settings that are meant for another server."""
         ours = self.prefect_server.client_environment if self.prefect_server else {}
         return {**ours, "VAR_DIR": str(self._var), **self.environment}
 
@@ -368,7 +373,7 @@ class Stack:
         if self.options.prefect:
             with self._phase(PREFECT):
                 if self.prefect_server:
-                    self.prefect_server.forget_leases()
+                    self.prefect_server.delete_leases()
                     self.prefect_server.start(cancelled=self._cancelled)
                 elif self.prefect_api_url:
                     require_answer(self.prefect_api_url)
@@ -396,10 +401,10 @@ class Stack:
             importlib.import_module("shop.runtime.migrate").upgrade(self.database_url)
         if self.options.prefect and not self._cancelled.is_set():
             self._warm()
-            importlib.import_module("prefect.client.orchestration")  # takes a second or two, while the server takes longer
+            importlib.import_module("prefect.client.orchestration")  # takes a second or two; the server takes longer
 
     def _prepare_prefect(self) -> None:
-        """What has to be in order before a worker asks for work."""
+        """Prepares the server before a worker asks for work."""
         if self.prefect_server:
             tidy_up()
         ensure_work_pool()
@@ -424,19 +429,20 @@ class Stack:
                 ensure_automations()
 
     def _at_once(self, *parts: Callable[[], None]) -> None:
-        """Runs them side by side. When one fails, or on a signal, the others give up; returns or raises when all have ended."""
+        """Runs the functions concurrently. If one fails, or on a signal, the others are cancelled; returns
+        or raises when all have ended."""
         with ThreadPoolExecutor(len(parts)) as pool:
             futures = [pool.submit(part) for part in parts]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 _raise_first(future.exception() for future in futures if future.done())
             except BaseException:
-                self._give_up_starting()
+                self._cancel_start()
                 raise
 
 
 def _raise_first(found: Iterable[BaseException | None]) -> None:
-    """Raises what went wrong, rather than that others gave up because of it."""
+    """Raises the cause, rather than the errors of those that were cancelled because of it."""
     errors = [error for error in found if error]
     for error in sorted(errors, key=lambda error: isinstance(error, Interrupted)):
         raise error

@@ -1,7 +1,7 @@
-"""What an earlier stop left behind on our own Prefect server, brought in order before the worker starts.
+"""Cleans up what an earlier stop left on our own Prefect server, before the worker starts.
 
-Nothing can be running then: the worker and its processes were stopped with the server. So a run that the server takes for
-running is not, a slot that it takes for held is free, and scheduled runs whose time has passed are of no use.
+Nothing can be running then, because the worker and its processes were stopped with the server. So runs that
+the server has as running are not, held slots are free, and scheduled runs whose time has passed are useless.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _PAGE = 200
 
 
 def tidy_up() -> None:
-    """Drops what the scheduler planned for the time when nothing ran; gives runs that people started back to the worker;
-    marks the rest as crashed; frees all slots. Run it only while no worker runs."""
+    """Deletes runs that were scheduled for the downtime, reschedules runs that people started, marks the
+    others as crashed, and frees all slots. Run it only while no worker runs."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
     from prefect.states import AwaitingRetry, Cancelled, Crashed
@@ -34,14 +34,14 @@ def tidy_up() -> None:
             if run.state_type == StateType.CANCELLING:
                 client.set_flow_run_state(run.id, Cancelled(message="Its worker was stopped."), force=True)
             elif run.auto_scheduled:
-                client.set_flow_run_state(run.id, Crashed(message="Its worker was stopped. The next scheduled run goes on."), force=True)
-            else:  # somebody waits for it: running again is going on where the journal says
-                client.set_flow_run_state(run.id, AwaitingRetry(message="Its worker was stopped: it goes on now."), force=True)
+                client.set_flow_run_state(run.id, Crashed(message="Its worker was stopped. The next scheduled run continues."), force=True)
+            else:  # a person started it: the retry continues from the journal
+                client.set_flow_run_state(run.id, AwaitingRetry(message="Its worker was stopped: it continues now."), force=True)
         _free_slots(client)
 
 
 def _runs(client: SyncPrefectClient, *types: StateType) -> Iterator[FlowRun]:
-    """The worker's runs in these states."""
+    """Yields the worker's runs in these states."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, WorkPoolFilter, WorkPoolFilterName
 
     wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))

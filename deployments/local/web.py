@@ -1,4 +1,4 @@
-"""The web app as a process of its own: orders and webhooks over HTTP."""
+"""Runs the web app as a process: orders and webhooks over HTTP."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Web(Served):
         host: str | None = None,
         port: int | None = None,
     ) -> None:
-        """`environment` is what the app needs to know. `host`, `port`: where it is wanted; default: on this machine only, anywhere."""
+        """`environment` is added to its environment. `host`, `port`: its address; default: any free port
+        on this machine only."""
         where = {"home": home, "folder": folder, "logs": logs, "pids": pids}
         super().__init__("--host", host or "127.0.0.1", environment=environment, host=host, port=port, **where)

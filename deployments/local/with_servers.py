@@ -1,4 +1,5 @@
-"""Runs a Python module with a PostgreSQL and a Prefect server: those of a running `make run`, or embedded ones for this time.
+"""Runs a Python module with a PostgreSQL and a Prefect server: those of a running `make run`, or temporary
+embedded ones.
 
 python -m deployments.local.with_servers examples.minimal_saga --crash
 """
@@ -19,7 +20,7 @@ from deployments.running import use_running_world
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns the module's exit code, 1 if the servers cannot be started, and 2 if no module is named."""
+    """Returns the module's exit code; 1 if the servers cannot be started; 2 if no module is given."""
     if not arguments:
         print(__doc__, file=sys.stderr)
         return 2
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with _running() or Stack(options):
             return _run(arguments)
-    except AlreadyRunning:  # it has not written its addresses yet
+    except AlreadyRunning:  # its addresses are not written yet
         print("make run is starting: try again when it is up", file=sys.stderr)
     except StackError as error:
         print(f"could not start: {error}", file=sys.stderr)
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _running() -> nullcontext[None] | None:
-    """Whether `make run` is up. Its addresses are in this process's environment then."""
+    """Returns a context if `make run` is up, whose addresses are then in this process's environment; else
+    None."""
     addresses = HOME / "var" / "run.env"
     if given("VAR_DIR", HOME / ".env") or not addresses.exists():
         return None

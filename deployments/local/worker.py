@@ -1,4 +1,4 @@
-"""The Prefect worker that runs the flows, each in a process of its own."""
+"""Runs the Prefect worker, which runs each flow in its own process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ METRICS_PORT = 8431
 
 
 class Worker:
-    """`deployments.worker` as a child, asking for work every second.
+    """`deployments.worker` as a child, which polls for work every second.
 
-    `prepare` lets it load while other things start; `start` lets it work and returns once it does.
+    `prepare` preloads it while other parts start; `start` makes it work and returns when it does.
     """
 
     def __init__(
@@ -30,10 +30,11 @@ class Worker:
         name: str = "embedded",
         metrics_port: int | None = None,
     ) -> None:
-        """`environment` is what a Prefect client needs; `home` is the project's folder, where flows are loaded from. `metrics_port`: where
-        it answers Prometheus, or nearby if that is taken; None: nowhere, unless this process's environment says so."""
+        """`environment` is what a Prefect client needs; `home` is the project's folder, with the flows.
+        `metrics_port`: the port for Prometheus, or a nearby one if it is taken; None: none, unless this
+        process's environment sets one."""
         self.metrics_url: str | None = None
-        """For programs on this machine."""
+        """The address for programs on this machine."""
         if metrics_port is not None:
             port = free_port(metrics_port)
             self.metrics_url = f"http://127.0.0.1:{port}/metrics"
@@ -57,7 +58,7 @@ class Worker:
         self._child.start()
 
     def start(self, api_url: str, seconds: float = 120, cancelled: threading.Event | None = None) -> None:
-        """Raises StackError with the end of its log when it does not get ready."""
+        """Waits until it is ready. Raises StackError with the end of its log."""
         if not self._child.running():
             self.prepare()
         write_whole(self._go, api_url)
@@ -67,6 +68,6 @@ class Worker:
         return self._child.running()
 
     def stop(self, hurry: Hurry | None = None, grace: float = 20) -> None:
-        """Lets the flows that run stop (they leave what is under way to recovery), then ends what is left."""
+        """Lets running flows stop gracefully (recovery continues their orders), then kills what is left."""
         self._child.stop(grace=grace, hurry=hurry)
         self._go.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The sample orders: what each is about, and how it should end. `make run` sends them, and each is a test."""
+"""The sample orders and their expected outcomes. `make run` submits them, and each is a test."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deployments.cli.outcome_table import given_back
+from deployments.cli.outcome_table import effective_compensations
 from shop.orders.outcomes import OrderOutcome, Outcome
 
 _FOLDER = Path(__file__).parent
 
 
 class Expected(BaseModel):
-    """How an order should end."""
+    """The expected outcome of an order."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     outcome: Outcome
     failing_step: str | None = None
     undone: list[str] = Field(default_factory=list)
-    """The compensations that gave something back, in the order in which they ran."""
+    """The compensations that undid something, in the order in which they ran."""
     charged: Decimal = Decimal(0)
     refunded: Decimal = Decimal(0)
     at_risk: Decimal = Decimal(0)
 
     def differences(self, actual: OrderOutcome) -> list[str]:
-        """What is not as expected; empty when all is."""
+        """Returns what is not as expected; empty if all is."""
         pairs: list[tuple[str, object, object]] = [
             ("outcome", self.outcome.value, actual.outcome.value if actual.outcome else "none yet"),
             ("failing step", self.failing_step, actual.failing_step),
-            ("undone", self.undone, given_back(actual)),
+            ("undone", self.undone, effective_compensations(actual)),
             ("charged", self.charged, actual.amount_charged),
             ("refunded", self.refunded, actual.amount_refunded),
             ("at risk", self.at_risk, actual.amount_at_risk),
@@ -42,17 +42,17 @@ class Expected(BaseModel):
 
 
 class Sample(BaseModel):
-    """Some orders that belong together."""
+    """Orders that belong together."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
     about: str
     orders: list[dict[str, Any]] = Field(min_length=1)
-    """As a customer sends them: not all are valid."""
+    """The orders as customers submit them: not all are valid."""
     expect: list[Expected]
     concurrent: bool = False
-    """Whether they are sent at the same time: which of them gets which end is open then."""
+    """Whether they are submitted at the same time, so that it is open which of them gets which outcome."""
 
     @model_validator(mode="after")
     def _one_end_each(self) -> Self:
@@ -61,7 +61,7 @@ class Sample(BaseModel):
         return self
 
     def assign(self, outcomes: Sequence[OrderOutcome | None]) -> list[Expected]:
-        """The end that is expected of each order, given how they ended."""
+        """Assigns an expected outcome to each order, given the actual outcomes."""
         if not self.concurrent:
             return self.expect
         left, assigned = list(self.expect), []
@@ -73,5 +73,5 @@ class Sample(BaseModel):
 
 
 def load_samples() -> list[Sample]:
-    """All samples, in the order of their files' names."""
+    """Returns all samples, sorted by file name."""
     return [Sample.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(_FOLDER.glob("*.json"))]

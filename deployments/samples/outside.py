@@ -1,4 +1,4 @@
-"""The sample orders of a shop whose stock is at an inventory service and whose carrier is outside, too."""
+"""The sample orders for a shop with an inventory service and an external carrier."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from deployments.samples import Expected, Sample
 
 
 def all_outside(samples: Sequence[Sample]) -> list[Sample]:
-    """The service gives up the pieces before a label is asked for. So an order that the carrier refuses has them put back by
-    `return_shipment`, first of all, and nothing is reserved any more that could be released. (The embedded carrier refuses earlier.)"""
+    """Adapts the expectations: the service ships the pieces before a label is requested. So for an order
+    that the carrier refuses, `return_shipment` puts them back first, and no reservation is left to
+    release. (The embedded carrier refuses earlier.)"""
     return [sample.model_copy(update={"expect": [_put_back(expected) for expected in sample.expect]}) for sample in samples]
 
 

@@ -1,4 +1,5 @@
-"""Sends the sample orders as a user would, some at a time, and compares how they end with how they should."""
+"""Submits the sample orders as a user would, some concurrently, and compares their outcomes with the
+expected ones."""
 
 from __future__ import annotations
 
@@ -15,16 +16,16 @@ from saga.clock import database_time_sync
 from shop.orders.outcomes import OrderOutcome
 
 RunOne = Callable[[dict[str, Any]], OrderOutcome]
-"""Sends one order and waits for its outcome."""
-Tell = Callable[[int, str], None]
-"""Told the place of an order in the list of all, and what happens to it. Called by the thread that called `run_samples`."""
+"""Submits one order and waits for its outcome."""
+Report = Callable[[int, str], None]
+"""Called with an order's place in the list of all and its state, in the thread that called `run_samples`."""
 
-_AT_ONCE = 3  # each run is a process of its own that needs seconds of a core to load
+_AT_ONCE = 3  # each run is a process that needs seconds of a core to load
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """One order's end."""
+    """The end of one order."""
 
     order_id: str
     title: str
@@ -33,12 +34,12 @@ class Ended:
     problem: str | None
     """Why there is no outcome."""
     known: bool
-    """It had ended before it was sent this time: nothing happened, and this is what had happened then."""
+    """Whether it had ended before it was submitted now: nothing happened, and this is the earlier outcome."""
     seconds: float
 
     @property
     def differences(self) -> list[str]:
-        """What is not as it should be; empty when all is."""
+        """Returns what is not as expected; empty if all is."""
         if self.outcome is None:
             return [self.problem or "no outcome"]
         return self.expected.differences(self.outcome)
@@ -46,7 +47,7 @@ class Ended:
 
 @dataclass(slots=True)
 class _Sent:
-    """One order on its way."""
+    """One order in progress."""
 
     place: int
     order: dict[str, Any]
@@ -56,10 +57,11 @@ class _Sent:
     seconds: float = 0
 
 
-def run_samples(samples: Sequence[Sample], run_one: RunOne, tell: Tell, every: Callable[[], None] = lambda: None) -> list[Ended]:
-    """Returns how all orders ended, in the order in which they stand in the samples. `every` is called several times a second meanwhile.
+def run_samples(samples: Sequence[Sample], run_one: RunOne, report: Report, every: Callable[[], None] = lambda: None) -> list[Ended]:
+    """Returns the ends of all orders in the sequence of the samples. Calls `every` several times a second
+    meanwhile.
 
-    The threads that wait for outcomes are left behind when this is interrupted: they end with the process.
+    If this is interrupted, the threads that wait for outcomes end with the process.
     """
     places = iter(range(sum(len(sample.orders) for sample in samples)))
     sent = [[_Sent(next(places), order) for order in sample.orders] for sample in samples]
@@ -77,7 +79,7 @@ def run_samples(samples: Sequence[Sample], run_one: RunOne, tell: Tell, every: C
         if event is None:
             left -= 1
         else:
-            tell(*event)
+            report(*event)
     return [ended for sample, orders in zip(samples, sent, strict=True) for ended in _ended(sample, orders)]
 
 
@@ -105,7 +107,7 @@ def _send(each: _Sent, run_one: RunOne, events: queue.SimpleQueue[tuple[int, str
     try:
         each.began = database_time_sync()
         each.outcome = run_one(each.order)
-    except Exception as error:  # noqa: BLE001  (one order that cannot be sent must not hide how the others end)
+    except Exception as error:  # noqa: BLE001  (one failed submission must not hide the outcomes of the others)
         each.problem = str(error) or type(error).__name__
     each.seconds = time.monotonic() - begin
     events.put((each.place, str(each.outcome.outcome) if each.outcome and each.outcome.outcome else "no outcome"))

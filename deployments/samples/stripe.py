@@ -1,4 +1,4 @@
-"""The sample orders as Stripe's test mode can act them out: paid by the PaymentMethods that Stripe has for tests."""
+"""The sample orders for Stripe's test mode, paid with Stripe's PaymentMethods for tests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from deployments.samples import Sample
 from shop.orders.outcomes import Outcome
 
 _TOKENS = {"0000": "pm_card_chargeCustomerFail"}
-"""By the card's last four digits; all others can be charged."""
+"""By the card's last four digits; all other cards can be charged."""
 
 
 def at_stripe(samples: Sequence[Sample]) -> list[Sample]:
-    """Under ids of their own, so that those of the sandbox stay what they are. Stripe's test mode refuses no refund, so
-    the sample of that is not among them."""
+    """Gives the samples other ids, so that those of the sandbox keep their outcomes. Omits the sample of a
+    refused refund, because Stripe's test mode refuses none."""
     return [
         sample.model_copy(update={"orders": [_paid_by_token(order) for order in sample.orders]})
         for sample in samples

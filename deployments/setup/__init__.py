@@ -1,1 +1,1 @@
-"""Puts on a Prefect server what the saga needs there, or compares it: `order-saga setup`."""
+"""Registers on a Prefect server what the saga needs, or compares it: `order-saga setup`."""

@@ -1,4 +1,4 @@
-"""What the saga needs on a Prefect server: work pool, queues, limit, deployments, schedules, automations. Put there, or only compared."""
+"""Everything on a Prefect server: work pool, queues, limit, deployments, schedules, automations."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from deployments.setup.server import ensure_payment_limit, ensure_queues, ensure
 
 
 def ensure_all(*, apply: bool) -> list[Item]:
-    """Creates what is missing and corrects what differs. `apply` false: only reports. Doing it again changes nothing.
+    """Creates what is missing and corrects what differs; `apply` false: only reports. Idempotent.
 
-    Raises `DeployError`, and what the Prefect client raises when the server does not answer.
+    Raises `DeployError`, and the Prefect client's errors if the server does not answer.
     """
     return [
         *ensure_work_pool(apply=apply),

@@ -1,4 +1,4 @@
-"""One thing on a Prefect server, and how it compares with what it should be."""
+"""One object on a Prefect server, compared with the required state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Change(StrEnum):
-    """What was done, or what would have to be done."""
+    """What was done, or would have to be done."""
 
     UNCHANGED = "unchanged"
     CREATED = "created"
@@ -25,9 +25,9 @@ class Item:
     name: str
     change: Change
     note: str = ""
-    """What differed, or what a person has chosen there."""
+    """What differed, or what a person has chosen on the server."""
 
     @property
     def wrong(self) -> bool:
-        """Whether something is left to do."""
+        """Whether something remains to be done."""
         return self.change in {Change.MISSING, Change.DIFFERS, Change.SURPLUS}

@@ -1,4 +1,4 @@
-"""The deployments of prefect.yaml, with their schedules and limits, compared with those of a Prefect server."""
+"""Compares the deployments of prefect.yaml, with their schedules and limits, with a Prefect server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MISSING = "missing"
 
 
 class DeployError(Exception):
-    """`prefect deploy` failed, or did not bring about what prefect.yaml describes."""
+    """`prefect deploy` failed, or its result differs from prefect.yaml."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +33,25 @@ class Wanted:
     """A deployment as prefect.yaml describes it."""
 
     name: str
-    """With its flow's: flow/deployment."""
+    """flow/deployment."""
     values: Mapping[str, Any]
-    """Compared with what the server has. Names are those of the table that people see."""
+    """The values to compare with the server. People see the names in a table."""
 
 
 def ensure_deployments(*, apply: bool = True, file: Path = HOME / "prefect.yaml") -> list[Item]:
-    """Registers those that are missing or differ. Raises `DeployError`. Other deployments on the server, and whether a schedule is
-    active, are left as they are."""
+    """Registers deployments that are missing or differ. Raises `DeployError`. Keeps other deployments on
+    the server, and whether a schedule is active."""
     every = list(wanted(file))
     found = {each.name: _differences(each) for each in every}
     changed = [name for name, differences in found.items() if differences]
     if apply and changed:
         _deploy(file, changed)
         if left := [f"{each.name} ({', '.join(fields)})" for each in every if (fields := _differences(each))]:
-            raise DeployError(f"prefect deploy left these other than {file.name} describes them: {', '.join(left)}")
-    return [Item("deployment", each.name, *_said(found[each.name], apply=apply)) for each in every]
+            raise DeployError(f"after prefect deploy these still differ from {file.name}: {', '.join(left)}")
+    return [Item("deployment", each.name, *_change(found[each.name], apply=apply)) for each in every]
 
 
-def _said(differences: list[str], *, apply: bool) -> tuple[Change, str]:
+def _change(differences: list[str], *, apply: bool) -> tuple[Change, str]:
     if not differences:
         return Change.UNCHANGED, ""
     if differences == [_MISSING]:
@@ -60,7 +60,7 @@ def _said(differences: list[str], *, apply: bool) -> tuple[Change, str]:
 
 
 def wanted(file: Path) -> Iterator[Wanted]:
-    """What the file describes. Loads the flows, whose parameters are part of it."""
+    """Reads the file. Loads the flows, because their parameters are compared too."""
     from prefect import Flow
     from prefect.flows import load_flow_from_entrypoint
     from prefect.utilities.callables import parameter_schema
@@ -89,7 +89,7 @@ def wanted(file: Path) -> Iterator[Wanted]:
 
 
 def _without_empty(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A server leaves out that nothing is required."""
+    """Removes an empty `required`, as the server does."""
     return {name: value for name, value in schema.items() if value}
 
 
@@ -99,7 +99,7 @@ def _schedule(described: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _differences(each: Wanted) -> list[str]:
-    """The names of what differs on the server."""
+    """Returns the names of the values that differ on the server."""
     from prefect.exceptions import ObjectNotFound
 
     with client() as server:
@@ -142,7 +142,7 @@ def _registered_schedule(schedule: DeploymentSchedule) -> tuple[str, str]:
 def _deploy(file: Path, names: list[str]) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(file)]
     command += [part for name in names for part in ("--name", name.rpartition("/")[2])]
-    environment = {**os.environ, "PWD": str(file.parent), "PREFECT_CLI_WRAP_LINES": "false"}  # the file names $PWD
+    environment = {**os.environ, "PWD": str(file.parent), "PREFECT_CLI_WRAP_LINES": "false"}  # the file uses $PWD
     try:
         done = subprocess.run(
             command, cwd=file.parent, env=environment, capture_output=True, text=True, timeout=_DEPLOY_SECONDS, check=False
@@ -150,4 +150,4 @@ def _deploy(file: Path, names: list[str]) -> None:
     except subprocess.TimeoutExpired:
         raise DeployError(f"prefect deploy did not end within {_DEPLOY_SECONDS} s") from None
     if done.returncode != 0:
-        raise DeployError(f"prefect deploy said:\n{(done.stdout + done.stderr)[-4000:]}")
+        raise DeployError(f"prefect deploy failed:\n{(done.stdout + done.stderr)[-4000:]}")

@@ -1,4 +1,4 @@
-"""The work pool, its queues, and the limit on requests to the payment gateway."""
+"""The work pool, its queues, and the concurrency limit of requests to the payment gateway."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAYMENT_LIMIT = "payment-gateway"
 PAYMENT_SLOTS = 64
 _POOL_TYPE = "process"
 _QUEUES = ("default", OWN_RUNS_QUEUE)
-"""The first is served first."""
+"""In the sequence of their priority."""
 
 
 def client() -> SyncPrefectClient:
@@ -26,7 +26,7 @@ def client() -> SyncPrefectClient:
 
 
 def ensure_work_pool(*, apply: bool = True) -> list[Item]:
-    """The process work pool that the deployments name. One of another type stays."""
+    """Creates the process work pool that the deployments use. Keeps one of another type."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
     from prefect.workers.process import ProcessWorker
@@ -48,7 +48,7 @@ def ensure_work_pool(*, apply: bool = True) -> list[Item]:
 
 
 def ensure_queues(*, apply: bool = True) -> list[Item]:
-    """The work queues of the pool: runs of `process-order` come after all others."""
+    """Creates the pool's work queues: runs of `process-order` have the lowest priority."""
     from prefect.exceptions import ObjectNotFound
 
     items = []
@@ -75,7 +75,7 @@ def ensure_queues(*, apply: bool = True) -> list[Item]:
 
 
 def ensure_payment_limit(*, apply: bool = True) -> list[Item]:
-    """The limit on how much may be under way towards the payment gateway. One that is there keeps its number."""
+    """Creates the limit of concurrent requests to the payment gateway. Keeps an existing limit."""
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 

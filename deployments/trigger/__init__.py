@@ -1,4 +1,4 @@
-"""Triggers orders from Python; from the shell: `order-saga submit`, or `python -m deployments.trigger`.
+"""Triggers orders from Python; from a shell: `order-saga submit`, or `python -m deployments.trigger`.
 
 from deployments.trigger import submit_orders, run_order
 """
@@ -31,7 +31,7 @@ PROCESS_ORDER = "process-order/process-order"
 HANDLE_EVENTS = "handle-payment-events/handle-payment-events"
 _POLL_SECONDS = 0.5
 _KEPT_SECONDS = 30
-"""How long an order is kept for the run that is started for it, before the pending lane may take it."""
+"""Seconds during which only the run that is started for an order may claim it, before the pending lane."""
 AnyOrder = Order | Mapping[str, Any]
 
 
@@ -39,21 +39,25 @@ use_running_world()
 
 
 def submit_orders(orders: Iterable[AnyOrder]) -> list[Receipt]:
-    """Stores the orders and returns: each is then `accepted`, `known` already, or `refused` with reasons (no usable id, or the id of an
-    order with other content). Accepted orders reach an outcome whatever happens next. A known order that has ended keeps its outcome, which
-    its receipt has: it is not tried again. Needs the database only, not the Prefect server. If it raises, some of the orders may be stored
-    and reach their outcomes; submitting all of them again is safe.
+    """Stores the orders and returns a receipt for each: `accepted`, already `known`, or `refused` with
+    reasons (no usable id, or the id of an order with different content).
+
+    Accepted orders reach an outcome whatever happens next. A known order that has ended keeps its outcome,
+    which its receipt has, and is not retried. Needs only the database, not the Prefect server. If this
+    raises, some of the orders may be stored and reach their outcomes; submitting all of them again is safe.
     """
     return intake.submit(orders)
 
 
 def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -> OrderOutcome:
-    """Submits the order and waits for its outcome. The same order again returns the first one's outcome and does nothing.
+    """Submits the order and waits for its outcome. Submitting the same order again returns the first outcome
+    and does nothing.
 
-    `own_run`: runs the `process-order` deployment for it, a flow run of its own; otherwise the pending lane takes it, which is woken. The
-    order is stored first in either case: if its run does not start within 30 seconds, or cannot be started, the pending lane takes it.
-    Raises `UnusableOrder` (no usable id), `OrderConflict` (the id of an order with other content), and `TimeoutError` when there is no
-    outcome after `timeout` seconds: the order is safe all the same, and goes on.
+    `own_run`: starts a flow run of the `process-order` deployment for it; otherwise the pending lane is woken
+    and takes it. The order is stored first in either case: if its run cannot be started, or does not start
+    within 30 seconds, the pending lane takes it. Raises `UnusableOrder` (no usable id), `OrderConflict` (the
+    id of an order with different content), and `TimeoutError` if there is no outcome after `timeout` seconds:
+    the order is stored, and its processing continues.
     """
     content = take_in(order)
     with wakeup.listening_sync(wakeup.FINISHED) as ear:
@@ -67,22 +71,23 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
         while (known := report.read([content.order_id]).get(content.order_id)) is None or known.outcome is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"order {content.order_id} has no outcome after {timeout:g} s; it goes on all the same")
+                raise TimeoutError(f"order {content.order_id} has no outcome after {timeout:g} s; its processing continues")
             for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
                 pass
     return known
 
 
 def start_own_run(content: Content) -> FlowRun:
-    """Starts the `process-order` deployment for the order, without waiting for it. What looked like card data is not in its parameters.
-    Raises what the Prefect client raises when the server does not answer. Stores nothing itself."""
+    """Starts the `process-order` deployment for the order, without waiting for it. Its parameters contain
+    nothing that looked like card data. Raises the Prefect client's errors if the server does not answer.
+    Stores nothing."""
     return _start(PROCESS_ORDER, {"order": json.loads(content.text)})
 
 
 def _try_own_run(content: Content) -> None:
     try:
         start_own_run(content)
-    except Exception as error:  # noqa: BLE001  (whatever it is, the order is stored, and the pending lane takes it up)
+    except Exception as error:  # noqa: BLE001  (any error: the order is stored, and the pending lane takes it)
         log.warning("no run could be started for order %s (%s): the pending lane takes it", content.order_id, type(error).__name__)
 
 
@@ -94,8 +99,9 @@ def _submit(order: AnyOrder, *, kept_for: float | None) -> Receipt:
 
 
 def is_well_shaped(content: Content) -> bool:
-    """An order that the deployment's parameter schema would not let through is rejected, with its reasons, by the pending lane. So is one
-    of which something was removed: its unknown fields are still there, and nobody has looked at what they hold."""
+    """Returns whether the deployment's parameter schema accepts the order. The pending lane rejects one that
+    it does not accept, with its reasons. The same goes for an order of which something was removed: its
+    unknown fields are unchecked."""
     try:
         Order.model_validate_json(content.text)
     except ValidationError:
@@ -104,33 +110,32 @@ def is_well_shaped(content: Content) -> bool:
 
 
 def wake_pending_lane() -> bool:
-    """Makes sure that a consumer works on what is waiting: submitting has woken one that is running; if none is, one is started, unless
-    one is about to start. False if none could be started because the Prefect server does not answer: a worker, or the schedule, starts
-    one when it is back.
-    """
+    """Makes sure that a consumer processes waiting orders: submitting has woken a running one; if none
+    runs or is about to start, starts one. Returns False if the Prefect server does not answer: a worker,
+    or the schedule, starts one when it is available."""
     from flows.consumers import start_consumer
 
     try:
         if wakeup.is_consumer_running():
             return True
         start_consumer()
-    except Exception as error:  # noqa: BLE001  (whatever it is, the orders are stored, and the schedule takes them up)
+    except Exception as error:  # noqa: BLE001  (any error: the orders are stored, and the schedule starts a consumer)
         log.warning("no consumer is running, and none could be started (%s): the orders wait for a worker", type(error).__name__)
         return False
     return True
 
 
 def start_handling_events() -> None:
-    """Lets a worker handle what the gateway has told. Raises what the Prefect client raises: the events are stored, and the schedule
-    takes them up."""
+    """Starts a run that handles the gateway's events. Raises the Prefect client's errors: the events are
+    stored, and the schedule handles them."""
     _start(HANDLE_EVENTS)
 
 
 def _start(deployment: str, parameters: dict[str, Any] | None = None) -> FlowRun:
     from prefect.deployments import run_deployment
 
-    # `_sync`: where an event loop runs, it would otherwise return a coroutine. Without a time it would be due when this machine's clock
-    # says so.
+    # `_sync`, because inside an event loop it would otherwise return a coroutine. An explicit time, because
+    # the default is this machine's clock.
     due = database_time_sync()
     started: Any = cast(Any, run_deployment)(deployment, parameters=parameters, timeout=0, scheduled_time=due, _sync=True)
     return started  # type: ignore[no-any-return]

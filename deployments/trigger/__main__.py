@@ -1,4 +1,4 @@
-"""`python -m deployments.trigger FILE`: `order-saga submit FILE`."""
+"""Runs `order-saga submit FILE` as `python -m deployments.trigger FILE`."""
 
 import sys
 

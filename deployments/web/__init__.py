@@ -1,1 +1,1 @@
-"""The parts of the web app."""
+"""The web app."""

@@ -1,16 +1,17 @@
-"""The web app: Stripe's webhooks, and the intake for shops that send their orders over HTTP.
+"""The web app: Stripe's webhooks, and the intake for shops that submit orders over HTTP.
 
 order-saga web                              # on WEB_HOST and WEB_PORT
-uvicorn deployments.web.app:app            # the same, with options of one's own, and without our limits for slow clients
+uvicorn deployments.web.app:app            # with your own options, without our limits for slow clients
 
-It needs the database and nothing else. What it answers with 2xx is stored before; flows on the workers do the rest:
+It needs only the database. What it answers with 2xx is stored; flows on the workers do the rest:
 
-- `POST /orders` stores the order and starts the pending lane if no consumer runs. While the Prefect server is away orders are taken all
-  the same, and go on when it is back.
-- `POST /webhooks/stripe` checks the signature, and stores the event by its id. An order that waits for its customer is woken in the same
-  transaction. All else takes calls to Stripe, so a flow does it, `handle-payment-events`, which is started at once, and by the schedule
-  every minute for what had to wait. An event is only a hint where to look: what is charged, refunded or disputed is asked of Stripe, and
-  judged and mended as `reconcile-payments` does it. So events may come twice, late, or in any sequence.
+- `POST /orders` stores the order and starts the pending lane if no consumer runs. While the Prefect server is
+  unavailable, orders are accepted, and processed when it is back.
+- `POST /webhooks/stripe` checks the signature and stores the event by its id. In the same transaction it wakes
+  an order that waits for its customer. Everything else requires calls to Stripe, so the flow
+  `handle-payment-events` does it: it is started at once, and every minute by the schedule for what was
+  postponed. An event only says where to look: charges, refunds and disputes are read from Stripe, and compared
+  and repaired as by `reconcile-payments`. So events may be repeated, late, or out of order.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def create_app() -> FastAPI:
-    """The app; settings are those of this process."""
-    # No pages of FastAPI's: they load scripts from elsewhere, which would run where browsers keep a key of ORDERS_API_KEY.
+    """Makes the app with the settings of this process."""
+    # Without FastAPI's documentation pages: they load third-party scripts, which would run where browsers
+    # store a key of ORDERS_API_KEY.
     made = _App(title="Order saga", version="1", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     answer_problems(made)
     routers = (orders.router, stripe_webhook.router, metrics.router, documents.router)
@@ -66,7 +68,8 @@ def create_app() -> FastAPI:
 
     @made.get("/health", tags=["health"], responses=answers(HTTPStatus.SERVICE_UNAVAILABLE))
     async def health() -> Health:
-        """Whether orders and events can be taken: the database answers and takes writes, and there are keys for them."""
+        """Reports whether orders and events can be accepted: the database answers and is writable, and their
+        keys are set."""
         try:
             async with transaction(seconds=_HEALTH_SECONDS) as tx:
                 read_only = (await tx.execute(text("SHOW transaction_read_only"))).scalar_one() == "on"
@@ -75,7 +78,7 @@ def create_app() -> FastAPI:
                 raise
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer") from None
         if read_only:
-            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is read-only just now")
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "the database is read-only")
         s = settings()
         return Health(orders=bool(s.web.orders_api_keys), stripe_webhooks=bool(s.stripe.webhook_secrets))
 
@@ -91,7 +94,7 @@ def create_app() -> FastAPI:
 
 class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """With the schema of problems, and without FastAPI's own errors, which are never answered."""
+        """Adds the schema of problems, and removes FastAPI's own errors, which are never returned."""
         if not self.openapi_schema:
             made = super().openapi()
             schemas = made["components"]["schemas"]

@@ -1,4 +1,4 @@
-"""What is sent to us: at most so much, within some time, and JSON where it has to be."""
+"""Reads request bodies with limits on size and time, and JSON strictly."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from shop.orders.intake_content import MAX_DEPTH
 from shop.settings import settings
 
 _SECONDS = 20
-"""For the whole body: who sends it drop by drop holds nothing for longer."""
-_MOST_TOLD = 20
+"""Limits the transfer of the whole body, in seconds, so that slow senders do not hold resources."""
+_MOST_REPORTED = 20
 _CLOSE = {"Connection": "close"}
 
 
 async def read_body(request: Request) -> bytes:
-    """The body as it was sent. Raises 413 for more than `WEB_MAX_BYTES`, whatever its headers say, and 408 if it does not come."""
+    """Returns the body. Raises 413 for more than `WEB_MAX_BYTES`, whatever its headers say, and 408 after
+    the time limit."""
     most = settings().web.max_bytes
-    told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told[:20]) > most:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > most:
         raise _too_large(most)
     body = bytearray()
     try:
@@ -36,23 +37,23 @@ async def read_body(request: Request) -> bytes:
                     raise _too_large(most)
     except TimeoutError:
         raise ProblemError(
-            HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {_SECONDS} s", headers={"Connection": "close"}
+            HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {_SECONDS} s", headers={"Connection": "close"}
         ) from None
     return bytes(body)
 
 
 def _too_large(most: int) -> ProblemError:
-    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {most} bytes (WEB_MAX_BYTES)", headers=_CLOSE)
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {most} bytes (WEB_MAX_BYTES)", headers=_CLOSE)
 
 
 async def read_json(request: Request) -> Any:
-    """The body's JSON, numbers exact. Raises 415, 413, 408, 400 with the place, and 422 for what is nested too deeply."""
+    """Returns the body's JSON with exact numbers. Raises 415, 413, 408, 400 and 422 with the reason."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" or request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, plain, as Content-Type: application/json")
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send uncompressed JSON as Content-Type: application/json")
     body = await read_body(request)
     try:
-        parsed = exact_json.loads(body.decode("utf-8-sig"), parse_constant=_no_number, object_pairs_hook=_object)
+        parsed = exact_json.loads(body.decode("utf-8-sig"), parse_constant=_reject_constant, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise _not_json(f"not UTF-8, at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -69,17 +70,17 @@ async def read_json(request: Request) -> Any:
 
 
 class _Refused(Exception):
-    """JSON that two readers may understand differently."""
+    """JSON that parsers may interpret differently."""
 
 
-def _no_number(text: str) -> None:
-    raise _Refused(f"{text} is no number in JSON")
+def _reject_constant(text: str) -> None:
+    raise _Refused(f"{text} is not a number in JSON")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        raise _Refused("an object that has a name twice")
+        raise _Refused("an object has a name twice")
     return made
 
 
@@ -88,15 +89,15 @@ def _not_json(why: str) -> ProblemError:
 
 
 def _too_deep(parsed: Any) -> Iterator[tuple[str | int, ...]]:
-    """The first few places where it is."""
+    """Yields the first few places that are nested too deeply."""
     left: list[tuple[Any, tuple[str | int, ...]]] = [(parsed, ())]
-    told = 0
-    while left and told < _MOST_TOLD:
+    found = 0
+    while left and found < _MOST_REPORTED:
         value, place = left.pop()
         if not isinstance(value, dict | list):
             continue
         if len(place) >= MAX_DEPTH:
-            told += 1
+            found += 1
             yield place
             continue
         entries = value.items() if isinstance(value, dict) else enumerate(value)

@@ -1,4 +1,5 @@
-"""An order's label and mails, for a browser: where links on its page in the Prefect UI lead. They name the customer: not without a key."""
+"""Serves an order's label and mails to browsers, for the links on its page in the Prefect UI. Requires a
+key, because they name the customer."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # What customers typed is escaped in a mail; should that ever fail, nothing of it runs, and nothing is fetched.
+    # Mails escape what customers typed; should that ever fail, this prevents execution and loading.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
 }
 _A_PDF = {"content": {"application/pdf": {"schema": {"type": "string", "format": "binary"}}}, "description": "the label"}
@@ -37,7 +38,7 @@ OrderId = Annotated[str, Query(alias="id", min_length=1, max_length=MAX_ORDER_ID
 
 @router.get(LABEL, response_class=FileResponse, responses={**_REFUSED, **_PDF})
 def label(order_id: OrderId) -> Response:
-    """The parcel's label, 4 x 6 inches; once it is printed."""
+    """Returns the parcel's label, 4 x 6 inches, if it has been printed."""
     path = label_path(settings().label_dir, order_id)
     if not _is_there(path):
         raise _missing("label")
@@ -46,7 +47,7 @@ def label(order_id: OrderId) -> Response:
 
 @router.get(MAIL, response_class=HTMLResponse, responses=_REFUSED)
 def mail(order_id: OrderId, kind: Kind) -> Response:
-    """A mail as its reader sees it; of those that went into the Maildir, for lack of a mail server."""
+    """Returns a mail as its reader sees it, if it went to the Maildir (no mail server is set)."""
     path = find_mail(settings().mail_dir, order_id, kind)
     if path is None or not _is_there(path):
         raise _missing("mail")
@@ -66,5 +67,5 @@ def _is_there(path: Path) -> bool:
 
 
 def _missing(what: str) -> ProblemError:
-    detail = f"there is no {what} of this order in VAR_DIR of this machine"
+    detail = f"this order has no {what} in VAR_DIR of this machine"
     return ProblemError(HTTPStatus.NOT_FOUND, detail, kind="no-such-paper", title=f"No such {what}")

@@ -1,4 +1,4 @@
-"""Who may send orders, and ask about them: whoever has one of the keys in `ORDERS_API_KEY`."""
+"""Authorizes requests about orders by the keys in `ORDERS_API_KEY`."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 async def require_key(given: _Bearer) -> None:
-    """Raises 401, and 503 while no key is set: then nobody is let in."""
-    _judge(given.credentials if given else None, "send a key of ORDERS_API_KEY as Authorization: Bearer ...", "Bearer")
+    """Requires a key. Raises 401, and 503 if no key is set: then nobody is authorized."""
+    _require(given.credentials if given else None, "send a key of ORDERS_API_KEY as Authorization: Bearer ...", "Bearer")
 
 
 async def require_key_or_password(bearer: _Bearer, basic: Annotated[HTTPBasicCredentials | None, Depends(_basic)]) -> None:
-    """The same for what people open in a browser, which asks them for a password."""
+    """Requires a key or password, for what people open in a browser, which asks for a password."""
     given = bearer.credentials if bearer else basic.password if basic else None
-    _judge(given, "the password is a key of ORDERS_API_KEY; the name does not matter", 'Basic realm="orders", charset="UTF-8"')
+    _require(given, "the password is a key of ORDERS_API_KEY; the name does not matter", 'Basic realm="orders", charset="UTF-8"')
 
 
-def _judge(given: str | None, how: str, challenge: str) -> None:
+def _require(given: str | None, how: str, challenge: str) -> None:
     keys = settings().web.orders_api_keys
     if not keys:
-        wanted = "set ORDERS_API_KEY to a key of at least 16 characters (`make run` makes one), and start the web app anew"
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, f"nobody is let in yet: {wanted}", kind="no-key-set", title="No key is set")
+        wanted = "set ORDERS_API_KEY to a key of at least 16 characters (`make run` creates one), and restart the web app"
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, f"no key is set: {wanted}", kind="no-key-set", title="No key is set")
     if given is None or not _is_one_of(given, keys):
         raise ProblemError(HTTPStatus.UNAUTHORIZED, how, headers={"WWW-Authenticate": challenge})
 
 
 def _is_one_of(given: str, keys: tuple[str, ...]) -> bool:
-    """In the same time, whatever is given: how much of a key was right cannot be measured."""
+    """Compares in constant time, so that the duration does not reveal how much of a key is right."""
     digest = _digest(given)
     found = False
     for key in keys:

@@ -1,4 +1,5 @@
-"""`GET /metrics` of the web app: for Prometheus, with `METRICS_TOKEN`; without one nobody is let in, for the app may be on the internet."""
+"""Serves `GET /metrics` of the web app to Prometheus. Requires `METRICS_TOKEN`, because the app may be on
+the internet."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ router = APIRouter()
 
 @router.get(PATH, include_in_schema=False)
 def read_metrics(request: Request) -> Response:
-    """In a thread: it may wait for the database."""
+    """Runs in a thread, because it may wait for the database."""
     metrics: Exposition = request.app.state.metrics
     if metrics.token is None:
         raise ProblemError(HTTPStatus.UNAUTHORIZED, "METRICS_TOKEN is not set here", headers={"WWW-Authenticate": "Bearer"})

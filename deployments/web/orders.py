@@ -1,4 +1,4 @@
-"""The intake over HTTP, and where an order stands."""
+"""The intake over HTTP, and the status of orders."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from shop.orders.outcomes import Outcome, Receipt
 from shop.orders.status import OrderStatus, read_status
 
 router = APIRouter(tags=["orders"], dependencies=[Depends(require_key)])
-_PATIENT_SECONDS = 8
-"""Limits the wait for the database: then the answer is 503."""
+_DATABASE_SECONDS = 8
+"""Limits the wait for the database, in seconds: then the answer is 503."""
 _KEY = (HTTPStatus.UNAUTHORIZED, HTTPStatus.SERVICE_UNAVAILABLE)
 _NO_CONTROL = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
     r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
 )
-"""Of what nobody sees, the Basic Multilingual Plane's: a pattern of JSON Schema knows no other."""
+"""Excludes invisible characters of the Basic Multilingual Plane: JSON Schema patterns support no others."""
 _ID_SCHEMA: dict[str, Any] = {
     "type": "string",
     "maxLength": MAX_ORDER_ID,
     "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$",
-    "description": "Yours; names the order for ever. Text in Unicode's composed form (NFC), without invisible characters.",
+    "description": "Chosen by you; identifies the order permanently. Text in Unicode's composed form (NFC), without invisible characters.",
 }
 _ORDER_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -46,37 +46,37 @@ _ORDER_SCHEMA: dict[str, Any] = {
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "One order, as `shop.orders.order.Order` defines it. A bad order that has an id is stored and ends as "
+        "description": "One order, as `shop.orders.order.Order` defines it. An invalid order with an id is stored and ends as "
         "`rejected`, with all reasons.",
         "content": {"application/json": {"schema": _ORDER_SCHEMA}},
     }
 }
 _HEADERS = {
-    "Location": {"description": "where the order's status is", "schema": {"type": "string"}},
-    "Idempotent-Replayed": {"description": "`true`: the same order had come before", "schema": {"type": "string"}},
+    "Location": {"description": "address of the order's status", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {"description": "`true`: the same order was submitted before", "schema": {"type": "string"}},
 }
 
 
 class Accepted(BaseModel):
-    """The order is stored, and reaches an outcome whatever happens. Until it has, the same order again is answered with the same."""
+    """The order is stored and reaches an outcome. Until then, submitting it again returns the same."""
 
     model_config = ConfigDict(frozen=True)
 
     order_id: str
     status: str = Field(default="accepted", pattern="^accepted$")
-    status_url: str = Field(description="where its status is, as in the header Location")
+    status_url: str = Field(description="address of its status, as in the header Location")
 
 
 class Ended(BaseModel):
-    """The same order came before and has ended. Nothing is done again: it stays so."""
+    """The same order was submitted before and has ended. Nothing is repeated."""
 
     model_config = ConfigDict(frozen=True)
 
     order_id: str
     status: str = Field(default="known", pattern="^known$")
     outcome: Outcome
-    reasons: list[str] = Field(description="why it did not complete, one line for each problem; empty if it did")
-    status_url: str = Field(description="where its status is, as in the header Location")
+    reasons: list[str] = Field(description="why it did not complete, one entry per problem; empty if it did")
+    status_url: str = Field(description="address of its status, as in the header Location")
 
 
 @router.post(
@@ -84,7 +84,7 @@ class Ended(BaseModel):
     status_code=HTTPStatus.ACCEPTED,
     response_model=Accepted | Ended,
     responses={
-        HTTPStatus.OK: {"model": Ended, "description": "The same order came before and has ended", "headers": _HEADERS},
+        HTTPStatus.OK: {"model": Ended, "description": "The same order was submitted before and has ended", "headers": _HEADERS},
         HTTPStatus.ACCEPTED: {"model": Accepted, "description": "The order is stored", "headers": _HEADERS},
         **answers(
             *_KEY,
@@ -99,11 +99,11 @@ class Ended(BaseModel):
     openapi_extra=_BODY,
 )
 async def send_order(request: Request, response: Response) -> Accepted | Ended:
-    """Takes one order in. It is safe to send it again: it is taken once, by its id. One that has ended, such as one that was rejected, is
-    not tried again: the answer says how it ended."""
+    """Accepts one order. Submitting it again is safe: its id identifies it. An order that has ended, such
+    as a rejected one, is not retried: the answer has its outcome."""
     order = await read_json(request)
     _require_text_id(order)
-    receipt = await retry_while_database_down(lambda: submit_one(order), seconds=_PATIENT_SECONDS)
+    receipt = await retry_while_database_down(lambda: submit_one(order), seconds=_DATABASE_SECONDS)
     order_id = _taken(receipt, order)
     request.app.state.pending.ring()
     url = status_url(order_id)
@@ -121,13 +121,13 @@ _STATUS = answers(*_KEY, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 @router.get("/orders/{order_id:path}", responses=_STATUS)
 async def order_status(order_id: str, response: Response) -> OrderStatus:
-    """Where an order stands. Whatever is in its id, percent-encoded it is one segment of the path."""
+    """Returns an order's status. The id is one percent-encoded segment of the path, whatever it contains."""
     return await _status(order_id, response)
 
 
 @router.get("/orders", responses=_STATUS)
 async def order_status_by_query(order_id: Annotated[str, Query(alias="id")], response: Response) -> OrderStatus:
-    """The same, for ids that do not survive in a path, such as `..`."""
+    """Returns an order's status, for ids that do not survive in a path, such as `..`."""
     return await _status(order_id, response)
 
 
@@ -137,7 +137,7 @@ async def _status(order_id: str, response: Response) -> OrderStatus:
     except UnusableOrder:  # no order can have it
         known = None
     else:
-        known = await retry_while_database_down(lambda: read_status(usable), seconds=_PATIENT_SECONDS)
+        known = await retry_while_database_down(lambda: read_status(usable), seconds=_DATABASE_SECONDS)
     if known is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "there is no order with this id", kind="no-such-order", title="No such order")
     response.headers["Cache-Control"] = "no-store"
@@ -145,31 +145,32 @@ async def _status(order_id: str, response: Response) -> OrderStatus:
 
 
 def status_url(order_id: str) -> str:
-    """Where the order's status is; relative to this server."""
-    if order_id in {".", ".."}:  # which clients take out of a path, however they are written
+    """Returns the address of the order's status, relative to this server."""
+    if order_id in {".", ".."}:  # clients remove them from paths, even if encoded
         return f"/orders?id={quote(order_id, safe='')}"
     return f"/orders/{quote(order_id, safe='')}"
 
 
 def _require_text_id(order: Any) -> None:
-    """To JSON 4711 and 4711.0 are the same number; an id must have one spelling, for whoever asks about it later."""
+    """Requires text as id: in JSON 4711 and 4711.0 are the same number, but an id must have one spelling
+    for later requests."""
     if isinstance(order, dict) and isinstance(order.get("id"), int | Decimal):
         raise _unusable([Wrong(detail="got a number, expected text", pointer=pointer("id"))])
 
 
 def _taken(receipt: Receipt, order: Any) -> str:
-    """Its id. Raises 422 and 409."""
+    """Returns the order's id. Raises 422 and 409."""
     if receipt.order_id is None:
         raise _unusable(_wrong(order))
     if receipt.status == "refused":
         errors = [Wrong(detail=reason, pointer=pointer("id")) for reason in receipt.reasons]
-        detail = "another order is known under this id: an order cannot be changed by sending it again"
+        detail = "this id belongs to an order with different content: give the new order another id"
         raise ProblemError(HTTPStatus.CONFLICT, detail, kind=OrderConflict.code, title="Order conflict", errors=errors)
     return receipt.order_id
 
 
 def _wrong(order: Any) -> list[Wrong]:
-    """Why it has no usable id."""
+    """Returns why the order has no usable id."""
     try:
         take_in(order)
     except UnusableOrder as error:
@@ -181,5 +182,5 @@ def _wrong(order: Any) -> list[Wrong]:
 
 
 def _unusable(errors: list[Wrong]) -> ProblemError:
-    detail = "nothing is stored: without a usable id the order could not be found again"
+    detail = "the order was not stored, because it has no usable id: give it one"
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="unusable-order", title="Unusable order", errors=errors)

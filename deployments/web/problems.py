@@ -1,4 +1,5 @@
-"""Every error as problem details (RFC 9457): `application/problem+json`, without anything that was sent and without inner matters."""
+"""Returns every error as problem details (RFC 9457, `application/problem+json`), without the request's
+data and without internals."""
 
 from __future__ import annotations
 
@@ -27,13 +28,13 @@ _RETRY_SECONDS = "5"
 
 
 class Wrong(BaseModel):
-    """One thing that is wrong with what was sent."""
+    """One problem of the request."""
 
     model_config = ConfigDict(frozen=True)
 
     detail: str
-    pointer: str | None = Field(default=None, description="where in the body: a JSON Pointer as a URI fragment, such as `#/items/2/price`")
-    parameter: str | None = Field(default=None, description="which parameter or header")
+    pointer: str | None = Field(default=None, description="place in the body: a JSON Pointer as a URI fragment, such as `#/items/2/price`")
+    parameter: str | None = Field(default=None, description="name of the parameter or header")
 
 
 class Problem(BaseModel):
@@ -41,15 +42,15 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    type: str = Field(default="about:blank", description="names the kind of problem; `about:blank`: the status says it all")
+    type: str = Field(default="about:blank", description="the kind of problem; `about:blank`: the status is enough")
     title: str
     status: int
     detail: str | None = None
-    errors: list[Wrong] | None = Field(default=None, description="each thing that is wrong, with its place")
+    errors: list[Wrong] | None = Field(default=None, description="all problems, with their places")
 
 
 class ProblemError(Exception):
-    """Ends a request with this problem. `kind`: a word for its type; without one the status says it all."""
+    """Ends a request with this problem. `kind`: the last part of its type, if the status is not enough."""
 
     def __init__(
         self,
@@ -73,22 +74,22 @@ class ProblemError(Exception):
 
 
 def pointer(*path: str | int) -> str:
-    """A place in the body. What is no plain character is escaped, as in URIs."""
+    """Returns a place in the body as a URI fragment, with special characters escaped."""
     parts = (str(each).replace("~", "~0").replace("/", "~1") for each in path)
     return "#" + "".join("/" + quote(part, safe="~!$&'()*+,;=:@", errors="replace") for part in parts)
 
 
 def answers(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """For OpenAPI: these answers are problems."""
+    """Describes problems with these statuses for OpenAPI."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {int(status): {"description": status.phrase, "content": content} for status in statuses}
 
 
 def answer_problems(app: FastAPI) -> None:
-    """From now on the app answers every error so. `app.state.routes` has to be all routes."""
+    """Makes the app return every error as a problem. `app.state.routes` must be all routes."""
 
     @app.exception_handler(ProblemError)
-    async def told(_: Request, error: ProblemError) -> Response:
+    async def problem(_: Request, error: ProblemError) -> Response:
         return respond(error.problem, error.headers)
 
     @app.exception_handler(HTTPException)
@@ -111,11 +112,11 @@ def answer_problems(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def no_database(_: Request, error: Exception) -> Response:
         if not (is_database_error(error) or is_schema_mismatch(error)):
-            log.error("a request failed in a way that nobody foresaw", exc_info=error)
+            log.error("a request failed unexpectedly", exc_info=error)
             return _broken()
-        log.warning("a request met a database that is away (%s)", type(error).__name__)
+        log.warning("a request failed because the database is unavailable (%s)", type(error).__name__)
         status = HTTPStatus.SERVICE_UNAVAILABLE
-        detail = "the database does not answer just now; nothing is certain: send the same again, which is safe"
+        detail = "the database does not answer, so the result is unknown: send the same request again, which is safe"
         return respond(Problem(title=status.phrase, status=int(status), detail=detail), {"Retry-After": _RETRY_SECONDS})
 
     @app.exception_handler(Exception)
@@ -124,18 +125,18 @@ def answer_problems(app: FastAPI) -> None:
 
 
 def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """The problem as an answer."""
+    """Makes the response."""
     body = orjson.dumps(problem.model_dump(exclude_none=True))
     return Response(body, problem.status, headers={**(headers or {}), "Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
 
 
 def _broken() -> Response:
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return respond(Problem(title=status.phrase, status=int(status), detail="this is our fault; the log of the web app says more"))
+    return respond(Problem(title=status.phrase, status=int(status), detail="internal error; the log of the web app has the details"))
 
 
 def _methods(request: Request) -> list[str]:
-    """All that this path knows, in whichever routes."""
+    """Returns all methods of this path in all routes."""
     found: set[str] = set()
     for route in request.app.state.routes:
         if route.matches(request.scope)[0] is not Match.NONE:

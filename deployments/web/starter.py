@@ -1,4 +1,4 @@
-"""Starting flows without anybody waiting for that: the Prefect server may be slow, or away."""
+"""Starts flows in the background: the Prefect server may be slow or unavailable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Starter:
-    """Calls `start` soon after `ring`, in a thread of its own; at most once in `pause_seconds`, however often it rings."""
+    """Calls `start` soon after `ring`, in its own thread, at most once in `pause_seconds`."""
 
     def __init__(self, name: str, start: Callable[[], object], pause_seconds: float = 1) -> None:
         self._start, self._pause = start, pause_seconds
@@ -22,12 +22,12 @@ class Starter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Does not wait for a start that is under way."""
+        """Does not wait for a start in progress."""
         self._over.set()
         self._rung.set()
 
     def ring(self) -> None:
-        """Never raises, never waits."""
+        """Requests a start. Never raises, never waits."""
         self._rung.set()
 
     def _run(self) -> None:
@@ -38,6 +38,6 @@ class Starter:
             self._rung.clear()
             try:
                 self._start()
-            except Exception as error:  # noqa: BLE001  (what it is about is stored: the schedule takes it up)
-                log.warning("%s could not be started (%s): the schedule does it", self._thread.name, type(error).__name__)
+            except Exception as error:  # noqa: BLE001  (its work is stored: the schedule starts it)
+                log.warning("%s could not be started (%s): the schedule starts it", self._thread.name, type(error).__name__)
             self._over.wait(self._pause)

@@ -1,4 +1,4 @@
-"""Stripe's webhook: checked, stored, answered. In milliseconds: what there is to look up is looked up by a flow."""
+"""Stripe's webhook: verifies, stores and answers within milliseconds. A flow makes the calls to Stripe."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from shop.settings import settings
 
 router = APIRouter(tags=["webhooks"])
 _SIGNATURE = "Stripe-Signature"
-_PATIENT_SECONDS = 8
-"""Limits the wait for the database: then the answer is 503, and Stripe sends the event again."""
+_DATABASE_SECONDS = 8
+"""Limits the wait for the database, in seconds: then the answer is 503, and Stripe sends the event again."""
 _BODY = {
     "requestBody": {
         "required": True,
@@ -30,11 +30,11 @@ _BODY = {
 
 
 class Received(BaseModel):
-    """What Stripe shows in its dashboard."""
+    """Shown by Stripe in its dashboard."""
 
     model_config = ConfigDict(frozen=True)
 
-    received: str = Field(description="`stored`, `known` (it was told before) or `ignored` (of a kind that matters nothing here)")
+    received: str = Field(description="`stored`, `known` (received before) or `ignored` (of a kind that is not used here)")
 
 
 @router.post(
@@ -49,13 +49,13 @@ class Received(BaseModel):
     openapi_extra=_BODY,
 )
 async def stripe_webhook(request: Request, signature: Annotated[str, Header(alias=_SIGNATURE)]) -> Received:
-    """Takes an event that Stripe has signed. Once this is answered with 200 the event cannot be lost; with anything else Stripe sends it
-    again."""
+    """Accepts an event that Stripe has signed. After 200 the event cannot be lost; after any other status
+    Stripe sends it again."""
     s = settings()
     if s.payments.gateway != "stripe" or not s.stripe.webhook_secrets:
         how = "set PAYMENT_GATEWAY=stripe, and STRIPE_WEBHOOK_SECRET to the endpoint's signing secret (whsec_...)"
         raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE, f"webhooks are not taken yet: {how}", kind="no-secret-set", title="No secret is set"
+            HTTPStatus.SERVICE_UNAVAILABLE, f"webhooks are not configured: {how}", kind="no-secret-set", title="No secret is set"
         )
     try:
         with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
@@ -70,7 +70,7 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
     body = await read_body(request)
     try:
         event = read_signed(body, signature, s.stripe.webhook_secrets)
-        with answered_within(_PATIENT_SECONDS):
+        with answered_within(_DATABASE_SECONDS):
             check_age(signature, await database_time())
     except BadSignature as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), kind="bad-signature", title="Bad signature") from None
@@ -78,7 +78,7 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="unreadable-event", title="Unreadable event") from None
     if event is None:
         return Received(received="ignored")
-    with answered_within(_PATIENT_SECONDS):
+    with answered_within(_DATABASE_SECONDS):
         stored = await inbox.store(event)
     if stored.woke:
         request.app.state.pending.ring()

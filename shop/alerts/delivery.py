@@ -1,4 +1,5 @@
-"""Delivers alerts to the services in `ALERT_URLS`, through apprise: at least once, each service on its own, with time limits."""
+"""Delivers alerts to the services in `ALERT_URLS`, through apprise: at least once, each service on its own,
+with time limits."""
 
 from __future__ import annotations
 
@@ -19,27 +20,30 @@ from shop.settings import Settings, settings
 
 log = logging.getLogger(__name__)
 SEND_SECONDS = 20.0
-"""Time limit for one message to one service, with the start of the sender process. apprise itself limits only single reads."""
+"""Limits the delivery of one message to one service, in seconds, including the start of the sender
+process. apprise limits only single reads."""
 _TOO_SLOW = "no answer in time"
 _REASON = 300
-"""Characters of a failure's reason that are kept."""
+"""Limits the recorded reason of a failure, in characters."""
 _SENDER = Path(__file__).with_name("sender.py")
 _SENDING = failpoint("sending an alert")
 
 
 def destinations(s: Settings) -> dict[str, str]:
-    """The services by the name under which the database knows them, which is no secret: `url-1` is the first of `ALERT_URLS`."""
+    """Returns the services by the name that the database has for them, which is not secret: `url-1` is the
+    first of `ALERT_URLS`."""
     given = split_urls(s.alerts.urls.get_secret_value()) if s.alerts.urls else ()
     return {f"url-{number}": url for number, url in enumerate(given, 1)}
 
 
 async def delivery_is_due(waited: float) -> bool:
-    """Whether a notice for one of the services has been due for this many seconds."""
+    """Returns whether a notice for one of the services has been due for this many seconds."""
     return await is_due(*destinations(settings()), waited=waited)
 
 
 async def deliver() -> tuple[int, int]:
-    """Delivers the notices that are due. Returns how many were delivered, and how many failed and will be retried.
+    """Delivers the notices that are due. Returns how many were delivered, and how many failed and will be
+    retried.
 
     Raises only database errors; notices whose result was not recorded are delivered again.
     """
@@ -58,7 +62,7 @@ async def _deliver_to(service: str, url: str, notices: Sequence[Notice], s: Sett
     """Delivers notices to one service, in order, and records each result. Returns how many were delivered."""
     delivered, failure = 0, None
     for notice in notices:
-        if failure != _TOO_SLOW:  # otherwise it is too slow for the next one, too
+        if failure != _TOO_SLOW:  # a slow service would also be too slow for the next one
             failure = await _deliver_one(url, notice, s)
         delivered += failure is None
         await note([notice], failure and _reason(service, url, failure, s))
@@ -66,7 +70,7 @@ async def _deliver_to(service: str, url: str, notices: Sequence[Notice], s: Sett
 
 
 async def _deliver_one(url: str, notice: Notice, s: Settings) -> str | None:
-    """Returns why the message was not sent."""
+    """Returns None, or why the message was not sent."""
     try:
         message = alert_message(notice, s.shop.name)
     except Exception as error:
@@ -77,7 +81,7 @@ async def _deliver_one(url: str, notice: Notice, s: Settings) -> str | None:
 
 
 def _send(url: str, message: Message) -> str | None:
-    """Runs `shop.alerts.sender`, and kills it after `SEND_SECONDS`. Returns why the message was not sent."""
+    """Runs `shop.alerts.sender`, at most `SEND_SECONDS`. Returns None, or why nothing was sent."""
     command, given = [sys.executable, "-P", str(_SENDER)], json.dumps([url, message.title, message.body])
     try:
         ended = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SEND_SECONDS, check=True)
@@ -90,7 +94,7 @@ def _send(url: str, message: Message) -> str | None:
 
 
 def _reason(service: str, url: str, failure: str, s: Settings) -> str:
-    """Contains no part of the URL, also where `mask` does not know that it is secret."""
+    """Contains no part of the URL, even if `mask` does not know that it is secret."""
     for part in sorted(parts_of_url(url), key=len, reverse=True):
         failure = failure.replace(part, MASKED)
     return f"entry {service.removeprefix('url-')} of ALERT_URLS: {mask(failure, s)[:_REASON]}"

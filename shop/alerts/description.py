@@ -30,7 +30,8 @@ class Description:
 
 
 def describe(notice: Notice) -> Description:
-    """Describes an alert as it was last evaluated. Raises KeyError and ValueError for a rule that this version does not know."""
+    """Describes an alert as it was last evaluated. Raises KeyError and ValueError for a rule that this
+    version does not know."""
     return _DESCRIBE[Rule(notice.rule)](notice, one_line(notice.subject), notice.details)
 
 
@@ -44,7 +45,7 @@ def _error_rate(notice: Notice, step: str, details: Mapping[str, Any]) -> Descri
         value=f"{notice.value:.1%}",
         threshold=f"{notice.threshold:.1%} (worker_monitoring.error_rate_threshold)",
         look=f"{_STATUS}, and the failed task runs in the Prefect UI",
-        do="Find the most frequent code among the failures, and repair what it names. Orders that failed are compensated, not lost.",
+        do="Find the most frequent code among the failures, and fix its cause. Orders that failed are compensated, not lost.",
     )
 
 
@@ -81,14 +82,14 @@ _SERVICES = {
     "inventory-service": ("the events inventory.service.unavailable in the Prefect UI", "check its logs"),
     "carrier": ("the logs of the runs in the Prefect UI that postpone orders", "check its status page, or top up its account"),
 }
-"""Where to look, and what to do, by the kind of service."""
+"""Where to look and what to do, by kind of service."""
 
 _OTHER_CAUSES = {
     "infrastructure": (
         "the infrastructure fails",
         "A disk, the memory, the network or the database's tables fail the workers.",
         "the logs of the runs in the Prefect UI: they name the error",
-        "Repair what the error names: free disk space, run the migrations, open the network.",
+        "Fix what the error names: free disk space, run the migrations, open the network.",
     ),
     "worker-of-another-version": (
         "no worker of another version is running",

@@ -1,4 +1,5 @@
-"""The message about an alert, and the payload of its Prefect event. Both are the same each time they are built for an alert and phase."""
+"""The message about an alert, and the payload of its Prefect event. Both are the same each time they are
+built for an alert and phase."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def notice_id(notice: Notice) -> str:
 
 
 def alert_message(notice: Notice, shop_name: str) -> Message:
-    """Describes what is wrong, since when, the value and the threshold, where to look and what to do; or that the alert has cleared.
+    """Describes what is wrong, since when, the value and the threshold, where to look and what to do; or that
+    the alert has cleared.
 
     Raises KeyError and ValueError for a rule that this version does not know.
     """
@@ -44,7 +46,7 @@ def alert_message(notice: Notice, shop_name: str) -> Message:
 
 
 def event_payload(notice: Notice) -> dict[str, Any]:
-    """The alert as data. Raises the same as `alert_message`."""
+    """Returns the alert as data. Raises the same as `alert_message`."""
     text, cleared = describe(notice), notice.phase == "cleared"
     because = f" {notice.over_because}." if notice.over_because else ""
     return {

@@ -16,10 +16,12 @@ from saga.failpoints import failpoint
 log = logging.getLogger(__name__)
 
 EVENT = "event"
-"""The delivery as a Prefect event; the others are `url-1`, `url-2`, ...: the entries of `ALERT_URLS`."""
+"""The delivery as a Prefect event; the other destinations are `url-1`, `url-2`, ...: the entries of
+`ALERT_URLS`."""
 _MOST = 10
 _CLAIM_SECONDS = 300
-"""Longer than delivering `_MOST` notices can take. After that, another worker may deliver them."""
+"""Claim duration in seconds, longer than delivering `_MOST` notices can take. Then another worker may
+deliver them."""
 _CLAIMING, _NOTING = failpoint("the commit of claiming notices of alerts"), failpoint("the commit of delivered notices of alerts")
 # The end of an alert is delivered after its beginning.
 _DUE = """
@@ -43,7 +45,7 @@ _CLAIM = text(
 _SENT = text(
     "UPDATE alert_notice SET sent_at = now(), error = NULL WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
 )
-_LATER = text(
+_RETRY_LATER = text(
     "UPDATE alert_notice SET error = :error, next_attempt_at = now() + make_interval(secs => 30 * power(2, least(attempts - 1, 7))) "
     "WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
 )
@@ -51,7 +53,7 @@ _LATER = text(
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One delivery: the beginning or the end of an alert, by one way."""
+    """One delivery: the beginning or the end of an alert, to one destination."""
 
     alert_id: int
     phase: Literal["raised", "cleared"]
@@ -71,31 +73,33 @@ class Notice:
 
     @property
     def key(self) -> str:
-        """The same for the same alert and phase, and for no other."""
+        """Unique per alert and phase."""
         return f"{self.alert_id}\n{self.phase}\n{self.rule}\n{self.subject}\n{self.since.timestamp()}"
 
 
 async def is_due(*ways: str, waited: float = 0) -> bool:
-    """Whether a notice for one of these ways has been due for `waited` seconds."""
+    """Returns whether a notice for one of these destinations has been due for `waited` seconds."""
     async with transaction() as tx:
         return bool((await tx.execute(_IS_DUE, {"ways": list(ways), "waited": waited})).scalar())
 
 
 async def claim(*ways: str) -> list[Notice]:
-    """Claims notices that are due, the oldest first. Those of a worker that dies are delivered again some minutes later."""
+    """Claims notices that are due, the oldest first. Notices of a worker that dies are delivered again
+    some minutes later."""
     async with transaction(_CLAIMING) as tx:
         rows = (await tx.execute(_CLAIM, {"ways": list(ways), "waited": 0.0, "most": _MOST, "claim": _CLAIM_SECONDS})).mappings()
         return sorted((Notice(**row) for row in rows), key=lambda notice: (notice.created_at, notice.alert_id))
 
 
 async def note(notices: Sequence[Notice], error: str | None = None) -> None:
-    """Records that notices were delivered; or the reason why not: they are retried after 30 s, 1 min, 2 min, up to about an hour."""
+    """Records that notices were delivered, or why not: then they are retried after 30 s, 1 min, 2 min, up
+    to about an hour."""
     async with transaction(_NOTING) as tx:
         for notice in notices:
             which = {"alert_id": notice.alert_id, "phase": notice.phase, "way": notice.way}
             if error is None:
                 await tx.execute(_SENT, which)
             else:
-                await tx.execute(_LATER, {**which, "error": error})
+                await tx.execute(_RETRY_LATER, {**which, "error": error})
     if error is not None and notices:
         log.warning("%d alert notices were not delivered (%s) and will be retried", len(notices), error)

@@ -22,15 +22,17 @@ from shop.settings import Settings
 ALL, REST = "all orders", "and more"
 """Subjects: the error rate over all steps; the orders beyond those that get an alert of their own."""
 _PAUSE_SECONDS = 15.0
-"""How long orders may be blocked by the infrastructure, or by the lack of a worker of their version, before the alert."""
-_EASED = 0.8
-"""An error rate alert clears below this share of the threshold: without the gap it would be raised and cleared again and again."""
+"""Minimum time in seconds that orders are blocked by the infrastructure, or by the lack of a worker of
+their version, before the alert."""
+_CLEARING_SHARE = 0.8
+"""An error rate alert clears below this share of the threshold: without the gap it would be raised and
+cleared again and again."""
 
 
 class Rule(StrEnum):
     ERROR_RATE = "error_rate"
-    """Share of failures among the steps, compensations and messages that ended in the window. Business refusals are not failures;
-    postponed attempts are covered by EXTERNAL_UNAVAILABLE."""
+    """Share of failures among the steps, compensations and messages that ended in the window. Business
+    refusals are not failures; postponed attempts are covered by EXTERNAL_UNAVAILABLE."""
     ORDER_WAITING = "order_waiting"
     """Seconds since an order without an outcome was submitted."""
     NEEDS_ATTENTION = "needs_attention"
@@ -42,7 +44,7 @@ class Rule(StrEnum):
 
 
 _MOST = {Rule.ORDER_WAITING: 3, Rule.NEEDS_ATTENTION: 10, Rule.RECOVERY_BEHIND: 3}
-"""How many orders get an alert of their own; the rest share one."""
+"""Limits the orders that get an alert of their own; the rest share one."""
 
 _EXAMPLES = 5
 
@@ -110,7 +112,8 @@ _BLOCKED = text(
 
 
 def evaluate(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> list[Breach]:
-    """Evaluates every rule. `already`: the open alerts, because some thresholds for clearing differ from those for raising.
+    """Evaluates every rule. `already`: the open alerts, because some thresholds for clearing differ from
+    those for raising.
 
     Every number comes from the journal: no process keeps state.
     """
@@ -131,7 +134,7 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
     asked = {"threshold": threshold, "open": sorted(known), "most": _MOST[rule] + len(known) + _EXAMPLES}
     rows = connection.execute(_ORDERS[rule], asked).all()
     alone = [row for row in rows if row.id in known]
-    if REST not in already:  # otherwise each order that moves up would raise an alert again
+    if REST not in already:  # else each order that moves up would raise a new alert
         alone += [row for row in rows if row.id not in known][: max(0, _MOST[rule] - len(alone))]
     for row in alone:
         details = {"order_id": row.id, **{name: getattr(row, name) for name in ("currency", "step", "code") if getattr(row, name)}}
@@ -144,8 +147,8 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
 
 
 def _external(connection: Connection, settings: Settings, already: Open) -> Iterator[Breach]:
-    """Finds external systems that are unavailable, from the orders that were postponed for them. A single pause of a circuit breaker raises
-    no alert."""
+    """Finds external systems that are unavailable, from the orders that were postponed for them. A single
+    pause of a circuit breaker raises no alert."""
     now: datetime = connection.execute(_NOW).scalar_one()
     blocked = {row.code: row for row in connection.execute(_BLOCKED, {"codes": list(EXTERNAL), "until_claimed": list(VERSION)})}
     for codes, subject, pause in (
@@ -175,13 +178,13 @@ def _error_rates(connection: Connection, config: Monitoring, settings: Settings,
     for subject, resource, total, failed, failures in rates:
         rate = failed / total if total else 0.0
         known = (Rule.ERROR_RATE, subject) in already
-        if (known and rate > threshold * _EASED) or (total >= least and rate > threshold):
+        if (known and rate > threshold * _CLEARING_SHARE) or (total >= least and rate > threshold):
             details = {"commands": total, "failed": failed, "window": window.name, **_most_frequent(failures)}
             yield Breach(Rule.ERROR_RATE, subject, resource, rate, threshold, None, details)
 
 
 def _most_frequent(failures: Mapping[str, int]) -> dict[str, Any]:
-    """The most frequent codes, including refusals."""
+    """Returns the most frequent codes, including refusals."""
     return {"codes": dict(list(failures.items())[:5])} if failures else {}
 
 

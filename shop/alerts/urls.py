@@ -9,7 +9,8 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9]*://\S+")
 
 
 def split_urls(text: str) -> tuple[str, ...]:
-    """Splits a list separated by blanks, line breaks or commas; a comma inside a URL (`?to=a@x.example,b@x.example`) separates nothing.
+    """Splits a list separated by blanks, line breaks or commas; a comma inside a URL
+    (`?to=a@x.example,b@x.example`) separates nothing.
 
     Raises ValueError, which does not show the text, for an entry that is not a URL.
     """

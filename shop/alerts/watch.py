@@ -1,4 +1,5 @@
-"""Evaluates the rules at intervals and keeps the state of alerts: each is raised once and clears once, however many workers evaluate."""
+"""Evaluates the rules at intervals and keeps the state of alerts: each is raised once and clears once,
+however many workers evaluate."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from shop.settings import Settings, settings
 
 Phase = Literal["raised", "cleared"]
 _EVALUATING = failpoint("the commit of alerts")
-_MAKE = text("INSERT INTO alert_watch (id) VALUES (1) ON CONFLICT DO NOTHING")
+_CREATE_STATE = text("INSERT INTO alert_watch (id) VALUES (1) ON CONFLICT DO NOTHING")
 # A worker that finds the row locked leaves the evaluation to the one that holds it.
-_TURN = text(
+_LOCK = text(
     "SELECT judged_at IS NULL OR judged_at <= now() - make_interval(secs => :seconds) FROM alert_watch WHERE id = 1 FOR UPDATE SKIP LOCKED"
 )
-_JUDGED = text("UPDATE alert_watch SET judged_at = now() WHERE id = 1")
+_EVALUATED = text("UPDATE alert_watch SET judged_at = now() WHERE id = 1")
 _PLANS = text("SELECT set_config('jit', 'off', true), set_config('work_mem', '32MB', true)")
 _OPEN = text("SELECT id, rule, subject FROM alert WHERE over_at IS NULL")
 _RAISE = text(
@@ -35,12 +36,12 @@ _RAISE = text(
     ON CONFLICT (rule, subject) WHERE over_at IS NULL DO NOTHING RETURNING id
     """
 )
-_STILL = text(
+_UPDATE = text(
     "UPDATE alert a SET value = r.value, threshold = r.threshold, details = r.details, judged_at = now() "
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(rule text, subject text, value float, threshold float, details jsonb) "
     "WHERE a.rule = r.rule AND a.subject = r.subject AND a.over_at IS NULL"
 )
-_OVER = text(
+_CLEAR = text(
     "UPDATE alert a SET over_at = now(), judged_at = now(), over_because = r.because "
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id bigint, because text) WHERE a.id = r.id AND a.over_at IS NULL"
 )
@@ -56,29 +57,30 @@ class Watched:
     """What one evaluation changed."""
 
     evaluated: bool
-    """False: alerts are turned off and none is open; another worker evaluates; or the last evaluation was less than
-    `health_check_interval_seconds` ago."""
+    """False: alerts are turned off and none is open; another worker evaluates; or the last evaluation was
+    less than `health_check_interval_seconds` ago."""
     raised: int = 0
     cleared: int = 0
     open: int = 0
 
 
 def watch(config: Monitoring | None = None) -> Watched:
-    """Evaluates every rule in one transaction, and records which alerts are raised and which clear, with the notices to be delivered.
+    """Evaluates every rule in one transaction, and records which alerts are raised and which clear, with the
+    notices to be delivered.
 
-    Where `worker_monitoring.enabled` is off nothing is evaluated, and open alerts clear. Blocks: not for an event loop. Raises
-    SQLAlchemyError if the database is unavailable, and MonitoringConfigError.
+    Where `worker_monitoring.enabled` is off nothing is evaluated, and open alerts clear. Blocks: not for an
+    event loop. Raises SQLAlchemyError if the database is unavailable, and MonitoringConfigError.
     """
     config, s = config or monitoring(), settings()
     with sync_engine(s.database_url).connect() as connection, connection.begin() as running:
         if not config.worker_monitoring.enabled and connection.execute(_OPEN).first() is None:
             return Watched(evaluated=False)
-        connection.execute(_MAKE)
-        if not connection.execute(_TURN, {"seconds": config.worker_monitoring.health_check_interval_seconds}).scalar():
+        connection.execute(_CREATE_STATE)
+        if not connection.execute(_LOCK, {"seconds": config.worker_monitoring.health_check_interval_seconds}).scalar():
             return Watched(evaluated=False)
         connection.execute(_PLANS)
         watched = _write(connection, config, s)
-        connection.execute(_JUDGED)
+        connection.execute(_EVALUATED)
         with _EVALUATING:
             running.commit()
     return watched
@@ -91,18 +93,18 @@ def _write(connection: Connection, config: Monitoring, s: Settings) -> Watched:
     still = [breach for breach in breaches if (breach.rule, breach.subject) in already]
     over = [(rule, number) for (rule, subject), number in already.items() if (rule, subject) not in subjects(breaches)]
     if still:
-        connection.execute(_STILL, {"rows": _rows(still)})
+        connection.execute(_UPDATE, {"rows": _rows(still)})
     raised = list(connection.execute(_RAISE, {"rows": _rows(new)}).scalars()) if new else []
     if over:
         because = [{"id": number, "because": _turned_off(rule, config)} for rule, number in over]
-        connection.execute(_OVER, {"rows": as_json(because)})
+        connection.execute(_CLEAR, {"rows": as_json(because)})
     _notify(connection, raised, "raised", s)
     _notify(connection, [number for _, number in over], "cleared", s)
     return Watched(True, len(raised), len(over), len(still) + len(raised))
 
 
 def _turned_off(rule: str, config: Monitoring) -> str | None:
-    """Why the rule is no longer evaluated; None: it is."""
+    """Returns why the rule is no longer evaluated; None if it is."""
     if not config.worker_monitoring.enabled:
         return _TURNED_OFF.format("enabled")
     if rule == Rule.ERROR_RATE and not config.worker_monitoring.alert_on_high_error_rate:

@@ -1,4 +1,4 @@
-"""The confirmation: four texts, and how they came about."""
+"""The confirmation: four texts and their origin."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 ELEMENTS = ("greeting", "order_summary", "next_steps", "tracking_info")
-"""The texts of a confirmation, in the order in which they are read."""
+"""The texts of a confirmation, in reading order."""
 
 TEMPLATE = "template"
-"""The `generation_model` of what no language model wrote."""
+"""`generation_model` of texts that no language model wrote."""
 
 
 class Confirmation(BaseModel):
-    """What the customer will read, ready to be laid out as a mail."""
+    """The texts that the customer will read."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,19 +28,21 @@ class Confirmation(BaseModel):
     generation_model: str
     """`template`, or the language model's name."""
     program_version: str | None = None
-    """Of the program that asked the language model: `plain`, or the version of the optimised one. None for the template."""
+    """The program that asked the language model: `plain`, or the version of the optimised one. None for
+    the template."""
     personalization_level: Literal["high", "standard"]
     """`high` if the customer's name is known."""
     content_length: int
-    """Characters of the four texts together."""
+    """Total length of the four texts, in characters."""
     includes_tracking: bool
-    """Whether it says how the parcel can be followed."""
+    """Whether the texts say how to track the parcel."""
     validation_warnings: list[str] = Field(default_factory=list)
-    """What was missing, and why a language model's text was not used. Never an exception's text, which may hold keys."""
+    """Missing elements, and why a language model's text was not used. Never an exception's text, which may
+    contain keys."""
 
 
 def missing(texts: Mapping[str, str]) -> list[str]:
-    """A warning for each element that is absent or empty."""
+    """Returns a warning for each element that is absent or empty."""
     return [f"missing element: {name}" for name in ELEMENTS if not texts.get(name, "").strip()]
 
 
@@ -52,7 +54,7 @@ def finish(
     warnings: Sequence[str] = (),
     program_version: str | None = None,
 ) -> Confirmation:
-    """The confirmation made of these texts, with a further warning for each missing one."""
+    """Makes the confirmation of these texts. Adds a warning for each missing element."""
     found = {name: texts.get(name, "").strip() for name in ELEMENTS}
     return Confirmation(
         **found,

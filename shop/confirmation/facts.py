@@ -1,6 +1,6 @@
-"""The order's facts as a confirmation says them: one text for each slot, in the language and format of the mail.
+"""The order's facts in a confirmation: one text per slot, in the language and format of the mail.
 
-A language model sees none of them. It is given what `inputs_of` returns, and nothing else of an order.
+A language model sees none of them; of an order it gets only the result of `inputs_of`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from shop.shipping.settings import ShippingSettings
 from shop.text.sanitize import one_line
 
 _SHOWN = 10
-"""Lines of the order that `{items}` names; the mail's table has all of them."""
+"""Limits the lines of the order that `{items}` names; the mail's table has all of them."""
 _METHOD_NAME = re.compile(r"[A-Za-z]+([_ -][A-Za-z]+){0,3}")
 _KNOWN_METHODS = frozenset({"credit_card", "debit_card", "paypal", "apple_pay", "google_pay"})
 
 
 def slot_values(order: Order, settings: Settings, language: Language) -> dict[str, str]:
-    """What fills each slot: one clean line each, without control characters."""
+    """Returns the text for each slot: one line each, without control characters."""
     return {
         "customer_name": order.addressee or language.say("nobody"),
         "order_id": one_line(order.id),
@@ -35,7 +35,7 @@ def slot_values(order: Order, settings: Settings, language: Language) -> dict[st
 
 
 def inputs_of(order: Order, settings: Settings, language: Language, mistakes: Sequence[str] = ()) -> dict[str, str]:
-    """What the language model is given; `mistakes` are the reasons why its first text was refused."""
+    """Returns the language model's inputs. `mistakes` are the reasons why its first text was refused."""
     pieces = sum([item.quantity for item in order.items])
     return {
         "language": language.english_name,
@@ -53,7 +53,7 @@ def _items(order: Order, language: Language) -> str:
 
 
 def _method(order: Order, language: Language) -> str:
-    """The method's name. Letters only: a card number typed into the wrong field is not a name."""
+    """Returns the method's name. Letters only: a card number typed into the wrong field is not a name."""
     if order.payment_info is None:
         return language.say("payment_method.not_given")
     method = order.payment_info.method

@@ -1,8 +1,8 @@
-"""Talking to the language model, on a thread and an event loop of its own.
+"""Client of the language model, on its own thread and event loop.
 
-So nothing that DSPy or a provider's library does (a second of imports, a blocking call, a cancellation that is
-ignored) holds up the orders that are worked on: they wait for a future, and stop waiting when their time is over.
-Nothing of a customer is kept: no cache on disk or in memory, no history, no trace.
+Nothing that DSPy or a provider's library does (a second of imports, a blocking call, an ignored cancellation)
+blocks the processing of orders: they await a future with a time limit. No customer data is kept: no cache on
+disk or in memory, no history, no trace.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from shop.runtime.extras import needs_extra
 from shop.settings import Settings
 
 LOCAL = "local/"
-"""How the names of models begin that `local_model` serves on this machine."""
+"""Prefix of the names of models that `local_model` serves on this machine."""
 
 _REFLECTION_SECONDS = 120
 
 
 class ModelStopped(Exception):
-    """Something within the conversation cancelled it or wanted the program to end; that must not look as if the order were cancelled."""
+    """The conversation was cancelled or ended by its own code, which must not look like a cancelled order."""
 
 
 class LocalModelUnavailable(Exception):
-    """No server of a local model is configured. The message says what to do, and holds no secret."""
+    """No server of a local model is configured. The message says what to do and contains no secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said, unchecked, and which program asked it."""
+    """The model's unchecked answer, and the program that asked."""
 
     texts: dict[str, str]
     program: str
     warning: str | None = None
-    """Why it is not the saved program."""
+    """Why the saved program was not used."""
 
 
 _starting = threading.Lock()
@@ -47,13 +47,13 @@ _limits: dict[int, asyncio.Semaphore] = {}
 
 
 async def ask(inputs: Mapping[str, str], settings: Settings) -> Answer:
-    """The model's texts as they came. Raises whatever went wrong. Cancelling this ends the conversation.
-    At most `settings.confirmation.concurrency` conversations of this process are under way at once."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_in_turn(inputs, settings), _own_loop()))
+    """Returns the model's unchecked texts. Raises any error of the conversation; cancelling this ends it.
+    `settings.confirmation.concurrency` limits the concurrent conversations of this process."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_with_slot(inputs, settings), _own_loop()))
 
 
-async def try_out(settings: Settings) -> None:
-    """Asks the model for a word or two. Raises whatever goes wrong."""
+async def probe(settings: Settings) -> None:
+    """Requests a very short answer from the model. Raises any error."""
 
     async def greet() -> None:
         with configured_dspy().context(**context(settings), max_trace_size=0):
@@ -74,11 +74,11 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _in_turn(inputs: Mapping[str, str], settings: Settings) -> Answer:
+async def _with_slot(inputs: Mapping[str, str], settings: Settings) -> Answer:
     limit = settings.confirmation.concurrency
     try:
         async with _limits.setdefault(limit, asyncio.Semaphore(limit)):
-            return await _converse(inputs, settings)
+            return await _request(inputs, settings)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -88,7 +88,7 @@ async def _in_turn(inputs: Mapping[str, str], settings: Settings) -> Answer:
         raise ModelStopped from None
 
 
-async def _converse(inputs: Mapping[str, str], settings: Settings) -> Answer:
+async def _request(inputs: Mapping[str, str], settings: Settings) -> Answer:
     dspy = configured_dspy()
     from shop.confirmation.program import in_use
     from shop.confirmation.signature import texts_of
@@ -100,15 +100,15 @@ async def _converse(inputs: Mapping[str, str], settings: Settings) -> Answer:
 
 
 def context(settings: Settings) -> dict[str, Any]:
-    """What `dspy.context` needs to speak with the model of these settings, and to keep nothing of what is said."""
+    """Returns the options of `dspy.context` for the model of these settings, without history or traces."""
     quiet = {"disable_history": True, "callbacks": [], "track_usage": False, "warn_on_type_mismatch": False}
     return {"lm": language_model(settings), **quiet}
 
 
 @lru_cache(maxsize=1)
 def configured_dspy() -> Any:
-    """DSPy, imported so that it asks no network and caches nothing. Raises `MissingExtra`."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # else its import asks the network
+    """Imports DSPy, configured so that it makes no network request and caches nothing. Raises `MissingExtra`."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # else its import makes a network request
     with needs_extra("llm", "DSPY_MODEL"):
         import dspy  # type: ignore[import-untyped]
 
@@ -117,18 +117,20 @@ def configured_dspy() -> Any:
 
 
 def language_model(settings: Settings) -> Any:
-    """The `dspy.LM` of `settings.language_model.model`. Kept between orders, for its connections.
+    """Returns the `dspy.LM` of `settings.language_model.model`. It is shared by orders, for its connections.
     Raises LocalModelUnavailable for a local model without DSPY_API_BASE."""
     asked = settings.language_model
     key = asked.api_key.get_secret_value() if asked.api_key else None
     name, temperature, stop = asked.model or "", asked.temperature, None
     if name.startswith(LOCAL):
         if asked.api_base is None:
-            raise LocalModelUnavailable(f"{name} needs its server: make run starts it; else see python -m shop.confirmation.local_model")
+            raise LocalModelUnavailable(
+                f"{name} needs a server at DSPY_API_BASE: make run starts one, or run python -m shop.confirmation.local_model"
+            )
         name = f"openai/{name.removeprefix(LOCAL)}"
         if "temperature" not in asked.model_fields_set:
-            temperature = 0.0  # a small model that is left to chance gets its slots wrong
-        stop = "[[ ## completed ## ]]"  # DSPy's mark of the end, after which a small model goes on
+            temperature = 0.0  # with a higher one, a small model gets its slots wrong
+        stop = "[[ ## completed ## ]]"  # DSPy's end mark: a small model does not stop there
     return _language_model(
         _Model(
             name,
@@ -142,7 +144,7 @@ def language_model(settings: Settings) -> Any:
     )
 
 
-# Not the whole settings: some of them cannot be hashed.
+# Not the settings object: some settings cannot be hashed.
 @dataclass(frozen=True, slots=True)
 class _Model:
     name: str
@@ -161,20 +163,20 @@ def _language_model(asked: _Model) -> Any:
     options: dict[str, Any] = {"cache": False, "num_retries": 1, "timeout": asked.seconds}
     if asked.api_base:
         options["api_base"] = asked.api_base
-        options["api_key"] = "none"  # a server of one's own often asks for none, and must not be sent another provider's
+        options["api_key"] = "none"  # own servers often require none, and must not get another provider's
     if asked.stop:
         options["stop"] = asked.stop
     if asked.api_key:
         options["api_key"] = asked.api_key
     try:
         return dspy.LM(asked.name, **limits, **options)
-    except dspy.LMConfigurationError:  # OpenAI's reasoning models take neither
+    except dspy.LMConfigurationError:  # OpenAI's reasoning models accept neither option
         return dspy.LM(asked.name, max_tokens=None, temperature=None, **options)
 
 
 def reflection_model(settings: Settings) -> Any:
-    """The `dspy.LM` of `DSPY_REFLECTION_MODEL`. Where the other model is, and its key, are also this one's if nothing else is
-    set and both are of the same provider; a key never goes to another provider."""
+    """Returns the `dspy.LM` of `DSPY_REFLECTION_MODEL`. Its address and key default to the other model's if both are of
+    the same provider; a key never goes to another provider."""
     asked = settings.language_model
     name = asked.reflection_model or ""
     base, key = asked.reflection_api_base, asked.reflection_api_key

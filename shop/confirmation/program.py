@@ -1,7 +1,7 @@
-"""The program that asks the language model, and which one is in use: the plain one, or the optimised one in a file.
+"""Selects the program that asks the language model: the plain one, or the optimised one from a file.
 
-The file is the JSON that DSPy saves. Only instructions and demonstrations are taken from it, which are text: nothing in it is run,
-and no other model or address is used. A file that cannot be used never fails an order.
+The file is the JSON that DSPy saves. Only its instructions and demonstrations are used, which are text:
+nothing in it is executed, and it selects no other model or address. An unusable file never fails an order.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from shop.runtime.files import write_atomic
 from shop.settings import Settings
 
 PLAIN = "plain"
-"""The version of the program that nothing was learned for."""
+"""The version of the program that was not optimised."""
 _LOCAL_DEMONSTRATIONS = 3
-"""Of each language."""
+"""Limits the demonstrations per language for a local model."""
 _MOST_BYTES = 1_000_000
 
 
@@ -35,17 +35,17 @@ class UnusableProgram(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A writer of texts with slots, and where it comes from."""
+    """A writer of texts with slots, and its origin."""
 
     writer: ConfirmationWriter
     version: str = PLAIN
-    """`plain`, or the beginning of the file's SHA-256."""
+    """`plain`, or the first characters of the file's SHA-256."""
     warning: str | None = None
-    """Why it is not the one in the file, if there is a file."""
+    """Why the file was not used, if there is one."""
 
 
 def save(writer: ConfirmationWriter, path: Path) -> Program:
-    """Replaces the file as a whole, or leaves it as it was. Raises OSError."""
+    """Replaces the file atomically. Raises OSError."""
     with tempfile.TemporaryDirectory() as folder:
         writer.save(file := Path(folder, "program.json"))
         data = file.read_bytes()
@@ -54,7 +54,8 @@ def save(writer: ConfirmationWriter, path: Path) -> Program:
 
 
 def load(path: Path) -> Program:
-    """The program in this file. Raises UnusableProgram, OSError, or whatever a file that is no program causes."""
+    """Returns the program in this file. Raises UnusableProgram, OSError, or any other error that an
+    invalid file causes."""
     with path.open("rb") as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
@@ -72,7 +73,7 @@ def load(path: Path) -> Program:
 
 
 def plain(settings: Settings) -> Program:
-    """The program without a file. A small model on this machine is shown examples; for others the instructions are enough."""
+    """Returns the program without a file. Only a local model needs examples."""
     writer = ConfirmationWriter()
     if (settings.language_model.model or "").startswith(LOCAL):
         languages = groupby(demonstrations(settings), attrgetter("language"))
@@ -82,11 +83,11 @@ def plain(settings: Settings) -> Program:
 
 _reading = threading.Lock()
 _read: dict[Path, tuple[object, Program | str]] = {}
-"""For each path the state of the file when it was read, and the program, or why it cannot be used."""
+"""For each path, the file's state when it was read, and the program or why it cannot be used."""
 
 
 def in_use(settings: Settings) -> Program:
-    """The program for the next order. Reads the file only when it has changed. Never raises."""
+    """Returns the program for the next order. Reads the file only after it changed. Never raises."""
     path = settings.confirmation.program
     try:
         found = os.stat(path)  # noqa: PTH116 - for every order
@@ -94,14 +95,14 @@ def in_use(settings: Settings) -> Program:
     except FileNotFoundError:
         return plain(settings)
     except OSError as error:
-        return _instead(settings, type(error).__name__)
+        return _fallback(settings, type(error).__name__)
     with _reading:
         if (known := _read.get(path)) is None or known[0] != state:
             known = _read[path] = (state, _loaded(path))
-    return known[1] if isinstance(known[1], Program) else _instead(settings, known[1])
+    return known[1] if isinstance(known[1], Program) else _fallback(settings, known[1])
 
 
-def _instead(settings: Settings, why: str) -> Program:
+def _fallback(settings: Settings, why: str) -> Program:
     return Program(plain(settings).writer, warning=f"confirmation program not used: {why}")
 
 
@@ -110,7 +111,7 @@ def _loaded(path: Path) -> Program | str:
         return load(path)
     except UnusableProgram as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - whatever is in that file, orders go on
+    except Exception as error:  # noqa: BLE001 - an invalid file must not fail orders
         return type(error).__name__
 
 

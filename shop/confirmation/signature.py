@@ -1,4 +1,4 @@
-"""What the language model is asked. Importing this imports DSPy, which takes a second: see `language_model`."""
+"""The language model's task. Importing this imports DSPy, which takes a second: see `language_model`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OUTPUTS = frozenset(WriteConfirmation.output_fields)
 
 
 class ConfirmationWriter(dspy.Module):  # type: ignore[misc]
-    """The inputs of `facts.inputs_of` in; four texts with slots out, or fewer if the answer cannot be read."""
+    """Turns the inputs of `facts.inputs_of` into four texts with slots, or fewer if unreadable."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class ConfirmationWriter(dspy.Module):  # type: ignore[misc]
             return dspy.Prediction()
 
     def _shown(self, inputs: dict[str, Any]) -> list[Any]:
-        """The demonstrations in the language that is asked for."""
+        """Returns the demonstrations in the requested language."""
         return [demo for demo in self.write.demos if demo.get("language") == inputs["language"]]
 
 
 def texts_of(prediction: Any) -> dict[str, str]:
-    """The texts of an answer that are there."""
+    """Returns the texts that an answer has."""
     return {name: text for name in ELEMENTS if isinstance(text := prediction.get(name), str)}

@@ -1,7 +1,8 @@
-"""Slots: names in braces where a fact of the order belongs. A language model writes the prose around them, code fills them in.
+"""Slots: names in braces for facts of the order. A language model writes the prose, code fills the slots.
 
-What a model wrote is checked before anything is filled in: it has the slots that it needs, and in its own words no digit, no
-amount, no address and no promise. So every amount, number, name and item in a confirmation comes from the order.
+A model's text is checked before its slots are filled: it has the required slots, and in its own words no
+digit, amount, address or promise. So every amount, number, name and item in a confirmation comes from the
+order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from shop.notifications.settings import LANGUAGES
 from shop.text.sanitize import paragraphs
 
 LONGEST = 600
-"""Characters of one text before its slots are filled."""
+"""Limits one text before its slots are filled, in characters."""
 
 
 class _Slots(NamedTuple):
@@ -32,40 +33,41 @@ SLOTS: Mapping[str, _Slots] = {
     "next_steps": _Slots(("delivery",), ("address",)),
     "tracking_info": _Slots(("tracking",)),
 }
-"""The slots that each text of a confirmation must have and those that it may have, each at most once."""
+"""The required and the optional slots of each text of a confirmation, each at most once."""
 
 FORBIDDEN = ("numbers", "currencies", "times", "promises", "contacts")
-"""What the word lists of a language are about, under `[prose]` in its file. There is a list of common words as well."""
+"""Names of a language's word lists, under `[prose]` in its file. There is a list of common words as well."""
 
 _SLOT = re.compile(r"\{(\w{1,40})\}")
 _JOINED = re.compile(r"""[^\s("'“„«‚‘]\{|\}[^\s.,;:!?)"'’”»“‘…]""")
-"""A slot that touches something which could change its meaning: a letter, a minus, another slot."""
+"""A slot that touches a character which could change its meaning: a letter, a minus sign, another slot."""
 _OWN_SENTENCE = re.compile(r"(?:^|[.!?…]\s+)\{tracking\}(?=\s|$)")
 _SENTENCE = 5
-"""Words from which on a text has at least one common word of its language."""
+"""Minimum number of words from which a text must have a common word of its language."""
 _ADDRESS = re.compile(r"\w\.\w")
 _PUNCTUATION = frozenset(".,;:!?'\"()-–—…’‘“”„‚«»¡¿")
 
 
 def clean(text: str) -> str:
-    """The text as it is checked and sent: compatibility characters as usual ones, without control and invisible characters."""
+    """Normalises a text for checking and sending: replaces compatibility characters, removes control and
+    invisible characters."""
     return unicodedata.normalize("NFKC", paragraphs(text))
 
 
 def fill(texts: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
-    """The texts with their slots filled, in a single pass: a value that looks like a slot stays as it is.
-    KeyError if there is no value for a slot."""
+    """Fills the slots of the texts in a single pass: a value that looks like a slot stays as it is. Raises
+    KeyError for a slot without a value."""
     return {name: _SLOT.sub(lambda slot: values[slot[1]], text) for name, text in texts.items()}
 
 
 def problems(texts: Mapping[str, str], code: str) -> list[str]:
-    """Why these texts, in the language of this code, must not be sent. Empty if they may be."""
+    """Returns why these texts, in the language of this code, must not be sent; empty if they may be."""
     found = [f"{name}: {why}" for name in ELEMENTS if name in texts for why in dict.fromkeys(_problems(name, texts[name], code))]
     return [*missing(texts), *found]
 
 
 def can_check(code: str) -> bool:
-    """Whether the language has word lists of its own."""
+    """Whether there are word lists for the language."""
     return all(f"prose.{kind}" in words(code) for kind in ("common", *FORBIDDEN))
 
 
@@ -95,13 +97,15 @@ def _problems(name: str, text: str, code: str) -> Iterator[str]:
 
 
 def _is_in(code: str, spoken: list[str]) -> bool:
-    """Whether these are words of this language: not more common words of another one, and of a sentence at least one."""
+    """Whether the words are of this language: no other language has more of them as common words, and a
+    sentence has at least one common word."""
     known = {language: sum(word.casefold() in common for word in spoken) for language, common in _common_words().items()}
     return known[code] == max(known.values()) and (known[code] > 0 or len(spoken) < _SENTENCE)
 
 
 def _may_be_used(sign: str, code: str) -> bool:
-    """Letters of the language's scripts, blanks and punctuation; no digit or numeral of any script, no currency sign, no markup."""
+    """Allows letters of the language's scripts, blanks and punctuation; no digits or numerals of any
+    script, currency signs or markup."""
     if sign.isalpha():
         return not sign.isnumeric() and _script(sign) in _scripts(code)
     return sign in _PUNCTUATION or sign in " \n"
@@ -109,13 +113,13 @@ def _may_be_used(sign: str, code: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _script(letter: str) -> str:
-    """The first two words of its name: LATIN SMALL, CYRILLIC CAPITAL, HIRAGANA LETTER."""
+    """Returns the first two words of the letter's name: LATIN SMALL, CYRILLIC CAPITAL, HIRAGANA LETTER."""
     return " ".join(unicodedata.name(letter, "").split()[:2])
 
 
 @lru_cache
 def _scripts(code: str) -> frozenset[str]:
-    """Those that the language's own file is written in."""
+    """Returns the scripts of the language's own file."""
     return frozenset([_script(letter) for text in words(code).values() for letter in text if letter.isalpha()])
 
 
@@ -126,7 +130,8 @@ def _common_words() -> dict[str, frozenset[str]]:
 
 @lru_cache(maxsize=1)
 def _word_lists() -> tuple[re.Pattern[str], dict[str, re.Pattern[str]]]:
-    """What may be written, and what may not, of all languages together: a model may answer in another one than it was asked for."""
+    """Returns the patterns of permitted and of forbidden words of all languages: a model may answer in a
+    language that was not requested."""
     lists = {kind: " ".join([words(code).get(f"prose.{kind}", "") for code in _languages()]) for kind in ("allowed", *FORBIDDEN)}
     patterns = {kind: _pattern(entries) for kind, entries in lists.items()}
     return patterns.pop("allowed"), patterns
@@ -137,6 +142,6 @@ def _languages() -> list[str]:
 
 
 def _pattern(entries: str) -> re.Pattern[str]:
-    """`*` is the rest of a word, `_` a blank or hyphen."""
+    """Compiles entries in which `*` stands for the rest of a word and `_` for a blank or hyphen."""
     found = [re.escape(entry).replace(r"\*", r"\w*").replace("_", r"[\s-]+") for entry in entries.casefold().split()]
     return re.compile(rf"\b(?:{'|'.join(found)})\b")

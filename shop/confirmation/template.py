@@ -1,4 +1,4 @@
-"""The writer that always works: no language model, no network, microseconds."""
+"""The template, which is always available: no language model, no network."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from shop.settings import Settings
 
 
 def write(values: Mapping[str, str], language: Language) -> dict[str, str]:
-    """The four texts of the language's file with their slots filled. They hold when the mail is sent: after the parcel is booked, with
-    its tracking number below them."""
+    """Fills the slots of the four texts in the language's file. The mail is sent after the parcel is
+    booked and shows the tracking number below them."""
     return {name: language.say(f"confirmation.{name}", **values) for name in ELEMENTS}
 
 
 def template_confirmation(order: Order, settings: Settings) -> Confirmation:
-    """The whole confirmation from the template."""
+    """Makes the whole confirmation from the template."""
     language = language_of(order.shipping_info.country if order.shipping_info else None, settings)
     texts = write(slot_values(order, settings, language), language)
     return finish(texts, TEMPLATE, personal=bool(order.addressee))

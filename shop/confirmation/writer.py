@@ -1,4 +1,4 @@
-"""Writes an order's confirmation, always, and within the time limit."""
+"""Writes an order's confirmation within a time limit. Always succeeds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from shop.runtime.extras import MissingExtra
 from shop.settings import Settings
 
 _MOST = 20
-"""Reasons of one text that are stored, and that the model is given."""
+"""Limits the reasons that are stored per text and passed to the model."""
 
 
 async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
-    """The language model's text if a model is set, answers in time, and writes nothing that must not be sent; else the template's. A
-    text with mistakes is written once more, with the mistakes named, within the same time limit. Never raises because of the model:
-    `validation_warnings` says why its text was not used."""
+    """Returns the language model's text if a model is set, answers in time and passes the checks; else the
+    template's.
+
+    A text that fails the checks is requested once more, with the reasons, within the same time limit. Never
+    raises an error of the model: `validation_warnings` says why its text was not used.
+    """
     language = language_of(order.shipping_info.country if order.shipping_info else None, settings)
     values, personal = slot_values(order, settings, language), bool(order.addressee)
     if settings.language_model.model is None:
@@ -33,7 +36,7 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
     try:
         async with asyncio.timeout(settings.confirmation.timeout_seconds):
             answer = await _attempt(order, settings, language, reasons)
-    except Exception as error:  # noqa: BLE001 - whatever it is, a paid order goes on
+    except Exception as error:  # noqa: BLE001 - no error of the model may fail a paid order
         reasons.append(str(error) if isinstance(error, (LocalModelUnavailable, MissingExtra)) else type(error).__name__)
     if answer is None:
         warnings = _warnings("language model not used", reasons)
@@ -44,7 +47,8 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
 
 
 async def _attempt(order: Order, settings: Settings, language: Language, reasons: list[str]) -> Answer | None:
-    """An answer with slots that may be sent; None if the second one may not be, either. Adds what was wrong with each to `reasons`."""
+    """Returns an answer with slots that may be sent; None if two attempts failed the checks. Adds the
+    reasons to `reasons`."""
     if not can_check(language.code):
         reasons.append(f"the language {language.code} has no word lists")
         return None

@@ -1,7 +1,7 @@
-"""Durations as counts in buckets, from which percentiles are read: one pass over any number of rows, without sorting.
+"""Durations as counts in buckets, for percentiles in one pass over any number of rows, without sorting.
 
-A bucket is 5 % wide (twenty per factor of e), so a percentile or mean is at most 2.6 % off. The database counts: rows carry the number of
-their bucket in a generated column (`cell`), computed when they are written.
+A bucket is 5 % wide (twenty per factor of e), so a percentile or mean is at most 2.6 % off. The database
+counts: the bucket of a row is a generated column (`cell`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict
 
 _PER_FACTOR_OF_E = 20
 LARGEST_ERROR = math.exp(0.5 / _PER_FACTOR_OF_E) - 1
-"""Relative error of a percentile or mean."""
+"""Limits the relative error of a percentile or mean."""
 
 
 def bucket_sql(begun: str, ended: str) -> str:
-    """The SQL that computes the bucket from two times; NULL while there is no end. Covers a tenth of a millisecond to thirty years."""
+    """Returns the SQL that computes the bucket from two times; NULL without an end. Covers a tenth of a
+    millisecond to thirty years."""
     seconds = f"date_part('epoch', {ended} - {begun})"
     return f"floor(ln(least(greatest({seconds}, 0.0001), 1e9)) * {_PER_FACTOR_OF_E})::smallint"
 
@@ -44,7 +45,7 @@ def durations(counts: Mapping[int, int]) -> Durations:
 
 
 def _percentile(counts: Mapping[int, int], total: int, share: float) -> float:
-    """The smallest duration that at least this share of all do not exceed."""
+    """Returns the smallest duration that at least this share of all do not exceed."""
     wanted, seen = math.ceil(total * share), 0
     for bucket in sorted(counts):
         seen += counts[bucket]
@@ -54,5 +55,5 @@ def _percentile(counts: Mapping[int, int], total: int, share: float) -> float:
 
 
 def middle_ms(bucket: int) -> float:
-    """The geometric middle of a bucket, in milliseconds."""
+    """Returns the geometric middle of a bucket, in milliseconds."""
     return math.exp((bucket + 0.5) / _PER_FACTOR_OF_E) * 1000

@@ -21,7 +21,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments import charge
 
 REASONS_READ = 5000
-"""Maximum number of confirmation warnings read: the latest of the window."""
+"""Limits the confirmation warnings that are read, the latest of the window."""
 _ENDED = text(
     "SELECT outcome, currency, cell, count(*) AS orders, sum(amount_charged) AS charged, sum(amount_refunded) AS refunded "
     "FROM customer_order WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until AND outcome IS NOT NULL "
@@ -110,7 +110,8 @@ class Confirmations(BaseModel):
     by_template: int
     by_model: int
     reasons: dict[str, int]
-    """Why a language model's text was rejected or requested again: the twenty most frequent reasons of the latest `REASONS_READ`."""
+    """Why a language model's text was rejected or requested again: the twenty most frequent reasons of the
+    latest `REASONS_READ`."""
 
 
 class BusinessMetrics(BaseModel):
@@ -145,7 +146,7 @@ class BusinessMetrics(BaseModel):
 def business_metrics(
     connection: Connection, window: Window, commands: Sequence[Counted], compensations: Sequence[Counted]
 ) -> BusinessMetrics:
-    """Reads and adds up. Amounts are per currency; nothing is added across currencies."""
+    """Reads and adds up the metrics. Amounts are per currency and never added across currencies."""
     ended = connection.execute(_ENDED, window.bounds).all()
     outcomes: Counter[str] = Counter(dict.fromkeys(map(str, Outcome), 0))
     took: Counter[int] = Counter()
@@ -198,7 +199,7 @@ def _confirmations(connection: Connection, window: Window, commands: Sequence[Co
 
 
 def _trimmed(amounts: dict[str, Decimal]) -> dict[str, Any]:
-    """Columns have six decimals; amounts keep those that they need, at least two."""
+    """Trims the columns' six decimals to those that an amount needs, at least two."""
     return {
         name: amount.quantize(Decimal("0.01")) if amount == amount.quantize(Decimal("0.01")) else amount for name, amount in amounts.items()
     }

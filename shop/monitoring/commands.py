@@ -1,6 +1,7 @@
 """Reads the journal once, for the metrics of events, of steps and of the business.
 
-Counts rows by step, status, remark and bucket, from an index that has all of them: a million in a third of a second.
+Counts rows by step, status, remark and bucket, from an index that has all of them: a million in a third of a
+second.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Counted:
 
     @property
     def postponed(self) -> bool:
-        """Whether the attempt has not ended but will be made again, when an external system is available again."""
+        """Whether the attempt is repeated when an external system is available again."""
         return self.status == POSTPONED
 
     @property
@@ -69,27 +70,30 @@ class Counted:
 
 
 def read_commands(connection: Connection, window: Window) -> list[Counted]:
-    """Steps that ended in the window, done or failed, and postponed attempts. A step that is repeated counts once, when it last ended."""
+    """Steps that ended in the window, done or failed, and postponed attempts. A step that is repeated counts
+    once, when it last ended."""
     return _read_apart(connection, window, _COMMANDS, _POSTPONED)
 
 
 def read_compensations(connection: Connection, window: Window) -> list[Counted]:
-    """Compensations that ended in the window, and postponed attempts; `step` is the one that was compensated."""
+    """Compensations that ended in the window, and postponed attempts; `step` is the one that was
+    compensated."""
     return _read_apart(connection, window, _COMPENSATIONS, _UNDO_POSTPONED)
 
 
 def read_messages(connection: Connection, window: Window) -> list[Counted]:
-    """Mails and messages to the CRM that were sent in the window; `step` is their kind, and their bucket has no meaning."""
+    """Mails and messages to the CRM that were sent in the window; `step` is their kind, and their bucket has
+    no meaning."""
     return _read(connection, _MESSAGES, window)
 
 
 def that_ended(counted: Iterable[Counted]) -> list[Counted]:
-    """Without the postponed attempts."""
+    """Returns the counts without the postponed attempts."""
     return [each for each in counted if not each.postponed]
 
 
 def bucket_counts(counted: Iterable[Counted]) -> Counter[int]:
-    """Counts by bucket."""
+    """Returns the counts by bucket."""
     found: Counter[int] = Counter()
     for each in counted:
         found[each.bucket] += each.commands
@@ -101,14 +105,14 @@ def total(counted: Iterable[Counted]) -> int:
 
 
 def share(part: int, whole: int) -> float | None:
-    """None if there is nothing to divide."""
+    """Returns the share; None if there is nothing to divide."""
     return part / whole if whole else None
 
 
 def _read_apart(connection: Connection, window: Window, every: TextClause, postponed: TextClause) -> list[Counted]:
     found = _read(connection, every, window)
     if all(each.done or (each.remark is not None and each.remark not in EXTERNAL) for each in found):
-        return found  # the usual case: nothing can be postponed
+        return found  # the usual case: nothing is postponed
     apart = _read(connection, postponed, window, external=list(EXTERNAL))
     less = {(each.step, each.status, each.remark, each.bucket): each for each in apart}
     left = []

@@ -30,10 +30,10 @@ class Logging(_Part):
     default_logger: Literal["composite", "console", "file"] = "composite"
     """`console`: for people, on standard error. `file`: JSON lines, for machines. `composite`: both."""
     level: Level | None = None
-    """None: what `LOG_LEVEL` says."""
+    """None: `LOG_LEVEL` applies."""
     file_path: str | None = Field(default=None, min_length=1)
-    """From the project's folder, unless it is absolute. None: `logs/shop.jsonl` in `VAR_DIR`. Host and pid are inserted into the name
-    (`shop.HOST-PID.jsonl`): each process has its own file."""
+    """From the project's folder, unless it is absolute. None: `logs/shop.jsonl` in `VAR_DIR`. Host and pid
+    are inserted into the name (`shop.HOST-PID.jsonl`): each process has its own file."""
     max_file_size_mb: float = Field(default=50, ge=0.01, le=10_000)
     """Size at which a process begins a new file; it keeps five older ones."""
 
@@ -43,7 +43,8 @@ class EventMonitoring(_Part):
 
     enabled: bool = True
     trace_retention_hours: float = Field(default=48, gt=0, le=24 * 366)
-    """How long samples of processes, and log files of processes that have ended, are kept. Orders and their journal stay."""
+    """How long samples of processes, and log files of processes that have ended, are kept. Orders and their
+    journal stay."""
     track_payload_size: bool = True
 
 
@@ -52,7 +53,8 @@ class WorkerMonitoring(_Part):
 
     enabled: bool = True
     health_check_interval_seconds: float = Field(default=15, ge=1, le=3600)
-    """Heartbeat interval of long-running processes. One without a heartbeat for three intervals counts as lost."""
+    """Heartbeat interval of long-running processes. One without a heartbeat for three intervals counts as
+    lost."""
     performance_window_minutes: float = Field(default=30, gt=0, le=366 * 24 * 60)
     """Default window of metrics."""
     alert_on_high_error_rate: bool = True
@@ -78,14 +80,14 @@ class Monitoring(_Part):
     metrics_collection: MetricsCollection = MetricsCollection()
 
     def log_file(self, var_dir: Path, process: str = "*") -> Path:
-        """The file of JSON lines of a process (its host and pid); `*`: the pattern of the names of all."""
+        """Returns the JSON lines file of a process (host and pid); `*` returns the pattern of all names."""
         given = self.logging.file_path
         path = HOME / Path(given).expanduser() if given else var_dir / "logs" / "shop.jsonl"
         return path.with_name(f"{path.stem}.{process}{path.suffix}")
 
 
 class MonitoringConfigError(ValueError):
-    """The file cannot be used. `problems` has one line for each error."""
+    """The file is invalid. `problems` has one line per error."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
         self.path, self.problems = path, tuple(problems)
@@ -93,7 +95,8 @@ class MonitoringConfigError(ValueError):
 
 
 def load(path: Path) -> Monitoring:
-    """Reads a file. Raises MonitoringConfigError if it does not exist, is not YAML, or has invalid keys or values."""
+    """Reads a file. Raises MonitoringConfigError if it is missing or not YAML, or a key or value is
+    invalid."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except (OSError, UnicodeError) as error:
@@ -112,7 +115,7 @@ def load(path: Path) -> Monitoring:
 
 
 def monitoring() -> Monitoring:
-    """The configuration of this process, read once. Raises MonitoringConfigError."""
+    """Returns the configuration of this process, read once. Raises MonitoringConfigError."""
     path = settings().monitoring.config
     return Monitoring() if path is None else _loaded(HOME / path.expanduser())
 
@@ -127,7 +130,7 @@ def _problem(error: Any) -> str:
     where = ".".join(path)
     if error["type"] == _UNKNOWN:
         alike = get_close_matches(path[-1], _keys(path[:-1]), n=1)
-        return f"{where}: there is no such key" + (f"; is {'.'.join([*path[:-1], alike[0]])} meant?" if alike else "")
+        return f"{where}: unknown key" + (f"; did you mean {'.'.join([*path[:-1], alike[0]])}?" if alike else "")
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, not {str(error['input'])[:80]!r}"
 
 

@@ -1,4 +1,4 @@
-"""The codes of the errors that a step can end with. A refusal, a "no" of the business, is counted apart from failures."""
+"""Error codes that a step can end with. Business refusals are counted separately from failures."""
 
 from __future__ import annotations
 

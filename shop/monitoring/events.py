@@ -12,7 +12,7 @@ from shop.monitoring.commands import Counted, bucket_counts, share, that_ended, 
 from shop.monitoring.window import Window
 
 MEASURED = 2000
-"""Maximum number of payloads measured: the latest of the window."""
+"""Limits the payloads that are measured, the latest of the window."""
 _SIZES = text(
     """
     SELECT count(*) AS measured, CAST(avg(size) AS float) AS mean, max(size) AS largest,

@@ -1,4 +1,5 @@
-"""Log lines for people (text on standard error) and for machines (a JSON file per process): built and masked once per record."""
+"""Log lines for people (text on standard error) and for machines (a JSON file per process): built and masked
+once per record."""
 
 from __future__ import annotations
 
@@ -30,22 +31,23 @@ from shop.text.sanitize import tame
 
 _MEGABYTE = 1_000_000
 KEPT = 5
-"""Older files kept of each process: `shop.HOST-PID.jsonl.1` is the latest of them."""
+"""Number of older files per process: `shop.HOST-PID.jsonl.1` is the latest of them."""
 _REPORTED_AGAIN_SECONDS = 60
 _FOR_COLLECTORS = 0o640
-"""Mode of a file outside of `VAR_DIR`: its group may run a log collector."""
+"""Mode of a file outside `VAR_DIR`: its group may run a log collector."""
 _WHERE = ("order_id", "step", "orders", "flow_run_id", "task_run_id")
-_ON_THE_LINE = ("order_id", "step")
-"""The fields that people see; machines get all."""
+_SHOWN_FIELDS = ("order_id", "step")
+"""The fields that people see; the JSON lines have all."""
 _NOT_MORE = frozenset({"timestamp", "level", "logger", "event", "exception", "pid", *_WHERE})
 _JSON = "_json"
-"""The attribute of a record that has its JSON line."""
+"""The attribute of a record for its JSON line."""
 _EXCEPTION = logging.Formatter()
 _OWN = frozenset({*vars(logging.LogRecord("", 0, "", 0, "", None, None)), "message", "asctime", "send_to_api"})
 
 
 def lines_of(record: logging.LogRecord) -> EventDict:
-    """The record as fields, masked: `event`, `level`, `logger`, `timestamp`, `exception`, order, step, run, and its other fields."""
+    """Returns the masked fields of a record: `event`, `level`, `logger`, `timestamp`, `exception`, order,
+    step, run, and its other fields."""
     s, where = settings(), fields()
     more: dict[str, Any] = {}
     if isinstance(record.msg, dict):  # logged with structlog
@@ -78,22 +80,22 @@ def lines_of(record: logging.LogRecord) -> EventDict:
 
 
 def for_people(made: EventDict, created: float) -> str:
-    """One line, with the order and step unless the text names them; an exception below it."""
+    """Formats one line, with order and step unless the text names them; an exception follows below."""
     clock = time.strftime("%H:%M:%S", time.localtime(created))
     return f"{clock} | {made['level'].upper():<7} | {made['logger']} - {as_text(made)}"
 
 
 def as_text(made: EventDict) -> str:
-    """The same without time and logger, for places that show them anyway."""
+    """Formats a line without time and logger, for places that show them."""
     said = made["event"]
-    about = [str(made[key]) for key in _ON_THE_LINE if key in made and str(made[key]) not in said]
+    about = [str(made[key]) for key in _SHOWN_FIELDS if key in made and str(made[key]) not in said]
     more = [f" {key}={value}" for key, value in made.items() if key not in _NOT_MORE]
     which = f" [{', '.join(about)}]" if about else ""
     return f"{said}{which}{''.join(more)}".replace("\n", " ") + (f"\n{made['exception']}" if "exception" in made else "")
 
 
 class Lines(logging.Handler):
-    """Writes records for people, for machines, or for both. A line that cannot be written fails nothing else."""
+    """Writes records for people, for machines, or both. An unwritable line causes no other failure."""
 
     def __init__(self, config: Monitoring, *, people: bool, machines: bool) -> None:
         super().__init__()
@@ -134,9 +136,9 @@ class _JsonFile(RotatingFileHandler):
         return os.fdopen(descriptor, "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  (logging's)
-        """Says once a minute that lines are lost, and opens the file again at the next line."""
+        """Reports lost lines once a minute, and reopens the file at the next line."""
         error = sys.exc_info()[1]
-        stream, self.stream = self.stream, None  # as logging has it before the first line
+        stream, self.stream = self.stream, None  # the state before the first line
         if stream is not None:
             with suppress(OSError):
                 stream.close()
@@ -151,7 +153,7 @@ _opening = threading.Lock()
 
 
 def _json_file(config: Monitoring, var_dir: Path) -> _JsonFile:
-    """The file of this process; all handlers share it."""
+    """Returns the file of this process, which all handlers share."""
     global _open_file  # noqa: PLW0603
     path = config.log_file(var_dir, f"{socket.gethostname()}-{os.getpid()}").absolute()
     with _opening:
@@ -168,7 +170,7 @@ def _most_bytes(config: Monitoring) -> int:
 
 
 def _remove_old_files(config: Monitoring, var_dir: Path) -> None:
-    """Removes the files of processes that have ended, after `trace_retention_hours` without a line."""
+    """Deletes the files of ended processes, after `trace_retention_hours` without a line."""
     files = config.log_file(var_dir)
     before, after = map(re.escape, files.name.split("*"))
     name = re.compile(rf"{before}(?P<host>.+)-(?P<pid>\d+){after}(?:\.\d+)?")
@@ -180,7 +182,7 @@ def _remove_old_files(config: Monitoring, var_dir: Path) -> None:
 
 
 def _is_running(host: str, pid: int) -> bool:
-    """False for a process of another machine: nothing can be known about it."""
+    """Returns whether the process runs. False for another machine, whose processes are unknown."""
     return host == socket.gethostname() and psutil.pid_exists(pid)
 
 

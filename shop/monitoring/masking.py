@@ -1,4 +1,5 @@
-"""Masks what log lines must not show: secrets from the settings, card numbers, mail addresses, and fields that identify a person."""
+"""Masks what log lines must not show: secrets from the settings, card numbers, mail addresses, and fields
+that identify a person."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ from shop.text import card_numbers
 MASKED = "[masked]"
 _SHORTEST_SECRET = 6
 _SHORTEST_TOKEN = 10
-"""Of what is masked in a URL beside its password. Shorter parts are ordinary words too often."""
+"""Minimum length of masked parts of a URL other than its password. Shorter parts are often ordinary words."""
 _LONGEST, _MARGIN = 50_000, 1_000
-"""Maximum characters of a text, which limits the time that masking takes; and further characters that are masked as well, so that no secret
-is cut in two."""
+"""Limits a text in characters, and so the time for masking; and the additional characters that are masked,
+so that no secret is cut in two."""
 _BITS = 63
-"""Largest integers that can be written as JSON."""
+"""Limits integers, in bits, to what can be written as JSON."""
 _PERSONAL = frozenset(
     "name first_name last_name full_name customer_name recipient company street street1 street2 address address2 line1 line2 city zip "
     "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address billing_address payment_info "
@@ -31,7 +32,7 @@ _PERSONAL = frozenset(
 """Fields whose value is never shown, in any spelling of case and hyphens."""
 _MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 _BEFORE_INPUT, _AFTER_INPUT = "input_value=", ", input_type="
-"""pydantic repeats its input between them. The input may contain them as well, so the last one in a line counts."""
+"""pydantic repeats its input between these. The last one in a line counts: the input may contain them."""
 _ROW = re.compile(r"[ |]*(?:DETAIL|CONTEXT):")
 _AFTER_ROW = re.compile(
     r"[ |+-]*(?:DETAIL|CONTEXT|HINT|QUERY|LOCATION):|[ |]*(?:\[SQL: |\(Background on |File \"|Traceback |The above |During )"
@@ -41,7 +42,7 @@ _KEYS = re.compile(r"\b(?:[srp]k_(?:live|test)_\w{4,}|whsec_[\w+/=-]{4,}|EZ[AT]K
 
 
 def mask(text: str, settings: Settings) -> str:
-    """Masks secrets of these settings, card numbers and mail addresses in a text. Cuts what is too long for a log line."""
+    """Masks the settings' secrets, card numbers and mail addresses in a text, and limits its length."""
     return _bounded(text, partial(_masked_text, settings=settings))
 
 
@@ -88,7 +89,7 @@ def _without_input(line: str) -> str:
 
 
 def masked(value: Any, settings: Settings) -> Any:
-    """Masks the fields of a line, at any depth; the value of a field that identifies a person or a secret is replaced."""
+    """Masks the fields of a line, at any depth. Replaces values that identify a person or are secret."""
     match value:
         case str():
             return mask(value, settings)
@@ -112,7 +113,7 @@ _known: dict[int, tuple[Settings, frozenset[str]]] = {}
 
 
 def _values(settings: Settings) -> frozenset[str]:
-    """The secrets in the settings, collected once per settings object."""
+    """Returns the secrets in the settings, collected once per settings object."""
     if (known := _known.get(id(settings))) is not None and known[0] is settings:
         return known[1]
     found = set[str]()
@@ -127,7 +128,7 @@ def _values(settings: Settings) -> frozenset[str]:
 
 
 def _parts(secret: str) -> set[str]:
-    """Each of several secrets in a list; and of URLs, the password and whatever is long enough to be a token."""
+    """Returns the single secrets of a list; and of URLs, the password and parts as long as a token."""
     found = {secret}
     for each in re.split(r"[\s,]+", secret):
         found |= {each, *_passwords(each), *parts_of_url(each, _SHORTEST_TOKEN)}
@@ -135,8 +136,8 @@ def _parts(secret: str) -> set[str]:
 
 
 def parts_of_url(url: str, shortest: int = 4) -> set[str]:
-    """The parts of a URL that may be secret: user and password, a host that is no domain name, the path and its segments, and the values of
-    the query, as written and decoded."""
+    """Returns the parts of a URL that may be secret: user and password, a host that is no domain name, the
+    path and its segments, and the values of the query, as written and decoded."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return set()

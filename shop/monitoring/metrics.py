@@ -1,8 +1,10 @@
-"""Metrics of any window, read from the journal and the tables beside it: no counters that a restart would reset.
+"""Metrics of any window, read from the journal and the tables beside it: no counters that a restart would
+reset.
 
     read_metrics(parse("1h")).steps[0].success_rate
 
-One read-only transaction, so that all numbers are of the same moment. A million journal rows take less than a second.
+One read-only transaction, so that all numbers are of the same moment. A million journal rows take less than a
+second.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Metrics(BaseModel):
     read_at: datetime
     """Time of the database's clock."""
     percentiles_within: float = LARGEST_ERROR
-    """Maximum relative error of means and percentiles."""
+    """Limits the relative error of means and percentiles."""
     events: EventMetrics | None
     steps: list[StepMetrics] | None
     business: BusinessMetrics
@@ -55,15 +57,17 @@ class Metrics(BaseModel):
 
 
 def default_window(config: Monitoring | None = None) -> Window:
-    """The last `performance_window_minutes`."""
+    """Returns the last `performance_window_minutes`."""
     return last(minutes=(config or monitoring()).worker_monitoring.performance_window_minutes)
 
 
 def read_metrics(window: Window | None = None, *, database_url: str | None = None, steps: Iterable[str] = ()) -> Metrics:
-    """Reads the metrics of a window (None: the configured one). `steps`: the saga's steps in order, listed even if they did not run;
-    without it, the steps that ran are listed, in the order of the last completed order.
+    """Reads the metrics of a window (None: the configured one). `steps`: the saga's steps in order, listed
+    even if they did not run; without it, the steps that ran are listed, in the order of the last completed
+    order.
 
-    Blocks: not for an event loop. Raises MonitoringConfigError, and SQLAlchemyError if the database is unavailable.
+    Blocks: not for an event loop. Raises MonitoringConfigError, and SQLAlchemyError if the database is
+    unavailable.
     """
     url = settings().database_url if database_url is None else database_url
     with sync_engine(url).connect() as connection, connection.begin():
@@ -71,7 +75,7 @@ def read_metrics(window: Window | None = None, *, database_url: str | None = Non
 
 
 def read(connection: Connection, window: Window, config: Monitoring, steps: Iterable[str] = ()) -> Metrics:
-    """The same in the caller's transaction, which must be new."""
+    """Reads the metrics in the caller's transaction, which must be new."""
     connection.execute(_MODE)
     connection.execute(_PLANS)
     now = connection.execute(_NOW).scalar_one()

@@ -1,4 +1,4 @@
-"""Counting how orders end, while they end: for whoever shows the progress of a run. Nothing is asked of the database for it."""
+"""Counts the outcomes of a run's orders as they end, to show its progress without database queries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ended(NamedTuple):
     outcome: Outcome
     failing_step: str | None
     code: str | None
-    """Of what it failed of."""
+    """The error code of its failure."""
     currency: str
     charged: Decimal
     refunded: Decimal
@@ -31,22 +31,22 @@ class Ended(NamedTuple):
 
 @dataclass
 class OutcomeCounter:
-    """How orders ended since it was begun. What it keeps does not grow with their number."""
+    """The outcomes since the counter was created. Its size does not depend on the number of orders."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     money: dict[str, list[Decimal]] = field(default_factory=lambda: defaultdict(lambda: [Decimal(0)] * 3))
     """By currency: charged, refunded, at risk."""
     steps: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(step, code) of what failed."""
+    """(step, code) of the failures."""
     others: list[Ended] = field(default_factory=list)
-    """Those that did not complete, those that need a person first; the first few of them."""
+    """The first few orders that did not complete, those that need a person first."""
 
     @property
     def ended(self) -> int:
         return self.outcomes.total()
 
     def add(self, orders: Sequence[Ended]) -> None:
-        """Counts each of them once."""
+        """Counts each order once."""
         self.outcomes.update([order.outcome for order in orders])
         for order in orders:
             if order.charged or order.at_risk:
@@ -69,7 +69,7 @@ _counting: ContextVar[OutcomeCounter | None] = ContextVar("tally", default=None)
 
 @contextmanager
 def counting() -> Iterator[OutcomeCounter]:
-    """Counts what ends in this context, and in the tasks that are started in it."""
+    """Counts the orders that end in this context and in the tasks that are started in it."""
     outcome_counter = OutcomeCounter()
     token = _counting.set(outcome_counter)
     try:
@@ -79,5 +79,5 @@ def counting() -> Iterator[OutcomeCounter]:
 
 
 def current() -> OutcomeCounter | None:
-    """Whoever counts here; None: nobody."""
+    """Returns the counter of this context, or None."""
     return _counting.get()

@@ -1,6 +1,8 @@
-"""Attempts whose order was postponed because an external system is unavailable: neither the end of a step nor a failure.
+"""Attempts whose order was postponed because an external system is unavailable: neither the end of a step nor
+a failure.
 
-They are made again. `Rule.EXTERNAL_UNAVAILABLE` reports them; they are in no error rate, so that one cause raises one alert.
+They are repeated. `Rule.EXTERNAL_UNAVAILABLE` reports them; error rates exclude them, so that one cause
+raises one alert.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ STEP_IS_POSTPONED = (
     "s.status = 'failed' AND s.remark = ANY(CAST(:external AS text[])) "
     "AND o.id = s.order_id AND o.outcome IS NULL AND o.waits_for = s.remark AND o.failure ->> 'code' IS DISTINCT FROM s.remark"
 )
-"""Takes the parameter `external`: the codes. So does `UNDO_IS_POSTPONED`."""
+"""Takes the parameter `external`, the codes. `UNDO_IS_POSTPONED` does, too."""
 UNDO_IS_POSTPONED = (
     "s.undo_status = 'failed' AND s.undo_error ->> 'code' = ANY(CAST(:external AS text[])) "
     "AND o.id = s.order_id AND o.outcome IS NULL AND o.waits_for = s.undo_error ->> 'code'"

@@ -1,6 +1,8 @@
-"""Records the heartbeat and resource use of a long-running process, from a thread of its own: it delays no event loop and fails no order.
+"""Records the heartbeat and resource use of a long-running process, in its own thread: it blocks no event
+loop and fails no order.
 
-It holds a database connection only while it writes."""
+It holds a database connection only while it writes.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ _MEGABYTE = 1024 * 1024
 _CLEANUP_SECONDS = 3600
 _END_SECONDS = 3
 _OPTIONS = "-c statement_timeout=5000 -c lock_timeout=2000"
-_LIVES = text(
+_HEARTBEAT = text(
     "INSERT INTO worker_process (id, kind, host, pid, flow_run_id, every_seconds) VALUES (:id, :kind, :host, :pid, :run, :every) "
     "ON CONFLICT (id) DO UPDATE SET seen_at = now()"
 )
@@ -46,8 +48,8 @@ _CLEANUP = (
 
 @contextmanager
 def sampling(kind: str, *, flow_run_id: str | None = None, database_url: str | None = None) -> Iterator[None]:
-    """Records this process, as one of this kind, in the system metrics of a database (None: the shop's) while the body runs. Does nothing
-    if the configuration turns it off."""
+    """Records this process, as one of this kind, in the system metrics of a database (None: the shop's)
+    while the body runs. Does nothing if the configuration turns it off."""
     config = monitoring()
     if not (config.worker_monitoring.enabled or config.metrics_collection.enabled):
         yield
@@ -61,7 +63,7 @@ def sampling(kind: str, *, flow_run_id: str | None = None, database_url: str | N
 
 
 class Sampler:
-    """Never raises: a failure to write is logged once, and retried."""
+    """Records one process. Never raises: a failure to write is logged once and retried."""
 
     def __init__(self, kind: str, config: Monitoring, settings: Settings, flow_run_id: str | None = None) -> None:
         self.id, self.kind, self.flow_run_id = uuid4(), kind, flow_run_id
@@ -75,7 +77,7 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns at once; the thread records the end. A process that exits waits for it briefly."""
+        """Stops without waiting; the thread records the end. A process that exits waits for it briefly."""
         self._stopped.set()
         _ending.append(self._thread)
 
@@ -108,7 +110,7 @@ class Sampler:
                         connection.execute(statement, {"seconds": self._config.event_monitoring.trace_retention_hours * 3600})
         except Exception as error:  # noqa: BLE001  (monitoring must not fail an order)
             if not self._failing:
-                log.warning("the resource use of this process cannot be recorded (%s); will retry", type(error).__name__)
+                log.warning("recording the resource use of this process failed (%s); retrying", type(error).__name__)
             self._failing = True
         else:
             self._failing = False
@@ -116,7 +118,7 @@ class Sampler:
     def _record(self, connection: Connection, *, ended: bool) -> None:
         every = self._config.worker_monitoring.health_check_interval_seconds
         who = {"id": self.id, "kind": self.kind, "host": socket.gethostname(), "pid": os.getpid(), "run": self.flow_run_id, "every": every}
-        connection.execute(_LIVES, who)
+        connection.execute(_HEARTBEAT, who)
         if ended:
             connection.execute(_ENDED, {"id": self.id})
 
@@ -147,7 +149,8 @@ _ending: list[threading.Thread] = []
 
 
 def wait_for_samplers(seconds: float = _END_SECONDS) -> None:
-    """Waits until stopped samplers have recorded their end, at most this long. For the exit of a process, and for tests."""
+    """Waits until stopped samplers have recorded their end, for at most this many seconds. For process
+    exit and tests."""
     until = time.monotonic() + seconds
     while _ending:
         _ending.pop().join(max(0.0, until - time.monotonic()))

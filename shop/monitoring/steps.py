@@ -52,7 +52,8 @@ class StepMetrics(BaseModel):
 
 
 def step_metrics(commands: Sequence[Counted], compensations: Sequence[Counted], names: Iterable[str] = ()) -> list[StepMetrics]:
-    """One for each step that ended or was compensated; the steps in `names` come first, even if they did not run."""
+    """Returns one entry for each step that ended or was compensated; the steps in `names` come first, even
+    if they did not run."""
     found = {each.step for each in (*commands, *compensations)}
     first = list(dict.fromkeys(names))
     steps = [*first, *sorted(found.difference(first))]

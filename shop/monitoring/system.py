@@ -1,4 +1,4 @@
-"""System metrics: resources used by processes and machines in a window, from the samples that processes write."""
+"""System metrics: resource use of processes and machines in a window, from the processes' samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from shop.monitoring.window import Window
 
 _MISSED_HEARTBEATS = 3
-"""Missed heartbeats after which a process counts as lost."""
+"""Number of missed heartbeats after which a process counts as lost."""
 _MOST = 200
 _PROCESSES = text(
     f"""
@@ -79,7 +79,7 @@ class MachineMetrics(BaseModel):
     mean_memory_percent: float
     most_memory_percent: float
     disk_percent: float
-    """Maximum for the disk that holds `VAR_DIR`."""
+    """The maximum for the disk of `VAR_DIR`."""
 
 
 class SystemMetrics(BaseModel):

@@ -25,31 +25,32 @@ class Window(BaseModel):
     """Instead of `since`: the time before the metrics are read."""
 
     def at(self, now: datetime) -> Window:
-        """The window with `since` computed from `now`, a time of the database's clock."""
+        """Returns the window with `since` computed from `now`, a time of the database's clock."""
         return self if self.ago is None else Window(name=self.name, since=now - self.ago, until=self.until)
 
     @property
     def bounds(self) -> dict[str, datetime]:
-        """The parameters `since` and `until` of a statement. Only for a window whose `since` is computed (`at`)."""
+        """The statement parameters `since` and `until`. Only for a window with a computed `since` (`at`)."""
         if self.ago is not None:
             raise ValueError("this window is relative: call at() first")
         return {"since": self.since or _ALWAYS[0], "until": self.until or _ALWAYS[1]}
 
 
 def last(**ago: float) -> Window:
-    """The window of the last `minutes`, `hours` or `days`, until now."""
+    """Returns the window of the last `minutes`, `hours` or `days`, until now."""
     ((unit, number),) = ago.items()
     name = f"the last {number:g} {unit}" if number != 1 else f"the last {unit.removesuffix('s')}"
     return Window(name=name, ago=timedelta(**ago))
 
 
 def parse(asked: str) -> Window:
-    """Parses `10m`, `1h`, `24h`, `7d`, `all`, or two ISO times as `FROM/TO`, either of which may be omitted. A time without a zone is UTC.
+    """Parses `10m`, `1h`, `24h`, `7d`, `all`, or two ISO times as `FROM/TO`, either of which may be omitted.
+    A time without a zone is UTC.
 
     Raises ValueError with a message for the user.
     """
     if asked == "all":
-        return Window(name="all there is")
+        return Window(name="all time")
     if found := _AGO.fullmatch(asked):
         return last(**{_UNITS[found[2]]: int(found[1])})
     begin, slash, end = asked.partition("/")
@@ -69,5 +70,5 @@ def _time(given: str) -> datetime | None:
     try:
         time = datetime.fromisoformat(given.strip())
     except ValueError as error:
-        raise ValueError(f"{given!r} is no time in ISO 8601, such as 2031-02-03T09:30:00+00:00") from error
+        raise ValueError(f"{given!r} is not a time in ISO 8601, such as 2031-02-03T09:30:00+00:00") from error
     return time if time.tzinfo else time.replace(tzinfo=UTC)

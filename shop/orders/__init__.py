@@ -1,1 +1,1 @@
-"""Orders: the model, validation, intake, where each stands, and what an order adds to the saga engine."""
+"""Orders: the model, validation, intake, status and report, and the saga engine's hooks for orders."""

@@ -1,4 +1,4 @@
-"""Errors of orders: an order that is not valid, cannot be stored, or contradicts a known one."""
+"""Errors of orders: invalid, impossible to store, or in conflict with a known order."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from saga.errors import StepError
 
 MAX_PROBLEMS = 25
-"""Problems of one order that are listed: each is written several times, to the order, its steps and the notice of its end."""
+"""Limits the number of problems listed per order: each is stored several times, with the order, its steps
+and the customer notice."""
 
 
 _MAX_CHARACTERS = 150
-"""Of each part of a problem."""
+"""Limits each part of a problem, in characters."""
 
 
 def _cut(text: str) -> str:
@@ -22,25 +23,25 @@ def _cut(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with an order."""
+    """One problem of an order."""
 
     place: str
-    """Where: a path into the order, such as `items[2].quantity`."""
+    """The path into the order, such as `items[2].quantity`."""
     given: str
-    """What was there, shortened; never card data."""
+    """The value or its description, shortened; never card data."""
     expected: str
-    """What should have been there."""
+    """What a valid order has there."""
 
     def __str__(self) -> str:
         return f"{self.place}: got {self.given}, expected {self.expected}"
 
     def shortened(self) -> Problem:
-        """The same, of a length that does not depend on what was sent."""
+        """Returns the problem with a limited length, whatever the order contained."""
         return Problem(_cut(self.place), _cut(self.given), _cut(self.expected))
 
 
 class OrderRejected(StepError):
-    """The order is not valid; carries every problem, not just the first, up to `MAX_PROBLEMS`, and how many more there are."""
+    """The order is not valid. Carries up to `MAX_PROBLEMS` problems and the number of further ones."""
 
     code = "rejected"
     refusal = True
@@ -60,13 +61,13 @@ class OrderRejected(StepError):
 
 
 class UnusableOrder(OrderRejected):
-    """There is no usable order id, so nothing can be stored: the caller is told instead."""
+    """The order has no usable id, so nothing can be stored; the caller gets the error instead."""
 
     code = "unusable"
 
 
 class OrderConflict(StepError):
-    """An order with this id, but with other content, is already known."""
+    """An order with this id and different content is already known."""
 
     code = "conflict"
     refusal = True
@@ -74,6 +75,6 @@ class OrderConflict(StepError):
     def __init__(self, order_id: str) -> None:
         self.order_id = order_id
         super().__init__(
-            f"order {order_id!r} is already known with different content; an order cannot be changed by sending it again: "
-            "give the new one an id of its own"
+            f"order {order_id!r} is already known with different content, and submitting it again cannot change it: "
+            "give the new order another id"
         )

@@ -1,6 +1,7 @@
-"""JSON with exact numbers, each bounded before anything is calculated with it.
+"""JSON with exact numbers of limited size.
 
-A decimal costs nothing until it becomes an integer: `int(Decimal("1e999999999"))` takes minutes and cannot be interrupted.
+The limit is checked before a decimal becomes an integer: `int(Decimal("1e999999999"))` takes minutes and
+cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import Any
 
 _MAX_CHARACTERS = 100
 _MAX_EXPONENT = 308
-"""Power of ten of the largest and the smallest number: the range of a 64-bit float, which is what most readers of JSON have."""
+"""Limits the power of ten of the largest and the smallest number: the range of 64-bit floats, which most
+JSON readers use."""
 
 
 class NumberOutOfRange(ValueError):
-    """A number that no reader of JSON should be expected to handle."""
+    """A number that common JSON readers cannot represent."""
 
 
 def loads(
@@ -25,7 +27,7 @@ def loads(
     parse_constant: Callable[[str], Any] | None = None,
     object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """As `json.loads`, with decimals in the place of floats. Raises what that raises, and `NumberOutOfRange`."""
+    """Parses JSON like `json.loads`, with decimals instead of floats. Also raises `NumberOutOfRange`."""
     return json.loads(text, parse_float=_decimal, parse_int=_integer, parse_constant=parse_constant, object_pairs_hook=object_pairs_hook)
 
 
@@ -34,7 +36,7 @@ def _decimal(text: str) -> Decimal:
         raise NumberOutOfRange(f"a number of more than {_MAX_CHARACTERS} characters")
     try:
         number = Decimal(text)
-    except InvalidOperation:  # an exponent of more digits than even a decimal has
+    except InvalidOperation:  # the exponent has more digits than a decimal allows
         number = None
     if number is None or abs(number.adjusted()) > _MAX_EXPONENT:
         raise NumberOutOfRange(f"a number outside of 1e-{_MAX_EXPONENT} to 1e{_MAX_EXPONENT}")

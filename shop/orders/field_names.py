@@ -1,7 +1,7 @@
-"""Fields that are no order's, but nearly: by another common name, in another spelling, or mistyped.
+"""Detects misnamed fields: another common name, another spelling, or a typing error.
 
-Unknown fields are dropped. One whose loss would change the money, the destination or whom we can reach must not be: it is refused, with
-the name that is meant.
+Unknown fields are dropped. If that would change the money, the destination or the contact data, the order is
+refused instead, with the name that was probably meant.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from shop.orders.order import Item, Order, PaymentInfo, ShippingInfo
 
-# Without separators, in lower case; the names on the left are those of the models.
+# Lower case without separators; the keys are the models' field names.
 _OTHER_NAMES: dict[type[BaseModel], dict[str, str]] = {
     Order: {
         "currency": "currencycode currencyiso isocurrency ordercurrency ccy",
@@ -48,38 +48,41 @@ _OTHER_NAMES: dict[type[BaseModel], dict[str, str]] = {
         "zip": "zipcode postcode postalcode postal plz",
     },
 }
-_MEANT = {model: {other: name for name, others in names.items() for other in others.split()} for model, names in _OTHER_NAMES.items()}
+_ALTERNATIVES = {
+    model: {other: name for name, others in names.items() for other in others.split()} for model, names in _OTHER_NAMES.items()
+}
 _MUST_AGREE = frozenset({"currency", "country"})
-"""A field that says something else about them is refused although the right field is there, too."""
-_ADDS = frozenset({"housenumber", "houseno", "streetnumber", "street3", "line3", "address3", "addressline3"})
-"""Parts of an address that belong into a field which holds another part of it: refused although that is there."""
+"""Fields for which a different value under another name is refused, even if the right field is there."""
+_PARTS_OF_OTHER_FIELDS = frozenset({"housenumber", "houseno", "streetnumber", "street3", "line3", "address3", "addressline3"})
+"""Parts of an address whose field holds another part as well: refused even if that field is there."""
 _HARMLESS = frozenset({"id", "notes"})
 _DEEPEST = 3
-_ALIKE = 0.84
-"""How much of a name has to be right (difflib's ratio): `curency` and `adress` are, `total_tax` is not
-`tax_amount`."""
+_MIN_SIMILARITY = 0.84
+"""The minimal similarity of a name (difflib's ratio): `curency` and `adress` reach it, `total_tax` for
+`tax_amount` does not."""
 
 
 def misnamed(model: type[BaseModel], given: Mapping[Any, Any]) -> dict[str, str]:
-    """Fields of `given` that the model does not know, to the names that are meant by them and missing."""
+    """Returns the fields of `given` that the model does not have, each with the field that is probably
+    meant and missing."""
     found: dict[str, str] = {}
     for key, value in given.items():
         if not isinstance(key, str) or key in model.model_fields or len(key) > 60 or _is_empty(value):
             continue
-        name = _meant(model, key)
+        name = _intended(model, key)
         missing = name is not None and _is_empty(given.get(name))
-        if name is not None and (missing or _plain(key) in _ADDS or (name in _MUST_AGREE and _differ(value, given[name]))):
+        if name is not None and (missing or _plain(key) in _PARTS_OF_OTHER_FIELDS or (name in _MUST_AGREE and _differ(value, given[name]))):
             found[key] = name
     return found
 
 
 @lru_cache(maxsize=10_000)
-def _meant(model: type[BaseModel], key: str) -> str | None:
+def _intended(model: type[BaseModel], key: str) -> str | None:
     plain = _plain(key)
-    if (name := _MEANT.get(model, {}).get(plain)) is not None:
+    if (name := _ALTERNATIVES.get(model, {}).get(plain)) is not None:
         return name
     names = {field.replace("_", ""): field for field in model.model_fields if field not in _HARMLESS}
-    alike = difflib.get_close_matches(plain, names, n=1, cutoff=_ALIKE)
+    alike = difflib.get_close_matches(plain, names, n=1, cutoff=_MIN_SIMILARITY)
     return names[alike[0]] if alike else None
 
 
@@ -88,7 +91,7 @@ def _plain(key: str) -> str:
 
 
 def _is_empty(value: Any, depth: int = 0) -> bool:
-    """Whether nothing is lost with it: also an address of empty fields."""
+    """Returns whether dropping the value loses nothing. True also for an address of empty fields."""
     if isinstance(value, Mapping) and depth < _DEEPEST:
         return all(_is_empty(each, depth + 1) for each in value.values())
     return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list | tuple) and not value)

@@ -1,4 +1,4 @@
-"""Taking orders in: they are stored, and from then on they reach an outcome. Needs the database and nothing else."""
+"""Intake: stores orders durably, so that each reaches an outcome. Needs only the database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from shop.orders.intake_content import FINGERPRINTS_BEGIN, Content, take_in
 from shop.orders.outcomes import Outcome, Receipt
 from shop.settings import settings
 
-# Numbered in the sequence in which they were sent, but inserted by id, so that two senders of the same orders cannot wait for each other.
+# Numbered in the submitted sequence but inserted by id, so that two senders of the same orders cannot
+# deadlock.
 _INSERT = text(
     "WITH sent AS MATERIALIZED (SELECT nextval(pg_get_serial_sequence('customer_order', 'number')) AS number, id, content, fingerprint "
     "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) AS s(id, content, fingerprint)) "
@@ -24,26 +25,29 @@ _INSERT = text(
     "SELECT id, number, CAST(content AS jsonb), fingerprint, now() + make_interval(secs => CAST(:kept_for AS float)) "
     "FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
-# What older versions stored is compared by its content, too.
+# Orders stored by older versions are compared by content as well.
 _KNOWN = text(
     "SELECT id, fingerprint, outcome, reasons, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
 ).bindparams(todays=FINGERPRINTS_BEGIN)
 STORING = failpoint("the commit of intake")
-_AT_ONCE = 500
-"""Orders of a transaction, which also a slow database stores within its time limit."""
+_BATCH_SIZE = 500
+"""Limits the orders in one transaction, so that a slow database stores them within the time limit."""
 _WAKE = text("SELECT pg_notify(:channel, '')")
 
 
 def submit(orders: Iterable[object], *, kept_for: float | None = None) -> list[Receipt]:
-    """Stores the orders; one receipt for each, in their sequence. Returns once none of them can be lost.
+    """Stores the orders durably. Returns one receipt for each, in their sequence.
 
-    A large number is stored in several transactions, each with a time limit of its own. When one fails, those before it are stored, and
-    reach their outcomes; sending all of them again is safe.
+    A large number is stored in several transactions, each with its own time limit. If one fails, the orders
+    of the previous ones are stored and reach their outcomes; submitting all of them again is safe.
 
-    `kept_for`: seconds for which only who knows its id can claim a new order. Consumers are not woken then."""
+    `kept_for`: seconds during which a new order can only be claimed by its id. Consumers are not woken then.
+    """
     contents = [read(order) for order in orders]
-    return [receipt for begin in range(0, len(contents), _AT_ONCE) for receipt in _submit(contents[begin : begin + _AT_ONCE], kept_for)]
+    return [
+        receipt for begin in range(0, len(contents), _BATCH_SIZE) for receipt in _submit(contents[begin : begin + _BATCH_SIZE], kept_for)
+    ]
 
 
 def _submit(contents: Sequence[Content | UnusableOrder], kept_for: float | None) -> list[Receipt]:
@@ -59,26 +63,27 @@ def _submit(contents: Sequence[Content | UnusableOrder], kept_for: float | None)
 
 
 async def known_ids(ids: Sequence[str]) -> set[str]:
-    """Those of the ids under which an order is stored."""
+    """Returns those of the ids under which an order is stored."""
     async with transaction() as tx:
         return {row.id for row in await tx.execute(_KNOWN, {"ids": list(ids)})}
 
 
 async def submit_one(order: object) -> Receipt:
-    """The same for one order, from an event loop."""
+    """Runs `submit` for one order from an event loop."""
     content = read(order)
     async with transaction(STORING) as tx:
         return await store_one(tx, content)
 
 
 async def store_one(tx: Tx, order: object, *, wake: bool = True) -> Receipt:
-    """The same in a transaction of the caller's, which commits at `STORING`. `order`: what `read` makes of it, so that
-    the transaction does not wait for that. `wake`: tell those who wait for orders."""
+    """Stores one order in the caller's transaction, which commits at `STORING`. `order` is the result of
+    `read`, so that the transaction does not wait for that. `wake`: notify consumers."""
     return (await tx.run_sync(_store, [read(order)], wake))[0]
 
 
 def read(order: object) -> Content | UnusableOrder:
-    """What is to be stored of it, or why nothing can be. Calculates only, so it belongs before a transaction."""
+    """Returns what is to be stored, or why nothing can be. Uses no database: call it before the
+    transaction."""
     if isinstance(order, Content | UnusableOrder):
         return order
     try:

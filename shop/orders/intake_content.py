@@ -1,8 +1,9 @@
-"""From whatever somebody sent to what may be stored: an id, clean JSON, and a fingerprint.
+"""Turns submitted data into what may be stored: an id, clean JSON and a fingerprint.
 
-Only fields that an order has are kept. Fields for card data refuse it: what is taken out leaves a mark in its place, so that validation can
-say where it was without repeating it. In free text a card number is masked. Ids and numbers are not searched: an id of sixteen digits is
-an id. Fields that are not known are dropped, unless they are for card data or nearly have the name of one that matters.
+Only the order's fields are kept; unknown fields are dropped unless they are for card data or resemble an
+important field's name. A field for card data makes the order invalid: its value is replaced by a mark, so
+that validation can name the place without repeating it. In free text a card number is masked. Ids and numbers
+are not searched: an id may have sixteen digits.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ MISNAMED = "[misnamed: "
 _MARKS = frozenset({CARD_REMOVED, CODE_REMOVED, TOO_LONG, TOO_DEEP, TOO_MANY, NOT_JSON, CONTROL})
 
 HAS_REMOVED = "~removed"
-"""The key by which content says that something was taken out of it. Its value: the places of fields that are
-not kept at all, to marks."""
+"""The key under which content records removed fields: the places of fields that are not kept at all, with
+their marks."""
 
 MAX_DEPTH = 8
-"""Levels of lists and objects; what is nested deeper is not kept."""
+"""Limits the nesting of lists and objects, in levels; deeper values are not kept."""
 _MAX_TEXT, _MAX_ENTRIES = 2_000, 1_000
 _LARGEST_FLOAT = 1e30
 _MAX_PLACE = 200
-"""Characters of a field's place."""
+"""Limits a field's place, in characters."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _ESCAPED_CONTROL = re.compile(r"\\u00[01]|\\[bf]")
 _ESCAPED_SIGN = re.compile(r"\\[ntr\"\\]")
@@ -61,51 +62,52 @@ _PARTS: Mapping[str, type[BaseModel]] = {"payment_info": PaymentInfo, "shipping_
 _IDS = frozenset({"id", "customer_id", "product_id"})
 NUMBERS = frozenset({"quantity", "price", "total_amount", "tax_amount", "shipping_amount", "discount_amount"})
 _ABOUT_CARDS = frozenset({"method", "card_last4", "token"})
-# Names without separators, in lower case.
+# Names in lower case, without separators.
 _CODE_FIELD = re.compile(r".*(cvv|cvc|securitycode).*|csc")
 _CODE_RESULT = re.compile(r".*(result|check|response|status|match).*")
-"""What a bank says about a code is no code."""
+"""The result of a bank's check of a code, which is not the code."""
 _CARD_FIELD = re.compile(r".*(cardnumber|cardno|cardnum)|(cc|ccnumber|ccno|ccnum|pan|cardpan|creditcard|debitcard|primaryaccountnumber)")
 _CARD_FIELD_IN_PAYMENT = frozenset({"number", "card", "account", "accountnumber"})
 _PAYMENT_FIELD = re.compile(r".*(payment|card|billing).*")
 FINGERPRINTS_BEGIN = "2:"
-"""How fingerprints begin; those of older versions, which covered defaults, are bare."""
+"""Prefix of fingerprints. Those of older versions, which covered defaults, have none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """An order fit to be stored."""
+    """An order as it may be stored."""
 
     order_id: str
     text: str
-    """JSON. Of a well-shaped order: all fields of `Order`, normalised, so that 9.9 and "9.90" are the same."""
+    """JSON. For a well-formed order: all fields of `Order`, normalised, so that 9.9 and "9.90" are the
+    same."""
     fingerprint: str
-    """Same fingerprint, same order. Covers what differs from its default, so that a new optional field
-    changes no fingerprint."""
+    """Equal for the same order. Covers what differs from its default, so that a new optional field changes
+    no fingerprint."""
 
     def is_same_as(self, fingerprint: str, content: Mapping[str, Any] | None) -> bool:
-        """Whether this order is the stored one. `content`: the stored one's, needed only of rows of older
-        versions."""
+        """Whether this order is the stored one. `content` is the stored order's, needed only for rows of
+        older versions."""
         if fingerprint == self.fingerprint:
             return True
         if fingerprint.startswith(FINGERPRINTS_BEGIN):
             return False
         mine = json.loads(self.text)
-        return fingerprint == _fingerprint_before(mine) or (content is not None and _comparable(content) == _comparable(mine))
+        return fingerprint == _legacy_fingerprint(mine) or (content is not None and _comparable(content) == _comparable(mine))
 
 
 def take_in(raw: object) -> Content:
-    """Makes any order storable, or raises `UnusableOrder` when it has no usable id."""
+    """Makes an order storable. Raises `UnusableOrder` if it has no usable id."""
     if isinstance(raw, BaseModel):
         raw = raw.model_dump(mode="json")
     if not isinstance(raw, Mapping):
         raise UnusableOrder([Problem("order", _kind(raw), "an object with an id")])
     order_id = usable_id(raw.get("id"))
-    return _plain_case(raw, order_id) or _any_case(raw, order_id)
+    return _well_formed(raw, order_id) or _cleaned(raw, order_id)
 
 
 def usable_id(given: object) -> str:
-    """The id as it is stored. Raises `UnusableOrder` for what can be no order's id."""
+    """Returns the id as it is stored. Raises `UnusableOrder` if it cannot be an order's id."""
     expected = f"text of 1 to {MAX_ORDER_ID} characters"
     if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 10**30:
         given = str(given)
@@ -120,7 +122,7 @@ def usable_id(given: object) -> str:
 
 
 def _require_visible(order_id: str, expected: str) -> None:
-    """Refuses what makes two ids of one look: each would be charged."""
+    """Refuses ids that would look like another id: both orders would be charged."""
     if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in order_id):
         raise UnusableOrder([Problem("id", "control characters in it", expected)])
     if any(unicodedata.category(c) == "Cf" or (c != " " and _UNSEEN.match(c)) for c in order_id):
@@ -129,8 +131,8 @@ def _require_visible(order_id: str, expected: str) -> None:
         raise UnusableOrder([Problem("id", "letters with separate accents", f"{expected}, in Unicode's composed form (NFC)")])
 
 
-def _plain_case(raw: Mapping[Any, Any], order_id: str) -> Content | None:
-    """The usual order, well-shaped and harmless. None if there is anything to look at closer."""
+def _well_formed(raw: Mapping[Any, Any], order_id: str) -> Content | None:
+    """Returns the content of a well-formed, harmless order; None if it needs the full check."""
     try:
         order = Order.model_validate(raw)
         text = order.model_dump_json()
@@ -155,18 +157,18 @@ def _texts_about_cards(payment: PaymentInfo) -> list[tuple[str, str]]:
     return [(name, text) for name in _ABOUT_CARDS if (text := getattr(payment, name))]
 
 
-def _any_case(raw: Mapping[Any, Any], order_id: str) -> Content:
+def _cleaned(raw: Mapping[Any, Any], order_id: str) -> Content:
     refused: dict[str, str] = {}
-    if isinstance(known := raw.get(HAS_REMOVED), Mapping):  # taken in before
+    if isinstance(known := raw.get(HAS_REMOVED), Mapping):  # content that was taken in already
         marks = itertools.islice(known.items(), _MAX_ENTRIES)
         refused = {_clean_key(key): mark for key, mark in marks if isinstance(mark, str) and _MARK.fullmatch(mark)}
     cleaned = {**_clean_part(raw, Order, "", refused), "id": order_id}
     refused |= dict(itertools.islice(_other_currencies(raw), _MAX_ENTRIES))
-    refused = dict(sorted(refused.items())[:_MAX_ENTRIES])  # sorted as they are stored: a second intake keeps the same
+    refused = dict(sorted(refused.items())[:_MAX_ENTRIES])  # sorted as stored: a second intake keeps the same ones
     text = _dumped(cleaned)
     if refused or REMOVED in text:
         return _content(order_id, _dumped({**cleaned, HAS_REMOVED: refused}))
-    try:  # only the closer look found it harmless
+    try:  # the full check may find it harmless
         order = Order.model_validate(cleaned)
     except ValidationError:
         return _content(order_id, text)
@@ -192,38 +194,38 @@ def _without_defaults(order: Order) -> bytes:
     return orjson.dumps(order.model_dump(mode="json", exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
 
 
-_BEFORE: dict[str, Any] = {
+_LEGACY_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("id", "customer_id", "total_amount", "currency", "customer_name", "customer_email", "notes"), True),
     **dict.fromkeys(("tax_amount", "shipping_amount", "discount_amount"), True),
     "items": {"__all__": {"product_id": True, "quantity": True, "price": True, "name": True}},
     "payment_info": {"method": True, "card_last4": True, "token": True},
     "shipping_info": {"name": True, "address": True, "city": True, "state": True, "zip": True, "country": True},
 }
-"""The fields that bare fingerprints cover, whether they have their defaults or not."""
+"""The fields that fingerprints without prefix cover, with or without their defaults."""
 
 
-def _fingerprint_before(content: Mapping[str, Any]) -> str | None:
-    """What older versions made of this content; None if it is no order."""
+def _legacy_fingerprint(content: Mapping[str, Any]) -> str | None:
+    """Returns the fingerprint that older versions made of this content; None if it is not a valid order."""
     try:
         order = read_stored(content)
     except ValidationError:
         return None
-    return hashlib.sha256(order.model_dump_json(include=_BEFORE).encode()).hexdigest()
+    return hashlib.sha256(order.model_dump_json(include=_LEGACY_FIELDS).encode()).hexdigest()
 
 
 def _comparable(content: Mapping[str, Any]) -> bytes:
-    """The same for content that older versions stored and for the same order when it comes again."""
+    """Returns equal bytes for the same order stored by an older version and submitted again."""
     try:
         return _without_defaults(read_stored(content))
     except ValidationError:
         return take_in(content).text.encode()
 
 
-# -- what is kept ------------------------------------------------------------------------------------------------------
+# -- kept fields ----------------------------------------------------------------------------------------------------------
 
 
 def _clean_part(raw: Mapping[Any, Any], model: type[BaseModel], place: str, refused: dict[str, str]) -> dict[str, Any]:
-    """The fields that the model has. Notes of the others what has to be refused."""
+    """Returns the fields that the model has. Adds the places of those that must be refused to `refused`."""
     known = {name: _clean_field(raw[name], name, _at(place, name), refused) for name in model.model_fields if name in raw}
     unknown = dict(itertools.islice(((key, raw[key]) for key in raw if key not in model.model_fields and key != HAS_REMOVED), _MAX_ENTRIES))
     if unknown:
@@ -234,7 +236,8 @@ def _clean_part(raw: Mapping[Any, Any], model: type[BaseModel], place: str, refu
 
 
 def _other_currencies(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """Fields of the order's parts that name another currency than the order: which one its customer agreed to is not known."""
+    """Yields fields of the order's parts with another currency than the order's: it is unclear which the
+    customer agreed to."""
     items = raw.get("items")
     parts = [(name, raw.get(name)) for name in _PARTS]
     parts += [(f"items[{i}]", item) for i, item in enumerate(items[:_MAX_ENTRIES])] if isinstance(items, list | tuple) else []
@@ -265,15 +268,15 @@ def _clean_field(value: Any, name: str, place: str, refused: dict[str, str]) -> 
 
 
 def _clean_loose(value: Any, depth: int) -> Any:
-    """What stands where it does not belong: kept to be shown, without what may be card data."""
+    """Cleans a misplaced value, which is kept for display, of possible card data."""
     if isinstance(value, Mapping | list | tuple) and depth >= MAX_DEPTH:
         return TOO_DEEP
     if isinstance(value, Mapping):
-        cut = value.get(_MORE) == TOO_MANY  # content that was taken in before
+        cut = value.get(_MORE) == TOO_MANY  # content that was taken in already
         given = [(key, each) for key, each in itertools.islice(value.items(), _MAX_ENTRIES + 2) if not (cut and key == _MORE)]
         entries = ((key, _clean_key(key), each) for key, each in given[:_MAX_ENTRIES])
         more = {_MORE: TOO_MANY} if cut or len(given) > _MAX_ENTRIES else {}
-        # A key that was a card number counts as the name of a field for one.
+        # A key that was a card number counts as a card field's name.
         return {k: _mark_of(key, each, True) or _mark_of(k, each, True) or _clean_loose(each, depth + 1) for key, k, each in entries} | more
     if isinstance(value, list | tuple):
         return [_clean_loose(each, depth + 1) for each in value[:_MAX_ENTRIES]] + ([TOO_MANY] if len(value) > _MAX_ENTRIES else [])
@@ -285,10 +288,10 @@ def _clean_key(key: object) -> str:
 
 
 def _clean_scalar(value: Any, name: str) -> Any:
-    """`name`: of the field; "" for one that an order does not have."""
+    """Cleans a scalar. `name`: of the field; "" for a field that an order does not have."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, float) and not abs(value) < _LARGEST_FLOAT:  # also what is no number; the database would write out every digit
+    if isinstance(value, float) and not abs(value) < _LARGEST_FLOAT:  # also NaN; the database would write out every digit
         value = str(value)
     if isinstance(value, int) and abs(value) >= 10**30:
         return TOO_LONG
@@ -302,7 +305,7 @@ def _clean_scalar(value: Any, name: str) -> Any:
     if name in _IDS:
         return str(value) if isinstance(value, Decimal) else value
     if name in NUMBERS:
-        # Amounts have twelve digits before the point at most. Those after it are no card number's.
+        # Amounts have at most twelve digits before the point. Those after it cannot be a card number's.
         number = _INTEGER_PART.fullmatch(text)
         found = card_numbers.has_card_number(number[1] if number else text)
         return CARD_REMOVED if found else str(value) if isinstance(value, Decimal) else value
@@ -313,7 +316,7 @@ def _clean_scalar(value: Any, name: str) -> Any:
 
 
 def _written(value: float | Decimal | str) -> str:
-    """As digits: a number from a spreadsheet may come as 4.1e15."""
+    """Writes a number as digits: spreadsheets produce 4.1e15."""
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else repr(value)
     if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value() and abs(value.adjusted()) < 40:
@@ -325,7 +328,7 @@ def _written(value: float | Decimal | str) -> str:
 
 
 def _card_data(unknown: Mapping[Any, Any], place: str, in_payment: bool, depth: int) -> Iterator[tuple[str, str]]:
-    """Places of fields for card data that have some in them, to marks."""
+    """Yields the places of card data fields that are not empty, with their marks."""
     for key, value in itertools.islice(unknown.items(), _MAX_ENTRIES):
         here = _at(place, key)
         if mark := _mark_of(key, value, in_payment):
@@ -340,8 +343,7 @@ def _card_data(unknown: Mapping[Any, Any], place: str, in_payment: bool, depth: 
 
 
 def _mark_of(key: object, value: Any, in_payment: bool) -> str | None:
-    """What has to stand in the place of the value of a field with this name; None if it is not for card data,
-    or has none in it."""
+    """Returns the mark that replaces the field's value; None if the field has no card data."""
     name = _plain(key)
     if _CODE_FIELD.fullmatch(name) and not _CODE_RESULT.fullmatch(name):
         return CODE_REMOVED if any(character.isdecimal() for text in _texts(value) for character in text) else None
@@ -361,13 +363,13 @@ def _plain(key: object) -> str:
 
 
 def _texts(value: Any, depth: int = 0) -> Iterator[str]:
-    """What is written in the value, however deep."""
+    """Yields the texts in the value, at any depth."""
     if isinstance(value, Mapping | list | tuple):
         inner = value.values() if isinstance(value, Mapping) else value
         if depth < MAX_DEPTH:
             yield from (text for each in itertools.islice(inner, _MAX_ENTRIES) for text in _texts(each, depth + 1))
     elif isinstance(value, str) and value in _MARKS:
-        return  # of content that was taken in before
+        return  # content that was taken in already
     elif isinstance(value, str | float | Decimal) or (type(value) is int and abs(value) < 10**30):
         yield _written(value)[:_MAX_TEXT]
 

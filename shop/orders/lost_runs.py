@@ -1,4 +1,5 @@
-"""How far runs that died before they stored their order have been looked for. What such a run was to do is in its parameters only."""
+"""Search position for runs that died before they stored their order. Such an order exists only in its
+run's parameters."""
 
 from __future__ import annotations
 
@@ -10,31 +11,31 @@ from sqlalchemy import text
 from saga.database import transaction
 
 OVERLAP = timedelta(hours=1)
-"""Each search goes back this far behind the last one: clocks of machines differ, and an end may be reported long after it happened."""
+"""Overlap with the previous search: machines' clocks differ, and the end of a run may be reported late."""
 _READ = text("SELECT since, searched_until, now() AS now FROM lost_run_search WHERE id = 1")
 _ADVANCE = text("UPDATE lost_run_search SET searched_until = greatest(searched_until, :until) WHERE id = 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What the next search looks at."""
+    """The range of the next search."""
 
     since: datetime
-    """Runs that were made before this time are not looked at: this database was not there yet."""
+    """Runs created before this time are ignored: this database did not exist."""
     ended_after: datetime
-    """Runs that ended before this time have been looked at."""
+    """Runs that ended before this time have been searched."""
     now: datetime
-    """The database's time as the search begins."""
+    """The database's time when the search begins."""
 
 
 async def next_search() -> Search:
-    """Where to search."""
+    """Returns the range of the next search."""
     async with transaction() as tx:
         row = (await tx.execute(_READ)).one()
     return Search(row.since, max(row.since, row.searched_until - OVERLAP), row.now)
 
 
-async def searched(search: Search) -> None:
-    """Remembers that everything that had ended when the search began has been looked at."""
-    async with transaction() as tx:  # no point for crash tests: a search that is not remembered is made again, and stores nothing twice
+async def record_search(search: Search) -> None:
+    """Records that the search is complete: runs that had ended when it began are not searched again."""
+    async with transaction() as tx:  # no failpoint: an unrecorded search is repeated, and stores nothing twice
         await tx.execute(_ADVANCE, {"until": search.now})

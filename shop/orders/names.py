@@ -1,4 +1,4 @@
-"""Safe names made of order ids, which anybody may have typed."""
+"""Safe names made of order ids, which are untrusted input."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ _UNSAFE_CHARACTER = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def stem(order_id: str) -> str:
-    """What keys and references are made of, the same for the same id and never for two: ids of plain characters as they are, others
-    shortened and told apart by a digest. No separators, no leading dot, ASCII, at most 80 characters. Not for files: see `file_stems`."""
+    """Returns the base of keys and references, unique per order id. Plain ids are kept; others are
+    shortened and get a digest. ASCII without separators or a leading dot, at most 80 characters. For
+    files, use `file_stems`."""
     return order_id if _SAFE.fullmatch(order_id) and ".." not in order_id else _digested(order_id)
 
 
 def file_stems(order_id: str) -> tuple[str, ...]:
-    """A file's name without its ending, never the same for two ids, also where a disk does not tell `Order-1` from `ORDER-1`: ids with
-    small letters have a digest, too. Then the name that earlier versions gave it, if that was another."""
+    """Returns an order's file name without suffix, unique also on a disk that ignores case: an id with
+    lower-case letters gets a digest. If earlier versions used another name, it follows."""
     name = before = stem(order_id)
     if name == order_id and name != name.upper():
         name = _digested(order_id)
@@ -34,8 +35,8 @@ def _digested(order_id: str) -> str:
 
 
 def own_name(installation: str, order_id: str) -> str:
-    """What this installation calls the order where others have orders too, such as in an account at a carrier. At most 80 characters,
-    ASCII, never the same for two installations or two orders."""
+    """Returns an order's name for systems that several installations share, such as a carrier account. At
+    most 80 ASCII characters, unique per installation and order."""
     room = 79 - len(installation)
     name = stem(order_id)
     if len(name) > room:
@@ -44,13 +45,14 @@ def own_name(installation: str, order_id: str) -> str:
 
 
 def key(order_id: str, step: str) -> str:
-    """The idempotency key of a step of an order: made of nothing else, never of a clock or a random number.
-    At most 255 characters, ASCII, as gateways ask."""
+    """Returns the idempotency key of an order's step: derived from both, never from a clock or a random
+    number. At most 255 ASCII characters, as gateways require."""
     return f"{step}-{stem(order_id)}"
 
 
 def run_name(what: str, order: object) -> str:
-    """A Prefect run's name with the order's id in it, whatever was given as an order: one line, at most 120 characters."""
+    """Returns a Prefect run's name with the order's id, whatever the order parameter is. One line, at most
+    120 characters."""
     given = order.get("id") if isinstance(order, Mapping) else getattr(order, "id", None)
     shown = _CONTROL.sub(" ", str(given)) if isinstance(given, str | int) else "without an id"
     return f"{what} {shown[:100]}"

@@ -1,7 +1,7 @@
-"""The order as a customer sent it.
+"""The order as a customer submits it.
 
-The model is about shape: names, types, money as exact decimals. Whether an order makes sense is `shop.orders.validation`'s
-business, so that a bad one is told everything that is wrong with it at once.
+The model checks the shape: names, types, exact decimals. `shop.orders.validation` checks the content and
+reports all problems at once.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from shop.values.money import to_minor
 _CENT = Decimal("0.01")
 _MAX_DIGITS, _MAX_DECIMALS = 18, 6
 _LARGEST = 10 ** (_MAX_DIGITS - _MAX_DECIMALS) - 1
-"""Numbers that are larger are no order's; as parameters, those of more than 64 bits keep the Prefect server from listing its runs."""
+"""The largest number in an order. Larger parameters (over 64 bits) break the Prefect server's list of
+runs."""
 _EXACT = Context(prec=80)
-"""Python's usual context would round what has more than 28 digits."""
-_USUAL = re.compile(r"(0|[1-9][0-9]{0,11})\.[0-9]{2}")
-"""Amounts as nearly all are written: nothing about them is to be checked or changed."""
+"""Python's default context would round numbers with more than 28 digits."""
+_USUAL_AMOUNT = re.compile(r"(0|[1-9][0-9]{0,11})\.[0-9]{2}")
+"""The usual spelling of amounts, which needs no further check."""
 
 
 def _amount(value: Any) -> Decimal:
-    """Exact, and one spelling for one amount: 9.9, 9.90 and 9.900 are the same order. A JSON float stands for its shortest decimal
-    spelling, as it was written; booleans are no amounts."""
-    if type(value) is str and _USUAL.fullmatch(value):
+    """Returns the exact amount in one spelling: 9.9, 9.90 and 9.900 are the same order. A JSON float
+    counts as its shortest decimal spelling. Booleans are not amounts."""
+    if type(value) is str and _USUAL_AMOUNT.fullmatch(value):
         return Decimal(value)
     if isinstance(value, float):
         value = repr(value)
@@ -69,11 +70,11 @@ Amount = Annotated[
         }
     ),
 ]
-"""Money without its currency: up to twelve digits before the point and six after it."""
+"""Money without currency: up to twelve digits before the point and six after it."""
 
 
 def _text(value: Any) -> Any:
-    """Shops send ids and zip codes as numbers too."""
+    """Accepts numbers as ids and zip codes, as some shops send them."""
     if type(value) is str:
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30 else value
@@ -83,7 +84,8 @@ Text = Annotated[str, BeforeValidator(_text)]
 
 
 def _whole(value: Any) -> Any:
-    """Bounds a decimal before it becomes an integer, which takes minutes for 1e999999999. `true` is no number, though Python's is one."""
+    """Limits a decimal before it becomes an integer, which takes minutes for 1e999999999. Rejects
+    booleans, which Python counts as integers."""
     if isinstance(value, bool) or (isinstance(value, Decimal) and not value.is_finite()):
         raise ValueError("a whole number")
     if isinstance(value, Decimal) and (abs(value.adjusted()) > _MAX_DIGITS or len(value.as_tuple().digits) > 60):
@@ -94,20 +96,20 @@ def _whole(value: Any) -> Any:
 Pieces = Annotated[int, Field(ge=-_LARGEST, le=_LARGEST), BeforeValidator(_whole)]
 
 
-def _in_sequence(schema: dict[str, Any]) -> None:
-    """Forms show the fields in this sequence (`position` is Prefect's word): JSON in a database forgets its own."""
+def _with_positions(schema: dict[str, Any]) -> None:
+    """Adds the fields' sequence for forms (Prefect's keyword `position`), which JSON in a database loses."""
     for position, field in enumerate(schema.get("properties", {}).values()):
         field["position"] = position
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(
-        extra="ignore", frozen=True, str_strip_whitespace=True, json_schema_extra=_in_sequence, hide_input_in_errors=True
+        extra="ignore", frozen=True, str_strip_whitespace=True, json_schema_extra=_with_positions, hide_input_in_errors=True
     )
 
 
 class Item(_Part):
-    """One line of the order."""
+    """One line of an order."""
 
     product_id: Text = Field(description="The catalogue's id of the product", examples=["PROD-001"])
     quantity: Pieces = Field(description="How many pieces", examples=[1])
@@ -116,10 +118,11 @@ class Item(_Part):
 
 
 class PaymentInfo(_Part):
-    """How the customer pays. Never a full card number."""
+    """The means of payment. Never a full card number."""
 
     method: Text = Field(description="credit_card, debit_card, paypal, apple_pay or google_pay", examples=["credit_card"])
-    # The length keeps a whole card number out of a run's parameters: the Prefect server refuses the run before storing them.
+    # The maximum length keeps a full card number out of a run's parameters: the Prefect server refuses the
+    # run before it stores them.
     card_last4: Annotated[Text, WithJsonSchema({"type": "string", "maxLength": 6})] | None = Field(
         default=None, description="The card's last four digits, never more", examples=["1234"]
     )
@@ -127,7 +130,7 @@ class PaymentInfo(_Part):
 
 
 class ShippingInfo(_Part):
-    """Where the parcel goes."""
+    """The parcel's destination."""
 
     name: Text | None = Field(default=None, description="Recipient; the customer's name if left out")
     address: Text = Field(description="Street and number", examples=["123 Main St"])
@@ -136,7 +139,7 @@ class ShippingInfo(_Part):
     state: Text | None = Field(default=None, examples=["CA"])
     zip: Text | None = Field(default=None, examples=["90210"])
     country: Text = Field(description="ISO 3166 code of two letters", examples=["US"])
-    phone: Text | None = Field(default=None, description="For the carrier, who asks for it when a parcel crosses a border")
+    phone: Text | None = Field(default=None, description="For the carrier, which requires it across borders")
 
 
 EXAMPLE: dict[str, Any] = {
@@ -153,15 +156,15 @@ EXAMPLE: dict[str, Any] = {
     "payment_info": {"method": "credit_card", "card_last4": "1234"},
     "shipping_info": {"name": "John Doe", "address": "123 Main St", "city": "Anytown", "state": "CA", "zip": "90210", "country": "US"},
 }
-"""The order that forms and documentation show."""
+"""The example order of forms and documentation."""
 
 
 class Order(_Part):
     """A customer's order."""
 
-    id: Text = Field(description="The order's id: the same id is the same order, however often it is sent", examples=["ORDER-1001"])
+    id: Text = Field(description="The order's id: submitting the same id again does not create another order", examples=["ORDER-1001"])
     customer_id: Text = Field(description="Who orders", examples=["CUST-123"])
-    items: list[Item] = Field(description="What is ordered")
+    items: list[Item] = Field(description="The ordered products")
     total_amount: Amount = Field(description="What the customer agreed to pay: items + tax + shipping - discount", examples=["1059.97"])
     currency: Annotated[Text, AfterValidator(str.upper)] = Field(description="ISO 4217 code", examples=["USD"])
     customer_name: Text | None = Field(default=None, examples=["John Doe"])
@@ -175,22 +178,22 @@ class Order(_Part):
 
     @property
     def addressee(self) -> str:
-        """Whom mails address, in one line: the customer, else the parcel's recipient. Empty if the order names nobody."""
+        """The name for mails, in one line: the customer's, else the recipient's, else empty."""
         return one_line(self.customer_name) or one_line(self.shipping_info.name if self.shipping_info else None)
 
     @property
     def items_total(self) -> Decimal:
-        """Sum of price times quantity."""
+        """The sum of price times quantity."""
         return sum((item.price * item.quantity for item in self.items), Decimal(0))
 
     @property
     def total_minor(self) -> int:
-        """The total in the currency's smallest units."""
+        """The total in the currency's smallest unit."""
         return to_minor(self.total_amount, self.currency)
 
     @property
     def wanted(self) -> dict[str, int]:
-        """Pieces per product; lines for the same product are added up."""
+        """Pieces per product; lines with the same product are added."""
         wanted: dict[str, int] = {}
         for item in self.items:
             wanted[item.product_id] = wanted.get(item.product_id, 0) + item.quantity
@@ -198,8 +201,8 @@ class Order(_Part):
 
 
 def read_stored(content: Mapping[str, Any]) -> Order:
-    """The order in a row of `customer_order`. Older versions did not ask for currency and country, and took
-    them for USD and US."""
+    """Reads an order from its row in `customer_order`. Older versions did not require currency and country
+    and assumed USD and US."""
     filled = {"currency": "USD", **content}
     if isinstance(address := content.get("shipping_info"), Mapping):
         filled["shipping_info"] = {"country": "US", **address}
@@ -207,4 +210,4 @@ def read_stored(content: Mapping[str, Any]) -> Order:
 
 
 OrderInstance = SagaInstance[Order]
-"""An order in a worker's hands."""
+"""An order that a worker has claimed."""

@@ -1,4 +1,4 @@
-"""Where an order ends, and what is told about it."""
+"""Outcomes of orders, and the models that report them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from saga.outcome import Compensation
 
 
 class Outcome(StrEnum):
-    """The five ends of an order."""
+    """The five outcomes."""
 
     COMPLETED = "completed"
     REJECTED = "rejected"
-    """Not valid; nothing was begun."""
+    """Not valid; no step has an effect."""
     OUT_OF_STOCK = "out_of_stock"
     COMPENSATED = "compensated"
-    """A step failed, and all that had been done was undone."""
+    """A step failed, and every completed step was compensated."""
     NEEDS_ATTENTION = "needs_attention"
-    """A compensation could not be done: a person must act."""
+    """A compensation failed: a person must act."""
 
 
 class StepTiming(BaseModel):
-    """How long a step took, from its first beginning to its last end, retries included."""
+    """Duration of a step, from its first beginning to its last end, retries included."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,7 +37,7 @@ class StepTiming(BaseModel):
 
 
 class OrderOutcome(BaseModel):
-    """Where one order ended, or how far it is (`outcome` is None while it is under way)."""
+    """An order's outcome, or its progress (`outcome` is None while it is in progress)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,19 +56,19 @@ class OrderOutcome(BaseModel):
     """From submission to outcome."""
     timings: list[StepTiming] = Field(default_factory=list)
     takeovers: int = 0
-    """How often another worker had to take it over."""
+    """How often another worker took it over."""
     flow_run_id: str | None = None
 
 
 class Receipt(BaseModel):
-    """What `submit_orders` says of one order."""
+    """The result of `submit_orders` for one order."""
 
     model_config = ConfigDict(frozen=True)
 
     order_id: str | None
     status: str
-    """`accepted`, `known` (the same order came before) or `refused` (not stored; see `reasons`)."""
+    """`accepted`, `known` (the same order was submitted before) or `refused` (not stored; see `reasons`)."""
     reasons: list[str] = Field(default_factory=list)
-    """Why it was refused; of a known order, why it did not complete."""
+    """Why it was refused; for a known order, why it did not complete."""
     outcome: Outcome | None = None
-    """Of a known order that has ended already: it stays so, whatever is sent again."""
+    """The outcome of a known order, which does not change."""

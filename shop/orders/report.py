@@ -1,4 +1,4 @@
-"""Reading where an order stands."""
+"""Reads outcomes and progress of orders."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _ENDED = text("SELECT count(*) FROM customer_order WHERE id = ANY(CAST(:ids AS t
 
 
 def read(order_ids: Sequence[str]) -> dict[str, OrderOutcome]:
-    """Where these orders stand, by id; unknown ones are left out."""
+    """Returns the outcomes of these orders by id; unknown ids are missing."""
     with sync_engine(settings().database_url).connect() as connection:
         return _read(connection, order_ids)
 
 
 def count_ended(order_ids: Sequence[str]) -> int:
-    """How many of these orders have an outcome."""
+    """Returns how many of these orders have an outcome."""
     with sync_engine(settings().database_url).connect() as connection:
         return int(connection.execute(_ENDED, {"ids": list(order_ids)}).scalar_one())
 
 
 async def read_one(order_id: str) -> OrderOutcome | None:
-    """The same for one, from an event loop."""
+    """Reads one order from an event loop."""
     async with transaction() as tx:
         return (await tx.run_sync(_read, [order_id])).get(order_id)
 
@@ -55,7 +55,7 @@ def _read(connection: Connection, order_ids: Sequence[str]) -> dict[str, OrderOu
 
 def _outcome(row: dict[str, Any], timings: list[StepTiming]) -> OrderOutcome:
     undone = [Compensation.model_validate(u) for u in row.pop("undone")]
-    for name in _AMOUNTS:  # as people and programs write them, not with the column's six decimals
+    for name in _AMOUNTS:  # with the currency's decimals instead of the column's six
         if fits(row[name], row["currency"]):
             row[name] = round_to(row[name], row["currency"])
     return OrderOutcome(order_id=row.pop("id"), undone=undone, timings=timings, **row)

@@ -9,7 +9,7 @@ from shop.orders.outcomes import Outcome
 
 
 class OrderState(StrEnum):
-    """Where an order without an outcome is."""
+    """The state of an order without an outcome."""
 
     WAITING = "waiting"
     """Stored; no worker has it. Any worker may claim it."""

@@ -1,4 +1,4 @@
-"""Where an order stands, for whoever has sent it. Of the customer there is nothing in it."""
+"""An order's status for the system that submitted it. Contains no customer data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shop.orders.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
 from shop.values.money import is_currency, round_to
 
-# One statement, so one moment.
+# One statement, so one snapshot.
 _ORDER = text(
     """
     SELECT o.id AS order_id, CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'instance'
@@ -30,7 +30,7 @@ _ORDER = text(
 
 
 class StepStatus(BaseModel):
-    """One step of the saga that was begun for the order."""
+    """One step that was begun for the order."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,24 +39,24 @@ class StepStatus(BaseModel):
     attempts: int
     began_at: datetime
     ended_at: datetime | None = None
-    undone: str | None = Field(default=None, description="of its compensation: `begun`, `done` or `failed`")
+    undone: str | None = Field(default=None, description="state of its compensation: `begun`, `done` or `failed`")
 
 
 class OrderStatus(BaseModel):
-    """Where an order stands. Amounts are text, exact, in `currency`."""
+    """An order's status. Amounts are exact text in `currency`."""
 
     model_config = ConfigDict(frozen=True)
 
     order_id: str
     status: str = Field(description="`received`, `instance`, `shipped`; once it has ended, the outcome")
-    outcome: Outcome | None = Field(default=None, description="null while it is under way")
+    outcome: Outcome | None = Field(default=None, description="null while the order is in progress")
     failing_step: str | None = None
-    reasons: list[str] = Field(default_factory=list, description="why it did not complete, one line for each problem")
+    reasons: list[str] = Field(default_factory=list, description="why it did not complete, one entry per problem")
     currency: str
     amount_charged: Decimal
     amount_refunded: Decimal
-    amount_at_risk: Decimal = Field(description="charged, to be given back, and not given back yet")
-    payment_id: str | None = Field(default=None, description="the gateway's; for a page that lets the customer answer to the bank")
+    amount_at_risk: Decimal = Field(description="charged and due to be refunded, but not refunded yet")
+    payment_id: str | None = Field(default=None, description="the gateway's payment id, for a page on which the customer authenticates")
     tracking_number: str | None = None
     steps: list[StepStatus] = Field(default_factory=list)
     submitted_at: datetime
@@ -64,7 +64,7 @@ class OrderStatus(BaseModel):
 
 
 async def read_status(order_id: str) -> OrderStatus | None:
-    """None: there is no such order. Times are UTC."""
+    """Returns the order's status with times in UTC; None if there is no such order."""
     async with transaction() as tx:
         row = (await tx.execute(_ORDER, {"id": order_id, "payment": PAYMENT})).mappings().one_or_none()
     if row is None:
@@ -74,6 +74,6 @@ async def read_status(order_id: str) -> OrderStatus | None:
 
 
 def _exact(amount: Decimal, currency: str) -> Decimal:
-    """With the currency's decimals, unless there are more."""
+    """Returns the amount with the currency's decimals, unless it has more."""
     rounded = round_to(amount, currency) if is_currency(currency) else amount
     return rounded if rounded == amount else amount

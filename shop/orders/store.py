@@ -1,4 +1,4 @@
-"""Where orders are stored, for the saga engine."""
+"""The saga engine's store for orders."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Does the order make sense? Finds everything that is wrong with it, at once, each with its place.
+"""Validates orders: finds all problems at once, each with its place.
 
-Works on orders of any shape: what can be read is checked, what cannot be read is reported. What is reported names field and rule, and
-never repeats what a customer typed, for it goes to task runs, events and logs. Of a value it says what kind it is; amounts, numbers of
-pieces, currencies and products' ids are shown.
+Handles data of any shape: checks what can be read and reports what cannot. Problems go to task runs, events
+and logs, so they name field and rule and never repeat what a customer typed. They show amounts, piece counts,
+currencies and product ids, and of other values only the kind.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from shop.text.domains import ascii_mail_domain
 from shop.values import countries, money
 
 PAYMENT_METHODS = ("credit_card", "debit_card", "paypal", "apple_pay", "google_pay")
-_UNITS_BELOW = 1
-"""So many of the currency's smallest units the total may be less than the sum of its parts, for a shop that
-rounds. It is never more."""
+_ROUNDING_UNITS = 1
+"""How far the total may be below the sum of its parts, in the currency's smallest unit, for shops that
+round. It is never above."""
 _MISNAMED = "a field of another name"
 _MAX_TEXT = 200
 _CURRENCY = re.compile(r"[A-Za-z]{3}")
@@ -46,15 +46,15 @@ Readable = Mapping[str, Any]
 
 class Catalogue(Protocol):
     async def known(self, product_ids: set[str]) -> set[str]:
-        """Those of the ids that are products."""
+        """Returns those of the ids that are products."""
         ...
 
 
 async def validate(contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, limits: Settings) -> list[Order | OrderRejected]:
-    """For each order, in the same sequence: the order, or all that is wrong with it."""
+    """Returns for each order, in the same sequence, the order or its problems."""
     read = await _for_each(_read, contents)
     readable = [fields for fields, _, _ in read]
-    # The checks are independent of each other; the one of the products asks the catalogue while the others work.
+    # The checks are independent of each other; the product check asks the catalogue meanwhile.
     found = await asyncio.gather(
         _check_products(readable, catalogue, limits),
         _check_customers(readable),
@@ -73,7 +73,7 @@ async def _for_each(check: Callable[[T], R], orders: Sequence[T]) -> list[R]:
 
 
 def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | None]:
-    """Reads what can be read, and reports the rest."""
+    """Reads what can be read and reports the rest."""
     problems = _removed(content, "") if HAS_REMOVED in content else []
     named = {problem.expected for problem in problems if problem.given == _MISNAMED}
     try:
@@ -102,7 +102,7 @@ def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | 
 
 
 def _stripped(value: Any) -> Any:
-    """As `Order` does it."""
+    """Strips a value as `Order` does."""
     return value.strip() if isinstance(value, str) else value
 
 
@@ -179,7 +179,7 @@ def _item(place: str, item: Item, order: Readable, known: set[str], limits: Sett
 
 def _currency(order: Readable) -> list[Problem]:
     currency = order.get("currency")
-    if currency is None or money.is_currency(currency):  # what is missing is reported already
+    if currency is None or money.is_currency(currency):  # a missing currency is already reported
         return []
     return [Problem("currency", currency if _CURRENCY.fullmatch(currency) else _kind(currency), "an ISO 4217 code such as USD")]
 
@@ -202,7 +202,7 @@ def _amounts(order: Readable, limits: Settings) -> list[Problem]:
         return problems
     problems += _precision("total_amount", total, order)
     currency = order.get("currency", "")
-    most, least_unit = limits.orders.max_total(currency), money.from_minor(_UNITS_BELOW, currency)
+    most, least_unit = limits.orders.max_total(currency), money.from_minor(_ROUNDING_UNITS, currency)
     if not 0 < total <= most:
         problems.append(Problem("total_amount", _shown(total), f"more than 0, at most {most}"))
     elif (calculated := _calculated(order)) is not None and not calculated - least_unit <= total <= calculated:
@@ -211,7 +211,7 @@ def _amounts(order: Readable, limits: Settings) -> list[Problem]:
 
 
 def _calculated(order: Readable) -> Decimal | None:
-    """None when some part of the sum is missing: that part is reported instead."""
+    """Returns the sum of the parts; None if one is missing, which is reported instead."""
     parts: list[Decimal | None] = [order.get(name) for name in ("tax_amount", "shipping_amount", "discount_amount")]
     tax, shipping, discount = parts
     items: dict[int, Item] = order.get("items", {})
@@ -253,7 +253,7 @@ def _address(order: Readable) -> list[Problem]:
 
 
 def _removed(value: Any, place: str) -> list[Problem]:
-    """What intake took out, and why; see `shop.orders.intake_content`."""
+    """Reports what intake removed; see `shop.orders.intake_content`."""
     if isinstance(value, str) and value.startswith(MISNAMED) and place:
         return [Problem(_path(place), _MISNAMED, _sibling(place, value.removeprefix(MISNAMED).rstrip("]")))]
     if isinstance(value, str) and value.startswith(REMOVED):
@@ -266,12 +266,12 @@ def _removed(value: Any, place: str) -> list[Problem]:
 
 
 def _path(place: str) -> str:
-    """Names of fields; what does not look like one was typed by anybody."""
+    """Returns the field's path. Hides parts that do not look like a field's name: they may be any text."""
     return ".".join(part if _KEY.fullmatch(part) else "(a field)" for part in place.split(".")) if place else ""
 
 
 def _below(place: str, key: str) -> str:
-    """Under the key of what is not kept its places stand as they are."""
+    """Returns the place of a field in content; places of fields that are not kept stand as they are."""
     return "" if key == HAS_REMOVED else f"{place}.{key}" if place else key
 
 
@@ -292,18 +292,18 @@ def _problem(error: ErrorDetails) -> Problem:
 
 
 def _shown(number: object) -> str:
-    """An amount, or a number of pieces."""
+    """Shows an amount or a number of pieces."""
     text = str(number)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _product(product_id: str) -> str:
-    """What the shop calls a product is shown; what does not look like that may be anything."""
+    """Shows a product id if it looks like one."""
     return repr(product_id) if _PRODUCT_ID.fullmatch(product_id) else _kind(product_id)
 
 
 def _kind(value: object) -> str:
-    """What kind of value it is, without the value."""
+    """Describes the kind of value, without the value."""
     match value:
         case None | "":
             return "nothing"

@@ -1,1 +1,1 @@
-"""Reconciliation: the gateway's own list of payments against our orders, both ways, and the stock against what moved it."""
+"""Reconciliation: compares payments with orders, in both directions, and the stock with its movements."""

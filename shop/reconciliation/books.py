@@ -1,7 +1,8 @@
-"""The books (promise 3): what our tables say against what the witnesses say.
+"""Ledger check (guarantee 3): compares our tables with their independent sources.
 
-Witnesses are the gateway's own account of our payments for money, and the shipments and reservations, one by one, for stock. Stock at
-an inventory service is asked of the service, also if the settings name another one by now.
+The sources are the gateway's own payments for money, and the single shipments and reservations for stock.
+Stock at an inventory service is requested from that service, also if the settings name another service by
+now.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _MONEY = text(
     WHERE outcome IN ('completed', 'compensated', 'needs_attention') GROUP BY o.currency ORDER BY o.currency
     """
 )
-# Who decided what about money that did not go through the gateway: each decision on its own, as it was written down.
+# The decisions about money that did not go through the gateway, as they were recorded one by one.
 _DECIDED = text(
     "SELECT action, count(*) AS decisions, sum(e.amount) AS amount FROM desk_entry e JOIN customer_order o ON o.id = e.order_id "
     "WHERE o.outcome IS NOT NULL AND e.currency = :currency AND e.amount > 0 GROUP BY action"
@@ -57,11 +58,11 @@ _HELD_BY_ENDED = text(
 
 @dataclass(frozen=True, slots=True)
 class BookRow:
-    """One line: what we say, what the witness says, and whether they agree."""
+    """One line: our figure, the source's figure, and whether they agree."""
 
     name: str
     ours: str
-    witness: str
+    source: str
     ok: bool | None
     """None: they were not compared."""
 
@@ -70,14 +71,14 @@ _NOT_COMPARED = "not compared: the gateway was not asked"
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 _NOTHING = GatewayTotals(Decimal(0), Decimal(0))
 Totals = Mapping[str, GatewayTotals]
-"""By currency: what the gateway says it has charged and refunded for us."""
+"""Per currency: what the gateway has charged and refunded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
     rows: list[BookRow]
     compared: bool
-    """Whether the gateway was asked. If not, its rows say nothing about the money."""
+    """Whether the gateway was asked. If not, the rows do not check the money."""
 
     @property
     def balanced(self) -> bool:
@@ -85,7 +86,8 @@ class Books:
 
 
 async def gateway_totals(gateway: PaymentGateway, progress: Callable[[int], None] = lambda _: None) -> Totals:
-    """Sums up all our payments at the gateway, page by page; `progress` hears how many were read so far. Raises what the gateway raises."""
+    """Returns the sums of all payments at the gateway, read page by page. Calls `progress` with the number
+    of payments read so far. Raises the gateway's errors."""
     charged, refunded, read = defaultdict[str, Decimal](Decimal), defaultdict[str, Decimal](Decimal), 0
     async for page in gateway.pages(_EVER):
         for payment in page:
@@ -95,33 +97,36 @@ async def gateway_totals(gateway: PaymentGateway, progress: Callable[[int], None
     return {currency: GatewayTotals(charged[currency], refunded[currency]) for currency in charged if charged[currency]}
 
 
-def read_books(database_url: str, witness: Totals | None) -> Books:
-    """Reads the books. `witness`: the gateway's totals; None: it is not asked. The books balance at rest: while orders are under way
-    their money and stock may be in between."""
+def read_books(database_url: str, source: Totals | None) -> Books:
+    """Reads and compares the books. `source` is the gateway's totals; None skips the comparison with the
+    gateway.
+
+    The books balance at rest: while orders are in progress, their money and stock may be in transit.
+    """
     url = Settings(DATABASE_URL=database_url).database_url
     engine = new_engine(url)
     try:
         with engine.connect() as connection:
             services = service_books(connection)
-            rows = [*_money(connection, witness), *_stock(connection, alone=not services)]
+            rows = [*_money(connection, source), *_stock(connection, alone=not services)]
             rows += [row for book in services for row in _at_service(book)]
     finally:
         engine.dispose()
-    return Books(rows, compared=witness is not None)
+    return Books(rows, compared=source is not None)
 
 
-def _money(connection: Connection, witness: Totals | None) -> list[BookRow]:
+def _money(connection: Connection, source: Totals | None) -> list[BookRow]:
     rows, known = [], list(connection.execute(_MONEY).mappings())
-    if witness is None:
+    if source is None:
         rows.append(BookRow("charged, refunded", "", _NOT_COMPARED, ok=None))
     else:
-        for currency in sorted(witness.keys() - {row["currency"] for row in known}):
-            rows.append(_amounts("charged", Decimal(0), witness[currency].charged, currency, "gateway's ledger"))
+        for currency in sorted(source.keys() - {row["currency"] for row in known}):
+            rows.append(_amounts("charged", Decimal(0), source[currency].charged, currency, "gateway's ledger"))
     for row in known:
         currency = row["currency"]
         charged, refunded = row["charged"], row["refunded"]
-        if witness is not None:
-            totals = witness.get(currency, _NOTHING)
+        if source is not None:
+            totals = source.get(currency, _NOTHING)
             charged, refunded = totals.charged, totals.refunded
             rows.append(_amounts("charged", row["charged"], charged, currency, "gateway's ledger"))
             rows.append(_amounts("refunded", row["refunded"], refunded, currency, "gateway's ledger"))
@@ -134,7 +139,7 @@ def _money(connection: Connection, witness: Totals | None) -> list[BookRow]:
 
 
 def _settled_by_people(connection: Connection, row: RowMapping) -> Iterator[BookRow]:
-    """What went back past the gateway, and what was given up: lines of their own, if there is any."""
+    """Yields one line each for refunds outside the gateway and for written-off amounts, if there are any."""
     currency: str = row["currency"]
     decided = {each["action"]: each for each in connection.execute(_DECIDED, {"currency": currency}).mappings()}
     names = {"by_hand": (Resolution.REFUNDED_BY_HAND, "refunded by hand"), "written_off": (Resolution.WRITTEN_OFF, "written off")}
@@ -145,12 +150,13 @@ def _settled_by_people(connection: Connection, row: RowMapping) -> Iterator[Book
             yield _amounts(name, row[column], amount, currency, f"{decisions} decision{'s' if decisions != 1 else ''}, by name")
 
 
-def _amounts(name: str, ours: Decimal, witness: Decimal, currency: str, who: str) -> BookRow:
-    return BookRow(name, show(ours, currency), f"{show(witness, currency)} ({who})", ours == witness)
+def _amounts(name: str, ours: Decimal, source: Decimal, currency: str, who: str) -> BookRow:
+    return BookRow(name, show(ours, currency), f"{show(source, currency)} ({who})", ours == source)
 
 
 def _stock(connection: Connection, *, alone: bool) -> list[BookRow]:
-    """Of the stock in our own tables. Beside a service's: only if it ever moved."""
+    """Compares the stock in our own tables. If there is a service too (`alone` is false): only if this
+    stock ever moved."""
     if not alone and not connection.execute(_EVER_RESERVED).scalar():
         return []
     stock = connection.execute(_STOCK).mappings().one()
@@ -173,7 +179,8 @@ def _stock(connection: Connection, *, alone: bool) -> list[BookRow]:
 
 
 def _at_service(book: ServiceBook) -> list[BookRow]:
-    """Of the stock at an inventory service: it is the witness of what left its shelf and of what is held there."""
+    """Compares the stock at an inventory service, which is the source for what has left its shelf and what
+    is reserved there."""
     who = f"inventory service at {book.url}"
     if book.problem is not None:
         return [BookRow("stock on hand + shipped", f"{book.shipped_by_us.total()} shipped", f"{book.problem} ({who})", ok=False)]

@@ -1,4 +1,4 @@
-"""Judging one order: what we say about its money against the gateway's payments. Pure: no input and no output."""
+"""Compares one order with the gateway's payments for it. Pure functions without I/O."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ _NOTHING = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class OurOrder:
-    """What our books say of an order."""
+    """What our database has about an order."""
 
     id: str
     outcome: Outcome | None
-    """None: it is under way."""
+    """None: the order is in progress."""
     finished_at: datetime | None
     currency: str
     total: Decimal | None
-    """What was to be paid; None where that has no meaning any more, because it ended uncompleted."""
+    """The amount due; None for an order that ended uncompleted."""
     charged: Decimal
     refunded: Decimal
     at_risk: Decimal
     settled: Decimal = _NOTHING
-    """What a person gave back past the gateway, or wrote off: it stays there, and is nobody's concern any more."""
+    """What a person refunded outside the gateway, or wrote off. The gateway rightly keeps it."""
 
 
-def judge(order_id: str, ours: OurOrder | None, payments: Sequence[Payment], *, settled_before: datetime) -> list[Discrepancy]:
-    """Every discrepancy of one order, given all its payments. An order under way is not judged; nor is one that ended, or had a payment
-    moved, after `settled_before`: the two books need not have met yet."""
+def discrepancies_of(order_id: str, ours: OurOrder | None, payments: Sequence[Payment], *, settled_before: datetime) -> list[Discrepancy]:
+    """Returns every discrepancy of one order, given all its payments.
+
+    Skips an order that is in progress, and one that ended or had a payment moved after `settled_before`: the
+    two sides may not be in step yet.
+    """
     if any(payment.moved_at > settled_before for payment in payments):
         return []
     charges = [payment for payment in payments if payment.status is PaymentStatus.SUCCEEDED]
@@ -44,8 +47,8 @@ def judge(order_id: str, ours: OurOrder | None, payments: Sequence[Payment], *, 
         return list(_without_order(order_id, charges))
     if ours.outcome is None or ours.finished_at is None or ours.finished_at > settled_before:
         return []
-    found = list(_JUDGES.get(ours.outcome, _uncompleted)(ours, charges))
-    if not any(each.kind is Kind.NOT_CHARGED for each in found):  # else confirming it may be what is called for
+    found = list(_COMPARISONS.get(ours.outcome, _uncompleted)(ours, charges))
+    if not any(each.kind is Kind.NOT_CHARGED for each in found):  # otherwise the open payment may be the missing charge
         found += _left(ours, payments)
     return found
 
@@ -67,27 +70,29 @@ def _without_order(order_id: str, charges: Sequence[Payment]) -> Iterator[Discre
 
 
 def _completed(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepancy]:
-    say = _Saying(ours, charges)
-    # A payment that went back whole, beside one that did not, is settled.
+    describe = _Describer(ours, charges)
+    # A payment that was refunded completely needs no attention if another one stands.
     standing = [payment for payment in charges if payment.kept > 0] or charges[:1]
     if not standing:
-        yield say(Kind.NOT_CHARGED, ours.charged or ours.total or _NOTHING)
+        yield describe(Kind.NOT_CHARGED, ours.charged or ours.total or _NOTHING)
     elif foreign := [payment for payment in standing if payment.currency != ours.currency]:
-        yield say(Kind.CURRENCY_DIFFERS, _sum(payment.kept for payment in foreign), foreign[0].currency)
+        yield describe(Kind.CURRENCY_DIFFERS, _sum(payment.kept for payment in foreign), foreign[0].currency)
     elif len(standing) > 1:
-        yield say(Kind.CHARGED_MORE_THAN_ONCE, _sum(payment.kept for payment in standing) - (ours.charged - ours.refunded))
+        yield describe(Kind.CHARGED_MORE_THAN_ONCE, _sum(payment.kept for payment in standing) - (ours.charged - ours.refunded))
     else:
         (payment,) = standing
-        if differences := [abs(payment.amount - said) for said in (ours.charged, ours.total or _NOTHING) if said != payment.amount]:
-            yield say(Kind.AMOUNT_DIFFERS, differences[0])
+        if differences := [
+            abs(payment.amount - recorded) for recorded in (ours.charged, ours.total or _NOTHING) if recorded != payment.amount
+        ]:
+            yield describe(Kind.AMOUNT_DIFFERS, differences[0])
         if payment.amount_refunded > ours.refunded:
-            yield say(Kind.REFUND_UNKNOWN_TO_US, payment.amount_refunded - ours.refunded)
+            yield describe(Kind.REFUND_UNKNOWN_TO_US, payment.amount_refunded - ours.refunded)
         elif payment.amount_refunded < ours.refunded:
-            yield say(Kind.REFUND_UNKNOWN_TO_GATEWAY, ours.refunded - payment.amount_refunded)
+            yield describe(Kind.REFUND_UNKNOWN_TO_GATEWAY, ours.refunded - payment.amount_refunded)
 
 
 def _uncompleted(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepancy]:
-    say = _Saying(ours, charges)
+    describe = _Describer(ours, charges)
     refunded = _sum(payment.amount_refunded for payment in charges if payment.currency == ours.currency)
     charged = _sum(payment.charged for payment in charges if payment.currency == ours.currency)
     kept = False
@@ -97,36 +102,37 @@ def _uncompleted(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrep
         if left <= 0:
             continue
         kept = True
-        if mine and ours.refunded > refunded:  # it may be on its way back: what to believe is for a person to find out
-            yield say(Kind.REFUND_UNKNOWN_TO_GATEWAY, min(left, ours.refunded - refunded))
+        if mine and ours.refunded > refunded:  # the refund may be on its way: a person has to find out
+            yield describe(Kind.REFUND_UNKNOWN_TO_GATEWAY, min(left, ours.refunded - refunded))
         else:
-            # What a person has settled past the gateway must not be paid a second time.
-            yield say(Kind.CHARGED_NOT_COMPLETED, left, currency, mendable=not ours.settled)
-    if ours.settled and refunded > ours.refunded:  # and a person had given it back, or up: paid twice, perhaps
-        yield say(Kind.REFUND_UNKNOWN_TO_US, refunded - ours.refunded)
+            # What a person settled outside the gateway must not be refunded a second time.
+            yield describe(Kind.CHARGED_NOT_COMPLETED, left, currency, repairable=not ours.settled)
+    if ours.settled and refunded > ours.refunded:  # and a person settled it too: perhaps paid twice
+        yield describe(Kind.REFUND_UNKNOWN_TO_US, refunded - ours.refunded)
     if kept or ours.settled or any(payment.currency != ours.currency for payment in charges):
         return
-    if charged > ours.charged or refunded > ours.refunded:  # all of it is back: only our books do not have it
-        yield say(Kind.REFUND_UNKNOWN_TO_US, refunded - ours.refunded, mendable=True)
+    if charged > ours.charged or refunded > ours.refunded:  # all of it was refunded: only our record is missing
+        yield describe(Kind.REFUND_UNKNOWN_TO_US, refunded - ours.refunded, repairable=True)
     elif charged < ours.charged:
-        yield say(Kind.NOT_CHARGED, ours.charged - charged)
+        yield describe(Kind.NOT_CHARGED, ours.charged - charged)
 
 
 def _needs_attention(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepancy]:
-    """A person has it on the desk: nothing is mended behind the person's back, but the amount at risk has to be right."""
-    say = _Saying(ours, charges)
+    """Compares an order under manual review: nothing is repaired while a person handles it, but the amount
+    at risk has to be right."""
+    describe = _Describer(ours, charges)
     if foreign := [payment for payment in charges if payment.currency != ours.currency and payment.kept > 0]:
-        yield say(Kind.CURRENCY_DIFFERS, _sum(payment.kept for payment in foreign), foreign[0].currency)
+        yield describe(Kind.CURRENCY_DIFFERS, _sum(payment.kept for payment in foreign), foreign[0].currency)
         return
     kept, refunded = _sum(payment.kept for payment in charges), _sum(payment.amount_refunded for payment in charges)
     left = kept - ours.settled
     if left > ours.at_risk:
-        yield say(Kind.AMOUNT_DIFFERS, left - ours.at_risk)
+        yield describe(Kind.AMOUNT_DIFFERS, left - ours.at_risk)
     elif left < ours.at_risk:
-        yield say(Kind.REFUND_UNKNOWN_TO_US if refunded > ours.refunded else Kind.NOT_CHARGED, ours.at_risk - left)
+        yield describe(Kind.REFUND_UNKNOWN_TO_US if refunded > ours.refunded else Kind.NOT_CHARGED, ours.at_risk - left)
 
 
-_JUDGES = {Outcome.COMPLETED: _completed, Outcome.NEEDS_ATTENTION: _needs_attention}
+_COMPARISONS = {Outcome.COMPLETED: _completed, Outcome.NEEDS_ATTENTION: _needs_attention}
 
 
 def _left(ours: OurOrder, payments: Sequence[Payment]) -> Iterator[Discrepancy]:
@@ -140,30 +146,30 @@ def _left(ours: OurOrder, payments: Sequence[Payment]) -> Iterator[Discrepancy]:
                 amount=payment.amount,
                 currency=payment.currency,
                 payment_ids=(payment.id,),
-                mendable=True,
+                repairable=True,
             )
 
 
-class _Saying:
-    """Puts what both sides say into words."""
+class _Describer:
+    """Makes discrepancies of one order that describe both sides."""
 
     def __init__(self, ours: OurOrder, charges: Sequence[Payment]) -> None:
         self._ours, self._charges = ours, charges
 
-    def __call__(self, kind: Kind, amount: Decimal, currency: str | None = None, *, mendable: bool = False) -> Discrepancy:
+    def __call__(self, kind: Kind, amount: Decimal, currency: str | None = None, *, repairable: bool = False) -> Discrepancy:
         ours = self._ours
         at_risk = f", {show(ours.at_risk, ours.currency)} at risk" if ours.at_risk else ""
         total = f" of {show(ours.total, ours.currency)}" if ours.total is not None else ""
-        said = f"{ours.outcome}: {_movements(ours.charged, ours.refunded, ours.currency)}{total}{at_risk}"
+        description = f"{ours.outcome}: {_movements(ours.charged, ours.refunded, ours.currency)}{total}{at_risk}"
         return Discrepancy(
             kind,
-            ours=said,
+            ours=description,
             theirs="; ".join(_movements(p.charged, p.amount_refunded, p.currency) for p in self._charges) or "nothing charged",
             order_id=ours.id,
             amount=amount,
             currency=currency or ours.currency,
             payment_ids=_ids(self._charges),
-            mendable=mendable,
+            repairable=repairable,
         )
 
 

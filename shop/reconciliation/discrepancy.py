@@ -1,4 +1,4 @@
-"""What reconciliation can find."""
+"""Discrepancies that reconciliation can find."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """One word for each way in which two books can differ."""
+    """The ways in which the two sides can differ."""
 
     CHARGED_WITHOUT_ORDER = "charged_without_order"
-    """The gateway keeps money for an order that we never heard of."""
+    """The gateway keeps money for an order that does not exist here."""
     CHARGED_NOT_COMPLETED = "charged_not_completed"
-    """The order ended uncompleted, and the gateway keeps money for it. Mended: it is refunded."""
+    """The order ended uncompleted and the gateway keeps money for it. Repair: a refund."""
     NOT_CHARGED = "not_charged"
-    """We say that it was charged, the gateway does not."""
+    """Our record has a charge that the gateway does not have."""
     CHARGED_MORE_THAN_ONCE = "charged_more_than_once"
     AMOUNT_DIFFERS = "amount_differs"
     CURRENCY_DIFFERS = "currency_differs"
     REFUND_UNKNOWN_TO_GATEWAY = "refund_unknown_to_gateway"
-    """We say that more was refunded than the gateway does."""
+    """Our record has more refunded than the gateway has."""
     REFUND_UNKNOWN_TO_US = "refund_unknown_to_us"
-    """The gateway says that more was refunded than we do. Mended, by writing it down, where nothing is left to refund."""
+    """The gateway has more refunded than our record. Repair, if nothing is left to refund: our record is
+    corrected."""
     UNREADABLE = "unreadable"
-    """What the gateway says of the order's payments makes no sense."""
+    """The gateway's data about the order's payments is unreadable."""
     LEFT_UNCONFIRMED = "left_unconfirmed"
-    """A payment of an ended order was created and never confirmed, and still could be. Mended: it is cancelled."""
+    """A payment of an ended order was created but never confirmed, and could still be. Repair: it is
+    cancelled."""
     STOCK_ON_HAND = "stock_on_hand"
-    """On hand + shipped is not what was received."""
+    """On hand + shipped differs from received."""
     STOCK_RESERVED = "stock_reserved"
-    """Reserved is not what the held reservations add up to."""
+    """Reserved differs from the sum of the held reservations."""
     RESERVATION_OF_ENDED_ORDER = "reservation_of_ended_order"
     RESERVATION_WITHOUT_ORDER = "reservation_without_order"
     INVENTORY_SERVICE_SILENT = "inventory_service_silent"
-    """A service that orders have their stock at does not say what it has."""
+    """An inventory service that has stock of orders does not report it."""
     SHIPMENT_WITHOUT_ORDER = "shipment_without_order"
     SHIPMENT_OF_UNCOMPLETED_ORDER = "shipment_of_uncompleted_order"
     COMPLETED_WITHOUT_SHIPMENT = "completed_without_shipment"
@@ -43,23 +45,23 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """One difference between two books."""
+    """One difference between our record and the other side."""
 
     kind: Kind
     ours: str
-    """What we say."""
+    """What our record has."""
     theirs: str
-    """What the gateway says; of stock, what its movements say."""
+    """What the gateway has; for stock, what its movements add up to."""
     order_id: str | None = None
     product_id: str | None = None
     amount: Decimal | None = None
-    """The money in question."""
+    """The amount that is in question."""
     currency: str | None = None
     payment_ids: tuple[str, ...] = ()
-    mendable: bool = False
-    """Whether it can be mended without guessing."""
-    mended: bool = False
+    repairable: bool = False
+    """Whether it can be repaired without guessing."""
+    repaired: bool = False
     remark: str | None = None
-    """Why it could not be mended."""
+    """Why it could not be repaired."""
     since: datetime | None = None
-    """When it was found first, if it is about an order and was found before."""
+    """When it was first found, if it is about an order and was found before."""

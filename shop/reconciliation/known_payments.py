@@ -1,4 +1,4 @@
-"""A gateway whose search may not show everything yet, or not far back."""
+"""A gateway whose incomplete search (recent or old payments) is complemented by known payment ids."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from shop.payments.gateway import Payment, PaymentGateway
 
 
 def known_payments(gateway: PaymentGateway, payment_ids: Sequence[str | None]) -> PaymentGateway:
-    """The gateway, which finds these payments for their order, too: their ids are known."""
-    return cast(PaymentGateway, _Seeing(gateway, payment_ids))
+    """Returns the gateway with a `find` that also returns these payments of the order."""
+    return cast(PaymentGateway, _WithKnownPayments(gateway, payment_ids))
 
 
-class _Seeing:
+class _WithKnownPayments:
     def __init__(self, gateway: PaymentGateway, payment_ids: Sequence[str | None]) -> None:
         self._gateway, self._ids = gateway, [each for each in dict.fromkeys(payment_ids) if each]
 

@@ -1,7 +1,8 @@
-"""Discrepancies of orders that are for a person: found again, however long ago the money moved, until the books agree or the person says
-that it may stay so.
+"""Open discrepancies of orders. They are reported again, however old, until both sides agree or a person
+accepts them.
 
-What the two books say is part of which discrepancy it is: one that was accepted and has grown since is another one.
+The description of both sides is part of a discrepancy's identity: one that was accepted and has grown since
+is a new one.
 """
 
 from __future__ import annotations
@@ -20,55 +21,58 @@ from shop.review.errors import NothingToAccept
 from shop.settings import settings
 
 ACTION = "accept_discrepancies"
-"""In the desk's book."""
-_FORGET = text(
+"""The action's name in the table desk_entry."""
+_DELETE = text(
     "DELETE FROM discrepancy d WHERE d.order_id = ANY(CAST(:ids AS text[])) AND NOT EXISTS (SELECT 1 FROM "
     "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text) WHERE r.order_id = d.order_id AND r.digest = d.digest)"
 )
-_REMEMBER = text(
+_STORE = text(
     "INSERT INTO discrepancy (order_id, digest, kind) SELECT * FROM "
     "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text, kind text) ON CONFLICT DO NOTHING"
 )
 _KNOWN = text("SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))")
 _ACCEPT = text("UPDATE discrepancy SET accepted_at = now() WHERE order_id = :id AND accepted_at IS NULL")
 _NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, :action, :by, :started_by, :reason)""")
-_REMEMBERING, _ACCEPTING = failpoint("the commit of open discrepancies"), failpoint("the commit of accepting discrepancies")
+_STORING, _ACCEPTING = failpoint("the commit of open discrepancies"), failpoint("the commit of accepting discrepancies")
 
 
 async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> list[Discrepancy]:
-    """Of orders that were looked at closely just now, and all that was found about them: keeps what is open, and forgets what was and is
-    not any more. Returns what was found but for what a person has accepted, each with when it was found first."""
+    """Stores the open discrepancies of orders that were just compared, and deletes those that are no longer
+    found.
+
+    Returns what was found without what a person has accepted, each with the time when it was first found.
+    """
     ids = [_storable(order_id) for order_id in order_ids]
-    keys = {_key(d): d.kind.value for d in found if not d.mended}
+    keys = {_key(d): d.kind.value for d in found if not d.repaired}
     fields = [{"order_id": order_id, "digest": digest, "kind": kind} for (order_id, digest), kind in keys.items()]
-    async with transaction(_REMEMBERING) as tx:
-        await tx.execute(_FORGET, {"ids": ids, "rows": as_json(fields)})
+    async with transaction(_STORING) as tx:
+        await tx.execute(_DELETE, {"ids": ids, "rows": as_json(fields)})
         if not fields:
             return list(found)
-        await tx.execute(_REMEMBER, {"rows": as_json(fields)})
+        await tx.execute(_STORE, {"rows": as_json(fields)})
         known = {(row.order_id, row.digest): row for row in (await tx.execute(_KNOWN, {"ids": ids})).all()}
-    told = [d if d.mended else replace(d, since=known[_key(d)].since) for d in found]
-    return [d for d in told if d.mended or known[_key(d)].accepted_at is None]
+    dated = [d if d.repaired else replace(d, since=known[_key(d)].since) for d in found]
+    return [d for d in dated if d.repaired or known[_key(d)].accepted_at is None]
 
 
 async def accept(order_id: str, *, accepted_by: str, reason: str, started_by: str | None = None) -> int:
-    """A person says that what is open about this order may stay as it is; who and why are kept. Returns how many discrepancies that are.
-    Raises `NothingToAccept` and `ResolutionIncomplete`."""
+    """Accepts the open discrepancies of an order: they may stay. Stores who decided it and why. Returns
+    how many there were. Raises `NothingToAccept` and `ResolutionIncomplete`."""
     asked = _checked(order_id, accepted_by, reason, started_by)
     async with transaction(_ACCEPTING) as tx:
         return await tx.run_sync(_accept, asked)
 
 
 def accept_sync(order_id: str, *, accepted_by: str, reason: str, started_by: str | None = None) -> int:
-    """The same, for callers without an event loop."""
+    """Runs `accept` for callers without an event loop."""
     asked = _checked(order_id, accepted_by, reason, started_by)
     with sync_engine(settings().database_url).begin() as connection:
         return _accept(connection, asked)
 
 
 def _checked(order_id: str, accepted_by: str, reason: str, started_by: str | None) -> dict[str, str | None]:
-    by = typed_text.required("accepted_by", accepted_by, "say who decides this; it is kept with the order")
-    why = typed_text.required("reason", reason, "say why the books may differ here; it is kept with the order")
+    by = typed_text.required("accepted_by", accepted_by, "give the name of the person who decides this; it is stored with the order")
+    why = typed_text.required("reason", reason, "say why the difference is acceptable; it is stored with the order")
     return {"id": _storable(order_id.strip()), "by": by, "reason": why, "action": ACTION, "started_by": typed_text.known(started_by)}
 
 
@@ -81,7 +85,7 @@ def _accept(connection: Connection, asked: dict[str, str | None]) -> int:
 
 
 def _storable(order_id: str) -> str:
-    """The gateway's may hold what PostgreSQL cannot store."""
+    """Replaces what PostgreSQL cannot store: the gateway's ids may contain NUL."""
     return order_id.replace("\0", "\ufffd")
 
 

@@ -1,4 +1,4 @@
-"""Comparing the books, and mending what can be mended."""
+"""Reconciliation: finds discrepancies and repairs those that need no decision."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from saga.database import transaction
 from shop.orders.outcomes import Outcome
 from shop.payments.errors import BAD_ANSWER, PaymentError, PaymentGatewayError
 from shop.payments.gateway import PaymentGateway
-from shop.reconciliation.compare import OurOrder, judge
+from shop.reconciliation.compare import OurOrder, discrepancies_of
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.known_payments import known_payments
 from shop.reconciliation.outstanding import remember
-from shop.reconciliation.repair import cancel_left, refund_ended, refund_is_gone
+from shop.reconciliation.repair import cancel_unconfirmed, refund_ended, refund_is_gone
 from shop.reconciliation.statement import statement
 from shop.reconciliation.stock import check_stock
 from shop.settings import settings
 
-_AT_ONCE = 8
+_CONCURRENCY = 8
 _OURS = text(
     """
     SELECT o.id, o.outcome, o.finished_at, o.currency, o.amount_charged AS charged, o.amount_refunded AS refunded,
@@ -37,54 +37,57 @@ _OURS = text(
 
 
 async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = True) -> AsyncIterator[Discrepancy]:
-    """Compares what the gateway says has moved since then with our orders, and theirs with what the gateway says, and looks again at what
-    is open from before; then the stock.
+    """Compares the gateway's payments that moved since a time with our orders, and our orders with the
+    gateway's payments; checks again what is still open; then checks the stock.
 
-    Yields each discrepancy that no person has accepted, once it is known whether it is mended. Raises what the gateway
-    raises, and database trouble: run it again.
+    Yields each discrepancy that no person has accepted, once it is known whether it was repaired. Raises the
+    gateway's errors and database errors: run it again.
     """
     settled_before = await database_time() - timedelta(seconds=settings().reconciliation.grace_seconds)
-    turn = asyncio.Semaphore(_AT_ONCE)
+    slots = asyncio.Semaphore(_CONCURRENCY)
 
-    async def look(order_id: str) -> list[Discrepancy]:
-        async with turn:
+    async def compare(order_id: str) -> list[Discrepancy]:
+        async with slots:
             for last in (False, True):
                 try:
-                    return await look_closely(order_id, gateway, settled_before, fix=fix)
+                    return await compare_order(order_id, gateway, settled_before, fix=fix)
                 except PaymentGatewayError as error:
                     if error.error_code != BAD_ANSWER:
                         raise
-                    if last:  # one record that makes no sense is no reason to say nothing of all the others
+                    if last:  # one unreadable record must not prevent reporting the others
                         return [Discrepancy(Kind.UNREADABLE, ours="not compared", theirs=str(error), order_id=order_id)]
             return []
 
-    async with statement(gateway, since) as told:
-        async for page in told.suspicions():
-            found = [discrepancy for each in await asyncio.gather(*map(look, page)) for discrepancy in each]
+    async with statement(gateway, since) as loaded:
+        async for page in loaded.suspicions():
+            found = [discrepancy for each in await asyncio.gather(*map(compare, page)) for discrepancy in each]
             for discrepancy in await remember(page, found):
                 yield discrepancy
     async for discrepancy in check_stock():
         yield discrepancy
 
 
-async def look_closely(order_id: str, gateway: PaymentGateway, settled_before: datetime, *, fix: bool) -> list[Discrepancy]:
-    """One order against all its payments. With `fix`, mends what can be mended without guessing. Raises as `reconcile` does."""
-    found = await _judge(order_id, gateway, settled_before)
+async def compare_order(order_id: str, gateway: PaymentGateway, settled_before: datetime, *, fix: bool) -> list[Discrepancy]:
+    """Compares one order with all its payments. With `fix`, repairs what needs no guessing. Raises as
+    `reconcile` does."""
+    found = await _compare(order_id, gateway, settled_before)
     if fix:
-        found = [await _to_the_desk(order_id, each, gateway) for each in found]
-    if not fix or not any(discrepancy.mendable for discrepancy in found):
+        found = [await _put_under_review(order_id, each, gateway) for each in found]
+    if not fix or not any(discrepancy.repairable for discrepancy in found):
         return found
-    remark = await _mend(order_id, found, gateway)
-    # Mended is what a second look does not find any more, and no grace for what has moved just now.
-    still = await _judge(order_id, gateway, datetime.max.replace(tzinfo=UTC))
-    left = {(discrepancy.kind, discrepancy.currency) for discrepancy in still}
-    told = [replace(d, mended=remark is None and (d.kind, d.currency) not in left, remark=remark) if d.mendable else d for d in found]
-    known = {(discrepancy.kind, discrepancy.currency) for discrepancy in told}
-    return [*told, *(discrepancy for discrepancy in still if (discrepancy.kind, discrepancy.currency) not in known)]
+    remark = await _repair(order_id, found, gateway)
+    # Repaired is what a second comparison no longer finds. It includes payments that moved just now.
+    remaining = await _compare(order_id, gateway, datetime.max.replace(tzinfo=UTC))
+    left = {(discrepancy.kind, discrepancy.currency) for discrepancy in remaining}
+    reported = [
+        replace(d, repaired=remark is None and (d.kind, d.currency) not in left, remark=remark) if d.repairable else d for d in found
+    ]
+    known = {(discrepancy.kind, discrepancy.currency) for discrepancy in reported}
+    return [*reported, *(discrepancy for discrepancy in remaining if (discrepancy.kind, discrepancy.currency) not in known)]
 
 
-async def _judge(order_id: str, gateway: PaymentGateway, settled_before: datetime) -> list[Discrepancy]:
-    # Ours first: an order that has ended does not move any more, so that what the gateway says afterwards is the end of it.
+async def _compare(order_id: str, gateway: PaymentGateway, settled_before: datetime) -> list[Discrepancy]:
+    # Our side first: an ended order does not change any more, so the gateway's answer afterwards is final.
     async with transaction() as tx:
         row = (await tx.execute(_OURS, {"id": order_id})).mappings().one_or_none()
     ours, known = None, None
@@ -92,25 +95,26 @@ async def _judge(order_id: str, gateway: PaymentGateway, settled_before: datetim
         fields = dict(row)
         known = fields.pop("payment_id")
         ours = OurOrder(**{**fields, "outcome": Outcome(row["outcome"]) if row["outcome"] else None})
-    # One whose id is known is asked for by it: not every search goes far back.
-    return judge(order_id, ours, await known_payments(gateway, [known]).find(order_id), settled_before=settled_before)
+    # The known payment is requested by its id: not every gateway's search goes far back.
+    return discrepancies_of(order_id, ours, await known_payments(gateway, [known]).find(order_id), settled_before=settled_before)
 
 
-async def _to_the_desk(order_id: str, found: Discrepancy, gateway: PaymentGateway) -> Discrepancy:
-    """A refund of ours that the gateway does not have (any more: a bank may send it back days later) is not made again without a person."""
+async def _put_under_review(order_id: str, found: Discrepancy, gateway: PaymentGateway) -> Discrepancy:
+    """Puts an order under manual review if the gateway does not have its refund. A bank may return a
+    refund days later; only a person may repeat it."""
     if found.kind is Kind.REFUND_UNKNOWN_TO_GATEWAY and await refund_is_gone(order_id, gateway):
-        return replace(found, remark="the order needs attention now: see the desk")
+        return replace(found, remark="the order is now under manual review")
     return found
 
 
-async def _mend(order_id: str, found: list[Discrepancy], gateway: PaymentGateway) -> str | None:
-    """Returns why it could not be done, or None."""
+async def _repair(order_id: str, found: list[Discrepancy], gateway: PaymentGateway) -> str | None:
+    """Repairs what can be repaired. Returns why it failed, or None."""
     try:
-        if any(d.mendable and d.kind is not Kind.LEFT_UNCONFIRMED for d in found):
-            return await refund_ended(order_id, gateway)  # cancels what was left, too
+        if any(d.repairable and d.kind is not Kind.LEFT_UNCONFIRMED for d in found):
+            return await refund_ended(order_id, gateway)  # also cancels unconfirmed payments
         for discrepancy in found:
-            for payment_id in discrepancy.payment_ids if discrepancy.mendable else ():
-                await cancel_left(order_id, payment_id, gateway)
+            for payment_id in discrepancy.payment_ids if discrepancy.repairable else ():
+                await cancel_unconfirmed(order_id, payment_id, gateway)
     except PaymentError as error:
         return str(error)
     return None

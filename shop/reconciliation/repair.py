@@ -1,8 +1,8 @@
-"""Mending what can be mended without guessing, by the saga's own compensation: the same code, the same idempotency keys.
+"""Repairs discrepancies with the saga's own compensation: the same code, the same idempotency keys.
 
-An order that has ended belongs to nobody, so there is no lease to hold. Two that mend it at once do so one after the other, for the
-second must see what the first has given back: not every gateway knows the same request again. Should one lose its place all the same (a
-connection that breaks), both ask for the same things under the same keys.
+An ended order has no owner, so there is no lease to hold. Concurrent repairs of an order run one after the
+other, because the second must see the first one's refund: not every gateway recognises a repeated request. If
+a lock is lost with its connection, both still send the same requests under the same keys.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from shop.text.customer_words import hidden
 
 _BEGINNING, _ENDING = failpoint("the commit of mending, intent"), failpoint("the commit of mending, result")
 _CANCELLING = failpoint("cancelling a payment that was left")
-_MENDING = 7_236_116
-_TAKE_TURN = text("SELECT pg_advisory_lock(:mending, hashtext(:id))")
-_GIVE_TURN = text("SELECT pg_advisory_unlock(:mending, hashtext(:id))")
+_REPAIR_LOCK = 7_236_116
+_LOCK_FOR_REPAIR = text("SELECT pg_advisory_lock(:lock, hashtext(:id))")
+_UNLOCK = text("SELECT pg_advisory_unlock(:lock, hashtext(:id))")
 _COMPENSATION = "refund_payment"
 _UNCOMPLETED = (Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED)
 _LOCK = text("SELECT id, content, fence, outcome, undone, reasons FROM customer_order WHERE id = :id FOR UPDATE")
@@ -44,21 +44,23 @@ _SETTLE = text(
     "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, amount_at_risk = :at_risk, outcome = :outcome, "
     "status = :outcome, undone = CAST(:undone AS jsonb) WHERE id = :id"
 )
-# Trying the refund again opens the order again, and then it must not go forward: those that had nothing to undo have no failure yet.
-_REMEMBER = text("UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL")
+# A retry of the refund reopens the order, which must then not go forward. An order that had nothing to
+# compensate has no failure yet.
+_SET_FAILURE = text("UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL")
 
 
 async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
-    """Gives back what the gateway keeps for an order that ended uncompleted, cancels what was only created, and writes it down. Returns
-    why it could not be done, or None. An order whose refund is refused ends in `needs_attention`, for a person.
+    """Refunds what the gateway keeps for an order that ended uncompleted, cancels unconfirmed payments, and
+    records it. Returns why it could not be done, or None. If the refund is refused, the order ends in
+    `needs_attention`.
 
-    Raises what the gateway raises if trying again can help.
+    Raises the gateway's retryable errors.
     """
-    async with _alone_with(order_id):
+    async with _order_lock(order_id):
         async with transaction(_BEGINNING) as tx:
             order = await _begin(tx, order_id)
         if order is None:
-            return "the order is not as it was"
+            return "the order has changed meanwhile"
         try:
             result = await refund(order, gateway)
         except RefundRefused as refused:
@@ -69,10 +71,14 @@ async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
 
 
 async def refund_is_gone(order_id: str, gateway: PaymentGateway) -> bool:
-    """The gateway keeps money that we have as given back: the order is put on the desk, where nothing is retried by itself. Whether it was
-    (not if it ended otherwise, or if the gateway says by now that the money is back). Raises what the gateway raises."""
-    async with _alone_with(order_id):
-        # By their ids: what a search tells may be minutes old.
+    """Puts the order under manual review, on hold, if the gateway keeps money that our record has as
+    refunded.
+
+    Returns whether it did: not if the order has another outcome, or if the gateway has the refund by now.
+    Raises the gateway's errors.
+    """
+    async with _order_lock(order_id):
+        # By id: the result of a search may be minutes old.
         payments = [await gateway.get(payment.id) for payment in await gateway.find(order_id)]
         charges = [payment for payment in payments if payment.status is PaymentStatus.SUCCEEDED]
         if not any(payment.kept > 0 for payment in charges):
@@ -84,33 +90,34 @@ async def refund_is_gone(order_id: str, gateway: PaymentGateway) -> bool:
         payment = next(payment for payment in charges if payment.kept > 0)
         gone = RefundRefused(
             "refund_gone",
-            "the gateway does not have the refund (any more): the customer's bank may have sent it back",
+            "the gateway no longer has the refund: the customer's bank may have returned it",
             payment_id=payment.id,
             charged=sum((each.amount for each in charges), Decimal(0)),
             refunded=sum((each.amount_refunded for each in charges), Decimal(0)),
             currency=payment.currency,
-            refusals=1,  # so that a refund that a person asks for is a new request
+            refusals=1,  # gives a refund that a person requests a new key
         )
         await _end(order, gone, hold=True)
         return True
 
 
 @asynccontextmanager
-async def _alone_with(order_id: str) -> AsyncIterator[None]:
-    """One process at a time; a lock that is gone with the connection. Outside of any transaction, for calls to the gateway take long."""
+async def _order_lock(order_id: str) -> AsyncIterator[None]:
+    """Locks the order against other repairs, across processes. The lock is released with its connection;
+    it holds no transaction, because calls to the gateway take long."""
     async with engine().connect() as pooled:
         connection = await pooled.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            await connection.execute(_TAKE_TURN, {"mending": _MENDING, "id": order_id})
+            await connection.execute(_LOCK_FOR_REPAIR, {"lock": _REPAIR_LOCK, "id": order_id})
             yield
-            await connection.execute(_GIVE_TURN, {"mending": _MENDING, "id": order_id})
+            await connection.execute(_UNLOCK, {"lock": _REPAIR_LOCK, "id": order_id})
         except BaseException:
-            await connection.invalidate()  # and with it the lock
+            await connection.invalidate()  # releases the lock
             raise
 
 
-async def cancel_left(order_id: str, payment_id: str, gateway: PaymentGateway) -> None:
-    """Makes sure that a payment that was only created can never be charged."""
+async def cancel_unconfirmed(order_id: str, payment_id: str, gateway: PaymentGateway) -> None:
+    """Cancels a payment that was created but not confirmed, so that it can never be charged."""
     with _CANCELLING:
         await gateway.cancel(payment_id, key=names.key(order_id, f"cancel-{payment_id}"))
 
@@ -120,7 +127,7 @@ async def _begin(tx: Tx, order_id: str) -> OrderInstance | None:
     if row is None or row["outcome"] not in _UNCOMPLETED:
         return None
     order = OrderInstance(row["id"], row["content"], row["fence"], ORDERS)
-    await tx.run_sync(manual.begin_step, ORDERS, order_id, STEP)  # a charge that is not in the journal gets there
+    await tx.run_sync(manual.begin_step, ORDERS, order_id, STEP)  # adds a charge that the journal lacks
     await journal.load(tx, [order])
     await journal.begin_undo(tx, STEP, [order])
     return order
@@ -136,9 +143,9 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
         result = end if isinstance(end, dict) else None
         await journal.write_undo(tx, STEP, [Record(order, STEP, "failed" if refused else "done", result=result, error=error)])
         charged, refunded, at_risk = money_moved(order)
-        told = error or result or {}
+        details = error or result or {}
         undone = Compensation(
-            step=STEP, compensation=_COMPENSATION, status="failed" if refused else str(told.get("compensation_status")), details=told
+            step=STEP, compensation=_COMPENSATION, status="failed" if refused else str(details.get("compensation_status")), details=details
         )
         others = [each for each in row["undone"] if each["step"] != STEP]
         await tx.execute(
@@ -154,8 +161,8 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
         )
         if refused:
             failure = {"code": row["outcome"], "message": "; ".join(row["reasons"]), "retryable": False, "reasons": row["reasons"]}
-            await tx.execute(_REMEMBER, {"id": order.id, "failure": as_json(failure)})
-            await attention.put(tx, [attention.case_of(order, at_risk, str(told.get("currency", "USD")))], hold=hold)
+            await tx.execute(_SET_FAILURE, {"id": order.id, "failure": as_json(failure)})
+            await attention.put(tx, [attention.case_of(order, at_risk, str(details.get("currency", "USD")))], hold=hold)
         if refunded > 0 and not hold:
-            money = {"amount": str(refunded), "currency": str(told.get("currency", "USD"))}
+            money = {"amount": str(refunded), "currency": str(details.get("currency", "USD"))}
             await tell(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])

@@ -1,4 +1,4 @@
-"""What one reconciliation found, without growing with it."""
+"""The result of one reconciliation, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from shop.reconciliation.discrepancy import Discrepancy, Kind
 
 
 class Report:
-    """Counts every discrepancy, and keeps the first `SHOWN` to be shown."""
+    """Counts every discrepancy and keeps the first `SHOWN` for display."""
 
     SHOWN = 500
 
     def __init__(self) -> None:
-        self.mended: Counter[Kind] = Counter()
+        self.repaired: Counter[Kind] = Counter()
         self.open: Counter[Kind] = Counter()
-        """For a person."""
+        """Those that need a person."""
         self.shown: list[Discrepancy] = []
 
     def begin_again(self) -> None:
-        """Before another attempt: what is open will be found again; what is mended will not, and stays."""
+        """Prepares for another attempt, which finds open discrepancies again, but not repaired ones."""
         self.open.clear()
-        self.shown = [discrepancy for discrepancy in self.shown if discrepancy.mended]
+        self.shown = [discrepancy for discrepancy in self.shown if discrepancy.repaired]
 
     def add(self, discrepancy: Discrepancy) -> None:
-        (self.mended if discrepancy.mended else self.open)[discrepancy.kind] += 1
+        (self.repaired if discrepancy.repaired else self.open)[discrepancy.kind] += 1
         if len(self.shown) < self.SHOWN:
             self.shown.append(discrepancy)
 
     @property
     def total(self) -> int:
-        return self.mended.total() + self.open.total()
+        return self.repaired.total() + self.open.total()
 
     def summary(self) -> str:
-        """For people, in one line."""
+        """Returns a line for people."""
         parts = []
         if self.open:
-            parts.append(f"{self.open.total()} for a person: {_list(self.open)}")
-        if self.mended:
-            parts.append(f"{self.mended.total()} mended: {_list(self.mended)}")
+            parts.append(f"{self.open.total()} need a person: {_list(self.open)}")
+        if self.repaired:
+            parts.append(f"{self.repaired.total()} repaired: {_list(self.repaired)}")
         return "; ".join(parts) or "no discrepancy"
 
 

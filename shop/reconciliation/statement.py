@@ -1,8 +1,9 @@
-"""The gateway's statement beside our orders, in the database: memory holds one page, however many orders there are.
+"""Loads the gateway's statement into a temporary table and selects the orders to compare closely. Memory
+holds one page, however many orders there are.
 
-Comparing is set-based and coarse: whatever is not plainly in order is a suspicion. Each suspicion is then looked at closely, with
-fresh eyes on both sides (`shop.reconciliation.reconcile`), so that neither an order that moves on meanwhile nor the edge of the time
-that is looked at makes a false alarm.
+The comparison in SQL is coarse: it selects every order that is not plainly in order.
+`shop.reconciliation.reconcile` then reads both sides of each afresh, so that neither an order that moves
+meanwhile nor the edge of the time window raises a false alarm.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from saga.database import as_json, engine
 from shop.payments.gateway import Payment, PaymentGateway
 
 PAGE = 200
-"""Suspicions looked at together."""
-_MAKE_STATEMENT = text(
+"""Number of suspected orders that are compared together."""
+_CREATE_STATEMENT = text(
     "CREATE TEMPORARY TABLE gateway_statement (payment_id text PRIMARY KEY, order_id text NOT NULL, status text NOT NULL, "
     "amount numeric NOT NULL, refunded numeric NOT NULL, currency text NOT NULL)"
 )
-_MAKE_SUSPICION = text("CREATE TEMPORARY TABLE suspicion (order_id text PRIMARY KEY)")
-_THROW_AWAY = text("DROP TABLE IF EXISTS gateway_statement, suspicion")
-_NOTE = text(
+_CREATE_SUSPICION = text("CREATE TEMPORARY TABLE suspicion (order_id text PRIMARY KEY)")
+_DROP = text("DROP TABLE IF EXISTS gateway_statement, suspicion")
+_ADD = text(
     "INSERT INTO gateway_statement SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r("
     "payment_id text, order_id text, status text, amount numeric, refunded numeric, currency text) ON CONFLICT DO NOTHING"
 )
-# An order from before that time may have payments from before it, which the statement does not show. Only of a completed order is it
-# certain that its total is a number.
+# An order from before `since` may have payments from before it, which the statement does not have. Only a
+# completed order's total is certain to be a number.
 _COMPARE = text(
     """
     INSERT INTO suspicion
@@ -67,15 +68,15 @@ _NEXT = text("SELECT order_id FROM suspicion WHERE order_id > :after ORDER BY or
 
 
 class Statement:
-    """What the gateway says has moved since a time."""
+    """The gateway's payments that moved since a time."""
 
     def __init__(self, connection: AsyncConnection, since: datetime) -> None:
         self._connection, self._since = connection, since
         self.payments = 0
 
-    async def note(self, page: Sequence[Payment]) -> None:
-        """Adds a page of it."""
-        # What PostgreSQL cannot store as text cannot be the id of an order of ours.
+    async def add(self, page: Sequence[Payment]) -> None:
+        """Adds a page of payments."""
+        # An id that PostgreSQL cannot store as text is not one of our orders'.
         rows: list[dict[str, Any]] = [
             {
                 "payment_id": payment.id,
@@ -88,10 +89,10 @@ class Statement:
             for payment in page
         ]
         self.payments += len(rows)
-        await self._connection.execute(_NOTE, {"rows": as_json(rows)})
+        await self._connection.execute(_ADD, {"rows": as_json(rows)})
 
     async def suspicions(self) -> AsyncIterator[list[str]]:
-        """The ids of orders, ours or not, that are not plainly in order, a page at a time."""
+        """Yields pages of ids of orders, ours or not, that are not plainly in order."""
         await self._connection.execute(text("ANALYZE gateway_statement"))
         await self._connection.execute(_COMPARE, {"since": self._since})
         after = ""
@@ -102,15 +103,15 @@ class Statement:
 
 @asynccontextmanager
 async def statement(gateway: PaymentGateway, since: datetime) -> AsyncIterator[Statement]:
-    """Fetches it, page by page. Raises what the gateway raises."""
+    """Fetches the statement page by page. Raises the gateway's errors."""
     async with engine().connect() as pooled:
         connection = await pooled.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            await connection.execute(_MAKE_STATEMENT)
-            await connection.execute(_MAKE_SUSPICION)
-            told = Statement(connection, since)
+            await connection.execute(_CREATE_STATEMENT)
+            await connection.execute(_CREATE_SUSPICION)
+            loaded = Statement(connection, since)
             async for page in gateway.pages(since):
-                await told.note(page)
-            yield told
+                await loaded.add(page)
+            yield loaded
         finally:
-            await connection.execute(_THROW_AWAY)
+            await connection.execute(_DROP)

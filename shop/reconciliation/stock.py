@@ -1,4 +1,4 @@
-"""The stock against what moved it. Each check is one statement, so one moment: orders under way do not disturb it."""
+"""Compares the stock with its movements, each check in one statement, undisturbed by current orders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shop.inventory.service.books import read_service_books
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 
 _PRODUCTS = text(f"SELECT * FROM ({MOVED}) moved WHERE on_hand + shipped <> received OR reserved <> held ORDER BY id")  # noqa: S608
-# What needs attention keeps what it holds until a person has seen to it.
+# An order under manual review keeps what it holds until a person decides.
 _HELD = text(
     "SELECT r.order_id, r.items, o.outcome FROM reservation r LEFT JOIN customer_order o ON o.id = r.order_id "
     "WHERE r.state = 'held' AND NOT r.at_service AND (o.id IS NULL OR (o.outcome IS NOT NULL AND o.outcome <> 'needs_attention')) "
@@ -30,8 +30,8 @@ _NOT_SHIPPED = text(
 
 
 async def check_stock() -> AsyncIterator[Discrepancy]:
-    """Every product, reservation and shipment that does not fit the others. Only told: who counts the shelf decides."""
-    async with transaction(seconds=math.inf) as tx:  # also takes what the caller does with each
+    """Yields every product, reservation and shipment that does not fit. Repairs need a count of the shelf."""
+    async with transaction(seconds=math.inf) as tx:  # includes the caller's time between rows
         async for row in await tx.stream(_PRODUCTS):
             if row.on_hand + row.shipped != row.received:
                 ours, theirs = f"{row.on_hand} on hand", f"{row.received} received - {row.shipped} shipped = {row.received - row.shipped}"
@@ -51,8 +51,8 @@ async def check_stock() -> AsyncIterator[Discrepancy]:
 
 
 async def _at_services() -> AsyncIterator[Discrepancy]:
-    """What inventory services say. They answer for one moment and we for another, so what was shipped is compared only while no order is
-    under way there."""
+    """Yields what does not fit at inventory services. A service answers for another moment than our
+    tables, so what was shipped is compared only while no order is in progress there."""
     for book in await read_service_books():
         if book.problem is not None:
             yield Discrepancy(Kind.INVENTORY_SERVICE_SILENT, "orders have their stock there", f"{book.url}: {book.problem}")

@@ -1,4 +1,4 @@
-"""Orders that need attention: a compensation could not be done. They are retried with growing pauses, and shown to a person."""
+"""Orders under manual review: a compensation failed. It is retried with growing pauses."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ _TOTALS = text(
     "SELECT currency, count(*) AS orders, sum(amount_at_risk) AS at_risk FROM attention WHERE resolved_at IS NULL "
     "GROUP BY currency ORDER BY currency"
 )
-# Open again, and nobody's: it is claimed like any other, and the saga goes on with what is still due.
+# Reopens an order without an owner: it is claimed like any other, and the saga continues with what is still
+# due.
 REOPEN = "outcome = NULL, finished_at = NULL, not_before = NULL, lease_id = NULL"
-# Two statements: a person may have settled or held one while its row was being locked.
+# Two statements: a person may have settled or held an order while its row was being locked.
 _LOCK_DUE = text(
     """
     SELECT o.id FROM attention a JOIN customer_order o ON o.id = a.order_id
@@ -64,12 +65,12 @@ _REOPEN_DUE = text(
 
 
 REOPENING = failpoint("the commit of trying again")
-"""For the transaction of a `reopen_due`."""
+"""The failpoint of a transaction that calls `reopen_due`."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewCase:
-    """What brings an order to the desk."""
+    """What puts an order under manual review."""
 
     order_id: str
     step: str
@@ -80,47 +81,48 @@ class NewCase:
 
 
 class ReviewCase(BaseModel):
-    """An order that needs attention."""
+    """An order under manual review."""
 
     model_config = ConfigDict(frozen=True)
 
     order_id: str
     since: datetime
     step: str
-    """Whose compensation could not be done."""
+    """The step whose compensation failed."""
     currency: str
     amount_at_risk: Decimal
     last_error: str
     error_code: str
     retries: int
     next_retry_at: datetime | None
-    """None: a person deals with it, and nothing is retried by itself."""
+    """None: a person handles it, and nothing is retried automatically."""
     being_retried: bool
-    """A worker tries again just now, or will in a moment."""
+    """A worker retries it now, or will in a moment."""
 
 
 class ReviewQueue(BaseModel):
-    """What is on the desk: the oldest first, as many as were asked for, and the sums of all there are."""
+    """The review queue: the oldest orders first, up to the requested number, and the sums over all."""
 
     model_config = ConfigDict(frozen=True)
 
     cases: list[ReviewCase]
     orders: int
     at_risk: dict[str, Decimal]
-    """Currency to amount."""
+    """Amount per currency."""
     disputes: list[OpenDispute]
     """Charges that customers' banks dispute."""
 
 
 def case_of(order: OrderInstance, at_risk: Decimal, currency: str) -> NewCase:
-    """Of an order whose compensations have been tried: the first that is still due."""
+    """Makes the case of an order whose compensations have run: about the first that is still due."""
     step = order.undo_plan()[0]
     error: dict[str, Any] = order.journal[step].undo_error or {}
     return NewCase(order.id, step, currency, at_risk, str(error.get("message", "unknown")), str(error.get("code", "unknown")))
 
 
 async def put(tx: Tx, cases: Sequence[NewCase], *, hold: bool = False) -> None:
-    """Puts orders on the desk; one that is there already is retried later each time. `hold`: nothing is retried until a person says so."""
+    """Puts orders under manual review. For an order that is there already, the next retry comes later each
+    time. `hold`: nothing is retried until a person requests it."""
     if not cases:
         return
     rows = [
@@ -132,25 +134,26 @@ async def put(tx: Tx, cases: Sequence[NewCase], *, hold: bool = False) -> None:
 
 
 async def clear(tx: Tx, order_ids: Sequence[str]) -> None:
-    """Takes those of the orders off the desk that are on it: they are undone after all."""
+    """Removes orders from manual review, because they were compensated after all."""
     if order_ids:
         await tx.execute(_CLEAR, {"ids": list(order_ids)})
 
 
 async def reopen_due(tx: Tx, *, most: int) -> list[str]:
-    """Opens again those orders whose pause is over, up to `most`; from then on any worker undoes what is still due. Returns their ids."""
+    """Reopens up to `most` orders whose pause is over, so that any worker compensates what is still due.
+    Returns their ids."""
     locked = list((await tx.execute(_LOCK_DUE, {"most": most})).scalars())
     return list((await tx.execute(_REOPEN_DUE, {"ids": locked})).scalars()) if locked else []
 
 
 async def read_queue(most: int = 500) -> ReviewQueue:
-    """What is on the desk now."""
+    """Reads the review queue."""
     async with transaction() as tx:
         return await tx.run_sync(_read, most)
 
 
 def read_queue_sync(most: int = 500) -> ReviewQueue:
-    """The same, for callers without an event loop."""
+    """Runs `read_queue` for callers without an event loop."""
     with sync_engine(settings().database_url).connect() as connection:
         return _read(connection, most)
 

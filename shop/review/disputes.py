@@ -1,4 +1,4 @@
-"""Charges that a customer's bank disputes: shown to a person until they are closed. Nothing is done about them by itself."""
+"""Charges that a customer's bank disputes: shown to a person until they are closed. No automatic action."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saga.database import Tx, sync_engine
 from shop.payments.dispute import CLOSED, Dispute
 from shop.settings import settings
 
-# What is known already from a later moment stays; and what is closed stays closed.
+# Newer information is not replaced, and a closed dispute stays closed.
 _PUT = text(
     """
     INSERT INTO dispute AS d (id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at, as_of, closed_at)
@@ -38,19 +38,19 @@ class OpenDispute(BaseModel):
 
     id: str
     order_id: str | None
-    """None: the payment is no order's of ours."""
+    """None: the payment belongs to no order here."""
     payment_id: str | None
     amount: Decimal
     currency: str
     reason: str
-    """The gateway's own word, such as `fraudulent` or `product_not_received`."""
+    """The gateway's code, such as `fraudulent` or `product_not_received`."""
     status: str
     evidence_due_by: datetime | None
     opened_at: datetime
 
 
 async def put(tx: Tx, dispute: Dispute, order_id: str | None, as_of: datetime) -> None:
-    """Writes down how a dispute stands. `as_of`: when it stood so; what was known from later stays."""
+    """Stores the state of a dispute at the time `as_of`. Information that is newer is kept."""
     await tx.execute(
         _PUT,
         {
@@ -70,22 +70,22 @@ async def put(tx: Tx, dispute: Dispute, order_id: str | None, as_of: datetime) -
 
 
 def read_open(connection: Connection, most: int) -> list[OpenDispute]:
-    """Those that must be answered first come first."""
+    """Returns the open disputes, those with the earliest deadline first."""
     return [OpenDispute(**row) for row in connection.execute(_OPEN, {"most": most}).mappings()]
 
 
 def read_open_sync(most: int = 500) -> list[OpenDispute]:
-    """The same, for callers without an event loop."""
+    """Runs `read_open` for callers without an event loop."""
     with sync_engine(settings().database_url).connect() as connection:
         return read_open(connection, most)
 
 
 def advice(dispute: OpenDispute) -> str:
-    """What a person can do about it."""
+    """Returns what a person can do about it."""
     if dispute.status not in _ANSWERABLE:
-        return "Nothing just now: the customer's bank decides."
+        return "Nothing now: the customer's bank decides."
     until = f" until {dispute.evidence_due_by.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if dispute.evidence_due_by else ""
     return (
-        f"Answer {dispute.id} in the gateway's dashboard{until}, with what proves the order and its delivery, or accept it there. "
-        "Unanswered it is lost. Do not refund the order beside it: the customer would have the money twice."
+        f"Answer {dispute.id} in the gateway's dashboard{until}, with proof of the order and its delivery, or accept it there. "
+        "An unanswered dispute is lost. Do not refund the order as well: the customer would be paid twice."
     )

@@ -1,39 +1,39 @@
-"""Wrong use of the desk; each says what to do instead."""
+"""Errors of manual review actions; each says what to do instead."""
 
 from __future__ import annotations
 
 from saga.errors import StepError
 
 
-class DeskError(StepError):
-    """Nothing was changed."""
+class ReviewError(StepError):
+    """Base class. Nothing was changed."""
 
     code = "desk_error"
 
 
-class OrderUnknown(DeskError):
-    """There is no such order."""
+class OrderUnknown(ReviewError):
+    """No such order exists."""
 
     code = "order_unknown"
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"there is no order {order_id!r}: give the id with which it was sent, letter by letter")
+        super().__init__(f"there is no order {order_id!r}: give exactly the id with which it was submitted")
 
 
-class NotOnTheDesk(DeskError):
-    """The order does not need attention."""
+class NotUnderReview(ReviewError):
+    """The order is not under manual review."""
 
     code = "not_on_the_desk"
 
 
-class AlreadyResolved(DeskError):
-    """The order has been settled in another way."""
+class AlreadyResolved(ReviewError):
+    """The order was resolved in another way."""
 
     code = "already_resolved"
 
 
-class ResolutionIncomplete(DeskError):
-    """Something is missing that this resolution needs, or makes no sense."""
+class ResolutionIncomplete(ReviewError):
+    """Input that this resolution needs is missing or invalid."""
 
     code = "resolution_incomplete"
 
@@ -45,35 +45,35 @@ class ResolutionIncomplete(DeskError):
         return list(self.problems)
 
 
-class RefundedAlready(DeskError):
-    """The gateway says that the money has gone back, or that there was none: nothing is to be refunded by hand."""
+class RefundedAlready(ReviewError):
+    """The gateway has refunded the money, or never had it: there is nothing to refund by hand."""
 
     code = "refunded_already"
 
 
-class GatewayNotAsked(DeskError):
-    """The gateway does not say what is left of the order's charge, so that nobody can tell whether a refund by hand is the second one."""
+class GatewayNotAsked(ReviewError):
+    """The gateway does not report what is left of the charge, so a refund by hand might be the second one."""
 
     code = "gateway_not_asked"
     retryable = True
 
 
-class NothingToAccept(DeskError):
-    """No discrepancy of the order is open."""
+class NothingToAccept(ReviewError):
+    """The order has no open discrepancy."""
 
     code = "nothing_to_accept"
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(
-            f"no discrepancy of order {order_id!r} is open: give the id as the artifact reconciliation has it, letter by letter"
-        )
+        super().__init__(f"order {order_id!r} has no open discrepancy: give exactly the id that the artifact reconciliation shows")
 
 
-class OrderBusy(DeskError):
-    """A worker tries again to undo the order just now."""
+class OrderBusy(ReviewError):
+    """A worker is retrying the order's compensations."""
 
     code = "order_busy"
     retryable = True
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"a worker is trying again to undo order {order_id} just now: wait for how that ends, and look at the desk again")
+        super().__init__(
+            f"a worker is retrying the compensations of order {order_id}: wait for the result, then look at the review queue again"
+        )

@@ -1,4 +1,4 @@
-"""What cancelling an order now would undo, and what it would cost."""
+"""What cancelling an order now would compensate, and what it would cost."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _STEPS = text("SELECT step, status, notes, result, undo_due FROM order_step WHER
 
 
 class Effect(StrEnum):
-    """What cancelling means for the order as it is now."""
+    """What cancelling means for the order in its present state."""
 
     CANCEL = "cancel"
-    """It has not been shipped: what was done is undone."""
+    """It has not been shipped: what was done is compensated."""
     RETURN = "return"
-    """It has been shipped: it comes back, and the money goes back."""
+    """It has been shipped: it is returned and refunded."""
     NOTHING = "nothing"
-    """It has ended without anything to undo, or is being undone already."""
+    """It has ended with nothing to compensate, or is being compensated already."""
 
 
 class PlannedUndo(BaseModel):
@@ -59,84 +59,86 @@ class PlannedUndo(BaseModel):
 
 
 class CancelPreview(BaseModel):
-    """What cancelling now would do. An order that a worker has in hand may be further a moment later."""
+    """What cancelling now would do. If a worker is processing the order, it may be further a moment later."""
 
     model_config = ConfigDict(frozen=True)
 
     order_id: str
     effect: Effect
     stage: str
-    """Where the order stands, in words."""
+    """Where the order stands, for people."""
     in_hand: bool
-    """Whether a worker is at work on it just now."""
+    """Whether a worker is processing it now."""
     undo: list[PlannedUndo] = []
     """In the sequence in which they would run."""
     pieces: dict[str, int] = {}
-    """Per product: what would be for sale again."""
+    """Per product: the pieces that would be for sale again."""
     refund: Decimal = Decimal(0)
-    """What would still go back, by the gateway's own account."""
+    """What would still be refunded, according to the gateway."""
     refund_is_certain: bool = True
-    """False: the gateway does not answer, or a payment can still be charged; at most so much would go back."""
+    """False: the gateway does not answer, or a payment can still be charged; `refund` is the upper limit."""
     refunded: Decimal = Decimal(0)
-    """What has gone back already, for example by the gateway's dashboard."""
+    """What has been refunded already, for example in the gateway's dashboard."""
     fee_lost: Decimal = Decimal(0)
-    """What the gateway keeps of a charge that is refunded."""
+    """The part of its fee that the gateway keeps of a refunded charge."""
     currency: str = "USD"
 
     def lines(self) -> list[tuple[str, str]]:
-        """For people: what, and how much."""
+        """Returns label and value, for people."""
         if self.effect is Effect.NOTHING:
-            return [("order", self.order_id), ("stands", self.stage), ("cancelling", "would change nothing")]
+            return [("order", self.order_id), ("stands", self.stage), ("cancelling", "changes nothing")]
         pieces = ", ".join(f"{n} x {product}" for product, n in self.pieces.items()) or "none"
         nothing = "nothing is left to refund" if self.refunded else "nothing was charged"
         refund = show(self.refund, self.currency) if self.refund else nothing
         refunded = [("refunded already", show(self.refunded, self.currency))] if self.refunded else []
         return [
             ("order", self.order_id),
-            ("stands", self.stage + (", a worker has it in hand" if self.in_hand else "")),
-            ("cancelling", "sends it back" if self.effect is Effect.RETURN else "stops it"),
+            ("stands", self.stage + (", a worker is processing it" if self.in_hand else "")),
+            ("cancelling", "returns and refunds it" if self.effect is Effect.RETURN else "stops and compensates it"),
             ("undone", ", ".join(planned.compensation for planned in self.undo) or "nothing"),
             ("pieces for sale again", pieces),
             ("refund", refund if self.refund_is_certain else f"at most {refund}"),
             *refunded,
-            ("gateway fee, not given back", show(self.fee_lost, self.currency) if self.fee_lost else "none"),
+            ("gateway fee, not refunded", show(self.fee_lost, self.currency) if self.fee_lost else "none"),
         ]
 
 
 async def preview_cancel(order_id: str, saga: Saga, gateway: PaymentGateway) -> CancelPreview:
-    """What cancelling now would undo and cost, by our tables and the gateway's account. Changes nothing. Raises `OrderUnknown`."""
+    """Returns what cancelling now would compensate and cost, according to our tables and the gateway.
+    Changes nothing. Raises `OrderUnknown`."""
     async with transaction() as tx:
         seen = await tx.run_sync(_preview, order_id, saga)
     return await _with_money(seen, gateway) if seen.begun is not None else seen.preview
 
 
 def preview_cancel_sync(order_id: str, saga: Saga) -> CancelPreview:
-    """The same, for callers that cannot await."""
+    """Runs `preview_cancel` for callers that cannot await."""
     return run_sync(lambda: preview_cancel(order_id, saga, gateway()))
 
 
 @dataclass(frozen=True, slots=True)
 class _Charge:
-    """What the journal has of the order's payment."""
+    """What the journal has about the order's payment."""
 
     payment_id: str | None
     amount: Decimal
-    """Charged; or, of a charge whose end is not known, at most charged."""
+    """The amount charged; for a charge with an unknown result, the upper limit."""
     fee: Decimal
     ended: bool
-    """False: its worker may still be at it."""
+    """False: its worker may still be working on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     preview: CancelPreview
-    """Without money."""
+    """Without the money."""
     begun: _Charge | None = None
     """None: nothing would be refunded."""
 
 
 async def _with_money(seen: _Seen, gateway: PaymentGateway) -> CancelPreview:
-    """Asks the gateway what is left of the order's payments, as `refund_payment` will. One that does not answer leaves it uncertain."""
+    """Adds what is left of the order's payments at the gateway, as `refund_payment` will find it. If the
+    gateway does not answer, the amount is uncertain."""
     preview, begun = seen.preview, seen.begun
     assert begun is not None
     try:
@@ -183,15 +185,16 @@ def _why_not(order: Any) -> str | None:
         case None | Outcome.COMPLETED:
             if order["asked"] and order["outcome"] is None:
                 return "it is being cancelled already"
-            return "it is being undone already" if order["failed"] else None
+            return "it is being compensated already" if order["failed"] else None
         case Outcome.NEEDS_ATTENTION:
-            return "it is being undone, and needs attention: see the desk"
+            return "it is being compensated and is under manual review"
         case ended:
             return f"it is {ended}"
 
 
 def _held_at_service(reserving: Any) -> dict[str, int]:
-    """What the journal says is reserved at an inventory service; there is no row of ours for it. The service itself is not asked."""
+    """Returns what the journal has as reserved at an inventory service, for which our tables have no row.
+    The service is not asked."""
     if reserving is None or reserving["status"] != "done" or AT_SERVICE not in reserving["notes"]:
         return {}
     pieces: Counter[str] = Counter()

@@ -1,6 +1,7 @@
-"""Settling an order that needs attention: a person's decision, kept with who, when and why.
+"""Resolves an order under manual review: a person's decision, stored with who, when and why.
 
-The decision and the order's being open again are one transaction; from then on any worker takes the order to its outcome, by the same saga.
+The decision and the reopening of the order are one transaction. Then any worker takes the order to its
+outcome, by the same saga.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from shop.review.attention import REOPEN
 from shop.review.errors import (
     AlreadyResolved,
     GatewayNotAsked,
-    NotOnTheDesk,
+    NotUnderReview,
     OrderBusy,
     OrderUnknown,
     RefundedAlready,
@@ -36,7 +37,7 @@ from shop.review.errors import (
 from shop.runtime.sync import run_sync
 from shop.values.money import show
 
-# Two statements: what was read together with waiting for the lock would be from before.
+# Two statements: one alone would read what was there before it waited for the lock.
 _LOCK = text("SELECT id FROM customer_order WHERE id = :id FOR UPDATE")
 _LOOK = text(
     """
@@ -56,8 +57,8 @@ _RESOLVED = text(
     "amount_written_off = amount_written_off + :written_off WHERE order_id = :id"
 )
 _HOLD = text("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id")
-# Of one whose retry waits for what is away.
-_BACK_TO_THE_DESK = text(
+# For an order whose retry waits for an external system.
+_BACK_TO_REVIEW = text(
     "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), not_before = NULL, "
     "waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
 )
@@ -71,21 +72,21 @@ _DECIDING = failpoint("the commit of a person's decision")
 
 
 class Resolution(StrEnum):
-    """What a person can decide about an order that needs attention."""
+    """What a person can decide about an order under manual review."""
 
     REFUNDED_BY_HAND = "refunded_by_hand"
-    """The money went back past the gateway; a reference says how."""
+    """The money was refunded outside the gateway; a reference proves it."""
     WRITTEN_OFF = "written_off"
     """What is still due will not be done; a reason says why."""
     RETRY_NOW = "retry_now"
-    """Tried again at once."""
+    """Retried at once."""
     HOLD = "hold"
-    """A person deals with it: nothing is retried by itself any more, so that the money does not go back twice."""
+    """A person handles it: nothing is retried automatically, so that the money is not refunded twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A person's decision, checked and fit to be kept."""
+    """A person's decision, validated."""
 
     order_id: str
     resolution: Resolution
@@ -94,7 +95,7 @@ class Decision:
     reference: str | None
     reason: str | None
     started_by: str | None
-    """What the system knows of who it is."""
+    """The user that the system knows."""
 
 
 def decision(
@@ -106,9 +107,9 @@ def decision(
     reason: str | None = None,
     started_by: str | None = None,
 ) -> Decision:
-    """`resolved_by` is what somebody typed, `started_by` what the system knows of who it is; both are kept.
+    """Validates a decision. `resolved_by` is typed, `started_by` is what the system knows; both are stored.
 
-    Raises `ResolutionIncomplete`, with every problem, if something is missing that this resolution needs.
+    Raises `ResolutionIncomplete`, with every problem, if this resolution lacks something.
     """
     try:
         chosen = Resolution(resolution)
@@ -123,10 +124,10 @@ def decision(
             problems.extend(error.problems)
             return None
 
-    by = cleaned("resolved_by", resolved_by, needed=True, why="say who decides this; it is kept with the order")
+    by = cleaned("resolved_by", resolved_by, needed=True, why="give the name of the person who decides this; it is stored with the order")
     proof = "refunded_by_hand needs the number of the bank transfer, or whatever proves the refund"
     given_reference = cleaned("reference", reference, needed=chosen is Resolution.REFUNDED_BY_HAND, why=proof)
-    loss = "written_off needs the reason why this money is given up"
+    loss = "written_off needs the reason for giving this money up"
     given_reason = cleaned("reason", reason, needed=chosen is Resolution.WRITTEN_OFF, why=loss)
     if problems or by is None:
         raise ResolutionIncomplete(*problems)
@@ -134,12 +135,14 @@ def decision(
 
 
 async def resolve(decided: Decision, *, dry_run: bool = False) -> bool:
-    """Settles the order, or opens it again; any worker then takes it to its outcome. False: the same was decided before, and nothing was
-    done now. Before a refund by hand is written down, the gateway is asked what is left of the charge. `dry_run`: changes nothing, by
-    doing the same and rolling it back.
+    """Resolves the order or reopens it; any worker then takes it to its outcome. Returns False if the same
+    was decided before, and nothing was done now.
 
-    Raises `OrderUnknown`, `NotOnTheDesk`, `AlreadyResolved` (otherwise), `RefundedAlready`, `ResolutionIncomplete`, and `OrderBusy` and
-    `GatewayNotAsked` (retryable).
+    Asks the gateway what is left of the charge before it records a refund by hand. `dry_run` does the same
+    and rolls it back.
+
+    Raises `OrderUnknown`, `NotUnderReview`, `AlreadyResolved` (otherwise), `RefundedAlready`,
+    `ResolutionIncomplete`, and the retryable `OrderBusy` and `GatewayNotAsked`.
     """
     if decided.resolution is Resolution.REFUNDED_BY_HAND:
         await _check_with_gateway(decided, gateway())
@@ -154,36 +157,36 @@ async def resolve(decided: Decision, *, dry_run: bool = False) -> bool:
 
 
 def resolve_sync(decided: Decision) -> bool:
-    """The same, for callers that cannot await."""
+    """Runs `resolve` for callers that cannot await."""
     return run_sync(lambda: resolve(decided))
 
 
 async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> None:
-    """Raises `RefundedAlready` if the gateway has less left of the charge than is at risk, and `GatewayNotAsked`."""
+    """Raises `RefundedAlready` if less is left of the charge than is at risk, and `GatewayNotAsked`."""
     async with transaction() as tx:
         row = (await tx.execute(_AT_RISK, {"id": decided.order_id, "step": PAYMENT})).one_or_none()
-    if row is None:  # nothing to settle, which `_resolve` says
+    if row is None:  # `_resolve` raises the error
         return
     try:
         payments = await payments_of(decided.order_id, row.payment_id, gateway)
     except PaymentError as error:
-        if not error.retryable:  # it knows the payment no more: nobody can say better than the person
+        if not error.retryable:  # the gateway no longer has the payment: trust the person
             return
         raise GatewayNotAsked(
-            f"the payment gateway does not say what is left of the charge of order {decided.order_id} ({error}). Choose hold, so that "
-            "nothing is refunded meanwhile, and write the refund down when the gateway answers"
+            f"the payment gateway does not report what is left of the charge of order {decided.order_id} ({error}). Choose hold, so "
+            "that nothing is refunded meanwhile, and record the refund when the gateway answers"
         ) from error
     mine = [payment for payment in payments if (payment.order_id, payment.currency) == (decided.order_id, row.currency)]
     kept = sum((payment.kept for payment in mine), Decimal(0))
-    if payments and not mine:  # what the gateway has is another order's, or in another currency
+    if payments and not mine:  # the payments are another order's, or in another currency
         return
     if kept < row.amount_at_risk:
         charged = show(sum((payment.charged for payment in mine), Decimal(0)), row.currency)
         back = show(sum((payment.amount_refunded for payment in mine), Decimal(0)), row.currency)
         raise RefundedAlready(
-            f"the payment gateway has charged {charged} for order {decided.order_id}, and {back} of it went back already: "
-            f"less is left than {show(row.amount_at_risk, row.currency)}. Choose retry_now, which finds that; if you have paid it "
-            "back as well, the customer has it twice"
+            f"the payment gateway has charged {charged} for order {decided.order_id} and refunded {back}: less is left than "
+            f"{show(row.amount_at_risk, row.currency)}. Choose retry_now, which finds the refund; if you have refunded it too, "
+            "the customer has the money twice"
         )
 
 
@@ -198,7 +201,8 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             return False
         if not row["postponed"]:
             raise OrderBusy(decided.order_id)
-        # Its retry waits, for a gateway that is away, say. Nobody has it in hand, nor can before this commits.
+        # Its retry waits, for example for a gateway that is down. No worker has it, nor can before this
+        # commits.
     at_risk: Decimal = row["amount_at_risk"]
     by_hand = written_off = Decimal(0)
     match decided.resolution:
@@ -206,8 +210,8 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             if row["next_retry_at"] is None and row["outcome"] is not None:
                 return False
             connection.execute(_HOLD, {"id": decided.order_id})
-            connection.execute(_BACK_TO_THE_DESK, {"id": decided.order_id})
-        case Resolution.RETRY_NOW:  # a person has looked: refunds without a clear answer are counted anew
+            connection.execute(_BACK_TO_REVIEW, {"id": decided.order_id})
+        case Resolution.RETRY_NOW:  # restarts the count of refunds without a clear answer
             manual.forget_error_field(connection, ORDERS, decided.order_id, PAYMENT, "unclear_refunds")
         case Resolution.REFUNDED_BY_HAND:
             by_hand = at_risk
@@ -238,19 +242,19 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
 
 
 def _is_settled(row: RowMapping, decided: Decision) -> bool:
-    """Whether the same was decided before. Raises if it was something else, or if there is nothing to decide."""
+    """Returns whether the same was decided before. Raises if another decision was, or if none is due."""
     order_id, before = decided.order_id, row["resolution"]
     if not row["was_here"]:
-        where = f"it is {row['outcome']}" if row["outcome"] else "it is still under way"
-        raise NotOnTheDesk(f"order {order_id} does not need attention: {where}. To undo it, use cancel-order")
+        where = f"it is {row['outcome']}" if row["outcome"] else "it is still in progress"
+        raise NotUnderReview(f"order {order_id} is not under manual review: {where}. To cancel it, use cancel-order")
     if before is None:
         return False
     if before == decided.resolution or (before == "undone" and decided.resolution is Resolution.RETRY_NOW):
         return True
     when = f"{row['resolved_at']:%Y-%m-%d %H:%M} UTC"
     if before == "undone":
-        warning = "; if you have paid the money back as well, the customer has it twice: ask for it"
-        raise AlreadyResolved(f"order {order_id} was undone by a retry at {when}{warning if _pays(decided) else ''}")
+        warning = "; if you have refunded the money too, the customer has it twice: ask for it back"
+        raise AlreadyResolved(f"order {order_id} was compensated by a retry at {when}{warning if _pays(decided) else ''}")
     raise AlreadyResolved(f"order {order_id} was settled as {before} at {when}, which is final; the table desk_entry says by whom")
 
 
@@ -263,7 +267,7 @@ def _settle_refund(connection: Connection, decided: Decision, row: RowMapping) -
     if PAYMENT not in due or row["amount_at_risk"] <= 0:
         raise ResolutionIncomplete(
             f"no money is at risk for order {decided.order_id}, so there is nothing to refund by hand: "
-            f"what could not be undone is {', '.join(sorted(due))}. Use retry_now, or written_off"
+            f"the failed compensations are {', '.join(sorted(due))}. Use retry_now, or written_off"
         )
     manual.settle(connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "refunded_by_hand"))
 
@@ -279,7 +283,7 @@ def _write_off(connection: Connection, decided: Decision, row: RowMapping) -> No
 
 
 def _settled_money(decided: Decision, row: RowMapping, how: str) -> dict[str, Any]:
-    """What the refund's journal says from now on. What was at risk had been charged: that is what the person answers for."""
+    """Returns the refund's new journal entry. What was at risk had been charged."""
     amount, refunded = row["amount_at_risk"], row["amount_refunded"]
     return {
         "compensation_status": how,

@@ -1,4 +1,4 @@
-"""Choosing among the orders under manual review."""
+"""Selects orders under manual review."""
 
 from __future__ import annotations
 
@@ -41,30 +41,31 @@ def _age(given: object) -> object:
     except ValueError:
         ago = None
     if ago is None:
-        raise ValueError("give an age such as 30m, 24h or 7d")
+        raise ValueError("an age is a number and a unit, such as 30m, 24h or 7d")
     return ago
 
 
 class Selection(BaseModel):
-    """What the orders have in common. None: anything."""
+    """What the selected orders have in common. None: any value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: str | None = None
-    """Whose compensation could not be done."""
+    """The step whose compensation failed."""
     code: str | None = None
-    """Of the last error, such as `refund_refused`."""
+    """The last error's code, such as `refund_refused`."""
     currency: Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")] | None = None
     held: bool | None = None
-    """Whether nothing is retried until a person says so."""
+    """Whether nothing is retried until a person requests it."""
     older_than: Annotated[timedelta, BeforeValidator(_age)] | None = None
     at_least: Annotated[Decimal, Field(ge=0)] | None = None
-    """At risk, in the order's currency."""
+    """The minimum at risk, in the order's currency."""
     at_most: Annotated[Decimal, Field(ge=0)] | None = None
 
 
 def select_sync(selection: Selection, ids: Sequence[str] | None = None) -> list[ReviewCase]:
-    """The orders under manual review that match, the oldest first. `ids`: among these, also those that have been settled since."""
+    """Returns the matching orders under manual review, the oldest first. With `ids`: among these, also
+    those that were resolved since."""
     parameters = {**selection.model_dump(), "ids": None if ids is None else list(ids)}
     with sync_engine(settings().database_url).connect() as connection:
         return [ReviewCase(**row) for row in connection.execute(_SELECT, parameters).mappings()]

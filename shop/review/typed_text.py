@@ -1,4 +1,5 @@
-"""What people type at the desk: kept for ever and shown, so it is one line, of some length, and never card data."""
+"""Text that people type in manual review. It is kept for ever and shown: one line of limited length, never
+card data."""
 
 from __future__ import annotations
 
@@ -10,23 +11,23 @@ _LONGEST = 300
 
 
 def required(name: str, given: str | None, why: str) -> str:
-    """The text, cleaned. Raises `ResolutionIncomplete` if there is none."""
+    """Returns the cleaned text. Raises `ResolutionIncomplete` if it is empty."""
     if (words := optional(name, given)) is None:
         raise ResolutionIncomplete(f"{name} is missing: {why}")
     return words
 
 
 def known(text: str | None) -> str | None:
-    """What the system itself knows, as it may be kept: one line, cut at the longest length."""
+    """Returns a text from the system as it may be stored: one line, cut at the maximum length."""
     return one_line(text or "", _LONGEST).strip() or None
 
 
 def optional(name: str, given: str | None) -> str | None:
-    """The text, cleaned; None if there is none. Raises `ResolutionIncomplete` if it is too long or looks like a card number, which is not
-    repeated."""
+    """Returns the cleaned text; None if it is empty. Raises `ResolutionIncomplete` if it is too long or
+    looks like a card number, which the message does not repeat."""
     words = one_line(given, 100_000).strip()
     if len(words) > _LONGEST:
-        raise ResolutionIncomplete(f"{name} is too long: at most {_LONGEST} characters")
+        raise ResolutionIncomplete(f"{name} is too long: shorten it to at most {_LONGEST} characters")
     if has_card_number(words):
-        raise ResolutionIncomplete(f"{name} holds what looks like a card number, which is never stored: leave it out")
+        raise ResolutionIncomplete(f"{name} contains what looks like a card number, which is never stored: remove it")
     return words or None

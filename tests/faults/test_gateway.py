@@ -211,7 +211,7 @@ async def test_a_payment_made_twice_is_charged_once_and_reconciled(trouble: Worl
     monkeypatch.setenv("RECONCILIATION_GRACE_SECONDS", "0")
     settings.cache_clear()
     found = [d async for d in reconcile(gateway(), since)]
-    assert [(d.kind, d.order_id, d.mended) for d in found] == [(Kind.LEFT_UNCONFIRMED, order_id, True)]
+    assert [(d.kind, d.order_id, d.repaired) for d in found] == [(Kind.LEFT_UNCONFIRMED, order_id, True)]
     assert sorted(payment["status"] for payment in trouble.ledger(order_id)) == ["cancelled", "succeeded"]
     assert_completed_once(trouble, [order_id])
 

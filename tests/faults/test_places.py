@@ -13,7 +13,7 @@ import anyio
 import pytest
 import yaml
 
-from deployments.capacity import FEWEST, RESERVED, own_run_places, worker_limit
+from deployments.capacity import LOWEST_LIMIT, RESERVED, own_run_places, worker_limit
 from deployments.local.environment import environment
 from deployments.local.prefect_server import PrefectServer
 from deployments.local.worker import Worker
@@ -69,12 +69,12 @@ async def test_places_are_counted_within_one_look_too() -> None:
         return SimpleNamespace(flow_run=SimpleNamespace(id=uuid4(), work_queue_name=queue))
 
     own, others = [found("own-runs") for _ in range(5)], [found("default") for _ in range(5)]
-    assert worker._with_a_place([*own, *others]) == [*own[:2], *others]
+    assert worker._with_free_places([*own, *others]) == [*own[:2], *others]
     for each in own[:2]:
         worker._limiter.acquire_on_behalf_of_nowait(each.flow_run.id)
-    assert worker._with_a_place([*own[2:], *others]) == others
+    assert worker._with_free_places([*own[2:], *others]) == others
     worker._limiter.release_on_behalf_of(own[0].flow_run.id)
-    assert worker._with_a_place(own[2:]) == own[2:3]
+    assert worker._with_free_places(own[2:]) == own[2:3]
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ async def test_more_orders_than_a_worker_has_places(
     deployed: World, frail_prefect: PrefectServer, limited: Callable[[int], Worker], unique: str
 ) -> None:
     """Their runs fill what they may fill, and the gateway keeps them there: a consumer starts all the same, and its order goes through."""
-    worker, places = limited(FEWEST), own_run_places(FEWEST)
+    worker, places = limited(LOWEST_LIMIT), own_run_places(LOWEST_LIMIT)
     orders = {order["id"]: order for order in (order_of("good", f"{unique}-{i}") for i in range(3 * places))}
     run_ids = [start(frail_prefect, "process-order", {"order": order}) for order in orders.values()]
     most: list[int] = []
@@ -154,13 +154,13 @@ def test_a_worker_s_own_limit(database_url: str, monkeypatch: pytest.MonkeyPatch
         assert worker_limit() == 7
     settings.cache_clear()
     by_this_machine = worker_limit()
-    assert by_this_machine >= FEWEST
+    assert by_this_machine >= LOWEST_LIMIT
     monkeypatch.setattr("deployments.capacity._memory", lambda: 512 * 1024**2)
-    assert worker_limit() == FEWEST, "a small machine"
+    assert worker_limit() == LOWEST_LIMIT, "a small machine"
     monkeypatch.setattr("deployments.capacity._memory", lambda: 10**12)
-    assert FEWEST < worker_limit() < 70, "PostgreSQL's 200 connections"
+    assert LOWEST_LIMIT < worker_limit() < 70, "PostgreSQL's 200 connections"
     with environment({"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing"}):
         settings.cache_clear()
         assert worker_limit() > 70, "a database that does not answer limits nothing"
     settings.cache_clear()
-    assert [own_run_places(limit) for limit in (1, RESERVED, FEWEST, 20)] == [1, 1, FEWEST - RESERVED, 20 - RESERVED]
+    assert [own_run_places(limit) for limit in (1, RESERVED, LOWEST_LIMIT, 20)] == [1, 1, LOWEST_LIMIT - RESERVED, 20 - RESERVED]

@@ -88,7 +88,7 @@ async def test_make_check_refuses_a_pooler_in_transaction_mode(frail: World, beh
     found = await finding(behind)
     assert found.state is State.WRONG
     assert "pooler in transaction mode" in found.what
-    assert "pool_mode = session" in found.mend
+    assert "pool_mode = session" in found.remedy
     told = check(behind)
     assert told.returncode == 1, told.stderr
     assert "✗ misconfigured" in next(line for line in told.stdout.splitlines() if line.strip().startswith("database"))

@@ -18,7 +18,7 @@ SECONDS = 60
 PROLOGUE = """
 import asyncio, json, os
 from decimal import Decimal
-from shop.order import EXAMPLE
+from shop.orders.order import EXAMPLE
 
 BOMBS = ["1e999999999", "-1e999999999", "1e-999999999", "1.5e99999999", "0e999999999", "1e9999999999999999999", "9" * 5000]
 
@@ -37,14 +37,14 @@ class Everything:
 
 def verdict(content):
     from shop.settings import Settings
-    from shop.validation import validate
+    from shop.orders.validation import validate
     return asyncio.run(validate([content], Everything(), Settings()))[0]
 """
 
 ENTRIES = {
     "an order from Python": """
         from shop.orders.errors import OrderRejected, UnusableOrder
-        from shop.intake_content import take_in
+        from shop.orders.intake_content import take_in
         for number in ("1e999999999", "-1e99999999", "1e-999999999", "NaN", "-Infinity", "1." + "0" * 1000):
             for name in ("quantity", "price"):
                 order = {**EXAMPLE, "items": [{**EXAMPLE["items"][0], name: Decimal(number)}]}
@@ -57,7 +57,7 @@ ENTRIES = {
     """,
     "stored content": """
         from shop.orders.errors import OrderRejected
-        from shop.order import read_stored
+        from shop.orders.order import read_stored
         for number in ("1e999999999", "1E+999999999", "1e-999999999", "9" * 5000, Decimal("1e999999999"), 1e308):
             content = {**EXAMPLE, "items": [{**EXAMPLE["items"][0], "quantity": number}]}
             assert isinstance(verdict(content), OrderRejected), number
@@ -129,7 +129,7 @@ ENTRIES = {
     """,
     "a webhook of Stripe": """
         import hashlib, hmac, time
-        from shop.payment_events.stripe_event import UnreadableEvent, read_signed
+        from shop.payments.stripe.event import UnreadableEvent, read_signed
         for bomb in BOMBS:
             data = '"data": {"object": {"id": "pi_1"}}'
             event = '{"object": "event", "id": "evt_1", "type": "payment_intent.succeeded", "created": %s, %s}'
@@ -145,9 +145,9 @@ ENTRIES = {
         from pydantic import TypeAdapter, ValidationError
         from shop.shipping.errors import CarrierUnavailable
         from shop.payments.sandbox.records import CurrencyTotals, PaymentRecord
-        from shop.payments.stripe_records import RefundRecord
-        from shop.shipping.easypost_records import RateRecord, read
-        from shop.stock.wire import RESERVATION, SHIPPED, STOCK, ProblemDetails
+        from shop.payments.stripe.records import RefundRecord
+        from shop.shipping.easypost.records import RateRecord, read
+        from shop.inventory.service.wire import RESERVATION, SHIPPED, STOCK, ProblemDetails
 
         def refused(parse, text):
             try:

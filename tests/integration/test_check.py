@@ -20,7 +20,7 @@ from deployments.automations import ensure_automations
 from deployments.check import report
 from deployments.check.finding import Finding, State
 from deployments.check.open_server import addresses_beyond_loopback
-from deployments.check.parts import Known, look_at_all
+from deployments.check.parts import Known, check_all
 from deployments.check.report import check, check_settings
 from deployments.local.environment import environment
 from deployments.local.prefect_server import PREFECT_BASICS, PrefectServer
@@ -54,7 +54,7 @@ def ask(given: set[str], prefect_api_url: str | None = None) -> dict[str, Findin
     settings.cache_clear()
     known = Known(settings(), given.__contains__, prefect_api_url)
     try:
-        return by_part(asyncio.run(look_at_all(known)))
+        return by_part(asyncio.run(check_all(known)))
     finally:
         settings.cache_clear()
 
@@ -115,7 +115,7 @@ def test_what_does_not_answer_is_named(
         monkeypatch.setenv(name, value.format(port=nobody))
     found = ask(set(given))[part]
     assert found.state is State.WRONG
-    assert named in found.mend
+    assert named in found.remedy
     assert "PLANTED" not in repr(found)
 
 
@@ -132,13 +132,13 @@ def test_tables_that_are_behind_are_told(world: World) -> None:
     world.sql("UPDATE alembic_version SET version_num = '0001'")
     found = ask({"DATABASE_URL"})["database"]
     assert found.state is State.WRONG
-    assert found.mend == "order-saga migrate"
+    assert found.remedy == "run order-saga migrate"
 
 
 def test_a_prefect_server_with_nothing_deployed_is_told(world: World, prefect_api: PrefectServer) -> None:
     found = ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"]
     assert found.state is State.WRONG
-    assert found.mend == "order-saga setup"
+    assert found.remedy == "run order-saga setup"
 
 
 def test_a_prefect_server_with_everything_is_real_or_our_own(
@@ -184,7 +184,7 @@ def test_a_server_of_the_prefect_profile_that_does_not_answer_is_misconfigured(
         found = by_part(check())["Prefect server"]
     assert found.state is State.WRONG
     assert f"127.0.0.1:{nobody}" in found.what
-    assert "PREFECT_API_URL" in found.mend
+    assert "PREFECT_API_URL" in found.remedy
 
 
 @pytest.fixture(scope="module")
@@ -217,14 +217,14 @@ def answers(url: str) -> bool:
 def test_a_prefect_server_that_lets_everybody_in_is_misconfigured(world: World, open_prefect: str) -> None:
     found = ask({"PREFECT_API_URL"}, open_prefect)["Prefect server"]
     assert found.state is State.WRONG
-    assert "PREFECT_SERVER_API_AUTH_STRING" in found.mend
+    assert "PREFECT_SERVER_API_AUTH_STRING" in found.remedy
 
 
 def test_a_prefect_server_that_refuses_the_login_is_told(prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with environment({"PREFECT_API_AUTH_STRING": "admin:PLANTED"}):
         found = ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"]
     assert found.state is State.WRONG
-    assert "PREFECT_API_AUTH_STRING" in found.mend
+    assert "PREFECT_API_AUTH_STRING" in found.remedy
     assert "PLANTED" not in repr(found)
 
 
@@ -233,7 +233,7 @@ def test_settings_that_are_wrong_are_all_named_at_once(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     found = by_part(check_settings())
     assert {"STRIPE_API_KEY", "LEASE_SECONDS", "SHOP_NAM"} <= set(found)
-    assert found["SHOP_NAM"].mend == "is SHOP_NAME meant?"
+    assert found["SHOP_NAM"].remedy == "did you mean SHOP_NAME?"
     assert "PLANTED" not in repr(found)
 
 

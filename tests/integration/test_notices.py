@@ -125,7 +125,7 @@ async def test_a_refused_mail_is_shown_and_the_order_stays_completed(saga: World
         assert [(row["order"], row["message"]) for row in rows] == [(order["id"], "confirmation")]
         assert "550 5.1.1" in rows[0]["error"]
         assert "john.doe" not in json.dumps(rows)
-        assert "1 refused for good" in description
+        assert "1 refused permanently" in description
         server.answer_recipient = lambda _: None
         await send_again(order["id"])
         await process_pending_orders(consumer_seconds=0)

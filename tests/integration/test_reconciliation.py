@@ -42,7 +42,7 @@ from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.gateways import gateway
 from shop.payments.sandbox.ledger import Ledger
 from shop.reconciliation import repair
-from shop.reconciliation.compare import OurOrder, judge
+from shop.reconciliation.compare import OurOrder, discrepancies_of
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.outstanding import ACTION, accept_sync
 from shop.reconciliation.reconcile import reconcile
@@ -83,7 +83,7 @@ class Books:
             return [discrepancy async for discrepancy in each]
 
     async def kinds(self, *, fix: bool = True) -> list[tuple[Kind, str | None, bool]]:
-        return sorted((d.kind, d.order_id or d.product_id, d.mended) for d in await self.found(fix=fix))
+        return sorted((d.kind, d.order_id or d.product_id, d.repaired) for d in await self.found(fix=fix))
 
     async def run(self, **parameters: Any) -> Any:
         return await reconcile_payments(return_state=True, **parameters)
@@ -201,7 +201,7 @@ async def test_charged_without_an_order_is_for_a_person(books: Books) -> None:
     payment = await books.charged(books.unknown())
     (found,) = await books.found()
     assert (found.kind, found.order_id, found.amount, found.currency) == (Kind.CHARGED_WITHOUT_ORDER, books.unknown(), PRICE, "USD")
-    assert (found.mended, found.mendable, found.payment_ids) == (False, False, (payment.id,))
+    assert (found.repaired, found.repairable, found.payment_ids) == (False, False, (payment.id,))
     assert books.world.money(books.unknown()) == (PRICE, 0), "never guessed"
     await books.refunded(payment, PRICE)
     assert await books.found() == [], "a person has seen to it"
@@ -222,10 +222,10 @@ async def test_charged_but_ended_uncompleted_is_refunded_once(books: Books, forg
         two_at_once = await asyncio.gather(books.found(), books.found())
     finally:
         books.world.misbehave(forget_keys=False)
-    assert {(d.kind, d.amount, d.currency, d.mendable) for each in two_at_once for d in each} == {
+    assert {(d.kind, d.amount, d.currency, d.repairable) for each in two_at_once for d in each} == {
         (Kind.CHARGED_NOT_COMPLETED, PRICE, "USD", True)
     }
-    assert any(d.mended for each in two_at_once for d in each)
+    assert any(d.repaired for each in two_at_once for d in each)
     assert books.world.money(order_id) == (PRICE, PRICE), "the gateway's ledger"
     assert await books.found() == []
     books.world.assert_books_balance()
@@ -243,7 +243,7 @@ async def test_refunded_less_than_charged_is_made_whole(books: Books) -> None:
     await books.refunded(payment, Decimal("400.00"))
     books.world.sql("UPDATE customer_order SET amount_charged = :c, amount_refunded = 400 WHERE id = :id", c=PRICE, id=order_id)
     (found,) = await books.found()
-    assert (found.kind, found.amount, found.mended) == (Kind.CHARGED_NOT_COMPLETED, Decimal("599.99"), True)
+    assert (found.kind, found.amount, found.repaired) == (Kind.CHARGED_NOT_COMPLETED, Decimal("599.99"), True)
     assert books.world.money(order_id) == (PRICE, PRICE)
     assert [refund["amount"] for payment in books.world.ledger(order_id) for refund in payment["refunds"]] == [40000, 59999]
     books.world.assert_books_balance()
@@ -266,7 +266,7 @@ async def test_a_refund_that_is_refused_goes_to_a_person(books: Books) -> None:
     order_id = await books.declined()
     await books.charged(order_id, card="0259")
     (found,) = await books.found()
-    assert (found.kind, found.mended) == (Kind.CHARGED_NOT_COMPLETED, False)
+    assert (found.kind, found.repaired) == (Kind.CHARGED_NOT_COMPLETED, False)
     assert found.remark is not None
     assert "refund_refused" in found.remark
     order = books.world.order(order_id)
@@ -318,7 +318,7 @@ async def test_ours_but_not_charged_there(books: Books) -> None:
     assert set(found) == {(Kind.NOT_CHARGED, stranger), (Kind.CHARGED_WITHOUT_ORDER, order_id)}
     assert found[Kind.NOT_CHARGED, stranger].amount == PRICE
     assert found[Kind.NOT_CHARGED, stranger].theirs == "nothing charged"
-    assert not any(d.mended for d in found.values())
+    assert not any(d.repaired for d in found.values())
 
 
 async def test_a_completed_order_whose_payment_was_only_created_is_not_cancelled(books: Books) -> None:
@@ -335,7 +335,7 @@ async def test_charged_more_than_once_is_for_a_person(books: Books) -> None:
     order_id = await books.completed()
     again = await books.charged(order_id)
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.mended) == (Kind.CHARGED_MORE_THAN_ONCE, order_id, PRICE, False)
+    assert (found.kind, found.order_id, found.amount, found.repaired) == (Kind.CHARGED_MORE_THAN_ONCE, order_id, PRICE, False)
     assert len(found.payment_ids) == 2
     assert books.world.money(order_id) == (2 * PRICE, 0), "which of them is the right one is not guessed"
     await books.refunded(again, PRICE)
@@ -352,7 +352,7 @@ async def test_amounts_that_differ(books: Books, where: str) -> None:
         id=order_id,
     )
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.mended) == (Kind.AMOUNT_DIFFERS, order_id, Decimal("9.99"), False)
+    assert (found.kind, found.order_id, found.amount, found.repaired) == (Kind.AMOUNT_DIFFERS, order_id, Decimal("9.99"), False)
 
 
 async def test_currencies_that_differ(books: Books) -> None:
@@ -367,7 +367,7 @@ async def test_a_refund_that_only_the_gateway_knows(books: Books) -> None:
     (payment,) = await gateway().find(order_id)
     await books.refunded(payment, Decimal("20.00"))
     (found,) = await books.found()
-    assert (found.kind, found.amount, found.mended) == (Kind.REFUND_UNKNOWN_TO_US, Decimal(20), False)
+    assert (found.kind, found.amount, found.repaired) == (Kind.REFUND_UNKNOWN_TO_US, Decimal(20), False)
     assert books.world.money(order_id) == (PRICE, 20)
 
 
@@ -400,7 +400,7 @@ async def test_a_payment_that_was_left_unconfirmed_is_cancelled(books: Books, ou
     left = await books.created(order_id)
     money = books.world.money(order_id)
     (found,) = await books.found()
-    assert (found.kind, found.amount, found.mended, found.payment_ids) == (Kind.LEFT_UNCONFIRMED, PRICE, True, (left.id,))
+    assert (found.kind, found.amount, found.repaired, found.payment_ids) == (Kind.LEFT_UNCONFIRMED, PRICE, True, (left.id,))
     status = {payment["id"]: payment["status"] for payment in books.world.ledger(order_id)}
     assert status[left.id] == "cancelled", "it can never be charged any more"
     assert books.world.money(order_id) == money
@@ -412,7 +412,7 @@ async def test_the_amount_at_risk_has_to_be_right(books: Books) -> None:
     await books.ended(*(an_order(order_id, card="0259", country="AQ") for order_id in (less, more, right)))
     await books.charged(more, Decimal("10.00"))
     books.world.sql("UPDATE customer_order SET amount_at_risk = 1500, amount_charged = 1500 WHERE id = :id", id=less)
-    found = {d.order_id: (d.kind, d.amount, d.mended) for d in await books.found()}
+    found = {d.order_id: (d.kind, d.amount, d.repaired) for d in await books.found()}
     assert found == {less: (Kind.NOT_CHARGED, Decimal("500.01"), False), more: (Kind.AMOUNT_DIFFERS, Decimal(10), False)}
 
 
@@ -444,7 +444,7 @@ async def test_what_was_settled_past_the_gateway_and_then_refunded_there_too_is_
     books.world.sql("UPDATE customer_order SET amount_charged = :c WHERE id = :id", c=PRICE, id=order_id)
     await books.refunded(payment, PRICE)
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.mendable) == (Kind.REFUND_UNKNOWN_TO_US, order_id, PRICE, False)
+    assert (found.kind, found.order_id, found.amount, found.repairable) == (Kind.REFUND_UNKNOWN_TO_US, order_id, PRICE, False)
 
 
 async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books, sandbox: Sandbox) -> None:
@@ -456,7 +456,7 @@ async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books,
         ledger.execute("DELETE FROM refunds WHERE payment IN (SELECT number FROM payments WHERE order_id = ?)", [order_id])
         ledger.execute("UPDATE payments SET refunded = 0 WHERE order_id = ?", [order_id])
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.mended) == (Kind.REFUND_UNKNOWN_TO_GATEWAY, order_id, PRICE, False)
+    assert (found.kind, found.order_id, found.amount, found.repaired) == (Kind.REFUND_UNKNOWN_TO_GATEWAY, order_id, PRICE, False)
     (case,) = read_queue_sync().cases
     assert (case.order_id, case.amount_at_risk, case.next_retry_at, case.step) == (order_id, PRICE, None, "process_payment")
     assert books.world.order(order_id).outcome == "needs_attention"
@@ -613,7 +613,7 @@ async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None
 
     state = await books.run()
     assert (state.type, state.name) == (StateType.FAILED, "Discrepancies")
-    assert state.message == "1163 for a person: 1163 x charged without order"
+    assert state.message == "1163 need a person: 1163 x charged without order"
     table = await artifact()
     assert len(table) == 501
     assert table[-1] == {"what": "and 663 more"}
@@ -701,7 +701,7 @@ async def test_the_run_says_how_it_was(books: Books) -> None:
     state = await books.run(fix=False)
     assert (state.type, state.name) == (StateType.FAILED, "Discrepancies")
     state = await books.run()
-    assert (state.type, state.name, state.message) == (StateType.COMPLETED, "Mended", "1 mended: 1 x charged not completed")
+    assert (state.type, state.name, state.message) == (StateType.COMPLETED, "Repaired", "1 repaired: 1 x charged not completed")
     assert books.world.money(order_id) == (PRICE, PRICE)
     (row,) = await artifact()
     assert row == {
@@ -712,7 +712,7 @@ async def test_the_run_says_how_it_was(books: Books) -> None:
         "amount": "999.99 USD",
         "payments": payment.id,
         "since": "",
-        "now": "mended",
+        "now": "repaired",
     }
     told = await events(EVENT, f"shop.order.{order_id}", 2)
     assert sorted(event.payload["mended"] for event in told) == [False, True]
@@ -723,7 +723,7 @@ async def test_the_run_says_how_it_was(books: Books) -> None:
     again = await books.completed()
     await books.charged(again)
     state = await books.run()
-    assert (state.type, state.name, state.message) == (StateType.FAILED, "Discrepancies", "1 for a person: 1 x charged more than once")
+    assert (state.type, state.name, state.message) == (StateType.FAILED, "Discrepancies", "1 need a person: 1 x charged more than once")
 
 
 # -- any mix -----------------------------------------------------------------------------------------------------------
@@ -806,7 +806,7 @@ async def test_the_coarse_comparison_misses_nothing_that_a_close_look_finds(
             total = end["total"] if end["outcome"] is Outcome.COMPLETED else None
             ours = OurOrder(order_id, finished_at=finished, settled=Decimal(0), **{**end, "total": total})
             rows.append({**end, "id": order_id, "finished": finished, "content": json.dumps({"total_amount": str(end["total"])})})
-        expected += [(order_id, d.kind, d.amount) for d in judge(order_id, ours, mine, settled_before=NEVER)]
+        expected += [(order_id, d.kind, d.amount) for d in discrepancies_of(order_id, ours, mine, settled_before=NEVER)]
     for row in rows:
         world.sql(
             "INSERT INTO customer_order (id, content, fingerprint, submitted_at, finished_at, outcome, currency, amount_charged, "
@@ -857,7 +857,7 @@ async def test_after_mending_only_what_a_person_must_see_is_left(books: Books, p
         await PLANTS[plant](mine, order_id)
     found = await mine.found()
     assert {d.order_id for d in found} == {order_id for order_id, (_, plant) in orders.items() if plant != "nothing"}
-    left = [d for d in found if not d.mended]
+    left = [d for d in found if not d.repaired]
     surplus = {"twice", "another amount"}
     completed = {i for i, (end, plant) in orders.items() if end == "good" and plant in {"charged", *surplus}}
     on_desk = {i for i, (end, plant) in orders.items() if end == "declined" and plant in surplus}

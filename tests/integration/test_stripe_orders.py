@@ -222,7 +222,7 @@ async def test_reconciliation_cancels_what_was_left_and_refunds_what_was_charged
 
     found = [each async for each in reconcile(gateway(), LONG_AGO) if each.order_id in {paid, declined}]
 
-    assert {(each.order_id, each.kind, each.mended) for each in found} == {
+    assert {(each.order_id, each.kind, each.repaired) for each in found} == {
         (paid, Kind.LEFT_UNCONFIRMED, True),
         (declined, Kind.CHARGED_NOT_COMPLETED, True),
     }

@@ -83,7 +83,7 @@ async def test_the_command_says_that_a_rejected_order_stays_rejected(
     assert await asyncio.to_thread(order_saga, ["submit", str(file), "--no-wait"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "1 known (rejected)" in said
-    assert f"known: CLI-{unique} ended as rejected and is not tried again: total_amount: got 1.00" in said
+    assert f"known: CLI-{unique} ended as rejected and is not retried: total_amount: got 1.00" in said
     assert "accepted" not in said
     assert saga.order(order["id"]).outcome == Outcome.REJECTED
     assert saga.charges(order["id"]) == 0

@@ -339,11 +339,11 @@ class TestServersThatAreAway:
     def test_without_a_database_it_is_a_problem_that_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
         monkeypatch.setenv("ORDERS_API_KEY", KEY)
-        monkeypatch.setattr("deployments.web.orders._PATIENT_SECONDS", 0.2)
+        monkeypatch.setattr("deployments.web.orders._DATABASE_SECONDS", 0.2)
         settings.cache_clear()
         with served() as client:
             for answer in (client.post("/orders", json=an_order("x")), client.get("/orders/x")):
-                assert "send the same again" in problem(answer, 503)["detail"]
+                assert "send the same request again" in problem(answer, 503)["detail"]
                 assert int(answer.headers["retry-after"]) > 0
             problem(client.get("/health"), 503)
         settings.cache_clear()

@@ -274,7 +274,7 @@ class TestLateSuccesses:
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(entry["id"], unique))
         await handle_payment_events()
         assert shop.money(unique) == (PRICE, 0)
-        assert done(shop, "evt_1") == "charged without order: for a person"
+        assert done(shop, "evt_1") == "charged without order: needs a person"
 
     async def test_somebody_elses_payment_in_the_account_is_left_alone(self, web: httpx.Client, shop: StripeWorld) -> None:
         made = shop.stripe.post("/v1/payment_intents", amount="500", currency="usd")["id"]
@@ -325,7 +325,7 @@ class TestRefundsMadeInTheDashboard:
         await handle_payment_events()
         assert shop.money(unique) == (PRICE, 10)
         assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
-        assert done(shop, "evt_1") == "refund unknown to us: for a person"
+        assert done(shop, "evt_1") == "refund unknown to us: needs a person"
 
     async def test_a_refund_that_fails_days_later_comes_to_the_desk(
         self, web: httpx.Client, shop: StripeWorld, unique: str, monkeypatch: pytest.MonkeyPatch
@@ -347,7 +347,7 @@ class TestRefundsMadeInTheDashboard:
         refund = {"id": "re_1", "object": "refund", "status": "failed", "payment_intent": entry["id"], "amount": 99_999, "currency": "usd"}
         tell(web, "evt_1", "refund.failed", refund)
         await handle_payment_events()
-        assert done(shop, "evt_1") == "refund unknown to gateway: the order needs attention now: see the desk"
+        assert done(shop, "evt_1") == "refund unknown to gateway: the order is now under manual review"
         assert (ended(unique).outcome, ended(unique).amount_at_risk) == (Outcome.NEEDS_ATTENTION, PRICE)
         (case,) = read_queue_sync().cases
         assert (case.order_id, case.amount_at_risk, case.next_retry_at) == (unique, PRICE, None)
@@ -359,7 +359,7 @@ class TestRefundsMadeInTheDashboard:
         shop.stripe.post("/v1/refunds", payment_intent=entry["id"], amount="5000")
         tell(web, "evt_1", "charge.refunded", about_charge(entry["id"], unique))
         await handle_payment_events()
-        assert done(shop, "evt_1") == "refund unknown to us: for a person"
+        assert done(shop, "evt_1") == "refund unknown to us: needs a person"
         assert (ended(unique).outcome, ended(unique).amount_refunded) == (Outcome.COMPLETED, 0)
 
     async def test_our_own_refund_is_no_news(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:

@@ -66,7 +66,7 @@ event_monitoring: 7
         "metrics",
         "event_monitoring",
     }
-    assert "is logging.file_path meant?" in problems["logging.file_pth"]
+    assert "did you mean logging.file_path?" in problems["logging.file_pth"]
     assert "less than 1, not '5'" in problems["worker_monitoring.error_rate_threshold"]
 
 

@@ -272,7 +272,7 @@ class TestPage:
         assert re.sub(r"&#\d+;", "", row).split(" | ")[1:5] == ["refunded_by_hand", "ann", "Prefect run 7", "99999 USD"]
         assert "4711" in row
         assert row.count("|") == 7
-        assert "What people did" not in order_page(completed(), ORDER_SAGA, Settings(VAR_DIR=tmp_path))
+        assert "Manual actions" not in order_page(completed(), ORDER_SAGA, Settings(VAR_DIR=tmp_path))
 
     @pytest.mark.parametrize("order_id", HOSTILE)
     def test_ids_that_are_meant_to_break_it(self, order_id: str, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""`order-saga review`: the orders under manual review. Needs the database; refunded asks the payment gateway, too; never Prefect."""
+"""`order-saga review`: the orders under manual review. Needs the database, `refunded` also the payment
+gateway; never Prefect."""
 
 from __future__ import annotations
 
@@ -15,18 +16,18 @@ from shop.orders.page.story import read_story_sync
 from shop.review.resolution import Resolution
 from shop.review.selection import Selection, select_sync
 
-_ANYTHING, _NOBODY = Filters(), Who()
+_ANYTHING, _UNNAMED = Filters(), Who()
 
 review = App(
     name="review",
-    help="""List and settle the orders under manual review.
+    help="""List and resolve the orders under manual review.
 
-A decision is kept with who made it and why, as the flow resolve-order keeps it. Needs the database alone (refunded asks the payment
-gateway, too), and no Prefect server: it starts no run. retry, refunded and write-off open the order again, and a running worker or
+A decision is stored with who made it and why, as by the flow resolve-order. Needs only the database (refunded also the payment
+gateway) and no Prefect server: it starts no run. retry, refunded and write-off reopen the order, and a running worker or
 consumer takes it to its outcome; without one the order stays open until one starts.
 
-Exit codes: 0, done, or decided before; 1, some orders were refused, and the table says why; 2, arguments or settings are wrong and
-nothing was done, or the database stopped answering, and the table shows what was done before.""",
+Exit codes: 0, done, or decided before; 1, some orders were refused, and the table shows why; 2, arguments or settings are invalid
+and nothing was done, or the database stopped answering, and the table shows what was done before.""",
 )
 
 
@@ -35,7 +36,7 @@ def list_(*, filters: Filters = _ANYTHING, json: bool = False) -> int:
     """List the orders under manual review, the oldest first.
 
     Args:
-        json: Print JSON, one order a line.
+        json: Print JSON, one order per line.
     """
     if (selection := selected(filters)) is None:
         return 2
@@ -50,16 +51,16 @@ def list_(*, filters: Filters = _ANYTHING, json: bool = False) -> int:
 
 @review.command
 def show(*orders: str, json: bool = False) -> int:
-    """Show all that is known of orders under manual review: the error, what to do, what was decided before.
+    """Show orders under manual review in detail: the error, what to do, earlier decisions.
 
     Args:
         orders: Their ids.
-        json: Print JSON, one order a line.
+        json: Print JSON, one order per line.
     """
     cases = {case.order_id: case for case in select_sync(Selection(), orders)}
     for order_id in orders:
         if order_id not in cases:
-            terminal.write(f"{order_id} is not under manual review, and never was", sys.stderr)
+            terminal.write(f"{order_id} was never under manual review", sys.stderr)
             continue
         story = read_story_sync(order_id)
         decisions = story.review if story else ()
@@ -72,8 +73,8 @@ def show(*orders: str, json: bool = False) -> int:
 
 
 @review.command
-def retry(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
-    """Open orders again, so that a running worker or consumer tries at once to undo what is still due.
+def retry(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED) -> int:
+    """Reopen orders, so that a running worker or consumer retries their compensations at once.
 
     Args:
         orders: Their ids, unless --all is given.
@@ -82,8 +83,8 @@ def retry(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int
 
 
 @review.command
-def hold(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
-    """Stop automatic retries: a person deals with it.
+def hold(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED) -> int:
+    """Stop automatic retries: a person handles it.
 
     Args:
         orders: Their ids, unless --all is given.
@@ -92,19 +93,19 @@ def hold(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
 
 
 @review.command
-def refunded(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY, reference: str | None = None) -> int:
-    """Record that the money went back past the gateway, which is asked first whether it has refunded it.
+def refunded(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED, reference: str | None = None) -> int:
+    """Record a refund outside the gateway, after asking the gateway whether it has refunded the money.
 
     Args:
         orders: Their ids, unless --all is given.
-        reference: Required: what proves it, such as the number of a transfer. No card data.
+        reference: Required: a proof, such as the number of a bank transfer. No card data.
     """
     return decide(Resolution.REFUNDED_BY_HAND, orders, filters, who, reference)
 
 
 @review.command
-def write_off(*orders: str, filters: Filters = _ANYTHING, who: Who = _NOBODY) -> int:
-    """Give up what is still due. Needs --reason.
+def write_off(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED) -> int:
+    """Write off what is still due. Needs --reason.
 
     Args:
         orders: Their ids, unless --all is given.

@@ -1,4 +1,4 @@
-"""One decision about many orders, each in a transaction of its own."""
+"""Applies one decision to many orders, each in its own transaction."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from deployments.cli.trouble import explanation
 from deployments.who import user
 from shop.review import resolution as review
 from shop.review.attention import ReviewCase
-from shop.review.errors import DeskError, ResolutionIncomplete
+from shop.review.errors import ResolutionIncomplete, ReviewError
 from shop.review.resolution import Decision, Resolution
 from shop.review.selection import Selection, select_sync
 from shop.runtime.sync import run_sync
 from shop.settings import settings
 
 _DONE = {
-    Resolution.RETRY_NOW: "opened again",
+    Resolution.RETRY_NOW: "reopened",
     Resolution.HOLD: "held",
     Resolution.REFUNDED_BY_HAND: "refund recorded",
     Resolution.WRITTEN_OFF: "written off",
 }
 _OPTIONS = {"resolved_by": "--by", "reference": "--reference", "reason": "--reason"}
-_OPEN_AGAIN = (
-    "They are open again, and a running worker or consumer takes them to their outcome. Nothing was started on a Prefect server: if no "
-    "worker runs, they stay open until one does."
+_REOPENED = (
+    "They are reopened, and a running worker or consumer takes them to their outcome. Nothing was started on a Prefect server: if "
+    "no worker runs, they stay open until one does."
 )
 
 
 def decide(resolution: Resolution, orders: Sequence[str], filters: Filters, who: Who, reference: str | None = None) -> int:
-    """Returns the exit code."""
+    """Decides, shows the results, and returns the exit code."""
     settings()
     orders = list(dict.fromkeys(orders))
     problems = _which(orders, filters, who)
@@ -52,12 +52,12 @@ def decide(resolution: Resolution, orders: Sequence[str], filters: Filters, who:
         return _refuse(problems)
     cases = select_sync(selection, None if who.all else orders)
     if unknown := [] if who.all else [order_id for order_id in orders if order_id not in {case.order_id for case in cases}]:
-        return _refuse([f"{order_id} is not under manual review, and never was" for order_id in unknown])
+        return _refuse([f"{order_id} was never under manual review" for order_id in unknown])
     return _decide_each(decision, cases, dry_run=who.dry_run)
 
 
 def selected(filters: Filters) -> Selection | None:
-    """None, after it was said what is wrong, if the filters make no sense."""
+    """Returns the selection; None, after showing the errors, if the filters are invalid."""
     settings()
     selection, problems = _selection(filters)
     if problems:
@@ -77,7 +77,7 @@ def _which(orders: Sequence[str], filters: Filters, who: Who) -> list[str]:
         return ["give the ids of orders or --all, not both"] if orders else []
     problems = [] if orders else ["give the ids of orders, or --all"]
     if any(value is not None for value in asdict(filters).values()):
-        problems.append("filters need --all")
+        problems.append("filters require --all")
     return problems
 
 
@@ -107,7 +107,7 @@ def _decide_each(decision: Decision, cases: Sequence[ReviewCase], *, dry_run: bo
     console.print(decided_table(rows, dry_run=dry_run) if cases else "No order under manual review matches.")
     changed = any(row.changed for row in rows)
     if changed and not dry_run and decision.resolution is not Resolution.HOLD:
-        console.print(_OPEN_AGAIN)
+        console.print(_REOPENED)
     if stopped is not None:
         terminal.write(f"{explanation(stopped)} Of {len(cases)} orders, {len(cases) - len(rows)} were not reached.", sys.stderr)
         return 2
@@ -119,7 +119,7 @@ async def _each(decision: Decision, cases: Sequence[ReviewCase], rows: list[Row]
         status.update(f"{number} of {len(cases)}")
         try:
             new = await review.resolve(replace(decision, order_id=case.order_id), dry_run=dry_run)
-        except DeskError as error:
+        except ReviewError as error:
             rows.append(Row(case, str(error), refused=True))
         else:
             rows.append(Row(case, _DONE[decision.resolution] if new else "decided before", changed=new))

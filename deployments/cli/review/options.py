@@ -1,4 +1,5 @@
-"""Options that the commands of `order-saga review` share. They are checked together, so that every problem is named at once."""
+"""Options shared by the commands of `order-saga review`. They are checked together, so that all problems
+are reported at once."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ def _filter(text: str) -> Parameter:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Which of the orders under manual review."""
+    """Selects orders under manual review."""
 
-    step: Annotated[str | None, _filter("The step whose compensation could not be done, such as process_payment.")] = None
+    step: Annotated[str | None, _filter("The step whose compensation failed, such as process_payment.")] = None
     code: Annotated[str | None, _filter("The last error's code, such as refund_refused.")] = None
-    currency: Annotated[str | None, _filter("Such as USD.")] = None
+    currency: Annotated[str | None, _filter("The currency, such as USD.")] = None
     held: Annotated[bool | None, Parameter(help="Held by a person, or not.", group=_FILTERS, negative="--not-held")] = None
     older_than: Annotated[str | None, _filter("Under manual review for longer than 30m, 24h, 7d.")] = None
     at_least: Annotated[str | None, _filter("The least amount at risk, in the order's currency.")] = None
@@ -31,9 +32,9 @@ class Filters:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Who:
-    """Who decides, and why."""
+    """Who decides, and why; for all orders or some."""
 
     all: Annotated[bool, Parameter(help="Every order that the filters match, instead of ids.", group=_FILTERS)] = False
-    by: Annotated[str, Parameter(help="Required: who decides this. It is kept with the order.", group=_WHO)] = ""
-    reason: Annotated[str | None, Parameter(help="Why. Kept with the order; no card data.", group=_WHO)] = None
+    by: Annotated[str, Parameter(help="Required: the name of the person who decides. Stored with the order.", group=_WHO)] = ""
+    reason: Annotated[str | None, Parameter(help="The reason. Stored with the order; no card data.", group=_WHO)] = None
     dry_run: Annotated[bool, Parameter(help="Show what would be done, and change nothing.")] = False

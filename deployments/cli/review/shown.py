@@ -1,4 +1,4 @@
-"""Orders under manual review, as tables for a terminal."""
+"""Tables of orders under manual review, for a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shop.values.money import show
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one order."""
+    """The result for one order."""
 
     case: ReviewCase
     result: str
@@ -30,7 +30,7 @@ class Row:
 
 
 def listed(cases: Sequence[ReviewCase]) -> Group:
-    """One line for each order, and the sums."""
+    """Makes one line per order, and the sums."""
     table = _table(f"Under manual review: {len(cases)}", "order", "since", "step", "at risk", "code", "last error", "retries", "next try")
     for case in cases:
         table.add_row(
@@ -47,7 +47,7 @@ def listed(cases: Sequence[ReviewCase]) -> Group:
 
 
 def decided_table(rows: Sequence[Row], *, dry_run: bool) -> Group:
-    """One line for each order, how many had which result, and the sum of those that were, or would be, changed."""
+    """Makes one line per order, the count of each result, and the sum of the changed ones."""
     table = _table("What would be done; nothing was changed" if dry_run else "What was done", "order", "step", "at risk", "result")
     for row in rows:
         style = "bold red" if row.refused else "green" if row.changed else "dim"
@@ -59,7 +59,7 @@ def decided_table(rows: Sequence[Row], *, dry_run: bool) -> Group:
 
 
 def details(case: ReviewCase, decisions: Iterable[ReviewEntry]) -> dict[str, str]:
-    """All that is known of one order, by name."""
+    """Returns the details of one order, by label."""
     return {
         "order": case.order_id,
         "since": _minute(case.since),

@@ -1,1 +1,1 @@
-"""Makes the language model's program better, if it can: examples, a metric, and one run of an optimiser."""
+"""Optimises the language model's program: examples, a metric, and one run of an optimiser."""

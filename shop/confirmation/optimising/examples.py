@@ -1,4 +1,5 @@
-"""The examples that ship with the project: some to learn from, others to be judged by. They hold slots and no fact of any order."""
+"""The example sets that ship with the project, for training and for evaluation. They have slots instead of
+facts of orders."""
 
 from __future__ import annotations
 
@@ -14,20 +15,21 @@ from shop.settings import Settings
 
 
 def examples(kind: Literal["training", "evaluation"], settings: Settings) -> list[Any]:
-    """Those of a set in the languages that this shop's mails have, or all if there are none: `dspy.Example`s with the inputs of the
-    signature, the language's `code`, and for training a text. No example is in both sets."""
+    """Returns the `dspy.Example`s of a set in the languages of this shop's mails, or all if there are
+    none: the inputs of the signature, the language's `code`, and for training a text. The sets are
+    disjoint."""
     codes = {settings.mail.language, *settings.mail.language_by_country.values()}
     rows = [dspy.Example(mistakes="none", **row).with_inputs(*INPUTS) for row in _rows(kind)]
     return [row for row in rows if row.code in codes] or rows
 
 
 def demonstrations(settings: Settings) -> list[Any]:
-    """The examples to learn from, as the model is shown them."""
+    """Returns the training examples in the form that the model gets."""
     return [as_demonstration(row) for row in examples("training", settings)]
 
 
 def as_demonstration(row: Any) -> Any:
-    """Only the fields of the signature."""
+    """Keeps only the fields of the signature."""
     return dspy.Example({name: value for name, value in row.items() if name in INPUTS | OUTPUTS})
 
 

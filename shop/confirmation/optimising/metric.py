@@ -1,7 +1,7 @@
-"""How good the texts of an answer are, as a number between 0 and 1.
+"""The metric: rates the texts of an answer between 0 and 1.
 
-Whether they may be sent comes first: each reason why not keeps the score further below `FIT`. Texts that may be sent have at least
-`FIT`; the rest is for tone. So no gain in tone makes up for one text that a customer would never see.
+Each reason why the texts may not be sent lowers the score below `FIT`. Texts that may be sent have at least
+`FIT`; the rest rates the tone. So tone never outweighs a text that would not be sent.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _UNFIT = 0.4
 _MOST_REASONS = 5
 _THANKS = re.compile(r"\bthank|\bgrateful|\bappreciat|dank", re.IGNORECASE)
 _SHORTEST, _LONGEST = 15, 300
-"""Characters of one text, its slots not filled."""
+"""Range of one text's length before its slots are filled, in characters."""
 
 
 class Score(NamedTuple):
-    """What the metric says of one answer."""
+    """The metric's result for one answer."""
 
     value: float
     reasons: tuple[str, ...]
-    """Why the texts may not be sent, or what would make them better."""
+    """Why the texts may not be sent, or what would improve them."""
 
     @property
     def fit(self) -> bool:
@@ -37,10 +37,10 @@ class Score(NamedTuple):
 
 
 def score(answer: Any, code: str) -> Score:
-    """Of an answer in the language of this code. 0 without any text."""
+    """Rates an answer in the language of this code. 0 without any text."""
     texts = {name: clean(text) for name, text in texts_of(answer).items()}
     if not any(texts.values()):
-        return Score(0.0, ("no text that can be read",))
+        return Score(0.0, ("no readable text",))
     if found := problems(texts, code):
         return Score(round(_UNFIT * (1 - min(len(found), _MOST_REASONS) / (_MOST_REASONS + 1)), 4), tuple(found))
     qualities = _qualities(texts)
@@ -49,7 +49,8 @@ def score(answer: Any, code: str) -> Score:
 
 
 def metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, name_trace: Any = None) -> Any:  # noqa: ARG001 - DSPy's
-    """The score as DSPy wants it: a number, and for GEPA, which names the predictor, with the reasons in words."""
+    """Returns the score in DSPy's form: a number, and for GEPA, which passes the predictor's name, with
+    the reasons as text."""
     found = score(prediction, example.code)
     if name is None:
         return found.value

@@ -1,4 +1,4 @@
-"""What can be chosen as the optimiser. Apart from `run`, so that a form can be made without importing DSPy."""
+"""The selectable optimisers. Separate from `run`, so that a form does not import DSPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One optimisation from end to end: evaluate the program in use, let DSPy compile another one, evaluate that, save it if it is better."""
+"""Runs one optimisation: evaluates the program in use, lets DSPy compile another one, evaluates that, and
+saves it if it is better."""
 
 from __future__ import annotations
 
@@ -23,13 +24,13 @@ from shop.confirmation.signature import ConfirmationWriter
 from shop.settings import Settings
 
 _CALL_SECONDS = 60
-"""Time limit of one answer: no order waits for these texts."""
+"""Limits one answer, in seconds. Generous: no order waits for these texts."""
 _LONGEST_INSTRUCTIONS = 6000
-"""Characters: they are sent with every order."""
+"""Limits the instructions, in characters, because they are sent with every order."""
 
 
 class CannotOptimize(Exception):
-    """A model is missing, or did not answer. Names the type of a model's error only: its text may hold keys."""
+    """A model is missing or did not answer. Has only the type of its error: the text may contain keys."""
 
 
 class Stopped(Exception):
@@ -38,7 +39,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One program on the evaluation set."""
+    """The evaluation of one program."""
 
     program: Program
     results: Sequence[tuple[Any, Any, Score]]
@@ -51,16 +52,16 @@ class Evaluation:
 
     @property
     def fit(self) -> int:
-        """How many answers may be sent."""
+        """The number of answers that may be sent."""
         return sum(found.fit for *_, found in self.results)
 
     @property
     def reasons(self) -> Counter[str]:
-        """How many answers had each fault."""
+        """The number of answers per fault."""
         return Counter(reason for *_, found in self.results for reason in found.reasons)
 
     def better_than(self, other: Evaluation) -> bool:
-        """A higher score, and no fewer texts that may be sent."""
+        """Whether the score is higher and no fewer texts may be sent."""
         return self.score > other.score + 1e-9 and self.fit >= other.fit
 
     def __str__(self) -> str:
@@ -84,8 +85,9 @@ class Optimized:
 def run(
     settings: Settings, wanted: Optimizer, *, shown: int, calls: int, stop: threading.Event, report: Callable[[str], None]
 ) -> Optimized:
-    """At most `shown` demonstrations; `calls` bounds GEPA's and MIPRO's tries, approximately. Blocks, for minutes with a slow model.
-    Raises CannotOptimize, Stopped or OSError; then nothing was saved."""
+    """Runs one optimisation. `shown` limits the demonstrations; `calls` approximately limits the attempts of
+    GEPA and MIPRO. Blocks, for minutes with a slow model. Raises CannotOptimize, Stopped or OSError; then
+    nothing was saved."""
     optimizer = _choose(wanted, settings)
     began = time.monotonic()
     training, held_out = examples("training", settings), examples("evaluation", settings)
@@ -95,16 +97,16 @@ def run(
         report(f"the program in use ({before.program.version}): {before}")
         writer = _compiled(optimizer, training, patient, shown=shown, calls=calls, stop=stop)
         after = _evaluate(Program(writer, "not saved"), held_out, patient, stop)
-    report(f"what {optimizer} learned from {len(training)} examples: {after}")
+    report(f"the program that {optimizer} made from {len(training)} examples: {after}")
     saved = program.save(writer, settings.confirmation.program) if after.better_than(before) else None
     return Optimized(optimizer, settings.language_model.model or "", len(training), before, after, saved, time.monotonic() - began)
 
 
 def _choose(wanted: Optimizer, settings: Settings) -> Optimizer:
     if settings.language_model.model is None:
-        raise CannotOptimize("set DSPY_MODEL: without a language model there is nothing to optimise")
+        raise CannotOptimize("DSPY_MODEL is not set: set the language model to optimise for")
     if wanted is Optimizer.GEPA and settings.language_model.reflection_model is None:
-        raise CannotOptimize("GEPA needs a model that reads what was wrong: set DSPY_REFLECTION_MODEL")
+        raise CannotOptimize("GEPA needs a model that analyses faults: set DSPY_REFLECTION_MODEL")
     if wanted is Optimizer.AUTO:
         return Optimizer.GEPA if settings.language_model.reflection_model else Optimizer.BOOTSTRAP
     return wanted
@@ -112,7 +114,8 @@ def _choose(wanted: Optimizer, settings: Settings) -> Optimizer:
 
 @contextmanager
 def _conversation(settings: Settings, stop: threading.Event) -> Iterator[None]:
-    """DSPy with the model of these settings, which ends at the first error, and silent: it would log errors with their text."""
+    """Configures DSPy with the model of these settings. It stops at the first error and does not log: its
+    logs would contain the errors' texts."""
     log = logging.getLogger("dspy")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -121,7 +124,7 @@ def _conversation(settings: Settings, stop: threading.Event) -> Iterator[None]:
             yield
     except LocalModelUnavailable as error:
         raise CannotOptimize(str(error)) from None
-    except Exception as error:  # noqa: BLE001 - whatever a provider's library raises
+    except Exception as error:  # noqa: BLE001 - any error of a provider's library
         if stop.is_set():
             raise Stopped from None
         raise CannotOptimize(f"the model did not answer: {type(error).__name__}") from None
@@ -130,7 +133,8 @@ def _conversation(settings: Settings, stop: threading.Event) -> Iterator[None]:
 
 
 def _evaluate(evaluated: Program, held_out: Sequence[Any], settings: Settings, stop: threading.Event) -> Evaluation:
-    """Each example once, at the first attempt. The first one is asked twice: `dspy.Evaluate` does not say which error ended it."""
+    """Evaluates each example once, at the first attempt. The first example is requested twice, because
+    `dspy.Evaluate` does not report which error ended it."""
     evaluated.writer(**held_out[0].inputs())
     found = dspy.Evaluate(devset=list(held_out), metric=_stoppable(stop), num_threads=settings.confirmation.concurrency)(evaluated.writer)
     return Evaluation(evaluated, [(example, answer, score(answer, example.code)) for example, answer, _ in found.results])
@@ -159,7 +163,8 @@ def _compiled(
 
 
 def _cleaned(learned: ConfirmationWriter, training: list[Any]) -> ConfirmationWriter:
-    """A new writer with nothing but bounded instructions, and demonstrations that may be sent themselves."""
+    """Returns a new writer that has only instructions of limited length, and demonstrations that may be
+    sent themselves."""
     codes = {example.language: example.code for example in training}
     writer = ConfirmationWriter()
     writer.write.signature = writer.write.signature.with_instructions(learned.write.signature.instructions[:_LONGEST_INSTRUCTIONS])

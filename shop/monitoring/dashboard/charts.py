@@ -1,6 +1,7 @@
-"""Charts as SVG, light or dark as the page around them. No script, nothing from outside: a chart can be an image.
+"""Charts as SVG images, light or dark like the page around them, without scripts and external resources.
 
-The colours of the series stand out from white and from black (3:1 or more), and every value that matters is written beside its mark.
+The colours of the series contrast with white and with black (3:1 or more), and important values are written
+beside their marks.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Chart:
 
 
 def bars_over_time(title: str, series: Mapping[str, Sequence[float]], times: Sequence[str]) -> Chart:
-    """Stacked bars, one for each of the `times`."""
+    """Draws stacked bars, one for each of the `times`."""
     totals = [sum(values) for values in zip(*series.values(), strict=True)]
     top = _axis_end(max(totals, default=0))
     shapes = _axes(title, top, times, list(series), _number)
@@ -77,7 +78,7 @@ def bars_over_time(title: str, series: Mapping[str, Sequence[float]], times: Seq
 
 
 def lines_over_time(title: str, series: Mapping[str, Sequence[float | None]], times: Sequence[str]) -> Chart:
-    """A line for each series, in seconds. It is broken where there is no value; a single value is a dot."""
+    """Draws a line for each series, in seconds, with gaps where there is no value; a single one is a dot."""
     known = [value for values in series.values() for value in values if value is not None]
     top = _axis_end(max(known, default=0))
     shapes = _axes(title, top, times, list(series), lambda value: f"{value:g} s")
@@ -92,7 +93,7 @@ def lines_over_time(title: str, series: Mapping[str, Sequence[float | None]], ti
 
 
 def bar_list(bars: BarList) -> Chart:
-    """A row for each bar: its name, the bar, its text."""
+    """Draws a row for each bar: its name, the bar, its text."""
     room = WIDTH - _NAME_WIDTH - 190
     shapes = [_text(16, 26, bars.title, size=15, bold=True)]
     for place, bar in enumerate(bars.bars):
@@ -111,7 +112,7 @@ def bar_list(bars: BarList) -> Chart:
 
 
 def as_image(chart: Chart) -> str:
-    """The chart as a Markdown image that contains it (`data:`)."""
+    """Returns the chart as a Markdown image that contains it (`data:`)."""
     alt = "".join(c for c in _printable(chart.says) if c not in "[]()\\`*_<>&|!\n")
     return f"![{alt}](data:image/svg+xml;base64,{base64.b64encode(chart.svg.encode()).decode()})"
 
@@ -127,7 +128,7 @@ def _chart(says: str, shapes: Sequence[str], height: float) -> Chart:
 
 
 def _axes(title: str, top: float, times: Sequence[str], names: Sequence[str], label: Callable[[float], str]) -> list[str]:
-    """Title, legend, grid and axes of a chart over time."""
+    """Draws title, legend, grid and axes of a chart over time."""
     shapes = [_text(16, 26, title, size=15, bold=True)]
     for place in range(5):
         y = _TOP + _PLOT_HEIGHT * (1 - place / 4)
@@ -157,7 +158,7 @@ def _pieces(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
 
 
 def _axis_end(value: float) -> float:
-    """1, 2, 4 or 8 times a power of ten that is not below the value."""
+    """Returns 1, 2, 4 or 8 times a power of ten, at least the value."""
     if value <= 0:
         return 4
     power = 10.0 ** math.floor(math.log10(value))
@@ -184,7 +185,7 @@ def _text(x: float, y: float, text: str, *, size: float = 12, colour: str = "ink
 
 
 def _paint(what: str, colour: str) -> str:
-    """`colour` is `#rrggbb`, or a key of `LIGHT`."""
+    """Returns the attribute. `colour` is `#rrggbb`, or a key of `LIGHT`."""
     return f'class="{what}-{colour}"' if colour in LIGHT else f'{what}="{colour}"'
 
 
@@ -193,5 +194,5 @@ def _style(colours: dict[str, str]) -> str:
 
 
 def _printable(text: str) -> str:
-    """XML has no control characters."""
+    """Replaces control characters, which XML does not allow."""
     return "".join(c if c.isprintable() else " " for c in text)

@@ -29,7 +29,7 @@ def dashboard_page(figures: Figures, steps: Sequence[str], title: str) -> str:
 
 
 def charts(figures: Figures, steps: Sequence[str]) -> list[Chart]:
-    """Throughput, latency, outcomes, errors, stock."""
+    """Draws throughput, latency, outcomes, errors, stock."""
     times = part_names(figures)
     counts: dict[str, list[float]] = {str(outcome): [float(n) for n in parts] for outcome, parts in figures.ended.items()}
     seconds = figures.part_seconds
@@ -51,27 +51,27 @@ def bar_lists(figures: Figures, steps: Sequence[str]) -> list[BarList]:
 
 
 def part_names(figures: Figures) -> list[str]:
-    """When each part of the time begins, such as `13:00`."""
+    """Returns the start of each part of the period, such as `13:00`."""
     part = timedelta(seconds=figures.part_seconds)
     return [f"{figures.since + place * part:%H:%M}" for place in range(len(figures.p50))]
 
 
 def headline(figures: Figures) -> str:
-    """What matters most, in a line."""
+    """Returns the most important figures in a line."""
     parts = [f"{figures.total:,} orders ended"]
     if figures.total:
         completed = sum(figures.ended.get(Outcome.COMPLETED, []))
         parts.append(f"{100 * completed / figures.total:.1f} % completed")
         parts.append(f"half within {duration(figures.p50_overall)}, 95 % within {duration(figures.p95_overall)}")
     if attention := sum(figures.ended.get(Outcome.NEEDS_ATTENTION, [])):
-        parts.append(f"{attention:,} need attention")
+        parts.append(f"{attention:,} under manual review")
     if figures.waiting:
-        parts.append(f"{figures.waiting:,} under way or waiting, the oldest for {duration(figures.oldest_seconds)}")
+        parts.append(f"{figures.waiting:,} in progress or waiting, the oldest for {duration(figures.oldest_seconds)}")
     return "; ".join(parts) + "."
 
 
 def numbers(figures: Figures, steps: Sequence[str]) -> str:
-    """The same as tables, for readers who do not see the charts."""
+    """Returns the figures as tables, for readers who do not see the charts."""
     tables = []
     if figures.total:
         share = [(outcome, f"{sum(n):,}", f"{100 * sum(n) / figures.total:.1f} %") for outcome, n in figures.ended.items()]

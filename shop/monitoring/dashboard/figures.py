@@ -16,8 +16,8 @@ from shop.monitoring.postponed import EXTERNAL, STEP_IS_POSTPONED
 from shop.orders.outcomes import Outcome
 from shop.settings import settings
 
-_LOW = 8
-"""Number of products shown, lowest stock first."""
+_LOW_STOCK_SHOWN = 8
+"""Limits the products that are shown, lowest stock first."""
 _ORDERS = text(
     """
     SELECT width_bucket(extract(epoch FROM finished_at - CAST(:since AS timestamptz))::float, 0, CAST(:seconds AS float), :parts) - 1
@@ -73,7 +73,7 @@ class Money(BaseModel):
 
 
 class StepFigures(BaseModel):
-    """One step in the period. Attempts that were postponed because an external system was down are not counted."""
+    """One step in the period, without attempts that were postponed for an external system."""
 
     model_config = ConfigDict(frozen=True)
     step: str
@@ -101,8 +101,8 @@ class LowStock(BaseModel):
 
 
 class Figures(BaseModel):
-    """From `since` (inclusive) to `until` (exclusive), in equal parts. Latency is from submission to outcome in seconds; None where nothing
-    ended. No customer data."""
+    """From `since` (inclusive) to `until` (exclusive), in equal parts. Latency is from submission to outcome
+    in seconds; None where nothing ended. No customer data."""
 
     model_config = ConfigDict(frozen=True)
     since: AwareDatetime
@@ -136,15 +136,15 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
     """Reads the figures of the period. Raises ValueError if it is empty."""
     seconds = (until - since).total_seconds()
     if seconds <= 0 or parts < 1:
-        raise ValueError("figures need some time between since and until")
+        raise ValueError("the period is empty: `until` must be after `since`")
     asked = {"since": since, "until": until, "seconds": seconds, "parts": parts}
     times = {"since": since, "until": until}
-    async with transaction(seconds=math.inf) as tx:  # there may be millions of them
+    async with transaction(seconds=math.inf) as tx:  # there may be millions of rows
         orders = (await tx.execute(_ORDERS, asked)).all()
         latency = (await tx.execute(_LATENCY, asked)).all()
         money = (await tx.execute(_MONEY, times)).mappings().all()
         steps = (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS), "external": list(EXTERNAL)})).mappings().all()
-        stock = (await tx.execute(_STOCK, {"most": _LOW})).mappings().all()
+        stock = (await tx.execute(_STOCK, {"most": _LOW_STOCK_SHOWN})).mappings().all()
         waiting = (await tx.execute(_WAITING)).one()
     ended = {outcome: [0] * parts for outcome in Outcome}
     for part, outcome, count in orders:

@@ -1,4 +1,5 @@
-"""The daily report as a mail for the shop itself: tables with bars. No image, nothing from outside, so that every mail program shows it."""
+"""The daily report as a mail for the shop itself: tables with bars. No image, nothing from outside, so that
+every mail program shows it."""
 
 from __future__ import annotations
 
@@ -26,17 +27,18 @@ _POLICY = SMTP.clone(cte_type="7bit")
 _FONT = f"font-family:system-ui,-apple-system,Segoe UI,Roboto,Arial,sans-serif;color:{LIGHT['ink']};background:{LIGHT['ground']}"
 _CELL = f"padding:3px 12px 3px 0;font-size:13px;color:{LIGHT['ink']};white-space:nowrap"
 _BAR_WIDTH = 240
-"""Pixels of the longest bar."""
+"""Width of the longest bar, in pixels."""
 _Row = Sequence[str]
 
 
 def report_payload(figures: Figures, steps: tuple[str, ...]) -> dict[str, Any]:
-    """What the outbox keeps of a report. The mail is made of nothing else, so it is the same whenever it is sent."""
+    """Returns the report's content for the outbox. The mail is made only from it, so it is the same
+    whenever it is sent."""
     return {"figures": figures.model_dump(mode="json"), "steps": list(steps)}
 
 
 def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetime, installation: str) -> Mail:
-    """The mail of this day, to `REPORT_EMAIL`. The same for the same payload."""
+    """Makes the day's mail to `REPORT_EMAIL`. The same payload makes the same mail."""
     figures = Figures.model_validate(payload["figures"])
     to, title = address_of("", s.shop.report_email or s.shop.support_email), f"{one_line(s.shop.name)}: orders of {one_line(day)}"
     mail = EmailMessage(_POLICY)
@@ -49,7 +51,7 @@ def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetim
     lists = bar_lists(figures, payload["steps"])
     mail.set_content(_plain(title, figures, lists))
     mail.add_alternative(_html(title, figures, lists), subtype="html")
-    _settle(mail)
+    _set_boundaries(mail)
     return Mail(s.shop.email, to.addr_spec, mail.as_bytes())
 
 
@@ -105,7 +107,7 @@ def _legend(figures: Figures) -> str:
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
-    """`title` and the cells of `rows` are HTML."""
+    """Makes a table. `title` and the cells of `rows` are HTML."""
     heading = "".join(f'<th align="left" style="{_CELL};color:{LIGHT["dim"]};font-weight:normal">{escape(name)}</th>' for name in head)
     body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
     return (
@@ -115,7 +117,7 @@ def _table(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> st
 
 
 def _bar(pieces: Sequence[tuple[float, str]]) -> str:
-    """A bar of cells with background colours; each piece is its share of the whole width, and its colour."""
+    """Makes a bar of cells with background colours; a piece is its share of the width, and its colour."""
     widths = [(round(_BAR_WIDTH * share) or 2, colour) for share, colour in pieces if share > 0]
     rest = _BAR_WIDTH - sum(width for width, _ in widths)
     cells = "".join(
@@ -128,8 +130,8 @@ def _bar(pieces: Sequence[tuple[float, str]]) -> str:
     )
 
 
-def _settle(mail: EmailMessage) -> None:
-    """Makes the boundaries from what is between them, not at random."""
+def _set_boundaries(mail: EmailMessage) -> None:
+    """Derives the MIME boundaries from the content, so that they are not random."""
     for place, part in enumerate(mail.walk()):
         if part.is_multipart():
             content = "".join(str(leaf.get_payload()) for leaf in part.walk() if not leaf.is_multipart())

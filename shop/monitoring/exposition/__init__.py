@@ -1,1 +1,2 @@
-"""The `/metrics` endpoint for Prometheus: counters that survive restarts, current values, and the process that answers."""
+"""The `/metrics` endpoint for Prometheus: counters that survive restarts, current values, and the process
+that answers."""

@@ -1,4 +1,4 @@
-"""The answer at `/metrics`, independent of the HTTP server; and a small server for processes that have none."""
+"""The answer at `/metrics`, and a small HTTP server for processes that have none."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ class _ShopCollector(Collector):
 
 
 class Exposition:
-    """The metrics of one process. `answer` may be called from any thread; it waits for the database, but only briefly."""
+    """The metrics of one process. `answer` is thread-safe; it waits for the database only briefly."""
 
     def __init__(self, kind: str, *, database_url: str | None = None, inventory_only: bool = False, token: str | None = None) -> None:
-        """`token`: the bearer token that callers need; None: none. `inventory_only`: the database has a stock and no shop."""
+        """`token`: the bearer token that callers need; None: none. `inventory_only`: the database has a stock
+        and no shop."""
         self.token = token
         about = (inventory_families,) if inventory_only else (shop_families, inventory_families)
         self.registry = CollectorRegistry()
@@ -51,7 +52,7 @@ class Exposition:
         self.registry.register(_ShopCollector(kind, Reading(database_url or settings().database_url), about))
 
     def allows(self, authorization: str | None) -> bool:
-        """Whether a request with this `Authorization` header may read."""
+        """Returns whether a request with this `Authorization` header may read."""
         if self.token is None:
             return True
         scheme, _, given = (authorization or "").partition(" ")
@@ -64,13 +65,14 @@ class Exposition:
 
 
 def metrics_token() -> str | None:
-    """The value of `METRICS_TOKEN`."""
+    """Returns the value of `METRICS_TOKEN`."""
     secret = settings().metrics.token
     return secret.get_secret_value() if secret else None
 
 
 class MetricsServer(ServedInThread):
-    """Serves the metrics at `/metrics` from a thread of its own, while used as a context manager. Raises OSError if the port is taken."""
+    """Serves the metrics at `/metrics` from a thread of its own, while used as a context manager. Raises
+    OSError if the port is taken."""
 
     def __init__(self, exposition: Exposition, host: str, port: int) -> None:
         listener = listen(port, host)
@@ -79,7 +81,7 @@ class MetricsServer(ServedInThread):
         super().__init__(Starlette(routes=[Route(PATH, self._read)]), listener)
 
     def _read(self, request: Request) -> Response:
-        """Starlette runs it in a thread."""
+        """Starlette runs this in a thread."""
         if not self._exposition.allows(request.headers.get("authorization")):
             return PlainTextResponse("the token is missing or wrong\n", HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
         body, content_type = self._exposition.answer(request.headers.get("accept"))

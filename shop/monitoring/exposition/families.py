@@ -1,6 +1,7 @@
 """The series: a reading as metric families of Prometheus. `docs/reference/metrics.md` lists names and labels; a test compares.
 
-Labels have few values, whatever orders contain: steps, outcomes, codes of our own errors, ISO currencies. No ids, no customer data.
+Labels have few values, whatever orders contain: steps, outcomes, codes of our own errors, ISO currencies. No
+ids, no customer data.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _OUTBOX_STATES = ("waiting", "failing", "refused")
 
 
 def shop_families(read: Read) -> Iterator[Metric]:
-    """The series of a shop's orders."""
+    """Yields the series of a shop's orders."""
     yield from _totals(read.totals)
     yield from _orders_now(read.now)
     yield from _money_now(read.now)
@@ -44,7 +45,7 @@ def shop_families(read: Read) -> Iterator[Metric]:
 
 
 def inventory_families(read: Read) -> Iterator[Metric]:
-    """The series of a stock."""
+    """Yields the series of a stock."""
     found = read.now.inventory
     yield _gauge("inventory_products", "Products in the catalogue.", found.products)
     yield _gauge("inventory_products_sold_out", "Products with nothing left to reserve.", found.sold_out)
@@ -55,7 +56,7 @@ def inventory_families(read: Read) -> Iterator[Metric]:
 
 
 def reading_families(read: Read | None) -> Iterator[Metric]:
-    """The series of the reading itself."""
+    """Yields the series of the reading itself."""
     yield _gauge(
         "database_up", "1 if the database answered the latest reading; otherwise the series that are read from it are missing.", read
     )
@@ -64,7 +65,7 @@ def reading_families(read: Read | None) -> Iterator[Metric]:
 
 
 def process_families(kind: str) -> Iterator[Metric]:
-    """The series of the process that answers."""
+    """Yields the series of the process that answers."""
     info = GaugeMetricFamily(f"{PREFIX}_process_info", "1, for the kind of process that answers.", labels=["kind"])
     info.add_metric([kind], 1)
     yield info
@@ -215,7 +216,8 @@ def _counter(  # noqa: PLR0917
     key: Callable[[Total], tuple[str, ...]],
     at_least: Iterable[tuple[str, ...]] = (),
 ) -> Metric:
-    """`at_least`: label values that are reported even if nothing was counted, so that the first count is an increase."""
+    """Makes a counter. `at_least`: label values that are reported even if nothing was counted, so that the
+    first count is an increase."""
     family = CounterMetricFamily(f"{PREFIX}_{name}", what, labels=labels)
     counts: dict[tuple[str, ...], int] = dict.fromkeys(at_least, 0)
     counts.update(_by(totals, key))
@@ -227,7 +229,8 @@ def _counter(  # noqa: PLR0917
 def _histogram(  # noqa: PLR0917
     name: str, what: str, labels: list[str], totals: Iterable[Total], key: Callable[[Total], tuple[str, ...]], bounds: Sequence[float]
 ) -> Metric:
-    """A histogram built from our buckets, which are 5 % wide: the error of its bounds, and twice the error of its sum."""
+    """Makes a histogram from our buckets, which are 5 % wide: the error of its bounds, and twice the error of
+    its sum."""
     family = HistogramMetricFamily(f"{PREFIX}_{name}_seconds", what, labels=labels)
     by_labels: dict[tuple[str, ...], Counter[int]] = defaultdict(Counter)
     for each in totals:
@@ -238,7 +241,7 @@ def _histogram(  # noqa: PLR0917
 
 
 def _buckets(counts: Mapping[int, int], bounds: Sequence[float]) -> tuple[list[tuple[str, float]], float]:
-    """Cumulative counts, and the sum of all in seconds."""
+    """Returns cumulative counts and the sum of all in seconds."""
     middles = [(middle_ms(bucket) / 1000, count) for bucket, count in counts.items()]
     buckets = [
         ("+Inf" if math.isinf(bound) else str(float(bound)), float(sum(count for seconds, count in middles if seconds <= bound)))

@@ -1,7 +1,7 @@
 """Reads the metrics from the database in a thread of its own, and caches them for a few seconds.
 
-However many requests come, the database is read once per `KEPT_SECONDS`. A request waits at most `PATIENCE_SECONDS` for a database that
-does not answer, and then reports that.
+However many requests come, the database is read once per `KEPT_SECONDS`. A request waits at most
+`PATIENCE_SECONDS` for a database that does not answer, and then reports that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 KEPT_SECONDS = 5.0
 PATIENCE_SECONDS = 4.0
 _STALE_SECONDS = 60.0
-"""Maximum age of values that are served while a reading takes long, such as the first count of a large journal."""
+"""Limits the age of values in seconds, while a reading of a large journal takes long."""
 _OPTIONS = "-c statement_timeout=60000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=30000 -c jit=off"
 
 
@@ -51,7 +51,8 @@ class Reading:
         self._reported = False
 
     def latest(self) -> Read | None:
-        """Returns a reading from the cache, at most a minute old if reading takes long. None: the database does not answer."""
+        """Returns a reading from the cache, at most a minute old if reading takes long. None: the database
+        does not answer."""
         now = time.monotonic()
         with self._lock:
             if self._last is not None and now - self._last.at < self._kept:

@@ -1,9 +1,11 @@
-"""Totals for counters and histograms, kept in the database: they never decrease, survive restarts, and are the same in every process.
+"""Totals for counters and histograms, kept in the database: they never decrease, survive restarts, and are
+the same in every process.
 
-A counter must never decrease, or Prometheus takes its whole value as new. Rows of the journal do change: a step that is retried is no
-longer failed, an order that is reopened has no outcome. So each reading counts what ended in the last minutes, and adds what exceeds the
-count of the reading before; what ended earlier stays in the total. The cost of a reading depends on those minutes, not on the age of the
-shop. One process reads at a time, at most once per `EVERY_SECONDS`.
+A counter must never decrease, or Prometheus takes its whole value as new. Rows of the journal do change: a
+step that is retried is no longer failed, an order that is reopened has no outcome. So each reading counts
+what ended in the last minutes, and adds what exceeds the count of the reading before; what ended earlier
+stays in the total. The cost of a reading depends on those minutes, not on the age of the shop. One process
+reads at a time, at most once per `EVERY_SECONDS`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from shop.monitoring.postponed import EXTERNAL, POSTPONED, STEP_IS_POSTPONED, UN
 _UNDO_BUCKET, _SENT_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at"), bucket_sql("created_at", "sent_at")
 EVERY_SECONDS = 2
 _RECOUNTED_SECONDS = 180
-"""Maximum delay, in seconds, of a row: it has the time when the step ended, and is written together with the next step."""
+"""Limits the delay of a row in seconds: it has the time when the step ended, and is written with the next
+step."""
 _MOVES_AFTER = 60
 _FAILED_SECONDS = 10
 """A failure that is retried within this many seconds counts as a retry only. A refusal counts at once."""
@@ -66,7 +69,7 @@ _ADD = text(
     ON CONFLICT (kind, name, result, code, cell) DO UPDATE SET total = t.total + excluded.total, seen = excluded.seen
     """  # noqa: S608
 )
-_TURN = text(
+_LOCK = text(
     "SELECT counted_from, read_at IS NULL OR read_at < now() - make_interval(secs => :every) AS due, "
     "CASE WHEN counted_from IS NULL OR counted_from < now() - make_interval(secs => :again + :moves) "
     "THEN now() - make_interval(secs => :again) ELSE counted_from END AS next "
@@ -89,9 +92,9 @@ class Total:
 
 
 def count_new(connection: Connection, *, every: float = EVERY_SECONDS) -> None:
-    """Updates the totals, in the caller's transaction, unless another process is doing so or did a moment ago."""
+    """Updates the totals, in the caller's transaction, unless another process is doing so or just did."""
     asked = {"every": every, "again": _RECOUNTED_SECONDS, "moves": _MOVES_AFTER}
-    turn = connection.execute(_TURN, asked).first()
+    turn = connection.execute(_LOCK, asked).first()
     if turn is None or not turn.due:
         return
     since: datetime | str = "-infinity" if turn.counted_from is None else turn.counted_from

@@ -1,7 +1,9 @@
-"""Sends the traces of orders that have ended, from a thread of a long-running process: runs that process orders are not slowed down.
+"""Sends the traces of ended orders, in a thread of a long-running process, so that it does not slow down runs
+that process orders.
 
-Traces are built from the journal, and the database records how far they have been sent: nothing is lost while the collector is unavailable,
-or when a process dies. One process at a time sends. What may not have arrived is sent again, with the same ids.
+Traces are built from the journal, and the database records how far they have been sent: nothing is lost while
+the collector is unavailable or when a process dies. One process at a time sends. What may not have arrived is
+sent again with the same ids.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ _END_SECONDS = 5.0
 _LOCK = 7_236_116
 _PAGE = 200
 _OVERLAP = timedelta(seconds=15)
-"""An outcome has a time before its commit."""
+"""Overlap with the previous reading: an outcome's time is before its commit."""
 _OPTIONS = "-c statement_timeout=15000 -c jit=off"
 _FIRST = text("INSERT INTO trace_sending (id, sent_until) VALUES (1, now() - interval '1 hour') ON CONFLICT DO NOTHING")
-# What could not be sent for a day is skipped.
+# Orders that could not be sent for a day are skipped.
 _SENT_UNTIL = text("SELECT greatest(sent_until, now() - interval '1 day') FROM trace_sending WHERE id = 1")
 _SENT = text("UPDATE trace_sending SET sent_until = greatest(sent_until, :until) WHERE id = 1")
 _ORDERS = text(
@@ -49,7 +51,7 @@ _STEPS = text(
 
 
 def _session() -> requests.Session:
-    """A session that sends no login from `~/.netrc` and follows no redirect."""
+    """Returns a session that sends no login from `~/.netrc` and follows no redirect."""
     session = requests.Session()
     session.auth = lambda request: request
     session.max_redirects = 0
@@ -58,8 +60,8 @@ def _session() -> requests.Session:
 
 @contextmanager
 def sending(database_url: str | None = None) -> Iterator[None]:
-    """Sends traces from a database (None: the shop's) while the body runs, and briefly afterwards for the last orders, unless another
-    process does."""
+    """Sends traces from a database (None: the shop's) while the body runs, and briefly afterwards for the
+    last orders, unless another process does."""
     sender = Sender(at(database_url))
     sender.start()
     try:
@@ -85,7 +87,7 @@ class Sender:
         self._thread.start()
 
     def stop(self) -> None:
-        """Sends what has ended by now, within a few seconds."""
+        """Sends what has ended so far, within a few seconds."""
         self._stopped.set()
         self._thread.join(_END_SECONDS)
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
@@ -114,7 +116,7 @@ class Sender:
             self._stopped.wait(self._every if sent else _RETRY_SECONDS)
 
     def send(self, connection: Connection) -> bool:
-        """Sends the orders that ended since the last time. False: the collector did not accept them."""
+        """Sends the orders that ended since the last call. Returns False if the collector refused them."""
         until: datetime = connection.execute(_SENT_UNTIL).scalar_one()
         after, last_id = until - _OVERLAP, ""
         self._sent = {key: None for key in self._sent if key[1] >= after}
@@ -146,5 +148,5 @@ class Sender:
 
     def _report(self, why: str) -> None:
         if not self._failing:
-            log.warning("traces cannot be sent (%s); will retry, nothing is lost", why)
+            log.warning("sending traces failed (%s); retrying, nothing is lost", why)
         self._failing = True

@@ -1,6 +1,7 @@
 """Builds spans from an order's journal: one trace per order, whichever workers processed it.
 
-Ids are derived from the order's id, so a trace that is sent twice is the same trace. Attributes contain no customer data.
+Ids are derived from the order's id, so a trace that is sent twice is the same trace. Attributes contain no
+customer data.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ ORDER = "order"
 
 
 def trace_id(order_id: str) -> int:
-    """Derived from the order id: the same in every process."""
+    """Returns the trace id, derived from the order id: the same in every process."""
     return int.from_bytes(hashlib.sha256(f"order-saga\0{order_id}".encode()).digest()[:16], "big")
 
 
 def span_id(order_id: str, name: str) -> int:
-    """The id of the span of the order (`order`), of a step, or of a compensation (`undo` and the step)."""
+    """Returns the span id of the order (`order`), of a step, or of a compensation (`undo` and the step)."""
     return int.from_bytes(hashlib.sha256(f"order-saga\0{order_id}\0{name}".encode()).digest()[:8], "big")
 
 
 def resource() -> Resource:
-    """The OpenTelemetry resource: `order-saga`, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` is set."""
+    """Returns the OpenTelemetry resource: `order-saga`, unless `OTEL_SERVICE_NAME` or
+    `OTEL_RESOURCE_ATTRIBUTES` is set."""
     return Resource({"service.name": "order-saga"}).merge(OTELResourceDetector().detect())
 
 
 def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[ReadableSpan]:
-    """The span of the order; below it, one for each step that ended and each compensation that was attempted."""
+    """Yields the span of the order; below it, one for each step that ended and each compensation."""
     attention = order.outcome == Outcome.NEEDS_ATTENTION
     attributes = {
         "order_saga.outcome": order.outcome,

@@ -1,1 +1,1 @@
-"""One order as it went, as a page and as diagrams. Reads only."""
+"""The history of one order, as a page and as diagrams. Reads only."""

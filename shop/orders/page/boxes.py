@@ -1,4 +1,4 @@
-"""One order as it went, for a terminal: a box for each step with the box of its compensation beside it."""
+"""The history of one order for a terminal: a box per step, with its compensation's box beside it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNDOS = {UndoState.DONE: "↶", UndoState.NOTHING: "·", UndoState.FAILED: "✗
 
 
 def order_boxes(story: OrderStory, saga: Saga) -> str:
-    """Lines of text that end in a line break. Compensations are numbered in the order in which they ran."""
+    """Returns lines of text, each with a line break. Compensations are numbered as they ran."""
     steps = step_views(story, saga)
     places = {undo.name: place for place, undo in enumerate(undos_in_order(steps), 1)}
     lines = [f"order {for_terminal(story.order_id)}"]
@@ -46,7 +46,7 @@ def _undo_box(step: StepView, places: dict[str, int]) -> list[str]:
 
 
 def box(words: Sequence[str], width: int = _WIDTH, *, gate: bool = False, more: bool = True) -> list[str]:
-    """A box around the words. `gate`: a line enters from above; `more`: a line leaves below."""
+    """Returns a box around the words. `gate`: a line enters from above; `more`: a line leaves below."""
     half = width // 2
     lid = f"┌{'─' * half}{'┴' if gate else '─'}{'─' * (width - half - 1)}┐"
     floor = f"└{'─' * half}{'┬' if more else '─'}{'─' * (width - half - 1)}┘"

@@ -1,4 +1,4 @@
-"""One order as it went, as a Mermaid flowchart: the steps, then the compensations that ran or are due."""
+"""The history of one order as a Mermaid flowchart: the steps, then the compensations that ran or are due."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _UNDOS = {
 }
 _ENDS = {"completed": "done", "needs_attention": "attention", "compensated": "undo", "rejected": "failed", "out_of_stock": "failed"}
 _LINES = "#808080"
-"""Visible on white and on black."""
+"""The colour of lines, visible on white and on black."""
 _Edge = tuple[str, str, str]
 
 
 def order_diagram(story: OrderStory, saga: Saga) -> str:
-    """The Mermaid text, which ends in a line break."""
+    """Returns the Mermaid text, with a final line break."""
     steps = step_views(story, saga)
     undos = undos_in_order(steps)
     names = {step.name: f"s{place}" for place, step in enumerate(steps)}
@@ -59,7 +59,7 @@ def order_diagram(story: OrderStory, saga: Saga) -> str:
 
 
 def _edges(story: OrderStory, steps: Sequence[StepView], undos: Sequence[str], names: dict[str, str]) -> Iterator[_Edge]:
-    """Thick: the pivot. Dotted: steps that were not run, and compensations."""
+    """Yields the edges. Thick: the pivot. Dotted: steps that did not run, and compensations."""
     previous = "o"
     last = "o"
     """The last step that was begun."""
@@ -99,7 +99,7 @@ def _step_class(step: StepView) -> str:
 
 
 def step_words(step: StepView) -> list[str]:
-    """The state of a step in short lines: `done, 12 ms`, `3 attempts`."""
+    """Returns the state of a step in short lines: `done, 12 ms`, `3 attempts`."""
     words = [", ".join(part for part in (step.state, duration(step.seconds)) if part)]
     if step.error and step.state is not StepState.DONE:
         words.append(step.error.replace("_", " "))
@@ -109,7 +109,7 @@ def step_words(step: StepView) -> list[str]:
 
 
 def undo_words(undo: UndoView) -> list[str]:
-    """The state of a compensation in short lines."""
+    """Returns the state of a compensation in short lines."""
     words = [", ".join(part for part in (undo.state, duration(undo.seconds)) if part)]
     if undo.error and undo.state is not UndoState.DONE:
         words.append(undo.error.replace("_", " "))

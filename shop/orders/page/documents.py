@@ -8,12 +8,12 @@ LABEL, MAIL = "/documents/label", "/documents/mail"
 
 
 def label_url(web_url: str, order_id: str) -> str:
-    """The link to the label. `web_url` is the web app's address as browsers reach it."""
+    """Returns the link to the label. `web_url` is the web app's address as browsers reach it."""
     return _url(web_url, LABEL, id=order_id)
 
 
 def mail_url(web_url: str, order_id: str, kind: str) -> str:
-    """The link to the mail of this kind."""
+    """Returns the link to the mail of this kind."""
     return _url(web_url, MAIL, id=order_id, kind=kind)
 
 

@@ -10,7 +10,8 @@ _SHOWN = 100
 
 
 def duration(seconds: float | None) -> str:
-    """`12 ms`, `1.39 s`, `2 min 3 s`, `3 h 20 min`; empty for None, zero for a negative duration (a clock was set back)."""
+    """Formats a duration: `12 ms`, `1.39 s`, `2 min 3 s`, `3 h 20 min`; empty for None, zero for a negative
+    duration (a clock was set back)."""
     if seconds is None:
         return ""
     seconds = max(0.0, seconds)
@@ -25,25 +26,25 @@ def duration(seconds: float | None) -> str:
 
 
 def for_mermaid(text: str, most: int = _SHOWN) -> str:
-    """Escapes text for a quoted label of Mermaid: letters and digits of any script stay, other characters become character references where
-    Mermaid, Markdown or HTML could interpret them. One line, shortened."""
+    """Escapes text for a quoted label of Mermaid: letters and digits of any script stay, other characters
+    become character references where Mermaid, Markdown or HTML could interpret them. One line, shortened."""
     return "".join(c if c.isalnum() or c in _HARMLESS else f"#{ord(c)};" for c in _visible(text, most))
 
 
 def for_markdown(text: str, most: int = 300) -> str:
-    """Escapes text for a line or a table cell of Markdown: punctuation becomes character references, so that no address becomes a link.
-    One line, shortened."""
+    """Escapes text for a line or a table cell of Markdown: punctuation becomes character references, so that
+    no address becomes a link. One line, shortened."""
     return "".join(c if c.isalnum() or c in " ,;'()%?" else f"&#{ord(c)};" for c in _visible(text, most))
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table. The cells of the rows are escaped, the head is not."""
+    """Makes a Markdown table. The cells of the rows are escaped, the head is not."""
     body = ["| " + " | ".join(for_markdown(cell) for cell in row) + " |" for row in rows]
     return "\n".join(["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body])
 
 
 def for_terminal(text: str, most: int = _SHOWN) -> str:
-    """Removes characters that move a terminal's cursor or change the reading direction. One line, shortened."""
+    """Removes characters that move a terminal's cursor or change the reading direction. One line."""
     return _visible(text, most)
 
 

@@ -1,4 +1,4 @@
-"""One order as a page: outcome, diagram, steps, money, links to its label and mails. No customer data."""
+"""The page of one order: outcome, diagram, steps, money, links to its label and mails. No customer data."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ KEY = "saga-"
 
 
 def page_key(order_id: str) -> str:
-    """The key of the order's page: `saga-order-1001` for `ORDER-1001`. Lower case, digits and dashes; unique to the id: the key of an id
-    with other characters contains a digest."""
+    """Returns the key of the order's page: `saga-order-1001` for `ORDER-1001`. Lower case, digits and dashes;
+    unique to the id: the key of an id with other characters contains a digest."""
     if len(order_id) <= 80 and _PLAIN.fullmatch(order_id):
         return KEY + order_id.lower()
     slug = _OTHER.sub("-", order_id.lower()).strip("-")[:60].rstrip("-")
@@ -32,7 +32,7 @@ def page_key(order_id: str) -> str:
 
 
 def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
-    """Markdown, as the Prefect UI shows it. Blocks: looks for the label and the mails on the disk."""
+    """Returns the page in Markdown, for the Prefect UI. Blocks: looks for the label and the mails on disk."""
     parts = [
         f"# {for_markdown(story.order_id)}: {_end(story)}",
         *_reasons(story),
@@ -41,7 +41,7 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
         _steps(story, saga),
         "## Money",
         markdown_table(("charged", "refunded", "at risk"), [_money(story)]),
-        *_desk(story),
+        *_manual_actions(story),
         "## Label and mails",
         *(f"- {line}" for line in _documents(story, s)),
         f"\n{_when(story)}",
@@ -50,7 +50,7 @@ def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
 
 
 def summary(story: OrderStory) -> str:
-    """The page in one line, for lists."""
+    """Returns the page in one line, for lists."""
     money = f", {show(story.amount_charged, story.currency)} charged" if story.amount_charged else ""
     back = f", {show(story.amount_refunded, story.currency)} refunded" if story.amount_refunded else ""
     risk = f", {show(story.amount_at_risk, story.currency)} at risk" if story.amount_at_risk else ""
@@ -65,7 +65,7 @@ def _reasons(story: OrderStory) -> Iterator[str]:
     if story.failing_step is not None:
         code = f" ({for_markdown(story.failure_code)})" if story.failure_code else ""
         yield f"Ended at **{for_markdown(story.failing_step)}**{code}:"
-        yield "\n".join(f"- {for_markdown(reason)}" for reason in story.reasons[:20]) or "- no reason was kept"
+        yield "\n".join(f"- {for_markdown(reason)}" for reason in story.reasons[:20]) or "- no reason was recorded"
 
 
 def _steps(story: OrderStory, saga: Saga) -> str:
@@ -83,9 +83,9 @@ def _money(story: OrderStory) -> tuple[str, ...]:
     return tuple(show(amount, story.currency) for amount in (story.amount_charged, story.amount_refunded, story.amount_at_risk))
 
 
-def _desk(story: OrderStory) -> Iterator[str]:
+def _manual_actions(story: OrderStory) -> Iterator[str]:
     if story.review:
-        yield "## What people did"
+        yield "## Manual actions"
         head = ("when (UTC)", "what", "who (as typed)", "started by", "amount", "reference")
         amounts = [show(row.amount, story.currency) if row.amount else "" for row in story.review]
         rows = [
@@ -123,7 +123,7 @@ def _when(story: OrderStory) -> str:
     if story.finished_at:
         parts.append(f"ended after {duration(story.seconds)}")
     if story.not_before and story.outcome is None:
-        parts.append(f"goes on at {story.not_before:%H:%M:%S} UTC")
+        parts.append(f"continues at {story.not_before:%H:%M:%S} UTC")
     if story.takeovers:
         parts.append(f"taken over from another worker {story.takeovers} times")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""What happened to one order, step by step: the saga's table joined with the journal."""
+"""The history of one order, step by step: the saga's table joined with the journal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from shop.notifications.kinds import Kind as MailKind
 from shop.settings import settings
 
 _CANCELLED = {SagaCancelled.code, SagaReturned.code}
-# One statement, so one snapshot. It reads no customer data: of the problems of an invalid order only the place and what was expected.
+# One statement, so one snapshot. It reads no customer data: of an invalid order's problems only the place and
+# what was expected.
 _STORY = text(
     """
     SELECT o.id AS order_id, o.status, o.outcome, o.failing_step, o.currency,
@@ -75,10 +76,11 @@ class MailRow:
 
 @dataclass(frozen=True, slots=True)
 class ReviewEntry:
-    """What a person did about the order; see `shop.tables.DeskEntry`. Without their reason: free text, which may name the customer."""
+    """An action of a person on the order; see `shop.tables.DeskEntry`. Without the reason: free text,
+    which may name the customer."""
 
     at: str
-    """Minute, UTC."""
+    """To the minute, UTC."""
     action: str
     by: str
     """As typed."""
@@ -110,7 +112,7 @@ class OrderStory:
     """From submission to its outcome, or until now."""
     takeovers: int = 0
     flow_run_id: str | None = None
-    """The run that held it last."""
+    """The run that last held it."""
     tracking_number: str | None = None
     mails: Sequence[MailRow] = ()
     review: Sequence[ReviewEntry] = ()
@@ -139,7 +141,7 @@ class StepState(StrEnum):
     SKIPPED = "skipped"
     """Never begun, and will not be."""
     ABSENT = "not in the saga then"
-    """Never begun although a later step was: the run had a saga without it."""
+    """Never begun although a later step was: the run's saga did not have it."""
 
 
 class UndoState(StrEnum):
@@ -182,7 +184,7 @@ class StepView:
 
 
 def step_views(story: OrderStory, saga: Saga) -> list[StepView]:
-    """Every step of the saga in its sequence, then journalled steps that the saga no longer has."""
+    """Returns every step of the saga in its sequence, then journalled steps that the saga no longer has."""
     rows = {row.step: row for row in story.steps}
     last = max((place for place, step in enumerate(saga) if step.name in rows), default=-1)
     views = [_view(step, rows.pop(step.name, None), story, passed=place < last) for place, step in enumerate(saga)]
@@ -192,19 +194,19 @@ def step_views(story: OrderStory, saga: Saga) -> list[StepView]:
 
 
 def undos_in_order(steps: Sequence[StepView]) -> list[UndoView]:
-    """The compensations in the order in which they ran, then those that are due."""
+    """Returns the compensations in the order in which they ran, then those that are due."""
     undos = [step.undo for step in reversed(steps) if step.undo is not None]
     return sorted(undos, key=lambda undo: undo.number)
 
 
 async def read_story(order_id: str) -> OrderStory | None:
-    """None if there is no such order."""
+    """Returns None if there is no such order."""
     async with transaction() as tx:
         return await tx.run_sync(_read, order_id)
 
 
 def read_story_sync(order_id: str) -> OrderStory | None:
-    """The same, for callers without an event loop."""
+    """Runs `read_story` for callers without an event loop."""
     with sync_engine(settings().database_url).connect() as connection:
         return _read(connection, order_id)
 
@@ -245,7 +247,7 @@ def _undo(step: Step, row: StepRow, story: OrderStory) -> UndoView | None:
     if step.undo is None or not (ran or due):
         return None
     name = str(getattr(step.undo, "__name__", step.name))
-    last = 2**62  # due ones come after those that ran
+    last = 2**62  # due compensations come after those that ran
     return UndoView(name, _undo_state(row), row.undo_attempts, row.undo_seconds, row.undo_number or last, row.undo_error)
 
 

@@ -25,8 +25,8 @@ from shop.payments.gateway import PaymentGateway
 from shop.payments.stripe.disputes import DisputeRecord, look_up, to_dispute
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 from shop.reconciliation.known_payments import known_payments
-from shop.reconciliation.reconcile import look_closely
-from shop.review.errors import AlreadyResolved, NotOnTheDesk
+from shop.reconciliation.reconcile import compare_order
+from shop.review.errors import AlreadyResolved, NotUnderReview
 from shop.review.resolution import Resolution, decision, resolve
 from shop.settings import settings
 from shop.values.money import show
@@ -78,7 +78,7 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
         return await _end(event, _NOT_OURS)
     row = await _look(order_id)
     known = known_payments(gateway, [event.payment_id, row.payment_id if row else None])
-    found = await look_closely(order_id, known, _ANY_TIME, fix=True)
+    found = await compare_order(order_id, known, _ANY_TIME, fix=True)
     row = await _look(order_id)
     if row is not None and row.outcome is None:  # judged once it has ended
         await inbox.postpone(event, order_id)
@@ -87,7 +87,7 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     if row is not None and row.outcome == Outcome.NEEDS_ATTENTION and any(each.kind is Kind.REFUND_UNKNOWN_TO_US for each in found):
         reopened = await _try_again(event, order_id, known, held=row.held)
     done = "tried again: it was given back at the gateway" if reopened else _in_words(found)
-    review_changed = any(each.mendable or each.remark for each in found)  # a refund may have been refused, or be gone
+    review_changed = any(each.repairable or each.remark for each in found)  # a refund may have been refused, or be gone
     return await _end(event, done, order_id=order_id, found=found, reopened=reopened, review_changed=review_changed)
 
 
@@ -107,7 +107,7 @@ async def _try_again(event: PaymentEvent, order_id: str, gateway: PaymentGateway
     )
     try:
         return await resolve(told)
-    except (AlreadyResolved, NotOnTheDesk):
+    except (AlreadyResolved, NotUnderReview):
         return False
 
 
@@ -155,4 +155,6 @@ async def _end(event: PaymentEvent, done: str, **more: Any) -> Handled:
 def _in_words(found: Sequence[Discrepancy]) -> str:
     if not found:
         return "in order"
-    return "; ".join(f"{each.kind.value.replace('_', ' ')}: {'mended' if each.mended else each.remark or 'for a person'}" for each in found)
+    return "; ".join(
+        f"{each.kind.value.replace('_', ' ')}: {'repaired' if each.repaired else each.remark or 'needs a person'}" for each in found
+    )
