@@ -2,7 +2,7 @@
 
 On a database of its own, or on a shop's: `--database-url`, else `DATABASE_URL`. `INVENTORY_SERVICE_TOKEN`, if it is set, is asked for;
 without it the service answers on this machine only. What ran out is given back here, every few seconds. The API is at
-`/openapi.json`; what it promises is in `shop.inventory.port`. Any number may serve the same database.
+`/openapi.json`; what it promises is in `shop.inventory.service.contract`. Any number may serve the same database.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from starlette.exceptions import HTTPException
 from saga.cancelling import cancel_and_wait
 from saga.database import is_database_error, is_schema_mismatch
 from saga.errors import StepError
-from shop.inventory.embedded import EmbeddedInventory
 from shop.inventory.errors import InventoryRefused, OutOfStock, ReservationLost
 from shop.inventory.ledger import Holding, ProductStock
-from shop.inventory.port import Reservation
+from shop.inventory.service.contract import Reservation
+from shop.inventory.service.database import DatabaseInventory
 from shop.inventory.service.wire import PROBLEM_JSON, AboutOrder, Installation, Keep, OrderId, Problem, ProblemDetails, Reserve, ShortItem
 from shop.monitoring.exposition.endpoint import PATH, Exposition
 from shop.runtime.http_server import BoundedBodies
@@ -60,7 +60,7 @@ _CAN_HAPPEN: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    inventory: EmbeddedInventory, token: str | None = None, *, expiry_seconds: float = EXPIRY_SECONDS, metrics: Exposition | None = None
+    inventory: DatabaseInventory, token: str | None = None, *, expiry_seconds: float = EXPIRY_SECONDS, metrics: Exposition | None = None
 ) -> FastAPI:
     """The service on that inventory, which it closes at its end. `token`: what callers have to bring."""
 
@@ -105,7 +105,7 @@ _DESCRIPTION = (
 )
 
 
-def _orders(inventory: EmbeddedInventory, route: type[APIRoute]) -> APIRouter:
+def _orders(inventory: DatabaseInventory, route: type[APIRoute]) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["inventory"], route_class=route)
 
     @api.post("/reservations")
@@ -248,7 +248,7 @@ def _problem(kind: Problem, detail: str = "", shortages: list[ShortItem] | None 
     return Response(told.model_dump_json(), status_code=told.status, media_type=PROBLEM_JSON)
 
 
-async def _keep_expiring(inventory: EmbeddedInventory, seconds: float) -> None:
+async def _keep_expiring(inventory: DatabaseInventory, seconds: float) -> None:
     while True:
         try:
             if expired := await inventory.expire():

@@ -8,7 +8,8 @@ from saga import manual
 from saga.claims import lock_expired_leases
 from saga.database import transaction
 from saga.failpoints import failpoint
-from shop.inventory.reservations import STEP, give_back
+from shop.inventory.port import STEP
+from shop.inventory.reservations import give_back
 from shop.orders.store import ORDERS
 
 _EXPIRING = failpoint("the commit of expiring reservations")

@@ -16,9 +16,7 @@ from sqlalchemy import text
 from saga.clock import begin_of
 from saga.database import Tx
 from saga.errors import SagaCancelled, StepError
-from shop.inventory import reservations
-from shop.inventory import service_steps as stock
-from shop.inventory.inventories import stock_of
+from shop.inventory import stock
 from shop.orders.order import OrderInstance
 from shop.settings import Settings, settings
 from shop.shipping import carriers, shipments
@@ -79,12 +77,11 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
                 outside[order.id] = parcel
     results |= await _stopped(tx, leaving)
     going = [order for order in leaving if order.id not in results]
-    here = await reservations.ship(tx, [order.id for order in going if stock_of(order) is None])
-    shipped = {order.id: here[order.id] if stock_of(order) is None else stock.taken(order) for order in going}
+    shipped = await stock.ship(tx, going)
     if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, StepError)}:
         results |= lost
         await tx.execute(_STAY, {"ids": list(lost)})
-    items = {i: items for i, items in shipped.items() if not isinstance(items, StepError)}
+    items = {i: dict(items) for i, items in shipped.items() if not isinstance(items, StepError)}
     serials = await shipments.serials(tx, len(items))
     parcels = [Leaving(serial, outside.get(i) or embedded.shipment(i, serial), items[i]) for serial, i in zip(serials, items, strict=True)]
     await shipments.enter(tx, parcels)

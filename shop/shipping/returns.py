@@ -12,9 +12,7 @@ from sqlalchemy import text
 
 from saga.clock import begin_of
 from saga.database import Tx
-from shop.inventory import reservations
-from shop.inventory import service_steps as stock
-from shop.inventory.inventories import stock_of
+from shop.inventory import stock
 from shop.notifications.kinds import Kind, crm_kind
 from shop.orders.order import OrderInstance
 from shop.shipping.carrier import Voided
@@ -42,19 +40,18 @@ async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Return
     """The parcels are marked as returned and their pieces are on the shelf again; once, however often it is called."""
     ids = [order.id for order in orders]
     returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_BACK, {"ids": ids})).all()}
-    at_service = {order.id for order in orders if stock_of(order) is not None}
-    await reservations.put_back(tx, {i: items for i, items in returned.items() if i not in at_service})
+    in_stock = await stock.put_back(tx, orders, returned)
     if returned:
         await tx.execute(_NO_CONFIRMATION, {"ids": list(returned), "kinds": [Kind.CONFIRMATION, crm_kind(Kind.CONFIRMATION)]})
     now = await begin_of(tx)
     results = {}
     for order in orders:
-        items, label = returned.get(order.id) or stock.was_put_back(order) or None, _label_of(order)
-        undone = items is not None or label not in {None, Voided.NOT_BOUGHT}
+        items, label = dict(in_stock.get(order.id, {})), _label_of(order)
+        undone = bool(items) or label not in {None, Voided.NOT_BOUGHT}
         results[order.id] = ReturnResult(
             compensation_status="success" if undone else "no_shipment_to_return",
             label=label,
-            returned_items=items or {},
+            returned_items=items,
             return_timestamp=now if undone else None,
         )
     return results

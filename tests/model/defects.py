@@ -18,6 +18,7 @@ import saga.external_action
 import saga.finish
 import saga.journal
 import saga.prefect.batch
+import shop.inventory.embedded
 import shop.inventory.expiry
 import shop.inventory.reservations
 import shop.payments.charge
@@ -26,7 +27,7 @@ import tasks.process_payment
 from saga.database import Tx
 from saga.definition import Kind
 from saga.journal import Record
-from shop.inventory.reservations import ReleaseResult, reservation_id
+from shop.inventory.port import ReleaseResult, reservation_id
 from shop.orders.order import OrderInstance
 from shop.orders.store import ORDERS
 from shop.payments.charge import PaymentResult, RefundResult, _charged
@@ -138,7 +139,7 @@ def released_whatever_its_state() -> AbstractContextManager[Any]:
             for i, n in held.items()
         }
 
-    return _instead(shop.inventory.reservations, "release", release)
+    return _instead(shop.inventory.embedded, "release", release)
 
 
 def reason_for_undoing_forgotten() -> AbstractContextManager[Any]:

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, text
 
 from saga.database import transaction
 from saga.errors import StepError
-from shop.inventory.inventories import service
 from shop.inventory.ledger import Holding, ProductStock
-from shop.inventory.port import taken_apart
 from shop.inventory.service.client import ServiceInventory
+from shop.inventory.service.connections import service
+from shop.inventory.service.contract import taken_apart
 from shop.runtime.installation import read_installation_id
 from shop.settings import settings
 

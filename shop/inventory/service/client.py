@@ -28,7 +28,7 @@ from shop.inventory.errors import (
     Shortage,
 )
 from shop.inventory.ledger import Holding, ProductStock
-from shop.inventory.port import Reservation, State
+from shop.inventory.service.contract import Reservation, State
 from shop.inventory.service.wire import HOLDINGS, PROBLEM_JSON, RESERVATION, SHIPPED, STOCK, Problem, ProblemDetails
 from shop.orders import names
 from shop.text.sanitize import one_line

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from saga.circuit_breaker import Circuit, OnChange
 from shop.inventory.errors import InventoryMismatch, InventoryUnavailable
-from shop.inventory.port import Inventory, Reservation
+from shop.inventory.service.contract import Inventory, Reservation
 
 
 def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
