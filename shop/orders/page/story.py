@@ -48,7 +48,7 @@ _STORY = text(
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """A journal row; see `shop.tables.OrderStep`."""
+    """A journal row; see `shop.orders.tables`."""
 
     step: str
     status: str
@@ -75,7 +75,7 @@ class MailRow:
 
 @dataclass(frozen=True, slots=True)
 class ReviewEntry:
-    """What a person did about the order; see `shop.tables.DeskEntry`. Without their reason: free text, which may name the customer."""
+    """What a person did about the order, without the reason: free text, which may name the customer. See `shop.review.tables`."""
 
     at: str
     """Minute, UTC."""
