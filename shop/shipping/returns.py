@@ -13,7 +13,8 @@ from sqlalchemy import text
 from saga.clock import begin_of
 from saga.database import Tx
 from shop.inventory import stock
-from shop.notifications.kinds import Kind, crm_kind
+from shop.notifications import notices
+from shop.notifications.kinds import Kind
 from shop.orders.order import OrderInstance
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import STEP
@@ -21,8 +22,6 @@ from shop.shipping.carriers import STEP
 _BACK = text(
     "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
 )
-# A confirmation that waits to be sent would promise a parcel that does not come.
-_NO_CONFIRMATION = text("DELETE FROM outbox WHERE order_id = ANY(CAST(:ids AS text[])) AND kind = ANY(:kinds) AND sent_at IS NULL")
 
 
 class ReturnResult(BaseModel):
@@ -41,8 +40,8 @@ async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Return
     ids = [order.id for order in orders]
     returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_BACK, {"ids": ids})).all()}
     in_stock = await stock.put_back(tx, orders, returned)
-    if returned:
-        await tx.execute(_NO_CONFIRMATION, {"ids": list(returned), "kinds": [Kind.CONFIRMATION, crm_kind(Kind.CONFIRMATION)]})
+    # A confirmation that is not sent yet would promise a parcel that does not come.
+    await notices.withdraw(tx, list(returned), Kind.CONFIRMATION)
     now = await begin_of(tx)
     results = {}
     for order in orders:

@@ -21,8 +21,8 @@ import saga.prefect.batch
 import shop.inventory.embedded
 import shop.inventory.expiry
 import shop.inventory.reservations
+import shop.orders.shipped
 import shop.payments.charge
-import shop.shipping.fulfilment
 import tasks.process_payment
 from saga.database import Tx
 from saga.definition import Kind
@@ -173,8 +173,8 @@ def journal_forgotten_when_it_cannot_be_read() -> AbstractContextManager[Any]:
 
 def shipped_although_cancelled() -> AbstractContextManager[Any]:
     """Whoever ships does not look whether somebody has asked to cancel."""
-    leave = "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) RETURNING id"
-    return patch.object(shop.shipping.fulfilment, "_LEAVE", text(leave))
+    mark = "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) RETURNING id"
+    return patch.object(shop.orders.shipped, "_MARK", text(mark))
 
 
 def completed_although_cancelled() -> AbstractContextManager[Any]:
