@@ -1,4 +1,5 @@
-"""What happened to one order, step by step: the saga's table joined with the journal."""
+"""Reads an `OrderStory`: one order step by step, for its page, its diagrams and `order-saga show`. The saga's table of
+steps is joined with the journal."""
 
 from __future__ import annotations
 
