@@ -38,7 +38,8 @@ _END = text("UPDATE reservation SET state = :state, ended_at = now() WHERE order
 
 
 async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) -> dict[str, OutOfStock]:
-    """Reserves for orders that hold nothing (order id to pieces per product), in their sequence. Returns those that are short."""
+    """Reserves for orders that hold nothing (order id to pieces per product), in their sequence. Returns the
+    refusals of those that are short."""
     available = await _lock({product for wanted in asking.values() for product in wanted}, tx)
     taken: Counter[str] = Counter()
     refused: dict[str, OutOfStock] = {}
@@ -62,7 +63,7 @@ async def extend(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
 
 
 async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]], *, state: str = "released") -> None:
-    """Ends these held reservations (order id to pieces per product), whose rows the caller has locked."""
+    """Releases these held reservations (order id to pieces per product), whose rows the caller has locked."""
     pieces = _sum(held.values())
     await _lock(pieces, tx)
     await _move(tx, reserved=Counter({product: -n for product, n in pieces.items()}))
@@ -71,7 +72,8 @@ async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]], *, state: str
 
 
 async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | ReservationLost]:
-    """Takes what the orders hold off the shelf: on hand and reserved both go down. Order id to pieces per product."""
+    """Takes what the orders hold out of stock: on hand and reserved both decrease. Returns the pieces per product
+    by order id."""
     held = await lock_held(tx, order_ids)
     pieces = _sum(held.values())
     await _lock(pieces, tx)
@@ -79,11 +81,11 @@ async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | R
     await _move(tx, on_hand=out, reserved=out)
     if held:
         await tx.execute(_END, {"state": "shipped", "ids": list(held)})
-    return {i: held[i] if i in held else ReservationLost("the reservation ran out before the order was shipped") for i in order_ids}
+    return {i: held[i] if i in held else ReservationLost("the reservation expired before the order was shipped") for i in order_ids}
 
 
 async def put_back(tx: Tx, shipped: Mapping[str, Mapping[str, int]]) -> None:
-    """Pieces that came back (order id to pieces per product) are on the shelf again."""
+    """Puts pieces that came back (order id to pieces per product) into stock again."""
     if not shipped:
         return
     await lock_held(tx, list(shipped))
@@ -100,7 +102,7 @@ async def lock_held(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int
 
 
 async def _lock(product_ids: Iterable[str], tx: Tx) -> dict[str, int]:
-    """Locks the products, in order, and tells what is available of each."""
+    """Locks the products in the sequence of their ids. Returns the available pieces of each."""
     ids = sorted(set(product_ids))
     if not ids:
         return {}
@@ -114,7 +116,7 @@ async def _move(tx: Tx, *, on_hand: Mapping[str, int] | None = None, reserved: M
     if not rows:
         return
     moved = await tx.execute(_MOVE, {"rows": as_json(rows)})
-    if moved.rowcount != len(rows):  # the products are locked, so this is a bug or stock changed by hand; nothing is half done
+    if moved.rowcount != len(rows):  # the products are locked, so this is a bug, or stock was changed by hand
         raise RuntimeError("stock and reservations contradict each other: nothing was moved")
 
 

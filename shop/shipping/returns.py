@@ -1,5 +1,5 @@
-"""The pivot's way back: for an order that a person cancels after it was shipped, and for one whose label was bought, or whose stock was
-committed at a service, and that was then not shipped. One transaction, after those outside have been told (`shop.shipping.outside`)."""
+"""The pivot's compensation: for an order that a person cancels after it was shipped, and for one that was not shipped although its label
+was bought, or its stock left an inventory service. One transaction, after the external calls (`shop.shipping.outside`)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from shop.settings import Settings
 
 _POOL = 10
 _SECONDS = 10
-"""Limits an operation: when the database is silent, whoever asked is told so."""
+"""Limits an operation, in seconds, when the database does not answer."""
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7236115, hashtext(:id))")
 _ROW = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id FOR UPDATE")
 _LOOK = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id")
@@ -44,7 +44,7 @@ _EXPIRED = text(
 
 
 class DatabaseInventory:
-    """An `Inventory` on the tables `product` and `reservation` of a database. Raises database trouble as it is."""
+    """An `Inventory` on the tables `product` and `reservation` of a database. Raises database errors as they are."""
 
     def __init__(self, database_url: str) -> None:
         url = Settings(database_url=database_url).database_url
@@ -104,7 +104,7 @@ class DatabaseInventory:
             return await _now(tx, order_id)
 
     async def expire(self, *, most: int = 500) -> list[str]:
-        """Gives back what up to `most` reservations hold that ran out. Returns the orders' ids."""
+        """Releases up to `most` expired reservations. Returns the orders' ids."""
         async with self._writing() as tx:
             held = {row.order_id: row.items for row in await tx.execute(_EXPIRED, {"most": most})}
             if held:
@@ -112,18 +112,19 @@ class DatabaseInventory:
         return list(held)
 
     async def stock(self) -> list[ProductStock]:
-        """Every product, and what its movements add up to, at one moment."""
+        """Returns every product, and the sums of its movements, at one moment."""
         async with self._reading() as tx:
             return read_stock((await tx.execute(STOCK)).all())
 
     async def shipped(self, installation: str | None) -> dict[str, int]:
-        """Pieces per product that left through the service for this shop's orders; None: for orders without an installation id."""
+        """Returns the pieces per product that the service shipped for this shop's orders (None: for orders without an
+        installation id)."""
         async with self._reading() as tx:
             rows = await tx.execute(SHIPPED_FOR, {"installation": installation})
             return {row.product: row.pieces for row in rows}
 
     async def holdings(self) -> list[Holding]:
-        """Who holds what through the service."""
+        """Returns who holds what through the service."""
         async with self._reading() as tx:
             return read_holdings((await tx.execute(HELD)).all())
 
@@ -144,7 +145,7 @@ class DatabaseInventory:
 
     @asynccontextmanager
     async def _turn(self, order_id: str) -> AsyncIterator[tuple[Tx, Any]]:
-        """A transaction in which nobody else does anything about this order, and what is known of it."""
+        """A transaction with an exclusive lock on this order, and the order's reservation."""
         async with self._writing() as tx:
             await tx.execute(_ONE_AT_A_TIME, {"id": order_id})
             row = (await tx.execute(_ROW, {"id": order_id})).one_or_none()

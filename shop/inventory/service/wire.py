@@ -1,6 +1,7 @@
-"""What goes over the wire between an inventory service and its client: one place for both sides.
+"""The messages between an inventory service and its client, for both sides.
 
-Errors are problems (RFC 9457, `application/problem+json`); `type` is one of `Problem`, and whoever writes another service uses the same.
+Errors are problems (RFC 9457, `application/problem+json`); `type` is one of `Problem`, in every implementation of the
+service.
 """
 
 from __future__ import annotations
