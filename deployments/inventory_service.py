@@ -3,7 +3,7 @@
 
 It uses its own database or a shop's: `--database-url`, else `DATABASE_URL`. It requires
 `INVENTORY_SERVICE_TOKEN` if that is set; without it, it answers on this machine only. It releases expired
-reservations every few seconds. The API is at `/openapi.json`, its contract in `shop.inventory.port`. Any
+reservations every few seconds. The API is at `/openapi.json`, its contract in `shop.inventory.service.contract`. Any
 number of processes may serve the same database.
 """
 
@@ -27,10 +27,10 @@ from starlette.exceptions import HTTPException
 from saga.cancelling import cancel_and_wait
 from saga.database import is_database_error, is_schema_mismatch
 from saga.errors import StepError
-from shop.inventory.embedded import EmbeddedInventory
 from shop.inventory.errors import InventoryRefused, OutOfStock, ReservationLost
 from shop.inventory.ledger import Holding, ProductStock
-from shop.inventory.port import Reservation
+from shop.inventory.service.contract import Reservation
+from shop.inventory.service.database import DatabaseInventory
 from shop.inventory.service.wire import PROBLEM_JSON, AboutOrder, Installation, Keep, OrderId, Problem, ProblemDetails, Reserve, ShortItem
 from shop.monitoring.exposition.endpoint import PATH, Exposition
 from shop.runtime.http_server import BoundedBodies
@@ -62,7 +62,7 @@ _CAN_HAPPEN: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    inventory: EmbeddedInventory, token: str | None = None, *, expiry_seconds: float = EXPIRY_SECONDS, metrics: Exposition | None = None
+    inventory: DatabaseInventory, token: str | None = None, *, expiry_seconds: float = EXPIRY_SECONDS, metrics: Exposition | None = None
 ) -> FastAPI:
     """Makes the service's app. It closes the inventory at shutdown. `token`: what callers must send."""
 
@@ -107,7 +107,7 @@ _DESCRIPTION = (
 )
 
 
-def _orders(inventory: EmbeddedInventory, route: type[APIRoute]) -> APIRouter:
+def _orders(inventory: DatabaseInventory, route: type[APIRoute]) -> APIRouter:
     api = APIRouter(prefix="/v1", tags=["inventory"], route_class=route)
 
     @api.post("/reservations")
@@ -251,7 +251,7 @@ def _problem(kind: Problem, detail: str = "", shortages: list[ShortItem] | None 
     return Response(problem.model_dump_json(), status_code=problem.status, media_type=PROBLEM_JSON)
 
 
-async def _keep_expiring(inventory: EmbeddedInventory, seconds: float) -> None:
+async def _keep_expiring(inventory: DatabaseInventory, seconds: float) -> None:
     while True:
         try:
             if expired := await inventory.expire():

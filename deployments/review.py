@@ -16,11 +16,11 @@ from saga import wakeup
 from shop.notifications.undelivered import Undelivered, read_undelivered_sync, send_again_sync
 from shop.orders import report
 from shop.orders.outcomes import OrderOutcome
+from shop.payments.disputes import OpenDispute, read_open_sync
 from shop.reconciliation.outstanding import accept_sync
 from shop.review import resolution as review
 from shop.review.attention import ReviewCase, read_queue_sync
 from shop.review.cancel import Asked, ask_to_cancel_sync
-from shop.review.disputes import OpenDispute, read_open_sync
 from shop.review.preview import CancelPreview, preview_cancel_sync
 from shop.review.resolution import Resolution
 

@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 from prefect.artifacts import Artifact, acreate_table_artifact
 from prefect.logging import get_logger
 
-from shop.review import disputes
+from shop.payments import disputes
+from shop.payments.disputes import OpenDispute
 from shop.review.advice import advice
 from shop.review.attention import ReviewCase, ReviewQueue, read_queue
-from shop.review.disputes import OpenDispute
 from shop.values.money import show
 
 KEY = "orders-that-need-attention"

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from saga.database import Tx
 from saga.errors import StepError
-from saga.execution import ExternalAction
 from saga.prefect.steps import database_compensation, database_step
 from shop.orders.order import OrderInstance
 from shop.shipping import outside
@@ -15,15 +14,7 @@ from shop.shipping.fulfilment import FulfilmentResult, fulfil
 from shop.shipping.returns import ReturnResult, take_back
 
 
-def _preparing(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    return outside.prepare if outside.is_needed(orders) else None
-
-
-def _taking_back(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    return outside.take_back if outside.is_needed(orders) else None
-
-
-@database_step(before=_preparing)
+@database_step(before=outside.before_fulfilment)
 async def fulfill_order(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str, FulfilmentResult | StepError]:
     """Commits the stock, books the parcel, updates the order's status. Before the transaction, the external
     calls: commits the stock at an inventory service, buys a label from a carrier. The label is printed with
@@ -35,7 +26,7 @@ async def fulfill_order(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str,
     return await fulfil(tx, orders)
 
 
-@database_compensation(before=_taking_back)
+@database_compensation(before=outside.before_return)
 async def return_shipment(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str, ReturnResult]:
     """Voids the label, unless the carrier has the parcel, and returns the items to stock; the result says if
     there was no parcel.

@@ -10,7 +10,7 @@ from prefect.events import emit_event
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
-from shop.inventory import inventories
+from shop.inventory.service import connections
 
 UNAVAILABLE = "inventory.service.unavailable"
 AVAILABLE = "inventory.service.available"
@@ -34,4 +34,4 @@ def report(url: str, why: str | None) -> None:
     )
 
 
-inventories.on_change(report)
+connections.on_change(report)

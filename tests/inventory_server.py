@@ -17,8 +17,8 @@ import psycopg
 import uvicorn
 
 from deployments.inventory_service import create_app
-from shop.inventory.embedded import EmbeddedInventory
-from shop.inventory.port import taken_apart
+from shop.inventory.service.contract import taken_apart
+from shop.inventory.service.database import DatabaseInventory
 
 TOKEN = "a-token-for-tests"
 
@@ -62,7 +62,7 @@ class InventoryServer:
         """What is told about an order, by the shop's own id of it."""
         self.asked: list[str] = []
         """Paths, one for each request."""
-        self.inventory = EmbeddedInventory(database_url)
+        self.inventory = DatabaseInventory(database_url)
         self._app: Any = create_app(self.inventory, TOKEN, expiry_seconds=expiry_seconds)
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._listener.bind(("127.0.0.1", 0))

@@ -199,7 +199,7 @@ async def inventory(known: Known) -> Finding:
     url = known.settings.inventory.service_url
     if url is None:
         return Finding("inventory", State.EMBEDDED, "the shop's own tables")
-    from shop.inventory.inventories import service
+    from shop.inventory.service.connections import service
 
     there = service(url)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from deployments.inventory_service import create_app
 from deployments.watched import watched
 from shop.inventory.catalogue import load_sample_catalogue
-from shop.inventory.embedded import EmbeddedInventory
+from shop.inventory.service.database import DatabaseInventory
 from shop.monitoring.exposition.endpoint import Exposition, metrics_token
 from shop.runtime.http_server import listen, serve
 from shop.runtime.logs import configure
@@ -45,7 +45,7 @@ def inventory_service(
             load_sample_catalogue(url)
         token = secret.get_secret_value() if secret else None
         metrics = Exposition("inventory service", database_url=url, inventory_only=True, token=metrics_token() or token)
-        app = create_app(EmbeddedInventory(url), token, metrics=metrics)
+        app = create_app(DatabaseInventory(url), token, metrics=metrics)
         with watched("inventory service", database_url=url):
             # Connections are kept for longer than in clients' pools, so that the service never closes one
             # during a request.

@@ -1,160 +1,59 @@
-"""The SQL inventory as an `Inventory`: each operation is a transaction of its own.
-
-`order-saga inventory-service` serves this. The saga does not use it: with the embedded stock its steps run the same
-statements (`shop.inventory.reservations`) in the transaction that journals them. Orders have no leases here, so the
-service takes one request for an order at a time.
-"""
+"""The embedded stock as an `OrderStock`: our own tables, in the step's transaction."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import text
-
-from saga.connections import answered_within
-from saga.database import Tx, new_async_engine
+from saga.database import Tx
+from saga.errors import StepError
+from saga.execution import ExternalAction
 from shop.inventory import reservations
-from shop.inventory.errors import InventoryRefused, ReservationLost
-from shop.inventory.ledger import HELD, SHIPPED_FOR, STOCK, Holding, ProductStock, read_holdings, read_stock
-from shop.inventory.port import Reservation, State
-from shop.settings import Settings
+from shop.inventory.errors import ReservationLost
+from shop.inventory.port import ReleaseResult, ReservationResult, release_result, reservation_result
+from shop.orders.order import OrderInstance
+from shop.settings import settings
 
-_POOL = 10
-_SECONDS = 10
-"""Limits an operation: when the database is silent, whoever asked is told so."""
-_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7236115, hashtext(:id))")
-_ROW = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id FOR UPDATE")
-_LOOK = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id")
-_MARK = text("UPDATE reservation SET at_service = true WHERE order_id = :id")
-_OVER = text(
-    "INSERT INTO reservation (order_id, id, state, items, expires_at, ended_at, at_service) "
-    "VALUES (:id, :name, 'released', '{}', now(), now(), true) ON CONFLICT (order_id) DO UPDATE SET state = 'released', at_service = true"
-)
-_KEEP = text(
-    "UPDATE reservation SET expires_at = greatest(expires_at, now() + make_interval(secs => :seconds)) WHERE order_id = :id "
-    "AND state = 'held'"
-)
-_EXPIRED = text(
-    "SELECT order_id, items FROM reservation WHERE state = 'held' AND at_service AND expires_at < now() "
-    "ORDER BY order_id LIMIT :most FOR UPDATE SKIP LOCKED"
-)
+before_reserve: ExternalAction | None = None
+before_release: ExternalAction | None = None
+before_ship: ExternalAction | None = None
+before_put_back: ExternalAction | None = None
 
 
-class EmbeddedInventory:
-    """An `Inventory` on the tables `product` and `reservation` of a database. Raises database trouble as it is."""
-
-    def __init__(self, database_url: str) -> None:
-        url = Settings(DATABASE_URL=database_url).database_url
-        self._engine = new_async_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
-
-    async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
-        async with self._turn(order_id) as (tx, row):
-            if row is not None and row.state in {State.RELEASED, State.RETURNED}:
-                raise ReservationLost(f"the order's reservation is over ({row.state}): nothing is reserved for it any more")
-            if row is not None and row.items != dict(items):
-                raise InventoryRefused("the order has reserved other items before")
-            if row is None or row.state == State.EXPIRED:
-                refused = await reservations.take(tx, {order_id: items}, seconds)
-                if order_id in refused:
-                    raise refused[order_id]
-                await tx.execute(_MARK, {"id": order_id})
-            else:
-                await tx.execute(_KEEP, {"id": order_id, "seconds": seconds})
-            return await _now(tx, order_id)
-
-    async def get(self, order_id: str) -> Reservation | None:
-        async with self._reading() as tx:
-            row = (await tx.execute(_LOOK, {"id": order_id})).one_or_none()
-        return _reservation(row) if row is not None else None
-
-    async def keep(self, order_id: str, *, seconds: float) -> Reservation | None:
-        async with self._turn(order_id) as (tx, row):
-            if row is None:
-                return None
-            await tx.execute(_KEEP, {"id": order_id, "seconds": seconds})
-            return await _now(tx, order_id)
-
-    async def release(self, order_id: str) -> Reservation:
-        async with self._turn(order_id) as (tx, row):
-            if row is not None and row.state == State.HELD:
-                await reservations.give_back(tx, {order_id: row.items})
-            elif row is None or row.state == State.EXPIRED:
-                await tx.execute(_OVER, {"id": order_id, "name": reservations.reservation_id(order_id)})
-            return await _now(tx, order_id)
-
-    async def commit(self, order_id: str) -> Reservation:
-        async with self._turn(order_id) as (tx, row):
-            if row is None or row.state not in {State.HELD, State.SHIPPED}:
-                raise ReservationLost(f"nothing is held for the order ({row.state if row else 'it never reserved'})")
-            if row.state == State.HELD:
-                await reservations.ship(tx, [order_id])
-            return await _now(tx, order_id)
-
-    async def put_back(self, order_id: str) -> Reservation:
-        async with self._turn(order_id) as (tx, row):
-            if row is not None and row.state == State.SHIPPED:
-                await reservations.put_back(tx, {order_id: row.items})
-            elif row is not None and row.state == State.HELD:
-                await reservations.give_back(tx, {order_id: row.items})
-            elif row is None or row.state == State.EXPIRED:
-                await tx.execute(_OVER, {"id": order_id, "name": reservations.reservation_id(order_id)})
-            return await _now(tx, order_id)
-
-    async def expire(self, *, most: int = 500) -> list[str]:
-        """Gives back what up to `most` reservations hold that ran out. Returns the orders' ids."""
-        async with self._writing() as tx:
-            held = {row.order_id: row.items for row in await tx.execute(_EXPIRED, {"most": most})}
-            if held:
-                await reservations.give_back(tx, held, state=State.EXPIRED)
-        return list(held)
-
-    async def stock(self) -> list[ProductStock]:
-        """Every product, and what its movements add up to, at one moment."""
-        async with self._reading() as tx:
-            return read_stock((await tx.execute(STOCK)).all())
-
-    async def shipped(self, installation: str | None) -> dict[str, int]:
-        """Pieces per product that left through the service for this shop's orders; None: for orders without an installation id."""
-        async with self._reading() as tx:
-            rows = await tx.execute(SHIPPED_FOR, {"installation": installation})
-            return {row.product: row.pieces for row in rows}
-
-    async def holdings(self) -> list[Holding]:
-        """Who holds what through the service."""
-        async with self._reading() as tx:
-            return read_holdings((await tx.execute(HELD)).all())
-
-    async def aclose(self) -> None:
-        await self._engine.dispose()
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[Tx]:
-        with answered_within(_SECONDS):
-            async with self._engine.connect() as tx:
-                yield tx
-
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[Tx]:
-        with answered_within(_SECONDS):
-            async with self._engine.begin() as tx:
-                yield tx
-
-    @asynccontextmanager
-    async def _turn(self, order_id: str) -> AsyncIterator[tuple[Tx, Any]]:
-        """A transaction in which nobody else does anything about this order, and what is known of it."""
-        async with self._writing() as tx:
-            await tx.execute(_ONE_AT_A_TIME, {"id": order_id})
-            row = (await tx.execute(_ROW, {"id": order_id})).one_or_none()
-            if row is not None and not row.at_service:
-                raise InventoryRefused("the order has reserved past the inventory service")
-            yield tx, row
+async def reserve(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReservationResult | StepError]:
+    """Reserves in the sequence of the orders."""
+    held = await reservations.lock_held(tx, [order.id for order in orders])
+    asking = {order.id: order.payload.wanted for order in orders if order.id not in held}
+    refused = await reservations.take(tx, asking, _expiry_seconds())
+    return {order.id: refused.get(order.id) or reservation_result(order) for order in orders}
 
 
-async def _now(tx: Tx, order_id: str) -> Reservation:
-    return _reservation((await tx.execute(_LOOK, {"id": order_id})).one())
+async def release(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReleaseResult]:
+    """Releases what the orders hold."""
+    held = await reservations.lock_held(tx, [order.id for order in orders])
+    await reservations.give_back(tx, held)
+    return {order.id: release_result(order.id, held.get(order.id, {})) for order in orders}
 
 
-def _reservation(row: Any) -> Reservation:
-    return Reservation(row.order_id, row.id, State(row.state), dict(row.items), row.expires_at)
+async def ship(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, dict[str, int] | ReservationLost]:
+    """Takes what the orders hold out of stock."""
+    return await reservations.ship(tx, [order.id for order in orders])
+
+
+async def put_back(tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]) -> Mapping[str, Mapping[str, int]]:
+    """Puts the pieces of the returned parcels back into stock."""
+    back = {order.id: returned[order.id] for order in orders if order.id in returned}
+    await reservations.put_back(tx, back)
+    return back
+
+
+async def before_extend(orders: Sequence[OrderInstance], seconds: float) -> None:
+    """Nothing: reservations are extended in the transaction."""
+
+
+async def extend(tx: Tx, orders: Sequence[OrderInstance], seconds: float) -> None:
+    """Extends the reservations of these orders, whose rows the caller has locked."""
+    await reservations.extend(tx, [order.id for order in orders], seconds + _expiry_seconds())
+
+
+def _expiry_seconds() -> float:
+    return settings().inventory.reservation_minutes * 60

@@ -38,13 +38,13 @@ class OutOfStock(StepError):
 
 
 class ReservationLost(StepError):
-    """The reservation ran out, or was ended, before the parcel left: what it held may be another's by now."""
+    """The reservation expired or ended before the parcel left: another order may have its pieces."""
 
     code = "reservation_lost"
 
 
 class InventoryUnavailable(StepError):
-    """The inventory service cannot be reached just now, or fails. What it was asked may have been done all the same: look it up."""
+    """The inventory service cannot be reached, or fails. The result is unclear: look it up."""
 
     code = "inventory_unavailable"
     retryable = True
@@ -55,13 +55,13 @@ class InventoryUnavailable(StepError):
 
 
 class InventoryTimeout(InventoryUnavailable):
-    """No answer in time: the stock may or may not have moved."""
+    """The inventory service did not answer in time. The result is unclear."""
 
     code = "inventory_timeout"
 
 
 class InventoryMismatch(InventoryUnavailable):
-    """The inventory service's answer is about another order or other items than ours: it counts neither as done nor as refused."""
+    """The answer is about another order or other items than ours: it counts neither as done nor as refused."""
 
     code = "inventory_mismatch"
 
@@ -70,13 +70,13 @@ class InventoryMismatch(InventoryUnavailable):
 
 
 class InventoryRefused(StepError):
-    """The inventory service understood and says no, for a reason that is neither stock nor time."""
+    """The inventory service refuses the request, for a reason that is neither stock nor time."""
 
     code = "inventory_refused"
     others_words = True
 
 
 class InventoryMisconfigured(StepError):
-    """The inventory service does not accept us, or is none; names the setting. Trying again does not help."""
+    """The inventory service does not accept the token, or is not one. Names the setting; a retry does not help."""
 
     code = "inventory_misconfigured"

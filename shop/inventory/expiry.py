@@ -1,4 +1,4 @@
-"""Reservations that ran out: what they hold goes back, unless their order is alive (somebody works on it under a lease)."""
+"""Expires reservations of the embedded stock, except those of orders that a worker holds under a valid lease."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from saga import manual
 from saga.claims import lock_expired_leases
 from saga.database import transaction
 from saga.failpoints import failpoint
-from shop.inventory.reservations import STEP, give_back
+from shop.inventory.port import STEP
+from shop.inventory.reservations import give_back
 from shop.orders.store import ORDERS
 
 _EXPIRING = failpoint("the commit of expiring reservations")
-# Only orders whose lease is dead and can be locked, as in claiming: then nobody is writing about them.
+# Only orders without a valid lease whose rows can be locked, as in claiming: no worker writes about them.
 _EXPIRED = text(
     """
     SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id
@@ -29,7 +30,7 @@ _STILL_HELD = text(
 
 
 async def expire_reservations(*, most: int = 500) -> list[str]:
-    """Gives back what up to `most` dead reservations hold, and says so in the journal; an order that goes on later reserves anew.
+    """Releases up to `most` expired reservations, and journals it; an order that continues later reserves again.
     Returns the orders' ids."""
     async with transaction(_EXPIRING) as tx:
         leases = await lock_expired_leases(tx, ORDERS)

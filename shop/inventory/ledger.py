@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shop.inventory.port import Pieces
+from shop.inventory.service.contract import Pieces
 
 # What left this shelf: the shop's own parcels, except those whose pieces came from a service's; and what the service shipped from here.
 MOVED = """

@@ -1,97 +1,127 @@
-"""What an inventory can do for an order, whichever it is. This is the contract; `tests/integration/test_inventory_contract.py` is its test.
+"""The port between the order saga and an order's stock, with the results of its steps.
 
-- **By order id.** Every operation may be repeated, and finds what the first one did. So whoever does not know what became of a request asks
-  again, or looks it up.
-- **Several shops.** An inventory may serve more than one. So what is called an order's id here is `own_order_id`: the shop's installation
-  id, a slash, and the shop's own id of the order. To the inventory it is one name, which says nothing else. Names without an installation
-  id are of orders that an earlier version of a shop began.
-- **All or none.** An order has all its pieces, or none.
-- **Over is over.** `release` and `put_back` leave a mark, also where there is nothing to give back. A request of a worker that is
-  dead, which was on its way and arrives after them, reserves and ships nothing any more (`ReservationLost`).
-- **Time.** What is held runs out by the inventory's own clock. An order whose reservation ran out is not over: it may reserve anew.
+It has two adapters, both modules: `shop.inventory.embedded` (our own tables, in the step's transaction) and
+`shop.inventory.service.order_stock` (an inventory service over HTTP, before the transaction). The saga uses
+neither: it calls `shop.inventory.stock`, which gives each adapter its part of a batch.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from enum import StrEnum
-from typing import Annotated, Protocol
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Literal, Protocol
 
-from pydantic import Field
+from pydantic import BaseModel
 
-_OWN = re.compile(r"([0-9a-f]{16})/(.*)", re.DOTALL)
-Pieces = Annotated[int, Field(ge=-(10**15), le=10**15)]
-"""Pieces in an answer: what our database and JSON can hold."""
-LONGEST_MARK = 17
-"""Characters that an installation adds to an order's id."""
+from saga.database import Tx
+from saga.errors import StepError
+from saga.execution import ExternalAction
+from shop.inventory.errors import ReservationLost
+from shop.orders.names import stem
+from shop.orders.order import OrderInstance
 
-
-class State(StrEnum):
-    """What has become of an order's reservation."""
-
-    HELD = "held"
-    EXPIRED = "expired"
-    """It ran out, and what it held is anybody's. The order may reserve anew."""
-    RELEASED = "released"
-    """The order is over, and has nothing."""
-    SHIPPED = "shipped"
-    """The pieces have left the shelf. It does not run out."""
-    RETURNED = "returned"
-    """The order is over: the pieces left the shelf, and are on it again."""
+STEP = "check_inventory"
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """What an order has, or had, at the inventory."""
+class ReservedItem(BaseModel):
+    """One product of a reservation."""
 
-    order_id: str
-    id: str
-    state: State
-    items: dict[str, Pieces]
-    """Pieces per product: what is held or shipped, or was before it ended. Empty: there never was anything."""
-    expires_at: datetime
+    product_id: str
+    quantity: int
+    reservation_id: str
+    reserved_at: datetime
 
 
-def own_order_id(installation: str, order_id: str) -> str:
-    """What a shop's order is called at an inventory that may serve other shops, too."""
-    return f"{installation}/{order_id}"
+class ReservationResult(BaseModel):
+    """What `check_inventory` produces."""
+
+    inventory_status: Literal["reserved"] = "reserved"
+    reservation_id: str
+    reserved_items: list[ReservedItem]
+    total_items_reserved: int
+    """Pieces, of all products together."""
+    total_reserved_value: Decimal
+    reservation_timestamp: datetime
 
 
-def taken_apart(own: str) -> tuple[str | None, str]:
-    """The installation (None: an earlier version's order, which has none) and the shop's own id of the order."""
-    found = _OWN.fullmatch(own)
-    return (found[1], found[2]) if found else (None, own)
+class ReleaseResult(BaseModel):
+    """What `release_inventory` produces."""
+
+    compensation_status: Literal["success", "no_reservation_to_release"]
+    released_reservation_id: str | None = None
+    released_items: dict[str, int] = {}
+    release_timestamp: datetime | None = None
 
 
-class Inventory(Protocol):
-    """Raises `OutOfStock` and `ReservationLost` as said below; `InventoryUnavailable` (retryable; the result is unclear) and its
-    `InventoryTimeout`, `InventoryRefused` and `InventoryMisconfigured`."""
+class OrderStock(Protocol):
+    """The stock of orders that all have it at the same place.
 
-    async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
-        """Holds all the items (pieces per product) for so many seconds, or none. What the order has already is found, held (and then for
-        at least so long) or shipped.
+    Each operation has two parts: a `before_*` action, which runs for one order before the step's transaction
+    (None: the adapter needs none), and a function for all orders in the transaction. Every part may be
+    repeated, and finds what the first call did.
+    """
 
-        Raises `OutOfStock` with every item that is short (a product that nobody knows is short with 0 available), and `ReservationLost`
-        if the order is over.
-        """
+    @property
+    def before_reserve(self) -> ExternalAction | None: ...
 
-    async def get(self, order_id: str) -> Reservation | None:
-        """What is known of the order; None: nothing ever was."""
+    async def reserve(self, tx: Tx, orders: Sequence[OrderInstance], /) -> Mapping[str, ReservationResult | StepError]:
+        """Reserves all items of an order or none."""
 
-    async def keep(self, order_id: str, *, seconds: float) -> Reservation | None:
-        """What is held does not run out for so long. Changes nothing else."""
+    @property
+    def before_release(self) -> ExternalAction | None: ...
 
-    async def release(self, order_id: str) -> Reservation:
-        """The order is over: what it holds is given back. What is shipped stays shipped (that comes back by `put_back`)."""
+    async def release(self, tx: Tx, orders: Sequence[OrderInstance], /) -> Mapping[str, ReleaseResult]:
+        """Releases what the orders hold; the result says if there was nothing."""
 
-    async def commit(self, order_id: str) -> Reservation:
-        """What is held leaves the shelf, for good. Raises `ReservationLost` if nothing is held (any more)."""
+    @property
+    def before_ship(self) -> ExternalAction | None: ...
 
-    async def put_back(self, order_id: str) -> Reservation:
-        """The order is over: what was shipped is on the shelf again, and what is held is given back."""
+    async def ship(self, tx: Tx, orders: Sequence[OrderInstance], /) -> Mapping[str, Mapping[str, int] | ReservationLost]:
+        """Takes what the orders hold out of stock. Returns the pieces per product of each order."""
 
-    async def aclose(self) -> None:
-        """Closes the connections."""
+    @property
+    def before_put_back(self) -> ExternalAction | None: ...
+
+    async def put_back(
+        self, tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]], /
+    ) -> Mapping[str, Mapping[str, int]]:
+        """Puts shipped pieces back into stock. `returned`: the pieces of the orders whose parcels come back
+        now. Returns the pieces that are in stock again, by order; orders without any may be left out."""
+
+    async def before_extend(self, orders: Sequence[OrderInstance], seconds: float, /) -> None:
+        """Extends reservations before the transaction. Never raises an error of the stock: what is not
+        extended expires, and its order reserves again later."""
+
+    async def extend(self, tx: Tx, orders: Sequence[OrderInstance], seconds: float, /) -> None:
+        """Extends reservations: they last at least this long, and `RESERVATION_MINUTES` more."""
+
+
+def reservation_id(order_id: str) -> str:
+    """Returns the id of an order's reservation, which depends on the order's id only."""
+    return f"RES-{stem(order_id)}"
+
+
+def reservation_result(order: OrderInstance) -> ReservationResult:
+    """Returns the result of reserving for an order that has all its items."""
+    now, name = datetime.now(UTC), reservation_id(order.id)
+    wanted = order.payload.wanted
+    return ReservationResult(
+        reservation_id=name,
+        reserved_items=[ReservedItem(product_id=p, quantity=n, reservation_id=name, reserved_at=now) for p, n in wanted.items()],
+        total_items_reserved=sum(wanted.values()),
+        total_reserved_value=order.payload.items_total,
+        reservation_timestamp=now,
+    )
+
+
+def release_result(order_id: str, items: Mapping[str, int]) -> ReleaseResult:
+    """Returns the result of releasing these pieces per product; there may be none."""
+    if not items:
+        return ReleaseResult(compensation_status="no_reservation_to_release")
+    return ReleaseResult(
+        compensation_status="success",
+        released_reservation_id=reservation_id(order_id),
+        released_items=dict(items),
+        release_timestamp=datetime.now(UTC),
+    )

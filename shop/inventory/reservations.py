@@ -1,27 +1,20 @@
-"""Stock: reserving, releasing, shipping. Set-based, each in the caller's transaction.
+"""Statements on stock and reservations, by order id: set-based, each in the caller's transaction.
 
-Lock order, everywhere: orders by id, then reservations, then products by id. So no two transactions can wait for each other.
+Lock order, everywhere: orders by id, then reservations, then products by id, so that there is no deadlock.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
 from sqlalchemy import text
 
 from saga.database import Tx, as_json
-from saga.errors import StepError
 from shop.inventory.errors import OutOfStock, ReservationLost, Shortage
-from shop.orders.names import stem
-from shop.orders.order import OrderInstance
-from shop.settings import settings
+from shop.inventory.port import reservation_id
 
-STEP = "check_inventory"
 _HELD = text("SELECT order_id, id, state, items FROM reservation WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY order_id FOR UPDATE")
 _LOCK_PRODUCTS = text(
     "SELECT id, on_hand - reserved AS available FROM product WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE"
@@ -37,52 +30,16 @@ _RESERVE = text(
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, id text, items jsonb) "
     "ON CONFLICT (order_id) DO UPDATE SET state = 'held', items = excluded.items, expires_at = excluded.expires_at, ended_at = NULL"
 )
-_KEEP = text(
+_EXTEND = text(
     "UPDATE reservation SET expires_at = greatest(expires_at, now() + make_interval(secs => :seconds)) "
     "WHERE order_id = ANY(CAST(:ids AS text[])) AND state = 'held'"
 )
 _END = text("UPDATE reservation SET state = :state, ended_at = now() WHERE order_id = ANY(CAST(:ids AS text[]))")
 
 
-class ReservedItem(BaseModel):
-    product_id: str
-    quantity: int
-    reservation_id: str
-    reserved_at: datetime
-
-
-class ReservationResult(BaseModel):
-    """What `check_inventory` produces."""
-
-    inventory_status: Literal["reserved"] = "reserved"
-    reservation_id: str
-    reserved_items: list[ReservedItem]
-    total_items_reserved: int
-    """Pieces, of all products together."""
-    total_reserved_value: Decimal
-    reservation_timestamp: datetime
-
-
-class ReleaseResult(BaseModel):
-    """What `release_inventory` produces."""
-
-    compensation_status: Literal["success", "no_reservation_to_release"]
-    released_reservation_id: str | None = None
-    released_items: dict[str, int] = {}
-    release_timestamp: datetime | None = None
-
-
-async def reserve(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReservationResult | StepError]:
-    """All items of an order or none, in the sequence of the orders. A second call for the same order finds the first one's."""
-    held = await _held(tx, [order.id for order in orders])
-    asking = {order.id: order.payload.wanted for order in orders if order.id not in held}
-    refused = await take(tx, asking, settings().inventory.reservation_minutes * 60)
-    mine = [order for order in orders if order.id in held], [order for order in orders if order.id not in held]
-    return {order.id: refused.get(order.id) or result_of(order) for order in (*mine[0], *mine[1])}
-
-
 async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) -> dict[str, OutOfStock]:
-    """Reserves for orders that hold nothing (order id to pieces per product), in their sequence. Returns those that are short."""
+    """Reserves for orders that hold nothing (order id to pieces per product), in their sequence. Returns the
+    refusals of those that are short."""
     available = await _lock({product for wanted in asking.values() for product in wanted}, tx)
     taken: Counter[str] = Counter()
     refused: dict[str, OutOfStock] = {}
@@ -100,32 +57,13 @@ async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) 
     return refused
 
 
-async def release(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReleaseResult]:
-    """Gives back what the orders hold; says so when that is nothing."""
-    held = await _held(tx, [order.id for order in orders])
-    await give_back(tx, held)
-    return {order.id: release_result(order.id, held.get(order.id, {})) for order in orders}
-
-
-def release_result(order_id: str, items: Mapping[str, int]) -> ReleaseResult:
-    """What releasing produces when this was given back (pieces per product)."""
-    if not items:
-        return ReleaseResult(compensation_status="no_reservation_to_release")
-    return ReleaseResult(
-        compensation_status="success",
-        released_reservation_id=reservation_id(order_id),
-        released_items=dict(items),
-        release_timestamp=datetime.now(UTC),
-    )
-
-
-async def keep(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
-    """What these orders hold does not run out for so long, and `RESERVATION_MINUTES` more. The caller holds the orders."""
-    await tx.execute(_KEEP, {"ids": list(order_ids), "seconds": seconds + settings().inventory.reservation_minutes * 60})
+async def extend(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
+    """Extends what these orders hold: it lasts for at least this long from now. The caller holds the orders."""
+    await tx.execute(_EXTEND, {"ids": list(order_ids), "seconds": seconds})
 
 
 async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]], *, state: str = "released") -> None:
-    """Ends these held reservations (order id to pieces per product), whose rows the caller has locked."""
+    """Releases these held reservations (order id to pieces per product), whose rows the caller has locked."""
     pieces = _sum(held.values())
     await _lock(pieces, tx)
     await _move(tx, reserved=Counter({product: -n for product, n in pieces.items()}))
@@ -134,53 +72,37 @@ async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]], *, state: str
 
 
 async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | ReservationLost]:
-    """Takes what the orders hold off the shelf: on hand and reserved both go down. Order id to pieces per product."""
-    held = await _held(tx, order_ids)
+    """Takes what the orders hold out of stock: on hand and reserved both decrease. Returns the pieces per product
+    by order id."""
+    held = await lock_held(tx, order_ids)
     pieces = _sum(held.values())
     await _lock(pieces, tx)
     out = Counter({product: -n for product, n in pieces.items()})
     await _move(tx, on_hand=out, reserved=out)
     if held:
         await tx.execute(_END, {"state": "shipped", "ids": list(held)})
-    return {i: held[i] if i in held else ReservationLost("the reservation ran out before the order was shipped") for i in order_ids}
+    return {i: held[i] if i in held else ReservationLost("the reservation expired before the order was shipped") for i in order_ids}
 
 
 async def put_back(tx: Tx, shipped: Mapping[str, Mapping[str, int]]) -> None:
-    """Pieces that came back (order id to pieces per product) are on the shelf again."""
+    """Puts pieces that came back (order id to pieces per product) into stock again."""
     if not shipped:
         return
-    await _held(tx, list(shipped))
+    await lock_held(tx, list(shipped))
     pieces = _sum(shipped.values())
     await _lock(pieces, tx)
     await _move(tx, on_hand=pieces)
     await tx.execute(_END, {"state": "returned", "ids": list(shipped)})
 
 
-def reservation_id(order_id: str) -> str:
-    """The same for the same order, so that a reservation can be found without knowing more."""
-    return f"RES-{stem(order_id)}"
-
-
-def result_of(order: OrderInstance) -> ReservationResult:
-    """What reserving produces for an order that has all its items."""
-    now, name = datetime.now(UTC), reservation_id(order.id)
-    wanted = order.payload.wanted
-    return ReservationResult(
-        reservation_id=name,
-        reserved_items=[ReservedItem(product_id=p, quantity=n, reservation_id=name, reserved_at=now) for p, n in wanted.items()],
-        total_items_reserved=sum(wanted.values()),
-        total_reserved_value=order.payload.items_total,
-        reservation_timestamp=now,
-    )
-
-
-async def _held(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+async def lock_held(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Locks the orders' reservations. Returns those that are held: order id to pieces per product."""
     rows = await tx.execute(_HELD, {"ids": list(order_ids)})
     return {row.order_id: row.items for row in rows.all() if row.state == "held"}
 
 
 async def _lock(product_ids: Iterable[str], tx: Tx) -> dict[str, int]:
-    """Locks the products, in order, and tells what is available of each."""
+    """Locks the products in the sequence of their ids. Returns the available pieces of each."""
     ids = sorted(set(product_ids))
     if not ids:
         return {}
@@ -194,7 +116,7 @@ async def _move(tx: Tx, *, on_hand: Mapping[str, int] | None = None, reserved: M
     if not rows:
         return
     moved = await tx.execute(_MOVE, {"rows": as_json(rows)})
-    if moved.rowcount != len(rows):  # the products are locked, so this is a bug or stock changed by hand; nothing is half done
+    if moved.rowcount != len(rows):  # the products are locked, so this is a bug, or stock was changed by hand
         raise RuntimeError("stock and reservations contradict each other: nothing was moved")
 
 

@@ -47,3 +47,8 @@ async def tell(tx: Tx, notices: Sequence[Notice]) -> None:
     contacts = [{"customer_id": n.customer_id, "order_id": n.order_id, "kind": _CONTACTS[n.kind], "details": n.details} for n in notices]
     await outbox.put(tx, messages)
     await tx.execute(_INTERACT, {"rows": as_json(contacts)})
+
+
+async def withdraw(tx: Tx, order_ids: Sequence[str], kind: Kind) -> None:
+    """Deletes the orders' messages of this kind, for the customer and the CRM, that are not sent yet."""
+    await outbox.withdraw(tx, order_ids, [kind, crm_kind(kind)])

@@ -35,6 +35,7 @@ _PUT = text(
     "INSERT INTO outbox (order_id, kind, payload) "
     "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, kind text, payload jsonb) ON CONFLICT DO NOTHING"
 )
+_WITHDRAW = text("DELETE FROM outbox WHERE order_id = ANY(CAST(:ids AS text[])) AND kind = ANY(:kinds) AND sent_at IS NULL")
 _IS_DUE = text(
     "SELECT EXISTS (SELECT 1 FROM outbox WHERE sent_at IS NULL AND refused_at IS NULL "
     "AND next_attempt_at <= now() - make_interval(secs => :waited) "
@@ -62,6 +63,12 @@ async def put(tx: Tx, messages: Iterable[Message]) -> int:
     """Adds messages; one of each kind for an order, so a second one is ignored. Returns how many are new."""
     rows = [{"order_id": m.order_id, "kind": m.kind, "payload": m.payload} for m in messages]
     return (await tx.execute(_PUT, {"rows": as_json(rows)})).rowcount if rows else 0
+
+
+async def withdraw(tx: Tx, order_ids: Sequence[str], kinds: Sequence[str]) -> None:
+    """Deletes the orders' messages of these kinds that are not sent yet."""
+    if order_ids:
+        await tx.execute(_WITHDRAW, {"ids": list(order_ids), "kinds": list(kinds)})
 
 
 async def is_due(order_ids: Sequence[str] | None = None, *, waited: float = 0) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +10,9 @@ from saga.errors import StepError
 from saga.hooks import Ending, Hooks
 from saga.instance import SagaInstance
 from saga.outcome import Compensation
-from shop.inventory import reservations
-from shop.inventory import service_steps as stock
+from shop.inventory import stock
 from shop.inventory.errors import OutOfStock
+from shop.inventory.port import STEP as RESERVING
 from shop.monitoring import outcome_counter
 from shop.monitoring.outcome_counter import Ended
 from shop.notifications.notices import Notice, tell
@@ -26,8 +24,6 @@ from shop.payments.charge import given_by_hand, money_moved
 from shop.review import attention
 from shop.text.customer_words import hidden, without_customer
 from shop.values.money import currency_of
-
-log = logging.getLogger(__name__)
 
 
 class _Extra(NamedTuple):
@@ -85,11 +81,11 @@ class OrderHooks(Hooks[Order]):
 
     async def before_postponing(self, instances: Sequence[OrderInstance], seconds: float, error: StepError | None) -> None:
         if error is not None and error.keeps_resources:
-            await asyncio.gather(*(_keep_at_service(order, seconds) for order in instances))
+            await stock.before_extend(instances, seconds)
 
     async def postponed(self, tx: Tx, instances: Sequence[OrderInstance], seconds: float, error: StepError | None) -> None:
         if error is not None and error.keeps_resources:
-            await reservations.keep(tx, [order.id for order in instances], seconds)
+            await stock.extend(tx, instances, seconds)
 
     def redacted(self, error: StepError, instance: OrderInstance) -> StepError:
         return hidden(error, instance.content)
@@ -100,7 +96,7 @@ class OrderHooks(Hooks[Order]):
 
 def _found_nothing(compensation: Compensation) -> bool:
     """Whether it had nothing to release: an inventory service is told that the order is over even if it refused to reserve."""
-    return compensation.step == reservations.STEP and compensation.status == "no_reservation_to_release"
+    return compensation.step == RESERVING and compensation.status == "no_reservation_to_release"
 
 
 def _counted(ending: Ending[Order]) -> Ended:
@@ -108,11 +104,3 @@ def _counted(ending: Ending[Order]) -> Ended:
     code = order.failure.kind if order.failure else None
     money = (ending.columns[name] for name in ("currency", "amount_charged", "amount_refunded", "amount_at_risk"))
     return Ended(order.id, Outcome(ending.outcome), order.failing_step, code, *money)
-
-
-async def _keep_at_service(order: OrderInstance, seconds: float) -> None:
-    """Extends the reservation at the inventory service. If that fails, the reservation expires, and the order reserves again later."""
-    try:
-        await stock.keep(order, seconds)
-    except StepError as error:
-        log.warning("the reservation of order %s may expire at the inventory service (%s)", order.id, error.code)

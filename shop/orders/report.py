@@ -1,4 +1,4 @@
-"""Reads outcomes and progress of orders."""
+"""Reads `OrderOutcome`s: the results that flows return, and that Python callers get."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saga.database import sync_engine, transaction
 from saga.outcome import Compensation
 from shop.orders.outcomes import OrderOutcome, StepTiming
 from shop.settings import settings
-from shop.values.money import fits, round_to
+from shop.values.money import exact
 
 _ORDERS = text(
     "SELECT id, outcome, failing_step, reasons, undone, currency, amount_charged, amount_refunded, amount_at_risk, "
@@ -55,7 +55,6 @@ def _read(connection: Connection, order_ids: Sequence[str]) -> dict[str, OrderOu
 
 def _outcome(row: dict[str, Any], timings: list[StepTiming]) -> OrderOutcome:
     undone = [Compensation.model_validate(u) for u in row.pop("undone")]
-    for name in _AMOUNTS:  # with the currency's decimals instead of the column's six
-        if fits(row[name], row["currency"]):
-            row[name] = round_to(row[name], row["currency"])
+    for name in _AMOUNTS:
+        row[name] = exact(row[name], row["currency"])
     return OrderOutcome(order_id=row.pop("id"), undone=undone, timings=timings, **row)

@@ -1,4 +1,4 @@
-"""An order's status for the system that submitted it. Contains no customer data."""
+"""Reads an `OrderStatus`: what the web API answers to the sender of an order. It has no customer data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sqlalchemy import text
 from saga.database import transaction
 from shop.orders.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
-from shop.values.money import is_currency, round_to
+from shop.values.money import exact
 
 # One statement, so one snapshot.
 _ORDER = text(
     """
-    SELECT o.id AS order_id, CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'instance'
+    SELECT o.id AS order_id, CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'under_way'
             ELSE o.status END AS status,
         o.outcome, o.failing_step, o.reasons, o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
         (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
@@ -48,7 +48,7 @@ class OrderStatus(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     order_id: str
-    status: str = Field(description="`received`, `instance`, `shipped`; once it has ended, the outcome")
+    status: str = Field(description="`received`, `under_way`, `shipped`; once it has ended, the outcome")
     outcome: Outcome | None = Field(default=None, description="null while the order is in progress")
     failing_step: str | None = None
     reasons: list[str] = Field(default_factory=list, description="why it did not complete, one entry per problem")
@@ -69,11 +69,5 @@ async def read_status(order_id: str) -> OrderStatus | None:
         row = (await tx.execute(_ORDER, {"id": order_id, "payment": PAYMENT})).mappings().one_or_none()
     if row is None:
         return None
-    money = {name: _exact(row[name], row["currency"]) for name in ("amount_charged", "amount_refunded", "amount_at_risk")}
+    money = {name: exact(row[name], row["currency"]) for name in ("amount_charged", "amount_refunded", "amount_at_risk")}
     return OrderStatus(**{**row, **money})
-
-
-def _exact(amount: Decimal, currency: str) -> Decimal:
-    """Returns the amount with the currency's decimals, unless it has more."""
-    rounded = round_to(amount, currency) if is_currency(currency) else amount
-    return rounded if rounded == amount else amount

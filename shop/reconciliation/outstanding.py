@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, text
 
@@ -17,6 +17,7 @@ from saga.database import as_json, sync_engine, transaction
 from saga.failpoints import failpoint
 from shop.reconciliation.discrepancy import Discrepancy
 from shop.review import typed_text
+from shop.review.entries import add_entry
 from shop.review.errors import NothingToAccept
 from shop.settings import settings
 
@@ -32,7 +33,6 @@ _STORE = text(
 )
 _KNOWN = text("SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))")
 _ACCEPT = text("UPDATE discrepancy SET accepted_at = now() WHERE order_id = :id AND accepted_at IS NULL")
-_NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, :action, :by, :started_by, :reason)""")
 _STORING, _ACCEPTING = failpoint("the commit of open discrepancies"), failpoint("the commit of accepting discrepancies")
 
 
@@ -70,17 +70,25 @@ def accept_sync(order_id: str, *, accepted_by: str, reason: str, started_by: str
         return _accept(connection, asked)
 
 
-def _checked(order_id: str, accepted_by: str, reason: str, started_by: str | None) -> dict[str, str | None]:
+@dataclass(frozen=True, slots=True)
+class _Acceptance:
+    order_id: str
+    by: str
+    reason: str
+    started_by: str | None
+
+
+def _checked(order_id: str, accepted_by: str, reason: str, started_by: str | None) -> _Acceptance:
     by = typed_text.required("accepted_by", accepted_by, "give the name of the person who decides this; it is stored with the order")
     why = typed_text.required("reason", reason, "say why the difference is acceptable; it is stored with the order")
-    return {"id": _storable(order_id.strip()), "by": by, "reason": why, "action": ACTION, "started_by": typed_text.known(started_by)}
+    return _Acceptance(_storable(order_id.strip()), by, why, typed_text.known(started_by))
 
 
-def _accept(connection: Connection, asked: dict[str, str | None]) -> int:
-    accepted = connection.execute(_ACCEPT, asked).rowcount
+def _accept(connection: Connection, asked: _Acceptance) -> int:
+    accepted = connection.execute(_ACCEPT, {"id": asked.order_id}).rowcount
     if not accepted:
-        raise NothingToAccept(str(asked["id"]))
-    connection.execute(_NOTE, asked)
+        raise NothingToAccept(asked.order_id)
+    add_entry(connection, asked.order_id, ACTION, by=asked.by, started_by=asked.started_by, reason=asked.reason)
     return accepted
 
 

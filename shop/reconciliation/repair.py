@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import text
 
 from saga import journal, manual
-from saga.database import Tx, as_json, engine, transaction
+from saga.database import Tx, engine, transaction
 from saga.errors import StepError
 from saga.failpoints import failpoint
 from saga.journal import Record
@@ -23,6 +23,7 @@ from saga.outcome import Compensation
 from shop.notifications.kinds import Kind
 from shop.notifications.notices import Notice, tell
 from shop.orders import names
+from shop.orders.corrections import add_failure, correct
 from shop.orders.order import OrderInstance
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
@@ -40,13 +41,6 @@ _UNLOCK = text("SELECT pg_advisory_unlock(:lock, hashtext(:id))")
 _COMPENSATION = "refund_payment"
 _UNCOMPLETED = (Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED)
 _LOCK = text("SELECT id, content, fence, outcome, undone, reasons FROM customer_order WHERE id = :id FOR UPDATE")
-_SETTLE = text(
-    "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, amount_at_risk = :at_risk, outcome = :outcome, "
-    "status = :outcome, undone = CAST(:undone AS jsonb) WHERE id = :id"
-)
-# A retry of the refund reopens the order, which must then not go forward. An order that had nothing to
-# compensate has no failure yet.
-_SET_FAILURE = text("UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL")
 
 
 async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
@@ -148,20 +142,19 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
             step=STEP, compensation=_COMPENSATION, status="failed" if refused else str(details.get("compensation_status")), details=details
         )
         others = [each for each in row["undone"] if each["step"] != STEP]
-        await tx.execute(
-            _SETTLE,
-            {
-                "id": order.id,
-                "charged": charged,
-                "refunded": refunded,
-                "at_risk": at_risk,
-                "outcome": Outcome.NEEDS_ATTENTION if refused else row["outcome"],
-                "undone": as_json([*others, undone.model_dump(mode="json")]),
-            },
+        await correct(
+            tx,
+            order.id,
+            charged=charged,
+            refunded=refunded,
+            at_risk=at_risk,
+            outcome=Outcome.NEEDS_ATTENTION if refused else row["outcome"],
+            undone=[*others, undone.model_dump(mode="json")],
         )
         if refused:
             failure = {"code": row["outcome"], "message": "; ".join(row["reasons"]), "retryable": False, "reasons": row["reasons"]}
-            await tx.execute(_SET_FAILURE, {"id": order.id, "failure": as_json(failure)})
+            # A retry of the refund reopens the order, which must then not go forward.
+            await add_failure(tx, order.id, failure)
             await attention.put(tx, [attention.case_of(order, at_risk, str(details.get("currency", "USD")))], hold=hold)
         if refunded > 0 and not hold:
             money = {"amount": str(refunded), "currency": str(details.get("currency", "USD"))}

@@ -19,13 +19,16 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from saga import manual
-from saga.database import as_json, sync_engine
+from saga.database import sync_engine
 from saga.failpoints import failpoint
+from shop.notifications import erasure as message_erasure
 from shop.notifications.kinds import Kind
 from shop.notifications.maildir import mail_names
+from shop.orders import erasure as order_erasure
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
 from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
+from shop.review import erasure as review_erasure
 from shop.runtime.files import is_spelled_so
 from shop.settings import Settings, settings
 from shop.shipping.labels.files import label_paths
@@ -50,25 +53,6 @@ _NEXT = text(
     WHERE {_MAY_GO} AND (o.finished_at, o.id) > (CAST(:after AS timestamptz), CAST(:after_id AS text))
     ORDER BY o.finished_at, o.id LIMIT {_AT_ONCE} FOR UPDATE OF o SKIP LOCKED
     """  # noqa: S608  (constants)
-)
-_ORDER = text(
-    """
-    UPDATE customer_order o SET erased_at = now(), content = r.content, failure = CASE WHEN o.failure IS NOT NULL THEN r.failure END,
-        reasons = r.reasons, undone = r.undone, cancel_reason = CASE WHEN o.cancel_reason IS NOT NULL THEN :erased END,
-        cancel_requested_by = CASE WHEN o.cancel_requested_by IS NOT NULL THEN :erased END
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, content jsonb, failure jsonb, reasons jsonb, undone jsonb) WHERE o.id = r.id
-    """
-)
-_BESIDE = (
-    # A message that was refused for good stays so: there is nobody any more to send it to.
-    text("UPDATE outbox SET payload = '{}', error = NULL WHERE order_id = ANY(CAST(:ids AS text[]))"),
-    text("UPDATE customer_interaction SET customer_id = :erased, details = '{}' WHERE order_id = ANY(CAST(:ids AS text[]))"),
-    text("UPDATE attention SET last_error = :erased WHERE order_id = ANY(CAST(:ids AS text[]))"),
-    # Who decided about money stays. Who asked to cancel may be the customer.
-    text(
-        "UPDATE desk_entry SET reason = CASE WHEN reason IS NOT NULL THEN :erased END, \"by\" = CASE action WHEN 'cancel' THEN :erased "
-        'ELSE "by" END WHERE order_id = ANY(CAST(:ids AS text[]))'
-    ),
 )
 _LONG_AGO = datetime(1, 1, 2, tzinfo=UTC)
 _ERASED_ONES = text("SELECT id FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND erased_at IS NOT NULL")
@@ -109,8 +93,8 @@ def erased_ones(order_ids: Iterable[str]) -> set[str]:
 
 
 def _erase(connection: Connection, rows: Sequence[Any]) -> None:
-    ids = {"ids": [row["id"] for row in rows]}
-    entries = manual.read_entries(connection, ORDERS, ids["ids"])
+    ids = [row["id"] for row in rows]
+    entries = manual.read_entries(connection, ORDERS, ids)
     scrubbed_entries = [{**{name: scrubbed(value) for name, value in e.items()}, "id": e["id"], "step": e["step"]} for e in entries]
     manual.redact(connection, ORDERS, scrubbed_entries)
     orders = [
@@ -123,9 +107,9 @@ def _erase(connection: Connection, rows: Sequence[Any]) -> None:
         }
         for row in rows
     ]
-    connection.execute(_ORDER, {"rows": as_json(orders), "erased": ERASED})
-    for statement in _BESIDE:
-        connection.execute(statement, {**ids, "erased": ERASED} if ":erased" in str(statement) else ids)
+    order_erasure.erase(connection, orders, ERASED)
+    message_erasure.erase(connection, ids, ERASED)
+    review_erasure.erase(connection, ids, ERASED)
 
 
 def _mails(s: Settings) -> dict[str, list[Path]]:

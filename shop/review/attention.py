@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from saga.database import Tx, as_json, sync_engine, transaction
 from saga.failpoints import failpoint
 from shop.orders.order import OrderInstance
-from shop.review.disputes import OpenDispute, read_open
+from shop.payments.disputes import OpenDispute, read_open
 from shop.settings import settings
 
 _PUT = text(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -13,8 +12,7 @@ from sqlalchemy import Connection, text
 
 from saga.database import transaction
 from saga.definition import Kind, Saga
-from shop.inventory.inventories import NOTE as AT_SERVICE
-from shop.inventory.reservations import STEP as RESERVING
+from shop.inventory.stock import held_pieces
 from shop.orders.outcomes import Outcome
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
@@ -30,7 +28,6 @@ _ORDER = text(
     SELECT o.outcome, o.failure IS NOT NULL AS failed, o.cancel_requested_at IS NOT NULL AS asked, o.currency AS known_currency,
         o.content ->> 'currency' AS currency, o.content ->> 'total_amount' AS total,
         EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until > now()) AS in_hand,
-        (SELECT items FROM reservation r WHERE r.order_id = o.id AND r.state = 'held') AS held,
         (SELECT items FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) AS shipped
     FROM customer_order o WHERE o.id = :id
     """
@@ -174,7 +171,7 @@ def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
         stage=_stage(order, steps, saga),
         in_hand=order["in_hand"],
         undo=[PlannedUndo(step=step.name, compensation=getattr(step.undo, "__name__", step.name)) for step in undo],
-        pieces=dict(order["shipped"] or order["held"] or _held_at_service(steps.get(RESERVING))),
+        pieces=dict(order["shipped"] or held_pieces(connection, order_id)),
         currency=currency_of({"currency": order["currency"] or order["known_currency"]}),
     )
     return _Seen(preview, _charge(order, steps.get(PAYMENT)))
@@ -190,17 +187,6 @@ def _why_not(order: Any) -> str | None:
             return "it is being compensated and is under manual review"
         case ended:
             return f"it is {ended}"
-
-
-def _held_at_service(reserving: Any) -> dict[str, int]:
-    """Returns what the journal has as reserved at an inventory service, for which our tables have no row.
-    The service is not asked."""
-    if reserving is None or reserving["status"] != "done" or AT_SERVICE not in reserving["notes"]:
-        return {}
-    pieces: Counter[str] = Counter()
-    for item in reserving["result"]["reserved_items"]:
-        pieces[item["product_id"]] += item["quantity"]
-    return dict(pieces)
 
 
 def _stage(order: Any, steps: Any, saga: Saga) -> str:

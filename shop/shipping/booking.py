@@ -8,6 +8,7 @@ that is due from the moment the step began.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
@@ -18,6 +19,7 @@ from saga.checkpoint import checkpoint
 from saga.clock import database_time
 from saga.database import transaction
 from saga.errors import LeaseLost
+from saga.execution import ExternalAction
 from saga.failpoints import failpoint
 from shop.orders.order import OrderInstance
 from shop.settings import settings
@@ -31,6 +33,20 @@ _RETRIES, _AWAY_SECONDS = 3, 15.0
 """After so many tries that failed, an order is put off for so long."""
 _SETTLES_AFTER = 4
 """So many time limits after a label was asked for and not answered, it has been bought or never will be."""
+
+
+def before_booking(orders: Sequence[OrderInstance]) -> ExternalAction | None:
+    """Returns what books the parcel of each order before the transaction, if a carrier is external."""
+    return book if _any_external(orders) else None
+
+
+def before_voiding(orders: Sequence[OrderInstance]) -> ExternalAction | None:
+    """Returns what voids the label of each order before the transaction, if a carrier is external."""
+    return unbook if _any_external(orders) else None
+
+
+def _any_external(orders: Sequence[OrderInstance]) -> bool:
+    return any(carrier_of(order) != EMBEDDED for order in orders)
 
 
 async def book(instance: OrderInstance) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Status(StrEnum):
 
     BOOKED = "booked"
     """It has a label, and nobody has handed it over."""
-    UNDER_WAY = "instance"
+    UNDER_WAY = "under_way"
     DELIVERED = "delivered"
     COMING_BACK = "coming_back"
     """Returned to the sender, or on its way there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from shop.orders.order import OrderInstance
@@ -44,11 +43,6 @@ def carrier_of(order: OrderInstance) -> str:
     """Where this order's parcel is, or is going to be: settings may have changed since it was begun."""
     entry = order.journal.get(STEP)
     return str(entry.notes.get("carrier", settings().shipping.carrier)) if entry else settings().shipping.carrier
-
-
-def any_outside(orders: Iterable[OrderInstance]) -> bool:
-    """Whether one of the orders has its parcel at a carrier outside, or will."""
-    return any(carrier_of(order) != EMBEDDED for order in orders)
 
 
 async def close_carriers() -> None:

@@ -11,15 +11,13 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
-from sqlalchemy import text
 
 from saga.clock import begin_of
 from saga.database import Tx
-from saga.errors import SagaCancelled, StepError
-from shop.inventory import reservations
-from shop.inventory import service_steps as stock
-from shop.inventory.inventories import stock_of
+from saga.errors import StepError
+from shop.inventory import stock
 from shop.orders.order import OrderInstance
+from shop.orders.shipped import mark_shipped, unmark_shipped
 from shop.settings import Settings, settings
 from shop.shipping import carriers, shipments
 from shop.shipping.booking import booked
@@ -31,12 +29,6 @@ from shop.shipping.labels.files import label_path
 from shop.shipping.shipments import Leaving
 
 STEP = carriers.STEP
-# The point of no return, against those who cancel: both write the order's row, so that one of them is first and the other sees it.
-_LEAVE = text(
-    "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) AND cancel_requested_at IS NULL RETURNING id"
-)
-_WHY_NOT = text("SELECT id, cancel_reason FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
-_STAY = text("UPDATE customer_order SET status = 'received' WHERE id = ANY(CAST(:ids AS text[]))")
 
 
 class FulfilmentResult(BaseModel):
@@ -77,14 +69,13 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
             leaving.append(order)
             if parcel is not None:
                 outside[order.id] = parcel
-    results |= await _stopped(tx, leaving)
+    results |= await mark_shipped(tx, [order.id for order in leaving])
     going = [order for order in leaving if order.id not in results]
-    here = await reservations.ship(tx, [order.id for order in going if stock_of(order) is None])
-    shipped = {order.id: here[order.id] if stock_of(order) is None else stock.taken(order) for order in going}
+    shipped = await stock.ship(tx, going)
     if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, StepError)}:
         results |= lost
-        await tx.execute(_STAY, {"ids": list(lost)})
-    items = {i: items for i, items in shipped.items() if not isinstance(items, StepError)}
+        await unmark_shipped(tx, list(lost))
+    items = {i: dict(items) for i, items in shipped.items() if not isinstance(items, StepError)}
     serials = await shipments.serials(tx, len(items))
     parcels = [Leaving(serial, outside.get(i) or embedded.shipment(i, serial), items[i]) for serial, i in zip(serials, items, strict=True)]
     await shipments.enter(tx, parcels)
@@ -101,18 +92,6 @@ def _outside(order: OrderInstance) -> Shipment | None:
     if parcel is None and carrier_of(order) != EMBEDDED:
         raise RuntimeError("a parcel of a carrier outside has to be booked before its order is shipped")
     return parcel
-
-
-async def _stopped(tx: Tx, leaving: Sequence[OrderInstance]) -> dict[str, StepError]:
-    """Says of the orders that they are shipped, and returns those that somebody has asked to cancel: they are not."""
-    if not leaving:
-        return {}
-    ids = [order.id for order in leaving]
-    left = set((await tx.execute(_LEAVE, {"ids": ids})).scalars())
-    if len(left) == len(ids):
-        return {}
-    rows = await tx.execute(_WHY_NOT, {"ids": [i for i in ids if i not in left]})
-    return {row.id: SagaCancelled(row.cancel_reason) for row in rows.all()}
 
 
 def _result(order: OrderInstance, parcel: Any, outside: Shipment | None, s: Settings, when: datetime) -> FulfilmentResult:

@@ -1,37 +1,56 @@
-"""What shipping needs from outside before its transaction, and what takes it back: stock at an inventory service, a label at a carrier.
+"""The external calls of shipping, before its transactions: the stock at an inventory service, a label at a carrier.
 
-Stock comes first: it costs nothing to put it back, and without it there is no need for a label.
+The stock comes first: putting it back costs nothing, and without it no label is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
-from shop.inventory import inventories, service_steps
+from saga.execution import ExternalAction
+from shop.inventory import stock
 from shop.orders.order import OrderInstance
 from shop.settings import settings
-from shop.shipping import carriers
-from shop.shipping.booking import book, unbook
+from shop.shipping.booking import before_booking, before_voiding
+from shop.shipping.carriers import EMBEDDED, STEP, carrier_of
 from shop.shipping.embedded import EmbeddedCarrier
 
 
-def is_needed(orders: Iterable[OrderInstance]) -> bool:
-    """Whether something outside is to be asked for one of the orders."""
-    orders = list(orders)
-    return carriers.any_outside(orders) or inventories.any_outside(orders)
+def before_fulfilment(orders: Sequence[OrderInstance]) -> ExternalAction | None:
+    """Returns what ships the stock of each order and buys its label, if that is external for one of them. Raises
+    what an `Inventory` and a `Carrier` raise."""
+    actions = [action for action in (stock.before_ship(orders), before_booking(orders)) if action is not None]
+    if not actions:
+        return None
+
+    async def prepare(order: OrderInstance) -> dict[str, Any]:
+        if carrier_of(order) == EMBEDDED:
+            EmbeddedCarrier(settings()).check(order.payload)  # an order that the carrier refuses needs no stock
+        return await _in_sequence(order, actions)
+
+    return prepare
 
 
-async def prepare(instance: OrderInstance) -> dict[str, Any]:
-    """Has the stock committed and a label. Raises what an `Inventory` and a `Carrier` raise."""
-    if carriers.carrier_of(instance) == carriers.EMBEDDED:
-        EmbeddedCarrier(settings()).check(instance.payload)  # what will be refused needs no stock
-    return {**await service_steps.commit(instance), **await book(instance)}
+def before_return(orders: Sequence[OrderInstance]) -> ExternalAction | None:
+    """Returns what puts the stock of each order back and voids its label, if that is external for one of them.
+
+    A parcel that has left comes back only if its label can be voided or is used, so its stock waits for that.
+    What never left does not depend on its label.
+    """
+    actions = [action for action in (stock.before_put_back(orders), before_voiding(orders)) if action is not None]
+    if not actions:
+        return None
+
+    async def take_back(order: OrderInstance) -> dict[str, Any]:
+        has_left = order.journal[STEP].status == "done"
+        return await _in_sequence(order, actions[::-1] if has_left else actions)
+
+    return take_back
 
 
-async def take_back(instance: OrderInstance) -> dict[str, Any]:
-    """Puts the stock back and voids the label. A parcel that has left comes back only if its label can be voided or is used: then the stock
-    waits for that. What never left does not depend on what becomes of its label."""
-    if instance.journal[carriers.STEP].status == "done":
-        return {**await unbook(instance), **await service_steps.put_back(instance)}
-    return {**await service_steps.put_back(instance), **await unbook(instance)}
+async def _in_sequence(order: OrderInstance, actions: Sequence[ExternalAction]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for action in actions:
+        result.update(dict(await action(order)))
+    return result

@@ -1,5 +1,5 @@
-"""The pivot's way back: for an order that a person cancels after it was shipped, and for one whose label was bought, or whose stock was
-committed at a service, and that was then not shipped. One transaction, after those outside have been told (`shop.shipping.outside`)."""
+"""The pivot's compensation: for an order that a person cancels after it was shipped, and for one that was not shipped although its label
+was bought, or its stock left an inventory service. One transaction, after the external calls (`shop.shipping.outside`)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from sqlalchemy import text
 
 from saga.clock import begin_of
 from saga.database import Tx
-from shop.inventory import reservations
-from shop.inventory import service_steps as stock
-from shop.inventory.inventories import stock_of
-from shop.notifications.kinds import Kind, crm_kind
+from shop.inventory import stock
+from shop.notifications import notices
+from shop.notifications.kinds import Kind
 from shop.orders.order import OrderInstance
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import STEP
@@ -23,8 +22,6 @@ from shop.shipping.carriers import STEP
 _BACK = text(
     "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
 )
-# A confirmation that waits to be sent would promise a parcel that does not come.
-_NO_CONFIRMATION = text("DELETE FROM outbox WHERE order_id = ANY(CAST(:ids AS text[])) AND kind = ANY(:kinds) AND sent_at IS NULL")
 
 
 class ReturnResult(BaseModel):
@@ -42,19 +39,18 @@ async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Return
     """The parcels are marked as returned and their pieces are on the shelf again; once, however often it is called."""
     ids = [order.id for order in orders]
     returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_BACK, {"ids": ids})).all()}
-    at_service = {order.id for order in orders if stock_of(order) is not None}
-    await reservations.put_back(tx, {i: items for i, items in returned.items() if i not in at_service})
-    if returned:
-        await tx.execute(_NO_CONFIRMATION, {"ids": list(returned), "kinds": [Kind.CONFIRMATION, crm_kind(Kind.CONFIRMATION)]})
+    in_stock = await stock.put_back(tx, orders, returned)
+    # A confirmation that is not sent yet would promise a parcel that does not come.
+    await notices.withdraw(tx, list(returned), Kind.CONFIRMATION)
     now = await begin_of(tx)
     results = {}
     for order in orders:
-        items, label = returned.get(order.id) or stock.was_put_back(order) or None, _label_of(order)
-        undone = items is not None or label not in {None, Voided.NOT_BOUGHT}
+        items, label = dict(in_stock.get(order.id, {})), _label_of(order)
+        undone = bool(items) or label not in {None, Voided.NOT_BOUGHT}
         results[order.id] = ReturnResult(
             compensation_status="success" if undone else "no_shipment_to_return",
             label=label,
-            returned_items=items or {},
+            returned_items=items,
             return_timestamp=now if undone else None,
         )
     return results

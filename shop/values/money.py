@@ -77,6 +77,11 @@ def round_to(amount: Decimal, currency: str) -> Decimal:
     return amount.quantize(_unit(currency), rounding=ROUND_HALF_UP)
 
 
+def exact(amount: Decimal, currency: str) -> Decimal:
+    """The amount with the currency's decimals, as people and programs write it, unless it has more."""
+    return round_to(amount, currency) if fits(amount, currency) else amount
+
+
 def to_minor(amount: Decimal, currency: str) -> int:
     """Smallest units, as gateways count: USD 10.59 is 1059, JPY 500 is 500. ValueError if it does not fit."""
     if not fits(amount, currency):

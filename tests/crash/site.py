@@ -15,7 +15,7 @@ from typing import Any
 from deployments.local.files import tail
 from deployments.local.postgres import EmbeddedPostgres
 from shop.inventory.catalogue import load_sample_catalogue
-from shop.inventory.port import State
+from shop.inventory.service.contract import State
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
 from shop.orders.outcomes import Outcome

@@ -21,7 +21,7 @@ from deployments.local.environment import environment
 from deployments.local.postgres import EmbeddedPostgres
 from saga.database import sync_engine
 from shop.inventory.catalogue import load_sample_catalogue
-from shop.inventory.port import State
+from shop.inventory.service.contract import State
 from shop.notifications.crm import webhook
 from shop.notifications.kinds import Kind
 from shop.notifications.mail import message_id
@@ -80,9 +80,9 @@ PAUSES = [
     Pause("before the outcome", "saga.prefect.run:finish:before"),
     Pause("before the refund", f"{CLIENT}.refund:before", "unshippable"),
     Pause("before the refund is journalled", f"{CLIENT}.refund:after", "unshippable"),
-    Pause("in the transaction that reserves", "shop.inventory.reservations:reserve:after", locks=True),
+    Pause("in the transaction that reserves", "shop.inventory.embedded:reserve:after", locks=True),
     Pause("before the pivot's commit", "tasks.fulfill_order:fulfil:after", locks=True),
-    Pause("in the transaction that releases", "shop.inventory.reservations:release:after", "declined", locks=True),
+    Pause("in the transaction that releases", "shop.inventory.embedded:release:after", "declined", locks=True),
 ]
 OUTSIDE = [
     Pause("before the stock is reserved at the service", f"{SERVICE}.reserve:before"),

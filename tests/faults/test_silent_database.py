@@ -22,7 +22,7 @@ from flows.process_pending_orders import process_pending_orders
 from saga.connections import LimitedAsyncConnection
 from saga.database import is_database_error, sync_engine, transaction
 from saga.wakeup import FINISHED, listening
-from shop.inventory.embedded import EmbeddedInventory
+from shop.inventory.service.database import DatabaseInventory
 from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from shop.settings import settings
@@ -108,8 +108,8 @@ async def test_the_inventory_service_s_operations_end_in_time(
     frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str
 ) -> None:
     """What was asked for is unclear, and asked for again it is done once."""
-    monkeypatch.setattr("shop.inventory.embedded._SECONDS", 1)
-    inventory, before = EmbeddedInventory(frail.database_url), frail.stock(PRODUCT)
+    monkeypatch.setattr("shop.inventory.service.database._SECONDS", 1)
+    inventory, before = DatabaseInventory(frail.database_url), frail.stock(PRODUCT)
     try:
         await inventory.stock()
         asked = time.monotonic()

@@ -15,8 +15,8 @@ import pytest
 from deployments.local.postgres import EmbeddedPostgres
 from flows.process_pending_orders import process_pending_orders
 from shop.inventory.catalogue import load_sample_catalogue
-from shop.inventory.inventories import close_inventories
-from shop.inventory.port import State
+from shop.inventory.service.connections import close_inventories
+from shop.inventory.service.contract import State
 from shop.inventory.service.wire import PROBLEM_JSON, Problem
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome

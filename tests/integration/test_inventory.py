@@ -19,10 +19,10 @@ from sqlalchemy import text
 from saga import journal
 from saga.database import as_json, transaction
 from saga.errors import StepError
-from shop.inventory import reservations
+from shop.inventory import embedded, reservations
 from shop.inventory.errors import OutOfStock, ReservationLost, Shortage
 from shop.inventory.expiry import expire_reservations
-from shop.inventory.reservations import STEP, ReleaseResult, ReservationResult, reservation_id
+from shop.inventory.port import STEP, ReleaseResult, ReservationResult, reservation_id
 from shop.orders.order import OrderInstance
 from shop.settings import settings
 from tests.integration.domain import Shop, an_order, begin, end
@@ -32,12 +32,12 @@ pytest_plugins = ["tests.integration.domain_fixtures"]
 
 async def reserve(*orders: OrderInstance) -> dict[str, ReservationResult | StepError]:
     async with transaction() as tx:
-        return await reservations.reserve(tx, await journal.verify_ownership(tx, orders))
+        return await embedded.reserve(tx, await journal.verify_ownership(tx, orders))
 
 
 async def release(*orders: OrderInstance) -> dict[str, ReleaseResult]:
     async with transaction() as tx:
-        return await reservations.release(tx, await journal.verify_ownership(tx, orders))
+        return await embedded.release(tx, await journal.verify_ownership(tx, orders))
 
 
 async def ship(*orders: OrderInstance) -> dict[str, dict[str, int] | ReservationLost]:
@@ -130,8 +130,8 @@ async def test_a_second_reserve_finds_the_first(shop: Shop) -> None:
 
 async def test_a_batch_of_nothing(shop: Shop) -> None:
     async with transaction() as tx:
-        assert await reservations.reserve(tx, []) == {}
-        assert await reservations.release(tx, []) == {}
+        assert await embedded.reserve(tx, []) == {}
+        assert await embedded.release(tx, []) == {}
         assert await reservations.ship(tx, []) == {}
 
 
@@ -141,7 +141,7 @@ async def test_a_transaction_that_fails_reserves_nothing(shop: Shop) -> None:
 
     async def reserve_and_fail() -> None:
         async with transaction() as tx:
-            assert isinstance((await reservations.reserve(tx, [order]))["A"], ReservationResult)
+            assert isinstance((await embedded.reserve(tx, [order]))["A"], ReservationResult)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -442,9 +442,9 @@ async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...],
             # A shipped order is past the pivot: nobody reserves for it again.
             open_ones = [order for order in held if states.get(order.id) != "shipped"]
             if what == "reserve":
-                answers: Any = await reservations.reserve(tx, open_ones)
+                answers: Any = await embedded.reserve(tx, open_ones)
             elif what == "release":
-                answers = await reservations.release(tx, open_ones)
+                answers = await embedded.release(tx, open_ones)
             else:
                 answers = await reservations.ship(tx, [order.id for order in open_ones])
         for order_id, answer in answers.items():

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from saga.errors import StepError
-from shop.inventory.breaker import GuardedInventory
 from shop.inventory.errors import (
     InventoryMisconfigured,
     InventoryMismatch,
@@ -23,8 +22,9 @@ from shop.inventory.errors import (
     ReservationLost,
     Shortage,
 )
-from shop.inventory.port import Inventory, State
+from shop.inventory.service.breaker import GuardedInventory
 from shop.inventory.service.client import ServiceInventory
+from shop.inventory.service.contract import Inventory, State
 from shop.inventory.service.wire import PROBLEM_JSON, Problem
 from tests.integration.saying import Answer, Request, Sayer, http, rubbish, server_that_says
 

@@ -1,6 +1,6 @@
 """What every inventory promises, whichever it is: the same tests for the SQL inventory and for the service over real HTTP.
 
-`shop.inventory.port` is the contract. Stock is asked of the tables behind it, past the code that is tested.
+`shop.inventory.service.contract` is the contract. Stock is asked of the tables behind it, past the code that is tested.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from saga.errors import StepError
-from shop.inventory.embedded import EmbeddedInventory
 from shop.inventory.errors import InventoryRefused, OutOfStock, ReservationLost, Shortage
-from shop.inventory.port import Inventory, State
 from shop.inventory.service.client import ServiceInventory
+from shop.inventory.service.contract import Inventory, State
+from shop.inventory.service.database import DatabaseInventory
 from tests.integration.domain import Shop
 from tests.inventory_server import TOKEN, InventoryServer, inventory_server
 
@@ -34,7 +34,7 @@ def server(domain_database: str) -> Iterator[InventoryServer]:
 @pytest.fixture(params=["embedded", "remote"])
 async def inventory(request: pytest.FixtureRequest, shop: Shop, domain_database: str) -> AsyncIterator[Inventory]:
     if request.param == "embedded":
-        here: Inventory = EmbeddedInventory(domain_database)
+        here: Inventory = DatabaseInventory(domain_database)
     else:
         server: InventoryServer = request.getfixturevalue("server")
         here = ServiceInventory(server.url, TOKEN, timeout_seconds=10, concurrency=8)
@@ -50,7 +50,7 @@ async def reserve(inventory: Inventory, order_id: str = "A", seconds: float = 60
 async def expire(shop: Shop, database_url: str, *order_ids: str) -> None:
     for order_id in order_ids:
         await shop.rows("UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = :id", id=order_id)
-    sweeping = EmbeddedInventory(database_url)
+    sweeping = DatabaseInventory(database_url)
     assert await sweeping.expire() == sorted(order_ids)
     await sweeping.aclose()
 
@@ -225,7 +225,7 @@ async def test_never_oversold_and_the_sums_hold(
 ) -> None:
     await shop.rows("DELETE FROM reservation")
     await shop.rows("UPDATE product SET on_hand = received, reserved = 0")
-    sweeping = EmbeddedInventory(domain_database)
+    sweeping = DatabaseInventory(domain_database)
 
     async def move(what: str, which: int) -> None:
         order_id = f"O{which}"

@@ -24,9 +24,9 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga import failpoints
 from shop.inventory.errors import InventoryMisconfigured
-from shop.inventory.inventories import close_inventories
-from shop.inventory.port import State
 from shop.inventory.service.client import ServiceInventory
+from shop.inventory.service.connections import close_inventories
+from shop.inventory.service.contract import State
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
 from shop.settings import settings

@@ -18,8 +18,8 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga import failpoints
 from shop.inventory.catalogue import load_sample_catalogue
-from shop.inventory.inventories import close_inventories
-from shop.inventory.port import State, own_order_id
+from shop.inventory.service.connections import close_inventories
+from shop.inventory.service.contract import State, own_order_id
 from shop.orders import intake, report
 from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.reconciliation.discrepancy import Kind

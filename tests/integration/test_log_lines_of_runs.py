@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from flows.log_lines import configure
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop.inventory import reservations
+from shop.inventory import embedded
 from shop.orders import intake
 from tests.integration.world import World, an_order
 from tests.waiting import until
@@ -39,14 +39,14 @@ async def shown_in_the_ui(run_id: Any, word: str) -> str:
 
 
 async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    reserve = reservations.reserve
+    reserve = embedded.reserve
 
     async def talkative(*given: Any, **more: Any) -> Any:
-        logging.getLogger("shop.inventory.reservations").warning("reserving for jane@doe.example, marker %s", unique)
+        logging.getLogger("shop.inventory.embedded").warning("reserving for jane@doe.example, marker %s", unique)
         get_run_logger().info("the task says 4242 4242 4242 4242, word %s", unique)
         return await reserve(*given, **more)
 
-    monkeypatch.setattr(reservations, "reserve", talkative)
+    monkeypatch.setattr(embedded, "reserve", talkative)
     configure()
     state = await process_order(an_order(f"LINES-{unique}"), return_state=True)
     run_id = state.state_details.flow_run_id
@@ -67,18 +67,18 @@ async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(saga: World
 async def test_exceptions_and_fields_are_masked_in_the_ui_too(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    reserve = reservations.reserve
+    reserve = embedded.reserve
 
     async def talkative(*given: Any, **more: Any) -> Any:
         try:
             int(f"mail jane@doe.example card 4242 4242 4242 4242, cause {unique}")
         except ValueError:
-            logging.getLogger("shop.inventory.reservations").exception("broke, mark %s", unique)
+            logging.getLogger("shop.inventory.embedded").exception("broke, mark %s", unique)
             get_run_logger().exception("the task broke, sign %s", unique)
-        structlog.stdlib.get_logger("shop.inventory.reservations").warning(f"structured {unique}", customer={"name": "Jane Doe"}, pieces=3)
+        structlog.stdlib.get_logger("shop.inventory.embedded").warning(f"structured {unique}", customer={"name": "Jane Doe"}, pieces=3)
         return await reserve(*given, **more)
 
-    monkeypatch.setattr(reservations, "reserve", talkative)
+    monkeypatch.setattr(embedded, "reserve", talkative)
     configure()
     state = await process_order(an_order(f"MASKED-{unique}"), return_state=True)
     run_id = state.state_details.flow_run_id

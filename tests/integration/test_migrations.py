@@ -22,7 +22,7 @@ from shop.runtime.installation import installation_id
 from shop.runtime.migrate import config, upgrade
 from shop.settings import Settings, settings
 
-assert shop.tables.CustomerOrder.metadata is SQLModel.metadata
+assert shop.tables.orders.CUSTOMER_ORDER.metadata is SQLModel.metadata
 
 
 @contextmanager

@@ -7,14 +7,10 @@ import signal
 import subprocess
 import sys
 
-import pytest
 from sqlalchemy import create_engine, text
 
 from deployments.local.prefect_server import PrefectServer
 from saga.configuration import psycopg_url
-from saga.tables import tables_of
-from shop.orders.store import ORDERS
-from shop.tables import SQLModel
 from tests.conftest import HOME
 
 
@@ -43,12 +39,3 @@ def test_a_killed_run_is_finished_by_the_next_one(database_url: str, prefect_api
     assert undone == [("book_hotel", "done"), ("book_flight", "done")], "in reverse"
     assert {row.step: row.attempts for row in steps} == {"book_flight": 1, "book_hotel": 2, "rent_car": 1}, "the flight is booked once"
     assert leases == 0
-
-
-@pytest.mark.parametrize("number", range(3), ids=["instances", "journal", "leases"])
-def test_the_shop_s_tables_have_what_the_engine_needs(number: int) -> None:
-    needed = tables_of(ORDERS)[number]
-    table = SQLModel.metadata.tables[needed.name]
-    for column in needed.columns:
-        own = table.columns[column.name]
-        assert (str(own.type), own.nullable, own.primary_key) == (str(column.type), column.nullable, column.primary_key), column.name

@@ -12,8 +12,9 @@ from saga.database import Tx
 from saga.database_action import run_in_database
 from saga.errors import LeaseLost, StepTimeout, UnexpectedStepError
 from saga.execution import StepExecution
-from shop.inventory import reservations
+from shop.inventory import embedded
 from shop.inventory.errors import OutOfStock, Shortage
+from shop.inventory.port import STEP
 from shop.orders.order import OrderInstance
 from shop.shipping.errors import CarrierUnavailable
 from tests.integration.domain import Shop, an_order
@@ -124,13 +125,13 @@ async def test_what_timed_out_at_its_commit_can_be_undone(shop: Shop, monkeypatc
     """The last attempt's result is unclear, so it counts as done: undoing finds out."""
     await shop.add_stock(P=5)
     (order,) = await shop.instance(an_order("A", ("P", 2)))
-    reserve = step(name=reservations.STEP)
+    reserve = step(name=STEP)
     with monkeypatch.context() as patch:
         failing_commits(patch, arrives=arrives, error=TimeoutError())
         with pytest.raises(StepTimeout):
-            await run_in_database(StepExecution(reserve, [order]), reservations.reserve)
+            await run_in_database(StepExecution(reserve, [order]), embedded.reserve)
     assert await shop.stock("P") == (5, 2 if arrives else 0)
-    await run_in_database(StepExecution(reserve, [order], undo=True), reservations.release)
+    await run_in_database(StepExecution(reserve, [order], undo=True), embedded.release)
     assert await shop.stock("P") == (5, 0)
     assert order.undo_plan() == ()
 

@@ -12,7 +12,8 @@ from saga.database_action import run_in_database
 from saga.errors import UnexpectedStepError
 from saga.execution import StepExecution
 from saga.external_action import run_external
-from shop.inventory import reservations
+from shop.inventory import embedded
+from shop.inventory.port import STEP
 from shop.orders.order import OrderInstance
 from shop.payments.errors import PaymentGatewayError, RefundRefused
 from tests.integration.domain import Shop, an_order
@@ -24,12 +25,12 @@ pytest_plugins = ["tests.integration.domain_fixtures", "tests.integration.work_f
 async def test_an_undo_in_the_database_records_its_results(shop: Shop) -> None:
     await shop.add_stock(P=10)
     orders = await shop.instance(*(an_order(i, ("P", 2)) for i in "ABC"))
-    reserve = step(name=reservations.STEP)
-    await run_in_database(StepExecution(reserve, orders[:2]), reservations.reserve)
+    reserve = step(name=STEP)
+    await run_in_database(StepExecution(reserve, orders[:2]), embedded.reserve)
     assert await shop.stock("P") == (10, 4)
     for _ in range(2):
         work = StepExecution(reserve, orders, undo=True)
-        await run_in_database(work, reservations.release)
+        await run_in_database(work, embedded.release)
         assert await shop.stock("P") == (10, 0)
         assert sorted(ids(work.done)) == list("ABC"), "what never began needs no undoing"
     rows = {row.order_id: row for row in await shop.rows("SELECT * FROM order_step")}

@@ -18,15 +18,16 @@ import saga.external_action
 import saga.finish
 import saga.journal
 import saga.prefect.batch
+import shop.inventory.embedded
 import shop.inventory.expiry
 import shop.inventory.reservations
+import shop.orders.shipped
 import shop.payments.charge
-import shop.shipping.fulfilment
 import tasks.process_payment
 from saga.database import Tx
 from saga.definition import Kind
 from saga.journal import Record
-from shop.inventory.reservations import ReleaseResult, reservation_id
+from shop.inventory.port import ReleaseResult, reservation_id
 from shop.orders.order import OrderInstance
 from shop.orders.store import ORDERS
 from shop.payments.charge import PaymentResult, RefundResult, _charged
@@ -138,7 +139,7 @@ def released_whatever_its_state() -> AbstractContextManager[Any]:
             for i, n in held.items()
         }
 
-    return _instead(shop.inventory.reservations, "release", release)
+    return _instead(shop.inventory.embedded, "release", release)
 
 
 def reason_for_undoing_forgotten() -> AbstractContextManager[Any]:
@@ -172,8 +173,8 @@ def journal_forgotten_when_it_cannot_be_read() -> AbstractContextManager[Any]:
 
 def shipped_although_cancelled() -> AbstractContextManager[Any]:
     """Whoever ships does not look whether somebody has asked to cancel."""
-    leave = "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) RETURNING id"
-    return patch.object(shop.shipping.fulfilment, "_LEAVE", text(leave))
+    mark = "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) RETURNING id"
+    return patch.object(shop.orders.shipped, "_MARK", text(mark))
 
 
 def completed_although_cancelled() -> AbstractContextManager[Any]:

@@ -11,8 +11,8 @@ from tests.conftest import HOME
 _SHOWN = "people see it, and nothing is compared with it"
 ALLOWED = {
     "saga/clock.py:machine_time": "for those who have no database",
-    "shop/inventory/reservations.py:release_result": _SHOWN,
-    "shop/inventory/reservations.py:result_of": _SHOWN,
+    "shop/inventory/port.py:release_result": _SHOWN,
+    "shop/inventory/port.py:reservation_result": _SHOWN,
     "shop/confirmation/confirmation.py:finish": _SHOWN,
     "shop/monitoring/log_lines.py:_remove_old_files": "compares it with times that this machine's file system wrote",
     "shop/payments/sandbox/ledger.py:_now": "the sandbox's own clock, as any gateway has one",

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, text
 
 from saga.database import transaction
 from saga.errors import StepError
-from shop.inventory.inventories import service
 from shop.inventory.ledger import Holding, ProductStock
-from shop.inventory.port import taken_apart
 from shop.inventory.service.client import ServiceInventory
+from shop.inventory.service.connections import service
+from shop.inventory.service.contract import taken_apart
 from shop.runtime.installation import read_installation_id
 from shop.settings import settings
 
@@ -87,8 +87,8 @@ def service_books(connection: Connection) -> list[ServiceBook]:
     services = _services(connection)
     if not services:
         return []
-    told = _in_a_loop_of_its_own(services)
-    return [_compared(connection, book, services[book.url]) for book in told]
+    books = _in_a_loop_of_its_own(services)
+    return [_compared(connection, book, services[book.url]) for book in books]
 
 
 async def read_service_books() -> list[ServiceBook]:
@@ -96,9 +96,9 @@ async def read_service_books() -> list[ServiceBook]:
     async with transaction() as tx:
         services = await tx.run_sync(_services)
     # Asked first: an order that has ended by the time that we look does not move any more.
-    told = [await _ask(url, installations) for url, installations in services.items()]
+    books = [await _ask(url, installations) for url, installations in services.items()]
     async with transaction() as tx:
-        return [await tx.run_sync(_compared, book, services[book.url]) for book in told]
+        return [await tx.run_sync(_compared, book, services[book.url]) for book in books]
 
 
 def _services(connection: Connection) -> dict[str, set[str]]:
@@ -123,9 +123,9 @@ async def _ask(url: str, installations: set[str]) -> ServiceBook:
     book = ServiceBook(url)
     try:
         book.stock, book.holdings = await at.stock(), await at.holdings()
-        told = {each: await at.shipped(each) for each in (None, *sorted(installations))}
-        known = {each: pieces for each, pieces in told.items() if pieces is not None}
-        book.shipped = known if len(known) == len(told) else None
+        shipped = {each: await at.shipped(each) for each in (None, *sorted(installations))}
+        known = {each: pieces for each, pieces in shipped.items() if pieces is not None}
+        book.shipped = known if len(known) == len(shipped) else None
     except StepError as error:
         book.problem = str(error)
     finally:

@@ -1,8 +1,8 @@
-"""The client of an inventory service. It trusts nothing that comes back.
+"""The client of an inventory service. It validates every answer.
 
-An answer about another order, with other items, or in a state that the request cannot lead to is `InventoryMismatch`, and
-one that is no answer at all is `InventoryUnavailable`: what was asked may have been done. No other exception than those of
-`Inventory` comes out of it.
+An answer about another order, with other items, or in a state to which the request cannot lead is `InventoryMismatch`;
+one that is no valid answer is `InventoryUnavailable`, so its result is unclear. It raises no other exceptions than those
+of `Inventory`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shop.inventory.errors import (
     Shortage,
 )
 from shop.inventory.ledger import Holding, ProductStock
-from shop.inventory.port import Reservation, State
+from shop.inventory.service.contract import Reservation, State
 from shop.inventory.service.wire import HOLDINGS, PROBLEM_JSON, RESERVATION, SHIPPED, STOCK, Problem, ProblemDetails
 from shop.orders import names
 from shop.text.sanitize import one_line
@@ -37,14 +37,14 @@ T = TypeVar("T")
 _MOST_BYTES = 16_000_000
 _LIMITED_SECONDS, _LONGEST_WAIT = 5.0, 300.0
 _PAUSES = (0.05, 0.2)
-"""Before a request is sent again that cannot have done anything."""
+"""Seconds before a request that had no effect is sent again."""
 
 
 class ServiceInventory:
     """An `Inventory` over one pool of at most `concurrency` connections, of the event loop in which it is used.
 
-    No exchange takes longer than `timeout_seconds`. Sent again at once is only what changes nothing (a look-up) or never arrived (there was
-    no connection). Whatever else is not clearly answered is for the caller to look up.
+    No exchange takes longer than `timeout_seconds`. Only requests that change nothing (look-ups), or that were never
+    sent (no connection), are repeated at once. Every other unclear result is for the caller to look up.
     """
 
     def __init__(self, url: str, token: str | None, *, timeout_seconds: float, concurrency: int) -> None:
@@ -64,8 +64,8 @@ class ServiceInventory:
             found = await self._post("", order_id, "reserve", items=dict(items), seconds=seconds)
         except _UnknownProduct as unknown:
             short = unknown.short or tuple(Shortage(product, pieces, 0) for product, pieces in items.items())
-        except OutOfStock as told:
-            short = told.shortages
+        except OutOfStock as refusal:
+            short = refusal.shortages
         if short:
             wrong = [s for s in short if s.requested != items.get(s.product_id) or s.available >= s.requested]
             _expect(not wrong, "shortages of other items than were asked for")
@@ -104,16 +104,17 @@ class ServiceInventory:
         return found
 
     async def stock(self) -> list[ProductStock]:
-        """Every product, by the service's own book."""
+        """Returns every product, by the service's own books."""
         return await self._again(lambda: self._exchange("GET", "/v1/stock", STOCK))
 
     async def holdings(self) -> list[Holding]:
-        """Who holds what, by the service's own book."""
+        """Returns who holds what, by the service's own books."""
         return await self._again(lambda: self._exchange("GET", "/v1/holdings", HOLDINGS))
 
     async def shipped(self, installation: str | None) -> dict[str, int] | None:
-        """Pieces per product that the service has shipped for this shop's orders (None: for orders without an installation id). None if the
-        service cannot tell: then it must have one shop's stock only."""
+        """Returns the pieces per product that the service has shipped for this shop's orders (None: for orders without
+        an installation id). Returns None if the service does not distinguish shops: then it must have one shop's stock
+        only."""
         query = {"installation": installation} if installation is not None else None
         try:
             return await self._again(lambda: self._exchange("GET", "/v1/shipped", SHIPPED, query=query))
@@ -240,7 +241,7 @@ def _refusal(response: httpx.Response, content: bytes) -> StepError:
 
 
 def _problem(response: httpx.Response, content: bytes) -> ProblemDetails | None:
-    """None: whoever answered, it was not an inventory service that says a clear no."""
+    """Returns the problem; None if the answer is not a refusal by an inventory service."""
     if not response.headers.get("content-type", "").startswith(PROBLEM_JSON):
         return None
     try:

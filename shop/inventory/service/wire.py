@@ -1,6 +1,7 @@
-"""What goes over the wire between an inventory service and its client: one place for both sides.
+"""The messages between an inventory service and its client, for both sides.
 
-Errors are problems (RFC 9457, `application/problem+json`); `type` is one of `Problem`, and whoever writes another service uses the same.
+Errors are problems (RFC 9457, `application/problem+json`); `type` is one of `Problem`, in every implementation of the
+service.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from shop.inventory import port
 from shop.inventory.ledger import Holding, ProductStock
-from shop.inventory.port import LONGEST_MARK, Reservation
+from shop.inventory.service import contract
+from shop.inventory.service.contract import LONGEST_MARK, Reservation
 from shop.orders.names import MAX_ORDER_ID
 
 PROBLEM_JSON = "application/problem+json"
 RESERVATION = TypeAdapter(Reservation)
 STOCK = TypeAdapter(list[ProductStock])
 HOLDINGS = TypeAdapter(list[Holding])
-SHIPPED = TypeAdapter(dict[str, port.Pieces])
+SHIPPED = TypeAdapter(dict[str, contract.Pieces])
 
 
 class Problem(StrEnum):
@@ -93,8 +94,8 @@ class ShortItem(BaseModel):
     """An item that cannot be reserved."""
 
     product_id: str
-    requested: port.Pieces
-    available: port.Pieces
+    requested: contract.Pieces
+    available: contract.Pieces
 
 
 class ProblemDetails(BaseModel):

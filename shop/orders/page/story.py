@@ -1,4 +1,5 @@
-"""The history of one order, step by step: the saga's table joined with the journal."""
+"""Reads an `OrderStory`: the history of one order, step by step, for its page, its diagrams and `order-saga show`. The saga's
+table of steps is joined with the journal."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ _STORY = text(
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """A journal row; see `shop.tables.OrderStep`."""
+    """A journal row; see `shop.orders.tables`."""
 
     step: str
     status: str
@@ -76,7 +77,7 @@ class MailRow:
 
 @dataclass(frozen=True, slots=True)
 class ReviewEntry:
-    """An action of a person on the order; see `shop.tables.DeskEntry`. Without the reason: free text,
+    """An action of a person on the order; see `shop.review.tables`. Without the reason: free text,
     which may name the customer."""
 
     at: str

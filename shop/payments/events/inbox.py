@@ -13,10 +13,10 @@ from sqlalchemy import text
 from saga.database import Tx, as_json, transaction
 from saga.failpoints import failpoint
 from saga.wakeup import WAITING
+from shop.payments import disputes
 from shop.payments.charge import STEP
 from shop.payments.dispute import Dispute
 from shop.payments.events.event import DECIDING, DISPUTE, HARMLESS, PaymentEvent
-from shop.review import disputes
 
 _STORING, _CLAIMING, _ENDING = (
     failpoint(f"the commit of {what}") for what in ("storing a payment event", "claiming payment events", "a payment event's end")

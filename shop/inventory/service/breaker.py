@@ -1,4 +1,4 @@
-"""A circuit breaker around an inventory service. Out of stock is the service at work, not a failure."""
+"""A circuit breaker around an inventory service. Refusals, such as out of stock, are not failures."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Mapping
 
 from saga.circuit_breaker import Circuit, OnChange
 from shop.inventory.errors import InventoryMismatch, InventoryUnavailable
-from shop.inventory.port import Inventory, Reservation
+from shop.inventory.service.contract import Inventory, Reservation
 
 
 def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
-    """Whether the service is at fault. One that says when to come again is well; what it says of a single order is that order's matter."""
+    """Returns whether the error counts as a failure of the service: not if it says when to retry, or if its answer
+    is wrong for one order."""
     return isinstance(error, InventoryUnavailable) and not isinstance(error, InventoryMismatch) and error.retry_after is None
 
 
 class GuardedInventory:
-    """An `Inventory` that raises `InventoryUnavailable`, at once and with `retry_after`, while its circuit is open."""
+    """An `Inventory` that raises `InventoryUnavailable` at once, with `retry_after`, while its circuit is open."""
 
     def __init__(self, inner: Inventory, *, failures: int, pause_seconds: float, concurrency: int, tell: OnChange) -> None:
-        """`failures` in a row open the circuit; `pause_seconds` later one call tries it. `concurrency`: calls at once."""
+        """`failures` in a row open the circuit; after `pause_seconds` one call tries it. `concurrency` limits the calls
+        at the same time."""
         self.inner = inner
         self._circuit = Circuit(
             failures=failures,
@@ -52,4 +54,4 @@ class GuardedInventory:
 
 
 def _unavailable(wait: float) -> InventoryUnavailable:
-    return InventoryUnavailable("the inventory service is away and is left alone for a while", retry_after=wait)
+    return InventoryUnavailable("the inventory service is unavailable and is not called for a while", retry_after=wait)

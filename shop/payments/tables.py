@@ -1,0 +1,62 @@
+"""The tables of payment events and disputes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Index, text
+from sqlmodel import Field, SQLModel
+
+from saga.columns import counter_column, creation_time, json_column, text_column, time_column
+from shop.runtime.columns import money_column
+
+
+class PaymentEvent(SQLModel, table=True):
+    """Something that the gateway has told by itself: a hint that there is something to look up there. Kept for a time."""
+
+    __tablename__ = "payment_event"
+    __table_args__ = (
+        Index("payment_event_waiting", "next_attempt_at", postgresql_where=text("handled_at IS NULL")),
+        Index("payment_event_handled", "handled_at", postgresql_where=text("handled_at IS NOT NULL")),
+        CheckConstraint("(done IS NULL) = (handled_at IS NULL)", name="payment_event_handled_somehow"),
+    )
+    id: str = Field(sa_column=text_column(primary_key=True))
+    """The gateway's: the same event is told again, and is known by it."""
+    type: str = Field(sa_column=text_column(required=True))
+    happened_at: datetime = Field(sa_column=time_column(required=True))
+    """By the gateway's clock."""
+    order_id: str | None = Field(sa_column=text_column())
+    """As the event says; once it is looked up, as the gateway says."""
+    payment_id: str | None = Field(sa_column=text_column())
+    dispute: dict[str, Any] | None = Field(sa_column=json_column())
+    """What it says of a dispute; of money nothing is kept, it is looked up."""
+    received_at: datetime = Field(sa_column=creation_time())
+    next_attempt_at: datetime = Field(sa_column=creation_time())
+    attempts: int = Field(sa_column=counter_column())
+    error: str | None = Field(sa_column=text_column())
+    """Why the last attempt to handle it failed."""
+    handled_at: datetime | None = Field(sa_column=time_column())
+    done: str | None = Field(sa_column=text_column())
+    """What was found and done, in words."""
+
+
+class Dispute(SQLModel, table=True):
+    """A charge that the customer's bank disputes: on the desk until it is closed."""
+
+    __tablename__ = "dispute"
+    __table_args__ = (Index("dispute_open", "opened_at", postgresql_where=text("closed_at IS NULL")),)
+    id: str = Field(sa_column=text_column(primary_key=True))
+    order_id: str | None = Field(sa_column=text_column())
+    payment_id: str | None = Field(sa_column=text_column())
+    amount: Decimal = Field(sa_column=money_column())
+    currency: str = Field(sa_column=text_column(required=True))
+    reason: str = Field(sa_column=text_column(required=True))
+    status: str = Field(sa_column=text_column(required=True))
+    """The gateway's own word."""
+    evidence_due_by: datetime | None = Field(sa_column=time_column())
+    opened_at: datetime = Field(sa_column=time_column(required=True))
+    as_of: datetime = Field(sa_column=time_column(required=True))
+    """What is older does not replace it."""
+    closed_at: datetime | None = Field(sa_column=time_column())

@@ -1,0 +1,41 @@
+"""The record of what people decided about orders: who did what, when and why."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from sqlalchemy import Connection, text
+
+_ADD = text(
+    'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency) '
+    "VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency)"
+)
+
+
+def add_entry(
+    connection: Connection,
+    order_id: str,
+    action: str,
+    *,
+    by: str,
+    started_by: str | None,
+    reason: str | None,
+    reference: str | None = None,
+    amount: Decimal = Decimal(0),
+    currency: str | None = None,
+) -> None:
+    """Adds an entry in the caller's transaction. `by` is what somebody typed, `started_by` what the system knows
+    of who it was."""
+    connection.execute(
+        _ADD,
+        {
+            "id": order_id,
+            "action": action,
+            "by": by,
+            "started_by": started_by,
+            "reason": reason,
+            "reference": reference,
+            "amount": amount,
+            "currency": currency,
+        },
+    )

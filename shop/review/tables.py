@@ -1,0 +1,62 @@
+"""The tables of the manual review."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+
+from sqlalchemy import CheckConstraint, Index, text
+from sqlmodel import Field, SQLModel
+
+from saga.columns import counter_column, creation_time, generated_id, text_column, time_column
+from shop.runtime.columns import money_column
+
+
+class Attention(SQLModel, table=True):
+    """The desk: an order with a compensation that could not be done, until it is done after all or a person settles it."""
+
+    __tablename__ = "attention"
+    __table_args__ = (
+        Index("attention_open", "next_retry_at", postgresql_where=text("resolved_at IS NULL")),
+        CheckConstraint("resolution IN ('undone', 'refunded_by_hand', 'written_off')", name="attention_resolution_known"),
+        CheckConstraint("(resolution IS NULL) = (resolved_at IS NULL)", name="attention_resolved_somehow"),
+    )
+    order_id: str = Field(sa_column=text_column(primary_key=True))
+    since: datetime = Field(sa_column=creation_time())
+    step: str = Field(sa_column=text_column(required=True))
+    """Whose compensation could not be done; the first one that is due."""
+    currency: str = Field(sa_column=text_column(required=True))
+    amount_at_risk: Decimal = Field(sa_column=money_column())
+    """As it was when it last came here; what is at risk now is the order's."""
+    last_error: str = Field(sa_column=text_column(required=True))
+    error_code: str = Field(sa_column=text_column(required=True))
+    retries: int = Field(sa_column=counter_column())
+    """How often it was tried again, in vain."""
+    next_retry_at: datetime | None = Field(sa_column=time_column())
+    """None: a person deals with it, and nothing is retried by itself."""
+    resolved_at: datetime | None = Field(sa_column=time_column())
+    resolution: str | None = Field(sa_column=text_column())
+    """`undone`: a retry did it."""
+    amount_by_hand: Decimal = Field(sa_column=money_column())
+    """What a person says to have given back past the gateway."""
+    amount_written_off: Decimal = Field(sa_column=money_column())
+
+
+class DeskEntry(SQLModel, table=True):
+    """The desk's book: who did what about an order, when and why. Only ever added to."""
+
+    __tablename__ = "desk_entry"
+    __table_args__ = (Index("desk_entry_order", "order_id"),)
+    id: int = Field(sa_column=generated_id())
+    order_id: str = Field(sa_column=text_column(required=True))
+    at: datetime = Field(sa_column=creation_time())
+    action: str = Field(sa_column=text_column(required=True))
+    """`cancel`, `accept_discrepancies`, or a `shop.review.resolution.Resolution`."""
+    by: str = Field(sa_column=text_column(required=True))
+    """What somebody typed: no proof of who it was."""
+    started_by: str | None = Field(sa_column=text_column())
+    """What the system knows of who it was: the Prefect run and its creator according to Prefect, or the user of the machine."""
+    reason: str | None = Field(sa_column=text_column())
+    reference: str | None = Field(sa_column=text_column())
+    amount: Decimal = Field(sa_column=money_column())
+    currency: str | None = Field(sa_column=text_column())

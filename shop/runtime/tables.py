@@ -1,0 +1,20 @@
+"""The table of the installation."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, text
+from sqlmodel import Field, SQLModel
+
+from saga.columns import creation_time, text_column
+
+
+class Installation(SQLModel, table=True):
+    """Who we are where we share something with others, one row; see `shop.runtime.installation`."""
+
+    __tablename__ = "installation"
+    __table_args__ = (CheckConstraint("singleton", name="installation_is_one"),)
+    singleton: bool = Field(default=True, primary_key=True, sa_column_kwargs={"server_default": text("true")})
+    id: str = Field(sa_column=text_column(required=True))
+    made_at: datetime = Field(sa_column=creation_time())
