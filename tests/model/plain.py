@@ -121,7 +121,7 @@ def without_prefect() -> Iterator[None]:
             patch.object(flows.recover_orders, "release_expired_reservations", release),
             patch.multiple(flows.recover_orders, _store_lost_orders=_no_lost_orders, _consumer_started=_no_consumer),
             patch.object(flows.attention_artifact, "changed", lambda: None),
-            patch.object(flows.attention_artifact, "show_desk", _nobody_looks),
+            patch.object(flows.attention_artifact, "show_review_queue", _nobody_looks),
             patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
             patch.multiple(flows.cancel_order, _show=_nobody_looks, started_by=_nobody_looks),
             patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from tests.model.outcome_counter import Tally
+from tests.model.tally import Tally
 
 import saga.checkpoint
 import saga.claims
