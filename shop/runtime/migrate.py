@@ -17,7 +17,7 @@ _LOCK = 7_236_114  # one migration at a time, however many workers start
 def config(connection: Connection) -> Config:
     """Alembic's configuration for this project, on an open connection."""
     alembic = Config()
-    alembic.set_main_option("script_location", str(Path(__file__).parent.parent / "migrations"))
+    alembic.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
     alembic.attributes["connection"] = connection
     return alembic
 
