@@ -25,6 +25,7 @@ from saga.infrastructure import is_infrastructure_error
 from saga.instance import Instance
 from saga.lease import lease
 from saga.log_context import bind_instance
+from saga.loop import run_steps
 from saga.prefect.compensation import compensate
 from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.run import reload, run_saga
@@ -108,25 +109,24 @@ class BatchRunner:
         together = [instance for instance in instances if _stays_in_batch(instance)]
         others = set(instances) - set(together)
         self._detach(list(others))
-        instances = together
-        for step in self._saga:
-            if len(instances) == 1:
-                await run_saga(self._saga, instances[0])
-                return
-            todo = [instance for instance in instances if not instance.done(step.name)]
-            if not todo:
-                continue
-            if len(todo) == 1:  # the others are already past this step
-                leaving = todo
-                self._detach(todo)
+        if ended := await run_steps(self._saga, together, self._run_step):
+            await finish(ended, self._saga)
+
+    async def _run_step(self, step: Step, instances: list[Instance], others: list[Instance]) -> Sequence[Instance]:
+        """Runs one step for the instances of a batch. Returns those that leave it."""
+        if len(instances) == 1:
+            if others:  # they are already past this step
+                self._detach(instances)
             else:
-                leaving = await self._step(step, todo)
-            gone = set(leaving)
-            left = [instance for instance in instances if instance not in gone and not instance.lost]
-            instances = [instance for instance in left if instance.done(step.name)]
-            if len(instances) < len(left):  # never continue with a step that the journal does not have as done, for whatever reason
-                self._detach([instance for instance in left if not instance.done(step.name)])
-        await finish(instances, self._saga)
+                await run_saga(self._saga, instances[0])
+            return instances
+        leaving = await self._run_shared(step, instances)
+        gone = set(leaving)
+        left = [instance for instance in instances if instance not in gone and not instance.lost]
+        # Never continue with a step that the journal does not have as done, for whatever reason.
+        unfinished = [instance for instance in left if not instance.done(step.name)]
+        self._detach(unfinished)
+        return [*leaving, *unfinished]
 
     async def _reload_and_run(self, instances: Sequence[Instance]) -> None:
         """Runs a batch for which it is unclear what was committed."""
@@ -135,8 +135,8 @@ class BatchRunner:
             await journal.load(tx, held)
         await self._batch(held)
 
-    async def _step(self, step: Step, instances: Sequence[Instance]) -> list[Instance]:
-        """Runs one step for the batch. Returns the instances that leave the batch."""
+    async def _run_shared(self, step: Step, instances: Sequence[Instance]) -> list[Instance]:
+        """Runs one step in one task run. Returns the instances that leave the batch."""
         execution = StepExecution(step, instances, straggler_timeout=config().straggler_seconds)
         try:
             await run_step(execution)

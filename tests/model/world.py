@@ -8,8 +8,6 @@ from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from tests.model.tally import Tally
-
 import saga.checkpoint
 import saga.claims
 import saga.database
@@ -26,6 +24,7 @@ from tests.model.orders import IDS
 from tests.model.plain import Surprises, without_prefect
 from tests.model.stories import Story, story
 from tests.model.tables import Tables
+from tests.model.tally import Tally
 from tests.model.trouble import Trouble
 from tests.model.witness import UNFORESEEN, Witness
 from tests.model.worker import Point, Worker, current
