@@ -20,7 +20,7 @@ from flows.order_saga import ORDER_SAGA
 from flows.progress import Progress
 from flows.takeover import report_takeovers, wait_for_artifacts
 from saga import claims, wakeup
-from saga.cancelling import cancel_and_wait
+from saga.asyncio_tasks import cancel_and_wait
 from saga.database import is_database_error
 from saga.lease import lease, release_strays
 from saga.prefect.batch import GRACE_SECONDS, BatchRunner
@@ -75,7 +75,7 @@ async def process_pending_orders(consumer_seconds: Seconds = None, batch_size: B
         progress = Progress(counts, lambda: consumer.claimed)
         async with (
             cancelled_by_sigterm(),
-            wakeup.listening(wakeup.WAITING, consuming=True) as listener,
+            wakeup.listening(ORDERS, wakeup.WAITING, consuming=True) as listener,
             slots(PAYMENT_GATEWAY, occupy=settings().payment_concurrency),
             lease(ORDERS) as lease_id,
         ):

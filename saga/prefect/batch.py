@@ -13,7 +13,7 @@ from prefect.logging import get_logger
 from sqlalchemy import text
 
 from saga import journal
-from saga.cancelling import cancel_and_wait
+from saga.asyncio_tasks import cancel_and_wait
 from saga.claims import LONGEST_ASIDE_SECONDS
 from saga.configuration import config
 from saga.database import is_unreachable, retry_while_database_down, transaction

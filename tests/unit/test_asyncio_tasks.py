@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from saga import cancelling
-from saga.cancelling import cancel_and_wait
+from saga.asyncio_tasks import cancel_and_wait
 
 
 async def test_a_task_that_loses_its_cancellation_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
