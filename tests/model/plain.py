@@ -29,6 +29,7 @@ import flows.retry_compensations
 import flows.takeover
 import saga.database
 import saga.prefect.batch
+import saga.prefect.consumer
 import saga.prefect.instance_run
 import saga.prefect.limits
 import saga.prefect.steps
@@ -125,7 +126,7 @@ def without_prefect() -> Iterator[None]:
             patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
             patch.multiple(flows.cancel_order, _show=_nobody_looks, started_by=_nobody_looks),
             patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),
-            patch.object(saga.prefect.instance_run, "run_id", lambda: repr(current())),
+            *(patch.object(each, "run_id", lambda: repr(current())) for each in (saga.prefect.instance_run, saga.prefect.consumer)),
             *(patch.object(each, "cancelled_by_sigterm", _nothing) for each in _TERMINATED),
             patch.object(flows.reopened, "show_order", _nobody_looks),
             patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
