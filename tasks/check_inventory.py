@@ -12,7 +12,7 @@ from shop.inventory import reservations, service_steps
 from shop.inventory.inventories import any_outside, stock_of, to_ask
 from shop.inventory.reservations import ReleaseResult, ReservationResult
 from shop.orders.order import OrderInstance
-from tasks import inventory_health  # noqa: F401  (registers the reports about the service)
+from tasks import external_health  # noqa: F401  (registers the reports about the service)
 
 
 def _reserving(orders: Sequence[OrderInstance]) -> ExternalAction | None:
