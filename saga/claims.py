@@ -241,6 +241,15 @@ async def _claim_known(
     return []
 
 
+async def leave_to_other_version(instances: Sequence[Instance], known: Collection[str]) -> None:
+    """Releases instances that this worker holds, and whose journals have steps that it does not know."""
+    async with transaction(CLAIMING) as tx:
+        if held := await journal.verify_ownership(tx, instances):
+            await release_to_other_version(tx, held, known)
+    for instance in held:
+        instance.lost = True
+
+
 async def release_to_other_version(tx: Tx, instances: Sequence[Instance], known: Collection[str]) -> None:
     """Releases the instances and marks them, so that only a worker that knows all their steps claims them."""
     runs = {"ids": [instance.id for instance in instances], "runs": [instance.left_by for instance in instances]}

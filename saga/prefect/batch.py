@@ -106,11 +106,17 @@ class BatchRunner:
     async def _batch(self, instances: Sequence[Instance]) -> None:
         """Runs the saga for many instances that share each task run. Failed and slow instances leave the
         batch; the rest continue."""
-        together = [instance for instance in instances if _stays_in_batch(instance)]
+        together = [instance for instance in instances if self._stays_in_batch(instance)]
         others = set(instances) - set(together)
         self._detach(list(others))
         if ended := await run_steps(self._saga, together, self._run_step):
             await finish(ended, self._saga)
+
+    def _stays_in_batch(self, instance: Instance) -> bool:
+        """Returns whether the instance can run in a batch: it has no failure, no cancel request, not too many
+        deaths, and no step of another version."""
+        well = instance.failure is None and instance.cancel_reason is None and instance.lone_deaths <= config().max_takeovers
+        return well and instance.journal.keys() <= self._saga.names
 
     async def _run_step(self, step: Step, instances: list[Instance], others: list[Instance]) -> Sequence[Instance]:
         """Runs one step for the instances of a batch. Returns those that leave it."""
@@ -310,9 +316,3 @@ async def _check_database() -> None:
     """Raises if the database does not answer."""
     async with transaction() as tx:
         await tx.execute(_PING)
-
-
-def _stays_in_batch(instance: Instance) -> bool:
-    """Returns whether the instance can run in a batch: it has no failure, no cancel request, and not too many
-    deaths."""
-    return instance.failure is None and instance.cancel_reason is None and instance.lone_deaths <= config().max_takeovers

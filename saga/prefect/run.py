@@ -10,6 +10,7 @@ from typing import Protocol
 from prefect.logging import get_logger
 
 from saga import journal
+from saga.claims import leave_to_other_version
 from saga.configuration import config
 from saga.database import is_database_error, transaction
 from saga.definition import Saga, Step
@@ -47,8 +48,11 @@ async def run_saga(saga: Saga, instance: Instance, cancellation: Cancellation | 
 
     `cancellation`: for a run of this instance alone. None: a cancelled run says only that its worker has to
     end. Whatever else stops the run (it is suspended, its process has to end) decides nothing: the instance
-    is released with the lease.
+    is released with the lease. An instance with a step that the saga does not know is left to another worker.
     """
+    if not instance.journal.keys() <= saga.names:
+        await leave_to_other_version([instance], saga.names)
+        return
     step = saga.steps[0]
 
     async def run(next_step: Step, todo: list[Instance], _others: list[Instance]) -> Sequence[Instance]:
