@@ -16,12 +16,13 @@ from pydantic import Field
 from flows import attention_artifact
 from flows.order_saga import ORDER_SAGA
 from flows.progress import Progress
-from flows.takeover import report_takeovers, wait_for_artifacts
+from flows.takeover import report_takeovers
 from saga import wakeup
 from saga.database import is_database_error
 from saga.lease import lease
 from saga.prefect.consumer import Consumer
 from saga.prefect.limits import slots
+from saga.prefect.takeover import wait_for_artifacts
 from saga.prefect.termination import cancelled_by_sigterm
 from shop.monitoring import outcome_counter
 from shop.monitoring.sampler import sampling

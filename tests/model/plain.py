@@ -26,13 +26,13 @@ import flows.progress
 import flows.recover_orders
 import flows.reopened
 import flows.retry_compensations
-import flows.takeover
 import saga.database
 import saga.prefect.batch
 import saga.prefect.consumer
 import saga.prefect.instance_run
 import saga.prefect.limits
 import saga.prefect.steps
+import saga.prefect.takeover
 import saga.wakeup
 import shop.notifications.outbox
 from saga.database import is_database_error
@@ -131,7 +131,7 @@ def without_prefect() -> Iterator[None]:
             patch.object(flows.reopened, "show_order", _nobody_looks),
             patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
             patch.object(flows.progress, "acreate_markdown_artifact", _nobody_looks),
-            patch.object(flows.takeover, "_create_artifacts", _nobody_looks),
+            patch.object(saga.prefect.takeover, "_create_artifacts", _nobody_looks),
             patch.object(saga.wakeup, "listening", _deaf),
             patch.object(shop.notifications.outbox, "is_due", _no_mail),
             patch.object(saga.database, "_limit_on_the_server", lambda *_: None),
