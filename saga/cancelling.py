@@ -44,7 +44,7 @@ class Asked(StrEnum):
     ASKED = "asked"
     """It is stored; the instance is going to be compensated."""
     KNOWN = "known"
-    """It had been requested before, or the instance is being compensated for another reason: nothing changed."""
+    """It was requested before, or the instance is being compensated for another reason: nothing changed."""
     ENDED = "ended"
     """The instance has ended, and there is nothing to compensate."""
 

@@ -133,8 +133,8 @@ class Wanted(TypedDict, total=False):
     flow_run_id: str | None
     """The flow run that claims them."""
     known: Collection[str] | None
-    """The steps of this worker's saga: an instance with another step in its journal is left to a worker of the
-    version that has it. None: all."""
+    """The steps of this worker's saga: an instance with another step in its journal is left to a worker of
+    the version that has it. None: all."""
     idle: bool
     """Whether the worker holds no other instance now, as it is by default: only then are instances claimed on
     trial."""

@@ -34,8 +34,8 @@ class Consumer(Generic[P]):
     def __init__(
         self, saga: Saga, store: SagaStore[P], *, batch_size: int, on_claimed: Callable[[Sequence[SagaInstance[P]]], None]
     ) -> None:
-        """`batch_size`: limits how many instances share a task run. `on_claimed`: is called with the instances
-        of each batch when it has started."""
+        """`batch_size`: limits how many instances share a task run. `on_claimed`: is called with each batch's
+        instances when it has started."""
         self.runner = BatchRunner(saga)
         self.claimed = self.started = 0
         """How many instances were claimed, and how many batches started."""
@@ -103,8 +103,8 @@ class Consumer(Generic[P]):
             await self._wait(listener)
 
     def _is_full(self) -> bool:
-        """Returns whether to claim nothing now: enough batches are running, or too many detached instances (an
-        external system may be down)."""
+        """Returns whether to claim nothing now: enough batches are running, or too many detached instances:
+        an external system may be down."""
         return len(self.runner.batches) >= config().batches_under_way or len(self.runner.detached) > self._batch_size
 
     async def _claim(self, lease_id: UUID) -> list[SagaInstance[P]]:

@@ -1,4 +1,4 @@
-"""A database with the tables of the tests' own saga, which the engine's tests share: it is emptied before each."""
+"""A database with the tables of the tests' own saga; the tests share it, and it is emptied before each."""
 
 from __future__ import annotations
 

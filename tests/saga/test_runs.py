@@ -1,4 +1,4 @@
-"""Trips from their submission to their outcome, in flow runs: one by itself, many by a consumer, and what a dead worker left behind."""
+"""Trips from submission to outcome, in flow runs: one, many by a consumer, and what a dead worker left."""
 
 from __future__ import annotations
 

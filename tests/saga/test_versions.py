@@ -1,4 +1,4 @@
-"""Workers of two versions side by side: a trip with a step that one of them does not know is left to the other one, which says so."""
+"""Workers of two versions: one leaves a trip with a step that it does not know to the other, and logs that."""
 
 from __future__ import annotations
 

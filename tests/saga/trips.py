@@ -1,4 +1,4 @@
-"""A saga of the tests' own: trips, in tables of their own, and what those tables say afterwards. Knows no shop, and no Prefect."""
+"""A saga of the tests' own: trips, in their own tables, and what those say afterwards. Knows no shop."""
 
 from __future__ import annotations
 
