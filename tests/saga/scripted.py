@@ -33,7 +33,7 @@ def step(kind: Kind = Kind.COMPENSATABLE, *, name: str = "act", time_limit: floa
     return Step(not_run, not_run if kind is Kind.COMPENSATABLE else None, kind, time_limit, 0, name=name)
 
 
-ACT, READ, SHIP = step(), step(Kind.READ_ONLY, name="read"), step(Kind.PIVOT, name="ship")
+ACT, READ, DEPART = step(), step(Kind.READ_ONLY, name="read"), step(Kind.PIVOT, name="depart")
 
 
 def gone() -> OperationalError:

@@ -30,7 +30,7 @@ from saga.lease import lease
 from tests.saga.trips import TRIPS, Agency, NoSeat, TripInstance, begin, begin_undo, end, end_undo, write
 from tests.waiting import until
 
-RESERVE, CHARGE, SHIP = "book_hotel", "pay", "depart"
+RESERVE, CHARGE, DEPART = "book_hotel", "pay", "depart"
 
 
 def ids(trips: list[TripInstance]) -> list[str]:
@@ -44,7 +44,7 @@ async def nothing(work: Any) -> None:
 SAGA = Saga(
     Step(nothing, nothing, Kind.COMPENSATABLE, 1, 0, name=RESERVE),
     Step(nothing, nothing, Kind.COMPENSATABLE, 1, 0, name=CHARGE),
-    Step(nothing, None, Kind.PIVOT, 1, 0, name=SHIP),
+    Step(nothing, None, Kind.PIVOT, 1, 0, name=DEPART),
 )
 
 
@@ -819,16 +819,16 @@ async def test_a_journal_that_cannot_be_read_again_is_not_forgotten(agency: Agen
 async def test_whoever_takes_over_goes_on_undoing(agency: Agency) -> None:
     (trip,) = await agency.instance("A")
     await begin(RESERVE, [trip])
-    trip.fail(SHIP, NoSeat("no seat", seats=1))
+    trip.fail(DEPART, NoSeat("no seat", seats=1))
     trip.fail(CHARGE, SagaCancelled())
     await record_failures([trip])
     await agency.let_leases_run_out()
     (new,) = await agency.claim()
     assert isinstance(new.failure, RecordedFailure)
-    assert (new.failing_step, new.failure.kind) == (SHIP, "no_seat")
+    assert (new.failing_step, new.failure.kind) == (DEPART, "no_seat")
     assert new.failure.details()["seats"] == 1
     assert new.failure.reasons() == ["1 seats left"]
     assert new.undo_plan() == (RESERVE,)
     assert await finish([new], SAGA) == {"A": "needs_attention"}
     row = await agency.trip("A")
-    assert (row.outcome, row.failing_step, row.reasons) == ("needs_attention", SHIP, ["1 seats left"])
+    assert (row.outcome, row.failing_step, row.reasons) == ("needs_attention", DEPART, ["1 seats left"])

@@ -20,7 +20,7 @@ async def not_run(work: Any) -> None:
     """Tests call `run_external` themselves."""
 
 
-SHIP = Step(not_run, not_run, Kind.PIVOT, 30, 0, name="ship")
+DEPART = Step(not_run, not_run, Kind.PIVOT, 30, 0, name="depart")
 
 
 class Outside:
@@ -47,7 +47,7 @@ class Inside:
         self.batches.append([trip.id for trip in trips])
         if self.error is not None and (self.at is None or self.at in self.batches[-1]):
             raise self.error
-        return {trip.id: self.refusals.get(trip.id) or {"shipped": trip.id} for trip in trips}
+        return {trip.id: self.refusals.get(trip.id) or {"departed": trip.id} for trip in trips}
 
 
 async def some(agency: Agency, *ids: str) -> list[TripInstance]:
@@ -56,13 +56,13 @@ async def some(agency: Agency, *ids: str) -> list[TripInstance]:
 
 async def test_outside_first_then_one_transaction(agency: Agency) -> None:
     trips = await some(agency, "A", "B", "C")
-    work, outside, inside = StepExecution(SHIP, trips), Outside(B=NoSeat("no")), Inside()
+    work, outside, inside = StepExecution(DEPART, trips), Outside(B=NoSeat("no")), Inside()
     await run_external(work, outside, inside)
     assert [trip.id for trip in work.done] == ["A", "C"]
     assert {trip.id for trip in work.failed} == {"B"}
     assert inside.batches == [["A", "C"]], "who was refused outside is not asked for here"
-    done, refused = await agency.step("A", "ship"), await agency.step("B", "ship")
-    assert (done.status, done.result, done.undo_due) == ("done", {"shipped": "A"}, False)
+    done, refused = await agency.step("A", "depart"), await agency.step("B", "depart")
+    assert (done.status, done.result, done.undo_due) == ("done", {"departed": "A"}, False)
     assert (refused.status, refused.undo_due) == ("failed", True), "something may be there: it is undone"
 
 
@@ -70,26 +70,26 @@ async def test_from_the_beginning_on_its_undo_is_due(agency: Agency) -> None:
     trips = await some(agency, "A")
 
     async def look(trip: TripInstance) -> dict[str, Any]:
-        row = await agency.step("A", "ship")
+        row = await agency.step("A", "depart")
         assert (row.status, row.undo_due) == ("begun", True)
         return {}
 
-    await run_external(StepExecution(SHIP, trips), look, Inside())
-    assert not (await agency.step("A", "ship")).undo_due
+    await run_external(StepExecution(DEPART, trips), look, Inside())
+    assert not (await agency.step("A", "depart")).undo_due
 
 
 async def test_what_the_transaction_refuses_is_undone(agency: Agency) -> None:
     trips = await some(agency, "A")
     with pytest.raises(SagaCancelled):
-        await run_external(StepExecution(SHIP, trips), Outside(), Inside(A=SagaCancelled("not wanted")))
-    assert trips[0].undo_plan() == ("ship",)
-    row = await agency.step("A", "ship")
+        await run_external(StepExecution(DEPART, trips), Outside(), Inside(A=SagaCancelled("not wanted")))
+    assert trips[0].undo_plan() == ("depart",)
+    row = await agency.step("A", "depart")
     assert (row.status, row.undo_due) == ("failed", True)
 
 
 async def test_the_database_away_is_no_reason_to_ask_outside_again(agency: Agency) -> None:
     trips = await some(agency, "A", "B")
-    work, outside = StepExecution(SHIP, trips), Outside()
+    work, outside = StepExecution(DEPART, trips), Outside()
     away = OperationalError("SELECT 1", {}, Exception("server closed the connection"))
     with pytest.raises(OperationalError):
         await run_external(work, outside, Inside(error=away))
@@ -101,33 +101,33 @@ async def test_the_database_away_is_no_reason_to_ask_outside_again(agency: Agenc
 async def test_one_trip_that_spoils_the_statement_fails_alone(agency: Agency) -> None:
     trips = await some(agency, "A", "B")
     outside, inside = Outside(), Inside(error=ZeroDivisionError(), at="B")
-    work = StepExecution(SHIP, trips)
+    work = StepExecution(DEPART, trips)
     await run_external(work, outside, inside)
     assert {trip.id for trip in work.detached} == {"A", "B"}
-    await run_external(StepExecution(SHIP, trips[:1]), outside, inside)
+    await run_external(StepExecution(DEPART, trips[:1]), outside, inside)
     with pytest.raises(UnexpectedStepError):
-        await run_external(StepExecution(SHIP, trips[1:]), outside, inside)
+        await run_external(StepExecution(DEPART, trips[1:]), outside, inside)
     assert sorted(outside.calls) == ["A", "B"], "nobody is asked twice"
-    assert (await agency.step("A", "ship")).status == "done"
-    assert ((await agency.step("B", "ship")).status, trips[1].undo_plan()) == ("failed", ("ship",))
+    assert (await agency.step("A", "depart")).status == "done"
+    assert ((await agency.step("B", "depart")).status, trips[1].undo_plan()) == ("failed", ("depart",))
 
 
 async def test_undoing_is_both_too(agency: Agency) -> None:
     trips = await some(agency, "A")
     with pytest.raises(NoSeat):
-        await run_external(StepExecution(SHIP, trips), Outside(A=NoSeat("no")), Inside())
+        await run_external(StepExecution(DEPART, trips), Outside(A=NoSeat("no")), Inside())
     with pytest.raises(Busy):
-        await run_external(StepExecution(SHIP, trips, undo=True), Outside(A=Busy("away")), Inside())
-    assert trips[0].undo_plan() == ("ship",), "not done, so it stays due"
+        await run_external(StepExecution(DEPART, trips, undo=True), Outside(A=Busy("away")), Inside())
+    assert trips[0].undo_plan() == ("depart",), "not done, so it stays due"
     with pytest.raises(UnexpectedStepError):
-        await run_external(StepExecution(SHIP, trips, undo=True), Outside(), Inside(error=ZeroDivisionError()))
-    assert trips[0].undo_plan() == ("ship",)
-    await run_external(StepExecution(SHIP, trips, undo=True), Outside(), Inside())
-    row = await agency.step("A", "ship")
-    assert (row.undo_status, row.undo_due, row.undo_result) == ("done", False, {"shipped": "A"})
+        await run_external(StepExecution(DEPART, trips, undo=True), Outside(), Inside(error=ZeroDivisionError()))
+    assert trips[0].undo_plan() == ("depart",)
+    await run_external(StepExecution(DEPART, trips, undo=True), Outside(), Inside())
+    row = await agency.step("A", "depart")
+    assert (row.undo_status, row.undo_due, row.undo_result) == ("done", False, {"departed": "A"})
 
 
-async def test_who_lost_the_trip_ships_nothing(agency: Agency) -> None:
+async def test_who_lost_the_trip_does_not_depart(agency: Agency) -> None:
     (trip,) = await some(agency, "A")
     inside = Inside()
 
@@ -137,5 +137,5 @@ async def test_who_lost_the_trip_ships_nothing(agency: Agency) -> None:
         return {}
 
     with pytest.raises(LeaseLost):
-        await run_external(StepExecution(SHIP, [trip]), lose, inside)
+        await run_external(StepExecution(DEPART, [trip]), lose, inside)
     assert inside.batches == []

@@ -12,7 +12,7 @@ from saga.database import Tx
 from saga.database_action import run_in_database
 from saga.errors import LeaseLost, StepTimeout, UnexpectedStepError
 from saga.execution import StepExecution
-from tests.saga.scripted import ACT, SHIP, Effects, Ends, cancel_seats, failing_commits, gone, ids, some, statuses, step
+from tests.saga.scripted import ACT, DEPART, Effects, Ends, cancel_seats, failing_commits, gone, ids, some, statuses, step
 from tests.saga.trips import Agency, Busy, NoSeat, TripInstance
 
 
@@ -171,13 +171,13 @@ async def test_a_single_trips_no_is_raised_and_journalled(agency: Agency) -> Non
     assert (row.status, row.attempts, row.error, row.result) == ("done", 2, None, {"seat": "A"})
 
 
-async def test_a_carrier_that_cannot_be_reached_lets_its_trips_leave_the_batch(agency: Agency) -> None:
+async def test_a_transient_failure_of_a_trip_in_the_database_lets_it_leave_the_batch(agency: Agency) -> None:
     """A retryable "no" of a database step: the trip goes on alone, and if it is more than a fifth the batch tries again together."""
     trips = await some(agency, *"ABCDEFGHIJ")
-    act, work = Effects(agency, C=Busy("down")), StepExecution(SHIP, trips)
+    act, work = Effects(agency, C=Busy("down")), StepExecution(DEPART, trips)
     await run_in_database(work, act)
     assert ids(work.detached) == ["C"]
     assert len(work.done) == 9
     act.ends.clear()
-    await run_in_database(StepExecution(SHIP, work.detached), act)
+    await run_in_database(StepExecution(DEPART, work.detached), act)
     assert await act.made() == dict.fromkeys("ABCDEFGHIJ", 1)

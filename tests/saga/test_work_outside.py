@@ -172,7 +172,7 @@ async def test_a_slow_trip_leaves_the_batch_and_its_call_is_not_made_twice(agenc
 async def test_a_slow_trip_that_is_answered_while_the_others_are_written_does_not_go_on_with_them(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by the model: it had no end in its journal, and was shipped with the others although its card was refused."""
+    """Found by the model: it had no end in its journal, and departed with the others although it was refused."""
     trips = await some(agency, *"ABCDE")
     act, work = Outside(C=NoSeat("no")), StepExecution(ACT, trips, straggler_timeout=0.2)
     answer, transactions = act.slow("C"), itertools.count()
@@ -283,8 +283,8 @@ async def test_a_single_trip_is_waited_for_up_to_its_time_limit(agency: Agency) 
 
 
 async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once(agency: Agency, unheard: Any) -> None:
-    """While one trip is still at the gateway another one's notes cannot be written: the batch is tried again. A second call beside the
-    first would charge twice at a gateway that forgets keys."""
+    """While one trip still waits for its answer another one's notes cannot be written: the batch is tried again. A second call beside the
+    first would book twice at an airline that forgets keys."""
     trips = await some(agency, *"ABCDEFGHIJ")
     act, work = Outside(B=gone()), StepExecution(ACT, trips, straggler_timeout=0.2)
     answer = act.slow("C")
@@ -303,7 +303,7 @@ async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once
 
 
 async def test_trouble_with_the_database_leaves_no_call_unheard(agency: Agency, unheard: Callable[[], list[str]]) -> None:
-    """What the gateway has answered meanwhile is not thrown away."""
+    """What was answered meanwhile is not thrown away."""
     trips = await some(agency, *"ABCD")
     work = StepExecution(ACT, trips)
 

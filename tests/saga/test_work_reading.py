@@ -14,7 +14,7 @@ from saga.errors import UnexpectedStepError
 from saga.execution import StepExecution
 from saga.external_action import run_external
 from saga.finish import finish
-from tests.saga.scripted import READ, SHIP, Ends, Outside, busy, failing_commits, ids, some, statuses
+from tests.saga.scripted import DEPART, READ, Ends, Outside, busy, failing_commits, ids, some, statuses
 from tests.saga.trips import TRIPS, Agency, Busy, TripInstance
 
 
@@ -47,10 +47,10 @@ async def test_what_was_read_is_in_the_journal_with_what_comes_next(agency: Agen
     await read(trips)
     assert all(trip.result("read") == {"read": trip.id} for trip in trips)
     assert [trip.undo_plan() for trip in trips] == [()] * n
-    await run_in_database(StepExecution(SHIP, trips), write_ok)
+    await run_in_database(StepExecution(DEPART, trips), write_ok)
     assert await statuses(agency, "read") == dict.fromkeys("ABC"[:n], "done")
     rows = await agency.rows("SELECT step FROM trip_step WHERE instance_id = 'A' ORDER BY number")
-    assert [row.step for row in rows] == ["read", "ship"]
+    assert [row.step for row in rows] == ["read", "depart"]
 
 
 @pytest.mark.parametrize("read", [read_in_database, read_outside])
@@ -59,17 +59,19 @@ async def test_what_was_read_is_in_the_journal_with_what_comes_next(agency: Agen
 async def test_what_was_read_survives_trouble_in_the_next_step(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, read: Runner, n: int, outside: bool
 ) -> None:
-    """The confirmation that was written must be in the mail, though the database was away for a moment when the trip was shipped."""
+    """What was read must be known later, though the database was away for a moment when the trip departed."""
     trips = await some(agency, *"ABC"[:n])
     await read(trips)
-    ship = StepExecution(SHIP, trips)
-    run: Callable[[], Awaitable[None]] = (lambda: run_external(ship, Outside())) if outside else (lambda: run_in_database(ship, write_ok))
+    departing = StepExecution(DEPART, trips)
+    run: Callable[[], Awaitable[None]] = (
+        (lambda: run_external(departing, Outside())) if outside else (lambda: run_in_database(departing, write_ok))
+    )
     with monkeypatch.context() as patch:
         failing_commits(patch, arrives=False)
         with pytest.raises(OperationalError):
             await run()
     await run()
-    assert all(trip.done("ship") for trip in trips)
+    assert all(trip.done("depart") for trip in trips)
     assert [trip.result("read") for trip in trips] == [{"read": trip.id} for trip in trips]
     assert await statuses(agency, "read") == dict.fromkeys("ABC"[:n], "done")
 
@@ -78,12 +80,12 @@ async def test_what_was_read_survives_trouble_in_the_next_step(
 async def test_what_was_read_survives_an_unclear_commit(agency: Agency, monkeypatch: pytest.MonkeyPatch, arrives: bool) -> None:
     (trip,) = await some(agency, "A")
     await read_outside([trip])
-    ship = StepExecution(SHIP, [trip])
+    departing = StepExecution(DEPART, [trip])
     with monkeypatch.context() as patch:
         failing_commits(patch, arrives=arrives)
         with pytest.raises(OperationalError):
-            await run_in_database(ship, write_ok)
-    await run_in_database(ship, write_ok)
+            await run_in_database(departing, write_ok)
+    await run_in_database(departing, write_ok)
     assert trip.result("read") == {"read": "A"}
     assert (await agency.step("A", "read")).result == {"read": "A"}
 
@@ -95,7 +97,7 @@ async def test_attempts_at_reading_are_counted_too(agency: Agency) -> None:
         with pytest.raises(Busy):
             await run_external(work, act)
     await run_external(work, act)
-    await run_in_database(StepExecution(SHIP, [trip]), write_ok)
+    await run_in_database(StepExecution(DEPART, [trip]), write_ok)
     row = await agency.step("A", "read")
     assert (row.status, row.attempts) == ("done", 3)
 
@@ -111,8 +113,8 @@ async def test_a_reading_that_left_its_batch_does_not_break_the_next_step(agency
     await run_in_database(batch, busy_for_a)
     assert ids(batch.detached) == ["A"]
     await run_in_database(StepExecution(READ, batch.detached), busy_for_a)
-    await run_in_database(StepExecution(SHIP, trips), write_ok)
-    assert await statuses(agency, "ship") == {"A": "done", "B": "done"}
+    await run_in_database(StepExecution(DEPART, trips), write_ok)
+    assert await statuses(agency, "depart") == {"A": "done", "B": "done"}
     assert await statuses(agency, "read") == {"A": "done", "B": "done"}
 
 
@@ -122,7 +124,7 @@ async def test_a_reading_that_failed_is_journalled_when_the_trip_ends(agency: Ag
     with pytest.raises(UnexpectedStepError):
         await run_external(work, Outside(A=ZeroDivisionError()))
     trip.fail("read", UnexpectedStepError("read", ZeroDivisionError()))
-    assert await finish([trip], Saga(READ, SHIP)) == {"A": "compensated"}
+    assert await finish([trip], Saga(READ, DEPART)) == {"A": "compensated"}
     assert await statuses(agency, "read") == {"A": "failed"}
 
 
