@@ -22,9 +22,11 @@ from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from saga.claims import claim
 from saga.database import sync_engine, transaction
+from saga.definition import Step
 from saga.execution import StepExecution
 from saga.finish import finish
 from saga.lease import lease
+from saga.loop import run_steps
 from saga.prefect.limits import slots
 from shop.inventory.catalogue import load_catalogue
 from shop.orders import intake, report
@@ -137,13 +139,16 @@ KINDS: dict[str, Callable[[int], Awaitable[Measured]]] = {
 
 
 async def _straight(batch: Sequence[OrderInstance]) -> None:
-    for step in ORDER_SAGA:
-        task: Any = step.task
-        work = StepExecution(step, batch)
-        await task.fn(work)  # the task's own function, without Prefect around it
-        if len(work.done) != len(batch):
-            raise RuntimeError(f"{step.name} failed for {len(work.failed)} orders")
-    await finish(batch, ORDER_SAGA)
+    await finish(await run_steps(ORDER_SAGA, batch, _run_step), ORDER_SAGA)
+
+
+async def _run_step(step: Step, todo: list[OrderInstance], _others: list[OrderInstance]) -> Sequence[OrderInstance]:
+    task: Any = step.task
+    work = StepExecution(step, todo)
+    await task.fn(work)  # the task's own function, without Prefect around it
+    if len(work.done) != len(todo):
+        raise RuntimeError(f"{step.name} failed for {len(work.failed)} orders")
+    return ()
 
 
 def _without_prefect() -> Any:

@@ -24,7 +24,7 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from saga.cancelling import cancel_and_wait
+from saga.asyncio_tasks import cancel_and_wait
 from saga.database import is_database_error, is_schema_mismatch
 from saga.errors import StepError
 from shop.inventory.errors import InventoryRefused, OutOfStock, ReservationLost

@@ -13,14 +13,16 @@ from deployments.running import use_running_world
 from deployments.trigger import wake_pending_lane
 from deployments.who import user
 from saga import wakeup
+from saga.cancelling import Asked
 from shop.notifications.undelivered import Undelivered, read_undelivered_sync, send_again_sync
 from shop.orders import report
 from shop.orders.outcomes import OrderOutcome
+from shop.orders.store import ORDERS
 from shop.payments.disputes import OpenDispute, read_open_sync
 from shop.reconciliation.outstanding import accept_sync
 from shop.review import resolution as review
 from shop.review.attention import ReviewCase, read_queue_sync
-from shop.review.cancel import Asked, ask_to_cancel_sync
+from shop.review.cancel import ask_to_cancel_sync
 from shop.review.preview import CancelPreview, preview_cancel_sync
 from shop.review.resolution import Resolution
 
@@ -105,7 +107,7 @@ def send_again(*order_ids: str) -> int:
 
 
 def _outcome(order_id: str, timeout: float) -> OrderOutcome:
-    with wakeup.listening_sync(wakeup.FINISHED) as ear:
+    with wakeup.listening_sync(ORDERS, wakeup.FINISHED) as ear:
         deadline = time.monotonic() + timeout
         while (known := report.read([order_id]).get(order_id)) is None or known.outcome is None:
             left = deadline - time.monotonic()

@@ -16,9 +16,10 @@ from flows.order_saga import ORDER_SAGA
 from flows.reopened import to_its_outcome
 from flows.states import state_of
 from flows.who import started_by
+from saga.cancelling import Asked
 from shop.orders.names import run_name
 from shop.payments.gateways import gateway
-from shop.review.cancel import Asked, ask_to_cancel
+from shop.review.cancel import ask_to_cancel
 from shop.review.preview import CancelPreview, preview_cancel
 
 PREVIEW_KEY = "what-cancelling-undoes"

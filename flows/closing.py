@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from flows import attention_artifact
-from flows.takeover import wait_for_artifacts
+from saga.prefect.takeover import wait_for_artifacts
 
 
 @asynccontextmanager

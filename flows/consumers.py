@@ -99,7 +99,7 @@ def start_consumer() -> bool:
     from prefect.client.orchestration import get_client
     from prefect.states import Scheduled
 
-    with wakeup.only_one(wakeup.STARTING_CONSUMER) as mine:
+    with wakeup.starting_consumer(ORDERS) as mine:
         if not mine:
             return False
         with get_client(sync_client=True) as client:

@@ -52,7 +52,7 @@ async def order_run() -> AsyncIterator[OrderRun]:
     async with cancelled_by_sigterm(), artifacts_shown():
         with ExitStack() as log_context:
             try:
-                async with lease(ORDERS) as mine, wakeup.listening(wakeup.FINISHED) as listener:
+                async with lease(ORDERS) as mine, wakeup.listening(ORDERS, wakeup.FINISHED) as listener:
                     run = OrderRun(mine, listener, log_context)
                     try:
                         yield run

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import Annotated
-from uuid import UUID
 
 from prefect import flow
 from prefect.logging import get_run_logger
@@ -18,19 +16,18 @@ from pydantic import Field
 from flows import attention_artifact
 from flows.order_saga import ORDER_SAGA
 from flows.progress import Progress
-from flows.takeover import report_takeovers, wait_for_artifacts
-from saga import claims, wakeup
-from saga.cancelling import cancel_and_wait
+from flows.takeover import report_takeovers
+from saga import wakeup
 from saga.database import is_database_error
-from saga.lease import lease, release_strays
-from saga.prefect.batch import GRACE_SECONDS, BatchRunner
+from saga.lease import lease
+from saga.prefect.consumer import Consumer
 from saga.prefect.limits import slots
+from saga.prefect.takeover import wait_for_artifacts
 from saga.prefect.termination import cancelled_by_sigterm
-from saga.wakeup import Listener
 from shop.monitoring import outcome_counter
 from shop.monitoring.sampler import sampling
 from shop.notifications import outbox
-from shop.orders.order import OrderInstance
+from shop.orders.order import Order, OrderInstance
 from shop.orders.store import ORDERS
 from shop.payments.limit import PAYMENT_GATEWAY
 from shop.runtime.garbage import little_garbage_collection
@@ -70,148 +67,53 @@ async def process_pending_orders(consumer_seconds: Seconds = None, batch_size: B
     Any number of these runs may run, on any number of workers.
     """
     seconds = settings().workers.consumer_seconds if consumer_seconds is None else consumer_seconds
-    consumer = _Consumer(batch_size or settings().batch_size)
+    consumer = Consumer(ORDER_SAGA, ORDERS, batch_size=batch_size or settings().batch_size, on_claimed=_report_claimed)
     with little_garbage_collection(), sampling("consumer", flow_run_id=str(flow_run.id)), outcome_counter.counting() as counts:
         progress = Progress(counts, lambda: consumer.claimed)
         async with (
             cancelled_by_sigterm(),
-            wakeup.listening(wakeup.WAITING, consuming=True) as listener,
+            wakeup.listening(ORDERS, wakeup.WAITING, consuming=True) as listener,
             slots(PAYMENT_GATEWAY, occupy=settings().payments.concurrency),
             lease(ORDERS) as lease_id,
         ):
-            mailing = asyncio.create_task(consumer.send_mail())
             progress.begin()
             try:
-                await consumer.consume(lease_id, listener, seconds)
-                await consumer.runner.finish_up()
-                consumer.runner.check()
-                consumer.end()
-                await mailing
+                await consumer.run(lease_id, listener, seconds, _send_mail)
                 await wait_for_artifacts()
                 await attention_artifact.settle()
                 await progress.end()
-            except GeneratorExit:
-                raise
-            except BaseException:  # the process has to end, or the run is suspended: held orders are finished or released
-                await consumer.runner.finish_up(GRACE_SECONDS)
-                raise
             finally:
-                await cancel_and_wait([mailing])
                 await progress.stop()
     return {"orders": consumer.claimed, "batches": consumer.started}
 
 
-class _Consumer:
-    """Claims orders and runs them in batches, and delivers the outbox beside that."""
+def _report_claimed(orders: Sequence[OrderInstance]) -> None:
+    get_run_logger().info("claimed %s", f"order {orders[0].id}" if len(orders) == 1 else f"{len(orders)} orders")
+    report_takeovers(orders)
 
-    def __init__(self, batch_size: int) -> None:
-        self.runner = BatchRunner(ORDER_SAGA)
-        self.batch_size = batch_size
-        self.claimed = self.started = 0
-        self._unclear = False
-        """Whether a claim's answer was lost: the claim may have been committed."""
-        self._on_trial = False
-        """Whether the claimed orders may have killed their workers: nothing else runs until they have ended.
-        """
-        self._survived = 0
-        self._mailing = asyncio.Lock()
-        self.all_claimed = asyncio.Event()
-        """Set when no more orders are claimed: the messages that are due now are the last."""
 
-    @property
-    def over(self) -> bool:
-        """Whether no more orders are claimed."""
-        return self.all_claimed.is_set()
-
-    def end(self) -> None:
-        """Lets `send_mail` end."""
-        self.all_claimed.set()
-        self.runner.ended.set()
-
-    async def consume(self, lease_id: UUID, listener: Listener, seconds: float) -> None:
-        """Claims and starts orders until the time is over or, if it is 0, until no order is waiting."""
-        log = get_run_logger()
-        until = time.monotonic() + seconds
-        while True:
-            self.runner.check()
-            if self._on_trial and self.runner.idle:
-                self._on_trial, self._survived = False, self._survived + 1
-            if not self._on_trial and not self._is_full():
-                claimed = await self._claim(lease_id)
-                if claimed:
-                    self.runner.start(claimed)
-                    self.claimed, self.started = self.claimed + len(claimed), self.started + 1
-                    log.info("claimed %s", f"order {claimed[0].id}" if len(claimed) == 1 else f"{len(claimed)} orders")
-                    report_takeovers(claimed)
-                    continue
-                if seconds == 0 and self.runner.idle:
-                    return
-            if seconds > 0 and time.monotonic() > until:
-                return
-            await self._wait(listener)
-
-    async def send_mail(self) -> None:
-        """Sends the messages of the outbox. Orders have priority: while there are any, sends only messages
-        that have been due for some time."""
-        while True:
-            over, is_quiet = self.over, self.runner.idle_for(_IDLE_SECONDS)
-            if await self._send_some_mail(waited=0 if over or is_quiet else _MAIL_DELAY_SECONDS):
-                continue
-            if over:
-                return
-            with suppress(TimeoutError):
-                # not wait_for, which before Python 3.12 can swallow a cancellation
-                async with asyncio.timeout(_OUTBOX_POLL_SECONDS if is_quiet else _IDLE_SECONDS):
-                    await (self.runner.ended.wait() if is_quiet else self.all_claimed.wait())
-            self.runner.ended.clear()
-
-    async def _send_some_mail(self, *, waited: float) -> bool:
-        """Sends messages that have been due for at least this many seconds. Returns whether any was sent."""
-        try:
-            async with self._mailing:
-                if self._on_trial and not self.runner.idle:
-                    return False
-                return await outbox.is_due(waited=waited) and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] > 0
-        except Exception as error:
-            if not is_database_error(error):
-                raise
-            return False
-
-    def _is_full(self) -> bool:
-        """Returns whether to claim nothing now: enough batches are running, or too many detached orders (the
-        gateway may be down)."""
-        return len(self.runner.batches) >= settings().batches_under_way or len(self.runner.detached) > self.batch_size
-
-    async def _claim(self, lease_id: UUID) -> list[OrderInstance]:
-        claim = partial(claims.claim_batch, ORDERS, lease_id, most=self.batch_size, flow_run_id=str(flow_run.id), known=ORDER_SAGA.names)
-        try:
-            await self._release_strays(lease_id)
-            if self.runner.idle and not self._mailing.locked():
-                async with self._mailing:
-                    claimed = await claim(idle=True, survived=self._survived)
-                    self._on_trial = any(order.on_trial for order in claimed)
-            else:
-                claimed = await claim(idle=False)
-        except Exception as error:
-            if not is_database_error(error):
-                raise
-            self._unclear = True
-            get_run_logger().warning("the database is unavailable (%s); retrying", type(error).__name__)
-            return []
-        return claimed
-
-    async def _release_strays(self, lease_id: UUID) -> None:
-        if not self._unclear and not self.runner.unreleased:
+async def _send_mail(consumer: Consumer[Order]) -> None:
+    """Sends the messages of the outbox. Orders have priority: while there are any, sends only messages that
+    have been due for some time."""
+    while True:
+        over, is_quiet = consumer.all_claimed.is_set(), consumer.runner.idle_for(_IDLE_SECONDS)
+        if await _send_some_mail(consumer, waited=0 if over or is_quiet else _MAIL_DELAY_SECONDS):
+            continue
+        if over:
             return
-        all_released = await release_strays(ORDERS, lease_id, self.runner.instances)
-        self._unclear = self.runner.unreleased = not all_released
+        with suppress(TimeoutError):
+            # not wait_for, which before Python 3.12 can swallow a cancellation
+            async with asyncio.timeout(_OUTBOX_POLL_SECONDS if is_quiet else _IDLE_SECONDS):
+                await (consumer.runner.ended.wait() if is_quiet else consumer.all_claimed.wait())
+        consumer.runner.ended.clear()
 
-    async def _wait(self, listener: Listener) -> None:
-        """Waits for new orders, for the end of a batch, or for the poll interval: some lease may have
-        expired."""
-        self.runner.changed.clear()
-        waits = {asyncio.create_task(listener.wait(settings().poll_seconds)), asyncio.create_task(self.runner.changed.wait())}
-        try:
-            await asyncio.wait(waits, timeout=settings().poll_seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await cancel_and_wait(waits)
+
+async def _send_some_mail(consumer: Consumer[Order], *, waited: float) -> bool:
+    """Sends messages that have been due for at least this many seconds. Returns whether any was sent."""
+    try:
+        async with consumer.exclusive() as allowed:
+            return allowed and await outbox.is_due(waited=waited) and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] > 0
+    except Exception as error:
+        if not is_database_error(error):
+            raise
+        return False

@@ -16,7 +16,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_progress_artifa
 from prefect.logging import get_logger
 from sqlalchemy import text
 
-from saga.cancelling import cancel_and_wait
+from saga.asyncio_tasks import cancel_and_wait
 from saga.database import transaction
 from shop.monitoring.outcome_counter import OutcomeCounter
 from shop.orders.outcomes import Outcome

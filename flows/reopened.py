@@ -43,7 +43,7 @@ async def to_its_outcome(order_id: str) -> OrderOutcome:
 
 
 async def _wait_for_outcome(order_id: str) -> OrderOutcome:
-    async with wakeup.listening(wakeup.FINISHED) as listener:
+    async with wakeup.listening(ORDERS, wakeup.FINISHED) as listener:
         while (known := await read_one(order_id)) is None or known.outcome is None:
             if not await take_up([order_id]):
                 await listener.wait(settings().poll_seconds)

@@ -7,6 +7,7 @@ the public API.
 
 from __future__ import annotations
 
+from saga.cancelling import Asked, request_cancellation, withdraw
 from saga.configuration import EngineSettings, config, provide
 from saga.definition import Kind, Saga, SagaDefinitionError, Step
 from saga.errors import LeaseLost, StepError
@@ -22,6 +23,7 @@ __all__ = [
     "COMPENSATED",
     "COMPLETED",
     "NEEDS_ATTENTION",
+    "Asked",
     "Compensation",
     "Ending",
     "EngineSettings",
@@ -40,5 +42,7 @@ __all__ = [
     "create_tables",
     "provide",
     "read_outcome",
+    "request_cancellation",
     "submit",
+    "withdraw",
 ]

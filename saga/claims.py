@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 from uuid import UUID
 
 from sqlalchemy import TextClause
@@ -121,61 +121,62 @@ _LEASE_OF_RUN = sql(
 )
 
 
-async def claim_batch(
-    store: SagaStore[Any],
-    lease: UUID,
-    *,
-    most: int,
-    ids: Sequence[str] | None = None,
-    only_begun: bool = False,
-    flow_run_id: str | None = None,
-    known: Collection[str] | None = None,
-    idle: bool = True,
-    survived: int = 0,
-) -> list[Instance]:
+class Wanted(TypedDict, total=False):
+    """What to claim."""
+
+    most: Required[int]
+    """Limits the number of instances."""
+    ids: Sequence[str] | None
+    """Only these."""
+    only_begun: bool
+    """Only those that some worker has begun."""
+    flow_run_id: str | None
+    """The flow run that claims them."""
+    known: Collection[str] | None
+    """The steps of this worker's saga: an instance with another step in its journal is left to a worker of
+    the version that has it. None: all."""
+    idle: bool
+    """Whether the worker holds no other instance now, as it is by default: only then are instances claimed on
+    trial."""
+    survived: int
+    """How many trials the worker has survived; after each it claims twice as many."""
+
+
+async def claim_batch(store: SagaStore[Any], lease: UUID, **wanted: Unpack[Wanted]) -> list[Instance]:
     """Runs `claim` in its own transaction. If an instance makes it fail for all, claims each separately, and
     postpones the failing one with a growing pause."""
     try:
-        async with transaction(CLAIMING) as tx:
-            return await claim(
-                tx,
-                store,
-                lease,
-                most=most,
-                ids=ids,
-                only_begun=only_begun,
-                flow_run_id=flow_run_id,
-                known=known,
-                idle=idle,
-                survived=survived,
-            )
+        return await _claim_in_transaction(store, lease, wanted)
     except Exception as error:
         if not may_concern_one_instance(error):
             raise
-        log.exception("claiming up to %d instances together failed: claiming them one by one", most)
+        log.exception("claiming up to %d instances together failed: claiming them one by one", wanted["most"])
     suspected: list[str] = []
-    if ids is None:
+    if (ids := wanted.get("ids")) is None:
+        which = {"most": wanted["most"], "begun": wanted.get("only_begun", False), **_UNKNOWN_STEP}
         async with transaction() as tx:
-            rows = (await tx.execute(_CLAIMABLE_IDS(store), {"most": most, "begun": only_begun, **_UNKNOWN_STEP})).all()
+            rows = (await tx.execute(_CLAIMABLE_IDS(store), which)).all()
         ids, suspected = [row.id for row in rows if not row.suspected], [row.id for row in rows if row.suspected]
     claimed: list[Instance] = []
     for instance_id in ids:
-        claimed += await _claim_or_set_aside(store, lease, instance_id, flow_run_id, known)
-    if claimed or not idle:
+        claimed += await _claim_or_set_aside(store, lease, instance_id, wanted)
+    if claimed or not wanted.get("idle", True):
         return claimed
     for instance_id in suspected:  # at most one, and no other instance with it
-        if claimed := await _claim_or_set_aside(store, lease, instance_id, flow_run_id, known):
+        if claimed := await _claim_or_set_aside(store, lease, instance_id, wanted):
             claimed[0].on_trial = True
             return claimed
     return []
 
 
-async def _claim_or_set_aside(
-    store: SagaStore[Any], lease: UUID, instance_id: str, flow_run_id: str | None, known: Collection[str] | None
-) -> list[Instance]:
+async def _claim_in_transaction(store: SagaStore[Any], lease: UUID, wanted: Wanted) -> list[Instance]:
+    async with transaction(CLAIMING) as tx:
+        return await claim(tx, store, lease, **wanted)
+
+
+async def _claim_or_set_aside(store: SagaStore[Any], lease: UUID, instance_id: str, wanted: Wanted) -> list[Instance]:
     try:
-        async with transaction(CLAIMING) as tx:
-            return await claim(tx, store, lease, most=1, ids=[instance_id], flow_run_id=flow_run_id, known=known)
+        return await _claim_in_transaction(store, lease, {**wanted, "most": 1, "ids": [instance_id]})
     except Exception as error:
         if not may_concern_one_instance(error):
             raise
@@ -190,39 +191,23 @@ async def set_aside(tx: Tx, store: SagaStore[Any], instance_id: str) -> None:
     await tx.execute(_SET_ASIDE(store), {"id": instance_id, "longest": LONGEST_ASIDE_SECONDS})
 
 
-async def claim(
-    tx: Tx,
-    store: SagaStore[Any],
-    lease: UUID,
-    *,
-    most: int,
-    ids: Sequence[str] | None = None,
-    only_begun: bool = False,
-    flow_run_id: str | None = None,
-    known: Collection[str] | None = None,
-    idle: bool = True,
-    survived: int = 0,
-) -> list[Instance]:
-    """Claims up to `most` open instances that no worker holds, oldest first: waiting ones, and those whose
-    lease has expired.
+async def claim(tx: Tx, store: SagaStore[Any], lease: UUID, **wanted: Unpack[Wanted]) -> list[Instance]:
+    """Claims open instances that no worker holds, oldest first: waiting ones, and those whose lease has
+    expired.
 
     Instances whose workers died repeatedly are claimed separately (`on_trial`): fewer after each death, in
     the end one, to find out which of them is the cause. Meanwhile the worker must hold no other instance.
-    `idle`: whether it holds none now. `survived`: how many trials this worker has survived; after each it
-    claims twice as many.
-
-    `ids`: only these. `only_begun`: only those that some worker has begun. `known`: the steps of this
-    worker's saga; an instance with another step in its journal is left to a worker of the version that has
-    it.
     """
-    statement = _CLAIM_THESE if ids is not None else _CLAIM_BEGUN if only_begun else _CLAIM_ANY
-    parameters: dict[str, Any] = {"lease": lease, "most": most, "run": flow_run_id, "leases": await lock_expired_leases(tx, store)}
-    parameters |= {"known": None if known is None else list(known), **_UNKNOWN_STEP}
+    ids, known = wanted.get("ids"), wanted.get("known")
+    parameters: dict[str, Any] = {"lease": lease, "most": wanted["most"], "run": wanted.get("flow_run_id")}
+    parameters |= {"leases": await lock_expired_leases(tx, store), "known": None if known is None else list(known), **_UNKNOWN_STEP}
     if ids is not None:
-        parameters["ids"] = list(ids)
-    elif idle and (on_trial := await _claim_suspected(tx, store, parameters, known, survived=survived)):
-        return on_trial
-    return await _claim_known(tx, store, statement, parameters, known)
+        return await _claim_known(tx, store, _CLAIM_THESE, {**parameters, "ids": list(ids)}, known)
+    if wanted.get("idle", True):
+        on_trial = await _claim_suspected(tx, store, parameters, known, survived=wanted.get("survived", 0))
+        if on_trial:
+            return on_trial
+    return await _claim_known(tx, store, _CLAIM_BEGUN if wanted.get("only_begun") else _CLAIM_ANY, parameters, known)
 
 
 async def _claim_suspected(
@@ -254,6 +239,15 @@ async def _claim_known(
         if mine := [instance for instance in claimed if instance not in other_version]:
             return mine
     return []
+
+
+async def leave_to_other_version(instances: Sequence[Instance], known: Collection[str]) -> None:
+    """Releases instances that this worker holds, and whose journals have steps that it does not know."""
+    async with transaction(CLAIMING) as tx:
+        if held := await journal.verify_ownership(tx, instances):
+            await release_to_other_version(tx, held, known)
+    for instance in held:
+        instance.lost = True
 
 
 async def release_to_other_version(tx: Tx, instances: Sequence[Instance], known: Collection[str]) -> None:

@@ -88,10 +88,6 @@ class Saga:
         """The names of all steps."""
         return frozenset(self._by_name)
 
-    def remaining(self, instance: Instance) -> Iterator[Step]:
-        """The steps that the instance's journal does not have as done; each is looked up when its turn comes."""
-        return (step for step in self.steps if not instance.done(step.name))
-
     def is_past_pivot(self, name: str) -> bool:
         """Returns whether the step comes after the pivot."""
         return self._by_name[name].kind is Kind.RETRIABLE

@@ -18,7 +18,7 @@ from saga.hooks import Ending, outcome_of
 from saga.instance import Instance, SagaInstance
 from saga.outcome import Compensation
 from saga.store import SagaStore, sql
-from saga.wakeup import FINISHED
+from saga.wakeup import FINISHED, notification
 from saga.yielding import yielding
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ _PAUSE_IF_WORKER_DIES = sql(
 _CHECK_FENCES = sql("UPDATE {leases} SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[]))")
 """Makes the leases' holders check each instance's fence from now on, because a call for one of these
 instances may still be running."""
-_NOTIFY = text("SELECT pg_notify(:channel, '')")
 
 
 @cache
@@ -119,7 +118,7 @@ async def finish(instances: Sequence[SagaInstance[P]], saga: Saga) -> dict[str, 
             await store.hooks.ended(tx, ended)
             if left := [instance for instance in held if instance.id not in ids]:
                 await _release(tx, left, seconds=0)
-            await tx.execute(_NOTIFY, {"channel": FINISHED})
+            await tx.execute(notification(store, FINISHED))
     if ended:
         ended[0].instance.store.hooks.committed(ended)
     for instance in held:

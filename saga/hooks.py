@@ -41,6 +41,10 @@ class Hooks(Generic[P]):
     urgent: ClassVar[str] = "false"
     """An SQL condition on an instance `i`: if it holds, a postponed instance waits for a second at most."""
 
+    status_past_pivot: ClassVar[str] = "past_pivot"
+    """The `status` of an open instance past the pivot. An owner's pivot may write it, with a condition on the
+    cancel request, so that an instance is never both past the pivot and cancelled before it."""
+
     def outcome(self, instance: SagaInstance[P], compensations: Sequence[Compensation]) -> str:
         """Returns the outcome: `completed`, or `compensated` if a step failed; an owner may distinguish more
         cases. Never called for an instance with a compensation that is still due, which is `needs_attention`.

@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import text
-
-from saga.cancelling import cancel_and_wait
+from saga.asyncio_tasks import cancel_and_wait
 from saga.configuration import config
 from saga.database import Tx, is_database_error, is_unreachable, retry_while_database_down, transaction
 from saga.failpoints import failpoint
 from saga.instance import Instance
 from saga.store import SagaStore, sql
-from saga.wakeup import WAITING
+from saga.wakeup import WAITING, notification
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +51,6 @@ _STRAYS = sql(
     "unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS known(id, fence) WHERE known.id = o.id AND known.fence = o.fence)"
 )
 _RELEASE_THESE = sql("UPDATE {instances} SET lease_id = NULL WHERE lease_id = :id AND id = ANY(CAST(:ids AS text[])) AND outcome IS NULL")
-_NOTIFY = text("SELECT pg_notify(:channel, '')")
 _END_SECONDS = 5
 """How many seconds the release of a lease is retried while the database is unavailable. After that the lease
 expires by itself."""
@@ -180,7 +177,7 @@ async def _release_these(store: SagaStore[Any], lease_id: UUID, instance_ids: li
 
 async def _release_instances(tx: Tx, store: SagaStore[Any], lease_id: UUID) -> None:
     if (await tx.execute(_RELEASE_ALL(store), {"id": lease_id})).rowcount:
-        await tx.execute(_NOTIFY, {"channel": WAITING})
+        await tx.execute(notification(store, WAITING))
 
 
 async def _end_lease(store: SagaStore[Any], lease_id: UUID, renewal: _Renewal) -> None:
@@ -200,7 +197,7 @@ async def _end_lease_one_by_one(store: SagaStore[Any], lease_id: UUID, renewal: 
     """Ends the lease although some instance cannot be released: without its lease, any worker may claim it."""
     await release_strays(store, lease_id, [])
     async with transaction(RELEASING) as tx:
-        await tx.execute(_NOTIFY, {"channel": WAITING})
+        await tx.execute(notification(store, WAITING))
         await _delete_lease(tx, store, lease_id, renewal)
 
 

@@ -14,13 +14,13 @@ from sqlalchemy import TextClause, text
 from saga.hooks import Hooks
 
 P = TypeVar("P")
-_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,49}")
 
 
 @dataclass(frozen=True, eq=False)
 class SagaStore(Generic[P]):
     """Three tables: the instances, their journal, and the leases of the workers that hold them. Raises
-    ValueError if a name is not a plain PostgreSQL identifier."""
+    ValueError if a name is not a plain PostgreSQL identifier of at most 50 characters."""
 
     instances: str
     """The table of instances."""
@@ -37,7 +37,7 @@ class SagaStore(Generic[P]):
     def __post_init__(self) -> None:
         for name in (self.instances, self.journal, self.leases, self.key):
             if not _IDENTIFIER.fullmatch(name):
-                raise ValueError(f"{name!r} is not a valid name of a table or column: use lower case letters, digits and _ only")
+                raise ValueError(f"{name!r} is not a valid name of a table or column: use up to 50 lower case letters, digits and _")
 
 
 def sql(template: str) -> Callable[[SagaStore[Any]], TextClause]:

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from sqlalchemy import text
 
 from saga.database import Tx
 from saga.store import SagaStore, sql
-from saga.wakeup import WAITING
+from saga.wakeup import WAITING, notification
 
 _INSERT = sql(
     "INSERT INTO {instances} (id, content, fingerprint) VALUES (:id, CAST(:content AS jsonb), :fingerprint) "
@@ -19,7 +18,6 @@ _INSERT = sql(
 )
 _FINGERPRINT = sql("SELECT fingerprint FROM {instances} WHERE id = :id")
 _OUTCOME = sql("SELECT outcome FROM {instances} WHERE id = :id")
-_NOTIFY = text("SELECT pg_notify(:channel, '')")
 
 
 class InstanceConflict(ValueError):
@@ -33,7 +31,7 @@ async def submit(tx: Tx, store: SagaStore[Any], instance_id: str, content: Mappi
     fingerprint = hashlib.sha256(serialized).hexdigest()
     stored = {"id": instance_id, "content": serialized.decode(), "fingerprint": fingerprint}
     if (await tx.execute(_INSERT(store), stored)).scalar() is not None:
-        await tx.execute(_NOTIFY, {"channel": WAITING})
+        await tx.execute(notification(store, WAITING))
         return True
     if (await tx.execute(_FINGERPRINT(store), {"id": instance_id})).scalar_one() != fingerprint:
         raise InstanceConflict(f"{instance_id!r} is stored with other content: give the new instance its own id")

@@ -1,35 +1,63 @@
 """Wakes up waiting processes with PostgreSQL's NOTIFY, sent in the transaction that causes it.
 
-A notification is a hint and may be missed: waiting processes also poll.
+A notification is a hint and may be missed: waiting processes also poll. Each saga has channels and advisory
+locks of its own, which derive from the name of its table of instances, so that sagas in the same database do
+not wake or block each other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from enum import StrEnum
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import TextClause, text
 
-from saga.cancelling import cancel_and_wait
+from saga.asyncio_tasks import cancel_and_wait
 from saga.configuration import config
 from saga.connections import LimitedAsyncConnection, LimitedConnection, answered_within
 from saga.database import connect_args
+from saga.store import SagaStore
 
-WAITING = "orders_waiting"
-"""Channel: instances were submitted or released."""
-FINISHED = "orders_finished"
-"""Channel: instances reached their outcomes."""
-CONSUMING = 7_236_115
-"""The advisory lock that all running consumers share."""
-STARTING_CONSUMER = 7_236_116
-"""The advisory lock of the process that is starting a consumer."""
+
+class Event(StrEnum):
+    """What a process can wait for."""
+
+    WAITING = "waiting"
+    """Instances were submitted or released."""
+    FINISHED = "finished"
+    """Instances reached their outcomes."""
+
+
+WAITING, FINISHED = Event
+_CONSUMING = "consuming"
+"""Names the advisory lock that all running consumers of a saga share."""
+_STARTING = "starting a consumer"
+"""Names the advisory lock of the process that is starting a consumer."""
 _QUIET_SECONDS = 30
 """Seconds without a notification after which the connection is checked."""
 _ANSWER_SECONDS = 10
 """Limits the wait for an answer on the connection, in seconds."""
+
+
+def channel(store: SagaStore[Any], event: Event) -> str:
+    """Returns the name of the saga's channel for the event."""
+    return f"{store.instances}_{event}"
+
+
+def notification(store: SagaStore[Any], event: Event) -> TextClause:
+    """Returns the statement that notifies the processes that wait for the event, once its transaction
+    commits."""
+    return text("SELECT pg_notify(:channel, '')").bindparams(channel=channel(store, event))
+
+
+def _lock_number(store: SagaStore[Any], purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{store.instances} {purpose}".encode()).digest()[:8], "big", signed=True)
 
 
 def plain_url() -> str:
@@ -62,14 +90,14 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(channel: str, *, consuming: bool = False) -> AsyncIterator[Listener]:
-    """Yields a `Listener` for the channel's notifications; reconnects when the connection is lost.
+async def listening(store: SagaStore[Any], event: Event, *, consuming: bool = False) -> AsyncIterator[Listener]:
+    """Yields a `Listener` for the event; reconnects when the connection is lost.
 
     `consuming`: shares the advisory lock that shows other processes that a consumer runs.
     """
     listener = Listener()
     ready = asyncio.Event()
-    task = asyncio.create_task(_listen(channel, listener, ready, consuming), name=f"listen-{channel}")
+    task = asyncio.create_task(_listen(store, event, listener, ready, consuming), name=f"listen-{channel(store, event)}")
     with suppress(TimeoutError):
         async with asyncio.timeout(5):
             await ready.wait()
@@ -79,14 +107,14 @@ async def listening(channel: str, *, consuming: bool = False) -> AsyncIterator[L
         await cancel_and_wait([task])
 
 
-async def _listen(channel: str, listener: Listener, ready: asyncio.Event, consuming: bool) -> None:
+async def _listen(store: SagaStore[Any], event: Event, listener: Listener, ready: asyncio.Event, consuming: bool) -> None:
     while True:
         try:
             async with await LimitedAsyncConnection.connect(plain_url(), **_arguments()) as connection:
                 with answered_within(_ANSWER_SECONDS):
                     if consuming:
-                        await connection.execute("SELECT pg_advisory_lock_shared(%s)", (CONSUMING,))
-                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                        await connection.execute("SELECT pg_advisory_lock_shared(%s)", (_lock_number(store, _CONSUMING),))
+                    await connection.execute(_listen_statement(store, event))
                 ready.set()
                 listener.notify()  # a notification may have been missed before
                 while True:
@@ -99,26 +127,30 @@ async def _listen(channel: str, listener: Listener, ready: asyncio.Event, consum
 
 
 @contextmanager
-def listening_sync(channel: str) -> Iterator[LimitedConnection]:
-    """Yields a connection that listens on the channel, for callers without an event loop: use its
+def listening_sync(store: SagaStore[Any], event: Event) -> Iterator[LimitedConnection]:
+    """Yields a connection that listens for the event, for callers without an event loop: use its
     `notifies(timeout=...)`."""
     with LimitedConnection.connect(plain_url(), **_arguments()) as connection:
-        connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        connection.execute(_listen_statement(store, event))
         yield connection
 
 
-def is_consumer_running() -> bool:
-    """Returns whether any worker's consumer is running now."""
+def _listen_statement(store: SagaStore[Any], event: Event) -> sql.Composed:
+    return sql.SQL("LISTEN {}").format(sql.Identifier(channel(store, event)))
+
+
+def is_consumer_running(store: SagaStore[Any]) -> bool:
+    """Returns whether any worker's consumer of this saga is running now."""
     with answered_within(_ANSWER_SECONDS), LimitedConnection.connect(plain_url(), **_arguments()) as connection:
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (CONSUMING,)).fetchone()
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_lock_number(store, _CONSUMING),)).fetchone()
         return not (row and row[0])
 
 
 @contextmanager
-def only_one(lock: int) -> Iterator[bool]:
-    """Holds the advisory lock while its body runs. Yields False, without waiting, if another process holds
-    it."""
+def starting_consumer(store: SagaStore[Any]) -> Iterator[bool]:
+    """Holds the lock of the process that is starting a consumer while its body runs. Yields False, without
+    waiting, if another process holds it."""
     with LimitedConnection.connect(plain_url(), **_arguments()) as connection:
         with answered_within(_ANSWER_SECONDS):
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (lock,)).fetchone()
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_lock_number(store, _STARTING),)).fetchone()
         yield bool(row and row[0])

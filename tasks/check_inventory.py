@@ -10,7 +10,7 @@ from saga.prefect.steps import database_compensation, database_step
 from shop.inventory import stock
 from shop.inventory.port import ReleaseResult, ReservationResult
 from shop.orders.order import OrderInstance
-from tasks import inventory_health  # noqa: F401  (registers the reports about the service)
+from tasks import external_health  # noqa: F401  (registers the reports about the service)
 
 
 @database_step(before=stock.before_reserve)

@@ -7,7 +7,7 @@ from shop.orders.order import OrderInstance
 from shop.payments.charge import PaymentResult, RefundResult, charge, refund
 from shop.payments.gateways import gateway
 from shop.payments.limit import PAYMENT_GATEWAY
-from tasks import gateway_health  # noqa: F401  (registers the reports about the gateway)
+from tasks import external_health  # noqa: F401  (registers the reports about the gateway)
 
 
 @external_step(limit=PAYMENT_GATEWAY)

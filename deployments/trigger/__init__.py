@@ -21,6 +21,7 @@ from shop.orders.errors import OrderConflict
 from shop.orders.intake_content import HAS_REMOVED, Content, take_in
 from shop.orders.order import Order
 from shop.orders.outcomes import OrderOutcome, Receipt
+from shop.orders.store import ORDERS
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -60,7 +61,7 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
     the order is stored, and its processing continues.
     """
     content = take_in(order)
-    with wakeup.listening_sync(wakeup.FINISHED) as ear:
+    with wakeup.listening_sync(ORDERS, wakeup.FINISHED) as ear:
         own_run = own_run and is_well_shaped(content)
         receipt = _submit(order, kept_for=_KEPT_SECONDS if own_run else None)
         if own_run and receipt.status == "accepted":
@@ -116,7 +117,7 @@ def wake_pending_lane() -> bool:
     from flows.consumers import start_consumer
 
     try:
-        if wakeup.is_consumer_running():
+        if wakeup.is_consumer_running(ORDERS):
             return True
         start_consumer()
     except Exception as error:  # noqa: BLE001  (any error: the orders are stored, and the schedule starts a consumer)

@@ -13,7 +13,7 @@ from prefect.logging import get_logger
 from sqlalchemy import text
 
 from saga import journal
-from saga.cancelling import cancel_and_wait
+from saga.asyncio_tasks import cancel_and_wait
 from saga.claims import LONGEST_ASIDE_SECONDS
 from saga.configuration import config
 from saga.database import is_unreachable, retry_while_database_down, transaction
@@ -25,6 +25,7 @@ from saga.infrastructure import is_infrastructure_error
 from saga.instance import Instance
 from saga.lease import lease
 from saga.log_context import bind_instance
+from saga.loop import run_steps
 from saga.prefect.compensation import compensate
 from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.run import reload, run_saga
@@ -105,28 +106,33 @@ class BatchRunner:
     async def _batch(self, instances: Sequence[Instance]) -> None:
         """Runs the saga for many instances that share each task run. Failed and slow instances leave the
         batch; the rest continue."""
-        together = [instance for instance in instances if _stays_in_batch(instance)]
+        together = [instance for instance in instances if self._stays_in_batch(instance)]
         others = set(instances) - set(together)
         self._detach(list(others))
-        instances = together
-        for step in self._saga:
-            if len(instances) == 1:
-                await run_saga(self._saga, instances[0])
-                return
-            todo = [instance for instance in instances if not instance.done(step.name)]
-            if not todo:
-                continue
-            if len(todo) == 1:  # the others are already past this step
-                leaving = todo
-                self._detach(todo)
+        if ended := await run_steps(self._saga, together, self._run_step):
+            await finish(ended, self._saga)
+
+    def _stays_in_batch(self, instance: Instance) -> bool:
+        """Returns whether the instance can run in a batch: it has no failure, no cancel request, not too many
+        deaths, and no step of another version."""
+        well = instance.failure is None and instance.cancel_reason is None and instance.lone_deaths <= config().max_takeovers
+        return well and instance.journal.keys() <= self._saga.names
+
+    async def _run_step(self, step: Step, instances: list[Instance], others: list[Instance]) -> Sequence[Instance]:
+        """Runs one step for the instances of a batch. Returns those that leave it."""
+        if len(instances) == 1:
+            if others:  # they are already past this step
+                self._detach(instances)
             else:
-                leaving = await self._step(step, todo)
-            gone = set(leaving)
-            left = [instance for instance in instances if instance not in gone and not instance.lost]
-            instances = [instance for instance in left if instance.done(step.name)]
-            if len(instances) < len(left):  # never continue with a step that the journal does not have as done, for whatever reason
-                self._detach([instance for instance in left if not instance.done(step.name)])
-        await finish(instances, self._saga)
+                await run_saga(self._saga, instances[0])
+            return instances
+        leaving = await self._run_shared(step, instances)
+        gone = set(leaving)
+        left = [instance for instance in instances if instance not in gone and not instance.lost]
+        # Never continue with a step that the journal does not have as done, for whatever reason.
+        unfinished = [instance for instance in left if not instance.done(step.name)]
+        self._detach(unfinished)
+        return [*leaving, *unfinished]
 
     async def _reload_and_run(self, instances: Sequence[Instance]) -> None:
         """Runs a batch for which it is unclear what was committed."""
@@ -135,8 +141,8 @@ class BatchRunner:
             await journal.load(tx, held)
         await self._batch(held)
 
-    async def _step(self, step: Step, instances: Sequence[Instance]) -> list[Instance]:
-        """Runs one step for the batch. Returns the instances that leave the batch."""
+    async def _run_shared(self, step: Step, instances: Sequence[Instance]) -> list[Instance]:
+        """Runs one step in one task run. Returns the instances that leave the batch."""
         execution = StepExecution(step, instances, straggler_timeout=config().straggler_seconds)
         try:
             await run_step(execution)
@@ -310,9 +316,3 @@ async def _check_database() -> None:
     """Raises if the database does not answer."""
     async with transaction() as tx:
         await tx.execute(_PING)
-
-
-def _stays_in_batch(instance: Instance) -> bool:
-    """Returns whether the instance can run in a batch: it has no failure, no cancel request, and not too many
-    deaths."""
-    return instance.failure is None and instance.cancel_reason is None and instance.lone_deaths <= config().max_takeovers

@@ -87,7 +87,7 @@ async def process(saga: Saga, store: SagaStore[Any], instance_id: str, content: 
 
     Raises `InstanceConflict` if another instance is stored under its id.
     """
-    async with cancelled_by_sigterm(), lease(store) as lease_id, wakeup.listening(wakeup.FINISHED) as listener:
+    async with cancelled_by_sigterm(), lease(store) as lease_id, wakeup.listening(store, wakeup.FINISHED) as listener:
         run = InstanceRun(saga, store, lease_id, listener)
         run.instance_id = instance_id
         await retry_while_database_down(lambda: _submit(store, instance_id, content))

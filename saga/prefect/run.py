@@ -4,11 +4,13 @@ behind."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from prefect.logging import get_logger
 
 from saga import journal
+from saga.claims import leave_to_other_version
 from saga.configuration import config
 from saga.database import is_database_error, transaction
 from saga.definition import Saga, Step
@@ -16,6 +18,7 @@ from saga.errors import InfrastructureError, LeaseLost, SagaCancelled, SagaRetur
 from saga.execution import StepExecution
 from saga.finish import finish, pause_if_worker_dies, postpone
 from saga.instance import Instance
+from saga.loop import run_steps
 from saga.prefect.compensation import compensate
 from saga.prefect.postpone import is_postponement, postpone_failed
 from saga.prefect.steps import run_step
@@ -45,14 +48,22 @@ async def run_saga(saga: Saga, instance: Instance, cancellation: Cancellation | 
 
     `cancellation`: for a run of this instance alone. None: a cancelled run says only that its worker has to
     end. Whatever else stops the run (it is suspended, its process has to end) decides nothing: the instance
-    is released with the lease.
+    is released with the lease. An instance with a step that the saga does not know is left to another worker.
     """
+    if not instance.journal.keys() <= saga.names:
+        await leave_to_other_version([instance], saga.names)
+        return
     step = saga.steps[0]
+
+    async def run(next_step: Step, todo: list[Instance], _others: list[Instance]) -> Sequence[Instance]:
+        nonlocal step
+        step = next_step
+        return await _run_alone(step, todo, [])
+
     try:
         _check_resumable(saga, instance)
         await _limit_deaths(saga, instance)
-        for step in saga.remaining(instance):
-            await run_step(StepExecution(step, [instance]))
+        await run_steps(saga, [instance], run)
     except BaseException as error:
         failure = await _failure(error, step, instance, cancellation)
         if is_postponement(failure):
@@ -131,6 +142,9 @@ async def _continue_past_pivot(saga: Saga, instance: Instance, error: BaseExcept
         log.error("instance %s is past %s, and %s: it is retried", instance.id, saga.pivot, error)
         await postpone([instance], seconds=min(300, 5 * 2**instance.takeovers))
         return
-    for step in saga.remaining(instance):
-        await run_step(StepExecution(step, [instance]))
-    await finish([instance], saga)
+    await finish(await run_steps(saga, [instance], _run_alone), saga)
+
+
+async def _run_alone(step: Step, todo: list[Instance], _others: list[Instance]) -> Sequence[Instance]:
+    await run_step(StepExecution(step, todo))
+    return ()

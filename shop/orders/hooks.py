@@ -42,6 +42,7 @@ class OrderHooks(Hooks[Order]):
         "amount_refunded": "numeric",
         "amount_at_risk": "numeric",
     }
+    status_past_pivot = "shipped"
     # The gateway reported something while the order's worker was about to postpone it.
     urgent = (
         "EXISTS (SELECT 1 FROM payment_event e WHERE e.order_id = i.id AND e.handled_at IS NULL "

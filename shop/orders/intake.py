@@ -10,10 +10,11 @@ from sqlalchemy import Connection, text
 from saga.connections import answered_within
 from saga.database import TRANSACTION_SECONDS, Tx, sync_engine, transaction
 from saga.failpoints import failpoint
-from saga.wakeup import WAITING
+from saga.wakeup import WAITING, notification
 from shop.orders.errors import OrderConflict, UnusableOrder
 from shop.orders.intake_content import FINGERPRINTS_BEGIN, Content, take_in
 from shop.orders.outcomes import Outcome, Receipt
+from shop.orders.store import ORDERS
 from shop.settings import settings
 
 # Numbered in the submitted sequence but inserted by id, so that two senders of the same orders cannot
@@ -33,7 +34,6 @@ _KNOWN = text(
 STORING = failpoint("the commit of intake")
 _BATCH_SIZE = 500
 """Limits the orders in one transaction, so that a slow database stores them within the time limit."""
-_WAKE = text("SELECT pg_notify(:channel, '')")
 
 
 def submit(orders: Iterable[object], *, kept_for: float | None = None) -> list[Receipt]:
@@ -112,7 +112,7 @@ def _store(
         if len(new) < len(first):
             known = {row.id: row for row in connection.execute(_KNOWN, {"ids": [i for i in first if i not in new]})}
         if new and wake:
-            connection.execute(_WAKE, {"channel": WAITING})
+            connection.execute(notification(ORDERS, WAITING))
     return [_receipt(content, first, new, known) for content in read]
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, text
 from saga import manual
 from saga.database import transaction
 from saga.failpoints import failpoint
-from saga.wakeup import WAITING
+from saga.wakeup import WAITING, notification
 from shop.orders.store import ORDERS
 from shop.payments.charge import STEP as PAYMENT
 from shop.payments.charge import payments_of
@@ -67,7 +67,6 @@ _NOTE = text(
     'INSERT INTO desk_entry (order_id, action, "by", started_by, reason, reference, amount, currency) '
     "VALUES (:id, :action, :by, :started_by, :reason, :reference, :amount, :currency)"
 )
-_WAKE = text("SELECT pg_notify(:channel, '')")
 _DECIDING = failpoint("the commit of a person's decision")
 
 
@@ -237,7 +236,7 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
     )
     if decided.resolution is not Resolution.HOLD:
         connection.execute(_OPEN_AGAIN, {"id": decided.order_id})
-        connection.execute(_WAKE, {"channel": WAITING})
+        connection.execute(notification(ORDERS, WAITING))
     return True
 
 

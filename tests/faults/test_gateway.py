@@ -27,7 +27,7 @@ from shop.payments.sandbox.faults import Fault, Move
 from shop.reconciliation.discrepancy import Kind
 from shop.reconciliation.reconcile import reconcile
 from shop.settings import settings
-from tasks.gateway_health import AVAILABLE, UNAVAILABLE
+from tasks.external_health import GATEWAY, available, unavailable
 from tests.conftest import HOME, own_port
 from tests.integration.world import World, an_order
 from tests.waiting import until
@@ -274,8 +274,8 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble
         await all_ended([*ids, *more], 60)
     assert_completed_once(trouble, [*ids, *more])
     trouble.assert_books_balance()
-    await told(began, UNAVAILABLE, 1)
-    await told(began, AVAILABLE, 1)
+    await told(began, unavailable(GATEWAY), 1)
+    await told(began, available(GATEWAY), 1)
 
 
 @pytest.mark.slow

@@ -123,8 +123,9 @@ async def test_orders_are_claimed_soon_after_the_last_kill(
 async def test_a_lock_holder_that_does_nothing_is_no_consumer(deployed: World, prompt_worker: Worker, unique: str) -> None:
     """Somebody holds the consumers' lock and claims nothing. Whoever submits finds the lock and starts nobody; the worker does."""
     from saga.wakeup import WAITING, listening
+    from shop.orders.store import ORDERS
 
-    async with listening(WAITING, consuming=True):
+    async with listening(ORDERS, WAITING, consuming=True):
         order = order_of("good", unique)
         submit_orders([order])
         assert await asyncio.to_thread(wake_pending_lane)

@@ -25,6 +25,7 @@ from saga.wakeup import FINISHED, listening
 from shop.inventory.service.database import DatabaseInventory
 from shop.orders import intake
 from shop.orders.outcomes import Outcome
+from shop.orders.store import ORDERS
 from shop.settings import settings
 from tests.faults.silence import silent
 from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of
@@ -139,7 +140,7 @@ async def test_a_listener_makes_another_connection(frail: World, frail_postgres:
     monkeypatch.setattr(LimitedAsyncConnection, "connect", counted)
     monkeypatch.setattr("saga.wakeup._QUIET_SECONDS", 0.2)
     monkeypatch.setattr("saga.wakeup._ANSWER_SECONDS", 0.5)
-    async with listening(FINISHED) as bell:
+    async with listening(ORDERS, FINISHED) as bell:
         assert await bell.wait(10), "it listens"
         with silent(frail_postgres):
             await until(tried_again, 20, "another connection to be tried")

@@ -15,9 +15,11 @@ from deployments.local.prefect_server import PrefectServer
 from deployments.local.worker import Worker
 from deployments.trigger import start_own_run
 from saga.prefect.batch import GRACE_SECONDS
+from saga.wakeup import is_consumer_running
 from shop.orders import intake, report
 from shop.orders.intake_content import take_in
 from shop.orders.outcomes import Outcome
+from shop.orders.store import ORDERS
 from tests.faults.gates import gates
 from tests.faults.witness import PRODUCT, all_ended, assert_right, mixed, order_of, stock_up
 from tests.integration.world import World
@@ -122,7 +124,7 @@ async def test_a_worker_that_is_told_to_go(
 
 
 async def anybody_consumes(world: World) -> bool:
-    return bool(world.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7236115"))
+    return is_consumer_running(ORDERS)
 
 
 async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(saga: World, nursery: Nursery, unique: str) -> None:

@@ -39,9 +39,9 @@ from shop.settings import settings
 from shop.shipping.errors import CarrierTimeout
 from tests.integration.domain import Shop, an_order
 from tests.integration.saying import http, server_that_says
-from tests.integration.scripted import ACT, Outside, some
 from tests.integration.world import html_of, text_of
 from tests.mail_server import MailServer, mail_server
+from tests.saga.scripted import ACT, Outside
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 
@@ -226,7 +226,7 @@ async def test_what_is_away_is_one_alert_however_many_orders_it_fails(shop: Shop
     async def fails(_: OrderInstance) -> dict[str, Any]:
         raise away
 
-    for order in await some(shop, *names):
+    for order in await shop.instance(*map(an_order, names)):
         undone = order.id > "O-20"
         if undone:
             await run_external(StepExecution(ACT, [order]), Outside())

@@ -25,6 +25,7 @@ from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
 from flows.retry_compensations import retry_compensations
 from saga import claims
+from saga.cancelling import Asked
 from saga.database import transaction
 from saga.database_action import run_in_database
 from saga.errors import SagaCancelled, SagaReturned
@@ -40,7 +41,7 @@ from shop.orders.outcomes import OrderOutcome, Outcome
 from shop.orders.report import read
 from shop.orders.store import ORDERS
 from shop.payments.gateways import gateway
-from shop.review.cancel import Asked, ask_to_cancel
+from shop.review.cancel import ask_to_cancel
 from shop.review.errors import OrderUnknown, ResolutionIncomplete
 from shop.review.preview import CancelPreview, Effect, preview_cancel
 from shop.settings import settings

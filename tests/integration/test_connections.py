@@ -13,6 +13,7 @@ from sqlalchemy import text
 from saga.connections import ANSWER_SECONDS, NoAnswer, answered_within, seconds_left
 from saga.database import TRANSACTION_SECONDS, connect_args, engine, is_database_error, new_engine, sync_engine, transaction
 from saga.wakeup import FINISHED, listening_sync, plain_url
+from shop.orders.store import ORDERS
 from shop.settings import settings
 from tests.integration.domain import Shop
 
@@ -33,7 +34,7 @@ async def test_every_kind_of_connection_has_the_limits_of_tcp(shop: Shop) -> Non
         with made.connect() as plain:
             raw = plain.connection.driver_connection
             found.append(parameters(raw.info))
-    with listening_sync(FINISHED) as ear:
+    with listening_sync(ORDERS, FINISHED) as ear:
         found.append(parameters(ear.info))
     assert all(set(each) == set(TCP) for each in found), found
     assert all(int(each["connect_timeout"]) <= 5 and 0 < int(each["tcp_user_timeout"]) <= 20_000 for each in found)

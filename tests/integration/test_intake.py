@@ -22,13 +22,14 @@ from saga.definition import Kind, Saga, Step
 from saga.errors import StepError
 from saga.execution import StepExecution
 from saga.finish import finish, record_failures
-from saga.wakeup import WAITING, listening_sync
+from saga.wakeup import WAITING, channel, listening_sync
 from shop.inventory.catalogue import KnownProducts
 from shop.orders import intake, report
 from shop.orders.errors import OrderRejected
 from shop.orders.intake_content import take_in
 from shop.orders.order import Order, OrderInstance
 from shop.orders.outcomes import Outcome, Receipt
+from shop.orders.store import ORDERS
 from shop.orders.validation import validate
 from shop.settings import Settings, settings
 from tests.integration.domain import Shop, an_order
@@ -257,11 +258,11 @@ async def test_nothing_is_stored_unless_all_of_it_is(shop: Shop, monkeypatch: py
 
 
 async def test_those_who_wait_are_woken_only_when_something_is_there(shop: Shop) -> None:
-    with listening_sync(WAITING) as connection:
+    with listening_sync(ORDERS, WAITING) as connection:
         intake.submit([an_order("A")])
         assert len(list(connection.notifies(timeout=10, stop_after=1))) == 1
         intake.submit([an_order("A"), {"no": "id"}])
-        await shop.rows("SELECT pg_notify(:channel, 'mark')", channel=WAITING)
+        await shop.rows("SELECT pg_notify(:channel, 'mark')", channel=channel(ORDERS, WAITING))
         (next_one,) = connection.notifies(timeout=10, stop_after=1)
         assert next_one.payload == "mark"
 

@@ -21,8 +21,10 @@ from flows.order_saga import ORDER_SAGA
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.recover_orders import recover_orders
+from saga.wakeup import is_consumer_running
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
+from shop.orders.store import ORDERS
 from shop.settings import settings
 from tests.integration.world import World, an_order
 from tests.waiting import until
@@ -111,7 +113,7 @@ async def test_a_running_consumer_is_woken(saga: World, unique: str, monkeypatch
     try:
 
         async def consuming() -> bool:
-            return bool(saga.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7236115"))
+            return is_consumer_running(ORDERS)
 
         await until(consuming, 20, "the consumer")
         begin = time.monotonic()

@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from deployments.local.worker import Worker
 from flows.process_pending_orders import process_pending_orders
 from saga.wakeup import is_consumer_running
+from shop.orders.store import ORDERS
 from tests.integration.world import World, an_order
 from tests.waiting import until
 
@@ -50,7 +51,7 @@ async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
             consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
 
             async def consuming() -> bool:
-                return is_consumer_running()
+                return is_consumer_running(ORDERS)
 
             await until(consuming, 30, "a consumer at work")
         victim = _process_of(run.id)

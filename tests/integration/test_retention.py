@@ -17,6 +17,7 @@ from flows.cancel_order import cancel_order
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
 from flows.purge import purge
+from saga.cancelling import Asked
 from shop.notifications.maildir import mail_name
 from shop.orders import intake, report
 from shop.orders.outcomes import Outcome
@@ -26,7 +27,7 @@ from shop.reconciliation.reconcile import reconcile
 from shop.retention.customers import erase_customers
 from shop.retention.scrub import scrubbed
 from shop.retention.traces import purge_traces
-from shop.review.cancel import Asked, ask_to_cancel
+from shop.review.cancel import ask_to_cancel
 from shop.settings import Settings, settings
 from tests.integration.world import World, an_order
 

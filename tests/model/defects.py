@@ -213,9 +213,9 @@ def answered_while_the_others_are_written() -> AbstractContextManager[Any]:
     stack.enter_context(
         _mutated(
             saga.prefect.batch.BatchRunner,
-            "_batch",
-            "instances = [instance for instance in left if instance.done(step.name)]",
-            "instances = left",
+            "_run_step",
+            "unfinished = [instance for instance in left if not instance.done(step.name)]",
+            "unfinished = []",
         )
     )
     return stack

@@ -26,12 +26,13 @@ import flows.progress
 import flows.recover_orders
 import flows.reopened
 import flows.retry_compensations
-import flows.takeover
 import saga.database
 import saga.prefect.batch
+import saga.prefect.consumer
 import saga.prefect.instance_run
 import saga.prefect.limits
 import saga.prefect.steps
+import saga.prefect.takeover
 import saga.wakeup
 import shop.notifications.outbox
 from saga.database import is_database_error
@@ -125,12 +126,12 @@ def without_prefect() -> Iterator[None]:
             patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
             patch.multiple(flows.cancel_order, _show=_nobody_looks, started_by=_nobody_looks),
             patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),
-            patch.object(saga.prefect.instance_run, "run_id", lambda: repr(current())),
+            *(patch.object(each, "run_id", lambda: repr(current())) for each in (saga.prefect.instance_run, saga.prefect.consumer)),
             *(patch.object(each, "cancelled_by_sigterm", _nothing) for each in _TERMINATED),
             patch.object(flows.reopened, "show_order", _nobody_looks),
             patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
             patch.object(flows.progress, "acreate_markdown_artifact", _nobody_looks),
-            patch.object(flows.takeover, "_create_artifacts", _nobody_looks),
+            patch.object(saga.prefect.takeover, "_create_artifacts", _nobody_looks),
             patch.object(saga.wakeup, "listening", _deaf),
             patch.object(shop.notifications.outbox, "is_due", _no_mail),
             patch.object(saga.database, "_limit_on_the_server", lambda *_: None),

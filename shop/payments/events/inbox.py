@@ -12,7 +12,8 @@ from sqlalchemy import text
 
 from saga.database import Tx, as_json, transaction
 from saga.failpoints import failpoint
-from saga.wakeup import WAITING
+from saga.wakeup import WAITING, notification
+from shop.orders.store import ORDERS
 from shop.payments import disputes
 from shop.payments.charge import STEP
 from shop.payments.dispute import Dispute
@@ -45,7 +46,6 @@ _WAKE = text(
     "AND o.not_before > now() AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = :step "
     "AND s.notes ->> 'payment_id' = :payment_id) RETURNING o.id"
 )
-_TELL = text("SELECT pg_notify(:channel, '')")
 # It says what our books have from the gateway already: nothing to look up. Most events are so.
 _IN_ORDER = text(
     """
@@ -113,7 +113,7 @@ async def _wake(tx: Tx, event: PaymentEvent) -> bool:
     waiting = {"order_id": event.order_id, "payment_id": event.payment_id, "step": STEP}
     if (await tx.execute(_WAKE, waiting)).one_or_none() is None:
         return False
-    await tx.execute(_TELL, {"channel": WAITING})
+    await tx.execute(notification(ORDERS, WAITING))
     return True
 
 

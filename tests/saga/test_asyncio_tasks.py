@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from saga import cancelling
-from saga.cancelling import cancel_and_wait
+from saga import asyncio_tasks
+from saga.asyncio_tasks import cancel_and_wait
 
 
 async def test_a_task_that_loses_its_cancellation_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancelling, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(asyncio_tasks, "_AGAIN_SECONDS", 0.01)
     lost = asyncio.Event()
 
     async def retries() -> None:

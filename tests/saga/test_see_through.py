@@ -1,11 +1,10 @@
-"""The story of one order when another worker has taken it over: whatever went wrong here is no longer this worker's to judge."""
+"""The story of one trip when another worker has taken it over: whatever went wrong here is no longer this worker's to judge."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import signal
-from contextlib import ExitStack
 
 import httpx
 import psycopg
@@ -13,30 +12,34 @@ import pytest
 from prefect.exceptions import Abort, MissingResult, Pause, PrefectHTTPStatusError, TerminationSignal
 from sqlalchemy.exc import DBAPIError, OperationalError, ResourceClosedError
 
-import flows.order_run
 import saga.prefect.compensation
 import saga.prefect.run
-from flows.order_run import OrderRun
-from flows.order_saga import ORDER_SAGA
+from saga.definition import Kind, Saga
 from saga.errors import LeaseLost, StepError
 from saga.execution import StepExecution
 from saga.finish import record_failures
 from saga.prefect.compensation import compensate
 from saga.prefect.run import run_saga
-from saga.wakeup import Listener
-from shop.orders.order import OrderInstance
-from shop.payments.errors import PaymentDeclined
-from tests.integration.domain import Shop, an_order, begin, begin_undo, end_undo
+from tests.saga.scripted import step
+from tests.saga.trips import Agency, NoSeat, begin, begin_undo, end_undo
 
-pytest_plugins = ["tests.integration.domain_fixtures"]
+RESERVE, CHARGE = "book_hotel", "pay"
+TRIP_SAGA = Saga(
+    step(name=RESERVE),
+    step(name=CHARGE),
+    step(Kind.PIVOT, name="depart"),
+)
 
-CHARGE = "process_payment"
 
+class Cancelled:
+    """A run that somebody cancels: what it was asked to withdraw."""
 
-def an_order_run(order: OrderInstance) -> OrderRun:
-    """A run that has the order under its lease."""
-    assert order.lease is not None
-    return OrderRun(order.lease, Listener(), ExitStack())
+    def __init__(self) -> None:
+        self.asked: list[str | None] = []
+
+    async def withdraw(self, instance_id: str | None) -> list[str] | None:
+        self.asked.append(instance_id)
+        return []
 
 
 REQUEST = httpx.Request("POST", "http://prefect/api/task_runs/")
@@ -46,49 +49,49 @@ REQUEST = httpx.Request("POST", "http://prefect/api/task_runs/")
     "failure",
     [
         ValueError("nobody foresaw this"),
-        KeyError("validate_order"),
-        PaymentDeclined("card_declined", "no"),
+        KeyError("check"),
+        NoSeat("no"),
         OperationalError("SELECT 1", {}, Exception("server closed the connection")),
         LeaseLost("A"),
     ],
     ids=lambda failure: type(failure).__name__,
 )
-async def test_what_fails_for_an_order_that_is_anothers_now_decides_nothing(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, failure: Exception
+async def test_what_fails_for_a_trip_that_is_anothers_now_decides_nothing(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     """Found by the model: the flow failed with an error of its own, or undid what the other worker had in hand."""
-    (order,) = await shop.instance(an_order())
-    await begin(CHARGE, [order])
+    (trip,) = await agency.instance("A")
+    await begin(CHARGE, [trip])
     taken = []
 
     async def overtaken(_work: StepExecution) -> None:
         if not taken:
-            await shop.let_leases_run_out()
-            taken.extend(await shop.claim("A"))
+            await agency.let_leases_run_out()
+            taken.extend(await agency.claim("A"))
             raise failure
-        pytest.fail("it goes on with another's order")
+        pytest.fail("it goes on with another's trip")
 
     monkeypatch.setattr(saga.prefect.run, "run_step", overtaken)
     with pytest.raises(LeaseLost) as lost:
-        await run_saga(ORDER_SAGA, order, an_order_run(order))
+        await run_saga(TRIP_SAGA, trip, Cancelled())
     assert lost.value is failure or lost.value.__cause__ is failure
-    row, step = await shop.order("A"), await shop.step("A", CHARGE)
+    row, step = await agency.trip("A"), await agency.step("A", CHARGE)
     assert (row.fence, row.lease_id, row.outcome, row.failure) == (2, taken[0].lease, None, None)
     assert (step.status, step.undo_due, step.undo_status) == ("begun", True, None)
 
 
-async def test_a_cancelled_run_whose_order_is_anothers_now_is_just_cancelled(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    (order,) = await shop.instance(an_order())
+async def test_a_cancelled_run_whose_trip_is_anothers_now_is_just_cancelled(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+    (trip,) = await agency.instance("A")
 
     async def overtaken(_work: StepExecution) -> None:
-        await shop.let_leases_run_out()
-        await shop.claim("A")
+        await agency.let_leases_run_out()
+        await agency.claim("A")
         raise asyncio.CancelledError
 
     monkeypatch.setattr(saga.prefect.run, "run_step", overtaken)
     with pytest.raises(asyncio.CancelledError):
-        await run_saga(ORDER_SAGA, order, an_order_run(order))
-    assert (await shop.order("A")).failure is None
+        await run_saga(TRIP_SAGA, trip, Cancelled())
+    assert (await agency.trip("A")).failure is None
 
 
 @pytest.mark.parametrize(
@@ -97,42 +100,37 @@ async def test_a_cancelled_run_whose_order_is_anothers_now_is_just_cancelled(sho
     ids=lambda stopped: type(stopped).__name__,
 )
 @pytest.mark.parametrize("undoing", [False, True], ids=["going forward", "being undone"])
-async def test_what_stops_a_run_decides_nothing_about_its_order(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, stopped: BaseException, undoing: bool
+async def test_what_stops_a_run_decides_nothing_about_its_trip(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch, stopped: BaseException, undoing: bool
 ) -> None:
     """Only a cancelled run cancels. Whatever else is no ordinary exception, such as Prefect's signal that a run is suspended, is none."""
-    (order,) = await shop.instance(an_order())
-    await begin(CHARGE, [order])
+    (trip,) = await agency.instance("A")
+    await begin(CHARGE, [trip])
     if undoing:
-        order.fail(CHARGE, PaymentDeclined("card_declined", "no"))
-        await record_failures([order])
-    asked = []
+        trip.fail(CHARGE, NoSeat("no"))
+        await record_failures([trip])
+    cancelled = Cancelled()
 
     async def stops(_work: StepExecution) -> None:
         raise stopped
 
-    async def unwanted() -> bool:
-        asked.append(True)
-        return True
-
     monkeypatch.setattr(saga.prefect.run, "run_step", stops)
     monkeypatch.setattr(saga.prefect.compensation, "run_step", stops)
-    monkeypatch.setattr(flows.order_run, "_is_cancelled", unwanted)
     with pytest.raises(type(stopped)):
-        await run_saga(ORDER_SAGA, order, an_order_run(order))
-    row, step = await shop.order("A"), await shop.step("A", CHARGE)
+        await run_saga(TRIP_SAGA, trip, cancelled)
+    row, step = await agency.trip("A"), await agency.step("A", CHARGE)
     assert (row.outcome, row.cancel_requested_at, row.failure is not None) == (None, None, undoing)
     assert (step.status, step.undo_due, step.undo_status) == ("begun", True, None)
-    assert not asked
+    assert cancelled.asked == []
 
 
-async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else could take those up: they are under a lease that lives."""
-    lost, other = await shop.instance(an_order("A"), an_order("B"))
-    await begin("check_inventory", [lost])
+    lost, other = await agency.instance("A", "B")
+    await begin(RESERVE, [lost])
     await begin(CHARGE, [other])
-    for order in (lost, other):
-        order.fail(CHARGE, PaymentDeclined("card_declined", "no"))
+    for trip in (lost, other):
+        trip.fail(CHARGE, NoSeat("no"))
 
     async def undone(work: StepExecution) -> None:
         if work.instances == [lost]:
@@ -142,8 +140,8 @@ async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(shop
         await end_undo(work.step.name, work.instances, {"compensation_status": "nothing_to_refund"})
 
     monkeypatch.setattr(saga.prefect.compensation, "run_step", undone)
-    await compensate(ORDER_SAGA, [lost, other])
-    assert ((await shop.order("A")).outcome, (await shop.order("B")).outcome) == (None, "compensated")
+    await compensate(TRIP_SAGA, [lost, other])
+    assert ((await agency.trip("A")).outcome, (await agency.trip("B")).outcome) == (None, "compensated")
 
 
 @pytest.mark.parametrize(
@@ -163,24 +161,24 @@ async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(shop
 )
 @pytest.mark.parametrize("place", ["a step", "undoing"])
 async def test_what_is_the_infrastructures_fault_decides_nothing(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, failure: Exception, place: str
+    agency: Agency, monkeypatch: pytest.MonkeyPatch, failure: Exception, place: str
 ) -> None:
-    """Prefect's own errors among them: none of the order's steps has failed."""
-    (order,) = await shop.instance(an_order())
-    await begin(CHARGE, [order])
+    """Prefect's own errors among them: none of the trip's steps has failed."""
+    (trip,) = await agency.instance("A")
+    await begin(CHARGE, [trip])
 
     async def fails(work: StepExecution) -> None:
         raise failure
 
     if place == "undoing":
-        order.fail(CHARGE, PaymentDeclined("card_declined", "no"))
+        trip.fail(CHARGE, NoSeat("no"))
         monkeypatch.setattr(saga.prefect.compensation, "run_step", fails)
         with pytest.raises(type(failure)):
-            await run_saga(ORDER_SAGA, order, an_order_run(order))
+            await run_saga(TRIP_SAGA, trip, Cancelled())
     else:
         monkeypatch.setattr(saga.prefect.run, "run_step", fails)
-        await run_saga(ORDER_SAGA, order, an_order_run(order))
-    row, step = await shop.order("A"), await shop.step("A", CHARGE)
+        await run_saga(TRIP_SAGA, trip, Cancelled())
+    row, step = await agency.trip("A"), await agency.step("A", CHARGE)
     assert (row.outcome, row.takeovers) == (None, 0)
     assert (step.status, step.undo_due, step.undo_status) == ("begun", True, None)
     if place == "a step":
@@ -188,14 +186,14 @@ async def test_what_is_the_infrastructures_fault_decides_nothing(
         assert row.not_before is not None
 
 
-async def test_the_same_failure_of_an_order_in_hand_is_judged(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_same_failure_of_a_trip_in_hand_is_judged(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the tests above cannot pass for nothing."""
-    (order,) = await shop.instance(an_order())
+    (trip,) = await agency.instance("A")
 
     async def fails(_work: StepExecution) -> None:
-        raise PaymentDeclined("card_declined", "no")
+        raise NoSeat("no")
 
     monkeypatch.setattr(saga.prefect.run, "run_step", fails)
-    await run_saga(ORDER_SAGA, order, an_order_run(order))
-    assert isinstance(order.failure, StepError)
-    assert (await shop.order("A")).outcome == "compensated"
+    await run_saga(TRIP_SAGA, trip, Cancelled())
+    assert isinstance(trip.failure, StepError)
+    assert (await agency.trip("A")).outcome == "compensated"

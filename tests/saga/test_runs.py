@@ -1,0 +1,177 @@
+"""Trips from submission to outcome, in flow runs: one, many by a consumer, and what a dead worker left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from prefect import flow
+from sqlalchemy import text
+
+from saga.database import Tx, transaction
+from saga.definition import Kind, Saga, Step
+from saga.lease import lease
+from saga.prefect import (
+    Consumer,
+    cancelled_by_sigterm,
+    database_compensation,
+    database_step,
+    external_compensation,
+    external_step,
+    process,
+    recover,
+)
+from saga.submission import InstanceConflict
+from saga.wakeup import WAITING, listening
+from tests.saga.scripted import ids
+from tests.saga.trips import TRIPS, Agency, NoSeat, Trip, TripInstance
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+FULL = "full"
+"""A trip whose id begins with it finds no seat when it departs."""
+
+
+async def _add(tx: Tx, what: str, trip: TripInstance) -> dict[str, str]:
+    await tx.execute(text("INSERT INTO booking (trip_id, what) VALUES (:id, :what)"), {"id": trip.id, "what": what})
+    return {"made": what}
+
+
+@external_step()
+async def book_flight(trip: TripInstance) -> dict[str, str]:
+    async with transaction() as tx:
+        return await _add(tx, "flight", trip)
+
+
+@external_compensation()
+async def cancel_flight(trip: TripInstance) -> dict[str, str]:
+    async with transaction() as tx:
+        return await _add(tx, "no flight", trip)
+
+
+@database_step()
+async def book_hotel(tx: Tx, trips: Sequence[TripInstance]) -> dict[str, Any]:
+    return {trip.id: await _add(tx, "hotel", trip) for trip in trips}
+
+
+@database_compensation()
+async def cancel_hotel(tx: Tx, trips: Sequence[TripInstance]) -> dict[str, Any]:
+    return {trip.id: await _add(tx, "no hotel", trip) for trip in trips}
+
+
+@database_step()
+async def depart(tx: Tx, trips: Sequence[TripInstance]) -> dict[str, Any]:
+    return {trip.id: NoSeat() if trip.id.startswith(FULL) else await _add(tx, "departure", trip) for trip in trips}
+
+
+SAGA = Saga(
+    Step(book_flight, cancel_flight, Kind.COMPENSATABLE, time_limit=20, retries=1),
+    Step(book_hotel, cancel_hotel, Kind.COMPENSATABLE, time_limit=20, retries=1),
+    Step(depart, None, Kind.PIVOT, time_limit=20, retries=1),
+)
+DONE = {"flight": 1, "hotel": 1, "departure": 1, "news": 1}
+UNDONE = {"flight": 1, "hotel": 1, "no hotel": 1, "no flight": 1, "news": 1}
+
+
+@flow
+async def book(trip_id: str, traveller: str = "Ada") -> str:
+    return await process(SAGA, TRIPS, trip_id, Trip(id=trip_id, traveller=traveller).model_dump())
+
+
+@flow
+async def take_up() -> int:
+    return await recover(SAGA, TRIPS)
+
+
+class Consumed:
+    """What a consumer claimed, and the side work that ran beside it."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.worked = self.ended_with_all_claimed = False
+
+    async def side_work(self, consumer: Consumer[Trip]) -> None:
+        async with consumer.exclusive() as allowed:
+            self.worked = allowed
+        await consumer.all_claimed.wait()
+        self.ended_with_all_claimed = consumer.runner.idle
+
+
+@flow
+async def consume(consumed: Any, seconds: float = 0, batch_size: int = 10) -> None:
+    consumer = Consumer(SAGA, TRIPS, batch_size=batch_size, on_claimed=lambda trips: consumed.batches.append(ids(trips)))
+    async with cancelled_by_sigterm(), listening(TRIPS, WAITING, consuming=True) as listener, lease(TRIPS) as lease_id:
+        await consumer.run(lease_id, listener, seconds, consumed.side_work)
+
+
+async def made(agency: Agency, trip_id: str) -> dict[str, int]:
+    return dict(await agency.rows("SELECT what, count(*) FROM booking WHERE trip_id = :id GROUP BY what", id=trip_id))
+
+
+async def undone(agency: Agency, trip_id: str) -> list[str]:
+    rows = await agency.rows("SELECT step FROM trip_step WHERE instance_id = :id AND undo_status = 'done' ORDER BY undo_number", id=trip_id)
+    return [row.step for row in rows]
+
+
+async def test_one_trip(agency: Agency) -> None:
+    for _ in range(2):
+        assert await book("A") == "completed"
+    assert await made(agency, "A") == DONE
+    with pytest.raises(InstanceConflict):
+        await book("A", "Grace")
+
+
+async def test_one_trip_that_fails_is_undone_in_reverse(agency: Agency) -> None:
+    trip_id = f"{FULL}-A"
+    for _ in range(2):
+        assert await book(trip_id) == "compensated"
+    assert await made(agency, trip_id) == UNDONE
+    assert await undone(agency, trip_id) == ["book_hotel", "book_flight"]
+    assert (await agency.trip(trip_id)).failing_step == "depart"
+
+
+async def test_a_consumer_takes_all_and_those_that_fail_do_not_disturb_the_others(agency: Agency) -> None:
+    good, full = [f"T{number:02}" for number in range(12)], [f"{FULL}-{number}" for number in range(2)]
+    await agency.store(*good, *full)
+    consumed = Consumed()
+    await consume(consumed, batch_size=7)
+    assert consumed.batches == [good[:7], [*good[7:], *full]]
+    assert (consumed.worked, consumed.ended_with_all_claimed) == (True, True)
+    for trip_id in good:
+        assert await made(agency, trip_id) == DONE
+    for trip_id in full:
+        assert await made(agency, trip_id) == UNDONE
+        assert await undone(agency, trip_id) == ["book_hotel", "book_flight"]
+    assert await agency.rows("SELECT outcome, count(*) FROM trip GROUP BY outcome ORDER BY outcome") == [
+        ("compensated", 2),
+        ("completed", 12),
+    ]
+    assert await agency.count("trip_lease") == 0
+
+
+async def test_a_consumer_that_is_stopped_finishes_or_releases_what_it_has(agency: Agency) -> None:
+    await agency.store(*"ABC")
+    consumed = Consumed()
+    running = asyncio.create_task(consume(consumed, seconds=300))
+    while not consumed.batches:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    rows = await agency.rows("SELECT id, outcome, lease_id FROM trip ORDER BY id")
+    assert {row.lease_id for row in rows} == {None}
+    await take_up()
+    for trip_id in "ABC":
+        assert await made(agency, trip_id) == DONE
+    assert await agency.count("trip_lease") == 0
+
+
+async def test_what_a_dead_worker_left_behind_is_recovered(agency: Agency) -> None:
+    await agency.instance("A", f"{FULL}-B")
+    await agency.let_leases_run_out()
+    assert await take_up() == 2
+    assert await made(agency, "A") == DONE
+    assert await made(agency, f"{FULL}-B") == UNDONE
+    assert {row.takeovers for row in await agency.rows("SELECT takeovers FROM trip")} == {1}
