@@ -354,7 +354,7 @@ _ALONE = """
 import asyncio, os, socket, sys
 from pathlib import Path
 from shop.confirmation.writer import write_confirmation
-from shop.order import EXAMPLE, Order
+from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 from tests.waiting import until
 assert "dspy" not in sys.modules
