@@ -17,7 +17,7 @@ import pytest
 from deployments import watched
 from deployments.check import parts
 from deployments.check.finding import State
-from deployments.check.parts import Known, look
+from deployments.check.parts import Known, check_part
 from deployments.cli.trouble import explanation
 from shop.confirmation import language_model
 from shop.orders.order import Order
@@ -64,7 +64,7 @@ def test_the_extras_are_those_of_the_package() -> None:
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Makes the libraries of an extra, and our modules that import them, look as if they were not installed."""
+    """Makes the libraries of an extra, and our modules that import them, check_part as if they were not installed."""
     real = builtins.__import__
     kept = dict(sys.modules)
     forbidden: set[str] = set()
@@ -150,11 +150,11 @@ def test_traces(without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch)
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_check_reports_it(
-    extra: str, part: str, ask: parts.Look, chosen: dict[str, str], without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    extra: str, part: str, ask: parts.Check, chosen: dict[str, str], without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_variables(monkeypatch, **chosen)
     without(extra)
-    found = asyncio.run(look(part, ask, Known(settings(), lambda _: True, None)))
+    found = asyncio.run(check_part(part, ask, Known(settings(), lambda _: True, None)))
     assert found.state is State.WRONG
     assert f"needs the extra `{extra}`: pip install 'order-saga[{extra}]'" in found.what
 
