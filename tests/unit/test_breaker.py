@@ -42,7 +42,7 @@ class Till:
             failures=failures,
             pause_seconds=PAUSE,
             concurrency=concurrency,
-            tell=self.told.append,
+            on_change=self.told.append,
         )
 
     async def ask(self) -> str:
