@@ -1,4 +1,5 @@
-"""What the shop adds to the order saga: outcomes, money, notices to customers, manual review, and the stock of postponed orders."""
+"""What the shop adds to the order saga: outcomes, money, notices to customers, manual review, and the stock
+of postponed orders."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from shop.inventory import service_steps as stock
 from shop.inventory.errors import OutOfStock
 from shop.monitoring import outcome_counter
 from shop.monitoring.outcome_counter import Ended
-from shop.notifications.notices import Notice, tell
+from shop.notifications.notices import Notice, add_notices
 from shop.notifications.outcome_notices import notice_of
 from shop.orders.errors import OrderRejected
 from shop.orders.order import Order, OrderInstance
@@ -75,7 +76,7 @@ class OrderHooks(Hooks[Order]):
 
     async def ended(self, tx: Tx, endings: Sequence[Ending[Order]]) -> None:
         extras: list[_Extra] = [ending.extra for ending in endings]
-        await tell(tx, [extra.notice for extra in extras if extra.notice is not None])
+        await add_notices(tx, [extra.notice for extra in extras if extra.notice is not None])
         await attention.put(tx, [extra.case for extra in extras if extra.case is not None])
         await attention.clear(tx, [ending.instance.id for ending in endings if ending.outcome == Outcome.COMPENSATED])
 
@@ -99,7 +100,8 @@ class OrderHooks(Hooks[Order]):
 
 
 def _found_nothing(compensation: Compensation) -> bool:
-    """Whether it had nothing to release: an inventory service is told that the order is over even if it refused to reserve."""
+    """Whether it had nothing to release: an inventory service is told that the order is over even if it
+    refused to reserve."""
     return compensation.step == reservations.STEP and compensation.status == "no_reservation_to_release"
 
 
@@ -111,7 +113,8 @@ def _counted(ending: Ending[Order]) -> Ended:
 
 
 async def _keep_at_service(order: OrderInstance, seconds: float) -> None:
-    """Extends the reservation at the inventory service. If that fails, the reservation expires, and the order reserves again later."""
+    """Extends the reservation at the inventory service. If that fails, the reservation expires, and the order
+    reserves again later."""
     try:
         await stock.keep(order, seconds)
     except StepError as error:

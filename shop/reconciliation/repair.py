@@ -1,8 +1,10 @@
-"""Mending what can be mended without guessing, by the saga's own compensation: the same code, the same idempotency keys.
+"""Mending what can be mended without guessing, by the saga's own compensation: the same code, the same
+idempotency keys.
 
-An order that has ended belongs to nobody, so there is no lease to hold. Two that mend it at once do so one after the other, for the
-second must see what the first has given back: not every gateway knows the same request again. Should one lose its place all the same (a
-connection that breaks), both ask for the same things under the same keys.
+An order that has ended belongs to nobody, so there is no lease to hold. Two that mend it at once do so one
+after the other, for the second must see what the first has given back: not every gateway knows the same
+request again. Should one lose its place all the same (a connection that breaks), both ask for the same things
+under the same keys.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from saga.failpoints import failpoint
 from saga.journal import Record
 from saga.outcome import Compensation
 from shop.notifications.kinds import Kind
-from shop.notifications.notices import Notice, tell
+from shop.notifications.notices import Notice, add_notices
 from shop.orders import names
 from shop.orders.order import OrderInstance
 from shop.orders.outcomes import Outcome
@@ -44,13 +46,15 @@ _SETTLE = text(
     "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, amount_at_risk = :at_risk, outcome = :outcome, "
     "status = :outcome, undone = CAST(:undone AS jsonb) WHERE id = :id"
 )
-# Trying the refund again opens the order again, and then it must not go forward: those that had nothing to undo have no failure yet.
+# Trying the refund again opens the order again, and then it must not go forward: those that had nothing to
+# undo have no failure yet.
 _REMEMBER = text("UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL")
 
 
 async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
-    """Gives back what the gateway keeps for an order that ended uncompleted, cancels what was only created, and writes it down. Returns
-    why it could not be done, or None. An order whose refund is refused ends in `needs_attention`, for a person.
+    """Gives back what the gateway keeps for an order that ended uncompleted, cancels what was only created,
+    and writes it down. Returns why it could not be done, or None. An order whose refund is refused ends in
+    `needs_attention`, for a person.
 
     Raises what the gateway raises if trying again can help.
     """
@@ -69,8 +73,9 @@ async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
 
 
 async def refund_is_gone(order_id: str, gateway: PaymentGateway) -> bool:
-    """The gateway keeps money that we have as given back: the order is put on the desk, where nothing is retried by itself. Whether it was
-    (not if it ended otherwise, or if the gateway says by now that the money is back). Raises what the gateway raises."""
+    """The gateway keeps money that we have as given back: the order is put on the desk, where nothing is
+    retried by itself. Whether it was (not if it ended otherwise, or if the gateway says by now that the money
+    is back). Raises what the gateway raises."""
     async with _alone_with(order_id):
         # By their ids: what a search tells may be minutes old.
         payments = [await gateway.get(payment.id) for payment in await gateway.find(order_id)]
@@ -97,7 +102,8 @@ async def refund_is_gone(order_id: str, gateway: PaymentGateway) -> bool:
 
 @asynccontextmanager
 async def _alone_with(order_id: str) -> AsyncIterator[None]:
-    """One process at a time; a lock that is gone with the connection. Outside of any transaction, for calls to the gateway take long."""
+    """One process at a time; a lock that is gone with the connection. Outside of any transaction, for calls
+    to the gateway take long."""
     async with engine().connect() as pooled:
         connection = await pooled.execution_options(isolation_level="AUTOCOMMIT")
         try:
@@ -158,4 +164,4 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
             await attention.put(tx, [attention.case_of(order, at_risk, str(told.get("currency", "USD")))], hold=hold)
         if refunded > 0 and not hold:
             money = {"amount": str(refunded), "currency": str(told.get("currency", "USD"))}
-            await tell(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])
+            await add_notices(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])
