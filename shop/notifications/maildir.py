@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shop.notifications.message import Mail
 from shop.orders.names import file_stems
-from shop.runtime.files import PRIVATE_FILE, is_spelled_so, make_private
+from shop.runtime.files import PRIVATE_FILE, has_exact_name, make_private
 
 _PARTS = ("tmp", "new", "cur")
 _counter = itertools.count()
@@ -38,7 +38,7 @@ def find_mail(folder: Path, order_id: str, kind: str) -> Path | None:
     if (new := folder / "new" / name).exists():
         return new
     for old in before:
-        if is_spelled_so(folder / "new" / old):
+        if has_exact_name(folder / "new" / old):
             return folder / "new" / old
     with suppress(OSError):
         for each in os.listdir(folder / "cur"):  # noqa: PTH208  (only names)
@@ -60,7 +60,7 @@ class Maildir:
         new = f"{self._folder}/new/{name}"
         if name in self._known() or os.path.exists(new):  # noqa: PTH110  (hundreds a second)
             return
-        if any(old in self._known() or is_spelled_so(self._folder / "new" / old) for old in before):
+        if any(old in self._known() or has_exact_name(self._folder / "new" / old) for old in before):
             return
         temporary = f"{self._folder}/tmp/{name}.{os.getpid()}.{next(_counter)}"  # noqa: S108  (a Maildir's own)
         try:

@@ -1,4 +1,4 @@
-"""Which carrier the settings choose, and which one has an order's parcel."""
+"""The configured carrier, one client per event loop, and the carrier of an order's parcel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _easypost() -> Carrier:
 
     s = settings()
     if s.easypost_api_key is None or s.carrier_sender is None:
-        raise CarrierMisconfigured("a parcel is at EasyPost, so EASYPOST_API_KEY and CARRIER_SENDER have to be set")
+        raise CarrierMisconfigured("a parcel of EasyPost needs EASYPOST_API_KEY and CARRIER_SENDER: set both")
     return EasyPostCarrier(s, s.easypost_api_key.get_secret_value(), s.carrier_sender)
 
 
@@ -30,7 +30,8 @@ _CHOICES = {EMBEDDED: lambda: EmbeddedCarrier(settings()), "easypost": _easypost
 
 
 def carrier(name: str | None = None) -> Carrier:
-    """The running event loop's carrier of this name; without one, that of the settings. Raises `CarrierMisconfigured`."""
+    """Returns the running event loop's carrier with this name, or the one from the settings. Raises
+    `CarrierMisconfigured`."""
     name = name or settings().carrier
     carriers = _open.setdefault(asyncio.get_running_loop(), {})
     if name not in carriers:
@@ -39,13 +40,14 @@ def carrier(name: str | None = None) -> Carrier:
 
 
 def carrier_of(order: OrderInstance) -> str:
-    """Where this order's parcel is, or is going to be: settings may have changed since it was begun."""
+    """Returns the name of the carrier of the order's parcel: the journalled one, as settings may have changed
+    since."""
     entry = order.journal.get(STEP)
     return str(entry.notes.get("carrier", settings().carrier)) if entry else settings().carrier
 
 
 def any_outside(orders: Iterable[OrderInstance]) -> bool:
-    """Whether one of the orders has its parcel at a carrier outside, or will."""
+    """Returns whether one of the orders uses an external carrier."""
     return any(carrier_of(order) != EMBEDDED for order in orders)
 
 

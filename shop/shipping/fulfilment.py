@@ -1,6 +1,7 @@
-"""The pivot: stock leaves the shelf, a parcel gets its number, the order's status says so. One transaction.
+"""The pivot: ships the stock, assigns the parcel's tracking number and sets the order's status, in one
+transaction.
 
-The embedded carrier's parcels are booked in it, and the embedded stock moves in it. What is outside has been asked before
+The embedded carrier's parcels and the embedded stock are part of it. External systems are called before
 (`shop.shipping.outside`).
 """
 
@@ -31,22 +32,23 @@ from shop.shipping.labels.label import label_path
 from shop.shipping.shipments import Leaving
 
 STEP = carriers.STEP
-# The point of no return, against those who cancel: both write the order's row, so that one of them is first and the other sees it.
-_LEAVE = text(
+# The point of no return. Shipping and cancelling both write the order's row, so that the second one sees the
+# first.
+_SET_SHIPPED = text(
     "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) AND cancel_requested_at IS NULL RETURNING id"
 )
-_WHY_NOT = text("SELECT id, cancel_reason FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
-_STAY = text("UPDATE customer_order SET status = 'received' WHERE id = ANY(CAST(:ids AS text[]))")
+_CANCEL_REASONS = text("SELECT id, cancel_reason FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
+_SET_RECEIVED = text("UPDATE customer_order SET status = 'received' WHERE id = ANY(CAST(:ids AS text[]))")
 
 
 class FulfilmentResult(BaseModel):
-    """What `fulfill_order` produces."""
+    """The result of `fulfill_order`."""
 
     fulfillment_status: Literal["shipped"] = "shipped"
     shipment_id: str
-    """Ours for the embedded carrier; a carrier's own, if it is one outside."""
+    """The carrier's id; ours for the embedded carrier."""
     booked_at: str = EMBEDDED
-    """Which carrier (the setting's name) was asked."""
+    """The carrier's name in the settings."""
     tracking_number: str
     carrier: str
     service: str
@@ -56,7 +58,8 @@ class FulfilmentResult(BaseModel):
 
 
 async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, FulfilmentResult | StepError]:
-    """Ships what can be shipped, and nothing that is to be cancelled. A second call for the same order finds the first one's parcel."""
+    """Ships the orders that can be shipped and are not cancelled. A second call for an order finds the first
+    parcel."""
     s = settings()
     embedded = EmbeddedCarrier(s)
     known = await shipments.known(tx, [order.id for order in orders])
@@ -65,7 +68,7 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
     leaving: list[OrderInstance] = []
     for order in orders:
         try:
-            parcel = _outside(order)
+            parcel = _external_parcel(order)
             if (row := known.get(order.id)) is not None:
                 results[order.id] = _result(order, row, parcel, s, row.created_at)
                 continue
@@ -77,13 +80,13 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
             leaving.append(order)
             if parcel is not None:
                 outside[order.id] = parcel
-    results |= await _stopped(tx, leaving)
+    results |= await _mark_shipped(tx, leaving)
     going = [order for order in leaving if order.id not in results]
     here = await reservations.ship(tx, [order.id for order in going if stock_of(order) is None])
     shipped = {order.id: here[order.id] if stock_of(order) is None else stock.taken(order) for order in going}
     if lost := {i: lost for i, lost in shipped.items() if isinstance(lost, StepError)}:
         results |= lost
-        await tx.execute(_STAY, {"ids": list(lost)})
+        await tx.execute(_SET_RECEIVED, {"ids": list(lost)})
     items = {i: items for i, items in shipped.items() if not isinstance(items, StepError)}
     serials = await shipments.serials(tx, len(items))
     parcels = [Leaving(serial, outside.get(i) or embedded.shipment(i, serial), items[i]) for serial, i in zip(serials, items, strict=True)]
@@ -95,28 +98,29 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
     return results
 
 
-def _outside(order: OrderInstance) -> Shipment | None:
-    """None: the embedded carrier's. An order that should have a parcel outside and has none must not leave with one of ours."""
+def _external_parcel(order: OrderInstance) -> Shipment | None:
+    """Returns the order's parcel at an external carrier; None for the embedded carrier. Raises RuntimeError
+    if an order of an external carrier has no parcel: it must not be shipped with the embedded one."""
     parcel = booked(order)
     if parcel is None and carrier_of(order) != EMBEDDED:
-        raise RuntimeError("a parcel of a carrier outside has to be booked before its order is shipped")
+        raise RuntimeError(f"order {order.id} has no parcel at its external carrier: book it before the order is shipped")
     return parcel
 
 
-async def _stopped(tx: Tx, leaving: Sequence[OrderInstance]) -> dict[str, StepError]:
-    """Says of the orders that they are shipped, and returns those that somebody has asked to cancel: they are not."""
+async def _mark_shipped(tx: Tx, leaving: Sequence[OrderInstance]) -> dict[str, StepError]:
+    """Sets the orders' status to shipped, except for cancelled ones. Returns these with their errors."""
     if not leaving:
         return {}
     ids = [order.id for order in leaving]
-    left = set((await tx.execute(_LEAVE, {"ids": ids})).scalars())
+    left = set((await tx.execute(_SET_SHIPPED, {"ids": ids})).scalars())
     if len(left) == len(ids):
         return {}
-    rows = await tx.execute(_WHY_NOT, {"ids": [i for i in ids if i not in left]})
+    rows = await tx.execute(_CANCEL_REASONS, {"ids": [i for i in ids if i not in left]})
     return {row.id: SagaCancelled(row.cancel_reason) for row in rows.all()}
 
 
 def _result(order: OrderInstance, parcel: Any, outside: Shipment | None, s: Settings, when: datetime) -> FulfilmentResult:
-    """`parcel`: a shipment, or its row in our table."""
+    """Builds the result. `parcel`: a shipment, or its row in our table."""
     return FulfilmentResult(
         shipment_id=outside.id if outside else f"SHP-{parcel.tracking_number}",
         booked_at=carrier_of(order),

@@ -1,6 +1,7 @@
-"""What shipping needs from outside before its transaction, and what takes it back: stock at an inventory service, a label at a carrier.
+"""Calls to external systems before the fulfilment's transaction, and their compensation: stock at an
+inventory service, and a label of a carrier.
 
-Stock comes first: it costs nothing to put it back, and without it there is no need for a label.
+Stock comes first: returning it costs nothing, and without it no label is needed.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from shop.shipping.embedded import EmbeddedCarrier
 
 
 def is_needed(orders: Iterable[OrderInstance]) -> bool:
-    """Whether something outside is to be asked for one of the orders."""
+    """Returns whether one of the orders needs an external system."""
     orders = list(orders)
     return carriers.any_outside(orders) or inventories.any_outside(orders)
 
 
 async def prepare(instance: OrderInstance) -> dict[str, Any]:
-    """Has the stock committed and a label. Raises what an `Inventory` and a `Carrier` raise."""
+    """Commits the stock and buys a label. Raises what an `Inventory` and a `Carrier` raise."""
     if carriers.carrier_of(instance) == carriers.EMBEDDED:
-        EmbeddedCarrier(settings()).check(instance.payload)  # what will be refused needs no stock
+        EmbeddedCarrier(settings()).check(instance.payload)  # a refused parcel needs no stock
     return {**await service_steps.commit(instance), **await book(instance)}
 
 
 async def take_back(instance: OrderInstance) -> dict[str, Any]:
-    """Puts the stock back and voids the label. A parcel that has left comes back only if its label can be voided or is used: then the stock
-    waits for that. What never left does not depend on what becomes of its label."""
+    """Returns the stock and voids the label. The stock of a shipped order is returned only after its label
+    was voided or used; that of an order that was not shipped does not depend on its label."""
     if instance.journal[carriers.STEP].status == "done":
         return {**await unbook(instance), **await service_steps.put_back(instance)}
     return {**await service_steps.put_back(instance), **await unbook(instance)}

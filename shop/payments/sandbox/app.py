@@ -26,7 +26,7 @@ from shop.payments.sandbox.behaviour import Behaviour, Fate
 from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import MAX_PAGE, Ledger
 from shop.payments.sandbox.records import AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
-from shop.runtime.http_server import SERVERS_OWN, BoundedBodies
+from shop.runtime.http_server import SERVER_RECEIVE, BoundedBodies
 
 HOLD_SECONDS = 30.0
 """Limits how long a request whose answer must not arrive is held, in seconds, unless the client disconnects.
@@ -201,7 +201,7 @@ async def _inject(request: Request, ledger: Ledger, rule: FaultRule, work: Calla
 
 def _reset(request: Request) -> Response:
     """Resets the connection without an answer, like a machine that restarts."""
-    transport: asyncio.Transport = request.scope[SERVERS_OWN].__self__.transport  # uvicorn's
+    transport: asyncio.Transport = request.scope[SERVER_RECEIVE].__self__.transport  # uvicorn's
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
     return Response()

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentLapsed
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.records import MAY_PASS, CurrencyTotals, Page, PaymentRecord, RefundRecord
-from shop.text.sanitize import said
+from shop.text.sanitize import printable
 from shop.values.money import from_minor, to_minor
 
 _PAYMENT, _REFUND, _PAGE = TypeAdapter(PaymentRecord), TypeAdapter(RefundRecord), TypeAdapter(Page)
@@ -327,7 +327,7 @@ def _refusal(status: int, body: bytes) -> PaymentError:
             # Only a clear refusal is final.
             return PaymentGatewayError(BAD_ANSWER, "the payment gateway's refusal could not be interpreted", retryable=True)
         return to_error(status, f"http_{status}", f"the payment gateway answered {status}")
-    return to_error(status, code, said(message))
+    return to_error(status, code, printable(message))
 
 
 def _consistent(payment: PaymentRecord) -> PaymentRecord:

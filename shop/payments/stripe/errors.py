@@ -11,7 +11,7 @@ import httpx
 
 from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentKeyRefused
 from shop.payments.stripe.sdk import stripe
-from shop.text.sanitize import said
+from shop.text.sanitize import printable
 
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 _LONGEST_WAIT = 300.0
@@ -90,7 +90,7 @@ def _code_and_message(error: stripe.StripeError) -> tuple[str | None, str]:
     body = error.json_body
     details = body.get("error") if isinstance(body, dict) else None
     code, message = (details.get("code"), details.get("message")) if isinstance(details, dict) else (None, None)
-    shown = said(message) if isinstance(message, str) and message else f"Stripe answered {error.http_status}"
+    shown = printable(message) if isinstance(message, str) and message else f"Stripe answered {error.http_status}"
     return code if isinstance(code, str) and _CODE.fullmatch(code) else None, shown
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentGatewayError
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe.money import from_units
-from shop.text.sanitize import said
+from shop.text.sanitize import printable
 from shop.values.money import round_to
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
@@ -120,7 +120,7 @@ class Intent(_Record):
     def refusal(self) -> PaymentDeclined:
         """Returns the reason why it was declined."""
         error = self.last_payment_error or _LastError()
-        return PaymentDeclined(error.decline_code or error.code or "declined", said(error.message or "the card was declined"))
+        return PaymentDeclined(error.decline_code or error.code or "declined", printable(error.message or "the card was declined"))
 
 
 class OddIntent(_Record):
