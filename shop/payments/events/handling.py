@@ -88,7 +88,7 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     if row is not None and row.outcome == Outcome.NEEDS_ATTENTION and any(each.kind is Kind.REFUND_UNKNOWN_TO_US for each in found):
         reopened = await _retry_compensation(event, order_id, known, held=row.held)
     done = "compensation retried: it was refunded at the gateway" if reopened else _describe(found)
-    review_changed = any(each.mendable or each.remark for each in found)  # a refund may have been refused, or be gone
+    review_changed = any(each.mendable or each.remark for each in found)  # a refund may have been refused or cancelled
     return await _end(event, done, order_id=order_id, found=found, reopened=reopened, review_changed=review_changed)
 
 
