@@ -227,9 +227,8 @@ async def _undo(instance: OrderInstance, payment: Payment, gateway: PaymentGatew
         _needs_review(instance, undone, "the journalled payment belongs to a different order: nothing is refunded")
     if payment.status is PaymentStatus.CREATED:
         with _CANCELLING:
-            payment = await gateway.cancel(
-                payment.id, key=names.key(instance.id, f"cancel-{payment.id}")
-            )  # may have been charged meanwhile
+            # The payment may have been charged meanwhile.
+            payment = await gateway.cancel(payment.id, key=names.key(instance.id, f"cancel-{payment.id}"))
     undone.cancelled = undone.cancelled or payment.status is PaymentStatus.CANCELLED
     undone.payment_id = undone.payment_id or payment.id
     if payment.status is not PaymentStatus.SUCCEEDED:

@@ -34,7 +34,7 @@ class PaymentEvent:
     installation: str | None = None
     """The installation that created the payment, if the event says it."""
     dispute: dict[str, Any] | None = None
-    """The dispute's data, used if our API key is not allowed to read disputes."""
+    """The dispute's data, used if the dispute cannot be looked up at the gateway."""
 
     @property
     def is_dispute(self) -> bool:

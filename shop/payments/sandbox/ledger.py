@@ -121,8 +121,8 @@ class Ledger:
 
     Methods raise only `Refusal`, except for `confirm` and for database errors. Idempotency keys work like
     Stripe's: the same key with the same request gets the *first* answer again, even if the payment has
-    changed since. Refusals that may not repeat (5xx, conflicts, no such payment) and invalid requests are not
-    stored under their key.
+    changed since. Refusals that a retry may avoid (5xx, conflicts, no such payment) and invalid requests are
+    not stored under their key.
     """
 
     def __init__(self, path: Path | None, behaviour: Behaviour | None = None) -> None:
