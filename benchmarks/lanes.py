@@ -34,7 +34,7 @@ from shop.orders.order import EXAMPLE, OrderInstance
 from shop.orders.store import ORDERS
 from shop.payments.gateways import use
 from shop.payments.limit import PAYMENT_GATEWAY
-from shop.runtime.garbage import little_garbage_collection
+from shop.runtime.garbage import reduced_garbage_collection
 from shop.settings import settings
 
 PRODUCTS = [f"BENCH-{i}" for i in range(20)]
@@ -72,7 +72,7 @@ async def floor(number: int) -> Measured:
     """The same steps and SQL in the same batches, without Prefect."""
     await _warm_up()
     ids = _submit(number)
-    with little_garbage_collection():
+    with reduced_garbage_collection():
         async with lease(ORDERS) as mine, _without_prefect():
             running: set[asyncio.Task[None]] = set()
             while True:

@@ -12,7 +12,7 @@ from email.policy import default
 from pathlib import Path
 
 from shop.confirmation.template import template_confirmation
-from shop.notifications.mail import About, confirmation_mail
+from shop.notifications.mail import MailContext, confirmation_mail
 from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 
@@ -42,7 +42,7 @@ def _html() -> str:
     settings = Settings(_env_file=None, TRACKING_URL="https://carrier.example/{tracking_number}")
     order = Order.model_validate({**EXAMPLE, "total_amount": "1073.96", "tax_amount": "9.00", "shipping_amount": "4.99"})
     texts = template_confirmation(order, settings).model_dump()
-    made = confirmation_mail(order, texts, "CA473124829US", About(settings, datetime(2031, 2, 3, 9, 30, tzinfo=UTC)))
+    made = confirmation_mail(order, texts, "CA473124829US", MailContext(settings, datetime(2031, 2, 3, 9, 30, tzinfo=UTC)))
     part = email.message_from_bytes(made.data, policy=default).get_body(("html",))
     return str(part.get_content()) if part is not None else ""
 

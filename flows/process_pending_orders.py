@@ -30,7 +30,7 @@ from shop.notifications import outbox
 from shop.orders.order import Order, OrderInstance
 from shop.orders.store import ORDERS
 from shop.payments.limit import PAYMENT_GATEWAY
-from shop.runtime.garbage import little_garbage_collection
+from shop.runtime.garbage import reduced_garbage_collection
 from shop.settings import settings
 from tasks.deliver_outbox import deliver_outbox
 
@@ -68,7 +68,7 @@ async def process_pending_orders(consumer_seconds: Seconds = None, batch_size: B
     """
     seconds = settings().workers.consumer_seconds if consumer_seconds is None else consumer_seconds
     consumer = Consumer(ORDER_SAGA, ORDERS, batch_size=batch_size or settings().batch_size, on_claimed=_report_claimed)
-    with little_garbage_collection(), sampling("consumer", flow_run_id=str(flow_run.id)), outcome_counter.counting() as counts:
+    with reduced_garbage_collection(), sampling("consumer", flow_run_id=str(flow_run.id)), outcome_counter.counting() as counts:
         progress = Progress(counts, lambda: consumer.claimed)
         async with (
             cancelled_by_sigterm(),

@@ -15,7 +15,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 from saga.clock import database_time
-from shop.retention.customers import erase_customers, erased_ones
+from shop.retention.customers import erase_customers, which_are_erased
 from shop.retention.traces import purge_traces
 
 _RUNS_OF_ONE_ORDER = ["process-order", "cancel-order", "resolve-order", "accept-discrepancies"]
@@ -62,7 +62,7 @@ async def delete_runs_of_erased_orders(days: float) -> int:
             if not runs:
                 break
             orders = {run.id: _order_of(run.parameters) for run in runs}
-            erased = await asyncio.to_thread(erased_ones, [order for order in orders.values() if order is not None])
+            erased = await asyncio.to_thread(which_are_erased, [order for order in orders.values() if order is not None])
             for run_id, order in orders.items():
                 if order not in erased:
                     kept += 1

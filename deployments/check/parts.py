@@ -231,13 +231,13 @@ async def mail(known: Known) -> Finding:
     s = known.settings
     if s.smtp.url is None:
         return Finding("mail", State.EMBEDDED, f"into the Maildir {s.mail_dir}")
-    from shop.notifications.smtp import ServerTrouble, greet
+    from shop.notifications.smtp import MailServerError, check_login
     from shop.notifications.smtp_url import smtp_server
 
     server = smtp_server(s.smtp.url.get_secret_value())
     try:
-        await greet(server, seconds=s.smtp.timeout_seconds, name=s.shop.email.rpartition("@")[2])
-    except ServerTrouble as trouble:
+        await check_login(server, seconds=s.smtp.timeout_seconds, name=s.shop.email.rpartition("@")[2])
+    except MailServerError as trouble:
         return Finding("mail", State.WRONG, str(trouble), "see SMTP_URL")
     return Finding("mail", State.REAL, f"SMTP, {server.host}:{server.port}")
 

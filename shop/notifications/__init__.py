@@ -1,1 +1,1 @@
-"""Mails to the customer."""
+"""Messages about orders: mails to the customer and webhooks to the CRM."""

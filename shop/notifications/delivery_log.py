@@ -1,4 +1,4 @@
-"""Writing down how messages ended: each at once, so that a sender's death lets as few as can be be sent twice."""
+"""Records the results of deliveries immediately, so that few messages are sent twice if the process dies."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from shop.notifications.delivery_result import DeliveryResult
 log = logging.getLogger(__name__)
 
 LOG_SECONDS = 20
-"""So long it is tried while the database is in trouble."""
-_NOTING = failpoint("the commit of messages sent")
+"""Limits the retries after database errors, in seconds."""
+_RECORDING = failpoint("the commit of messages sent")
 _SENT = text("UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(CAST(:ids AS bigint[])) AND sent_at IS NULL")
-_ENDED = text(
+_NOT_SENT = text(
     """
     UPDATE outbox m
     SET error = coalesce(r.error, m.error), refused_at = CASE WHEN r.what = 'refused' THEN now() END,
@@ -31,53 +31,56 @@ _ENDED = text(
     """
 )
 _MOST_UNCLEAR = 5
-"""So often a mail is sent whose arrival was never confirmed; then a person looks at it."""
+"""Limits the attempts of a mail whose delivery was never confirmed; then it counts as undeliverable."""
 
 
 class DeliveryLog:
-    """Of one batch, whose rows are given by their number. What ends while a commit is under way is written by the next, together."""
+    """The results of one batch, whose rows are given by number. Results that arrive during a commit are
+    written together by the next one."""
 
     def __init__(self, rows: Mapping[int, Any]) -> None:
         self._rows = rows
         self._waiting: dict[int, DeliveryResult] = {}
         self._lock = asyncio.Lock()
         self.sent = self.failed = 0
-        self.trouble: BaseException | None = None
+        self.error: BaseException | None = None
 
-    async def one(self, number: int, end: DeliveryResult) -> bool:
-        """A `Tell`."""
-        return await self.many({number: end})
+    async def record(self, number: int, result: DeliveryResult) -> bool:
+        """Records one result: an `OnResult`."""
+        return await self.record_all({number: result})
 
-    async def many(self, ends: dict[int, DeliveryResult]) -> bool:
-        self._waiting |= {number: self._last_word(number, end) for number, end in ends.items()}
+    async def record_all(self, results: dict[int, DeliveryResult]) -> bool:
+        self._waiting |= {number: self._final_result(number, result) for number, result in results.items()}
         async with self._lock:
             together, self._waiting = self._waiting, {}
-            if together and self.trouble is None:
+            if together and self.error is None:
                 try:
                     await retry_while_database_down(lambda: self._write(together), seconds=LOG_SECONDS)
                 except Exception as error:
                     if not is_database_error(error):
                         raise
-                    self.trouble = error
-        return self.trouble is None
+                    self.error = error
+        return self.error is None
 
-    def _last_word(self, number: int, end: DeliveryResult) -> DeliveryResult:
+    def _final_result(self, number: int, result: DeliveryResult) -> DeliveryResult:
         row = self._rows[number]
-        if end.what == "unclear":
-            end = DeliveryResult("refused" if row["attempts"] >= _MOST_UNCLEAR else "later", end.error)
-        if end.what == "refused":
-            log.error("the %s of order %s cannot be delivered: %s", row["kind"], row["order_id"], end.error)
-        return end
+        if result.what == "unclear":
+            result = DeliveryResult("refused" if row["attempts"] >= _MOST_UNCLEAR else "later", result.error)
+        if result.what == "refused":
+            log.error("the %s of order %s cannot be delivered: %s", row["kind"], row["order_id"], result.error)
+        return result
 
-    async def _write(self, ends: dict[int, DeliveryResult]) -> None:
-        sent = [number for number, end in ends.items() if end.what == "sent"]
+    async def _write(self, results: dict[int, DeliveryResult]) -> None:
+        sent = [number for number, result in results.items() if result.what == "sent"]
         others = [
-            {"id": number, "what": end.what, "error": end.error, "pause": end.pause} for number, end in ends.items() if end.what != "sent"
+            {"id": number, "what": result.what, "error": result.error, "pause": result.pause}
+            for number, result in results.items()
+            if result.what != "sent"
         ]
-        async with transaction(_NOTING) as tx:
+        async with transaction(_RECORDING) as tx:
             if sent:
                 await tx.execute(_SENT, {"ids": sent})
             if others:
-                await tx.execute(_ENDED, {"rows": as_json(others)})
+                await tx.execute(_NOT_SENT, {"rows": as_json(others)})
         self.sent += len(sent)
         self.failed += sum(other["what"] != "untried" for other in others)

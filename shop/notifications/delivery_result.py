@@ -1,4 +1,4 @@
-"""How the sending of one message ended."""
+"""The result of delivering one message."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from saga.failpoints import failpoint
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """`sent`; `later`: to be tried again; `unclear`: later, but it may have arrived; `refused`: for good; `untried`: there was no time."""
+    """A result: `sent`; `later`: to be retried; `unclear`: to be retried, but it may have arrived; `refused`:
+    permanently; `untried`: not attempted for lack of time."""
 
     what: Literal["sent", "later", "unclear", "refused", "untried"]
     error: str | None = None
-    """Kept and shown to people: codes and names, never what the other side wrote, which may hold a customer's address."""
+    """Stored and shown to people: codes and names, never the receiver's text, which may contain a customer's
+    address."""
     pause: float = 0
-    """Seconds that the other side asks for; the outbox's own pause may be longer."""
+    """The pause that the receiver asks for, in seconds. The outbox's own may be longer."""
 
 
 HANDING_OVER, POSTING = failpoint("handing a mail to the mail server"), failpoint("posting to the CRM")
 DATA_SECONDS = 120
-"""How long a mail server may think about a mail that it has: giving up too early would send it twice."""
+"""Timeout of the mail server's answer after it received a mail: a short one would send mails twice."""
 SENT, UNTRIED = DeliveryResult("sent"), DeliveryResult("untried")
-Tell = Callable[[int, DeliveryResult], Awaitable[bool]]
-"""Is told how a message (by its number in the outbox) ended, at once; False: stop, for nothing can be noted any more."""
+OnResult = Callable[[int, DeliveryResult], Awaitable[bool]]
+"""Receives the result of a message (by its number in the outbox) immediately. Returns False if results cannot
+be recorded any more, so that the sender stops."""

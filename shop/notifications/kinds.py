@@ -1,4 +1,4 @@
-"""What a customer is told about an order; of each an order gets at most one."""
+"""Kinds of messages about orders. Each order gets at most one of each kind."""
 
 from __future__ import annotations
 
@@ -6,39 +6,40 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """A mail, and the contact that the CRM hears of."""
+    """The kind of a mail, and of the contact in the CRM."""
 
     CONFIRMATION = "confirmation"
-    """It is on its way."""
+    """The order was shipped."""
     REFUND = "refund"
-    """The money went back; written only once it did."""
+    """The order was refunded; written only after the refund."""
     PAYMENT_FAILED = "payment_failed"
-    """It could not be paid; nothing was kept."""
+    """The payment failed; nothing was charged."""
     INCOMPLETE = "incomplete"
-    """It came without a delivery address, or without a means of payment; nothing was charged."""
+    """The order has no delivery address or no payment method; nothing was charged."""
     OUT_OF_STOCK = "out_of_stock"
-    """Something in it is not there; nothing was charged."""
+    """An item is not in stock; nothing was charged."""
 
 
 REPORT = "daily_report"
-"""A mail for the shop itself, of no order: in the outbox its day stands where the order's id does."""
+"""The outbox kind of the daily report, a mail to the shop itself. Its `order_id` is the day."""
 _CRM = "crm_"
 
 
 def crm_kind(kind: Kind) -> str:
-    """The outbox's name of what the CRM is told, beside the mail."""
+    """Returns the outbox kind of the webhook to the CRM."""
     return f"{_CRM}{kind}"
 
 
 def split(outbox_kind: str) -> tuple[Kind, bool]:
-    """The outbox's name taken apart: what it is about, and whether it is for the CRM. ValueError if it is no such name."""
+    """Splits an outbox kind into the kind, and whether it is for the CRM. Raises ValueError if it is unknown."""
     return Kind(outbox_kind.removeprefix(_CRM)), outbox_kind.startswith(_CRM)
 
 
-def what_it_is(order_id: str, kind: Kind, installation: str) -> str:
-    """What the ids of a message are made of. Receivers drop a second message with the same id, so that two shops' must differ."""
+def identity(order_id: str, kind: Kind, installation: str) -> str:
+    """Returns the text from which a message's ids are derived. It contains the installation, as receivers
+    drop a second message with the same id, and those of two shops must differ."""
     return "\n".join(filter(None, (installation, kind, order_id)))
 
 
 ALL_OF_AN_ORDER = 2 * len(Kind)
-"""So many messages an order can have, at most."""
+"""The most messages that an order can have."""

@@ -1,4 +1,4 @@
-"""A language: its words, from a file, and how it writes numbers and dates."""
+"""Languages of mails: texts from a file, and the formats of numbers and dates."""
 
 from __future__ import annotations
 
@@ -17,47 +17,48 @@ FALLBACK = "en"
 
 
 class Language:
-    """Words fall back to English one by one. Amounts carry their currency's code: a `$` may be any of a dozen dollars."""
+    """A language. Missing texts fall back to English one by one. Amounts have the currency's code, as `$` is
+    ambiguous."""
 
     def __init__(self, code: str, words: Mapping[str, str]) -> None:
         self.code, self._words = code, words
 
     @property
     def english_name(self) -> str:
-        """`English`, `German`."""
+        """The language's English name, such as `German`."""
         return _english_name(self.code)
 
     def say(self, key: str, **values: object) -> str:
-        """The words with the values filled in, as plain text. KeyError if there are none: templates name only what there is."""
+        """Returns the text of this key with the values filled in. Raises KeyError if there is none."""
         return self._words[key].format_map(values) if values else self._words[key]
 
     def number(self, amount: Decimal, currency: str) -> str:
-        """The amount with the currency's decimals, without the currency: `1,059.97`, `1.059,97`."""
+        """Formats the amount with the currency's decimals, without the currency: `1,059.97`, `1.059,97`."""
         return _number(amount, decimals(currency), currency, self.code)
 
     def money(self, amount: Decimal, currency: str) -> str:
-        """`1,059.97 USD`, `1.059,97 USD`."""
+        """Formats the amount with its currency: `1,059.97 USD`, `1.059,97 USD`."""
         return f"{self.number(amount, currency)} {currency}"
 
     def day(self, when: datetime) -> str:
-        """The day, written out: `February 3, 2031`, `3. Februar 2031`."""
+        """Formats the date: `February 3, 2031`, `3. Februar 2031`."""
         return _day(when.date(), self.code)
 
 
 @lru_cache
 def language(code: str) -> Language:
-    """The language of this code. FileNotFoundError if there is none."""
+    """Returns the language with this code. Raises FileNotFoundError if there is none."""
     return Language(code, {**words(FALLBACK), **words(code)})
 
 
 def language_of(country: str | None, settings: Settings) -> Language:
-    """For a customer in this country."""
+    """Returns the language for a customer in this country."""
     return language(settings.mail.language_by_country.get((country or "").upper(), settings.mail.language))
 
 
 @lru_cache
 def words(code: str) -> Mapping[str, str]:
-    """What the language's own file says; `refund.title` is `title` under `[refund]`."""
+    """Returns the texts of the language's own file; `refund.title` is `title` in the section `[refund]`."""
     found: dict[str, str] = {}
     for name, value in tomllib.loads(Path(LANGUAGES, f"{code}.toml").read_text(encoding="utf-8")).items():
         if isinstance(value, dict):

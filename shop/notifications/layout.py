@@ -1,4 +1,5 @@
-"""The order's table: its rows, as both parts of a mail show them, and drawn in plain text with aligned columns."""
+"""The table of an order's items: rows for both parts of a mail, and a plain-text rendering with aligned
+columns."""
 
 from __future__ import annotations
 
@@ -14,11 +15,12 @@ from shop.orders.order import Item, Order
 from shop.text.sanitize import one_line
 
 WIDTH = 72
+"""The width of text mails, in columns."""
 _Row = tuple[str, str, str, str]
 
 
 class ItemRow(NamedTuple):
-    """One line of the order, as the customer's language writes it."""
+    """An item of the order, formatted in the customer's language."""
 
     name: str
     quantity: str
@@ -27,7 +29,7 @@ class ItemRow(NamedTuple):
 
 
 class ExtraRow(NamedTuple):
-    """What comes on top of the items, or off."""
+    """An addition to the items' sum, or a deduction."""
 
     name: str
     sum: str
@@ -35,7 +37,7 @@ class ExtraRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The items with quantity, price and sum, then what makes up the total, and the total with its currency."""
+    """The items with quantity, price and sum, then additions and deductions, and the total with its currency."""
 
     items: list[ItemRow]
     extras: list[ExtraRow]
@@ -45,7 +47,7 @@ class Table:
 
     @property
     def text(self) -> str:
-        """Lines of at most `WIDTH` columns, as long as the amounts leave room."""
+        """The table as text, at most `WIDTH` columns wide unless the amounts need more."""
         items = [self.head, *[(row.quantity, row.name, row.price, row.sum) for row in self.items]]
         last = [*[("", row.name, "", row.sum) for row in self.extras], ("", self.total_name, "", self.total)]
         numbers = [max(len(row[column]) for row in (*items, *last)) for column in (0, 2, 3)]
@@ -56,24 +58,24 @@ class Table:
 
 
 def order_table(order: Order, language: Language) -> Table:
-    """The table of this order."""
+    """Returns the table of this order."""
     head = (language.say("quantity"), language.say("item"), language.say("price"), language.say("sum"))
     items, extras = [_item(item, order.currency, language) for item in order.items], list(_extras(order, language))
     return Table(items, extras, language.money(order.total_amount, order.currency), head, language.say("total"))
 
 
 def item_name(item: Item) -> str:
-    """As the customer saw it, in one line."""
+    """Returns the item's name, as the customer saw it, in one line."""
     return one_line(item.name) or one_line(item.product_id)
 
 
 def wrapped(text: str, width: int = WIDTH) -> str:
-    """The text with no line longer than this, except for a word that is."""
+    """Wraps the text at this width. A longer word has its own line."""
     return "\n".join(line if len(line) <= width else _filled(line, width) for line in text.split("\n"))
 
 
 def _filled(line: str, width: int) -> str:
-    """`textwrap` takes six times as long, and does more than is needed here."""
+    """Wraps one line. `textwrap` takes six times as long."""
     lines, used = [""], 0
     for word in line.split():
         if used and used + 1 + len(word) > width:
@@ -102,7 +104,7 @@ def _extras(order: Order, language: Language) -> Iterator[ExtraRow]:
 
 
 def _lines(row: _Row, widths: tuple[int, int, int, int]) -> Iterator[str]:
-    """The row, in as many lines as its name needs."""
+    """Yields the row's lines, as many as its name needs."""
     quantity, name, price, total = row
     for number, part in enumerate(_folded(name, widths[1])):
         padded = part + " " * (widths[1] - _columns(part))
@@ -119,7 +121,7 @@ def _folded(text: str, width: int) -> list[str]:
 
 
 def _columns(text: str) -> int:
-    """How many columns a terminal gives the text: East Asian letters take two, combining marks none."""
+    """Returns the text's width in a terminal: East Asian letters take two columns, combining marks none."""
     if text.isascii():
         return len(text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,7 +1,8 @@
-"""Where mails go without a mail server: a Maildir that mail programs open, and each mail a file that opens by itself.
+"""Maildir for mails without a mail server. Mail programs can open the folder, and each mail is a file that
+can be opened.
 
-A mail's name is made of its order and kind, so that writing it again changes nothing, also after a mail program has put it among those
-that were read.
+A mail's file name is derived from its order and kind, so that writing it again changes nothing, even after a
+mail program has moved it to the read ones.
 """
 
 from __future__ import annotations
@@ -14,29 +15,30 @@ from pathlib import Path
 
 from shop.notifications.message import Mail
 from shop.orders.names import file_stems
-from shop.runtime.files import PRIVATE_FILE, is_spelled_so, make_private
+from shop.runtime.files import PRIVATE_FILE, has_exact_name, make_private
 
 _PARTS = ("tmp", "new", "cur")
 _counter = itertools.count()
 
 
 def mail_name(order_id: str, kind: str) -> str:
-    """The file's name: no separators, no leading dot, no colon; no order's mail has the name of another's."""
+    """Returns the unique file name of the order's mail, without separators, leading dots and colons."""
     return mail_names(order_id, kind)[0]
 
 
 def mail_names(order_id: str, kind: str) -> list[str]:
-    """The same, and then the name of earlier versions, if that was another."""
+    """Returns the file name, and then those of earlier versions if they were different."""
     return [f"{name}.{kind}.eml" for name in file_stems(order_id)]
 
 
 def find_mail(folder: Path, order_id: str, kind: str) -> Path | None:
-    """Where the order's mail is. A mail program moves what was read, and puts flags behind the name."""
+    """Returns the path of the order's mail. A mail program moves read mails, and appends flags to their
+    names."""
     name, *before = names = mail_names(order_id, kind)
     if (new := folder / "new" / name).exists():
         return new
     for old in before:
-        if is_spelled_so(folder / "new" / old):
+        if has_exact_name(folder / "new" / old):
             return folder / "new" / old
     with suppress(OSError):
         for each in os.listdir(folder / "cur"):  # noqa: PTH208  (only names)
@@ -46,19 +48,19 @@ def find_mail(folder: Path, order_id: str, kind: str) -> Path | None:
 
 
 class Maildir:
-    """For one batch of mails. Any number of processes may write to the same."""
+    """Writes one batch of mails. Any number of processes may write to the same folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._read: set[str] | None = None
 
     def write(self, name: str, mail: Mail, *, before: Sequence[str] = ()) -> None:
-        """Into `tmp`, then into `new`: a reader sees it wholly or not at all. OSError if that cannot be done.
-        `before`: names under which it may be there already."""
+        """Writes the mail atomically: into `tmp`, then renamed into `new`. Raises OSError if that fails.
+        `before`: names under which it may already exist."""
         new = f"{self._folder}/new/{name}"
         if name in self._known() or os.path.exists(new):  # noqa: PTH110  (hundreds a second)
             return
-        if any(old in self._known() or is_spelled_so(self._folder / "new" / old) for old in before):
+        if any(old in self._known() or has_exact_name(self._folder / "new" / old) for old in before):
             return
         temporary = f"{self._folder}/tmp/{name}.{os.getpid()}.{next(_counter)}"  # noqa: S108  (a Maildir's own)
         try:
@@ -76,7 +78,7 @@ class Maildir:
             raise
 
     def _known(self) -> set[str]:
-        """What a mail program has moved: its name is followed by flags there."""
+        """Returns the names of mails that a mail program has moved, without their flags."""
         if self._read is None:
             for part in _PARTS:
                 make_private(Path(self._folder, part))

@@ -1,7 +1,8 @@
-"""A mail as it goes over the wire: RFC 5322, text and HTML beside each other, seven-bit ASCII wherever an address allows it.
+"""Serialises a mail (RFC 5322) with text and HTML as alternatives, in seven-bit ASCII unless an address
+requires more.
 
-What is put together here by hand is what the standard library would make of it, in a twentieth of the time; its own encoder takes every
-header that is not plain.
+The result is what the standard library would create, in a twentieth of the time. The standard library encodes
+the headers that are not plain ASCII.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _PLAIN = SMTP.clone(cte_type="7bit")
 _INTERNATIONAL = SMTPUTF8.clone(cte_type="7bit")
 _LINE = 78
 _LONGEST = 990
-"""RFC 5322 allows 998 characters in a line."""
+"""Limits the length of a line, in characters. RFC 5322 allows 998."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +32,22 @@ class Mail:
 
     @property
     def international(self) -> bool:
-        """Whether the server has to take addresses that are not ASCII (SMTPUTF8)."""
+        """Whether the server must support addresses that are not ASCII (SMTPUTF8)."""
         return not self.recipient.isascii()
 
 
 def message(to: Address, headers: Mapping[str, str], text: str, html: str) -> bytes:
-    """The message. The same for the same: nothing of it is random."""
+    """Serialises the message. Deterministic: the same arguments give the same bytes."""
     html = html.encode("ascii", "xmlcharrefreplace").decode()
     parts = [_part("plain", text), _part("html", html)]
-    boundary = "=_" + hashlib.sha256(b"".join(parts)).hexdigest()[:32]  # nobody can write a text that has its own digest in it
+    boundary = "=_" + hashlib.sha256(b"".join(parts)).hexdigest()[:32]  # no text can contain its own digest
     kind = f'MIME-Version: 1.0\r\nContent-Type: multipart/alternative;\r\n boundary="{boundary}"\r\n\r\n'
     mark = f"--{boundary}\r\n".encode()
     return b"".join([_head(to, headers), kind.encode(), mark, parts[0], mark, parts[1], f"--{boundary}--\r\n".encode()])
 
 
 def _part(subtype: str, content: str) -> bytes:
-    """With its own headers; quoted-printable unless it is as plain as can be."""
+    """Returns a part with its headers; quoted-printable unless it is ASCII with short lines."""
     lines = content.rstrip("\n").split("\n")
     plain = content.isascii() and len(max(lines, key=len)) <= _LONGEST
     encoding = "7bit" if plain else "quoted-printable"

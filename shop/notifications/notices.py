@@ -1,4 +1,5 @@
-"""Telling a customer: a mail in the outbox, a line in our CRM, and (with `CRM_WEBHOOK_URL`) a message for another one. One transaction."""
+"""Adds notices to customers in one transaction: a mail in the outbox, a contact in the shop's CRM table, and
+(with `CRM_WEBHOOK_URL`) a webhook to an external CRM."""
 
 from __future__ import annotations
 
@@ -23,19 +24,20 @@ _CONTACTS = {kind: f"order_{kind}" for kind in Kind}
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What is due to be said about an order."""
+    """A message about an order that has to be sent."""
 
     order_id: str
     customer_id: str
     kind: Kind
     payload: dict[str, Any]
-    """What the mail is made of, besides the order and its confirmation's text."""
+    """The mail's content, besides the order and its confirmation's text."""
     details: dict[str, Any] = field(default_factory=dict)
-    """What the CRM keeps. No card data, no address."""
+    """What the CRM stores, without card data and addresses."""
 
 
-async def tell(tx: Tx, notices: Sequence[Notice]) -> None:
-    """Once for an order and kind: a second time changes nothing. The messages leave after the transaction is committed."""
+async def add_notices(tx: Tx, notices: Sequence[Notice]) -> None:
+    """Adds the notices, once per order and kind: a second call changes nothing. They are sent after the
+    commit."""
     if not notices:
         return
     messages = [outbox.Message(n.order_id, n.kind, n.payload) for n in notices]

@@ -1,4 +1,4 @@
-"""Telling the customer that the order is on its way, and the CRM that they were told. One transaction."""
+"""Notifies the customer that the order was shipped, and records the contact in the CRM, in one transaction."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from pydantic import BaseModel
 from saga.database import Tx
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
-from shop.notifications.notices import Notice, tell
+from shop.notifications.notices import Notice, add_notices
 from shop.orders.order import OrderInstance
 from shop.shipping import fulfilment
 
-_OF_THE_LABEL = ("tracking_number", "booked_at", "shipment_id")
-"""What printing it needs to know."""
+_LABEL_FIELDS = ("tracking_number", "booked_at", "shipment_id")
+"""The fields of the shipment that printing its label needs."""
 
 
 class NotificationResult(BaseModel):
-    """What `notify_customer` produces. `queued`: in the outbox, which sends it now and tries until it is sent."""
+    """The result of `notify_customer`. `queued`: in the outbox, which retries until it is sent."""
 
     notification_status: Literal["queued"] = "queued"
     email_to: Literal["customer", "support"]
-    """`support` when the customer has given no address."""
+    """`support` if the customer has no e-mail address."""
     crm_updated: bool = True
 
 
 async def notify(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, NotificationResult]:
-    """Puts the confirmation into the outbox and the contact into the CRM, once for an order."""
+    """Puts the confirmation into the outbox and the contact into the CRM, once per order."""
     notices = []
     for order in orders:
         confirmation, shipment = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)
         details = {"tracking_number": shipment["tracking_number"], "written_by": confirmation.get("generation_model")}
-        label = {field: shipment.get(field) for field in _OF_THE_LABEL}
+        label = {field: shipment.get(field) for field in _LABEL_FIELDS}
         notices.append(Notice(order.id, order.payload.customer_id, Kind.CONFIRMATION, label, details))
-    await tell(tx, notices)
+    await add_notices(tx, notices)
     return {order.id: NotificationResult(email_to="customer" if order.payload.customer_email else "support") for order in orders}

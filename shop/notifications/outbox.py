@@ -1,7 +1,9 @@
-"""The outbox: messages are written in the transaction that makes them due, and sent afterwards, until they are sent.
+"""Outbox: messages are committed with the effect that causes them, and sent afterwards, with retries until
+they are sent.
 
-Sending is at least once by nature: a sender that dies, or hears no answer, after the other side took the message, leaves it to be sent
-again. A mail's Message-ID and file name, and a webhook's id, are made of its order and kind, so that a second sending is the same message.
+Delivery is at least once: if the process dies, or gets no answer, after the receiver accepted the message, it
+is sent again. A mail's Message-ID and file name, and a webhook's id, are derived from order and kind, so that
+receivers can deduplicate them.
 """
 
 from __future__ import annotations
@@ -16,18 +18,20 @@ from sqlalchemy import text
 from saga.database import Tx, as_json, transaction
 from saga.failpoints import failpoint
 from shop.notifications.delivery_log import DeliveryLog
-from shop.notifications.senders import PATIENCE_SECONDS, longest, send
+from shop.notifications.senders import SENDING_SECONDS, max_batch_seconds, send
 from shop.settings import settings
 
 CONFIRMATION_STEP = "generate_confirmation"
-"""Whose result, in the journal, is the text of the confirmation."""
+"""The step whose result in the journal is the text of the confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """A message to send."""
+
     order_id: str
     kind: str
-    """A `Kind`, for a mail, or `crm_kind` of one."""
+    """A `Kind` for a mail, or its `crm_kind` for a webhook."""
     payload: dict[str, Any]
 
 
@@ -41,7 +45,7 @@ _IS_DUE = text(
     "AND next_attempt_at <= now() - make_interval(secs => :waited) "
     "AND (CAST(:ids AS text[]) IS NULL OR order_id = ANY(CAST(:ids AS text[]))))"
 )
-# Claimed messages are not due again for a while: longer than sending them can take. How it ended says when they are.
+# A claim delays the next attempt by more than sending can take; the recorded result then sets its final time.
 _TAKE = text(
     """
     WITH due AS (
@@ -60,7 +64,7 @@ _TAKING = failpoint("the commit of taking messages")
 
 
 async def put(tx: Tx, messages: Iterable[Message]) -> int:
-    """Adds messages; one of each kind for an order, so a second one is ignored. Returns how many are new."""
+    """Adds messages, one of each kind per order: a second one is ignored. Returns how many are new."""
     rows = [{"order_id": m.order_id, "kind": m.kind, "payload": m.payload} for m in messages]
     return (await tx.execute(_PUT, {"rows": as_json(rows)})).rowcount if rows else 0
 
@@ -72,24 +76,26 @@ async def withdraw(tx: Tx, order_ids: Sequence[str], kinds: Sequence[str]) -> No
 
 
 async def is_due(order_ids: Sequence[str] | None = None, *, waited: float = 0) -> bool:
-    """Whether there is anything (for these orders) that should have been sent so many seconds ago."""
+    """Returns whether a message (of these orders) has been due for at least `waited` seconds."""
     async with transaction() as tx:
-        asked = {"ids": list(order_ids) if order_ids is not None else None, "waited": waited}
-        return bool((await tx.execute(_IS_DUE, asked)).scalar())
+        values = {"ids": list(order_ids) if order_ids is not None else None, "waited": waited}
+        return bool((await tx.execute(_IS_DUE, values)).scalar())
 
 
 async def deliver(*, most: int = 50, order_ids: Sequence[str] | None = None) -> tuple[int, int]:
-    """Sends up to `most` messages that are due (of these orders). Returns how many were sent, and how many were not: those are tried again
-    after a growing pause, unless the other side refused them for good. Raises database trouble only: then what is not noted is sent again.
+    """Sends up to `most` messages that are due (of these orders). Returns how many were sent, and how many
+    failed: those are retried after a growing pause, unless the receiver refused them permanently. Raises
+    database errors only; messages whose result could not be recorded are then sent again.
     """
     s = settings()
     async with transaction(_TAKING) as tx:
-        due = {"most": most, "ids": list(order_ids) if order_ids is not None else None, "step": CONFIRMATION_STEP, "claim": longest(s)}
+        ids = list(order_ids) if order_ids is not None else None
+        due = {"most": most, "ids": ids, "step": CONFIRMATION_STEP, "claim": max_batch_seconds(s)}
         taken = (await tx.execute(_TAKE, due)).mappings().all()
     if not taken:
         return 0, 0
     delivery_log = DeliveryLog({row["id"]: row for row in taken})
-    await send(taken, s, delivery_log, time.monotonic() + PATIENCE_SECONDS)
-    if delivery_log.trouble is not None:
-        raise delivery_log.trouble
+    await send(taken, s, delivery_log, time.monotonic() + SENDING_SECONDS)
+    if delivery_log.error is not None:
+        raise delivery_log.error
     return delivery_log.sent, delivery_log.failed

@@ -1,4 +1,4 @@
-"""Which notice an order's end makes due, if any."""
+"""Selects the notice for an order that has reached its outcome."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from shop.payments.errors import NoDeliveryAddress, PaymentRefused
 
 _ASKED_FOR = frozenset({SagaCancelled.code, SagaReturned.code})
 INCOMPLETE = frozenset({NoDeliveryAddress.code, PaymentRefused.code})
-"""Failures that say what an order came without."""
+"""Failures because the order lacks required data."""
 
 
 def notice_of(
     order: OrderInstance, outcome: Outcome, *, charged: Decimal, given_back: Decimal, at_risk: Decimal, currency: str
 ) -> Notice | None:
-    """A refund notice when money went back and none is at risk; else, when nothing was charged: that the payment failed, that the order
-    is incomplete, or what is not in stock.
+    """Returns a refund notice if money was refunded and none is at risk. Otherwise, if nothing was charged,
+    returns a notice that the payment failed, that the order is incomplete, or that items are out of stock.
 
-    None for an order that was rejected (its sender has the reasons), that somebody cancelled before anything was paid, that is on its way,
-    or that needs a person: the customer hears when it is settled.
+    None for an order that was rejected (its sender has the reasons), that was cancelled before it was paid,
+    that was shipped, or that is under manual review: its customer is notified when the review is resolved.
     """
     failure, customer = order.failure, str(order.content.get("customer_id"))
     if given_back > 0 and not at_risk:

@@ -1,8 +1,9 @@
-"""Handing mails to a mail server: one connection for many mails, a few side by side, each answer told at once.
+"""Sends mails to a mail server over a few connections, each for many mails, and reports each result
+immediately.
 
-A mail counts as sent when the server has said yes after its text. Between the text and that yes lies what SMTP cannot settle: a
-connection that breaks there leaves open whether the mail was taken. It is sent again then, with the same Message-ID, by which mail programs
-and servers can tell that it is the same; some show it twice all the same.
+A mail counts as sent when the server has confirmed it after its text. SMTP cannot resolve a connection that
+breaks between the two: the mail may have been accepted. It is then sent again with the same Message-ID, by
+which mail programs and servers can recognise the duplicate, though not all do.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from shop.notifications.delivery_result import DATA_SECONDS, HANDING_OVER, SENT, UNTRIED, DeliveryResult, Tell
+from shop.notifications.delivery_result import DATA_SECONDS, HANDING_OVER, SENT, UNTRIED, DeliveryResult, OnResult
 from shop.notifications.message import Mail
 from shop.notifications.smtp_url import SmtpServer
 
@@ -35,62 +36,64 @@ log = logging.getLogger(__name__)
 _CLOSING = 421
 _TOO_BIG = 552
 _LOGIN_FIRST = 530
-_NOT_LET_IN = re.compile(r"\brelay|\b(?:un)?authenticat", re.IGNORECASE)
-"""Postfix and others refuse so at each recipient, when they do not know us: that is about no recipient."""
+_RELAY_DENIED = re.compile(r"\brelay|\b(?:un)?authenticat", re.IGNORECASE)
+"""How Postfix and others refuse each recipient if they do not accept our login: it does not concern the
+recipient."""
 _ADDRESS = re.compile(r"<[^<>]*>|(?<![^\s@])[^\s@]++@\S*+")
-"""Of the recipient, whom a refusal names: a word in it says nothing."""
+"""The recipient's address in a refusal, whose words are ignored."""
 _MAX_REPLY = 1_000
-"""Characters of a server's reply that are read."""
+"""Limits what is read of a server's reply, in characters."""
 _STARTTLS = {"required": True, "never": False, "if-offered": None}
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?!\S)")
 
 
-class ServerTrouble(Exception):
-    """It is not this mail: no other one would be taken just now either. Says which setting to look at."""
+class MailServerError(Exception):
+    """The server accepts no mail at the moment, whichever it is. The message names the setting to check."""
 
 
 class Handover:
-    """One batch. `seconds`: for connecting, and for the commands of one mail."""
+    """Sends one batch of mails. `seconds` limits connecting, and the commands of one mail."""
 
     def __init__(self, server: SmtpServer, *, seconds: float, connections: int, name: str) -> None:
         self._server, self._seconds, self._connections, self._name = server, seconds, connections, name
-        self._trouble: DeliveryResult | None = None
+        self._failure: DeliveryResult | None = None
         self._stopped = False
 
-    async def send(self, mails: Sequence[tuple[int, Mail]], tell: Tell, *, until: float) -> None:
-        """Tells of each mail how it ended. None is begun after `until` (`time.monotonic()`), nor when the server is in trouble."""
+    async def send(self, mails: Sequence[tuple[int, Mail]], on_result: OnResult, *, until: float) -> None:
+        """Sends the mails and reports each result. Starts none after `until` (`time.monotonic()`), nor after
+        a `MailServerError`."""
         waiting = deque(mails)
-        lines = [asyncio.create_task(self._line(waiting, tell, until)) for _ in range(min(self._connections, len(mails)))]
+        workers = [asyncio.create_task(self._worker(waiting, on_result, until)) for _ in range(min(self._connections, len(mails)))]
         try:
-            await asyncio.gather(*lines)
+            await asyncio.gather(*workers)
         finally:
-            for line in lines:
-                line.cancel()
-            await asyncio.gather(*lines, return_exceptions=True)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
         for number, _ in waiting:
-            await tell(number, self._trouble or UNTRIED)
+            await on_result(number, self._failure or UNTRIED)
 
-    async def _line(self, waiting: deque[tuple[int, Mail]], tell: Tell, until: float) -> None:
+    async def _worker(self, waiting: deque[tuple[int, Mail]], on_result: OnResult, until: float) -> None:
         connection = _Connection(self._server, self._seconds, self._name)
         try:
-            while waiting and self._trouble is None and not self._stopped and time.monotonic() < until:
+            while waiting and self._failure is None and not self._stopped and time.monotonic() < until:
                 number, mail = waiting.popleft()
                 try:
-                    end = await connection.send(mail)
-                except ServerTrouble as trouble:
-                    end = self._trouble = self._trouble or _stopped_by(trouble)
-                self._stopped |= not await tell(number, end)
+                    result = await connection.send(mail)
+                except MailServerError as error:
+                    result = self._failure = self._failure or _stopped_by(error)
+                self._stopped |= not await on_result(number, result)
         finally:
             await connection.close()
 
 
-def _stopped_by(trouble: ServerTrouble) -> DeliveryResult:
-    log.error("no mail can be sent: %s; they are tried again later", trouble)
-    return DeliveryResult("later", str(trouble))
+def _stopped_by(error: MailServerError) -> DeliveryResult:
+    log.error("mails cannot be sent: %s; they are retried later", error)
+    return DeliveryResult("later", str(error))
 
 
-async def greet(server: SmtpServer, *, seconds: float, name: str) -> None:
-    """Connects and logs in as for a mail, and sends none. Raises `ServerTrouble`."""
+async def check_login(server: SmtpServer, *, seconds: float, name: str) -> None:
+    """Connects and logs in without sending a mail. Raises `MailServerError`."""
     connection = _Connection(server, seconds, name)
     try:
         await connection.open()
@@ -99,7 +102,7 @@ async def greet(server: SmtpServer, *, seconds: float, name: str) -> None:
 
 
 class _Connection:
-    """Opened with the first mail, and again when the server has closed it between two."""
+    """A connection, opened for the first mail, and again if the server has closed it between two mails."""
 
     def __init__(self, server: SmtpServer, seconds: float, name: str) -> None:
         self._server, self._seconds, self._name = server, seconds, name
@@ -107,13 +110,14 @@ class _Connection:
         self._fresh = True
 
     async def send(self, mail: Mail) -> DeliveryResult:
-        """How it ended for this mail. Raises `ServerTrouble` if it is not this mail's matter."""
+        """Sends the mail and returns the result. Raises `MailServerError` if the failure does not concern
+        this mail."""
         while True:
             client = await self.open()
             used, self._fresh = not self._fresh, False
             try:
                 return await self._hand_over(client, mail)
-            except _Broken as broken:
+            except _ConnectionBroken as broken:
                 await self.close()
                 if not used:
                     return DeliveryResult("later", f"the connection broke ({broken})")
@@ -124,55 +128,56 @@ class _Connection:
                 if client.is_ehlo_or_helo_needed:
                     await client.ehlo()
                 if mail.international and not client.supports_extension("smtputf8"):
-                    return DeliveryResult("refused", "the mail server takes no addresses beyond ASCII (SMTPUTF8)")
+                    return DeliveryResult("refused", "the mail server does not accept addresses that are not ASCII (SMTPUTF8)")
                 await client.mail(mail.sender, options=["SMTPUTF8"] if mail.international else [], encoding="utf-8")
                 await client.rcpt(mail.recipient, encoding="utf-8")
-        except SMTPResponseException as no:
-            return await self._refused(client, no)
+        except SMTPResponseException as reply:
+            return await self._refused(client, reply)
         except (SMTPException, OSError, TimeoutError) as error:
-            raise _Broken(type(error).__name__) from None
+            raise _ConnectionBroken(type(error).__name__) from None
         try:
             async with asyncio.timeout(max(DATA_SECONDS, self._seconds)):
                 with HANDING_OVER:
                     await client.data(mail.data)
-        except SMTPResponseException as no:
-            return await self._refused(client, no)
+        except SMTPResponseException as reply:
+            return await self._refused(client, reply)
         except (SMTPException, OSError, TimeoutError) as error:
             await self.close()
             return DeliveryResult("unclear", f"no answer after the mail was sent ({type(error).__name__}): it may have arrived")
         return SENT
 
-    async def _refused(self, client: SMTP, no: SMTPResponseException) -> DeliveryResult:
-        """Sorts a no: this mail's, for now or for good, or everybody's."""
-        said = _said(no)
-        if no.code == _CLOSING:
+    async def _refused(self, client: SMTP, reply: SMTPResponseException) -> DeliveryResult:
+        """Classifies a refusal: of this mail, temporarily or permanently, or of all mails
+        (`MailServerError`)."""
+        codes = _codes(reply)
+        if reply.code == _CLOSING:
             await self.close()
-            raise ServerTrouble(f"the mail server (SMTP_URL) closes the connection ({said})")
-        if isinstance(no, SMTPSenderRefused) and no.code >= 500 and no.code != _TOO_BIG:
+            raise MailServerError(f"the mail server (SMTP_URL) closes the connection ({codes})")
+        if isinstance(reply, SMTPSenderRefused) and reply.code >= 500 and reply.code != _TOO_BIG:
             await self.close()
-            raise ServerTrouble(f"the mail server refuses the sender: look at SHOP_EMAIL and the login in SMTP_URL ({said})")
-        if isinstance(no, SMTPRecipientRefused) and _lets_nobody_in(no):
+            raise MailServerError(f"the mail server refuses the sender: check SHOP_EMAIL and the login in SMTP_URL ({codes})")
+        if isinstance(reply, SMTPRecipientRefused) and _rejects_every_mail(reply):
             await self.close()
-            raise ServerTrouble(f"the mail server takes no mail to others from us: look at the login in SMTP_URL ({said})")
+            raise MailServerError(f"the mail server does not relay mail for this login: check the login in SMTP_URL ({codes})")
         with suppress(SMTPException, OSError, TimeoutError):
             async with asyncio.timeout(self._seconds):
                 await client.rset()
-        return DeliveryResult("refused" if no.code >= 500 else "later", f"the mail server said {said}")
+        return DeliveryResult("refused" if reply.code >= 500 else "later", f"the mail server answered {codes}")
 
     async def open(self) -> SMTP:
-        """Unless it is open. Raises `ServerTrouble`."""
+        """Returns the open connection, and opens it if needed. Raises `MailServerError`."""
         if self._client is not None and self._client.is_connected:
             return self._client
         await self.close()
         try:
             async with asyncio.timeout(self._seconds):
                 self._client, self._fresh = await self._connected(), True
-        except SMTPAuthenticationError as no:
-            raise ServerTrouble(f"the mail server refuses the login in SMTP_URL ({_said(no)})") from None
-        except SMTPResponseException as no:
-            raise ServerTrouble(f"the mail server (SMTP_URL) takes nobody just now ({_said(no)})") from None
+        except SMTPAuthenticationError as reply:
+            raise MailServerError(f"the mail server refuses the login in SMTP_URL ({_codes(reply)})") from None
+        except SMTPResponseException as reply:
+            raise MailServerError(f"the mail server (SMTP_URL) does not accept connections at the moment ({_codes(reply)})") from None
         except (SMTPException, OSError, TimeoutError) as error:
-            raise ServerTrouble(f"the mail server (SMTP_URL) cannot be used: {_why(error)}") from None
+            raise MailServerError(f"the mail server (SMTP_URL) cannot be used: {_reason(error)}") from None
         return self._client
 
     async def _connected(self) -> SMTP:
@@ -187,7 +192,7 @@ class _Connection:
             username=s.user,
             password=s.password,
             local_hostname=self._name,
-            timeout=max(DATA_SECONDS, self._seconds),  # shorter ones are set where they belong
+            timeout=max(DATA_SECONDS, self._seconds),  # shorter ones are set for each command
         )
         try:
             await client.connect()
@@ -207,33 +212,35 @@ class _Connection:
         client.close()
 
 
-class _Broken(Exception):
-    """The connection, before the mail's text was sent: it cannot have arrived."""
+class _ConnectionBroken(Exception):
+    """The connection broke before the mail's text was sent: it cannot have arrived."""
 
 
 @lru_cache
 def _tls(ca: str | None) -> ssl.SSLContext:
-    """Loading the system's certificates takes a tenth of a second. OSError if the file is not there."""
+    """Returns the TLS context, cached: loading the certificates takes a tenth of a second. Raises OSError if
+    the file does not exist."""
     return ssl.create_default_context(cafile=ca)
 
 
-def _said(no: SMTPResponseException) -> str:
-    """The codes only: the words may hold the customer's address."""
-    enhanced = _ENHANCED.match(no.message or "")
-    return f"{no.code} {enhanced[0]}" if enhanced else str(no.code)
+def _codes(reply: SMTPResponseException) -> str:
+    """Returns the reply's codes only: its text may contain the customer's address."""
+    enhanced = _ENHANCED.match(reply.message or "")
+    return f"{reply.code} {enhanced[0]}" if enhanced else str(reply.code)
 
 
-def _lets_nobody_in(no: SMTPResponseException) -> bool:
-    """Whether it is about us: of what has an enhanced code, only what that calls a matter of policy (5.7.x)."""
-    words = (no.message or "")[:_MAX_REPLY]
+def _rejects_every_mail(reply: SMTPResponseException) -> bool:
+    """Returns whether the refusal concerns us, not the recipient. With an enhanced code, only policy codes
+    (5.7.x) do."""
+    words = (reply.message or "")[:_MAX_REPLY]
     enhanced = _ENHANCED.match(words)
     about_us = enhanced is None or enhanced[0].split(".")[1] == "7"
-    return no.code == _LOGIN_FIRST or (about_us and _NOT_LET_IN.search(_ADDRESS.sub(" ", words)) is not None)
+    return reply.code == _LOGIN_FIRST or (about_us and _RELAY_DENIED.search(_ADDRESS.sub(" ", words)) is not None)
 
 
-def _why(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     if type(error) is SMTPException:  # its own words, not the server's
-        return "it does not offer what SMTP_URL asks for, " + ("STARTTLS" if "STARTTLS" in error.message else "a login")
+        return "it does not offer what SMTP_URL requires, " + ("STARTTLS" if "STARTTLS" in error.message else "a login")
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -1,4 +1,4 @@
-"""`SMTP_URL`, taken apart: `smtp://user:password@host:587`, `smtps://user:password@host`."""
+"""Parses `SMTP_URL`: `smtp://user:password@host:587`, `smtps://user:password@host`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _FORM = (
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """Where mails are handed over."""
+    """The address of a mail server, with login and TLS options."""
 
     host: str
     port: int
     tls: bool
-    """From the first byte (`smtps`)."""
+    """Encrypted from the start (`smtps`)."""
     starttls: StartTls
-    """Without a word in the URL: required with a login, else if the server offers it."""
+    """Default: required with a login, otherwise used if the server offers it."""
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     ca: str | None = None
-    """A file of certificates to trust instead of the system's."""
+    """The path of a file with certificates to trust instead of the system's."""
 
 
 def smtp_server(url: str) -> SmtpServer:
-    """ValueError, without the URL in it, says what is wrong: it may hold a password."""
+    """Parses the URL. Raises ValueError, without the URL in its message, as it may contain a password."""
     try:
         parts = urlsplit(url)
         host, port = ascii_domain(parts.hostname or ""), parts.port
@@ -39,13 +39,13 @@ def smtp_server(url: str) -> SmtpServer:
     except ValueError:
         raise ValueError(f"SMTP_URL must look like {_FORM}") from None
     if parts.scheme not in {"smtp", "smtps"} or not host or parts.path not in {"", "/"} or parts.fragment:
-        raise ValueError(f"SMTP_URL must look like {_FORM}; in user and password, write what is special as %40 and the like")
+        raise ValueError(f"SMTP_URL must look like {_FORM}; in user and password, percent-encode special characters (@ is %40)")
     user, password = (unquote(part) if part else None for part in (parts.username, parts.password))
     if (user is None) != (password is None):
         raise ValueError("SMTP_URL needs a user and a password, or neither")
     tls, chosen, ca = parts.scheme == "smtps", options.pop("starttls", None), options.pop("ca", None)
     if options:
-        raise ValueError("SMTP_URL has an unknown option: there are starttls and ca")
+        raise ValueError("SMTP_URL has an unknown option: the options are starttls and ca")
     if tls and chosen:
         raise ValueError("SMTP_URL: smtps:// is encrypted from the start; starttls is for smtp://")
     starttls: StartTls

@@ -1,4 +1,4 @@
-"""The templates, compiled once a process: those that end in .html escape what is put into them, those in .txt are plain."""
+"""Mail templates, compiled once per process. The .html ones escape their values, the .txt ones do not."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from jinja2 import Environment, Template
 
 _FOLDER = Path(__file__).parent / "templates"
-_HOLES = re.compile(r"\n{3,}")
+_EXCESS_BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def render(name: str, values: Mapping[str, Any]) -> tuple[str, str]:
-    """The text and the HTML of the mail of this name."""
+    """Renders the text and the HTML of the template with this name."""
     for_text, for_html = _templates(name)
     text = for_text.render(values).strip("\n") + "\n"
-    return _HOLES.sub("\n\n", text) if "\n\n\n" in text else text, for_html.render(values)
+    return _EXCESS_BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text, for_html.render(values)
 
 
 @lru_cache

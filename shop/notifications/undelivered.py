@@ -1,4 +1,4 @@
-"""What could not be delivered, for people: refused for good, or tried again and again. The orders are not touched by it."""
+"""Undelivered messages, for people: refused permanently, or failed repeatedly. They do not affect the orders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from saga.database import sync_engine, transaction
 from shop.settings import settings
 
 _MANY_ATTEMPTS = 3
+"""Attempts from which a failed message is shown."""
 _SHOWN_DAYS = 30
+"""Limits the age of shown messages, in days."""
 _UNDELIVERED = text(
     """
     SELECT order_id, kind, created_at AS since, attempts, error, refused_at IS NOT NULL AS refused,
@@ -30,42 +32,42 @@ _AGAIN = text(
 
 
 class Undelivered(BaseModel):
-    """A message that has not arrived."""
+    """A message that could not be delivered."""
 
     model_config = ConfigDict(frozen=True)
 
     order_id: str
     kind: str
-    """Of the mail; with `crm_` before it, the CRM's message about it."""
+    """The kind of the mail; with the prefix `crm_`, that of the webhook."""
     since: datetime
     attempts: int
     error: str
     refused: bool
-    """For good: nothing more happens unless somebody says so."""
+    """Whether it was refused permanently: it is not retried automatically."""
     next_try: datetime | None
 
 
 async def read_undelivered(most: int = 200) -> list[Undelivered]:
-    """The newest first, of the last 30 days: what was refused, and what has failed at least three times."""
+    """Returns messages of the last 30 days that were refused or failed at least three times, newest first."""
     async with transaction() as tx:
         return await tx.run_sync(_read, most)
 
 
 def read_undelivered_sync(most: int = 200) -> list[Undelivered]:
-    """The same, for callers without an event loop."""
+    """Like `read_undelivered`, for callers without an event loop."""
     with sync_engine(settings().database_url).connect() as connection:
         return _read(connection, most)
 
 
 async def send_again(*order_ids: str) -> int:
-    """Makes due at once what of these orders (none: of all) has failed, refused or not. Returns how many messages that are. Twice is once:
-    what was sent is not sent again."""
+    """Makes failed messages of these orders (none: of all) due now, including refused ones. Returns their
+    number. Idempotent: does not resend what was sent."""
     async with transaction() as tx:
         return await tx.run_sync(_again, order_ids or None)
 
 
 def send_again_sync(*order_ids: str) -> int:
-    """The same, for callers without an event loop."""
+    """Like `send_again`, for callers without an event loop."""
     with sync_engine(settings().database_url).begin() as connection:
         return _again(connection, order_ids or None)
 

@@ -1,4 +1,5 @@
-"""What the shop adds to the order saga: outcomes, money, notices to customers, manual review, and the stock of postponed orders."""
+"""What the shop adds to the order saga: outcomes, money, notices to customers, manual review, and the stock
+of postponed orders."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from shop.inventory.errors import OutOfStock
 from shop.inventory.port import STEP as RESERVING
 from shop.monitoring import outcome_counter
 from shop.monitoring.outcome_counter import Ended
-from shop.notifications.notices import Notice, tell
+from shop.notifications.notices import Notice, add_notices
 from shop.notifications.outcome_notices import notice_of
 from shop.orders.errors import OrderRejected
 from shop.orders.order import Order, OrderInstance
@@ -72,7 +73,7 @@ class OrderHooks(Hooks[Order]):
 
     async def ended(self, tx: Tx, endings: Sequence[Ending[Order]]) -> None:
         extras: list[_Extra] = [ending.extra for ending in endings]
-        await tell(tx, [extra.notice for extra in extras if extra.notice is not None])
+        await add_notices(tx, [extra.notice for extra in extras if extra.notice is not None])
         await attention.put(tx, [extra.case for extra in extras if extra.case is not None])
         await attention.clear(tx, [ending.instance.id for ending in endings if ending.outcome == Outcome.COMPENSATED])
 

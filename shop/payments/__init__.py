@@ -1,1 +1,1 @@
-"""Taking and giving back money through a gateway."""
+"""Charges and refunds through a payment gateway."""

@@ -1,4 +1,4 @@
-"""A circuit breaker around the gateway. A refused card is the gateway at work, not a failure."""
+"""Circuit breaker around the gateway. A refused card does not count as a failure of the gateway."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from shop.payments.limit import PAYMENT_GATEWAY
 
 T = TypeVar("T")
 
-_ABOUT_ONE_CARD = frozenset({"processing_error", "processing", "requires_action", "lock_timeout", "idempotency_key_in_use"})
-"""Retryable, but the gateway is well enough to say that it is the card, or this one payment."""
+_NOT_THE_GATEWAY = frozenset({"processing_error", "processing", "requires_action", "lock_timeout", "idempotency_key_in_use"})
+"""Retryable error codes that concern a single card or payment: the gateway itself works."""
 
 
 def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
-    """Whether the gateway, and not the card or the request, is at fault."""
-    return isinstance(error, PaymentError) and error.retryable and error.error_code not in _ABOUT_ONE_CARD
+    """Returns whether the gateway caused the error, not the card or the request."""
+    return isinstance(error, PaymentError) and error.retryable and error.error_code not in _NOT_THE_GATEWAY
 
 
 class GuardedGateway:
-    """A `GatewayClient` that raises `PaymentGatewayUnavailable`, at once, while its circuit is open."""
+    """A `GatewayClient` that raises `PaymentGatewayUnavailable` immediately while its circuit is open."""
 
-    def __init__(self, inner: GatewayClient, *, failures: int, pause_seconds: float, concurrency: int, tell: OnChange) -> None:
-        """`failures` in a row open the circuit; `pause_seconds` later one call tries it. `concurrency`: calls at once."""
+    def __init__(self, inner: GatewayClient, *, failures: int, pause_seconds: float, concurrency: int, on_change: OnChange) -> None:
+        """Opens the circuit after `failures` consecutive failures; after `pause_seconds` one call tests the
+        gateway. `concurrency` limits simultaneous calls."""
         self.inner = inner
         self._circuit = Circuit(
             failures=failures,
@@ -35,12 +36,12 @@ class GuardedGateway:
             concurrency=concurrency,
             is_failure=is_failure,
             unavailable=PaymentGatewayUnavailable,
-            on_change=tell,
+            on_change=on_change,
         )
 
-    async def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         async with PAYMENT_GATEWAY.turn():
-            return await self._circuit.ask(ask)
+            return await self._circuit.ask(call)
 
     async def create(
         self,
@@ -54,7 +55,7 @@ class GuardedGateway:
         key: str,
         installation: str | None = None,
     ) -> Payment:
-        return await self._ask(
+        return await self._call(
             lambda: self.inner.create(
                 order_id=order_id,
                 amount=amount,
@@ -68,23 +69,23 @@ class GuardedGateway:
         )
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        return await self._ask(lambda: self.inner.confirm(payment_id, key=key))
+        return await self._call(lambda: self.inner.confirm(payment_id, key=key))
 
     async def get(self, payment_id: str) -> Payment:
-        return await self._ask(lambda: self.inner.get(payment_id))
+        return await self._call(lambda: self.inner.get(payment_id))
 
     async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
-        return await self._ask(lambda: self.inner.find(order_id, installation=installation))
+        return await self._call(lambda: self.inner.find(order_id, installation=installation))
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return await self._ask(lambda: self.inner.cancel(payment_id, key=key))
+        return await self._call(lambda: self.inner.cancel(payment_id, key=key))
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
-        return await self._ask(lambda: self.inner.refund(payment_id, amount=amount, currency=currency, key=key))
+        return await self._call(lambda: self.inner.refund(payment_id, amount=amount, currency=currency, key=key))
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         pages = self.inner.pages(since)
-        while (page := await self._ask(lambda: anext(pages, None))) is not None:
+        while (page := await self._call(lambda: anext(pages, None))) is not None:
             yield page
 
     async def aclose(self) -> None:

@@ -1,8 +1,9 @@
-"""Charging an order, and giving its money back, through whatever gateway there is.
+"""Charges and refunds an order through the configured gateway.
 
-Promise 5: an unclear result counts as done until proven otherwise. So the refund does not ask our journal what was charged, it asks
-the gateway, by order id. The gateway is not believed everything, either: an answer about another order, amount or currency than ours is
-neither a charge nor none, and never more goes back than the order's amount. Both come to a person.
+An unclear result counts as done until proven otherwise (guarantee 5). Therefore a refund does not rely on the
+journal for what was charged: it asks the gateway, by order id. The gateway's answers are verified, too: an
+answer about a different order, amount or currency counts neither as a charge nor as no charge, and refunds
+never exceed the order's amount. Both cases go to manual review.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from shop.values.money import to_minor
 
 STEP = "process_payment"
 MOST_UNCLEAR_REFUNDS = 5
-"""Refunds of one order that are asked for without a clear answer, before a person has to look. A gateway may pay each of them."""
+"""Limits the refund requests of one order that had no clear answer, before the order goes to manual review.
+The gateway may have executed each of them."""
 _NOT_SENT = frozenset({"unreachable", "circuit_open", "authentication"})
-"""Errors after which the gateway has certainly not done what it was asked for."""
+"""Errors after which the gateway has certainly not executed the request."""
 _CREATING, _CONFIRMING, _CANCELLING, _REFUNDING = (
     failpoint(what) for what in ("creating a payment", "confirming a payment", "cancelling a payment", "refunding a payment")
 )
 
 
 class PaymentResult(BaseModel):
-    """What `process_payment` produces."""
+    """The result of `process_payment`."""
 
     payment_status: Literal["charged"] = "charged"
     payment_id: str
@@ -46,7 +48,7 @@ class PaymentResult(BaseModel):
 
 
 class RefundResult(BaseModel):
-    """What `refund_payment` produces. `amount_charged`: what the gateway says had been charged."""
+    """The result of `refund_payment`. `amount_charged` is what had been charged according to the gateway."""
 
     compensation_status: Literal["success", "cancelled", "no_payment_to_refund"]
     refund_id: str | None = None
@@ -58,7 +60,8 @@ class RefundResult(BaseModel):
 
 
 async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult:
-    """Creates the payment, journals its id, confirms it by that id. Charges once, however often it is called."""
+    """Creates the payment, journals its id, and confirms it by that id. Charges once, however often it is
+    called."""
     order = instance.payload
     if order.payment_info is None:
         raise PaymentRefused("the order has no payment_info, so there is nothing to charge")
@@ -79,7 +82,8 @@ async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentRes
 
 
 def _checked(instance: OrderInstance, payment: Payment, payment_id: str | None = None) -> Payment:
-    """The payment, if it is the one that was asked about, of this order, its amount and its currency; else raises `PaymentMismatch`."""
+    """Returns the payment. Raises `PaymentMismatch` if its id is not the requested one, or if it differs from
+    the order."""
     if payment_id not in {None, payment.id}:
         raise PaymentMismatch("payment")
     if differs := _differs(instance, payment):
@@ -88,7 +92,7 @@ def _checked(instance: OrderInstance, payment: Payment, payment_id: str | None =
 
 
 def _differs(instance: OrderInstance, payment: Payment) -> str | None:
-    """In what the payment is another than the order's; None: it is the order's."""
+    """Returns what differs between the payment and the order, or None."""
     if payment.order_id != instance.id:
         return "order"
     if payment.currency != _currency(instance):
@@ -101,7 +105,7 @@ def _differs(instance: OrderInstance, payment: Payment) -> str | None:
 
 
 def _due(instance: OrderInstance) -> Decimal:
-    """What was to be charged; nothing if the order has no proper total, and so was never to be charged."""
+    """Returns the amount to charge. Zero if the order has no valid total, as such an order is never charged."""
     try:
         return Decimal(str(instance.result(STEP).get("amount_charged") or instance.content.get("total_amount")))
     except InvalidOperation:
@@ -109,7 +113,8 @@ def _due(instance: OrderInstance) -> Decimal:
 
 
 async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> Payment:
-    """On a first attempt nothing can be there; on a later one the gateway may know a payment whose id a crash has lost."""
+    """Returns the order's payment. On later attempts, searches for one whose id was lost in a crash before
+    creating a new one."""
     order = instance.payload
     if instance.journal[STEP].attempts > 1:
         usable = [p for p in await gateway.find(order.id) if p.status in {PaymentStatus.SUCCEEDED, PaymentStatus.CREATED}]
@@ -146,10 +151,11 @@ def _charged(payment: Payment) -> PaymentResult:
 
 
 async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResult:
-    """Refunds what was really charged and cancels what was only created, whatever our journal knows.
+    """Refunds what was charged and cancels what was only created, according to the gateway, not the journal.
 
-    Raises `RefundRefused` when a person has to look: the gateway will not give some of the money back, would have us give back more than
-    the order's amount, or has not clearly answered too many refunds. The rest went back all the same.
+    Raises `RefundRefused` if the order needs manual review: the gateway refuses a refund, reports more to
+    refund than the order's amount, or gave no clear answer to too many refunds. Everything else has been
+    refunded.
     """
     entry = instance.journal.get(STEP)
     journalled = entry.notes.get("payment_id") if entry else None
@@ -158,7 +164,7 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
     undone = _Undone(_currency(instance))
     refused: PaymentError | None = None
     payments = await payments_of(instance.id, journalled, gateway)
-    for payment in sorted(payments, key=lambda payment: payment.id != journalled):  # the one that we know of first
+    for payment in sorted(payments, key=lambda payment: payment.id != journalled):  # the journalled one first
         try:
             await _undo(instance, payment, gateway, undone, (refusals, unclear))
         except PaymentError as error:
@@ -180,7 +186,8 @@ async def refund(instance: OrderInstance, gateway: PaymentGateway) -> RefundResu
 
 
 async def payments_of(order_id: str, journalled: str | None, gateway: PaymentGateway) -> list[Payment]:
-    """The order's payments; also the one whose id is journalled, which the gateway's search may not show yet."""
+    """Returns the order's payments, including the journalled one, which the gateway's search may not find
+    yet."""
     payments = await gateway.find(order_id)
     if journalled is not None and journalled not in {payment.id for payment in payments}:
         payments.append(await gateway.get(journalled))
@@ -189,7 +196,8 @@ async def payments_of(order_id: str, journalled: str | None, gateway: PaymentGat
 
 @dataclass(slots=True)
 class _Undone:
-    """What was found at the gateway, and what went back, all payments of the order together."""
+    """What was charged according to the gateway, and what was refunded: the sums of all payments of the
+    order."""
 
     currency: str
     charged: Decimal = Decimal(0)
@@ -212,22 +220,25 @@ class _Undone:
 
 
 async def _undo(instance: OrderInstance, payment: Payment, gateway: PaymentGateway, undone: _Undone, before: tuple[int, int]) -> None:
-    """`before`: how many refunds of the order were refused, and how many had no clear answer."""
+    """Cancels or refunds one payment. `before`: how many refunds of the order were refused, and how many had
+    no clear answer."""
     refusals, unclear = before
     if payment.order_id != instance.id:
-        _doubt(instance, undone, "the journalled payment is another order's: nothing is refunded")
+        _needs_review(instance, undone, "the journalled payment belongs to a different order: nothing is refunded")
     if payment.status is PaymentStatus.CREATED:
         with _CANCELLING:
-            payment = await gateway.cancel(payment.id, key=names.key(instance.id, f"cancel-{payment.id}"))  # may find it charged meanwhile
+            # The payment may have been charged meanwhile.
+            payment = await gateway.cancel(payment.id, key=names.key(instance.id, f"cancel-{payment.id}"))
     undone.cancelled = undone.cancelled or payment.status is PaymentStatus.CANCELLED
     undone.payment_id = undone.payment_id or payment.id
     if payment.status is not PaymentStatus.SUCCEEDED:
         if instance.result(STEP).get("payment_id") == payment.id:
-            _doubt(instance, undone, f"the gateway says that the payment is {payment.status}, and had said that it was charged")
+            why = f"the gateway reported the payment as charged before, and reports it as {payment.status} now"
+            _needs_review(instance, undone, why)
         return
-    if (differs := _differs(instance, payment)) and not _is_back(payment):
-        told = payment.charged if payment.currency == undone.currency else None
-        _doubt(instance, undone, f"the gateway says that another {differs} was charged than the order's", told)
+    if (differs := _differs(instance, payment)) and not _is_fully_refunded(payment):
+        charged = payment.charged if payment.currency == undone.currency else None
+        _needs_review(instance, undone, f"the charge at the gateway differs from the order in its {differs}", charged)
     undone.payment_id, undone.currency = payment.id, payment.currency
     undone.charged += payment.amount
     undone.refunded += payment.amount_refunded
@@ -237,10 +248,11 @@ async def _undo(instance: OrderInstance, payment: Payment, gateway: PaymentGatew
     if left <= 0:
         return
     _check_refund(instance, payment, undone, unclear)
-    # A gateway repeats its answer to a key. So a refusal, which is final, makes the next try a new request; a timeout does not.
+    # A gateway repeats its answer to a key. Therefore the attempt after a refusal, which is final, has a new
+    # key; the one after a timeout has the same.
     key = names.key(instance.id, f"refund-{payment.id}-{to_minor(left, payment.currency)}-{refusals}")
     try:
-        made = await _give_back(payment, left, gateway, key)
+        made = await _refund_rest(payment, left, gateway, key)
     except PaymentError as error:
         if error.retryable and error.error_code not in _NOT_SENT:
             error.unclear_refunds = unclear + 1
@@ -249,31 +261,34 @@ async def _undo(instance: OrderInstance, payment: Payment, gateway: PaymentGatew
     undone.refunded += left
 
 
-def _is_back(payment: Payment) -> bool:
-    """Whether all that was charged has gone back, so that nothing is left to decide about it."""
+def _is_fully_refunded(payment: Payment) -> bool:
+    """Returns whether the whole charge was refunded, so that nothing is left to decide about it."""
     return payment.kept == 0 < payment.charged == sum(each.amount for each in payment.refunds)
 
 
-def _doubt(instance: OrderInstance, undone: _Undone, why: str, told: Decimal | None = None) -> NoReturn:
-    """Leaves the payment to a person. Until then, what the gateway says to have charged (`told`), or else the order's amount, counts as
-    charged and not refunded."""
-    undone.charged += told or _due(instance)
+def _needs_review(instance: OrderInstance, undone: _Undone, why: str, charged: Decimal | None = None) -> NoReturn:
+    """Raises `PaymentGatewayError`, not retryable, so that the payment goes to manual review. Until it is
+    resolved, `charged` (the gateway's amount), or else the order's amount, counts as charged and not
+    refunded."""
+    undone.charged += charged or _due(instance)
     raise PaymentGatewayError("payment_mismatch", why, retryable=False)
 
 
 def _check_refund(instance: OrderInstance, payment: Payment, undone: _Undone, unclear: int) -> None:
-    """Raises `PaymentGatewayError`, not retryable, if a person has to look before the rest of the payment is given back."""
+    """Raises `PaymentGatewayError`, not retryable, if the rest of the payment must not be refunded before a
+    manual review."""
     if undone.refunded + payment.kept > _due(instance):
-        why = ("refund_over_charge", "the gateway would have us give back more than the order's amount")
+        why = ("refund_over_charge", "the gateway reports more to refund than the order's amount")
     elif unclear >= MOST_UNCLEAR_REFUNDS:
-        why = ("refund_unclear", f"the gateway gave no clear answer to {unclear} refunds, and may have paid them")
+        why = ("refund_unclear", f"the gateway gave no clear answer to {unclear} refund requests, and may have executed them")
     else:
         return
     raise PaymentGatewayError(*why, retryable=False)
 
 
-async def _give_back(payment: Payment, left: Decimal, gateway: PaymentGateway, key: str) -> Refund:
-    """A refusal may mean that the money has gone back already, by a request of a worker that is dead now and that arrived late."""
+async def _refund_rest(payment: Payment, left: Decimal, gateway: PaymentGateway, key: str) -> Refund:
+    """Refunds the rest of the payment. After a refusal, returns the existing refund if the money is already
+    back: a request of a dead worker may have arrived late."""
     try:
         with _REFUNDING:
             return await gateway.refund(payment.id, amount=left, currency=payment.currency, key=key)
@@ -287,7 +302,8 @@ async def _give_back(payment: Payment, left: Decimal, gateway: PaymentGateway, k
 
 
 def money_moved(instance: OrderInstance) -> tuple[Decimal, Decimal, Decimal]:
-    """(charged, refunded, at risk) by the journal: at risk is what may have been charged and is not known to be back."""
+    """Returns (charged, refunded, at risk) according to the journal. At risk: possibly charged and not known
+    to be refunded."""
     entry = instance.journal.get(STEP)
     if entry is None:
         return Decimal(0), Decimal(0), Decimal(0)
@@ -302,7 +318,7 @@ def money_moved(instance: OrderInstance) -> tuple[Decimal, Decimal, Decimal]:
 
 
 def given_by_hand(instance: OrderInstance) -> Decimal:
-    """What a person says to have given back past the gateway."""
+    """Returns the amount that a person reported as refunded outside the gateway."""
     entry = instance.journal.get(STEP)
     return Decimal((entry.undo_result or {}).get("refunded_by_hand", 0)) if entry else Decimal(0)
 

@@ -1,4 +1,4 @@
-"""Errors of payments: refusals by the bank, by the gateway and by us; failures of the gateway."""
+"""Payment errors: refusals by the bank, the gateway or the shop, and failures of the gateway."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from saga.errors import StepError
 
 
 class PaymentRefused(StepError):
-    """Refused by us before anything was sent to the gateway: the order brought no means of payment that can be charged."""
+    """The shop refused before anything was sent to the gateway: the order has no chargeable payment method."""
 
     code = "payment_refused"
     refusal = True
 
 
 class NoDeliveryAddress(PaymentRefused):
-    """The order has no `shipping_info`: what cannot be delivered is not charged."""
+    """The order has no `shipping_info`. What cannot be delivered is not charged."""
 
     code = "no_delivery_address"
 
     def __init__(self) -> None:
-        super().__init__("the order has no shipping_info: what cannot be shipped is not charged")
+        super().__init__("the order has no shipping_info, and what cannot be shipped is not charged")
 
 
 class PaymentError(StepError):
-    """Something at the payment gateway; `error_code` is the gateway's own word."""
+    """An error of the payment gateway. `error_code` is the gateway's own code."""
 
     code = "payment_error"
     others_words = True
     unclear_refunds: int = 0
-    """How many refunds of the order were asked for without a clear answer, this one included."""
+    """The number of refund requests of the order that had no clear answer, including this one."""
 
     def __init__(self, error_code: str, error_message: str, *, retryable: bool = False) -> None:
         self.error_code = error_code
@@ -44,12 +44,12 @@ class PaymentError(StepError):
         self.error_message = change(self.error_message)
 
     def details(self) -> dict[str, Any]:
-        told = {**super().details(), "error_code": self.error_code, "error_message": self.error_message}
-        return {**told, "unclear_refunds": self.unclear_refunds} if self.unclear_refunds else told
+        details = {**super().details(), "error_code": self.error_code, "error_message": self.error_message}
+        return {**details, "unclear_refunds": self.unclear_refunds} if self.unclear_refunds else details
 
 
 class PaymentDeclined(PaymentError):
-    """The bank said no. Trying the same card again does not help."""
+    """The bank declined the payment. Retrying with the same card does not help."""
 
     code = "payment_declined"
     refusal = True
@@ -59,13 +59,15 @@ class PaymentDeclined(PaymentError):
 
 
 class PaymentLapsed(PaymentDeclined):
-    """The payment was cancelled before it was confirmed, such as when the customer did not authenticate it in time."""
+    """The payment was cancelled before it was confirmed, for example because the customer did not
+    authenticate it in time."""
 
     code = "payment_lapsed"
 
 
 class PaymentGatewayTimeout(PaymentError):
-    """No answer in time: the money may or may not have moved. Look it up before anything is sent again."""
+    """The gateway did not answer in time: the money may or may not have moved. Look it up before sending
+    again."""
 
     code = "payment_timeout"
 
@@ -74,38 +76,42 @@ class PaymentGatewayTimeout(PaymentError):
 
 
 BAD_ANSWER = "bad_answer"
-"""The `error_code` of an answer that makes no sense."""
+"""The `error_code` of an answer that could not be interpreted."""
 
 
 class PaymentGatewayError(PaymentError):
-    """The gateway failed or could not be reached; `retryable` says whether it may recover by itself."""
+    """The gateway failed or was unreachable. `retryable` says whether it may recover by itself."""
 
     code = "payment_gateway_error"
 
 
 class PaymentMismatch(PaymentGatewayError):
-    """The gateway's answer is about another order, amount or currency than ours: it counts neither as a charge nor as none."""
+    """The gateway's answer differs from the order, for example in its amount. It counts neither as a charge
+    nor as no charge."""
 
     code = "payment_mismatch"
 
     def __init__(self, differs: str) -> None:
-        super().__init__("payment_mismatch", f"the gateway's answer is about another {differs} than the order's", retryable=True)
+        super().__init__("payment_mismatch", f"the gateway's answer differs from the order in its {differs}", retryable=True)
 
 
 class PaymentGatewayUnavailable(PaymentGatewayError):
-    """The gateway has failed again and again and is left alone for a while. What was sent before counts as done until looked up."""
+    """The circuit breaker is open: no calls to the gateway during a cooldown period after repeated failures.
+    Requests that were sent before count as done until they are looked up."""
 
     code = "payment_gateway_unavailable"
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("circuit_open", "the payment gateway is away and is left alone for a while", retryable=True)
+        message = "the payment gateway failed repeatedly: no calls to it during a cooldown period"
+        super().__init__("circuit_open", message, retryable=True)
         self.retry_after = retry_after
 
 
 class PaymentKeyRefused(PaymentGatewayError):
-    """The gateway does not accept our key. No order is to blame for that: none is undone, they wait until the key is set anew."""
+    """The gateway does not accept the API key. This is a configuration error: no order is compensated, orders
+    wait until a valid key is set."""
 
-    code = PaymentGatewayUnavailable.code  # to an order, and to who is to be told, it is the same: nobody can be charged just now
+    code = PaymentGatewayUnavailable.code  # the same for orders and alerts: nothing can be charged
 
     def __init__(self, error_message: str, retry_after: float) -> None:
         super().__init__("authentication", error_message, retryable=True)
@@ -113,20 +119,20 @@ class PaymentKeyRefused(PaymentGatewayError):
 
 
 class PaymentNeedsCustomer(PaymentError):
-    """The customer's bank waits for the customer, to whom the shop's page has to show its question (3-D Secure). Nothing has been charged
-    yet. The order waits, and keeps its stock."""
+    """The customer's bank requires the customer to authenticate (3-D Secure), on the shop's page. Nothing has
+    been charged. The order waits, and keeps its stock."""
 
     code = "payment_needs_customer"
     refusal = True
     keeps_resources = True
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("requires_action", "the customer's bank asks the customer to authenticate", retryable=True)
+        super().__init__("requires_action", "the customer's bank requires the customer to authenticate", retryable=True)
         self.retry_after = retry_after
 
 
 class RefundRefused(PaymentError):
-    """The gateway will not give the money back: a person has to."""
+    """The gateway refused the refund: a person has to refund the customer."""
 
     code = "refund_refused"
 
@@ -135,7 +141,7 @@ class RefundRefused(PaymentError):
     ) -> None:
         self.payment_id, self.charged, self.refunded, self.currency = payment_id, charged, refunded, currency
         self.refusals = refusals
-        """How often it has been refused, this time included."""
+        """The number of refusals, including this one."""
         super().__init__(error_code, error_message, retryable=False)
 
     @property

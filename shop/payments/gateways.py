@@ -1,4 +1,4 @@
-"""Which gateway the settings choose."""
+"""The configured payment gateway, one client per event loop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ _CHOICES: dict[str, Callable[[], GatewayClient]] = {"sandbox": _sandbox, "stripe
 
 
 def gateway() -> OwnPayments:
-    """The running event loop's gateway: one connection pool and one circuit breaker, shared by all its orders. Shows our payments only."""
+    """Returns the running event loop's gateway: one connection pool and one circuit breaker for all its
+    orders. Shows this installation's payments only."""
     loop = asyncio.get_running_loop()
     if loop not in _open:
         s = settings()
@@ -51,18 +52,19 @@ def gateway() -> OwnPayments:
             failures=s.payments.breaker_failures,
             pause_seconds=s.payments.breaker_seconds,
             concurrency=s.payments.concurrency,
-            tell=_tell,
+            on_change=_notify_listeners,
         )
         _open[loop] = OwnPayments(guarded)
     return _open[loop]
 
 
 def on_change(listener: Callable[[str | None], None]) -> None:
-    """From now on it is told when this process leaves the gateway alone, and why, and (None) when the gateway answers again."""
+    """Registers a listener of this process's circuit breakers. It gets the reason when one opens, and None
+    when the gateway answers again."""
     _listeners.append(listener)
 
 
-def _tell(why: str | None) -> None:
+def _notify_listeners(why: str | None) -> None:
     for listener in _listeners:
         listener(why)
 

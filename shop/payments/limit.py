@@ -1,4 +1,4 @@
-"""The limit on calls to the payment gateway."""
+"""Limit of simultaneous calls to the payment gateway."""
 
 from __future__ import annotations
 

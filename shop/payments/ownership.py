@@ -1,7 +1,9 @@
-"""Which payments are ours: a gateway account may be shared with other shops, whose order ids may be the same.
+"""Restricts the gateway to this installation's payments: other shops may use the same account, with the same
+order ids.
 
-A payment is ours if it bears our installation id, or if the journal has its id for its order. One that bears no installation id at all
-is ours only for an order whose payment began before this installation had an id, and only if the amount is the order's.
+A payment is ours if it has our installation id, or if the journal has its id for its order. A payment without
+any installation id is ours only for an order whose payment began before this installation had an id, and only
+if the amount is the order's.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from shop.payments.gateway import GatewayClient, Payment, Refund
 from shop.runtime.installation import installation, installation_id
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
-"""Between the gateway's clock and the database's."""
+"""The greatest expected difference between the gateway's clock and the database's."""
 _JOURNALLED = text(
     "SELECT order_id, notes ->> 'payment_id' AS payment_id FROM order_step "
     "WHERE step = :step AND order_id = ANY(CAST(:ids AS text[])) AND notes ? 'payment_id'"
@@ -32,9 +34,9 @@ _BEGAN_BEFORE = text(
 
 
 class OwnPayments:
-    """A `PaymentGateway` that marks what it creates as this installation's, and shows nobody else's payments.
+    """A `PaymentGateway` that marks its payments with the installation id, and hides all other payments.
 
-    Idempotency keys begin with the installation id. Besides what the gateway raises, every method raises what the database raises.
+    Prefixes idempotency keys with the installation id. Every method also raises database errors.
     """
 
     def __init__(self, inner: GatewayClient) -> None:
@@ -59,17 +61,18 @@ class OwnPayments:
         return await self.inner.confirm(payment_id, key=await _own(key))
 
     async def get(self, payment_id: str) -> Payment:
-        """The payment. Its `order_id` is empty if the payment is not ours."""
+        """Returns the payment. Its `order_id` is empty if the payment is not ours."""
         payment = await self.inner.get(payment_id)
         return payment if await _ours([payment]) else replace(payment, order_id="")
 
     async def find(self, order_id: str) -> list[Payment]:
-        """Every payment that we ever created for the order, oldest first."""
+        """Returns every payment that this installation ever created for the order, oldest first."""
         found = await self.inner.find(order_id, installation=await installation_id())
         return [*await self._unmarked(order_id), *found]
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
-        """Our payments that were created, charged or refunded since then, with all their refunds, a page at a time."""
+        """Yields pages of our payments that were created, charged or refunded since then, with all their
+        refunds."""
         async for page in self.inner.pages(since):
             if mine := await _ours(page):
                 yield mine
@@ -84,7 +87,8 @@ class OwnPayments:
         await self.inner.aclose()
 
     async def _unmarked(self, order_id: str) -> list[Payment]:
-        """What an earlier version of this software created, which marked nothing, and whose id a crash has lost."""
+        """Returns payments that an earlier version of this software created without a mark, and whose ids
+        were lost in a crash."""
         here = await installation()
         async with transaction() as tx:
             row = (await tx.execute(_BEGAN_BEFORE, {"id": order_id, "step": STEP, "made_at": here.made_at})).one_or_none()
@@ -95,7 +99,7 @@ class OwnPayments:
 
 
 def _could_be(payment: Payment, order: Any) -> bool:
-    """Whether an earlier version may have created the payment for this order."""
+    """Returns whether an earlier version may have created the payment for this order."""
     try:
         total = Decimal(order.total)
     except (InvalidOperation, TypeError):
@@ -105,7 +109,7 @@ def _could_be(payment: Payment, order: Any) -> bool:
 
 
 async def _ours(payments: Sequence[Payment]) -> list[Payment]:
-    """Those that bear our id, and those whose id the journal has."""
+    """Returns the payments that have our installation id, or whose id is in the journal."""
     if not payments:
         return []
     mine = await installation_id()

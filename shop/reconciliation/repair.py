@@ -21,7 +21,7 @@ from saga.failpoints import failpoint
 from saga.journal import Record
 from saga.outcome import Compensation
 from shop.notifications.kinds import Kind
-from shop.notifications.notices import Notice, tell
+from shop.notifications.notices import Notice, add_notices
 from shop.orders import names
 from shop.orders.corrections import add_failure, correct
 from shop.orders.order import OrderInstance
@@ -158,4 +158,4 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
             await attention.put(tx, [attention.case_of(order, at_risk, str(details.get("currency", "USD")))], hold=hold)
         if refunded > 0 and not hold:
             money = {"amount": str(refunded), "currency": str(details.get("currency", "USD"))}
-            await tell(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])
+            await add_notices(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])

@@ -1,1 +1,1 @@
-"""What is not kept for ever: traces, and what we know of customers. The money trail stays."""
+"""Data retention: deletes traces and erases customer data. The records of payments stay."""

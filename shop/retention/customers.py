@@ -1,7 +1,8 @@
-"""Erasing what we know of the customers of old orders. What stays: ids, amounts, steps, statuses, codes and times; and the order's
-fingerprint, so that the same order sent again is known and charges nobody.
+"""Erases the customer data of old orders. Ids, amounts, steps, statuses, codes and times stay, and the
+order's fingerprint, so that a resubmitted order is recognised and not charged.
 
-Files go before the database says that they are gone: broken off anywhere, the same order is erased again, which changes nothing.
+Files are deleted before the database records the erasure: after an interruption anywhere, the order is erased
+again, which changes nothing.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
 from shop.retention.scrub import ERASED, scrubbed, scrubbed_content
 from shop.review import erasure as review_erasure
-from shop.runtime.files import is_spelled_so
+from shop.runtime.files import has_exact_name
 from shop.settings import Settings, settings
 from shop.shipping.labels.files import label_paths
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 500
-_LEFT_SECONDS = 86_400
+_BATCH_SIZE = 500
+_LEFTOVER_SECONDS = 86_400
 _FILES, _ERASING = failpoint("deleting customers' files"), failpoint("the commit of erasing customers")
-# Not while a person or a worker has anything to do with it, or something is still to be sent.
-_MAY_GO = """
+# Excludes orders that are open or under manual review, and orders with disputes, messages or events to
+# handle.
+_IS_ERASABLE = """
     o.outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated') AND o.erased_at IS NULL
     AND o.finished_at < now() - make_interval(secs => :seconds)
     AND NOT EXISTS (SELECT 1 FROM outbox m WHERE m.order_id = o.id AND m.sent_at IS NULL AND m.refused_at IS NULL)
@@ -50,33 +52,34 @@ _MAY_GO = """
 _NEXT = text(
     f"""
     SELECT o.id, o.outcome, o.amount_charged, o.finished_at, o.content, o.failure, o.reasons, o.undone FROM customer_order o
-    WHERE {_MAY_GO} AND (o.finished_at, o.id) > (CAST(:after AS timestamptz), CAST(:after_id AS text))
-    ORDER BY o.finished_at, o.id LIMIT {_AT_ONCE} FOR UPDATE OF o SKIP LOCKED
+    WHERE {_IS_ERASABLE} AND (o.finished_at, o.id) > (CAST(:after AS timestamptz), CAST(:after_id AS text))
+    ORDER BY o.finished_at, o.id LIMIT {_BATCH_SIZE} FOR UPDATE OF o SKIP LOCKED
     """  # noqa: S608  (constants)
 )
-_LONG_AGO = datetime(1, 1, 2, tzinfo=UTC)
-_ERASED_ONES = text("SELECT id FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND erased_at IS NOT NULL")
+_BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
+_WHICH_ERASED = text("SELECT id FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND erased_at IS NOT NULL")
 
 
 def erase_customers(days: float | None = None) -> int:
-    """Erases the customers of orders that ended so many days ago (None: `CUSTOMER_DATA_DAYS`; if that is not set, nobody is erased).
-    Returns how many orders that were.
+    """Erases the customer data of orders that ended at least `days` days ago (None: `CUSTOMER_DATA_DAYS`; if
+    that is not set, erases nothing). Returns the number of orders.
 
-    An order that is open, on the desk, disputed, or has a message to be sent keeps everything. Hundreds of orders a transaction; whoever
-    erases at the same time takes others. Labels and mails go that are in this process's `VAR_DIR`. Not from an event loop. Raises
-    SQLAlchemyError if the database is away, and OSError if a file cannot be deleted: run it again.
+    Skips orders that are open, under manual review, or disputed, or have unsent messages. Erases hundreds of
+    orders per transaction; concurrent calls process different orders. Deletes labels and mails in this
+    process's `VAR_DIR`. Must not be called in an event loop. Raises SQLAlchemyError if the database is
+    unavailable, and OSError if a file cannot be deleted: run it again.
     """
     s = settings()
     if (days := s.retention.customer_data_days if days is None else days) is None:
         return 0
     mails = _mails(s)
     _delete_leftovers(s)
-    erased, after = 0, (_LONG_AGO, "")
+    erased, after = 0, (_BEGINNING, "")
     with sync_engine(s.database_url).connect() as connection:
         while True:
             with connection.begin() as running:
-                asked = {"seconds": days * 86_400, "after": after[0], "after_id": after[1]}
-                rows = connection.execute(_NEXT, asked).mappings().all()
+                values = {"seconds": days * 86_400, "after": after[0], "after_id": after[1]}
+                rows = connection.execute(_NEXT, values).mappings().all()
                 if not rows:
                     return erased
                 _delete_files([row["id"] for row in rows], s, mails)
@@ -86,10 +89,10 @@ def erase_customers(days: float | None = None) -> int:
             erased, after = erased + len(rows), (rows[-1]["finished_at"], rows[-1]["id"])
 
 
-def erased_ones(order_ids: Iterable[str]) -> set[str]:
-    """Those of the orders whose customers are erased. Not from an event loop."""
+def which_are_erased(order_ids: Iterable[str]) -> set[str]:
+    """Returns the ids of those orders whose customer data is erased. Must not be called in an event loop."""
     with sync_engine(settings().database_url).connect() as connection:
-        return set(connection.execute(_ERASED_ONES, {"ids": list(order_ids)}).scalars())
+        return set(connection.execute(_WHICH_ERASED, {"ids": list(order_ids)}).scalars())
 
 
 def _erase(connection: Connection, rows: Sequence[Any]) -> None:
@@ -113,7 +116,7 @@ def _erase(connection: Connection, rows: Sequence[Any]) -> None:
 
 
 def _mails(s: Settings) -> dict[str, list[Path]]:
-    """The Maildir's files by their name, without what a mail program or a writer that died has put behind it."""
+    """Returns the Maildir's files by name, without the suffixes of mail programs and of interrupted writers."""
     found: dict[str, list[Path]] = defaultdict(list)
     for part in ("new", "cur", "tmp"):
         with suppress(FileNotFoundError):
@@ -123,12 +126,13 @@ def _mails(s: Settings) -> dict[str, list[Path]]:
 
 
 def _delete_leftovers(s: Settings) -> None:
-    """Labels that a process began to write before it died. Several machines may share the folder: its own clock counts."""
+    """Deletes temporary label files of processes that died. Uses the file system's clock, as several machines
+    may share the folder."""
     with suppress(FileNotFoundError), _FILES:
         with NamedTemporaryFile(dir=s.label_dir, prefix=".clock-", suffix=".tmp") as probe:
             now = os.fstat(probe.fileno()).st_mtime
         for entry in os.scandir(s.label_dir):
-            if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.stat().st_mtime < now - _LEFT_SECONDS:
+            if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.stat().st_mtime < now - _LEFTOVER_SECONDS:
                 Path(entry.path).unlink(missing_ok=True)
 
 
@@ -142,7 +146,7 @@ def _delete_files(order_ids: Sequence[str], s: Settings, mails: dict[str, list[P
 def _files(order_id: str, s: Settings, mails: dict[str, list[Path]]) -> Iterator[Path]:
     label, *before = label_paths(s.label_dir, order_id)
     yield label
-    yield from (path for path in before if is_spelled_so(path))
+    yield from (path for path in before if has_exact_name(path))
     for kind in Kind:
         for name in mail_names(order_id, kind):
             yield from mails.get(name, ())

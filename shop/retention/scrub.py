@@ -1,6 +1,6 @@
-"""What of a step's JSON may stay once its customer's data is erased: numbers, and texts under keys that name an id, a code or a time.
+"""Removes customer data from JSON: keeps numbers, and texts under keys that name an id, a code or a time.
 
-A list of what may stay, not of what must go: what a step of tomorrow writes is not kept because nobody thought of it.
+It is an allow list, so that data of steps that are added later is not kept by mistake.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from typing import Any
 from shop.orders.order import read_stored
 
 ERASED = "erased"
-"""What stands in the place of a text that has to be there."""
-_STAYS = re.compile(
+"""Replaces a required text."""
+_KEPT_KEYS = re.compile(
     r"(.*_)?(id|status|amount|at|timestamp|currency|code|fee|kind|number|model|method|carrier|service|step|compensation|total|value|"
     r"by_hand|off|url|key|generation_model|booked_at)|amount_.*|label|inventory|written_by"
 )
-_GOES = re.compile(r".*(customer|user|mail|name|phone|address).*")
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/+~-]{0,199}")
-_DEEPEST = 8
+_CUSTOMER_KEYS = re.compile(r".*(customer|user|mail|name|phone|address).*")
+_KEPT_VALUES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/+~-]{0,199}")
+_MAX_DEPTH = 8
 
 
 def scrubbed(value: Any, depth: int = 0) -> Any:
-    """The value without any text that may be a customer's. Numbers, and what is true, false or null, stay."""
-    if isinstance(value, dict) and depth < _DEEPEST:
-        return {key: scrubbed(each, depth + 1) for key, each in value.items() if not isinstance(each, str) or _stays(key, each)}
-    if isinstance(value, list) and depth < _DEEPEST:
+    """Returns the value without texts that may be customer data. Keeps numbers, booleans and null."""
+    if isinstance(value, dict) and depth < _MAX_DEPTH:
+        return {key: scrubbed(each, depth + 1) for key, each in value.items() if not isinstance(each, str) or _is_kept(key, each)}
+    if isinstance(value, list) and depth < _MAX_DEPTH:
         return [scrubbed(each, depth + 1) for each in value if not isinstance(each, str)]
     return None if isinstance(value, dict | list) else value
 
 
 def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> dict[str, Any]:
-    """Still an `Order`, with nobody behind it. `paid`: it was valid once, and keeps its lines and amounts; of others only the id is kept,
-    for what stands in them may be anything."""
+    """Returns the content of an anonymous `Order`. `paid`: the order was valid, and keeps its items and
+    amounts. Others keep only the id, as their content may be anything."""
     if not paid:
         return {"id": order_id, "customer_id": ERASED, "items": [], "total_amount": "0.00"}
     order = read_stored(content)
@@ -41,5 +41,5 @@ def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> d
     return {**kept, "id": order_id, "customer_id": ERASED, "items": items}
 
 
-def _stays(key: str, value: str) -> bool:
-    return _STAYS.fullmatch(key) is not None and not _GOES.fullmatch(key) and _PLAIN.fullmatch(value) is not None
+def _is_kept(key: str, value: str) -> bool:
+    return _KEPT_KEYS.fullmatch(key) is not None and not _CUSTOMER_KEYS.fullmatch(key) and _KEPT_VALUES.fullmatch(value) is not None

@@ -1,1 +1,1 @@
-"""What a process of the shop needs beside its database: files, logs, secrets, an HTTP server."""
+"""Process infrastructure: files, logs, secrets, migrations, an HTTP server."""

@@ -1,4 +1,4 @@
-"""Files that are there wholly or not at all, and that nobody else on this machine can read."""
+"""Atomic writes of files, and private permissions of files and folders."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ from uuid import uuid4
 _PROCESS = f"{os.getpid()}-{uuid4().hex[:12]}"
 _COUNTER = itertools.count()
 _PRIVATE_FOLDER, _PASSABLE_FOLDER, PRIVATE_FILE = 0o700, 0o710, 0o600
-_SET_UP_BY_A_PERSON = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _OURS = (
     *("confirmation", "labels", "logs", "mail", "prefect", "run", "sandbox", "web"),
     *("metrics-token", "orders-api-key", "run.env"),
 )
-"""What is written in `VAR_DIR`, but for the data of PostgreSQL, which sees to that itself."""
+"""What we write in `VAR_DIR`, except for PostgreSQL's data, whose permissions PostgreSQL sets."""
 
 
 def make_private(folder: Path, group: int | None = None, *, ours: bool = False) -> None:
-    """Makes the folder, and those above it that are not there, for their owner alone. `group`: may pass through, and no more. What is there
-    already stays as it is; the folder itself is closed too if it is `ours`, and this process's own user's."""
+    """Creates the folder and its missing parents, accessible to their owner only. `group` may only traverse
+    them. Existing folders stay unchanged, except for the folder itself if it is `ours` and belongs to this
+    process's user."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):
         each.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
-        _close(each, group)
+        _restrict(each, group)
     if ours and not missing and not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
-        _close(folder, group)
+        _restrict(folder, group)
 
 
-def _close(folder: Path, group: int | None) -> None:
+def _restrict(folder: Path, group: int | None) -> None:
     if group is not None:
         os.chown(folder, -1, group)
     folder.chmod(_PRIVATE_FOLDER if group is None else _PASSABLE_FOLDER)
 
 
 def tighten(var_dir: Path) -> None:
-    """Takes from others on this machine what an earlier version let them read in `VAR_DIR`: only what we write there, and only what is this
-    process's own user's. A folder that is closed already is not looked into; links, and what a person has set up, stay as they are."""
+    """Removes other users' permissions in `VAR_DIR`, which an earlier version granted. Affects only what we
+    write there, and only what belongs to this process's user. Skips the content of folders that are already
+    private, links, and files with special permission bits, which a person has set."""
     for name in _OURS:
         with suppress(OSError):
             _tighten(var_dir / name)
@@ -50,7 +52,7 @@ def _tighten(path: Path) -> None:
     try:
         status = os.fstat(descriptor)
         mode, is_folder = stat.S_IMODE(status.st_mode), stat.S_ISDIR(status.st_mode)
-        if status.st_uid != os.geteuid() or mode & _SET_UP_BY_A_PERSON or not mode & 0o077:
+        if status.st_uid != os.geteuid() or mode & _SPECIAL_BITS or not mode & 0o077:
             return
         if not is_folder and not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
             return
@@ -64,10 +66,10 @@ def _tighten(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Puts the file in place under its name only when it is complete; a reader sees the old one or the new one. Writers in
-    other processes, threads or machines do not disturb it. `durable` also survives a loss of power, for milliseconds.
-    Only its owner can read it. Folders are made as needed. After a crash, what may be left over is a hidden file that ends in `.tmp`."""
-    # Plain strings and descriptors: hundreds of labels a second come through here.
+    """Writes the file atomically: a reader sees the old one or the new one, whichever processes, threads or
+    machines write it. `durable` also survives a power loss, and takes milliseconds. Only the owner can read
+    the file. Creates missing folders. A crash may leave a hidden file that ends in `.tmp`."""
+    # Plain strings and descriptors for speed: hundreds of labels per second are written here.
     folder, name = os.path.split(path)
     temporary = f"{folder}/.{name[:60]}.{_PROCESS}.{next(_COUNTER)}.tmp"
     try:
@@ -85,8 +87,8 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = False) -> None:
         _sync_folder(path.parent)
 
 
-def is_spelled_so(path: Path) -> bool:
-    """Whether there is a file of exactly this name, also where the disk takes `ORDER-1` for `Order-1`."""
+def has_exact_name(path: Path) -> bool:
+    """Returns whether a file with exactly this name exists, also on file systems that ignore case."""
     return path.exists() and path.name in os.listdir(path.parent)  # noqa: PTH208  (only names)
 
 

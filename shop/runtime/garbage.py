@@ -1,4 +1,4 @@
-"""Less garbage collection, where much is loaded and much is made."""
+"""Garbage collector tuning for bulk work."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def little_garbage_collection() -> Iterator[None]:
-    """What is loaded stays; looking through it again and again for garbage costs a fifth of a consumer's time."""
+def reduced_garbage_collection() -> Iterator[None]:
+    """Excludes loaded objects from garbage collection, and collects less often: default settings cost a fifth
+    of a consumer's time."""
     before = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)

@@ -1,6 +1,7 @@
 """Serves an HTTP application from one process, and prints its address once it accepts requests.
 
-Clients are not trusted to be quick: see `BoundedProtocol`. Whoever serves an app of ours with another server has to set such limits there.
+It limits the time of slow clients (`BoundedProtocol`). If you serve an app with a different server, set such
+limits there.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from shop.runtime.files import write_atomic
 
 HEADER_SECONDS = 10
-"""For a request's whole header, from when a connection was made."""
+"""Timeout of a request's header, from the start of the connection."""
 _BODY_SECONDS = 30
-"""For a request's whole body. An application may ask for more haste (see `BoundedBodies`)."""
+"""Timeout of a request's body. An application may set a shorter one (`BoundedBodies`)."""
 _ANSWER_SECONDS = 120
-"""For an answer, until its client has read it."""
+"""Timeout of an answer, until the client has read it."""
 _LINGER_SECONDS = 5
-"""After an answer to a request whose body has not come in whole: so long the client can still read the answer."""
-SERVERS_OWN = "order_saga.receive"
-"""In the scope of a request: what the server itself gave for receiving it."""
+"""Time to read an answer that was sent before the request's body was complete."""
+SERVER_RECEIVE = "order_saga.receive"
+"""Key in a request's scope: the server's original `receive`."""
 _FEWEST, _MOST = 16, 4_096
+"""Limits of the base unit for connection limits (see `_config`)."""
 _START_SECONDS = 20
 
 Message = MutableMapping[str, Any]
@@ -44,31 +46,32 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's protocol, with a time limit for whatever a client has to do: send a header, send a body, read an answer.
+    """uvicorn's protocol with timeouts for the client: to send the header, to send the body, to read the
+    answer.
 
-    Of connections whose request has not come in whole, silent ones among them, `waiting_limit` are kept at most: a new one ends the oldest.
-    So they never use up the descriptors that whoever sends a request needs.
+    Keeps at most `waiting_limit` connections with incomplete requests, including idle ones: a new one aborts
+    the oldest. Therefore they cannot exhaust the file descriptors.
     """
 
     waiting_limit: ClassVar[int] = _MOST
     waiting: ClassVar[dict[BoundedProtocol, None]]
-    """Those whose request has not come in whole, the oldest first."""
-    _now: tuple[str, object] | None = None
-    """What is waited for, and in which request."""
+    """The connections with incomplete requests, oldest first."""
+    _phase: tuple[str, object] | None = None
+    """The phase whose timeout runs, and the request."""
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._enter("header", HEADER_SECONDS)
         while len(self.waiting) > self.waiting_limit:
-            next(iter(self.waiting))._give_up()
+            next(iter(self.waiting))._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._release()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        self._release()  # from here on the WebSocket's own pings find out whether somebody is there
+        self._release()  # from here on the WebSocket's pings detect dead clients
         super().handle_websocket_upgrade(event)
 
     def _release(self) -> None:
@@ -78,16 +81,16 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._look()
+        self._update_phase()
 
     def on_response_complete(self) -> None:
         whole = not self.cycle.more_body
         self._enter("header", self.timeout_keep_alive if whole else _LINGER_SECONDS)
-        super().on_response_complete()  # may begin the next request
-        self._look()
+        super().on_response_complete()  # may start the next request
+        self._update_phase()
 
-    def _look(self) -> None:
-        """What the connection waits for now."""
+    def _update_phase(self) -> None:
+        """Starts the timeout of the request's current phase."""
         if self.cycle is None or self.cycle.response_complete:
             return
         if self.cycle.more_body:
@@ -96,28 +99,28 @@ class BoundedProtocol(H11Protocol):
             self._enter("answer", _ANSWER_SECONDS)
 
     def _enter(self, phase: str, seconds: float) -> None:
-        """Begins a phase's time limit; one that has begun is not prolonged by drops of data."""
+        """Starts a phase's timeout. Partial data does not extend a running one."""
         now = (phase, self.cycle)
-        if now == self._now and phase != "header":
+        if now == self._phase and phase != "header":
             return
-        self._now = now
+        self._phase = now
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = self.loop.call_later(seconds, self._give_up)
+        self._deadline = self.loop.call_later(seconds, self._abort)
         if phase == "answer":
             self.waiting.pop(self, None)
         else:
             self.waiting.setdefault(self)
 
-    def _give_up(self) -> None:
+    def _abort(self) -> None:
         self.waiting.pop(self, None)
         self.transport.abort()
 
 
 class BoundedBodies:
-    """An ASGI application whose requests have bodies of at most `most_bytes`, which come within `seconds`.
+    """ASGI middleware that limits request bodies to `most_bytes` bytes and `seconds` seconds.
 
-    More of them is an `HTTPException` where the application reads the body: 413, or 408.
+    Where the application reads a body over the limits, raises `HTTPException` with status 413 or 408.
     """
 
     def __init__(self, app: App, *, most_bytes: int, seconds: float = 20) -> None:
@@ -127,14 +130,14 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        told = dict(scope["headers"]).get(b"content-length", b"")
-        too_large = told.isdigit() and int(told[:20]) > self._most
+        content_length = dict(scope["headers"]).get(b"content-length", b"")
+        too_large = content_length.isdigit() and int(content_length[:20]) > self._most
         loop, read, whole = asyncio.get_running_loop(), 0, False
         until = loop.time() + self._seconds
 
         async def bounded() -> Message:
             nonlocal read, whole
-            if whole:  # what is waited for now is that the client leaves
+            if whole:  # only waits for the client to disconnect
                 return await receive()
             if too_large:
                 raise _refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -149,7 +152,7 @@ class BoundedBodies:
             whole = not message.get("more_body", False)
             return message
 
-        await self._app({**scope, SERVERS_OWN: receive}, bounded, send)
+        await self._app({**scope, SERVER_RECEIVE: receive}, bounded, send)
 
 
 def _refused(status: HTTPStatus) -> HTTPException:
@@ -157,7 +160,7 @@ def _refused(status: HTTPStatus) -> HTTPException:
 
 
 class _Server(uvicorn.Server):
-    """Calls `ready` as soon as it answers."""
+    """A uvicorn server that calls `ready` as soon as it accepts requests."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -169,8 +172,9 @@ class _Server(uvicorn.Server):
 
 
 def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """A socket on that port; 0: any that is free. Raises OSError if it is taken."""
-    # asyncio sends small answers at once only on sockets that say they are TCP; on others each waits 40 ms for Nagle.
+    """Opens a socket on that port; 0: any free one. Raises OSError if it is in use."""
+    # asyncio disables Nagle's algorithm, which delays small answers by 40 ms, only if the socket's protocol
+    # is TCP.
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -182,7 +186,7 @@ def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
 
 
 def serve(app: Any, listener: socket.socket, port_file: Path | None = None, *, log_level: str = "warning", **options: Any) -> None:
-    """Serves until SIGTERM or Ctrl-C, and prints its address. `options` are uvicorn's."""
+    """Prints the address and serves until SIGTERM or Ctrl-C. `options` are uvicorn's."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -191,24 +195,24 @@ def serve(app: Any, listener: socket.socket, port_file: Path | None = None, *, l
             write_atomic(port_file, str(port).encode())
         print(url, flush=True)
 
-    with suppress(KeyboardInterrupt), _ending_well():
+    with suppress(KeyboardInterrupt), _handling_sigterm():
         _Server(_config(app, log_level=log_level, **options), ready).run([listener])
 
 
 class ServedInThread:
-    """Serves an application from a thread of its own while it is used as a context. `options` are uvicorn's."""
+    """Context manager that serves an application from a separate thread. `options` are uvicorn's."""
 
     def __init__(self, app: Any, listener: socket.socket, **options: Any) -> None:
         self._listener, self._answers = listener, threading.Event()
-        usual: dict[str, Any] = {"lifespan": "off", "timeout_graceful_shutdown": 1, "log_level": "warning"}
-        # The process has its own way of logging.
-        self._server = _Server(_config(app, log_config=None, **{**usual, **options}), self._answers.set)
+        defaults: dict[str, Any] = {"lifespan": "off", "timeout_graceful_shutdown": 1, "log_level": "warning"}
+        # The process configures logging.
+        self._server = _Server(_config(app, log_config=None, **{**defaults, **options}), self._answers.set)
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http server", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         if not self._answers.wait(_START_SECONDS):
-            raise OSError("the server does not start")
+            raise OSError(f"the HTTP server did not start within {_START_SECONDS} s")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -218,25 +222,27 @@ class ServedInThread:
 
 
 def _config(app: Any, **options: Any) -> uvicorn.Config:
-    """uvicorn's, with limits that leave descriptors for whoever sends a request, and for the database."""
+    """Returns uvicorn's configuration, with limits that leave file descriptors for active requests and the
+    database."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     share = max(_FEWEST, min(descriptors // 8, _MOST) if descriptors != resource.RLIM_INFINITY else _MOST)
     limits = {"waiting_limit": min(3 * share, _MOST), "waiting": {}}
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "http": type("Bounded", (BoundedProtocol,), limits),
         "ws": "none",
-        "backlog": min(share, 2_048),  # so many are accepted at once, before any of them can be ended
+        "backlog": min(share, 2_048),  # as many are accepted at once, before any of them can be aborted
         "limit_concurrency": 5 * share,
         "access_log": False,
         "server_header": False,
         "headers": [("X-Content-Type-Options", "nosniff")],
     }
-    return uvicorn.Config(app, **{**usual, **options})
+    return uvicorn.Config(app, **{**defaults, **options})
 
 
 @contextmanager
-def _ending_well() -> Iterator[None]:
-    """uvicorn sends a SIGTERM that it has heard on to its process, which would end at once: without a goodbye of who runs it."""
+def _handling_sigterm() -> Iterator[None]:
+    """Exits normally on SIGTERM. uvicorn re-raises the signal after its shutdown, which would otherwise kill
+    the process without cleanup."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

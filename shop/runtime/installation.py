@@ -1,7 +1,9 @@
-"""The installation id: tells this shop's payments, parcels and reservations from those of others in the same account.
+"""The installation id: distinguishes this shop's payments, parcels and reservations from those of others that
+use the same accounts.
 
-Order ids are not enough: a second shop, or a staging system, may use the same gateway account and count its orders in the same way.
-The migration makes the id once; it stays in the database. A copy of a database has the id of its original: see docs/integrations/stripe.md.
+Order ids are not enough: a second shop, or a staging system, may use the same gateway account and the same
+order ids. The migration creates the id once, in the database. A copy of a database has the id of its
+original: see docs/integrations/stripe.md.
 """
 
 from __future__ import annotations
@@ -19,19 +21,19 @@ _READ = text("SELECT id, made_at FROM installation")
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """Who we are, at everything that we share with others."""
+    """This installation's identity in shared accounts."""
 
     id: str
     """16 hexadecimal digits."""
     made_at: datetime
-    """What was begun before this time may not bear the id."""
+    """When the id was created. What began earlier may not be marked with it."""
 
 
 _known: dict[str, Installation] = {}
 
 
 async def installation() -> Installation:
-    """The installation that the database belongs to; read once for each database. Raises what the database raises."""
+    """Returns the database's installation, read once per database. Raises database errors."""
     url = settings().database_url
     if url not in _known:
         async with transaction() as tx:
@@ -41,10 +43,10 @@ async def installation() -> Installation:
 
 
 def read_installation_id(connection: Connection) -> str:
-    """The id alone, for callers without an event loop."""
+    """Reads the installation id, for callers without an event loop."""
     return str(connection.execute(_READ).one().id)
 
 
 async def installation_id() -> str:
-    """The id alone."""
+    """Returns the installation id. Raises database errors."""
     return (await installation()).id

@@ -1,6 +1,8 @@
-"""The shop's own log lines: to standard error for people, and as JSON lines into a file for machines, as `monitoring.yaml` says.
+"""Configures the shop's logging: to standard error for people, and to a file as JSON lines, according to
+`monitoring.yaml`.
 
-Modules log with `logging.getLogger(__name__)`; `structlog.get_logger(__name__)` does as well, and takes fields by name.
+Modules log with `logging.getLogger(__name__)`, or with `structlog.get_logger(__name__)`, which takes named
+fields.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ from shop.settings import settings
 
 LOGGER = "shop"
 LOGGERS = (LOGGER, "saga")
-"""The shop's own, and the engine's."""
+"""The loggers of the shop and of the engine."""
 
 
 def configure() -> None:
-    """Gives the loggers of the shop and of the engine their level and handlers. A console handler only if there is none yet. Harmless when
-    called again.
+    """Sets level and handlers of the shop's and the engine's loggers. Adds a console handler only if there is
+    none. Idempotent.
 
-    Raises MonitoringConfigError if the configuration cannot be used.
+    Raises MonitoringConfigError if the configuration is invalid.
     """
     config = monitoring()
     for name in LOGGERS:
@@ -50,15 +52,16 @@ def _is_console(handler: logging.Handler) -> bool:
 
 
 def _logger(*name: str) -> logging.Logger:
-    """structlog's own factory changes how every logger of the process finds its caller, which makes each line slower."""
+    """Returns a logger. structlog's own factory changes how all loggers find their caller, which slows down
+    each line."""
     return logging.getLogger(*name or (LOGGER,))
 
 
 def level() -> str:
-    """Of the configuration; without one, `LOG_LEVEL`."""
+    """Returns the configured log level, or else `LOG_LEVEL`."""
     return monitoring().logging.level or settings().monitoring.log_level
 
 
 def to_file(logging_config: Logging) -> bool:
-    """Whether lines go to the file."""
+    """Returns whether log lines go to the file."""
     return logging_config.default_logger != "console"

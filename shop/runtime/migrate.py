@@ -1,4 +1,4 @@
-"""Brings a database's schema up to date."""
+"""Migrates the database schema to the current version."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from sqlalchemy import Connection, create_engine, text
 from saga.database import connect_args
 from shop.settings import Settings
 
-_LOCK = 7_236_114  # one migration at a time, however many workers start
+_LOCK = 7_236_114
+"""The advisory lock that serialises migrations of workers that start at the same time."""
 
 
 def config(connection: Connection) -> Config:
-    """Alembic's configuration for this project, on an open connection."""
+    """Returns Alembic's configuration for this project, on an open connection."""
     alembic = Config()
     alembic.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
     alembic.attributes["connection"] = connection
@@ -23,7 +24,7 @@ def config(connection: Connection) -> Config:
 
 
 def upgrade(database_url: str) -> None:
-    """Runs the migrations that are missing; does nothing when there are none. Safe to run side by side."""
+    """Runs the missing migrations, if any. Safe to run concurrently."""
     url = Settings(DATABASE_URL=database_url).database_url
     engine = create_engine(url, connect_args=connect_args(url))
     try:

@@ -1,11 +1,12 @@
-"""Secrets that stand elsewhere than in the environment.
+"""Reads secrets from outside the environment.
 
-For each setting that is a secret, such as `STRIPE_API_KEY`, there are two more:
+For each secret setting, such as `STRIPE_API_KEY`, there are two more:
 
-- `STRIPE_API_KEY_FILE`: a file that holds it, as Docker and Kubernetes mount secrets;
+- `STRIPE_API_KEY_FILE`: a file that contains it, as Docker and Kubernetes mount secrets;
 - `STRIPE_API_KEY_BLOCK`: the name of a Prefect Secret block.
 
-Those that are set have to say the same. What is wrong is told under the setting's name, with what to do, and shows no secret.
+If several are set, their values must be equal. Errors name the setting and what to do, and never show a
+secret.
 """
 
 from __future__ import annotations
@@ -19,31 +20,34 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 _ALSO_SECRET = frozenset({"DATABASE_URL"})
-"""It holds a password, but is shown without it."""
+"""Settings that contain a password, but are not `SecretStr`, as they are shown without it."""
 _LARGEST = 64_000
+"""Limits what is read of a secret's file, in characters."""
 _block: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands in the place of a secret that could not be read."""
+    """Replaces a secret that could not be read."""
 
     why: str
 
 
 def blocks_from(read: Callable[[str], str]) -> None:
-    """From now on `..._BLOCK` is read by this: a block's name to its secret. It may raise anything."""
+    """Sets the function that reads `..._BLOCK`: from a block's name to its secret. It may raise any
+    exception."""
     global _block  # noqa: PLW0603
     _block = read
 
 
 def is_secret(name: str, field: FieldInfo) -> bool:
-    """Whether the setting can stand in a file or a block."""
+    """Returns whether the setting can be in a file or a block."""
     return name in _ALSO_SECRET or field.annotation is SecretStr or SecretStr in get_args(field.annotation)
 
 
 def elsewhere(name: str, given: Mapping[str, str | None]) -> str | Unreadable | None:
-    """The secret called `name` (as in the environment, in capitals) from its file or block. None if neither is set."""
+    """Reads the secret `name` (in capitals, as in the environment) from its file or block. None if neither is
+    set."""
     file, block, here = (given.get(name + ending) for ending in ("_FILE", "_BLOCK", ""))
     if not file and not block:
         return None
@@ -51,7 +55,7 @@ def elsewhere(name: str, given: Mapping[str, str | None]) -> str | Unreadable | 
         return Unreadable(f"{name}_FILE and {name}_BLOCK are both set: unset one of them")
     found = _from_file(f"{name}_FILE", file) if file else _from_block(f"{name}_BLOCK", block or "")
     if here and not isinstance(found, Unreadable) and here != found:
-        return Unreadable(f"{name} and {name}_{'FILE' if file else 'BLOCK'} say different things: unset one of them")
+        return Unreadable(f"{name} and {name}_{'FILE' if file else 'BLOCK'} have different values: unset one of them")
     return found
 
 
@@ -67,9 +71,9 @@ def _from_file(setting: str, path: str) -> str | Unreadable:
 
 def _from_block(setting: str, name: str) -> str | Unreadable:
     if _block is None:
-        return Unreadable(f"{setting}={name} is a Prefect block, and this program does not know Prefect: give the secret in another way")
+        return Unreadable(f"{setting}={name} is a Prefect block, which this program cannot read: set the secret in another way")
     try:
         found = _block(name)
-    except Exception as error:  # noqa: BLE001  (whatever the server or its client says)
+    except Exception as error:  # noqa: BLE001  (any error of the server or its client)
         return Unreadable(f"{setting}={name} cannot be read from the Prefect server: {type(error).__name__}: {str(error)[:200]}")
     return found.strip() or Unreadable(f"{setting}={name} is empty")

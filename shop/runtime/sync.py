@@ -1,4 +1,4 @@
-"""Running asynchronous code for callers that cannot await, such as a shell command, a notebook or a script."""
+"""Runs asynchronous code for synchronous callers, such as shell commands, notebooks and scripts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ T = TypeVar("T")
 
 
 def run_sync(make: Callable[[], Awaitable[T]]) -> T:
-    """Runs what `make` makes in an event loop and a thread of its own, so that the caller may have a loop, too. Closes the connections
-    to the database and the gateway that it opened there. Raises what it raises."""
+    """Runs the awaitable of `make` in a new event loop and thread, so that the caller may have a running
+    loop. Closes the connections to the database and the gateway that were opened there. Raises its
+    exceptions."""
 
     async def run() -> T:
         try:

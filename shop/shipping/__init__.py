@@ -1,1 +1,1 @@
-"""Shipping: the carrier, its tracking numbers, and the label on the parcel."""
+"""Shipping: carriers, tracking numbers, and labels."""

@@ -1,8 +1,8 @@
-"""A parcel at a carrier outside: what is done before the fulfilment's transaction, and what takes it back.
+"""Labels of external carriers: bought before the fulfilment's transaction, and voided by the compensation.
 
-Intent, act, result, as with payments: the journal's `begun` is the intent, the quote's id and price are in its notes before a label is
-bought for it, and the transaction that ships writes the result. An order that does not ship, for whatever reason, has its label voided:
-that is due from the moment the step began.
+Intent, act, result, as with payments: the journal's `begun` is the intent, the quote's id and price are in
+its notes before a label is bought for it, and the transaction that ships writes the result. If an order does
+not ship, for any reason, its label is voided: this compensation is due from the moment the step began.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from saga.execution import ExternalAction
 from saga.failpoints import failpoint
 from shop.orders.order import OrderInstance
 from shop.settings import settings
-from shop.shipping.carrier import AnothersParcel, Carrier, Quote, Rate, Shipment, Voided
+from shop.shipping.carrier import Carrier, NotOurParcel, Quote, Rate, Shipment, Voided
 from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
 from shop.shipping.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
 
-_UNDONE = text("SELECT EXISTS (SELECT 1 FROM order_step WHERE order_id = :id AND step = :step AND undo_status = 'done')")
+_IS_COMPENSATED = text("SELECT EXISTS (SELECT 1 FROM order_step WHERE order_id = :id AND step = :step AND undo_status = 'done')")
 _QUOTING, _BUYING, _VOIDING = (failpoint(what) for what in ("asking the carrier for a quote", "buying a label", "voiding a label"))
-_RETRIES, _AWAY_SECONDS = 3, 15.0
-"""After so many tries that failed, an order is put off for so long."""
+_RETRIES, _POSTPONE_SECONDS = 3, 15.0
+"""After this many failed attempts, an order is postponed for this long (seconds)."""
 _SETTLES_AFTER = 4
-"""So many time limits after a label was asked for and not answered, it has been bought or never will be."""
+"""Multiple of the carrier's timeout after which an unanswered purchase of a label has either succeeded or
+never will."""
 
 
 def before_booking(orders: Sequence[OrderInstance]) -> ExternalAction | None:
@@ -50,39 +51,41 @@ def _any_external(orders: Sequence[OrderInstance]) -> bool:
 
 
 async def book(instance: OrderInstance) -> dict[str, Any]:
-    """Has a label for the order: finds the one that was bought before, or buys one. Bought once, however often it is called.
+    """Finds the order's label, or buys one. Buys once, however often it is called.
 
-    Raises what a `Carrier` raises. For the embedded carrier there is nothing to do before the transaction.
+    Raises what a `Carrier` raises. Does nothing for the embedded carrier, which needs nothing before the
+    transaction.
     """
     chosen = carrier_of(instance)
     if chosen == EMBEDDED:
         return {}
     try:
         parcel = await _parcel(instance, carrier(chosen))
-    except CarrierUnavailable as away:
-        await _wait_for(instance, away)
+    except CarrierUnavailable as error:
+        await _postpone_if_paid(instance, error)
         raise
     try:
         await checkpoint(instance, STEP, parcel=parcel)
     except LeaseLost:
-        await _void_if_undone(instance, carrier(chosen))
+        await _void_if_compensated(instance, carrier(chosen))
         raise
     return parcel
 
 
-async def _void_if_undone(instance: OrderInstance, at: Carrier) -> None:
-    """This process was paused right before it asked for the label, until another one had waited for it in vain and undone the order: then
-    nobody will ever look for the label any more. If the order goes on, the other one finds it."""
+async def _void_if_compensated(instance: OrderInstance, at: Carrier) -> None:
+    """Voids the label if another process has compensated the order. This process was then paused just before
+    it bought the label, until the other one no longer waited for it: nothing else would find the label. If
+    the order was not compensated, the other process finds it."""
     async with transaction() as tx:
-        undone = (await tx.execute(_UNDONE, {"id": instance.id, "step": STEP})).scalar()
-    if undone:
+        compensated = (await tx.execute(_IS_COMPENSATED, {"id": instance.id, "step": STEP})).scalar()
+    if compensated:
         with _VOIDING:
             await at.void(instance.payload, str(instance.journal[STEP].notes["quote_id"]))
 
 
 async def _parcel(instance: OrderInstance, at: Carrier) -> dict[str, Any]:
-    shipment = await _noted(instance, at)
-    if shipment is not None and shipment.voided:  # by a person, in the carrier's own dashboard; else it is now
+    shipment = await _journalled_shipment(instance, at)
+    if shipment is not None and shipment.voided:  # by a person in the carrier's dashboard; ensures that it is void
         with _VOIDING:
             await at.void(instance.payload, shipment.id)
     if shipment is None or shipment.voided:
@@ -93,29 +96,30 @@ async def _parcel(instance: OrderInstance, at: Carrier) -> dict[str, Any]:
     return {**asdict(shipment), "amount": str(shipment.amount)}
 
 
-async def _wait_for(instance: OrderInstance, away: CarrierUnavailable) -> None:
-    """A carrier that is away is no reason to undo an order that is paid: it is put off, as long as stock is reserved for
-    one. An answer that is wrong does not become right by waiting."""
+async def _postpone_if_paid(instance: OrderInstance, error: CarrierUnavailable) -> None:
+    """Sets `retry_after`, so that a paid order is postponed, not compensated, while the carrier is
+    unavailable and its stock is reserved. Not for wrong answers, which do not improve over time."""
     entry = instance.journal[STEP]
-    if isinstance(away, CarrierMismatch) or entry.attempts <= _RETRIES or away.retry_after is not None:
+    if isinstance(error, CarrierMismatch) or entry.attempts <= _RETRIES or error.retry_after is not None:
         return
     now = (await database_time()).timestamp()
     since = float(entry.notes.get("away_since") or now)
     if since == now:
         await checkpoint(instance, STEP, away_since=now)
     if now - since < settings().inventory.reservation_minutes * 60:
-        away.retry_after = _AWAY_SECONDS
+        error.retry_after = _POSTPONE_SECONDS
 
 
-async def _noted(instance: OrderInstance, at: Carrier) -> Shipment | None:
-    """The label of the quote in the journal. None: there is none, so that no label can have been bought; a quote that a crash has lost
-    costs nothing. An earlier version looked quotes up by the order's id, so what it noted may be another shop's."""
+async def _journalled_shipment(instance: OrderInstance, at: Carrier) -> Shipment | None:
+    """Returns the shipment of the quote in the journal, with its label. None if there is no quote, so that no
+    label was bought; a quote that was lost in a crash costs nothing. An earlier version looked up quotes by
+    the order's id, so its entry may be another shop's."""
     notes = instance.journal[STEP].notes
     quote_id, quoted = notes.get("quote_id"), notes.get("quoted")
     rate = Rate(**{**quoted, "amount": Decimal(quoted["amount"])}) if isinstance(quoted, dict) else bool(quoted)
     try:
         return await _create(instance, at, str(quote_id), rate) if quote_id is not None else None
-    except AnothersParcel:
+    except NotOurParcel:
         return None
 
 
@@ -125,55 +129,59 @@ async def _quote(instance: OrderInstance, at: Carrier) -> Quote:
 
 
 async def _create(instance: OrderInstance, at: Carrier, quote_id: str, quoted: Rate | bool) -> Shipment:
-    """`quoted`: at which price the carrier has quoted it for this order, so that it is not another shop's. Earlier versions have noted that
-    it was quoted without its price, or not even that."""
-    # Written down before the label can be there: whoever undoes this finds it, and knows that it may still be on its way.
-    await _note_that_it_is_asked_for(instance, at, quote_id, quoted)
+    """Buys the label of the quote, or finds the bought one. `quoted`: the rate that the carrier quoted for
+    this order, which proves that the quote is not another shop's. Earlier versions journalled no rate, or
+    nothing."""
+    # Journalled before the label can exist, so that the compensation finds it, and knows that it may still
+    # appear.
+    await _journal_purchase_intent(instance, at, quote_id, quoted)
     try:
         with _BUYING:
             return await at.create(instance.payload, quote_id, quoted if isinstance(quoted, Rate) else None)
     except CarrierRefused as refusal:
-        if quoted and isinstance(refusal, AnothersParcel):
+        if quoted and isinstance(refusal, NotOurParcel):
             raise CarrierMismatch("reference") from None
-        await checkpoint(instance, STEP, asked_at=0)  # a clear answer: nothing is on its way
+        await checkpoint(instance, STEP, asked_at=0)  # a definite refusal: no label will appear
         raise
 
 
-async def _note_that_it_is_asked_for(instance: OrderInstance, at: Carrier, quote_id: str, quoted: Rate | bool) -> None:
-    """Again, if the database took so long that the label would be asked for much later than noted."""
-    noted = {**asdict(quoted), "amount": str(quoted.amount)} if isinstance(quoted, Rate) else quoted
+async def _journal_purchase_intent(instance: OrderInstance, at: Carrier, quote_id: str, quoted: Rate | bool) -> None:
+    """Journals that the label is about to be bought, and when. Repeats this if the database was so slow that
+    the purchase would be much later than journalled."""
+    journalled = {**asdict(quoted), "amount": str(quoted.amount)} if isinstance(quoted, Rate) else quoted
     late = True
     while late:
         began, asked_at = time.monotonic(), (await database_time()).timestamp()
-        await checkpoint(instance, STEP, carrier=at.name, quote_id=quote_id, quoted=noted, asked_at=asked_at)
+        await checkpoint(instance, STEP, carrier=at.name, quote_id=quote_id, quoted=journalled, asked_at=asked_at)
         late = time.monotonic() - began > settings().shipping.timeout_seconds
 
 
 async def unbook(instance: OrderInstance) -> dict[str, Any]:
-    """Voids the order's label, if there is one and the parcel is not handed over. Says what became of it, which is then also in the notes.
+    """Voids the order's label, if there is one and the parcel is not handed over. Returns the result and
+    journals it.
 
-    Raises `VoidRefused`, and what else a `Carrier` raises.
+    Raises what a `Carrier` raises, such as `VoidRefused`.
     """
     chosen = carrier_of(instance)
     if chosen == EMBEDDED:
         return {}
     entry, at = instance.journal[STEP], carrier(chosen)
-    quote_id, became = entry.notes.get("quote_id"), Voided.NOT_BOUGHT
+    quote_id, outcome = entry.notes.get("quote_id"), Voided.NOT_BOUGHT
     if quote_id is not None:
         with _VOIDING:
-            became = await at.void(instance.payload, str(quote_id))
-    if became is Voided.NOT_BOUGHT and (entry.notes.get("parcel") or {}).get("id") == quote_id is not None:
-        raise VoidRefused("the carrier says that no label was bought, and had sold one")
-    if became is Voided.HANDED_OVER and entry.status != "done":
-        raise VoidRefused("the carrier says that the parcel is handed over, and it has not left here")
-    if became is Voided.NOT_BOUGHT and (wait := await _may_come_yet(entry.notes)) > 0:
-        raise CarrierUnavailable("a label was asked for and not answered: it may come yet", retry_after=wait)
-    await checkpoint(instance, STEP, label=became)
-    return {"label": became}
+            outcome = await at.void(instance.payload, str(quote_id))
+    if outcome is Voided.NOT_BOUGHT and (entry.notes.get("parcel") or {}).get("id") == quote_id is not None:
+        raise VoidRefused("the carrier reports that no label was bought, but it has sold one")
+    if outcome is Voided.HANDED_OVER and entry.status != "done":
+        raise VoidRefused("the carrier reports that the parcel was handed over, but it was not shipped")
+    if outcome is Voided.NOT_BOUGHT and (wait := await _seconds_until_settled(entry.notes)) > 0:
+        raise CarrierUnavailable("the purchase of a label was not answered: it may still succeed", retry_after=wait)
+    await checkpoint(instance, STEP, label=outcome)
+    return {"label": outcome}
 
 
-async def _may_come_yet(notes: dict[str, Any]) -> float:
-    """Seconds until it is certain that a label, which was asked for, is not coming any more. Another machine may have asked for it."""
+async def _seconds_until_settled(notes: dict[str, Any]) -> float:
+    """Returns the seconds until an unanswered purchase, possibly of another machine, can no longer succeed."""
     if not (asked_at := float(notes.get("asked_at") or 0)):
         return 0
     limit = _SETTLES_AFTER * settings().shipping.timeout_seconds
@@ -181,7 +189,7 @@ async def _may_come_yet(notes: dict[str, Any]) -> float:
 
 
 def booked(instance: OrderInstance) -> Shipment | None:
-    """The parcel that `book` has had made; None if it is the embedded carrier's to make one."""
+    """Returns the parcel that `book` has bought; None for the embedded carrier."""
     entry = instance.journal.get(STEP)
     parcel = entry.notes.get("parcel") if entry and carrier_of(instance) != EMBEDDED else None
     return Shipment(**{**parcel, "amount": Decimal(parcel["amount"])}) if parcel else None

@@ -1,7 +1,8 @@
-"""What a carrier can do for us, whichever it is.
+"""The carrier interface.
 
-Shipping at a carrier outside is two moves, as charging is: `quote` (costs nothing; its id is journalled), then `create` by that id, which
-buys the label. One quote is bought once at most, so that an order has one label, however often its worker dies.
+Like charging, shipping with an external carrier takes two calls: `quote` (costs nothing; its id is
+journalled), and `create` by that id, which buys the label. A quote is bought once at most, so that an order
+has one label, however often its worker dies.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shop.shipping.errors import CarrierRefused
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What a service costs for this parcel."""
+    """The price of a service for a parcel."""
 
     id: str
     carrier: str
@@ -30,12 +31,12 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """An order's parcel as the carrier knows it, with no label yet."""
+    """An order's parcel at the carrier, without a label."""
 
     id: str
     rates: tuple[Rate, ...]
     chosen: Rate
-    """The one that `create` buys, at this price."""
+    """The rate that `create` buys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,111 +44,122 @@ class Shipment:
     """A parcel with its label."""
 
     id: str
-    """The carrier's own."""
+    """The carrier's id."""
     order_id: str
     tracking_number: str
     carrier: str
-    """Who carries it, as people know it."""
+    """The carrier's name."""
     service: str
     voided: bool = False
-    """Its label must not be used any more."""
+    """Whether the label is void and must not be used."""
     amount: Decimal = Decimal(0)
-    """What the label cost."""
+    """The price of the label."""
     currency: str = "USD"
 
 
 class Status(StrEnum):
-    """Where a parcel is."""
+    """The state of a parcel."""
 
     BOOKED = "booked"
-    """It has a label, and nobody has handed it over."""
-    UNDER_WAY = "under_way"
+    """It has a label, and is not handed over yet."""
+    IN_TRANSIT = "in_transit"
     DELIVERED = "delivered"
     COMING_BACK = "coming_back"
-    """Returned to the sender, or on its way there."""
+    """Returned, or on its way back to the sender."""
     FAILED = "failed"
     VOIDED = "voided"
 
     @property
     def handed_over(self) -> bool:
-        """Whether the carrier has, or had, the parcel."""
+        """Whether the carrier has received the parcel."""
         return self not in {Status.BOOKED, Status.VOIDED}
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a parcel."""
+    """An event in the tracking of a parcel."""
 
     at: datetime
     status: str
-    """The carrier's own word."""
+    """The carrier's own term."""
     message: str
     place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
+    """A parcel's state and history."""
+
     status: Status
     events: tuple[Event, ...] = ()
 
 
 class Voided(StrEnum):
-    """What became of a label that is not wanted any more."""
+    """The result of voiding a label."""
 
     VOIDED = "voided"
-    """It is not paid for; now, or before."""
+    """The label is void, now or already before: it is not charged."""
     NOT_BOUGHT = "not_bought"
     HANDED_OVER = "handed_over"
-    """Too late: the parcel has left. It comes back, or it does not."""
+    """Too late: the parcel has left, and may or may not come back."""
 
 
-class AnothersParcel(CarrierRefused):
-    """The shipment with this id is not this order's: another shop that uses the same account has made it."""
+class NotOurParcel(CarrierRefused):
+    """The shipment with this id is not this order's: another shop that uses the same account created it."""
 
 
 class Carrier(Protocol):
-    """What the shop asks of a carrier. Shipments are asked for by the ids that the carrier gave us, never by the order's id: others may
-    use the same account, and count their orders in the same way.
+    """A carrier. Shipments are looked up by the carrier's ids, never by the order's id: other shops may use
+    the same account, with the same order ids.
 
-    Every method may raise `CarrierUnavailable`, its `CarrierTimeout` (it may have been done all the same) and `CarrierMismatch` (the answer
-    is about another parcel, address or price), and `CarrierMisconfigured`.
+    Every method may raise `CarrierMisconfigured`, and `CarrierUnavailable` with its subclasses
+    `CarrierTimeout` (the request may have been executed) and `CarrierMismatch` (the answer is about a
+    different parcel, address or price).
     """
 
     name: str
-    """The one that settings know it by."""
+    """The name in the settings."""
 
     async def quote(self, order: Order) -> Quote:
-        """What shipping would cost; orders nothing. Raises `CarrierRefused`, when nothing goes there."""
+        """Returns the price of shipping; buys nothing. Raises `CarrierRefused` if the carrier does not
+        deliver there."""
 
     async def create(self, order: Order, quote_id: str, rate: Rate | None) -> Shipment:
-        """The order's shipment: the label of this quote is looked up, and bought if it is not there: once, however often this is called.
-        One that was voided since is returned as such. Raises `CarrierRefused`, with nothing bought, and its `AnothersParcel`.
+        """Returns the order's shipment: looks up the label of this quote, and buys it if needed. Buys once,
+        however often it is called. Returns a voided label as voided. Raises `CarrierRefused`, with nothing
+        bought, or its subclass `NotOurParcel`.
 
-        `rate`: what the quote chose. Nothing is bought if the carrier says another price now. None: an earlier version did not note it."""
+        `rate`: the quote's chosen rate; nothing is bought if the price has changed. None: an earlier version
+        did not journal it.
+        """
 
     async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:
-        """The label of the order's shipment with this number, a PDF of 4 by 6 inches. Raises `CarrierMismatch` if it is another's, or
-        void."""
+        """Returns the label of the order's shipment with this number, a PDF of 4 by 6 inches. Raises
+        `CarrierMismatch` if it belongs to another order, or is void."""
 
     async def void(self, order: Order, shipment_id: str) -> Voided:
-        """Takes the order's label back unless the parcel is handed over; once, however often it is called. Also a label that is said to be
-        void, or not bought, is asked back. Raises `VoidRefused`, also for a label that is another shop's, and for contradictions."""
+        """Voids the order's label unless the parcel is handed over. Idempotent. Also requests a refund for
+        labels that are reported as void or not bought. Raises `VoidRefused`, also for another shop's label,
+        and for contradictory answers."""
 
     async def track(self, shipment_id: str) -> Tracking:
-        """Where the parcel is, the oldest event first."""
+        """Returns the parcel's state and history, oldest event first."""
 
     async def probe(self) -> None:
-        """Asks the carrier something that changes nothing, to find out whether it can be used."""
+        """Checks whether the carrier can be used, with a request that changes nothing."""
 
     async def aclose(self) -> None:
         """Closes the connections."""
 
 
 def choose(rates: Sequence[Rate], service: str | None) -> Rate | None:
-    """The cheapest of a service (`USPS Priority`, or `Priority` whoever it is), or of all if none is given. None: there is none."""
+    """Returns the cheapest rate of a service (`USPS Priority`, or `Priority` of any carrier), or of all if
+    none is given. None if there is no such rate."""
     wanted = service.casefold().split() if service else []
-    fitting = [r for r in rates if not wanted or wanted in (f"{r.carrier} {r.service}".casefold().split(), r.service.casefold().split())]
-    if not fitting:
+    matching = [r for r in rates if not wanted or wanted in (f"{r.carrier} {r.service}".casefold().split(), r.service.casefold().split())]
+    if not matching:
         return None
-    currency = fitting[0].currency  # amounts of two currencies cannot be compared
-    return min((rate for rate in fitting if rate.currency == currency), key=lambda rate: (rate.amount, rate.carrier, rate.service, rate.id))
+    currency = matching[0].currency  # amounts of two currencies cannot be compared
+    return min(
+        (rate for rate in matching if rate.currency == currency), key=lambda rate: (rate.amount, rate.carrier, rate.service, rate.id)
+    )

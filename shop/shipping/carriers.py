@@ -1,4 +1,4 @@
-"""Which carrier the settings choose, and which one has an order's parcel."""
+"""The configured carrier, one client per event loop, and the carrier of an order's parcel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _easypost() -> Carrier:
 
     s = settings()
     if s.easypost.api_key is None or s.easypost.sender is None:
-        raise CarrierMisconfigured("a parcel is at EasyPost, so EASYPOST_API_KEY and CARRIER_SENDER have to be set")
+        raise CarrierMisconfigured("a parcel of EasyPost needs EASYPOST_API_KEY and CARRIER_SENDER: set both")
     return EasyPostCarrier(s, s.easypost.api_key.get_secret_value(), s.easypost.sender)
 
 
@@ -31,7 +31,8 @@ _CHOICES = {EMBEDDED: lambda: EmbeddedCarrier(settings()), "easypost": _easypost
 
 
 def carrier(name: str | None = None) -> Carrier:
-    """The running event loop's carrier of this name; without one, that of the settings. Raises `CarrierMisconfigured`."""
+    """Returns the running event loop's carrier with this name, or the one from the settings. Raises
+    `CarrierMisconfigured`."""
     name = name or settings().shipping.carrier
     carriers = _open.setdefault(asyncio.get_running_loop(), {})
     if name not in carriers:
@@ -40,7 +41,8 @@ def carrier(name: str | None = None) -> Carrier:
 
 
 def carrier_of(order: OrderInstance) -> str:
-    """Where this order's parcel is, or is going to be: settings may have changed since it was begun."""
+    """Returns the name of the carrier of the order's parcel: the journalled one, as settings may have changed
+    since."""
     entry = order.journal.get(STEP)
     return str(entry.notes.get("carrier", settings().shipping.carrier)) if entry else settings().shipping.carrier
 

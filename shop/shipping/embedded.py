@@ -1,6 +1,7 @@
-"""The embedded carrier: its book is our own database, so that a parcel is booked in the transaction that takes the stock off the shelf.
+"""Embedded carrier for development and tests. Its records are in our database, so that a parcel is booked in
+the transaction that ships the stock.
 
-For development and for tests. Takes every parcel but those to `CARRIER_REFUSES`; nobody ever comes to fetch one.
+It accepts every parcel except those to `CARRIER_REFUSES`, and never picks one up.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _VOID = text("UPDATE shipment SET returned_at = now() WHERE tracking_number = :i
 
 
 class EmbeddedCarrier:
-    """A `Carrier`. A shipment's id is its tracking number."""
+    """The embedded `Carrier`. A shipment's id is its tracking number."""
 
     name = "embedded"
     title = "Embedded Carrier"
-    """As printed on the label."""
+    """The name on the label."""
     service = "Standard"
     origin = "US"
 
@@ -41,7 +42,7 @@ class EmbeddedCarrier:
         self._refuses = frozenset(country.strip().upper() for country in settings.shipping.refuses)
 
     def check(self, order: Order) -> None:
-        """Raises `CarrierRefused` if it will not take this order's parcel."""
+        """Raises `CarrierRefused` if the carrier does not accept this order's parcel."""
         if order.shipping_info is None:
             raise CarrierRefused("the embedded carrier cannot deliver an order without shipping_info")
         country = order.shipping_info.country.strip().upper()
@@ -49,7 +50,7 @@ class EmbeddedCarrier:
             raise CarrierRefused("the embedded carrier does not deliver to this country")
 
     def shipment(self, order_id: str, serial: int) -> Shipment:
-        """The parcel with this serial, which is never another's: what `shipments.enter` books."""
+        """Returns the parcel with this unique serial, for `shipments.enter`."""
         return self._shipment(order_id, s10.tracking_number(serial, self.origin))
 
     def _shipment(self, order_id: str, tracking_number: str, *, voided: bool = False) -> Shipment:
@@ -61,10 +62,11 @@ class EmbeddedCarrier:
         return Quote(names.stem(order.id), (rate,), rate)
 
     async def create(self, order: Order, quote_id: str, rate: Rate | None) -> Shipment:  # noqa: ARG002  (every order has one here)
-        """In a transaction of its own, and without moving any stock; the fulfilment books its parcels in its own transaction."""
+        """Books a parcel in a separate transaction, without moving stock. The fulfilment books its parcels in
+        its own transaction."""
         self.check(order)
         async with transaction() as tx:
-            await tx.execute(_LOCK, {"id": order.id})  # so that two cannot do it at once
+            await tx.execute(_LOCK, {"id": order.id})  # serialises concurrent calls
             row = (await tx.execute(_FIND, {"id": order.id})).one_or_none()
             if row is not None:
                 return self._shipment(order.id, row.tracking_number, voided=row.returned_at is not None)
@@ -74,7 +76,7 @@ class EmbeddedCarrier:
             return booked
 
     async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:  # noqa: ARG002  (its table has our parcels only)
-        row = await self._known(shipment_id)
+        row = await self._load(shipment_id)
         return self.render(read_stored(row.content), self._shipment(row.order_id, row.tracking_number))
 
     def render(self, order: Order, shipment: Shipment) -> bytes:
@@ -84,19 +86,20 @@ class EmbeddedCarrier:
         return render_label(parcel_of(order, shipment, self._settings))
 
     async def void(self, order: Order, shipment_id: str) -> Voided:  # noqa: ARG002  (its table has our parcels only)
-        """Without moving any stock; the saga's own undo (`shop.shipping.returns`) puts the pieces back with it."""
+        """Voids the label without moving stock. The saga's compensation (`shop.shipping.returns`) also
+        restocks."""
         async with transaction() as tx:
             voided = (await tx.execute(_VOID, {"id": shipment_id})).rowcount
         return Voided.VOIDED if voided or await self._row(shipment_id) is not None else Voided.NOT_BOUGHT
 
     async def track(self, shipment_id: str) -> Tracking:
-        row = await self._known(shipment_id)
+        row = await self._load(shipment_id)
         events = [Event(row.created_at, "booked", "The parcel has its label")]
         if row.returned_at is not None:
             events.append(Event(row.returned_at, "voided", "The label is void"))
         return Tracking(Status.BOOKED if row.returned_at is None else Status.VOIDED, tuple(events))
 
-    async def _known(self, shipment_id: str) -> Any:
+    async def _load(self, shipment_id: str) -> Any:
         if (row := await self._row(shipment_id)) is None:
             raise CarrierRefused("the embedded carrier has no such shipment")
         return row
@@ -111,4 +114,4 @@ class EmbeddedCarrier:
             import shop.shipping.labels.label  # noqa: F401
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        """Does nothing: there are no connections."""

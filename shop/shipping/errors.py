@@ -1,4 +1,4 @@
-"""Errors of carriers: parcels that they refuse, failures, labels that they do not take back."""
+"""Carrier errors: refused parcels, failures, and labels that cannot be voided."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from saga.errors import StepError
 
 
 class CarrierRefused(StepError):
-    """The carrier does not take this parcel, such as for an address that it does not serve."""
+    """The carrier does not accept this parcel, for example because it does not serve the address."""
 
     code = "carrier_refused"
     others_words = True
@@ -14,7 +14,7 @@ class CarrierRefused(StepError):
 
 
 class CarrierUnavailable(StepError):
-    """The carrier cannot be reached just now, or fails. What it was asked may have been done all the same: look it up."""
+    """The carrier is unreachable or failed. The request may have been executed: look it up."""
 
     code = "carrier_unavailable"
     retryable = True
@@ -25,14 +25,14 @@ class CarrierUnavailable(StepError):
 
 
 class CarrierTimeout(CarrierUnavailable):
-    """No answer in time: a label may or may not have been bought."""
+    """The carrier did not answer in time: a label may or may not have been bought."""
 
     code = "carrier_timeout"
 
 
 class CarrierMismatch(CarrierUnavailable):
-    """The carrier's answer is about another parcel than the order's, or contradicts an earlier one: it counts neither as a label nor as
-    none."""
+    """The carrier's answer differs from the order's parcel, or contradicts an earlier answer. It counts
+    neither as a label nor as no label."""
 
     code = "carrier_mismatch"
 
@@ -41,13 +41,13 @@ class CarrierMismatch(CarrierUnavailable):
 
 
 class CarrierMisconfigured(StepError):
-    """The carrier does not accept our account; names the setting. Trying again does not help."""
+    """The carrier does not accept our account. The message names the setting. Retrying does not help."""
 
     code = "carrier_misconfigured"
 
 
 class VoidRefused(StepError):
-    """The carrier does not take back a label that was not used: a person has to."""
+    """The carrier does not void an unused label: a person has to."""
 
     code = "void_refused"
     others_words = True

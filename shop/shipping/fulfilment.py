@@ -1,6 +1,7 @@
-"""The pivot: stock leaves the shelf, a parcel gets its number, the order's status says so. One transaction.
+"""The pivot: ships the stock, assigns the parcel's tracking number and sets the order's status, in one
+transaction.
 
-The embedded carrier's parcels are booked in it, and the embedded stock moves in it. What is outside has been asked before
+The embedded carrier's parcels and the embedded stock are part of it. External systems are called before
 (`shop.shipping.outside`).
 """
 
@@ -32,13 +33,13 @@ STEP = carriers.STEP
 
 
 class FulfilmentResult(BaseModel):
-    """What `fulfill_order` produces."""
+    """The result of `fulfill_order`."""
 
     fulfillment_status: Literal["shipped"] = "shipped"
     shipment_id: str
-    """Ours for the embedded carrier; a carrier's own, if it is one outside."""
+    """The carrier's id; ours for the embedded carrier."""
     booked_at: str = EMBEDDED
-    """Which carrier (the setting's name) was asked."""
+    """The carrier's name in the settings."""
     tracking_number: str
     carrier: str
     service: str
@@ -48,7 +49,8 @@ class FulfilmentResult(BaseModel):
 
 
 async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, FulfilmentResult | StepError]:
-    """Ships what can be shipped, and nothing that is to be cancelled. A second call for the same order finds the first one's parcel."""
+    """Ships the orders that can be shipped and are not cancelled. A second call for an order finds the first
+    parcel."""
     s = settings()
     embedded = EmbeddedCarrier(s)
     known = await shipments.known(tx, [order.id for order in orders])
@@ -57,7 +59,7 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
     leaving: list[OrderInstance] = []
     for order in orders:
         try:
-            parcel = _outside(order)
+            parcel = _external_parcel(order)
             if (row := known.get(order.id)) is not None:
                 results[order.id] = _result(order, row, parcel, s, row.created_at)
                 continue
@@ -86,16 +88,17 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
     return results
 
 
-def _outside(order: OrderInstance) -> Shipment | None:
-    """None: the embedded carrier's. An order that should have a parcel outside and has none must not leave with one of ours."""
+def _external_parcel(order: OrderInstance) -> Shipment | None:
+    """Returns the order's parcel at an external carrier; None for the embedded carrier. Raises RuntimeError
+    if an order of an external carrier has no parcel: it must not be shipped with the embedded one."""
     parcel = booked(order)
     if parcel is None and carrier_of(order) != EMBEDDED:
-        raise RuntimeError("a parcel of a carrier outside has to be booked before its order is shipped")
+        raise RuntimeError(f"order {order.id} has no parcel at its external carrier: book it before the order is shipped")
     return parcel
 
 
 def _result(order: OrderInstance, parcel: Any, outside: Shipment | None, s: Settings, when: datetime) -> FulfilmentResult:
-    """`parcel`: a shipment, or its row in our table."""
+    """Builds the result. `parcel`: a shipment, or its row in our table."""
     return FulfilmentResult(
         shipment_id=outside.id if outside else f"SHP-{parcel.tracking_number}",
         booked_at=carrier_of(order),

@@ -1,5 +1,6 @@
-"""The pivot's compensation: for an order that a person cancels after it was shipped, and for one that was not shipped although its label
-was bought, or its stock left an inventory service. One transaction, after the external calls (`shop.shipping.outside`)."""
+"""Compensates the fulfilment in one transaction: for an order that is cancelled after it was shipped, and for
+one whose label was bought or whose stock was committed at a service, but that was not shipped. External
+systems are called before (`shop.shipping.outside`)."""
 
 from __future__ import annotations
 
@@ -19,26 +20,26 @@ from shop.orders.order import OrderInstance
 from shop.shipping.carrier import Voided
 from shop.shipping.carriers import STEP
 
-_BACK = text(
+_SET_RETURNED = text(
     "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
 )
 
 
 class ReturnResult(BaseModel):
-    """What `return_shipment` produces."""
+    """The result of `return_shipment`."""
 
     compensation_status: Literal["success", "no_shipment_to_return"]
     label: str | None = None
-    """What became of the label at a carrier outside; see `shop.shipping.carrier.Voided`."""
+    """The result of voiding an external carrier's label; see `shop.shipping.carrier.Voided`."""
     returned_items: dict[str, int] = {}
-    """Pieces per product that are on the shelf again."""
+    """Pieces per product that were returned to stock."""
     return_timestamp: datetime | None = None
 
 
 async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReturnResult]:
-    """The parcels are marked as returned and their pieces are on the shelf again; once, however often it is called."""
+    """Marks the parcels as returned and returns their pieces to stock; once, however often it is called."""
     ids = [order.id for order in orders]
-    returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_BACK, {"ids": ids})).all()}
+    returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_SET_RETURNED, {"ids": ids})).all()}
     in_stock = await stock.put_back(tx, orders, returned)
     # A confirmation that is not sent yet would promise a parcel that does not come.
     await notices.withdraw(tx, list(returned), Kind.CONFIRMATION)

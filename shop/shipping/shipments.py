@@ -1,4 +1,4 @@
-"""The table of shipments: one parcel for one order, whichever carrier has it."""
+"""The table of shipments: one parcel per order, of any carrier."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KNOWN = text("SELECT order_id, tracking_number, carrier, service, created_at FR
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """A parcel that leaves: its place in the sequence of all, the carrier's shipment, and pieces per product."""
+    """A parcel to ship: its unique serial, the carrier's shipment, and pieces per product."""
 
     serial: int
     shipment: Shipment
@@ -32,17 +32,17 @@ class Leaving:
 
 
 async def serials(tx: Tx, n: int) -> list[int]:
-    """So many new ones."""
+    """Returns `n` new serials."""
     return list((await tx.execute(_SERIALS, {"n": n})).scalars()) if n else []
 
 
 async def known(tx: Tx, order_ids: Sequence[str]) -> dict[str, Any]:
-    """The rows of those orders that have one."""
+    """Returns the existing rows of these orders."""
     return {row.order_id: row for row in (await tx.execute(_KNOWN, {"ids": list(order_ids)})).all()}
 
 
 async def enter(tx: Tx, parcels: Sequence[Leaving]) -> None:
-    """Adds parcels of orders that have none."""
+    """Adds parcels of orders that have none yet."""
     folder = settings().label_dir
     rows = [
         {

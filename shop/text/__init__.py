@@ -1,1 +1,1 @@
-"""Text from outside, made safe: control characters, card numbers, customer data, domains."""
+"""Sanitises external text: control characters, card numbers, customer data, domains."""

@@ -1,7 +1,7 @@
-"""Finding payment card numbers in text: an issuer's prefix, at a length that it uses, with a check digit that fits (ISO/IEC 7812).
+"""Finds payment card numbers in text by the issuer's prefix, its lengths, and the check digit (ISO/IEC 7812).
 
-The Luhn check alone takes one in ten of all ids of 13 to 19 digits for a card number. So prefix and length count, too, and fields that hold
-ids or numbers are not searched at all.
+The Luhn check alone matches one in ten ids of 13 to 19 digits. Therefore prefix and length must match, too,
+and fields with ids or numbers are not searched.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from itertools import accumulate
 from shop.text.sanitize import UNSEEN
 
 MASK = "[card number]"
-"""What stands in a text where a card number was."""
+"""Replaces a card number in a text."""
 
 _16_TO_19, _16_OR_19 = (16, 17, 18, 19), (16, 19)
-# Lengths that are in use: no network issues cards of 13 digits any more. Diners Club's 14 digits are also the
-# length of a date and time, so they count only where a card number is expected: see below.
+# The lengths in use. No network still issues cards of 13 digits. Diners Club's 14 digits are also the length
+# of a date and time, and therefore count only where a card number is expected (`_DINERS_CLUB`).
 _ISSUERS: tuple[tuple[str, int, int, tuple[int, ...]], ...] = (
     ("Visa", 4, 4, _16_OR_19),
     ("Mastercard", 51, 55, (16,)),
@@ -51,21 +51,22 @@ _ISSUERS: tuple[tuple[str, int, int, tuple[int, ...]], ...] = (
     ("InterPayment", 636, 636, _16_OR_19),
     ("Elo, Verve", 5060, 5069, _16_OR_19),
 )
-"""Who issues it, the first and the last prefix, and the lengths."""
+"""Issuer, first and last prefix, and lengths."""
 _LENGTHS = {str(prefix): lengths for _, first, last, lengths in _ISSUERS for prefix in range(first, last + 1)}
 
 _SHORTEST, _LONGEST = 15, 19
 SHORTEST = 12
-"""Digits of a card number, at least, of any issuer."""
-# Digits in groups: between two of them at most three signs, and whatever nobody sees, which may be cleaned away before the text is written.
+"""The least number of digits of any issuer's card number."""
+# Digits in groups: between two of them at most three characters, and any number of invisible ones, which may
+# be removed before the text is written.
 _GAP = rf"[{UNSEEN}]*+(?:(?:_|[^\w{UNSEEN}])[{UNSEEN}]*+){{0,3}}+"
 UUID = (
     r"(?<![0-9A-Za-z])(?=[0-9-]{0,35}[A-Fa-f])"
     r"(?:[0-9A-Fa-f]{32}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})(?![0-9A-Za-z])"
 )
-"""An id as programs make it (RFC 9562), with a letter at least: its digits are no card number."""
+"""A UUID (RFC 9562) with at least one letter: its digits are not a card number."""
 _UUID = re.compile(UUID)
-# Nothing here can match in two ways, so that the time is linear in the text's length.
+# The pattern is unambiguous, so that the time is linear in the text's length.
 _RUN = re.compile(rf"(?<!\d)\d(?:{_GAP}\d){{{_SHORTEST - 1},}}+")
 _DIGIT_SIGNS = {
     code: str(unicodedata.digit(chr(code)))
@@ -73,7 +74,7 @@ _DIGIT_SIGNS = {
     for code in block
     if chr(code).isdigit() and not chr(code).isdecimal()
 }
-"""Raised, lowered and circled digits, to plain ones."""
+"""Superscript, subscript and circled digits, mapped to plain ones."""
 _DIGITS = re.compile(r"\d+")
 _DINERS_CLUB = re.compile(r"(?=\d{14}$)(36|38|39|30[0-5])\d+")
 _WORD = re.compile(r"[^\W\d]")
@@ -86,13 +87,12 @@ _DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 
 
 def has_card_number(text: str) -> bool:
-    """Whether a card number stands in the text, alone or among other words and numbers."""
+    """Returns whether the text contains a card number, alone or among other words and numbers."""
     return next(_found(text), None) is not None
 
 
 def masked(text: str) -> str:
-    """The text with `MASK` in the place of each card number, and without the date and the security code that
-    people write beside one."""
+    """Replaces each card number by `MASK`, with the expiry date and the security code that follow it."""
     parts, end = [], 0
     for start, stop in _found(text):
         parts += [text[end:start], MASK]
@@ -101,29 +101,29 @@ def masked(text: str) -> str:
 
 
 def is_card_number(text: str) -> bool:
-    """Whether the text of a field that is made for one is, or holds, a card number: of any issuer, also with
+    """Returns whether the text of a card number field is or contains a card number: of any issuer, also with
     12 to 14 digits."""
     digits = _ascii("".join(_DIGITS.findall(_plain_digits(text))))
     return has_card_number(text) or (SHORTEST <= len(digits) <= _LONGEST and passes_luhn(digits))
 
 
 def is_card_number_as_token(text: str) -> bool:
-    """Whether the text of a gateway's token holds a card number: tokens may be digits, too, so an issuer's
-    prefix counts."""
+    """Returns whether a gateway's token contains a card number. Tokens may consist of digits, so that an
+    issuer's prefix is required."""
     digits = _ascii("".join(_DIGITS.findall(_plain_digits(text))))
     return has_card_number(text) or (_DINERS_CLUB.fullmatch(digits) is not None and passes_luhn(digits) and not _WORD.search(text))
 
 
 def passes_luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of the others."""
+    """Returns whether the last digit is the check digit of the others."""
     return _sums(digits)[len(digits) % 2][-1] % 10 == 0
 
 
 def _found(text: str) -> Iterator[tuple[int, int]]:
-    """Where card numbers begin and end, from left to right. Each begins and ends where a group of digits
-    does."""
+    """Yields start and end of each card number, from left to right. Both are at the borders of groups of
+    digits."""
     text = _plain_digits(text)
-    if not _RUN.search(text):  # nearly always
+    if not _RUN.search(text):  # the usual case
         return
     for run in _RUN.finditer(_UUID.sub(lambda uuid: "x" * len(uuid.group()), text)):
         yield from _found_in(run)
@@ -133,7 +133,7 @@ def _found_in(run: re.Match[str]) -> Iterator[tuple[int, int]]:
     groups = [group.span() for group in _DIGITS.finditer(run.string, *run.span())]
     digits = _ascii("".join(run.string[start:stop] for start, stop in groups))
     sums = _sums(digits)
-    # which of all digits is the first of each group
+    # The index of each group's first digit among all digits.
     first = list(accumulate((stop - start for start, stop in groups), initial=0))
     ends = {first[i + 1]: stop for i, (_, stop) in enumerate(groups)}
     found = 0
@@ -149,7 +149,7 @@ def _found_in(run: re.Match[str]) -> Iterator[tuple[int, int]]:
 
 
 def _plain_digits(text: str) -> str:
-    """The same text, character by character, with digits of every form."""
+    """Replaces special forms of digits, one character by one."""
     return text if text.isascii() else text.translate(_DIGIT_SIGNS)
 
 
@@ -158,8 +158,8 @@ def _ascii(digits: str) -> str:
 
 
 def _sums(digits: str) -> tuple[list[int], list[int]]:
-    """Sums of so many first digits, as Luhn adds them: of a number that ends at an even place, and of one
-    that ends at an odd one."""
+    """Returns the Luhn sums of each prefix: for a number that ends at an even position, and for one that ends
+    at an odd position."""
     even, odd = (bytearray(digits.encode().translate(_VALUE)) for _ in range(2))
     doubled = digits.encode().translate(_DOUBLED)
     even[::2], odd[1::2] = doubled[::2], doubled[1::2]
@@ -168,7 +168,7 @@ def _sums(digits: str) -> tuple[list[int], list[int]]:
 
 @lru_cache(maxsize=10_000)
 def _lengths(beginning: str) -> tuple[int, ...]:
-    """The lengths of card numbers that begin with these four digits, the longest first. Two issuers may share
-    a beginning."""
+    """Returns the lengths of card numbers with these first four digits, longest first. Issuers may share
+    prefixes."""
     issuers = [_LENGTHS.get(beginning[:digits], ()) for digits in range(1, 5)]
     return tuple(sorted({length for lengths in issuers for length in lengths}, reverse=True))

@@ -1,7 +1,9 @@
-"""Takes what a customer typed out of texts that others have written: a carrier repeats the address that it does not find.
+"""Removes customer data from texts of third parties: for example, a carrier repeats an address that it does
+not find.
 
-Both are compared word by word in one spelling, so that case, accents, `ß` or `ss`, blanks and the signs in a phone number make no
-difference. Only so much is read of a text and of an order, and each word of the text is looked up: no pattern is made of values.
+Text and data are compared word by word in a normalised spelling, which ignores case, accents, `ß` or `ss`,
+blanks, and the punctuation in phone numbers. The amount of text that is read is limited, and words are looked
+up in sets: values are never used as patterns.
 """
 
 from __future__ import annotations
@@ -20,25 +22,26 @@ from shop.text.sanitize import UNSEEN
 
 E = TypeVar("E", bound=StepError)
 HIDDEN = "[customer's]"
-_NOT_THE_CUSTOMERS = frozenset(
+_NOT_PERSONAL = frozenset(
     "id product_id quantity price currency total_amount tax_amount shipping_amount discount_amount method country".split()
 )
 _SHORTEST_VALUE, _SHORTEST_WORD = 3, 4
 _DIGITS = 5
-"""So many digits in a row that are also in a number of the customer's make a number the customer's."""
+"""A number with this many consecutive digits of a customer's number counts as the customer's."""
 _WORDS = 12
-"""Words that are looked up together: of a longer value, so many at a time."""
+"""Limits the words of a value that are looked up together. Longer values are split."""
 _MOST_READ, _MOST_KNOWN = 10_000, 50_000
-"""Characters of a text, and of what an order says."""
-_MOST_SPELT = 10_000
-"""Characters whose plain spelling is kept."""
+"""Limit the characters that are read of a text and of an order."""
+_MOST_CACHED = 10_000
+"""Limits the cache of normalised characters."""
 _GAP = 3
-"""Characters between two groups of digits of one number, at most."""
+"""Limits the characters between two groups of digits of one number."""
 _UNSEEN = re.compile(f"[{UNSEEN}]")
 
 
 def hidden(error: E, content: Mapping[str, Any]) -> E:
-    """The error with its text as by `without_customer`, if others wrote it: it goes to the journal, to a task run's state and to logs."""
+    """Applies `without_customer` to the error's text if a third party wrote it, as the error goes to the
+    journal, to a task run's state and to logs. Returns the error."""
     if error.others_words:
         error.reword(partial(without_customer, content=content))
         error.__cause__, error.__suppress_context__ = None, True
@@ -46,8 +49,9 @@ def hidden(error: E, content: Mapping[str, Any]) -> E:
 
 
 def without_customer(text: str, content: Mapping[str, Any]) -> str:
-    """The text without what the order says of its customer: values, their longer words, and numbers, however they are written; also what
-    is left of one where the text was cut. Of an order its id, products, amounts, currency, means of payment and country stay."""
+    """Returns the text without the order's customer data: values, their longer words, and numbers, in any
+    spelling; also the rest of a value where the text was truncated. The order's id, products, amounts,
+    currency, payment method and country stay."""
     if len(text) > _MOST_READ:
         text = text[:_MOST_READ] + "..."
     words, known = _words(text), _known(content)
@@ -71,13 +75,13 @@ class _Word(NamedTuple):
 
 @dataclass(slots=True)
 class _Known:
-    """What an order says of its customer."""
+    """An order's customer data."""
 
     words: set[str] = field(default_factory=set)
     values: set[str] = field(default_factory=set)
-    """Without what is between their words."""
+    """Without the separators between their words."""
     digits: set[str] = field(default_factory=set)
-    """All runs of `_DIGITS` digits of its numbers."""
+    """All sequences of `_DIGITS` digits of its numbers."""
 
 
 def _known(content: Mapping[str, Any]) -> _Known:
@@ -95,10 +99,10 @@ def _known(content: Mapping[str, Any]) -> _Known:
 
 
 def _values(value: Any, depth: int = 0) -> Iterator[str]:
-    """The customer's own first: an order may have many items."""
+    """Yields the order's texts and numbers, lists last: an order may have many items."""
     if isinstance(value, Mapping) and depth < 8:
         for key, each in sorted(value.items(), key=lambda item: isinstance(item[1], list | tuple)):
-            if key not in _NOT_THE_CUSTOMERS:
+            if key not in _NOT_PERSONAL:
                 yield from _values(each, depth + 1)
     elif isinstance(value, list | tuple) and depth < 8:
         for each in value:
@@ -131,7 +135,7 @@ def _numbers_in(words: list[_Word], known: _Known) -> Iterator[tuple[int, int]]:
 
 
 def _cut_off(words: list[_Word], known: _Known, text: str) -> Iterator[tuple[int, int]]:
-    """Where a text was cut, its last words may be the beginning of a value."""
+    """Yields words that may be the beginning of a value, at places where the text was truncated."""
     ends = [past for past, word in enumerate(words, 1) if _is_cut(text[word.end : words[past].start if past < len(words) else None])]
     beginnings = sorted({*known.values, *known.words}) if ends else []
     for past in ends:
@@ -151,14 +155,14 @@ def _runs(digits: str) -> Iterator[str]:
 
 
 class _Spelling(dict[int, str]):
-    """Of each character, for `str.translate`: small letters without accents, digits as 0 to 9, nothing for what nobody sees, and a blank
-    for all else."""
+    """Maps characters to their normalised spelling, for `str.translate`: lower-case letters without accents,
+    digits 0 to 9, nothing for invisible characters, and a blank for all others."""
 
     def __missing__(self, code: int) -> str:
         signs = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", chr(code)).casefold()).casefold().replace("ı", "i")
         plain = "".join(map(_letter, signs))
         plain = "".join(plain.split()) or plain[:1]
-        if len(self) < _MOST_SPELT:
+        if len(self) < _MOST_CACHED:
             self[code] = plain
         return plain
 
@@ -181,7 +185,7 @@ def _plain(text: str) -> str:
 
 
 def _words(text: str) -> list[_Word]:
-    """The text's words, and where they stand in it as it is written."""
+    """Returns the text's words in normalised spelling, with their positions in the text."""
     words, letters, start, end = list[_Word](), "", 0, 0
     for place, sign in enumerate(text):
         plain = _spelling[ord(sign)]

@@ -1,7 +1,7 @@
-"""Domain names beyond ASCII, as DNS and mail servers know them: UTS 46, non-transitional, as browsers do it.
+"""Converts internationalised domain names to ASCII, as browsers do: UTS 46, non-transitional.
 
-Python's own codec (`str.encode("idna")`, also inside `socket.getaddrinfo`) follows IDNA 2003, which turns `straße.example` into
-`strasse.example`: another domain, that another person may own.
+Python's own codec (`str.encode("idna")`, also in `socket.getaddrinfo`) follows IDNA 2003, which converts
+`straße.example` to `strasse.example`: a different domain, which may have a different owner.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ _AUTHORITY = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<login>[^/?#]
 
 
 def ascii_domain(domain: str) -> str:
-    """The domain in ASCII; one that is ASCII already is returned as it is. UnicodeError if no such domain can exist."""
+    """Returns the domain in ASCII. Raises UnicodeError if no such domain can exist."""
     if domain.isascii():
         return domain
     return idna.encode(domain, uts46=True, std3_rules=True, transitional=False).decode("ascii")
 
 
 def ascii_mail_domain(address: str) -> str:
-    """The mail address with its domain in ASCII. UnicodeError if no such domain can exist."""
+    """Returns the mail address with its domain in ASCII. Raises UnicodeError if no such domain can exist."""
     mailbox, at, domain = address.rpartition("@")
     return f"{mailbox}{at}{ascii_domain(domain)}"
 
 
 def ascii_url_host(url: str) -> str:
-    """The URL with its host (or hosts, with commas between them) in ASCII. UnicodeError if no such host can exist."""
+    """Returns the URL with its host (or comma-separated hosts) in ASCII. Raises UnicodeError if no such host
+    can exist."""
     if (found := _AUTHORITY.match(url)) is None or found["hosts"].isascii():
         return url
     hosts = ",".join(_ascii_host_and_port(each) for each in found["hosts"].split(","))

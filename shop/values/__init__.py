@@ -1,1 +1,1 @@
-"""Values with rules of their own: money and countries."""
+"""Value types: money and countries."""

@@ -1,4 +1,4 @@
-"""Countries by their two-letter codes of ISO 3166-1, as the package `pycountry` has its list."""
+"""Countries by their two-letter codes of ISO 3166-1, from the package `pycountry`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 _ALSO_USED = {"UK": "GB", "EL": "GR"}
-"""Codes that people and the European Union use, with those of ISO 3166-1."""
+"""Codes that people and the European Union use, mapped to those of ISO 3166-1."""
 
 
 @lru_cache(maxsize=1)
 def _names() -> Mapping[str, str]:
-    """Every code of two letters, and by what else a country is known (three letters, its names) in lower
-    case, to its code."""
+    """Returns a mapping from the names and codes of countries, in lower case, to the two-letter codes."""
     import pycountry
 
     names = {name.lower(): code for name, code in _ALSO_USED.items()}
@@ -25,15 +24,15 @@ def _names() -> Mapping[str, str]:
 
 @lru_cache(maxsize=1)
 def codes() -> frozenset[str]:
-    """Every code, in capitals."""
+    """Returns all two-letter codes, in capitals."""
     return frozenset(_names().values())
 
 
 def is_country(code: str) -> bool:
-    """Whether `code`, in capitals or not, is a country's of ISO 3166-1."""
-    return len(code) == 2 and code.isascii() and code.upper() in codes()  # some letters are two in capitals
+    """Returns whether `code` is a two-letter code of ISO 3166-1, in any case."""
+    return len(code) == 2 and code.isascii() and code.upper() in codes()  # some letters become two in upper case
 
 
 def meant(given: str) -> str | None:
-    """The code that somebody means who writes `UK`, `USA` or `Germany`; None if that is not clear."""
+    """Returns the code for a name or code such as `UK`, `USA` or `Germany`; None if it is unknown."""
     return _names().get(given.strip().lower())

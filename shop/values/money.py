@@ -1,5 +1,5 @@
-"""Money is a Decimal and a currency. Currencies and their minor units are those of ISO 4217, as the package
-`iso4217` has its list."""
+"""Money: a Decimal and a currency. Currencies and their minor units are those of ISO 4217, from the package
+`iso4217`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 NO_CURRENCY = "XXX"
 
 _UNITS_OF_ACCOUNT = frozenset("BOV CHE CHW CLF COU MXV USN UYI UYW XAD".split())
-"""On the list of ISO 4217, but no money: fund codes and units of account. Precious metals and test codes have
-no minor units."""
+"""Codes of ISO 4217 that are not money: fund codes and units of account. Precious metals and test codes need
+no entry, as they have no minor units."""
 
-# How many units of a currency are worth about one US dollar: the next higher power of ten. For limits, which need no rates;
-# a currency that is not here is worth a dollar or more, or a good part of one.
+# The approximate number of units that are worth one US dollar: the next higher power of ten. For limits,
+# which need no exchange rates. A unit of any other currency is worth about a dollar or more.
 _MAGNITUDES = {
     10: "AED BMD BOB BRL CNY DKK FJD GEL GTQ HKD ILS MAD MYR NOK PEN PGK PLN QAR RON SAR SEK TMT TJS TOP TTD WST",
     100: (
@@ -33,32 +33,33 @@ _UNITS_PER_DOLLAR = {currency: units for units, currencies in _MAGNITUDES.items(
 
 @lru_cache(maxsize=1)
 def currencies() -> Mapping[str, int]:
-    """The active currencies of ISO 4217 that an order can be paid in, with the decimals of their smallest
-    units."""
-    from iso4217 import Currency  # reads its list when it is imported
+    """Returns the active ISO 4217 currencies in which an order can be paid, with their decimals."""
+    from iso4217 import Currency  # reads its list on import
 
     return {each.code: each.exponent for each in Currency if each.exponent is not None and each.code not in _UNITS_OF_ACCOUNT}
 
 
 def is_currency(code: str) -> bool:
-    """Whether `code` is an active ISO 4217 currency that an order can be paid in."""
+    """Returns whether `code` is an active ISO 4217 currency in which an order can be paid."""
     return code in currencies()
 
 
 def currency_of(content: Mapping[str, Any]) -> str:
-    """The currency that an order's content names, also if it is none that orders are paid in; ISO 4217's `XXX` for what is no code."""
+    """Returns the currency in an order's content, even if orders cannot be paid in it; ISO 4217's `XXX` if it
+    is not a code."""
     code = content.get("currency", "USD")
     return code if isinstance(code, str) and re.fullmatch(r"[A-Za-z]{3}", code) else NO_CURRENCY
 
 
 def decimals(currency: str) -> int:
-    """How many decimals the currency's smallest unit has: USD 2, JPY 0, KWD 3. 2 for what is no currency, or
-    no more."""
+    """Returns the number of decimals of the currency: USD 2, JPY 0, KWD 3. 2 for unknown and former
+    currencies."""
     return currencies().get(currency, 2)
 
 
 def units_per_dollar(currency: str) -> int:
-    """A power of ten: about so many units, at most, are worth one US dollar. EUR 1, JPY 1,000, VND 100,000."""
+    """Returns the approximate number of units that are worth one US dollar, rounded up to a power of ten: EUR
+    1, JPY 1,000, VND 100,000."""
     return _UNITS_PER_DOLLAR.get(currency, 1)
 
 
@@ -68,12 +69,12 @@ def _unit(currency: str) -> Decimal:
 
 
 def fits(amount: Decimal, currency: str) -> bool:
-    """Whether the amount is a whole number of the currency's smallest units."""
+    """Returns whether the amount is a whole number of the currency's smallest units."""
     return amount.same_quantum(_unit(currency)) or amount == round_to(amount, currency)
 
 
 def round_to(amount: Decimal, currency: str) -> Decimal:
-    """The amount with exactly the currency's decimals, half up."""
+    """Rounds the amount half up to the currency's decimals."""
     return amount.quantize(_unit(currency), rounding=ROUND_HALF_UP)
 
 
@@ -83,17 +84,18 @@ def exact(amount: Decimal, currency: str) -> Decimal:
 
 
 def to_minor(amount: Decimal, currency: str) -> int:
-    """Smallest units, as gateways count: USD 10.59 is 1059, JPY 500 is 500. ValueError if it does not fit."""
+    """Converts the amount to smallest units, as gateways use them: USD 10.59 is 1059, JPY 500 is 500. Raises
+    ValueError if it is not a whole number of them."""
     if not fits(amount, currency):
         raise ValueError(f"{amount} {currency} is not a whole number of its smallest units")
     return int(amount.scaleb(decimals(currency)))
 
 
 def from_minor(units: int, currency: str) -> Decimal:
-    """The amount that so many smallest units are: 1059 USD units are 10.59."""
+    """Converts smallest units to an amount: 1059 units of USD are 10.59."""
     return Decimal(units).scaleb(-decimals(currency))
 
 
 def show(amount: Decimal, currency: str) -> str:
-    """For people: `1,059.97 USD`."""
+    """Formats the amount for people: `1,059.97 USD`."""
     return f"{round_to(amount, currency):,} {currency}"

@@ -18,7 +18,7 @@ from deployments.local.processes import free_port
 from saga.database import transaction
 from shop.notifications import outbox
 from shop.notifications.kinds import Kind
-from shop.notifications.notices import Notice, tell
+from shop.notifications.notices import Notice, add_notices
 from shop.notifications.undelivered import read_undelivered, send_again
 from shop.notifications.webhook_key import webhook_key
 from shop.runtime.installation import Installation, installation_id
@@ -42,7 +42,7 @@ def crm(shop: Shop) -> Iterator[Crm]:
 async def refunded(*order_ids: str) -> None:
     async with transaction() as tx:
         money = {"amount": "10.00", "currency": "USD"}
-        await tell(tx, [Notice(i, "CUST-123", Kind.REFUND, {**money, "why": "returned"}, money) for i in order_ids])
+        await add_notices(tx, [Notice(i, "CUST-123", Kind.REFUND, {**money, "why": "returned"}, money) for i in order_ids])
 
 
 async def hooks(shop: Shop) -> list[Any]:
@@ -85,7 +85,7 @@ async def test_row_mail_and_webhook_are_one_transaction(shop: Shop, crm: Crm) ->
 
     async def tell_and_fail() -> None:
         async with transaction() as tx:
-            await tell(tx, [Notice("A", "CUST-123", Kind.PAYMENT_FAILED, {"why": "payment_declined"})])
+            await add_notices(tx, [Notice("A", "CUST-123", Kind.PAYMENT_FAILED, {"why": "payment_declined"})])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -122,7 +122,7 @@ async def test_ids_differ_by_order_and_kind(shop: Shop, crm: Crm) -> None:
     await store(shop, "A", "B")
     await refunded("A", "B")
     async with transaction() as tx:
-        await tell(tx, [Notice("A", "CUST-123", Kind.PAYMENT_FAILED, {"why": "payment_declined"}, {"why": "payment_declined"})])
+        await add_notices(tx, [Notice("A", "CUST-123", Kind.PAYMENT_FAILED, {"why": "payment_declined"}, {"why": "payment_declined"})])
     await outbox.deliver()
     assert len({heard.id for heard in crm.heard}) == 3
     assert not [heard.id for heard in crm.heard if "." in heard.id], "the full stop separates what is signed"

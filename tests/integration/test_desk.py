@@ -115,7 +115,7 @@ async def test_an_order_reaches_the_desk_and_the_ui(saga: World, unique: str) ->
     shown_row = rows[order_id]
     assert (shown_row["step"], shown_row["at risk"]) == ("process_payment", "999.99 USD")
     assert shown_row["since"].endswith("UTC")
-    assert "takes no refunds" in shown_row["last error"]
+    assert "does not accept refunds" in shown_row["last error"]
     assert "refunded_by_hand" in shown_row["what to do"]
     assert description.startswith("1 order needs attention: 999.99 USD at risk")
     everything = json.dumps(shown_row)

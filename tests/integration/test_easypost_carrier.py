@@ -13,7 +13,7 @@ import pytest
 from saga.errors import StepError
 from shop.orders.order import Order
 from shop.settings import Settings
-from shop.shipping.carrier import AnothersParcel, Status, Voided
+from shop.shipping.carrier import NotOurParcel, Status, Voided
 from shop.shipping.easypost.carrier import EasyPostCarrier
 from shop.shipping.errors import CarrierMisconfigured, CarrierMismatch, CarrierRefused, CarrierTimeout, CarrierUnavailable, VoidRefused
 from tests.easypost_server import ANOTHERS, EasyPost
@@ -86,9 +86,9 @@ async def test_its_reference_is_ours_alone(carrier: EasyPostCarrier, easypost_se
 async def test_another_shop_s_shipment_is_neither_used_nor_voided(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
     """Also if its id is in our journal, where an earlier version has put it."""
     theirs = easypost_server.sell_to_another_shop(unique)
-    with pytest.raises(AnothersParcel):
+    with pytest.raises(NotOurParcel):
         await carrier.create(order(unique), theirs["id"], None)
-    with pytest.raises(VoidRefused, match="another address"):
+    with pytest.raises(VoidRefused, match="different address"):
         await carrier.void(order(unique), theirs["id"])
     assert easypost_server.good_labels(unique) == 1
 
@@ -321,7 +321,7 @@ async def test_a_parcel_that_was_handed_over_is_not_voided(carrier: EasyPostCarr
     easypost_server.scan(unique)
     assert await carrier.void(order(unique), shipment.id) is Voided.HANDED_OVER
     tracking = await carrier.track(shipment.id)
-    assert tracking.status is Status.UNDER_WAY
+    assert tracking.status is Status.IN_TRANSIT
     assert [event.place for event in tracking.events] == ["ANYTOWN, CA", "SAN FRANCISCO, CA"]
     assert tracking.events[0].at.tzinfo is not None
     assert easypost_server.good_labels(unique) == 1

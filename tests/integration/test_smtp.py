@@ -224,12 +224,12 @@ class TestRefusals:
         await put([confirmation("A"), confirmation("B")])
         assert await outbox.deliver() == (1, 1)
         assert server.ids == [id_of("B")]
-        assert await state(shop) == {"A": ("refused", "the mail server said 550 5.1.1"), "B": ("sent", None)}
+        assert await state(shop) == {"A": ("refused", "the mail server answered 550 5.1.1"), "B": ("sent", None)}
         await make_all_due(shop)
         assert not await outbox.is_due()
         assert await outbox.deliver() == (0, 0)
         (left,) = await read_undelivered()
-        assert (left.order_id, left.kind, left.error) == ("A", "confirmation", "the mail server said 550 5.1.1")
+        assert (left.order_id, left.kind, left.error) == ("A", "confirmation", "the mail server answered 550 5.1.1")
         assert left.refused
         server.answer_recipient = lambda _: None
         assert await send_again("A") == 1
@@ -243,7 +243,7 @@ class TestRefusals:
         await put([confirmation("A")])
         with caplog.at_level(logging.DEBUG):
             assert await outbox.deliver() == (0, 1)
-        assert (await state(shop))["A"] == ("refused", "the mail server said 554 5.7.1")
+        assert (await state(shop))["A"] == ("refused", "the mail server answered 554 5.7.1")
         assert "john.doe" not in "".join(record.getMessage() for record in caplog.records if record.name != "mail.log")
 
     async def test_greylisting(self, shop: Shop, server: MailServer) -> None:

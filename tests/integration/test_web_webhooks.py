@@ -280,7 +280,7 @@ class TestLateSuccesses:
         made = shop.stripe.post("/v1/payment_intents", amount="500", currency="usd")["id"]
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(made, None))
         await handle_payment_events()
-        assert (done(shop, "evt_1") or "").startswith("not a payment of ours")
+        assert (done(shop, "evt_1") or "").startswith("not this installation's payment")
 
 
 class TestRefundsMadeInTheDashboard:

@@ -12,7 +12,7 @@ from psycopg import sql
 from deployments.local.environment import environment
 from saga.database import close_engine
 from shop.inventory import catalogue
-from shop.runtime.garbage import little_garbage_collection
+from shop.runtime.garbage import reduced_garbage_collection
 from shop.runtime.installation import installation
 from tests.model.core import one_core
 from tests.model.drawing import SHARES
@@ -41,7 +41,7 @@ def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
         aside.submit(asyncio.run, _learn_installation()).result()
     with (
         one_core(),
-        little_garbage_collection(),
+        reduced_garbage_collection(),
         environment({"LEASE_SECONDS": "60", "MAX_TAKEOVERS": "3"}),
         closing(World(database_url)) as world,
     ):

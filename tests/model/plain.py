@@ -118,7 +118,7 @@ def without_prefect() -> Iterator[None]:
             disable_run_logger(),
             patch.object(saga.prefect.steps, "_with_retries", _with_retries),
             patch.multiple(saga.prefect.limits, concurrency=_nothing, _total_slots=_enough_slots),
-            patch.object(flows.process_pending_orders, "little_garbage_collection", nullcontext),
+            patch.object(flows.process_pending_orders, "reduced_garbage_collection", nullcontext),
             patch.object(flows.recover_orders, "release_expired_reservations", release),
             patch.multiple(flows.recover_orders, _store_lost_orders=_no_lost_orders, _consumer_started=_no_consumer),
             patch.object(flows.attention_artifact, "changed", lambda: None),

@@ -36,7 +36,7 @@ class Till:
             failures=failures,
             pause_seconds=PAUSE,
             concurrency=100,
-            tell=self.told.append,
+            on_change=self.told.append,
         )
 
     async def ask(self) -> str:

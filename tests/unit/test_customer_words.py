@@ -23,7 +23,7 @@ from shop.orders.order import EXAMPLE, Order
 from shop.orders.validation import validate
 from shop.settings import Settings
 from shop.text.customer_words import HIDDEN, without_customer
-from shop.text.sanitize import one_line, said
+from shop.text.sanitize import one_line, printable
 
 PLANTED = "Zq7Planted"
 LEAK = re.compile(r"zq7planted|5550199\d*", re.IGNORECASE)
@@ -208,7 +208,7 @@ def test_however_a_phone_number_is_separated(digits: str, separators: list[str],
     assert left_of(shown, "bad number: ", "sorry") == ""
 
 
-@pytest.mark.parametrize("cut", [said, one_line])
+@pytest.mark.parametrize("cut", [printable, one_line])
 @pytest.mark.parametrize("value", ["Rosenthaler Straße 12, 5 Et li", "Am Tor 5 b", "+49 170 12345678", "中山路 12"])
 def test_where_a_text_was_cut_nothing_is_left_of_a_value(cut: Callable[[str, int], str], value: str) -> None:
     before = "no such place: "

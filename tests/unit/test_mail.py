@@ -25,7 +25,7 @@ from shop.notifications.kinds import Kind
 from shop.notifications.language import language, words
 from shop.notifications.layout import order_table, wrapped
 from shop.notifications.mail import (
-    About,
+    MailContext,
     confirmation_mail,
     incomplete_mail,
     mail,
@@ -46,7 +46,7 @@ SETTINGS = Settings(_env_file=None, DSPY_MODEL=None)
 DATE = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 TRACKING = "CA473124829US"
 HEADERS = {"From", "Reply-To", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Content-Type", "MIME-Version"}
-ABOUT = About(SETTINGS, DATE)
+ABOUT = MailContext(SETTINGS, DATE)
 OURS = "0123456789abcdef"
 SHORTAGES = [{"product_id": "PROD-002", "requested": 2, "available": 1}]
 
@@ -77,7 +77,7 @@ def confirmation_of(order: Order, settings: Settings = SETTINGS, **fields: str) 
     return {**template_confirmation(order, settings).model_dump(mode="json"), **fields}
 
 
-def sent(order: Order = ORDER, about: About = ABOUT, **fields: str) -> EmailMessage:
+def sent(order: Order = ORDER, about: MailContext = ABOUT, **fields: str) -> EmailMessage:
     return parsed(confirmation_mail(order, confirmation_of(order, about.settings, **fields), TRACKING, about).data)
 
 
@@ -85,7 +85,7 @@ def refund(order: Order = ORDER, amount: str = "1059.97", **options: Any) -> Ema
     return parsed(refund_mail(order, Decimal(amount), order.currency, ABOUT, **options).data)
 
 
-def every(order: Order, about: About = ABOUT) -> list[EmailMessage]:
+def every(order: Order, about: MailContext = ABOUT) -> list[EmailMessage]:
     """One mail of each kind."""
     short = [{"product_id": order.items[0].product_id, "requested": 1, "available": 0}] if order.items else []
     made = [
@@ -192,9 +192,9 @@ class TestConfirmationMail:
 
     def test_a_date_has_a_zone(self) -> None:
         with pytest.raises(ValueError, match="time zone"):
-            confirmation_mail(ORDER, {}, TRACKING, About(SETTINGS, datetime(2031, 1, 1)))  # noqa: DTZ001
+            confirmation_mail(ORDER, {}, TRACKING, MailContext(SETTINGS, datetime(2031, 1, 1)))  # noqa: DTZ001
         berlin = DATE.astimezone(timezone(timedelta(hours=1)))
-        message = parsed(confirmation_mail(ORDER, {}, TRACKING, About(SETTINGS, berlin)).data)
+        message = parsed(confirmation_mail(ORDER, {}, TRACKING, MailContext(SETTINGS, berlin)).data)
         assert message["Date"].datetime == DATE
         assert str(message["Date"]).endswith("+0100")
 
@@ -204,7 +204,7 @@ class TestConfirmationMail:
             assert not [secret for secret in ("ring twice", "4242", "tok_secret") if secret in text_of(message) + html_of(message)]
 
     def test_a_link_to_follow_the_parcel(self) -> None:
-        about = About(Settings(_env_file=None, TRACKING_URL="https://carrier.example/t?n={tracking_number}&l=en"), DATE)
+        about = MailContext(Settings(_env_file=None, TRACKING_URL="https://carrier.example/t?n={tracking_number}&l=en"), DATE)
         message = parsed(confirmation_mail(ORDER, confirmation_of(ORDER), "A B&1", about).data)
         link = "https://carrier.example/t?n=A%20B%261&l=en"
         assert f"Follow your parcel: {link}" in text_of(message)
@@ -258,7 +258,7 @@ class TestNotices:
     @pytest.mark.parametrize(
         ("why", "lacking", "to_do"),
         [
-            ("no_delivery_address", "without a delivery address", "with the address"),
+            ("no_delivery_address", "without a delivery address", "with a delivery address"),
             ("payment_refused", "without a means of payment", "with a means of payment"),
         ],
     )
@@ -274,7 +274,7 @@ class TestNotices:
     @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
     def test_the_confirmation_says_that_its_number_is_here(self, code: str) -> None:
         """It leaves when the parcel is booked: nothing in it is still to follow."""
-        about = About(Settings(_env_file=None, DSPY_MODEL=None, MAIL_LANGUAGE=code), DATE)
+        about = MailContext(Settings(_env_file=None, DSPY_MODEL=None, MAIL_LANGUAGE=code), DATE)
         text = text_of(sent(about=about))
         above, number = text.split(TRACKING)[0], language(code).say("confirmation.tracking_number")
         assert above.endswith(f"{number}: ")
@@ -282,7 +282,7 @@ class TestNotices:
 
     @pytest.mark.parametrize("code", sorted(file.stem for file in LANGUAGES.glob("*.toml")))
     def test_a_recipient_is_addressed_where_no_customer_is_named(self, code: str) -> None:
-        about = About(Settings(_env_file=None, DSPY_MODEL=None, MAIL_LANGUAGE=code), DATE)
+        about = MailContext(Settings(_env_file=None, DSPY_MODEL=None, MAIL_LANGUAGE=code), DATE)
         pat = an_order(customer_name=None, shipping_info={**EXAMPLE["shipping_info"], "name": "Pat Example"})
         for message in every(pat, about):
             assert " Pat Example," in text_of(message)
@@ -357,7 +357,7 @@ class TestMailPrograms:
 
 
 class TestLanguages:
-    GERMAN = About(Settings(_env_file=None, MAIL_LANGUAGE="de"), DATE)
+    GERMAN = MailContext(Settings(_env_file=None, MAIL_LANGUAGE="de"), DATE)
 
     def test_german(self) -> None:
         message = sent(about=self.GERMAN)
@@ -382,7 +382,7 @@ class TestLanguages:
             assert not english & set(re.findall(r"[A-Za-z]+", Page(html_of(message).split("<body")[1]).text))
 
     def test_by_the_country(self) -> None:
-        about = About(Settings(_env_file=None, MAIL_LANGUAGE_BY_COUNTRY={"de": "de", "AT": "de"}), DATE)
+        about = MailContext(Settings(_env_file=None, MAIL_LANGUAGE_BY_COUNTRY={"de": "de", "AT": "de"}), DATE)
         german = an_order(shipping_info={**EXAMPLE["shipping_info"], "country": "at"})
         assert sent(german, about)["Subject"].startswith("Ihre Bestellung")
         assert sent(ORDER, about)["Subject"].startswith("Your order")

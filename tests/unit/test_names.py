@@ -17,7 +17,7 @@ from shop.orders.names import MAX_ORDER_ID, file_stems, key, run_name, stem
 from shop.orders.page.page import page_key
 from shop.payments.sandbox.ledger import MAX_ORDER_ID as GATEWAY_MAX
 from shop.retention.customers import _files, _mails
-from shop.runtime.files import is_spelled_so, write_atomic
+from shop.runtime.files import has_exact_name, write_atomic
 from shop.settings import Settings
 from shop.shipping.labels.files import label_path
 
@@ -129,7 +129,7 @@ def test_what_is_there_under_another_spelling_is_not_taken_for_it(tmp_path: Path
     without_case = {"order-1.pdf": "ORDER-1.pdf"}
     monkeypatch.setattr(Path, "exists", lambda path: really_there(path.with_name(without_case.get(path.name, path.name))))
     assert (labels / "order-1.pdf").exists()
-    assert not is_spelled_so(labels / "order-1.pdf")
+    assert not has_exact_name(labels / "order-1.pdf")
     assert label_path(labels, "order-1").name.startswith("order-1~")
     monkeypatch.undo()
     write_atomic(labels / "order-1.pdf", b"of order-1, by an earlier version")

@@ -1,1 +1,1 @@
-"""What the payment gateway reports by itself: the inbox and its handling."""
+"""Webhook events of the payment gateway: the inbox and the handler."""

@@ -1,4 +1,5 @@
-"""What is kept of something that the gateway tells by itself: enough to know it again, and where to look."""
+"""Payment event: what is stored of a gateway's webhook event, enough to deduplicate it and to know what to
+look up."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 DISPUTE = "charge.dispute."
-"""How the types of events about disputes begin."""
+"""Prefix of the event types about disputes."""
 DECIDING = ("payment_intent.succeeded", "payment_intent.payment_failed", "payment_intent.canceled")
-"""After these an order that waits for its customer can go on."""
+"""Event types after which an order that waits for its customer can resume."""
 HARMLESS = (
     "payment_intent.created",
     "payment_intent.processing",
@@ -17,23 +18,23 @@ HARMLESS = (
     "payment_intent.payment_failed",
     "payment_intent.canceled",
 )
-"""Money has not moved."""
+"""Event types that report no movement of money."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaymentEvent:
-    """No amounts and no customer's data: whoever handles it asks the gateway."""
+    """A payment event. It has no amounts and no customer data: the handler asks the gateway."""
 
     id: str
     type: str
     happened_at: datetime
     payment_id: str | None
     order_id: str | None
-    """Whose payment it is, as far as it is told."""
+    """The order of the payment, if the event says it."""
     installation: str | None = None
-    """The installation that created the payment, as far as it is told."""
+    """The installation that created the payment, if the event says it."""
     dispute: dict[str, Any] | None = None
-    """Of a dispute: what it is about, for when the gateway does not let us look at it."""
+    """The dispute's data, used if the dispute cannot be looked up at the gateway."""
 
     @property
     def is_dispute(self) -> bool:

@@ -1,7 +1,7 @@
-"""Handling one of the gateway's events: what it hints at is looked up, judged as reconciliation judges it, and mended by the same hands.
+"""Handles a payment event: looks up the payment, and reconciles it with the code of the reconciliation flow.
 
-An event never says what is done, only where to look. Handled twice, late, or in another sequence it finds the same, or that nothing is
-left to do.
+An event never decides what to do, only what to look up. Therefore handling it twice, late or out of sequence
+is harmless.
 """
 
 from __future__ import annotations
@@ -31,73 +31,74 @@ from shop.review.resolution import Resolution, decision, resolve
 from shop.settings import settings
 from shop.values.money import show
 
-_NOT_OURS = "not a payment of ours: somebody else's in the same account"
+_NOT_OURS = "not this installation's payment: another user of the same gateway account created it"
 _NEVER = frozenset({"no_such_payment", "no_such_dispute", "resource_missing"})
-"""Asking again would bring nothing else."""
+"""Error codes for which a retry is useless."""
 _NOT_ALLOWED = frozenset({"permission", "http_404"})
 _ORDER = text(
     "SELECT o.outcome, s.notes ->> 'payment_id' AS payment_id, a.next_retry_at IS NULL AS held FROM customer_order o "
     "LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id"
 )
-_ANY_TIME = datetime.max.replace(tzinfo=UTC)
-"""No grace: our side is read first, and an order that has ended moves no more."""
+_NO_GRACE_PERIOD = datetime.max.replace(tzinfo=UTC)
+"""Compares payments of any age. Needs no grace period: our side is read first, and an ended order does not
+change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """How it went, for whoever shows it."""
+    """The result of handling an event."""
 
     done: str | None
-    """In words. None: it waits, for its order to end or for the gateway."""
+    """A description of the result. None: the event waits for its order to end, or for the gateway."""
     order_id: str | None = None
     found: Sequence[Discrepancy] = ()
     reopened: bool = False
-    """The order is open again, to be undone by the saga."""
+    """Whether the order was reopened, so that the saga compensates it."""
     review_changed: bool = False
 
 
 async def handle(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
-    """Does what the event hints at, and writes down what that was. What the gateway cannot say now is asked again later.
+    """Handles the event and records the result. After a transient error of the gateway, it is retried later.
 
-    Raises database trouble: nothing is written then, and the event is handled again.
+    Raises database errors: nothing is recorded then, and the event is handled again.
     """
     try:
         return await (_dispute(event, gateway) if event.is_dispute else _payment(event, gateway))
     except PaymentError as error:
         if error.error_code in _NEVER:
-            return await _end(event, f"nothing to look at: {error}")
+            return await _end(event, f"nothing to look up: {error}")
         await inbox.try_later(event, str(error))
         return Handled(None, event.order_id)
 
 
 async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     if event.payment_id is None:
-        return await _end(event, "about no payment")
+        return await _end(event, "not about a payment")
     order_id = (await gateway.get(event.payment_id)).order_id
     if not order_id:
         return await _end(event, _NOT_OURS)
-    row = await _look(order_id)
+    row = await _load_order(order_id)
     known = known_payments(gateway, [event.payment_id, row.payment_id if row else None])
-    found = await compare_order(order_id, known, _ANY_TIME, fix=True)
-    row = await _look(order_id)
-    if row is not None and row.outcome is None:  # judged once it has ended
+    found = await compare_order(order_id, known, _NO_GRACE_PERIOD, fix=True)
+    row = await _load_order(order_id)
+    if row is not None and row.outcome is None:  # compared once it has ended
         await inbox.postpone(event, order_id)
         return Handled(None, order_id)
     reopened = False
     if row is not None and row.outcome == Outcome.NEEDS_ATTENTION and any(each.kind is Kind.REFUND_UNKNOWN_TO_US for each in found):
-        reopened = await _try_again(event, order_id, known, held=row.held)
-    done = "tried again: it was given back at the gateway" if reopened else _in_words(found)
-    review_changed = any(each.repairable or each.remark for each in found)  # a refund may have been refused, or be gone
+        reopened = await _retry_compensation(event, order_id, known, held=row.held)
+    done = "compensation retried: it was refunded at the gateway" if reopened else _describe(found)
+    review_changed = any(each.repairable or each.remark for each in found)  # a refund may have been refused or cancelled
     return await _end(event, done, order_id=order_id, found=found, reopened=reopened, review_changed=review_changed)
 
 
-async def _try_again(event: PaymentEvent, order_id: str, gateway: PaymentGateway, *, held: bool) -> bool:
-    """Lets the saga find a refund that somebody made at the gateway. An order that is held is left alone while money is left that trying
-    again would give back: a person is about to pay it in another way."""
+async def _retry_compensation(event: PaymentEvent, order_id: str, gateway: PaymentGateway, *, held: bool) -> bool:
+    """Retries the compensation, so that the saga finds a refund that was made at the gateway. Skips an order
+    that is held if the retry would refund the rest: a person is about to refund it in another way."""
     kept = sum((payment.kept for payment in await gateway.find(order_id)), Decimal(0))
     if held and kept > 0:
         return False
-    told = decision(
+    retry = decision(
         order_id,
         Resolution.RETRY_NOW,
         resolved_by="the payment gateway",
@@ -106,32 +107,32 @@ async def _try_again(event: PaymentEvent, order_id: str, gateway: PaymentGateway
         started_by=f"payment event {event.id}",
     )
     try:
-        return await resolve(told)
+        return await resolve(retry)
     except (AlreadyResolved, NotUnderReview):
         return False
 
 
 async def _dispute(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
-    told = to_dispute(DisputeRecord.model_validate(event.dispute))
-    as_of, how = event.happened_at, "by the event, for the gateway does not show it"
+    dispute = to_dispute(DisputeRecord.model_validate(event.dispute))
+    as_of, how = event.happened_at, "according to the event, as the gateway does not show it"
     if settings().payments.gateway == "stripe":
         now = await database_time()
         try:
-            told, as_of, how = await look_up(told.id), now, "looked up"
+            dispute, as_of, how = await look_up(dispute.id), now, "looked up"
         except PaymentError as error:
             if error.error_code not in _NEVER | _NOT_ALLOWED:
                 raise
-    order_id = await _whose(told.payment_id, gateway)
+    order_id = await _order_of(dispute.payment_id, gateway)
     if order_id == "":
         return await _end(event, _NOT_OURS)
-    amount = show(told.amount, told.currency)
-    done = f"dispute of {amount} ({told.reason}) is {told.status}, {how}"
-    await inbox.end_dispute(event, done, dispute=told, as_of=as_of, order_id=order_id)
+    amount = show(dispute.amount, dispute.currency)
+    done = f"dispute of {amount} ({dispute.reason}) is {dispute.status}, {how}"
+    await inbox.end_dispute(event, done, dispute=dispute, as_of=as_of, order_id=order_id)
     return Handled(done, order_id, review_changed=True)
 
 
-async def _whose(payment_id: str | None, gateway: PaymentGateway) -> str | None:
-    """The order's id; empty if the payment is not ours, None if that cannot be known. All payments of ours have an id."""
+async def _order_of(payment_id: str | None, gateway: PaymentGateway) -> str | None:
+    """Returns the order's id; empty if the payment is not this installation's, None if that is unknown."""
     if payment_id is None:
         return ""
     try:
@@ -142,7 +143,7 @@ async def _whose(payment_id: str | None, gateway: PaymentGateway) -> str | None:
         raise
 
 
-async def _look(order_id: str) -> Any:
+async def _load_order(order_id: str) -> Any:
     async with transaction() as tx:
         return (await tx.execute(_ORDER, {"id": order_id, "step": STEP})).one_or_none()
 
@@ -152,7 +153,7 @@ async def _end(event: PaymentEvent, done: str, **more: Any) -> Handled:
     return Handled(done, more.pop("order_id", event.order_id), **more)
 
 
-def _in_words(found: Sequence[Discrepancy]) -> str:
+def _describe(found: Sequence[Discrepancy]) -> str:
     if not found:
         return "in order"
     return "; ".join(

@@ -1,6 +1,7 @@
-"""The gateway's events, kept: stored before they are answered, handled once it is certain, known again when they are told again.
+"""Inbox of payment events: stores each event before its delivery is acknowledged, deduplicates it, and has it
+handled at least once.
 
-What an event says moves no money and decides nothing. So it does not matter in which sequence events come, nor how often.
+The content of an event moves no money and decides nothing. Therefore sequence and repetition do not matter.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ _STORING, _CLAIMING, _ENDING = (
     failpoint(f"the commit of {what}") for what in ("storing a payment event", "claiming payment events", "a payment event's end")
 )
 _HANDLING_SECONDS = 60
-"""So long nobody else takes an event that somebody handles; should they both, that is harmless."""
+"""Time after which another process may claim an event that is being handled. If both handle it, that is
+harmless."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 10, 3600
+"""The first and the longest pause between attempts, in seconds."""
 _DAYS = 30
+"""Retention of handled events, in days."""
 
-# The order's id is kept only if the payment is known to be ours: another shop in the same account may have an order of the same id.
+# Stores the order's id only if the payment is known to be this installation's: another shop that uses the
+# same gateway account may have an order with the same id.
 _INSERT = text(
     """
     INSERT INTO payment_event (id, type, happened_at, order_id, payment_id, dispute)
@@ -40,13 +45,14 @@ _INSERT = text(
     ON CONFLICT (id) DO NOTHING RETURNING id
     """
 )
-# An order that a worker has in hand just now is not touched: that worker looks at the payment itself.
+# Skips an order that a worker holds: that worker looks up the payment itself.
 _WAKE = text(
     "UPDATE customer_order o SET not_before = NULL WHERE o.id = :order_id AND o.outcome IS NULL AND o.lease_id IS NULL "
     "AND o.not_before > now() AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = :step "
     "AND s.notes ->> 'payment_id' = :payment_id) RETURNING o.id"
 )
-# It says what our books have from the gateway already: nothing to look up. Most events are so.
+# Ends events that report what our tables already have from the gateway, without a lookup. That is most
+# events.
 _IN_ORDER = text(
     """
     UPDATE payment_event e SET handled_at = now(), done = 'in order' FROM customer_order o, order_step s
@@ -58,7 +64,7 @@ _IN_ORDER = text(
                AND o.amount_charged > 0 AND o.amount_refunded = o.amount_charged))
     """
 )
-# Of an order that is under way nothing is judged: its event waits until it has ended. A dispute waits for nothing.
+# An event about an open order waits until the order has ended. Disputes do not wait.
 _DUE = f"""
     e.handled_at IS NULL AND e.next_attempt_at <= now() AND (e.type LIKE '{DISPUTE}%'
         OR NOT EXISTS (SELECT 1 FROM customer_order o WHERE o.id = e.order_id AND o.outcome IS NULL))
@@ -86,18 +92,18 @@ _FORGET = text("DELETE FROM payment_event WHERE handled_at < now() - make_interv
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of an event that came in."""
+    """The result of storing an event."""
 
     new: bool
-    """Not told before."""
+    """Whether the event was not stored before."""
     woke: bool = False
-    """An order that waited for this goes on now."""
+    """Whether an order that waited for this event resumes now."""
     due: bool = False
-    """There is something to look up at the gateway."""
+    """Whether the event has to be handled now."""
 
 
 async def store(event: PaymentEvent) -> Stored:
-    """Keeps the event, and lets an order go on that waits for it. Once this has returned, the event cannot be lost."""
+    """Stores the event, and resumes an order that waits for it. Once this returns, the event cannot be lost."""
     async with transaction(_STORING) as tx:
         values = {"id": event.id, "type": event.type, "happened": event.happened_at, "order_id": event.order_id}
         values |= {"payment_id": event.payment_id, "dispute": as_json(event.dispute) if event.dispute else None}
@@ -118,7 +124,7 @@ async def _wake(tx: Tx, event: PaymentEvent) -> bool:
 
 
 async def claim(*, most: int) -> list[PaymentEvent]:
-    """Events that are to be handled now, up to `most`. Who claims them and dies has them claimed by another a minute later."""
+    """Claims up to `most` events that are due. If the process dies, another can claim them after a minute."""
     async with transaction(_CLAIMING) as tx:
         await tx.execute(_FORGET, {"days": _DAYS})
         await tx.execute(_IN_ORDER, {"id": None, "step": STEP, "harmless": list(HARMLESS)})
@@ -127,13 +133,13 @@ async def claim(*, most: int) -> list[PaymentEvent]:
 
 
 async def end(event: PaymentEvent, done: str, *, order_id: str | None = None) -> None:
-    """The event is handled."""
+    """Records that the event is handled."""
     async with transaction(_ENDING) as tx:
         await _end(tx, event, done, order_id)
 
 
 async def end_dispute(event: PaymentEvent, done: str, *, dispute: Dispute, as_of: datetime, order_id: str | None) -> None:
-    """The event is handled, and the dispute is on the desk, or off it."""
+    """Records that the event is handled, and updates the dispute in the review queue."""
     async with transaction(_ENDING) as tx:
         await disputes.put(tx, dispute, order_id, as_of)
         await _end(tx, event, done, order_id)
@@ -144,12 +150,12 @@ async def _end(tx: Tx, event: PaymentEvent, done: str, order_id: str | None) -> 
 
 
 async def postpone(event: PaymentEvent, order_id: str) -> None:
-    """The event is about this order, which is under way: it is handled once that has ended."""
+    """Records the event's order, which is still open: the event is handled once the order has ended."""
     async with transaction(_ENDING) as tx:
         await tx.execute(_POSTPONE, {"id": event.id, "order_id": order_id})
 
 
 async def try_later(event: PaymentEvent, error: str) -> None:
-    """It could not be handled: again after a pause, which doubles each time up to an hour."""
+    """Schedules the next attempt after a failure, with a pause that doubles each time up to an hour."""
     async with transaction(_ENDING) as tx:
         await tx.execute(_LATER, {"id": event.id, "error": error, "first": _FIRST_PAUSE, "longest": _LONGEST_PAUSE})

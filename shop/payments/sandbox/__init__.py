@@ -1,1 +1,1 @@
-"""The sandbox gateway: an outside world for development and tests, a process of its own with a ledger of its own."""
+"""Sandbox payment gateway for development and tests: a separate process with its own ledger."""

@@ -1,7 +1,7 @@
-"""The sandbox gateway over HTTP, in the shape of Stripe's PaymentIntents.
+"""HTTP API of the sandbox gateway, similar to Stripe's PaymentIntents.
 
-Every error is `{"error": {"code", "message", "retryable"}}`; 402 is the bank's no. What was sent is never repeated in an
-error, for it may be card data. `Behaviour` applies to everything under `/v1`.
+Every error is `{"error": {"code", "message", "retryable"}}`; 402 is a refusal by the bank. Errors never
+repeat the request's content, as it may be card data. `Behaviour` applies to everything under `/v1`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from shop.payments.sandbox.behaviour import Behaviour, Fate
 from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import MAX_PAGE, Ledger
 from shop.payments.sandbox.records import AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
-from shop.runtime.http_server import SERVERS_OWN, BoundedBodies
+from shop.runtime.http_server import SERVER_RECEIVE, BoundedBodies
 
 HOLD_SECONDS = 30.0
-"""How long an answer that is not meant to arrive is held back, unless the client leaves earlier."""
+"""Limits how long a request whose answer must not arrive is held, in seconds, unless the client disconnects.
+"""
 
 _MOST_BYTES = 1_000_000
+"""Limits the size of a request body."""
 _PAGE = "<!doctype html><title>Welcome</title><p>Please sign in."
 Answer = PaymentRecord | RefundRecord | Page | tuple[CurrencyTotals, ...]
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 
 class NewPayment(BaseModel):
-    """Amounts in smallest units. There is no field for a card number, and fields that are not here are refused."""
+    """Request body of a new payment. Amounts are in the smallest unit. There is no field for a card number,
+    and unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -52,6 +55,8 @@ class NewPayment(BaseModel):
 
 
 class NewRefund(BaseModel):
+    """Request body of a new refund."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     payment_id: str
@@ -60,8 +65,9 @@ class NewRefund(BaseModel):
 
 
 def create_app(ledger: Ledger) -> FastAPI:
-    """The gateway on that ledger; to be served by one process, in the thread that made the ledger."""
-    # No pages: FastAPI's load scripts from elsewhere.
+    """Returns the gateway's app on that ledger. One process must serve it, in the thread that created the
+    ledger."""
+    # Without FastAPI's documentation pages, which load scripts from other sites.
     app = FastAPI(title="Sandbox payment gateway", docs_url=None, redoc_url=None)
     app.add_middleware(BoundedBodies, most_bytes=_MOST_BYTES)
     _answer_errors(app)
@@ -98,8 +104,9 @@ def create_app(ledger: Ledger) -> FastAPI:
         starting_after: str | None = None,
         since: AwareDatetime | None = None,
     ) -> Response:
-        """With `order_id` all payments of that order (with `installation`: those that bear it), oldest first; without it all there are
-        (with `since`: all that were created, charged or refunded since then), newest first, in pages."""
+        """Returns the payments of `order_id` (with `installation`: only those marked with it), oldest first.
+        Without `order_id`, returns pages of all payments (with `since`: only those created, charged or
+        refunded since then), newest first."""
         if order_id is not None:
             return await _serve(
                 request, ledger, lambda: Page(ledger.find(order_id, installation), has_more=False), Move.FIND, order_id=order_id
@@ -120,11 +127,11 @@ def create_app(ledger: Ledger) -> FastAPI:
 
     @app.post("/sandbox/behaviour")
     async def behave(changes: dict[str, Any]) -> Behaviour:
-        """Changes the switches that are named and leaves the others; the draws start anew from the seed."""
+        """Changes the given switches, and restarts the random sequence from the seed."""
         try:
             ledger.behaviour = Behaviour.model_validate(ledger.behaviour.model_dump() | changes)
-        except ValidationError as wrong:
-            raise RequestValidationError(wrong.errors()) from wrong
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from error
         return ledger.behaviour
 
     return app
@@ -133,24 +140,24 @@ def create_app(ledger: Ledger) -> FastAPI:
 async def _serve(
     request: Request, ledger: Ledger, work: Callable[[], Answer], move: Move, *, order_id: str | None = None, payment_id: str | None = None
 ) -> Response:
-    """Does the work, and then to its answer what the behaviour or the card wants."""
+    """Does the work, and applies the faults of the behaviour and of the card to its answer."""
     if (rule := ledger.next_fault(move, order_id=order_id, payment_id=payment_id)) is not None:
-        return await _fail(request, ledger, rule, work, payment_id)
+        return await _inject(request, ledger, rule, work, payment_id)
     fate = ledger.next_fate()
     if ledger.behaviour.latency_ms:
         await asyncio.sleep(ledger.behaviour.latency_ms / 1000)
     if fate is Fate.FAILS_BEFORE:
-        return _instructed_to(HTTPStatus.INTERNAL_SERVER_ERROR)
+        return _injected_error(HTTPStatus.INTERNAL_SERVER_ERROR)
     response, lost = _answer(work)
     if fate is Fate.FAILS_AFTER:
-        return _instructed_to(HTTPStatus.INTERNAL_SERVER_ERROR)
+        return _injected_error(HTTPStatus.INTERNAL_SERVER_ERROR)
     if lost or fate is Fate.HANGS:
         await _hold(request)
     return response
 
 
 def _answer(work: Callable[[], Answer]) -> tuple[Response, bool]:
-    """Does the work. The answer, and whether it must not arrive."""
+    """Does the work. Returns the answer, and whether it must not arrive."""
     try:
         return _ok(work()), False
     except Refusal as refusal:
@@ -159,17 +166,17 @@ def _answer(work: Callable[[], Answer]) -> tuple[Response, bool]:
         return _ok(late.payment), True
 
 
-async def _fail(request: Request, ledger: Ledger, rule: FaultRule, work: Callable[[], Answer], payment_id: str | None) -> Response:
-    """Acts out a single fault."""
+async def _inject(request: Request, ledger: Ledger, rule: FaultRule, work: Callable[[], Answer], payment_id: str | None) -> Response:
+    """Applies the rule's fault to the request."""
     match rule.fault:
         case Fault.ERROR_500 | Fault.ERROR_502 | Fault.ERROR_429:
-            return _instructed_to(ERRORS[rule.fault])
+            return _injected_error(ERRORS[rule.fault])
         case Fault.RESET_BEFORE:
             return _reset(request)
         case Fault.WEB_PAGE:
             return Response(_PAGE, media_type="text/html")
         case Fault.DUPLICATE:
-            return _error(HTTPStatus.CONFLICT, "duplicate_request", "this was asked before")
+            return _error(HTTPStatus.CONFLICT, "duplicate_request", "this is a duplicate of an earlier request")
         case Fault.STALE:
             return _ok(Page((), has_more=False))
         case Fault.PROCESSING if payment_id is not None:
@@ -180,7 +187,7 @@ async def _fail(request: Request, ledger: Ledger, rule: FaultRule, work: Callabl
     response, _ = _answer(work)
     match rule.fault:
         case Fault.ERROR_500_AFTER:
-            return _instructed_to(ERRORS[rule.fault])
+            return _injected_error(ERRORS[rule.fault])
         case Fault.RESET_AFTER:
             return _reset(request)
         case Fault.GARBAGE:
@@ -193,15 +200,15 @@ async def _fail(request: Request, ledger: Ledger, rule: FaultRule, work: Callabl
 
 
 def _reset(request: Request) -> Response:
-    """Ends the connection as a machine does that is switched off and on: no answer, not even a goodbye."""
-    transport: asyncio.Transport = request.scope[SERVERS_OWN].__self__.transport  # uvicorn's
+    """Resets the connection without an answer, like a machine that restarts."""
+    transport: asyncio.Transport = request.scope[SERVER_RECEIVE].__self__.transport  # uvicorn's
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
     return Response()
 
 
 async def _hold(request: Request) -> None:
-    """Waits until the client has given up."""
+    """Waits until the client disconnects."""
     with suppress(TimeoutError):
         async with asyncio.timeout(HOLD_SECONDS):
             while (await request.receive())["type"] != "http.disconnect":
@@ -211,8 +218,8 @@ async def _hold(request: Request) -> None:
 def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        wrong = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        return _error(HTTPStatus.BAD_REQUEST, "invalid_request", wrong, retryable=False)
+        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        return _error(HTTPStatus.BAD_REQUEST, "invalid_request", problems, retryable=False)
 
     @app.exception_handler(HTTPException)
     async def unknown(_: Request, error: HTTPException) -> Response:
@@ -224,10 +231,9 @@ def _answer_errors(app: FastAPI) -> None:
         return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "storage_error", str(error))
 
 
-def _instructed_to(status: HTTPStatus) -> Response:
-    return _error(
-        status, "internal_error" if status == HTTPStatus.INTERNAL_SERVER_ERROR else status.name.lower(), "the sandbox was told to fail"
-    )
+def _injected_error(status: HTTPStatus) -> Response:
+    code = "internal_error" if status == HTTPStatus.INTERNAL_SERVER_ERROR else status.name.lower()
+    return _error(status, code, "the sandbox is configured to fail")
 
 
 def _ok(answer: Answer) -> Response:
@@ -235,6 +241,6 @@ def _ok(answer: Answer) -> Response:
 
 
 def _error(status: HTTPStatus, code: str, message: str, *, retryable: bool = True) -> Response:
-    # json.dumps writes plain ASCII: it takes whatever half characters a message may quote.
+    # json.dumps writes ASCII, and therefore accepts lone surrogates that a message may quote.
     body = json.dumps({"error": {"code": code, "message": message, "retryable": retryable}})
     return Response(body, status_code=status, media_type="application/json")

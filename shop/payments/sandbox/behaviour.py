@@ -1,4 +1,4 @@
-"""How the sandbox gateway misbehaves: by test card, or by switch."""
+"""Misbehaviour of the sandbox gateway, selected by test card or by switch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from shop.payments.sandbox.faults import FaultRule
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a card does; left as it is, it pays and takes refunds."""
+    """The behaviour of a card. By default it pays and accepts refunds."""
 
     declined: str | None = None
-    """The bank's reason for saying no."""
+    """The reason for which the bank declines."""
     failing_confirms: int = 0
-    """So many first confirms of a payment fail with an error that a retry cures."""
+    """The number of a payment's first confirmations that fail with a retryable error."""
     first_answer_lost: bool = False
-    """The first confirm charges, and its answer does not arrive."""
+    """The first confirmation charges, and its answer does not arrive."""
     refunds_refused: bool = False
 
 
@@ -39,17 +39,17 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Behaviour(BaseModel):
-    """How the gateway misbehaves towards everybody; left as it is, not at all."""
+    """Misbehaviour of the gateway for all requests. By default there is none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     forget_keys: bool = Field(default=False, description="Ignore idempotency keys")
-    take_refunds: bool = Field(default=False, description="Cards that refuse refunds take them after all")
-    error_rate: Share = Field(default=0, description="Share of requests answered 500: half of them before the work is done, half after")
-    hang_rate: Share = Field(default=0, description="Share of requests whose work is done and that are never answered")
-    latency_ms: float = Field(default=0, ge=0, le=600_000, description="Wait before each request's work")
-    faults: tuple[FaultRule, ...] = Field(default=(), description="Single faults, for one order or for all; they go before the shares")
-    seed: int = Field(default=0, description="The n-th request from now on has the same fate with the same seed")
+    take_refunds: bool = Field(default=False, description="Accept refunds to cards that refuse them")
+    error_rate: Share = Field(default=0, description="Share of requests answered with 500: half of them before the work, half after it")
+    hang_rate: Share = Field(default=0, description="Share of requests whose work is done and that get no answer")
+    latency_ms: float = Field(default=0, ge=0, le=600_000, description="Delay before each request's work")
+    faults: tuple[FaultRule, ...] = Field(default=(), description="Faults for one order or for all; they take precedence over the shares")
+    seed: int = Field(default=0, description="With the same seed, the n-th request from now on behaves the same")
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
@@ -59,18 +59,18 @@ class Behaviour(BaseModel):
 
     @classmethod
     def from_env(cls) -> Behaviour:
-        """From `SANDBOX_FORGET_KEYS`, `SANDBOX_ERROR_RATE` and so on; ValueError if one makes no sense."""
+        """Reads `SANDBOX_FORGET_KEYS`, `SANDBOX_ERROR_RATE` and so on. Raises ValueError if one is invalid."""
         variables = {name: os.environ.get(f"SANDBOX_{name.upper()}") for name in cls.model_fields}
         return cls.model_validate({name: value for name, value in variables.items() if value})
 
 
 class Fate(Enum):
-    """What becomes of one request."""
+    """The treatment of a request."""
 
     ANSWERED = auto()
     FAILS_BEFORE = auto()
-    """An error 500; nothing was done."""
+    """Answered with 500; the work is not done."""
     FAILS_AFTER = auto()
-    """An error 500, although the work was done."""
+    """Answered with 500, although the work is done."""
     HANGS = auto()
-    """The work is done; no answer."""
+    """The work is done; there is no answer."""

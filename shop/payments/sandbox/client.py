@@ -1,7 +1,8 @@
-"""The client of the sandbox gateway. It trusts nothing that comes back.
+"""HTTP client of the sandbox gateway. It verifies every answer.
 
-An answer about another payment, order or amount than was asked about, one that contradicts itself, or one that is no answer
-at all is a `PaymentGatewayError`. No other exception than those of `PaymentGateway` comes out of it, save for cancellation.
+Raises `PaymentGatewayError` for an answer that is about a different payment, order or amount than the
+request, that contradicts itself, or that cannot be interpreted. Raises only the exceptions of
+`PaymentGateway`, except for cancellation.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentLapsed
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.records import MAY_PASS, CurrencyTotals, Page, PaymentRecord, RefundRecord
-from shop.text.sanitize import said
+from shop.text.sanitize import printable
 from shop.values.money import from_minor, to_minor
 
 _PAYMENT, _REFUND, _PAGE = TypeAdapter(PaymentRecord), TypeAdapter(RefundRecord), TypeAdapter(Page)
@@ -31,36 +32,38 @@ _TOTALS = TypeAdapter(tuple[CurrencyTotals, ...])
 _ERROR = TypeAdapter(dict[str, dict[str, Any]])
 
 _MOST_BYTES = 8_000_000
-"""More than any honest answer."""
+"""Limits the size of an answer; valid ones are smaller."""
 _PAGE_SIZE = 500
-_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 
 T = TypeVar("T")
 
 
-class _Lanes(httpx.AsyncBaseTransport):
-    """A pool in which a connection belongs to one request at a time, and is thrown away if that request fails.
+class _SingleConnectionPools(httpx.AsyncBaseTransport):
+    """Connection pool in which a connection serves one request at a time, and is closed if that request
+    fails.
 
-    httpx's own pool looks at every connection for every request, and lets several wait for the same one: with 50 connections it took
-    four times the CPU, and under load some requests waited for more than 5 s. So each lane is a pool of one.
+    httpx's own pool checks every connection for every request, and lets several requests wait for the same
+    one: with 50 connections it used four times the CPU, and under load some requests waited for more than 5
+    s. Therefore each connection has a pool of its own.
     """
 
     def __init__(self, url: str) -> None:
-        # Loading the certificates takes 100 ms, in each process; without https there is nothing to verify.
+        # Loading the certificates takes 100 ms in each process, and is needed for https only.
         self._verify = False if url.startswith("http:") else httpx.create_ssl_context(trust_env=False)
         self._idle: list[httpx.AsyncHTTPTransport] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        lane = self._idle.pop() if self._idle else self._new()
+        connection = self._idle.pop() if self._idle else self._new()
         try:
-            answer = await _whole(await lane.handle_async_request(request))
+            answer = await _read_body(await connection.handle_async_request(request))
         except BaseException:
             with suppress(Exception):
-                await lane.aclose()
+                await connection.aclose()
             raise
-        self._idle.append(lane)
+        self._idle.append(connection)
         return answer
 
     def _new(self) -> httpx.AsyncHTTPTransport:
@@ -71,13 +74,13 @@ class _Lanes(httpx.AsyncBaseTransport):
             await self._idle.pop().aclose()
 
 
-async def _whole(response: httpx.Response) -> httpx.Response:
-    """Status and body as they came, read to the end; nothing else of an answer counts."""
+async def _read_body(response: httpx.Response) -> httpx.Response:
+    """Returns the response's status and whole body, without its headers."""
     try:
         body = bytearray()
         async for part in response.aiter_raw():
             body += part
-            _expect(len(body) <= _MOST_BYTES, "more than any honest answer")
+            _expect(len(body) <= _MOST_BYTES, "with a body that is too large")
         return httpx.Response(response.status_code, content=bytes(body))
     finally:
         await response.aclose()
@@ -91,10 +94,11 @@ class _Pool:
 
 
 class SandboxGateway:
-    """A `GatewayClient` over one pool of at most `concurrency` connections, made in the event loop that first needs it.
+    """A `GatewayClient` with a pool of at most `concurrency` connections, created in the event loop that
+    first needs it.
 
-    No call takes longer than `timeout_seconds` from the moment it has its turn; waiting for a turn does not count. A retryable
-    error may have moved money as well as a timeout may: an error 500, or a connection that breaks, can come after the charge.
+    `timeout_seconds` limits each call, without the wait for a free connection. Like a timeout, any retryable
+    error may have moved money: an error 500 or a broken connection can follow the charge.
     """
 
     def __init__(self, url: str, timeout_seconds: float, concurrency: int) -> None:
@@ -123,19 +127,19 @@ class SandboxGateway:
             "token": token,
             "installation": installation,
         }
-        payment = _sound(await self._post("/v1/payments", _PAYMENT, key, body))
-        told = (payment.order_id, payment.amount, payment.currency, payment.installation)
-        _expect(told == (order_id, units, currency, installation), "another payment than was created")
+        payment = _consistent(await self._post("/v1/payments", _PAYMENT, key, body))
+        created = (payment.order_id, payment.amount, payment.currency, payment.installation)
+        _expect(created == (order_id, units, currency, installation), "another payment than was created")
         return to_payment(payment)
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        payment = _sound(await self._post(f"/v1/payments/{_path_part(payment_id)}/confirm", _PAYMENT, key))
+        payment = _consistent(await self._post(f"/v1/payments/{_path_part(payment_id)}/confirm", _PAYMENT, key))
         _expect(payment.id == payment_id, "another payment than was confirmed")
         _expect(payment.status is PaymentStatus.SUCCEEDED, "neither a charge nor a refusal")
         return to_payment(payment)
 
     async def get(self, payment_id: str) -> Payment:
-        payment = _sound(await self._get(f"/v1/payments/{_path_part(payment_id)}", _PAYMENT))
+        payment = _consistent(await self._get(f"/v1/payments/{_path_part(payment_id)}", _PAYMENT))
         _expect(payment.id == payment_id, "another payment than was asked for")
         return to_payment(payment)
 
@@ -145,10 +149,10 @@ class SandboxGateway:
         _expect(not page.has_more, "a part of the order's payments only")
         _expect(all(payment.order_id == order_id for payment in page.data), "another order's payments")
         _expect(len({payment.id for payment in page.data}) == len(page.data), "a payment twice")
-        return [to_payment(_sound(payment)) for payment in page.data if payment.installation == installation]
+        return [to_payment(_consistent(payment)) for payment in page.data if payment.installation == installation]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        payment = _sound(await self._post(f"/v1/payments/{_path_part(payment_id)}/cancel", _PAYMENT, key))
+        payment = _consistent(await self._post(f"/v1/payments/{_path_part(payment_id)}/cancel", _PAYMENT, key))
         _expect(payment.id == payment_id, "another payment than was cancelled")
         _expect(payment.status is not PaymentStatus.CREATED, "a payment that can still be charged")
         return to_payment(payment)
@@ -161,13 +165,13 @@ class SandboxGateway:
         return to_refund(refund)
 
     async def totals(self, currency: str) -> GatewayTotals:
-        """What was ever charged and refunded in that currency."""
+        """Returns what was ever charged and refunded in that currency."""
         totals = await self._get("/v1/totals", _TOTALS)
         return to_totals(totals, currency)
 
     async def list_payments(self) -> AsyncIterator[Payment]:
-        """Every payment there is, newest first. Those that are created meanwhile may be missing."""
-        async for page in self.pages(_EVER):
+        """Yields every payment, newest first. Payments that are created meanwhile may be missing."""
+        async for page in self.pages(_BEGINNING):
             for payment in page:
                 yield payment
 
@@ -179,7 +183,7 @@ class SandboxGateway:
             _expect(bool(page.data) or not page.has_more, "an empty page with more to come")
             _expect(len({payment.id for payment in page.data}) == len(page.data), "a payment twice")
             if page.data:
-                yield [to_payment(_sound(payment)) for payment in page.data]
+                yield [to_payment(_consistent(payment)) for payment in page.data]
             if not page.has_more:
                 return
             cursor = page.data[-1].id
@@ -188,10 +192,10 @@ class SandboxGateway:
             query["starting_after"] = cursor
 
     async def aclose(self) -> None:
-        """Closes the connections; the next call makes new ones."""
+        """Closes the connections; the next call opens new ones."""
         pool, self._pool = self._pool, None
         if pool is not None and pool.loop is asyncio.get_running_loop():
-            with suppress(Exception):  # nothing is under way any more that could be harmed
+            with suppress(Exception):  # no request is in progress
                 await pool.client.aclose()
 
     # -- one exchange --
@@ -201,18 +205,18 @@ class SandboxGateway:
 
     async def _post(self, path: str, shape: TypeAdapter[T], key: str, body: Mapping[str, Any] | None = None) -> T:
         headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
-        # json.dumps writes plain ASCII: what is no proper text is then refused by the gateway, as it should be.
+        # json.dumps writes ASCII: the gateway refuses text that is not valid Unicode.
         content = json.dumps(body) if body is not None else None
         return _read(shape, *await self._exchange(lambda client: client.build_request("POST", path, headers=headers, content=content)))
 
     async def _exchange(self, request: Callable[[httpx.AsyncClient], httpx.Request]) -> tuple[int, bytes]:
-        """Status and body of the answer, whatever they are."""
-        asked: httpx.Request | None = None
+        """Returns status and body of the answer."""
+        sent: httpx.Request | None = None
         try:
             pool = self._open()
-            asked = request(pool.client)
+            sent = request(pool.client)
             async with pool.free, asyncio.timeout(self._timeout):
-                response = await pool.client.send(asked)
+                response = await pool.client.send(sent)
                 return response.status_code, response.content
         except PaymentError:
             raise
@@ -222,19 +226,20 @@ class SandboxGateway:
             raise PaymentGatewayTimeout(f"the payment gateway gave no answer within {self._timeout:g} s") from error
         except httpx.RemoteProtocolError as error:
             raise PaymentGatewayError(BAD_ANSWER, "the payment gateway did not answer in HTTP", retryable=True) from error
-        except Exception as error:  # a broken connection has many names, down to those of the event loop
-            if asked is None or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):  # raised before anything is sent
+        except Exception as error:  # a broken connection raises many exceptions, including the event loop's
+            if sent is None or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):  # before sending
                 raise PaymentGatewayError("invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False) from error
-            # Once it may have been sent, no error of ours is a clear no: an answer may have caused it.
+            # Once the request may have been sent, no local error is a definite refusal: an answer may have
+            # caused it.
             raise PaymentGatewayError("connection_lost", f"the connection broke: {type(error).__name__}", retryable=True) from error
 
     def _open(self) -> _Pool:
         loop = asyncio.get_running_loop()
         if self._pool is None or self._pool.loop is not loop:
-            # A pool belongs to its loop; one whose loop is gone cannot even be closed.
+            # A pool belongs to its loop. If the loop has ended, its pool cannot be closed any more.
             client = httpx.AsyncClient(
                 base_url=self._url,
-                transport=_Lanes(self._url),
+                transport=_SingleConnectionPools(self._url),
                 timeout=httpx.Timeout(self._timeout, connect=self._timeout / 2),
                 headers={"Accept-Encoding": "identity"},
                 trust_env=False,
@@ -243,11 +248,12 @@ class SandboxGateway:
         return self._pool
 
 
-# -- what an answer means; the first three are the in-process gateway's too ------------------------------------------------
+# -- interpreting answers; the in-process gateway uses the first five, too --
 
 
 def minor_units(amount: Decimal, currency: str) -> int:
-    """The amount as the gateway counts, or a `PaymentGatewayError` if it cannot be counted so."""
+    """Returns the amount in the currency's smallest unit. Raises `PaymentGatewayError` if it is not a whole
+    number of them."""
     try:
         return to_minor(amount, currency)
     except (ValueError, ArithmeticError) as error:
@@ -255,7 +261,7 @@ def minor_units(amount: Decimal, currency: str) -> int:
 
 
 def to_payment(record: PaymentRecord) -> Payment:
-    """The payment in the protocol's terms."""
+    """Converts the record to the interface's `Payment`."""
     currency = record.currency
     return Payment(
         id=record.id,
@@ -275,7 +281,7 @@ def to_payment(record: PaymentRecord) -> Payment:
 
 
 def to_refund(record: RefundRecord) -> Refund:
-    """The refund in the protocol's terms."""
+    """Converts the record to the interface's `Refund`."""
     return Refund(
         id=record.id,
         payment_id=record.payment_id,
@@ -286,7 +292,7 @@ def to_refund(record: RefundRecord) -> Refund:
 
 
 def to_totals(totals: tuple[CurrencyTotals, ...], currency: str) -> GatewayTotals:
-    """One currency's totals; nothing if nothing was ever charged in it."""
+    """Returns one currency's totals; zero if nothing was ever charged in it."""
     mine = [each for each in totals if each.currency == currency] or [CurrencyTotals(currency, 0, 0)]
     _expect(len(mine) == 1, "a currency twice")
     _expect(mine[0].refunded <= mine[0].charged, "more refunded than charged")
@@ -294,7 +300,7 @@ def to_totals(totals: tuple[CurrencyTotals, ...], currency: str) -> GatewayTotal
 
 
 def to_error(status: int, code: str, message: str) -> PaymentError:
-    """The typed error for an answer with this HTTP status."""
+    """Returns the typed error for an answer with this HTTP status."""
     if status == HTTPStatus.PAYMENT_REQUIRED:
         return PaymentLapsed(code, message) if code == "payment_cancelled" else PaymentDeclined(code, message)
     may_recover = status == HTTPStatus.TOO_MANY_REQUESTS or not 400 <= status < 500 or code in MAY_PASS
@@ -307,7 +313,7 @@ def _read(shape: TypeAdapter[T], status: int, body: bytes) -> T:
     try:
         return shape.validate_json(body, strict=True)
     except ValidationError as error:
-        raise PaymentGatewayError(BAD_ANSWER, "the payment gateway's answer makes no sense", retryable=True) from error
+        raise PaymentGatewayError(BAD_ANSWER, "the payment gateway's answer could not be interpreted", retryable=True) from error
 
 
 def _refusal(status: int, body: bytes) -> PaymentError:
@@ -318,14 +324,14 @@ def _refusal(status: int, body: bytes) -> PaymentError:
         code, message = None, None
     if not (isinstance(code, str) and _CODE.fullmatch(code) and isinstance(message, str)):
         if status == HTTPStatus.PAYMENT_REQUIRED:
-            # A "no" for good has to be a clear one.
-            return PaymentGatewayError(BAD_ANSWER, "the payment gateway's refusal makes no sense", retryable=True)
+            # Only a clear refusal is final.
+            return PaymentGatewayError(BAD_ANSWER, "the payment gateway's refusal could not be interpreted", retryable=True)
         return to_error(status, f"http_{status}", f"the payment gateway answered {status}")
-    return to_error(status, code, said(message))
+    return to_error(status, code, printable(message))
 
 
-def _sound(payment: PaymentRecord) -> PaymentRecord:
-    """Refuses a payment that contradicts itself."""
+def _consistent(payment: PaymentRecord) -> PaymentRecord:
+    """Returns the payment. Raises `PaymentGatewayError` if it contradicts itself."""
     charged = payment.status is PaymentStatus.SUCCEEDED
     _expect(charged == (payment.charge_id is not None) == (payment.charged_at is not None), "a payment half charged")
     _expect(payment.refunded <= (payment.amount if charged else 0), "more refunded than charged")
@@ -341,7 +347,7 @@ def _expect(holds: bool, otherwise: str) -> None:
 
 
 def _path_part(payment_id: str) -> str:
-    """An id that names one thing under `/v1/payments/`, and nothing else."""
+    """Returns the id, if it is a single path segment under `/v1/payments/`."""
     if not _ID.fullmatch(payment_id):
-        raise PaymentGatewayError("no_such_payment", "this is no payment's id", retryable=False)
+        raise PaymentGatewayError("no_such_payment", "this is not the id of a payment", retryable=False)
     return payment_id

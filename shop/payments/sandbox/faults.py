@@ -1,4 +1,4 @@
-"""Single ways in which the sandbox gateway can be told to fail, for one order or for all, a number of times or for good."""
+"""Faults of the sandbox gateway, for one order or for all, a number of times or permanently."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Move(StrEnum):
-    """What can be asked of the gateway."""
+    """An operation of the gateway."""
 
     CREATE = "create"
     CONFIRM = "confirm"
@@ -22,36 +22,36 @@ class Move(StrEnum):
 
 
 class Fault(StrEnum):
-    """What becomes of a request. Unless it says that the work is done, it is not."""
+    """A way to fail. The work is not done unless the description says so."""
 
     SLOW = "slow"
-    """The work is done, and answered, `ms` later."""
+    """The work is done and answered after `ms`."""
     ERROR_500 = "error_500"
     ERROR_502 = "error_502"
     ERROR_429 = "error_429"
     ERROR_500_AFTER = "error_500_after"
-    """The work is done, and the answer is an error all the same."""
+    """The work is done, but the answer is an error."""
     RESET_BEFORE = "reset_before"
     """The connection is reset."""
     RESET_AFTER = "reset_after"
     """The work is done, and the connection is reset."""
     GARBAGE = "garbage"
-    """The work is done, and the answer is not even text."""
+    """The work is done, and the answer is not text."""
     TRUNCATED = "truncated"
     """The work is done, and half of the answer arrives."""
     MISLABELLED = "mislabelled"
-    """The work is done, and the answer is labelled as a web page."""
+    """The work is done, and the answer has the content type of a web page."""
     WEB_PAGE = "web_page"
-    """A proxy answers 200 with a page of its own."""
+    """A proxy answers 200 with its own page."""
     LATE = "late"
     """The work is done `ms` after the client has given up."""
     PROCESSING = "processing"
-    """A confirmation is accepted and takes effect `ms` later. Until then the payment looks as before, and another confirmation, or a
-    cancellation, is refused with 409: it is in progress."""
+    """A confirmation is accepted and takes effect after `ms`. Until then the payment is unchanged, and
+    another confirmation or a cancellation is refused with 409 (in progress)."""
     DUPLICATE = "duplicate"
-    """Refused with 409: this was asked before."""
+    """Refused with 409 (duplicate request)."""
     STALE = "stale"
-    """Finding an order's payments finds none of them yet."""
+    """The search for an order's payments does not find any of them yet."""
 
 
 ERRORS = {
@@ -63,19 +63,19 @@ ERRORS = {
 
 
 class FaultRule(BaseModel):
-    """A fault, and whom it meets: whatever is left out matches everything."""
+    """A fault and the requests that it affects. Omitted conditions match everything."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     fault: Fault
     move: Move | None = None
     order_id: str | None = None
-    times: int | None = Field(default=None, ge=1, description="After so many it is over; left out: never")
+    times: int | None = Field(default=None, ge=1, description="Number of affected requests; omitted: no limit")
     ms: float = Field(default=0, ge=0, le=600_000)
 
 
 class Faults:
-    """The rules in force. The first that matches and is not over is what happens."""
+    """The active rules. The first matching rule that is not used up applies."""
 
     def __init__(self, rules: Sequence[FaultRule]) -> None:
         self._rules = list(rules)
@@ -85,7 +85,7 @@ class Faults:
         return bool(self._rules)
 
     def next(self, move: Move, order_id: str | None) -> FaultRule | None:
-        """What happens to this request; counts it."""
+        """Returns the rule that applies to this request, and counts its use."""
         for place, rule in enumerate(self._rules):
             left = self._left[place]
             if left == 0 or rule.move not in {None, move} or rule.order_id not in {None, order_id}:

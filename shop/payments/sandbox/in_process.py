@@ -1,4 +1,4 @@
-"""The sandbox gateway without HTTP, for benchmarks and fast tests."""
+"""In-process sandbox gateway, without HTTP, for benchmarks and fast tests."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import AnswerLost, Refusal
 
 T = TypeVar("T")
-_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class InProcessGateway:
-    """A `GatewayClient` on a ledger in the same thread. It misbehaves as the ledger is told to, with the same typed errors as
-    over HTTP; only that an answer that does not arrive is a `PaymentGatewayTimeout` at once."""
+    """A `GatewayClient` on a ledger in the same thread. It applies the ledger's faults, with the same typed
+    errors as over HTTP, except that an answer that does not arrive raises `PaymentGatewayTimeout`
+    immediately."""
 
     def __init__(self, ledger: Ledger) -> None:
-        """The ledger stays the caller's, who closes it."""
+        """The caller owns the ledger and closes it."""
         self._ledger = ledger
 
     async def create(
@@ -86,12 +87,12 @@ class InProcessGateway:
         )
 
     async def totals(self, currency: str) -> GatewayTotals:
-        """What was ever charged and refunded in that currency."""
+        """Returns what was ever charged and refunded in that currency."""
         return to_totals(await self._serve(self._ledger.totals, Move.LIST), currency)
 
     async def list_payments(self) -> AsyncIterator[Payment]:
-        """Every payment there is, newest first. Those that are created meanwhile may be missing."""
-        async for page in self.pages(_EVER):
+        """Yields every payment, newest first. Payments that are created meanwhile may be missing."""
+        async for page in self.pages(_BEGINNING):
             for payment in page:
                 yield payment
 
@@ -106,38 +107,38 @@ class InProcessGateway:
             after = page.data[-1].id
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        """Does nothing: there are no connections."""
 
     async def _serve(self, work: Callable[[], T], move: Move, *, order_id: str | None = None, payment_id: str | None = None) -> T:
         if (rule := self._ledger.next_fault(move, order_id=order_id, payment_id=payment_id)) is not None:
-            return await self._fail(rule, work, payment_id)
+            return await self._inject(rule, work, payment_id)
         fate = self._ledger.next_fate()
         if latency := self._ledger.behaviour.latency_ms:
             await asyncio.sleep(latency / 1000)
         if fate is Fate.FAILS_BEFORE:
-            raise _told_to_fail()
+            raise _injected_error()
         answer = _answer(work)
         if fate is Fate.FAILS_AFTER:
-            raise _told_to_fail()
+            raise _injected_error()
         if fate is Fate.HANGS:
             raise PaymentGatewayTimeout("the answer is lost")
-        return _heard(answer)
+        return _unwrap(answer)
 
-    async def _fail(self, rule: FaultRule, work: Callable[[], T], payment_id: str | None) -> T:
-        """Acts out a single fault."""
+    async def _inject(self, rule: FaultRule, work: Callable[[], T], payment_id: str | None) -> T:
+        """Applies the rule's fault to the request."""
         match rule.fault:
             case Fault.ERROR_500 | Fault.ERROR_502 | Fault.ERROR_429:
-                raise _told_to_fail(ERRORS[rule.fault])
+                raise _injected_error(ERRORS[rule.fault])
             case Fault.RESET_BEFORE:
                 raise _reset()
             case Fault.WEB_PAGE:
-                raise _senseless()
+                raise _bad_answer()
             case Fault.DUPLICATE:
-                raise to_error(HTTPStatus.CONFLICT, "duplicate_request", "this was asked before")
+                raise to_error(HTTPStatus.CONFLICT, "duplicate_request", "this is a duplicate of an earlier request")
             case Fault.STALE:
                 return ()  # type: ignore[return-value]  # of an order's payments
             case Fault.PROCESSING if payment_id is not None:
-                return _heard(_answer(lambda: self._ledger.confirm_later(payment_id, rule.ms)))  # type: ignore[return-value]
+                return _unwrap(_answer(lambda: self._ledger.confirm_later(payment_id, rule.ms)))  # type: ignore[return-value]
             case Fault.LATE:
                 asyncio.get_running_loop().call_later(rule.ms / 1000, _answer, work)
                 raise PaymentGatewayTimeout("the answer is lost")
@@ -145,16 +146,17 @@ class InProcessGateway:
         answer = _answer(work)
         match rule.fault:
             case Fault.ERROR_500_AFTER:
-                raise _told_to_fail(ERRORS[rule.fault])
+                raise _injected_error(ERRORS[rule.fault])
             case Fault.RESET_AFTER:
                 raise _reset()
             case Fault.GARBAGE | Fault.TRUNCATED:
-                raise _senseless()
-        return _heard(answer)
+                raise _bad_answer()
+        return _unwrap(answer)
 
 
 def _answer(work: Callable[[], T]) -> T | PaymentError:
-    """The error is returned, not raised: whether the caller hears of it is decided after the work."""
+    """Does the work. Returns its error instead of raising it, as the fault decides afterwards what the caller
+    gets."""
     try:
         return work()
     except Refusal as refusal:
@@ -165,20 +167,20 @@ def _answer(work: Callable[[], T]) -> T | PaymentError:
         return to_error(HTTPStatus.INTERNAL_SERVER_ERROR, "storage_error", str(error))
 
 
-def _heard(answer: T | PaymentError) -> T:
+def _unwrap(answer: T | PaymentError) -> T:
     if isinstance(answer, PaymentError):
         raise answer
     return answer
 
 
-def _told_to_fail(status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR) -> PaymentError:
+def _injected_error(status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR) -> PaymentError:
     code = "internal_error" if status == HTTPStatus.INTERNAL_SERVER_ERROR else status.name.lower()
-    return to_error(status, code, "the sandbox was told to fail")
+    return to_error(status, code, "the sandbox is configured to fail")
 
 
 def _reset() -> PaymentError:
     return PaymentGatewayError("connection_lost", "the connection broke", retryable=True)
 
 
-def _senseless() -> PaymentError:
-    return PaymentGatewayError(BAD_ANSWER, "the payment gateway's answer makes no sense", retryable=True)
+def _bad_answer() -> PaymentError:
+    return PaymentGatewayError(BAD_ANSWER, "the payment gateway's answer could not be interpreted", retryable=True)

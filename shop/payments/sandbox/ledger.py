@@ -1,14 +1,12 @@
-"""The sandbox gateway's ledger: what was charged, and what went back.
+"""The sandbox gateway's ledger of charges and refunds, for development and tests. It guarantees:
 
-An outside world of its own, for development and tests. What it promises:
-
-- a payment is charged at most once, and never again after it was declined or cancelled;
+- a payment is charged at most once, and never after it was declined or cancelled;
 - refunds never exceed what was charged;
-- each operation happens whole or not at all, and what was answered survives a `kill -9` of the process;
+- operations are atomic, and answered ones survive a `kill -9` of the process;
 - no full card number is accepted or stored.
 
-It misbehaves as gateways do, but only when told to: by test card (`TEST_CARDS`) or by switch (`Behaviour`).
-Amounts are whole smallest units of their currency.
+It misbehaves as gateways do, but only if configured: by test card (`TEST_CARDS`) or by switch (`Behaviour`).
+Amounts are in the smallest unit of their currency.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ MAX_PAGE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-# Moments are microseconds since 1970.
+# Times are microseconds since 1970.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS payments (
     number INTEGER PRIMARY KEY,
@@ -89,7 +87,7 @@ ORDER BY number DESC LIMIT ?
 
 
 class _Row(NamedTuple):
-    """A payment as it is stored: the table's columns, in their order."""
+    """A stored payment: the table's columns in their sequence."""
 
     number: int
     order_id: str
@@ -119,29 +117,29 @@ _METHOD = re.compile(r"[A-Za-z_ -]{1,40}")
 
 
 class Ledger:
-    """All payments, charges and refunds of the sandbox; used from one thread.
+    """All payments, charges and refunds of the sandbox, to be used from one thread.
 
-    Every method raises `Refusal` and nothing else, save for `confirm` and for a database that is broken.
-    Idempotency keys work as Stripe's: the same key with the same request gets the *first* answer again, as it was
-    then, even if the payment has moved on since. Refusals that a later try may not meet (5xx, conflicts, no such
-    payment) and requests that make no sense are not kept under their key.
+    Methods raise only `Refusal`, except for `confirm` and for database errors. Idempotency keys work like
+    Stripe's: the same key with the same request gets the *first* answer again, even if the payment has
+    changed since. Refusals that a retry may avoid (5xx, conflicts, no such payment) and invalid requests are
+    not stored under their key.
     """
 
     def __init__(self, path: Path | None, behaviour: Behaviour | None = None) -> None:
-        """Opens the ledger in that file, making it if need be; None keeps it in memory."""
+        """Opens the ledger in that file, and creates it if needed. None keeps it in memory."""
         if path is not None:
             make_private(path.parent)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))  # SQLite's other files get its mode
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
         self._cursor = self._db.cursor()
         self._db.execute("PRAGMA journal_mode = WAL")
-        # Written to the operating system before it is answered: safe when the process dies. FULL would also flush
-        # to the disk each time, for when the machine does.
+        # Data is written to the operating system before the answer: safe if the process dies. FULL would also
+        # flush to the disk each time, which protects against a crash of the machine.
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_TABLES)
         if "installation" not in {row[1] for row in self._db.execute("PRAGMA table_info(payments)")}:  # a ledger of an earlier version
             self._db.execute("ALTER TABLE payments ADD COLUMN installation TEXT")
-        # Part of every id, so that one from a ledger that was thrown away never means another payment in the next.
+        # Part of every id, so that an id from a deleted ledger never matches a payment in a new one.
         self._db.execute("INSERT INTO ledger SELECT ? WHERE NOT EXISTS (SELECT * FROM ledger)", (secrets.token_hex(6),))
         (self._name,) = self._db.execute("SELECT name FROM ledger").fetchone()
         self._payment_id = re.compile(rf"pay_{self._name}_([1-9][0-9]{{0,17}})")
@@ -159,15 +157,15 @@ class Ledger:
 
     @behaviour.setter
     def behaviour(self, behaviour: Behaviour) -> None:
-        """From now on; the draws start anew from its seed."""
+        """Applies from now on, and restarts the random sequence from its seed."""
         self._behaviour = behaviour
-        self._calm = behaviour.error_rate == behaviour.hang_rate == 0
+        self._no_random_faults = behaviour.error_rate == behaviour.hang_rate == 0
         self._faults = Faults(behaviour.faults)
-        self._random = random.Random(behaviour.seed)  # noqa: S311 # to be the same again, not to be secret
+        self._random = random.Random(behaviour.seed)  # noqa: S311 # for reproducibility, not for security
 
     def next_fate(self) -> Fate:
-        """Draws what becomes of the next request; for whoever serves the ledger to act out."""
-        if self._calm:
+        """Draws the treatment of the next request, which the server has to apply."""
+        if self._no_random_faults:
             return Fate.ANSWERED
         errors, hangs = self._behaviour.error_rate, self._behaviour.hang_rate
         draw = self._random.random()
@@ -176,7 +174,7 @@ class Ledger:
         return Fate.HANGS if draw < errors + hangs else Fate.ANSWERED
 
     def next_fault(self, move: Move, *, order_id: str | None = None, payment_id: str | None = None) -> FaultRule | None:
-        """The single fault that meets this request, if any; for whoever serves the ledger to act out."""
+        """Returns the fault rule for this request, if any, which the server has to apply."""
         if not self._faults:
             return None
         if payment_id is not None:
@@ -185,7 +183,7 @@ class Ledger:
         return self._faults.next(move, order_id)
 
     def confirm_later(self, payment_id: str, milliseconds: float) -> PaymentRecord:
-        """Accepts a confirmation that takes effect later. Returns the payment as it is until then."""
+        """Accepts a confirmation that takes effect later. Returns the unchanged payment."""
         row = self._load(payment_id)
         if row.status == _CREATED:
             due = _now() + int(milliseconds * 1000)
@@ -207,16 +205,16 @@ class Ledger:
         key: str | None,
         installation: str | None = None,
     ) -> PaymentRecord:
-        """Registers a payment; nothing is charged. The token is looked at, never stored."""
-        _demand(1 <= len(order_id) <= MAX_ORDER_ID and _storable(order_id), f"order_id is text of 1 to {MAX_ORDER_ID} characters")
-        _demand_money(amount, currency)
-        _demand(_METHOD.fullmatch(method) is not None, "method is a name such as credit_card")
-        _demand(card_last4 is None or (len(card_last4) == 4 and _digits(card_last4)), "card_last4 is exactly four digits")
+        """Registers a payment; nothing is charged. The token is validated, never stored."""
+        _require(1 <= len(order_id) <= MAX_ORDER_ID and _storable(order_id), f"order_id is text of 1 to {MAX_ORDER_ID} characters")
+        _require_money(amount, currency)
+        _require(_METHOD.fullmatch(method) is not None, "method is a name such as credit_card")
+        _require(card_last4 is None or (len(card_last4) == 4 and _digits(card_last4)), "card_last4 is exactly four digits")
         if token is not None:
-            _demand(len(token) <= 255 and _storable(token), "token is text of at most 255 characters")
-            _demand(not is_card_number_as_token(token), "token holds a card number: those are never accepted")
+            _require(len(token) <= 255 and _storable(token), "token is text of at most 255 characters")
+            _require(not is_card_number_as_token(token), "token holds a card number: those are never accepted")
 
-        _demand(installation is None or _INSTALLATION.fullmatch(installation) is not None, "installation is a name such as 3f9a")
+        _require(installation is None or _INSTALLATION.fullmatch(installation) is not None, "installation is a name such as 3f9a")
 
         def work() -> _Row:
             row = _Row(0, order_id, _CREATED, amount, currency, method, card_last4, 0, _now(), 0, None, 0, installation)
@@ -226,8 +224,8 @@ class Ledger:
         return self._once(key, ("create", order_id, amount, currency, method, card_last4, token, installation), work)
 
     def confirm(self, payment_id: str, *, key: str | None) -> PaymentRecord:
-        """Charges it. One that has succeeded is returned and charged no more; a declined or cancelled one is refused.
-        Raises `AnswerLost` when it has charged and the caller must not hear of it."""
+        """Charges the payment. Returns it unchanged if it has already succeeded; refuses it if it is declined
+        or cancelled. Raises `AnswerLost` if it was charged and the caller must not get the answer."""
         answer_lost = False
 
         def work() -> _Row:
@@ -235,14 +233,14 @@ class Ledger:
             row = self._load(payment_id)
             if row.status == _SUCCEEDED:
                 return row
-            self._demand_at_rest(row)
+            self._require_not_processing(row)
             if row.status == _CANCELLED:
                 raise Refusal(HTTPStatus.PAYMENT_REQUIRED, "payment_cancelled", "the payment was cancelled and cannot be charged")
             if row.status == _DECLINED:
                 raise _declined(row.card)
             if row.failed_confirms < row.card.failing_confirms:
                 self._run("UPDATE payments SET failed_confirms = failed_confirms + 1 WHERE number = ?", row.number)
-                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "processing_error", "the card could not be processed just now")
+                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "processing_error", "the card could not be processed at the moment")
             if row.card.declined:
                 self._end(row, _DECLINED)
                 raise _declined(row.card)
@@ -255,22 +253,23 @@ class Ledger:
         return payment
 
     def cancel(self, payment_id: str, *, key: str | None) -> PaymentRecord:
-        """Makes sure that it can never be charged any more; one that has succeeded or was declined is returned as it is."""
+        """Cancels the payment, so that it can never be charged. Returns a succeeded or declined one
+        unchanged."""
 
         def work() -> _Row:
             row = self._load(payment_id)
-            self._demand_at_rest(row)
+            self._require_not_processing(row)
             return self._end(row, _CANCELLED) if row.status == _CREATED else row
 
         return self._once(key, ("cancel", payment_id), work)
 
     def refund(self, payment_id: str, *, amount: int, currency: str, key: str | None) -> RefundRecord:
-        """Gives `amount` back, if so much of the charge is left."""
-        _demand_money(amount, currency)
+        """Refunds `amount`, if at least that much of the charge is left."""
+        _require_money(amount, currency)
 
         def work() -> _Row:
             row = self._load(payment_id)
-            _demand_refundable(row, amount, currency, refused=row.card.refunds_refused and not self._behaviour.take_refunds)
+            _require_refundable(row, amount, currency, refused=row.card.refunds_refused and not self._behaviour.take_refunds)
             self._run(
                 "INSERT INTO refunds (payment, amount, currency, created_at) VALUES (?, ?, ?, ?)", row.number, amount, currency, _now()
             )
@@ -282,25 +281,26 @@ class Ledger:
     # -- looking things up --
 
     def get(self, payment_id: str) -> PaymentRecord:
-        """The payment as it is now."""
+        """Returns the payment's current state."""
         self._settle()
         return self._record(self._load(payment_id))
 
     def find(self, order_id: str, installation: str | None = None) -> tuple[PaymentRecord, ...]:
-        """Every payment ever created for the order (by this installation; None: by anybody), oldest first."""
+        """Returns every payment ever created for the order (by this installation; None: by any), oldest
+        first."""
         self._settle()
-        _demand(_storable(order_id), "order_id is text")
+        _require(_storable(order_id), "order_id is text")
         rows = self._run(
             "SELECT * FROM payments WHERE order_id = ?1 AND (?2 IS NULL OR installation = ?2) ORDER BY number", order_id, installation
         ).fetchall()
         return tuple(self._record(_Row._make(row)) for row in rows)
 
     def list(self, *, limit: int = 100, starting_after: str | None = None, since: datetime | None = None) -> Page:
-        """All payments, newest first, a page at a time: those older than the payment `starting_after`; with `since` only those that were
-        created, charged or refunded since then."""
+        """Returns a page of all payments, newest first: those older than the payment `starting_after`; with
+        `since` only those created, charged or refunded since then."""
         self._settle()
-        _demand(1 <= limit <= MAX_PAGE, f"limit is a number from 1 to {MAX_PAGE}")
-        _demand(since is None or since.tzinfo is not None, "since is a time with its offset from UTC")
+        _require(1 <= limit <= MAX_PAGE, f"limit is a number from 1 to {MAX_PAGE}")
+        _require(since is None or since.tzinfo is not None, "since is a time with its offset from UTC")
         before = self._load(starting_after).number if starting_after is not None else 2**63 - 1
         if since is None:
             rows = self._run("SELECT * FROM payments WHERE number < ? ORDER BY number DESC LIMIT ?", before, limit + 1).fetchall()
@@ -310,13 +310,14 @@ class Ledger:
         return Page(tuple(self._record(_Row._make(row)) for row in rows[:limit]), has_more=len(rows) > limit)
 
     def totals(self) -> tuple[CurrencyTotals, ...]:
-        """Charged and refunded, for each currency in which anything was charged; added up from the single movements."""
+        """Returns the totals of charges and refunds for each currency with charges, summed from single
+        movements."""
         self._settle()
         charged = self._run("SELECT currency, SUM(amount) FROM payments WHERE charged_at IS NOT NULL GROUP BY currency").fetchall()
         refunded: dict[str, int] = dict(self._run("SELECT currency, SUM(amount) FROM refunds GROUP BY currency").fetchall())
         return tuple(CurrencyTotals(currency, total, refunded.get(currency, 0)) for currency, total in charged)
 
-    # -- inside --
+    # -- internals --
 
     def _run(self, query: str, *values: str | int | bytes | None) -> sqlite3.Cursor:
         return self._cursor.execute(query, values)
@@ -329,12 +330,12 @@ class Ledger:
         return _Row._make(rows[0])
 
     def _end(self, row: _Row, status: str, *, fee: int = 0, charged_at: int | None = None) -> _Row:
-        """Leaves `created`, for ever."""
+        """Moves the payment from `created` to its final status."""
         self._run("UPDATE payments SET status = ?, fee = ?, charged_at = ? WHERE number = ?", status, fee, charged_at, row.number)
         return row._replace(status=status, fee=fee, charged_at=charged_at)
 
     def _settle(self) -> None:
-        """Lets confirmations take effect whose time has come."""
+        """Executes delayed confirmations that are due."""
         if not self._processing:
             return
         for (number,) in self._run("SELECT payment FROM processing WHERE due_at <= ?", _now()).fetchall():
@@ -346,7 +347,7 @@ class Ledger:
             self._run("DELETE FROM processing WHERE payment = ?", number)
         self._processing = self._run("SELECT EXISTS (SELECT * FROM processing)").fetchone()[0] == 1
 
-    def _demand_at_rest(self, row: _Row) -> None:
+    def _require_not_processing(self, row: _Row) -> None:
         if self._processing and self._run("SELECT 1 FROM processing WHERE payment = ?", row.number).fetchone():
             raise Refusal(HTTPStatus.CONFLICT, "request_in_progress", "a confirmation of this payment is in progress")
 
@@ -376,19 +377,19 @@ class Ledger:
             RefundRecord(f"ref_{self._name}_{refund}", payment_id, amount, currency, _moment(at)) for refund, amount, currency, at in rows
         )
 
-    # -- once, and once for each key --
+    # -- transactions and idempotency keys --
 
     def _once(self, key: str | None, request: tuple[str | int | None, ...], work: Callable[[], _Row]) -> PaymentRecord:
-        """Does the work in one transaction, or replays what the key got before. A refusal is an answer too: what was
-        written before it stays."""
-        _demand(key is None or _KEY.fullmatch(key) is not None, "an idempotency key is 1 to 255 printable ASCII characters without spaces")
+        """Does the work in one transaction, or replays the key's stored answer. A refusal is an answer, too:
+        what was written before it is committed."""
+        _require(key is None or _KEY.fullmatch(key) is not None, "an idempotency key is 1 to 255 printable ASCII characters without spaces")
         self._settle()
         self._run("BEGIN IMMEDIATE")
         try:
             if key is None or self._behaviour.forget_keys:
                 answer = self._record(work())
             else:
-                answer = self._replay_or_do(key, _fingerprint(request), work)
+                answer = self._replay_or_execute(key, _fingerprint(request), work)
         except Refusal:
             self._run("COMMIT")
             raise
@@ -399,7 +400,7 @@ class Ledger:
             if self._db.in_transaction:
                 self._run("ROLLBACK")
 
-    def _replay_or_do(self, key: str, fingerprint: bytes, work: Callable[[], _Row]) -> PaymentRecord:
+    def _replay_or_execute(self, key: str, fingerprint: bytes, work: Callable[[], _Row]) -> PaymentRecord:
         known = self._run("SELECT request, payment, status, refunds, refusal FROM keys WHERE key = ?", key).fetchall()
         if known:
             request, number, status, refunds, refusal = known[0]
@@ -407,7 +408,7 @@ class Ledger:
                 raise Refusal(HTTPStatus.CONFLICT, "idempotency_conflict", "this idempotency key was used for a different request")
             if refusal is not None:
                 raise Refusal.from_json(refusal)
-            return self._as_it_was(number, status, refunds)
+            return self._restore(number, status, refunds)
         try:
             row = work()
         except Refusal as refusal:
@@ -418,9 +419,9 @@ class Ledger:
         self._run("INSERT INTO keys VALUES (?, ?, ?, ?, ?, NULL)", key, fingerprint, row.number, row.status, len(payment.refunds))
         return payment
 
-    def _as_it_was(self, number: int, status: str, refunds: int) -> PaymentRecord:
-        """A payment leaves `created` once and then only gains refunds, so status and number of refunds say which
-        moment it was: no need to keep the whole answer."""
+    def _restore(self, number: int, status: str, refunds: int) -> PaymentRecord:
+        """Restores a stored answer from status and number of refunds. That is enough, as a payment leaves
+        `created` once and then only gains refunds."""
         now = self._record(_Row._make(self._run("SELECT * FROM payments WHERE number = ?", number).fetchone()))
         if status == _CREATED:
             return replace(now, status=PaymentStatus.CREATED, refunded=0, fee=0, charge_id=None, charged_at=None, refunds=())
@@ -429,12 +430,12 @@ class Ledger:
 
 
 def _fingerprint(request: tuple[str | int | None, ...]) -> bytes:
-    """Tells requests apart without keeping what was in them."""
+    """Returns a hash that distinguishes requests without storing their content."""
     return hashlib.blake2b(repr(request).encode(), digest_size=16).digest()
 
 
 def _fee(amount: int) -> int:
-    """2.9 % and 30 smallest units, half up."""
+    """Returns 2.9 % (rounded half up) plus 30 smallest units."""
     return (amount * 29 + 500) // 1000 + 30
 
 
@@ -443,31 +444,31 @@ def _declined(card: Card) -> Refusal:
     return Refusal(HTTPStatus.PAYMENT_REQUIRED, code, f"the bank declined the card: {code.replace('_', ' ')}")
 
 
-def _demand_refundable(row: _Row, amount: int, currency: str, *, refused: bool) -> None:
+def _require_refundable(row: _Row, amount: int, currency: str, *, refused: bool) -> None:
     if row.charged_at is None:
         raise Refusal(HTTPStatus.CONFLICT, "payment_not_charged", f"the payment is {row.status}: there is nothing to refund")
     if currency != row.currency:
         raise Refusal(HTTPStatus.BAD_REQUEST, "currency_mismatch", f"it was charged in {row.currency}")
     if refused:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "refund_refused", "the bank takes no refunds for this card")
+        raise Refusal(HTTPStatus.BAD_REQUEST, "refund_refused", "the bank does not accept refunds to this card")
     if amount > (left := row.amount - row.refunded):
-        # Told apart, because only the first says that money has gone back.
+        # Two codes, because only the first says that money was refunded.
         code = "charge_already_refunded" if row.refunded else "amount_too_large"
         raise Refusal(HTTPStatus.BAD_REQUEST, code, f"{left} of {row.amount} smallest units are left to refund")
 
 
-def _demand(holds: bool, rule: str) -> None:
+def _require(holds: bool, rule: str) -> None:
     if not holds:
         raise Refusal(HTTPStatus.BAD_REQUEST, "invalid_request", rule)
 
 
-def _demand_money(amount: int, currency: str) -> None:
-    _demand(0 < amount <= MAX_AMOUNT, f"amount is a number of smallest units from 1 to {MAX_AMOUNT}")
-    _demand(is_currency(currency), "currency is an ISO 4217 code such as USD")
+def _require_money(amount: int, currency: str) -> None:
+    _require(0 < amount <= MAX_AMOUNT, f"amount is a number of smallest units from 1 to {MAX_AMOUNT}")
+    _require(is_currency(currency), "currency is an ISO 4217 code such as USD")
 
 
 def _storable(text: str) -> bool:
-    """Whether it can be written as UTF-8: half a surrogate pair cannot."""
+    """Returns whether the text can be encoded as UTF-8: lone surrogates cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

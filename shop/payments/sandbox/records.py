@@ -1,4 +1,4 @@
-"""What the sandbox gateway answers."""
+"""Records and refusals in the sandbox gateway's answers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pydantic import AwareDatetime, Field
 from shop.payments.gateway import PaymentStatus
 
 MAX_AMOUNT = 10**12
-"""In smallest units; keeps every sum far inside SQLite's 64 bits."""
+"""Limits the amount of a payment, in smallest units, so that sums stay far below SQLite's 64 bits."""
 MAX_TOTAL = 10**18
-"""Of all payments in a currency, in smallest units: what SQLite can add up."""
+"""Limits the total of all payments in a currency, in smallest units, to what SQLite can sum."""
 MAY_PASS = frozenset({"request_in_progress", "duplicate_request"})
-"""Conflicts that say that it was asked before: it may well have been done, and a later look shows it."""
+"""Conflicts with an earlier request, which may have been executed: retryable, and a later lookup shows the
+result."""
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,100}$")]
 Units = Annotated[int, Field(ge=0, le=MAX_AMOUNT)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
@@ -40,7 +41,7 @@ class PaymentRecord:
     currency: Currency
     refunded: Units
     fee: Units
-    """Nothing until it is charged."""
+    """Zero until the payment is charged."""
     method: str
     card_last4: str | None
     charge_id: Id | None
@@ -48,12 +49,12 @@ class PaymentRecord:
     charged_at: AwareDatetime | None
     refunds: tuple[RefundRecord, ...] = ()
     installation: str | None = None
-    """Who created it, of those who share the account; None: it was not said."""
+    """The installation that created it, of those that share the account. None: not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a listing."""
+    """A page of a listing."""
 
     data: tuple[PaymentRecord, ...]
     has_more: bool
@@ -67,7 +68,7 @@ class CurrencyTotals:
 
 
 class Refusal(Exception):
-    """The gateway's "no"; nothing moved."""
+    """The gateway refused the request; no money moved."""
 
     def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
         self.status, self.code, self.message = status, code, message
@@ -79,7 +80,8 @@ class Refusal(Exception):
 
     @property
     def final(self) -> bool:
-        """Whether the same request would be refused at any later time too, so that its key may keep the answer."""
+        """Whether the same request is refused at any later time, too, so that its idempotency key can keep
+        the answer."""
         return self.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.PAYMENT_REQUIRED}
 
     def to_json(self) -> str:
@@ -92,7 +94,7 @@ class Refusal(Exception):
 
 
 class AnswerLost(Exception):
-    """It has charged, and whoever serves the ledger has to see to it that the caller is not told in time."""
+    """The payment was charged, and the server must not deliver the answer in time."""
 
     def __init__(self, payment: PaymentRecord) -> None:
         self.payment = payment

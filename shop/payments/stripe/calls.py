@@ -1,6 +1,6 @@
-"""One exchange with Stripe, by its own SDK over one HTTPX pool: a time limit, and nothing but typed errors.
+"""Calls to Stripe with its SDK over one HTTPX pool, with a timeout and typed errors.
 
-The SDK's own retries are off, because ours can be seen and know the journal.
+The SDK's own retries are off: the saga's retries are visible and use the journal.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from shop.payments.stripe.errors import StoredFailure, from_transport, to_error
 from shop.payments.stripe.sdk import stripe
 
 _MOST_BYTES = 8_000_000
-"""More than any honest answer."""
+"""Limits the size of an answer; valid ones are smaller."""
 _MOST_KEYS = 4
+"""Limits the idempotency keys that one call tries in turn."""
 T = TypeVar("T")
 Ask = Callable[[stripe.StripeClient], Awaitable[Any]]
 
 
 class _Transport(stripe.HTTPClient):
-    """What the SDK sends goes over this pool, which reads no more than is sensible, and leaves errors as they are."""
+    """HTTP client of the SDK on an HTTPX pool. Limits the size of answers, and raises HTTPX's errors
+    unchanged."""
 
     name = "httpx"
 
@@ -43,9 +45,9 @@ class _Transport(stripe.HTTPClient):
                 async for part in response.aiter_bytes():
                     body += part
                     if len(body) > _MOST_BYTES:
-                        raise PaymentGatewayError(BAD_ANSWER, "Stripe answered more than any honest answer", retryable=True)
+                        raise PaymentGatewayError(BAD_ANSWER, "Stripe answered with a body that is too large", retryable=True)
                 return bytes(body), response.status_code, response.headers
-        except (ValueError, httpx.InvalidURL) as error:  # whatever it is called: an answer may have caused it, so it is no clear no
+        except (ValueError, httpx.InvalidURL) as error:  # an answer may have caused it, so it is not a definite refusal
             raise httpx.RemoteProtocolError(type(error).__name__) from error
 
     async def close_async(self) -> None:
@@ -61,15 +63,16 @@ class _Pool:
 
 
 class StripeCalls:
-    """At most `concurrency` connections, made in the event loop that first needs them. No call takes longer than `timeout_seconds` from
-    the moment it has its turn."""
+    """Pool of at most `concurrency` connections, created in the event loop that first needs it.
+    `timeout_seconds` limits each call, without the wait for a free connection."""
 
     def __init__(self, url: str, api_key: str, timeout_seconds: float, concurrency: int) -> None:
         self._url, self._key, self._timeout, self._concurrency = url.rstrip("/"), api_key, timeout_seconds, concurrency
         self._pool: _Pool | None = None
 
     async def __call__(self, ask: Ask, *, key: str | None = None) -> dict[str, Any]:
-        """The answer, whatever it is. `key`: the idempotency key that `ask` sends. Raises what a `PaymentGateway` may raise."""
+        """Returns the answer. `key` is the idempotency key that `ask` sends. Raises what a `PaymentGateway`
+        raises."""
         failure: PaymentError
         try:
             pool = self._open()
@@ -82,12 +85,12 @@ class StripeCalls:
             failure = PaymentGatewayTimeout(f"Stripe gave no answer within {self._timeout:g} s")
         except stripe.StripeError as error:
             failure = to_error(error, key)
-        except Exception as error:  # noqa: BLE001  (a broken connection has many names, and rubbish breaks the SDK in as many ways)
+        except Exception as error:  # noqa: BLE001  (broken connections and invalid answers raise many exceptions in the SDK)
             failure = from_transport(error)
-        raise failure  # outside of the except: the first error has the answer's body, or even the key's header, in it
+        raise failure  # outside of the except: the first error contains the answer's body, or even the API key's header
 
     async def insist(self, ask: Callable[[str], Awaitable[T]], key: str) -> T:
-        """Asks under this key, and under the next one while Stripe only repeats a failure that it has stored."""
+        """Calls `ask` with this key, and with the next one while Stripe only repeats a stored failure."""
         for _ in range(_MOST_KEYS):
             try:
                 return await ask(key)
@@ -98,8 +101,8 @@ class StripeCalls:
     def _open(self) -> _Pool:
         loop = asyncio.get_running_loop()
         if self._pool is None or self._pool.loop is not loop:
-            # A pool belongs to its loop; one whose loop is gone cannot even be closed. Only https may need certificates (100 ms to load)
-            # or go through the proxy that the environment names.
+            # A pool belongs to its loop. If the loop has ended, its pool cannot be closed any more.
+            # Certificates (100 ms to load) and the proxy from the environment are used for https only.
             plain = self._url.startswith("http:")
             http = httpx.AsyncClient(
                 verify=False if plain else httpx.create_ssl_context(),
@@ -112,8 +115,8 @@ class StripeCalls:
         return self._pool
 
     async def aclose(self) -> None:
-        """Closes the connections; the next call makes new ones."""
+        """Closes the connections; the next call opens new ones."""
         pool, self._pool = self._pool, None
         if pool is not None and pool.loop is asyncio.get_running_loop():
-            with suppress(Exception):  # nothing is under way any more that could be harmed
+            with suppress(Exception):  # no request is in progress
                 await pool.http.aclose()

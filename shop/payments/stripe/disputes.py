@@ -1,4 +1,4 @@
-"""Disputes at Stripe."""
+"""Lookup of Stripe disputes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Evidence(BaseModel):
 
 
 class DisputeRecord(BaseModel):
-    """What is read of it. Names, addresses and files, which Stripe tells too, are left out."""
+    """The fields of a dispute that are read, without the names, addresses and files that Stripe also sends."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -39,9 +39,9 @@ class DisputeRecord(BaseModel):
 
 
 async def look_up(dispute_id: str) -> Dispute:
-    """As it is now. Raises what a `PaymentGateway` raises."""
+    """Returns the dispute's current state. Raises what a `PaymentGateway` raises."""
     if not _ID.fullmatch(dispute_id):
-        raise PaymentGatewayError("no_such_dispute", "this is no dispute's id", retryable=False)
+        raise PaymentGatewayError("no_such_dispute", "this is not the id of a dispute at Stripe", retryable=False)
     with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
         from shop.payments.stripe.calls import StripeCalls  # its SDK takes a third of a second to load
 
@@ -58,7 +58,7 @@ async def look_up(dispute_id: str) -> Dispute:
 
 
 def to_dispute(record: DisputeRecord) -> Dispute:
-    """In our terms."""
+    """Converts the record to a `Dispute`."""
     currency = record.currency.upper()
     due = record.evidence_details.due_by if record.evidence_details else None
     return Dispute(

@@ -1,4 +1,5 @@
-"""What can go wrong at Stripe, as the errors of `shop.payments.errors`. No text of a request or of a credential gets into a message."""
+"""Converts Stripe's errors to those of `shop.payments.errors`. Messages contain no request data and no
+credentials."""
 
 from __future__ import annotations
 
@@ -10,19 +11,20 @@ import httpx
 
 from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentKeyRefused
 from shop.payments.stripe.sdk import stripe
-from shop.text.sanitize import said
+from shop.text.sanitize import printable
 
 _CODE = re.compile(r"[a-z0-9_]{1,64}")
 _LONGEST_WAIT = 300.0
-"""Whatever Stripe, or somebody in between, says."""
+"""Limits the `Retry-After` of Stripe or of a proxy, in seconds."""
 _KEY_SECONDS = 60.0
-"""So long an order waits before it is tried whether the key has been set anew."""
+"""Pause of an order before the next attempt after the API key was not accepted."""
 _MAY_PASS = frozenset({"idempotency_key_in_use", "lock_timeout", "rate_limit"})
 
 
 class StoredFailure(PaymentGatewayError):
-    """Stripe keeps the answer to an idempotency key, an error 500 too, and repeats it for a day. What is asked again under this key
-    never gets another answer; under `next_key`, which is made of the first one and the failed request's id, it does."""
+    """Stripe repeated a stored failure. It stores the answer to an idempotency key, even an error 500, and
+    repeats it for a day. A retry needs `next_key`, which consists of the first key and the failed request's
+    id."""
 
     def __init__(self, error_code: str, error_message: str, *, next_key: str) -> None:
         self.next_key = next_key
@@ -30,29 +32,33 @@ class StoredFailure(PaymentGatewayError):
 
 
 class NotAccepted(PaymentGatewayError):
-    """The request does not fit the object as it is now, such as a confirmation of a payment that has succeeded; or it is wrong.
-    `next_key`: as with `StoredFailure`, if Stripe only repeats what it said when the object was another."""
+    """The request is invalid, or does not fit the object's current state, such as a confirmation of a payment
+    that has succeeded. `next_key`: like that of `StoredFailure`, if Stripe only repeated an answer about an
+    earlier state."""
 
     next_key: str | None = None
 
 
 def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
-    """The typed error for an error answer. `key`: the idempotency key that was sent."""
+    """Returns the typed error for an error answer. `key` is the idempotency key that was sent."""
     headers: Mapping[str, str] = error.headers or {}
-    status, (code, message) = error.http_status or 0, _told(error)
+    status, (code, message) = error.http_status or 0, _code_and_message(error)
     if status < 400:
-        return PaymentGatewayError(BAD_ANSWER, "Stripe's answer makes no sense", retryable=True)
+        return PaymentGatewayError(BAD_ANSWER, "Stripe's answer could not be interpreted", retryable=True)
     if isinstance(error, stripe.AuthenticationError):
-        return PaymentKeyRefused("Stripe does not accept the key: STRIPE_API_KEY has to be set anew", _KEY_SECONDS)
+        return PaymentKeyRefused("Stripe does not accept the API key: set STRIPE_API_KEY to a valid one", _KEY_SECONDS)
     if isinstance(error, stripe.PermissionError):
-        return PaymentGatewayError("permission", "the key in STRIPE_API_KEY may not do this: give it the rights at Stripe", retryable=False)
+        message = "the key in STRIPE_API_KEY has no permission for this request: grant it at Stripe"
+        return PaymentGatewayError("permission", message, retryable=False)
     if status == HTTPStatus.PAYMENT_REQUIRED:
-        if code is None:  # a "no" for good has to be a clear one
-            return PaymentGatewayError(BAD_ANSWER, "Stripe's refusal makes no sense", retryable=True)
+        if code is None:  # only a clear refusal is final
+            return PaymentGatewayError(BAD_ANSWER, "Stripe's refusal could not be interpreted", retryable=True)
         declined = getattr(error.error, "decline_code", None)
         return PaymentDeclined(declined if isinstance(declined, str) and _CODE.fullmatch(declined) else code, message)
     if isinstance(error, stripe.IdempotencyError):
-        return PaymentGatewayError("idempotency_conflict", "Stripe knows this idempotency key with another request", retryable=False)
+        return PaymentGatewayError(
+            "idempotency_conflict", "this idempotency key was used for a different request at Stripe", retryable=False
+        )
     if isinstance(error, stripe.InvalidRequestError) and code not in _MAY_PASS:
         refused = NotAccepted(code or f"http_{status}", message, retryable=False)
         refused.next_key = _next_key(key, headers)
@@ -62,12 +68,12 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
         return StoredFailure(failed, message, next_key=next_key)
     may_pass = failed in _MAY_PASS or status in {409, 429} or not 400 <= status < 500
     made = PaymentGatewayError(failed, message, retryable=may_pass)
-    made.retry_after = _wait(headers) if may_pass else None
+    made.retry_after = _retry_after(headers) if may_pass else None
     return made
 
 
 def from_transport(error: Exception) -> PaymentError:
-    """The typed error when there was no answer at all, or none in HTTP."""
+    """Returns the typed error for a request without an answer, or without one in HTTP."""
     if isinstance(error, UnicodeEncodeError | httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
         return PaymentGatewayError("invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False)
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
@@ -76,15 +82,15 @@ def from_transport(error: Exception) -> PaymentError:
         return PaymentGatewayError(BAD_ANSWER, "Stripe did not answer in HTTP", retryable=True)
     if isinstance(error, httpx.HTTPError | OSError):
         return PaymentGatewayError("connection_lost", f"the connection broke: {type(error).__name__}", retryable=True)
-    return PaymentGatewayError(BAD_ANSWER, f"Stripe's answer makes no sense: {type(error).__name__}", retryable=True)
+    return PaymentGatewayError(BAD_ANSWER, f"Stripe's answer could not be interpreted: {type(error).__name__}", retryable=True)
 
 
-def _told(error: stripe.StripeError) -> tuple[str | None, str]:
-    """Code and message, as far as they are such."""
+def _code_and_message(error: stripe.StripeError) -> tuple[str | None, str]:
+    """Returns the answer's code and message, or defaults for what it does not contain."""
     body = error.json_body
-    told = body.get("error") if isinstance(body, dict) else None
-    code, message = (told.get("code"), told.get("message")) if isinstance(told, dict) else (None, None)
-    shown = said(message) if isinstance(message, str) and message else f"Stripe answered {error.http_status}"
+    details = body.get("error") if isinstance(body, dict) else None
+    code, message = (details.get("code"), details.get("message")) if isinstance(details, dict) else (None, None)
+    shown = printable(message) if isinstance(message, str) and message else f"Stripe answered {error.http_status}"
     return code if isinstance(code, str) and _CODE.fullmatch(code) else None, shown
 
 
@@ -96,6 +102,6 @@ def _next_key(key: str | None, headers: Mapping[str, str]) -> str | None:
     return made if len(made) <= 255 else None
 
 
-def _wait(headers: Mapping[str, str]) -> float | None:
-    told = headers.get("retry-after", "")
-    return min(float(told), _LONGEST_WAIT) if re.fullmatch(r"[0-9]{1,9}", told) and int(told) else None
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    seconds = headers.get("retry-after", "")
+    return min(float(seconds), _LONGEST_WAIT) if re.fullmatch(r"[0-9]{1,9}", seconds) and int(seconds) else None

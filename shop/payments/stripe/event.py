@@ -1,4 +1,5 @@
-"""From Stripe's webhook to a `PaymentEvent`: signed by Stripe, of a kind that matters, and nothing kept that is not needed."""
+"""Converts Stripe's webhook events to `PaymentEvent`: verifies the signature, selects the relevant types, and
+drops all data that is not needed."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from shop.payments.stripe.disputes import DisputeRecord
 from shop.payments.stripe.sdk import stripe
 
 TOLERANCE_SECONDS = 300
-"""What was signed longer ago is not taken. Stripe signs anew each time it sends."""
+"""Limits the age of a signature. Stripe creates a new one for each delivery."""
 _NOT_SIGNED = "not signed with STRIPE_WEBHOOK_SECRET within the last five minutes"
 _PAYMENT, _REFUNDED = "payment_intent.", frozenset({"charge.refunded", "charge.refund.updated", "refund.failed"})
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
@@ -30,7 +31,7 @@ class BadSignature(Exception):
 
 
 class UnreadableEvent(Exception):
-    """Signed, but not what Stripe documents."""
+    """Signed, but not of the shape that Stripe documents."""
 
 
 class _Record(BaseModel):
@@ -57,17 +58,17 @@ class _About(_Record):
 
 
 def read_signed(payload: bytes, header: str | None, secrets: tuple[str, ...]) -> PaymentEvent | None:
-    """The event, if it is of a kind that matters here. Raises `BadSignature`, and `UnreadableEvent`. The age of the signature is for
-    `check_age`."""
-    told = _verified(payload, header, secrets)
+    """Returns the event, or None if its type is not relevant. Raises `BadSignature` or `UnreadableEvent`.
+    `check_age` checks the signature's age."""
+    verified = _verified(payload, header, secrets)
     try:
-        event = _Event.model_validate(told)
+        event = _Event.model_validate(verified)
         if not (event.type.startswith((_PAYMENT, DISPUTE)) or event.type in _REFUNDED):
             return None
         about = _About.model_validate(event.data.object)
         dispute = DisputeRecord.model_validate(event.data.object) if event.type.startswith(DISPUTE) else None
     except (ValidationError, RecursionError):
-        raise UnreadableEvent("the event is signed, but not of the shape that Stripe documents") from None
+        raise UnreadableEvent("the event is signed, but does not have the shape that Stripe documents") from None
     return PaymentEvent(
         event.id,
         event.type,
@@ -80,9 +81,9 @@ def read_signed(payload: bytes, header: str | None, secrets: tuple[str, ...]) ->
 
 
 def check_age(header: str, now: datetime) -> None:
-    """Raises `BadSignature` if the header, whose signature was right, was made too long ago. `now`: by the database's clock, so that one
-    machine whose clock is wrong does not refuse everything."""
-    parts = [part.split("=", 2) for part in header.split(",")]  # as the SDK does, so that it is the time that was signed
+    """Raises `BadSignature` if the header, whose signature is verified, is too old. `now` is the database's
+    time, so that a machine with a wrong clock does not refuse every event."""
+    parts = [part.split("=", 2) for part in header.split(",")]  # like the SDK, so that it is the time that was signed
     signed_at = next(int(part[1]) for part in parts if part[0] == "t")
     if signed_at < now.timestamp() - TOLERANCE_SECONDS:
         raise BadSignature(_NOT_SIGNED)
@@ -97,8 +98,8 @@ def _verified(payload: bytes, header: str | None, secrets: tuple[str, ...]) -> A
         except UnicodeDecodeError:
             break
         except (ValueError, TypeError, AttributeError, RecursionError):
-            raise UnreadableEvent("the event is signed, but is not JSON of an event") from None
-    raise BadSignature(_NOT_SIGNED)  # outside: the SDK's error has the body in it
+            raise UnreadableEvent("the event is signed, but is not the JSON of an event") from None
+    raise BadSignature(_NOT_SIGNED)  # outside of the except: the SDK's error contains the body
 
 
 def _installation(metadata: dict[str, Any] | None) -> str | None:
@@ -107,7 +108,7 @@ def _installation(metadata: dict[str, Any] | None) -> str | None:
 
 
 def _order_id(metadata: dict[str, Any] | None) -> str | None:
-    """Only a hint, and anybody in the same account may have written it."""
+    """Returns the order id in the metadata, or None. It is only a hint: any user of the account can write it."""
     try:
         return usable_id((metadata or {}).get("order_id"))
     except UnusableOrder:

@@ -1,15 +1,18 @@
-"""Stripe, as a `PaymentGateway`: PaymentIntents, paid by a PaymentMethod that the shop's page has made (`token`).
+"""Stripe as a `PaymentGateway`: PaymentIntents with a PaymentMethod that the shop's page created (`token`).
 
-A card number never passes through us, and the last four digits charge nothing: without a token `create` raises `PaymentRefused`.
+The shop never handles card numbers, and the last four digits cannot be charged: without a token, `create`
+raises `PaymentRefused`.
 
-- **Once.** A PaymentIntent succeeds once, whoever confirms it. A confirmation that is not accepted is looked up by id before anything is
-  decided about it; so is every other answer than a success. A refund is looked up first, too: it carries its key as metadata.
-- **Looking up by order.** Stripe cannot list by metadata. Its search can, but shows what has happened only a minute later (an hour, on a
-  bad day), and not everywhere. So `find` takes ids from the search and from the newest intents of the list, and looks each up by its id,
-  which is never late. Where there is no search, it goes through the list of the last two days. What it may miss costs nothing: an id
-  is journalled before it is confirmed, and an intent whose id was lost is what Stripe returns to the same key again, for a day.
-- **Waiting.** While a bank asks the customer (`requires_action`), `confirm` raises `PaymentNeedsCustomer`; after `customer_minutes` it
-  cancels the payment and raises `PaymentLapsed`.
+- **Once.** A PaymentIntent succeeds once, whoever confirms it. After any answer other than a success,
+  including a refused confirmation, the payment is looked up by id before anything is decided. A refund is
+  looked up first, too: it has its key as metadata.
+- **Lookup by order.** Stripe cannot list by metadata. Its search can, but with a delay of a minute (up to an
+  hour in bad conditions), and not in all regions. Therefore `find` takes ids from the search and from the
+  first page of the list, and looks up each by its id, which has no delay. Without search, it reads the list
+  of the last two days. Payments that it misses are harmless: an id is journalled before it is confirmed, and
+  for a day Stripe returns an intent whose id was lost to the same key.
+- **Waiting.** While the bank waits for the customer (`requires_action`), `confirm` raises
+  `PaymentNeedsCustomer`; after `customer_minutes` it cancels the payment and raises `PaymentLapsed`.
 """
 
 from __future__ import annotations
@@ -30,13 +33,13 @@ from shop.payments.stripe.records import Intent, OddIntent, RefundRecord, expect
 from shop.payments.stripe.statement import EXPAND, PAGE, StripeStatement, checked_id
 
 _TOKEN = re.compile(r"(pm|card|src)_[A-Za-z0-9_]{1,100}")
-_MOST_PATIENT, _LEAST_PATIENT = 60.0, 5.0
-"""Seconds between two looks at a payment that waits for its customer."""
+_LONGEST_PAUSE, _SHORTEST_PAUSE = 60.0, 5.0
+"""Limit the pause between two lookups of a payment that waits for its customer, in seconds."""
 
 
 class StripeGateway:
-    """A `GatewayClient` over one pool of at most `concurrency` connections. No call to Stripe takes longer than `timeout_seconds`; some
-    methods make several."""
+    """A `GatewayClient` with one pool of at most `concurrency` connections. `timeout_seconds` limits each
+    call to Stripe; some methods make several."""
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class StripeGateway:
         page: int = PAGE,
         now: Now = machine_time,
     ) -> None:
-        """`now`: the time that Stripe's is compared with."""
+        """`now` returns the time with which Stripe's times are compared."""
         self._calls = StripeCalls(url, api_key, timeout_seconds, concurrency)
         self._statement = StripeStatement(self._calls, page, now)
         self._now = now
@@ -67,10 +70,11 @@ class StripeGateway:
         key: str,
         installation: str | None = None,
     ) -> Payment:
-        """Raises `PaymentRefused` without a PaymentMethod to charge, and `PaymentGatewayError` for an amount that Stripe cannot charge."""
+        """Registers a payment. Raises `PaymentRefused` without a PaymentMethod to charge, and
+        `PaymentGatewayError` for an amount that Stripe cannot charge."""
         if token is None:
-            given = "the card's last four digits charge nothing" if card_last4 else "there is none"
-            raise PaymentRefused(f"Stripe charges by payment_info.token, the id of a PaymentMethod: {given}")
+            problem = "the card's last four digits cannot be charged" if card_last4 else "there is none"
+            raise PaymentRefused(f"Stripe charges by payment_info.token, the id of a PaymentMethod: {problem}")
         if not _TOKEN.fullmatch(token):
             raise PaymentRefused("payment_info.token is not the id of a PaymentMethod at Stripe")
         params: Any = {
@@ -88,12 +92,13 @@ class StripeGateway:
 
         intent = await self._calls.insist(ask, key)
         expected = (order_id, params["amount"], params["currency"], installation)
-        told = (intent.order_id, intent.amount, intent.currency, intent.installation)
-        expect(told == expected, "another payment than was created")
+        created = (intent.order_id, intent.amount, intent.currency, intent.installation)
+        expect(created == expected, "another payment than was created")
         return to_payment(intent)
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        """Raises `PaymentNeedsCustomer` while the customer's bank waits for the customer."""
+        """Charges the payment. Raises `PaymentNeedsCustomer` while the customer's bank waits for the
+        customer."""
         params: Any = {"expand": EXPAND}
 
         async def ask(key: str) -> Payment:
@@ -102,14 +107,14 @@ class StripeGateway:
                 answer = await self._calls(
                     lambda s: s.v1.payment_intents.confirm_async(checked_id(payment_id), params, {"idempotency_key": key}), key=key
                 )
-            except NotAccepted as error:  # it has succeeded already, for example
+            except NotAccepted as error:  # for example because it has already succeeded
                 refused = error
             else:
                 intent = read(Intent, answer)
                 expect(intent.id == payment_id, "another payment than was confirmed")
                 if intent.status == "succeeded":
                     return to_payment(intent)
-            # Stripe repeats what it first answered to a key: only a look-up says what has become of it.
+            # Stripe repeats its first answer to a key: only a lookup shows the current state.
             return await self._decide(await self._statement.intent(payment_id), key, refused)
 
         return await self._calls.insist(ask, key)
@@ -160,27 +165,28 @@ class StripeGateway:
             if intent.status != "succeeded" or intent.currency != currency.lower():
                 raise PaymentGatewayError("not_refundable", f"nothing was charged in {currency}", retryable=False)
             if sum(refund.amount for refund in made) + units > intent.amount:
-                raise PaymentGatewayError("refund_too_large", "more than is left of the charge", retryable=False)
+                raise PaymentGatewayError("refund_too_large", "the refund is more than what is left of the charge", retryable=False)
             refund = read(RefundRecord, await self._calls(lambda s: s.v1.refunds.create_async(params, {"idempotency_key": key}), key=key))
             expect((refund.amount, refund.currency) == (units, currency.lower()), "another refund than was asked for")
             expect(refund.payment_intent in {payment_id, None}, "another payment's refund")
             if not refund.counts:
-                raise PaymentGatewayError("refund_failed", f"Stripe could not give the money back ({refund.status})", retryable=False)
+                raise PaymentGatewayError("refund_failed", f"the refund failed at Stripe ({refund.status})", retryable=False)
             return to_refund(refund, payment_id)
 
         return await self._calls.insist(ask, key)
 
     async def aclose(self) -> None:
-        """Closes the connections; the next call makes new ones."""
+        """Closes the connections; the next call opens new ones."""
         await self._calls.aclose()
 
-    # -- what a payment is now --
+    # -- a payment's current state --
 
     async def _payment(self, intent: Intent) -> Payment:
         return to_payment(intent, await self._statement.refunds(intent))
 
     async def _listed(self, intent: Intent | OddIntent) -> Payment:
-        """One that contradicts itself does not keep the others from being listed."""
+        """Returns the payment. One that contradicts itself is marked as unreadable, so that the others can be
+        listed."""
         if isinstance(intent, OddIntent):
             return to_unreadable(intent)
         try:
@@ -206,16 +212,16 @@ class StripeGateway:
     async def _wait_for_customer(self, intent: Intent, key: str) -> Payment:
         waiting = await self._now() - intent.created_at
         if waiting < self._customer_time:
-            pause = min(_MOST_PATIENT, max(_LEAST_PATIENT, waiting.total_seconds() / 5))
+            pause = min(_LONGEST_PAUSE, max(_SHORTEST_PAUSE, waiting.total_seconds() / 5))
             raise PaymentNeedsCustomer(max(1.0, min(pause, (self._customer_time - waiting).total_seconds())))
         payment = await self.cancel(intent.id, key=f"late-{key}"[:255])
-        if payment.status is PaymentStatus.SUCCEEDED:  # in the last moment
+        if payment.status is PaymentStatus.SUCCEEDED:  # just before it was cancelled
             return payment
         raise PaymentLapsed("requires_action", "the customer did not authenticate the payment in time")
 
 
 def _processing() -> PaymentGatewayError:
-    """Neither charged nor refused: it may still become either."""
+    """Returns the error for a payment that may still be charged or refused."""
     error = PaymentGatewayError("processing", "the bank has not decided about the payment yet", retryable=True)
-    error.retry_after = _LEAST_PATIENT
+    error.retry_after = _SHORTEST_PAUSE
     return error

@@ -1,4 +1,4 @@
-"""What Stripe's objects mean to us. Only what is used is read; what contradicts itself is not believed."""
+"""Reads Stripe's objects: only the fields that are used. Objects that contradict themselves are errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentGatewayError
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe.money import from_units
-from shop.text.sanitize import said
+from shop.text.sanitize import printable
 from shop.values.money import round_to
 
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
@@ -21,8 +21,8 @@ Currency = Annotated[str, StringConstraints(pattern=r"^[a-z]{3}$")]
 Units = Annotated[int, Field(strict=True, ge=0, lt=10**15)]
 Time = Annotated[int, Field(strict=True, ge=0, lt=10**11)]
 Metadata = dict[str, str]
-_GONE_WRONG = frozenset({"failed", "canceled"})
-"""Refunds that gave nothing back after all."""
+_FAILED_REFUNDS = frozenset({"failed", "canceled"})
+"""States of refunds that refunded nothing."""
 
 
 class _Record(BaseModel):
@@ -40,7 +40,7 @@ class RefundRecord(_Record):
 
     @property
     def counts(self) -> bool:
-        return self.status not in _GONE_WRONG
+        return self.status not in _FAILED_REFUNDS
 
 
 class RefundList(_Record):
@@ -49,7 +49,7 @@ class RefundList(_Record):
 
 
 class _Settled(_Record):
-    """What the charge is in the shop's own currency."""
+    """The charge in the shop's settlement currency."""
 
     fee: Annotated[int, Field(strict=True, gt=-(10**15), lt=10**15)]
     currency: Currency
@@ -93,17 +93,18 @@ class Intent(_Record):
 
     @property
     def order_id(self) -> str:
-        """Empty: it is somebody else's in the same account."""
+        """The order's id; empty if the payment belongs to another user of the account."""
         return self.metadata.get("order_id", "")
 
     @property
     def installation(self) -> str | None:
-        """The installation that created it; None: it bears none."""
+        """The installation that created it, or None if it is not marked."""
         return self.metadata.get("installation")
 
     def belongs_to(self, order_id: str, installation: str | None) -> bool:
-        """Whether that installation created it for that order. None: an earlier version of this software, which wrote nothing but the
-        order's id and the method; other shops' software writes more."""
+        """Returns whether that installation created it for that order. None: an earlier version of this
+        software, whose metadata has nothing but the order's id and the method; that of other shops' software
+        has more."""
         if installation is None and not self.metadata.keys() <= {"order_id", "method"}:
             return False
         return (self.order_id, self.installation) == (order_id, installation)
@@ -117,13 +118,13 @@ class Intent(_Record):
         return self.status in {"requires_payment_method", "canceled"} and self.last_payment_error is not None
 
     def refusal(self) -> PaymentDeclined:
-        """Why it is declined."""
+        """Returns the reason why it was declined."""
         error = self.last_payment_error or _LastError()
-        return PaymentDeclined(error.decline_code or error.code or "declined", said(error.message or "the card was declined"))
+        return PaymentDeclined(error.decline_code or error.code or "declined", printable(error.message or "the card was declined"))
 
 
 class OddIntent(_Record):
-    """A PaymentIntent of which no more can be read than whose it is."""
+    """A PaymentIntent that is unreadable except for its owner."""
 
     id: Id
     created: Time
@@ -131,7 +132,7 @@ class OddIntent(_Record):
 
     @property
     def owner(self) -> tuple[str, str | None]:
-        """(order, installation); as far as they can be read."""
+        """(order, installation), as far as they are readable."""
         known = self.metadata if isinstance(self.metadata, dict) else {}
         order_id, installation = known.get("order_id"), known.get("installation")
         return order_id if isinstance(order_id, str) else "", installation if isinstance(installation, str) else None
@@ -143,7 +144,7 @@ class IntentPage(_Record):
 
 
 class _Reference(_Record):
-    """Something that belongs to a payment and happened at a time."""
+    """An object that refers to a payment, such as a charge or a refund."""
 
     id: Id
     created: Time
@@ -168,12 +169,12 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def read(shape: type[T], answer: Any) -> T:
-    """Raises `PaymentGatewayError`, retryable, if the answer is not of this shape."""
+    """Parses the answer. Raises `PaymentGatewayError`, retryable, if it does not have this shape."""
     try:
         return TypeAdapter(shape).validate_python(answer)
     except (ValidationError, RecursionError):
-        wrong = PaymentGatewayError(BAD_ANSWER, "Stripe's answer makes no sense", retryable=True)
-    raise wrong  # outside of the except: what was answered must not hang on to the error, and so get into a log
+        failure = PaymentGatewayError(BAD_ANSWER, "Stripe's answer could not be interpreted", retryable=True)
+    raise failure  # outside of the except: an error that refers to the answer could write it to a log
 
 
 def expect(holds: bool, otherwise: str) -> None:
@@ -182,7 +183,8 @@ def expect(holds: bool, otherwise: str) -> None:
 
 
 def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) -> Payment:
-    """The payment in the protocol's terms. `refunds`: all of them, where the charge shows only the latest."""
+    """Converts the intent to the interface's `Payment`. `refunds`: all of them, as the charge has only the
+    latest."""
     currency = intent.currency.upper()
     charge = intent.latest_charge if intent.status == "succeeded" else None
     expect((charge is not None) == (intent.status == "succeeded"), "a success without a charge")
@@ -208,21 +210,22 @@ def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) ->
 
 
 def to_unreadable(intent: OddIntent | Intent) -> Payment:
-    """In a list, a payment of which nothing is believed."""
+    """Converts an intent that contradicts itself to an unreadable payment in a list."""
     order_id, installation = intent.owner if isinstance(intent, OddIntent) else (intent.order_id, intent.installation)
     zero, created = Decimal(0), _time(intent.created)
     return Payment(intent.id, order_id, PaymentStatus.UNREADABLE, zero, "XXX", zero, zero, "card", created, None, None, (), installation)
 
 
 def to_refund(refund: RefundRecord, payment_id: str) -> Refund:
-    """The refund in the protocol's terms."""
+    """Converts the record to the interface's `Refund`."""
     currency = refund.currency.upper()
     return Refund(refund.id, payment_id, from_units(refund.amount, currency), currency, _time(refund.created))
 
 
 def _status(intent: Intent) -> PaymentStatus:
-    """All else may still be charged, and so counts as created, which undoing cancels. At Stripe a declined payment may, too: whoever has
-    its client secret, as the shop's page has, can pay it by another card."""
+    """Returns the status. What may still be charged counts as created, so that the compensation cancels it.
+    At Stripe this includes declined payments: the shop's page, which has the client secret, can pay with
+    another card."""
     match intent.status:
         case "succeeded":
             return PaymentStatus.SUCCEEDED
@@ -233,7 +236,7 @@ def _status(intent: Intent) -> PaymentStatus:
 
 
 def _fee(charge: ChargeRecord | None, currency: str) -> Decimal:
-    """In the payment's currency, at the rate at which it was settled; nothing while it is not settled."""
+    """Returns the fee in the payment's currency, at the rate of its settlement; zero until it is settled."""
     settled = charge.balance_transaction if charge else None
     if not isinstance(settled, _Settled):
         return Decimal(0)

@@ -1,11 +1,11 @@
-"""Stripe's SDK, kept quiet: its logs have customers' data and client secrets in them, and its telemetry is nobody's business."""
+"""Stripe's SDK without logs, which contain customers' data and client secrets, and without telemetry."""
 
 from __future__ import annotations
 
 import logging
 import os
 
-os.environ.pop("STRIPE_LOG", None)  # read by the SDK as it is imported
+os.environ.pop("STRIPE_LOG", None)  # the SDK reads it on import
 import stripe
 
 stripe.enable_telemetry = False

@@ -1,4 +1,4 @@
-"""Finding payments at Stripe: one by its id, those of an order, those that moved since a time, the refunds of one."""
+"""Queries for payments at Stripe: by id, by order, by time of the last change; and for a payment's refunds."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from shop.payments.stripe.records import FoundPage, Intent, IntentPage, OddInten
 from shop.payments.stripe.sdk import stripe
 
 PAGE = 100
-"""As much as Stripe gives at once."""
+"""Stripe's maximum page size."""
 EXPAND = ["latest_charge.balance_transaction", "latest_charge.refunds"]
-"""With a payment, all that `Payment` tells."""
+"""The nested objects that `Payment` needs."""
 _EXPAND_EACH = [f"data.{each}" for each in EXPAND]
 _LOOK_BACK = timedelta(days=2)
+"""Limits the age of payments in the list, where search is not available."""
 _ID = re.compile(r"pi_[A-Za-z0-9_]{1,100}")
 _P = TypeVar("_P", IntentPage, ReferencePage, RefundList)
 _List = Callable[[stripe.StripeClient, Any], Awaitable[Any]]
 
 
 class StripeStatement:
-    """What Stripe says. Its lists are the newest first."""
+    """Queries for payments. Stripe's lists are sorted from newest to oldest."""
 
     def __init__(self, calls: StripeCalls, page: int, now: Now) -> None:
         self._calls, self._page, self._now = calls, page, now
         self._searchable = True
 
     async def intent(self, payment_id: str) -> Intent:
-        """As it is now."""
+        """Returns the payment's current state."""
         params: Any = {"expand": EXPAND}
         answer = await self._calls(lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params))
         intent = read(Intent, answer)
@@ -48,34 +49,35 @@ class StripeStatement:
         return intent
 
     async def of_order(self, order_id: str, installation: str | None) -> list[Intent]:
-        """The payments that the installation (None: an earlier version) created for the order, as they are now, as far as they can be
-        found; see `stripe_client`."""
+        """Returns the current state of the payments that the installation (None: an earlier version) created
+        for the order, as far as they can be found (see `shop.payments.stripe.gateway`)."""
         found = {intent.id: intent for intent in await self._search(order_id, installation)}
         async for page in self._intents(await self._now() - _LOOK_BACK):
             readable = [intent for intent in page if isinstance(intent, Intent)]
             odd = [each for each in page if isinstance(each, OddIntent) and each.owner == (order_id, installation)]
-            expect(not odd, "a payment of the order that makes no sense")
+            expect(not odd, "a payment of the order that could not be interpreted")
             found |= {intent.id: intent for intent in readable if intent.belongs_to(order_id, installation)}
             if self._searchable:
-                break  # what is older, search knows
+                break  # search finds older ones
         return sorted(found.values(), key=lambda intent: (intent.created, intent.id))
 
     async def moved(self, since: datetime) -> AsyncIterator[Sequence[Intent | OddIntent]]:
-        """The payments of orders that were created since then; then the older ones that were charged; then those that were refunded."""
-        told: set[str] = set()
+        """Yields the orders' payments that were created since then, then older ones that were charged, then
+        those that were refunded."""
+        seen: set[str] = set()
         async for page in self._intents(since):
-            told |= {intent.id for intent in page}
+            seen |= {intent.id for intent in page}
             yield [intent for intent in page if isinstance(intent, OddIntent) or intent.order_id]
         for listing in (_charges, _refunds):
             async for references in self._pages(ReferencePage, listing, since):
                 ids = {each.payment_intent for each in references.data if each.payment_intent and each.created >= since.timestamp() // 1}
-                older = [await self._intent_or_odd(payment_id) for payment_id in sorted(ids - told)]
-                told |= ids
+                older = [await self._intent_or_odd(payment_id) for payment_id in sorted(ids - seen)]
+                seen |= ids
                 before = _whole_second(since).timestamp()
                 yield [each for each in older if each.created < before and (isinstance(each, OddIntent) or each.order_id)]
 
     async def refunds(self, intent: Intent) -> Sequence[RefundRecord]:
-        """All of them: with the charge come only the latest."""
+        """Returns all refunds of the payment, as its charge has only the latest."""
         if intent.latest_charge is None:
             return []
         shown = intent.latest_charge.refunds
@@ -94,31 +96,31 @@ class StripeStatement:
         except PaymentGatewayError as error:
             if not (isinstance(error, NotAccepted) or error.error_code == "permission"):
                 raise
-            self._searchable = False  # not everywhere, and not with every key
+            self._searchable = False  # not available in all regions, nor with every API key
             return []
         expect(not page.has_more, "a part of the order's payments only")
-        # Search takes upper and lower case for the same, and does not know what has just changed.
+        # Search ignores case, and does not have recent changes.
         intents = [await self.intent(found.id) for found in page.data]
         return [intent for intent in intents if intent.belongs_to(order_id, installation)]
 
     async def _intents(self, since: datetime) -> AsyncIterator[list[Intent | OddIntent]]:
-        """Those that were created since then, of orders or not."""
+        """Yields pages of all payments that were created since then."""
         async for page in self._pages(IntentPage, _payment_intents, since, expand=_EXPAND_EACH):
             yield [intent for intent in page.data if intent.created >= _whole_second(since).timestamp()]
 
     async def _pages(self, shape: type[_P], listing: _List, since: datetime | None = None, **query: Any) -> AsyncIterator[_P]:
-        """Down to the first page that is all older."""
+        """Yields pages until the first one with older objects only."""
         query["limit"] = self._page
-        told: set[str] = set()
+        seen: set[str] = set()
         while True:
             page = read(shape, await self._calls(lambda s: listing(s, query)))
             ids: list[str] = [each.id for each in page.data]
             expect(bool(ids) or not page.has_more, "an empty page with more to come")
-            expect(len({*ids}) == len(ids) and not told.intersection(ids[-1:]), "pages that go in circles")
+            expect(len({*ids}) == len(ids) and not seen.intersection(ids[-1:]), "pages that go in circles")
             yield page
             if not page.has_more or (since is not None and all(each.created < since.timestamp() // 1 for each in page.data)):
                 return
-            told.add(ids[-1])
+            seen.add(ids[-1])
             query["starting_after"] = ids[-1]
 
 
@@ -135,12 +137,12 @@ async def _refunds(client: stripe.StripeClient, query: Any) -> Any:
 
 
 def checked_id(payment_id: str) -> str:
-    """An id that names one PaymentIntent, and nothing else."""
+    """Returns the id, if it is the id of a PaymentIntent."""
     if not _ID.fullmatch(payment_id):
-        raise PaymentGatewayError("no_such_payment", "this is no PaymentIntent's id", retryable=False)
+        raise PaymentGatewayError("no_such_payment", "this is not the id of a PaymentIntent", retryable=False)
     return payment_id
 
 
 def _whole_second(when: datetime) -> datetime:
-    """Stripe's clock has no parts of a second."""
+    """Returns the time without fractions of a second, like Stripe's times."""
     return when.replace(microsecond=0)

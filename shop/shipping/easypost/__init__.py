@@ -1,1 +1,1 @@
-"""EasyPost as a carrier."""
+"""EasyPost carrier integration."""

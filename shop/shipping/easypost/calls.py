@@ -1,8 +1,8 @@
-"""One exchange with EasyPost, by its own client: a time limit, a bounded number at once, and nothing but typed errors.
+"""Calls to EasyPost with its own client, with a timeout, limited concurrency and typed errors.
 
-The client is synchronous: each call has a thread. What it sends goes over an HTTPX pool of ours, which ends an
-answer that takes too long or is too large, follows no redirect, and sends no login of `~/.netrc` in place of our key.
-The client's own repetitions are off, because ours can be seen and know the journal.
+The client is synchronous: each call has a thread. Requests go over our HTTPX pool, which aborts answers that
+are too slow or too large, follows no redirects, and does not replace our key with a login from `~/.netrc`.
+The client's own retries are off: the saga's retries are visible and use the journal.
 """
 
 from __future__ import annotations
@@ -21,11 +21,8 @@ import httpx
 import requests
 from easypost.errors import (
     ApiError,
-    EasyPostError,
     ForbiddenError,
-    HttpError,
     InvalidRequestError,
-    JsonError,
     NotFoundError,
     PaymentError,
     RateLimitError,
@@ -39,18 +36,19 @@ from shop.text.sanitize import one_line
 T = TypeVar("T")
 Ask = Callable[[easypost.EasyPostClient], Any]
 LIMITED_SECONDS = 5.0
-"""After a limit of requests, for so long."""
+"""Pause after EasyPost's rate limit, in seconds."""
 _MOST_BYTES = 8_000_000
+"""Limits the size of an answer; valid ones are smaller."""
 _NO_RESPONSE = "SHIPMENT.POSTAGE.NO_RESPONSE"
 _SECRET = re.compile(r"EZ[A-Za-z0-9_-]{10,}")
 
 
-class NotThere(CarrierRefused):
-    """EasyPost knows nothing of this id or reference."""
+class ShipmentNotFound(CarrierRefused):
+    """EasyPost has no shipment with this id or reference."""
 
 
-class AnsweredNo(CarrierRefused):
-    """EasyPost understood and says no; `reason` is its own code."""
+class Rejected(CarrierRefused):
+    """EasyPost rejected the request; `reason` is its own code."""
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
@@ -59,7 +57,7 @@ class AnsweredNo(CarrierRefused):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What EasyPost's client reads of an answer."""
+    """The part of an answer that EasyPost's client reads."""
 
     status_code: int
     text: str
@@ -67,7 +65,7 @@ class _Answer:
 
 
 class _Session:
-    """Takes the place of the client's session of `requests`, in the client's threads; what is sent is sent from the event loop."""
+    """Replaces the client's `requests` session, in the client's threads. It sends requests in the event loop."""
 
     def __init__(self, exchange: Callable[..., Any], seconds: float) -> None:
         self._exchange, self._seconds = exchange, seconds
@@ -75,26 +73,26 @@ class _Session:
 
     def request(self, method: str, url: str, *, params: Any, headers: Any, json: Any, timeout: float, verify: bool) -> _Answer:  # noqa: ARG002
         assert self.loop is not None
-        asked = asyncio.run_coroutine_threadsafe(self._exchange(method, url, params=params, headers=headers, json=json), self.loop)
+        request = asyncio.run_coroutine_threadsafe(self._exchange(method, url, params=params, headers=headers, json=json), self.loop)
         try:
-            status, headers, body = asked.result(self._seconds + 1)
+            status, headers, body = request.result(self._seconds + 1)
         except (TimeoutError, httpx.TimeoutException) as error:
-            asked.cancel()
-            raise requests.exceptions.Timeout from error  # the one that the client knows
+            request.cancel()
+            raise requests.exceptions.Timeout from error  # the exception that the client expects
         return _Answer(status, body.decode(), headers)
 
 
 class EasyPostCalls:
-    """At most `concurrency` calls at once. None takes longer than twice `timeout_seconds` from the moment it has its turn: so long to
-    connect and be sent, and so long to be answered. To be used in one event loop."""
+    """Runs at most `concurrency` calls at once, in one event loop. A call takes at most twice
+    `timeout_seconds`, without the wait for a free slot: once to connect and send, once for the answer."""
 
     def __init__(self, url: str, api_key: str, timeout_seconds: float, concurrency: int, label_hosts: Collection[str] = ()) -> None:
-        """`label_hosts`: where labels may be fetched, beside `url` itself."""
+        """`label_hosts`: hosts from which labels may be downloaded, besides that of `url`."""
         self._url, self._timeout, self._label_hosts = httpx.URL(url), timeout_seconds, frozenset(host.lower() for host in label_hosts)
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="easypost")
         self._turns = asyncio.Semaphore(concurrency)
         plain = self._url.scheme == "http"
-        # Only https may need certificates (100 ms to load) or go through the proxy that the environment names.
+        # Certificates (100 ms to load) and the proxy from the environment are used for https only.
         self._http = httpx.AsyncClient(
             verify=False if plain else httpx.create_ssl_context(),
             trust_env=not plain,
@@ -109,12 +107,13 @@ class EasyPostCalls:
         self._client._requests_session = self._session  # type: ignore[assignment]
 
     async def __call__(self, ask: Ask) -> dict[str, Any]:
-        """The answer. Raises `NotThere`, `AnsweredNo`, `CarrierTimeout`, `CarrierUnavailable` and `CarrierMisconfigured`."""
+        """Returns the answer. Raises `ShipmentNotFound`, `Rejected`, `CarrierTimeout`, `CarrierUnavailable`
+        and `CarrierMisconfigured`."""
         self._session.loop = asyncio.get_running_loop()
         return await self._typed(lambda: self._in_thread(ask))
 
     async def download(self, url: str) -> bytes:
-        """A file that EasyPost has put somewhere: it is fetched without our key, and from hosts only that are EasyPost's."""
+        """Downloads a file of EasyPost, without our key, and only from EasyPost's hosts."""
         return await self._typed(lambda: self._fetch(url))
 
     async def _typed(self, ask: Callable[[], Awaitable[T]]) -> T:
@@ -124,22 +123,22 @@ class EasyPostCalls:
                 return await ask()
         except StepError:
             raise
-        except Exception as error:  # noqa: BLE001  (rubbish breaks the client in many ways; none of them is the order's fault)
+        except Exception as error:  # noqa: BLE001  (invalid answers raise many exceptions in the client)
             failure = to_error(error, self._timeout)
-        raise failure  # outside of the except: the first error may have the key, or the customer's address, in it
+        raise failure  # outside of the except: the first error may contain the key or the customer's address
 
     async def _in_thread(self, ask: Ask) -> dict[str, Any]:
         answer = await asyncio.get_running_loop().run_in_executor(self._threads, lambda: ask(self._client))
         return dict(answer.to_dict() if hasattr(answer, "to_dict") else answer)
 
     async def _fetch(self, url: str) -> bytes:
-        asked = httpx.URL(url)
-        if not self._may_fetch(asked):
-            where = one_line(asked.host, 100)
-            raise CarrierUnavailable(f"EasyPost says that the label is at {where!r}, which is none of its hosts (CARRIER_LABEL_HOSTS)")
+        request = httpx.URL(url)
+        if not self._may_fetch(request):
+            where = one_line(request.host, 100)
+            raise CarrierUnavailable(f"EasyPost's label is at {where!r}, which is not one of the hosts in CARRIER_LABEL_HOSTS")
         status, _, body = await self._exchange("GET", url)
         if status != httpx.codes.OK:
-            raise CarrierUnavailable(f"EasyPost's files answered {status}")
+            raise CarrierUnavailable(f"the download of EasyPost's label was answered with {status}")
         return body
 
     def _may_fetch(self, url: httpx.URL) -> bool:
@@ -153,43 +152,41 @@ class EasyPostCalls:
             async for part in response.aiter_bytes():
                 body += part
                 if len(body) > _MOST_BYTES:
-                    raise ValueError("more than any honest answer")
+                    raise ValueError("the answer is too large")
             return response.status_code, response.headers, bytes(body)
 
     async def aclose(self) -> None:
-        """Does not wait for calls that are under way: each ends by its time limit."""
+        """Closes the connections without waiting for running calls, which end by their timeout."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        with suppress(Exception):  # nothing is under way any more that could be harmed
+        with suppress(Exception):  # the connections are not used any more
             await self._http.aclose()
 
 
 def to_error(error: Exception, timeout: float) -> StepError:
-    """EasyPost's errors as ours. What was sent and not clearly answered may have been done."""
+    """Converts EasyPost's errors to ours. A request without a clear answer may have been executed."""
     match error:
         case TimeoutError() | easypost.errors.TimeoutError() | httpx.TimeoutException():
             return CarrierTimeout(f"EasyPost gave no answer within {timeout:g} s")
         case UnauthorizedError() | ForbiddenError():
-            return CarrierMisconfigured("EasyPost does not accept the key: check EASYPOST_API_KEY, and what this key may do")
+            return CarrierMisconfigured("EasyPost does not accept the key: check EASYPOST_API_KEY and its permissions")
         case PaymentError():
-            # As one that is away: somebody tops it up, and orders that are paid wait for that as long as stock is reserved for them.
+            # Like an outage: paid orders wait until the account is topped up, while their stock is reserved.
             return CarrierUnavailable("the EasyPost account of EASYPOST_API_KEY cannot pay for labels: top it up")
         case RateLimitError():
-            return CarrierUnavailable("EasyPost limits how often it is asked", retry_after=LIMITED_SECONDS)
+            return CarrierUnavailable("EasyPost's rate limit is exceeded", retry_after=LIMITED_SECONDS)
         case NotFoundError():
-            return NotThere("EasyPost has no such shipment")
+            return ShipmentNotFound("EasyPost has no such shipment")
         case InvalidRequestError() if error.code != _NO_RESPONSE:
-            return AnsweredNo(str(error.code or ""), _shown(error))
+            return Rejected(str(error.code or ""), _message(error))
         case ApiError(http_status=400 | 405):
-            return AnsweredNo(str(error.code or ""), _shown(error))
+            return Rejected(str(error.code or ""), _message(error))
         case ApiError(http_status=int() as status):
             return CarrierUnavailable(f"EasyPost answered {status}")
-        case HttpError() | JsonError() | EasyPostError():
-            return CarrierUnavailable(f"EasyPost could not be reached, or was not understood ({type(error).__name__})")
         case _:
-            return CarrierUnavailable(f"EasyPost could not be reached, or was not understood ({type(error).__name__})")
+            return CarrierUnavailable(f"EasyPost is unreachable, or its answer could not be interpreted ({type(error).__name__})")
 
 
-def _shown(error: ApiError) -> str:
-    """EasyPost's own words, and which fields it means; never a key."""
+def _message(error: ApiError) -> str:
+    """Returns EasyPost's own message and the fields that it names, without keys."""
     fields = [f"{e.get('field')}: {e.get('message')}" for e in error.errors or [] if isinstance(e, dict) and e.get("field")]  # type: ignore[attr-defined]
     return _SECRET.sub("(key)", one_line("; ".join([error.message, *fields]), 300))

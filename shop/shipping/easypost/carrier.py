@@ -1,13 +1,15 @@
-"""EasyPost, as a `Carrier`: one account, and through it USPS, UPS, FedEx, DHL and a hundred others.
+"""EasyPost as a `Carrier`: one account for USPS, UPS, FedEx, DHL and a hundred others.
 
-- **Once.** A shipment at EasyPost is bought once: buying it again is refused, and looked up. Its id is journalled before it is bought.
-- **Ours.** The account may be shared with other shops, whose orders may have the same ids. So a shipment is never looked up by its
-  `reference`, only by the id in our journal. A reference begins with the installation id; a shipment without it, which an earlier version
-  has noted, is used and voided only if it goes to the order's address.
-- **Voiding** is EasyPost's refund. A parcel that somebody has scanned is handed over, and stays so.
-- **Not believed.** Every answer is about the shipment that was asked about, bears our reference, goes to the order's
-  address, and agrees with itself; what is bought costs what was quoted; a label counts as bought once a look-up says the
-  same as the purchase. Else it is a `CarrierMismatch`.
+- **Once.** EasyPost sells a shipment's label once: a second purchase is refused, and looked up. The
+  shipment's id is journalled before the purchase.
+- **Ours.** Other shops may use the same account, with the same order ids. Therefore a shipment is never
+  looked up by its `reference`, only by the id in our journal. A reference begins with the installation id; a
+  shipment without it, which an earlier version journalled, is used and voided only if it goes to the order's
+  address.
+- **Voiding** is EasyPost's refund. A scanned parcel counts as handed over from then on.
+- **Verified.** Every answer must be about the requested shipment, have our reference and the order's address,
+  and not contradict itself; a label must have the quoted price; and a lookup must confirm the purchase.
+  Otherwise it is a `CarrierMismatch`.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from shop.orders import names
 from shop.orders.order import Order
 from shop.runtime.installation import installation_id
 from shop.settings import Settings
-from shop.shipping.carrier import AnothersParcel, Quote, Rate, Shipment, Tracking, Voided, choose
-from shop.shipping.easypost.calls import AnsweredNo, EasyPostCalls, NotThere
+from shop.shipping.carrier import NotOurParcel, Quote, Rate, Shipment, Tracking, Voided, choose
+from shop.shipping.easypost.calls import EasyPostCalls, Rejected, ShipmentNotFound
 from shop.shipping.easypost.records import ShipmentRecord, read
 from shop.shipping.easypost.settings import Sender
 from shop.shipping.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
@@ -36,7 +38,7 @@ _ZIP_PLUS_4 = re.compile(r"[0-9]{9}")
 
 
 class EasyPostCarrier:
-    """A `Carrier` over one session of at most `carrier_concurrency` calls at once."""
+    """The EasyPost `Carrier`, with at most `carrier_concurrency` calls at once."""
 
     name = "easypost"
 
@@ -62,10 +64,10 @@ class EasyPostCarrier:
     async def create(self, order: Order, quote_id: str, rate: Rate | None) -> Shipment:
         try:
             known = await self._get(quote_id)
-        except NotThere:
-            raise AnothersParcel("the shipment in the journal is not there") from None
+        except ShipmentNotFound:
+            raise NotOurParcel("the shipment in the journal does not exist at EasyPost") from None
         if not await self._is_ours(known, order):
-            raise AnothersParcel("the shipment in the journal is not this order's")
+            raise NotOurParcel("the shipment in the journal is not this order's")
         self._check(known, order)
         _check_price(known, rate)
         if not known.bought:
@@ -77,15 +79,15 @@ class EasyPostCarrier:
         return known.to_shipment(order.id)
 
     async def _buy(self, order: Order, quote: ShipmentRecord, rate_id: str) -> ShipmentRecord:
-        refused: AnsweredNo | None = None
-        told: ShipmentRecord | None = None
+        refused: Rejected | None = None
+        purchase: ShipmentRecord | None = None
         try:
-            told = read(ShipmentRecord, await self._calls(lambda c: c.shipment.buy(quote.id, rate={"id": rate_id})))
-        except AnsweredNo as error:  # it may say so because it is bought already
+            purchase = read(ShipmentRecord, await self._calls(lambda c: c.shipment.buy(quote.id, rate={"id": rate_id})))
+        except Rejected as error:  # possibly because it was already bought
             refused = error
         try:
             bought = await self._get(quote.id)
-        except NotThere:
+        except ShipmentNotFound:
             raise CarrierMismatch("shipment") from None
         if refused is not None and not bought.bought and refused.reason != _BOUGHT_BEFORE:
             raise refused
@@ -94,17 +96,17 @@ class EasyPostCarrier:
         self._check(bought, order)
         if not bought.bought or bought.voided:
             raise CarrierMismatch("label")
-        if told is not None:
-            self._check(told, order)
-            if told.voided or not _same(told, bought) or told.to_shipment(order.id) != bought.to_shipment(order.id):
+        if purchase is not None:
+            self._check(purchase, order)
+            if purchase.voided or not _is_same_label(purchase, bought) or purchase.to_shipment(order.id) != bought.to_shipment(order.id):
                 raise CarrierMismatch("purchase")
-        if told is not None and bought.selected_rate != next(rate for rate in quote.rates if rate.id == rate_id):
+        if purchase is not None and bought.selected_rate != next(rate for rate in quote.rates if rate.id == rate_id):
             raise CarrierMismatch("rate")
         return bought
 
     async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:
         record = await self._get(shipment_id)
-        if record.postage_label is not None and record.postage_label.pdf is None:  # the carrier made another kind
+        if record.postage_label is not None and record.postage_label.pdf is None:  # the carrier created another format
             asked = await self._calls(lambda c: c.shipment.label(shipment_id, file_format="PDF"))
             record = _with_id(shipment_id, read(ShipmentRecord, asked))
         self._check(record, order)
@@ -115,36 +117,36 @@ class EasyPostCarrier:
             raise CarrierUnavailable("EasyPost has no PDF of this label yet")
         label = await self._calls.download(url)
         if not label.startswith(_LABEL_BEGINS):
-            raise CarrierUnavailable("what EasyPost calls a label is no PDF")
+            raise CarrierUnavailable("EasyPost's label is not a PDF")
         return label
 
     async def void(self, order: Order, shipment_id: str) -> Voided:
         try:
             record = await self._get(shipment_id)
-        except NotThere:
+        except ShipmentNotFound:
             return Voided.NOT_BOUGHT
         if not await self._is_ours(record, order):
             if not record.bought and record.reference is not None:
-                return Voided.NOT_BOUGHT  # another shop's, and none of our money is in it
-            raise VoidRefused("the label in the journal goes to another address than the order's: another shop may have bought it")
+                return Voided.NOT_BOUGHT  # another shop's, and not paid by us
+            raise VoidRefused("the label in the journal has a different address than the order: another shop may have bought it")
         if order.shipping_info is not None and not _goes_to(record, order):
-            raise VoidRefused("EasyPost says that the label in the journal goes to another address than the order's")
-        refused: AnsweredNo | None = None
-        try:  # also of a label that is said to be void, or not to be there
+            raise VoidRefused("the label in the journal has a different address at EasyPost than the order")
+        refused: Rejected | None = None
+        try:  # also for a label that is reported as void or not bought
             await self._calls(lambda c: c.shipment.refund(shipment_id))
-        except AnsweredNo as error:
+        except Rejected as error:
             refused = error
-        record = await self._get(shipment_id)  # only a look-up says what has become of it
-        became = _became(record)
-        if became is None or (became is Voided.NOT_BOUGHT and refused is None):
-            raise VoidRefused(f"EasyPost does not take the label back: {refused or record.refund_status}")
-        return became
+        record = await self._get(shipment_id)  # only a lookup shows the result
+        result = _void_result(record)
+        if result is None or (result is Voided.NOT_BOUGHT and refused is None):
+            raise VoidRefused(f"EasyPost does not refund the label: {refused or record.refund_status}")
+        return result
 
     async def track(self, shipment_id: str) -> Tracking:
         return (await self._get(shipment_id)).to_tracking()
 
     async def probe(self) -> None:
-        with suppress(NotThere):
+        with suppress(ShipmentNotFound):
             await self._get("shp_that_is_not_there")
 
     async def aclose(self) -> None:
@@ -155,8 +157,8 @@ class EasyPostCarrier:
 
     @staticmethod
     def _check(record: ShipmentRecord, order: Order) -> None:
-        """Raises `CarrierMismatch` if it does not go to the order's address, or contradicts itself. Once its customer is
-        erased, an order has no address that could be compared."""
+        """Raises `CarrierMismatch` if the shipment has a different address than the order, or contradicts
+        itself. Once its customer is erased, an order has no address to compare."""
         if (differs := record.contradiction()) is not None:
             raise CarrierMismatch(differs)
         if order.shipping_info is not None and not _goes_to(record, order):
@@ -165,18 +167,19 @@ class EasyPostCarrier:
     def _choice(self, record: ShipmentRecord) -> Rate:
         rate = choose([rate.to_rate() for rate in record.rates], self._settings.easypost.service)
         if rate is None:
-            raise CarrierRefused(f"no carrier takes this parcel{_why(record)}")
+            raise CarrierRefused(f"no carrier accepts this parcel{_reasons(record)}")
         return rate
 
     async def _reference(self, order: Order) -> str:
         return names.own_name(await self._installation(), order.id)
 
     async def _is_ours(self, record: ShipmentRecord, order: Order) -> bool:
-        """Of a shipment in the order's journal. Once its customer is erased, an order has no address that could be compared."""
+        """Returns whether the journalled shipment is this order's. Once its customer is erased, an order has
+        no address to compare."""
         if record.reference == await self._reference(order):
             return True
-        an_earlier_version_s = record.reference == names.stem(order.id)
-        return an_earlier_version_s and (order.shipping_info is None or _goes_to(record, order))
+        from_earlier_version = record.reference == names.stem(order.id)
+        return from_earlier_version and (order.shipping_info is None or _goes_to(record, order))
 
     def _params(self, order: Order, reference: str) -> dict[str, Any]:
         to, sender, s = order.shipping_info, self._sender, self._settings
@@ -231,7 +234,8 @@ def _recipient(order: Order) -> str:
 
 
 def _goes_to(record: ShipmentRecord, order: Order) -> bool:
-    """Whether it goes to the order's address. Carriers change case and punctuation, and may fill in a state."""
+    """Returns whether the shipment has the order's address. Carriers change case and punctuation, and may add
+    a state."""
     to, there = order.shipping_info, record.to_address
     if to is None or there is None:
         return False
@@ -241,15 +245,15 @@ def _goes_to(record: ShipmentRecord, order: Order) -> bool:
 
 
 def _is_zip(ours: str, theirs: str) -> bool:
-    """A carrier may add the last four digits to five."""
+    """Returns whether the ZIP codes match. A carrier may extend five digits by four."""
     return theirs == ours or (_ZIP_PLUS_4.fullmatch(theirs) is not None and theirs[:5] == ours)
 
 
 def _check_price(record: ShipmentRecord, quoted: Rate | None) -> None:
-    """Raises `CarrierMismatch` if the rate that was quoted is another now, such as a dearer one. One that a person has bought in the
-    carrier's dashboard is theirs to choose."""
-    told = (rate.to_rate() for rate in (*record.rates, *filter(None, [record.selected_rate])))
-    if quoted is not None and any(rate != quoted for rate in told if rate.id == quoted.id):
+    """Raises `CarrierMismatch` if the quoted rate has changed, for example in its price. A person may buy a
+    different rate in the carrier's dashboard."""
+    purchase = (rate.to_rate() for rate in (*record.rates, *filter(None, [record.selected_rate])))
+    if quoted is not None and any(rate != quoted for rate in purchase if rate.id == quoted.id):
         raise CarrierMismatch("price")
 
 
@@ -259,8 +263,8 @@ def _with_id(any_id: str, record: ShipmentRecord) -> ShipmentRecord:
     return record
 
 
-def _same(one: ShipmentRecord, other: ShipmentRecord) -> bool:
-    """Whether two answers name the same parcel and label."""
+def _is_same_label(one: ShipmentRecord, other: ShipmentRecord) -> bool:
+    """Returns whether two answers are about the same parcel and label."""
     return (one.id, one.reference, one.postage_label) == (other.id, other.reference, other.postage_label)
 
 
@@ -268,8 +272,8 @@ def _letters(text: str | None) -> str:
     return "".join(filter(str.isalnum, folded(text or "").casefold()))
 
 
-def _became(record: ShipmentRecord) -> Voided | None:
-    """None: the label is there, and nobody has used it."""
+def _void_result(record: ShipmentRecord) -> Voided | None:
+    """Returns the result of voiding; None if the label is still valid and unused."""
     if not record.bought:
         return Voided.NOT_BOUGHT
     if record.voided:
@@ -277,6 +281,6 @@ def _became(record: ShipmentRecord) -> Voided | None:
     return Voided.HANDED_OVER if record.where.handed_over else None
 
 
-def _why(record: ShipmentRecord) -> str:
+def _reasons(record: ShipmentRecord) -> str:
     said = [f"{message.carrier or 'EasyPost'}: {message.message}" for message in record.messages if message.message]
     return one_line(f" ({'; '.join(dict.fromkeys(said))})", 300) if said else ""

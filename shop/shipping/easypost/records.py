@@ -1,4 +1,4 @@
-"""What EasyPost answers, as far as we need it: read strictly, so that rubbish is noticed and not believed."""
+"""Reads the needed parts of EasyPost's answers, with strict validation."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from shop.shipping.carrier import Event, Rate, Shipment, Status, Tracking
 from shop.shipping.errors import CarrierUnavailable
 
 _STATUS = {
-    "in_transit": Status.UNDER_WAY,
-    "out_for_delivery": Status.UNDER_WAY,
-    "available_for_pickup": Status.UNDER_WAY,
+    "in_transit": Status.IN_TRANSIT,
+    "out_for_delivery": Status.IN_TRANSIT,
+    "available_for_pickup": Status.IN_TRANSIT,
     "delivered": Status.DELIVERED,
     "return_to_sender": Status.COMING_BACK,
     "failure": Status.FAILED,
     "error": Status.FAILED,
     "cancelled": Status.VOIDED,
 }
-"""EasyPost's words for a tracker; `unknown` and `pre_transit` say that nobody has handed the parcel over."""
+"""EasyPost's tracker states. The others (`unknown`, `pre_transit`) mean that the parcel is not handed over
+yet."""
 VOIDED = frozenset({"submitted", "refunded", "not_applicable"})
-"""`submitted`: the carrier decides within weeks. `not_applicable`: it bills only what it scans."""
-
-
+"""Refund states of void labels. `submitted`: the carrier decides within weeks. `not_applicable`: it bills
+only scanned parcels."""
 Id = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
 Word = Annotated[str, Field(min_length=1, max_length=100)]
-"""What people read: the name of a carrier, or of its service."""
+"""A display name: of a carrier, or of its service."""
 
 
 class RateRecord(BaseModel):
@@ -51,7 +51,7 @@ class LabelRecord(BaseModel):
 
     @property
     def pdf(self) -> str | None:
-        """Where the PDF is, if there is one."""
+        """The URL of the PDF, if there is one."""
         return self.label_pdf_url or (self.label_url if self.label_file_type == "application/pdf" else None)
 
 
@@ -130,7 +130,7 @@ class ShipmentRecord(BaseModel):
         return self.tracker.where if self.tracker else Status.BOOKED
 
     def contradiction(self) -> str | None:
-        """What of it is another shipment's; None: it is whole."""
+        """Returns which part belongs to another shipment; None if the record is consistent."""
         if any(rate.shipment_id not in {None, self.id} for rate in (*self.rates, *filter(None, [self.selected_rate]))):
             return "shipment's rate"
         if self.tracker is not None and self.tracker.shipment_id not in {None, self.id}:
@@ -159,9 +159,9 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def read(model: type[T], answer: Mapping[str, Any]) -> T:
-    """Raises `CarrierUnavailable` for what is not understood: it was answered, so something may have been done."""
+    """Parses the answer. Raises `CarrierUnavailable` if it is invalid: the request may have been executed."""
     try:
         return model.model_validate(answer)
     except ValidationError as error:
         fields = sorted({".".join(map(str, e["loc"])) for e in error.errors(include_input=False, include_url=False)})
-        raise CarrierUnavailable(f"EasyPost answered something that is not understood: {', '.join(fields)[:200]}") from None
+        raise CarrierUnavailable(f"EasyPost's answer could not be interpreted, in: {', '.join(fields)[:200]}") from None

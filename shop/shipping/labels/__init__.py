@@ -1,1 +1,1 @@
-"""Labels of the embedded carrier as PDF."""
+"""PDF labels: those of the embedded carrier, and their storage for all carriers."""

@@ -1,4 +1,5 @@
-"""The label on the parcel: 4 by 6 inches, plain, the same bytes for the same parcel; a scanner reads its number twice."""
+"""The label on the parcel: 4 by 6 inches, with the tracking number in two barcodes. The same parcel gives the
+same bytes."""
 
 from __future__ import annotations
 
@@ -23,19 +24,21 @@ SIZE = (288, 432)
 _MARGIN = 18
 _WIDTH = SIZE[0] - 2 * _MARGIN
 _QR, _QR_BORDER, _QR_MASK = 70, 4, 2
-"""Points with the blank around it, which is so many modules wide; any mask can be read, and trying all costs more than the label."""
+"""Size in points including the border, width of the border in modules, and mask. Every mask is readable, and
+comparing all of them takes longer than the label."""
 _BAR, _QUIET = 1.3, 10
-"""A scanner's smallest comfortable bar, in points, and the blank that it needs beside the first one, in bars."""
+"""The narrowest bar that scanners read reliably, in points, and the quiet zone beside the first one, in bars.
+"""
 _LEADING = 1.25
 _SMALLEST = 5.0
-_SMALLER = 0.62
-"""How large a transliteration is beside what it transliterates."""
+_TRANSLITERATION_SCALE = 0.62
+"""The size of a transliteration relative to its text."""
 _UNSCANNABLE = re.compile(r"[^\x21-\x7e]")
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """What a label says."""
+    """The content of a label."""
 
     order_id: str
     tracking_number: str
@@ -47,11 +50,11 @@ class Parcel:
     """The lines of the recipient's address, the name first."""
     pieces: int
     country: str = ""
-    """The recipient's: Chinese characters are written as they are there."""
+    """The recipient's country, which determines the form of Chinese characters."""
 
 
 def parcel_of(order: Order, shipment: Shipment, s: Settings) -> Parcel:
-    """What the order's label says."""
+    """Returns the content of the order's label."""
     to = order.shipping_info
     place = " ".join(part for part in (to.city, to.state, to.zip) if part) if to else ""
     name = (to.name if to else None) or order.customer_name or order.customer_id
@@ -68,7 +71,7 @@ def parcel_of(order: Order, shipment: Shipment, s: Settings) -> Parcel:
 
 
 def render_label(parcel: Parcel) -> bytes:
-    """The label as a PDF of one page. Any text is readable: shrunk, wrapped and transliterated as needed."""
+    """Renders the label as a PDF of one page. Texts are shrunk, wrapped and transliterated as needed."""
     file = io.BytesIO()
     canvas = Canvas(file, pagesize=SIZE, invariant=1, pageCompression=1)
     canvas.setTitle(f"Label {transliterated(parcel.tracking_number)}")
@@ -76,11 +79,11 @@ def render_label(parcel: Parcel) -> bytes:
     for y in (324, 168, 134):
         canvas.line(_MARGIN, y, _MARGIN + _WIDTH, y)
     _heading(canvas, 406, "FROM")
-    _block(canvas, 402, 72, _WIDTH - _QR - 6, _set_often(parcel.sender, PLAIN, 9, 72, _WIDTH - _QR - 6, ""))
+    _block(canvas, 402, 72, _WIDTH - _QR - 6, _set_cached(parcel.sender, PLAIN, 9, 72, _WIDTH - _QR - 6, ""))
     _qr(canvas, parcel.tracking_number)
     _heading(canvas, 312, "SHIP TO")
     _block(canvas, 308, 134, _WIDTH, _set(parcel.recipient, BOLD, 15, 134, _WIDTH, parcel.country))
-    _block(canvas, 164, 26, _WIDTH, _set_often((f"{parcel.carrier} - {parcel.service}",), PLAIN, 11, 26, _WIDTH, ""))
+    _block(canvas, 164, 26, _WIDTH, _set_cached((f"{parcel.carrier} - {parcel.service}",), PLAIN, 11, 26, _WIDTH, ""))
     _heading(canvas, 122, "TRACKING NUMBER")
     _bars(canvas, parcel.tracking_number)
     _block(canvas, 60, 18, _WIDTH, _set((parcel.tracking_number,), BOLD, 13, 18, _WIDTH, ""))
@@ -96,12 +99,12 @@ _Set = tuple[tuple[Line, float], ...]
 """Lines with their sizes."""
 
 
-def _set(  # noqa: PLR0917  (the cached one has no names)
+def _set(  # noqa: PLR0917  (the cached version takes no keywords)
     texts: tuple[str, ...], font: str, size: float, height: float, width: float, country: str
 ) -> _Set:
-    """A block of text in the largest size that fits; what never fits ends in dots."""
+    """Typesets a block of text in the largest size that fits. Text that never fits is truncated with dots."""
     lines = with_transliterations(texts)
-    while (made := _sized(lines, font, size, width, country)) and _height(made) > height and size > _SMALLEST:
+    while (made := _typeset(lines, font, size, width, country)) and _height(made) > height and size > _SMALLEST:
         size = max(_SMALLEST, size * 0.85)
     while _height(made) > height:
         made = made[:-1]
@@ -111,14 +114,14 @@ def _set(  # noqa: PLR0917  (the cached one has no names)
     return made
 
 
-_set_often = lru_cache(maxsize=64)(_set)
-"""For what is the same on most labels."""
+_set_cached = lru_cache(maxsize=64)(_set)
+"""For texts that are the same on most labels."""
 
 
-def _sized(lines: Sequence[tuple[str, bool]], font: str, size: float, width: float, country: str) -> _Set:
+def _typeset(lines: Sequence[tuple[str, bool]], font: str, size: float, width: float, country: str) -> _Set:
     made: list[tuple[Line, float]] = []
     for text, is_transliteration in lines:
-        own = max(_SMALLEST, size * _SMALLER) if is_transliteration else size
+        own = max(_SMALLEST, size * _TRANSLITERATION_SCALE) if is_transliteration else size
         made += [(line, own) for line in wrapped(text, PLAIN if is_transliteration else font, width / own, country)]
     return tuple(made)
 
@@ -128,7 +131,7 @@ def _height(lines: _Set) -> float:
 
 
 def _block(canvas: Canvas, top: float, height: float, width: float, lines: _Set) -> None:
-    """Nothing leaves the block, whatever a font does."""
+    """Draws the lines, clipped to the block, whatever the font's metrics are."""
     canvas.saveState()
     clip = canvas.beginPath()
     clip.rect(_MARGIN - 1, top - height - 2, width + 2, height + 3)
@@ -146,7 +149,7 @@ def _heading(canvas: Canvas, y: float, text: str) -> None:
 
 
 def _qr(canvas: Canvas, tracking_number: str) -> None:
-    """Rows of modules; each run of dark ones is one rectangle."""
+    """Draws the QR code. Each run of dark modules is one rectangle."""
     rows = _qr_modules(_scannable(tracking_number))
     side = _QR / (len(rows) + 2 * _QR_BORDER)
     left, top = _MARGIN + _WIDTH - _QR + 8 + _QR_BORDER * side, 332 + _QR - _QR_BORDER * side

@@ -1,8 +1,9 @@
-"""Lines of text in any script, drawn on a page.
+"""Typesets lines of text in any script.
 
-What Helvetica has letters for is plain text. Anything else is shaped by HarfBuzz, as its script wants it (Arabic joins, Hindi stacks), in
-fonts that come with the program, and drawn as outlines: so it looks the same on every printer. Beside it stands a transliteration in
-plain letters. No letter is ever an empty box: what no font has is in the transliteration only.
+Text that Helvetica supports is drawn as text. Any other text is shaped by HarfBuzz (Arabic joins, Hindi
+stacks) with bundled fonts, and drawn as outlines, so that it looks the same on every printer, followed by a
+transliteration in Helvetica. No character is drawn as an empty box: those that no font has appear in the
+transliteration only.
 """
 
 from __future__ import annotations
@@ -29,24 +30,25 @@ _FONTS = (
     "Kannada Malayalam Oriya Sinhala Tamil Telugu Khmer Lao Myanmar Ethiopic Symbols"
 )
 _CJK = {"JP": 0, "KR": 1, "CN": 2, "TW": 3, "HK": 4}
-"""Which face of the font of Chinese, Japanese and Korean writes as this country does."""
+"""The face of the CJK font for the character forms of each country."""
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 _JOINED = frozenset({"Mn", "Mc", "Me", "Cf", "Sk"})
-"""Categories of characters that belong to the one before them."""
+"""Categories of characters that belong to the preceding one."""
 
 _ALEF = "\u0627"
 _SILENT = _JOINED | {"Lm", "So"}
-"""Categories of characters that may have no transliteration: marks, letters that only modify another one, symbols."""
+"""Categories of characters that may have no transliteration: marks, letters that only modify another one,
+symbols."""
 
 
 @lru_cache(maxsize=4096)
 def _plain(character: str) -> str:
-    """As Helvetica can show it."""
+    """Returns the character, or its transliteration if Helvetica does not have it."""
     try:
         character.encode("cp1252")
     except UnicodeEncodeError:
         if character == _ALEF:
-            return "a"  # anyascii leaves it out, and with it too much of a word
+            return "a"  # anyascii omits it, which shortens words too much
         nearest, kind = anyascii(character), unicodedata.category(character)
         if kind == "So" and nearest.startswith(":"):
             return ""  # the name of an emoji
@@ -55,7 +57,8 @@ def _plain(character: str) -> str:
 
 
 def transliterated(text: str, limit: int = 300) -> str:
-    """One line in letters that Helvetica has: what it has none for is transliterated, never dropped without a trace."""
+    """Returns the text as one line in characters of Helvetica. Others are transliterated, never dropped
+    silently."""
     line = unicodedata.normalize("NFC", one_line(text, limit))
     return line if line.isascii() else one_line("".join(map(_plain, line)), limit)
 
@@ -71,7 +74,7 @@ class _Face:
         self._outlines: dict[int, str] = {}
 
     def outline(self, glyph: int) -> str:
-        """In PDF's words, in the font's own units."""
+        """Returns the glyph's outline as PDF operators, in the font's units."""
         if glyph not in self._outlines:
             if len(self._outlines) > 4096:
                 self._outlines.clear()
@@ -85,24 +88,24 @@ _Point = tuple[float, float]
 
 
 class _Pen:
-    """Notes an outline's moves in PDF's words. PDF knows only cubic curves."""
+    """Records an outline as PDF operators. PDF has cubic curves only."""
 
     def __init__(self) -> None:
         self.moves: list[str] = []
         self._at: _Point = (0.0, 0.0)
 
-    def _note(self, word: str, *points: _Point) -> None:
+    def _append(self, word: str, *points: _Point) -> None:
         self.moves += [*(f"{number:.0f}" for point in points for number in point), word]
         self._at = points[-1]
 
     def moveTo(self, to: _Point) -> None:  # noqa: N802  (the names of FontTools' pens)
-        self._note("m", to)
+        self._append("m", to)
 
     def lineTo(self, to: _Point) -> None:  # noqa: N802
-        self._note("l", to)
+        self._append("l", to)
 
     def curveTo(self, one: _Point, two: _Point, to: _Point) -> None:  # noqa: N802
-        self._note("c", one, two, to)
+        self._append("c", one, two, to)
 
     def qCurveTo(self, by: _Point, to: _Point) -> None:  # noqa: N802
         (x, y), third = self._at, 2 / 3
@@ -125,7 +128,7 @@ def _face(name: str, weight: int) -> _Face:
 
 @lru_cache(maxsize=8192)
 def _face_for(character: str, country: str, weight: int) -> str | None:
-    """The name of the font for this character, as it is written in that country; None: there is none."""
+    """Returns the name of the font for this character, in that country's form; None if no font has it."""
     cjk = country if country in _CJK else "CN"
     for name in (*_FONTS.split(), cjk):
         if ord(character) in _face(name, weight).letters:
@@ -135,7 +138,7 @@ def _face_for(character: str, country: str, weight: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Glyph:
-    """What to draw, and where: in parts of the letters' size, from the line's beginning."""
+    """A glyph and its position: relative to the font size, from the line's start."""
 
     face: str
     number: int
@@ -145,18 +148,19 @@ class Glyph:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line that is ready to be drawn."""
+    """A typeset line."""
 
     text: str
     font: str
     width: float
-    """In parts of the letters' size."""
+    """Relative to the font size."""
     glyphs: tuple[Glyph, ...] | None = None
-    """None: it is plain text."""
+    """None: drawn as text."""
     from_right: bool = False
 
     def draw(self, canvas: Canvas, x: float, y: float, size: float, room: float) -> None:
-        """With its base line's left end at (x, y); a line that is read from the right ends where the room ends."""
+        """Draws the line with the left end of its base line at (x, y). A right-to-left line is aligned to the
+        right."""
         if self.glyphs is None:
             canvas.setFont(self.font, size)
             canvas.drawString(x, y, self.text)
@@ -170,12 +174,13 @@ class Line:
 
 
 def is_plain(text: str) -> bool:
-    """Whether Helvetica has all its letters."""
+    """Returns whether Helvetica has all characters of the text."""
     return text.isascii() or transliterated(text, len(text) + 1) == text
 
 
 def wrapped(text: str, font: str, room: float, country: str = "") -> list[Line]:
-    """The text in lines no wider than the room (in parts of the letters' size): broken between words, or within one that is too long."""
+    """Wraps the text to lines no wider than `room` (relative to the font size), between words or within a
+    word that is too long."""
     lines: list[Line] = []
     current = ""
     for word in text.split(" "):
@@ -191,13 +196,13 @@ def wrapped(text: str, font: str, room: float, country: str = "") -> list[Line]:
 
 
 def _broken(word: str, font: str, room: float, country: str) -> list[str]:
-    """A word in parts that fit; letters stay with their marks."""
+    """Breaks a word into parts that fit. Letters keep their marks."""
     if set_line(word, font, country).width <= room:
         return [word]
     parts: list[list[str]] = [[]]
     width = 0.0
     for cluster in _clusters(word):
-        own = set_line(cluster, font, country).width  # letters that join may be wider or narrower by themselves
+        own = set_line(cluster, font, country).width  # joining letters may have a different width alone
         if parts[-1] and width + own > room:
             parts.append([])
             width = 0.0
@@ -207,7 +212,7 @@ def _broken(word: str, font: str, room: float, country: str) -> list[str]:
 
 
 def _trimmed(part: list[str], font: str, room: float, country: str) -> list[str]:
-    """Halves what turned out too wide once its letters were joined."""
+    """Halves a part that is too wide after its letters were joined."""
     text = "".join(part)
     if len(part) == 1 or set_line(text, font, country).width <= room:
         return [text]
@@ -228,7 +233,7 @@ def _clusters(word: str) -> Iterator[str]:
 
 @lru_cache(maxsize=1024)
 def set_line(text: str, font: str, country: str = "") -> Line:
-    """One line, as wide as it comes."""
+    """Typesets one line of any width."""
     if is_plain(text):
         return Line(text, font, stringWidth(text, font, 1))
     weight = _WEIGHT[font]
@@ -236,10 +241,10 @@ def set_line(text: str, font: str, country: str = "") -> Line:
     if not shown:
         return Line("", font, 0.0)
     glyphs, x = [], 0.0
-    for run, face_name, from_right in _runs(str(get_display(shown)), country, weight):  # as it is seen, brackets mirrored
+    for run, face_name, from_right in _runs(str(get_display(shown)), country, weight):  # in visual order, with mirrored brackets
         face = _face(face_name, weight)
         buffer = hb.Buffer()
-        buffer.add_str(run[::-1] if from_right else run)  # as it is spoken; HarfBuzz lays it out from the right by itself
+        buffer.add_str(run[::-1] if from_right else run)  # in logical order: HarfBuzz reverses it
         buffer.guess_segment_properties()
         buffer.direction = "rtl" if from_right else "ltr"
         hb.shape(face.font, buffer)
@@ -251,7 +256,7 @@ def set_line(text: str, font: str, country: str = "") -> Line:
 
 
 def _runs(shown: str, country: str, weight: int) -> Iterator[tuple[str, str, bool]]:
-    """(characters as they are seen from left to right, their font, whether they are read from the right)."""
+    """Yields runs: (characters in visual order, their font, whether they are right-to-left)."""
     run, face, from_right = "", "", False
     for character in shown:
         joins = character == " " or unicodedata.category(character) in _JOINED
@@ -266,7 +271,8 @@ def _runs(shown: str, country: str, weight: int) -> Iterator[tuple[str, str, boo
 
 
 def with_transliterations(texts: Sequence[str]) -> list[tuple[str, bool]]:
-    """The texts, each in one line and followed by its transliteration, if that is another; and whether it is one."""
+    """Returns the texts as lines, each followed by its transliteration if that differs, and whether it is
+    one."""
     lines: list[tuple[str, bool]] = []
     for text in texts:
         line = unicodedata.normalize("NFC", one_line(text, 300))

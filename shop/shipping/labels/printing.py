@@ -1,7 +1,7 @@
-"""Putting an order's label into the folder of labels, whichever carrier makes it.
+"""Writes an order's label, of any carrier, to the folder of labels.
 
-Not part of the fulfilment: a file costs more than all the rest of an order, and a disk or a carrier that hangs must not hold up the orders
-under way.
+Not part of the fulfilment: writing a file takes longer than the rest of an order, and a disk or a carrier
+that hangs must not block orders.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from shop.shipping.labels.files import label_path, write_label
 
 
 def print_label(order: Order, shipped: Mapping[str, Any], s: Settings) -> None:
-    """Writes the label unless it is there. `shipped`: what the fulfilment said. OSError if it cannot be written, and what a `Carrier`
-    raises if it cannot be fetched. For a thread without an event loop."""
+    """Writes the label unless it exists. `shipped`: fields of the fulfilment's result. Raises OSError if it
+    cannot be written, and what a `Carrier` raises if it cannot be fetched. To be called in a thread without
+    an event loop."""
     path = label_path(s.label_dir, order.id)
     if path.exists() or order.shipping_info is None:
         return
