@@ -17,7 +17,7 @@ import pytest
 
 from flows.process_order import process_order
 from flows.process_pending_orders import process_pending_orders
-from shop import intake
+from shop.orders import intake
 from shop.orders.outcomes import Outcome
 from tests.integration.world import World, an_order
 
