@@ -1,4 +1,5 @@
-"""A payment gateway in this process's memory: what a lane costs without any gateway's own cost. It keeps no keys, as the worst gateway."""
+"""A payment gateway in this process's memory: what a lane costs without any gateway's own cost. It keeps no
+keys, as the worst gateway."""
 
 from __future__ import annotations
 
@@ -36,7 +37,19 @@ class MemoryGateway:
         self._of_order[order_id].append(made)
         zero = Decimal(0)
         self._payments[made] = Payment(
-            made, order_id, PaymentStatus.CREATED, amount, currency, zero, zero, method, datetime.now(UTC), None, None, (), installation
+            made,
+            order_id,
+            PaymentStatus.CREATED,
+            amount,
+            currency,
+            zero,
+            zero,
+            method,
+            datetime.now(UTC),
+            None,
+            None,
+            (),
+            installation,
         )
         return self._payments[made]
 
@@ -44,7 +57,12 @@ class MemoryGateway:
         del key
         payment = self._payments[payment_id]
         if payment.status is PaymentStatus.CREATED:
-            charged = replace(payment, status=PaymentStatus.SUCCEEDED, transaction_id=f"ch_{payment_id}", charged_at=datetime.now(UTC))
+            charged = replace(
+                payment,
+                status=PaymentStatus.SUCCEEDED,
+                transaction_id=f"ch_{payment_id}",
+                charged_at=datetime.now(UTC),
+            )
             self._payments[payment_id] = charged
         return self._payments[payment_id]
 
@@ -71,7 +89,9 @@ class MemoryGateway:
         del key
         payment = self._payments[payment_id]
         made = Refund(f"re_{payment_id}", payment_id, amount, currency, datetime.now(UTC))
-        self._payments[payment_id] = replace(payment, amount_refunded=payment.amount_refunded + amount, refunds=(*payment.refunds, made))
+        self._payments[payment_id] = replace(
+            payment, amount_refunded=payment.amount_refunded + amount, refunds=(*payment.refunds, made)
+        )
         return made
 
     async def aclose(self) -> None:

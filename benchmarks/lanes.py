@@ -1,4 +1,5 @@
-"""What `throughput.py` measures inside a process of its own, as a worker's: one kind a process, printed as a line of JSON."""
+"""What `throughput.py` measures inside a process of its own, as a worker's: one kind a process, printed as a
+line of JSON."""
 
 from __future__ import annotations
 
@@ -49,8 +50,18 @@ def orders(number: int) -> list[dict[str, Any]]:
             **EXAMPLE,
             "id": f"{stamp}-no{i}",  # with a letter: digits alone may pass for a card number, and are refused
             "items": [
-                {"product_id": PRODUCTS[i % len(PRODUCTS)], "quantity": 1, "price": "999.99", "name": "Laptop"},
-                {"product_id": PRODUCTS[(i + 7) % len(PRODUCTS)], "quantity": 2, "price": "29.99", "name": "Mouse"},
+                {
+                    "product_id": PRODUCTS[i % len(PRODUCTS)],
+                    "quantity": 1,
+                    "price": "999.99",
+                    "name": "Laptop",
+                },
+                {
+                    "product_id": PRODUCTS[(i + 7) % len(PRODUCTS)],
+                    "quantity": 2,
+                    "price": "29.99",
+                    "name": "Mouse",
+                },
             ],
         }
         for i in range(number)
@@ -58,7 +69,8 @@ def orders(number: int) -> list[dict[str, Any]]:
 
 
 async def pending(number: int) -> Measured:
-    """So many orders wait; a consumer takes them. From the first claim to the last outcome, and until the last mail is sent."""
+    """So many orders wait; a consumer takes them. From the first claim to the last outcome, and until the
+    last mail is sent."""
     await _warm_up()
     ids = _submit(number)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
@@ -95,11 +107,17 @@ async def own_runs(number: int) -> Measured:
         begin = time.perf_counter()
         await process_order(order, return_state=True)
         seconds.append(time.perf_counter() - begin)
-    return {"orders": number, "orders_per_second": number / sum(seconds), **_percentiles(seconds), "peak_memory_mb": _peak()}
+    return {
+        "orders": number,
+        "orders_per_second": number / sum(seconds),
+        **_percentiles(seconds),
+        "peak_memory_mb": _peak(),
+    }
 
 
 async def alone(number: int) -> Measured:
-    """One order at a time through a running consumer: from before it is submitted until its outcome is known."""
+    """One order at a time through a running consumer: from before it is submitted until its outcome is
+    known."""
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
     first = _submit(3)
     await _until(lambda: report.count_ended(first) == len(first))
@@ -126,7 +144,11 @@ async def submit(number: int) -> Measured:
     many = orders(number)
     begin = time.perf_counter()
     submit_orders(many)
-    return {"orders": number, "orders_per_second": number / (time.perf_counter() - begin), **_percentiles(seconds[10:])}
+    return {
+        "orders": number,
+        "orders_per_second": number / (time.perf_counter() - begin),
+        **_percentiles(seconds[10:]),
+    }
 
 
 KINDS: dict[str, Callable[[int], Awaitable[Measured]]] = {
@@ -142,7 +164,9 @@ async def _straight(batch: Sequence[OrderInstance]) -> None:
     await finish(await run_steps(ORDER_SAGA, batch, _run_step), ORDER_SAGA)
 
 
-async def _run_step(step: Step, todo: list[OrderInstance], _others: list[OrderInstance]) -> Sequence[OrderInstance]:
+async def _run_step(
+    step: Step, todo: list[OrderInstance], _others: list[OrderInstance]
+) -> Sequence[OrderInstance]:
     task: Any = step.task
     work = StepExecution(step, todo)
     await task.fn(work)  # the task's own function, without Prefect around it
@@ -189,7 +213,8 @@ def _left(rows: str) -> int:
 
 def _lane(ids: list[str]) -> Measured:
     done, seconds, p50, p99 = _one(
-        "SELECT count(*) FILTER (WHERE outcome = 'completed'), extract(epoch FROM max(finished_at) - min(started_at))::float, "
+        "SELECT count(*) FILTER (WHERE outcome = 'completed'), extract(epoch FROM max(finished_at) - "
+        "min(started_at))::float, "
         "percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at))::float, "
         "percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at))::float "
         "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))",
@@ -198,17 +223,28 @@ def _lane(ids: list[str]) -> Measured:
     if done != len(ids):
         why = _one(
             "SELECT json_agg(DISTINCT jsonb_build_array(outcome, status, failure, reasons)) "
-            "FROM customer_order WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS text[]))",
+            "FROM customer_order WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS "
+            "text[]))",
             ids,
         )[0]
         raise RuntimeError(f"{len(ids) - done} of {len(ids)} orders did not complete, because of {why}")
     mailed = _one(
-        "SELECT extract(epoch FROM max(m.sent_at) - min(o.started_at))::float FROM customer_order o JOIN outbox m ON m.order_id = o.id "
+        "SELECT extract(epoch FROM max(m.sent_at) - min(o.started_at))::float FROM customer_order o JOIN "
+        "outbox m ON m.order_id = o.id "
         "WHERE o.id = ANY(CAST(:ids AS text[]))",
         ids,
     )[0]
-    measured = {"orders": len(ids), "orders_per_second": len(ids) / seconds, "p50_ms": p50 * 1000, "p99_ms": p99 * 1000}
-    return {**measured, "orders_per_second_mailed": len(ids) / mailed if mailed else None, "peak_memory_mb": _peak()}
+    measured = {
+        "orders": len(ids),
+        "orders_per_second": len(ids) / seconds,
+        "p50_ms": p50 * 1000,
+        "p99_ms": p99 * 1000,
+    }
+    return {
+        **measured,
+        "orders_per_second_mailed": len(ids) / mailed if mailed else None,
+        "peak_memory_mb": _peak(),
+    }
 
 
 def _one(statement: str, ids: list[str]) -> Any:

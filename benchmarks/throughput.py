@@ -1,11 +1,13 @@
-"""Orders per second and latencies of both lanes, of intake, and of the same SQL without orchestration, in one run.
+"""Orders per second and latencies of both lanes, of intake, and of the same SQL without orchestration, in one
+run.
 
     python -m benchmarks.throughput            # a table
     python -m benchmarks.throughput --json     # the same as JSON
     python -m benchmarks.throughput --quick    # few orders: shows that it works, not how fast
 
-Machines are shared and noisy: compare the lines of one run with each other. Every line is measured in a process of its own, which is what
-a worker's run is; PostgreSQL, the Prefect server and the sandbox gateway are those of `make run`, in a folder that is removed.
+Machines are shared and noisy: compare the lines of one run with each other. Every line is measured in a
+process of its own, which is what a worker's run is; PostgreSQL, the Prefect server and the sandbox gateway
+are those of `make run`, in a folder that is removed.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ class Bar:
 
     @property
     def holds(self) -> bool:
-        return (self.at_least is None or self.measured >= self.at_least) and (self.at_most is None or self.measured <= self.at_most)
+        return (self.at_least is None or self.measured >= self.at_least) and (
+            self.at_most is None or self.measured <= self.at_most
+        )
 
 
 def bars(results: Results) -> list[Bar]:
@@ -73,11 +77,17 @@ def bars(results: Results) -> list[Bar]:
     lane, own, alone, intake = (results[line.name] for line in (LINES[3], LINES[1], LINES[2], LINES[0]))
     return [
         Bar("pending lane, orders/s", lane["orders_per_second"], at_least=1_000),
-        Bar("pending lane / process_order", lane["orders_per_second"] / own["orders_per_second"], at_least=200),
+        Bar(
+            "pending lane / process_order", lane["orders_per_second"] / own["orders_per_second"], at_least=200
+        ),
         Bar("one order alone through a running consumer, p50 ms", alone["p50_ms"], at_most=150),
         Bar("submit_orders of one, p50 ms", intake["p50_ms"], at_most=10),
         Bar("submit_orders of 10 000, orders/s", intake["orders_per_second"], at_least=5_000),
-        Bar("peak memory of the worker, MB", max(r.get("peak_memory_mb", 0) for r in results.values()), at_most=400),
+        Bar(
+            "peak memory of the worker, MB",
+            max(r.get("peak_memory_mb", 0) for r in results.values()),
+            at_most=400,
+        ),
     ]
 
 
@@ -91,7 +101,13 @@ def measure(*, quick: bool, console: Console) -> Results:
 def _measure(var: Path, *, quick: bool, console: Console) -> Results:
     results: Results = {}
     with Stack(_options(var)) as stack:
-        environment = {**os.environ, **stack.environment, "VAR_DIR": str(var), "PREFECT_LOGGING_LEVEL": "ERROR", "PYTHONPATH": str(HOME)}
+        environment = {
+            **os.environ,
+            **stack.environment,
+            "VAR_DIR": str(var),
+            "PREFECT_LOGGING_LEVEL": "ERROR",
+            "PYTHONPATH": str(HOME),
+        }
         for line in LINES:
             with console.status(f"{line.name} ..."):
                 number = line.quick if quick else line.number
@@ -107,7 +123,9 @@ def _options(folder: Path) -> Options:
 
 def _run(line: Line, number: int, environment: dict[str, str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.lanes", line.kind, str(number), "--gateway", line.gateway]
-    run = subprocess.run(command, env=environment, cwd=HOME, capture_output=True, text=True, timeout=900, check=False)
+    run = subprocess.run(
+        command, env=environment, cwd=HOME, capture_output=True, text=True, timeout=900, check=False
+    )
     if run.returncode:
         raise RuntimeError(f"{line.name} failed:\n{run.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(run.stdout.strip().splitlines()[-1])
@@ -120,27 +138,47 @@ def show(console: Console, results: Results) -> None:
     for column in ("", "orders", "orders/s", "orders/s, mails sent", "p50 ms", "p99 ms", "peak MB"):
         table.add_column(column, justify="left" if not column else "right")
     for name, r in results.items():
-        keys = ("orders", "orders_per_second", "orders_per_second_mailed", "p50_ms", "p99_ms", "peak_memory_mb")
-        table.add_row(name, *(f"{r[key]:,.1f}" if isinstance(r.get(key), float) else str(r.get(key) or "") for key in keys))
+        keys = (
+            "orders",
+            "orders_per_second",
+            "orders_per_second_mailed",
+            "p50_ms",
+            "p99_ms",
+            "peak_memory_mb",
+        )
+        table.add_row(
+            name,
+            *(f"{r[key]:,.1f}" if isinstance(r.get(key), float) else str(r.get(key) or "") for key in keys),
+        )
     claims = Table(title="Claims", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("", "measured", "bar", ""):
         claims.add_column(column, justify="left" if not column else "right")
     for bar in bars(results):
         limit = f"at least {bar.at_least:,.0f}" if bar.at_least else f"at most {bar.at_most:,.0f}"
-        claims.add_row(bar.claim, f"{bar.measured:,.1f}", limit, Text("✓", "green") if bar.holds else Text("✗", "bold red"))
+        claims.add_row(
+            bar.claim,
+            f"{bar.measured:,.1f}",
+            limit,
+            Text("✓", "green") if bar.holds else Text("✗", "bold red"),
+        )
     console.print(table, claims)
 
 
 def main() -> int:
     """Exit code 0: every claim holds (or `--quick`)."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description="Measures the lanes.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput", description="Measures the lanes."
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--quick", action="store_true", help="few orders, and no judgement")
     options = parser.parse_args()
     console = Console(stderr=options.json)
     results = measure(quick=options.quick, console=console)
     if options.json:
-        claims = [{"claim": b.claim, "measured": b.measured, "at_least": b.at_least, "at_most": b.at_most} for b in bars(results)]
+        claims = [
+            {"claim": b.claim, "measured": b.measured, "at_least": b.at_least, "at_most": b.at_most}
+            for b in bars(results)
+        ]
         sys.stdout.write(json.dumps({"measured": results, "claims": claims}, indent=2) + "\n")
     else:
         show(console, results)

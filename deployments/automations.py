@@ -67,7 +67,9 @@ def automations(deployment_id: Callable[[str], UUID], file: Path = FILE) -> Iter
 
     for each in yaml.safe_load(file.read_text(encoding="utf-8"))["automations"]:
         actions = [
-            {**action, "deployment_id": deployment_id(action.pop("deployment"))} if "deployment" in action else action
+            {**action, "deployment_id": deployment_id(action.pop("deployment"))}
+            if "deployment" in action
+            else action
             for action in each["actions"]
         ]
         yield AutomationCore.model_validate({**each, "actions": actions})

@@ -30,7 +30,9 @@ _RUN_CONNECTIONS = 3
 _OTHER_CONNECTIONS = 50
 """Database connections reserved for the Prefect server, the web app, other workers and people."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_LIMIT = text("SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int")
+_LIMIT = text(
+    "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+)
 
 
 def worker_limit() -> int:

@@ -3,8 +3,8 @@
 
 It uses its own database or a shop's: `--database-url`, else `DATABASE_URL`. It requires
 `INVENTORY_SERVICE_TOKEN` if that is set; without it, it answers on this machine only. It releases expired
-reservations every few seconds. The API is at `/openapi.json`, its contract in `shop.inventory.service.contract`. Any
-number of processes may serve the same database.
+reservations every few seconds. The API is at `/openapi.json`, its contract in
+`shop.inventory.service.contract`. Any number of processes may serve the same database.
 """
 
 from __future__ import annotations
@@ -31,7 +31,17 @@ from shop.inventory.errors import InventoryRefused, OutOfStock, ReservationLost
 from shop.inventory.ledger import Holding, ProductStock
 from shop.inventory.service.contract import Reservation
 from shop.inventory.service.database import DatabaseInventory
-from shop.inventory.service.wire import PROBLEM_JSON, AboutOrder, Installation, Keep, OrderId, Problem, ProblemDetails, Reserve, ShortItem
+from shop.inventory.service.wire import (
+    PROBLEM_JSON,
+    AboutOrder,
+    Installation,
+    Keep,
+    OrderId,
+    Problem,
+    ProblemDetails,
+    Reserve,
+    ShortItem,
+)
 from shop.monitoring.exposition.endpoint import PATH, Exposition
 from shop.runtime.http_server import BoundedBodies
 
@@ -62,7 +72,11 @@ _CAN_HAPPEN: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    inventory: DatabaseInventory, token: str | None = None, *, expiry_seconds: float = EXPIRY_SECONDS, metrics: Exposition | None = None
+    inventory: DatabaseInventory,
+    token: str | None = None,
+    *,
+    expiry_seconds: float = EXPIRY_SECONDS,
+    metrics: Exposition | None = None,
 ) -> FastAPI:
     """Makes the service's app. It closes the inventory at shutdown. `token`: what callers must send."""
 
@@ -76,10 +90,14 @@ def create_app(
             await inventory.aclose()
 
     # Without documentation pages: FastAPI's load scripts from third parties.
-    app = FastAPI(title="Inventory", version="1", description=_DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Inventory", version="1", description=_DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None
+    )
     app.add_middleware(BoundedBodies, most_bytes=_MOST_BYTES)
     _answer_problems(app)
-    app.include_router(_orders(inventory, _guarded(token)), dependencies=[Depends(_BEARER)], responses=_CAN_HAPPEN)
+    app.include_router(
+        _orders(inventory, _guarded(token)), dependencies=[Depends(_BEARER)], responses=_CAN_HAPPEN
+    )
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:
@@ -101,8 +119,10 @@ def create_app(
 
 
 _DESCRIPTION = (
-    "Every operation is identified by the order's id and may be repeated: it finds the first one's result. After `release` or "
-    "`put-back` the order is closed, and a late request reserves and ships nothing. An order's id has the shop's installation id as "
+    "Every operation is identified by the order's id and may be repeated: it finds the first one's result. "
+    "After `release` or "
+    "`put-back` the order is closed, and a late request reserves and ships nothing. An order's id has the "
+    "shop's installation id as "
     "prefix, so that several shops may use one service."
 )
 
@@ -187,7 +207,9 @@ def _guarded(token: str | None) -> type[APIRoute]:
             async def guarded(request: Request) -> Response:
                 given = await _BEARER(request)
                 # In constant time, so that the duration does not reveal how much of the token is right.
-                if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
+                if token is not None and not (
+                    given and hmac.compare_digest(given.credentials.encode(), token.encode())
+                ):
                     raise _Unauthorized
                 return await handle(request)
 
@@ -201,7 +223,10 @@ def _answer_problems(app: FastAPI) -> None:
     async def no(_: Request, error: StepError) -> Response:
         match error:
             case OutOfStock():
-                short = [ShortItem(product_id=s.product_id, requested=s.requested, available=s.available) for s in error.shortages]
+                short = [
+                    ShortItem(product_id=s.product_id, requested=s.requested, available=s.available)
+                    for s in error.shortages
+                ]
                 return _problem(Problem.OUT_OF_STOCK, str(error), short)
             case ReservationLost():
                 return _problem(Problem.LOST, str(error))
@@ -222,7 +247,9 @@ def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         # Field and rule only: the input is not repeated.
-        wrong = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        wrong = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+        )
         return _problem(Problem.INVALID, wrong.encode("ascii", "replace").decode()[:1000])
 
     @app.exception_handler(HTTPException)
@@ -245,9 +272,13 @@ def _answer_problems(app: FastAPI) -> None:
         return response
 
 
-def _problem(kind: Problem, detail: str = "", shortages: list[ShortItem] | None = None, *, status: int | None = None) -> Response:
+def _problem(
+    kind: Problem, detail: str = "", shortages: list[ShortItem] | None = None, *, status: int | None = None
+) -> Response:
     usual, title = _TITLES[kind]
-    problem = ProblemDetails(type=kind, title=title, status=status or usual, detail=detail, shortages=shortages or [])
+    problem = ProblemDetails(
+        type=kind, title=title, status=status or usual, detail=detail, shortages=shortages or []
+    )
     return Response(problem.model_dump_json(), status_code=problem.status, media_type=PROBLEM_JSON)
 
 

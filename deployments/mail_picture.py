@@ -28,7 +28,14 @@ def picture(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder, "mail.html")
         page.write_text(_html(), encoding="utf-8")
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
+        command = [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--user-data-dir={folder}/profile",
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             [*command, f"--window-size={_SIZE}", f"--screenshot={path.resolve()}", page.as_uri()],
@@ -40,9 +47,13 @@ def picture(path: Path) -> None:
 
 def _html() -> str:
     settings = Settings(_env_file=None, TRACKING_URL="https://carrier.example/{tracking_number}")
-    order = Order.model_validate({**EXAMPLE, "total_amount": "1073.96", "tax_amount": "9.00", "shipping_amount": "4.99"})
+    order = Order.model_validate(
+        {**EXAMPLE, "total_amount": "1073.96", "tax_amount": "9.00", "shipping_amount": "4.99"}
+    )
     texts = template_confirmation(order, settings).model_dump()
-    made = confirmation_mail(order, texts, "CA473124829US", MailContext(settings, datetime(2031, 2, 3, 9, 30, tzinfo=UTC)))
+    made = confirmation_mail(
+        order, texts, "CA473124829US", MailContext(settings, datetime(2031, 2, 3, 9, 30, tzinfo=UTC))
+    )
     part = email.message_from_bytes(made.data, policy=default).get_body(("html",))
     return str(part.get_content()) if part is not None else ""
 

@@ -49,7 +49,9 @@ def preview_cancel(order_id: str) -> CancelPreview:
     return preview_cancel_sync(order_id, ORDER_SAGA)
 
 
-def cancel_order(order_id: str, *, reason: str, requested_by: str, confirmed: bool, timeout: float = 300) -> CancelPreview | OrderOutcome:
+def cancel_order(
+    order_id: str, *, reason: str, requested_by: str, confirmed: bool, timeout: float = 300
+) -> CancelPreview | OrderOutcome:
     """Previews a cancellation (`confirmed` false), or cancels the order and waits for its outcome.
 
     Cancelling compensates the order, or returns it if it has been shipped. Repeating it has no further
@@ -58,7 +60,10 @@ def cancel_order(order_id: str, *, reason: str, requested_by: str, confirmed: bo
     """
     if not confirmed:
         return preview_cancel(order_id)
-    if ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by, started_by=user("in Python")) is not Asked.ENDED:
+    if (
+        ask_to_cancel_sync(order_id, reason=reason, requested_by=requested_by, started_by=user("in Python"))
+        is not Asked.ENDED
+    ):
         wake_pending_lane()
     return _outcome(order_id, timeout)
 
@@ -79,7 +84,12 @@ def resolve_order(
     seconds: the decision is stored nevertheless.
     """
     decided = review.decision(
-        order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=user("in Python")
+        order_id,
+        resolution,
+        resolved_by=resolved_by,
+        reference=reference,
+        reason=reason,
+        started_by=user("in Python"),
     )
     if review.resolve_sync(decided) and decided.resolution is not Resolution.HOLD:
         wake_pending_lane()
@@ -112,7 +122,9 @@ def _outcome(order_id: str, timeout: float) -> OrderOutcome:
         while (known := report.read([order_id]).get(order_id)) is None or known.outcome is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"order {order_id} has no outcome after {timeout:g} s; its processing continues")
+                raise TimeoutError(
+                    f"order {order_id} has no outcome after {timeout:g} s; its processing continues"
+                )
             for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
                 pass
     return known

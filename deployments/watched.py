@@ -40,7 +40,9 @@ def _serve_metrics(kind: str, stack: ExitStack) -> None:
     try:
         server = stack.enter_context(MetricsServer(Exposition(kind, token=metrics_token()), host, port))
     except (OSError, OverflowError) as error:
-        log.warning("metrics are not available: listening on METRICS_PORT %s:%d failed (%s)", host, port, error)
+        log.warning(
+            "metrics are not available: listening on METRICS_PORT %s:%d failed (%s)", host, port, error
+        )
     else:
         log.info("metrics are at http://%s:%d/metrics", host, server.port)
 

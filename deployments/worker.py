@@ -65,7 +65,9 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
             self._own_runs: set[UUID] = set()
             self._watching: asyncio.Task[None] | None = None
 
-        async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        async def _submit_scheduled_flow_runs(
+            self, flow_run_response: list[WorkerFlowRunResponse]
+        ) -> list[FlowRun]:
             """Leaves runs of `process-order` that would take the last places until one is free (Late)."""
             return await super()._submit_scheduled_flow_runs(self._with_free_places(flow_run_response))
 
@@ -76,7 +78,9 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
             fitting = []
             for each in found:
                 run = each.flow_run
-                if run.id in running:  # rescheduled manually while its process lives: Prefect's worker would fail on a second place for it
+                if (
+                    run.id in running
+                ):  # rescheduled manually while its process lives: Prefect's worker would fail on a second place for it
                     continue
                 if run.work_queue_name == OWN_RUNS_QUEUE and run.id not in self._own_runs:
                     if len(self._own_runs) >= places:
@@ -108,7 +112,9 @@ async def keep_orders_moving() -> None:
             pause = LOOK_SECONDS
         except Exception as error:  # noqa: BLE001  (no answer from the database or the Prefect server, or nothing is deployed)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-            log.warning("checking for waiting orders failed (%s); retrying in %.0f s", type(error).__name__, pause)
+            log.warning(
+                "checking for waiting orders failed (%s); retrying in %.0f s", type(error).__name__, pause
+            )
         await asyncio.sleep(pause)
 
 

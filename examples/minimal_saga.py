@@ -1,4 +1,5 @@
-"""A second saga on the same engine: a trip needs a flight, a hotel and a car. There is no car, so the bookings are undone in reverse.
+"""A second saga on the same engine: a trip needs a flight, a hotel and a car. There is no car, so the
+bookings are undone in reverse.
 
 make example            # books the trip, and says how it ended
 make example CRASH=1    # dies in the middle (kill -9); the next start finishes what it left

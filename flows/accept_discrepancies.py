@@ -33,5 +33,7 @@ async def accept_discrepancies(order_id: OrderId, accepted_by: Words, reason: Wo
         accepted_by: Who decides this. Stored as typed, beside Prefect's record of who started this run.
         reason: Why the difference is acceptable, such as a goodwill refund made at the gateway. No card data.
     """
-    accepted = await outstanding.accept(order_id, accepted_by=accepted_by, reason=reason, started_by=await started_by())
+    accepted = await outstanding.accept(
+        order_id, accepted_by=accepted_by, reason=reason, started_by=await started_by()
+    )
     return Completed(name="Accepted", message=f"{accepted} of {order_id.strip()}", data=accepted)

@@ -85,11 +85,16 @@ async def show_review_queue() -> bool:
     try:
         async with asyncio.timeout(_LIMIT_SECONDS):
             queue = await read_queue(_SHOWN)
-            table, description = [*map(_row, queue.cases), *map(_disputed, queue.disputes)], _description(queue)
+            table, description = (
+                [*map(_row, queue.cases), *map(_disputed, queue.disputes)],
+                _description(queue),
+            )
             if not await is_shown(KEY, table, description):
                 await acreate_table_artifact(table=table, key=KEY, description=description)
     except Exception as error:  # noqa: BLE001  (orders have priority, whatever is wrong with the Prefect server)
-        log.warning("updating the manual review artifact failed (%s): the schedule retries", type(error).__name__)
+        log.warning(
+            "updating the manual review artifact failed (%s): the schedule retries", type(error).__name__
+        )
         return False
     return True
 
@@ -144,7 +149,10 @@ def _description(queue: ReviewQueue) -> str:
         amounts = ", ".join(show(amount, currency) for currency, amount in queue.at_risk.items())
         many = f" The oldest {len(queue.cases)} are shown." if queue.orders > len(queue.cases) else ""
         orders = "1 order needs" if queue.orders == 1 else f"{queue.orders} orders need"
-        parts.append(f"{orders} attention: {amounts} at risk.{many} Run the deployment resolve-order to resolve or retry one.")
+        parts.append(
+            f"{orders} attention: {amounts} at risk.{many} Run the deployment resolve-order to resolve or "
+            f"retry one."
+        )
     if queue.disputes:
         charges = "1 charge is" if len(queue.disputes) == 1 else f"{len(queue.disputes)} charges are"
         parts.append(f"{charges} disputed: answer in the gateway's dashboard.")

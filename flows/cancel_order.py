@@ -53,8 +53,14 @@ async def cancel_order(order_id: OrderId, reason: Words, requested_by: Words, co
     seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
     await _show(seen)
     if not confirmed:
-        return Completed(name="Preview", message="; ".join(f"{what}: {how}" for what, how in seen.lines())[:1000], data=seen)
-    match await ask_to_cancel(order_id, reason=reason, requested_by=requested_by, started_by=await started_by()):
+        return Completed(
+            name="Preview",
+            message="; ".join(f"{what}: {how}" for what, how in seen.lines())[:1000],
+            data=seen,
+        )
+    match await ask_to_cancel(
+        order_id, reason=reason, requested_by=requested_by, started_by=await started_by()
+    ):
         case Asked.ASKED:
             log.info("order %s is to be cancelled; it was: %s", order_id, seen.stage)
         case Asked.KNOWN:

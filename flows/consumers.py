@@ -29,8 +29,8 @@ _STARTING_SECONDS = 10
 _PENDING_SECONDS = 30
 """A run that is Pending for longer has lost its worker, and does not count as starting."""
 _FREE_TRIES = 5
-"""How many consumers are started in a row without effect (killed, for example) before the pause between starts
-grows."""
+"""How many consumers are started in a row without effect (killed, for example) before the pause between
+starts grows."""
 _LONGEST_PAUSE_SECONDS = 30
 _RUNS_LOOKED_AT = 50
 _LIMIT_SECONDS = 15
@@ -40,11 +40,12 @@ _LIMIT_SECONDS = 15
 class Watch:
     """Looks at the waiting orders again and again, and starts a consumer when the oldest one stays unclaimed.
 
-    Judges by the orders, not by who says that it is at work: a consumer that hangs, or that was killed before it claimed anything, or that
-    holds its lock and does nothing, is noticed alike. Consumers claim the oldest order first, so one order that stays the oldest means
-    that nobody claims; or, if its workers died again and again, that those at work have other orders in hand, beside which they do not try
-    it: another consumer, which has none, does. Any number of processes may watch: only one of them starts a consumer, and none while one
-    is about to start.
+    Judges by the orders, not by who says that it is at work: a consumer that hangs, or that was killed before
+    it claimed anything, or that holds its lock and does nothing, is noticed alike. Consumers claim the oldest
+    order first, so one order that stays the oldest means that nobody claims; or, if its workers died again
+    and again, that those at work have other orders in hand, beside which they do not try it: another
+    consumer, which has none, does. Any number of processes may watch: only one of them starts a consumer, and
+    none while one is about to start.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,8 @@ class Watch:
         self._tries = 0
 
     async def look(self) -> bool:
-        """Looks once; returns whether it started a consumer. Raises what the database and the Prefect client raise."""
+        """Looks once; returns whether it started a consumer. Raises what the database and the Prefect client
+        raise."""
         async with asyncio.timeout(_LIMIT_SECONDS), transaction() as tx:
             oldest = await claims.oldest_claimable(tx, ORDERS)
             now = time.monotonic()
@@ -70,8 +72,17 @@ class Watch:
             self._tries += 1
             self._not_before = now + min(_LONGEST_PAUSE_SECONDS, 2 ** max(0, self._tries - _FREE_TRIES))
             order_id, _, suspected = oldest
-            why = "its workers died, and it is tried only by one that has nothing else in hand" if suspected else "nobody claims it"
-            log.warning("order %s has waited for %.0f s, and %s: a consumer was started", order_id, now - self._since, why)
+            why = (
+                "its workers died, and it is tried only by one that has nothing else in hand"
+                if suspected
+                else "nobody claims it"
+            )
+            log.warning(
+                "order %s has waited for %.0f s, and %s: a consumer was started",
+                order_id,
+                now - self._since,
+                why,
+            )
         return started
 
     @property
@@ -81,8 +92,8 @@ class Watch:
 
 
 async def start_missing_consumer() -> bool:
-    """Starts a consumer if orders wait and none claims them for `PATIENCE_SECONDS`; returns whether it did. Returns at once if no order
-    waits."""
+    """Starts a consumer if orders wait and none claims them for `PATIENCE_SECONDS`; returns whether it did.
+    Returns at once if no order waits."""
     watch, until = Watch(), time.monotonic() + 2 * PATIENCE_SECONDS
     while time.monotonic() < until:
         if await watch.look():
@@ -94,8 +105,8 @@ async def start_missing_consumer() -> bool:
 
 
 def start_consumer() -> bool:
-    """Starts a consumer, unless one is about to start, or another process is just starting one. Returns whether it started one. Raises
-    what the Prefect client raises."""
+    """Starts a consumer, unless one is about to start, or another process is just starting one. Returns
+    whether it started one. Raises what the Prefect client raises."""
     from prefect.client.orchestration import get_client
     from prefect.states import Scheduled
 

@@ -25,7 +25,10 @@ from tasks.deliver_outbox import deliver_outbox
 KEY = "daily-report"
 _HOURS = 24
 
-Day = Annotated[date | None, Field(ge=date(2000, 1, 1), lt=date(2100, 1, 1), description="The day (UTC); default: yesterday")]
+Day = Annotated[
+    date | None,
+    Field(ge=date(2000, 1, 1), lt=date(2100, 1, 1), description="The day (UTC); default: yesterday"),
+]
 
 
 def _run_name() -> str:

@@ -56,7 +56,9 @@ def _run() -> dict[str, Any]:
     if flow is not None and flow.flow_run is not None:
         found["flow_run_id"] = str(flow.flow_run.id)
         order = (flow.parameters or {}).get("order")  # in a run of one order, also before and after its steps
-        if isinstance(given := order.get("id") if isinstance(order, dict) else getattr(order, "id", None), str):
+        if isinstance(
+            given := order.get("id") if isinstance(order, dict) else getattr(order, "id", None), str
+        ):
             found["order_id"] = given
     return found
 

@@ -92,13 +92,22 @@ async def _process_order_deployments(client: PrefectClient, mine: UUID) -> list[
 
 
 def _ended(client: PrefectClient, deployments: list[UUID], search: Search) -> AsyncIterator[list[FlowRun]]:
-    return _pages(client, deployments, FlowRunFilter(state=_in(_ENDED), end_time=FlowRunFilterEndTime(after_=search.ended_after)), search)
+    return _pages(
+        client,
+        deployments,
+        FlowRunFilter(state=_in(_ENDED), end_time=FlowRunFilterEndTime(after_=search.ended_after)),
+        search,
+    )
 
 
-async def _stuck(client: PrefectClient, deployments: list[UUID], search: Search) -> AsyncIterator[list[FlowRun]]:
+async def _stuck(
+    client: PrefectClient, deployments: list[UUID], search: Search
+) -> AsyncIterator[list[FlowRun]]:
     before = search.now - timedelta(seconds=STUCK_SECONDS)
     due = FlowRunFilterExpectedStartTime(before_=before)
-    async for page in _pages(client, deployments, FlowRunFilter(state=_in(_STUCK), expected_start_time=due), search):
+    async for page in _pages(
+        client, deployments, FlowRunFilter(state=_in(_STUCK), expected_start_time=due), search
+    ):
         yield [run for run in page if run.state is not None and run.state.timestamp < before]
 
 
@@ -106,14 +115,20 @@ def _in(types: list[StateType]) -> FlowRunFilterState:
     return FlowRunFilterState(type=FlowRunFilterStateType(any_=types))
 
 
-async def _pages(client: PrefectClient, deployments: list[UUID], which: FlowRunFilter, search: Search) -> AsyncIterator[list[FlowRun]]:
+async def _pages(
+    client: PrefectClient, deployments: list[UUID], which: FlowRunFilter, search: Search
+) -> AsyncIterator[list[FlowRun]]:
     """Yields pages of the selected runs that were created after this database."""
     ours, offset = DeploymentFilter(id=DeploymentFilterId(any_=deployments)), 0
     while True:
         # The oldest first, so that a run that is added meanwhile does not move another one to a page that was
         # read.
         page = await client.read_flow_runs(
-            flow_run_filter=which, deployment_filter=ours, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=_PAGE, offset=offset
+            flow_run_filter=which,
+            deployment_filter=ours,
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+            limit=_PAGE,
+            offset=offset,
         )
         yield [run for run in page if run.created is not None and run.created >= search.since]
         offset += len(page)
@@ -123,7 +138,11 @@ async def _pages(client: PrefectClient, deployments: list[UUID], which: FlowRunF
 
 def _was_cancelled_by_person(run: FlowRun) -> bool:
     state = run.state
-    return state is not None and state.is_cancelled() and not any(words in (state.message or "") for words in _CANCELLED_BY_PREFECT)
+    return (
+        state is not None
+        and state.is_cancelled()
+        and not any(words in (state.message or "") for words in _CANCELLED_BY_PREFECT)
+    )
 
 
 async def _store(runs: list[FlowRun]) -> list[str]:
@@ -139,6 +158,10 @@ async def _store(runs: list[FlowRun]) -> list[str]:
     for order_id in orders.keys() - await known_ids(list(orders)):
         run = orders[order_id]
         if (await submit_one(run.parameters["order"])).status == "accepted":
-            log.warning("stored order %s from the parameters of run %s, which ended before it could store it", order_id, run.id)
+            log.warning(
+                "stored order %s from the parameters of run %s, which ended before it could store it",
+                order_id,
+                run.id,
+            )
             stored.append(order_id)
     return stored

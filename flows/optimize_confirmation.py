@@ -46,8 +46,8 @@ async def optimize_confirmation(
 
     Args:
         optimizer: bootstrap (BootstrapFewShot) keeps the model's own good answers as demonstrations. mipro
-            (MIPROv2) tries other instructions too. gepa lets the reflection model analyse faults and rewrite the
-            instructions. auto is gepa if DSPY_REFLECTION_MODEL is set, else bootstrap.
+            (MIPROv2) tries other instructions too. gepa lets the reflection model analyse faults and rewrite
+            the instructions. auto is gepa if DSPY_REFLECTION_MODEL is set, else bootstrap.
         demonstrations: Limits the examples in the prompt. Each makes the prompt longer.
         calls: Approximate number of texts that mipro and gepa may try; bootstrap requests each training
             example at most once.
@@ -55,7 +55,9 @@ async def optimize_confirmation(
     found = await optimize_program(optimizer, demonstrations, calls)
     summary = _summary(found)
     get_run_logger().info("%s", summary)
-    await acreate_markdown_artifact(key=ARTIFACT, markdown="\n".join(_page(found, summary)), description=summary)
+    await acreate_markdown_artifact(
+        key=ARTIFACT, markdown="\n".join(_page(found, summary)), description=summary
+    )
     return Completed(name="Saved" if found.saved else "Kept", message=summary, data=summary)
 
 
@@ -102,7 +104,9 @@ def _faults(before: Evaluation, after: Evaluation) -> Iterator[str]:
 
 def _lines(answer: Any) -> list[str]:
     """Formats an answer as code, so that a model's text contains no heading, link or picture."""
-    return [one_line(text, _LONGEST) for name in ELEMENTS if isinstance(text := answer.get(name), str)] or ["(no text)"]
+    return [one_line(text, _LONGEST) for name in ELEMENTS if isinstance(text := answer.get(name), str)] or [
+        "(no text)"
+    ]
 
 
 def _cell(text: str) -> str:

@@ -45,4 +45,6 @@ async def show_order(order_id: str, *, leaving: bool = False, of_run: UUID | Non
 
 async def _create_artifact_of(run: UUID, key: str, page: str, description: str) -> None:
     async with get_client() as client:
-        await client.create_artifact(ArtifactCreate(key=key, type="markdown", data=page, description=description, flow_run_id=run))
+        await client.create_artifact(
+            ArtifactCreate(key=key, type="markdown", data=page, description=description, flow_run_id=run)
+        )

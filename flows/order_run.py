@@ -1,4 +1,5 @@
-"""What surrounds the saga of one order in a flow run: the lease, cancellation, and what is sent and shown at the end."""
+"""What surrounds the saga of one order in a flow run: the lease, cancellation, and what is sent and shown at
+the end."""
 
 from __future__ import annotations
 
@@ -45,8 +46,8 @@ _STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 async def order_run() -> AsyncIterator[OrderRun]:
     """Holds a lease while its body processes one order.
 
-    At the end it sends the order's mail, and shows the order's page and the manual review artifact. A cancelled run cancels its order
-    unless it is shipped; a run whose process has to end releases it.
+    At the end it sends the order's mail, and shows the order's page and the manual review artifact. A
+    cancelled run cancels its order unless it is shipped; a run whose process has to end releases it.
     """
     run: OrderRun | None = None
     async with cancelled_by_sigterm(), artifacts_shown():
@@ -78,7 +79,8 @@ class OrderRun(InstanceRun[Order]):
         self._unwanted: bool | None = None
 
     async def accept(self, order: object) -> OrderInstance | None:
-        """Stores the order. Returns it if it is new: it is this run's from the beginning, so that its steps are found in this run.
+        """Stores the order. Returns it if it is new: it is this run's from the beginning, so that its steps
+        are found in this run.
 
         Raises `UnusableOrder` and `OrderConflict`.
         """
@@ -112,23 +114,32 @@ class OrderRun(InstanceRun[Order]):
         return claimed
 
     async def withdraw(self, instance_id: str | None) -> list[str] | None:
-        """Commits that the order, and whatever this run has, is to be cancelled, unless it is shipped: should this process be killed
-        meanwhile, the order does not continue. Returns the ids of newly cancelled orders; None if this process only has to end."""
+        """Commits that the order, and whatever this run has, is to be cancelled, unless it is shipped: should
+        this process be killed meanwhile, the order does not continue. Returns the ids of newly cancelled
+        orders; None if this process only has to end."""
         if self._unwanted is None:  # asked once: a process that has to end has little time
             self._unwanted = await _is_cancelled()
         if not self._unwanted:
             return None
         by = f"cancelling of Prefect run {run_id()}"
         return await retry_while_database_down(
-            lambda: withdraw(order_id=instance_id, flow_run_id=run_id(), reason=_REASON, requested_by=_SOMEBODY, started_by=by)
+            lambda: withdraw(
+                order_id=instance_id,
+                flow_run_id=run_id(),
+                reason=_REASON,
+                requested_by=_SOMEBODY,
+                started_by=by,
+            )
         )
 
     async def leave(self) -> None:
-        """Cancels an order that this run does not have in hand: it is postponed, or a consumer has it. If nobody has it, it is compensated
-        here and now."""
+        """Cancels an order that this run does not have in hand: it is postponed, or a consumer has it. If
+        nobody has it, it is compensated here and now."""
         withdrawn = await self.withdraw(self._own)
         if withdrawn:
-            await retry_while_database_down(lambda: release_all(ORDERS, self._lease))  # of a claim whose answer was lost
+            await retry_while_database_down(
+                lambda: release_all(ORDERS, self._lease)
+            )  # of a claim whose answer was lost
         for order_id in withdrawn or ():
             if (claimed := await self.claim(order_id)) is not None:
                 await self.run(claimed, leaving=True)
@@ -141,18 +152,25 @@ class OrderRun(InstanceRun[Order]):
         except Exception as error:
             if not is_database_error(error):
                 raise
-            self.log.warning("the database is unavailable (%s); the mail of order %s is sent later", type(error).__name__, self.instance_id)
+            self.log.warning(
+                "the database is unavailable (%s); the mail of order %s is sent later",
+                type(error).__name__,
+                self.instance_id,
+            )
 
 
 async def _is_cancelled() -> bool:
-    """Returns whether this run was cancelled by somebody who does not want the order. A caller in this process does not. Of a run that a
-    worker started only Prefect can tell; if it does not say so, the process has to end, and the order continues elsewhere."""
+    """Returns whether this run was cancelled by somebody who does not want the order. A caller in this
+    process does not. Of a run that a worker started only Prefect can tell; if it does not say so, the process
+    has to end, and the order continues elsewhere."""
     if os.environ.get(_STARTED_BY_WORKER) != str(flow_run.id):
         return True
     try:
         async with asyncio.timeout(_ASK_SECONDS), get_client() as client:
             state = (await client.read_flow_run(UUID(str(flow_run.id)))).state
     except Exception as error:  # noqa: BLE001  (a server that does not answer has cancelled nothing)
-        get_logger("orders").warning("the Prefect server does not say whether this run was cancelled (%s)", type(error).__name__)
+        get_logger("orders").warning(
+            "the Prefect server does not say whether this run was cancelled (%s)", type(error).__name__
+        )
         return False
     return state is not None and (state.is_cancelling() or state.is_cancelled())

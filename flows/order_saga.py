@@ -23,7 +23,9 @@ from tasks.validate_order import validate_order
 
 def _show_manual_review(orders: Sequence[Instance], outcomes: Mapping[str, str]) -> None:
     """Refreshes the manual review artifact when an order has entered manual review, or may have left it."""
-    if NEEDS_ATTENTION in outcomes.values() or any(isinstance(order.failure, RecordedFailure) for order in orders):
+    if NEEDS_ATTENTION in outcomes.values() or any(
+        isinstance(order.failure, RecordedFailure) for order in orders
+    ):
         attention_artifact.changed()
 
 

@@ -48,10 +48,14 @@ Seconds = Annotated[
         ge=0,
         le=86_400,
         allow_inf_nan=False,
-        description="How long to keep claiming orders, in seconds; 0: until none is waiting. Default: CONSUMER_SECONDS",
+        description="How long to keep claiming orders, in seconds; 0: until none is waiting. Default: "
+        "CONSUMER_SECONDS",
     ),
 ]
-BatchSize = Annotated[int | None, Field(ge=1, le=5_000, description="Limits how many orders share each task run. Default: BATCH_SIZE")]
+BatchSize = Annotated[
+    int | None,
+    Field(ge=1, le=5_000, description="Limits how many orders share each task run. Default: BATCH_SIZE"),
+]
 
 
 def _run_name() -> str:
@@ -59,7 +63,9 @@ def _run_name() -> str:
 
 
 @flow(name="process-pending-orders", flow_run_name=_run_name, persist_result=False)
-async def process_pending_orders(consumer_seconds: Seconds = None, batch_size: BatchSize = None) -> dict[str, int]:
+async def process_pending_orders(
+    consumer_seconds: Seconds = None, batch_size: BatchSize = None
+) -> dict[str, int]:
     """Takes waiting orders, and those whose worker died, to their outcomes; up to `batch_size` share each
     task run.
 
@@ -67,8 +73,14 @@ async def process_pending_orders(consumer_seconds: Seconds = None, batch_size: B
     Any number of these runs may run, on any number of workers.
     """
     seconds = settings().workers.consumer_seconds if consumer_seconds is None else consumer_seconds
-    consumer = Consumer(ORDER_SAGA, ORDERS, batch_size=batch_size or settings().batch_size, on_claimed=_report_claimed)
-    with reduced_garbage_collection(), sampling("consumer", flow_run_id=str(flow_run.id)), outcome_counter.counting() as counts:
+    consumer = Consumer(
+        ORDER_SAGA, ORDERS, batch_size=batch_size or settings().batch_size, on_claimed=_report_claimed
+    )
+    with (
+        reduced_garbage_collection(),
+        sampling("consumer", flow_run_id=str(flow_run.id)),
+        outcome_counter.counting() as counts,
+    ):
         progress = Progress(counts, lambda: consumer.claimed)
         async with (
             cancelled_by_sigterm(),
@@ -88,7 +100,9 @@ async def process_pending_orders(consumer_seconds: Seconds = None, batch_size: B
 
 
 def _report_claimed(orders: Sequence[OrderInstance]) -> None:
-    get_run_logger().info("claimed %s", f"order {orders[0].id}" if len(orders) == 1 else f"{len(orders)} orders")
+    get_run_logger().info(
+        "claimed %s", f"order {orders[0].id}" if len(orders) == 1 else f"{len(orders)} orders"
+    )
     report_takeovers(orders)
 
 
@@ -112,7 +126,11 @@ async def _send_some_mail(consumer: Consumer[Order], *, waited: float) -> bool:
     """Sends messages that have been due for at least this many seconds. Returns whether any was sent."""
     try:
         async with consumer.exclusive() as allowed:
-            return allowed and await outbox.is_due(waited=waited) and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] > 0
+            return (
+                allowed
+                and await outbox.is_due(waited=waited)
+                and (await deliver_outbox(_MAILS_AT_ONCE))["sent"] > 0
+            )
     except Exception as error:
         if not is_database_error(error):
             raise

@@ -39,7 +39,9 @@ log = get_logger("orders")
 class Progress:
     """The progress of one run. `taken` returns how many orders it has taken so far."""
 
-    def __init__(self, outcome_counter: OutcomeCounter, taken: Callable[[], int], *, pause: float = _PAUSE_SECONDS) -> None:
+    def __init__(
+        self, outcome_counter: OutcomeCounter, taken: Callable[[], int], *, pause: float = _PAUSE_SECONDS
+    ) -> None:
         self._outcome_counter, self._taken, self._pause = outcome_counter, taken, pause
         self._began = time.monotonic()
         self._artifact: UUID | None = None
@@ -82,7 +84,9 @@ class Progress:
         waiting = 0 if over else await _count_waiting()
         words = f"{ended:,} of {taken:,} orders ended" + (f", {_about(waiting)} waiting" if waiting else "")
         words += "".join(
-            f"; {self._outcome_counter.outcomes[outcome]:,} {outcome}" for outcome in Outcome if self._outcome_counter.outcomes[outcome]
+            f"; {self._outcome_counter.outcomes[outcome]:,} {outcome}"
+            for outcome in Outcome
+            if self._outcome_counter.outcomes[outcome]
         )
         if words == self._shown:
             return
@@ -96,7 +100,9 @@ class Progress:
     async def _show_outcomes(self) -> None:
         outcome_counter, seconds = self._outcome_counter, time.monotonic() - self._began
         words = f"{outcome_counter.ended:,} orders ended in {duration(seconds)}"
-        await acreate_markdown_artifact(outcomes_table(outcome_counter, self._taken(), seconds), key=OUTCOMES_KEY, description=words)
+        await acreate_markdown_artifact(
+            outcomes_table(outcome_counter, self._taken(), seconds), key=OUTCOMES_KEY, description=words
+        )
 
 
 def outcomes_table(outcome_counter: OutcomeCounter, taken: int, seconds: float) -> str:
@@ -107,16 +113,24 @@ def outcomes_table(outcome_counter: OutcomeCounter, taken: int, seconds: float) 
         f"**{ended:,}** of {taken:,} orders ended in {duration(seconds)}{left}.",
         markdown_table(
             ("outcome", "orders", "share"),
-            [(o, f"{n:,}", f"{100 * n / ended:.1f} %") for o in Outcome if (n := outcome_counter.outcomes[o])],
+            [
+                (o, f"{n:,}", f"{100 * n / ended:.1f} %")
+                for o in Outcome
+                if (n := outcome_counter.outcomes[o])
+            ],
         ),
     ]
     if outcome_counter.money:
-        rows = [(currency, *(show(amount, currency) for amount in amounts)) for currency, amounts in sorted(outcome_counter.money.items())]
+        rows = [
+            (currency, *(show(amount, currency) for amount in amounts))
+            for currency, amounts in sorted(outcome_counter.money.items())
+        ]
         parts.append(markdown_table(("currency", "charged", "refunded", "at risk"), rows))
     if outcome_counter.steps:
         parts.append(
             markdown_table(
-                ("failed at", "why", "orders"), [(step, code, f"{n:,}") for (step, code), n in outcome_counter.steps.most_common(20)]
+                ("failed at", "why", "orders"),
+                [(step, code, f"{n:,}") for (step, code), n in outcome_counter.steps.most_common(20)],
             )
         )
     if outcome_counter.others:
@@ -124,7 +138,10 @@ def outcomes_table(outcome_counter: OutcomeCounter, taken: int, seconds: float) 
         failed = sum(outcome_counter.steps.values())
         more = f" The first {len(others)} of {failed:,}:" if failed > len(others) else ""
         parts += [
-            f"### Orders that did not complete\n\nTo see one order's history, run the deployment `show-order` with its id.{more}",
+            (
+                f"### Orders that did not complete\n\nTo see one order's history, run the deployment "
+                f"`show-order` with its id.{more}"
+            ),
             markdown_table(("order", "outcome", "failed at", "why"), others),
         ]
     return "\n\n".join(parts) + "\n"

@@ -20,5 +20,10 @@ async def purge() -> dict[str, int]:
     if (days := settings().retention.customer_data_days) is not None:
         erased = await erase_old_customers(days)
         runs = await delete_runs_of_erased_orders(days)
-    get_run_logger().info("%d traces deleted, the customers of %d orders erased, %d runs deleted", sum(deleted.values()), erased, runs)
+    get_run_logger().info(
+        "%d traces deleted, the customers of %d orders erased, %d runs deleted",
+        sum(deleted.values()),
+        erased,
+        runs,
+    )
     return {**deleted, "erased": erased, "runs": runs}

@@ -9,7 +9,13 @@ from typing import Annotated, Any
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import emit_event
@@ -38,7 +44,8 @@ SinceHours = Annotated[
     Field(
         gt=0,
         le=24 * 3660,
-        description="Hours to look back, for payments that moved and orders that ended. Empty: 48 hours, and at least to the last run",
+        description="Hours to look back, for payments that moved and orders that ended. Empty: 48 hours, and "
+        "at least to the last run",
     ),
 ]
 Fix = Annotated[bool, Field(description="Repair what needs no decision; otherwise only report")]
@@ -63,7 +70,9 @@ async def reconcile_payments(since_hours: SinceHours = None, fix: Fix = True) ->
     await compare_books(report, since, fix)
     summary = report.summary()
     get_run_logger().info("%s", summary)
-    await acreate_table_artifact(key=ARTIFACT, table=list(_rows(report)), description=f"Since {since:%Y-%m-%d %H:%M} UTC: {summary}")
+    await acreate_table_artifact(
+        key=ARTIFACT, table=list(_rows(report)), description=f"Since {since:%Y-%m-%d %H:%M} UTC: {summary}"
+    )
     _emit_shown(report)
     if report.open:
         return Failed(name="Discrepancies", message=summary, data=summary)
@@ -77,11 +86,17 @@ async def _since() -> datetime:
     async with get_client() as client:
         ended = await client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["reconcile-payments"])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_STATE_NAMES))),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(name=FlowRunFilterStateName(any_=_STATE_NAMES))
+            ),
             sort=FlowRunSort.START_TIME_DESC,
             limit=_MOST_RUNS,
         )
-    whole = (run.start_time for run in ended if not run.parameters.get("since_hours") and run.parameters.get("fix", True))
+    whole = (
+        run.start_time
+        for run in ended
+        if not run.parameters.get("since_hours") and run.parameters.get("fix", True)
+    )
     last = next((start for start in whole if start is not None), now - timedelta(days=_FIRST_DAYS) + _OVERLAP)
     return min(now - timedelta(hours=_HOURS), last - _OVERLAP)
 
@@ -115,13 +130,21 @@ def _now(discrepancy: Discrepancy) -> str:
 def _emit_shown(report: Report) -> None:
     emit_events(report.shown[:MOST_EVENTS])
     if (left := report.total - MOST_EVENTS) > 0:
-        emit_event(MORE_EVENT, resource={"prefect.resource.id": "shop.reconciliation"}, payload={"more": left, "summary": report.summary()})
+        emit_event(
+            MORE_EVENT,
+            resource={"prefect.resource.id": "shop.reconciliation"},
+            payload={"more": left, "summary": report.summary()},
+        )
 
 
 def emit_events(discrepancies: Sequence[Discrepancy]) -> None:
     """Emits an event for each discrepancy."""
     for discrepancy in discrepancies:
-        what = f"shop.product.{discrepancy.product_id}" if discrepancy.product_id else f"shop.order.{_subject(discrepancy)}"
+        what = (
+            f"shop.product.{discrepancy.product_id}"
+            if discrepancy.product_id
+            else f"shop.order.{_subject(discrepancy)}"
+        )
         emit_event(EVENT, resource={"prefect.resource.id": what}, payload=_payload(discrepancy))
 
 
@@ -146,4 +169,8 @@ def _subject(discrepancy: Discrepancy) -> str:
 
 
 def _amount(discrepancy: Discrepancy) -> str:
-    return show(discrepancy.amount, discrepancy.currency) if discrepancy.amount is not None and discrepancy.currency else ""
+    return (
+        show(discrepancy.amount, discrepancy.currency)
+        if discrepancy.amount is not None and discrepancy.currency
+        else ""
+    )

@@ -40,11 +40,14 @@ async def release_expired_reservations() -> list[str]:
     return released
 
 
-CrashedRun = Annotated[UUID | None, Field(description="A run of process-order or process-pending-orders that crashed")]
+CrashedRun = Annotated[
+    UUID | None, Field(description="A run of process-order or process-pending-orders that crashed")
+]
 
 
 async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
-    """The ids of the orders that were stored. Without a Prefect server the other orders are still recovered."""
+    """The ids of the orders that were stored. Without a Prefect server the other orders are still
+    recovered."""
     stored: list[str] = []
     try:
         if crashed_run is not None:
@@ -53,7 +56,9 @@ async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
     except Exception as error:
         if is_database_error(error):
             raise
-        get_run_logger().warning("lost runs could not be looked for (%s): the next recovery does it", type(error).__name__)
+        get_run_logger().warning(
+            "lost runs could not be looked for (%s): the next recovery does it", type(error).__name__
+        )
     return stored
 
 
@@ -67,31 +72,46 @@ async def _consumer_started() -> bool:
     try:
         return await start_missing_consumer()
     except Exception as error:  # noqa: BLE001  (recovery goes on without a Prefect server, or without that deployment)
-        get_run_logger().warning("whether a consumer is missing could not be found out (%s)", type(error).__name__)
+        get_run_logger().warning(
+            "whether a consumer is missing could not be found out (%s)", type(error).__name__
+        )
         return False
 
 
 @flow(name="recover-orders", flow_run_name=timed("recovery"), persist_result=False)
 async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
-    """Stores the orders of runs that died before they came to it; takes over orders whose lease ran out, and takes them to their outcome
-    by the same saga; then gives back expired reservations, sends what is left in the outbox, and starts a consumer if one is missing.
+    """Stores the orders of runs that died before they came to it; takes over orders whose lease ran out, and
+    takes them to their outcome by the same saga; then gives back expired reservations, sends what is left in
+    the outbox, and starts a consumer if one is missing.
 
     `crashed_run`: waits until that run's lease is over.
     """
     stored = await _store_lost_orders(crashed_run)
     begun_only = crashed_run is None and not stored
-    patience = time.monotonic() + 3 * settings().lease_seconds  # a lease that is still renewed after that time is no dead run's
+    patience = (
+        time.monotonic() + 3 * settings().lease_seconds
+    )  # a lease that is still renewed after that time is no dead run's
 
     async def claim(lease_id: UUID, survived: int) -> Sequence[OrderInstance]:
         most, run, known = settings().batch_size, str(flow_run.id), ORDER_SAGA.names
         orders = await claims.claim_batch(
-            ORDERS, lease_id, most=most, only_begun=begun_only, flow_run_id=run, known=known, survived=survived
+            ORDERS,
+            lease_id,
+            most=most,
+            only_begun=begun_only,
+            flow_run_id=run,
+            known=known,
+            survived=survived,
         )
         report_takeovers(orders)
         return orders
 
     async def wait_for_lease() -> bool:
-        if crashed_run is None or time.monotonic() > patience or (left := await _lease_left(crashed_run)) is None:
+        if (
+            crashed_run is None
+            or time.monotonic() > patience
+            or (left := await _lease_left(crashed_run)) is None
+        ):
             return False
         await asyncio.sleep(min(max(left, 0) + 0.05, 1))
         return True
@@ -104,5 +124,7 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
         sent += now_sent
     if await _consumer_started():
         get_run_logger().warning("orders waited, and nobody claimed them: a consumer was started")
-    get_run_logger().info("%d orders recovered, %d reservations released, %d messages sent", recovered, len(released), sent)
+    get_run_logger().info(
+        "%d orders recovered, %d reservations released, %d messages sent", recovered, len(released), sent
+    )
     return {"recovered": recovered, "reservations_released": len(released), "messages_sent": sent}

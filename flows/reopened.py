@@ -23,17 +23,21 @@ from tasks.deliver_outbox import deliver_outbox
 
 
 async def take_up(order_ids: Sequence[str]) -> int:
-    """Takes those of the orders that nobody has in hand to their outcome. Returns how many; whoever has the others takes them there."""
+    """Takes those of the orders that nobody has in hand to their outcome. Returns how many; whoever has the
+    others takes them there."""
 
     async def claim(lease_id: UUID, _survived: int) -> Sequence[OrderInstance]:
         most, run = len(order_ids), str(flow_run.id)
-        return await claims.claim_batch(ORDERS, lease_id, most=most, ids=order_ids, flow_run_id=run, known=ORDER_SAGA.names)
+        return await claims.claim_batch(
+            ORDERS, lease_id, most=most, ids=order_ids, flow_run_id=run, known=ORDER_SAGA.names
+        )
 
     return await run_claimed(ORDER_SAGA, ORDERS, claim)
 
 
 async def to_its_outcome(order_id: str) -> OrderOutcome:
-    """Takes the order to its outcome, or waits for the worker that has it in hand; the customer is told then."""
+    """Takes the order to its outcome, or waits for the worker that has it in hand; the customer is told
+    then."""
     async with artifacts_shown():
         known = await _wait_for_outcome(order_id)
         if await outbox.is_due([order_id]):

@@ -32,12 +32,18 @@ OptionalWords = Annotated[str | None, Field(max_length=300)]
 
 
 def _run_name() -> str:
-    return run_name(f"resolve {flow_run.parameters.get('resolution')}", {"id": flow_run.parameters.get("order_id")})
+    return run_name(
+        f"resolve {flow_run.parameters.get('resolution')}", {"id": flow_run.parameters.get("order_id")}
+    )
 
 
 @flow(name="resolve-order", flow_run_name=_run_name, persist_result=False)
 async def resolve_order(
-    order_id: OrderId, resolution: Resolution, resolved_by: Words, reference: OptionalWords = None, reason: OptionalWords = None
+    order_id: OrderId,
+    resolution: Resolution,
+    resolved_by: Words,
+    reference: OptionalWords = None,
+    reason: OptionalWords = None,
 ) -> State[OrderOutcome]:
     """Resolves an order under manual review, or retries its compensations. Stores who, when and why (table
     `desk_entry`).
@@ -56,10 +62,20 @@ async def resolve_order(
         reason: Required for written_off: the reason. No card data.
     """
     decided = review.decision(
-        order_id, resolution, resolved_by=resolved_by, reference=reference, reason=reason, started_by=await started_by()
+        order_id,
+        resolution,
+        resolved_by=resolved_by,
+        reference=reference,
+        reason=reason,
+        started_by=await started_by(),
     )
     new = await _resolve(decided)
-    get_run_logger().info("%s of order %s: %s", decided.resolution, decided.order_id, "recorded" if new else "was decided before")
+    get_run_logger().info(
+        "%s of order %s: %s",
+        decided.resolution,
+        decided.order_id,
+        "recorded" if new else "was decided before",
+    )
     if decided.resolution is Resolution.HOLD:
         await attention_artifact.show_review_queue()
         known = await read_one(decided.order_id)

@@ -47,7 +47,9 @@ async def _delete_old_ones() -> None:
     mine = ArtifactFilter(key=ArtifactFilterKey(any_=[KEY]))
     try:
         async with get_client() as client:
-            for old in await client.read_artifacts(artifact_filter=mine, sort=ArtifactSort.CREATED_DESC, offset=_KEPT, limit=100):
+            for old in await client.read_artifacts(
+                artifact_filter=mine, sort=ArtifactSort.CREATED_DESC, offset=_KEPT, limit=100
+            ):
                 await client.delete_artifact(old.id)
     except Exception as error:  # noqa: BLE001  (the new dashboard is shown)
         get_run_logger().warning("removing old dashboards failed (%s)", type(error).__name__)

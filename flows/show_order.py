@@ -37,5 +37,6 @@ async def show_order(order_id: OrderId) -> State[str]:
     if not await draw(order_id):
         raise RuntimeError(f"creating the page of order {order_id} failed: see the run's log")
     return Completed(
-        message=f"{order_id}: {known.outcome or 'no outcome yet'}; see the artifact {page_key(order_id)}", data=page_key(order_id)
+        message=f"{order_id}: {known.outcome or 'no outcome yet'}; see the artifact {page_key(order_id)}",
+        data=page_key(order_id),
     )

@@ -28,7 +28,9 @@ async def show_undelivered() -> bool:
             if not await is_shown(KEY, table, description):
                 await acreate_table_artifact(table=table, key=KEY, description=description)
     except Exception as error:  # noqa: BLE001  (orders have priority, whatever is wrong with the Prefect server)
-        get_logger("orders").warning("showing undelivered messages in the UI failed (%s)", type(error).__name__)
+        get_logger("orders").warning(
+            "showing undelivered messages in the UI failed (%s)", type(error).__name__
+        )
         return False
     return True
 
@@ -50,8 +52,10 @@ def _description(left: list[Undelivered]) -> str:
         return "Every message is delivered or in delivery."
     refused = sum(message.refused for message in left)
     return (
-        f"{refused} refused permanently, {len(left) - refused} being retried. The orders are not affected. From Python: "
-        '`deployments.review.send_again("ORDER-1001")` once the cause is fixed, or without an order for all of them.'
+        f"{refused} refused permanently, {len(left) - refused} being retried. The orders are not affected. "
+        f"From Python: "
+        '`deployments.review.send_again("ORDER-1001")` once the cause is fixed, or without an order for all '
+        "of them."
     )
 
 

@@ -17,7 +17,10 @@ from saga.outcome import COMPLETED
 from saga.store import SagaStore, sql
 from saga.wakeup import WAITING, notification
 
-_LOCK = sql("SELECT outcome, failure IS NOT NULL AS failed, cancel_requested_at FROM {instances} WHERE id = :id FOR UPDATE")
+_LOCK = sql(
+    "SELECT outcome, failure IS NOT NULL AS failed, cancel_requested_at FROM {instances} WHERE id = :id FOR "
+    "UPDATE"
+)
 # A completed instance is open again, and no worker has it; one that a worker has stays with it.
 _REQUEST = sql(
     """
@@ -49,7 +52,9 @@ class Asked(StrEnum):
     """The instance has ended, and there is nothing to compensate."""
 
 
-def request_cancellation(connection: Connection, store: SagaStore[Any], instance_id: str, *, reason: str, by: str) -> Asked | None:
+def request_cancellation(
+    connection: Connection, store: SagaStore[Any], instance_id: str, *, reason: str, by: str
+) -> Asked | None:
     """Stores a cancel request for the instance, whether or not it is past the pivot. None: there is no such
     instance."""
     row = connection.execute(_LOCK(store), {"id": instance_id}).one_or_none()
@@ -59,18 +64,33 @@ def request_cancellation(connection: Connection, store: SagaStore[Any], instance
         return Asked.ENDED
     if row.failed or row.cancel_requested_at is not None:
         return Asked.KNOWN
-    connection.execute(_REQUEST(store), {"id": instance_id, "reason": reason, "by": by, "past_pivot": store.hooks.status_past_pivot})
+    connection.execute(
+        _REQUEST(store),
+        {"id": instance_id, "reason": reason, "by": by, "past_pivot": store.hooks.status_past_pivot},
+    )
     connection.execute(notification(store, WAITING))
     return Asked.ASKED
 
 
 def withdraw(
-    connection: Connection, store: SagaStore[Any], *, instance_id: str | None, flow_run_id: str | None, reason: str, by: str
+    connection: Connection,
+    store: SagaStore[Any],
+    *,
+    instance_id: str | None,
+    flow_run_id: str | None,
+    reason: str,
+    by: str,
 ) -> list[str]:
     """Stores cancel requests for this instance, and for those that this run has, or had last, unless they are
     past the pivot: sending those back is a decision of its own. Returns the ids of those for which there was
     no request, and no failure, before."""
-    asked = {"id": instance_id, "run": flow_run_id, "reason": reason, "by": by, "past_pivot": store.hooks.status_past_pivot}
+    asked = {
+        "id": instance_id,
+        "run": flow_run_id,
+        "reason": reason,
+        "by": by,
+        "past_pivot": store.hooks.status_past_pivot,
+    }
     found = list(connection.execute(_WITHDRAW(store), asked).scalars())
     if found:
         connection.execute(notification(store, WAITING))

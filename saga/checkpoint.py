@@ -44,13 +44,19 @@ class _Writer:
             batch, self._waiting = self._waiting, []
             try:
                 async with transaction(_COMMITTING) as tx:
-                    held = set(await journal.verify_ownership(tx, {instance for (instance, _, _), _ in batch}))
+                    held = set(
+                        await journal.verify_ownership(tx, {instance for (instance, _, _), _ in batch})
+                    )
                     if held:
                         await journal.add_notes(tx, [n for n, _ in batch if n[0] in held])
             except BaseException as error:
                 for _, written in batch:
                     if not written.done():
-                        written.set_exception(error if isinstance(error, Exception) else NotWritten("the checkpoint was not written"))
+                        written.set_exception(
+                            error
+                            if isinstance(error, Exception)
+                            else NotWritten("the checkpoint was not written")
+                        )
                 if not isinstance(error, Exception):
                     raise
                 continue

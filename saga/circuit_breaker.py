@@ -40,8 +40,15 @@ class Circuit:
         allowed. `concurrency`: limits concurrent calls. `is_failure`: whether an error is the external
         system's fault, and not the request's."""
         self._slots = asyncio.Semaphore(concurrency)
-        self._pause, self._is_failure, self._unavailable_error, self._on_change = pause_seconds, is_failure, unavailable, on_change
-        self._circuit = CircuitBreaker(failure_threshold=failures, recovery_timeout=pause_seconds, expected_exception=is_failure)
+        self._pause, self._is_failure, self._unavailable_error, self._on_change = (
+            pause_seconds,
+            is_failure,
+            unavailable,
+            on_change,
+        )
+        self._circuit = CircuitBreaker(
+            failure_threshold=failures, recovery_timeout=pause_seconds, expected_exception=is_failure
+        )
         self._trying = False
         self._since: float | None = None
         """When the circuit opened (`time.monotonic()`); None while it is closed."""

@@ -85,19 +85,29 @@ _CLAIM_BEGUN = sql(_CLAIM.format(when=_DUE, which=f"AND i.fence > 0 {_UNSUSPECTE
 _SUSPECTED = f"i.lease_id IS NOT NULL AND i.takeovers >= {_SUSPECTED_FROM}"
 _OLDEST_SUSPECTED = sql(
     "SELECT i.id, i.takeovers, i.lone_deaths > 0 OR coalesce(l.orders_left = 1, false) AS alone "  # noqa: S608  (constants)
-    f"FROM {{instances}} i LEFT JOIN {{leases}} l ON l.id = i.lease_id WHERE i.outcome IS NULL AND {_SUSPECTED} AND {_DUE} "
+    f"FROM {{instances}} i LEFT JOIN {{leases}} l ON l.id = i.lease_id WHERE i.outcome IS NULL AND "
+    f"{_SUSPECTED} AND {_DUE} "
     "AND i.waits_for IS DISTINCT FROM :unknown_step "
-    f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_IS_OVER}) ORDER BY i.number LIMIT 1"
+    f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_IS_OVER}) ORDER BY "
+    f"i.number LIMIT 1"
 )
 _NOT_ALONE = "i.lone_deaths = 0 AND NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.orders_left = 1)"
-_CLAIM_SUSPECTED = sql(_CLAIM.format(when=_DUE, which=f"AND {_SUSPECTED} AND i.takeovers <= :takeovers AND {_NOT_ALONE.format()}"))
+_CLAIM_SUSPECTED = sql(
+    _CLAIM.format(
+        when=_DUE, which=f"AND {_SUSPECTED} AND i.takeovers <= :takeovers AND {_NOT_ALONE.format()}"
+    )
+)
 # A postponed instance that no worker has begun is available to the caller that claims it by its id.
-_CLAIM_THESE = sql(_CLAIM.format(when=f"({_DUE} OR i.fence = 0)", which="AND i.id = ANY(CAST(:ids AS text[]))"))
+_CLAIM_THESE = sql(
+    _CLAIM.format(when=f"({_DUE} OR i.fence = 0)", which="AND i.id = ANY(CAST(:ids AS text[]))")
+)
 # The same condition as in `_CLAIM`, without locking anything.
 _CLAIMABLE = (
-    f"SELECT i.id, i.fence, {_SUSPECTED} AS suspected FROM {{instances}} i WHERE i.outcome IS NULL AND {_DUE} "  # noqa: S608  (constants)
+    f"SELECT i.id, i.fence, {_SUSPECTED} AS suspected FROM {{instances}} i "  # noqa: S608  (constants)
+    f"WHERE i.outcome IS NULL AND {_DUE} "
     "AND i.waits_for IS DISTINCT FROM :unknown_step "
-    f"AND (i.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.until >= {_PAUSE_IS_OVER})) "
+    f"AND (i.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.until "
+    f">= {_PAUSE_IS_OVER})) "
 )
 _OLDEST_CLAIMABLE = sql(f"{_CLAIMABLE} ORDER BY i.number LIMIT 1")
 _CLAIMABLE_IDS = sql(f"{_CLAIMABLE} AND (NOT :begun OR i.fence > 0) ORDER BY suspected, i.number LIMIT :most")
@@ -107,7 +117,8 @@ _UNKNOWN_STEP = {"unknown_step": UnknownStep.code}
 _SET_ASIDE = sql(
     "UPDATE {instances} i SET lease_id = NULL, fence = i.fence + 1, "
     "not_before = now() + make_interval(secs => least(:longest, power(2, least(i.fence, 30)))) "
-    "WHERE i.id = :id AND i.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id AND l.until >= now())"
+    "WHERE i.id = :id AND i.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id "
+    "AND l.until >= now())"
 )
 LONGEST_ASIDE_SECONDS = 300
 """Limits the pause of an instance after an unexpected error, in seconds."""
@@ -116,7 +127,8 @@ _HELD_BY_LIVE = sql(
     "WHERE i.outcome IS NULL AND l.until > now() + make_interval(secs => :renewed) LIMIT :most) held"
 )
 _LEASE_OF_RUN = sql(
-    "SELECT CAST(extract(epoch FROM max(l.until) - clock_timestamp()) AS float) FROM {instances} i JOIN {leases} l ON l.id = i.lease_id "
+    "SELECT CAST(extract(epoch FROM max(l.until) - clock_timestamp()) AS float) FROM {instances} i JOIN "
+    "{leases} l ON l.id = i.lease_id "
     "WHERE i.flow_run_id = :run AND i.outcome IS NULL"
 )
 
@@ -156,7 +168,10 @@ async def claim_batch(store: SagaStore[Any], lease: UUID, **wanted: Unpack[Wante
         which = {"most": wanted["most"], "begun": wanted.get("only_begun", False), **_UNKNOWN_STEP}
         async with transaction() as tx:
             rows = (await tx.execute(_CLAIMABLE_IDS(store), which)).all()
-        ids, suspected = [row.id for row in rows if not row.suspected], [row.id for row in rows if row.suspected]
+        ids, suspected = (
+            [row.id for row in rows if not row.suspected],
+            [row.id for row in rows if row.suspected],
+        )
     claimed: list[Instance] = []
     for instance_id in ids:
         claimed += await _claim_or_set_aside(store, lease, instance_id, wanted)
@@ -174,7 +189,9 @@ async def _claim_in_transaction(store: SagaStore[Any], lease: UUID, wanted: Want
         return await claim(tx, store, lease, **wanted)
 
 
-async def _claim_or_set_aside(store: SagaStore[Any], lease: UUID, instance_id: str, wanted: Wanted) -> list[Instance]:
+async def _claim_or_set_aside(
+    store: SagaStore[Any], lease: UUID, instance_id: str, wanted: Wanted
+) -> list[Instance]:
     try:
         return await _claim_in_transaction(store, lease, {**wanted, "most": 1, "ids": [instance_id]})
     except Exception as error:
@@ -200,14 +217,20 @@ async def claim(tx: Tx, store: SagaStore[Any], lease: UUID, **wanted: Unpack[Wan
     """
     ids, known = wanted.get("ids"), wanted.get("known")
     parameters: dict[str, Any] = {"lease": lease, "most": wanted["most"], "run": wanted.get("flow_run_id")}
-    parameters |= {"leases": await lock_expired_leases(tx, store), "known": None if known is None else list(known), **_UNKNOWN_STEP}
+    parameters |= {
+        "leases": await lock_expired_leases(tx, store),
+        "known": None if known is None else list(known),
+        **_UNKNOWN_STEP,
+    }
     if ids is not None:
         return await _claim_known(tx, store, _CLAIM_THESE, {**parameters, "ids": list(ids)}, known)
     if wanted.get("idle", True):
         on_trial = await _claim_suspected(tx, store, parameters, known, survived=wanted.get("survived", 0))
         if on_trial:
             return on_trial
-    return await _claim_known(tx, store, _CLAIM_BEGUN if wanted.get("only_begun") else _CLAIM_ANY, parameters, known)
+    return await _claim_known(
+        tx, store, _CLAIM_BEGUN if wanted.get("only_begun") else _CLAIM_ANY, parameters, known
+    )
 
 
 async def _claim_suspected(
@@ -230,10 +253,18 @@ async def _claim_suspected(
 
 
 async def _claim_known(
-    tx: Tx, store: SagaStore[Any], statement: Statement, parameters: dict[str, Any], known: Collection[str] | None
+    tx: Tx,
+    store: SagaStore[Any],
+    statement: Statement,
+    parameters: dict[str, Any],
+    known: Collection[str] | None,
 ) -> list[Instance]:
     while claimed := await _claim(tx, store, statement, parameters):
-        other_version = [instance for instance in claimed if known is not None and not instance.journal.keys() <= set(known)]
+        other_version = [
+            instance
+            for instance in claimed
+            if known is not None and not instance.journal.keys() <= set(known)
+        ]
         if other_version:
             await release_to_other_version(tx, other_version, known or ())
         if mine := [instance for instance in claimed if instance not in other_version]:
@@ -252,14 +283,21 @@ async def leave_to_other_version(instances: Sequence[Instance], known: Collectio
 
 async def release_to_other_version(tx: Tx, instances: Sequence[Instance], known: Collection[str]) -> None:
     """Releases the instances and marks them, so that only a worker that knows all their steps claims them."""
-    runs = {"ids": [instance.id for instance in instances], "runs": [instance.left_by for instance in instances]}
+    runs = {
+        "ids": [instance.id for instance in instances],
+        "runs": [instance.left_by for instance in instances],
+    }
     await tx.execute(_RELEASE_TO_OTHER_VERSION(instances[0].store), {**runs, "code": UnknownStep.code})
     for instance in instances:
         unknown = UnknownStep(step for step in instance.journal if step not in known)
-        after_commit(tx, partial(log.warning, "instance %s is left to another worker: %s", instance.id, unknown))
+        after_commit(
+            tx, partial(log.warning, "instance %s is left to another worker: %s", instance.id, unknown)
+        )
 
 
-async def _claim(tx: Tx, store: SagaStore[Any], statement: Statement, parameters: dict[str, Any]) -> list[Instance]:
+async def _claim(
+    tx: Tx, store: SagaStore[Any], statement: Statement, parameters: dict[str, Any]
+) -> list[Instance]:
     rows = await tx.execute(statement(store), parameters)
     claimed = sorted(rows.mappings().all(), key=lambda row: int(row["number"]))
     instances = [

@@ -24,9 +24,16 @@ def creation_time(name: str | None = None) -> Column[Any]:
     return Column(name, DateTime(timezone=True), nullable=False, server_default=text("now()"))
 
 
-def json_column(name: str | None = None, *, required: bool = False, default: str | None = None) -> Column[Any]:
+def json_column(
+    name: str | None = None, *, required: bool = False, default: str | None = None
+) -> Column[Any]:
     """JSON; a column with a default is never null."""
-    return Column(name, JSONB, nullable=not required and default is None, server_default=text(f"'{default}'") if default else None)
+    return Column(
+        name,
+        JSONB,
+        nullable=not required and default is None,
+        server_default=text(f"'{default}'") if default else None,
+    )
 
 
 def counter_column(name: str | None = None, *, start: int = 0) -> Column[Any]:

@@ -29,14 +29,20 @@ def psycopg_url(url: str) -> str:
     for prefix in ("postgresql+psycopg://", "postgresql://", "postgres://"):
         if url.startswith(prefix):
             return "postgresql+psycopg://" + url.removeprefix(prefix)
-    raise ValueError("DATABASE_URL must start with postgresql:// (PostgreSQL is the only database this runs on)")
+    raise ValueError(
+        "DATABASE_URL must start with postgresql:// (PostgreSQL is the only database this runs on)"
+    )
 
 
 class EngineSettings(BaseSettings):
     """Settings of the engine. Environment variables have the same names in upper case."""
 
     model_config = SettingsConfigDict(
-        frozen=True, hide_input_in_errors=True, env_ignore_empty=True, extra="ignore", use_attribute_docstrings=True
+        frozen=True,
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
     )
 
     database_url: Annotated[str, AfterValidator(psycopg_url)] = "postgresql+psycopg://postgres@localhost/saga"

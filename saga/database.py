@@ -25,7 +25,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from saga.configuration import config
-from saga.connections import TCP, LimitedAsyncConnection, LimitedConnection, NoAnswer, answered_within, seconds_left, waiting
+from saga.connections import (
+    TCP,
+    LimitedAsyncConnection,
+    LimitedConnection,
+    NoAnswer,
+    answered_within,
+    seconds_left,
+    waiting,
+)
 from saga.failpoints import Failpoint
 
 set_json_loads(orjson.loads)
@@ -43,7 +51,11 @@ class _ListDumper(ListDumper):
 
     def dump(self, obj: list[Any]) -> Buffer | None:
         if all(type(each) is str for each in obj):
-            return ("{" + ",".join('"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in obj) + "}").encode()
+            return (
+                "{"
+                + ",".join('"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in obj)
+                + "}"
+            ).encode()
         if all(type(each) is int for each in obj):
             return ("{" + ",".join(map(str, obj)) + "}").encode()
         return super().dump(obj)
@@ -144,16 +156,25 @@ def new_async_engine(url: str, **options: Any) -> AsyncEngine:
     return made
 
 
-def new_engine(url: str, *, seconds: int = 5, arguments: dict[str, Any] | None = None, **options: Any) -> Engine:
+def new_engine(
+    url: str, *, seconds: int = 5, arguments: dict[str, Any] | None = None, **options: Any
+) -> Engine:
     """Creates the same for callers without an event loop. `seconds`: limits connecting. `arguments`: further
     arguments of psycopg."""
-    made = create_engine(url, connect_args=connect_args(url, seconds=seconds, **(arguments or {})), hide_parameters=True, **options)
+    made = create_engine(
+        url,
+        connect_args=connect_args(url, seconds=seconds, **(arguments or {})),
+        hide_parameters=True,
+        **options,
+    )
     event.listen(made, "do_connect", _connect_limited)
     discard_useless_connections(made)
     return made
 
 
-def _connect_limited(_dialect: object, _record: object, args: Sequence[Any], options: dict[str, Any]) -> LimitedConnection:
+def _connect_limited(
+    _dialect: object, _record: object, args: Sequence[Any], options: dict[str, Any]
+) -> LimitedConnection:
     return LimitedConnection.connect(*args, **options)
 
 
@@ -172,7 +193,9 @@ def _set(connection: Any, **milliseconds: int) -> None:
     limits = {"statement_timeout": _STATEMENT_SECONDS * 1000, **milliseconds}
     connection.autocommit = True
     cursor = connection.cursor()
-    cursor.execute("SELECT " + ", ".join(f"set_config('{name}', '{limit}', false)" for name, limit in limits.items()))
+    cursor.execute(
+        "SELECT " + ", ".join(f"set_config('{name}', '{limit}', false)" for name, limit in limits.items())
+    )
     cursor.close()
     connection.autocommit = False
 
@@ -245,7 +268,9 @@ def pool_use() -> PoolUse:
     pools = list(_pools)
     in_use = sum(pool.checkedout() for pool in pools)
     return PoolUse(
-        in_use, in_use + sum(pool.checkedin() for pool in pools), sum(pool.size() + max(pool._max_overflow, 0) for pool in pools)
+        in_use,
+        in_use + sum(pool.checkedin() for pool in pools),
+        sum(pool.size() + max(pool._max_overflow, 0) for pool in pools),
     )
 
 
@@ -294,7 +319,9 @@ def is_schema_mismatch(error: BaseException) -> bool:
     return sqlstate(error) in _SCHEMA_STATES
 
 
-async def retry_while_database_down(function: Callable[[], Awaitable[T]], *, seconds: float | None = None) -> T:
+async def retry_while_database_down(
+    function: Callable[[], Awaitable[T]], *, seconds: float | None = None
+) -> T:
     """Calls the function, and again while it raises database errors, until it succeeds or `seconds` (None: no
     limit) have passed; they limit the waits for answers, too. The function must be idempotent: an error may
     mean that only the answer was lost."""

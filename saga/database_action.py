@@ -22,7 +22,9 @@ async def run_in_database(execution: StepExecution, action: DatabaseAction) -> N
 
     async def act(todo: list[Instance]) -> dict[Instance, Result | StepError]:
         # The transaction's limit is longer, so that the step's own limit expires first and names the step.
-        async with transaction(execution.recorded(), seconds=execution.step.time_limit + TRANSACTION_SECONDS) as tx:
+        async with transaction(
+            execution.recorded(), seconds=execution.step.time_limit + TRANSACTION_SECONDS
+        ) as tx:
             return await _act_in_transaction(execution, action, tx, todo)
 
     await _run_action(execution, act, seconds=execution.step.time_limit)
@@ -52,7 +54,10 @@ async def run_reading(execution: StepExecution, action: ReadingAction) -> None:
 
 
 async def _run_action(
-    execution: StepExecution, act: Callable[[list[Instance]], Awaitable[dict[Instance, Result | StepError]]], *, seconds: float | None
+    execution: StepExecution,
+    act: Callable[[list[Instance]], Awaitable[dict[Instance, Result | StepError]]],
+    *,
+    seconds: float | None,
 ) -> None:
     if not (todo := await execution.start()):
         return
@@ -64,7 +69,9 @@ async def _run_action(
     except Exception as error:
         if is_database_error(error):
             raise
-        if len(execution.instances) > 1:  # one instance failed the statement for all: each continues alone, and the cause fails alone
+        if (
+            len(execution.instances) > 1
+        ):  # one instance failed the statement for all: each continues alone, and the cause fails alone
             execution.detached += todo
             return
         failure = as_step_error(execution, todo[0], error)

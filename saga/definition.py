@@ -68,7 +68,9 @@ class Saga:
     """Steps in their sequence. Raises `SagaDefinitionError` unless compensating in reverse can keep its
     promise."""
 
-    def __init__(self, *steps: Step, compensated: Callable[[Sequence[Instance], Mapping[str, str]], None] = _ignore) -> None:
+    def __init__(
+        self, *steps: Step, compensated: Callable[[Sequence[Instance], Mapping[str, str]], None] = _ignore
+    ) -> None:
         """`compensated`: is called with instances that were compensated, and the outcomes of those that got
         one, by id."""
         self.steps, self.compensated = steps, compensated

@@ -102,11 +102,15 @@ class UnknownStep(StepError):
     retryable = True
 
     def __init__(self, steps: Iterable[str]) -> None:
-        super().__init__(f"its journal has {', '.join(sorted(steps))}, which the saga of this worker's version does not know")
+        super().__init__(
+            f"its journal has {', '.join(sorted(steps))}, which the saga of this worker's version does not "
+            f"know"
+        )
 
 
 class BatchFailing(StepError):
-    """So many instances of a batch failed transiently that the cause is systemic: the whole batch is retried."""
+    """So many instances of a batch failed transiently that the cause is systemic: the whole batch is
+    retried."""
 
     code = "batch_struggling"
     retryable = True

@@ -1,4 +1,5 @@
-"""The execution of one step, or its compensation, for many instances: what is due, and how each instance ended.
+"""The execution of one step, or its compensation, for many instances: what is due, and how each instance
+ended.
 
 There are two kinds of action:
 
@@ -54,7 +55,14 @@ class StepExecution:
     not traverse it when it is a task's parameter, which costs more than the task itself.
     """
 
-    def __init__(self, step: Step, instances: Sequence[Instance], *, undo: bool = False, straggler_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        step: Step,
+        instances: Sequence[Instance],
+        *,
+        undo: bool = False,
+        straggler_timeout: float | None = None,
+    ) -> None:
         self.step, self.instances, self.undo = step, list(instances), undo
         self.straggler_timeout = straggler_timeout if len(instances) > 1 else None
         """Seconds without any answer after which instances whose calls still run are detached. None: wait for
@@ -98,9 +106,15 @@ class StepExecution:
                 await journal.load(tx, self.instances)
         self.tried, self.detached = True, []
         settled = {*self.failed, *self.postponed}
-        todo = [instance for instance in self.instances if not instance.lost and instance not in settled and self._has_work(instance)]
+        todo = [
+            instance
+            for instance in self.instances
+            if not instance.lost and instance not in settled and self._has_work(instance)
+        ]
         not_done = {*todo, *settled}
-        self.done = [instance for instance in self.instances if not instance.lost and instance not in not_done]
+        self.done = [
+            instance for instance in self.instances if not instance.lost and instance not in not_done
+        ]
         return todo
 
     def _has_work(self, instance: Instance) -> bool:
@@ -120,8 +134,12 @@ class StepExecution:
         if self.undo:
             await journal.begin_undo(tx, self.step.name, instances)
         elif not self.changes_nothing:
-            due = self.step.undo is not None  # also for the pivot until it is done: its external part may have had an effect
-            await journal.write(tx, [Record(instance, self.step.name, "begun", undo_due=due) for instance in instances])
+            due = (
+                self.step.undo is not None
+            )  # also for the pivot until it is done: its external part may have had an effect
+            await journal.write(
+                tx, [Record(instance, self.step.name, "begun", undo_due=due) for instance in instances]
+            )
 
     async def record(self, tx: Tx, ends: Mapping[Instance, Result | StepError], *, begun: bool) -> None:
         """Journals the results. `begun`: the intent is in the journal already."""
@@ -131,10 +149,16 @@ class StepExecution:
         else:
             await journal.write(tx, records)
 
-    def records(self, ends: Mapping[Instance, Result | StepError], *, begun: bool, began: float | None = None) -> list[Record]:
+    def records(
+        self, ends: Mapping[Instance, Result | StepError], *, begun: bool, began: float | None = None
+    ) -> list[Record]:
         """Returns the results as journal records. A step that failed in its own transaction had no effect, so
         no compensation is due; an external call that failed may have had one."""
-        compensatable, undoable, step = self.step.kind is Kind.COMPENSATABLE, self.step.undo is not None, self.step.name
+        compensatable, undoable, step = (
+            self.step.kind is Kind.COMPENSATABLE,
+            self.step.undo is not None,
+            self.step.name,
+        )
         ended = time.monotonic() if began else None
         return [
             Record(instance, step, "failed", None, end.details(), undoable and begun, not begun, began, ended)
@@ -174,8 +198,11 @@ class StepExecution:
             raise failure
 
 
-async def record_failure(execution: StepExecution, instance: Instance, failure: StepError, *, begun: bool = False) -> None:
-    """Journals the failure of a single instance in a new transaction. `begun`: the intent is in the journal already."""
+async def record_failure(
+    execution: StepExecution, instance: Instance, failure: StepError, *, begun: bool = False
+) -> None:
+    """Journals the failure of a single instance in a new transaction. `begun`: the intent is in the journal
+    already."""
     async with transaction(execution.recorded(RESULT if begun else "")) as tx:
         if await journal.verify_ownership(tx, [instance]):
             if execution.undo and not begun:

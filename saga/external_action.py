@@ -28,7 +28,9 @@ from saga.log_context import bind_instance
 from saga.yielding import yielding
 
 
-async def run_external(execution: StepExecution, action: ExternalAction, then: DatabaseAction | None = None) -> None:
+async def run_external(
+    execution: StepExecution, action: ExternalAction, then: DatabaseAction | None = None
+) -> None:
     """Runs an external action: intent, call, result. Raises only what concerns all instances, or a single
     one's failure.
 
@@ -62,7 +64,9 @@ async def run_external(execution: StepExecution, action: ExternalAction, then: D
     try:
         await _record_ends(execution, calls, began, then)
     except Exception as error:
-        if is_database_error(error):  # nothing is written: keep answers and running calls, so that no call is repeated
+        if is_database_error(
+            error
+        ):  # nothing is written: keep answers and running calls, so that no call is repeated
             _keep_calls(execution, calls)
             raise
         if then is None or isinstance(error, StepError | LeaseLost):
@@ -77,13 +81,18 @@ async def run_external(execution: StepExecution, action: ExternalAction, then: D
 
 
 async def _record_ends(
-    execution: StepExecution, calls: Mapping[Instance, asyncio.Task[Result]], began: float, then: DatabaseAction | None
+    execution: StepExecution,
+    calls: Mapping[Instance, asyncio.Task[Result]],
+    began: float,
+    then: DatabaseAction | None,
 ) -> None:
     ends: dict[Instance, Result | StepError] = {}
     # A snapshot: a call that is answered while the other results are written has no result here, and must not
     # continue with them.
     unanswered = {instance: call for instance, call in calls.items() if not call.done()}
-    async for instance, call in yielding(calls.items()):  # redacting an error's text takes time for each instance that failed
+    async for instance, call in yielding(
+        calls.items()
+    ):  # redacting an error's text takes time for each instance that failed
         if instance not in unanswered and (end := _end_of(execution, instance, call)) is not None:
             ends[instance] = end
     # In a batch, a transient failure stays "begun": the instance tries again alone.
@@ -96,10 +105,14 @@ async def _record_ends(
         with execution.recorded(RESULT):
             journal.defer(execution.records(final, begun=False, began=began))
     elif final:
-        async with transaction(execution.recorded(RESULT), seconds=max(execution.step.time_limit, TRANSACTION_SECONDS)) as tx:
+        async with transaction(
+            execution.recorded(RESULT), seconds=max(execution.step.time_limit, TRANSACTION_SECONDS)
+        ) as tx:
             still = set(await journal.verify_ownership(tx, final))
             final = {instance: end for instance, end in final.items() if instance in still}
-            if then is not None and (well := [instance for instance, end in final.items() if not isinstance(end, StepError)]):
+            if then is not None and (
+                well := [instance for instance, end in final.items() if not isinstance(end, StepError)]
+            ):
                 by_id = await then(tx, well)
                 final |= {instance: by_id[instance.id] for instance in well}
                 ends |= final
@@ -117,11 +130,15 @@ def _keep_calls(execution: StepExecution, calls: Mapping[Instance, asyncio.Task[
             instance.in_flight[execution.key] = call
 
 
-def _calls(execution: StepExecution, action: ExternalAction, instances: Sequence[Instance]) -> dict[Instance, asyncio.Task[Result]]:
+def _calls(
+    execution: StepExecution, action: ExternalAction, instances: Sequence[Instance]
+) -> dict[Instance, asyncio.Task[Result]]:
     """Starts the calls. A call that was too slow for its batch and still runs is awaited, not repeated."""
     limit = _TimeLimit(execution.step.name, execution.step.time_limit)
     calls = {
-        instance: instance.in_flight.pop(execution.key) if execution.key in instance.in_flight else limit.start(action, instance)
+        instance: instance.in_flight.pop(execution.key)
+        if execution.key in instance.in_flight
+        else limit.start(action, instance)
         for instance in instances
     }
     limit.begin()
@@ -192,7 +209,9 @@ async def _wait_for_calls(execution: StepExecution, calls: Sequence[asyncio.Task
                 return
 
 
-def _end_of(execution: StepExecution, instance: Instance, call: asyncio.Task[Result]) -> Result | StepError | None:
+def _end_of(
+    execution: StepExecution, instance: Instance, call: asyncio.Task[Result]
+) -> Result | StepError | None:
     """Returns the call's result; None if another worker owns the instance. Raises database errors, which
     concern all instances."""
     error = call.exception() if not call.cancelled() else asyncio.CancelledError()

@@ -28,7 +28,9 @@ class Failpoint:
         if _watcher is not None:
             _watcher(self.before)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if _watcher is not None and kind is None:
             _watcher(self.after)
 

@@ -1,4 +1,5 @@
-"""Writes how a worker's hold on an instance ends: failure, outcome, or postponement. Each is one transaction."""
+"""Writes how a worker's hold on an instance ends: failure, outcome, or postponement. Each is one
+transaction."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from saga.yielding import yielding
 
 log = logging.getLogger(__name__)
 P = TypeVar("P")
-_FINISHING, _RECORDING, _POSTPONING = (failpoint(f"the commit of {what}") for what in ("outcomes", "failures", "postponing"))
+_FINISHING, _RECORDING, _POSTPONING = (
+    failpoint(f"the commit of {what}") for what in ("outcomes", "failures", "postponing")
+)
 BLOCKED_SECONDS = 120
 """Seconds after `not_before` in which a postponed instance without an outcome still counts as blocked by what
 it was postponed for."""
@@ -32,7 +35,8 @@ _RECORD_FAILURE = sql(
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, step text, failure jsonb) WHERE i.id = r.id"
 )
 _PAUSE_IF_WORKER_DIES = sql(
-    "UPDATE {instances} SET not_before = now() + make_interval(secs => :seconds) WHERE id = :id AND outcome IS NULL"
+    "UPDATE {instances} SET not_before = now() + make_interval(secs => :seconds) WHERE id = :id AND outcome "
+    "IS NULL"
 )
 _CHECK_FENCES = sql("UPDATE {leases} SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[]))")
 """Makes the leases' holders check each instance's fence from now on, because a call for one of these
@@ -47,10 +51,12 @@ def _finish(store: SagaStore[Any]) -> TextClause:
     types = "".join(f", {name} {kind}" for name, kind in columns.items())
     return text(
         f"UPDATE {store.instances} i "  # noqa: S608  (names of tables and columns from code)
-        f"SET outcome = r.outcome, status = r.outcome, failing_step = r.failing_step, reasons = r.reasons, undone = r.undone{values}, "
+        f"SET outcome = r.outcome, status = r.outcome, failing_step = r.failing_step, reasons = r.reasons, "
+        f"undone = r.undone{values}, "
         "lease_id = NULL, finished_at = clock_timestamp() FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
         f"AS r(id text, outcome text, failing_step text, reasons jsonb, undone jsonb, fence bigint{types}) "
-        "WHERE i.id = r.id AND i.fence = r.fence AND i.outcome IS NULL AND (r.outcome <> 'completed' OR i.cancel_requested_at IS NULL) "
+        "WHERE i.id = r.id AND i.fence = r.fence AND i.outcome IS NULL AND (r.outcome <> 'completed' OR "
+        "i.cancel_requested_at IS NULL) "
         "RETURNING i.id"
     )
 
@@ -79,7 +85,11 @@ async def record_failures(instances: Sequence[Instance], *, pivot: str | None = 
     async with transaction(_RECORDING) as tx:
         held = await journal.verify_ownership(tx, instances)
         rows = [
-            {"id": i.id, "step": i.failing_step, "failure": {**i.failure.details(), "reasons": i.failure.reasons()}}
+            {
+                "id": i.id,
+                "step": i.failing_step,
+                "failure": {**i.failure.details(), "reasons": i.failure.reasons()},
+            }
             for i in held
             if i.failure
         ]
@@ -105,7 +115,9 @@ async def finish(instances: Sequence[SagaInstance[P]], saga: Saga) -> dict[str, 
 
     A completed instance with a cancel request gets no outcome: it is released, and then compensated.
     """
-    endings = {instance: _ending(instance, saga) async for instance in yielding(i for i in instances if not i.lost)}
+    endings = {
+        instance: _ending(instance, saga) async for instance in yielding(i for i in instances if not i.lost)
+    }
     ended: list[Ending[P]] = []
     async with transaction(_FINISHING) as tx:
         held = await journal.verify_ownership(tx, instances)
@@ -148,13 +160,23 @@ def _row(ending: Ending[Any]) -> dict[str, Any]:
 def _compensations(instance: Instance, saga: Saga) -> list[Compensation]:
     names = {step.name: step.undo_name or step.name for step in saga}
     tried = sorted(
-        (entry for entry in instance.journal.values() if entry.undo_number is not None), key=lambda entry: entry.undo_number or 0
+        (entry for entry in instance.journal.values() if entry.undo_number is not None),
+        key=lambda entry: entry.undo_number or 0,
     )
     compensations = []
     for entry in tried:
         details = (entry.undo_result if entry.undo_status == "done" else entry.undo_error) or {}
-        status = str(details.get("compensation_status", "success")) if entry.undo_status == "done" else "failed"
-        compensations.append(Compensation(step=entry.step, compensation=names.get(entry.step, entry.step), status=status, details=details))
+        status = (
+            str(details.get("compensation_status", "success")) if entry.undo_status == "done" else "failed"
+        )
+        compensations.append(
+            Compensation(
+                step=entry.step,
+                compensation=names.get(entry.step, entry.step),
+                status=status,
+                details=details,
+            )
+        )
     return compensations
 
 
@@ -181,11 +203,18 @@ async def pause_if_worker_dies(instance: Instance, seconds: float) -> None:
     it."""
     async with transaction(_POSTPONING) as tx:
         if await journal.verify_ownership(tx, [instance]):
-            await tx.execute(_PAUSE_IF_WORKER_DIES(instance.store), {"id": instance.id, "seconds": float(seconds)})
+            await tx.execute(
+                _PAUSE_IF_WORKER_DIES(instance.store), {"id": instance.id, "seconds": float(seconds)}
+            )
 
 
 async def _release(tx: Tx, held: Sequence[Instance], seconds: float, code: str | None = None) -> None:
     store, leases = held[0].store, list({instance.lease for instance in held})
-    parameters = {"ids": [instance.id for instance in held], "seconds": float(seconds), "leases": leases, "code": code}
+    parameters = {
+        "ids": [instance.id for instance in held],
+        "seconds": float(seconds),
+        "leases": leases,
+        "code": code,
+    }
     await tx.execute(_postpone(store), parameters)
     await tx.execute(_CHECK_FENCES(store), {"leases": leases})

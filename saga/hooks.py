@@ -62,10 +62,14 @@ class Hooks(Generic[P]):
     def committed(self, endings: Sequence[Ending[P]]) -> None:
         """Is called once the outcomes are committed."""
 
-    async def before_postponing(self, instances: Sequence[SagaInstance[P]], seconds: float, error: StepError | None) -> None:
+    async def before_postponing(
+        self, instances: Sequence[SagaInstance[P]], seconds: float, error: StepError | None
+    ) -> None:
         """Runs before the transaction that postpones the instances, for effects outside the database."""
 
-    async def postponed(self, tx: Tx, instances: Sequence[SagaInstance[P]], seconds: float, error: StepError | None) -> None:
+    async def postponed(
+        self, tx: Tx, instances: Sequence[SagaInstance[P]], seconds: float, error: StepError | None
+    ) -> None:
         """Commits with the postponement."""
 
     def redacted(self, error: StepError, instance: SagaInstance[P]) -> StepError:

@@ -17,7 +17,11 @@ def is_infrastructure_error(error: BaseException) -> bool:
     postponed, not compensated."""
     if isinstance(error, OSError):
         return error.errno not in _INVALID_FILE_NAME
-    return isinstance(error, MemoryError | httpx.TransportError) or is_database_error(error) or is_schema_mismatch(error)
+    return (
+        isinstance(error, MemoryError | httpx.TransportError)
+        or is_database_error(error)
+        or is_schema_mismatch(error)
+    )
 
 
 def may_concern_one_instance(error: BaseException) -> bool:

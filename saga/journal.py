@@ -53,21 +53,28 @@ _BEGIN_UNDO = sql(
     "UPDATE {journal} SET undo_status = 'begun', undo_attempts = undo_attempts + 1, "
     "undo_begun_at = coalesce(undo_begun_at, clock_timestamp()), "
     "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))) "
-    "WHERE step = :step AND {key} = ANY(CAST(:ids AS text[])) RETURNING {key} AS instance_id, undo_number, undo_attempts"
+    "WHERE step = :step AND {key} = ANY(CAST(:ids AS text[])) RETURNING {key} AS instance_id, undo_number, "
+    "undo_attempts"
 )
 _RECORD_UNDO = sql(
     "UPDATE {journal} s SET undo_status = r.status, undo_due = (r.status <> 'done'), undo_result = r.result, "
     # Keeps what an earlier attempt found, such as the number of refusals, after an attempt without an answer.
     "undo_error = CASE WHEN r.error IS NOT NULL THEN coalesce(s.undo_error, '{{}}') || r.error END, "
     # A compensation that was given up before its attempt was recorded gets its place in the sequence, too.
-    "undo_number = coalesce(s.undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))), undo_ended_at = clock_timestamp() "
+    "undo_number = coalesce(s.undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))), "
+    "undo_ended_at = clock_timestamp() "
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, status text, result jsonb, error jsonb) "
     "WHERE s.step = :step AND s.{key} = r.id RETURNING s.{key} AS instance_id, s.undo_number"
 )
-_MARK_DUE = sql("UPDATE {journal} SET undo_due = true WHERE step = :step AND {key} = ANY(CAST(:ids AS text[]))")
+_MARK_DUE = sql(
+    "UPDATE {journal} SET undo_due = true WHERE step = :step AND {key} = ANY(CAST(:ids AS text[]))"
+)
 # Reads all requests, from a partial index with nothing else in it: the cost does not depend on the size of a
 # batch.
-_CANCEL_REQUESTS = sql("SELECT id, cancel_reason FROM {instances} WHERE cancel_requested_at IS NOT NULL AND outcome IS NULL LIMIT 10000")
+_CANCEL_REQUESTS = sql(
+    "SELECT id, cancel_reason FROM {instances} WHERE cancel_requested_at IS NOT NULL AND outcome IS NULL "
+    "LIMIT 10000"
+)
 
 
 @dataclass(slots=True)
@@ -89,14 +96,18 @@ class Record:
 
 
 async def load(tx: Tx, instances: Sequence[Instance]) -> None:
-    """Reads the instances' journals again: after a claim, or when it is unclear whether a commit succeeded."""
+    """Reads the instances' journals again: after a claim, or when it is unclear whether a commit
+    succeeded."""
     if not instances:
         return
     by_id = {instance.id: instance for instance in instances}
     rows = (
         (await tx.execute(_LOAD(instances[0].store), {"ids": list(by_id)})).mappings().all()
     )  # first, because it may fail: then nothing changes
-    pending = {instance.id: {step: instance.journal[step] for step in instance.pending_records} for instance in instances}
+    pending = {
+        instance.id: {step: instance.journal[step] for step in instance.pending_records}
+        for instance in instances
+    }
     for instance in instances:
         instance.journal = {}
     for row in rows:
@@ -118,14 +129,19 @@ async def verify_ownership(tx: Tx, instances: Iterable[Instance]) -> list[Instan
     for lease in {instance.lease for instance in mine}:
         taken_from = (await tx.execute(_LOCK_LEASE(mine[0].store), {"lease": lease})).scalar()
         if taken_from is not False:  # also None: the lease is gone
-            await _check_fences(tx, [instance for instance in mine if instance.lease == lease], gone=taken_from is None)
+            await _check_fences(
+                tx, [instance for instance in mine if instance.lease == lease], gone=taken_from is None
+            )
     return [instance for instance in mine if not instance.lost]
 
 
 async def _check_fences(tx: Tx, instances: Sequence[Instance], *, gone: bool) -> None:
     rows = await tx.execute(
         _STILL_MINE(instances[0].store),
-        {"ids": [instance.id for instance in instances], "fences": [instance.fence for instance in instances]},
+        {
+            "ids": [instance.id for instance in instances],
+            "fences": [instance.fence for instance in instances],
+        },
     )
     held = set() if gone else {(row.id, row.fence) for row in rows.all()}
     for instance in instances:
@@ -160,7 +176,9 @@ async def _write(tx: Tx, records: Sequence[Record]) -> None:
     if not records:
         return
     now = time.monotonic()
-    await tx.execute(_UPSERT(records[0].instance.store), {"rows": as_json([_row(record, now) for record in records])})
+    await tx.execute(
+        _UPSERT(records[0].instance.store), {"rows": as_json([_row(record, now) for record in records])}
+    )
 
     def written() -> None:
         for record in records:
@@ -173,10 +191,16 @@ async def _write(tx: Tx, records: Sequence[Record]) -> None:
 def _update_entry(record: Record) -> None:
     journal, step = record.instance.journal, record.step
     old = journal.get(step)
-    number = old.number if old and old.undo_status != "done" else 1 + max((entry.number for entry in journal.values()), default=0)
+    number = (
+        old.number
+        if old and old.undo_status != "done"
+        else 1 + max((entry.number for entry in journal.values()), default=0)
+    )
     attempts = (old.attempts if old else 0) + (1 if record.again else 0)
     notes = old.notes if old else {}
-    journal[step] = Entry(step, record.status, number, attempts, notes, record.result, record.error, record.undo_due)
+    journal[step] = Entry(
+        step, record.status, number, attempts, notes, record.result, record.error, record.undo_due
+    )
 
 
 def _row(record: Record, now: float) -> dict[str, Any]:
@@ -198,7 +222,9 @@ async def add_notes(tx: Tx, notes: Sequence[tuple[Instance, str, dict[str, Any]]
     together: dict[tuple[str, str], dict[str, Any]] = {}
     for instance, step, facts in notes:
         together.setdefault((instance.id, step), {}).update(facts)
-    rows = [{"id": instance_id, "step": step, "notes": facts} for (instance_id, step), facts in together.items()]
+    rows = [
+        {"id": instance_id, "step": step, "notes": facts} for (instance_id, step), facts in together.items()
+    ]
     await tx.execute(_ADD_NOTES(notes[0][0].store), {"rows": as_json(rows)})
     for instance, step, facts in notes:
         instance.journal[step].notes = {**instance.journal[step].notes, **facts}
@@ -208,11 +234,15 @@ async def begin_undo(tx: Tx, step: str, instances: Sequence[Instance]) -> None:
     """Records that an attempt of the compensation begins."""
     if not instances:
         return
-    rows = await tx.execute(_BEGIN_UNDO(instances[0].store), {"step": step, "ids": [instance.id for instance in instances]})
+    rows = await tx.execute(
+        _BEGIN_UNDO(instances[0].store), {"step": step, "ids": [instance.id for instance in instances]}
+    )
     begun = {row.instance_id: (row.undo_number, row.undo_attempts) for row in rows.all()}
     for instance in instances:
         entry = instance.journal[step]
-        if instance.id in begun:  # else the step's row was never committed: the compensation finds nothing to undo
+        if (
+            instance.id in begun
+        ):  # else the step's row was never committed: the compensation finds nothing to undo
             entry.undo_status, (entry.undo_number, entry.undo_attempts) = "begun", begun[instance.id]
 
 
@@ -234,7 +264,9 @@ async def mark_due(tx: Tx, step: str, instances: Sequence[Instance]) -> None:
     """Makes the step's compensation due, which the failure of a later step would not do."""
     if not instances:
         return
-    await tx.execute(_MARK_DUE(instances[0].store), {"step": step, "ids": [instance.id for instance in instances]})
+    await tx.execute(
+        _MARK_DUE(instances[0].store), {"step": step, "ids": [instance.id for instance in instances]}
+    )
     for instance in instances:
         instance.journal[step].undo_due = True
 
@@ -243,5 +275,15 @@ async def cancel_requests(tx: Tx, instances: Sequence[Instance]) -> dict[Instanc
     """Returns the instances that have a cancel request. This only saves work: the pivot checks by itself."""
     if not instances:
         return {}
-    requested = {row.id: row.cancel_reason for row in (await tx.execute(_CANCEL_REQUESTS(instances[0].store))).all()}
-    return {instance: SagaCancelled(requested[instance.id]) for instance in instances if instance.id in requested} if requested else {}
+    requested = {
+        row.id: row.cancel_reason for row in (await tx.execute(_CANCEL_REQUESTS(instances[0].store))).all()
+    }
+    return (
+        {
+            instance: SagaCancelled(requested[instance.id])
+            for instance in instances
+            if instance.id in requested
+        }
+        if requested
+        else {}
+    )

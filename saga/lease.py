@@ -27,15 +27,20 @@ from saga.wakeup import WAITING, notification
 
 log = logging.getLogger(__name__)
 
-_TAKING, RELEASING = failpoint("the commit of taking a lease"), failpoint("the commit of handing a lease back")
+_TAKING, RELEASING = (
+    failpoint("the commit of taking a lease"),
+    failpoint("the commit of handing a lease back"),
+)
 _TAKE = sql(
-    "INSERT INTO {leases} AS l (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => :seconds)) "
+    "INSERT INTO {leases} AS l (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => "
+    ":seconds)) "
     "ON CONFLICT (id) DO UPDATE SET until = greatest(l.until, excluded.until)"
 )
 # The same lock as the update's: it waits for a concurrent takeover, and reads what that takeover has written.
 _RENEW = sql(
     "WITH was AS (SELECT orders_left FROM {leases} WHERE id = :id FOR NO KEY UPDATE) "
-    "UPDATE {leases} l SET until = now() + make_interval(secs => :seconds), orders_left = NULL FROM was WHERE l.id = :id "
+    "UPDATE {leases} l SET until = now() + make_interval(secs => :seconds), orders_left = NULL FROM was "
+    "WHERE l.id = :id "
     "RETURNING was.orders_left IS NOT DISTINCT FROM 1"
 )
 _HAD_SINGLE_INSTANCE = sql("SELECT orders_left IS NOT DISTINCT FROM 1 FROM {leases} WHERE id = :id")
@@ -47,10 +52,15 @@ _UNCOUNT_TAKEOVERS = sql(
 )
 _RELEASE_ALL = sql("UPDATE {instances} SET lease_id = NULL WHERE lease_id = :id AND outcome IS NULL")
 _STRAYS = sql(
-    "SELECT o.id FROM {instances} o WHERE o.lease_id = :id AND o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM "
-    "unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS known(id, fence) WHERE known.id = o.id AND known.fence = o.fence)"
+    "SELECT o.id FROM {instances} o WHERE o.lease_id = :id AND o.outcome IS NULL AND NOT EXISTS (SELECT 1 "
+    "FROM "
+    "unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS known(id, fence) WHERE known.id = o.id AND "
+    "known.fence = o.fence)"
 )
-_RELEASE_THESE = sql("UPDATE {instances} SET lease_id = NULL WHERE lease_id = :id AND id = ANY(CAST(:ids AS text[])) AND outcome IS NULL")
+_RELEASE_THESE = sql(
+    "UPDATE {instances} SET lease_id = NULL WHERE lease_id = :id AND id = ANY(CAST(:ids AS text[])) AND "
+    "outcome IS NULL"
+)
 _END_SECONDS = 5
 """How many seconds the release of a lease is retried while the database is unavailable. After that the lease
 expires by itself."""
@@ -92,10 +102,14 @@ async def _take_lease(store: SagaStore[Any], lease_id: UUID) -> None:
 
 async def _renew(store: SagaStore[Any], lease_id: UUID, renewal: _Renewal, *, limit: float) -> None:
     async with transaction(seconds=limit) as tx:
-        single = (await tx.execute(_RENEW(store), {"id": lease_id, "seconds": config().lease_seconds})).scalar()
+        single = (
+            await tx.execute(_RENEW(store), {"id": lease_id, "seconds": config().lease_seconds})
+        ).scalar()
         renewal.had_single_instance |= bool(single)
         if renewal.was_late:
-            await tx.execute(_UNCOUNT_TAKEOVERS(store), {"id": lease_id, "alone": renewal.had_single_instance})
+            await tx.execute(
+                _UNCOUNT_TAKEOVERS(store), {"id": lease_id, "alone": renewal.had_single_instance}
+            )
 
 
 async def _keep_renewing(store: SagaStore[Any], lease_id: UUID, renewal: _Renewal) -> None:
@@ -165,7 +179,11 @@ async def release_strays(store: SagaStore[Any], lease_id: UUID, known: Iterable[
             if is_unreachable(error):
                 raise
             left += 1
-            log.warning("instance %s, which no worker is working on, could not be released (%s)", instance_id, type(error).__name__)
+            log.warning(
+                "instance %s, which no worker is working on, could not be released (%s)",
+                instance_id,
+                type(error).__name__,
+            )
     return left == 0
 
 
@@ -188,13 +206,16 @@ async def _end_lease(store: SagaStore[Any], lease_id: UUID, renewal: _Renewal) -
 
 async def _delete_lease(tx: Tx, store: SagaStore[Any], lease_id: UUID, renewal: _Renewal) -> None:
     if renewal.was_late:
-        renewal.had_single_instance |= bool((await tx.execute(_HAD_SINGLE_INSTANCE(store), {"id": lease_id})).scalar())
+        renewal.had_single_instance |= bool(
+            (await tx.execute(_HAD_SINGLE_INSTANCE(store), {"id": lease_id})).scalar()
+        )
         await tx.execute(_UNCOUNT_TAKEOVERS(store), {"id": lease_id, "alone": renewal.had_single_instance})
     await tx.execute(_DELETE(store), {"id": lease_id})
 
 
 async def _end_lease_one_by_one(store: SagaStore[Any], lease_id: UUID, renewal: _Renewal) -> None:
-    """Ends the lease although some instance cannot be released: without its lease, any worker may claim it."""
+    """Ends the lease although some instance cannot be released: without its lease, any worker may claim
+    it."""
     await release_strays(store, lease_id, [])
     async with transaction(RELEASING) as tx:
         await tx.execute(notification(store, WAITING))
@@ -204,11 +225,15 @@ async def _end_lease_one_by_one(store: SagaStore[Any], lease_id: UUID, renewal: 
 async def _release_lease(store: SagaStore[Any], lease_id: UUID, renewal: _Renewal) -> None:
     try:
         try:
-            await retry_while_database_down(lambda: _end_lease(store, lease_id, renewal), seconds=_END_SECONDS)
+            await retry_while_database_down(
+                lambda: _end_lease(store, lease_id, renewal), seconds=_END_SECONDS
+            )
         except Exception as error:
             if is_unreachable(error):
                 raise
-            await retry_while_database_down(lambda: _end_lease_one_by_one(store, lease_id, renewal), seconds=_END_SECONDS)
+            await retry_while_database_down(
+                lambda: _end_lease_one_by_one(store, lease_id, renewal), seconds=_END_SECONDS
+            )
     except Exception as error:
         log.warning(
             "the lease could not be released (%s): it expires by itself",

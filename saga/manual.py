@@ -21,7 +21,8 @@ _BEGIN_STEP = sql(
 )
 _DUE = sql("SELECT step FROM {journal} WHERE {key} = :id AND undo_due ORDER BY number")
 _SETTLE = sql(
-    "UPDATE {journal} SET undo_status = 'done', undo_due = false, undo_result = CAST(:result AS jsonb), undo_error = NULL, "
+    "UPDATE {journal} SET undo_status = 'done', undo_due = false, undo_result = CAST(:result AS jsonb), "
+    "undo_error = NULL, "
     "undo_ended_at = now(), undo_begun_at = coalesce(undo_begun_at, now()), "
     "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))) "
     "WHERE {key} = :id AND step = ANY(CAST(:steps AS text[]))"
@@ -31,13 +32,19 @@ _REMOVE_ERROR_FIELD = sql(
     "WHERE {key} = :id AND step = :step AND undo_error ? CAST(:field AS text)"
 )
 # A new fence: a worker that was paused must not find that it still holds the instance.
-_REVOKE = sql("UPDATE {instances} SET fence = fence + 1, lease_id = NULL WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NULL")
+_REVOKE = sql(
+    "UPDATE {instances} SET fence = fence + 1, lease_id = NULL WHERE id = ANY(CAST(:ids AS text[])) AND "
+    "outcome IS NULL"
+)
 _EXPIRE = sql(
-    "UPDATE {journal} s SET undo_status = 'done', undo_due = false, undo_begun_at = now(), undo_ended_at = now(), undo_result = r.result "
-    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, result jsonb) WHERE s.step = :step AND s.{key} = r.id"
+    "UPDATE {journal} s SET undo_status = 'done', undo_due = false, undo_begun_at = now(), undo_ended_at = "
+    "now(), undo_result = r.result "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, result jsonb) WHERE s.step = :step AND "
+    "s.{key} = r.id"
 )
 _READ = sql(
-    "SELECT {key} AS id, step, notes, result, error, undo_result, undo_error FROM {journal} WHERE {key} = ANY(CAST(:ids AS text[])) "
+    "SELECT {key} AS id, step, notes, result, error, undo_result, undo_error FROM {journal} WHERE {key} = "
+    "ANY(CAST(:ids AS text[])) "
     "FOR UPDATE"
 )
 _REDACT = sql(
@@ -61,17 +68,29 @@ def due_compensations(connection: Connection, store: SagaStore[Any], instance_id
     return list(connection.execute(_DUE(store), {"id": instance_id}).scalars())
 
 
-def settle(connection: Connection, store: SagaStore[Any], instance_id: str, steps: Sequence[str], result: Mapping[str, Any]) -> None:
+def settle(
+    connection: Connection,
+    store: SagaStore[Any],
+    instance_id: str,
+    steps: Sequence[str],
+    result: Mapping[str, Any],
+) -> None:
     """Records the compensations of these steps as done by a person."""
-    connection.execute(_SETTLE(store), {"id": instance_id, "steps": list(steps), "result": as_json(dict(result))})
+    connection.execute(
+        _SETTLE(store), {"id": instance_id, "steps": list(steps), "result": as_json(dict(result))}
+    )
 
 
-def forget_error_field(connection: Connection, store: SagaStore[Any], instance_id: str, step: str, field: str) -> None:
+def forget_error_field(
+    connection: Connection, store: SagaStore[Any], instance_id: str, step: str, field: str
+) -> None:
     """Removes a field of the error of the step's compensation, such as a counter that starts over."""
     connection.execute(_REMOVE_ERROR_FIELD(store), {"id": instance_id, "step": step, "field": field})
 
 
-def expire(connection: Connection, store: SagaStore[Any], step: str, results: Mapping[str, Mapping[str, Any]]) -> None:
+def expire(
+    connection: Connection, store: SagaStore[Any], step: str, results: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Records that what the step reserved has expired, by instance id with the compensation's result. Revokes
     the workers' hold on these instances; an instance that continues runs the step again."""
     connection.execute(_REVOKE(store), {"ids": list(results)})
@@ -79,7 +98,9 @@ def expire(connection: Connection, store: SagaStore[Any], step: str, results: Ma
     connection.execute(_EXPIRE(store), {"step": step, "rows": as_json(rows)})
 
 
-def read_entries(connection: Connection, store: SagaStore[Any], instance_ids: Sequence[str]) -> list[dict[str, Any]]:
+def read_entries(
+    connection: Connection, store: SagaStore[Any], instance_ids: Sequence[str]
+) -> list[dict[str, Any]]:
     """Returns the journal rows of the instances, and locks them: `id`, `step`, and the JSON columns."""
     return [dict(row) for row in connection.execute(_READ(store), {"ids": list(instance_ids)}).mappings()]
 

@@ -37,7 +37,10 @@ class SagaStore(Generic[P]):
     def __post_init__(self) -> None:
         for name in (self.instances, self.journal, self.leases, self.key):
             if not _IDENTIFIER.fullmatch(name):
-                raise ValueError(f"{name!r} is not a valid name of a table or column: use up to 50 lower case letters, digits and _")
+                raise ValueError(
+                    f"{name!r} is not a valid name of a table or column: use up to 50 lower case letters, "
+                    f"digits and _"
+                )
 
 
 def sql(template: str) -> Callable[[SagaStore[Any]], TextClause]:
@@ -49,6 +52,10 @@ def sql(template: str) -> Callable[[SagaStore[Any]], TextClause]:
 
     @cache
     def statement(store: SagaStore[Any]) -> TextClause:
-        return text(template.format(instances=store.instances, journal=store.journal, leases=store.leases, key=store.key))
+        return text(
+            template.format(
+                instances=store.instances, journal=store.journal, leases=store.leases, key=store.key
+            )
+        )
 
     return statement

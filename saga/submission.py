@@ -34,7 +34,9 @@ async def submit(tx: Tx, store: SagaStore[Any], instance_id: str, content: Mappi
         await tx.execute(notification(store, WAITING))
         return True
     if (await tx.execute(_FINGERPRINT(store), {"id": instance_id})).scalar_one() != fingerprint:
-        raise InstanceConflict(f"{instance_id!r} is stored with other content: give the new instance its own id")
+        raise InstanceConflict(
+            f"{instance_id!r} is stored with other content: give the new instance its own id"
+        )
     return False
 
 

@@ -23,7 +23,11 @@ def tables_of(
     """Returns the tables of instances, of their journal, and of leases. `metadata`: to which they are added.
     `instances`, `journal`: the owner's columns, constraints and indexes."""
     metadata = MetaData() if metadata is None else metadata
-    return _instances(store, metadata, instances), _journal(store, metadata, journal), _leases(store, metadata)
+    return (
+        _instances(store, metadata, instances),
+        _journal(store, metadata, journal),
+        _leases(store, metadata),
+    )
 
 
 def _instances(store: SagaStore[Any], metadata: MetaData, own: Sequence[SchemaItem]) -> Table:
@@ -43,7 +47,8 @@ def _instances(store: SagaStore[Any], metadata: MetaData, own: Sequence[SchemaIt
         counter_column("takeovers"),
         # How often its worker died while this was its only instance.
         counter_column("lone_deaths"),
-        # The lease of the worker before the last takeover. That worker may live, and have lost the database only.
+        # The lease of the worker before the last takeover. That worker may live, and have lost the database
+        # only.
         Column("taken_over_from", Uuid),
         # The instance is not claimed earlier.
         time_column("not_before"),
@@ -54,7 +59,8 @@ def _instances(store: SagaStore[Any], metadata: MetaData, own: Sequence[SchemaIt
         text_column("status", required=True, server_default=text("'received'")),
         text_column("outcome"),
         text_column("failing_step"),
-        # Why it is compensated; written before the first compensation, so that another worker continues with it.
+        # Why it is compensated; written before the first compensation, so that another worker continues with
+        # it.
         json_column("failure"),
         json_column("reasons", default="[]"),
         json_column("undone", default="[]"),
@@ -72,8 +78,8 @@ def _instances(store: SagaStore[Any], metadata: MetaData, own: Sequence[SchemaIt
 def _journal(store: SagaStore[Any], metadata: MetaData, own: Sequence[SchemaItem]) -> Table:
     """The journal: one row for each step of each instance that was begun.
 
-    It has no foreign key to the instances: every write checks the fence of the instance, and so that it exists,
-    in the same transaction.
+    It has no foreign key to the instances: every write checks the fence of the instance, and so that it
+    exists, in the same transaction.
     """
     return Table(
         store.journal,
@@ -112,7 +118,8 @@ def _leases(store: SagaStore[Any], metadata: MetaData) -> Table:
         Column("id", Uuid, primary_key=True),
         text_column("holder", required=True),
         time_column("until", required=True),
-        # Whether another worker has claimed instances of it since it expired; then its holder checks each instance's fence.
+        # Whether another worker has claimed instances of it since it expired; then its holder checks each
+        # instance's fence.
         flag_column("taken_from"),
         # How many open instances it had when it was first found expired; null while it is renewed.
         Column("orders_left", Integer),

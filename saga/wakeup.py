@@ -57,7 +57,9 @@ def notification(store: SagaStore[Any], event: Event) -> TextClause:
 
 
 def _lock_number(store: SagaStore[Any], purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{store.instances} {purpose}".encode()).digest()[:8], "big", signed=True)
+    return int.from_bytes(
+        hashlib.sha256(f"{store.instances} {purpose}".encode()).digest()[:8], "big", signed=True
+    )
 
 
 def plain_url() -> str:
@@ -90,14 +92,18 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(store: SagaStore[Any], event: Event, *, consuming: bool = False) -> AsyncIterator[Listener]:
+async def listening(
+    store: SagaStore[Any], event: Event, *, consuming: bool = False
+) -> AsyncIterator[Listener]:
     """Yields a `Listener` for the event; reconnects when the connection is lost.
 
     `consuming`: shares the advisory lock that shows other processes that a consumer runs.
     """
     listener = Listener()
     ready = asyncio.Event()
-    task = asyncio.create_task(_listen(store, event, listener, ready, consuming), name=f"listen-{channel(store, event)}")
+    task = asyncio.create_task(
+        _listen(store, event, listener, ready, consuming), name=f"listen-{channel(store, event)}"
+    )
     with suppress(TimeoutError):
         async with asyncio.timeout(5):
             await ready.wait()
@@ -107,20 +113,26 @@ async def listening(store: SagaStore[Any], event: Event, *, consuming: bool = Fa
         await cancel_and_wait([task])
 
 
-async def _listen(store: SagaStore[Any], event: Event, listener: Listener, ready: asyncio.Event, consuming: bool) -> None:
+async def _listen(
+    store: SagaStore[Any], event: Event, listener: Listener, ready: asyncio.Event, consuming: bool
+) -> None:
     while True:
         try:
             async with await LimitedAsyncConnection.connect(plain_url(), **_arguments()) as connection:
                 with answered_within(_ANSWER_SECONDS):
                     if consuming:
-                        await connection.execute("SELECT pg_advisory_lock_shared(%s)", (_lock_number(store, _CONSUMING),))
+                        await connection.execute(
+                            "SELECT pg_advisory_lock_shared(%s)", (_lock_number(store, _CONSUMING),)
+                        )
                     await connection.execute(_listen_statement(store, event))
                 ready.set()
                 listener.notify()  # a notification may have been missed before
                 while True:
                     async for _ in connection.notifies(timeout=_QUIET_SECONDS):
                         listener.notify()
-                    with answered_within(_ANSWER_SECONDS):  # silence may also mean that the connection is dead
+                    with answered_within(
+                        _ANSWER_SECONDS
+                    ):  # silence may also mean that the connection is dead
                         await connection.execute("SELECT 1")
         except psycopg.Error:
             await asyncio.sleep(1)  # the database is unavailable or a standby: retry later
@@ -141,8 +153,13 @@ def _listen_statement(store: SagaStore[Any], event: Event) -> sql.Composed:
 
 def is_consumer_running(store: SagaStore[Any]) -> bool:
     """Returns whether any worker's consumer of this saga is running now."""
-    with answered_within(_ANSWER_SECONDS), LimitedConnection.connect(plain_url(), **_arguments()) as connection:
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_lock_number(store, _CONSUMING),)).fetchone()
+    with (
+        answered_within(_ANSWER_SECONDS),
+        LimitedConnection.connect(plain_url(), **_arguments()) as connection,
+    ):
+        row = connection.execute(
+            "SELECT pg_try_advisory_lock(%s)", (_lock_number(store, _CONSUMING),)
+        ).fetchone()
         return not (row and row[0])
 
 
@@ -152,5 +169,7 @@ def starting_consumer(store: SagaStore[Any]) -> Iterator[bool]:
     waiting, if another process holds it."""
     with LimitedConnection.connect(plain_url(), **_arguments()) as connection:
         with answered_within(_ANSWER_SECONDS):
-            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_lock_number(store, _STARTING),)).fetchone()
+            row = connection.execute(
+                "SELECT pg_try_advisory_lock(%s)", (_lock_number(store, _STARTING),)
+            ).fetchone()
         yield bool(row and row[0])

@@ -14,7 +14,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from saga.configuration import EngineSettings, provide, psycopg_url
 from shop.alerts.settings import AlertSettings
@@ -65,7 +71,9 @@ class Settings(EngineSettings):
         use_attribute_docstrings=True,
     )
 
-    database_url: Annotated[str, AfterValidator(_psycopg_url)] = "postgresql+psycopg://postgres@localhost/shop"
+    database_url: Annotated[str, AfterValidator(_psycopg_url)] = (
+        "postgresql+psycopg://postgres@localhost/shop"
+    )
     """The shop's PostgreSQL. `make run` starts its own if this is unset."""
     var_dir: Path = HOME / "var"
     """Folder of labels, mails, logs and the embedded data. Only the user of the processes can read it."""
@@ -101,7 +109,8 @@ class Settings(EngineSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given outright, then secrets in files and blocks, the environment, `.env`, `var/run.env`."""
+        """What is given outright, then secrets in files and blocks, the environment, `.env`,
+        `var/run.env`."""
         assert isinstance(init_settings, InitSettingsSource)
         assert isinstance(env_settings, EnvSettingsSource)
         assert isinstance(dotenv_settings, EnvSettingsSource)
@@ -134,7 +143,11 @@ class Settings(EngineSettings):
         for name, value in values.items():
             setting = settings_in(type(self))[name]
             changes.setdefault(setting.group, {})[setting.field] = value
-        groups = {group: getattr(self, group).model_copy(update=fields) for group, fields in changes.items() if group is not None}
+        groups = {
+            group: getattr(self, group).model_copy(update=fields)
+            for group, fields in changes.items()
+            if group is not None
+        }
         return self.model_copy(update={**changes[None], **groups})
 
     @property
@@ -149,10 +162,17 @@ class Settings(EngineSettings):
 class _Grouped(PydanticBaseSettingsSource):
     """Values by the names of their environment variables, put into their groups."""
 
-    def __init__(self, settings_cls: type[BaseSettings], given: Mapping[str, Any], environment: Mapping[str, str | None]) -> None:
+    def __init__(
+        self,
+        settings_cls: type[BaseSettings],
+        given: Mapping[str, Any],
+        environment: Mapping[str, str | None],
+    ) -> None:
         super().__init__(settings_cls)
         self._settings = settings_in(settings_cls)
-        self._given = {name.upper(): value for name, value in given.items()}  # pydantic has names of fields in lower case
+        self._given = {
+            name.upper(): value for name, value in given.items()
+        }  # pydantic has names of fields in lower case
         if unknown := sorted(self._given.keys() - self._settings.keys() - _REPLACED.keys()):
             raise TypeError(f"no settings: {', '.join(unknown)}")
         self._environment = {name.upper(): value for name, value in environment.items() if value}
@@ -209,7 +229,11 @@ provide(settings)
 
 def at(database_url: str | None) -> Settings:
     """The same with another database; None: its own."""
-    return settings() if database_url is None else settings().model_copy(update={"database_url": _psycopg_url(database_url)})
+    return (
+        settings()
+        if database_url is None
+        else settings().model_copy(update={"database_url": _psycopg_url(database_url)})
+    )
 
 
 def mistakes(error: ValidationError) -> Iterator[tuple[str, str]]:
@@ -225,5 +249,6 @@ def mistakes(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def what_is_wrong(error: ValidationError) -> str:
-    """A settings' error as one line for a terminal: each setting by its name, and nothing of what was given."""
+    """A settings' error as one line for a terminal: each setting by its name, and nothing of what was
+    given."""
     return "the settings are wrong: " + "; ".join(f"{name}: {what}" for name, what in mistakes(error))

@@ -1,5 +1,5 @@
-"""All tables of the shop, each defined in the package that owns it. Migrations (`shop/migrations`) create them; the
-tests compare the two."""
+"""All tables of the shop, each defined in the package that owns it. Migrations (`shop/migrations`) create
+them; the tests compare the two."""
 
 from shop.alerts import tables as alerts
 from shop.inventory import tables as inventory

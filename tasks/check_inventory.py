@@ -14,7 +14,9 @@ from tasks import external_health  # noqa: F401  (registers the reports about th
 
 
 @database_step(before=stock.before_reserve)
-async def check_inventory(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str, ReservationResult | StepError]:
+async def check_inventory(
+    tx: Tx, orders: Sequence[OrderInstance]
+) -> Mapping[str, ReservationResult | StepError]:
     """Reserves all items of an order or none: in our tables, or (before the transaction) at the inventory
     service. Raises `OutOfStock` with every item that is short, and the other errors of an `Inventory`."""
     return await stock.reserve(tx, orders)

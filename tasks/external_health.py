@@ -47,7 +47,11 @@ def _report(system: str, title: str, resource: str, why: str | None, **payload: 
     if why is None:
         log.warning("%s is available again: postponed orders continue by themselves", title)
     else:
-        log.warning("%s is unavailable and is not called for a while; orders that need it are postponed: %s", title, why)
+        log.warning(
+            "%s is unavailable and is not called for a while; orders that need it are postponed: %s",
+            title,
+            why,
+        )
     emit_event(
         available(system) if why is None else unavailable(system),
         resource={"prefect.resource.id": resource},

@@ -15,7 +15,9 @@ from shop.shipping.returns import ReturnResult, take_back
 
 
 @database_step(before=outside.before_fulfilment)
-async def fulfill_order(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str, FulfilmentResult | StepError]:
+async def fulfill_order(
+    tx: Tx, orders: Sequence[OrderInstance]
+) -> Mapping[str, FulfilmentResult | StepError]:
     """Commits the stock, books the parcel, updates the order's status. Before the transaction, the external
     calls: commits the stock at an inventory service, buys a label from a carrier. The label is printed with
     the mail (`deliver_outbox`).

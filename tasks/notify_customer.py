@@ -17,7 +17,10 @@ log = logging.getLogger("shop.completed")
 def log_completion(order: OrderInstance) -> None:
     """Logs one line for each order whose confirmation is queued."""
     log.info(
-        "order %s: shipped as %s, confirmation queued", order.id, order.result("fulfill_order").get("tracking_number"), extra=_about(order)
+        "order %s: shipped as %s, confirmation queued",
+        order.id,
+        order.result("fulfill_order").get("tracking_number"),
+        extra=_about(order),
     )
 
 

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 @task(name="optimize_program", cache_policy=NO_CACHE, persist_result=False)
 async def optimize_program(optimizer: Optimizer, demonstrations: int, calls: int) -> Optimized:
-    """Runs on a thread, because it blocks. A cancelled run ends at the model's next answer and saves nothing."""
+    """Runs on a thread, because it blocks. A cancelled run ends at the model's next answer and saves
+    nothing."""
     with needs_extra("llm", "optimize-confirmation"):
         from shop.confirmation.optimising.run import run
 
     stop = threading.Event()
-    work = partial(run, settings(), optimizer, shown=demonstrations, calls=calls, stop=stop, report=get_run_logger().info)
+    work = partial(
+        run, settings(), optimizer, shown=demonstrations, calls=calls, stop=stop, report=get_run_logger().info
+    )
     try:
         return await asyncio.to_thread(work)
     except asyncio.CancelledError:

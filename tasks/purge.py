@@ -38,7 +38,13 @@ async def erase_old_customers(days: float) -> int:
     return await asyncio.to_thread(erase_customers, days)
 
 
-@task(name="delete_runs_of_erased_orders", cache_policy=NO_CACHE, persist_result=False, retries=2, retry_delay_seconds=3)
+@task(
+    name="delete_runs_of_erased_orders",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=3,
+)
 async def delete_runs_of_erased_orders(days: float) -> int:
     """Deletes runs that ended at least this many days ago and whose order is erased, because the Prefect
     server keeps a run's parameters, and with them the order, or why it was cancelled. Returns how many."""
@@ -49,9 +55,14 @@ async def delete_runs_of_erased_orders(days: float) -> int:
         page, unreadable = _PAGE, 0
         while True:
             try:
-                runs = await client.read_flow_runs(flow_filter=flows, flow_run_filter=ended, limit=page, offset=kept)
+                runs = await client.read_flow_runs(
+                    flow_filter=flows, flow_run_filter=ended, limit=page, offset=kept
+                )
             except PrefectHTTPStatusError as error:
-                if error.response.status_code != HTTPStatus.INTERNAL_SERVER_ERROR or unreadable == _MOST_UNREADABLE:
+                if (
+                    error.response.status_code != HTTPStatus.INTERNAL_SERVER_ERROR
+                    or unreadable == _MOST_UNREADABLE
+                ):
                     raise
                 if page == 1:  # the server cannot show this run: its parameters may not be valid text
                     get_run_logger().warning("skipping a run that the Prefect server cannot show")
@@ -62,7 +73,9 @@ async def delete_runs_of_erased_orders(days: float) -> int:
             if not runs:
                 break
             orders = {run.id: _order_of(run.parameters) for run in runs}
-            erased = await asyncio.to_thread(which_are_erased, [order for order in orders.values() if order is not None])
+            erased = await asyncio.to_thread(
+                which_are_erased, [order for order in orders.values() if order is not None]
+            )
             for run_id, order in orders.items():
                 if order not in erased:
                     kept += 1

@@ -1,7 +1,8 @@
 """Real servers for tests, started when the first test asks for them and stopped at the end, however it comes.
 
-`database_url` is a fresh, migrated database, and the one that settings name; `sandbox` a payment gateway as a process; `localstripe`
-a Stripe server; `prefect_api` a Prefect server. Tests that ask for none of them start nothing.
+`database_url` is a fresh, migrated database, and the one that settings name; `sandbox` a payment gateway as a
+process; `localstripe` a Stripe server; `prefect_api` a Prefect server. Tests that ask for none of them start
+nothing.
 """
 
 from __future__ import annotations
@@ -46,22 +47,32 @@ _TOLD = "told"
 _numbers = itertools.count(1)
 
 
-# The same examples each time, so that a change is judged by what it changes. Others: pytest --hypothesis-profile=default
+# The same examples each time, so that a change is judged by what it changes. Others: pytest
+# --hypothesis-profile=default
 examples.register_profile("the same", derandomize=True, deadline=None)
 examples.load_profile("the same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     crash = parser.getgroup("crash tests")
-    crash.addoption("--every", action="store_true", help="every combination of points, lanes and gateways, instead of each point once")
+    crash.addoption(
+        "--every",
+        action="store_true",
+        help="every combination of points, lanes and gateways, instead of each point once",
+    )
     crash.addoption("--orders", type=int, default=0, help="how many orders the random kills are tried on")
-    crash.addoption("--seed", type=int, default=20_261_122, help="of the random kills, and of the model's --histories")
-    parser.getgroup("model").addoption("--histories", type=int, default=0, help="so many random ones, instead of always the same few")
+    crash.addoption(
+        "--seed", type=int, default=20_261_122, help="of the random kills, and of the model's --histories"
+    )
+    parser.getgroup("model").addoption(
+        "--histories", type=int, default=0, help="so many random ones, instead of always the same few"
+    )
 
 
 @pytest.fixture
 def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Takes what a person wants to read of a test. It stands below the results, also when tests run side by side."""
+    """Takes what a person wants to read of a test. It stands below the results, also when tests run side by
+    side."""
     return partial(record_property, _TOLD)
 
 
@@ -77,7 +88,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test with `short_form`, the parameter sets that it does not name are slow."""
     for item in items:
-        if (short := item.get_closest_marker("short_form")) and not any(part in item.callspec.id for part in short.args):  # type: ignore[attr-defined]
+        if (short := item.get_closest_marker("short_form")) and not any(
+            part in item.callspec.id for part in short.args
+        ):  # type: ignore[attr-defined]
             item.add_marker(pytest.mark.slow)
 
 
@@ -92,9 +105,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _trust_little(config: pytest.Config) -> None:
-    """No server outside is asked. Reading all the world's certificates, for each client anew, takes an order's run a tenth of its time."""
+    """No server outside is asked. Reading all the world's certificates, for each client anew, takes an
+    order's run a tenth of its time."""
     certificates = Path(certifi.where()).read_text()
-    with tempfile.NamedTemporaryFile("w", prefix="order-saga-certificate-", suffix=".pem", delete=False) as one:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="order-saga-certificate-", suffix=".pem", delete=False
+    ) as one:
         one.write(certificates[: certificates.index(_LAST_LINE) + len(_LAST_LINE)] + "\n")
     config.add_cleanup(partial(Path(one.name).unlink, missing_ok=True))
     os.environ["SSL_CERT_FILE"] = one.name
@@ -102,7 +118,8 @@ def _trust_little(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def world_dir() -> Iterator[Path]:
-    """A folder for this session's servers. What an earlier session left that was killed outright is stopped and removed first."""
+    """A folder for this session's servers. What an earlier session left that was killed outright is stopped
+    and removed first."""
     for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(FileNotFoundError):  # another session has just swept it
             if time.time() - old.stat().st_mtime > _JUST_MADE_SECONDS:
@@ -156,7 +173,8 @@ def template_database(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres, template_database: str, tmp_path: Path) -> Iterator[str]:
-    """A fresh, migrated, empty database for one test. `settings().database_url` names it, and `VAR_DIR` is the test's own folder."""
+    """A fresh, migrated, empty database for one test. `settings().database_url` names it, and `VAR_DIR` is
+    the test's own folder."""
     name = f"shop_{next(_numbers)}"
     postgres.create_database(name, template=template_database)
     url = postgres.url(name)
@@ -169,12 +187,15 @@ def database_url(postgres: EmbeddedPostgres, template_database: str, tmp_path: P
         postgres.drop_database(name)
 
 
-_ports = itertools.count(20_000 + 1_500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + os.getpid() % 500)
+_ports = itertools.count(
+    20_000 + 1_500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + os.getpid() % 500
+)
 """Below those that the system gives to anybody who asks for one, and for each process of tests others."""
 
 
 def own_port(folder: Path) -> None:
-    """Lets the server in that folder take a port of its own: the usual one is everybody's, and another session may just be starting."""
+    """Lets the server in that folder take a port of its own: the usual one is everybody's, and another
+    session may just be starting."""
     folder.mkdir(parents=True, exist_ok=True)
     port = next(port for port in _ports if free_port(port) == port)
     (folder / "port").write_text(f"{port}\n")
@@ -184,7 +205,9 @@ def own_port(folder: Path) -> None:
 def sandbox(world_dir: Path) -> Iterator[Sandbox]:
     """A payment gateway as a process of its own, at `.url`; settings name it."""
     own_port(world_dir / "sandbox")
-    gateway = Sandbox(home=HOME, folder=world_dir / "sandbox", logs=world_dir / "logs", pids=world_dir / "run")
+    gateway = Sandbox(
+        home=HOME, folder=world_dir / "sandbox", logs=world_dir / "logs", pids=world_dir / "run"
+    )
     try:
         gateway.start()
         with environment({"PAYMENT_GATEWAY_URL": gateway.url}):
@@ -217,7 +240,8 @@ def easypost_server(world_dir: Path) -> Iterator[EasyPost]:
 
 @pytest.fixture(scope="session")
 def prefect_api(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[PrefectServer]:
-    """A Prefect server, with its API at `.api_url`, the work pool and the payment limit; this process's Prefect client talks to it."""
+    """A Prefect server, with its API at `.api_url`, the work pool and the payment limit; this process's
+    Prefect client talks to it."""
     from prefect.logging.handlers import APILogWorker
 
     postgres.create_database("prefect")
@@ -230,7 +254,9 @@ def prefect_api(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefect
             ensure_work_pool()
             ensure_payment_limit()
             yield server
-            APILogWorker.drain_all(timeout=20)  # what is still to be sent would be tried for a minute when this process ends
+            APILogWorker.drain_all(
+                timeout=20
+            )  # what is still to be sent would be tried for a minute when this process ends
     finally:
         server.stop()
 

@@ -1,8 +1,10 @@
-"""A server that answers as EasyPost does, in the shapes of its documentation and of the recordings of its own client, as a process.
+"""A server that answers as EasyPost does, in the shapes of its documentation and of the recordings of its own
+client, as a process.
 
-It remembers shipments, finds them by id or by reference, sells a label for one once (unless it is told to forget that), and takes labels
-back until the parcel is scanned. It can be told to misbehave. No parcel goes to Antarctica; and to Bouvet Island (BV) there are rates, but
-no label. Past the client it can be asked which labels were bought.
+It remembers shipments, finds them by id or by reference, sells a label for one once (unless it is told to
+forget that), and takes labels back until the parcel is scanned. It can be told to misbehave. No parcel goes
+to Antarctica; and to Bouvet Island (BV) there are rates, but no label. Past the client it can be asked which
+labels were bought.
 
 As a program: `python -m tests.easypost_server PORT`.
 """
@@ -31,9 +33,20 @@ from shop.orders.names import own_name, stem
 
 HOME = Path(__file__).resolve().parents[1]
 KEY = "EZTKfor-tests-0123456789"
-SENDER = {"street1": "1 Warehouse Way", "city": "Anytown", "state": "CA", "zip": "90210", "country": "US", "phone": "5555555555"}
+SENDER = {
+    "street1": "1 Warehouse Way",
+    "city": "Anytown",
+    "state": "CA",
+    "zip": "90210",
+    "country": "US",
+    "phone": "5555555555",
+}
 _INSTALLATION = re.compile(r"^[0-9a-f]{16}-")
-_RATES = (("USPS", "Priority", "6.95", 2), ("USPS", "GroundAdvantage", "5.93", 3), ("UPS", "Ground", "9.10", 4))
+_RATES = (
+    ("USPS", "Priority", "6.95", 2),
+    ("USPS", "GroundAdvantage", "5.93", 3),
+    ("UPS", "Ground", "9.10", 4),
+)
 
 
 class EasyPost:
@@ -44,7 +57,9 @@ class EasyPost:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "tests.easypost_server", str(port)]
-        self._child = Child("easypost", command, log=folder / "easypost.log", pid_file=pids / "easypost.pid", cwd=HOME)
+        self._child = Child(
+            "easypost", command, log=folder / "easypost.log", pid_file=pids / "easypost.pid", cwd=HOME
+        )
 
     def start(self) -> None:
         self._child.start()
@@ -56,7 +71,12 @@ class EasyPost:
     @property
     def settings(self) -> dict[str, str]:
         """For a shop whose parcels go this way."""
-        return {"CARRIER": "easypost", "CARRIER_URL": self.url, "EASYPOST_API_KEY": KEY, "CARRIER_SENDER": json.dumps(SENDER)}
+        return {
+            "CARRIER": "easypost",
+            "CARRIER_URL": self.url,
+            "EASYPOST_API_KEY": KEY,
+            "CARRIER_SENDER": json.dumps(SENDER),
+        }
 
     def _answers(self) -> bool:
         try:
@@ -67,9 +87,11 @@ class EasyPost:
     # -- what the tests ask it, past our client --
 
     def labels(self, order_id: str) -> list[dict[str, Any]]:
-        """Every purchase of a label for the order, by whichever installation: `shipment_id`, `reference`, `tracking_code`,
-        `refund_status`."""
-        answer = httpx.get(f"{self.url}/control/labels", params={"reference": _reference_of(order_id)}, timeout=10)
+        """Every purchase of a label for the order, by whichever installation: `shipment_id`, `reference`,
+        `tracking_code`, `refund_status`."""
+        answer = httpx.get(
+            f"{self.url}/control/labels", params={"reference": _reference_of(order_id)}, timeout=10
+        )
         bought: list[dict[str, Any]] = answer.raise_for_status().json()
         return bought
 
@@ -79,12 +101,17 @@ class EasyPost:
 
     def shipments(self, order_id: str) -> list[dict[str, Any]]:
         """Every shipment with the order's reference, as the API tells it."""
-        answer = httpx.get(f"{self.url}/control/shipments", params={"reference": _reference_of(order_id)}, timeout=10)
+        answer = httpx.get(
+            f"{self.url}/control/shipments", params={"reference": _reference_of(order_id)}, timeout=10
+        )
         found: list[dict[str, Any]] = answer.raise_for_status().json()
         return found
 
-    def sell_to_another_shop(self, order_id: str, *, reference: str | None = None, **to: str) -> dict[str, Any]:
-        """A label that another shop has bought, with this order's id as its reference, as many plugins write it."""
+    def sell_to_another_shop(
+        self, order_id: str, *, reference: str | None = None, **to: str
+    ) -> dict[str, Any]:
+        """A label that another shop has bought, with this order's id as its reference, as many plugins write
+        it."""
         address = {
             "name": "Other Customer",
             "street1": "9 Other St",
@@ -94,24 +121,37 @@ class EasyPost:
             "zip": "10001",
             **to,
         }
-        parcel = {"parcel": {"weight": 16}, "from_address": SENDER, "to_address": address, "options": {"label_format": "PDF"}}
+        parcel = {
+            "parcel": {"weight": 16},
+            "from_address": SENDER,
+            "to_address": address,
+            "options": {"label_format": "PDF"},
+        }
         made = self._api("/shipments", {"shipment": {"reference": reference or stem(order_id), **parcel}})
         return self._api(f"/shipments/{made['id']}/buy", {"rate": {"id": made["rates"][0]["id"]}})
 
     def _api(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = httpx.post(f"{self.url}/v2{path}", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=10)
+        answer = httpx.post(
+            f"{self.url}/v2{path}", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=10
+        )
         told: dict[str, Any] = answer.raise_for_status().json()
         return told
 
-    def misbehave(self, move: str, fault: str, *, times: int = 1, order_id: str | None = None, seconds: float = 0) -> None:
+    def misbehave(
+        self, move: str, fault: str, *, times: int = 1, order_id: str | None = None, seconds: float = 0
+    ) -> None:
         """The next `times` requests of this kind (of this order) go wrong: see `_Handler._fault`."""
         order = {"reference": _reference_of(order_id)} if order_id else {}
         self._tell("faults", {"move": move, "fault": fault, "times": times, "seconds": seconds, **order})
 
     def lie(self, order_id: str, move: str, path: str, value: Any, *, once: bool = False) -> None:
-        """From now on answers to this move about the order say `value` in the field at `path` (`to_address.zip`, `rates.0.rate`):
-        also `MISSING`, or `ANOTHERS`, what the newest shipment of another order has there."""
-        self._tell("lies", {"reference": _reference_of(order_id), "move": move, "path": path, "value": value, "once": once})
+        """From now on answers to this move about the order say `value` in the field at `path`
+        (`to_address.zip`, `rates.0.rate`): also `MISSING`, or `ANOTHERS`, what the newest shipment of another
+        order has there."""
+        self._tell(
+            "lies",
+            {"reference": _reference_of(order_id), "move": move, "path": path, "value": value, "once": once},
+        )
 
     def scan(self, order_id: str, status: str = "in_transit") -> None:
         """Somebody has the order's parcel in hand."""
@@ -134,8 +174,11 @@ def _reference_of(order_id: str) -> str:
 
 
 def _is_about(reference: str | None, asked: str | None) -> bool:
-    """Whether a shipment's reference is of the order that a test asks about, whichever installation made it."""
-    return asked is None or (reference is not None and (reference == asked or _INSTALLATION.sub("", reference) == asked))
+    """Whether a shipment's reference is of the order that a test asks about, whichever installation made
+    it."""
+    return asked is None or (
+        reference is not None and (reference == asked or _INSTALLATION.sub("", reference) == asked)
+    )
 
 
 class _No(Exception):
@@ -163,17 +206,41 @@ class _Book:
 
     def create(self, body: dict[str, Any], base: str) -> dict[str, Any]:
         asked = body.get("shipment") or {}
-        missing = [{"field": f, "message": "Required and missing."} for f in ("to_address", "from_address", "parcel") if not asked.get(f)]
+        missing = [
+            {"field": f, "message": "Required and missing."}
+            for f in ("to_address", "from_address", "parcel")
+            if not asked.get(f)
+        ]
         if missing:
-            raise _No(422, "SHIPMENT.INVALID_PARAMS", "Unable to create shipment, one or more parameters were invalid.", missing)
+            raise _No(
+                422,
+                "SHIPMENT.INVALID_PARAMS",
+                "Unable to create shipment, one or more parameters were invalid.",
+                missing,
+            )
         to, sender = asked["to_address"], asked["from_address"]
         if not to.get("street1") or not to.get("country"):
-            raise _No(422, "ADDRESS.PARAMETERS.INVALID", "Invalid address.", [{"field": "street1", "message": "is required"}])
+            raise _No(
+                422,
+                "ADDRESS.PARAMETERS.INVALID",
+                "Invalid address.",
+                [{"field": "street1", "message": "is required"}],
+            )
         if to["country"] != sender["country"] and not asked.get("customs_info"):
-            raise _No(422, "SHIPMENT.INVALID_PARAMS", "customs_info is required", [{"field": "customs_info", "message": "Required"}])
+            raise _No(
+                422,
+                "SHIPMENT.INVALID_PARAMS",
+                "customs_info is required",
+                [{"field": "customs_info", "message": "Required"}],
+            )
         shipment_id = f"shp_{uuid4().hex}"
         served = to["country"] != "AQ"
-        refusal = {"carrier": "USPS", "carrier_account_id": "ca_1", "type": "rate_error", "message": "Destination country is not served"}
+        refusal = {
+            "carrier": "USPS",
+            "carrier_account_id": "ca_1",
+            "type": "rate_error",
+            "message": "Destination country is not served",
+        }
         made = {
             "id": shipment_id,
             "object": "Shipment",
@@ -182,14 +249,31 @@ class _Book:
             "is_return": False,
             "messages": [] if served else [refusal],
             "mode": "test",
-            "options": {"currency": "USD", "payment": {"type": "SENDER"}, "date_advance": 0, **asked.get("options", {})},
+            "options": {
+                "currency": "USD",
+                "payment": {"type": "SENDER"},
+                "date_advance": 0,
+                **asked.get("options", {}),
+            },
             "reference": asked.get("reference"),
             "status": "unknown",
             "tracking_code": None,
             "batch_id": None,
             "customs_info": asked.get("customs_info"),
-            "from_address": {"id": f"adr_{uuid4().hex}", "object": "Address", "mode": "test", "verifications": {}, **sender},
-            "to_address": {"id": f"adr_{uuid4().hex}", "object": "Address", "mode": "test", "verifications": {}, **to},
+            "from_address": {
+                "id": f"adr_{uuid4().hex}",
+                "object": "Address",
+                "mode": "test",
+                "verifications": {},
+                **sender,
+            },
+            "to_address": {
+                "id": f"adr_{uuid4().hex}",
+                "object": "Address",
+                "mode": "test",
+                "verifications": {},
+                **to,
+            },
             "insurance": None,
             "order_id": None,
             "parcel": {"id": f"prcl_{uuid4().hex}", "object": "Parcel", "mode": "test", **asked["parcel"]},
@@ -245,7 +329,9 @@ class _Book:
         shipment = self.get(shipment_id)
         if shipment["postage_label"] is not None and "postage" not in self.forgets:
             raise _No(422, "SHIPMENT.POSTAGE.EXISTS", "Postage already exists for this shipment.")
-        rate = next((each for each in shipment["rates"] if each["id"] == (body.get("rate") or {}).get("id")), None)
+        rate = next(
+            (each for each in shipment["rates"] if each["id"] == (body.get("rate") or {}).get("id")), None
+        )
         if rate is None:
             raise _No(422, "SHIPMENT.PURCHASE.FAILURE", "The rate is not one of this shipment.")
         if shipment["to_address"]["country"] == "BV":
@@ -287,17 +373,31 @@ class _Book:
                 "tracking_details": [],
                 "fees": [],
             },
-            "fees": [{"object": "Fee", "type": "PostageFee", "amount": rate["rate"], "charged": True, "refunded": False}],
+            "fees": [
+                {
+                    "object": "Fee",
+                    "type": "PostageFee",
+                    "amount": rate["rate"],
+                    "charged": True,
+                    "refunded": False,
+                }
+            ],
         }
-        self.bought.append({"shipment_id": shipment_id, "reference": shipment["reference"], "tracking_code": code})
+        self.bought.append(
+            {"shipment_id": shipment_id, "reference": shipment["reference"], "tracking_code": code}
+        )
         return shipment
 
     def refund(self, shipment_id: str) -> dict[str, Any]:
         shipment = self.get(shipment_id)
         if shipment["postage_label"] is None:
-            raise _No(422, "SHIPMENT.REFUND.UNAVAILABLE", "Refund request unavailable. The shipment has no postage.")
+            raise _No(
+                422, "SHIPMENT.REFUND.UNAVAILABLE", "Refund request unavailable. The shipment has no postage."
+            )
         if shipment["tracker"]["status"] not in {"unknown", "pre_transit"}:
-            raise _No(422, "SHIPMENT.REFUND.UNAVAILABLE", "Refund request unavailable. The parcel has been scanned.")
+            raise _No(
+                422, "SHIPMENT.REFUND.UNAVAILABLE", "Refund request unavailable. The parcel has been scanned."
+            )
         shipment["refund_status"] = "rejected" if "refunds" in self.forgets else "submitted"
         return shipment
 
@@ -307,7 +407,9 @@ class _Book:
                 begin = datetime.now(UTC)
                 shipment["tracker"]["status"] = status
                 shipment["tracker"]["tracking_details"] = [
-                    _detail("Arrived at the post office", status, begin + timedelta(minutes=5), "SAN FRANCISCO"),
+                    _detail(
+                        "Arrived at the post office", status, begin + timedelta(minutes=5), "SAN FRANCISCO"
+                    ),
                     _detail("Shipping label created", "pre_transit", begin, "ANYTOWN"),
                 ]
 
@@ -326,7 +428,14 @@ class _Book:
         if lie["once"]:
             del self.lies[_INSTALLATION.sub("", reference or "")]
         *places, last = (int(part) if part.isdigit() else part for part in lie["path"].split("."))
-        others = next((each for each in reversed(self.shipments.values()) if each["reference"] != reference and each["postage_label"]), {})
+        others = next(
+            (
+                each
+                for each in reversed(self.shipments.values())
+                if each["reference"] != reference and each["postage_label"]
+            ),
+            {},
+        )
         at: Any = answer
         for place in places:
             at, others = _step(at, place), _step(others, place)
@@ -338,7 +447,11 @@ class _Book:
 
     def fault(self, move: str, reference: str | None) -> dict[str, Any] | None:
         for fault in self.faults:
-            if fault["move"] in {move, "any"} and _is_about(reference, fault.get("reference")) and fault["times"] > 0:
+            if (
+                fault["move"] in {move, "any"}
+                and _is_about(reference, fault.get("reference"))
+                and fault["times"] > 0
+            ):
                 fault["times"] -= 1
                 return fault
         return None
@@ -360,7 +473,13 @@ def _detail(message: str, status: str, at: datetime, city: str) -> dict[str, Any
         "status_detail": "status_update",
         "datetime": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "source": "USPS",
-        "tracking_location": {"object": "TrackingLocation", "city": city, "state": "CA", "country": None, "zip": "94107"},
+        "tracking_location": {
+            "object": "TrackingLocation",
+            "city": city,
+            "state": "CA",
+            "country": None,
+            "zip": "94107",
+        },
     }
 
 
@@ -392,7 +511,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in url.path.split("/") if part]
         try:
             if parts[0] == "control":
-                self._control(parts[1], body, {name: values[0] for name, values in parse_qs(url.query).items()})
+                self._control(
+                    parts[1], body, {name: values[0] for name, values in parse_qs(url.query).items()}
+                )
             elif parts[0] == "files":
                 self._answer_bytes(200, _pdf(parts[1]), "application/pdf")
             else:
@@ -402,7 +523,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _api(self, parts: list[str], body: dict[str, Any] | None) -> None:
         if self.headers.get("Authorization") != f"Bearer {KEY}":
-            raise _No(401, "APIKEY.INACTIVE", "This API key is no longer active. Please use a different API key.")
+            raise _No(
+                401, "APIKEY.INACTIVE", "This API key is no longer active. Please use a different API key."
+            )
         if parts[:1] != ["shipments"]:
             raise _No(404, "NOT_FOUND", "The requested resource could not be found.")
         move = "create" if len(parts) == 1 else parts[2] if len(parts) == 3 else "get"
@@ -412,7 +535,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._fault(fault, after=False):
             return
         with self.book.lock:
-            answer = self.book.told(move, reference, json.loads(json.dumps(self._act(move, parts, body or {}))))
+            answer = self.book.told(
+                move, reference, json.loads(json.dumps(self._act(move, parts, body or {})))
+            )
         if self._fault(fault, after=True):
             self._answer(201 if move == "create" else 200, answer)
 
@@ -436,7 +561,8 @@ class _Handler(BaseHTTPRequestHandler):
         raise _No(404, "NOT_FOUND", "The requested resource could not be found.")
 
     def _fault(self, fault: dict[str, Any], *, after: bool) -> bool:
-        """Whether to go on. `..._after`: the work is done, and the answer is an error, or none, or late, or rubbish all the same."""
+        """Whether to go on. `..._after`: the work is done, and the answer is an error, or none, or late, or
+        rubbish all the same."""
         kind = str(fault.get("fault", ""))
         if kind.endswith("_after") != after or not kind:
             return True

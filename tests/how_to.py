@@ -1,7 +1,9 @@
-"""Markdown pages of this project: their code blocks, and a copy of the project to which a how-to page was applied.
+"""Markdown pages of this project: their code blocks, and a copy of the project to which a how-to page was
+applied.
 
 A block of a how-to page says in a comment before it what to do with it: `<!-- create: PATH -->` the file,
-`<!-- insert: PATH before: LINE -->` or `after:` a line that starts so, `<!-- change: PATH -->` with a diff of whole lines.
+`<!-- insert: PATH before: LINE -->` or `after:` a line that starts so, `<!-- change: PATH -->` with a diff of
+whole lines.
 """
 
 from __future__ import annotations
@@ -19,8 +21,12 @@ import pytest
 
 HOME = Path(__file__).resolve().parent.parent
 _NOT_COPIED = shutil.ignore_patterns(".*", "var", "node_modules", "__pycache__")
-_BLOCK = re.compile(r"^(?:<!-- (?P<comment>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_ACTION = re.compile(r"(?P<action>create|insert|change): (?P<path>\S+)(?: (?P<place>before|after): (?P<line>.*))?")
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<comment>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+_ACTION = re.compile(
+    r"(?P<action>create|insert|change): (?P<path>\S+)(?: (?P<place>before|after): (?P<line>.*))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,8 @@ def prose(page: Path) -> str:
 
 
 def follow(folder: Path, page: str) -> Path:
-    """A copy of the project in this folder, changed as the page says. AssertionError if the page does not fit the project.
+    """A copy of the project in this folder, changed as the page says. AssertionError if the page does not fit
+    the project.
 
     Skips the test if somebody has followed the page in this project.
     """
@@ -82,7 +89,15 @@ def follow(folder: Path, page: str) -> Path:
 def run(copy: Path, *arguments: str) -> None:
     """Runs Python in the copy. AssertionError, with what it printed, if it fails."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    done = subprocess.run([sys.executable, *arguments], cwd=copy, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
@@ -90,7 +105,9 @@ def _is_there(block: Block) -> bool:
     action = _ACTION.fullmatch(block.comment)
     assert action is not None
     file = HOME / action["path"]
-    return file.exists() and (action["action"] == "create" or _new(block, action) in file.read_text(encoding="utf-8"))
+    return file.exists() and (
+        action["action"] == "create" or _new(block, action) in file.read_text(encoding="utf-8")
+    )
 
 
 def _new(block: Block, action: re.Match[str]) -> str:

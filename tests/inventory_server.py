@@ -25,7 +25,8 @@ TOKEN = "a-token-for-tests"
 
 @dataclass
 class Fault:
-    """What becomes of the next `times` requests whose path ends so. `after`: the work is done all the same."""
+    """What becomes of the next `times` requests whose path ends so. `after`: the work is done all the
+    same."""
 
     path: str
     kind: str
@@ -43,7 +44,8 @@ MISSING = "(missing)"
 
 @dataclass
 class Lie:
-    """Answers to requests whose path ends so say `value` in a field (or have none: `MISSING`): each of them, or the first one only."""
+    """Answers to requests whose path ends so say `value` in a field (or have none: `MISSING`): each of them,
+    or the first one only."""
 
     path: str
     field: str
@@ -53,7 +55,8 @@ class Lie:
 
 
 class InventoryServer:
-    """At `url`; `inventory` is what it serves, for tests that act or look past HTTP (in its own loop, by `do`)."""
+    """At `url`; `inventory` is what it serves, for tests that act or look past HTTP (in its own loop, by
+    `do`)."""
 
     def __init__(self, database_url: str, *, expiry_seconds: float) -> None:
         self.database_url = database_url
@@ -68,7 +71,12 @@ class InventoryServer:
         self._listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = uvicorn.Config(
-            self._serve, log_level="error", access_log=False, timeout_graceful_shutdown=1, interface="asgi3", lifespan="on"
+            self._serve,
+            log_level="error",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+            interface="asgi3",
+            lifespan="on",
         )
         self._server = uvicorn.Server(config)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -97,7 +105,8 @@ class InventoryServer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def name_of(self, order_id: str) -> str:
-        """What a shop's order is called here, whichever shop reserved for it; the id as it is, if none did."""
+        """What a shop's order is called here, whichever shop reserved for it; the id as it is, if none
+        did."""
         with psycopg.connect(self.database_url) as connection:
             rows = connection.execute(
                 "SELECT order_id FROM reservation WHERE order_id = %(id)s "
@@ -152,7 +161,11 @@ class InventoryServer:
 
     def _lying(self, scope: Any, body: bytes, send: Any) -> Any:
         """`send`, with what is told about the order in place of what is so."""
-        asked = json.loads(body)["order_id"] if body else parse_qs(scope["query_string"].decode()).get("order_id", [""])[0]
+        asked = (
+            json.loads(body)["order_id"]
+            if body
+            else parse_qs(scope["query_string"].decode()).get("order_id", [""])[0]
+        )
         order_id = taken_apart(asked)[1]
         lie = self.lies.get(order_id)
         if lie is None or not scope["path"].endswith(lie.path) or scope["method"] != lie.method:
@@ -208,7 +221,13 @@ class InventoryServer:
         elif fault.kind != "answer":
             status = int(fault.kind)
         headers = {"content-type": kind, "content-length": str(len(content)), **fault.headers}
-        await send({"type": "http.response.start", "status": status, "headers": [(n.encode(), v.encode()) for n, v in headers.items()]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(n.encode(), v.encode()) for n, v in headers.items()],
+            }
+        )
         await send({"type": "http.response.body", "body": content})
 
 

@@ -1,4 +1,5 @@
-"""localstripe (https://pypi.org/project/localstripe): a Stripe server that is not ours, as a process of its own, over HTTP.
+"""localstripe (https://pypi.org/project/localstripe): a Stripe server that is not ours, as a process of its
+own, over HTTP.
 
 It knows no idempotency keys, has no search, and lists the oldest first.
 As a program (`python -m tests.localstripe_server PORT FILE`): the server, with what it knows kept in FILE.
@@ -28,7 +29,13 @@ class LocalStripe:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "tests.localstripe_server", str(port), str(folder / "store.pickle")]
-        self._child = Child("localstripe", command, log=folder / "localstripe.log", pid_file=pids / "localstripe.pid", cwd=HOME)
+        self._child = Child(
+            "localstripe",
+            command,
+            log=folder / "localstripe.log",
+            pid_file=pids / "localstripe.pid",
+            cwd=HOME,
+        )
         self.log = folder / "localstripe.log"
 
     def start(self) -> None:
@@ -75,7 +82,11 @@ class LocalStripe:
     def authenticate(self, payment_id: str, *, success: bool) -> None:
         """What the customer answers to the bank."""
         secret = self.get(f"/v1/payment_intents/{payment_id}")["client_secret"]
-        self.post(f"/v1/payment_intents/{payment_id}/_authenticate", client_secret=secret, success=str(success).lower())
+        self.post(
+            f"/v1/payment_intents/{payment_id}/_authenticate",
+            client_secret=secret,
+            success=str(success).lower(),
+        )
 
     def ledger(self, order_id: str) -> list[dict[str, Any]]:
         """The order's payments, in the shape of the sandbox's ledger; every single charge counts."""
@@ -84,14 +95,23 @@ class LocalStripe:
         for intent in self.all("payment_intents"):
             if intent["metadata"].get("order_id") != order_id:
                 continue
-            mine = [charge for charge in charges if charge["payment_intent"] == intent["id"] and charge["status"] == "succeeded"]
+            mine = [
+                charge
+                for charge in charges
+                if charge["payment_intent"] == intent["id"] and charge["status"] == "succeeded"
+            ]
             given = [refund for refund in refunds if refund["charge"] in {charge["id"] for charge in mine}]
             left = {"id": intent["id"], "status": intent["status"], "amount": 0, "refunds": []}
-            entries += [{**left, "status": "succeeded", "amount": charge["amount"], "refunds": given} for charge in mine] or [left]
+            entries += [
+                {**left, "status": "succeeded", "amount": charge["amount"], "refunds": given}
+                for charge in mine
+            ] or [left]
         return entries
 
     def _json(self, method: str, path: str, form: dict[str, str] | None = None) -> Any:
-        answer = httpx.request(method, self.url + path, data=form, headers={"Authorization": f"Bearer {KEY}"}, timeout=20)
+        answer = httpx.request(
+            method, self.url + path, data=form, headers={"Authorization": f"Bearer {KEY}"}, timeout=20
+        )
         return answer.raise_for_status().json()
 
 
@@ -99,7 +119,8 @@ def main(port: int, file: Path) -> None:
     from aiohttp import web
     from localstripe import resources, server
 
-    # It keeps everything in one file, which it has in common with every other localstripe on the machine: each has its own here.
+    # It keeps everything in one file, which it has in common with every other localstripe on the machine:
+    # each has its own here.
     def own_file(_path: str, mode: str) -> Any:
         return file.open(mode)
 

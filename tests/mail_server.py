@@ -1,4 +1,5 @@
-"""A mail server that is not ours (aiosmtpd), on a real socket in a thread of its own, which does as a test says."""
+"""A mail server that is not ours (aiosmtpd), on a real socket in a thread of its own, which does as a test
+says."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ class Taken:
 
 @dataclass
 class MailServer:
-    """`answer_sender`, `answer_recipient`, `answer_data`: a reply instead of yes. `after_data`: is told of each mail that was kept; True:
-    the connection is cut then, without an answer."""
+    """`answer_sender`, `answer_recipient`, `answer_data`: a reply instead of yes. `after_data`: is told of
+    each mail that was kept; True: the connection is cut then, without an answer."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -62,14 +63,18 @@ class MailServer:
 
     # -- what aiosmtpd calls
 
-    async def handle_MAIL(self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]) -> str:  # noqa: N802
+    async def handle_MAIL(  # noqa: N802  (aiosmtpd's)
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
         if reply := self.answer_sender(address):
             return reply
         envelope.mail_from = address
         envelope.mail_options.extend(options)
         return "250 OK"
 
-    async def handle_RCPT(self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]) -> str:  # noqa: N802
+    async def handle_RCPT(  # noqa: N802  (aiosmtpd's)
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
         if reply := self.answer_recipient(address):
             return reply
         envelope.rcpt_tos.append(address)
@@ -99,11 +104,13 @@ def mail_server(
     port: int = 0,
     **options: Any,
 ) -> Iterator[MailServer]:
-    """A server at `host` and `port`; `tls` from the first byte, or when asked for it (`starttls`). With a `login` it takes mails of nobody
-    else."""
+    """A server at `host` and `port`; `tls` from the first byte, or when asked for it (`starttls`). With a
+    `login` it takes mails of nobody else."""
     server, ready, loop = MailServer(), threading.Event(), asyncio.new_event_loop()
 
-    def authenticate(_server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, given: Any) -> AuthResult:
+    def authenticate(
+        _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, given: Any
+    ) -> AuthResult:
         server.logins += 1
         right = login is not None and given == LoginPassword(login[0].encode(), login[1].encode())
         return AuthResult(success=right, handled=False, auth_data=given if right else None)
@@ -120,8 +127,17 @@ def mail_server(
             super().connection_lost(error)
 
     def protocol() -> SMTP:
-        auth: dict[str, Any] = {"authenticator": authenticate, "auth_required": True, "auth_require_tls": False} if login else {}
-        return Counted(server, hostname="mail.test", tls_context=starttls, enable_SMTPUTF8=options.get("smtputf8", True), loop=loop, **auth)
+        auth: dict[str, Any] = (
+            {"authenticator": authenticate, "auth_required": True, "auth_require_tls": False} if login else {}
+        )
+        return Counted(
+            server,
+            hostname="mail.test",
+            tls_context=starttls,
+            enable_SMTPUTF8=options.get("smtputf8", True),
+            loop=loop,
+            **auth,
+        )
 
     async def serve() -> None:
         listening = await loop.create_server(protocol, server.host, port, ssl=tls)

@@ -1,4 +1,5 @@
-"""A collector of traces on a real socket (OTLP over HTTP), which reads what comes as the specification's own messages."""
+"""A collector of traces on a real socket (OTLP over HTTP), which reads what comes as the specification's own
+messages."""
 
 from __future__ import annotations
 
@@ -84,7 +85,10 @@ def _spans(body: bytes) -> Iterator[Span]:
         service = {each.key: each.value.string_value for each in resource.resource.attributes}["service.name"]
         for scope in resource.scope_spans:
             for span in scope.spans:
-                attributes = {each.key: getattr(each.value, str(each.value.WhichOneof("value"))) for each in span.attributes}
+                attributes = {
+                    each.key: getattr(each.value, str(each.value.WhichOneof("value")))
+                    for each in span.attributes
+                }
                 times = (span.start_time_unix_nano, span.end_time_unix_nano)
                 ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
                 yield Span(span.name, *ids, *times, span.status.code, attributes, service)

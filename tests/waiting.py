@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 PATIENCE = 4
-"""Limits are multiplied by it: a machine that is slow, or busy with others' work, is no failure, and time is lost only where something
-fails. What is claimed to be quick is measured, not waited for."""
+"""Limits are multiplied by it: a machine that is slow, or busy with others' work, is no failure, and time is
+lost only where something fails. What is claimed to be quick is measured, not waited for."""
 
 
 async def until(condition: Callable[[], Awaitable[bool]], seconds: float, what: str) -> None:

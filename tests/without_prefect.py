@@ -1,7 +1,8 @@
 """Flows and tasks as plain functions: for tests of the shop, which prove the same and need no Prefect server.
 
-Replaced is Prefect alone: runs of flows and tasks (by calls, with the same parameters, states and retries), its client (as
-of a server that cannot be reached), artifacts, events and concurrency limits. Everything of this project is the real code.
+Replaced is Prefect alone: runs of flows and tasks (by calls, with the same parameters, states and retries),
+its client (as of a server that cannot be reached), artifacts, events and concurrency limits. Everything of
+this project is the real code.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ from prefect.states import Completed, Failed
 from prefect.utilities.callables import get_call_parameters
 
 _PACKAGES = ("flows.", "tasks.", "saga.prefect.")
-_run: ContextVar[Mapping[str, Any]] = ContextVar("run", default=MappingProxyType({"id": None, "name": None, "parameters": {}}))
-_task: ContextVar[Mapping[str, Any]] = ContextVar("task", default=MappingProxyType({"task_name": None, "parameters": {}}))
+_run: ContextVar[Mapping[str, Any]] = ContextVar(
+    "run", default=MappingProxyType({"id": None, "name": None, "parameters": {}})
+)
+_task: ContextVar[Mapping[str, Any]] = ContextVar(
+    "task", default=MappingProxyType({"task_name": None, "parameters": {}})
+)
 
 
 async def _called(flow: Flow[..., Any], parameters: dict[str, Any], *, return_state: bool) -> Any:
@@ -51,7 +56,9 @@ async def _called(flow: Flow[..., Any], parameters: dict[str, Any], *, return_st
     return await result.aresult() if isinstance(result, State) else result
 
 
-def _run_flow(flow: Flow[..., Any], *args: Any, return_state: bool = False, wait_for: object = None, **kwargs: Any) -> Any:
+def _run_flow(
+    flow: Flow[..., Any], *args: Any, return_state: bool = False, wait_for: object = None, **kwargs: Any
+) -> Any:
     called = _called(flow, get_call_parameters(flow.fn, args, kwargs), return_state=return_state)
     return called if inspect.iscoroutinefunction(flow.fn) else asyncio.run(called)
 
@@ -76,7 +83,9 @@ async def _tried(task: Task[..., Any], parameters: dict[str, Any]) -> Any:
     return None
 
 
-def _run_task(task: Task[..., Any], *args: Any, return_state: bool = False, wait_for: object = None, **kwargs: Any) -> Any:
+def _run_task(
+    task: Task[..., Any], *args: Any, return_state: bool = False, wait_for: object = None, **kwargs: Any
+) -> Any:
     parameters = get_call_parameters(task.fn, args, kwargs)
     tried = _tried(task, parameters)
     return tried if inspect.iscoroutinefunction(task.fn) else asyncio.run(tried)
@@ -121,7 +130,9 @@ def without_prefect() -> Iterator[None]:
     task_fields = {name: (lambda name=name: _task.get()[name]) for name in ("task_name", "parameters")}
     with ExitStack() as stack:
         enter = stack.enter_context
-        enter(temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}))  # or Prefect would start a server of its own
+        enter(
+            temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
+        )  # or Prefect would start a server of its own
         enter(patch.object(Flow, "__call__", _run_flow))
         enter(patch.object(Task, "__call__", _run_task))
         enter(patch.dict(prefect.runtime.flow_run.FIELDS, fields))

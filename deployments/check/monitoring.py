@@ -16,7 +16,9 @@ def wrong_monitoring() -> list[Finding]:
     try:
         monitoring()
     except MonitoringConfigError as error:
-        return [Finding(PART, State.WRONG, f"{error.path.name}: {problem}", _REMEDY) for problem in error.problems]
+        return [
+            Finding(PART, State.WRONG, f"{error.path.name}: {problem}", _REMEDY) for problem in error.problems
+        ]
     return []
 
 
@@ -24,7 +26,11 @@ def monitoring_finding() -> Finding:
     """Returns where log lines go. Raises MonitoringConfigError."""
     config, settings = monitoring(), Settings()
     off = [name for name, part in config if not getattr(part, "enabled", True)]
-    where = {"console": "log lines on the console", "file": "log lines in {}", "composite": "log lines on the console and in {}"}
+    where = {
+        "console": "log lines on the console",
+        "file": "log lines in {}",
+        "composite": "log lines on the console and in {}",
+    }
     file = config.log_file(settings.var_dir)
     shown = str(file.relative_to(HOME)) if file.is_relative_to(HOME) else str(file)
     what = where[config.logging.default_logger].format(shown) + (f"; off: {', '.join(off)}" if off else "")

@@ -61,19 +61,24 @@ async def check_part(part: str, ask: Check, known: Known) -> Finding:
         async with asyncio.timeout(SECONDS):
             return await ask(known)
     except TimeoutError:
-        return Finding(part, State.WRONG, f"no answer within {SECONDS} s", "check the network between this machine and the part")
+        return Finding(
+            part,
+            State.WRONG,
+            f"no answer within {SECONDS} s",
+            "check the network between this machine and the part",
+        )
     except MissingExtra as error:
         return Finding(part, State.WRONG, str(error), f"install the extra `{error.extra}`")
     except StepError as error:
-        return Finding(part, State.WRONG, str(error), "correct the setting that the message names, or try again later")
+        return Finding(
+            part, State.WRONG, str(error), "correct the setting that the message names, or try again later"
+        )
     except Exception as error:  # noqa: BLE001
         hidden = f"{type(error).__name__} (its text is hidden because it may contain a secret)"
         return Finding(part, State.WRONG, hidden, "see docs/reference/settings.md")
 
 
-_WITHOUT_POOLER = (
-    "set DATABASE_URL to PostgreSQL itself (its own port, usually 5432), or set the pooler to session mode (PgBouncer: pool_mode = session)"
-)
+_WITHOUT_POOLER = "set DATABASE_URL to PostgreSQL itself (its own port, usually 5432), or set the pooler to session mode (PgBouncer: pool_mode = session)"
 
 
 async def database(known: Known) -> Finding:
@@ -102,17 +107,34 @@ async def database(known: Known) -> Finding:
         if not given:
             return Finding("database", State.EMBEDDED, f"PostgreSQL, {NOT_RUNNING}")
         why = type(getattr(error, "orig", error)).__name__
-        return Finding("database", State.WRONG, f"{where} cannot be used ({why})", "check DATABASE_URL and whether the server runs")
+        return Finding(
+            "database",
+            State.WRONG,
+            f"{where} cannot be used ({why})",
+            "check DATABASE_URL and whether the server runs",
+        )
     if found is None:
         what = f"{where} is behind a pooler in {Pooler.TRANSACTION}: successive statements were answered by different server processes"
-        return Finding("database", State.WRONG, f"{what}, so LISTEN, session settings and session locks do not last", _WITHOUT_POOLER)
+        return Finding(
+            "database",
+            State.WRONG,
+            f"{what}, so LISTEN, session settings and session locks do not last",
+            _WITHOUT_POOLER,
+        )
     version, read_only, revision, head = found
     state, what = (State.REAL if given else State.EMBEDDED), f"PostgreSQL {version}, {where}{through}"
     if read_only:
         remedy = "set DATABASE_URL to the primary; of several hosts (?host=a,b) the writable one is used"
-        return Finding("database", State.WRONG, f"{what}: it is read-only, a standby or a demoted primary", remedy)
+        return Finding(
+            "database", State.WRONG, f"{what}: it is read-only, a standby or a demoted primary", remedy
+        )
     if revision != head:
-        return Finding("database", State.WRONG, f"{what}: its tables are at {revision or 'nothing'}, not {head}", "run order-saga migrate")
+        return Finding(
+            "database",
+            State.WRONG,
+            f"{what}: its tables are at {revision or 'nothing'}, not {head}",
+            "run order-saga migrate",
+        )
     return Finding("database", state, what)
 
 
@@ -127,7 +149,8 @@ def _head(connection: Connection) -> str | None:
 
 
 _CLOSE = (
-    "set PREFECT_SERVER_API_AUTH_STRING at the server, and the same value as PREFECT_API_AUTH_STRING at each client, "
+    "set PREFECT_SERVER_API_AUTH_STRING at the server, and the same value as PREFECT_API_AUTH_STRING at each "
+    "client, "
     "or let it listen on 127.0.0.1 only; see docs/security.md"
 )
 
@@ -158,22 +181,44 @@ async def prefect_server(known: Known) -> Finding:
     except httpx.HTTPError as error:
         if not given:
             return Finding(part, State.EMBEDDED, NOT_RUNNING)
-        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in {
+            HTTPStatus.UNAUTHORIZED,
+            HTTPStatus.FORBIDDEN,
+        }:
             return Finding(
-                part, State.WRONG, f"{api} refuses the login", "check PREFECT_API_AUTH_STRING, or PREFECT_API_KEY (Prefect Cloud)"
+                part,
+                State.WRONG,
+                f"{api} refuses the login",
+                "check PREFECT_API_AUTH_STRING, or PREFECT_API_KEY (Prefect Cloud)",
             )
-        return Finding(part, State.WRONG, f"{api} does not answer ({type(error).__name__})", "check PREFECT_API_URL and PREFECT_API_KEY")
+        return Finding(
+            part,
+            State.WRONG,
+            f"{api} does not answer ({type(error).__name__})",
+            "check PREFECT_API_URL and PREFECT_API_KEY",
+        )
     if missing:
-        return Finding(part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "run order-saga setup")
-    if left := [wanted.name for wanted in wanted_automations(lambda _: uuid4()) if wanted.name not in automations]:
-        return Finding(part, State.WRONG, f"{api} has no automation {', '.join(map(repr, left))}", "run order-saga setup")
+        return Finding(
+            part, State.WRONG, f"{api} has no deployment {', '.join(missing)}", "run order-saga setup"
+        )
+    if left := [
+        wanted.name for wanted in wanted_automations(lambda _: uuid4()) if wanted.name not in automations
+    ]:
+        return Finding(
+            part, State.WRONG, f"{api} has no automation {', '.join(map(repr, left))}", "run order-saga setup"
+        )
     if given and pool.status != WorkPoolStatus.READY:
-        return Finding(part, State.WRONG, f"no worker takes runs of the pool orders at {api}", "run order-saga worker")
+        return Finding(
+            part, State.WRONG, f"no worker takes runs of the pool orders at {api}", "run order-saga worker"
+        )
     return Finding(part, State.REAL if given else State.EMBEDDED, f"Prefect {version}, {api}")
 
 
 def _deployments() -> list[str]:
-    return [each["name"] for each in yaml.safe_load((HOME / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]]
+    return [
+        each["name"]
+        for each in yaml.safe_load((HOME / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    ]
 
 
 async def payments(known: Known) -> Finding:
@@ -186,7 +231,12 @@ async def payments(known: Known) -> Finding:
     except StepError as error:
         if s.payments.gateway == "sandbox" and not known.given("PAYMENT_GATEWAY_URL"):
             return Finding("payments", State.EMBEDDED, f"the sandbox, {NOT_RUNNING}")
-        return Finding("payments", State.WRONG, str(error), f"check PAYMENT_GATEWAY_URL ({s.payments.url}) and the gateway's key")
+        return Finding(
+            "payments",
+            State.WRONG,
+            str(error),
+            f"check PAYMENT_GATEWAY_URL ({s.payments.url}) and the gateway's key",
+        )
     finally:
         await close_gateway()
     if s.payments.gateway == "sandbox":
@@ -205,7 +255,12 @@ async def inventory(known: Known) -> Finding:
     try:
         await there.get("order-that-is-not-there")
     except StepError as error:
-        return Finding("inventory", State.WRONG, str(error), f"check INVENTORY_SERVICE_URL ({url}) and INVENTORY_SERVICE_TOKEN")
+        return Finding(
+            "inventory",
+            State.WRONG,
+            str(error),
+            f"check INVENTORY_SERVICE_URL ({url}) and INVENTORY_SERVICE_TOKEN",
+        )
     finally:
         await there.aclose()
     return Finding("inventory", State.REAL, f"the service at {url}")
@@ -250,9 +305,20 @@ async def alerts(known: Known) -> Finding:
     services = destinations(known.settings)
     if not services:
         return Finding("alerts", State.OFF, "as Prefect events only: ALERT_URLS is not set")
-    if refused := [name.removeprefix("url-") for name, url in services.items() if await asyncio.to_thread(client_for, url) is None]:
-        return Finding("alerts", State.WRONG, f"apprise does not accept entry {', '.join(refused)} of ALERT_URLS", "correct ALERT_URLS")
-    return Finding("alerts", State.REAL, f"sent to {', '.join(url.partition('://')[0] for url in services.values())}")
+    if refused := [
+        name.removeprefix("url-")
+        for name, url in services.items()
+        if await asyncio.to_thread(client_for, url) is None
+    ]:
+        return Finding(
+            "alerts",
+            State.WRONG,
+            f"apprise does not accept entry {', '.join(refused)} of ALERT_URLS",
+            "correct ALERT_URLS",
+        )
+    return Finding(
+        "alerts", State.REAL, f"sent to {', '.join(url.partition('://')[0] for url in services.values())}"
+    )
 
 
 async def crm(known: Known) -> Finding:
@@ -266,9 +332,16 @@ async def crm(known: Known) -> Finding:
         async with httpx.AsyncClient(timeout=timeout) as client, client.stream("OPTIONS", url) as answer:
             pass  # its status is enough
     except httpx.HTTPError as error:
-        return Finding("CRM", State.WRONG, f"does not answer ({type(error).__name__})", "check CRM_WEBHOOK_URL")
+        return Finding(
+            "CRM", State.WRONG, f"does not answer ({type(error).__name__})", "check CRM_WEBHOOK_URL"
+        )
     if answer.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE} or answer.is_redirect:
-        return Finding("CRM", State.WRONG, f"answers {answer.status_code}: no service at this address", "check CRM_WEBHOOK_URL")
+        return Finding(
+            "CRM",
+            State.WRONG,
+            f"answers {answer.status_code}: no service at this address",
+            "check CRM_WEBHOOK_URL",
+        )
     return Finding("CRM", State.REAL, httpx.URL(url).host)
 
 
@@ -304,12 +377,26 @@ async def web_app(known: Known) -> Finding:
         async with httpx.AsyncClient(timeout=SECONDS / 2) as client:
             answer = await client.get(f"{known.web_url}/health")
     except httpx.HTTPError as error:
-        return Finding("web app", State.WRONG, f"{known.web_url} does not answer ({type(error).__name__})", "run order-saga web")
+        return Finding(
+            "web app",
+            State.WRONG,
+            f"{known.web_url} does not answer ({type(error).__name__})",
+            "run order-saga web",
+        )
     if not answer.is_success:
-        return Finding("web app", State.WRONG, f"{known.web_url} answers {answer.status_code}", "read its log; it needs the database")
+        return Finding(
+            "web app",
+            State.WRONG,
+            f"{known.web_url} answers {answer.status_code}",
+            "read its log; it needs the database",
+        )
     able = answer.json()
     orders = "orders" if able.get("orders") else "no orders (ORDERS_API_KEY is not set)"
-    hooks = "Stripe's webhooks" if able.get("stripe_webhooks") else "no webhooks of Stripe's (STRIPE_WEBHOOK_SECRET is not set)"
+    hooks = (
+        "Stripe's webhooks"
+        if able.get("stripe_webhooks")
+        else "no webhooks of Stripe's (STRIPE_WEBHOOK_SECRET is not set)"
+    )
     return Finding("web app", State.REAL, f"{known.web_url}: takes {orders}, {hooks}")
 
 
@@ -321,7 +408,12 @@ async def files(known: Known) -> Finding:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return Finding("files", State.WRONG, f"{folder} cannot be written ({error.strerror})", "check VAR_DIR and the folder's permissions")
+        return Finding(
+            "files",
+            State.WRONG,
+            f"{folder} cannot be written ({error.strerror})",
+            "check VAR_DIR and the folder's permissions",
+        )
     return Finding("files", State.REAL, str(folder))
 
 
@@ -359,11 +451,20 @@ def unknown_settings(names: Iterable[str]) -> list[Finding]:
     ours = list(settings_in(Settings))
     known = {*ours, *(name + ending for name in ours for ending in ("_FILE", "_BLOCK"))}
     near = [
-        (name, get_close_matches(name, ours, 1, _ALIKE)) for name in sorted(names) if name not in known and not name.startswith(tuple(ours))
+        (name, get_close_matches(name, ours, 1, _ALIKE))
+        for name in sorted(names)
+        if name not in known and not name.startswith(tuple(ours))
     ]
-    return [Finding(name, State.WRONG, "no such setting", f"did you mean {meant[0]}?") for name, meant in near if meant]
+    return [
+        Finding(name, State.WRONG, "no such setting", f"did you mean {meant[0]}?")
+        for name, meant in near
+        if meant
+    ]
 
 
 def wrong_settings(error: ValidationError) -> list[Finding]:
     """Returns each wrong setting, with the error."""
-    return [Finding(name, State.WRONG, what, f"set or unset {name}: docs/reference/settings.md") for name, what in mistakes(error)]
+    return [
+        Finding(name, State.WRONG, what, f"set or unset {name}: docs/reference/settings.md")
+        for name, what in mistakes(error)
+    ]

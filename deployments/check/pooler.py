@@ -32,7 +32,11 @@ def recognise_pooler(url: str, *, seconds: int = 5) -> Pooler | None:
     """
     with answered_within(3 * seconds), ExitStack() as stack:
         connections = [
-            stack.enter_context(LimitedConnection.connect(url, autocommit=True, connect_timeout=seconds, prepare_threshold=None))
+            stack.enter_context(
+                LimitedConnection.connect(
+                    url, autocommit=True, connect_timeout=seconds, prepare_threshold=None
+                )
+            )
             for _ in range(_CONNECTIONS)
         ]
         answers = [[_server_process(connection) for connection in connections] for _ in range(_ROUNDS)]

@@ -72,12 +72,23 @@ def _running(name: str) -> str | None:
 
 def table(findings: Sequence[Finding]) -> Table:
     """Shows one line per part."""
-    made = Table(title="What the shop is connected to", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    made = Table(
+        title="What the shop is connected to",
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+    )
     for column in ("part", "", "what", "what to do"):
         made.add_column(column, overflow="fold")
     for finding in findings:
         mark = "✗ " if finding.wrong else ""
-        made.add_row(finding.part, Text(f"{mark}{finding.state}", _STYLES[finding.state]), Text(finding.what), Text(finding.remedy))
+        made.add_row(
+            finding.part,
+            Text(f"{mark}{finding.state}", _STYLES[finding.state]),
+            Text(finding.what),
+            Text(finding.remedy),
+        )
     if not any(finding.remedy for finding in findings):
         made.columns.pop()
     return made

@@ -48,7 +48,12 @@ def make_app(chosen: Sequence[str] = ()) -> App:
     app.register_install_completion_command(help="Install completion for bash, zsh or fish.")
     for name, group, text in _COMMANDS:
         module = name.replace("-", "_")
-        app.command(f"deployments.cli.{module}:{module}", name=name, group=group, help=None if name in chosen else text)
+        app.command(
+            f"deployments.cli.{module}:{module}",
+            name=name,
+            group=group,
+            help=None if name in chosen else text,
+        )
     return app
 
 
@@ -89,10 +94,20 @@ def _explained(error: CycloptsError) -> object:
 
     from shop.text.sanitize import tame
 
-    if not isinstance(error, UnknownCommandError) or error.app is None or error.app.name != ("order-saga",) or not error.unused_tokens:
+    if (
+        not isinstance(error, UnknownCommandError)
+        or error.app is None
+        or error.app.name != ("order-saga",)
+        or not error.unused_tokens
+    ):
         return Text(tame(str(error)))
     import difflib
 
     unknown = error.unused_tokens[0]
     near = difflib.get_close_matches(unknown, [name for name, _, _ in _COMMANDS])
-    return Text(tame(f"There is no command {unknown}.{f' Did you mean {near[0]}?' if near else ''} See order-saga --help."))
+    return Text(
+        tame(
+            f"There is no command {unknown}.{f' Did you mean {near[0]}?' if near else ''} See order-saga "
+            f"--help."
+        )
+    )

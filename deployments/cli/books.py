@@ -24,7 +24,9 @@ def books() -> int:
         found = read_books(settings().database_url, ask_gateway())
     except PaymentError as error:
         why = f"reading the payment gateway's payments failed ({error})"
-        terminal.write(f"Nothing was compared: {why}. Check PAYMENT_GATEWAY_URL and the gateway's key.", sys.stderr)
+        terminal.write(
+            f"Nothing was compared: {why}. Check PAYMENT_GATEWAY_URL and the gateway's key.", sys.stderr
+        )
         return 2
     terminal.console(width=130).print(books_table(found))
     return int(not found.balanced)

@@ -40,7 +40,11 @@ def _show_progress(payments: int) -> None:
 
 def books_table(books: Books) -> Table:
     """Prints each row of the books with its source."""
-    title: str | Text = "The books balance" if books.compared else "The books, without the payment gateway (order-saga books includes it)"
+    title: str | Text = (
+        "The books balance"
+        if books.compared
+        else "The books, without the payment gateway (order-saga books includes it)"
+    )
     if not books.balanced:
         title = Text("The books do not balance", "bold red")
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))

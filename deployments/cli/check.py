@@ -16,5 +16,7 @@ def check() -> int:
         findings = report.check()
     console.print(report.table(findings))
     wrong = sum(finding.wrong for finding in findings)
-    console.print("Nothing is misconfigured." if not wrong else f"[bold red]{wrong} misconfigured.[/]", highlight=False)
+    console.print(
+        "Nothing is misconfigured." if not wrong else f"[bold red]{wrong} misconfigured.[/]", highlight=False
+    )
     return int(wrong > 0)

@@ -17,7 +17,12 @@ from shop.settings import settings
 
 
 def inventory_service(
-    *, port: int = 8440, port_file: Path | None = None, host: str = "127.0.0.1", database_url: str | None = None, prepare: bool = False
+    *,
+    port: int = 8440,
+    port_file: Path | None = None,
+    host: str = "127.0.0.1",
+    database_url: str | None = None,
+    prepare: bool = False,
 ) -> None:
     """Serve the SQL inventory over HTTP, until it is stopped.
 
@@ -33,7 +38,8 @@ def inventory_service(
     secret = settings().inventory.service_token
     if secret is None and not _is_this_machine(host):
         raise SystemExit(
-            "without a token anybody who can connect could change the stock: set INVENTORY_SERVICE_TOKEN, or listen on 127.0.0.1 only"
+            "without a token anybody who can connect could change the stock: set INVENTORY_SERVICE_TOKEN, or "
+            "listen on 127.0.0.1 only"
         )
     try:
         listener = listen(port, host)
@@ -44,7 +50,9 @@ def inventory_service(
             upgrade(url)
             load_sample_catalogue(url)
         token = secret.get_secret_value() if secret else None
-        metrics = Exposition("inventory service", database_url=url, inventory_only=True, token=metrics_token() or token)
+        metrics = Exposition(
+            "inventory service", database_url=url, inventory_only=True, token=metrics_token() or token
+        )
         app = create_app(DatabaseInventory(url), token, metrics=metrics)
         with watched("inventory service", database_url=url):
             # Connections are kept for longer than in clients' pools, so that the service never closes one

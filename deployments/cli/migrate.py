@@ -20,5 +20,7 @@ def migrate() -> None:
     except DBAPIError as error:
         if not is_database_error(error):
             raise
-        raise SystemExit(f"the database at DATABASE_URL cannot be used: {str(error.orig).splitlines()[0]}") from None
+        raise SystemExit(
+            f"the database at DATABASE_URL cannot be used: {str(error.orig).splitlines()[0]}"
+        ) from None
     terminal.write("the tables are up to date")

@@ -41,7 +41,10 @@ def outcome_table(title: str, orders: Iterable[tuple[str, OrderOutcome | None]])
         name = str(outcome.outcome) if outcome and outcome.outcome else "no outcome"
         row: list[Text | str] = [Text(order_id), Text(name, STYLES.get(name, ""))]
         if outcome is not None:
-            charged, refunded = (_money(amount, outcome.currency) for amount in (outcome.amount_charged, outcome.amount_refunded))
+            charged, refunded = (
+                _money(amount, outcome.currency)
+                for amount in (outcome.amount_charged, outcome.amount_refunded)
+            )
             took = f"{outcome.seconds:.2f} s" if outcome.seconds is not None else ""
             row += [outcome.failing_step or "", _undone(outcome), charged, refunded, took]
         table.add_row(*row)

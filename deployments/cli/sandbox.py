@@ -12,7 +12,9 @@ from shop.payments.sandbox.ledger import Ledger
 from shop.runtime.http_server import listen, serve
 
 
-def sandbox(*, port: int = 8420, db: Path | None = None, port_file: Path | None = None, forget_keys: bool = False) -> None:
+def sandbox(
+    *, port: int = 8420, db: Path | None = None, port_file: Path | None = None, forget_keys: bool = False
+) -> None:
     """Serve the sandbox payment gateway, for development and tests, on this machine only.
 
     Args:
@@ -35,6 +37,7 @@ def sandbox(*, port: int = 8420, db: Path | None = None, port_file: Path | None 
             listener,
             port_file,
             lifespan="off",
-            timeout_keep_alive=60,  # longer than clients' own, so that the server never closes a connection during a request
+            # longer than clients' own, so that the server never closes a connection during a request
+            timeout_keep_alive=60,
             timeout_graceful_shutdown=1,  # delayed answers must not delay the shutdown
         )

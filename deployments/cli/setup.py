@@ -18,7 +18,12 @@ from deployments.running import use_running_world
 from deployments.setup.item import Change, Item
 from shop.settings import settings
 
-_STYLES = {Change.UNCHANGED: "dim", Change.CREATED: "green", Change.UPDATED: "yellow", Change.REMOVED: "yellow"}
+_STYLES = {
+    Change.UNCHANGED: "dim",
+    Change.CREATED: "green",
+    Change.UPDATED: "yellow",
+    Change.REMOVED: "yellow",
+}
 
 
 def setup(*, check: bool = False) -> int:
@@ -40,7 +45,8 @@ def setup(*, check: bool = False) -> int:
     known = Known(settings(), lambda _: True, PREFECT_API_URL.value())
     if known.prefect_api_url is None:
         return _unusable(
-            "PREFECT_API_URL is not set: set it to the API of a Prefect server. (`make run` does all of this for its own server.)"
+            "PREFECT_API_URL is not set: set it to the API of a Prefect server. (`make run` does all of this "
+            "for its own server.)"
         )
     from deployments.setup.everything import ensure_all
     from deployments.setup.registered import DeployError
@@ -51,7 +57,9 @@ def setup(*, check: bool = False) -> int:
             tables = asyncio.run(check_part("database", database, known))
             items = ensure_all(apply=not check)
     except (httpx.HTTPError, RuntimeError) as error:
-        return _unusable(f"The Prefect server {known.prefect_api_url} cannot be used ({error or type(error).__name__})")
+        return _unusable(
+            f"The Prefect server {known.prefect_api_url} cannot be used ({error or type(error).__name__})"
+        )
     except DeployError as error:
         return _unusable(str(error))
     console.print(_table(known.prefect_api_url, tables, items))
@@ -59,11 +67,19 @@ def setup(*, check: bool = False) -> int:
 
 
 def _table(api_url: str, tables: Finding, items: Sequence[Item]) -> Table:
-    made = Table(title=f"Setup of {api_url}", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    made = Table(
+        title=f"Setup of {api_url}",
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+    )
     for column in ("kind", "name", "", "note"):
         made.add_column(column, overflow="fold")
     state = Text("misconfigured", "bold red") if tables.wrong else Text("up to date", "dim")
-    made.add_row("database", "tables", state, f"{tables.what}: {tables.remedy}" if tables.wrong else tables.what)
+    made.add_row(
+        "database", "tables", state, f"{tables.what}: {tables.remedy}" if tables.wrong else tables.what
+    )
     for item in items:
         made.add_row(item.kind, item.name, Text(item.change, _STYLES.get(item.change, "bold red")), item.note)
     return made

@@ -39,7 +39,12 @@ class Cropped:
         most = max(1, options.size.height)
         if more := len(lines) - most:
             lines = (
-                lines if more < 0 else [*lines[: most - 1], [Segment(f"{more + 1} more lines: make the terminal taller", Style(dim=True))]]
+                lines
+                if more < 0
+                else [
+                    *lines[: most - 1],
+                    [Segment(f"{more + 1} more lines: make the terminal taller", Style(dim=True))],
+                ]
             )
         yield Segments(segment for line in lines for segment in (*line, Segment.line()))
 
@@ -61,7 +66,9 @@ def shown(metrics: Metrics, threshold: float) -> Group:
 
 def _events(events: EventMetrics, threshold: float) -> Table:
     table = _table(
-        "Events", left=("",), right=("total", "steps", "undos", "messages", "succeeded", "refused", "errors", *_TIMES, "payload")
+        "Events",
+        left=("",),
+        right=("total", "steps", "undos", "messages", "succeeded", "refused", "errors", *_TIMES, "payload"),
     )
     size = f"{events.payload.mean:,.0f} B, p99 {events.payload.p99:,} B" if events.payload else ""
     counts = (events.total_events, events.steps, events.compensations, events.messages)
@@ -73,11 +80,17 @@ def _events(events: EventMetrics, threshold: float) -> Table:
 
 
 def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
-    table = _table("Steps", left=("step",), right=("commands", "succeeded", "refused", "errors", *_TIMES, "retries", "undone", "undo p50"))
+    table = _table(
+        "Steps",
+        left=("step",),
+        right=("commands", "succeeded", "refused", "errors", *_TIMES, "retries", "undone", "undo p50"),
+    )
     details: list[RenderableType] = []
     for step in steps:
         undos = step.compensations
-        undone = Text(_number(undos.done)) + (Text(f" {undos.failed} failed", _BAD) if undos.failed else Text())
+        undone = Text(_number(undos.done)) + (
+            Text(f" {undos.failed} failed", _BAD) if undos.failed else Text()
+        )
         table.add_row(
             step.step, _number(step.commands), _share(step.success_rate), _number(step.refused), _rate(step.error_rate, threshold),
             *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms),
@@ -92,10 +105,17 @@ def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
 
 def _business(business: BusinessMetrics) -> Table:
     table = _table("Business", left=("", ""), right=())
-    ended = [Text(f"{count:,} {outcome}", STYLES.get(outcome, "") if count else "dim") for outcome, count in business.orders.items()]
+    ended = [
+        Text(f"{count:,} {outcome}", STYLES.get(outcome, "") if count else "dim")
+        for outcome, count in business.orders.items()
+    ]
     table.add_row("orders that ended", Text(", ").join(ended))
     table.add_row("from submission to outcome", _in_words(business.latency))
-    table.add_row("open now", f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being compensated")
+    table.add_row(
+        "open now",
+        f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being "
+        f"compensated",
+    )
     if (oldest := business.oldest_waiting) is not None:
         table.add_row("oldest waiting order", f"{oldest.id}, for {_time(oldest.seconds * 1000)}")
     attention = Text(_orders(business.needs_attention), _BAD if business.needs_attention else "")
@@ -107,7 +127,9 @@ def _business(business: BusinessMetrics) -> Table:
         table.add_row(currency, text + (now if money.at_risk or money.refunds_owed else ""))
     table.add_row("compensations took", _in_words(business.compensation_latency))
     table.add_row("oversell attempts", f"{business.oversell_attempts:,}, none of them sold")
-    writers = ", ".join(f"{count:,} by {writer}" for writer, count in business.confirmations.by_writer.items())
+    writers = ", ".join(
+        f"{count:,} by {writer}" for writer, count in business.confirmations.by_writer.items()
+    )
     table.add_row("confirmations", writers or "none")
     for reason, count in business.confirmations.reasons.items():
         table.add_row("", f"{count:,}: {reason}")
@@ -116,7 +138,9 @@ def _business(business: BusinessMetrics) -> Table:
 
 def _system(system: SystemMetrics) -> Group:
     table = _table(
-        "Processes", left=("process", "host", "pid", ""), right=("CPU", "most", "memory", "most", "connections", "most", "of", "seen")
+        "Processes",
+        left=("process", "host", "pid", ""),
+        right=("CPU", "most", "memory", "most", "connections", "most", "of", "seen"),
     )
     styles = {"alive": "green", "lost": _BAD, "ended": "dim"}
     for process in system.processes[:_MORE]:
@@ -129,16 +153,30 @@ def _system(system: SystemMetrics) -> Group:
         )  # fmt: skip
     machines = _table("Machines", left=("host",), right=("CPU", "most", "memory", "most", "disk"))
     for machine in system.machines:
-        percents = (machine.mean_cpu_percent, machine.most_cpu_percent, machine.mean_memory_percent, machine.most_memory_percent)
+        percents = (
+            machine.mean_cpu_percent,
+            machine.most_cpu_percent,
+            machine.mean_memory_percent,
+            machine.most_memory_percent,
+        )
         machines.add_row(machine.host, *map(_percent, percents), _percent(machine.disk_percent))
     more = len(system.processes) - _MORE
-    text = f"{system.leases} may work on orders now" + (f"; {more} more processes are not shown" if more > 0 else "")
+    text = f"{system.leases} may work on orders now" + (
+        f"; {more} more processes are not shown" if more > 0 else ""
+    )
     return Group(table, machines, Text(text, "dim"))
 
 
 def _table(title: str, *, left: Iterable[str], right: Iterable[str]) -> Table:
     columns = [*left]
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+    )
     table.show_header = any(columns) or bool(list(right))
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=bool(column))
@@ -153,7 +191,9 @@ def _times(durations: Durations) -> tuple[str, str, str, str]:
 
 def _in_words(durations: Durations) -> str:
     return (
-        ", ".join(f"{name} {took}" for name, took in zip(_TIMES, _times(durations), strict=True)) if durations.mean_ms is not None else "-"
+        ", ".join(f"{name} {took}" for name, took in zip(_TIMES, _times(durations), strict=True))
+        if durations.mean_ms is not None
+        else "-"
     )
 
 

@@ -56,7 +56,9 @@ def _no_option(_: type, file: str) -> None:
 File = Annotated[str, Parameter(allow_leading_hyphen=True, validator=_no_option)]
 
 
-def submit(file: File, /, *, own_run: bool = False, no_wait: bool = False, timeout: float = 300, json: bool = False) -> int:
+def submit(
+    file: File, /, *, own_run: bool = False, no_wait: bool = False, timeout: float = 300, json: bool = False
+) -> int:
     """Take orders from a file to their outcomes.
 
     Exit codes: 0, every order has an outcome and none needs attention; 1, otherwise, or the database does not
@@ -97,7 +99,11 @@ def read_orders(text: str) -> list[Any]:
     except exact_json.NumberOutOfRange as error:
         raise InputError(f"it has {error}") from None
     except JSONDecodeError as whole:
-        lines = [(number, line.removeprefix(_BYTE_ORDER_MARK)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        lines = [
+            (number, line.removeprefix(_BYTE_ORDER_MARK))
+            for number, line in enumerate(text.split("\n"), 1)
+            if line.strip()
+        ]
         if len(lines) < 2:
             raise InputError(f"not JSON: {whole.msg} in line {whole.lineno}, column {whole.colno}") from None
         return [_read_line(number, line) for number, line in lines]
@@ -118,11 +124,17 @@ def _read_line(number: int, line: str) -> Any:
 def _run_pending(console: Console, orders: list[Any], options: _Options) -> int:
     receipts = trigger.submit_orders(orders)
     refused = [receipt for receipt in receipts if receipt.status == "refused"]
-    counts = Counter(receipt.status + (f" ({receipt.outcome})" if receipt.outcome else "") for receipt in receipts)
+    counts = Counter(
+        receipt.status + (f" ({receipt.outcome})" if receipt.outcome else "") for receipt in receipts
+    )
     console.print(", ".join(f"{count} {status}" for status, count in counts.items()), highlight=False)
     _show_refused(console, refused)
     _show_ended(console, [receipt for receipt in receipts if receipt.outcome is not None])
-    ids = list(dict.fromkeys(receipt.order_id for receipt in receipts if receipt.order_id and receipt.status != "refused"))
+    ids = list(
+        dict.fromkeys(
+            receipt.order_id for receipt in receipts if receipt.order_id and receipt.status != "refused"
+        )
+    )
     if not ids:
         return 1
     if any(receipt.status == "accepted" for receipt in receipts):
@@ -159,7 +171,10 @@ def _run_own(console: Console, orders: list[Any], options: _Options) -> int:
         else:
             ended[outcome.order_id] = outcome
 
-    with Progress(*columns, console=console, transient=True) as progress, ThreadPoolExecutor(_OWN_RUNS_AT_ONCE) as threads:
+    with (
+        Progress(*columns, console=console, transient=True) as progress,
+        ThreadPoolExecutor(_OWN_RUNS_AT_ONCE) as threads,
+    ):
         bar = progress.add_task("orders", total=len(orders))
         for _ in threads.map(run, orders):
             progress.advance(bar)
@@ -169,14 +184,22 @@ def _run_own(console: Console, orders: list[Any], options: _Options) -> int:
 
 def _show_refused(console: Console, refused: list[Receipt]) -> None:
     for receipt in refused[:_SHOWN]:
-        console.print(Text(f"refused: {receipt.order_id or 'an order without a usable id'}: {'; '.join(receipt.reasons)}", "yellow"))
+        console.print(
+            Text(
+                f"refused: {receipt.order_id or 'an order without a usable id'}: "
+                f"{'; '.join(receipt.reasons)}",
+                "yellow",
+            )
+        )
 
 
 def _show_ended(console: Console, ended: list[Receipt]) -> None:
     """Shows known orders that did not complete: the sender may expect another attempt."""
     for receipt in [each for each in ended if each.outcome is not Outcome.COMPLETED][:_SHOWN]:
         why = f": {'; '.join(receipt.reasons)}" if receipt.reasons else ""
-        console.print(Text(f"known: {receipt.order_id} ended as {receipt.outcome} and is not retried{why}", "yellow"))
+        console.print(
+            Text(f"known: {receipt.order_id} ended as {receipt.outcome} and is not retried{why}", "yellow")
+        )
 
 
 def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], options: _Options) -> int:
@@ -191,7 +214,9 @@ def _show(console: Console, ids: list[str], outcomes: dict[str, OrderOutcome], o
         _explain(console, others[:_SHOWN])
         if len(ends) > _SHOWN:
             counts = Counter(str(o.outcome or "no outcome yet") if o else "no outcome yet" for _, o in ends)
-            console.print("  ".join(f"{name}: {count}" for name, count in counts.most_common()), highlight=False)
+            console.print(
+                "  ".join(f"{name}: {count}" for name, count in counts.most_common()), highlight=False
+            )
     return int(any(o is None or o.outcome in {None, Outcome.NEEDS_ATTENTION} for _, o in ends))
 
 

@@ -29,7 +29,11 @@ _BUILT_IN = {"check_inventory", "fulfill_order"}
 """Steps that use the shop's own tables unless an external system is configured."""
 _RUN_THE_SAGA = {"orders", "recovery", "review", "webhooks"}
 """Tags of the deployments that run the saga."""
-_STARTS = {"ui": "a person in the Prefect UI", "python": "Python, command line", "web": "web app<br>POST /orders, webhooks"}
+_STARTS = {
+    "ui": "a person in the Prefect UI",
+    "python": "Python, command line",
+    "web": "web app<br>POST /orders, webhooks",
+}
 _ARROWS = """
     ui --> prefect
     python --> prefect
@@ -61,10 +65,17 @@ def workflow(saga: Saga) -> str:
         left, right = ("[[", "]]") if step.kind is Kind.PIVOT else ("[", "]")
         lines.append(f'    {step.name}{left}"{step.name}<br>{"<br>".join(limits(step))}"{right}')
     undone = [step for step in reversed(saga.steps) if step.undo is not None]
-    lines += [f'    {undo_name(step)}[/"{undo_name(step)}<br>undoes {step.name}<br>{retries(step.undo_retries)}"\\]' for step in undone]
+    lines += [
+        f'    {undo_name(step)}[/"{undo_name(step)}<br>undoes {step.name}<br>{retries(step.undo_retries)}"\\]'
+        for step in undone
+    ]
     lines += [f'    {outcome}(["{outcome}"])' for outcome in Outcome]
     for here, there in pairwise(["order", *(step.name for step in saga), Outcome.COMPLETED]):
-        lines.append(f'    {here} ==>|"the point of no return"| {there}' if here == saga.pivot else f"    {here} --> {there}")
+        lines.append(
+            f'    {here} ==>|"the point of no return"| {there}'
+            if here == saga.pivot
+            else f"    {here} --> {there}"
+        )
     previous: Step | None = None
     for step in saga:
         if saga.is_past_pivot(step.name):
@@ -90,7 +101,10 @@ def states() -> str:
     reasons: dict[tuple[str, str], list[str]] = {}
     for transition in TRANSITIONS:
         reasons.setdefault((transition.source or "[*]", transition.target), []).append(transition.reason)
-    lines = ["stateDiagram-v2", *(f"    {start} --> {end}: {', '.join(why)}" for (start, end), why in reasons.items())]
+    lines = [
+        "stateDiagram-v2",
+        *(f"    {start} --> {end}: {', '.join(why)}" for (start, end), why in reasons.items()),
+    ]
     left = {start for start, _ in reasons}
     lines += [f"    {outcome} --> [*]" for outcome in Outcome if outcome not in left]
     return "\n".join(lines) + "\n"
@@ -109,19 +123,43 @@ def sequence(saga: Saga) -> str:
     for step in saga:
         for outcome, reason in refusals(step):
             lines += [f"else {step.name}: {reason}", f"    flow->>database: outcome {outcome}"]
-    lines += ["else a step fails, or its result stays unclear", "    flow->>database: the failure is recorded"]
+    lines += [
+        "else a step fails, or its result stays unclear",
+        "    flow->>database: the failure is recorded",
+    ]
     for step in reversed(saga.steps):
         if step.undo is not None:
-            lines += [f"    opt {step.name} was begun", *(f"        {line}" for line in _undo_in_time(step)), "    end"]
-    lines += [f"    flow->>database: outcome {Outcome.COMPENSATED}, or {Outcome.NEEDS_ATTENTION} if a compensation failed", "end"]
-    lines += ["flow->>mail: messages of the outbox", "flow->>prefect: final state, named after the outcome", "flow-->>caller: outcome"]
+            lines += [
+                f"    opt {step.name} was begun",
+                *(f"        {line}" for line in _undo_in_time(step)),
+                "    end",
+            ]
+    lines += [
+        (
+            f"    flow->>database: outcome {Outcome.COMPENSATED}, or {Outcome.NEEDS_ATTENTION} if a compensation "
+            f"failed"
+        ),
+        "end",
+    ]
+    lines += [
+        "flow->>mail: messages of the outbox",
+        "flow->>prefect: final state, named after the outcome",
+        "flow-->>caller: outcome",
+    ]
     for automation in _yaml("deployments/automations.yaml")["automations"]:
         trigger = automation["trigger"]
         event = "no heartbeat" if trigger["posture"] == "Proactive" else ", ".join(trigger["expect"])
-        actions = ", ".join(str(action.get("deployment", action["type"])).partition("/")[0] for action in automation["actions"])
+        actions = ", ".join(
+            str(action.get("deployment", action["type"])).partition("/")[0]
+            for action in automation["actions"]
+        )
         lines += [f"opt {_text(automation['name'])}", f"    prefect->>others: {event}: {actions}", "end"]
     lines.append("loop schedules")
-    lines += [f"    prefect->>others: {deployment['name']}, {when}" for deployment in _deployments() for when in _schedules(deployment)]
+    lines += [
+        f"    prefect->>others: {deployment['name']}, {when}"
+        for deployment in _deployments()
+        for when in _schedules(deployment)
+    ]
     return "\n".join(["sequenceDiagram", *(f"    {line}" for line in [*lines, "end"])]) + "\n"
 
 
@@ -136,7 +174,13 @@ def _step_in_time(step: Step) -> list[str]:
     calls.append(f"flow->>database: {step.name}: result")
     if step.name not in _BUILT_IN:
         return calls
-    return ["alt in the shop's own tables", f"    {own}", f"else by the {title}", *(f"    {line}" for line in calls), "end"]
+    return [
+        "alt in the shop's own tables",
+        f"    {own}",
+        f"else by the {title}",
+        *(f"    {line}" for line in calls),
+        "end",
+    ]
 
 
 def _undo_in_time(step: Step) -> list[str]:
@@ -152,15 +196,27 @@ def architecture(saga: Saga) -> str:
     external systems."""
     lines = ["flowchart LR", '    subgraph starts["started by"]']
     lines += [f'        {name}["{title}"]' for name, title in _STARTS.items()]
-    lines += ["    end", '    prefect["Prefect server<br>runs, schedules, automations"]', '    subgraph flows["flows, in prefect.yaml"]']
+    lines += [
+        "    end",
+        '    prefect["Prefect server<br>runs, schedules, automations"]',
+        '    subgraph flows["flows, in prefect.yaml"]',
+    ]
     groups: dict[str, list[dict[str, Any]]] = {}
     for deployment in _deployments():
         groups.setdefault(deployment["tags"][-1], []).append(deployment)
     for tag, deployments in groups.items():
         lines.append(f'        subgraph tag_{tag}["{tag}"]')
-        lines += [f'            {_id(each["name"])}["{"<br>".join([each["name"], *_schedules(each)])}"]' for each in deployments]
+        lines += [
+            f'            {_id(each["name"])}["{"<br>".join([each["name"], *_schedules(each)])}"]'
+            for each in deployments
+        ]
         lines.append("        end")
-    lines += ["    end", '    subgraph saga["the saga: tasks"]', *(f'        {step.name}["{step.name}"]' for step in saga), "    end"]
+    lines += [
+        "    end",
+        '    subgraph saga["the saga: tasks"]',
+        *(f'        {step.name}["{step.name}"]' for step in saga),
+        "    end",
+    ]
     systems = dict(_SYSTEMS[step.name] for step in saga if step.name in _SYSTEMS)
     lines.append('    subgraph outside["outside"]')
     lines += [f'        {name}["{title}"]' for name, title in {**systems, "mail": "mail server, CRM"}.items()]
@@ -201,7 +257,9 @@ def _deployments() -> list[dict[str, Any]]:
 def _schedules(deployment: dict[str, Any]) -> list[str]:
     """Returns `every 5 min`, `cron 17 3 * * * UTC`."""
     return [
-        f"cron {each['cron']} {each.get('timezone', 'UTC')}" if "cron" in each else f"every {each['interval'] / 60:g} min"
+        f"cron {each['cron']} {each.get('timezone', 'UTC')}"
+        if "cron" in each
+        else f"every {each['interval'] / 60:g} min"
         for each in deployment.get("schedules", ())
     ]
 

@@ -53,7 +53,9 @@ def settings_page() -> str:
     """The page's text."""
     rows: dict[str, list[str]] = defaultdict(list)
     for name, setting in settings_in(Settings).items():
-        rows[_title(setting)].append(f"| `{name}` | {_type(name, setting.info)} | {_default(setting.info)} | {_description(setting)} |")
+        rows[_title(setting)].append(
+            f"| `{name}` | {_type(name, setting.info)} | {_default(setting.info)} | {_description(setting)} |"
+        )
     return _HEAD + "".join(_section(title, rows[title]) for title in _order(rows))
 
 
@@ -70,7 +72,17 @@ def _order(rows: dict[str, list[str]]) -> Iterator[str]:
 
 
 def _section(title: str, rows: list[str]) -> str:
-    return "\n".join(["", f"## {title}", "", "| setting | type | default | meaning |", "| --- | --- | --- | --- |", *rows, ""])
+    return "\n".join(
+        [
+            "",
+            f"## {title}",
+            "",
+            "| setting | type | default | meaning |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
 
 
 def _title(setting: Setting) -> str:
@@ -106,7 +118,12 @@ def _plain(kind: Any) -> type[Any]:
 
 
 def _limited(kind: str, info: FieldInfo) -> str:
-    limits = {name: getattr(each, name) for each in info.metadata for name in ("ge", "le") if getattr(each, name, None) is not None}
+    limits = {
+        name: getattr(each, name)
+        for each in info.metadata
+        for name in ("ge", "le")
+        if getattr(each, name, None) is not None
+    }
     if "ge" in limits and "le" in limits:
         return f"{kind}, {limits['ge']} to {limits['le']}"
     return f"{kind}, at least {limits['ge']}" if "ge" in limits else kind

@@ -24,11 +24,28 @@ class Deployments:
     `home` is the project's folder, `state` the file that stores what was registered where.
     """
 
-    def __init__(self, *, home: Path, state: Path, logs: Path, pids: Path, environment: Mapping[str, str | None]) -> None:
+    def __init__(
+        self, *, home: Path, state: Path, logs: Path, pids: Path, environment: Mapping[str, str | None]
+    ) -> None:
         self._home, self._state, self._go = home, state, pids / "deploy.go"
-        command = [sys.executable, "-m", "deployments.local.warm", str(self._go), "--no-prompt", "deploy", "--all"]
+        command = [
+            sys.executable,
+            "-m",
+            "deployments.local.warm",
+            str(self._go),
+            "--no-prompt",
+            "deploy",
+            "--all",
+        ]
         env = {"PREFECT_CLI_WRAP_LINES": "false", **environment}
-        self._child = Child("prefect deploy", command, log=logs / "deploy.log", pid_file=pids / "deploy.pid", env=env, cwd=home)
+        self._child = Child(
+            "prefect deploy",
+            command,
+            log=logs / "deploy.log",
+            pid_file=pids / "deploy.pid",
+            env=env,
+            cwd=home,
+        )
 
     def prepare(self, api_url: str) -> None:
         """Starts loading what registering needs, if it is probably needed."""
@@ -47,13 +64,23 @@ class Deployments:
         if not self._child.running():
             self._load()
         write_whole(self._go, api_url)
-        wait_until(lambda: self._child.returncode is not None, seconds, "prefect deploy to end", child=None, cancelled=cancelled)
+        wait_until(
+            lambda: self._child.returncode is not None,
+            seconds,
+            "prefect deploy to end",
+            child=None,
+            cancelled=cancelled,
+        )
         if self._child.returncode != 0:
             raise StackError(
-                f"the deployments in prefect.yaml could not be registered. Output of `prefect deploy --all`:\n{tail(self._child.log, 30)}"
+                f"the deployments in prefect.yaml could not be registered. Output of `prefect deploy "
+                f"--all`:\n{tail(self._child.log, 30)}"
             )
         self.stop()
-        write_whole(self._state, json.dumps({"api_url": api_url, "digest": self._digest(), "deployments": sorted(_registered())}))
+        write_whole(
+            self._state,
+            json.dumps({"api_url": api_url, "digest": self._digest(), "deployments": sorted(_registered())}),
+        )
         return True
 
     def stop(self, hurry: Hurry | None = None) -> None:
@@ -75,13 +102,17 @@ class Deployments:
     def _digest(self) -> str:
         from importlib.metadata import version
 
-        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}".encode())  # the deployments contain the folder
+        digest = hashlib.sha256(
+            f"{version('prefect')}\0{self._home}".encode()
+        )  # the deployments contain the folder
         for path in self._sources():
             digest.update(f"\0{path.relative_to(self._home)}\0".encode() + path.read_bytes())
         return digest.hexdigest()
 
     def _sources(self) -> Iterator[Path]:
-        yield from (path for path in (self._home / "prefect.yaml", self._home / "shop" / "order.py") if path.exists())
+        yield from (
+            path for path in (self._home / "prefect.yaml", self._home / "shop" / "order.py") if path.exists()
+        )
         for folder in ("flows", "tasks"):
             yield from sorted((self._home / folder).rglob("*.py"))
 

@@ -30,14 +30,18 @@ class Display:
         self._phases = phases
         self._orders: list[tuple[str, str]] = []
         self._spinner = Spinner("dots")
-        self._live = Live(self, console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+        self._live = (
+            Live(self, console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+        )
 
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -93,11 +97,19 @@ class Display:
                 if name in self._took:
                     grid.add_row(Text("✓", "green"), name, Text(f"{self._took[name]:.1f} s", "dim"))
                 elif name in self._began:
-                    grid.add_row(self._spinner, name, Text(f"{time.monotonic() - self._began[name]:.0f} s", "dim"))
+                    grid.add_row(
+                        self._spinner, name, Text(f"{time.monotonic() - self._began[name]:.0f} s", "dim")
+                    )
                 else:
                     grid.add_row("", Text(name, "dim"), "")
             for name, state in self._orders:
                 ended = state in STYLES
-                mark: RenderableType = Text("✓", STYLES[state]) if ended else "" if state == "waiting" else self._spinner
-                grid.add_row(mark, Text(name, "dim" if state == "waiting" else ""), Text(state, STYLES.get(state, "dim")))
+                mark: RenderableType = (
+                    Text("✓", STYLES[state]) if ended else "" if state == "waiting" else self._spinner
+                )
+                grid.add_row(
+                    mark,
+                    Text(name, "dim" if state == "waiting" else ""),
+                    Text(state, STYLES.get(state, "dim")),
+                )
             return grid

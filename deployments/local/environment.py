@@ -21,7 +21,10 @@ def given(name: str, env_file: Path) -> str | None:
 
     Raises StackError if that cannot be read.
     """
-    values = {**dotenv_values(env_file, encoding="utf-8-sig"), **{key: value for key, value in os.environ.items() if value}}
+    values = {
+        **dotenv_values(env_file, encoding="utf-8-sig"),
+        **{key: value for key, value in os.environ.items() if value},
+    }
     found = elsewhere(name, values)
     if isinstance(found, Unreadable):
         raise StackError(found.why)
@@ -34,7 +37,9 @@ def _reread(names: Iterable[str]) -> None:
     from shop.settings import settings
 
     settings.cache_clear()
-    if (context := sys.modules.get("prefect.context")) is not None and any(name.startswith("PREFECT_") for name in names):
+    if (context := sys.modules.get("prefect.context")) is not None and any(
+        name.startswith("PREFECT_") for name in names
+    ):
         context.refresh_global_settings_context()
 
 
@@ -63,11 +68,18 @@ def environment(values: Mapping[str, str | None]) -> Iterator[None]:
 def write_env_file(path: Path, values: Mapping[str, str]) -> None:
     """Writes a file for other shells: `set -a; . var/run.env`. Only its owner can read it, because an
     address may contain a password."""
-    lines = ["# Written by `make run` while it runs, and read by every command in this folder. For a shell: set -a; . var/run.env; set +a"]
+    lines = [
+        (
+            "# Written by `make run` while it runs, and read by every command in this folder. For a shell: set "
+            "-a; . var/run.env; set +a"
+        )
+    ]
     lines += [f"{name}={_quoted(value)}" for name, value in values.items()]
     write_whole(path, "\n".join([*lines, ""]))
 
 
 def _quoted(value: str) -> str:
     """Quotes a value with single quotes, which shells and dotenv files read alike."""
-    return "'" + value.replace("'", "%27") + "'" if "://" in value else "'" + value.replace("'", "'\\''") + "'"
+    return (
+        "'" + value.replace("'", "%27") + "'" if "://" in value else "'" + value.replace("'", "'\\''") + "'"
+    )

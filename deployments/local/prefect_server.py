@@ -73,7 +73,12 @@ class PrefectServer:
         }
         command = [sys.executable, "-m", "deployments.local.serve_prefect"]
         self._child = Child(
-            "the Prefect server", command, log=logs / "prefect-server.log", pid_file=pids / "prefect-server.pid", env=environment, cwd=home
+            "the Prefect server",
+            command,
+            log=logs / "prefect-server.log",
+            pid_file=pids / "prefect-server.pid",
+            env=environment,
+            cwd=home,
         )
 
     @property
@@ -103,7 +108,11 @@ class PrefectServer:
         self._child.start()
         with httpx.Client(timeout=2) as client:
             wait_until(
-                lambda: _healthy(client, self.api_url), seconds, "the Prefect server to answer", child=self._child, cancelled=cancelled
+                lambda: _healthy(client, self.api_url),
+                seconds,
+                "the Prefect server to answer",
+                child=self._child,
+                cancelled=cancelled,
             )
         write_whole(self._port_file, f"{self.port}\n")
 
@@ -138,8 +147,10 @@ def require_answer(api_url: str, seconds: float = 10) -> None:
             wait_until(lambda: _answers(client, api_url), seconds, "")
     except StackError as error:
         raise StackError(
-            f"no Prefect server answers at {api_url}, the PREFECT_API_URL (of the environment, .env or the active Prefect "
-            "profile). Start it, correct the address (it ends in /api), or unset it to start one here. If a profile sets it, "
+            f"no Prefect server answers at {api_url}, the PREFECT_API_URL (of the environment, .env or the "
+            f"active Prefect "
+            "profile). Start it, correct the address (it ends in /api), or unset it to start one here. If a "
+            "profile sets it, "
             "`PREFECT_API_URL= make run` does that"
         ) from error
 

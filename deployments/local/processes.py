@@ -103,18 +103,25 @@ class Child:
         """Starts the process, after stopping what an earlier one with the same pid file has left."""
         stop_leftover(self.pid_file)
         mark = secrets.token_hex(12)
-        here = {"PWD": str(self.cwd)} if self.cwd else {}  # for programs that read the folder from the environment
+        here = (
+            {"PWD": str(self.cwd)} if self.cwd else {}
+        )  # for programs that read the folder from the environment
         merged = {**os.environ, "PYTHONUNBUFFERED": "1", **here, **self._env, _MARK: mark}
         environment = {name: value for name, value in merged.items() if value is not None}
         command = self.command
-        if any(signal.getsignal(each) is signal.SIG_IGN for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)):
+        if any(
+            signal.getsignal(each) is signal.SIG_IGN
+            for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ):
             command = [sys.executable, "-I", "-S", "-c", _DEFAULT_SIGNALS, *command]
         self._write_pid_file(0, 0, mark)  # before the start: an unrecorded process could not be stopped later
         make_private(self.log.parent)
         if self.log.exists():
             self.log.replace(self.log.with_name(f"{self.log.name}.1"))
         try:
-            with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE), "wb") as output:
+            with os.fdopen(
+                os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE), "wb"
+            ) as output:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -157,7 +164,9 @@ def stop_leftover(pid_file: Path, grace: float = 5) -> bool:
     return _stop_recorded(pid_file, grace, None)
 
 
-def _stop_recorded(pid_file: Path, grace: float, hurry: Hurry | None, reap: Callable[[], bool] | None = None) -> bool:
+def _stop_recorded(
+    pid_file: Path, grace: float, hurry: Hurry | None, reap: Callable[[], bool] | None = None
+) -> bool:
     noted = _PidFile.read(pid_file)
     if noted is None:
         return False
@@ -177,7 +186,9 @@ def _stop_recorded(pid_file: Path, grace: float, hurry: Hurry | None, reap: Call
     return bool(living)
 
 
-def _wait_for(processes: Iterable[psutil.Process], seconds: float, hurry: Hurry | None, reap: Callable[[], bool] | None) -> None:
+def _wait_for(
+    processes: Iterable[psutil.Process], seconds: float, hurry: Hurry | None, reap: Callable[[], bool] | None
+) -> None:
     waiting = list(processes)
     end = time.monotonic() + seconds
     while waiting and time.monotonic() < end and not hurry:
@@ -198,7 +209,9 @@ def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
     """Returns the preferred port if it is free, else any free one."""
     for port in (preferred, 0) if preferred else (0,):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, because closed connections may linger
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as servers do, because closed connections may linger
             with suppress(OSError):
                 probe.bind((host, port))
                 return int(probe.getsockname()[1])
@@ -218,7 +231,9 @@ def wait_until(
     timeout or if the child ends before; Interrupted if `cancelled` is set."""
     end = time.monotonic() + seconds
     while True:
-        ended = child is not None and not child.running()  # checked first: it may become ready and end at once
+        ended = (
+            child is not None and not child.running()
+        )  # checked first: it may become ready and end at once
         if condition():
             return
         if cancelled is not None and cancelled.is_set():

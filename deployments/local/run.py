@@ -65,7 +65,8 @@ def _options() -> Options:
         web_host=given("WEB_HOST", env_file),
         web_port=_port(given("WEB_PORT", env_file)),
         orders_api_key=given("ORDERS_API_KEY", env_file),
-        local_model=(given("DSPY_MODEL", env_file) or "").startswith(LOCAL) and not given("DSPY_API_BASE", env_file),
+        local_model=(given("DSPY_MODEL", env_file) or "").startswith(LOCAL)
+        and not given("DSPY_API_BASE", env_file),
         metrics_port=_port(given("METRICS_PORT", env_file)) or METRICS_PORT,
         metrics_token=given("METRICS_TOKEN", env_file),
     )
@@ -91,7 +92,9 @@ def _uses_stripe() -> bool:
 
 def _samples() -> list[Sample]:
     """Returns the sample orders. None for a live key of the gateway or the carrier: they are test data."""
-    if given("CARRIER", HOME / ".env") == "easypost" and (given("EASYPOST_API_KEY", HOME / ".env") or "").startswith("EZAK"):
+    if given("CARRIER", HOME / ".env") == "easypost" and (
+        given("EASYPOST_API_KEY", HOME / ".env") or ""
+    ).startswith("EZAK"):
         return []
     outside = given("INVENTORY_SERVICE_URL", HOME / ".env") and given("CARRIER", HOME / ".env") == "easypost"
     samples = all_outside(load_samples()) if outside else load_samples()
@@ -115,9 +118,15 @@ def _run(console: Console, *, demo: bool) -> int:
         display.close()
         console.print(check_table(findings))
         books = _books_at_rest(stack, demo=demo)
-        console.print(outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]), _notes(ended), books_table(books))
+        console.print(
+            outcome_table("Sample orders", [(each.order_id, each.outcome) for each in ended]),
+            _notes(ended),
+            books_table(books),
+        )
         if demo:
-            return 0 if books.balanced and books.compared and not any(each.differences for each in ended) else 1
+            return (
+                0 if books.balanced and books.compared and not any(each.differences for each in ended) else 1
+            )
         console.print(_next_steps(stack, shows_secrets=console.is_terminal))
         _run_until_stopped(console, stack)
     return 0
@@ -175,7 +184,10 @@ def _notes(ended: Sequence[Ended]) -> Text:
     for each in ended:
         if each.outcome and each.outcome.amount_at_risk:
             amount = show(each.outcome.amount_at_risk, each.outcome.currency)
-            text.append(f"{each.order_id}: {amount} at risk. The refund was refused, so a person must act.\n", STYLES["needs_attention"])
+            text.append(
+                f"{each.order_id}: {amount} at risk. The refund was refused, so a person must act.\n",
+                STYLES["needs_attention"],
+            )
     known = list(dict.fromkeys(each.order_id for each in ended if each.known))
     if known:
         which = "All of these orders" if all(each.known for each in ended) else ", ".join(known)
@@ -197,10 +209,14 @@ def _next_steps(stack: Stack, *, shows_secrets: bool) -> Text:
     command = _short(Path(sys.executable).with_name("order-saga"))
     text = Text("\nLook at the runs:  ").append(f"{stack.ui_url}\n", "bold")
     if stack.prefect_server:  # our own server's version has it
-        text.append(f"                   or {stack.ui_url}/v2, Prefect's new UI, which shows the orders' diagrams\n")
+        text.append(
+            f"                   or {stack.ui_url}/v2, Prefect's new UI, which shows the orders' diagrams\n"
+        )
         where = f"kept in {_short(stack.prefect_server.password_file)}"
         if shows_secrets:
-            text.append("Log in:            the UI asks for ").append(stack.prefect_server.auth_string, "bold").append(f"  ({where})\n")
+            text.append("Log in:            the UI asks for ").append(
+                stack.prefect_server.auth_string, "bold"
+            ).append(f"  ({where})\n")
         else:
             text.append(f"Log in:            user and password for the UI are {where}\n")
     text.append("Send an order:     from another shell, in this folder\n")
@@ -210,7 +226,10 @@ def _next_steps(stack: Stack, *, shows_secrets: bool) -> Text:
     text.append("    or from Python: from deployments.trigger import submit_orders, run_order\n")
     if stack.web:
         file = _short(stack.key_file)
-        text.append(f"    or over HTTP; the key is {'ORDERS_API_KEY' if stack.options.orders_api_key else f'in {file}'}:\n")
+        text.append(
+            f"    or over HTTP; the key is "
+            f"{'ORDERS_API_KEY' if stack.options.orders_api_key else f'in {file}'}:\n"
+        )
         key = "$ORDERS_API_KEY" if stack.options.orders_api_key else f"$(cat {file})"
         headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'
         text.append(f"    curl {headers} -d @order.json {stack.web.url}/orders\n", "cyan")
@@ -218,7 +237,9 @@ def _next_steps(stack: Stack, *, shows_secrets: bool) -> Text:
         token = _short(stack.metrics_token_file)
         given_or_own = "$METRICS_TOKEN" if stack.options.metrics_token else f"$(cat {token})"
         text.append("Metrics:           for Prometheus, see docs/reference/metrics.md\n")
-        text.append(f'    curl -H "Authorization: Bearer {given_or_own}" {stack.worker.metrics_url}\n', "cyan")
+        text.append(
+            f'    curl -H "Authorization: Bearer {given_or_own}" {stack.worker.metrics_url}\n', "cyan"
+        )
     return text.append("Stop:              Ctrl-C (the data is kept)\n")
 
 

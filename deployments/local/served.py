@@ -41,7 +41,16 @@ class Served:
         noted = read_if_there(port_file).strip()
         self.host = host or "127.0.0.1"
         self.port = free_port(port or (int(noted) if noted.isdigit() else self.usual_port), self.host)
-        command = [sys.executable, "-m", *self._program, "--port", str(self.port), "--port-file", str(port_file), *options]
+        command = [
+            sys.executable,
+            "-m",
+            *self._program,
+            "--port",
+            str(self.port),
+            "--port-file",
+            str(port_file),
+            *options,
+        ]
         self._called = f"the {self.name}"
         log, pid_file = logs / f"{self.file}.log", pids / f"{self.file}.pid"
         self._child = Child(self._called, command, log=log, pid_file=pid_file, env=environment, cwd=home)
@@ -64,7 +73,13 @@ class Served:
         """Starts it and waits until it answers. Raises StackError with the end of its log."""
         self._child.start()
         with httpx.Client(timeout=5) as client:
-            wait_until(lambda: self._healthy(client), seconds, f"{self._called} to answer", child=self._child, cancelled=cancelled)
+            wait_until(
+                lambda: self._healthy(client),
+                seconds,
+                f"{self._called} to answer",
+                child=self._child,
+                cancelled=cancelled,
+            )
 
     def _healthy(self, client: httpx.Client) -> bool:
         try:

@@ -193,7 +193,11 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         """The addresses that other shells need."""
-        values = {"DATABASE_URL": self.database_url, "PREFECT_API_URL": self.prefect_api_url, "PAYMENT_GATEWAY_URL": self.gateway_url}
+        values = {
+            "DATABASE_URL": self.database_url,
+            "PREFECT_API_URL": self.prefect_api_url,
+            "PAYMENT_GATEWAY_URL": self.gateway_url,
+        }
         values["PREFECT_API_AUTH_STRING"] = self.prefect_server.auth_string if self.prefect_server else None
         values["DSPY_API_BASE"] = self.local_model.api_base if self.local_model else None
         values["WEB_URL"] = self.web.url if self.web else None
@@ -210,7 +214,9 @@ class Stack:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -225,13 +231,17 @@ class Stack:
         self._start_postgres()
         self._plan()
         self._undo.callback(set_environment, set_environment(self._own_environment()))
-        self._at_once(self._start_prefect, self._start_sandbox, self._start_local_model, self._start_tables_then_load)
+        self._at_once(
+            self._start_prefect, self._start_sandbox, self._start_local_model, self._start_tables_then_load
+        )
         if self.prefect_api_url:
             self._prepare_prefect()
             self._at_once(self._start_worker, self._register, self._start_web)
         else:
             self._start_web()
-        self._lock.say(f"process {os.getpid()}" + (f", its Prefect UI is at {self.ui_url}" if self.ui_url else ""))
+        self._lock.say(
+            f"process {os.getpid()}" + (f", its Prefect UI is at {self.ui_url}" if self.ui_url else "")
+        )
         self._undo.callback(self.env_file.unlink, missing_ok=True)
         write_env_file(self.env_file, self.environment)
 
@@ -284,7 +294,9 @@ class Stack:
         if self.local_model:
             parts[LOCAL_MODEL] = _Part(self.local_model.running, _clean_start(self.local_model))
         if self.prefect_server:
-            parts[PREFECT] = _Part(self.prefect_server.running, _clean_start(self.prefect_server), _known(parts, POSTGRES))
+            parts[PREFECT] = _Part(
+                self.prefect_server.running, _clean_start(self.prefect_server), _known(parts, POSTGRES)
+            )
         if self.worker and self.prefect_api_url:
             parts[WORKER] = _Part(self.worker.running, self._restart_worker, _known(parts, POSTGRES, PREFECT))
         if self.web:
@@ -335,20 +347,31 @@ class Stack:
             self._undo.callback(self.sandbox.stop, self.hurry)
             self.gateway_url = self.sandbox.url
         if options.local_model:
-            self.local_model = LocalModel(home=options.home, folder=self._var / "local-model", logs=logs, pids=pids)
+            self.local_model = LocalModel(
+                home=options.home, folder=self._var / "local-model", logs=logs, pids=pids
+            )
             self._undo.callback(self.local_model.stop, self.hurry)
         if options.own_prefect and self.postgres:
             self.prefect_server = PrefectServer(
-                home=options.home, folder=self._var / "prefect", database_url=self.postgres.url("prefect"), logs=logs, pids=pids
+                home=options.home,
+                folder=self._var / "prefect",
+                database_url=self.postgres.url("prefect"),
+                logs=logs,
+                pids=pids,
             )
             self._undo.callback(self.prefect_server.stop, self.hurry)
             self.prefect_api_url = self.prefect_server.api_url
         if options.prefect and options.deployments:
             state = self._var / "run" / "deployed.json"
-            self._deployments = Deployments(home=options.home, state=state, environment=self._own_environment(), logs=logs, pids=pids)
+            self._deployments = Deployments(
+                home=options.home, state=state, environment=self._own_environment(), logs=logs, pids=pids
+            )
             self._undo.callback(self._deployments.stop, self.hurry)
         if options.web:
-            environment = {**self._own_environment(), "ORDERS_API_KEY": options.orders_api_key or key_in(self.key_file)}
+            environment = {
+                **self._own_environment(),
+                "ORDERS_API_KEY": options.orders_api_key or key_in(self.key_file),
+            }
             environment["METRICS_TOKEN"] = self._metrics_token
             parts = {"home": options.home, "folder": self._var / "web", "logs": logs, "pids": pids}
             self.web = Web(environment=environment, host=options.web_host, port=options.web_port, **parts)
@@ -356,7 +379,9 @@ class Stack:
         if options.prefect and options.worker:
             environment = {**self._own_environment(), "METRICS_TOKEN": self._metrics_token}
             wanted = options.metrics_port if options.web else None  # the default port is for `make run`
-            self.worker = Worker(home=options.home, environment=environment, logs=logs, pids=pids, metrics_port=wanted)
+            self.worker = Worker(
+                home=options.home, environment=environment, logs=logs, pids=pids, metrics_port=wanted
+            )
             self._undo.callback(self.worker.stop, self.hurry)
 
     @property
@@ -401,7 +426,9 @@ class Stack:
             importlib.import_module("shop.runtime.migrate").upgrade(self.database_url)
         if self.options.prefect and not self._cancelled.is_set():
             self._warm()
-            importlib.import_module("prefect.client.orchestration")  # takes a second or two; the server takes longer
+            importlib.import_module(
+                "prefect.client.orchestration"
+            )  # takes a second or two; the server takes longer
 
     def _prepare_prefect(self) -> None:
         """Prepares the server before a worker asks for work."""

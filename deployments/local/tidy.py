@@ -28,26 +28,44 @@ def tidy_up() -> None:
 
     with get_client(sync_client=True) as client:
         for run in list(_runs(client, StateType.SCHEDULED)):
-            if run.auto_scheduled and run.expected_start_time is not None and run.expected_start_time < datetime.now(UTC):
+            if (
+                run.auto_scheduled
+                and run.expected_start_time is not None
+                and run.expected_start_time < datetime.now(UTC)
+            ):
                 client.delete_flow_run(run.id)
         for run in list(_runs(client, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)):
             if run.state_type == StateType.CANCELLING:
                 client.set_flow_run_state(run.id, Cancelled(message="Its worker was stopped."), force=True)
             elif run.auto_scheduled:
-                client.set_flow_run_state(run.id, Crashed(message="Its worker was stopped. The next scheduled run continues."), force=True)
+                client.set_flow_run_state(
+                    run.id,
+                    Crashed(message="Its worker was stopped. The next scheduled run continues."),
+                    force=True,
+                )
             else:  # a person started it: the retry continues from the journal
-                client.set_flow_run_state(run.id, AwaitingRetry(message="Its worker was stopped: it continues now."), force=True)
+                client.set_flow_run_state(
+                    run.id, AwaitingRetry(message="Its worker was stopped: it continues now."), force=True
+                )
         _free_slots(client)
 
 
 def _runs(client: SyncPrefectClient, *types: StateType) -> Iterator[FlowRun]:
     """Yields the worker's runs in these states."""
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, WorkPoolFilter, WorkPoolFilterName
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
 
     wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
     pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
     offset = 0
-    while page := client.read_flow_runs(flow_run_filter=wanted, work_pool_filter=pool, limit=_PAGE, offset=offset):
+    while page := client.read_flow_runs(
+        flow_run_filter=wanted, work_pool_filter=pool, limit=_PAGE, offset=offset
+    ):
         yield from page
         offset += len(page)
         if len(page) < _PAGE:
@@ -61,7 +79,9 @@ def _free_slots(client: SyncPrefectClient) -> None:
     while page := client.read_global_concurrency_limits(limit=_PAGE, offset=offset):
         for limit in page:
             if limit.active_slots:
-                client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))
+                client.update_global_concurrency_limit(
+                    limit.name, GlobalConcurrencyLimitUpdate(active_slots=0)
+                )
         offset += len(page)
         if len(page) < _PAGE:
             return

@@ -28,4 +28,6 @@ class Web(Served):
         """`environment` is added to its environment. `host`, `port`: its address; default: any free port
         on this machine only."""
         where = {"home": home, "folder": folder, "logs": logs, "pids": pids}
-        super().__init__("--host", host or "127.0.0.1", environment=environment, host=host, port=port, **where)
+        super().__init__(
+            "--host", host or "127.0.0.1", environment=environment, host=host, port=port, **where
+        )

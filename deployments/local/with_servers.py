@@ -28,7 +28,13 @@ def main(arguments: Sequence[str]) -> int:
     var = Path(given("VAR_DIR", env_file) or HOME / "var")
     database_url, api_url = given("DATABASE_URL", env_file), given("PREFECT_API_URL", env_file)
     options = Options(
-        var_dir=var, database_url=database_url, prefect_api_url=api_url, sandbox=False, deployments=False, worker=False, web=False
+        var_dir=var,
+        database_url=database_url,
+        prefect_api_url=api_url,
+        sandbox=False,
+        deployments=False,
+        worker=False,
+        web=False,
     )
     try:
         with _running() or Stack(options):

@@ -43,7 +43,9 @@ class Worker:
         command = [sys.executable, "-m", "deployments.local.warm", str(self._go)]
         command += ["--no-prompt", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]
         env = {"PREFECT_WORKER_QUERY_SECONDS": "1", **environment}
-        self._child = Child("the worker", command, log=logs / "worker.log", pid_file=pids / "worker.pid", env=env, cwd=home)
+        self._child = Child(
+            "the worker", command, log=logs / "worker.log", pid_file=pids / "worker.pid", env=env, cwd=home
+        )
 
     @property
     def pid(self) -> int | None:
@@ -62,7 +64,13 @@ class Worker:
         if not self._child.running():
             self.prepare()
         write_whole(self._go, api_url)
-        wait_until(lambda: "started!" in read_if_there(self.log), seconds, "the worker to be ready", child=self._child, cancelled=cancelled)
+        wait_until(
+            lambda: "started!" in read_if_there(self.log),
+            seconds,
+            "the worker to be ready",
+            child=self._child,
+            cancelled=cancelled,
+        )
 
     def running(self) -> bool:
         return self._child.running()

@@ -38,7 +38,11 @@ class Expected(BaseModel):
             ("refunded", self.refunded, actual.amount_refunded),
             ("at risk", self.at_risk, actual.amount_at_risk),
         ]
-        return [f"{name}: {there or 'nothing'}, expected {wanted or 'nothing'}" for name, wanted, there in pairs if wanted != there]
+        return [
+            f"{name}: {there or 'nothing'}, expected {wanted or 'nothing'}"
+            for name, wanted, there in pairs
+            if wanted != there
+        ]
 
 
 class Sample(BaseModel):
@@ -74,4 +78,7 @@ class Sample(BaseModel):
 
 def load_samples() -> list[Sample]:
     """Returns all samples, sorted by file name."""
-    return [Sample.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(_FOLDER.glob("*.json"))]
+    return [
+        Sample.model_validate_json(path.read_text(encoding="utf-8"))
+        for path in sorted(_FOLDER.glob("*.json"))
+    ]

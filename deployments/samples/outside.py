@@ -11,7 +11,10 @@ def all_outside(samples: Sequence[Sample]) -> list[Sample]:
     """Adapts the expectations: the service ships the pieces before a label is requested. So for an order
     that the carrier refuses, `return_shipment` puts them back first, and no reservation is left to
     release. (The embedded carrier refuses earlier.)"""
-    return [sample.model_copy(update={"expect": [_put_back(expected) for expected in sample.expect]}) for sample in samples]
+    return [
+        sample.model_copy(update={"expect": [_put_back(expected) for expected in sample.expect]})
+        for sample in samples
+    ]
 
 
 def _put_back(expected: Expected) -> Expected:

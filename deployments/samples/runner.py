@@ -57,7 +57,9 @@ class _Sent:
     seconds: float = 0
 
 
-def run_samples(samples: Sequence[Sample], run_one: RunOne, report: Report, every: Callable[[], None] = lambda: None) -> list[Ended]:
+def run_samples(
+    samples: Sequence[Sample], run_one: RunOne, report: Report, every: Callable[[], None] = lambda: None
+) -> list[Ended]:
     """Returns the ends of all orders in the sequence of the samples. Calls `every` several times a second
     meanwhile.
 
@@ -68,7 +70,9 @@ def run_samples(samples: Sequence[Sample], run_one: RunOne, report: Report, ever
     events: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
     slots = threading.Semaphore(_AT_ONCE)
     for sample, orders in zip(samples, sent, strict=True):
-        threading.Thread(target=_run_sample, args=(sample, orders, run_one, events, slots), daemon=True).start()
+        threading.Thread(
+            target=_run_sample, args=(sample, orders, run_one, events, slots), daemon=True
+        ).start()
     left = len(samples)
     while left:
         try:
@@ -84,12 +88,19 @@ def run_samples(samples: Sequence[Sample], run_one: RunOne, report: Report, ever
 
 
 def _run_sample(
-    sample: Sample, orders: list[_Sent], run_one: RunOne, events: queue.SimpleQueue[tuple[int, str] | None], slots: threading.Semaphore
+    sample: Sample,
+    orders: list[_Sent],
+    run_one: RunOne,
+    events: queue.SimpleQueue[tuple[int, str] | None],
+    slots: threading.Semaphore,
 ) -> None:
     try:
         with slots:
             if sample.concurrent:
-                threads = [threading.Thread(target=_send, args=(each, run_one, events), daemon=True) for each in orders]
+                threads = [
+                    threading.Thread(target=_send, args=(each, run_one, events), daemon=True)
+                    for each in orders
+                ]
                 for thread in threads:
                     thread.start()
                 for thread in threads:
@@ -110,7 +121,9 @@ def _send(each: _Sent, run_one: RunOne, events: queue.SimpleQueue[tuple[int, str
     except Exception as error:  # noqa: BLE001  (one failed submission must not hide the outcomes of the others)
         each.problem = str(error) or type(error).__name__
     each.seconds = time.monotonic() - begin
-    events.put((each.place, str(each.outcome.outcome) if each.outcome and each.outcome.outcome else "no outcome"))
+    events.put(
+        (each.place, str(each.outcome.outcome) if each.outcome and each.outcome.outcome else "no outcome")
+    )
 
 
 def _ended(sample: Sample, orders: list[_Sent]) -> list[Ended]:

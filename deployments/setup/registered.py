@@ -80,7 +80,11 @@ def wanted(file: Path) -> Iterator[Wanted]:
                 "parameters": _without_empty(parameter_schema(flow).model_dump(mode="json")),
                 "enforced parameters": each["enforce_parameter_schema"],
                 "schedules": {_schedule(schedule) for schedule in each.get("schedules", [])},
-                "concurrency limit": (limit.get("limit"), limit.get("collision_strategy"), limit.get("grace_period_seconds")),
+                "concurrency limit": (
+                    limit.get("limit"),
+                    limit.get("collision_strategy"),
+                    limit.get("grace_period_seconds"),
+                ),
                 "work queue": (pool["name"], pool["work_queue_name"]),
                 "job variables": pool["job_variables"],
                 "pull steps": pull,
@@ -142,10 +146,20 @@ def _registered_schedule(schedule: DeploymentSchedule) -> tuple[str, str]:
 def _deploy(file: Path, names: list[str]) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(file)]
     command += [part for name in names for part in ("--name", name.rpartition("/")[2])]
-    environment = {**os.environ, "PWD": str(file.parent), "PREFECT_CLI_WRAP_LINES": "false"}  # the file uses $PWD
+    environment = {
+        **os.environ,
+        "PWD": str(file.parent),
+        "PREFECT_CLI_WRAP_LINES": "false",
+    }  # the file uses $PWD
     try:
         done = subprocess.run(
-            command, cwd=file.parent, env=environment, capture_output=True, text=True, timeout=_DEPLOY_SECONDS, check=False
+            command,
+            cwd=file.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_DEPLOY_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise DeployError(f"prefect deploy did not end within {_DEPLOY_SECONDS} s") from None

@@ -40,10 +40,14 @@ def ensure_work_pool(*, apply: bool = True) -> list[Item]:
             if apply:
                 template = ProcessWorker.get_default_base_job_template()
                 with suppress(ObjectAlreadyExists):
-                    server.create_work_pool(WorkPoolCreate(name=POOL, type=_POOL_TYPE, base_job_template=template))
+                    server.create_work_pool(
+                        WorkPoolCreate(name=POOL, type=_POOL_TYPE, base_job_template=template)
+                    )
                 change = Change.CREATED
         else:
-            note = _notes(**{f"its type is {there.type}": there.type != _POOL_TYPE, "it is paused": there.is_paused})
+            note = _notes(
+                **{f"its type is {there.type}": there.type != _POOL_TYPE, "it is paused": there.is_paused}
+            )
     return [Item("work pool", POOL, change, note)]
 
 
@@ -63,7 +67,11 @@ def ensure_queues(*, apply: bool = True) -> list[Item]:
                     before = there.priority or before + 1
                 items.append(Item("work queue", name, Change.CREATED if apply else Change.MISSING))
                 continue
-            priority, change, note = there.priority or 0, Change.UNCHANGED, _notes(**{"it is paused": there.is_paused})
+            priority, change, note = (
+                there.priority or 0,
+                Change.UNCHANGED,
+                _notes(**{"it is paused": there.is_paused}),
+            )
             if priority <= before:
                 change, note = Change.DIFFERS, f"its priority was {priority}"
                 if apply:
@@ -87,7 +95,9 @@ def ensure_payment_limit(*, apply: bool = True) -> list[Item]:
             change, note = Change.MISSING, f"{PAYMENT_SLOTS} slots"
             if apply:
                 with suppress(ObjectAlreadyExists):
-                    server.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=PAYMENT_LIMIT, limit=PAYMENT_SLOTS))
+                    server.create_global_concurrency_limit(
+                        GlobalConcurrencyLimitCreate(name=PAYMENT_LIMIT, limit=PAYMENT_SLOTS)
+                    )
                 change = Change.CREATED
         else:
             note = _notes(**{f"{there.limit} slots": True, "it is inactive": not there.active})

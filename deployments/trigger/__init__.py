@@ -69,10 +69,14 @@ def run_order(order: AnyOrder, *, own_run: bool = False, timeout: float = 300) -
         elif receipt.outcome is None:
             wake_pending_lane()
         deadline = time.monotonic() + timeout
-        while (known := report.read([content.order_id]).get(content.order_id)) is None or known.outcome is None:
+        while (
+            known := report.read([content.order_id]).get(content.order_id)
+        ) is None or known.outcome is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"order {content.order_id} has no outcome after {timeout:g} s; its processing continues")
+                raise TimeoutError(
+                    f"order {content.order_id} has no outcome after {timeout:g} s; its processing continues"
+                )
             for _ in ear.notifies(timeout=min(left, _POLL_SECONDS), stop_after=1):
                 pass
     return known
@@ -89,7 +93,11 @@ def _try_own_run(content: Content) -> None:
     try:
         start_own_run(content)
     except Exception as error:  # noqa: BLE001  (any error: the order is stored, and the pending lane takes it)
-        log.warning("no run could be started for order %s (%s): the pending lane takes it", content.order_id, type(error).__name__)
+        log.warning(
+            "no run could be started for order %s (%s): the pending lane takes it",
+            content.order_id,
+            type(error).__name__,
+        )
 
 
 def _submit(order: AnyOrder, *, kept_for: float | None) -> Receipt:
@@ -121,7 +129,10 @@ def wake_pending_lane() -> bool:
             return True
         start_consumer()
     except Exception as error:  # noqa: BLE001  (any error: the orders are stored, and the schedule starts a consumer)
-        log.warning("no consumer is running, and none could be started (%s): the orders wait for a worker", type(error).__name__)
+        log.warning(
+            "no consumer is running, and none could be started (%s): the orders wait for a worker",
+            type(error).__name__,
+        )
         return False
     return True
 
@@ -138,5 +149,7 @@ def _start(deployment: str, parameters: dict[str, Any] | None = None) -> FlowRun
     # `_sync`, because inside an event loop it would otherwise return a coroutine. An explicit time, because
     # the default is this machine's clock.
     due = database_time_sync()
-    started: Any = cast(Any, run_deployment)(deployment, parameters=parameters, timeout=0, scheduled_time=due, _sync=True)
+    started: Any = cast(Any, run_deployment)(
+        deployment, parameters=parameters, timeout=0, scheduled_time=due, _sync=True
+    )
     return started  # type: ignore[no-any-return]

@@ -7,11 +7,11 @@ It needs only the database. What it answers with 2xx is stored; flows on the wor
 
 - `POST /orders` stores the order and starts the pending lane if no consumer runs. While the Prefect server is
   unavailable, orders are accepted, and processed when it is back.
-- `POST /webhooks/stripe` checks the signature and stores the event by its id. In the same transaction it wakes
-  an order that waits for its customer. Everything else requires calls to Stripe, so the flow
+- `POST /webhooks/stripe` checks the signature and stores the event by its id. In the same transaction it
+  wakes an order that waits for its customer. Everything else requires calls to Stripe, so the flow
   `handle-payment-events` does it: it is started at once, and every minute by the schedule for what was
-  postponed. An event only says where to look: charges, refunds and disputes are read from Stripe, and compared
-  and repaired as by `reconcile-payments`. So events may be repeated, late, or out of order.
+  postponed. An event only says where to look: charges, refunds and disputes are read from Stripe, and
+  compared and repaired as by `reconcile-payments`. So events may be repeated, late, or out of order.
 """
 
 from __future__ import annotations
@@ -60,7 +60,14 @@ def create_app() -> FastAPI:
     """Makes the app with the settings of this process."""
     # Without FastAPI's documentation pages: they load third-party scripts, which would run where browsers
     # store a key of ORDERS_API_KEY.
-    made = _App(title="Order saga", version="1", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
+    made = _App(
+        title="Order saga",
+        version="1",
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     answer_problems(made)
     routers = (orders.router, stripe_webhook.router, metrics.router, documents.router)
     for router in routers:

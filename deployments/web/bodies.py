@@ -37,23 +37,36 @@ async def read_body(request: Request) -> bytes:
                     raise _too_large(most)
     except TimeoutError:
         raise ProblemError(
-            HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {_SECONDS} s", headers={"Connection": "close"}
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"the body did not arrive within {_SECONDS} s",
+            headers={"Connection": "close"},
         ) from None
     return bytes(body)
 
 
 def _too_large(most: int) -> ProblemError:
-    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {most} bytes (WEB_MAX_BYTES)", headers=_CLOSE)
+    return ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"the body may have at most {most} bytes (WEB_MAX_BYTES)",
+        headers=_CLOSE,
+    )
 
 
 async def read_json(request: Request) -> Any:
     """Returns the body's JSON with exact numbers. Raises 415, 413, 408, 400 and 422 with the reason."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" or request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send uncompressed JSON as Content-Type: application/json")
+    if (
+        kind != "application/json"
+        or request.headers.get("content-encoding", "identity").lower() != "identity"
+    ):
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send uncompressed JSON as Content-Type: application/json"
+        )
     body = await read_body(request)
     try:
-        parsed = exact_json.loads(body.decode("utf-8-sig"), parse_constant=_reject_constant, object_pairs_hook=_object)
+        parsed = exact_json.loads(
+            body.decode("utf-8-sig"), parse_constant=_reject_constant, object_pairs_hook=_object
+        )
     except UnicodeDecodeError as error:
         raise _not_json(f"not UTF-8, at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -65,7 +78,13 @@ async def read_json(request: Request) -> Any:
     if deep := list(_too_deep(parsed)):
         detail = f"lists and objects may be nested {MAX_DEPTH} deep"
         errors = [Wrong(detail="nested too deeply", pointer=pointer(*place)) for place in deep]
-        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="unusable-order", title="Unusable order", errors=errors)
+        raise ProblemError(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            detail,
+            kind="unusable-order",
+            title="Unusable order",
+            errors=errors,
+        )
     return parsed
 
 
@@ -85,7 +104,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _not_json(why: str) -> ProblemError:
-    return ProblemError(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {why}", kind="not-json", title="Not JSON")
+    return ProblemError(
+        HTTPStatus.BAD_REQUEST, f"the body is not JSON: {why}", kind="not-json", title="Not JSON"
+    )
 
 
 def _too_deep(parsed: Any) -> Iterator[tuple[str | int, ...]]:

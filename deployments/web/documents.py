@@ -21,7 +21,12 @@ from shop.orders.page.documents import LABEL, MAIL
 from shop.settings import settings
 from shop.shipping.labels.files import label_path
 
-_REFUSED = answers(HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
+_REFUSED = answers(
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -29,11 +34,16 @@ _HEADERS = {
     # Mails escape what customers typed; should that ever fail, this prevents execution and loading.
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
 }
-_A_PDF = {"content": {"application/pdf": {"schema": {"type": "string", "format": "binary"}}}, "description": "the label"}
+_A_PDF = {
+    "content": {"application/pdf": {"schema": {"type": "string", "format": "binary"}}},
+    "description": "the label",
+}
 _PDF: dict[int | str, dict[str, Any]] = {HTTPStatus.OK: _A_PDF}
 
 router = APIRouter(tags=["documents"], dependencies=[Depends(require_key_or_password)])
-OrderId = Annotated[str, Query(alias="id", min_length=1, max_length=MAX_ORDER_ID, description="the order's id")]
+OrderId = Annotated[
+    str, Query(alias="id", min_length=1, max_length=MAX_ORDER_ID, description="the order's id")
+]
 
 
 @router.get(LABEL, response_class=FileResponse, responses={**_REFUSED, **_PDF})
@@ -42,7 +52,11 @@ def label(order_id: OrderId) -> Response:
     path = label_path(settings().label_dir, order_id)
     if not _is_there(path):
         raise _missing("label")
-    return FileResponse(path, media_type="application/pdf", headers={k: v for k, v in _HEADERS.items() if k != "Content-Security-Policy"})
+    return FileResponse(
+        path,
+        media_type="application/pdf",
+        headers={k: v for k, v in _HEADERS.items() if k != "Content-Security-Policy"},
+    )
 
 
 @router.get(MAIL, response_class=HTMLResponse, responses=_REFUSED)

@@ -35,7 +35,8 @@ _ID_SCHEMA: dict[str, Any] = {
     "type": "string",
     "maxLength": MAX_ORDER_ID,
     "pattern": rf"^[^{_NO_CONTROL}]*[^\s{_NO_CONTROL}][^{_NO_CONTROL}]*$",
-    "description": "Chosen by you; identifies the order permanently. Text in Unicode's composed form (NFC), without invisible characters.",
+    "description": "Chosen by you; identifies the order permanently. Text in Unicode's composed form (NFC), "
+    "without invisible characters.",
 }
 _ORDER_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -46,14 +47,18 @@ _ORDER_SCHEMA: dict[str, Any] = {
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "One order, as `shop.orders.order.Order` defines it. An invalid order with an id is stored and ends as "
+        "description": "One order, as `shop.orders.order.Order` defines it. An invalid order with an id is "
+        "stored and ends as "
         "`rejected`, with all reasons.",
         "content": {"application/json": {"schema": _ORDER_SCHEMA}},
     }
 }
 _HEADERS = {
     "Location": {"description": "address of the order's status", "schema": {"type": "string"}},
-    "Idempotent-Replayed": {"description": "`true`: the same order was submitted before", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {
+        "description": "`true`: the same order was submitted before",
+        "schema": {"type": "string"},
+    },
 }
 
 
@@ -84,7 +89,11 @@ class Ended(BaseModel):
     status_code=HTTPStatus.ACCEPTED,
     response_model=Accepted | Ended,
     responses={
-        HTTPStatus.OK: {"model": Ended, "description": "The same order was submitted before and has ended", "headers": _HEADERS},
+        HTTPStatus.OK: {
+            "model": Ended,
+            "description": "The same order was submitted before and has ended",
+            "headers": _HEADERS,
+        },
         HTTPStatus.ACCEPTED: {"model": Accepted, "description": "The order is stored", "headers": _HEADERS},
         **answers(
             *_KEY,
@@ -126,7 +135,9 @@ async def order_status(order_id: str, response: Response) -> OrderStatus:
 
 
 @router.get("/orders", responses=_STATUS)
-async def order_status_by_query(order_id: Annotated[str, Query(alias="id")], response: Response) -> OrderStatus:
+async def order_status_by_query(
+    order_id: Annotated[str, Query(alias="id")], response: Response
+) -> OrderStatus:
     """Returns an order's status, for ids that do not survive in a path, such as `..`."""
     return await _status(order_id, response)
 
@@ -139,7 +150,12 @@ async def _status(order_id: str, response: Response) -> OrderStatus:
     else:
         known = await retry_while_database_down(lambda: read_status(usable), seconds=_DATABASE_SECONDS)
     if known is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "there is no order with this id", kind="no-such-order", title="No such order")
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND,
+            "there is no order with this id",
+            kind="no-such-order",
+            title="No such order",
+        )
     response.headers["Cache-Control"] = "no-store"
     return known
 
@@ -165,7 +181,9 @@ def _taken(receipt: Receipt, order: Any) -> str:
     if receipt.status == "refused":
         errors = [Wrong(detail=reason, pointer=pointer("id")) for reason in receipt.reasons]
         detail = "this id belongs to an order with different content: give the new order another id"
-        raise ProblemError(HTTPStatus.CONFLICT, detail, kind=OrderConflict.code, title="Order conflict", errors=errors)
+        raise ProblemError(
+            HTTPStatus.CONFLICT, detail, kind=OrderConflict.code, title="Order conflict", errors=errors
+        )
     return receipt.order_id
 
 
@@ -176,11 +194,14 @@ def _wrong(order: Any) -> list[Wrong]:
     except UnusableOrder as error:
         places = [pointer() if each.place == "order" else pointer(each.place) for each in error.problems]
         return [
-            Wrong(detail=f"got {each.given}, expected {each.expected}", pointer=at) for each, at in zip(error.problems, places, strict=True)
+            Wrong(detail=f"got {each.given}, expected {each.expected}", pointer=at)
+            for each, at in zip(error.problems, places, strict=True)
         ]
     return []
 
 
 def _unusable(errors: list[Wrong]) -> ProblemError:
     detail = "the order was not stored, because it has no usable id: give it one"
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="unusable-order", title="Unusable order", errors=errors)
+    return ProblemError(
+        HTTPStatus.UNPROCESSABLE_ENTITY, detail, kind="unusable-order", title="Unusable order", errors=errors
+    )

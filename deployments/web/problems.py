@@ -33,7 +33,10 @@ class Wrong(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     detail: str
-    pointer: str | None = Field(default=None, description="place in the body: a JSON Pointer as a URI fragment, such as `#/items/2/price`")
+    pointer: str | None = Field(
+        default=None,
+        description="place in the body: a JSON Pointer as a URI fragment, such as `#/items/2/price`",
+    )
     parameter: str | None = Field(default=None, description="name of the parameter or header")
 
 
@@ -42,7 +45,9 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    type: str = Field(default="about:blank", description="the kind of problem; `about:blank`: the status is enough")
+    type: str = Field(
+        default="about:blank", description="the kind of problem; `about:blank`: the status is enough"
+    )
     title: str
     status: int
     detail: str | None = None
@@ -117,7 +122,9 @@ def answer_problems(app: FastAPI) -> None:
         log.warning("a request failed because the database is unavailable (%s)", type(error).__name__)
         status = HTTPStatus.SERVICE_UNAVAILABLE
         detail = "the database does not answer, so the result is unknown: send the same request again, which is safe"
-        return respond(Problem(title=status.phrase, status=int(status), detail=detail), {"Retry-After": _RETRY_SECONDS})
+        return respond(
+            Problem(title=status.phrase, status=int(status), detail=detail), {"Retry-After": _RETRY_SECONDS}
+        )
 
     @app.exception_handler(Exception)
     async def broken(_: Request, __: Exception) -> Response:
@@ -127,12 +134,20 @@ def answer_problems(app: FastAPI) -> None:
 def respond(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """Makes the response."""
     body = orjson.dumps(problem.model_dump(exclude_none=True))
-    return Response(body, problem.status, headers={**(headers or {}), "Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
+    return Response(
+        body, problem.status, headers={**(headers or {}), "Cache-Control": "no-store"}, media_type=MEDIA_TYPE
+    )
 
 
 def _broken() -> Response:
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return respond(Problem(title=status.phrase, status=int(status), detail="internal error; the log of the web app has the details"))
+    return respond(
+        Problem(
+            title=status.phrase,
+            status=int(status),
+            detail="internal error; the log of the web app has the details",
+        )
+    )
 
 
 def _methods(request: Request) -> list[str]:

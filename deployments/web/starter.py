@@ -39,5 +39,9 @@ class Starter:
             try:
                 self._start()
             except Exception as error:  # noqa: BLE001  (its work is stored: the schedule starts it)
-                log.warning("%s could not be started (%s): the schedule starts it", self._thread.name, type(error).__name__)
+                log.warning(
+                    "%s could not be started (%s): the schedule starts it",
+                    self._thread.name,
+                    type(error).__name__,
+                )
             self._over.wait(self._pause)

@@ -34,7 +34,9 @@ class Received(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    received: str = Field(description="`stored`, `known` (received before) or `ignored` (of a kind that is not used here)")
+    received: str = Field(
+        description="`stored`, `known` (received before) or `ignored` (of a kind that is not used here)"
+    )
 
 
 @router.post(
@@ -55,7 +57,10 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
     if s.payments.gateway != "stripe" or not s.stripe.webhook_secrets:
         how = "set PAYMENT_GATEWAY=stripe, and STRIPE_WEBHOOK_SECRET to the endpoint's signing secret (whsec_...)"
         raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE, f"webhooks are not configured: {how}", kind="no-secret-set", title="No secret is set"
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"webhooks are not configured: {how}",
+            kind="no-secret-set",
+            title="No secret is set",
         )
     try:
         with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
@@ -66,16 +71,25 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
                 read_signed,
             )
     except MissingExtra as error:
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), kind="missing-extra", title="An extra is not installed") from None
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            str(error),
+            kind="missing-extra",
+            title="An extra is not installed",
+        ) from None
     body = await read_body(request)
     try:
         event = read_signed(body, signature, s.stripe.webhook_secrets)
         with answered_within(_DATABASE_SECONDS):
             check_age(signature, await database_time())
     except BadSignature as error:
-        raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), kind="bad-signature", title="Bad signature") from None
+        raise ProblemError(
+            HTTPStatus.BAD_REQUEST, str(error), kind="bad-signature", title="Bad signature"
+        ) from None
     except UnreadableEvent as error:
-        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="unreadable-event", title="Unreadable event") from None
+        raise ProblemError(
+            HTTPStatus.UNPROCESSABLE_ENTITY, str(error), kind="unreadable-event", title="Unreadable event"
+        ) from None
     if event is None:
         return Received(received="ignored")
     with answered_within(_DATABASE_SECONDS):

@@ -8,7 +8,13 @@ from saga.prefect.consumer import Consumer
 from saga.prefect.instance_run import InstanceRun, process, recover
 from saga.prefect.limits import slots
 from saga.prefect.run import run_saga
-from saga.prefect.steps import database_compensation, database_step, external_compensation, external_step, reading_step
+from saga.prefect.steps import (
+    database_compensation,
+    database_step,
+    external_compensation,
+    external_step,
+    reading_step,
+)
 from saga.prefect.takeover import report_takeovers
 from saga.prefect.termination import cancelled_by_sigterm
 

@@ -115,10 +115,16 @@ class BatchRunner:
     def _stays_in_batch(self, instance: Instance) -> bool:
         """Returns whether the instance can run in a batch: it has no failure, no cancel request, not too many
         deaths, and no step of another version."""
-        well = instance.failure is None and instance.cancel_reason is None and instance.lone_deaths <= config().max_takeovers
+        well = (
+            instance.failure is None
+            and instance.cancel_reason is None
+            and instance.lone_deaths <= config().max_takeovers
+        )
         return well and instance.journal.keys() <= self._saga.names
 
-    async def _run_step(self, step: Step, instances: list[Instance], others: list[Instance]) -> Sequence[Instance]:
+    async def _run_step(
+        self, step: Step, instances: list[Instance], others: list[Instance]
+    ) -> Sequence[Instance]:
         """Runs one step for the instances of a batch. Returns those that leave it."""
         if len(instances) == 1:
             if others:  # they are already past this step
@@ -146,7 +152,9 @@ class BatchRunner:
         execution = StepExecution(step, instances, straggler_timeout=config().straggler_seconds)
         try:
             await run_step(execution)
-        except BatchFailing as failing:  # retries did not help: each instance continues with its own retries, a few at a time
+        except (
+            BatchFailing
+        ) as failing:  # retries did not help: each instance continues with its own retries, a few at a time
             log.warning("%s; they continue one by one", failing)
         except StepError as failure:  # concerns all instances, for example a database timeout
             if not is_postponement(failure):
@@ -181,7 +189,12 @@ class BatchRunner:
             if not instance.lost:
                 await run_saga(self._saga, instance)
 
-    def _start_task(self, group: set[asyncio.Task[None]], coroutine: Coroutine[Any, Any, Any], instances: Sequence[Instance]) -> None:
+    def _start_task(
+        self,
+        group: set[asyncio.Task[None]],
+        coroutine: Coroutine[Any, Any, Any],
+        instances: Sequence[Instance],
+    ) -> None:
         task = asyncio.create_task(self._guarded(coroutine, instances))
         group.add(task)
         self._tasks |= dict.fromkeys(instances, task)
@@ -216,7 +229,9 @@ class BatchRunner:
 
     def _owned_by_current_task(self, instances: Sequence[Instance]) -> list[Instance]:
         """Returns the instances that this worker holds and that are assigned to no other task."""
-        return [instance for instance in self._assigned_to(asyncio.current_task(), instances) if not instance.lost]
+        return [
+            instance for instance in self._assigned_to(asyncio.current_task(), instances) if not instance.lost
+        ]
 
     async def _recover_from(self, error: Exception, instances: Sequence[Instance]) -> None:
         """Continues instances whose task failed.
@@ -226,7 +241,9 @@ class BatchRunner:
         with a short pause. Because such an error can also come from one instance, or from too many at once,
         instances that were claimed before continue in halves.
         """
-        log.warning("running %d instances failed (%s); they are retried", len(instances), type(error).__name__)
+        log.warning(
+            "running %d instances failed (%s); they are retried", len(instances), type(error).__name__
+        )
         infrastructure = is_infrastructure_error(error)
         if not infrastructure:
             log.exception("unexpected error", exc_info=error)

@@ -1,4 +1,5 @@
-"""Compensates in the reverse of the sequence in which the steps were begun; each compensation is a task run."""
+"""Compensates in the reverse of the sequence in which the steps were begun; each compensation is a task
+run."""
 
 from __future__ import annotations
 
@@ -29,15 +30,22 @@ async def compensate(saga: Saga, instances: Sequence[Instance]) -> None:
     if due := [instance for instance in instances if instance.undo_plan() or instance.done(saga.pivot)]:
         await record_failures(due, pivot=saga.pivot)
     most_deaths = 2 * (config().max_takeovers + 1)
-    if deadly := [instance for instance in due if instance.undo_plan() and instance.lone_deaths >= most_deaths]:
-        log.error("compensating %s kills the workers: it needs manual review", ", ".join(instance.id for instance in deadly))
+    if deadly := [
+        instance for instance in due if instance.undo_plan() and instance.lone_deaths >= most_deaths
+    ]:
+        log.error(
+            "compensating %s kills the workers: it needs manual review",
+            ", ".join(instance.id for instance in deadly),
+        )
         await give_up_compensating(deadly)
         due = [instance for instance in due if instance not in deadly]
     due.sort(key=SagaInstance.undo_plan)
     for plan, same in groupby(due, key=SagaInstance.undo_plan):
         group = list(same)
         for name in plan:
-            group = [instance for instance in group if not instance.lost]  # postponed ones continue from here later
+            group = [
+                instance for instance in group if not instance.lost
+            ]  # postponed ones continue from here later
             if group:
                 await compensate_step(saga[name], group)
     saga.compensated(instances, await finish(instances, saga))

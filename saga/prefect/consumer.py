@@ -32,7 +32,12 @@ class Consumer(Generic[P]):
     """Claims instances under a lease and takes them to their outcomes."""
 
     def __init__(
-        self, saga: Saga, store: SagaStore[P], *, batch_size: int, on_claimed: Callable[[Sequence[SagaInstance[P]]], None]
+        self,
+        saga: Saga,
+        store: SagaStore[P],
+        *,
+        batch_size: int,
+        on_claimed: Callable[[Sequence[SagaInstance[P]]], None],
     ) -> None:
         """`batch_size`: limits how many instances share a task run. `on_claimed`: is called with each batch's
         instances when it has started."""
@@ -52,7 +57,11 @@ class Consumer(Generic[P]):
         self._side_work = asyncio.Lock()
 
     async def run(
-        self, lease_id: UUID, listener: Listener, seconds: float, side_work: Callable[[Consumer[P]], Coroutine[Any, Any, None]]
+        self,
+        lease_id: UUID,
+        listener: Listener,
+        seconds: float,
+        side_work: Callable[[Consumer[P]], Coroutine[Any, Any, None]],
     ) -> None:
         """Claims instances until the time is over or, if it is 0, until none is waiting, and waits until they
         have ended.
@@ -105,10 +114,20 @@ class Consumer(Generic[P]):
     def _is_full(self) -> bool:
         """Returns whether to claim nothing now: enough batches are running, or too many detached instances:
         an external system may be down."""
-        return len(self.runner.batches) >= config().batches_under_way or len(self.runner.detached) > self._batch_size
+        return (
+            len(self.runner.batches) >= config().batches_under_way
+            or len(self.runner.detached) > self._batch_size
+        )
 
     async def _claim(self, lease_id: UUID) -> list[SagaInstance[P]]:
-        claim = partial(claims.claim_batch, self._store, lease_id, most=self._batch_size, flow_run_id=run_id(), known=self._saga.names)
+        claim = partial(
+            claims.claim_batch,
+            self._store,
+            lease_id,
+            most=self._batch_size,
+            flow_run_id=run_id(),
+            known=self._saga.names,
+        )
         try:
             await self._release_strays(lease_id)
             if self.runner.idle and not self._side_work.locked():
@@ -135,7 +154,10 @@ class Consumer(Generic[P]):
         """Waits for new instances, for the end of a batch, or for the poll interval: some lease may have
         expired."""
         self.runner.changed.clear()
-        waits = {asyncio.create_task(listener.wait(config().poll_seconds)), asyncio.create_task(self.runner.changed.wait())}
+        waits = {
+            asyncio.create_task(listener.wait(config().poll_seconds)),
+            asyncio.create_task(self.runner.changed.wait()),
+        }
         try:
             await asyncio.wait(waits, timeout=config().poll_seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:

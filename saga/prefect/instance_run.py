@@ -40,7 +40,8 @@ class InstanceRun(Generic[P]):
         return get_run_logger()
 
     async def claim(self, instance_id: str | None = None) -> SagaInstance[P] | None:
-        """Claims the instance. None: another worker has it, it is postponed, or the database is unavailable."""
+        """Claims the instance. None: another worker has it, it is postponed, or the database is
+        unavailable."""
         try:
             async with transaction(claims.CLAIMING) as tx:
                 return await self._claim(tx, instance_id or self.instance_id)
@@ -50,7 +51,9 @@ class InstanceRun(Generic[P]):
 
     async def _claim(self, tx: Tx, instance_id: str) -> SagaInstance[P] | None:
         known = self.saga.names
-        claimed = await claims.claim(tx, self.store, self._lease, most=1, ids=[instance_id], flow_run_id=run_id(), known=known)
+        claimed = await claims.claim(
+            tx, self.store, self._lease, most=1, ids=[instance_id], flow_run_id=run_id(), known=known
+        )
         return claimed[0] if claimed else None
 
     async def run(self, instance: SagaInstance[P], *, leaving: bool = False) -> None:
@@ -73,7 +76,11 @@ class InstanceRun(Generic[P]):
         """Releases what this run may hold after a database error. Raises any other error."""
         if not is_database_error(error):
             raise error
-        self.log.warning("the database is unavailable (%s); instance %s continues when it is back", type(error).__name__, self.instance_id)
+        self.log.warning(
+            "the database is unavailable (%s); instance %s continues when it is back",
+            type(error).__name__,
+            self.instance_id,
+        )
         await retry_while_database_down(lambda: release_all(self.store, self._lease))
 
     async def withdraw(self, _instance_id: str | None) -> list[str] | None:
@@ -87,7 +94,11 @@ async def process(saga: Saga, store: SagaStore[Any], instance_id: str, content: 
 
     Raises `InstanceConflict` if another instance is stored under its id.
     """
-    async with cancelled_by_sigterm(), lease(store) as lease_id, wakeup.listening(store, wakeup.FINISHED) as listener:
+    async with (
+        cancelled_by_sigterm(),
+        lease(store) as lease_id,
+        wakeup.listening(store, wakeup.FINISHED) as listener,
+    ):
         run = InstanceRun(saga, store, lease_id, listener)
         run.instance_id = instance_id
         await retry_while_database_down(lambda: _submit(store, instance_id, content))
@@ -104,7 +115,9 @@ async def recover(saga: Saga, store: SagaStore[Any]) -> int:
 
     async def claim(lease_id: UUID, survived: int) -> Sequence[SagaInstance[Any]]:
         most = config().batch_size
-        return await claims.claim_batch(store, lease_id, most=most, flow_run_id=run_id(), known=saga.names, survived=survived)
+        return await claims.claim_batch(
+            store, lease_id, most=most, flow_run_id=run_id(), known=saga.names, survived=survived
+        )
 
     return await run_claimed(saga, store, claim)
 

@@ -47,11 +47,22 @@ async def slots(limit: Limit | None, occupy: int = 1) -> AsyncIterator[bool]:
     try:
         async with asyncio.timeout(_SERVER_SECONDS):
             asked = max(1, min(asked, await _total_slots(limit.name))) if asked > 1 else asked
-            held = concurrency(limit.name, occupy=asked, timeout_seconds=_WAIT_SECONDS, lease_duration=_LEASE_SECONDS, strict=False)
+            held = concurrency(
+                limit.name,
+                occupy=asked,
+                timeout_seconds=_WAIT_SECONDS,
+                lease_duration=_LEASE_SECONDS,
+                strict=False,
+            )
             await stack.enter_async_context(held)
         got = True
     except Exception as error:  # noqa: BLE001  (whatever it was: instances have priority)
-        log.warning("no slots of the limit %s (%s); continuing with %d calls at once", limit.name, type(error).__name__, asked)
+        log.warning(
+            "no slots of the limit %s (%s); continuing with %d calls at once",
+            limit.name,
+            type(error).__name__,
+            asked,
+        )
     token = _held.set(_held.get() | {limit.name})
     try:
         with limit.at_most(asked):
@@ -77,4 +88,9 @@ async def _release(stack: AsyncExitStack, limit: str) -> None:
         async with asyncio.timeout(_SERVER_SECONDS):
             await stack.aclose()
     except Exception as error:  # noqa: BLE001
-        log.warning("the slots of the limit %s are free again in %d s (%s)", limit, _LEASE_SECONDS, type(error).__name__)
+        log.warning(
+            "the slots of the limit %s are free again in %d s (%s)",
+            limit,
+            _LEASE_SECONDS,
+            type(error).__name__,
+        )

@@ -14,7 +14,14 @@ from saga.claims import leave_to_other_version
 from saga.configuration import config
 from saga.database import is_database_error, transaction
 from saga.definition import Saga, Step
-from saga.errors import InfrastructureError, LeaseLost, SagaCancelled, SagaReturned, StepError, TooManyTakeovers
+from saga.errors import (
+    InfrastructureError,
+    LeaseLost,
+    SagaCancelled,
+    SagaReturned,
+    StepError,
+    TooManyTakeovers,
+)
 from saga.execution import StepExecution
 from saga.finish import finish, pause_if_worker_dies, postpone
 from saga.instance import Instance
@@ -94,7 +101,9 @@ def _check_resumable(saga: Saga, instance: Instance) -> None:
         raise instance.failure
     past_pivot = instance.done(saga.pivot)
     if instance.cancel_reason is not None:
-        failure = SagaReturned(instance.cancel_reason) if past_pivot else SagaCancelled(instance.cancel_reason)
+        failure = (
+            SagaReturned(instance.cancel_reason) if past_pivot else SagaCancelled(instance.cancel_reason)
+        )
         instance.fail(CANCELLING, failure)
         raise failure
     if instance.lone_deaths > config().max_takeovers and not past_pivot:
@@ -109,11 +118,19 @@ async def _limit_deaths(saga: Saga, instance: Instance) -> None:
         return
     seconds = min(_LONGEST_PAUSE_SECONDS, 60 * 2 ** min(excess, 30))
     why = str(TooManyTakeovers(instance.lone_deaths))
-    log.error("instance %s is past %s, and %s: if that happens again, it is retried after %.0f s", instance.id, saga.pivot, why, seconds)
+    log.error(
+        "instance %s is past %s, and %s: if that happens again, it is retried after %.0f s",
+        instance.id,
+        saga.pivot,
+        why,
+        seconds,
+    )
     await pause_if_worker_dies(instance, seconds)
 
 
-async def _failure(error: BaseException, step: Step, instance: Instance, cancellation: Cancellation | None) -> StepError:
+async def _failure(
+    error: BaseException, step: Step, instance: Instance, cancellation: Cancellation | None
+) -> StepError:
     """Returns what the error means for the instance. Raises if it means nothing: the run stops, another
     worker has the instance, or the database is unavailable."""
     if await _only_stops_the_run(error, instance, cancellation):
@@ -130,7 +147,9 @@ async def _failure(error: BaseException, step: Step, instance: Instance, cancell
     return InfrastructureError(step.name, error) if isinstance(error, Exception) else SagaCancelled()
 
 
-async def _only_stops_the_run(error: BaseException, instance: Instance, cancellation: Cancellation | None) -> bool:
+async def _only_stops_the_run(
+    error: BaseException, instance: Instance, cancellation: Cancellation | None
+) -> bool:
     if isinstance(error, asyncio.CancelledError):
         return cancellation is None or await cancellation.withdraw(instance.id) is None
     return not isinstance(error, Exception)

@@ -26,7 +26,14 @@ from prefect.tasks import exponential_backoff
 from saga.database import is_database_error
 from saga.database_action import run_in_database, run_reading
 from saga.errors import StepError
-from saga.execution import EXTERNAL_PARTS, DatabaseAction, ExternalAction, ReadingAction, StepExecution, record_name
+from saga.execution import (
+    EXTERNAL_PARTS,
+    DatabaseAction,
+    ExternalAction,
+    ReadingAction,
+    StepExecution,
+    record_name,
+)
 from saga.external_action import run_external
 from saga.failpoints import failpoint
 from saga.instance import Instance
@@ -42,7 +49,9 @@ Before = Callable[[Sequence[Instance]], ExternalAction | None]
 """Returns the external action that runs for each of these instances before the transaction; None: none."""
 
 
-def database_step(*, after: Callable[[Instance], None] | None = None, before: Before | None = None) -> Callable[[DatabaseAction], StepTask]:
+def database_step(
+    *, after: Callable[[Instance], None] | None = None, before: Before | None = None
+) -> Callable[[DatabaseAction], StepTask]:
     """Makes a task of a set-based step in the same database. `after` is called for each instance after the
     commit; it must be fast.
 
@@ -142,7 +151,9 @@ def _task(body: Any, action: Any, *, external: bool = False, in_database: bool =
     for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
         setattr(body, attribute, getattr(action, attribute))
     for part in (*(EXTERNAL_PARTS if external else ()), *(("",) if in_database else ())):
-        failpoint(record_name(action, part))  # declares the failpoints, so that the crash tests cover all of them
+        failpoint(
+            record_name(action, part)
+        )  # declares the failpoints, so that the crash tests cover all of them
     # The journal decides what is done, never Prefect's results: a cached "reserved" would skip reserving
     # after a release. There are no tags: for each tag Prefect asks its server for a limit, and the task waits
     # while the server is unavailable.
@@ -164,7 +175,9 @@ def _with_retries(made: StepTask, retries: int) -> StepTask:
     key = (id(made), retries)
     if key not in _with_retries_cache:
         pauses = exponential_backoff(backoff_factor=0.5)(retries) if retries else 0
-        _with_retries_cache[key] = made.with_options(retries=retries, retry_delay_seconds=pauses, retry_jitter_factor=0.5)
+        _with_retries_cache[key] = made.with_options(
+            retries=retries, retry_delay_seconds=pauses, retry_jitter_factor=0.5
+        )
     return _with_retries_cache[key]
 
 

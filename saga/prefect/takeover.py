@@ -1,7 +1,7 @@
 """Reports takeovers: which instances this run resumed, from which step, and why.
 
-The reports go to the log and to an artifact of this run. The run that held the instances before gets a link to
-this run.
+The reports go to the log and to an artifact of this run. The run that held the instances before gets a link
+to this run.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ _LIMIT_SECONDS = 300
 _reporting: set[asyncio.Task[None]] = set()
 
 
-def report_takeovers(saga: Saga, instances: Sequence[Instance], *, noun: str = "instance", finished: Finished | None = None) -> None:
+def report_takeovers(
+    saga: Saga, instances: Sequence[Instance], *, noun: str = "instance", finished: Finished | None = None
+) -> None:
     """Logs each instance that another worker had begun, and the number of the rest; a background task creates
     the artifacts.
 
-    `noun`: what people call an instance. `finished`: is called for instances whose worker lost them, once this
-    run has finished with them.
+    `noun`: what people call an instance. `finished`: is called for instances whose worker lost them, once
+    this run has finished with them.
     """
     resumed = [instance for instance in instances if instance.fence > 1]
     if not resumed:
@@ -46,7 +48,14 @@ def report_takeovers(saga: Saga, instances: Sequence[Instance], *, noun: str = "
     shown = resumed[:_SHOWN]
     for instance in shown:
         with about_instance(instance.id):
-            log.info("recovering %s %s (%s): %s; %s", noun, instance.id, _why(instance), _how_far(saga, instance), _then(instance))
+            log.info(
+                "recovering %s %s (%s): %s; %s",
+                noun,
+                instance.id,
+                _why(instance),
+                _how_far(saga, instance),
+                _then(instance),
+            )
     if len(resumed) > len(shown):
         log.info("recovering %d more %ss", len(resumed) - len(shown), noun)
     reporting = asyncio.create_task(_create_artifacts(saga, resumed, noun, finished))
@@ -60,14 +69,28 @@ async def wait_for_artifacts() -> None:
         await asyncio.wait(_reporting, timeout=5)
 
 
-async def _create_artifacts(saga: Saga, instances: Sequence[Instance], noun: str, finished: Finished | None) -> None:
+async def _create_artifacts(
+    saga: Saga, instances: Sequence[Instance], noun: str, finished: Finished | None
+) -> None:
     try:
-        rows = [f"| {_safe(i.id)} | {_left_by(i)} | {_why(i)} | {_how_far(saga, i)} | {_then(i)} |" for i in instances[:_SHOWN]]
+        rows = [
+            f"| {_safe(i.id)} | {_left_by(i)} | {_why(i)} | {_how_far(saga, i)} | {_then(i)} |"
+            for i in instances[:_SHOWN]
+        ]
         more = [f"\n... and {len(instances) - len(rows)} more"] if len(instances) > len(rows) else []
-        table = [f"| {noun} | begun by | why | so far | now |", "| --- | --- | --- | --- | --- |", *rows, *more]
+        table = [
+            f"| {noun} | begun by | why | so far | now |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            *more,
+        ]
         description = f"{noun.capitalize()}s that this run took over"
         await acreate_markdown_artifact("\n".join(table), key=f"recovered-{noun}s", description=description)
-        lost = [instance for instance in instances if instance.lease_expired and instance.left_by not in {None, str(flow_run.id)}]
+        lost = [
+            instance
+            for instance in instances
+            if instance.lease_expired and instance.left_by not in {None, str(flow_run.id)}
+        ]
         async with get_client() as client:
             for run in sorted({str(instance.left_by) for instance in lost})[:_SHOWN]:
                 theirs = [_safe(instance.id) for instance in lost if instance.left_by == run]

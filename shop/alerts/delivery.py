@@ -51,7 +51,10 @@ async def deliver() -> tuple[int, int]:
     services, delivered, failed = destinations(s), 0, 0
     while services and (notices := await claim(*services)):
         ended = await asyncio.gather(
-            *(_deliver_to(service, url, [n for n in notices if n.way == service], s) for service, url in services.items())
+            *(
+                _deliver_to(service, url, [n for n in notices if n.way == service], s)
+                for service, url in services.items()
+            )
         )
         delivered += sum(ended)
         failed += len(notices) - sum(ended)
@@ -84,7 +87,9 @@ def _send(url: str, message: Message) -> str | None:
     """Runs `shop.alerts.sender`, at most `SEND_SECONDS`. Returns None, or why nothing was sent."""
     command, given = [sys.executable, "-P", str(_SENDER)], json.dumps([url, message.title, message.body])
     try:
-        ended = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SEND_SECONDS, check=True)
+        ended = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=SEND_SECONDS, check=True
+        )
     except subprocess.TimeoutExpired:
         return _TOO_SLOW
     except (OSError, subprocess.CalledProcessError) as error:

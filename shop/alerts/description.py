@@ -41,11 +41,13 @@ def _error_rate(notice: Notice, step: str, details: Mapping[str, Any]) -> Descri
     counts = f"{details['failed']} of {details['commands']} failed in {details['window']}"
     return Description(
         title=f"error rate of {'all steps' if every else step} too high",
-        what=f"{'Over all steps' if every else f'In step {step}'}, {counts}." + (f" Codes: {codes}." if codes else ""),
+        what=f"{'Over all steps' if every else f'In step {step}'}, {counts}."
+        + (f" Codes: {codes}." if codes else ""),
         value=f"{notice.value:.1%}",
         threshold=f"{notice.threshold:.1%} (worker_monitoring.error_rate_threshold)",
         look=f"{_STATUS}, and the failed task runs in the Prefect UI",
-        do="Find the most frequent code among the failures, and fix its cause. Orders that failed are compensated, not lost.",
+        do="Find the most frequent code among the failures, and fix its cause. Orders that failed are "
+        "compensated, not lost.",
     )
 
 
@@ -59,7 +61,8 @@ def _order_waiting(notice: Notice, order: str, details: Mapping[str, Any]) -> De
         value=_time(notice.value),
         threshold=f"{_time(notice.threshold)} (ALERT_WAITING_MINUTES)",
         look=f"{_STATUS}, and the runs of process-pending-orders in the Prefect UI",
-        do=f"{_WORKERS}, and that the schedules of process-pending-orders and recover-orders are active. If there are simply too many "
+        do=f"{_WORKERS}, and that the schedules of process-pending-orders and recover-orders are active. If "
+        f"there are simply too many "
         "orders, start more workers.",
     )
 
@@ -69,18 +72,27 @@ def _needs_attention(notice: Notice, order: str, details: Mapping[str, Any]) -> 
     one = f"The compensation of {details.get('step')} of order {order} failed ({details.get('code')})."
     return Description(
         title="more orders need a person" if rest else f"order {order} needs a person",
-        what=f"{_more(details)} {_form(details, 'is', 'are')} under manual review{_some(details)}." if rest else one,
+        what=f"{_more(details)} {_form(details, 'is', 'are')} under manual review{_some(details)}."
+        if rest
+        else one,
         value=_orders(details) if rest else f"{_amount(notice.value, details)} at risk",
         threshold="none: each one needs a person",
         look="the artifact orders-that-need-attention in the Prefect UI",
-        do="Run the deployment resolve-order for it: retry, hold, or state how it was settled. It is also retried automatically.",
+        do="Run the deployment resolve-order for it: retry, hold, or state how it was settled. It is also "
+        "retried automatically.",
     )
 
 
 _SERVICES = {
-    "payment-gateway": ("the events payment.gateway.unavailable in the Prefect UI", "check its status page, or renew its key"),
+    "payment-gateway": (
+        "the events payment.gateway.unavailable in the Prefect UI",
+        "check its status page, or renew its key",
+    ),
     "inventory-service": ("the events inventory.service.unavailable in the Prefect UI", "check its logs"),
-    "carrier": ("the logs of the runs in the Prefect UI that postpone orders", "check its status page, or top up its account"),
+    "carrier": (
+        "the logs of the runs in the Prefect UI that postpone orders",
+        "check its status page, or top up its account",
+    ),
 }
 """Where to look and what to do, by kind of service."""
 
@@ -95,7 +107,10 @@ _OTHER_CAUSES = {
         "no worker of another version is running",
         "Workers of this version lack a step that the orders have begun, and skip them.",
         "the logs of process-pending-orders in the Prefect UI: they name the step",
-        "Start a worker of the version that has the step, or put the step back into the saga's table of steps.",
+        (
+            "Start a worker of the version that has the step, or put the step back into the saga's table of "
+            "steps."
+        ),
     ),
 }
 
@@ -107,18 +122,27 @@ def _external_unavailable(_notice: Notice, subject: str, details: Mapping[str, A
         title, what, look, do = _OTHER_CAUSES[kind]
         safe = "Nothing is decided about the orders meanwhile; they continue automatically."
         return Description(
-            title, f"{what} {waiting}{_some(details)}.", waiting, "none waits for longer than one pause", look, f"{do} {safe}"
+            title,
+            f"{what} {waiting}{_some(details)}.",
+            waiting,
+            "none waits for longer than one pause",
+            look,
+            f"{do} {safe}",
         )
     service = f"the {kind.replace('-', ' ')}" + (f" ({name})" if name else "")
     look, do = _SERVICES[kind]
-    postponed = f"{_orders(details)} that {_form(details, 'needs it is', 'need it are')} postponed{_some(details)}"
+    postponed = (
+        f"{_orders(details)} that {_form(details, 'needs it is', 'need it are')} postponed{_some(details)}"
+    )
     return Description(
         title=f"{service} is unavailable",
-        what=f"{service[0].upper()}{service[1:]} does not answer, or refuses access, and is not called for now. {postponed}.",
+        what=f"{service[0].upper()}{service[1:]} does not answer, or refuses access, and is not called for "
+        f"now. {postponed}.",
         value=waiting,
         threshold="none waits for longer than one pause of the circuit breaker",
         look=f"order-saga check, and {look}",
-        do=f"Bring it back: {do}. The orders continue automatically as soon as it answers; nothing is lost or charged twice.",
+        do=f"Bring it back: {do}. The orders continue automatically as soon as it answers; nothing is lost "
+        f"or charged twice.",
     )
 
 
@@ -126,7 +150,8 @@ def _recovery_behind(notice: Notice, order: str, details: Mapping[str, Any]) -> 
     rest = notice.subject == REST
     return Description(
         title="recovery does not keep up" if rest else f"no worker has taken over order {order}",
-        what=f"{_more(details)} lost {_form(details, 'its', 'their')} worker{_some(details)}, and no other has taken "
+        what=f"{_more(details)} lost {_form(details, 'its', 'their')} worker{_some(details)}, and no other "
+        f"has taken "
         f"{_form(details, 'it', 'them')} over."
         if rest
         else f"The worker of order {order} died, and no other has taken the order over.",

@@ -52,7 +52,8 @@ def event_payload(notice: Notice) -> dict[str, Any]:
     return {
         "id": notice_id(notice),
         "type": f"order.alert.{notice.phase}",
-        "text": f"{'Cleared' if cleared else 'Alert'}: {text.title}. {text.what}{because if cleared else f' {text.do}'}",
+        "text": f"{'Cleared' if cleared else 'Alert'}: {text.title}. "
+        f"{text.what}{because if cleared else f' {text.do}'}",
         "rule": notice.rule,
         "resource": notice.resource,
         "since": notice.since.astimezone(UTC).isoformat(),

@@ -22,7 +22,10 @@ _MOST = 10
 _CLAIM_SECONDS = 300
 """Claim duration in seconds, longer than delivering `_MOST` notices can take. Then another worker may
 deliver them."""
-_CLAIMING, _NOTING = failpoint("the commit of claiming notices of alerts"), failpoint("the commit of delivered notices of alerts")
+_CLAIMING, _NOTING = (
+    failpoint("the commit of claiming notices of alerts"),
+    failpoint("the commit of delivered notices of alerts"),
+)
 # The end of an alert is delivered after its beginning.
 _DUE = """
     n.sent_at IS NULL AND n.way = ANY(CAST(:ways AS text[])) AND n.next_attempt_at <= now() - make_interval(secs => :waited)
@@ -43,10 +46,12 @@ _CLAIM = text(
     """  # noqa: S608
 )
 _SENT = text(
-    "UPDATE alert_notice SET sent_at = now(), error = NULL WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
+    "UPDATE alert_notice SET sent_at = now(), error = NULL WHERE alert_id = :alert_id AND phase = :phase AND "
+    "way = :way AND sent_at IS NULL"
 )
 _RETRY_LATER = text(
-    "UPDATE alert_notice SET error = :error, next_attempt_at = now() + make_interval(secs => 30 * power(2, least(attempts - 1, 7))) "
+    "UPDATE alert_notice SET error = :error, next_attempt_at = now() + make_interval(secs => 30 * power(2, "
+    "least(attempts - 1, 7))) "
     "WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
 )
 
@@ -87,8 +92,14 @@ async def claim(*ways: str) -> list[Notice]:
     """Claims notices that are due, the oldest first. Notices of a worker that dies are delivered again
     some minutes later."""
     async with transaction(_CLAIMING) as tx:
-        rows = (await tx.execute(_CLAIM, {"ways": list(ways), "waited": 0.0, "most": _MOST, "claim": _CLAIM_SECONDS})).mappings()
-        return sorted((Notice(**row) for row in rows), key=lambda notice: (notice.created_at, notice.alert_id))
+        rows = (
+            await tx.execute(
+                _CLAIM, {"ways": list(ways), "waited": 0.0, "most": _MOST, "claim": _CLAIM_SECONDS}
+            )
+        ).mappings()
+        return sorted(
+            (Notice(**row) for row in rows), key=lambda notice: (notice.created_at, notice.alert_id)
+        )
 
 
 async def note(notices: Sequence[Notice], error: str | None = None) -> None:

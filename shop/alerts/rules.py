@@ -81,7 +81,8 @@ _REVIEW = """
     SELECT a.order_id AS id, a.since, a.currency, a.step, a.error_code AS code, CAST(a.amount_at_risk AS float) AS value
     FROM attention a WHERE a.resolved_at IS NULL AND :threshold >= 0
 """
-# A deleted lease expired at least a day ago. Excludes orders whose pause is not over: they cannot be claimed yet.
+# A deleted lease expired at least a day ago. Excludes orders whose pause is not over: they cannot be claimed
+# yet.
 _ABANDONED = """
     SELECT o.id, late.since, NULL AS currency, NULL AS step, NULL AS code, CAST(extract(epoch FROM now() - late.since) AS float) AS value
     FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id
@@ -98,7 +99,11 @@ def _ranked(query: str) -> TextClause:
     )
 
 
-_ORDERS = {Rule.ORDER_WAITING: _ranked(_WAITING), Rule.NEEDS_ATTENTION: _ranked(_REVIEW), Rule.RECOVERY_BEHIND: _ranked(_ABANDONED)}
+_ORDERS = {
+    Rule.ORDER_WAITING: _ranked(_WAITING),
+    Rule.NEEDS_ATTENTION: _ranked(_REVIEW),
+    Rule.RECOVERY_BEHIND: _ranked(_ABANDONED),
+}
 _NOW = text("SELECT now()")
 _BLOCKED = text(
     f"""
@@ -137,12 +142,18 @@ def _orders(connection: Connection, rule: Rule, threshold: float, already: set[s
     if REST not in already:  # else each order that moves up would raise a new alert
         alone += [row for row in rows if row.id not in known][: max(0, _MOST[rule] - len(alone))]
     for row in alone:
-        details = {"order_id": row.id, **{name: getattr(row, name) for name in ("currency", "step", "code") if getattr(row, name)}}
+        details = {
+            "order_id": row.id,
+            **{name: getattr(row, name) for name in ("currency", "step", "code") if getattr(row, name)},
+        }
         yield Breach(rule, row.id, f"shop.order.{row.id}", row.value, threshold, row.since, details)
     if rows and (more := rows[0].orders - len(alone)) > 0:
         others = [row for row in rows if row not in alone]
         details = {"orders": more, "for_example": [row.id for row in others][:_EXAMPLES]}
-        largest, since = max((row.value for row in others), default=0.0), min((row.since for row in others), default=None)
+        largest, since = (
+            max((row.value for row in others), default=0.0),
+            min((row.since for row in others), default=None),
+        )
         yield Breach(rule, REST, f"shop.orders.{rule}", largest, threshold, since, details)
 
 
@@ -150,7 +161,10 @@ def _external(connection: Connection, settings: Settings, already: Open) -> Iter
     """Finds external systems that are unavailable, from the orders that were postponed for them. A single
     pause of a circuit breaker raises no alert."""
     now: datetime = connection.execute(_NOW).scalar_one()
-    blocked = {row.code: row for row in connection.execute(_BLOCKED, {"codes": list(EXTERNAL), "until_claimed": list(VERSION)})}
+    blocked = {
+        row.code: row
+        for row in connection.execute(_BLOCKED, {"codes": list(EXTERNAL), "until_claimed": list(VERSION)})
+    }
     for codes, subject, pause in (
         (GATEWAY, f"payment-gateway.{settings.payments.gateway}", settings.payments.breaker_seconds),
         (INVENTORY, "inventory-service", settings.inventory.breaker_seconds),
@@ -163,15 +177,23 @@ def _external(connection: Connection, settings: Settings, already: Open) -> Iter
         since = min(row.since for row in rows)
         if (Rule.EXTERNAL_UNAVAILABLE, subject) in already or (now - since).total_seconds() >= pause:
             orders = sum(row.orders for row in rows)
-            details = {"orders": orders, "for_example": [each for row in rows for each in row.ids][:_EXAMPLES], "code": rows[0].code}
+            details = {
+                "orders": orders,
+                "for_example": [each for row in rows for each in row.ids][:_EXAMPLES],
+                "code": rows[0].code,
+            }
             yield Breach(Rule.EXTERNAL_UNAVAILABLE, subject, f"shop.{subject}", orders, 0, since, details)
 
 
-def _error_rates(connection: Connection, config: Monitoring, settings: Settings, already: Open) -> Iterator[Breach]:
+def _error_rates(
+    connection: Connection, config: Monitoring, settings: Settings, already: Open
+) -> Iterator[Breach]:
     window = default_window(config).at(connection.execute(_NOW).scalar_one())
     commands, compensations = read_commands(connection, window), read_compensations(connection, window)
     every = event_metrics(commands, compensations, read_messages(connection, window), None)
-    rates: list[tuple[str, str, int, int, Mapping[str, int]]] = [(ALL, "shop.orders", every.total_events, every.failed, {})]
+    rates: list[tuple[str, str, int, int, Mapping[str, int]]] = [
+        (ALL, "shop.orders", every.total_events, every.failed, {})
+    ]
     for step in step_metrics(commands, compensations):
         rates.append((step.step, f"shop.step.{step.step}", step.commands, step.failed, step.failures))
     threshold, least = config.worker_monitoring.error_rate_threshold, settings.alerts.min_commands

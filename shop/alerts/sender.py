@@ -24,7 +24,9 @@ _MEMORY_BYTES = 2**30
 def client_for(url: str) -> Apprise | None:
     """Returns the apprise client of one service; None if apprise does not accept the URL."""
     logging.getLogger("apprise").propagate = False  # it may log parts of the URL
-    client = Apprise(asset=AppriseAsset(app_id="order-saga", async_mode=False, http_redirects=False, secure_logging=True))
+    client = Apprise(
+        asset=AppriseAsset(app_id="order-saga", async_mode=False, http_redirects=False, secure_logging=True)
+    )
     with LogCapture():  # type: ignore[no-untyped-call]
         return client if client.add(url) and len(client) == 1 else None
 

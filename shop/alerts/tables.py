@@ -12,7 +12,8 @@ from saga.columns import counter_column, creation_time, generated_id, json_colum
 
 
 class Alert(SQLModel, table=True):
-    """A condition that needs a person, from when it was raised until it cleared. The same condition later is another alert."""
+    """A condition that needs a person, from when it was raised until it cleared. The same condition later is
+    another alert."""
 
     __tablename__ = "alert"
     __table_args__ = (
@@ -37,7 +38,8 @@ class Alert(SQLModel, table=True):
 
 
 class AlertNotice(SQLModel, table=True):
-    """A delivery of an alert, written with the alert and sent later: one per phase and way (event, entries of ALERT_URLS)."""
+    """A delivery of an alert, written with the alert and sent later: one per phase and way (event, entries of
+    ALERT_URLS)."""
 
     __tablename__ = "alert_notice"
     __table_args__ = (
@@ -45,7 +47,9 @@ class AlertNotice(SQLModel, table=True):
         CheckConstraint("way ~ '^(event|url-[1-9][0-9]*)$'", name="alert_notice_way_known"),
         Index("alert_notice_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL")),
     )
-    alert_id: int = Field(sa_column=Column(BigInteger, ForeignKey("alert.id", ondelete="CASCADE"), primary_key=True))
+    alert_id: int = Field(
+        sa_column=Column(BigInteger, ForeignKey("alert.id", ondelete="CASCADE"), primary_key=True)
+    )
     phase: str = Field(sa_column=text_column(primary_key=True))
     way: str = Field(sa_column=text_column(primary_key=True))
     created_at: datetime = Field(sa_column=creation_time())

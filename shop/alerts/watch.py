@@ -22,7 +22,8 @@ _EVALUATING = failpoint("the commit of alerts")
 _CREATE_STATE = text("INSERT INTO alert_watch (id) VALUES (1) ON CONFLICT DO NOTHING")
 # A worker that finds the row locked leaves the evaluation to the one that holds it.
 _LOCK = text(
-    "SELECT judged_at IS NULL OR judged_at <= now() - make_interval(secs => :seconds) FROM alert_watch WHERE id = 1 FOR UPDATE SKIP LOCKED"
+    "SELECT judged_at IS NULL OR judged_at <= now() - make_interval(secs => :seconds) FROM alert_watch WHERE "
+    "id = 1 FOR UPDATE SKIP LOCKED"
 )
 _EVALUATED = text("UPDATE alert_watch SET judged_at = now() WHERE id = 1")
 _PLANS = text("SELECT set_config('jit', 'off', true), set_config('work_mem', '32MB', true)")
@@ -38,15 +39,18 @@ _RAISE = text(
 )
 _UPDATE = text(
     "UPDATE alert a SET value = r.value, threshold = r.threshold, details = r.details, judged_at = now() "
-    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(rule text, subject text, value float, threshold float, details jsonb) "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(rule text, subject text, value float, threshold "
+    "float, details jsonb) "
     "WHERE a.rule = r.rule AND a.subject = r.subject AND a.over_at IS NULL"
 )
 _CLEAR = text(
     "UPDATE alert a SET over_at = now(), judged_at = now(), over_because = r.because "
-    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id bigint, because text) WHERE a.id = r.id AND a.over_at IS NULL"
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id bigint, because text) WHERE a.id = r.id AND "
+    "a.over_at IS NULL"
 )
 _NOTIFY = text(
-    "INSERT INTO alert_notice (alert_id, phase, way) SELECT id, :phase, way FROM unnest(CAST(:ids AS bigint[])) AS id, "
+    "INSERT INTO alert_notice (alert_id, phase, way) SELECT id, :phase, way FROM unnest(CAST(:ids AS "
+    "bigint[])) AS id, "
     "unnest(CAST(:ways AS text[])) AS way ON CONFLICT DO NOTHING"
 )
 _TURNED_OFF = "It is no longer evaluated: worker_monitoring.{} is off"
@@ -76,7 +80,9 @@ def watch(config: Monitoring | None = None) -> Watched:
         if not config.worker_monitoring.enabled and connection.execute(_OPEN).first() is None:
             return Watched(evaluated=False)
         connection.execute(_CREATE_STATE)
-        if not connection.execute(_LOCK, {"seconds": config.worker_monitoring.health_check_interval_seconds}).scalar():
+        if not connection.execute(
+            _LOCK, {"seconds": config.worker_monitoring.health_check_interval_seconds}
+        ).scalar():
             return Watched(evaluated=False)
         connection.execute(_PLANS)
         watched = _write(connection, config, s)
@@ -91,7 +97,11 @@ def _write(connection: Connection, config: Monitoring, s: Settings) -> Watched:
     breaches = evaluate(connection, config, s, already.keys()) if config.worker_monitoring.enabled else []
     new = [breach for breach in breaches if (breach.rule, breach.subject) not in already]
     still = [breach for breach in breaches if (breach.rule, breach.subject) in already]
-    over = [(rule, number) for (rule, subject), number in already.items() if (rule, subject) not in subjects(breaches)]
+    over = [
+        (rule, number)
+        for (rule, subject), number in already.items()
+        if (rule, subject) not in subjects(breaches)
+    ]
     if still:
         connection.execute(_UPDATE, {"rows": _rows(still)})
     raised = list(connection.execute(_RAISE, {"rows": _rows(new)}).scalars()) if new else []

@@ -34,7 +34,9 @@ def slot_values(order: Order, settings: Settings, language: Language) -> dict[st
     }
 
 
-def inputs_of(order: Order, settings: Settings, language: Language, mistakes: Sequence[str] = ()) -> dict[str, str]:
+def inputs_of(
+    order: Order, settings: Settings, language: Language, mistakes: Sequence[str] = ()
+) -> dict[str, str]:
     """Returns the language model's inputs. `mistakes` are the reasons why its first text was refused."""
     pieces = sum([item.quantity for item in order.items])
     return {
@@ -46,7 +48,10 @@ def inputs_of(order: Order, settings: Settings, language: Language, mistakes: Se
 
 
 def _items(order: Order, language: Language) -> str:
-    shown = [f"{item.quantity} x {one_line(item.name) or one_line(item.product_id)}" for item in order.items[:_SHOWN]]
+    shown = [
+        f"{item.quantity} x {one_line(item.name) or one_line(item.product_id)}"
+        for item in order.items[:_SHOWN]
+    ]
     if (more := len(order.items) - len(shown)) > 0:
         shown.append(language.say("confirmation.more_items", count=more))
     return ", ".join(shown)

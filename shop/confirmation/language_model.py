@@ -49,7 +49,9 @@ _limits: dict[int, asyncio.Semaphore] = {}
 async def ask(inputs: Mapping[str, str], settings: Settings) -> Answer:
     """Returns the model's unchecked texts. Raises any error of the conversation; cancelling this ends it.
     `settings.confirmation.concurrency` limits the concurrent conversations of this process."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_with_slot(inputs, settings), _own_loop()))
+    return await asyncio.wrap_future(
+        asyncio.run_coroutine_threadsafe(_with_slot(inputs, settings), _own_loop())
+    )
 
 
 async def probe(settings: Settings) -> None:
@@ -107,7 +109,8 @@ def context(settings: Settings) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def configured_dspy() -> Any:
-    """Imports DSPy, configured so that it makes no network request and caches nothing. Raises `MissingExtra`."""
+    """Imports DSPy, configured so that it makes no network request and caches nothing. Raises
+    `MissingExtra`."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # else its import makes a network request
     with needs_extra("llm", "DSPY_MODEL"):
         import dspy  # type: ignore[import-untyped]
@@ -125,7 +128,8 @@ def language_model(settings: Settings) -> Any:
     if name.startswith(LOCAL):
         if asked.api_base is None:
             raise LocalModelUnavailable(
-                f"{name} needs a server at DSPY_API_BASE: make run starts one, or run python -m shop.confirmation.local_model"
+                f"{name} needs a server at DSPY_API_BASE: make run starts one, or run python -m "
+                f"shop.confirmation.local_model"
             )
         name = f"openai/{name.removeprefix(LOCAL)}"
         if "temperature" not in asked.model_fields_set:
@@ -175,11 +179,13 @@ def _language_model(asked: _Model) -> Any:
 
 
 def reflection_model(settings: Settings) -> Any:
-    """Returns the `dspy.LM` of `DSPY_REFLECTION_MODEL`. Its address and key default to the other model's if both are of
-    the same provider; a key never goes to another provider."""
+    """Returns the `dspy.LM` of `DSPY_REFLECTION_MODEL`. Its address and key default to the other model's if
+    both are of the same provider; a key never goes to another provider."""
     asked = settings.language_model
     name = asked.reflection_model or ""
     base, key = asked.reflection_api_base, asked.reflection_api_key
     if base is None and key is None and name.partition("/")[0] == (asked.model or "").partition("/")[0]:
         base, key = asked.api_base, asked.api_key
-    return _language_model(_Model(name, base, key.get_secret_value() if key else None, 8000, 1.0, _REFLECTION_SECONDS))
+    return _language_model(
+        _Model(name, base, key.get_secret_value() if key else None, 8000, 1.0, _REFLECTION_SECONDS)
+    )

@@ -50,8 +50,12 @@ def weights() -> Path:
 
 def main() -> None:
     """Serves the model on 127.0.0.1 until terminated. Clients must send `DSPY_API_KEY`, if set."""
-    parser = argparse.ArgumentParser(prog="python -m shop.confirmation.local_model", description="A small language model on this machine.")
-    parser.add_argument("--port", type=int, default=USUAL_PORT, help="0 selects a free port (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m shop.confirmation.local_model", description="A small language model on this machine."
+    )
+    parser.add_argument(
+        "--port", type=int, default=USUAL_PORT, help="0 selects a free port (default: %(default)s)"
+    )
     parser.add_argument("--port-file", type=Path, help="write the port there once it listens")
     arguments = parser.parse_args()
     try:
@@ -75,7 +79,11 @@ def main() -> None:
     if arguments.port_file:
         arguments.port_file.parent.mkdir(parents=True, exist_ok=True)
         arguments.port_file.write_text(server.listening_address.rpartition(":")[2])
-    print(f"{NAME} answers at {server.listening_address}: DSPY_MODEL=local/{NAME} DSPY_API_BASE={server.listening_address}/v1", flush=True)
+    print(
+        f"{NAME} answers at {server.listening_address}: DSPY_MODEL=local/{NAME} "
+        f"DSPY_API_BASE={server.listening_address}/v1",
+        flush=True,
+    )
     signal.sigwait(_ENDING)
 
 

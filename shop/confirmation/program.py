@@ -66,7 +66,9 @@ def load(path: Path) -> Program:
         raise UnusableProgram("it was made for another signature")
     instructions, shown = state["signature"]["instructions"], state["demos"]
     strings = [text for demo in shown for text in (*demo.keys(), *demo.values())]
-    if not all(isinstance(text, str) for text in [instructions, *strings]) or not all(set(demo) == INPUTS | OUTPUTS for demo in shown):
+    if not all(isinstance(text, str) for text in [instructions, *strings]) or not all(
+        set(demo) == INPUTS | OUTPUTS for demo in shown
+    ):
         raise UnusableProgram("a demonstration does not fit the signature")
     writer.write.load_state({**ours, "signature": state["signature"], "demos": shown})
     return Program(writer, _version(data))
@@ -77,7 +79,9 @@ def plain(settings: Settings) -> Program:
     writer = ConfirmationWriter()
     if (settings.language_model.model or "").startswith(LOCAL):
         languages = groupby(demonstrations(settings), attrgetter("language"))
-        writer.write.demos = [shown for _, group in languages for shown in islice(group, _LOCAL_DEMONSTRATIONS)]
+        writer.write.demos = [
+            shown for _, group in languages for shown in islice(group, _LOCAL_DEMONSTRATIONS)
+        ]
     return Program(writer)
 
 

@@ -12,11 +12,12 @@ from shop.confirmation.confirmation import ELEMENTS
 class WriteConfirmation(dspy.Signature):  # type: ignore[misc]
     """Write an order confirmation for a customer of an online shop, as plain text with slots.
 
-    A slot is a name in braces, such as {order_id}. The shop replaces it with the fact that it stands for. Each text names its slots:
-    write each of them once, exactly like that, with a blank or punctuation around it, and no other.
-    Your own words hold no facts: no digit, number word, amount, currency, date, weekday, time, product, address, link or phone number.
-    Promise nothing: no refund, discount, gift, free shipping, guarantee, return or insurance.
-    Plain sentences: no emoji, no markup, no word in capitals. One to three sentences for each text.
+    A slot is a name in braces, such as {order_id}. The shop replaces it with the fact that it stands for.
+    Each text names its slots: write each of them once, exactly like that, with a blank or punctuation around
+    it, and no other. Your own words hold no facts: no digit, number word, amount, currency, date, weekday,
+    time, product, address, link or phone number. Promise nothing: no refund, discount, gift, free shipping,
+    guarantee, return or insurance. Plain sentences: no emoji, no markup, no word in capitals. One to three
+    sentences for each text.
     """
 
     language: str = dspy.InputField(desc="the language to write in")
@@ -26,11 +27,15 @@ class WriteConfirmation(dspy.Signature):  # type: ignore[misc]
 
     greeting: str = dspy.OutputField(desc="greets {customer_name} and says thanks for the order")
     order_summary: str = dspy.OutputField(
-        desc="names the order's number {order_id}, what was ordered {items} and what it costs altogether {total}"
+        desc="names the order's number {order_id}, what was ordered {items} and what it costs altogether "
+        "{total}"
     )
-    next_steps: str = dspy.OutputField(desc="says that the order is being packed, and {delivery}, the estimated delivery time")
+    next_steps: str = dspy.OutputField(
+        desc="says that the order is being packed, and {delivery}, the estimated delivery time"
+    )
     tracking_info: str = dspy.OutputField(
-        desc="says that the parcel can be followed, then {tracking}, which is a whole sentence about the tracking number"
+        desc="says that the parcel can be followed, then {tracking}, which is a whole sentence about the "
+        "tracking number"
     )
 
 

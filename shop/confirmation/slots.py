@@ -62,7 +62,12 @@ def fill(texts: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
 
 def problems(texts: Mapping[str, str], code: str) -> list[str]:
     """Returns why these texts, in the language of this code, must not be sent; empty if they may be."""
-    found = [f"{name}: {why}" for name in ELEMENTS if name in texts for why in dict.fromkeys(_problems(name, texts[name], code))]
+    found = [
+        f"{name}: {why}"
+        for name in ELEMENTS
+        if name in texts
+        for why in dict.fromkeys(_problems(name, texts[name], code))
+    ]
     return [*missing(texts), *found]
 
 
@@ -84,7 +89,11 @@ def _problems(name: str, text: str, code: str) -> Iterator[str]:
     if "{tracking}" in text and not _OWN_SENTENCE.search(text):
         yield "{tracking} is not a sentence of its own"
     prose = _SLOT.sub(" … ", text)
-    yield from [f"character: {unicodedata.name(sign, f'U+{ord(sign):04X}')}" for sign in prose if not _may_be_used(sign, code)]
+    yield from [
+        f"character: {unicodedata.name(sign, f'U+{ord(sign):04X}')}"
+        for sign in prose
+        if not _may_be_used(sign, code)
+    ]
     spoken = re.findall(r"[^\W\d_]+", prose)
     yield from [f"capitals: {word}" for word in spoken if word.isupper() and len(word) > 1]
     if not _is_in(code, spoken):
@@ -93,13 +102,18 @@ def _problems(name: str, text: str, code: str) -> Iterator[str]:
         yield "contacts: a dot within a word"
     allowed, forbidden = _word_lists()
     prose = allowed.sub(" … ", prose.casefold())
-    yield from [f"{kind}: {match.group()}" for kind, pattern in forbidden.items() for match in pattern.finditer(prose)]
+    yield from [
+        f"{kind}: {match.group()}" for kind, pattern in forbidden.items() for match in pattern.finditer(prose)
+    ]
 
 
 def _is_in(code: str, spoken: list[str]) -> bool:
     """Whether the words are of this language: no other language has more of them as common words, and a
     sentence has at least one common word."""
-    known = {language: sum(word.casefold() in common for word in spoken) for language, common in _common_words().items()}
+    known = {
+        language: sum(word.casefold() in common for word in spoken)
+        for language, common in _common_words().items()
+    }
     return known[code] == max(known.values()) and (known[code] > 0 or len(spoken) < _SENTENCE)
 
 
@@ -120,7 +134,9 @@ def _script(letter: str) -> str:
 @lru_cache
 def _scripts(code: str) -> frozenset[str]:
     """Returns the scripts of the language's own file."""
-    return frozenset([_script(letter) for text in words(code).values() for letter in text if letter.isalpha()])
+    return frozenset(
+        [_script(letter) for text in words(code).values() for letter in text if letter.isalpha()]
+    )
 
 
 @lru_cache(maxsize=1)
@@ -132,7 +148,10 @@ def _common_words() -> dict[str, frozenset[str]]:
 def _word_lists() -> tuple[re.Pattern[str], dict[str, re.Pattern[str]]]:
     """Returns the patterns of permitted and of forbidden words of all languages: a model may answer in a
     language that was not requested."""
-    lists = {kind: " ".join([words(code).get(f"prose.{kind}", "") for code in _languages()]) for kind in ("allowed", *FORBIDDEN)}
+    lists = {
+        kind: " ".join([words(code).get(f"prose.{kind}", "") for code in _languages()])
+        for kind in ("allowed", *FORBIDDEN)
+    }
     patterns = {kind: _pattern(entries) for kind, entries in lists.items()}
     return patterns.pop("allowed"), patterns
 
@@ -143,5 +162,8 @@ def _languages() -> list[str]:
 
 def _pattern(entries: str) -> re.Pattern[str]:
     """Compiles entries in which `*` stands for the rest of a word and `_` for a blank or hyphen."""
-    found = [re.escape(entry).replace(r"\*", r"\w*").replace("_", r"[\s-]+") for entry in entries.casefold().split()]
+    found = [
+        re.escape(entry).replace(r"\*", r"\w*").replace("_", r"[\s-]+")
+        for entry in entries.casefold().split()
+    ]
     return re.compile(rf"\b(?:{'|'.join(found)})\b")

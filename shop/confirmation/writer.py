@@ -37,13 +37,24 @@ async def write_confirmation(order: Order, settings: Settings) -> Confirmation:
         async with asyncio.timeout(settings.confirmation.timeout_seconds):
             answer = await _attempt(order, settings, language, reasons)
     except Exception as error:  # noqa: BLE001 - no error of the model may fail a paid order
-        reasons.append(str(error) if isinstance(error, (LocalModelUnavailable, MissingExtra)) else type(error).__name__)
+        reasons.append(
+            str(error) if isinstance(error, (LocalModelUnavailable, MissingExtra)) else type(error).__name__
+        )
     if answer is None:
         warnings = _warnings("language model not used", reasons)
         return finish(template.write(values, language), TEMPLATE, personal=personal, warnings=warnings)
-    warnings = [*([answer.warning] if answer.warning else []), *_warnings("language model asked again", reasons)]
+    warnings = [
+        *([answer.warning] if answer.warning else []),
+        *_warnings("language model asked again", reasons),
+    ]
     texts = fill(answer.texts, values)
-    return finish(texts, settings.language_model.model, personal=personal, warnings=warnings, program_version=answer.program)
+    return finish(
+        texts,
+        settings.language_model.model,
+        personal=personal,
+        warnings=warnings,
+        program_version=answer.program,
+    )
 
 
 async def _attempt(order: Order, settings: Settings, language: Language, reasons: list[str]) -> Answer | None:

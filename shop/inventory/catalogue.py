@@ -1,4 +1,5 @@
-"""Which products there are. Details change seldom and are asked for often, so each process keeps them for a while."""
+"""Which products there are. Details change seldom and are asked for often, so each process keeps them for a
+while."""
 
 from __future__ import annotations
 
@@ -21,12 +22,16 @@ SAMPLE: Mapping[str, tuple[str, int]] = {
 }
 """Product id to name and pieces."""
 
-_ADD = text("INSERT INTO product (id, name, received, on_hand) VALUES (:id, :name, :pieces, :pieces) ON CONFLICT (id) DO NOTHING")
+_ADD = text(
+    "INSERT INTO product (id, name, received, on_hand) VALUES (:id, :name, :pieces, :pieces) ON CONFLICT "
+    "(id) DO NOTHING"
+)
 _NAMES = text("SELECT id, name FROM product WHERE id = ANY(CAST(:ids AS text[]))")
 
 
 class ProductCache:
-    """Names of products, asked of the database at most once in `seconds` each. Unknown ids are asked for every time."""
+    """Names of products, asked of the database at most once in `seconds` each. Unknown ids are asked for
+    every time."""
 
     def __init__(self, seconds: float = 60, most: int = 10_000) -> None:
         self._seconds, self._most = seconds, most
@@ -53,7 +58,8 @@ products = ProductCache()
 
 
 class KnownProducts:
-    """The catalogue as validation asks it: in a transaction of its own, as short as the query, unless every product is in the cache."""
+    """The catalogue as validation asks it: in a transaction of its own, as short as the query, unless every
+    product is in the cache."""
 
     async def known(self, product_ids: set[str]) -> set[str]:
         if len(at_hand := products.at_hand(product_ids)) == len(product_ids):
@@ -63,12 +69,16 @@ class KnownProducts:
 
 
 def load_catalogue(database_url: str, catalogue: Mapping[str, tuple[str, int]]) -> int:
-    """Adds the products that are missing, with their pieces; never touches stock that is there. Returns how many it added."""
+    """Adds the products that are missing, with their pieces; never touches stock that is there. Returns how
+    many it added."""
     url = Settings(DATABASE_URL=database_url).database_url
     engine = new_engine(url)
     try:
         with engine.begin() as connection:
-            rows = [connection.execute(_ADD, {"id": i, "name": name, "pieces": pieces}) for i, (name, pieces) in catalogue.items()]
+            rows = [
+                connection.execute(_ADD, {"id": i, "name": name, "pieces": pieces})
+                for i, (name, pieces) in catalogue.items()
+            ]
             return sum(row.rowcount for row in rows)
     finally:
         engine.dispose()

@@ -39,7 +39,9 @@ async def ship(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, dict[str, i
     return await reservations.ship(tx, [order.id for order in orders])
 
 
-async def put_back(tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]) -> Mapping[str, Mapping[str, int]]:
+async def put_back(
+    tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]
+) -> Mapping[str, Mapping[str, int]]:
     """Puts the pieces of the returned parcels back into stock."""
     back = {order.id: returned[order.id] for order in orders if order.id in returned}
     await reservations.put_back(tx, back)

@@ -27,7 +27,10 @@ class OutOfStock(StepError):
     def __init__(self, shortages: Sequence[Shortage]) -> None:
         self.shortages = tuple(shortages)
         super().__init__(
-            "out of stock: " + ", ".join(f"{s.product_id} ({s.requested} requested, {s.available} available)" for s in shortages)
+            "out of stock: "
+            + ", ".join(
+                f"{s.product_id} ({s.requested} requested, {s.available} available)" for s in shortages
+            )
         )
 
     def details(self) -> dict[str, Any]:
@@ -61,7 +64,8 @@ class InventoryTimeout(InventoryUnavailable):
 
 
 class InventoryMismatch(InventoryUnavailable):
-    """The answer is about another order or other items than ours: it counts neither as done nor as refused."""
+    """The answer is about another order or other items than ours: it counts neither as done nor as
+    refused."""
 
     code = "inventory_mismatch"
 
@@ -77,6 +81,7 @@ class InventoryRefused(StepError):
 
 
 class InventoryMisconfigured(StepError):
-    """The inventory service does not accept the token, or is not one. Names the setting; a retry does not help."""
+    """The inventory service does not accept the token, or is not one. Names the setting; a retry does not
+    help."""
 
     code = "inventory_misconfigured"

@@ -1,4 +1,5 @@
-"""Expires reservations of the embedded stock, except those of orders that a worker holds under a valid lease."""
+"""Expires reservations of the embedded stock, except those of orders that a worker holds under a valid
+lease."""
 
 from __future__ import annotations
 
@@ -24,14 +25,15 @@ _EXPIRED = text(
     """
 )
 _STILL_HELD = text(
-    "SELECT order_id, items FROM reservation WHERE order_id = ANY(CAST(:ids AS text[])) AND state = 'held' AND expires_at < now() "
+    "SELECT order_id, items FROM reservation WHERE order_id = ANY(CAST(:ids AS text[])) AND state = 'held' "
+    "AND expires_at < now() "
     "ORDER BY order_id FOR UPDATE"
 )
 
 
 async def expire_reservations(*, most: int = 500) -> list[str]:
-    """Releases up to `most` expired reservations, and journals it; an order that continues later reserves again.
-    Returns the orders' ids."""
+    """Releases up to `most` expired reservations, and journals it; an order that continues later reserves
+    again. Returns the orders' ids."""
     async with transaction(_EXPIRING) as tx:
         leases = await lock_expired_leases(tx, ORDERS)
         ids = list((await tx.execute(_EXPIRED, {"most": most, "leases": leases})).scalars())
@@ -39,6 +41,9 @@ async def expire_reservations(*, most: int = 500) -> list[str]:
             return []
         held = {row.order_id: row.items for row in await tx.execute(_STILL_HELD, {"ids": ids})}
         await give_back(tx, held)
-        results = {i: {"compensation_status": "success", "expired": True, "released_items": n} for i, n in held.items()}
+        results = {
+            i: {"compensation_status": "success", "expired": True, "released_items": n}
+            for i, n in held.items()
+        }
         await tx.run_sync(manual.expire, ORDERS, STEP, results)
     return list(held)

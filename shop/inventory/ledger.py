@@ -1,4 +1,5 @@
-"""What moved the stock, summed up: for the books, for reconciliation, and for the inventory service, which is asked for it."""
+"""What moved the stock, summed up: for the books, for reconciliation, and for the inventory service, which is
+asked for it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from sqlalchemy import text
 
 from shop.inventory.service.contract import Pieces
 
-# What left this shelf: the shop's own parcels, except those whose pieces came from a service's; and what the service shipped from here.
+# What left this shelf: the shop's own parcels, except those whose pieces came from a service's; and what the
+# service shipped from here.
 MOVED = """
     SELECT p.id, p.received, p.on_hand, p.reserved, coalesce(s.pieces, 0) + coalesce(v.pieces, 0) AS shipped,
         coalesce(v.pieces, 0) AS served, coalesce(h.pieces, 0) AS held
@@ -30,13 +32,18 @@ MOVED = """
     ) h ON h.id = p.id
 """
 STOCK = text(f"{MOVED} ORDER BY p.id")
-# What left through the service, for one shop's orders; for those without an installation id, if none is given.
+# What left through the service, for one shop's orders; for those without an installation id, if none is
+# given.
 SHIPPED_FOR = text(
     "SELECT key AS product, sum(value::bigint)::bigint AS pieces FROM reservation, jsonb_each_text(items) "
-    "WHERE state = 'shipped' AND at_service AND CASE WHEN CAST(:installation AS text) IS NULL THEN order_id !~ '^[0-9a-f]{16}/' "
+    "WHERE state = 'shipped' AND at_service AND CASE WHEN CAST(:installation AS text) IS NULL THEN order_id "
+    "!~ '^[0-9a-f]{16}/' "
     "ELSE starts_with(order_id, :installation || '/') END GROUP BY key"
 )
-HELD = text("SELECT order_id, items, created_at, expires_at FROM reservation WHERE state = 'held' AND at_service ORDER BY order_id")
+HELD = text(
+    "SELECT order_id, items, created_at, expires_at FROM reservation WHERE state = 'held' AND at_service "
+    "ORDER BY order_id"
+)
 
 
 @dataclass(frozen=True, slots=True)

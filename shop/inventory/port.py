@@ -65,7 +65,9 @@ class OrderStock(Protocol):
     @property
     def before_reserve(self) -> ExternalAction | None: ...
 
-    async def reserve(self, tx: Tx, orders: Sequence[OrderInstance], /) -> Mapping[str, ReservationResult | StepError]:
+    async def reserve(
+        self, tx: Tx, orders: Sequence[OrderInstance], /
+    ) -> Mapping[str, ReservationResult | StepError]:
         """Reserves all items of an order or none."""
 
     @property
@@ -77,7 +79,9 @@ class OrderStock(Protocol):
     @property
     def before_ship(self) -> ExternalAction | None: ...
 
-    async def ship(self, tx: Tx, orders: Sequence[OrderInstance], /) -> Mapping[str, Mapping[str, int] | ReservationLost]:
+    async def ship(
+        self, tx: Tx, orders: Sequence[OrderInstance], /
+    ) -> Mapping[str, Mapping[str, int] | ReservationLost]:
         """Takes what the orders hold out of stock. Returns the pieces per product of each order."""
 
     @property
@@ -108,7 +112,10 @@ def reservation_result(order: OrderInstance) -> ReservationResult:
     wanted = order.payload.wanted
     return ReservationResult(
         reservation_id=name,
-        reserved_items=[ReservedItem(product_id=p, quantity=n, reservation_id=name, reserved_at=now) for p, n in wanted.items()],
+        reserved_items=[
+            ReservedItem(product_id=p, quantity=n, reservation_id=name, reserved_at=now)
+            for p, n in wanted.items()
+        ],
         total_items_reserved=sum(wanted.values()),
         total_reserved_value=order.payload.items_total,
         reservation_timestamp=now,

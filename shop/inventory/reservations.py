@@ -15,9 +15,13 @@ from saga.database import Tx, as_json
 from shop.inventory.errors import OutOfStock, ReservationLost, Shortage
 from shop.inventory.port import reservation_id
 
-_HELD = text("SELECT order_id, id, state, items FROM reservation WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY order_id FOR UPDATE")
+_HELD = text(
+    "SELECT order_id, id, state, items FROM reservation WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY "
+    "order_id FOR UPDATE"
+)
 _LOCK_PRODUCTS = text(
-    "SELECT id, on_hand - reserved AS available FROM product WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE"
+    "SELECT id, on_hand - reserved AS available FROM product WHERE id = ANY(CAST(:ids AS text[])) ORDER BY "
+    "id FOR NO KEY UPDATE"
 )
 _MOVE = text(
     "UPDATE product p SET on_hand = p.on_hand + d.on_hand, reserved = p.reserved + d.reserved "
@@ -28,13 +32,16 @@ _RESERVE = text(
     "INSERT INTO reservation (order_id, id, state, items, expires_at) "
     "SELECT order_id, id, 'held', items, now() + make_interval(secs => :seconds) "
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, id text, items jsonb) "
-    "ON CONFLICT (order_id) DO UPDATE SET state = 'held', items = excluded.items, expires_at = excluded.expires_at, ended_at = NULL"
+    "ON CONFLICT (order_id) DO UPDATE SET state = 'held', items = excluded.items, expires_at = "
+    "excluded.expires_at, ended_at = NULL"
 )
 _EXTEND = text(
     "UPDATE reservation SET expires_at = greatest(expires_at, now() + make_interval(secs => :seconds)) "
     "WHERE order_id = ANY(CAST(:ids AS text[])) AND state = 'held'"
 )
-_END = text("UPDATE reservation SET state = :state, ended_at = now() WHERE order_id = ANY(CAST(:ids AS text[]))")
+_END = text(
+    "UPDATE reservation SET state = :state, ended_at = now() WHERE order_id = ANY(CAST(:ids AS text[]))"
+)
 
 
 async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) -> dict[str, OutOfStock]:
@@ -44,7 +51,9 @@ async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) 
     taken: Counter[str] = Counter()
     refused: dict[str, OutOfStock] = {}
     for order_id, wanted in asking.items():
-        short = [Shortage(p, n, max(available.get(p, 0), 0)) for p, n in wanted.items() if n > available.get(p, 0)]
+        short = [
+            Shortage(p, n, max(available.get(p, 0), 0)) for p, n in wanted.items() if n > available.get(p, 0)
+        ]
         if short:
             refused[order_id] = OutOfStock(short)
             continue
@@ -52,13 +61,18 @@ async def take(tx: Tx, asking: Mapping[str, Mapping[str, int]], seconds: float) 
             available[product] -= pieces
             taken[product] += pieces
     await _move(tx, reserved=taken)
-    if rows := [{"order_id": i, "id": reservation_id(i), "items": wanted} for i, wanted in asking.items() if i not in refused]:
+    if rows := [
+        {"order_id": i, "id": reservation_id(i), "items": wanted}
+        for i, wanted in asking.items()
+        if i not in refused
+    ]:
         await tx.execute(_RESERVE, {"rows": as_json(rows), "seconds": seconds})
     return refused
 
 
 async def extend(tx: Tx, order_ids: Sequence[str], seconds: float) -> None:
-    """Extends what these orders hold: it lasts for at least this long from now. The caller holds the orders."""
+    """Extends what these orders hold: it lasts for at least this long from now. The caller holds the
+    orders."""
     await tx.execute(_EXTEND, {"ids": list(order_ids), "seconds": seconds})
 
 
@@ -72,8 +86,8 @@ async def give_back(tx: Tx, held: Mapping[str, Mapping[str, int]], *, state: str
 
 
 async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | ReservationLost]:
-    """Takes what the orders hold out of stock: on hand and reserved both decrease. Returns the pieces per product
-    by order id."""
+    """Takes what the orders hold out of stock: on hand and reserved both decrease. Returns the pieces per
+    product by order id."""
     held = await lock_held(tx, order_ids)
     pieces = _sum(held.values())
     await _lock(pieces, tx)
@@ -81,7 +95,10 @@ async def ship(tx: Tx, order_ids: Sequence[str]) -> dict[str, dict[str, int] | R
     await _move(tx, on_hand=out, reserved=out)
     if held:
         await tx.execute(_END, {"state": "shipped", "ids": list(held)})
-    return {i: held[i] if i in held else ReservationLost("the reservation expired before the order was shipped") for i in order_ids}
+    return {
+        i: held[i] if i in held else ReservationLost("the reservation expired before the order was shipped")
+        for i in order_ids
+    }
 
 
 async def put_back(tx: Tx, shipped: Mapping[str, Mapping[str, int]]) -> None:
@@ -109,10 +126,14 @@ async def _lock(product_ids: Iterable[str], tx: Tx) -> dict[str, int]:
     return {row.id: row.available for row in (await tx.execute(_LOCK_PRODUCTS, {"ids": ids})).all()}
 
 
-async def _move(tx: Tx, *, on_hand: Mapping[str, int] | None = None, reserved: Mapping[str, int] | None = None) -> None:
+async def _move(
+    tx: Tx, *, on_hand: Mapping[str, int] | None = None, reserved: Mapping[str, int] | None = None
+) -> None:
     on_hand, reserved = on_hand or {}, reserved or {}
     moving = [p for p in dict.fromkeys([*on_hand, *reserved]) if on_hand.get(p) or reserved.get(p)]
-    rows: list[dict[str, Any]] = [{"id": p, "on_hand": on_hand.get(p, 0), "reserved": reserved.get(p, 0)} for p in moving]
+    rows: list[dict[str, Any]] = [
+        {"id": p, "on_hand": on_hand.get(p, 0), "reserved": reserved.get(p, 0)} for p in moving
+    ]
     if not rows:
         return
     moved = await tx.execute(_MOVE, {"rows": as_json(rows)})

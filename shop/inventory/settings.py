@@ -38,7 +38,8 @@ class InventorySettings(Group):
     def _service(cls, value: str | None) -> str | None:
         if value is not None and not is_plain_address(value):  # it is stored with each order
             raise ValueError(
-                "INVENTORY_SERVICE_URL must be a web address without login or query, such as https://inventory.example; "
+                "INVENTORY_SERVICE_URL must be a web address without login or query, such as "
+                "https://inventory.example; "
                 "unset it to use the embedded stock"
             )
         return value.rstrip("/") if value else None
@@ -47,5 +48,7 @@ class InventorySettings(Group):
     @classmethod
     def _token(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
-            raise ValueError("INVENTORY_SERVICE_TOKEN must be 8 to 500 characters of those that a bearer token may have")
+            raise ValueError(
+                "INVENTORY_SERVICE_TOKEN must be 8 to 500 characters of those that a bearer token may have"
+            )
         return value

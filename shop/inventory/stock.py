@@ -29,7 +29,8 @@ _EMBEDDED: OrderStock = embedded
 _SERVICE: OrderStock = service
 _HELD = text(
     "SELECT (SELECT items FROM reservation WHERE order_id = :id AND state = 'held') AS embedded, "
-    "(SELECT result FROM order_step WHERE order_id = :id AND step = :step AND status = 'done' AND undo_status IS DISTINCT FROM 'done' "
+    "(SELECT result FROM order_step WHERE order_id = :id AND step = :step AND status = 'done' AND "
+    "undo_status IS DISTINCT FROM 'done' "
     "AND notes ->> 'inventory' IS NOT NULL) AS at_service"
 )
 
@@ -61,8 +62,8 @@ def before_ship(orders: Sequence[OrderInstance]) -> ExternalAction | None:
 
 
 async def ship(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Mapping[str, int] | ReservationLost]:
-    """Takes what the orders hold out of stock. Returns the pieces per product of each order, in the sequence of
-    the orders."""
+    """Takes what the orders hold out of stock. Returns the pieces per product of each order, in the sequence
+    of the orders."""
     return await _each(orders, lambda stock, some: stock.ship(tx, some))
 
 
@@ -71,7 +72,9 @@ def before_put_back(orders: Sequence[OrderInstance]) -> ExternalAction | None:
     return _external(orders, _adapter_of, lambda stock: stock.before_put_back)
 
 
-async def put_back(tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
+async def put_back(
+    tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]
+) -> dict[str, Mapping[str, int]]:
     """Puts shipped pieces back into stock. `returned`: the pieces of the orders whose parcels come back now.
     Returns the pieces that are in stock again, by order."""
     return await _each(orders, lambda stock, some: stock.put_back(tx, some, returned))
@@ -113,7 +116,8 @@ def _by_adapter(orders: Sequence[OrderInstance]) -> list[tuple[OrderStock, list[
 
 
 async def _each(
-    orders: Sequence[OrderInstance], act: Callable[[OrderStock, list[OrderInstance]], Awaitable[Mapping[str, R]]]
+    orders: Sequence[OrderInstance],
+    act: Callable[[OrderStock, list[OrderInstance]], Awaitable[Mapping[str, R]]],
 ) -> dict[str, R]:
     """Runs the operation of each adapter for its part of the batch. Returns the results in the batch's
     sequence."""

@@ -31,7 +31,9 @@ class Reservation(SQLModel, table=True):
     __tablename__ = "reservation"
     __table_args__ = (
         Index("reservation_held", "expires_at", postgresql_where=text("state = 'held'")),
-        CheckConstraint("state IN ('held', 'released', 'shipped', 'returned', 'expired')", name="reservation_state_known"),
+        CheckConstraint(
+            "state IN ('held', 'released', 'shipped', 'returned', 'expired')", name="reservation_state_known"
+        ),
     )
     order_id: str = Field(sa_column=text_column(primary_key=True))
     id: str = Field(sa_column=text_column(required=True))
@@ -42,4 +44,5 @@ class Reservation(SQLModel, table=True):
     expires_at: datetime = Field(sa_column=time_column(required=True))
     ended_at: datetime | None = Field(sa_column=time_column())
     at_service: bool = Field(sa_column_kwargs={"server_default": text("false"), "nullable": False})
-    """Reserved through the inventory service, which lets it run out, too: no worker's lease says that its order is alive."""
+    """Reserved through the inventory service, which lets it run out, too: no worker's lease says that its
+    order is alive."""

@@ -6,6 +6,8 @@ from sqlmodel import SQLModel
 import shop.tables  # noqa: F401  (fills the metadata)
 
 connection = context.config.attributes["connection"]
-context.configure(connection=connection, target_metadata=SQLModel.metadata, compare_type=True, compare_server_default=False)
+context.configure(
+    connection=connection, target_metadata=SQLModel.metadata, compare_type=True, compare_server_default=False
+)
 with context.begin_transaction():
     context.run_migrations()

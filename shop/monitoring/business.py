@@ -23,12 +23,15 @@ from shop.payments import charge
 REASONS_READ = 5000
 """Limits the confirmation warnings that are read, the latest of the window."""
 _ENDED = text(
-    "SELECT outcome, currency, cell, count(*) AS orders, sum(amount_charged) AS charged, sum(amount_refunded) AS refunded "
-    "FROM customer_order WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until AND outcome IS NOT NULL "
+    "SELECT outcome, currency, cell, count(*) AS orders, sum(amount_charged) AS charged, "
+    "sum(amount_refunded) AS refunded "
+    "FROM customer_order WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until "
+    "AND outcome IS NOT NULL "
     "GROUP BY outcome, currency, cell"
 )
 _OPEN = text(
-    "SELECT count(*) AS open, count(*) FILTER (WHERE lease_id IS NULL) AS waiting, count(*) FILTER (WHERE failure IS NOT NULL) AS undoing "
+    "SELECT count(*) AS open, count(*) FILTER (WHERE lease_id IS NULL) AS waiting, count(*) FILTER (WHERE "
+    "failure IS NOT NULL) AS undoing "
     "FROM customer_order WHERE outcome IS NULL"
 )
 # Orders under manual review do not wait for a worker, not even while they are retried.
@@ -44,7 +47,8 @@ _OLDEST = text(
 _REVIEW = text(
     "SELECT o.currency, count(*) AS orders, sum(o.amount_at_risk) AS at_risk, "
     "count(*) FILTER (WHERE o.amount_at_risk > 0) AS owed_orders "
-    "FROM attention a JOIN customer_order o ON o.id = a.order_id WHERE a.resolved_at IS NULL GROUP BY o.currency"
+    "FROM attention a JOIN customer_order o ON o.id = a.order_id WHERE a.resolved_at IS NULL GROUP BY "
+    "o.currency"
 )
 # A charge whose result is unclear counts as made.
 BEING_REFUNDED = """
@@ -179,7 +183,9 @@ def business_metrics(
         refunds_owed=sum(row.owed_orders for row in review) + sum(row.orders for row in returning),
         money={currency: Money(**_trimmed(amounts)) for currency, amounts in sorted(sums.items())},
         compensation_latency=durations(bucket_counts(that_ended(compensations))),
-        oversell_attempts=total(each for each in commands if not each.done and each.remark == OutOfStock.code),
+        oversell_attempts=total(
+            each for each in commands if not each.done and each.remark == OutOfStock.code
+        ),
         confirmations=_confirmations(connection, window, commands),
     )
 
@@ -201,5 +207,6 @@ def _confirmations(connection: Connection, window: Window, commands: Sequence[Co
 def _trimmed(amounts: dict[str, Decimal]) -> dict[str, Any]:
     """Trims the columns' six decimals to those that an amount needs, at least two."""
     return {
-        name: amount.quantize(Decimal("0.01")) if amount == amount.quantize(Decimal("0.01")) else amount for name, amount in amounts.items()
+        name: amount.quantize(Decimal("0.01")) if amount == amount.quantize(Decimal("0.01")) else amount
+        for name, amount in amounts.items()
     }

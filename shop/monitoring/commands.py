@@ -20,17 +20,20 @@ from shop.monitoring.window import Window
 _UNDO_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at")
 _COMMANDS = text(
     "SELECT step, status, remark, cell, count(*) AS commands, sum(attempts - 1) AS retries FROM order_step "
-    "WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until GROUP BY step, status, remark, cell"
+    "WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until GROUP BY step, status, remark, "
+    "cell"
 )
 _COMPENSATIONS = text(
     f"SELECT step, undo_status AS status, NULL AS remark, {_UNDO_BUCKET} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
     "sum(undo_attempts - 1) AS retries FROM order_step "
-    "WHERE undo_ended_at IS NOT NULL AND undo_ended_at >= :since AND undo_ended_at < :until AND undo_status IN ('done', 'failed') "
+    "WHERE undo_ended_at IS NOT NULL AND undo_ended_at >= :since AND undo_ended_at < :until AND undo_status "
+    "IN ('done', 'failed') "
     "GROUP BY 1, 2, 4"
 )
 _POSTPONED = text(
     "SELECT s.step, s.status, s.remark, s.cell, count(*) AS commands, sum(s.attempts - 1) AS retries "  # noqa: S608  (constants)
-    f"FROM order_step s, customer_order o WHERE {STEP_IS_POSTPONED} AND s.ended_at >= :since AND s.ended_at < :until GROUP BY 1, 2, 3, 4"
+    f"FROM order_step s, customer_order o WHERE {STEP_IS_POSTPONED} AND s.ended_at >= :since AND s.ended_at "
+    f"< :until GROUP BY 1, 2, 3, 4"
 )
 _UNDO_POSTPONED = text(
     f"SELECT s.step, s.undo_status AS status, NULL AS remark, {_UNDO_BUCKET} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
@@ -38,7 +41,8 @@ _UNDO_POSTPONED = text(
     f"WHERE s.undo_ended_at >= :since AND s.undo_ended_at < :until AND {UNDO_IS_POSTPONED} GROUP BY 1, 2, 4"
 )
 _MESSAGES = text(
-    "SELECT kind AS step, 'done' AS status, NULL AS remark, 0 AS cell, count(*) AS commands, sum(greatest(attempts - 1, 0)) AS retries "
+    "SELECT kind AS step, 'done' AS status, NULL AS remark, 0 AS cell, count(*) AS commands, "
+    "sum(greatest(attempts - 1, 0)) AS retries "
     "FROM outbox WHERE sent_at IS NOT NULL AND sent_at >= :since AND sent_at < :until GROUP BY kind"
 )
 
@@ -109,7 +113,9 @@ def share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _read_apart(connection: Connection, window: Window, every: TextClause, postponed: TextClause) -> list[Counted]:
+def _read_apart(
+    connection: Connection, window: Window, every: TextClause, postponed: TextClause
+) -> list[Counted]:
     found = _read(connection, every, window)
     if all(each.done or (each.remark is not None and each.remark not in EXTERNAL) for each in found):
         return found  # the usual case: nothing is postponed
@@ -118,10 +124,17 @@ def _read_apart(connection: Connection, window: Window, every: TextClause, postp
     left = []
     for each in found:
         gone = less.get((each.step, each.status, each.remark, each.bucket))
-        left.append(replace(each, commands=each.commands - gone.commands, retries=each.retries - gone.retries) if gone else each)
+        left.append(
+            replace(each, commands=each.commands - gone.commands, retries=each.retries - gone.retries)
+            if gone
+            else each
+        )
     return [each for each in left if each.commands > 0] + [replace(each, status=POSTPONED) for each in apart]
 
 
 def _read(connection: Connection, statement: TextClause, window: Window, **more: object) -> list[Counted]:
     rows = connection.execute(statement, {**window.bounds, **more})
-    return [Counted(row.step, row.status, row.remark, int(row.cell), int(row.commands), int(row.retries)) for row in rows]
+    return [
+        Counted(row.step, row.status, row.remark, int(row.cell), int(row.commands), int(row.retries))
+        for row in rows
+    ]

@@ -109,9 +109,13 @@ def load(path: Path) -> Monitoring:
     if not isinstance(content, dict):
         raise MonitoringConfigError(path, [f"must be keys and values, not a {type(content).__name__}"])
     try:
-        return Monitoring.model_validate({key: {} if value is None else value for key, value in content.items()})
+        return Monitoring.model_validate(
+            {key: {} if value is None else value for key, value in content.items()}
+        )
     except ValidationError as error:
-        raise MonitoringConfigError(path, [_problem(each) for each in error.errors(include_url=False)]) from error
+        raise MonitoringConfigError(
+            path, [_problem(each) for each in error.errors(include_url=False)]
+        ) from error
 
 
 def monitoring() -> Monitoring:
@@ -130,7 +134,9 @@ def _problem(error: Any) -> str:
     where = ".".join(path)
     if error["type"] == _UNKNOWN:
         alike = get_close_matches(path[-1], _keys(path[:-1]), n=1)
-        return f"{where}: unknown key" + (f"; did you mean {'.'.join([*path[:-1], alike[0]])}?" if alike else "")
+        return f"{where}: unknown key" + (
+            f"; did you mean {'.'.join([*path[:-1], alike[0]])}?" if alike else ""
+        )
     return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}, not {str(error['input'])[:80]!r}"
 
 
@@ -156,6 +162,8 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value}", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key {key.value}", key.start_mark
+                )
             seen.add(key.value)
         return dict(super().construct_mapping(node, deep))

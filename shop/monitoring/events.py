@@ -65,7 +65,10 @@ class EventMetrics(BaseModel):
 
 
 def event_metrics(
-    commands: Sequence[Counted], compensations: Sequence[Counted], messages: Sequence[Counted], payload: PayloadSizes | None
+    commands: Sequence[Counted],
+    compensations: Sequence[Counted],
+    messages: Sequence[Counted],
+    payload: PayloadSizes | None,
 ) -> EventMetrics:
     """Adds up the counts."""
     postponed = total(each for each in (*commands, *compensations) if each.postponed)

@@ -42,7 +42,9 @@ _NOT_MORE = frozenset({"timestamp", "level", "logger", "event", "exception", "pi
 _JSON = "_json"
 """The attribute of a record for its JSON line."""
 _EXCEPTION = logging.Formatter()
-_OWN = frozenset({*vars(logging.LogRecord("", 0, "", 0, "", None, None)), "message", "asctime", "send_to_api"})
+_OWN = frozenset(
+    {*vars(logging.LogRecord("", 0, "", 0, "", None, None)), "message", "asctime", "send_to_api"}
+)
 
 
 def lines_of(record: logging.LogRecord) -> EventDict:
@@ -91,7 +93,9 @@ def as_text(made: EventDict) -> str:
     about = [str(made[key]) for key in _SHOWN_FIELDS if key in made and str(made[key]) not in said]
     more = [f" {key}={value}" for key, value in made.items() if key not in _NOT_MORE]
     which = f" [{', '.join(about)}]" if about else ""
-    return f"{said}{which}{''.join(more)}".replace("\n", " ") + (f"\n{made['exception']}" if "exception" in made else "")
+    return f"{said}{which}{''.join(more)}".replace("\n", " ") + (
+        f"\n{made['exception']}" if "exception" in made else ""
+    )
 
 
 class Lines(logging.Handler):
@@ -114,7 +118,10 @@ class Lines(logging.Handler):
             self.handleError(record)
 
     def _json_file(self) -> _JsonFile:
-        if self._opened_for != (settings(), os.getpid()):  # other settings may name another file; a forked process has its own
+        if self._opened_for != (
+            settings(),
+            os.getpid(),
+        ):  # other settings may name another file; a forked process has its own
             self._opened_for = settings(), os.getpid()
             self._file = _json_file(self.config, settings().var_dir)
         return self._file
@@ -132,7 +139,9 @@ class _JsonFile(RotatingFileHandler):
 
     def _open(self) -> TextIOWrapper:
         make_private(Path(self.baseFilename).parent)
-        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._file_mode)
+        descriptor = os.open(
+            self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._file_mode
+        )
         return os.fdopen(descriptor, "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  (logging's)
@@ -145,7 +154,10 @@ class _JsonFile(RotatingFileHandler):
         if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _REPORTED_AGAIN_SECONDS
             reason = getattr(error, "strerror", None) or type(error).__name__
-            sys.stderr.write(f"log lines cannot be written to {self.baseFilename} ({reason}) and are lost until that is repaired\n")
+            sys.stderr.write(
+                f"log lines cannot be written to {self.baseFilename} ({reason}) and are lost until that is "
+                f"repaired\n"
+            )
 
 
 _open_file: _JsonFile | None = None
@@ -157,10 +169,17 @@ def _json_file(config: Monitoring, var_dir: Path) -> _JsonFile:
     global _open_file  # noqa: PLW0603
     path = config.log_file(var_dir, f"{socket.gethostname()}-{os.getpid()}").absolute()
     with _opening:
-        if _open_file is None or (Path(_open_file.baseFilename), _open_file.maxBytes) != (path, _most_bytes(config)):
+        if _open_file is None or (Path(_open_file.baseFilename), _open_file.maxBytes) != (
+            path,
+            _most_bytes(config),
+        ):
             if _open_file is not None:
                 _open_file.close()
-            _open_file = _JsonFile(path, _most_bytes(config), PRIVATE_FILE if path.is_relative_to(var_dir.absolute()) else _FOR_COLLECTORS)
+            _open_file = _JsonFile(
+                path,
+                _most_bytes(config),
+                PRIVATE_FILE if path.is_relative_to(var_dir.absolute()) else _FOR_COLLECTORS,
+            )
             _remove_old_files(config, var_dir)
         return _open_file
 
@@ -177,7 +196,11 @@ def _remove_old_files(config: Monitoring, var_dir: Path) -> None:
     oldest = time.time() - config.event_monitoring.trace_retention_hours * 3600
     with suppress(OSError):
         for path in files.parent.glob(f"{files.name}*"):
-            if (found := name.fullmatch(path.name)) and path.stat().st_mtime < oldest and not _is_running(found["host"], int(found["pid"])):
+            if (
+                (found := name.fullmatch(path.name))
+                and path.stat().st_mtime < oldest
+                and not _is_running(found["host"], int(found["pid"]))
+            ):
                 path.unlink()
 
 

@@ -51,7 +51,11 @@ class OutcomeCounter:
         for order in orders:
             if order.charged or order.at_risk:
                 charged, refunded, at_risk = self.money[order.currency]
-                self.money[order.currency] = [charged + order.charged, refunded + order.refunded, at_risk + order.at_risk]
+                self.money[order.currency] = [
+                    charged + order.charged,
+                    refunded + order.refunded,
+                    at_risk + order.at_risk,
+                ]
             if order.outcome is not Outcome.COMPLETED:
                 self._keep(order)
 

@@ -31,13 +31,16 @@ _CLEANUP_SECONDS = 3600
 _END_SECONDS = 3
 _OPTIONS = "-c statement_timeout=5000 -c lock_timeout=2000"
 _HEARTBEAT = text(
-    "INSERT INTO worker_process (id, kind, host, pid, flow_run_id, every_seconds) VALUES (:id, :kind, :host, :pid, :run, :every) "
+    "INSERT INTO worker_process (id, kind, host, pid, flow_run_id, every_seconds) VALUES (:id, :kind, :host, "
+    ":pid, :run, :every) "
     "ON CONFLICT (id) DO UPDATE SET seen_at = now()"
 )
 _ENDED = text("UPDATE worker_process SET ended_at = now(), seen_at = now() WHERE id = :id")
 _SAMPLE = text(
-    "INSERT INTO system_sample (process_id, process_cpu_percent, process_memory_mb, cpu_percent, memory_percent, disk_percent, "
-    "connections_in_use, connections_open, connections_most) VALUES (:process_id, :process_cpu_percent, :process_memory_mb, :cpu_percent, "
+    "INSERT INTO system_sample (process_id, process_cpu_percent, process_memory_mb, cpu_percent, "
+    "memory_percent, disk_percent, "
+    "connections_in_use, connections_open, connections_most) VALUES (:process_id, :process_cpu_percent, "
+    ":process_memory_mb, :cpu_percent, "
     ":memory_percent, :disk_percent, :connections_in_use, :connections_open, :connections_most)"
 )
 _CLEANUP = (
@@ -65,7 +68,9 @@ def sampling(kind: str, *, flow_run_id: str | None = None, database_url: str | N
 class Sampler:
     """Records one process. Never raises: a failure to write is logged once and retried."""
 
-    def __init__(self, kind: str, config: Monitoring, settings: Settings, flow_run_id: str | None = None) -> None:
+    def __init__(
+        self, kind: str, config: Monitoring, settings: Settings, flow_run_id: str | None = None
+    ) -> None:
         self.id, self.kind, self.flow_run_id = uuid4(), kind, flow_run_id
         self._config, self._settings = config, settings
         self._stopped = threading.Event()
@@ -88,7 +93,11 @@ class Sampler:
         self._measure()  # CPU is measured between two calls
         while not self._stopped.is_set():
             now = time.monotonic()
-            beats, samples, cleans = now >= next_beat, now >= next_sample and self._config.metrics_collection.enabled, now >= next_cleanup
+            beats, samples, cleans = (
+                now >= next_beat,
+                now >= next_sample and self._config.metrics_collection.enabled,
+                now >= next_cleanup,
+            )
             if beats or samples:
                 self._write(sample=samples, clean=cleans)
             next_beat = now + beat if beats else next_beat
@@ -107,17 +116,28 @@ class Sampler:
                     connection.execute(_SAMPLE, {"process_id": self.id, **self._measure()})
                 if clean:
                     for statement in _CLEANUP:
-                        connection.execute(statement, {"seconds": self._config.event_monitoring.trace_retention_hours * 3600})
+                        connection.execute(
+                            statement, {"seconds": self._config.event_monitoring.trace_retention_hours * 3600}
+                        )
         except Exception as error:  # noqa: BLE001  (monitoring must not fail an order)
             if not self._failing:
-                log.warning("recording the resource use of this process failed (%s); retrying", type(error).__name__)
+                log.warning(
+                    "recording the resource use of this process failed (%s); retrying", type(error).__name__
+                )
             self._failing = True
         else:
             self._failing = False
 
     def _record(self, connection: Connection, *, ended: bool) -> None:
         every = self._config.worker_monitoring.health_check_interval_seconds
-        who = {"id": self.id, "kind": self.kind, "host": socket.gethostname(), "pid": os.getpid(), "run": self.flow_run_id, "every": every}
+        who = {
+            "id": self.id,
+            "kind": self.kind,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "run": self.flow_run_id,
+            "every": every,
+        }
         connection.execute(_HEARTBEAT, who)
         if ended:
             connection.execute(_ENDED, {"id": self.id})
@@ -125,7 +145,9 @@ class Sampler:
     def _measure(self) -> dict[str, float | int | None]:
         use = pool_use()
         found: dict[str, float | int | None] = {
-            **dict.fromkeys(("process_cpu_percent", "process_memory_mb", "cpu_percent", "memory_percent", "disk_percent")),
+            **dict.fromkeys(
+                ("process_cpu_percent", "process_memory_mb", "cpu_percent", "memory_percent", "disk_percent")
+            ),
             "connections_in_use": use.in_use,
             "connections_open": use.open,
             "connections_most": use.most,

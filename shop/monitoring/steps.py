@@ -51,17 +51,24 @@ class StepMetrics(BaseModel):
     compensations: CompensationMetrics
 
 
-def step_metrics(commands: Sequence[Counted], compensations: Sequence[Counted], names: Iterable[str] = ()) -> list[StepMetrics]:
+def step_metrics(
+    commands: Sequence[Counted], compensations: Sequence[Counted], names: Iterable[str] = ()
+) -> list[StepMetrics]:
     """Returns one entry for each step that ended or was compensated; the steps in `names` come first, even
     if they did not run."""
     found = {each.step for each in (*commands, *compensations)}
     first = list(dict.fromkeys(names))
     steps = [*first, *sorted(found.difference(first))]
-    return [_step(step, [c for c in commands if c.step == step], [c for c in compensations if c.step == step]) for step in steps]
+    return [
+        _step(step, [c for c in commands if c.step == step], [c for c in compensations if c.step == step])
+        for step in steps
+    ]
 
 
 def _step(step: str, commands: Sequence[Counted], compensations: Sequence[Counted]) -> StepMetrics:
-    postponed, undo_postponed = (total(each for each in counted if each.postponed) for counted in (commands, compensations))
+    postponed, undo_postponed = (
+        total(each for each in counted if each.postponed) for counted in (commands, compensations)
+    )
     commands, compensations = that_ended(commands), that_ended(compensations)
     every, succeeded = total(commands), total(each for each in commands if each.done)
     refused = total(each for each in commands if each.refused)

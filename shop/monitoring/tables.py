@@ -30,7 +30,8 @@ class WorkerProcess(SQLModel, table=True):
 
 
 class SystemSample(SQLModel, table=True):
-    """What a process used at a time. Percents of CPU are of one core for the process, and of all cores for its machine."""
+    """What a process used at a time. Percents of CPU are of one core for the process, and of all cores for
+    its machine."""
 
     __tablename__ = "system_sample"
     __table_args__ = (Index("system_sample_at", "at"),)
@@ -49,7 +50,8 @@ class SystemSample(SQLModel, table=True):
 
 
 class MetricTotal(SQLModel, table=True):
-    """A count that only grows, whatever becomes of the rows that it was counted from; see `shop.monitoring.exposition.totals`."""
+    """A count that only grows, whatever becomes of the rows that it was counted from; see
+    `shop.monitoring.exposition.totals`."""
 
     __tablename__ = "metric_total"
     kind: str = Field(sa_column=text_column(primary_key=True))

@@ -61,7 +61,11 @@ def webhook(order_id: str, kind: Kind, when: datetime, data: Mapping[str, Any], 
     their ids."""
     digest = hashlib.sha256(identity(order_id, kind, installation).encode()).hexdigest()[:32]
     shop = {"installation": installation} if installation else {}
-    body = {"type": TYPES[kind], "timestamp": when.astimezone(UTC).isoformat(), "data": {"order_id": order_id, **shop, **data}}
+    body = {
+        "type": TYPES[kind],
+        "timestamp": when.astimezone(UTC).isoformat(),
+        "data": {"order_id": order_id, **shop, **data},
+    }
     return Webhook(f"{kind}_{digest}", orjson.dumps(body))
 
 
@@ -92,9 +96,15 @@ class Receiver:
         waiting = deque(hooks)
         verify = await asyncio.to_thread(_certificates) if self._url.startswith("https:") else False
         async with httpx.AsyncClient(
-            timeout=self._seconds, follow_redirects=False, verify=verify, limits=httpx.Limits(max_connections=_CONNECTIONS)
+            timeout=self._seconds,
+            follow_redirects=False,
+            verify=verify,
+            limits=httpx.Limits(max_connections=_CONNECTIONS),
         ) as client:
-            workers = [asyncio.create_task(self._worker(client, waiting, on_result, until)) for _ in range(min(_CONNECTIONS, len(hooks)))]
+            workers = [
+                asyncio.create_task(self._worker(client, waiting, on_result, until))
+                for _ in range(min(_CONNECTIONS, len(hooks)))
+            ]
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -104,7 +114,13 @@ class Receiver:
         for number, _ in waiting:
             await on_result(number, self._failure or UNTRIED)
 
-    async def _worker(self, client: httpx.AsyncClient, waiting: deque[tuple[int, Webhook]], on_result: OnResult, until: float) -> None:
+    async def _worker(
+        self,
+        client: httpx.AsyncClient,
+        waiting: deque[tuple[int, Webhook]],
+        on_result: OnResult,
+        until: float,
+    ) -> None:
         while waiting and self._failure is None and not self._stopped and time.monotonic() < until:
             number, hook = waiting.popleft()
             result = await self._post(client, hook)
@@ -118,20 +134,28 @@ class Receiver:
                     answer = await post(client, self._url, hook.body, headers)
         except Exception as error:  # noqa: BLE001  (an invalid answer can raise many exceptions in the client)
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                self._failure = DeliveryResult("later", f"the CRM (CRM_WEBHOOK_URL) cannot be reached ({type(error).__name__})")
+                self._failure = DeliveryResult(
+                    "later", f"the CRM (CRM_WEBHOOK_URL) cannot be reached ({type(error).__name__})"
+                )
                 return self._failure
             return DeliveryResult("later", f"no answer from the CRM ({type(error).__name__})")
         if answer.is_success:
             return SENT
         if answer.status_code == HTTPStatus.GONE:
-            return DeliveryResult("refused", "the CRM's endpoint does not exist any more (410): correct CRM_WEBHOOK_URL")
-        result = DeliveryResult("later", f"the CRM answered {answer.status_code}", _pause(answer, self._clock.now()))
+            return DeliveryResult(
+                "refused", "the CRM's endpoint does not exist any more (410): correct CRM_WEBHOOK_URL"
+            )
+        result = DeliveryResult(
+            "later", f"the CRM answered {answer.status_code}", _pause(answer, self._clock.now())
+        )
         if result.pause:
             self._failure = result
         return result
 
 
-async def post(client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]) -> httpx.Response:
+async def post(
+    client: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[str, str]
+) -> httpx.Response:
     """Posts a webhook and returns the answer. Reads at most `_MOST_BYTES` of its body."""
     async with client.stream("POST", url, content=body, headers=headers) as answer:
         read = 0

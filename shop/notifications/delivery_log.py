@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 LOG_SECONDS = 20
 """Limits the retries after database errors, in seconds."""
 _RECORDING = failpoint("the commit of messages sent")
-_SENT = text("UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(CAST(:ids AS bigint[])) AND sent_at IS NULL")
+_SENT = text(
+    "UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(CAST(:ids AS bigint[])) AND sent_at IS "
+    "NULL"
+)
 _NOT_SENT = text(
     """
     UPDATE outbox m
@@ -67,7 +70,9 @@ class DeliveryLog:
         if result.what == "unclear":
             result = DeliveryResult("refused" if row["attempts"] >= _MOST_UNCLEAR else "later", result.error)
         if result.what == "refused":
-            log.error("the %s of order %s cannot be delivered: %s", row["kind"], row["order_id"], result.error)
+            log.error(
+                "the %s of order %s cannot be delivered: %s", row["kind"], row["order_id"], result.error
+            )
         return result
 
     async def _write(self, results: dict[int, DeliveryResult]) -> None:

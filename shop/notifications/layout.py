@@ -37,7 +37,8 @@ class ExtraRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The items with quantity, price and sum, then additions and deductions, and the total with its currency."""
+    """The items with quantity, price and sum, then additions and deductions, and the total with its
+    currency."""
 
     items: list[ItemRow]
     extras: list[ExtraRow]
@@ -54,14 +55,21 @@ class Table:
         widths = (numbers[0], max(20, WIDTH - sum(numbers) - 6), numbers[1], numbers[2])
         line = "-" * (sum(widths) + 6)
         groups = [items[:1], items[1:], last]
-        return f"\n{line}\n".join("\n".join(text for row in group for text in _lines(row, widths)) for group in groups if group)
+        return f"\n{line}\n".join(
+            "\n".join(text for row in group for text in _lines(row, widths)) for group in groups if group
+        )
 
 
 def order_table(order: Order, language: Language) -> Table:
     """Returns the table of this order."""
     head = (language.say("quantity"), language.say("item"), language.say("price"), language.say("sum"))
-    items, extras = [_item(item, order.currency, language) for item in order.items], list(_extras(order, language))
-    return Table(items, extras, language.money(order.total_amount, order.currency), head, language.say("total"))
+    items, extras = (
+        [_item(item, order.currency, language) for item in order.items],
+        list(_extras(order, language)),
+    )
+    return Table(
+        items, extras, language.money(order.total_amount, order.currency), head, language.say("total")
+    )
 
 
 def item_name(item: Item) -> str:
@@ -88,7 +96,10 @@ def _filled(line: str, width: int) -> str:
 
 
 def _item(item: Item, currency: str, language: Language) -> ItemRow:
-    price, total = language.number(item.price, currency), language.number(item.price * item.quantity, currency)
+    price, total = (
+        language.number(item.price, currency),
+        language.number(item.price * item.quantity, currency),
+    )
     return ItemRow(item_name(item), str(item.quantity), price, total)
 
 
@@ -124,4 +135,6 @@ def _columns(text: str) -> int:
     """Returns the text's width in a terminal: East Asian letters take two columns, combining marks none."""
     if text.isascii():
         return len(text)
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )

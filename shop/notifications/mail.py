@@ -35,7 +35,11 @@ from shop.text.sanitize import one_line, paragraphs
 
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@[\w-]+(\.[\w-]+)+")
 _NOT_IN_NAMES = str.maketrans(dict.fromkeys('<>@,;:"\\()[]', " "))
-_REFUND_NEWS = {SagaCancelled.code: "refund.cancelled", SagaReturned.code: "refund.returned", OutOfStock.code: "refund.out_of_stock"}
+_REFUND_NEWS = {
+    SagaCancelled.code: "refund.cancelled",
+    SagaReturned.code: "refund.returned",
+    OutOfStock.code: "refund.out_of_stock",
+}
 _PAYMENT_NEWS = {PaymentDeclined.code: "payment_failed.declined", PaymentLapsed.code: "payment_failed.lapsed"}
 _NOTICE = "notice"
 """The template of mails without their own one."""
@@ -57,9 +61,13 @@ def mail(order: Order, kind: Kind, payload: Mapping[str, Any], context: MailCont
     incomplete."""
     match kind:
         case Kind.CONFIRMATION:
-            return confirmation_mail(order, payload["confirmation"] or {}, str(payload["tracking_number"]), context)
+            return confirmation_mail(
+                order, payload["confirmation"] or {}, str(payload["tracking_number"]), context
+            )
         case Kind.REFUND:
-            return refund_mail(order, Decimal(payload["amount"]), str(payload["currency"]), context, why=payload.get("why"))
+            return refund_mail(
+                order, Decimal(payload["amount"]), str(payload["currency"]), context, why=payload.get("why")
+            )
         case Kind.PAYMENT_FAILED:
             return payment_failed_mail(order, context, why=payload.get("why"))
         case Kind.INCOMPLETE:
@@ -68,7 +76,9 @@ def mail(order: Order, kind: Kind, payload: Mapping[str, Any], context: MailCont
             return out_of_stock_mail(order, payload["shortages"], context)
 
 
-def confirmation_mail(order: Order, texts: Mapping[str, Any], tracking_number: str, context: MailContext) -> Mail:
+def confirmation_mail(
+    order: Order, texts: Mapping[str, Any], tracking_number: str, context: MailContext
+) -> Mail:
     """Builds the confirmation with the order's table, the tracking number, and a tracking link
     (`TRACKING_URL`)."""
     language, number, s = _language(order, context), one_line(tracking_number), context.settings
@@ -80,19 +90,33 @@ def confirmation_mail(order: Order, texts: Mapping[str, Any], tracking_number: s
         "table": table,
         "total": table.total,
         "tracking_number": number,
-        "link": s.shipping.tracking_url.replace("{tracking_number}", quote(number, safe="")) if s.shipping.tracking_url else None,
+        "link": s.shipping.tracking_url.replace("{tracking_number}", quote(number, safe=""))
+        if s.shipping.tracking_url
+        else None,
     }
     return _mail(order, Kind.CONFIRMATION, "confirmation", values, context, preview={"total": table.total})
 
 
-def refund_mail(order: Order, refunded: Decimal, currency: str, context: MailContext, *, why: str | None = None) -> Mail:
+def refund_mail(
+    order: Order, refunded: Decimal, currency: str, context: MailContext, *, why: str | None = None
+) -> Mail:
     """Builds the mail about a refund: what happened to the order (`why` is the code of its failure), and the
     refunded amount, without any other amount."""
     language = _language(order, context)
     amount = language.money(refunded, currency)
     news = language.say(_REFUND_NEWS.get(why or "", "refund.sorry"), order_id=one_line(order.id))
-    values = {"before": [_hello(order, language), news], "important": language.say("refund.money", amount=amount)}
-    return _mail(order, Kind.REFUND, _NOTICE, {**values, "after": [language.say("refund.when")]}, context, preview={"amount": amount})
+    values = {
+        "before": [_hello(order, language), news],
+        "important": language.say("refund.money", amount=amount),
+    }
+    return _mail(
+        order,
+        Kind.REFUND,
+        _NOTICE,
+        {**values, "after": [language.say("refund.when")]},
+        context,
+        preview={"amount": amount},
+    )
 
 
 def payment_failed_mail(order: Order, context: MailContext, *, why: str | None = None) -> Mail:
@@ -100,8 +124,14 @@ def payment_failed_mail(order: Order, context: MailContext, *, why: str | None =
     bank's reason."""
     language = _language(order, context)
     news = language.say(_PAYMENT_NEWS.get(why or "", "payment_failed.failed"), order_id=one_line(order.id))
-    to_do = language.say("payment_failed.to_do" if why == PaymentDeclined.code else "payment_failed.to_do_again")
-    values = {"before": [_hello(order, language), news], "important": language.say("payment_failed.not_charged"), "after": [to_do]}
+    to_do = language.say(
+        "payment_failed.to_do" if why == PaymentDeclined.code else "payment_failed.to_do_again"
+    )
+    values = {
+        "before": [_hello(order, language), news],
+        "important": language.say("payment_failed.not_charged"),
+        "after": [to_do],
+    }
     return _mail(order, Kind.PAYMENT_FAILED, _NOTICE, values, context)
 
 
@@ -111,16 +141,25 @@ def incomplete_mail(order: Order, context: MailContext, *, why: str) -> Mail:
     language, part = _language(order, context), "address" if why == NoDeliveryAddress.code else "payment"
     news = language.say(f"incomplete.no_{part}", order_id=one_line(order.id))
     to_do = language.say(f"incomplete.to_do_{part}")
-    values = {"before": [_hello(order, language), news], "important": language.say("incomplete.not_charged"), "after": [to_do]}
+    values = {
+        "before": [_hello(order, language), news],
+        "important": language.say("incomplete.not_charged"),
+        "after": [to_do],
+    }
     return _mail(order, Kind.INCOMPLETE, _NOTICE, values, context)
 
 
 def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], context: MailContext) -> Mail:
-    """Builds the mail about items out of stock, with the ordered and the available quantities at that time."""
+    """Builds the mail about items out of stock, with the ordered and the available quantities at that
+    time."""
     language, names = _language(order, context), {item.product_id: item_name(item) for item in order.items}
     news = language.say("out_of_stock.sorry", order_id=one_line(order.id))
     short = [
-        (names.get(s["product_id"], one_line(s["product_id"])), str(int(s["requested"])), str(max(0, int(s["available"]))))
+        (
+            names.get(s["product_id"], one_line(s["product_id"])),
+            str(int(s["requested"])),
+            str(max(0, int(s["available"]))),
+        )
         for s in shortages
     ]
     values = {
@@ -152,7 +191,13 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _mail(
-    order: Order, kind: Kind, template: str, values: Mapping[str, Any], context: MailContext, *, preview: Mapping[str, str] | None = None
+    order: Order,
+    kind: Kind,
+    template: str,
+    values: Mapping[str, Any],
+    context: MailContext,
+    *,
+    preview: Mapping[str, str] | None = None,
 ) -> Mail:
     s, language = context.settings, _language(order, context)
     if context.date.utcoffset() is None:
@@ -174,7 +219,10 @@ def _mail(
     )
     to, subject = _customer(order), language.say(f"{kind}.subject", order_id=order_id)
     if to is None:
-        to, subject = address_of("Support", s.shop.support_email), f"[customer has no e-mail address] {subject}"
+        to, subject = (
+            address_of("Support", s.shop.support_email),
+            f"[customer has no e-mail address] {subject}",
+        )
     headers = {
         "From": str(address_of(s.shop.name, s.shop.email)),
         "Reply-To": s.shop.support_email,

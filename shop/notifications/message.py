@@ -43,7 +43,9 @@ def message(to: Address, headers: Mapping[str, str], text: str, html: str) -> by
     boundary = "=_" + hashlib.sha256(b"".join(parts)).hexdigest()[:32]  # no text can contain its own digest
     kind = f'MIME-Version: 1.0\r\nContent-Type: multipart/alternative;\r\n boundary="{boundary}"\r\n\r\n'
     mark = f"--{boundary}\r\n".encode()
-    return b"".join([_head(to, headers), kind.encode(), mark, parts[0], mark, parts[1], f"--{boundary}--\r\n".encode()])
+    return b"".join(
+        [_head(to, headers), kind.encode(), mark, parts[0], mark, parts[1], f"--{boundary}--\r\n".encode()]
+    )
 
 
 def _part(subtype: str, content: str) -> bytes:

@@ -16,7 +16,8 @@ from shop.settings import settings
 
 _INTERACT = text(
     "INSERT INTO customer_interaction (customer_id, order_id, kind, details) "
-    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(customer_id text, order_id text, kind text, details jsonb) "
+    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(customer_id text, order_id text, kind text, "
+    "details jsonb) "
     "ON CONFLICT DO NOTHING"
 )
 _CONTACTS = {kind: f"order_{kind}" for kind in Kind}
@@ -43,10 +44,22 @@ async def add_notices(tx: Tx, notices: Sequence[Notice]) -> None:
     messages = [outbox.Message(n.order_id, n.kind, n.payload) for n in notices]
     if settings().crm.webhook_url:
         messages += [
-            outbox.Message(n.order_id, crm_kind(n.kind), {"customer_id": n.customer_id, "contact": _CONTACTS[n.kind], **n.details})
+            outbox.Message(
+                n.order_id,
+                crm_kind(n.kind),
+                {"customer_id": n.customer_id, "contact": _CONTACTS[n.kind], **n.details},
+            )
             for n in notices
         ]
-    contacts = [{"customer_id": n.customer_id, "order_id": n.order_id, "kind": _CONTACTS[n.kind], "details": n.details} for n in notices]
+    contacts = [
+        {
+            "customer_id": n.customer_id,
+            "order_id": n.order_id,
+            "kind": _CONTACTS[n.kind],
+            "details": n.details,
+        }
+        for n in notices
+    ]
     await outbox.put(tx, messages)
     await tx.execute(_INTERACT, {"rows": as_json(contacts)})
 

@@ -1,4 +1,5 @@
-"""Notifies the customer that the order was shipped, and records the contact in the CRM, in one transaction."""
+"""Notifies the customer that the order was shipped, and records the contact in the CRM, in one
+transaction."""
 
 from __future__ import annotations
 
@@ -32,8 +33,14 @@ async def notify(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Notificat
     notices = []
     for order in orders:
         confirmation, shipment = order.result(outbox.CONFIRMATION_STEP), order.result(fulfilment.STEP)
-        details = {"tracking_number": shipment["tracking_number"], "written_by": confirmation.get("generation_model")}
+        details = {
+            "tracking_number": shipment["tracking_number"],
+            "written_by": confirmation.get("generation_model"),
+        }
         label = {field: shipment.get(field) for field in _LABEL_FIELDS}
         notices.append(Notice(order.id, order.payload.customer_id, Kind.CONFIRMATION, label, details))
     await add_notices(tx, notices)
-    return {order.id: NotificationResult(email_to="customer" if order.payload.customer_email else "support") for order in orders}
+    return {
+        order.id: NotificationResult(email_to="customer" if order.payload.customer_email else "support")
+        for order in orders
+    }

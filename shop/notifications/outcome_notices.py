@@ -19,7 +19,13 @@ INCOMPLETE = frozenset({NoDeliveryAddress.code, PaymentRefused.code})
 
 
 def notice_of(
-    order: OrderInstance, outcome: Outcome, *, charged: Decimal, given_back: Decimal, at_risk: Decimal, currency: str
+    order: OrderInstance,
+    outcome: Outcome,
+    *,
+    charged: Decimal,
+    given_back: Decimal,
+    at_risk: Decimal,
+    currency: str,
 ) -> Notice | None:
     """Returns a refund notice if money was refunded and none is at risk. Otherwise, if nothing was charged,
     returns a notice that the payment failed, that the order is incomplete, or that items are out of stock.
@@ -30,12 +36,20 @@ def notice_of(
     failure, customer = order.failure, str(order.content.get("customer_id"))
     if given_back > 0 and not at_risk:
         money = {"amount": str(given_back), "currency": currency}
-        return Notice(order.id, customer, Kind.REFUND, {**money, "why": failure.kind if failure else None}, money)
+        return Notice(
+            order.id, customer, Kind.REFUND, {**money, "why": failure.kind if failure else None}, money
+        )
     if failure is None or charged or outcome not in {Outcome.COMPENSATED, Outcome.OUT_OF_STOCK}:
         return None
     if failure.kind == OutOfStock.code:
         shortages = failure.details().get("shortages", [])
-        return Notice(order.id, customer, Kind.OUT_OF_STOCK, {"shortages": shortages}, {"products": [s["product_id"] for s in shortages]})
+        return Notice(
+            order.id,
+            customer,
+            Kind.OUT_OF_STOCK,
+            {"shortages": shortages},
+            {"products": [s["product_id"] for s in shortages]},
+        )
     if failure.kind in INCOMPLETE:
         return Notice(order.id, customer, Kind.INCOMPLETE, {"why": failure.kind}, {"why": failure.kind})
     if order.failing_step == PAYMENT and failure.kind not in _ASKED_FOR:

@@ -44,13 +44,19 @@ async def send(rows: Sequence[Any], s: Settings, delivery_log: DeliveryLog, unti
     own = await installation()
     deliveries: list[Awaitable[Any]] = []
     if mails:
-        deliveries.append(_by_smtp(mails, s, own, delivery_log, until) if s.smtp.url else _into_maildir(mails, s, own, delivery_log))
+        deliveries.append(
+            _by_smtp(mails, s, own, delivery_log, until)
+            if s.smtp.url
+            else _into_maildir(mails, s, own, delivery_log)
+        )
     if hooks:
         deliveries.append(_to_crm(hooks, s, own, delivery_log, until))
     if unknown:
         not_known = DeliveryResult("later", "this version does not know this kind of message")
         deliveries.append(delivery_log.record_all({row["id"]: not_known for row in unknown}))
-    for result in await asyncio.gather(*deliveries, return_exceptions=True):  # a failure of one does not stop the others
+    for result in await asyncio.gather(
+        *deliveries, return_exceptions=True
+    ):  # a failure of one does not stop the others
         if isinstance(result, BaseException):
             raise result
 
@@ -67,7 +73,9 @@ def _by_channel(rows: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     return mails, hooks, unknown
 
 
-async def _into_maildir(rows: Sequence[Any], s: Settings, own: Installation, delivery_log: DeliveryLog) -> None:
+async def _into_maildir(
+    rows: Sequence[Any], s: Settings, own: Installation, delivery_log: DeliveryLog
+) -> None:
     maildir = Maildir(s.mail_dir)
 
     def write(row: Any) -> DeliveryResult:
@@ -78,10 +86,14 @@ async def _into_maildir(rows: Sequence[Any], s: Settings, own: Installation, del
         return SENT
 
     # In a thread, so that a disk that hangs does not block orders.
-    await delivery_log.record_all(await asyncio.to_thread(lambda: {row["id"]: _attempt(row, write) for row in rows}))
+    await delivery_log.record_all(
+        await asyncio.to_thread(lambda: {row["id"]: _attempt(row, write) for row in rows})
+    )
 
 
-async def _by_smtp(rows: Sequence[Any], s: Settings, own: Installation, delivery_log: DeliveryLog, until: float) -> None:
+async def _by_smtp(
+    rows: Sequence[Any], s: Settings, own: Installation, delivery_log: DeliveryLog, until: float
+) -> None:
     from shop.notifications.smtp import Handover
     from shop.notifications.smtp_url import smtp_server
 
@@ -95,11 +107,18 @@ async def _by_smtp(rows: Sequence[Any], s: Settings, own: Installation, delivery
     if failed := {number: result for number, result in results.items() if result is not SENT}:
         await delivery_log.record_all(failed)
     server = smtp_server(s.smtp.url.get_secret_value() if s.smtp.url else "")
-    handover = Handover(server, seconds=s.smtp.timeout_seconds, connections=s.smtp.connections, name=s.shop.email.rpartition("@")[2])
+    handover = Handover(
+        server,
+        seconds=s.smtp.timeout_seconds,
+        connections=s.smtp.connections,
+        name=s.shop.email.rpartition("@")[2],
+    )
     await handover.send(mails, delivery_log.record, until=until)
 
 
-async def _to_crm(rows: Sequence[Any], s: Settings, own: Installation, delivery_log: DeliveryLog, until: float) -> None:
+async def _to_crm(
+    rows: Sequence[Any], s: Settings, own: Installation, delivery_log: DeliveryLog, until: float
+) -> None:
     from shop.notifications.crm import Receiver, webhook
 
     if s.crm.webhook_url is None or s.crm.webhook_secret is None:
@@ -107,7 +126,16 @@ async def _to_crm(rows: Sequence[Any], s: Settings, own: Installation, delivery_
         await delivery_log.record_all({row["id"]: not_set for row in rows})
         return
     hooks = [
-        (row["id"], webhook(row["order_id"], split(row["kind"])[0], row["created_at"], row["payload"], _installation_mark(row, own)))
+        (
+            row["id"],
+            webhook(
+                row["order_id"],
+                split(row["kind"])[0],
+                row["created_at"],
+                row["payload"],
+                _installation_mark(row, own),
+            ),
+        )
         for row in rows
     ]
     key, clock = webhook_key(s.crm.webhook_secret.get_secret_value()), Clock(await database_time())
@@ -119,9 +147,13 @@ def _attempt(row: Any, do: Callable[[Any], DeliveryResult]) -> DeliveryResult:
     try:
         return do(row)
     except Exception as error:
-        log.exception("the %s of order %s could not be sent; it is retried later", row["kind"], row["order_id"])
+        log.exception(
+            "the %s of order %s could not be sent; it is retried later", row["kind"], row["order_id"]
+        )
         # the text of any other error may contain customer data
-        return DeliveryResult("later", str(error) if isinstance(error, MissingExtra) else type(error).__name__)
+        return DeliveryResult(
+            "later", str(error) if isinstance(error, MissingExtra) else type(error).__name__
+        )
 
 
 def _installation_mark(row: Any, own: Installation) -> str:
@@ -134,7 +166,9 @@ def _build_mail(row: Any, s: Settings, own: Installation) -> Mail:
     if row["kind"] == REPORT:
         from shop.monitoring.dashboard.report_mail import report_mail
 
-        return report_mail(row["order_id"], row["payload"], s, row["created_at"], _installation_mark(row, own))
+        return report_mail(
+            row["order_id"], row["payload"], s, row["created_at"], _installation_mark(row, own)
+        )
     order, kind = read_stored(row["content"]), Kind(row["kind"])
     if kind is Kind.CONFIRMATION:
         with _LABEL:

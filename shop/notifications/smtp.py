@@ -27,7 +27,14 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from shop.notifications.delivery_result import DATA_SECONDS, HANDING_OVER, SENT, UNTRIED, DeliveryResult, OnResult
+from shop.notifications.delivery_result import (
+    DATA_SECONDS,
+    HANDING_OVER,
+    SENT,
+    UNTRIED,
+    DeliveryResult,
+    OnResult,
+)
 from shop.notifications.message import Mail
 from shop.notifications.smtp_url import SmtpServer
 
@@ -63,7 +70,10 @@ class Handover:
         """Sends the mails and reports each result. Starts none after `until` (`time.monotonic()`), nor after
         a `MailServerError`."""
         waiting = deque(mails)
-        workers = [asyncio.create_task(self._worker(waiting, on_result, until)) for _ in range(min(self._connections, len(mails)))]
+        workers = [
+            asyncio.create_task(self._worker(waiting, on_result, until))
+            for _ in range(min(self._connections, len(mails)))
+        ]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -128,8 +138,12 @@ class _Connection:
                 if client.is_ehlo_or_helo_needed:
                     await client.ehlo()
                 if mail.international and not client.supports_extension("smtputf8"):
-                    return DeliveryResult("refused", "the mail server does not accept addresses that are not ASCII (SMTPUTF8)")
-                await client.mail(mail.sender, options=["SMTPUTF8"] if mail.international else [], encoding="utf-8")
+                    return DeliveryResult(
+                        "refused", "the mail server does not accept addresses that are not ASCII (SMTPUTF8)"
+                    )
+                await client.mail(
+                    mail.sender, options=["SMTPUTF8"] if mail.international else [], encoding="utf-8"
+                )
                 await client.rcpt(mail.recipient, encoding="utf-8")
         except SMTPResponseException as reply:
             return await self._refused(client, reply)
@@ -143,7 +157,9 @@ class _Connection:
             return await self._refused(client, reply)
         except (SMTPException, OSError, TimeoutError) as error:
             await self.close()
-            return DeliveryResult("unclear", f"no answer after the mail was sent ({type(error).__name__}): it may have arrived")
+            return DeliveryResult(
+                "unclear", f"no answer after the mail was sent ({type(error).__name__}): it may have arrived"
+            )
         return SENT
 
     async def _refused(self, client: SMTP, reply: SMTPResponseException) -> DeliveryResult:
@@ -155,14 +171,20 @@ class _Connection:
             raise MailServerError(f"the mail server (SMTP_URL) closes the connection ({codes})")
         if isinstance(reply, SMTPSenderRefused) and reply.code >= 500 and reply.code != _TOO_BIG:
             await self.close()
-            raise MailServerError(f"the mail server refuses the sender: check SHOP_EMAIL and the login in SMTP_URL ({codes})")
+            raise MailServerError(
+                f"the mail server refuses the sender: check SHOP_EMAIL and the login in SMTP_URL ({codes})"
+            )
         if isinstance(reply, SMTPRecipientRefused) and _rejects_every_mail(reply):
             await self.close()
-            raise MailServerError(f"the mail server does not relay mail for this login: check the login in SMTP_URL ({codes})")
+            raise MailServerError(
+                f"the mail server does not relay mail for this login: check the login in SMTP_URL ({codes})"
+            )
         with suppress(SMTPException, OSError, TimeoutError):
             async with asyncio.timeout(self._seconds):
                 await client.rset()
-        return DeliveryResult("refused" if reply.code >= 500 else "later", f"the mail server answered {codes}")
+        return DeliveryResult(
+            "refused" if reply.code >= 500 else "later", f"the mail server answered {codes}"
+        )
 
     async def open(self) -> SMTP:
         """Returns the open connection, and opens it if needed. Raises `MailServerError`."""
@@ -173,9 +195,13 @@ class _Connection:
             async with asyncio.timeout(self._seconds):
                 self._client, self._fresh = await self._connected(), True
         except SMTPAuthenticationError as reply:
-            raise MailServerError(f"the mail server refuses the login in SMTP_URL ({_codes(reply)})") from None
+            raise MailServerError(
+                f"the mail server refuses the login in SMTP_URL ({_codes(reply)})"
+            ) from None
         except SMTPResponseException as reply:
-            raise MailServerError(f"the mail server (SMTP_URL) does not accept connections at the moment ({_codes(reply)})") from None
+            raise MailServerError(
+                f"the mail server (SMTP_URL) does not accept connections at the moment ({_codes(reply)})"
+            ) from None
         except (SMTPException, OSError, TimeoutError) as error:
             raise MailServerError(f"the mail server (SMTP_URL) cannot be used: {_reason(error)}") from None
         return self._client
@@ -235,12 +261,16 @@ def _rejects_every_mail(reply: SMTPResponseException) -> bool:
     words = (reply.message or "")[:_MAX_REPLY]
     enhanced = _ENHANCED.match(words)
     about_us = enhanced is None or enhanced[0].split(".")[1] == "7"
-    return reply.code == _LOGIN_FIRST or (about_us and _RELAY_DENIED.search(_ADDRESS.sub(" ", words)) is not None)
+    return reply.code == _LOGIN_FIRST or (
+        about_us and _RELAY_DENIED.search(_ADDRESS.sub(" ", words)) is not None
+    )
 
 
 def _reason(error: BaseException) -> str:
     if type(error) is SMTPException:  # its own words, not the server's
-        return "it does not offer what SMTP_URL requires, " + ("STARTTLS" if "STARTTLS" in error.message else "a login")
+        return "it does not offer what SMTP_URL requires, " + (
+            "STARTTLS" if "STARTTLS" in error.message else "a login"
+        )
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

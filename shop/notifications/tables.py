@@ -18,8 +18,14 @@ class OutboxMessage(SQLModel, table=True):
     __tablename__ = "outbox"
     __table_args__ = (
         UniqueConstraint("order_id", "kind", name="outbox_once"),
-        Index("outbox_waiting", "next_attempt_at", postgresql_where=text("sent_at IS NULL AND refused_at IS NULL")),
-        Index("outbox_undelivered", "created_at", postgresql_where=text("sent_at IS NULL AND error IS NOT NULL")),
+        Index(
+            "outbox_waiting",
+            "next_attempt_at",
+            postgresql_where=text("sent_at IS NULL AND refused_at IS NULL"),
+        ),
+        Index(
+            "outbox_undelivered", "created_at", postgresql_where=text("sent_at IS NULL AND error IS NOT NULL")
+        ),
         covering_index("outbox_sent", "sent_at", "kind", "attempts"),
     )
     id: int = Field(sa_column=generated_id())

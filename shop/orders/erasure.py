@@ -20,6 +20,6 @@ _ERASE = text(
 
 
 def erase(connection: Connection, rows: Sequence[Mapping[str, Any]], erased: str) -> None:
-    """Replaces what the orders say, by the rows' `content`, `failure`, `reasons` and `undone`, and by `erased` the
-    words of those who cancelled."""
+    """Replaces what the orders say, by the rows' `content`, `failure`, `reasons` and `undone`, and by
+    `erased` the words of those who cancelled."""
     connection.execute(_ERASE, {"rows": as_json([dict(row) for row in rows]), "erased": erased})

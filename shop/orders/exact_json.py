@@ -28,7 +28,13 @@ def loads(
     object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
     """Parses JSON like `json.loads`, with decimals instead of floats. Also raises `NumberOutOfRange`."""
-    return json.loads(text, parse_float=_decimal, parse_int=_integer, parse_constant=parse_constant, object_pairs_hook=object_pairs_hook)
+    return json.loads(
+        text,
+        parse_float=_decimal,
+        parse_int=_integer,
+        parse_constant=parse_constant,
+        object_pairs_hook=object_pairs_hook,
+    )
 
 
 def _decimal(text: str) -> Decimal:

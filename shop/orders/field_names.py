@@ -38,8 +38,10 @@ _OTHER_NAMES: dict[type[BaseModel], dict[str, str]] = {
         "token": "paymenttoken paymentmethodid cardtoken",
     },
     ShippingInfo: {
-        "address": "street street1 address1 line1 addressline1 streetaddress housenumber houseno streetnumber",
-        "address2": "street2 line2 addressline2 addresstwo apartment apt suite street3 line3 address3 addressline3",
+        "address": "street street1 address1 line1 addressline1 streetaddress housenumber houseno "
+        "streetnumber",
+        "address2": "street2 line2 addressline2 addresstwo apartment apt suite street3 line3 address3 "
+        "addressline3",
         "city": "town locality",
         "country": "countrycode countryiso countryiso2",
         "name": "recipient recipientname fullname firstname lastname",
@@ -49,11 +51,14 @@ _OTHER_NAMES: dict[type[BaseModel], dict[str, str]] = {
     },
 }
 _ALTERNATIVES = {
-    model: {other: name for name, others in names.items() for other in others.split()} for model, names in _OTHER_NAMES.items()
+    model: {other: name for name, others in names.items() for other in others.split()}
+    for model, names in _OTHER_NAMES.items()
 }
 _MUST_AGREE = frozenset({"currency", "country"})
 """Fields for which a different value under another name is refused, even if the right field is there."""
-_PARTS_OF_OTHER_FIELDS = frozenset({"housenumber", "houseno", "streetnumber", "street3", "line3", "address3", "addressline3"})
+_PARTS_OF_OTHER_FIELDS = frozenset(
+    {"housenumber", "houseno", "streetnumber", "street3", "line3", "address3", "addressline3"}
+)
 """Parts of an address whose field holds another part as well: refused even if that field is there."""
 _HARMLESS = frozenset({"id", "notes"})
 _DEEPEST = 3
@@ -71,7 +76,11 @@ def misnamed(model: type[BaseModel], given: Mapping[Any, Any]) -> dict[str, str]
             continue
         name = _intended(model, key)
         missing = name is not None and _is_empty(given.get(name))
-        if name is not None and (missing or _plain(key) in _PARTS_OF_OTHER_FIELDS or (name in _MUST_AGREE and _differ(value, given[name]))):
+        if name is not None and (
+            missing
+            or _plain(key) in _PARTS_OF_OTHER_FIELDS
+            or (name in _MUST_AGREE and _differ(value, given[name]))
+        ):
             found[key] = name
     return found
 
@@ -94,7 +103,11 @@ def _is_empty(value: Any, depth: int = 0) -> bool:
     """Returns whether dropping the value loses nothing. True also for an address of empty fields."""
     if isinstance(value, Mapping) and depth < _DEEPEST:
         return all(_is_empty(each, depth + 1) for each in value.values())
-    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list | tuple) and not value)
+    return (
+        value is None
+        or (isinstance(value, str) and not value.strip())
+        or (isinstance(value, list | tuple) and not value)
+    )
 
 
 def _differ(one: Any, other: Any) -> bool:

@@ -66,26 +66,39 @@ class OrderHooks(Hooks[Order]):
         charged, refunded, at_risk = money_moved(instance)
         currency = currency_of(instance.content)
         given_back = refunded + given_by_hand(instance)
-        notice = notice_of(instance, outcome, charged=charged, given_back=given_back, at_risk=at_risk, currency=currency)
+        notice = notice_of(
+            instance, outcome, charged=charged, given_back=given_back, at_risk=at_risk, currency=currency
+        )
         case = attention.case_of(instance, at_risk, currency) if outcome is Outcome.NEEDS_ATTENTION else None
-        columns = {"currency": currency, "amount_charged": charged, "amount_refunded": refunded, "amount_at_risk": at_risk}
+        columns = {
+            "currency": currency,
+            "amount_charged": charged,
+            "amount_refunded": refunded,
+            "amount_at_risk": at_risk,
+        }
         return columns, _Extra(notice, case)
 
     async def ended(self, tx: Tx, endings: Sequence[Ending[Order]]) -> None:
         extras: list[_Extra] = [ending.extra for ending in endings]
         await add_notices(tx, [extra.notice for extra in extras if extra.notice is not None])
         await attention.put(tx, [extra.case for extra in extras if extra.case is not None])
-        await attention.clear(tx, [ending.instance.id for ending in endings if ending.outcome == Outcome.COMPENSATED])
+        await attention.clear(
+            tx, [ending.instance.id for ending in endings if ending.outcome == Outcome.COMPENSATED]
+        )
 
     def committed(self, endings: Sequence[Ending[Order]]) -> None:
         if (counts := outcome_counter.current()) is not None:
             counts.add([_counted(ending) for ending in endings])
 
-    async def before_postponing(self, instances: Sequence[OrderInstance], seconds: float, error: StepError | None) -> None:
+    async def before_postponing(
+        self, instances: Sequence[OrderInstance], seconds: float, error: StepError | None
+    ) -> None:
         if error is not None and error.keeps_resources:
             await stock.before_extend(instances, seconds)
 
-    async def postponed(self, tx: Tx, instances: Sequence[OrderInstance], seconds: float, error: StepError | None) -> None:
+    async def postponed(
+        self, tx: Tx, instances: Sequence[OrderInstance], seconds: float, error: StepError | None
+    ) -> None:
         if error is not None and error.keeps_resources:
             await stock.extend(tx, instances, seconds)
 
@@ -97,12 +110,15 @@ class OrderHooks(Hooks[Order]):
 
 
 def _found_nothing(compensation: Compensation) -> bool:
-    """Whether it had nothing to release: an inventory service is told that the order is over even if it refused to reserve."""
+    """Whether it had nothing to release: an inventory service is told that the order is over even if it
+    refused to reserve."""
     return compensation.step == RESERVING and compensation.status == "no_reservation_to_release"
 
 
 def _counted(ending: Ending[Order]) -> Ended:
     order: SagaInstance[Order] = ending.instance
     code = order.failure.kind if order.failure else None
-    money = (ending.columns[name] for name in ("currency", "amount_charged", "amount_refunded", "amount_at_risk"))
+    money = (
+        ending.columns[name] for name in ("currency", "amount_charged", "amount_refunded", "amount_at_risk")
+    )
     return Ended(order.id, Outcome(ending.outcome), order.failing_step, code, *money)

@@ -20,15 +20,19 @@ from shop.settings import settings
 # Numbered in the submitted sequence but inserted by id, so that two senders of the same orders cannot
 # deadlock.
 _INSERT = text(
-    "WITH sent AS MATERIALIZED (SELECT nextval(pg_get_serial_sequence('customer_order', 'number')) AS number, id, content, fingerprint "
-    "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) AS s(id, content, fingerprint)) "
+    "WITH sent AS MATERIALIZED (SELECT nextval(pg_get_serial_sequence('customer_order', 'number')) AS "
+    "number, id, content, fingerprint "
+    "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) AS s(id, "
+    "content, fingerprint)) "
     "INSERT INTO customer_order (id, number, content, fingerprint, not_before) OVERRIDING SYSTEM VALUE "
-    "SELECT id, number, CAST(content AS jsonb), fingerprint, now() + make_interval(secs => CAST(:kept_for AS float)) "
+    "SELECT id, number, CAST(content AS jsonb), fingerprint, now() + make_interval(secs => CAST(:kept_for AS "
+    "float)) "
     "FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 # Orders stored by older versions are compared by content as well.
 _KNOWN = text(
-    "SELECT id, fingerprint, outcome, reasons, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
+    "SELECT id, fingerprint, outcome, reasons, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content "
+    "END AS content "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
 ).bindparams(todays=FINGERPRINTS_BEGIN)
 STORING = failpoint("the commit of intake")
@@ -46,7 +50,9 @@ def submit(orders: Iterable[object], *, kept_for: float | None = None) -> list[R
     """
     contents = [read(order) for order in orders]
     return [
-        receipt for begin in range(0, len(contents), _BATCH_SIZE) for receipt in _submit(contents[begin : begin + _BATCH_SIZE], kept_for)
+        receipt
+        for begin in range(0, len(contents), _BATCH_SIZE)
+        for receipt in _submit(contents[begin : begin + _BATCH_SIZE], kept_for)
     ]
 
 
@@ -93,7 +99,10 @@ def read(order: object) -> Content | UnusableOrder:
 
 
 def _store(
-    connection: Connection, read: Sequence[Content | UnusableOrder], wake: bool = True, kept_for: float | None = None
+    connection: Connection,
+    read: Sequence[Content | UnusableOrder],
+    wake: bool = True,
+    kept_for: float | None = None,
 ) -> list[Receipt]:
     first: dict[str, Content] = {}
     for content in read:
@@ -110,18 +119,26 @@ def _store(
         }
         new = set(connection.execute(_INSERT, sent).scalars().all())
         if len(new) < len(first):
-            known = {row.id: row for row in connection.execute(_KNOWN, {"ids": [i for i in first if i not in new]})}
+            known = {
+                row.id: row for row in connection.execute(_KNOWN, {"ids": [i for i in first if i not in new]})
+            }
         if new and wake:
             connection.execute(notification(ORDERS, WAITING))
     return [_receipt(content, first, new, known) for content in read]
 
 
-def _receipt(content: Content | UnusableOrder, first: dict[str, Content], new: set[str], known: dict[str, Any]) -> Receipt:
+def _receipt(
+    content: Content | UnusableOrder, first: dict[str, Content], new: set[str], known: dict[str, Any]
+) -> Receipt:
     if isinstance(content, UnusableOrder):
         return Receipt(order_id=None, status="refused", reasons=content.reasons())
     order_id = content.order_id
     stored = known.get(order_id)
-    same = content.is_same_as(stored.fingerprint, stored.content) if stored else content.fingerprint == first[order_id].fingerprint
+    same = (
+        content.is_same_as(stored.fingerprint, stored.content)
+        if stored
+        else content.fingerprint == first[order_id].fingerprint
+    )
     if not same:
         return Receipt(order_id=order_id, status="refused", reasons=OrderConflict(order_id).reasons())
     if order_id in new and content is first[order_id]:

@@ -66,7 +66,9 @@ _ABOUT_CARDS = frozenset({"method", "card_last4", "token"})
 _CODE_FIELD = re.compile(r".*(cvv|cvc|securitycode).*|csc")
 _CODE_RESULT = re.compile(r".*(result|check|response|status|match).*")
 """The result of a bank's check of a code, which is not the code."""
-_CARD_FIELD = re.compile(r".*(cardnumber|cardno|cardnum)|(cc|ccnumber|ccno|ccnum|pan|cardpan|creditcard|debitcard|primaryaccountnumber)")
+_CARD_FIELD = re.compile(
+    r".*(cardnumber|cardno|cardnum)|(cc|ccnumber|ccno|ccnum|pan|cardpan|creditcard|debitcard|primaryaccountnumber)"
+)
 _CARD_FIELD_IN_PAYMENT = frozenset({"number", "card", "account", "accountnumber"})
 _PAYMENT_FIELD = re.compile(r".*(payment|card|billing).*")
 FINGERPRINTS_BEGIN = "2:"
@@ -93,7 +95,9 @@ class Content:
         if fingerprint.startswith(FINGERPRINTS_BEGIN):
             return False
         mine = json.loads(self.text)
-        return fingerprint == _legacy_fingerprint(mine) or (content is not None and _comparable(content) == _comparable(mine))
+        return fingerprint == _legacy_fingerprint(mine) or (
+            content is not None and _comparable(content) == _comparable(mine)
+        )
 
 
 def take_in(raw: object) -> Content:
@@ -112,7 +116,9 @@ def usable_id(given: object) -> str:
     if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 10**30:
         given = str(given)
     if not isinstance(given, str) or not given.strip():
-        raise UnusableOrder([Problem("id", "nothing" if given is None or isinstance(given, str) else _kind(given), expected)])
+        raise UnusableOrder(
+            [Problem("id", "nothing" if given is None or isinstance(given, str) else _kind(given), expected)]
+        )
     order_id = given.strip()
     if len(order_id) > MAX_ORDER_ID:
         raise UnusableOrder([Problem("id", f"{len(order_id)} characters", expected)])
@@ -128,7 +134,9 @@ def _require_visible(order_id: str, expected: str) -> None:
     if any(unicodedata.category(c) == "Cf" or (c != " " and _UNSEEN.match(c)) for c in order_id):
         raise UnusableOrder([Problem("id", "invisible characters or unusual blanks in it", expected)])
     if not unicodedata.is_normalized("NFC", order_id):
-        raise UnusableOrder([Problem("id", "letters with separate accents", f"{expected}, in Unicode's composed form (NFC)")])
+        raise UnusableOrder(
+            [Problem("id", "letters with separate accents", f"{expected}, in Unicode's composed form (NFC)")]
+        )
 
 
 def _well_formed(raw: Mapping[Any, Any], order_id: str) -> Content | None:
@@ -138,19 +146,33 @@ def _well_formed(raw: Mapping[Any, Any], order_id: str) -> Content | None:
         text = order.model_dump_json()
     except (ValidationError, ValueError, RecursionError):
         return None
-    if len(text) > _MAX_TEXT or REMOVED in text or "\x7f" in text or order.id != order_id or not _is_known_only(raw):
+    if (
+        len(text) > _MAX_TEXT
+        or REMOVED in text
+        or "\x7f" in text
+        or order.id != order_id
+        or not _is_known_only(raw)
+    ):
         return None
     if _ESCAPED_CONTROL.search(text) or card_numbers.has_card_number(_ESCAPED_SIGN.sub(" ", text)):
         return None
-    if order.payment_info is not None and any(_is_card(*each) for each in _texts_about_cards(order.payment_info)):
+    if order.payment_info is not None and any(
+        _is_card(*each) for each in _texts_about_cards(order.payment_info)
+    ):
         return None
     return Content(order_id, text, _fingerprint(order))
 
 
 def _is_known_only(raw: Mapping[Any, Any]) -> bool:
-    parts: list[tuple[Any, type[BaseModel]]] = [(raw, Order), *((raw.get(name), model) for name, model in _PARTS.items())]
+    parts: list[tuple[Any, type[BaseModel]]] = [
+        (raw, Order),
+        *((raw.get(name), model) for name, model in _PARTS.items()),
+    ]
     parts += ((item, Item) for item in raw["items"])
-    return all(isinstance(part, BaseModel) or part is None or part.keys() <= model.model_fields.keys() for part, model in parts)
+    return all(
+        isinstance(part, BaseModel) or part is None or part.keys() <= model.model_fields.keys()
+        for part, model in parts
+    )
 
 
 def _texts_about_cards(payment: PaymentInfo) -> list[tuple[str, str]]:
@@ -161,10 +183,14 @@ def _cleaned(raw: Mapping[Any, Any], order_id: str) -> Content:
     refused: dict[str, str] = {}
     if isinstance(known := raw.get(HAS_REMOVED), Mapping):  # content that was taken in already
         marks = itertools.islice(known.items(), _MAX_ENTRIES)
-        refused = {_clean_key(key): mark for key, mark in marks if isinstance(mark, str) and _MARK.fullmatch(mark)}
+        refused = {
+            _clean_key(key): mark for key, mark in marks if isinstance(mark, str) and _MARK.fullmatch(mark)
+        }
     cleaned = {**_clean_part(raw, Order, "", refused), "id": order_id}
     refused |= dict(itertools.islice(_other_currencies(raw), _MAX_ENTRIES))
-    refused = dict(sorted(refused.items())[:_MAX_ENTRIES])  # sorted as stored: a second intake keeps the same ones
+    refused = dict(
+        sorted(refused.items())[:_MAX_ENTRIES]
+    )  # sorted as stored: a second intake keeps the same ones
     text = _dumped(cleaned)
     if refused or REMOVED in text:
         return _content(order_id, _dumped({**cleaned, HAS_REMOVED: refused}))
@@ -179,7 +205,8 @@ def _dumped(content: Mapping[str, Any]) -> str:
     return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 
-# -- fingerprints ------------------------------------------------------------------------------------------------------
+# -- fingerprints
+# ------------------------------------------------------------------------------------------------------
 
 
 def _content(order_id: str, text: str) -> Content:
@@ -195,11 +222,20 @@ def _without_defaults(order: Order) -> bytes:
 
 
 _LEGACY_FIELDS: dict[str, Any] = {
-    **dict.fromkeys(("id", "customer_id", "total_amount", "currency", "customer_name", "customer_email", "notes"), True),
+    **dict.fromkeys(
+        ("id", "customer_id", "total_amount", "currency", "customer_name", "customer_email", "notes"), True
+    ),
     **dict.fromkeys(("tax_amount", "shipping_amount", "discount_amount"), True),
     "items": {"__all__": {"product_id": True, "quantity": True, "price": True, "name": True}},
     "payment_info": {"method": True, "card_last4": True, "token": True},
-    "shipping_info": {"name": True, "address": True, "city": True, "state": True, "zip": True, "country": True},
+    "shipping_info": {
+        "name": True,
+        "address": True,
+        "city": True,
+        "state": True,
+        "zip": True,
+        "country": True,
+    },
 }
 """The fields that fingerprints without prefix cover, with or without their defaults."""
 
@@ -221,17 +257,33 @@ def _comparable(content: Mapping[str, Any]) -> bytes:
         return take_in(content).text.encode()
 
 
-# -- kept fields ----------------------------------------------------------------------------------------------------------
+# -- kept fields
+# ----------------------------------------------------------------------------------------------------------
 
 
-def _clean_part(raw: Mapping[Any, Any], model: type[BaseModel], place: str, refused: dict[str, str]) -> dict[str, Any]:
+def _clean_part(
+    raw: Mapping[Any, Any], model: type[BaseModel], place: str, refused: dict[str, str]
+) -> dict[str, Any]:
     """Returns the fields that the model has. Adds the places of those that must be refused to `refused`."""
-    known = {name: _clean_field(raw[name], name, _at(place, name), refused) for name in model.model_fields if name in raw}
-    unknown = dict(itertools.islice(((key, raw[key]) for key in raw if key not in model.model_fields and key != HAS_REMOVED), _MAX_ENTRIES))
+    known = {
+        name: _clean_field(raw[name], name, _at(place, name), refused)
+        for name in model.model_fields
+        if name in raw
+    }
+    unknown = dict(
+        itertools.islice(
+            ((key, raw[key]) for key in raw if key not in model.model_fields and key != HAS_REMOVED),
+            _MAX_ENTRIES,
+        )
+    )
     if unknown:
         refused |= dict(itertools.islice(_card_data(unknown, place, model is PaymentInfo, 1), _MAX_ENTRIES))
         meant = misnamed(model, {**{name: raw[name] for name in known}, **unknown})
-        refused |= {_at(place, key): f"{MISNAMED}{name}]" for key, name in meant.items() if _at(place, key) not in refused}
+        refused |= {
+            _at(place, key): f"{MISNAMED}{name}]"
+            for key, name in meant.items()
+            if _at(place, key) not in refused
+        }
     return known
 
 
@@ -240,13 +292,21 @@ def _other_currencies(raw: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
     customer agreed to."""
     items = raw.get("items")
     parts = [(name, raw.get(name)) for name in _PARTS]
-    parts += [(f"items[{i}]", item) for i, item in enumerate(items[:_MAX_ENTRIES])] if isinstance(items, list | tuple) else []
+    parts += (
+        [(f"items[{i}]", item) for i, item in enumerate(items[:_MAX_ENTRIES])]
+        if isinstance(items, list | tuple)
+        else []
+    )
     for place, part in parts:
         if not isinstance(part, Mapping):
             continue
         for key in ("currency", "currency_code"):
             named = part.get(key)
-            if isinstance(named, str) and named.strip() and named.strip().upper() != str(raw.get("currency", "")).strip().upper():
+            if (
+                isinstance(named, str)
+                and named.strip()
+                and named.strip().upper() != str(raw.get("currency", "")).strip().upper()
+            ):
                 yield f"{place}.{key}", OTHER_CURRENCY
 
 
@@ -256,9 +316,14 @@ def _clean_field(value: Any, name: str, place: str, refused: dict[str, str]) -> 
     if name in _PARTS and isinstance(value, Mapping):
         return _clean_part(value, _PARTS[name], place, refused)
     if name == "items" and isinstance(value, list | tuple):
-        given = (item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value[:_MAX_ENTRIES])
+        given = (
+            item.model_dump(mode="json") if isinstance(item, BaseModel) else item
+            for item in value[:_MAX_ENTRIES]
+        )
         items = [
-            _clean_part(item, Item, f"{place}[{i}]", refused) if isinstance(item, Mapping) else _clean_loose(item, 2)
+            _clean_part(item, Item, f"{place}[{i}]", refused)
+            if isinstance(item, Mapping)
+            else _clean_loose(item, 2)
             for i, item in enumerate(given)
         ]
         return items + ([TOO_MANY] if len(value) > _MAX_ENTRIES else [])
@@ -273,13 +338,22 @@ def _clean_loose(value: Any, depth: int) -> Any:
         return TOO_DEEP
     if isinstance(value, Mapping):
         cut = value.get(_MORE) == TOO_MANY  # content that was taken in already
-        given = [(key, each) for key, each in itertools.islice(value.items(), _MAX_ENTRIES + 2) if not (cut and key == _MORE)]
+        given = [
+            (key, each)
+            for key, each in itertools.islice(value.items(), _MAX_ENTRIES + 2)
+            if not (cut and key == _MORE)
+        ]
         entries = ((key, _clean_key(key), each) for key, each in given[:_MAX_ENTRIES])
         more = {_MORE: TOO_MANY} if cut or len(given) > _MAX_ENTRIES else {}
         # A key that was a card number counts as a card field's name.
-        return {k: _mark_of(key, each, True) or _mark_of(k, each, True) or _clean_loose(each, depth + 1) for key, k, each in entries} | more
+        return {
+            k: _mark_of(key, each, True) or _mark_of(k, each, True) or _clean_loose(each, depth + 1)
+            for key, k, each in entries
+        } | more
     if isinstance(value, list | tuple):
-        return [_clean_loose(each, depth + 1) for each in value[:_MAX_ENTRIES]] + ([TOO_MANY] if len(value) > _MAX_ENTRIES else [])
+        return [_clean_loose(each, depth + 1) for each in value[:_MAX_ENTRIES]] + (
+            [TOO_MANY] if len(value) > _MAX_ENTRIES else []
+        )
     return _clean_scalar(value, "")
 
 
@@ -291,7 +365,9 @@ def _clean_scalar(value: Any, name: str) -> Any:
     """Cleans a scalar. `name`: of the field; "" for a field that an order does not have."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, float) and not abs(value) < _LARGEST_FLOAT:  # also NaN; the database would write out every digit
+    if (
+        isinstance(value, float) and not abs(value) < _LARGEST_FLOAT
+    ):  # also NaN; the database would write out every digit
         value = str(value)
     if isinstance(value, int) and abs(value) >= 10**30:
         return TOO_LONG
@@ -319,15 +395,23 @@ def _written(value: float | Decimal | str) -> str:
     """Writes a number as digits: spreadsheets produce 4.1e15."""
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else repr(value)
-    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value() and abs(value.adjusted()) < 40:
+    if (
+        isinstance(value, Decimal)
+        and value.is_finite()
+        and value == value.to_integral_value()
+        and abs(value.adjusted()) < 40
+    ):
         return f"{value:.0f}"
     return str(value)
 
 
-# -- card data in fields that an order does not have -----------------------------------------------------------------------
+# -- card data in fields that an order does not have
+# -----------------------------------------------------------------------
 
 
-def _card_data(unknown: Mapping[Any, Any], place: str, in_payment: bool, depth: int) -> Iterator[tuple[str, str]]:
+def _card_data(
+    unknown: Mapping[Any, Any], place: str, in_payment: bool, depth: int
+) -> Iterator[tuple[str, str]]:
     """Yields the places of card data fields that are not empty, with their marks."""
     for key, value in itertools.islice(unknown.items(), _MAX_ENTRIES):
         here = _at(place, key)
@@ -346,16 +430,26 @@ def _mark_of(key: object, value: Any, in_payment: bool) -> str | None:
     """Returns the mark that replaces the field's value; None if the field has no card data."""
     name = _plain(key)
     if _CODE_FIELD.fullmatch(name) and not _CODE_RESULT.fullmatch(name):
-        return CODE_REMOVED if any(character.isdecimal() for text in _texts(value) for character in text) else None
+        return (
+            CODE_REMOVED
+            if any(character.isdecimal() for text in _texts(value) for character in text)
+            else None
+        )
     if _CARD_FIELD.fullmatch(name):
-        return CARD_REMOVED if any(sum(map(str.isdecimal, text)) >= card_numbers.SHORTEST for text in _texts(value)) else None
+        return (
+            CARD_REMOVED
+            if any(sum(map(str.isdecimal, text)) >= card_numbers.SHORTEST for text in _texts(value))
+            else None
+        )
     if in_payment and name in _CARD_FIELD_IN_PAYMENT:
         return CARD_REMOVED if any(map(card_numbers.is_card_number, _texts(value))) else None
     return None
 
 
 def _is_card(name: str, text: str) -> bool:
-    return card_numbers.is_card_number_as_token(text) if name == "token" else card_numbers.is_card_number(text)
+    return (
+        card_numbers.is_card_number_as_token(text) if name == "token" else card_numbers.is_card_number(text)
+    )
 
 
 def _plain(key: object) -> str:
@@ -367,7 +461,9 @@ def _texts(value: Any, depth: int = 0) -> Iterator[str]:
     if isinstance(value, Mapping | list | tuple):
         inner = value.values() if isinstance(value, Mapping) else value
         if depth < MAX_DEPTH:
-            yield from (text for each in itertools.islice(inner, _MAX_ENTRIES) for text in _texts(each, depth + 1))
+            yield from (
+                text for each in itertools.islice(inner, _MAX_ENTRIES) for text in _texts(each, depth + 1)
+            )
     elif isinstance(value, str) and value in _MARKS:
         return  # content that was taken in already
     elif isinstance(value, str | float | Decimal) or (type(value) is int and abs(value) < 10**30):
@@ -380,6 +476,12 @@ def _at(place: str, key: object) -> str:
 
 
 def _kind(value: object) -> str:
-    names = {"dict": "an object", "list": "a list", "str": "text", "bool": "true or false", "NoneType": "nothing"}
+    names = {
+        "dict": "an object",
+        "list": "a list",
+        "str": "text",
+        "bool": "true or false",
+        "NoneType": "nothing",
+    }
     kind = type(value).__name__
     return names.get(kind, "a number" if isinstance(value, int | float | Decimal) else kind)

@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from decimal import Context, Decimal, InvalidOperation
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+)
 
 from saga.instance import SagaInstance
 from shop.text.sanitize import one_line
@@ -35,7 +44,11 @@ def _amount(value: Any) -> Decimal:
         return Decimal(value)
     if isinstance(value, float):
         value = repr(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | Decimal) or (isinstance(value, str) and len(value) > 40):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, str | int | Decimal)
+        or (isinstance(value, str) and len(value) > 40)
+    ):
         raise ValueError("an amount such as 9.99")
     try:
         amount = Decimal(value)
@@ -77,7 +90,11 @@ def _text(value: Any) -> Any:
     """Accepts numbers as ids and zip codes, as some shops send them."""
     if type(value) is str:
         return value
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30 else value
+    return (
+        str(value)
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**30
+        else value
+    )
 
 
 Text = Annotated[str, BeforeValidator(_text)]
@@ -88,7 +105,9 @@ def _whole(value: Any) -> Any:
     booleans, which Python counts as integers."""
     if isinstance(value, bool) or (isinstance(value, Decimal) and not value.is_finite()):
         raise ValueError("a whole number")
-    if isinstance(value, Decimal) and (abs(value.adjusted()) > _MAX_DIGITS or len(value.as_tuple().digits) > 60):
+    if isinstance(value, Decimal) and (
+        abs(value.adjusted()) > _MAX_DIGITS or len(value.as_tuple().digits) > 60
+    ):
         raise ValueError(f"a whole number of at most {_MAX_DIGITS - _MAX_DECIMALS} digits")
     return value
 
@@ -104,7 +123,11 @@ def _with_positions(schema: dict[str, Any]) -> None:
 
 class _Part(BaseModel):
     model_config = ConfigDict(
-        extra="ignore", frozen=True, str_strip_whitespace=True, json_schema_extra=_with_positions, hide_input_in_errors=True
+        extra="ignore",
+        frozen=True,
+        str_strip_whitespace=True,
+        json_schema_extra=_with_positions,
+        hide_input_in_errors=True,
     )
 
 
@@ -120,7 +143,9 @@ class Item(_Part):
 class PaymentInfo(_Part):
     """The means of payment. Never a full card number."""
 
-    method: Text = Field(description="credit_card, debit_card, paypal, apple_pay or google_pay", examples=["credit_card"])
+    method: Text = Field(
+        description="credit_card, debit_card, paypal, apple_pay or google_pay", examples=["credit_card"]
+    )
     # The maximum length keeps a full card number out of a run's parameters: the Prefect server refuses the
     # run before it stores them.
     card_last4: Annotated[Text, WithJsonSchema({"type": "string", "maxLength": 6})] | None = Field(
@@ -134,7 +159,9 @@ class ShippingInfo(_Part):
 
     name: Text | None = Field(default=None, description="Recipient; the customer's name if left out")
     address: Text = Field(description="Street and number", examples=["123 Main St"])
-    address2: Text | None = Field(default=None, description="Apartment, floor, company: the label's second line")
+    address2: Text | None = Field(
+        default=None, description="Apartment, floor, company: the label's second line"
+    )
     city: Text = Field(examples=["Anytown"])
     state: Text | None = Field(default=None, examples=["CA"])
     zip: Text | None = Field(default=None, examples=["90210"])
@@ -154,7 +181,14 @@ EXAMPLE: dict[str, Any] = {
     "customer_name": "John Doe",
     "customer_email": "john.doe@example.com",
     "payment_info": {"method": "credit_card", "card_last4": "1234"},
-    "shipping_info": {"name": "John Doe", "address": "123 Main St", "city": "Anytown", "state": "CA", "zip": "90210", "country": "US"},
+    "shipping_info": {
+        "name": "John Doe",
+        "address": "123 Main St",
+        "city": "Anytown",
+        "state": "CA",
+        "zip": "90210",
+        "country": "US",
+    },
 }
 """The example order of forms and documentation."""
 
@@ -162,24 +196,41 @@ EXAMPLE: dict[str, Any] = {
 class Order(_Part):
     """A customer's order."""
 
-    id: Text = Field(description="The order's id: submitting the same id again does not create another order", examples=["ORDER-1001"])
+    id: Text = Field(
+        description="The order's id: submitting the same id again does not create another order",
+        examples=["ORDER-1001"],
+    )
     customer_id: Text = Field(description="Who orders", examples=["CUST-123"])
     items: list[Item] = Field(description="The ordered products")
-    total_amount: Amount = Field(description="What the customer agreed to pay: items + tax + shipping - discount", examples=["1059.97"])
-    currency: Annotated[Text, AfterValidator(str.upper)] = Field(description="ISO 4217 code", examples=["USD"])
+    total_amount: Amount = Field(
+        description="What the customer agreed to pay: items + tax + shipping - discount", examples=["1059.97"]
+    )
+    currency: Annotated[Text, AfterValidator(str.upper)] = Field(
+        description="ISO 4217 code", examples=["USD"]
+    )
     customer_name: Text | None = Field(default=None, examples=["John Doe"])
-    customer_email: Text | None = Field(default=None, description="Where the confirmation goes", examples=["john.doe@example.com"])
-    payment_info: PaymentInfo | None = Field(default=None, description="Without it the order can be checked, but not charged")
-    shipping_info: ShippingInfo | None = Field(default=None, description="Without it the order can be checked, but not charged")
+    customer_email: Text | None = Field(
+        default=None, description="Where the confirmation goes", examples=["john.doe@example.com"]
+    )
+    payment_info: PaymentInfo | None = Field(
+        default=None, description="Without it the order can be checked, but not charged"
+    )
+    shipping_info: ShippingInfo | None = Field(
+        default=None, description="Without it the order can be checked, but not charged"
+    )
     tax_amount: Amount = Field(default=Decimal("0.00"))
     shipping_amount: Amount = Field(default=Decimal("0.00"))
     discount_amount: Amount = Field(default=Decimal("0.00"))
-    notes: Text | None = Field(default=None, description="The customer's own words; never shown to a language model or printed")
+    notes: Text | None = Field(
+        default=None, description="The customer's own words; never shown to a language model or printed"
+    )
 
     @property
     def addressee(self) -> str:
         """The name for mails, in one line: the customer's, else the recipient's, else empty."""
-        return one_line(self.customer_name) or one_line(self.shipping_info.name if self.shipping_info else None)
+        return one_line(self.customer_name) or one_line(
+            self.shipping_info.name if self.shipping_info else None
+        )
 
     @property
     def items_total(self) -> Decimal:

@@ -14,16 +14,21 @@ from shop.settings import settings
 from shop.values.money import exact
 
 _ORDERS = text(
-    "SELECT id, outcome, failing_step, reasons, undone, currency, amount_charged, amount_refunded, amount_at_risk, "
-    "submitted_at, finished_at, extract(epoch FROM finished_at - submitted_at)::float AS seconds, takeovers, flow_run_id "
+    "SELECT id, outcome, failing_step, reasons, undone, currency, amount_charged, amount_refunded, "
+    "amount_at_risk, "
+    "submitted_at, finished_at, extract(epoch FROM finished_at - submitted_at)::float AS seconds, takeovers, "
+    "flow_run_id "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
 )
 _STEPS = text(
-    "SELECT order_id, step, status, attempts, begun_at, extract(epoch FROM ended_at - begun_at)::float AS seconds "
+    "SELECT order_id, step, status, attempts, begun_at, extract(epoch FROM ended_at - begun_at)::float AS "
+    "seconds "
     "FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
 )
 _AMOUNTS = ("amount_charged", "amount_refunded", "amount_at_risk")
-_ENDED = text("SELECT count(*) FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NOT NULL")
+_ENDED = text(
+    "SELECT count(*) FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NOT NULL"
+)
 
 
 def read(order_ids: Sequence[str]) -> dict[str, OrderOutcome]:
@@ -48,9 +53,18 @@ def _read(connection: Connection, order_ids: Sequence[str]) -> dict[str, OrderOu
     ids = {"ids": list(order_ids)}
     timings: dict[str, list[StepTiming]] = {}
     for row in connection.execute(_STEPS, ids):
-        timing = StepTiming(step=row.step, status=row.status, attempts=row.attempts, began_at=row.begun_at, seconds=row.seconds)
+        timing = StepTiming(
+            step=row.step,
+            status=row.status,
+            attempts=row.attempts,
+            began_at=row.begun_at,
+            seconds=row.seconds,
+        )
         timings.setdefault(row.order_id, []).append(timing)
-    return {row["id"]: _outcome(dict(row), timings.get(row["id"], [])) for row in connection.execute(_ORDERS, ids).mappings()}
+    return {
+        row["id"]: _outcome(dict(row), timings.get(row["id"], []))
+        for row in connection.execute(_ORDERS, ids).mappings()
+    }
 
 
 def _outcome(row: dict[str, Any], timings: list[StepTiming]) -> OrderOutcome:

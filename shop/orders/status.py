@@ -39,7 +39,9 @@ class StepStatus(BaseModel):
     attempts: int
     began_at: datetime
     ended_at: datetime | None = None
-    undone: str | None = Field(default=None, description="state of its compensation: `begun`, `done` or `failed`")
+    undone: str | None = Field(
+        default=None, description="state of its compensation: `begun`, `done` or `failed`"
+    )
 
 
 class OrderStatus(BaseModel):
@@ -51,12 +53,16 @@ class OrderStatus(BaseModel):
     status: str = Field(description="`received`, `under_way`, `shipped`; once it has ended, the outcome")
     outcome: Outcome | None = Field(default=None, description="null while the order is in progress")
     failing_step: str | None = None
-    reasons: list[str] = Field(default_factory=list, description="why it did not complete, one entry per problem")
+    reasons: list[str] = Field(
+        default_factory=list, description="why it did not complete, one entry per problem"
+    )
     currency: str
     amount_charged: Decimal
     amount_refunded: Decimal
     amount_at_risk: Decimal = Field(description="charged and due to be refunded, but not refunded yet")
-    payment_id: str | None = Field(default=None, description="the gateway's payment id, for a page on which the customer authenticates")
+    payment_id: str | None = Field(
+        default=None, description="the gateway's payment id, for a page on which the customer authenticates"
+    )
     tracking_number: str | None = None
     steps: list[StepStatus] = Field(default_factory=list)
     submitted_at: datetime
@@ -69,5 +75,8 @@ async def read_status(order_id: str) -> OrderStatus | None:
         row = (await tx.execute(_ORDER, {"id": order_id, "payment": PAYMENT})).mappings().one_or_none()
     if row is None:
         return None
-    money = {name: exact(row[name], row["currency"]) for name in ("amount_charged", "amount_refunded", "amount_at_risk")}
+    money = {
+        name: exact(row[name], row["currency"])
+        for name in ("amount_charged", "amount_refunded", "amount_at_risk")
+    }
     return OrderStatus(**{**row, **money})

@@ -7,5 +7,10 @@ from shop.orders.hooks import OrderHooks
 from shop.orders.order import Order, read_stored
 
 ORDERS: SagaStore[Order] = SagaStore(
-    instances="customer_order", journal="order_step", leases="lease", key="order_id", parse=read_stored, hooks=OrderHooks()
+    instances="customer_order",
+    journal="order_step",
+    leases="lease",
+    key="order_id",
+    parse=read_stored,
+    hooks=OrderHooks(),
 )

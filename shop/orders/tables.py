@@ -1,4 +1,5 @@
-"""The tables of orders: the engine's three with the shop's own columns, and how far lost runs were searched for."""
+"""The tables of orders: the engine's three with the shop's own columns, and how far lost runs were searched
+for."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
         time_column("erased_at"),
         # How long it took; see `shop.monitoring.buckets`.
         Column("cell", SmallInteger, Computed(bucket_sql("submitted_at", "finished_at"), persisted=True)),
-        Index("customer_order_attention", "finished_at", postgresql_where=text("outcome = 'needs_attention'")),
+        Index(
+            "customer_order_attention", "finished_at", postgresql_where=text("outcome = 'needs_attention'")
+        ),
         Index(
             "customer_order_cancelling",
             "cancel_requested_at",
@@ -36,8 +39,18 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
             "taken_over_from",
             postgresql_where=text("taken_over_from IS NOT NULL AND outcome IS NULL"),
         ),
-        Index("customer_order_suspected", "number", postgresql_where=text("outcome IS NULL AND takeovers >= 2")),
-        covering_index("customer_order_finished", "finished_at", "outcome", "currency", "amount_charged", "amount_refunded", "cell"),
+        Index(
+            "customer_order_suspected", "number", postgresql_where=text("outcome IS NULL AND takeovers >= 2")
+        ),
+        covering_index(
+            "customer_order_finished",
+            "finished_at",
+            "outcome",
+            "currency",
+            "amount_charged",
+            "amount_refunded",
+            "cell",
+        ),
         CheckConstraint("amount_refunded <= amount_charged", name="customer_order_refund_within_charge"),
         CheckConstraint(
             "outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated', 'needs_attention')",
@@ -48,22 +61,34 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
         # How long it took; see `shop.monitoring.buckets`.
         Column("cell", SmallInteger, Computed(bucket_sql("begun_at", "ended_at"), persisted=True)),
         # For counting: the code of its failure; or who wrote a confirmation, the template or which model.
-        Column("remark", Text, Computed("left(coalesce(error ->> 'code', result ->> 'generation_model'), 100)", persisted=True)),
+        Column(
+            "remark",
+            Text,
+            Computed("left(coalesce(error ->> 'code', result ->> 'generation_model'), 100)", persisted=True),
+        ),
         CheckConstraint("status IN ('begun', 'done', 'failed')", name="order_step_status_known"),
         CheckConstraint("undo_status IN ('begun', 'done', 'failed')", name="order_step_undo_status_known"),
         covering_index("order_step_ended", "ended_at", "step", "status", "remark", "cell", "attempts"),
-        covering_index("order_step_undone", "undo_ended_at", "step", "undo_status", "undo_begun_at", "undo_attempts"),
-        Index("order_step_warned", "ended_at", postgresql_where=text("(result -> 'validation_warnings') <> '[]'::jsonb")),
+        covering_index(
+            "order_step_undone", "undo_ended_at", "step", "undo_status", "undo_begun_at", "undo_attempts"
+        ),
+        Index(
+            "order_step_warned",
+            "ended_at",
+            postgresql_where=text("(result -> 'validation_warnings') <> '[]'::jsonb"),
+        ),
     ),
 )
 
 for _table in (CUSTOMER_ORDER, ORDER_STEP):
-    # Rows that are updated soon after they are written: with room on their page, an update does not touch the indexes.
+    # Rows that are updated soon after they are written: with room on their page, an update does not touch the
+    # indexes.
     event.listen(_table, "after_create", DDL("ALTER TABLE %(fullname)s SET (fillfactor = 60)"))  # type: ignore[no-untyped-call]
 
 
 class LostRunSearch(SQLModel, table=True):
-    """How far runs that died before they stored their order have been looked for: one row. See `shop.orders.lost_runs`."""
+    """How far runs that died before they stored their order have been looked for: one row. See
+    `shop.orders.lost_runs`."""
 
     __tablename__ = "lost_run_search"
     __table_args__ = (CheckConstraint("id = 1", name="lost_run_search_one"),)

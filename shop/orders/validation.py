@@ -35,7 +35,11 @@ _PRODUCT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,59}")
 _NUMBER = re.compile(r"\s*[+-]?[0-9]{1,18}(\.[0-9]{1,18})?\s*")
 _KEY = re.compile(r"[A-Za-z_~][A-Za-z0-9_-]{0,39}(\[[0-9]+\])*")
 _EMAIL = re.compile(r"[^@\s<>,;:\"()\[\]\\]{1,64}@[^@\s<>,;:\"()\[\]\\.]+(\.[^@\s<>,;:\"()\[\]\\.]+)+")
-_FIELDS = {name: TypeAdapter(field.rebuild_annotation()) for name, field in Order.model_fields.items() if name != "items"}
+_FIELDS = {
+    name: TypeAdapter(field.rebuild_annotation())
+    for name, field in Order.model_fields.items()
+    if name != "items"
+}
 _ITEM = TypeAdapter(Item)
 
 T = TypeVar("T")
@@ -50,7 +54,9 @@ class Catalogue(Protocol):
         ...
 
 
-async def validate(contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, limits: Settings) -> list[Order | OrderRejected]:
+async def validate(
+    contents: Sequence[Mapping[str, Any]], catalogue: Catalogue, limits: Settings
+) -> list[Order | OrderRejected]:
     """Returns for each order, in the same sequence, the order or its problems."""
     read = await _for_each(_read, contents)
     readable = [fields for fields, _, _ in read]
@@ -80,14 +86,20 @@ def _read(content: Mapping[str, Any]) -> tuple[Readable, list[Problem], Order | 
         order = Order.model_validate(content)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_context=False)
-        found = [(e, _problem(e)) for e in errors if not (isinstance(e["input"], str) and e["input"].startswith(REMOVED))]
+        found = [
+            (e, _problem(e))
+            for e in errors
+            if not (isinstance(e["input"], str) and e["input"].startswith(REMOVED))
+        ]
         problems += [problem for e, problem in found if e["type"] != "missing" or problem.place not in named]
     else:
         return {**vars(order), "items": dict(enumerate(order.items))}, problems, order
     fields: dict[str, Any] = {}
     for name, adapter in _FIELDS.items():
         try:
-            fields[name] = adapter.validate_python(_stripped(content[name])) if name in content else _default(name)
+            fields[name] = (
+                adapter.validate_python(_stripped(content[name])) if name in content else _default(name)
+            )
         except (ValidationError, KeyError):
             continue  # reported above
     items = content.get("items")
@@ -114,17 +126,28 @@ def _default(name: str) -> Any:
 
 
 async def _check_customers(orders: Sequence[Readable]) -> list[list[Problem]]:
-    return await _for_each(lambda order: [*_text(order, "customer_id"), *_text(order, "customer_name"), *_email(order)], orders)
+    return await _for_each(
+        lambda order: [*_text(order, "customer_id"), *_text(order, "customer_name"), *_email(order)], orders
+    )
 
 
-async def _check_products(orders: Sequence[Readable], catalogue: Catalogue, limits: Settings) -> list[list[Problem]]:
-    asked = {item.product_id for order in orders for item in order.get("items", {}).values() if 0 < len(item.product_id) <= _MAX_TEXT}
+async def _check_products(
+    orders: Sequence[Readable], catalogue: Catalogue, limits: Settings
+) -> list[list[Problem]]:
+    asked = {
+        item.product_id
+        for order in orders
+        for item in order.get("items", {}).values()
+        if 0 < len(item.product_id) <= _MAX_TEXT
+    }
     known = await catalogue.known(asked)
     return await _for_each(lambda order: _items(order, known, limits), orders)
 
 
 async def _check_payments(orders: Sequence[Readable], limits: Settings) -> list[list[Problem]]:
-    return await _for_each(lambda order: [*_currency(order), *_amounts(order, limits), *_method(order)], orders)
+    return await _for_each(
+        lambda order: [*_currency(order), *_amounts(order, limits), *_method(order)], orders
+    )
 
 
 async def _check_addresses(orders: Sequence[Readable]) -> list[list[Problem]]:
@@ -161,7 +184,9 @@ def _items(order: Readable, known: set[str], limits: Settings) -> list[Problem]:
         return [Problem("items", "none", "at least one item")]
     if len(items) > limits.orders.max_items:
         return [Problem("items", f"{len(items)} items", f"at most {limits.orders.max_items} items")]
-    return [problem for i, item in items.items() for problem in _item(f"items[{i}]", item, order, known, limits)]
+    return [
+        problem for i, item in items.items() for problem in _item(f"items[{i}]", item, order, known, limits)
+    ]
 
 
 def _item(place: str, item: Item, order: Readable, known: set[str], limits: Settings) -> list[Problem]:
@@ -169,9 +194,17 @@ def _item(place: str, item: Item, order: Readable, known: set[str], limits: Sett
     if not item.product_id:
         problems.append(Problem(f"{place}.product_id", "nothing", "a product's id"))
     elif item.product_id not in known:
-        problems.append(Problem(f"{place}.product_id", _product(item.product_id), "a product in the catalogue"))
+        problems.append(
+            Problem(f"{place}.product_id", _product(item.product_id), "a product in the catalogue")
+        )
     if not 0 < item.quantity <= limits.orders.max_quantity:
-        problems.append(Problem(f"{place}.quantity", _shown(item.quantity), f"a whole number from 1 to {limits.orders.max_quantity}"))
+        problems.append(
+            Problem(
+                f"{place}.quantity",
+                _shown(item.quantity),
+                f"a whole number from 1 to {limits.orders.max_quantity}",
+            )
+        )
     if item.price <= 0:
         problems.append(Problem(f"{place}.price", _shown(item.price), "more than 0"))
     return problems + _precision(f"{place}.price", item.price, order)
@@ -181,7 +214,13 @@ def _currency(order: Readable) -> list[Problem]:
     currency = order.get("currency")
     if currency is None or money.is_currency(currency):  # a missing currency is already reported
         return []
-    return [Problem("currency", currency if _CURRENCY.fullmatch(currency) else _kind(currency), "an ISO 4217 code such as USD")]
+    return [
+        Problem(
+            "currency",
+            currency if _CURRENCY.fullmatch(currency) else _kind(currency),
+            "an ISO 4217 code such as USD",
+        )
+    ]
 
 
 def _precision(place: str, amount: Decimal, order: Readable) -> list[Problem]:
@@ -205,19 +244,27 @@ def _amounts(order: Readable, limits: Settings) -> list[Problem]:
     most, least_unit = limits.orders.max_total(currency), money.from_minor(_ROUNDING_UNITS, currency)
     if not 0 < total <= most:
         problems.append(Problem("total_amount", _shown(total), f"more than 0, at most {most}"))
-    elif (calculated := _calculated(order)) is not None and not calculated - least_unit <= total <= calculated:
-        problems.append(Problem("total_amount", _shown(total), f"{calculated} (items + tax + shipping - discount)"))
+    elif (
+        calculated := _calculated(order)
+    ) is not None and not calculated - least_unit <= total <= calculated:
+        problems.append(
+            Problem("total_amount", _shown(total), f"{calculated} (items + tax + shipping - discount)")
+        )
     return problems
 
 
 def _calculated(order: Readable) -> Decimal | None:
     """Returns the sum of the parts; None if one is missing, which is reported instead."""
-    parts: list[Decimal | None] = [order.get(name) for name in ("tax_amount", "shipping_amount", "discount_amount")]
+    parts: list[Decimal | None] = [
+        order.get(name) for name in ("tax_amount", "shipping_amount", "discount_amount")
+    ]
     tax, shipping, discount = parts
     items: dict[int, Item] = order.get("items", {})
     if not items or order.get("incomplete") or tax is None or shipping is None or discount is None:
         return None
-    return sum((item.price * item.quantity for item in items.values()), Decimal(0)) + tax + shipping - discount
+    return (
+        sum((item.price * item.quantity for item in items.values()), Decimal(0)) + tax + shipping - discount
+    )
 
 
 def _method(order: Readable) -> list[Problem]:
@@ -226,11 +273,29 @@ def _method(order: Readable) -> list[Problem]:
         return []
     problems = []
     if payment.method not in PAYMENT_METHODS:
-        problems.append(Problem("payment_info.method", _kind(payment.method), "one of " + ", ".join(PAYMENT_METHODS)))
-    if payment.card_last4 is not None and not payment.card_last4.startswith(REMOVED) and not re.fullmatch(r"[0-9]{4}", payment.card_last4):
-        problems.append(Problem("payment_info.card_last4", f"{len(payment.card_last4)} characters", "the card's last four digits"))
+        problems.append(
+            Problem("payment_info.method", _kind(payment.method), "one of " + ", ".join(PAYMENT_METHODS))
+        )
+    if (
+        payment.card_last4 is not None
+        and not payment.card_last4.startswith(REMOVED)
+        and not re.fullmatch(r"[0-9]{4}", payment.card_last4)
+    ):
+        problems.append(
+            Problem(
+                "payment_info.card_last4",
+                f"{len(payment.card_last4)} characters",
+                "the card's last four digits",
+            )
+        )
     if payment.token is not None and not 0 < len(payment.token) <= 255:
-        problems.append(Problem("payment_info.token", f"{len(payment.token)} characters", "the gateway's token, 1 to 255 characters"))
+        problems.append(
+            Problem(
+                "payment_info.token",
+                f"{len(payment.token)} characters",
+                "the gateway's token, 1 to 255 characters",
+            )
+        )
     return problems
 
 
@@ -244,7 +309,13 @@ def _address(order: Readable) -> list[Problem]:
             problems.append(Problem(f"shipping_info.{name}", "nothing", "text that is not empty"))
     for name in ("name", "address", "address2", "city", "state", "zip", "phone"):
         if len(getattr(address, name) or "") > _MAX_TEXT:
-            problems.append(Problem(f"shipping_info.{name}", f"{len(getattr(address, name))} characters", f"at most {_MAX_TEXT}"))
+            problems.append(
+                Problem(
+                    f"shipping_info.{name}",
+                    f"{len(getattr(address, name))} characters",
+                    f"at most {_MAX_TEXT}",
+                )
+            )
     if not countries.is_country(address.country):
         meant = countries.meant(address.country)
         expected = "an ISO 3166 code of two letters" + (f": {meant}" if meant else "")
@@ -257,9 +328,17 @@ def _removed(value: Any, place: str) -> list[Problem]:
     if isinstance(value, str) and value.startswith(MISNAMED) and place:
         return [Problem(_path(place), _MISNAMED, _sibling(place, value.removeprefix(MISNAMED).rstrip("]")))]
     if isinstance(value, str) and value.startswith(REMOVED):
-        return [Problem(_path(place) or "order", "(removed)", f"nothing of the kind: it {value.removeprefix(REMOVED).rstrip(']')}")]
+        return [
+            Problem(
+                _path(place) or "order",
+                "(removed)",
+                f"nothing of the kind: it {value.removeprefix(REMOVED).rstrip(']')}",
+            )
+        ]
     if isinstance(value, Mapping):
-        return [p for k, v in value.items() for p in (*_removed(k, place), *_removed(v, _below(place, str(k))))]
+        return [
+            p for k, v in value.items() for p in (*_removed(k, place), *_removed(v, _below(place, str(k))))
+        ]
     if isinstance(value, list):
         return [p for i, v in enumerate(value) for p in _removed(v, f"{place}[{i}]")]
     return []
@@ -267,7 +346,9 @@ def _removed(value: Any, place: str) -> list[Problem]:
 
 def _path(place: str) -> str:
     """Returns the field's path. Hides parts that do not look like a field's name: they may be any text."""
-    return ".".join(part if _KEY.fullmatch(part) else "(a field)" for part in place.split(".")) if place else ""
+    return (
+        ".".join(part if _KEY.fullmatch(part) else "(a field)" for part in place.split(".")) if place else ""
+    )
 
 
 def _below(place: str, key: str) -> str:

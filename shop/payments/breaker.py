@@ -14,7 +14,9 @@ from shop.payments.limit import PAYMENT_GATEWAY
 
 T = TypeVar("T")
 
-_NOT_THE_GATEWAY = frozenset({"processing_error", "processing", "requires_action", "lock_timeout", "idempotency_key_in_use"})
+_NOT_THE_GATEWAY = frozenset(
+    {"processing_error", "processing", "requires_action", "lock_timeout", "idempotency_key_in_use"}
+)
 """Retryable error codes that concern a single card or payment: the gateway itself works."""
 
 
@@ -26,7 +28,15 @@ def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
 class GuardedGateway:
     """A `GatewayClient` that raises `PaymentGatewayUnavailable` immediately while its circuit is open."""
 
-    def __init__(self, inner: GatewayClient, *, failures: int, pause_seconds: float, concurrency: int, on_change: OnChange) -> None:
+    def __init__(
+        self,
+        inner: GatewayClient,
+        *,
+        failures: int,
+        pause_seconds: float,
+        concurrency: int,
+        on_change: OnChange,
+    ) -> None:
         """Opens the circuit after `failures` consecutive failures; after `pause_seconds` one call tests the
         gateway. `concurrency` limits simultaneous calls."""
         self.inner = inner
@@ -81,7 +91,9 @@ class GuardedGateway:
         return await self._call(lambda: self.inner.cancel(payment_id, key=key))
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
-        return await self._call(lambda: self.inner.refund(payment_id, amount=amount, currency=currency, key=key))
+        return await self._call(
+            lambda: self.inner.refund(payment_id, amount=amount, currency=currency, key=key)
+        )
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         pages = self.inner.pages(since)

@@ -19,7 +19,14 @@ from saga.checkpoint import checkpoint
 from saga.failpoints import failpoint
 from shop.orders import names
 from shop.orders.order import OrderInstance
-from shop.payments.errors import NoDeliveryAddress, PaymentError, PaymentGatewayError, PaymentMismatch, PaymentRefused, RefundRefused
+from shop.payments.errors import (
+    NoDeliveryAddress,
+    PaymentError,
+    PaymentGatewayError,
+    PaymentMismatch,
+    PaymentRefused,
+    RefundRefused,
+)
 from shop.payments.gateway import Payment, PaymentGateway, PaymentStatus, Refund
 from shop.values.money import to_minor
 
@@ -30,7 +37,8 @@ The gateway may have executed each of them."""
 _NOT_SENT = frozenset({"unreachable", "circuit_open", "authentication"})
 """Errors after which the gateway has certainly not executed the request."""
 _CREATING, _CONFIRMING, _CANCELLING, _REFUNDING = (
-    failpoint(what) for what in ("creating a payment", "confirming a payment", "cancelling a payment", "refunding a payment")
+    failpoint(what)
+    for what in ("creating a payment", "confirming a payment", "cancelling a payment", "refunding a payment")
 )
 
 
@@ -99,15 +107,21 @@ def _differs(instance: OrderInstance, payment: Payment) -> str | None:
         return "currency"
     if payment.amount != _due(instance):
         return "amount"
-    if payment.amount_refunded != sum(each.amount for each in payment.refunds) or payment.amount_refunded > payment.amount:
+    if (
+        payment.amount_refunded != sum(each.amount for each in payment.refunds)
+        or payment.amount_refunded > payment.amount
+    ):
         return "sum of refunds"
     return None
 
 
 def _due(instance: OrderInstance) -> Decimal:
-    """Returns the amount to charge. Zero if the order has no valid total, as such an order is never charged."""
+    """Returns the amount to charge. Zero if the order has no valid total, as such an order is never
+    charged."""
     try:
-        return Decimal(str(instance.result(STEP).get("amount_charged") or instance.content.get("total_amount")))
+        return Decimal(
+            str(instance.result(STEP).get("amount_charged") or instance.content.get("total_amount"))
+        )
     except InvalidOperation:
         return Decimal(0)
 
@@ -117,7 +131,11 @@ async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> P
     creating a new one."""
     order = instance.payload
     if instance.journal[STEP].attempts > 1:
-        usable = [p for p in await gateway.find(order.id) if p.status in {PaymentStatus.SUCCEEDED, PaymentStatus.CREATED}]
+        usable = [
+            p
+            for p in await gateway.find(order.id)
+            if p.status in {PaymentStatus.SUCCEEDED, PaymentStatus.CREATED}
+        ]
         usable.sort(key=lambda payment: payment.status is PaymentStatus.CREATED)
         if usable and (usable[0].amount, usable[0].currency) == (order.total_amount, order.currency):
             return usable[0]
@@ -137,8 +155,14 @@ async def _find_or_create(instance: OrderInstance, gateway: PaymentGateway) -> P
 
 
 def _charged(payment: Payment) -> PaymentResult:
-    if payment.status is not PaymentStatus.SUCCEEDED or payment.transaction_id is None or payment.charged_at is None:
-        raise PaymentGatewayError("not_charged", f"the gateway answered {payment.status} to a confirmation", retryable=True)
+    if (
+        payment.status is not PaymentStatus.SUCCEEDED
+        or payment.transaction_id is None
+        or payment.charged_at is None
+    ):
+        raise PaymentGatewayError(
+            "not_charged", f"the gateway answered {payment.status} to a confirmation", retryable=True
+        )
     return PaymentResult(
         payment_id=payment.id,
         transaction_id=payment.transaction_id,
@@ -209,7 +233,11 @@ class _Undone:
 
     def result(self) -> RefundResult:
         return RefundResult(
-            compensation_status="success" if self.charged else "cancelled" if self.cancelled else "no_payment_to_refund",
+            compensation_status="success"
+            if self.charged
+            else "cancelled"
+            if self.cancelled
+            else "no_payment_to_refund",
             refund_id=self.refund_id,
             refunded_amount=self.refunded,
             amount_charged=self.charged,
@@ -219,12 +247,20 @@ class _Undone:
         )
 
 
-async def _undo(instance: OrderInstance, payment: Payment, gateway: PaymentGateway, undone: _Undone, before: tuple[int, int]) -> None:
+async def _undo(
+    instance: OrderInstance,
+    payment: Payment,
+    gateway: PaymentGateway,
+    undone: _Undone,
+    before: tuple[int, int],
+) -> None:
     """Cancels or refunds one payment. `before`: how many refunds of the order were refused, and how many had
     no clear answer."""
     refusals, unclear = before
     if payment.order_id != instance.id:
-        _needs_review(instance, undone, "the journalled payment belongs to a different order: nothing is refunded")
+        _needs_review(
+            instance, undone, "the journalled payment belongs to a different order: nothing is refunded"
+        )
     if payment.status is PaymentStatus.CREATED:
         with _CANCELLING:
             # The payment may have been charged meanwhile.
@@ -233,12 +269,16 @@ async def _undo(instance: OrderInstance, payment: Payment, gateway: PaymentGatew
     undone.payment_id = undone.payment_id or payment.id
     if payment.status is not PaymentStatus.SUCCEEDED:
         if instance.result(STEP).get("payment_id") == payment.id:
-            why = f"the gateway reported the payment as charged before, and reports it as {payment.status} now"
+            why = (
+                f"the gateway reported the payment as charged before, and reports it as {payment.status} now"
+            )
             _needs_review(instance, undone, why)
         return
     if (differs := _differs(instance, payment)) and not _is_fully_refunded(payment):
         charged = payment.charged if payment.currency == undone.currency else None
-        _needs_review(instance, undone, f"the charge at the gateway differs from the order in its {differs}", charged)
+        _needs_review(
+            instance, undone, f"the charge at the gateway differs from the order in its {differs}", charged
+        )
     undone.payment_id, undone.currency = payment.id, payment.currency
     undone.charged += payment.amount
     undone.refunded += payment.amount_refunded
@@ -266,7 +306,9 @@ def _is_fully_refunded(payment: Payment) -> bool:
     return payment.kept == 0 < payment.charged == sum(each.amount for each in payment.refunds)
 
 
-def _needs_review(instance: OrderInstance, undone: _Undone, why: str, charged: Decimal | None = None) -> NoReturn:
+def _needs_review(
+    instance: OrderInstance, undone: _Undone, why: str, charged: Decimal | None = None
+) -> NoReturn:
     """Raises `PaymentGatewayError`, not retryable, so that the payment goes to manual review. Until it is
     resolved, `charged` (the gateway's amount), or else the order's amount, counts as charged and not
     refunded."""
@@ -280,7 +322,10 @@ def _check_refund(instance: OrderInstance, payment: Payment, undone: _Undone, un
     if undone.refunded + payment.kept > _due(instance):
         why = ("refund_over_charge", "the gateway reports more to refund than the order's amount")
     elif unclear >= MOST_UNCLEAR_REFUNDS:
-        why = ("refund_unclear", f"the gateway gave no clear answer to {unclear} refund requests, and may have executed them")
+        why = (
+            "refund_unclear",
+            f"the gateway gave no clear answer to {unclear} refund requests, and may have executed them",
+        )
     else:
         return
     raise PaymentGatewayError(*why, retryable=False)

@@ -25,7 +25,8 @@ _PUT = text(
     """
 )
 _OPEN = text(
-    "SELECT id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at FROM dispute "
+    "SELECT id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at FROM "
+    "dispute "
     "WHERE closed_at IS NULL ORDER BY evidence_due_by NULLS LAST, opened_at, id LIMIT :most"
 )
 _ANSWERABLE = frozenset({"needs_response", "warning_needs_response"})
@@ -84,8 +85,13 @@ def advice(dispute: OpenDispute) -> str:
     """Returns what a person can do about it."""
     if dispute.status not in _ANSWERABLE:
         return "Nothing now: the customer's bank decides."
-    until = f" until {dispute.evidence_due_by.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if dispute.evidence_due_by else ""
+    until = (
+        f" until {dispute.evidence_due_by.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        if dispute.evidence_due_by
+        else ""
+    )
     return (
-        f"Answer {dispute.id} in the gateway's dashboard{until}, with proof of the order and its delivery, or accept it there. "
+        f"Answer {dispute.id} in the gateway's dashboard{until}, with proof of the order and its delivery, "
+        f"or accept it there. "
         "An unanswered dispute is lost. Do not refund the order as well: the customer would be paid twice."
     )

@@ -10,7 +10,8 @@ from saga.errors import StepError
 
 
 class PaymentRefused(StepError):
-    """The shop refused before anything was sent to the gateway: the order has no chargeable payment method."""
+    """The shop refused before anything was sent to the gateway: the order has no chargeable payment
+    method."""
 
     code = "payment_refused"
     refusal = True
@@ -92,7 +93,11 @@ class PaymentMismatch(PaymentGatewayError):
     code = "payment_mismatch"
 
     def __init__(self, differs: str) -> None:
-        super().__init__("payment_mismatch", f"the gateway's answer differs from the order in its {differs}", retryable=True)
+        super().__init__(
+            "payment_mismatch",
+            f"the gateway's answer differs from the order in its {differs}",
+            retryable=True,
+        )
 
 
 class PaymentGatewayUnavailable(PaymentGatewayError):
@@ -127,7 +132,9 @@ class PaymentNeedsCustomer(PaymentError):
     keeps_resources = True
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("requires_action", "the customer's bank requires the customer to authenticate", retryable=True)
+        super().__init__(
+            "requires_action", "the customer's bank requires the customer to authenticate", retryable=True
+        )
         self.retry_after = retry_after
 
 
@@ -137,7 +144,15 @@ class RefundRefused(PaymentError):
     code = "refund_refused"
 
     def __init__(
-        self, error_code: str, error_message: str, *, payment_id: str, charged: Decimal, refunded: Decimal, currency: str, refusals: int
+        self,
+        error_code: str,
+        error_message: str,
+        *,
+        payment_id: str,
+        charged: Decimal,
+        refunded: Decimal,
+        currency: str,
+        refusals: int,
     ) -> None:
         self.payment_id, self.charged, self.refunded, self.currency = payment_id, charged, refunded, currency
         self.refusals = refusals

@@ -72,7 +72,11 @@ class Payment:
     @property
     def moved_at(self) -> datetime:
         """The time of the last change."""
-        return max(self.created_at, self.charged_at or self.created_at, *(refund.created_at for refund in self.refunds))
+        return max(
+            self.created_at,
+            self.charged_at or self.created_at,
+            *(refund.created_at for refund in self.refunds),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,15 @@ class PaymentGateway(Protocol):
     `PaymentNeedsCustomer`."""
 
     async def create(
-        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+        self,
+        *,
+        order_id: str,
+        amount: Decimal,
+        currency: str,
+        method: str,
+        card_last4: str | None,
+        token: str | None,
+        key: str,
     ) -> Payment:
         """Registers a payment; nothing is charged. `key` is the idempotency key."""
         ...
@@ -121,7 +133,8 @@ class PaymentGateway(Protocol):
         ...
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
-        """Refunds `amount`. Raises `PaymentGatewayError(retryable=False)` if the gateway refuses permanently."""
+        """Refunds `amount`. Raises `PaymentGatewayError(retryable=False)` if the gateway refuses
+        permanently."""
         ...
 
     async def aclose(self) -> None: ...

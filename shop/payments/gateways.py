@@ -20,7 +20,9 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, OwnPayments] = WeakKeyDictio
 
 def _sandbox() -> GatewayClient:
     s = settings()
-    return SandboxGateway(s.payments.url, timeout_seconds=s.payments.timeout_seconds, concurrency=s.payments.concurrency)
+    return SandboxGateway(
+        s.payments.url, timeout_seconds=s.payments.timeout_seconds, concurrency=s.payments.concurrency
+    )
 
 
 def _stripe() -> GatewayClient:

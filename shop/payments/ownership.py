@@ -28,8 +28,10 @@ _JOURNALLED = text(
     "WHERE step = :step AND order_id = ANY(CAST(:ids AS text[])) AND notes ? 'payment_id'"
 )
 _BEGAN_BEFORE = text(
-    "SELECT s.begun_at, o.content ->> 'total_amount' AS total, coalesce(o.content ->> 'currency', 'USD') AS currency "
-    "FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = :step WHERE o.id = :id AND s.begun_at < :made_at"
+    "SELECT s.begun_at, o.content ->> 'total_amount' AS total, coalesce(o.content ->> 'currency', 'USD') AS "
+    "currency "
+    "FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = :step WHERE o.id = :id AND "
+    "s.begun_at < :made_at"
 )
 
 
@@ -43,7 +45,15 @@ class OwnPayments:
         self.inner = inner
 
     async def create(
-        self, *, order_id: str, amount: Decimal, currency: str, method: str, card_last4: str | None, token: str | None, key: str
+        self,
+        *,
+        order_id: str,
+        amount: Decimal,
+        currency: str,
+        method: str,
+        card_last4: str | None,
+        token: str | None,
+        key: str,
     ) -> Payment:
         mine = await installation_id()
         return await self.inner.create(
@@ -91,7 +101,9 @@ class OwnPayments:
         were lost in a crash."""
         here = await installation()
         async with transaction() as tx:
-            row = (await tx.execute(_BEGAN_BEFORE, {"id": order_id, "step": STEP, "made_at": here.made_at})).one_or_none()
+            row = (
+                await tx.execute(_BEGAN_BEFORE, {"id": order_id, "step": STEP, "made_at": here.made_at})
+            ).one_or_none()
         if row is None:
             return []
         found = await self.inner.find(order_id, installation=None)
@@ -121,7 +133,11 @@ async def _ours(payments: Sequence[Payment]) -> list[Payment]:
         async with transaction() as tx:
             rows = await tx.execute(_JOURNALLED, {"step": STEP, "ids": ids})
             known = {(row.order_id, row.payment_id) for row in rows}
-    return [payment for payment in payments if payment.installation == mine or (payment.order_id, payment.id) in known]
+    return [
+        payment
+        for payment in payments
+        if payment.installation == mine or (payment.order_id, payment.id) in known
+    ]
 
 
 async def _own(key: str) -> str:

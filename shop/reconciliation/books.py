@@ -35,7 +35,8 @@ _MONEY = text(
 )
 # The decisions about money that did not go through the gateway, as they were recorded one by one.
 _DECIDED = text(
-    "SELECT action, count(*) AS decisions, sum(e.amount) AS amount FROM desk_entry e JOIN customer_order o ON o.id = e.order_id "
+    "SELECT action, count(*) AS decisions, sum(e.amount) AS amount FROM desk_entry e JOIN customer_order o "
+    "ON o.id = e.order_id "
     "WHERE o.outcome IS NOT NULL AND e.currency = :currency AND e.amount > 0 GROUP BY action"
 )
 _OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
@@ -51,7 +52,8 @@ _STOCK = text(
 )
 _EVER_RESERVED = text("SELECT EXISTS (SELECT 1 FROM reservation)")
 _HELD_BY_ENDED = text(
-    "SELECT count(*) FROM reservation r JOIN customer_order o ON o.id = r.order_id WHERE r.state = 'held' AND o.outcome IS NOT NULL "
+    "SELECT count(*) FROM reservation r JOIN customer_order o ON o.id = r.order_id WHERE r.state = 'held' "
+    "AND o.outcome IS NOT NULL "
     "AND o.outcome <> 'needs_attention'"
 )
 
@@ -94,7 +96,11 @@ async def gateway_totals(gateway: PaymentGateway, progress: Callable[[int], None
             charged[payment.currency] += payment.charged
             refunded[payment.currency] += payment.amount_refunded
         progress(read := read + len(page))
-    return {currency: GatewayTotals(charged[currency], refunded[currency]) for currency in charged if charged[currency]}
+    return {
+        currency: GatewayTotals(charged[currency], refunded[currency])
+        for currency in charged
+        if charged[currency]
+    }
 
 
 def read_books(database_url: str, source: Totals | None) -> Books:
@@ -121,7 +127,9 @@ def _money(connection: Connection, source: Totals | None) -> list[BookRow]:
         rows.append(BookRow("charged, refunded", "", _NOT_COMPARED, ok=None))
     else:
         for currency in sorted(source.keys() - {row["currency"] for row in known}):
-            rows.append(_amounts("charged", Decimal(0), source[currency].charged, currency, "gateway's ledger"))
+            rows.append(
+                _amounts("charged", Decimal(0), source[currency].charged, currency, "gateway's ledger")
+            )
     for row in known:
         currency = row["currency"]
         charged, refunded = row["charged"], row["refunded"]
@@ -132,7 +140,10 @@ def _money(connection: Connection, source: Totals | None) -> list[BookRow]:
             rows.append(_amounts("refunded", row["refunded"], refunded, currency, "gateway's ledger"))
         review = list(_settled_by_people(connection, row))
         rows += review
-        kept, explained = charged - refunded, row["completed"] + row["at_risk"] + row["by_hand"] + row["written_off"]
+        kept, explained = (
+            charged - refunded,
+            row["completed"] + row["at_risk"] + row["by_hand"] + row["written_off"],
+        )
         name = "completed orders + at risk" + "".join(f" + {line.name}" for line in review)
         rows.append(_amounts(name, explained, kept, currency, "charged - refunded"))
     return rows
@@ -141,13 +152,24 @@ def _money(connection: Connection, source: Totals | None) -> list[BookRow]:
 def _settled_by_people(connection: Connection, row: RowMapping) -> Iterator[BookRow]:
     """Yields one line each for refunds outside the gateway and for written-off amounts, if there are any."""
     currency: str = row["currency"]
-    decided = {each["action"]: each for each in connection.execute(_DECIDED, {"currency": currency}).mappings()}
-    names = {"by_hand": (Resolution.REFUNDED_BY_HAND, "refunded by hand"), "written_off": (Resolution.WRITTEN_OFF, "written off")}
+    decided = {
+        each["action"]: each for each in connection.execute(_DECIDED, {"currency": currency}).mappings()
+    }
+    names = {
+        "by_hand": (Resolution.REFUNDED_BY_HAND, "refunded by hand"),
+        "written_off": (Resolution.WRITTEN_OFF, "written off"),
+    }
     for column, (action, name) in names.items():
         each = decided.get(action)
         amount, decisions = (each["amount"], each["decisions"]) if each else (Decimal(0), 0)
         if row[column] or amount:
-            yield _amounts(name, row[column], amount, currency, f"{decisions} decision{'s' if decisions != 1 else ''}, by name")
+            yield _amounts(
+                name,
+                row[column],
+                amount,
+                currency,
+                f"{decisions} decision{'s' if decisions != 1 else ''}, by name",
+            )
 
 
 def _amounts(name: str, ours: Decimal, source: Decimal, currency: str, who: str) -> BookRow:
@@ -183,7 +205,14 @@ def _at_service(book: ServiceBook) -> list[BookRow]:
     is reserved there."""
     who = f"inventory service at {book.url}"
     if book.problem is not None:
-        return [BookRow("stock on hand + shipped", f"{book.shipped_by_us.total()} shipped", f"{book.problem} ({who})", ok=False)]
+        return [
+            BookRow(
+                "stock on hand + shipped",
+                f"{book.shipped_by_us.total()} shipped",
+                f"{book.problem} ({who})",
+                ok=False,
+            )
+        ]
     on_hand, received = sum(p.on_hand for p in book.stock), sum(p.received for p in book.stock)
     held, others = sum(p.held for p in book.stock), book.shipped_for_others()
     return [

@@ -34,7 +34,9 @@ class OurOrder:
     """What a person refunded outside the gateway, or wrote off. The gateway rightly keeps it."""
 
 
-def discrepancies_of(order_id: str, ours: OurOrder | None, payments: Sequence[Payment], *, settled_before: datetime) -> list[Discrepancy]:
+def discrepancies_of(
+    order_id: str, ours: OurOrder | None, payments: Sequence[Payment], *, settled_before: datetime
+) -> list[Discrepancy]:
     """Returns every discrepancy of one order, given all its payments.
 
     Skips an order that is in progress, and one that ended or had a payment moved after `settled_before`: the
@@ -48,7 +50,9 @@ def discrepancies_of(order_id: str, ours: OurOrder | None, payments: Sequence[Pa
     if ours.outcome is None or ours.finished_at is None or ours.finished_at > settled_before:
         return []
     found = list(_COMPARISONS.get(ours.outcome, _uncompleted)(ours, charges))
-    if not any(each.kind is Kind.NOT_CHARGED for each in found):  # otherwise the open payment may be the missing charge
+    if not any(
+        each.kind is Kind.NOT_CHARGED for each in found
+    ):  # otherwise the open payment may be the missing charge
         found += _left(ours, payments)
     return found
 
@@ -78,11 +82,16 @@ def _completed(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrepan
     elif foreign := [payment for payment in standing if payment.currency != ours.currency]:
         yield describe(Kind.CURRENCY_DIFFERS, _sum(payment.kept for payment in foreign), foreign[0].currency)
     elif len(standing) > 1:
-        yield describe(Kind.CHARGED_MORE_THAN_ONCE, _sum(payment.kept for payment in standing) - (ours.charged - ours.refunded))
+        yield describe(
+            Kind.CHARGED_MORE_THAN_ONCE,
+            _sum(payment.kept for payment in standing) - (ours.charged - ours.refunded),
+        )
     else:
         (payment,) = standing
         if differences := [
-            abs(payment.amount - recorded) for recorded in (ours.charged, ours.total or _NOTHING) if recorded != payment.amount
+            abs(payment.amount - recorded)
+            for recorded in (ours.charged, ours.total or _NOTHING)
+            if recorded != payment.amount
         ]:
             yield describe(Kind.AMOUNT_DIFFERS, differences[0])
         if payment.amount_refunded > ours.refunded:
@@ -98,7 +107,9 @@ def _uncompleted(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrep
     kept = False
     for currency in sorted({payment.currency for payment in charges}):
         mine = currency == ours.currency
-        left = _sum(payment.kept for payment in charges if payment.currency == currency) - (ours.settled if mine else _NOTHING)
+        left = _sum(payment.kept for payment in charges if payment.currency == currency) - (
+            ours.settled if mine else _NOTHING
+        )
         if left <= 0:
             continue
         kept = True
@@ -111,7 +122,9 @@ def _uncompleted(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrep
         yield describe(Kind.REFUND_UNKNOWN_TO_US, refunded - ours.refunded)
     if kept or ours.settled or any(payment.currency != ours.currency for payment in charges):
         return
-    if charged > ours.charged or refunded > ours.refunded:  # all of it was refunded: only our record is missing
+    if (
+        charged > ours.charged or refunded > ours.refunded
+    ):  # all of it was refunded: only our record is missing
         yield describe(Kind.REFUND_UNKNOWN_TO_US, refunded - ours.refunded, repairable=True)
     elif charged < ours.charged:
         yield describe(Kind.NOT_CHARGED, ours.charged - charged)
@@ -124,12 +137,17 @@ def _needs_attention(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Dis
     if foreign := [payment for payment in charges if payment.currency != ours.currency and payment.kept > 0]:
         yield describe(Kind.CURRENCY_DIFFERS, _sum(payment.kept for payment in foreign), foreign[0].currency)
         return
-    kept, refunded = _sum(payment.kept for payment in charges), _sum(payment.amount_refunded for payment in charges)
+    kept, refunded = (
+        _sum(payment.kept for payment in charges),
+        _sum(payment.amount_refunded for payment in charges),
+    )
     left = kept - ours.settled
     if left > ours.at_risk:
         yield describe(Kind.AMOUNT_DIFFERS, left - ours.at_risk)
     elif left < ours.at_risk:
-        yield describe(Kind.REFUND_UNKNOWN_TO_US if refunded > ours.refunded else Kind.NOT_CHARGED, ours.at_risk - left)
+        yield describe(
+            Kind.REFUND_UNKNOWN_TO_US if refunded > ours.refunded else Kind.NOT_CHARGED, ours.at_risk - left
+        )
 
 
 _COMPARISONS = {Outcome.COMPLETED: _completed, Outcome.NEEDS_ATTENTION: _needs_attention}
@@ -156,15 +174,20 @@ class _Describer:
     def __init__(self, ours: OurOrder, charges: Sequence[Payment]) -> None:
         self._ours, self._charges = ours, charges
 
-    def __call__(self, kind: Kind, amount: Decimal, currency: str | None = None, *, repairable: bool = False) -> Discrepancy:
+    def __call__(
+        self, kind: Kind, amount: Decimal, currency: str | None = None, *, repairable: bool = False
+    ) -> Discrepancy:
         ours = self._ours
         at_risk = f", {show(ours.at_risk, ours.currency)} at risk" if ours.at_risk else ""
         total = f" of {show(ours.total, ours.currency)}" if ours.total is not None else ""
-        description = f"{ours.outcome}: {_movements(ours.charged, ours.refunded, ours.currency)}{total}{at_risk}"
+        description = (
+            f"{ours.outcome}: {_movements(ours.charged, ours.refunded, ours.currency)}{total}{at_risk}"
+        )
         return Discrepancy(
             kind,
             ours=description,
-            theirs="; ".join(_movements(p.charged, p.amount_refunded, p.currency) for p in self._charges) or "nothing charged",
+            theirs="; ".join(_movements(p.charged, p.amount_refunded, p.currency) for p in self._charges)
+            or "nothing charged",
             order_id=ours.id,
             amount=amount,
             currency=currency or ours.currency,

@@ -25,15 +25,22 @@ ACTION = "accept_discrepancies"
 """The action's name in the table desk_entry."""
 _DELETE = text(
     "DELETE FROM discrepancy d WHERE d.order_id = ANY(CAST(:ids AS text[])) AND NOT EXISTS (SELECT 1 FROM "
-    "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text) WHERE r.order_id = d.order_id AND r.digest = d.digest)"
+    "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text) WHERE r.order_id = d.order_id "
+    "AND r.digest = d.digest)"
 )
 _STORE = text(
     "INSERT INTO discrepancy (order_id, digest, kind) SELECT * FROM "
-    "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text, kind text) ON CONFLICT DO NOTHING"
+    "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text, kind text) ON CONFLICT DO "
+    "NOTHING"
 )
-_KNOWN = text("SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))")
+_KNOWN = text(
+    "SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))"
+)
 _ACCEPT = text("UPDATE discrepancy SET accepted_at = now() WHERE order_id = :id AND accepted_at IS NULL")
-_STORING, _ACCEPTING = failpoint("the commit of open discrepancies"), failpoint("the commit of accepting discrepancies")
+_STORING, _ACCEPTING = (
+    failpoint("the commit of open discrepancies"),
+    failpoint("the commit of accepting discrepancies"),
+)
 
 
 async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> list[Discrepancy]:
@@ -44,7 +51,9 @@ async def remember(order_ids: Sequence[str], found: Sequence[Discrepancy]) -> li
     """
     ids = [_storable(order_id) for order_id in order_ids]
     keys = {_key(d): d.kind.value for d in found if not d.repaired}
-    fields = [{"order_id": order_id, "digest": digest, "kind": kind} for (order_id, digest), kind in keys.items()]
+    fields = [
+        {"order_id": order_id, "digest": digest, "kind": kind} for (order_id, digest), kind in keys.items()
+    ]
     async with transaction(_STORING) as tx:
         await tx.execute(_DELETE, {"ids": ids, "rows": as_json(fields)})
         if not fields:
@@ -79,8 +88,14 @@ class _Acceptance:
 
 
 def _checked(order_id: str, accepted_by: str, reason: str, started_by: str | None) -> _Acceptance:
-    by = typed_text.required("accepted_by", accepted_by, "give the name of the person who decides this; it is stored with the order")
-    why = typed_text.required("reason", reason, "say why the difference is acceptable; it is stored with the order")
+    by = typed_text.required(
+        "accepted_by",
+        accepted_by,
+        "give the name of the person who decides this; it is stored with the order",
+    )
+    why = typed_text.required(
+        "reason", reason, "say why the difference is acceptable; it is stored with the order"
+    )
     return _Acceptance(_storable(order_id.strip()), by, why, typed_text.known(started_by))
 
 
@@ -88,7 +103,9 @@ def _accept(connection: Connection, asked: _Acceptance) -> int:
     accepted = connection.execute(_ACCEPT, {"id": asked.order_id}).rowcount
     if not accepted:
         raise NothingToAccept(asked.order_id)
-    add_entry(connection, asked.order_id, ACTION, by=asked.by, started_by=asked.started_by, reason=asked.reason)
+    add_entry(
+        connection, asked.order_id, ACTION, by=asked.by, started_by=asked.started_by, reason=asked.reason
+    )
     return accepted
 
 

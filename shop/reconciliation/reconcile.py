@@ -36,7 +36,9 @@ _OURS = text(
 )
 
 
-async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = True) -> AsyncIterator[Discrepancy]:
+async def reconcile(
+    gateway: PaymentGateway, since: datetime, *, fix: bool = True
+) -> AsyncIterator[Discrepancy]:
     """Compares the gateway's payments that moved since a time with our orders, and our orders with the
     gateway's payments; checks again what is still open; then checks the stock.
 
@@ -55,19 +57,27 @@ async def reconcile(gateway: PaymentGateway, since: datetime, *, fix: bool = Tru
                     if error.error_code != BAD_ANSWER:
                         raise
                     if last:  # one unreadable record must not prevent reporting the others
-                        return [Discrepancy(Kind.UNREADABLE, ours="not compared", theirs=str(error), order_id=order_id)]
+                        return [
+                            Discrepancy(
+                                Kind.UNREADABLE, ours="not compared", theirs=str(error), order_id=order_id
+                            )
+                        ]
             return []
 
     async with statement(gateway, since) as loaded:
         async for page in loaded.suspicions():
-            found = [discrepancy for each in await asyncio.gather(*map(compare, page)) for discrepancy in each]
+            found = [
+                discrepancy for each in await asyncio.gather(*map(compare, page)) for discrepancy in each
+            ]
             for discrepancy in await remember(page, found):
                 yield discrepancy
     async for discrepancy in check_stock():
         yield discrepancy
 
 
-async def compare_order(order_id: str, gateway: PaymentGateway, settled_before: datetime, *, fix: bool) -> list[Discrepancy]:
+async def compare_order(
+    order_id: str, gateway: PaymentGateway, settled_before: datetime, *, fix: bool
+) -> list[Discrepancy]:
     """Compares one order with all its payments. With `fix`, repairs what needs no guessing. Raises as
     `reconcile` does."""
     found = await _compare(order_id, gateway, settled_before)
@@ -80,10 +90,16 @@ async def compare_order(order_id: str, gateway: PaymentGateway, settled_before: 
     remaining = await _compare(order_id, gateway, datetime.max.replace(tzinfo=UTC))
     left = {(discrepancy.kind, discrepancy.currency) for discrepancy in remaining}
     reported = [
-        replace(d, repaired=remark is None and (d.kind, d.currency) not in left, remark=remark) if d.repairable else d for d in found
+        replace(d, repaired=remark is None and (d.kind, d.currency) not in left, remark=remark)
+        if d.repairable
+        else d
+        for d in found
     ]
     known = {(discrepancy.kind, discrepancy.currency) for discrepancy in reported}
-    return [*reported, *(discrepancy for discrepancy in remaining if (discrepancy.kind, discrepancy.currency) not in known)]
+    return [
+        *reported,
+        *(discrepancy for discrepancy in remaining if (discrepancy.kind, discrepancy.currency) not in known),
+    ]
 
 
 async def _compare(order_id: str, gateway: PaymentGateway, settled_before: datetime) -> list[Discrepancy]:
@@ -96,7 +112,9 @@ async def _compare(order_id: str, gateway: PaymentGateway, settled_before: datet
         known = fields.pop("payment_id")
         ours = OurOrder(**{**fields, "outcome": Outcome(row["outcome"]) if row["outcome"] else None})
     # The known payment is requested by its id: not every gateway's search goes far back.
-    return discrepancies_of(order_id, ours, await known_payments(gateway, [known]).find(order_id), settled_before=settled_before)
+    return discrepancies_of(
+        order_id, ours, await known_payments(gateway, [known]).find(order_id), settled_before=settled_before
+    )
 
 
 async def _put_under_review(order_id: str, found: Discrepancy, gateway: PaymentGateway) -> Discrepancy:

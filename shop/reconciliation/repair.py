@@ -40,7 +40,9 @@ _LOCK_FOR_REPAIR = text("SELECT pg_advisory_lock(:lock, hashtext(:id))")
 _UNLOCK = text("SELECT pg_advisory_unlock(:lock, hashtext(:id))")
 _COMPENSATION = "refund_payment"
 _UNCOMPLETED = (Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED)
-_LOCK = text("SELECT id, content, fence, outcome, undone, reasons FROM customer_order WHERE id = :id FOR UPDATE")
+_LOCK = text(
+    "SELECT id, content, fence, outcome, undone, reasons FROM customer_order WHERE id = :id FOR UPDATE"
+)
 
 
 async def refund_ended(order_id: str, gateway: PaymentGateway) -> str | None:
@@ -135,11 +137,16 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
             return
         error = end.details() if isinstance(end, StepError) else None
         result = end if isinstance(end, dict) else None
-        await journal.write_undo(tx, STEP, [Record(order, STEP, "failed" if refused else "done", result=result, error=error)])
+        await journal.write_undo(
+            tx, STEP, [Record(order, STEP, "failed" if refused else "done", result=result, error=error)]
+        )
         charged, refunded, at_risk = money_moved(order)
         details = error or result or {}
         undone = Compensation(
-            step=STEP, compensation=_COMPENSATION, status="failed" if refused else str(details.get("compensation_status")), details=details
+            step=STEP,
+            compensation=_COMPENSATION,
+            status="failed" if refused else str(details.get("compensation_status")),
+            details=details,
         )
         others = [each for each in row["undone"] if each["step"] != STEP]
         await correct(
@@ -152,10 +159,19 @@ async def _end(order: OrderInstance, end: dict[str, Any] | RefundRefused, *, hol
             undone=[*others, undone.model_dump(mode="json")],
         )
         if refused:
-            failure = {"code": row["outcome"], "message": "; ".join(row["reasons"]), "retryable": False, "reasons": row["reasons"]}
+            failure = {
+                "code": row["outcome"],
+                "message": "; ".join(row["reasons"]),
+                "retryable": False,
+                "reasons": row["reasons"],
+            }
             # A retry of the refund reopens the order, which must then not go forward.
             await add_failure(tx, order.id, failure)
-            await attention.put(tx, [attention.case_of(order, at_risk, str(details.get("currency", "USD")))], hold=hold)
+            await attention.put(
+                tx, [attention.case_of(order, at_risk, str(details.get("currency", "USD")))], hold=hold
+            )
         if refunded > 0 and not hold:
             money = {"amount": str(refunded), "currency": str(details.get("currency", "USD"))}
-            await add_notices(tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)])
+            await add_notices(
+                tx, [Notice(order.id, str(order.content.get("customer_id")), Kind.REFUND, money, money)]
+            )

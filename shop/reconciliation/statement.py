@@ -22,14 +22,16 @@ from shop.payments.gateway import Payment, PaymentGateway
 PAGE = 200
 """Number of suspected orders that are compared together."""
 _CREATE_STATEMENT = text(
-    "CREATE TEMPORARY TABLE gateway_statement (payment_id text PRIMARY KEY, order_id text NOT NULL, status text NOT NULL, "
+    "CREATE TEMPORARY TABLE gateway_statement (payment_id text PRIMARY KEY, order_id text NOT NULL, status "
+    "text NOT NULL, "
     "amount numeric NOT NULL, refunded numeric NOT NULL, currency text NOT NULL)"
 )
 _CREATE_SUSPICION = text("CREATE TEMPORARY TABLE suspicion (order_id text PRIMARY KEY)")
 _DROP = text("DROP TABLE IF EXISTS gateway_statement, suspicion")
 _ADD = text(
     "INSERT INTO gateway_statement SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r("
-    "payment_id text, order_id text, status text, amount numeric, refunded numeric, currency text) ON CONFLICT DO NOTHING"
+    "payment_id text, order_id text, status text, amount numeric, refunded numeric, currency text) ON "
+    "CONFLICT DO NOTHING"
 )
 # An order from before `since` may have payments from before it, which the statement does not have. Only a
 # completed order's total is certain to be a number.

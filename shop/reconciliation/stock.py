@@ -12,20 +12,28 @@ from shop.inventory.ledger import MOVED
 from shop.inventory.service.books import read_service_books
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 
-_PRODUCTS = text(f"SELECT * FROM ({MOVED}) moved WHERE on_hand + shipped <> received OR reserved <> held ORDER BY id")  # noqa: S608
+_PRODUCTS = text(
+    f"SELECT * FROM ({MOVED}) moved "  # noqa: S608  (constants)
+    "WHERE on_hand + shipped <> received OR reserved <> held ORDER BY id"
+)
 # An order under manual review keeps what it holds until a person decides.
 _HELD = text(
-    "SELECT r.order_id, r.items, o.outcome FROM reservation r LEFT JOIN customer_order o ON o.id = r.order_id "
-    "WHERE r.state = 'held' AND NOT r.at_service AND (o.id IS NULL OR (o.outcome IS NOT NULL AND o.outcome <> 'needs_attention')) "
+    "SELECT r.order_id, r.items, o.outcome FROM reservation r LEFT JOIN customer_order o ON o.id = "
+    "r.order_id "
+    "WHERE r.state = 'held' AND NOT r.at_service AND (o.id IS NULL OR (o.outcome IS NOT NULL AND o.outcome "
+    "<> 'needs_attention')) "
     "ORDER BY r.order_id"
 )
 _SHIPPED = text(
-    "SELECT s.order_id, s.tracking_number, o.outcome FROM shipment s LEFT JOIN customer_order o ON o.id = s.order_id "
-    "WHERE s.returned_at IS NULL AND (o.id IS NULL OR o.outcome IN ('rejected', 'out_of_stock', 'compensated')) ORDER BY s.order_id"
+    "SELECT s.order_id, s.tracking_number, o.outcome FROM shipment s LEFT JOIN customer_order o ON o.id = "
+    "s.order_id "
+    "WHERE s.returned_at IS NULL AND (o.id IS NULL OR o.outcome IN ('rejected', 'out_of_stock', "
+    "'compensated')) ORDER BY s.order_id"
 )
 _NOT_SHIPPED = text(
     "SELECT o.id AS order_id FROM customer_order o WHERE o.outcome = 'completed' "
-    "AND NOT EXISTS (SELECT 1 FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) ORDER BY o.id"
+    "AND NOT EXISTS (SELECT 1 FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) ORDER BY "
+    "o.id"
 )
 
 
@@ -34,18 +42,35 @@ async def check_stock() -> AsyncIterator[Discrepancy]:
     async with transaction(seconds=math.inf) as tx:  # includes the caller's time between rows
         async for row in await tx.stream(_PRODUCTS):
             if row.on_hand + row.shipped != row.received:
-                ours, theirs = f"{row.on_hand} on hand", f"{row.received} received - {row.shipped} shipped = {row.received - row.shipped}"
+                ours, theirs = (
+                    f"{row.on_hand} on hand",
+                    f"{row.received} received - {row.shipped} shipped = {row.received - row.shipped}",
+                )
                 yield Discrepancy(Kind.STOCK_ON_HAND, ours, theirs, product_id=row.id)
             if row.reserved != row.held:
-                yield Discrepancy(Kind.STOCK_RESERVED, f"{row.reserved} reserved", f"{row.held} held by orders", product_id=row.id)
+                yield Discrepancy(
+                    Kind.STOCK_RESERVED,
+                    f"{row.reserved} reserved",
+                    f"{row.held} held by orders",
+                    product_id=row.id,
+                )
         async for row in await tx.stream(_HELD):
             kind = Kind.RESERVATION_OF_ENDED_ORDER if row.outcome else Kind.RESERVATION_WITHOUT_ORDER
-            yield Discrepancy(kind, row.outcome or "no such order", f"holds {_pieces(row.items)}", order_id=row.order_id)
+            yield Discrepancy(
+                kind, row.outcome or "no such order", f"holds {_pieces(row.items)}", order_id=row.order_id
+            )
         async for row in await tx.stream(_SHIPPED):
             kind = Kind.SHIPMENT_OF_UNCOMPLETED_ORDER if row.outcome else Kind.SHIPMENT_WITHOUT_ORDER
-            yield Discrepancy(kind, row.outcome or "no such order", f"shipped as {row.tracking_number}", order_id=row.order_id)
+            yield Discrepancy(
+                kind,
+                row.outcome or "no such order",
+                f"shipped as {row.tracking_number}",
+                order_id=row.order_id,
+            )
         async for row in await tx.stream(_NOT_SHIPPED):
-            yield Discrepancy(Kind.COMPLETED_WITHOUT_SHIPMENT, "completed", "no shipment", order_id=row.order_id)
+            yield Discrepancy(
+                Kind.COMPLETED_WITHOUT_SHIPMENT, "completed", "no shipment", order_id=row.order_id
+            )
     async for discrepancy in _at_services():
         yield discrepancy
 
@@ -55,22 +80,34 @@ async def _at_services() -> AsyncIterator[Discrepancy]:
     tables, so what was shipped is compared only while no order is in progress there."""
     for book in await read_service_books():
         if book.problem is not None:
-            yield Discrepancy(Kind.INVENTORY_SERVICE_SILENT, "orders have their stock there", f"{book.url}: {book.problem}")
+            yield Discrepancy(
+                Kind.INVENTORY_SERVICE_SILENT, "orders have their stock there", f"{book.url}: {book.problem}"
+            )
             continue
         for product in book.stock:
             if product.on_hand + product.shipped != product.received:
                 theirs = f"{product.received} received - {product.shipped} shipped = {product.received - product.shipped}"
-                yield Discrepancy(Kind.STOCK_ON_HAND, f"{product.on_hand} on hand", theirs, product_id=product.id, remark=book.url)
+                yield Discrepancy(
+                    Kind.STOCK_ON_HAND,
+                    f"{product.on_hand} on hand",
+                    theirs,
+                    product_id=product.id,
+                    remark=book.url,
+                )
             if product.reserved != product.held:
                 ours, theirs = f"{product.reserved} reserved", f"{product.held} held by orders"
                 yield Discrepancy(Kind.STOCK_RESERVED, ours, theirs, product_id=product.id, remark=book.url)
-        for product_id, (ours_shipped, theirs_shipped) in book.wrong_shipped().items() if book.at_rest else ():
+        for product_id, (ours_shipped, theirs_shipped) in (
+            book.wrong_shipped().items() if book.at_rest else ()
+        ):
             ours, theirs = f"{ours_shipped} shipped", f"{theirs_shipped} shipped by the inventory service"
             yield Discrepancy(Kind.STOCK_ON_HAND, ours, theirs, product_id=product_id, remark=book.url)
         for holding, outcome in book.held_by_ended:
             kind = Kind.RESERVATION_OF_ENDED_ORDER if outcome else Kind.RESERVATION_WITHOUT_ORDER
             held = f"holds {_pieces(holding.items)}"
-            yield Discrepancy(kind, outcome or "no such order", held, order_id=holding.order_id, remark=book.url)
+            yield Discrepancy(
+                kind, outcome or "no such order", held, order_id=holding.order_id, remark=book.url
+            )
 
 
 def _pieces(items: dict[str, int]) -> str:

@@ -11,7 +11,8 @@ from saga.columns import creation_time, text_column, time_column
 
 
 class OpenDiscrepancy(SQLModel, table=True):
-    """Something that our books and the gateway's do not agree about, until they do; see `shop.reconciliation.outstanding`."""
+    """Something that our books and the gateway's do not agree about, until they do; see
+    `shop.reconciliation.outstanding`."""
 
     __tablename__ = "discrepancy"
     __table_args__ = (Index("discrepancy_open", "order_id", postgresql_where=text("accepted_at IS NULL")),)

@@ -57,7 +57,9 @@ _NEXT = text(
     """  # noqa: S608  (constants)
 )
 _BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
-_WHICH_ERASED = text("SELECT id FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND erased_at IS NOT NULL")
+_WHICH_ERASED = text(
+    "SELECT id FROM customer_order WHERE id = ANY(CAST(:ids AS text[])) AND erased_at IS NOT NULL"
+)
 
 
 def erase_customers(days: float | None = None) -> int:
@@ -98,12 +100,19 @@ def which_are_erased(order_ids: Iterable[str]) -> set[str]:
 def _erase(connection: Connection, rows: Sequence[Any]) -> None:
     ids = [row["id"] for row in rows]
     entries = manual.read_entries(connection, ORDERS, ids)
-    scrubbed_entries = [{**{name: scrubbed(value) for name, value in e.items()}, "id": e["id"], "step": e["step"]} for e in entries]
+    scrubbed_entries = [
+        {**{name: scrubbed(value) for name, value in e.items()}, "id": e["id"], "step": e["step"]}
+        for e in entries
+    ]
     manual.redact(connection, ORDERS, scrubbed_entries)
     orders = [
         {
             "id": row["id"],
-            "content": scrubbed_content(row["content"], row["id"], paid=row["outcome"] == Outcome.COMPLETED or row["amount_charged"] > 0),
+            "content": scrubbed_content(
+                row["content"],
+                row["id"],
+                paid=row["outcome"] == Outcome.COMPLETED or row["amount_charged"] > 0,
+            ),
             "failure": {**scrubbed(row["failure"] or {}), "message": ERASED, "reasons": [ERASED]},
             "reasons": [ERASED] if row["reasons"] else [],
             "undone": scrubbed(row["undone"]),
@@ -116,7 +125,8 @@ def _erase(connection: Connection, rows: Sequence[Any]) -> None:
 
 
 def _mails(s: Settings) -> dict[str, list[Path]]:
-    """Returns the Maildir's files by name, without the suffixes of mail programs and of interrupted writers."""
+    """Returns the Maildir's files by name, without the suffixes of mail programs and of interrupted
+    writers."""
     found: dict[str, list[Path]] = defaultdict(list)
     for part in ("new", "cur", "tmp"):
         with suppress(FileNotFoundError):
@@ -132,7 +142,11 @@ def _delete_leftovers(s: Settings) -> None:
         with NamedTemporaryFile(dir=s.label_dir, prefix=".clock-", suffix=".tmp") as probe:
             now = os.fstat(probe.fileno()).st_mtime
         for entry in os.scandir(s.label_dir):
-            if entry.name.startswith(".") and entry.name.endswith(".tmp") and entry.stat().st_mtime < now - _LEFTOVER_SECONDS:
+            if (
+                entry.name.startswith(".")
+                and entry.name.endswith(".tmp")
+                and entry.stat().st_mtime < now - _LEFTOVER_SECONDS
+            ):
                 Path(entry.path).unlink(missing_ok=True)
 
 

@@ -24,7 +24,11 @@ _MAX_DEPTH = 8
 def scrubbed(value: Any, depth: int = 0) -> Any:
     """Returns the value without texts that may be customer data. Keeps numbers, booleans and null."""
     if isinstance(value, dict) and depth < _MAX_DEPTH:
-        return {key: scrubbed(each, depth + 1) for key, each in value.items() if not isinstance(each, str) or _is_kept(key, each)}
+        return {
+            key: scrubbed(each, depth + 1)
+            for key, each in value.items()
+            if not isinstance(each, str) or _is_kept(key, each)
+        }
     if isinstance(value, list) and depth < _MAX_DEPTH:
         return [scrubbed(each, depth + 1) for each in value if not isinstance(each, str)]
     return None if isinstance(value, dict | list) else value
@@ -36,10 +40,19 @@ def scrubbed_content(content: dict[str, Any], order_id: str, *, paid: bool) -> d
     if not paid:
         return {"id": order_id, "customer_id": ERASED, "items": [], "total_amount": "0.00"}
     order = read_stored(content)
-    kept = order.model_dump(mode="json", include={"currency", "total_amount", "tax_amount", "shipping_amount", "discount_amount"})
-    items = [{"product_id": item.product_id, "quantity": item.quantity, "price": str(item.price)} for item in order.items]
+    kept = order.model_dump(
+        mode="json", include={"currency", "total_amount", "tax_amount", "shipping_amount", "discount_amount"}
+    )
+    items = [
+        {"product_id": item.product_id, "quantity": item.quantity, "price": str(item.price)}
+        for item in order.items
+    ]
     return {**kept, "id": order_id, "customer_id": ERASED, "items": items}
 
 
 def _is_kept(key: str, value: str) -> bool:
-    return _KEPT_KEYS.fullmatch(key) is not None and not _CUSTOMER_KEYS.fullmatch(key) and _KEPT_VALUES.fullmatch(value) is not None
+    return (
+        _KEPT_KEYS.fullmatch(key) is not None
+        and not _CUSTOMER_KEYS.fullmatch(key)
+        and _KEPT_VALUES.fullmatch(value) is not None
+    )

@@ -30,7 +30,8 @@ _PUT = text(
     """
 )
 _CLEAR = text(
-    "UPDATE attention SET resolved_at = now(), resolution = 'undone' WHERE order_id = ANY(CAST(:ids AS text[])) AND resolved_at IS NULL"
+    "UPDATE attention SET resolved_at = now(), resolution = 'undone' WHERE order_id = ANY(CAST(:ids AS "
+    "text[])) AND resolved_at IS NULL"
 )
 _OPEN = text(
     """
@@ -41,7 +42,8 @@ _OPEN = text(
     """
 )
 _TOTALS = text(
-    "SELECT currency, count(*) AS orders, sum(amount_at_risk) AS at_risk FROM attention WHERE resolved_at IS NULL "
+    "SELECT currency, count(*) AS orders, sum(amount_at_risk) AS at_risk FROM attention WHERE resolved_at IS "
+    "NULL "
     "GROUP BY currency ORDER BY currency"
 )
 # Reopens an order without an owner: it is claimed like any other, and the saga continues with what is still
@@ -117,7 +119,14 @@ def case_of(order: OrderInstance, at_risk: Decimal, currency: str) -> NewCase:
     """Makes the case of an order whose compensations have run: about the first that is still due."""
     step = order.undo_plan()[0]
     error: dict[str, Any] = order.journal[step].undo_error or {}
-    return NewCase(order.id, step, currency, at_risk, str(error.get("message", "unknown")), str(error.get("code", "unknown")))
+    return NewCase(
+        order.id,
+        step,
+        currency,
+        at_risk,
+        str(error.get("message", "unknown")),
+        str(error.get("code", "unknown")),
+    )
 
 
 async def put(tx: Tx, cases: Sequence[NewCase], *, hold: bool = False) -> None:
@@ -126,11 +135,26 @@ async def put(tx: Tx, cases: Sequence[NewCase], *, hold: bool = False) -> None:
     if not cases:
         return
     rows = [
-        {"order_id": m.order_id, "step": m.step, "currency": m.currency, "at_risk": m.amount_at_risk, "error": m.error, "code": m.code}
+        {
+            "order_id": m.order_id,
+            "step": m.step,
+            "currency": m.currency,
+            "at_risk": m.amount_at_risk,
+            "error": m.error,
+            "code": m.code,
+        }
         for m in cases
     ]
     s = settings()
-    await tx.execute(_PUT, {"rows": as_json(rows), "first": s.review.retry_seconds, "longest": s.review.retry_max_seconds, "hold": hold})
+    await tx.execute(
+        _PUT,
+        {
+            "rows": as_json(rows),
+            "first": s.review.retry_seconds,
+            "longest": s.review.retry_max_seconds,
+            "hold": hold,
+        },
+    )
 
 
 async def clear(tx: Tx, order_ids: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Cancels orders: stores the request, and who asked for it, in one transaction.
 
-Before the pivot the order is undone like one that failed. After it, it comes back: the money is refunded, the pieces are on the shelf
-again, the customer is told. Shipping (`shop.shipping.fulfilment`) and this write the same row, so that an order is never both shipped and
-cancelled before it was shipped.
+Before the pivot the order is undone like one that failed. After it, it comes back: the money is refunded, the
+pieces are on the shelf again, the customer is told. Shipping (`shop.shipping.fulfilment`) and this write the
+same row, so that an order is never both shipped and cancelled before it was shipped.
 """
 
 from __future__ import annotations
@@ -18,19 +18,26 @@ from shop.review import typed_text
 from shop.review.errors import OrderUnknown
 from shop.settings import settings
 
-_NOTE = text("""INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, 'cancel', :by, :started_by, :reason)""")
+_NOTE = text(
+    """INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, 'cancel', :by, :started_by, :reason)"""
+)
 _ASKING = failpoint("the commit of asking to cancel")
 
 
-async def ask_to_cancel(order_id: str, *, reason: str, requested_by: str, started_by: str | None = None) -> Asked:
-    """Writes the request down, once; from then on the order is undone, whatever dies. `requested_by` is what somebody typed,
-    `started_by` what the system knows of who it is. Raises `OrderUnknown` and `ResolutionIncomplete`."""
+async def ask_to_cancel(
+    order_id: str, *, reason: str, requested_by: str, started_by: str | None = None
+) -> Asked:
+    """Writes the request down, once; from then on the order is undone, whatever dies. `requested_by` is what
+    somebody typed, `started_by` what the system knows of who it is. Raises `OrderUnknown` and
+    `ResolutionIncomplete`."""
     reason, requested_by = _words(reason, requested_by)
     async with transaction(_ASKING) as tx:
         return await tx.run_sync(_ask, order_id, reason, requested_by, started_by)
 
 
-def ask_to_cancel_sync(order_id: str, *, reason: str, requested_by: str, started_by: str | None = None) -> Asked:
+def ask_to_cancel_sync(
+    order_id: str, *, reason: str, requested_by: str, started_by: str | None = None
+) -> Asked:
     """The same, for callers without an event loop."""
     reason, requested_by = _words(reason, requested_by)
     with sync_engine(settings().database_url).begin() as connection:
@@ -38,13 +45,20 @@ def ask_to_cancel_sync(order_id: str, *, reason: str, requested_by: str, started
 
 
 async def withdraw(
-    *, order_id: str | None, flow_run_id: str | None, reason: str, requested_by: str, started_by: str | None = None
+    *,
+    order_id: str | None,
+    flow_run_id: str | None,
+    reason: str,
+    requested_by: str,
+    started_by: str | None = None,
 ) -> list[str]:
-    """Asks for those orders to be cancelled that are not shipped yet: this one, and what that run has, or had last. Returns those that
-    nobody had asked for, or begun to undo, before."""
+    """Asks for those orders to be cancelled that are not shipped yet: this one, and what that run has, or had
+    last. Returns those that nobody had asked for, or begun to undo, before."""
 
     def ask(connection: Connection) -> list[str]:
-        found = cancelling.withdraw(connection, ORDERS, instance_id=order_id, flow_run_id=flow_run_id, reason=reason, by=requested_by)
+        found = cancelling.withdraw(
+            connection, ORDERS, instance_id=order_id, flow_run_id=flow_run_id, reason=reason, by=requested_by
+        )
         for each in found:
             _note(connection, each, reason, requested_by, started_by)
         return found
@@ -60,7 +74,9 @@ def _words(reason: str, requested_by: str) -> tuple[str, str]:
     )
 
 
-def _ask(connection: Connection, order_id: str, reason: str, requested_by: str, started_by: str | None) -> Asked:
+def _ask(
+    connection: Connection, order_id: str, reason: str, requested_by: str, started_by: str | None
+) -> Asked:
     asked = cancelling.request_cancellation(connection, ORDERS, order_id, reason=reason, by=requested_by)
     if asked is None:
         raise OrderUnknown(order_id)
@@ -69,5 +85,10 @@ def _ask(connection: Connection, order_id: str, reason: str, requested_by: str, 
     return asked
 
 
-def _note(connection: Connection, order_id: str, reason: str, requested_by: str, started_by: str | None) -> None:
-    connection.execute(_NOTE, {"id": order_id, "by": requested_by, "started_by": typed_text.known(started_by), "reason": reason})
+def _note(
+    connection: Connection, order_id: str, reason: str, requested_by: str, started_by: str | None
+) -> None:
+    connection.execute(
+        _NOTE,
+        {"id": order_id, "by": requested_by, "started_by": typed_text.known(started_by), "reason": reason},
+    )

@@ -24,8 +24,8 @@ def add_entry(
     amount: Decimal = Decimal(0),
     currency: str | None = None,
 ) -> None:
-    """Adds an entry in the caller's transaction. `by` is what somebody typed, `started_by` what the system knows
-    of who it was."""
+    """Adds an entry in the caller's transaction. `by` is what somebody typed, `started_by` what the system
+    knows of who it was."""
     connection.execute(
         _ADD,
         {

@@ -64,7 +64,10 @@ class NothingToAccept(ReviewError):
     code = "nothing_to_accept"
 
     def __init__(self, order_id: str) -> None:
-        super().__init__(f"order {order_id!r} has no open discrepancy: give exactly the id that the artifact reconciliation shows")
+        super().__init__(
+            f"order {order_id!r} has no open discrepancy: give exactly the id that the artifact "
+            f"reconciliation shows"
+        )
 
 
 class OrderBusy(ReviewError):
@@ -75,5 +78,6 @@ class OrderBusy(ReviewError):
 
     def __init__(self, order_id: str) -> None:
         super().__init__(
-            f"a worker is retrying the compensations of order {order_id}: wait for the result, then look at the review queue again"
+            f"a worker is retrying the compensations of order {order_id}: wait for the result, then look at "
+            f"the review queue again"
         )

@@ -32,7 +32,10 @@ _ORDER = text(
     FROM customer_order o WHERE o.id = :id
     """
 )
-_STEPS = text("SELECT step, status, notes, result, undo_due FROM order_step WHERE order_id = :id AND undo_status IS DISTINCT FROM 'done'")
+_STEPS = text(
+    "SELECT step, status, notes, result, undo_due FROM order_step WHERE order_id = :id AND undo_status IS "
+    "DISTINCT FROM 'done'"
+)
 
 
 class Effect(StrEnum):
@@ -91,7 +94,10 @@ class CancelPreview(BaseModel):
         return [
             ("order", self.order_id),
             ("stands", self.stage + (", a worker is processing it" if self.in_hand else "")),
-            ("cancelling", "returns and refunds it" if self.effect is Effect.RETURN else "stops and compensates it"),
+            (
+                "cancelling",
+                "returns and refunds it" if self.effect is Effect.RETURN else "stops and compensates it",
+            ),
             ("undone", ", ".join(planned.compensation for planned in self.undo) or "nothing"),
             ("pieces for sale again", pieces),
             ("refund", refund if self.refund_is_certain else f"at most {refund}"),
@@ -141,7 +147,9 @@ async def _with_money(seen: _Seen, gateway: PaymentGateway) -> CancelPreview:
     try:
         payments = await payments_of(preview.order_id, begun.payment_id, gateway)
     except PaymentError:
-        return preview.model_copy(update={"refund": begun.amount, "refund_is_certain": False, "fee_lost": begun.fee})
+        return preview.model_copy(
+            update={"refund": begun.amount, "refund_is_certain": False, "fee_lost": begun.fee}
+        )
     mine = [payment for payment in payments if payment.currency == preview.currency]
     may_be_charged = not begun.ended or any(payment.status is PaymentStatus.CREATED for payment in payments)
     kept = sum((payment.kept for payment in mine), Decimal(0))
@@ -161,7 +169,9 @@ def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
         raise OrderUnknown(order_id)
     steps = {row["step"]: row for row in connection.execute(_STEPS, {"id": order_id}).mappings()}
     if (why_not := _why_not(order)) is not None:
-        return _Seen(CancelPreview(order_id=order_id, effect=Effect.NOTHING, stage=why_not, in_hand=order["in_hand"]))
+        return _Seen(
+            CancelPreview(order_id=order_id, effect=Effect.NOTHING, stage=why_not, in_hand=order["in_hand"])
+        )
     shipped = order["shipped"] is not None
     begun = [step for step in reversed(saga.steps) if step.undo is not None and step.name in steps]
     undo = [step for step in begun if step.kind is not Kind.PIVOT or shipped or steps[step.name]["undo_due"]]
@@ -170,7 +180,10 @@ def _preview(connection: Connection, order_id: str, saga: Saga) -> _Seen:
         effect=Effect.RETURN if shipped else Effect.CANCEL,
         stage=_stage(order, steps, saga),
         in_hand=order["in_hand"],
-        undo=[PlannedUndo(step=step.name, compensation=getattr(step.undo, "__name__", step.name)) for step in undo],
+        undo=[
+            PlannedUndo(step=step.name, compensation=getattr(step.undo, "__name__", step.name))
+            for step in undo
+        ],
         pieces=dict(order["shipped"] or held_pieces(connection, order_id)),
         currency=currency_of({"currency": order["currency"] or order["known_currency"]}),
     )
@@ -204,5 +217,7 @@ def _charge(order: Any, payment: Any) -> _Charge | None:
     journalled = payment["notes"].get("payment_id")
     if payment["status"] == "done":
         result = payment["result"]
-        return _Charge(journalled, Decimal(result["amount_charged"]), Decimal(result.get("gateway_fee", 0)), ended=True)
+        return _Charge(
+            journalled, Decimal(result["amount_charged"]), Decimal(result.get("gateway_fee", 0)), ended=True
+        )
     return _Charge(journalled, Decimal(order["total"] or 0), Decimal(0), ended=False)

@@ -48,18 +48,22 @@ _LOOK = text(
     """
 )
 _AT_RISK = text(
-    "SELECT o.currency, o.amount_at_risk, s.notes ->> 'payment_id' AS payment_id FROM customer_order o JOIN attention a "
-    "ON a.order_id = o.id AND a.resolved_at IS NULL LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step "
+    "SELECT o.currency, o.amount_at_risk, s.notes ->> 'payment_id' AS payment_id FROM customer_order o JOIN "
+    "attention a "
+    "ON a.order_id = o.id AND a.resolved_at IS NULL LEFT JOIN order_step s ON s.order_id = o.id AND s.step = "
+    ":step "
     "WHERE o.id = :id AND o.amount_at_risk > 0"
 )
 _RESOLVED = text(
-    "UPDATE attention SET resolved_at = now(), resolution = :resolution, amount_by_hand = amount_by_hand + :by_hand, "
+    "UPDATE attention SET resolved_at = now(), resolution = :resolution, amount_by_hand = amount_by_hand + "
+    ":by_hand, "
     "amount_written_off = amount_written_off + :written_off WHERE order_id = :id"
 )
 _HOLD = text("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id")
 # For an order whose retry waits for an external system.
 _BACK_TO_REVIEW = text(
-    "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), not_before = NULL, "
+    "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), "
+    "not_before = NULL, "
     "waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
 )
 _OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN}, lone_deaths = 0 WHERE id = :id")  # noqa: S608  (a constant)
@@ -123,7 +127,12 @@ def decision(
             problems.extend(error.problems)
             return None
 
-    by = cleaned("resolved_by", resolved_by, needed=True, why="give the name of the person who decides this; it is stored with the order")
+    by = cleaned(
+        "resolved_by",
+        resolved_by,
+        needed=True,
+        why="give the name of the person who decides this; it is stored with the order",
+    )
     proof = "refunded_by_hand needs the number of the bank transfer, or whatever proves the refund"
     given_reference = cleaned("reference", reference, needed=chosen is Resolution.REFUNDED_BY_HAND, why=proof)
     loss = "written_off needs the reason for giving this money up"
@@ -172,10 +181,15 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
         if not error.retryable:  # the gateway no longer has the payment: trust the person
             return
         raise GatewayNotAsked(
-            f"the payment gateway does not report what is left of the charge of order {decided.order_id} ({error}). Choose hold, so "
+            f"the payment gateway does not report what is left of the charge of order {decided.order_id} "
+            f"({error}). Choose hold, so "
             "that nothing is refunded meanwhile, and record the refund when the gateway answers"
         ) from error
-    mine = [payment for payment in payments if (payment.order_id, payment.currency) == (decided.order_id, row.currency)]
+    mine = [
+        payment
+        for payment in payments
+        if (payment.order_id, payment.currency) == (decided.order_id, row.currency)
+    ]
     kept = sum((payment.kept for payment in mine), Decimal(0))
     if payments and not mine:  # the payments are another order's, or in another currency
         return
@@ -183,8 +197,10 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
         charged = show(sum((payment.charged for payment in mine), Decimal(0)), row.currency)
         back = show(sum((payment.amount_refunded for payment in mine), Decimal(0)), row.currency)
         raise RefundedAlready(
-            f"the payment gateway has charged {charged} for order {decided.order_id} and refunded {back}: less is left than "
-            f"{show(row.amount_at_risk, row.currency)}. Choose retry_now, which finds the refund; if you have refunded it too, "
+            f"the payment gateway has charged {charged} for order {decided.order_id} and refunded {back}: "
+            f"less is left than "
+            f"{show(row.amount_at_risk, row.currency)}. Choose retry_now, which finds the refund; if you "
+            f"have refunded it too, "
             "the customer has the money twice"
         )
 
@@ -219,7 +235,12 @@ def _resolve(connection: Connection, decided: Decision) -> bool:
             written_off = at_risk
             _write_off(connection, decided, row)
     if by_hand or decided.resolution is Resolution.WRITTEN_OFF:
-        settled = {"id": decided.order_id, "resolution": decided.resolution, "by_hand": by_hand, "written_off": written_off}
+        settled = {
+            "id": decided.order_id,
+            "resolution": decided.resolution,
+            "by_hand": by_hand,
+            "written_off": written_off,
+        }
         connection.execute(_RESOLVED, settled)
     connection.execute(
         _NOTE,
@@ -245,7 +266,9 @@ def _is_settled(row: RowMapping, decided: Decision) -> bool:
     order_id, before = decided.order_id, row["resolution"]
     if not row["was_here"]:
         where = f"it is {row['outcome']}" if row["outcome"] else "it is still in progress"
-        raise NotUnderReview(f"order {order_id} is not under manual review: {where}. To cancel it, use cancel-order")
+        raise NotUnderReview(
+            f"order {order_id} is not under manual review: {where}. To cancel it, use cancel-order"
+        )
     if before is None:
         return False
     if before == decided.resolution or (before == "undone" and decided.resolution is Resolution.RETRY_NOW):
@@ -253,8 +276,13 @@ def _is_settled(row: RowMapping, decided: Decision) -> bool:
     when = f"{row['resolved_at']:%Y-%m-%d %H:%M} UTC"
     if before == "undone":
         warning = "; if you have refunded the money too, the customer has it twice: ask for it back"
-        raise AlreadyResolved(f"order {order_id} was compensated by a retry at {when}{warning if _pays(decided) else ''}")
-    raise AlreadyResolved(f"order {order_id} was settled as {before} at {when}, which is final; the table desk_entry says by whom")
+        raise AlreadyResolved(
+            f"order {order_id} was compensated by a retry at {when}{warning if _pays(decided) else ''}"
+        )
+    raise AlreadyResolved(
+        f"order {order_id} was settled as {before} at {when}, which is final; the table desk_entry says by "
+        f"whom"
+    )
 
 
 def _pays(decided: Decision) -> bool:
@@ -268,16 +296,24 @@ def _settle_refund(connection: Connection, decided: Decision, row: RowMapping) -
             f"no money is at risk for order {decided.order_id}, so there is nothing to refund by hand: "
             f"the failed compensations are {', '.join(sorted(due))}. Use retry_now, or written_off"
         )
-    manual.settle(connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "refunded_by_hand"))
+    manual.settle(
+        connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "refunded_by_hand")
+    )
 
 
 def _write_off(connection: Connection, decided: Decision, row: RowMapping) -> None:
     due = manual.due_compensations(connection, ORDERS, decided.order_id)
     if PAYMENT in due:
-        manual.settle(connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "written_off"))
+        manual.settle(
+            connection, ORDERS, decided.order_id, [PAYMENT], _settled_money(decided, row, "written_off")
+        )
     if others := [step for step in due if step != PAYMENT]:
         manual.settle(
-            connection, ORDERS, decided.order_id, others, {"compensation_status": "written_off", "by": decided.by, "reason": decided.reason}
+            connection,
+            ORDERS,
+            decided.order_id,
+            others,
+            {"compensation_status": "written_off", "by": decided.by, "reason": decided.reason},
         )
 
 

@@ -13,12 +13,15 @@ from shop.runtime.columns import money_column
 
 
 class Attention(SQLModel, table=True):
-    """The desk: an order with a compensation that could not be done, until it is done after all or a person settles it."""
+    """The desk: an order with a compensation that could not be done, until it is done after all or a person
+    settles it."""
 
     __tablename__ = "attention"
     __table_args__ = (
         Index("attention_open", "next_retry_at", postgresql_where=text("resolved_at IS NULL")),
-        CheckConstraint("resolution IN ('undone', 'refunded_by_hand', 'written_off')", name="attention_resolution_known"),
+        CheckConstraint(
+            "resolution IN ('undone', 'refunded_by_hand', 'written_off')", name="attention_resolution_known"
+        ),
         CheckConstraint("(resolution IS NULL) = (resolved_at IS NULL)", name="attention_resolved_somehow"),
     )
     order_id: str = Field(sa_column=text_column(primary_key=True))
@@ -55,7 +58,8 @@ class DeskEntry(SQLModel, table=True):
     by: str = Field(sa_column=text_column(required=True))
     """What somebody typed: no proof of who it was."""
     started_by: str | None = Field(sa_column=text_column())
-    """What the system knows of who it was: the Prefect run and its creator according to Prefect, or the user of the machine."""
+    """What the system knows of who it was: the Prefect run and its creator according to Prefect, or the user
+    of the machine."""
     reason: str | None = Field(sa_column=text_column())
     reference: str | None = Field(sa_column=text_column())
     amount: Decimal = Field(sa_column=money_column())

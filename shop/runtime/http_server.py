@@ -175,7 +175,9 @@ def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
     """Opens a socket on that port; 0: any free one. Raises OSError if it is in use."""
     # asyncio disables Nagle's algorithm, which delays small answers by 40 ms, only if the socket's protocol
     # is TCP.
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(
+        socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -185,7 +187,14 @@ def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
     return listener
 
 
-def serve(app: Any, listener: socket.socket, port_file: Path | None = None, *, log_level: str = "warning", **options: Any) -> None:
+def serve(
+    app: Any,
+    listener: socket.socket,
+    port_file: Path | None = None,
+    *,
+    log_level: str = "warning",
+    **options: Any,
+) -> None:
     """Prints the address and serves until SIGTERM or Ctrl-C. `options` are uvicorn's."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -207,7 +216,9 @@ class ServedInThread:
         defaults: dict[str, Any] = {"lifespan": "off", "timeout_graceful_shutdown": 1, "log_level": "warning"}
         # The process configures logging.
         self._server = _Server(_config(app, log_config=None, **{**defaults, **options}), self._answers.set)
-        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http server", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="http server", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -34,7 +34,9 @@ def configure() -> None:
         for handler in [each for each in log.handlers if isinstance(each, Lines)]:
             log.removeHandler(handler)
             handler.close()
-        people = config.logging.default_logger != "file" and not any(_is_console(each) for each in log.handlers)
+        people = config.logging.default_logger != "file" and not any(
+            _is_console(each) for each in log.handlers
+        )
         machines = to_file(config.logging)
         if people or machines:
             log.addHandler(Lines(config, people=people, machines=machines))

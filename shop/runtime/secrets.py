@@ -55,7 +55,9 @@ def elsewhere(name: str, given: Mapping[str, str | None]) -> str | Unreadable | 
         return Unreadable(f"{name}_FILE and {name}_BLOCK are both set: unset one of them")
     found = _from_file(f"{name}_FILE", file) if file else _from_block(f"{name}_BLOCK", block or "")
     if here and not isinstance(found, Unreadable) and here != found:
-        return Unreadable(f"{name} and {name}_{'FILE' if file else 'BLOCK'} have different values: unset one of them")
+        return Unreadable(
+            f"{name} and {name}_{'FILE' if file else 'BLOCK'} have different values: unset one of them"
+        )
     return found
 
 
@@ -71,9 +73,15 @@ def _from_file(setting: str, path: str) -> str | Unreadable:
 
 def _from_block(setting: str, name: str) -> str | Unreadable:
     if _block is None:
-        return Unreadable(f"{setting}={name} is a Prefect block, which this program cannot read: set the secret in another way")
+        return Unreadable(
+            f"{setting}={name} is a Prefect block, which this program cannot read: set the secret in another "
+            f"way"
+        )
     try:
         found = _block(name)
     except Exception as error:  # noqa: BLE001  (any error of the server or its client)
-        return Unreadable(f"{setting}={name} cannot be read from the Prefect server: {type(error).__name__}: {str(error)[:200]}")
+        return Unreadable(
+            f"{setting}={name} cannot be read from the Prefect server: {type(error).__name__}: "
+            f"{str(error)[:200]}"
+        )
     return found.strip() or Unreadable(f"{setting}={name} is empty")

@@ -2,7 +2,8 @@
 them.
 
 A field's environment variable is the group's prefix and the field's name in capitals, or the field's own
-alias. Validation errors name the environment variable, and show nothing of what was given: it may be a secret.
+alias. Validation errors name the environment variable, and show nothing of what was given: it may be a
+secret.
 """
 
 from __future__ import annotations

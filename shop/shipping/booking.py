@@ -27,8 +27,12 @@ from shop.shipping.carrier import Carrier, NotOurParcel, Quote, Rate, Shipment, 
 from shop.shipping.carriers import EMBEDDED, STEP, carrier, carrier_of
 from shop.shipping.errors import CarrierMismatch, CarrierRefused, CarrierUnavailable, VoidRefused
 
-_IS_COMPENSATED = text("SELECT EXISTS (SELECT 1 FROM order_step WHERE order_id = :id AND step = :step AND undo_status = 'done')")
-_QUOTING, _BUYING, _VOIDING = (failpoint(what) for what in ("asking the carrier for a quote", "buying a label", "voiding a label"))
+_IS_COMPENSATED = text(
+    "SELECT EXISTS (SELECT 1 FROM order_step WHERE order_id = :id AND step = :step AND undo_status = 'done')"
+)
+_QUOTING, _BUYING, _VOIDING = (
+    failpoint(what) for what in ("asking the carrier for a quote", "buying a label", "voiding a label")
+)
 _RETRIES, _POSTPONE_SECONDS = 3, 15.0
 """After this many failed attempts, an order is postponed for this long (seconds)."""
 _SETTLES_AFTER = 4
@@ -85,7 +89,9 @@ async def _void_if_compensated(instance: OrderInstance, at: Carrier) -> None:
 
 async def _parcel(instance: OrderInstance, at: Carrier) -> dict[str, Any]:
     shipment = await _journalled_shipment(instance, at)
-    if shipment is not None and shipment.voided:  # by a person in the carrier's dashboard; ensures that it is void
+    if (
+        shipment is not None and shipment.voided
+    ):  # by a person in the carrier's dashboard; ensures that it is void
         with _VOIDING:
             await at.void(instance.payload, shipment.id)
     if shipment is None or shipment.voided:
@@ -116,7 +122,9 @@ async def _journalled_shipment(instance: OrderInstance, at: Carrier) -> Shipment
     the order's id, so its entry may be another shop's."""
     notes = instance.journal[STEP].notes
     quote_id, quoted = notes.get("quote_id"), notes.get("quoted")
-    rate = Rate(**{**quoted, "amount": Decimal(quoted["amount"])}) if isinstance(quoted, dict) else bool(quoted)
+    rate = (
+        Rate(**{**quoted, "amount": Decimal(quoted["amount"])}) if isinstance(quoted, dict) else bool(quoted)
+    )
     try:
         return await _create(instance, at, str(quote_id), rate) if quote_id is not None else None
     except NotOurParcel:
@@ -145,14 +153,18 @@ async def _create(instance: OrderInstance, at: Carrier, quote_id: str, quoted: R
         raise
 
 
-async def _journal_purchase_intent(instance: OrderInstance, at: Carrier, quote_id: str, quoted: Rate | bool) -> None:
+async def _journal_purchase_intent(
+    instance: OrderInstance, at: Carrier, quote_id: str, quoted: Rate | bool
+) -> None:
     """Journals that the label is about to be bought, and when. Repeats this if the database was so slow that
     the purchase would be much later than journalled."""
     journalled = {**asdict(quoted), "amount": str(quoted.amount)} if isinstance(quoted, Rate) else quoted
     late = True
     while late:
         began, asked_at = time.monotonic(), (await database_time()).timestamp()
-        await checkpoint(instance, STEP, carrier=at.name, quote_id=quote_id, quoted=journalled, asked_at=asked_at)
+        await checkpoint(
+            instance, STEP, carrier=at.name, quote_id=quote_id, quoted=journalled, asked_at=asked_at
+        )
         late = time.monotonic() - began > settings().shipping.timeout_seconds
 
 
@@ -175,13 +187,16 @@ async def unbook(instance: OrderInstance) -> dict[str, Any]:
     if outcome is Voided.HANDED_OVER and entry.status != "done":
         raise VoidRefused("the carrier reports that the parcel was handed over, but it was not shipped")
     if outcome is Voided.NOT_BOUGHT and (wait := await _seconds_until_settled(entry.notes)) > 0:
-        raise CarrierUnavailable("the purchase of a label was not answered: it may still succeed", retry_after=wait)
+        raise CarrierUnavailable(
+            "the purchase of a label was not answered: it may still succeed", retry_after=wait
+        )
     await checkpoint(instance, STEP, label=outcome)
     return {"label": outcome}
 
 
 async def _seconds_until_settled(notes: dict[str, Any]) -> float:
-    """Returns the seconds until an unanswered purchase, possibly of another machine, can no longer succeed."""
+    """Returns the seconds until an unanswered purchase, possibly of another machine, can no longer
+    succeed."""
     if not (asked_at := float(notes.get("asked_at") or 0)):
         return 0
     limit = _SETTLES_AFTER * settings().shipping.timeout_seconds

@@ -156,10 +156,16 @@ def choose(rates: Sequence[Rate], service: str | None) -> Rate | None:
     """Returns the cheapest rate of a service (`USPS Priority`, or `Priority` of any carrier), or of all if
     none is given. None if there is no such rate."""
     wanted = service.casefold().split() if service else []
-    matching = [r for r in rates if not wanted or wanted in (f"{r.carrier} {r.service}".casefold().split(), r.service.casefold().split())]
+    matching = [
+        r
+        for r in rates
+        if not wanted
+        or wanted in (f"{r.carrier} {r.service}".casefold().split(), r.service.casefold().split())
+    ]
     if not matching:
         return None
     currency = matching[0].currency  # amounts of two currencies cannot be compared
     return min(
-        (rate for rate in matching if rate.currency == currency), key=lambda rate: (rate.amount, rate.carrier, rate.service, rate.id)
+        (rate for rate in matching if rate.currency == currency),
+        key=lambda rate: (rate.amount, rate.carrier, rate.service, rate.id),
     )

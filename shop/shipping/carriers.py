@@ -19,7 +19,9 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Carrier]] = WeakKe
 
 def _easypost() -> Carrier:
     with needs_extra("easypost", "CARRIER=easypost"):
-        from shop.shipping.easypost.carrier import EasyPostCarrier  # its SDK takes a fifth of a second to load
+        from shop.shipping.easypost.carrier import (
+            EasyPostCarrier,
+        )  # its SDK takes a fifth of a second to load
 
     s = settings()
     if s.easypost.api_key is None or s.easypost.sender is None:
@@ -44,7 +46,9 @@ def carrier_of(order: OrderInstance) -> str:
     """Returns the name of the carrier of the order's parcel: the journalled one, as settings may have changed
     since."""
     entry = order.journal.get(STEP)
-    return str(entry.notes.get("carrier", settings().shipping.carrier)) if entry else settings().shipping.carrier
+    return (
+        str(entry.notes.get("carrier", settings().shipping.carrier)) if entry else settings().shipping.carrier
+    )
 
 
 async def close_carriers() -> None:

@@ -79,7 +79,10 @@ async def fulfil(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Fulfilmen
         await unmark_shipped(tx, list(lost))
     items = {i: dict(items) for i, items in shipped.items() if not isinstance(items, StepError)}
     serials = await shipments.serials(tx, len(items))
-    parcels = [Leaving(serial, outside.get(i) or embedded.shipment(i, serial), items[i]) for serial, i in zip(serials, items, strict=True)]
+    parcels = [
+        Leaving(serial, outside.get(i) or embedded.shipment(i, serial), items[i])
+        for serial, i in zip(serials, items, strict=True)
+    ]
     await shipments.enter(tx, parcels)
     now, by_id = await begin_of(tx), {order.id: order for order in leaving}
     for left in parcels:
@@ -93,11 +96,15 @@ def _external_parcel(order: OrderInstance) -> Shipment | None:
     if an order of an external carrier has no parcel: it must not be shipped with the embedded one."""
     parcel = booked(order)
     if parcel is None and carrier_of(order) != EMBEDDED:
-        raise RuntimeError(f"order {order.id} has no parcel at its external carrier: book it before the order is shipped")
+        raise RuntimeError(
+            f"order {order.id} has no parcel at its external carrier: book it before the order is shipped"
+        )
     return parcel
 
 
-def _result(order: OrderInstance, parcel: Any, outside: Shipment | None, s: Settings, when: datetime) -> FulfilmentResult:
+def _result(
+    order: OrderInstance, parcel: Any, outside: Shipment | None, s: Settings, when: datetime
+) -> FulfilmentResult:
     """Builds the result. `parcel`: a shipment, or its row in our table."""
     return FulfilmentResult(
         shipment_id=outside.id if outside else f"SHP-{parcel.tracking_number}",

@@ -1,4 +1,5 @@
-"""The external calls of shipping, before its transactions: the stock at an inventory service, a label at a carrier.
+"""The external calls of shipping, before its transactions: the stock at an inventory service, a label at a
+carrier.
 
 The stock comes first: putting it back costs nothing, and without it no label is needed.
 """
@@ -18,27 +19,32 @@ from shop.shipping.embedded import EmbeddedCarrier
 
 
 def before_fulfilment(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    """Returns what ships the stock of each order and buys its label, if that is external for one of them. Raises
-    what an `Inventory` and a `Carrier` raise."""
+    """Returns what ships the stock of each order and buys its label, if that is external for one of them.
+    Raises what an `Inventory` and a `Carrier` raise."""
     actions = [action for action in (stock.before_ship(orders), before_booking(orders)) if action is not None]
     if not actions:
         return None
 
     async def prepare(order: OrderInstance) -> dict[str, Any]:
         if carrier_of(order) == EMBEDDED:
-            EmbeddedCarrier(settings()).check(order.payload)  # an order that the carrier refuses needs no stock
+            EmbeddedCarrier(settings()).check(
+                order.payload
+            )  # an order that the carrier refuses needs no stock
         return await _in_sequence(order, actions)
 
     return prepare
 
 
 def before_return(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    """Returns what puts the stock of each order back and voids its label, if that is external for one of them.
+    """Returns what puts the stock of each order back and voids its label, if that is external for one of
+    them.
 
     A parcel that has left comes back only if its label can be voided or is used, so its stock waits for that.
     What never left does not depend on its label.
     """
-    actions = [action for action in (stock.before_put_back(orders), before_voiding(orders)) if action is not None]
+    actions = [
+        action for action in (stock.before_put_back(orders), before_voiding(orders)) if action is not None
+    ]
     if not actions:
         return None
 

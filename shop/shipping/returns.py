@@ -21,7 +21,8 @@ from shop.shipping.carrier import Voided
 from shop.shipping.carriers import STEP
 
 _SET_RETURNED = text(
-    "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
+    "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS "
+    "NULL RETURNING order_id, items"
 )
 
 
@@ -39,7 +40,9 @@ class ReturnResult(BaseModel):
 async def take_back(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReturnResult]:
     """Marks the parcels as returned and returns their pieces to stock; once, however often it is called."""
     ids = [order.id for order in orders]
-    returned: dict[str, dict[str, int]] = {row.order_id: row.items for row in (await tx.execute(_SET_RETURNED, {"ids": ids})).all()}
+    returned: dict[str, dict[str, int]] = {
+        row.order_id: row.items for row in (await tx.execute(_SET_RETURNED, {"ids": ids})).all()
+    }
     in_stock = await stock.put_back(tx, orders, returned)
     # A confirmation that is not sent yet would promise a parcel that does not come.
     await notices.withdraw(tx, list(returned), Kind.CONFIRMATION)

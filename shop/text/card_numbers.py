@@ -79,7 +79,8 @@ _DIGITS = re.compile(r"\d+")
 _DINERS_CLUB = re.compile(r"(?=\d{14}$)(36|38|39|30[0-5])\d+")
 _WORD = re.compile(r"[^\W\d]")
 _DATE = re.compile(
-    rf"{re.escape(MASK)}\W{{0,3}}(?:exp\W{{0,3}})?\d{{1,2}}\s?[/-]\s?\d{{2,4}}(?!\d)(?:\W{{1,3}}\d{{3,4}}(?!\d))?", re.IGNORECASE
+    rf"{re.escape(MASK)}\W{{0,3}}(?:exp\W{{0,3}})?\d{{1,2}}\s?[/-]\s?\d{{2,4}}(?!\d)(?:\W{{1,3}}\d{{3,4}}(?!\d))?",
+    re.IGNORECASE,
 )
 _CODE = re.compile(r"\b((?:cvv2?|cvc2?|csc|security code)\W{0,3})\d{3,4}(?!\d)", re.IGNORECASE)
 _VALUE = bytes.maketrans(b"0123456789", bytes(range(10)))
@@ -111,7 +112,9 @@ def is_card_number_as_token(text: str) -> bool:
     """Returns whether a gateway's token contains a card number. Tokens may consist of digits, so that an
     issuer's prefix is required."""
     digits = _ascii("".join(_DIGITS.findall(_plain_digits(text))))
-    return has_card_number(text) or (_DINERS_CLUB.fullmatch(digits) is not None and passes_luhn(digits) and not _WORD.search(text))
+    return has_card_number(text) or (
+        _DINERS_CLUB.fullmatch(digits) is not None and passes_luhn(digits) and not _WORD.search(text)
+    )
 
 
 def passes_luhn(digits: str) -> bool:

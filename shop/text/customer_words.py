@@ -23,7 +23,8 @@ from shop.text.sanitize import UNSEEN
 E = TypeVar("E", bound=StepError)
 HIDDEN = "[customer's]"
 _NOT_PERSONAL = frozenset(
-    "id product_id quantity price currency total_amount tax_amount shipping_amount discount_amount method country".split()
+    "id product_id quantity price currency total_amount tax_amount shipping_amount discount_amount method "
+    "country".split()
 )
 _SHORTEST_VALUE, _SHORTEST_WORD = 3, 4
 _DIGITS = 5
@@ -107,7 +108,11 @@ def _values(value: Any, depth: int = 0) -> Iterator[str]:
     elif isinstance(value, list | tuple) and depth < 8:
         for each in value:
             yield from _values(each, depth + 1)
-    elif isinstance(value, str | int | float) and not isinstance(value, bool) and len(text := str(value).strip()) >= _SHORTEST_VALUE:
+    elif (
+        isinstance(value, str | int | float)
+        and not isinstance(value, bool)
+        and len(text := str(value).strip()) >= _SHORTEST_VALUE
+    ):
         yield text
 
 
@@ -136,7 +141,11 @@ def _numbers_in(words: list[_Word], known: _Known) -> Iterator[tuple[int, int]]:
 
 def _cut_off(words: list[_Word], known: _Known, text: str) -> Iterator[tuple[int, int]]:
     """Yields words that may be the beginning of a value, at places where the text was truncated."""
-    ends = [past for past, word in enumerate(words, 1) if _is_cut(text[word.end : words[past].start if past < len(words) else None])]
+    ends = [
+        past
+        for past, word in enumerate(words, 1)
+        if _is_cut(text[word.end : words[past].start if past < len(words) else None])
+    ]
     beginnings = sorted({*known.values, *known.words}) if ends else []
     for past in ends:
         for first in range(max(0, past - _WORDS), past):
@@ -159,7 +168,11 @@ class _Spelling(dict[int, str]):
     digits 0 to 9, nothing for invisible characters, and a blank for all others."""
 
     def __missing__(self, code: int) -> str:
-        signs = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", chr(code)).casefold()).casefold().replace("ı", "i")
+        signs = (
+            unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", chr(code)).casefold())
+            .casefold()
+            .replace("ı", "i")
+        )
         plain = "".join(map(_letter, signs))
         plain = "".join(plain.split()) or plain[:1]
         if len(self) < _MOST_CACHED:

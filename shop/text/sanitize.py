@@ -10,14 +10,30 @@ UNSEEN = (
 )
 """Invisible characters, for a character class of a pattern: blanks, controls, and Unicode's default
 ignorables."""
-_INVISIBLE = [0xAD, 0x61C, 0x180E, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF]
-_CONTROLS = [code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85"]
+_INVISIBLE = [
+    0xAD,
+    0x61C,
+    0x180E,
+    0x200B,
+    0x200E,
+    0x200F,
+    *range(0x202A, 0x202F),
+    *range(0x2060, 0x206A),
+    0xFEFF,
+]
+_CONTROLS = [
+    code
+    for code in (*range(0x20), *range(0x7F, 0xA0))
+    if chr(code) not in "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f\x85"
+]
 _DASHES = dict.fromkeys(map(ord, "‐‑‒–—−"), "-")
 _DROPPED: dict[int, None] = dict.fromkeys([*_CONTROLS, *_INVISIBLE, *range(0xD800, 0xE000)])
 
 
 _BIDIRECTIONAL = (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-NOT_FOR_TERMINALS = frozenset({*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_BIDIRECTIONAL, *range(0xD800, 0xE000)} - {*b"\t\n"})
+NOT_FOR_TERMINALS = frozenset(
+    {*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_BIDIRECTIONAL, *range(0xD800, 0xE000)} - {*b"\t\n"}
+)
 """Characters that terminals interpret or cannot show. U+009B, a C1 control, starts a command like ESC [."""
 _SHOWN = dict.fromkeys(NOT_FOR_TERMINALS, "\ufffd")
 
@@ -41,7 +57,9 @@ def one_line(text: str | None, limit: int = 200) -> str:
 def printable(text: str, limit: int = 300) -> str:
     """Returns a third party's text in printable characters. Truncates it to `limit` characters, marked by
     dots."""
-    return "".join(c if c.isprintable() else "?" for c in (text if len(text) <= limit else f"{text[: limit - 3]}..."))
+    return "".join(
+        c if c.isprintable() else "?" for c in (text if len(text) <= limit else f"{text[: limit - 3]}...")
+    )
 
 
 def paragraphs(text: str, limit: int = 20_000) -> str:

@@ -28,11 +28,16 @@ def forgetful_sandbox(world_dir: Path) -> Iterator[Sandbox]:
     """A gateway of its own that ignores idempotency keys."""
     own_port(world_dir / "forgetful")
     gateway = Sandbox(
-        home=HOME, folder=world_dir / "forgetful", logs=world_dir / "logs" / "forgetful", pids=world_dir / "run" / "forgetful"
+        home=HOME,
+        folder=world_dir / "forgetful",
+        logs=world_dir / "logs" / "forgetful",
+        pids=world_dir / "run" / "forgetful",
     )
     try:
         gateway.start()
-        httpx.post(f"{gateway.url}/sandbox/behaviour", json={"forget_keys": True}, timeout=10).raise_for_status()
+        httpx.post(
+            f"{gateway.url}/sandbox/behaviour", json={"forget_keys": True}, timeout=10
+        ).raise_for_status()
         yield gateway
     finally:
         gateway.stop()
@@ -54,8 +59,22 @@ def site(
     folder = world_dir / "crash"
     folder.mkdir()
     gateways = {"remembers": sandbox.url, "forgets": forgetful_sandbox.url}
-    with mail_server() as mails, crm_server() as crm, environment({"INVENTORY_SERVICE_TOKEN": TOKEN}):  # the books ask the services
-        yield Site(postgres, template_database, folder, running_nursery, gateways, easypost_server, localstripe, mails, crm)
+    with (
+        mail_server() as mails,
+        crm_server() as crm,
+        environment({"INVENTORY_SERVICE_TOKEN": TOKEN}),
+    ):  # the books ask the services
+        yield Site(
+            postgres,
+            template_database,
+            folder,
+            running_nursery,
+            gateways,
+            easypost_server,
+            localstripe,
+            mails,
+            crm,
+        )
 
 
 _SUMMARY = pytest.StashKey[Summary]()

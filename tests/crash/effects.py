@@ -1,4 +1,5 @@
-"""The effects that the code names, wherever it may be: what no worker of these tests ever imports declares no point."""
+"""The effects that the code names, wherever it may be: what no worker of these tests ever imports declares no
+point."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ _BY_TASK = "record_name"
 
 
 def named() -> Counter[str]:
-    """Each name, and in how many places it is given. Not those of steps' records, which their tasks declare."""
+    """Each name, and in how many places it is given. Not those of steps' records, which their tasks
+    declare."""
     files = (file for folder in _FOLDERS for file in (HOME / folder).rglob("*.py") if file != _MAKES_THEM)
     return Counter(name for file in files for name in names_in(file.read_text(), file.name))
 
@@ -26,7 +28,9 @@ def names_in(code: str, file: str = "") -> Iterator[str]:
     waiting: list[ast.AST] = [ast.parse(code)]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.GeneratorExp | ast.ListComp) and (calls := [call for call in ast.walk(node) if _is_effect(call)]):
+        if isinstance(node, ast.GeneratorExp | ast.ListComp) and (
+            calls := [call for call in ast.walk(node) if _is_effect(call)]
+        ):
             for call in calls:
                 call.func = ast.copy_location(ast.Name("str", ast.Load()), call.func)
             yield from eval(compile(ast.Expression(node), file, "eval"), {})
@@ -44,7 +48,9 @@ def names_in(code: str, file: str = "") -> Iterator[str]:
 
 def _is_effect(node: ast.AST) -> TypeGuard[ast.Call]:
     match node:
-        case ast.Call(func=ast.Name(id="failpoint" | "Failpoint") | ast.Attribute(attr="failpoint" | "Failpoint")):
+        case ast.Call(
+            func=ast.Name(id="failpoint" | "Failpoint") | ast.Attribute(attr="failpoint" | "Failpoint")
+        ):
             return True
         case _:
             return False

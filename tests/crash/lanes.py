@@ -31,10 +31,12 @@ from tests.crash.scenarios import stranger
 
 
 class _Watcher:
-    """Dies at one point, fails at another once, or writes down those that it passes. `cancel`: an order that somebody cancels while its
-    label is being bought, or its stock committed."""
+    """Dies at one point, fails at another once, or writes down those that it passes. `cancel`: an order that
+    somebody cancels while its label is being bought, or its stock committed."""
 
-    def __init__(self, kill_at: str | None, fail_at: str | None, passed: str | None, cancel: str | None = None) -> None:
+    def __init__(
+        self, kill_at: str | None, fail_at: str | None, passed: str | None, cancel: str | None = None
+    ) -> None:
         self._kill_at, self._fail_at, self._passed, self._cancel = kill_at, fail_at, passed, cancel
 
     def __call__(self, point: str) -> None:
@@ -57,12 +59,16 @@ async def _return(order_id: str) -> None:
 
 async def _retry(order_id: str) -> None:
     async with transaction() as tx:
-        await tx.execute(text("UPDATE attention SET next_retry_at = now() WHERE order_id = :id"), {"id": order_id})
+        await tx.execute(
+            text("UPDATE attention SET next_retry_at = now() WHERE order_id = :id"), {"id": order_id}
+        )
     await retry_compensations(return_state=True)
 
 
 async def _settle(order_id: str) -> None:
-    await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True)
+    await resolve_order(
+        order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True
+    )
 
 
 async def _reconcile(_order_id: str) -> None:
@@ -81,11 +87,19 @@ async def _event(order_id: str) -> None:
     await handle_payment_events(return_state=True)
 
 
-AFTERWARDS = {"return": _return, "retry": _retry, "settle": _settle, "reconcile": _reconcile, "accept": _accept, "event": _event}
+AFTERWARDS = {
+    "return": _return,
+    "retry": _retry,
+    "settle": _settle,
+    "reconcile": _reconcile,
+    "accept": _accept,
+    "event": _event,
+}
 
 
 async def _pay_again(order: dict[str, Any]) -> None:
-    """Payments that nobody expects any more: one is made and left; and where the order was declined, another one is charged."""
+    """Payments that nobody expects any more: one is made and left; and where the order was declined, another
+    one is charged."""
     found = await gateway().find(order["id"])
     if len(found) > 1:
         return  # an earlier worker did it
@@ -109,7 +123,11 @@ async def _create(order: dict[str, Any], key: str) -> Payment:
 
 
 async def walk(
-    lane: str, orders: list[dict[str, Any]], kill_at: str | None = None, fail_at: str | None = None, passed: str | None = None
+    lane: str,
+    orders: list[dict[str, Any]],
+    kill_at: str | None = None,
+    fail_at: str | None = None,
+    passed: str | None = None,
 ) -> None:
     """Works on the orders in that lane, until it is killed."""
     if lane in AFTERWARDS:  # until it has ended, it is any order

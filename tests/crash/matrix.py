@@ -1,4 +1,5 @@
-"""The crash matrix: a worker is killed at each point of its way, another takes over, and then the witnesses are asked."""
+"""The crash matrix: a worker is killed at each point of its way, another takes over, and then the witnesses
+are asked."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ LANES = ("process_order", "pending")
 GATEWAYS = ("remembers", "forgets")
 _LEFT = "SELECT 1 FROM customer_order WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS NULL"
 _MOST_ROUNDS = 3
-_SIDE_BY_SIDE = min(8, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2 * (os.cpu_count() or 2))
+_SIDE_BY_SIDE = min(
+    8, 2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2 * (os.cpu_count() or 2)
+)
 """Shops, each with workers that mostly wait, and with connections to one PostgreSQL."""
 _BYSTANDERS = (SCENARIOS["completes"], SCENARIOS["completes"])
 """In the pending lane an order shares its batch."""
@@ -26,7 +29,8 @@ _BYSTANDERS = (SCENARIOS["completes"], SCENARIOS["completes"])
 
 @dataclass(frozen=True)
 class Way:
-    """How a worker gets to its points: in a lane, with a kind of order; or by recovering one whose worker was killed before."""
+    """How a worker gets to its points: in a lane, with a kind of order; or by recovering one whose worker was
+    killed before."""
 
     scenario: str
     lane: str
@@ -37,8 +41,11 @@ class Way:
     """Mails go to a mail server, and a CRM hears of them."""
 
     def is_about(self, point: str) -> bool:
-        """Whether the point has to do with what is outside here, and is not elsewhere; all the others are on other ways, too."""
-        about = (_CARRIERS if ("CARRIER", "easypost") in self.settings else ()) + (_MESSAGES if self.outside else ())
+        """Whether the point has to do with what is outside here, and is not elsewhere; all the others are on
+        other ways, too."""
+        about = (_CARRIERS if ("CARRIER", "easypost") in self.settings else ()) + (
+            _MESSAGES if self.outside else ()
+        )
         about += _STOCK if _AT_SERVICE[0] in self.settings else ()
         return not about or any(word in point for word in about)
 
@@ -51,7 +58,9 @@ class Way:
         carrier = ", a carrier outside" if ("CARRIER", "easypost") in self.settings else ""
         stock = ", stock at a service" if _AT_SERVICE[0] in self.settings else ""
         by = ", by SMTP" if self.outside else ""
-        return f"{self.lane}, {self.scenario}{carrier}{stock}{by}" + "".join(f", after a death {point}" for point in self.died_at)
+        return f"{self.lane}, {self.scenario}{carrier}{stock}{by}" + "".join(
+            f", after a death {point}" for point in self.died_at
+        )
 
 
 _AFTERWARDS = {
@@ -77,11 +86,23 @@ _AT_SERVICE = (("INVENTORY_SERVICE_URL", SERVICE),)
 """With the stock at an inventory service."""
 FIRST = (
     *(Way(scenario, lane) for scenario in SCENARIOS for lane in LANES if scenario not in _ON_THEIR_OWN),
-    *(Way(scenario, lane, settings=_AT_ONCE) for scenario, lane in _AFTERWARDS.items() if lane != "cancelled"),
-    *(Way(scenario, lane, settings=_OUTSIDE) for scenario in ("completes", "cannot be shipped") for lane in LANES),
+    *(
+        Way(scenario, lane, settings=_AT_ONCE)
+        for scenario, lane in _AFTERWARDS.items()
+        if lane != "cancelled"
+    ),
+    *(
+        Way(scenario, lane, settings=_OUTSIDE)
+        for scenario in ("completes", "cannot be shipped")
+        for lane in LANES
+    ),
     Way("sent back", "return", settings=_OUTSIDE),
     Way("cancelled with its label", "cancelled", settings=_OUTSIDE),
-    *(Way(scenario, lane, settings=_AT_SERVICE) for scenario in ("completes", "cannot be shipped", "sold out") for lane in LANES),
+    *(
+        Way(scenario, lane, settings=_AT_SERVICE)
+        for scenario in ("completes", "cannot be shipped", "sold out")
+        for lane in LANES
+    ),
     Way("sent back", "return", settings=_AT_SERVICE),
     Way("cancelled with its stock", "cancelled", settings=_AT_SERVICE),
     Way("completes", "process_order", outside=True),
@@ -101,7 +122,12 @@ RECOVERIES = (
     Way("completes", "pending", ("after committing at the inventory service",), _AT_SERVICE),
     Way("cannot be shipped", "recover", ("after releasing at the inventory service",), _AT_SERVICE),
     # One that nobody gets through is given up: what was only created is cancelled.
-    Way("given up", "recover", ("after creating a payment", "before confirming a payment"), (("MAX_TAKEOVERS", "1"),)),
+    Way(
+        "given up",
+        "recover",
+        ("after creating a payment", "before confirming a payment"),
+        (("MAX_TAKEOVERS", "1"),),
+    ),
 )
 
 
@@ -139,9 +165,12 @@ def all_passed(site: Site, ways: Sequence[Way]) -> list[tuple[Way, list[str]]]:
         return list(zip(ways, threads.map(lambda way: passed(site, way), ways), strict=True))
 
 
-def cases(ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool, but: Iterable[str] = ()) -> Iterator[Case]:
-    """With `every`: each point on each way, with each gateway (with Stripe where money moves), except that a lane need not be walked to the
-    same point twice. Without: each point once (`but` these), lanes, ways and gateways in turn."""
+def cases(
+    ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool, but: Iterable[str] = ()
+) -> Iterator[Case]:
+    """With `every`: each point on each way, with each gateway (with Stripe where money moves), except that a
+    lane need not be walked to the same point twice. Without: each point once (`but` these), lanes, ways and
+    gateways in turn."""
     return _all(ways) if every else _each_once(ways, set(but))
 
 
@@ -156,8 +185,9 @@ def _all(ways: Iterable[tuple[Way, Sequence[str]]]) -> Iterator[Case]:
 
 
 def _each_once(ways: Iterable[tuple[Way, Sequence[str]]], but: Collection[str]) -> Iterator[Case]:
-    """Of all ways to a point the one that has had the fewest so far, in the lane that has; and so with the gateways. The points come in a
-    sequence in which before and after are mixed, and which is always the same."""
+    """Of all ways to a point the one that has had the fewest so far, in the lane that has; and so with the
+    gateways. The points come in a sequence in which before and after are mixed, and which is always the
+    same."""
     to: dict[str, list[Way]] = {}
     for way, points in ways:
         for point in filter(way.is_about, points):
@@ -175,7 +205,9 @@ def _gateways(point: str, way: Way) -> tuple[str, ...]:
     return (*GATEWAYS, STRIPE) if "payment" in point and way.scenario in AT_STRIPE else GATEWAYS
 
 
-def run_all(site: Site, chosen: Sequence[Case], tell: Callable[[Result], None] = lambda _: None) -> list[Result]:
+def run_all(
+    site: Site, chosen: Sequence[Case], tell: Callable[[Result], None] = lambda _: None
+) -> list[Result]:
     """Some at a time."""
 
     def run(case: Case) -> Result:
@@ -207,7 +239,8 @@ def _case(site: Site, case: Case) -> Result:
 
 
 def _let_all_end(shop: Shop) -> None:
-    """An order may have been put off, by a gateway that was too slow just then; and other flows leave mails to the pending lane."""
+    """An order may have been put off, by a gateway that was too slow just then; and other flows leave mails
+    to the pending lane."""
     for _ in range(_MOST_ROUNDS):
         if not shop.world.sql(_LEFT):
             return

@@ -60,14 +60,22 @@ SCENARIOS = {
         Scenario("sent back", Outcome.COMPENSATED, PRICE, PRICE, returned=True),
         Scenario("given up", Outcome.COMPENSATED),
         Scenario("tried again", Outcome.NEEDS_ATTENTION, PRICE, changes={"card": "0259", "country": "AQ"}),
-        Scenario("settled by a person", Outcome.COMPENSATED, PRICE, changes={"card": "0259", "country": "AQ"}, by_hand=PRICE),
+        Scenario(
+            "settled by a person",
+            Outcome.COMPENSATED,
+            PRICE,
+            changes={"card": "0259", "country": "AQ"},
+            by_hand=PRICE,
+        ),
         Scenario("charged after its end", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
         Scenario("paid twice by half", Outcome.COMPLETED, PRICE, tidy=True),
         Scenario("cancelled with its label", Outcome.COMPENSATED, PRICE, PRICE),
         Scenario("told of a late charge", Outcome.COMPENSATED, PRICE, PRICE, {"card": "0000"}, tidy=True),
         Scenario("cancelled with its stock", Outcome.COMPENSATED, PRICE, PRICE),
         Scenario("beside a stranger's payment", Outcome.COMPLETED, PRICE, accepted=True),
-        Scenario("fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"),
+        Scenario(
+            "fails past the pivot", Outcome.COMPLETED, PRICE, fail_at="before the record of notify_customer"
+        ),
     )
 }
 

@@ -1,4 +1,5 @@
-"""Where workers die: a fresh database for each case, two gateways (one forgets its keys), and what may be asked afterwards."""
+"""Where workers die: a fresh database for each case, two gateways (one forgets its keys), and what may be
+asked afterwards."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ class Site:
 
     @contextmanager
     def shop(self, gateway: str, *, outside: bool = False, **settings: str) -> Iterator[Shop]:
-        """A fresh shop with the sample catalogue. `outside`: its mails go to the mail server, and the CRM hears of them."""
+        """A fresh shop with the sample catalogue. `outside`: its mails go to the mail server, and the CRM
+        hears of them."""
         if outside:
             settings["SMTP_URL"] = f"smtp://{self.mail_server.host}:{self.mail_server.port}"
             settings |= {"CRM_WEBHOOK_URL": self.crm.url, "CRM_WEBHOOK_SECRET": SECRET}
@@ -94,12 +96,20 @@ class Site:
             load_sample_catalogue(url)
             folder = self.folder / name
             folder.mkdir()
-            service = stack.enter_context(self._inventory(name)) if settings.get("INVENTORY_SERVICE_URL") == SERVICE else None
+            service = (
+                stack.enter_context(self._inventory(name))
+                if settings.get("INVENTORY_SERVICE_URL") == SERVICE
+                else None
+            )
             if service is not None:
                 settings |= service.settings
             if gateway == STRIPE:
                 yield Shop(
-                    self, StripeWorld(url, self.stripe.url, folder, self.stripe), {**self.stripe.settings, **settings}, outside, service
+                    self,
+                    StripeWorld(url, self.stripe.url, folder, self.stripe),
+                    {**self.stripe.settings, **settings},
+                    outside,
+                    service,
                 )
             else:
                 yield Shop(self, World(url, self.gateways[gateway], folder), settings, outside, service)
@@ -131,8 +141,11 @@ class Shop:
     outside: bool = False
     inventory: InventoryServer | None = None
 
-    def work(self, lane: str, orders: Sequence[dict[str, Any]] = (), *, seconds: float = 90, **options: Any) -> int:
-        """Runs a worker to its end; its exit status. AssertionError if it neither ended well in time nor was killed."""
+    def work(
+        self, lane: str, orders: Sequence[dict[str, Any]] = (), *, seconds: float = 90, **options: Any
+    ) -> int:
+        """Runs a worker to its end; its exit status. AssertionError if it neither ended well in time nor was
+        killed."""
         worker = self.start(lane, orders, **options)
         status = worker.gone(seconds)
         assert status in {0, -9}, f"a worker ended with {status}:\n{tail(worker.log, 40)}"
@@ -166,21 +179,33 @@ class Shop:
             self.world.sql(statement)
 
     def told(self, order_id: str) -> set[str]:
-        """The kinds of mails that have arrived. By SMTP the one that a worker died over may have come twice, as the same mail; and the CRM
-        has heard of all."""
+        """The kinds of mails that have arrived. By SMTP the one that a worker died over may have come twice,
+        as the same mail; and the CRM has heard of all."""
         if not self.outside:
             return self.world.told(order_id)
         counted = Counter(self.site.mail_server.ids)
-        told = {kind: counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] for kind in Kind}
+        told = {
+            kind: counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] for kind in Kind
+        }
         assert max(told.values()) <= 2
-        heard = Counter(heard.body["data"]["contact"] for heard in self.site.crm.heard if heard.body["data"]["order_id"] == order_id)
-        assert {contact.removeprefix("order_") for contact in heard} == {str(kind) for kind, times in told.items() if times}
-        assert sum(counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] > 1 for kind in Kind) <= 1
+        heard = Counter(
+            heard.body["data"]["contact"]
+            for heard in self.site.crm.heard
+            if heard.body["data"]["order_id"] == order_id
+        )
+        assert {contact.removeprefix("order_") for contact in heard} == {
+            str(kind) for kind, times in told.items() if times
+        }
+        assert (
+            sum(counted[message_id(order_id, kind, _DEFAULTS, self.world.installation)] > 1 for kind in Kind)
+            <= 1
+        )
         assert not self.site.crm.wrong
         return {str(kind) for kind, times in told.items() if times}
 
     def check(self, orders: Mapping[str, Scenario]) -> None:
-        """Everybody who can tell is asked: each order has reached its one right end, and nothing happened twice."""
+        """Everybody who can tell is asked: each order has reached its one right end, and nothing happened
+        twice."""
         rows = {row.id: row for row in self.world.sql(_COUNTS, ids=list(orders))}
         labels = self.world.labels()
         for order_id, expected in orders.items():
@@ -188,20 +213,34 @@ class Shop:
             row, completed = rows[order_id], expected.outcome is Outcome.COMPLETED
             shipped = completed or expected.returned
             assert row.outcome == expected.outcome, f"the outcome of {order_id} is {row.outcome}"
-            assert self.world.charges(order_id) == (1 if expected.charged else 0), "the charges in the gateway's ledger"
-            assert self.world.money(order_id) == (expected.charged, expected.refunded), "the money in the gateway's ledger"
-            assert (row.amount_charged, row.amount_refunded) == (expected.charged, expected.refunded), "our amounts"
-            assert row.amount_at_risk == (expected.charged if expected.outcome is Outcome.NEEDS_ATTENTION else 0), "the amount at risk"
+            assert self.world.charges(order_id) == (1 if expected.charged else 0), (
+                "the charges in the gateway's ledger"
+            )
+            assert self.world.money(order_id) == (expected.charged, expected.refunded), (
+                "the money in the gateway's ledger"
+            )
+            assert (row.amount_charged, row.amount_refunded) == (expected.charged, expected.refunded), (
+                "our amounts"
+            )
+            assert row.amount_at_risk == (
+                expected.charged if expected.outcome is Outcome.NEEDS_ATTENTION else 0
+            ), "the amount at risk"
             assert row.shipments == shipped, "the parcel"
-            assert (row.contacts, row.unsent) == (len(expected.told), 0), "what the customer has heard, and is still to hear"
-            assert row.messages == len(expected.told) * (2 if self.outside else 1), "a mail, and a message for the CRM if there is one"
+            assert (row.contacts, row.unsent) == (len(expected.told), 0), (
+                "what the customer has heard, and is still to hear"
+            )
+            assert row.messages == len(expected.told) * (2 if self.outside else 1), (
+                "a mail, and a message for the CRM if there is one"
+            )
             left = {payment["status"] for payment in self.world.ledger(order_id)} & {"created"}
             assert not expected.tidy or not left, "a payment is left that could still be charged"
             assert row.held == 0, "a reservation is left"
             assert (label_path(Path(), order_id).name in labels) == shipped, "the label"
             assert self.told(order_id) == expected.told, "the mails"
             if self.settings.get("CARRIER") == "easypost":
-                assert self.site.easypost.good_labels(order_id) == (completed and not expected.returned), "the carrier's labels"
+                assert self.site.easypost.good_labels(order_id) == (completed and not expected.returned), (
+                    "the carrier's labels"
+                )
                 assert len(self.site.easypost.labels(order_id)) <= 1, "the carrier's labels"
             if self.inventory is not None:
                 self._check_stock(self.inventory, order_id, expected)
@@ -214,14 +253,24 @@ class Shop:
 
     def _check_stranger(self, order_id: str) -> None:
         """What a person has accepted is accepted, by one entry; and no money has moved for it."""
-        assert self.world.sql("SELECT accepted_at IS NOT NULL FROM discrepancy WHERE order_id = :id", id=order_id) == [(True,)], "accepted"
-        assert self.world.sql('SELECT action, "by" FROM desk_entry WHERE order_id = :id', id=order_id) == [(ACTION, "ann")]
+        assert self.world.sql(
+            "SELECT accepted_at IS NOT NULL FROM discrepancy WHERE order_id = :id", id=order_id
+        ) == [(True,)], "accepted"
+        assert self.world.sql('SELECT action, "by" FROM desk_entry WHERE order_id = :id', id=order_id) == [
+            (ACTION, "ann")
+        ]
         assert self.world.money(order_id) == (PRICE, 0), "the stranger's money in the gateway's ledger"
 
     def _check_stock(self, inventory: InventoryServer, order_id: str, expected: Scenario) -> None:
         """The service is asked: what became of the order's pieces, and whether its stock is what moved it."""
         found = inventory.do(inventory.inventory.get(inventory.name_of(order_id)))
-        states = {State.SHIPPED} if expected.outcome is Outcome.COMPLETED else {State.RETURNED} if expected.returned else _OVER
+        states = (
+            {State.SHIPPED}
+            if expected.outcome is Outcome.COMPLETED
+            else {State.RETURNED}
+            if expected.returned
+            else _OVER
+        )
         assert (found.state if found else None) in states, "the inventory service"
         stock = inventory.do(inventory.inventory.stock())
         assert all(product.is_sound for product in stock), stock

@@ -21,7 +21,8 @@ class Line:
     recovered: int
     """Orders that another worker had to take over."""
     longest_recovery: float
-    """Seconds until somebody else had taken them to their ends (the matrix), or had them in hand (random kills)."""
+    """Seconds until somebody else had taken them to their ends (the matrix), or had them in hand (random
+    kills)."""
     discrepancies: int
     seed: int | None = None
 
@@ -34,7 +35,15 @@ class Summary:
 
     def table(self) -> Table:
         table = Table(title="Killed, recovered, compared with the gateway's ledger", title_justify="left")
-        for name in ("", "points", "kills", "orders by outcome", "recovered", "longest recovery", "discrepancies"):
+        for name in (
+            "",
+            "points",
+            "kills",
+            "orders by outcome",
+            "recovered",
+            "longest recovery",
+            "discrepancies",
+        ):
             table.add_column(name, justify="left" if name in {"", "orders by outcome"} else "right")
         for line in self.lines:
             table.add_row(

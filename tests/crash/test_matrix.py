@@ -1,6 +1,7 @@
 """Every point at which a worker can die, one death at a time.
 
-`make crash-test` runs every combination; `make test` every fourth of the points, `make test-slow` each point once.
+`make crash-test` runs every combination; `make test` every fourth of the points, `make test-slow` each point
+once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ from collections.abc import Sequence
 import pytest
 
 from tests.crash.effects import named, names_in
-from tests.crash.matrix import FIRST, GATEWAYS, LANES, RECOVERIES, Case, Result, Way, all_passed, cases, run_all
+from tests.crash.matrix import (
+    FIRST,
+    GATEWAYS,
+    LANES,
+    RECOVERIES,
+    Case,
+    Result,
+    Way,
+    all_passed,
+    cases,
+    run_all,
+)
 from tests.crash.site import STRIPE, Site
 from tests.crash.summary import Line, Summary
 from tests.nursery.nursery import Nursery
@@ -46,7 +58,9 @@ def recoveries(site: Site) -> Sequence[Passed]:
     return all_passed(site, RECOVERIES)
 
 
-def test_no_declared_point_is_left_out(site: Site, ways: Sequence[Passed], recoveries: Sequence[Passed]) -> None:
+def test_no_declared_point_is_left_out(
+    site: Site, ways: Sequence[Passed], recoveries: Sequence[Passed]
+) -> None:
     """A new step brings its points with it; one that no case leads to would never be tried."""
     declared = set(site.nursery.process("declared").wait(30))
     for each in (True, False):
@@ -59,7 +73,9 @@ def test_no_effect_in_the_code_is_left_out(running_nursery: Nursery) -> None:
     declared = {point.removeprefix("before ") for point in running_nursery.process("declared").wait(30)}
     found = named()
     assert set(found) - declared == _ASIDE
-    assert {name for name, places in found.items() if places > 1} == set(), "a worker would die at one of them only"
+    assert {name for name, places in found.items() if places > 1} == set(), (
+        "a worker would die at one of them only"
+    )
 
 
 def test_effects_are_found_in_code() -> None:
@@ -70,7 +86,8 @@ def test_effects_are_found_in_code() -> None:
 
 
 def test_lanes_and_gateways_share_the_points(ways: Sequence[Passed], recoveries: Sequence[Passed]) -> None:
-    """Each point once is not each point in the same lane, nor before it always with the one gateway and after it with the other."""
+    """Each point once is not each point in the same lane, nor before it always with the one gateway and after
+    it with the other."""
     first, recovering = _deaths(ways, every=False), _deaths_in_recovery(ways, recoveries, every=False)
     _assert_shared(LANES, [case for case in first if _lanes_to(case.point, ways) >= set(LANES)])
     _assert_shared(("recover", "pending"), recovering)
@@ -103,12 +120,19 @@ def _assert_gateways_shared(chosen: Sequence[Case]) -> None:
         assert min(lots[gateway] for gateway in GATEWAYS) >= _FAIR * lots.total(), (when, lots)
 
 
-IN_SHORT = pytest.mark.parametrize("nth", [pytest.param(4, id="fourth"), pytest.param(1, id="each", marks=pytest.mark.slow)])
+IN_SHORT = pytest.mark.parametrize(
+    "nth", [pytest.param(4, id="fourth"), pytest.param(1, id="each", marks=pytest.mark.slow)]
+)
 
 
 @IN_SHORT
 def test_a_worker_dies_at_every_point(
-    nth: int, site: Site, ways: Sequence[Passed], every: bool, summary: Summary, capsys: pytest.CaptureFixture[str]
+    nth: int,
+    site: Site,
+    ways: Sequence[Passed],
+    every: bool,
+    summary: Summary,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     _judge("A worker dies", _run(site, _deaths(ways, every=every)[::nth], capsys), summary)
 
@@ -123,7 +147,11 @@ def test_a_recovery_dies_at_every_point(
     summary: Summary,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _judge("A recovery dies", _run(site, _deaths_in_recovery(ways, recoveries, every=every)[::nth], capsys), summary)
+    _judge(
+        "A recovery dies",
+        _run(site, _deaths_in_recovery(ways, recoveries, every=every)[::nth], capsys),
+        summary,
+    )
 
 
 def _deaths(ways: Sequence[Passed], *, every: bool) -> list[Case]:
@@ -158,7 +186,9 @@ def _judge(title: str, results: Sequence[Result], summary: Summary) -> None:
     points = len({result.case.point for result in results})
     outcomes = Counter(str(outcome) for result in results for outcome in result.outcomes)
     slowest = max(result.recovery_seconds for result in results)
-    summary.lines.append(Line(title, points, len(results), outcomes, sum(outcomes.values()), slowest, len(problems)))
+    summary.lines.append(
+        Line(title, points, len(results), outcomes, sum(outcomes.values()), slowest, len(problems))
+    )
     assert not problems, f"{len(problems)} of {len(results)} cases:\n" + "\n\n".join(problems[:10])
 
 

@@ -17,7 +17,16 @@ def test_random_kills(site: Site, every: bool, request: pytest.FixtureRequest, s
     report = storm(site, orders=orders, seed=seed, pause=1.0 if every else 0.6)
     found = len(report.discrepancies)
     summary.lines.append(
-        Line("Random kills", None, report.kills, report.outcomes, report.recovered, report.longest_recovery, found, report.seed)
+        Line(
+            "Random kills",
+            None,
+            report.kills,
+            report.outcomes,
+            report.recovered,
+            report.longest_recovery,
+            found,
+            report.seed,
+        )
     )
     assert report.recovered > 0, "nobody died in the middle of anything"
     assert every or report.longest_recovery < SLOWEST_RECOVERY

@@ -22,11 +22,23 @@ pytestmark = pytest.mark.alone  # it has all the servers of the crash tests
 _ORDER = "UPDATE customer_order SET {} WHERE id = :id"
 _LIES = (
     # what the witness says, what is made wrong, and how it is put right again
-    ("was lost", "UPDATE customer_order SET id = 'another' WHERE id = :id", "UPDATE customer_order SET id = :id WHERE id = 'another'"),
+    (
+        "was lost",
+        "UPDATE customer_order SET id = 'another' WHERE id = :id",
+        "UPDATE customer_order SET id = :id WHERE id = 'another'",
+    ),
     ("the outcome", _ORDER.format("outcome = 'compensated'"), _ORDER.format("outcome = 'completed'")),
-    ("our amounts", _ORDER.format("amount_charged = amount_charged + 1"), _ORDER.format("amount_charged = amount_charged - 1")),
+    (
+        "our amounts",
+        _ORDER.format("amount_charged = amount_charged + 1"),
+        _ORDER.format("amount_charged = amount_charged - 1"),
+    ),
     ("our amounts", _ORDER.format("amount_refunded = amount_charged"), _ORDER.format("amount_refunded = 0")),
-    ("the amount at risk", _ORDER.format("amount_at_risk = amount_charged"), _ORDER.format("amount_at_risk = 0")),
+    (
+        "the amount at risk",
+        _ORDER.format("amount_at_risk = amount_charged"),
+        _ORDER.format("amount_at_risk = 0"),
+    ),
     (
         "a reservation is left",
         "UPDATE reservation SET state = 'held' WHERE order_id = :id",
@@ -69,7 +81,10 @@ _LIES = (
     ),
     (
         "a lease is left",
-        "INSERT INTO lease (id, holder, until) VALUES (gen_random_uuid(), 'nobody', now() + interval '1 hour')",
+        (
+            "INSERT INTO lease (id, holder, until) VALUES (gen_random_uuid(), 'nobody', now() + interval '1 "
+            "hour')"
+        ),
         "DELETE FROM lease WHERE holder = 'nobody'",
     ),
 )
@@ -88,7 +103,10 @@ def test_the_witnesses_can_say_no(site: Site) -> None:
                 shop.check(orders)
             shop.world.sql(right, **({"id": order_id} if ":id" in right else {}))
         shop.check(orders)
-        label, mails = label_path(shop.world.var_dir / "labels", order_id), shop.world.var_dir / "mail" / "new"
+        label, mails = (
+            label_path(shop.world.var_dir / "labels", order_id),
+            shop.world.var_dir / "mail" / "new",
+        )
         confirmation = mails / mail_name(order_id, Kind.CONFIRMATION)
         with _away(label), pytest.raises(AssertionError, match="the label"):
             shop.check(orders)
@@ -101,7 +119,13 @@ def test_the_witnesses_can_say_no(site: Site) -> None:
         shop.check(orders)
         # What the gateway has done cannot be put right again.
         another = _ask(
-            shop, "payments", order_id=order_id, amount=int(PRICE * 100), currency="USD", method="credit_card", card_last4="1234"
+            shop,
+            "payments",
+            order_id=order_id,
+            amount=int(PRICE * 100),
+            currency="USD",
+            method="credit_card",
+            card_last4="1234",
         )
         shop.check(orders)
         with pytest.raises(AssertionError, match="that could still be charged"):
@@ -123,5 +147,9 @@ def _away(file: Path) -> Iterator[None]:
 
 def _ask(shop: Shop, what: str, **fields: object) -> str:
     """The gateway does it. Returns the id of what it has made."""
-    made: str = httpx.post(f"{shop.world.gateway_url}/v1/{what}", json=fields, timeout=10).raise_for_status().json()["id"]
+    made: str = (
+        httpx.post(f"{shop.world.gateway_url}/v1/{what}", json=fields, timeout=10)
+        .raise_for_status()
+        .json()["id"]
+    )
     return made

@@ -35,7 +35,8 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def nursery(running_nursery: Nursery, prefect_api: PrefectServer) -> Iterator[Nursery]:
-    """Worker processes for this test; those that are left at its end are ended, and what they held of the payment limit is free."""
+    """Worker processes for this test; those that are left at its end are ended, and what they held of the
+    payment limit is free."""
     yield running_nursery
     running_nursery.end_all()
     with httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth, timeout=10) as api:
@@ -57,13 +58,18 @@ def frail_postgres(world_dir: Path) -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-async def frail(frail_postgres: EmbeddedPostgres, sandbox: Sandbox, prefect_api: PrefectServer, tmp_path: Path) -> AsyncIterator[World]:
-    """A stocked shop on the frail PostgreSQL. The gateway takes its time, so that there is a middle to disturb."""
+async def frail(
+    frail_postgres: EmbeddedPostgres, sandbox: Sandbox, prefect_api: PrefectServer, tmp_path: Path
+) -> AsyncIterator[World]:
+    """A stocked shop on the frail PostgreSQL. The gateway takes its time, so that there is a middle to
+    disturb."""
     frail_postgres.start()
     name = f"frail_{next(_numbers)}"
     frail_postgres.create_database(name, template=TEMPLATE)
     world = World(frail_postgres.url(name), sandbox.url, tmp_path)
-    with environment({"DATABASE_URL": world.database_url, "VAR_DIR": str(tmp_path), "PAYMENT_TIMEOUT_SECONDS": "1"}):
+    with environment(
+        {"DATABASE_URL": world.database_url, "VAR_DIR": str(tmp_path), "PAYMENT_TIMEOUT_SECONDS": "1"}
+    ):
         load_sample_catalogue(world.database_url)
         stock_up(world)
         world.misbehave(latency_ms=100)
@@ -75,7 +81,9 @@ async def frail(frail_postgres: EmbeddedPostgres, sandbox: Sandbox, prefect_api:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that fails shows what its worker processes said, and where the orders stand."""
     report = yield
     if report.failed and call.when == "call":
@@ -92,7 +100,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def frail_prefect(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[PrefectServer]:
-    """A Prefect server that tests may stop, with the deployments. Their schedules are off: what happens has another cause."""
+    """A Prefect server that tests may stop, with the deployments. Their schedules are off: what happens has
+    another cause."""
     folder = world_dir / "frail-prefect"
     own_port(folder)
     postgres.create_database("frail_prefect")
@@ -103,7 +112,9 @@ def frail_prefect(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefe
         with environment(server.client_environment):
             ensure_work_pool()
             ensure_payment_limit()
-            deployments = Deployments(home=HOME, state=folder / "deployed.json", environment=server.client_environment, **places)
+            deployments = Deployments(
+                home=HOME, state=folder / "deployed.json", environment=server.client_environment, **places
+            )
             deployments.register(server.api_url)
         with httpx.Client(base_url=server.api_url, auth=server.auth, timeout=20) as api:
             for deployment in api.post("/deployments/filter", json={}).raise_for_status().json():
@@ -114,7 +125,9 @@ def frail_prefect(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefe
 
 
 @pytest.fixture
-async def deployed(world: World, frail_prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch, unique: str) -> AsyncIterator[World]:
+async def deployed(
+    world: World, frail_prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch, unique: str
+) -> AsyncIterator[World]:
     """A stocked shop whose Prefect server is the frail one, which runs at first."""
     frail_prefect.start()
     stock_up(world)
@@ -124,10 +137,13 @@ async def deployed(world: World, frail_prefect: PrefectServer, monkeypatch: pyte
 
 @pytest.fixture
 def worker(deployed: World, frail_prefect: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
-    """A process worker of that server. It has time for slow calls, and a lease that nobody wants to wait for."""
+    """A process worker of that server. It has time for slow calls, and a lease that nobody wants to wait
+    for."""
     given = {**frail_prefect.client_environment, "PAYMENT_TIMEOUT_SECONDS": "50", "LEASE_SECONDS": "300"}
     run = frail_prefect.folder / "run"
-    worker = Worker(home=HOME, logs=tmp_path / "logs", pids=run, environment=given, name=f"faults-{tmp_path.name}")
+    worker = Worker(
+        home=HOME, logs=tmp_path / "logs", pids=run, environment=given, name=f"faults-{tmp_path.name}"
+    )
     try:
         worker.start(frail_prefect.api_url)
         yield worker

@@ -1,4 +1,5 @@
-"""Gates in the database: a transaction that would write a certain row for a certain order waits there until the gate is opened."""
+"""Gates in the database: a transaction that would write a certain row for a certain order waits there until
+the gate is opened."""
 
 from __future__ import annotations
 
@@ -29,13 +30,17 @@ class Gates:
         self._connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (_CLASS, f"{table} {order_id}"))
 
     def open(self, table: str, order_id: str) -> None:
-        self._connection.execute("SELECT pg_advisory_unlock(%s, hashtext(%s))", (_CLASS, f"{table} {order_id}"))
+        self._connection.execute(
+            "SELECT pg_advisory_unlock(%s, hashtext(%s))", (_CLASS, f"{table} {order_id}")
+        )
 
     def waiting(self, table: str, order_id: str) -> set[int]:
         """Which connections wait there."""
         rows = self._connection.execute(
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND NOT granted AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database()) AND objid::bigint = hashtext(%s)::bigint & 4294967295",
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND NOT granted AND "
+            "database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database()) AND objid::bigint = "
+            "hashtext(%s)::bigint & 4294967295",
             (_CLASS, f"{table} {order_id}"),
         )
         return {row[0] for row in rows}

@@ -1,4 +1,5 @@
-"""A proxy between the shop and its PostgreSQL that spoils commits: it speaks enough of the protocol to see them pass."""
+"""A proxy between the shop and its PostgreSQL that spoils commits: it speaks enough of the protocol to see
+them pass."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Fate(Enum):
 
 
 class Proxy:
-    """Listens on a socket in `folder` and passes everything on to the server at `url`, from a thread of its own.
+    """Listens on a socket in `folder` and passes everything on to the server at `url`, from a thread of its
+    own.
 
     `share`: how many of the commits are spoilt; which, the seed says.
     """
@@ -38,7 +40,9 @@ class Proxy:
         server = parse_qs(parts.query)
         self._server = f"{server['host'][0]}/.s.PGSQL.{server['port'][0]}"
         self._path = folder / f".s.PGSQL.{server['port'][0]}"
-        self.url = f"postgresql://postgres@{parts.path}?host={quote(str(folder), safe='')}&port={server['port'][0]}".replace("@/", "@/")
+        self.url = f"postgresql://postgres@{parts.path}?host={quote(str(folder), safe='')}&port={server['port'][0]}".replace(
+            "@/", "@/"
+        )
         self.share = 0.0
         self.fates: Counter[Fate] = Counter()
         self._draw = random.Random(seed)
@@ -69,7 +73,11 @@ class Proxy:
 
     def _fate(self) -> Fate:
         spoilt = self._draw.random() < self.share
-        fate = self._draw.choice([Fate.ANSWER_LOST, Fate.NEVER_ARRIVES, Fate.REFUSED]) if spoilt else Fate.ANSWERED
+        fate = (
+            self._draw.choice([Fate.ANSWER_LOST, Fate.NEVER_ARRIVES, Fate.REFUSED])
+            if spoilt
+            else Fate.ANSWERED
+        )
         self.fates[fate] += 1
         return fate
 
@@ -100,7 +108,9 @@ class _Broken(Exception):
 class _Connection:
     """One connection, both ways."""
 
-    def __init__(self, proxy: Proxy, to_client: asyncio.StreamWriter, to_server: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, proxy: Proxy, to_client: asyncio.StreamWriter, to_server: asyncio.StreamWriter
+    ) -> None:
         self._proxy, self._to_client, self._to_server = proxy, to_client, to_server
         self._fate = Fate.ANSWERED
 
@@ -142,5 +152,9 @@ def cut(connection_url: str, database: str) -> int:
     import psycopg
 
     with suppress(psycopg.OperationalError), psycopg.connect(connection_url, autocommit=True) as connection:
-        return len(connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database]).fetchall())
+        return len(
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database]
+            ).fetchall()
+        )
     return 0

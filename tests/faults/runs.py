@@ -21,25 +21,47 @@ def consumers_of(server: PrefectServer) -> list[dict[str, Any]]:
     return runs_of(server, "process-pending-orders")
 
 
-def start(server: PrefectServer, deployment: str, parameters: dict[str, Any] | None = None, state: dict[str, Any] | None = None) -> str:
-    """Starts a run of the deployment, as the UI does, or makes one in this state; its id. Nothing is stored before."""
+def start(
+    server: PrefectServer,
+    deployment: str,
+    parameters: dict[str, Any] | None = None,
+    state: dict[str, Any] | None = None,
+) -> str:
+    """Starts a run of the deployment, as the UI does, or makes one in this state; its id. Nothing is stored
+    before."""
     found = (
-        httpx.get(f"{server.api_url}/deployments/name/{deployment}/{deployment}", auth=server.auth, timeout=20).raise_for_status().json()
+        httpx.get(
+            f"{server.api_url}/deployments/name/{deployment}/{deployment}", auth=server.auth, timeout=20
+        )
+        .raise_for_status()
+        .json()
     )
     # As a run of another version of the form might have them: the server does not look at the parameters.
-    body = {"parameters": parameters or {}, "enforce_parameter_schema": False, **({"state": state} if state else {})}
-    made = httpx.post(f"{server.api_url}/deployments/{found['id']}/create_flow_run", auth=server.auth, json=body, timeout=20)
+    body = {
+        "parameters": parameters or {},
+        "enforce_parameter_schema": False,
+        **({"state": state} if state else {}),
+    }
+    made = httpx.post(
+        f"{server.api_url}/deployments/{found['id']}/create_flow_run", auth=server.auth, json=body, timeout=20
+    )
     return str(made.raise_for_status().json()["id"])
 
 
 def set_state(server: PrefectServer, run_id: str, kind: str, name: str | None = None, **more: Any) -> None:
     """As the UI does; past the rules, so that a run gets there from anywhere."""
     body = {"state": {"type": kind, "name": name or kind.title(), **more}, "force": True}
-    httpx.post(f"{server.api_url}/flow_runs/{run_id}/set_state", auth=server.auth, json=body, timeout=20).raise_for_status()
+    httpx.post(
+        f"{server.api_url}/flow_runs/{run_id}/set_state", auth=server.auth, json=body, timeout=20
+    ).raise_for_status()
 
 
 def run(server: PrefectServer, run_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{server.api_url}/flow_runs/{run_id}", auth=server.auth, timeout=20).raise_for_status().json()
+    found: dict[str, Any] = (
+        httpx.get(f"{server.api_url}/flow_runs/{run_id}", auth=server.auth, timeout=20)
+        .raise_for_status()
+        .json()
+    )
     return found
 
 
@@ -54,4 +76,6 @@ def forget_runs(server: PrefectServer, *deployments: str) -> None:
     """Deletes what other tests have left of them."""
     for deployment in deployments:
         for each in runs_of(server, deployment):
-            httpx.delete(f"{server.api_url}/flow_runs/{each['id']}", auth=server.auth, timeout=20).raise_for_status()
+            httpx.delete(
+                f"{server.api_url}/flow_runs/{each['id']}", auth=server.auth, timeout=20
+            ).raise_for_status()

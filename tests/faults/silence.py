@@ -1,5 +1,5 @@
-"""A PostgreSQL that is silent: its processes stand still. What is sent to it arrives at the machine, which does not let the connection
-break; nothing is ever answered."""
+"""A PostgreSQL that is silent: its processes stand still. What is sent to it arrives at the machine, which
+does not let the connection break; nothing is ever answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Clocks that are wrong and jump: a worker's, which decides nothing, and the database's, which decides who holds a lease."""
+"""Clocks that are wrong and jump: a worker's, which decides nothing, and the database's, which decides who
+holds a lease."""
 
 from __future__ import annotations
 
@@ -35,38 +36,58 @@ QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
 @pytest.mark.slow
 async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, unique: str) -> None:
-    """One is a day ahead, then behind; the other the other way round. Both renew their leases, and neither takes from the other."""
+    """One is a day ahead, then behind; the other the other way round. Both renew their leases, and neither
+    takes from the other."""
     stock_up(saga)
     orders = mixed(unique, 60)
     *waiting, a, b = orders.values()
     intake.submit(waiting)
     env = {**QUICK, "LEASE_SECONDS": "20"}
-    consumers = [nursery.consumer(batch_size=5, clock=jumps, env=env) for jumps in ([DAY, -DAY], [-DAY, DAY, 0])]
-    own_runs = [nursery.order(a, clock=[2 * DAY, -DAY], env=env), nursery.order(b, clock=[-2 * DAY, DAY], env=env)]
+    consumers = [
+        nursery.consumer(batch_size=5, clock=jumps, env=env) for jumps in ([DAY, -DAY], [-DAY, DAY, 0])
+    ]
+    own_runs = [
+        nursery.order(a, clock=[2 * DAY, -DAY], env=env),
+        nursery.order(b, clock=[-2 * DAY, DAY], env=env),
+    ]
     for process in [*consumers, *own_runs]:
         process.wait(90)
     assert_right(saga, orders)
     assert_mails(saga, orders)
     for process in [*consumers, *own_runs]:
-        said = {line.split()[-1] for line in process.log.read_text().splitlines() if line.startswith("the clock says")}
+        said = {
+            line.split()[-1]
+            for line in process.log.read_text().splitlines()
+            if line.startswith("the clock says")
+        }
         assert said - {f"{datetime.now(UTC):%Y-%m-%d}"}, "its clock was right"
     assert saga.sql("SELECT max(takeovers) FROM customer_order") == [(0,)], "no lease was thought to be over"
-    assert saga.sql("SELECT count(*) FROM customer_order WHERE started_at > now() OR finished_at > now() + interval '1 minute'") == [(0,)]
+    assert saga.sql(
+        "SELECT count(*) FROM customer_order WHERE started_at > now() OR finished_at > now() + interval '1 "
+        "minute'"
+    ) == [(0,)]
 
 
 @pytest.mark.parametrize("jump", ["1 hour", pytest.param("30 days", marks=pytest.mark.slow)])
 @pytest.mark.slow
-async def test_the_database_s_clock_jumps_ahead_while_many_work(saga: World, nursery: Nursery, unique: str, jump: str) -> None:
-    """Seen from every row that holds a time, that is: all leases are over at once, again and again, although their holders live.
+async def test_the_database_s_clock_jumps_ahead_while_many_work(
+    saga: World, nursery: Nursery, unique: str, jump: str
+) -> None:
+    """Seen from every row that holds a time, that is: all leases are over at once, again and again, although
+    their holders live.
 
-    Something is done between two jumps, and there are not too many: on a quick machine they would outpace the workers else.
+    Something is done between two jumps, and there are not too many: on a quick machine they would outpace the
+    workers else.
     """
     stock_up(saga)
     orders = mixed(unique, 90, flaky=False)
     intake.submit(orders.values())
     saga.misbehave(latency_ms=100)
-    # One jump may move an order more than once, until somebody has renewed a lease: to give it up is not what this is about.
-    consumers = [nursery.consumer(300, batch_size=8, env={**QUICK, "MAX_TAKEOVERS": "1000"}) for _ in range(3)]
+    # One jump may move an order more than once, until somebody has renewed a lease: to give it up is not what
+    # this is about.
+    consumers = [
+        nursery.consumer(300, batch_size=8, env={**QUICK, "MAX_TAKEOVERS": "1000"}) for _ in range(3)
+    ]
     jumps, done = 0, 0
 
     async def ended() -> bool:
@@ -75,7 +96,10 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(saga: World, nur
         if steps != done and jumps < 20:
             done = steps
             jumps += bool(saga.sql(f"UPDATE lease SET until = until - interval '{jump}' RETURNING id"))
-        saga.sql(f"UPDATE customer_order SET not_before = not_before - interval '{jump}' WHERE not_before IS NOT NULL")
+        saga.sql(
+            f"UPDATE customer_order SET not_before = not_before - interval '{jump}' WHERE not_before IS NOT "
+            f"NULL"
+        )
         return jumps > 5 and all_ended(saga, orders)
 
     try:
@@ -91,15 +115,17 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(saga: World, nur
     await until(sent, 60, "all mails to be sent")
     assert_right(saga, orders)
     assert_mails(saga, orders)
-    assert sum((saga.money(order_id)[1] for order_id in orders), Decimal(0)) > 0, "some of the money went back"
+    assert sum((saga.money(order_id)[1] for order_id in orders), Decimal(0)) > 0, (
+        "some of the money went back"
+    )
 
 
 @WRONG
 async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_as_long_as_any(
     saga: World, easypost_server: EasyPost, nursery: Nursery, unique: str, wrong: int
 ) -> None:
-    """It dies before it is answered, and the order is cancelled. Whoever undoes it waits for the label: neither too short a time, after
-    which it could still be bought, nor for hours."""
+    """It dies before it is answered, and the order is cancelled. Whoever undoes it waits for the label:
+    neither too short a time, after which it could still be bought, nor for hours."""
     stock_up(saga)
     order = order_of("good", unique)
     easypost_server.misbehave("buy", "silent", times=1_000, seconds=30)
@@ -118,11 +144,16 @@ async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_
             saga.sql("UPDATE lease SET until = now() - interval '1 second'")
             easypost_server.behave()
             await process_pending_orders(consumer_seconds=0)
-        ((outcome, waits_for, pause),) = saga.sql("SELECT outcome, waits_for, extract(epoch FROM not_before - now()) FROM customer_order")
+        ((outcome, waits_for, pause),) = saga.sql(
+            "SELECT outcome, waits_for, extract(epoch FROM not_before - now()) FROM customer_order"
+        )
         assert (outcome, waits_for) == (None, "carrier_unavailable"), "it may come yet"
         assert 0 < pause <= 4 * 30
         await close_carriers()
-        saga.sql("UPDATE order_step SET notes = notes || jsonb_build_object('asked_at', CAST(notes ->> 'asked_at' AS float) - 4 * 30)")
+        saga.sql(
+            "UPDATE order_step SET notes = notes || jsonb_build_object('asked_at', CAST(notes ->> 'asked_at' "
+            "AS float) - 4 * 30)"
+        )
         saga.sql("UPDATE customer_order SET not_before = NULL")
         with environment({**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "30"}):
             await process_pending_orders(consumer_seconds=0)
@@ -170,7 +201,11 @@ def test_what_a_machine_with_a_wrong_clock_starts_is_due_at_once(
             assert start_consumer()
             assert not start_consumer(), "one is about to start"
             start_own_run(take_in(order_of("good", unique)))
-        due = [datetime.fromisoformat(run["expected_start_time"]) for name in started for run in runs_of(frail_prefect, name)]
+        due = [
+            datetime.fromisoformat(run["expected_start_time"])
+            for name in started
+            for run in runs_of(frail_prefect, name)
+        ]
         assert len(due) == 2
         assert all(abs(when - datetime.now(UTC)) < timedelta(minutes=5) for when in due)
     finally:

@@ -1,4 +1,5 @@
-"""The database goes away, in all its ways, while both lanes work: all orders reach their one outcome, and the books balance."""
+"""The database goes away, in all its ways, while both lanes work: all orders reach their one outcome, and the
+books balance."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from tests.waiting import until
 QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
 
-def work_in_both_lanes(nursery: Nursery, orders: Orders, env: dict[str, str]) -> tuple[list[Process], list[Process]]:
+def work_in_both_lanes(
+    nursery: Nursery, orders: Orders, env: dict[str, str]
+) -> tuple[list[Process], list[Process]]:
     """Two consumers on what is submitted, and runs of their own for the last orders, which are not."""
     *waiting, a, b, c, d = orders.values()
     intake.submit(waiting)
@@ -63,8 +66,11 @@ async def let_all_mails_go(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_restarts(frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str) -> None:
-    """Smart waits for the workers to leave, in vain, and is killed; fast ends their connections; immediate is a crash."""
+async def test_restarts(
+    frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str
+) -> None:
+    """Smart waits for the workers to leave, in vain, and is killed; fast ends their connections; immediate is
+    a crash."""
     first = mixed(unique, 90, flaky=False)
     more = {mode: mixed(f"{unique}-{mode}", 30, flaky=False) for mode in ("smart", "fast", "immediate")}
     orders = first.copy()
@@ -85,7 +91,9 @@ async def test_restarts(frail: World, frail_postgres: EmbeddedPostgres, nursery:
     assert_mails(frail, orders)
 
 
-async def test_connections_are_cut_again_and_again(frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str) -> None:
+async def test_connections_are_cut_again_and_again(
+    frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str
+) -> None:
     orders = mixed(unique, 120, flaky=False)
     database = urlsplit(frail.database_url).path.lstrip("/")
     consumers, own_runs = work_in_both_lanes(nursery, orders, QUICK)
@@ -113,7 +121,9 @@ def proxy(frail: World, world_dir: Path, unique: str) -> Iterator[Proxy]:
 
 
 @pytest.mark.slow
-async def test_commits_are_refused_or_their_answers_lost(frail: World, proxy: Proxy, nursery: Nursery, unique: str) -> None:
+async def test_commits_are_refused_or_their_answers_lost(
+    frail: World, proxy: Proxy, nursery: Nursery, unique: str
+) -> None:
     """One commit in eight: of claims, intents, effects, results, outcomes, renewals, and of submitting."""
     orders = mixed(unique, 60, flaky=False)
     proxy.share = 0.12

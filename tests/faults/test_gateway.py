@@ -1,5 +1,5 @@
-"""A gateway that is slow, fails, resets, talks rubbish, acts late or is away: each order reaches its one right outcome, charged once or
-refunded. The gateway's own ledger is the witness."""
+"""A gateway that is slow, fails, resets, talks rubbish, acts late or is away: each order reaches its one
+right outcome, charged once or refunded. The gateway's own ledger is the witness."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ BatchRunner = Callable[[list[dict[str, Any]]], Awaitable[None]]
 def sandbox(world_dir: Path) -> Iterator[Sandbox]:
     """A gateway of this module's own, which it kills."""
     own_port(world_dir / "troubled")
-    own = Sandbox(home=HOME, folder=world_dir / "troubled", logs=world_dir / "troubled-logs", pids=world_dir / "troubled-run")
+    own = Sandbox(
+        home=HOME,
+        folder=world_dir / "troubled",
+        logs=world_dir / "troubled-logs",
+        pids=world_dir / "troubled-run",
+    )
     try:
         own.start()
         yield own
@@ -95,28 +100,49 @@ async def all_ended(order_ids: list[str], seconds: float) -> None:
 def assert_completed_once(world: World, order_ids: list[str]) -> None:
     ends = report.read(order_ids)
     assert {i: ends[i].outcome for i in order_ids} == dict.fromkeys(order_ids, Outcome.COMPLETED)
-    assert {i: (world.charges(i), world.money(i)) for i in order_ids} == dict.fromkeys(order_ids, (1, (PRICE, 0)))
+    assert {i: (world.charges(i), world.money(i)) for i in order_ids} == dict.fromkeys(
+        order_ids, (1, (PRICE, 0))
+    )
     assert {i: world.shipments(i) for i in order_ids} == dict.fromkeys(order_ids, 1)
 
 
 LANES = pytest.mark.parametrize("lane", [pytest.param(own_runs, marks=pytest.mark.slow), pending_lane])
 FORGETFUL = pytest.mark.parametrize(
-    "forget_keys", [pytest.param(False, marks=pytest.mark.slow, id="keeps keys"), pytest.param(True, id="forgets keys")]
+    "forget_keys",
+    [pytest.param(False, marks=pytest.mark.slow, id="keeps keys"), pytest.param(True, id="forgets keys")],
 )
-REFUNDING = [Fault.SLOW, Fault.ERROR_502, Fault.ERROR_500_AFTER, Fault.RESET_BEFORE, Fault.RESET_AFTER, Fault.GARBAGE, Fault.DUPLICATE]
+REFUNDING = [
+    Fault.SLOW,
+    Fault.ERROR_502,
+    Fault.ERROR_500_AFTER,
+    Fault.RESET_BEFORE,
+    Fault.RESET_AFTER,
+    Fault.GARBAGE,
+    Fault.DUPLICATE,
+]
 CHARGING = [fault for fault in Fault if fault not in {Fault.PROCESSING, Fault.STALE, Fault.LATE}]
 
 
 @LANES
 @FORGETFUL
-async def test_each_fault_while_charging(trouble: World, unique: str, lane: BatchRunner, forget_keys: bool) -> None:
+async def test_each_fault_while_charging(
+    trouble: World, unique: str, lane: BatchRunner, forget_keys: bool
+) -> None:
     """Each fault on each of the two moves, each twice, and each order is charged once."""
     rules, orders = [], []
     for fault in CHARGING:
         for move in (Move.CREATE, Move.CONFIRM):
             order_id = f"{fault}-{move}-{unique}"
             orders.append(order(order_id))
-            rules.append({"fault": fault, "move": move, "order_id": order_id, "times": 1 if fault is Fault.SLOW else 2, "ms": 300})
+            rules.append(
+                {
+                    "fault": fault,
+                    "move": move,
+                    "order_id": order_id,
+                    "times": 1 if fault is Fault.SLOW else 2,
+                    "ms": 300,
+                }
+            )
     trouble.misbehave(faults=rules, forget_keys=forget_keys)
     await lane(orders)
     assert_completed_once(trouble, [each["id"] for each in orders])
@@ -125,15 +151,25 @@ async def test_each_fault_while_charging(trouble: World, unique: str, lane: Batc
 
 @LANES
 @FORGETFUL
-async def test_what_takes_effect_late(trouble: World, unique: str, lane: BatchRunner, forget_keys: bool) -> None:
+async def test_what_takes_effect_late(
+    trouble: World, unique: str, lane: BatchRunner, forget_keys: bool
+) -> None:
     """After the client gave up, or long after it was accepted, while duplicates are refused."""
-    late_create, late_charge, in_progress = (f"{name}-{unique}" for name in ("LATE-CREATE", "LATE-CHARGE", "IN-PROGRESS"))
+    late_create, late_charge, in_progress = (
+        f"{name}-{unique}" for name in ("LATE-CREATE", "LATE-CHARGE", "IN-PROGRESS")
+    )
     trouble.misbehave(
         forget_keys=forget_keys,
         faults=[
             {"fault": Fault.LATE, "move": Move.CREATE, "order_id": late_create, "times": 1, "ms": 100},
             {"fault": Fault.LATE, "move": Move.CONFIRM, "order_id": late_charge, "times": 1, "ms": 100},
-            {"fault": Fault.PROCESSING, "move": Move.CONFIRM, "order_id": in_progress, "times": 1, "ms": 2500},
+            {
+                "fault": Fault.PROCESSING,
+                "move": Move.CONFIRM,
+                "order_id": in_progress,
+                "times": 1,
+                "ms": 2500,
+            },
         ],
     )
     await lane([order(order_id) for order_id in (late_create, late_charge, in_progress)])
@@ -143,10 +179,16 @@ async def test_what_takes_effect_late(trouble: World, unique: str, lane: BatchRu
 
 @LANES
 @pytest.mark.slow
-async def test_a_success_that_shows_up_after_the_order_was_given_up_is_refunded(trouble: World, unique: str, lane: BatchRunner) -> None:
+async def test_a_success_that_shows_up_after_the_order_was_given_up_is_refunded(
+    trouble: World, unique: str, lane: BatchRunner
+) -> None:
     """All retries are over; the compensation waits until the gateway lets go of the payment."""
     order_id = f"TOO-LATE-{unique}"
-    trouble.misbehave(faults=[{"fault": Fault.PROCESSING, "move": Move.CONFIRM, "order_id": order_id, "times": 1, "ms": 14_000}])
+    trouble.misbehave(
+        faults=[
+            {"fault": Fault.PROCESSING, "move": Move.CONFIRM, "order_id": order_id, "times": 1, "ms": 14_000}
+        ]
+    )
     await lane([order(order_id)])
     end = report.read([order_id])[order_id]
     assert (end.outcome, end.failing_step) == (Outcome.COMPENSATED, "process_payment")
@@ -155,7 +197,9 @@ async def test_a_success_that_shows_up_after_the_order_was_given_up_is_refunded(
 
 
 @LANES
-async def test_one_order_that_never_gets_through_is_undone_and_the_others_complete(trouble: World, unique: str, lane: BatchRunner) -> None:
+async def test_one_order_that_never_gets_through_is_undone_and_the_others_complete(
+    trouble: World, unique: str, lane: BatchRunner
+) -> None:
     """The gateway answers everybody else, so it is not the gateway: nothing is put off for ever."""
     stuck, others = f"STUCK-{unique}", [f"FINE-{unique}-{i}" for i in range(9)]
     trouble.misbehave(faults=[{"fault": Fault.ERROR_500, "move": Move.CONFIRM, "order_id": stuck}])
@@ -168,7 +212,9 @@ async def test_one_order_that_never_gets_through_is_undone_and_the_others_comple
 
 @LANES
 @FORGETFUL
-async def test_each_fault_while_refunding(trouble: World, unique: str, lane: BatchRunner, forget_keys: bool) -> None:
+async def test_each_fault_while_refunding(
+    trouble: World, unique: str, lane: BatchRunner, forget_keys: bool
+) -> None:
     rules, orders = [], []
     for fault in REFUNDING:
         for move in (Move.FIND, Move.REFUND):
@@ -184,7 +230,9 @@ async def test_each_fault_while_refunding(trouble: World, unique: str, lane: Bat
     trouble.assert_books_balance()
 
 
-async def test_a_charge_that_a_search_does_not_show_is_refunded_all_the_same(trouble: World, unique: str) -> None:
+async def test_a_charge_that_a_search_does_not_show_is_refunded_all_the_same(
+    trouble: World, unique: str
+) -> None:
     """Its id is in the journal: finding nothing is no proof that there is nothing."""
     order_id = f"HIDDEN-{unique}"
     trouble.misbehave(faults=[{"fault": Fault.STALE, "move": Move.FIND, "order_id": order_id, "times": 3}])
@@ -195,8 +243,11 @@ async def test_a_charge_that_a_search_does_not_show_is_refunded_all_the_same(tro
     trouble.assert_books_balance()
 
 
-async def test_a_payment_made_twice_is_charged_once_and_reconciled(trouble: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first creation's answer is lost, a search does not show it, and the gateway forgets keys: a second one is made."""
+async def test_a_payment_made_twice_is_charged_once_and_reconciled(
+    trouble: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first creation's answer is lost, a search does not show it, and the gateway forgets keys: a second
+    one is made."""
     order_id, since = f"DOUBLE-{unique}", datetime.now(UTC)
     trouble.misbehave(
         forget_keys=True,
@@ -216,7 +267,8 @@ async def test_a_payment_made_twice_is_charged_once_and_reconciled(trouble: Worl
     assert_completed_once(trouble, [order_id])
 
 
-# -- a gateway that is away --------------------------------------------------------------------------------------------
+# -- a gateway that is away
+# --------------------------------------------------------------------------------------------
 
 
 def kill(sandbox: Sandbox) -> None:
@@ -227,7 +279,9 @@ def kill(sandbox: Sandbox) -> None:
 async def events_since(began: datetime, name: str) -> int:
     wanted = EventFilter(event=EventNameFilter(name=[name]), occurred=EventOccurredFilter(since=began))
     async with get_client() as client:
-        answer = await client._client.post("/events/filter", json={"filter": wanted.model_dump(mode="json"), "limit": 50})
+        answer = await client._client.post(
+            "/events/filter", json={"filter": wanted.model_dump(mode="json"), "limit": 50}
+        )
         return len(answer.raise_for_status().json()["events"])
 
 
@@ -238,9 +292,12 @@ async def told(began: datetime, name: str, times: int) -> None:
     await until(there, 30, f"{times} x {name}")
 
 
-async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble: World, sandbox: Sandbox, unique: str) -> None:
-    """The gateway's process is killed while orders are being charged, and comes back on the same port and ledger. Meanwhile the consumer
-    goes on with orders that do not need it. Nothing is undone, nothing is charged twice."""
+async def test_killed_in_the_middle_and_back_later_every_order_completes(
+    trouble: World, sandbox: Sandbox, unique: str
+) -> None:
+    """The gateway's process is killed while orders are being charged, and comes back on the same port and
+    ledger. Meanwhile the consumer goes on with orders that do not need it. Nothing is undone, nothing is
+    charged twice."""
     began = datetime.now(UTC)
     trouble.misbehave(latency_ms=150)
     ids = [f"OUTAGE-{unique}-{i}" for i in range(60)]
@@ -248,13 +305,18 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble
     async with consuming() as consumer:
 
         async def some_are_charged() -> bool:
-            return await asyncio.to_thread(trouble.charges, ids[0]) == 1  # beside the consumer, which shares this loop
+            return (
+                await asyncio.to_thread(trouble.charges, ids[0]) == 1
+            )  # beside the consumer, which shares this loop
 
         await until(some_are_charged, 30, "the first charges")
         kill(sandbox)
 
         async def postpone() -> bool:
-            rows = trouble.sql("SELECT count(*) FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL AND not_before > now()")
+            rows = trouble.sql(
+                "SELECT count(*) FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL AND "
+                "not_before > now()"
+            )
             return bool(rows[0][0])
 
         await until(postpone, 30, "orders to be put off")
@@ -264,11 +326,15 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble
         intake.submit([order(order_id) for order_id in more])
         intake.submit([order(f"BAD-{unique}", items=[]), an_order(f"SHORT-{unique}", product="OUT-OF-STOCK")])
         await all_ended(list(others), 15)
-        assert {i: end.outcome for i, end in report.read(list(others)).items()} == others, "the consumer is not held"
+        assert {i: end.outcome for i, end in report.read(list(others)).items()} == others, (
+            "the consumer is not held"
+        )
         assert not consumer.done()
         open_now = trouble.sql("SELECT count(*) FROM customer_order WHERE outcome IS NULL")[0][0]
         assert open_now >= len(more)
-        assert trouble.sql("SELECT count(*) FROM customer_order WHERE failure IS NOT NULL")[0][0] == 0, "nothing is being undone"
+        assert trouble.sql("SELECT count(*) FROM customer_order WHERE failure IS NOT NULL")[0][0] == 0, (
+            "nothing is being undone"
+        )
 
         sandbox.start()
         await all_ended([*ids, *more], 60)
@@ -279,14 +345,20 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(trouble
 
 
 @pytest.mark.slow
-async def test_an_own_run_waits_for_a_gateway_that_is_away(trouble: World, sandbox: Sandbox, unique: str) -> None:
-    """From the beginning to the end of the run's retries: it is put off, and completes when the gateway is back."""
+async def test_an_own_run_waits_for_a_gateway_that_is_away(
+    trouble: World, sandbox: Sandbox, unique: str
+) -> None:
+    """From the beginning to the end of the run's retries: it is put off, and completes when the gateway is
+    back."""
     kill(sandbox)
     order_id = f"PATIENT-{unique}"
     run = asyncio.create_task(process_order(order(order_id), return_state=True))
 
     async def postpone() -> bool:
-        rows = trouble.sql("SELECT 1 FROM customer_order WHERE id = :id AND not_before IS NOT NULL AND outcome IS NULL", id=order_id)
+        rows = trouble.sql(
+            "SELECT 1 FROM customer_order WHERE id = :id AND not_before IS NOT NULL AND outcome IS NULL",
+            id=order_id,
+        )
         return bool(rows)
 
     await until(postpone, 40, "the order to be put off")
@@ -300,17 +372,26 @@ async def test_an_own_run_waits_for_a_gateway_that_is_away(trouble: World, sandb
 
 @pytest.mark.parametrize("dead", ["resetting", "silent"])
 @pytest.mark.short_form("silent")
-async def test_a_refund_waits_for_a_gateway_that_is_away(trouble: World, sandbox: Sandbox, unique: str, dead: str) -> None:
-    """Charged, then refused by the carrier while nobody can be asked to refund: no person is called, it is refunded when it can be."""
+async def test_a_refund_waits_for_a_gateway_that_is_away(
+    trouble: World, sandbox: Sandbox, unique: str, dead: str
+) -> None:
+    """Charged, then refused by the carrier while nobody can be asked to refund: no person is called, it is
+    refunded when it can be."""
     ids = [f"BACK-{unique}-{i}" for i in range(6)]
     trouble.misbehave(
-        faults=[{"fault": Fault.RESET_BEFORE if dead == "resetting" else Fault.LATE, "move": move} for move in (Move.FIND, Move.REFUND)]
+        faults=[
+            {"fault": Fault.RESET_BEFORE if dead == "resetting" else Fault.LATE, "move": move}
+            for move in (Move.FIND, Move.REFUND)
+        ]
     )
     intake.submit([order(order_id, country="AQ") for order_id in ids])
     async with consuming():
 
         async def postpone() -> bool:
-            rows = trouble.sql("SELECT count(*) FROM customer_order WHERE failure IS NOT NULL AND lease_id IS NULL AND not_before > now()")
+            rows = trouble.sql(
+                "SELECT count(*) FROM customer_order WHERE failure IS NOT NULL AND lease_id IS NULL AND "
+                "not_before > now()"
+            )
             return bool(rows[0][0])
 
         await until(postpone, 60, "their undoing to be put off")

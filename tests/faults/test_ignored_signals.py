@@ -1,4 +1,5 @@
-"""Programs that a shell started in the background, or `nohup`: SIGINT is ignored when they begin. SIGTERM ends them all the same."""
+"""Programs that a shell started in the background, or `nohup`: SIGINT is ignored when they begin. SIGTERM
+ends them all the same."""
 
 from __future__ import annotations
 
@@ -20,7 +21,11 @@ from tests.integration.world import World
 from tests.waiting import until
 
 _PROGRAMS = {
-    "worker": (["-m", "deployments.cli", "worker", "--name", "in-the-background"], "started!", GRACE_SECONDS + 10),
+    "worker": (
+        ["-m", "deployments.cli", "worker", "--name", "in-the-background"],
+        "started!",
+        GRACE_SECONDS + 10,
+    ),
     "web app": (["-m", "deployments.cli", "web", "--port", "0"], "http://", 10),
     "inventory service": (["-m", "deployments.cli", "inventory-service", "--port", "0"], "http://", 10),
     "sandbox": (["-m", "deployments.cli", "sandbox", "--port", "0"], "http://", 10),
@@ -28,16 +33,28 @@ _PROGRAMS = {
 
 
 @contextmanager
-def in_the_background(arguments: list[str], log: Path, env: dict[str, str | None]) -> Iterator[subprocess.Popen[bytes]]:
+def in_the_background(
+    arguments: list[str], log: Path, env: dict[str, str | None]
+) -> Iterator[subprocess.Popen[bytes]]:
     """As `nohup python ... &` starts it."""
-    merged = {name: value for name, value in {**os.environ, "PYTHONUNBUFFERED": "1", **env}.items() if value is not None}
+    merged = {
+        name: value
+        for name, value in {**os.environ, "PYTHONUNBUFFERED": "1", **env}.items()
+        if value is not None
+    }
     code = (
-        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGHUP, "
+        "signal.SIG_IGN); "
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], cwd=HOME, env=merged, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, "-c", code, *arguments],
+            cwd=HOME,
+            env=merged,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         yield process

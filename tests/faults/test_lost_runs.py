@@ -1,4 +1,5 @@
-"""Runs of `process-order` that died before they stored their order, which then is in their parameters only."""
+"""Runs of `process-order` that died before they stored their order, which then is in their parameters
+only."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def only_our_runs(deployed: World, frail_prefect: PrefectServer) -> None:
 def in_deployment(frail_prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is a run of `recover-orders`, and what stands still does so since long ago."""
     found = (
-        httpx.get(f"{frail_prefect.api_url}/deployments/name/recover-orders/recover-orders", auth=frail_prefect.auth)
+        httpx.get(
+            f"{frail_prefect.api_url}/deployments/name/recover-orders/recover-orders", auth=frail_prefect.auth
+        )
         .raise_for_status()
         .json()
     )
@@ -66,8 +69,11 @@ def kill_before_storing(worker: Worker, run_ids: set[str], seconds: float) -> No
 
 
 @pytest.mark.slow
-async def test_twelve_kills_before_storing(deployed: World, frail_prefect: PrefectServer, prompt_worker: Worker, unique: str) -> None:
-    """All twelve orders reach their outcome by a later recovery, although the first recovery is killed too."""
+async def test_twelve_kills_before_storing(
+    deployed: World, frail_prefect: PrefectServer, prompt_worker: Worker, unique: str
+) -> None:
+    """All twelve orders reach their outcome by a later recovery, although the first recovery is killed
+    too."""
     orders = {order["id"]: order for order in (order_of("good", f"{unique}-{i}") for i in range(12))}
     run_ids = {start(frail_prefect, "process-order", {"order": order}) for order in orders.values()}
     await asyncio.to_thread(kill_before_storing, prompt_worker, run_ids, 240)
@@ -91,7 +97,13 @@ async def test_twelve_kills_before_storing(deployed: World, frail_prefect: Prefe
 @pytest.mark.parametrize(
     ("state", "more"),
     [
-        ("FAILED", {"message": "Flow run encountered an exception: cannot execute INSERT in a read-only transaction"}),
+        (
+            "FAILED",
+            {
+                "message": "Flow run encountered an exception: cannot execute INSERT in a read-only "
+                "transaction"
+            },
+        ),
         ("CRASHED", {}),
         ("PENDING", {}),
         ("RUNNING", {}),
@@ -102,9 +114,15 @@ async def test_twelve_kills_before_storing(deployed: World, frail_prefect: Prefe
 )
 @pytest.mark.short_form("CRASHED")
 async def test_whatever_became_of_the_run_its_order_is_stored(
-    deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str, state: str, more: dict[str, Any]
+    deployed: World,
+    frail_prefect: PrefectServer,
+    in_deployment: None,
+    unique: str,
+    state: str,
+    more: dict[str, Any],
 ) -> None:
-    """No process of it is there any more: its machine died, the database was read-only, or Prefect itself cancelled it."""
+    """No process of it is there any more: its machine died, the database was read-only, or Prefect itself
+    cancelled it."""
     order = order_of("good", unique)
     run_id = make(frail_prefect, order)
     set_state(frail_prefect, run_id, state, **more)
@@ -126,14 +144,26 @@ async def test_a_run_that_somebody_cancelled_is_not_stored(
 
 @pytest.mark.slow
 async def test_many_runs_and_among_them_orders_that_cannot_be_stored(
-    deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str, monkeypatch: pytest.MonkeyPatch
+    deployed: World,
+    frail_prefect: PrefectServer,
+    in_deployment: None,
+    unique: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Page by page; one without a usable id, and one under the id of another order, keep nobody from being stored."""
+    """Page by page; one without a usable id, and one under the id of another order, keep nobody from being
+    stored."""
     monkeypatch.setattr(flows.lost_runs, "_PAGE", 2)
     known = order_of("good", f"{unique}-known")
     intake.submit([known])
     good = [order_of("good", f"{unique}-{i}") for i in range(5)]
-    for order in [good[0], {"customer_id": "no id"}, *good[1:3], {**known, "total_amount": "1.00"}, *good[3:], good[4]]:
+    for order in [
+        good[0],
+        {"customer_id": "no id"},
+        *good[1:3],
+        {**known, "total_amount": "1.00"},
+        *good[3:],
+        good[4],
+    ]:
         set_state(frail_prefect, make(frail_prefect, order), "FAILED")
     assert sorted(await store_lost_orders()) == [order["id"] for order in good]
     assert stored(deployed) == {known["id"], *(order["id"] for order in good)}
@@ -144,7 +174,8 @@ async def test_many_runs_and_among_them_orders_that_cannot_be_stored(
 async def test_runs_of_before_this_database_are_not_its(
     deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
 ) -> None:
-    """A fresh database on an old Prefect server: those orders were another database's, and may have been charged there."""
+    """A fresh database on an old Prefect server: those orders were another database's, and may have been
+    charged there."""
     crashed, stuck = (make(frail_prefect, order_of("good", f"{unique}-{i}")) for i in range(2))
     set_state(frail_prefect, crashed, "CRASHED")
     deployed.sql("UPDATE lost_run_search SET since = now(), searched_until = now()")
@@ -157,11 +188,16 @@ async def test_what_ended_while_nobody_searched_is_found(
     deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
 ) -> None:
     """However long ago the last search was."""
-    deployed.sql("UPDATE lost_run_search SET since = now() - interval '9 days', searched_until = now() - interval '9 days'")
+    deployed.sql(
+        "UPDATE lost_run_search SET since = now() - interval '9 days', searched_until = now() - interval '9 "
+        "days'"
+    )
     order = order_of("good", unique)
     set_state(frail_prefect, make(frail_prefect, order), "CRASHED")
     assert await store_lost_orders() == [order["id"]]
-    (row,) = deployed.sql("SELECT searched_until > now() - interval '1 minute' AS advanced FROM lost_run_search")
+    (row,) = deployed.sql(
+        "SELECT searched_until > now() - interval '1 minute' AS advanced FROM lost_run_search"
+    )
     assert row.advanced
 
 

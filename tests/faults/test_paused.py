@@ -1,7 +1,8 @@
 """A process is paused (SIGSTOP) until its lease is gone and another took over, then wakes up (SIGCONT).
 
-It can write nothing, for the fence has moved on, and does nothing outside that is not covered: at a gateway that remembers idempotency
-keys, and at one that forgets them; at a carrier, and at an inventory service. A message that it sends again is the same one.
+It can write nothing, for the fence has moved on, and does nothing outside that is not covered: at a gateway
+that remembers idempotency keys, and at one that forgets them; at a carrier, and at an inventory service. A
+message that it sends again is the same one.
 """
 
 from __future__ import annotations
@@ -55,9 +56,11 @@ class Pause:
     place: str | None
     kind: str = "good"
     locks: bool = False
-    """Whether it is in the middle of a transaction, which the server has to end before anybody else can have the order."""
+    """Whether it is in the middle of a transaction, which the server has to end before anybody else can have
+    the order."""
     cancelled: bool = False
-    """Whether somebody cancels the order meanwhile: who takes it over undoes it, and what the process then does late must do nothing."""
+    """Whether somebody cancels the order meanwhile: who takes it over undoes it, and what the process then
+    does late must do nothing."""
 
     @property
     def sends(self) -> bool:
@@ -82,7 +85,9 @@ PAUSES = [
     Pause("before the refund is journalled", f"{CLIENT}.refund:after", "unshippable"),
     Pause("in the transaction that reserves", "shop.inventory.embedded:reserve:after", locks=True),
     Pause("before the pivot's commit", "tasks.fulfill_order:fulfil:after", locks=True),
-    Pause("in the transaction that releases", "shop.inventory.embedded:release:after", "declined", locks=True),
+    Pause(
+        "in the transaction that releases", "shop.inventory.embedded:release:after", "declined", locks=True
+    ),
 ]
 OUTSIDE = [
     Pause("before the stock is reserved at the service", f"{SERVICE}.reserve:before"),
@@ -109,8 +114,11 @@ OUTSIDE = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("forget_keys", [False, True], ids=["the gateway remembers keys", "it forgets them"])
-async def test_who_wakes_up_writes_nothing(saga: World, nursery: Nursery, unique: str, forget_keys: bool) -> None:
-    """Every second process is a run of its own, the others are consumers; the other way round at the other gateway."""
+async def test_who_wakes_up_writes_nothing(
+    saga: World, nursery: Nursery, unique: str, forget_keys: bool
+) -> None:
+    """Every second process is a run of its own, the others are consumers; the other way round at the other
+    gateway."""
     stock_up(saga)
     saga.misbehave(forget_keys=forget_keys)
     try:
@@ -133,7 +141,8 @@ async def test_who_wakes_up_writes_nothing(saga: World, nursery: Nursery, unique
 
 @dataclass(frozen=True)
 class Outside:
-    """All that a shop can have outside, and the shelf of the inventory service, which is a database of its own."""
+    """All that a shop can have outside, and the shelf of the inventory service, which is a database of its
+    own."""
 
     mails: MailServer
     crm: Crm
@@ -152,7 +161,11 @@ def outside(
     shelf = World(postgres.url(name), saga.gateway_url, tmp_path)
     load_sample_catalogue(shelf.database_url)
     with mail_server() as mails, crm_server() as crm, inventory_server(shelf.database_url) as service:
-        addresses = {"SMTP_URL": f"smtp://{mails.host}:{mails.port}", "CRM_WEBHOOK_URL": crm.url, "CRM_WEBHOOK_SECRET": SECRET}
+        addresses = {
+            "SMTP_URL": f"smtp://{mails.host}:{mails.port}",
+            "CRM_WEBHOOK_URL": crm.url,
+            "CRM_WEBHOOK_SECRET": SECRET,
+        }
         with environment({**easypost_server.settings, **service.settings, **addresses}):
             yield Outside(mails, crm, easypost_server, service, shelf)
     postgres.drop_database(name)
@@ -163,8 +176,8 @@ def outside(
 async def test_who_wakes_up_does_nothing_twice_outside(
     saga: World, outside: Outside, nursery: Nursery, unique: str, own_runs: bool
 ) -> None:
-    """Labels are bought once, stock moves once, also for orders that somebody cancelled meanwhile; and only who was paused over a message
-    sends it again, as the same one."""
+    """Labels are bought once, stock moves once, also for orders that somebody cancelled meanwhile; and only
+    who was paused over a message sends it again, as the same one."""
     stock_up(outside.shelf)
     orders, paused = pause_everywhere(saga, nursery, unique, OUTSIDE, own_runs=own_runs)
     pauses = dict(zip(orders, in_their_sequence(OUTSIDE, own_runs), strict=True))
@@ -182,14 +195,17 @@ async def test_who_wakes_up_does_nothing_twice_outside(
     before = all_that_is_written(saga, "outbox"), all_that_is_written(outside.shelf)
 
     wake(paused)
-    assert (all_that_is_written(saga, "outbox"), all_that_is_written(outside.shelf)) == before, "they wrote nothing"
+    assert (all_that_is_written(saga, "outbox"), all_that_is_written(outside.shelf)) == before, (
+        "they wrote nothing"
+    )
     assert_right(saga, orders, ends, shelf=outside.shelf)
     assert_once_outside(outside, ends)
     assert_told(outside, pauses)
 
 
 def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
-    """A completed order has one label and its piece has left the shelf; of any other no label is good and no piece has left."""
+    """A completed order has one label and its piece has left the shelf; of any other no label is good and no
+    piece has left."""
     for order_id, end in ends.items():
         assert len(outside.carrier.labels(order_id)) <= 1, f"{order_id}: bought twice"
         assert outside.carrier.good_labels(order_id) == (end is Outcome.COMPLETED), order_id
@@ -199,7 +215,8 @@ def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
 
 
 def assert_told(outside: Outside, pauses: dict[str, Pause]) -> None:
-    """Everybody has what is due and nothing else; what came twice is the same, and comes from a process that was paused over it."""
+    """Everybody has what is due and nothing else; what came twice is the same, and comes from a process that
+    was paused over it."""
     told = {(i, Kind(kind)) for i, end in report.read(list(pauses)).items() for kind in due(end)}
     with sync_engine(settings().database_url).connect() as connection:
         us = read_installation_id(connection)
@@ -213,7 +230,9 @@ def assert_told(outside: Outside, pauses: dict[str, Pause]) -> None:
         assert set(times) == set(expected)
         assert len(set(heard)) == len(times), "what was sent again is not the same"
         for number, pause in expected.items():
-            assert times[number] == 2 if pause.place == f"{name}:after" else times[number] <= 1 + pause.sends, pause.name
+            assert (
+                times[number] == 2 if pause.place == f"{name}:after" else times[number] <= 1 + pause.sends
+            ), pause.name
     assert outside.crm.wrong == []
 
 
@@ -223,12 +242,16 @@ def pause_everywhere(
     """A process for each pause, stopped there with an order of its own."""
     orders: Orders = {}
     started: list[tuple[Pause, str, Process]] = []
-    # Consumers first, one after the other: each takes what is waiting. Runs of their own take their own orders, all at once.
+    # Consumers first, one after the other: each takes what is waiting. Runs of their own take their own
+    # orders, all at once.
     for pause in in_their_sequence(pauses, own_runs):
         i = pauses.index(pause)
         order = order_of(pause.kind, f"{unique}-{i}", **({"card": "0341"} if pause is WAITING else {}))
         orders[order["id"]] = order
-        lane: dict[str, Any] = {"stop_at": pause.place, "env": {**QUICK, "LEASE_SECONDS": "2" if pause.locks else "60"}}
+        lane: dict[str, Any] = {
+            "stop_at": pause.place,
+            "env": {**QUICK, "LEASE_SECONDS": "2" if pause.locks else "60"},
+        }
         if in_a_run_of_its_own(i, pause, own_runs):
             started.append((pause, order["id"], nursery.order(order, **lane)))
         else:
@@ -243,7 +266,12 @@ def pause_everywhere(
 
 
 def in_their_sequence(pauses: Sequence[Pause], own_runs: bool) -> list[Pause]:
-    return [pause for _, pause in sorted(enumerate(pauses), key=lambda each: in_a_run_of_its_own(each[0], each[1], own_runs))]
+    return [
+        pause
+        for _, pause in sorted(
+            enumerate(pauses), key=lambda each: in_a_run_of_its_own(each[0], each[1], own_runs)
+        )
+    ]
 
 
 def in_a_run_of_its_own(number: int, pause: Pause, own_runs: bool) -> bool:
@@ -268,5 +296,16 @@ def wake(paused: Sequence[Process]) -> None:
 
 def all_that_is_written(saga: World, *more: str) -> dict[str, list[str]]:
     """Every row about the orders, save for what is about sending mails."""
-    tables = ("customer_order", "order_step", "reservation", "shipment", "product", "customer_interaction", *more)
-    return {table: sorted(str(row[0]) for row in saga.sql(f"SELECT to_jsonb(t) FROM {table} t")) for table in tables}
+    tables = (
+        "customer_order",
+        "order_step",
+        "reservation",
+        "shipment",
+        "product",
+        "customer_interaction",
+        *more,
+    )
+    return {
+        table: sorted(str(row[0]) for row in saga.sql(f"SELECT to_jsonb(t) FROM {table} t"))
+        for table in tables
+    }

@@ -1,4 +1,5 @@
-"""Many runs of `process-order` at once: only so many run, the others wait, and nothing else is kept from starting."""
+"""Many runs of `process-order` at once: only so many run, the others wait, and nothing else is kept from
+starting."""
 
 from __future__ import annotations
 
@@ -35,12 +36,18 @@ def deployment_limit() -> int:
 
 
 @pytest.fixture
-def limited(deployed: World, frail_prefect: PrefectServer, tmp_path: Path) -> Iterator[Callable[[int], Worker]]:
+def limited(
+    deployed: World, frail_prefect: PrefectServer, tmp_path: Path
+) -> Iterator[Callable[[int], Worker]]:
     """Starts a worker with this limit."""
     workers: list[Worker] = []
 
     def with_limit(limit: int) -> Worker:
-        given = {**frail_prefect.client_environment, "WORKER_LIMIT": str(limit), "PAYMENT_TIMEOUT_SECONDS": "50"}
+        given = {
+            **frail_prefect.client_environment,
+            "WORKER_LIMIT": str(limit),
+            "PAYMENT_TIMEOUT_SECONDS": "50",
+        }
         places = {"logs": tmp_path / "logs", "pids": frail_prefect.folder / "run"}
         workers.append(Worker(home=HOME, environment=given, name=f"limited-{tmp_path.name}", **places))
         workers[-1].start(frail_prefect.api_url)
@@ -61,7 +68,8 @@ def slow(world: World, milliseconds: int) -> Iterator[None]:
 
 
 async def test_places_are_counted_within_one_look_too() -> None:
-    """Many runs found at once; those that end make room for others; every other kind of run always has a place."""
+    """Many runs found at once; those that end make room for others; every other kind of run always has a
+    place."""
     worker: Any = OrdersWorker("orders", limit=RESERVED + 2)
     worker._limiter = anyio.CapacityLimiter(RESERVED + 2)
 
@@ -81,7 +89,8 @@ async def test_places_are_counted_within_one_look_too() -> None:
 async def test_more_orders_than_a_worker_has_places(
     deployed: World, frail_prefect: PrefectServer, limited: Callable[[int], Worker], unique: str
 ) -> None:
-    """Their runs fill what they may fill, and the gateway keeps them there: a consumer starts all the same, and its order goes through."""
+    """Their runs fill what they may fill, and the gateway keeps them there: a consumer starts all the same,
+    and its order goes through."""
     worker, places = limited(LOWEST_LIMIT), own_run_places(LOWEST_LIMIT)
     orders = {order["id"]: order for order in (order_of("good", f"{unique}-{i}") for i in range(3 * places))}
     run_ids = [start(frail_prefect, "process-order", {"order": order}) for order in orders.values()]
@@ -95,11 +104,16 @@ async def test_more_orders_than_a_worker_has_places(
     with slow(deployed, 20_000):
 
         async def full() -> bool:
-            paying = deployed.sql("SELECT count(*) FROM order_step WHERE step = 'process_payment' AND status = 'begun'")[0][0]
+            paying = deployed.sql(
+                "SELECT count(*) FROM order_step WHERE step = 'process_payment' AND status = 'begun'"
+            )[0][0]
             return own_runs() == places == paying
 
         await until(full, 60, "the places to be full of orders that wait for the gateway")
-        assert {run(frail_prefect, run_id)["state"]["type"] for run_id in run_ids} == {"RUNNING", "SCHEDULED"}, "the others wait"
+        assert {run(frail_prefect, run_id)["state"]["type"] for run_id in run_ids} == {
+            "RUNNING",
+            "SCHEDULED",
+        }, "the others wait"
         other = order_of("short", unique)
         submit_orders([other])  # no schedule runs here: the worker itself starts the consumer
 
@@ -122,7 +136,8 @@ async def test_more_orders_than_a_worker_has_places(
 async def test_the_deployment_s_limit_holds_and_all_orders_complete(
     deployed: World, frail_prefect: PrefectServer, limited: Callable[[int], Worker], unique: str
 ) -> None:
-    """A worker with places for all: no more run at once than the deployment allows, and the others come after them."""
+    """A worker with places for all: no more run at once than the deployment allows, and the others come after
+    them."""
     limit = deployment_limit()
     number = limit + 4
     worker = limited(number + RESERVED)
@@ -136,7 +151,9 @@ async def test_the_deployment_s_limit_holds_and_all_orders_complete(
         now = states(frail_prefect, run_ids)
         seen.update(state["name"] for state in now)
         at_once.append(sum(state["type"] in {"PENDING", "RUNNING"} for state in now))
-        connections.append(deployed.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")[0][0])
+        connections.append(
+            deployed.sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")[0][0]
+        )
         return all_ended(deployed, orders) and {state["type"] for state in now} == {"COMPLETED"}
 
     with slow(deployed, 1_000):
@@ -163,4 +180,9 @@ def test_a_worker_s_own_limit(database_url: str, monkeypatch: pytest.MonkeyPatch
         settings.cache_clear()
         assert worker_limit() > 70, "a database that does not answer limits nothing"
     settings.cache_clear()
-    assert [own_run_places(limit) for limit in (1, RESERVED, LOWEST_LIMIT, 20)] == [1, 1, LOWEST_LIMIT - RESERVED, 20 - RESERVED]
+    assert [own_run_places(limit) for limit in (1, RESERVED, LOWEST_LIMIT, 20)] == [
+        1,
+        1,
+        LOWEST_LIMIT - RESERVED,
+        20 - RESERVED,
+    ]

@@ -51,7 +51,12 @@ async def test_orders_reach_their_right_outcomes_behind_a_pooler_in_transaction_
     assert_right(frail, orders)
     assert_mails(frail, orders)
     said = "\n".join(process.log.read_text() for process in (*consumers, *runs))
-    for error in ("DuplicatePreparedStatement", "InvalidSqlStatementName", "StepBroken", "failed unexpectedly"):
+    for error in (
+        "DuplicatePreparedStatement",
+        "InvalidSqlStatementName",
+        "StepBroken",
+        "failed unexpectedly",
+    ):
         assert error not in said
 
 
@@ -91,7 +96,9 @@ async def test_make_check_refuses_a_pooler_in_transaction_mode(frail: World, beh
     assert "pool_mode = session" in found.remedy
     told = check(behind)
     assert told.returncode == 1, told.stderr
-    assert "✗ misconfigured" in next(line for line in told.stdout.splitlines() if line.strip().startswith("database"))
+    assert "✗ misconfigured" in next(
+        line for line in told.stdout.splitlines() if line.strip().startswith("database")
+    )
 
 
 async def test_make_check_takes_one_in_session_mode(frail: World) -> None:
@@ -101,7 +108,9 @@ async def test_make_check_takes_one_in_session_mode(frail: World) -> None:
     assert "through a pooler in session mode" in found.what
 
 
-async def test_make_check_names_a_database_that_takes_no_writes(frail: World, frail_postgres: EmbeddedPostgres) -> None:
+async def test_make_check_names_a_database_that_takes_no_writes(
+    frail: World, frail_postgres: EmbeddedPostgres
+) -> None:
     assert (await finding(frail.database_url)).state is State.REAL
     with read_only(frail_postgres, frail):
         found = await finding(frail.database_url)

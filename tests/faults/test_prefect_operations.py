@@ -1,4 +1,5 @@
-"""What people do to runs in the Prefect UI while an order is paid: none of it but cancelling undoes, loses or doubles anything."""
+"""What people do to runs in the Prefect UI while an order is paid: none of it but cancelling undoes, loses or
+doubles anything."""
 
 from __future__ import annotations
 
@@ -23,7 +24,13 @@ Act = Callable[[PrefectServer, str], None]
 
 def suspend(server: PrefectServer, run_id: str) -> None:
     """As the UI's button does."""
-    set_state(server, run_id, "PAUSED", "Suspended", state_details={"pause_timeout": "2100-01-01T00:00:00Z", "pause_reschedule": True})
+    set_state(
+        server,
+        run_id,
+        "PAUSED",
+        "Suspended",
+        state_details={"pause_timeout": "2100-01-01T00:00:00Z", "pause_reschedule": True},
+    )
 
 
 def delete(server: PrefectServer, run_id: str) -> None:
@@ -31,7 +38,11 @@ def delete(server: PrefectServer, run_id: str) -> None:
 
 
 def resume(server: PrefectServer, run_id: str) -> None:
-    answer = httpx.post(f"{server.api_url}/flow_runs/{run_id}/resume", auth=server.auth, json={}, timeout=20).raise_for_status().json()
+    answer = (
+        httpx.post(f"{server.api_url}/flow_runs/{run_id}/resume", auth=server.auth, json={}, timeout=20)
+        .raise_for_status()
+        .json()
+    )
     assert answer["status"] == "ACCEPT", answer
 
 
@@ -51,9 +62,14 @@ ACTS: dict[str, Act] = {
 
 
 @pytest.mark.slow
-async def test_only_cancelling_cancels(deployed: World, frail_prefect: PrefectServer, prompt_worker: Worker, unique: str) -> None:
+async def test_only_cancelling_cancels(
+    deployed: World, frail_prefect: PrefectServer, prompt_worker: Worker, unique: str
+) -> None:
     """Each act while the gateway has charged and its answer is still out."""
-    orders = {act: order_of("good", f"{unique}-{act}", payment_info={"method": "credit_card", "card_last4": "0341"}) for act in ACTS}
+    orders = {
+        act: order_of("good", f"{unique}-{act}", payment_info={"method": "credit_card", "card_last4": "0341"})
+        for act in ACTS
+    }
     ids = [order["id"] for order in orders.values()]
     run_ids: dict[str, str] = {}
     for act, order in orders.items():
@@ -74,7 +90,9 @@ async def test_only_cancelling_cancels(deployed: World, frail_prefect: PrefectSe
 
     # A run that has ended is started again, as the UI's button does it; and the suspended one is resumed.
     async def suspended() -> bool:
-        return run(frail_prefect, run_ids["suspended"])["state"]["name"] == "Suspended" and not runs_of(prompt_worker, run_ids["suspended"])
+        return run(frail_prefect, run_ids["suspended"])["state"]["name"] == "Suspended" and not runs_of(
+            prompt_worker, run_ids["suspended"]
+        )
 
     await until(suspended, 60, "the suspended run's process to end")
     resume(frail_prefect, run_ids["suspended"])
@@ -92,7 +110,8 @@ async def test_only_cancelling_cancels(deployed: World, frail_prefect: PrefectSe
 async def test_a_suspended_run_releases_its_order_and_goes_on_with_it(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
-    """Suspended while it pays, with a lease of 300 s: the order is anybody's at once. Charged once, refunded nothing, completed."""
+    """Suspended while it pays, with a lease of 300 s: the order is anybody's at once. Charged once, refunded
+    nothing, completed."""
     order = order_of("good", unique, payment_info={"method": "credit_card", "card_last4": "0341"})
     run_id = start(frail_prefect, "process-order", {"order": order})
 
@@ -121,7 +140,8 @@ async def test_a_suspended_run_releases_its_order_and_goes_on_with_it(
 async def test_a_suspended_consumer_hands_its_orders_back(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
-    """The lease is 300 s, and would be renewed as long as its process lives: others take the orders up all the same."""
+    """The lease is 300 s, and would be renewed as long as its process lives: others take the orders up all
+    the same."""
     slow = {"payment_info": {"method": "credit_card", "card_last4": "0341"}}
     orders = {order["id"]: order for order in (order_of("good", f"{unique}-{i}", **slow) for i in range(6))}
     submit_orders(orders.values())

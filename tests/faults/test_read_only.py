@@ -1,4 +1,5 @@
-"""The primary is read-only for a while, as a demoted one is during a failover: no order is undone for it, and nobody hears of a 500."""
+"""The primary is read-only for a while, as a demoted one is during a failover: no order is undone for it, and
+nobody hears of a 500."""
 
 from __future__ import annotations
 
@@ -66,7 +67,8 @@ def has_met_it(process: Process) -> bool:
 
 
 class Sender:
-    """Sends orders over HTTP, each again and again until it is taken, as a client does that reads the answers; counts the answers."""
+    """Sends orders over HTTP, each again and again until it is taken, as a client does that reads the
+    answers; counts the answers."""
 
     def __init__(self, client: httpx.Client, orders: Orders) -> None:
         self._client, self._orders = client, orders
@@ -97,11 +99,19 @@ class Sender:
 
 @pytest.mark.parametrize(
     "cutting",
-    [pytest.param(False, id="connections-stay"), pytest.param(True, id="connections-are-cut", marks=pytest.mark.slow)],
+    [
+        pytest.param(False, id="connections-stay"),
+        pytest.param(True, id="connections-are-cut", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.slow
 async def test_a_read_only_primary_undoes_no_order(
-    frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str, monkeypatch: pytest.MonkeyPatch, cutting: bool
+    frail: World,
+    frail_postgres: EmbeddedPostgres,
+    nursery: Nursery,
+    unique: str,
+    monkeypatch: pytest.MonkeyPatch,
+    cutting: bool,
 ) -> None:
     monkeypatch.setattr("deployments.web.orders._DATABASE_SECONDS", 0.3)
     database = urlsplit(frail.database_url).path.lstrip("/")
@@ -122,10 +132,17 @@ async def test_a_read_only_primary_undoes_no_order(
                     begun = [nursery.order(order, env=QUICK) for order in own.values()]
                     runs += begun
                     for run in (*begun, *consumers):
-                        run.wait_until(lambda run=run: has_met_it(run), 20, "it to meet the read-only database")  # type: ignore[misc]
+                        run.wait_until(
+                            lambda run=run: has_met_it(run), 20, "it to meet the read-only database"
+                        )  # type: ignore[misc]
                     assert client.get("/health").status_code == 503
                     answered = sender.answers[503]
-                    await asyncio.to_thread(wait_until, lambda: sender.answers[503] > answered, 20, "a request to be refused")  # noqa: B023
+                    await asyncio.to_thread(
+                        wait_until,
+                        lambda before=answered: sender.answers[503] > before,
+                        20,
+                        "a request to be refused",
+                    )
                     await let_leases_run_out(frail)
                 await asyncio.to_thread(wait_until, lambda: sender.done, 30, "the requests to be taken")
             assert set(sender.answers) == {202, 503}

@@ -1,4 +1,5 @@
-"""A machine dies: the worker and its run at once, so that nobody is left who could say so. Prefect notices the silence."""
+"""A machine dies: the worker and its run at once, so that nobody is left who could say so. Prefect notices
+the silence."""
 
 from __future__ import annotations
 
@@ -45,10 +46,18 @@ async def test_a_run_that_falls_silent_has_crashed_and_its_order_is_recovered(
     for process in dead:
         os.kill(process.pid, signal.SIGKILL)
     killed = time.monotonic()
-    deployed.sql("UPDATE lease SET until = now() + interval '8 seconds'")  # the default; this worker's was longer
+    deployed.sql(
+        "UPDATE lease SET until = now() + interval '8 seconds'"
+    )  # the default; this worker's was longer
 
     given = {**frail_prefect.client_environment, "PAYMENT_TIMEOUT_SECONDS": "5"}
-    another = Worker(home=HOME, logs=tmp_path / "another", pids=tmp_path / "another-run", environment=given, name=f"another-{unique}")
+    another = Worker(
+        home=HOME,
+        logs=tmp_path / "another",
+        pids=tmp_path / "another-run",
+        environment=given,
+        name=f"another-{unique}",
+    )
     try:
         another.start(frail_prefect.api_url)
         async with get_client() as client:
@@ -65,7 +74,9 @@ async def test_a_run_that_falls_silent_has_crashed_and_its_order_is_recovered(
             await until(ended, 60, "the order's outcome")
 
             async def linked() -> bool:
-                found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["recovered-by"])))
+                found = await client.read_artifacts(
+                    artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["recovered-by"]))
+                )
                 return any(artifact.flow_run_id == run.id for artifact in found)
 
             await until(linked, 30, "the link from the crashed run to the one that recovered its order")

@@ -1,4 +1,5 @@
-"""The database is silent: it refuses nothing, ends nothing, and answers nothing. Nobody waits for it for ever, and nothing is decided."""
+"""The database is silent: it refuses nothing, ends nothing, and answers nothing. Nobody waits for it for
+ever, and nothing is decided."""
 
 from __future__ import annotations
 
@@ -40,7 +41,10 @@ _LIMIT_SECONDS = 15
 
 @pytest.fixture
 def web(frail: World) -> Iterator[httpx.Client]:
-    with environment({"ORDERS_API_KEY": KEY, "PREFECT_API_URL": "http://127.0.0.1:1/api"}), served() as client:
+    with (
+        environment({"ORDERS_API_KEY": KEY, "PREFECT_API_URL": "http://127.0.0.1:1/api"}),
+        served() as client,
+    ):
         yield client
 
 
@@ -70,7 +74,9 @@ def test_the_web_app_says_so_and_takes_the_same_order_afterwards(
     assert {row.id for row in frail.sql("SELECT id FROM customer_order")} == {first["id"], second["id"]}
 
 
-async def test_transactions_end_in_time_and_so_do_cancelled_ones(frail: World, frail_postgres: EmbeddedPostgres) -> None:
+async def test_transactions_end_in_time_and_so_do_cancelled_ones(
+    frail: World, frail_postgres: EmbeddedPostgres
+) -> None:
     async with transaction() as tx:
         await tx.exec_driver_sql("SELECT 1")
     asked = time.monotonic()
@@ -93,7 +99,9 @@ async def test_transactions_end_in_time_and_so_do_cancelled_ones(frail: World, f
         await tx.exec_driver_sql("LOCK TABLE product")
 
 
-def test_submitting_ends_in_time(frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str) -> None:
+def test_submitting_ends_in_time(
+    frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, unique: str
+) -> None:
     order = order_of("good", unique)
     sync_engine(settings().database_url).connect().close()
     monkeypatch.setattr(shop.orders.intake, "TRANSACTION_SECONDS", 1)
@@ -115,7 +123,10 @@ async def test_the_inventory_service_s_operations_end_in_time(
         await inventory.stock()
         asked = time.monotonic()
         with silent(frail_postgres):
-            for ask in (lambda: inventory.reserve(unique, {PRODUCT: 1}, seconds=60), lambda: inventory.get(unique)):
+            for ask in (
+                lambda: inventory.reserve(unique, {PRODUCT: 1}, seconds=60),
+                lambda: inventory.get(unique),
+            ):
                 with pytest.raises(Exception) as failed:  # noqa: PT011
                     await ask()
                 assert is_database_error(failed.value)
@@ -126,7 +137,9 @@ async def test_the_inventory_service_s_operations_end_in_time(
         await inventory.aclose()
 
 
-async def test_a_listener_makes_another_connection(frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listener_makes_another_connection(
+    frail: World, frail_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To whom nothing is told cannot know that nobody is there, unless it asks."""
     tries, connect = itertools.count(), LimitedAsyncConnection.connect
 
@@ -148,9 +161,12 @@ async def test_a_listener_makes_another_connection(frail: World, frail_postgres:
 
 
 class Silence:
-    """Of the database, from the charge on, until the worker has been told `times` times that there is no answer."""
+    """Of the database, from the charge on, until the worker has been told `times` times that there is no
+    answer."""
 
-    def __init__(self, world: World, server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, order_id: str) -> None:
+    def __init__(
+        self, world: World, server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, order_id: str
+    ) -> None:
         self._world, self._server, self._caplog, self._order_id = world, server, caplog, order_id
 
     async def fall(self, times: int) -> None:
@@ -158,7 +174,13 @@ class Silence:
             return await asyncio.to_thread(self._world.charges, self._order_id) == 1
 
         async def noticed() -> bool:
-            return sum("unavailable" in (said := record.getMessage()) and "retrying" in said for record in self._caplog.records) >= times
+            return (
+                sum(
+                    "unavailable" in (said := record.getMessage()) and "retrying" in said
+                    for record in self._caplog.records
+                )
+                >= times
+            )
 
         await until(charging, 30, "the charge")
         with silent(self._server):
@@ -175,7 +197,8 @@ async def test_an_order_in_the_middle_of_its_payment_waits_and_completes(
     unique: str,
     batch: bool,
 ) -> None:
-    """It is charged, which the journal does not know when the silence begins. It is longer than any of the worker's limits."""
+    """It is charged, which the journal does not know when the silence begins. It is longer than any of the
+    worker's limits."""
     monkeypatch.setattr(saga.database, "TRANSACTION_SECONDS", 2)
     caplog.set_level(logging.WARNING)
     orders = [order_of("good", f"{unique}-{i}", card="0341") for i in range(3 if batch else 1)]
@@ -192,14 +215,17 @@ async def test_an_order_in_the_middle_of_its_payment_waits_and_completes(
         return all_ended(frail)
 
     await until(ended, 30, "the orders to end")
-    assert_right(frail, {order["id"]: order for order in orders}, {order["id"]: Outcome.COMPLETED for order in orders})
+    assert_right(
+        frail, {order["id"]: order for order in orders}, {order["id"]: Outcome.COMPLETED for order in orders}
+    )
 
 
 @pytest.mark.slow
 async def test_silent_for_longer_than_any_step_may_take(
     frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str
 ) -> None:
-    """Both lanes, with the limits that they have, and a silence of more than two minutes: no order is undone for it."""
+    """Both lanes, with the limits that they have, and a silence of more than two minutes: no order is undone
+    for it."""
     orders = mixed(unique, 60, flaky=False)
     *waiting, a, b = orders.values()
     intake.submit(waiting)

@@ -30,25 +30,38 @@ from tests.waiting import until
 def cancel(server: PrefectServer, run_id: str) -> None:
     """As the UI's button does."""
     body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    httpx.post(f"{server.api_url}/flow_runs/{run_id}/set_state", auth=server.auth, json=body, timeout=20).raise_for_status()
+    httpx.post(
+        f"{server.api_url}/flow_runs/{run_id}/set_state", auth=server.auth, json=body, timeout=20
+    ).raise_for_status()
 
 
 def state(server: PrefectServer, run_id: str) -> str:
-    return str(httpx.get(f"{server.api_url}/flow_runs/{run_id}", auth=server.auth, timeout=20).raise_for_status().json()["state"]["type"])
+    return str(
+        httpx.get(f"{server.api_url}/flow_runs/{run_id}", auth=server.auth, timeout=20)
+        .raise_for_status()
+        .json()["state"]["type"]
+    )
 
 
 @pytest.mark.slow
-async def test_cancelled_at_any_step(deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str) -> None:
-    """Before the pivot, and in the middle of it, the order is undone; after it, it goes on. By the run itself: nobody else is there."""
+async def test_cancelled_at_any_step(
+    deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
+) -> None:
+    """Before the pivot, and in the middle of it, the order is undone; after it, it goes on. By the run
+    itself: nobody else is there."""
     # Whoever waits at a gate holds its product's row, so each has a product of its own.
     products = {"reservation": "PROD-001", "payment": "PROD-002", "shipment": "LAPTOP", "outbox": PRODUCT}
-    orders = {place: order_of("good", f"{unique}-{place}", product=product) for place, product in products.items()}
+    orders = {
+        place: order_of("good", f"{unique}-{place}", product=product) for place, product in products.items()
+    }
     orders["payment"]["payment_info"]["card_last4"] = "0341"  # charged, and the answer does not come
     with gates(deployed.database_url) as gate:
         gated = [place for place in orders if place != "payment"]
         for place in gated:
             gate.shut(place, orders[place]["id"])
-        runs = {place: str((await asyncio.to_thread(start_own_run, take_in(orders[place]))).id) for place in gated}
+        runs = {
+            place: str((await asyncio.to_thread(start_own_run, take_in(orders[place]))).id) for place in gated
+        }
 
         async def at_gates() -> bool:
             return all(gate.waiting(place, orders[place]["id"]) for place in gated)
@@ -66,7 +79,9 @@ async def test_cancelled_at_any_step(deployed: World, frail_prefect: PrefectServ
             cancel(frail_prefect, run_id)
 
         async def undone() -> bool:
-            return all_ended(deployed, [orders[place]["id"] for place in ("reservation", "payment", "shipment")])
+            return all_ended(
+                deployed, [orders[place]["id"] for place in ("reservation", "payment", "shipment")]
+            )
 
         await until(undone, 30, "the orders to be undone, although the gates are shut")
         assert time.monotonic() - asked < 30, "nothing that is still under way is waited for"
@@ -86,7 +101,10 @@ async def test_cancelled_at_any_step(deployed: World, frail_prefect: PrefectServ
         return {state(frail_prefect, run_id) for run_id in runs.values()} == {"CANCELLED"}
 
     await until(shown, 60, "the runs to be shown as cancelled")
-    expected = {order["id"]: Outcome.COMPLETED if place == "outbox" else Outcome.COMPENSATED for place, order in orders.items()}
+    expected = {
+        order["id"]: Outcome.COMPLETED if place == "outbox" else Outcome.COMPENSATED
+        for place, order in orders.items()
+    }
     assert_right(deployed, {order["id"]: order for order in orders.values()}, expected)
     ends = report.read(list(expected))
     assert {end.takeovers for end in ends.values()} == {0}
@@ -97,7 +115,8 @@ async def test_cancelled_at_any_step(deployed: World, frail_prefect: PrefectServ
 async def test_a_worker_that_is_told_to_go(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, nursery: Nursery, unique: str
 ) -> None:
-    """SIGTERM to a process worker with a run in the middle of a payment: the order is not undone, it goes on elsewhere."""
+    """SIGTERM to a process worker with a run in the middle of a payment: the order is not undone, it goes on
+    elsewhere."""
     order = order_of("good", unique, payment_info={"method": "credit_card", "card_last4": "0341"})
     run_id = str((await asyncio.to_thread(start_own_run, take_in(order))).id)
 
@@ -127,11 +146,15 @@ async def anybody_consumes(world: World) -> bool:
     return is_consumer_running(ORDERS)
 
 
-async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(saga: World, nursery: Nursery, unique: str) -> None:
+async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(
+    saga: World, nursery: Nursery, unique: str
+) -> None:
     """SIGTERM in the middle of payments that take 10 s. The leases would last for 5 minutes."""
     stock_up(saga)
     orders = mixed(unique, 40, flaky=False)
-    slow: dict[str, Any] = {"env": {"LEASE_SECONDS": "300", "PAYMENT_TIMEOUT_SECONDS": "30", "POLL_SECONDS": "0.5"}}
+    slow: dict[str, Any] = {
+        "env": {"LEASE_SECONDS": "300", "PAYMENT_TIMEOUT_SECONDS": "30", "POLL_SECONDS": "0.5"}
+    }
     *waiting, own = orders.values()
     intake.submit(waiting)
     saga.misbehave(latency_ms=10_000)
@@ -140,7 +163,8 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(s
 
         async def paying() -> bool:
             rows = saga.sql(
-                "SELECT o.lease_id FROM customer_order o JOIN order_step s ON s.order_id = o.id WHERE s.step = 'process_payment'"
+                "SELECT o.lease_id FROM customer_order o JOIN order_step s ON s.order_id = o.id WHERE s.step "
+                "= 'process_payment'"
             )
             return len(rows) > len(orders) / 2 and own["id"] in {
                 row.id for row in saga.sql("SELECT id FROM customer_order WHERE fence = 1")
@@ -174,9 +198,13 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(s
     assert took < GRACE_SECONDS + 3, f"{len(held)} orders waited for {took:.1f} s"
 
 
-async def test_sigterm_that_interrupts_a_background_task_ends_a_consumer(saga: World, nursery: Nursery) -> None:
+async def test_sigterm_that_interrupts_a_background_task_ends_a_consumer(
+    saga: World, nursery: Nursery
+) -> None:
     """Prefect's handler raises in whichever task is running: here in the one that sends mail."""
-    consumer = nursery.consumer(300, stop_at="shop.notifications.outbox:is_due:before", stop_by=signal.SIGTERM)
+    consumer = nursery.consumer(
+        300, stop_at="shop.notifications.outbox:is_due:before", stop_by=signal.SIGTERM
+    )
     await asyncio.to_thread(consumer.gone, 20)
     assert consumer.code != 0
     assert not saga.sql("SELECT 1 FROM lease")

@@ -1,4 +1,5 @@
-"""What the witnesses say of many orders at once: the gateway's own ledger, the stock, the parcels, the mails."""
+"""What the witnesses say of many orders at once: the gateway's own ledger, the stock, the parcels, the
+mails."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ def order_of(kind: str, name: str, **fields: Any) -> dict[str, Any]:
 
 
 def mixed(name: str, n: int, *, flaky: bool = True) -> Orders:
-    """So many orders by id: most are good, the others fail in all their ways. Not `flaky`: where a step's retries are needed for more
-    than its own failures."""
+    """So many orders by id: most are good, the others fail in all their ways. Not `flaky`: where a step's
+    retries are needed for more than its own failures."""
     kinds = ["good", "good", "good", *(kind for kind in KINDS if flaky or kind != "flaky")]
     orders = [order_of(kinds[i % len(kinds)], f"{name}-{i}") for i in range(n)]
     return {order["id"]: order for order in orders}
@@ -73,47 +74,68 @@ def charged(found: list[dict[str, Any]]) -> list[Decimal]:
 
 
 def refunded(found: list[dict[str, Any]]) -> Decimal:
-    return sum((Decimal(refund["amount"]) / 100 for payment in found for refund in payment["refunds"]), Decimal(0))
+    return sum(
+        (Decimal(refund["amount"]) / 100 for payment in found for refund in payment["refunds"]), Decimal(0)
+    )
 
 
 def all_ended(world: World, order_ids: Collection[str] | None = None) -> bool:
     """Whether all orders (or these) have an outcome."""
     known = world.sql("SELECT id FROM customer_order WHERE outcome IS NOT NULL")
     ended = {row.id for row in known}
-    return set(order_ids) <= ended if order_ids is not None else len(ended) == world.sql("SELECT count(*) FROM customer_order")[0][0]
+    return (
+        set(order_ids) <= ended
+        if order_ids is not None
+        else len(ended) == world.sql("SELECT count(*) FROM customer_order")[0][0]
+    )
 
 
 def assert_right(
-    world: World, orders: Mapping[str, Any], expected: Mapping[str, Outcome] | None = None, *, shelf: World | None = None
+    world: World,
+    orders: Mapping[str, Any],
+    expected: Mapping[str, Outcome] | None = None,
+    *,
+    shelf: World | None = None,
 ) -> None:
     """Every order has its one right outcome, no effect happened twice, and the books balance.
 
-    The orders are all of the shop's; each is one piece of `PRODUCT`, or of something that is sold out, at `PRICE`. `shelf`: where their
-    stock is, if that is not the shop's own database.
+    The orders are all of the shop's; each is one piece of `PRODUCT`, or of something that is sold out, at
+    `PRICE`. `shelf`: where their stock is, if that is not the shop's own database.
     """
     shelf = shelf or world
     wanted = expected or {order_id: ENDS[order_id.split("-")[0]] for order_id in orders}
     ends = report.read(list(orders))
-    others = {i: (end.outcome, end.failing_step, end.reasons) for i, end in ends.items() if end.outcome is not wanted[i]}
+    others = {
+        i: (end.outcome, end.failing_step, end.reasons)
+        for i, end in ends.items()
+        if end.outcome is not wanted[i]
+    }
     assert len(ends) == len(wanted), f"{len(wanted) - len(ends)} orders are not known"
     assert not others, f"not as they should have ended: {others}"
     completed = {i for i, outcome in wanted.items() if outcome is Outcome.COMPLETED}
     for order_id, found in payments(world, orders).items():
         charges, back, end = charged(found), refunded(found), ends[order_id]
         assert len(charges) <= 1, f"{order_id} was charged {len(charges)} times"
-        assert sum(charges) - back == (PRICE if order_id in completed else 0), f"{order_id}: {charges} charged, {back} refunded"
-        assert (sum(charges), back) == (end.amount_charged, end.amount_refunded), f"{order_id}: the books say something else"
+        assert sum(charges) - back == (PRICE if order_id in completed else 0), (
+            f"{order_id}: {charges} charged, {back} refunded"
+        )
+        assert (sum(charges), back) == (end.amount_charged, end.amount_refunded), (
+            f"{order_id}: the books say something else"
+        )
     assert {row.order_id for row in world.sql("SELECT order_id FROM shipment")} == completed
     assert shelf.stock(PRODUCT) == (STOCK - len(completed), 0)
     assert not shelf.sql("SELECT 1 FROM reservation WHERE state = 'held'")
-    assert not world.sql("SELECT 1 FROM order_step WHERE undo_due AND order_id <> ALL(:kept)", kept=list(completed))
+    assert not world.sql(
+        "SELECT 1 FROM order_step WHERE undo_due AND order_id <> ALL(:kept)", kept=list(completed)
+    )
     balance = read_books(world.database_url, None)
     assert balance.balanced, balance.rows
 
 
 def assert_mails(world: World, orders: Mapping[str, Any]) -> None:
-    """Whoever gets a parcel has one confirmation, whoever got money back has one mail about it, whoever could not pay or ordered what is
-    not there has one that says so, and nobody has another. The CRM has the same."""
+    """Whoever gets a parcel has one confirmation, whoever got money back has one mail about it, whoever could
+    not pay or ordered what is not there has one that says so, and nobody has another. The CRM has the
+    same."""
     ends = report.read(list(orders))
     wanted = Counter((i, kind) for i, end in ends.items() for kind in due(end))
     sent = world.sql("SELECT order_id, kind FROM outbox WHERE sent_at IS NOT NULL")
@@ -131,7 +153,9 @@ def due(end: OrderOutcome) -> list[str]:
     kinds = {
         "confirmation": end.outcome is Outcome.COMPLETED,
         "refund": end.amount_refunded > 0,
-        "payment_failed": end.outcome is Outcome.COMPENSATED and end.failing_step == "process_payment" and not end.amount_charged,
+        "payment_failed": end.outcome is Outcome.COMPENSATED
+        and end.failing_step == "process_payment"
+        and not end.amount_charged,
         "out_of_stock": end.outcome is Outcome.OUT_OF_STOCK,
     }
     return [kind for kind, is_due in kinds.items() if is_due]
@@ -149,5 +173,6 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idl
 
 
 def where_they_stand(world: World) -> str:
-    """Every order that is still open, its lease, and what keeps the database busy, for whoever reads a failure."""
+    """Every order that is still open, its lease, and what keeps the database busy, for whoever reads a
+    failure."""
     return "\n".join(str(row._mapping) for query in (_OPEN, _CONNECTIONS) for row in world.sql(query))

@@ -1,4 +1,5 @@
-"""A carrier whose answers are wrong, each in one field: what it sold, what left, and who paid says whether it was believed."""
+"""A carrier whose answers are wrong, each in one field: what it sold, what left, and who paid says whether it
+was believed."""
 
 from __future__ import annotations
 
@@ -87,11 +88,19 @@ class Lie:
 
 
 def lies(values: dict[str, tuple[Any, ...]], *once: bool) -> list[Lie]:
-    return [Lie(move, path, value, each) for move in MOVES for path in values for value in values[path] for each in once]
+    return [
+        Lie(move, path, value, each)
+        for move in MOVES
+        for path in values
+        for value in values[path]
+        for each in once
+    ]
 
 
 @pytest.fixture
-async def shipping(saga: World, easypost_server: EasyPost, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def shipping(
+    saga: World, easypost_server: EasyPost, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
     """The shop, with its parcels at EasyPost."""
     for name, value in {**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "10"}.items():
         monkeypatch.setenv(name, value)
@@ -103,7 +112,12 @@ async def shipping(saga: World, easypost_server: EasyPost, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "kind", ["good", pytest.param("cancelled", marks=pytest.mark.slow), pytest.param("answer lost", marks=pytest.mark.slow)]
+    "kind",
+    [
+        "good",
+        pytest.param("cancelled", marks=pytest.mark.slow),
+        pytest.param("answer lost", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(
     "told",
@@ -132,16 +146,28 @@ async def test_no_lie_ships_to_another_or_sells_twice(
         await settle(shipping, list(by_order))
     await outbox.deliver()
     ends = report.read(list(by_order))
-    wrong = [f"{lie}: {why}" for order_id, lie in by_order.items() for why in judge(shipping, easypost_server, order_id, ends[order_id])]
+    wrong = [
+        f"{lie}: {why}"
+        for order_id, lie in by_order.items()
+        for why in judge(shipping, easypost_server, order_id, ends[order_id])
+    ]
     assert not wrong, "\n".join(wrong)
-    assert sum(end.outcome is Outcome.COMPLETED for end in ends.values()) < len(ends), "some of it was noticed"
+    assert sum(end.outcome is Outcome.COMPLETED for end in ends.values()) < len(ends), (
+        "some of it was noticed"
+    )
 
 
 @pytest.mark.parametrize("service", [None, "USPS GroundAdvantage"])
 @pytest.mark.parametrize(("path", "value"), [("rates.1.rate", "5000.00"), ("rates.1.currency", "JPY")])
 @pytest.mark.slow
 async def test_a_price_that_grows_after_the_quote_is_not_paid(
-    shipping: World, easypost_server: EasyPost, unique: str, path: str, value: str, service: str | None, monkeypatch: pytest.MonkeyPatch
+    shipping: World,
+    easypost_server: EasyPost,
+    unique: str,
+    path: str,
+    value: str,
+    service: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nor is a dearer service bought instead."""
     if service is not None:
@@ -158,11 +184,17 @@ async def test_a_price_that_grows_after_the_quote_is_not_paid(
 
 @pytest.mark.parametrize("move", [pytest.param("create", marks=pytest.mark.slow), "get", "buy"])
 @pytest.mark.slow
-async def test_what_is_missing_or_of_another_kind_is_not_believed(easypost_server: EasyPost, unique: str, move: str) -> None:
+async def test_what_is_missing_or_of_another_kind_is_not_believed(
+    easypost_server: EasyPost, unique: str, move: str
+) -> None:
     """Each answer is the truth or a typed error, and a label that is said to be taken back is."""
     easypost_server.sell_to_another_shop(f"{unique}-decoy")
     carrier = make(easypost_server, CARRIER_TIMEOUT_SECONDS=30)
-    told = {f"{unique}-{number}": lie for number, lie in enumerate(lies(dict.fromkeys(PLAUSIBLE, _ALL), False)) if lie.move == move}
+    told = {
+        f"{unique}-{number}": lie
+        for number, lie in enumerate(lies(dict.fromkeys(PLAUSIBLE, _ALL), False))
+        if lie.move == move
+    }
     noticed = 0
     for order_id, lie in told.items():
         easypost_server.lie(order_id, lie.move, lie.path, lie.value)
@@ -176,10 +208,16 @@ async def test_what_is_missing_or_of_another_kind_is_not_believed(easypost_serve
             noticed += 1
         else:
             (label,) = easypost_server.labels(order_id)
-            assert (bought.id, bought.tracking_number) == (label["shipment_id"], label["tracking_code"]), str(lie)
+            assert (bought.id, bought.tracking_number) == (label["shipment_id"], label["tracking_code"]), str(
+                lie
+            )
             (there,) = easypost_server.shipments(order_id)
             price = Decimal(there["selected_rate"]["rate"])
-            assert (bought.amount, bought.currency, bought.service) == (price, "USD", there["selected_rate"]["service"]), str(lie)
+            assert (bought.amount, bought.currency, bought.service) == (
+                price,
+                "USD",
+                there["selected_rate"]["service"],
+            ), str(lie)
         assert len(easypost_server.labels(order_id)) <= 1, str(lie)
         with suppress(StepError):
             if await carrier.void(order, quote_id) is not Voided.HANDED_OVER:
@@ -198,10 +236,13 @@ async def settle(saga: World, order_ids: list[str]) -> None:
         saga.sql("UPDATE customer_order SET not_before = NULL")
         for note in ("asked_at", "away_since"):
             saga.sql(
-                "UPDATE order_step SET notes = notes || jsonb_build_object(CAST(:note AS text), 1) WHERE jsonb_exists(notes, :note)",
+                "UPDATE order_step SET notes = notes || jsonb_build_object(CAST(:note AS text), 1) WHERE "
+                "jsonb_exists(notes, :note)",
                 note=note,
             )
-    raise AssertionError(f"not ended: {[i for i, end in report.read(order_ids).items() if end.outcome is None]}")
+    raise AssertionError(
+        f"not ended: {[i for i, end in report.read(order_ids).items() if end.outcome is None]}"
+    )
 
 
 def judge(saga: World, carrier: EasyPost, order_id: str, end: Any) -> Iterator[str]:
@@ -212,7 +253,11 @@ def judge(saga: World, carrier: EasyPost, order_id: str, end: Any) -> Iterator[s
     parcels = saga.sql("SELECT tracking_number, returned_at FROM shipment WHERE order_id = :id", id=order_id)
     printed = label_path(saga.var_dir / "labels", order_id).exists()
     left = [parcel for parcel in parcels if parcel.returned_at is None]
-    if left and end.outcome is Outcome.NEEDS_ATTENTION and saga.order(order_id).cancel_requested_at is not None:
+    if (
+        left
+        and end.outcome is Outcome.NEEDS_ATTENTION
+        and saga.order(order_id).cancel_requested_at is not None
+    ):
         left = []  # a person finds out what becomes of its label; what can be undone is
     if len(good) > 1:
         yield f"{len(good)} labels that can be used"

@@ -1,4 +1,5 @@
-"""One order kills whoever works on it, in a batch with good ones: the good ones complete, and only that one is given up."""
+"""One order kills whoever works on it, in a batch with good ones: the good ones complete, and only that one
+is given up."""
 
 from __future__ import annotations
 
@@ -16,15 +17,21 @@ from tests.nursery.nursery import Nursery, Process
 from tests.waiting import PATIENCE, until
 
 QUICK = {"LEASE_SECONDS": "1", "POLL_SECONDS": "0.2", "MAX_TAKEOVERS": "1"}
-SHIPPING, UNDOING, TELLING = "tasks.fulfill_order:fulfil", "saga.journal:begin_undo", "tasks.notify_customer:notify"
+SHIPPING, UNDOING, TELLING = (
+    "tasks.fulfill_order:fulfil",
+    "saga.journal:begin_undo",
+    "tasks.notify_customer:notify",
+)
 
 
 _OPEN = "SELECT 1 FROM customer_order WHERE outcome IS NULL LIMIT 1"
 
 
-def consume(world: World, nursery: Nursery, deadly: tuple[str, str], *, batch_size: int, until_none: str = _OPEN) -> int:
-    """Starts a consumer, and another one whenever it has died, until all orders have ended, or there are no more of these. Returns how
-    many died."""
+def consume(
+    world: World, nursery: Nursery, deadly: tuple[str, str], *, batch_size: int, until_none: str = _OPEN
+) -> int:
+    """Starts a consumer, and another one whenever it has died, until all orders have ended, or there are no
+    more of these. Returns how many died."""
     deaths, end = 0, time.monotonic() + 90 * PATIENCE
     consumer: Process | None = None
     while world.sql(until_none):
@@ -47,13 +54,18 @@ def assert_all_but(world: World, order_id: str, good: list[str]) -> None:
     assert {world.charges(i) for i in good} == {1}
     assert {world.shipments(i) for i in good} == {1}
     assert world.stock(PRODUCT) == (STOCK - len(good), 0)
-    assert {row.lone_deaths for row in world.sql("SELECT lone_deaths FROM customer_order WHERE id <> :id", id=order_id)} == {0}
+    assert {
+        row.lone_deaths
+        for row in world.sql("SELECT lone_deaths FROM customer_order WHERE id <> :id", id=order_id)
+    } == {0}
     world.assert_books_balance()
 
 
 @pytest.mark.parametrize("batch_size", [8, 400])
 @pytest.mark.short_form("8")
-def test_only_the_order_that_kills_its_workers_is_given_up(saga: World, nursery: Nursery, unique: str, batch_size: int) -> None:
+def test_only_the_order_that_kills_its_workers_is_given_up(
+    saga: World, nursery: Nursery, unique: str, batch_size: int
+) -> None:
     """It is charged before it kills, so its money goes back."""
     stock_up(saga)
     orders = [order_of("good", f"{unique}-{i}") for i in range(24)]
@@ -62,31 +74,50 @@ def test_only_the_order_that_kills_its_workers_is_given_up(saga: World, nursery:
     deaths = consume(saga, nursery, (deadly, SHIPPING), batch_size=batch_size)
     assert_all_but(saga, deadly, good)
     row = saga.order(deadly)
-    assert (row.outcome, row.failure["code"], row.lone_deaths) == (Outcome.COMPENSATED, TooManyTakeovers.code, 2)
+    assert (row.outcome, row.failure["code"], row.lone_deaths) == (
+        Outcome.COMPENSATED,
+        TooManyTakeovers.code,
+        2,
+    )
     assert saga.money(deadly) == (PRICE, PRICE)
     assert saga.shipments(deadly) == 0
     assert deaths <= 9
 
 
-def test_an_order_whose_undoing_kills_its_workers_is_left_to_a_person(saga: World, nursery: Nursery, unique: str) -> None:
+def test_an_order_whose_undoing_kills_its_workers_is_left_to_a_person(
+    saga: World, nursery: Nursery, unique: str
+) -> None:
     stock_up(saga)
     orders = [order_of("unshippable" if i == 3 else "good", f"{unique}-{i}") for i in range(8)]
     deadly, good = orders[3]["id"], [order["id"] for i, order in enumerate(orders) if i != 3]
     intake.submit(orders)
     consume(saga, nursery, (deadly, UNDOING), batch_size=8)
     row = saga.order(deadly)
-    assert (row.outcome, row.failing_step, row.amount_at_risk) == (Outcome.NEEDS_ATTENTION, "fulfill_order", PRICE)
+    assert (row.outcome, row.failing_step, row.amount_at_risk) == (
+        Outcome.NEEDS_ATTENTION,
+        "fulfill_order",
+        PRICE,
+    )
     assert saga.money(deadly) == (PRICE, 0)
     ends = report.read(good)
     assert {end.outcome for end in ends.values()} == {Outcome.COMPLETED}
     assert {saga.charges(order_id) for order_id in good} == {1}
-    shown = [(undone.step, undone.status, undone.details["code"]) for undone in report.read([deadly])[deadly].undone]
-    assert ("process_payment", "failed", TooManyTakeovers.code) in shown, "no try was ever written down, and yet it is shown as failed"
-    assert saga.sql("SELECT error_code FROM attention WHERE order_id = :id", id=deadly) == [(TooManyTakeovers.code,)]
+    shown = [
+        (undone.step, undone.status, undone.details["code"])
+        for undone in report.read([deadly])[deadly].undone
+    ]
+    assert ("process_payment", "failed", TooManyTakeovers.code) in shown, (
+        "no try was ever written down, and yet it is shown as failed"
+    )
+    assert saga.sql("SELECT error_code FROM attention WHERE order_id = :id", id=deadly) == [
+        (TooManyTakeovers.code,)
+    ]
 
 
 @pytest.mark.slow
-async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(saga: World, nursery: Nursery, unique: str) -> None:
+async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
+    saga: World, nursery: Nursery, unique: str
+) -> None:
     stock_up(saga)
     orders = [order_of("good", f"{unique}-{i}") for i in range(6)]
     deadly, good = orders[2]["id"], [order["id"] for i, order in enumerate(orders) if i != 2]
@@ -97,11 +128,15 @@ async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
     assert (row.outcome, row.lone_deaths, row.failure) == (None, 2, None)
     assert saga.shipments(deadly) == 1
 
-    saga.sql("UPDATE customer_order SET not_before = now() WHERE id = :id AND lease_id IS NOT NULL", id=deadly)
+    saga.sql(
+        "UPDATE customer_order SET not_before = now() WHERE id = :id AND lease_id IS NOT NULL", id=deadly
+    )
     consume(saga, nursery, (deadly, TELLING), batch_size=8, until_none=waits)
     again = saga.order(deadly)
     assert (again.outcome, again.lone_deaths, again.failure) == (None, 3, None)
-    assert saga.sql("SELECT not_before > now() + interval '3 min' FROM customer_order WHERE id = :id", id=deadly) == [(True,)], "it grows"
+    assert saga.sql(
+        "SELECT not_before > now() + interval '3 min' FROM customer_order WHERE id = :id", id=deadly
+    ) == [(True,)], "it grows"
     assert saga.money(deadly) == (PRICE, 0), "it is shipped: no money goes back"
 
     saga.sql("UPDATE customer_order SET not_before = now() WHERE id = :id", id=deadly)

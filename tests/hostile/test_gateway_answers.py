@@ -1,4 +1,5 @@
-"""A gateway whose answers are wrong, each in one field: what it kept, and what was shipped, says whether it was believed."""
+"""A gateway whose answers are wrong, each in one field: what it kept, and what was shipped, says whether it
+was believed."""
 
 from __future__ import annotations
 
@@ -104,15 +105,26 @@ def ledger() -> Iterator[Ledger]:
 
 @pytest.mark.parametrize(
     "kind",
-    ["good", "unshippable", pytest.param("declined", marks=pytest.mark.slow), pytest.param("first answer lost", marks=pytest.mark.slow)],
+    [
+        "good",
+        "unshippable",
+        pytest.param("declined", marks=pytest.mark.slow),
+        pytest.param("first answer lost", marks=pytest.mark.slow),
+    ],
 )
-async def test_no_lie_ships_without_a_charge_or_moves_more_than_the_charge(saga: World, ledger: Ledger, unique: str, kind: str) -> None:
+async def test_no_lie_ships_without_a_charge_or_moves_more_than_the_charge(
+    saga: World, ledger: Ledger, unique: str, kind: str
+) -> None:
     """An order that cannot be clear comes to a person. `first answer lost`: so that it is looked up."""
     saga.sql("UPDATE product SET received = 10000, on_hand = 10000 WHERE id = 'PROD-002'")
     card = {"declined": "0000", "first answer lost": "0341"}.get(kind, "1234")
     orders = {
         f"{unique}-{number}": an_order(
-            f"{unique}-{number}", product="PROD-002", price=str(PRICE), card=card, country="AQ" if kind == "unshippable" else "US"
+            f"{unique}-{number}",
+            product="PROD-002",
+            price=str(PRICE),
+            card=card,
+            country="AQ" if kind == "unshippable" else "US",
         )
         for number in range(len(LIES))
     }
@@ -121,7 +133,11 @@ async def test_no_lie_ships_without_a_charge_or_moves_more_than_the_charge(saga:
     intake.submit(orders.values())
     await process_pending_orders(consumer_seconds=0)
     ends = report.read(list(orders))
-    wrong = [f"{lies[order_id]}: {why}" for order_id in orders for why in judge(saga, ledger, order_id, ends[order_id])]
+    wrong = [
+        f"{lies[order_id]}: {why}"
+        for order_id in orders
+        for why in judge(saga, ledger, order_id, ends[order_id])
+    ]
     assert not wrong, "\n".join(wrong)
 
 

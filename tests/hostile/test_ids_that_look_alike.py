@@ -12,8 +12,34 @@ from shop.orders.intake_content import take_in, usable_id
 from shop.orders.order import EXAMPLE
 
 UNSEEN = [
-    *("\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u00ad", "\u034f", "\u061c", "\u115f", "\u180e", "\u2800", "\u3164", "\uffa0"),
-    *("\u200e", "\u200f", "\u202a", "\u202d", "\u202e", "\u2066", "\u2069", "\ufe0f", "\U000e0041", "\U000e0100", "\U0001d173"),
+    *(
+        "\u200b",
+        "\u200c",
+        "\u200d",
+        "\u2060",
+        "\ufeff",
+        "\u00ad",
+        "\u034f",
+        "\u061c",
+        "\u115f",
+        "\u180e",
+        "\u2800",
+        "\u3164",
+        "\uffa0",
+    ),
+    *(
+        "\u200e",
+        "\u200f",
+        "\u202a",
+        "\u202d",
+        "\u202e",
+        "\u2066",
+        "\u2069",
+        "\ufe0f",
+        "\U000e0041",
+        "\U000e0100",
+        "\U0001d173",
+    ),
     *("\u00a0", "\u2007", "\u2009", "\u202f", "\u3000", "\x85", "\x9b", "\t"),
 ]
 
@@ -46,6 +72,9 @@ def test_an_accent_of_its_own_is_in_no_id() -> None:
         usable_id(unicodedata.normalize("NFD", composed))
 
 
-@pytest.mark.parametrize("order_id", ["ORDER-1", "A B", "注文-1", "Überweisung 7", "🙂🙃 字", "x" * 200, "заказ-5", "طلب-1", "./..\\%00"])
+@pytest.mark.parametrize(
+    "order_id",
+    ["ORDER-1", "A B", "注文-1", "Überweisung 7", "🙂🙃 字", "x" * 200, "заказ-5", "طلب-1", "./..\\%00"],
+)
 def test_ordinary_ids_of_every_script_are_taken(order_id: str) -> None:
     assert take_in({**EXAMPLE, "id": order_id}).order_id == order_id

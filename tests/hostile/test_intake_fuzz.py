@@ -1,6 +1,8 @@
-"""Random orders through intake and validation, without a database: a `Content` or a typed refusal, in bounded time, with bounded reasons.
+"""Random orders through intake and validation, without a database: a `Content` or a typed refusal, in bounded
+time, with bounded reasons.
 
-Hypothesis prints the example that fails, and this file the seed: `FUZZ_SEED=... pytest tests/hostile/test_intake_fuzz.py` repeats it.
+Hypothesis prints the example that fails, and this file the seed: `FUZZ_SEED=... pytest
+tests/hostile/test_intake_fuzz.py` repeats it.
 """
 
 from __future__ import annotations
@@ -49,9 +51,23 @@ FIELDS = [
 numbers = st.one_of(
     st.integers(),
     st.floats(),
-    st.sampled_from([10**30, -(10**400), 10**4_000, 2**63, 1e308, -0.0, 5e-324, 4111111111111111, 4.111111111111111e15]),
     st.sampled_from(
-        [Decimal(text) for text in ("1e999999999", "-1e999999999", "1e-999999999", "0e99999999", "NaN", "sNaN", "-Infinity", "9" * 5_000)]
+        [10**30, -(10**400), 10**4_000, 2**63, 1e308, -0.0, 5e-324, 4111111111111111, 4.111111111111111e15]
+    ),
+    st.sampled_from(
+        [
+            Decimal(text)
+            for text in (
+                "1e999999999",
+                "-1e999999999",
+                "1e-999999999",
+                "0e99999999",
+                "NaN",
+                "sNaN",
+                "-Infinity",
+                "9" * 5_000,
+            )
+        ]
     ),
     st.decimals(),
 )
@@ -60,13 +76,29 @@ texts = st.one_of(
     st.text(max_size=40),
     st.text(odd, max_size=60),
     st.sampled_from(
-        ["", " ", "USD", "US", "PROD-001", "1e999999999", "-" * 60_000, "1-" * 30_000, "a@" * 200, "[removed: x]", "4" * 3_000]
+        [
+            "",
+            " ",
+            "USD",
+            "US",
+            "PROD-001",
+            "1e999999999",
+            "-" * 60_000,
+            "1-" * 30_000,
+            "a@" * 200,
+            "[removed: x]",
+            "4" * 3_000,
+        ]
     ),
 )
 scalars = st.one_of(st.none(), st.booleans(), numbers, texts, st.binary(max_size=5))
 keys = st.one_of(st.sampled_from(FIELDS), st.text(max_size=20), st.integers(), st.none())
 values = st.recursive(
-    scalars, lambda inner: st.one_of(st.lists(inner, max_size=6), st.dictionaries(keys, inner, max_size=6), st.tuples(inner)), max_leaves=30
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=6), st.dictionaries(keys, inner, max_size=6), st.tuples(inner)
+    ),
+    max_leaves=30,
 )
 
 
@@ -138,7 +170,9 @@ def check(raw: Any) -> None:
 
 def fuzz(examples: int) -> None:
     print(f"FUZZ_SEED={SEED}")
-    relaxed = hypothesis_settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    relaxed = hypothesis_settings(
+        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     seed(SEED)(relaxed(given(orders())(check)))()
 
 
@@ -150,7 +184,12 @@ def fuzz(examples: int) -> None:
         {"notes": {f"é{n}": n for n in range(1_500)}},
         {"notes": {f"é{n}": n for n in range(1_000)} | {"~more": "x"}},
     ],
-    ids=["more marks than are kept", "a card number as a name", "more entries than are kept", "an entry with the name of the mark"],
+    ids=[
+        "more marks than are kept",
+        "a card number as a name",
+        "more entries than are kept",
+        "an entry with the name of the mark",
+    ],
 )
 def test_content_that_is_taken_in_again_is_the_same(changed: dict[str, Any]) -> None:
     check({**EXAMPLE, **changed})

@@ -1,4 +1,5 @@
-"""An inventory service whose answers are wrong, each in one field: its stock, our parcels and the money say whether it was believed."""
+"""An inventory service whose answers are wrong, each in one field: its stock, our parcels and the money say
+whether it was believed."""
 
 from __future__ import annotations
 
@@ -40,7 +41,12 @@ _numbers = itertools.count(1)
 
 
 def lies(*paths: str, method: str = "POST") -> list[Lie]:
-    return [Lie(path, field, value, method=method) for path in paths for field, values in FIELDS.items() for value in values]
+    return [
+        Lie(path, field, value, method=method)
+        for path in paths
+        for field, values in FIELDS.items()
+        for value in values
+    ]
 
 
 @pytest.fixture
@@ -57,8 +63,11 @@ def service(postgres: EmbeddedPostgres, template_database: str) -> Iterator[Inve
 
 
 @pytest.fixture
-async def stocked(saga: World, service: InventoryServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    """The shop, with its stock at the service, which is not left alone because it talks nonsense about some orders."""
+async def stocked(
+    saga: World, service: InventoryServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    """The shop, with its stock at the service, which is not left alone because it talks nonsense about some
+    orders."""
     wanted = {**service.settings, "INVENTORY_TIMEOUT_SECONDS": "10", "INVENTORY_BREAKER_FAILURES": "1000000"}
     for name, value in wanted.items():
         monkeypatch.setenv(name, value)
@@ -96,14 +105,20 @@ async def test_no_lie_ships_what_is_on_the_shelf_or_keeps_what_is_not_shipped(
         for order_id, path in itertools.product(told, ("/reservations", "/commit")):
             service.misbehave(path, "lost", after=True, order_id=order_id)
     country = "AQ" if kind == "unshippable" else "US"
-    intake.submit([an_order(order_id, product=PRODUCT, price=str(PRICE), country=country) for order_id in told])
+    intake.submit(
+        [an_order(order_id, product=PRODUCT, price=str(PRICE), country=country) for order_id in told]
+    )
     await settle(stocked, list(told))
     if kind == "cancelled":
         for order_id in told:
             ask_to_cancel_sync(order_id, reason="changed their mind", requested_by="ann")
         await settle(stocked, list(told))
     ends = report.read(list(told))
-    wrong = [f"{told[order_id]}: {why}"[:300] for order_id in told for why in judge(stocked, service, order_id, ends[order_id])]
+    wrong = [
+        f"{told[order_id]}: {why}"[:300]
+        for order_id in told
+        for why in judge(stocked, service, order_id, ends[order_id])
+    ]
     assert not wrong, "\n".join(wrong)
     if kind in {"unshippable", "cancelled"} and not once:
         assert any(end.outcome is Outcome.NEEDS_ATTENTION for end in ends.values())
@@ -115,15 +130,22 @@ SHORTAGES = [
     [{"product_id": "LAST-ONE", "requested": 1, "available": 0}],
     [{"product_id": PRODUCT, "requested": 2, "available": 1}],
     [{"product_id": PRODUCT, "requested": 1, "available": 1}],
-    [{"product_id": PRODUCT, "requested": 1, "available": 0}, {"product_id": "x" * 50_000, "requested": 1, "available": 0}],
+    [
+        {"product_id": PRODUCT, "requested": 1, "available": 0},
+        {"product_id": "x" * 50_000, "requested": 1, "available": 0},
+    ],
 ]
 
 
-async def test_no_order_is_refused_because_another_s_items_are_short(stocked: World, service: InventoryServer, unique: str) -> None:
+async def test_no_order_is_refused_because_another_s_items_are_short(
+    stocked: World, service: InventoryServer, unique: str
+) -> None:
     short = {f"{unique}-{number}": shortages for number, shortages in enumerate(SHORTAGES)}
     for order_id, shortages in short.items():
         body = orjson.dumps({"type": Problem.OUT_OF_STOCK, "status": 409, "shortages": shortages})
-        service.misbehave("/reservations", "409", times=100, order_id=order_id, body=body, kind_of_body=PROBLEM_JSON)
+        service.misbehave(
+            "/reservations", "409", times=100, order_id=order_id, body=body, kind_of_body=PROBLEM_JSON
+        )
     intake.submit([an_order(order_id, product=PRODUCT, price=str(PRICE)) for order_id in short])
     await settle(stocked, list(short))
     ends = report.read(list(short))
@@ -137,13 +159,19 @@ async def settle(saga: World, order_ids: list[str]) -> None:
     for _ in range(20):
         await process_pending_orders(consumer_seconds=0)
         open_ = saga.sql(
-            "SELECT 1 FROM customer_order WHERE outcome IS NULL OR (cancel_requested_at IS NOT NULL AND outcome = 'completed')"
+            "SELECT 1 FROM customer_order WHERE outcome IS NULL OR (cancel_requested_at IS NOT NULL AND "
+            "outcome = 'completed')"
         )
         if not open_:
             return
         saga.sql("UPDATE customer_order SET not_before = NULL")
-        saga.sql("UPDATE order_step SET notes = notes || '{\"stock_away_since\": 1}' WHERE jsonb_exists(notes, 'stock_away_since')")
-    raise AssertionError(f"not ended: {[i for i, end in report.read(order_ids).items() if end.outcome is None]}")
+        saga.sql(
+            "UPDATE order_step SET notes = notes || '{\"stock_away_since\": 1}' WHERE jsonb_exists(notes, "
+            "'stock_away_since')"
+        )
+    raise AssertionError(
+        f"not ended: {[i for i, end in report.read(order_ids).items() if end.outcome is None]}"
+    )
 
 
 def judge(saga: World, service: InventoryServer, order_id: str, end: Any) -> Iterator[str]:
@@ -151,7 +179,9 @@ def judge(saga: World, service: InventoryServer, order_id: str, end: Any) -> Ite
     there = service.do(service.inventory.get(service.name_of(order_id)))
     charged, refunded = saga.money(order_id)
     left = saga.sql("SELECT 1 FROM shipment WHERE order_id = :id AND returned_at IS NULL", id=order_id)
-    being_returned = end.outcome is Outcome.NEEDS_ATTENTION and saga.order(order_id).cancel_requested_at is not None
+    being_returned = (
+        end.outcome is Outcome.NEEDS_ATTENTION and saga.order(order_id).cancel_requested_at is not None
+    )
     if left and being_returned:
         return  # a person finds out whether it came back; what can be undone is
     if left and (there is None or (there.state, there.items) != (State.SHIPPED, {PRODUCT: 1})):

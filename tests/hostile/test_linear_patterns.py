@@ -1,4 +1,5 @@
-"""What searches a text for card numbers, secrets and addresses takes time in proportion to it, and looks at its length first."""
+"""What searches a text for card numbers, secrets and addresses takes time in proportion to it, and looks at
+its length first."""
 
 from __future__ import annotations
 
@@ -18,9 +19,51 @@ from shop.text.customer_words import without_customer
 
 SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
 WORST = [
-    *("-", " ", "_", "1", "4", "1-", "0-", "1\n", "1_", "1 ", "1\u200b", "\u200b", "4111 ", "0000-", "4111111111111111 ", "1---", "1-----"),
-    *("a", "a@", "a.", "a@a.", "@", "a" * 64 + "@", "@" + "a-" * 30, "<", "hex0-1-", "01234567-89ab-", "abcdef01", "f" * 31 + "-"),
-    *("Bearer ", "Bearer", "sk_live_", "sk_live_\t", "EZAK", "whsec_", "cvc ", "cvc\u200b", "4111111111111111 1/", "security code "),
+    *(
+        "-",
+        " ",
+        "_",
+        "1",
+        "4",
+        "1-",
+        "0-",
+        "1\n",
+        "1_",
+        "1 ",
+        "1\u200b",
+        "\u200b",
+        "4111 ",
+        "0000-",
+        "4111111111111111 ",
+        "1---",
+        "1-----",
+    ),
+    *(
+        "a",
+        "a@",
+        "a.",
+        "a@a.",
+        "@",
+        "a" * 64 + "@",
+        "@" + "a-" * 30,
+        "<",
+        "hex0-1-",
+        "01234567-89ab-",
+        "abcdef01",
+        "f" * 31 + "-",
+    ),
+    *(
+        "Bearer ",
+        "Bearer",
+        "sk_live_",
+        "sk_live_\t",
+        "EZAK",
+        "whsec_",
+        "cvc ",
+        "cvc\u200b",
+        "4111111111111111 1/",
+        "security code ",
+    ),
     *("4" * 14 + "x", "1----" * 13 + "x", ("1" + "-" * 3) * 14 + " x", "\ud800", "\u2460", "\U000e0041"),
     *(
         "input_value=",
@@ -37,7 +80,11 @@ WORST = [
     ),
 ]
 CUSTOMER = {
-    "shipping_info": {"address": " ".join(f"a{i} 1{i}" for i in range(500)), "city": "a...a", "phone": "1" * 20},
+    "shipping_info": {
+        "address": " ".join(f"a{i} 1{i}" for i in range(500)),
+        "city": "a...a",
+        "phone": "1" * 20,
+    },
     "items": [{"name": f"ünusual {i} ab {'wört ' * 20}"} for i in range(4_000)],
 }
 """An order with more than is looked at."""
@@ -80,15 +127,20 @@ def test_four_times_the_text_takes_about_four_times_as_long(name: str) -> None:
 
 
 def _grows_linearly(work: Callable[[str], object], short: str, long: str) -> bool:
-    """Tries again: what else runs on this machine makes some measurements wrong, and a quadratic pattern fails all of them."""
+    """Tries again: what else runs on this machine makes some measurements wrong, and a quadratic pattern
+    fails all of them."""
     return any(seconds(work, long) < max(seconds(work, short), 0.000_5) * TIMES * 2.5 for _ in range(5))
 
 
 @pytest.mark.parametrize("each", WORST, ids=ascii)
 def test_a_megabyte_is_cut_before_anything_is_searched(each: str) -> None:
-    """Both take the time of the part that is looked at: a field's 2,000 characters, and a log line's 50,000."""
+    """Both take the time of the part that is looked at: a field's 2,000 characters, and a log line's
+    50,000."""
     text = (each * 1_000_000)[:1_000_000]
-    assert json.loads(take_in({**EXAMPLE, "notes": text}).text).get("notes", TOO_LONG) == TOO_LONG or not text.strip()
+    assert (
+        json.loads(take_in({**EXAMPLE, "notes": text}).text).get("notes", TOO_LONG) == TOO_LONG
+        or not text.strip()
+    )
     assert mask(text, SETTINGS).endswith("... (1000000 characters)")
     assert len(masked({"said": [text]}, SETTINGS)["said"][0]) < 200_000
     assert seconds(lambda whole: take_in({**EXAMPLE, "notes": whole}), text) < 0.5
@@ -96,4 +148,10 @@ def test_a_megabyte_is_cut_before_anything_is_searched(each: str) -> None:
     assert mask_exception(text, SETTINGS).endswith("... (1000000 characters)")
     assert seconds(lambda whole: mask_exception(whole, SETTINGS), text) < 0.5
     assert seconds(lambda whole: without_customer(whole, CUSTOMER), text) < 0.5
-    assert seconds(lambda whole: without_customer("a 1 no such street...", {"notes": whole, "items": [whole] * 5}), text) < 0.5
+    assert (
+        seconds(
+            lambda whole: without_customer("a 1 no such street...", {"notes": whole, "items": [whole] * 5}),
+            text,
+        )
+        < 0.5
+    )

@@ -1,7 +1,7 @@
 """A number of a few characters costs milliseconds, wherever it enters.
 
-Each entry runs in a process of its own, which can be ended: converting 1e999999999 to an integer takes minutes, during which Python hears
-no signal and no thread of it runs.
+Each entry runs in a process of its own, which can be ended: converting 1e999999999 to an integer takes
+minutes, during which Python hears no signal and no thread of it runs.
 """
 
 from __future__ import annotations
@@ -187,6 +187,10 @@ ENTRIES = {
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_a_number_of_a_few_characters_costs_nothing(entry: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", PROLOGUE + textwrap.dedent(ENTRIES[entry])], timeout=SECONDS, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROLOGUE + textwrap.dedent(ENTRIES[entry])],
+        timeout=SECONDS,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3_000:]

@@ -1,4 +1,5 @@
-"""Many small orders that take long to refuse, beside a few good ones: the good ones complete, and the process stays small."""
+"""Many small orders that take long to refuse, beside a few good ones: the good ones complete, and the process
+stays small."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def peak(process: Process) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the memory of a process")
-@pytest.mark.parametrize(("bad", "good"), [(196, 4), pytest.param(980, 20, marks=pytest.mark.slow)], ids=["short", "full"])
+@pytest.mark.parametrize(
+    ("bad", "good"), [(196, 4), pytest.param(980, 20, marks=pytest.mark.slow)], ids=["short", "full"]
+)
 def test_good_orders_complete_beside_many_that_take_long_to_refuse(
     saga: World, nursery: Nursery, unique: str, tell: Any, bad: int, good: int
 ) -> None:
@@ -67,7 +70,10 @@ def test_good_orders_complete_beside_many_that_take_long_to_refuse(
     assert saga.stock(PRODUCT) == (STOCK - good, 0)
     assert sum(saga.charges(order["id"]) for order in poison[:: max(1, bad // 20)]) == 0
     kept, lone_deaths, longest = saga.sql(_KEPT)[0]
-    tell(f"{bad} bad orders: {most:.0f} MB at most, {kept / 1000:.0f} KB kept of each ({longest} bytes the longest)")
+    tell(
+        f"{bad} bad orders: {most:.0f} MB at most, {kept / 1000:.0f} KB kept of each ({longest} bytes the "
+        f"longest)"
+    )
     assert lone_deaths == 0
     assert kept < _MOST_BYTES
     assert most < _MOST_MEGABYTES

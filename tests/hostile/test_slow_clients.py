@@ -1,4 +1,5 @@
-"""Clients that are silent, slow or endless, against each of our servers as a process that may open 256 files."""
+"""Clients that are silent, slow or endless, against each of our servers as a process that may open 256
+files."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ class Victim:
             "STRIPE_WEBHOOK_SECRET": "whsec_0123456789",
         }
         command = ["sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh", *python]
-        self._child = Child(name, command, log=folder / "log", pid_file=folder / "pid", env=environment, cwd=HOME)
+        self._child = Child(
+            name, command, log=folder / "log", pid_file=folder / "pid", env=environment, cwd=HOME
+        )
 
     def __enter__(self) -> Victim:
         self._child.start()
@@ -65,7 +68,10 @@ class Victim:
 
     def answers(self) -> bool:
         with suppress(httpx.HTTPError):
-            return httpx.get(self.url + ALIVE.get(self.name, "/health"), timeout=10, trust_env=False).status_code == 200
+            return (
+                httpx.get(self.url + ALIVE.get(self.name, "/health"), timeout=10, trust_env=False).status_code
+                == 200
+            )
         return False
 
     @property
@@ -76,12 +82,17 @@ class Victim:
 
 
 @pytest.fixture(scope="module")
-def victims(postgres: EmbeddedPostgres, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Victim]]:
+def victims(
+    postgres: EmbeddedPostgres, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Victim]]:
     postgres.create_database("slow_clients", template=template_database)
     url = postgres.url("slow_clients")
     load_sample_catalogue(url)
     with ExitStack() as stack:
-        yield {name: stack.enter_context(Victim(name, tmp_path_factory.mktemp("server"), url)) for name in SERVERS}
+        yield {
+            name: stack.enter_context(Victim(name, tmp_path_factory.mktemp("server"), url))
+            for name in SERVERS
+        }
     postgres.drop_database("slow_clients")
 
 
@@ -103,20 +114,25 @@ def connections(port: int, count: int, says: bytes = b"") -> Iterator[list[socke
 BEGINNINGS = {
     "nothing": b"",
     "half a header": b"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: ",
-    "no body": b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nStripe-Signature: t=1,v1=a\r\nContent-Length: 1000\r\n\r\n{",
+    "no body": b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nStripe-Signature: t=1,v1=a\r\nContent-Length: "
+    b"1000\r\n\r\n{",
 }
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        pytest.param(name, says, marks=[] if name == "web app" or says == "half a header" else pytest.mark.slow)
+        pytest.param(
+            name, says, marks=[] if name == "web app" or says == "half a header" else pytest.mark.slow
+        )
         for name in SERVERS
         for says in BEGINNINGS
     ],
 )
 @pytest.mark.short_form("web app-half a header", "worker's metrics")
-def test_it_answers_while_three_hundred_clients_send_no_whole_request(victims: dict[str, Victim], name: str, says: str) -> None:
+def test_it_answers_while_three_hundred_clients_send_no_whole_request(
+    victims: dict[str, Victim], name: str, says: str
+) -> None:
     victim = victims[name]
     with connections(victim.port, CROWD, BEGINNINGS[says]):
         for _ in range(5):
@@ -153,13 +169,20 @@ BODIES = {
     ("sandbox gateway", ""): 413,
     ("worker's metrics", ""): 405,
 }
-PATHS = {"inventory service": "/v1/reservations", "web app": "/orders", "sandbox gateway": "/v1/payments", "worker's metrics": "/metrics"}
+PATHS = {
+    "inventory service": "/v1/reservations",
+    "web app": "/orders",
+    "sandbox gateway": "/v1/payments",
+    "worker's metrics": "/metrics",
+}
 HUGE = 1_500_000_000
 
 
 @pytest.mark.parametrize("sized", [True, False])
 @pytest.mark.parametrize(("name", "header"), BODIES)
-def test_an_endless_body_is_not_kept_in_memory(victims: dict[str, Victim], name: str, header: str, sized: bool) -> None:
+def test_an_endless_body_is_not_kept_in_memory(
+    victims: dict[str, Victim], name: str, header: str, sized: bool
+) -> None:
     victim = victims[name]
     assert victim.answers()
     before = victim.memory
@@ -187,7 +210,16 @@ def test_an_endless_body_is_not_kept_in_memory(victims: dict[str, Victim], name:
 @pytest.mark.parametrize("name", SERVERS)
 def test_its_pages_load_nothing_from_elsewhere(victims: dict[str, Victim], name: str) -> None:
     """Whatever is at a path that a framework would serve a page at."""
-    for path in ("/", "/docs", "/redoc", "/docs/oauth2-redirect", "/health", "/openapi.json", "/metrics", "/no-such-page"):
+    for path in (
+        "/",
+        "/docs",
+        "/redoc",
+        "/docs/oauth2-redirect",
+        "/health",
+        "/openapi.json",
+        "/metrics",
+        "/no-such-page",
+    ):
         answer = httpx.get(victims[name].url + path, timeout=10, trust_env=False)
         assert "html" not in answer.headers.get("content-type", ""), path
         assert answer.headers["x-content-type-options"] == "nosniff"

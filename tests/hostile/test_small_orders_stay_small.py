@@ -1,4 +1,5 @@
-"""An order of 3 KB does not become half a megabyte: what is wrong with it is listed up to a number, and counted beyond it."""
+"""An order of 3 KB does not become half a megabyte: what is wrong with it is listed up to a number, and
+counted beyond it."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ SMALL = {
     "items that are numbers": {**EXAMPLE, "items": [1] * 1_450},
     "items that are huge numbers": {**EXAMPLE, "items": [1e300] * 500},
     "empty items": {**EXAMPLE, "items": [{}] * 900},
-    "items of which all is wrong": {**EXAMPLE, "items": [{"product_id": "x", "quantity": 0, "price": 0}] * 60},
+    "items of which all is wrong": {
+        **EXAMPLE,
+        "items": [{"product_id": "x", "quantity": 0, "price": 0}] * 60,
+    },
     "items with other names": {**EXAMPLE, "items": [{"qty": 1, "sku": 2}] * 120},
     "fields for security codes": {**EXAMPLE, **{f"cvv{i}": 1 for i in range(250)}},
     "security codes at places with long names": {**EXAMPLE, "payment_info": NESTED},
@@ -77,8 +81,11 @@ def test_every_problem_is_counted_whatever_is_shown() -> None:
     assert len(verdict.problems) + verdict.more >= 500
 
 
-async def test_other_tasks_have_their_turn_while_many_orders_are_validated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as the one that renews the lease. On a machine that is so slow that each order takes a second, after each order."""
+async def test_other_tasks_have_their_turn_while_many_orders_are_validated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as the one that renews the lease. On a machine that is so slow that each order takes a second,
+    after each order."""
     turns, seconds = 0, itertools.count()
     monkeypatch.setattr("saga.yielding.time", SimpleNamespace(monotonic=lambda: next(seconds)))
 

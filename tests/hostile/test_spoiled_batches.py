@@ -1,4 +1,5 @@
-"""One order spoils, every time, what its batch shares with it (a claim, the end, being handed back): the others do not wait for it."""
+"""One order spoils, every time, what its batch shares with it (a claim, the end, being handed back): the
+others do not wait for it."""
 
 from __future__ import annotations
 
@@ -21,20 +22,27 @@ from tests.waiting import until
 ENDING = "OLD.outcome IS NULL AND NEW.outcome IS NOT NULL"
 HANDED_BACK = "OLD.lease_id IS NOT NULL AND NEW.lease_id IS NULL AND NEW.outcome IS NULL"
 ITS_OWN, THE_DATABASES, INTERNAL = "22012", "40001", "XX000"
-"""SQLSTATEs: of an error that is about the data, and of two that are about the server: it helps to try again, or not."""
+"""SQLSTATEs: of an error that is about the data, and of two that are about the server: it helps to try again,
+or not."""
 
 
 class Spoiler:
     """Makes the database fail whenever it is to write such a change."""
 
-    def __init__(self, world: World, name: str, when: str, *, code: str = ITS_OWN, times: int = 10**9) -> None:
+    def __init__(
+        self, world: World, name: str, when: str, *, code: str = ITS_OWN, times: int = 10**9
+    ) -> None:
         self._world, self._name = world, name
         world.sql(f"CREATE SEQUENCE {name}")
         world.sql(
-            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('{name}') <= {times} THEN "
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('{name}') <= "
+            f"{times} THEN "
             f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
         )
-        world.sql(f"CREATE TRIGGER {name} BEFORE UPDATE ON customer_order FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {name}()")
+        world.sql(
+            f"CREATE TRIGGER {name} BEFORE UPDATE ON customer_order FOR EACH ROW WHEN ({when}) EXECUTE "
+            f"FUNCTION {name}()"
+        )
 
     @property
     def hits(self) -> int:
@@ -46,15 +54,23 @@ class Spoiler:
         self._world.sql(f"DROP TRIGGER {self._name} ON customer_order")
 
 
-def batch(unique: str, kind: str = "good", n: int = 6, **fields: Any) -> tuple[list[dict[str, Any]], str, list[str]]:
-    """Submits orders of that kind. Returns them, the id of the one that will spoil, and those of the others."""
+def batch(
+    unique: str, kind: str = "good", n: int = 6, **fields: Any
+) -> tuple[list[dict[str, Any]], str, list[str]]:
+    """Submits orders of that kind. Returns them, the id of the one that will spoil, and those of the
+    others."""
     orders = [order_of(kind, f"{unique}-{i}", **fields) for i in range(n)]
     intake.submit(orders)
     return orders, orders[2]["id"], [order["id"] for i, order in enumerate(orders) if i != 2]
 
 
 def outcomes(world: World, ids: list[str]) -> set[str | None]:
-    return {row.outcome for row in world.sql("SELECT outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))", ids=ids)}
+    return {
+        row.outcome
+        for row in world.sql(
+            "SELECT outcome FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))", ids=ids
+        )
+    }
 
 
 @asynccontextmanager
@@ -90,7 +106,9 @@ async def test_an_end_that_cannot_be_written_is_one_orders_own(
     assert outcomes(saga, others) == {outcome}
     row = saga.order(culprit)
     assert (row.outcome, row.lease_id, row.lone_deaths) == (None, None, 0)
-    assert saga.sql("SELECT not_before > submitted_at FROM customer_order WHERE id = :id", id=culprit) == [(True,)], "it waits"
+    assert saga.sql("SELECT not_before > submitted_at FROM customer_order WHERE id = :id", id=culprit) == [
+        (True,)
+    ], "it waits"
 
     spoiler.end()
     saga.sql("UPDATE customer_order SET not_before = NULL")
@@ -103,7 +121,9 @@ async def test_an_end_that_cannot_be_written_is_one_orders_own(
     saga.assert_books_balance()
 
 
-async def test_an_order_that_left_its_batch_is_handed_back_while_the_batch_goes_on(saga: World, unique: str) -> None:
+async def test_an_order_that_left_its_batch_is_handed_back_while_the_batch_goes_on(
+    saga: World, unique: str
+) -> None:
     stock_up(saga)
     orders = [order_of("short" if i == 2 else "good", f"{unique}-{i}") for i in range(6)]
     short = orders[2]["id"]
@@ -113,7 +133,10 @@ async def test_an_order_that_left_its_batch_is_handed_back_while_the_batch_goes_
         intake.submit(orders)
 
         async def ended() -> bool:
-            return outcomes(saga, [order["id"] for order in orders]) == {Outcome.COMPLETED, Outcome.OUT_OF_STOCK}
+            return outcomes(saga, [order["id"] for order in orders]) == {
+                Outcome.COMPLETED,
+                Outcome.OUT_OF_STOCK,
+            }
 
         async with consuming(PAYMENT_TIMEOUT_SECONDS="30"):
             await until(ended, 30, "all orders to end while the consumer lives")
@@ -127,11 +150,15 @@ async def test_an_order_that_left_its_batch_is_handed_back_while_the_batch_goes_
 
 @pytest.mark.parametrize("kind", ["good", "unshippable"])
 @pytest.mark.short_form("good")
-async def test_what_the_database_says_of_one_order_every_time_is_no_trouble_of_the_others(saga: World, unique: str, kind: str) -> None:
+async def test_what_the_database_says_of_one_order_every_time_is_no_trouble_of_the_others(
+    saga: World, unique: str, kind: str
+) -> None:
     """By its code it is the server's trouble, so that the batch is tried again; but not for ever."""
     stock_up(saga)
     orders, culprit, others = batch(unique, kind)
-    outcome, money = (Outcome.COMPLETED, (PRICE, 0)) if kind == "good" else (Outcome.COMPENSATED, (PRICE, PRICE))
+    outcome, money = (
+        (Outcome.COMPLETED, (PRICE, 0)) if kind == "good" else (Outcome.COMPENSATED, (PRICE, PRICE))
+    )
     spoiler = Spoiler(saga, "spoiled_end", f"{ENDING} AND NEW.id = '{culprit}'", code=INTERNAL)
 
     async def ended(ids: list[str]) -> bool:
@@ -162,18 +189,25 @@ async def test_the_pause_of_an_order_that_cannot_end_grows(saga: World, unique: 
         await process_pending_orders(consumer_seconds=0)
         row = saga.order(culprit)
         fences.append(row.fence)
-        assert (row.not_before - began).total_seconds() >= 2**row.fence, "however long a round takes, it was put off only within it"
+        assert (row.not_before - began).total_seconds() >= 2**row.fence, (
+            "however long a round takes, it was put off only within it"
+        )
     assert fences == sorted(set(fences)), "from claim to claim it doubles"
     assert saga.charges(culprit) == 1
 
 
 @pytest.mark.parametrize("recover", [False, True], ids=["consumer", "recovery"])
-async def test_an_order_that_cannot_be_claimed_keeps_nobody_from_the_others(saga: World, unique: str, recover: bool) -> None:
+async def test_an_order_that_cannot_be_claimed_keeps_nobody_from_the_others(
+    saga: World, unique: str, recover: bool
+) -> None:
     stock_up(saga)
     _, culprit, others = batch(unique)
     if recover:
         saga.sql("UPDATE customer_order SET fence = 1")
-    saga.sql("""UPDATE customer_order SET failure = '"unreadable"', failing_step = 'check_inventory' WHERE id = :id""", id=culprit)
+    saga.sql(
+        """UPDATE customer_order SET failure = '"unreadable"', failing_step = 'check_inventory' WHERE id = :id""",
+        id=culprit,
+    )
     await (recover_orders() if recover else process_pending_orders(consumer_seconds=0))
     assert outcomes(saga, others) == {Outcome.COMPLETED}
     assert {saga.charges(order_id) for order_id in others} == {1}
@@ -207,7 +241,9 @@ async def test_a_hand_back_that_fails_for_a_while_is_tried_again(saga: World, un
 
 
 @pytest.mark.parametrize("code", [ITS_OWN, INTERNAL])
-async def test_an_order_that_cannot_be_handed_back_keeps_nobody_from_the_others(saga: World, unique: str, code: str) -> None:
+async def test_an_order_that_cannot_be_handed_back_keeps_nobody_from_the_others(
+    saga: World, unique: str, code: str
+) -> None:
     """Not even when that lasts for longer than a lease; it is handed back as soon as that is possible."""
     stock_up(saga)
     orders, culprit, others = batch(unique)

@@ -1,4 +1,5 @@
-"""No text from outside commands the terminal of who looks at it: neither with ESC nor with the C1 controls, which terminals obey too."""
+"""No text from outside commands the terminal of who looks at it: neither with ESC nor with the C1 controls,
+which terminals obey too."""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ _OURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def left_over(written: str) -> list[str]:
     """Control characters in it that are not ours."""
-    return re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", _OURS.sub("", written).replace("\r", ""))
+    return re.findall(
+        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", _OURS.sub("", written).replace("\r", "")
+    )
 
 
 @pytest.mark.parametrize("colours", [True, False])
@@ -58,7 +61,9 @@ def test_lines_and_json_have_none_and_json_means_the_same(capsys: pytest.Capture
 
 
 def test_log_lines_for_people_have_none(capsys: pytest.CaptureFixture[str]) -> None:
-    Lines(Monitoring(), people=True, machines=False).emit(logging.LogRecord("x", logging.INFO, "", 0, f"said {EVIL}", None, None))
+    Lines(Monitoring(), people=True, machines=False).emit(
+        logging.LogRecord("x", logging.INFO, "", 0, f"said {EVIL}", None, None)
+    )
     err = capsys.readouterr().err
     assert "2Jc" in err
     assert left_over(err) == []

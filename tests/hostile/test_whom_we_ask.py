@@ -1,4 +1,5 @@
-"""Whoever answers our requests: sends us elsewhere, never ends, or wants to know what `~/.netrc` has for it."""
+"""Whoever answers our requests: sends us elsewhere, never ends, or wants to know what `~/.netrc` has for
+it."""
 
 from __future__ import annotations
 
@@ -93,7 +94,9 @@ async def _crm(url: str) -> DeliveryResult:
 
 
 async def _alert(url: str) -> str | None:
-    return await asyncio.to_thread(delivery._send, f"{url.replace('http://', 'json://')}/", Message("title", "body"))
+    return await asyncio.to_thread(
+        delivery._send, f"{url.replace('http://', 'json://')}/", Message("title", "body")
+    )
 
 
 async def _traces(url: str) -> Any:
@@ -124,7 +127,10 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("whom", ASK)
 @pytest.mark.parametrize("status", ["301 Moved", "303 See Other", "307 Temporary Redirect"])
 async def test_nobody_is_asked_because_another_says_so(whom: str, status: str) -> None:
-    async with server_that_says(http({})) as elsewhere, server_that_says(http(b"", status, f"Location: {elsewhere.url}/a")) as there:
+    async with (
+        server_that_says(http({})) as elsewhere,
+        server_that_says(http(b"", status, f"Location: {elsewhere.url}/a")) as there,
+    ):
         with suppress(Exception):
             await ASK[whom](there.url)
         assert there.asked
@@ -135,7 +141,9 @@ async def test_nobody_is_asked_because_another_says_so(whom: str, status: str) -
 async def test_no_login_of_netrc_is_sent(whom: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither beside our own key nor in its place."""
     file = tmp_path / "netrc"
-    file.write_text("machine 127.0.0.1 login planted password planted\ndefault login planted password planted\n")
+    file.write_text(
+        "machine 127.0.0.1 login planted password planted\ndefault login planted password planted\n"
+    )
     file.chmod(0o600)
     monkeypatch.setenv("NETRC", str(file))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -144,11 +152,15 @@ async def test_no_login_of_netrc_is_sent(whom: str, tmp_path: Path, monkeypatch:
         with suppress(Exception):
             await ASK[whom](there.url)
         assert there.asked
-        assert not [asked for asked in there.asked if asked.headers.get("authorization", "").startswith("Basic")]
+        assert not [
+            asked for asked in there.asked if asked.headers.get("authorization", "").startswith("Basic")
+        ]
 
 
 @pytest.mark.parametrize("proxies", [False, True])
-def test_easypost_s_key_stays_ours_with_https(proxies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_easypost_s_key_stays_ours_with_https(
+    proxies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a proxy that the environment names is used."""
     file = tmp_path / "netrc"
     file.write_text("machine api.easypost.com login planted password planted\n")
@@ -185,7 +197,11 @@ async def endless(head: bytes, part: bytes, pause: float = 0) -> AsyncIterator[s
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 ENDLESS = {
-    "a body, at once": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65_536 + b"\r\n", 0.0001),
+    "a body, at once": (
+        OK + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"10000\r\n" + b" " * 65_536 + b"\r\n",
+        0.0001,
+    ),
     "a body, drop by drop": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", 0.05),
     "a header, drop by drop": (OK, b"X-More: x\r\n", 0.05),
 }
@@ -242,7 +258,9 @@ async def test_easypost_s_threads_are_free_again_after_an_endless_answer() -> No
 )
 async def test_labels_are_fetched_from_easypost_only(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host = "easypost-files.s3.us-west-2.amazonaws.com"
-    calls = EasyPostCalls("https://api.easypost.com", KEY, SECONDS, 1, Settings(_env_file=None).easypost.label_hosts)
+    calls = EasyPostCalls(
+        "https://api.easypost.com", KEY, SECONDS, 1, Settings(_env_file=None).easypost.label_hosts
+    )
     asked: list[str] = []
 
     async def exchange(_: str, url: str) -> Any:
@@ -305,7 +323,9 @@ def test_an_exchange_with_easypost_that_ends_too_late_is_cancelled() -> None:
         session = _Session(exchange, -0.9)
         session.loop = asyncio.get_running_loop()
         with pytest.raises(requests.exceptions.Timeout):
-            await asyncio.to_thread(session.request, "GET", "/", params=None, headers=None, json=None, timeout=1, verify=True)
+            await asyncio.to_thread(
+                session.request, "GET", "/", params=None, headers=None, json=None, timeout=1, verify=True
+            )
         assert began.is_set()
         assert await asyncio.to_thread(cancelled.wait, 30)
 

@@ -1,4 +1,5 @@
-"""Forms filled in wrongly: no run begins with a number that makes no sense, whichever deployment it is for."""
+"""Forms filled in wrongly: no run begins with a number that makes no sense, whichever deployment it is
+for."""
 
 from __future__ import annotations
 
@@ -83,7 +84,9 @@ def test_every_number_and_text_in_a_form_has_bounds() -> None:
         if not bounded:
             unbounded.append(f"{deployment}: {name} {part}")
     assert not unbounded
-    assert {(deployment, name) for deployment, name, part in forms() if part["type"] in {"number", "integer"}} == NUMBERS.keys()
+    assert {
+        (deployment, name) for deployment, name, part in forms() if part["type"] in {"number", "integer"}
+    } == NUMBERS.keys()
 
 
 @pytest.mark.parametrize(("deployment", "name"), NUMBERS, ids=" ".join)
@@ -108,7 +111,9 @@ def test_the_day_of_a_report_is_one_that_can_be(day: object) -> None:
         flow_of("daily-report").validate_parameters({"day": day})
 
 
-async def test_a_consumer_that_was_asked_for_nonsense_ends_and_holds_nothing(saga: World, unique: str) -> None:
+async def test_a_consumer_that_was_asked_for_nonsense_ends_and_holds_nothing(
+    saga: World, unique: str
+) -> None:
     order_id = f"FORM-{unique}"
     intake.submit([an_order(order_id)])
     for wrong in ({"batch_size": -1, "consumer_seconds": 0}, {"batch_size": 0}, {"consumer_seconds": -1}):

@@ -16,7 +16,9 @@ async def artifacts(key: str, run: UUID | str | None = None) -> list[Artifact]:
     """With this key, of this run, the newest last."""
     of_run = ArtifactFilterFlowRunId(any_=[UUID(str(run))]) if run else None
     async with get_client() as client:
-        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=of_run))
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=of_run)
+        )
     return sorted(found, key=lambda artifact: artifact.created or datetime.min.replace(tzinfo=UTC))
 
 

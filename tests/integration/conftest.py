@@ -35,7 +35,9 @@ def shop_environment(database_url: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-async def world(shop_environment: Path, sandbox: Any, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(
+    shop_environment: Path, sandbox: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
     """A shop with the sample catalogue and a sandbox gateway; no Prefect."""
     monkeypatch.setenv("PAYMENT_GATEWAY_URL", sandbox.url)
     monkeypatch.setenv("PAYMENT_TIMEOUT_SECONDS", "2")
@@ -48,7 +50,8 @@ async def world(shop_environment: Path, sandbox: Any, database_url: str, monkeyp
 
 @pytest.fixture
 def flows(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Flows can run: as plain functions (`tests.without_prefect`), or on a real Prefect server if the test uses `prefect_api`."""
+    """Flows can run: as plain functions (`tests.without_prefect`), or on a real Prefect server if the test
+    uses `prefect_api`."""
     if "prefect_api" in request.fixturenames:
         request.getfixturevalue("prefect_api")
         yield
@@ -65,7 +68,11 @@ def saga(world: World, flows: None) -> World:
 
 @pytest.fixture
 async def stripe_saga(
-    shop_environment: Path, flows: None, localstripe: LocalStripe, database_url: str, monkeypatch: pytest.MonkeyPatch
+    shop_environment: Path,
+    flows: None,
+    localstripe: LocalStripe,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[StripeWorld]:
     """A shop with the sample catalogue that is paid through Stripe, whose flows can run."""
     for name, value in {**localstripe.settings, "PAYMENT_TIMEOUT_SECONDS": "10"}.items():
@@ -85,7 +92,8 @@ def unique() -> str:
 
 @pytest.fixture
 def worker(saga: World, prefect_api: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
-    """A worker for this test's shop, with everything deployed and the automations in place; nothing of it is left."""
+    """A worker for this test's shop, with everything deployed and the automations in place; nothing of it is
+    left."""
     environment = {
         **prefect_api.client_environment,
         "DATABASE_URL": saga.database_url,
@@ -93,7 +101,12 @@ def worker(saga: World, prefect_api: PrefectServer, tmp_path: Path) -> Iterator[
         "PAYMENT_GATEWAY_URL": saga.gateway_url,
         "PAYMENT_TIMEOUT_SECONDS": "30",
     }
-    parts: dict[str, Any] = {"home": HOME, "logs": tmp_path / "logs", "pids": tmp_path / "run", "environment": environment}
+    parts: dict[str, Any] = {
+        "home": HOME,
+        "logs": tmp_path / "logs",
+        "pids": tmp_path / "run",
+        "environment": environment,
+    }
     deployments = Deployments(state=tmp_path / "deployments.json", **parts)
     working = Worker(**parts)
     try:

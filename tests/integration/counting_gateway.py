@@ -40,7 +40,11 @@ def counting_gateway(url: str) -> Iterator[Counting]:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in {"host", "content-length"}}
+            headers = {
+                name: value
+                for name, value in self.headers.items()
+                if name.lower() not in {"host", "content-length"}
+            }
             with counted:
                 answer = client.request(self.command, url + self.path, content=body, headers=headers)
             self.send_response(answer.status_code)

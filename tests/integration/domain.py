@@ -1,4 +1,5 @@
-"""The shop's own database, without Prefect: orders, leases and stock for the tests of the domain, and what its tables say afterwards."""
+"""The shop's own database, without Prefect: orders, leases and stock for the tests of the domain, and what
+its tables say afterwards."""
 
 from __future__ import annotations
 
@@ -33,12 +34,24 @@ TABLES = (
 )
 
 
-def an_order(order_id: str = "A", *items: tuple[str, int], card: str = "1234", **fields: Any) -> dict[str, Any]:
+def an_order(
+    order_id: str = "A", *items: tuple[str, int], card: str = "1234", **fields: Any
+) -> dict[str, Any]:
     """A valid order; each item is (product, pieces) at 10.00."""
-    lines = [{"product_id": product, "quantity": pieces, "price": "10.00"} for product, pieces in items or [("P", 1)]]
+    lines = [
+        {"product_id": product, "quantity": pieces, "price": "10.00"}
+        for product, pieces in items or [("P", 1)]
+    ]
     total = sum(line["quantity"] for line in lines) * 10  # type: ignore[misc]
     payment = {"method": "credit_card", "card_last4": card}
-    return {**EXAMPLE, "id": order_id, "items": lines, "total_amount": f"{total}.00", "payment_info": payment, **fields}
+    return {
+        **EXAMPLE,
+        "id": order_id,
+        "items": lines,
+        "total_amount": f"{total}.00",
+        "payment_info": payment,
+        **fields,
+    }
 
 
 class Shop:
@@ -71,7 +84,10 @@ class Shop:
         """A worker's lease that nobody renews."""
         lease = uuid4()
         await self.rows(
-            "INSERT INTO lease (id, holder, until) VALUES (:id, 'test', now() + make_interval(secs => :seconds))", id=lease, seconds=seconds
+            "INSERT INTO lease (id, holder, until) VALUES (:id, 'test', now() + make_interval(secs => "
+            ":seconds))",
+            id=lease,
+            seconds=seconds,
         )
         return lease
 
@@ -103,7 +119,9 @@ class Shop:
 
     async def step(self, order_id: str, step: str) -> Any:
         """The journal's row, or None."""
-        rows = await self.rows("SELECT * FROM order_step WHERE order_id = :id AND step = :step", id=order_id, step=step)
+        rows = await self.rows(
+            "SELECT * FROM order_step WHERE order_id = :id AND step = :step", id=order_id, step=step
+        )
         return rows[0] if rows else None
 
     async def count(self, table: str) -> int:
@@ -113,15 +131,20 @@ class Shop:
 
     async def add_stock(self, **pieces: int) -> None:
         for product, n in pieces.items():
-            await self.rows("INSERT INTO product (id, name, received, on_hand) VALUES (:id, :id, :n, :n)", id=product, n=n)
+            await self.rows(
+                "INSERT INTO product (id, name, received, on_hand) VALUES (:id, :id, :n, :n)", id=product, n=n
+            )
 
     async def stock(self, product: str) -> tuple[int, int]:
         """(on hand, reserved)."""
-        ((on_hand, reserved),) = await self.rows("SELECT on_hand, reserved FROM product WHERE id = :id", id=product)
+        ((on_hand, reserved),) = await self.rows(
+            "SELECT on_hand, reserved FROM product WHERE id = :id", id=product
+        )
         return on_hand, reserved
 
     async def wrong_stock(self) -> list[Any]:
-        """Products whose books do not balance, in one snapshot: on hand + shipped = received, reserved = what is held."""
+        """Products whose books do not balance, in one snapshot: on hand + shipped = received, reserved = what
+        is held."""
         return await self.rows(
             """
             WITH pieces AS (
@@ -159,10 +182,20 @@ async def begin_undo(step: str, orders: Iterable[OrderInstance]) -> None:
         await journal.begin_undo(tx, step, await journal.verify_ownership(tx, orders))
 
 
-async def end_undo(step: str, orders: Iterable[OrderInstance], result: dict[str, Any] | None, error: dict[str, Any] | None = None) -> None:
+async def end_undo(
+    step: str,
+    orders: Iterable[OrderInstance],
+    result: dict[str, Any] | None,
+    error: dict[str, Any] | None = None,
+) -> None:
     """Journals how the compensation ended."""
     async with transaction() as tx:
         held = await journal.verify_ownership(tx, orders)
         await journal.write_undo(
-            tx, step, [Record(order, step, "failed" if error else "done", result=result, error=error) for order in held]
+            tx,
+            step,
+            [
+                Record(order, step, "failed" if error else "done", result=result, error=error)
+                for order in held
+            ],
         )

@@ -1,4 +1,5 @@
-"""A server on the other end of a client that says whatever a test wants it to say, byte by byte, and keeps what it was asked."""
+"""A server on the other end of a client that says whatever a test wants it to say, byte by byte, and keeps
+what it was asked."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ class Sayer:
 def http(body: object = b"", status: str = "200 OK", *headers: str) -> bytes:
     """An answer as it goes over the wire."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers])
+    head = "\r\n".join(
+        [f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers]
+    )
     return head.encode() + b"\r\n\r\n" + content
 
 
@@ -74,8 +77,11 @@ def rubbish(good: object) -> dict[str, bytes]:
 
 
 @asynccontextmanager
-async def server_that_says(answer: bytes | Answer | None, *, pause: float = 0, drip: int = 0) -> AsyncIterator[Sayer]:
-    """Says just this to everything, or what a function of the request says, after a pause or in drips with pauses; None: nothing at all."""
+async def server_that_says(
+    answer: bytes | Answer | None, *, pause: float = 0, drip: int = 0
+) -> AsyncIterator[Sayer]:
+    """Says just this to everything, or what a function of the request says, after a pause or in drips with
+    pauses; None: nothing at all."""
     asked: list[Request] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,10 +105,14 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     method, target, _ = first.split(" ")
     parts = urlsplit(target)
-    return Request(method, parts.path, {name: found[0] for name, found in parse_qs(parts.query).items()}, headers, body)
+    return Request(
+        method, parts.path, {name: found[0] for name, found in parse_qs(parts.query).items()}, headers, body
+    )
 
 
-async def _say(said: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: float, step: int) -> None:
+async def _say(
+    said: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: float, step: int
+) -> None:
     for start in range(0, len(said), step):
         if pause:
             with suppress(TimeoutError):

@@ -1,4 +1,5 @@
-"""Alerts: each is raised once and clears once, however many workers evaluate; each service in ALERT_URLS gets both messages once."""
+"""Alerts: each is raised once and clears once, however many workers evaluate; each service in ALERT_URLS gets
+both messages once."""
 
 from __future__ import annotations
 
@@ -57,7 +58,9 @@ def server() -> Iterator[MailServer]:
 
 
 def mailto(server: MailServer) -> str:
-    return f"mailto://{server.host}:{server.port}?from=orders@shop.example&to=oncall@shop.example&mode=insecure"
+    return (
+        f"mailto://{server.host}:{server.port}?from=orders@shop.example&to=oncall@shop.example&mode=insecure"
+    )
 
 
 def json_to(url: str) -> str:
@@ -70,7 +73,15 @@ async def evaluate(shop: Shop, config: Monitoring = CONFIG) -> Watched:
     return await asyncio.to_thread(watch, config)
 
 
-async def steps(shop: Shop, step: str, *, done: int = 0, failed: int = 0, code: str = "step_broken", minutes_ago: float = 1) -> None:
+async def steps(
+    shop: Shop,
+    step: str,
+    *,
+    done: int = 0,
+    failed: int = 0,
+    code: str = "step_broken",
+    minutes_ago: float = 1,
+) -> None:
     for status, count in (("done", done), ("failed", failed)):
         await shop.rows(
             "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, error) "
@@ -86,7 +97,9 @@ async def steps(shop: Shop, step: str, *, done: int = 0, failed: int = 0, code: 
 
 
 async def open_alerts(shop: Shop) -> dict[tuple[str, str], Any]:
-    return {(row.rule, row.subject): row for row in await shop.rows("SELECT * FROM alert WHERE over_at IS NULL")}
+    return {
+        (row.rule, row.subject): row for row in await shop.rows("SELECT * FROM alert WHERE over_at IS NULL")
+    }
 
 
 async def under_review(shop: Shop, *order_ids: str) -> None:
@@ -100,7 +113,10 @@ async def under_review(shop: Shop, *order_ids: str) -> None:
 
 
 async def settle(shop: Shop, *order_ids: str) -> None:
-    await shop.rows("UPDATE attention SET resolved_at = now(), resolution = 'undone' WHERE order_id = ANY(:ids)", ids=list(order_ids))
+    await shop.rows(
+        "UPDATE attention SET resolved_at = now(), resolution = 'undone' WHERE order_id = ANY(:ids)",
+        ids=list(order_ids),
+    )
 
 
 async def test_an_error_rate_begins_once_and_is_over_once(shop: Shop) -> None:
@@ -108,11 +124,18 @@ async def test_an_error_rate_begins_once_and_is_over_once(shop: Shop) -> None:
     await steps(shop, "validate_order", done=30)
     assert await evaluate(shop) == Watched(True, raised=1, open=1)
     ((_, subject), alert) = next(iter((await open_alerts(shop)).items()))
-    assert (subject, alert.resource, alert.value, alert.threshold) == ("process_payment", "shop.step.process_payment", 0.1, 0.05)
+    assert (subject, alert.resource, alert.value, alert.threshold) == (
+        "process_payment",
+        "shop.step.process_payment",
+        0.1,
+        0.05,
+    )
     assert alert.details["codes"] == {"step_broken": 3}
 
     await steps(shop, "process_payment", done=36)
-    assert await evaluate(shop) == Watched(True, open=1), "4.5 % is below the threshold, but not by enough to be over"
+    assert await evaluate(shop) == Watched(True, open=1), (
+        "4.5 % is below the threshold, but not by enough to be over"
+    )
     await steps(shop, "process_payment", done=40)
     assert await evaluate(shop) == Watched(True, cleared=1)
     assert await evaluate(shop) == Watched(True)
@@ -141,7 +164,9 @@ async def test_however_many_evaluate_at_once(shop: Shop, server: MailServer) -> 
     results = await asyncio.gather(*(asyncio.to_thread(watch, CONFIG) for _ in range(6)))
     assert sum(result.evaluated for result in results) == 1
     assert sum(result.raised for result in results) == 2
-    assert not (await asyncio.to_thread(watch, CONFIG)).evaluated, "not again within health_check_interval_seconds"
+    assert not (await asyncio.to_thread(watch, CONFIG)).evaluated, (
+        "not again within health_check_interval_seconds"
+    )
     claimed = await asyncio.gather(*(notices.claim("url-1") for _ in range(6)))
     assert sorted(n.subject for each in claimed for n in each) == ["A", "B"]
 
@@ -154,7 +179,9 @@ async def test_turned_off(shop: Shop) -> None:
     assert set(await open_alerts(shop)) == {(Rule.NEEDS_ATTENTION, "A")}
     assert (await evaluate(shop)).raised == 2, "of the step, and over all"
     assert (await evaluate(shop, NO_RATES)).cleared == 2
-    assert "no longer evaluated" in await shop.value("SELECT DISTINCT over_because FROM alert WHERE over_at IS NOT NULL")
+    assert "no longer evaluated" in await shop.value(
+        "SELECT DISTINCT over_because FROM alert WHERE over_at IS NOT NULL"
+    )
 
 
 async def test_what_is_open_when_watching_is_turned_off_is_over(shop: Shop, server: MailServer) -> None:
@@ -166,13 +193,17 @@ async def test_what_is_open_when_watching_is_turned_off_is_over(shop: Shop, serv
     assert await deliver() == (3, 0)
     for mail in server.taken[3:]:
         assert "cleared: " in str(mail.mail["Subject"])
-        assert "It is no longer evaluated: worker_monitoring.enabled is off." in " ".join(text_of(mail.mail).split())
+        assert "It is no longer evaluated: worker_monitoring.enabled is off." in " ".join(
+            text_of(mail.mail).split()
+        )
     await notices.note(await notices.claim("event"))
     told = [event_payload(notice)["text"] for notice in await notices.claim("event")]
     assert len(told) == 3
     assert all("worker_monitoring.enabled is off" in text for text in told)
     assert await evaluate(shop, OFF) == Watched(evaluated=False)
-    assert (await evaluate(shop)).raised == 3, "what is still wrong when it is turned on again is another alert"
+    assert (await evaluate(shop)).raised == 3, (
+        "what is still wrong when it is turned on again is another alert"
+    )
 
 
 async def test_a_flood_is_not_a_mail_for_each_order(shop: Shop) -> None:
@@ -191,10 +222,14 @@ async def test_a_flood_is_not_a_mail_for_each_order(shop: Shop) -> None:
 async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: Shop) -> None:
     await shop.store(*map(an_order, ("LATE", "AWAY", "NEW", "DESK")))
     await under_review(shop, "OTHER")
-    await shop.rows("INSERT INTO attention (order_id, step, currency, last_error, error_code) VALUES ('DESK', 'p', 'USD', 'no', 'no')")
+    await shop.rows(
+        "INSERT INTO attention (order_id, step, currency, last_error, error_code) VALUES ('DESK', 'p', "
+        "'USD', 'no', 'no')"
+    )
     await shop.rows("UPDATE customer_order SET submitted_at = now() - interval '16 min' WHERE id <> 'NEW'")
     await shop.rows(
-        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now() - interval '1 min', not_before = now() "
+        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now() - interval "
+        "'1 min', not_before = now() "
         "WHERE id = 'AWAY'"
     )
     await evaluate(shop)
@@ -205,7 +240,9 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
     }
     assert found[Rule.EXTERNAL_UNAVAILABLE, "payment-gateway.sandbox"].details["for_example"] == ["AWAY"]
     assert 960 <= found[Rule.ORDER_WAITING, "LATE"].value < 1020
-    await shop.rows("UPDATE customer_order SET outcome = 'completed', finished_at = now() WHERE id IN ('LATE', 'AWAY')")
+    await shop.rows(
+        "UPDATE customer_order SET outcome = 'completed', finished_at = now() WHERE id IN ('LATE', 'AWAY')"
+    )
     assert (await evaluate(shop)).cleared == 2
 
 
@@ -218,7 +255,9 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
         (InfrastructureError("act", OSError(errno.ENOSPC, "full")), "infrastructure"),
     ],
 )
-async def test_what_is_away_is_one_alert_however_many_orders_it_fails(shop: Shop, away: StepError, subject: str) -> None:
+async def test_what_is_away_is_one_alert_however_many_orders_it_fails(
+    shop: Shop, away: StepError, subject: str
+) -> None:
     """An order by itself that is put off leaves a failed step behind, until it goes on; so does an undo."""
     away.retry_after = 30
     names = [f"O-{number:02}" for number in range(24)]
@@ -239,31 +278,50 @@ async def test_what_is_away_is_one_alert_however_many_orders_it_fails(shop: Shop
     assert await shop.value("SELECT count(*) FROM order_step WHERE undo_status = 'failed'") == 3
     await shop.rows("UPDATE customer_order SET waits_since = now() - interval '1 min'")
     await evaluate(shop)
-    assert {key: alert.value for key, alert in (await open_alerts(shop)).items()} == {(Rule.EXTERNAL_UNAVAILABLE, subject): 24}
-    assert await seen_by_people(shop, away.code) == {"status": (24, 3, 0), "dashboard": (3, 0), "Prometheus": (0, 21, 0, 3)}
+    assert {key: alert.value for key, alert in (await open_alerts(shop)).items()} == {
+        (Rule.EXTERNAL_UNAVAILABLE, subject): 24
+    }
+    assert await seen_by_people(shop, away.code) == {
+        "status": (24, 3, 0),
+        "dashboard": (3, 0),
+        "Prometheus": (0, 21, 0, 3),
+    }
 
     await shop.rows(
-        "UPDATE customer_order SET outcome = 'compensated', finished_at = now(), failure = CAST(:f AS jsonb)", f=json.dumps(away.details())
+        "UPDATE customer_order SET outcome = 'compensated', finished_at = now(), failure = CAST(:f AS jsonb)",
+        f=json.dumps(away.details()),
     )
     await evaluate(shop)
-    assert set(await open_alerts(shop)) == {(Rule.ERROR_RATE, ALL), (Rule.ERROR_RATE, "act")}, "orders that are undone because of it failed"
-    assert await seen_by_people(shop, away.code) == {"status": (0, 27, 24), "dashboard": (24, 21), "Prometheus": (21, 0, 3, 0)}
+    assert set(await open_alerts(shop)) == {(Rule.ERROR_RATE, ALL), (Rule.ERROR_RATE, "act")}, (
+        "orders that are undone because of it failed"
+    )
+    assert await seen_by_people(shop, away.code) == {
+        "status": (0, 27, 24),
+        "dashboard": (24, 21),
+        "Prometheus": (21, 0, 3, 0),
+    }
 
 
 async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
-    """Status: tries put off, ends, failures; undos are among them. Dashboard: ends and failures of the step. Prometheus: the step's
-    failures, its tries that were put off, and the same of its undos."""
+    """Status: tries put off, ends, failures; undos are among them. Dashboard: ends and failures of the step.
+    Prometheus: the step's failures, its tries that were put off, and the same of its undos."""
     metrics = await asyncio.to_thread(read_metrics, last(hours=1))
     assert metrics.events is not None
     assert metrics.steps is not None
     (act,) = metrics.steps
     undos = act.compensations
-    assert (act.postponed + undos.postponed, act.commands + undos.commands) == (metrics.events.postponed, metrics.events.total_events)
+    assert (act.postponed + undos.postponed, act.commands + undos.commands) == (
+        metrics.events.postponed,
+        metrics.events.total_events,
+    )
     assert act.failures.get(code, 0) == act.failed
     now = datetime.now(UTC)
     (figures,) = (await read_figures(now - timedelta(hours=1), now + timedelta(hours=1))).steps
     # a fault counts once it is not tried again: let it be a while ago
-    await shop.rows("UPDATE order_step SET ended_at = ended_at - interval '20 s', undo_ended_at = undo_ended_at - interval '20 s'")
+    await shop.rows(
+        "UPDATE order_step SET ended_at = ended_at - interval '20 s', undo_ended_at = undo_ended_at - "
+        "interval '20 s'"
+    )
     await shop.rows("DELETE FROM metric_total")
     await shop.rows("UPDATE metric_reading SET read_at = NULL, counted_from = NULL")
     text, _ = await asyncio.to_thread(Exposition("a test").answer, "")
@@ -271,20 +329,26 @@ async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
         (sample.name.removeprefix("order_saga_"), sample.labels["result"]): int(sample.value)
         for family in text_string_to_metric_families(text.decode())
         for sample in family.samples
-        if sample.name in {"order_saga_steps_total", "order_saga_compensations_total"} and sample.labels["step"] == "act"
+        if sample.name in {"order_saga_steps_total", "order_saga_compensations_total"}
+        and sample.labels["step"] == "act"
     }
     return {
         "status": (metrics.events.postponed, metrics.events.total_events, metrics.events.failed),
         "dashboard": (figures.ended, figures.failed),
         "Prometheus": tuple(
-            told.get((f"{what}_total", result), 0) for what in ("steps", "compensations") for result in ("failed", "postponed")
+            told.get((f"{what}_total", result), 0)
+            for what in ("steps", "compensations")
+            for result in ("failed", "postponed")
         ),
     }
 
 
 async def test_one_pause_of_a_circuit_is_no_alert(shop: Shop) -> None:
     await shop.store(an_order("AWAY"))
-    await shop.rows("UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now(), not_before = now()")
+    await shop.rows(
+        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now(), "
+        "not_before = now()"
+    )
     assert await evaluate(shop) == Watched(True)
 
 
@@ -299,7 +363,9 @@ async def test_recovery_that_does_not_keep_up(shop: Shop) -> None:
     assert (await evaluate(shop)).cleared == 4
 
 
-async def test_each_service_hears_once_that_an_alert_was_raised_and_once_that_it_cleared(shop: Shop, server: MailServer) -> None:
+async def test_each_service_hears_once_that_an_alert_was_raised_and_once_that_it_cleared(
+    shop: Shop, server: MailServer
+) -> None:
     await under_review(shop, "ORDER-7")
     await evaluate(shop)
     assert await asyncio.gather(deliver(), deliver()) in ([(1, 0), (0, 0)], [(0, 0), (1, 0)])
@@ -307,7 +373,16 @@ async def test_each_service_hears_once_that_an_alert_was_raised_and_once_that_it
     assert raised.recipients == ("oncall@shop.example",)
     assert str(raised.mail["Subject"]) == "[The Shop] alert: order ORDER-7 needs a person"
     for part in (text_of(raised.mail), html_of(raised.mail).replace("&nbsp;", " ")):
-        for said in ("process_payment", "refund_refused", "12.50 EUR at risk", "Since", "UTC", "Threshold", "resolve-order", "artifact"):
+        for said in (
+            "process_payment",
+            "refund_refused",
+            "12.50 EUR at risk",
+            "Since",
+            "UTC",
+            "Threshold",
+            "resolve-order",
+            "artifact",
+        ):
             assert said in part, said
 
     await evaluate(shop)
@@ -322,17 +397,23 @@ async def test_each_service_hears_once_that_an_alert_was_raised_and_once_that_it
     await shop.rows("UPDATE attention SET resolved_at = NULL, resolution = NULL")
     await evaluate(shop)
     assert await deliver() == (1, 0)
-    assert len({text_of(taken.mail).partition("Id: ")[2] for taken in server.taken}) == 3, "the same condition later is another alert"
+    assert len({text_of(taken.mail).partition("Id: ")[2] for taken in server.taken}) == 3, (
+        "the same condition later is another alert"
+    )
 
 
-async def test_a_failed_delivery_is_recorded_with_its_reason_and_retried(shop: Shop, server: MailServer) -> None:
+async def test_a_failed_delivery_is_recorded_with_its_reason_and_retried(
+    shop: Shop, server: MailServer
+) -> None:
     await under_review(shop, "A")
     await evaluate(shop)
     server.answer_data = lambda _: "451 4.7.1 later"
     assert await deliver() == (0, 1)
     error = await shop.value("SELECT error FROM alert_notice WHERE way = 'url-1'")
     assert error.startswith("entry 1 of ALERT_URLS: ")
-    assert await shop.value("SELECT next_attempt_at > now() + interval '20 s' FROM alert_notice WHERE way = 'url-1'")
+    assert await shop.value(
+        "SELECT next_attempt_at > now() + interval '20 s' FROM alert_notice WHERE way = 'url-1'"
+    )
     await settle(shop, "A")
     await evaluate(shop)
     assert await deliver() == (0, 0), "that it cleared is not sent before that it was raised"
@@ -367,7 +448,10 @@ async def test_one_service_that_fails_does_not_affect_the_other(shop: Shop, serv
 SECRET = "a-secret-path"
 
 
-@pytest.mark.parametrize("url", [f"nope://{SECRET}", f"slack://{SECRET}", f"json://user:{SECRET}@127.0.0.1:9/{SECRET}/x?+X-Key={SECRET}"])
+@pytest.mark.parametrize(
+    "url",
+    [f"nope://{SECRET}", f"slack://{SECRET}", f"json://user:{SECRET}@127.0.0.1:9/{SECRET}/x?+X-Key={SECRET}"],
+)
 async def test_no_part_of_a_url_is_shown_when_it_fails(
     shop: Shop, url: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -379,13 +463,18 @@ async def test_no_part_of_a_url_is_shown_when_it_fails(
         assert SECRET not in repr(settings())
     error = await shop.value("SELECT error FROM alert_notice WHERE way = 'url-1'")
     assert "ALERT_URLS" in error
-    others = [record.getMessage() for record in caplog.records if record.name != "apprise"]  # pytest listens to silent loggers, too
+    others = [
+        record.getMessage() for record in caplog.records if record.name != "apprise"
+    ]  # pytest listens to silent loggers, too
     for shown in (error, *others, *capfd.readouterr()):
         assert SECRET not in shown
 
 
-async def test_a_service_that_answers_byte_by_byte_does_not_block(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each byte comes within apprise's own time limit. The event loop continues meanwhile, and no process is left behind."""
+async def test_a_service_that_answers_byte_by_byte_does_not_block(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes within apprise's own time limit. The event loop continues meanwhile, and no process is
+    left behind."""
     monkeypatch.setattr("shop.alerts.delivery.SEND_SECONDS", 2.0)
     ended = asyncio.Event()
 
@@ -439,12 +528,18 @@ async def test_an_alert_that_this_version_cannot_describe_does_not_delay_the_oth
     await under_review(shop, "A", "B", "C")
     await evaluate(shop)
     await shop.rows("UPDATE alert SET rule = 'of_a_newer_version' WHERE subject = 'A'")
-    await shop.rows("UPDATE alert SET details = '{\"orders\": 1}', subject = 'and more', rule = 'error_rate' WHERE subject = 'B'")
+    await shop.rows(
+        "UPDATE alert SET details = '{\"orders\": 1}', subject = 'and more', rule = 'error_rate' WHERE "
+        "subject = 'B'"
+    )
     assert await tasks.send_alerts.emit_alert_events.fn() == 1
     assert await deliver() == (1, 2)
     assert emitted == ["shop.order.C"]
     assert len(server.taken) == 1
-    errors = {"event": ["KeyError", "ValueError"], "url-1": [f"entry 1 of ALERT_URLS: {each}" for each in ("KeyError", "ValueError")]}
+    errors = {
+        "event": ["KeyError", "ValueError"],
+        "url-1": [f"entry 1 of ALERT_URLS: {each}" for each in ("KeyError", "ValueError")],
+    }
     unsent = await shop.rows("SELECT way, error FROM alert_notice WHERE sent_at IS NULL ORDER BY way, error")
     assert unsent == [(way, error) for way in ("event", "url-1") for error in errors[way]]
     assert "cannot be described" in caplog.text
@@ -466,7 +561,9 @@ async def test_a_hostile_order_id_is_text_in_a_mail(shop: Shop, server: MailServ
 
 
 @pytest.mark.parametrize("broken", ["watch", "emit_alert_events"])
-async def test_alerts_are_sent_even_if_events_or_the_evaluation_fail(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+async def test_alerts_are_sent_even_if_events_or_the_evaluation_fail(
+    monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
     sent: list[str] = []
 
     async def due(*_: str | float) -> bool:

@@ -1,4 +1,5 @@
-"""Something breaks, and one mail says so; it is repaired, and one mail says that. Real gateway, Prefect server and mail server."""
+"""Something breaks, and one mail says so; it is repaired, and one mail says that. Real gateway, Prefect
+server and mail server."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
 
 def alerts(server: MailServer) -> list[str]:
     """Subjects of the mails about alerts."""
-    return [str(taken.mail["Subject"]) for taken in server.taken if taken.recipients == ("oncall@shop.example",)]
+    return [
+        str(taken.mail["Subject"]) for taken in server.taken if taken.recipients == ("oncall@shop.example",)
+    ]
 
 
 async def events(server: PrefectServer, resource: str, since: datetime) -> list[str]:
@@ -50,11 +53,16 @@ async def events(server: PrefectServer, resource: str, since: datetime) -> list[
         "filter": {
             "event": {"prefix": ["order.alert."]},
             "resource": {"id": [resource]},
-            "occurred": {"since": since.isoformat(), "until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()},
+            "occurred": {
+                "since": since.isoformat(),
+                "until": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+            },
         }
     }
     async with httpx.AsyncClient(base_url=server.api_url, auth=server.auth, timeout=20) as api:
-        found: list[dict[str, Any]] = (await api.post("/events/filter", json=asked)).raise_for_status().json()["events"]
+        found: list[dict[str, Any]] = (
+            (await api.post("/events/filter", json=asked)).raise_for_status().json()["events"]
+        )
     return sorted(event["event"].rpartition(".")[2] for event in found)
 
 
@@ -113,7 +121,9 @@ async def test_a_gateway_that_is_away_and_comes_back(
     saga.assert_books_balance()
 
 
-async def test_alerts_are_sent_without_an_automation(saga: World, inbox: MailServer, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_alerts_are_sent_without_an_automation(
+    saga: World, inbox: MailServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`watch-orders` sends them itself, a little later."""
     await process_order(an_order(f"STUCK-{unique}", card="0259", country="AQ"), return_state=True)
     assert (await watch_orders())["raised"] == 1
@@ -136,10 +146,14 @@ async def test_with_a_worker_schedules_and_automations(
         return len(alerts(inbox)) >= count
 
     await until(lambda: mails(1), 200, "the alert")
-    settled = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True)
+    settled = await resolve_order(
+        order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True
+    )
     assert settled.name == "Compensated"
     await until(lambda: mails(2), 200, "the all-clear")
-    assert alerts(inbox) == [f"[The Shop] {what}: order {order_id} needs a person" for what in ("alert", "cleared")]
+    assert alerts(inbox) == [
+        f"[The Shop] {what}: order {order_id} needs a person" for what in ("alert", "cleared")
+    ]
 
     async def recorded() -> bool:
         return not saga.sql("SELECT 1 FROM alert_notice WHERE way = 'url-1' AND sent_at IS NULL")

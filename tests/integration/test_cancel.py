@@ -1,4 +1,5 @@
-"""Cancelling, at every stage: either shipped and not refunded, or refunded and not shipped; and back again, when a person wants it."""
+"""Cancelling, at every stage: either shipped and not refunded, or refunded and not shipped; and back again,
+when a person wants it."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ from tests.waiting import until
 PRICE = Decimal("999.99")
 STEPS = [step.name for step in ORDER_SAGA]
 RESERVED, PAID, CONFIRMED, SHIPPED = (
-    STEPS.index(name) + 1 for name in ("check_inventory", "process_payment", "generate_confirmation", "fulfill_order")
+    STEPS.index(name) + 1
+    for name in ("check_inventory", "process_payment", "generate_confirmation", "fulfill_order")
 )
 """After so many steps."""
 DEAD = "00000000-0000-0000-0000-0000000000dc"
@@ -106,7 +108,11 @@ async def test_a_preview_changes_nothing(saga: World, unique: str) -> None:
     assert (state.name, state.type) == ("Preview", StateType.COMPLETED)
     seen: CancelPreview = await state.aresult()
     assert seen.effect is Effect.RETURN
-    assert [planned.compensation for planned in seen.undo] == ["return_shipment", "refund_payment", "release_inventory"]
+    assert [planned.compensation for planned in seen.undo] == [
+        "return_shipment",
+        "refund_payment",
+        "release_inventory",
+    ]
     assert (seen.pieces, seen.refund, seen.currency) == ({"PROD-001": 1}, PRICE, "USD")
     fee = Decimal(saga.ledger(order_id)[0]["fee"]) / 100
     assert (seen.fee_lost, seen.refund_is_certain) == (fee, True)
@@ -122,7 +128,11 @@ async def test_the_preview_at_every_stage(saga: World, unique: str, steps: int) 
     order_id = f"STAGE-{unique}"
     await begun(saga, order_id, steps)
     seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
-    undo = ["return_shipment"] * (steps >= SHIPPED) + ["refund_payment"] * (steps >= PAID) + ["release_inventory"] * (steps >= RESERVED)
+    undo = (
+        ["return_shipment"] * (steps >= SHIPPED)
+        + ["refund_payment"] * (steps >= PAID)
+        + ["release_inventory"] * (steps >= RESERVED)
+    )
     assert [planned.compensation for planned in seen.undo] == undo
     assert seen.effect is (Effect.RETURN if steps >= SHIPPED else Effect.CANCEL)
     assert seen.pieces == ({"PROD-001": 1} if steps >= RESERVED else {})
@@ -131,7 +141,10 @@ async def test_the_preview_at_every_stage(saga: World, unique: str, steps: int) 
 
 
 async def test_the_preview_of_what_has_ended(saga: World, unique: str) -> None:
-    for order_id, fields in {f"DECLINED-{unique}": {"card": "0000"}, f"STUCK-{unique}": {"card": "0259", "country": "AQ"}}.items():
+    for order_id, fields in {
+        f"DECLINED-{unique}": {"card": "0000"},
+        f"STUCK-{unique}": {"card": "0259", "country": "AQ"},
+    }.items():
         await process_order(an_order(order_id, **fields), return_state=True)
         seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
         assert (seen.effect, seen.undo, seen.refund) == (Effect.NOTHING, [], 0)
@@ -140,7 +153,11 @@ async def test_the_preview_of_what_has_ended(saga: World, unique: str) -> None:
 async def test_a_charge_whose_end_is_unknown_is_said_to_be_so(saga: World, unique: str) -> None:
     order_id = f"UNCLEAR-{unique}"
     await begun(saga, order_id, RESERVED)
-    saga.sql("INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', true)", id=order_id)
+    saga.sql(
+        "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', "
+        "true)",
+        id=order_id,
+    )
     seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
     assert (seen.refund, seen.refund_is_certain) == (PRICE, False)
     assert ("refund", "at most 999.99 USD") in seen.lines()
@@ -175,7 +192,8 @@ async def test_the_preview_without_the_gateway_says_at_most(saga: World, unique:
 
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
 async def test_an_order_that_nobody_has_in_hand(saga: World, unique: str, steps: int) -> None:
-    """After no step it only waits; once shipped its notification is put off; after all its worker died before it could say completed."""
+    """After no step it only waits; once shipped its notification is put off; after all its worker died before
+    it could say completed."""
     order_id = f"STOP-{unique}"
     await begun(saga, order_id, steps)
     state = await cancel(order_id)
@@ -183,7 +201,9 @@ async def test_an_order_that_nobody_has_in_hand(saga: World, unique: str, steps:
     shipped = steps >= SHIPPED
     assert ended(order_id).reasons == [f"{'returned' if shipped else 'cancelled'}: changed their mind"]
     assert saga.money(order_id) == ((PRICE, PRICE) if steps >= PAID else (0, 0))
-    assert saga.charges(order_id) == (1 if steps >= PAID else 0), "an order that is to be cancelled is not charged"
+    assert saga.charges(order_id) == (1 if steps >= PAID else 0), (
+        "an order that is to be cancelled is not charged"
+    )
     assert saga.stock("PROD-001") == (100, 0)
     assert_undone(saga, order_id, shipped=shipped)
     assert [name for name in saga.mails() if "refund" not in name] == [], "no confirmation leaves any more"
@@ -197,7 +217,11 @@ async def test_a_completed_order_is_returned(saga: World, unique: str) -> None:
     state = await cancel(order_id)
     assert state.name == "Compensated"
     assert ended(order_id).reasons == ["returned: changed their mind"]
-    assert [undone.compensation for undone in ended(order_id).undone] == ["return_shipment", "refund_payment", "release_inventory"]
+    assert [undone.compensation for undone in ended(order_id).undone] == [
+        "return_shipment",
+        "refund_payment",
+        "release_inventory",
+    ]
     assert saga.money(order_id) == (249, 249)
     assert saga.stock("PROD-004") == (25, 0)
     assert_undone(saga, order_id, shipped=True)
@@ -222,8 +246,12 @@ async def test_twice_cancels_once(saga: World, unique: str) -> None:
     saga.assert_books_balance()
 
 
-@pytest.mark.parametrize(("fields", "outcome"), [({"card": "0000"}, "Compensated"), ({"items": []}, "Rejected")])
-async def test_what_has_ended_otherwise_stays_as_it_is(saga: World, unique: str, fields: dict[str, Any], outcome: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "outcome"), [({"card": "0000"}, "Compensated"), ({"items": []}, "Rejected")]
+)
+async def test_what_has_ended_otherwise_stays_as_it_is(
+    saga: World, unique: str, fields: dict[str, Any], outcome: str
+) -> None:
     order_id = f"ENDED-{unique}"
     await process_order(an_order(order_id, **fields), return_state=True)
     before = saga.order(order_id)
@@ -285,7 +313,10 @@ async def test_one_in_hand_is_stopped_before_it_is_charged(saga: World, unique: 
         await until(asked, 20, "the request")
         await run_saga(ORDER_SAGA, order)
     assert (await cancelling).name == "Compensated"
-    assert (ended(order_id).failing_step, ended(order_id).reasons) == ("process_payment", ["cancelled: changed their mind"])
+    assert (ended(order_id).failing_step, ended(order_id).reasons) == (
+        "process_payment",
+        ["cancelled: changed their mind"],
+    )
     assert saga.ledger(order_id) == [], "nothing reached the gateway"
     assert saga.stock("PROD-001") == (100, 0)
     assert_undone(saga, order_id)
@@ -310,7 +341,9 @@ async def test_one_in_hand_is_stopped_at_the_point_of_no_return(saga: World, uni
     saga.assert_books_balance()
 
 
-async def test_one_that_has_shipped_in_its_workers_hand_is_not_completed_but_returned(saga: World, unique: str) -> None:
+async def test_one_that_has_shipped_in_its_workers_hand_is_not_completed_but_returned(
+    saga: World, unique: str
+) -> None:
     """Asked for between the pivot and the outcome."""
     order_id = f"BETWEEN-{unique}"
     intake.submit([an_order(order_id)])
@@ -347,9 +380,11 @@ async def test_a_batch_goes_on_without_those_that_are_cancelled(saga: World, uni
 
 
 @pytest.mark.parametrize("forget_keys", [False, pytest.param(True, marks=pytest.mark.slow)])
-async def test_cancelling_and_shipping_at_once(saga: World, unique: str, forget_keys: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many orders, each cancelled at some moment while both lanes work on them: either shipped and not refunded (and then returned as a
-    whole), or refunded and not shipped."""
+async def test_cancelling_and_shipping_at_once(
+    saga: World, unique: str, forget_keys: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many orders, each cancelled at some moment while both lanes work on them: either shipped and not
+    refunded (and then returned as a whole), or refunded and not shipped."""
     monkeypatch.setenv("BATCH_SIZE", "7")
     settings.cache_clear()
     saga.misbehave(forget_keys=forget_keys, latency_ms=3)
@@ -357,7 +392,13 @@ async def test_cancelling_and_shipping_at_once(saga: World, unique: str, forget_
     orders = [an_order(f"RACE-{unique}-{i}") for i in range(40)]
     ids = [order["id"] for order in orders]
     intake.submit(orders[:35])
-    stages = ["check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "notify_customer"]
+    stages = [
+        "check_inventory",
+        "process_payment",
+        "generate_confirmation",
+        "fulfill_order",
+        "notify_customer",
+    ]
     wanted = {order_id: stages[i % len(stages)] for i, order_id in enumerate(ids[:38])}
     _, _, asked, *_ = await asyncio.gather(
         process_pending_orders(consumer_seconds=0),
@@ -417,8 +458,13 @@ async def _ask_when_they_are_there(wanted: dict[str, str]) -> Counter[str]:
 
     async def all_asked() -> bool:
         async with transaction() as tx:
-            begun = {(row.order_id, row.step) for row in await tx.execute(text("SELECT order_id, step FROM order_step"))}
-            over = set((await tx.execute(text("SELECT id FROM customer_order WHERE outcome IS NOT NULL"))).scalars())
+            begun = {
+                (row.order_id, row.step)
+                for row in await tx.execute(text("SELECT order_id, step FROM order_step"))
+            }
+            over = set(
+                (await tx.execute(text("SELECT id FROM customer_order WHERE outcome IS NOT NULL"))).scalars()
+            )
         for order_id, step in list(left.items()):
             if order_id in over or (order_id, step) in begun:
                 del left[order_id]
@@ -438,7 +484,11 @@ async def _ship_while_somebody_asks(order: OrderInstance, *, later: int) -> bool
                 await tx.execute(text("SELECT 1"))
         await ask_to_cancel(order.id, reason="now", requested_by="ann")
 
-    ends = await asyncio.gather(run_in_database(StepExecution(ORDER_SAGA["fulfill_order"], [order]), fulfil), ask(), return_exceptions=True)
+    ends = await asyncio.gather(
+        run_in_database(StepExecution(ORDER_SAGA["fulfill_order"], [order]), fulfil),
+        ask(),
+        return_exceptions=True,
+    )
     assert ends[1] is None
     assert ends[0] is None or isinstance(ends[0], SagaCancelled)
     return ends[0] is not None
@@ -447,7 +497,9 @@ async def _ship_while_somebody_asks(order: OrderInstance, *, later: int) -> bool
 # -- whatever dies
 
 
-@pytest.mark.parametrize("moment", ["asked", "claimed", "remembered", "returned", "refunded", "all but the outcome"])
+@pytest.mark.parametrize(
+    "moment", ["asked", "claimed", "remembered", "returned", "refunded", "all but the outcome"]
+)
 @pytest.mark.short_form("refunded")
 async def test_a_worker_that_dies_in_the_middle_of_a_return(saga: World, unique: str, moment: str) -> None:
     """Another one goes on where the journal says, against a gateway that has forgotten its keys."""
@@ -458,7 +510,9 @@ async def test_a_worker_that_dies_in_the_middle_of_a_return(saga: World, unique:
     moments = ["asked", "claimed", "remembered", "returned", "refunded", "all but the outcome"]
     far = moments.index(moment)
     if far >= 1:
-        saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dies', now() + interval '1 hour')", id=DEAD)
+        saga.sql(
+            "INSERT INTO lease (id, holder, until) VALUES (:id, 'dies', now() + interval '1 hour')", id=DEAD
+        )
         async with transaction() as tx:
             (order,) = await claims.claim(tx, ORDERS, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
         assert order.cancel_reason == "changed their mind"
@@ -484,7 +538,9 @@ async def test_a_paused_worker_that_wakes_up_during_a_return_writes_nothing(saga
     order_id = f"PAUSED-{unique}"
     await process_order(an_order(order_id), return_state=True)
     await ask_to_cancel(order_id, reason="r", requested_by="ann")
-    saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'paused', now() - interval '1 second')", id=DEAD)
+    saga.sql(
+        "INSERT INTO lease (id, holder, until) VALUES (:id, 'paused', now() - interval '1 second')", id=DEAD
+    )
     async with transaction() as tx:
         (order,) = await claims.claim(tx, ORDERS, DEAD, most=1, ids=[order_id])  # type: ignore[arg-type]
     order.fail("cancel_order", SagaReturned("r"))
@@ -509,7 +565,9 @@ async def test_from_python_with_the_database_only(saga: World, unique: str) -> N
     assert isinstance(seen, CancelPreview)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
     try:
-        done = await asyncio.to_thread(cancel_from_python, order_id, reason="r", requested_by="ann", confirmed=True, timeout=60)
+        done = await asyncio.to_thread(
+            cancel_from_python, order_id, reason="r", requested_by="ann", confirmed=True, timeout=60
+        )
     finally:
         consumer.cancel()
         await asyncio.gather(consumer, return_exceptions=True)

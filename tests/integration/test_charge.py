@@ -1,4 +1,5 @@
-"""Charging once and giving back what was charged, whatever breaks: read from the gateway's own ledger, never from our answers."""
+"""Charging once and giving back what was charged, whatever breaks: read from the gateway's own ledger, never
+from our answers."""
 
 from __future__ import annotations
 
@@ -20,8 +21,23 @@ from saga.execution import StepExecution
 from saga.external_action import run_external
 from shop.orders import names
 from shop.orders.order import OrderInstance
-from shop.payments.charge import MOST_UNCLEAR_REFUNDS, STEP, PaymentResult, RefundResult, charge, money_moved, refund
-from shop.payments.errors import PaymentDeclined, PaymentGatewayError, PaymentGatewayTimeout, PaymentMismatch, PaymentRefused, RefundRefused
+from shop.payments.charge import (
+    MOST_UNCLEAR_REFUNDS,
+    STEP,
+    PaymentResult,
+    RefundResult,
+    charge,
+    money_moved,
+    refund,
+)
+from shop.payments.errors import (
+    PaymentDeclined,
+    PaymentGatewayError,
+    PaymentGatewayTimeout,
+    PaymentMismatch,
+    PaymentRefused,
+    RefundRefused,
+)
 from shop.payments.gateway import PaymentStatus
 from shop.payments.sandbox.behaviour import Behaviour
 from shop.payments.sandbox.in_process import InProcessGateway
@@ -31,7 +47,12 @@ from tests.waiting import until
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
 
-CREATED, SUCCEEDED, DECLINED, CANCELLED = PaymentStatus.CREATED, PaymentStatus.SUCCEEDED, PaymentStatus.DECLINED, PaymentStatus.CANCELLED
+CREATED, SUCCEEDED, DECLINED, CANCELLED = (
+    PaymentStatus.CREATED,
+    PaymentStatus.SUCCEEDED,
+    PaymentStatus.DECLINED,
+    PaymentStatus.CANCELLED,
+)
 TOTAL = Decimal("10.00")
 UNITS = 1000
 
@@ -41,7 +62,8 @@ class Crash(Exception):
 
 
 class Watched:
-    """The gateway, with every request that reached it; and the process may die right after one was answered."""
+    """The gateway, with every request that reached it; and the process may die right after one was
+    answered."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.calls = list[str]()
@@ -105,7 +127,9 @@ class Till:
         await end_undo(STEP, [order], result.model_dump(mode="json"))
         return result
 
-    async def until_clear(self, act: Callable[[OrderInstance], Awaitable[Any]], order: OrderInstance, most: int = 50) -> Any:
+    async def until_clear(
+        self, act: Callable[[OrderInstance], Awaitable[Any]], order: OrderInstance, most: int = 50
+    ) -> Any:
         """Again and again while trying again can help."""
         for _ in range(most):
             try:
@@ -138,7 +162,8 @@ async def forgetful(shop: Shop) -> AsyncIterator[Till]:
     till.ledger.close()
 
 
-# -- charging ----------------------------------------------------------------------------------------------------------
+# -- charging
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("card", ["1234", "4242", "0259"])
@@ -147,7 +172,11 @@ async def test_a_good_card_is_charged(till: Till, card: str) -> None:
     result = await till.charge(order)
     assert till.money() == (UNITS, 0)
     (payment,) = till.ledger.find("A")
-    assert (result.payment_status, result.payment_id, result.transaction_id) == ("charged", payment.id, payment.charge_id)
+    assert (result.payment_status, result.payment_id, result.transaction_id) == (
+        "charged",
+        payment.id,
+        payment.charge_id,
+    )
     assert (result.amount_charged, result.currency, result.payment_method) == (TOTAL, "USD", "credit_card")
     assert result.gateway_fee == Decimal(payment.fee) / 100
     assert result.charged_at == payment.charged_at
@@ -156,7 +185,9 @@ async def test_a_good_card_is_charged(till: Till, card: str) -> None:
     assert money_moved(order) == (TOTAL, 0, 0)
 
 
-async def test_the_payments_id_is_journalled_before_it_is_confirmed(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_payments_id_is_journalled_before_it_is_confirmed(
+    till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order = await till.order()
     seen: list[Any] = []
 
@@ -231,7 +262,9 @@ async def test_charging_again_and_again_charges_once(till: Till, forget: bool) -
 @pytest.mark.parametrize("forget", [False, True])
 @pytest.mark.parametrize("card", ["1234", "0341", "0119"])
 @pytest.mark.parametrize("dies_after", ["create", "confirm", "get", "find"])
-async def test_a_worker_that_dies_and_the_next_one_charge_once(till: Till, dies_after: str, card: str, forget: bool) -> None:
+async def test_a_worker_that_dies_and_the_next_one_charge_once(
+    till: Till, dies_after: str, card: str, forget: bool
+) -> None:
     """Wherever it dies: the next worker has nothing but the journal and the gateway."""
     till.ledger.behaviour = Behaviour(forget_keys=forget)
     order = await till.order(card)
@@ -252,7 +285,9 @@ async def test_a_worker_that_dies_and_the_next_one_charge_once(till: Till, dies_
 
 
 @pytest.mark.parametrize("charged", [False, True])
-async def test_a_lost_payment_id_is_found_again_by_the_order(forgetful: Till, charged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lost_payment_id_is_found_again_by_the_order(
+    forgetful: Till, charged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The payment exists, and the crash came before its id was written down."""
     order = await forgetful.order()
     forgetful.gateway.dies_after = "create"
@@ -279,7 +314,9 @@ async def test_of_two_payments_the_charged_one_is_taken(forgetful: Till) -> None
     assert forgetful.money() == (UNITS, 0)
 
 
-async def test_a_note_that_could_not_be_written_charges_nothing(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_note_that_could_not_be_written_charges_nothing(
+    till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the payment's id in the journal no money moves."""
     order = await till.order()
 
@@ -342,7 +379,8 @@ async def test_a_worker_that_pauses_before_it_confirms(till: Till, next_one: str
 
 @pytest.mark.parametrize("forget", [False, True], ids=["keeps keys", "forgets keys"])
 async def test_a_slow_order_is_charged_once_though_its_batch_is_tried_again(till: Till, forget: bool) -> None:
-    """One order is still at the gateway, another one's worker has lost the database for a moment: the batch is run again."""
+    """One order is still at the gateway, another one's worker has lost the database for a moment: the batch
+    is run again."""
     till.ledger.behaviour = Behaviour(forget_keys=forget)
     arrives, created = asyncio.Event(), Counter[str]()
 
@@ -403,9 +441,12 @@ async def test_nothing_reaches_the_gateway_of_an_order_that_lacks(till: Till, mi
 
 
 @pytest.mark.parametrize(
-    ("currency", "total", "units"), [("USD", "1059.97", 105_997), ("JPY", "1500", 1500), ("KWD", "1.234", 1234), ("EUR", "0.01", 1)]
+    ("currency", "total", "units"),
+    [("USD", "1059.97", 105_997), ("JPY", "1500", 1500), ("KWD", "1.234", 1234), ("EUR", "0.01", 1)],
 )
-async def test_the_total_is_charged_in_its_currency(till: Till, currency: str, total: str, units: int) -> None:
+async def test_the_total_is_charged_in_its_currency(
+    till: Till, currency: str, total: str, units: int
+) -> None:
     order = await till.order(total_amount=total, currency=currency)
     result = await till.charge(order)
     assert (result.amount_charged, result.currency) == (Decimal(total), currency)
@@ -433,12 +474,21 @@ async def test_orders_do_not_get_each_others_payments(till: Till) -> None:
     assert [p.refunded for p in till.ledger.find("A-confirm")] == [0]
 
 
-# -- refunding ---------------------------------------------------------------------------------------------------------
+# -- refunding
+# ---------------------------------------------------------------------------------------------------------
 
 
 async def made_by_us(till: Till, card: str = "1234") -> Any:
     """A payment for the order that nobody has confirmed."""
-    return till.ledger.create(order_id="A", amount=UNITS, currency="USD", method="credit_card", card_last4=card, token=None, key=None)
+    return till.ledger.create(
+        order_id="A",
+        amount=UNITS,
+        currency="USD",
+        method="credit_card",
+        card_last4=card,
+        token=None,
+        key=None,
+    )
 
 
 async def test_what_was_charged_is_refunded_once(till: Till) -> None:
@@ -446,14 +496,22 @@ async def test_what_was_charged_is_refunded_once(till: Till) -> None:
     charged = await till.charge(order)
     first = await till.refund(order)
     assert till.money() == (UNITS, UNITS)
-    assert (first.compensation_status, first.refunded_amount, first.amount_charged) == ("success", TOTAL, TOTAL)
+    assert (first.compensation_status, first.refunded_amount, first.amount_charged) == (
+        "success",
+        TOTAL,
+        TOTAL,
+    )
     assert first.original_payment_id == charged.payment_id
     (payment,) = till.ledger.find("A")
     assert first.refund_id == payment.refunds[0].id
     assert first.refund_timestamp == payment.refunds[0].created_at
     for _ in range(3):
         again = await till.refund(order)
-        assert (again.compensation_status, again.refund_id, again.refunded_amount) == ("success", first.refund_id, TOTAL)
+        assert (again.compensation_status, again.refund_id, again.refunded_amount) == (
+            "success",
+            first.refund_id,
+            TOTAL,
+        )
     assert till.money() == (UNITS, UNITS)
     assert money_moved(order) == (TOTAL, TOTAL, 0)
 
@@ -479,7 +537,11 @@ async def test_without_a_payment_there_is_nothing_to_refund(till: Till) -> None:
     order = await till.order()
     await begin(STEP, [order])
     result = await till.refund(order)
-    assert (result.compensation_status, result.refunded_amount, result.refund_id) == ("no_payment_to_refund", 0, None)
+    assert (result.compensation_status, result.refunded_amount, result.refund_id) == (
+        "no_payment_to_refund",
+        0,
+        None,
+    )
     assert till.money() == (0, 0)
     assert money_moved(order) == (0, 0, 0)
 
@@ -492,7 +554,11 @@ async def test_a_charge_that_nobody_heard_of_is_refunded(till: Till) -> None:
     await till.shop.rows("UPDATE order_step SET notes = '{}'")
     order = await till.next_worker()
     result = await till.refund(order)
-    assert (result.compensation_status, result.refunded_amount, result.amount_charged) == ("success", TOTAL, TOTAL)
+    assert (result.compensation_status, result.refunded_amount, result.amount_charged) == (
+        "success",
+        TOTAL,
+        TOTAL,
+    )
     assert till.money() == (UNITS, UNITS)
     assert money_moved(order) == (TOTAL, TOTAL, 0)
 
@@ -503,7 +569,11 @@ async def test_of_what_was_refunded_by_hand_only_the_rest_goes_back(till: Till) 
     till.ledger.refund(charged.payment_id, amount=300, currency="USD", key=None)
     result = await till.refund(order)
     assert till.money() == (UNITS, UNITS), "not a cent more than was charged"
-    assert (result.compensation_status, result.amount_charged, result.refunded_amount) == ("success", TOTAL, TOTAL)
+    assert (result.compensation_status, result.amount_charged, result.refunded_amount) == (
+        "success",
+        TOTAL,
+        TOTAL,
+    )
     assert [r.amount for r in till.ledger.find("A")[0].refunds] == [300, 700]
     assert money_moved(order) == (TOTAL, TOTAL, 0)
 
@@ -523,11 +593,17 @@ async def test_a_cancellation_that_comes_too_late_refunds(till: Till) -> None:
             return await till.gateway.cancel(payment_id, key=key)
 
     result = await refund(order, Late())
-    assert (result.compensation_status, result.refunded_amount, result.original_payment_id) == ("success", TOTAL, payment.id)
+    assert (result.compensation_status, result.refunded_amount, result.original_payment_id) == (
+        "success",
+        TOTAL,
+        payment.id,
+    )
     assert till.money() == (UNITS, UNITS)
 
 
-@pytest.mark.parametrize("statuses", [(CREATED, SUCCEEDED), (SUCCEEDED, CREATED), (DECLINED, CREATED, SUCCEEDED)])
+@pytest.mark.parametrize(
+    "statuses", [(CREATED, SUCCEEDED), (SUCCEEDED, CREATED), (DECLINED, CREATED, SUCCEEDED)]
+)
 async def test_all_payments_of_the_order_are_undone(till: Till, statuses: tuple[PaymentStatus, ...]) -> None:
     """There can be more than one only if somebody charged by hand or the gateway forgot; none may be left."""
     order = await till.order()
@@ -544,7 +620,11 @@ async def test_all_payments_of_the_order_are_undone(till: Till, statuses: tuple[
     result = await till.refund(order)
     assert till.money() == (charged, charged)
     assert CREATED not in till.payments()
-    assert (result.compensation_status, result.refunded_amount * 100, result.amount_charged * 100) == ("success", charged, charged)
+    assert (result.compensation_status, result.refunded_amount * 100, result.amount_charged * 100) == (
+        "success",
+        charged,
+        charged,
+    )
     assert money_moved(order) == (Decimal(charged) / 100, Decimal(charged) / 100, 0)
 
 
@@ -557,7 +637,9 @@ async def test_no_more_than_the_order_s_amount_goes_back_without_a_person(till: 
     with pytest.raises(RefundRefused) as refused:
         await till.refund(order)
     assert till.money() == (2 * UNITS, UNITS)
-    assert [r.amount for r in till.ledger.get(charged.payment_id).refunds] == [UNITS], "the one that the journal has"
+    assert [r.amount for r in till.ledger.get(charged.payment_id).refunds] == [UNITS], (
+        "the one that the journal has"
+    )
     assert till.ledger.get(left.id).status is CANCELLED, "what could still be charged cannot any more"
     details = refused.value.details()
     assert (details["error_code"], details["amount_at_risk"]) == ("refund_over_charge", "10.00")
@@ -577,7 +659,11 @@ class Lying:
             answer = await real(*args, **kwargs)
             if name != self._move:
                 return answer
-            return [replace(each, **self._says) for each in answer] if isinstance(answer, list) else replace(answer, **self._says)
+            return (
+                [replace(each, **self._says) for each in answer]
+                if isinstance(answer, list)
+                else replace(answer, **self._says)
+            )
 
         return called
 
@@ -594,7 +680,9 @@ WRONG: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("says", WRONG, ids=str)
 @pytest.mark.parametrize("move", ["create", "confirm", "get"])
-async def test_an_answer_about_something_else_is_no_charge(till: Till, move: str, says: dict[str, Any]) -> None:
+async def test_an_answer_about_something_else_is_no_charge(
+    till: Till, move: str, says: dict[str, Any]
+) -> None:
     order = await till.order()
     if move == "get":  # asked on a later attempt only
         await begin(STEP, [order])
@@ -650,7 +738,8 @@ async def test_a_gateway_that_pays_and_says_error_is_asked_a_few_times_only(till
 
 @pytest.mark.parametrize("forget", [False, True])
 async def test_a_refund_of_a_dead_worker_that_arrives_late_is_no_refusal(till: Till, forget: bool) -> None:
-    """It arrives after the next worker looked, and before that one's own request: the money is back, so nothing is at risk."""
+    """It arrives after the next worker looked, and before that one's own request: the money is back, so
+    nothing is at risk."""
     till.ledger.behaviour = Behaviour(forget_keys=forget)
     order = await till.order()
     charged = await till.charge(order)
@@ -665,7 +754,11 @@ async def test_a_refund_of_a_dead_worker_that_arrives_late_is_no_refusal(till: T
 
     await begin_undo(STEP, [order])
     result = await refund(order, Overtaken())
-    assert (result.compensation_status, result.refunded_amount, result.original_payment_id) == ("success", TOTAL, charged.payment_id)
+    assert (result.compensation_status, result.refunded_amount, result.original_payment_id) == (
+        "success",
+        TOTAL,
+        charged.payment_id,
+    )
     assert result.refund_id == till.ledger.find("A")[0].refunds[0].id
     assert till.money() == (UNITS, UNITS)
 
@@ -678,8 +771,16 @@ async def test_a_refused_refund_says_what_is_at_risk(till: Till) -> None:
             await till.refund(order)
     assert till.money() == (UNITS, 0)
     details = refused.value.details()
-    assert (details["requires_manual_refund"], details["compensation_status"], details["retryable"]) == (True, "failed", False)
-    assert (details["amount_at_risk"], details["currency"], details["payment_id"]) == ("10.00", "USD", charged.payment_id)
+    assert (details["requires_manual_refund"], details["compensation_status"], details["retryable"]) == (
+        True,
+        "failed",
+        False,
+    )
+    assert (details["amount_at_risk"], details["currency"], details["payment_id"]) == (
+        "10.00",
+        "USD",
+        charged.payment_id,
+    )
     assert details["error_code"] == "refund_refused"
     assert order.undo_plan() == (STEP,), "a failed undo is never called done"
     assert money_moved(order) == (TOTAL, 0, TOTAL)
@@ -714,7 +815,8 @@ async def test_one_refused_refund_does_not_stop_the_others(till: Till, refused_f
 
 
 async def test_a_refund_that_was_refused_is_asked_for_again_when_a_person_tries_again(till: Till) -> None:
-    """Refused for want of funds, say; the next day there are some. The gateway keeps the answer under the key that was used."""
+    """Refused for want of funds, say; the next day there are some. The gateway keeps the answer under the key
+    that was used."""
     order = await till.order("0259")
     await till.charge(order)
     with pytest.raises(RefundRefused):
@@ -748,12 +850,15 @@ async def test_money_that_may_have_been_charged_is_at_risk_while_nobody_knows(ti
     assert money_moved(order)[2] == TOTAL
 
 
-# -- a gateway that misbehaves -----------------------------------------------------------------------------------------
+# -- a gateway that misbehaves
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("forget", [False, True], ids=["keeps keys", "forgets keys"])
 @pytest.mark.parametrize("seed", range(15))
-async def test_one_charge_and_one_refund_whatever_the_gateway_does(till: Till, seed: int, forget: bool) -> None:
+async def test_one_charge_and_one_refund_whatever_the_gateway_does(
+    till: Till, seed: int, forget: bool
+) -> None:
     """Half of all requests fail, before or after the work, or are never answered; workers die in between."""
     card = ["1234", "0341", "0119", "0000"][seed % 4]
     order = await till.order(card)

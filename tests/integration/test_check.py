@@ -1,4 +1,5 @@
-"""`make check`: what is real, what is embedded, what is misconfigured; against servers that are there and servers that are not."""
+"""`make check`: what is real, what is embedded, what is misconfigured; against servers that are there and
+servers that are not."""
 
 from __future__ import annotations
 
@@ -81,7 +82,8 @@ def test_what_is_configured_is_contacted(
             "SMTP_URL": f"smtp://mailer:right@{mails.host}:{mails.port}?starttls=never",
             "CRM_WEBHOOK_URL": crm.url,
             "CRM_WEBHOOK_SECRET": SECRET,
-            "ALERT_URLS": f"mailto://mailer:right@{mails.host}:{mails.port}?from=a@b.example&to=c@d.example jsons://127.0.0.1:9/right",
+            "ALERT_URLS": f"mailto://mailer:right@{mails.host}:{mails.port}?from=a@b.example&to=c@d.example "
+            f"jsons://127.0.0.1:9/right",
         }
         for name, value in given.items():
             monkeypatch.setenv(name, value)
@@ -104,8 +106,16 @@ def test_what_is_configured_is_contacted(
         ("inventory", {"INVENTORY_SERVICE_URL": "http://127.0.0.1:{port}"}, "INVENTORY_SERVICE_URL"),
         ("mail", {"SMTP_URL": "smtp://u:PLANTED@127.0.0.1:{port}"}, "SMTP_URL"),
         ("alerts", {"ALERT_URLS": "json://127.0.0.1:{port} slack://PLANTED"}, "ALERT_URLS"),
-        ("CRM", {"CRM_WEBHOOK_URL": "http://127.0.0.1:{port}", "CRM_WEBHOOK_SECRET": SECRET}, "CRM_WEBHOOK_URL"),
-        ("language model", {"DSPY_MODEL": "openai/x", "DSPY_API_BASE": "http://127.0.0.1:{port}", "DSPY_API_KEY": "PLANTED"}, "DSPY_MODEL"),
+        (
+            "CRM",
+            {"CRM_WEBHOOK_URL": "http://127.0.0.1:{port}", "CRM_WEBHOOK_SECRET": SECRET},
+            "CRM_WEBHOOK_URL",
+        ),
+        (
+            "language model",
+            {"DSPY_MODEL": "openai/x", "DSPY_API_BASE": "http://127.0.0.1:{port}", "DSPY_API_KEY": "PLANTED"},
+            "DSPY_MODEL",
+        ),
     ],
 )
 def test_what_does_not_answer_is_named(
@@ -145,7 +155,8 @@ def test_a_prefect_server_with_everything_is_real_or_our_own(
     world: World, worker: Worker, prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"].state is State.REAL
-    # `make check` beside a running `make run`: nobody has set it, it stands where that says what it has started
+    # `make check` beside a running `make run`: nobody has set it, it stands where that says what it has
+    # started
     (tmp_path / "run.env").write_text(f"PREFECT_API_URL={prefect_api.api_url}\n")
     for module in (report, running):
         monkeypatch.setattr(module, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
@@ -156,16 +167,27 @@ def test_a_prefect_server_with_everything_is_real_or_our_own(
 def with_profile(home: Path, **values: str) -> dict[str, str | None]:
     """An environment in which only the active Prefect profile names a server."""
     home.mkdir()
-    (home / "profiles.toml").write_text("\n".join(['active = "mine"', "[profiles.mine]", *(f'{n} = "{v}"' for n, v in values.items())]))
+    (home / "profiles.toml").write_text(
+        "\n".join(['active = "mine"', "[profiles.mine]", *(f'{n} = "{v}"' for n, v in values.items())])
+    )
     return {**PREFECT_BASICS, "PREFECT_API_URL": None, "PREFECT_HOME": str(home)}
 
 
 async def test_commands_use_the_server_of_the_prefect_profile(
-    world: World, worker: Worker, prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unique: str
+    world: World,
+    worker: Worker,
+    prefect_api: PrefectServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    unique: str,
 ) -> None:
     for module in (report, running):
         monkeypatch.setattr(module, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))
-    given = with_profile(tmp_path / "home", PREFECT_API_URL=prefect_api.api_url, PREFECT_API_AUTH_STRING=prefect_api.auth_string)
+    given = with_profile(
+        tmp_path / "home",
+        PREFECT_API_URL=prefect_api.api_url,
+        PREFECT_API_AUTH_STRING=prefect_api.auth_string,
+    )
     with environment(given):
         found = by_part(await asyncio.to_thread(check))["Prefect server"]
         await asyncio.to_thread(ensure_automations)
@@ -193,10 +215,30 @@ def open_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not list(addresses_beyond_loopback()):
         pytest.skip("this machine has no address beyond loopback")
     home, port = tmp_path_factory.mktemp("open-prefect"), free_port()
-    given: dict[str, str | None] = {**PREFECT_BASICS, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    given |= {"PREFECT_API_URL": None, "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--no-services", "--host", "0.0.0.0", "--port", str(port)]
-    server = Child("an open Prefect server", command, log=home / "log", pid_file=home / "pid", env=given, cwd=HOME)
+    given: dict[str, str | None] = {
+        **PREFECT_BASICS,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    given |= {
+        "PREFECT_API_URL": None,
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home}/prefect.db",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--no-services",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        str(port),
+    ]
+    server = Child(
+        "an open Prefect server", command, log=home / "log", pid_file=home / "pid", env=given, cwd=HOME
+    )
     server.start()
     try:
         api = f"http://127.0.0.1:{port}/api"
@@ -220,7 +262,9 @@ def test_a_prefect_server_that_lets_everybody_in_is_misconfigured(world: World, 
     assert "PREFECT_SERVER_API_AUTH_STRING" in found.remedy
 
 
-def test_a_prefect_server_that_refuses_the_login_is_told(prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefect_server_that_refuses_the_login_is_told(
+    prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with environment({"PREFECT_API_AUTH_STRING": "admin:PLANTED"}):
         found = ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"]
     assert found.state is State.WRONG
@@ -247,7 +291,9 @@ def test_settings_that_are_wrong_are_all_named_at_once(monkeypatch: pytest.Monke
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_setting_that_needs_another_one_is_named(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], named: str) -> None:
+def test_a_setting_that_needs_another_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], named: str
+) -> None:
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     (found,) = check()
@@ -280,7 +326,9 @@ def test_the_command_says_so_with_its_exit_code(database_url: str, nobody: int, 
     good = command(DATABASE_URL=database_url, VAR_DIR=str(tmp_path))
     assert good.returncode == 0, good.stdout + good.stderr
     assert "Nothing is misconfigured" in good.stdout
-    bad = command(DATABASE_URL=database_url, VAR_DIR=str(tmp_path), SMTP_URL=f"smtp://u:PLANTED@127.0.0.1:{nobody}")
+    bad = command(
+        DATABASE_URL=database_url, VAR_DIR=str(tmp_path), SMTP_URL=f"smtp://u:PLANTED@127.0.0.1:{nobody}"
+    )
     assert bad.returncode == 1
     assert "SMTP_URL" in bad.stdout
     assert "PLANTED" not in bad.stdout + bad.stderr

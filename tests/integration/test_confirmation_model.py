@@ -25,7 +25,19 @@ from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 from tests.waiting import until
 
-SECRETS = ("John Doe", "john.doe", "ORDER-1001", "Laptop", "1059", "1,059", "123 Main", "Anytown", "tok_visa_secret", "4242", "neighbour")
+SECRETS = (
+    "John Doe",
+    "john.doe",
+    "ORDER-1001",
+    "Laptop",
+    "1059",
+    "1,059",
+    "123 Main",
+    "Anytown",
+    "tok_visa_secret",
+    "4242",
+    "neighbour",
+)
 """What no model may be sent: the order's facts, and what nobody may see."""
 ORDER = Order.model_validate(
     {
@@ -58,7 +70,8 @@ def marked(texts: dict[str, str]) -> str:
 
 
 class Model:
-    """An OpenAI-compatible server. `answer` is what it says; None is silence until the client gives up; a number is a status."""
+    """An OpenAI-compatible server. `answer` is what it says; None is silence until the client gives up; a
+    number is a status."""
 
     def __init__(self) -> None:
         self.answer: str | int | None = marked(GOOD)
@@ -93,7 +106,11 @@ class Model:
                 pass
             self.given_up.set()
             return
-        status, content = (answer, {"error": {"message": "key sk-secret is bad"}}) if isinstance(answer, int) else (200, completion(answer))
+        status, content = (
+            (answer, {"error": {"message": "key sk-secret is bad"}})
+            if isinstance(answer, int)
+            else (200, completion(answer))
+        )
         headers = [(b"content-type", b"application/json"), (b"retry-after", b"0")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps(content).encode()})
@@ -102,14 +119,23 @@ class Model:
 def completion(content: str) -> dict[str, Any]:
     choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "test-model", "choices": [choice], "usage": usage}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "test-model",
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Model, str]]:
     model = Model()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(model, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(
+            uvicorn.Config(model, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         yield model, f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
@@ -179,7 +205,9 @@ async def test_the_model_is_sent_nothing_of_the_order(model: Model, settings: Se
     assert set(model.keys) == {"Bearer sk-secret"}
 
 
-async def test_the_language_of_the_mail_is_asked_for_and_filled_in(model: Model, served: tuple[Model, str]) -> None:
+async def test_the_language_of_the_mail_is_asked_for_and_filled_in(
+    model: Model, served: tuple[Model, str]
+) -> None:
     model.answer = marked(
         {
             "greeting": "Guten Tag {customer_name}, vielen Dank!",
@@ -223,7 +251,10 @@ async def test_many_at_once_keep_to_the_limit(model: Model, served: tuple[Model,
 def test_from_several_event_loops_at_once(model: Model, settings: Settings) -> None:
     found: list[str] = []
     threads = [
-        threading.Thread(target=lambda: found.append(asyncio.run(write_confirmation(ORDER, settings)).generation_model)) for _ in range(4)
+        threading.Thread(
+            target=lambda: found.append(asyncio.run(write_confirmation(ORDER, settings)).generation_model)
+        )
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -250,13 +281,19 @@ async def test_nobody_there(model: Model) -> None:
     assert len(confirmation.validation_warnings) == 1
 
 
-async def test_what_is_wrong_is_named_once_and_the_second_text_is_used(model: Model, settings: Settings) -> None:
+async def test_what_is_wrong_is_named_once_and_the_second_text_is_used(
+    model: Model, settings: Settings
+) -> None:
     model.first = marked({**GOOD, "order_summary": "Order {order_id}: {items}. Total: 5. A full refund!"})
     confirmation = await write_confirmation(ORDER, settings)
     assert confirmation.generation_model == "openai/test-model"
     assert {name: getattr(confirmation, name) for name in FILLED} == FILLED
     first, second = (json.dumps(body) for body in model.bodies)
-    for mistake in ("order_summary: {total} is missing", "order_summary: character: DIGIT FIVE", "order_summary: promises: refund"):
+    for mistake in (
+        "order_summary: {total} is missing",
+        "order_summary: character: DIGIT FIVE",
+        "order_summary: promises: refund",
+    ):
         assert mistake not in first
         assert mistake in second
         assert f"language model asked again: {mistake}" in confirmation.validation_warnings
@@ -264,7 +301,9 @@ async def test_what_is_wrong_is_named_once_and_the_second_text_is_used(model: Mo
 
 async def test_what_stays_wrong_is_the_template_s_turn(model: Model, settings: Settings) -> None:
     model.first = marked(TOMORROW)
-    model.answer = marked({**GOOD, "order_summary": "Order {order_id}: {items} and a gift, {total} in total."})
+    model.answer = marked(
+        {**GOOD, "order_summary": "Order {order_id}: {items} and a gift, {total} in total."}
+    )
     confirmation = await write_confirmation(ORDER, settings)
     assert len(model.bodies) == 2
     assert_template(confirmation, "next_steps: times: tomorrow", "order_summary: promises: gift")
@@ -279,7 +318,9 @@ async def test_both_attempts_share_the_time_limit(model: Model, served: tuple[Mo
 
 
 async def test_another_order_and_a_link_are_never_sent_or_stored(model: Model, settings: Settings) -> None:
-    model.answer = marked({**GOOD, "next_steps": "In {delivery}: a full refund for ORDER-2002 at https://evil.example."})
+    model.answer = marked(
+        {**GOOD, "next_steps": "In {delivery}: a full refund for ORDER-2002 at https://evil.example."}
+    )
     confirmation = await write_confirmation(ORDER, settings)
     assert confirmation.generation_model == "template"
     assert "language model not used: next_steps: promises: refund" in confirmation.validation_warnings
@@ -288,7 +329,14 @@ async def test_another_order_and_a_link_are_never_sent_or_stored(model: Model, s
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "I cannot do that.", "[[ ## greeting ## ]]\nHello", marked({**GOOD, "tracking_info": " "}), json.dumps({"greeting": 1})]
+    "answer",
+    [
+        "",
+        "I cannot do that.",
+        "[[ ## greeting ## ]]\nHello",
+        marked({**GOOD, "tracking_info": " "}),
+        json.dumps({"greeting": 1}),
+    ],
 )
 async def test_an_answer_with_elements_missing(model: Model, settings: Settings, answer: str) -> None:
     model.answer = answer
@@ -321,7 +369,9 @@ async def test_a_cancellation_from_within_is_a_failure_of_the_model(
     assert_template(await write_confirmation(ORDER, settings), "ModelStopped")
 
 
-async def test_nothing_of_the_customer_is_kept(model: Model, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_of_the_customer_is_kept(
+    model: Model, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     import dspy  # type: ignore[import-untyped]
     from dspy.clients import base_lm  # type: ignore[import-untyped]
 
@@ -391,7 +441,13 @@ def test_a_process_of_its_own_leaves_no_file_asks_nobody_else_and_ends(
         "CONFIRMATION_TIMEOUT_SECONDS": "50",
     }
     done = subprocess.run(
-        [sys.executable, "-c", _ALONE], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", _ALONE],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"openai/test-model {warnings}"

@@ -11,14 +11,29 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import text
 
 from saga.connections import ANSWER_SECONDS, NoAnswer, answered_within, seconds_left
-from saga.database import TRANSACTION_SECONDS, connect_args, engine, is_database_error, new_engine, sync_engine, transaction
+from saga.database import (
+    TRANSACTION_SECONDS,
+    connect_args,
+    engine,
+    is_database_error,
+    new_engine,
+    sync_engine,
+    transaction,
+)
 from saga.wakeup import FINISHED, listening_sync, plain_url
 from shop.orders.store import ORDERS
 from shop.settings import settings
 from tests.integration.domain import Shop
 
 pytest_plugins = ["tests.integration.domain_fixtures"]
-TCP = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "connect_timeout")
+TCP = (
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+    "connect_timeout",
+)
 
 
 def parameters(info: psycopg.ConnectionInfo) -> dict[str, Any]:
@@ -37,7 +52,9 @@ async def test_every_kind_of_connection_has_the_limits_of_tcp(shop: Shop) -> Non
     with listening_sync(ORDERS, FINISHED) as ear:
         found.append(parameters(ear.info))
     assert all(set(each) == set(TCP) for each in found), found
-    assert all(int(each["connect_timeout"]) <= 5 and 0 < int(each["tcp_user_timeout"]) <= 20_000 for each in found)
+    assert all(
+        int(each["connect_timeout"]) <= 5 and 0 < int(each["tcp_user_timeout"]) <= 20_000 for each in found
+    )
 
 
 def test_what_the_address_says_of_them_holds() -> None:
@@ -49,8 +66,16 @@ def test_what_the_address_says_of_them_holds() -> None:
 async def test_the_server_ends_what_a_client_that_is_gone_had_begun(shop: Shop) -> None:
     """Later than the client would, so that it is the client who says what happened."""
     async with transaction() as tx:
-        seconds = (await tx.execute(text("SELECT setting::int / 1000 FROM pg_settings WHERE name = 'statement_timeout'"))).scalar_one()
-        idle = (await tx.execute(text("SELECT setting::int FROM pg_settings WHERE name LIKE 'idle_in_transaction%'"))).scalar_one()
+        seconds = (
+            await tx.execute(
+                text("SELECT setting::int / 1000 FROM pg_settings WHERE name = 'statement_timeout'")
+            )
+        ).scalar_one()
+        idle = (
+            await tx.execute(
+                text("SELECT setting::int FROM pg_settings WHERE name LIKE 'idle_in_transaction%'")
+            )
+        ).scalar_one()
     assert max(ANSWER_SECONDS, TRANSACTION_SECONDS) < seconds < 600
     assert idle == settings().lease_seconds * 1000
     with sync_engine(settings().database_url).connect() as connection:
@@ -87,7 +112,9 @@ async def test_no_free_connection_is_no_answer_either(shop: Shop) -> None:
         assert (await tx.execute(text("SELECT 1"))).scalar_one() == 1
 
 
-async def test_a_server_that_takes_connections_and_says_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_takes_connections_and_says_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a proxy does that stopped forwarding."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

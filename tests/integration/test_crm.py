@@ -1,4 +1,5 @@
-"""Webhooks for the CRM, over HTTP: signed so that the specification's own library agrees, and at least once."""
+"""Webhooks for the CRM, over HTTP: signed so that the specification's own library agrees, and at least
+once."""
 
 from __future__ import annotations
 
@@ -35,18 +36,25 @@ pytest_plugins = ["tests.integration.domain_fixtures"]
 @pytest.fixture
 def crm(shop: Shop) -> Iterator[Crm]:
     """A CRM that takes everything, until it is told otherwise."""
-    with crm_server() as crm, environment({"CRM_WEBHOOK_URL": crm.url, "CRM_WEBHOOK_SECRET": SECRET, "CRM_TIMEOUT_SECONDS": "5"}):
+    with (
+        crm_server() as crm,
+        environment({"CRM_WEBHOOK_URL": crm.url, "CRM_WEBHOOK_SECRET": SECRET, "CRM_TIMEOUT_SECONDS": "5"}),
+    ):
         yield crm
 
 
 async def refunded(*order_ids: str) -> None:
     async with transaction() as tx:
         money = {"amount": "10.00", "currency": "USD"}
-        await add_notices(tx, [Notice(i, "CUST-123", Kind.REFUND, {**money, "why": "returned"}, money) for i in order_ids])
+        await add_notices(
+            tx, [Notice(i, "CUST-123", Kind.REFUND, {**money, "why": "returned"}, money) for i in order_ids]
+        )
 
 
 async def hooks(shop: Shop) -> list[Any]:
-    return await shop.rows("SELECT *, next_attempt_at - now() AS pause FROM outbox WHERE kind LIKE 'crm_%' ORDER BY order_id")
+    return await shop.rows(
+        "SELECT *, next_attempt_at - now() AS pause FROM outbox WHERE kind LIKE 'crm_%' ORDER BY order_id"
+    )
 
 
 async def test_a_message_arrives_and_is_signed(shop: Shop, crm: Crm) -> None:
@@ -109,9 +117,9 @@ async def test_one_whose_answer_was_lost_comes_again_with_the_same_id(shop: Shop
     with environment({"CRM_TIMEOUT_SECONDS": "1"}):
         assert await outbox.deliver() == (1, 1)
     crm.may_answer.set()
-    assert [row.error for row in await hooks(shop)] == ["no answer from the CRM (TimeoutError)"] or "ReadTimeout" in (await hooks(shop))[
-        0
-    ].error
+    assert [row.error for row in await hooks(shop)] == [
+        "no answer from the CRM (TimeoutError)"
+    ] or "ReadTimeout" in (await hooks(shop))[0].error
     await make_all_due(shop)
     assert await outbox.deliver() == (1, 0)
     first, second = crm.heard
@@ -122,13 +130,26 @@ async def test_ids_differ_by_order_and_kind(shop: Shop, crm: Crm) -> None:
     await store(shop, "A", "B")
     await refunded("A", "B")
     async with transaction() as tx:
-        await add_notices(tx, [Notice("A", "CUST-123", Kind.PAYMENT_FAILED, {"why": "payment_declined"}, {"why": "payment_declined"})])
+        await add_notices(
+            tx,
+            [
+                Notice(
+                    "A",
+                    "CUST-123",
+                    Kind.PAYMENT_FAILED,
+                    {"why": "payment_declined"},
+                    {"why": "payment_declined"},
+                )
+            ],
+        )
     await outbox.deliver()
     assert len({heard.id for heard in crm.heard}) == 3
     assert not [heard.id for heard in crm.heard if "." in heard.id], "the full stop separates what is signed"
 
 
-async def test_two_shops_with_the_same_order_are_two_messages(shop: Shop, crm: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_shops_with_the_same_order_are_two_messages(
+    shop: Shop, crm: Crm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both post to one CRM, which drops a second message with the same id."""
     await store(shop, "A")
     for there in (Installation("0123456789abcdef", LONG_AGO), Installation("fedcba9876543210", LONG_AGO)):
@@ -138,15 +159,24 @@ async def test_two_shops_with_the_same_order_are_two_messages(shop: Shop, crm: C
         await refunded("A")
         await outbox.deliver()
     assert len({heard.id for heard in crm.heard}) == 2
-    assert [heard.body["data"]["installation"] for heard in crm.heard] == ["0123456789abcdef", "fedcba9876543210"]
+    assert [heard.body["data"]["installation"] for heard in crm.heard] == [
+        "0123456789abcdef",
+        "fedcba9876543210",
+    ]
     assert {heard.body["data"]["order_id"] for heard in crm.heard} == {"A"}
 
 
-async def test_what_an_earlier_version_made_due_keeps_its_id(shop: Shop, crm: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_an_earlier_version_made_due_keeps_its_id(
+    shop: Shop, crm: Crm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its answer may have been lost: the CRM knows it by that id."""
     await store(shop, "A")
     await refunded("A")
-    monkeypatch.setitem(installations, settings().database_url, Installation("0123456789abcdef", datetime.now(UTC) + timedelta(hours=1)))
+    monkeypatch.setitem(
+        installations,
+        settings().database_url,
+        Installation("0123456789abcdef", datetime.now(UTC) + timedelta(hours=1)),
+    )
     await outbox.deliver()
     (heard,) = crm.heard
     assert heard.id == "refund_" + hashlib.sha256(b"refund\nA").hexdigest()[:32]
@@ -216,7 +246,9 @@ async def test_a_crm_that_is_away_holds_up_no_mail(shop: Shop) -> None:
         await store(shop, "A", "B")
         await refunded("A", "B")
         assert await outbox.deliver() == (2, 2)
-        assert {row.error for row in await hooks(shop)} == {"the CRM (CRM_WEBHOOK_URL) cannot be reached (ConnectError)"}
+        assert {row.error for row in await hooks(shop)} == {
+            "the CRM (CRM_WEBHOOK_URL) cannot be reached (ConnectError)"
+        }
 
 
 async def test_a_slow_crm_is_not_waited_for_without_end(shop: Shop, crm: Crm) -> None:
@@ -258,7 +290,16 @@ class TestSettings:
         assert mine["webhook-signature"] == standardwebhooks.Webhook(SECRET).sign("msg_1", at, '{"a":"ä"}')
 
     @pytest.mark.parametrize(
-        "wrong", ["", "whsec_", "whsec_short", "plain-text", "whsec_" + "A" * 200, "whsec_!!!!" + "A" * 32, SECRET[6:]]
+        "wrong",
+        [
+            "",
+            "whsec_",
+            "whsec_short",
+            "plain-text",
+            "whsec_" + "A" * 200,
+            "whsec_!!!!" + "A" * 32,
+            SECRET[6:],
+        ],
     )
     def test_a_secret_that_is_none(self, wrong: str) -> None:
         with pytest.raises(ValueError, match="CRM_WEBHOOK_SECRET"):

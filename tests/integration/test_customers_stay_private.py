@@ -1,5 +1,5 @@
-"""What customers type is planted in every field of orders that go every way; then all is searched that Prefect keeps beside a run's own
-parameters, why orders did not complete, and the log lines."""
+"""What customers type is planted in every field of orders that go every way; then all is searched that
+Prefect keeps beside a run's own parameters, why orders did not complete, and the log lines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,11 @@ ADDRESS = {
 }
 ITEM = {"product_id": "PROD-001", "quantity": 1, "price": "999.99", "name": f"Laptop for {PLANTED}"}
 PAYMENT = {"method": "credit_card", "card_last4": "1234"}
-CONTENT_OF_ORDERS = {"customer_order": ("content",), "flow_run": ("parameters",), "deployment": ("parameters", "parameter_openapi_schema")}
+CONTENT_OF_ORDERS = {
+    "customer_order": ("content",),
+    "flow_run": ("parameters",),
+    "deployment": ("parameters", "parameter_openapi_schema"),
+}
 """Where an order itself is kept, and what is shown of it is the reader's business."""
 
 
@@ -69,8 +73,17 @@ def rejected_ones(prefix: str) -> list[dict[str, Any]]:
             "shipping_info": {**ADDRESS, "country": f"{PLANTED}land"},
             "payment_info": {"method": f"{PLANTED} pays", "token": f"{PLANTED}" * 40},
         },
-        {"items": [{**ITEM, "product_id": f"for {PLANTED}", "quantity": f"{PLANTED}", "price": f"{PLANTED} 9"}, f"{PLANTED}"]},
-        {"shipping_info": f"{PLANTED} Street 9", "currency": f"{PLANTED}", "total_amount": {PLANTED: PLANTED}},
+        {
+            "items": [
+                {**ITEM, "product_id": f"for {PLANTED}", "quantity": f"{PLANTED}", "price": f"{PLANTED} 9"},
+                f"{PLANTED}",
+            ]
+        },
+        {
+            "shipping_info": f"{PLANTED} Street 9",
+            "currency": f"{PLANTED}",
+            "total_amount": {PLANTED: PLANTED},
+        },
         {"payment_info": {**PAYMENT, f"of {PLANTED}": {"cvv": "9173"}}, "notes": {"said": PLANTED}},
     ]
     return [planted(f"{prefix}-WRONG-{number}", **fields) for number, fields in enumerate(wrong)]
@@ -80,7 +93,13 @@ def rows(url: str) -> Iterator[tuple[str, str]]:
     """Every row of every table, without what an order itself says."""
     engine = create_engine(Settings(DATABASE_URL=url).database_url)
     with engine.connect() as connection:
-        tables = connection.execute(text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")).scalars().all()
+        tables = (
+            connection.execute(
+                text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+            )
+            .scalars()
+            .all()
+        )
         for table in tables:
             kept = list(CONTENT_OF_ORDERS.get(table, ()))
             for row in connection.execute(
@@ -106,7 +125,10 @@ async def test_nothing_of_a_customer_is_in_states_events_reasons_or_logs(
         f"{prefix}-UNDONE": ({"shipping_info": {**ADDRESS, "country": "AQ"}}, Outcome.COMPENSATED),
         f"{prefix}-DECLINED": ({"payment_info": {**PAYMENT, "card_last4": "0002"}}, Outcome.COMPENSATED),
         f"{prefix}-STUCK": (
-            {"payment_info": {**PAYMENT, "card_last4": "0259"}, "shipping_info": {**ADDRESS, "country": "AQ"}},
+            {
+                "payment_info": {**PAYMENT, "card_last4": "0259"},
+                "shipping_info": {**ADDRESS, "country": "AQ"},
+            },
             Outcome.NEEDS_ATTENTION,
         ),
     }
@@ -115,7 +137,9 @@ async def test_nothing_of_a_customer_is_in_states_events_reasons_or_logs(
         await process_order(json.loads(intake_content.take_in(order).text), return_state=True)
     ends = report.read([order["id"] for order in orders])
     for order in orders:
-        assert ends[order["id"]].outcome is ways.get(order["id"], ({}, Outcome.REJECTED))[1], ends[order["id"]]
+        assert ends[order["id"]].outcome is ways.get(order["id"], ({}, Outcome.REJECTED))[1], ends[
+            order["id"]
+        ]
         assert not LEAK.search(" ".join(ends[order["id"]].reasons))
         assert not LEAK.search(ends[order["id"]].model_dump_json())
         status = await read_status(order["id"])
@@ -127,7 +151,9 @@ async def test_nothing_of_a_customer_is_in_states_events_reasons_or_logs(
     async def told() -> bool:
         """The server writes events a little later."""
         events = [row for table, row in rows(prefect) if table == "events" and prefix in row]
-        return sum("flow-run.Rejected" in row or '"Rejected"' in row for row in events) >= 5 and any("task-run" in row for row in events)
+        return sum("flow-run.Rejected" in row or '"Rejected"' in row for row in events) >= 5 and any(
+            "task-run" in row for row in events
+        )
 
     await until(told, 60, "the events to be written")
     logs = logging.getLogger("shop")
@@ -137,9 +163,20 @@ async def test_nothing_of_a_customer_is_in_states_events_reasons_or_logs(
     assert found == []
     assert {"flow_run_state", "task_run_state", "events", "log"} <= {table for table, _ in rows(prefect)}
     ours = [(table, row) for table, row in rows(saga.database_url) if LEAK.search(row)]
-    # The text for the customer, what is sent to the customer and the shop's own books of customers are about the customer.
-    assert {table for table, _ in ours} <= {"order_step", "outbox", "customer_interaction", "confirmation", "shipment"}
-    assert [row for table, row in ours if table == "order_step" and LEAK.search(json.dumps(_beside_its_result(row)))] == []
+    # The text for the customer, what is sent to the customer and the shop's own books of customers are about
+    # the customer.
+    assert {table for table, _ in ours} <= {
+        "order_step",
+        "outbox",
+        "customer_interaction",
+        "confirmation",
+        "shipment",
+    }
+    assert [
+        row
+        for table, row in ours
+        if table == "order_step" and LEAK.search(json.dumps(_beside_its_result(row)))
+    ] == []
     for file in [*(saga.var_dir / "logs").glob("*"), *(world_dir / "logs").glob("*")]:
         assert not LEAK.search(file.read_text(errors="replace")), file
     shown = capfd.readouterr()

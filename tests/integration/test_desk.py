@@ -1,4 +1,5 @@
-"""The desk: what could not be undone is retried, shown, and settled by a person; the gateway's ledger is the witness."""
+"""The desk: what could not be undone is retried, shown, and settled by a person; the gateway's ledger is the
+witness."""
 
 from __future__ import annotations
 
@@ -79,7 +80,9 @@ async def stuck(saga: World, name: str) -> str:
 
 async def retry(saga: World) -> dict[str, int]:
     """As if the pauses were over."""
-    saga.sql("UPDATE attention SET next_retry_at = now() - interval '1 second' WHERE next_retry_at IS NOT NULL")
+    saga.sql(
+        "UPDATE attention SET next_retry_at = now() - interval '1 second' WHERE next_retry_at IS NOT NULL"
+    )
     return await retry_compensations()
 
 
@@ -107,7 +110,12 @@ async def test_an_order_reaches_the_desk_and_the_ui(saga: World, unique: str) ->
     before = datetime.now(UTC)
     order_id = await stuck(saga, f"DESK-{unique}")
     row = on_desk(saga, order_id)
-    assert (row.step, row.amount_at_risk, row.currency, row.error_code) == ("process_payment", PRICE, "USD", "refund_refused")
+    assert (row.step, row.amount_at_risk, row.currency, row.error_code) == (
+        "process_payment",
+        PRICE,
+        "USD",
+        "refund_refused",
+    )
     assert before <= row.since <= datetime.now(UTC)
     assert 0 < (row.next_retry_at - row.since).total_seconds() <= 61
     saga.assert_books_balance()
@@ -161,7 +169,9 @@ async def test_a_retry_refunds_once_the_gateway_does_and_clears_the_desk(saga: W
     saga.assert_books_balance()
 
 
-async def test_an_order_that_cannot_be_claimed_keeps_no_others_from_their_retry(saga: World, unique: str) -> None:
+async def test_an_order_that_cannot_be_claimed_keeps_no_others_from_their_retry(
+    saga: World, unique: str
+) -> None:
     first, second = await stuck(saga, f"SPOILT-{unique}"), await stuck(saga, f"FINE-{unique}")
     (was,) = saga.sql("SELECT CAST(failure AS text) FROM customer_order WHERE id = :id", id=first)
     saga.sql("""UPDATE customer_order SET failure = '"unreadable"' WHERE id = :id""", id=first)
@@ -173,7 +183,11 @@ async def test_an_order_that_cannot_be_claimed_keeps_no_others_from_their_retry(
     assert row.not_before is not None, "it waits"
     assert (saga.money(first), saga.money(second)) == ((PRICE, 0), (PRICE, PRICE))
 
-    saga.sql("UPDATE customer_order SET failure = CAST(:was AS jsonb), not_before = NULL WHERE id = :id", was=was[0], id=first)
+    saga.sql(
+        "UPDATE customer_order SET failure = CAST(:was AS jsonb), not_before = NULL WHERE id = :id",
+        was=was[0],
+        id=first,
+    )
     await process_pending_orders(consumer_seconds=0)
     assert saga.order(first).outcome == Outcome.COMPENSATED
     assert saga.money(first) == (PRICE, PRICE)
@@ -188,7 +202,9 @@ async def test_a_retry_is_a_task_run_that_people_can_see(saga: World, unique: st
 
         async def there() -> bool:
             mine = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-            return f"refund_payment {order_id}" in [run.name for run in await client.read_task_runs(flow_run_filter=mine)]
+            return f"refund_payment {order_id}" in [
+                run.name for run in await client.read_task_runs(flow_run_filter=mine)
+            ]
 
         await until(there, 20, "the task run")
 
@@ -198,7 +214,10 @@ async def test_pauses_grow_to_their_limit(saga: World, unique: str) -> None:
     pauses = []
     for retries in range(1, 13):
         await attention_again(order_id, retries)
-        pause = saga.sql("SELECT extract(epoch FROM next_retry_at - now()) FROM attention WHERE order_id = :id", id=order_id)[0][0]
+        pause = saga.sql(
+            "SELECT extract(epoch FROM next_retry_at - now()) FROM attention WHERE order_id = :id",
+            id=order_id,
+        )[0][0]
         pauses.append(round(float(pause) / 60))
     assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360, 360]
     assert await retry_compensations() == {"retried": 0, "need_attention": 1}, "its pause is not over"
@@ -206,7 +225,9 @@ async def test_pauses_grow_to_their_limit(saga: World, unique: str) -> None:
 
 async def attention_again(order_id: str, retries: int) -> None:
     async with transaction() as tx:
-        await attention.put(tx, [attention.NewCase(order_id, "process_payment", "USD", PRICE, "again", "refund_refused")])
+        await attention.put(
+            tx, [attention.NewCase(order_id, "process_payment", "USD", PRICE, "again", "refund_refused")]
+        )
 
 
 async def test_many_retries_side_by_side_refund_once(saga: World, unique: str) -> None:
@@ -250,12 +271,17 @@ async def test_a_worker_that_dies_in_a_retry_leaves_it_to_recovery(saga: World, 
     saga.assert_books_balance()
 
 
-async def test_a_gateway_that_does_not_answer_does_not_reset_what_is_known(saga: World, unique: str, monkeypatch: Any) -> None:
-    """A refusal is final under its key, so how often it was refused must not be forgotten because of a timeout in between."""
+async def test_a_gateway_that_does_not_answer_does_not_reset_what_is_known(
+    saga: World, unique: str, monkeypatch: Any
+) -> None:
+    """A refusal is final under its key, so how often it was refused must not be forgotten because of a
+    timeout in between."""
     monkeypatch.setenv("PAYMENT_BREAKER_FAILURES", "100")  # an open circuit would be another story
     settings.cache_clear()
     order_id = await stuck(saga, f"KNOWN-{unique}")
-    monkeypatch.setattr("saga.prefect.steps.exponential_backoff", lambda backoff_factor: lambda retries: [0.01] * retries)
+    monkeypatch.setattr(
+        "saga.prefect.steps.exponential_backoff", lambda backoff_factor: lambda retries: [0.01] * retries
+    )
     monkeypatch.setattr("saga.prefect.steps._with_retries_cache", {})
     saga.misbehave(error_rate=1)
     await retry(saga)
@@ -265,23 +291,30 @@ async def test_a_gateway_that_does_not_answer_does_not_reset_what_is_known(saga:
     assert saga.order(order_id).amount_at_risk == PRICE
     saga.misbehave(error_rate=0, take_refunds=True)
     await retry(saga)
-    assert saga.order(order_id).outcome == Outcome.COMPENSATED, "a new request, and not the answer to the old one"
+    assert saga.order(order_id).outcome == Outcome.COMPENSATED, (
+        "a new request, and not the answer to the old one"
+    )
     assert saga.money(order_id) == (PRICE, PRICE)
 
 
-async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_alone(saga: World, unique: str) -> None:
+async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_alone(
+    saga: World, unique: str
+) -> None:
     """It believes that it still has the order, which ended, was opened again, and is another's by now."""
     order_id = await stuck(saga, f"DEAF-{unique}")
     for number, name in enumerate(("deaf", "other"), 1):
         saga.sql(
-            "INSERT INTO lease (id, holder, until) VALUES (CAST(:id AS uuid), :name, now() + interval '1 hour')",
+            "INSERT INTO lease (id, holder, until) VALUES (CAST(:id AS uuid), :name, now() + interval '1 "
+            "hour')",
             id=lease(number),
             name=name,
         )
     saga.sql("UPDATE customer_order SET outcome = NULL")
     async with transaction() as tx:
         (deaf,) = await claims.claim(tx, ORDERS, lease(1), most=1, ids=[order_id])  # type: ignore[arg-type]
-    saga.sql("UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL")  # the commit that was not heard of
+    saga.sql(
+        "UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL"
+    )  # the commit that was not heard of
     saga.sql("UPDATE customer_order SET outcome = NULL")  # opened again
     async with transaction() as tx:
         (other,) = await claims.claim(tx, ORDERS, lease(2), most=1, ids=[order_id])  # type: ignore[arg-type]
@@ -299,15 +332,29 @@ def lease(number: int) -> str:
 
 async def test_refunded_by_hand(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"HAND-{unique}")
-    state = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True)
+    state = await resolve_order(
+        order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True
+    )
     assert (state.name, state.type) == ("Compensated", StateType.COMPLETED)
 
     row, ended = on_desk(saga, order_id), read([order_id])[order_id]
     assert (row.resolution, row.amount_by_hand) == ("refunded_by_hand", PRICE)
-    assert (ended.outcome, ended.amount_charged, ended.amount_refunded, ended.amount_at_risk) == (Outcome.COMPENSATED, PRICE, 0, 0)
-    assert {undone.compensation: undone.status for undone in ended.undone}["refund_payment"] == "refunded_by_hand"
+    assert (ended.outcome, ended.amount_charged, ended.amount_refunded, ended.amount_at_risk) == (
+        Outcome.COMPENSATED,
+        PRICE,
+        0,
+        0,
+    )
+    assert {undone.compensation: undone.status for undone in ended.undone}[
+        "refund_payment"
+    ] == "refunded_by_hand"
     (entry,) = entries(saga, order_id)
-    assert (entry.action, entry.by, entry.reference, entry.amount) == ("refunded_by_hand", "ann", "transfer 4711", PRICE)
+    assert (entry.action, entry.by, entry.reference, entry.amount) == (
+        "refunded_by_hand",
+        "ann",
+        "transfer 4711",
+        PRICE,
+    )
     assert re.match(r"Prefect run [0-9a-f-]{36}", entry.started_by), "whatever name was typed"
     assert saga.money(order_id) == (PRICE, 0), "past the gateway, which pays nothing"
     assert "999.99 USD" in saga.mail(order_id, "refund")
@@ -317,7 +364,9 @@ async def test_refunded_by_hand(saga: World, unique: str) -> None:
     assert "completed orders + at risk + refunded by hand" in books
     saga.assert_books_balance()
 
-    again = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "bob", reference="transfer 4712", return_state=True)
+    again = await resolve_order(
+        order_id, Resolution.REFUNDED_BY_HAND, "bob", reference="transfer 4712", return_state=True
+    )
     assert again.name == "Compensated"
     assert len(entries(saga, order_id)) == 1, "the same twice does nothing the second time"
     with pytest.raises(AlreadyResolved, match="settled as refunded_by_hand"):
@@ -327,7 +376,8 @@ async def test_refunded_by_hand(saga: World, unique: str) -> None:
 
 
 async def test_a_refund_by_hand_is_refused_if_the_gateway_has_paid_already(saga: World, unique: str) -> None:
-    """Somebody refunded a part in the gateway's dashboard: a transfer of the whole amount would be the second refund."""
+    """Somebody refunded a part in the gateway's dashboard: a transfer of the whole amount would be the second
+    refund."""
     order_id = await stuck(saga, f"TWICE-{unique}")
     (payment,) = [each for each in saga.ledger(order_id) if each["status"] == "succeeded"]
     saga.misbehave(take_refunds=True)
@@ -341,12 +391,21 @@ async def test_a_refund_by_hand_is_refused_if_the_gateway_has_paid_already(saga:
     saga.misbehave(take_refunds=False)
 
 
-async def test_a_charge_of_another_amount_is_settled_once_the_gateway_has_given_it_back(saga: World, unique: str) -> None:
-    """Nothing goes back by itself on such a charge; a person refunds it in the dashboard, and trying again finds that."""
+async def test_a_charge_of_another_amount_is_settled_once_the_gateway_has_given_it_back(
+    saga: World, unique: str
+) -> None:
+    """Nothing goes back by itself on such a charge; a person refunds it in the dashboard, and trying again
+    finds that."""
     order_id = f"OTHER-{unique}"
     await process_order(an_order(order_id, country="AQ", card="0000"), return_state=True)
     made = await gateway().create(
-        order_id=order_id, amount=Decimal(5), currency="USD", method="credit_card", card_last4="1234", token=None, key=f"other-{unique}"
+        order_id=order_id,
+        amount=Decimal(5),
+        currency="USD",
+        method="credit_card",
+        card_last4="1234",
+        token=None,
+        key=f"other-{unique}",
     )
     await gateway().confirm(made.id, key=f"confirm-other-{unique}")
     assert await refund_ended(order_id, gateway()) is not None
@@ -363,7 +422,9 @@ async def test_a_charge_of_another_amount_is_settled_once_the_gateway_has_given_
 async def test_a_refund_by_hand_waits_for_a_gateway_that_does_not_answer(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"SILENT-{unique}")
     saga.misbehave(error_rate=1)
-    decided = review.decision(order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="transfer 4711")
+    decided = review.decision(
+        order_id, Resolution.REFUNDED_BY_HAND, resolved_by="ann", reference="transfer 4711"
+    )
     with pytest.raises(GatewayNotAsked, match="Choose hold"):
         await review.resolve(decided)
     saga.misbehave(error_rate=0)
@@ -373,7 +434,9 @@ async def test_a_refund_by_hand_waits_for_a_gateway_that_does_not_answer(saga: W
 
 async def test_written_off(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"OFF-{unique}")
-    await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann", reason="the account is closed", return_state=True)
+    await resolve_order(
+        order_id, Resolution.WRITTEN_OFF, "ann", reason="the account is closed", return_state=True
+    )
     ended = read([order_id])[order_id]
     assert (ended.outcome, ended.amount_at_risk) == (Outcome.COMPENSATED, 0)
     assert entries(saga, order_id)[0].reason == "the account is closed"
@@ -417,7 +480,9 @@ async def test_a_refund_in_the_gateways_own_dashboard_is_found(saga: World, uniq
 
 async def test_a_held_order_is_not_retried_until_told_to(saga: World, unique: str) -> None:
     order_id = await stuck(saga, f"HELD-{unique}")
-    state = await resolve_order(order_id, Resolution.HOLD, "ann", reason="I pay it back on Monday", return_state=True)
+    state = await resolve_order(
+        order_id, Resolution.HOLD, "ann", reason="I pay it back on Monday", return_state=True
+    )
     assert state.name == "Held"
     saga.misbehave(take_refunds=True)
     assert await retry(saga) == {"retried": 0, "need_attention": 1}
@@ -436,7 +501,12 @@ async def test_from_python_with_the_database_only(saga: World, unique: str) -> N
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
     try:
         ended = await asyncio.to_thread(
-            resolve_from_python, order_id, "refunded_by_hand", resolved_by="ann", reference="transfer 1", timeout=60
+            resolve_from_python,
+            order_id,
+            "refunded_by_hand",
+            resolved_by="ann",
+            reference="transfer 1",
+            timeout=60,
         )
     finally:
         consumer.cancel()
@@ -489,21 +559,34 @@ async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, un
 
 
 @pytest.mark.parametrize("first", [Resolution.HOLD, Resolution.REFUNDED_BY_HAND])
-async def test_a_person_does_not_wait_for_a_gateway_that_is_away(saga: World, unique: str, first: Resolution) -> None:
-    """Its retry is put off until the gateway is back: that can be hours, and then the money would go back twice."""
+async def test_a_person_does_not_wait_for_a_gateway_that_is_away(
+    saga: World, unique: str, first: Resolution
+) -> None:
+    """Its retry is put off until the gateway is back: that can be hours, and then the money would go back
+    twice."""
     order_id = await stuck(saga, f"PUTOFF-{unique}")
-    saga.sql("UPDATE customer_order SET outcome = NULL, finished_at = NULL, waits_for = 'x', not_before = now() + interval '1 hour'")
+    saga.sql(
+        "UPDATE customer_order SET outcome = NULL, finished_at = NULL, waits_for = 'x', not_before = now() + "
+        "interval '1 hour'"
+    )
     assert "'hold'" in advice(orders_that_need_attention()[0])
     decided = review.decision(order_id, first, resolved_by="ann", reference="transfer 4711")
     assert await review.resolve(decided)
     if first is Resolution.HOLD:
         row = saga.order(order_id)
-        assert (row.outcome, row.status, row.not_before, row.waits_for) == (Outcome.NEEDS_ATTENTION, "needs_attention", None, None)
+        assert (row.outcome, row.status, row.not_before, row.waits_for) == (
+            Outcome.NEEDS_ATTENTION,
+            "needs_attention",
+            None,
+            None,
+        )
         assert on_desk(saga, order_id).next_retry_at is None
         assert not await review.resolve(decided), "twice is once"
         assert (await retry(saga))["retried"] == 0
         assert saga.sql("SELECT amount_at_risk FROM attention") == [(PRICE,)]
-        await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True)
+        await resolve_order(
+            order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="transfer 4711", return_state=True
+        )
     await process_pending_orders(consumer_seconds=0)
     assert saga.order(order_id).outcome == Outcome.COMPENSATED
     assert saga.money(order_id) == (PRICE, 0), "not by the gateway as well"
@@ -539,7 +622,9 @@ async def test_two_people_at_once_settle_it_once(saga: World, unique: str) -> No
 # -- without money
 
 
-async def test_a_release_that_fails_needs_attention_too(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_release_that_fails_needs_attention_too(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No money is at risk; the retry gives the stock back once it can."""
     order_id = f"STOCK-{unique}"
     with monkeypatch.context() as broken:
@@ -574,10 +659,17 @@ async def test_money_settled_by_hand_does_not_hide_stock_that_is_still_held(
         broken.setattr("shop.inventory.reservations.give_back", cannot)
         await stuck(saga, order_id)
         assert (await shown())[0][order_id]["step"] == "process_payment"
-        state = await resolve_order(order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="r", return_state=True)
+        state = await resolve_order(
+            order_id, Resolution.REFUNDED_BY_HAND, "ann", reference="r", return_state=True
+        )
         assert state.name == "NeedsAttention"
     row = on_desk(saga, order_id)
-    assert (row.step, row.amount_at_risk, row.amount_by_hand, row.resolution) == ("check_inventory", 0, PRICE, None)
+    assert (row.step, row.amount_at_risk, row.amount_by_hand, row.resolution) == (
+        "check_inventory",
+        0,
+        PRICE,
+        None,
+    )
     assert (await shown())[0][order_id]["step"] == "check_inventory", "what is still to be undone"
     saga.assert_books_balance()
     assert (await retry(saga))["need_attention"] == 0
@@ -618,6 +710,8 @@ async def test_hostile_ids_and_words_stay_what_they_are(saga: World, unique: str
     order_id = f"<b>|[x](http://evil.example)`${{1+1}} {unique}"
     await stuck(saga, order_id)
     assert order_id in (await shown())[0]
-    await resolve_order(order_id, Resolution.WRITTEN_OFF, "ann\r\nbob", reason="';--\n<script>", return_state=True)
+    await resolve_order(
+        order_id, Resolution.WRITTEN_OFF, "ann\r\nbob", reason="';--\n<script>", return_state=True
+    )
     (entry,) = entries(saga, order_id)
     assert (entry.by, entry.reason) == ("ann bob", "';-- <script>")

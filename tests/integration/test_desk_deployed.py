@@ -34,7 +34,9 @@ async def run_from_its_form(deployment: str, **parameters: Any) -> FlowRun:
 
 
 @pytest.mark.slow
-async def test_an_order_is_previewed_cancelled_and_another_settled(saga: World, worker: Worker, unique: str) -> None:
+async def test_an_order_is_previewed_cancelled_and_another_settled(
+    saga: World, worker: Worker, unique: str
+) -> None:
     shipped, stuck = f"SHIPPED-{unique}", f"STUCK-{unique}"
     await process_order(an_order(shipped), return_state=True)
     await process_order(an_order(stuck, card="0259", country="AQ"), return_state=True)
@@ -52,12 +54,19 @@ async def test_an_order_is_previewed_cancelled_and_another_settled(saga: World, 
     assert "refund" in saga.told(shipped)
 
     settled = await run_from_its_form(
-        "resolve-order/resolve-order", order_id=stuck, resolution="refunded_by_hand", resolved_by="ann", reference="transfer 4711"
+        "resolve-order/resolve-order",
+        order_id=stuck,
+        resolution="refunded_by_hand",
+        resolved_by="ann",
+        reference="transfer 4711",
     )
     assert settled.state_name == "Compensated"
     assert saga.order(stuck).outcome == Outcome.COMPENSATED
     decided = saga.sql('SELECT action, "by", reason, reference FROM desk_entry ORDER BY id')
-    assert decided == [("cancel", "ann", "does not fit", None), ("refunded_by_hand", "ann", None, "transfer 4711")]
+    assert decided == [
+        ("cancel", "ann", "does not fit", None),
+        ("refunded_by_hand", "ann", None, "transfer 4711"),
+    ]
     saga.assert_books_balance()
 
 

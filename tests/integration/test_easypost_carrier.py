@@ -1,4 +1,5 @@
-"""EasyPost's adapter, by EasyPost's own client over HTTP, against a server of ours that answers as EasyPost does."""
+"""EasyPost's adapter, by EasyPost's own client over HTTP, against a server of ours that answers as EasyPost
+does."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from shop.orders.order import Order
 from shop.settings import Settings
 from shop.shipping.carrier import NotOurParcel, Status, Voided
 from shop.shipping.easypost.carrier import EasyPostCarrier
-from shop.shipping.errors import CarrierMisconfigured, CarrierMismatch, CarrierRefused, CarrierTimeout, CarrierUnavailable, VoidRefused
+from shop.shipping.errors import (
+    CarrierMisconfigured,
+    CarrierMismatch,
+    CarrierRefused,
+    CarrierTimeout,
+    CarrierUnavailable,
+    VoidRefused,
+)
 from tests.easypost_server import ANOTHERS, EasyPost
 from tests.integration.world import an_order
 
@@ -51,16 +59,22 @@ async def buy(carrier: EasyPostCarrier, given: Order) -> Any:
     return await carrier.create(given, quote.id, quote.chosen)
 
 
-async def test_from_quote_to_label_to_void(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_from_quote_to_label_to_void(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     quote = await carrier.quote(order(unique))
-    assert {(rate.carrier, rate.service, str(rate.amount)) for rate in quote.rates} >= {("USPS", "GroundAdvantage", "5.93")}
+    assert {(rate.carrier, rate.service, str(rate.amount)) for rate in quote.rates} >= {
+        ("USPS", "GroundAdvantage", "5.93")
+    }
     assert easypost_server.labels(unique) == [], "a quote buys nothing"
 
     shipment = await carrier.create(order(unique), quote.id, quote.chosen)
     (label,) = easypost_server.labels(unique)
-    assert (shipment.tracking_number, shipment.carrier, shipment.service) == (label["tracking_code"], "USPS", "GroundAdvantage"), (
-        "the cheapest"
-    )
+    assert (shipment.tracking_number, shipment.carrier, shipment.service) == (
+        label["tracking_code"],
+        "USPS",
+        "GroundAdvantage",
+    ), "the cheapest"
     assert (await carrier.label(order(unique), shipment.id, shipment.tracking_number)).startswith(b"%PDF-")
     assert (await carrier.track(shipment.id)).status is Status.BOOKED
 
@@ -72,8 +86,12 @@ async def test_from_quote_to_label_to_void(carrier: EasyPostCarrier, easypost_se
     assert len(easypost_server.labels(unique)) == 1
 
 
-@pytest.mark.parametrize("order_id", ["plain", "a/b?c=d#e", "заказ 5", "shp_looks_like_an_id", "../x", "x" * 200])
-async def test_its_reference_is_ours_alone(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, order_id: str) -> None:
+@pytest.mark.parametrize(
+    "order_id", ["plain", "a/b?c=d#e", "заказ 5", "shp_looks_like_an_id", "../x", "x" * 200]
+)
+async def test_its_reference_is_ours_alone(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, order_id: str
+) -> None:
     order_id = f"{unique}{order_id}"[:200]
     quote = await carrier.quote(order(order_id))
     (made,) = easypost_server.shipments(order_id)
@@ -83,7 +101,9 @@ async def test_its_reference_is_ours_alone(carrier: EasyPostCarrier, easypost_se
     assert made["reference"].isascii()
 
 
-async def test_another_shop_s_shipment_is_neither_used_nor_voided(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_another_shop_s_shipment_is_neither_used_nor_voided(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     """Also if its id is in our journal, where an earlier version has put it."""
     theirs = easypost_server.sell_to_another_shop(unique)
     with pytest.raises(NotOurParcel):
@@ -139,13 +159,19 @@ async def test_what_may_be_another_s_label_is_not_printed(
     assert (await carrier.label(order(unique), bought.id, bought.tracking_number)).startswith(b"%PDF-")
 
 
-async def test_a_carrier_may_add_to_a_zip_code(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_a_carrier_may_add_to_a_zip_code(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     for move in ("create", "get", "buy"):
         easypost_server.lie(unique, move, "to_address.zip", "90210-1234")
-    assert (await buy(carrier, order(unique))).tracking_number == easypost_server.labels(unique)[0]["tracking_code"]
+    assert (await buy(carrier, order(unique))).tracking_number == easypost_server.labels(unique)[0][
+        "tracking_code"
+    ]
 
 
-async def test_a_carrier_may_write_an_address_its_own_way(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_a_carrier_may_write_an_address_its_own_way(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     to = an_order(unique)["shipping_info"] | {"address2": "Apt. 4-b"}
     for number, (path, value) in enumerate([("street2", "APT 4 B"), ("city", "ANYTOWN."), ("state", "ca")]):
         given = order(f"{unique}-{number}", shipping_info=to)
@@ -181,7 +207,9 @@ async def test_no_label_is_bought_to_another_address(
     assert easypost_server.labels(unique) == []
 
 
-@pytest.mark.parametrize(("path", "value"), [("rate", "5000.00"), ("rate", "0.01"), ("currency", "EUR"), ("id", "rate_0")])
+@pytest.mark.parametrize(
+    ("path", "value"), [("rate", "5000.00"), ("rate", "0.01"), ("currency", "EUR"), ("id", "rate_0")]
+)
 async def test_no_label_is_bought_at_another_price_than_was_quoted(
     carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, path: str, value: str
 ) -> None:
@@ -206,19 +234,25 @@ async def test_a_label_that_is_said_to_be_void_or_not_there_is_asked_back(
         assert easypost_server.good_labels(given.id) == 0
 
 
-async def test_an_address_beyond_ascii_is_sent_in_ascii(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_an_address_beyond_ascii_is_sent_in_ascii(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     await carrier.quote(order(unique, customer_email="pat@straße.example"))
     assert easypost_server.shipments(unique)[0]["to_address"]["email"] == "pat@xn--strae-oqa.example"
 
 
-async def test_buys_once_however_often_it_is_asked(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_buys_once_however_often_it_is_asked(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     quote = await carrier.quote(order(unique))
     bought = await asyncio.gather(*(carrier.create(order(unique), quote.id, quote.chosen) for _ in range(8)))
     assert len({shipment.tracking_number for shipment in bought}) == 1
     assert len(easypost_server.labels(unique)) == 1
 
 
-async def test_looks_first_at_a_carrier_that_would_sell_twice(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_looks_first_at_a_carrier_that_would_sell_twice(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     easypost_server.misbehave("forget", "postage")
     quote = await carrier.quote(order(unique))
     for _ in range(3):
@@ -226,7 +260,10 @@ async def test_looks_first_at_a_carrier_that_would_sell_twice(carrier: EasyPostC
     assert len(easypost_server.labels(unique)) == 1
 
 
-@pytest.mark.parametrize("fault", ["silent_after", "lost_after", "error_500_after", "rubbish_after", "nonsense_after", "no_response_after"])
+@pytest.mark.parametrize(
+    "fault",
+    ["silent_after", "lost_after", "error_500_after", "rubbish_after", "nonsense_after", "no_response_after"],
+)
 async def test_a_label_that_was_bought_without_a_clear_answer_is_found(
     carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, fault: str
 ) -> None:
@@ -259,7 +296,13 @@ async def test_a_label_that_was_bought_without_a_clear_answer_is_found(
     ],
 )
 async def test_each_trouble_has_its_type(
-    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str, move: str, fault: str, error: type[StepError], retryable: bool
+    carrier: EasyPostCarrier,
+    easypost_server: EasyPost,
+    unique: str,
+    move: str,
+    fault: str,
+    error: type[StepError],
+    retryable: bool,
 ) -> None:
     easypost_server.misbehave(move, fault, order_id=unique, seconds=1.5 * TIMEOUT)
     begin = time.monotonic()
@@ -267,12 +310,16 @@ async def test_each_trouble_has_its_type(
         await buy(carrier, order(unique))
     assert time.monotonic() - begin < 6 * TIMEOUT
     assert raised.value.retryable is retryable
-    assert (raised.value.retry_after is not None) == (fault == "error_429"), "a limit of requests is waited for, not undone"
+    assert (raised.value.retry_after is not None) == (fault == "error_429"), (
+        "a limit of requests is waited for, not undone"
+    )
     assert easypost_server.labels(unique) == []
     assert raised.value.__context__ is None, "the client's own error may hold the key or the address"
 
 
-async def test_a_key_that_is_not_accepted_names_its_setting_and_is_not_shown(easypost_server: EasyPost, unique: str) -> None:
+async def test_a_key_that_is_not_accepted_names_its_setting_and_is_not_shown(
+    easypost_server: EasyPost, unique: str
+) -> None:
     wrong = make(easypost_server, EASYPOST_API_KEY="EZTK_PLANTED_PLANTED")
     with pytest.raises(CarrierMisconfigured, match="EASYPOST_API_KEY") as refused:
         await wrong.quote(order(unique))
@@ -288,8 +335,19 @@ async def test_where_nobody_goes_is_a_refusal_with_its_reason(carrier: EasyPostC
         await carrier.quote(order(unique, shipping_info={"address": "", "city": "X", "country": "US"}))
 
 
-async def test_the_parcel_is_described(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
-    sent = order(unique, shipping_info={"name": "王小明", "address": "建国路88号", "city": "北京", "zip": "100022", "country": "cn"})
+async def test_the_parcel_is_described(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
+    sent = order(
+        unique,
+        shipping_info={
+            "name": "王小明",
+            "address": "建国路88号",
+            "city": "北京",
+            "zip": "100022",
+            "country": "cn",
+        },
+    )
     await carrier.quote(sent)
     (made,) = easypost_server.shipments(unique)
     assert (made["to_address"]["name"], made["to_address"]["country"]) == ("王小明", "CN")
@@ -298,11 +356,23 @@ async def test_the_parcel_is_described(carrier: EasyPostCarrier, easypost_server
     assert (item["quantity"], item["value"], item["origin_country"]) == (1, "999.99", "US")
 
 
-async def test_the_whole_address_reaches_the_carrier(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
-    address = {"address": "123 Main St", "address2": "Apt 5", "city": "Anytown", "state": "CA", "zip": "90210", "country": "US"}
+async def test_the_whole_address_reaches_the_carrier(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
+    address = {
+        "address": "123 Main St",
+        "address2": "Apt 5",
+        "city": "Anytown",
+        "state": "CA",
+        "zip": "90210",
+        "country": "US",
+    }
     await carrier.quote(order(unique, shipping_info={**address, "phone": "+1 555 123 4567"}))
     (made,) = easypost_server.shipments(unique)
-    told = {name: made["to_address"].get(name) for name in ("street1", "street2", "city", "state", "zip", "country", "phone")}
+    told = {
+        name: made["to_address"].get(name)
+        for name in ("street1", "street2", "city", "state", "zip", "country", "phone")
+    }
     assert list(told.values()) == ["123 Main St", "Apt 5", "Anytown", "CA", "90210", "US", "+1 555 123 4567"]
 
 
@@ -316,7 +386,9 @@ async def test_the_service_can_be_chosen(easypost_server: EasyPost, unique: str)
     await nothing.aclose()
 
 
-async def test_a_parcel_that_was_handed_over_is_not_voided(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_a_parcel_that_was_handed_over_is_not_voided(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     shipment = await buy(carrier, order(unique))
     easypost_server.scan(unique)
     assert await carrier.void(order(unique), shipment.id) is Voided.HANDED_OVER
@@ -327,7 +399,9 @@ async def test_a_parcel_that_was_handed_over_is_not_voided(carrier: EasyPostCarr
     assert easypost_server.good_labels(unique) == 1
 
 
-async def test_voiding_finds_out_what_there_is(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_voiding_finds_out_what_there_is(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     assert await carrier.void(order(unique), "shp_nobody") is Voided.NOT_BOUGHT
     quote = await carrier.quote(order(unique))
     assert await carrier.void(order(unique), quote.id) is Voided.NOT_BOUGHT
@@ -338,7 +412,9 @@ async def test_voiding_finds_out_what_there_is(carrier: EasyPostCarrier, easypos
     assert await carrier.void(order(unique), quote.id) is Voided.VOIDED
 
 
-async def test_a_label_that_is_not_taken_back_is_for_a_person(carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str) -> None:
+async def test_a_label_that_is_not_taken_back_is_for_a_person(
+    carrier: EasyPostCarrier, easypost_server: EasyPost, unique: str
+) -> None:
     shipment = await buy(carrier, order(unique))
     easypost_server.misbehave("forget", "refunds")
     with pytest.raises(VoidRefused, match="rejected") as refused:
@@ -350,7 +426,9 @@ async def test_calls_at_once_are_bounded(easypost_server: EasyPost, unique: str)
     """And one that is given up does not keep the others waiting for ever."""
     narrow = make(easypost_server, CARRIER_CONCURRENCY=2)
     easypost_server.misbehave("create", "silent", times=2, seconds=1.2 * TIMEOUT)
-    ends = await asyncio.gather(*(narrow.quote(order(f"{unique}-{n}")) for n in range(8)), return_exceptions=True)
+    ends = await asyncio.gather(
+        *(narrow.quote(order(f"{unique}-{n}")) for n in range(8)), return_exceptions=True
+    )
     assert sum(isinstance(end, CarrierTimeout) for end in ends) == 2
     assert sum(not isinstance(end, BaseException) for end in ends) == 6
     await narrow.aclose()

@@ -1,5 +1,5 @@
-"""Orders whose parcels go through a carrier outside, in both lanes. The witness is the carrier: a label that was bought and not taken back
-is a parcel that can leave."""
+"""Orders whose parcels go through a carrier outside, in both lanes. The witness is the carrier: a label that
+was bought and not taken back is a parcel that can leave."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ PRICE = Decimal("999.99")
 
 
 @pytest.fixture
-async def shipping(saga: World, easypost_server: EasyPost, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def shipping(
+    saga: World, easypost_server: EasyPost, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
     """The shop, with its parcels at EasyPost."""
     for name, value in {**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "1"}.items():
         monkeypatch.setenv(name, value)
@@ -69,14 +71,29 @@ def when(point: str, act: Callable[[], None]) -> None:
 
 
 @LANES
-async def test_orders_end_with_one_label_each_or_none(shipping: World, easypost_server: EasyPost, unique: str, lane: Any) -> None:
-    good, refused, unlabelled, declined = (f"{unique}-{n}" for n in ("good", "refused", "unlabelled", "declined"))
-    await lane([an_order(good), an_order(refused, country="AQ"), an_order(unlabelled, country="BV"), an_order(declined, card="0000")])
+async def test_orders_end_with_one_label_each_or_none(
+    shipping: World, easypost_server: EasyPost, unique: str, lane: Any
+) -> None:
+    good, refused, unlabelled, declined = (
+        f"{unique}-{n}" for n in ("good", "refused", "unlabelled", "declined")
+    )
+    await lane(
+        [
+            an_order(good),
+            an_order(refused, country="AQ"),
+            an_order(unlabelled, country="BV"),
+            an_order(declined, card="0000"),
+        ]
+    )
 
     assert ended(good).outcome is Outcome.COMPLETED
     (label,) = easypost_server.labels(good)
     (shipment,) = shipping.sql("SELECT * FROM shipment WHERE order_id = :id", id=good)
-    assert (shipment.tracking_number, shipment.carrier, shipment.service) == (label["tracking_code"], "USPS", "GroundAdvantage")
+    assert (shipment.tracking_number, shipment.carrier, shipment.service) == (
+        label["tracking_code"],
+        "USPS",
+        "GroundAdvantage",
+    )
     assert label["tracking_code"] in shipping.mail(good, "confirmation")
     assert (label_path(shipping.var_dir / "labels", good)).read_bytes().startswith(b"%PDF-")
     for order_id, why in ((refused, "not served"), (unlabelled, "Nobody lives there")):
@@ -89,8 +106,12 @@ async def test_orders_end_with_one_label_each_or_none(shipping: World, easypost_
     shipping.assert_books_balance()
 
 
-@pytest.mark.parametrize(("lane", "fault"), [(own_run, "silent_after"), (pending, "lost_after"), (pending, "silent_after")])
-async def test_a_lost_answer_is_one_label(shipping: World, easypost_server: EasyPost, unique: str, lane: Any, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("lane", "fault"), [(own_run, "silent_after"), (pending, "lost_after"), (pending, "silent_after")]
+)
+async def test_a_lost_answer_is_one_label(
+    shipping: World, easypost_server: EasyPost, unique: str, lane: Any, fault: str
+) -> None:
     easypost_server.misbehave("buy", fault, order_id=unique, seconds=1)
     await lane([an_order(unique), an_order(f"{unique}-other")])
     for order_id in (unique, f"{unique}-other"):
@@ -100,7 +121,9 @@ async def test_a_lost_answer_is_one_label(shipping: World, easypost_server: Easy
 
 
 @LANES
-async def test_cancelled_after_its_label_was_bought(shipping: World, easypost_server: EasyPost, unique: str, lane: Any) -> None:
+async def test_cancelled_after_its_label_was_bought(
+    shipping: World, easypost_server: EasyPost, unique: str, lane: Any
+) -> None:
     """The transaction finds it cancelled: nothing leaves, and the label is voided."""
     when("after buying a label", lambda: _cancel(unique))
     await lane([an_order(unique)])
@@ -109,12 +132,18 @@ async def test_cancelled_after_its_label_was_bought(shipping: World, easypost_se
     assert easypost_server.good_labels(unique) == 0
     assert shipping.shipments(unique) == 0
     assert shipping.money(unique) == (PRICE, PRICE)
-    assert [undone.compensation for undone in ended(unique).undone] == ["return_shipment", "refund_payment", "release_inventory"]
+    assert [undone.compensation for undone in ended(unique).undone] == [
+        "return_shipment",
+        "refund_payment",
+        "release_inventory",
+    ]
     assert shipping.journal(unique)["fulfill_order"].undo_result["label"] == "voided"
     shipping.assert_books_balance()
 
 
-async def test_its_reservation_ran_out_while_the_label_was_bought(shipping: World, easypost_server: EasyPost, unique: str) -> None:
+async def test_its_reservation_ran_out_while_the_label_was_bought(
+    shipping: World, easypost_server: EasyPost, unique: str
+) -> None:
     def lose() -> None:
         shipping.sql("UPDATE reservation SET state = 'released' WHERE order_id = :id", id=unique)
         shipping.sql("UPDATE product SET reserved = reserved - 1 WHERE id = 'PROD-001'")
@@ -141,7 +170,9 @@ async def test_a_shipped_order_that_is_cancelled_has_its_label_voided(
     shipping.assert_books_balance()
 
 
-async def test_after_it_was_handed_over_it_is_a_return(shipping: World, easypost_server: EasyPost, unique: str) -> None:
+async def test_after_it_was_handed_over_it_is_a_return(
+    shipping: World, easypost_server: EasyPost, unique: str
+) -> None:
     await own_run([an_order(unique)])
     easypost_server.scan(unique)
     _cancel(unique)
@@ -153,27 +184,37 @@ async def test_after_it_was_handed_over_it_is_a_return(shipping: World, easypost
     shipping.assert_books_balance()
 
 
-async def test_a_label_that_is_not_taken_back_is_for_a_person(shipping: World, easypost_server: EasyPost, unique: str) -> None:
+async def test_a_label_that_is_not_taken_back_is_for_a_person(
+    shipping: World, easypost_server: EasyPost, unique: str
+) -> None:
     """What can be undone is: the money goes back all the same."""
     easypost_server.misbehave("forget", "refunds")
     when("after buying a label", lambda: _cancel(unique))
     await own_run([an_order(unique)])
     assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
-    (case,) = shipping.sql("SELECT step, error_code, amount_at_risk FROM attention WHERE order_id = :id", id=unique)
+    (case,) = shipping.sql(
+        "SELECT step, error_code, amount_at_risk FROM attention WHERE order_id = :id", id=unique
+    )
     assert (case.step, case.error_code, case.amount_at_risk) == ("fulfill_order", "void_refused", 0)
     assert shipping.money(unique) == (PRICE, PRICE)
 
 
-async def test_a_label_that_was_bought_too_late_is_voided(shipping: World, easypost_server: EasyPost, unique: str) -> None:
-    """Its process was paused right before it asked, until another one had waited long enough, and undone the order."""
+async def test_a_label_that_was_bought_too_late_is_voided(
+    shipping: World, easypost_server: EasyPost, unique: str
+) -> None:
+    """Its process was paused right before it asked, until another one had waited long enough, and undone the
+    order."""
 
     def undone_meanwhile() -> None:
         shipping.sql("UPDATE lease SET taken_from = true")
         shipping.sql(
-            "UPDATE customer_order SET fence = fence + 1, lease_id = NULL, outcome = 'compensated', finished_at = now() WHERE id = :id",
+            "UPDATE customer_order SET fence = fence + 1, lease_id = NULL, outcome = 'compensated', "
+            "finished_at = now() WHERE id = :id",
             id=unique,
         )
-        shipping.sql("UPDATE order_step SET undo_status = 'done', undo_due = false WHERE step = 'fulfill_order'")
+        shipping.sql(
+            "UPDATE order_step SET undo_status = 'done', undo_due = false WHERE step = 'fulfill_order'"
+        )
 
     when("before buying a label", undone_meanwhile)
     await process_order(an_order(unique), return_state=True)
@@ -182,7 +223,9 @@ async def test_a_label_that_was_bought_too_late_is_voided(shipping: World, easyp
     assert shipping.shipments(unique) == 0
 
 
-async def test_a_carrier_that_is_away_is_waited_for(shipping: World, easypost_server: EasyPost, unique: str) -> None:
+async def test_a_carrier_that_is_away_is_waited_for(
+    shipping: World, easypost_server: EasyPost, unique: str
+) -> None:
     """Orders are put off, paid and with their stock, and go on once it is back."""
     easypost_server.misbehave("create", "error_503", times=1000)
     intake.submit([an_order(unique)])
@@ -197,8 +240,11 @@ async def test_a_carrier_that_is_away_is_waited_for(shipping: World, easypost_se
     assert easypost_server.good_labels(unique) == 1
 
 
-async def test_a_label_that_may_yet_come_is_waited_for(shipping: World, easypost_server: EasyPost, unique: str) -> None:
-    """It was asked for and not answered when the order is cancelled: it is not called void before it is certain what became of it."""
+async def test_a_label_that_may_yet_come_is_waited_for(
+    shipping: World, easypost_server: EasyPost, unique: str
+) -> None:
+    """It was asked for and not answered when the order is cancelled: it is not called void before it is
+    certain what became of it."""
     when("before buying a label", lambda: _cancel(unique))
     easypost_server.misbehave("buy", "lost", order_id=unique, times=1)
     intake.submit([an_order(unique)])
@@ -233,7 +279,9 @@ class TestAnotherShopWithTheSameAccount:
     """It has bought a label for an order of its own, which has the same id as ours."""
 
     @pytest.fixture(params=["as plugins write it", "another installation of ours"])
-    def theirs(self, request: pytest.FixtureRequest, easypost_server: EasyPost, unique: str) -> dict[str, Any]:
+    def theirs(
+        self, request: pytest.FixtureRequest, easypost_server: EasyPost, unique: str
+    ) -> dict[str, Any]:
         reference = unique if request.param == "as plugins write it" else own_name("fedcba9876543210", unique)
         return easypost_server.sell_to_another_shop(unique, reference=reference)
 
@@ -250,7 +298,13 @@ class TestAnotherShopWithTheSameAccount:
     @LANES
     @pytest.mark.parametrize("move", ["create", "buy"])
     async def test_ours_is_refused(
-        self, shipping: World, easypost_server: EasyPost, theirs: dict[str, Any], unique: str, lane: Any, move: str
+        self,
+        shipping: World,
+        easypost_server: EasyPost,
+        theirs: dict[str, Any],
+        unique: str,
+        lane: Any,
+        move: str,
     ) -> None:
         easypost_server.misbehave(move, "error_422", order_id=unique)
         await lane([an_order(unique)])
@@ -263,11 +317,24 @@ class TestAnotherShopWithTheSameAccount:
     @LANES
     @pytest.mark.parametrize(
         ("move", "fault"),
-        [("create", "error_500"), ("create", "silent_after"), ("create", "lost_after"), ("buy", "error_500"), ("buy", "silent_after")],
+        [
+            ("create", "error_500"),
+            ("create", "silent_after"),
+            ("create", "lost_after"),
+            ("buy", "error_500"),
+            ("buy", "silent_after"),
+        ],
     )
     @pytest.mark.short_form("silent_after-pending")
     async def test_our_first_call_goes_wrong(
-        self, shipping: World, easypost_server: EasyPost, theirs: dict[str, Any], unique: str, lane: Any, move: str, fault: str
+        self,
+        shipping: World,
+        easypost_server: EasyPost,
+        theirs: dict[str, Any],
+        unique: str,
+        lane: Any,
+        move: str,
+        fault: str,
     ) -> None:
         easypost_server.misbehave(move, fault, order_id=unique, seconds=1)
         await lane([an_order(unique)])
@@ -287,7 +354,9 @@ class TestAnotherShopWithTheSameAccount:
         _cancel(unique)
         await process_pending_orders(consumer_seconds=0)
         assert ended(unique).outcome is Outcome.COMPENSATED
-        assert [label["refund_status"] for label in self.ours(easypost_server, theirs, unique)] == ["submitted"]
+        assert [label["refund_status"] for label in self.ours(easypost_server, theirs, unique)] == [
+            "submitted"
+        ]
         assert shipping.money(unique) == (PRICE, PRICE)
         shipping.assert_books_balance()
 
@@ -301,7 +370,10 @@ class TestAnotherShopWithTheSameAccount:
         assert ended(unique).outcome is None
         noted = json.dumps({"quote_id": theirs["id"], "carrier": "easypost", "asked_at": 0})
         shipping.sql(
-            "UPDATE order_step SET notes = CAST(:noted AS jsonb) WHERE order_id = :id AND step = 'fulfill_order'", id=unique, noted=noted
+            "UPDATE order_step SET notes = CAST(:noted AS jsonb) WHERE order_id = :id AND step = "
+            "'fulfill_order'",
+            id=unique,
+            noted=noted,
         )
         shipping.sql("UPDATE customer_order SET not_before = NULL")
         easypost_server.behave()
@@ -321,11 +393,15 @@ async def test_an_order_begun_by_an_earlier_version_goes_on_with_its_own_label(
     await process_pending_orders(consumer_seconds=0)
     easypost_server.behave()
     to = an_order(unique)["shipping_info"]
-    address = {"name": to["name"], "street1": to["address"]} | {part: to[part] for part in ("city", "state", "zip", "country")}
+    address = {"name": to["name"], "street1": to["address"]} | {
+        part: to[part] for part in ("city", "state", "zip", "country")
+    }
     sold = easypost_server.sell_to_another_shop(unique, **address)
     noted = json.dumps({"quote_id": sold["id"], "carrier": "easypost", "asked_at": 0})
     shipping.sql(
-        "UPDATE order_step SET notes = CAST(:noted AS jsonb) WHERE order_id = :id AND step = 'fulfill_order'", id=unique, noted=noted
+        "UPDATE order_step SET notes = CAST(:noted AS jsonb) WHERE order_id = :id AND step = 'fulfill_order'",
+        id=unique,
+        noted=noted,
     )
     shipping.sql("UPDATE customer_order SET not_before = NULL")
     await process_pending_orders(consumer_seconds=0)
@@ -343,11 +419,16 @@ async def test_an_order_that_an_earlier_version_quoted_without_a_price_goes_on(
     intake.submit([an_order(unique)])
     await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is None
-    (quoted,) = shipping.sql("SELECT notes -> 'quoted' AS rate FROM order_step WHERE order_id = :id AND step = 'fulfill_order'", id=unique)
+    (quoted,) = shipping.sql(
+        "SELECT notes -> 'quoted' AS rate FROM order_step WHERE order_id = :id AND step = 'fulfill_order'",
+        id=unique,
+    )
     assert (quoted.rate["amount"], quoted.rate["currency"]) == ("5.93", "USD")
     easypost_server.behave()
     shipping.sql(
-        "UPDATE order_step SET notes = notes || '{\"quoted\": true}'::jsonb WHERE order_id = :id AND step = 'fulfill_order'", id=unique
+        "UPDATE order_step SET notes = notes || '{\"quoted\": true}'::jsonb WHERE order_id = :id AND step = "
+        "'fulfill_order'",
+        id=unique,
     )
     shipping.sql("UPDATE customer_order SET not_before = NULL")
     await process_pending_orders(consumer_seconds=0)

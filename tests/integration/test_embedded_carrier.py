@@ -1,4 +1,5 @@
-"""The embedded carrier as a `Carrier`, on a real database; and the labels that are printed for its parcels and for others'."""
+"""The embedded carrier as a `Carrier`, on a real database; and the labels that are printed for its parcels
+and for others'."""
 
 from __future__ import annotations
 
@@ -37,7 +38,10 @@ async def test_from_quote_to_void(shop: Shop) -> None:
     assert await embedded.void(order(), shipment.id) is Voided.VOIDED
     assert await embedded.void(order(), shipment.id) is Voided.VOIDED
     tracking = await embedded.track(shipment.id)
-    assert (tracking.status, [event.status for event in tracking.events]) == (Status.VOIDED, ["booked", "voided"])
+    assert (tracking.status, [event.status for event in tracking.events]) == (
+        Status.VOIDED,
+        ["booked", "voided"],
+    )
     assert (await embedded.create(order(), quote.id, quote.chosen)).voided
 
 
@@ -52,7 +56,10 @@ async def test_what_it_refuses_and_does_not_know(shop: Shop) -> None:
         await embedded.track("CA000000005US")
 
 
-@pytest.mark.parametrize("shipped", [{"tracking_number": "CA473124829US"}, {"tracking_number": "CA473124829US", "booked_at": "embedded"}])
+@pytest.mark.parametrize(
+    "shipped",
+    [{"tracking_number": "CA473124829US"}, {"tracking_number": "CA473124829US", "booked_at": "embedded"}],
+)
 async def test_a_label_is_printed_once(shop: Shop, shipped: dict[str, str], tmp_path: Path) -> None:
     """Also for a message from before there were other carriers."""
     await asyncio.to_thread(print_label, order(), shipped, settings())

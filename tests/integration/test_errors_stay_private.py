@@ -29,8 +29,16 @@ async def some(shop: Shop, *order_ids: str) -> list[OrderInstance]:
 @pytest.mark.parametrize(
     ("error", "kept"),
     [
-        (CarrierRefused("EasyPost: house 'Qmarker Street 9' is not in QTOWN; try again (ADDRESS.NOT_FOUND)"), "ADDRESS.NOT_FOUND"),
-        (VoidRefused("EasyPost does not take back what goes to jane.qmarker@example.com"), "does not take back"),
+        (
+            CarrierRefused(
+                "EasyPost: house 'Qmarker Street 9' is not in QTOWN; try again (ADDRESS.NOT_FOUND)"
+            ),
+            "ADDRESS.NOT_FOUND",
+        ),
+        (
+            VoidRefused("EasyPost does not take back what goes to jane.qmarker@example.com"),
+            "does not take back",
+        ),
         (PaymentGatewayError("no_such_token", "no such token: 'tok_qmarker'"), "no_such_token"),
         (PaymentDeclined("card_declined", "declined for Jane  Qmarker"), "card_declined"),
         (InventoryRefused("the inventory service refused (400): Qtown is not served"), "is not served"),
@@ -53,7 +61,14 @@ async def test_what_a_customer_typed_and_somebody_repeats_is_in_no_journal_state
     row = await shop.step("A", "act")
     prefect_shows = "".join(traceback.format_exception(raised.value)[-1:])
     logged = " ".join(str(vars(record)) for record in caplog.records)
-    for shown in (str(row.error), str(raised.value), str(raised.value.reasons()), str(raised.value.details()), prefect_shows, logged):
+    for shown in (
+        str(row.error),
+        str(raised.value),
+        str(raised.value.reasons()),
+        str(raised.value.details()),
+        prefect_shows,
+        logged,
+    ):
         assert not re.search("qmarker|qtown|jane", shown, re.IGNORECASE), shown
     assert kept in str(row.error)
     assert raised.value.__cause__ is None
@@ -61,8 +76,13 @@ async def test_what_a_customer_typed_and_somebody_repeats_is_in_no_journal_state
 
 
 async def test_however_long_the_orders_are_that_are_declined_others_have_their_turns(shop: Shop) -> None:
-    """Else no lease would be renewed meanwhile. Measured in processor time: seconds if there were no turn between them."""
-    orders = [order for first in range(0, 400, 50) for order in await some(shop, *(f"O{first + more}" for more in range(50)))]
+    """Else no lease would be renewed meanwhile. Measured in processor time: seconds if there were no turn
+    between them."""
+    orders = [
+        order
+        for first in range(0, 400, 50)
+        for order in await some(shop, *(f"O{first + more}" for more in range(50)))
+    ]
     for order in orders:
         order.content |= {"items": [{"name": f"ünusual {item} {'wört ' * 20}"} for item in range(1_000)]}
     work, longest, over = StepExecution(ACT, orders), 0.0, False
@@ -84,5 +104,7 @@ async def test_however_long_the_orders_are_that_are_declined_others_have_their_t
         over = True
         await looking
     assert len(work.failed) == 400
-    assert {str(error) for error in work.failed.values()} == {"the bank does not know [customer's] 17, [customer's] (card_declined)"}
+    assert {str(error) for error in work.failed.values()} == {
+        "the bank does not know [customer's] 17, [customer's] (card_declined)"
+    }
     assert longest < 0.5

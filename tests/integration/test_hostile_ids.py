@@ -1,4 +1,5 @@
-"""Ids as somebody who means harm would send them, through whole runs: files, mails, keys and run names stay safe, the money right."""
+"""Ids as somebody who means harm would send them, through whole runs: files, mails, keys and run names stay
+safe, the money right."""
 
 from __future__ import annotations
 
@@ -47,7 +48,11 @@ _SAFE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]*")
 
 def hostile_orders(unique: str) -> list[dict[str, Any]]:
     """Each id twice: one order that is shipped, and one whose money goes back."""
-    return [an_order(f"{i}{unique}{end}", country=country) for i in HOSTILE for end, country in (("", "US"), ("B", "AQ"))]
+    return [
+        an_order(f"{i}{unique}{end}", country=country)
+        for i in HOSTILE
+        for end, country in (("", "US"), ("B", "AQ"))
+    ]
 
 
 def everything_below(folder: Path) -> set[str]:
@@ -58,7 +63,9 @@ def assert_nothing_happened_but_orders(world: World, orders: list[dict[str, Any]
     ends = report.read([order["id"] for order in orders])
     for order in orders:
         shipped = order["shipping_info"]["country"] == "US"
-        assert ends[order["id"]].outcome is (Outcome.COMPLETED if shipped else Outcome.COMPENSATED), order["id"]
+        assert ends[order["id"]].outcome is (Outcome.COMPLETED if shipped else Outcome.COMPENSATED), order[
+            "id"
+        ]
         assert world.charges(order["id"]) == 1
         assert world.shipments(order["id"]) == shipped
     shipped = [order["id"] for order in orders if order["shipping_info"]["country"] == "US"]
@@ -75,7 +82,9 @@ def assert_nothing_happened_but_orders(world: World, orders: list[dict[str, Any]
         assert mail["Bcc"] is None
         assert mail["Cc"] is None
         assert mail.defects == []
-    assert everything_below(world.var_dir.parent) - everything_below(world.var_dir) == outside, "nothing is written anywhere else"
+    assert everything_below(world.var_dir.parent) - everything_below(world.var_dir) == outside, (
+        "nothing is written anywhere else"
+    )
 
 
 @pytest.fixture

@@ -45,9 +45,13 @@ def statuses(receipts: Sequence[Receipt]) -> list[tuple[str | None, str]]:
 async def test_new_orders_are_stored_as_they_came(shop: Shop) -> None:
     receipts = intake.submit(an_order(i) for i in ("C", "A", "B"))
     assert statuses(receipts) == [("C", "accepted"), ("A", "accepted"), ("B", "accepted")]
-    rows = await shop.rows("SELECT id, content, outcome, fence, amount_charged FROM customer_order ORDER BY number")
+    rows = await shop.rows(
+        "SELECT id, content, outcome, fence, amount_charged FROM customer_order ORDER BY number"
+    )
     assert [row.id for row in rows] == ["C", "A", "B"]
-    assert [Order.model_validate(row.content) for row in rows] == [Order.model_validate(an_order(i)) for i in "CAB"]
+    assert [Order.model_validate(row.content) for row in rows] == [
+        Order.model_validate(an_order(i)) for i in "CAB"
+    ]
     assert {(row.outcome, row.fence, row.amount_charged) for row in rows} == {(None, 0, 0)}
 
 
@@ -60,19 +64,33 @@ async def test_a_large_number_has_time_in_proportion(shop: Shop, monkeypatch: py
     """On a slow database, where all of them take longer than a transaction may."""
     monkeypatch.setattr(intake, "_BATCH_SIZE", 5)
     monkeypatch.setattr(intake, "TRANSACTION_SECONDS", 2.0)
-    await shop.rows("CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$")
-    await shop.rows("CREATE TRIGGER slowly BEFORE INSERT ON customer_order FOR EACH ROW EXECUTE FUNCTION slowly()")
+    await shop.rows(
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); "
+        "RETURN NEW; END $$"
+    )
+    await shop.rows(
+        "CREATE TRIGGER slowly BEFORE INSERT ON customer_order FOR EACH ROW EXECUTE FUNCTION slowly()"
+    )
     try:
         ids = [f"A-{number}" for number in range(60)]
-        again = an_order("A-0"), an_order("A-1", total_amount="1.00", items=[{"product_id": "P", "quantity": 1, "price": "1.00"}])
+        again = (
+            an_order("A-0"),
+            an_order("A-1", total_amount="1.00", items=[{"product_id": "P", "quantity": 1, "price": "1.00"}]),
+        )
         receipts = intake.submit([*map(an_order, ids), *again])
     finally:
         await shop.rows("DROP FUNCTION slowly CASCADE")
-    assert statuses(receipts) == [*((order_id, "accepted") for order_id in ids), ("A-0", "known"), ("A-1", "refused")]
+    assert statuses(receipts) == [
+        *((order_id, "accepted") for order_id in ids),
+        ("A-0", "known"),
+        ("A-1", "refused"),
+    ]
     assert [row.id for row in await shop.rows("SELECT id FROM customer_order ORDER BY number")] == ids
 
 
-async def test_what_fails_in_the_middle_is_stored_when_it_is_sent_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_fails_in_the_middle_is_stored_when_it_is_sent_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(intake, "_BATCH_SIZE", 2)
     commits: list[str] = []
 
@@ -97,7 +115,9 @@ async def test_what_fails_in_the_middle_is_stored_when_it_is_sent_again(shop: Sh
 async def test_the_same_order_again_is_known(shop: Shop) -> None:
     intake.submit([an_order("A", notes="hello")])
     before = await shop.order("A")
-    again = intake.submit([an_order("A", notes="hello"), an_order("A", notes=" hello ", total_amount=10.0), an_order("B")])
+    again = intake.submit(
+        [an_order("A", notes="hello"), an_order("A", notes=" hello ", total_amount=10.0), an_order("B")]
+    )
     assert statuses(again) == [("A", "known"), ("A", "known"), ("B", "accepted")]
     assert statuses([await intake.submit_one(an_order("A", notes="hello"))]) == [("A", "known")]
     assert await shop.order("A") == before
@@ -107,9 +127,15 @@ async def test_the_same_order_again_is_known(shop: Shop) -> None:
 async def test_a_known_order_tells_its_outcome(shop: Shop) -> None:
     intake.submit([an_order("A")])
     assert intake.submit([an_order("A")])[0].outcome is None
-    await shop.rows("""UPDATE customer_order SET outcome = 'out_of_stock', reasons = '["P: 2 requested, 1 available"]'""")
+    await shop.rows(
+        """UPDATE customer_order SET outcome = 'out_of_stock', reasons = '["P: 2 requested, 1 available"]'"""
+    )
     (receipt,) = intake.submit([an_order("A")])
-    assert (receipt.status, receipt.outcome, receipt.reasons) == ("known", Outcome.OUT_OF_STOCK, ["P: 2 requested, 1 available"])
+    assert (receipt.status, receipt.outcome, receipt.reasons) == (
+        "known",
+        Outcome.OUT_OF_STOCK,
+        ["P: 2 requested, 1 available"],
+    )
     assert (await intake.submit_one(an_order("A"))) == receipt
 
 
@@ -124,17 +150,35 @@ async def test_the_same_id_with_other_content_is_refused_and_changes_nothing(sho
 
 
 async def test_duplicates_within_one_call(shop: Shop) -> None:
-    receipts = intake.submit([an_order("A"), an_order("A"), an_order("B"), an_order("A", ("P", 2)), {"no": "id"}, an_order(" A ")])
+    receipts = intake.submit(
+        [an_order("A"), an_order("A"), an_order("B"), an_order("A", ("P", 2)), {"no": "id"}, an_order(" A ")]
+    )
     assert statuses(receipts) == [
-        *[("A", "accepted"), ("A", "known"), ("B", "accepted"), ("A", "refused"), (None, "refused"), ("A", "known")],
+        *[
+            ("A", "accepted"),
+            ("A", "known"),
+            ("B", "accepted"),
+            ("A", "refused"),
+            (None, "refused"),
+            ("A", "known"),
+        ],
     ]
     assert (await shop.order("A")).content["total_amount"] == "10.00"
     assert await shop.count("customer_order") == 2
 
 
 async def test_orders_without_an_id_are_told_and_do_not_hold_up_the_others(shop: Shop) -> None:
-    receipts = intake.submit([None, an_order("A"), {"id": ""}, an_order("a" * 201), an_order("B"), {"cvc": 987, "notes": VISA}])
-    assert [receipt.status for receipt in receipts] == ["refused", "accepted", "refused", "refused", "accepted", "refused"]
+    receipts = intake.submit(
+        [None, an_order("A"), {"id": ""}, an_order("a" * 201), an_order("B"), {"cvc": 987, "notes": VISA}]
+    )
+    assert [receipt.status for receipt in receipts] == [
+        "refused",
+        "accepted",
+        "refused",
+        "refused",
+        "accepted",
+        "refused",
+    ]
     assert all(receipt.reasons for receipt in receipts if receipt.status == "refused")
     assert "4111" not in str(receipts)
     assert await shop.rows("SELECT id FROM customer_order ORDER BY id") == [("A",), ("B",)]
@@ -191,12 +235,17 @@ async def test_reading_ids_that_nobody_could_have_sent(shop: Shop) -> None:
     assert await report.read_one("nobody") is None
 
 
-# -- at the same time --------------------------------------------------------------------------------------------------
+# -- at the same time
+# --------------------------------------------------------------------------------------------------
 
 
 async def test_fifty_at_once_store_the_order_once(shop: Shop) -> None:
     with ThreadPoolExecutor(50) as pool:
-        receipts = [receipt for batch in pool.map(lambda _: intake.submit([an_order("A")]), range(50)) for receipt in batch]
+        receipts = [
+            receipt
+            for batch in pool.map(lambda _: intake.submit([an_order("A")]), range(50))
+            for receipt in batch
+        ]
     assert sorted(receipt.status for receipt in receipts) == ["accepted", *["known"] * 49]
     assert await shop.count("customer_order") == 1
 
@@ -216,7 +265,8 @@ async def test_of_different_orders_with_one_id_one_is_stored(shop: Shop) -> None
 
 
 async def test_the_same_orders_in_another_sequence_do_not_wait_for_each_other(shop: Shop) -> None:
-    """Two servers of a shop that send the same orders at once, each in its own sequence: no error, each order once."""
+    """Two servers of a shop that send the same orders at once, each in its own sequence: no error, each order
+    once."""
 
     async def all_wait() -> bool:
         return bool(
@@ -227,8 +277,13 @@ async def test_the_same_orders_in_another_sequence_do_not_wait_for_each_other(sh
         )
 
     async with engine().connect() as in_the_way:
-        await in_the_way.execute(text("INSERT INTO customer_order (id, content, fingerprint) VALUES ('M', '{}', 'x')"))
-        calls = [asyncio.create_task(asyncio.to_thread(intake.submit, [an_order(i) for i in sequence])) for sequence in ("AMB", "BMA")]
+        await in_the_way.execute(
+            text("INSERT INTO customer_order (id, content, fingerprint) VALUES ('M', '{}', 'x')")
+        )
+        calls = [
+            asyncio.create_task(asyncio.to_thread(intake.submit, [an_order(i) for i in sequence]))
+            for sequence in ("AMB", "BMA")
+        ]
         await until(all_wait, 20, "both to have come to the order in the middle, or to each other")
         await in_the_way.rollback()
     receipts = [receipt for call in await asyncio.gather(*calls) for receipt in call]
@@ -267,7 +322,8 @@ async def test_those_who_wait_are_woken_only_when_something_is_there(shop: Shop)
         assert next_one.payload == "mark"
 
 
-# -- no card number anywhere -------------------------------------------------------------------------------------------
+# -- no card number anywhere
+# -------------------------------------------------------------------------------------------
 
 VISA = "4111111111111111"
 CODE = "987"
@@ -295,10 +351,26 @@ def with_masked_cards() -> list[dict[str, Any]]:
     return [
         an_order("notes", notes=f"my card is {VISA}, cvc {CODE}, thanks"),
         an_order("beside a date", notes=f"{grouped(VISA)} 12/30 {CODE}"),
-        an_order("names", customer_name=VISA, items=[{"product_id": "P", "quantity": 1, "price": "10.00", "name": f"engraved {VISA}"}]),
-        an_order("address", shipping_info={"address": f"1 Main St {VISA}", "city": "Anytown", "country": "US", "name": grouped(VISA)}),
         an_order(
-            "unknown", tags=[VISA], number=int(VISA), payment_info={"method": "paypal", VISA: "x"}, checkout={"id": VISA, "pin": CODE}
+            "names",
+            customer_name=VISA,
+            items=[{"product_id": "P", "quantity": 1, "price": "10.00", "name": f"engraved {VISA}"}],
+        ),
+        an_order(
+            "address",
+            shipping_info={
+                "address": f"1 Main St {VISA}",
+                "city": "Anytown",
+                "country": "US",
+                "name": grouped(VISA),
+            },
+        ),
+        an_order(
+            "unknown",
+            tags=[VISA],
+            number=int(VISA),
+            payment_info={"method": "paypal", VISA: "x"},
+            checkout={"id": VISA, "pin": CODE},
         ),
     ]
 
@@ -327,7 +399,10 @@ async def test_no_card_number_is_anywhere_in_the_database(shop: Shop, order: Map
 
     async def check(tx: Tx, orders: Sequence[OrderInstance]) -> Mapping[str, dict[str, Any] | StepError]:
         verdicts = await validate([each.content for each in orders], KnownProducts(), settings())
-        return {each.id: v if isinstance(v, OrderRejected) else {} for each, v in zip(orders, verdicts, strict=True)}
+        return {
+            each.id: v if isinstance(v, OrderRejected) else {}
+            for each, v in zip(orders, verdicts, strict=True)
+        }
 
     async def nothing(work: StepExecution) -> None:
         """Not run here."""
@@ -342,7 +417,9 @@ async def test_no_card_number_is_anywhere_in_the_database(shop: Shop, order: Map
         await run_in_database(work, check)
     instance.fail("validate_order", rejected.value)
     await record_failures([instance])
-    assert await finish([instance], Saga(step, Step(nothing, None, Kind.PIVOT, 5, 0, name="ship"))) == {order["id"]: Outcome.REJECTED}
+    assert await finish([instance], Saga(step, Step(nothing, None, Kind.PIVOT, 5, 0, name="ship"))) == {
+        order["id"]: Outcome.REJECTED
+    }
     for place, held in (await everything_in(shop)).items():
         bare = held.replace(" ", "").replace("-", "")
         assert VISA[:13] not in bare, place
@@ -351,7 +428,9 @@ async def test_no_card_number_is_anywhere_in_the_database(shop: Shop, order: Map
 
 
 @pytest.mark.parametrize("order", with_masked_cards(), ids=lambda order: order["id"])
-async def test_an_order_goes_on_without_the_card_number_that_somebody_typed(shop: Shop, order: Mapping[str, Any]) -> None:
+async def test_an_order_goes_on_without_the_card_number_that_somebody_typed(
+    shop: Shop, order: Mapping[str, Any]
+) -> None:
     await shop.add_stock(P=10)
     assert [receipt.status for receipt in intake.submit([order, order])] == ["accepted", "known"]
     (instance,) = await shop.claim()
@@ -368,14 +447,26 @@ async def test_what_is_refused_leaves_no_trace(shop: Shop) -> None:
     assert not any(VISA in held for held in (await everything_in(shop)).values())
 
 
-# -- anything ----------------------------------------------------------------------------------------------------------
+# -- anything
+# ----------------------------------------------------------------------------------------------------------
 
 texts = st.one_of(
-    st.text(max_size=20), st.text(st.characters(), max_size=5), st.sampled_from(["\x00", "\ud800", "\\u0000", "\\", '"', "\x08\x0c"])
+    st.text(max_size=20),
+    st.text(st.characters(), max_size=5),
+    st.sampled_from(["\x00", "\ud800", "\\u0000", "\\", '"', "\x08\x0c"]),
 )
-scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from([10**29, 10**30, 10**400, 1e308, 5e-324]), texts)
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from([10**29, 10**30, 10**400, 1e308, 5e-324]),
+    texts,
+)
 values = st.recursive(
-    scalars, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)), max_leaves=10
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
+    max_leaves=10,
 )
 fields = st.dictionaries(st.one_of(texts, st.sampled_from(list(Order.model_fields))), values, max_size=5)
 
@@ -388,17 +479,30 @@ def database(postgres: Any) -> Iterator[Connection]:
     pool.dispose()
 
 
-@hypothesis_settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@hypothesis_settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(
-        st.builds(lambda some, base: {**base, **some, "id": "A"}, fields, st.sampled_from([{}, an_order("A")])), min_size=1, max_size=8
+        st.builds(
+            lambda some, base: {**base, **some, "id": "A"}, fields, st.sampled_from([{}, an_order("A")])
+        ),
+        min_size=1,
+        max_size=8,
     )
 )
-def test_the_database_takes_whatever_intake_lets_through(database: Connection, orders: list[dict[str, Any]]) -> None:
+def test_the_database_takes_whatever_intake_lets_through(
+    database: Connection, orders: list[dict[str, Any]]
+) -> None:
     """One that it did not take would make all that are sent together fail."""
     sent = [take_in(order).text for order in orders]
     with database.begin():
-        query = text("SELECT CAST(t AS jsonb) FROM unnest(CAST(:texts AS text[])) WITH ORDINALITY AS u(t, n) ORDER BY n")
+        query = text(
+            "SELECT CAST(t AS jsonb) FROM unnest(CAST(:texts AS text[])) WITH ORDINALITY AS u(t, n) ORDER BY "
+            "n"
+        )
         back = database.execute(query, {"texts": sent}).scalars().all()
     assert [row["id"] for row in back] == ["A"] * len(sent)
     assert [set(row) for row in back] == [set(json.loads(each)) for each in sent]

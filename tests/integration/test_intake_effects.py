@@ -1,4 +1,5 @@
-"""What an order's fields come to: what is charged, what leaves the shelf, where the parcel goes; also of orders of the version before."""
+"""What an order's fields come to: what is charged, what leaves the shelf, where the parcel goes; also of
+orders of the version before."""
 
 from __future__ import annotations
 
@@ -31,14 +32,20 @@ def without(order: dict[str, Any], *path: str) -> dict[str, Any]:
     return copy
 
 
-def renamed(order: dict[str, Any], name: str, other: str, part: str | None = None, **more: Any) -> dict[str, Any]:
+def renamed(
+    order: dict[str, Any], name: str, other: str, part: str | None = None, **more: Any
+) -> dict[str, Any]:
     copy = without(order, *([part] if part else []), name)
     (copy[part] if part else copy)[other] = (order[part] if part else order)[name]
     return {**copy, **more}
 
 
 def in_kwd(total: str) -> dict[str, Any]:
-    return {"currency": "KWD", "items": [{"product_id": "PROD-001", "quantity": 1, "price": "5.120"}], "total_amount": total}
+    return {
+        "currency": "KWD",
+        "items": [{"product_id": "PROD-001", "quantity": 1, "price": "5.120"}],
+        "total_amount": total,
+    }
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -47,12 +54,18 @@ BAD: dict[str, tuple[Any, str]] = {
         "currency_code: got a field of another name, expected currency",
     ),
     "no currency": (lambda o: without(o, "currency"), "currency: got nothing, expected a value"),
-    "two currencies": (lambda o: {**o, "currencyCode": "JPY"}, "currencyCode: got a field of another name, expected currency"),
+    "two currencies": (
+        lambda o: {**o, "currencyCode": "JPY"},
+        "currencyCode: got a field of another name, expected currency",
+    ),
     "country of another name": (
         lambda o: renamed(o, "country", "country_code", "shipping_info"),
         "shipping_info.country_code: got a field of another name, expected shipping_info.country",
     ),
-    "no country": (lambda o: without(o, "shipping_info", "country"), "shipping_info.country: got nothing, expected a value"),
+    "no country": (
+        lambda o: without(o, "shipping_info", "country"),
+        "shipping_info.country: got nothing, expected a value",
+    ),
     "zip of another name": (
         lambda o: renamed(o, "zip", "postcode", "shipping_info"),
         "shipping_info.postcode: got a field of another name, expected shipping_info.zip",
@@ -64,7 +77,10 @@ BAD: dict[str, tuple[Any, str]] = {
         )
         for country in ("UK", "XX", "ZZ")
     },
-    "a cent too much": (lambda o: {**o, "total_amount": "1000.00"}, "total_amount: got 1000.00, expected 999.99"),
+    "a cent too much": (
+        lambda o: {**o, "total_amount": "1000.00"},
+        "total_amount: got 1000.00, expected 999.99",
+    ),
     "nine fils too much": (lambda o: {**o, **in_kwd("5.129")}, "total_amount: got 5.129, expected 5.12"),
     "true pieces": (
         lambda o: {**o, "items": [{**o["items"][0], "quantity": True}]},
@@ -100,11 +116,15 @@ async def test_what_nobody_agreed_to_moves_nothing(saga: World, unique: str, cas
         ("JPY", "5900", 5_900),
     ],
 )
-async def test_any_currency_is_charged_exactly(saga: World, unique: str, currency: str, total: str, units: int) -> None:
+async def test_any_currency_is_charged_exactly(
+    saga: World, unique: str, currency: str, total: str, units: int
+) -> None:
     order = an_order(f"MONEY-{unique}", price=total, currency=currency)
     known: OrderOutcome = await (await process_order(order, return_state=True)).aresult()
     assert (known.outcome, known.reasons) == (Outcome.COMPLETED, [])
-    assert [(each["amount"], each["currency"], each["status"]) for each in saga.ledger(order["id"])] == [(units, currency, "succeeded")]
+    assert [(each["amount"], each["currency"], each["status"]) for each in saga.ledger(order["id"])] == [
+        (units, currency, "succeeded")
+    ]
     assert saga.shipments(order["id"]) == 1
 
 
@@ -115,11 +135,23 @@ async def test_the_total_may_be_a_unit_less_and_then_that_is_charged(saga: World
 
 
 @pytest.mark.parametrize(
-    "number", ["6076399753379", "49687737352838", "2005781872004", "244-7364554-8529981", "20260121194522", "4242424242424242"]
+    "number",
+    [
+        "6076399753379",
+        "49687737352838",
+        "2005781872004",
+        "244-7364554-8529981",
+        "20260121194522",
+        "4242424242424242",
+    ],
 )
-async def test_ids_that_would_pass_for_card_numbers_are_sold_and_shipped(saga: World, unique: str, number: str) -> None:
+async def test_ids_that_would_pass_for_card_numbers_are_sold_and_shipped(
+    saga: World, unique: str, number: str
+) -> None:
     saga.sql("INSERT INTO product (id, name, received, on_hand) VALUES (:id, 'Pen', 5, 5)", id=number)
-    order = an_order(f"{number} {unique}x", product=number, customer_id=number, checkout_id=number, price="14.30")
+    order = an_order(
+        f"{number} {unique}x", product=number, customer_id=number, checkout_id=number, price="14.30"
+    )
     known: OrderOutcome = await (await process_order(order, return_state=True)).aresult()
     assert known.outcome is Outcome.COMPLETED
     assert saga.money(order["id"]) == (Decimal("14.30"), 0)
@@ -127,11 +159,13 @@ async def test_ids_that_would_pass_for_card_numbers_are_sold_and_shipped(saga: W
     assert saga.shipments(order["id"]) == 1
 
 
-# -- orders of the version before --------------------------------------------------------------------------------------
+# -- orders of the version before
+# --------------------------------------------------------------------------------------
 
 
 def as_before(order: dict[str, Any]) -> tuple[str, str]:
-    """Content and fingerprint, as the version stored them that covered every field of then and its default."""
+    """Content and fingerprint, as the version stored them that covered every field of then and its
+    default."""
     known = {name: getattr(Order.model_validate(order), name) for name in Order.model_fields}
     address = known["shipping_info"].model_dump(mode="json", exclude={"address2", "phone"})
     content = {**Order.model_validate(order).model_dump(mode="json"), "shipping_info": address}
@@ -140,14 +174,17 @@ def as_before(order: dict[str, Any]) -> tuple[str, str]:
 
 
 _STORE = text(
-    "INSERT INTO customer_order (id, content, fingerprint, outcome) VALUES (:id, CAST(:content AS jsonb), :fingerprint, :outcome)"
+    "INSERT INTO customer_order (id, content, fingerprint, outcome) VALUES (:id, CAST(:content AS jsonb), "
+    ":fingerprint, :outcome)"
 )
 
 
 async def store_as_before(order: dict[str, Any], outcome: str | None = None) -> None:
     content, fingerprint = as_before(order)
     async with transaction() as tx:
-        await tx.execute(_STORE, {"id": order["id"], "content": content, "fingerprint": fingerprint, "outcome": outcome})
+        await tx.execute(
+            _STORE, {"id": order["id"], "content": content, "fingerprint": fingerprint, "outcome": outcome}
+        )
 
 
 def test_the_fixture_is_what_that_version_made() -> None:
@@ -167,7 +204,11 @@ async def test_the_same_order_is_known_and_another_one_is_not(shop: Shop) -> Non
     ):
         (receipt,) = intake.submit([again])
         assert (receipt.status, receipt.outcome) == ("known", Outcome.COMPLETED)
-    for other in ({**order, "total_amount": "1059.96"}, {**order, "currency": "EUR"}, {**order, "notes": "Ring twice"}):
+    for other in (
+        {**order, "total_amount": "1059.96"},
+        {**order, "currency": "EUR"},
+        {**order, "notes": "Ring twice"},
+    ):
         assert intake.submit([other])[0].status == "refused"
     assert await shop.count("customer_order") == 1
 
@@ -175,12 +216,17 @@ async def test_the_same_order_is_known_and_another_one_is_not(shop: Shop) -> Non
 async def test_an_order_whose_customer_is_erased_is_known_by_its_fingerprint(shop: Shop) -> None:
     order = {**EXAMPLE, "id": "A"}
     await store_as_before(order, "completed")
-    await shop.rows("UPDATE customer_order SET content = CAST(:content AS jsonb)", content='{"id": "A", "customer_id": "erased"}')
+    await shop.rows(
+        "UPDATE customer_order SET content = CAST(:content AS jsonb)",
+        content='{"id": "A", "customer_id": "erased"}',
+    )
     assert intake.submit([order])[0].status == "known"
     assert intake.submit([{**order, "customer_id": "erased"}])[0].status == "refused"
 
 
-async def test_a_later_version_with_another_field_knows_todays_orders(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_later_version_with_another_field_knows_todays_orders(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Later(Order):
         gift_message: str | None = None
         channel: str = "web"
@@ -199,7 +245,15 @@ async def test_an_order_that_was_begun_without_currency_and_country_goes_on(saga
     order = an_order(f"BEGUN-{unique}")
     content = without(without(order, "currency"), "shipping_info", "country")
     async with transaction() as tx:
-        await tx.execute(_STORE, {"id": order["id"], "content": json.dumps(content), "fingerprint": as_before(order)[1], "outcome": None})
+        await tx.execute(
+            _STORE,
+            {
+                "id": order["id"],
+                "content": json.dumps(content),
+                "fingerprint": as_before(order)[1],
+                "outcome": None,
+            },
+        )
         step = "INSERT INTO order_step (order_id, step, status, ended_at, result) VALUES (:id, 'validate_order', 'done', now(), '{}')"
         await tx.execute(text(step), {"id": order["id"]})
         await tx.execute(text("UPDATE customer_order SET fence = 1"))

@@ -50,7 +50,8 @@ def short(result: object) -> list[tuple[str, int, int]]:
     return [(s.product_id, s.requested, s.available) for s in result.shortages]
 
 
-# -- reserving ---------------------------------------------------------------------------------------------------------
+# -- reserving
+# ---------------------------------------------------------------------------------------------------------
 
 
 async def test_all_items_are_reserved(shop: Shop) -> None:
@@ -58,7 +59,11 @@ async def test_all_items_are_reserved(shop: Shop) -> None:
     (order,) = await shop.instance(an_order("A", ("P", 2), ("Q", 5), ("P", 1)))
     result = (await reserve(order))["A"]
     assert isinstance(result, ReservationResult)
-    assert (result.inventory_status, result.reservation_id, result.total_items_reserved) == ("reserved", "RES-A", 8)
+    assert (result.inventory_status, result.reservation_id, result.total_items_reserved) == (
+        "reserved",
+        "RES-A",
+        8,
+    )
     assert result.total_reserved_value == Decimal("80.00")
     assert {(item.product_id, item.quantity, item.reservation_id) for item in result.reserved_items} == {
         ("P", 3, "RES-A"),
@@ -66,7 +71,13 @@ async def test_all_items_are_reserved(shop: Shop) -> None:
     }
     assert (await shop.stock("P"), await shop.stock("Q")) == ((10, 3), (5, 5))
     (row,) = await shop.rows("SELECT * FROM reservation")
-    assert (row.order_id, row.id, row.state, row.items, row.ended_at) == ("A", "RES-A", "held", {"P": 3, "Q": 5}, None)
+    assert (row.order_id, row.id, row.state, row.items, row.ended_at) == (
+        "A",
+        "RES-A",
+        "held",
+        {"P": 3, "Q": 5},
+        None,
+    )
     assert (row.expires_at - row.created_at).total_seconds() == settings().inventory.reservation_minutes * 60
     assert await shop.wrong_stock() == []
 
@@ -103,7 +114,11 @@ async def test_a_batch_is_served_in_its_sequence(shop: Shop) -> None:
     """One that is short takes nothing away from those behind it."""
     await shop.add_stock(P=5, Q=1)
     orders = await shop.instance(
-        an_order("A", ("P", 3)), an_order("B", ("P", 3)), an_order("C", ("P", 2)), an_order("D", ("P", 1)), an_order("E", ("Q", 1))
+        an_order("A", ("P", 3)),
+        an_order("B", ("P", 3)),
+        an_order("C", ("P", 2)),
+        an_order("D", ("P", 1)),
+        an_order("E", ("Q", 1)),
     )
     results = await reserve(*orders)
     assert list(results) == list("ABCDE")
@@ -160,7 +175,8 @@ async def test_orders_whose_ids_look_alike_have_reservations_of_their_own(shop: 
     assert await shop.stock("P") == (100, len(ids))
 
 
-# -- releasing ---------------------------------------------------------------------------------------------------------
+# -- releasing
+# ---------------------------------------------------------------------------------------------------------
 
 
 async def test_releasing_gives_everything_back_once(shop: Shop) -> None:
@@ -168,11 +184,17 @@ async def test_releasing_gives_everything_back_once(shop: Shop) -> None:
     a, b = await shop.instance(an_order("A", ("P", 2), ("Q", 1)), an_order("B", ("P", 1)))
     await reserve(a, b)
     result = (await release(a))["A"]
-    assert (result.compensation_status, result.released_reservation_id, result.released_items) == ("success", "RES-A", {"P": 2, "Q": 1})
+    assert (result.compensation_status, result.released_reservation_id, result.released_items) == (
+        "success",
+        "RES-A",
+        {"P": 2, "Q": 1},
+    )
     assert (await shop.stock("P"), await shop.stock("Q")) == ((10, 1), (5, 0))
     again = (await release(a))["A"]
     assert (again.compensation_status, again.released_items) == ("no_reservation_to_release", {})
-    assert (await shop.stock("P"), await shop.stock("Q")) == ((10, 1), (5, 0)), "the second release takes nothing from others"
+    assert (await shop.stock("P"), await shop.stock("Q")) == ((10, 1), (5, 0)), (
+        "the second release takes nothing from others"
+    )
     (row,) = await shop.rows("SELECT * FROM reservation WHERE order_id = 'A'")
     assert row.state == "released"
     assert row.ended_at is not None
@@ -201,7 +223,8 @@ async def test_what_was_released_can_be_reserved_again(shop: Shop) -> None:
     assert await shop.wrong_stock() == []
 
 
-# -- shipping ----------------------------------------------------------------------------------------------------------
+# -- shipping
+# ----------------------------------------------------------------------------------------------------------
 
 
 async def test_shipping_takes_it_off_the_shelf(shop: Shop) -> None:
@@ -215,7 +238,9 @@ async def test_shipping_takes_it_off_the_shelf(shop: Shop) -> None:
     assert isinstance(again["A"], ReservationLost)
     assert (await shop.stock("P"), await shop.stock("Q")) == ((8, 1), (4, 0)), "nothing leaves twice"
     assert (await release(a))["A"].compensation_status == "no_reservation_to_release"
-    assert (await shop.stock("P"), await shop.stock("Q")) == ((8, 1), (4, 0)), "what is shipped does not come back"
+    assert (await shop.stock("P"), await shop.stock("Q")) == ((8, 1), (4, 0)), (
+        "what is shipped does not come back"
+    )
 
 
 async def test_what_is_not_held_cannot_be_shipped_and_does_not_hold_up_others(shop: Shop) -> None:
@@ -242,7 +267,8 @@ async def test_stock_that_was_changed_by_hand_moves_nothing(shop: Shop) -> None:
     assert await shop.value("SELECT state FROM reservation") == "held"
 
 
-# -- expiry ------------------------------------------------------------------------------------------------------------
+# -- expiry
+# ------------------------------------------------------------------------------------------------------------
 
 
 async def reserved(shop: Shop, *orders: dict[str, Any]) -> list[OrderInstance]:
@@ -256,7 +282,9 @@ async def reserved(shop: Shop, *orders: dict[str, Any]) -> list[OrderInstance]:
 
 async def run_out(shop: Shop, *ids: str) -> None:
     await shop.rows(
-        "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = ANY(CAST(:ids AS text[]))", ids=list(ids)
+        "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = ANY(CAST(:ids AS "
+        "text[]))",
+        ids=list(ids),
     )
 
 
@@ -266,13 +294,23 @@ async def test_only_dead_orders_reservations_expire(shop: Shop) -> None:
     instance = await reserved(shop, *(an_order(i, ("P", 10)) for i in (dead, alive, waiting, ended, in_time)))
     await run_out(shop, dead, alive, waiting, ended)
     await shop.let_leases_run_out()
-    await shop.rows("UPDATE customer_order SET lease_id = :lease WHERE id = :id", lease=await shop.lease(), id=alive)
+    await shop.rows(
+        "UPDATE customer_order SET lease_id = :lease WHERE id = :id", lease=await shop.lease(), id=alive
+    )
     await shop.rows("UPDATE customer_order SET lease_id = NULL WHERE id = :id", id=waiting)
-    await shop.rows("UPDATE customer_order SET lease_id = NULL, outcome = 'needs_attention' WHERE id = :id", id=ended)
+    await shop.rows(
+        "UPDATE customer_order SET lease_id = NULL, outcome = 'needs_attention' WHERE id = :id", id=ended
+    )
     assert sorted(await expire_reservations()) == [dead, ended, waiting]
     assert await shop.stock("P") == (100, 20)
     states = dict(await shop.rows("SELECT order_id, state FROM reservation"))
-    assert states == {dead: "released", waiting: "released", ended: "released", alive: "held", in_time: "held"}
+    assert states == {
+        dead: "released",
+        waiting: "released",
+        ended: "released",
+        alive: "held",
+        in_time: "held",
+    }
     assert await shop.wrong_stock() == []
     assert await expire_reservations() == []
     fences = dict(await shop.rows("SELECT id, fence FROM customer_order"))
@@ -280,9 +318,18 @@ async def test_only_dead_orders_reservations_expire(shop: Shop) -> None:
     for order_id in (dead, waiting, ended):
         step = await shop.step(order_id, STEP)
         assert (step.undo_status, step.undo_due) == ("done", False)
-        assert step.undo_result == {"compensation_status": "success", "expired": True, "released_items": {"P": 10}}
+        assert step.undo_result == {
+            "compensation_status": "success",
+            "expired": True,
+            "released_items": {"P": 10},
+        }
     assert (await shop.step(alive, STEP)).undo_due
-    assert [order.id for order in instance if (await shop.order(order.id)).outcome is None] == [dead, alive, waiting, in_time]
+    assert [order.id for order in instance if (await shop.order(order.id)).outcome is None] == [
+        dead,
+        alive,
+        waiting,
+        in_time,
+    ]
 
 
 async def test_a_worker_that_wakes_up_after_the_expiry_holds_nothing(shop: Shop) -> None:
@@ -368,13 +415,18 @@ async def test_many_expiring_at_once_give_back_once(shop: Shop) -> None:
     assert set(await shop.rows("SELECT fence FROM customer_order")) == {(2,)}
 
 
-# -- at the same time --------------------------------------------------------------------------------------------------
+# -- at the same time
+# --------------------------------------------------------------------------------------------------
 
 
 async def test_two_orders_for_the_last_piece(shop: Shop) -> None:
     await shop.add_stock(P=1)
     orders = await shop.instance(*(an_order(f"{i}") for i in range(10)))
-    results = {i: result for each in await asyncio.gather(*(reserve(order) for order in orders)) for i, result in each.items()}
+    results = {
+        i: result
+        for each in await asyncio.gather(*(reserve(order) for order in orders))
+        for i, result in each.items()
+    }
     assert sum(isinstance(result, ReservationResult) for result in results.values()) == 1
     assert sum(isinstance(result, OutOfStock) for result in results.values()) == 9
     assert await shop.stock("P") == (1, 1)
@@ -386,7 +438,9 @@ async def test_orders_with_the_same_products_in_any_sequence_do_not_wait_for_eac
     products = [f"P{i}" for i in range(12)]
     await shop.add_stock(**dict.fromkeys(products, 1_000))
     shuffled = [random.Random(i).sample(products, 12) for i in range(60)]
-    orders = await shop.instance(*(an_order(f"{i}", *((p, 1) for p in sequence)) for i, sequence in enumerate(shuffled)))
+    orders = await shop.instance(
+        *(an_order(f"{i}", *((p, 1) for p in sequence)) for i, sequence in enumerate(shuffled))
+    )
 
     async def through(batch: Sequence[OrderInstance], last: Any) -> None:
         await reserve(*batch)
@@ -400,30 +454,44 @@ async def test_orders_with_the_same_products_in_any_sequence_do_not_wait_for_eac
 
 
 _STOCK = text(
-    "INSERT INTO product (id, name, received, on_hand) SELECT key, key, value::int, value::int FROM jsonb_each_text(CAST(:rows AS jsonb))"
+    "INSERT INTO product (id, name, received, on_hand) SELECT key, key, value::int, value::int FROM "
+    "jsonb_each_text(CAST(:rows AS jsonb))"
 )
 PRODUCTS = ("P", "Q", "R")
 _runs = itertools.count()
 
 lines = st.lists(st.tuples(st.sampled_from(PRODUCTS), st.integers(1, 4)), min_size=1, max_size=4)
-moves = st.lists(st.tuples(st.sampled_from(["reserve", "release", "ship", "reserve", "expire"]), st.integers(1, 7)), min_size=1, max_size=6)
+moves = st.lists(
+    st.tuples(st.sampled_from(["reserve", "release", "ship", "reserve", "expire"]), st.integers(1, 7)),
+    min_size=1,
+    max_size=6,
+)
 workers = st.lists(st.tuples(st.lists(lines, min_size=1, max_size=3), moves), min_size=2, max_size=6)
 
 
 @hypothesis_settings(
     deadline=None,
     max_examples=20,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
 )
 @given(stock=st.tuples(*(st.integers(0, 12) for _ in PRODUCTS)), plans=workers)
-async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...], plans: list[tuple[Any, Any]]) -> None:
-    """Several workers, each with orders of its own, on the same three products: whatever they do at the same time, and while what they
-    hold runs out under them, the books balance at every moment, and each order holds what the answers said."""
+async def test_never_oversold_and_never_lost(
+    shop: Shop, stock: tuple[int, ...], plans: list[tuple[Any, Any]]
+) -> None:
+    """Several workers, each with orders of its own, on the same three products: whatever they do at the same
+    time, and while what they hold runs out under them, the books balance at every moment, and each order
+    holds what the answers said."""
     run = next(_runs)
     pieces = {f"{p}{run}": n for p, n in zip(PRODUCTS, stock, strict=True)}
     crews: list[list[OrderInstance]] = []
     for w, (orders, _) in enumerate(plans):
-        wanted = [an_order(f"{run}-{w}-{n}", *((f"{p}{run}", q) for p, q in each)) for n, each in enumerate(orders)]
+        wanted = [
+            an_order(f"{run}-{w}-{n}", *((f"{p}{run}", q) for p, q in each)) for n, each in enumerate(orders)
+        ]
         crews.append(await shop.instance(*wanted))
     everybody = [order for crew in crews for order in crew]
     async with transaction() as tx:
@@ -462,7 +530,9 @@ async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...],
             assert await shop.wrong_stock() == []
         await working
     assert await shop.wrong_stock() == []
-    told = dict(await shop.rows("SELECT order_id, state FROM reservation WHERE order_id LIKE :run", run=f"{run}-%"))
+    told = dict(
+        await shop.rows("SELECT order_id, state FROM reservation WHERE order_id LIKE :run", run=f"{run}-%")
+    )
     lost = {order.id for order in everybody if order.lost}
     assert {i: state for i, state in told.items() if i not in lost} == {
         i: state for i, state in states.items() if i in told and i not in lost
@@ -475,5 +545,7 @@ async def test_never_oversold_and_never_lost(shop: Shop, stock: tuple[int, ...],
     assert all(taken[p] <= n for p, n in pieces.items()), "oversold"
     for product, n in pieces.items():
         on_hand, held_back = await shop.stock(product)
-        shipped = sum(order.payload.wanted.get(product, 0) for order in everybody if told.get(order.id) == "shipped")
+        shipped = sum(
+            order.payload.wanted.get(product, 0) for order in everybody if told.get(order.id) == "shipped"
+        )
         assert (on_hand + shipped, on_hand - held_back) == (n, n - taken[product])

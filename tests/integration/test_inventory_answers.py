@@ -1,4 +1,5 @@
-"""The client of an inventory service trusts nothing: each answer is a reservation that can be true, or an error with a type."""
+"""The client of an inventory service trusts nothing: each answer is a reservation that can be true, or an
+error with a type."""
 
 from __future__ import annotations
 
@@ -31,8 +32,20 @@ from tests.integration.saying import Answer, Request, Sayer, http, rubbish, serv
 TOKEN = "planted-token"
 PATIENCE, IMPATIENCE = 20.0, 1.0
 ITEMS = {"P": 2}
-HELD = {"order_id": "O-1", "id": "RES-O-1", "state": "held", "items": ITEMS, "expires_at": "2026-01-02T03:04:05Z"}
-LEADS_TO = {"": "held", "/keep": "held", "/release": "released", "/commit": "shipped", "/put-back": "returned"}
+HELD = {
+    "order_id": "O-1",
+    "id": "RES-O-1",
+    "state": "held",
+    "items": ITEMS,
+    "expires_at": "2026-01-02T03:04:05Z",
+}
+LEADS_TO = {
+    "": "held",
+    "/keep": "held",
+    "/release": "released",
+    "/commit": "shipped",
+    "/put-back": "returned",
+}
 
 
 @dataclass
@@ -43,7 +56,9 @@ class Said(Sayer):
 
 
 @asynccontextmanager
-async def service_that_says(answer: bytes | Answer | None, *, patience: float = PATIENCE, drip: int = 0) -> AsyncIterator[Said]:
+async def service_that_says(
+    answer: bytes | Answer | None, *, patience: float = PATIENCE, drip: int = 0
+) -> AsyncIterator[Said]:
     async with server_that_says(answer, pause=0.05 if drip else 0, drip=drip) as said:
         inventory = ServiceInventory(said.url, TOKEN, timeout_seconds=patience, concurrency=2)
         yield Said(said.url, said.asked, inventory=inventory)
@@ -51,7 +66,9 @@ async def service_that_says(answer: bytes | Answer | None, *, patience: float = 
 
 
 def problem(kind: str, status: str, *headers: str, **fields: Any) -> bytes:
-    return http({"type": kind, "detail": "so it is", **fields}, status, f"Content-Type: {PROBLEM_JSON}", *headers)
+    return http(
+        {"type": kind, "detail": "so it is", **fields}, status, f"Content-Type: {PROBLEM_JSON}", *headers
+    )
 
 
 def asks(inventory: Inventory) -> dict[str, Callable[[], Awaitable[Any]]]:
@@ -103,7 +120,15 @@ async def test_rubbish_is_an_unclear_end(said: bytes) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"order_id": "O-2"}, {"state": "sold"}, {"state": None}, {"items": {"P": "many"}}, {"items": [1]}, {"expires_at": "soon"}, {"id": 7}],
+    [
+        {"order_id": "O-2"},
+        {"state": "sold"},
+        {"state": None},
+        {"items": {"P": "many"}},
+        {"items": [1]},
+        {"expires_at": "soon"},
+        {"id": 7},
+    ],
     ids=str,
 )
 async def test_an_answer_that_cannot_be_true_is_not_believed(changes: dict[str, Any]) -> None:
@@ -128,7 +153,9 @@ async def test_an_answer_that_cannot_be_true_is_not_believed(changes: dict[str, 
     ],
     ids=str,
 )
-async def test_a_state_that_the_request_cannot_lead_to_is_not_believed(operation: str, answered: dict[str, Any]) -> None:
+async def test_a_state_that_the_request_cannot_lead_to_is_not_believed(
+    operation: str, answered: dict[str, Any]
+) -> None:
     async with service_that_says(http(HELD | answered)) as said:
         assert type(await refused(asks(said.inventory)[operation])) is InventoryMismatch
 
@@ -145,7 +172,11 @@ SHORT = [{"product_id": "P", "requested": 2, "available": 1}]
         (problem("about:blank", "400 Bad Request"), InventoryRefused, "so it is"),
         (problem("about:blank", "409 Conflict", detail=""), InventoryRefused, "without a reason"),
         (http(b"<html>", "409 Conflict"), InventoryRefused, "without a reason"),
-        (problem(Problem.UNAUTHORIZED, "401 Unauthorized"), InventoryMisconfigured, "INVENTORY_SERVICE_TOKEN"),
+        (
+            problem(Problem.UNAUTHORIZED, "401 Unauthorized"),
+            InventoryMisconfigured,
+            "INVENTORY_SERVICE_TOKEN",
+        ),
         (http(b"", "403 Forbidden"), InventoryMisconfigured, "INVENTORY_SERVICE_TOKEN"),
         (http(b"<html>", "404 Not Found"), InventoryMisconfigured, "INVENTORY_SERVICE_URL"),
         (problem(Problem.NOT_FOUND, "405 Not Allowed"), InventoryMisconfigured, "INVENTORY_SERVICE_URL"),
@@ -181,7 +212,11 @@ async def test_what_is_short_is_told_item_by_item(answer: bytes, short: list[Sho
         assert list(error.shortages) == short
 
 
-@pytest.mark.parametrize("changes", [{"product_id": "Q"}, {"requested": 3}, {"requested": 1}, {"available": 2}, {"available": 9}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"product_id": "Q"}, {"requested": 3}, {"requested": 1}, {"available": 2}, {"available": 9}],
+    ids=str,
+)
 @pytest.mark.parametrize("kind", [Problem.OUT_OF_STOCK, Problem.UNKNOWN_PRODUCT])
 async def test_what_is_short_must_be_what_was_asked_for(kind: Problem, changes: dict[str, Any]) -> None:
     status = "409 Conflict" if kind is Problem.OUT_OF_STOCK else "404 Not Found"
@@ -200,7 +235,9 @@ async def test_nothing_known_is_none() -> None:
         assert await said.inventory.keep("O-1", seconds=60) is None
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("90", 90.0), ("0", 1.0), ("999999", 300.0), ("soon", 5.0), ("nan", 5.0)])
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("90", 90.0), ("0", 1.0), ("999999", 300.0), ("soon", 5.0), ("nan", 5.0)]
+)
 async def test_a_limit_is_honoured_within_reason(header: str, seconds: float) -> None:
     async with service_that_says(http(b"", "429 Too Many", f"Retry-After: {header}")) as said:
         for ask in asks(said.inventory).values():
@@ -216,7 +253,9 @@ async def test_only_what_changes_nothing_is_sent_again_at_once() -> None:
             await refused(ask)
         sent = [request.path for request in said.asked]
         assert sent.count("/v1/reservations") == 1 + 3, "reserved once, looked up three times"
-        assert [sent.count(f"/v1/reservations{path}") for path in ("/keep", "/release", "/commit", "/put-back")] == [1, 1, 1, 1]
+        assert [
+            sent.count(f"/v1/reservations{path}") for path in ("/keep", "/release", "/commit", "/put-back")
+        ] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("drip", [0, 1])
@@ -242,7 +281,10 @@ async def test_whoever_stops_waiting_frees_the_turn() -> None:
         await asyncio.wait(waiting, timeout=0.1)
         for task in waiting:
             task.cancel()
-        assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True))
+        assert all(
+            isinstance(end, asyncio.CancelledError)
+            for end in await asyncio.gather(*waiting, return_exceptions=True)
+        )
         assert type(await refused(asks(said.inventory)["get"])) is InventoryTimeout
 
 
@@ -252,7 +294,9 @@ class TestTheBreaker:
     async def run(self, answer: bytes, times: int = 5) -> tuple[list[str], int, list[str | None]]:
         told: list[str | None] = []
         async with service_that_says(answer) as said:
-            guarded = GuardedInventory(said.inventory, failures=3, pause_seconds=60, concurrency=2, tell=told.append)
+            guarded = GuardedInventory(
+                said.inventory, failures=3, pause_seconds=60, concurrency=2, tell=told.append
+            )
             ends = []
             for _ in range(times):
                 try:

@@ -1,6 +1,8 @@
-"""What every inventory promises, whichever it is: the same tests for the SQL inventory and for the service over real HTTP.
+"""What every inventory promises, whichever it is: the same tests for the SQL inventory and for the service
+over real HTTP.
 
-`shop.inventory.service.contract` is the contract. Stock is asked of the tables behind it, past the code that is tested.
+`shop.inventory.service.contract` is the contract. Stock is asked of the tables behind it, past the code that
+is tested.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def server(domain_database: str) -> Iterator[InventoryServer]:
 
 
 @pytest.fixture(params=["embedded", "remote"])
-async def inventory(request: pytest.FixtureRequest, shop: Shop, domain_database: str) -> AsyncIterator[Inventory]:
+async def inventory(
+    request: pytest.FixtureRequest, shop: Shop, domain_database: str
+) -> AsyncIterator[Inventory]:
     if request.param == "embedded":
         here: Inventory = DatabaseInventory(domain_database)
     else:
@@ -49,7 +53,10 @@ async def reserve(inventory: Inventory, order_id: str = "A", seconds: float = 60
 
 async def expire(shop: Shop, database_url: str, *order_ids: str) -> None:
     for order_id in order_ids:
-        await shop.rows("UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = :id", id=order_id)
+        await shop.rows(
+            "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = :id",
+            id=order_id,
+        )
     sweeping = DatabaseInventory(database_url)
     assert await sweeping.expire() == sorted(order_ids)
     await sweeping.aclose()
@@ -66,7 +73,9 @@ async def test_all_items_or_none(inventory: Inventory, shop: Shop) -> None:
 
 
 async def test_the_last_piece_is_one_orders(inventory: Inventory, shop: Shop) -> None:
-    ends = await asyncio.gather(*(reserve(inventory, f"O{i}", ONE=1) for i in range(12)), return_exceptions=True)
+    ends = await asyncio.gather(
+        *(reserve(inventory, f"O{i}", ONE=1) for i in range(12)), return_exceptions=True
+    )
     assert Counter(type(end) for end in ends) == {State: 1, OutOfStock: 11}
     assert await shop.stock("ONE") == (1, 1)
 
@@ -148,7 +157,9 @@ async def test_commit_without_a_reservation(inventory: Inventory, shop: Shop) ->
     assert await shop.stock("P") == (10, 0)
 
 
-async def test_what_is_shipped_does_not_run_out_and_is_not_released(inventory: Inventory, shop: Shop, domain_database: str) -> None:
+async def test_what_is_shipped_does_not_run_out_and_is_not_released(
+    inventory: Inventory, shop: Shop, domain_database: str
+) -> None:
     await reserve(inventory)
     await inventory.commit("A")
     await shop.rows("UPDATE reservation SET expires_at = now() - interval '1 second'")
@@ -203,7 +214,9 @@ async def test_put_back_of_what_was_never_committed_gives_it_back(inventory: Inv
     assert (await inventory.release("A")).items == {"P": 2}
 
 
-@pytest.mark.parametrize("order_id", ["a b", "a/b", "../x", "?q=1#f", "字", "e\u0301", "a" * 200, "O'Brien; --", "%2F"])
+@pytest.mark.parametrize(
+    "order_id", ["a b", "a/b", "../x", "?q=1#f", "字", "e\u0301", "a" * 200, "O'Brien; --", "%2F"]
+)
 async def test_any_order_id(inventory: Inventory, shop: Shop, order_id: str) -> None:
     await reserve(inventory, order_id)
     assert (found := await inventory.get(order_id)) is not None
@@ -213,12 +226,18 @@ async def test_any_order_id(inventory: Inventory, shop: Shop, order_id: str) -> 
 
 
 _MOVES = st.lists(
-    st.tuples(st.sampled_from(["reserve", "release", "commit", "put_back", "keep", "expire"]), st.integers(0, 3)), min_size=4, max_size=24
+    st.tuples(
+        st.sampled_from(["reserve", "release", "commit", "put_back", "keep", "expire"]), st.integers(0, 3)
+    ),
+    min_size=4,
+    max_size=24,
 )
 _WANTED = [{"P": 4}, {"P": 7, "Q": 2}, {"Q": 4, "ONE": 1}, {"ONE": 1, "P": 3}]
 
 
-@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(moves=_MOVES, at_once=st.integers(1, 4))
 async def test_never_oversold_and_the_sums_hold(
     inventory: Inventory, shop: Shop, domain_database: str, moves: list[tuple[str, int]], at_once: int
@@ -234,7 +253,10 @@ async def test_never_oversold_and_the_sums_hold(
                 case "reserve":
                     await inventory.reserve(order_id, _WANTED[which], seconds=600)
                 case "expire":
-                    await shop.rows("UPDATE reservation SET expires_at = now() - interval '1 s' WHERE order_id = :id", id=order_id)
+                    await shop.rows(
+                        "UPDATE reservation SET expires_at = now() - interval '1 s' WHERE order_id = :id",
+                        id=order_id,
+                    )
                     await sweeping.expire()
                 case "keep":
                     await inventory.keep(order_id, seconds=60)

@@ -1,4 +1,5 @@
-"""The inventory service as a program: what it takes and refuses, two of it on one database, and orders whose service is killed."""
+"""The inventory service as a program: what it takes and refuses, two of it on one database, and orders whose
+service is killed."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ class Service(Served):
     def stock(self, database_url: str, product: str) -> tuple[int, int]:
         """(on hand, reserved), past the service."""
         with psycopg.connect(database_url) as connection:
-            row = connection.execute("SELECT on_hand, reserved FROM product WHERE id = %s", [product]).fetchone()
+            row = connection.execute(
+                "SELECT on_hand, reserved FROM product WHERE id = %s", [product]
+            ).fetchone()
         assert row is not None
         return row[0], row[1]
 
@@ -94,7 +97,10 @@ def client(service: Service, token: str | None = TOKEN) -> ServiceInventory:
 async def test_two_of_them_serve_one_database(start: Start, stock_database: str) -> None:
     one, other = start("one"), start("other")
     ends = await asyncio.gather(
-        *(client(service).reserve(f"O{i}", {"LAST-ONE": 1}, seconds=600) for i, service in enumerate([one, other] * 4)),
+        *(
+            client(service).reserve(f"O{i}", {"LAST-ONE": 1}, seconds=600)
+            for i, service in enumerate([one, other] * 4)
+        ),
         return_exceptions=True,
     )
     assert sum(not isinstance(end, BaseException) for end in ends) == 1
@@ -109,7 +115,9 @@ async def test_two_of_them_serve_one_database(start: Start, stock_database: str)
 async def test_pieces_are_whole_numbers(start: Start, stock_database: str, pieces: object) -> None:
     service = start("one")
     body = {"order_id": "O-1", "items": {"LAST-ONE": pieces}, "seconds": 600}
-    answer = httpx.post(f"{service.url}/v1/reservations", json=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10)
+    answer = httpx.post(
+        f"{service.url}/v1/reservations", json=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10
+    )
     assert answer.status_code == 422, answer.text
     assert service.stock(stock_database, "LAST-ONE") == (1, 0)
 
@@ -164,7 +172,9 @@ async def test_it_says_in_its_own_database_that_it_lives(start: Start, stock_dat
     ],
     ids=["open to all", "no such port", "no port"],
 )
-def test_it_says_in_a_line_why_it_does_not_start(options: list[str], environment: dict[str, str], says: str) -> None:
+def test_it_says_in_a_line_why_it_does_not_start(
+    options: list[str], environment: dict[str, str], says: str
+) -> None:
     command = [
         sys.executable,
         "-m",
@@ -175,7 +185,9 @@ def test_it_says_in_a_line_why_it_does_not_start(options: list[str], environment
         *options,
     ]
     plain = {name: value for name, value in os.environ.items() if name != "INVENTORY_SERVICE_TOKEN"}
-    ended = subprocess.run(command, cwd=HOME, env=plain | environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        command, cwd=HOME, env=plain | environment, capture_output=True, text=True, timeout=60, check=False
+    )
     assert ended.returncode != 0
     assert says in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
@@ -188,7 +200,11 @@ def test_it_says_in_a_line_why_it_does_not_start(options: list[str], environment
 async def served(saga: World, start: Start, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     """The shop's stock is at a service that is a process of its own."""
     service = start("stock")
-    wanted = {"INVENTORY_SERVICE_URL": service.url, "INVENTORY_SERVICE_TOKEN": TOKEN, "INVENTORY_BREAKER_SECONDS": "0.2"}
+    wanted = {
+        "INVENTORY_SERVICE_URL": service.url,
+        "INVENTORY_SERVICE_TOKEN": TOKEN,
+        "INVENTORY_BREAKER_SECONDS": "0.2",
+    }
     for name, value in wanted.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
@@ -214,7 +230,8 @@ async def pending(orders: list[dict[str, Any]]) -> None:
 async def test_a_service_that_is_killed_and_started_again(
     saga: World, served: Service, stock_database: str, unique: str, lane: Any, moment: str, what: str
 ) -> None:
-    """As by a supervisor. Orders wait for it, paid ones too; what it did before it died is found, and stock moves once."""
+    """As by a supervisor. Orders wait for it, paid ones too; what it did before it died is found, and stock
+    moves once."""
     ids = [f"{unique}-{i}" for i in range(3)]
     supervisor = threading.Thread(target=served.start)
     killed: list[str] = []

@@ -1,4 +1,5 @@
-"""Orders whose stock is at an inventory service, in both lanes. The witness is the service: its own stock and its own reservations."""
+"""Orders whose stock is at an inventory service, in both lanes. The witness is the service: its own stock and
+its own reservations."""
 
 from __future__ import annotations
 
@@ -49,9 +50,15 @@ def service(postgres: EmbeddedPostgres, template_database: str) -> Iterator[Inve
 
 
 @pytest.fixture
-async def stocked(saga: World, service: InventoryServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def stocked(
+    saga: World, service: InventoryServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
     """The shop, with its stock at the service."""
-    for name, value in {**service.settings, "INVENTORY_TIMEOUT_SECONDS": "1", "INVENTORY_BREAKER_SECONDS": "0.2"}.items():
+    for name, value in {
+        **service.settings,
+        "INVENTORY_TIMEOUT_SECONDS": "1",
+        "INVENTORY_BREAKER_SECONDS": "0.2",
+    }.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     yield saga
@@ -107,7 +114,14 @@ def cancel(order_id: str) -> None:
 @LANES
 async def test_orders_of_every_kind(stocked: World, service: InventoryServer, unique: str, lane: Any) -> None:
     good, refused, declined, short = (f"{unique}-{n}" for n in ("good", "refused", "declined", "short"))
-    await lane([an_order(good), an_order(refused, country="AQ"), an_order(declined, card="0000"), an_order(short, product="OUT-OF-STOCK")])
+    await lane(
+        [
+            an_order(good),
+            an_order(refused, country="AQ"),
+            an_order(declined, card="0000"),
+            an_order(short, product="OUT-OF-STOCK"),
+        ]
+    )
     assert {i: ended(i).outcome for i in (good, refused, declined, short)} == {
         good: Outcome.COMPLETED,
         refused: Outcome.COMPENSATED,
@@ -132,7 +146,12 @@ async def test_orders_of_every_kind(stocked: World, service: InventoryServer, un
 
 @pytest.mark.parametrize("carrier", ["embedded", "easypost"])
 async def test_the_samples_end_as_make_run_expects(
-    stocked: World, service: InventoryServer, easypost_server: EasyPost, unique: str, carrier: str, monkeypatch: pytest.MonkeyPatch
+    stocked: World,
+    service: InventoryServer,
+    easypost_server: EasyPost,
+    unique: str,
+    carrier: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     samples = load_samples()
     if carrier == "easypost":
@@ -140,7 +159,11 @@ async def test_the_samples_end_as_make_run_expects(
         for name, value in easypost_server.settings.items():
             monkeypatch.setenv(name, value)
         settings.cache_clear()
-    orders = {f"{order['id']}-{unique}": {**order, "id": f"{order['id']}-{unique}"} for sample in samples for order in sample.orders}
+    orders = {
+        f"{order['id']}-{unique}": {**order, "id": f"{order['id']}-{unique}"}
+        for sample in samples
+        for order in sample.orders
+    }
     await pending(list(orders.values()))
     for sample in samples:
         ends = [ended(f"{order['id']}-{unique}") for order in sample.orders]
@@ -154,7 +177,9 @@ async def test_the_samples_end_as_make_run_expects(
 
 @pytest.mark.parametrize("kind", ["silent", "lost", "500", "rubbish", "page"])
 @pytest.mark.parametrize("lane", [pytest.param(own_run, marks=pytest.mark.slow), pending])
-async def test_lost_answers_move_the_stock_once(stocked: World, service: InventoryServer, unique: str, lane: Any, kind: str) -> None:
+async def test_lost_answers_move_the_stock_once(
+    stocked: World, service: InventoryServer, unique: str, lane: Any, kind: str
+) -> None:
     """Every operation acts, and its answer does not arrive, or makes no sense."""
     bad, good = f"{unique}-bad", f"{unique}-good"
     for path in ("/reservations", "/release", "/commit", "/put-back"):
@@ -167,15 +192,21 @@ async def test_lost_answers_move_the_stock_once(stocked: World, service: Invento
     stocked.assert_books_balance()
 
 
-async def test_an_unclear_reservation_is_looked_up_before_it_is_sent_again(stocked: World, service: InventoryServer, unique: str) -> None:
+async def test_an_unclear_reservation_is_looked_up_before_it_is_sent_again(
+    stocked: World, service: InventoryServer, unique: str
+) -> None:
     service.misbehave("/reservations", "lost", after=True)
     await own_run([an_order(unique)])
     assert ended(unique).outcome is Outcome.COMPLETED
-    assert service.asked == ["/v1/reservations", "/v1/reservations", "/v1/reservations/commit"], "reserved, looked up, committed"
+    assert service.asked == ["/v1/reservations", "/v1/reservations", "/v1/reservations/commit"], (
+        "reserved, looked up, committed"
+    )
 
 
 @LANES
-async def test_cancelled_after_it_was_committed(stocked: World, service: InventoryServer, unique: str, lane: Any) -> None:
+async def test_cancelled_after_it_was_committed(
+    stocked: World, service: InventoryServer, unique: str, lane: Any
+) -> None:
     """Our transaction finds the order cancelled: what was committed is put back."""
     when("after committing at the inventory service", lambda: cancel(unique))
     await lane([an_order(unique)])
@@ -189,7 +220,9 @@ async def test_cancelled_after_it_was_committed(stocked: World, service: Invento
 
 
 @LANES
-async def test_a_shipped_order_that_is_sent_back(stocked: World, service: InventoryServer, unique: str, lane: Any) -> None:
+async def test_a_shipped_order_that_is_sent_back(
+    stocked: World, service: InventoryServer, unique: str, lane: Any
+) -> None:
     await lane([an_order(unique)])
     assert stock(service) == (99, 0)
     cancel(unique)
@@ -203,20 +236,25 @@ async def test_a_shipped_order_that_is_sent_back(stocked: World, service: Invent
 def run_out(service: InventoryServer, order_id: str) -> None:
     with psycopg.connect(service.database_url) as connection:
         connection.execute(
-            "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = %s", [service.name_of(order_id)]
+            "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = %s",
+            [service.name_of(order_id)],
         )
         connection.commit()
     assert service.do(service.inventory.expire()) == [service.name_of(order_id)]
 
 
-async def test_what_ran_out_and_is_still_there_is_reserved_anew(stocked: World, service: InventoryServer, unique: str) -> None:
+async def test_what_ran_out_and_is_still_there_is_reserved_anew(
+    stocked: World, service: InventoryServer, unique: str
+) -> None:
     when("before committing at the inventory service", lambda: run_out(service, unique))
     await own_run([an_order(unique)])
     assert ended(unique).outcome is Outcome.COMPLETED
     assert (state(service, unique), stock(service)) == (State.SHIPPED, (99, 0))
 
 
-async def test_what_ran_out_and_is_another_s_by_now(stocked: World, service: InventoryServer, unique: str) -> None:
+async def test_what_ran_out_and_is_another_s_by_now(
+    stocked: World, service: InventoryServer, unique: str
+) -> None:
     def lose() -> None:
         run_out(service, unique)
         service.do(service.inventory.reserve("another", {"LAST-ONE": 1}, seconds=600))
@@ -231,7 +269,9 @@ async def test_what_ran_out_and_is_another_s_by_now(stocked: World, service: Inv
 
 @pytest.mark.parametrize("kind", ["503", "silent", "lost"])
 @pytest.mark.short_form("503")
-async def test_while_the_service_is_away_orders_are_postponed(stocked: World, service: InventoryServer, unique: str, kind: str) -> None:
+async def test_while_the_service_is_away_orders_are_postponed(
+    stocked: World, service: InventoryServer, unique: str, kind: str
+) -> None:
     """Also those that are paid: they keep their stock and go on, once, when it is back."""
     ids = [f"{unique}-{i}" for i in range(3)]
     service.misbehave("/commit", kind, times=1000)
@@ -241,7 +281,9 @@ async def test_while_the_service_is_away_orders_are_postponed(stocked: World, se
     assert {stocked.money(order_id) for order_id in ids} == {(PRICE, Decimal(0))}
     assert stock(service) == (100, 3)
     seen = preview_cancel_sync(ids[0], ORDER_SAGA)
-    assert (seen.pieces, seen.refund) == ({"PROD-001": 1}, PRICE), "what it holds at the service is told of, although that is away"
+    assert (seen.pieces, seen.refund) == ({"PROD-001": 1}, PRICE), (
+        "what it holds at the service is told of, although that is away"
+    )
     service.behave()
     await close_inventories()
     stocked.sql("UPDATE customer_order SET not_before = NULL")
@@ -251,7 +293,9 @@ async def test_while_the_service_is_away_orders_are_postponed(stocked: World, se
     stocked.assert_books_balance()
 
 
-async def test_it_is_honoured_for_how_long_a_limit_is_meant(stocked: World, service: InventoryServer, unique: str) -> None:
+async def test_it_is_honoured_for_how_long_a_limit_is_meant(
+    stocked: World, service: InventoryServer, unique: str
+) -> None:
     service.misbehave("/reservations", "429", headers={"retry-after": "90"})
     intake.submit([an_order(unique)])
     await process_pending_orders(consumer_seconds=0)
@@ -263,7 +307,9 @@ async def test_it_is_honoured_for_how_long_a_limit_is_meant(stocked: World, serv
     assert ended(unique).outcome is Outcome.COMPLETED
 
 
-async def test_a_token_that_is_not_accepted(stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_that_is_not_accepted(
+    stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Retries do not help; nothing was charged, and a person is told which setting it is."""
     monkeypatch.setenv("INVENTORY_SERVICE_TOKEN", "another-token")
     settings.cache_clear()
@@ -276,7 +322,8 @@ async def test_a_token_that_is_not_accepted(stocked: World, service: InventorySe
 async def test_orders_stay_with_the_inventory_that_they_were_begun_with(
     stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The setting is switched off while one is paid and not shipped, and another is shipped and then sent back."""
+    """The setting is switched off while one is paid and not shipped, and another is shipped and then sent
+    back."""
     half, whole, later = (f"{unique}-{n}" for n in ("half", "whole", "later"))
     await own_run([an_order(whole)])
     service.misbehave("/commit", "503", times=1000)
@@ -291,13 +338,19 @@ async def test_orders_stay_with_the_inventory_that_they_were_begun_with(
     cancel(whole)
     intake.submit([an_order(later)])
     await process_pending_orders(consumer_seconds=0)
-    assert [ended(i).outcome for i in (half, whole, later)] == [Outcome.COMPLETED, Outcome.COMPENSATED, Outcome.COMPLETED]
+    assert [ended(i).outcome for i in (half, whole, later)] == [
+        Outcome.COMPLETED,
+        Outcome.COMPENSATED,
+        Outcome.COMPLETED,
+    ]
     assert stock(service) == (99, 0)
     assert stocked.stock("PROD-001") == (99, 0), "the later one is from our own shelf"
     stocked.assert_books_balance()
 
 
-async def test_and_the_other_way_round(stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_and_the_other_way_round(
+    stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("INVENTORY_SERVICE_URL")
     settings.cache_clear()
     await own_run([an_order(unique)])
@@ -318,7 +371,9 @@ class TestAnotherShopAtTheSameService:
     """It holds pieces for an order of its own, which has the same id as ours."""
 
     @pytest.fixture(params=["another installation", "an earlier version"])
-    def theirs(self, request: pytest.FixtureRequest, stocked: World, service: InventoryServer, unique: str) -> str:
+    def theirs(
+        self, request: pytest.FixtureRequest, stocked: World, service: InventoryServer, unique: str
+    ) -> str:
         """What its order is called at the service. Of an earlier version it is the id alone."""
         name = own_order_id(OTHER, unique) if request.param == "another installation" else unique
         service.do(service.inventory.reserve(name, {"PROD-001": 1}, seconds=3600))
@@ -333,7 +388,9 @@ class TestAnotherShopAtTheSameService:
         return found is not None and (found.state, found.items) == (State.HELD, {"PROD-001": 1})
 
     @LANES
-    async def test_ours_is_undone(self, stocked: World, service: InventoryServer, unique: str, theirs: str, lane: Any) -> None:
+    async def test_ours_is_undone(
+        self, stocked: World, service: InventoryServer, unique: str, theirs: str, lane: Any
+    ) -> None:
         await lane([an_order(unique, card="0000")])
         assert ended(unique).outcome is Outcome.COMPENSATED
         assert await self.ours(service, unique) is State.RELEASED
@@ -343,11 +400,25 @@ class TestAnotherShopAtTheSameService:
 
     @LANES
     @pytest.mark.parametrize(
-        ("path", "kind"), [("/reservations", "500"), ("/reservations", "silent"), ("/commit", "500"), ("/commit", "silent"), ("", "")]
+        ("path", "kind"),
+        [
+            ("/reservations", "500"),
+            ("/reservations", "silent"),
+            ("/commit", "500"),
+            ("/commit", "silent"),
+            ("", ""),
+        ],
     )
     @pytest.mark.short_form("silent-pending")
     async def test_ours_is_shipped(
-        self, stocked: World, service: InventoryServer, unique: str, theirs: str, lane: Any, path: str, kind: str
+        self,
+        stocked: World,
+        service: InventoryServer,
+        unique: str,
+        theirs: str,
+        lane: Any,
+        path: str,
+        kind: str,
     ) -> None:
         if path:
             service.misbehave(path, kind, after=True)
@@ -360,7 +431,9 @@ class TestAnotherShopAtTheSameService:
         assert [found async for found in check_stock()] == []
 
     @LANES
-    async def test_ours_is_returned(self, stocked: World, service: InventoryServer, unique: str, theirs: str, lane: Any) -> None:
+    async def test_ours_is_returned(
+        self, stocked: World, service: InventoryServer, unique: str, theirs: str, lane: Any
+    ) -> None:
         await lane([an_order(unique)])
         service.do(service.inventory.commit(theirs))
         cancel(unique)
@@ -373,26 +446,36 @@ class TestAnotherShopAtTheSameService:
         stocked.assert_books_balance()
         assert [found async for found in check_stock()] == []
 
-    async def test_theirs_is_over_before_ours_begins(self, stocked: World, service: InventoryServer, unique: str, theirs: str) -> None:
+    async def test_theirs_is_over_before_ours_begins(
+        self, stocked: World, service: InventoryServer, unique: str, theirs: str
+    ) -> None:
         service.do(service.inventory.release(theirs))
         await own_run([an_order(unique)])
         assert ended(unique).outcome is Outcome.COMPLETED
         assert stock(service) == (99, 0)
 
-    async def test_theirs_has_other_items(self, stocked: World, service: InventoryServer, unique: str, theirs: str) -> None:
+    async def test_theirs_has_other_items(
+        self, stocked: World, service: InventoryServer, unique: str, theirs: str
+    ) -> None:
         await own_run([an_order(unique, product="PROD-002", price="29.99")])
         assert ended(unique).outcome is Outcome.COMPLETED
         assert self.theirs_is_held(service, theirs)
         assert stock(service, "PROD-002")[1] == 0
 
-    async def test_what_is_wrong_with_ours_is_still_found(self, stocked: World, service: InventoryServer, unique: str, theirs: str) -> None:
-        """A reservation that an ended order of ours has left, and a parcel that the service knows nothing of."""
+    async def test_what_is_wrong_with_ours_is_still_found(
+        self, stocked: World, service: InventoryServer, unique: str, theirs: str
+    ) -> None:
+        """A reservation that an ended order of ours has left, and a parcel that the service knows nothing
+        of."""
         await own_run([an_order(unique), an_order(f"{unique}-lost")])
         mine = await installation_id()
         service.do(service.inventory.reserve(own_order_id(mine, "GHOST"), {"PROD-002": 2}, seconds=3600))
         service.do(service.inventory.put_back(own_order_id(mine, f"{unique}-lost")))
         found = {(each.kind, each.order_id, each.product_id) async for each in check_stock()}
-        assert found == {(Kind.RESERVATION_WITHOUT_ORDER, "GHOST", None), (Kind.STOCK_ON_HAND, None, "PROD-001")}
+        assert found == {
+            (Kind.RESERVATION_WITHOUT_ORDER, "GHOST", None),
+            (Kind.STOCK_ON_HAND, None, "PROD-001"),
+        }
 
 
 class TestAnOrderOfAnEarlierVersion:
@@ -412,7 +495,9 @@ class TestAnOrderOfAnEarlierVersion:
         await close_inventories()
         return unique
 
-    async def test_goes_on_and_can_be_returned(self, stocked: World, service: InventoryServer, half_done: str) -> None:
+    async def test_goes_on_and_can_be_returned(
+        self, stocked: World, service: InventoryServer, half_done: str
+    ) -> None:
         await process_pending_orders(consumer_seconds=0)
         assert ended(half_done).outcome is Outcome.COMPLETED
         assert service.do(service.inventory.get(half_done)).state is State.SHIPPED

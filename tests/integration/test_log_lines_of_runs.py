@@ -1,4 +1,5 @@
-"""Lines of orders that really ran: in the file, and in the Prefect UI, each with its order, step and run; and masked."""
+"""Lines of orders that really ran: in the file, and in the Prefect UI, each with its order, step and run; and
+masked."""
 
 from __future__ import annotations
 
@@ -22,7 +23,11 @@ from tests.waiting import until
 
 
 def lines(world: World) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in (world.var_dir / "logs").glob("shop.*.jsonl") for line in path.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for path in (world.var_dir / "logs").glob("shop.*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
 
 
 async def shown_in_the_ui(run_id: Any, word: str) -> str:
@@ -38,11 +43,15 @@ async def shown_in_the_ui(run_id: Any, word: str) -> str:
     return found[0]
 
 
-async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reserve = embedded.reserve
 
     async def talkative(*given: Any, **more: Any) -> Any:
-        logging.getLogger("shop.inventory.embedded").warning("reserving for jane@doe.example, marker %s", unique)
+        logging.getLogger("shop.inventory.embedded").warning(
+            "reserving for jane@doe.example, marker %s", unique
+        )
         get_run_logger().info("the task says 4242 4242 4242 4242, word %s", unique)
         return await reserve(*given, **more)
 
@@ -51,17 +60,26 @@ async def test_a_step_s_line_has_order_step_and_run_and_is_in_the_ui(saga: World
     state = await process_order(an_order(f"LINES-{unique}"), return_state=True)
     run_id = state.state_details.flow_run_id
     ours = next(line for line in lines(saga) if f"marker {unique}" in line["event"])
-    assert (ours["order_id"], ours["step"], ours["flow_run_id"]) == (f"LINES-{unique}", "check_inventory", str(run_id))
+    assert (ours["order_id"], ours["step"], ours["flow_run_id"]) == (
+        f"LINES-{unique}",
+        "check_inventory",
+        str(run_id),
+    )
     assert ours["event"] == f"reserving for [mail address], marker {unique}"
     task = next(line for line in lines(saga) if f"word {unique}" in line["event"])
     assert (task["order_id"], task["flow_run_id"]) == (f"LINES-{unique}", str(run_id))
     where = f"[LINES-{unique}, check_inventory]"
     assert await shown_in_the_ui(run_id, f"marker {unique}") == f"{ours['event']} {where}"
-    assert await shown_in_the_ui(run_id, f"word {unique}") == f"the task says [card number], word {unique} {where}"
+    assert (
+        await shown_in_the_ui(run_id, f"word {unique}")
+        == f"the task says [card number], word {unique} {where}"
+    )
     about = [line for line in lines(saga) if line.get("flow_run_id") == str(run_id)]
     assert any("Beginning flow run" in line["event"] for line in about)
     without = [line["event"] for line in about if line.get("order_id") != f"LINES-{unique}"]
-    assert without == [f"Finished in state Completed('LINES-{unique}: 999.99 USD charged')"], "Prefect's own, of a run that is over"
+    assert without == [f"Finished in state Completed('LINES-{unique}: 999.99 USD charged')"], (
+        "Prefect's own, of a run that is over"
+    )
 
 
 async def test_exceptions_and_fields_are_masked_in_the_ui_too(
@@ -75,7 +93,9 @@ async def test_exceptions_and_fields_are_masked_in_the_ui_too(
         except ValueError:
             logging.getLogger("shop.inventory.embedded").exception("broke, mark %s", unique)
             get_run_logger().exception("the task broke, sign %s", unique)
-        structlog.stdlib.get_logger("shop.inventory.embedded").warning(f"structured {unique}", customer={"name": "Jane Doe"}, pieces=3)
+        structlog.stdlib.get_logger("shop.inventory.embedded").warning(
+            f"structured {unique}", customer={"name": "Jane Doe"}, pieces=3
+        )
         return await reserve(*given, **more)
 
     monkeypatch.setattr(embedded, "reserve", talkative)

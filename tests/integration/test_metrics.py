@@ -27,7 +27,14 @@ from tests.conftest import HOME
 from tests.integration.world import World, an_order
 
 STEPS = [step.name for step in ORDER_SAGA]
-SIX_STEPS = ("validate_order", "check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "notify_customer")
+SIX_STEPS = (
+    "validate_order",
+    "check_inventory",
+    "process_payment",
+    "generate_confirmation",
+    "fulfill_order",
+    "notify_customer",
+)
 """What is expected of each is written down here; a step that somebody adds is counted, too."""
 
 
@@ -58,7 +65,13 @@ async def test_every_count_of_a_known_mix(saga: World, unique: str) -> None:
     await run_all(mixed(unique))
     metrics = read_metrics(last(hours=1), steps=STEPS)
     business, events = metrics.business, metrics.events
-    assert business.orders == {"completed": 4, "rejected": 1, "out_of_stock": 1, "compensated": 2, "needs_attention": 1}
+    assert business.orders == {
+        "completed": 4,
+        "rejected": 1,
+        "out_of_stock": 1,
+        "compensated": 2,
+        "needs_attention": 1,
+    }
     assert (business.ended, business.open, business.waiting, business.oldest_waiting) == (9, 0, 0, None)
     assert business.completed_rate == pytest.approx(4 / 9)
     assert business.oversell_attempts == 1
@@ -67,8 +80,12 @@ async def test_every_count_of_a_known_mix(saga: World, unique: str) -> None:
 
     steps = steps_of(metrics)
     assert [step.step for step in metrics.steps or []] == STEPS
-    assert [step.step for step in read_metrics(last(hours=1)).steps or []] == STEPS, "the saga's sequence, not the alphabet's"
-    counts = {name: (step.commands, step.succeeded, step.refused, step.failed) for name, step in steps.items()}
+    assert [step.step for step in read_metrics(last(hours=1)).steps or []] == STEPS, (
+        "the saga's sequence, not the alphabet's"
+    )
+    counts = {
+        name: (step.commands, step.succeeded, step.refused, step.failed) for name, step in steps.items()
+    }
     assert {name: counts[name] for name in SIX_STEPS} == {
         "validate_order": (9, 8, 1, 0),
         "check_inventory": (8, 7, 1, 0),
@@ -81,7 +98,11 @@ async def test_every_count_of_a_known_mix(saga: World, unique: str) -> None:
     assert steps["fulfill_order"].failures == {"carrier_refused": 2}
     assert steps["process_payment"].success_rate == pytest.approx(6 / 7)
     assert steps["process_payment"].error_rate == 0
-    undone = {name: (step.compensations.done, step.compensations.failed) for name, step in steps.items() if step.compensations.commands}
+    undone = {
+        name: (step.compensations.done, step.compensations.failed)
+        for name, step in steps.items()
+        if step.compensations.commands
+    }
     assert undone["process_payment"][1] == 1, "the refund that was refused"
     assert undone["check_inventory"] == (3, 0)
 
@@ -109,13 +130,16 @@ async def test_durations_are_those_of_the_journal(saga: World, unique: str) -> N
     found = read_metrics(parse("all"))
     for name, step in steps_of(found).items():
         (exact,) = saga.sql(
-            "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY date_part('epoch', ended_at - begun_at)) * 1000 AS p50, "
+            "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY date_part('epoch', ended_at - begun_at)) * "
+            "1000 AS p50, "
             "avg(date_part('epoch', ended_at - begun_at)) * 1000 AS mean FROM order_step WHERE step = :step",
             step=name,
         )
         assert step.duration.p50_ms == pytest.approx(exact.p50, rel=found.percentiles_within, abs=0.11)
         assert step.duration.mean_ms == pytest.approx(exact.mean, rel=found.percentiles_within, abs=0.11)
-    (order,) = saga.sql("SELECT max(date_part('epoch', finished_at - submitted_at)) * 1000 AS most FROM customer_order")
+    (order,) = saga.sql(
+        "SELECT max(date_part('epoch', finished_at - submitted_at)) * 1000 AS most FROM customer_order"
+    )
     assert found.business.latency.p99_ms == pytest.approx(order.most, rel=found.percentiles_within)
 
 
@@ -131,8 +155,14 @@ async def test_a_window_has_what_ended_in_it(saga: World, unique: str) -> None:
     await run_all(mixed(unique))
     assert read_metrics(before).business.ended == 0
     assert read_metrics(before).events is not None
-    saga.sql("UPDATE order_step SET begun_at = begun_at - interval '3 days', ended_at = ended_at - interval '3 days'")
-    saga.sql("UPDATE customer_order SET finished_at = finished_at - interval '3 days', submitted_at = submitted_at - interval '3 days'")
+    saga.sql(
+        "UPDATE order_step SET begun_at = begun_at - interval '3 days', ended_at = ended_at - interval '3 "
+        "days'"
+    )
+    saga.sql(
+        "UPDATE customer_order SET finished_at = finished_at - interval '3 days', submitted_at = "
+        "submitted_at - interval '3 days'"
+    )
     assert steps_of(read_metrics(last(days=1), steps=STEPS))["validate_order"].commands == 0
     assert steps_of(read_metrics(last(days=7)))["validate_order"].commands == 9
     assert read_metrics(last(days=1)).business.ended == 0
@@ -141,7 +171,10 @@ async def test_a_window_has_what_ended_in_it(saga: World, unique: str) -> None:
 
 async def test_the_oldest_waiting_order_and_what_is_on_its_way_back(saga: World, unique: str) -> None:
     intake.submit([an_order(f"WAITS-{unique}"), an_order(f"LATER-{unique}")])
-    saga.sql("UPDATE customer_order SET submitted_at = now() - interval '1 hour' WHERE id = :id", id=f"WAITS-{unique}")
+    saga.sql(
+        "UPDATE customer_order SET submitted_at = now() - interval '1 hour' WHERE id = :id",
+        id=f"WAITS-{unique}",
+    )
     business = read_metrics(last(minutes=5)).business
     assert (business.open, business.waiting, business.ended) == (2, 2, 0)
     assert business.oldest_waiting is not None
@@ -150,17 +183,25 @@ async def test_the_oldest_waiting_order_and_what_is_on_its_way_back(saga: World,
     await process_pending_orders(consumer_seconds=0)
     # As a worker leaves it that dies between the failure and the refund:
     saga.sql(
-        'UPDATE customer_order SET outcome = NULL, finished_at = NULL, failure = \'{"code": "x"}\' WHERE id = :id', id=f"LATER-{unique}"
+        'UPDATE customer_order SET outcome = NULL, finished_at = NULL, failure = \'{"code": "x"}\' WHERE id '
+        "= :id",
+        id=f"LATER-{unique}",
     )
     business = read_metrics(last(minutes=5)).business
     assert (business.refunds_owed, business.being_undone) == (1, 1)
     assert business.money["USD"].refunds_owed == saga.money(f"LATER-{unique}")[0] == Decimal("999.99")
 
 
-async def test_who_wrote_confirmations_and_why(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_wrote_confirmations_and_why(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from shop.settings import settings
 
-    for name, value in {"DSPY_MODEL": "openai/none", "DSPY_API_BASE": "http://127.0.0.1:9/v1", "DSPY_API_KEY": "no-key-at-all"}.items():
+    for name, value in {
+        "DSPY_MODEL": "openai/none",
+        "DSPY_API_BASE": "http://127.0.0.1:9/v1",
+        "DSPY_API_KEY": "no-key-at-all",
+    }.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     await process_order(an_order(f"MODEL-{unique}"), return_state=True)
@@ -187,11 +228,16 @@ async def test_a_consumer_leaves_samples(saga: World, unique: str) -> None:
     assert 0 < system.machines[0].disk_percent <= 100
 
 
-async def test_what_is_turned_off_is_not_read(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_turned_off_is_not_read(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from shop.settings import settings
 
     off = saga.var_dir / "off.yaml"
-    off.write_text("event_monitoring: {enabled: false}\nworker_monitoring: {enabled: false}\nmetrics_collection: {enabled: false}\n")
+    off.write_text(
+        "event_monitoring: {enabled: false}\nworker_monitoring: {enabled: false}\nmetrics_collection: "
+        "{enabled: false}\n"
+    )
     monkeypatch.setenv("MONITORING_CONFIG", str(off))
     settings.cache_clear()
     await run_all([an_order(f"OFF-{unique}")])
@@ -203,11 +249,22 @@ async def test_what_is_turned_off_is_not_read(saga: World, unique: str, monkeypa
     assert saga.sql("SELECT count(*) FROM worker_process")[0][0] == 0
 
 
-async def test_the_command_prints_tables_and_json(saga: World, unique: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_command_prints_tables_and_json(
+    saga: World, unique: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     await run_all(mixed(unique))
     assert order_saga(["status", "--window", "1h"]) == 0
     shown = capsys.readouterr().out
-    for word in ("Events", "Steps", "Business", "Processes", "process_payment", "4 completed", "999.99 USD at risk", "2 carrier_refused"):
+    for word in (
+        "Events",
+        "Steps",
+        "Business",
+        "Processes",
+        "process_payment",
+        "4 completed",
+        "999.99 USD at risk",
+        "2 carrier_refused",
+    ):
         assert word in shown, shown
     assert order_saga(["status", "--json", "--window", "all"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -221,7 +278,9 @@ def test_the_command_as_a_person_runs_it(world: World) -> None:
     def status(**environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "deployments.cli", "status", "--window", "24h"]
         given = {**os.environ, "DATABASE_URL": world.database_url, **environment}
-        return subprocess.run(command, cwd=HOME, env=given, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, cwd=HOME, env=given, capture_output=True, text=True, timeout=60, check=False
+        )
 
     run = status()
     assert run.returncode == 0, run.stderr

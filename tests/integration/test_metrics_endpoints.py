@@ -1,4 +1,5 @@
-"""Real processes over HTTP; and whatever the dashboard, the alert rules and the documentation name is there."""
+"""Real processes over HTTP; and whatever the dashboard, the alert rules and the documentation name is
+there."""
 
 from __future__ import annotations
 
@@ -38,8 +39,18 @@ Started = Callable[[World, PrefectServer, Path], AbstractContextManager[str]]
 
 @contextmanager
 def worker(world: World, prefect_api: PrefectServer, folder: Path) -> Iterator[str]:
-    environment = {**prefect_api.client_environment, "DATABASE_URL": world.database_url, "VAR_DIR": str(folder), "METRICS_TOKEN": TOKEN}
-    parts: dict[str, Any] = {"home": HOME, "logs": folder / "logs", "pids": folder / "run", "environment": environment}
+    environment = {
+        **prefect_api.client_environment,
+        "DATABASE_URL": world.database_url,
+        "VAR_DIR": str(folder),
+        "METRICS_TOKEN": TOKEN,
+    }
+    parts: dict[str, Any] = {
+        "home": HOME,
+        "logs": folder / "logs",
+        "pids": folder / "run",
+        "environment": environment,
+    }
     working = Worker(**parts, metrics_port=free_port())
     try:
         working.start(prefect_api.api_url)
@@ -63,9 +74,25 @@ def web_app(world: World, prefect_api: PrefectServer, folder: Path) -> Iterator[
 @contextmanager
 def inventory_service(world: World, prefect_api: PrefectServer, folder: Path) -> Iterator[str]:
     port = free_port()
-    command = [sys.executable, "-m", "deployments.cli", "inventory-service", "--port", str(port), "--database-url", world.database_url]
+    command = [
+        sys.executable,
+        "-m",
+        "deployments.cli",
+        "inventory-service",
+        "--port",
+        str(port),
+        "--database-url",
+        world.database_url,
+    ]
     environment = {"VAR_DIR": str(folder), "INVENTORY_SERVICE_TOKEN": TOKEN}
-    child = Child("the inventory service", command, log=folder / "log", pid_file=folder / "pid", env=environment, cwd=HOME)
+    child = Child(
+        "the inventory service",
+        command,
+        log=folder / "log",
+        pid_file=folder / "pid",
+        env=environment,
+        cwd=HOME,
+    )
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
@@ -93,10 +120,14 @@ def families(found: Scraped) -> dict[str, tuple[str, str]]:
 def samples(found: Scraped) -> set[str]:
     """Every name that a query can use, also of series that have not begun."""
     endings = {"histogram": ("_bucket", "_sum", "_count")}
-    return {name + ending for name, (kind, _) in families(found).items() for ending in endings.get(kind, ("",))}
+    return {
+        name + ending for name, (kind, _) in families(found).items() for ending in endings.get(kind, ("",))
+    }
 
 
-@pytest.mark.parametrize(("start", "kind"), [(worker, "worker"), (web_app, "web app"), (inventory_service, "inventory service")])
+@pytest.mark.parametrize(
+    ("start", "kind"), [(worker, "worker"), (web_app, "web app"), (inventory_service, "inventory service")]
+)
 def test_each_process_answers_and_all_that_is_named_is_there(
     world: World, prefect_api: PrefectServer, tmp_path: Path, start: Started, kind: str
 ) -> None:
@@ -143,7 +174,9 @@ def dashboard() -> dict[str, Any]:
 
 def dashboard_queries() -> list[str]:
     variables = [each["definition"] for each in dashboard()["templating"]["list"] if each["type"] == "query"]
-    return [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])] + variables
+    return [
+        target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", [])
+    ] + variables
 
 
 def test_the_dashboard_can_be_imported() -> None:
@@ -157,7 +190,11 @@ def test_the_dashboard_can_be_imported() -> None:
     for panel in board["panels"]:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= 24, panel["title"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert not cells & taken, panel["title"]
         taken |= cells
         if panel["type"] != "row":
@@ -178,7 +215,9 @@ def test_rules_are_well_formed() -> None:
 
 def test_thresholds_are_those_of_our_own_alerts() -> None:
     rules = {
-        rule["alert"]: rule["expr"] for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+        rule["alert"]: rule["expr"]
+        for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+        for rule in group["rules"]
     }
     ours, rate = AlertSettings(), WorkerMonitoring().error_rate_threshold
     for alert, threshold in {
@@ -192,14 +231,24 @@ def test_thresholds_are_those_of_our_own_alerts() -> None:
 
 def test_every_code_that_orders_are_postponed_for_has_its_rule() -> None:
     asked = " ".join(rule_queries())
-    for error in (PaymentGatewayUnavailable, InventoryUnavailable, InventoryTimeout, CarrierUnavailable, CarrierTimeout):
+    for error in (
+        PaymentGatewayUnavailable,
+        InventoryUnavailable,
+        InventoryTimeout,
+        CarrierUnavailable,
+        CarrierTimeout,
+    ):
         assert re.search(rf"postponed_orders{{[^}}]*\b{error.code}\b", asked), error.code
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)")
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)"
+)
 def test_promtool_accepts_rules_queries_and_configuration(tmp_path: Path) -> None:
     def accepted(*arguments: str) -> None:
-        done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["promtool", *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     accepted("check", "rules", str(FOLDER / "alerts.yml"))
@@ -207,7 +256,9 @@ def test_promtool_accepts_rules_queries_and_configuration(tmp_path: Path) -> Non
     # the dashboard's queries, as rules, with what Grafana puts in
     given = {"$__rate_interval": "1m", "$__range": "6h", "$job": ".*"}
     rules = []
-    for number, query in enumerate(query for query in dashboard_queries() if not query.startswith("label_values")):
+    for number, query in enumerate(
+        query for query in dashboard_queries() if not query.startswith("label_values")
+    ):
         for name, value in given.items():
             query = query.replace(name, value)  # noqa: PLW2901
         rules.append({"record": f"query:{number}", "expr": query})
@@ -215,29 +266,43 @@ def test_promtool_accepts_rules_queries_and_configuration(tmp_path: Path) -> Non
     accepted("check", "rules", str(tmp_path / "queries.yml"))
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)")
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is not installed (Debian: apt-get install prometheus)"
+)
 def test_alerts_fire_and_end(tmp_path: Path) -> None:
     """Prometheus' own evaluation of the rules, over made up series that two processes tell alike."""
 
     def both(series: str, values: str) -> list[dict[str, str]]:
         name, _, labels = series.partition("{")
         more = f", {labels}" if labels else "}"
-        return [{"series": f'{name}{{instance="{instance}"{more}', "values": values} for instance in ("a:1", "b:1")]
+        return [
+            {"series": f'{name}{{instance="{instance}"{more}', "values": values}
+            for instance in ("a:1", "b:1")
+        ]
 
     def at(minute: int, alert: str, **labels: str) -> dict[str, Any]:
         expected = [{"exp_labels": labels}] if labels else []
         return {"eval_time": f"{minute}m", "alertname": alert, "exp_alerts": expected}
 
     series = [
-        *both('order_saga_steps_total{step="process_payment", result="failed", code="payment_timeout"}', "0x10 0+10x20 200x40"),
+        *both(
+            'order_saga_steps_total{step="process_payment", result="failed", code="payment_timeout"}',
+            "0x10 0+10x20 200x40",
+        ),
         *both('order_saga_steps_total{step="process_payment", result="done", code=""}', "0+90x70"),
         *both("order_saga_desk_orders", "0x5 1x5 0x60"),
         *both("order_saga_oldest_open_order_age_seconds", "0x10 1000x10 0x50"),
         *both("order_saga_left_behind_age_seconds", "0x10 300x10 0x50"),
         *both('order_saga_postponed_orders{code="payment_gateway_unavailable"}', "0x10 7x10 0x50"),
         # a lone order that is put off again and again, and later once
-        *both('order_saga_postponed_orders{code="inventory_unavailable"}', "0x10 1 0 1 0 1 0 1 0 1 0x30 1 0x30"),
-        *both('order_saga_steps_total{step="check_inventory", result="postponed", code="inventory_unavailable"}', "0x10 0+500x20 10000x40"),
+        *both(
+            'order_saga_postponed_orders{code="inventory_unavailable"}', "0x10 1 0 1 0 1 0 1 0 1 0x30 1 0x30"
+        ),
+        *both(
+            'order_saga_steps_total{step="check_inventory", result="postponed", '
+            'code="inventory_unavailable"}',
+            "0x10 0+500x20 10000x40",
+        ),
         *both('order_saga_postponed_orders{code="carrier_timeout"}', "0x30 2x10 0x30"),
         *both('order_saga_postponed_orders{code="carrier_unavailable"}', "0x30 1x10 0x30"),
         *both('order_saga_processes{kind="worker", state="alive"}', "1x30 0x10 1x30"),
@@ -265,7 +330,14 @@ def test_alerts_fire_and_end(tmp_path: Path) -> None:
     suite = {"rule_files": ["rules.yml"], "evaluation_interval": "1m"}
     suite["tests"] = [{"interval": "1m", "input_series": series, "alert_rule_test": tests}]  # type: ignore[assignment]
     (tmp_path / "tests.yml").write_text(yaml.safe_dump(suite))
-    done = subprocess.run(["promtool", "test", "rules", "tests.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["promtool", "test", "rules", "tests.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

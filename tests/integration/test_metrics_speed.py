@@ -1,4 +1,5 @@
-"""However many rows the journal has, metrics of any window are there at once. The rows are made by the database: no order runs here."""
+"""However many rows the journal has, metrics of any window are there at once. The rows are made by the
+database: no order runs here."""
 
 from __future__ import annotations
 
@@ -66,12 +67,15 @@ def test_counts_of_many_rows_are_exact(world: World) -> None:
     assert found.business.confirmations.by_template == 4000
     for step in found.steps:
         (exact,) = world.sql(
-            "SELECT percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY date_part('epoch', ended_at - begun_at)) AS cuts, "
+            "SELECT percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY date_part('epoch', "
+            "ended_at - begun_at)) AS cuts, "
             "sum(attempts - 1) AS retries FROM order_step WHERE step = :step",
             step=step.step,
         )
         told = (step.duration.p50_ms, step.duration.p95_ms, step.duration.p99_ms)
-        assert told == tuple(pytest.approx(cut * 1000, rel=found.percentiles_within) for cut in exact.cuts), step.step
+        assert told == tuple(pytest.approx(cut * 1000, rel=found.percentiles_within) for cut in exact.cuts), (
+            step.step
+        )
         assert step.retries == exact.retries
     week = read_metrics(parse("24h")).business.ended
     assert 4000 / 7 - 2 <= week <= 4000 / 7 + 2
@@ -88,7 +92,11 @@ def test_a_short_window_reads_only_what_is_in_it(world: World) -> None:
     load(world, 4000)
     world.sql("ANALYZE order_step")
     with sync_engine(settings().database_url).connect() as connection:
-        plan = connection.execute(text(f"EXPLAIN {_COMMANDS}"), parse("10m").at(datetime.now(UTC)).bounds).scalars().all()
+        plan = (
+            connection.execute(text(f"EXPLAIN {_COMMANDS}"), parse("10m").at(datetime.now(UTC)).bounds)
+            .scalars()
+            .all()
+        )
     assert any("order_step_ended" in line for line in plan), plan
 
 
@@ -100,5 +108,8 @@ def test_a_million_rows_take_less_than_a_second(world: World, tell: Callable[[st
     with psycopg.connect(world.database_url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute("VACUUM (ANALYZE)")  # as autovacuum has done with rows that came in over a week
     took = {asked: measured(asked) for asked in ("10m", "1h", "24h", "7d", "all")}
-    tell(f"just loaded: {fresh:.2f} s; " + ", ".join(f"{asked}: {seconds:.2f} s" for asked, seconds in took.items()))
+    tell(
+        f"just loaded: {fresh:.2f} s; "
+        + ", ".join(f"{asked}: {seconds:.2f} s" for asked, seconds in took.items())
+    )
     assert max(took.values()) < 1, took

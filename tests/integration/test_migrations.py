@@ -1,4 +1,5 @@
-"""The migrations make exactly the tables that the code knows, however often and by however many they are run."""
+"""The migrations make exactly the tables that the code knows, however often and by however many they are
+run."""
 
 from __future__ import annotations
 
@@ -46,21 +47,26 @@ def empty_url(postgres: Any) -> Iterator[str]:
 def schema(connection: Connection) -> dict[str, list[Any]]:
     """Everything that PostgreSQL knows about the tables, constraints and indexes by their definitions."""
     queries = {
-        "columns": "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, is_nullable, "
+        "columns": "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, "
+        "is_nullable, "
         "column_default, is_identity, identity_generation FROM information_schema.columns "
         "WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
-        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM "
+        "pg_constraint "
         "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'",
         "options": "SELECT relname, relkind, reloptions FROM pg_class "
         "WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'alembic_version%'",
-        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND "
+        "tablename <> 'alembic_version'",
     }
     return {name: sorted(map(repr, connection.execute(text(query)))) for name, query in queries.items()}
 
 
 def test_the_migrations_make_the_tables_of_the_code(database_url: str) -> None:
     with connected(database_url) as engine, engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
         assert compare_metadata(context, SQLModel.metadata) == []
         made = set(inspect(connection).get_table_names())
     assert made == {*SQLModel.metadata.tables, "alembic_version"}
@@ -81,7 +87,9 @@ def test_upgrading_twice_is_harmless(empty_url: str) -> None:
     upgrade(empty_url)
     with connected(empty_url) as engine:
         with engine.begin() as connection:
-            connection.execute(text("INSERT INTO product (id, name, received, on_hand) VALUES ('P', 'P', 3, 3)"))
+            connection.execute(
+                text("INSERT INTO product (id, name, received, on_hand) VALUES ('P', 'P', 3, 3)")
+            )
             before = schema(connection)
         upgrade(empty_url)
         with engine.connect() as connection:
@@ -105,14 +113,16 @@ def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_ur
             command.upgrade(config(connection), "0001")
             connection.execute(
                 text(
-                    "INSERT INTO customer_order (id, content, fingerprint, outcome, finished_at, amount_at_risk, amount_charged) "
+                    "INSERT INTO customer_order (id, content, fingerprint, outcome, finished_at, "
+                    "amount_at_risk, amount_charged) "
                     "VALUES ('OLD', '{}', 'x', 'needs_attention', '2026-01-02 03:04:05+00', 12.5, 12.5), "
                     "('FINE', '{}', 'x', 'completed', now(), 0, 1)"
                 )
             )
             connection.execute(
                 text(
-                    "INSERT INTO order_step (order_id, step, status, undo_due, undo_status, undo_error) VALUES "
+                    "INSERT INTO order_step (order_id, step, status, undo_due, undo_status, undo_error) "
+                    "VALUES "
                     """('OLD', 'process_payment', 'done', true, 'failed', '{"code": "refund_refused", "message": "no"}'), """
                     "('OLD', 'check_inventory', 'done', false, 'done', NULL)"
                 )
@@ -120,7 +130,12 @@ def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_ur
         upgrade(empty_url)
         with engine.begin() as connection:
             (row,) = connection.execute(text("SELECT * FROM attention")).all()
-    assert (row.order_id, row.step, row.amount_at_risk, row.last_error) == ("OLD", "process_payment", Decimal("12.5"), "no")
+    assert (row.order_id, row.step, row.amount_at_risk, row.last_error) == (
+        "OLD",
+        "process_payment",
+        Decimal("12.5"),
+        "no",
+    )
     assert row.since.astimezone(UTC) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert row.next_retry_at is not None
 
@@ -130,7 +145,10 @@ def test_notices_by_mail_and_webhook_become_those_of_alert_urls(empty_url: str) 
         with engine.begin() as connection:
             command.upgrade(config(connection), "0015")
             connection.execute(
-                text("INSERT INTO alert (rule, subject, resource, value, threshold, details) VALUES ('r', 's', 'x', 1, 0, '{}')")
+                text(
+                    "INSERT INTO alert (rule, subject, resource, value, threshold, details) VALUES ('r', "
+                    "'s', 'x', 1, 0, '{}')"
+                )
             )
             rows = "SELECT id, 'raised', way FROM alert, unnest(ARRAY['event', 'mail', 'webhook']) AS way"
             connection.execute(text(f"INSERT INTO alert_notice (alert_id, phase, way) {rows}"))
@@ -138,12 +156,18 @@ def test_notices_by_mail_and_webhook_become_those_of_alert_urls(empty_url: str) 
         ways = text("SELECT way FROM alert_notice ORDER BY way")
         with engine.begin() as connection:
             assert connection.execute(ways).scalars().all() == ["event", "url-1", "url-2"]
-            connection.execute(text("INSERT INTO alert_notice (alert_id, phase, way) SELECT id, 'raised', 'url-3' FROM alert"))
+            connection.execute(
+                text(
+                    "INSERT INTO alert_notice (alert_id, phase, way) SELECT id, 'raised', 'url-3' FROM alert"
+                )
+            )
             command.downgrade(config(connection), "0015")
             assert connection.execute(ways).scalars().all() == ["event", "mail", "webhook"]
 
 
-async def test_each_database_gets_an_installation_id_of_its_own_and_keeps_it(database_url: str, empty_url: str) -> None:
+async def test_each_database_gets_an_installation_id_of_its_own_and_keeps_it(
+    database_url: str, empty_url: str
+) -> None:
     def id_in(url: str) -> str:
         with connected(url) as engine, engine.connect() as connection:
             return str(connection.execute(text("SELECT id FROM installation")).scalar_one())

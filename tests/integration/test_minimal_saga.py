@@ -1,4 +1,5 @@
-"""The example saga: another payload, other tables, the same engine; killed in the middle, the next start finishes it."""
+"""The example saga: another payload, other tables, the same engine; killed in the middle, the next start
+finishes it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ def _book(database_url: str, prefect_api: PrefectServer, *arguments: str) -> sub
     server = {name: value for name, value in prefect_api.client_environment.items() if value is not None}
     environment = {**os.environ, **server, "DATABASE_URL": database_url, "LEASE_SECONDS": "1"}
     command = [sys.executable, "-m", "examples.minimal_saga", *arguments]
-    return subprocess.run(command, cwd=HOME, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    return subprocess.run(
+        command, cwd=HOME, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
 
 
 def test_a_killed_run_is_finished_by_the_next_one(database_url: str, prefect_api: PrefectServer) -> None:
@@ -31,11 +34,15 @@ def test_a_killed_run_is_finished_by_the_next_one(database_url: str, prefect_api
     engine = create_engine(psycopg_url(database_url))
     with engine.connect() as connection:
         (trip,) = connection.execute(text("SELECT outcome, takeovers, failing_step FROM trip")).all()
-        steps = connection.execute(text("SELECT step, status, attempts, undo_status FROM trip_step ORDER BY undo_number, number")).all()
+        steps = connection.execute(
+            text("SELECT step, status, attempts, undo_status FROM trip_step ORDER BY undo_number, number")
+        ).all()
         leases = connection.execute(text("SELECT count(*) FROM trip_lease WHERE until > now()")).scalar()
     engine.dispose()
     assert tuple(trip) == ("compensated", 1, "rent_car")
     undone = [(row.step, row.undo_status) for row in steps if row.undo_status]
     assert undone == [("book_hotel", "done"), ("book_flight", "done")], "in reverse"
-    assert {row.step: row.attempts for row in steps} == {"book_flight": 1, "book_hotel": 2, "rent_car": 1}, "the flight is booked once"
+    assert {row.step: row.attempts for row in steps} == {"book_flight": 1, "book_hotel": 2, "rent_car": 1}, (
+        "the flight is booked once"
+    )
     assert leases == 0

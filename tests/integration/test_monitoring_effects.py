@@ -1,4 +1,5 @@
-"""Each key of monitoring.yaml does what it says: values that are not the defaults, in a file that `MONITORING_CONFIG` names."""
+"""Each key of monitoring.yaml does what it says: values that are not the defaults, in a file that
+`MONITORING_CONFIG` names."""
 
 from __future__ import annotations
 
@@ -51,8 +52,10 @@ def configure(tables: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config
 def ended_steps(tables: World, *, done: int, failed: int = 0, minutes_ago: float = 1) -> None:
     tables.sql(
         "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, result, error) "
-        "SELECT gen_random_uuid()::text, 'process_payment', CASE WHEN i <= :failed THEN 'failed' ELSE 'done' END, t, t, "
-        'CASE WHEN i > :failed THEN \'{"is": "done"}\'::jsonb END, CASE WHEN i <= :failed THEN \'{"code": "step_broken"}\'::jsonb END '
+        "SELECT gen_random_uuid()::text, 'process_payment', CASE WHEN i <= :failed THEN 'failed' ELSE 'done' "
+        "END, t, t, "
+        'CASE WHEN i > :failed THEN \'{"is": "done"}\'::jsonb END, CASE WHEN i <= :failed THEN \'{"code": '
+        '"step_broken"}\'::jsonb END '
         "FROM generate_series(1, :all) AS i, (SELECT now() - make_interval(secs => :ago) AS t) AS time",
         failed=failed,
         all=done + failed,
@@ -92,7 +95,8 @@ def test_trace_retention_hours(tables: World, configure: Configure, hours: int, 
         tables.sql(
             "WITH p AS (INSERT INTO worker_process (id, kind, host, pid, every_seconds, seen_at) VALUES "
             "(gen_random_uuid(), 'old', 'h', 1, 15, now() - make_interval(hours => :ago)) RETURNING id) "
-            "INSERT INTO system_sample (process_id, at, connections_in_use, connections_open, connections_most) "
+            "INSERT INTO system_sample (process_id, at, connections_in_use, connections_open, "
+            "connections_most) "
             "SELECT id, now() - make_interval(hours => :ago), 0, 0, 1 FROM p",
             ago=ago,
         )
@@ -105,7 +109,8 @@ def test_trace_retention_hours(tables: World, configure: Configure, hours: int, 
 async def test_trace_retention_hours_where_nothing_else_purges(tables: World, configure: Configure) -> None:
     tables.sql(
         "INSERT INTO worker_process (id, kind, host, pid, every_seconds, seen_at) "
-        "SELECT gen_random_uuid(), 'old', 'h', hours, 15, now() - make_interval(hours => hours) FROM unnest(ARRAY[1, 3]) AS hours"
+        "SELECT gen_random_uuid(), 'old', 'h', hours, 15, now() - make_interval(hours => hours) FROM "
+        "unnest(ARRAY[1, 3]) AS hours"
     )
     configure("event_monitoring: {trace_retention_hours: 2}")
 
@@ -137,7 +142,10 @@ def test_error_rate_threshold_and_window_of_alerts(tables: World, configure: Con
         configure(f"worker_monitoring: {{{key}}}")
         tables.sql("UPDATE alert_watch SET judged_at = NULL")
         assert watch().evaluated
-        found = tables.sql("SELECT subject, threshold FROM alert WHERE over_at IS NULL AND rule = 'error_rate' ORDER BY subject")
+        found = tables.sql(
+            "SELECT subject, threshold FROM alert WHERE over_at IS NULL AND rule = 'error_rate' ORDER BY "
+            "subject"
+        )
         assert [row.subject for row in found] == alerts, key
         assert {row.threshold for row in found} <= {0.09}
 
@@ -151,19 +159,28 @@ def test_health_check_interval_seconds_between_judgements(tables: World, configu
 
 
 async def test_health_check_interval_seconds_is_the_heartbeat(tables: World, configure: Configure) -> None:
-    configure("worker_monitoring: {health_check_interval_seconds: 1}\nmetrics_collection: {collection_interval_seconds: 3600}")
+    configure(
+        "worker_monitoring: {health_check_interval_seconds: 1}\nmetrics_collection: "
+        "{collection_interval_seconds: 3600}"
+    )
 
     async def beaten() -> bool:
-        found = await asyncio.to_thread(tables.sql, "SELECT seen_at - started_at > interval '0.5 s' FROM worker_process")
+        found = await asyncio.to_thread(
+            tables.sql, "SELECT seen_at - started_at > interval '0.5 s' FROM worker_process"
+        )
         return found == [(True,)]
 
     with sampling("test"):
         await until(beaten, 20, "a second heartbeat")
-        assert tables.sql("SELECT count(*) FROM system_sample") == [(1,)], "samples are taken by their own interval"
+        assert tables.sql("SELECT count(*) FROM system_sample") == [(1,)], (
+            "samples are taken by their own interval"
+        )
 
 
 @pytest.mark.parametrize("collection", ["{collection_interval_seconds: 2}", "{enabled: false}"])
-async def test_health_check_interval_seconds_says_who_is_lost(tables: World, configure: Configure, collection: str) -> None:
+async def test_health_check_interval_seconds_says_who_is_lost(
+    tables: World, configure: Configure, collection: str
+) -> None:
     configure(f"worker_monitoring: {{health_check_interval_seconds: 7}}\nmetrics_collection: {collection}")
 
     async def there() -> bool:
@@ -174,14 +191,20 @@ async def test_health_check_interval_seconds_says_who_is_lost(tables: World, con
     wait_for_samplers()
     configure("{}")
     for silent, state in ((18, "alive"), (22, "lost")):
-        tables.sql("UPDATE worker_process SET ended_at = NULL, seen_at = now() - make_interval(secs => :silent)", silent=silent)
+        tables.sql(
+            "UPDATE worker_process SET ended_at = NULL, seen_at = now() - make_interval(secs => :silent)",
+            silent=silent,
+        )
         system = read_metrics(last(hours=1)).system
         assert system is not None
         assert [process.state for process in system.processes] == [state]
 
 
 async def test_collection_interval_seconds(tables: World, configure: Configure) -> None:
-    configure("worker_monitoring: {health_check_interval_seconds: 3600}\nmetrics_collection: {collection_interval_seconds: 2}")
+    configure(
+        "worker_monitoring: {health_check_interval_seconds: 3600}\nmetrics_collection: "
+        "{collection_interval_seconds: 2}"
+    )
 
     async def sampled() -> bool:
         return bool((await asyncio.to_thread(tables.sql, "SELECT count(*) FROM system_sample"))[0][0] >= 3)
@@ -203,7 +226,8 @@ def test_include_system_metrics(tables: World, configure: Configure, included: b
         pass
     wait_for_samplers()
     found: list[Any] = tables.sql(
-        "SELECT process_memory_mb, cpu_percent, memory_percent, disk_percent, connections_most FROM system_sample"
+        "SELECT process_memory_mb, cpu_percent, memory_percent, disk_percent, connections_most FROM "
+        "system_sample"
     )
     assert found
     assert all((value is not None) is included for row in found for value in row[:4])

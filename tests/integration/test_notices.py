@@ -77,10 +77,14 @@ async def test_every_end_has_its_notice(saga: World, unique: str, lane: str) -> 
     assert len(saga.mails()) == 6, "once, however often they are sent"
 
 
-async def test_who_cancelled_before_paying_is_not_told_that_a_payment_failed(saga: World, unique: str) -> None:
+async def test_who_cancelled_before_paying_is_not_told_that_a_payment_failed(
+    saga: World, unique: str
+) -> None:
     order = an_order(f"CANCEL-{unique}")
     intake.submit([order])
-    await cancel_order(order["id"], reason="changed my mind", requested_by="ann", confirmed=True, return_state=True)
+    await cancel_order(
+        order["id"], reason="changed my mind", requested_by="ann", confirmed=True, return_state=True
+    )
     assert saga.order(order["id"]).outcome == Outcome.COMPENSATED
     assert saga.told(order["id"]) == set()
 
@@ -89,10 +93,16 @@ async def test_who_cancelled_before_paying_is_not_told_that_a_payment_failed(sag
 async def test_mails_and_webhooks_leave_for_the_outside(saga: World, unique: str, lane: str) -> None:
     orders = [an_order(f"OUT-{unique}-{i}") for i in range(2)]
     with mail_server() as server, crm_server() as crm:
-        outside = {"SMTP_URL": f"smtp://{server.host}:{server.port}", "CRM_WEBHOOK_URL": crm.url, "CRM_WEBHOOK_SECRET": SECRET}
+        outside = {
+            "SMTP_URL": f"smtp://{server.host}:{server.port}",
+            "CRM_WEBHOOK_URL": crm.url,
+            "CRM_WEBHOOK_SECRET": SECRET,
+        }
         with environment(outside):
             await through(lane, *orders)
-    assert Counter(server.ids) == Counter(message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation) for order in orders)
+    assert Counter(server.ids) == Counter(
+        message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation) for order in orders
+    )
     assert sorted(heard.body["data"]["order_id"] for heard in crm.heard) == [order["id"] for order in orders]
     assert all(heard.body["data"]["tracking_number"] for heard in crm.heard)
     assert saga.mails() == {}
@@ -101,13 +111,21 @@ async def test_mails_and_webhooks_leave_for_the_outside(saga: World, unique: str
 @pytest.mark.parametrize("lane", ["process_order", "pending"])
 async def test_mail_server_and_crm_away_are_no_order_s_matter(saga: World, unique: str, lane: str) -> None:
     order, port = an_order(f"AWAY-{unique}"), free_port()
-    away = {"SMTP_URL": f"smtp://127.0.0.1:{port}", "CRM_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}", "CRM_WEBHOOK_SECRET": SECRET}
+    away = {
+        "SMTP_URL": f"smtp://127.0.0.1:{port}",
+        "CRM_WEBHOOK_URL": f"http://127.0.0.1:{free_port()}",
+        "CRM_WEBHOOK_SECRET": SECRET,
+    }
     with environment(away):
         await through(lane, order)
         assert saga.order(order["id"]).outcome == Outcome.COMPLETED
         saga.assert_books_balance()
         assert {row.sent_at for row in saga.sql("SELECT sent_at FROM outbox")} == {None}
-    with mail_server(port=port) as server, crm_server() as crm, environment({**away, "CRM_WEBHOOK_URL": crm.url}):
+    with (
+        mail_server(port=port) as server,
+        crm_server() as crm,
+        environment({**away, "CRM_WEBHOOK_URL": crm.url}),
+    ):
         saga.sql("UPDATE outbox SET next_attempt_at = now()")
         await process_pending_orders(consumer_seconds=0)
     assert server.ids == [message_id(order["id"], Kind.CONFIRMATION, settings(), saga.installation)]
@@ -138,4 +156,6 @@ async def shown() -> tuple[list[dict[str, Any]], str]:
     artifact = await Artifact.aget(KEY)
     if artifact is None:
         return [], ""
-    return (json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data), artifact.description or ""
+    return (
+        json.loads(artifact.data) if isinstance(artifact.data, str) else artifact.data
+    ), artifact.description or ""

@@ -1,7 +1,8 @@
 """The flow that optimises the confirmation's program, against a model server over real HTTP.
 
-The model of the test writes wrong texts until it is shown how: when there are demonstrations in the prompt, or the right
-instructions, it writes right ones. So what is learned is really better, and by how much is known.
+The model of the test writes wrong texts until it is shown how: when there are demonstrations in the prompt,
+or the right instructions, it writes right ones. So what is learned is really better, and by how much is
+known.
 """
 
 from __future__ import annotations
@@ -52,21 +53,37 @@ class Learner:
         asked = json.loads(body)
         self.bodies.append(asked)
         content = {"error": {"message": "no"}} if self.status != 200 else completion(self.answer(asked))
-        await send({"type": "http.response.start", "status": self.status, "headers": [(b"content-type", b"application/json")]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status,
+                "headers": [(b"content-type", b"application/json")],
+            }
+        )
         await send({"type": "http.response.body", "body": json.dumps(content).encode()})
 
     def answer(self, body: dict[str, Any]) -> str:
         last = text_of(body["messages"][-1])
         if "[[ ## order_size ## ]]" not in last:  # an optimiser that asks for instructions
             fields = re.findall(r"\[\[ ## (\w+) ## \]\]", text_of(body["messages"][0]))
-            wanted = [name for name in dict.fromkeys(fields) if "instruction" in name] or ["proposed_instruction"]
+            wanted = [name for name in dict.fromkeys(fields) if "instruction" in name] or [
+                "proposed_instruction"
+            ]
             if "JSON" in last or body.get("response_format"):
-                return json.dumps({"new_instruction": MAGIC, "proposed_instruction": MAGIC, "improved_instruction": MAGIC})
-            return "\n".join([f"[[ ## {name} ## ]]\n{MAGIC}" for name in [*wanted, "observations", "summary", "program_description"]])
+                return json.dumps(
+                    {"new_instruction": MAGIC, "proposed_instruction": MAGIC, "improved_instruction": MAGIC}
+                )
+            return "\n".join(
+                [
+                    f"[[ ## {name} ## ]]\n{MAGIC}"
+                    for name in [*wanted, "observations", "summary", "program_description"]
+                ]
+            )
         texts = {
             "greeting": "Dear {customer_name}, thank you for your order!",
             "order_summary": "Order {order_id}: {items}. The total is {total}.",
-            "next_steps": "We are packing it. The estimated delivery is {delivery}." + ("" if self.right(body) else " A refund is yours."),
+            "next_steps": "We are packing it. The estimated delivery is {delivery}."
+            + ("" if self.right(body) else " A refund is yours."),
             "tracking_info": "Follow your parcel. {tracking}",
         }
         return "\n\n".join(f"[[ ## {name} ## ]]\n{text}" for name, text in {**texts, "completed": ""}.items())
@@ -88,14 +105,23 @@ def with_instructions(body: dict[str, Any]) -> bool:
 def completion(content: str) -> dict[str, Any]:
     choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "test-model", "choices": [choice], "usage": usage}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "test-model",
+        "choices": [choice],
+        "usage": usage,
+    }
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Learner, str]]:
     model = Learner()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(model, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(
+            uvicorn.Config(model, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         yield model, f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
@@ -130,7 +156,9 @@ async def page() -> str:
     return str(artifact.data)
 
 
-async def test_what_is_better_is_saved_and_used_from_the_next_order_on(prefect_api: Any, model: Learner) -> None:
+async def test_what_is_better_is_saved_and_used_from_the_next_order_on(
+    prefect_api: Any, model: Learner
+) -> None:
     model.right = with_demonstrations
     before = await write_confirmation(ORDER, settings())
     assert (before.generation_model, before.program_version) == ("template", None)
@@ -142,7 +170,11 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(prefect_a
     version = program.load(path).version
     assert version in str(state.message)
     after = await write_confirmation(ORDER, settings())
-    assert (after.generation_model, after.program_version, after.validation_warnings) == ("openai/test-model", version, [])
+    assert (after.generation_model, after.program_version, after.validation_warnings) == (
+        "openai/test-model",
+        version,
+        [],
+    )
 
     shown = await page()
     held_out = examples("evaluation", settings())
@@ -158,7 +190,9 @@ async def test_what_is_better_is_saved_and_used_from_the_next_order_on(prefect_a
     assert "sk-secret" not in shown + path.read_text()
 
 
-async def test_what_is_learned_are_texts_that_may_be_sent_and_nothing_else(prefect_api: Any, model: Learner) -> None:
+async def test_what_is_learned_are_texts_that_may_be_sent_and_nothing_else(
+    prefect_api: Any, model: Learner
+) -> None:
     model.right = with_demonstrations
     await optimized(demonstrations=3)
     learned = program.load(settings().confirmation.program).writer.write.demos
@@ -206,7 +240,9 @@ def saved_demonstrations_in(body: dict[str, Any], saved: bytes) -> bool:
 
 
 @pytest.mark.parametrize("status", [500, 401])
-async def test_a_model_that_is_down_fails_the_flow_clearly(prefect_api: Any, model: Learner, status: int) -> None:
+async def test_a_model_that_is_down_fails_the_flow_clearly(
+    prefect_api: Any, model: Learner, status: int
+) -> None:
     model.status = status
     state = await optimized()
     assert state.is_failed()
@@ -232,7 +268,9 @@ async def test_a_model_that_goes_down_while_learning_saves_nothing(prefect_api: 
     assert not settings().confirmation.program.exists()
 
 
-async def test_without_a_model_the_flow_says_what_to_set(prefect_api: Any, model: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_model_the_flow_says_what_to_set(
+    prefect_api: Any, model: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DSPY_MODEL", "")
     settings.cache_clear()
     state = await optimized()
@@ -240,7 +278,9 @@ async def test_without_a_model_the_flow_says_what_to_set(prefect_api: Any, model
     assert "DSPY_MODEL" in str(state.message)
 
 
-async def test_gepa_with_a_reflection_model_learns_instructions(prefect_api: Any, model: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_gepa_with_a_reflection_model_learns_instructions(
+    prefect_api: Any, model: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DSPY_REFLECTION_MODEL", "openai/reflection-model")
     settings.cache_clear()
     model.right = with_instructions
@@ -261,7 +301,14 @@ async def test_mipro_tries_instructions_and_demonstrations(prefect_api: Any, mod
 async def test_a_key_is_not_sent_to_another_provider(served: tuple[Learner, str]) -> None:
     from shop.confirmation.language_model import reflection_model
 
-    given: dict[str, Any] = {"_env_file": None, "DSPY_MODEL": "openai/a", "DSPY_API_BASE": served[1], "DSPY_API_KEY": "sk-secret"}
-    assert reflection_model(Settings(**given, DSPY_REFLECTION_MODEL="openai/b")).kwargs["api_key"] == "sk-secret"
+    given: dict[str, Any] = {
+        "_env_file": None,
+        "DSPY_MODEL": "openai/a",
+        "DSPY_API_BASE": served[1],
+        "DSPY_API_KEY": "sk-secret",
+    }
+    assert (
+        reflection_model(Settings(**given, DSPY_REFLECTION_MODEL="openai/b")).kwargs["api_key"] == "sk-secret"
+    )
     other = reflection_model(Settings(**given, DSPY_REFLECTION_MODEL="anthropic/c")).kwargs
     assert not {"api_key", "api_base"} & set(other)

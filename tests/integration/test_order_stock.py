@@ -1,4 +1,5 @@
-"""A batch whose orders have their stock at different places: each adapter gets its part, and the caller sees one batch."""
+"""A batch whose orders have their stock at different places: each adapter gets its part, and the caller sees
+one batch."""
 
 from __future__ import annotations
 
@@ -60,7 +61,10 @@ async def test_each_adapter_gets_its_part_of_a_batch(shop: Shop) -> None:
         back = await stock.put_back(tx, orders, {"A": {"P": 1}})
         assert back == {"A": {"P": 1}, "B": {"P": 2}}
     assert await shop.stock("P") == (7, 0)
-    assert [row.order_id for row in await shop.rows("SELECT order_id FROM reservation ORDER BY 1")] == ["A", "C"]
+    assert [row.order_id for row in await shop.rows("SELECT order_id FROM reservation ORDER BY 1")] == [
+        "A",
+        "C",
+    ]
 
 
 async def test_a_release_returns_what_each_adapter_released(shop: Shop) -> None:
@@ -112,7 +116,8 @@ async def test_what_an_order_holds_is_known_without_asking_a_service(shop: Shop)
     result = '{"reserved_items": [{"product_id": "P", "quantity": 2}]}'
     await shop.rows(
         "INSERT INTO order_step (order_id, step, status, notes, result) "
-        "VALUES ('B', 'check_inventory', 'done', jsonb_build_object('inventory', CAST(:url AS text)), CAST(:result AS jsonb))",
+        "VALUES ('B', 'check_inventory', 'done', jsonb_build_object('inventory', CAST(:url AS text)), "
+        "CAST(:result AS jsonb))",
         url=URL,
         result=result,
     )

@@ -1,4 +1,5 @@
-"""Mails: one for one order however often it is sent, none before its transaction is committed, and sent until it is sent."""
+"""Mails: one for one order however often it is sent, none before its transaction is committed, and sent until
+it is sent."""
 
 from __future__ import annotations
 
@@ -44,9 +45,12 @@ async def store(shop: Shop, *order_ids: str) -> None:
     await shop.store(*map(an_order, order_ids))
     for order_id in order_ids:
         await shop.rows(
-            "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'generate_confirmation', 'done', CAST(:texts AS jsonb))",
+            "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'generate_confirmation', "
+            "'done', CAST(:texts AS jsonb))",
             id=order_id,
-            texts=template_confirmation(Order.model_validate(an_order(order_id)), settings()).model_dump_json(),
+            texts=template_confirmation(
+                Order.model_validate(an_order(order_id)), settings()
+            ).model_dump_json(),
         )
 
 
@@ -64,7 +68,10 @@ def mails() -> dict[str, EmailMessage]:
     if not settings().mail_dir.exists():
         return {}
     maildir = mailbox.Maildir(settings().mail_dir, factory=None, create=False)
-    return {name: email.message_from_bytes(maildir.get_bytes(name), policy=default) for name in maildir.keys()}  # noqa: SIM118
+    return {
+        name: email.message_from_bytes(maildir.get_bytes(name), policy=default)
+        for name in maildir.keys()  # noqa: SIM118  (a mailbox iterates over its messages)
+    }
 
 
 def files() -> dict[Path, bytes]:
@@ -103,13 +110,17 @@ async def test_a_message_is_sent(shop: Shop) -> None:
     assert mail["Subject"] == "Your order A is confirmed"
     assert TRACKING in text_of(mail)
     assert "10.00 USD" in text_of(mail)
-    assert [path.name for path in settings().label_dir.glob("*")] == ["A.pdf"], "the label is there before the customer hears of it"
+    assert [path.name for path in settings().label_dir.glob("*")] == ["A.pdf"], (
+        "the label is there before the customer hears of it"
+    )
     (row,) = await shop.rows("SELECT * FROM outbox")
     assert (row.attempts, row.error) == (1, None)
     assert row.sent_at is not None
 
 
-async def test_one_mail_for_one_order_however_often_it_is_delivered(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_mail_for_one_order_however_often_it_is_delivered(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sendings = Sendings(monkeypatch)
     await store(shop, "A")
     for _ in range(3):
@@ -142,9 +153,13 @@ async def test_a_failure_is_tried_again_later(shop: Shop) -> None:
     pauses = []
     for attempt in (1, 2, 3):
         assert await outbox.deliver() == (0, 2)
-        rows = await shop.rows("SELECT sent_at, error, attempts, next_attempt_at - now() AS pause FROM outbox")
+        rows = await shop.rows(
+            "SELECT sent_at, error, attempts, next_attempt_at - now() AS pause FROM outbox"
+        )
         assert {(row.sent_at, row.attempts) for row in rows} == {(None, attempt)}
-        assert all(row.error in {"NotADirectoryError", "FileExistsError"} for row in rows), "the type only: the text may hold anything"
+        assert all(row.error in {"NotADirectoryError", "FileExistsError"} for row in rows), (
+            "the type only: the text may hold anything"
+        )
         pauses.append(min(row.pause.total_seconds() for row in rows))
         assert not await outbox.is_due()
         assert await outbox.deliver() == (0, 0)
@@ -170,7 +185,13 @@ async def test_pauses_do_not_grow_without_limit(shop: Shop) -> None:
 
 async def test_one_that_cannot_be_sent_does_not_hold_up_the_others(shop: Shop) -> None:
     await store(shop, "A", "B", "C")
-    await put([Message("A", Kind.CONFIRMATION, {}), confirmation("B"), Message("C", Kind.REFUND, {"amount": "much", "currency": "USD"})])
+    await put(
+        [
+            Message("A", Kind.CONFIRMATION, {}),
+            confirmation("B"),
+            Message("C", Kind.REFUND, {"amount": "much", "currency": "USD"}),
+        ]
+    )
     assert await outbox.deliver() == (1, 2)
     assert sorted(mails()) == ["B.confirmation.eml"]
     failed = dict(await shop.rows("SELECT order_id, error FROM outbox WHERE sent_at IS NULL"))
@@ -198,7 +219,9 @@ async def test_messages_of_an_open_transaction_are_not_seen(shop: Shop) -> None:
     assert sorted(mails()) == ["A.confirmation.eml"]
 
 
-async def test_those_who_deliver_at_the_same_time_send_each_mail_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_those_who_deliver_at_the_same_time_send_each_mail_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sendings = Sendings(monkeypatch)
     ids = [f"{i:03}" for i in range(120)]
     await store(shop, *ids)
@@ -211,7 +234,9 @@ async def test_those_who_deliver_at_the_same_time_send_each_mail_once(shop: Shop
     assert await shop.rows("SELECT DISTINCT attempts, sent_at IS NOT NULL FROM outbox") == [(1, True)]
 
 
-async def test_a_second_deliverer_does_not_wait_for_the_first(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_second_deliverer_does_not_wait_for_the_first(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor does it take what the first one is sending."""
     sending, may_go_on = threading.Event(), threading.Event()
     write = Maildir.write
@@ -284,7 +309,11 @@ async def test_notifying_again_notifies_once(shop: Shop, monkeypatch: pytest.Mon
         "A.confirmation.eml": "John Doe <john.doe@example.com>",
         "B.confirmation.eml": f"Support <{settings().shop.support_email}>",
     }
-    contacts = await shop.rows("SELECT order_id, customer_id, kind, details FROM customer_interaction ORDER BY order_id")
-    assert [(row.order_id, row.customer_id, row.kind) for row in contacts] == [(i, "CUST-123", "order_confirmation") for i in "AB"]
+    contacts = await shop.rows(
+        "SELECT order_id, customer_id, kind, details FROM customer_interaction ORDER BY order_id"
+    )
+    assert [(row.order_id, row.customer_id, row.kind) for row in contacts] == [
+        (i, "CUST-123", "order_confirmation") for i in "AB"
+    ]
     assert contacts[0].details == {"tracking_number": TRACKING, "written_by": "template"}
     assert Decimal((await shop.order("A")).amount_refunded) == 0

@@ -1,4 +1,5 @@
-"""The Prefect limit `payment-gateway` holds, also below `PAYMENT_CONCURRENCY`: told by how many requests the gateway has at once."""
+"""The Prefect limit `payment-gateway` holds, also below `PAYMENT_CONCURRENCY`: told by how many requests the
+gateway has at once."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ async def counted(saga: World, unique: str) -> AsyncIterator[Counting]:
     saga.misbehave(latency_ms=60)
     with ExitStack() as stack:
         counting = stack.enter_context(counting_gateway(saga.gateway_url))
-        stack.enter_context(environment({"PAYMENT_GATEWAY_URL": counting.url, "PAYMENT_CONCURRENCY": str(OWN)}))
+        stack.enter_context(
+            environment({"PAYMENT_GATEWAY_URL": counting.url, "PAYMENT_CONCURRENCY": str(OWN)})
+        )
         await close_gateway()
         yield counting
         await close_gateway()
@@ -53,7 +56,9 @@ async def counted(saga: World, unique: str) -> AsyncIterator[Counting]:
 
 
 def submitted(unique: str) -> list[str]:
-    orders = [an_order(f"LIMIT-{unique}-{number}", product="PROD-004", price="249.00") for number in range(ORDERS)]
+    orders = [
+        an_order(f"LIMIT-{unique}-{number}", product="PROD-004", price="249.00") for number in range(ORDERS)
+    ]
     intake.submit(orders)
     return [str(order["id"]) for order in orders]
 
@@ -75,7 +80,9 @@ async def test_a_limit_below_the_processs_own_is_kept(
     assert counted.most <= slots_there
 
 
-async def test_recovery_keeps_it_too(saga: World, counted: Counting, limit: Callable[..., None], unique: str) -> None:
+async def test_recovery_keeps_it_too(
+    saga: World, counted: Counting, limit: Callable[..., None], unique: str
+) -> None:
     """It holds slots for each of its task runs, and not for the whole run."""
     limit(limit=3)
     ids = submitted(unique)
@@ -96,10 +103,14 @@ async def test_without_a_narrower_limit_the_processs_own_holds(
     assert 3 < counted.most <= OWN
 
 
-async def test_what_is_asked_for_is_got_at_once(saga: World, prefect_api: PrefectServer, limit: Callable[..., None]) -> None:
+async def test_what_is_asked_for_is_got_at_once(
+    saga: World, prefect_api: PrefectServer, limit: Callable[..., None]
+) -> None:
     limit(limit=3)
     async with slots(PAYMENT_GATEWAY, occupy=16) as got:
-        held = httpx.get(f"{prefect_api.api_url}/v2/concurrency_limits/{PAYMENT_GATEWAY.name}", auth=prefect_api.auth, timeout=20).json()[
-            "active_slots"
-        ]
+        held = httpx.get(
+            f"{prefect_api.api_url}/v2/concurrency_limits/{PAYMENT_GATEWAY.name}",
+            auth=prefect_api.auth,
+            timeout=20,
+        ).json()["active_slots"]
     assert (got, held) == (True, 3)

@@ -49,7 +49,9 @@ async def test_a_batch_shares_a_task_run_for_each_step(saga: World, unique: str)
         async def shared() -> bool:
             mine = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
             names = [run.name for run in await client.read_task_runs(flow_run_filter=mine)]
-            return Counter(name for name in names if "20 instances" in name) == Counter(f"{step} 20 instances" for step in STEPS)
+            return Counter(name for name in names if "20 instances" in name) == Counter(
+                f"{step} 20 instances" for step in STEPS
+            )
 
         await until(shared, 20, "a task run for each step of the batch")
 
@@ -64,7 +66,11 @@ async def test_those_that_fail_leave_and_the_rest_go_on(saga: World, unique: str
         "short": {"product": "OUT-OF-STOCK"},
         "flaky": {"card": "0119"},
     }
-    orders = {f"{kind}-{unique}-{i}": an_order(f"{kind}-{unique}-{i}", **fields) for kind, fields in kinds.items() for i in range(3)}
+    orders = {
+        f"{kind}-{unique}-{i}": an_order(f"{kind}-{unique}-{i}", **fields)
+        for kind, fields in kinds.items()
+        for i in range(3)
+    }
     intake.submit(orders.values())
     await process_pending_orders(consumer_seconds=0)
 
@@ -87,7 +93,9 @@ async def test_those_that_fail_leave_and_the_rest_go_on(saga: World, unique: str
     saga.assert_books_balance()
 
 
-async def test_a_slow_order_does_not_hold_up_its_batch(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_order_does_not_hold_up_its_batch(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PAYMENT_TIMEOUT_SECONDS", "8")
     monkeypatch.setenv("STRAGGLER_SECONDS", "0.5")
     settings.cache_clear()
@@ -98,7 +106,9 @@ async def test_a_slow_order_does_not_hold_up_its_batch(saga: World, unique: str,
     assert {end.outcome for end in ends.values()} == {Outcome.COMPLETED}
     slow, others = ends[orders[0]["id"]], [ends[order["id"]] for order in orders[1:]]
     assert slow.seconds is not None
-    assert max(other.seconds or 99 for other in others) < slow.seconds - 3, "the others did not wait for the slow one"
+    assert max(other.seconds or 99 for other in others) < slow.seconds - 3, (
+        "the others did not wait for the slow one"
+    )
     assert [saga.charges(order["id"]) for order in orders] == [1] * 8
     assert slow.timings[STEPS.index("process_payment")].attempts == 2, (
         "the call that was slow was waited for, and then looked up, not sent again"
@@ -127,7 +137,8 @@ async def test_a_running_consumer_is_woken(saga: World, unique: str, monkeypatch
 
 
 async def test_a_consumer_that_is_told_to_go_hands_nothing_lost(saga: World, unique: str) -> None:
-    """Its orders are finished or handed back, and not undone: another consumer takes them to their outcome."""
+    """Its orders are finished or handed back, and not undone: another consumer takes them to their
+    outcome."""
     orders = [an_order(f"GO-{unique}-{i}", card="0341" if i % 2 else "1234") for i in range(6)]
     intake.submit(orders)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
@@ -161,12 +172,18 @@ async def test_two_consumers_and_own_runs_on_the_same_orders(saga: World, unique
     assert saga.stock("PROD-001") == (88, 0)
 
 
-@pytest.mark.parametrize("recover", [recover_orders, lambda: process_pending_orders(consumer_seconds=0)], ids=["recovery", "consumer"])
+@pytest.mark.parametrize(
+    "recover",
+    [recover_orders, lambda: process_pending_orders(consumer_seconds=0)],
+    ids=["recovery", "consumer"],
+)
 async def test_orders_of_a_dead_worker_are_recovered(saga: World, unique: str, recover: Any) -> None:
     """One had reserved, one had begun to be undone; their worker's lease has run out."""
     forward, backward = an_order(f"FORWARD-{unique}"), an_order(f"BACKWARD-{unique}")
     intake.submit([forward, backward])
-    saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() - interval '1 second')", id=DEAD)
+    saga.sql(
+        "INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() - interval '1 second')", id=DEAD
+    )
     saga.sql("UPDATE customer_order SET fence = 1, lease_id = :id, started_at = now()", id=DEAD)
     saga.sql("UPDATE product SET reserved = 2 WHERE id = 'PROD-001'")
     for order in (forward, backward):
@@ -175,9 +192,14 @@ async def test_orders_of_a_dead_worker_are_recovered(saga: World, unique: str, r
             """VALUES (:id, 'RES-' || :id, 'held', '{"PROD-001": 1}', now() + interval '1 hour')""",
             id=order["id"],
         )
-        saga.sql("INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'validate_order', 'done', '{}')", id=order["id"])
         saga.sql(
-            "INSERT INTO order_step (order_id, step, status, result, undo_due) VALUES (:id, 'check_inventory', 'done', '{}', true)",
+            "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'validate_order', 'done', "
+            "'{}')",
+            id=order["id"],
+        )
+        saga.sql(
+            "INSERT INTO order_step (order_id, step, status, result, undo_due) VALUES (:id, "
+            "'check_inventory', 'done', '{}', true)",
             id=order["id"],
         )
     saga.sql(
@@ -190,7 +212,10 @@ async def test_orders_of_a_dead_worker_are_recovered(saga: World, unique: str, r
 
     ends = report.read([forward["id"], backward["id"]])
     assert (ends[forward["id"]].outcome, ends[forward["id"]].takeovers) == (Outcome.COMPLETED, 1)
-    assert (ends[backward["id"]].outcome, ends[backward["id"]].reasons) == (Outcome.COMPENSATED, ["the bank said no"])
+    assert (ends[backward["id"]].outcome, ends[backward["id"]].reasons) == (
+        Outcome.COMPENSATED,
+        ["the bank said no"],
+    )
     assert saga.charges(forward["id"]) == 1
     assert saga.ledger(backward["id"]) == [], "an order whose undoing had begun is not charged"
     assert saga.stock("PROD-001") == (99, 0)
@@ -207,9 +232,14 @@ async def test_an_expired_reservation_goes_back_and_its_order_reserves_anew(saga
         """VALUES (:id, 'RES', 'held', '{"LAST-ONE": 1}', now() - interval '1 second')""",
         id=order["id"],
     )
-    saga.sql("INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'validate_order', 'done', '{}')", id=order["id"])
     saga.sql(
-        "INSERT INTO order_step (order_id, step, status, result, undo_due) VALUES (:id, 'check_inventory', 'done', '{}', true)",
+        "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'validate_order', 'done', "
+        "'{}')",
+        id=order["id"],
+    )
+    saga.sql(
+        "INSERT INTO order_step (order_id, step, status, result, undo_due) VALUES (:id, 'check_inventory', "
+        "'done', '{}', true)",
         id=order["id"],
     )
     await recover_orders()
@@ -227,7 +257,9 @@ MIX = st.lists(
         {
             "card": st.sampled_from(["1234", "1234", "1234", "0000", "0002", "0119", "0259"]),
             "country": st.sampled_from(["US", "US", "AQ"]),
-            "product": st.sampled_from(["PROD-001", "PROD-004", "LAST-ONE", "OUT-OF-STOCK", "NO-SUCH-PRODUCT"]),
+            "product": st.sampled_from(
+                ["PROD-001", "PROD-004", "LAST-ONE", "OUT-OF-STOCK", "NO-SUCH-PRODUCT"]
+            ),
             "own_run": st.sampled_from([False, False, False, True]),
         }
     ),
@@ -247,18 +279,24 @@ async def test_the_books_balance_after_any_mix(saga: World, unique: str, mix: li
     """Both lanes at once. The rounds share one database, so the books cover all of them."""
     stamp = next(_numbers)
     orders = [
-        (an_order(f"MIX-{unique}-{stamp}-{i}", card=o["card"], country=o["country"], product=o["product"]), o["own_run"])
+        (
+            an_order(f"MIX-{unique}-{stamp}-{i}", card=o["card"], country=o["country"], product=o["product"]),
+            o["own_run"],
+        )
         for i, o in enumerate(mix)
     ]
     intake.submit([order for order, own in orders if not own])
     await asyncio.gather(
-        process_pending_orders(consumer_seconds=0, batch_size=5), *(process_order(order, return_state=True) for order, own in orders if own)
+        process_pending_orders(consumer_seconds=0, batch_size=5),
+        *(process_order(order, return_state=True) for order, own in orders if own),
     )
     ends = report.read([order["id"] for order, _ in orders])
     assert all(end.outcome for end in ends.values())
     for end in ends.values():
         charged, refunded = saga.money(end.order_id)
-        kept = Decimal("999.99") if end.outcome in {Outcome.COMPLETED, Outcome.NEEDS_ATTENTION} else Decimal(0)
+        kept = (
+            Decimal("999.99") if end.outcome in {Outcome.COMPLETED, Outcome.NEEDS_ATTENTION} else Decimal(0)
+        )
         assert charged - refunded == kept, end
         assert saga.charges(end.order_id) <= 1
     saga.assert_books_balance()

@@ -1,4 +1,5 @@
-"""What the Prefect UI is given to show: pages of orders, the progress of a batch, the dashboard, the daily report and its mail."""
+"""What the Prefect UI is given to show: pages of orders, the progress of a batch, the dashboard, the daily
+report and its mail."""
 
 from __future__ import annotations
 
@@ -43,14 +44,22 @@ class TestOrderPages:
         ("fields", "said"),
         [
             ({}, ["completed<br/>after", "fulfill_order<br/>done", "999&#46;99 USD"]),
-            ({"items": [], "customer_email": "secret-address"}, ["validate_order<br/>failed", "check_inventory<br/>skipped"]),
+            (
+                {"items": [], "customer_email": "secret-address"},
+                ["validate_order<br/>failed", "check_inventory<br/>skipped"],
+            ),
             ({"product": "OUT-OF-STOCK"}, ["check_inventory<br/>failed"]),
             ({"card": "0000"}, ["payment declined", "release_inventory<br/>done", "refund_payment<br/>"]),
-            ({"card": "0259", "country": "AQ"}, ["refund_payment<br/>failed", "refund refused", "needs#95;attention<br/>after"]),
+            (
+                {"card": "0259", "country": "AQ"},
+                ["refund_payment<br/>failed", "refund refused", "needs#95;attention<br/>after"],
+            ),
             ({"card": "0119"}, ["3 attempts"]),
         ],
     )
-    async def test_every_run_has_its_order_s_page(self, saga: World, unique: str, fields: dict[str, Any], said: list[str]) -> None:
+    async def test_every_run_has_its_order_s_page(
+        self, saga: World, unique: str, fields: dict[str, Any], said: list[str]
+    ) -> None:
         state = await process_order(an_order(f"PAGE-{unique}", **fields), return_state=True)
         page = await page_of(f"PAGE-{unique}", state.state_details.flow_run_id)
         page_in_words = page.replace("#95;", "_")
@@ -85,11 +94,16 @@ class TestOrderPages:
         assert state.name == "Completed"
         assert await artifacts(page_key(f"PAGE-{unique}")) == []
 
-    async def test_a_run_that_left_its_order_shows_who_went_on_and_how(self, saga: World, unique: str) -> None:
+    async def test_a_run_that_left_its_order_shows_who_went_on_and_how(
+        self, saga: World, unique: str
+    ) -> None:
         order_id = f"LEFT-{unique}"
         dead = (await process_order(an_order(f"OTHER-{unique}"), return_state=True)).state_details.flow_run_id
         await asyncio.to_thread(intake.submit, [an_order(order_id)])
-        saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() - interval '1 s')", id=UUID(int=7))
+        saga.sql(
+            "INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() - interval '1 s')",
+            id=UUID(int=7),
+        )
         saga.sql(
             "UPDATE customer_order SET lease_id = :lease, fence = 1, flow_run_id = :run WHERE id = :id",
             lease=UUID(int=7),
@@ -106,7 +120,9 @@ class TestOrderPages:
         assert f"](../../runs/flow-run/{dead})" in str(back.data)
 
     async def test_an_order_of_a_batch_is_shown_when_somebody_asks(self, saga: World, unique: str) -> None:
-        await asyncio.to_thread(intake.submit, [an_order(f"A-{unique}"), an_order(f"B-{unique}", country="AQ")])
+        await asyncio.to_thread(
+            intake.submit, [an_order(f"A-{unique}"), an_order(f"B-{unique}", country="AQ")]
+        )
         await process_pending_orders(consumer_seconds=0)
         assert await artifacts(page_key(f"B-{unique}")) == []
         state = await show_order(f" B-{unique} ", return_state=True)
@@ -115,7 +131,9 @@ class TestOrderPages:
             await show_order(f"b-{unique}")
 
 
-async def test_the_command_draws_one_order(saga: World, unique: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_command_draws_one_order(
+    saga: World, unique: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     await process_order(an_order(f"DRAW-{unique}", country="AQ"), return_state=True)
     capsys.readouterr()
     assert await asyncio.to_thread(order_saga, ["show", f"DRAW-{unique}"]) == 0
@@ -127,7 +145,9 @@ async def test_the_command_draws_one_order(saga: World, unique: str, capsys: pyt
     assert "There is no order NOBODY" in capsys.readouterr().err
 
 
-async def test_a_batch_shows_its_progress_and_its_outcomes(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_shows_its_progress_and_its_outcomes(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress.Progress.__init__, "__kwdefaults__", {"pause": 0.2})
     orders = [an_order(f"P{place}-{unique}", product="PROD-002") for place in range(6)]
     orders += [an_order(f"AQ-{unique}", country="AQ"), an_order(f"ATT-{unique}", card="0259", country="AQ")]
@@ -157,17 +177,27 @@ async def test_a_consumer_without_orders_shows_nothing(saga: World) -> None:
         assert await artifacts(key, state.state_details.flow_run_id) == []
 
 
-async def test_the_dashboard_counts_what_the_journal_has(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    await asyncio.to_thread(intake.submit, [an_order(f"D{place}-{unique}") for place in range(4)] + [an_order(f"NO-{unique}", card="0000")])
+async def test_the_dashboard_counts_what_the_journal_has(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(
+        intake.submit,
+        [an_order(f"D{place}-{unique}") for place in range(4)] + [an_order(f"NO-{unique}", card="0000")],
+    )
     await process_pending_orders(consumer_seconds=0)
     state = await show_dashboard(hours=1, return_state=True)
     assert (await state.aresult()).startswith("5 orders ended; 80.0 % completed; half within ")
     (page,) = await artifacts("order-dashboard", state.state_details.flow_run_id)
     plain = str(page.data).replace("&#95;", "_").replace("&#46;", ".").replace("&#45;", "-")
     assert str(page.data).count("](data:image/svg+xml;base64,") == 5
-    assert re.search(r"\| process_payment \| 5 \| 1 \| 0 \| 0\.0 % \| 0 \| [01] \|", plain), "a declined card is no failure of ours"
+    assert re.search(r"\| process_payment \| 5 \| 1 \| 0 \| 0\.0 % \| 0 \| [01] \|", plain), (
+        "a declined card is no failure of ours"
+    )
     assert "| OUT-OF-STOCK | Sold out | 0 | 0 |" in plain
-    saga.sql("UPDATE order_step SET status = 'failed', error = '{\"code\": \"step_broken\"}' WHERE step = 'notify_customer'")
+    saga.sql(
+        "UPDATE order_step SET status = 'failed', error = '{\"code\": \"step_broken\"}' WHERE step = "
+        "'notify_customer'"
+    )
     monkeypatch.setenv("INVENTORY_SERVICE_URL", "http://127.0.0.1:1")
     settings.cache_clear()
     now = datetime.now(UTC)
@@ -190,10 +220,21 @@ class TestDailyReport:
     async def test_it_is_mailed_once_with_its_figures(self, saga: World, unique: str) -> None:
         await asyncio.to_thread(intake.submit, [an_order(f"R{place}-{unique}") for place in range(3)])
         await process_pending_orders(consumer_seconds=0)
-        saga.sql("UPDATE customer_order SET submitted_at = submitted_at - interval '1 day', finished_at = finished_at - interval '1 day'")
-        saga.sql("UPDATE order_step SET ended_at = ended_at - interval '1 day', begun_at = begun_at - interval '1 day'")
+        saga.sql(
+            "UPDATE customer_order SET submitted_at = submitted_at - interval '1 day', finished_at = "
+            "finished_at - interval '1 day'"
+        )
+        saga.sql(
+            "UPDATE order_step SET ended_at = ended_at - interval '1 day', begun_at = begun_at - interval '1 "
+            "day'"
+        )
         day = (datetime.now(UTC) - timedelta(days=1)).date()
-        with mail_server() as server, environment({"SMTP_URL": f"smtp://{server.host}:{server.port}", "REPORT_EMAIL": "boss@shop.example"}):
+        with (
+            mail_server() as server,
+            environment(
+                {"SMTP_URL": f"smtp://{server.host}:{server.port}", "REPORT_EMAIL": "boss@shop.example"}
+            ),
+        ):
             settings.cache_clear()
             assert await daily_report() is True
             assert await daily_report() is False
@@ -209,7 +250,9 @@ class TestDailyReport:
         assert 'bgcolor="#2f9e64"' in html
         assert "image" not in {part.get_content_maintype() for part in taken.mail.walk()}
         assert "http" not in html, "nothing is fetched from outside"
-        assert [str(page.description) for page in await artifacts("daily-report")][-1].startswith(f"{day}: 3 orders ended")
+        assert [str(page.description) for page in await artifacts("daily-report")][-1].startswith(
+            f"{day}: 3 orders ended"
+        )
         assert not any(f"R0-{unique}" in str(taken.data) for taken in server.taken)
 
     async def test_without_a_mail_server_it_is_in_the_maildir(self, saga: World) -> None:

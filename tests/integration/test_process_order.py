@@ -36,7 +36,9 @@ from tests.waiting import until
         ({"card": "0259", "country": "AQ"}, "NeedsAttention", StateType.FAILED),
     ],
 )
-async def test_outcomes_are_named_states(saga: World, unique: str, fields: dict[str, Any], name: str, kind: StateType) -> None:
+async def test_outcomes_are_named_states(
+    saga: World, unique: str, fields: dict[str, Any], name: str, kind: StateType
+) -> None:
     state = await process_order(an_order(f"STATE-{unique}", **fields), return_state=True)
     assert (state.name, state.type) == (name, kind)
     async with get_client() as client:
@@ -62,7 +64,9 @@ async def test_every_step_and_every_undo_is_a_task_run(saga: World, unique: str)
             return [run.name for run in sorted(runs, key=lambda run: run.start_time or run.created)]
 
         async def all_there() -> bool:
-            return [f"{step} RUNS-{unique}" for step in wanted] == [name for name in await names() if "RUNS" in name]
+            return [f"{step} RUNS-{unique}" for step in wanted] == [
+                name for name in await names() if "RUNS" in name
+            ]
 
         await until(all_there, 20, "the task runs in the API")
 
@@ -112,7 +116,9 @@ async def test_bad_input_is_rejected_with_its_reasons(saga: World, unique: str, 
     assert known.undone == []
     assert saga.ledger(f"BAD-{unique}") == []
     assert saga.stock("PROD-001") == (100, 0)
-    everything = str(saga.sql("SELECT to_jsonb(o) FROM customer_order o")) + str(saga.sql("SELECT to_jsonb(s) FROM order_step s"))
+    everything = str(saga.sql("SELECT to_jsonb(o) FROM customer_order o")) + str(
+        saga.sql("SELECT to_jsonb(s) FROM order_step s")
+    )
     assert "4242424242424242" not in everything
 
 
@@ -135,8 +141,11 @@ async def test_both_lanes_on_the_same_order_charge_once(saga: World, unique: str
     assert saga.stock("PROD-001") == (99, 0)
 
 
-async def stop_while_charging(saga: World, order: dict[str, Any], meanwhile: Callable[[str], Awaitable[None]] | None = None) -> None:
-    """Cancellation and SIGTERM arrive as CancelledError; here while the gateway holds back its answer to a charge that it made."""
+async def stop_while_charging(
+    saga: World, order: dict[str, Any], meanwhile: Callable[[str], Awaitable[None]] | None = None
+) -> None:
+    """Cancellation and SIGTERM arrive as CancelledError; here while the gateway holds back its answer to a
+    charge that it made."""
     run = asyncio.create_task(process_order(order, return_state=True))
 
     async def charged() -> bool:
@@ -150,7 +159,9 @@ async def stop_while_charging(saga: World, order: dict[str, Any], meanwhile: Cal
 
 
 @pytest.mark.parametrize("by", ["its caller", "Prefect"])
-async def test_a_cancelled_run_is_undone(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+async def test_a_cancelled_run_is_undone(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
     order = an_order(f"CANCEL-{unique}", card="0341")
 
     async def cancelled_in_the_ui(run_id: str) -> None:
@@ -169,11 +180,18 @@ async def test_a_cancelled_run_is_undone(saga: World, unique: str, monkeypatch: 
 
 async def start_and_wait_for_the_gateway(saga: World, order: dict[str, Any]) -> asyncio.Task[Any]:
     """Its run, while the gateway is away: reserved, put off, in nobody's hand."""
-    saga.misbehave(faults=[{"order_id": order["id"], "fault": Fault.RESET_BEFORE, "move": move} for move in Move])
+    saga.misbehave(
+        faults=[{"order_id": order["id"], "fault": Fault.RESET_BEFORE, "move": move} for move in Move]
+    )
     run = asyncio.create_task(process_order(order, return_state=True))
 
     async def postpone() -> bool:
-        return bool(saga.sql("SELECT 1 FROM customer_order WHERE waits_for IS NOT NULL AND lease_id IS NULL AND id = :id", id=order["id"]))
+        return bool(
+            saga.sql(
+                "SELECT 1 FROM customer_order WHERE waits_for IS NOT NULL AND lease_id IS NULL AND id = :id",
+                id=order["id"],
+            )
+        )
 
     await until(postpone, 40, "the order to be put off")
     assert saga.stock("PROD-001") == (100, 1)
@@ -182,17 +200,30 @@ async def start_and_wait_for_the_gateway(saga: World, order: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("meanwhile", ["nobody has it", "a consumer has it"])
 @pytest.mark.short_form("nobody")
-async def test_a_run_that_is_cancelled_while_its_order_waits_withdraws_it(saga: World, unique: str, meanwhile: str) -> None:
+async def test_a_run_that_is_cancelled_while_its_order_waits_withdraws_it(
+    saga: World, unique: str, meanwhile: str
+) -> None:
     order = an_order(f"WAITS-{unique}")
     order_id, lease_id = order["id"], "00000000-0000-0000-0000-000000000001"
     run = await start_and_wait_for_the_gateway(saga, order)
     if meanwhile == "a consumer has it":
-        saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'consumer', now() + interval '1 hour')", id=lease_id)
-        saga.sql("UPDATE customer_order SET lease_id = :lease, flow_run_id = 'consumer' WHERE id = :id", id=order_id, lease=lease_id)
+        saga.sql(
+            "INSERT INTO lease (id, holder, until) VALUES (:id, 'consumer', now() + interval '1 hour')",
+            id=lease_id,
+        )
+        saga.sql(
+            "UPDATE customer_order SET lease_id = :lease, flow_run_id = 'consumer' WHERE id = :id",
+            id=order_id,
+            lease=lease_id,
+        )
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
     left = saga.order(order_id)
-    assert (left.outcome, left.cancel_requested_by, left.cancel_reason) == (None, "whoever cancelled the run", "its run was cancelled")
+    assert (left.outcome, left.cancel_requested_by, left.cancel_reason) == (
+        None,
+        "whoever cancelled the run",
+        "its run was cancelled",
+    )
     if meanwhile == "a consumer has it":
         assert str(left.lease_id) == lease_id
         saga.sql("UPDATE lease SET until = now() - interval '1 second'")
@@ -209,10 +240,14 @@ async def test_a_run_that_is_cancelled_while_its_order_waits_withdraws_it(saga: 
     saga.assert_books_balance()
 
 
-async def test_a_run_that_only_waits_for_another_ones_order_withdraws_nothing(saga: World, unique: str) -> None:
+async def test_a_run_that_only_waits_for_another_ones_order_withdraws_nothing(
+    saga: World, unique: str
+) -> None:
     order = an_order(f"THEIRS-{unique}")
     theirs = await start_and_wait_for_the_gateway(saga, order)
-    saga.sql("UPDATE customer_order SET not_before = now() + interval '1 hour' WHERE id = :id", id=order["id"])
+    saga.sql(
+        "UPDATE customer_order SET not_before = now() + interval '1 hour' WHERE id = :id", id=order["id"]
+    )
     begun = len(saga.sql("SELECT 1 FROM lease WHERE until > now()"))
     again = asyncio.create_task(process_order(order, return_state=True))
 
@@ -238,7 +273,12 @@ async def test_whose_run_is_cancelled_while_it_is_shipped_goes_forward(saga: Wor
     run_id = saga.order(order["id"]).flow_run_id
     for shipped in ("outcome = 'completed'", "outcome = NULL, status = 'shipped', finished_at = NULL"):
         saga.sql(f"UPDATE customer_order SET {shipped}")
-        assert await withdraw(order_id=order["id"], flow_run_id=run_id, reason="its run was cancelled", requested_by="ann") == []
+        assert (
+            await withdraw(
+                order_id=order["id"], flow_run_id=run_id, reason="its run was cancelled", requested_by="ann"
+            )
+            == []
+        )
     assert saga.order(order["id"]).cancel_requested_at is None
     assert saga.sql("SELECT 1 FROM desk_entry") == []
 
@@ -270,20 +310,37 @@ def _unreachable() -> Any:
     raise ConnectionError("nobody answers")
 
 
-async def test_an_order_that_a_dead_worker_left_is_taken_over(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker dies after the charge was made and before it was journalled: the next one finds it by order id."""
+async def test_an_order_that_a_dead_worker_left_is_taken_over(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies after the charge was made and before it was journalled: the next one finds it by order
+    id."""
     order = an_order(f"DEAD-{unique}")
     intake.submit([order])
     made = await gateway().create(
-        order_id=order["id"], amount=Decimal("999.99"), currency="USD", method="credit_card", card_last4="1234", token=None, key="lost"
+        order_id=order["id"],
+        amount=Decimal("999.99"),
+        currency="USD",
+        method="credit_card",
+        card_last4="1234",
+        token=None,
+        key="lost",
     )
     await gateway().confirm(made.id, key="lost-too")
-    saga.sql("INSERT INTO lease (id, holder, until) VALUES ('00000000-0000-0000-0000-000000000001', 'dead', now() - interval '1 second')")
     saga.sql(
-        "UPDATE customer_order SET fence = 1, lease_id = '00000000-0000-0000-0000-000000000001', started_at = now() WHERE id = :id",
+        "INSERT INTO lease (id, holder, until) VALUES ('00000000-0000-0000-0000-000000000001', 'dead', now() "
+        "- interval '1 second')"
+    )
+    saga.sql(
+        "UPDATE customer_order SET fence = 1, lease_id = '00000000-0000-0000-0000-000000000001', started_at "
+        "= now() WHERE id = :id",
         id=order["id"],
     )
-    saga.sql("INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', true)", id=order["id"])
+    saga.sql(
+        "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', "
+        "true)",
+        id=order["id"],
+    )
 
     known = await (await process_order(order, return_state=True)).aresult()
 

@@ -41,7 +41,9 @@ class Scraped:
         return self.values.get((f"order_saga_{name}", frozenset(labels.items())), 0.0)
 
     def all(self, name: str) -> dict[frozenset[tuple[str, str]], float]:
-        return {labels: value for (each, labels), value in self.values.items() if each == f"order_saga_{name}"}
+        return {
+            labels: value for (each, labels), value in self.values.items() if each == f"order_saga_{name}"
+        }
 
 
 @contextmanager
@@ -70,22 +72,39 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once: None) -> None:
     orders = [an_order(f"GOOD-{unique}-{n}") for n in range(3)]
-    orders += [an_order(f"DECLINED-{unique}", card="0000"), an_order(f"SHORT-{unique}", product="PROD-001", price="1.00")]
-    orders[-1] |= {"items": [{"product_id": "PROD-001", "quantity": 9999, "price": "1.00"}], "total_amount": "9999.00"}
+    orders += [
+        an_order(f"DECLINED-{unique}", card="0000"),
+        an_order(f"SHORT-{unique}", product="PROD-001", price="1.00"),
+    ]
+    orders[-1] |= {
+        "items": [{"product_id": "PROD-001", "quantity": 9999, "price": "1.00"}],
+        "total_amount": "9999.00",
+    }
     orders += [an_order(f"REFUSED-{unique}", country="AQ", card="0259", price="249.00")]
     await asyncio.to_thread(submit, orders)
     await process_pending_orders(consumer_seconds=0)
     await asyncio.to_thread(submit, [an_order(f"WAITING-{unique}")])
     # what failed for good is told after a while: let it be a while ago
-    saga.sql("UPDATE order_step SET undo_ended_at = undo_ended_at - interval '20 s' WHERE undo_status = 'failed'")
+    saga.sql(
+        "UPDATE order_step SET undo_ended_at = undo_ended_at - interval '20 s' WHERE undo_status = 'failed'"
+    )
     found = await asyncio.to_thread(fresh)
     assert found("database_up") == 1
     assert found.all("orders_total") == {
         frozenset({("outcome", outcome)}): number
-        for outcome, number in {"completed": 3, "compensated": 1, "out_of_stock": 1, "needs_attention": 1, "rejected": 0}.items()
+        for outcome, number in {
+            "completed": 3,
+            "compensated": 1,
+            "out_of_stock": 1,
+            "needs_attention": 1,
+            "rejected": 0,
+        }.items()
     }
     assert found("order_duration_seconds_count", outcome="completed") == 3
-    took = saga.sql("SELECT sum(extract(epoch FROM finished_at - submitted_at)) FROM customer_order WHERE outcome = 'completed'")[0][0]
+    took = saga.sql(
+        "SELECT sum(extract(epoch FROM finished_at - submitted_at)) FROM customer_order WHERE outcome = "
+        "'completed'"
+    )[0][0]
     assert found("order_duration_seconds_sum", outcome="completed") == pytest.approx(float(took), rel=0.03)
     for step, done in {
         "validate_order": 6,
@@ -103,12 +122,20 @@ async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once
     assert found("desk_orders") == 1
     assert found("needs_attention_orders", step="process_payment") == 1
     charged, refunded = saga.money(f"REFUSED-{unique}")
-    assert found("at_risk_amount", currency="USD") == found("refunds_owed_amount", currency="USD") == float(charged - refunded) == 249
+    assert (
+        found("at_risk_amount", currency="USD")
+        == found("refunds_owed_amount", currency="USD")
+        == float(charged - refunded)
+        == 249
+    )
     assert found("open_orders", state="waiting") == 1
     assert 0 < found("oldest_open_order_age_seconds") < 60
     on_hand = saga.sql("SELECT sum(on_hand) FROM product")[0][0]
     assert found("inventory_pieces", state="on_hand") == on_hand
-    told = [*(f"{key}" for key in found.values), *(line for line in found.text.splitlines() if line.startswith("#"))]
+    told = [
+        *(f"{key}" for key in found.values),
+        *(line for line in found.text.splitlines() if line.startswith("#")),
+    ]
     for word in (unique, "@", "Main St", "0259"):
         assert word not in "\n".join(told)
 
@@ -120,18 +147,34 @@ async def test_what_orders_are_postponed_for_is_told(world: World, unique: str) 
         order = an_order(f"OFF-{unique}-{number}")
         await asyncio.to_thread(submit, [order])
         world.sql(
-            "UPDATE customer_order SET waits_for = :code, not_before = now() + interval '1 h' WHERE id = :id", code=code, id=order["id"]
+            "UPDATE customer_order SET waits_for = :code, not_before = now() + interval '1 h' WHERE id = :id",
+            code=code,
+            id=order["id"],
         )
-    none = dict.fromkeys(("inventory_unavailable", "inventory_timeout", "carrier_unavailable", "infrastructure", "unknown_step"), 0)
+    none = dict.fromkeys(
+        (
+            "inventory_unavailable",
+            "inventory_timeout",
+            "carrier_unavailable",
+            "infrastructure",
+            "unknown_step",
+        ),
+        0,
+    )
     found = await asyncio.to_thread(fresh)
-    assert {dict(labels)["code"]: orders for labels, orders in found.all("postponed_orders").items()} == {**none, **waiting}
+    assert {dict(labels)["code"]: orders for labels, orders in found.all("postponed_orders").items()} == {
+        **none,
+        **waiting,
+    }
 
 
 def test_a_total_never_falls_whatever_becomes_of_its_rows(world: World, at_once: None) -> None:
     def insert(order_id: str, status: str, ago: float, attempts: int = 1) -> None:
         world.sql(
-            "INSERT INTO order_step (order_id, step, status, attempts, begun_at, ended_at, error) VALUES (:id, 'process_payment', "
-            "CAST(:status AS text), :attempts, now() - make_interval(secs => :ago + 0.2), now() - make_interval(secs => :ago), "
+            "INSERT INTO order_step (order_id, step, status, attempts, begun_at, ended_at, error) VALUES "
+            "(:id, 'process_payment', "
+            "CAST(:status AS text), :attempts, now() - make_interval(secs => :ago + 0.2), now() - "
+            "make_interval(secs => :ago), "
             "CASE WHEN CAST(:status AS text) = 'failed' THEN '{\"code\": \"payment_timeout\"}'::jsonb END)",
             id=order_id,
             status=status,
@@ -152,7 +195,10 @@ def test_a_total_never_falls_whatever_becomes_of_its_rows(world: World, at_once:
     insert("C", "failed", 1)  # it may be tried again any moment: no failure yet
     assert told() == (6, 1, 7)
     assert told() == (6, 1, 7)
-    world.sql("UPDATE order_step SET status = 'begun', ended_at = NULL, error = NULL, attempts = 2 WHERE order_id IN ('B', 'C')")
+    world.sql(
+        "UPDATE order_step SET status = 'begun', ended_at = NULL, error = NULL, attempts = 2 WHERE order_id "
+        "IN ('B', 'C')"
+    )
     assert told() == (6, 1, 7)
     world.sql("UPDATE order_step SET status = 'done', ended_at = now() WHERE order_id IN ('B', 'C')")
     assert told() == (8, 1, 9)
@@ -174,7 +220,8 @@ def test_processes_that_are_asked_at_once_count_nothing_twice(world: World, at_o
         while not stop.is_set():
             number += 1
             world.sql(
-                "INSERT INTO order_step (order_id, step, status, begun_at, ended_at) VALUES (:id, 'validate_order', 'done', now(), now())",
+                "INSERT INTO order_step (order_id, step, status, begun_at, ended_at) VALUES (:id, "
+                "'validate_order', 'done', now(), now())",
                 id=f"N-{number}",
             )
         return number
@@ -223,7 +270,12 @@ def test_a_storm_of_scrapes_costs_one_reading(world: World, monkeypatch: pytest.
 
 def test_whoever_has_no_token_reads_nothing(world: World) -> None:
     with served(Exposition("a test", token=TOKEN)) as url:
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": "Bearer"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": TOKEN},
+            {"Authorization": "Bearer"},
+        ):
             answer = httpx.get(url, headers=headers, timeout=10)
             assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
             assert "order_saga" not in answer.text
@@ -235,13 +287,15 @@ def test_labels_stay_few_whatever_orders_contain(world: World, at_once: None) ->
     for n in range(50):
         error = f'{{"code": "made up {n}"}}'
         world.sql(
-            "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, error) VALUES (:id, 'process_payment', 'failed', "
+            "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, error) VALUES (:id, "
+            "'process_payment', 'failed', "
             "now() - interval '60 s', now() - interval '59 s', CAST(:error AS jsonb))",
             id=f"O-{n}",
             error=error,
         )
         world.sql(
-            "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, result) VALUES (:id, 'generate_confirmation', 'done', "
+            "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, result) VALUES (:id, "
+            "'generate_confirmation', 'done', "
             "now() - interval '60 s', now() - interval '59 s', CAST(:result AS jsonb))",
             id=f"O-{n}",
             result=f'{{"generation_model": "model-{n}"}}',

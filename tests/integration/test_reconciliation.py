@@ -1,5 +1,5 @@
-"""Reconciliation: every kind of discrepancy is planted, in the gateway's ledger over HTTP or in our tables, and found; what is mended is
-read from the gateway's own ledger; and what is in order raises no alarm."""
+"""Reconciliation: every kind of discrepancy is planted, in the gateway's ledger over HTTP or in our tables,
+and found; what is mended is read from the gateway's own ledger; and what is in order raises no alarm."""
 
 from __future__ import annotations
 
@@ -60,9 +60,15 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def sandbox(world_dir: Path) -> Iterator[Sandbox]:
-    """A gateway of this module's own: what other tests have left in theirs is none of our orders' business."""
+    """A gateway of this module's own: what other tests have left in theirs is none of our orders'
+    business."""
     own_port(world_dir / "reconciled")
-    own = Sandbox(home=HOME, folder=world_dir / "reconciled", logs=world_dir / "reconciled-logs", pids=world_dir / "reconciled-run")
+    own = Sandbox(
+        home=HOME,
+        folder=world_dir / "reconciled",
+        logs=world_dir / "reconciled-logs",
+        pids=world_dir / "reconciled-run",
+    )
     try:
         own.start()
         yield own
@@ -111,17 +117,29 @@ class Books:
 
     # -- what is planted at the gateway
 
-    async def created(self, order_id: str, amount: Decimal = PRICE, currency: str = "USD", card: str = "1234") -> Payment:
+    async def created(
+        self, order_id: str, amount: Decimal = PRICE, currency: str = "USD", card: str = "1234"
+    ) -> Payment:
         return await gateway().create(
-            order_id=order_id, amount=amount, currency=currency, method="credit_card", card_last4=card, token=None, key=uuid.uuid4().hex
+            order_id=order_id,
+            amount=amount,
+            currency=currency,
+            method="credit_card",
+            card_last4=card,
+            token=None,
+            key=uuid.uuid4().hex,
         )
 
-    async def charged(self, order_id: str, amount: Decimal = PRICE, currency: str = "USD", card: str = "1234") -> Payment:
+    async def charged(
+        self, order_id: str, amount: Decimal = PRICE, currency: str = "USD", card: str = "1234"
+    ) -> Payment:
         payment = await self.created(order_id, amount, currency, card)
         return await gateway().confirm(payment.id, key=f"planted-{payment.id}")
 
     async def refunded(self, payment: Payment, amount: Decimal) -> None:
-        await gateway().refund(payment.id, amount=amount, currency=payment.currency, key=f"planted-{payment.id}-{amount}")
+        await gateway().refund(
+            payment.id, amount=amount, currency=payment.currency, key=f"planted-{payment.id}-{amount}"
+        )
 
 
 @pytest.fixture
@@ -135,13 +153,18 @@ async def books(saga: World, sandbox: Sandbox, unique: str, monkeypatch: pytest.
     return Books(saga, datetime.now(UTC), unique)
 
 
-# -- no false alarm ----------------------------------------------------------------------------------------------------
+# -- no false alarm
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lane", ["own runs", "pending lane"])
 @pytest.mark.short_form("pending lane")
 async def test_no_sample_order_s_end_is_an_alarm(books: Books, lane: str) -> None:
-    orders = [{**copy.deepcopy(order), "id": f"{order['id']}-{books.unique}"} for s in load_samples() for order in s.orders]
+    orders = [
+        {**copy.deepcopy(order), "id": f"{order['id']}-{books.unique}"}
+        for s in load_samples()
+        for order in s.orders
+    ]
     if lane == "own runs":
         for order in orders:
             await process_order(order, return_state=True)
@@ -161,7 +184,12 @@ async def test_orders_under_way_are_not_judged(books: Books) -> None:
     await books.charged(stages[3])
     await books.charged(stages[3])
     assert await books.found() == []
-    assert [books.world.money(order_id) for order_id in stages] == [(0, 0), (0, 0), (PRICE, 0), (2 * PRICE, 0)], "nothing was touched"
+    assert [books.world.money(order_id) for order_id in stages] == [
+        (0, 0),
+        (0, 0),
+        (PRICE, 0),
+        (2 * PRICE, 0),
+    ], "nothing was touched"
 
 
 async def test_what_moved_just_now_is_not_judged(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +207,12 @@ async def test_what_moved_just_now_is_not_judged(books: Books, monkeypatch: pyte
 async def test_orders_that_run_meanwhile_raise_no_alarm(books: Books) -> None:
     """Reconciling again and again beside two consumers."""
     orders = [
-        an_order(f"BUSY-{books.unique}-{i}", card=["1234", "0000", "0119"][i % 3], country="AQ" if i % 4 == 0 else "US") for i in range(40)
+        an_order(
+            f"BUSY-{books.unique}-{i}",
+            card=["1234", "0000", "0119"][i % 3],
+            country="AQ" if i % 4 == 0 else "US",
+        )
+        for i in range(40)
     ]
     intake.submit(orders)
     consumers = asyncio.gather(*(process_pending_orders(consumer_seconds=0, batch_size=7) for _ in range(2)))
@@ -194,13 +227,19 @@ async def test_orders_that_run_meanwhile_raise_no_alarm(books: Books) -> None:
     assert all(row.outcome for row in books.world.sql("SELECT outcome FROM customer_order"))
 
 
-# -- money, each kind --------------------------------------------------------------------------------------------------
+# -- money, each kind
+# --------------------------------------------------------------------------------------------------
 
 
 async def test_charged_without_an_order_is_for_a_person(books: Books) -> None:
     payment = await books.charged(books.unknown())
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.currency) == (Kind.CHARGED_WITHOUT_ORDER, books.unknown(), PRICE, "USD")
+    assert (found.kind, found.order_id, found.amount, found.currency) == (
+        Kind.CHARGED_WITHOUT_ORDER,
+        books.unknown(),
+        PRICE,
+        "USD",
+    )
     assert (found.repaired, found.repairable, found.payment_ids) == (False, False, (payment.id,))
     assert books.world.money(books.unknown()) == (PRICE, 0), "never guessed"
     await books.refunded(payment, PRICE)
@@ -232,7 +271,9 @@ async def test_charged_but_ended_uncompleted_is_refunded_once(books: Books, forg
     undone = {u["step"]: u for u in books.world.order(order_id).undone}
     assert undone["process_payment"]["status"] == "success"
     assert undone["process_payment"]["details"]["refunded_amount"] == str(PRICE)
-    mails = books.world.sql("SELECT kind, payload ->> 'amount' FROM outbox WHERE order_id = :id ORDER BY id", id=order_id)
+    mails = books.world.sql(
+        "SELECT kind, payload ->> 'amount' FROM outbox WHERE order_id = :id ORDER BY id", id=order_id
+    )
     assert mails == [("payment_failed", None), ("refund", str(PRICE))], "the customer hears of it, once"
 
 
@@ -241,16 +282,23 @@ async def test_refunded_less_than_charged_is_made_whole(books: Books) -> None:
     order_id = await books.declined()
     payment = await books.charged(order_id)
     await books.refunded(payment, Decimal("400.00"))
-    books.world.sql("UPDATE customer_order SET amount_charged = :c, amount_refunded = 400 WHERE id = :id", c=PRICE, id=order_id)
+    books.world.sql(
+        "UPDATE customer_order SET amount_charged = :c, amount_refunded = 400 WHERE id = :id",
+        c=PRICE,
+        id=order_id,
+    )
     (found,) = await books.found()
     assert (found.kind, found.amount, found.repaired) == (Kind.CHARGED_NOT_COMPLETED, Decimal("599.99"), True)
     assert books.world.money(order_id) == (PRICE, PRICE)
-    assert [refund["amount"] for payment in books.world.ledger(order_id) for refund in payment["refunds"]] == [40000, 59999]
+    assert [
+        refund["amount"] for payment in books.world.ledger(order_id) for refund in payment["refunds"]
+    ] == [40000, 59999]
     books.world.assert_books_balance()
 
 
 async def test_a_rejected_order_that_was_charged_is_for_a_person(books: Books) -> None:
-    """It has no journal of a payment, and its content may be anything: nobody can say that this was its amount."""
+    """It has no journal of a payment, and its content may be anything: nobody can say that this was its
+    amount."""
     order_id = f"ODD-{books.unique}"
     await books.ended({**an_order(order_id), "items": "many", "total_amount": "much"})
     assert books.world.order(order_id).outcome == "rejected"
@@ -270,9 +318,13 @@ async def test_a_refund_that_is_refused_goes_to_a_person(books: Books) -> None:
     assert found.remark is not None
     assert "refund_refused" in found.remark
     order = books.world.order(order_id)
-    assert (order.outcome, order.amount_charged, order.amount_at_risk) == ("needs_attention", PRICE, PRICE), "listed, never hidden"
+    assert (order.outcome, order.amount_charged, order.amount_at_risk) == ("needs_attention", PRICE, PRICE), (
+        "listed, never hidden"
+    )
     (case,) = read_queue_sync().cases
-    assert (case.order_id, case.amount_at_risk, case.error_code) == (order.id, PRICE, "refund_refused"), "and on the desk"
+    assert (case.order_id, case.amount_at_risk, case.error_code) == (order.id, PRICE, "refund_refused"), (
+        "and on the desk"
+    )
     assert books.world.money(order_id) == (PRICE, 0)
     books.world.assert_books_balance()
     assert await books.found() == [], "it is on the desk, with the right amount"
@@ -282,16 +334,27 @@ async def test_a_refused_refund_repeats_no_customer(books: Books, monkeypatch: p
     """The journal, the desk and the remark have the gateway's words, which may be the customer's."""
     order_id = await books.declined()
     await books.charged(order_id)
-    books.world.sql("""UPDATE customer_order SET content = content || '{"customer_name": "Jane Qmarker"}' WHERE id = :id""", id=order_id)
+    books.world.sql(
+        """UPDATE customer_order SET content = content || '{"customer_name": "Jane Qmarker"}' WHERE id = :id""",
+        id=order_id,
+    )
 
     async def refused(*_: object) -> NoReturn:
-        numbers: dict[str, Any] = {"payment_id": "p", "charged": PRICE, "refunded": Decimal(0), "currency": "USD", "refusals": 1}
+        numbers: dict[str, Any] = {
+            "payment_id": "p",
+            "charged": PRICE,
+            "refunded": Decimal(0),
+            "currency": "USD",
+            "refusals": 1,
+        }
         raise RefundRefused("refund_refused", "no refund to JANE  qmarker", **numbers)
 
     monkeypatch.setattr(repair, "refund", refused)
     (found,) = await books.found()
     assert "no refund to" in str(found.remark)
-    rows = books.world.sql("SELECT undo_error::text FROM order_step WHERE order_id = :id AND undo_error IS NOT NULL", id=order_id)
+    rows = books.world.sql(
+        "SELECT undo_error::text FROM order_step WHERE order_id = :id AND undo_error IS NOT NULL", id=order_id
+    )
     assert rows
     for shown in (str(found.remark), str(rows), str(read_queue_sync().cases)):
         assert "qmarker" not in shown.lower(), shown
@@ -335,7 +398,12 @@ async def test_charged_more_than_once_is_for_a_person(books: Books) -> None:
     order_id = await books.completed()
     again = await books.charged(order_id)
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.repaired) == (Kind.CHARGED_MORE_THAN_ONCE, order_id, PRICE, False)
+    assert (found.kind, found.order_id, found.amount, found.repaired) == (
+        Kind.CHARGED_MORE_THAN_ONCE,
+        order_id,
+        PRICE,
+        False,
+    )
     assert len(found.payment_ids) == 2
     assert books.world.money(order_id) == (2 * PRICE, 0), "which of them is the right one is not guessed"
     await books.refunded(again, PRICE)
@@ -352,14 +420,24 @@ async def test_amounts_that_differ(books: Books, where: str) -> None:
         id=order_id,
     )
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.repaired) == (Kind.AMOUNT_DIFFERS, order_id, Decimal("9.99"), False)
+    assert (found.kind, found.order_id, found.amount, found.repaired) == (
+        Kind.AMOUNT_DIFFERS,
+        order_id,
+        Decimal("9.99"),
+        False,
+    )
 
 
 async def test_currencies_that_differ(books: Books) -> None:
     order_id = await books.completed()
     books.world.sql("UPDATE customer_order SET currency = 'EUR' WHERE id = :id", id=order_id)
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.currency) == (Kind.CURRENCY_DIFFERS, order_id, PRICE, "USD")
+    assert (found.kind, found.order_id, found.amount, found.currency) == (
+        Kind.CURRENCY_DIFFERS,
+        order_id,
+        PRICE,
+        "USD",
+    )
 
 
 async def test_a_refund_that_only_the_gateway_knows(books: Books) -> None:
@@ -383,11 +461,18 @@ async def test_a_refund_that_only_the_gateway_knows_of_an_undone_order_is_writte
 
 
 async def test_a_refund_that_only_we_know(books: Books) -> None:
-    """Of a completed order; and of one that was undone: there the money may be on its way back, so it is not refunded again."""
+    """Of a completed order; and of one that was undone: there the money may be on its way back, so it is not
+    refunded again."""
     done, undone = await books.completed(), await books.declined()
     await books.charged(undone)
-    books.world.sql("UPDATE customer_order SET amount_charged = :c, amount_refunded = 50 WHERE id = :id", c=PRICE, id=done)
-    books.world.sql("UPDATE customer_order SET amount_charged = :c, amount_refunded = :c WHERE id = :id", c=PRICE, id=undone)
+    books.world.sql(
+        "UPDATE customer_order SET amount_charged = :c, amount_refunded = 50 WHERE id = :id", c=PRICE, id=done
+    )
+    books.world.sql(
+        "UPDATE customer_order SET amount_charged = :c, amount_refunded = :c WHERE id = :id",
+        c=PRICE,
+        id=undone,
+    )
     found = {d.order_id: d for d in await books.found()}
     assert {d.kind for d in found.values()} == {Kind.REFUND_UNKNOWN_TO_GATEWAY}
     assert (found[done].amount, found[undone].amount) == (50, PRICE)
@@ -400,7 +485,12 @@ async def test_a_payment_that_was_left_unconfirmed_is_cancelled(books: Books, ou
     left = await books.created(order_id)
     money = books.world.money(order_id)
     (found,) = await books.found()
-    assert (found.kind, found.amount, found.repaired, found.payment_ids) == (Kind.LEFT_UNCONFIRMED, PRICE, True, (left.id,))
+    assert (found.kind, found.amount, found.repaired, found.payment_ids) == (
+        Kind.LEFT_UNCONFIRMED,
+        PRICE,
+        True,
+        (left.id,),
+    )
     status = {payment["id"]: payment["status"] for payment in books.world.ledger(order_id)}
     assert status[left.id] == "cancelled", "it can never be charged any more"
     assert books.world.money(order_id) == money
@@ -411,18 +501,25 @@ async def test_the_amount_at_risk_has_to_be_right(books: Books) -> None:
     less, more, right = (f"{name}-{books.unique}" for name in ("LESS", "MORE", "RIGHT"))
     await books.ended(*(an_order(order_id, card="0259", country="AQ") for order_id in (less, more, right)))
     await books.charged(more, Decimal("10.00"))
-    books.world.sql("UPDATE customer_order SET amount_at_risk = 1500, amount_charged = 1500 WHERE id = :id", id=less)
+    books.world.sql(
+        "UPDATE customer_order SET amount_at_risk = 1500, amount_charged = 1500 WHERE id = :id", id=less
+    )
     found = {d.order_id: (d.kind, d.amount, d.repaired) for d in await books.found()}
-    assert found == {less: (Kind.NOT_CHARGED, Decimal("500.01"), False), more: (Kind.AMOUNT_DIFFERS, Decimal(10), False)}
+    assert found == {
+        less: (Kind.NOT_CHARGED, Decimal("500.01"), False),
+        more: (Kind.AMOUNT_DIFFERS, Decimal(10), False),
+    }
 
 
 async def test_what_a_person_settled_past_the_gateway_is_not_refunded(books: Books) -> None:
-    """The customer got the money by another way; the gateway keeps it, and a second refund would be one too many."""
+    """The customer got the money by another way; the gateway keeps it, and a second refund would be one too
+    many."""
     order_id = await books.declined()
     await books.charged(order_id)
     settled = json.dumps({"refunded_by_hand": str(PRICE)})
     books.world.sql(
-        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) WHERE order_id = :id AND step = 'process_payment'",
+        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) WHERE order_id = :id "
+        "AND step = 'process_payment'",
         r=settled,
         id=order_id,
     )
@@ -437,14 +534,20 @@ async def test_what_was_settled_past_the_gateway_and_then_refunded_there_too_is_
     payment = await books.charged(order_id)
     settled = json.dumps({"refunded_by_hand": str(PRICE)})
     books.world.sql(
-        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) WHERE order_id = :id AND step = 'process_payment'",
+        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) WHERE order_id = :id "
+        "AND step = 'process_payment'",
         r=settled,
         id=order_id,
     )
     books.world.sql("UPDATE customer_order SET amount_charged = :c WHERE id = :id", c=PRICE, id=order_id)
     await books.refunded(payment, PRICE)
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.repairable) == (Kind.REFUND_UNKNOWN_TO_US, order_id, PRICE, False)
+    assert (found.kind, found.order_id, found.amount, found.repairable) == (
+        Kind.REFUND_UNKNOWN_TO_US,
+        order_id,
+        PRICE,
+        False,
+    )
 
 
 async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books, sandbox: Sandbox) -> None:
@@ -453,12 +556,25 @@ async def test_a_refund_that_the_bank_sends_back_comes_to_the_desk(books: Books,
     await books.ended(an_order(order_id, country="AQ"))
     assert books.world.money(order_id) == (PRICE, PRICE)
     with closing(sqlite3.connect(sandbox.ledger, isolation_level=None)) as ledger:
-        ledger.execute("DELETE FROM refunds WHERE payment IN (SELECT number FROM payments WHERE order_id = ?)", [order_id])
+        ledger.execute(
+            "DELETE FROM refunds WHERE payment IN (SELECT number FROM payments WHERE order_id = ?)",
+            [order_id],
+        )
         ledger.execute("UPDATE payments SET refunded = 0 WHERE order_id = ?", [order_id])
     (found,) = await books.found()
-    assert (found.kind, found.order_id, found.amount, found.repaired) == (Kind.REFUND_UNKNOWN_TO_GATEWAY, order_id, PRICE, False)
+    assert (found.kind, found.order_id, found.amount, found.repaired) == (
+        Kind.REFUND_UNKNOWN_TO_GATEWAY,
+        order_id,
+        PRICE,
+        False,
+    )
     (case,) = read_queue_sync().cases
-    assert (case.order_id, case.amount_at_risk, case.next_retry_at, case.step) == (order_id, PRICE, None, "process_payment")
+    assert (case.order_id, case.amount_at_risk, case.next_retry_at, case.step) == (
+        order_id,
+        PRICE,
+        None,
+        "process_payment",
+    )
     assert books.world.order(order_id).outcome == "needs_attention"
     books.world.assert_books_balance()
     await retry_compensations()
@@ -495,7 +611,10 @@ async def test_what_is_open_is_found_again_until_the_books_agree(books: Books) -
     again = {d.order_id: d for d in await later.found(fix=False)}
     assert set(again) == {order_id, ended}
     assert all(d.since is not None and d.since < datetime.now(UTC) for d in again.values())
-    assert await later.kinds() == [(Kind.CHARGED_NOT_COMPLETED, ended, True), (Kind.CHARGED_WITHOUT_ORDER, order_id, False)]
+    assert await later.kinds() == [
+        (Kind.CHARGED_NOT_COMPLETED, ended, True),
+        (Kind.CHARGED_WITHOUT_ORDER, order_id, False),
+    ]
     assert books.world.money(ended) == (late.amount, late.amount), "and mended, once somebody lets it"
     await books.refunded(payment, PRICE)
     assert await later.found() == []
@@ -516,13 +635,17 @@ async def test_what_a_person_accepts_is_told_again_only_if_a_book_changes(books:
     with pytest.raises(ResolutionIncomplete):
         accept_sync(order_id, accepted_by=" ", reason="nobody")
     assert (await books.run()).name == "Balanced"
-    assert books.world.sql('SELECT order_id, action, "by", reason FROM desk_entry') == [(order_id, ACTION, "ann", "a goodwill refund")]
+    assert books.world.sql('SELECT order_id, action, "by", reason FROM desk_entry') == [
+        (order_id, ACTION, "ann", "a goodwill refund")
+    ]
     assert books.world.money(order_id) == (PRICE, 20), "no money was moved"
     await books.refunded(payment, Decimal("5.00"))
     assert await books.kinds() == [(Kind.REFUND_UNKNOWN_TO_US, order_id, False)]
 
 
-@pytest.mark.parametrize("order_id", ["../../x", "A" * 200, "🎈'; DROP TABLE customer_order; --", "a\r\nBcc: x", "100%", "a|b<i>"])
+@pytest.mark.parametrize(
+    "order_id", ["../../x", "A" * 200, "🎈'; DROP TABLE customer_order; --", "a\r\nBcc: x", "100%", "a|b<i>"]
+)
 async def test_hostile_ids_are_just_text(books: Books, order_id: str) -> None:
     hostile = f"{order_id[:150]}{books.unique}"
     await books.charged(hostile)
@@ -537,7 +660,8 @@ async def test_an_id_that_we_could_not_even_store_stops_nothing(books: Books) ->
     assert (Kind.CHARGED_WITHOUT_ORDER, books.unknown(), False) in await books.kinds()
 
 
-# -- stock -------------------------------------------------------------------------------------------------------------
+# -- stock
+# -------------------------------------------------------------------------------------------------------------
 
 
 async def test_stock_that_does_not_add_up(books: Books) -> None:
@@ -553,7 +677,10 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
     sql("UPDATE product SET on_hand = on_hand - 3 WHERE id = 'PROD-001'")
     sql("UPDATE product SET reserved = 2 WHERE id = 'PROD-002'")
     sql("UPDATE reservation SET state = 'held', items = '{}' WHERE order_id = :id", id=undone)
-    sql("INSERT INTO reservation (order_id, id, state, items, expires_at) VALUES ('GHOST', 'RES-GHOST', 'held', '{}', now())")
+    sql(
+        "INSERT INTO reservation (order_id, id, state, items, expires_at) VALUES ('GHOST', 'RES-GHOST', "
+        "'held', '{}', now())"
+    )
     sql(
         "INSERT INTO shipment (order_id, tracking_number, carrier, service, label_path, items) "
         "VALUES ('GHOST', 'T-1', 'c', 's', 'p', '{}'), (:id, 'T-2', 'c', 's', 'p', '{}')",
@@ -580,12 +707,14 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
     assert world.money(back) == (Decimal("1299.00"), 0), "paid for, and not at the customer's: for a person"
 
 
-# -- many --------------------------------------------------------------------------------------------------------------
+# -- many
+# --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None:
-    """1 203 payments, 40 of them of orders that are in order; three pages, none left out, and no more than a page in hand."""
+    """1 203 payments, 40 of them of orders that are in order; three pages, none left out, and no more than a
+    page in hand."""
     good = [an_order(f"GOOD-{books.unique}-{i}", product="PROD-002", price="29.99") for i in range(40)]
     await books.ended(*good)
     with closing(Ledger(sandbox.ledger)) as ledger:
@@ -609,7 +738,10 @@ async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None
     found = await books.found()
     assert Counter(d.kind for d in found) == {Kind.CHARGED_WITHOUT_ORDER: 1163}
     assert {d.order_id for d in found} == {f"STRAY-{books.unique}-{i}" for i in range(1163)}
-    assert sum((d.amount for d in found if d.amount), Decimal(0)) == Decimal(sum(100 + i for i in range(1163))) / 100
+    assert (
+        sum((d.amount for d in found if d.amount), Decimal(0))
+        == Decimal(sum(100 + i for i in range(1163))) / 100
+    )
 
     state = await books.run()
     assert (state.type, state.name) == (StateType.FAILED, "Discrepancies")
@@ -621,12 +753,15 @@ async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None
     assert more[0].payload["more"] == 1163 - MOST_EVENTS
 
 
-# -- the flow ----------------------------------------------------------------------------------------------------------
+# -- the flow
+# ----------------------------------------------------------------------------------------------------------
 
 
 async def artifact() -> list[dict[str, Any]]:
     async with get_client() as client:
-        found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[ARTIFACT])))
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[ARTIFACT]))
+        )
     newest = max(found, key=lambda each: each.created or datetime.min.replace(tzinfo=UTC))
     table: list[dict[str, Any]] = json.loads(str(newest.data))
     return table
@@ -638,9 +773,15 @@ async def events(name: str, resource: str, number: int) -> list[Any]:
     async with get_client() as client:
 
         async def there() -> bool:
-            wanted = EventFilter(event=EventNameFilter(name=[name])).model_dump(mode="json", exclude_unset=True)
+            wanted = EventFilter(event=EventNameFilter(name=[name])).model_dump(
+                mode="json", exclude_unset=True
+            )
             answer = await client._client.post("/events/filter", json={"filter": wanted, "limit": 50})
-            found[:] = [event for event in map(_Event, answer.raise_for_status().json()["events"]) if event.resource == resource]
+            found[:] = [
+                event
+                for event in map(_Event, answer.raise_for_status().json()["events"])
+                if event.resource == resource
+            ]
             return len(found) >= number
 
         await until(there, 30, f"{number} events {name} of {resource}")
@@ -652,7 +793,9 @@ class _Event:
         self.resource, self.payload = told["resource"]["prefect.resource.id"], told["payload"]
 
 
-async def test_no_time_is_left_out_when_nights_were_missed(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_time_is_left_out_when_nights_were_missed(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As far back as two days, and as the last run that ended; not one that only began."""
     asked: list[datetime] = []
 
@@ -669,10 +812,14 @@ async def test_no_time_is_left_out_when_nights_were_missed(books: Books, monkeyp
 
     monkeypatch.setattr(module, "database_time", its_clock)
     await books.run()
-    assert timedelta(hours=1) < now - asked[-1] < timedelta(hours=2), "nine days later: from a little before the last one"
+    assert timedelta(hours=1) < now - asked[-1] < timedelta(hours=2), (
+        "nine days later: from a little before the last one"
+    )
 
 
-async def test_a_run_that_left_something_out_is_not_the_last_one(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_that_left_something_out_is_not_the_last_one(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One by hand, over an hour, or one that only looked."""
     asked: list[datetime] = []
 
@@ -680,7 +827,9 @@ async def test_a_run_that_left_something_out_is_not_the_last_one(books: Books, m
         asked.append(since)
 
     monkeypatch.setattr(module, "compare_books", note)
-    monkeypatch.setattr(module, "FlowFilterName", lambda any_: FlowFilterName(any_=[f"{any_[0]}-{books.unique}"]))  # no other test's runs
+    monkeypatch.setattr(
+        module, "FlowFilterName", lambda any_: FlowFilterName(any_=[f"{any_[0]}-{books.unique}"])
+    )  # no other test's runs
     ours = reconcile_payments.with_options(name=f"reconcile-payments-{books.unique}")
     begun = datetime.now(UTC)
     for parameters in ({"since_hours": 1}, {"fix": False}, {"since_hours": 1, "fix": False}):
@@ -701,7 +850,11 @@ async def test_the_run_says_how_it_was(books: Books) -> None:
     state = await books.run(fix=False)
     assert (state.type, state.name) == (StateType.FAILED, "Discrepancies")
     state = await books.run()
-    assert (state.type, state.name, state.message) == (StateType.COMPLETED, "Repaired", "1 repaired: 1 x charged not completed")
+    assert (state.type, state.name, state.message) == (
+        StateType.COMPLETED,
+        "Repaired",
+        "1 repaired: 1 x charged not completed",
+    )
     assert books.world.money(order_id) == (PRICE, PRICE)
     (row,) = await artifact()
     assert row == {
@@ -716,17 +869,22 @@ async def test_the_run_says_how_it_was(books: Books) -> None:
     }
     told = await events(EVENT, f"shop.order.{order_id}", 2)
     assert sorted(event.payload["mended"] for event in told) == [False, True]
-    assert {(event.payload["kind"], event.payload["amount"], event.payload["currency"]) for event in told} == {
-        ("charged_not_completed", "999.99", "USD")
-    }
+    assert {
+        (event.payload["kind"], event.payload["amount"], event.payload["currency"]) for event in told
+    } == {("charged_not_completed", "999.99", "USD")}
 
     again = await books.completed()
     await books.charged(again)
     state = await books.run()
-    assert (state.type, state.name, state.message) == (StateType.FAILED, "Discrepancies", "1 need a person: 1 x charged more than once")
+    assert (state.type, state.name, state.message) == (
+        StateType.FAILED,
+        "Discrepancies",
+        "1 need a person: 1 x charged more than once",
+    )
 
 
-# -- any mix -----------------------------------------------------------------------------------------------------------
+# -- any mix
+# -----------------------------------------------------------------------------------------------------------
 
 STATUSES = st.sampled_from(list(PaymentStatus))
 AMOUNTS = st.sampled_from([Decimal(10), Decimal(20)])
@@ -737,7 +895,11 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 @st.composite
 def a_payment(draw: st.DrawFn) -> dict[str, Any]:
     status, amount = draw(STATUSES), draw(AMOUNTS)
-    refunded = draw(st.sampled_from([Decimal(0), Decimal(0), amount / 2, amount])) if status is PaymentStatus.SUCCEEDED else Decimal(0)
+    refunded = (
+        draw(st.sampled_from([Decimal(0), Decimal(0), amount / 2, amount]))
+        if status is PaymentStatus.SUCCEEDED
+        else Decimal(0)
+    )
     return {"status": status, "amount": amount, "amount_refunded": refunded, "currency": draw(CURRENCIES)}
 
 
@@ -748,9 +910,18 @@ def an_end(draw: st.DrawFn) -> dict[str, Any] | None:
     charged = draw(st.sampled_from([Decimal(0), Decimal(10), Decimal(20)]))
     refunded = draw(st.sampled_from([Decimal(0), charged]))
     outcome = draw(st.sampled_from([None, *Outcome]))
-    at_risk = draw(st.sampled_from([Decimal(0), Decimal(10)])) if outcome is Outcome.NEEDS_ATTENTION else Decimal(0)
+    at_risk = (
+        draw(st.sampled_from([Decimal(0), Decimal(10)])) if outcome is Outcome.NEEDS_ATTENTION else Decimal(0)
+    )
     currency = draw(CURRENCIES)
-    return {"outcome": outcome, "charged": charged, "refunded": refunded, "at_risk": at_risk, "currency": currency, "total": draw(AMOUNTS)}
+    return {
+        "outcome": outcome,
+        "charged": charged,
+        "refunded": refunded,
+        "at_risk": at_risk,
+        "currency": currency,
+        "total": draw(AMOUNTS),
+    }
 
 
 class Recorded:
@@ -770,7 +941,9 @@ class Recorded:
 
 def _payment(order_id: str, number: int, fields: dict[str, Any]) -> Payment:
     paid = fields["status"] is PaymentStatus.SUCCEEDED
-    refund = Refund(f"r{number}", f"{order_id}-{number}", fields["amount_refunded"], fields["currency"], LONG_AGO)
+    refund = Refund(
+        f"r{number}", f"{order_id}-{number}", fields["amount_refunded"], fields["currency"], LONG_AGO
+    )
     return Payment(
         id=f"{order_id}-{number}",
         order_id=order_id,
@@ -785,12 +958,17 @@ def _payment(order_id: str, number: int, fields: dict[str, Any]) -> Payment:
 
 
 @given(orders=st.lists(st.tuples(an_end(), st.lists(a_payment(), max_size=3)), min_size=1, max_size=25))
-@rounds(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@rounds(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @pytest.mark.slow
 async def test_the_coarse_comparison_misses_nothing_that_a_close_look_finds(
     world: World, orders: list[tuple[dict[str, Any] | None, list[dict[str, Any]]]]
 ) -> None:
-    """Whatever both sides say, the set-based comparison of pages finds the same as judging every single order."""
+    """Whatever both sides say, the set-based comparison of pages finds the same as judging every single
+    order."""
     for table in ("customer_order", "discrepancy"):
         world.sql(f"DELETE FROM {table}")
     payments: list[Payment] = []
@@ -805,13 +983,24 @@ async def test_the_coarse_comparison_misses_nothing_that_a_close_look_finds(
             finished = LONG_AGO if end["outcome"] else None
             total = end["total"] if end["outcome"] is Outcome.COMPLETED else None
             ours = OurOrder(order_id, finished_at=finished, settled=Decimal(0), **{**end, "total": total})
-            rows.append({**end, "id": order_id, "finished": finished, "content": json.dumps({"total_amount": str(end["total"])})})
-        expected += [(order_id, d.kind, d.amount) for d in discrepancies_of(order_id, ours, mine, settled_before=NEVER)]
+            rows.append(
+                {
+                    **end,
+                    "id": order_id,
+                    "finished": finished,
+                    "content": json.dumps({"total_amount": str(end["total"])}),
+                }
+            )
+        expected += [
+            (order_id, d.kind, d.amount) for d in discrepancies_of(order_id, ours, mine, settled_before=NEVER)
+        ]
     for row in rows:
         world.sql(
-            "INSERT INTO customer_order (id, content, fingerprint, submitted_at, finished_at, outcome, currency, amount_charged, "
+            "INSERT INTO customer_order (id, content, fingerprint, submitted_at, finished_at, outcome, "
+            "currency, amount_charged, "
             "amount_refunded, amount_at_risk) "
-            "VALUES (:id, CAST(:content AS jsonb), 'f', '2020-01-01', :finished, :outcome, :currency, :charged, :refunded, :at_risk)",
+            "VALUES (:id, CAST(:content AS jsonb), 'f', '2020-01-01', :finished, :outcome, :currency, "
+            ":charged, :refunded, :at_risk)",
             **{key: value for key, value in row.items() if key != "total"},
         )
     found = [
@@ -832,43 +1021,63 @@ async def _nothing(books: Books, order_id: str) -> None:
 PLANTS: dict[str, Plant] = {
     "nothing": _nothing,
     "charged": lambda books, order_id: books.charged(order_id, Decimal("9.99")),
-    "twice": lambda books, order_id: asyncio.gather(*(books.charged(order_id, Decimal("9.99")) for _ in range(2))),
+    "twice": lambda books, order_id: asyncio.gather(
+        *(books.charged(order_id, Decimal("9.99")) for _ in range(2))
+    ),
     "another amount": lambda books, order_id: books.charged(order_id, Decimal(5)),
     "created": lambda books, order_id: books.created(order_id),
 }
 
 
-@given(plants=st.lists(st.tuples(st.sampled_from(["good", "declined"]), st.sampled_from(sorted(PLANTS))), min_size=1, max_size=8))
+@given(
+    plants=st.lists(
+        st.tuples(st.sampled_from(["good", "declined"]), st.sampled_from(sorted(PLANTS))),
+        min_size=1,
+        max_size=8,
+    )
+)
 @rounds(
     max_examples=5,
     deadline=None,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-async def test_after_mending_only_what_a_person_must_see_is_left(books: Books, plants: list[tuple[str, str]]) -> None:
-    """Any mix: an undone order ends with nothing kept but what a person must see, a completed one never loses its charge, and nothing can
-    still be charged."""
+async def test_after_mending_only_what_a_person_must_see_is_left(
+    books: Books, plants: list[tuple[str, str]]
+) -> None:
+    """Any mix: an undone order ends with nothing kept but what a person must see, a completed one never loses
+    its charge, and nothing can still be charged."""
     books.world.sql("DELETE FROM discrepancy")  # the example before
     mine = replace(books, since=datetime.now(UTC), unique=uuid.uuid4().hex[:8])
     orders = {f"{end}-{mine.unique}-{i}": (end, plant) for i, (end, plant) in enumerate(plants)}
     cards = {"good": "1234", "declined": "0000"}
-    await mine.ended(*(an_order(i, product="PROD-002", price="9.99", card=cards[end]) for i, (end, _) in orders.items()))
+    await mine.ended(
+        *(an_order(i, product="PROD-002", price="9.99", card=cards[end]) for i, (end, _) in orders.items())
+    )
     for order_id, (_, plant) in orders.items():
         await PLANTS[plant](mine, order_id)
     found = await mine.found()
-    assert {d.order_id for d in found} == {order_id for order_id, (_, plant) in orders.items() if plant != "nothing"}
+    assert {d.order_id for d in found} == {
+        order_id for order_id, (_, plant) in orders.items() if plant != "nothing"
+    }
     left = [d for d in found if not d.repaired]
     surplus = {"twice", "another amount"}
     completed = {i for i, (end, plant) in orders.items() if end == "good" and plant in {"charged", *surplus}}
     on_desk = {i for i, (end, plant) in orders.items() if end == "declined" and plant in surplus}
     assert {d.order_id for d in left} == completed | on_desk
     assert on_desk <= {case.order_id for case in read_queue_sync().cases}
-    assert {d.order_id for d in await mine.found()} == completed, "what is on the desk agrees with the gateway"
+    assert {d.order_id for d in await mine.found()} == completed, (
+        "what is on the desk agrees with the gateway"
+    )
     for order_id, (end, plant) in orders.items():
-        kept = sum(p["amount"] - p["refunded"] for p in books.world.ledger(order_id) if p["status"] == "succeeded")
+        kept = sum(
+            p["amount"] - p["refunded"] for p in books.world.ledger(order_id) if p["status"] == "succeeded"
+        )
         if end == "good":
             assert kept >= 999
         else:
-            assert kept == {"twice": 999, "another amount": 500}.get(plant, 0), "the order's amount goes back, no more and no other"
+            assert kept == {"twice": 999, "another amount": 500}.get(plant, 0), (
+                "the order's amount goes back, no more and no other"
+            )
         if order_id not in {d.order_id for d in left}:
             assert "created" not in {payment["status"] for payment in books.world.ledger(order_id)}

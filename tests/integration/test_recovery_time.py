@@ -1,4 +1,5 @@
-"""A run's process is killed, as a user's would be: through a worker. Another run recovers its order, soon, and says so."""
+"""A run's process is killed, as a user's would be: through a worker. Another run recovers its order, soon,
+and says so."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from tests.integration.world import World, an_order
 from tests.waiting import until
 
 _BAR_SECONDS = {"a consumer at work": 15, "nobody": 60}
-"""From the kill to the outcome, with the default lease, by who else is there. Where nobody is, a process has to be started first."""
+"""From the kill to the outcome, with the default lease, by who else is there. Where nobody is, a process has
+to be started first."""
 
 
 @pytest.fixture
@@ -41,10 +43,14 @@ async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
     order_id = f"KILLED-{unique}"
     async with get_client() as client:
         deployment = await client.read_deployment_by_name("process-order/process-order")
-        run = await client.create_flow_run_from_deployment(deployment.id, parameters={"order": an_order(order_id)})
+        run = await client.create_flow_run_from_deployment(
+            deployment.id, parameters={"order": an_order(order_id)}
+        )
 
         async def charging() -> bool:
-            return "process_payment" in (saga.journal(order_id) if saga.sql("SELECT 1 FROM customer_order") else {})
+            return "process_payment" in (
+                saga.journal(order_id) if saga.sql("SELECT 1 FROM customer_order") else {}
+            )
 
         await until(charging, 60, "the charge to begin")
         if there != "nobody":  # only now, or it would have taken the order itself
@@ -70,8 +76,12 @@ async def test_an_order_whose_run_is_killed_is_recovered_and_linked(
         assert (await client.read_flow_run(run.id)).state_name == "Crashed"
 
         async def linked() -> bool:
-            found = await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["recovered-by"])))
-            return any(artifact.flow_run_id == run.id and order_id in str(artifact.data) for artifact in found)
+            found = await client.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["recovered-by"]))
+            )
+            return any(
+                artifact.flow_run_id == run.id and order_id in str(artifact.data) for artifact in found
+            )
 
         await until(linked, 20, "the link at the crashed run")
     if there != "nobody":

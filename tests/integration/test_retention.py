@@ -1,4 +1,5 @@
-"""What is not kept for ever: a customer's data is found nowhere any more, and all that is about money is as it was."""
+"""What is not kept for ever: a customer's data is found nowhere any more, and all that is about money is as
+it was."""
 
 from __future__ import annotations
 
@@ -44,7 +45,12 @@ def planted(order_id: str, **fields: Any) -> dict[str, Any]:
         "customer_email": f"jane@{PLANTED.lower()}.example",
         "notes": f"for {PLANTED}, please",
         "items": [{**item, "name": f"A gift for {PLANTED}"} for item in order["items"]],
-        "shipping_info": {**order["shipping_info"], "name": PLANTED, "address": f"1 {PLANTED} Street", "city": f"{PLANTED}ville"},
+        "shipping_info": {
+            **order["shipping_info"],
+            "name": PLANTED,
+            "address": f"1 {PLANTED} Street",
+            "city": f"{PLANTED}ville",
+        },
     }
 
 
@@ -53,9 +59,15 @@ def rows_about(url: str, needle: str = PLANTED) -> list[str]:
     engine, found = create_engine(Settings(DATABASE_URL=url).database_url), []
     with engine.connect() as connection:
         for table in (
-            connection.execute(text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")).scalars().all()
+            connection.execute(
+                text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+            )
+            .scalars()
+            .all()
         ):
-            rows = connection.execute(text(f'SELECT t::text FROM "{table}" t WHERE t::text ILIKE :what'), {"what": f"%{needle}%"}).scalars()
+            rows = connection.execute(
+                text(f'SELECT t::text FROM "{table}" t WHERE t::text ILIKE :what'), {"what": f"%{needle}%"}
+            ).scalars()
             found += [f"{table}: {row[:300]}" for row in rows]
     engine.dispose()
     return found
@@ -64,7 +76,11 @@ def rows_about(url: str, needle: str = PLANTED) -> list[str]:
 def files_about(folder: Path, needle: str = PLANTED) -> list[str]:
     """Labels are compressed: any is one that says who gets the parcel."""
     files = [file for file in folder.rglob("*") if file.is_file()]
-    return [str(file) for file in files if file.suffix == ".pdf" or needle.lower() in file.read_bytes().decode("latin-1").lower()]
+    return [
+        str(file)
+        for file in files
+        if file.suffix == ".pdf" or needle.lower() in file.read_bytes().decode("latin-1").lower()
+    ]
 
 
 def age(world: World, *order_ids: str, days: int = 40) -> None:
@@ -94,7 +110,9 @@ def erasing(monkeypatch: pytest.MonkeyPatch) -> None:
     settings.cache_clear()
 
 
-async def test_nothing_of_the_customer_is_left_and_all_of_the_money(saga: World, erasing: None, unique: str) -> None:
+async def test_nothing_of_the_customer_is_left_and_all_of_the_money(
+    saga: World, erasing: None, unique: str
+) -> None:
     orders = {
         f"GOOD-{unique}": planted(f"GOOD-{unique}"),
         f"BAD-{unique}": {**planted(f"BAD-{unique}"), "items": [], "currency": PLANTED},
@@ -109,10 +127,18 @@ async def test_nothing_of_the_customer_is_left_and_all_of_the_money(saga: World,
     await ask_to_cancel(never, reason="a mistake", requested_by="ann")
     await process_pending_orders(consumer_seconds=0)
     back = f"BACK-{unique}"
-    assert await ask_to_cancel(back, reason=f"{PLANTED} does not want it", requested_by=f"Jane {PLANTED}") is Asked.ASKED
+    assert (
+        await ask_to_cancel(back, reason=f"{PLANTED} does not want it", requested_by=f"Jane {PLANTED}")
+        is Asked.ASKED
+    )
     await process_pending_orders(consumer_seconds=0)
     ends = {order_id: end.outcome for order_id, end in report.read(list(orders)).items()}
-    assert set(ends.values()) == {Outcome.COMPLETED, Outcome.REJECTED, Outcome.OUT_OF_STOCK, Outcome.COMPENSATED}
+    assert set(ends.values()) == {
+        Outcome.COMPLETED,
+        Outcome.REJECTED,
+        Outcome.OUT_OF_STOCK,
+        Outcome.COMPENSATED,
+    }
     assert rows_about(saga.database_url)
     assert files_about(saga.var_dir)
     age(saga, *orders)
@@ -131,20 +157,28 @@ async def test_nothing_of_the_customer_is_left_and_all_of_the_money(saga: World,
 
     charges = {order_id: saga.charges(order_id) for order_id in orders}
     receipts = intake.submit(orders.values())
-    assert [(receipt.status, receipt.outcome) for receipt in receipts] == [("known", ends[order_id]) for order_id in orders]
+    assert [(receipt.status, receipt.outcome) for receipt in receipts] == [
+        ("known", ends[order_id]) for order_id in orders
+    ]
     again = await process_order(orders[f"GOOD-{unique}"], return_state=True)
     assert again.name == "Completed"
     await process_pending_orders(consumer_seconds=0)
     assert {order_id: saga.charges(order_id) for order_id in orders} == charges
-    assert intake.submit([planted(f"GOOD-{unique}", price="1.00")])[0].status == "refused", "another order under the same id"
+    assert intake.submit([planted(f"GOOD-{unique}", price="1.00")])[0].status == "refused", (
+        "another order under the same id"
+    )
 
     since = datetime.now(UTC) - timedelta(days=60)
     found = [each async for each in reconcile(gateway(), since, fix=False) if each.order_id in orders]
     assert found == [], "no false alarm"
-    saga.sql("UPDATE customer_order SET amount_charged = amount_charged + 1 WHERE id = :id", id=f"GOOD-{unique}")
+    saga.sql(
+        "UPDATE customer_order SET amount_charged = amount_charged + 1 WHERE id = :id", id=f"GOOD-{unique}"
+    )
     found = [each async for each in reconcile(gateway(), since, fix=False) if each.order_id in orders]
     assert [each.order_id for each in found] == [f"GOOD-{unique}"], "and a right one is told"
-    saga.sql("UPDATE customer_order SET amount_charged = amount_charged - 1 WHERE id = :id", id=f"GOOD-{unique}")
+    saga.sql(
+        "UPDATE customer_order SET amount_charged = amount_charged - 1 WHERE id = :id", id=f"GOOD-{unique}"
+    )
     saga.assert_books_balance()
 
 
@@ -163,7 +197,9 @@ async def test_an_erased_order_can_still_come_back(saga: World, erasing: None, u
     saga.assert_books_balance()
 
 
-async def test_what_somebody_still_works_with_keeps_everything(saga: World, erasing: None, unique: str) -> None:
+async def test_what_somebody_still_works_with_keeps_everything(
+    saga: World, erasing: None, unique: str
+) -> None:
     ids = {name: f"{name}-{unique}" for name in ("YOUNG", "DESK", "UNSENT", "DISPUTED", "TOLD", "OPEN")}
     orders = [planted(ids[name]) for name in ("YOUNG", "UNSENT", "DISPUTED", "TOLD")]
     intake.submit([*orders, planted(ids["DESK"], card="0259", country="AQ")])
@@ -173,11 +209,19 @@ async def test_what_somebody_still_works_with_keeps_everything(saga: World, eras
     age(saga, *(order_id for name, order_id in ids.items() if name != "YOUNG"))
     saga.sql("UPDATE outbox SET sent_at = NULL WHERE order_id = :id", id=ids["UNSENT"])
     saga.sql(
-        "INSERT INTO dispute (id, order_id, currency, reason, status, opened_at, as_of) VALUES ('d', :id, 'USD', 'x', 'y', now(), now())",
+        "INSERT INTO dispute (id, order_id, currency, reason, status, opened_at, as_of) VALUES ('d', :id, "
+        "'USD', 'x', 'y', now(), now())",
         id=ids["DISPUTED"],
     )
-    saga.sql("INSERT INTO payment_event (id, type, happened_at, order_id) VALUES ('e', 'charge.refunded', now(), :id)", id=ids["TOLD"])
-    before = {table: saga.sql(f"SELECT * FROM {table} t ORDER BY t::text") for table in ("customer_order", "order_step", "outbox")}
+    saga.sql(
+        "INSERT INTO payment_event (id, type, happened_at, order_id) VALUES ('e', 'charge.refunded', now(), "
+        ":id)",
+        id=ids["TOLD"],
+    )
+    before = {
+        table: saga.sql(f"SELECT * FROM {table} t ORDER BY t::text")
+        for table in ("customer_order", "order_step", "outbox")
+    }
     files = files_about(saga.var_dir)
 
     assert await asyncio.to_thread(erase_customers) == 0
@@ -219,7 +263,9 @@ async def test_runs_of_erased_orders_go_from_the_prefect_server(
     name = f"{PLANTED}{unique}"
     for order_id in (old, young):
         await process_order({**planted(order_id), "customer_name": name}, return_state=True)
-        await cancel_order(order_id, reason=f"{name} moved away", requested_by=name, confirmed=False, return_state=True)
+        await cancel_order(
+            order_id, reason=f"{name} moved away", requested_by=name, confirmed=False, return_state=True
+        )
     age(saga, old)
     monkeypatch.setenv("CUSTOMER_DATA_DAYS", "0.0000001")  # the server's runs cannot be aged
     settings.cache_clear()
@@ -227,21 +273,35 @@ async def test_runs_of_erased_orders_go_from_the_prefect_server(
     assert (await purge())["runs"] == 2
     kinds = ("order", "preview cancelling")
     async with get_client() as client:
-        ours = FlowRunFilter(name=FlowRunFilterName(any_=[f"{kind} {order}" for kind in kinds for order in (old, young)]))
-        assert sorted(run.name for run in await client.read_flow_runs(flow_run_filter=ours)) == [f"{kind} {young}" for kind in kinds]
+        ours = FlowRunFilter(
+            name=FlowRunFilterName(any_=[f"{kind} {order}" for kind in kinds for order in (old, young)])
+        )
+        assert sorted(run.name for run in await client.read_flow_runs(flow_run_filter=ours)) == [
+            f"{kind} {young}" for kind in kinds
+        ]
 
 
 async def test_traces_go_after_their_time(world: World) -> None:
-    world.sql("INSERT INTO worker_process (id, kind, host, pid, every_seconds) VALUES (gen_random_uuid(), 'consumer', 'h', 1, 15)")
+    world.sql(
+        "INSERT INTO worker_process (id, kind, host, pid, every_seconds) VALUES (gen_random_uuid(), "
+        "'consumer', 'h', 1, 15)"
+    )
     for days, name in ((1, "young"), (10, "old")):
         when = {"at": datetime.now(UTC) - timedelta(days=days), "id": name}
         world.sql(
-            "INSERT INTO system_sample (process_id, at, connections_in_use, connections_open, connections_most) "
+            "INSERT INTO system_sample (process_id, at, connections_in_use, connections_open, "
+            "connections_most) "
             "SELECT id, :at, 0, 0, 1 FROM worker_process LIMIT 1",
             at=when["at"],
         )
-        world.sql("INSERT INTO payment_event (id, type, happened_at, handled_at, done) VALUES (:id, 't', :at, :at, 'x')", **when)
-        world.sql("INSERT INTO payment_event (id, type, happened_at) VALUES (:id || '-waiting', 't', :at)", **when)
+        world.sql(
+            "INSERT INTO payment_event (id, type, happened_at, handled_at, done) VALUES (:id, 't', :at, :at, "
+            "'x')",
+            **when,
+        )
+        world.sql(
+            "INSERT INTO payment_event (id, type, happened_at) VALUES (:id || '-waiting', 't', :at)", **when
+        )
         world.sql(
             "INSERT INTO alert (rule, subject, resource, value, threshold, details, over_at) "
             "VALUES ('order_waiting', :id, 'r', 1, 1, '{}', :at)",
@@ -251,11 +311,18 @@ async def test_traces_go_after_their_time(world: World) -> None:
         "INSERT INTO alert (rule, subject, resource, value, threshold, details, since) "
         "VALUES ('order_waiting', 'open', 'r', 1, 1, '{}', now() - interval '1 year')"
     )
-    world.sql("INSERT INTO alert_notice (alert_id, phase, way, sent_at) SELECT id, 'cleared', 'url-1', now() FROM alert")
+    world.sql(
+        "INSERT INTO alert_notice (alert_id, phase, way, sent_at) SELECT id, 'cleared', 'url-1', now() FROM "
+        "alert"
+    )
     deleted = await asyncio.to_thread(purge_traces)
     assert deleted == {"system_sample": 1, "worker_process": 0, "payment_event": 1, "alert": 1}
     assert world.sql("SELECT subject FROM alert ORDER BY id") == [("young",), ("open",)]
-    assert world.sql("SELECT id FROM payment_event ORDER BY id") == [("old-waiting",), ("young",), ("young-waiting",)]
+    assert world.sql("SELECT id FROM payment_event ORDER BY id") == [
+        ("old-waiting",),
+        ("young",),
+        ("young-waiting",),
+    ]
     assert not any((await asyncio.to_thread(purge_traces)).values())
 
 

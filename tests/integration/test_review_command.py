@@ -1,4 +1,5 @@
-"""`order-saga review` without a Prefect server: many orders whose refunds the gateway refuses; its ledger is the witness."""
+"""`order-saga review` without a Prefect server: many orders whose refunds the gateway refuses; its ledger is
+the witness."""
 
 from __future__ import annotations
 
@@ -31,12 +32,15 @@ Command = Callable[..., Awaitable[tuple[int, str]]]
 def behave(sandbox: Sandbox) -> Iterator[None]:
     """The gateway is as it was, whatever a test told it."""
     yield
-    httpx.post(f"{sandbox.url}/sandbox/behaviour", json={"take_refunds": False, "error_rate": 0}, timeout=10).raise_for_status()
+    httpx.post(
+        f"{sandbox.url}/sandbox/behaviour", json={"take_refunds": False, "error_rate": 0}, timeout=10
+    ).raise_for_status()
 
 
 @pytest.fixture
 def review(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `order-saga review` without a Prefect server. Returns its exit code, and what it said on one line."""
+    """Runs `order-saga review` without a Prefect server. Returns its exit code, and what it said on one
+    line."""
 
     async def run(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
@@ -50,7 +54,9 @@ def review(capsys: pytest.CaptureFixture[str]) -> Command:
 def state(saga: World) -> dict[str, Any]:
     """All that a decision could change, and the gateway's ledger."""
     tables = ("customer_order", "order_step", "attention", "desk_entry", "outbox", "product", "reservation")
-    rows = {table: saga.sql(f"SELECT to_jsonb(t) FROM {table} t ORDER BY to_jsonb(t)::text") for table in tables}
+    rows = {
+        table: saga.sql(f"SELECT to_jsonb(t) FROM {table} t ORDER BY to_jsonb(t)::text") for table in tables
+    }
     ids = [row[0] for row in saga.sql("SELECT id FROM customer_order ORDER BY id")]
     return {**rows, "ledger": {order_id: saga.ledger(order_id) for order_id in ids}}
 
@@ -65,7 +71,9 @@ async def many(saga: World, unique: str, count: int) -> list[str]:
     return order_ids
 
 
-async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(saga: World, unique: str, review: Command) -> None:
+async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(
+    saga: World, unique: str, review: Command
+) -> None:
     stock = saga.stock("PROD-001")
     order_ids = await many(saga, unique, 30)
     code, said = await review("list")
@@ -74,7 +82,9 @@ async def test_retry_of_all_refunds_each_once_and_leaves_the_stock_alone(saga: W
     saga.misbehave(take_refunds=True)
 
     before = state(saga)
-    code, said = await review("retry", "--all", "--by", "ann", "--reason", "the gateway takes refunds again", "--dry-run")
+    code, said = await review(
+        "retry", "--all", "--by", "ann", "--reason", "the gateway takes refunds again", "--dry-run"
+    )
     assert code == 0
     assert all(order_id in said for order_id in order_ids)
     assert "30 reopened" in said
@@ -130,7 +140,11 @@ async def test_filters_choose_and_held_orders_wait(saga: World, unique: str, rev
     assert await listed("--held") == [held]
     assert await listed("--not-held") == [old, new]
     assert await listed("--currency", "EUR") == []
-    assert await listed("--currency", "USD", "--code", "refund_refused", "--step", "process_payment") == [old, new, held]
+    assert await listed("--currency", "USD", "--code", "refund_refused", "--step", "process_payment") == [
+        old,
+        new,
+        held,
+    ]
     assert await listed("--at-least", "1000") == []
     assert await listed("--at-most", "999.99") == [old, new, held]
 
@@ -144,20 +158,34 @@ async def test_filters_choose_and_held_orders_wait(saga: World, unique: str, rev
     saga.assert_books_balance()
 
 
-async def test_refunded_and_written_off_settle_the_money_in_the_books(saga: World, unique: str, review: Command) -> None:
+async def test_refunded_and_written_off_settle_the_money_in_the_books(
+    saga: World, unique: str, review: Command
+) -> None:
     first, second, third = await many(saga, unique, 3)
     before = state(saga)
     for dry_run in (["--dry-run"], []):
-        code, said = await review("refunded", first, second, "--by", "ann", "--reference", "bulk transfer 4711", *dry_run)
+        code, said = await review(
+            "refunded", first, second, "--by", "ann", "--reference", "bulk transfer 4711", *dry_run
+        )
         assert (code, "2 refund recorded" in said) == (0, True)
         assert (state(saga) == before) == bool(dry_run)
-    code, said = await review("write-off", third, "--by", "bob", "--reason", "the customer does not want it back")
+    code, said = await review(
+        "write-off", third, "--by", "bob", "--reason", "the customer does not want it back"
+    )
     assert (code, "1 written off" in said) == (0, True)
     await process_pending_orders(consumer_seconds=0)
     assert {saga.order(order_id).outcome for order_id in (first, second, third)} == {Outcome.COMPENSATED}
-    assert all(saga.money(order_id) == (PRICE, 0) for order_id in (first, second, third)), "nothing went back through the gateway"
-    resolved = saga.sql("SELECT resolution, amount_by_hand, amount_written_off FROM attention ORDER BY order_id")
-    assert resolved == [("refunded_by_hand", PRICE, 0), ("refunded_by_hand", PRICE, 0), ("written_off", 0, PRICE)]
+    assert all(saga.money(order_id) == (PRICE, 0) for order_id in (first, second, third)), (
+        "nothing went back through the gateway"
+    )
+    resolved = saga.sql(
+        "SELECT resolution, amount_by_hand, amount_written_off FROM attention ORDER BY order_id"
+    )
+    assert resolved == [
+        ("refunded_by_hand", PRICE, 0),
+        ("refunded_by_hand", PRICE, 0),
+        ("written_off", 0, PRICE),
+    ]
     assert read_books(saga.database_url, None).balanced
     code, said = await review("write-off", first, third, "--by", "bob", "--reason", "again")
     assert code == 1
@@ -167,7 +195,9 @@ async def test_refunded_and_written_off_settle_the_money_in_the_books(saga: Worl
     assert (code, "4711" in said, "by ann" in said) == (0, True, True)
 
 
-async def test_money_that_the_gateway_gave_back_is_not_recorded_by_hand(saga: World, unique: str, review: Command) -> None:
+async def test_money_that_the_gateway_gave_back_is_not_recorded_by_hand(
+    saga: World, unique: str, review: Command
+) -> None:
     gone, there = await many(saga, unique, 2)
     (payment,) = saga.ledger(gone)
     saga.misbehave(take_refunds=True)
@@ -186,7 +216,9 @@ async def test_every_problem_is_named_and_nothing_is_done(saga: World, unique: s
     (order_id,) = await many(saga, unique, 1)
     await process_order(an_order(f"FINE-{unique}"), return_state=True)
     before = state(saga)
-    code, said = await review("refunded", order_id, "--all", "--currency", "dollars", "--older-than", "long", "--at-least", "much")
+    code, said = await review(
+        "refunded", order_id, "--all", "--currency", "dollars", "--older-than", "long", "--at-least", "much"
+    )
     assert code == 2
     for named in ("not both", "--currency", "--older-than", "--at-least", "--by", "--reference"):
         assert named in said

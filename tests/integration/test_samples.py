@@ -1,4 +1,5 @@
-"""Each sample order of `make run`, in both lanes, through a real Prefect server; the gateway's ledger and the stock are asked."""
+"""Each sample order of `make run`, in both lanes, through a real Prefect server; the gateway's ledger and the
+stock are asked."""
 
 from __future__ import annotations
 
@@ -61,7 +62,9 @@ async def test_sample_ends_as_it_should(saga: World, unique: str, sample: Sample
     for order, outcome in {o["id"]: (o, e) for o, e in zip(orders, outcomes, strict=True)}.values():
         for item in order["items"] if outcome and outcome.outcome is Outcome.COMPLETED else []:
             shipped[item["product_id"]] = shipped.get(item["product_id"], 0) + item["quantity"]
-    for product, received, on_hand, reserved in saga.sql("SELECT id, received, on_hand, reserved FROM product"):
+    for product, received, on_hand, reserved in saga.sql(
+        "SELECT id, received, on_hand, reserved FROM product"
+    ):
         assert (on_hand, reserved) == (received - shipped.get(product, 0), 0), product
 
 
@@ -71,5 +74,7 @@ async def test_undo_runs_in_reverse(saga: World, unique: str) -> None:
     await process_order(order, return_state=True)
     journal = saga.journal(order["id"])
     assert journal["check_inventory"].number < journal["process_payment"].number
-    assert journal["process_payment"].undo_number < journal["check_inventory"].undo_number, "refunded first, then released"
+    assert journal["process_payment"].undo_number < journal["check_inventory"].undo_number, (
+        "refunded first, then released"
+    )
     assert journal["process_payment"].undo_ended_at <= journal["check_inventory"].undo_begun_at

@@ -36,7 +36,15 @@ GOOD: dict[str, Any] = {
     "charge_id": "ch_1",
     "created_at": "2026-01-02T03:04:05Z",
     "charged_at": "2026-01-02T03:04:06.5+00:00",
-    "refunds": [{"id": "ref_1", "payment_id": "pay_1", "amount": 59, "currency": "USD", "created_at": "2026-01-02T03:04:07Z"}],
+    "refunds": [
+        {
+            "id": "ref_1",
+            "payment_id": "pay_1",
+            "amount": 59,
+            "currency": "USD",
+            "created_at": "2026-01-02T03:04:07Z",
+        }
+    ],
 }
 LOST: Any = object()
 
@@ -58,7 +66,13 @@ async def gateway_that_says(
 
 async def new(gateway: SandboxGateway) -> Payment:
     return await gateway.create(
-        order_id="O-1", amount=PRICE, currency="USD", method="credit_card", card_last4="1234", token=None, key="create"
+        order_id="O-1",
+        amount=PRICE,
+        currency="USD",
+        method="credit_card",
+        card_last4="1234",
+        token=None,
+        key="create",
     )
 
 
@@ -87,7 +101,9 @@ async def asked_in_every_way(gateway: SandboxGateway) -> AsyncIterator[PaymentEr
 
 RUBBISH = rubbish(good()) | {
     "overloaded": http({"error": {"code": "overloaded", "message": "later"}}, "503 Service Unavailable"),
-    "too many": http({"error": {"code": "rate_limit", "message": "later", "retryable": False}}, "429 Too Many Requests"),
+    "too many": http(
+        {"error": {"code": "rate_limit", "message": "later", "retryable": False}}, "429 Too Many Requests"
+    ),
     "an unclear no": http(b"<html>", "402 Payment Required"),
     "a no with a wrong type": http({"error": {"code": 7, "message": None}}, "402 Payment Required"),
     "a no that is a list": http([[]], "402 Payment Required"),
@@ -119,7 +135,9 @@ async def test_other_refusals_are_for_good(answer: bytes, code: str) -> None:
 
 async def test_a_refusal_s_text_is_tamed() -> None:
     text = "no\x00\x1b[31m\n" + "x" * 10_000
-    async with gateway_that_says(http({"error": {"code": "card_declined", "message": text}}, "402 Payment Required")) as gateway:
+    async with gateway_that_says(
+        http({"error": {"code": "card_declined", "message": text}}, "402 Payment Required")
+    ) as gateway:
         async for error in asked_in_every_way(gateway):
             assert type(error) is PaymentDeclined
             assert error.error_message.startswith("no??[31m?xxx")
@@ -165,7 +183,9 @@ CONTRADICTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("changes", CONTRADICTIONS, ids=lambda changes: ascii(changes).replace(repr(LOST), "lost")[:60])
+@pytest.mark.parametrize(
+    "changes", CONTRADICTIONS, ids=lambda changes: ascii(changes).replace(repr(LOST), "lost")[:60]
+)
 async def test_a_payment_that_cannot_be_true_is_not_believed(changes: dict[str, Any]) -> None:
     async with gateway_that_says(http(good(**changes))) as gateway:
         asks = [gateway.confirm("pay_1", key="k"), gateway.cancel("pay_1", key="k"), gateway.get("pay_1")]
@@ -177,7 +197,11 @@ async def test_a_payment_that_cannot_be_true_is_not_believed(changes: dict[str, 
             assert (error.value.error_code, error.value.retryable) == ("bad_answer", True)
 
 
-@pytest.mark.parametrize("changes", [{"order_id": "O-2"}, {"amount": 1060}, {"currency": "CAD", "refunded": 0, "refunds": []}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"order_id": "O-2"}, {"amount": 1060}, {"currency": "CAD", "refunded": 0, "refunds": []}],
+    ids=str,
+)
 async def test_another_payment_than_was_created_is_not_believed(changes: dict[str, Any]) -> None:
     async with gateway_that_says(http(good(**changes))) as gateway:
         with pytest.raises(PaymentGatewayError, match="bad_answer"):
@@ -247,7 +271,11 @@ async def test_more_than_any_honest_answer_is_not_read() -> None:
 async def test_a_good_answer_is_believed() -> None:
     async with gateway_that_says(http(good(more="is fine"))) as gateway:
         payment = await gateway.get("pay_1")
-        assert (payment.charged, payment.amount_refunded, payment.fee) == (PRICE, Decimal("0.59"), Decimal("0.61"))
+        assert (payment.charged, payment.amount_refunded, payment.fee) == (
+            PRICE,
+            Decimal("0.59"),
+            Decimal("0.61"),
+        )
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -265,7 +293,8 @@ async def test_a_damaged_answer_is_an_error_or_still_about_the_same_payment(seed
         assert payment.charged >= payment.amount_refunded
 
 
-# -- silence -----------------------------------------------------------------------------------------------------------
+# -- silence
+# -----------------------------------------------------------------------------------------------------------
 
 
 async def test_silence_is_a_timeout() -> None:
@@ -297,7 +326,9 @@ async def test_nobody_there_is_a_retryable_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://[::1", "http://\ud800"], ids=ascii
+    "url",
+    ["", "nonsense", "ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "http://[::1", "http://\ud800"],
+    ids=ascii,
 )
 async def test_a_wrong_address_is_a_gateway_error(url: str) -> None:
     async for error in asked_in_every_way(SandboxGateway(url, IMPATIENCE, 1)):
@@ -310,6 +341,9 @@ async def test_cancellation_comes_through_and_frees_its_turn() -> None:
         await asyncio.wait(waiting, timeout=0.1)
         for task in waiting:
             task.cancel()
-        assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True))
+        assert all(
+            isinstance(end, asyncio.CancelledError)
+            for end in await asyncio.gather(*waiting, return_exceptions=True)
+        )
         with pytest.raises(PaymentGatewayTimeout):
             await gateway.get("pay_1")

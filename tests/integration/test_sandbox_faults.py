@@ -1,4 +1,5 @@
-"""Single faults of the sandbox gateway, over real HTTP and in process: what the client makes of each, and what the ledger says."""
+"""Single faults of the sandbox gateway, over real HTTP and in process: what the client makes of each, and
+what the ledger says."""
 
 from __future__ import annotations
 
@@ -50,13 +51,19 @@ class Gateway:
 
     def charged(self, order_id: str) -> int:
         with closing(sqlite3.connect(self.ledger_path)) as ledger:
-            statement = "SELECT coalesce(sum(amount), 0) FROM payments WHERE order_id = ? AND charged_at IS NOT NULL"
+            statement = (
+                "SELECT coalesce(sum(amount), 0) FROM payments WHERE order_id = ? AND charged_at IS NOT NULL"
+            )
             return int(ledger.execute(statement, (order_id,)).fetchone()[0])
 
 
 class OverHttp(Gateway):
     def __init__(self, process: Sandbox) -> None:
-        self.gateway, self.ledger_path, self._url = SandboxGateway(process.url, 3.0, 8), process.ledger, process.url
+        self.gateway, self.ledger_path, self._url = (
+            SandboxGateway(process.url, 3.0, 8),
+            process.ledger,
+            process.url,
+        )
 
     async def rules(self, *rules: FaultRule) -> None:
         async with httpx.AsyncClient() as client:
@@ -77,7 +84,9 @@ class InProcess(Gateway):
 @pytest.fixture(scope="module")
 def process(world_dir: Path) -> Iterator[Sandbox]:
     own_port(world_dir / "faulty")
-    own = Sandbox(home=HOME, folder=world_dir / "faulty", logs=world_dir / "faulty-logs", pids=world_dir / "faulty-run")
+    own = Sandbox(
+        home=HOME, folder=world_dir / "faulty", logs=world_dir / "faulty-logs", pids=world_dir / "faulty-run"
+    )
     try:
         own.start()
         yield own
@@ -100,7 +109,13 @@ async def told(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 async def new(gateway: PaymentGateway, order_id: str) -> Payment:
     return await gateway.create(
-        order_id=order_id, amount=PRICE, currency="USD", method="card", card_last4="1234", token=None, key=uuid.uuid4().hex
+        order_id=order_id,
+        amount=PRICE,
+        currency="USD",
+        method="card",
+        card_last4="1234",
+        token=None,
+        key=uuid.uuid4().hex,
     )
 
 
@@ -135,7 +150,9 @@ async def test_each_fault_on_a_confirmation(told: Gateway, unique: str, fault: F
 ASKS: dict[Move, Callable[[PaymentGateway, Payment], Awaitable[Any]]] = {
     Move.CREATE: lambda gateway, payment: new(gateway, payment.order_id),
     Move.CANCEL: lambda gateway, payment: gateway.cancel(payment.id, key=f"cancel-{payment.id}"),
-    Move.REFUND: lambda gateway, payment: gateway.refund(payment.id, amount=PRICE, currency="USD", key=f"refund-{payment.id}"),
+    Move.REFUND: lambda gateway, payment: gateway.refund(
+        payment.id, amount=PRICE, currency="USD", key=f"refund-{payment.id}"
+    ),
     Move.GET: lambda gateway, payment: gateway.get(payment.id),
     Move.FIND: lambda gateway, payment: gateway.find(payment.order_id),
 }
@@ -143,9 +160,19 @@ ASKS: dict[Move, Callable[[PaymentGateway, Payment], Awaitable[Any]]] = {
 
 @pytest.mark.parametrize("move", ASKS)
 @pytest.mark.parametrize(
-    "fault", [Fault.ERROR_502, Fault.ERROR_429, Fault.RESET_BEFORE, Fault.RESET_AFTER, Fault.TRUNCATED, Fault.WEB_PAGE]
+    "fault",
+    [
+        Fault.ERROR_502,
+        Fault.ERROR_429,
+        Fault.RESET_BEFORE,
+        Fault.RESET_AFTER,
+        Fault.TRUNCATED,
+        Fault.WEB_PAGE,
+    ],
 )
-async def test_each_move_can_fail_and_be_tried_again(told: Gateway, unique: str, fault: Fault, move: Move) -> None:
+async def test_each_move_can_fail_and_be_tried_again(
+    told: Gateway, unique: str, fault: Fault, move: Move
+) -> None:
     payment = await new(told.gateway, unique)
     if move is Move.REFUND:
         await told.gateway.confirm(payment.id, key=unique)
@@ -169,13 +196,17 @@ async def test_a_fault_meets_only_whom_it_is_meant_for(told: Gateway, unique: st
     assert (await told.gateway.confirm(mine.id, key=mine.id)).charged == PRICE
 
 
-async def test_while_a_confirmation_is_in_progress_nothing_else_can_be_done(told: Gateway, unique: str) -> None:
+async def test_while_a_confirmation_is_in_progress_nothing_else_can_be_done(
+    told: Gateway, unique: str
+) -> None:
     """A duplicate is refused, and so is a cancellation; the success shows up late."""
     payment = await new(told.gateway, unique)
     await told.rules(FaultRule(fault=Fault.PROCESSING, move=Move.CONFIRM, times=1, ms=5000))
     with pytest.raises(PaymentGatewayError, match="neither a charge nor a refusal"):
         await told.gateway.confirm(payment.id, key=unique)
-    assert (await told.gateway.get(payment.id)).status is PaymentStatus.CREATED, "it looks as if nothing had happened"
+    assert (await told.gateway.get(payment.id)).status is PaymentStatus.CREATED, (
+        "it looks as if nothing had happened"
+    )
     asks: list[Awaitable[Payment]] = [
         told.gateway.confirm(payment.id, key=unique),
         told.gateway.confirm(payment.id, key=f"{unique}-again"),
@@ -187,7 +218,9 @@ async def test_while_a_confirmation_is_in_progress_nothing_else_can_be_done(told
         assert (refused.value.error_code, refused.value.retryable) == ("request_in_progress", True)
     assert told.charged(unique) == 0
     await in_time(told, unique, 1059)
-    assert (await told.gateway.cancel(payment.id, key=f"cancel-{unique}")).charged == PRICE, "too late to cancel"
+    assert (await told.gateway.cancel(payment.id, key=f"cancel-{unique}")).charged == PRICE, (
+        "too late to cancel"
+    )
 
 
 async def test_a_late_charge_finds_a_payment_that_was_cancelled_meanwhile(told: Gateway, unique: str) -> None:
@@ -215,14 +248,21 @@ async def test_what_is_found_may_be_stale(told: Gateway, unique: str) -> None:
 
 async def test_a_confirmation_in_progress_survives_the_process(tmp_path: Path, unique: str) -> None:
     with closing(Ledger(tmp_path / "l")) as ledger:
-        made = ledger.create(order_id=unique, amount=1, currency="USD", method="card", card_last4=None, token=None, key=None)
+        made = ledger.create(
+            order_id=unique, amount=1, currency="USD", method="card", card_last4=None, token=None, key=None
+        )
         assert ledger.confirm_later(made.id, 0).status is PaymentStatus.CREATED
     with closing(Ledger(tmp_path / "l")) as ledger:
         assert ledger.get(made.id).status is PaymentStatus.SUCCEEDED
 
 
 async def test_faults_that_make_no_sense_are_refused(process: Sandbox) -> None:
-    for wrong in ({"fault": "meteor"}, {"fault": "slow", "times": 0}, {"fault": "slow", "order": "x"}, {"move": "create"}):
+    for wrong in (
+        {"fault": "meteor"},
+        {"fault": "slow", "times": 0},
+        {"fault": "slow", "order": "x"},
+        {"move": "create"},
+    ):
         answer = httpx.post(f"{process.url}/sandbox/behaviour", json={"faults": [wrong]}, timeout=10)
         assert answer.status_code == httpx.codes.BAD_REQUEST
     assert httpx.get(f"{process.url}/sandbox/behaviour", timeout=10).json()["faults"] == []

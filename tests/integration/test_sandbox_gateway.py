@@ -33,7 +33,12 @@ from shop.payments.sandbox.client import SandboxGateway
 from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
 
-CREATED, SUCCEEDED, DECLINED, CANCELLED = PaymentStatus.CREATED, PaymentStatus.SUCCEEDED, PaymentStatus.DECLINED, PaymentStatus.CANCELLED
+CREATED, SUCCEEDED, DECLINED, CANCELLED = (
+    PaymentStatus.CREATED,
+    PaymentStatus.SUCCEEDED,
+    PaymentStatus.DECLINED,
+    PaymentStatus.CANCELLED,
+)
 HOME = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0
 """Seconds for what is expected to be answered, on a machine that is busy with other things."""
@@ -65,13 +70,19 @@ class Process:
             "--port-file",
             str(port_file),
         ]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SANDBOX_")} | self._environment
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("SANDBOX_")
+        } | self._environment
         with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
-            self._running = subprocess.Popen([*command, *self._options], cwd=HOME, env=environment, stdout=out, stderr=err)
+            self._running = subprocess.Popen(
+                [*command, *self._options], cwd=HOME, env=environment, stdout=out, stderr=err
+            )
         deadline = time.monotonic() + 60
         while not port_file.exists():
             with suppress(subprocess.TimeoutExpired):
-                pytest.fail(f"the sandbox ended with {self._running.wait(0.02)}: {(self.folder / 'err').read_text()}")
+                pytest.fail(
+                    f"the sandbox ended with {self._running.wait(0.02)}: {(self.folder / 'err').read_text()}"
+                )
             if time.monotonic() > deadline:
                 self.kill()
                 pytest.fail("the sandbox does not listen")
@@ -108,9 +119,13 @@ class World:
     def money(self, order_id: str) -> tuple[int, int]:
         """(charged, refunded) for the order, in smallest units."""
         with closing(sqlite3.connect(self.path)) as ledger:
-            charged = "SELECT coalesce(sum(amount), 0) FROM payments WHERE order_id = ? AND charged_at IS NOT NULL"
+            charged = (
+                "SELECT coalesce(sum(amount), 0) FROM payments WHERE order_id = ? AND charged_at IS NOT NULL"
+            )
             refunded = "SELECT coalesce(sum(r.amount), 0) FROM refunds r JOIN payments p ON p.number = r.payment WHERE p.order_id = ?"
-            return ledger.execute(charged, (order_id,)).fetchone()[0], ledger.execute(refunded, (order_id,)).fetchone()[0]
+            return ledger.execute(charged, (order_id,)).fetchone()[0], ledger.execute(
+                refunded, (order_id,)
+            ).fetchone()[0]
 
 
 class OverHttp(World):
@@ -156,7 +171,9 @@ class InProcess(World):
 
 
 @pytest_asyncio.fixture(scope="module", params=[OverHttp, InProcess])
-async def one_world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def one_world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[World]:
     world: World = request.param(tmp_path_factory.mktemp("sandbox"))
     yield world
     await world.end()
@@ -174,9 +191,13 @@ def order_id(request: pytest.FixtureRequest) -> str:
     return str(request.node.name)
 
 
-async def new(gateway: PaymentGateway, order_id: str, card: str | None = "1234", key: str = "", **other: Any) -> Payment:
+async def new(
+    gateway: PaymentGateway, order_id: str, card: str | None = "1234", key: str = "", **other: Any
+) -> Payment:
     given: dict[str, Any] = {"amount": PRICE, "currency": "USD", "method": "credit_card", "token": None}
-    return await gateway.create(order_id=order_id, card_last4=card, key=key or names.key(order_id, "create"), **(given | other))
+    return await gateway.create(
+        order_id=order_id, card_last4=card, key=key or names.key(order_id, "create"), **(given | other)
+    )
 
 
 async def charged(gateway: PaymentGateway, order_id: str, card: str | None = "1234", **other: Any) -> Payment:
@@ -184,27 +205,43 @@ async def charged(gateway: PaymentGateway, order_id: str, card: str | None = "12
     return await gateway.confirm(payment.id, key=f"confirm-{payment.id}")
 
 
-# -- the contract ------------------------------------------------------------------------------------------------------
+# -- the contract
+# ------------------------------------------------------------------------------------------------------
 
 
 async def test_creating_charges_nothing_and_confirming_charges_once(world: World, order_id: str) -> None:
     created = await new(world.gateway, order_id, token="tok_1")
-    assert (created.order_id, created.status, created.amount, created.currency) == (order_id, CREATED, PRICE, "USD")
+    assert (created.order_id, created.status, created.amount, created.currency) == (
+        order_id,
+        CREATED,
+        PRICE,
+        "USD",
+    )
     assert created.charged == created.fee == 0
     assert created.transaction_id is None
     assert created.charged_at is None
     assert world.money(order_id) == (0, 0)
     paid = await world.gateway.confirm(created.id, key="confirm-once")
-    assert (paid.id, paid.status, paid.charged, paid.fee, paid.method) == (created.id, SUCCEEDED, PRICE, Decimal("0.61"), "credit_card")
+    assert (paid.id, paid.status, paid.charged, paid.fee, paid.method) == (
+        created.id,
+        SUCCEEDED,
+        PRICE,
+        Decimal("0.61"),
+        "credit_card",
+    )
     assert paid.transaction_id
     assert paid.charged_at is not None
     assert paid.charged_at.utcoffset() is not None
-    assert paid == await world.gateway.confirm(created.id, key="another") == await world.gateway.get(created.id)
+    assert (
+        paid == await world.gateway.confirm(created.id, key="another") == await world.gateway.get(created.id)
+    )
     assert world.money(order_id) == (1059, 0)
 
 
 @pytest.mark.parametrize(("card", "code"), [("0000", "card_declined"), ("0002", "insufficient_funds")])
-async def test_a_declined_card_raises_and_pays_nothing(world: World, order_id: str, card: str, code: str) -> None:
+async def test_a_declined_card_raises_and_pays_nothing(
+    world: World, order_id: str, card: str, code: str
+) -> None:
     payment = await new(world.gateway, order_id, card)
     for key in ("first", "first", "second"):
         with pytest.raises(PaymentDeclined) as declined:
@@ -226,7 +263,9 @@ async def test_a_flaky_card_fails_twice_and_then_pays_under_the_same_key(world: 
 
 
 @pytest.mark.parametrize("forget_keys", [False, True])
-async def test_a_lost_answer_is_a_timeout_and_the_charge_is_found(world: World, order_id: str, forget_keys: bool) -> None:
+async def test_a_lost_answer_is_a_timeout_and_the_charge_is_found(
+    world: World, order_id: str, forget_keys: bool
+) -> None:
     await world.behave(Behaviour(forget_keys=forget_keys))
     payment = await new(world.gateway, order_id, "0341")
     with pytest.raises(PaymentGatewayTimeout) as lost:
@@ -255,7 +294,10 @@ async def test_a_remembered_key_makes_one_payment_and_one_refund(world: World, o
     assert first == second
     assert await world.gateway.find(order_id) == [first]
     await world.gateway.confirm(first.id, key=f"confirm-{first.id}")
-    refunds = [await world.gateway.refund(first.id, amount=Decimal(6), currency="USD", key=f"refund-{first.id}") for _ in range(2)]
+    refunds = [
+        await world.gateway.refund(first.id, amount=Decimal(6), currency="USD", key=f"refund-{first.id}")
+        for _ in range(2)
+    ]
     assert refunds[0] == refunds[1]
     assert world.money(order_id) == (1059, 600)
 
@@ -302,13 +344,20 @@ async def test_cancel_against_confirm_has_one_winner_and_both_know_it(world: Wor
     async def race(number: int) -> None:
         mine = f"{order_id}-{number}"
         payment = await new(world.gateway, mine)
-        confirm, cancel = world.gateway.confirm(payment.id, key=f"a-{payment.id}"), world.gateway.cancel(payment.id, key=f"b-{payment.id}")
+        confirm, cancel = (
+            world.gateway.confirm(payment.id, key=f"a-{payment.id}"),
+            world.gateway.cancel(payment.id, key=f"b-{payment.id}"),
+        )
         first, second = (confirm, cancel) if number % 2 else (cancel, confirm)
         answers = await asyncio.gather(first, second, return_exceptions=True)
         confirmed, cancelled = answers if number % 2 else answers[::-1]
         assert isinstance(cancelled, Payment)
         if isinstance(confirmed, Payment):
-            assert (confirmed.status, cancelled.status, world.money(mine)) == (SUCCEEDED, SUCCEEDED, (1059, 0))
+            assert (confirmed.status, cancelled.status, world.money(mine)) == (
+                SUCCEEDED,
+                SUCCEEDED,
+                (1059, 0),
+            )
         else:
             assert isinstance(confirmed, PaymentDeclined)
             assert (cancelled.status, world.money(mine)) == (CANCELLED, (0, 0))
@@ -317,11 +366,17 @@ async def test_cancel_against_confirm_has_one_winner_and_both_know_it(world: Wor
 
 
 @pytest.mark.parametrize("forget_keys", [False, True])
-async def test_confirmed_by_many_at_once_it_is_charged_once(world: World, order_id: str, forget_keys: bool) -> None:
+async def test_confirmed_by_many_at_once_it_is_charged_once(
+    world: World, order_id: str, forget_keys: bool
+) -> None:
     await world.behave(Behaviour(forget_keys=forget_keys))
     payment = await new(world.gateway, order_id)
-    answers = await asyncio.gather(*(world.gateway.confirm(payment.id, key=f"{n % 5}-{payment.id}") for n in range(40)))
-    assert {(answer.id, answer.transaction_id) for answer in answers} == {(payment.id, answers[0].transaction_id)}
+    answers = await asyncio.gather(
+        *(world.gateway.confirm(payment.id, key=f"{n % 5}-{payment.id}") for n in range(40))
+    )
+    assert {(answer.id, answer.transaction_id) for answer in answers} == {
+        (payment.id, answers[0].transaction_id)
+    }
     assert world.money(order_id) == (1059, 0)
 
 
@@ -329,12 +384,16 @@ async def test_refunds_in_parts_up_to_the_whole(world: World, order_id: str) -> 
     payment = await charged(world.gateway, order_id)
 
     async def refund(amount: str) -> None:
-        made = await world.gateway.refund(payment.id, amount=Decimal(amount), currency="USD", key=f"{amount}-{payment.id}")
+        made = await world.gateway.refund(
+            payment.id, amount=Decimal(amount), currency="USD", key=f"{amount}-{payment.id}"
+        )
         assert (made.payment_id, made.amount, made.currency) == (payment.id, Decimal(amount), "USD")
 
     async def refused(amount: str, currency: str = "USD") -> str:
         with pytest.raises(PaymentGatewayError) as error:
-            await world.gateway.refund(payment.id, amount=Decimal(amount), currency=currency, key=f"{amount}-{currency}-{payment.id}")
+            await world.gateway.refund(
+                payment.id, amount=Decimal(amount), currency=currency, key=f"{amount}-{currency}-{payment.id}"
+            )
         assert not error.value.retryable
         return error.value.error_code
 
@@ -347,7 +406,11 @@ async def test_refunds_in_parts_up_to_the_whole(world: World, order_id: str) -> 
     assert await refused("0.01") == "charge_already_refunded"
     assert world.money(order_id) == (1059, 1059)
     now = await world.gateway.get(payment.id)
-    assert (now.status, now.amount_refunded, [each.amount for each in now.refunds]) == (SUCCEEDED, PRICE, [Decimal("0.59"), Decimal(10)])
+    assert (now.status, now.amount_refunded, [each.amount for each in now.refunds]) == (
+        SUCCEEDED,
+        PRICE,
+        [Decimal("0.59"), Decimal(10)],
+    )
 
 
 async def test_what_was_not_charged_is_not_refunded(world: World, order_id: str) -> None:
@@ -358,8 +421,12 @@ async def test_what_was_not_charged_is_not_refunded(world: World, order_id: str)
     assert world.money(order_id) == (0, 0)
 
 
-@pytest.mark.parametrize(("currency", "amount", "units"), [("JPY", "500", 500), ("KWD", "1.234", 1234), ("USD", "1059.97", 105997)])
-async def test_every_currency_has_its_own_smallest_unit(world: World, order_id: str, currency: str, amount: str, units: int) -> None:
+@pytest.mark.parametrize(
+    ("currency", "amount", "units"), [("JPY", "500", 500), ("KWD", "1.234", 1234), ("USD", "1059.97", 105997)]
+)
+async def test_every_currency_has_its_own_smallest_unit(
+    world: World, order_id: str, currency: str, amount: str, units: int
+) -> None:
     paid = await charged(world.gateway, order_id, amount=Decimal(amount), currency=currency)
     assert (paid.amount, paid.currency) == (Decimal(amount), currency)
     assert world.money(order_id) == (units, 0)
@@ -368,7 +435,10 @@ async def test_every_currency_has_its_own_smallest_unit(world: World, order_id: 
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"amount": Decimal(amount)} for amount in ("0", "-1", "0.001", "1e30", "1e15", "NaN", "sNaN", "Infinity")),
+        *(
+            {"amount": Decimal(amount)}
+            for amount in ("0", "-1", "0.001", "1e30", "1e15", "NaN", "sNaN", "Infinity")
+        ),
         {"currency": "usd"},
         {"currency": "\ud800"},
         {"currency": ""},
@@ -424,7 +494,9 @@ async def test_an_unusable_order_id_is_refused(world: World, unusable: str) -> N
 
 
 @pytest.mark.parametrize(
-    "id_", ["", "..", "../../sandbox/behaviour", "pay_1", "pay_1?x", "🛒", "\ud800", "x" * 10_000], ids=lambda id_: ascii(id_)[:30]
+    "id_",
+    ["", "..", "../../sandbox/behaviour", "pay_1", "pay_1?x", "🛒", "\ud800", "x" * 10_000],
+    ids=lambda id_: ascii(id_)[:30],
 )
 async def test_an_unknown_payment_is_an_error_for_good(world: World, id_: str) -> None:
     gateway = world.gateway
@@ -444,14 +516,18 @@ async def test_totals_and_listing_agree_with_the_tables(world: World, order_id: 
     gateway = world.gateway
     before = await gateway.totals("CHF")
     assert before == GatewayTotals(Decimal(0), Decimal(0))
-    made = [await charged(gateway, f"{order_id}-{n}", amount=Decimal(n + 1), currency="CHF") for n in range(3)]
+    made = [
+        await charged(gateway, f"{order_id}-{n}", amount=Decimal(n + 1), currency="CHF") for n in range(3)
+    ]
     await gateway.refund(made[2].id, amount=Decimal("2.50"), currency="CHF", key=f"refund-{made[2].id}")
     assert await gateway.totals("CHF") == GatewayTotals(Decimal(6), Decimal("2.50"))
     every = [payment async for payment in gateway.list_payments()]
     assert [payment.id for payment in every[:3]] == [payment.id for payment in made[::-1]]
     for currency in {payment.currency for payment in every}:
         mine = [payment for payment in every if payment.currency == currency]
-        summed = GatewayTotals(sum((p.charged for p in mine), Decimal(0)), sum((p.amount_refunded for p in mine), Decimal(0)))
+        summed = GatewayTotals(
+            sum((p.charged for p in mine), Decimal(0)), sum((p.amount_refunded for p in mine), Decimal(0))
+        )
         assert summed == await gateway.totals(currency)
 
 
@@ -460,16 +536,28 @@ async def test_listing_goes_through_all_pages(tmp_path: Path) -> None:
     try:
         with closing(Ledger(process.path)) as ledger:
             for number in range(1203):
-                ledger.create(order_id=f"O-{number}", amount=1, currency="USD", method="card", card_last4=None, token=None, key=None)
+                ledger.create(
+                    order_id=f"O-{number}",
+                    amount=1,
+                    currency="USD",
+                    method="card",
+                    card_last4=None,
+                    token=None,
+                    key=None,
+                )
             over_http, in_process = SandboxGateway(process.url, PATIENCE, 2), InProcessGateway(ledger)
-            listings = [[payment.order_id async for payment in gateway.list_payments()] for gateway in (over_http, in_process)]
+            listings = [
+                [payment.order_id async for payment in gateway.list_payments()]
+                for gateway in (over_http, in_process)
+            ]
             await over_http.aclose()
     finally:
         process.kill()
     assert listings[0] == listings[1] == [f"O-{number}" for number in reversed(range(1203))]
 
 
-# -- misbehaviour ------------------------------------------------------------------------------------------------------
+# -- misbehaviour
+# ------------------------------------------------------------------------------------------------------
 
 
 async def test_errors_come_before_and_after_the_work(world: World, order_id: str) -> None:
@@ -493,7 +581,9 @@ async def test_work_is_done_although_nobody_hears_of_it(world: World, order_id: 
     assert await new(world.gateway, order_id) == found
 
 
-async def test_with_seeded_trouble_everywhere_persistence_charges_and_refunds_once(world: World, order_id: str) -> None:
+async def test_with_seeded_trouble_everywhere_persistence_charges_and_refunds_once(
+    world: World, order_id: str
+) -> None:
     """Whoever goes on asking, by one key and one payment, ends with one charge and one refund."""
     await world.behave(Behaviour(error_rate=0.5, seed=11))
 
@@ -505,7 +595,11 @@ async def test_with_seeded_trouble_everywhere_persistence_charges_and_refunds_on
 
     payment = await persist(lambda: new(world.gateway, order_id))
     await persist(lambda: world.gateway.confirm(payment.id, key=f"confirm-{payment.id}"))
-    await persist(lambda: world.gateway.refund(payment.id, amount=Decimal(1), currency="USD", key=f"refund-{payment.id}"))
+    await persist(
+        lambda: world.gateway.refund(
+            payment.id, amount=Decimal(1), currency="USD", key=f"refund-{payment.id}"
+        )
+    )
     assert world.money(order_id) == (1059, 100)
 
 
@@ -524,7 +618,8 @@ async def test_a_broken_ledger_is_a_retryable_error() -> None:
     assert (error.value.error_code, error.value.retryable) == ("storage_error", True)
 
 
-# -- death -------------------------------------------------------------------------------------------------------------
+# -- death
+# -------------------------------------------------------------------------------------------------------------
 
 
 async def test_killed_and_started_again_it_knows_everything(world: World, order_id: str) -> None:
@@ -540,11 +635,18 @@ async def test_killed_and_started_again_it_knows_everything(world: World, order_
     assert await world.gateway.get(created.id) == created
     assert (await world.gateway.get(paid.id)).refunds == (refund,)
     assert await world.gateway.confirm(paid.id, key=f"confirm-{paid.id}") == paid
-    assert await world.gateway.refund(paid.id, amount=Decimal(1), currency="USD", key=f"refund-{paid.id}") == refund
+    assert (
+        await world.gateway.refund(paid.id, amount=Decimal(1), currency="USD", key=f"refund-{paid.id}")
+        == refund
+    )
     with pytest.raises(PaymentGatewayError, match="processing_error"):
         await world.gateway.confirm(flaky.id, key=f"confirm-{flaky.id}")
     assert (await world.gateway.confirm(flaky.id, key=f"confirm-{flaky.id}")).status is SUCCEEDED
-    assert (world.money(order_id), world.money(f"{order_id}-open"), world.money(f"{order_id}-flaky")) == ((1059, 100), (0, 0), (1059, 0))
+    assert (world.money(order_id), world.money(f"{order_id}-open"), world.money(f"{order_id}-flaky")) == (
+        (1059, 100),
+        (0, 0),
+        (1059, 0),
+    )
 
 
 async def test_what_was_answered_before_the_kill_is_true_after_it(tmp_path: Path) -> None:
@@ -570,7 +672,8 @@ async def test_what_was_answered_before_the_kill_is_true_after_it(tmp_path: Path
         process.kill()
 
 
-# -- the process -------------------------------------------------------------------------------------------------------
+# -- the process
+# -------------------------------------------------------------------------------------------------------
 
 
 async def test_the_process_says_one_line_takes_its_switches_and_stops_when_told(tmp_path: Path) -> None:
@@ -598,7 +701,13 @@ def test_the_process_says_in_a_line_why_it_cannot_start(tmp_path: Path) -> None:
     def start(*options: str, **environment: str) -> str:
         command = [sys.executable, "-m", "deployments.cli", "sandbox", *options]
         ended = subprocess.run(
-            command, cwd=HOME, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            command,
+            cwd=HOME,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         assert (ended.returncode, ended.stdout) == (1, "")
         return ended.stderr
@@ -629,7 +738,10 @@ async def test_a_card_number_is_neither_taken_nor_repeated_nor_kept(tmp_path: Pa
                 assert number not in answer.text
             for path, status in (("/v1/payments?limit=0", 400), ("/nowhere", 404), ("/v1/payments/x", 404)):
                 answer = await client.get(path)
-                assert (answer.status_code, set(answer.json()["error"])) == (status, {"code", "message", "retryable"})
+                assert (answer.status_code, set(answer.json()["error"])) == (
+                    status,
+                    {"code", "message", "retryable"},
+                )
     finally:
         process.kill()
     assert not any(number.encode() in file.read_bytes() for file in tmp_path.iterdir())

@@ -24,7 +24,9 @@ HOME = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture
 async def deployed(prefect_api: Any) -> AsyncIterator[dict[str, Any]]:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    run = subprocess.run(command, cwd=HOME, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=180, check=False)
+    run = subprocess.run(
+        command, cwd=HOME, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=180, check=False
+    )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     async with get_client() as client:
         made = await client.read_deployments()
@@ -48,7 +50,11 @@ DAILY = {"reconcile-payments": time(3, 17), "purge": time(4, 43), "daily-report"
 
 async def test_the_schedules_are_planned_by_the_server(deployed: dict[str, Any]) -> None:
     """Each of them, at its times; and no other deployment runs by itself."""
-    scheduled = {name: d for name, d in deployed.items() if not d.paused and any(schedule.active for schedule in d.schedules)}
+    scheduled = {
+        name: d
+        for name, d in deployed.items()
+        if not d.paused and any(schedule.active for schedule in d.schedules)
+    }
     assert set(scheduled) == EVERY.keys() | DAILY.keys()
     runs: dict[str, list[datetime]] = {}
 
@@ -56,14 +62,23 @@ async def test_the_schedules_are_planned_by_the_server(deployed: dict[str, Any])
         async with get_client() as client:
             for name, deployment in scheduled.items():
                 mine = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
-                found = await client.read_flow_runs(deployment_filter=mine, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=3)
-                runs[name] = [run.expected_start_time for run in found if run.auto_scheduled and run.expected_start_time]
+                found = await client.read_flow_runs(
+                    deployment_filter=mine, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=3
+                )
+                runs[name] = [
+                    run.expected_start_time for run in found if run.auto_scheduled and run.expected_start_time
+                ]
         return all(len(times) == 3 for times in runs.values())
 
     await until(planned, 60, "three runs of each that the scheduler plans")
-    pauses = {name: {round((later - earlier).total_seconds()) for earlier, later in pairwise(times)} for name, times in runs.items()}
+    pauses = {
+        name: {round((later - earlier).total_seconds()) for earlier, later in pairwise(times)}
+        for name, times in runs.items()
+    }
     assert pauses == {name: {pause} for name, pause in {**EVERY, **dict.fromkeys(DAILY, 86_400)}.items()}
-    assert {name: {when.astimezone(UTC).time() for when in runs[name]} for name in DAILY} == {name: {at} for name, at in DAILY.items()}
+    assert {name: {when.astimezone(UTC).time() for when in runs[name]} for name in DAILY} == {
+        name: {at} for name, at in DAILY.items()
+    }
 
 
 async def test_the_form_of_an_order_is_filled_in_and_still_required(deployed: dict[str, Any]) -> None:
@@ -71,7 +86,11 @@ async def test_the_form_of_an_order_is_filled_in_and_still_required(deployed: di
     assert schema["required"] == ["order"]
     assert schema["properties"]["order"]["default"]["items"]
     fields = schema["definitions"]["Order"]["properties"]
-    assert [name for name, _ in sorted(fields.items(), key=lambda field: field[1]["position"])][:3] == ["id", "customer_id", "items"]
+    assert [name for name, _ in sorted(fields.items(), key=lambda field: field[1]["position"])][:3] == [
+        "id",
+        "customer_id",
+        "items",
+    ]
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""Secrets are planted in every setting that takes one, and card data in orders; then every place where something is kept is searched."""
+"""Secrets are planted in every setting that takes one, and card data in orders; then every place where
+something is kept is searched."""
 
 from __future__ import annotations
 
@@ -46,14 +47,17 @@ SECRETS = {name for name, setting in settings_in(Settings).items() if is_secret(
 
 @contextmanager
 def model_server() -> Iterator[tuple[str, list[str]]]:
-    """A provider that refuses the key and repeats it in its error, as some do. Its address, and the keys that it was given."""
+    """A provider that refuses the key and repeats it in its error, as some do. Its address, and the keys that
+    it was given."""
     keys: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
             keys.append(str(self.headers["authorization"]))
-            said = json.dumps({"error": {"message": f"Incorrect API key provided: {keys[-1]}", "code": "invalid_api_key"}}).encode()
+            said = json.dumps(
+                {"error": {"message": f"Incorrect API key provided: {keys[-1]}", "code": "invalid_api_key"}}
+            ).encode()
             self.send_response(401)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(said)))
@@ -84,7 +88,8 @@ def database_url(database_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def planted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The outside is there and takes mails after a login; the CRM and the model answer with errors, which say much."""
+    """The outside is there and takes mails after a login; the CRM and the model answer with errors, which say
+    much."""
     with ExitStack() as stack:
         mails = stack.enter_context(mail_server(login=("mailer", PLANTED)))
         crm = stack.enter_context(crm_server(CRM_SECRET))
@@ -111,7 +116,9 @@ def planted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         }
         for name, value in given.items():
             monkeypatch.setenv(name, value)
-        assert {name for name in SECRETS if not LEAKS.search(given.get(name, ""))} == set(), "a secret setting that is not planted"
+        assert {name for name in SECRETS if not LEAKS.search(given.get(name, ""))} == set(), (
+            "a secret setting that is not planted"
+        )
         settings.cache_clear()
         yield
         assert keys, "the model was asked"
@@ -137,11 +144,21 @@ def rows_with_secrets(url: str, leaks: re.Pattern[str] = LEAKS) -> list[str]:
     engine = create_engine(Settings(DATABASE_URL=url).database_url)
     found = []
     with engine.connect() as connection:
-        tables = connection.execute(text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")).scalars().all()
+        tables = (
+            connection.execute(
+                text("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+            )
+            .scalars()
+            .all()
+        )
         assert len(tables) > 5
         for table in tables:
             rows = connection.execute(text(f'SELECT t::text FROM "{table}" t')).scalars()
-            found += [f"{table}: {row[max(0, hit.start() - 80) : hit.end() + 20]}" for row in rows if (hit := leaks.search(row))]
+            found += [
+                f"{table}: {row[max(0, hit.start() - 80) : hit.end() + 20]}"
+                for row in rows
+                if (hit := leaks.search(row))
+            ]
     engine.dispose()
     return found
 
@@ -160,7 +177,12 @@ def found_in(saga: World, postgres: EmbeddedPostgres, world_dir: Path) -> list[s
 
 
 async def test_in_this_process_no_secret_and_no_card_is_kept(
-    planted: None, saga: World, postgres: EmbeddedPostgres, world_dir: Path, unique: str, capfd: pytest.CaptureFixture[str]
+    planted: None,
+    saga: World,
+    postgres: EmbeddedPostgres,
+    world_dir: Path,
+    unique: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The short one: an order that goes well, one that is undone, and one that is full of card data."""
     configure()
@@ -187,7 +209,9 @@ async def test_no_secret_and_no_card_is_kept_anywhere(
     unique: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    samples = [{**order, "id": f"{order['id']}-{unique}"} for sample in load_samples() for order in sample.orders]
+    samples = [
+        {**order, "id": f"{order['id']}-{unique}"} for sample in load_samples() for order in sample.orders
+    ]
     pending = [*samples, careless(f"CARELESS-{unique}")]
     submit_orders(pending)
     await asyncio.to_thread(wake_pending_lane)
@@ -196,7 +220,9 @@ async def test_no_secret_and_no_card_is_kept_anywhere(
     ids = [order["id"] for order in pending]
 
     async def all_ended() -> bool:
-        return report.count_ended(ids) == len(set(ids)) and not saga.sql("SELECT 1 FROM outbox WHERE sent_at IS NULL AND attempts = 0")
+        return report.count_ended(ids) == len(set(ids)) and not saga.sql(
+            "SELECT 1 FROM outbox WHERE sent_at IS NULL AND attempts = 0"
+        )
 
     await until(all_ended, 300, "all orders to end")
     assert {end.outcome for end in report.read(ids).values()} == set(Outcome), "every outcome is there"
@@ -205,14 +231,18 @@ async def test_no_secret_and_no_card_is_kept_anywhere(
     assert files_with_secrets(tmp_path / "logs") == [], "the worker's"
     password = re.compile(re.escape(prefect_api.auth[1]))
     assert rows_with_secrets(postgres.url("prefect"), password) == [], "of the Prefect server itself"
-    assert [*files_with_secrets(tmp_path / "logs", password), *files_with_secrets(world_dir / "logs", password)] == []
+    assert [
+        *files_with_secrets(tmp_path / "logs", password),
+        *files_with_secrets(world_dir / "logs", password),
+    ] == []
     shown = capfd.readouterr()
     assert LEAKS.search(shown.out + shown.err) is None
 
 
 def test_the_search_can_find(saga: World) -> None:
     saga.sql(
-        "INSERT INTO customer_interaction (customer_id, order_id, kind, details) VALUES ('c', 'o', 'k', '{\"a\": \"4531 9027 4618 3059\"}')"
+        "INSERT INTO customer_interaction (customer_id, order_id, kind, details) VALUES ('c', 'o', 'k', "
+        '\'{"a": "4531 9027 4618 3059"}\')'
     )
     assert len(rows_with_secrets(saga.database_url)) == 1
     (saga.var_dir / "log").write_text(f"password {PLANTED}")

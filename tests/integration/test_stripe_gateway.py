@@ -1,4 +1,5 @@
-"""The Stripe client against localstripe, a Stripe server that is not ours. What localstripe has is the witness."""
+"""The Stripe client against localstripe, a Stripe server that is not ours. What localstripe has is the
+witness."""
 
 from __future__ import annotations
 
@@ -43,7 +44,11 @@ async def gateway(localstripe: LocalStripe) -> AsyncIterator[StripeGateway]:
 
 
 async def new(
-    gateway: StripeGateway, order_id: str, token: str = "pm_card_visa", amount: Decimal = PRICE, currency: str = "USD"
+    gateway: StripeGateway,
+    order_id: str,
+    token: str = "pm_card_visa",
+    amount: Decimal = PRICE,
+    currency: str = "USD",
 ) -> Payment:
     return await gateway.create(
         order_id=order_id,
@@ -60,9 +65,16 @@ async def charged(gateway: StripeGateway, order_id: str, **more: Any) -> Payment
     return await gateway.confirm((await new(gateway, order_id, **more)).id, key="confirm")
 
 
-async def test_created_confirmed_and_looked_up(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
+async def test_created_confirmed_and_looked_up(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str
+) -> None:
     created = await new(gateway, unique)
-    assert (created.status, created.order_id, created.amount, created.currency) == (PaymentStatus.CREATED, unique, PRICE, "USD")
+    assert (created.status, created.order_id, created.amount, created.currency) == (
+        PaymentStatus.CREATED,
+        unique,
+        PRICE,
+        "USD",
+    )
     assert (created.charged, created.transaction_id, created.charged_at) == (0, None, None)
     assert localstripe.ledger(unique)[0]["amount"] == 0, "creating costs nothing"
 
@@ -83,22 +95,29 @@ async def test_created_confirmed_and_looked_up(gateway: StripeGateway, localstri
     assert [entry["amount"] for entry in localstripe.ledger(unique)] == [1059]
 
 
-async def test_confirming_again_charges_once_and_returns_the_charge(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
+async def test_confirming_again_charges_once_and_returns_the_charge(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str
+) -> None:
     paid = await charged(gateway, unique)
     assert await gateway.confirm(paid.id, key="confirm") == paid
     assert await gateway.confirm(paid.id, key="another") == paid
     assert [entry["amount"] for entry in localstripe.ledger(unique)] == [1059]
 
 
-async def test_many_confirmations_at_once_charge_once(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
+async def test_many_confirmations_at_once_charge_once(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str
+) -> None:
     created = await new(gateway, unique)
     answers = await asyncio.gather(*(gateway.confirm(created.id, key="confirm") for _ in range(8)))
     assert {answer.transaction_id for answer in answers} == {answers[0].transaction_id}
     assert [entry["amount"] for entry in localstripe.ledger(unique)] == [1059]
 
 
-async def test_a_forgotten_key_makes_a_payment_that_costs_nothing(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
-    """localstripe honours no idempotency keys: both are found, by order id, and only what is confirmed is charged."""
+async def test_a_forgotten_key_makes_a_payment_that_costs_nothing(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str
+) -> None:
+    """localstripe honours no idempotency keys: both are found, by order id, and only what is confirmed is
+    charged."""
     first, second = await new(gateway, unique), await new(gateway, unique)
     assert first.id != second.id
     await gateway.confirm(second.id, key="confirm")
@@ -120,7 +139,9 @@ async def test_a_declined_card(gateway: StripeGateway, localstripe: LocalStripe,
     assert [entry["amount"] for entry in localstripe.ledger(unique)] == [0]
 
 
-async def test_a_card_that_asks_its_holder(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
+async def test_a_card_that_asks_its_holder(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str
+) -> None:
     created = await new(gateway, unique, localstripe.card(ASKS))
     for _ in range(2):
         with pytest.raises(PaymentNeedsCustomer) as asking:
@@ -152,7 +173,9 @@ async def test_a_holder_who_does_not_come(localstripe: LocalStripe, unique: str)
     await gateway.aclose()
 
 
-async def test_cancelled_is_never_charged(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
+async def test_cancelled_is_never_charged(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str
+) -> None:
     created = await new(gateway, unique)
     for _ in range(2):
         assert (await gateway.cancel(created.id, key="cancel")).status is PaymentStatus.CANCELLED
@@ -166,18 +189,26 @@ async def test_cancelling_what_is_charged_tells_so(gateway: StripeGateway, uniqu
     assert await gateway.cancel(paid.id, key="cancel") == paid
 
 
-async def test_refunded_in_parts_and_no_more_than_there_is(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
+async def test_refunded_in_parts_and_no_more_than_there_is(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str
+) -> None:
     """localstripe gives back any amount, any number of times: it is the client that does not ask for it."""
     paid = await charged(gateway, unique)
     part = await gateway.refund(paid.id, amount=Decimal("0.59"), currency="USD", key=f"{unique}-1")
     assert (part.payment_id, part.amount, part.currency) == (paid.id, Decimal("0.59"), "USD")
-    assert await gateway.refund(paid.id, amount=Decimal("0.59"), currency="USD", key=f"{unique}-1") == part, "the same request again"
+    assert await gateway.refund(paid.id, amount=Decimal("0.59"), currency="USD", key=f"{unique}-1") == part, (
+        "the same request again"
+    )
     with pytest.raises(PaymentGatewayError) as too_much:
         await gateway.refund(paid.id, amount=PRICE, currency="USD", key=f"{unique}-2")
     assert (too_much.value.error_code, too_much.value.retryable) == ("refund_too_large", False)
     rest = await gateway.refund(paid.id, amount=Decimal(10), currency="USD", key=f"{unique}-3")
     now = await gateway.get(paid.id)
-    assert (now.status, now.kept, {refund.id for refund in now.refunds}) == (PaymentStatus.SUCCEEDED, 0, {part.id, rest.id})
+    assert (now.status, now.kept, {refund.id for refund in now.refunds}) == (
+        PaymentStatus.SUCCEEDED,
+        0,
+        {part.id, rest.id},
+    )
     assert sorted(refund["amount"] for refund in localstripe.ledger(unique)[0]["refunds"]) == [59, 1000]
 
 
@@ -190,7 +221,9 @@ async def test_refunded_in_more_parts_than_come_with_a_payment(gateway: StripeGa
 
 
 @pytest.mark.parametrize("currency", ["EUR", "usd"])
-async def test_not_refunded_in_another_currency(gateway: StripeGateway, localstripe: LocalStripe, unique: str, currency: str) -> None:
+async def test_not_refunded_in_another_currency(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str, currency: str
+) -> None:
     paid = await charged(gateway, unique)
     with pytest.raises(PaymentGatewayError) as refused:
         await gateway.refund(paid.id, amount=PRICE, currency=currency, key=unique)
@@ -198,7 +231,9 @@ async def test_not_refunded_in_another_currency(gateway: StripeGateway, localstr
     assert localstripe.ledger(unique)[0]["refunds"] == []
 
 
-async def test_what_was_not_charged_is_not_refunded(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
+async def test_what_was_not_charged_is_not_refunded(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str
+) -> None:
     for number, card in enumerate((VISA, DECLINED)):
         payment = await new(gateway, f"{unique}-{number}", localstripe.card(card))
         if card == DECLINED:
@@ -209,9 +244,12 @@ async def test_what_was_not_charged_is_not_refunded(gateway: StripeGateway, loca
 
 
 @pytest.mark.parametrize(
-    ("amount", "currency", "units"), [("500", "JPY", 500), ("5.12", "KWD", 5120), ("5", "ISK", 500), ("5", "UGX", 500), ("7", "MGA", 7)]
+    ("amount", "currency", "units"),
+    [("500", "JPY", 500), ("5.12", "KWD", 5120), ("5", "ISK", 500), ("5", "UGX", 500), ("7", "MGA", 7)],
 )
-async def test_currencies(gateway: StripeGateway, localstripe: LocalStripe, unique: str, amount: str, currency: str, units: int) -> None:
+async def test_currencies(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str, amount: str, currency: str, units: int
+) -> None:
     paid = await charged(gateway, unique, amount=Decimal(amount), currency=currency)
     assert (paid.amount, paid.currency) == (Decimal(amount), currency)
     back = await gateway.refund(paid.id, amount=Decimal(amount), currency=currency, key=unique)
@@ -220,14 +258,20 @@ async def test_currencies(gateway: StripeGateway, localstripe: LocalStripe, uniq
     assert (entry["amount"], [refund["amount"] for refund in entry["refunds"]]) == (units, [units])
 
 
-async def test_an_amount_that_cannot_be_charged_exactly_is_not_sent(gateway: StripeGateway, localstripe: LocalStripe, unique: str) -> None:
+async def test_an_amount_that_cannot_be_charged_exactly_is_not_sent(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str
+) -> None:
     with pytest.raises(PaymentGatewayError, match="invalid_amount"):
         await new(gateway, unique, amount=Decimal("5.124"), currency="KWD")
     assert localstripe.ledger(unique) == []
 
 
-@pytest.mark.parametrize("token", [None, "4242424242424242", "tok_visa", "pm_", "pm_card_visa/../x", "pm_x\n", ""])
-async def test_without_a_payment_method_nothing_is_sent(gateway: StripeGateway, localstripe: LocalStripe, unique: str, token: Any) -> None:
+@pytest.mark.parametrize(
+    "token", [None, "4242424242424242", "tok_visa", "pm_", "pm_card_visa/../x", "pm_x\n", ""]
+)
+async def test_without_a_payment_method_nothing_is_sent(
+    gateway: StripeGateway, localstripe: LocalStripe, unique: str, token: Any
+) -> None:
     def posted() -> int:
         return localstripe.log.read_text().count("POST /v1/payment_intents ")
 
@@ -241,13 +285,21 @@ async def test_without_a_payment_method_nothing_is_sent(gateway: StripeGateway, 
     before = posted()
     with pytest.raises(PaymentRefused, match=r"payment_info\.token") as refused:
         await gateway.create(
-            order_id=unique, amount=PRICE, currency="USD", method="credit_card", card_last4="4242", token=token, key=unique
+            order_id=unique,
+            amount=PRICE,
+            currency="USD",
+            method="credit_card",
+            card_last4="4242",
+            token=token,
+            key=unique,
         )
     assert not token or token not in str(refused.value)
     assert posted() == before
 
 
-async def test_an_unknown_payment_method_or_payment_is_refused_for_good(gateway: StripeGateway, unique: str) -> None:
+async def test_an_unknown_payment_method_or_payment_is_refused_for_good(
+    gateway: StripeGateway, unique: str
+) -> None:
     asks: list[Callable[[], Any]] = [
         lambda: new(gateway, unique, "pm_unknown"),
         lambda: gateway.get("pi_unknown"),
@@ -264,7 +316,9 @@ async def test_an_unknown_payment_method_or_payment_is_refused_for_good(gateway:
     assert await gateway.find(f"{unique}-nobody") == []
 
 
-@pytest.mark.parametrize("order_id", ["it's", 'a "b"', "back\\slash", "Ünï çødé 🎈", "a&b=c", "metadata['x']:'y'", "UPPER", "a  b"])
+@pytest.mark.parametrize(
+    "order_id", ["it's", 'a "b"', "back\\slash", "Ünï çødé 🎈", "a&b=c", "metadata['x']:'y'", "UPPER", "a  b"]
+)
 async def test_any_order_id_comes_back_as_it_was(gateway: StripeGateway, unique: str, order_id: str) -> None:
     created = await new(gateway, f"{unique} {order_id}")
     assert created.order_id == f"{unique} {order_id}"
@@ -277,7 +331,9 @@ async def test_pages_have_everything_once(localstripe: LocalStripe, unique: str)
     left = await new(gateway, f"{unique}-left")
     refunded = min(mine)
     await gateway.refund(refunded, amount=Decimal(1), currency="USD", key=unique)
-    localstripe.post("/v1/payment_intents", amount="100", currency="usd", payment_method="pm_card_visa")  # not of an order
+    localstripe.post(
+        "/v1/payment_intents", amount="100", currency="usd", payment_method="pm_card_visa"
+    )  # not of an order
     pages = [page async for page in gateway.pages(LONG_AGO)]
     told = [payment for page in pages for payment in page]
     assert len({payment.id for payment in told}) == len(told), "a payment twice"
@@ -300,7 +356,10 @@ async def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, unique: st
         server.stop()
         with pytest.raises(PaymentGatewayError) as away:
             await gateway.confirm(created.id, key="confirm")
-        assert (away.value.retryable, away.value.error_code) in {(True, "unreachable"), (True, "connection_lost")}
+        assert (away.value.retryable, away.value.error_code) in {
+            (True, "unreachable"),
+            (True, "connection_lost"),
+        }
         server.start()
         paid = await gateway.confirm(created.id, key="confirm")
         assert (paid.id, paid.charged) == (created.id, PRICE)

@@ -48,7 +48,9 @@ async def consumer() -> None:
 @pytest.mark.parametrize("lane", [own_runs, pending_lane])
 @pytest.mark.parametrize("sample", SAMPLES, ids=[sample.title for sample in SAMPLES])
 @pytest.mark.short_form("pending_lane")
-async def test_sample_ends_as_it_should(stripe_saga: StripeWorld, unique: str, sample: Sample, lane: Any) -> None:
+async def test_sample_ends_as_it_should(
+    stripe_saga: StripeWorld, unique: str, sample: Sample, lane: Any
+) -> None:
     orders = [{**copy.deepcopy(order), "id": f"{order['id']}-{unique}"} for order in sample.orders]
 
     await lane(orders, sample.concurrent)
@@ -61,7 +63,9 @@ async def test_sample_ends_as_it_should(stripe_saga: StripeWorld, unique: str, s
         assert stripe_saga.money(order["id"]) == (expected.charged, expected.refunded), "what localstripe has"
         assert stripe_saga.charges(order["id"]) == (1 if expected.charged else 0)
         assert stripe_saga.shipments(order["id"]) == int(expected.outcome is Outcome.COMPLETED)
-        assert all(entry["status"] in {"succeeded", "canceled"} for entry in stripe_saga.ledger(order["id"])), "nothing can be paid later"
+        assert all(
+            entry["status"] in {"succeeded", "canceled"} for entry in stripe_saga.ledger(order["id"])
+        ), "nothing can be paid later"
     stripe_saga.assert_books_balance()
 
 
@@ -69,7 +73,9 @@ def test_no_sample_is_forgotten() -> None:
     assert len(SAMPLES) == len(load_samples()) - 1
 
 
-async def test_without_a_token_an_order_is_compensated_and_says_why(stripe_saga: StripeWorld, unique: str) -> None:
+async def test_without_a_token_an_order_is_compensated_and_says_why(
+    stripe_saga: StripeWorld, unique: str
+) -> None:
     await process_order(an_order(unique), return_state=True)
     assert (ended(unique).outcome, ended(unique).failing_step) == (Outcome.COMPENSATED, "process_payment")
     assert "payment_info.token" in ended(unique).reasons[0]
@@ -77,7 +83,9 @@ async def test_without_a_token_an_order_is_compensated_and_says_why(stripe_saga:
     assert stripe_saga.stock("PROD-001")[1] == 0
 
 
-async def test_an_order_waits_for_its_customer_and_keeps_its_stock(stripe_saga: StripeWorld, unique: str) -> None:
+async def test_an_order_waits_for_its_customer_and_keeps_its_stock(
+    stripe_saga: StripeWorld, unique: str
+) -> None:
     """While others go on."""
     other = f"{unique}-other"
     intake.submit([stripe_saga.asking(unique), paid_by("pm_card_visa", an_order(other))])
@@ -87,12 +95,19 @@ async def test_an_order_waits_for_its_customer_and_keeps_its_stock(stripe_saga: 
     assert ended(other).outcome is Outcome.COMPLETED
     assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["requires_action"]
     assert stripe_saga.stock("PROD-001")[1] == 1, "its piece is reserved"
-    stripe_saga.sql("UPDATE reservation SET expires_at = now() + interval '1 minute' WHERE order_id = :id", id=unique)
+    stripe_saga.sql(
+        "UPDATE reservation SET expires_at = now() + interval '1 minute' WHERE order_id = :id", id=unique
+    )
     stripe_saga.sql("UPDATE customer_order SET not_before = NULL WHERE id = :id", id=unique)
     await consumer()
     assert ended(unique).outcome is None
-    (left,) = stripe_saga.sql("SELECT extract(epoch FROM expires_at - now()) AS seconds FROM reservation WHERE order_id = :id", id=unique)
-    assert left.seconds > settings().inventory.reservation_minutes * 60 - 30, "it waits for longer than stock is reserved"
+    (left,) = stripe_saga.sql(
+        "SELECT extract(epoch FROM expires_at - now()) AS seconds FROM reservation WHERE order_id = :id",
+        id=unique,
+    )
+    assert left.seconds > settings().inventory.reservation_minutes * 60 - 30, (
+        "it waits for longer than stock is reserved"
+    )
 
     (entry,) = stripe_saga.ledger(unique)
     stripe_saga.stripe.authenticate(entry["id"], success=True)
@@ -111,7 +126,9 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
     """A key that was rolled must not send all that is waiting to the desk."""
     ids = [f"{unique}-{number}" for number in range(8)]
     charged = when == "before it is refunded"
-    intake.submit([paid_by("pm_card_visa", an_order(order_id, country="AQ" if charged else "US")) for order_id in ids])
+    intake.submit(
+        [paid_by("pm_card_visa", an_order(order_id, country="AQ" if charged else "US")) for order_id in ids]
+    )
     key = settings().stripe.api_key
     if charged:  # by a worker that is gone
         for order_id in ids:
@@ -130,28 +147,38 @@ async def test_a_key_that_is_not_accepted_undoes_no_order(
     settings.cache_clear()
     stripe_saga.sql("UPDATE customer_order SET not_before = NULL")
     await consumer()
-    assert {ended(order_id).outcome for order_id in ids} == {Outcome.COMPENSATED if charged else Outcome.COMPLETED}
+    assert {ended(order_id).outcome for order_id in ids} == {
+        Outcome.COMPENSATED if charged else Outcome.COMPLETED
+    }
     back = Decimal("999.99") if charged else Decimal(0)
     assert [stripe_saga.money(order_id) for order_id in ids] == [(Decimal("999.99"), back)] * 8
     assert stripe_saga.stock("PROD-001")[1] == 0
     stripe_saga.assert_books_balance()
 
 
-async def test_what_stripe_tells_while_an_order_is_being_postponed_is_not_missed(stripe_saga: StripeWorld, unique: str) -> None:
+async def test_what_stripe_tells_while_an_order_is_being_postponed_is_not_missed(
+    stripe_saga: StripeWorld, unique: str
+) -> None:
     """Its worker had looked before, and nobody waits yet who could be woken."""
     mark = stripe_saga.installation
     intake.submit([an_order(unique)])
     async with lease(ORDERS) as mine:
         async with transaction() as tx:
             (order,) = await claims.claim(tx, ORDERS, mine, most=1, ids=[unique])
-        assert not (await inbox.store(PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), "pi_1", unique, mark))).woke
+        assert not (
+            await inbox.store(
+                PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), "pi_1", unique, mark)
+            )
+        ).woke
         await postpone([order], 60, PaymentNeedsCustomer(60))
     ((pause,),) = stripe_saga.sql("SELECT not_before - now() FROM customer_order")
     assert pause.total_seconds() <= 1
 
 
 async def test_a_run_of_its_own_waits_for_its_customer(stripe_saga: StripeWorld, unique: str) -> None:
-    run = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(_in_a_loop_of_its_own(stripe_saga.asking(unique)))))
+    run = asyncio.create_task(
+        asyncio.to_thread(lambda: asyncio.run(_in_a_loop_of_its_own(stripe_saga.asking(unique))))
+    )
 
     async def asked() -> bool:
         return [entry["status"] for entry in stripe_saga.ledger(unique)] == ["requires_action"]
@@ -163,18 +190,27 @@ async def test_a_run_of_its_own_waits_for_its_customer(stripe_saga: StripeWorld,
     assert stripe_saga.charges(unique) == 1
 
 
-async def test_a_run_that_is_cancelled_while_the_bank_asks_is_undone_at_once(stripe_saga: StripeWorld, unique: str) -> None:
+async def test_a_run_that_is_cancelled_while_the_bank_asks_is_undone_at_once(
+    stripe_saga: StripeWorld, unique: str
+) -> None:
     run = asyncio.create_task(process_order(stripe_saga.asking(unique), return_state=True))  # type: ignore[call-overload]
 
     async def postpone() -> bool:
-        return bool(stripe_saga.sql("SELECT 1 FROM customer_order WHERE waits_for IS NOT NULL AND lease_id IS NULL"))
+        return bool(
+            stripe_saga.sql("SELECT 1 FROM customer_order WHERE waits_for IS NOT NULL AND lease_id IS NULL")
+        )
 
     await until(postpone, 60, "the bank to ask")
     assert stripe_saga.stock("PROD-001")[1] == 1
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
-    assert (ended(unique).outcome, ended(unique).reasons) == (Outcome.COMPENSATED, ["cancelled: its run was cancelled"])
-    assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["canceled"], "it cannot be charged later"
+    assert (ended(unique).outcome, ended(unique).reasons) == (
+        Outcome.COMPENSATED,
+        ["cancelled: its run was cancelled"],
+    )
+    assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["canceled"], (
+        "it cannot be charged later"
+    )
     assert stripe_saga.stock("PROD-001")[1] == 0
     stripe_saga.assert_books_balance()
 
@@ -204,7 +240,9 @@ async def test_a_customer_who_does_not_come_is_not_waited_for_any_longer(
     await consumer()
     assert (ended(unique).outcome, ended(unique).failing_step) == (Outcome.COMPENSATED, "process_payment")
     assert "in time" in ended(unique).reasons[0]
-    assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["canceled"], "it cannot be charged later"
+    assert [entry["status"] for entry in stripe_saga.ledger(unique)] == ["canceled"], (
+        "it cannot be charged later"
+    )
     assert stripe_saga.stock("PROD-001")[1] == 0
     stripe_saga.assert_books_balance()
 
@@ -215,7 +253,9 @@ async def test_reconciliation_cancels_what_was_left_and_refunds_what_was_charged
     monkeypatch.setenv("RECONCILIATION_GRACE_SECONDS", "0")
     settings.cache_clear()
     paid, declined = f"{unique}-paid", f"{unique}-declined"
-    intake.submit([paid_by("pm_card_visa", an_order(paid)), paid_by("pm_card_chargeCustomerFail", an_order(declined))])
+    intake.submit(
+        [paid_by("pm_card_visa", an_order(paid)), paid_by("pm_card_chargeCustomerFail", an_order(declined))]
+    )
     await consumer()
     await _pay(paid, confirm=False)
     await _pay(declined, confirm=True)

@@ -1,4 +1,5 @@
-"""A run that goes on with what another had begun says so, in its log and in its artifact: which order, from which step on, and why."""
+"""A run that goes on with what another had begun says so, in its log and in its artifact: which order, from
+which step on, and why."""
 
 from __future__ import annotations
 
@@ -43,7 +44,12 @@ LEFT = [
     Left("it was handed back", "its worker released it"),
     Left("it was handed back, and had been taken over once", "its worker released it", takeovers=1),
     Left("it is to be cancelled", "it has a cancel request", cancelled=True),
-    Left("it is to be cancelled, and its lease ran out", "it has a cancel request", lease_over=True, cancelled=True),
+    Left(
+        "it is to be cancelled, and its lease ran out",
+        "it has a cancel request",
+        lease_over=True,
+        cancelled=True,
+    ),
 ]
 
 
@@ -56,7 +62,9 @@ async def leave(saga: World, order_id: str, left: Left, monkeypatch: pytest.Monk
     await stop_while_charging(saga, an_order(order_id, card="0341"), told_to_go)
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID")
     if left.lease_over:
-        saga.sql("INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() - interval '1 second')", id=DEAD)
+        saga.sql(
+            "INSERT INTO lease (id, holder, until) VALUES (:id, 'dead', now() - interval '1 second')", id=DEAD
+        )
         saga.sql("UPDATE customer_order SET lease_id = :lease WHERE id = :id", lease=DEAD, id=order_id)
     if left.cancelled:
         await asyncio.to_thread(ask_to_cancel_sync, order_id, reason="bought twice", requested_by="ann")
@@ -81,7 +89,10 @@ async def test_whoever_goes_on_says_with_which_order_from_where_and_why(
     assert said == f"recovering order {order_id} ({left.why}): {so_far}; {left.then}"
     (table,) = await artifacts("recovered-orders", me)
     (row,) = [line for line in str(table.data).splitlines() if order_id in line]
-    assert row == f"| {order_id} | [the run before](../../runs/flow-run/{before}) | {left.why} | {so_far} | {left.then} |"
+    assert (
+        row == f"| {order_id} | [the run before](../../runs/flow-run/{before}) | {left.why} | {so_far} | "
+        f"{left.then} |"
+    )
     links = [str(link.data) for link in await artifacts("recovered-by", before)]
     assert len(links) == left.lease_over, "the run before is told who went on only if it had lost the order"
     assert all(f"](../../runs/flow-run/{me}) recovered {order_id}" in link for link in links)

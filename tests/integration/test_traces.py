@@ -1,4 +1,5 @@
-"""Traces over the wire, to a collector that reads them as the specification says: one for each order, whoever worked on it."""
+"""Traces over the wire, to a collector that reads them as the specification says: one for each order, whoever
+worked on it."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ async def test_an_order_that_is_recovered_in_another_process_is_one_trace(
 ) -> None:
     order_id = f"TRACED-{unique}"
     env = {"LEASE_SECONDS": "1", "PAYMENT_TIMEOUT_SECONDS": "25"}
-    killed = running_nursery.order(an_order(order_id), stop_at="shop.payments.sandbox.client:SandboxGateway.confirm:after", env=env)
+    killed = running_nursery.order(
+        an_order(order_id), stop_at="shop.payments.sandbox.client:SandboxGateway.confirm:after", env=env
+    )
     try:
         await asyncio.to_thread(killed.wait_until, killed.stopped, 60, "the charge")
         killed.signal(signal.SIGKILL)
@@ -86,20 +89,36 @@ async def test_an_order_that_is_recovered_in_another_process_is_one_trace(
     assert journal["process_payment"].attempts == 2  # the first died with its process
 
 
-async def test_compensations_refusals_and_failures_are_seen(saga: World, collected: Collector, unique: str) -> None:
+async def test_compensations_refusals_and_failures_are_seen(
+    saga: World, collected: Collector, unique: str
+) -> None:
     declined, unshippable, refused = f"DECLINED-{unique}", f"UNSHIPPABLE-{unique}", f"REFUSED-{unique}"
-    orders = [an_order(declined, card="0000"), an_order(unshippable, country="AQ"), an_order(refused, country="AQ", card="0259")]
+    orders = [
+        an_order(declined, card="0000"),
+        an_order(unshippable, country="AQ"),
+        an_order(refused, country="AQ", card="0259"),
+    ]
     await asyncio.to_thread(submit, orders)
     await process_pending_orders(consumer_seconds=0)
     with sending():
         await heard_of(collected, declined, unshippable, refused)
     assert len({span.trace for span in collected.spans}) == 3
-    of = {order_id: {span.name: span for span in collected.of(order_id)} for order_id in (declined, unshippable, refused)}
+    of = {
+        order_id: {span.name: span for span in collected.of(order_id)}
+        for order_id in (declined, unshippable, refused)
+    }
     payment = of[declined]["process_payment"]
-    assert (payment.attributes["order_saga.result"], payment.attributes["error.type"], payment.status) == ("refused", "payment_declined", 0)
+    assert (payment.attributes["order_saga.result"], payment.attributes["error.type"], payment.status) == (
+        "refused",
+        "payment_declined",
+        0,
+    )
     assert of[declined]["undo check_inventory"].attributes["order_saga.compensation"] is True
     assert of[unshippable]["undo process_payment"].begun >= of[unshippable]["fulfill_order"].begun
-    assert saga.money(unshippable) == (saga.order(unshippable).amount_charged, saga.order(unshippable).amount_charged)
+    assert saga.money(unshippable) == (
+        saga.order(unshippable).amount_charged,
+        saga.order(unshippable).amount_charged,
+    )
     assert of[refused]["undo process_payment"].status == ERROR
     assert of[refused]["undo process_payment"].attributes["error.type"] == "refund_refused"
     assert of[refused]["order"].status == ERROR
@@ -153,10 +172,14 @@ async def test_one_of_many_processes_sends(saga: World, collected: Collector, un
     assert len(collected.spans) == len(orders) * (1 + len(STEPS))
 
 
-def test_it_is_off_and_not_loaded_unless_it_is_wanted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_off_and_not_loaded_unless_it_is_wanted(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = "import sys, flows.process_pending_orders, deployments.worker as worker\nwith worker.working(): pass\n"
     code += "sys.exit(','.join(name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))) or 0)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, timeout=120, check=False
+    )
     assert (done.returncode, done.stderr.splitlines()[-1:]) == (0, []), done.stderr
 
 

@@ -18,9 +18,13 @@ from shop.orders.outcomes import Outcome
 from tests.integration.world import World, an_order
 
 
-async def test_submitting_needs_no_prefect_server(world: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_submitting_needs_no_prefect_server(
+    world: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    receipts = submit_orders([an_order(f"DOWN-{unique}"), an_order(f"DOWN-{unique}"), {"customer_id": "no id"}])
+    receipts = submit_orders(
+        [an_order(f"DOWN-{unique}"), an_order(f"DOWN-{unique}"), {"customer_id": "no id"}]
+    )
     assert [receipt.status for receipt in receipts] == ["accepted", "known", "refused"]
     assert world.sql("SELECT count(*) FROM customer_order")[0][0] == 1
 
@@ -35,21 +39,31 @@ async def test_run_order_tells_what_is_wrong(world: World, unique: str) -> None:
         run_order({"customer_id": "no id"})
 
 
-async def test_the_command_shows_how_orders_ended(saga: World, unique: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_the_command_shows_how_orders_ended(
+    saga: World, unique: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "orders.ndjson"
     orders = [an_order(f"CLI-{unique}-A"), an_order(f"CLI-{unique}-B", card="0000"), {"no": "id"}]
     file.write_text("\n".join(json.dumps(order) for order in orders))
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=60))
     try:
-        assert await asyncio.to_thread(order_saga, ["submit", str(file), "--json", "--timeout", "60"]) == 1, "one was refused"
+        assert await asyncio.to_thread(order_saga, ["submit", str(file), "--json", "--timeout", "60"]) == 1, (
+            "one was refused"
+        )
     finally:
         consumer.cancel()
         await asyncio.gather(consumer, return_exceptions=True)
     ended = {
-        line["order_id"]: line for line in map(json.loads, filter(lambda line: line.startswith("{"), capsys.readouterr().out.splitlines()))
+        line["order_id"]: line
+        for line in map(
+            json.loads, filter(lambda line: line.startswith("{"), capsys.readouterr().out.splitlines())
+        )
     }
     assert ended[f"CLI-{unique}-A"]["outcome"] == Outcome.COMPLETED
-    assert (ended[f"CLI-{unique}-A"]["amount_charged"], ended[f"CLI-{unique}-B"]["amount_charged"]) == ("999.99", "0.00")
+    assert (ended[f"CLI-{unique}-A"]["amount_charged"], ended[f"CLI-{unique}-B"]["amount_charged"]) == (
+        "999.99",
+        "0.00",
+    )
     assert ended[f"CLI-{unique}-B"]["outcome"] == Outcome.COMPENSATED
     assert saga.charges(f"CLI-{unique}-A") == 1
     assert saga.charges(f"CLI-{unique}-B") == 0
@@ -97,8 +111,11 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, capsys: pytest.Ca
     assert "orders.json" in capsys.readouterr().out.replace("\n", "")
 
 
-async def test_an_order_with_a_run_of_its_own_is_stored_first(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is in a run's parameters only. The order is kept for its run for a while: no consumer takes it from under it."""
+async def test_an_order_with_a_run_of_its_own_is_stored_first(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is in a run's parameters only. The order is kept for its run for a while: no consumer takes it
+    from under it."""
     order = an_order(f"FIRST-{unique}")
     seen: list[int] = []
 
@@ -115,7 +132,9 @@ async def test_an_order_with_a_run_of_its_own_is_stored_first(saga: World, uniqu
     assert saga.charges(order["id"]) == 1
 
 
-async def test_an_order_whose_own_run_never_comes_is_everybody_s(saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_order_whose_own_run_never_comes_is_everybody_s(
+    saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its run could not be started, or died: after a while a consumer takes it."""
     monkeypatch.setattr(trigger, "_KEPT_SECONDS", 1)
 

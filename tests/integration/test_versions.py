@@ -1,4 +1,5 @@
-"""Workers of two versions side by side: an order with a step that one of them does not know is left to the other, and ends right there."""
+"""Workers of two versions side by side: an order with a step that one of them does not know is left to the
+other, and ends right there."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ async def consumer() -> None:
 
 
 def facts(world: World, order_id: str) -> Any:
-    """Everything that an order is about: its row, but for who had a look at it, its journal, its stock and its money."""
+    """Everything that an order is about: its row, but for who had a look at it, its journal, its stock and
+    its money."""
     columns = "outcome, failing_step, failure, takeovers, flow_run_id, reasons, undone"
     row = world.sql(f"SELECT {columns} FROM customer_order WHERE id = :id", id=order_id)
     steps = world.sql("SELECT * FROM order_step WHERE order_id = :id ORDER BY number", id=order_id)
@@ -81,7 +83,11 @@ def facts(world: World, order_id: str) -> Any:
 async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_there(
     saga: World, unique: str, caplog: pytest.LogCaptureFixture, left: str
 ) -> None:
-    checks, order, other = Checks(), an_order(f"NEW-{unique}", product=PRODUCT, price="249.00"), an_order(f"OLD-{unique}")
+    checks, order, other = (
+        Checks(),
+        an_order(f"NEW-{unique}", product=PRODUCT, price="249.00"),
+        an_order(f"OLD-{unique}"),
+    )
     order_id = str(order["id"])
     before = saga.stock(PRODUCT)
     intake.submit([order])
@@ -93,13 +99,19 @@ async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_ther
     if left == "with a dead worker":
         saga.sql("UPDATE customer_order SET lease_id = :dead WHERE id = :id", id=order_id, dead=DEAD)
     if left == "to be cancelled":
-        saga.sql("UPDATE customer_order SET cancel_requested_at = now(), cancel_reason = 'not wanted' WHERE id = :id", id=order_id)
+        saga.sql(
+            "UPDATE customer_order SET cancel_requested_at = now(), cancel_reason = 'not wanted' WHERE id = "
+            ":id",
+            id=order_id,
+        )
     intake.submit([other])
     with caplog.at_level(logging.WARNING, logger="saga.journal"):
         await consumer()
     assert f"instance {order_id} is left to another worker" in caplog.text
     assert CHECK in caplog.text
-    assert report.read([str(other["id"])])[str(other["id"])].outcome is Outcome.COMPLETED, "one that it knows is not held up"
+    assert report.read([str(other["id"])])[str(other["id"])].outcome is Outcome.COMPLETED, (
+        "one that it knows is not held up"
+    )
     left_so = facts(saga, order_id)
     for _ in range(3):
         await consumer()
@@ -114,10 +126,18 @@ async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_ther
         await consumer()
     row = saga.order(order_id)
     if left == "to be cancelled":
-        assert (row.outcome, saga.money(order_id), saga.stock(PRODUCT)) == ("compensated", (PRICE, PRICE), before)
+        assert (row.outcome, saga.money(order_id), saga.stock(PRODUCT)) == (
+            "compensated",
+            (PRICE, PRICE),
+            before,
+        )
         assert (checks.checked, checks.cleared, saga.shipments(order_id)) == ([], [order_id], 0)
     else:
-        assert (row.outcome, saga.money(order_id), saga.stock(PRODUCT)) == ("completed", (PRICE, 0), (before[0] - 1, 0))
+        assert (row.outcome, saga.money(order_id), saga.stock(PRODUCT)) == (
+            "completed",
+            (PRICE, 0),
+            (before[0] - 1, 0),
+        )
         assert (checks.checked, checks.cleared, saga.shipments(order_id)) == ([order_id], [], 1)
     assert saga.charges(order_id) == 1
     assert row.waits_for is None
@@ -150,7 +170,9 @@ async def test_an_order_that_a_newer_version_undoes_is_undone_there(saga: World,
     saga.assert_books_balance()
 
 
-async def test_a_crowd_of_orders_of_a_newer_version_does_not_hide_those_behind_it(saga: World, unique: str) -> None:
+async def test_a_crowd_of_orders_of_a_newer_version_does_not_hide_those_behind_it(
+    saga: World, unique: str
+) -> None:
     checks = Checks()
     crowd = [an_order(f"NEW-{unique}-{number}", product=PRODUCT, price="249.00") for number in range(6)]
     intake.submit(crowd)
@@ -162,4 +184,6 @@ async def test_a_crowd_of_orders_of_a_newer_version_does_not_hide_those_behind_i
     intake.submit([own])
     await process_pending_orders(consumer_seconds=0, batch_size=2)
     assert saga.order(str(own["id"])).outcome == "completed"
-    assert {row.outcome for row in saga.sql("SELECT outcome FROM customer_order WHERE id LIKE 'NEW%'")} == {None}
+    assert {row.outcome for row in saga.sql("SELECT outcome FROM customer_order WHERE id LIKE 'NEW%'")} == {
+        None
+    }

@@ -27,7 +27,12 @@ async def test_an_order_and_a_late_charge_reach_their_ends(
 ) -> None:
     monkeypatch.setenv("ORDERS_API_KEY", KEY)
     settings.cache_clear()
-    payment: dict[str, Any] = {"order_id": unique, "amount": Decimal("999.99"), "currency": "USD", "method": "credit_card"}
+    payment: dict[str, Any] = {
+        "order_id": unique,
+        "amount": Decimal("999.99"),
+        "currency": "USD",
+        "method": "credit_card",
+    }
     with served() as web:
         web.post("/orders", json=an_order(unique, card="0000")).raise_for_status()
 
@@ -37,7 +42,9 @@ async def test_an_order_and_a_late_charge_reach_their_ends(
         await until(ended, 90, "the pending lane to be started")
         made = await gateway().create(**payment, card_last4="1234", token=None, key=f"late-{unique}")
         await gateway().confirm(made.id, key=f"late-confirm-{unique}")
-        await inbox.store(PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), made.id, unique))
+        await inbox.store(
+            PaymentEvent("evt_1", "payment_intent.succeeded", datetime.now(UTC), made.id, unique)
+        )
 
         async def given_back() -> bool:
             return web.get(f"/orders/{unique}").json()["amount_refunded"] == "999.99"

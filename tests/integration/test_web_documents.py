@@ -34,16 +34,27 @@ async def shipped(saga: World, unique: str) -> str:
 
 
 @pytest.mark.parametrize("password", [KEY, "the-second-key-of-this-shop"])
-async def test_the_key_is_the_password_that_a_browser_asks_for(web: httpx.Client, shipped: str, password: str) -> None:
+async def test_the_key_is_the_password_that_a_browser_asks_for(
+    web: httpx.Client, shipped: str, password: str
+) -> None:
     asked = web.get("/documents/label", params={"id": shipped})
-    assert (asked.status_code, asked.headers["WWW-Authenticate"]) == (401, 'Basic realm="orders", charset="UTF-8"')
+    assert (asked.status_code, asked.headers["WWW-Authenticate"]) == (
+        401,
+        'Basic realm="orders", charset="UTF-8"',
+    )
     label = web.get("/documents/label", params={"id": shipped}, auth=("ann", password))
     assert label.headers["Content-Type"] == "application/pdf"
     assert label.content == label_path(settings().label_dir, shipped).read_bytes()
 
 
-async def test_a_mail_is_shown_as_its_reader_sees_it_and_can_do_nothing(web: httpx.Client, shipped: str) -> None:
-    mail = web.get("/documents/mail", params={"id": shipped, "kind": "confirmation"}, headers={"Authorization": f"Bearer {KEY}"})
+async def test_a_mail_is_shown_as_its_reader_sees_it_and_can_do_nothing(
+    web: httpx.Client, shipped: str
+) -> None:
+    mail = web.get(
+        "/documents/mail",
+        params={"id": shipped, "kind": "confirmation"},
+        headers={"Authorization": f"Bearer {KEY}"},
+    )
     assert mail.status_code == 200
     assert shipped in mail.text
     assert "<b>Quick" not in mail.text
@@ -58,14 +69,21 @@ async def test_nobody_else_is_let_in(web: httpx.Client, shipped: str, password: 
         refused = web.get(path, params={"id": shipped, "kind": "confirmation"}, auth=("ann", password))
         assert refused.status_code == 401
         assert shipped not in refused.text
-    assert web.get("/documents/label", params={"id": shipped}, headers={"Authorization": "Basic not-base64"}).status_code == 401
+    assert (
+        web.get(
+            "/documents/label", params={"id": shipped}, headers={"Authorization": "Basic not-base64"}
+        ).status_code
+        == 401
+    )
 
 
 @pytest.mark.parametrize("order_id", ["nobody's", HOSTILE, "..", "a/../../b", "x" * 200])
 async def test_what_is_not_there_is_not_found(web: httpx.Client, order_id: str) -> None:
     for path in ("/documents/label", "/documents/mail"):
         assert web.get(path, params={"id": order_id, "kind": "refund"}, auth=("", KEY)).status_code == 404
-    assert web.get("/documents/mail", params={"id": order_id, "kind": "../x"}, auth=("", KEY)).status_code == 422
+    assert (
+        web.get("/documents/mail", params={"id": order_id, "kind": "../x"}, auth=("", KEY)).status_code == 422
+    )
 
 
 async def test_an_order_s_page_leads_there(web: httpx.Client, saga: World, unique: str) -> None:
@@ -73,12 +91,17 @@ async def test_an_order_s_page_leads_there(web: httpx.Client, saga: World, uniqu
     with environment({"WEB_URL": str(web.base_url)}):
         state = await process_order(an_order(order_id), return_state=True)
     page = await page_of(order_id, state.state_details.flow_run_id)
-    for link in (label_url(str(web.base_url), order_id), mail_url(str(web.base_url), order_id, "confirmation")):
+    for link in (
+        label_url(str(web.base_url), order_id),
+        mail_url(str(web.base_url), order_id, "confirmation"),
+    ):
         assert f"]({link})" in page
         assert web.get(link, auth=("ann", KEY)).status_code == 200
 
 
 def test_links_name_nothing_but_the_order() -> None:
     link = label_url("https://orders.shop.example/shop/", HOSTILE)
-    assert link.startswith("https://orders.shop.example/shop/documents/label?id=..%2F..%2Fetc%2Fpasswd%22+onload")
+    assert link.startswith(
+        "https://orders.shop.example/shop/documents/label?id=..%2F..%2Fetc%2Fpasswd%22+onload"
+    )
     assert not set("<>\"'() #") & set(link)

@@ -1,4 +1,5 @@
-"""The web app against its own OpenAPI description: schemathesis sends what that allows and what it does not, and judges the answers."""
+"""The web app against its own OpenAPI description: schemathesis sends what that allows and what it does not,
+and judges the answers."""
 
 from __future__ import annotations
 
@@ -34,14 +35,18 @@ def schemathesis(web: httpx.Client, folder: Path, *options: str) -> None:
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"]
     command += [f"{str(web.base_url).rstrip('/')}/openapi.json", "--header", f"Authorization: Bearer {KEY}"]
     command += ["--generation-deterministic", "--continue-on-failure", "--request-timeout", "10"]
-    done = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [*command, *options], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert "Test cases:" in done.stdout
 
 
 def test_orders_and_health_keep_to_their_description(web: httpx.Client, tmp_path: Path) -> None:
     """Every check that there is."""
-    schemathesis(web, tmp_path, "--checks", "all", "--exclude-path", "/webhooks/stripe", "--max-examples", "25")
+    schemathesis(
+        web, tmp_path, "--checks", "all", "--exclude-path", "/webhooks/stripe", "--max-examples", "25"
+    )
 
 
 def test_webhooks_keep_to_their_description(web: httpx.Client, tmp_path: Path) -> None:

@@ -43,7 +43,12 @@ def web(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]
 def closed(postgres: EmbeddedPostgres, template_database: str) -> Iterator[httpx.Client]:
     """For requests that store nothing; after each, nothing is stored."""
     postgres.create_database("closed", template=template_database)
-    values = {"DATABASE_URL": postgres.url("closed"), "ORDERS_API_KEY": KEY, "WEB_MAX_BYTES": "20000", "PREFECT_API_URL": NOBODY}
+    values = {
+        "DATABASE_URL": postgres.url("closed"),
+        "ORDERS_API_KEY": KEY,
+        "WEB_MAX_BYTES": "20000",
+        "PREFECT_API_URL": NOBODY,
+    }
     with environment(values), served() as client:
         yield client
     postgres.drop_database("closed")
@@ -70,7 +75,9 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 
 class TestTakingOrders:
-    def test_an_order_is_stored_and_can_be_asked_about(self, web: httpx.Client, world: World, unique: str) -> None:
+    def test_an_order_is_stored_and_can_be_asked_about(
+        self, web: httpx.Client, world: World, unique: str
+    ) -> None:
         answer = web.post("/orders", json=an_order(unique))
 
         assert answer.status_code == 202
@@ -78,16 +85,31 @@ class TestTakingOrders:
         assert answer.headers["location"] == f"/orders/{unique}"
         assert world.order(unique).content["total_amount"] == "999.99"
         status = web.get(answer.headers["location"]).raise_for_status().json()
-        assert (status["order_id"], status["status"], status["outcome"], status["steps"]) == (unique, "received", None, [])
+        assert (status["order_id"], status["status"], status["outcome"], status["steps"]) == (
+            unique,
+            "received",
+            None,
+            [],
+        )
 
-    def test_the_same_again_is_answered_with_the_same(self, web: httpx.Client, world: World, unique: str) -> None:
-        first, again = (web.post("/orders", json=an_order(unique, price=price)) for price in ("999.90", "999.9"))
-        assert (again.status_code, again.content, again.headers["location"]) == (202, first.content, first.headers["location"])
+    def test_the_same_again_is_answered_with_the_same(
+        self, web: httpx.Client, world: World, unique: str
+    ) -> None:
+        first, again = (
+            web.post("/orders", json=an_order(unique, price=price)) for price in ("999.90", "999.9")
+        )
+        assert (again.status_code, again.content, again.headers["location"]) == (
+            202,
+            first.content,
+            first.headers["location"],
+        )
         assert "idempotent-replayed" not in first.headers
         assert again.headers["idempotent-replayed"] == "true"
         assert world.sql("SELECT count(*) FROM customer_order") == [(1,)]
 
-    async def test_an_order_that_has_ended_is_said_to_have(self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_an_order_that_has_ended_is_said_to_have(
+        self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Nobody takes "accepted" for another try: a rejected order stays rejected."""
         monkeypatch.setenv("ORDERS_API_KEY", KEY)
         settings.cache_clear()
@@ -117,7 +139,9 @@ class TestTakingOrders:
             order["id"]: outcome for outcome, order in orders.items()
         }
 
-    def test_other_content_under_the_same_id_is_a_conflict(self, web: httpx.Client, world: World, unique: str) -> None:
+    def test_other_content_under_the_same_id_is_a_conflict(
+        self, web: httpx.Client, world: World, unique: str
+    ) -> None:
         web.post("/orders", json=an_order(unique)).raise_for_status()
         told = problem(web.post("/orders", json=an_order(unique, price="1.00")), 409)
         assert told["type"].endswith("conflict")
@@ -129,7 +153,12 @@ class TestTakingOrders:
 
         def send(_: int) -> httpx.Response:
             together.wait(30)
-            return httpx.post(f"{web.base_url}/orders", json=an_order(unique), headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+            return httpx.post(
+                f"{web.base_url}/orders",
+                json=an_order(unique),
+                headers={"Authorization": f"Bearer {KEY}"},
+                timeout=60,
+            )
 
         with ThreadPoolExecutor(50) as threads:
             answers = list(threads.map(send, range(50)))
@@ -138,14 +167,22 @@ class TestTakingOrders:
         assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
         assert world.sql("SELECT id FROM customer_order") == [(unique,)]
 
-    def test_a_bad_order_with_an_id_is_taken_for_the_saga_to_reject(self, web: httpx.Client, world: World, unique: str) -> None:
+    def test_a_bad_order_with_an_id_is_taken_for_the_saga_to_reject(
+        self, web: httpx.Client, world: World, unique: str
+    ) -> None:
         assert web.post("/orders", json={"id": unique, "total_amount": -1}).status_code == 202
         assert world.order(unique).outcome is None
 
-    def test_card_data_is_never_stored_nor_repeated(self, web: httpx.Client, world: World, unique: str) -> None:
+    def test_card_data_is_never_stored_nor_repeated(
+        self, web: httpx.Client, world: World, unique: str
+    ) -> None:
         card = "4242424242424242"
         assert web.post("/orders", json=an_order(unique, notes=f"card {card} cvc 987")).status_code == 202
-        refused = an_order(f"{unique}-2", payment_info={"method": "credit_card", "number": card, "cvc": "987"}, checkout={"id": card})
+        refused = an_order(
+            f"{unique}-2",
+            payment_info={"method": "credit_card", "number": card, "cvc": "987"},
+            checkout={"id": card},
+        )
         assert card not in web.post("/orders", json=refused).raise_for_status().text
         for order_id in (unique, f"{unique}-2"):
             stored = json.dumps(world.order(order_id).content)
@@ -160,33 +197,55 @@ class TestTakingOrders:
             assert web.get(f"/orders/{order_id}").raise_for_status().json()["order_id"] == order_id
         assert {row[0] for row in world.sql("SELECT id FROM customer_order")} == set(ids)
 
-    def test_a_byte_order_mark_is_no_part_of_the_json(self, web: httpx.Client, world: World, unique: str) -> None:
+    def test_a_byte_order_mark_is_no_part_of_the_json(
+        self, web: httpx.Client, world: World, unique: str
+    ) -> None:
         body = b"\xef\xbb\xbf" + json.dumps(an_order(unique)).encode()
         assert web.post("/orders", content=body, headers=JSON).status_code == 202
         assert web.post("/orders", json=an_order(unique)).headers["idempotent-replayed"] == "true"
         assert world.order(unique).content["total_amount"] == "999.99"
 
-    async def test_a_consumer_is_woken_and_the_end_is_shown(self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_consumer_is_woken_and_the_end_is_shown(
+        self, saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("ORDERS_API_KEY", KEY)
         settings.cache_clear()
         with served() as client:
             for order in (an_order(unique), an_order(f"{unique}-no", country="AQ")):
                 assert client.post("/orders", json=order).status_code == 202
             await process_pending_orders(consumer_seconds=0)
-            shipped, undone = (client.get(f"/orders/{unique}{end}").raise_for_status().json() for end in ("", "-no"))
+            shipped, undone = (
+                client.get(f"/orders/{unique}{end}").raise_for_status().json() for end in ("", "-no")
+            )
         assert (shipped["status"], shipped["outcome"]) == ("completed", Outcome.COMPLETED)
-        assert (shipped["amount_charged"], shipped["amount_refunded"], shipped["currency"]) == ("999.99", "0.00", "USD")
-        assert shipped["tracking_number"] == saga.sql("SELECT tracking_number FROM shipment WHERE order_id = :id", id=unique)[0][0]
+        assert (shipped["amount_charged"], shipped["amount_refunded"], shipped["currency"]) == (
+            "999.99",
+            "0.00",
+            "USD",
+        )
+        assert (
+            shipped["tracking_number"]
+            == saga.sql("SELECT tracking_number FROM shipment WHERE order_id = :id", id=unique)[0][0]
+        )
         assert shipped["payment_id"] == saga.ledger(unique)[0]["id"]
         assert [step["step"] for step in shipped["steps"]] == [step.name for step in ORDER_SAGA]
-        assert (undone["outcome"], undone["failing_step"], undone["amount_refunded"]) == (Outcome.COMPENSATED, "fulfill_order", "999.99")
-        assert [step["step"] for step in undone["steps"] if step["undone"] == "done"] == ["check_inventory", "process_payment"]
+        assert (undone["outcome"], undone["failing_step"], undone["amount_refunded"]) == (
+            Outcome.COMPENSATED,
+            "fulfill_order",
+            "999.99",
+        )
+        assert [step["step"] for step in undone["steps"] if step["undone"] == "done"] == [
+            "check_inventory",
+            "process_payment",
+        ]
         for private in ("customer_email", "@", "Anytown", an_order("")["shipping_info"]["name"]):
             assert private not in json.dumps([shipped, undone])
 
 
 class TestHostileIds:
-    def test_each_is_found_where_its_location_says(self, web: httpx.Client, world: World, unique: str) -> None:
+    def test_each_is_found_where_its_location_says(
+        self, web: httpx.Client, world: World, unique: str
+    ) -> None:
         for made in (f"{hostile}{end}" for hostile in HOSTILE for end in ("", unique)):
             answer = web.post("/orders", json=an_order(made))
             assert answer.status_code == 202, made
@@ -246,16 +305,24 @@ class TestBadInput:
         for _ in range(9):
             deep = {"a/b": deep}
         told = problem(closed.post("/orders", json={"id": "x", "one": deep, "two": [[]], "three": deep}), 422)
-        assert sorted(each["pointer"] for each in told["errors"]) == ["#/one" + "/a~1b" * 7, "#/three" + "/a~1b" * 7]
+        assert sorted(each["pointer"] for each in told["errors"]) == [
+            "#/one" + "/a~1b" * 7,
+            "#/three" + "/a~1b" * 7,
+        ]
 
     def test_what_is_not_said_to_be_json_is_not_read(self, closed: httpx.Client) -> None:
         for headers in ({}, {"Content-Type": "text/plain"}, JSON | {"Content-Encoding": "gzip"}):
             problem(closed.post("/orders", content=b'{"id": "x"}', headers=headers), 415)
 
     def test_what_is_told_to_be_too_large_is_not_read(self, closed: httpx.Client) -> None:
-        assert "WEB_MAX_BYTES" in problem(closed.post("/orders", content=b" " * 20_001, headers=JSON), 413)["detail"]
+        assert (
+            "WEB_MAX_BYTES"
+            in problem(closed.post("/orders", content=b" " * 20_001, headers=JSON), 413)["detail"]
+        )
 
-    def test_what_is_too_large_without_saying_so_is_cut_off(self, web: httpx.Client, world: World, unique: str) -> None:
+    def test_what_is_too_large_without_saying_so_is_cut_off(
+        self, web: httpx.Client, world: World, unique: str
+    ) -> None:
         """Chunk by chunk; an honest one arrives."""
 
         def chunks(size: int) -> Iterator[bytes]:
@@ -288,7 +355,9 @@ class TestBadInput:
             problem(answer, status)
             assert set(answer.headers.get("allow", "").split(", ")) - {""} == allowed, path
 
-    def test_what_nobody_foresaw_tells_nothing(self, web: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_nobody_foresaw_tells_nothing(
+        self, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         async def breaks(order_id: str) -> None:
             raise ZeroDivisionError("secret")
 
@@ -309,7 +378,16 @@ class TestBadInput:
 class TestKeys:
     def test_without_one_nobody_is_let_in(self, closed: httpx.Client) -> None:
         bare = httpx.Client(base_url=closed.base_url)
-        for given in (None, "", "Bearer", "Bearer wrong", "Bearer wrong é", f"Basic {KEY}", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}"):
+        for given in (
+            None,
+            "",
+            "Bearer",
+            "Bearer wrong",
+            "Bearer wrong é",
+            f"Basic {KEY}",
+            f"Bearer {KEY}x",
+            f"Bearer {KEY[:-1]}",
+        ):
             headers = {"Authorization": given.encode()} if given is not None else {}
             for method, path in (("POST", "/orders"), ("GET", "/orders/x"), ("GET", "/orders?id=x")):
                 answer = bare.request(method, path, headers=headers, content=b"{" * 100)
@@ -317,7 +395,12 @@ class TestKeys:
                 assert answer.headers["www-authenticate"] == "Bearer", given
 
     def test_any_of_several_will_do(self, web: httpx.Client) -> None:
-        assert web.post("/orders", json=an_order("x"), headers={"Authorization": "bearer another-key-of-this-shop"}).status_code == 202
+        assert (
+            web.post(
+                "/orders", json=an_order("x"), headers={"Authorization": "bearer another-key-of-this-shop"}
+            ).status_code
+            == 202
+        )
 
     def test_while_none_is_set_it_says_how(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("ORDERS_API_KEY", raising=False)
@@ -329,7 +412,9 @@ class TestKeys:
 
 
 class TestServersThatAreAway:
-    def test_without_a_prefect_server_orders_are_taken_at_once(self, web: httpx.Client, world: World, unique: str) -> None:
+    def test_without_a_prefect_server_orders_are_taken_at_once(
+        self, web: httpx.Client, world: World, unique: str
+    ) -> None:
         assert os.environ["PREFECT_API_URL"] == NOBODY
         for number in range(5):
             answer = web.post("/orders", json=an_order(f"{unique}-{number}"), timeout=5)
@@ -349,4 +434,8 @@ class TestServersThatAreAway:
         settings.cache_clear()
 
     def test_it_is_healthy_while_the_database_answers(self, web: httpx.Client) -> None:
-        assert web.get("/health", headers={"Authorization": ""}).json() == {"status": "ok", "orders": True, "stripe_webhooks": False}
+        assert web.get("/health", headers={"Authorization": ""}).json() == {
+            "status": "ok",
+            "orders": True,
+            "stripe_webhooks": False,
+        }

@@ -1,4 +1,5 @@
-"""Stripe's webhooks, over HTTP, with the SDK's own signatures; localstripe's ledger is the witness of what is done about them."""
+"""Stripe's webhooks, over HTTP, with the SDK's own signatures; localstripe's ledger is the witness of what is
+done about them."""
 
 from __future__ import annotations
 
@@ -30,7 +31,16 @@ from tests.integration.saying import Request, http
 from tests.integration.stripe_world import StripeWorld, paid_by
 from tests.integration.test_stripe_answers import stripe_that_says
 from tests.integration.test_stripe_orders import _pay
-from tests.integration.web import SECRET, about_charge, about_dispute, about_payment, event, send, served, signed
+from tests.integration.web import (
+    SECRET,
+    about_charge,
+    about_dispute,
+    about_payment,
+    event,
+    send,
+    served,
+    signed,
+)
 from tests.integration.world import an_order
 from tests.waiting import until
 
@@ -118,19 +128,30 @@ class TestWhoIsBelieved:
         ],
     )
     def test_what_is_wrong_is_a_problem_and_nothing_is_kept(
-        self, web: httpx.Client, shop: StripeWorld, change: Callable[[str], tuple[str | bytes, dict[str, str]]], status: int
+        self,
+        web: httpx.Client,
+        shop: StripeWorld,
+        change: Callable[[str], tuple[str | bytes, dict[str, str]]],
+        status: int,
     ) -> None:
         body, headers = change(self.BODY)
         answer = web.post("/webhooks/stripe", content=body, headers=headers)
-        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), (
+            answer.text
+        )
         assert "O-1" not in answer.text
         assert shop.sql("SELECT count(*) FROM payment_event") == [(0,)]
 
     @pytest.mark.parametrize("wrong", [-3 * 3600, 3 * 3600], ids=["behind", "ahead"])
-    def test_the_clock_of_the_web_app_s_machine_does_not_matter(self, web: httpx.Client, shop: StripeWorld, wrong: int) -> None:
+    def test_the_clock_of_the_web_app_s_machine_does_not_matter(
+        self, web: httpx.Client, shop: StripeWorld, wrong: int
+    ) -> None:
         fresh, old = signed(self.BODY), signed(self.BODY, ago=400)
         with time_machine.travel(time.time() + wrong, tick=True):
-            answers = [web.post("/webhooks/stripe", content=self.BODY, headers=headers).status_code for headers in (old, fresh)]
+            answers = [
+                web.post("/webhooks/stripe", content=self.BODY, headers=headers).status_code
+                for headers in (old, fresh)
+            ]
         assert answers == [400, 200]
         assert shop.sql("SELECT count(*) FROM payment_event") == [(1,)]
 
@@ -138,12 +159,20 @@ class TestWhoIsBelieved:
         """Whatever somebody adds to a header that he has heard."""
         old = signed(self.BODY, ago=400)
         stamp, _, signature = old["Stripe-Signature"].partition(",")
-        for changed in (f"{stamp}=9,{signature}", f"{stamp},t={int(time.time())},{signature}", f"t={int(time.time())},{stamp},{signature}"):
-            answer = web.post("/webhooks/stripe", content=self.BODY, headers={**old, "Stripe-Signature": changed})
+        for changed in (
+            f"{stamp}=9,{signature}",
+            f"{stamp},t={int(time.time())},{signature}",
+            f"t={int(time.time())},{stamp},{signature}",
+        ):
+            answer = web.post(
+                "/webhooks/stripe", content=self.BODY, headers={**old, "Stripe-Signature": changed}
+            )
             assert answer.status_code == 400
         assert shop.sql("SELECT count(*) FROM payment_event") == [(0,)]
 
-    def test_both_secrets_hold_while_one_replaces_the_other(self, web: httpx.Client, shop: StripeWorld) -> None:
+    def test_both_secrets_hold_while_one_replaces_the_other(
+        self, web: httpx.Client, shop: StripeWorld
+    ) -> None:
         other = self.BODY.replace("evt_1", "evt_2")
         assert send(web, self.BODY, secret=SECRET).status_code == 200
         assert send(web, other, secret=OLD_SECRET).status_code == 200
@@ -151,21 +180,29 @@ class TestWhoIsBelieved:
 
     def test_the_header_is_as_the_sdk_makes_it(self, web: httpx.Client) -> None:
         header = WebhookSignature.generate_signature_header(self.BODY, SECRET)
-        assert web.post("/webhooks/stripe", content=self.BODY, headers={"Stripe-Signature": header}).json() == {"received": "stored"}
+        assert web.post(
+            "/webhooks/stripe", content=self.BODY, headers={"Stripe-Signature": header}
+        ).json() == {"received": "stored"}
 
-    def test_a_replay_is_known_and_other_kinds_are_ignored(self, web: httpx.Client, shop: StripeWorld) -> None:
+    def test_a_replay_is_known_and_other_kinds_are_ignored(
+        self, web: httpx.Client, shop: StripeWorld
+    ) -> None:
         assert [send(web, self.BODY).json()["received"] for _ in range(3)] == ["stored", "known", "known"]
         assert tell(web, "evt_2", "customer.created", {"id": "cus_1", "name": "PLANTED"}) == "ignored"
         assert shop.sql("SELECT id FROM payment_event") == [("evt_1",)]
 
-    def test_without_a_secret_it_says_how(self, stripe_saga: StripeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_a_secret_it_says_how(
+        self, stripe_saga: StripeWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.delenv("STRIPE_WEBHOOK_SECRET", raising=False)
         settings.cache_clear()
         with served() as client:
             answer = send(client, self.BODY)
         assert (answer.status_code, "STRIPE_WEBHOOK_SECRET" in answer.json()["detail"]) == (503, True)
 
-    def test_a_database_that_fails_is_told_so_that_stripe_sends_it_again(self, web: httpx.Client, shop: StripeWorld) -> None:
+    def test_a_database_that_fails_is_told_so_that_stripe_sends_it_again(
+        self, web: httpx.Client, shop: StripeWorld
+    ) -> None:
         shop.sql("ALTER TABLE payment_event RENAME TO gone")
         assert send(web, self.BODY).status_code == 503
         shop.sql("ALTER TABLE gone RENAME TO payment_event")
@@ -173,7 +210,9 @@ class TestWhoIsBelieved:
 
 
 class TestOrdersThatWait:
-    async def test_an_order_goes_on_as_soon_as_its_customer_has_answered(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_an_order_goes_on_as_soon_as_its_customer_has_answered(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         await ordered(shop.asking(unique))
         (entry,) = shop.ledger(unique)
         waits = shop.order(unique)
@@ -188,15 +227,21 @@ class TestOrdersThatWait:
         await process_pending_orders(consumer_seconds=0)
         assert ended(unique).outcome is Outcome.COMPLETED
         assert (shop.charges(unique), shop.shipments(unique)) == (1, 1)
-        assert await handle_payment_events() == {"handled": 0, "later": 0}, "no call to Stripe for what is in order"
+        assert await handle_payment_events() == {"handled": 0, "later": 0}, (
+            "no call to Stripe for what is in order"
+        )
         assert (done(shop, "evt_1"), done(shop, "evt_early")) == ("in order", "in order")
 
-    async def test_another_orders_payment_wakes_nobody(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_another_orders_payment_wakes_nobody(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         await ordered(shop.asking(unique))
         tell(web, "evt_1", "payment_intent.succeeded", about_payment("pi_somebody_elses", unique))
         assert shop.order(unique).not_before is not None
 
-    async def test_an_event_is_not_judged_before_its_order_has_ended(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_an_event_is_not_judged_before_its_order_has_ended(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         await ordered(shop.asking(unique))
         tell(web, "evt_1", "payment_intent.succeeded", about_payment("pi_another", unique, shop.installation))
         assert await handle_payment_events() == {"handled": 0, "later": 0}
@@ -204,8 +249,11 @@ class TestOrdersThatWait:
 
 
 class TestLateSuccesses:
-    async def test_what_is_charged_after_the_end_goes_back(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
-        """Told twice, and by a liar about the amount; the refund is Stripe's, made once, and the customer is told."""
+    async def test_what_is_charged_after_the_end_goes_back(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
+        """Told twice, and by a liar about the amount; the refund is Stripe's, made once, and the customer is
+        told."""
         await ordered(declined(unique))
         assert ended(unique).outcome is Outcome.COMPENSATED
         await _pay(unique, confirm=True)
@@ -234,7 +282,9 @@ class TestLateSuccesses:
         assert shop.money(unique) == (PRICE, PRICE)
         assert shop.sql("SELECT order_id FROM payment_event") == [(unique,)]
 
-    async def test_events_in_the_wrong_sequence_come_to_the_same(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_events_in_the_wrong_sequence_come_to_the_same(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         """Its refund is told before its success, its creation last."""
         await ordered(declined(unique))
         await _pay(unique, confirm=True)
@@ -247,7 +297,9 @@ class TestLateSuccesses:
         assert sum(len(entry["refunds"]) for entry in shop.ledger(unique)) == 1
         shop.assert_books_balance()
 
-    async def test_what_was_only_created_late_is_cancelled(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_what_was_only_created_late_is_cancelled(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         await ordered(paid_by("pm_card_visa", an_order(unique)))
         await _pay(unique, confirm=False)
         left = next(entry for entry in shop.ledger(unique) if entry["status"] != "succeeded")
@@ -256,7 +308,9 @@ class TestLateSuccesses:
         assert sorted(entry["status"] for entry in shop.ledger(unique)) == ["canceled", "succeeded"]
         assert shop.money(unique) == (PRICE, 0)
 
-    async def test_a_success_that_never_was_moves_nothing(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_a_success_that_never_was_moves_nothing(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         """Signed or not: what the event says is only a hint."""
         await ordered(declined(unique))
         (entry,) = shop.ledger(unique)
@@ -265,9 +319,13 @@ class TestLateSuccesses:
         await handle_payment_events()
         assert shop.money(unique) == (0, 0)
         assert (done(shop, "evt_1"), done(shop, "evt_2")) == ("in order", None)
-        assert "Not Found" in shop.sql("SELECT error FROM payment_event WHERE id = 'evt_2'")[0][0], "it is looked for again"
+        assert "Not Found" in shop.sql("SELECT error FROM payment_event WHERE id = 'evt_2'")[0][0], (
+            "it is looked for again"
+        )
 
-    async def test_a_charge_without_an_order_is_for_a_person(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_a_charge_without_an_order_is_for_a_person(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         """As reconciliation judges it: it bears our mark, and there is no such order (any more)."""
         await _pay(unique, confirm=True)
         (entry,) = shop.ledger(unique)
@@ -276,7 +334,9 @@ class TestLateSuccesses:
         assert shop.money(unique) == (PRICE, 0)
         assert done(shop, "evt_1") == "charged without order: needs a person"
 
-    async def test_somebody_elses_payment_in_the_account_is_left_alone(self, web: httpx.Client, shop: StripeWorld) -> None:
+    async def test_somebody_elses_payment_in_the_account_is_left_alone(
+        self, web: httpx.Client, shop: StripeWorld
+    ) -> None:
         made = shop.stripe.post("/v1/payment_intents", amount="500", currency="usd")["id"]
         tell(web, "evt_1", "payment_intent.succeeded", about_payment(made, None))
         await handle_payment_events()
@@ -295,14 +355,22 @@ class TestRefundsMadeInTheDashboard:
             await ordered(paid_by("pm_card_visa", an_order(unique, country="AQ")))
             assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
             (entry,) = shop.ledger(unique)
-            shop.sql("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id", id=unique)  # held by a person
+            shop.sql(
+                "UPDATE attention SET next_retry_at = NULL WHERE order_id = :id", id=unique
+            )  # held by a person
             shop.stripe.post("/v1/refunds", payment_intent=entry["id"])
             tell(web, "evt_1", "charge.refunded", about_charge(entry["id"], unique))
             await handle_payment_events()
 
         assert shop.money(unique) == (PRICE, PRICE)
-        assert (ended(unique).outcome, ended(unique).amount_refunded, ended(unique).amount_at_risk) == (Outcome.COMPENSATED, PRICE, 0)
-        assert shop.sql("SELECT action, started_by, reference FROM desk_entry") == [("retry_now", "payment event evt_1", "evt_1")]
+        assert (ended(unique).outcome, ended(unique).amount_refunded, ended(unique).amount_at_risk) == (
+            Outcome.COMPENSATED,
+            PRICE,
+            0,
+        )
+        assert shop.sql("SELECT action, started_by, reference FROM desk_entry") == [
+            ("retry_now", "payment event evt_1", "evt_1")
+        ]
         assert read_queue_sync().cases == []
         shop.assert_books_balance()
 
@@ -338,13 +406,22 @@ class TestRefundsMadeInTheDashboard:
         async def get(self: StripeGateway, payment_id: str) -> Payment:
             return replace(await asked(self, payment_id), refunds=(), amount_refunded=Decimal(0))
 
-        async def find(self: StripeGateway, order_id: str, *, installation: str | None = None) -> list[Payment]:
+        async def find(
+            self: StripeGateway, order_id: str, *, installation: str | None = None
+        ) -> list[Payment]:
             payments = await found(self, order_id, installation=installation)
             return [replace(payment, refunds=(), amount_refunded=Decimal(0)) for payment in payments]
 
         monkeypatch.setattr(StripeGateway, "get", get)
         monkeypatch.setattr(StripeGateway, "find", find)
-        refund = {"id": "re_1", "object": "refund", "status": "failed", "payment_intent": entry["id"], "amount": 99_999, "currency": "usd"}
+        refund = {
+            "id": "re_1",
+            "object": "refund",
+            "status": "failed",
+            "payment_intent": entry["id"],
+            "amount": 99_999,
+            "currency": "usd",
+        }
         tell(web, "evt_1", "refund.failed", refund)
         await handle_payment_events()
         assert done(shop, "evt_1") == "refund unknown to gateway: the order is now under manual review"
@@ -353,7 +430,9 @@ class TestRefundsMadeInTheDashboard:
         assert (case.order_id, case.amount_at_risk, case.next_retry_at) == (unique, PRICE, None)
         assert shop.money(unique) == (PRICE, PRICE), "nothing is sent a second time before a person says so"
 
-    async def test_a_refund_of_a_completed_order_is_for_a_person(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_a_refund_of_a_completed_order_is_for_a_person(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         await ordered(paid_by("pm_card_visa", an_order(unique)))
         (entry,) = shop.ledger(unique)
         shop.stripe.post("/v1/refunds", payment_intent=entry["id"], amount="5000")
@@ -373,10 +452,15 @@ class TestDisputes:
     async def board(self) -> tuple[list[dict[str, Any]], str]:
         shown = await Artifact.aget(BOARD)
         assert shown is not None
-        return json.loads(shown.data) if isinstance(shown.data, str) else list(shown.data), shown.description or ""  # type: ignore[arg-type]
+        return json.loads(shown.data) if isinstance(shown.data, str) else list(
+            shown.data
+        ), shown.description or ""  # type: ignore[arg-type]
 
-    async def test_a_dispute_is_on_the_desk_until_it_is_closed(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
-        """localstripe knows no disputes: what the event says, which is signed, is shown then. It is told in the wrong sequence, too."""
+    async def test_a_dispute_is_on_the_desk_until_it_is_closed(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
+        """localstripe knows no disputes: what the event says, which is signed, is shown then. It is told in
+        the wrong sequence, too."""
         await ordered(paid_by("pm_card_visa", an_order(unique)))
         (entry,) = shop.ledger(unique)
         told = about_dispute("du_1", entry["id"])
@@ -401,7 +485,9 @@ class TestDisputes:
         assert shop.sql("SELECT status, closed_at IS NOT NULL FROM dispute") == [("won", True)]
         assert shop.sql("SELECT count(*) FROM payment_event WHERE handled_at IS NULL") == [(0,)]
 
-    async def test_a_dispute_that_is_told_after_its_end_is_not_opened(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_a_dispute_that_is_told_after_its_end_is_not_opened(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         await ordered(paid_by("pm_card_visa", an_order(unique)))
         (entry,) = shop.ledger(unique)
         tell(web, "evt_2", "charge.dispute.closed", about_dispute("du_1", entry["id"], status="lost"))
@@ -421,9 +507,14 @@ class TestDisputes:
                 return http(b"", "503 Unavailable")
             if request.path == "/v1/disputes/du_9":
                 return http(
-                    {**about_dispute("du_9", "pi_9", status="under_review"), "amount": 4_200}, "200 OK", "Content-Type: application/json"
+                    {**about_dispute("du_9", "pi_9", status="under_review"), "amount": 4_200},
+                    "200 OK",
+                    "Content-Type: application/json",
                 )
-            return http({"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "none"}}, "404 Not Found")
+            return http(
+                {"error": {"type": "invalid_request_error", "code": "resource_missing", "message": "none"}},
+                "404 Not Found",
+            )
 
         async with stripe_that_says(answer) as said:
             monkeypatch.setenv("PAYMENT_GATEWAY_URL", said.url)
@@ -442,7 +533,9 @@ class TestDisputes:
 
 
 class TestTheWholeWay:
-    async def test_localstripe_tells_by_itself_and_an_order_goes_on(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_localstripe_tells_by_itself_and_an_order_goes_on(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         """A webhook that is signed and sent by a server that is not ours."""
         url = f"{str(web.base_url).rstrip('/')}/webhooks/stripe"
         hook = {"url": url, "secret": SECRET, "events": ["payment_intent.succeeded"]}
@@ -461,7 +554,9 @@ class TestTheWholeWay:
             hook["events"] = ["none"]
             httpx.post(f"{shop.stripe.url}/_config/webhooks/{unique}", json=hook, timeout=10)
 
-    async def test_a_worker_that_died_with_an_event_leaves_it_to_the_next(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_a_worker_that_died_with_an_event_leaves_it_to_the_next(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         from shop.payments.events import inbox
 
         await ordered(declined(unique))
@@ -474,7 +569,9 @@ class TestTheWholeWay:
         assert await handle_payment_events() == {"handled": 1, "later": 0}
         assert shop.money(unique) == (PRICE, PRICE)
 
-    async def test_what_was_handled_long_ago_is_forgotten(self, web: httpx.Client, shop: StripeWorld, unique: str) -> None:
+    async def test_what_was_handled_long_ago_is_forgotten(
+        self, web: httpx.Client, shop: StripeWorld, unique: str
+    ) -> None:
         await ordered(paid_by("pm_card_visa", an_order(unique, country="AQ")))
         tell(web, "evt_1", "charge.refunded", about_charge(shop.ledger(unique)[0]["id"], unique))
         shop.sql("UPDATE payment_event SET handled_at = :then", then=datetime.now(UTC) - timedelta(days=31))

@@ -34,7 +34,9 @@ def served() -> Iterator[httpx.Client]:
                 assert thread.is_alive()
                 assert time.monotonic() < end, "the web app does not start"
                 time.sleep(0.005)
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as client:
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {KEY}"}, timeout=30
+            ) as client:
                 yield client
         finally:
             server.should_exit = True
@@ -50,7 +52,14 @@ def signed(body: str, *, secret: str = SECRET, ago: float = 0) -> dict[str, str]
 
 def event(event_id: str, kind: str, about: Mapping[str, Any]) -> str:
     """An event as Stripe sends it."""
-    told = {"id": event_id, "object": "event", "type": kind, "created": int(time.time()), "livemode": False, "data": {"object": about}}
+    told = {
+        "id": event_id,
+        "object": "event",
+        "type": kind,
+        "created": int(time.time()),
+        "livemode": False,
+        "data": {"object": about},
+    }
     return json.dumps(told)
 
 
@@ -58,20 +67,45 @@ def about_payment(payment_id: str, order_id: str | None, installation: str | Non
     """What such an event says of a payment; the amounts are lies, for nobody may believe them."""
     metadata = {"order_id": order_id} if order_id else {}
     metadata |= {"installation": installation} if installation else {}
-    return {"id": payment_id, "object": "payment_intent", "amount": 1, "amount_received": 1, "currency": "usd", "metadata": metadata}
+    return {
+        "id": payment_id,
+        "object": "payment_intent",
+        "amount": 1,
+        "amount_received": 1,
+        "currency": "usd",
+        "metadata": metadata,
+    }
 
 
 def about_charge(payment_id: str, order_id: str | None) -> dict[str, Any]:
-    return {**about_payment("ch_1", order_id), "object": "charge", "payment_intent": payment_id, "amount_refunded": 1}
+    return {
+        **about_payment("ch_1", order_id),
+        "object": "charge",
+        "payment_intent": payment_id,
+        "amount_refunded": 1,
+    }
 
 
 def about_dispute(dispute_id: str, payment_id: str, **more: Any) -> dict[str, Any]:
-    told = {"id": dispute_id, "object": "dispute", "amount": 99_999, "currency": "usd", "created": int(time.time()) - 60}
-    told |= {"reason": "fraudulent", "status": "needs_response", "payment_intent": payment_id, "charge": "ch_1"}
+    told = {
+        "id": dispute_id,
+        "object": "dispute",
+        "amount": 99_999,
+        "currency": "usd",
+        "created": int(time.time()) - 60,
+    }
+    told |= {
+        "reason": "fraudulent",
+        "status": "needs_response",
+        "payment_intent": payment_id,
+        "charge": "ch_1",
+    }
     told |= {"evidence_details": {"due_by": int(time.time()) + 86_400 * 7, "has_evidence": False}}
     return {**told, "evidence": {"customer_name": "PLANTED"}, **more}
 
 
 def send(web: httpx.Client, body: str, **options: Any) -> httpx.Response:
     """As Stripe does: without a key, with a signature."""
-    return web.post("/webhooks/stripe", content=body, headers={"Authorization": "", **signed(body, **options)})
+    return web.post(
+        "/webhooks/stripe", content=body, headers={"Authorization": "", **signed(body, **options)}
+    )

@@ -1,4 +1,5 @@
-"""What the integration tests ask: the witnesses (the gateway's ledger, the stock, the parcels, the mails), never just a status."""
+"""What the integration tests ask: the witnesses (the gateway's ledger, the stock, the parcels, the mails),
+never just a status."""
 
 from __future__ import annotations
 
@@ -73,7 +74,10 @@ class World:
         if not (self.var_dir / "mail").exists():
             return {}
         found = mailbox.Maildir(self.var_dir / "mail", factory=None, create=False)
-        return {name: email.message_from_bytes(found.get_bytes(name), policy=default) for name in sorted(found.keys())}
+        return {
+            name: email.message_from_bytes(found.get_bytes(name), policy=default)
+            for name in sorted(found.keys())
+        }
 
     def mail(self, order_id: str, kind: str) -> str:
         """The text of the order's mail of this kind. KeyError if there is none."""
@@ -96,7 +100,8 @@ class World:
         return self.sql("SELECT * FROM customer_order WHERE id = :id", id=order_id)[0]
 
     def assert_books_balance(self) -> None:
-        """Our money against the gateway's ledger, order by order (the ledger outlives a test), and the stock."""
+        """Our money against the gateway's ledger, order by order (the ledger outlives a test), and the
+        stock."""
         books = read_books(self.database_url, None)
         assert books.balanced, books.rows
         for order_id, charged, refunded in self.sql(
@@ -124,7 +129,13 @@ def html_of(mail: EmailMessage) -> str:
 
 
 def an_order(
-    order_id: str, *, card: str = "1234", product: str = "PROD-001", country: str = "US", price: str = "999.99", **fields: Any
+    order_id: str,
+    *,
+    card: str = "1234",
+    product: str = "PROD-001",
+    country: str = "US",
+    price: str = "999.99",
+    **fields: Any,
 ) -> dict[str, Any]:
     """A good order for one piece; what the test is about is given."""
     return {

@@ -31,11 +31,13 @@ async def _learn_installation() -> None:
 
 @pytest.fixture
 def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """Leases are long, because the test says when they run out; few takeovers, so that giving up happens too. PostgreSQL need not
-    write to the disk before it answers: nothing here is about its own death."""
+    """Leases are long, because the test says when they run out; few takeovers, so that giving up happens too.
+    PostgreSQL need not write to the disk before it answers: nothing here is about its own death."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         for setting in ("synchronous_commit = off", "plan_cache_mode = force_generic_plan"):
-            connection.execute(sql.SQL("ALTER DATABASE {} SET " + setting).format(sql.Identifier(connection.info.dbname)))
+            connection.execute(
+                sql.SQL("ALTER DATABASE {} SET " + setting).format(sql.Identifier(connection.info.dbname))
+            )
     monkeypatch.setattr(catalogue, "products", catalogue.ProductCache())
     with ThreadPoolExecutor(1) as aside:  # reading it is no part of any history
         aside.submit(asyncio.run, _learn_installation()).result()

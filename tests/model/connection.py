@@ -1,5 +1,5 @@
-"""Real connections to a real PostgreSQL. Where it can matter who goes on, they wait for the test before a statement is sent, and what
-becomes of a commit is the test's choice, too."""
+"""Real connections to a real PostgreSQL. Where it can matter who goes on, they wait for the test before a
+statement is sent, and what becomes of a commit is the test's choice, too."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class Connection(psycopg.AsyncConnection[Any]):
         pgconn, prepared = reserve.take()
         made = cls(pgconn)
         made.reserve, made.worker, made.committed = reserve, current(), committed
-        made._adapters = psycopg.adapt.AdaptersMap(context.adapters if hasattr(context, "adapters") else context)
+        made._adapters = psycopg.adapt.AdaptersMap(
+            context.adapters if hasattr(context, "adapters") else context
+        )
         if prepared is not None:
             made._prepared = prepared
         made.cursor_factory = _Cursor
@@ -57,13 +59,16 @@ class Connection(psycopg.AsyncConnection[Any]):
         await super().rollback()
 
     async def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
-        """What goes wrong here is that the connection is lost: before the statement arrives, or after it, before the answer is heard."""
+        """What goes wrong here is that the connection is lost: before the statement arrives, or after it,
+        before the answer is heard."""
         worker, commits = self.worker, self.ending
         if worker is None or self._autocommit:
             return at_once(gen, self.pgconn)
         if not self.ending and self.pgconn.transaction_status == IDLE:
             self.wrote = self.locks = False
-        trouble = await worker.point(self.saying, "database") if worker.dead or self._is_a_point(worker) else None
+        trouble = (
+            await worker.point(self.saying, "database") if worker.dead or self._is_a_point(worker) else None
+        )
         if trouble not in {None, Trouble.LOST_ANSWER, Trouble.SLOW_ANSWER}:
             self._cut()
         exchange = self.exchange = Exchange(gen, self.pgconn, self.reserve.waits)
@@ -83,8 +88,9 @@ class Connection(psycopg.AsyncConnection[Any]):
         return answer
 
     def _is_a_point(self, worker: Worker) -> bool:
-        """Where it can matter who goes on: before a transaction, and at its end if others may wait for its locks. A death in between is
-        the same as one at its end. `fine` workers can be stopped at every statement."""
+        """Where it can matter who goes on: before a transaction, and at its end if others may wait for its
+        locks. A death in between is the same as one at its end. `fine` workers can be stopped at every
+        statement."""
         if worker.fine:
             return True
         if self.ending:

@@ -48,14 +48,23 @@ def fence_not_checked() -> AbstractContextManager[Any]:
 def live_leases_ignored() -> AbstractContextManager[Any]:
     """Whoever claims takes every order that is not its own already."""
     mine = "i.lease_id = ANY(CAST(:leases AS uuid[]))"
-    claims = {name: getattr(saga.claims, name)(ORDERS).text for name in ("_CLAIM_ANY", "_CLAIM_BEGUN", "_CLAIM_THESE")}
+    claims = {
+        name: getattr(saga.claims, name)(ORDERS).text
+        for name in ("_CLAIM_ANY", "_CLAIM_BEGUN", "_CLAIM_THESE")
+    }
     assert all(mine in claim for claim in claims.values())
-    others = {name: _always(claim.replace(mine, f"{mine} AND i.lease_id <> :lease")) for name, claim in claims.items()}
-    return patch.multiple(saga.claims, _DEAD_LEASES=_always("SELECT id FROM lease FOR UPDATE SKIP LOCKED"), **others)
+    others = {
+        name: _always(claim.replace(mine, f"{mine} AND i.lease_id <> :lease"))
+        for name, claim in claims.items()
+    }
+    return patch.multiple(
+        saga.claims, _DEAD_LEASES=_always("SELECT id FROM lease FOR UPDATE SKIP LOCKED"), **others
+    )
 
 
 def charged_without_looking() -> AbstractContextManager[Any]:
-    """The payment's id is not journalled before it is confirmed, and a second attempt does not ask the gateway."""
+    """The payment's id is not journalled before it is confirmed, and a second attempt does not ask the
+    gateway."""
 
     async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult:
         order, key = instance.payload, f"create-{instance.id}"
@@ -79,7 +88,9 @@ def undo_due_only_after_success() -> AbstractContextManager[Any]:
         if work.undo:
             await saga.journal.begin_undo(tx, work.step.name, orders)
         elif not work.changes_nothing:
-            await saga.journal.write(tx, [Record(order, work.step.name, "begun", undo_due=False) for order in orders])
+            await saga.journal.write(
+                tx, [Record(order, work.step.name, "begun", undo_due=False) for order in orders]
+            )
 
     real = saga.execution.StepExecution.records
 
@@ -134,7 +145,10 @@ def released_whatever_its_state() -> AbstractContextManager[Any]:
         now = datetime.now(UTC)
         return {
             i: ReleaseResult(
-                compensation_status="success", released_reservation_id=reservation_id(i), released_items=n, release_timestamp=now
+                compensation_status="success",
+                released_reservation_id=reservation_id(i),
+                released_items=n,
+                release_timestamp=now,
             )
             for i, n in held.items()
         }
@@ -149,8 +163,10 @@ def reason_for_undoing_forgotten() -> AbstractContextManager[Any]:
 
 def expired_under_a_live_lease() -> AbstractContextManager[Any]:
     statement = text(
-        "SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id WHERE r.state = 'held' AND NOT r.at_service "
-        "AND r.expires_at < now() AND CAST(:leases AS uuid[]) IS NOT NULL ORDER BY o.id LIMIT :most FOR UPDATE OF o SKIP LOCKED"
+        "SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id WHERE r.state = 'held' "
+        "AND NOT r.at_service "
+        "AND r.expires_at < now() AND CAST(:leases AS uuid[]) IS NOT NULL ORDER BY o.id LIMIT :most FOR "
+        "UPDATE OF o SKIP LOCKED"
     )
     return patch.object(shop.inventory.expiry, "_EXPIRED", statement)
 
@@ -198,18 +214,27 @@ def refund_refused_for_ever() -> AbstractContextManager[Any]:
     """The desk's next try repeats the request that was refused, and a gateway repeats its answer."""
     real = shop.payments.charge._undo
 
-    async def undo(instance: OrderInstance, payment: Payment, gateway: PaymentGateway, undone: Any, before: tuple[int, int]) -> None:
+    async def undo(
+        instance: OrderInstance,
+        payment: Payment,
+        gateway: PaymentGateway,
+        undone: Any,
+        before: tuple[int, int],
+    ) -> None:
         await real(instance, payment, gateway, undone, (0, before[1]))
 
     return _instead(shop.payments.charge, "_undo", undo)
 
 
 def answered_while_the_others_are_written() -> AbstractContextManager[Any]:
-    """A slow order that is answered at the wrong moment is neither done nor failed nor slow: it goes on with its batch. This mistake was
-    made, and found here. Since then a lane asks the journal, too, before anybody goes on; here it does not."""
+    """A slow order that is answered at the wrong moment is neither done nor failed nor slow: it goes on with
+    its batch. This mistake was made, and found here. Since then a lane asks the journal, too, before anybody
+    goes on; here it does not."""
     late = "for instance, call in {instance: call for instance, call in calls.items() if not call.done()}.items():"
     stack = ExitStack()
-    stack.enter_context(_mutated(saga.external_action, "_record_ends", "for instance, call in unanswered.items():", late))
+    stack.enter_context(
+        _mutated(saga.external_action, "_record_ends", "for instance, call in unanswered.items():", late)
+    )
     stack.enter_context(
         _mutated(
             saga.prefect.batch.BatchRunner,
@@ -260,10 +285,16 @@ PLAIN: Mapping[Defect, Sequence[str]] = {
 """Found within seconds; and as what: one of these."""
 HIDDEN: Mapping[Defect, Sequence[str]] = {
     created_payment_not_cancelled: ["is compensated, and the gateway has kept"],
-    expired_under_a_live_lease: ["was taken from a worker whose lease lives", "was written about under the fence"],
+    expired_under_a_live_lease: [
+        "was taken from a worker whose lease lives",
+        "was written about under the fence",
+    ],
     journal_forgotten_when_it_cannot_be_read: [rf"(failed:|{UNFORESEEN}: .*) KeyError\('validate_order'\)"],
     shipped_although_cancelled: ["was shipped although it was to be cancelled"],
     completed_although_cancelled: ["is completed although it was to be cancelled"],
-    answered_while_the_others_are_written: ["is shipped, and the gateway has kept", "is completed at .*: we say"],
+    answered_while_the_others_are_written: [
+        "is shipped, and the gateway has kept",
+        "is completed at .*: we say",
+    ],
 }
 """Found within a minute."""

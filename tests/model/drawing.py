@@ -1,7 +1,8 @@
 """How histories are drawn: each number as likely as the next.
 
-Hypothesis's own way favours small and special numbers, and runs most examples several times with parts of them repeated. That finds
-mistakes in code about data; here it would run the same interleaving again and again. What fails is shrunk as usual.
+Hypothesis's own way favours small and special numbers, and runs most examples several times with parts of
+them repeated. That finds mistakes in code about data; here it would run the same interleaving again and
+again. What fails is shrunk as usual.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, Hypoth
 
 _EVENLY = "evenly"
 SHARES = 4
-"""Into which many histories are cut, so that as many cores can play them: the same ones, on whatever machine."""
+"""Into which many histories are cut, so that as many cores can play them: the same ones, on whatever
+machine."""
 
 
 class _Evenly(HypothesisProvider):
@@ -44,8 +46,14 @@ ALWAYS_THE_SAME = rounds(
     database=None,
     deadline=None,
     print_blob=True,
-    # A history takes hundredths of a second, and draws much: what these measure is PostgreSQL, and how long a history is.
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example, HealthCheck.filter_too_much],
+    # A history takes hundredths of a second, and draws much: what these measure is PostgreSQL, and how long a
+    # history is.
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.large_base_example,
+        HealthCheck.filter_too_much,
+    ],
 )
 
 

@@ -1,7 +1,7 @@
 """Statements on their way to PostgreSQL, and the connections that outlive the workers that use them.
 
-Making a connection takes ten times as long as an order. When a worker dies, what it had not committed is rolled back, as the server does
-when its client is gone.
+Making a connection takes ten times as long as an order. When a worker dies, what it had not committed is
+rolled back, as the server does when its client is gone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ _LONGEST = 2_000
 class Exchange:
     """A statement that was sent, and its answer."""
 
-    def __init__(self, gen: Generator[int, int, Any], pgconn: pq.abc.PGconn, waits: Callable[[int], bool]) -> None:
+    def __init__(
+        self, gen: Generator[int, int, Any], pgconn: pq.abc.PGconn, waits: Callable[[int], bool]
+    ) -> None:
         self._gen, self._pgconn, self._waits = gen, pgconn, waits
         self._wants: int | None = None
         self._answer: Any = None
@@ -57,7 +59,10 @@ class Exchange:
     def _poll(self) -> int:
         assert self._wants is not None
         poll = select.poll()
-        poll.register(self._pgconn.socket, (select.POLLIN if self._wants & 1 else 0) | (select.POLLOUT if self._wants & 2 else 0))
+        poll.register(
+            self._pgconn.socket,
+            (select.POLLIN if self._wants & 1 else 0) | (select.POLLOUT if self._wants & 2 else 0),
+        )
         if not (events := poll.poll(_POLL_MS)):
             return 0
         return (1 if events[0][1] & ~select.POLLOUT else 0) | (2 if events[0][1] & select.POLLOUT else 0)
@@ -123,7 +128,8 @@ class Reserve:
             self.waiting.remove(exchange)
 
     def look_at_waiting(self) -> None:
-        """After locks were released: those that waited for them go on at once, before anybody else asks anything."""
+        """After locks were released: those that waited for them go on at once, before anybody else asks
+        anything."""
         for exchange in list(self.waiting):
             if exchange.run():
                 self.waiting.remove(exchange)

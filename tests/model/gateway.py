@@ -1,4 +1,5 @@
-"""A worker's line to the one gateway. Requests and answers wait for the test, get lost, or arrive when nobody waits for them any more."""
+"""A worker's line to the one gateway. Requests and answers wait for the test, get lost, or arrive when nobody
+waits for them any more."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NoReturn
 
-from shop.payments.errors import PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
+from shop.payments.errors import (
+    PaymentError,
+    PaymentGatewayError,
+    PaymentGatewayTimeout,
+    PaymentGatewayUnavailable,
+)
 from shop.payments.gateway import Payment, Refund
 from shop.payments.sandbox.in_process import InProcessGateway
 from shop.payments.sandbox.ledger import Ledger
@@ -27,7 +33,8 @@ class Request:
     arrived: bool = False
 
     def arrive(self) -> Any:
-        """The gateway does it and answers; in process it never waits for anything. Raises what the gateway says no with."""
+        """The gateway does it and answers; in process it never waits for anything. Raises what the gateway
+        says no with."""
         self.arrived = True
         doing = self.work()
         try:
@@ -46,17 +53,24 @@ class Wire:
     in_the_air: list[Request] = field(default_factory=list)
     """Requests that nobody waits for any more, and that may arrive yet."""
     asked: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
-    """What has arrived that may have changed something: which move, about which order or payment, and whether its key was remembered."""
+    """What has arrived that may have changed something: which move, about which order or payment, and whether
+    its key was remembered."""
 
     def arrived(self, what: str) -> None:
         move, about = what.split(" ", 1)
         self.asked[move, about, not self.ledger.behaviour.forget_keys] += 1
         self.changed(what)
 
-    def asked_about(self, order_id: str, payments: Sequence[PaymentRecord]) -> dict[tuple[str, int, bool], int]:
+    def asked_about(
+        self, order_id: str, payments: Sequence[PaymentRecord]
+    ) -> dict[tuple[str, int, bool], int]:
         """How often each move was made about this order, and about which of its payments."""
         place = {order_id: -1} | {_number(payment.id): i for i, payment in enumerate(payments)}
-        return {(move, place[about], kept): times for (move, about, kept), times in self.asked.items() if about in place}
+        return {
+            (move, place[about], kept): times
+            for (move, about, kept), times in self.asked.items()
+            if about in place
+        }
 
     def arrives_late(self, number: int) -> str | None:
         """One of those in the air arrives."""
@@ -80,10 +94,14 @@ class Gateway:
         return await self._send(f"create {order_id}", lambda: self._real.create(order_id=order_id, **rest))  # type: ignore[no-any-return]
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        return await self._send(f"confirm {_number(payment_id)}", lambda: self._real.confirm(payment_id, key=key))  # type: ignore[no-any-return]
+        return await self._send(
+            f"confirm {_number(payment_id)}", lambda: self._real.confirm(payment_id, key=key)
+        )  # type: ignore[no-any-return]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return await self._send(f"cancel {_number(payment_id)}", lambda: self._real.cancel(payment_id, key=key))  # type: ignore[no-any-return]
+        return await self._send(
+            f"cancel {_number(payment_id)}", lambda: self._real.cancel(payment_id, key=key)
+        )  # type: ignore[no-any-return]
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
         def work() -> Coroutine[Any, Any, Refund]:
@@ -95,7 +113,9 @@ class Gateway:
         return await self._send(f"get {_number(payment_id)}", lambda: self._real.get(payment_id))  # type: ignore[no-any-return]
 
     async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
-        return await self._send(f"find {order_id}", lambda: self._real.find(order_id, installation=installation))  # type: ignore[no-any-return]
+        return await self._send(
+            f"find {order_id}", lambda: self._real.find(order_id, installation=installation)
+        )  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
         """There is nothing to close."""
@@ -119,7 +139,11 @@ class Gateway:
                 _fail(trouble)
         except BaseException as error:
             # Whoever sent it waits no longer, or is dead.
-            if not request.arrived and not reads and (trouble is Trouble.LATE_REQUEST or not isinstance(error, PaymentError)):
+            if (
+                not request.arrived
+                and not reads
+                and (trouble is Trouble.LATE_REQUEST or not isinstance(error, PaymentError))
+            ):
                 self._wire.in_the_air.append(request)
             raise
         return answer

@@ -1,8 +1,10 @@
-"""States of orders from which healthy workers have brought them to their right end before: they need not do so again.
+"""States of orders from which healthy workers have brought them to their right end before: they need not do
+so again.
 
-Nothing else is left of a history once its workers are dead; and all that one order's recovery has to do with another's is the stock. States
-that are told apart in vain cost time; states that are not told apart although they differ would hide something. So what is left out here is
-only what recovery does not look at: times, and the numbers of sequences as long as their sequence is the same.
+Nothing else is left of a history once its workers are dead; and all that one order's recovery has to do with
+another's is the stock. States that are told apart in vain cost time; states that are not told apart although
+they differ would hide something. So what is left out here is only what recovery does not look at: times, and
+the numbers of sequences as long as their sequence is the same.
 """
 
 from __future__ import annotations
@@ -38,6 +40,19 @@ def states(db: psycopg.Connection, wire: Wire, kinds: Mapping[str, str]) -> set[
     for order_id, rows, noted in db.execute(_STATES, [settings().max_takeovers], prepare=True):
         payments = wire.ledger.find(order_id)
         told = [(payment.status, payment.refunded, payment.id == noted) for payment in payments]
-        asked = sorted((what, min(times, _AGAIN)) for what, times in wire.asked_about(order_id, payments).items())
-        found.add(orjson.dumps([kinds[order_id], rows, told, noted is None, asked, wire.ledger.behaviour.model_dump(mode="json")]))
+        asked = sorted(
+            (what, min(times, _AGAIN)) for what, times in wire.asked_about(order_id, payments).items()
+        )
+        found.add(
+            orjson.dumps(
+                [
+                    kinds[order_id],
+                    rows,
+                    told,
+                    noted is None,
+                    asked,
+                    wire.ledger.behaviour.model_dump(mode="json"),
+                ]
+            )
+        )
     return found

@@ -1,4 +1,5 @@
-"""Everything that can happen, in any sequence. After each step the witnesses are asked; in the end every order must have its outcome."""
+"""Everything that can happen, in any sequence. After each step the witnesses are asked; in the end every
+order must have its outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +16,21 @@ from tests.model.world import World
 _MOST_WORKERS = 3
 _LONG = 18
 """Awaits after which most orders have come to their end."""
-_FLOWS = ["order", "consumer", "ask", "expiry", "order", "consumer", "recovery", "retry", "order", "consumer", "ask", "cancel", "customer"]
+_FLOWS = [
+    "order",
+    "consumer",
+    "ask",
+    "expiry",
+    "order",
+    "consumer",
+    "recovery",
+    "retry",
+    "order",
+    "consumer",
+    "ask",
+    "cancel",
+    "customer",
+]
 _kind = st.sampled_from(list(KINDS))
 _other = st.none() | _kind
 _flow = st.sampled_from(_FLOWS)
@@ -24,7 +39,8 @@ _awaits = st.integers(0, _LONG)
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Workers that come and die, orders that are sent again and cancelled, a gateway that forgets; `world` is given by the test.
+    """Workers that come and die, orders that are sent again and cancelled, a gateway that forgets; `world` is
+    given by the test.
 
     No rule asks how far things are before it is drawn, so that a history can be drawn again.
     """
@@ -54,9 +70,11 @@ class AnyHistory(RuleBasedStateMachine):
             self._go_on(self._worker(which), awaits + 1, pick)
 
     @rule(which=_which, awaits=_awaits, leases=st.integers(0, 3), flow=_flow, its=_awaits, then=_awaits)
-    def somebody_comes_between(self, which: int, awaits: int, leases: int, flow: str, its: int, then: int) -> None:
-        """A worker goes some way, and another comes; perhaps to take over, because leases run out: their holders may be dead, or only
-        slow, as this one is."""
+    def somebody_comes_between(
+        self, which: int, awaits: int, leases: int, flow: str, its: int, then: int
+    ) -> None:
+        """A worker goes some way, and another comes; perhaps to take over, because leases run out: their
+        holders may be dead, or only slow, as this one is."""
         slow = self._worker(which)
         self._go_on(slow, awaits)
         if leases:
@@ -106,7 +124,9 @@ class AnyHistory(RuleBasedStateMachine):
                 self.world.step(worker, trouble=trouble)
                 self._look()
 
-    @rule(what=st.sampled_from(["leases", "reservations", "pauses", "late", "forgets", "refunds"]), which=_which)
+    @rule(
+        what=st.sampled_from(["leases", "reservations", "pauses", "late", "forgets", "refunds"]), which=_which
+    )
     def meanwhile(self, what: str, which: int) -> None:
         match what:
             case "leases":
@@ -147,7 +167,11 @@ class AnyHistory(RuleBasedStateMachine):
             self._look()
             if passed is None:
                 break  # only time, or another worker, keeps it waiting
-        if worker.ended and worker in self.world.workers and (failure := self.world.lay_down(worker)) is not None:
+        if (
+            worker.ended
+            and worker in self.world.workers
+            and (failure := self.world.lay_down(worker)) is not None
+        ):
             self.world.fail(f"{worker} failed: {failure!r}")
 
     def _look(self) -> None:

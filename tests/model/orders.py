@@ -24,6 +24,9 @@ IDS = ("A", "B")
 def order(order_id: str, kind: str) -> dict[str, Any]:
     made = an_order(order_id, **{"product": "PLENTY", **KINDS[kind]})
     if kind == "for the last pieces":
-        made["items"] = [{**made["items"][0], "quantity": 2}, {"product_id": "PLENTY", "quantity": 1, "price": "1.00"}]
+        made["items"] = [
+            {**made["items"][0], "quantity": 2},
+            {"product_id": "PLENTY", "quantity": 1, "price": "1.00"},
+        ]
         made["total_amount"] = "2000.98"
     return made

@@ -1,7 +1,8 @@
 """The flows' own functions without Prefect around them, and the shop's own code on simulated connections.
 
-What is replaced: Prefect's task engine (by a loop with the same retries), its loggers, limits and artifacts; LISTEN/NOTIFY (everybody looks
-for himself); sending mails (the outbox's rows are what the model is about). All else is the real code.
+What is replaced: Prefect's task engine (by a loop with the same retries), its loggers, limits and artifacts;
+LISTEN/NOTIFY (everybody looks for himself); sending mails (the outbox's rows are what the model is about).
+All else is the real code.
 """
 
 from __future__ import annotations
@@ -65,7 +66,11 @@ def _with_retries(made: Any, retries: int) -> Callable[[StepExecution], Awaitabl
 
 
 def _worth_retrying(error: Exception) -> bool:
-    return error.retryable and error.retry_after is None if isinstance(error, StepError) else is_database_error(error)
+    return (
+        error.retryable and error.retry_after is None
+        if isinstance(error, StepError)
+        else is_database_error(error)
+    )
 
 
 @asynccontextmanager
@@ -110,7 +115,8 @@ def _only_errors() -> Iterator[None]:
 
 @contextmanager
 def without_prefect() -> Iterator[None]:
-    """While it lasts, the flows' functions (`flow.fn`) can be run in any event loop, without a Prefect server."""
+    """While it lasts, the flows' functions (`flow.fn`) can be run in any event loop, without a Prefect
+    server."""
     release = flows.recover_orders.release_expired_reservations.fn
     with ExitStack() as stack:
         for each in (
@@ -120,13 +126,18 @@ def without_prefect() -> Iterator[None]:
             patch.multiple(saga.prefect.limits, concurrency=_nothing, _total_slots=_enough_slots),
             patch.object(flows.process_pending_orders, "reduced_garbage_collection", nullcontext),
             patch.object(flows.recover_orders, "release_expired_reservations", release),
-            patch.multiple(flows.recover_orders, _store_lost_orders=_no_lost_orders, _consumer_started=_no_consumer),
+            patch.multiple(
+                flows.recover_orders, _store_lost_orders=_no_lost_orders, _consumer_started=_no_consumer
+            ),
             patch.object(flows.attention_artifact, "changed", lambda: None),
             patch.object(flows.attention_artifact, "show_review_queue", _nobody_looks),
             patch.object(flows.retry_compensations, "show_undelivered", _nobody_looks),
             patch.multiple(flows.cancel_order, _show=_nobody_looks, started_by=_nobody_looks),
             patch.multiple(flows.order_run, show_order=_nobody_looks, run_id=lambda: repr(current())),
-            *(patch.object(each, "run_id", lambda: repr(current())) for each in (saga.prefect.instance_run, saga.prefect.consumer)),
+            *(
+                patch.object(each, "run_id", lambda: repr(current()))
+                for each in (saga.prefect.instance_run, saga.prefect.consumer)
+            ),
             *(patch.object(each, "cancelled_by_sigterm", _nothing) for each in _TERMINATED),
             patch.object(flows.reopened, "show_order", _nobody_looks),
             patch.object(flows.progress, "acreate_progress_artifact", _nobody_looks),
@@ -135,7 +146,11 @@ def without_prefect() -> Iterator[None]:
             patch.object(saga.wakeup, "listening", _deaf),
             patch.object(shop.notifications.outbox, "is_due", _no_mail),
             patch.object(saga.database, "_limit_on_the_server", lambda *_: None),
-            patch.object(saga.prefect.batch, "time", SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time())),
+            patch.object(
+                saga.prefect.batch,
+                "time",
+                SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time()),
+            ),
             patch.object(
                 SagaInstance, "__hash__", lambda order: crc32(order.id.encode()) + order.fence
             ),  # sets have the same sequence again

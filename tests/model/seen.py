@@ -28,7 +28,11 @@ class Money:
     def of(cls, payments: tuple[PaymentRecord, ...]) -> Money:
         paid = [payment for payment in payments if payment.status is PaymentStatus.SUCCEEDED]
         charged, refunded = sum(payment.amount for payment in paid), sum(payment.refunded for payment in paid)
-        return cls(sum(payment.refunded < payment.amount for payment in paid), Decimal(charged) / 100, Decimal(refunded) / 100)
+        return cls(
+            sum(payment.refunded < payment.amount for payment in paid),
+            Decimal(charged) / 100,
+            Decimal(refunded) / 100,
+        )
 
 
 class Seen(NamedTuple):

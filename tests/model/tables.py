@@ -1,4 +1,5 @@
-"""What the test itself does to the tables: a new beginning for each history, and time that passes for everybody."""
+"""What the test itself does to the tables: a new beginning for each history, and time that passes for
+everybody."""
 
 from __future__ import annotations
 
@@ -11,7 +12,17 @@ from shop.orders import intake
 from tests.model.core import join
 from tests.model.orders import IDS, KINDS, PIECES, order
 
-_TABLES = ("customer_order", "order_step", "lease", "reservation", "shipment", "outbox", "customer_interaction", "attention", "desk_entry")
+_TABLES = (
+    "customer_order",
+    "order_step",
+    "lease",
+    "reservation",
+    "shipment",
+    "outbox",
+    "customer_interaction",
+    "attention",
+    "desk_entry",
+)
 _GONE = ", ".join(f"gone_{table} AS (DELETE FROM {table})" for table in _TABLES)
 _STOCK = ", ".join(f"('{name}', {pieces})" for name, pieces in PIECES.items())
 _EMPTY = (
@@ -22,12 +33,16 @@ _SWEEP = "VACUUM " + ", ".join((*_TABLES, "product"))
 _SWEEP_EVERY = 50
 # Taking an order in costs as much as a step: each is taken in once, and kept for all histories.
 _KEEP = (
-    "CREATE TABLE IF NOT EXISTS stored_order AS SELECT id, number, content, fingerprint, '' AS kind FROM customer_order WITH NO DATA",
+    (
+        "CREATE TABLE IF NOT EXISTS stored_order AS SELECT id, number, content, fingerprint, '' AS kind FROM "
+        "customer_order WITH NO DATA"
+    ),
     "INSERT INTO stored_order SELECT id, number, content, fingerprint, %s FROM customer_order",
     "DELETE FROM customer_order",
 )
 _COME = (
-    "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE SELECT id, number, content, fingerprint "
+    "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE SELECT id, "
+    "number, content, fingerprint "
     "FROM stored_order WHERE (id, kind) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY id"
 )
 # Save for what somebody is just now writing about: the test must not wait.

@@ -20,12 +20,18 @@ from tests.model.world import Violation, World
 
 
 def _each(defects: Mapping[Defect, Sequence[str]], *marks: pytest.MarkDecorator) -> list[Any]:
-    return [pytest.param(*each, marks=marks, id=each[0].__name__.replace("_", " ")) for each in defects.items()]
+    return [
+        pytest.param(*each, marks=marks, id=each[0].__name__.replace("_", " ")) for each in defects.items()
+    ]
 
 
 @pytest.mark.parametrize(("defect", "expected"), [*_each(PLAIN), *_each(HIDDEN, pytest.mark.slow)])
 def test_the_model_finds(
-    defect: Defect, expected: Sequence[str], world: World, monkeypatch: pytest.MonkeyPatch, tell: Callable[[str], None]
+    defect: Defect,
+    expected: Sequence[str],
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    tell: Callable[[str], None],
 ) -> None:
     """What it finds is what the mistake leads to, and not that the mistake was badly made."""
     monkeypatch.setattr(AnyHistory, "world", world, raising=False)

@@ -1,6 +1,8 @@
-"""Promises 1 to 5 of the saga against the real code, the real database and any sequence of what can happen to its workers.
+"""Promises 1 to 5 of the saga against the real code, the real database and any sequence of what can happen to
+its workers.
 
-`make model` looks longer, with other histories each time. What it finds it prints: the steps, what was passed, and the seed.
+`make model` looks longer, with other histories each time. What it finds it prints: the steps, what was
+passed, and the seed.
 """
 
 from __future__ import annotations
@@ -18,13 +20,19 @@ from tests.model.world import World
 
 
 def test_no_history_breaks_a_promise(
-    share: int, world: World, monkeypatch: pytest.MonkeyPatch, tell: Callable[[str], None], pytestconfig: pytest.Config
+    share: int,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    tell: Callable[[str], None],
+    pytestconfig: pytest.Config,
 ) -> None:
     monkeypatch.setattr(AnyHistory, "world", world, raising=False)
     histories, number = pytestconfig.getoption("--histories"), pytestconfig.getoption("--seed")
     chosen = others(-(-histories // SHARES)) if histories else ALWAYS_THE_SAME
     if histories:
-        monkeypatch.setattr(AnyHistory, "_hypothesis_internal_use_seed", None, raising=False)  # taken back after the test
+        monkeypatch.setattr(
+            AnyHistory, "_hypothesis_internal_use_seed", None, raising=False
+        )  # taken back after the test
         seed(number * SHARES + share)(AnyHistory)
     begun = time.monotonic()
     try:
@@ -34,7 +42,9 @@ def test_no_history_breaks_a_promise(
         tell(f"{world.outcome_counter}; in {time.monotonic() - begun:.0f} s{again}")
     outcome_counter = world.outcome_counter
     assert outcome_counter.histories >= chosen.max_examples
-    assert len(outcome_counter.different) > 0.95 * outcome_counter.histories, "the same interleavings again and again"
+    assert len(outcome_counter.different) > 0.95 * outcome_counter.histories, (
+        "the same interleavings again and again"
+    )
     assert outcome_counter.switches > outcome_counter.histories, "workers hardly ever took turns"
     assert outcome_counter.crashes > outcome_counter.histories / 10
     assert outcome_counter.overtaken > outcome_counter.histories / 30

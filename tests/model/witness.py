@@ -1,4 +1,5 @@
-"""What is asked after every commit and every movement of money: the tables, one by one, and the gateway's own ledger."""
+"""What is asked after every commit and every movement of money: the tables, one by one, and the gateway's own
+ledger."""
 
 from __future__ import annotations
 
@@ -80,7 +81,9 @@ class Witness:
                 self._blame(now, self._change(was, now, fences), f"by {who}")
             self._blame(now, self._standing(now), f"by {who}")
         self.stock = [Stock.of(*row, self.orders.values()) for row in seen["stock"]]
-        self.faults += [f"{stock.product}: {fault} (by {who})" for stock in self.stock for fault in stock.faults()]
+        self.faults += [
+            f"{stock.product}: {fault} (by {who})" for stock in self.stock for fault in stock.faults()
+        ]
 
     def after_request(self, what: str) -> None:
         """The gateway has done something."""
@@ -115,7 +118,11 @@ class Witness:
             yield "is not to be cancelled any more"
         if now.parcel is not None and was.parcel is None and now.cancelled:
             yield "was shipped although it was to be cancelled"
-        if was.undo("process_payment") != "done" and now.undo("process_payment") == "done" and self.money(now.id).kept:
+        if (
+            was.undo("process_payment") != "done"
+            and now.undo("process_payment") == "done"
+            and self.money(now.id).kept
+        ):
             yield f"its refund is called done, and the gateway has kept {self.money(now.id).kept}"
 
     def _standing(self, now: Seen) -> Iterator[str]:
@@ -123,7 +130,11 @@ class Witness:
         money = self.money(now.id)
         if money.charges > 1:
             yield "is charged more than once"
-        if now.parcel is not None and now.failure is None and (money.charges != 1 or money.refunded or money.kept != now.total):
+        if (
+            now.parcel is not None
+            and now.failure is None
+            and (money.charges != 1 or money.refunded or money.kept != now.total)
+        ):
             yield f"is shipped, and the gateway has kept {money.kept} of {now.total}"
         if now.parcel is not None and now.failure is not None and not now.cancelled:
             yield f"is shipped, and it is undone because of {now.failure}"
@@ -137,7 +148,11 @@ class Witness:
             yield "is being undone, and nobody wrote down why"
         if now.outcome in {"rejected", "out_of_stock", "compensated"} and money.kept:
             yield f"is {now.outcome}, and the gateway has kept {money.kept}"
-        if now.outcome is not None and (now.outcome == "completed") != (now.parcel is not None and not now.returned) and not now.due:
+        if (
+            now.outcome is not None
+            and (now.outcome == "completed") != (now.parcel is not None and not now.returned)
+            and not now.due
+        ):
             yield f"is {now.outcome}, and its parcel is {now.parcel}, {'returned' if now.returned else 'not returned'}"
         if now.outcome == "completed" and now.cancelled:
             yield "is completed although it was to be cancelled"
@@ -158,7 +173,9 @@ class Witness:
             yield from (f"{now.id}: {fault}" for fault in self._end(now, money))
             kept += money.kept
             completed += now.total if now.outcome == "completed" else 0
-            if now.outcome == "needs_attention":  # what was unclear when it ended may have become clear by itself
+            if (
+                now.outcome == "needs_attention"
+            ):  # what was unclear when it ended may have become clear by itself
                 at_risk += Decimal(now.at_risk) if self._is_clear(now, money) else money.kept
         if kept != completed + at_risk:
             yield f"the gateway has kept {kept}; completed orders are {completed}, and {at_risk} are at risk"
@@ -167,7 +184,8 @@ class Witness:
                 yield f"{stock.product}: {stock.reserved} pieces are reserved, and no order is open"
 
     def _is_clear(self, now: Seen, money: Money) -> bool:
-        """Whether the gateway had answered what became of the money when the order ended, and nothing has moved since."""
+        """Whether the gateway had answered what became of the money when the order ended, and nothing has
+        moved since."""
         return now.refund_error == "refund_refused" and money == self.at_end[now.id]
 
     def _end(self, now: Seen, money: Money) -> Iterator[str]:
@@ -183,7 +201,11 @@ class Witness:
                     yield "needs attention, and nothing failed to be undone"
                 if Decimal(now.at_risk) < money.kept:
                     yield f"{now.at_risk} are at risk, and the gateway has kept {money.kept}"
-                if now.on_the_desk is None or now.resolution is not None or Decimal(now.on_the_desk) != Decimal(now.at_risk):
+                if (
+                    now.on_the_desk is None
+                    or now.resolution is not None
+                    or Decimal(now.on_the_desk) != Decimal(now.at_risk)
+                ):
                     yield f"needs attention at {now.at_risk}, and the desk says {now.on_the_desk}, {now.resolution}"
                 if self._is_clear(now, money) and Decimal(now.refunded) != money.refunded:
                     yield f"needs attention: we say {now.refunded} went back, the gateway {money.refunded}"
@@ -205,4 +227,8 @@ def _notices(now: Seen, charged: Decimal, refunded: Decimal) -> list[str]:
     if "out_of_stock" in {now.failure, now.outcome}:  # with nothing to undo, no failure is kept
         return ["out_of_stock"]
     asked_for = now.failure in {"cancelled", "returned"}
-    return ["payment_failed"] if now.failing_step == "process_payment" and not asked_for and now.outcome == "compensated" else []
+    return (
+        ["payment_failed"]
+        if now.failing_step == "process_payment" and not asked_for and now.outcome == "compensated"
+        else []
+    )

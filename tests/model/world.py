@@ -88,7 +88,13 @@ class World:
         enter(patch.object(saga.claims, "claim", claim))
         for name in ("prefect.orders", "saga.execution", "sqlalchemy.pool", "saga.lease", "shop.completed"):
             logger = logging.getLogger(name)
-            enter(patch.object(logger, "handlers", [self._surprises] if name in {"prefect.orders", "saga.execution"} else []))
+            enter(
+                patch.object(
+                    logger,
+                    "handlers",
+                    [self._surprises] if name in {"prefect.orders", "saga.execution"} else [],
+                )
+            )
             enter(patch.object(logger, "propagate", False))
 
     def close(self) -> None:
@@ -99,7 +105,8 @@ class World:
     # -- a history
 
     def begin(self, kinds: Mapping[str, str], *, fine: bool = False) -> None:
-        """Nothing is there but stock, and orders (id to kind). `fine`: workers can be stopped at every statement."""
+        """Nothing is there but stock, and orders (id to kind). `fine`: workers can be stopped at every
+        statement."""
         self._kinds, self._fine = kinds, fine
         self._tables.begin(kinds)
         self.ledger = _emptied(self.ledger)
@@ -157,7 +164,10 @@ class World:
             self._last = worker
         self.outcome_counter.awaits += 1
         ready = worker.ready
-        self.trace.append(f"{worker}: {ready[pick % len(ready)].what if ready else '...'}{f' ({trouble})' if trouble else ''}")
+        self.trace.append(
+            f"{worker}: "
+            f"{ready[pick % len(ready)].what if ready else '...'}{f' ({trouble})' if trouble else ''}"
+        )
         return worker.step(pick, trouble)
 
     def sleep(self, worker: Worker, seconds: float) -> None:
@@ -168,7 +178,12 @@ class World:
     def cancel(self, worker: Worker) -> None:
         self.trace.append(f"{worker}: is cancelled")
         order = self.witness.orders.get(worker.order or "")
-        if order is not None and order.outcome is None and order.parcel is None and order.fence == worker.fences.get(order.id):
+        if (
+            order is not None
+            and order.outcome is None
+            and order.parcel is None
+            and order.fence == worker.fences.get(order.id)
+        ):
             worker.withdraws = order.id
         worker.cancel()
 
@@ -176,7 +191,8 @@ class World:
         self.trace.append(f"late: {self.wire.arrives_late(number)}")
 
     def crash(self, worker: Worker, *, counts: bool = True) -> None:
-        """Nothing of its code runs any more: what still does, to clear it away, finds every way to the outside cut."""
+        """Nothing of its code runs any more: what still does, to clear it away, finds every way to the
+        outside cut."""
         worker.dead = True
         if counts:
             self.trace.append(f"{worker}: dies")
@@ -193,7 +209,8 @@ class World:
         self.outcome_counter.crashes += counts
 
     def lay_down(self, worker: Worker) -> BaseException | None:
-        """A worker whose flow has ended goes. Returns what its flow failed with, if that was no fault of the outside."""
+        """A worker whose flow has ended goes. Returns what its flow failed with, if that was no fault of the
+        outside."""
         if worker.withdraws is not None:
             order = self.witness.orders[worker.withdraws]
             if not (order.cancelled or order.failure or order.outcome or order.parcel):
@@ -223,7 +240,8 @@ class World:
     # -- and in the end
 
     def finish(self) -> None:
-        """Every worker dies, and healthy ones come up. Raises Violation unless every order gets its right outcome."""
+        """Every worker dies, and healthy ones come up. Raises Violation unless every order gets its right
+        outcome."""
         self.end()
         self.outcome_counter.different.add(hash((*self._kinds.values(), *self.trace)))
         late = bool(self.wire.in_the_air)
@@ -257,11 +275,14 @@ class World:
             self.fail("; ".join(faults))
 
     def _settle_the_desk(self) -> None:
-        """The bank takes every refund, and the desk tries again. Raises Violation unless everything that was due is undone."""
+        """The bank takes every refund, and the desk tries again. Raises Violation unless everything that was
+        due is undone."""
         self.gateway_behaves(take_refunds=True)
         self.pauses_end()
         self._to_the_end("retry")
-        if left := [order.id for order in self.witness.orders.values() if order.outcome in {None, "needs_attention"}]:
+        if left := [
+            order.id for order in self.witness.orders.values() if order.outcome in {None, "needs_attention"}
+        ]:
             self.fail(f"{left} could be undone, and are not")
 
     def _to_the_end(self, kind: str) -> None:
@@ -281,7 +302,9 @@ class World:
     def _claimed(self, worker: Worker, orders: Sequence[OrderInstance]) -> None:
         worker.fences |= {order.id: order.fence for order in orders}
         others = [other for other in self.workers if other is not worker]
-        self.outcome_counter.overtaken += sum(order.id in other.fences for order in orders for other in others)
+        self.outcome_counter.overtaken += sum(
+            order.id in other.fences for order in orders for other in others
+        )
 
     def _committed(self, worker: Worker) -> None:
         self.witness.after_commit(repr(worker), worker.fences)

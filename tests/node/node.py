@@ -1,5 +1,5 @@
-"""Running what the tests have in Node. `make node` installs it; a machine without Node skips these tests, and says so. Where `CI` is set
-they fail instead: nobody reads what is skipped there."""
+"""Running what the tests have in Node. `make node` installs it; a machine without Node skips these tests, and
+says so. Where `CI` is set they fail instead: nobody reads what is skipped there."""
 
 from __future__ import annotations
 
@@ -19,10 +19,21 @@ def run(script: str, given: object) -> Any:
     """What the script answers, as JSON."""
     node = shutil.which("node")
     if node is None or not (_FOLDER / "node_modules").is_dir():
-        why = "there is no Node here (20 or newer)" if node is None else "the Node packages are not installed: make node"
+        why = (
+            "there is no Node here (20 or newer)"
+            if node is None
+            else "the Node packages are not installed: make node"
+        )
         if os.environ.get("CI"):
             pytest.fail(f"{why}, and CI is set")
         pytest.skip(why)
-    said = subprocess.run([node, str(_FOLDER / script)], input=json.dumps(given), capture_output=True, text=True, timeout=120, check=False)
+    said = subprocess.run(
+        [node, str(_FOLDER / script)],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert said.returncode == 0, said.stderr
     return json.loads(said.stdout)

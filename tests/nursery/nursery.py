@@ -50,15 +50,25 @@ class Process:
         """Whether SIGSTOP holds it."""
         with suppress(OSError):
             return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
-        return subprocess.run(["ps", "-o", "state=", "-p", str(self.pid)], capture_output=True, text=True, check=False).stdout[:1] == "T"
+        return (
+            subprocess.run(
+                ["ps", "-o", "state=", "-p", str(self.pid)], capture_output=True, text=True, check=False
+            ).stdout[:1]
+            == "T"
+        )
 
     def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Fails with the end of its log when the condition does not come true in time, or the process ends before."""
+        """Fails with the end of its log when the condition does not come true in time, or the process ends
+        before."""
         end = time.monotonic() + PATIENCE * seconds
         while not condition():
             gone = not self.running()
-            assert not gone or condition(), f"the process ended ({self.code}) before {what}:\n{tail(self.log, 30)}"
-            assert time.monotonic() < end, f"waited {PATIENCE * seconds:g} s in vain for {what}:\n{tail(self.log, 30)}"
+            assert not gone or condition(), (
+                f"the process ended ({self.code}) before {what}:\n{tail(self.log, 30)}"
+            )
+            assert time.monotonic() < end, (
+                f"waited {PATIENCE * seconds:g} s in vain for {what}:\n{tail(self.log, 30)}"
+            )
             time.sleep(0.02)
 
     @property
@@ -70,7 +80,9 @@ class Process:
         """Waits for its end, which has to be a good one; returns what its role returned."""
         end = time.monotonic() + PATIENCE * seconds
         while self.running():
-            assert time.monotonic() < end, f"process {self.pid} has not ended after {PATIENCE * seconds:g} s:\n{tail(self.log, 30)}"
+            assert time.monotonic() < end, (
+                f"process {self.pid} has not ended after {PATIENCE * seconds:g} s:\n{tail(self.log, 30)}"
+            )
             time.sleep(0.02)
         assert self.code == 0, f"process {self.pid} ended with {self.code}:\n{tail(self.log, 40)}"
         return json.loads(self.told.read_text())
@@ -79,7 +91,9 @@ class Process:
         """Waits for its end, whatever it is; returns the exit code."""
         end = time.monotonic() + PATIENCE * seconds
         while self.running():
-            assert time.monotonic() < end, f"process {self.pid} has not ended after {PATIENCE * seconds:g} s:\n{tail(self.log, 30)}"
+            assert time.monotonic() < end, (
+                f"process {self.pid} has not ended after {PATIENCE * seconds:g} s:\n{tail(self.log, 30)}"
+            )
             time.sleep(0.02)
         return self.code
 
@@ -111,7 +125,10 @@ class Nursery:
 
     def said(self) -> list[tuple[str, str]]:
         """The processes of this test, and the ends of their logs."""
-        return [(f"{p.log.stem} {p.pid} ({'runs' if p.code is None else p.code})", tail(p.log, 60)) for p in self._started]
+        return [
+            (f"{p.log.stem} {p.pid} ({'runs' if p.code is None else p.code})", tail(p.log, 60))
+            for p in self._started
+        ]
 
     def end_all(self) -> None:
         """Ends what this test has left, each by its id."""
@@ -133,12 +150,19 @@ class Nursery:
     ) -> Process:
         """A process that plays this role (`tests.nursery.roles`) with this process's environment and `env`.
 
-        `stop_at`: it sends itself `stop_by` there, once: `module:name:before` or `module:name:after` a call. `clock`: by so many seconds
-        its clock is wrong, first, and then each time after it has written to the journal.
+        `stop_at`: it sends itself `stop_by` there, once: `module:name:before` or `module:name:after` a call.
+        `clock`: by so many seconds its clock is wrong, first, and then each time after it has written to the
+        journal.
         """
         name = f"{next(self._numbers)}-{role}"
         log, ended, told = (self._folder / f"{name}.{ending}" for ending in ("log", "ended", "told"))
-        job = {"role": role, "arguments": arguments, "env": {**os.environ, **(env or {})}, "stop_at": stop_at, "stop_by": stop_by}
+        job = {
+            "role": role,
+            "arguments": arguments,
+            "env": {**os.environ, **(env or {})},
+            "stop_at": stop_at,
+            "stop_by": stop_by,
+        }
         job["clock"] = list(clock)
         job |= {"log": str(log), "ended": str(ended), "told": str(told)}
         with socket.socket(socket.AF_UNIX) as connection:
@@ -183,7 +207,9 @@ def main(path: str) -> None:
             connection, _ = server.accept()
             with connection, connection.makefile("rw") as line:
                 job = json.loads(line.readline())
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # its end is not seen before it is noted
+                signal.pthread_sigmask(
+                    signal.SIG_BLOCK, {signal.SIGCHLD}
+                )  # its end is not seen before it is noted
                 pid = os.fork()
                 if pid == 0:
                     server.close()

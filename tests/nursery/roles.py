@@ -41,8 +41,11 @@ from shop.shipping.labels.label import Parcel, render_label
 from tests.crash import lanes
 
 
-async def consumer(consumer_seconds: float, batch_size: int | None, deadly: tuple[str, str] | None = None) -> Any:
-    """`deadly`: an order, and the coroutine (`module:name`) that kills its process (SIGKILL) when it is called with that order."""
+async def consumer(
+    consumer_seconds: float, batch_size: int | None, deadly: tuple[str, str] | None = None
+) -> Any:
+    """`deadly`: an order, and the coroutine (`module:name`) that kills its process (SIGKILL) when it is
+    called with that order."""
     if deadly is not None:
         kill_at(*deadly)
     return await process_pending_orders(consumer_seconds=consumer_seconds, batch_size=batch_size)
@@ -74,7 +77,8 @@ async def submit(orders: list[dict[str, Any]], threads: int) -> Any:
 
 
 LOADED = (anyio, babel, fastapi, jinja2, prefect, sqlalchemy)
-"""What is loaded at its first use otherwise, and the fonts of a label: two thirds of the time that a worker lives here."""
+"""What is loaded at its first use otherwise, and the fonts of a label: two thirds of the time that a worker
+lives here."""
 render_label(Parcel("warm", "CA000000014US", "carrier", "service", ("sender",), ("recipient",), 1))
 
 ROLES: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -116,7 +120,8 @@ def play(job: dict[str, Any]) -> int:
 
 
 def stop_at(place: str, by: signal.Signals) -> None:
-    """Lets this process send itself the signal before or after the first call of a coroutine: `module:name:before`."""
+    """Lets this process send itself the signal before or after the first call of a coroutine:
+    `module:name:before`."""
     module_name, name, when = place.split(":")
     owner: Any = importlib.import_module(module_name)
     *path, last = name.split(".")
@@ -143,7 +148,8 @@ def stop_at(place: str, by: signal.Signals) -> None:
 
 
 def kill_at(order_id: str, place: str) -> None:
-    """Lets this process kill itself at a call of a coroutine that has the order among those in one of its arguments."""
+    """Lets this process kill itself at a call of a coroutine that has the order among those in one of its
+    arguments."""
     module_name, name = place.split(":")
     module: Any = importlib.import_module(module_name)
     call = getattr(module, name)
@@ -159,7 +165,8 @@ def kill_at(order_id: str, place: str) -> None:
 
 
 def let_clock_jump(offsets: list[int]) -> None:
-    """Lets this process's clock be wrong by so many seconds, in turn: by the next ones whenever it has written to the journal."""
+    """Lets this process's clock be wrong by so many seconds, in turn: by the next ones whenever it has
+    written to the journal."""
     jumps, now = itertools.cycle(offsets), [time_machine.travel(time.time(), tick=True)]
 
     def jump() -> None:

@@ -67,7 +67,9 @@ class Effects:
             if isinstance(end, StepError):
                 done[trip.id] = end
                 continue
-            await tx.execute(text("INSERT INTO booking (trip_id, what) VALUES (:id, 'seat')"), {"id": trip.id})
+            await tx.execute(
+                text("INSERT INTO booking (trip_id, what) VALUES (:id, 'seat')"), {"id": trip.id}
+            )
             done[trip.id] = {"seat": trip.id}
             if isinstance(end, BaseException):
                 raise end
@@ -82,13 +84,16 @@ async def cancel_seats(tx: Tx, trips: Sequence[TripInstance]) -> Ends:
     """Undoes `Effects`, and says for each trip how many seats that were."""
     found = {}
     for trip in trips:
-        cancelled = await tx.execute(text("DELETE FROM booking WHERE trip_id = :id AND what = 'seat'"), {"id": trip.id})
+        cancelled = await tx.execute(
+            text("DELETE FROM booking WHERE trip_id = :id AND what = 'seat'"), {"id": trip.id}
+        )
         found[trip.id] = {"cancelled": cancelled.rowcount}
     return found
 
 
 class Outside:
-    """An effect outside: one call for each trip, counted. Each trip answers as it is told to, one answer for each call."""
+    """An effect outside: one call for each trip, counted. Each trip answers as it is told to, one answer for
+    each call."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = {i: list(a) if isinstance(a, list) else [a] for i, a in answers.items()}
@@ -123,7 +128,9 @@ def busy() -> Busy:
     return Busy("try again")
 
 
-def failing_commits(monkeypatch: pytest.MonkeyPatch, *, arrives: bool, error: BaseException | None = None) -> None:
+def failing_commits(
+    monkeypatch: pytest.MonkeyPatch, *, arrives: bool, error: BaseException | None = None
+) -> None:
     """The next commit fails for the worker, whether it arrived at the database or not."""
     count = itertools.count()
 

@@ -17,13 +17,17 @@ SAGA = Saga(step(name="book_hotel"), step(Kind.PIVOT, name="depart"))
 
 async def ask(trip_id: str = "A", reason: str = "ill") -> Asked | None:
     async with transaction() as tx:
-        return await tx.run_sync(lambda connection: request_cancellation(connection, TRIPS, trip_id, reason=reason, by="Ada"))
+        return await tx.run_sync(
+            lambda connection: request_cancellation(connection, TRIPS, trip_id, reason=reason, by="Ada")
+        )
 
 
 async def leave(trip_id: str | None, run: str | None) -> list[str]:
     async with transaction() as tx:
         return await tx.run_sync(
-            lambda connection: withdraw(connection, TRIPS, instance_id=trip_id, flow_run_id=run, reason="ill", by="Ada")
+            lambda connection: withdraw(
+                connection, TRIPS, instance_id=trip_id, flow_run_id=run, reason="ill", by="Ada"
+            )
         )
 
 
@@ -34,7 +38,12 @@ async def test_an_open_trip_is_going_to_be_compensated(agency: Agency) -> None:
         assert await ask() is Asked.ASKED
         assert len(list(connection.notifies(timeout=10, stop_after=1))) == 1
     row = await agency.trip("A")
-    assert (row.cancel_reason, row.cancel_requested_by, row.status, row.not_before) == ("ill", "Ada", "received", None)
+    assert (row.cancel_reason, row.cancel_requested_by, row.status, row.not_before) == (
+        "ill",
+        "Ada",
+        "received",
+        None,
+    )
     (trip,) = await agency.claim()
     assert trip.cancel_reason == "ill"
 
@@ -73,7 +82,9 @@ async def test_an_unknown_one(agency: Agency) -> None:
     assert await ask("nobody") is None
 
 
-async def test_a_run_withdraws_its_own_and_those_that_it_had_unless_they_are_past_the_pivot(agency: Agency) -> None:
+async def test_a_run_withdraws_its_own_and_those_that_it_had_unless_they_are_past_the_pivot(
+    agency: Agency,
+) -> None:
     await agency.store(*"ABCDEF")
     await agency.rows("UPDATE trip SET flow_run_id = 'run' WHERE id <> 'A'")
     await agency.rows("UPDATE trip SET flow_run_id = 'other' WHERE id = 'B'")

@@ -148,7 +148,9 @@ async def test_calls_that_wait_for_their_turn_do_not_try_in_vain() -> None:
     assert answers.count("Away") == 197
 
 
-async def test_the_longer_the_outage_the_longer_the_pause_up_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_longer_the_outage_the_longer_the_pause_up_to_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     airline, now = Airline(failures=1), 1000.0
     clock: Callable[[], float] = lambda: now  # noqa: E731
     monkeypatch.setattr(circuit_breaker.time, "monotonic", clock)

@@ -1,4 +1,5 @@
-"""A table of steps that cannot keep its promise is refused when it is defined, with everything that is wrong with it."""
+"""A table of steps that cannot keep its promise is refused when it is defined, with everything that is wrong
+with it."""
 
 from __future__ import annotations
 
@@ -14,13 +15,25 @@ async def act(work: Any) -> None:
     """Does nothing."""
 
 
-def step(name: str, kind: Kind, *, undo: bool | None = None, time_limit: float = 1, retries: int = 0, undo_retries: int = 0) -> Step:
+def step(
+    name: str,
+    kind: Kind,
+    *,
+    undo: bool | None = None,
+    time_limit: float = 1,
+    retries: int = 0,
+    undo_retries: int = 0,
+) -> Step:
     has_undo = kind is Kind.COMPENSATABLE if undo is None else undo
     return Step(act, act if has_undo else None, kind, time_limit, retries, undo_retries, name=name)
 
 
 READ, RESERVE = step("read", Kind.READ_ONLY), step("reserve", Kind.COMPENSATABLE)
-CHARGE, SHIP, TELL = step("charge", Kind.COMPENSATABLE), step("ship", Kind.PIVOT), step("tell", Kind.RETRIABLE)
+CHARGE, SHIP, TELL = (
+    step("charge", Kind.COMPENSATABLE),
+    step("ship", Kind.PIVOT),
+    step("tell", Kind.RETRIABLE),
+)
 LATER_SHIP = replace(SHIP, name="ship later")
 
 
@@ -53,16 +66,31 @@ def test_a_pivot_may_say_how_it_is_returned() -> None:
         ([READ, RESERVE], "there must be exactly one pivot, there are 0"),
         ([SHIP, LATER_SHIP], "there must be exactly one pivot, there are 2"),
         ([RESERVE, RESERVE, SHIP], "reserve is in the table 2 times"),
-        ([step("charge", Kind.COMPENSATABLE, undo=False), SHIP], "charge is compensatable and has no compensation"),
-        ([step("read", Kind.READ_ONLY, undo=True), SHIP], "read is read-only and has a compensation, which would never run"),
-        ([SHIP, step("tell", Kind.RETRIABLE, undo=True)], "tell is retriable and has a compensation, which would never run"),
-        ([SHIP, CHARGE], "charge is compensatable and comes after the pivot, where only retriable steps may be"),
+        (
+            [step("charge", Kind.COMPENSATABLE, undo=False), SHIP],
+            "charge is compensatable and has no compensation",
+        ),
+        (
+            [step("read", Kind.READ_ONLY, undo=True), SHIP],
+            "read is read-only and has a compensation, which would never run",
+        ),
+        (
+            [SHIP, step("tell", Kind.RETRIABLE, undo=True)],
+            "tell is retriable and has a compensation, which would never run",
+        ),
+        (
+            [SHIP, CHARGE],
+            "charge is compensatable and comes after the pivot, where only retriable steps may be",
+        ),
         ([SHIP, READ], "read is read-only and comes after the pivot, where only retriable steps may be"),
         ([TELL, SHIP], "tell is retriable and comes before the pivot"),
         ([replace(READ, time_limit=0), SHIP], "read needs a time limit above 0 and retries of 0 or more"),
         ([replace(READ, time_limit=-1), SHIP], "read needs a time limit above 0 and retries of 0 or more"),
         ([replace(READ, retries=-1), SHIP], "read needs a time limit above 0 and retries of 0 or more"),
-        ([replace(RESERVE, undo_retries=-1), SHIP], "reserve needs a time limit above 0 and retries of 0 or more"),
+        (
+            [replace(RESERVE, undo_retries=-1), SHIP],
+            "reserve needs a time limit above 0 and retries of 0 or more",
+        ),
     ],
 )
 def test_each_rule(steps: list[Step], problem: str) -> None:

@@ -1,4 +1,5 @@
-"""Which errors are the infrastructure's: told by SQLSTATE, and the same whether psycopg or SQLAlchemy raises them."""
+"""Which errors are the infrastructure's: told by SQLSTATE, and the same whether psycopg or SQLAlchemy raises
+them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ TROUBLE = ("08", "28", "40", "53", "55", "57", "58", "72", "F0", "XX")
 SINGLE = {"25006", "25P03", "25P04", "26000", "42P05", "3D000"}
 SCHEMA = {"3F000", "42501", "42703", "42704", "42883", "42P01"}
 CODES = st.text(string.digits + string.ascii_uppercase, min_size=3, max_size=3)
-CLASSES = st.sampled_from(["00", "02", "0A", "20", "21", "22", "23", "25", "26", "38", "3D", "42", "44", "54", "P0", "ZZ"])
+CLASSES = st.sampled_from(
+    ["00", "02", "0A", "20", "21", "22", "23", "25", "26", "38", "3D", "42", "44", "54", "P0", "ZZ"]
+)
 KNOWN = sorted(
     {
         each.sqlstate
@@ -87,7 +90,9 @@ def test_without_a_code_the_server_was_not_reached_or_was_lost(base: type[psycop
 
 def test_what_has_nothing_to_do_with_the_server_is_not_its_trouble() -> None:
     assert not is_database_error(ValueError("57P01"))
-    assert not is_database_error(psycopg.ProgrammingError("the query has 1 placeholders but 0 parameters were passed"))
+    assert not is_database_error(
+        psycopg.ProgrammingError("the query has 1 placeholders but 0 parameters were passed")
+    )
     assert is_database_error(OperationalError("SELECT 1", {}, Exception("server closed the connection")))
     assert is_database_error(PoolTimeout("QueuePool limit reached"))
 
@@ -103,7 +108,12 @@ def test_what_has_nothing_to_do_with_the_server_is_not_its_trouble() -> None:
         (httpx.ConnectError("no route"), True),
         (httpx.ReadTimeout("silent"), True),
         (OSError(errno.ENAMETOOLONG, "File name too long"), False),
-        (httpx.HTTPStatusError("400", request=httpx.Request("GET", "http://x"), response=httpx.Response(400)), False),
+        (
+            httpx.HTTPStatusError(
+                "400", request=httpx.Request("GET", "http://x"), response=httpx.Response(400)
+            ),
+            False,
+        ),
         (ZeroDivisionError(), False),
         (KeyError("step"), False),
     ],

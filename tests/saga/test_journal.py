@@ -1,4 +1,5 @@
-"""Who may work on a trip, and what is written down about it: no trip with two workers, no word of a worker who lost it."""
+"""Who may work on a trip, and what is written down about it: no trip with two workers, no word of a worker
+who lost it."""
 
 from __future__ import annotations
 
@@ -48,14 +49,17 @@ SAGA = Saga(
 )
 
 
-# -- claiming ----------------------------------------------------------------------------------------------------------
+# -- claiming
+# ----------------------------------------------------------------------------------------------------------
 
 
 async def test_the_oldest_first_up_to_the_limit(agency: Agency) -> None:
     await agency.store("Z", "B", "M", "A")
     claimed = await agency.claim(most=3)
     assert ids(claimed) == ["Z", "B", "M"]
-    assert [(trip.fence, trip.takeovers, trip.lost, trip.journal) for trip in claimed] == [(1, 0, False, {})] * 3
+    assert [(trip.fence, trip.takeovers, trip.lost, trip.journal) for trip in claimed] == [
+        (1, 0, False, {})
+    ] * 3
     assert claimed[0].payload.traveller == "Ada Z"
     assert ids(await agency.claim(most=3)) == ["A"]
     assert await agency.claim() == []
@@ -81,7 +85,9 @@ async def test_those_that_somebody_had_begun_with(agency: Agency) -> None:
     await agency.claim("A")
     await agency.let_leases_run_out()
     async with transaction() as tx:
-        claimed = await claims.claim(tx, TRIPS, await agency.lease(), most=10, only_begun=True, flow_run_id="run")
+        claimed = await claims.claim(
+            tx, TRIPS, await agency.lease(), most=10, only_begun=True, flow_run_id="run"
+        )
     assert ids(claimed) == ["A"]
     assert ((await agency.trip("A")).flow_run_id, (await agency.trip("B")).flow_run_id) == ("run", None)
 
@@ -149,7 +155,8 @@ async def test_many_claimers_of_leases_that_ran_out(agency: Agency) -> None:
     assert {(trip.fence, trip.takeovers) for trip in claimed} == {(2, 1)}
 
 
-# -- leases ------------------------------------------------------------------------------------------------------------
+# -- leases
+# ------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_trip_whose_lease_ran_out_is_taken_over(agency: Agency) -> None:
@@ -203,7 +210,10 @@ async def test_what_is_handed_back_is_claimable_at_once_and_is_no_takeover(agenc
         await begin(RESERVE, [a])
         assert await finish([b], SAGA) == {"B": "completed"}
     again = await agency.claim()
-    assert [(trip.id, trip.fence, trip.takeovers, trip.lease_expired) for trip in again] == [("A", 2, 0, False), ("C", 2, 0, False)]
+    assert [(trip.id, trip.fence, trip.takeovers, trip.lease_expired) for trip in again] == [
+        ("A", 2, 0, False),
+        ("C", 2, 0, False),
+    ]
     assert again[0].undo_plan() == (RESERVE,)
     assert await agency.value("SELECT outcome FROM trip WHERE id = 'B'") == "completed"
 
@@ -237,7 +247,9 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
 
     @asynccontextmanager
     async def away(*_: object, **_more: object) -> AsyncIterator[Tx]:
-        raise DBAPIError.instance("UPDATE", {}, psycopg.errors.ReadOnlySqlTransaction("read-only"), psycopg.Error)
+        raise DBAPIError.instance(
+            "UPDATE", {}, psycopg.errors.ReadOnlySqlTransaction("read-only"), psycopg.Error
+        )
         yield
 
     with environment({"LEASE_SECONDS": "1"}):
@@ -259,7 +271,8 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
 async def test_a_renewal_that_is_slow_and_succeeds_forgets_no_death_that_did_not_happen(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
-    """It finds out only afterwards that it was late: what it saw of its trips is remembered until that is taken back."""
+    """It finds out only afterwards that it was late: what it saw of its trips is remembered until that is
+    taken back."""
     taken_over = asyncio.Event()
 
     @asynccontextmanager
@@ -299,7 +312,9 @@ async def test_a_renewal_that_waits_for_whoever_takes_over_sees_what_that_one_le
     assert await is_not_counted(agency)
 
 
-async def test_a_connection_that_does_not_answer_does_not_cost_the_lease(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_does_not_answer_does_not_cost_the_lease(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its try is given up early enough for another one, on another connection."""
     tries: list[float] = []
 
@@ -320,7 +335,11 @@ async def test_a_connection_that_does_not_answer_does_not_cost_the_lease(agency:
                 patch.setattr(leases, "transaction", first_is_silent)
 
                 async def renewed() -> bool:
-                    return bool(await agency.value("SELECT until > :first FROM trip_lease WHERE id = :id", first=first, id=mine))
+                    return bool(
+                        await agency.value(
+                            "SELECT until > :first FROM trip_lease WHERE id = :id", first=first, id=mine
+                        )
+                    )
 
                 await until(renewed, 10, "the lease to be renewed")
             assert len(tries) >= 2
@@ -347,7 +366,9 @@ async def die(agency: Agency, times: int, *, most: int = 100) -> None:
         await agency.let_leases_run_out()
 
 
-async def trial(agency: Agency, *, most: int = 40, alone: bool = True, survived: int = 0) -> list[TripInstance]:
+async def trial(
+    agency: Agency, *, most: int = 40, alone: bool = True, survived: int = 0
+) -> list[TripInstance]:
     async with transaction() as tx:
         return await claims.claim(tx, TRIPS, await agency.lease(), most=most, idle=alone, survived=survived)
 
@@ -366,10 +387,14 @@ async def test_after_each_death_fewer_are_tried_together_and_at_last_one(agency:
     third = await trial(agency)
     assert (ids(third), third[0].lone_deaths) == (["00"], 1), "now it was"
     await agency.let_leases_run_out()
-    assert [(trip.id, trip.lone_deaths) for trip in await trial(agency, survived=9)] == [("00", 2)], "always alone from now on"
+    assert [(trip.id, trip.lone_deaths) for trip in await trial(agency, survived=9)] == [("00", 2)], (
+        "always alone from now on"
+    )
     await agency.let_leases_run_out("00")
     assert ids(await trial(agency)) == ["01"], "it has to pause; the others need not"
-    assert {row.lone_deaths for row in await agency.rows("SELECT lone_deaths FROM trip WHERE id <> '00'")} == {0}
+    assert {
+        row.lone_deaths for row in await agency.rows("SELECT lone_deaths FROM trip WHERE id <> '00'")
+    } == {0}
 
 
 async def test_after_each_trial_that_it_survives_a_worker_takes_more(agency: Agency) -> None:
@@ -390,21 +415,31 @@ async def test_who_has_other_trips_in_hand_tries_nobody(agency: Agency) -> None:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-async def test_beside_a_trip_that_cannot_be_claimed_suspected_ones_are_still_tried_alone(agency: Agency, alone: bool) -> None:
+async def test_beside_a_trip_that_cannot_be_claimed_suspected_ones_are_still_tried_alone(
+    agency: Agency, alone: bool
+) -> None:
     await agency.store("A", "B")
     await die(agency, 3)
     await agency.store("UNREADABLE", "D", "E")
-    await agency.rows("""UPDATE trip SET failure = '"unreadable"', fence = 1 WHERE id IN ('A', 'UNREADABLE')""")
+    await agency.rows(
+        """UPDATE trip SET failure = '"unreadable"', fence = 1 WHERE id IN ('A', 'UNREADABLE')"""
+    )
     claimed = await claims.claim_batch(TRIPS, await agency.lease(), most=10, idle=alone)
     assert [(trip.id, trip.on_trial) for trip in claimed] == [("D", False), ("E", False)]
     assert (await agency.trip("UNREADABLE")).not_before is not None
-    assert await claims.claim_batch(TRIPS, await agency.lease(), most=10, idle=False) == [], "not beside others"
+    assert await claims.claim_batch(TRIPS, await agency.lease(), most=10, idle=False) == [], (
+        "not beside others"
+    )
     claimed = await claims.claim_batch(TRIPS, await agency.lease(), most=10)
     assert [(trip.id, trip.on_trial) for trip in claimed] == [("B", True)]
-    assert (await agency.trip("A")).not_before is not None, "it is set aside, so that it does not keep suspected ones from their trial"
+    assert (await agency.trip("A")).not_before is not None, (
+        "it is set aside, so that it does not keep suspected ones from their trial"
+    )
 
 
-async def test_those_that_nobody_had_begun_with_stay_so_beside_a_trip_that_cannot_be_claimed(agency: Agency) -> None:
+async def test_those_that_nobody_had_begun_with_stay_so_beside_a_trip_that_cannot_be_claimed(
+    agency: Agency,
+) -> None:
     await agency.store("UNREADABLE", "B", "C")
     await agency.rows("""UPDATE trip SET failure = '"unreadable"' WHERE id = 'UNREADABLE'""")
     await agency.rows("UPDATE trip SET fence = 1 WHERE id <> 'C'")
@@ -412,10 +447,13 @@ async def test_those_that_nobody_had_begun_with_stay_so_beside_a_trip_that_canno
 
 
 @pytest.mark.parametrize("code", ["22012", "XX000"])
-async def test_a_trip_that_cannot_be_handed_back_keeps_no_others_at_the_end(agency: Agency, code: str) -> None:
+async def test_a_trip_that_cannot_be_handed_back_keeps_no_others_at_the_end(
+    agency: Agency, code: str
+) -> None:
     await agency.store("A", "B", "C")
     await agency.rows(
-        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.lease_id IS NULL AND NEW.id = 'B' THEN "
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.lease_id IS NULL AND "
+        "NEW.id = 'B' THEN "
         f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
     )
     await agency.rows("CREATE TRIGGER spoil BEFORE UPDATE ON trip FOR EACH ROW EXECUTE FUNCTION spoil()")
@@ -429,7 +467,11 @@ async def test_a_trip_that_cannot_be_handed_back_keeps_no_others_at_the_end(agen
         again = await agency.claim()
     finally:
         await agency.rows("DROP FUNCTION spoil CASCADE")
-    assert [(trip.id, trip.takeovers, trip.lone_deaths) for trip in again] == [("A", 0, 0), ("B", 1, 0), ("C", 0, 0)]
+    assert [(trip.id, trip.takeovers, trip.lone_deaths) for trip in again] == [
+        ("A", 0, 0),
+        ("B", 1, 0),
+        ("C", 0, 0),
+    ]
 
 
 async def test_a_trip_whose_worker_handed_it_back_is_not_suspected(agency: Agency) -> None:
@@ -460,7 +502,9 @@ async def somebody_waits(agency: Agency) -> bool:
 
 
 async def has_run_out(agency: Agency, lease_id: UUID) -> bool:
-    return bool(await agency.value("SELECT until < clock_timestamp() FROM trip_lease WHERE id = :id", id=lease_id))
+    return bool(
+        await agency.value("SELECT until < clock_timestamp() FROM trip_lease WHERE id = :id", id=lease_id)
+    )
 
 
 async def has_not_run_out(agency: Agency, lease_id: UUID) -> bool:
@@ -472,7 +516,8 @@ async def is_not_counted(agency: Agency) -> bool:
     return (trip.takeovers, trip.lone_deaths) == (0, 0)
 
 
-# -- the fence ---------------------------------------------------------------------------------------------------------
+# -- the fence
+# ---------------------------------------------------------------------------------------------------------
 
 
 async def taken_over(agency: Agency, instance_id: str = "A") -> tuple[TripInstance, TripInstance]:
@@ -485,7 +530,10 @@ async def taken_over(agency: Agency, instance_id: str = "A") -> tuple[TripInstan
 
 
 async def snapshot(agency: Agency) -> list[Any]:
-    return [await agency.rows(f"SELECT * FROM {table} ORDER BY 1, 2") for table in ("trip", "trip_step", "booking")]
+    return [
+        await agency.rows(f"SELECT * FROM {table} ORDER BY 1, 2")
+        for table in ("trip", "trip_step", "booking")
+    ]
 
 
 async def test_a_worker_who_lost_the_trip_can_write_nothing(agency: Agency) -> None:
@@ -522,8 +570,11 @@ async def test_a_worker_writes_nothing_about_a_trip_that_has_ended(agency: Agenc
 
 
 @pytest.mark.parametrize("next_one", ["another worker", "the same worker"])
-async def test_a_worker_who_handed_the_trip_back_can_write_nothing_more(agency: Agency, next_one: str) -> None:
-    """Its lease lives, for its other trips. A call that is still on its way for this one must not go on when it comes back."""
+async def test_a_worker_who_handed_the_trip_back_can_write_nothing_more(
+    agency: Agency, next_one: str
+) -> None:
+    """Its lease lives, for its other trips. A call that is still on its way for this one must not go on when
+    it comes back."""
     mine = await agency.lease()
     await agency.store("A", "B")
     old, other = await agency.claim(lease=mine)
@@ -590,7 +641,8 @@ async def test_many_races_between_a_writer_and_a_taker(agency: Agency) -> None:
         assert wrote == (await agency.step(taken.id, CHARGE) is not None)
 
 
-# -- notes -------------------------------------------------------------------------------------------------------------
+# -- notes
+# -------------------------------------------------------------------------------------------------------------
 
 
 class Counted:
@@ -609,7 +661,9 @@ class Counted:
                 raise self._failures.pop(0)
 
 
-async def test_many_notes_share_few_commits_and_are_durable(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_notes_share_few_commits_and_are_durable(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trips = await agency.instance(*(f"{i:03}" for i in range(100)))
     await begin(CHARGE, trips)
     counted = Counted(monkeypatch)
@@ -621,7 +675,9 @@ async def test_many_notes_share_few_commits_and_are_durable(agency: Agency, monk
         await checkpoint(trip, CHARGE, confirmed=True)
 
     await asyncio.gather(*map(two_moves, trips))
-    stored = {row.instance_id: row.notes for row in await agency.rows("SELECT instance_id, notes FROM trip_step")}
+    stored = {
+        row.instance_id: row.notes for row in await agency.rows("SELECT instance_id, notes FROM trip_step")
+    }
     assert stored == {trip.id: {"payment_id": f"pay_{trip.id}", "confirmed": True} for trip in trips}
     assert all(trip.journal[CHARGE].notes == stored[trip.id] for trip in trips)
     assert counted.begun < 60, "a transaction of its own for each note would be 200"
@@ -634,17 +690,31 @@ async def test_one_lost_trip_does_not_spoil_the_notes_of_others(agency: Agency) 
     lost, _ = await taken_over(agency, "A")
     others = await agency.instance("B", "C")
     await begin(CHARGE, others)
-    ends = await asyncio.gather(*(checkpoint(trip, CHARGE, payment_id="pay") for trip in (lost, *others)), return_exceptions=True)
+    ends = await asyncio.gather(
+        *(checkpoint(trip, CHARGE, payment_id="pay") for trip in (lost, *others)), return_exceptions=True
+    )
     assert [type(end) for end in ends] == [LeaseLost, type(None), type(None)]
-    assert [(await agency.step(i, CHARGE)).notes for i in "ABC"] == [{}, {"payment_id": "pay"}, {"payment_id": "pay"}]
+    assert [(await agency.step(i, CHARGE)).notes for i in "ABC"] == [
+        {},
+        {"payment_id": "pay"},
+        {"payment_id": "pay"},
+    ]
 
 
-async def test_notes_that_could_not_be_written_say_so_and_the_next_ones_are(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_notes_that_could_not_be_written_say_so_and_the_next_ones_are(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trips = await agency.instance("A", "B")
     await begin(CHARGE, trips)
-    Counted(monkeypatch, OperationalError("COMMIT", {}, Exception("the connection is gone")), asyncio.CancelledError())
+    Counted(
+        monkeypatch,
+        OperationalError("COMMIT", {}, Exception("the connection is gone")),
+        asyncio.CancelledError(),
+    )
     for expected in (OperationalError, NotWritten):
-        ends = await asyncio.gather(*(checkpoint(trip, CHARGE, payment_id="pay") for trip in trips), return_exceptions=True)
+        ends = await asyncio.gather(
+            *(checkpoint(trip, CHARGE, payment_id="pay") for trip in trips), return_exceptions=True
+        )
         assert [type(end) for end in ends] == [expected] * 2
         assert [(await agency.step(trip.id, CHARGE)).notes for trip in trips] == [{}, {}]
     await asyncio.gather(*(checkpoint(trip, CHARGE, payment_id="pay") for trip in trips))
@@ -678,14 +748,22 @@ async def test_notes_outlive_the_next_attempt(agency: Agency) -> None:
     assert (await agency.step("A", CHARGE)).notes == {"payment_id": "pay"}
 
 
-# -- rows --------------------------------------------------------------------------------------------------------------
+# -- rows
+# --------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_step_from_its_beginning_to_its_end(agency: Agency) -> None:
     (trip,) = await agency.instance("A")
     await begin(CHARGE, [trip])
     row = await agency.step("A", CHARGE)
-    assert (row.status, row.attempts, row.result, row.error, row.undo_due, row.ended_at) == ("begun", 1, None, None, True, None)
+    assert (row.status, row.attempts, row.result, row.error, row.undo_due, row.ended_at) == (
+        "begun",
+        1,
+        None,
+        None,
+        True,
+        None,
+    )
     assert not trip.done(CHARGE)
     assert trip.undo_plan() == (CHARGE,), "an unclear result counts as done"
     await begin(CHARGE, [trip])
@@ -694,7 +772,13 @@ async def test_a_step_from_its_beginning_to_its_end(agency: Agency) -> None:
     assert (row.status, row.attempts, row.error, row.undo_due) == ("failed", 2, {"code": "x"}, True)
     await end(CHARGE, [trip], amount_charged="10.00")
     row = await agency.step("A", CHARGE)
-    assert (row.status, row.attempts, row.result, row.error, row.undo_due) == ("done", 2, {"amount_charged": "10.00"}, None, True)
+    assert (row.status, row.attempts, row.result, row.error, row.undo_due) == (
+        "done",
+        2,
+        {"amount_charged": "10.00"},
+        None,
+        True,
+    )
     assert row.ended_at >= row.begun_at
     assert trip.done(CHARGE)
     assert trip.result(CHARGE) == {"amount_charged": "10.00"}
@@ -721,7 +805,11 @@ async def test_an_undo_from_its_beginning_to_its_end(agency: Agency) -> None:
     await end_undo(RESERVE, [trip], {})
     rows = {row.step: row for row in await agency.rows("SELECT * FROM trip_step")}
     assert {(row.undo_status, row.undo_due) for row in rows.values()} == {("done", False)}
-    assert (rows[CHARGE].undo_attempts, rows[CHARGE].undo_number, rows[CHARGE].undo_error) == (2, first_number, None)
+    assert (rows[CHARGE].undo_attempts, rows[CHARGE].undo_number, rows[CHARGE].undo_error) == (
+        2,
+        first_number,
+        None,
+    )
     assert rows[CHARGE].undo_number < rows[RESERVE].undo_number
     assert rows[CHARGE].undo_ended_at >= rows[CHARGE].undo_begun_at
     assert trip.undo_plan() == ()
@@ -765,7 +853,10 @@ async def test_what_the_worker_knows_is_what_the_journal_has(agency: Agency) -> 
 
     def in_sequence(trip: TripInstance) -> list[Entry]:
         """Without the numbers themselves, which only say what came before what."""
-        return [replace(entry, number=0) for entry in sorted(trip.journal.values(), key=lambda entry: entry.number)]
+        return [
+            replace(entry, number=0)
+            for entry in sorted(trip.journal.values(), key=lambda entry: entry.number)
+        ]
 
     async def check() -> None:
         fresh = TripInstance(trip.id, trip.content, trip.fence, TRIPS)
@@ -801,7 +892,8 @@ async def test_after_an_unclear_commit_the_journal_is_read_again(agency: Agency)
 
 
 async def test_a_journal_that_cannot_be_read_again_is_not_forgotten(agency: Agency) -> None:
-    """Found by the model: a trip whose journal was empty for a moment began from its first step, or had nothing to undo."""
+    """Found by the model: a trip whose journal was empty for a moment began from its first step, or had
+    nothing to undo."""
     (trip,) = await agency.instance("A")
     await end(RESERVE, [trip], n=1)
     await begin(CHARGE, [trip])

@@ -39,11 +39,15 @@ class Outside:
 class Inside:
     """What is then done in the transaction."""
 
-    def __init__(self, *, error: Exception | None = None, at: str | None = None, **refusals: StepError) -> None:
+    def __init__(
+        self, *, error: Exception | None = None, at: str | None = None, **refusals: StepError
+    ) -> None:
         self.error, self.at, self.refusals = error, at, refusals
         self.batches: list[list[str]] = []
 
-    async def __call__(self, tx: Tx, trips: Sequence[TripInstance]) -> Mapping[str, dict[str, Any] | StepError]:
+    async def __call__(
+        self, tx: Tx, trips: Sequence[TripInstance]
+    ) -> Mapping[str, dict[str, Any] | StepError]:
         self.batches.append([trip.id for trip in trips])
         if self.error is not None and (self.at is None or self.at in self.batches[-1]):
             raise self.error
@@ -120,7 +124,9 @@ async def test_undoing_is_both_too(agency: Agency) -> None:
         await run_external(StepExecution(DEPART, trips, undo=True), Outside(A=Busy("away")), Inside())
     assert trips[0].undo_plan() == ("depart",), "not done, so it stays due"
     with pytest.raises(UnexpectedStepError):
-        await run_external(StepExecution(DEPART, trips, undo=True), Outside(), Inside(error=ZeroDivisionError()))
+        await run_external(
+            StepExecution(DEPART, trips, undo=True), Outside(), Inside(error=ZeroDivisionError())
+        )
     assert trips[0].undo_plan() == ("depart",)
     await run_external(StepExecution(DEPART, trips, undo=True), Outside(), Inside())
     row = await agency.step("A", "depart")

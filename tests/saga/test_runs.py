@@ -35,7 +35,9 @@ FULL = "full"
 
 
 async def _add(tx: Tx, what: str, trip: TripInstance) -> dict[str, str]:
-    await tx.execute(text("INSERT INTO booking (trip_id, what) VALUES (:id, :what)"), {"id": trip.id, "what": what})
+    await tx.execute(
+        text("INSERT INTO booking (trip_id, what) VALUES (:id, :what)"), {"id": trip.id, "what": what}
+    )
     return {"made": what}
 
 
@@ -63,7 +65,9 @@ async def cancel_hotel(tx: Tx, trips: Sequence[TripInstance]) -> dict[str, Any]:
 
 @database_step()
 async def depart(tx: Tx, trips: Sequence[TripInstance]) -> dict[str, Any]:
-    return {trip.id: NoSeat() if trip.id.startswith(FULL) else await _add(tx, "departure", trip) for trip in trips}
+    return {
+        trip.id: NoSeat() if trip.id.startswith(FULL) else await _add(tx, "departure", trip) for trip in trips
+    }
 
 
 SAGA = Saga(
@@ -101,17 +105,28 @@ class Consumed:
 
 @flow
 async def consume(consumed: Any, seconds: float = 0, batch_size: int = 10) -> None:
-    consumer = Consumer(SAGA, TRIPS, batch_size=batch_size, on_claimed=lambda trips: consumed.batches.append(ids(trips)))
-    async with cancelled_by_sigterm(), listening(TRIPS, WAITING, consuming=True) as listener, lease(TRIPS) as lease_id:
+    consumer = Consumer(
+        SAGA, TRIPS, batch_size=batch_size, on_claimed=lambda trips: consumed.batches.append(ids(trips))
+    )
+    async with (
+        cancelled_by_sigterm(),
+        listening(TRIPS, WAITING, consuming=True) as listener,
+        lease(TRIPS) as lease_id,
+    ):
         await consumer.run(lease_id, listener, seconds, consumed.side_work)
 
 
 async def made(agency: Agency, trip_id: str) -> dict[str, int]:
-    return dict(await agency.rows("SELECT what, count(*) FROM booking WHERE trip_id = :id GROUP BY what", id=trip_id))
+    return dict(
+        await agency.rows("SELECT what, count(*) FROM booking WHERE trip_id = :id GROUP BY what", id=trip_id)
+    )
 
 
 async def undone(agency: Agency, trip_id: str) -> list[str]:
-    rows = await agency.rows("SELECT step FROM trip_step WHERE instance_id = :id AND undo_status = 'done' ORDER BY undo_number", id=trip_id)
+    rows = await agency.rows(
+        "SELECT step FROM trip_step WHERE instance_id = :id AND undo_status = 'done' ORDER BY undo_number",
+        id=trip_id,
+    )
     return [row.step for row in rows]
 
 

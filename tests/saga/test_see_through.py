@@ -1,4 +1,5 @@
-"""The story of one trip when another worker has taken it over: whatever went wrong here is no longer this worker's to judge."""
+"""The story of one trip when another worker has taken it over: whatever went wrong here is no longer this
+worker's to judge."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ REQUEST = httpx.Request("POST", "http://prefect/api/task_runs/")
 async def test_what_fails_for_a_trip_that_is_anothers_now_decides_nothing(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """Found by the model: the flow failed with an error of its own, or undid what the other worker had in hand."""
+    """Found by the model: the flow failed with an error of its own, or undid what the other worker had in
+    hand."""
     (trip,) = await agency.instance("A")
     await begin(CHARGE, [trip])
     taken = []
@@ -80,7 +82,9 @@ async def test_what_fails_for_a_trip_that_is_anothers_now_decides_nothing(
     assert (step.status, step.undo_due, step.undo_status) == ("begun", True, None)
 
 
-async def test_a_cancelled_run_whose_trip_is_anothers_now_is_just_cancelled(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_run_whose_trip_is_anothers_now_is_just_cancelled(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (trip,) = await agency.instance("A")
 
     async def overtaken(_work: StepExecution) -> None:
@@ -96,14 +100,22 @@ async def test_a_cancelled_run_whose_trip_is_anothers_now_is_just_cancelled(agen
 
 @pytest.mark.parametrize(
     "stopped",
-    [Pause(), Abort(), TerminationSignal(signal.SIGTERM), GeneratorExit(), KeyboardInterrupt(), SystemExit(1)],
+    [
+        Pause(),
+        Abort(),
+        TerminationSignal(signal.SIGTERM),
+        GeneratorExit(),
+        KeyboardInterrupt(),
+        SystemExit(1),
+    ],
     ids=lambda stopped: type(stopped).__name__,
 )
 @pytest.mark.parametrize("undoing", [False, True], ids=["going forward", "being undone"])
 async def test_what_stops_a_run_decides_nothing_about_its_trip(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, stopped: BaseException, undoing: bool
 ) -> None:
-    """Only a cancelled run cancels. Whatever else is no ordinary exception, such as Prefect's signal that a run is suspended, is none."""
+    """Only a cancelled run cancels. Whatever else is no ordinary exception, such as Prefect's signal that a
+    run is suspended, is none."""
     (trip,) = await agency.instance("A")
     await begin(CHARGE, [trip])
     if undoing:
@@ -124,7 +136,9 @@ async def test_what_stops_a_run_decides_nothing_about_its_trip(
     assert cancelled.asked == []
 
 
-async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_is_anothers_now_does_not_stop_the_undoing_of_others(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody else could take those up: they are under a lease that lives."""
     lost, other = await agency.instance("A", "B")
     await begin(RESERVE, [lost])
@@ -186,7 +200,9 @@ async def test_what_is_the_infrastructures_fault_decides_nothing(
         assert row.not_before is not None
 
 
-async def test_the_same_failure_of_a_trip_in_hand_is_judged(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_same_failure_of_a_trip_in_hand_is_judged(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that the tests above cannot pass for nothing."""
     (trip,) = await agency.instance("A")
 

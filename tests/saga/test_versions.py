@@ -1,4 +1,5 @@
-"""Workers of two versions: one leaves a trip with a step that it does not know to the other, and logs that."""
+"""Workers of two versions: one leaves a trip with a step that it does not know to the other, and logs
+that."""
 
 from __future__ import annotations
 
@@ -49,20 +50,26 @@ async def insured(agency: Agency, *trip_ids: str) -> list[TripInstance]:
     return trips
 
 
-async def assert_left_to_the_newer_version(agency: Agency, trip_id: str, log: pytest.LogCaptureFixture) -> None:
+async def assert_left_to_the_newer_version(
+    agency: Agency, trip_id: str, log: pytest.LogCaptureFixture
+) -> None:
     row, entry = await agency.trip(trip_id), await agency.step(trip_id, INSURANCE)
     assert (row.outcome, row.lease_id, row.waits_for, row.takeovers) == (None, None, "unknown_step", 0)
     assert (entry.status, entry.undo_due, entry.undo_status) == ("begun", True, None)
     assert f"instance {trip_id} is left to another worker: its journal has {INSURANCE}" in log.text
     async with transaction() as tx:
-        assert await claims.claim(tx, TRIPS, await agency.lease(), most=10, ids=[trip_id], known=OLD.names) == []
+        assert (
+            await claims.claim(tx, TRIPS, await agency.lease(), most=10, ids=[trip_id], known=OLD.names) == []
+        )
         (trip,) = await claims.claim(tx, TRIPS, await agency.lease(), most=10, ids=[trip_id], known=NEW.names)
     assert trip.done(HOTEL)
     assert (await agency.trip(trip_id)).waits_for is None
 
 
 @pytest.mark.parametrize("failed", [False, True], ids=["going forward", "being undone"])
-async def test_a_run_of_one_trip_leaves_it(agency: Agency, caplog: pytest.LogCaptureFixture, failed: bool) -> None:
+async def test_a_run_of_one_trip_leaves_it(
+    agency: Agency, caplog: pytest.LogCaptureFixture, failed: bool
+) -> None:
     (trip,) = await insured(agency, "A")
     if failed:
         trip.fail("depart", NoSeat())
@@ -74,7 +81,9 @@ async def test_a_run_of_one_trip_leaves_it(agency: Agency, caplog: pytest.LogCap
     await assert_left_to_the_newer_version(agency, "A", caplog)
 
 
-async def test_a_run_of_one_trip_does_not_even_claim_it(agency: Agency, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_run_of_one_trip_does_not_even_claim_it(
+    agency: Agency, caplog: pytest.LogCaptureFixture
+) -> None:
     await insured(agency, "A")
     await agency.rows("UPDATE trip SET lease_id = NULL")
     with caplog.at_level(logging.WARNING):

@@ -7,7 +7,16 @@ from sqlalchemy import text
 
 from saga import SagaStore
 from saga.database import transaction
-from saga.wakeup import FINISHED, WAITING, channel, is_consumer_running, listening, listening_sync, notification, starting_consumer
+from saga.wakeup import (
+    FINISHED,
+    WAITING,
+    channel,
+    is_consumer_running,
+    listening,
+    listening_sync,
+    notification,
+    starting_consumer,
+)
 from tests.saga.trips import TRIPS, Agency, Trip
 
 CRUISES = SagaStore("cruise", journal="cruise_step", leases="cruise_lease", parse=Trip.model_validate)
@@ -37,7 +46,11 @@ async def test_a_consumer_of_one_saga_is_none_of_another_s(agency: Agency) -> No
 
 
 async def test_one_process_at_a_time_starts_a_consumer_of_a_saga(agency: Agency) -> None:
-    with starting_consumer(TRIPS) as first, starting_consumer(TRIPS) as second, starting_consumer(CRUISES) as other:
+    with (
+        starting_consumer(TRIPS) as first,
+        starting_consumer(TRIPS) as second,
+        starting_consumer(CRUISES) as other,
+    ):
         assert (first, second, other) == (True, False, True)
 
 

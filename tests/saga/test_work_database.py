@@ -1,4 +1,5 @@
-"""One step for many trips in our own database: each ends by itself, and effect and journal are one transaction."""
+"""One step for many trips in our own database: each ends by itself, and effect and journal are one
+transaction."""
 
 from __future__ import annotations
 
@@ -12,7 +13,19 @@ from saga.database import Tx
 from saga.database_action import run_in_database
 from saga.errors import LeaseLost, StepTimeout, UnexpectedStepError
 from saga.execution import StepExecution
-from tests.saga.scripted import ACT, DEPART, Effects, Ends, cancel_seats, failing_commits, gone, ids, some, statuses, step
+from tests.saga.scripted import (
+    ACT,
+    DEPART,
+    Effects,
+    Ends,
+    cancel_seats,
+    failing_commits,
+    gone,
+    ids,
+    some,
+    statuses,
+    step,
+)
 from tests.saga.trips import Agency, Busy, NoSeat, TripInstance
 
 
@@ -100,7 +113,9 @@ async def test_trouble_with_the_database_is_everybodys_and_is_tried_again_togeth
 
 @pytest.mark.parametrize("arrives", [True, False])
 @pytest.mark.parametrize("n", [1, 3])
-async def test_an_unclear_commit_is_looked_up(agency: Agency, monkeypatch: pytest.MonkeyPatch, arrives: bool, n: int) -> None:
+async def test_an_unclear_commit_is_looked_up(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch, arrives: bool, n: int
+) -> None:
     trips = await some(agency, *"ABC"[:n])
     act, work = Effects(agency), StepExecution(ACT, trips)
     failing_commits(monkeypatch, arrives=arrives)
@@ -114,7 +129,9 @@ async def test_an_unclear_commit_is_looked_up(agency: Agency, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("arrives", [True, False])
-async def test_what_timed_out_at_its_commit_can_be_undone(agency: Agency, monkeypatch: pytest.MonkeyPatch, arrives: bool) -> None:
+async def test_what_timed_out_at_its_commit_can_be_undone(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
     """The last attempt's result is unclear, so it counts as done: undoing finds out."""
     (trip,) = await some(agency, "A")
     act = Effects(agency)
@@ -172,7 +189,8 @@ async def test_a_single_trips_no_is_raised_and_journalled(agency: Agency) -> Non
 
 
 async def test_a_transient_failure_of_a_trip_in_the_database_lets_it_leave_the_batch(agency: Agency) -> None:
-    """A retryable "no" of a database step: the trip goes on alone, and if it is more than a fifth the batch tries again together."""
+    """A retryable "no" of a database step: the trip goes on alone, and if it is more than a fifth the batch
+    tries again together."""
     trips = await some(agency, *"ABCDEFGHIJ")
     act, work = Effects(agency, C=Busy("down")), StepExecution(DEPART, trips)
     await run_in_database(work, act)

@@ -1,4 +1,5 @@
-"""One step for many trips outside: the intent is committed first, each trip ends by itself, and no call is made twice."""
+"""One step for many trips outside: the intent is committed first, each trip ends by itself, and no call is
+made twice."""
 
 from __future__ import annotations
 
@@ -20,7 +21,15 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from saga.checkpoint import checkpoint
 from saga.database import Tx, transaction
-from saga.errors import BatchFailing, DatabaseTimeout, InfrastructureError, LeaseLost, StepError, StepTimeout, UnexpectedStepError
+from saga.errors import (
+    BatchFailing,
+    DatabaseTimeout,
+    InfrastructureError,
+    LeaseLost,
+    StepError,
+    StepTimeout,
+    UnexpectedStepError,
+)
 from saga.execution import StepExecution
 from saga.external_action import run_external
 from tests.saga.scripted import ACT, Ends, Outside, busy, gone, ids, some, statuses, step
@@ -49,7 +58,10 @@ async def test_each_trip_of_a_batch_ends_by_itself(agency: Agency) -> None:
     work = StepExecution(ACT, trips)
     await run_external(work, act)
     assert ids(work.done) == list("AEFGHIJ")
-    assert {trip.id: type(end) for trip, end in work.failed.items()} == {"B": NoSeat, "D": UnexpectedStepError}
+    assert {trip.id: type(end) for trip, end in work.failed.items()} == {
+        "B": NoSeat,
+        "D": UnexpectedStepError,
+    }
     assert ids(work.detached) == ["C"]
     assert set(act.calls.values()) == {1}
     rows = {row.instance_id: row for row in await agency.rows("SELECT * FROM trip_step")}
@@ -59,7 +71,9 @@ async def test_each_trip_of_a_batch_ends_by_itself(agency: Agency) -> None:
         "C": "begun",
         "D": "failed",
     }
-    assert {row.undo_due for row in rows.values()} == {True}, "whatever failed outside may have done something"
+    assert {row.undo_due for row in rows.values()} == {True}, (
+        "whatever failed outside may have done something"
+    )
     assert "secret" not in str(rows["D"].error)
     await run_external(StepExecution(ACT, work.detached), act)
     assert act.calls["C"] == 2
@@ -78,7 +92,9 @@ async def test_each_trip_of_a_batch_ends_by_itself(agency: Agency) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_trip_waits_for_the_infrastructure_and_the_others_of_its_batch_go_on(agency: Agency, error: Exception) -> None:
+async def test_a_trip_waits_for_the_infrastructure_and_the_others_of_its_batch_go_on(
+    agency: Agency, error: Exception
+) -> None:
     trips = await some(agency, *"ABC")
     act, work = Outside(B=[error, error]), StepExecution(ACT, trips)
     await run_external(work, act)
@@ -98,7 +114,9 @@ async def test_a_trip_waits_for_the_infrastructure_and_the_others_of_its_batch_g
 async def test_a_file_name_that_a_trip_brings_is_the_trips_own_fault(agency: Agency) -> None:
     (trip,) = await some(agency, "A")
     with pytest.raises(UnexpectedStepError):
-        await run_external(StepExecution(ACT, [trip]), Outside(A=OSError(errno.ENAMETOOLONG, "File name too long")))
+        await run_external(
+            StepExecution(ACT, [trip]), Outside(A=OSError(errno.ENAMETOOLONG, "File name too long"))
+        )
 
 
 async def test_a_single_trips_failure_is_raised_and_tried_again(agency: Agency) -> None:
@@ -116,7 +134,9 @@ async def test_a_single_trips_failure_is_raised_and_tried_again(agency: Agency) 
     assert act.calls["A"] == 3
 
 
-async def test_more_than_a_fifth_failing_is_the_batchs_trouble_and_a_second_run_does_only_those(agency: Agency) -> None:
+async def test_more_than_a_fifth_failing_is_the_batchs_trouble_and_a_second_run_does_only_those(
+    agency: Agency,
+) -> None:
     trips = await some(agency, *"ABCDEFGHIJ")
     act = Outside(B=busy(), C=busy(), D=busy(), E=NoSeat("no"))
     work = StepExecution(ACT, trips)
@@ -172,7 +192,8 @@ async def test_a_slow_trip_leaves_the_batch_and_its_call_is_not_made_twice(agenc
 async def test_a_slow_trip_that_is_answered_while_the_others_are_written_does_not_go_on_with_them(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by the model: it had no end in its journal, and departed with the others although it was refused."""
+    """Found by the model: it had no end in its journal, and departed with the others although it was
+    refused."""
     trips = await some(agency, *"ABCDE")
     act, work = Outside(C=NoSeat("no")), StepExecution(ACT, trips, straggler_timeout=0.2)
     answer, transactions = act.slow("C"), itertools.count()
@@ -227,7 +248,8 @@ async def test_a_crowd_of_slow_ones_is_waited_for(agency: Agency) -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 async def test_time_that_our_own_database_took_is_not_the_outside_s(agency: Agency, n: int) -> None:
-    """What they note waits for a lock until their time is over: nothing is decided about the trips, and they go on later."""
+    """What they note waits for a lock until their time is over: nothing is decided about the trips, and they
+    go on later."""
     trips, locked, over = await some(agency, *"ABC"[:n]), asyncio.Event(), asyncio.Event()
 
     async def lock() -> None:
@@ -282,9 +304,11 @@ async def test_a_single_trip_is_waited_for_up_to_its_time_limit(agency: Agency) 
     assert act.at_once == {"A": 1}
 
 
-async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once(agency: Agency, unheard: Any) -> None:
-    """While one trip still waits for its answer another one's notes cannot be written: the batch is tried again. A second call beside the
-    first would book twice at an airline that forgets keys."""
+async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once(
+    agency: Agency, unheard: Any
+) -> None:
+    """While one trip still waits for its answer another one's notes cannot be written: the batch is tried
+    again. A second call beside the first would book twice at an airline that forgets keys."""
     trips = await some(agency, *"ABCDEFGHIJ")
     act, work = Outside(B=gone()), StepExecution(ACT, trips, straggler_timeout=0.2)
     answer = act.slow("C")
@@ -302,7 +326,9 @@ async def test_trouble_with_the_database_does_not_make_a_slow_call_twice_at_once
     assert set((await statuses(agency)).values()) == {"done"}
 
 
-async def test_trouble_with_the_database_leaves_no_call_unheard(agency: Agency, unheard: Callable[[], list[str]]) -> None:
+async def test_trouble_with_the_database_leaves_no_call_unheard(
+    agency: Agency, unheard: Callable[[], list[str]]
+) -> None:
     """What was answered meanwhile is not thrown away."""
     trips = await some(agency, *"ABCD")
     work = StepExecution(ACT, trips)
@@ -327,7 +353,9 @@ async def test_whoever_is_cancelled_takes_its_calls_with_it(agency: Agency) -> N
 
     await until(called, 10, "both calls to be under way")
     running.cancel()
-    assert (await asyncio.wait([running], timeout=10))[0], "it does not wait for the calls to end by themselves"
+    assert (await asyncio.wait([running], timeout=10))[0], (
+        "it does not wait for the calls to end by themselves"
+    )
     assert running.cancelled()
     assert act._now == {"A": 0, "B": 0}
     assert await statuses(agency) == {"A": "begun", "B": "begun"}
@@ -369,10 +397,17 @@ answers = st.lists(st.sampled_from(["ok", "busy", "no", "broken", "gone"]), max_
 _runs = itertools.count()
 
 
-@hypothesis_settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@hypothesis_settings(
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(scripts=st.lists(answers, min_size=1, max_size=12))
-async def test_every_trip_ends_once_whatever_the_others_do(agency: Agency, unheard: Any, scripts: list[list[str]]) -> None:
-    """A batch as the lane runs it: tried again while that can help, then each that is left, alone. What is clear stays so."""
+async def test_every_trip_ends_once_whatever_the_others_do(
+    agency: Agency, unheard: Any, scripts: list[list[str]]
+) -> None:
+    """A batch as the lane runs it: tried again while that can help, then each that is left, alone. What is
+    clear stays so."""
     run = next(_runs)
     means: dict[str, Callable[[], Any]] = {
         "ok": lambda: None,
@@ -384,7 +419,8 @@ async def test_every_trip_ends_once_whatever_the_others_do(agency: Agency, unhea
     passing = [list(itertools.takewhile(lambda word: word in {"busy", "gone"}, script)) for script in scripts]
     clear = [next((word for word in script if word not in {"busy", "gone"}), "ok") for script in scripts]
     plans = {
-        f"{run}-{n}": [means[word]() for word in (*first, *[last] * 60)] for n, (first, last) in enumerate(zip(passing, clear, strict=True))
+        f"{run}-{n}": [means[word]() for word in (*first, *[last] * 60)]
+        for n, (first, last) in enumerate(zip(passing, clear, strict=True))
     }
     trips = await some(agency, *plans)
     act = Outside(**plans)
@@ -415,5 +451,9 @@ async def test_every_trip_ends_once_whatever_the_others_do(agency: Agency, unhea
     assert [ends[i] for i in plans] == ["done" if word == "ok" else "failed" for word in clear]
     assert all(act.calls[i] > len(first) for i, first in zip(plans, passing, strict=True))
     assert set(act.at_once.values()) == {1}
-    journal = dict(await agency.rows("SELECT instance_id, status FROM trip_step WHERE instance_id LIKE :run", run=f"{run}-%"))
+    journal = dict(
+        await agency.rows(
+            "SELECT instance_id, status FROM trip_step WHERE instance_id LIKE :run", run=f"{run}-%"
+        )
+    )
     assert journal == ends

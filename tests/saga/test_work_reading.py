@@ -42,7 +42,9 @@ async def read_outside(trips: list[TripInstance]) -> None:
 
 @pytest.mark.parametrize("read", [read_in_database, read_outside])
 @pytest.mark.parametrize("n", [1, 3])
-async def test_what_was_read_is_in_the_journal_with_what_comes_next(agency: Agency, read: Runner, n: int) -> None:
+async def test_what_was_read_is_in_the_journal_with_what_comes_next(
+    agency: Agency, read: Runner, n: int
+) -> None:
     trips = await some(agency, *"ABC"[:n])
     await read(trips)
     assert all(trip.result("read") == {"read": trip.id} for trip in trips)
@@ -64,7 +66,9 @@ async def test_what_was_read_survives_trouble_in_the_next_step(
     await read(trips)
     departing = StepExecution(DEPART, trips)
     run: Callable[[], Awaitable[None]] = (
-        (lambda: run_external(departing, Outside())) if outside else (lambda: run_in_database(departing, write_ok))
+        (lambda: run_external(departing, Outside()))
+        if outside
+        else (lambda: run_in_database(departing, write_ok))
     )
     with monkeypatch.context() as patch:
         failing_commits(patch, arrives=False)
@@ -77,7 +81,9 @@ async def test_what_was_read_survives_trouble_in_the_next_step(
 
 
 @pytest.mark.parametrize("arrives", [True, False])
-async def test_what_was_read_survives_an_unclear_commit(agency: Agency, monkeypatch: pytest.MonkeyPatch, arrives: bool) -> None:
+async def test_what_was_read_survives_an_unclear_commit(
+    agency: Agency, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
     (trip,) = await some(agency, "A")
     await read_outside([trip])
     departing = StepExecution(DEPART, [trip])
@@ -103,11 +109,15 @@ async def test_attempts_at_reading_are_counted_too(agency: Agency) -> None:
 
 
 async def test_a_reading_that_left_its_batch_does_not_break_the_next_step(agency: Agency) -> None:
-    """It failed in the batch, in a way that may pass, and succeeded alone: two ends of one step, until they are written."""
+    """It failed in the batch, in a way that may pass, and succeeded alone: two ends of one step, until they
+    are written."""
     trips = await some(agency, *"AB")
 
     async def busy_for_a(tx: Tx, batch: Sequence[TripInstance]) -> Ends:
-        return {trip.id: Busy("down") if trip.id == "A" and len(batch) > 1 else {"read": trip.id} for trip in batch}
+        return {
+            trip.id: Busy("down") if trip.id == "A" and len(batch) > 1 else {"read": trip.id}
+            for trip in batch
+        }
 
     batch = StepExecution(READ, trips)
     await run_in_database(batch, busy_for_a)
@@ -134,7 +144,10 @@ async def test_who_only_reads_is_given_few_trips_at_a_time() -> None:
 
     async def act(trips: Sequence[TripInstance]) -> Ends:
         given.append(len(trips))
-        return {trip.id: UnexpectedStepError("read", ValueError()) if trip.id == "77" else {"read": trip.id} for trip in trips}
+        return {
+            trip.id: UnexpectedStepError("read", ValueError()) if trip.id == "77" else {"read": trip.id}
+            for trip in trips
+        }
 
     work = StepExecution(READ, [TripInstance(str(i), {}, 1, TRIPS) for i in range(120)])
     await run_reading(work, act)

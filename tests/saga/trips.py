@@ -28,16 +28,22 @@ class TripHooks(Hooks[Trip]):
     async def ended(self, tx: Tx, endings: Sequence[Ending[Trip]]) -> None:
         await _book(tx, "news", [ending.instance for ending in endings])
 
-    async def postponed(self, tx: Tx, instances: Sequence[TripInstance], seconds: float, error: StepError | None) -> None:
+    async def postponed(
+        self, tx: Tx, instances: Sequence[TripInstance], seconds: float, error: StepError | None
+    ) -> None:
         await _book(tx, "pause", instances)
 
 
 async def _book(tx: Tx, what: str, trips: Sequence[TripInstance]) -> None:
     for trip in trips:
-        await tx.execute(text("INSERT INTO booking (trip_id, what) VALUES (:id, :what)"), {"id": trip.id, "what": what})
+        await tx.execute(
+            text("INSERT INTO booking (trip_id, what) VALUES (:id, :what)"), {"id": trip.id, "what": what}
+        )
 
 
-TRIPS = SagaStore("trip", journal="trip_step", leases="trip_lease", parse=Trip.model_validate, hooks=TripHooks())
+TRIPS = SagaStore(
+    "trip", journal="trip_step", leases="trip_lease", parse=Trip.model_validate, hooks=TripHooks()
+)
 
 
 class NoSeat(StepError):
@@ -89,7 +95,9 @@ class Agency:
     async def create(self) -> None:
         async with transaction() as tx:
             await create_tables(tx, TRIPS)
-            await tx.execute(text("CREATE TABLE IF NOT EXISTS booking (trip_id text NOT NULL, what text NOT NULL)"))
+            await tx.execute(
+                text("CREATE TABLE IF NOT EXISTS booking (trip_id text NOT NULL, what text NOT NULL)")
+            )
 
     async def empty(self) -> None:
         """Throws everything away."""
@@ -105,7 +113,8 @@ class Agency:
         """A worker's lease that nobody renews."""
         lease = uuid4()
         await self.rows(
-            "INSERT INTO trip_lease (id, holder, until) VALUES (:id, 'test', now() + make_interval(secs => :seconds))",
+            "INSERT INTO trip_lease (id, holder, until) VALUES (:id, 'test', now() + make_interval(secs => "
+            ":seconds))",
             id=lease,
             seconds=seconds,
         )
@@ -139,7 +148,9 @@ class Agency:
 
     async def step(self, trip_id: str, step: str) -> Any:
         """The journal's row, or None."""
-        rows = await self.rows("SELECT * FROM trip_step WHERE instance_id = :id AND step = :step", id=trip_id, step=step)
+        rows = await self.rows(
+            "SELECT * FROM trip_step WHERE instance_id = :id AND step = :step", id=trip_id, step=step
+        )
         return rows[0] if rows else None
 
     async def count(self, table: str) -> int:
@@ -147,7 +158,11 @@ class Agency:
 
     async def booked(self, what: str) -> dict[str, int]:
         """How often this was booked for each trip, of those for which it was at all."""
-        return dict(await self.rows("SELECT trip_id, count(*) FROM booking WHERE what = :what GROUP BY trip_id", what=what))
+        return dict(
+            await self.rows(
+                "SELECT trip_id, count(*) FROM booking WHERE what = :what GROUP BY trip_id", what=what
+            )
+        )
 
 
 async def write(step: str, trips: Iterable[TripInstance], status: str, **fields: Any) -> None:
@@ -173,8 +188,17 @@ async def begin_undo(step: str, trips: Iterable[TripInstance]) -> None:
         await journal.begin_undo(tx, step, await journal.verify_ownership(tx, trips))
 
 
-async def end_undo(step: str, trips: Iterable[TripInstance], result: dict[str, Any] | None, error: dict[str, Any] | None = None) -> None:
+async def end_undo(
+    step: str,
+    trips: Iterable[TripInstance],
+    result: dict[str, Any] | None,
+    error: dict[str, Any] | None = None,
+) -> None:
     """Journals how the compensation ended."""
     async with transaction() as tx:
         held = await journal.verify_ownership(tx, trips)
-        await journal.write_undo(tx, step, [Record(trip, step, "failed" if error else "done", result=result, error=error) for trip in held])
+        await journal.write_undo(
+            tx,
+            step,
+            [Record(trip, step, "failed" if error else "done", result=result, error=error) for trip in held],
+        )

@@ -1,6 +1,7 @@
 """A browser, and the world of `make run` to look at with it.
 
-UI_VAR=/some/folder looks at one that runs already, with its data there. UI_SCREENSHOTS=1 writes the pictures docs/ui-*.png.
+UI_VAR=/some/folder looks at one that runs already, with its data there. UI_SCREENSHOTS=1 writes the pictures
+docs/ui-*.png.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Shop:
 
     def payments(self, order_id: str) -> list[dict[str, Any]]:
         """What the gateway's ledger knows about an order."""
-        answer = httpx.get(f"{self.known['PAYMENT_GATEWAY_URL']}/v1/payments", params={"order_id": order_id}, timeout=30)
+        answer = httpx.get(
+            f"{self.known['PAYMENT_GATEWAY_URL']}/v1/payments", params={"order_id": order_id}, timeout=30
+        )
         return list(answer.raise_for_status().json()["data"])
 
     def runs(self, deployment: str) -> None:
@@ -80,12 +83,16 @@ class Shop:
     def slow_down(self, order_id: str) -> None:
         """From now on the gateway takes a minute to confirm the order's payment."""
         rule = {"order_id": order_id, "move": "confirm", "fault": "slow", "ms": 60_000}
-        httpx.post(f"{self.known['PAYMENT_GATEWAY_URL']}/sandbox/behaviour", json={"faults": [rule]}, timeout=30).raise_for_status()
+        httpx.post(
+            f"{self.known['PAYMENT_GATEWAY_URL']}/sandbox/behaviour", json={"faults": [rule]}, timeout=30
+        ).raise_for_status()
 
     def reservation(self, order_id: str) -> str | None:
         """What became of the stock that was reserved for an order."""
         with psycopg.connect(self.known["DATABASE_URL"].replace("+psycopg", "")) as connection:
-            row = connection.execute("SELECT state FROM reservation WHERE order_id = %s", [order_id]).fetchone()
+            row = connection.execute(
+                "SELECT state FROM reservation WHERE order_id = %s", [order_id]
+            ).fetchone()
         return str(row[0]) if row else None
 
 
@@ -100,14 +107,27 @@ def shop() -> Iterator[Shop]:
         folder.chmod(0o711)  # PostgreSQL runs as another user when this is root
         own_port(folder / "prefect")
         environment = {name: value for name, value in os.environ.items() if name not in _OURS}
-        environment |= {"VAR_DIR": var, "WEB_PORT": str(free_port()), "PREFECT_API_URL": ""}  # whatever a Prefect profile names
+        environment |= {
+            "VAR_DIR": var,
+            "WEB_PORT": str(free_port()),
+            "PREFECT_API_URL": "",
+        }  # whatever a Prefect profile names
         log = folder / "run.log"
         with log.open("wb") as output:
             run = subprocess.Popen(
-                [sys.executable, "-m", "deployments.cli", "run"], cwd=HOME, env=environment, stdout=output, stderr=output
+                [sys.executable, "-m", "deployments.cli", "run"],
+                cwd=HOME,
+                env=environment,
+                stdout=output,
+                stderr=output,
             )
         try:
-            wait_until(lambda: "Look at the runs:" in log.read_text() or run.poll() is not None, 300, "make run to be up", every=0.5)
+            wait_until(
+                lambda: "Look at the runs:" in log.read_text() or run.poll() is not None,
+                300,
+                "make run to be up",
+                every=0.5,
+            )
             assert run.poll() is None, log.read_text()[-4000:]
             yield Shop(folder)
         finally:

@@ -1,4 +1,5 @@
-"""The shop as its people use it: in the Prefect UI of `make run`, with the mouse and the keyboard. The gateway's ledger is the witness."""
+"""The shop as its people use it: in the Prefect UI of `make run`, with the mouse and the keyboard. The
+gateway's ledger is the witness."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def sends(person: Person, order_id: str, fields: dict[str, str]) -> str:
     return run
 
 
-def test_an_order_is_filled_in_and_completes_and_its_diagram_is_drawn(person: Person, shop: Shop, order_id: str) -> None:
+def test_an_order_is_filled_in_and_completes_and_its_diagram_is_drawn(
+    person: Person, shop: Shop, order_id: str
+) -> None:
     person.opens_form("process-order")
     person.fills({"Id": order_id})
     person.takes_picture("ui-form")
@@ -38,7 +41,14 @@ def test_an_order_is_filled_in_and_completes_and_its_diagram_is_drawn(person: Pe
     person.looks_at(run)
     person.sees_state("Completed")
     person.opens_tab("Task Runs")
-    for step in ("validate_order", "check_inventory", "process_payment", "generate_confirmation", "fulfill_order", "notify_customer"):
+    for step in (
+        "validate_order",
+        "check_inventory",
+        "process_payment",
+        "generate_confirmation",
+        "fulfill_order",
+        "notify_customer",
+    ):
         person.sees(f"{step} {order_id}")
     person.opens_artifact(f"saga-{order_id.lower()}")
     person.sees_diagram("process_payment", "fulfill_order", "completed")
@@ -46,7 +56,9 @@ def test_an_order_is_filled_in_and_completes_and_its_diagram_is_drawn(person: Pe
     person.takes_picture("ui-order", height=1400)
     assert shop.opens(person.link("open it")).content.startswith(b"%PDF")
     assert order_id in shop.opens(person.link("read it")).text
-    assert [(p["status"], p["amount"], p["refunded"]) for p in shop.payments(order_id)] == [("succeeded", TOTAL, 0)]
+    assert [(p["status"], p["amount"], p["refunded"]) for p in shop.payments(order_id)] == [
+        ("succeeded", TOTAL, 0)
+    ]
     assert shop.reservation(order_id) == "shipped"
 
 
@@ -62,14 +74,18 @@ def test_the_failing_sample_is_found_by_its_id_and_shows_what_was_undone(person:
     assert [p["amount"] - p["refunded"] for p in shop.payments("ORDER-SHIP-FAIL")] == [0]
 
 
-def test_one_that_the_carrier_refuses_is_undone_before_ones_eyes(person: Person, shop: Shop, order_id: str) -> None:
+def test_one_that_the_carrier_refuses_is_undone_before_ones_eyes(
+    person: Person, shop: Shop, order_id: str
+) -> None:
     sends(person, order_id, {"Country": "AQ"})
     person.sees_state("Compensated")
     person.opens_tab("Task Runs")
     for task in ("process_payment", "refund_payment", "release_inventory"):
         person.sees(f"{task} {order_id}")
     assert shop.reservation(order_id) == "released"
-    assert [(p["status"], p["amount"], p["refunded"]) for p in shop.payments(order_id)] == [("succeeded", TOTAL, TOTAL)]
+    assert [(p["status"], p["amount"], p["refunded"]) for p in shop.payments(order_id)] == [
+        ("succeeded", TOTAL, TOTAL)
+    ]
 
 
 def test_the_dashboard_is_drawn_on_light_and_dark(person: Person, shop: Shop) -> None:
@@ -101,7 +117,9 @@ def test_an_order_is_resolved_on_the_desk(person: Person, shop: Shop, order_id: 
 def test_a_running_order_is_cancelled_and_undone(person: Person, shop: Shop, order_id: str) -> None:
     shop.slow_down(order_id)
     sends(person, order_id, {})
-    wait_until(lambda: bool(shop.payments(order_id)), 120, "the payment, whose confirmation does not come", every=0.2)
+    wait_until(
+        lambda: bool(shop.payments(order_id)), 120, "the payment, whose confirmation does not come", every=0.2
+    )
     person.cancels()
     person.sees_state("Cancelled")
     wait_until(lambda: shop.reservation(order_id) == "released", 240, "the order undone", every=0.5)

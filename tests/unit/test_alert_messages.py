@@ -1,4 +1,5 @@
-"""Messages about alerts: each rule, raised and cleared, for one order and for several; numbers and nouns agree."""
+"""Messages about alerts: each rule, raised and cleared, for one order and for several; numbers and nouns
+agree."""
 
 from __future__ import annotations
 
@@ -17,9 +18,18 @@ BEGAN = datetime(2031, 2, 3, 9, 30, tzinfo=UTC)
 ONE: dict[Rule, dict[str, Any]] = {
     Rule.ERROR_RATE: {"commands": 20, "failed": 1, "window": "the last hour", "codes": {"step_broken": 1}},
     Rule.ORDER_WAITING: {"order_id": "ORDER-7"},
-    Rule.NEEDS_ATTENTION: {"order_id": "ORDER-7", "currency": "EUR", "step": "process_payment", "code": "refund_refused"},
+    Rule.NEEDS_ATTENTION: {
+        "order_id": "ORDER-7",
+        "currency": "EUR",
+        "step": "process_payment",
+        "code": "refund_refused",
+    },
     Rule.RECOVERY_BEHIND: {"order_id": "ORDER-7"},
-    Rule.EXTERNAL_UNAVAILABLE: {"orders": 1, "for_example": ["ORDER-7"], "code": "payment_gateway_unavailable"},
+    Rule.EXTERNAL_UNAVAILABLE: {
+        "orders": 1,
+        "for_example": ["ORDER-7"],
+        "code": "payment_gateway_unavailable",
+    },
 }
 SUBJECTS = {
     Rule.ERROR_RATE: ("process_payment", ALL),
@@ -34,7 +44,10 @@ SUBJECTS = {
 }
 CASES = [
     *((rule, subject, ONE[rule]) for rule in Rule for subject in SUBJECTS.get(rule, ("ORDER-7",))),
-    *((Rule.EXTERNAL_UNAVAILABLE, "carrier.easypost", {"orders": count, "for_example": ["A", "B"]}) for count in (2, 1200)),
+    *(
+        (Rule.EXTERNAL_UNAVAILABLE, "carrier.easypost", {"orders": count, "for_example": ["A", "B"]})
+        for count in (2, 1200)
+    ),
     *(
         (rule, REST, {"orders": count, "for_example": [f"O-{each}" for each in range(min(5, count))]})
         for rule in Rule
@@ -43,28 +56,58 @@ CASES = [
     ),
 ]
 _ONE_OF_MANY = re.compile(
-    r"(?<![\d.,:])1 (?:more )?\w+s\b(?! )|\b1 (?:more )?orders|the last 1 |(?<!\d)1 (?:more )?order (?:have|are|wait|need)\b"
+    r"(?<![\d.,:])1 (?:more )?\w+s\b(?! )|\b1 (?:more )?orders|the last 1 |(?<!\d)1 (?:more )?order "
+    r"(?:have|are|wait|need)\b"
 )
 _MANY_OF_ONE = re.compile(r"(?:[2-9]|\d{2,}|,\d+) (?:more )?order\b|(?<!-)\borders (?:has|is|waits|needs)\b")
 
 
-def notice(rule: Rule, subject: str, details: dict[str, Any], phase: Literal["raised", "cleared"] = "raised") -> Notice:
+def notice(
+    rule: Rule, subject: str, details: dict[str, Any], phase: Literal["raised", "cleared"] = "raised"
+) -> Notice:
     over_at = BEGAN + timedelta(hours=1) if phase == "cleared" else None
-    value = details["orders"] if rule is Rule.EXTERNAL_UNAVAILABLE else 0.06 if rule is Rule.ERROR_RATE else 1000.0
+    value = (
+        details["orders"]
+        if rule is Rule.EXTERNAL_UNAVAILABLE
+        else 0.06
+        if rule is Rule.ERROR_RATE
+        else 1000.0
+    )
     threshold = 0.05 if rule is Rule.ERROR_RATE else 900.0
-    return Notice(7, phase, "url-1", BEGAN, 1, rule, subject, f"shop.{subject}", BEGAN, value, threshold, details, over_at, None)
+    return Notice(
+        7,
+        phase,
+        "url-1",
+        BEGAN,
+        1,
+        rule,
+        subject,
+        f"shop.{subject}",
+        BEGAN,
+        value,
+        threshold,
+        details,
+        over_at,
+        None,
+    )
 
 
 @pytest.mark.parametrize("phase", ["raised", "cleared"])
 @pytest.mark.parametrize(("rule", "subject", "details"), CASES)
-def test_every_alert_can_be_described(rule: Rule, subject: str, details: dict[str, Any], phase: Literal["raised", "cleared"]) -> None:
+def test_every_alert_can_be_described(
+    rule: Rule, subject: str, details: dict[str, Any], phase: Literal["raised", "cleared"]
+) -> None:
     told = notice(rule, subject, details, phase)
     said, message = describe(told), alert_message(told, "The Shop")
     named = _named(rule, subject)
     assert named in said.title
     assert message.title == f"[The Shop] {'cleared' if phase == 'cleared' else 'alert'}: {said.title}"
     assert said.what in message.body
-    for text in (message.body, event_payload(told)["text"], *(getattr(said, each) for each in said.__slots__)):
+    for text in (
+        message.body,
+        event_payload(told)["text"],
+        *(getattr(said, each) for each in said.__slots__),
+    ):
         plain = " ".join(text.split())
         for wrong in (_ONE_OF_MANY, _MANY_OF_ONE):
             assert not wrong.search(plain), plain
@@ -81,7 +124,11 @@ def _named(rule: Rule, subject: str) -> str:
     if rule is Rule.EXTERNAL_UNAVAILABLE:
         kind, _, name = subject.partition(".")
         return kind.replace("-", " ") + (f" ({name})" if name else "")
-    rest = {Rule.ORDER_WAITING: "more orders", Rule.NEEDS_ATTENTION: "more orders", Rule.RECOVERY_BEHIND: "recovery"}
+    rest = {
+        Rule.ORDER_WAITING: "more orders",
+        Rule.NEEDS_ATTENTION: "more orders",
+        Rule.RECOVERY_BEHIND: "recovery",
+    }
     return rest[rule] if subject == REST else "all steps" if subject == ALL else subject
 
 
@@ -102,7 +149,13 @@ def test_where_to_look_is_about_what_is_unavailable(subject: str, here: str, not
 
 
 def test_the_patterns_find_what_does_not_fit() -> None:
-    for wrong in ("1 orders wait", "1 more orders", "the last 1 hours", "1 order wait for it", "1 more order have no"):
+    for wrong in (
+        "1 orders wait",
+        "1 more orders",
+        "the last 1 hours",
+        "1 order wait for it",
+        "1 more order have no",
+    ):
         assert _ONE_OF_MANY.search(wrong), wrong
     for wrong in ("12 order", "2 more order wait", "1,200 order", "5 orders waits"):
         assert _MANY_OF_ONE.search(wrong), wrong

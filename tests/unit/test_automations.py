@@ -16,7 +16,9 @@ from tasks.send_alerts import CLEARED, RAISED
 
 DEPLOYED = {
     f"{each['entrypoint'].rpartition('.')[2].replace('_', '-')}/{each['name']}": uuid4()
-    for each in yaml.safe_load((FILE.parent.parent / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+    for each in yaml.safe_load((FILE.parent.parent / "prefect.yaml").read_text(encoding="utf-8"))[
+        "deployments"
+    ]
 }
 
 
@@ -31,7 +33,10 @@ def by_name() -> dict[str, AutomationCore]:
 def test_every_name_that_a_run_ends_in_is_listed() -> None:
     silent = by_name()["Runs that fell silent have crashed"]
     assert isinstance(silent.trigger, EventTrigger)
-    ends = {f"prefect.flow-run.{name}" for name in (*NAMES.values(), "Failed", "Crashed", "Cancelled", "Cancelling")}
+    ends = {
+        f"prefect.flow-run.{name}"
+        for name in (*NAMES.values(), "Failed", "Crashed", "Cancelled", "Cancelling")
+    }
     assert silent.trigger.expect == {"prefect.flow-run.heartbeat", *ends}
     assert silent.trigger.within.total_seconds() == 90
 

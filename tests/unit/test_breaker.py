@@ -1,5 +1,5 @@
-"""The circuit breaker around the gateway: what it raises, and which answers are no failure of the gateway. How a circuit works is
-`tests/saga/test_circuit_breaker.py`."""
+"""The circuit breaker around the gateway: what it raises, and which answers are no failure of the gateway.
+How a circuit works is `tests/saga/test_circuit_breaker.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from shop.payments.breaker import GuardedGateway
-from shop.payments.errors import PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentGatewayUnavailable
+from shop.payments.errors import (
+    PaymentDeclined,
+    PaymentError,
+    PaymentGatewayError,
+    PaymentGatewayTimeout,
+    PaymentGatewayUnavailable,
+)
 
 PAUSE = 0.15
 DOWN = PaymentGatewayError("unreachable", "nobody there", retryable=True)
@@ -87,7 +93,16 @@ async def test_a_no_is_no_failure(no: PaymentError) -> None:
 
 async def test_a_declined_card_shows_that_the_gateway_works() -> None:
     till = Till()
-    answers: list[PaymentError | None] = [DOWN, DOWN, None, DOWN, PaymentGatewayTimeout("late"), PaymentDeclined("x", "no"), DOWN, DOWN]
+    answers: list[PaymentError | None] = [
+        DOWN,
+        DOWN,
+        None,
+        DOWN,
+        PaymentGatewayTimeout("late"),
+        PaymentDeclined("x", "no"),
+        DOWN,
+        DOWN,
+    ]
     for error in answers:
         till.inner.error = error
         assert await till.ask() != "PaymentGatewayUnavailable"

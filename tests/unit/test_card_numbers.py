@@ -1,4 +1,5 @@
-"""Card numbers are found in text, whoever issued them and however they are typed; ids are not taken for them."""
+"""Card numbers are found in text, whoever issued them and however they are typed; ids are not taken for
+them."""
 
 from __future__ import annotations
 
@@ -12,15 +13,36 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from shop.text.card_numbers import MASK, has_card_number, is_card_number, is_card_number_as_token, masked, passes_luhn
+from shop.text.card_numbers import (
+    MASK,
+    has_card_number,
+    is_card_number,
+    is_card_number_as_token,
+    masked,
+    passes_luhn,
+)
 from shop.text.sanitize import one_line
 
 relaxed = hypothesis_settings(deadline=None)
 
 # Test numbers as Stripe, Adyen, Braintree and PayPal publish them.
 PUBLISHED = [
-    *("4111111111111111", "4242424242424242", "4000056655665556", "4012888888881881", "4988438843884305", "4000000000000002"),
-    *("5555555555554444", "5105105105105100", "5200828282828210", "2223003122003222", "2222400070000005", "2720990000000007"),
+    *(
+        "4111111111111111",
+        "4242424242424242",
+        "4000056655665556",
+        "4012888888881881",
+        "4988438843884305",
+        "4000000000000002",
+    ),
+    *(
+        "5555555555554444",
+        "5105105105105100",
+        "5200828282828210",
+        "2223003122003222",
+        "2222400070000005",
+        "2720990000000007",
+    ),
     *("378282246310005", "371449635398431", "343434343434343", "378734493671000", "370000000000002"),
     *("6011111111111117", "6011000990139424", "6011981111111113", "6445644564456445"),
     *("3530111333300000", "3566002020360505", "3569990010095841"),
@@ -94,7 +116,10 @@ def test_every_number_of_every_network_is_found(network: str) -> None:
         assert all(map(has_card_number, numbers)), (network, length)
 
 
-@pytest.mark.parametrize("number", ["30569309025904", "３０５６９３０９０２５９０４", "38520000023237", "36227206271667", "4222222222222"])
+@pytest.mark.parametrize(
+    "number",
+    ["30569309025904", "３０５６９３０９０２５９０４", "38520000023237", "36227206271667", "4222222222222"],
+)
 def test_numbers_of_thirteen_and_fourteen_digits_are_found_only_in_fields_for_them(number: str) -> None:
     assert not has_card_number(number)
     assert is_card_number(number)
@@ -124,12 +149,21 @@ IDS: dict[str, Callable[[random.Random], str]] = {
     "Shopify's variants": lambda rng: str(rng.randint(39_000_000_000_000, 51_999_999_999_999)),
     "EAN-13": ean13,
     "date and time": moment,
-    "date and counter": lambda rng: f"2026{rng.randint(1, 12):02d}{rng.randint(1, 28):02d}-{rng.randint(0, 999_999):06d}",
-    "marketplaces, 3-7-7": lambda rng: f"{rng.randint(200, 499)}-{rng.randint(0, 9_999_999):07d}-{rng.randint(0, 9_999_999):07d}",
-    "phone numbers": lambda rng: f"call +49 30 {rng.randint(10**6, 10**7 - 1)} or 0171 {rng.randint(10**6, 10**7 - 1)}",
+    "date and counter": lambda rng: (
+        f"2026{rng.randint(1, 12):02d}{rng.randint(1, 28):02d}-{rng.randint(0, 999_999):06d}"
+    ),
+    "marketplaces, 3-7-7": lambda rng: (
+        f"{rng.randint(200, 499)}-{rng.randint(0, 9_999_999):07d}-{rng.randint(0, 9_999_999):07d}"
+    ),
+    "phone numbers": lambda rng: (
+        f"call +49 30 {rng.randint(10**6, 10**7 - 1)} or 0171 {rng.randint(10**6, 10**7 - 1)}"
+    ),
     "tracking numbers": lambda rng: str(rng.randint(10**11, 10**12 - 1)),
     "a list of sizes": lambda rng: "sizes " + ", ".join(str(rng.randint(32, 48)) for _ in range(6)),
-    "amounts": lambda rng: f"{rng.randint(1, 9)},{rng.randint(0, 999):03d},{rng.randint(0, 999):03d}.00 or {rng.randint(100, 999)}.50",
+    "amounts": lambda rng: (
+        f"{rng.randint(1, 9)},{rng.randint(0, 999):03d},{rng.randint(0, 999):03d}.00 or "
+        f"{rng.randint(100, 999)}.50"
+    ),
     "milliseconds": lambda rng: str(rng.randint(1_700_000_000_000, 1_800_000_000_000)),
 }
 
@@ -152,7 +186,12 @@ def test_a_time_with_its_date_is_hardly_ever_a_card_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "uuid", ["41bbe15a-90e5-4906-8732-2774b438f361", "68907177-7003-4b6d-a67d-12ebf10cc048", "07045483F17B4766937706461174B813"]
+    "uuid",
+    [
+        "41bbe15a-90e5-4906-8732-2774b438f361",
+        "68907177-7003-4b6d-a67d-12ebf10cc048",
+        "07045483F17B4766937706461174B813",
+    ],
 )
 def test_a_uuid_is_no_card_number(uuid: str) -> None:
     assert not has_card_number(f"for {uuid}, as said")
@@ -194,7 +233,9 @@ def test_only_the_card_number_is_masked(text: str, kept: str) -> None:
     st.text(max_size=10),
     st.data(),
 )
-def test_inside_any_text_and_cut_anywhere(number: str, separator: str, before: str, after: str, data: st.DataObject) -> None:
+def test_inside_any_text_and_cut_anywhere(
+    number: str, separator: str, before: str, after: str, data: st.DataObject
+) -> None:
     cut = sorted(data.draw(st.lists(st.integers(1, len(number) - 1), max_size=18, unique=True)))
     parts = [number[i:j] for i, j in zip([0, *cut], [*cut, len(number)], strict=True)]
     text = masked(f"{before}|{separator.join(parts)}|{after}")
@@ -208,7 +249,10 @@ def test_what_is_masked_has_no_card_number_left(text: str) -> None:
     assert not has_card_number(masked(text))
 
 
-@pytest.mark.parametrize("part", ["4 ", "4", "1-", "4111 1111 1111 1112 ", "44 ", "4   ", "41111111-1111-1111-4111-11111111111a ", "a "])
+@pytest.mark.parametrize(
+    "part",
+    ["4 ", "4", "1-", "4111 1111 1111 1112 ", "44 ", "4   ", "41111111-1111-1111-4111-11111111111a ", "a "],
+)
 def test_time_grows_with_the_length_and_not_with_its_square(part: str) -> None:
     """Ten times the text, about ten times the time; a hundred times if it were the square."""
 
@@ -223,7 +267,10 @@ def test_time_grows_with_the_length_and_not_with_its_square(part: str) -> None:
     assert least(200_000) < 40 * least(20_000) + 0.05
 
 
-@pytest.mark.parametrize("number", ["\u2074" + "\u00b9" * 15, "\u2463" + "\u2460" * 15, "\u2084" + "\u2081" * 15, "\u2779" + "\u2776" * 15])
+@pytest.mark.parametrize(
+    "number",
+    ["\u2074" + "\u00b9" * 15, "\u2463" + "\u2460" * 15, "\u2084" + "\u2081" * 15, "\u2779" + "\u2776" * 15],
+)
 def test_raised_lowered_and_circled_digits_are_digits(number: str) -> None:
     assert masked(f"x {number} y") == f"x {MASK} y"
     assert is_card_number(number)
@@ -233,13 +280,19 @@ def test_raised_lowered_and_circled_digits_are_digits(number: str) -> None:
 @given(
     st.sampled_from(PUBLISHED),
     st.lists(
-        st.tuples(st.text(st.sampled_from(["\u200b", "\u2060", "\u3164", " ", "\n"]), max_size=30), st.text("/_,:-.*|\u00b7", max_size=3)),
+        st.tuples(
+            st.text(st.sampled_from(["\u200b", "\u2060", "\u3164", " ", "\n"]), max_size=30),
+            st.text("/_,:-.*|\u00b7", max_size=3),
+        ),
         min_size=4,
         max_size=4,
     ),
 )
 def test_nothing_that_cleaning_takes_away_hides_a_number(number: str, gaps: list[tuple[str, str]]) -> None:
     parts = [number[i : i + 4] for i in range(0, len(number), 4)]
-    text = "".join(part + unseen[::2] + signs + unseen for part, (unseen, signs) in zip(parts, [*gaps, *gaps], strict=False))
+    text = "".join(
+        part + unseen[::2] + signs + unseen
+        for part, (unseen, signs) in zip(parts, [*gaps, *gaps], strict=False)
+    )
     assert masked(f"a {text}").startswith(f"a {MASK}")
     assert number not in re.sub(r"\D", "", one_line(masked(text), 10_000))

@@ -1,4 +1,5 @@
-"""Charts and the report's mail: what they draw, on light and dark, and that nothing in a name can break out of them."""
+"""Charts and the report's mail: what they draw, on light and dark, and that nothing in a name can break out
+of them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,18 @@ from email.policy import default
 
 import pytest
 
-from shop.monitoring.dashboard.charts import COLOURS, DARK, LIGHT, Bar, BarList, Chart, as_image, bar_list, bars_over_time, lines_over_time
+from shop.monitoring.dashboard.charts import (
+    COLOURS,
+    DARK,
+    LIGHT,
+    Bar,
+    BarList,
+    Chart,
+    as_image,
+    bar_list,
+    bars_over_time,
+    lines_over_time,
+)
 from shop.monitoring.dashboard.dashboard import bar_lists, charts, dashboard_page, headline
 from shop.monitoring.dashboard.figures import Figures, LowStock, Money, StepFigures
 from shop.monitoring.dashboard.report_mail import report_mail, report_payload
@@ -46,17 +58,35 @@ def figures(**fields: object) -> Figures:
     return Figures.model_validate({**given, **fields})
 
 
-EMPTY = figures(ended={}, p50=[None] * 4, p95=[None] * 4, p50_overall=None, p95_overall=None, money=[], steps=[], low_stock=[], waiting=0)
+EMPTY = figures(
+    ended={},
+    p50=[None] * 4,
+    p95=[None] * 4,
+    p50_overall=None,
+    p95_overall=None,
+    money=[],
+    steps=[],
+    low_stock=[],
+    waiting=0,
+)
 
 
 def shapes(chart: Chart, kind: str, colour: str) -> list[dict[str, str]]:
     """The attributes of the shapes in a series' colour, without its place in the legend."""
-    found = [element.attrib for element in ET.fromstring(chart.svg).iter(f"{{http://www.w3.org/2000/svg}}{kind}")]
-    return [each for each in found if COLOURS[colour] in (each.get("fill"), each.get("stroke")) and each.get("width") != "10.0"]
+    found = [
+        element.attrib for element in ET.fromstring(chart.svg).iter(f"{{http://www.w3.org/2000/svg}}{kind}")
+    ]
+    return [
+        each
+        for each in found
+        if COLOURS[colour] in (each.get("fill"), each.get("stroke")) and each.get("width") != "10.0"
+    ]
 
 
 def texts(chart: Chart) -> list[str]:
-    return [element.text or "" for element in ET.fromstring(chart.svg).iter("{http://www.w3.org/2000/svg}text")]
+    return [
+        element.text or "" for element in ET.fromstring(chart.svg).iter("{http://www.w3.org/2000/svg}text")
+    ]
 
 
 def test_bars_are_as_tall_as_their_values_and_stand_on_each_other() -> None:
@@ -69,7 +99,9 @@ def test_bars_are_as_tall_as_their_values_and_stand_on_each_other() -> None:
 
 def test_a_line_is_broken_where_nothing_is_known() -> None:
     chart = lines_over_time("t", {"p50": [1, 2, None, 4, None, 8, 8]}, list("abcdefg"))
-    first, last = ([point.split(",") for point in line["points"].split()] for line in shapes(chart, "polyline", "p50"))
+    first, last = (
+        [point.split(",") for point in line["points"].split()] for line in shapes(chart, "polyline", "p50")
+    )
     assert len(first) == len(last) == 2
     assert float(first[0][1]) > float(first[1][1]), "more is higher"
     assert len(shapes(chart, "rect", "p50")) == 1, "a single value is a dot"
@@ -86,7 +118,14 @@ def test_nothing_at_all_can_be_drawn() -> None:
 def test_names_that_are_meant_to_break_out(name: str) -> None:
     chart = bar_list(BarList(name, [Bar(name, 1, name, "bad")], ""))
     root = ET.fromstring(chart.svg)
-    assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {"svg", "title", "style", "rect", "text", "polyline"}
+    assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {
+        "svg",
+        "title",
+        "style",
+        "rect",
+        "text",
+        "polyline",
+    }
     image = as_image(chart)
     assert re.fullmatch(r"!\[[^\[\]()\n]*\]\(data:image/svg\+xml;base64,[A-Za-z0-9+/=]+\)", image, re.DOTALL)
 
@@ -117,8 +156,8 @@ def test_the_page_has_every_chart_and_the_numbers() -> None:
     ]
     plain = re.sub(r"&#(\d+);", lambda found: chr(int(found[1])), page)
     assert (
-        "10 orders ended; 90.0 % completed; half within 1.20 s, 95 % within 6.00 s; 2 in progress or waiting, the oldest for 1 min 15 s"
-        in plain
+        "10 orders ended; 90.0 % completed; half within 1.20 s, 95 % within 6.00 s; 2 in progress or "
+        "waiting, the oldest for 1 min 15 s" in plain
     )
     assert plain.index("| process_payment | 10 | 0 | 1 | 10.0 % | 2 | 1 |") < plain.index("| old_step |")
     assert "| PROD-003 | Keyboard | 0 | 10 |" in plain
@@ -148,24 +187,41 @@ class TestReportMail:
         made = report_mail("2031-02-03", payload, Settings(_env_file=None), SINCE, "ab12")
         assert made.data == report_mail("2031-02-03", payload, Settings(_env_file=None), SINCE, "ab12").data
         mail = email.message_from_bytes(made.data, policy=default)
-        assert [part.get_content_type() for part in mail.walk()] == ["multipart/alternative", "text/plain", "text/html"]
+        assert [part.get_content_type() for part in mail.walk()] == [
+            "multipart/alternative",
+            "text/plain",
+            "text/html",
+        ]
         return text_of(mail), html_of(mail)  # type: ignore[arg-type]
 
     def test_it_has_the_figures_in_words_and_in_tables(self) -> None:
         text, html = self.mailed(figures())
         for part in (text, re.sub(r"<[^>]+>", " ", html)):
-            for words in ("10 orders ended; 90.0 % completed", "9 (90.0 %)", "10.0 % (1 of 10)", "90.00 USD", "PROD-003", "0 of 10"):
+            for words in (
+                "10 orders ended; 90.0 % completed",
+                "9 (90.0 %)",
+                "10.0 % (1 of 10)",
+                "90.00 USD",
+                "PROD-003",
+                "0 of 10",
+            ):
                 assert words in part
 
     def test_bars_are_cells_as_wide_as_their_shares(self) -> None:
         _, html = self.mailed(figures())
         table = html[html.index("Outcomes") : html.index("Error rate")]
-        cells = [(colour, int(width)) for width, colour in re.findall(r'<td width="(\d+)" bgcolor="(#\w{6})"', table)]
+        cells = [
+            (colour, int(width))
+            for width, colour in re.findall(r'<td width="(\d+)" bgcolor="(#\w{6})"', table)
+        ]
         assert cells == [(COLOURS["completed"], 240), (COLOURS["compensated"], 27), (LIGHT["grid"], 213)]
 
     def test_each_hour_has_its_orders_and_its_latency(self) -> None:
         _, html = self.mailed(figures())
-        rows = [re.sub(r"(<[^>]+>|&nbsp;|\s)+", " ", row) for row in html[html.index("Hour by hour") :].split("<tr><td style")[1:]]
+        rows = [
+            re.sub(r"(<[^>]+>|&nbsp;|\s)+", " ", row)
+            for row in html[html.index("Hour by hour") :].split("<tr><td style")[1:]
+        ]
         assert [row.partition(">")[2].split() for row in rows] == [
             ["00:00", "6", "1.00", "s", "2.00", "s"],
             ["01:00"],

@@ -17,7 +17,17 @@ from deployments.local.environment import environment
 HOME = Path(__file__).resolve().parent.parent.parent
 NOWHERE = "postgresql://postgres@127.0.0.1:1/nowhere"
 COMMANDS = "run demo check submit status books show review worker web migrate setup inventory-service sandbox".split()
-HEAVY = ("prefect", "sqlalchemy", "psycopg", "fastapi", "dspy", "stripe", "flows", "saga.database", "shop.settings")
+HEAVY = (
+    "prefect",
+    "sqlalchemy",
+    "psycopg",
+    "fastapi",
+    "dspy",
+    "stripe",
+    "flows",
+    "saga.database",
+    "shop.settings",
+)
 
 
 Call = Callable[..., tuple[int, str]]
@@ -47,17 +57,32 @@ def orders(tmp_path: Path) -> str:
 
 def given(command: str, orders: str) -> list[str]:
     """The command with its arguments."""
-    needed = {"submit": [orders], "show": ["ORDER-1001"], "review list": [], "review retry": ["--all", "--by", "ann"]}
+    needed = {
+        "submit": [orders],
+        "show": ["ORDER-1001"],
+        "review list": [],
+        "review retry": ["--all", "--by", "ann"],
+    }
     return [*command.split(), *needed.get(command, [])]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["no-such-command"]], ids=lambda arguments: arguments[0])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["no-such-command"]], ids=lambda arguments: arguments[0]
+)
 def test_only_the_command_that_runs_is_imported(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom deployments.cli import order_saga\nended = order_saga(sys.argv[1:])\n"
-        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), sorted(name for name in sys.modules if name.startswith('deployments.cli.')))"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), sorted(name for name in sys.modules if "
+        f"name.startswith('deployments.cli.')))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=HOME, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=HOME,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout.splitlines()[-1] == "[] []"
 
 
@@ -96,7 +121,9 @@ def test_completion_offers_commands_and_options(tmp_path: Path) -> None:
     assert "--no-wait" in offered("order-saga", "submit", "--no")
 
 
-@pytest.mark.parametrize("command", ["submit", "show", "status", "books", "migrate", "review list", "review retry"])
+@pytest.mark.parametrize(
+    "command", ["submit", "show", "status", "books", "migrate", "review list", "review retry"]
+)
 def test_a_wrong_setting_is_named(call: Call, command: str, orders: str) -> None:
     code, said = call(*given(command, orders), BATCH_SIZE="none-of-your-business")
     assert code == 2
@@ -104,7 +131,9 @@ def test_a_wrong_setting_is_named(call: Call, command: str, orders: str) -> None
     assert "none-of-your-business" not in said
 
 
-@pytest.mark.parametrize("command", ["submit", "show", "status", "books", "migrate", "review list", "review retry"])
+@pytest.mark.parametrize(
+    "command", ["submit", "show", "status", "books", "migrate", "review list", "review retry"]
+)
 def test_a_database_that_does_not_answer_is_named(call: Call, command: str, orders: str) -> None:
     code, said = call(*given(command, orders))
     assert code == (1 if command in {"submit", "migrate"} else 2)
@@ -125,7 +154,9 @@ def test_an_unknown_command_stops_it(call: Call) -> None:
     assert "review" in said
 
 
-@pytest.mark.parametrize("module", [["deployments.trigger"], ["deployments.cli", "submit"]], ids=lambda module: module[0])
+@pytest.mark.parametrize(
+    "module", [["deployments.trigger"], ["deployments.cli", "submit"]], ids=lambda module: module[0]
+)
 def test_modules_are_the_command(module: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", *module, str(tmp_path / "none.json")]
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=120, check=False)

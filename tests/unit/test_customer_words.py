@@ -27,7 +27,17 @@ from shop.text.sanitize import one_line, printable
 
 PLANTED = "Zq7Planted"
 LEAK = re.compile(r"zq7planted|5550199\d*", re.IGNORECASE)
-TOP = ("customer_id", "customer_name", "customer_email", "notes", "payment_info", "shipping_info", "items", "currency", "total_amount")
+TOP = (
+    "customer_id",
+    "customer_name",
+    "customer_email",
+    "notes",
+    "payment_info",
+    "shipping_info",
+    "items",
+    "currency",
+    "total_amount",
+)
 MONEY = ("total_amount", "tax_amount", "shipping_amount", "discount_amount")
 PAYMENT = ("method", "card_last4", "token")
 ADDRESS = ("name", "address", "address2", "city", "state", "zip", "country", "phone")
@@ -38,7 +48,8 @@ PLACES = [
     *(("shipping_info", name) for name in ADDRESS),
     *(("items", 0, name) for name in ITEM),
 ]
-# What people and programs put where it does not belong: with a blank, as a product's id may be anything that looks like one.
+# What people and programs put where it does not belong: with a blank, as a product's id may be anything that
+# looks like one.
 VALUES = [
     f"{PLANTED} Street 9",
     f"  {PLANTED} of Town ",
@@ -94,22 +105,30 @@ async def test_every_field_with_every_kind_of_value(place: tuple[Any, ...]) -> N
 @given(
     st.dictionaries(st.sampled_from(PLACES), st.sampled_from(VALUES), max_size=6),
     st.dictionaries(
-        st.sampled_from([f"{PLANTED} x", f"{PLANTED} x.cvv", "5550199 cvv", "card number", "cvv"]), st.sampled_from(VALUES), max_size=3
+        st.sampled_from([f"{PLANTED} x", f"{PLANTED} x.cvv", "5550199 cvv", "card number", "cvv"]),
+        st.sampled_from(VALUES),
+        max_size=3,
     ),
 )
-async def test_several_at_once_and_unknown_fields(changes: dict[tuple[Any, ...], Any], unknown: dict[str, Any]) -> None:
+async def test_several_at_once_and_unknown_fields(
+    changes: dict[tuple[Any, ...], Any], unknown: dict[str, Any]
+) -> None:
     refusal = await refusal_of({**changed(changes), **unknown})
     assert not LEAK.search(shown_of(refusal)), shown_of(refusal)
 
 
-@pytest.mark.parametrize("place", [("customer_email",), ("shipping_info", "phone"), ("shipping_info", "zip"), ("customer_name",)])
+@pytest.mark.parametrize(
+    "place", [("customer_email",), ("shipping_info", "phone"), ("shipping_info", "zip"), ("customer_name",)]
+)
 @pytest.mark.parametrize("value", [5550199.5, [5550199], 5550199e40])
 async def test_numbers_that_are_a_persons(place: tuple[Any, ...], value: object) -> None:
     assert not LEAK.search(shown_of(await refusal_of(changed({place: value}))))
 
 
 async def test_what_a_shop_needs_to_mend_it_is_said() -> None:
-    refusal = await refusal_of(changed({("items", 0, "quantity"): -3, ("currency",): "XXX", ("customer_email",): "nobody"}))
+    refusal = await refusal_of(
+        changed({("items", 0, "quantity"): -3, ("currency",): "XXX", ("customer_email",): "nobody"})
+    )
     reasons = " ".join(refusal.reasons())
     for part in (
         "items[0].product_id",
@@ -132,7 +151,11 @@ def test_an_order_that_cannot_be_read_is_not_repeated() -> None:
     st.sampled_from([str.upper, str.lower, str]),
 )
 def test_others_may_repeat_it_in_any_case(value: str, change: Any) -> None:
-    content = {"id": "O-1", "shipping_info": {"address": value}, "items": [{"product_id": "PROD-1", "name": "Zq7Planted"}]}
+    content = {
+        "id": "O-1",
+        "shipping_info": {"address": value},
+        "items": [{"product_id": "PROD-1", "name": "Zq7Planted"}],
+    }
     shown = without_customer(f"O-1: carrier: no such street: {change(value)}; PROD-1", content)
     assert not LEAK.search(shown)
     assert shown.startswith("O-1: carrier: no such street: ")
@@ -144,7 +167,11 @@ LETTERS = "abcdenrstzABCDEÜüéÉßẞİıŁłøñσςΣǅﬁＡ１9中山한�
 SPELLINGS: list[Callable[[str], str]] = [
     *(str, str.upper, str.lower, str.swapcase, str.casefold, str.title),
     *(lambda text, form=form: unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC", "NFKD")),  # type: ignore[misc]
-    *(lambda text: text.replace("ß", "ss").replace("ẞ", "SS"), lambda text: text.replace("ss", "ß"), "\u200b".join),
+    *(
+        lambda text: text.replace("ß", "ss").replace("ẞ", "SS"),
+        lambda text: text.replace("ss", "ß"),
+        "\u200b".join,
+    ),
 ]
 
 
@@ -157,16 +184,30 @@ def left_of(shown: str, before: str, after: str = "") -> str:
 
 @hypothesis_settings(deadline=None, max_examples=400)
 @given(
-    st.lists(st.text(LETTERS, min_size=1, max_size=8).filter(lambda word: len(word.strip("\u0308\u00adि")) > 1), min_size=2, max_size=10),
+    st.lists(
+        st.text(LETTERS, min_size=1, max_size=8).filter(lambda word: len(word.strip("\u0308\u00adि")) > 1),
+        min_size=2,
+        max_size=10,
+    ),
     st.lists(st.sampled_from(SPELLINGS), max_size=3),
     st.sampled_from([" ", "  ", "-", ", ", "\n", "' ", "\u00a0"]),
 )
-def test_however_a_value_is_spelled_none_of_it_is_shown(words: list[str], spellings: list[Callable[[str], str]], between: str) -> None:
+def test_however_a_value_is_spelled_none_of_it_is_shown(
+    words: list[str], spellings: list[Callable[[str], str]], between: str
+) -> None:
     repeated = between.join(words)
     for spelling in spellings:
         repeated = spelling(repeated)
-    for content in ({"notes": " ".join(words)}, {"items": [{"product_id": "P-1", "name": "".join((" ".join(words), "!"))}]}):
-        assert left_of(without_customer(f"no such place: {repeated} (X.Y)", content), "no such place: ", " (X.Y)") == ""
+    for content in (
+        {"notes": " ".join(words)},
+        {"items": [{"product_id": "P-1", "name": "".join((" ".join(words), "!"))}]},
+    ):
+        assert (
+            left_of(
+                without_customer(f"no such place: {repeated} (X.Y)", content), "no such place: ", " (X.Y)"
+            )
+            == ""
+        )
 
 
 @pytest.mark.parametrize(
@@ -190,17 +231,24 @@ def test_however_a_value_is_spelled_none_of_it_is_shown(words: list[str], spelli
 )
 def test_spellings_of_which_none_is_shown(value: str, repeated: str) -> None:
     content = {"shipping_info": {"address": value, "country": "US"}}
-    assert left_of(without_customer(f"no such: {repeated}; try again", content), "no such: ", "; try again") == ""
+    assert (
+        left_of(without_customer(f"no such: {repeated}; try again", content), "no such: ", "; try again")
+        == ""
+    )
 
 
 @hypothesis_settings(deadline=None)
 @given(
     st.text("0123456789", min_size=8, max_size=15),
-    st.lists(st.sampled_from(["", " ", "-", "/", ".", " (", ") ", "\u00a0", "\u200b"]), min_size=15, max_size=15),
+    st.lists(
+        st.sampled_from(["", " ", "-", "/", ".", " (", ") ", "\u00a0", "\u200b"]), min_size=15, max_size=15
+    ),
     st.booleans(),
     st.sampled_from([int, str]),
 )
-def test_however_a_phone_number_is_separated(digits: str, separators: list[str], national: bool, kind: type) -> None:
+def test_however_a_phone_number_is_separated(
+    digits: str, separators: list[str], national: bool, kind: type
+) -> None:
     told = "0" + digits[2:] if national else digits
     repeated = "".join(digit + separator for digit, separator in zip(told, separators, strict=False))
     value = kind("1" + digits)
@@ -209,7 +257,9 @@ def test_however_a_phone_number_is_separated(digits: str, separators: list[str],
 
 
 @pytest.mark.parametrize("cut", [printable, one_line])
-@pytest.mark.parametrize("value", ["Rosenthaler Straße 12, 5 Et li", "Am Tor 5 b", "+49 170 12345678", "中山路 12"])
+@pytest.mark.parametrize(
+    "value", ["Rosenthaler Straße 12, 5 Et li", "Am Tor 5 b", "+49 170 12345678", "中山路 12"]
+)
 def test_where_a_text_was_cut_nothing_is_left_of_a_value(cut: Callable[[str, int], str], value: str) -> None:
     before = "no such place: "
     for spelled in (value, value.upper(), unicodedata.normalize("NFD", value)):
@@ -221,7 +271,9 @@ def test_where_a_text_was_cut_nothing_is_left_of_a_value(cut: Callable[[str, int
 
 def test_a_long_text_is_cut_and_nothing_is_left_of_a_value() -> None:
     for blanks in range(9_970, 10_005):
-        shown = without_customer("." * blanks + " Rosenthaler Str 5" + " and so on" * 100_000, {"notes": "Rosenthaler Str 5"})
+        shown = without_customer(
+            "." * blanks + " Rosenthaler Str 5" + " and so on" * 100_000, {"notes": "Rosenthaler Str 5"}
+        )
         assert ("andsoon" * 10).startswith(left_of(shown, "." * 9_970))
         assert len(shown) < 10_100
 
@@ -269,6 +321,8 @@ pydantic_core.ValidationError: 1 validation error for Some
 )
 def test_what_a_customer_typed_ends_no_value_of_an_exception(text: str) -> None:
     assert not LEAK.search(mask_exception(text, Settings()))
-    following = mask_exception(f"{text}\n[SQL: INSERT INTO some]\nThe above exception was the cause", Settings())
+    following = mask_exception(
+        f"{text}\n[SQL: INSERT INTO some]\nThe above exception was the cause", Settings()
+    )
     assert not LEAK.search(following)
     assert "INSERT INTO some" in following or len(text) > 50_000

@@ -1,4 +1,5 @@
-"""Diagrams of any saga: they name everything in it, Mermaid's own parser takes them, and stale ones in documents are found."""
+"""Diagrams of any saga: they name everything in it, Mermaid's own parser takes them, and stale ones in
+documents are found."""
 
 from __future__ import annotations
 
@@ -28,14 +29,28 @@ def a_step(name: str, kind: Kind, undo: object = None) -> Step:
     return Step(anything, undo, kind, 10, 1, name=name)  # type: ignore[arg-type]
 
 
-OTHER = Saga(a_step("look", Kind.READ_ONLY), a_step("reserve", Kind.COMPENSATABLE, undo_anything), a_step("go", Kind.PIVOT))
-SAGAS = [ORDER_SAGA, OTHER, Saga(a_step("go", Kind.PIVOT)), Saga(a_step("go", Kind.PIVOT, undo_anything), a_step("tell", Kind.RETRIABLE))]
+OTHER = Saga(
+    a_step("look", Kind.READ_ONLY),
+    a_step("reserve", Kind.COMPENSATABLE, undo_anything),
+    a_step("go", Kind.PIVOT),
+)
+SAGAS = [
+    ORDER_SAGA,
+    OTHER,
+    Saga(a_step("go", Kind.PIVOT)),
+    Saga(a_step("go", Kind.PIVOT, undo_anything), a_step("tell", Kind.RETRIABLE)),
+]
 
 
 @pytest.mark.parametrize("saga", SAGAS)
 def test_everything_in_the_saga_is_drawn(saga: Saga) -> None:
     names = {step.name for step in saga} | {mermaid.undo_name(step) for step in saga if step.undo}
-    for drawing in (mermaid.workflow(saga), mermaid.overview(saga), workflow_boxes(saga), mermaid.sequence(saga)):
+    for drawing in (
+        mermaid.workflow(saga),
+        mermaid.overview(saga),
+        workflow_boxes(saga),
+        mermaid.sequence(saga),
+    ):
         assert [name for name in names if name not in drawing] == []
     assert all(step.name in mermaid.architecture(saga) for step in saga)
 
@@ -48,7 +63,11 @@ def test_boxes_of_characters_are_whole_and_lines_meet(saga: Saga) -> None:
             above = rows[y - 1].ljust(x + 1)[x] if y else " "
             assert letter not in "┴┘└" or above in "│┬║▲", (y, x, row)
     drawn = workflow_boxes(saga)
-    assert drawn.count("┌") == drawn.count("└") == len(saga.steps) + 2 + sum(step.undo is not None for step in saga)
+    assert (
+        drawn.count("┌")
+        == drawn.count("└")
+        == len(saga.steps) + 2 + sum(step.undo is not None for step in saga)
+    )
 
 
 def test_a_failure_leads_to_the_compensation_of_the_nearest_step_that_has_one() -> None:
@@ -58,7 +77,11 @@ def test_a_failure_leads_to_the_compensation_of_the_nearest_step_that_has_one() 
 
 
 def test_mermaid_takes_every_diagram() -> None:
-    drawn = [draw(saga) for saga in SAGAS for draw in (mermaid.overview, mermaid.workflow, mermaid.sequence, mermaid.architecture)]
+    drawn = [
+        draw(saga)
+        for saga in SAGAS
+        for draw in (mermaid.overview, mermaid.workflow, mermaid.sequence, mermaid.architecture)
+    ]
     assert node.run("parse.mjs", [*drawn, mermaid.states()]) == [None] * (len(drawn) + 1)
 
 
@@ -82,7 +105,10 @@ def test_stale_diagrams_are_found_and_other_text_stays(tmp_path: Path) -> None:
     page.write_text("before\n<!-- diagram: states -->\n```mermaid\nold\n```\nafter\n```text\nmine\n```\n")
     assert list(documents.out_of_date(tmp_path)) == [page]
     page.write_text(documents.out_of_date(tmp_path)[page])
-    assert page.read_text() == f"before\n<!-- diagram: states -->\n```mermaid\n{mermaid.states()}```\nafter\n```text\nmine\n```\n"
+    assert (
+        page.read_text()
+        == f"before\n<!-- diagram: states -->\n```mermaid\n{mermaid.states()}```\nafter\n```text\nmine\n```\n"
+    )
     assert documents.out_of_date(tmp_path) == {}
 
 
@@ -92,12 +118,16 @@ def test_code_and_the_table_of_steps_are_included() -> None:
     flow = documents.code("flows/process_order.py", "process_order")
     assert flow.startswith("@flow(")
     assert flow in (mermaid.HOME / "flows" / "process_order.py").read_text()
-    assert text.startswith("<!-- code: flows/process_order.py#process_order -->\n```python\n" + flow + "```\n")
+    assert text.startswith(
+        "<!-- code: flows/process_order.py#process_order -->\n```python\n" + flow + "```\n"
+    )
     assert text.endswith(f"```\n\n<!-- table: steps -->\n{documents.steps(ORDER_SAGA)}\nafter\n")
     assert documents.refreshed(text) == text
 
 
-@pytest.mark.parametrize(("path", "name"), [("flows/process_order.py", "no_such_function"), ("flows/no_such_file.py", None)])
+@pytest.mark.parametrize(
+    ("path", "name"), [("flows/process_order.py", "no_such_function"), ("flows/no_such_file.py", None)]
+)
 def test_code_that_does_not_exist_is_an_error(path: str, name: str | None) -> None:
     with pytest.raises(ValueError, match="there is no"):
         documents.code(path, name)
@@ -107,4 +137,6 @@ def test_the_table_has_every_step_and_compensation() -> None:
     for saga in SAGAS:
         rows = documents.steps(saga).splitlines()[2:]
         assert [row.split(" | ")[0] for row in rows] == [f"| `{step.name}`" for step in saga]
-        assert all(f"`{mermaid.undo_name(step)}`" in row for step, row in zip(saga, rows, strict=True) if step.undo)
+        assert all(
+            f"`{mermaid.undo_name(step)}`" in row for step, row in zip(saga, rows, strict=True) if step.undo
+        )

@@ -1,4 +1,5 @@
-"""What the documentation names exists: links, anchors, commands, options, files, imports. No test compares prose."""
+"""What the documentation names exists: links, anchors, commands, options, files, imports. No test compares
+prose."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ PATH = re.compile(r"(?:benchmarks|deployments|docs|examples|flows|locks|saga|sho
 ANY_PAGE = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(HOME)))
 # The changelog is about earlier versions.
 CURRENT_PAGE = pytest.mark.parametrize(
-    "page", [page for page in pages() if page.name != "CHANGELOG.md"], ids=lambda page: str(page.relative_to(HOME))
+    "page",
+    [page for page in pages() if page.name != "CHANGELOG.md"],
+    ids=lambda page: str(page.relative_to(HOME)),
 )
 
 
@@ -37,16 +40,10 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
-SETTINGS = HOME / "docs" / "reference" / "settings.md"
-"""Generated from the settings; may not have been generated yet."""
-
-
 def problem(page: Path, link: str) -> str | None:
     """What is wrong with a link of the page."""
     path, _, anchor = link.partition("#")
     target = (page.parent / path).resolve() if path else page
-    if target == SETTINGS:
-        return None
     if not target.exists():
         return f"{link}: no such file"
     return f"{link}: no such heading" if anchor and anchor not in anchors(target) else None
@@ -135,7 +132,9 @@ def unresolved(tree: ast.AST) -> Iterator[str]:
 
 
 def test_every_alert_is_in_the_runbook() -> None:
-    groups = yaml.safe_load((HOME / "deployments" / "monitoring" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    groups = yaml.safe_load((HOME / "deployments" / "monitoring" / "alerts.yml").read_text(encoding="utf-8"))[
+        "groups"
+    ]
     names = [*Rule, *(rule["alert"] for group in groups for rule in group["rules"])]
     text = RUNBOOK.read_text(encoding="utf-8")
     assert [name for name in names if f"`{name}`" not in text] == []

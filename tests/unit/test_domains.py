@@ -24,7 +24,16 @@ MEANT = {
     "a_b.example": "a_b.example",
     "localhost": "localhost",
 }
-IMPOSSIBLE = ["ü" * 80 + ".com", "ü..com", "a\u200d.com", "a_ü.com", "a b\u00a0ü.com", "xn--ü.com", "-ü.com", "\ud800.com"]
+IMPOSSIBLE = [
+    "ü" * 80 + ".com",
+    "ü..com",
+    "a\u200d.com",
+    "a_ü.com",
+    "a b\u00a0ü.com",
+    "xn--ü.com",
+    "-ü.com",
+    "\ud800.com",
+]
 
 
 @pytest.mark.parametrize(("domain", "expected"), MEANT.items())
@@ -36,7 +45,11 @@ def test_the_domain_that_was_meant(domain: str, expected: str) -> None:
 
 @pytest.mark.parametrize("domain", IMPOSSIBLE, ids=ascii)
 def test_a_domain_that_cannot_exist_is_refused(domain: str) -> None:
-    for encode, given in ((ascii_domain, domain), (ascii_mail_domain, f"a@{domain}"), (ascii_url_host, f"https://{domain}/")):
+    for encode, given in (
+        (ascii_domain, domain),
+        (ascii_mail_domain, f"a@{domain}"),
+        (ascii_url_host, f"https://{domain}/"),
+    ):
         with pytest.raises(UnicodeError):
             encode(given)
 

@@ -52,7 +52,12 @@ deployments.web.app.create_app()
 def test_worker_flows_and_web_app_are_imported_without_any_extra() -> None:
     forbidden = sorted(set().union(*EXTRAS.values()) - {"requests"})  # apprise and Prefect bring requests
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT, ",".join(forbidden)], cwd=HOME, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", _WITHOUT, ",".join(forbidden)],
+        cwd=HOME,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -64,7 +69,8 @@ def test_the_extras_are_those_of_the_package() -> None:
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Makes the libraries of an extra, and our modules that import them, check_part as if they were not installed."""
+    """Makes the libraries of an extra, and our modules that import them, check_part as if they were not
+    installed."""
     real = builtins.__import__
     kept = dict(sys.modules)
     forbidden: set[str] = set()
@@ -77,7 +83,12 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     def take(extra: str) -> None:
         forbidden.update(EXTRAS[extra] - {"requests"})
         ours = (
-            *("shop.payments.stripe", "shop.shipping.labels.l", "shop.shipping.easypost", "shop.monitoring.traces"),
+            *(
+                "shop.payments.stripe",
+                "shop.shipping.labels.l",
+                "shop.shipping.easypost",
+                "shop.monitoring.traces",
+            ),
             *("shop.confirmation.optimising", "shop.confirmation.signature", "shop.confirmation.program"),
         )
         for name in [each for each in sys.modules if each.startswith(ours)]:
@@ -102,12 +113,16 @@ def set_variables(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 
 
 def a_parcel() -> tuple[Order, Shipment]:
-    return Order.model_validate(an_order("ORDER-1")), Shipment("CA473124829US", "ORDER-1", "CA473124829US", "Carrier", "Standard")
+    return Order.model_validate(an_order("ORDER-1")), Shipment(
+        "CA473124829US", "ORDER-1", "CA473124829US", "Carrier", "Standard"
+    )
 
 
 def test_labels(without: Callable[[str], None]) -> None:
     without("labels")
-    with pytest.raises(MissingExtra, match=r"CARRIER=embedded needs the extra `labels`: pip install 'order-saga\[labels\]'"):
+    with pytest.raises(
+        MissingExtra, match=r"CARRIER=embedded needs the extra `labels`: pip install 'order-saga\[labels\]'"
+    ):
         EmbeddedCarrier(Settings(_env_file=None)).render(*a_parcel())  # type: ignore[call-arg]
 
 
@@ -134,7 +149,10 @@ def test_language_model(without: Callable[[str], None]) -> None:
 def test_traces(without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     set_variables(monkeypatch, OTEL_TRACES="1")
     without("otel")
-    with pytest.raises(MissingExtra, match=r"OTEL_EXPORTER_OTLP_ENDPOINT needs the extra `otel`"), watched.ExitStack() as stack:
+    with (
+        pytest.raises(MissingExtra, match=r"OTEL_EXPORTER_OTLP_ENDPOINT needs the extra `otel`"),
+        watched.ExitStack() as stack,
+    ):
         watched._send_traces(stack, None)
 
 
@@ -142,15 +160,30 @@ def test_traces(without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch)
     ("extra", "part", "ask", "chosen"),
     [
         ("labels", "carrier", parts.shipping, {}),
-        ("easypost", "carrier", parts.shipping, {"CARRIER": "easypost", "EASYPOST_API_KEY": "EZTK_key", "CARRIER_SENDER": SENDER}),
-        ("stripe", "payments", parts.payments, {"PAYMENT_GATEWAY": "stripe", "STRIPE_API_KEY": "sk_test_key"}),
+        (
+            "easypost",
+            "carrier",
+            parts.shipping,
+            {"CARRIER": "easypost", "EASYPOST_API_KEY": "EZTK_key", "CARRIER_SENDER": SENDER},
+        ),
+        (
+            "stripe",
+            "payments",
+            parts.payments,
+            {"PAYMENT_GATEWAY": "stripe", "STRIPE_API_KEY": "sk_test_key"},
+        ),
         ("llm", "language model", parts.language_model, {"DSPY_MODEL": "openai/a"}),
         ("otel", "traces", parts.traces, {"OTEL_TRACES": "1"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_check_reports_it(
-    extra: str, part: str, ask: parts.Check, chosen: dict[str, str], without: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    extra: str,
+    part: str,
+    ask: parts.Check,
+    chosen: dict[str, str],
+    without: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     set_variables(monkeypatch, **chosen)
     without(extra)

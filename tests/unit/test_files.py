@@ -40,10 +40,17 @@ def test_all_that_is_written_is_private(tmp_path: Path) -> None:
         log.handle(logging.makeLogRecord({"_json": line}))
     log.close()
     ledger = Ledger(var / "sandbox" / "ledger.sqlite")
-    ledger.create(order_id="A", amount=1, currency="USD", method="card", card_last4="4242", token=None, key=None)
-    assert {"A.pdf", "A.confirmation.eml", "shop.1.jsonl", "shop.1.jsonl.1", "ledger.sqlite", "ledger.sqlite-wal"} <= {
-        path.name for path in var.rglob("*")
-    }
+    ledger.create(
+        order_id="A", amount=1, currency="USD", method="card", card_last4="4242", token=None, key=None
+    )
+    assert {
+        "A.pdf",
+        "A.confirmation.eml",
+        "shop.1.jsonl",
+        "shop.1.jsonl.1",
+        "ledger.sqlite",
+        "ledger.sqlite-wal",
+    } <= {path.name for path in var.rglob("*")}
     assert open_to_others(var) == []
     assert _mode(tmp_path / "deep") == 0o700
     ledger.close()
@@ -66,7 +73,14 @@ def test_a_group_may_only_pass_through(tmp_path: Path) -> None:
 
 
 def test_what_an_earlier_version_left_open_is_closed(tmp_path: Path) -> None:
-    for name in ("labels/A.pdf", "mail/new/A.eml", "logs/shop.jsonl", "sandbox/ledger.sqlite", "run/worker.pid", "prefect/storage/x"):
+    for name in (
+        "labels/A.pdf",
+        "mail/new/A.eml",
+        "logs/shop.jsonl",
+        "sandbox/ledger.sqlite",
+        "run/worker.pid",
+        "prefect/storage/x",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("private")
     (tmp_path / "run.env").write_text("private")

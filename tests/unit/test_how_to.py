@@ -1,4 +1,5 @@
-"""Whoever follows a how-to page gets a project that works, and breaks no test that reads what they changed."""
+"""Whoever follows a how-to page gets a project that works, and breaks no test that reads what they
+changed."""
 
 from __future__ import annotations
 
@@ -33,7 +34,11 @@ assert take_in(EXAMPLE).fingerprint == take_in({**EXAMPLE, "gift_message": None}
 
 
 def test_no_test_that_reads_the_table_of_steps_breaks(tmp_path: Path) -> None:
-    readers = [file for file in (HOME / "tests" / "unit").glob("test_*.py") if "flows.order_saga" in file.read_text(encoding="utf-8")]
+    readers = [
+        file
+        for file in (HOME / "tests" / "unit").glob("test_*.py")
+        if "flows.order_saga" in file.read_text(encoding="utf-8")
+    ]
     names = [str(file.relative_to(HOME)) for file in readers if file != Path(__file__)]
     assert len(names) >= 2
     run(follow(tmp_path, "docs/how-to/add-a-step.md"), *PYTEST, *sorted(names))

@@ -1,4 +1,5 @@
-"""What is stored of what somebody sent: never a card number, always JSON that the database takes, or nothing at all."""
+"""What is stored of what somebody sent: never a card number, always JSON that the database takes, or nothing
+at all."""
 
 from __future__ import annotations
 
@@ -90,7 +91,8 @@ def one_item(**fields: Any) -> dict[str, Any]:
     return {**EXAMPLE, "items": [{**EXAMPLE["items"][0], **fields}]}
 
 
-# -- card numbers: fields for them ---------------------------------------------------------------------------------------
+# -- card numbers: fields for them
+# ---------------------------------------------------------------------------------------
 
 CARD_FIELDS: dict[str, Any] = {
     "card_last4": lambda card: paid_with(card_last4=card),
@@ -119,8 +121,12 @@ def test_a_field_for_card_data_refuses_a_card_number(place: str, card: str) -> N
     check_refused(card, CARD_FIELDS[place](int(card)))
 
 
-@pytest.mark.parametrize("number", [float(VISA), Decimal(VISA), Decimal(f"{VISA}.00"), f"{VISA}.0", f"{VISA}.00"], ids=repr)
-@pytest.mark.parametrize("place", ["card_last4", "card_number", "number", "an order that is nothing but an id"])
+@pytest.mark.parametrize(
+    "number", [float(VISA), Decimal(VISA), Decimal(f"{VISA}.00"), f"{VISA}.0", f"{VISA}.00"], ids=repr
+)
+@pytest.mark.parametrize(
+    "place", ["card_last4", "card_number", "number", "an order that is nothing but an id"]
+)
 def test_a_card_number_is_found_as_another_number(place: str, number: object) -> None:
     """As a spreadsheet or a data frame writes it."""
     check_refused(VISA, CARD_FIELDS[place](number))
@@ -132,13 +138,26 @@ def test_a_field_of_that_name_refuses_also_a_mistyped_one(card: str) -> None:
 
 
 def test_the_place_is_told_and_nothing_else_is_kept() -> None:
-    content = json.loads(take_in({**paid_with(card_number=VISA, holder="Jane"), "billing": {"cards": [{"pan": VISA}], "x": "secret"}}).text)
-    assert content[HAS_REMOVED] == {"payment_info.card_number": CARD_REMOVED, "billing.cards[0].pan": CARD_REMOVED}
+    content = json.loads(
+        take_in(
+            {
+                **paid_with(card_number=VISA, holder="Jane"),
+                "billing": {"cards": [{"pan": VISA}], "x": "secret"},
+            }
+        ).text
+    )
+    assert content[HAS_REMOVED] == {
+        "payment_info.card_number": CARD_REMOVED,
+        "billing.cards[0].pan": CARD_REMOVED,
+    }
     assert content["payment_info"] == {"method": "credit_card"}
     assert "secret" not in str(content)
 
 
-@pytest.mark.parametrize("field", ["cvv", "cvc", "cvv2", "cvc2", "security_code", "CVV", "Cvc", "card_cvv", "cvvCode", "cvc ", "csc"])
+@pytest.mark.parametrize(
+    "field",
+    ["cvv", "cvc", "cvv2", "cvc2", "security_code", "CVV", "Cvc", "card_cvv", "cvvCode", "cvc ", "csc"],
+)
 @pytest.mark.parametrize("value", ["9876", 9876, ["9876"], {"x": "9876"}])
 @pytest.mark.parametrize("shape", ["well-shaped", "not an order"])
 def test_a_security_code_is_refused(field: str, value: object, shape: str) -> None:
@@ -154,8 +173,19 @@ def test_a_security_code_is_refused(field: str, value: object, shape: str) -> No
 @pytest.mark.parametrize(
     "fields",
     [
-        {"cvv_result_code": "M", "avs_result_code": "Y", "credit_card_number": "•••• •••• •••• 4242", "credit_card_company": "Visa"},
-        {"cvc_check": "pass", "cvv": None, "card_number": None, "cvc": "", "card": {"brand": "visa", "last4": "4242"}},
+        {
+            "cvv_result_code": "M",
+            "avs_result_code": "Y",
+            "credit_card_number": "•••• •••• •••• 4242",
+            "credit_card_company": "Visa",
+        },
+        {
+            "cvc_check": "pass",
+            "cvv": None,
+            "card_number": None,
+            "cvc": "",
+            "card": {"brand": "visa", "last4": "4242"},
+        },
         {"card_last4": "4242", "token": "pm_1PAbcdEfghIjklMnopQrstuv"},
         {"card_last4": 4242, "token": "6076399753379"},
     ],
@@ -164,7 +194,8 @@ def test_what_is_about_a_card_but_no_card_data_does_no_harm(fields: dict[str, An
     check_taken(paid_with(**fields))
 
 
-# -- card numbers: free text ---------------------------------------------------------------------------------------------
+# -- card numbers: free text
+# ---------------------------------------------------------------------------------------------
 
 FREE_TEXT: dict[str, Any] = {
     "notes": lambda text: {**EXAMPLE, "notes": text},
@@ -204,14 +235,27 @@ def test_the_rest_of_the_order_stays() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["+1 555 123 4567", "1234567890123", "9780306406157", "4111 1111 1111 1112", "12345678901234567890", "2031-02-03 04:05:06", "1059.97"],
+    [
+        "+1 555 123 4567",
+        "1234567890123",
+        "9780306406157",
+        "4111 1111 1111 1112",
+        "12345678901234567890",
+        "2031-02-03 04:05:06",
+        "1059.97",
+    ],
 )
 def test_other_numbers_stay(text: str) -> None:
     assert json.loads(take_in({**EXAMPLE, "notes": text}).text)["notes"] == text
 
 
 @pytest.mark.parametrize(
-    "uuid", ["41bbe15a-90e5-4906-8732-2774b438f361", "68907177-7003-4b6d-a67d-12ebf10cc048", "07045483F17B4766937706461174B813"]
+    "uuid",
+    [
+        "41bbe15a-90e5-4906-8732-2774b438f361",
+        "68907177-7003-4b6d-a67d-12ebf10cc048",
+        "07045483F17B4766937706461174B813",
+    ],
 )
 def test_a_uuid_is_no_card_number_whatever_its_digits(uuid: str) -> None:
     """Each of these has digits in a row that would pass for one."""
@@ -223,16 +267,21 @@ def test_a_card_number_in_an_order_object_is_found() -> None:
     check_nothing_of(VISA, Order.model_validate({**EXAMPLE, "notes": VISA}))
 
 
-# -- card numbers: where there is none -----------------------------------------------------------------------------------
+# -- card numbers: where there is none
+# -----------------------------------------------------------------------------------
 
 rng = random.Random(7)
 IDS: dict[str, Any] = {
     "Shopify's orders": lambda: str(rng.randint(4_000_000_000_000, 6_999_999_999_999)),
     "Shopify's variants": lambda: str(rng.randint(39_000_000_000_000, 51_999_999_999_999)),
     "EAN-13": lambda: str(rng.randint(2_000_000_000_000, 6_999_999_999_999)),
-    "date and time": lambda: f"202601{rng.randint(10, 28)}{rng.randint(10, 23)}{rng.randint(10, 59)}{rng.randint(10, 59)}",
+    "date and time": lambda: (
+        f"202601{rng.randint(10, 28)}{rng.randint(10, 23)}{rng.randint(10, 59)}{rng.randint(10, 59)}"
+    ),
     "date and counter": lambda: f"202601{rng.randint(10, 28)}-{rng.randint(0, 999_999):06d}",
-    "marketplaces, 3-7-7": lambda: f"{rng.randint(200, 499)}-{rng.randint(0, 9_999_999):07d}-{rng.randint(0, 9_999_999):07d}",
+    "marketplaces, 3-7-7": lambda: (
+        f"{rng.randint(200, 499)}-{rng.randint(0, 9_999_999):07d}-{rng.randint(0, 9_999_999):07d}"
+    ),
     "tracking numbers of 15 digits": lambda: str(rng.randint(2 * 10**14, 7 * 10**14)),
     "snowflakes of 18 digits": lambda: str(rng.randint(10**17, 10**18)),
     "Visa's shape": lambda: str(rng.randint(4 * 10**15, 5 * 10**15 - 1)),
@@ -241,7 +290,8 @@ IDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", IDS)
 def test_an_order_is_not_refused_for_its_ids(kind: str) -> None:
-    """Of 20,000 random ones in every place that has ids, and in fields that are not known: none, and each is kept as it came."""
+    """Of 20,000 random ones in every place that has ids, and in fields that are not known: none, and each is
+    kept as it came."""
     for _ in range(2_000):
         order_id, customer, product = IDS[kind](), IDS[kind](), IDS[kind]()
         order = {
@@ -252,7 +302,11 @@ def test_an_order_is_not_refused_for_its_ids(kind: str) -> None:
             "cart": {"id": IDS[kind]()},
         }
         content = check_taken(order)
-        assert (content["id"], content["customer_id"], content["items"][0]["product_id"]) == (order_id, customer, product)
+        assert (content["id"], content["customer_id"], content["items"][0]["product_id"]) == (
+            order_id,
+            customer,
+            product,
+        )
 
 
 def test_an_order_is_not_refused_for_its_numbers() -> None:
@@ -269,7 +323,8 @@ def test_a_number_that_no_order_can_have_is_not_kept_if_it_is_a_card_number(fiel
     check_refused(VISA, {**EXAMPLE, "total_amount": card})
 
 
-# -- fields that an order does not have ----------------------------------------------------------------------------------
+# -- fields that an order does not have
+# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", ["well-shaped", "not an order"])
@@ -331,7 +386,10 @@ def test_orders_of_shops_are_not_refused_for_the_fields_that_they_add() -> None:
         "meta_data": [],
         "discount_codes": [],
         "customer_mail": " ",
-        "items": [{**item, "sku": "X", "grams": 100, "current_quantity": 1, "price_set": {}, "tax_lines": []} for item in EXAMPLE["items"]],
+        "items": [
+            {**item, "sku": "X", "grams": 100, "current_quantity": 1, "price_set": {}, "tax_lines": []}
+            for item in EXAMPLE["items"]
+        ],
         "shipping_info": {
             **EXAMPLE["shipping_info"],
             "country_code": "us",
@@ -353,15 +411,35 @@ def without(name: str, part: str = "") -> dict[str, Any]:
 NEARLY: list[tuple[str, str, str, Any]] = [
     *(
         ("currency", "", other, "jpy")
-        for other in ("currency_code", "currencyCode", "Currency", "curency", "currancy", "CURRENCY", "currency ")
+        for other in (
+            "currency_code",
+            "currencyCode",
+            "Currency",
+            "curency",
+            "currancy",
+            "CURRENCY",
+            "currency ",
+        )
     ),
-    *(("customer_email", "", other, "a@b.example") for other in ("email", "e-mail", "customerEmail", "customer_mail", "costumer_email")),
-    *(("shipping_info", "", other, {"city": "X"}) for other in ("shipping", "shipping_address", "shippingInfo", "shiping_info")),
+    *(
+        ("customer_email", "", other, "a@b.example")
+        for other in ("email", "e-mail", "customerEmail", "customer_mail", "costumer_email")
+    ),
+    *(
+        ("shipping_info", "", other, {"city": "X"})
+        for other in ("shipping", "shipping_address", "shippingInfo", "shiping_info")
+    ),
     *(("payment_info", "", other, {"method": "paypal"}) for other in ("payment", "paymentInfo")),
     *(("items", "", other, [{"product_id": "P"}]) for other in ("line_items", "Items", "item")),
-    *(("country", "shipping_info", other, "DE") for other in ("country_code", "countryCode", "Country", "contry")),
+    *(
+        ("country", "shipping_info", other, "DE")
+        for other in ("country_code", "countryCode", "Country", "contry")
+    ),
     *(("zip", "shipping_info", other, "10115") for other in ("postcode", "postal_code", "zip_code", "ZIP")),
-    *(("address", "shipping_info", other, "Street 1") for other in ("address1", "street", "adress", "addres")),
+    *(
+        ("address", "shipping_info", other, "Street 1")
+        for other in ("address1", "street", "adress", "addres")
+    ),
     *(("city", "shipping_info", other, "Berlin") for other in ("town", "City")),
     *(("state", "shipping_info", other, "CA") for other in ("province", "region")),
     *(("card_last4", "payment_info", other, "4242") for other in ("last4", "cardLast4", "card_last_4")),
@@ -369,7 +447,9 @@ NEARLY: list[tuple[str, str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "part", "other", "value"), NEARLY, ids=lambda value: str(value)[:30])
-def test_a_field_that_nearly_has_the_name_of_one_that_matters_is_refused(name: str, part: str, other: str, value: Any) -> None:
+def test_a_field_that_nearly_has_the_name_of_one_that_matters_is_refused(
+    name: str, part: str, other: str, value: Any
+) -> None:
     order = without(name, part)
     (order[part] if part else order)[other] = value
     place = f"{part}.{other}" if part else other
@@ -378,7 +458,9 @@ def test_a_field_that_nearly_has_the_name_of_one_that_matters_is_refused(name: s
 
 @pytest.mark.parametrize("other", ["address_2", "address2 ", "street2", "line2", "addressLine2", "apartment"])
 def test_a_second_line_of_another_name_is_refused_although_the_first_is_there(other: str) -> None:
-    assert json.loads(take_in(sent_to(**{other: "Apt 5"})).text)[HAS_REMOVED] == {f"shipping_info.{other}": f"{MISNAMED}address2]"}
+    assert json.loads(take_in(sent_to(**{other: "Apt 5"})).text)[HAS_REMOVED] == {
+        f"shipping_info.{other}": f"{MISNAMED}address2]"
+    }
 
 
 def test_the_second_line_and_the_phone_are_kept() -> None:
@@ -387,9 +469,15 @@ def test_the_second_line_and_the_phone_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "place"), [({**EXAMPLE, "currency_code": "JPY"}, "currency_code"), (sent_to(countryCode="DE"), "shipping_info.countryCode")]
+    ("order", "place"),
+    [
+        ({**EXAMPLE, "currency_code": "JPY"}, "currency_code"),
+        (sent_to(countryCode="DE"), "shipping_info.countryCode"),
+    ],
 )
-def test_two_fields_that_say_different_things_about_money_or_destination_are_refused(order: dict[str, Any], place: str) -> None:
+def test_two_fields_that_say_different_things_about_money_or_destination_are_refused(
+    order: dict[str, Any], place: str
+) -> None:
     assert list(json.loads(take_in(order).text)[HAS_REMOVED]) == [place]
 
 
@@ -398,7 +486,8 @@ def test_ten_thousand_unknown_fields_take_no_time_to_speak_of() -> None:
     assert check_taken(order) == json.loads(take_in(EXAMPLE).text)
 
 
-# -- fingerprints --------------------------------------------------------------------------------------------------------
+# -- fingerprints
+# --------------------------------------------------------------------------------------------------------
 
 FINGERPRINT_BEFORE = "cf24978815acca6ad9b347d3a6be13e43279e7a4b2b4880b05b8fc58feb2ac6e"
 """Of `EXAMPLE`, by the version that covered every field and its default."""
@@ -427,7 +516,9 @@ def test_a_new_optional_field_changes_no_fingerprint(monkeypatch: pytest.MonkeyP
     assert take_in({**EXAMPLE, "channel": "phone"}).fingerprint != before.fingerprint
 
 
-@pytest.mark.parametrize("explicit", [{"tax_amount": "0"}, {"notes": None}, {"tax_amount": 0.0, "discount_amount": "0.00"}])
+@pytest.mark.parametrize(
+    "explicit", [{"tax_amount": "0"}, {"notes": None}, {"tax_amount": 0.0, "discount_amount": "0.00"}]
+)
 def test_a_default_that_is_given_is_as_one_that_is_left_out(explicit: dict[str, Any]) -> None:
     assert take_in({**EXAMPLE, **explicit}) == take_in(EXAMPLE)
 
@@ -460,10 +551,13 @@ def test_what_the_version_before_stored_of_a_bad_order_is_known() -> None:
     assert not take_in({**stored, "total_amount": 2}).is_same_as("0" * 64, stored)
 
 
-# -- shape -------------------------------------------------------------------------------------------------------------
+# -- shape
+# -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", [None, True, 1, 1.5, "text", b"bytes", [], [EXAMPLE], (), set(), object(), float("nan")])
+@pytest.mark.parametrize(
+    "order", [None, True, 1, 1.5, "text", b"bytes", [], [EXAMPLE], (), set(), object(), float("nan")]
+)
 def test_what_is_no_order(order: object) -> None:
     with pytest.raises(UnusableOrder) as error:
         take_in(order)
@@ -507,7 +601,16 @@ def test_an_order_without_an_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "order_id"), [("a" * 200, "a" * 200), (" A ", "A"), (7, "7"), (0, "0"), ("字", "字"), ("../x", "../x"), ("'; --", "'; --")]
+    ("given", "order_id"),
+    [
+        ("a" * 200, "a" * 200),
+        (" A ", "A"),
+        (7, "7"),
+        (0, "0"),
+        ("字", "字"),
+        ("../x", "../x"),
+        ("'; --", "'; --"),
+    ],
 )
 @pytest.mark.parametrize("rest", [EXAMPLE, {}, {"items": 1}])
 def test_an_id_is_kept_as_it_is_but_for_its_ends(given: object, order_id: str, rest: dict[str, Any]) -> None:
@@ -527,7 +630,9 @@ def test_control_characters(character: str, shape: str) -> None:
 
 
 def test_control_characters_in_keys_and_unknown_fields() -> None:
-    content = storable(take_in({"id": "A", "a\x00b": 1, "x": {"y\ud800": "\x00"}, "items": {"y\ud800": "\x00"}}))
+    content = storable(
+        take_in({"id": "A", "a\x00b": 1, "x": {"y\ud800": "\x00"}, "items": {"y\ud800": "\x00"}})
+    )
     assert content == {"id": "A", "items": {CONTROL: CONTROL}, HAS_REMOVED: {}}
 
 
@@ -571,7 +676,9 @@ def test_ten_thousand_entries_in_an_object() -> None:
     assert HAS_REMOVED in storable(content)
 
 
-@pytest.mark.parametrize("known", [{"currency": "EUR"}, {"discount_amount": "0.01"}, {"shipping_info": EXAMPLE["shipping_info"]}])
+@pytest.mark.parametrize(
+    "known", [{"currency": "EUR"}, {"discount_amount": "0.01"}, {"shipping_info": EXAMPLE["shipping_info"]}]
+)
 def test_no_field_is_lost_behind_ten_thousand_others(known: dict[str, Any]) -> None:
     """An order in euros must not be charged in dollars because of what stands before its currency."""
     base = {key: value for key, value in EXAMPLE.items() if key not in known}
@@ -609,27 +716,54 @@ def test_what_is_not_json() -> None:
 
 
 def test_somebody_elses_marks_do_no_harm() -> None:
-    for order in ({**EXAMPLE, "notes": f"{REMOVED}ha]"}, {**EXAMPLE, HAS_REMOVED: False}, {**EXAMPLE, HAS_REMOVED: {"x": 1}}):
+    for order in (
+        {**EXAMPLE, "notes": f"{REMOVED}ha]"},
+        {**EXAMPLE, HAS_REMOVED: False},
+        {**EXAMPLE, HAS_REMOVED: {"x": 1}},
+    ):
         assert storable(take_in(order))["total_amount"] == "1059.97"
 
 
-# -- anything ----------------------------------------------------------------------------------------------------------
+# -- anything
+# ----------------------------------------------------------------------------------------------------------
 
 texts = st.one_of(
     st.text(max_size=30),
     st.text(st.characters(), max_size=10),  # with surrogates
     st.sampled_from(
-        ["", "\x00", "\ud800", "\udc00\ud800", "\ufffe", "\u2028", "\\u0000", "\\", '"', REMOVED, HAS_REMOVED, VISA, "1e400", "NaN"]
+        [
+            "",
+            "\x00",
+            "\ud800",
+            "\udc00\ud800",
+            "\ufffe",
+            "\u2028",
+            "\\u0000",
+            "\\",
+            '"',
+            REMOVED,
+            HAS_REMOVED,
+            VISA,
+            "1e400",
+            "NaN",
+        ]
     ),
 )
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.sampled_from([10**29, 10**30, 10**400, -(2**63), 2**64, int(VISA)]), st.floats(), texts
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([10**29, 10**30, 10**400, -(2**63), 2**64, int(VISA)]),
+    st.floats(),
+    texts,
 )
 odd = st.one_of(st.decimals(), st.binary(max_size=5), st.complex_numbers(), st.just(object()), st.datetimes())
 values = st.recursive(
     st.one_of(scalars, odd),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=5), st.dictionaries(st.one_of(texts, st.integers(), st.none()), inner, max_size=5), st.tuples(inner, inner)
+        st.lists(inner, max_size=5),
+        st.dictionaries(st.one_of(texts, st.integers(), st.none()), inner, max_size=5),
+        st.tuples(inner, inner),
     ),
     max_leaves=12,
 )
@@ -675,14 +809,23 @@ def test_what_was_taken_in_is_taken_in_again_as_it_is(raw: dict[Any, Any]) -> No
 
 
 @relaxed
-@given(st.sampled_from(CARDS), st.sampled_from(["", " ", "-", "."]), st.text(max_size=10), st.text(max_size=10), st.data())
-def test_a_card_number_inside_any_text(card: str, separator: str, before: str, after: str, data: st.DataObject) -> None:
+@given(
+    st.sampled_from(CARDS),
+    st.sampled_from(["", " ", "-", "."]),
+    st.text(max_size=10),
+    st.text(max_size=10),
+    st.data(),
+)
+def test_a_card_number_inside_any_text(
+    card: str, separator: str, before: str, after: str, data: st.DataObject
+) -> None:
     around = before.rstrip("0123456789 .-") + "|", "|" + after
     cut = sorted(data.draw(st.lists(st.integers(1, len(card) - 1), max_size=4, unique=True)))
     parts = [card[i:j] for i, j in zip([0, *cut], [*cut, len(card)], strict=True)]
     content = take_in({**EXAMPLE, "notes": around[0] + separator.join(parts) + around[1]})
     assert (
-        json.loads(content.text)["notes"] == json.loads(take_in({**EXAMPLE, "notes": f"{around[0]}[card number]{around[1]}"}).text)["notes"]
+        json.loads(content.text)["notes"]
+        == json.loads(take_in({**EXAMPLE, "notes": f"{around[0]}[card number]{around[1]}"}).text)["notes"]
     )
     assert card[:12] not in digits(content.text)
 
@@ -707,7 +850,23 @@ def strings(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "separator", ["\u200b", "\u2060\u200d", "/", "_", ",", ":", "\u00b7", " " * 50, "\t\n\t\n\t", "\u3164", '"""', "\\\\", "'", "\x85"]
+    "separator",
+    [
+        "\u200b",
+        "\u2060\u200d",
+        "/",
+        "_",
+        ",",
+        ":",
+        "\u00b7",
+        " " * 50,
+        "\t\n\t\n\t",
+        "\u3164",
+        '"""',
+        "\\\\",
+        "'",
+        "\x85",
+    ],
 )
 @pytest.mark.parametrize("place", ["notes", "customer_name", "name", "address2"])
 def test_no_card_number_is_joined_by_cleaning(separator: str, place: str) -> None:

@@ -1,5 +1,5 @@
-"""Labels, read back by a PDF reader that is not ours, and shown and scanned as a printer and a carrier would; and files that are there
-wholly or not at all."""
+"""Labels, read back by a PDF reader that is not ours, and shown and scanned as a printer and a carrier would;
+and files that are there wholly or not at all."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def of(*recipient: str) -> str:
 @lru_cache(maxsize=64)
 def shown(label: bytes, dots_per_inch: int = 203) -> Image.Image:
     """As a label printer prints it."""
-    image: Image.Image = pypdfium2.PdfDocument(label)[0].render(scale=dots_per_inch / 72).to_pil().convert("L")
+    image: Image.Image = (
+        pypdfium2.PdfDocument(label)[0].render(scale=dots_per_inch / 72).to_pil().convert("L")
+    )
     return image
 
 
@@ -112,7 +114,14 @@ def ink(label: bytes, left: float, low: float, right: float, high: float) -> int
 class TestLabel:
     def test_says_what_the_parcel_is(self) -> None:
         lines = [line.strip() for line in read(render_label(PARCEL)).splitlines()]
-        for line in (*PARCEL.sender, *PARCEL.recipient, "CA473124829US", "Embedded Carrier - Standard", "Order: ORDER-1001", "Pieces: 3"):
+        for line in (
+            *PARCEL.sender,
+            *PARCEL.recipient,
+            "CA473124829US",
+            "Embedded Carrier - Standard",
+            "Order: ORDER-1001",
+            "Pieces: 3",
+        ):
             assert line in lines
         assert lines.index("FROM") + 1 == lines.index("The Shop")
         assert lines.index("SHIP TO") + 1 == lines.index("John Doe")
@@ -134,7 +143,9 @@ class TestLabel:
         image = shown(render_label(PARCEL), dots_per_inch).rotate(angle, expand=True, fillcolor=255)
         assert scanned(image) == {"Code 128": "CA473124829US", "QR Code": "CA473124829US"}
 
-    @pytest.mark.parametrize("number", ["CA000000005US", "HZ999999995US", "9400100109361115909067", "1Z999AA10123456784", "A" * 24])
+    @pytest.mark.parametrize(
+        "number", ["CA000000005US", "HZ999999995US", "9400100109361115909067", "1Z999AA10123456784", "A" * 24]
+    )
     def test_whatever_the_number(self, number: str) -> None:
         image = shown(render_label(replace(PARCEL, tracking_number=number)), 300)
         assert scanned(image) == {"Code 128": number, "QR Code": number}
@@ -169,7 +180,10 @@ class TestLabel:
         assert len(line.glyphs) > len(text.replace(" ", "")) // 2, "nothing was left out"
         label = render_label(replace(PARCEL, recipient=(text,), country=country))
         assert plain in read(label)
-        assert ink(label, 18, 170, 270, 308) > ink(render_label(replace(PARCEL, recipient=("",))), 18, 170, 270, 308) + 500
+        assert (
+            ink(label, 18, 170, 270, 308)
+            > ink(render_label(replace(PARCEL, recipient=("",))), 18, 170, 270, 308) + 500
+        )
         assert scanned(shown(label)) == {"Code 128": "CA473124829US", "QR Code": "CA473124829US"}
 
     def test_letters_join_as_their_script_wants_it(self) -> None:
@@ -177,7 +191,9 @@ class TestLabel:
         assert arabic.glyphs
         assert hindi.glyphs
         alone = {glyph.number for letter in "محمد" for glyph in set_line(letter, PLAIN).glyphs or ()}
-        assert not alone & {glyph.number for glyph in arabic.glyphs[1:]}, "only the last letter looks as it does alone"
+        assert not alone & {glyph.number for glyph in arabic.glyphs[1:]}, (
+            "only the last letter looks as it does alone"
+        )
         assert len(hindi.glyphs) < len("क्षि"), "consonants make one sign"
 
     def test_what_is_read_from_the_right_ends_at_the_right(self) -> None:
@@ -194,8 +210,12 @@ class TestLabel:
         assert right.glyphs
         assert one
         assert two
-        assert [glyph.number for glyph in digits.glyphs][:2] == [one[0].number, two[0].number], "12, at the left of the letter"
-        assert right.glyphs[0].number == (set_line("(Ω", PLAIN).glyphs or ())[0].number, "what opens at the right closes at the left"
+        assert [glyph.number for glyph in digits.glyphs][:2] == [one[0].number, two[0].number], (
+            "12, at the left of the letter"
+        )
+        assert right.glyphs[0].number == (set_line("(Ω", PLAIN).glyphs or ())[0].number, (
+            "what opens at the right closes at the left"
+        )
 
     def test_han_characters_are_written_as_in_the_country(self) -> None:
         assert set_line("直", PLAIN, "JP").glyphs != set_line("直", PLAIN, "CN").glyphs
@@ -227,14 +247,22 @@ class TestLabel:
 
     def test_nothing_leaves_its_box(self) -> None:
         hostile = ("W" * 300, "@" * 300, "ب" * 300, "漢" * 300, "a\u0301" * 200 + "\u0300" * 80, "ﷺ" * 100)
-        label = render_label(replace(PARCEL, order_id="W" * 200, recipient=hostile, sender=hostile, carrier="W" * 300))
+        label = render_label(
+            replace(PARCEL, order_id="W" * 200, recipient=hostile, sender=hostile, carrier="W" * 300)
+        )
         assert scanned(shown(label)) == {"Code 128": "CA473124829US", "QR Code": "CA473124829US"}
         assert ink(label, 0, 0, 16, 432) == ink(label, 273, 0, 288, 432) == 0
         assert "Pieces: 3" in read(label)
 
     def test_the_second_line_of_the_address_is_on_it(self) -> None:
-        order = Order.model_validate({**EXAMPLE, "shipping_info": {**EXAMPLE["shipping_info"], "address2": "Apt 5, 3rd floor"}})
-        parcel = parcel_of(order, Shipment("CA473124829US", order.id, "CA473124829US", "Carrier", "Standard"), Settings(_env_file=None))
+        order = Order.model_validate(
+            {**EXAMPLE, "shipping_info": {**EXAMPLE["shipping_info"], "address2": "Apt 5, 3rd floor"}}
+        )
+        parcel = parcel_of(
+            order,
+            Shipment("CA473124829US", order.id, "CA473124829US", "Carrier", "Standard"),
+            Settings(_env_file=None),
+        )
         assert parcel.recipient == ("John Doe", "123 Main St", "Apt 5, 3rd floor", "Anytown CA 90210", "US")
         assert "Apt 5, 3rd floor" in read(render_label(parcel))
 
@@ -250,7 +278,10 @@ class TestLabel:
         assert f"Pieces: {pieces}" in text
 
     @relaxed
-    @given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=300), st.integers(5, 40))
+    @given(
+        st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=300),
+        st.integers(5, 40),
+    )
     def test_wrapping_loses_nothing_and_fits(self, word: str, room: int) -> None:
         lines = wrapped(word, PLAIN, room)
         assert "".join(line.text for line in lines) == word
@@ -288,7 +319,9 @@ class TestFiles:
         assert path.read_bytes() == b"two"
         assert list(path.parent.iterdir()) == [path]
 
-    def test_a_failure_leaves_the_old_file_and_nothing_else(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failure_leaves_the_old_file_and_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         path = tmp_path / "file.pdf"
         write_atomic(path, b"old")
 

@@ -17,7 +17,10 @@ NUMBERS = ["CA473124829US", "HZ999999995US", "9400100109361115909067", "1Z999AA1
 
 def scanned(*images: Image.Image) -> list[dict[str, str]]:
     """Kind of code to what it says, for each picture."""
-    pictures = [{"width": i.width, "height": i.height, "dots": base64.b64encode(i.convert("L").tobytes()).decode()} for i in images]
+    pictures = [
+        {"width": i.width, "height": i.height, "dots": base64.b64encode(i.convert("L").tobytes()).decode()}
+        for i in images
+    ]
     return [dict(each) for each in node.run("scan.mjs", pictures)]
 
 
@@ -29,11 +32,16 @@ def test_zbar_reads_both_codes(angle: int) -> None:
 
 
 def test_at_a_label_printers_resolution() -> None:
-    assert scanned(shown(render_label(PARCEL), 203)) == [{"ZBAR_CODE128": PARCEL.tracking_number, "ZBAR_QRCODE": PARCEL.tracking_number}]
+    assert scanned(shown(render_label(PARCEL), 203)) == [
+        {"ZBAR_CODE128": PARCEL.tracking_number, "ZBAR_QRCODE": PARCEL.tracking_number}
+    ]
 
 
 def test_beside_any_script() -> None:
-    labels = [render_label(replace(PARCEL, recipient=(text,), country=country)) for text, country, _ in SCRIPTS.values()]
+    labels = [
+        render_label(replace(PARCEL, recipient=(text,), country=country))
+        for text, country, _ in SCRIPTS.values()
+    ]
     for codes in scanned(*(shown(label, 300) for label in labels)):
         assert codes == {"ZBAR_CODE128": PARCEL.tracking_number, "ZBAR_QRCODE": PARCEL.tracking_number}
 

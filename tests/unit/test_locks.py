@@ -1,4 +1,5 @@
-"""What is installed is what is locked: every package by version and hash, for every kind of machine that is supported."""
+"""What is installed is what is locked: every package by version and hash, for every kind of machine that is
+supported."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def test_each_requirement_is_locked_at_its_version_with_hashes(required: Path) -
 def _pinned(requirements: list[str]) -> dict[str, str]:
     """By package its version. Every requirement has one."""
     pins = {_name(name): version for name, version in _PIN.findall("\n".join(requirements))}
-    assert len(pins) == len({each.split("==")[0].split("[")[0] for each in requirements}), "each has a version"
+    assert len(pins) == len({each.split("==")[0].split("[")[0] for each in requirements}), (
+        "each has a version"
+    )
     return pins
 
 
@@ -51,7 +54,11 @@ def _project() -> dict[str, dict[str, str]]:
     """The pins of pyproject.toml: of the package, of each extra, and of the group `dev`."""
     read = tomllib.loads((HOME / "pyproject.toml").read_text())
     extras = {name: _pinned(pins) for name, pins in read["project"]["optional-dependencies"].items()}
-    return {"": _pinned(read["project"]["dependencies"]), **extras, "dev": _pinned(read["dependency-groups"]["dev"])}
+    return {
+        "": _pinned(read["project"]["dependencies"]),
+        **extras,
+        "dev": _pinned(read["dependency-groups"]["dev"]),
+    }
 
 
 def test_each_pin_of_the_package_is_locked() -> None:
@@ -62,14 +69,18 @@ def test_each_pin_of_the_package_is_locked() -> None:
 
 
 def test_a_checkout_has_the_package_with_every_extra() -> None:
-    (line,) = (line for line in (HOME / "requirements.txt").read_text().splitlines() if line.startswith("-e ."))
+    (line,) = (
+        line for line in (HOME / "requirements.txt").read_text().splitlines() if line.startswith("-e .")
+    )
     assert set(line.removeprefix("-e .[").removesuffix("]").split(",")) == _project().keys() - {"", "dev"}
 
 
 def test_pins_of_the_requirements_are_those_of_the_project() -> None:
     parts = _project()
     runs = {name: version for part, pins in parts.items() if part != "dev" for name, version in pins.items()}
-    assert all(runs[name] == version for pins in parts.values() for name, version in pins.items() if name in runs), "one version each"
+    assert all(
+        runs[name] == version for pins in parts.values() for name, version in pins.items() if name in runs
+    ), "one version each"
     checkout = dict(_pinned(_PINNED.findall((HOME / "requirements.txt").read_text())))
     assert {"prefect", "dspy-ai", "pydantic", "sqlmodel", "pytest"} <= checkout.keys()
     assert {name: version for name, version in checkout.items() if name in runs} == {
@@ -84,7 +95,9 @@ def test_what_several_files_lock_is_the_same_in_all() -> None:
     first = _locked(HOME / "locks" / "requirements.txt")
     for required in REQUIRED:
         other = _locked(HOME / "locks" / required.name)
-        assert [name for name in other.keys() & first.keys() if not first[name].items() <= other[name].items()] == [], required.name
+        assert [
+            name for name in other.keys() & first.keys() if not first[name].items() <= other[name].items()
+        ] == [], required.name
 
 
 def test_every_install_asks_for_hashes() -> None:
@@ -92,15 +105,22 @@ def test_every_install_asks_for_hashes() -> None:
     installs = [line for line in makefile.splitlines() if "pip install" in line or "PIP_INSTALL)" in line]
     assert len(installs) > 5
     hashed = re.compile(r"PIP_INSTALL := .* --require-hashes|.*\$\(PIP_INSTALL\) ")
-    nothing_downloaded = re.compile(r"PIP_INSTALL_HERE := .* --no-index --no-deps --no-build-isolation|.*\$\(PIP_INSTALL_HERE\)")
+    nothing_downloaded = re.compile(
+        r"PIP_INSTALL_HERE := .* --no-index --no-deps --no-build-isolation|.*\$\(PIP_INSTALL_HERE\)"
+    )
     assert [line for line in installs if not hashed.match(line) and not nothing_downloaded.match(line)] == []
     assert re.findall(r"\$\(PIP_INSTALL\) (?:--no-deps )?-r (\S+)", makefile), "from locks/ alone"
-    assert all(file.startswith("locks/") for file in re.findall(r"\$\(PIP_INSTALL\) (?:--no-deps )?-r (\S+)", makefile))
+    assert all(
+        file.startswith("locks/")
+        for file in re.findall(r"\$\(PIP_INSTALL\) (?:--no-deps )?-r (\S+)", makefile)
+    )
 
 
 def test_what_builds_the_package_is_locked() -> None:
     required = tomllib.loads((HOME / "pyproject.toml").read_text())["build-system"]["requires"]
-    assert set(required) <= {f"{name}=={version}" for name, version in _PIN.findall((HOME / "requirements-pip.txt").read_text())}
+    assert set(required) <= {
+        f"{name}=={version}" for name, version in _PIN.findall((HOME / "requirements-pip.txt").read_text())
+    }
 
 
 def test_node_packages_have_hashes() -> None:

@@ -49,7 +49,11 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
 
 def kept(path: Path) -> list[dict[str, Any]]:
     """The lines in all files of this pattern."""
-    return [json.loads(line) for each in sorted(path.parent.glob(path.name)) for line in each.read_text().splitlines()]
+    return [
+        json.loads(line)
+        for each in sorted(path.parent.glob(path.name))
+        for line in each.read_text().splitlines()
+    ]
 
 
 def orders(*ids: str) -> list[OrderInstance]:
@@ -76,7 +80,9 @@ def test_composite_is_for_people_and_machines(configured: Any, capsys: pytest.Ca
     assert line["timestamp"].endswith("+00:00")
 
 
-def test_console_writes_no_file_and_file_shows_nothing(configured: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_writes_no_file_and_file_shows_nothing(
+    configured: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = configured("logging: {default_logger: console}")
     log.info("one")
     assert "one" in capsys.readouterr().err
@@ -105,7 +111,9 @@ def test_sources_and_structlog_and_exceptions(configured: Any, monkeypatch: pyte
     monkeypatch.setattr("saga.log_context._sources", [])
     add_source(lambda: {"flow_run_id": "run-1"})
     path = configured("logging: {default_logger: file}")
-    structlog.get_logger("shop.tests").warning("told", order_id="O-2", customer={"name": "Jane Doe"}, amount=3)
+    structlog.get_logger("shop.tests").warning(
+        "told", order_id="O-2", customer={"name": "Jane Doe"}, amount=3
+    )
     try:
         int("card 4242424242424242")
     except ValueError:
@@ -114,7 +122,14 @@ def test_sources_and_structlog_and_exceptions(configured: Any, monkeypatch: pyte
     told, broke, where = kept(path)
     assert "test_sources_and_structlog_and_exceptions" in where["exception"]
     assert (
-        told.items() >= {"event": "told", "order_id": "O-2", "amount": 3, "customer": {"name": "[masked]"}, "flow_run_id": "run-1"}.items()
+        told.items()
+        >= {
+            "event": "told",
+            "order_id": "O-2",
+            "amount": 3,
+            "customer": {"name": "[masked]"},
+            "flow_run_id": "run-1",
+        }.items()
     )
     assert "card [card number]" in broke["exception"]
     assert "4242" not in broke["exception"].partition("Error:")[2]
@@ -128,7 +143,9 @@ def test_configuring_twice_writes_a_line_once(configured: Any) -> None:
     assert sum(isinstance(handler, Lines) for handler in logging.getLogger("shop").handlers) == 1
 
 
-def test_a_file_that_cannot_be_written_fails_nobody(configured: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_written_fails_nobody(
+    configured: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "in the way").write_text("")
     configured(f"logging: {{default_logger: composite, file_path: '{tmp_path}/in the way/shop.jsonl'}}")
     log.warning("first")
@@ -160,13 +177,20 @@ def _log_lines(config: str, var_dir: str, who: int) -> None:
 def test_several_processes_lose_no_line(configured: Any) -> None:
     path = configured("logging: {default_logger: file, max_file_size_mb: 0.01}")
     fresh = multiprocessing.get_context("spawn")
-    writers = [fresh.Process(target=_log_lines, args=(os.environ["MONITORING_CONFIG"], os.environ["VAR_DIR"], who)) for who in range(3)]
+    writers = [
+        fresh.Process(target=_log_lines, args=(os.environ["MONITORING_CONFIG"], os.environ["VAR_DIR"], who))
+        for who in range(3)
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
-    found = [json.loads(line) for file in path.parent.glob(f"{path.name}*") for line in file.read_text().splitlines()]
+    found = [
+        json.loads(line)
+        for file in path.parent.glob(f"{path.name}*")
+        for line in file.read_text().splitlines()
+    ]
     assert len({(line["pid"], line["event"]) for line in found}) == len(found) == 300
     assert {line["pid"] for line in found} == {writer.pid for writer in writers}
 
@@ -179,7 +203,12 @@ def test_files_of_processes_that_have_ended_are_removed_after_a_time(configured:
         name: path.with_name(name)
         for name in (
             *(f"shop.{host}-{nobody}.jsonl", f"shop.{host}-{nobody}.jsonl.5", "shop.elsewhere-1.jsonl"),
-            *(f"shop.{host}-{os.getppid()}.jsonl", f"shop.{host}-{nobody - 1}.jsonl", "shop.notes.jsonl", "shop.jsonl"),
+            *(
+                f"shop.{host}-{os.getppid()}.jsonl",
+                f"shop.{host}-{nobody - 1}.jsonl",
+                "shop.notes.jsonl",
+                "shop.jsonl",
+            ),
         )
     }
     for name, file in files.items():
@@ -202,5 +231,8 @@ def test_a_forked_process_has_a_file_of_its_own(configured: Any) -> None:
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert {line["event"]: line["pid"] for line in kept(path)} == {"the parent's": os.getpid(), "the child's": child}
+    assert {line["event"]: line["pid"] for line in kept(path)} == {
+        "the parent's": os.getpid(),
+        "the child's": child,
+    }
     assert len(list(path.parent.glob(path.name))) == 2

@@ -45,7 +45,17 @@ relaxed = hypothesis_settings(deadline=None)  # a busy machine is not a failure
 SETTINGS = Settings(_env_file=None, DSPY_MODEL=None)
 DATE = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
 TRACKING = "CA473124829US"
-HEADERS = {"From", "Reply-To", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "Content-Type", "MIME-Version"}
+HEADERS = {
+    "From",
+    "Reply-To",
+    "To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Auto-Submitted",
+    "Content-Type",
+    "MIME-Version",
+}
 ABOUT = MailContext(SETTINGS, DATE)
 OURS = "0123456789abcdef"
 SHORTAGES = [{"product_id": "PROD-002", "requested": 2, "available": 1}]
@@ -78,7 +88,9 @@ def confirmation_of(order: Order, settings: Settings = SETTINGS, **fields: str) 
 
 
 def sent(order: Order = ORDER, about: MailContext = ABOUT, **fields: str) -> EmailMessage:
-    return parsed(confirmation_mail(order, confirmation_of(order, about.settings, **fields), TRACKING, about).data)
+    return parsed(
+        confirmation_mail(order, confirmation_of(order, about.settings, **fields), TRACKING, about).data
+    )
 
 
 def refund(order: Order = ORDER, amount: str = "1059.97", **options: Any) -> EmailMessage:
@@ -161,21 +173,38 @@ class TestConfirmationMail:
         assert message.get_content_type() == "multipart/alternative"
 
     def test_text(self) -> None:
-        text = text_of(sent(greeting="Dear John,\n\nthank you!", order_summary="Thanks.", next_steps="We pack."))
+        text = text_of(
+            sent(greeting="Dear John,\n\nthank you!", order_summary="Thanks.", next_steps="We pack.")
+        )
         assert text.startswith("Dear John,\n\nthank you!\n\n")
-        places = [text.index(part) for part in ("Dear John", "Qty", "Laptop", "Total", "We pack.", f"Tracking number: {TRACKING}")]
+        places = [
+            text.index(part)
+            for part in ("Dear John", "Qty", "Laptop", "Total", "We pack.", f"Tracking number: {TRACKING}")
+        ]
         assert places == sorted(places)
         assert all(len(line) <= 78 for line in text.splitlines())
 
     def test_both_parts_say_the_same(self) -> None:
         message = sent(an_order(tax_amount="3", shipping_amount="4.50", discount_amount="7.50"))
         page = Page(html_of(message)).text
-        for said in ("Laptop", "999.99", "59.98", "Tax", "3.00", "-7.50", "1,059.97 USD", TRACKING, "thank you for your order!"):
+        for said in (
+            "Laptop",
+            "999.99",
+            "59.98",
+            "Tax",
+            "3.00",
+            "-7.50",
+            "1,059.97 USD",
+            TRACKING,
+            "thank you for your order!",
+        ):
             assert said in page
             assert said in text_of(message)
 
     def test_missing_texts_leave_no_hole(self) -> None:
-        message = parsed(confirmation_mail(ORDER, {"greeting": "Hello", "next_steps": None}, TRACKING, ABOUT).data)
+        message = parsed(
+            confirmation_mail(ORDER, {"greeting": "Hello", "next_steps": None}, TRACKING, ABOUT).data
+        )
         text = text_of(message)
         assert text.startswith("Hello\n\nQty")
         assert "None" not in text + html_of(message)
@@ -188,7 +217,9 @@ class TestConfirmationMail:
 
     def test_is_the_same_again(self) -> None:
         fields = confirmation_of(ORDER)
-        assert confirmation_mail(ORDER, fields, TRACKING, ABOUT) == confirmation_mail(ORDER, fields, TRACKING, ABOUT)
+        assert confirmation_mail(ORDER, fields, TRACKING, ABOUT) == confirmation_mail(
+            ORDER, fields, TRACKING, ABOUT
+        )
 
     def test_a_date_has_a_zone(self) -> None:
         with pytest.raises(ValueError, match="time zone"):
@@ -199,21 +230,36 @@ class TestConfirmationMail:
         assert str(message["Date"]).endswith("+0100")
 
     def test_never_prints_notes_or_card(self) -> None:
-        order = an_order(notes="ring twice", payment_info={"method": "paypal", "card_last4": "4242", "token": "tok_secret"})
+        order = an_order(
+            notes="ring twice", payment_info={"method": "paypal", "card_last4": "4242", "token": "tok_secret"}
+        )
         for message in every(order):
-            assert not [secret for secret in ("ring twice", "4242", "tok_secret") if secret in text_of(message) + html_of(message)]
+            assert not [
+                secret
+                for secret in ("ring twice", "4242", "tok_secret")
+                if secret in text_of(message) + html_of(message)
+            ]
 
     def test_a_link_to_follow_the_parcel(self) -> None:
-        about = MailContext(Settings(_env_file=None, TRACKING_URL="https://carrier.example/t?n={tracking_number}&l=en"), DATE)
+        about = MailContext(
+            Settings(_env_file=None, TRACKING_URL="https://carrier.example/t?n={tracking_number}&l=en"), DATE
+        )
         message = parsed(confirmation_mail(ORDER, confirmation_of(ORDER), "A B&1", about).data)
         link = "https://carrier.example/t?n=A%20B%261&l=en"
         assert f"Follow your parcel: {link}" in text_of(message)
-        assert next(attributes["href"] for tag, attributes in Page(html_of(message)).elements if tag == "a") == link
+        assert (
+            next(attributes["href"] for tag, attributes in Page(html_of(message)).elements if tag == "a")
+            == link
+        )
         assert "Tracking number: A B&1" in text_of(message)
 
     def test_without_a_link_there_is_the_number(self) -> None:
         assert "http" not in text_of(sent())
-        assert [tag for tag, attributes in Page(html_of(sent())).elements if (attributes.get("href") or "").startswith("http")] == []
+        assert [
+            tag
+            for tag, attributes in Page(html_of(sent())).elements
+            if (attributes.get("href") or "").startswith("http")
+        ] == []
 
 
 class TestNotices:
@@ -262,7 +308,9 @@ class TestNotices:
             ("payment_refused", "without a means of payment", "with a means of payment"),
         ],
     )
-    def test_an_incomplete_order_is_not_said_to_be_a_payment_that_failed(self, why: str, lacking: str, to_do: str) -> None:
+    def test_an_incomplete_order_is_not_said_to_be_a_payment_that_failed(
+        self, why: str, lacking: str, to_do: str
+    ) -> None:
         message = parsed(incomplete_mail(an_order(shipping_info=None), ABOUT, why=why).data)
         assert message["Subject"] == "Your order ORDER-1001 could not be accepted"
         for shown in (" ".join(text_of(message).split()), Page(html_of(message)).text):
@@ -320,14 +368,21 @@ class TestMailPrograms:
         for message in every(ORDER):
             page = Page(html_of(message))
             assert not {"img", "script", "link", "iframe", "form", "object", "svg"} & set(page.shape)
-            assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on") or name == "src"]
+            assert not [
+                name
+                for _, attributes in page.elements
+                for name in attributes
+                if name.startswith("on") or name == "src"
+            ]
             assert "url(" not in html_of(message)
             assert "@import" not in html_of(message)
 
     def test_laid_out_with_tables_in_600_pixels(self) -> None:
         elements = Page(html_of(sent())).elements
         assert ("table", "600") in [(tag, attributes.get("width")) for tag, attributes in elements]
-        assert not {"div"} & {tag for tag, _ in elements[elements.index(next(e for e in elements if e[0] == "table")) :]}
+        assert not {"div"} & {
+            tag for tag, _ in elements[elements.index(next(e for e in elements if e[0] == "table")) :]
+        }
 
     def test_every_element_that_is_opened_is_closed(self) -> None:
         for message in every(ORDER):
@@ -352,7 +407,10 @@ class TestMailPrograms:
 
     def test_the_longest_order_is_not_clipped(self) -> None:
         """Gmail shows the first 102 kB."""
-        items = [{"product_id": f"P{i}", "quantity": 1, "price": "1.00", "name": "A fairly long name of a product"} for i in range(200)]
+        items = [
+            {"product_id": f"P{i}", "quantity": 1, "price": "1.00", "name": "A fairly long name of a product"}
+            for i in range(200)
+        ]
         assert len(html_of(sent(an_order(items=items, total_amount="200.00")))) < 102_000
 
 
@@ -396,8 +454,13 @@ class TestLanguages:
         for key, said in english.items():
             assert set(re.findall(r"{\w+}", other[key])) == set(re.findall(r"{\w+}", said)), key
 
-    def test_words_that_are_missing_are_english(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name, text in {"en": (LANGUAGES / "en.toml").read_text(encoding="utf-8"), "fr": 'total = "Somme"'}.items():
+    def test_words_that_are_missing_are_english(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, text in {
+            "en": (LANGUAGES / "en.toml").read_text(encoding="utf-8"),
+            "fr": 'total = "Somme"',
+        }.items():
             (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
         monkeypatch.setattr(language_module, "LANGUAGES", tmp_path)
         words.cache_clear()
@@ -405,14 +468,22 @@ class TestLanguages:
         try:
             french = language("fr")
             assert (french.say("total"), french.say("tax")) == ("Somme", "Tax")
-            assert french.number(Decimal("1059.97"), "EUR").replace("\u202f", " ").replace("\xa0", " ") == "1 059,97"
+            assert (
+                french.number(Decimal("1059.97"), "EUR").replace("\u202f", " ").replace("\xa0", " ")
+                == "1 059,97"
+            )
         finally:
             words.cache_clear()
             language.cache_clear()
 
     @pytest.mark.parametrize(
         ("amount", "currency", "shown"),
-        [("1059.97", "EUR", "1.059,97 EUR"), ("-7.5", "EUR", "-7,50 EUR"), ("5000", "JPY", "5.000 JPY"), ("1.2345", "KWD", "1,235 KWD")],
+        [
+            ("1059.97", "EUR", "1.059,97 EUR"),
+            ("-7.5", "EUR", "-7,50 EUR"),
+            ("5000", "JPY", "5.000 JPY"),
+            ("1.2345", "KWD", "1,235 KWD"),
+        ],
     )
     def test_amounts(self, amount: str, currency: str, shown: str) -> None:
         assert language("de").money(Decimal(amount), currency) == shown
@@ -421,7 +492,9 @@ class TestLanguages:
 class TestHostileText:
     @pytest.mark.parametrize("text", HOSTILE)
     def test_adds_no_header_and_no_recipient(self, text: str) -> None:
-        order = an_order(id=text, customer_name=text, items=[{"product_id": text, "quantity": 1, "price": 1, "name": text}])
+        order = an_order(
+            id=text, customer_name=text, items=[{"product_id": text, "quantity": 1, "price": 1, "name": text}]
+        )
         for message in every(order):
             assert recipients(message) == ["john.doe@example.com"]
             assert "\n" not in message["Subject"]
@@ -443,8 +516,26 @@ class TestHostileText:
     @pytest.mark.parametrize(
         "given_address",
         [
-            *(None, "", "nobody", "a@b", "a@b.com, c@d.com", "a@b.com\r\nBcc: c@d.com", "a@b.com\n", "<a@b.com>", "a b@c.com", "a@b..com"),
-            *("a@@b.com", '"a,b"@c.com', "a@b.com;c@d.com", "a" * 300 + "@b.com", "a@" + "ü" * 80 + ".com", "John <a@b.com>"),
+            *(
+                None,
+                "",
+                "nobody",
+                "a@b",
+                "a@b.com, c@d.com",
+                "a@b.com\r\nBcc: c@d.com",
+                "a@b.com\n",
+                "<a@b.com>",
+                "a b@c.com",
+                "a@b..com",
+            ),
+            *(
+                "a@@b.com",
+                '"a,b"@c.com',
+                "a@b.com;c@d.com",
+                "a" * 300 + "@b.com",
+                "a@" + "ü" * 80 + ".com",
+                "John <a@b.com>",
+            ),
         ],
     )
     def test_without_a_usable_address_it_goes_to_support(self, given_address: str | None) -> None:
@@ -462,7 +553,10 @@ class TestHostileText:
         assert "Zoë Łukasz 王小明" in text_of(message)
 
     def test_is_plain_ascii_on_the_wire(self) -> None:
-        order = an_order(customer_name="Zoë 王小明", items=[{"product_id": "P", "quantity": 1, "price": 1, "name": "Schlüssel"}])
+        order = an_order(
+            customer_name="Zoë 王小明",
+            items=[{"product_id": "P", "quantity": 1, "price": 1, "name": "Schlüssel"}],
+        )
         assert confirmation_mail(order, confirmation_of(order), TRACKING, ABOUT).data.isascii()
 
     def test_domains_beyond_ascii(self) -> None:
@@ -471,7 +565,10 @@ class TestHostileText:
     def test_no_domain_becomes_another_one(self) -> None:
         """The envelope and every mail's header; `strasse.example` may be somebody else's."""
         order = an_order(customer_email="pat@straße.example")
-        assert confirmation_mail(order, confirmation_of(order), TRACKING, ABOUT).recipient == "pat@xn--strae-oqa.example"
+        assert (
+            confirmation_mail(order, confirmation_of(order), TRACKING, ABOUT).recipient
+            == "pat@xn--strae-oqa.example"
+        )
         for message in every(order):
             assert recipients(message) == ["pat@xn--strae-oqa.example"]
 
@@ -483,7 +580,9 @@ class TestHostileText:
 
     def test_special_but_valid_mailboxes(self) -> None:
         for address in ("john+shop@example.com", "o'brien@sub.example.co.uk", "a..b@example.com"):
-            assert [a.replace('"', "") for a in recipients(sent(an_order(customer_email=address)))] == [address]
+            assert [a.replace('"', "") for a in recipients(sent(an_order(customer_email=address)))] == [
+                address
+            ]
 
     MARKUP = (
         "<script>alert(1)</script>",
@@ -515,12 +614,21 @@ class TestHostileText:
     @given(st.text())
     def test_any_text_of_a_model_adds_no_element(self, text: str) -> None:
         allowed = set(Page(html_of(sent())).shape) | {"br"}
-        assert set(Page(html_of(sent(greeting=text, order_summary=text, next_steps=text, tracking_info=text))).shape) <= allowed
+        assert (
+            set(
+                Page(
+                    html_of(sent(greeting=text, order_summary=text, next_steps=text, tracking_info=text))
+                ).shape
+            )
+            <= allowed
+        )
 
 
 class TestEncoding:
     @pytest.mark.parametrize("name", ["John Doe", "Dr. John Q. Doe", "O'Brien", None])
-    def test_the_quick_way_gives_the_same_bytes(self, monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+    def test_the_quick_way_gives_the_same_bytes(
+        self, monkeypatch: pytest.MonkeyPatch, name: str | None
+    ) -> None:
         order = an_order(customer_name=name)
         quick = confirmation_mail(order, confirmation_of(order), TRACKING, ABOUT)
         monkeypatch.setattr(message_module, "_LINE", 0)
@@ -535,7 +643,9 @@ class TestEncoding:
 
 class TestTable:
     def test_is_aligned(self) -> None:
-        order = an_order(tax_amount="3", shipping_amount="4.50", discount_amount="7.50", total_amount="1059.97")
+        order = an_order(
+            tax_amount="3", shipping_amount="4.50", discount_amount="7.50", total_amount="1059.97"
+        )
         assert order_table(order, ENGLISH).text.splitlines() == [
             "Qty  Item                                            Price           Sum",
             "-" * 72,
@@ -551,10 +661,14 @@ class TestTable:
     def test_wide_letters_are_counted_as_two(self) -> None:
         order = an_order(items=[{"product_id": "P", "quantity": 1, "price": 1, "name": "王小明"}])
         plain = an_order(items=[{"product_id": "P", "quantity": 1, "price": 1, "name": "abcdef"}])
-        assert order_table(order, ENGLISH).text.replace("王小明", "abcdef") == order_table(plain, ENGLISH).text
+        assert (
+            order_table(order, ENGLISH).text.replace("王小明", "abcdef") == order_table(plain, ENGLISH).text
+        )
 
     def test_long_names_are_folded(self) -> None:
-        order = an_order(items=[{"product_id": "P", "quantity": 100, "price": 1, "name": "a long name " * 16}])
+        order = an_order(
+            items=[{"product_id": "P", "quantity": 100, "price": 1, "name": "a long name " * 16}]
+        )
         lines = order_table(order, ENGLISH).text.splitlines()
         assert max(map(len, lines)) <= 72
         assert sum(line.count("a long name") for line in lines) >= 12
@@ -575,14 +689,35 @@ class TestMaildir:
         assert mail_name("ORDER-1001", Kind.CONFIRMATION) == "ORDER-1001.confirmation.eml"
 
     def test_no_two_mails_share_a_file_or_an_id(self, tmp_path: Path) -> None:
-        ids = ["A", "A.refund", "A.refund.eml", "A-refund", "a/b", "a:2,S", "..", ".", "", ".hidden", "x" * 500, "A.confirmation"]
+        ids = [
+            "A",
+            "A.refund",
+            "A.refund.eml",
+            "A-refund",
+            "a/b",
+            "a:2,S",
+            "..",
+            ".",
+            "",
+            ".hidden",
+            "x" * 500,
+            "A.confirmation",
+        ]
         mails = [(order_id, kind) for order_id in ids for kind in Kind]
         names = [mail_name(*each) for each in mails]
         theirs = {message_id(*each, SETTINGS, "fedcba9876543210") for each in mails}
-        assert not theirs & {message_id(*each, SETTINGS, OURS) for each in mails}, "another shop's with the same order ids"
+        assert not theirs & {message_id(*each, SETTINGS, OURS) for each in mails}, (
+            "another shop's with the same order ids"
+        )
         assert len(set(names)) == len({message_id(*each, SETTINGS, OURS) for each in mails}) == len(mails)
-        assert {(tmp_path / "new" / name).resolve().parent for name in names} == {(tmp_path / "new").resolve()}
-        assert not [name for name in names if name.startswith(".") or set(name) & {":", "/", "\\", " "} or len(name) > 120]
+        assert {(tmp_path / "new" / name).resolve().parent for name in names} == {
+            (tmp_path / "new").resolve()
+        }
+        assert not [
+            name
+            for name in names
+            if name.startswith(".") or set(name) & {":", "/", "\\", " "} or len(name) > 120
+        ]
 
     def test_a_mail_program_opens_it(self, tmp_path: Path) -> None:
         Maildir(tmp_path / "mail").write("A.refund.eml", self.MAIL)

@@ -11,7 +11,8 @@ SECRET = Settings(
     DATABASE_URL="postgresql://shop:pa%24sword-9@db/shop",
     STRIPE_API_KEY="sk_test_PLANTED",  # type: ignore[arg-type]
     SMTP_URL="smtp://mailer:PLANTED-pw@mail.example:587",  # type: ignore[arg-type]
-    ALERT_URLS="slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ, json://me:pw-PLANTED@h.example/hook-0123456?to=me",  # type: ignore[arg-type]
+    ALERT_URLS="slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ, "
+    "json://me:pw-PLANTED@h.example/hook-0123456?to=me",  # type: ignore[arg-type]
     ORDERS_API_KEY="first-key-of-this-shop, second-key-of-this-shop",  # type: ignore[arg-type]
 )
 
@@ -19,8 +20,18 @@ SECRET = Settings(
 @pytest.mark.parametrize(
     "said",
     [
-        *("pa%24sword-9", "pa$sword-9", "sk_test_PLANTED", "PLANTED-pw", "smtp://mailer:PLANTED-pw@mail.example:587"),
-        *("second-key-of-this-shop", "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ", "TIiajkdnlazkcOXrIdevi7FQ"),
+        *(
+            "pa%24sword-9",
+            "pa$sword-9",
+            "sk_test_PLANTED",
+            "PLANTED-pw",
+            "smtp://mailer:PLANTED-pw@mail.example:587",
+        ),
+        *(
+            "second-key-of-this-shop",
+            "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ",
+            "TIiajkdnlazkcOXrIdevi7FQ",
+        ),
         *("pw-PLANTED", "hook-0123456"),
     ],
 )
@@ -29,11 +40,15 @@ def test_secrets_of_the_settings_are_masked(said: str) -> None:
 
 
 def test_what_looks_like_a_key_is_masked_without_being_known() -> None:
-    shown = mask("sk_live_51Habcdef whsec_abcdefgh EZTKabcdefgh12 Authorization: Bearer abcdefghij", Settings())
+    shown = mask(
+        "sk_live_51Habcdef whsec_abcdefgh EZTKabcdefgh12 Authorization: Bearer abcdefghij", Settings()
+    )
     assert all(part not in shown for part in ("51H", "abcdefgh", "Bearer"))
 
 
-@pytest.mark.parametrize("card", ["4242424242424242", "4242 4242 4242 4242", "5555-5555-5555-4444", "378282246310005"])
+@pytest.mark.parametrize(
+    "card", ["4242424242424242", "4242 4242 4242 4242", "5555-5555-5555-4444", "378282246310005"]
+)
 def test_cards_are_masked(card: str) -> None:
     assert mask(f"paid with {card}.", Settings()) == "paid with [card number]."
 
@@ -61,7 +76,12 @@ def test_a_long_text_is_cut_and_nothing_of_it_shows_that_would_be_masked() -> No
 
 
 def test_fields_that_name_a_person_are_masked_however_deep() -> None:
-    given = {"order_id": "O-1", "shipping_info": {"street": "x"}, "more": [{"Name": "Jane", "n": 2, "why": ("a@b.example",)}], "cvv": 123}
+    given = {
+        "order_id": "O-1",
+        "shipping_info": {"street": "x"},
+        "more": [{"Name": "Jane", "n": 2, "why": ("a@b.example",)}],
+        "cvv": 123,
+    }
     assert masked(given, Settings()) == {
         "order_id": "O-1",
         "shipping_info": MASKED,

@@ -21,7 +21,9 @@ def written(folder: Path, text: str) -> Path:
 
 def test_the_example_says_the_defaults_and_has_every_key() -> None:
     told = load(EXAMPLE)
-    assert told == Monitoring().model_copy(update={"logging": Monitoring().logging.model_copy(update={"level": "INFO"})})
+    assert told == Monitoring().model_copy(
+        update={"logging": Monitoring().logging.model_copy(update={"level": "INFO"})}
+    )
     text = EXAMPLE.read_text()
     for part, model in Monitoring():
         assert f"\n{part}:" in text
@@ -41,7 +43,11 @@ worker_monitoring:
 metrics_collection: {enabled: false, collection_interval_seconds: 7, include_system_metrics: false}
 """
     told = load(written(tmp_path, text))
-    assert (told.logging.default_logger, told.logging.level, told.logging.max_file_size_mb) == ("file", "DEBUG", 5)
+    assert (told.logging.default_logger, told.logging.level, told.logging.max_file_size_mb) == (
+        "file",
+        "DEBUG",
+        5,
+    )
     assert told.log_file(tmp_path) == Path("/some/where.*.jsonl")
     assert not told.event_monitoring.enabled
     assert told.worker_monitoring.error_rate_threshold == 0.1
@@ -83,7 +89,9 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, said: str) -
         load(written(tmp_path, text))
 
 
-def test_a_file_that_is_not_there_is_an_error_and_none_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_there_is_an_error_and_none_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert load(written(tmp_path, "# nothing\n")) == Monitoring()
     monkeypatch.delenv("MONITORING_CONFIG", raising=False)
     settings.cache_clear()

@@ -1,4 +1,5 @@
-"""Names made of order ids: safe as a file's name, as an idempotency key and as a run's name, and never the same for two orders."""
+"""Names made of order ids: safe as a file's name, as an idempotency key and as a run's name, and never the
+same for two orders."""
 
 from __future__ import annotations
 
@@ -22,10 +23,11 @@ from shop.settings import Settings
 from shop.shipping.labels.files import label_path
 
 relaxed = hypothesis_settings(deadline=None)
-# What `take_in` lets through as an id: no control characters, no surrogates, nothing at the ends that is stripped.
-ids = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=MAX_ORDER_ID).filter(
-    lambda text: text == text.strip()
-)
+# What `take_in` lets through as an id: no control characters, no surrogates, nothing at the ends that is
+# stripped.
+ids = st.text(
+    st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=MAX_ORDER_ID
+).filter(lambda text: text == text.strip())
 nasty = st.text(st.sampled_from([*'./\\~-_ aA:*?"<>|\n', "é", "\u0301", "字"]), min_size=1, max_size=12)
 GATEWAY_KEY = re.compile(r"[!-~]{1,255}")
 
@@ -97,7 +99,9 @@ def cased(text: str) -> st.SearchStrategy[str]:
     return st.sampled_from([change(text) for change in changes])
 
 
-look_alike = st.one_of(ids, nasty, st.text("aAbB1-._", min_size=1, max_size=6)).flatmap(lambda text: st.tuples(cased(text), cased(text)))
+look_alike = st.one_of(ids, nasty, st.text("aAbB1-._", min_size=1, max_size=6)).flatmap(
+    lambda text: st.tuples(cased(text), cased(text))
+)
 
 
 @relaxed
@@ -121,13 +125,17 @@ def test_no_two_of_many(order_ids: list[str]) -> None:
     assert len({as_a_disk_may_see_it(file_stems(each)[0]) for each in order_ids}) == len(order_ids)
 
 
-def test_what_is_there_under_another_spelling_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_there_under_another_spelling_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk that ignores case says that a file is there which is another order's."""
     labels = tmp_path / "labels"
     write_atomic(labels / "ORDER-1.pdf", b"of ORDER-1")
     really_there = Path.exists
     without_case = {"order-1.pdf": "ORDER-1.pdf"}
-    monkeypatch.setattr(Path, "exists", lambda path: really_there(path.with_name(without_case.get(path.name, path.name))))
+    monkeypatch.setattr(
+        Path, "exists", lambda path: really_there(path.with_name(without_case.get(path.name, path.name)))
+    )
     assert (labels / "order-1.pdf").exists()
     assert not has_exact_name(labels / "order-1.pdf")
     assert label_path(labels, "order-1").name.startswith("order-1~")
@@ -138,7 +146,10 @@ def test_what_is_there_under_another_spelling_is_not_taken_for_it(tmp_path: Path
 
 
 def test_a_mail_of_an_earlier_version_is_found_and_not_written_again(tmp_path: Path) -> None:
-    mail, (name, *before) = Mail("shop@example.com", "a@example.com", b"mail"), mail_names("order-1", "refund")
+    mail, (name, *before) = (
+        Mail("shop@example.com", "a@example.com", b"mail"),
+        mail_names("order-1", "refund"),
+    )
     for part, flags in (("new", ""), ("cur", ":2,S")):
         folder = tmp_path / part
         Maildir(folder).write(before[0], mail)
@@ -173,14 +184,21 @@ def test_nobody_can_choose_an_id_that_is_anothers_name(order_id: str) -> None:
 
 
 @relaxed
-@given(st.one_of(ids, nasty), st.sampled_from(["create", "confirm", f"cancel-{'p' * 100}", f"refund-{'p' * 100}"]))
+@given(
+    st.one_of(ids, nasty),
+    st.sampled_from(["create", "confirm", f"cancel-{'p' * 100}", f"refund-{'p' * 100}"]),
+)
 def test_keys_are_what_gateways_take(order_id: str, step: str) -> None:
     assert GATEWAY_KEY.fullmatch(key(order_id, step))
     assert key(order_id, step) == key(order_id, step)
 
 
 def test_steps_of_an_order_have_keys_of_their_own() -> None:
-    keys = {key(order_id, step) for order_id in ("A", "A-confirm", "confirm-A") for step in ("create", "confirm", "refund-p")}
+    keys = {
+        key(order_id, step)
+        for order_id in ("A", "A-confirm", "confirm-A")
+        for step in ("create", "confirm", "refund-p")
+    }
     assert len(keys) == 9
 
 
@@ -189,7 +207,14 @@ def test_an_id_that_we_take_is_one_that_the_gateway_takes() -> None:
 
 
 @relaxed
-@given(st.one_of(st.none(), st.integers(), st.text(), st.dictionaries(st.just("id"), st.one_of(st.none(), st.integers(), st.text()))))
+@given(
+    st.one_of(
+        st.none(),
+        st.integers(),
+        st.text(),
+        st.dictionaries(st.just("id"), st.one_of(st.none(), st.integers(), st.text())),
+    )
+)
 def test_any_order_gives_a_run_a_name_of_one_line(order: object) -> None:
     name = run_name("order", order)
     assert name.startswith("order ")

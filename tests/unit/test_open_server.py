@@ -1,4 +1,5 @@
-"""Whether a Prefect server is open to other machines, also if its name resolves to this machine's loopback."""
+"""Whether a Prefect server is open to other machines, also if its name resolves to this machine's
+loopback."""
 
 from __future__ import annotations
 
@@ -19,7 +20,11 @@ def resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     def look_up(host: Any, port: Any, *how: Any, **more: Any) -> list[Any]:
         if host not in {"shop-machine", b"shop-machine"}:
             return LOOK_UP(host, port, *how, **more)
-        return [found for each in ([*addresses] if port is None else ["127.0.0.1"]) for found in LOOK_UP(each, port, *how, **more)]
+        return [
+            found
+            for each in ([*addresses] if port is None else ["127.0.0.1"])
+            for found in LOOK_UP(each, port, *how, **more)
+        ]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
 

@@ -42,7 +42,9 @@ class TestExamples:
             assert {example.code for example in examples(kind, french)} == {"en", "de"}
 
     def test_texts_to_learn_from_are_as_good_as_can_be(self) -> None:
-        assert [(example, found) for example in TRAINING if (found := score(example, example.code)).value < 1] == []
+        assert [
+            (example, found) for example in TRAINING if (found := score(example, example.code)).value < 1
+        ] == []
 
     def test_demonstrations_have_the_fields_of_the_signature(self) -> None:
         assert all(set(shown.keys()) == INPUTS | OUTPUTS for shown in demonstrations(BOTH))
@@ -85,7 +87,9 @@ class TestMetric:
 
 
 def evaluation(*values: float) -> Evaluation:
-    return Evaluation(Program(ConfirmationWriter()), [(EXAMPLE, good(), Score(value, ())) for value in values])
+    return Evaluation(
+        Program(ConfirmationWriter()), [(EXAMPLE, good(), Score(value, ())) for value in values]
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +101,9 @@ def evaluation(*values: float) -> Evaluation:
         ((1.0, 1.0, 0.4), (0.75, 0.75, 0.75), False),  # nicer, but one text fewer may be sent
     ],
 )
-def test_better_is_a_higher_score_and_no_text_fewer(after: tuple[float, ...], before: tuple[float, ...], better: bool) -> None:
+def test_better_is_a_higher_score_and_no_text_fewer(
+    after: tuple[float, ...], before: tuple[float, ...], better: bool
+) -> None:
     assert evaluation(*after).better_than(evaluation(*before)) is better
 
 
@@ -190,7 +196,16 @@ class TestFile:
 
     def test_the_file_of_an_earlier_version_is_a_warning(self, path: Path) -> None:
         path.parent.mkdir()
-        path.write_text(json.dumps({"format": 1, "version": "20310203T040506Z-01234", "instructions": "Write.", "demonstrations": []}))
+        path.write_text(
+            json.dumps(
+                {
+                    "format": 1,
+                    "version": "20310203T040506Z-01234",
+                    "instructions": "Write.",
+                    "demonstrations": [],
+                }
+            )
+        )
         found = in_use(using(path))
         assert found.version == PLAIN
         assert found.warning

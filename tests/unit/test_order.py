@@ -24,7 +24,8 @@ def an_order(**changes: Any) -> Order:
     return Order.model_validate({**EXAMPLE, **changes})
 
 
-# -- amounts -----------------------------------------------------------------------------------------------------------
+# -- amounts
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -62,11 +63,34 @@ def test_an_amount_is_what_was_written(given: object, stored: str) -> None:
     "given",
     [
         *(True, False, None, "", " ", "abc", "1,000", "9.99 USD", "$9.99", [], {}, ["9.99"], b"9.99", 1j),
-        *("NaN", "sNaN", "Infinity", "-inf", float("nan"), float("inf"), -float("inf"), Decimal("NaN"), Decimal("Infinity")),
-        *(10**12, -(10**12), 10**30, 10**5000, 1e12, 1e300, "1e12", "1e999999999999999999", "9" * 5000, Decimal("1e999999")),
+        *(
+            "NaN",
+            "sNaN",
+            "Infinity",
+            "-inf",
+            float("nan"),
+            float("inf"),
+            -float("inf"),
+            Decimal("NaN"),
+            Decimal("Infinity"),
+        ),
+        *(
+            10**12,
+            -(10**12),
+            10**30,
+            10**5000,
+            1e12,
+            1e300,
+            "1e12",
+            "1e999999999999999999",
+            "9" * 5000,
+            Decimal("1e999999"),
+        ),
         *("1.2345678", 0.1 + 0.2, 1e-7, "1e-7", "1e-999999999999999999999", Decimal("1e-999999")),
     ],
-    ids=lambda value: repr(value)[:30] if not isinstance(value, int) or abs(value) < 10**40 else "a huge number",
+    ids=lambda value: (
+        repr(value)[:30] if not isinstance(value, int) or abs(value) < 10**40 else "a huge number"
+    ),
 )
 def test_what_is_no_amount(given: object) -> None:
     with pytest.raises(ValidationError):
@@ -93,7 +117,9 @@ def test_nothing_has_one_spelling(given: object) -> None:
 
 
 @relaxed
-@given(st.decimals(min_value=Decimal("-999999999999.999999"), max_value=Decimal("999999999999.999999"), places=6))
+@given(
+    st.decimals(min_value=Decimal("-999999999999.999999"), max_value=Decimal("999999999999.999999"), places=6)
+)
 def test_every_amount_within_the_limits_is_exact(amount: Decimal) -> None:
     read = AMOUNT.validate_python(str(amount))
     assert read == amount
@@ -110,7 +136,11 @@ def test_a_float_is_its_shortest_spelling(cents: int) -> None:
 
 
 @relaxed
-@given(st.one_of(st.text(max_size=50), st.floats(), st.integers(), st.decimals(), st.booleans(), st.none(), st.binary()))
+@given(
+    st.one_of(
+        st.text(max_size=50), st.floats(), st.integers(), st.decimals(), st.booleans(), st.none(), st.binary()
+    )
+)
 def test_anything_is_an_exact_amount_or_no_amount(given: object) -> None:
     try:
         amount = AMOUNT.validate_python(given)
@@ -121,7 +151,8 @@ def test_anything_is_an_exact_amount_or_no_amount(given: object) -> None:
     assert amount == round(amount, 6)
 
 
-# -- the order ---------------------------------------------------------------------------------------------------------
+# -- the order
+# ---------------------------------------------------------------------------------------------------------
 
 
 def spelled(amount: str) -> list[object]:
@@ -196,7 +227,12 @@ def test_a_quantity_is_a_whole_number(quantity: object) -> None:
 
 
 def test_totals_are_exact() -> None:
-    order = an_order(items=[{"product_id": "P", "quantity": 3, "price": 0.1}, {"product_id": "P", "quantity": 1, "price": 0.2}])
+    order = an_order(
+        items=[
+            {"product_id": "P", "quantity": 3, "price": 0.1},
+            {"product_id": "P", "quantity": 1, "price": 0.2},
+        ]
+    )
     assert order.items_total == Decimal("0.50")
     assert order.wanted == {"P": 4}
     assert an_order().items_total == Decimal("1059.97")
@@ -205,8 +241,15 @@ def test_totals_are_exact() -> None:
 
 
 def test_what_is_left_out() -> None:
-    order = Order.model_validate({"id": "A", "customer_id": "C", "items": [], "total_amount": 1, "currency": "usd"})
-    assert (order.currency, order.tax_amount, order.shipping_amount, order.discount_amount) == ("USD", 0, 0, 0)
+    order = Order.model_validate(
+        {"id": "A", "customer_id": "C", "items": [], "total_amount": 1, "currency": "usd"}
+    )
+    assert (order.currency, order.tax_amount, order.shipping_amount, order.discount_amount) == (
+        "USD",
+        0,
+        0,
+        0,
+    )
     assert order.payment_info is None
     assert order.shipping_info is None
 
@@ -237,7 +280,8 @@ def test_an_order_read_again_is_the_same() -> None:
 
 
 def test_the_form_s_numbers_have_ends() -> None:
-    """The Prefect server refuses what is larger (409): of an integer of more than 64 bits it could list no runs any more."""
+    """The Prefect server refuses what is larger (409): of an integer of more than 64 bits it could list no
+    runs any more."""
 
     def numbers(schema: Any) -> list[dict[str, Any]]:
         if isinstance(schema, list):

@@ -1,4 +1,5 @@
-"""An order's diagram, boxes and page: every state of a step and of an undo, and ids that are meant to break them."""
+"""An order's diagram, boxes and page: every state of a step and of an undo, and ids that are meant to break
+them."""
 
 from __future__ import annotations
 
@@ -48,8 +49,17 @@ def completed() -> OrderStory:
 def compensated() -> OrderStory:
     """The carrier has refused; the stock was given back after the money."""
     undone = {
-        "check_inventory": done("check_inventory", undo_status="done", undo_number=8, undo_seconds=0.005, undo_attempts=1),
-        "process_payment": done("process_payment", attempts=3, undo_status="done", undo_number=7, undo_seconds=1.2, undo_attempts=2),
+        "check_inventory": done(
+            "check_inventory", undo_status="done", undo_number=8, undo_seconds=0.005, undo_attempts=1
+        ),
+        "process_payment": done(
+            "process_payment",
+            attempts=3,
+            undo_status="done",
+            undo_number=7,
+            undo_seconds=1.2,
+            undo_attempts=2,
+        ),
     }
     return OrderStory(
         "ORDER-SHIP-FAIL",
@@ -69,7 +79,11 @@ def compensated() -> OrderStory:
 
 def node(diagram: str, name: str) -> tuple[str, str]:
     """The words and the class of the node that begins with this name."""
-    (found,) = re.findall(rf'^    \w+(?:\["|\(\[")((?:order )?{re.escape(name)}(?:<br/>[^"]*)?)"\]\)?:::(\w+)$', diagram, re.MULTILINE)
+    (found,) = re.findall(
+        rf'^    \w+(?:\["|\(\[")((?:order )?{re.escape(name)}(?:<br/>[^"]*)?)"\]\)?:::(\w+)$',
+        diagram,
+        re.MULTILINE,
+    )
     words, style = found
     return words, style
 
@@ -90,12 +104,22 @@ class TestDiagram:
 
     def test_a_compensated_order_comes_back_in_the_sequence_of_its_undos(self) -> None:
         diagram = order_diagram(compensated(), ORDER_SAGA)
-        assert node(diagram, "fulfill_order") == ("fulfill_order<br/>failed, 20 ms<br/>carrier refused", "failed")
+        assert node(diagram, "fulfill_order") == (
+            "fulfill_order<br/>failed, 20 ms<br/>carrier refused",
+            "failed",
+        )
         assert node(diagram, "notify_customer")[1] == "skipped"
-        assert node(diagram, "process_payment") == ("process_payment<br/>undone, 12 ms<br/>3 attempts", "undone")
+        assert node(diagram, "process_payment") == (
+            "process_payment<br/>undone, 12 ms<br/>3 attempts",
+            "undone",
+        )
         assert node(diagram, "refund_payment") == ("refund_payment<br/>done, 1.20 s<br/>2 attempts", "undo")
         assert 'u0["refund_payment' in diagram
-        assert edges(diagram)[-3:] == [(f"s{_PIVOT}", "-.->", "u0"), ("u0", "-.->", "u1"), ("u1", "-.->", "e")]
+        assert edges(diagram)[-3:] == [
+            (f"s{_PIVOT}", "-.->", "u0"),
+            ("u0", "-.->", "u1"),
+            ("u1", "-.->", "e"),
+        ]
 
     def test_an_undo_that_failed_and_one_that_is_due(self) -> None:
         story = compensated()
@@ -113,7 +137,15 @@ class TestDiagram:
 
     def test_an_undo_that_found_nothing(self) -> None:
         rows = [done("validate_order"), done("check_inventory")]
-        rows.append(StepRow("process_payment", "failed", undo_status="done", undo_number=5, undo_said="no_payment_to_refund"))
+        rows.append(
+            StepRow(
+                "process_payment",
+                "failed",
+                undo_status="done",
+                undo_number=5,
+                undo_said="no_payment_to_refund",
+            )
+        )
         story = OrderStory("A", "compensated", "compensated", rows, failing_step="process_payment")
         steps = {step.name: step for step in step_views(story, ORDER_SAGA)}
         undo = steps["process_payment"].undo
@@ -133,11 +165,21 @@ class TestDiagram:
         )
         diagram = order_diagram(story, ORDER_SAGA)
         assert node(diagram, "under way") == ("under way<br/>for 3.00 s", "underway")
-        ended = {step.name: step.state for step in step_views(replace(story, outcome="rejected", steps=()), ORDER_SAGA)}
+        ended = {
+            step.name: step.state
+            for step in step_views(replace(story, outcome="rejected", steps=()), ORDER_SAGA)
+        }
         assert set(ended.values()) == {StepState.SKIPPED}
 
     def test_cancelled_before_any_step(self) -> None:
-        story = OrderStory("A", "compensated", "compensated", failing_step="cancel_order", failure_code="cancelled", seconds=2)
+        story = OrderStory(
+            "A",
+            "compensated",
+            "compensated",
+            failing_step="cancel_order",
+            failure_code="cancelled",
+            seconds=2,
+        )
         diagram = order_diagram(story, ORDER_SAGA)
         assert "compensated (cancelled)" in re.sub(r"#(\d+);", lambda found: chr(int(found[1])), diagram)
         assert edges(diagram)[-1] == ("o", "-.->", "e")
@@ -145,9 +187,15 @@ class TestDiagram:
     def test_a_step_that_the_run_did_not_know_was_not_skipped_on_purpose(self) -> None:
         story = replace(completed(), steps=[done(name) for name in NAMES if name != "generate_confirmation"])
         diagram = order_diagram(story, ORDER_SAGA)
-        assert node(diagram, "generate_confirmation") == ("generate_confirmation<br/>not in the saga then", "skipped")
+        assert node(diagram, "generate_confirmation") == (
+            "generate_confirmation<br/>not in the saga then",
+            "skipped",
+        )
         assert "not in the saga then" in order_boxes(story, ORDER_SAGA)
-        assert {step.state for step in step_views(compensated(), ORDER_SAGA)} & {StepState.ABSENT, StepState.SKIPPED} == {StepState.SKIPPED}
+        assert {step.state for step in step_views(compensated(), ORDER_SAGA)} & {
+            StepState.ABSENT,
+            StepState.SKIPPED,
+        } == {StepState.SKIPPED}
 
     def test_a_step_that_is_no_longer_in_the_saga_is_still_shown(self) -> None:
         story = completed()
@@ -156,7 +204,10 @@ class TestDiagram:
 
     @pytest.mark.parametrize("order_id", HOSTILE)
     def test_ids_that_are_meant_to_break_it(self, order_id: str) -> None:
-        plain, diagram = order_diagram(completed(), ORDER_SAGA), order_diagram(replace(completed(), order_id=order_id), ORDER_SAGA)
+        plain, diagram = (
+            order_diagram(completed(), ORDER_SAGA),
+            order_diagram(replace(completed(), order_id=order_id), ORDER_SAGA),
+        )
         assert len(diagram.splitlines()) == len(plain.splitlines())
         (line,) = [line for line in diagram.splitlines() if line.startswith("    o(")]
         label = line.removeprefix('    o(["').removesuffix('"]):::order')
@@ -177,7 +228,9 @@ def contrast(one: str, other: str) -> float:
 
     def luminance(colour: str) -> float:
         parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-        red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        red, green, blue = (
+            part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        )
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
     low, high = sorted([luminance(one), luminance(other)])
@@ -187,10 +240,18 @@ def contrast(one: str, other: str) -> float:
 class TestMermaidsOwnParser:
     def test_takes_any_order(self) -> None:
         stories = [completed(), compensated(), OrderStory("ORDER-1001", "received", None)]
-        stories += [replace(story, order_id=order_id) for story in (completed(), compensated()) for order_id in HOSTILE]
+        stories += [
+            replace(story, order_id=order_id)
+            for story in (completed(), compensated())
+            for order_id in HOSTILE
+        ]
         wrong = {
             story.order_id: why
-            for story, why in zip(stories, mermaid.run("parse.mjs", [order_diagram(each, ORDER_SAGA) for each in stories]), strict=True)
+            for story, why in zip(
+                stories,
+                mermaid.run("parse.mjs", [order_diagram(each, ORDER_SAGA) for each in stories]),
+                strict=True,
+            )
             if why
         }
         assert wrong == {}
@@ -199,7 +260,8 @@ class TestMermaidsOwnParser:
     def test_takes_any_text_of_the_journal(self, field: str) -> None:
         stories = [replace(compensated(), **{field: text}) for text in HOSTILE]
         stories += [
-            replace(story, steps=[replace(row, error=text) for row in story.steps]) for story, text in zip(stories, HOSTILE, strict=True)
+            replace(story, steps=[replace(row, error=text) for row in story.steps])
+            for story, text in zip(stories, HOSTILE, strict=True)
         ]
         assert not any(mermaid.run("parse.mjs", [order_diagram(each, ORDER_SAGA) for each in stories]))
 
@@ -220,7 +282,9 @@ class TestBoxes:
         assert "◀─ │ ↶ refund_payment (1)" in line
         assert any("✗ fulfill_order" in line for line in lines)
         assert any("refunded  999.99 USD" in line for line in lines)
-        assert len({len(line) for line in lines[1:] if "◀" not in line and len(line) < 40}) == 1, "the boxes are of one width"
+        assert len({len(line) for line in lines[1:] if "◀" not in line and len(line) < 40}) == 1, (
+            "the boxes are of one width"
+        )
 
     @pytest.mark.parametrize("order_id", HOSTILE)
     def test_nothing_moves_the_cursor(self, order_id: str) -> None:
@@ -232,15 +296,24 @@ class TestBoxes:
 class TestPage:
     def test_it_says_what_happened_and_what_it_cost(self, tmp_path: Path) -> None:
         s = Settings(VAR_DIR=tmp_path)
-        mails = [MailRow("refund", sent=True), MailRow("confirmation", sent=False, error="the mail server said 450")]
+        mails = [
+            MailRow("refund", sent=True),
+            MailRow("confirmation", sent=False, error="the mail server said 450"),
+        ]
         story = replace(compensated(), mails=mails, amount_at_risk=Decimal(5), tracking_number="CA1US")
-        for folder, name in ((s.mail_dir / "new", "ORDER-SHIP-FAIL.refund.eml"), (s.label_dir, "ORDER-SHIP-FAIL.pdf")):
+        for folder, name in (
+            (s.mail_dir / "new", "ORDER-SHIP-FAIL.refund.eml"),
+            (s.label_dir, "ORDER-SHIP-FAIL.pdf"),
+        ):
             folder.mkdir(parents=True)
             (folder / name).touch()
         page = order_page(story, ORDER_SAGA, s)
         plain = re.sub(r"&#(\d+);", lambda found: chr(int(found[1])), page)
         assert f"```mermaid\n{order_diagram(story, ORDER_SAGA)}```" in page
-        assert "| process_payment | compensatable | undone | 3 | 12 ms | refund_payment: done, 1.20 s, 2 attempts |" in plain
+        assert (
+            "| process_payment | compensatable | undone | 3 | 12 ms | refund_payment: done, 1.20 s, 2 "
+            "attempts |" in plain
+        )
         assert "| 999.99 USD | 999.99 USD | 5.00 USD |" in plain
         assert f"`{s.mail_dir}/new/ORDER-SHIP-FAIL.refund.eml`" in plain
         assert f"`{s.label_dir}/ORDER-SHIP-FAIL.pdf`" in plain
@@ -259,17 +332,35 @@ class TestPage:
         (s.mail_dir / "new" / "ORDER-1001.confirmation.eml").touch()
         s.label_dir.mkdir()
         (s.label_dir / "ORDER-1001.pdf").touch()
-        story = replace(completed(), tracking_number="CA000000014US", mails=[MailRow("confirmation", sent=True)])
+        story = replace(
+            completed(), tracking_number="CA000000014US", mails=[MailRow("confirmation", sent=True)]
+        )
         page = order_page(story, ORDER_SAGA, s)
         assert "[open it](https://orders.shop.example/documents/label?id=ORDER-1001)" in page
         assert "[read it](https://orders.shop.example/documents/mail?id=ORDER-1001&kind=confirmation)" in page
         assert str(tmp_path) not in page
 
     def test_what_people_did_at_the_desk(self, tmp_path: Path) -> None:
-        review = [ReviewEntry("2031-02-03 09:30", "refunded_by_hand", "ann", Decimal("999.99"), "transfer | 4711", "Prefect run 7")]
-        page = order_page(replace(compensated(), review=review), ORDER_SAGA, Settings(VAR_DIR=tmp_path)).replace("&#95;", "_")
+        review = [
+            ReviewEntry(
+                "2031-02-03 09:30",
+                "refunded_by_hand",
+                "ann",
+                Decimal("999.99"),
+                "transfer | 4711",
+                "Prefect run 7",
+            )
+        ]
+        page = order_page(
+            replace(compensated(), review=review), ORDER_SAGA, Settings(VAR_DIR=tmp_path)
+        ).replace("&#95;", "_")
         row = next(line for line in page.splitlines() if "refunded_by_hand" in line)
-        assert re.sub(r"&#\d+;", "", row).split(" | ")[1:5] == ["refunded_by_hand", "ann", "Prefect run 7", "99999 USD"]
+        assert re.sub(r"&#\d+;", "", row).split(" | ")[1:5] == [
+            "refunded_by_hand",
+            "ann",
+            "Prefect run 7",
+            "99999 USD",
+        ]
         assert "4711" in row
         assert row.count("|") == 7
         assert "Manual actions" not in order_page(completed(), ORDER_SAGA, Settings(VAR_DIR=tmp_path))
@@ -284,7 +375,17 @@ class TestPage:
         assert "\n" not in summary(story)
 
     def test_keys_are_those_that_prefect_takes_and_never_the_same_for_two(self) -> None:
-        ids = ["ORDER-1001", "order-1001", "Order-1001", "ORDER 1001", "ORDER--1001", "ORDER_1001", "ü", "-", *HOSTILE]
+        ids = [
+            "ORDER-1001",
+            "order-1001",
+            "Order-1001",
+            "ORDER 1001",
+            "ORDER--1001",
+            "ORDER_1001",
+            "ü",
+            "-",
+            *HOSTILE,
+        ]
         keys = [page_key(order_id) for order_id in ids]
         assert keys[0] == "saga-order-1001"
         assert len(set(keys)) == len(ids)
@@ -293,7 +394,15 @@ class TestPage:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(None, ""), (-1, "0 ms"), (0.0124, "12 ms"), (0.9996, "1.00 s"), (59.996, "1 min 0 s"), (123.4, "2 min 3 s"), (12_000, "3 h 20 min")],
+    [
+        (None, ""),
+        (-1, "0 ms"),
+        (0.0124, "12 ms"),
+        (0.9996, "1.00 s"),
+        (59.996, "1 min 0 s"),
+        (123.4, "2 min 3 s"),
+        (12_000, "3 h 20 min"),
+    ],
 )
 def test_durations(seconds: float | None, said: str) -> None:
     assert duration(seconds) == said

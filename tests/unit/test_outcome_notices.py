@@ -6,7 +6,14 @@ from decimal import Decimal
 
 import pytest
 
-from saga.errors import RecordedFailure, SagaCancelled, SagaReturned, StepError, TooManyTakeovers, UnexpectedStepError
+from saga.errors import (
+    RecordedFailure,
+    SagaCancelled,
+    SagaReturned,
+    StepError,
+    TooManyTakeovers,
+    UnexpectedStepError,
+)
 from shop.inventory.errors import OutOfStock, Shortage
 from shop.notifications.kinds import Kind
 from shop.notifications.outcome_notices import notice_of
@@ -14,7 +21,13 @@ from shop.orders.errors import OrderRejected
 from shop.orders.order import EXAMPLE, OrderInstance
 from shop.orders.outcomes import Outcome
 from shop.orders.store import ORDERS
-from shop.payments.errors import NoDeliveryAddress, PaymentDeclined, PaymentGatewayError, PaymentLapsed, PaymentRefused
+from shop.payments.errors import (
+    NoDeliveryAddress,
+    PaymentDeclined,
+    PaymentGatewayError,
+    PaymentLapsed,
+    PaymentRefused,
+)
 from shop.shipping.errors import CarrierRefused
 
 SHORT = OutOfStock([Shortage("PROD-001", 2, 1)])
@@ -22,12 +35,24 @@ DECLINED = PaymentDeclined("card_declined", "no")
 
 
 def notice(
-    step: str | None, failure: StepError | None, outcome: Outcome = Outcome.COMPENSATED, charged: int = 0, back: int = 0, risk: int = 0
+    step: str | None,
+    failure: StepError | None,
+    outcome: Outcome = Outcome.COMPENSATED,
+    charged: int = 0,
+    back: int = 0,
+    risk: int = 0,
 ) -> Kind | None:
     order = OrderInstance("A", EXAMPLE, 1, ORDERS)
     if step is not None and failure is not None:
         order.fail(step, failure)
-    found = notice_of(order, outcome, charged=Decimal(charged), given_back=Decimal(back), at_risk=Decimal(risk), currency="USD")
+    found = notice_of(
+        order,
+        outcome,
+        charged=Decimal(charged),
+        given_back=Decimal(back),
+        at_risk=Decimal(risk),
+        currency="USD",
+    )
     return found.kind if found else None
 
 
@@ -57,7 +82,9 @@ def test_something_is_short(outcome: Outcome) -> None:
     assert notice("check_inventory", RecordedFailure(SHORT.details()), outcome) is Kind.OUT_OF_STOCK
 
 
-@pytest.mark.parametrize("failure", [DECLINED, SHORT, CarrierRefused("no"), SagaCancelled("x"), SagaReturned("x")])
+@pytest.mark.parametrize(
+    "failure", [DECLINED, SHORT, CarrierRefused("no"), SagaCancelled("x"), SagaReturned("x")]
+)
 def test_whoever_got_money_back_hears_of_that_and_of_nothing_else(failure: StepError) -> None:
     assert notice("process_payment", failure, charged=5, back=5) is Kind.REFUND
 

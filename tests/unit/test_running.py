@@ -25,8 +25,16 @@ NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "PREFE
         ({"PREFECT_API_URL": THEIRS}, {}, (THEIRS, None)),
         ({"PREFECT_API_URL": THEIRS, "PREFECT_API_KEY": "pnu_key"}, {}, (THEIRS, None)),
         ({}, {"PREFECT_API_URL": THEIRS}, (THEIRS, None)),
-        ({}, {"PREFECT_API_URL": THEIRS, "PREFECT_API_AUTH_STRING": "admin:theirs"}, (THEIRS, "admin:theirs")),
-        ({"PREFECT_API_URL": OURS}, {"PREFECT_API_URL": THEIRS, "PREFECT_API_AUTH_STRING": "admin:theirs"}, (OURS, "admin:ours")),
+        (
+            {},
+            {"PREFECT_API_URL": THEIRS, "PREFECT_API_AUTH_STRING": "admin:theirs"},
+            (THEIRS, "admin:theirs"),
+        ),
+        (
+            {"PREFECT_API_URL": OURS},
+            {"PREFECT_API_URL": THEIRS, "PREFECT_API_AUTH_STRING": "admin:theirs"},
+            (OURS, "admin:ours"),
+        ),
     ],
 )
 def test_a_password_is_taken_only_from_where_its_address_stands(

@@ -19,7 +19,12 @@ from shop.payments.sandbox.behaviour import TEST_CARDS, Behaviour, Fate
 from shop.payments.sandbox.ledger import Ledger
 from shop.payments.sandbox.records import MAX_AMOUNT, AnswerLost, PaymentRecord, Refusal
 
-CREATED, SUCCEEDED, DECLINED, CANCELLED = PaymentStatus.CREATED, PaymentStatus.SUCCEEDED, PaymentStatus.DECLINED, PaymentStatus.CANCELLED
+CREATED, SUCCEEDED, DECLINED, CANCELLED = (
+    PaymentStatus.CREATED,
+    PaymentStatus.SUCCEEDED,
+    PaymentStatus.DECLINED,
+    PaymentStatus.CANCELLED,
+)
 
 
 @pytest.fixture
@@ -29,7 +34,14 @@ def ledger() -> Iterator[Ledger]:
 
 
 def new(ledger: Ledger, order_id: str = "O-1", **other: Any) -> PaymentRecord:
-    given: dict[str, Any] = {"amount": 10_00, "currency": "USD", "method": "credit_card", "card_last4": "1234", "token": None, "key": None}
+    given: dict[str, Any] = {
+        "amount": 10_00,
+        "currency": "USD",
+        "method": "credit_card",
+        "card_last4": "1234",
+        "token": None,
+        "key": None,
+    }
     return ledger.create(order_id=order_id, **(given | other))
 
 
@@ -41,13 +53,15 @@ def money(ledger: Ledger) -> dict[str, tuple[int, int]]:
     return {each.currency: (each.charged, each.refunded) for each in ledger.totals()}
 
 
-# -- any sequence of operations ----------------------------------------------------------------------------------------
+# -- any sequence of operations
+# ----------------------------------------------------------------------------------------
 
 _keys = st.sampled_from([None, None, "a", "b", "c", "d"])
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Does anything to a ledger, with few keys, so that they meet again; remembers what each key was answered."""
+    """Does anything to a ledger, with few keys, so that they meet again; remembers what each key was
+    answered."""
 
     payments = Bundle("payments")
 
@@ -74,7 +88,9 @@ class AnyHistory(RuleBasedStateMachine):
             return outcome
         if key in self.answers:
             asked, answered = self.answers[key]
-            assert outcome == (answered if asked == request else (HTTPStatus.CONFLICT, "idempotency_conflict"))
+            assert outcome == (
+                answered if asked == request else (HTTPStatus.CONFLICT, "idempotency_conflict")
+            )
         elif keep:
             self.answers[key] = (request, outcome)
         return outcome
@@ -89,7 +105,11 @@ class AnyHistory(RuleBasedStateMachine):
     )
     def create(self, order_id: str, amount: int, currency: str, card: str | None, key: str | None) -> Any:
         request = ("create", order_id, amount, currency, card)
-        made = self.ask(key, request, lambda: new(self.ledger, order_id, amount=amount, currency=currency, card_last4=card, key=key))
+        made = self.ask(
+            key,
+            request,
+            lambda: new(self.ledger, order_id, amount=amount, currency=currency, card_last4=card, key=key),
+        )
         return made.id if isinstance(made, PaymentRecord) else multiple()
 
     @rule(payment=payments, key=_keys)
@@ -105,7 +125,12 @@ class AnyHistory(RuleBasedStateMachine):
             assert answer.status is not CREATED
             assert self.ledger.get(payment).status is answer.status
 
-    @rule(payment=payments, share=st.sampled_from([0.3, 0.5, 1, 1.5]), right_currency=st.sampled_from([True, True, True, False]), key=_keys)
+    @rule(
+        payment=payments,
+        share=st.sampled_from([0.3, 0.5, 1, 1.5]),
+        right_currency=st.sampled_from([True, True, True, False]),
+        key=_keys,
+    )
     def refund(self, payment: str, share: float, right_currency: bool, key: str | None) -> None:
         known = self.ledger.get(payment)
         amount, currency = max(1, int(known.amount * share)), known.currency if right_currency else "EUR"
@@ -123,7 +148,11 @@ class AnyHistory(RuleBasedStateMachine):
         for payment in every:
             assert payment.refunded == sum(refund.amount for refund in payment.refunds)
             assert payment.refunded <= (payment.amount if payment.status is SUCCEEDED else 0)
-            assert (payment.charge_id is not None) == (payment.charged_at is not None) == (payment.status is SUCCEEDED)
+            assert (
+                (payment.charge_id is not None)
+                == (payment.charged_at is not None)
+                == (payment.status is SUCCEEDED)
+            )
             if payment.status is SUCCEEDED:
                 so_far = sums.get(payment.currency, (0, 0))
                 sums[payment.currency] = (so_far[0] + payment.amount, so_far[1] + payment.refunded)
@@ -141,11 +170,14 @@ class AnyHistory(RuleBasedStateMachine):
         self.before = now
 
 
-AnyHistory.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None, database=None)
+AnyHistory.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=30, deadline=None, database=None
+)
 TestAnyHistory = AnyHistory.TestCase
 
 
-# -- test cards --------------------------------------------------------------------------------------------------------
+# -- test cards
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("card", "code"), [("0000", "card_declined"), ("0002", "insufficient_funds")])
@@ -196,7 +228,8 @@ def test_a_card_that_takes_no_refunds_keeps_the_charge(ledger: Ledger) -> None:
     assert money(ledger) == {"USD": (10_00, 0)}
 
 
-# -- the state machine -------------------------------------------------------------------------------------------------
+# -- the state machine
+# -------------------------------------------------------------------------------------------------
 
 
 def test_a_cancelled_payment_can_never_be_charged(ledger: Ledger) -> None:
@@ -258,7 +291,8 @@ def test_the_fee_is_2_9_percent_and_30_units_once_charged(ledger: Ledger, amount
     assert ledger.confirm(payment.id, key=None).fee == fee
 
 
-# -- idempotency keys --------------------------------------------------------------------------------------------------
+# -- idempotency keys
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_key_replays_the_first_answer_as_it_was(ledger: Ledger) -> None:
@@ -275,7 +309,15 @@ def test_a_key_replays_the_first_answer_as_it_was(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"amount": 10_01}, {"currency": "EUR"}, {"order_id": "O-2"}, {"card_last4": "4321"}, {"token": "tok_1"}, {"method": "paypal"}]
+    "other",
+    [
+        {"amount": 10_01},
+        {"currency": "EUR"},
+        {"order_id": "O-2"},
+        {"card_last4": "4321"},
+        {"token": "tok_1"},
+        {"method": "paypal"},
+    ],
 )
 def test_a_key_is_for_one_request(ledger: Ledger, other: dict[str, Any]) -> None:
     new(ledger, key="k")
@@ -296,7 +338,8 @@ def test_forgotten_keys_make_two_payments_but_never_two_charges_of_one(ledger: L
     assert money(ledger) == {"USD": (10_00, 6_00)}
 
 
-# -- what it does not accept -------------------------------------------------------------------------------------------
+# -- what it does not accept
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -332,12 +375,21 @@ def test_forgotten_keys_make_two_payments_but_never_two_charges_of_one(ledger: L
 def test_nonsense_is_refused_and_leaves_nothing(ledger: Ledger, wrong: dict[str, Any]) -> None:
     with pytest.raises(Refusal) as refusal:
         new(ledger, **wrong)
-    assert (refusal.value.status, refusal.value.code, refusal.value.retryable) == (400, "invalid_request", False)
-    assert not any(value in str(refusal.value) for value in wrong.values() if isinstance(value, str) and len(value) > 4)
+    assert (refusal.value.status, refusal.value.code, refusal.value.retryable) == (
+        400,
+        "invalid_request",
+        False,
+    )
+    assert not any(
+        value in str(refusal.value) for value in wrong.values() if isinstance(value, str) and len(value) > 4
+    )
     assert ledger.list().data == ()
 
 
-@pytest.mark.parametrize("order_id", ["../../x", "🛒" * 75, "x" * 300, "a\x00b", "'; DROP TABLE payments; --", " ", "4242424242424242"])
+@pytest.mark.parametrize(
+    "order_id",
+    ["../../x", "🛒" * 75, "x" * 300, "a\x00b", "'; DROP TABLE payments; --", " ", "4242424242424242"],
+)
 def test_any_text_is_an_order_id(ledger: Ledger, order_id: str) -> None:
     payment = new(ledger, order_id)
     assert ledger.find(order_id) == (payment,)
@@ -345,12 +397,27 @@ def test_any_text_is_an_order_id(ledger: Ledger, order_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "id_", ["", "pay_1", "../../x", "\ud800", "1", "pay_{name}_01", "pay_{name}_0", "pay_{name}_2", "pay_{name}_" + "9" * 30]
+    "id_",
+    [
+        "",
+        "pay_1",
+        "../../x",
+        "\ud800",
+        "1",
+        "pay_{name}_01",
+        "pay_{name}_0",
+        "pay_{name}_2",
+        "pay_{name}_" + "9" * 30,
+    ],
 )
 def test_an_unknown_id_is_no_payment(ledger: Ledger, id_: str) -> None:
     name = new(ledger).id.split("_")[1]
     id_ = id_.replace("{name}", name)
-    for ask in (lambda: ledger.get(id_), lambda: ledger.confirm(id_, key=None), lambda: ledger.list(starting_after=id_)):
+    for ask in (
+        lambda: ledger.get(id_),
+        lambda: ledger.confirm(id_, key=None),
+        lambda: ledger.list(starting_after=id_),
+    ):
         with pytest.raises(Refusal, match="no_such_payment"):
             ask()
 
@@ -363,7 +430,8 @@ def test_the_token_is_not_stored(tmp_path: Path) -> None:
     assert not any(b"tok_secret" in file.read_bytes() for file in tmp_path.iterdir())
 
 
-# -- listing and keeping -----------------------------------------------------------------------------------------------
+# -- listing and keeping
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
@@ -412,7 +480,8 @@ def test_an_id_of_another_ledger_means_nothing(ledger: Ledger) -> None:
         ledger.confirm(foreign.id, key=None)
 
 
-# -- misbehaviour ------------------------------------------------------------------------------------------------------
+# -- misbehaviour
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_fates_follow_the_seed_and_the_shares(ledger: Ledger) -> None:
@@ -440,7 +509,13 @@ def test_switches_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"error_rate": 1.1}, {"error_rate": -0.1}, {"error_rate": 0.6, "hang_rate": 0.6}, {"latency_ms": -1}, {"latency": 1}],
+    [
+        {"error_rate": 1.1},
+        {"error_rate": -0.1},
+        {"error_rate": 0.6, "hang_rate": 0.6},
+        {"latency_ms": -1},
+        {"latency": 1},
+    ],
     ids=repr,
 )
 def test_switches_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:

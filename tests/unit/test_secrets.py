@@ -72,7 +72,9 @@ def test_from_a_block(blocks: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
     assert stripe_key() == KEY
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path, blocks: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_is_named(
+    tmp_path: Path, blocks: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STRIPE_API_KEY_FILE", str(tmp_path / "nowhere"))
     assert f"STRIPE_API_KEY_FILE={tmp_path / 'nowhere'} cannot be read: No such file" in wrong()
     (tmp_path / "empty").write_text("\n")
@@ -83,7 +85,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, blocks: dict[str, str], mo
     assert "STRIPE_API_KEY_BLOCK=unknown cannot be read from the Prefect server" in wrong()
 
 
-def test_two_that_differ_are_refused(key_file: Path, blocks: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_that_differ_are_refused(
+    key_file: Path, blocks: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STRIPE_API_KEY_FILE", str(key_file))
     monkeypatch.setenv("STRIPE_API_KEY", "sk_test_other_PLANTED")
     assert "STRIPE_API_KEY and STRIPE_API_KEY_FILE have different values" in wrong()

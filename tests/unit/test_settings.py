@@ -24,7 +24,11 @@ SECRET = "sk_test_PLANTED"
         ({"STRIPE_API_KEY": f"{SECRET}\n"}, "STRIPE_API_KEY"),
         ({"STRIPE_API_KEY": f" {SECRET}"}, "STRIPE_API_KEY"),
         (
-            {"PAYMENT_GATEWAY": "stripe", "STRIPE_API_KEY": "sk_live_PLANTED", "PAYMENT_GATEWAY_URL": "http://gateway.example"},
+            {
+                "PAYMENT_GATEWAY": "stripe",
+                "STRIPE_API_KEY": "sk_live_PLANTED",
+                "PAYMENT_GATEWAY_URL": "http://gateway.example",
+            },
             "PAYMENT_GATEWAY_URL",
         ),
         ({"ORDERS_API_KEY": "PLANTED"}, "ORDERS_API_KEY"),
@@ -42,7 +46,10 @@ SECRET = "sk_test_PLANTED"
         ({"ALERT_URLS": "PLANTED json://user:PLANTED@hook.example"}, "ALERT_URLS: entry 1"),
         ({"ALERT_URLS": "json://user:PLANTED@hook.example, PLANTED"}, "ALERT_URLS: entry 1"),
         ({"ALERT_EMAIL": "PLANTED@shop.example"}, "ALERT_EMAIL is no longer a setting: set ALERT_URLS"),
-        ({"ALERT_WEBHOOK_URL": "https://hook.example/PLANTED"}, "ALERT_WEBHOOK_URL is no longer a setting: set ALERT_URLS"),
+        (
+            {"ALERT_WEBHOOK_URL": "https://hook.example/PLANTED"},
+            "ALERT_WEBHOOK_URL is no longer a setting: set ALERT_URLS",
+        ),
         ({"MAX_ORDER_TOTAL_BY_CURRENCY": {"USD": 0}}, "MAX_ORDER_TOTAL_BY_CURRENCY"),
         (
             {
@@ -63,9 +70,13 @@ def test_what_is_wrong_is_named_and_secrets_are_not_shown(given: dict[str, str],
     assert "PLANTED" not in repr(wrong.value)
 
 
-@pytest.mark.parametrize("name", ["ALERT_EMAIL", "ALERT_WEBHOOK_URL", "ALERT_WEBHOOK_URL_FILE", "ALERT_WEBHOOK_URL_BLOCK"])
+@pytest.mark.parametrize(
+    "name", ["ALERT_EMAIL", "ALERT_WEBHOOK_URL", "ALERT_WEBHOOK_URL_FILE", "ALERT_WEBHOOK_URL_BLOCK"]
+)
 @pytest.mark.parametrize("in_file", [True, False])
-def test_a_former_setting_is_refused_wherever_it_is_set(name: str, in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_former_setting_is_refused_wherever_it_is_set(
+    name: str, in_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / ".env"
     file.write_text(f"{name}=PLANTED\n" if in_file else "")
     if not in_file:
@@ -81,7 +92,9 @@ def test_alert_urls_are_separated_by_blanks_line_breaks_and_commas() -> None:
         assert split_urls(separator.join(urls)) == urls
 
 
-def test_a_file_of_settings_may_begin_with_a_byte_order_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_settings_may_begin_with_a_byte_order_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SHOP_NAME", raising=False)
     file = tmp_path / ".env"
     file.write_bytes(b'\xef\xbb\xbfSHOP_NAME=First\nMAX_ORDER_TOTAL_BY_CURRENCY={"jpy": 5}\n')
@@ -101,7 +114,10 @@ def test_each_gateway_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_several_secrets_hold_while_one_replaces_another() -> None:
-    made = Settings(ORDERS_API_KEY="first-key-of-this-shop, second-key-of-this-shop", STRIPE_WEBHOOK_SECRET="whsec_12345678")  # type: ignore[arg-type]
+    made = Settings(
+        ORDERS_API_KEY="first-key-of-this-shop, second-key-of-this-shop",
+        STRIPE_WEBHOOK_SECRET="whsec_12345678",
+    )  # type: ignore[arg-type]
     assert made.web.orders_api_keys == ("first-key-of-this-shop", "second-key-of-this-shop")
     assert made.stripe.webhook_secrets == ("whsec_12345678",)
     assert "of-this-shop" not in repr(made)
@@ -110,7 +126,8 @@ def test_several_secrets_hold_while_one_replaces_another() -> None:
 
 
 def test_a_read_that_began_before_the_settings_changed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another thread may be reading them, for a line of its log, at the moment at which the environment changes."""
+    """Another thread may be reading them, for a line of its log, at the moment at which the environment
+    changes."""
     real = shop.settings.Settings
 
     def slow() -> Settings:
@@ -127,7 +144,9 @@ def test_a_read_that_began_before_the_settings_changed_is_not_kept(monkeypatch: 
     settings.cache_clear()
 
 
-def test_every_mistake_is_reported_at_once_by_the_name_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_mistake_is_reported_at_once_by_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PAYMENT_CONCURRENCY", "PLANTED")
     monkeypatch.setenv("CARRIER_REFUSES", "[PLANTED")
     monkeypatch.setenv("DATABASE_URL", "mysql://PLANTED")

@@ -58,7 +58,9 @@ class TestProblems:
         for name, (required, optional) in SLOTS.items():
             assert set(required + optional) <= set(values)
             for slot in required:
-                assert found(**{name: GOOD[name].replace(f"{{{slot}}}", "it")}) == [f"{name}: {{{slot}}} is missing"]
+                assert found(**{name: GOOD[name].replace(f"{{{slot}}}", "it")}) == [
+                    f"{name}: {{{slot}}} is missing"
+                ]
 
     @pytest.mark.parametrize(
         "text",
@@ -82,13 +84,26 @@ class TestProblems:
     def test_slots_that_are_unknown_broken_twice_or_joined_to_something(self, text: str) -> None:
         assert found(greeting=text)
 
-    @pytest.mark.parametrize("after", ["'s order", ", thanks", ".", "!", ") hello", "… hello", "\nhello", "” hello"])
+    @pytest.mark.parametrize(
+        "after", ["'s order", ", thanks", ".", "!", ") hello", "… hello", "\nhello", "” hello"]
+    )
     def test_punctuation_may_follow_a_slot(self, after: str) -> None:
         assert found(greeting=f"Hello {{customer_name}}{after}") == []
 
     @pytest.mark.parametrize(
         "sign",
-        [*"0５٣३²½①Ⅻ一億", *"$€£¥₿", *"@/\\#%*_<>[]|~^=+&`", "🆓", "1\ufe0f\u20e3", "💰", "е", "ｆ", "𝐟", "\u0301\u0301"],
+        [
+            *"0５٣३²½①Ⅻ一億",
+            *"$€£¥₿",
+            *"@/\\#%*_<>[]|~^=+&`",
+            "🆓",
+            "1\ufe0f\u20e3",
+            "💰",
+            "е",
+            "ｆ",
+            "𝐟",
+            "\u0301\u0301",
+        ],
     )
     def test_digits_numerals_currency_signs_markup_and_letters_of_other_scripts(self, sign: str) -> None:
         assert any("character" in problem for problem in greeted(f"we like {sign} a lot."))
@@ -130,11 +145,21 @@ class TestProblems:
     def test_words_of_the_lists_in_whatever_language(self, text: str, kind: str) -> None:
         assert any(f"greeting: {kind}: " in problem for problem in greeted(text))
 
-    @pytest.mark.parametrize("text", ["feel free to answer.", "one of us is packing it.", "greetings from the Café!", "have a lovely day."])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "feel free to answer.",
+            "one of us is packing it.",
+            "greetings from the Café!",
+            "have a lovely day.",
+        ],
+    )
     def test_harmless_words(self, text: str) -> None:
         assert greeted(text) == []
 
-    @pytest.mark.parametrize("text", ["Your number is {tracking}", "Follow it with {tracking} or not.", "Follow it. {tracking}."])
+    @pytest.mark.parametrize(
+        "text", ["Your number is {tracking}", "Follow it with {tracking} or not.", "Follow it. {tracking}."]
+    )
     def test_the_tracking_sentence_stands_alone(self, text: str) -> None:
         assert found(tracking_info=text) == ["tracking_info: {tracking} is not a sentence of its own"]
 
@@ -142,8 +167,12 @@ class TestProblems:
         german = {name: words("de")[f"confirmation.{name}"] for name in ELEMENTS}
         assert problems(german, "de") == []
         assert len(problems(german, "en")) >= len(ELEMENTS) - 1
-        assert "greeting: not in the language of the mail" in found(greeting="Bonjour {customer_name}, nous vous remercions beaucoup!")
-        assert "greeting: not in the language of the mail" in found(greeting="Guten Tag {customer_name}, vielen Dank!")
+        assert "greeting: not in the language of the mail" in found(
+            greeting="Bonjour {customer_name}, nous vous remercions beaucoup!"
+        )
+        assert "greeting: not in the language of the mail" in found(
+            greeting="Guten Tag {customer_name}, vielen Dank!"
+        )
 
     def test_a_long_text(self) -> None:
         assert greeted("so " * LONGEST) == [f"greeting: longer than {LONGEST} characters"]
@@ -153,15 +182,26 @@ class TestProblems:
         assert len(problems({}, "en")) == len(ELEMENTS)
 
 
-def an_order(name: str = "John Doe", item: str = "Laptop", order_id: str = "ORDER-1001", street: str = "123 Main St") -> Order:
+def an_order(
+    name: str = "John Doe", item: str = "Laptop", order_id: str = "ORDER-1001", street: str = "123 Main St"
+) -> Order:
     items = [{"product_id": "P-1", "quantity": 2, "price": "5.00", "name": item}]
     address = {"address": street, "city": "Anytown", "country": "US"}
     return Order.model_validate(
-        {**EXAMPLE, "id": order_id, "customer_name": name, "items": items, "total_amount": "10.00", "shipping_info": address}
+        {
+            **EXAMPLE,
+            "id": order_id,
+            "customer_name": name,
+            "items": items,
+            "total_amount": "10.00",
+            "shipping_info": address,
+        }
     )
 
 
-def written(texts: dict[str, str], order: Order, monkeypatch: pytest.MonkeyPatch, settings: Settings = SETTINGS) -> Confirmation:
+def written(
+    texts: dict[str, str], order: Order, monkeypatch: pytest.MonkeyPatch, settings: Settings = SETTINGS
+) -> Confirmation:
     async def ask(*_: object) -> Answer:
         return Answer(texts, "plain")
 
@@ -171,21 +211,37 @@ def written(texts: dict[str, str], order: Order, monkeypatch: pytest.MonkeyPatch
 
 class TestFilling:
     @pytest.mark.parametrize(
-        "name", ["{total}", "{order_id}{items}", "\\g<0>", "%s {0} {}", "<b>Eve</b> & {{ 7*7 }}", "$(id)", "٣ Eve", "Eve refund 5 EUR"]
+        "name",
+        [
+            "{total}",
+            "{order_id}{items}",
+            "\\g<0>",
+            "%s {0} {}",
+            "<b>Eve</b> & {{ 7*7 }}",
+            "$(id)",
+            "٣ Eve",
+            "Eve refund 5 EUR",
+        ],
     )
-    def test_what_a_customer_typed_is_never_read_as_a_slot(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def test_what_a_customer_typed_is_never_read_as_a_slot(
+        self, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
         confirmation = written(GOOD, an_order(name, name), monkeypatch)
         assert confirmation.generation_model == "openai/test-model"
         assert confirmation.greeting == f"Dear {name}, a warm thank you for your order!"
         assert f"2 x {name}, 10.00 USD in total." in confirmation.order_summary
 
-    def test_control_and_bidirectional_characters_of_a_name_are_removed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_control_and_bidirectional_characters_of_a_name_are_removed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         confirmation = written(GOOD, an_order("Eve\r\n\n\x00\u202eevil\u200b"), monkeypatch)
         assert confirmation.greeting == "Dear Eve evil, a warm thank you for your order!"
 
     def test_values_are_in_the_language_and_format_of_the_mail(self, monkeypatch: pytest.MonkeyPatch) -> None:
         german = SETTINGS.with_values(MAIL_LANGUAGE="de")
-        confirmation = written({name: words("de")[f"confirmation.{name}"] for name in ELEMENTS}, ORDER, monkeypatch, german)
+        confirmation = written(
+            {name: words("de")[f"confirmation.{name}"] for name in ELEMENTS}, ORDER, monkeypatch, german
+        )
         assert confirmation.generation_model == "openai/test-model"
         assert "1.059,97 USD" in confirmation.order_summary
         assert "3-5 Werktage" in confirmation.next_steps
@@ -199,7 +255,10 @@ class TestFilling:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
         folder = tmp_path_factory.mktemp("languages")
-        for name, text in {"en": (LANGUAGES / "en.toml").read_text(encoding="utf-8"), "fr": 'total = "Somme"'}.items():
+        for name, text in {
+            "en": (LANGUAGES / "en.toml").read_text(encoding="utf-8"),
+            "fr": 'total = "Somme"',
+        }.items():
             (folder / f"{name}.toml").write_text(text, encoding="utf-8")
         monkeypatch.setattr(language_module, "LANGUAGES", folder)
         for cache in (words, language):
@@ -211,28 +270,43 @@ class TestFilling:
             for cache in (words, language):
                 cache.cache_clear()
         assert confirmation.generation_model == "template"
-        assert confirmation.validation_warnings == ["language model not used: the language fr has no word lists"]
+        assert confirmation.validation_warnings == [
+            "language model not used: the language fr has no word lists"
+        ]
 
 
 class TestWhatAModelIsGiven:
     @relaxed
     @given(st.text(), st.text(), st.text(min_size=1), st.text())
-    def test_is_the_same_whatever_is_in_the_order(self, name: str, item: str, order_id: str, street: str) -> None:
+    def test_is_the_same_whatever_is_in_the_order(
+        self, name: str, item: str, order_id: str, street: str
+    ) -> None:
         given = inputs_of(an_order(name, item, order_id, street), SETTINGS, ENGLISH)
         assert given == inputs_of(an_order(), SETTINGS, ENGLISH)
-        assert given == {"language": "English", "tone": "professional_friendly", "order_size": "several items", "mistakes": "none"}
+        assert given == {
+            "language": "English",
+            "tone": "professional_friendly",
+            "order_size": "several items",
+            "mistakes": "none",
+        }
 
     def test_one_item(self) -> None:
-        one = Order.model_validate({**EXAMPLE, "items": [{"product_id": "P-1", "quantity": 1, "price": "5.00"}]})
+        one = Order.model_validate(
+            {**EXAMPLE, "items": [{"product_id": "P-1", "quantity": 1, "price": "5.00"}]}
+        )
         assert inputs_of(one, SETTINGS, ENGLISH)["order_size"] == "one item"
 
 
 _SLOT_NAMES = sorted({slot for slots in SLOTS.values() for slot in slots.required + slots.optional})
 _FRAGMENTS = st.one_of(
     st.sampled_from([f"{{{name}}}" for name in [*_SLOT_NAMES, "secret", "0", "total.real", ""]]),
-    st.sampled_from(["thank you", "your order", "Ihr Paket", ",", ".", "!", "\n", " - ", "'s", "„so“", "e\u0301"]),
+    st.sampled_from(
+        ["thank you", "your order", "Ihr Paket", ",", ".", "!", "\n", " - ", "'s", "„so“", "e\u0301"]
+    ),
     st.sampled_from(["1", "٣", "½", "三", "€", "USD", "five", "refund", "free"]),
-    st.sampled_from(["a@b.example", "https://evil.example", "www.evil", "<b>", "{", "}", "{{", "\u202e", "\u200b"]),
+    st.sampled_from(
+        ["a@b.example", "https://evil.example", "www.evil", "<b>", "{", "}", "{{", "\u202e", "\u200b"]
+    ),
     st.text(max_size=8),
 )
 
@@ -254,7 +328,9 @@ _VALUE = re.compile(r"\{(\w+)\}")
 
 @hypothesis_settings(deadline=None, max_examples=300)
 @given(_answers(), st.text(), st.text(), st.text(min_size=1))
-def test_whatever_a_model_answers_only_the_order_s_facts_are_sent(texts: dict[str, str], name: str, item: str, order_id: str) -> None:
+def test_whatever_a_model_answers_only_the_order_s_facts_are_sent(
+    texts: dict[str, str], name: str, item: str, order_id: str
+) -> None:
     order = an_order(name, item, order_id)
     with pytest.MonkeyPatch.context() as patch:
         confirmation = written(texts, order, patch)
@@ -268,7 +344,14 @@ def test_whatever_a_model_answers_only_the_order_s_facts_are_sent(texts: dict[st
     for element, text in sent.items():
         answer = clean(texts[element])
         own, facts = _LITERAL.split(answer), _VALUE.findall(answer)
-        assert text == "".join(part for pair in zip(own, [*[values[fact] for fact in facts], ""], strict=True) for part in pair).strip()
+        assert (
+            text
+            == "".join(
+                part
+                for pair in zip(own, [*[values[fact] for fact in facts], ""], strict=True)
+                for part in pair
+            ).strip()
+        )
         assert {values[slot] for slot in SLOTS[element].required} <= {values[fact] for fact in facts}
         for sign in "".join(own):
             category = unicodedata.category(sign)

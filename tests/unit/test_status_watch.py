@@ -1,4 +1,5 @@
-"""`order-saga status --watch`: it goes on when the database is away, and never shows more than the terminal has room for."""
+"""`order-saga status --watch`: it goes on when the database is away, and never shows more than the terminal
+has room for."""
 
 from __future__ import annotations
 
@@ -50,14 +51,23 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], io.Str
 
     def made(height: int) -> io.StringIO:
         written = io.StringIO()
-        one: Any = Console(file=written, force_terminal=True, width=100, height=height, legacy_windows=False, _environ={"TERM": "xterm"})
+        one: Any = Console(
+            file=written,
+            force_terminal=True,
+            width=100,
+            height=height,
+            legacy_windows=False,
+            _environ={"TERM": "xterm"},
+        )
         monkeypatch.setattr("deployments.terminal.console", lambda **_: one)
         return written
 
     return made
 
 
-def test_a_database_that_is_away_is_told_and_asked_again(monkeypatch: pytest.MonkeyPatch, terminal: Callable[[int], io.StringIO]) -> None:
+def test_a_database_that_is_away_is_told_and_asked_again(
+    monkeypatch: pytest.MonkeyPatch, terminal: Callable[[int], io.StringIO]
+) -> None:
     written = terminal(10)
     rounds(monkeypatch, "away", "read", "away", "read")
     assert status.status(watch=True) == 0
@@ -70,7 +80,9 @@ def test_a_database_that_is_away_is_told_and_asked_again(monkeypatch: pytest.Mon
     assert "PLANTED" not in out
 
 
-@pytest.mark.parametrize(("height", "more"), [(10, "21 more lines"), (29, "2 more lines"), (30, None), (50, None)])
+@pytest.mark.parametrize(
+    ("height", "more"), [(10, "21 more lines"), (29, "2 more lines"), (30, None), (50, None)]
+)
 def test_tables_that_are_taller_than_the_terminal_are_cut(
     monkeypatch: pytest.MonkeyPatch, terminal: Callable[[int], io.StringIO], height: int, more: str | None
 ) -> None:
@@ -84,7 +96,9 @@ def test_tables_that_are_taller_than_the_terminal_are_cut(
         assert (more in frame) if more else ("line 29" in frame and "more lines" not in frame)
 
 
-def test_without_a_terminal_each_round_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_each_round_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rounds(monkeypatch, "read", "away", "read")
     assert status.status(watch=True) == 0
     told = capsys.readouterr()

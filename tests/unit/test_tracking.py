@@ -25,7 +25,9 @@ LAST = 52 * SERIALS_PER_PAIR - 1
 
 
 def order_to(country: str) -> Order:
-    return Order.model_validate({**EXAMPLE, "shipping_info": {"address": "1 Street", "city": "Town", "country": country}})
+    return Order.model_validate(
+        {**EXAMPLE, "shipping_info": {"address": "1 Street", "city": "Town", "country": country}}
+    )
 
 
 class TestTrackingNumber:
@@ -64,7 +66,9 @@ class TestTrackingNumber:
     def test_is_s10(self, serial: int) -> None:
         number = tracking_number(serial, "US")
         assert re.fullmatch(r"[CH][A-Z]\d{9}US", number)
-        weighted = sum(int(digit) * weight for digit, weight in zip(number[2:10], (8, 6, 4, 2, 3, 5, 9, 7), strict=True))
+        weighted = sum(
+            int(digit) * weight for digit, weight in zip(number[2:10], (8, 6, 4, 2, 3, 5, 9, 7), strict=True)
+        )
         assert int(number[10]) == {10: 0, 11: 5}.get(11 - weighted % 11, 11 - weighted % 11)
 
     @relaxed
@@ -88,7 +92,9 @@ class TestCheck:
 
     @pytest.mark.parametrize("country", ["AQ", "aq", " Aq "])
     def test_refuses_what_is_set(self, country: str) -> None:
-        with pytest.raises(CarrierRefused, match=r"^the embedded carrier does not deliver to this country$") as refusal:
+        with pytest.raises(
+            CarrierRefused, match=r"^the embedded carrier does not deliver to this country$"
+        ) as refusal:
             CARRIER.check(order_to(country))
         assert refusal.value.retryable is False
 

@@ -1,4 +1,5 @@
-"""Every rule of a sensible order, with its place; and that nothing that anybody sends makes validation fail."""
+"""Every rule of a sensible order, with its place; and that nothing that anybody sends makes validation
+fail."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ async def problems_of(content: Mapping[str, Any], limits: Settings = LIMITS) -> 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
     """The example with something else at that place; `None` as a path part takes the list's only element."""
-    order: dict[str, Any] = json.loads(json.dumps({**EXAMPLE, "items": EXAMPLE["items"][:1], "total_amount": "999.99"}))
+    order: dict[str, Any] = json.loads(
+        json.dumps({**EXAMPLE, "items": EXAMPLE["items"][:1], "total_amount": "999.99"})
+    )
     *way, last = path.replace("[", ".").replace("]", "").split(".")
     inner: Any = order
     for part in way:
@@ -79,7 +82,8 @@ def without(path: str) -> dict[str, Any]:
     return order
 
 
-# -- the good ones -----------------------------------------------------------------------------------------------------
+# -- the good ones
+# -----------------------------------------------------------------------------------------------------
 
 
 async def test_the_example_is_valid() -> None:
@@ -103,9 +107,22 @@ async def test_the_example_is_valid() -> None:
         changed("currency", "XCG"),
         {**changed("shipping_info.address2", "Apt 5"), "notes": None},
         changed("shipping_info.phone", "+1 555 123 4567"),
-        {**changed("tax_amount", "80"), "shipping_amount": 5, "discount_amount": 10.5, "total_amount": "1074.49"},
-        {**changed("currency", "JPY"), "items": [{"product_id": "PROD-001", "quantity": 3, "price": 500}], "total_amount": "1500"},
-        {**changed("currency", "KWD"), "items": [{"product_id": "PROD-001", "quantity": 3, "price": "0.005"}], "total_amount": "0.015"},
+        {
+            **changed("tax_amount", "80"),
+            "shipping_amount": 5,
+            "discount_amount": 10.5,
+            "total_amount": "1074.49",
+        },
+        {
+            **changed("currency", "JPY"),
+            "items": [{"product_id": "PROD-001", "quantity": 3, "price": 500}],
+            "total_amount": "1500",
+        },
+        {
+            **changed("currency", "KWD"),
+            "items": [{"product_id": "PROD-001", "quantity": 3, "price": "0.005"}],
+            "total_amount": "0.015",
+        },
         {
             **changed("unknown", {"x": [1]}),
             "items": [{"product_id": "PROD-001", "quantity": 100_000, "price": 10}],
@@ -117,7 +134,8 @@ async def test_other_valid_orders(order: dict[str, Any]) -> None:
     assert isinstance(await verdict_on(order), Order)
 
 
-# -- every rule --------------------------------------------------------------------------------------------------------
+# -- every rule
+# --------------------------------------------------------------------------------------------------------
 
 LONG = "x" * 201
 
@@ -157,11 +175,36 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
     (changed("items", []), "items", "none", "at least one item"),
     (changed("items", {}), "items", "an object", "a valid list"),
     (changed("items", "PROD-001"), "items", "text of 8 characters", "a valid list"),
-    (changed("items", ["PROD-001"]), "items[0]", "text of 8 characters", "a valid dictionary or instance of Item"),
-    (changed("items[0].product_id", "PROD-999"), "items[0].product_id", "'PROD-999'", "a product in the catalogue"),
-    (changed("items[0].product_id", LONG), "items[0].product_id", "text of 201 characters", "a product in the catalogue"),
-    (charged_for_nothing("items[0].quantity", 0, "10"), "items[0].quantity", "0", "a whole number from 1 to 100000"),
-    (charged_for_nothing("items[0].quantity", -1, "1009.99"), "items[0].quantity", "-1", "a whole number from 1 to 100000"),
+    (
+        changed("items", ["PROD-001"]),
+        "items[0]",
+        "text of 8 characters",
+        "a valid dictionary or instance of Item",
+    ),
+    (
+        changed("items[0].product_id", "PROD-999"),
+        "items[0].product_id",
+        "'PROD-999'",
+        "a product in the catalogue",
+    ),
+    (
+        changed("items[0].product_id", LONG),
+        "items[0].product_id",
+        "text of 201 characters",
+        "a product in the catalogue",
+    ),
+    (
+        charged_for_nothing("items[0].quantity", 0, "10"),
+        "items[0].quantity",
+        "0",
+        "a whole number from 1 to 100000",
+    ),
+    (
+        charged_for_nothing("items[0].quantity", -1, "1009.99"),
+        "items[0].quantity",
+        "-1",
+        "a whole number from 1 to 100000",
+    ),
     ({**many, "total_amount": "1000.01"}, "items[0].quantity", "100001", "a whole number from 1 to 100000"),
     (
         changed("items[0].quantity", "many"),
@@ -174,24 +217,64 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
     (changed("items[0].price", "cheap"), "items[0].price", "text of 5 characters", "an amount such as 9.99"),
     (changed("items[0].price", True), "items[0].price", "True", "an amount such as 9.99"),
     (changed("items[0].price", "NaN"), "items[0].price", "text of 3 characters", "a finite amount"),
-    (changed("items[0].price", 10**12), "items[0].price", "1000000000000", "an amount of at most 12 digits before the point"),
-    (changed("items[0].price", "1.2345678"), "items[0].price", "1.2345678", "an amount of at most 6 decimals"),
-    ({**changed("items[0].price", "999.985"), "total_amount": "999.98"}, "items[0].price", "999.985", "at most 2 decimals (USD)"),
+    (
+        changed("items[0].price", 10**12),
+        "items[0].price",
+        "1000000000000",
+        "an amount of at most 12 digits before the point",
+    ),
+    (
+        changed("items[0].price", "1.2345678"),
+        "items[0].price",
+        "1.2345678",
+        "an amount of at most 6 decimals",
+    ),
+    (
+        {**changed("items[0].price", "999.985"), "total_amount": "999.98"},
+        "items[0].price",
+        "999.985",
+        "at most 2 decimals (USD)",
+    ),
     # the sum
     (changed("total_amount", 0), "total_amount", "0.00", "more than 0, at most 1000000"),
     (changed("total_amount", -100), "total_amount", "-100.00", "more than 0, at most 1000000"),
     (changed("total_amount", "1000000.01"), "total_amount", "1000000.01", "more than 0, at most 1000000"),
-    (changed("total_amount", "999.97"), "total_amount", "999.97", "999.99 (items + tax + shipping - discount)"),
-    (changed("total_amount", "1000.00"), "total_amount", "1000.00", "999.99 (items + tax + shipping - discount)"),
+    (
+        changed("total_amount", "999.97"),
+        "total_amount",
+        "999.97",
+        "999.99 (items + tax + shipping - discount)",
+    ),
+    (
+        changed("total_amount", "1000.00"),
+        "total_amount",
+        "1000.00",
+        "999.99 (items + tax + shipping - discount)",
+    ),
     (changed("items[0].quantity", True), "items[0].quantity", "True", "a whole number"),
     (changed("total_amount", "999.985"), "total_amount", "999.985", "at most 2 decimals (USD)"),
     (changed("total_amount", "a lot"), "total_amount", "text of 5 characters", "an amount such as 9.99"),
     (changed("tax_amount", "10"), "total_amount", "999.99", "1009.99 (items + tax + shipping - discount)"),
-    (changed("shipping_amount", "10"), "total_amount", "999.99", "1009.99 (items + tax + shipping - discount)"),
-    (changed("discount_amount", "10"), "total_amount", "999.99", "989.99 (items + tax + shipping - discount)"),
+    (
+        changed("shipping_amount", "10"),
+        "total_amount",
+        "999.99",
+        "1009.99 (items + tax + shipping - discount)",
+    ),
+    (
+        changed("discount_amount", "10"),
+        "total_amount",
+        "999.99",
+        "989.99 (items + tax + shipping - discount)",
+    ),
     ({**changed("tax_amount", "-1"), "total_amount": "998.99"}, "tax_amount", "-1.00", "0 or more"),
     ({**changed("shipping_amount", "-1"), "total_amount": "998.99"}, "shipping_amount", "-1.00", "0 or more"),
-    ({**changed("discount_amount", "-1"), "total_amount": "1000.99"}, "discount_amount", "-1.00", "0 or more"),
+    (
+        {**changed("discount_amount", "-1"), "total_amount": "1000.99"},
+        "discount_amount",
+        "-1.00",
+        "0 or more",
+    ),
     (changed("tax_amount", "0.001"), "tax_amount", "0.001", "at most 2 decimals (USD)"),
     (changed("tax_amount", "none"), "tax_amount", "text of 4 characters", "an amount such as 9.99"),
     # currency
@@ -201,32 +284,112 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
     # customer
     (changed("customer_id", LONG), "customer_id", "201 characters", "at most 200 characters"),
     (changed("customer_name", LONG), "customer_name", "201 characters", "at most 200 characters"),
-    (changed("customer_email", "john"), "customer_email", "text of 4 characters", "an e-mail address such as name@example.com"),
-    (changed("customer_email", "a@b"), "customer_email", "text of 3 characters", "an e-mail address such as name@example.com"),
-    (changed("customer_email", "a@b.c, d@e.f"), "customer_email", "text of 12 characters", "an e-mail address such as name@example.com"),
-    (changed("customer_email", "a@b..c"), "customer_email", "text of 6 characters", "an e-mail address such as name@example.com"),
-    (changed("customer_email", "a@-ü.example"), "customer_email", "text of 12 characters", "an e-mail address whose domain can exist"),
+    (
+        changed("customer_email", "john"),
+        "customer_email",
+        "text of 4 characters",
+        "an e-mail address such as name@example.com",
+    ),
+    (
+        changed("customer_email", "a@b"),
+        "customer_email",
+        "text of 3 characters",
+        "an e-mail address such as name@example.com",
+    ),
+    (
+        changed("customer_email", "a@b.c, d@e.f"),
+        "customer_email",
+        "text of 12 characters",
+        "an e-mail address such as name@example.com",
+    ),
+    (
+        changed("customer_email", "a@b..c"),
+        "customer_email",
+        "text of 6 characters",
+        "an e-mail address such as name@example.com",
+    ),
+    (
+        changed("customer_email", "a@-ü.example"),
+        "customer_email",
+        "text of 12 characters",
+        "an e-mail address whose domain can exist",
+    ),
     # payment
-    (changed("payment_info.method", "shells"), "payment_info.method", "text of 6 characters", "one of " + ", ".join(PAYMENT_METHODS)),
-    (changed("payment_info.method", ""), "payment_info.method", "nothing", "one of " + ", ".join(PAYMENT_METHODS)),
-    (changed("payment_info.card_last4", "123"), "payment_info.card_last4", "3 characters", "the card's last four digits"),
-    (changed("payment_info.card_last4", "12345"), "payment_info.card_last4", "5 characters", "the card's last four digits"),
-    (changed("payment_info.card_last4", "١٢٣٤"), "payment_info.card_last4", "4 characters", "the card's last four digits"),
-    (changed("payment_info.token", ""), "payment_info.token", "0 characters", "the gateway's token, 1 to 255 characters"),
-    (changed("payment_info.token", "t" * 256), "payment_info.token", "256 characters", "the gateway's token, 1 to 255 characters"),
-    (changed("payment_info", "cash"), "payment_info", "text of 4 characters", "a valid dictionary or instance of PaymentInfo"),
+    (
+        changed("payment_info.method", "shells"),
+        "payment_info.method",
+        "text of 6 characters",
+        "one of " + ", ".join(PAYMENT_METHODS),
+    ),
+    (
+        changed("payment_info.method", ""),
+        "payment_info.method",
+        "nothing",
+        "one of " + ", ".join(PAYMENT_METHODS),
+    ),
+    (
+        changed("payment_info.card_last4", "123"),
+        "payment_info.card_last4",
+        "3 characters",
+        "the card's last four digits",
+    ),
+    (
+        changed("payment_info.card_last4", "12345"),
+        "payment_info.card_last4",
+        "5 characters",
+        "the card's last four digits",
+    ),
+    (
+        changed("payment_info.card_last4", "١٢٣٤"),
+        "payment_info.card_last4",
+        "4 characters",
+        "the card's last four digits",
+    ),
+    (
+        changed("payment_info.token", ""),
+        "payment_info.token",
+        "0 characters",
+        "the gateway's token, 1 to 255 characters",
+    ),
+    (
+        changed("payment_info.token", "t" * 256),
+        "payment_info.token",
+        "256 characters",
+        "the gateway's token, 1 to 255 characters",
+    ),
+    (
+        changed("payment_info", "cash"),
+        "payment_info",
+        "text of 4 characters",
+        "a valid dictionary or instance of PaymentInfo",
+    ),
     # address
     *(
-        (changed("shipping_info.country", code), "shipping_info.country", characters(code), f"an ISO 3166 code of two letters: {meant}")
+        (
+            changed("shipping_info.country", code),
+            "shipping_info.country",
+            characters(code),
+            f"an ISO 3166 code of two letters: {meant}",
+        )
         for code, meant in (("UK", "GB"), ("uk", "GB"), ("EL", "GR"), ("USA", "US"), ("Germany", "DE"))
     ),
     *(
-        (changed("shipping_info.country", code), "shipping_info.country", characters(code), "an ISO 3166 code of two letters")
+        (
+            changed("shipping_info.country", code),
+            "shipping_info.country",
+            characters(code),
+            "an ISO 3166 code of two letters",
+        )
         for code in ("XX", "ZZ", "AA", "EU", "AN", "1A", "D", "\u00df", "D\u00c9")
     ),
     (changed("shipping_info.address2", LONG), "shipping_info.address2", "201 characters", "at most 200"),
     (changed("shipping_info.phone", LONG), "shipping_info.phone", "201 characters", "at most 200"),
-    (changed("shipping_info.country", ""), "shipping_info.country", "nothing", "an ISO 3166 code of two letters"),
+    (
+        changed("shipping_info.country", ""),
+        "shipping_info.country",
+        "nothing",
+        "an ISO 3166 code of two letters",
+    ),
     (changed("shipping_info.zip", LONG), "shipping_info.zip", "201 characters", "at most 200"),
     (changed("shipping_info.name", LONG), "shipping_info.name", "201 characters", "at most 200"),
     (changed("shipping_info.address", LONG), "shipping_info.address", "201 characters", "at most 200"),
@@ -234,9 +397,13 @@ ONE_RULE_BROKEN: list[tuple[dict[str, Any], str, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("order", "place", "given", "expected"), ONE_RULE_BROKEN, ids=lambda value: str(value)[:40] if isinstance(value, str) else ""
+    ("order", "place", "given", "expected"),
+    ONE_RULE_BROKEN,
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
 )
-async def test_each_rule_says_where_what_and_what_instead(order: dict[str, Any], place: str, given: str, expected: str) -> None:
+async def test_each_rule_says_where_what_and_what_instead(
+    order: dict[str, Any], place: str, given: str, expected: str
+) -> None:
     assert await problems_of(order) == [Problem(place, given, expected)]
 
 
@@ -253,14 +420,22 @@ async def test_each_rule_says_where_what_and_what_instead(order: dict[str, Any],
     ],
 )
 async def test_as_many_decimals_as_the_currency_has(currency: str, price: str, allowed: int) -> None:
-    order = {**EXAMPLE, "currency": currency, "items": [{"product_id": "PROD-001", "quantity": 1, "price": price}], "total_amount": price}
+    order = {
+        **EXAMPLE,
+        "currency": currency,
+        "items": [{"product_id": "PROD-001", "quantity": 1, "price": price}],
+        "total_amount": price,
+    }
     verdict = await verdict_on(order)
     if -Decimal(price).normalize().as_tuple().exponent <= allowed:  # type: ignore[operator]
         assert isinstance(verdict, Order)
     else:
         assert isinstance(verdict, OrderRejected)
         expected = f"at most {allowed} decimals ({currency})"
-        assert [(p.place, p.expected) for p in verdict.problems] == [("items[0].price", expected), ("total_amount", expected)]
+        assert [(p.place, p.expected) for p in verdict.problems] == [
+            ("items[0].price", expected),
+            ("total_amount", expected),
+        ]
 
 
 async def test_limits_are_settings() -> None:
@@ -275,7 +450,8 @@ async def test_limits_are_settings() -> None:
     ]
 
 
-# -- all at once -------------------------------------------------------------------------------------------------------
+# -- all at once
+# -------------------------------------------------------------------------------------------------------
 
 
 async def test_the_sample_order_gives_exactly_its_three_reasons() -> None:
@@ -293,7 +469,11 @@ async def test_the_sample_order_gives_exactly_its_three_reasons() -> None:
         "customer_id: got nothing, expected text that is not empty",
         "total_amount: got -100.00, expected more than 0, at most 1000000",
     ]
-    assert [problem["place"] for problem in verdict.details()["problems"]] == ["items", "customer_id", "total_amount"]
+    assert [problem["place"] for problem in verdict.details()["problems"]] == [
+        "items",
+        "customer_id",
+        "total_amount",
+    ]
 
 
 EVERYTHING_WRONG = {
@@ -315,10 +495,24 @@ EVERYTHING_WRONG = {
     "shipping_info": {"address": "", "city": "", "country": "USA"},
 }
 PLACES_OF_IT = {
-    *("customer_id", "customer_name", "customer_email", "currency", "total_amount", "tax_amount", "discount_amount"),
+    *(
+        "customer_id",
+        "customer_name",
+        "customer_email",
+        "currency",
+        "total_amount",
+        "tax_amount",
+        "discount_amount",
+    ),
     *("items[0].product_id", "items[0].quantity", "items[0].price", "items[1].product_id"),
     *("items[2].product_id", "items[2].quantity", "items[2].price", "items[3]"),
-    *("payment_info.method", "payment_info.card_last4", "shipping_info.address", "shipping_info.city", "shipping_info.country"),
+    *(
+        "payment_info.method",
+        "payment_info.card_last4",
+        "shipping_info.address",
+        "shipping_info.city",
+        "shipping_info.country",
+    ),
 }
 
 
@@ -329,12 +523,23 @@ async def test_all_problems_at_once() -> None:
 
 
 async def test_the_shape_of_one_field_does_not_change_what_is_said_of_another() -> None:
-    broken = {**changed("items[0].quantity", "many"), "customer_id": "  ", "currency": " usd ", "customer_email": " john.doe@example.com "}
+    broken = {
+        **changed("items[0].quantity", "many"),
+        "customer_id": "  ",
+        "currency": " usd ",
+        "customer_email": " john.doe@example.com ",
+    }
     assert {p.place for p in await problems_of(broken)} == {"items[0].quantity", "customer_id"}
 
 
 async def test_many_orders_each_with_its_own_verdict() -> None:
-    contents = [EXAMPLE, EVERYTHING_WRONG, {**EXAMPLE, "id": "B"}, {"id": "C"}, changed("items[0].quantity", 0)]
+    contents = [
+        EXAMPLE,
+        EVERYTHING_WRONG,
+        {**EXAMPLE, "id": "B"},
+        {"id": "C"},
+        changed("items[0].quantity", 0),
+    ]
     shelf = Shelf()
     verdicts = await validate(contents, shelf, LIMITS)
     assert [type(v) for v in verdicts] == [Order, OrderRejected, Order, OrderRejected, OrderRejected]
@@ -359,7 +564,8 @@ async def test_the_catalogue_is_asked_while_the_other_checks_go_on() -> None:
     assert isinstance((await validating)[0], Order)
 
 
-# -- what intake took out ----------------------------------------------------------------------------------------------
+# -- what intake took out
+# ----------------------------------------------------------------------------------------------
 
 CARD = "4111111111111111"
 
@@ -394,7 +600,13 @@ async def test_a_security_code_is_told_about() -> None:
 async def test_a_field_of_another_name_is_told_with_the_right_one() -> None:
     """Beside everything else that is wrong, and instead of saying that the right one is missing."""
     order = without("currency") | {"currency_code": "jpy", "customer_id": ""}
-    order["shipping_info"] = {"address": "1 Some St", "adress2": "Apt 5", "city": "Berlin", "countryCode": "DE", "postcode": "10115"}
+    order["shipping_info"] = {
+        "address": "1 Some St",
+        "adress2": "Apt 5",
+        "city": "Berlin",
+        "countryCode": "DE",
+        "postcode": "10115",
+    }
     assert sorted(await problems_of(json.loads(take_in(order).text)), key=str) == sorted(
         [
             Problem("currency_code", "a field of another name", "currency"),
@@ -418,7 +630,9 @@ async def test_a_part_that_names_another_currency_than_the_order_is_refused() ->
     ]
 
 
-@pytest.mark.parametrize(("key", "meant"), [("house_number", "address"), ("address_line_3", "address2"), ("HouseNo", "address")])
+@pytest.mark.parametrize(
+    ("key", "meant"), [("house_number", "address"), ("address_line_3", "address2"), ("HouseNo", "address")]
+)
 async def test_a_part_of_an_address_that_would_vanish_is_refused(key: str, meant: str) -> None:
     """Although the field that it belongs to holds something."""
     order = copy.deepcopy(EXAMPLE)
@@ -429,7 +643,9 @@ async def test_a_part_of_an_address_that_would_vanish_is_refused(key: str, meant
 
 async def test_what_the_version_before_took_out_is_told_as_before() -> None:
     stored = {**EXAMPLE, "unknown": {"x": "[removed: looked like a card number]"}, "~removed": True}
-    assert await problems_of(stored) == [Problem("unknown.x", "(removed)", "nothing of the kind: it looked like a card number")]
+    assert await problems_of(stored) == [
+        Problem("unknown.x", "(removed)", "nothing of the kind: it looked like a card number")
+    ]
 
 
 async def test_what_was_taken_out_always_has_a_reason() -> None:
@@ -445,13 +661,21 @@ async def test_what_was_taken_out_always_has_a_reason() -> None:
         assert await problems_of(json.loads(take_in(order).text))
 
 
-# -- anything ----------------------------------------------------------------------------------------------------------
+# -- anything
+# ----------------------------------------------------------------------------------------------------------
 
-texts = st.one_of(st.text(max_size=12), st.sampled_from(["USD", "JPY", "credit_card", "PROD-001", "1e3", "NaN", "-0", "a@b.c", "US"]))
-numbers = st.one_of(st.integers(-5, 5), st.integers(), st.just(10**400), st.floats(), st.sampled_from([0.1, 1e22, 2.5]))
+texts = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["USD", "JPY", "credit_card", "PROD-001", "1e3", "NaN", "-0", "a@b.c", "US"]),
+)
+numbers = st.one_of(
+    st.integers(-5, 5), st.integers(), st.just(10**400), st.floats(), st.sampled_from([0.1, 1e22, 2.5])
+)
 scalars = st.one_of(st.none(), st.booleans(), numbers, texts)
 values = st.recursive(
-    scalars, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)), max_leaves=8
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
+    max_leaves=8,
 )
 
 
@@ -462,7 +686,10 @@ def objects(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 parts = st.fixed_dictionaries(
     {},
     optional={
-        "items": st.one_of(values, st.lists(st.one_of(objects(["product_id", "quantity", "price", "name"]), values), max_size=4)),
+        "items": st.one_of(
+            values,
+            st.lists(st.one_of(objects(["product_id", "quantity", "price", "name"]), values), max_size=4),
+        ),
         "payment_info": st.one_of(values, objects(["method", "card_last4", "token"])),
         "shipping_info": st.one_of(values, objects(["name", "address", "city", "state", "zip", "country"])),
         "total_amount": values,
@@ -513,7 +740,13 @@ def assert_sensible(order: Order) -> None:
     assert order.customer_id.strip()
     assert 1 <= len(order.items) <= LIMITS.orders.max_items
     assert money.is_currency(order.currency)
-    amounts = [order.total_amount, order.tax_amount, order.shipping_amount, order.discount_amount, *(item.price for item in order.items)]
+    amounts = [
+        order.total_amount,
+        order.tax_amount,
+        order.shipping_amount,
+        order.discount_amount,
+        *(item.price for item in order.items),
+    ]
     assert all(money.fits(amount, order.currency) for amount in amounts)
     assert all(amount >= 0 for amount in amounts)
     for item in order.items:
@@ -521,7 +754,12 @@ def assert_sensible(order: Order) -> None:
         assert 0 < item.quantity <= LIMITS.orders.max_quantity
         assert item.price > 0
     assert 0 < order.total_amount <= LIMITS.orders.max_total(order.currency)
-    total = sum(item.price * item.quantity for item in order.items) + order.tax_amount + order.shipping_amount - order.discount_amount
+    total = (
+        sum(item.price * item.quantity for item in order.items)
+        + order.tax_amount
+        + order.shipping_amount
+        - order.discount_amount
+    )
     assert total - money.from_minor(1, order.currency) <= order.total_amount <= total
     if order.payment_info:
         assert order.payment_info.method in PAYMENT_METHODS
@@ -542,7 +780,11 @@ def good_orders(draw: st.DrawFn) -> dict[str, Any]:
         return money.from_minor(draw(st.integers(least, most)), currency)
 
     items = [
-        {"product_id": draw(st.sampled_from(["A", "B", "Größe-XL"])), "quantity": draw(st.integers(1, 50)), "price": amount(1, 5_000)}
+        {
+            "product_id": draw(st.sampled_from(["A", "B", "Größe-XL"])),
+            "quantity": draw(st.integers(1, 50)),
+            "price": amount(1, 5_000),
+        }
         for _ in range(draw(st.integers(1, 4)))
     ]
     tax, shipping = amount(0, 1_000), amount(0, 1_000)
@@ -564,7 +806,9 @@ def respelled(value: Any, draw: st.DrawFn) -> Any:
     """Every amount in it as some shop writes it."""
     if isinstance(value, Decimal):
         whole = [int(value)] if value == int(value) else []
-        return draw(st.sampled_from([str(value), f"{value:f}", f"{value:e}", float(value), f" {value:f}", *whole]))
+        return draw(
+            st.sampled_from([str(value), f"{value:f}", f"{value:e}", float(value), f" {value:f}", *whole])
+        )
     if isinstance(value, dict):
         return {key: respelled(inner, draw) for key, inner in value.items()}
     return [respelled(inner, draw) for inner in value] if isinstance(value, list) else value
@@ -572,7 +816,9 @@ def respelled(value: Any, draw: st.DrawFn) -> Any:
 
 @relaxed
 @given(good_orders(), st.data())
-async def test_a_valid_order_is_valid_however_its_money_is_spelled(order: dict[str, Any], data: st.DataObject) -> None:
+async def test_a_valid_order_is_valid_however_its_money_is_spelled(
+    order: dict[str, Any], data: st.DataObject
+) -> None:
     spellings = [order, *(respelled(order, data.draw) for _ in range(2))]
     first, *others = await validate(spellings, Everything(), LIMITS)
     assert isinstance(first, Order)
@@ -584,9 +830,13 @@ async def test_a_valid_order_is_valid_however_its_money_is_spelled(order: dict[s
 
 @relaxed
 @given(good_orders(), st.integers(2, 10**6), st.sampled_from([-1, 1]))
-async def test_a_total_that_is_off_by_more_than_a_unit_is_not_valid(order: dict[str, Any], units: int, sign: int) -> None:
+async def test_a_total_that_is_off_by_more_than_a_unit_is_not_valid(
+    order: dict[str, Any], units: int, sign: int
+) -> None:
     off = money.from_minor(units, order["currency"])
-    (verdict,) = await validate([{**order, "total_amount": order["total_amount"] + sign * off}], Everything(), LIMITS)
+    (verdict,) = await validate(
+        [{**order, "total_amount": order["total_amount"] + sign * off}], Everything(), LIMITS
+    )
     assert isinstance(verdict, OrderRejected)
     assert [p.place for p in verdict.problems] == ["total_amount"]
 
@@ -606,7 +856,9 @@ async def test_no_total_is_more_than_the_sum_of_its_parts(order: dict[str, Any])
 @pytest.mark.parametrize("currency", ["USD", "EUR", "VND", "IDR", "KRW", "JPY", "KWD", "IRR", "COP"])
 async def test_the_limit_of_a_total_knows_the_currency(currency: str) -> None:
     """What is worth some hundred dollars is charged, what is worth thousands of millions is not."""
-    per_dollar = {"VND": 26_000, "IDR": 16_500, "KRW": 1_400, "JPY": 150, "IRR": 42_000, "COP": 4_000}.get(currency, 1)
+    per_dollar = {"VND": 26_000, "IDR": 16_500, "KRW": 1_400, "JPY": 150, "IRR": 42_000, "COP": 4_000}.get(
+        currency, 1
+    )
 
     def worth(dollars: int) -> dict[str, Any]:
         price = str(dollars * per_dollar)
@@ -620,8 +872,17 @@ async def test_the_limit_of_a_total_knows_the_currency(currency: str) -> None:
 
 
 async def test_the_limit_of_a_currency_is_a_setting() -> None:
-    limits = Settings(_env_file=None, MAX_ORDER_TOTAL=Decimal(100), MAX_ORDER_TOTAL_BY_CURRENCY={"jpy": Decimal(1_500)})
-    order = {**EXAMPLE, "currency": "JPY", "items": [{"product_id": "PROD-001", "quantity": 1, "price": 1_501}], "total_amount": 1_501}
-    assert await problems_of(order, limits) == [Problem("total_amount", "1501.00", "more than 0, at most 1500")]
+    limits = Settings(
+        _env_file=None, MAX_ORDER_TOTAL=Decimal(100), MAX_ORDER_TOTAL_BY_CURRENCY={"jpy": Decimal(1_500)}
+    )
+    order = {
+        **EXAMPLE,
+        "currency": "JPY",
+        "items": [{"product_id": "PROD-001", "quantity": 1, "price": 1_501}],
+        "total_amount": 1_501,
+    }
+    assert await problems_of(order, limits) == [
+        Problem("total_amount", "1501.00", "more than 0, at most 1500")
+    ]
     with pytest.raises(ValidationError, match="ISO 4217"):
         Settings(_env_file=None, MAX_ORDER_TOTAL_BY_CURRENCY={"XXX": Decimal(1)})

@@ -93,7 +93,9 @@ def hold(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED) -> int
 
 
 @review.command
-def refunded(*orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED, reference: str | None = None) -> int:
+def refunded(
+    *orders: str, filters: Filters = _ANYTHING, who: Who = _UNNAMED, reference: str | None = None
+) -> int:
     """Record a refund outside the gateway, after asking the gateway whether it has refunded the money.
 
     Args:

@@ -30,12 +30,15 @@ _DONE = {
 }
 _OPTIONS = {"resolved_by": "--by", "reference": "--reference", "reason": "--reason"}
 _REOPENED = (
-    "They are reopened, and a running worker or consumer takes them to their outcome. Nothing was started on a Prefect server: if "
+    "They are reopened, and a running worker or consumer takes them to their outcome. Nothing was started on "
+    "a Prefect server: if "
     "no worker runs, they stay open until one does."
 )
 
 
-def decide(resolution: Resolution, orders: Sequence[str], filters: Filters, who: Who, reference: str | None = None) -> int:
+def decide(
+    resolution: Resolution, orders: Sequence[str], filters: Filters, who: Who, reference: str | None = None
+) -> int:
     """Decides, shows the results, and returns the exit code."""
     settings()
     orders = list(dict.fromkeys(orders))
@@ -43,7 +46,9 @@ def decide(resolution: Resolution, orders: Sequence[str], filters: Filters, who:
     problems += _selection(filters)[1]
     try:
         started_by = user("with order-saga")
-        decision = review.decision("", resolution, resolved_by=who.by, reference=reference, reason=who.reason, started_by=started_by)
+        decision = review.decision(
+            "", resolution, resolved_by=who.by, reference=reference, reason=who.reason, started_by=started_by
+        )
     except ResolutionIncomplete as error:
         problems += [_as_option(problem) for problem in error.problems]
         return _refuse(problems)
@@ -51,7 +56,11 @@ def decide(resolution: Resolution, orders: Sequence[str], filters: Filters, who:
     if problems or selection is None:
         return _refuse(problems)
     cases = select_sync(selection, None if who.all else orders)
-    if unknown := [] if who.all else [order_id for order_id in orders if order_id not in {case.order_id for case in cases}]:
+    if (
+        unknown := []
+        if who.all
+        else [order_id for order_id in orders if order_id not in {case.order_id for case in cases}]
+    ):
         return _refuse([f"{order_id} was never under manual review" for order_id in unknown])
     return _decide_each(decision, cases, dry_run=who.dry_run)
 
@@ -109,12 +118,17 @@ def _decide_each(decision: Decision, cases: Sequence[ReviewCase], *, dry_run: bo
     if changed and not dry_run and decision.resolution is not Resolution.HOLD:
         console.print(_REOPENED)
     if stopped is not None:
-        terminal.write(f"{explanation(stopped)} Of {len(cases)} orders, {len(cases) - len(rows)} were not reached.", sys.stderr)
+        terminal.write(
+            f"{explanation(stopped)} Of {len(cases)} orders, {len(cases) - len(rows)} were not reached.",
+            sys.stderr,
+        )
         return 2
     return int(any(row.refused for row in rows))
 
 
-async def _each(decision: Decision, cases: Sequence[ReviewCase], rows: list[Row], status: Status, *, dry_run: bool) -> None:
+async def _each(
+    decision: Decision, cases: Sequence[ReviewCase], rows: list[Row], status: Status, *, dry_run: bool
+) -> None:
     for number, case in enumerate(cases, 1):
         status.update(f"{number} of {len(cases)}")
         try:

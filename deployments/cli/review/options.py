@@ -20,10 +20,14 @@ def _filter(text: str) -> Parameter:
 class Filters:
     """Selects orders under manual review."""
 
-    step: Annotated[str | None, _filter("The step whose compensation failed, such as process_payment.")] = None
+    step: Annotated[str | None, _filter("The step whose compensation failed, such as process_payment.")] = (
+        None
+    )
     code: Annotated[str | None, _filter("The last error's code, such as refund_refused.")] = None
     currency: Annotated[str | None, _filter("The currency, such as USD.")] = None
-    held: Annotated[bool | None, Parameter(help="Held by a person, or not.", group=_FILTERS, negative="--not-held")] = None
+    held: Annotated[
+        bool | None, Parameter(help="Held by a person, or not.", group=_FILTERS, negative="--not-held")
+    ] = None
     older_than: Annotated[str | None, _filter("Under manual review for longer than 30m, 24h, 7d.")] = None
     at_least: Annotated[str | None, _filter("The least amount at risk, in the order's currency.")] = None
     at_most: Annotated[str | None, _filter("The greatest amount at risk.")] = None
@@ -34,7 +38,14 @@ class Filters:
 class Who:
     """Who decides, and why; for all orders or some."""
 
-    all: Annotated[bool, Parameter(help="Every order that the filters match, instead of ids.", group=_FILTERS)] = False
-    by: Annotated[str, Parameter(help="Required: the name of the person who decides. Stored with the order.", group=_WHO)] = ""
-    reason: Annotated[str | None, Parameter(help="The reason. Stored with the order; no card data.", group=_WHO)] = None
+    all: Annotated[
+        bool, Parameter(help="Every order that the filters match, instead of ids.", group=_FILTERS)
+    ] = False
+    by: Annotated[
+        str,
+        Parameter(help="Required: the name of the person who decides. Stored with the order.", group=_WHO),
+    ] = ""
+    reason: Annotated[
+        str | None, Parameter(help="The reason. Stored with the order; no card data.", group=_WHO)
+    ] = None
     dry_run: Annotated[bool, Parameter(help="Show what would be done, and change nothing.")] = False

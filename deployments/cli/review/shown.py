@@ -31,7 +31,17 @@ class Row:
 
 def listed(cases: Sequence[ReviewCase]) -> Group:
     """Makes one line per order, and the sums."""
-    table = _table(f"Under manual review: {len(cases)}", "order", "since", "step", "at risk", "code", "last error", "retries", "next try")
+    table = _table(
+        f"Under manual review: {len(cases)}",
+        "order",
+        "since",
+        "step",
+        "at risk",
+        "code",
+        "last error",
+        "retries",
+        "next try",
+    )
     for case in cases:
         table.add_row(
             Text(case.order_id),
@@ -48,7 +58,13 @@ def listed(cases: Sequence[ReviewCase]) -> Group:
 
 def decided_table(rows: Sequence[Row], *, dry_run: bool) -> Group:
     """Makes one line per order, the count of each result, and the sum of the changed ones."""
-    table = _table("What would be done; nothing was changed" if dry_run else "What was done", "order", "step", "at risk", "result")
+    table = _table(
+        "What would be done; nothing was changed" if dry_run else "What was done",
+        "order",
+        "step",
+        "at risk",
+        "result",
+    )
     for row in rows:
         style = "bold red" if row.refused else "green" if row.changed else "dim"
         amount = show(row.case.amount_at_risk, row.case.currency)
@@ -93,11 +109,15 @@ def _sums(cases: Iterable[ReviewCase]) -> Text:
     sums: dict[str, Decimal] = {}
     for case in cases:
         sums[case.currency] = sums.get(case.currency, Decimal(0)) + case.amount_at_risk
-    return Text(f"at risk: {', '.join(show(amount, currency) for currency, amount in sorted(sums.items())) or 'nothing'}")
+    return Text(
+        f"at risk: {', '.join(show(amount, currency) for currency, amount in sorted(sums.items())) or 'nothing'}"
+    )
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in {"at risk", "retries"} else "left")
+        table.add_column(
+            column, overflow="fold", justify="right" if column in {"at risk", "retries"} else "left"
+        )
     return table

@@ -35,5 +35,7 @@ def as_demonstration(row: Any) -> Any:
 
 @lru_cache(maxsize=2)
 def _rows(kind: str) -> list[dict[str, str]]:
-    rows: list[dict[str, str]] = json.loads(Path(__file__).with_name(f"{kind}.json").read_text(encoding="utf-8"))
+    rows: list[dict[str, str]] = json.loads(
+        Path(__file__).with_name(f"{kind}.json").read_text(encoding="utf-8")
+    )
     return rows

@@ -42,7 +42,9 @@ def score(answer: Any, code: str) -> Score:
     if not any(texts.values()):
         return Score(0.0, ("no readable text",))
     if found := problems(texts, code):
-        return Score(round(_UNFIT * (1 - min(len(found), _MOST_REASONS) / (_MOST_REASONS + 1)), 4), tuple(found))
+        return Score(
+            round(_UNFIT * (1 - min(len(found), _MOST_REASONS) / (_MOST_REASONS + 1)), 4), tuple(found)
+        )
     qualities = _qualities(texts)
     failed = [name for name, holds in qualities.items() if not holds]
     return Score(round(1 - (1 - FIT) * len(failed) / len(qualities), 4), tuple(failed))

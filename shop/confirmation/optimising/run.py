@@ -83,7 +83,13 @@ class Optimized:
 
 
 def run(
-    settings: Settings, wanted: Optimizer, *, shown: int, calls: int, stop: threading.Event, report: Callable[[str], None]
+    settings: Settings,
+    wanted: Optimizer,
+    *,
+    shown: int,
+    calls: int,
+    stop: threading.Event,
+    report: Callable[[str], None],
 ) -> Optimized:
     """Runs one optimisation. `shown` limits the demonstrations; `calls` approximately limits the attempts of
     GEPA and MIPRO. Blocks, for minutes with a slow model. Raises CannotOptimize, Stopped or OSError; then
@@ -91,7 +97,9 @@ def run(
     optimizer = _choose(wanted, settings)
     began = time.monotonic()
     training, held_out = examples("training", settings), examples("evaluation", settings)
-    patient = settings.with_values(CONFIRMATION_TIMEOUT_SECONDS=max(settings.confirmation.timeout_seconds, _CALL_SECONDS))
+    patient = settings.with_values(
+        CONFIRMATION_TIMEOUT_SECONDS=max(settings.confirmation.timeout_seconds, _CALL_SECONDS)
+    )
     with _conversation(patient, stop):
         before = _evaluate(program.in_use(settings), held_out, patient, stop)
         report(f"the program in use ({before.program.version}): {before}")
@@ -99,7 +107,15 @@ def run(
         after = _evaluate(Program(writer, "not saved"), held_out, patient, stop)
     report(f"the program that {optimizer} made from {len(training)} examples: {after}")
     saved = program.save(writer, settings.confirmation.program) if after.better_than(before) else None
-    return Optimized(optimizer, settings.language_model.model or "", len(training), before, after, saved, time.monotonic() - began)
+    return Optimized(
+        optimizer,
+        settings.language_model.model or "",
+        len(training),
+        before,
+        after,
+        saved,
+        time.monotonic() - began,
+    )
 
 
 def _choose(wanted: Optimizer, settings: Settings) -> Optimizer:
@@ -132,33 +148,61 @@ def _conversation(settings: Settings, stop: threading.Event) -> Iterator[None]:
         log.setLevel(level)
 
 
-def _evaluate(evaluated: Program, held_out: Sequence[Any], settings: Settings, stop: threading.Event) -> Evaluation:
+def _evaluate(
+    evaluated: Program, held_out: Sequence[Any], settings: Settings, stop: threading.Event
+) -> Evaluation:
     """Evaluates each example once, at the first attempt. The first example is requested twice, because
     `dspy.Evaluate` does not report which error ended it."""
     evaluated.writer(**held_out[0].inputs())
-    found = dspy.Evaluate(devset=list(held_out), metric=_stoppable(stop), num_threads=settings.confirmation.concurrency)(evaluated.writer)
-    return Evaluation(evaluated, [(example, answer, score(answer, example.code)) for example, answer, _ in found.results])
+    found = dspy.Evaluate(
+        devset=list(held_out), metric=_stoppable(stop), num_threads=settings.confirmation.concurrency
+    )(evaluated.writer)
+    return Evaluation(
+        evaluated, [(example, answer, score(answer, example.code)) for example, answer, _ in found.results]
+    )
 
 
 def _compiled(
-    optimizer: Optimizer, training: list[Any], settings: Settings, *, shown: int, calls: int, stop: threading.Event
+    optimizer: Optimizer,
+    training: list[Any],
+    settings: Settings,
+    *,
+    shown: int,
+    calls: int,
+    stop: threading.Event,
 ) -> ConfirmationWriter:
     measure, threads, half = _stoppable(stop), settings.confirmation.concurrency, len(training) // 2
-    demonstrations = {"max_bootstrapped_demos": max(1, shown - 1), "max_labeled_demos": shown, "metric_threshold": FIT}
+    demonstrations = {
+        "max_bootstrapped_demos": max(1, shown - 1),
+        "max_labeled_demos": shown,
+        "metric_threshold": FIT,
+    }
     match optimizer:
         case Optimizer.GEPA:
             gepa = dspy.GEPA(
-                metric=measure, max_metric_calls=calls, reflection_lm=reflection_model(settings), num_threads=threads, use_merge=False
+                metric=measure,
+                max_metric_calls=calls,
+                reflection_lm=reflection_model(settings),
+                num_threads=threads,
+                use_merge=False,
             )
             learned = gepa.compile(ConfirmationWriter(), trainset=training[:half], valset=training[half:])
         case Optimizer.MIPRO:
-            mipro = dspy.MIPROv2(metric=measure, auto=None, num_candidates=4, num_threads=threads, **demonstrations)
+            mipro = dspy.MIPROv2(
+                metric=measure, auto=None, num_candidates=4, num_threads=threads, **demonstrations
+            )
             trials = max(2, calls // (len(training) - half))
             learned = mipro.compile(
-                ConfirmationWriter(), trainset=training[:half], valset=training[half:], num_trials=trials, minibatch=False
+                ConfirmationWriter(),
+                trainset=training[:half],
+                valset=training[half:],
+                num_trials=trials,
+                minibatch=False,
             )
         case _:
-            learned = dspy.BootstrapFewShot(metric=measure, **demonstrations).compile(ConfirmationWriter(), trainset=training)
+            learned = dspy.BootstrapFewShot(metric=measure, **demonstrations).compile(
+                ConfirmationWriter(), trainset=training
+            )
     return _cleaned(learned, training)
 
 
@@ -167,13 +211,19 @@ def _cleaned(learned: ConfirmationWriter, training: list[Any]) -> ConfirmationWr
     sent themselves."""
     codes = {example.language: example.code for example in training}
     writer = ConfirmationWriter()
-    writer.write.signature = writer.write.signature.with_instructions(learned.write.signature.instructions[:_LONGEST_INSTRUCTIONS])
-    writer.write.demos = [as_demonstration(demo) for demo in learned.write.demos if score(demo, codes[demo.language]).fit]
+    writer.write.signature = writer.write.signature.with_instructions(
+        learned.write.signature.instructions[:_LONGEST_INSTRUCTIONS]
+    )
+    writer.write.demos = [
+        as_demonstration(demo) for demo in learned.write.demos if score(demo, codes[demo.language]).fit
+    ]
     return writer
 
 
 def _stoppable(stop: threading.Event) -> Callable[..., Any]:
-    def measure(example: Any, prediction: Any, trace: Any = None, name: Any = None, name_trace: Any = None) -> Any:
+    def measure(
+        example: Any, prediction: Any, trace: Any = None, name: Any = None, name_trace: Any = None
+    ) -> Any:
         if stop.is_set():
             raise Stopped
         return metric(example, prediction, trace, name, name_trace)

@@ -1,7 +1,7 @@
 """What inventory services say of their stock, beside what we say: for the books and for reconciliation.
 
-A service may serve several shops: what it shipped for our orders is compared with our parcels, and of what it holds we judge
-what our orders hold. A service that cannot tell shops apart has to have one shop's stock.
+A service may serve several shops: what it shipped for our orders is compared with our parcels, and of what it
+holds we judge what our orders hold. A service that cannot tell shops apart has to have one shop's stock.
 """
 
 from __future__ import annotations
@@ -23,20 +23,26 @@ from shop.runtime.installation import read_installation_id
 from shop.settings import settings
 
 _SERVICES = text(
-    "SELECT DISTINCT notes ->> 'inventory' AS url, notes ->> 'installation_id' AS installation FROM order_step "
+    "SELECT DISTINCT notes ->> 'inventory' AS url, notes ->> 'installation_id' AS installation FROM "
+    "order_step "
     "WHERE step = 'check_inventory' AND notes ->> 'inventory' IS NOT NULL"
 )
 _SHIPPED = text(
-    "SELECT key AS product, c.notes ->> 'installation_id' IS NOT NULL AS marked, sum(value::bigint)::bigint AS pieces "
-    "FROM shipment s JOIN order_step c ON c.order_id = s.order_id AND c.step = 'check_inventory' AND c.notes ->> 'inventory' = :url, "
+    "SELECT key AS product, c.notes ->> 'installation_id' IS NOT NULL AS marked, sum(value::bigint)::bigint "
+    "AS pieces "
+    "FROM shipment s JOIN order_step c ON c.order_id = s.order_id AND c.step = 'check_inventory' AND c.notes "
+    "->> 'inventory' = :url, "
     "jsonb_each_text(s.items) WHERE s.returned_at IS NULL GROUP BY key, marked"
 )
 _ORDERS = text(
-    "SELECT o.id, o.outcome, c.notes ->> 'installation_id' AS installation, c.notes ->> 'inventory' AS url FROM customer_order o "
-    "LEFT JOIN order_step c ON c.order_id = o.id AND c.step = 'check_inventory' WHERE o.id = ANY(CAST(:ids AS text[]))"
+    "SELECT o.id, o.outcome, c.notes ->> 'installation_id' AS installation, c.notes ->> 'inventory' AS url "
+    "FROM customer_order o "
+    "LEFT JOIN order_step c ON c.order_id = o.id AND c.step = 'check_inventory' WHERE o.id = ANY(CAST(:ids "
+    "AS text[]))"
 )
 _UNDER_WAY = text(
-    "SELECT EXISTS (SELECT 1 FROM customer_order o JOIN order_step c ON c.order_id = o.id AND c.step = 'check_inventory' "
+    "SELECT EXISTS (SELECT 1 FROM customer_order o JOIN order_step c ON c.order_id = o.id AND c.step = "
+    "'check_inventory' "
     "WHERE (o.outcome IS NULL OR o.outcome = 'needs_attention') AND c.notes ->> 'inventory' = :url)"
 )
 
@@ -50,15 +56,18 @@ class ServiceBook:
     holdings: list[Holding] = field(default_factory=list)
     """Who holds what there; also other shops' orders, by their names at the service."""
     shipped: dict[str | None, dict[str, int]] | None = None
-    """Pieces per product that the service has shipped, by installation id (None: for orders without one). None: it cannot tell."""
+    """Pieces per product that the service has shipped, by installation id (None: for orders without one).
+    None: it cannot tell."""
     problem: str | None = None
     """Why the service does not say it."""
     shipped_by_us: Counter[str] = field(default_factory=Counter)
     """Pieces per product in our parcels that came from there and were not sent back."""
     shipped_unmarked: Counter[str] = field(default_factory=Counter)
-    """Of these, the ones for orders without an installation id at the service, which an earlier version began."""
+    """Of these, the ones for orders without an installation id at the service, which an earlier version
+    began."""
     held_by_ended: list[tuple[Holding, str | None]] = field(default_factory=list)
-    """What is held for orders of ours that have ended, or that we do not know (None). What needs attention keeps what it holds."""
+    """What is held for orders of ours that have ended, or that we do not know (None). What needs attention
+    keeps what it holds."""
     at_rest: bool = True
     """No order is under way there."""
 
@@ -70,20 +79,26 @@ class ServiceBook:
 
     def shipped_for_others(self) -> int:
         """Pieces that the service has shipped for other shops."""
-        return sum(product.served for product in self.stock) - sum(self._served(product.id) for product in self.stock)
+        return sum(product.served for product in self.stock) - sum(
+            self._served(product.id) for product in self.stock
+        )
 
     def _served(self, product_id: str) -> int:
-        """Pieces that the service has shipped for us. Of orders without an installation id some may be another shop's: no more than our
-        parcels are counted as ours."""
+        """Pieces that the service has shipped for us. Of orders without an installation id some may be
+        another shop's: no more than our parcels are counted as ours."""
         if self.shipped is None:
             return next((product.served for product in self.stock if product.id == product_id), 0)
-        marked = sum(pieces.get(product_id, 0) for installation, pieces in self.shipped.items() if installation is not None)
+        marked = sum(
+            pieces.get(product_id, 0)
+            for installation, pieces in self.shipped.items()
+            if installation is not None
+        )
         return marked + min(self.shipped.get(None, {}).get(product_id, 0), self.shipped_unmarked[product_id])
 
 
 def service_books(connection: Connection) -> list[ServiceBook]:
-    """Asks every service that orders have their stock at, and the one of the settings. For callers without an event loop, or in a thread
-    of their own."""
+    """Asks every service that orders have their stock at, and the one of the settings. For callers without an
+    event loop, or in a thread of their own."""
     services = _services(connection)
     if not services:
         return []
@@ -105,7 +120,10 @@ def _services(connection: Connection) -> dict[str, set[str]]:
     """The services' addresses, and our installation ids in the names of our orders there."""
     rows, mine = connection.execute(_SERVICES).all(), read_installation_id(connection)
     urls = sorted({*(row.url for row in rows), *filter(None, [settings().inventory.service_url])})
-    return {url: {mine, *(row.installation for row in rows if row.url == url and row.installation)} for url in urls}
+    return {
+        url: {mine, *(row.installation for row in rows if row.url == url and row.installation)}
+        for url in urls
+    }
 
 
 def _in_a_loop_of_its_own(services: Mapping[str, set[str]]) -> list[ServiceBook]:
@@ -139,7 +157,9 @@ def _compared(connection: Connection, book: ServiceBook, installations: set[str]
         if not row.marked:
             book.shipped_unmarked[row.product] += row.pieces
     names = [taken_apart(each.order_id) for each in book.holdings]
-    orders = {row.id: row for row in connection.execute(_ORDERS, {"ids": [order_id for _, order_id in names]})}
+    orders = {
+        row.id: row for row in connection.execute(_ORDERS, {"ids": [order_id for _, order_id in names]})
+    }
     for holding, (installation, order_id) in zip(book.holdings, names, strict=True):
         order = orders.get(order_id)
         begun_there = order is not None and order.url == book.url and order.installation == installation

@@ -10,17 +10,24 @@ from shop.inventory.service.contract import Inventory, Reservation
 
 
 def is_failure(_kind: type[BaseException], error: BaseException) -> bool:
-    """Returns whether the error counts as a failure of the service: not if it says when to retry, or if its answer
-    is wrong for one order."""
-    return isinstance(error, InventoryUnavailable) and not isinstance(error, InventoryMismatch) and error.retry_after is None
+    """Returns whether the error counts as a failure of the service: not if it says when to retry, or if its
+    answer is wrong for one order."""
+    return (
+        isinstance(error, InventoryUnavailable)
+        and not isinstance(error, InventoryMismatch)
+        and error.retry_after is None
+    )
 
 
 class GuardedInventory:
-    """An `Inventory` that raises `InventoryUnavailable` at once, with `retry_after`, while its circuit is open."""
+    """An `Inventory` that raises `InventoryUnavailable` at once, with `retry_after`, while its circuit is
+    open."""
 
-    def __init__(self, inner: Inventory, *, failures: int, pause_seconds: float, concurrency: int, tell: OnChange) -> None:
-        """`failures` in a row open the circuit; after `pause_seconds` one call tries it. `concurrency` limits the calls
-        at the same time."""
+    def __init__(
+        self, inner: Inventory, *, failures: int, pause_seconds: float, concurrency: int, tell: OnChange
+    ) -> None:
+        """`failures` in a row open the circuit; after `pause_seconds` one call tries it. `concurrency` limits
+        the calls at the same time."""
         self.inner = inner
         self._circuit = Circuit(
             failures=failures,
@@ -54,4 +61,6 @@ class GuardedInventory:
 
 
 def _unavailable(wait: float) -> InventoryUnavailable:
-    return InventoryUnavailable("the inventory service is unavailable and is not called for a while", retry_after=wait)
+    return InventoryUnavailable(
+        "the inventory service is unavailable and is not called for a while", retry_after=wait
+    )

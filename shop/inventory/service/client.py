@@ -1,8 +1,8 @@
 """The client of an inventory service. It validates every answer.
 
-An answer about another order, with other items, or in a state to which the request cannot lead is `InventoryMismatch`;
-one that is no valid answer is `InventoryUnavailable`, so its result is unclear. It raises no other exceptions than those
-of `Inventory`.
+An answer about another order, with other items, or in a state to which the request cannot lead is
+`InventoryMismatch`; one that is no valid answer is `InventoryUnavailable`, so its result is unclear. It
+raises no other exceptions than those of `Inventory`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ from shop.inventory.errors import (
 )
 from shop.inventory.ledger import Holding, ProductStock
 from shop.inventory.service.contract import Reservation, State
-from shop.inventory.service.wire import HOLDINGS, PROBLEM_JSON, RESERVATION, SHIPPED, STOCK, Problem, ProblemDetails
+from shop.inventory.service.wire import (
+    HOLDINGS,
+    PROBLEM_JSON,
+    RESERVATION,
+    SHIPPED,
+    STOCK,
+    Problem,
+    ProblemDetails,
+)
 from shop.orders import names
 from shop.text.sanitize import one_line
 
@@ -41,10 +49,12 @@ _PAUSES = (0.05, 0.2)
 
 
 class ServiceInventory:
-    """An `Inventory` over one pool of at most `concurrency` connections, of the event loop in which it is used.
+    """An `Inventory` over one pool of at most `concurrency` connections, of the event loop in which it is
+    used.
 
-    No exchange takes longer than `timeout_seconds`. Only requests that change nothing (look-ups), or that were never
-    sent (no connection), are repeated at once. Every other unclear result is for the caller to look up.
+    No exchange takes longer than `timeout_seconds`. Only requests that change nothing (look-ups), or that
+    were never sent (no connection), are repeated at once. Every other unclear result is for the caller to
+    look up.
     """
 
     def __init__(self, url: str, token: str | None, *, timeout_seconds: float, concurrency: int) -> None:
@@ -52,11 +62,15 @@ class ServiceInventory:
         headers = {"Accept": f"application/json, {PROBLEM_JSON}", "Accept-Encoding": "identity"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=5)
+        limits = httpx.Limits(
+            max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=5
+        )
         # Loading the certificates takes 100 ms, in each process; without https there is nothing to verify.
         verify = False if url.startswith("http:") else httpx.create_ssl_context(trust_env=False)
         self._turns = asyncio.Semaphore(concurrency)
-        self._client = httpx.AsyncClient(headers=headers, timeout=timeout_seconds, limits=limits, verify=verify, trust_env=False)
+        self._client = httpx.AsyncClient(
+            headers=headers, timeout=timeout_seconds, limits=limits, verify=verify, trust_env=False
+        )
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
         short: tuple[Shortage, ...] = ()
@@ -76,7 +90,9 @@ class ServiceInventory:
 
     async def get(self, order_id: str) -> Reservation | None:
         try:
-            found = await self._again(lambda: self._exchange("GET", "/v1/reservations", RESERVATION, query={"order_id": order_id}))
+            found = await self._again(
+                lambda: self._exchange("GET", "/v1/reservations", RESERVATION, query={"order_id": order_id})
+            )
         except _NothingKnown:
             return None
         _expect(found.order_id == order_id, "another order's reservation")
@@ -90,7 +106,10 @@ class ServiceInventory:
 
     async def release(self, order_id: str) -> Reservation:
         found = await self._post("/release", order_id, "release")
-        _expect(found.state in {State.RELEASED, State.SHIPPED, State.RETURNED}, f"a reservation that is still {found.state}")
+        _expect(
+            found.state in {State.RELEASED, State.SHIPPED, State.RETURNED},
+            f"a reservation that is still {found.state}",
+        )
         return found
 
     async def commit(self, order_id: str) -> Reservation:
@@ -112,9 +131,9 @@ class ServiceInventory:
         return await self._again(lambda: self._exchange("GET", "/v1/holdings", HOLDINGS))
 
     async def shipped(self, installation: str | None) -> dict[str, int] | None:
-        """Returns the pieces per product that the service has shipped for this shop's orders (None: for orders without
-        an installation id). Returns None if the service does not distinguish shops: then it must have one shop's stock
-        only."""
+        """Returns the pieces per product that the service has shipped for this shop's orders (None: for
+        orders without an installation id). Returns None if the service does not distinguish shops: then it
+        must have one shop's stock only."""
         query = {"installation": installation} if installation is not None else None
         try:
             return await self._again(lambda: self._exchange("GET", "/v1/shipped", SHIPPED, query=query))
@@ -163,8 +182,14 @@ class ServiceInventory:
         failure: StepError
         request: httpx.Request | None = None
         try:
-            request = self._client.build_request(method, self.url + path, json=body, params=query, headers=headers)
-            async with self._turns, asyncio.timeout(self._timeout), aclosing(await self._client.send(request, stream=True)) as response:
+            request = self._client.build_request(
+                method, self.url + path, json=body, params=query, headers=headers
+            )
+            async with (
+                self._turns,
+                asyncio.timeout(self._timeout),
+                aclosing(await self._client.send(request, stream=True)) as response,
+            ):
                 content = await _whole(response)
         except StepError:
             raise
@@ -174,9 +199,13 @@ class ServiceInventory:
             failure = InventoryTimeout(f"the inventory service gave no answer within {self._timeout:g} s")
         except Exception as error:  # noqa: BLE001  (a broken connection has many names, down to those of the event loop)
             if request is None or isinstance(error, httpx.UnsupportedProtocol):
-                failure = InventoryRefused(f"this cannot be asked of an inventory service: {type(error).__name__}")
+                failure = InventoryRefused(
+                    f"this cannot be asked of an inventory service: {type(error).__name__}"
+                )
             else:  # once it may have been sent, no error of ours is a clear no: an answer may have caused it
-                failure = InventoryUnavailable(f"the connection to the inventory service broke: {type(error).__name__}")
+                failure = InventoryUnavailable(
+                    f"the connection to the inventory service broke: {type(error).__name__}"
+                )
         else:
             return _read(shape, response, content)
         raise failure  # outside of the except: the first error may have the token in it
@@ -212,7 +241,9 @@ def _read(shape: TypeAdapter[T], response: httpx.Response, content: bytes) -> T:
         raise _refusal(response, content)
     with suppress(ValidationError):
         return shape.validate_json(content)
-    raise InventoryUnavailable("the inventory service's answer makes no sense")  # outside: the error has the answer in it
+    raise InventoryUnavailable(
+        "the inventory service's answer makes no sense"
+    )  # outside: the error has the answer in it
 
 
 def _refusal(response: httpx.Response, content: bytes) -> StepError:
@@ -228,11 +259,17 @@ def _refusal(response: httpx.Response, content: bytes) -> StepError:
         case 404, Problem.NO_RESERVATION:
             return _NothingKnown("the inventory service knows nothing of this order")
         case ((401 | 403), _):
-            return InventoryMisconfigured("the inventory service does not accept the token: check INVENTORY_SERVICE_TOKEN")
+            return InventoryMisconfigured(
+                "the inventory service does not accept the token: check INVENTORY_SERVICE_TOKEN"
+            )
         case ((404 | 405 | 410), _):
-            return InventoryMisconfigured("there is no inventory service at this address: check INVENTORY_SERVICE_URL")
+            return InventoryMisconfigured(
+                "there is no inventory service at this address: check INVENTORY_SERVICE_URL"
+            )
         case 429, _:
-            return InventoryUnavailable("the inventory service limits how often it is asked", retry_after=_wait(response))
+            return InventoryUnavailable(
+                "the inventory service limits how often it is asked", retry_after=_wait(response)
+            )
         case ((408 | 425), _):
             return InventoryUnavailable(f"the inventory service answered {status}")
         case _ if 400 <= status < 500:
@@ -251,7 +288,9 @@ def _problem(response: httpx.Response, content: bytes) -> ProblemDetails | None:
 
 
 def _short(problem: ProblemDetails) -> tuple[Shortage, ...]:
-    return tuple(Shortage(one_line(s.product_id, 500), s.requested, max(0, s.available)) for s in problem.shortages)
+    return tuple(
+        Shortage(one_line(s.product_id, 500), s.requested, max(0, s.available)) for s in problem.shortages
+    )
 
 
 def _said(problem: ProblemDetails | None) -> str:

@@ -20,7 +20,9 @@ def service(url: str) -> ServiceInventory:
     own."""
     s = settings()
     token = s.inventory.service_token.get_secret_value() if s.inventory.service_token else None
-    return ServiceInventory(url, token, timeout_seconds=s.inventory.timeout_seconds, concurrency=s.inventory.concurrency)
+    return ServiceInventory(
+        url, token, timeout_seconds=s.inventory.timeout_seconds, concurrency=s.inventory.concurrency
+    )
 
 
 def inventory_at(url: str) -> Inventory:

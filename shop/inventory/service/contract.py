@@ -1,16 +1,17 @@
-"""The contract of an inventory service, for its client and its server. `tests/integration/test_inventory_contract.py`
-is its test.
+"""The contract of an inventory service, for its client and its server.
+`tests/integration/test_inventory_contract.py` is its test.
 
-- **By order id.** Every operation may be repeated, and finds what the first call did. A caller that does not know the
-  result of a request repeats it, or looks it up.
-- **Several shops.** An inventory may serve more than one shop. Therefore an order's id here is its `own_order_id`: the
-  shop's installation id, a slash, and the shop's own id of the order. To the inventory it is one name without further
-  meaning. Names without an installation id belong to orders that an earlier version of a shop began.
+- **By order id.** Every operation may be repeated, and finds what the first call did. A caller that does not
+  know the result of a request repeats it, or looks it up.
+- **Several shops.** An inventory may serve more than one shop. Therefore an order's id here is its
+  `own_order_id`: the shop's installation id, a slash, and the shop's own id of the order. To the inventory it
+  is one name without further meaning. Names without an installation id belong to orders that an earlier
+  version of a shop began.
 - **All or none.** An order has all its pieces, or none.
-- **Final.** `release` and `put_back` end the order, also if there is nothing to give back. A late request of a dead
-  worker then reserves and ships nothing (`ReservationLost`).
-- **Expiry.** Reservations expire by the inventory's own clock. An expired reservation does not end the order: it may
-  reserve again.
+- **Final.** `release` and `put_back` end the order, also if there is nothing to give back. A late request of
+  a dead worker then reserves and ships nothing (`ReservationLost`).
+- **Expiry.** Reservations expire by the inventory's own clock. An expired reservation does not end the order:
+  it may reserve again.
 """
 
 from __future__ import annotations
@@ -63,18 +64,19 @@ def own_order_id(installation: str, order_id: str) -> str:
 
 
 def taken_apart(own: str) -> tuple[str | None, str]:
-    """Splits an `own_order_id` into the installation id (None: an earlier version's order) and the shop's own id."""
+    """Splits an `own_order_id` into the installation id (None: an earlier version's order) and the shop's own
+    id."""
     found = _OWN.fullmatch(own)
     return (found[1], found[2]) if found else (None, own)
 
 
 class Inventory(Protocol):
-    """An inventory. All operations raise `InventoryUnavailable` (retryable; the result is unclear) and its subclass
-    `InventoryTimeout`, `InventoryRefused` and `InventoryMisconfigured`."""
+    """An inventory. All operations raise `InventoryUnavailable` (retryable; the result is unclear) and its
+    subclass `InventoryTimeout`, `InventoryRefused` and `InventoryMisconfigured`."""
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
-        """Reserves all items (pieces per product) for this many seconds, or none. Returns an existing reservation
-        that is held (extended to at least this long) or shipped.
+        """Reserves all items (pieces per product) for this many seconds, or none. Returns an existing
+        reservation that is held (extended to at least this long) or shipped.
 
         Raises `OutOfStock` with every item that is short (of an unknown product 0 are available), and
         `ReservationLost` if the order has ended.
@@ -87,7 +89,8 @@ class Inventory(Protocol):
         """Extends a held reservation to at least this long. Changes nothing else."""
 
     async def release(self, order_id: str) -> Reservation:
-        """Ends the order: what it holds is available again. What is shipped stays shipped; `put_back` returns it."""
+        """Ends the order: what it holds is available again. What is shipped stays shipped; `put_back` returns
+        it."""
 
     async def commit(self, order_id: str) -> Reservation:
         """Ships what is held: it leaves the stock. Raises `ReservationLost` if nothing is held (any more)."""

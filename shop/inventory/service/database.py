@@ -1,8 +1,9 @@
-"""The service's side of the contract: an `Inventory` on the tables, each operation in a transaction of its own.
+"""The service's side of the contract: an `Inventory` on the tables, each operation in a transaction of its
+own.
 
 `order-saga inventory-service` serves it. With the embedded stock the saga's steps run the same statements
-(`shop.inventory.reservations`) in the transaction that journals them. Orders have no leases here, so the service
-runs one request for an order at a time.
+(`shop.inventory.reservations`) in the transaction that journals them. Orders have no leases here, so the
+service runs one request for an order at a time.
 """
 
 from __future__ import annotations
@@ -26,15 +27,22 @@ _POOL = 10
 _SECONDS = 10
 """Limits an operation, in seconds, when the database does not answer."""
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7236115, hashtext(:id))")
-_ROW = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id FOR UPDATE")
-_LOOK = text("SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id")
+_ROW = text(
+    "SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id FOR "
+    "UPDATE"
+)
+_LOOK = text(
+    "SELECT order_id, id, state, items, expires_at, at_service FROM reservation WHERE order_id = :id"
+)
 _MARK = text("UPDATE reservation SET at_service = true WHERE order_id = :id")
 _OVER = text(
     "INSERT INTO reservation (order_id, id, state, items, expires_at, ended_at, at_service) "
-    "VALUES (:id, :name, 'released', '{}', now(), now(), true) ON CONFLICT (order_id) DO UPDATE SET state = 'released', at_service = true"
+    "VALUES (:id, :name, 'released', '{}', now(), now(), true) ON CONFLICT (order_id) DO UPDATE SET state = "
+    "'released', at_service = true"
 )
 _KEEP = text(
-    "UPDATE reservation SET expires_at = greatest(expires_at, now() + make_interval(secs => :seconds)) WHERE order_id = :id "
+    "UPDATE reservation SET expires_at = greatest(expires_at, now() + make_interval(secs => :seconds)) WHERE "
+    "order_id = :id "
     "AND state = 'held'"
 )
 _EXPIRED = text(
@@ -44,16 +52,21 @@ _EXPIRED = text(
 
 
 class DatabaseInventory:
-    """An `Inventory` on the tables `product` and `reservation` of a database. Raises database errors as they are."""
+    """An `Inventory` on the tables `product` and `reservation` of a database. Raises database errors as they
+    are."""
 
     def __init__(self, database_url: str) -> None:
         url = Settings(DATABASE_URL=database_url).database_url
-        self._engine = new_async_engine(url, pool_size=_POOL, max_overflow=0, pool_timeout=5, pool_pre_ping=True)
+        self._engine = new_async_engine(
+            url, pool_size=_POOL, max_overflow=0, pool_timeout=5, pool_pre_ping=True
+        )
 
     async def reserve(self, order_id: str, items: Mapping[str, int], *, seconds: float) -> Reservation:
         async with self._turn(order_id) as (tx, row):
             if row is not None and row.state in {State.RELEASED, State.RETURNED}:
-                raise ReservationLost(f"the order's reservation is over ({row.state}): nothing is reserved for it any more")
+                raise ReservationLost(
+                    f"the order's reservation is over ({row.state}): nothing is reserved for it any more"
+                )
             if row is not None and row.items != dict(items):
                 raise InventoryRefused("the order has reserved other items before")
             if row is None or row.state == State.EXPIRED:
@@ -88,7 +101,9 @@ class DatabaseInventory:
     async def commit(self, order_id: str) -> Reservation:
         async with self._turn(order_id) as (tx, row):
             if row is None or row.state not in {State.HELD, State.SHIPPED}:
-                raise ReservationLost(f"nothing is held for the order ({row.state if row else 'it never reserved'})")
+                raise ReservationLost(
+                    f"nothing is held for the order ({row.state if row else 'it never reserved'})"
+                )
             if row.state == State.HELD:
                 await reservations.ship(tx, [order_id])
             return await _now(tx, order_id)
@@ -117,8 +132,8 @@ class DatabaseInventory:
             return read_stock((await tx.execute(STOCK)).all())
 
     async def shipped(self, installation: str | None) -> dict[str, int]:
-        """Returns the pieces per product that the service shipped for this shop's orders (None: for orders without an
-        installation id)."""
+        """Returns the pieces per product that the service shipped for this shop's orders (None: for orders
+        without an installation id)."""
         async with self._reading() as tx:
             rows = await tx.execute(SHIPPED_FOR, {"installation": installation})
             return {row.product: row.pieces for row in rows}

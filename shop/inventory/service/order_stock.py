@@ -1,15 +1,15 @@
 """An inventory service as an `OrderStock`: everything happens there, before the step's transaction.
 
-Intent, act, result, as with payments and labels: the journal's `begun` is the intent, the service's address is
-in the step's notes before anything is sent, and on a later attempt an open intent is looked up before anything
-is sent again. A compensation asks by order id, whatever our journal knows, and ends the order at the service,
-so that a late request of a dead worker has no effect. An answer with other items than the order's, or that
-contradicts what the service answered before, counts neither as done nor as refused: the order needs a person,
-unless the next attempt makes it clear.
+Intent, act, result, as with payments and labels: the journal's `begun` is the intent, the service's address
+is in the step's notes before anything is sent, and on a later attempt an open intent is looked up before
+anything is sent again. A compensation asks by order id, whatever our journal knows, and ends the order at the
+service, so that a late request of a dead worker has no effect. An answer with other items than the order's,
+or that contradicts what the service answered before, counts neither as done nor as refused: the order needs a
+person, unless the next attempt makes it clear.
 
 Shipping is committed at the service before our transaction writes the parcel. If that transaction finds the
-order cancelled, or never comes, `return_shipment`, which is due from the moment the step began, puts the pieces
-back.
+order cancelled, or never comes, `return_shipment`, which is due from the moment the step began, puts the
+pieces back.
 
 The functions with a transaction only return what the journal has.
 """
@@ -38,13 +38,14 @@ from shop.shipping.carriers import STEP as SHIPPING
 log = logging.getLogger(__name__)
 
 _RESERVING, _RELEASING, _COMMITTING, _PUTTING_BACK = (
-    failpoint(f"{what} at the inventory service") for what in ("reserving", "releasing", "committing", "putting back")
+    failpoint(f"{what} at the inventory service")
+    for what in ("reserving", "releasing", "committing", "putting back")
 )
 _RETRIES, _POSTPONE_SECONDS = 3, 15.0
 """After this many failed attempts to ship, an order is postponed for this long."""
 _ADDRESS, _INSTALLATION = "inventory", "installation_id"
-"""Notes of `check_inventory`: the service's address, and the installation id in the order's name there. An order
-without the second was begun by an earlier version."""
+"""Notes of `check_inventory`: the service's address, and the installation id in the order's name there. An
+order without the second was begun by an earlier version."""
 _RELEASED = "released"
 """Note of `check_inventory`: the pieces that the service released."""
 _TAKEN, _BACK = "taken", "put_back"
@@ -52,14 +53,15 @@ _TAKEN, _BACK = "taken", "put_back"
 
 
 def address_of(order: OrderInstance) -> str | None:
-    """Returns the address of the service with which the order reserved, whatever the settings say now; None if
-    it did with none."""
+    """Returns the address of the service with which the order reserved, whatever the settings say now; None
+    if it did with none."""
     entry = order.journal.get(STEP)
     return entry.notes.get(_ADDRESS) if entry else None
 
 
 def address_to_reserve_at(order: OrderInstance) -> str | None:
-    """Returns the address at which the order has to reserve: where it began to, else the one of the settings."""
+    """Returns the address at which the order has to reserve: where it began to, else the one of the
+    settings."""
     return address_of(order) or settings().inventory.service_url
 
 
@@ -68,7 +70,8 @@ def reserved_pieces(result: Mapping[str, Any]) -> dict[str, int]:
     return {item["product_id"]: item["quantity"] for item in result.get("reserved_items", ())}
 
 
-# -- reserving ---------------------------------------------------------------------------------------------------------
+# -- reserving
+# ---------------------------------------------------------------------------------------------------------
 
 
 async def before_reserve(order: OrderInstance) -> dict[str, Any]:
@@ -89,7 +92,8 @@ async def reserve(_tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Reserva
     return {order.id: reservation_result(order) for order in orders}
 
 
-# -- releasing ---------------------------------------------------------------------------------------------------------
+# -- releasing
+# ---------------------------------------------------------------------------------------------------------
 
 
 async def before_release(order: OrderInstance) -> dict[str, Any]:
@@ -111,7 +115,8 @@ async def release(_tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, Release
     return {order.id: release_result(order.id, _noted_pieces(order, STEP, _RELEASED)) for order in orders}
 
 
-# -- shipping ----------------------------------------------------------------------------------------------------------
+# -- shipping
+# ----------------------------------------------------------------------------------------------------------
 
 
 async def before_ship(order: OrderInstance) -> dict[str, Any]:
@@ -122,7 +127,9 @@ async def before_ship(order: OrderInstance) -> dict[str, Any]:
     at, entry = _inventory_of(order), order.journal[SHIPPING]
     try:
         if not await _is_ours(order, at):
-            raise ReservationLost("another shop holds something at the inventory service under this order's id")
+            raise ReservationLost(
+                "another shop holds something at the inventory service under this order's id"
+            )
         if entry.attempts > 1 and (found := await at.get(_name(order))) is not None:
             _checked(order, found)
         await _commit(order, at)  # again, even if it seems done: it finds what the first call did
@@ -138,11 +145,14 @@ async def ship(_tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, dict[str, 
     for order in orders:
         entry = order.journal.get(SHIPPING)
         if entry is None or not entry.notes.get(_TAKEN):
-            raise RuntimeError("stock at an inventory service has to be committed there before its order is shipped")
+            raise RuntimeError(
+                "stock at an inventory service has to be committed there before its order is shipped"
+            )
     return {order.id: order.payload.wanted for order in orders}
 
 
-# -- putting back ------------------------------------------------------------------------------------------------------
+# -- putting back
+# ------------------------------------------------------------------------------------------------------
 
 
 async def before_put_back(order: OrderInstance) -> dict[str, Any]:
@@ -160,16 +170,20 @@ async def before_put_back(order: OrderInstance) -> dict[str, Any]:
     return {}
 
 
-async def put_back(_tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]) -> dict[str, Mapping[str, int]]:
+async def put_back(
+    _tx: Tx, orders: Sequence[OrderInstance], returned: Mapping[str, Mapping[str, int]]
+) -> dict[str, Mapping[str, int]]:
     """Returns the pieces of the parcels that come back, else what `before_put_back` did."""
     return {order.id: returned.get(order.id) or _noted_pieces(order, SHIPPING, _BACK) for order in orders}
 
 
-# -- extending ---------------------------------------------------------------------------------------------------------
+# -- extending
+# ---------------------------------------------------------------------------------------------------------
 
 
 async def before_extend(orders: Sequence[OrderInstance], seconds: float) -> None:
-    """Extends the reservations at their services. One that fails expires, and its order reserves again later."""
+    """Extends the reservations at their services. One that fails expires, and its order reserves again
+    later."""
     await asyncio.gather(*(_extend(order, seconds) for order in orders))
 
 
@@ -181,7 +195,9 @@ async def _extend(order: OrderInstance, seconds: float) -> None:
     try:
         await _inventory_of(order).keep(_name(order), seconds=seconds + _expiry_seconds())
     except StepError as error:
-        log.warning("the reservation of order %s may expire at the inventory service (%s)", order.id, error.code)
+        log.warning(
+            "the reservation of order %s may expire at the inventory service (%s)", order.id, error.code
+        )
 
 
 def _known(address: str | None) -> str:
@@ -207,9 +223,9 @@ def _noted_pieces(order: OrderInstance, step: str, note: str) -> dict[str, int]:
 
 
 async def _is_ours(order: OrderInstance, at: Inventory) -> bool:
-    """Returns whether what the service has under the order's name is ours. An earlier version called orders by
-    their own ids alone, as other shops at the same service may have done: then it is ours only if its items
-    are."""
+    """Returns whether what the service has under the order's name is ours. An earlier version called orders
+    by their own ids alone, as other shops at the same service may have done: then it is ours only if its
+    items are."""
     if _name(order) != order.id:
         return True
     found = await at.get(order.id)
@@ -220,7 +236,11 @@ async def _postpone_if_repeated(order: OrderInstance, unavailable: InventoryUnav
     """Makes the error postpone the order, after some attempts and as long as its stock is reserved: a service
     that fails is no reason to compensate a paid order. A wrong answer does not become right by waiting."""
     entry = order.journal[SHIPPING]
-    if isinstance(unavailable, InventoryMismatch) or entry.attempts <= _RETRIES or unavailable.retry_after is not None:
+    if (
+        isinstance(unavailable, InventoryMismatch)
+        or entry.attempts <= _RETRIES
+        or unavailable.retry_after is not None
+    ):
         return
     now = (await database_time()).timestamp()
     since = float(entry.notes.get("stock_away_since") or now)
@@ -234,7 +254,8 @@ async def _commit(order: OrderInstance, at: Inventory) -> None:
     try:
         await _commit_once(order, at)
     except ReservationLost as lost:
-        # It may only have expired while the order was postponed. An order that has ended there is refused again.
+        # It may only have expired while the order was postponed. An order that has ended there is refused
+        # again.
         try:
             await _reserve(order, at)
         except (OutOfStock, ReservationLost):

@@ -1,7 +1,7 @@
 """The messages between an inventory service and its client, for both sides.
 
-Errors are problems (RFC 9457, `application/problem+json`); `type` is one of `Problem`, in every implementation of the
-service.
+Errors are problems (RFC 9457, `application/problem+json`); `type` is one of `Problem`, in every
+implementation of the service.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ def upgrade() -> None:
         sa.Column("number", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("content", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("fingerprint", sa.Text(), nullable=False),
-        sa.Column("submitted_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "submitted_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
         sa.Column("lease_id", sa.Uuid(), nullable=True),
         sa.Column("fence", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("takeovers", sa.Integer(), server_default=sa.text("0"), nullable=False),
@@ -43,22 +45,43 @@ def upgrade() -> None:
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("failing_step", sa.Text(), nullable=True),
         sa.Column("failure", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
-        sa.Column("reasons", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False),
-        sa.Column("undone", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False),
+        sa.Column(
+            "reasons", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False
+        ),
+        sa.Column(
+            "undone", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False
+        ),
         sa.Column("currency", sa.Text(), server_default=sa.text("'USD'"), nullable=False),
-        sa.Column("amount_charged", sa.Numeric(precision=20, scale=6), server_default=sa.text("0"), nullable=False),
-        sa.Column("amount_refunded", sa.Numeric(precision=20, scale=6), server_default=sa.text("0"), nullable=False),
-        sa.Column("amount_at_risk", sa.Numeric(precision=20, scale=6), server_default=sa.text("0"), nullable=False),
+        sa.Column(
+            "amount_charged", sa.Numeric(precision=20, scale=6), server_default=sa.text("0"), nullable=False
+        ),
+        sa.Column(
+            "amount_refunded", sa.Numeric(precision=20, scale=6), server_default=sa.text("0"), nullable=False
+        ),
+        sa.Column(
+            "amount_at_risk", sa.Numeric(precision=20, scale=6), server_default=sa.text("0"), nullable=False
+        ),
         sa.CheckConstraint(
-            "outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated', 'needs_attention')", name="customer_order_outcome_known"
+            "outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated', 'needs_attention')",
+            name="customer_order_outcome_known",
         ),
         sa.CheckConstraint("amount_refunded <= amount_charged", name="customer_order_refund_within_charge"),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index(
-        "customer_order_attention", "customer_order", ["finished_at"], unique=False, postgresql_where=sa.text("outcome = 'needs_attention'")
+        "customer_order_attention",
+        "customer_order",
+        ["finished_at"],
+        unique=False,
+        postgresql_where=sa.text("outcome = 'needs_attention'"),
     )
-    op.create_index("customer_order_open", "customer_order", ["number"], unique=False, postgresql_where=sa.text("outcome IS NULL"))
+    op.create_index(
+        "customer_order_open",
+        "customer_order",
+        ["number"],
+        unique=False,
+        postgresql_where=sa.text("outcome IS NULL"),
+    )
     op.create_table(
         "lease",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -76,7 +99,9 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("begun_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("notes", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column(
+            "notes", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False
+        ),
         sa.Column("result", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("error", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("undo_due", sa.Boolean(), server_default=sa.text("false"), nullable=False),
@@ -98,14 +123,22 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("payload", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("next_attempt_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "next_attempt_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
         sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("order_id", "kind", name="outbox_once"),
     )
-    op.create_index("outbox_waiting", "outbox", ["next_attempt_at"], unique=False, postgresql_where=sa.text("sent_at IS NULL"))
+    op.create_index(
+        "outbox_waiting",
+        "outbox",
+        ["next_attempt_at"],
+        unique=False,
+        postgresql_where=sa.text("sent_at IS NULL"),
+    )
     op.create_table(
         "product",
         sa.Column("id", sa.Text(), nullable=False),
@@ -129,7 +162,13 @@ def upgrade() -> None:
         sa.CheckConstraint("state IN ('held', 'released', 'shipped')", name="reservation_state_known"),
         sa.PrimaryKeyConstraint("order_id"),
     )
-    op.create_index("reservation_held", "reservation", ["expires_at"], unique=False, postgresql_where=sa.text("state = 'held'"))
+    op.create_index(
+        "reservation_held",
+        "reservation",
+        ["expires_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'held'"),
+    )
     op.create_table(
         "shipment",
         sa.Column("order_id", sa.Text(), nullable=False),
@@ -143,7 +182,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("order_id"),
         sa.UniqueConstraint("tracking_number"),
     )
-    # Their rows are updated soon after they are written: with room on the page, an update does not touch the indexes.
+    # Their rows are updated soon after they are written: with room on the page, an update does not touch the
+    # indexes.
     op.execute("ALTER TABLE customer_order SET (fillfactor = 60)")
     op.execute("ALTER TABLE order_step SET (fillfactor = 60)")
 
@@ -157,8 +197,14 @@ def downgrade() -> None:
     op.drop_table("outbox")
     op.drop_table("order_step")
     op.drop_table("lease")
-    op.drop_index("customer_order_open", table_name="customer_order", postgresql_where=sa.text("outcome IS NULL"))
-    op.drop_index("customer_order_attention", table_name="customer_order", postgresql_where=sa.text("outcome = 'needs_attention'"))
+    op.drop_index(
+        "customer_order_open", table_name="customer_order", postgresql_where=sa.text("outcome IS NULL")
+    )
+    op.drop_index(
+        "customer_order_attention",
+        table_name="customer_order",
+        postgresql_where=sa.text("outcome = 'needs_attention'"),
+    )
     op.drop_table("customer_order")
     op.drop_index("customer_interaction_customer", table_name="customer_interaction")
     op.drop_table("customer_interaction")

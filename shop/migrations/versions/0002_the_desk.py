@@ -44,11 +44,19 @@ def upgrade() -> None:
         sa.Column("resolution", sa.Text(), nullable=True),
         _amount("amount_by_hand"),
         _amount("amount_written_off"),
-        sa.CheckConstraint("resolution IN ('undone', 'refunded_by_hand', 'written_off')", name="attention_resolution_known"),
+        sa.CheckConstraint(
+            "resolution IN ('undone', 'refunded_by_hand', 'written_off')", name="attention_resolution_known"
+        ),
         sa.CheckConstraint("(resolution IS NULL) = (resolved_at IS NULL)", name="attention_resolved_somehow"),
         sa.PrimaryKeyConstraint("order_id"),
     )
-    op.create_index("attention_open", "attention", ["next_retry_at"], unique=False, postgresql_where=sa.text("resolved_at IS NULL"))
+    op.create_index(
+        "attention_open",
+        "attention",
+        ["next_retry_at"],
+        unique=False,
+        postgresql_where=sa.text("resolved_at IS NULL"),
+    )
     op.create_table(
         "desk_entry",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -63,7 +71,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("desk_entry_order", "desk_entry", ["order_id"], unique=False)
-    op.add_column("customer_order", sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column(
+        "customer_order", sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True)
+    )
     op.add_column("customer_order", sa.Column("cancel_reason", sa.Text(), nullable=True))
     op.add_column("customer_order", sa.Column("cancel_requested_by", sa.Text(), nullable=True))
     op.create_index(
@@ -75,13 +85,17 @@ def upgrade() -> None:
     )
     op.add_column("shipment", sa.Column("returned_at", sa.DateTime(timezone=True), nullable=True))
     op.drop_constraint("reservation_state_known", "reservation", type_="check")
-    op.create_check_constraint("reservation_state_known", "reservation", "state IN ('held', 'released', 'shipped', 'returned')")
+    op.create_check_constraint(
+        "reservation_state_known", "reservation", "state IN ('held', 'released', 'shipped', 'returned')"
+    )
     op.execute(_ALREADY)
 
 
 def downgrade() -> None:
     op.drop_constraint("reservation_state_known", "reservation", type_="check")
-    op.create_check_constraint("reservation_state_known", "reservation", "state IN ('held', 'released', 'shipped')")
+    op.create_check_constraint(
+        "reservation_state_known", "reservation", "state IN ('held', 'released', 'shipped')"
+    )
     op.drop_column("shipment", "returned_at")
     op.drop_index("customer_order_cancelling", table_name="customer_order")
     op.drop_column("customer_order", "cancel_requested_by")

@@ -15,15 +15,29 @@ def upgrade() -> None:
     op.add_column("outbox", sa.Column("refused_at", sa.DateTime(timezone=True), nullable=True))
     op.drop_index("outbox_waiting", table_name="outbox")
     op.create_index(
-        "outbox_waiting", "outbox", ["next_attempt_at"], unique=False, postgresql_where=sa.text("sent_at IS NULL AND refused_at IS NULL")
+        "outbox_waiting",
+        "outbox",
+        ["next_attempt_at"],
+        unique=False,
+        postgresql_where=sa.text("sent_at IS NULL AND refused_at IS NULL"),
     )
     op.create_index(
-        "outbox_undelivered", "outbox", ["created_at"], unique=False, postgresql_where=sa.text("sent_at IS NULL AND error IS NOT NULL")
+        "outbox_undelivered",
+        "outbox",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("sent_at IS NULL AND error IS NOT NULL"),
     )
 
 
 def downgrade() -> None:
     op.drop_index("outbox_undelivered", table_name="outbox")
     op.drop_index("outbox_waiting", table_name="outbox")
-    op.create_index("outbox_waiting", "outbox", ["next_attempt_at"], unique=False, postgresql_where=sa.text("sent_at IS NULL"))
+    op.create_index(
+        "outbox_waiting",
+        "outbox",
+        ["next_attempt_at"],
+        unique=False,
+        postgresql_where=sa.text("sent_at IS NULL"),
+    )
     op.drop_column("outbox", "refused_at")

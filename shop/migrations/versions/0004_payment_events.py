@@ -22,7 +22,9 @@ def upgrade() -> None:
         sa.Column("payment_id", sa.Text(), nullable=True),
         sa.Column("dispute", postgresql.JSONB(), nullable=True),
         sa.Column("received_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("next_attempt_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "next_attempt_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
         sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("handled_at", sa.DateTime(timezone=True), nullable=True),
@@ -30,8 +32,18 @@ def upgrade() -> None:
         sa.CheckConstraint("(done IS NULL) = (handled_at IS NULL)", name="payment_event_handled_somehow"),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("payment_event_waiting", "payment_event", ["next_attempt_at"], postgresql_where=sa.text("handled_at IS NULL"))
-    op.create_index("payment_event_handled", "payment_event", ["handled_at"], postgresql_where=sa.text("handled_at IS NOT NULL"))
+    op.create_index(
+        "payment_event_waiting",
+        "payment_event",
+        ["next_attempt_at"],
+        postgresql_where=sa.text("handled_at IS NULL"),
+    )
+    op.create_index(
+        "payment_event_handled",
+        "payment_event",
+        ["handled_at"],
+        postgresql_where=sa.text("handled_at IS NOT NULL"),
+    )
     op.create_table(
         "dispute",
         sa.Column("id", sa.Text(), nullable=False),

@@ -15,7 +15,9 @@ _MORE_STATES = "state IN ('held', 'released', 'shipped', 'returned', 'expired')"
 
 
 def upgrade() -> None:
-    op.add_column("reservation", sa.Column("at_service", sa.Boolean(), server_default=sa.text("false"), nullable=False))
+    op.add_column(
+        "reservation", sa.Column("at_service", sa.Boolean(), server_default=sa.text("false"), nullable=False)
+    )
     op.drop_constraint("reservation_state_known", "reservation", type_="check")
     op.create_check_constraint("reservation_state_known", "reservation", _MORE_STATES)
 

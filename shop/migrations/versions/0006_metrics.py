@@ -1,5 +1,5 @@
-"""What metrics are read from. The generated columns rewrite two tables: ten seconds for a million journal rows, in which nothing else
-can write to them."""
+"""What metrics are read from. The generated columns rewrite two tables: ten seconds for a million journal
+rows, in which nothing else can write to them."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,10 @@ _CELL = "floor(ln(least(greatest(date_part('epoch', {ended} - {begun}), 0.0001),
 
 def upgrade() -> None:
     op.execute(
-        f"ALTER TABLE order_step ADD COLUMN cell smallint GENERATED ALWAYS AS ({_CELL.format(ended='ended_at', begun='begun_at')}) STORED, "
-        "ADD COLUMN remark text GENERATED ALWAYS AS (left(coalesce(error ->> 'code', result ->> 'generation_model'), 100)) STORED"
+        f"ALTER TABLE order_step ADD COLUMN cell smallint GENERATED ALWAYS AS "
+        f"({_CELL.format(ended='ended_at', begun='begun_at')}) STORED, "
+        "ADD COLUMN remark text GENERATED ALWAYS AS (left(coalesce(error ->> 'code', result ->> "
+        "'generation_model'), 100)) STORED"
     )
     op.execute(
         "ALTER TABLE customer_order ADD COLUMN cell smallint "

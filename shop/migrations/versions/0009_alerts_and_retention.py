@@ -1,4 +1,5 @@
-"""Alerts and who is to be told of them; what an order waits for outside, and when its customer's data was erased."""
+"""Alerts and who is to be told of them; what an order waits for outside, and when its customer's data was
+erased."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +15,16 @@ depends_on: str | Sequence[str] | None = None
 
 
 def _time(name: str, *, now: bool = False) -> sa.Column[Any]:
-    return sa.Column(name, sa.DateTime(timezone=True), server_default=sa.text("now()") if now else None, nullable=not now)
+    return sa.Column(
+        name, sa.DateTime(timezone=True), server_default=sa.text("now()") if now else None, nullable=not now
+    )
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE customer_order ADD COLUMN waits_for text, ADD COLUMN waits_since timestamptz, ADD COLUMN erased_at timestamptz")
+    op.execute(
+        "ALTER TABLE customer_order ADD COLUMN waits_for text, ADD COLUMN waits_since timestamptz, ADD "
+        "COLUMN erased_at timestamptz"
+    )
     op.create_table(
         "alert",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -34,7 +40,9 @@ def upgrade() -> None:
         sa.Column("over_because", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("alert_open", "alert", ["rule", "subject"], unique=True, postgresql_where=sa.text("over_at IS NULL"))
+    op.create_index(
+        "alert_open", "alert", ["rule", "subject"], unique=True, postgresql_where=sa.text("over_at IS NULL")
+    )
     op.create_index("alert_over", "alert", ["over_at"], postgresql_where=sa.text("over_at IS NOT NULL"))
     op.create_table(
         "alert_notice",
@@ -51,7 +59,12 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["alert_id"], ["alert.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("alert_id", "phase", "way"),
     )
-    op.create_index("alert_notice_waiting", "alert_notice", ["next_attempt_at"], postgresql_where=sa.text("sent_at IS NULL"))
+    op.create_index(
+        "alert_notice_waiting",
+        "alert_notice",
+        ["next_attempt_at"],
+        postgresql_where=sa.text("sent_at IS NULL"),
+    )
     op.create_table(
         "alert_watch",
         sa.Column("id", sa.SmallInteger(), autoincrement=False, nullable=False),

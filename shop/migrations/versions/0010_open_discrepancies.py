@@ -21,7 +21,9 @@ def upgrade() -> None:
         sa.Column("accepted_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("order_id", "digest"),
     )
-    op.create_index("discrepancy_open", "discrepancy", ["order_id"], postgresql_where=sa.text("accepted_at IS NULL"))
+    op.create_index(
+        "discrepancy_open", "discrepancy", ["order_id"], postgresql_where=sa.text("accepted_at IS NULL")
+    )
 
 
 def downgrade() -> None:

@@ -1,4 +1,5 @@
-"""An id of this installation, for what it shares with others: gateway accounts, carriers, inventory services"""
+"""An id of this installation, for what it shares with others: gateway accounts, carriers, inventory
+services"""
 
 import secrets
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
-"""The lease that an order was taken over from: a takeover does not count if its holder lived and had lost the database"""
+"""The lease that an order was taken over from: a takeover does not count if its holder lived and had lost the
+database"""
 
 from collections.abc import Sequence
 

@@ -16,14 +16,18 @@ def upgrade() -> None:
         "lost_run_search",
         sa.Column("id", sa.SmallInteger(), autoincrement=False, nullable=False),
         sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.Column("searched_until", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "searched_until", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
         sa.CheckConstraint("id = 1", name="lost_run_search_one"),
         sa.PrimaryKeyConstraint("id"),
     )
-    # A run that was started while these tables were missing may have failed for that. The day before is looked at, too.
+    # A run that was started while these tables were missing may have failed for that. The day before is
+    # looked at, too.
     op.execute(
         "INSERT INTO lost_run_search (id, since, searched_until) VALUES "
-        "(1, coalesce((SELECT submitted_at FROM customer_order ORDER BY number LIMIT 1), now()), now() - interval '1 day')"
+        "(1, coalesce((SELECT submitted_at FROM customer_order ORDER BY number LIMIT 1), now()), now() - "
+        "interval '1 day')"
     )
 
 

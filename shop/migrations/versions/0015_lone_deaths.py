@@ -13,9 +13,14 @@ depends_on: str | Sequence[str] | None = None
 
 def upgrade() -> None:
     op.add_column("lease", sa.Column("orders_left", sa.Integer(), nullable=True))
-    op.add_column("customer_order", sa.Column("lone_deaths", sa.Integer(), server_default=sa.text("0"), nullable=False))
+    op.add_column(
+        "customer_order", sa.Column("lone_deaths", sa.Integer(), server_default=sa.text("0"), nullable=False)
+    )
     op.create_index(
-        "customer_order_suspected", "customer_order", ["number"], postgresql_where=sa.text("outcome IS NULL AND takeovers >= 2")
+        "customer_order_suspected",
+        "customer_order",
+        ["number"],
+        postgresql_where=sa.text("outcome IS NULL AND takeovers >= 2"),
     )
 
 

@@ -1,4 +1,5 @@
-"""Words of the metrics: attempts are `postponed`, not `put_off`; a consumer of waiting orders is no `drain`."""
+"""Words of the metrics: attempts are `postponed`, not `put_off`; a consumer of waiting orders is no
+`drain`."""
 
 from collections.abc import Sequence
 

@@ -85,9 +85,14 @@ def lines_over_time(title: str, series: Mapping[str, Sequence[float | None]], ti
     step = _PLOT_WIDTH / max(1, len(times))
     for name, values in series.items():
         for piece in _pieces(values):
-            points = [(_LEFT + (place + 0.5) * step, _TOP + _PLOT_HEIGHT * (1 - value / top)) for place, value in piece]
+            points = [
+                (_LEFT + (place + 0.5) * step, _TOP + _PLOT_HEIGHT * (1 - value / top))
+                for place, value in piece
+            ]
             (x, y), *others = points
-            shapes.append(_line(points, COLOURS[name]) if others else _box(x - 2.5, y - 2.5, 5, 5, COLOURS[name]))
+            shapes.append(
+                _line(points, COLOURS[name]) if others else _box(x - 2.5, y - 2.5, 5, 5, COLOURS[name])
+            )
     says = f"{title}: at most {max(known):.2f} s" if known else f"{title}: nothing ended"
     return _chart(says, shapes, _TOP + _PLOT_HEIGHT + 32)
 
@@ -99,7 +104,12 @@ def bar_list(bars: BarList) -> Chart:
     for place, bar in enumerate(bars.bars):
         y = 44 + place * _ROW
         shapes += [
-            _text(_NAME_WIDTH - 8, y + 14, bar.name if len(bar.name) <= 26 else bar.name[:25] + "…", anchor="end"),
+            _text(
+                _NAME_WIDTH - 8,
+                y + 14,
+                bar.name if len(bar.name) <= 26 else bar.name[:25] + "…",
+                anchor="end",
+            ),
             _box(_NAME_WIDTH, y, room, 18, "grid"),
             _text(_NAME_WIDTH + room + 8, y + 14, bar.text),
         ]
@@ -121,13 +131,16 @@ def _chart(says: str, shapes: Sequence[str], height: float) -> Chart:
     style = _style(LIGHT) + "@media (prefers-color-scheme: dark){" + _style(DARK) + "}"
     return Chart(
         says,
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" height="{height:g}" viewBox="0 0 {WIDTH} {height:g}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" height="{height:g}" viewBox="0 '
+        f'0 {WIDTH} {height:g}" '
         f'font-family="{escape(_FONT)}"><title>{escape(_printable(says))}</title><style>{style}</style>'
         f"{_box(0, 0, WIDTH, height, 'ground')}{''.join(shapes)}</svg>",
     )
 
 
-def _axes(title: str, top: float, times: Sequence[str], names: Sequence[str], label: Callable[[float], str]) -> list[str]:
+def _axes(
+    title: str, top: float, times: Sequence[str], names: Sequence[str], label: Callable[[float], str]
+) -> list[str]:
     """Draws title, legend, grid and axes of a chart over time."""
     shapes = [_text(16, 26, title, size=15, bold=True)]
     for place in range(5):
@@ -138,7 +151,16 @@ def _axes(title: str, top: float, times: Sequence[str], names: Sequence[str], la
         ]
     step = _PLOT_WIDTH / max(1, len(times))
     for place in range(0, len(times), max(1, math.ceil(len(times) / 8))):
-        shapes.append(_text(_LEFT + (place + 0.5) * step, _TOP + _PLOT_HEIGHT + 18, times[place], size=11, colour="dim", anchor="middle"))
+        shapes.append(
+            _text(
+                _LEFT + (place + 0.5) * step,
+                _TOP + _PLOT_HEIGHT + 18,
+                times[place],
+                size=11,
+                colour="dim",
+                anchor="middle",
+            )
+        )
     x = 16.0
     for name in names:
         shapes += [_box(x, 38, 10, 10, COLOURS[name]), _text(x + 15, 48, name)]
@@ -170,7 +192,9 @@ def _number(value: float) -> str:
 
 
 def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" {_paint("fill", colour)}/>'
+    return (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" {_paint("fill", colour)}/>'
+    )
 
 
 def _line(points: Sequence[tuple[float, float]], colour: str, thick: float = 2) -> str:
@@ -178,7 +202,16 @@ def _line(points: Sequence[tuple[float, float]], colour: str, thick: float = 2) 
     return f'<polyline points="{path}" fill="none" stroke-width="{thick:g}" stroke-linejoin="round" {_paint("stroke", colour)}/>'
 
 
-def _text(x: float, y: float, text: str, *, size: float = 12, colour: str = "ink", anchor: str = "start", bold: bool = False) -> str:
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    *,
+    size: float = 12,
+    colour: str = "ink",
+    anchor: str = "start",
+    bold: bool = False,
+) -> str:
     weight = ' font-weight="600"' if bold else ""
     where = f'x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" text-anchor="{anchor}"{weight}'
     return f"<text {where} {_paint('fill', colour)}>{escape(_printable(text))}</text>"
@@ -190,7 +223,9 @@ def _paint(what: str, colour: str) -> str:
 
 
 def _style(colours: dict[str, str]) -> str:
-    return "".join(f".fill-{name}{{fill:{colour}}}.stroke-{name}{{stroke:{colour}}}" for name, colour in colours.items())
+    return "".join(
+        f".fill-{name}{{fill:{colour}}}.stroke-{name}{{stroke:{colour}}}" for name, colour in colours.items()
+    )
 
 
 def _printable(text: str) -> str:

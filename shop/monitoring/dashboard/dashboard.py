@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from shop.monitoring.dashboard.charts import Bar, BarList, Chart, as_image, bar_list, bars_over_time, lines_over_time
+from shop.monitoring.dashboard.charts import (
+    Bar,
+    BarList,
+    Chart,
+    as_image,
+    bar_list,
+    bars_over_time,
+    lines_over_time,
+)
 from shop.monitoring.dashboard.figures import Figures
 from shop.orders.outcomes import Outcome
 from shop.orders.page.formatting import duration, for_markdown, markdown_table
@@ -23,7 +31,10 @@ def dashboard_page(figures: Figures, steps: Sequence[str], title: str) -> str:
         *map(as_image, charts(figures, steps)),
         "## Numbers",
         numbers(figures, steps),
-        f"From {figures.since:%Y-%m-%d %H:%M} to {figures.until:%Y-%m-%d %H:%M} UTC. To see one order, run the deployment `show-order`.",
+        (
+            f"From {figures.since:%Y-%m-%d %H:%M} to {figures.until:%Y-%m-%d %H:%M} UTC. To see one order, run "
+            f"the deployment `show-order`."
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -31,7 +42,9 @@ def dashboard_page(figures: Figures, steps: Sequence[str], title: str) -> str:
 def charts(figures: Figures, steps: Sequence[str]) -> list[Chart]:
     """Draws throughput, latency, outcomes, errors, stock."""
     times = part_names(figures)
-    counts: dict[str, list[float]] = {str(outcome): [float(n) for n in parts] for outcome, parts in figures.ended.items()}
+    counts: dict[str, list[float]] = {
+        str(outcome): [float(n) for n in parts] for outcome, parts in figures.ended.items()
+    }
     seconds = figures.part_seconds
     every = "hour" if seconds == 3600 else f"{seconds / 60:g} min" if seconds >= 60 else f"{seconds:g} s"
     return [
@@ -46,7 +59,9 @@ def bar_lists(figures: Figures, steps: Sequence[str]) -> list[BarList]:
     return [
         BarList("Outcomes", _outcomes(figures), "no order ended"),
         BarList("Error rate per step", _errors(figures, steps), "no step ended"),
-        BarList("Stock that runs low", _stock(figures), _ENOUGH if figures.low_stock is not None else _ELSEWHERE),
+        BarList(
+            "Stock that runs low", _stock(figures), _ENOUGH if figures.low_stock is not None else _ELSEWHERE
+        ),
     ]
 
 
@@ -62,11 +77,15 @@ def headline(figures: Figures) -> str:
     if figures.total:
         completed = sum(figures.ended.get(Outcome.COMPLETED, []))
         parts.append(f"{100 * completed / figures.total:.1f} % completed")
-        parts.append(f"half within {duration(figures.p50_overall)}, 95 % within {duration(figures.p95_overall)}")
+        parts.append(
+            f"half within {duration(figures.p50_overall)}, 95 % within {duration(figures.p95_overall)}"
+        )
     if attention := sum(figures.ended.get(Outcome.NEEDS_ATTENTION, [])):
         parts.append(f"{attention:,} under manual review")
     if figures.waiting:
-        parts.append(f"{figures.waiting:,} in progress or waiting, the oldest for {duration(figures.oldest_seconds)}")
+        parts.append(
+            f"{figures.waiting:,} in progress or waiting, the oldest for {duration(figures.oldest_seconds)}"
+        )
     return "; ".join(parts) + "."
 
 
@@ -74,18 +93,34 @@ def numbers(figures: Figures, steps: Sequence[str]) -> str:
     """Returns the figures as tables, for readers who do not see the charts."""
     tables = []
     if figures.total:
-        share = [(outcome, f"{sum(n):,}", f"{100 * sum(n) / figures.total:.1f} %") for outcome, n in figures.ended.items()]
+        share = [
+            (outcome, f"{sum(n):,}", f"{100 * sum(n) / figures.total:.1f} %")
+            for outcome, n in figures.ended.items()
+        ]
         tables.append(markdown_table(("outcome", "orders", "share"), share))
     if figures.money:
-        money = [(m.currency, *(show(amount, m.currency) for amount in (m.charged, m.refunded, m.at_risk))) for m in figures.money]
+        money = [
+            (m.currency, *(show(amount, m.currency) for amount in (m.charged, m.refunded, m.at_risk)))
+            for m in figures.money
+        ]
         tables.append(markdown_table(("currency", "charged", "refunded", "at risk"), money))
     known = {each.step: each for each in figures.steps}
     if done := [known[step] for step in _sequence(figures, steps)]:
         cells = [
-            (s.step, f"{s.ended:,}", f"{s.refused:,}", f"{s.failed:,}", f"{100 * s.error_rate:.1f} %", f"{s.retried:,}", f"{s.undone:,}")
+            (
+                s.step,
+                f"{s.ended:,}",
+                f"{s.refused:,}",
+                f"{s.failed:,}",
+                f"{100 * s.error_rate:.1f} %",
+                f"{s.retried:,}",
+                f"{s.undone:,}",
+            )
             for s in done
         ]
-        tables.append(markdown_table(("step", "ended", "refused", "failed", "error rate", "retried", "undone"), cells))
+        tables.append(
+            markdown_table(("step", "ended", "refused", "failed", "error rate", "retried", "undone"), cells)
+        )
     if figures.low_stock:
         stock = [(p.product_id, p.name, f"{p.available:,}", f"{p.received:,}") for p in figures.low_stock]
         tables.append(markdown_table(("product", "name", "available", "ever received"), stock))
@@ -104,13 +139,20 @@ def _errors(figures: Figures, steps: Sequence[str]) -> list[Bar]:
     for step in _sequence(figures, steps):
         s = known[step]
         colour = "bad" if s.error_rate > figures.bad_rate else "warning" if s.failed else "good"
-        bars.append(Bar(step, s.error_rate, f"{100 * s.error_rate:.1f} % ({s.failed:,} of {s.ended:,})", colour))
+        bars.append(
+            Bar(step, s.error_rate, f"{100 * s.error_rate:.1f} % ({s.failed:,} of {s.ended:,})", colour)
+        )
     return bars
 
 
 def _stock(figures: Figures) -> list[Bar]:
     return [
-        Bar(p.product_id, p.available / max(1, p.received), f"{p.available:,} of {p.received:,}", "bad" if p.available <= 0 else "warning")
+        Bar(
+            p.product_id,
+            p.available / max(1, p.received),
+            f"{p.available:,} of {p.received:,}",
+            "bad" if p.available <= 0 else "warning",
+        )
         for p in figures.low_stock or ()
     ]
 

@@ -53,7 +53,8 @@ _STEPS = text(
     """  # noqa: S608  (constants)
 )
 _STOCK = text(
-    "SELECT id, name, on_hand - reserved AS available, received FROM product WHERE (on_hand - reserved) * 5 <= received "
+    "SELECT id, name, on_hand - reserved AS available, received FROM product WHERE (on_hand - reserved) * 5 "
+    "<= received "
     "ORDER BY (on_hand - reserved), id LIMIT :most"
 )
 _WAITING = text(
@@ -143,14 +144,20 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         orders = (await tx.execute(_ORDERS, asked)).all()
         latency = (await tx.execute(_LATENCY, asked)).all()
         money = (await tx.execute(_MONEY, times)).mappings().all()
-        steps = (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS), "external": list(EXTERNAL)})).mappings().all()
+        steps = (
+            (await tx.execute(_STEPS, {**times, "refusals": sorted(REFUSALS), "external": list(EXTERNAL)}))
+            .mappings()
+            .all()
+        )
         stock = (await tx.execute(_STOCK, {"most": _LOW_STOCK_SHOWN})).mappings().all()
         waiting = (await tx.execute(_WAITING)).one()
     ended = {outcome: [0] * parts for outcome in Outcome}
     for part, outcome, count in orders:
         ended[Outcome(outcome)][min(part, parts - 1)] += count
     # the row without a part is over all; without any order it has no value
-    by_part = {None if part is None else min(part, parts - 1): each for part, each in latency if each is not None}
+    by_part = {
+        None if part is None else min(part, parts - 1): each for part, each in latency if each is not None
+    }
     overall = by_part.pop(None, (None, None))
     return Figures(
         since=since,
@@ -164,7 +171,12 @@ async def read_figures(since: datetime, until: datetime, *, parts: int = 60) -> 
         steps=[StepFigures(**row) for row in steps],
         low_stock=None
         if settings().inventory.service_url
-        else [LowStock(product_id=row["id"], name=row["name"], available=row["available"], received=row["received"]) for row in stock],
+        else [
+            LowStock(
+                product_id=row["id"], name=row["name"], available=row["available"], received=row["received"]
+            )
+            for row in stock
+        ],
         waiting=waiting.orders,
         oldest_seconds=waiting.oldest,
         bad_rate=monitoring().worker_monitoring.error_rate_threshold,

@@ -40,13 +40,18 @@ def report_payload(figures: Figures, steps: tuple[str, ...]) -> dict[str, Any]:
 def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetime, installation: str) -> Mail:
     """Makes the day's mail to `REPORT_EMAIL`. The same payload makes the same mail."""
     figures = Figures.model_validate(payload["figures"])
-    to, title = address_of("", s.shop.report_email or s.shop.support_email), f"{one_line(s.shop.name)}: orders of {one_line(day)}"
+    to, title = (
+        address_of("", s.shop.report_email or s.shop.support_email),
+        f"{one_line(s.shop.name)}: orders of {one_line(day)}",
+    )
     mail = EmailMessage(_POLICY)
     mail["From"] = address_of(s.shop.name, s.shop.email)
     mail["To"] = to
     mail["Subject"] = title
     mail["Date"] = format_datetime(date)
-    mail["Message-ID"] = f"<{'-'.join(filter(None, (REPORT, one_line(day), installation)))}@{s.shop.email.rpartition('@')[2]}>"
+    mail["Message-ID"] = (
+        f"<{'-'.join(filter(None, (REPORT, one_line(day), installation)))}@{s.shop.email.rpartition('@')[2]}>"
+    )
     mail["Auto-Submitted"] = "auto-generated"
     lists = bar_lists(figures, payload["steps"])
     mail.set_content(_plain(title, figures, lists))
@@ -58,7 +63,11 @@ def report_mail(day: str, payload: Mapping[str, Any], s: Settings, date: datetim
 def _plain(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
     parts = [title, headline(figures)]
     if figures.money:
-        parts.append("\n".join(["Money", *(f"  {currency}: {_charged(amounts)}" for currency, *amounts in _money(figures))]))
+        parts.append(
+            "\n".join(
+                ["Money", *(f"  {currency}: {_charged(amounts)}" for currency, *amounts in _money(figures))]
+            )
+        )
     for each in lists:
         lines = [f"  {one_line(bar.name)}: {bar.text}" for bar in each.bars] or [f"  {each.none}"]
         parts.append("\n".join([each.title, *lines]))
@@ -71,21 +80,43 @@ def _charged(amounts: Sequence[str]) -> str:
 
 
 def _html(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
-    parts = [f'<h1 style="font-size:20px">{escape(title)}</h1>', f'<p style="font-size:14px">{escape(headline(figures))}</p>']
+    parts = [
+        f'<h1 style="font-size:20px">{escape(title)}</h1>',
+        f'<p style="font-size:14px">{escape(headline(figures))}</p>',
+    ]
     if figures.money:
-        parts.append(_table("Money", ("currency", "charged", "refunded", "at risk"), [map(escape, row) for row in _money(figures)]))
+        parts.append(
+            _table(
+                "Money",
+                ("currency", "charged", "refunded", "at risk"),
+                [map(escape, row) for row in _money(figures)],
+            )
+        )
     for each in lists:
-        rows = [(escape(one_line(bar.name)), _bar([(bar.share, COLOURS[bar.colour])]), escape(bar.text)) for bar in each.bars]
+        rows = [
+            (escape(one_line(bar.name)), _bar([(bar.share, COLOURS[bar.colour])]), escape(bar.text))
+            for bar in each.bars
+        ]
         parts.append(_table(each.title, (), rows or [(escape(each.none),)]))
-    parts.append(_table(f"Hour by hour, UTC {_legend(figures)}", ("", "", "ended", "half within", "95 % within"), _hours(figures)))
+    parts.append(
+        _table(
+            f"Hour by hour, UTC {_legend(figures)}",
+            ("", "", "ended", "half within", "95 % within"),
+            _hours(figures),
+        )
+    )
     return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title></head><body style="{_FONT}">'
+        f'<!DOCTYPE html><html lang="en"><head><meta '
+        f'charset="utf-8"><title>{escape(title)}</title></head><body style="{_FONT}">'
         f"{''.join(parts)}</body></html>\n"
     )
 
 
 def _money(figures: Figures) -> list[_Row]:
-    return [(m.currency, *(show(amount, m.currency) for amount in (m.charged, m.refunded, m.at_risk))) for m in figures.money]
+    return [
+        (m.currency, *(show(amount, m.currency) for amount in (m.charged, m.refunded, m.at_risk)))
+        for m in figures.money
+    ]
 
 
 def _hours(figures: Figures) -> list[_Row]:
@@ -101,18 +132,25 @@ def _hours(figures: Figures) -> list[_Row]:
 
 def _legend(figures: Figures) -> str:
     return " ".join(
-        f'<span style="color:{COLOURS[outcome]}">&#9632;</span> <span style="font-size:13px;font-weight:normal">{outcome}</span>'
+        f'<span style="color:{COLOURS[outcome]}">&#9632;</span> <span '
+        f'style="font-size:13px;font-weight:normal">{outcome}</span>'
         for outcome in figures.ended
     )
 
 
 def _table(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     """Makes a table. `title` and the cells of `rows` are HTML."""
-    heading = "".join(f'<th align="left" style="{_CELL};color:{LIGHT["dim"]};font-weight:normal">{escape(name)}</th>' for name in head)
-    body = "".join("<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
+    heading = "".join(
+        f'<th align="left" style="{_CELL};color:{LIGHT["dim"]};font-weight:normal">{escape(name)}</th>'
+        for name in head
+    )
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) + "</tr>" for row in rows
+    )
     return (
         f'<h2 style="font-size:15px;margin:20px 0 6px">{title}</h2>'
-        f'<table cellpadding="0" cellspacing="0" border="0">{f"<tr>{heading}</tr>" if head else ""}{body}</table>'
+        f'<table cellpadding="0" cellspacing="0" '
+        f'border="0">{f"<tr>{heading}</tr>" if head else ""}{body}</table>'
     )
 
 
@@ -121,13 +159,12 @@ def _bar(pieces: Sequence[tuple[float, str]]) -> str:
     widths = [(round(_BAR_WIDTH * share) or 2, colour) for share, colour in pieces if share > 0]
     rest = _BAR_WIDTH - sum(width for width, _ in widths)
     cells = "".join(
-        f'<td width="{width}" bgcolor="{colour}" style="background-color:{colour};font-size:1px;line-height:14px">&nbsp;</td>'
+        f'<td width="{width}" bgcolor="{colour}" '
+        f'style="background-color:{colour};font-size:1px;line-height:14px">&nbsp;</td>'
         for width, colour in [*widths, (rest, LIGHT["grid"])]
         if width > 0
     )
-    return (
-        f'<table role="presentation" width="{_BAR_WIDTH}" height="14" cellpadding="0" cellspacing="0" border="0"><tr>{cells}</tr></table>'
-    )
+    return f'<table role="presentation" width="{_BAR_WIDTH}" height="14" cellpadding="0" cellspacing="0" border="0"><tr>{cells}</tr></table>'
 
 
 def _set_boundaries(mail: EmailMessage) -> None:

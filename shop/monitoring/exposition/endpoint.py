@@ -15,7 +15,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from shop.monitoring.exposition.families import inventory_families, process_families, reading_families, shop_families
+from shop.monitoring.exposition.families import (
+    inventory_families,
+    process_families,
+    reading_families,
+    shop_families,
+)
 from shop.monitoring.exposition.reading import Read, Reading
 from shop.runtime.http_server import ServedInThread, listen
 from shop.settings import settings
@@ -40,7 +45,14 @@ class _ShopCollector(Collector):
 class Exposition:
     """The metrics of one process. `answer` is thread-safe; it waits for the database only briefly."""
 
-    def __init__(self, kind: str, *, database_url: str | None = None, inventory_only: bool = False, token: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        database_url: str | None = None,
+        inventory_only: bool = False,
+        token: str | None = None,
+    ) -> None:
         """`token`: the bearer token that callers need; None: none. `inventory_only`: the database has a stock
         and no shop."""
         self.token = token
@@ -56,7 +68,9 @@ class Exposition:
         if self.token is None:
             return True
         scheme, _, given = (authorization or "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "surrogatepass"), self.token.encode())
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode("utf-8", "surrogatepass"), self.token.encode()
+        )
 
     def answer(self, accept: str | None) -> tuple[bytes, str]:
         """Returns the series in the requested format, and its content type."""
@@ -83,6 +97,8 @@ class MetricsServer(ServedInThread):
     def _read(self, request: Request) -> Response:
         """Starlette runs this in a thread."""
         if not self._exposition.allows(request.headers.get("authorization")):
-            return PlainTextResponse("the token is missing or wrong\n", HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
+            return PlainTextResponse(
+                "the token is missing or wrong\n", HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"}
+            )
         body, content_type = self._exposition.answer(request.headers.get("accept"))
         return Response(body, headers={"Content-Type": content_type})

@@ -39,7 +39,8 @@ _REVIEW = text(
     "JOIN customer_order o ON o.id = a.order_id WHERE a.resolved_at IS NULL GROUP BY 1, 2"
 )
 _REFUNDS = text(
-    "SELECT o.currency, count(*) AS orders, sum(o.amount_at_risk) AS amount FROM attention a JOIN customer_order o ON o.id = a.order_id "  # noqa: S608  (constants)
+    "SELECT o.currency, count(*) AS orders, sum(o.amount_at_risk) AS amount "  # noqa: S608  (constants)
+    "FROM attention a JOIN customer_order o ON o.id = a.order_id "
     f"WHERE a.resolved_at IS NULL AND o.amount_at_risk > 0 GROUP BY 1 UNION ALL {BEING_REFUNDED}"
 )
 _OUTBOX = text(
@@ -70,7 +71,8 @@ _PROCESSES = text(
     """
 )
 _INVENTORY = text(
-    "SELECT count(*) AS products, count(*) FILTER (WHERE on_hand = reserved) AS sold_out, coalesce(sum(on_hand), 0) AS on_hand, "
+    "SELECT count(*) AS products, count(*) FILTER (WHERE on_hand = reserved) AS sold_out, "
+    "coalesce(sum(on_hand), 0) AS on_hand, "
     "coalesce(sum(reserved), 0) AS reserved FROM product"
 )
 

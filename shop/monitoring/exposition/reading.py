@@ -23,7 +23,9 @@ KEPT_SECONDS = 5.0
 PATIENCE_SECONDS = 4.0
 _STALE_SECONDS = 60.0
 """Limits the age of values in seconds, while a reading of a large journal takes long."""
-_OPTIONS = "-c statement_timeout=60000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=30000 -c jit=off"
+_OPTIONS = (
+    "-c statement_timeout=60000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=30000 -c jit=off"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,13 @@ class Read:
 class Reading:
     """Reads one database, for any number of threads."""
 
-    def __init__(self, database_url: str, *, kept_seconds: float = KEPT_SECONDS, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        kept_seconds: float = KEPT_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._url = Settings(DATABASE_URL=database_url).database_url
         self._kept, self._patience = kept_seconds, patience_seconds
         self._lock = threading.Lock()
@@ -75,13 +83,19 @@ class Reading:
             engine = new_engine(self._url, poolclass=NullPool, arguments={"options": _OPTIONS})
             with engine.begin() as connection:
                 count_new(connection)
-            with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
+            with (
+                engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection,
+                connection.begin(),
+            ):
                 connection.execute(_READ_ONLY)
                 totals, now = read_totals(connection), read_now(connection)
             found = Read(time.monotonic(), time.monotonic() - began, totals, now)
         except Exception as error:  # noqa: BLE001  (reported as order_saga_database_up 0)
             if not self._reported:
-                log.warning("metrics cannot be read from the database (%s); will retry", type(getattr(error, "orig", error)).__name__)
+                log.warning(
+                    "metrics cannot be read from the database (%s); will retry",
+                    type(getattr(error, "orig", error)).__name__,
+                )
             self._reported = True
         with self._lock:
             self._reader = None

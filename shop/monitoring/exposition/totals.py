@@ -28,7 +28,8 @@ _MOVES_AFTER = 60
 _FAILED_SECONDS = 10
 """A failure that is retried within this many seconds counts as a retry only. A refusal counts at once."""
 
-# One statement, hence one snapshot: what is added to the totals is exactly what the next reading takes as seen.
+# One statement, hence one snapshot: what is added to the totals is exactly what the next reading takes as
+# seen.
 _RAW = f"""
     SELECT 'step' AS kind, step AS name,
         CASE WHEN status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_POSTPONED}) THEN '{POSTPONED}' ELSE status END
@@ -98,7 +99,9 @@ def count_new(connection: Connection, *, every: float = EVERY_SECONDS) -> None:
     if turn is None or not turn.due:
         return
     since: datetime | str = "-infinity" if turn.counted_from is None else turn.counted_from
-    connection.execute(_ADD, {"since": since, "next": turn.next, "refusals": sorted(REFUSALS), "external": list(EXTERNAL)})
+    connection.execute(
+        _ADD, {"since": since, "next": turn.next, "refusals": sorted(REFUSALS), "external": list(EXTERNAL)}
+    )
     connection.execute(_TAKEN, {"next": turn.next})
 
 

@@ -36,7 +36,9 @@ _PAGE = 200
 _OVERLAP = timedelta(seconds=15)
 """Overlap with the previous reading: an outcome's time is before its commit."""
 _OPTIONS = "-c statement_timeout=15000 -c jit=off"
-_FIRST = text("INSERT INTO trace_sending (id, sent_until) VALUES (1, now() - interval '1 hour') ON CONFLICT DO NOTHING")
+_FIRST = text(
+    "INSERT INTO trace_sending (id, sent_until) VALUES (1, now() - interval '1 hour') ON CONFLICT DO NOTHING"
+)
 # Orders that could not be sent for a day are skipped.
 _SENT_UNTIL = text("SELECT greatest(sent_until, now() - interval '1 day') FROM trace_sending WHERE id = 1")
 _SENT = text("UPDATE trace_sending SET sent_until = greatest(sent_until, :until) WHERE id = 1")
@@ -45,8 +47,10 @@ _ORDERS = text(
     "WHERE finished_at IS NOT NULL AND (finished_at, id) > (:after, :id) ORDER BY finished_at, id LIMIT :most"
 )
 _STEPS = text(
-    "SELECT order_id, step, status, remark, attempts, begun_at, ended_at, undo_status, undo_attempts, undo_begun_at, undo_ended_at, "
-    "left(undo_error ->> 'code', 100) AS undo_code FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
+    "SELECT order_id, step, status, remark, attempts, begun_at, ended_at, undo_status, undo_attempts, "
+    "undo_begun_at, undo_ended_at, "
+    "left(undo_error ->> 'code', 100) AS undo_code FROM order_step WHERE order_id = ANY(CAST(:ids AS "
+    "text[])) ORDER BY number"
 )
 
 
@@ -98,7 +102,9 @@ class Sender:
             try:
                 engine = new_engine(self._url, poolclass=NullPool, arguments={"options": _OPTIONS})
                 with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                    if connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}).scalar():
+                    if connection.execute(
+                        text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK}
+                    ).scalar():
                         self._send_until_stopped(connection)
                         return
             except Exception as error:  # noqa: BLE001  (monitoring must not fail an order)
@@ -141,7 +147,10 @@ class Sender:
         return [span for order in wanted for span in spans_of(order, steps[order.id], self._resource)]
 
     def _sampled(self, order_id: str) -> bool:
-        return self._sampler.should_sample(None, trace_id(order_id), "order").decision is Decision.RECORD_AND_SAMPLE
+        return (
+            self._sampler.should_sample(None, trace_id(order_id), "order").decision
+            is Decision.RECORD_AND_SAMPLE
+        )
 
     def _export(self, spans: list[ReadableSpan]) -> bool:
         return not spans or self._exporter.export(spans) is SpanExportResult.SUCCESS

@@ -49,7 +49,15 @@ def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[Re
         "order_saga.takeovers": order.takeovers,
         "prefect.flow_run.id": order.flow_run_id,
     }
-    yield _span(order.id, ORDER, order.submitted_at, order.finished_at, attributes, sent_as, error=order.outcome if attention else None)
+    yield _span(
+        order.id,
+        ORDER,
+        order.submitted_at,
+        order.finished_at,
+        attributes,
+        sent_as,
+        error=order.outcome if attention else None,
+    )
     for step in steps:
         if step.ended_at is not None:
             refused = step.status != "done" and step.remark in REFUSALS
@@ -60,7 +68,15 @@ def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[Re
                 "order_saga.attempts": step.attempts,
                 "error.type": failed,
             }
-            yield _span(order.id, step.step, step.begun_at, step.ended_at, attributes, sent_as, error=None if refused else failed)
+            yield _span(
+                order.id,
+                step.step,
+                step.begun_at,
+                step.ended_at,
+                attributes,
+                sent_as,
+                error=None if refused else failed,
+            )
         if step.undo_ended_at is not None:
             failed = (step.undo_code or "unknown") if step.undo_status == "failed" else None
             attributes = {
@@ -70,19 +86,41 @@ def spans_of(order: Any, steps: Sequence[Any], sent_as: Resource) -> Iterator[Re
                 "order_saga.attempts": step.undo_attempts,
                 "error.type": failed,
             }
-            yield _span(order.id, f"undo {step.step}", step.undo_begun_at, step.undo_ended_at, attributes, sent_as, error=failed)
+            yield _span(
+                order.id,
+                f"undo {step.step}",
+                step.undo_begun_at,
+                step.undo_ended_at,
+                attributes,
+                sent_as,
+                error=failed,
+            )
 
 
 def _span(  # noqa: PLR0917
-    order_id: str, name: str, begun: datetime, ended: datetime, attributes: dict[str, Any], sent_as: Resource, *, error: str | None
+    order_id: str,
+    name: str,
+    begun: datetime,
+    ended: datetime,
+    attributes: dict[str, Any],
+    sent_as: Resource,
+    *,
+    error: str | None,
 ) -> ReadableSpan:
     trace, root = trace_id(order_id), span_id(order_id, ORDER)
     return ReadableSpan(
         name,
-        context=SpanContext(trace, span_id(order_id, name), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
-        parent=None if name == ORDER else SpanContext(trace, root, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
+        context=SpanContext(
+            trace, span_id(order_id, name), is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+        ),
+        parent=None
+        if name == ORDER
+        else SpanContext(trace, root, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
         resource=sent_as,
-        attributes={"order_saga.order_id": order_id, **{key: value for key, value in attributes.items() if value is not None}},
+        attributes={
+            "order_saga.order_id": order_id,
+            **{key: value for key, value in attributes.items() if value is not None},
+        },
         kind=SpanKind.CONSUMER if name == ORDER else SpanKind.INTERNAL,
         status=Status(StatusCode.ERROR, error) if error else Status(StatusCode.UNSET),
         start_time=_nanoseconds(begun),

@@ -21,7 +21,13 @@ _STEPS = {
     StepState.SKIPPED: "·",
     StepState.ABSENT: "·",
 }
-_UNDOS = {UndoState.DONE: "↶", UndoState.NOTHING: "·", UndoState.FAILED: "✗", UndoState.UNDER_WAY: "…", UndoState.DUE: "·"}
+_UNDOS = {
+    UndoState.DONE: "↶",
+    UndoState.NOTHING: "·",
+    UndoState.FAILED: "✗",
+    UndoState.UNDER_WAY: "…",
+    UndoState.DUE: "·",
+}
 
 
 def order_boxes(story: OrderStory, saga: Saga) -> str:
@@ -30,7 +36,10 @@ def order_boxes(story: OrderStory, saga: Saga) -> str:
     places = {undo.name: place for place, undo in enumerate(undos_in_order(steps), 1)}
     lines = [f"order {for_terminal(story.order_id)}"]
     for number, step in enumerate(steps):
-        left = box([f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in step_words(step))], gate=number > 0)
+        left = box(
+            [f"{_STEPS[step.state]} {step.name}", *(f"  {word}" for word in step_words(step))],
+            gate=number > 0,
+        )
         lines += _beside(left, _undo_box(step, places))
     lines += box(_ending(story), gate=True, more=False)
     return "\n".join(line.rstrip() for line in lines) + "\n"
@@ -66,7 +75,11 @@ def _beside(left: Sequence[str], right: Sequence[str]) -> list[str]:
 def _ending(story: OrderStory) -> list[str]:
     end = f"{story.end}{' (cancelled)' if story.cancelled else ''}"
     lines = [f"{end}, {'after' if story.outcome else 'for'} {duration(story.seconds)}"]
-    money = {"charged": story.amount_charged, "refunded": story.amount_refunded, "at risk": story.amount_at_risk}
+    money = {
+        "charged": story.amount_charged,
+        "refunded": story.amount_refunded,
+        "at risk": story.amount_at_risk,
+    }
     lines += [f"{name:<9} {show(amount, story.currency)}" for name, amount in money.items() if amount]
     if story.tracking_number:
         lines.append(f"{'tracking':<9} {for_terminal(story.tracking_number)}")

@@ -6,9 +6,18 @@ from collections.abc import Iterator, Sequence
 
 from saga.definition import Kind, Saga
 from shop.orders.page.formatting import duration, for_mermaid
-from shop.orders.page.story import OrderStory, StepState, StepView, UndoState, UndoView, step_views, undos_in_order
+from shop.orders.page.story import (
+    OrderStory,
+    StepState,
+    StepView,
+    UndoState,
+    UndoView,
+    step_views,
+    undos_in_order,
+)
 
-# Each has its own background, border and text colour, readable on light and dark pages (contrast 4.5 or more).
+# Each has its own background, border and text colour, readable on light and dark pages (contrast 4.5 or
+# more).
 _CLASSES = {
     "order": "fill:#334155,stroke:#94a3b8,color:#ffffff",
     "done": "fill:#166534,stroke:#4ade80,color:#ffffff",
@@ -36,7 +45,13 @@ _UNDOS = {
     UndoState.UNDER_WAY: "underway",
     UndoState.DUE: "skipped",
 }
-_ENDS = {"completed": "done", "needs_attention": "attention", "compensated": "undo", "rejected": "failed", "out_of_stock": "failed"}
+_ENDS = {
+    "completed": "done",
+    "needs_attention": "attention",
+    "compensated": "undo",
+    "rejected": "failed",
+    "out_of_stock": "failed",
+}
 _LINES = "#808080"
 """The colour of lines, visible on white and on black."""
 _Edge = tuple[str, str, str]
@@ -58,7 +73,9 @@ def order_diagram(story: OrderStory, saga: Saga) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _edges(story: OrderStory, steps: Sequence[StepView], undos: Sequence[str], names: dict[str, str]) -> Iterator[_Edge]:
+def _edges(
+    story: OrderStory, steps: Sequence[StepView], undos: Sequence[str], names: dict[str, str]
+) -> Iterator[_Edge]:
     """Yields the edges. Thick: the pivot. Dotted: steps that did not run, and compensations."""
     previous = "o"
     last = "o"
@@ -77,13 +94,21 @@ def _edges(story: OrderStory, steps: Sequence[StepView], undos: Sequence[str], n
 
 
 def _order(story: OrderStory) -> str:
-    many = f"<br/>taken over {story.takeovers} times" if story.takeovers > 1 else "<br/>taken over once" if story.takeovers else ""
+    many = (
+        f"<br/>taken over {story.takeovers} times"
+        if story.takeovers > 1
+        else "<br/>taken over once"
+        if story.takeovers
+        else ""
+    )
     return f"order {for_mermaid(story.order_id)}{many}"
 
 
 def _end(story: OrderStory) -> str:
     why = " (cancelled)" if story.cancelled else ""
-    return f"{for_mermaid(story.end)}{why}<br/>{'after ' if story.outcome else 'for '}{duration(story.seconds)}"
+    return (
+        f"{for_mermaid(story.end)}{why}<br/>{'after ' if story.outcome else 'for '}{duration(story.seconds)}"
+    )
 
 
 def _step(step: StepView) -> str:

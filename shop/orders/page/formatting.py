@@ -50,5 +50,9 @@ def for_terminal(text: str, most: int = _SHOWN) -> str:
 
 def _visible(text: str, most: int) -> str:
     """Replaces control and invisible characters by blanks."""
-    line = " ".join("".join(" " if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else c for c in text[: 4 * most]).split())
+    line = " ".join(
+        "".join(
+            " " if unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else c for c in text[: 4 * most]
+        ).split()
+    )
     return line if len(line) <= most else line[: most - 3] + "..."

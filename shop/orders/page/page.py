@@ -28,7 +28,9 @@ def page_key(order_id: str) -> str:
     if len(order_id) <= 80 and _PLAIN.fullmatch(order_id):
         return KEY + order_id.lower()
     slug = _OTHER.sub("-", order_id.lower()).strip("-")[:60].rstrip("-")
-    return KEY + "-".join(filter(None, [slug, hashlib.sha256(order_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]]))
+    return KEY + "-".join(
+        filter(None, [slug, hashlib.sha256(order_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]])
+    )
 
 
 def order_page(story: OrderStory, saga: Saga, s: Settings) -> str:
@@ -65,7 +67,10 @@ def _reasons(story: OrderStory) -> Iterator[str]:
     if story.failing_step is not None:
         code = f" ({for_markdown(story.failure_code)})" if story.failure_code else ""
         yield f"Ended at **{for_markdown(story.failing_step)}**{code}:"
-        yield "\n".join(f"- {for_markdown(reason)}" for reason in story.reasons[:20]) or "- no reason was recorded"
+        yield (
+            "\n".join(f"- {for_markdown(reason)}" for reason in story.reasons[:20])
+            or "- no reason was recorded"
+        )
 
 
 def _steps(story: OrderStory, saga: Saga) -> str:
@@ -74,13 +79,20 @@ def _steps(story: OrderStory, saga: Saga) -> str:
 
 
 def _row(step: StepView) -> tuple[str, ...]:
-    status = f"{step.state}: {step.error.replace('_', ' ')}" if step.error and step.state != "done" else str(step.state)
+    status = (
+        f"{step.state}: {step.error.replace('_', ' ')}"
+        if step.error and step.state != "done"
+        else str(step.state)
+    )
     undo = f"{step.undo.name}: {', '.join(undo_words(step.undo))}" if step.undo else ""
     return step.name, step.kind, status, str(step.attempts or ""), duration(step.seconds), undo
 
 
 def _money(story: OrderStory) -> tuple[str, ...]:
-    return tuple(show(amount, story.currency) for amount in (story.amount_charged, story.amount_refunded, story.amount_at_risk))
+    return tuple(
+        show(amount, story.currency)
+        for amount in (story.amount_charged, story.amount_refunded, story.amount_at_risk)
+    )
 
 
 def _manual_actions(story: OrderStory) -> Iterator[str]:

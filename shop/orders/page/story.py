@@ -1,5 +1,5 @@
-"""Reads an `OrderStory`: the history of one order, step by step, for its page, its diagrams and `order-saga show`. The saga's
-table of steps is joined with the journal."""
+"""Reads an `OrderStory`: the history of one order, step by step, for its page, its diagrams and `order-saga
+show`. The saga's table of steps is joined with the journal."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ class OrderStory:
     @property
     def end(self) -> str:
         """The outcome, or the status of an order that has none yet."""
-        return self.outcome or {"received": "waiting" if not self.steps else "under way"}.get(self.status, self.status)
+        return self.outcome or {"received": "waiting" if not self.steps else "under way"}.get(
+            self.status, self.status
+        )
 
     @property
     def cancelled(self) -> bool:
@@ -188,9 +190,12 @@ def step_views(story: OrderStory, saga: Saga) -> list[StepView]:
     """Returns every step of the saga in its sequence, then journalled steps that the saga no longer has."""
     rows = {row.step: row for row in story.steps}
     last = max((place for place, step in enumerate(saga) if step.name in rows), default=-1)
-    views = [_view(step, rows.pop(step.name, None), story, passed=place < last) for place, step in enumerate(saga)]
+    views = [
+        _view(step, rows.pop(step.name, None), story, passed=place < last) for place, step in enumerate(saga)
+    ]
     return views + [
-        StepView(row.step, "no longer in the saga", _state(row, story), row.attempts, row.seconds, row.error) for row in rows.values()
+        StepView(row.step, "no longer in the saga", _state(row, story), row.attempts, row.seconds, row.error)
+        for row in rows.values()
     ]
 
 
@@ -213,13 +218,19 @@ def read_story_sync(order_id: str) -> OrderStory | None:
 
 
 def _read(connection: Connection, order_id: str) -> OrderStory | None:
-    row = connection.execute(_STORY, {"id": order_id, "kinds": [str(kind) for kind in MailKind]}).mappings().one_or_none()
+    row = (
+        connection.execute(_STORY, {"id": order_id, "kinds": [str(kind) for kind in MailKind]})
+        .mappings()
+        .one_or_none()
+    )
     if row is None:
         return None
     fields: dict[str, Any] = dict(row)
     fields["steps"] = tuple(StepRow(**each) for each in row["steps"])
     fields["mails"] = tuple(MailRow(**each) for each in row["mails"])
-    fields["review"] = tuple(ReviewEntry(**{**each, "amount": Decimal(each["amount"])}) for each in row["review"])
+    fields["review"] = tuple(
+        ReviewEntry(**{**each, "amount": Decimal(each["amount"])}) for each in row["review"]
+    )
     return OrderStory(**fields)
 
 
@@ -231,7 +242,15 @@ def _view(step: Step, row: StepRow | None, story: OrderStory, *, passed: bool) -
         skipped = story.outcome is not None or story.failing_step is not None
         state = StepState.FAILED if failed_unwritten else StepState.SKIPPED if skipped else StepState.WAITING
         return StepView(step.name, step.kind, state)
-    return StepView(step.name, step.kind, _state(row, story), row.attempts, row.seconds, row.error, _undo(step, row, story))
+    return StepView(
+        step.name,
+        step.kind,
+        _state(row, story),
+        row.attempts,
+        row.seconds,
+        row.error,
+        _undo(step, row, story),
+    )
 
 
 def _state(row: StepRow, story: OrderStory) -> StepState:
@@ -249,7 +268,9 @@ def _undo(step: Step, row: StepRow, story: OrderStory) -> UndoView | None:
         return None
     name = str(getattr(step.undo, "__name__", step.name))
     last = 2**62  # due compensations come after those that ran
-    return UndoView(name, _undo_state(row), row.undo_attempts, row.undo_seconds, row.undo_number or last, row.undo_error)
+    return UndoView(
+        name, _undo_state(row), row.undo_attempts, row.undo_seconds, row.undo_number or last, row.undo_error
+    )
 
 
 def _undo_state(row: StepRow) -> UndoState:

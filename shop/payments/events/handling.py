@@ -36,8 +36,10 @@ _NEVER = frozenset({"no_such_payment", "no_such_dispute", "resource_missing"})
 """Error codes for which a retry is useless."""
 _NOT_ALLOWED = frozenset({"permission", "http_404"})
 _ORDER = text(
-    "SELECT o.outcome, s.notes ->> 'payment_id' AS payment_id, a.next_retry_at IS NULL AS held FROM customer_order o "
-    "LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id"
+    "SELECT o.outcome, s.notes ->> 'payment_id' AS payment_id, a.next_retry_at IS NULL AS held FROM "
+    "customer_order o "
+    "LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step LEFT JOIN attention a ON a.order_id = "
+    "o.id WHERE o.id = :id"
 )
 _NO_GRACE_PERIOD = datetime.max.replace(tzinfo=UTC)
 """Compares payments of any age. Needs no grace period: our side is read first, and an ended order does not
@@ -85,14 +87,24 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
         await inbox.postpone(event, order_id)
         return Handled(None, order_id)
     reopened = False
-    if row is not None and row.outcome == Outcome.NEEDS_ATTENTION and any(each.kind is Kind.REFUND_UNKNOWN_TO_US for each in found):
+    if (
+        row is not None
+        and row.outcome == Outcome.NEEDS_ATTENTION
+        and any(each.kind is Kind.REFUND_UNKNOWN_TO_US for each in found)
+    ):
         reopened = await _retry_compensation(event, order_id, known, held=row.held)
     done = "compensation retried: it was refunded at the gateway" if reopened else _describe(found)
-    review_changed = any(each.repairable or each.remark for each in found)  # a refund may have been refused or cancelled
-    return await _end(event, done, order_id=order_id, found=found, reopened=reopened, review_changed=review_changed)
+    review_changed = any(
+        each.repairable or each.remark for each in found
+    )  # a refund may have been refused or cancelled
+    return await _end(
+        event, done, order_id=order_id, found=found, reopened=reopened, review_changed=review_changed
+    )
 
 
-async def _retry_compensation(event: PaymentEvent, order_id: str, gateway: PaymentGateway, *, held: bool) -> bool:
+async def _retry_compensation(
+    event: PaymentEvent, order_id: str, gateway: PaymentGateway, *, held: bool
+) -> bool:
     """Retries the compensation, so that the saga finds a refund that was made at the gateway. Skips an order
     that is held if the retry would refund the rest: a person is about to refund it in another way."""
     kept = sum((payment.kept for payment in await gateway.find(order_id)), Decimal(0))
@@ -157,5 +169,7 @@ def _describe(found: Sequence[Discrepancy]) -> str:
     if not found:
         return "in order"
     return "; ".join(
-        f"{each.kind.value.replace('_', ' ')}: {'repaired' if each.repaired else each.remark or 'needs a person'}" for each in found
+        f"{each.kind.value.replace('_', ' ')}: "
+        f"{'repaired' if each.repaired else each.remark or 'needs a person'}"
+        for each in found
     )

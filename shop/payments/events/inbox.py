@@ -21,7 +21,8 @@ from shop.payments.dispute import Dispute
 from shop.payments.events.event import DECIDING, DISPUTE, HARMLESS, PaymentEvent
 
 _STORING, _CLAIMING, _ENDING = (
-    failpoint(f"the commit of {what}") for what in ("storing a payment event", "claiming payment events", "a payment event's end")
+    failpoint(f"the commit of {what}")
+    for what in ("storing a payment event", "claiming payment events", "a payment event's end")
 )
 _HANDLING_SECONDS = 60
 """Time after which another process may claim an event that is being handled. If both handle it, that is
@@ -47,8 +48,10 @@ _INSERT = text(
 )
 # Skips an order that a worker holds: that worker looks up the payment itself.
 _WAKE = text(
-    "UPDATE customer_order o SET not_before = NULL WHERE o.id = :order_id AND o.outcome IS NULL AND o.lease_id IS NULL "
-    "AND o.not_before > now() AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = :step "
+    "UPDATE customer_order o SET not_before = NULL WHERE o.id = :order_id AND o.outcome IS NULL AND "
+    "o.lease_id IS NULL "
+    "AND o.not_before > now() AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = "
+    ":step "
     "AND s.notes ->> 'payment_id' = :payment_id) RETURNING o.id"
 )
 # Ends events that report what our tables already have from the gateway, without a lookup. That is most
@@ -78,13 +81,18 @@ _CLAIM = text(
     """  # noqa: S608
 )
 _END = text(
-    "UPDATE payment_event SET handled_at = now(), done = :done, error = NULL, order_id = coalesce(:order_id, order_id) "
+    "UPDATE payment_event SET handled_at = now(), done = :done, error = NULL, order_id = coalesce(:order_id, "
+    "order_id) "
     "WHERE id = :id AND handled_at IS NULL"
 )
-_POSTPONE = text("UPDATE payment_event SET next_attempt_at = now(), order_id = :order_id WHERE id = :id AND handled_at IS NULL")
+_POSTPONE = text(
+    "UPDATE payment_event SET next_attempt_at = now(), order_id = :order_id WHERE id = :id AND handled_at IS "
+    "NULL"
+)
 _LATER = text(
     "UPDATE payment_event SET error = :error, "
-    "next_attempt_at = now() + make_interval(secs => least(:longest, :first * power(2, least(attempts, 30) - 1))) "
+    "next_attempt_at = now() + make_interval(secs => least(:longest, :first * power(2, least(attempts, 30) - "
+    "1))) "
     "WHERE id = :id AND handled_at IS NULL"
 )
 _FORGET = text("DELETE FROM payment_event WHERE handled_at < now() - make_interval(days => :days)")
@@ -103,10 +111,19 @@ class Stored:
 
 
 async def store(event: PaymentEvent) -> Stored:
-    """Stores the event, and resumes an order that waits for it. Once this returns, the event cannot be lost."""
+    """Stores the event, and resumes an order that waits for it. Once this returns, the event cannot be
+    lost."""
     async with transaction(_STORING) as tx:
-        values = {"id": event.id, "type": event.type, "happened": event.happened_at, "order_id": event.order_id}
-        values |= {"payment_id": event.payment_id, "dispute": as_json(event.dispute) if event.dispute else None}
+        values = {
+            "id": event.id,
+            "type": event.type,
+            "happened": event.happened_at,
+            "order_id": event.order_id,
+        }
+        values |= {
+            "payment_id": event.payment_id,
+            "dispute": as_json(event.dispute) if event.dispute else None,
+        }
         values |= {"installation": event.installation, "step": STEP}
         if (await tx.execute(_INSERT, values)).one_or_none() is None:
             return Stored(new=False)
@@ -129,7 +146,10 @@ async def claim(*, most: int) -> list[PaymentEvent]:
         await tx.execute(_FORGET, {"days": _DAYS})
         await tx.execute(_IN_ORDER, {"id": None, "step": STEP, "harmless": list(HARMLESS)})
         rows = (await tx.execute(_CLAIM, {"most": most, "seconds": _HANDLING_SECONDS})).all()
-    return [PaymentEvent(row.id, row.type, row.happened_at, row.payment_id, row.order_id, dispute=row.dispute) for row in rows]
+    return [
+        PaymentEvent(row.id, row.type, row.happened_at, row.payment_id, row.order_id, dispute=row.dispute)
+        for row in rows
+    ]
 
 
 async def end(event: PaymentEvent, done: str, *, order_id: str | None = None) -> None:
@@ -138,7 +158,9 @@ async def end(event: PaymentEvent, done: str, *, order_id: str | None = None) ->
         await _end(tx, event, done, order_id)
 
 
-async def end_dispute(event: PaymentEvent, done: str, *, dispute: Dispute, as_of: datetime, order_id: str | None) -> None:
+async def end_dispute(
+    event: PaymentEvent, done: str, *, dispute: Dispute, as_of: datetime, order_id: str | None
+) -> None:
     """Records that the event is handled, and updates the dispute in the review queue."""
     async with transaction(_ENDING) as tx:
         await disputes.put(tx, dispute, order_id, as_of)
@@ -158,4 +180,6 @@ async def postpone(event: PaymentEvent, order_id: str) -> None:
 async def try_later(event: PaymentEvent, error: str) -> None:
     """Schedules the next attempt after a failure, with a pause that doubles each time up to an hour."""
     async with transaction(_ENDING) as tx:
-        await tx.execute(_LATER, {"id": event.id, "error": error, "first": _FIRST_PAUSE, "longest": _LONGEST_PAUSE})
+        await tx.execute(
+            _LATER, {"id": event.id, "error": error, "first": _FIRST_PAUSE, "longest": _LONGEST_PAUSE}
+        )

@@ -25,7 +25,14 @@ from starlette.exceptions import HTTPException
 from shop.payments.sandbox.behaviour import Behaviour, Fate
 from shop.payments.sandbox.faults import ERRORS, Fault, FaultRule, Move
 from shop.payments.sandbox.ledger import MAX_PAGE, Ledger
-from shop.payments.sandbox.records import AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
+from shop.payments.sandbox.records import (
+    AnswerLost,
+    CurrencyTotals,
+    Page,
+    PaymentRecord,
+    RefundRecord,
+    Refusal,
+)
 from shop.runtime.http_server import SERVER_RECEIVE, BoundedBodies
 
 HOLD_SECONDS = 30.0
@@ -74,15 +81,25 @@ def create_app(ledger: Ledger) -> FastAPI:
 
     @app.post("/v1/payments")
     async def create(request: Request, new: NewPayment, key: Key = None) -> Response:
-        return await _serve(request, ledger, lambda: ledger.create(**new.model_dump(), key=key), Move.CREATE, order_id=new.order_id)
+        return await _serve(
+            request,
+            ledger,
+            lambda: ledger.create(**new.model_dump(), key=key),
+            Move.CREATE,
+            order_id=new.order_id,
+        )
 
     @app.post("/v1/payments/{payment_id}/confirm")
     async def confirm(request: Request, payment_id: str, key: Key = None) -> Response:
-        return await _serve(request, ledger, lambda: ledger.confirm(payment_id, key=key), Move.CONFIRM, payment_id=payment_id)
+        return await _serve(
+            request, ledger, lambda: ledger.confirm(payment_id, key=key), Move.CONFIRM, payment_id=payment_id
+        )
 
     @app.post("/v1/payments/{payment_id}/cancel")
     async def cancel(request: Request, payment_id: str, key: Key = None) -> Response:
-        return await _serve(request, ledger, lambda: ledger.cancel(payment_id, key=key), Move.CANCEL, payment_id=payment_id)
+        return await _serve(
+            request, ledger, lambda: ledger.cancel(payment_id, key=key), Move.CANCEL, payment_id=payment_id
+        )
 
     @app.post("/v1/refunds")
     async def refund(request: Request, new: NewRefund, key: Key = None) -> Response:
@@ -109,9 +126,18 @@ def create_app(ledger: Ledger) -> FastAPI:
         refunded since then), newest first."""
         if order_id is not None:
             return await _serve(
-                request, ledger, lambda: Page(ledger.find(order_id, installation), has_more=False), Move.FIND, order_id=order_id
+                request,
+                ledger,
+                lambda: Page(ledger.find(order_id, installation), has_more=False),
+                Move.FIND,
+                order_id=order_id,
             )
-        return await _serve(request, ledger, lambda: ledger.list(limit=limit, starting_after=starting_after, since=since), Move.LIST)
+        return await _serve(
+            request,
+            ledger,
+            lambda: ledger.list(limit=limit, starting_after=starting_after, since=since),
+            Move.LIST,
+        )
 
     @app.get("/v1/totals")
     async def totals(request: Request) -> Response:
@@ -138,7 +164,13 @@ def create_app(ledger: Ledger) -> FastAPI:
 
 
 async def _serve(
-    request: Request, ledger: Ledger, work: Callable[[], Answer], move: Move, *, order_id: str | None = None, payment_id: str | None = None
+    request: Request,
+    ledger: Ledger,
+    work: Callable[[], Answer],
+    move: Move,
+    *,
+    order_id: str | None = None,
+    payment_id: str | None = None,
 ) -> Response:
     """Does the work, and applies the faults of the behaviour and of the card to its answer."""
     if (rule := ledger.next_fault(move, order_id=order_id, payment_id=payment_id)) is not None:
@@ -166,7 +198,9 @@ def _answer(work: Callable[[], Answer]) -> tuple[Response, bool]:
         return _ok(late.payment), True
 
 
-async def _inject(request: Request, ledger: Ledger, rule: FaultRule, work: Callable[[], Answer], payment_id: str | None) -> Response:
+async def _inject(
+    request: Request, ledger: Ledger, rule: FaultRule, work: Callable[[], Answer], payment_id: str | None
+) -> Response:
     """Applies the rule's fault to the request."""
     match rule.fault:
         case Fault.ERROR_500 | Fault.ERROR_502 | Fault.ERROR_429:
@@ -176,7 +210,9 @@ async def _inject(request: Request, ledger: Ledger, rule: FaultRule, work: Calla
         case Fault.WEB_PAGE:
             return Response(_PAGE, media_type="text/html")
         case Fault.DUPLICATE:
-            return _error(HTTPStatus.CONFLICT, "duplicate_request", "this is a duplicate of an earlier request")
+            return _error(
+                HTTPStatus.CONFLICT, "duplicate_request", "this is a duplicate of an earlier request"
+            )
         case Fault.STALE:
             return _ok(Page((), has_more=False))
         case Fault.PROCESSING if payment_id is not None:
@@ -202,7 +238,9 @@ async def _inject(request: Request, ledger: Ledger, rule: FaultRule, work: Calla
 def _reset(request: Request) -> Response:
     """Resets the connection without an answer, like a machine that restarts."""
     transport: asyncio.Transport = request.scope[SERVER_RECEIVE].__self__.transport  # uvicorn's
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )
     transport.abort()
     return Response()
 
@@ -218,7 +256,9 @@ async def _hold(request: Request) -> None:
 def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+        )
         return _error(HTTPStatus.BAD_REQUEST, "invalid_request", problems, retryable=False)
 
     @app.exception_handler(HTTPException)

@@ -45,11 +45,20 @@ class Behaviour(BaseModel):
 
     forget_keys: bool = Field(default=False, description="Ignore idempotency keys")
     take_refunds: bool = Field(default=False, description="Accept refunds to cards that refuse them")
-    error_rate: Share = Field(default=0, description="Share of requests answered with 500: half of them before the work, half after it")
-    hang_rate: Share = Field(default=0, description="Share of requests whose work is done and that get no answer")
+    error_rate: Share = Field(
+        default=0,
+        description="Share of requests answered with 500: half of them before the work, half after it",
+    )
+    hang_rate: Share = Field(
+        default=0, description="Share of requests whose work is done and that get no answer"
+    )
     latency_ms: float = Field(default=0, ge=0, le=600_000, description="Delay before each request's work")
-    faults: tuple[FaultRule, ...] = Field(default=(), description="Faults for one order or for all; they take precedence over the shares")
-    seed: int = Field(default=0, description="With the same seed, the n-th request from now on behaves the same")
+    faults: tuple[FaultRule, ...] = Field(
+        default=(), description="Faults for one order or for all; they take precedence over the shares"
+    )
+    seed: int = Field(
+        default=0, description="With the same seed, the n-th request from now on behaves the same"
+    )
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
@@ -59,7 +68,8 @@ class Behaviour(BaseModel):
 
     @classmethod
     def from_env(cls) -> Behaviour:
-        """Reads `SANDBOX_FORGET_KEYS`, `SANDBOX_ERROR_RATE` and so on. Raises ValueError if one is invalid."""
+        """Reads `SANDBOX_FORGET_KEYS`, `SANDBOX_ERROR_RATE` and so on. Raises ValueError if one is
+        invalid."""
         variables = {name: os.environ.get(f"SANDBOX_{name.upper()}") for name in cls.model_fields}
         return cls.model_validate({name: value for name, value in variables.items() if value})
 

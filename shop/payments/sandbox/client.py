@@ -21,7 +21,14 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentGatewayTimeout, PaymentLapsed
+from shop.payments.errors import (
+    BAD_ANSWER,
+    PaymentDeclined,
+    PaymentError,
+    PaymentGatewayError,
+    PaymentGatewayTimeout,
+    PaymentLapsed,
+)
 from shop.payments.gateway import GatewayTotals, Payment, PaymentStatus, Refund
 from shop.payments.sandbox.records import MAY_PASS, CurrencyTotals, Page, PaymentRecord, RefundRecord
 from shop.text.sanitize import printable
@@ -67,7 +74,9 @@ class _SingleConnectionPools(httpx.AsyncBaseTransport):
         return answer
 
     def _new(self) -> httpx.AsyncHTTPTransport:
-        return httpx.AsyncHTTPTransport(verify=self._verify, trust_env=False, limits=httpx.Limits(max_connections=1, keepalive_expiry=5))
+        return httpx.AsyncHTTPTransport(
+            verify=self._verify, trust_env=False, limits=httpx.Limits(max_connections=1, keepalive_expiry=5)
+        )
 
     async def aclose(self) -> None:
         while self._idle:
@@ -133,7 +142,9 @@ class SandboxGateway:
         return to_payment(payment)
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        payment = _consistent(await self._post(f"/v1/payments/{_path_part(payment_id)}/confirm", _PAYMENT, key))
+        payment = _consistent(
+            await self._post(f"/v1/payments/{_path_part(payment_id)}/confirm", _PAYMENT, key)
+        )
         _expect(payment.id == payment_id, "another payment than was confirmed")
         _expect(payment.status is PaymentStatus.SUCCEEDED, "neither a charge nor a refusal")
         return to_payment(payment)
@@ -149,10 +160,14 @@ class SandboxGateway:
         _expect(not page.has_more, "a part of the order's payments only")
         _expect(all(payment.order_id == order_id for payment in page.data), "another order's payments")
         _expect(len({payment.id for payment in page.data}) == len(page.data), "a payment twice")
-        return [to_payment(_consistent(payment)) for payment in page.data if payment.installation == installation]
+        return [
+            to_payment(_consistent(payment)) for payment in page.data if payment.installation == installation
+        ]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        payment = _consistent(await self._post(f"/v1/payments/{_path_part(payment_id)}/cancel", _PAYMENT, key))
+        payment = _consistent(
+            await self._post(f"/v1/payments/{_path_part(payment_id)}/cancel", _PAYMENT, key)
+        )
         _expect(payment.id == payment_id, "another payment than was cancelled")
         _expect(payment.status is not PaymentStatus.CREATED, "a payment that can still be charged")
         return to_payment(payment)
@@ -161,7 +176,10 @@ class SandboxGateway:
         units = minor_units(amount, currency)
         body = {"payment_id": _path_part(payment_id), "amount": units, "currency": currency}
         refund = await self._post("/v1/refunds", _REFUND, key, body)
-        _expect((refund.payment_id, refund.amount, refund.currency) == (payment_id, units, currency), "another refund than was asked for")
+        _expect(
+            (refund.payment_id, refund.amount, refund.currency) == (payment_id, units, currency),
+            "another refund than was asked for",
+        )
         return to_refund(refund)
 
     async def totals(self, currency: str) -> GatewayTotals:
@@ -201,13 +219,22 @@ class SandboxGateway:
     # -- one exchange --
 
     async def _get(self, path: str, shape: TypeAdapter[T], query: Mapping[str, str | int] | None = None) -> T:
-        return _read(shape, *await self._exchange(lambda client: client.build_request("GET", path, params=query)))
+        return _read(
+            shape, *await self._exchange(lambda client: client.build_request("GET", path, params=query))
+        )
 
-    async def _post(self, path: str, shape: TypeAdapter[T], key: str, body: Mapping[str, Any] | None = None) -> T:
+    async def _post(
+        self, path: str, shape: TypeAdapter[T], key: str, body: Mapping[str, Any] | None = None
+    ) -> T:
         headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
         # json.dumps writes ASCII: the gateway refuses text that is not valid Unicode.
         content = json.dumps(body) if body is not None else None
-        return _read(shape, *await self._exchange(lambda client: client.build_request("POST", path, headers=headers, content=content)))
+        return _read(
+            shape,
+            *await self._exchange(
+                lambda client: client.build_request("POST", path, headers=headers, content=content)
+            ),
+        )
 
     async def _exchange(self, request: Callable[[httpx.AsyncClient], httpx.Request]) -> tuple[int, bytes]:
         """Returns status and body of the answer."""
@@ -221,17 +248,29 @@ class SandboxGateway:
         except PaymentError:
             raise
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise PaymentGatewayError("unreachable", "the payment gateway cannot be reached", retryable=True) from error
+            raise PaymentGatewayError(
+                "unreachable", "the payment gateway cannot be reached", retryable=True
+            ) from error
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise PaymentGatewayTimeout(f"the payment gateway gave no answer within {self._timeout:g} s") from error
+            raise PaymentGatewayTimeout(
+                f"the payment gateway gave no answer within {self._timeout:g} s"
+            ) from error
         except httpx.RemoteProtocolError as error:
-            raise PaymentGatewayError(BAD_ANSWER, "the payment gateway did not answer in HTTP", retryable=True) from error
+            raise PaymentGatewayError(
+                BAD_ANSWER, "the payment gateway did not answer in HTTP", retryable=True
+            ) from error
         except Exception as error:  # a broken connection raises many exceptions, including the event loop's
-            if sent is None or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):  # before sending
-                raise PaymentGatewayError("invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False) from error
+            if sent is None or isinstance(
+                error, httpx.UnsupportedProtocol | httpx.LocalProtocolError
+            ):  # before sending
+                raise PaymentGatewayError(
+                    "invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False
+                ) from error
             # Once the request may have been sent, no local error is a definite refusal: an answer may have
             # caused it.
-            raise PaymentGatewayError("connection_lost", f"the connection broke: {type(error).__name__}", retryable=True) from error
+            raise PaymentGatewayError(
+                "connection_lost", f"the connection broke: {type(error).__name__}", retryable=True
+            ) from error
 
     def _open(self) -> _Pool:
         loop = asyncio.get_running_loop()
@@ -257,7 +296,9 @@ def minor_units(amount: Decimal, currency: str) -> int:
     try:
         return to_minor(amount, currency)
     except (ValueError, ArithmeticError) as error:
-        raise PaymentGatewayError("invalid_request", f"{amount} is no amount in {currency}", retryable=False) from error
+        raise PaymentGatewayError(
+            "invalid_request", f"{amount} is no amount in {currency}", retryable=False
+        ) from error
 
 
 def to_payment(record: PaymentRecord) -> Payment:
@@ -296,7 +337,9 @@ def to_totals(totals: tuple[CurrencyTotals, ...], currency: str) -> GatewayTotal
     mine = [each for each in totals if each.currency == currency] or [CurrencyTotals(currency, 0, 0)]
     _expect(len(mine) == 1, "a currency twice")
     _expect(mine[0].refunded <= mine[0].charged, "more refunded than charged")
-    return GatewayTotals(charged=from_minor(mine[0].charged, currency), refunded=from_minor(mine[0].refunded, currency))
+    return GatewayTotals(
+        charged=from_minor(mine[0].charged, currency), refunded=from_minor(mine[0].refunded, currency)
+    )
 
 
 def to_error(status: int, code: str, message: str) -> PaymentError:
@@ -313,7 +356,9 @@ def _read(shape: TypeAdapter[T], status: int, body: bytes) -> T:
     try:
         return shape.validate_json(body, strict=True)
     except ValidationError as error:
-        raise PaymentGatewayError(BAD_ANSWER, "the payment gateway's answer could not be interpreted", retryable=True) from error
+        raise PaymentGatewayError(
+            BAD_ANSWER, "the payment gateway's answer could not be interpreted", retryable=True
+        ) from error
 
 
 def _refusal(status: int, body: bytes) -> PaymentError:
@@ -325,7 +370,9 @@ def _refusal(status: int, body: bytes) -> PaymentError:
     if not (isinstance(code, str) and _CODE.fullmatch(code) and isinstance(message, str)):
         if status == HTTPStatus.PAYMENT_REQUIRED:
             # Only a clear refusal is final.
-            return PaymentGatewayError(BAD_ANSWER, "the payment gateway's refusal could not be interpreted", retryable=True)
+            return PaymentGatewayError(
+                BAD_ANSWER, "the payment gateway's refusal could not be interpreted", retryable=True
+            )
         return to_error(status, f"http_{status}", f"the payment gateway answered {status}")
     return to_error(status, code, printable(message))
 
@@ -333,11 +380,19 @@ def _refusal(status: int, body: bytes) -> PaymentError:
 def _consistent(payment: PaymentRecord) -> PaymentRecord:
     """Returns the payment. Raises `PaymentGatewayError` if it contradicts itself."""
     charged = payment.status is PaymentStatus.SUCCEEDED
-    _expect(charged == (payment.charge_id is not None) == (payment.charged_at is not None), "a payment half charged")
+    _expect(
+        charged == (payment.charge_id is not None) == (payment.charged_at is not None),
+        "a payment half charged",
+    )
     _expect(payment.refunded <= (payment.amount if charged else 0), "more refunded than charged")
-    _expect(payment.refunded == sum(refund.amount for refund in payment.refunds), "refunds that do not add up")
+    _expect(
+        payment.refunded == sum(refund.amount for refund in payment.refunds), "refunds that do not add up"
+    )
     mine = (payment.id, payment.currency)
-    _expect(all((refund.payment_id, refund.currency) == mine for refund in payment.refunds), "another payment's refunds")
+    _expect(
+        all((refund.payment_id, refund.currency) == mine for refund in payment.refunds),
+        "another payment's refunds",
+    )
     return payment
 
 

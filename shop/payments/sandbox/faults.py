@@ -70,7 +70,9 @@ class FaultRule(BaseModel):
     fault: Fault
     move: Move | None = None
     order_id: str | None = None
-    times: int | None = Field(default=None, ge=1, description="Number of affected requests; omitted: no limit")
+    times: int | None = Field(
+        default=None, ge=1, description="Number of affected requests; omitted: no limit"
+    )
     ms: float = Field(default=0, ge=0, le=600_000)
 
 

@@ -63,26 +63,38 @@ class InProcessGateway:
         )
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        record = await self._serve(lambda: self._ledger.confirm(payment_id, key=key), Move.CONFIRM, payment_id=payment_id)
+        record = await self._serve(
+            lambda: self._ledger.confirm(payment_id, key=key), Move.CONFIRM, payment_id=payment_id
+        )
         if record.status is not PaymentStatus.SUCCEEDED:
             raise PaymentGatewayError(BAD_ANSWER, "neither a charge nor a refusal", retryable=True)
         return to_payment(record)
 
     async def get(self, payment_id: str) -> Payment:
-        return to_payment(await self._serve(lambda: self._ledger.get(payment_id), Move.GET, payment_id=payment_id))
+        return to_payment(
+            await self._serve(lambda: self._ledger.get(payment_id), Move.GET, payment_id=payment_id)
+        )
 
     async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
-        found = await self._serve(lambda: self._ledger.find(order_id, installation), Move.FIND, order_id=order_id)
+        found = await self._serve(
+            lambda: self._ledger.find(order_id, installation), Move.FIND, order_id=order_id
+        )
         return [to_payment(payment) for payment in found if payment.installation == installation]
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return to_payment(await self._serve(lambda: self._ledger.cancel(payment_id, key=key), Move.CANCEL, payment_id=payment_id))
+        return to_payment(
+            await self._serve(
+                lambda: self._ledger.cancel(payment_id, key=key), Move.CANCEL, payment_id=payment_id
+            )
+        )
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
         units = minor_units(amount, currency)
         return to_refund(
             await self._serve(
-                lambda: self._ledger.refund(payment_id, amount=units, currency=currency, key=key), Move.REFUND, payment_id=payment_id
+                lambda: self._ledger.refund(payment_id, amount=units, currency=currency, key=key),
+                Move.REFUND,
+                payment_id=payment_id,
             )
         )
 
@@ -109,7 +121,9 @@ class InProcessGateway:
     async def aclose(self) -> None:
         """Does nothing: there are no connections."""
 
-    async def _serve(self, work: Callable[[], T], move: Move, *, order_id: str | None = None, payment_id: str | None = None) -> T:
+    async def _serve(
+        self, work: Callable[[], T], move: Move, *, order_id: str | None = None, payment_id: str | None = None
+    ) -> T:
         if (rule := self._ledger.next_fault(move, order_id=order_id, payment_id=payment_id)) is not None:
             return await self._inject(rule, work, payment_id)
         fate = self._ledger.next_fate()
@@ -134,7 +148,9 @@ class InProcessGateway:
             case Fault.WEB_PAGE:
                 raise _bad_answer()
             case Fault.DUPLICATE:
-                raise to_error(HTTPStatus.CONFLICT, "duplicate_request", "this is a duplicate of an earlier request")
+                raise to_error(
+                    HTTPStatus.CONFLICT, "duplicate_request", "this is a duplicate of an earlier request"
+                )
             case Fault.STALE:
                 return ()  # type: ignore[return-value]  # of an order's payments
             case Fault.PROCESSING if payment_id is not None:
@@ -183,4 +199,6 @@ def _reset() -> PaymentError:
 
 
 def _bad_answer() -> PaymentError:
-    return PaymentGatewayError(BAD_ANSWER, "the payment gateway's answer could not be interpreted", retryable=True)
+    return PaymentGatewayError(
+        BAD_ANSWER, "the payment gateway's answer could not be interpreted", retryable=True
+    )

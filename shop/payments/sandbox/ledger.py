@@ -29,7 +29,15 @@ from typing import NamedTuple
 from shop.payments.gateway import PaymentStatus
 from shop.payments.sandbox.behaviour import GOOD_CARD, TEST_CARDS, Behaviour, Card, Fate
 from shop.payments.sandbox.faults import FaultRule, Faults, Move
-from shop.payments.sandbox.records import MAX_AMOUNT, AnswerLost, CurrencyTotals, Page, PaymentRecord, RefundRecord, Refusal
+from shop.payments.sandbox.records import (
+    MAX_AMOUNT,
+    AnswerLost,
+    CurrencyTotals,
+    Page,
+    PaymentRecord,
+    RefundRecord,
+    Refusal,
+)
 from shop.runtime.files import PRIVATE_FILE, make_private
 from shop.text.card_numbers import is_card_number_as_token
 from shop.values.money import is_currency
@@ -129,7 +137,9 @@ class Ledger:
         """Opens the ledger in that file, and creates it if needed. None keeps it in memory."""
         if path is not None:
             make_private(path.parent)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))  # SQLite's other files get its mode
+            os.close(
+                os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+            )  # SQLite's other files get its mode
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
         self._cursor = self._db.cursor()
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -137,10 +147,14 @@ class Ledger:
         # flush to the disk each time, which protects against a crash of the machine.
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_TABLES)
-        if "installation" not in {row[1] for row in self._db.execute("PRAGMA table_info(payments)")}:  # a ledger of an earlier version
+        if "installation" not in {
+            row[1] for row in self._db.execute("PRAGMA table_info(payments)")
+        }:  # a ledger of an earlier version
             self._db.execute("ALTER TABLE payments ADD COLUMN installation TEXT")
         # Part of every id, so that an id from a deleted ledger never matches a payment in a new one.
-        self._db.execute("INSERT INTO ledger SELECT ? WHERE NOT EXISTS (SELECT * FROM ledger)", (secrets.token_hex(6),))
+        self._db.execute(
+            "INSERT INTO ledger SELECT ? WHERE NOT EXISTS (SELECT * FROM ledger)", (secrets.token_hex(6),)
+        )
         (self._name,) = self._db.execute("SELECT name FROM ledger").fetchone()
         self._payment_id = re.compile(rf"pay_{self._name}_([1-9][0-9]{{0,17}})")
         self._processing = self._db.execute("SELECT EXISTS (SELECT * FROM processing)").fetchone()[0] == 1
@@ -173,7 +187,9 @@ class Ledger:
             return Fate.FAILS_BEFORE if draw < errors / 2 else Fate.FAILS_AFTER
         return Fate.HANGS if draw < errors + hangs else Fate.ANSWERED
 
-    def next_fault(self, move: Move, *, order_id: str | None = None, payment_id: str | None = None) -> FaultRule | None:
+    def next_fault(
+        self, move: Move, *, order_id: str | None = None, payment_id: str | None = None
+    ) -> FaultRule | None:
         """Returns the fault rule for this request, if any, which the server has to apply."""
         if not self._faults:
             return None
@@ -206,22 +222,51 @@ class Ledger:
         installation: str | None = None,
     ) -> PaymentRecord:
         """Registers a payment; nothing is charged. The token is validated, never stored."""
-        _require(1 <= len(order_id) <= MAX_ORDER_ID and _storable(order_id), f"order_id is text of 1 to {MAX_ORDER_ID} characters")
+        _require(
+            1 <= len(order_id) <= MAX_ORDER_ID and _storable(order_id),
+            f"order_id is text of 1 to {MAX_ORDER_ID} characters",
+        )
         _require_money(amount, currency)
         _require(_METHOD.fullmatch(method) is not None, "method is a name such as credit_card")
-        _require(card_last4 is None or (len(card_last4) == 4 and _digits(card_last4)), "card_last4 is exactly four digits")
+        _require(
+            card_last4 is None or (len(card_last4) == 4 and _digits(card_last4)),
+            "card_last4 is exactly four digits",
+        )
         if token is not None:
             _require(len(token) <= 255 and _storable(token), "token is text of at most 255 characters")
-            _require(not is_card_number_as_token(token), "token holds a card number: those are never accepted")
+            _require(
+                not is_card_number_as_token(token), "token holds a card number: those are never accepted"
+            )
 
-        _require(installation is None or _INSTALLATION.fullmatch(installation) is not None, "installation is a name such as 3f9a")
+        _require(
+            installation is None or _INSTALLATION.fullmatch(installation) is not None,
+            "installation is a name such as 3f9a",
+        )
 
         def work() -> _Row:
-            row = _Row(0, order_id, _CREATED, amount, currency, method, card_last4, 0, _now(), 0, None, 0, installation)
-            number = self._run("INSERT INTO payments VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row[1:]).lastrowid
+            row = _Row(
+                0,
+                order_id,
+                _CREATED,
+                amount,
+                currency,
+                method,
+                card_last4,
+                0,
+                _now(),
+                0,
+                None,
+                0,
+                installation,
+            )
+            number = self._run(
+                "INSERT INTO payments VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *row[1:]
+            ).lastrowid
             return _Row(number or 0, *row[1:])
 
-        return self._once(key, ("create", order_id, amount, currency, method, card_last4, token, installation), work)
+        return self._once(
+            key, ("create", order_id, amount, currency, method, card_last4, token, installation), work
+        )
 
     def confirm(self, payment_id: str, *, key: str | None) -> PaymentRecord:
         """Charges the payment. Returns it unchanged if it has already succeeded; refuses it if it is declined
@@ -235,12 +280,22 @@ class Ledger:
                 return row
             self._require_not_processing(row)
             if row.status == _CANCELLED:
-                raise Refusal(HTTPStatus.PAYMENT_REQUIRED, "payment_cancelled", "the payment was cancelled and cannot be charged")
+                raise Refusal(
+                    HTTPStatus.PAYMENT_REQUIRED,
+                    "payment_cancelled",
+                    "the payment was cancelled and cannot be charged",
+                )
             if row.status == _DECLINED:
                 raise _declined(row.card)
             if row.failed_confirms < row.card.failing_confirms:
-                self._run("UPDATE payments SET failed_confirms = failed_confirms + 1 WHERE number = ?", row.number)
-                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "processing_error", "the card could not be processed at the moment")
+                self._run(
+                    "UPDATE payments SET failed_confirms = failed_confirms + 1 WHERE number = ?", row.number
+                )
+                raise Refusal(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "processing_error",
+                    "the card could not be processed at the moment",
+                )
             if row.card.declined:
                 self._end(row, _DECLINED)
                 raise _declined(row.card)
@@ -269,9 +324,15 @@ class Ledger:
 
         def work() -> _Row:
             row = self._load(payment_id)
-            _require_refundable(row, amount, currency, refused=row.card.refunds_refused and not self._behaviour.take_refunds)
+            _require_refundable(
+                row, amount, currency, refused=row.card.refunds_refused and not self._behaviour.take_refunds
+            )
             self._run(
-                "INSERT INTO refunds (payment, amount, currency, created_at) VALUES (?, ?, ?, ?)", row.number, amount, currency, _now()
+                "INSERT INTO refunds (payment, amount, currency, created_at) VALUES (?, ?, ?, ?)",
+                row.number,
+                amount,
+                currency,
+                _now(),
             )
             self._run("UPDATE payments SET refunded = refunded + ? WHERE number = ?", amount, row.number)
             return row._replace(refunded=row.refunded + amount)
@@ -291,11 +352,16 @@ class Ledger:
         self._settle()
         _require(_storable(order_id), "order_id is text")
         rows = self._run(
-            "SELECT * FROM payments WHERE order_id = ?1 AND (?2 IS NULL OR installation = ?2) ORDER BY number", order_id, installation
+            "SELECT * FROM payments WHERE order_id = ?1 AND (?2 IS NULL OR installation = ?2) ORDER BY "
+            "number",
+            order_id,
+            installation,
         ).fetchall()
         return tuple(self._record(_Row._make(row)) for row in rows)
 
-    def list(self, *, limit: int = 100, starting_after: str | None = None, since: datetime | None = None) -> Page:
+    def list(
+        self, *, limit: int = 100, starting_after: str | None = None, since: datetime | None = None
+    ) -> Page:
         """Returns a page of all payments, newest first: those older than the payment `starting_after`; with
         `since` only those created, charged or refunded since then."""
         self._settle()
@@ -303,7 +369,9 @@ class Ledger:
         _require(since is None or since.tzinfo is not None, "since is a time with its offset from UTC")
         before = self._load(starting_after).number if starting_after is not None else 2**63 - 1
         if since is None:
-            rows = self._run("SELECT * FROM payments WHERE number < ? ORDER BY number DESC LIMIT ?", before, limit + 1).fetchall()
+            rows = self._run(
+                "SELECT * FROM payments WHERE number < ? ORDER BY number DESC LIMIT ?", before, limit + 1
+            ).fetchall()
         else:
             moment = _microseconds(since)
             rows = self._run(_MOVED_SINCE, before, moment, moment, moment, limit + 1).fetchall()
@@ -313,9 +381,15 @@ class Ledger:
         """Returns the totals of charges and refunds for each currency with charges, summed from single
         movements."""
         self._settle()
-        charged = self._run("SELECT currency, SUM(amount) FROM payments WHERE charged_at IS NOT NULL GROUP BY currency").fetchall()
-        refunded: dict[str, int] = dict(self._run("SELECT currency, SUM(amount) FROM refunds GROUP BY currency").fetchall())
-        return tuple(CurrencyTotals(currency, total, refunded.get(currency, 0)) for currency, total in charged)
+        charged = self._run(
+            "SELECT currency, SUM(amount) FROM payments WHERE charged_at IS NOT NULL GROUP BY currency"
+        ).fetchall()
+        refunded: dict[str, int] = dict(
+            self._run("SELECT currency, SUM(amount) FROM refunds GROUP BY currency").fetchall()
+        )
+        return tuple(
+            CurrencyTotals(currency, total, refunded.get(currency, 0)) for currency, total in charged
+        )
 
     # -- internals --
 
@@ -324,14 +398,22 @@ class Ledger:
 
     def _load(self, payment_id: str) -> _Row:
         known = self._payment_id.fullmatch(payment_id)
-        rows = self._run("SELECT * FROM payments WHERE number = ?", int(known[1])).fetchall() if known else None
+        rows = (
+            self._run("SELECT * FROM payments WHERE number = ?", int(known[1])).fetchall() if known else None
+        )
         if not rows:
             raise Refusal(HTTPStatus.NOT_FOUND, "no_such_payment", "there is no payment with this id")
         return _Row._make(rows[0])
 
     def _end(self, row: _Row, status: str, *, fee: int = 0, charged_at: int | None = None) -> _Row:
         """Moves the payment from `created` to its final status."""
-        self._run("UPDATE payments SET status = ?, fee = ?, charged_at = ? WHERE number = ?", status, fee, charged_at, row.number)
+        self._run(
+            "UPDATE payments SET status = ?, fee = ?, charged_at = ? WHERE number = ?",
+            status,
+            fee,
+            charged_at,
+            row.number,
+        )
         return row._replace(status=status, fee=fee, charged_at=charged_at)
 
     def _settle(self) -> None:
@@ -348,8 +430,13 @@ class Ledger:
         self._processing = self._run("SELECT EXISTS (SELECT * FROM processing)").fetchone()[0] == 1
 
     def _require_not_processing(self, row: _Row) -> None:
-        if self._processing and self._run("SELECT 1 FROM processing WHERE payment = ?", row.number).fetchone():
-            raise Refusal(HTTPStatus.CONFLICT, "request_in_progress", "a confirmation of this payment is in progress")
+        if (
+            self._processing
+            and self._run("SELECT 1 FROM processing WHERE payment = ?", row.number).fetchone()
+        ):
+            raise Refusal(
+                HTTPStatus.CONFLICT, "request_in_progress", "a confirmation of this payment is in progress"
+            )
 
     def _record(self, row: _Row) -> PaymentRecord:
         id_ = f"pay_{self._name}_{row.number}"
@@ -372,17 +459,26 @@ class Ledger:
         )
 
     def _refunds(self, number: int, payment_id: str) -> tuple[RefundRecord, ...]:
-        rows = self._run("SELECT number, amount, currency, created_at FROM refunds WHERE payment = ? ORDER BY number", number).fetchall()
+        rows = self._run(
+            "SELECT number, amount, currency, created_at FROM refunds WHERE payment = ? ORDER BY number",
+            number,
+        ).fetchall()
         return tuple(
-            RefundRecord(f"ref_{self._name}_{refund}", payment_id, amount, currency, _moment(at)) for refund, amount, currency, at in rows
+            RefundRecord(f"ref_{self._name}_{refund}", payment_id, amount, currency, _moment(at))
+            for refund, amount, currency, at in rows
         )
 
     # -- transactions and idempotency keys --
 
-    def _once(self, key: str | None, request: tuple[str | int | None, ...], work: Callable[[], _Row]) -> PaymentRecord:
+    def _once(
+        self, key: str | None, request: tuple[str | int | None, ...], work: Callable[[], _Row]
+    ) -> PaymentRecord:
         """Does the work in one transaction, or replays the key's stored answer. A refusal is an answer, too:
         what was written before it is committed."""
-        _require(key is None or _KEY.fullmatch(key) is not None, "an idempotency key is 1 to 255 printable ASCII characters without spaces")
+        _require(
+            key is None or _KEY.fullmatch(key) is not None,
+            "an idempotency key is 1 to 255 printable ASCII characters without spaces",
+        )
         self._settle()
         self._run("BEGIN IMMEDIATE")
         try:
@@ -401,11 +497,17 @@ class Ledger:
                 self._run("ROLLBACK")
 
     def _replay_or_execute(self, key: str, fingerprint: bytes, work: Callable[[], _Row]) -> PaymentRecord:
-        known = self._run("SELECT request, payment, status, refunds, refusal FROM keys WHERE key = ?", key).fetchall()
+        known = self._run(
+            "SELECT request, payment, status, refunds, refusal FROM keys WHERE key = ?", key
+        ).fetchall()
         if known:
             request, number, status, refunds, refusal = known[0]
             if request != fingerprint:
-                raise Refusal(HTTPStatus.CONFLICT, "idempotency_conflict", "this idempotency key was used for a different request")
+                raise Refusal(
+                    HTTPStatus.CONFLICT,
+                    "idempotency_conflict",
+                    "this idempotency key was used for a different request",
+                )
             if refusal is not None:
                 raise Refusal.from_json(refusal)
             return self._restore(number, status, refunds)
@@ -413,18 +515,37 @@ class Ledger:
             row = work()
         except Refusal as refusal:
             if refusal.final:
-                self._run("INSERT INTO keys VALUES (?, ?, NULL, NULL, NULL, ?)", key, fingerprint, refusal.to_json())
+                self._run(
+                    "INSERT INTO keys VALUES (?, ?, NULL, NULL, NULL, ?)", key, fingerprint, refusal.to_json()
+                )
             raise
         payment = self._record(row)
-        self._run("INSERT INTO keys VALUES (?, ?, ?, ?, ?, NULL)", key, fingerprint, row.number, row.status, len(payment.refunds))
+        self._run(
+            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, NULL)",
+            key,
+            fingerprint,
+            row.number,
+            row.status,
+            len(payment.refunds),
+        )
         return payment
 
     def _restore(self, number: int, status: str, refunds: int) -> PaymentRecord:
         """Restores a stored answer from status and number of refunds. That is enough, as a payment leaves
         `created` once and then only gains refunds."""
-        now = self._record(_Row._make(self._run("SELECT * FROM payments WHERE number = ?", number).fetchone()))
+        now = self._record(
+            _Row._make(self._run("SELECT * FROM payments WHERE number = ?", number).fetchone())
+        )
         if status == _CREATED:
-            return replace(now, status=PaymentStatus.CREATED, refunded=0, fee=0, charge_id=None, charged_at=None, refunds=())
+            return replace(
+                now,
+                status=PaymentStatus.CREATED,
+                refunded=0,
+                fee=0,
+                charge_id=None,
+                charged_at=None,
+                refunds=(),
+            )
         seen = now.refunds[:refunds]
         return replace(now, refunds=seen, refunded=sum(refund.amount for refund in seen))
 
@@ -446,15 +567,23 @@ def _declined(card: Card) -> Refusal:
 
 def _require_refundable(row: _Row, amount: int, currency: str, *, refused: bool) -> None:
     if row.charged_at is None:
-        raise Refusal(HTTPStatus.CONFLICT, "payment_not_charged", f"the payment is {row.status}: there is nothing to refund")
+        raise Refusal(
+            HTTPStatus.CONFLICT,
+            "payment_not_charged",
+            f"the payment is {row.status}: there is nothing to refund",
+        )
     if currency != row.currency:
         raise Refusal(HTTPStatus.BAD_REQUEST, "currency_mismatch", f"it was charged in {row.currency}")
     if refused:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "refund_refused", "the bank does not accept refunds to this card")
+        raise Refusal(
+            HTTPStatus.BAD_REQUEST, "refund_refused", "the bank does not accept refunds to this card"
+        )
     if amount > (left := row.amount - row.refunded):
         # Two codes, because only the first says that money was refunded.
         code = "charge_already_refunded" if row.refunded else "amount_too_large"
-        raise Refusal(HTTPStatus.BAD_REQUEST, code, f"{left} of {row.amount} smallest units are left to refund")
+        raise Refusal(
+            HTTPStatus.BAD_REQUEST, code, f"{left} of {row.amount} smallest units are left to refund"
+        )
 
 
 def _require(holds: bool, rule: str) -> None:

@@ -45,9 +45,14 @@ class _Transport(stripe.HTTPClient):
                 async for part in response.aiter_bytes():
                     body += part
                     if len(body) > _MOST_BYTES:
-                        raise PaymentGatewayError(BAD_ANSWER, "Stripe answered with a body that is too large", retryable=True)
+                        raise PaymentGatewayError(
+                            BAD_ANSWER, "Stripe answered with a body that is too large", retryable=True
+                        )
                 return bytes(body), response.status_code, response.headers
-        except (ValueError, httpx.InvalidURL) as error:  # an answer may have caused it, so it is not a definite refusal
+        except (
+            ValueError,
+            httpx.InvalidURL,
+        ) as error:  # an answer may have caused it, so it is not a definite refusal
             raise httpx.RemoteProtocolError(type(error).__name__) from error
 
     async def close_async(self) -> None:
@@ -67,7 +72,12 @@ class StripeCalls:
     `timeout_seconds` limits each call, without the wait for a free connection."""
 
     def __init__(self, url: str, api_key: str, timeout_seconds: float, concurrency: int) -> None:
-        self._url, self._key, self._timeout, self._concurrency = url.rstrip("/"), api_key, timeout_seconds, concurrency
+        self._url, self._key, self._timeout, self._concurrency = (
+            url.rstrip("/"),
+            api_key,
+            timeout_seconds,
+            concurrency,
+        )
         self._pool: _Pool | None = None
 
     async def __call__(self, ask: Ask, *, key: str | None = None) -> dict[str, Any]:
@@ -87,7 +97,8 @@ class StripeCalls:
             failure = to_error(error, key)
         except Exception as error:  # noqa: BLE001  (broken connections and invalid answers raise many exceptions in the SDK)
             failure = from_transport(error)
-        raise failure  # outside of the except: the first error contains the answer's body, or even the API key's header
+        # outside of the except: the first error contains the answer's body, or even the API key's header
+        raise failure
 
     async def insist(self, ask: Callable[[str], Awaitable[T]], key: str) -> T:
         """Calls `ask` with this key, and with the next one while Stripe only repeats a stored failure."""
@@ -110,7 +121,12 @@ class StripeCalls:
                 timeout=httpx.Timeout(self._timeout, connect=self._timeout / 2, pool=None),
                 limits=httpx.Limits(max_connections=self._concurrency, keepalive_expiry=5),
             )
-            client = stripe.StripeClient(self._key, base_addresses={"api": self._url}, http_client=_Transport(http), max_network_retries=0)
+            client = stripe.StripeClient(
+                self._key,
+                base_addresses={"api": self._url},
+                http_client=_Transport(http),
+                max_network_retries=0,
+            )
             self._pool = _Pool(loop, http, client, asyncio.Semaphore(self._concurrency))
         return self._pool
 

@@ -24,7 +24,8 @@ class _Evidence(BaseModel):
 
 
 class DisputeRecord(BaseModel):
-    """The fields of a dispute that are read, without the names, addresses and files that Stripe also sends."""
+    """The fields of a dispute that are read, without the names, addresses and files that Stripe also
+    sends."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -41,7 +42,9 @@ class DisputeRecord(BaseModel):
 async def look_up(dispute_id: str) -> Dispute:
     """Returns the dispute's current state. Raises what a `PaymentGateway` raises."""
     if not _ID.fullmatch(dispute_id):
-        raise PaymentGatewayError("no_such_dispute", "this is not the id of a dispute at Stripe", retryable=False)
+        raise PaymentGatewayError(
+            "no_such_dispute", "this is not the id of a dispute at Stripe", retryable=False
+        )
     with needs_extra("stripe", "PAYMENT_GATEWAY=stripe"):
         from shop.payments.stripe.calls import StripeCalls  # its SDK takes a third of a second to load
 

@@ -9,7 +9,13 @@ from http import HTTPStatus
 
 import httpx
 
-from shop.payments.errors import BAD_ANSWER, PaymentDeclined, PaymentError, PaymentGatewayError, PaymentKeyRefused
+from shop.payments.errors import (
+    BAD_ANSWER,
+    PaymentDeclined,
+    PaymentError,
+    PaymentGatewayError,
+    PaymentKeyRefused,
+)
 from shop.payments.stripe.sdk import stripe
 from shop.text.sanitize import printable
 
@@ -46,18 +52,26 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
     if status < 400:
         return PaymentGatewayError(BAD_ANSWER, "Stripe's answer could not be interpreted", retryable=True)
     if isinstance(error, stripe.AuthenticationError):
-        return PaymentKeyRefused("Stripe does not accept the API key: set STRIPE_API_KEY to a valid one", _KEY_SECONDS)
+        return PaymentKeyRefused(
+            "Stripe does not accept the API key: set STRIPE_API_KEY to a valid one", _KEY_SECONDS
+        )
     if isinstance(error, stripe.PermissionError):
         message = "the key in STRIPE_API_KEY has no permission for this request: grant it at Stripe"
         return PaymentGatewayError("permission", message, retryable=False)
     if status == HTTPStatus.PAYMENT_REQUIRED:
         if code is None:  # only a clear refusal is final
-            return PaymentGatewayError(BAD_ANSWER, "Stripe's refusal could not be interpreted", retryable=True)
+            return PaymentGatewayError(
+                BAD_ANSWER, "Stripe's refusal could not be interpreted", retryable=True
+            )
         declined = getattr(error.error, "decline_code", None)
-        return PaymentDeclined(declined if isinstance(declined, str) and _CODE.fullmatch(declined) else code, message)
+        return PaymentDeclined(
+            declined if isinstance(declined, str) and _CODE.fullmatch(declined) else code, message
+        )
     if isinstance(error, stripe.IdempotencyError):
         return PaymentGatewayError(
-            "idempotency_conflict", "this idempotency key was used for a different request at Stripe", retryable=False
+            "idempotency_conflict",
+            "this idempotency key was used for a different request at Stripe",
+            retryable=False,
         )
     if isinstance(error, stripe.InvalidRequestError) and code not in _MAY_PASS:
         refused = NotAccepted(code or f"http_{status}", message, retryable=False)
@@ -74,29 +88,45 @@ def to_error(error: stripe.StripeError, key: str | None) -> PaymentError:
 
 def from_transport(error: Exception) -> PaymentError:
     """Returns the typed error for a request without an answer, or without one in HTTP."""
-    if isinstance(error, UnicodeEncodeError | httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-        return PaymentGatewayError("invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False)
+    if isinstance(
+        error, UnicodeEncodeError | httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.LocalProtocolError
+    ):
+        return PaymentGatewayError(
+            "invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False
+        )
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return PaymentGatewayError("unreachable", "Stripe cannot be reached", retryable=True)
     if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):
         return PaymentGatewayError(BAD_ANSWER, "Stripe did not answer in HTTP", retryable=True)
     if isinstance(error, httpx.HTTPError | OSError):
-        return PaymentGatewayError("connection_lost", f"the connection broke: {type(error).__name__}", retryable=True)
-    return PaymentGatewayError(BAD_ANSWER, f"Stripe's answer could not be interpreted: {type(error).__name__}", retryable=True)
+        return PaymentGatewayError(
+            "connection_lost", f"the connection broke: {type(error).__name__}", retryable=True
+        )
+    return PaymentGatewayError(
+        BAD_ANSWER, f"Stripe's answer could not be interpreted: {type(error).__name__}", retryable=True
+    )
 
 
 def _code_and_message(error: stripe.StripeError) -> tuple[str | None, str]:
     """Returns the answer's code and message, or defaults for what it does not contain."""
     body = error.json_body
     details = body.get("error") if isinstance(body, dict) else None
-    code, message = (details.get("code"), details.get("message")) if isinstance(details, dict) else (None, None)
-    shown = printable(message) if isinstance(message, str) and message else f"Stripe answered {error.http_status}"
+    code, message = (
+        (details.get("code"), details.get("message")) if isinstance(details, dict) else (None, None)
+    )
+    shown = (
+        printable(message) if isinstance(message, str) and message else f"Stripe answered {error.http_status}"
+    )
     return code if isinstance(code, str) and _CODE.fullmatch(code) else None, shown
 
 
 def _next_key(key: str | None, headers: Mapping[str, str]) -> str | None:
     first = headers.get("original-request", "")
-    if key is None or headers.get("idempotent-replayed") != "true" or not re.fullmatch(r"[A-Za-z0-9_]{1,64}", first):
+    if (
+        key is None
+        or headers.get("idempotent-replayed") != "true"
+        or not re.fullmatch(r"[A-Za-z0-9_]{1,64}", first)
+    ):
         return None
     made = f"{key}-{first}"
     return made if len(made) <= 255 else None
@@ -104,4 +134,6 @@ def _next_key(key: str | None, headers: Mapping[str, str]) -> str | None:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     seconds = headers.get("retry-after", "")
-    return min(float(seconds), _LONGEST_WAIT) if re.fullmatch(r"[0-9]{1,9}", seconds) and int(seconds) else None
+    return (
+        min(float(seconds), _LONGEST_WAIT) if re.fullmatch(r"[0-9]{1,9}", seconds) and int(seconds) else None
+    )

@@ -18,7 +18,10 @@ from shop.payments.stripe.sdk import stripe
 TOLERANCE_SECONDS = 300
 """Limits the age of a signature. Stripe creates a new one for each delivery."""
 _NOT_SIGNED = "not signed with STRIPE_WEBHOOK_SECRET within the last five minutes"
-_PAYMENT, _REFUNDED = "payment_intent.", frozenset({"charge.refunded", "charge.refund.updated", "refund.failed"})
+_PAYMENT, _REFUNDED = (
+    "payment_intent.",
+    frozenset({"charge.refunded", "charge.refund.updated", "refund.failed"}),
+)
 _Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,100}$")]
 _Type = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.]{1,100}$")]
 
@@ -68,7 +71,9 @@ def read_signed(payload: bytes, header: str | None, secrets: tuple[str, ...]) ->
         about = _About.model_validate(event.data.object)
         dispute = DisputeRecord.model_validate(event.data.object) if event.type.startswith(DISPUTE) else None
     except (ValidationError, RecursionError):
-        raise UnreadableEvent("the event is signed, but does not have the shape that Stripe documents") from None
+        raise UnreadableEvent(
+            "the event is signed, but does not have the shape that Stripe documents"
+        ) from None
     return PaymentEvent(
         event.id,
         event.type,
@@ -83,7 +88,9 @@ def read_signed(payload: bytes, header: str | None, secrets: tuple[str, ...]) ->
 def check_age(header: str, now: datetime) -> None:
     """Raises `BadSignature` if the header, whose signature is verified, is too old. `now` is the database's
     time, so that a machine with a wrong clock does not refuse every event."""
-    parts = [part.split("=", 2) for part in header.split(",")]  # like the SDK, so that it is the time that was signed
+    parts = [
+        part.split("=", 2) for part in header.split(",")
+    ]  # like the SDK, so that it is the time that was signed
     signed_at = next(int(part[1]) for part in parts if part[0] == "t")
     if signed_at < now.timestamp() - TOLERANCE_SECONDS:
         raise BadSignature(_NOT_SIGNED)
@@ -108,7 +115,8 @@ def _installation(metadata: dict[str, Any] | None) -> str | None:
 
 
 def _order_id(metadata: dict[str, Any] | None) -> str | None:
-    """Returns the order id in the metadata, or None. It is only a hint: any user of the account can write it."""
+    """Returns the order id in the metadata, or None. It is only a hint: any user of the account can write
+    it."""
     try:
         return usable_id((metadata or {}).get("order_id"))
     except UnusableOrder:

@@ -24,12 +24,27 @@ from decimal import Decimal
 from typing import Any
 
 from saga.clock import Now, machine_time
-from shop.payments.errors import BAD_ANSWER, PaymentGatewayError, PaymentLapsed, PaymentNeedsCustomer, PaymentRefused
+from shop.payments.errors import (
+    BAD_ANSWER,
+    PaymentGatewayError,
+    PaymentLapsed,
+    PaymentNeedsCustomer,
+    PaymentRefused,
+)
 from shop.payments.gateway import Payment, PaymentStatus, Refund
 from shop.payments.stripe.calls import StripeCalls
 from shop.payments.stripe.errors import NotAccepted, StoredFailure
 from shop.payments.stripe.money import to_units
-from shop.payments.stripe.records import Intent, OddIntent, RefundRecord, expect, read, to_payment, to_refund, to_unreadable
+from shop.payments.stripe.records import (
+    Intent,
+    OddIntent,
+    RefundRecord,
+    expect,
+    read,
+    to_payment,
+    to_refund,
+    to_unreadable,
+)
 from shop.payments.stripe.statement import EXPAND, PAGE, StripeStatement, checked_id
 
 _TOKEN = re.compile(r"(pm|card|src)_[A-Za-z0-9_]{1,100}")
@@ -74,7 +89,9 @@ class StripeGateway:
         `PaymentGatewayError` for an amount that Stripe cannot charge."""
         if token is None:
             problem = "the card's last four digits cannot be charged" if card_last4 else "there is none"
-            raise PaymentRefused(f"Stripe charges by payment_info.token, the id of a PaymentMethod: {problem}")
+            raise PaymentRefused(
+                f"Stripe charges by payment_info.token, the id of a PaymentMethod: {problem}"
+            )
         if not _TOKEN.fullmatch(token):
             raise PaymentRefused("payment_info.token is not the id of a PaymentMethod at Stripe")
         params: Any = {
@@ -83,12 +100,18 @@ class StripeGateway:
             "payment_method": token,
             "payment_method_types": ["card"],
             "capture_method": "automatic",
-            "metadata": {"order_id": order_id, "method": method} | ({"installation": installation} if installation else {}),
+            "metadata": {"order_id": order_id, "method": method}
+            | ({"installation": installation} if installation else {}),
             "expand": EXPAND,
         }
 
         async def ask(key: str) -> Intent:
-            return read(Intent, await self._calls(lambda s: s.v1.payment_intents.create_async(params, {"idempotency_key": key}), key=key))
+            return read(
+                Intent,
+                await self._calls(
+                    lambda s: s.v1.payment_intents.create_async(params, {"idempotency_key": key}), key=key
+                ),
+            )
 
         intent = await self._calls.insist(ask, key)
         expected = (order_id, params["amount"], params["currency"], installation)
@@ -105,7 +128,10 @@ class StripeGateway:
             refused: PaymentGatewayError | None = None
             try:
                 answer = await self._calls(
-                    lambda s: s.v1.payment_intents.confirm_async(checked_id(payment_id), params, {"idempotency_key": key}), key=key
+                    lambda s: s.v1.payment_intents.confirm_async(
+                        checked_id(payment_id), params, {"idempotency_key": key}
+                    ),
+                    key=key,
                 )
             except NotAccepted as error:  # for example because it has already succeeded
                 refused = error
@@ -123,7 +149,9 @@ class StripeGateway:
         return await self._payment(await self._statement.intent(payment_id))
 
     async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
-        return [await self._payment(intent) for intent in await self._statement.of_order(order_id, installation)]
+        return [
+            await self._payment(intent) for intent in await self._statement.of_order(order_id, installation)
+        ]
 
     async def pages(self, since: datetime) -> AsyncIterator[list[Payment]]:
         async for intents in self._statement.moved(since):
@@ -136,7 +164,10 @@ class StripeGateway:
         async def ask(key: str) -> Payment:
             refused: NotAccepted | None = None
             try:
-                await self._calls(lambda s: s.v1.payment_intents.cancel_async(checked, {}, {"idempotency_key": key}), key=key)
+                await self._calls(
+                    lambda s: s.v1.payment_intents.cancel_async(checked, {}, {"idempotency_key": key}),
+                    key=key,
+                )
             except NotAccepted as error:
                 refused = error
             intent = await self._statement.intent(payment_id)
@@ -146,7 +177,9 @@ class StripeGateway:
             if payment.status is PaymentStatus.CREATED:
                 if refused is not None and refused.next_key is not None:
                     raise StoredFailure(refused.error_code, refused.error_message, next_key=refused.next_key)
-                raise refused or PaymentGatewayError(BAD_ANSWER, "Stripe answered a payment that can still be charged", retryable=True)
+                raise refused or PaymentGatewayError(
+                    BAD_ANSWER, "Stripe answered a payment that can still be charged", retryable=True
+                )
             return payment
 
         return await self._calls.insist(ask, key)
@@ -163,14 +196,28 @@ class StripeGateway:
                     expect(refund.amount == units, "another refund than was asked for")
                     return to_refund(refund, payment_id)
             if intent.status != "succeeded" or intent.currency != currency.lower():
-                raise PaymentGatewayError("not_refundable", f"nothing was charged in {currency}", retryable=False)
+                raise PaymentGatewayError(
+                    "not_refundable", f"nothing was charged in {currency}", retryable=False
+                )
             if sum(refund.amount for refund in made) + units > intent.amount:
-                raise PaymentGatewayError("refund_too_large", "the refund is more than what is left of the charge", retryable=False)
-            refund = read(RefundRecord, await self._calls(lambda s: s.v1.refunds.create_async(params, {"idempotency_key": key}), key=key))
-            expect((refund.amount, refund.currency) == (units, currency.lower()), "another refund than was asked for")
+                raise PaymentGatewayError(
+                    "refund_too_large", "the refund is more than what is left of the charge", retryable=False
+                )
+            refund = read(
+                RefundRecord,
+                await self._calls(
+                    lambda s: s.v1.refunds.create_async(params, {"idempotency_key": key}), key=key
+                ),
+            )
+            expect(
+                (refund.amount, refund.currency) == (units, currency.lower()),
+                "another refund than was asked for",
+            )
             expect(refund.payment_intent in {payment_id, None}, "another payment's refund")
             if not refund.counts:
-                raise PaymentGatewayError("refund_failed", f"the refund failed at Stripe ({refund.status})", retryable=False)
+                raise PaymentGatewayError(
+                    "refund_failed", f"the refund failed at Stripe ({refund.status})", retryable=False
+                )
             return to_refund(refund, payment_id)
 
         return await self._calls.insist(ask, key)
@@ -207,7 +254,9 @@ class StripeGateway:
             raise _processing()
         if intent.status == "requires_action":
             return await self._wait_for_customer(intent, key)
-        raise refused or PaymentGatewayError(BAD_ANSWER, "Stripe answered neither a charge nor a refusal", retryable=True)
+        raise refused or PaymentGatewayError(
+            BAD_ANSWER, "Stripe answered neither a charge nor a refusal", retryable=True
+        )
 
     async def _wait_for_customer(self, intent: Intent, key: str) -> Payment:
         waiting = await self._now() - intent.created_at
@@ -222,6 +271,8 @@ class StripeGateway:
 
 def _processing() -> PaymentGatewayError:
     """Returns the error for a payment that may still be charged or refused."""
-    error = PaymentGatewayError("processing", "the bank has not decided about the payment yet", retryable=True)
+    error = PaymentGatewayError(
+        "processing", "the bank has not decided about the payment yet", retryable=True
+    )
     error.retry_after = _SHORTEST_PAUSE
     return error

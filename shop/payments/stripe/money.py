@@ -13,7 +13,9 @@ from shop.values.money import decimals, fits, is_currency
 
 _AS_TWO_DECIMALS = frozenset({"ISK", "UGX"})
 """Currencies without decimals that Stripe counts in hundredths. Only whole hundreds can be charged."""
-_NO_DECIMALS = frozenset({"BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"})
+_NO_DECIMALS = frozenset(
+    {"BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"}
+)
 _THREE_DECIMALS = frozenset({"BHD", "JOD", "KWD", "OMR", "TND"})
 """Currencies with three decimals, the last of which must be 0."""
 

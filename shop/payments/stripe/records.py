@@ -120,7 +120,10 @@ class Intent(_Record):
     def refusal(self) -> PaymentDeclined:
         """Returns the reason why it was declined."""
         error = self.last_payment_error or _LastError()
-        return PaymentDeclined(error.decline_code or error.code or "declined", printable(error.message or "the card was declined"))
+        return PaymentDeclined(
+            error.decline_code or error.code or "declined",
+            printable(error.message or "the card was declined"),
+        )
 
 
 class OddIntent(_Record):
@@ -135,7 +138,9 @@ class OddIntent(_Record):
         """(order, installation), as far as they are readable."""
         known = self.metadata if isinstance(self.metadata, dict) else {}
         order_id, installation = known.get("order_id"), known.get("installation")
-        return order_id if isinstance(order_id, str) else "", installation if isinstance(installation, str) else None
+        return order_id if isinstance(order_id, str) else "", installation if isinstance(
+            installation, str
+        ) else None
 
 
 class IntentPage(_Record):
@@ -189,9 +194,14 @@ def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) ->
     charge = intent.latest_charge if intent.status == "succeeded" else None
     expect((charge is not None) == (intent.status == "succeeded"), "a success without a charge")
     listed = refunds if refunds is not None else charge.refunds.data if charge and charge.refunds else []
-    given = sorted((refund for refund in listed if refund.counts), key=lambda refund: (refund.created, refund.id))
+    given = sorted(
+        (refund for refund in listed if refund.counts), key=lambda refund: (refund.created, refund.id)
+    )
     expect(all(refund.currency == intent.currency for refund in given), "a refund in another currency")
-    expect(sum(refund.amount for refund in given) <= (intent.amount if charge else 0), "more refunded than charged")
+    expect(
+        sum(refund.amount for refund in given) <= (intent.amount if charge else 0),
+        "more refunded than charged",
+    )
     return Payment(
         id=intent.id,
         order_id=intent.order_id,
@@ -211,9 +221,25 @@ def to_payment(intent: Intent, refunds: Sequence[RefundRecord] | None = None) ->
 
 def to_unreadable(intent: OddIntent | Intent) -> Payment:
     """Converts an intent that contradicts itself to an unreadable payment in a list."""
-    order_id, installation = intent.owner if isinstance(intent, OddIntent) else (intent.order_id, intent.installation)
+    order_id, installation = (
+        intent.owner if isinstance(intent, OddIntent) else (intent.order_id, intent.installation)
+    )
     zero, created = Decimal(0), _time(intent.created)
-    return Payment(intent.id, order_id, PaymentStatus.UNREADABLE, zero, "XXX", zero, zero, "card", created, None, None, (), installation)
+    return Payment(
+        intent.id,
+        order_id,
+        PaymentStatus.UNREADABLE,
+        zero,
+        "XXX",
+        zero,
+        zero,
+        "card",
+        created,
+        None,
+        None,
+        (),
+        installation,
+    )
 
 
 def to_refund(refund: RefundRecord, payment_id: str) -> Refund:
@@ -243,7 +269,9 @@ def _fee(charge: ChargeRecord | None, currency: str) -> Decimal:
     fee = from_units(settled.fee, settled.currency.upper())
     if settled.currency.upper() == currency:
         return fee
-    return round_to(fee / Decimal(str(settled.exchange_rate)), currency) if settled.exchange_rate else Decimal(0)
+    return (
+        round_to(fee / Decimal(str(settled.exchange_rate)), currency) if settled.exchange_rate else Decimal(0)
+    )
 
 
 def _time(seconds: int) -> datetime:

@@ -29,14 +29,19 @@ class StripeSettings(Group):
     @classmethod
     def _secret_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _KEY.fullmatch(value.get_secret_value()):
-            raise ValueError("STRIPE_API_KEY must be a secret key (sk_...) or a restricted one (rk_...), not a publishable one (pk_...)")
+            raise ValueError(
+                "STRIPE_API_KEY must be a secret key (sk_...) or a restricted one (rk_...), not a "
+                "publishable one (pk_...)"
+            )
         return value
 
     @field_validator("webhook_secret")
     @classmethod
     def _signing_secrets(cls, value: SecretStr | None) -> SecretStr | None:
         if not all(_WEBHOOK_SECRET.fullmatch(secret) for secret in separated(value)):
-            raise ValueError("STRIPE_WEBHOOK_SECRET must be signing secrets (whsec_...), with commas between them")
+            raise ValueError(
+                "STRIPE_WEBHOOK_SECRET must be signing secrets (whsec_...), with commas between them"
+            )
         return value
 
     @property

@@ -1,4 +1,5 @@
-"""Queries for payments at Stripe: by id, by order, by time of the last change; and for a payment's refunds."""
+"""Queries for payments at Stripe: by id, by order, by time of the last change; and for a payment's
+refunds."""
 
 from __future__ import annotations
 
@@ -11,7 +12,17 @@ from saga.clock import Now
 from shop.payments.errors import PaymentGatewayError
 from shop.payments.stripe.calls import StripeCalls
 from shop.payments.stripe.errors import NotAccepted
-from shop.payments.stripe.records import FoundPage, Intent, IntentPage, OddIntent, ReferencePage, RefundList, RefundRecord, expect, read
+from shop.payments.stripe.records import (
+    FoundPage,
+    Intent,
+    IntentPage,
+    OddIntent,
+    ReferencePage,
+    RefundList,
+    RefundRecord,
+    expect,
+    read,
+)
 from shop.payments.stripe.sdk import stripe
 
 PAGE = 100
@@ -36,14 +47,18 @@ class StripeStatement:
     async def intent(self, payment_id: str) -> Intent:
         """Returns the payment's current state."""
         params: Any = {"expand": EXPAND}
-        answer = await self._calls(lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params))
+        answer = await self._calls(
+            lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params)
+        )
         intent = read(Intent, answer)
         expect(intent.id == payment_id, "another payment than was asked for")
         return intent
 
     async def _intent_or_odd(self, payment_id: str) -> Intent | OddIntent:
         params: Any = {"expand": EXPAND}
-        answer = await self._calls(lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params))
+        answer = await self._calls(
+            lambda s: s.v1.payment_intents.retrieve_async(checked_id(payment_id), params)
+        )
         (intent,) = read(IntentPage, {"data": [answer], "has_more": False}).data
         expect(intent.id == payment_id, "another payment than was asked for")
         return intent
@@ -54,7 +69,11 @@ class StripeStatement:
         found = {intent.id: intent for intent in await self._search(order_id, installation)}
         async for page in self._intents(await self._now() - _LOOK_BACK):
             readable = [intent for intent in page if isinstance(intent, Intent)]
-            odd = [each for each in page if isinstance(each, OddIntent) and each.owner == (order_id, installation)]
+            odd = [
+                each
+                for each in page
+                if isinstance(each, OddIntent) and each.owner == (order_id, installation)
+            ]
             expect(not odd, "a payment of the order that could not be interpreted")
             found |= {intent.id: intent for intent in readable if intent.belongs_to(order_id, installation)}
             if self._searchable:
@@ -70,11 +89,19 @@ class StripeStatement:
             yield [intent for intent in page if isinstance(intent, OddIntent) or intent.order_id]
         for listing in (_charges, _refunds):
             async for references in self._pages(ReferencePage, listing, since):
-                ids = {each.payment_intent for each in references.data if each.payment_intent and each.created >= since.timestamp() // 1}
+                ids = {
+                    each.payment_intent
+                    for each in references.data
+                    if each.payment_intent and each.created >= since.timestamp() // 1
+                }
                 older = [await self._intent_or_odd(payment_id) for payment_id in sorted(ids - seen)]
                 seen |= ids
                 before = _whole_second(since).timestamp()
-                yield [each for each in older if each.created < before and (isinstance(each, OddIntent) or each.order_id)]
+                yield [
+                    each
+                    for each in older
+                    if each.created < before and (isinstance(each, OddIntent) or each.order_id)
+                ]
 
     async def refunds(self, intent: Intent) -> Sequence[RefundRecord]:
         """Returns all refunds of the payment, as its charge has only the latest."""
@@ -83,7 +110,11 @@ class StripeStatement:
         shown = intent.latest_charge.refunds
         if shown is not None and not shown.has_more:
             return shown.data
-        return [refund async for page in self._pages(RefundList, _refunds, payment_intent=intent.id) for refund in page.data]
+        return [
+            refund
+            async for page in self._pages(RefundList, _refunds, payment_intent=intent.id)
+            for refund in page.data
+        ]
 
     async def _search(self, order_id: str, installation: str | None) -> list[Intent]:
         if not self._searchable:
@@ -108,7 +139,9 @@ class StripeStatement:
         async for page in self._pages(IntentPage, _payment_intents, since, expand=_EXPAND_EACH):
             yield [intent for intent in page.data if intent.created >= _whole_second(since).timestamp()]
 
-    async def _pages(self, shape: type[_P], listing: _List, since: datetime | None = None, **query: Any) -> AsyncIterator[_P]:
+    async def _pages(
+        self, shape: type[_P], listing: _List, since: datetime | None = None, **query: Any
+    ) -> AsyncIterator[_P]:
         """Yields pages until the first one with older objects only."""
         query["limit"] = self._page
         seen: set[str] = set()
@@ -118,7 +151,9 @@ class StripeStatement:
             expect(bool(ids) or not page.has_more, "an empty page with more to come")
             expect(len({*ids}) == len(ids) and not seen.intersection(ids[-1:]), "pages that go in circles")
             yield page
-            if not page.has_more or (since is not None and all(each.created < since.timestamp() // 1 for each in page.data)):
+            if not page.has_more or (
+                since is not None and all(each.created < since.timestamp() // 1 for each in page.data)
+            ):
                 return
             seen.add(ids[-1])
             query["starting_after"] = ids[-1]

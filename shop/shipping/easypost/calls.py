@@ -65,15 +65,28 @@ class _Answer:
 
 
 class _Session:
-    """Replaces the client's `requests` session, in the client's threads. It sends requests in the event loop."""
+    """Replaces the client's `requests` session, in the client's threads. It sends requests in the event
+    loop."""
 
     def __init__(self, exchange: Callable[..., Any], seconds: float) -> None:
         self._exchange, self._seconds = exchange, seconds
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def request(self, method: str, url: str, *, params: Any, headers: Any, json: Any, timeout: float, verify: bool) -> _Answer:  # noqa: ARG002
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Any,
+        headers: Any,
+        json: Any,
+        timeout: float,  # noqa: ARG002  (the client's; `_exchange` has its own)
+        verify: bool,  # noqa: ARG002
+    ) -> _Answer:
         assert self.loop is not None
-        request = asyncio.run_coroutine_threadsafe(self._exchange(method, url, params=params, headers=headers, json=json), self.loop)
+        request = asyncio.run_coroutine_threadsafe(
+            self._exchange(method, url, params=params, headers=headers, json=json), self.loop
+        )
         try:
             status, headers, body = request.result(self._seconds + 1)
         except (TimeoutError, httpx.TimeoutException) as error:
@@ -86,9 +99,20 @@ class EasyPostCalls:
     """Runs at most `concurrency` calls at once, in one event loop. A call takes at most twice
     `timeout_seconds`, without the wait for a free slot: once to connect and send, once for the answer."""
 
-    def __init__(self, url: str, api_key: str, timeout_seconds: float, concurrency: int, label_hosts: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        timeout_seconds: float,
+        concurrency: int,
+        label_hosts: Collection[str] = (),
+    ) -> None:
         """`label_hosts`: hosts from which labels may be downloaded, besides that of `url`."""
-        self._url, self._timeout, self._label_hosts = httpx.URL(url), timeout_seconds, frozenset(host.lower() for host in label_hosts)
+        self._url, self._timeout, self._label_hosts = (
+            httpx.URL(url),
+            timeout_seconds,
+            frozenset(host.lower() for host in label_hosts),
+        )
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="easypost")
         self._turns = asyncio.Semaphore(concurrency)
         plain = self._url.scheme == "http"
@@ -101,7 +125,11 @@ class EasyPostCalls:
             headers={"Accept-Encoding": "identity"},
             limits=httpx.Limits(max_connections=concurrency, keepalive_expiry=5),
         )
-        self._client = easypost.EasyPostClient(api_key, api_base=f"{url.rstrip('/')}/v2", timeout=timeout_seconds)  # type: ignore[arg-type]
+        self._client = easypost.EasyPostClient(
+            api_key,
+            api_base=f"{url.rstrip('/')}/v2",
+            timeout=timeout_seconds,  # type: ignore[arg-type]
+        )
         self._client._requests_session.close()
         self._session = _Session(self._exchange, 2 * timeout_seconds)
         self._client._requests_session = self._session  # type: ignore[assignment]
@@ -135,7 +163,9 @@ class EasyPostCalls:
         request = httpx.URL(url)
         if not self._may_fetch(request):
             where = one_line(request.host, 100)
-            raise CarrierUnavailable(f"EasyPost's label is at {where!r}, which is not one of the hosts in CARRIER_LABEL_HOSTS")
+            raise CarrierUnavailable(
+                f"EasyPost's label is at {where!r}, which is not one of the hosts in CARRIER_LABEL_HOSTS"
+            )
         status, _, body = await self._exchange("GET", url)
         if status != httpx.codes.OK:
             raise CarrierUnavailable(f"the download of EasyPost's label was answered with {status}")
@@ -144,7 +174,9 @@ class EasyPostCalls:
     def _may_fetch(self, url: httpx.URL) -> bool:
         if (url.scheme, url.host, url.port) == (self._url.scheme, self._url.host, self._url.port):
             return not url.userinfo
-        return url.scheme == "https" and url.host in self._label_hosts and url.port is None and not url.userinfo
+        return (
+            url.scheme == "https" and url.host in self._label_hosts and url.port is None and not url.userinfo
+        )
 
     async def _exchange(self, method: str, url: str, **options: Any) -> tuple[int, Mapping[str, str], bytes]:
         async with asyncio.timeout(2 * self._timeout), self._http.stream(method, url, **options) as response:
@@ -168,10 +200,14 @@ def to_error(error: Exception, timeout: float) -> StepError:
         case TimeoutError() | easypost.errors.TimeoutError() | httpx.TimeoutException():
             return CarrierTimeout(f"EasyPost gave no answer within {timeout:g} s")
         case UnauthorizedError() | ForbiddenError():
-            return CarrierMisconfigured("EasyPost does not accept the key: check EASYPOST_API_KEY and its permissions")
+            return CarrierMisconfigured(
+                "EasyPost does not accept the key: check EASYPOST_API_KEY and its permissions"
+            )
         case PaymentError():
             # Like an outage: paid orders wait until the account is topped up, while their stock is reserved.
-            return CarrierUnavailable("the EasyPost account of EASYPOST_API_KEY cannot pay for labels: top it up")
+            return CarrierUnavailable(
+                "the EasyPost account of EASYPOST_API_KEY cannot pay for labels: top it up"
+            )
         case RateLimitError():
             return CarrierUnavailable("EasyPost's rate limit is exceeded", retry_after=LIMITED_SECONDS)
         case NotFoundError():
@@ -183,10 +219,16 @@ def to_error(error: Exception, timeout: float) -> StepError:
         case ApiError(http_status=int() as status):
             return CarrierUnavailable(f"EasyPost answered {status}")
         case _:
-            return CarrierUnavailable(f"EasyPost is unreachable, or its answer could not be interpreted ({type(error).__name__})")
+            return CarrierUnavailable(
+                f"EasyPost is unreachable, or its answer could not be interpreted ({type(error).__name__})"
+            )
 
 
 def _message(error: ApiError) -> str:
     """Returns EasyPost's own message and the fields that it names, without keys."""
-    fields = [f"{e.get('field')}: {e.get('message')}" for e in error.errors or [] if isinstance(e, dict) and e.get("field")]  # type: ignore[attr-defined]
+    fields = [
+        f"{each.get('field')}: {each.get('message')}"
+        for each in list[Any](error.errors or [])
+        if isinstance(each, dict) and each.get("field")
+    ]
     return _SECRET.sub("(key)", one_line("; ".join([error.message, *fields]), 300))

@@ -43,7 +43,11 @@ class EasyPostCarrier:
     name = "easypost"
 
     def __init__(
-        self, settings: Settings, api_key: str, sender: Sender, installation: Callable[[], Awaitable[str]] = installation_id
+        self,
+        settings: Settings,
+        api_key: str,
+        sender: Sender,
+        installation: Callable[[], Awaitable[str]] = installation_id,
     ) -> None:
         self._settings, self._sender, self._installation = settings, sender, installation
         limits = settings.shipping.timeout_seconds, settings.shipping.concurrency
@@ -82,7 +86,9 @@ class EasyPostCarrier:
         refused: Rejected | None = None
         purchase: ShipmentRecord | None = None
         try:
-            purchase = read(ShipmentRecord, await self._calls(lambda c: c.shipment.buy(quote.id, rate={"id": rate_id})))
+            purchase = read(
+                ShipmentRecord, await self._calls(lambda c: c.shipment.buy(quote.id, rate={"id": rate_id}))
+            )
         except Rejected as error:  # possibly because it was already bought
             refused = error
         try:
@@ -98,15 +104,23 @@ class EasyPostCarrier:
             raise CarrierMismatch("label")
         if purchase is not None:
             self._check(purchase, order)
-            if purchase.voided or not _is_same_label(purchase, bought) or purchase.to_shipment(order.id) != bought.to_shipment(order.id):
+            if (
+                purchase.voided
+                or not _is_same_label(purchase, bought)
+                or purchase.to_shipment(order.id) != bought.to_shipment(order.id)
+            ):
                 raise CarrierMismatch("purchase")
-        if purchase is not None and bought.selected_rate != next(rate for rate in quote.rates if rate.id == rate_id):
+        if purchase is not None and bought.selected_rate != next(
+            rate for rate in quote.rates if rate.id == rate_id
+        ):
             raise CarrierMismatch("rate")
         return bought
 
     async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:
         record = await self._get(shipment_id)
-        if record.postage_label is not None and record.postage_label.pdf is None:  # the carrier created another format
+        if (
+            record.postage_label is not None and record.postage_label.pdf is None
+        ):  # the carrier created another format
             asked = await self._calls(lambda c: c.shipment.label(shipment_id, file_format="PDF"))
             record = _with_id(shipment_id, read(ShipmentRecord, asked))
         self._check(record, order)
@@ -128,7 +142,10 @@ class EasyPostCarrier:
         if not await self._is_ours(record, order):
             if not record.bought and record.reference is not None:
                 return Voided.NOT_BOUGHT  # another shop's, and not paid by us
-            raise VoidRefused("the label in the journal has a different address than the order: another shop may have bought it")
+            raise VoidRefused(
+                "the label in the journal has a different address than the order: another shop may have "
+                "bought it"
+            )
         if order.shipping_info is not None and not _goes_to(record, order):
             raise VoidRefused("the label in the journal has a different address at EasyPost than the order")
         refused: Rejected | None = None
@@ -153,7 +170,12 @@ class EasyPostCarrier:
         await self._calls.aclose()
 
     async def _get(self, any_id: str) -> ShipmentRecord:
-        return _with_id(any_id, read(ShipmentRecord, await self._calls(lambda c: c.shipment.retrieve(url_quote(any_id, safe="")))))
+        return _with_id(
+            any_id,
+            read(
+                ShipmentRecord, await self._calls(lambda c: c.shipment.retrieve(url_quote(any_id, safe="")))
+            ),
+        )
 
     @staticmethod
     def _check(record: ShipmentRecord, order: Order) -> None:
@@ -187,7 +209,11 @@ class EasyPostCarrier:
             raise CarrierRefused("an order without shipping_info cannot be shipped")
         params: dict[str, Any] = {
             "reference": reference,
-            "from_address": {"name": s.shop.name, "email": s.shop.email, **sender.model_dump(exclude_none=True)},
+            "from_address": {
+                "name": s.shop.name,
+                "email": s.shop.email,
+                **sender.model_dump(exclude_none=True),
+            },
             "to_address": {
                 "name": _recipient(order),
                 "street1": to.address,
@@ -230,7 +256,9 @@ class EasyPostCarrier:
 
 
 def _recipient(order: Order) -> str:
-    return one_line((order.shipping_info and order.shipping_info.name) or order.customer_name or order.customer_id)
+    return one_line(
+        (order.shipping_info and order.shipping_info.name) or order.customer_name or order.customer_id
+    )
 
 
 def _goes_to(record: ShipmentRecord, order: Order) -> bool:
@@ -239,9 +267,16 @@ def _goes_to(record: ShipmentRecord, order: Order) -> bool:
     to, there = order.shipping_info, record.to_address
     if to is None or there is None:
         return False
-    pairs = [(_recipient(order), there.name), (to.address, there.street1), (to.address2, there.street2), (to.city, there.city)]
+    pairs = [
+        (_recipient(order), there.name),
+        (to.address, there.street1),
+        (to.address2, there.street2),
+        (to.city, there.city),
+    ]
     pairs += [(to.country, there.country), *([(to.state, there.state)] if to.state else [])]
-    return all(_letters(ours) == _letters(theirs) for ours, theirs in pairs) and _is_zip(_letters(to.zip), _letters(there.zip))
+    return all(_letters(ours) == _letters(theirs) for ours, theirs in pairs) and _is_zip(
+        _letters(to.zip), _letters(there.zip)
+    )
 
 
 def _is_zip(ours: str, theirs: str) -> bool:
@@ -282,5 +317,9 @@ def _void_result(record: ShipmentRecord) -> Voided | None:
 
 
 def _reasons(record: ShipmentRecord) -> str:
-    said = [f"{message.carrier or 'EasyPost'}: {message.message}" for message in record.messages if message.message]
+    said = [
+        f"{message.carrier or 'EasyPost'}: {message.message}"
+        for message in record.messages
+        if message.message
+    ]
     return one_line(f" ({'; '.join(dict.fromkeys(said))})", 300) if said else ""

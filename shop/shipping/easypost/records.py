@@ -80,7 +80,10 @@ class DetailRecord(BaseModel):
     def to_event(self) -> Event:
         place = self.tracking_location or PlaceRecord()
         return Event(
-            self.datetime, self.status or "", self.message or "", ", ".join(filter(None, (place.city, place.state, place.country)))
+            self.datetime,
+            self.status or "",
+            self.message or "",
+            ", ".join(filter(None, (place.city, place.state, place.country))),
         )
 
 
@@ -131,14 +134,21 @@ class ShipmentRecord(BaseModel):
 
     def contradiction(self) -> str | None:
         """Returns which part belongs to another shipment; None if the record is consistent."""
-        if any(rate.shipment_id not in {None, self.id} for rate in (*self.rates, *filter(None, [self.selected_rate]))):
+        if any(
+            rate.shipment_id not in {None, self.id}
+            for rate in (*self.rates, *filter(None, [self.selected_rate]))
+        ):
             return "shipment's rate"
         if self.tracker is not None and self.tracker.shipment_id not in {None, self.id}:
             return "shipment's tracker"
         if self.tracker is not None and self.tracker.tracking_code not in {None, self.tracking_code}:
             return "tracking number"
         offered = {rate.id: rate for rate in self.rates}
-        if self.selected_rate is not None and offered and self.selected_rate != offered.get(self.selected_rate.id):
+        if (
+            self.selected_rate is not None
+            and offered
+            and self.selected_rate != offered.get(self.selected_rate.id)
+        ):
             return "rate"
         return None
 
@@ -146,13 +156,24 @@ class ShipmentRecord(BaseModel):
         if self.tracking_code is None or self.selected_rate is None:
             raise CarrierUnavailable("EasyPost answered a label without a tracking number")
         rate = self.selected_rate
-        return Shipment(self.id, order_id, self.tracking_code, rate.carrier, rate.service, self.voided, rate.rate, rate.currency)
+        return Shipment(
+            self.id,
+            order_id,
+            self.tracking_code,
+            rate.carrier,
+            rate.service,
+            self.voided,
+            rate.rate,
+            rate.currency,
+        )
 
     def to_tracking(self) -> Tracking:
         if self.voided:
             return Tracking(Status.VOIDED)
         details = self.tracker.tracking_details if self.tracker else []
-        return Tracking(self.where, tuple(sorted((d.to_event() for d in details), key=lambda event: event.at)))
+        return Tracking(
+            self.where, tuple(sorted((d.to_event() for d in details), key=lambda event: event.at))
+        )
 
 
 T = TypeVar("T", bound=BaseModel)
@@ -163,5 +184,9 @@ def read(model: type[T], answer: Mapping[str, Any]) -> T:
     try:
         return model.model_validate(answer)
     except ValidationError as error:
-        fields = sorted({".".join(map(str, e["loc"])) for e in error.errors(include_input=False, include_url=False)})
-        raise CarrierUnavailable(f"EasyPost's answer could not be interpreted, in: {', '.join(fields)[:200]}") from None
+        fields = sorted(
+            {".".join(map(str, e["loc"])) for e in error.errors(include_input=False, include_url=False)}
+        )
+        raise CarrierUnavailable(
+            f"EasyPost's answer could not be interpreted, in: {', '.join(fields)[:200]}"
+        ) from None

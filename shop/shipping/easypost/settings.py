@@ -59,7 +59,9 @@ class EasyPostSettings(Group):
     @classmethod
     def _one_word(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _KEY.fullmatch(value.get_secret_value()):
-            raise ValueError("EASYPOST_API_KEY must be a key of EasyPost (EZTK... for tests, EZAK... for real labels)")
+            raise ValueError(
+                "EASYPOST_API_KEY must be a key of EasyPost (EZTK... for tests, EZAK... for real labels)"
+            )
         return value
 
     def missing(self) -> Iterator[str]:
@@ -68,8 +70,14 @@ class EasyPostSettings(Group):
         if self.api_key is None:
             needed.append("EASYPOST_API_KEY, a key of your EasyPost account")
         if self.sender is None:
-            needed.append('CARRIER_SENDER, such as {"street1": "...", "city": "...", "zip": "...", "country": "US"}')
+            needed.append(
+                'CARRIER_SENDER, such as {"street1": "...", "city": "...", "zip": "...", "country": "US"}'
+            )
         if needed:
             yield f"CARRIER=easypost needs {', and '.join(needed)}"
-        if self.api_key and self.api_key.get_secret_value().startswith("EZAK") and not self.url.startswith("https://"):
+        if (
+            self.api_key
+            and self.api_key.get_secret_value().startswith("EZAK")
+            and not self.url.startswith("https://")
+        ):
             yield "CARRIER_URL must start with https:// for an EASYPOST_API_KEY that buys real labels, or be unset"

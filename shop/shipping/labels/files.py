@@ -11,7 +11,11 @@ from shop.runtime.files import has_exact_name, write_atomic
 def label_path(label_dir: Path, order_id: str) -> Path:
     """Where the order's label is, or will be."""
     path, *before = label_paths(label_dir, order_id)
-    return next((each for each in before if has_exact_name(each)), path) if before and not path.exists() else path
+    return (
+        next((each for each in before if has_exact_name(each)), path)
+        if before and not path.exists()
+        else path
+    )
 
 
 def label_paths(label_dir: Path, order_id: str) -> list[Path]:

@@ -64,7 +64,9 @@ def parcel_of(order: Order, shipment: Shipment, s: Settings) -> Parcel:
         carrier=shipment.carrier,
         service=shipment.service,
         sender=(s.shop.name, s.shop.address),
-        recipient=(name, to.address, *([to.address2] if to.address2 else []), place, to.country.upper()) if to else (name,),
+        recipient=(name, to.address, *([to.address2] if to.address2 else []), place, to.country.upper())
+        if to
+        else (name,),
         pieces=sum(order.wanted.values()),
         country=to.country.upper() if to else "",
     )
@@ -83,7 +85,13 @@ def render_label(parcel: Parcel) -> bytes:
     _qr(canvas, parcel.tracking_number)
     _heading(canvas, 312, "SHIP TO")
     _block(canvas, 308, 134, _WIDTH, _set(parcel.recipient, BOLD, 15, 134, _WIDTH, parcel.country))
-    _block(canvas, 164, 26, _WIDTH, _set_cached((f"{parcel.carrier} - {parcel.service}",), PLAIN, 11, 26, _WIDTH, ""))
+    _block(
+        canvas,
+        164,
+        26,
+        _WIDTH,
+        _set_cached((f"{parcel.carrier} - {parcel.service}",), PLAIN, 11, 26, _WIDTH, ""),
+    )
     _heading(canvas, 122, "TRACKING NUMBER")
     _bars(canvas, parcel.tracking_number)
     _block(canvas, 60, 18, _WIDTH, _set((parcel.tracking_number,), BOLD, 13, 18, _WIDTH, ""))
@@ -104,7 +112,9 @@ def _set(  # noqa: PLR0917  (the cached version takes no keywords)
 ) -> _Set:
     """Typesets a block of text in the largest size that fits. Text that never fits is truncated with dots."""
     lines = with_transliterations(texts)
-    while (made := _typeset(lines, font, size, width, country)) and _height(made) > height and size > _SMALLEST:
+    while (
+        (made := _typeset(lines, font, size, width, country)) and _height(made) > height and size > _SMALLEST
+    ):
         size = max(_SMALLEST, size * 0.85)
     while _height(made) > height:
         made = made[:-1]
@@ -122,7 +132,9 @@ def _typeset(lines: Sequence[tuple[str, bool]], font: str, size: float, width: f
     made: list[tuple[Line, float]] = []
     for text, is_transliteration in lines:
         own = max(_SMALLEST, size * _TRANSLITERATION_SCALE) if is_transliteration else size
-        made += [(line, own) for line in wrapped(text, PLAIN if is_transliteration else font, width / own, country)]
+        made += [
+            (line, own) for line in wrapped(text, PLAIN if is_transliteration else font, width / own, country)
+        ]
     return tuple(made)
 
 

@@ -237,11 +237,15 @@ def set_line(text: str, font: str, country: str = "") -> Line:
     if is_plain(text):
         return Line(text, font, stringWidth(text, font, 1))
     weight = _WEIGHT[font]
-    shown = "".join(c for c in text if c == " " or unicodedata.category(c) == "Cf" or _face_for(c, country, weight)).strip()
+    shown = "".join(
+        c for c in text if c == " " or unicodedata.category(c) == "Cf" or _face_for(c, country, weight)
+    ).strip()
     if not shown:
         return Line("", font, 0.0)
     glyphs, x = [], 0.0
-    for run, face_name, from_right in _runs(str(get_display(shown)), country, weight):  # in visual order, with mirrored brackets
+    for run, face_name, from_right in _runs(
+        str(get_display(shown)), country, weight
+    ):  # in visual order, with mirrored brackets
         face = _face(face_name, weight)
         buffer = hb.Buffer()
         buffer.add_str(run[::-1] if from_right else run)  # in logical order: HarfBuzz reverses it
@@ -250,7 +254,14 @@ def set_line(text: str, font: str, country: str = "") -> Line:
         hb.shape(face.font, buffer)
         for info, position in zip(buffer.glyph_infos, buffer.glyph_positions, strict=True):
             if info.codepoint:
-                glyphs.append(Glyph(face_name, info.codepoint, x + position.x_offset * face.unit, position.y_offset * face.unit))
+                glyphs.append(
+                    Glyph(
+                        face_name,
+                        info.codepoint,
+                        x + position.x_offset * face.unit,
+                        position.y_offset * face.unit,
+                    )
+                )
             x += position.x_advance * face.unit
     return Line(text, font, x, tuple(glyphs), get_base_level(shown) == 1)
 
@@ -260,7 +271,11 @@ def _runs(shown: str, country: str, weight: int) -> Iterator[tuple[str, str, boo
     run, face, from_right = "", "", False
     for character in shown:
         joins = character == " " or unicodedata.category(character) in _JOINED
-        own = face if joins and face and ord(character) in _face(face, weight).letters else _face_for(character, country, weight) or face
+        own = (
+            face
+            if joins and face and ord(character) in _face(face, weight).letters
+            else _face_for(character, country, weight) or face
+        )
         right = from_right if joins else unicodedata.bidirectional(character) in _RIGHT_TO_LEFT
         if run and (own != face or right != from_right):
             yield run, face, from_right

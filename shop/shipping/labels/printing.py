@@ -29,7 +29,9 @@ def print_label(order: Order, shipped: Mapping[str, Any], s: Settings) -> None:
         number, ours = str(shipped["tracking_number"]), EmbeddedCarrier(s)
         label = ours.render(order, Shipment(number, order.id, number, ours.title, ours.service))
     else:
-        label = asyncio.run(_fetch(booked_at, order, str(shipped["shipment_id"]), str(shipped["tracking_number"])))
+        label = asyncio.run(
+            _fetch(booked_at, order, str(shipped["shipment_id"]), str(shipped["tracking_number"]))
+        )
     write_label(path, label)
 
 
