@@ -34,6 +34,11 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture
+def runnable_flows(prefect_api: PrefectServer) -> None:
+    """Here flows always run on a real Prefect server."""
+
+
+@pytest.fixture
 def nursery(running_nursery: Nursery, prefect_api: PrefectServer) -> Iterator[Nursery]:
     """Worker processes for this test; those that are left at its end are ended, and what they held of the
     payment limit is free."""

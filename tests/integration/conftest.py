@@ -49,7 +49,7 @@ async def world(
 
 
 @pytest.fixture
-def flows(request: pytest.FixtureRequest) -> Iterator[None]:
+def runnable_flows(request: pytest.FixtureRequest) -> Iterator[None]:
     """Flows can run: as plain functions (`tests.without_prefect`), or on a real Prefect server if the test
     uses `prefect_api`."""
     if "prefect_api" in request.fixturenames:
@@ -61,7 +61,7 @@ def flows(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def saga(world: World, flows: None) -> World:
+def saga(world: World, runnable_flows: None) -> World:
     """A shop whose flows can run."""
     return world
 
@@ -69,7 +69,7 @@ def saga(world: World, flows: None) -> World:
 @pytest.fixture
 async def stripe_saga(
     shop_environment: Path,
-    flows: None,
+    runnable_flows: None,
     localstripe: LocalStripe,
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,

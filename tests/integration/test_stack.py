@@ -330,7 +330,7 @@ class TestLock:
         first, second = RunLock(folder / "run" / "lock"), RunLock(folder / "run" / "lock")
         first.take()
         first.say("process 7, its Prefect UI is at http://127.0.0.1:4200")
-        with pytest.raises(AlreadyRunning, match=r"running already.*process 7.*4200.*VAR_DIR="):
+        with pytest.raises(AlreadyRunning, match=r"already running.*process 7.*4200.*VAR_DIR="):
             second.take()
         first.release()
         second.take()
