@@ -65,14 +65,16 @@ _CLAIM = """
         ORDER BY i.number LIMIT :most FOR UPDATE OF i SKIP LOCKED
     )
     UPDATE {{instances}} i
-    SET lease_id = :lease, fence = i.fence + 1, takeovers = i.takeovers + CASE WHEN mine.lease_expired THEN 1 ELSE 0 END,
+    SET lease_id = :lease, fence = i.fence + 1,
+        takeovers = i.takeovers + CASE WHEN mine.lease_expired THEN 1 ELSE 0 END,
         lone_deaths = i.lone_deaths + CASE WHEN mine.left_alone THEN 1 ELSE 0 END,
-        taken_over_from = coalesce(mine.left_lease, i.taken_over_from), waits_for = nullif(i.waits_for, :unknown_step),
+        taken_over_from = coalesce(mine.left_lease, i.taken_over_from),
+        waits_for = nullif(i.waits_for, :unknown_step),
         started_at = coalesce(i.started_at, now()), flow_run_id = coalesce(:run, i.flow_run_id),
         not_before = CASE WHEN i.fence > 0 THEN i.not_before END
     FROM mine WHERE i.id = mine.id
-    RETURNING i.id, i.number, i.content, i.fence, i.takeovers, i.lone_deaths, i.submitted_at, i.cancel_reason, i.failing_step, i.failure,
-        mine.flow_run_id AS left_by, mine.lease_expired
+    RETURNING i.id, i.number, i.content, i.fence, i.takeovers, i.lone_deaths, i.submitted_at,
+        i.cancel_reason, i.failing_step, i.failure, mine.flow_run_id AS left_by, mine.lease_expired
 """
 _RELEASE_TO_OTHER_VERSION = sql(
     "UPDATE {instances} i SET lease_id = NULL, flow_run_id = r.run, waits_for = :code, waits_since = now() "
@@ -91,7 +93,10 @@ _OLDEST_SUSPECTED = sql(
     f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_IS_OVER}) ORDER BY "
     f"i.number LIMIT 1"
 )
-_NOT_ALONE = "i.lone_deaths = 0 AND NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.orders_left = 1)"
+_NOT_ALONE = (
+    "i.lone_deaths = 0 "
+    "AND NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.orders_left = 1)"
+)
 _CLAIM_SUSPECTED = sql(
     _CLAIM.format(
         when=_DUE, which=f"AND {_SUSPECTED} AND i.takeovers <= :takeovers AND {_NOT_ALONE.format()}"

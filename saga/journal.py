@@ -33,12 +33,15 @@ _STILL_MINE = sql(
 _UPSERT = sql(
     """
     INSERT INTO {journal} AS s ({key}, step, status, attempts, result, error, undo_due, begun_at, ended_at)
-    SELECT r.id, r.step, r.status, r.attempts, r.result, r.error, r.undo_due, now() - make_interval(secs => r.begun_ago),
+    SELECT r.id, r.step, r.status, r.attempts, r.result, r.error, r.undo_due,
+           now() - make_interval(secs => r.begun_ago),
            CASE WHEN r.status <> 'begun' THEN clock_timestamp() - make_interval(secs => r.ended_ago) END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
-        id text, step text, status text, attempts int, result jsonb, error jsonb, undo_due boolean, begun_ago float, ended_ago float)
+        id text, step text, status text, attempts int, result jsonb, error jsonb, undo_due boolean,
+        begun_ago float, ended_ago float)
     ON CONFLICT ({key}, step) DO UPDATE
-    SET status = excluded.status, attempts = excluded.attempts, result = excluded.result, error = excluded.error,
+    SET status = excluded.status, attempts = excluded.attempts,
+        result = excluded.result, error = excluded.error,
         undo_due = excluded.undo_due, ended_at = excluded.ended_at,
         number = CASE WHEN s.undo_status = 'done' THEN excluded.number ELSE s.number END,
         undo_status = NULL, undo_number = NULL, undo_result = NULL, undo_error = NULL
