@@ -33,7 +33,8 @@ _RAISE = text(
     INSERT INTO alert (rule, subject, resource, since, value, threshold, details)
     SELECT r.rule, r.subject, r.resource, coalesce(r.since, now()), r.value, r.threshold, r.details
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
-        rule text, subject text, resource text, since timestamptz, value float, threshold float, details jsonb)
+        rule text, subject text, resource text, since timestamptz, value float, threshold float,
+        details jsonb)
     ON CONFLICT (rule, subject) WHERE over_at IS NULL DO NOTHING RETURNING id
     """
 )

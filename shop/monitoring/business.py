@@ -37,10 +37,12 @@ _OPEN = text(
 # Orders under manual review do not wait for a worker, not even while they are retried.
 _OLDEST = text(
     """
-    SELECT o.id, o.submitted_at, o.status, CAST(extract(epoch FROM now() - o.submitted_at) AS float) AS seconds,
+    SELECT o.id, o.submitted_at, o.status,
+        CAST(extract(epoch FROM now() - o.submitted_at) AS float) AS seconds,
         o.lease_id IS NOT NULL AS held
     FROM customer_order o
-    WHERE o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
+    WHERE o.outcome IS NULL
+      AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
     ORDER BY o.number LIMIT 1
     """
 )

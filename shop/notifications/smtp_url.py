@@ -9,7 +9,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from shop.text.domains import ascii_domain
 
 StartTls = Literal["required", "if-offered", "never"]
-_FORM = "smtp://user:password@host:587 or smtps://user:password@host:465, with ?starttls=required, if-offered or never, and &ca=/path/to/ca.pem"
+_FORM = (
+    "smtp://user:password@host:587 or smtps://user:password@host:465, "
+    "with ?starttls=required, if-offered or never, and &ca=/path/to/ca.pem"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,19 @@ from shop.settings import settings
 # Newer information is not replaced, and a closed dispute stays closed.
 _PUT = text(
     """
-    INSERT INTO dispute AS d (id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at, as_of, closed_at)
-    VALUES (:id, :order_id, :payment_id, :amount, :currency, :reason, :status, :due, :opened, :as_of, CASE WHEN :closed THEN now() END)
+    INSERT INTO dispute AS d (
+        id, order_id, payment_id, amount, currency, reason, status,
+        evidence_due_by, opened_at, as_of, closed_at)
+    VALUES (
+        :id, :order_id, :payment_id, :amount, :currency, :reason, :status,
+        :due, :opened, :as_of, CASE WHEN :closed THEN now() END)
     ON CONFLICT (id) DO UPDATE
-    SET order_id = coalesce(excluded.order_id, d.order_id), payment_id = coalesce(excluded.payment_id, d.payment_id),
-        amount = excluded.amount, currency = excluded.currency, reason = excluded.reason, status = excluded.status,
-        evidence_due_by = excluded.evidence_due_by, as_of = excluded.as_of, closed_at = coalesce(d.closed_at, excluded.closed_at)
+    SET order_id = coalesce(excluded.order_id, d.order_id),
+        payment_id = coalesce(excluded.payment_id, d.payment_id),
+        amount = excluded.amount, currency = excluded.currency,
+        reason = excluded.reason, status = excluded.status,
+        evidence_due_by = excluded.evidence_due_by, as_of = excluded.as_of,
+        closed_at = coalesce(d.closed_at, excluded.closed_at)
     WHERE d.as_of <= excluded.as_of AND (d.closed_at IS NULL OR excluded.closed_at IS NOT NULL)
     """
 )

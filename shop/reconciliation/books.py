@@ -25,8 +25,11 @@ from shop.values.money import show
 
 _MONEY = text(
     """
-    SELECT o.currency, coalesce(sum(amount_charged), 0) AS charged, coalesce(sum(amount_refunded), 0) AS refunded,
-        coalesce(sum(CAST(content ->> 'total_amount' AS numeric)) FILTER (WHERE outcome = 'completed'), 0) AS completed,
+    SELECT o.currency,
+        coalesce(sum(amount_charged), 0) AS charged, coalesce(sum(amount_refunded), 0) AS refunded,
+        coalesce(
+            sum(CAST(content ->> 'total_amount' AS numeric)) FILTER (WHERE outcome = 'completed'), 0
+        ) AS completed,
         coalesce(sum(o.amount_at_risk) FILTER (WHERE outcome = 'needs_attention'), 0) AS at_risk,
         coalesce(sum(a.amount_by_hand), 0) AS by_hand, coalesce(sum(a.amount_written_off), 0) AS written_off
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id

@@ -86,7 +86,8 @@ async def _at_services() -> AsyncIterator[Discrepancy]:
             continue
         for product in book.stock:
             if product.on_hand + product.shipped != product.received:
-                theirs = f"{product.received} received - {product.shipped} shipped = {product.received - product.shipped}"
+                left = product.received - product.shipped
+                theirs = f"{product.received} received - {product.shipped} shipped = {left}"
                 yield Discrepancy(
                     Kind.STOCK_ON_HAND,
                     f"{product.on_hand} on hand",

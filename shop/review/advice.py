@@ -17,7 +17,10 @@ _NOT_ANSWERED = frozenset({PaymentGatewayError.code, PaymentGatewayTimeout.code,
 def advice(case: ReviewCase) -> str:
     """Returns what to do. Words in quotes are those of the `resolve-order` form."""
     if case.being_retried:
-        return "Nothing now: it is being retried. To refund in another way nevertheless: resolve-order with 'hold' first."
+        return (
+            "Nothing now: it is being retried. "
+            "To refund in another way nevertheless: resolve-order with 'hold' first."
+        )
     if case.error_code == RefundRefused.code:
         amount = show(case.amount_at_risk, case.currency)
         return (
@@ -40,7 +43,16 @@ def advice(case: ReviewCase) -> str:
             "service's system and correct it there; then resolve-order with 'retry_now', or 'written_off'."
         )
     if case.error_code in _CARRIER_UNAVAILABLE:
-        return "The carrier gave no clear answer. It is retried automatically; resolve-order with 'retry_now' retries at once."
+        return (
+            "The carrier gave no clear answer. It is retried automatically; "
+            "resolve-order with 'retry_now' retries at once."
+        )
     if case.error_code in _NOT_ANSWERED:
-        return "The gateway gave no clear answer. It is retried automatically; resolve-order with 'retry_now' retries at once."
-    return "See the compensation's task run for the error. Once its cause is fixed: resolve-order with 'retry_now'; or 'written_off'."
+        return (
+            "The gateway gave no clear answer. It is retried automatically; "
+            "resolve-order with 'retry_now' retries at once."
+        )
+    return (
+        "See the compensation's task run for the error. "
+        "Once its cause is fixed: resolve-order with 'retry_now'; or 'written_off'."
+    )

@@ -199,7 +199,10 @@ def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
 
 def _line(points: Sequence[tuple[float, float]], colour: str, thick: float = 2) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke-width="{thick:g}" stroke-linejoin="round" {_paint("stroke", colour)}/>'
+    return (
+        f'<polyline points="{path}" fill="none" stroke-width="{thick:g}" '
+        f'stroke-linejoin="round" {_paint("stroke", colour)}/>'
+    )
 
 
 def _text(

@@ -24,7 +24,10 @@ from shop.text.sanitize import one_line
 from shop.values.money import show
 
 _POLICY = SMTP.clone(cte_type="7bit")
-_FONT = f"font-family:system-ui,-apple-system,Segoe UI,Roboto,Arial,sans-serif;color:{LIGHT['ink']};background:{LIGHT['ground']}"
+_FONT = (
+    "font-family:system-ui,-apple-system,Segoe UI,Roboto,Arial,sans-serif;"
+    f"color:{LIGHT['ink']};background:{LIGHT['ground']}"
+)
 _CELL = f"padding:3px 12px 3px 0;font-size:13px;color:{LIGHT['ink']};white-space:nowrap"
 _BAR_WIDTH = 240
 """Width of the longest bar, in pixels."""
@@ -164,7 +167,10 @@ def _bar(pieces: Sequence[tuple[float, str]]) -> str:
         for width, colour in [*widths, (rest, LIGHT["grid"])]
         if width > 0
     )
-    return f'<table role="presentation" width="{_BAR_WIDTH}" height="14" cellpadding="0" cellspacing="0" border="0"><tr>{cells}</tr></table>'
+    return (
+        f'<table role="presentation" width="{_BAR_WIDTH}" height="14" '
+        f'cellpadding="0" cellspacing="0" border="0"><tr>{cells}</tr></table>'
+    )
 
 
 def _set_boundaries(mail: EmailMessage) -> None:

@@ -248,7 +248,10 @@ def _money_now(now: Now) -> Iterator[Metric]:
 
 def _others_now(now: Now) -> Iterator[Metric]:
     rows = {row.state: row for row in now.outbox}
-    what = "Messages that are not sent. failing: an attempt failed and will be repeated; refused: the recipient rejects it."
+    what = (
+        "Messages that are not sent. failing: an attempt failed and will be repeated; "
+        "refused: the recipient rejects it."
+    )
     outbox = GaugeMetricFamily(f"{PREFIX}_outbox_messages", what, labels=["state"])
     for state in _OUTBOX_STATES:
         outbox.add_metric([state], rows[state].messages if state in rows else 0)

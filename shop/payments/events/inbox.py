@@ -60,10 +60,12 @@ _IN_ORDER = text(
     """
     UPDATE payment_event e SET handled_at = now(), done = 'in order' FROM customer_order o, order_step s
     WHERE e.handled_at IS NULL AND (CAST(:id AS text) IS NULL OR e.id = :id)
-      AND o.id = e.order_id AND o.outcome IS NOT NULL AND s.order_id = o.id AND s.step = :step AND s.notes ->> 'payment_id' = e.payment_id
+      AND o.id = e.order_id AND o.outcome IS NOT NULL
+      AND s.order_id = o.id AND s.step = :step AND s.notes ->> 'payment_id' = e.payment_id
       AND (e.type = ANY(CAST(:harmless AS text[]))
            OR (e.type = 'payment_intent.succeeded' AND o.outcome = 'completed' AND o.amount_charged > 0)
-           OR (e.type IN ('payment_intent.succeeded', 'charge.refunded') AND o.outcome IN ('rejected', 'out_of_stock', 'compensated')
+           OR (e.type IN ('payment_intent.succeeded', 'charge.refunded')
+               AND o.outcome IN ('rejected', 'out_of_stock', 'compensated')
                AND o.amount_charged > 0 AND o.amount_refunded = o.amount_charged))
     """
 )
@@ -75,9 +77,14 @@ _DUE = f"""
 _IS_DUE = text(f"SELECT EXISTS (SELECT 1 FROM payment_event e WHERE e.id = :id AND {_DUE})")  # noqa: S608
 _CLAIM = text(
     f"""
-    WITH mine AS (SELECT e.id FROM payment_event e WHERE {_DUE} ORDER BY e.next_attempt_at LIMIT :most FOR UPDATE OF e SKIP LOCKED)
-    UPDATE payment_event e SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :seconds)
-    FROM mine WHERE e.id = mine.id RETURNING e.id, e.type, e.happened_at, e.payment_id, e.order_id, e.dispute
+    WITH mine AS (
+        SELECT e.id FROM payment_event e WHERE {_DUE}
+        ORDER BY e.next_attempt_at LIMIT :most FOR UPDATE OF e SKIP LOCKED
+    )
+    UPDATE payment_event e
+    SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :seconds)
+    FROM mine WHERE e.id = mine.id
+    RETURNING e.id, e.type, e.happened_at, e.payment_id, e.order_id, e.dispute
     """  # noqa: S608
 )
 _END = text(

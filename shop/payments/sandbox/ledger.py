@@ -89,7 +89,8 @@ CREATE TABLE IF NOT EXISTS ledger (name TEXT NOT NULL);
 
 _MOVED_SINCE = """
 SELECT * FROM payments
-WHERE number < ? AND (created_at >= ? OR charged_at >= ? OR number IN (SELECT payment FROM refunds WHERE created_at >= ?))
+WHERE number < ? AND (
+    created_at >= ? OR charged_at >= ? OR number IN (SELECT payment FROM refunds WHERE created_at >= ?))
 ORDER BY number DESC LIMIT ?
 """
 
