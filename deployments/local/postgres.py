@@ -98,7 +98,8 @@ class EmbeddedPostgres:
 
     def url(self, database: str) -> str:
         """Returns the database's address for psycopg; SQLAlchemy needs another driver in front."""
-        return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(self._socket_dir))}&port={_PORT}"
+        name, host = quote(database, safe=""), quote(str(self._socket_dir))
+        return f"postgresql://postgres@/{name}?host={host}&port={_PORT}"
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """Creates the database if it is missing, as a copy of `template` if given."""
