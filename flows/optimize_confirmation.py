@@ -76,7 +76,8 @@ def _page(found: Optimized, summary: str) -> Iterator[str]:
     yield f"| score, 0 to 1 | {before.score:.3f} | {after.score:.3f} |"
     yield f"| texts that may be sent | {before.fit} of {many} | {after.fit} of {many} |"
     yield f"| program | {before.program.version} | {found.saved.version if found.saved else 'not saved'} |"
-    yield f"| demonstrations | {len(before.program.writer.write.demos)} | {len(after.program.writer.write.demos)} |"
+    demonstrations = [len(program.writer.write.demos) for program in (before.program, after.program)]
+    yield f"| demonstrations | {demonstrations[0]} | {demonstrations[1]} |"
     yield f"\nModel {_cell(found.model)}, optimiser {found.optimizer}, {found.seconds:.0f} s."
     yield f"Trained on {found.learned_from} examples, evaluated on {many} others.\n"
     if before.program.warning:
