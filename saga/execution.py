@@ -134,9 +134,8 @@ class StepExecution:
         if self.undo:
             await journal.begin_undo(tx, self.step.name, instances)
         elif not self.changes_nothing:
-            due = (
-                self.step.undo is not None
-            )  # also for the pivot until it is done: its external part may have had an effect
+            # Also true for the pivot until it is done: its external part may have had an effect.
+            due = self.step.undo is not None
             await journal.write(
                 tx, [Record(instance, self.step.name, "begun", undo_due=due) for instance in instances]
             )

@@ -104,9 +104,8 @@ async def load(tx: Tx, instances: Sequence[Instance]) -> None:
     if not instances:
         return
     by_id = {instance.id: instance for instance in instances}
-    rows = (
-        (await tx.execute(_LOAD(instances[0].store), {"ids": list(by_id)})).mappings().all()
-    )  # first, because it may fail: then nothing changes
+    # First, because it may fail: then nothing changes.
+    rows = (await tx.execute(_LOAD(instances[0].store), {"ids": list(by_id)})).mappings().all()
     pending = {
         instance.id: {step: instance.journal[step] for step in instance.pending_records}
         for instance in instances
@@ -243,9 +242,8 @@ async def begin_undo(tx: Tx, step: str, instances: Sequence[Instance]) -> None:
     begun = {row.instance_id: (row.undo_number, row.undo_attempts) for row in rows.all()}
     for instance in instances:
         entry = instance.journal[step]
-        if (
-            instance.id in begun
-        ):  # else the step's row was never committed: the compensation finds nothing to undo
+        # Otherwise the step's row was never committed: the compensation finds nothing to undo.
+        if instance.id in begun:
             entry.undo_status, (entry.undo_number, entry.undo_attempts) = "begun", begun[instance.id]
 
 
