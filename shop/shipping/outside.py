@@ -27,9 +27,8 @@ def before_fulfilment(orders: Sequence[OrderInstance]) -> ExternalAction | None:
 
     async def prepare(order: OrderInstance) -> dict[str, Any]:
         if carrier_of(order) == EMBEDDED:
-            EmbeddedCarrier(settings()).check(
-                order.payload
-            )  # an order that the carrier refuses needs no stock
+            # An order that the carrier refuses needs no stock.
+            EmbeddedCarrier(settings()).check(order.payload)
         return await _in_sequence(order, actions)
 
     return prepare

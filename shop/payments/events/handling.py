@@ -94,9 +94,8 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     ):
         reopened = await _retry_compensation(event, order_id, known, held=row.held)
     done = "compensation retried: it was refunded at the gateway" if reopened else _describe(found)
-    review_changed = any(
-        each.repairable or each.remark for each in found
-    )  # a refund may have been refused or cancelled
+    # A refund may have been refused or cancelled.
+    review_changed = any(each.repairable or each.remark for each in found)
     return await _end(
         event, done, order_id=order_id, found=found, reopened=reopened, review_changed=review_changed
     )

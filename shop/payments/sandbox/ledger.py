@@ -138,9 +138,8 @@ class Ledger:
         """Opens the ledger in that file, and creates it if needed. None keeps it in memory."""
         if path is not None:
             make_private(path.parent)
-            os.close(
-                os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
-            )  # SQLite's other files get its mode
+            # Created here, because SQLite's other files get the mode of this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
         self._cursor = self._db.cursor()
         self._db.execute("PRAGMA journal_mode = WAL")

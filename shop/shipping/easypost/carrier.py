@@ -118,9 +118,8 @@ class EasyPostCarrier:
 
     async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:
         record = await self._get(shipment_id)
-        if (
-            record.postage_label is not None and record.postage_label.pdf is None
-        ):  # the carrier created another format
+        # The carrier created another format.
+        if record.postage_label is not None and record.postage_label.pdf is None:
             asked = await self._calls(lambda c: c.shipment.label(shipment_id, file_format="PDF"))
             record = _with_id(shipment_id, read(ShipmentRecord, asked))
         self._check(record, order)
