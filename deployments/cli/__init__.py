@@ -11,8 +11,8 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 _UNUSABLE = 2
 _HELP = """Order processing as a saga on Prefect.
 
-Exit codes: 0, success; 1, a failure that the command's --help describes; 2, invalid arguments or settings, or the database
-does not answer."""
+Exit codes: 0, success; 1, a failure that the command's --help describes; 2, invalid arguments or settings,
+or the database does not answer."""
 _LOCAL = Group("On this machine", sort_key=1)
 _ORDERS = Group("Orders", sort_key=2)
 _SERVERS = Group("On your own servers", sort_key=3)

@@ -102,9 +102,8 @@ class Deployments:
     def _digest(self) -> str:
         from importlib.metadata import version
 
-        digest = hashlib.sha256(
-            f"{version('prefect')}\0{self._home}".encode()
-        )  # the deployments contain the folder
+        # The folder counts, because the deployments contain it.
+        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}".encode())
         for path in self._sources():
             digest.update(f"\0{path.relative_to(self._home)}\0".encode() + path.read_bytes())
         return digest.hexdigest()

@@ -305,9 +305,8 @@ class EmbeddedPostgres:
         binaries, account = self._tools()
         # PGPORT and the like in the caller's environment are for another server.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        with tempfile.TemporaryFile(
-            "w+", errors="replace"
-        ) as output:  # not a pipe: the server would inherit it and keep it open
+        # A file, not a pipe: the server would inherit a pipe and keep it open.
+        with tempfile.TemporaryFile("w+", errors="replace") as output:
             try:
                 subprocess.run(
                     [binaries.program(command[0]), *command[1:]],
