@@ -18,8 +18,8 @@ from saga.store import SagaStore, sql
 from saga.wakeup import WAITING, notification
 
 _LOCK = sql(
-    "SELECT outcome, failure IS NOT NULL AS failed, cancel_requested_at FROM {instances} WHERE id = :id FOR "
-    "UPDATE"
+    "SELECT outcome, failure IS NOT NULL AS failed, cancel_requested_at FROM {instances} "
+    "WHERE id = :id FOR UPDATE"
 )
 # A completed instance is open again, and no worker has it; one that a worker has stays with it.
 _REQUEST = sql(

@@ -87,11 +87,10 @@ _CLAIM_BEGUN = sql(_CLAIM.format(when=_DUE, which=f"AND i.fence > 0 {_UNSUSPECTE
 _SUSPECTED = f"i.lease_id IS NOT NULL AND i.takeovers >= {_SUSPECTED_FROM}"
 _OLDEST_SUSPECTED = sql(
     "SELECT i.id, i.takeovers, i.lone_deaths > 0 OR coalesce(l.orders_left = 1, false) AS alone "  # noqa: S608  (constants)
-    f"FROM {{instances}} i LEFT JOIN {{leases}} l ON l.id = i.lease_id WHERE i.outcome IS NULL AND "
-    f"{_SUSPECTED} AND {_DUE} "
-    "AND i.waits_for IS DISTINCT FROM :unknown_step "
-    f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_IS_OVER}) ORDER BY "
-    f"i.number LIMIT 1"
+    f"FROM {{instances}} i LEFT JOIN {{leases}} l ON l.id = i.lease_id "
+    f"WHERE i.outcome IS NULL AND {_SUSPECTED} AND {_DUE} AND i.waits_for IS DISTINCT FROM :unknown_step "
+    f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_IS_OVER}) "
+    "ORDER BY i.number LIMIT 1"
 )
 _NOT_ALONE = (
     "i.lone_deaths = 0 "
@@ -109,10 +108,9 @@ _CLAIM_THESE = sql(
 # The same condition as in `_CLAIM`, without locking anything.
 _CLAIMABLE = (
     f"SELECT i.id, i.fence, {_SUSPECTED} AS suspected FROM {{instances}} i "  # noqa: S608  (constants)
-    f"WHERE i.outcome IS NULL AND {_DUE} "
-    "AND i.waits_for IS DISTINCT FROM :unknown_step "
-    f"AND (i.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.until "
-    f">= {_PAUSE_IS_OVER})) "
+    f"WHERE i.outcome IS NULL AND {_DUE} AND i.waits_for IS DISTINCT FROM :unknown_step "
+    "AND (i.lease_id IS NULL OR NOT EXISTS ("
+    f"SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.until >= {_PAUSE_IS_OVER})) "
 )
 _OLDEST_CLAIMABLE = sql(f"{_CLAIMABLE} ORDER BY i.number LIMIT 1")
 _CLAIMABLE_IDS = sql(f"{_CLAIMABLE} AND (NOT :begun OR i.fence > 0) ORDER BY suspected, i.number LIMIT :most")
@@ -122,8 +120,8 @@ _UNKNOWN_STEP = {"unknown_step": UnknownStep.code}
 _SET_ASIDE = sql(
     "UPDATE {instances} i SET lease_id = NULL, fence = i.fence + 1, "
     "not_before = now() + make_interval(secs => least(:longest, power(2, least(i.fence, 30)))) "
-    "WHERE i.id = :id AND i.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id "
-    "AND l.until >= now())"
+    "WHERE i.id = :id AND i.outcome IS NULL "
+    "AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id AND l.until >= now())"
 )
 LONGEST_ASIDE_SECONDS = 300
 """Limits the pause of an instance after an unexpected error, in seconds."""
@@ -132,9 +130,8 @@ _HELD_BY_LIVE = sql(
     "WHERE i.outcome IS NULL AND l.until > now() + make_interval(secs => :renewed) LIMIT :most) held"
 )
 _LEASE_OF_RUN = sql(
-    "SELECT CAST(extract(epoch FROM max(l.until) - clock_timestamp()) AS float) FROM {instances} i JOIN "
-    "{leases} l ON l.id = i.lease_id "
-    "WHERE i.flow_run_id = :run AND i.outcome IS NULL"
+    "SELECT CAST(extract(epoch FROM max(l.until) - clock_timestamp()) AS float) FROM {instances} i "
+    "JOIN {leases} l ON l.id = i.lease_id WHERE i.flow_run_id = :run AND i.outcome IS NULL"
 )
 
 

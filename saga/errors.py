@@ -103,8 +103,8 @@ class UnknownStep(StepError):
 
     def __init__(self, steps: Iterable[str]) -> None:
         super().__init__(
-            f"its journal has {', '.join(sorted(steps))}, which the saga of this worker's version does not "
-            f"know"
+            f"its journal has {', '.join(sorted(steps))}, "
+            "which the saga of this worker's version does not know"
         )
 
 

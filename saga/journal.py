@@ -56,8 +56,8 @@ _BEGIN_UNDO = sql(
     "UPDATE {journal} SET undo_status = 'begun', undo_attempts = undo_attempts + 1, "
     "undo_begun_at = coalesce(undo_begun_at, clock_timestamp()), "
     "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))) "
-    "WHERE step = :step AND {key} = ANY(CAST(:ids AS text[])) RETURNING {key} AS instance_id, undo_number, "
-    "undo_attempts"
+    "WHERE step = :step AND {key} = ANY(CAST(:ids AS text[])) "
+    "RETURNING {key} AS instance_id, undo_number, undo_attempts"
 )
 _RECORD_UNDO = sql(
     "UPDATE {journal} s SET undo_status = r.status, undo_due = (r.status <> 'done'), undo_result = r.result, "
@@ -75,8 +75,8 @@ _MARK_DUE = sql(
 # Reads all requests, from a partial index with nothing else in it: the cost does not depend on the size of a
 # batch.
 _CANCEL_REQUESTS = sql(
-    "SELECT id, cancel_reason FROM {instances} WHERE cancel_requested_at IS NOT NULL AND outcome IS NULL "
-    "LIMIT 10000"
+    "SELECT id, cancel_reason FROM {instances} "
+    "WHERE cancel_requested_at IS NOT NULL AND outcome IS NULL LIMIT 10000"
 )
 
 
