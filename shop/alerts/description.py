@@ -108,8 +108,8 @@ _OTHER_CAUSES = {
         "Workers of this version lack a step that the orders have begun, and skip them.",
         "the logs of process-pending-orders in the Prefect UI: they name the step",
         (
-            "Start a worker of the version that has the step, or put the step back into the saga's table of "
-            "steps."
+            "Start a worker of the version that has the step, "
+            "or put the step back into the saga's table of steps."
         ),
     ),
 }

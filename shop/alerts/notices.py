@@ -50,12 +50,12 @@ _CLAIM = text(
     """  # noqa: S608
 )
 _SENT = text(
-    "UPDATE alert_notice SET sent_at = now(), error = NULL WHERE alert_id = :alert_id AND phase = :phase AND "
-    "way = :way AND sent_at IS NULL"
+    "UPDATE alert_notice SET sent_at = now(), error = NULL "
+    "WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
 )
 _RETRY_LATER = text(
-    "UPDATE alert_notice SET error = :error, next_attempt_at = now() + make_interval(secs => 30 * power(2, "
-    "least(attempts - 1, 7))) "
+    "UPDATE alert_notice SET error = :error, "
+    "next_attempt_at = now() + make_interval(secs => 30 * power(2, least(attempts - 1, 7))) "
     "WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
 )
 

@@ -128,8 +128,8 @@ def language_model(settings: Settings) -> Any:
     if name.startswith(LOCAL):
         if asked.api_base is None:
             raise LocalModelUnavailable(
-                f"{name} needs a server at DSPY_API_BASE: make run starts one, or run python -m "
-                f"shop.confirmation.local_model"
+                f"{name} needs a server at DSPY_API_BASE: "
+                "make run starts one, or run python -m shop.confirmation.local_model"
             )
         name = f"openai/{name.removeprefix(LOCAL)}"
         if "temperature" not in asked.model_fields_set:

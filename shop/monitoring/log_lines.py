@@ -153,8 +153,8 @@ class _JsonFile(RotatingFileHandler):
             self._silent_until = time.monotonic() + _REPORTED_AGAIN_SECONDS
             reason = getattr(error, "strerror", None) or type(error).__name__
             sys.stderr.write(
-                f"log lines cannot be written to {self.baseFilename} ({reason}) and are lost until that is "
-                f"repaired\n"
+                f"log lines cannot be written to {self.baseFilename} ({reason}) "
+                "and are lost until that is repaired\n"
             )
 
 

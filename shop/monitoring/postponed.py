@@ -26,8 +26,8 @@ POSTPONED = "postponed"
 # postpones it.
 STEP_IS_POSTPONED = (
     "s.status = 'failed' AND s.remark = ANY(CAST(:external AS text[])) "
-    "AND o.id = s.order_id AND o.outcome IS NULL AND o.waits_for = s.remark AND o.failure ->> 'code' IS "
-    "DISTINCT FROM s.remark"
+    "AND o.id = s.order_id AND o.outcome IS NULL AND o.waits_for = s.remark "
+    "AND o.failure ->> 'code' IS DISTINCT FROM s.remark"
 )
 """Takes the parameter `external`, the codes. `UNDO_IS_POSTPONED` does, too."""
 UNDO_IS_POSTPONED = (

@@ -27,9 +27,8 @@ _UNDELIVERED = text(
     """
 )
 _AGAIN = text(
-    "UPDATE outbox SET refused_at = NULL, next_attempt_at = now(), attempts = 0 WHERE sent_at IS NULL AND "
-    "error IS NOT NULL "
-    "AND (CAST(:ids AS text[]) IS NULL OR order_id = ANY(CAST(:ids AS text[])))"
+    "UPDATE outbox SET refused_at = NULL, next_attempt_at = now(), attempts = 0 WHERE sent_at IS NULL "
+    "AND error IS NOT NULL AND (CAST(:ids AS text[]) IS NULL OR order_id = ANY(CAST(:ids AS text[])))"
 )
 
 

@@ -32,9 +32,8 @@ _PUT = text(
     """
 )
 _OPEN = text(
-    "SELECT id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at FROM "
-    "dispute "
-    "WHERE closed_at IS NULL ORDER BY evidence_due_by NULLS LAST, opened_at, id LIMIT :most"
+    "SELECT id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at "
+    "FROM dispute WHERE closed_at IS NULL ORDER BY evidence_due_by NULLS LAST, opened_at, id LIMIT :most"
 )
 _ANSWERABLE = frozenset({"needs_response", "warning_needs_response"})
 
@@ -99,6 +98,6 @@ def advice(dispute: OpenDispute) -> str:
     )
     return (
         f"Answer {dispute.id} in the gateway's dashboard{until}, with proof of the order and its delivery, "
-        f"or accept it there. "
-        "An unanswered dispute is lost. Do not refund the order as well: the customer would be paid twice."
+        "or accept it there. An unanswered dispute is lost. "
+        "Do not refund the order as well: the customer would be paid twice."
     )

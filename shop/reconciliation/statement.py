@@ -22,9 +22,8 @@ from shop.payments.gateway import Payment, PaymentGateway
 PAGE = 200
 """Number of suspected orders that are compared together."""
 _CREATE_STATEMENT = text(
-    "CREATE TEMPORARY TABLE gateway_statement (payment_id text PRIMARY KEY, order_id text NOT NULL, status "
-    "text NOT NULL, "
-    "amount numeric NOT NULL, refunded numeric NOT NULL, currency text NOT NULL)"
+    "CREATE TEMPORARY TABLE gateway_statement (payment_id text PRIMARY KEY, order_id text NOT NULL, "
+    "status text NOT NULL, amount numeric NOT NULL, refunded numeric NOT NULL, currency text NOT NULL)"
 )
 _CREATE_SUSPICION = text("CREATE TEMPORARY TABLE suspicion (order_id text PRIMARY KEY)")
 _DROP = text("DROP TABLE IF EXISTS gateway_statement, suspicion")

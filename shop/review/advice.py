@@ -24,23 +24,22 @@ def advice(case: ReviewCase) -> str:
     if case.error_code == RefundRefused.code:
         amount = show(case.amount_at_risk, case.currency)
         return (
-            f"The gateway refuses to refund {amount}. Run resolve-order: 'hold', then refund it in another "
-            f"way, then "
-            "'refunded_by_hand' with the reference; or 'retry_now' once the gateway accepts the refund (or "
-            "you made it in "
-            "the gateway's dashboard); or 'written_off'."
+            f"The gateway refuses to refund {amount}. "
+            "Run resolve-order: 'hold', then refund it in another way, "
+            "then 'refunded_by_hand' with the reference; "
+            "or 'retry_now' once the gateway accepts the refund "
+            "(or you made it in the gateway's dashboard); or 'written_off'."
         )
     if case.error_code == VoidRefused.code:
         return (
-            "The carrier does not take the label back. Claim the refund in the carrier's dashboard, then "
-            "resolve-order "
-            "with 'retry_now'; or 'written_off' to accept its cost."
+            "The carrier does not take the label back. Claim the refund in the carrier's dashboard, "
+            "then resolve-order with 'retry_now'; or 'written_off' to accept its cost."
         )
     if case.error_code in _CONTRADICTIONS:
         return (
-            "The external system's record differs from the request. Look the order up in the carrier's or "
-            "the inventory "
-            "service's system and correct it there; then resolve-order with 'retry_now', or 'written_off'."
+            "The external system's record differs from the request. "
+            "Look the order up in the carrier's or the inventory service's system and correct it there; "
+            "then resolve-order with 'retry_now', or 'written_off'."
         )
     if case.error_code in _CARRIER_UNAVAILABLE:
         return (

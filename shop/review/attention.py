@@ -34,8 +34,8 @@ _PUT = text(
     """
 )
 _CLEAR = text(
-    "UPDATE attention SET resolved_at = now(), resolution = 'undone' WHERE order_id = ANY(CAST(:ids AS "
-    "text[])) AND resolved_at IS NULL"
+    "UPDATE attention SET resolved_at = now(), resolution = 'undone' "
+    "WHERE order_id = ANY(CAST(:ids AS text[])) AND resolved_at IS NULL"
 )
 _OPEN = text(
     """
@@ -46,9 +46,8 @@ _OPEN = text(
     """
 )
 _TOTALS = text(
-    "SELECT currency, count(*) AS orders, sum(amount_at_risk) AS at_risk FROM attention WHERE resolved_at IS "
-    "NULL "
-    "GROUP BY currency ORDER BY currency"
+    "SELECT currency, count(*) AS orders, sum(amount_at_risk) AS at_risk FROM attention "
+    "WHERE resolved_at IS NULL GROUP BY currency ORDER BY currency"
 )
 # Reopens an order without an owner: it is claimed like any other, and the saga continues with what is still
 # due.

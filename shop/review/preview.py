@@ -34,8 +34,8 @@ _ORDER = text(
     """
 )
 _STEPS = text(
-    "SELECT step, status, notes, result, undo_due FROM order_step WHERE order_id = :id AND undo_status IS "
-    "DISTINCT FROM 'done'"
+    "SELECT step, status, notes, result, undo_due FROM order_step "
+    "WHERE order_id = :id AND undo_status IS DISTINCT FROM 'done'"
 )
 
 

@@ -37,7 +37,7 @@ class ShippingSettings(Group):
     def _link(cls, value: str | None) -> str | None:
         if value is not None and not (_WEB_ADDRESS.match(value) and "{tracking_number}" in value):
             raise ValueError(
-                "TRACKING_URL must be a web address with {tracking_number} in it, such as "
-                "https://carrier.example/{tracking_number}"
+                "TRACKING_URL must be a web address with {tracking_number} in it, "
+                "such as https://carrier.example/{tracking_number}"
             )
         return value

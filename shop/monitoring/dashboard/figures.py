@@ -65,9 +65,8 @@ _STEPS = text(
     """  # noqa: S608  (constants)
 )
 _STOCK = text(
-    "SELECT id, name, on_hand - reserved AS available, received FROM product WHERE (on_hand - reserved) * 5 "
-    "<= received "
-    "ORDER BY (on_hand - reserved), id LIMIT :most"
+    "SELECT id, name, on_hand - reserved AS available, received FROM product "
+    "WHERE (on_hand - reserved) * 5 <= received ORDER BY (on_hand - reserved), id LIMIT :most"
 )
 _WAITING = text(
     "SELECT count(*)::int AS orders, extract(epoch FROM now() - min(submitted_at))::float AS oldest "

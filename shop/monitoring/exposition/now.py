@@ -81,8 +81,7 @@ _PROCESSES = text(
 )
 _INVENTORY = text(
     "SELECT count(*) AS products, count(*) FILTER (WHERE on_hand = reserved) AS sold_out, "
-    "coalesce(sum(on_hand), 0) AS on_hand, "
-    "coalesce(sum(reserved), 0) AS reserved FROM product"
+    "coalesce(sum(on_hand), 0) AS on_hand, coalesce(sum(reserved), 0) AS reserved FROM product"
 )
 
 

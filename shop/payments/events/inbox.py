@@ -48,10 +48,9 @@ _INSERT = text(
 )
 # Skips an order that a worker holds: that worker looks up the payment itself.
 _WAKE = text(
-    "UPDATE customer_order o SET not_before = NULL WHERE o.id = :order_id AND o.outcome IS NULL AND "
-    "o.lease_id IS NULL "
-    "AND o.not_before > now() AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = "
-    ":step "
+    "UPDATE customer_order o SET not_before = NULL "
+    "WHERE o.id = :order_id AND o.outcome IS NULL AND o.lease_id IS NULL AND o.not_before > now() "
+    "AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = :step "
     "AND s.notes ->> 'payment_id' = :payment_id) RETURNING o.id"
 )
 # Ends events that report what our tables already have from the gateway, without a lookup. That is most
@@ -88,18 +87,16 @@ _CLAIM = text(
     """  # noqa: S608
 )
 _END = text(
-    "UPDATE payment_event SET handled_at = now(), done = :done, error = NULL, order_id = coalesce(:order_id, "
-    "order_id) "
-    "WHERE id = :id AND handled_at IS NULL"
+    "UPDATE payment_event SET handled_at = now(), done = :done, error = NULL, "
+    "order_id = coalesce(:order_id, order_id) WHERE id = :id AND handled_at IS NULL"
 )
 _POSTPONE = text(
-    "UPDATE payment_event SET next_attempt_at = now(), order_id = :order_id WHERE id = :id AND handled_at IS "
-    "NULL"
+    "UPDATE payment_event SET next_attempt_at = now(), order_id = :order_id "
+    "WHERE id = :id AND handled_at IS NULL"
 )
 _LATER = text(
-    "UPDATE payment_event SET error = :error, "
-    "next_attempt_at = now() + make_interval(secs => least(:longest, :first * power(2, least(attempts, 30) - "
-    "1))) "
+    "UPDATE payment_event SET error = :error, next_attempt_at = now() "
+    "+ make_interval(secs => least(:longest, :first * power(2, least(attempts, 30) - 1))) "
     "WHERE id = :id AND handled_at IS NULL"
 )
 _FORGET = text("DELETE FROM payment_event WHERE handled_at < now() - make_interval(days => :days)")

@@ -352,8 +352,8 @@ class Ledger:
         self._settle()
         _require(_storable(order_id), "order_id is text")
         rows = self._run(
-            "SELECT * FROM payments WHERE order_id = ?1 AND (?2 IS NULL OR installation = ?2) ORDER BY "
-            "number",
+            "SELECT * FROM payments WHERE order_id = ?1 AND (?2 IS NULL OR installation = ?2) "
+            "ORDER BY number",
             order_id,
             installation,
         ).fetchall()

@@ -30,8 +30,8 @@ class StripeSettings(Group):
     def _secret_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _KEY.fullmatch(value.get_secret_value()):
             raise ValueError(
-                "STRIPE_API_KEY must be a secret key (sk_...) or a restricted one (rk_...), not a "
-                "publishable one (pk_...)"
+                "STRIPE_API_KEY must be a secret key (sk_...) "
+                "or a restricted one (rk_...), not a publishable one (pk_...)"
             )
         return value
 

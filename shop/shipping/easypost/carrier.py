@@ -142,8 +142,8 @@ class EasyPostCarrier:
             if not record.bought and record.reference is not None:
                 return Voided.NOT_BOUGHT  # another shop's, and not paid by us
             raise VoidRefused(
-                "the label in the journal has a different address than the order: another shop may have "
-                "bought it"
+                "the label in the journal has a different address than the order: "
+                "another shop may have bought it"
             )
         if order.shipping_info is not None and not _goes_to(record, order):
             raise VoidRefused("the label in the journal has a different address at EasyPost than the order")
