@@ -155,9 +155,8 @@ def _head(connection: Connection) -> str | None:
 
 
 _CLOSE = (
-    "set PREFECT_SERVER_API_AUTH_STRING at the server, and the same value as PREFECT_API_AUTH_STRING at each "
-    "client, "
-    "or let it listen on 127.0.0.1 only; see docs/security.md"
+    "set PREFECT_SERVER_API_AUTH_STRING at the server, and the same value as PREFECT_API_AUTH_STRING "
+    "at each client, or let it listen on 127.0.0.1 only; see docs/security.md"
 )
 
 

@@ -107,7 +107,7 @@ def _explained(error: CycloptsError) -> object:
     near = difflib.get_close_matches(unknown, [name for name, _, _ in _COMMANDS])
     return Text(
         tame(
-            f"There is no command {unknown}.{f' Did you mean {near[0]}?' if near else ''} See order-saga "
-            f"--help."
+            f"There is no command {unknown}.{f' Did you mean {near[0]}?' if near else ''} "
+            "See order-saga --help."
         )
     )

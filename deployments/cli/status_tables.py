@@ -115,8 +115,8 @@ def _business(business: BusinessMetrics) -> Table:
     table.add_row("from submission to outcome", _in_words(business.latency))
     table.add_row(
         "open now",
-        f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being "
-        f"compensated",
+        f"{business.open:,}, {business.waiting:,} of them waiting, "
+        f"{business.being_undone:,} being compensated",
     )
     if (oldest := business.oldest_waiting) is not None:
         table.add_row("oldest waiting order", f"{oldest.id}, for {_time(oldest.seconds * 1000)}")

@@ -73,8 +73,8 @@ class Deployments:
         )
         if self._child.returncode != 0:
             raise StackError(
-                f"the deployments in prefect.yaml could not be registered. Output of `prefect deploy "
-                f"--all`:\n{tail(self._child.log, 30)}"
+                "the deployments in prefect.yaml could not be registered. "
+                f"Output of `prefect deploy --all`:\n{tail(self._child.log, 30)}"
             )
         self.stop()
         write_whole(

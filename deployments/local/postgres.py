@@ -124,9 +124,8 @@ class EmbeddedPostgres:
                 is None
             ):
                 raise StackError(
-                    f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, which the "
-                    f"Prefect server needs: "
-                    "install its contrib package (such as postgresql-contrib)"
+                    f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, "
+                    "which the Prefect server needs: install its contrib package (such as postgresql-contrib)"
                 )
 
     # -- location and user
@@ -160,8 +159,8 @@ class EmbeddedPostgres:
             require_access(account, self.data_dir.parent)
         elif self.data_dir.exists() and (owner := self.data_dir.stat().st_uid) != os.geteuid():
             raise StackError(
-                f"the data folder {self.data_dir} belongs to another user (uid {owner}; perhaps created as "
-                f"root). "
+                f"the data folder {self.data_dir} belongs to another user "
+                f"(uid {owner}; perhaps created as root). "
                 "Run as that user, or delete the folder to begin with an empty one"
             )
         if not (self.data_dir / "PG_VERSION").exists():
@@ -185,8 +184,8 @@ class EmbeddedPostgres:
     def _refuse_foreign_folder(self) -> None:
         if any(self.data_dir.iterdir()):
             raise StackError(
-                f"{self.data_dir} is not empty and contains no PostgreSQL data: choose another folder, or "
-                f"empty this one"
+                f"{self.data_dir} is not empty and contains no PostgreSQL data: "
+                "choose another folder, or empty this one"
             )
 
     # -- the server's process
@@ -293,8 +292,8 @@ class EmbeddedPostgres:
             ) from error
         if not poll(self._answers, 10):
             raise StackError(
-                f"PostgreSQL started in {self.data_dir}, but accepts no connections. Its log "
-                f"ends:\n{tail(self.log)}"
+                f"PostgreSQL started in {self.data_dir}, but accepts no connections. "
+                f"Its log ends:\n{tail(self.log)}"
             )
 
     def _pg_ctl(self, action: str, *arguments: str, seconds: float) -> None:

@@ -30,9 +30,8 @@ _DONE = {
 }
 _OPTIONS = {"resolved_by": "--by", "reference": "--reference", "reason": "--reason"}
 _REOPENED = (
-    "They are reopened, and a running worker or consumer takes them to their outcome. Nothing was started on "
-    "a Prefect server: if "
-    "no worker runs, they stay open until one does."
+    "They are reopened, and a running worker or consumer takes them to their outcome. "
+    "Nothing was started on a Prefect server: if no worker runs, they stay open until one does."
 )
 
 
