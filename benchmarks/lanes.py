@@ -213,8 +213,8 @@ def _left(rows: str) -> int:
 
 def _lane(ids: list[str]) -> Measured:
     done, seconds, p50, p99 = _one(
-        "SELECT count(*) FILTER (WHERE outcome = 'completed'), extract(epoch FROM max(finished_at) - "
-        "min(started_at))::float, "
+        "SELECT count(*) FILTER (WHERE outcome = 'completed'), "
+        "extract(epoch FROM max(finished_at) - min(started_at))::float, "
         "percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at))::float, "
         "percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at))::float "
         "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))",
@@ -223,15 +223,13 @@ def _lane(ids: list[str]) -> Measured:
     if done != len(ids):
         why = _one(
             "SELECT json_agg(DISTINCT jsonb_build_array(outcome, status, failure, reasons)) "
-            "FROM customer_order WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS "
-            "text[]))",
+            "FROM customer_order WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS text[]))",
             ids,
         )[0]
         raise RuntimeError(f"{len(ids) - done} of {len(ids)} orders did not complete, because of {why}")
     mailed = _one(
-        "SELECT extract(epoch FROM max(m.sent_at) - min(o.started_at))::float FROM customer_order o JOIN "
-        "outbox m ON m.order_id = o.id "
-        "WHERE o.id = ANY(CAST(:ids AS text[]))",
+        "SELECT extract(epoch FROM max(m.sent_at) - min(o.started_at))::float FROM customer_order o "
+        "JOIN outbox m ON m.order_id = o.id WHERE o.id = ANY(CAST(:ids AS text[]))",
         ids,
     )[0]
     measured = {
