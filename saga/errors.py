@@ -109,8 +109,8 @@ class UnknownStep(StepError):
 
 
 class BatchFailing(StepError):
-    """So many instances of a batch failed transiently that the cause is systemic: the whole batch is
-    retried."""
+    """So many instances of a batch failed transiently that the cause is systemic:
+    the whole batch is retried."""
 
     code = "batch_struggling"
     retryable = True

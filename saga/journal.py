@@ -99,8 +99,8 @@ class Record:
 
 
 async def load(tx: Tx, instances: Sequence[Instance]) -> None:
-    """Reads the instances' journals again: after a claim, or when it is unclear whether a commit
-    succeeded."""
+    """Reads the instances' journals again: after a claim,
+    or when it is unclear whether a commit succeeded."""
     if not instances:
         return
     by_id = {instance.id: instance for instance in instances}

@@ -212,8 +212,8 @@ async def _delete_lease(tx: Tx, store: SagaStore[Any], lease_id: UUID, renewal: 
 
 
 async def _end_lease_one_by_one(store: SagaStore[Any], lease_id: UUID, renewal: _Renewal) -> None:
-    """Ends the lease although some instance cannot be released: without its lease, any worker may claim
-    it."""
+    """Ends the lease although some instance cannot be released:
+    without its lease, any worker may claim it."""
     await release_strays(store, lease_id, [])
     async with transaction(RELEASING) as tx:
         await tx.execute(notification(store, WAITING))

@@ -1,5 +1,5 @@
-"""Compensates in the reverse of the sequence in which the steps were begun; each compensation is a task
-run."""
+"""Compensates in the reverse of the sequence in which the steps were begun;
+each compensation is a task run."""
 
 from __future__ import annotations
 
