@@ -109,8 +109,8 @@ class Settings(EngineSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given outright, then secrets in files and blocks, the environment, `.env`,
-        `var/run.env`."""
+        """What is given outright, then secrets in files and blocks,
+        the environment, `.env`, `var/run.env`."""
         assert isinstance(init_settings, InitSettingsSource)
         assert isinstance(env_settings, EnvSettingsSource)
         assert isinstance(dotenv_settings, EnvSettingsSource)
@@ -249,6 +249,6 @@ def mistakes(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def what_is_wrong(error: ValidationError) -> str:
-    """A settings' error as one line for a terminal: each setting by its name, and nothing of what was
-    given."""
+    """A settings' error as one line for a terminal: each setting by its name,
+    and nothing of what was given."""
     return "the settings are wrong: " + "; ".join(f"{name}: {what}" for name, what in mistakes(error))

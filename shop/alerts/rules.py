@@ -85,8 +85,8 @@ _REVIEW = """
         CAST(a.amount_at_risk AS float) AS value
     FROM attention a WHERE a.resolved_at IS NULL AND :threshold >= 0
 """
-# A deleted lease expired at least a day ago. Excludes orders whose pause is not over: they cannot be claimed
-# yet.
+# A deleted lease expired at least a day ago. Excludes orders whose pause is not over:
+# they cannot be claimed yet.
 _ABANDONED = """
     SELECT o.id, late.since, NULL AS currency, NULL AS step, NULL AS code,
         CAST(extract(epoch FROM now() - late.since) AS float) AS value

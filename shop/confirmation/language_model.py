@@ -109,8 +109,8 @@ def context(settings: Settings) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def configured_dspy() -> Any:
-    """Imports DSPy, configured so that it makes no network request and caches nothing. Raises
-    `MissingExtra`."""
+    """Imports DSPy, configured so that it makes no network request and caches nothing.
+    Raises `MissingExtra`."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # else its import makes a network request
     with needs_extra("llm", "DSPY_MODEL"):
         import dspy  # type: ignore[import-untyped]

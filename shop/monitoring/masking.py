@@ -25,11 +25,12 @@ so that no secret is cut in two."""
 _BITS = 63
 """Limits integers, in bits, to what can be written as JSON."""
 _PERSONAL = frozenset(
-    "name first_name last_name full_name customer_name recipient company street street1 street2 address "
-    "address2 line1 line2 city zip postal_code postcode phone email mail customer_email shipping_info "
-    "billing_info shipping_address billing_address payment_info card card_number cvv cvc card_last4 expiry "
-    "password passwd secret token api_key apikey authorization "
-    "cookie".split()
+    "name first_name last_name full_name customer_name recipient company "
+    "street street1 street2 address address2 line1 line2 city zip postal_code postcode "
+    "phone email mail customer_email "
+    "shipping_info billing_info shipping_address billing_address payment_info "
+    "card card_number cvv cvc card_last4 expiry "
+    "password passwd secret token api_key apikey authorization cookie".split()
 )
 """Fields whose value is never shown, in any spelling of case and hyphens."""
 _MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")

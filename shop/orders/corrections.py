@@ -37,6 +37,6 @@ async def correct(
 
 
 async def add_failure(tx: Tx, order_id: str, failure: Mapping[str, Any]) -> None:
-    """Adds a failure to an order that has none, so that it is compensated, and goes no further, once it is
-    open again."""
+    """Adds a failure to an order that has none, so that it is compensated,
+    and goes no further, once it is open again."""
     await tx.execute(_ADD_FAILURE, {"id": order_id, "failure": as_json(dict(failure))})

@@ -29,8 +29,8 @@ _CREATE_SUSPICION = text("CREATE TEMPORARY TABLE suspicion (order_id text PRIMAR
 _DROP = text("DROP TABLE IF EXISTS gateway_statement, suspicion")
 _ADD = text(
     "INSERT INTO gateway_statement SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r("
-    "payment_id text, order_id text, status text, amount numeric, refunded numeric, currency text) ON "
-    "CONFLICT DO NOTHING"
+    "payment_id text, order_id text, status text, amount numeric, refunded numeric, currency text) "
+    "ON CONFLICT DO NOTHING"
 )
 # An order from before `since` may have payments from before it, which the statement does not have. Only a
 # completed order's total is certain to be a number.

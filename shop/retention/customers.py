@@ -127,8 +127,8 @@ def _erase(connection: Connection, rows: Sequence[Any]) -> None:
 
 
 def _mails(s: Settings) -> dict[str, list[Path]]:
-    """Returns the Maildir's files by name, without the suffixes of mail programs and of interrupted
-    writers."""
+    """Returns the Maildir's files by name, without the suffixes
+    of mail programs and of interrupted writers."""
     found: dict[str, list[Path]] = defaultdict(list)
     for part in ("new", "cur", "tmp"):
         with suppress(FileNotFoundError):

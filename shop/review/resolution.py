@@ -178,9 +178,8 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
         if not error.retryable:  # the gateway no longer has the payment: trust the person
             return
         raise GatewayNotAsked(
-            f"the payment gateway does not report what is left of the charge of order {decided.order_id} "
-            f"({error}). "
-            "Choose hold, so that nothing is refunded meanwhile, "
+            "the payment gateway does not report what is left of the charge of order "
+            f"{decided.order_id} ({error}). Choose hold, so that nothing is refunded meanwhile, "
             "and record the refund when the gateway answers"
         ) from error
     mine = [

@@ -194,8 +194,8 @@ async def unbook(instance: OrderInstance) -> dict[str, Any]:
 
 
 async def _seconds_until_settled(notes: dict[str, Any]) -> float:
-    """Returns the seconds until an unanswered purchase, possibly of another machine, can no longer
-    succeed."""
+    """Returns the seconds until an unanswered purchase,
+    possibly of another machine, can no longer succeed."""
     if not (asked_at := float(notes.get("asked_at") or 0)):
         return 0
     limit = _SETTLES_AFTER * settings().shipping.timeout_seconds

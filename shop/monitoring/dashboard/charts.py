@@ -131,9 +131,9 @@ def _chart(says: str, shapes: Sequence[str], height: float) -> Chart:
     style = _style(LIGHT) + "@media (prefers-color-scheme: dark){" + _style(DARK) + "}"
     return Chart(
         says,
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" height="{height:g}" viewBox="0 '
-        f'0 {WIDTH} {height:g}" '
-        f'font-family="{escape(_FONT)}"><title>{escape(_printable(says))}</title><style>{style}</style>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" height="{height:g}" '
+        f'viewBox="0 0 {WIDTH} {height:g}" font-family="{escape(_FONT)}">'
+        f"<title>{escape(_printable(says))}</title><style>{style}</style>"
         f"{_box(0, 0, WIDTH, height, 'ground')}{''.join(shapes)}</svg>",
     )
 

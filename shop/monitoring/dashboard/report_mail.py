@@ -109,8 +109,8 @@ def _html(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
         )
     )
     return (
-        f'<!DOCTYPE html><html lang="en"><head><meta '
-        f'charset="utf-8"><title>{escape(title)}</title></head><body style="{_FONT}">'
+        '<!DOCTYPE html><html lang="en">'
+        f'<head><meta charset="utf-8"><title>{escape(title)}</title></head><body style="{_FONT}">'
         f"{''.join(parts)}</body></html>\n"
     )
 
@@ -135,8 +135,8 @@ def _hours(figures: Figures) -> list[_Row]:
 
 def _legend(figures: Figures) -> str:
     return " ".join(
-        f'<span style="color:{COLOURS[outcome]}">&#9632;</span> <span '
-        f'style="font-size:13px;font-weight:normal">{outcome}</span>'
+        f'<span style="color:{COLOURS[outcome]}">&#9632;</span> '
+        f'<span style="font-size:13px;font-weight:normal">{outcome}</span>'
         for outcome in figures.ended
     )
 
@@ -152,8 +152,8 @@ def _table(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> st
     )
     return (
         f'<h2 style="font-size:15px;margin:20px 0 6px">{title}</h2>'
-        f'<table cellpadding="0" cellspacing="0" '
-        f'border="0">{f"<tr>{heading}</tr>" if head else ""}{body}</table>'
+        '<table cellpadding="0" cellspacing="0" border="0">'
+        f"{f'<tr>{heading}</tr>' if head else ''}{body}</table>"
     )
 
 

@@ -1,5 +1,5 @@
-"""The series: a reading as metric families of Prometheus. `docs/reference/metrics.md` lists names and labels;
-a test compares.
+"""The series: a reading as metric families of Prometheus.
+`docs/reference/metrics.md` lists names and labels; a test compares.
 
 Labels have few values, whatever orders contain: steps, outcomes, codes of our own errors, ISO currencies. No
 ids, no customer data.

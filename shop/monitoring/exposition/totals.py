@@ -28,8 +28,8 @@ _MOVES_AFTER = 60
 _FAILED_SECONDS = 10
 """A failure that is retried within this many seconds counts as a retry only. A refusal counts at once."""
 
-# One statement, hence one snapshot: what is added to the totals is exactly what the next reading takes as
-# seen.
+# One statement, hence one snapshot: what is added to the totals
+# is exactly what the next reading takes as seen.
 _RAW = f"""
     SELECT 'step' AS kind, step AS name,
         CASE WHEN status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_POSTPONED})

@@ -16,8 +16,8 @@ from shop.orders.page.story import (
     undos_in_order,
 )
 
-# Each has its own background, border and text colour, readable on light and dark pages (contrast 4.5 or
-# more).
+# Each has its own background, border and text colour,
+# readable on light and dark pages (contrast 4.5 or more).
 _CLASSES = {
     "order": "fill:#334155,stroke:#94a3b8,color:#ffffff",
     "done": "fill:#166534,stroke:#4ade80,color:#ffffff",

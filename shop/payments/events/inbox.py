@@ -115,8 +115,8 @@ class Stored:
 
 
 async def store(event: PaymentEvent) -> Stored:
-    """Stores the event, and resumes an order that waits for it. Once this returns, the event cannot be
-    lost."""
+    """Stores the event, and resumes an order that waits for it.
+    Once this returns, the event cannot be lost."""
     async with transaction(_STORING) as tx:
         values = {
             "id": event.id,

@@ -115,8 +115,8 @@ def _installation(metadata: dict[str, Any] | None) -> str | None:
 
 
 def _order_id(metadata: dict[str, Any] | None) -> str | None:
-    """Returns the order id in the metadata, or None. It is only a hint: any user of the account can write
-    it."""
+    """Returns the order id in the metadata, or None. It is only a hint:
+    any user of the account can write it."""
     try:
         return usable_id((metadata or {}).get("order_id"))
     except UnusableOrder:
