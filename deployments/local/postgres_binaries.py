@@ -172,10 +172,9 @@ def require_programs(account: Account, binaries: Binaries) -> None:
             if closed
             else ""
         )
-        + f". Permit others to read them: `{' && '.join(remedies) or _command('chmod -R o+rX', roots)}`; or "
-        f"move the project where others "
-        "can reach it, such as /srv; or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to "
-        "other servers"
+        + f". Permit others to read them: `{' && '.join(remedies) or _command('chmod -R o+rX', roots)}`; "
+        "or move the project where others can reach it, such as /srv; or run as a normal user; "
+        "or set DATABASE_URL and PREFECT_API_URL to other servers"
     )
 
 
