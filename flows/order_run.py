@@ -1,5 +1,5 @@
-"""What surrounds the saga of one order in a flow run: the lease, cancellation, and what is sent and shown at
-the end."""
+"""What surrounds the saga of one order in a flow run: the lease,
+cancellation, and what is sent and shown at the end."""
 
 from __future__ import annotations
 

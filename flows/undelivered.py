@@ -53,9 +53,9 @@ def _description(left: list[Undelivered]) -> str:
     refused = sum(message.refused for message in left)
     return (
         f"{refused} refused permanently, {len(left) - refused} being retried. "
-        "The orders are not affected. From Python: "
-        '`deployments.review.send_again("ORDER-1001")` once the cause is fixed, or without an order for all '
-        "of them."
+        "The orders are not affected. "
+        'From Python: `deployments.review.send_again("ORDER-1001")` once the cause is fixed, '
+        "or without an order for all of them."
     )
 
 
