@@ -1,5 +1,5 @@
-"""What `throughput.py` measures inside a process of its own, as a worker's: one kind a process, printed as a
-line of JSON."""
+"""What `throughput.py` measures inside a process of its own, as a worker's:
+one kind a process, printed as a line of JSON."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def orders(number: int) -> list[dict[str, Any]]:
 
 
 async def pending(number: int) -> Measured:
-    """So many orders wait; a consumer takes them. From the first claim to the last outcome, and until the
-    last mail is sent."""
+    """So many orders wait; a consumer takes them. From the first
+    claim to the last outcome, and until the last mail is sent."""
     await _warm_up()
     ids = _submit(number)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
@@ -116,8 +116,8 @@ async def own_runs(number: int) -> Measured:
 
 
 async def alone(number: int) -> Measured:
-    """One order at a time through a running consumer: from before it is submitted until its outcome is
-    known."""
+    """One order at a time through a running consumer: from
+    before it is submitted until its outcome is known."""
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
     first = _submit(3)
     await _until(lambda: report.count_ended(first) == len(first))
@@ -223,7 +223,8 @@ def _lane(ids: list[str]) -> Measured:
     if done != len(ids):
         why = _one(
             "SELECT json_agg(DISTINCT jsonb_build_array(outcome, status, failure, reasons)) "
-            "FROM customer_order WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS text[]))",
+            "FROM customer_order "
+            "WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS text[]))",
             ids,
         )[0]
         raise RuntimeError(f"{len(ids) - done} of {len(ids)} orders did not complete, because of {why}")
