@@ -1,5 +1,5 @@
-"""Writes how a worker's hold on an instance ends: failure,
-outcome, or postponement. Each is one transaction."""
+"""Writes how a worker's hold on an instance ends: failure, outcome, or postponement.
+Each is one transaction."""
 
 from __future__ import annotations
 

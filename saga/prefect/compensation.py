@@ -43,9 +43,8 @@ async def compensate(saga: Saga, instances: Sequence[Instance]) -> None:
     for plan, same in groupby(due, key=SagaInstance.undo_plan):
         group = list(same)
         for name in plan:
-            group = [
-                instance for instance in group if not instance.lost
-            ]  # postponed ones continue from here later
+            # Postponed ones continue from here later.
+            group = [instance for instance in group if not instance.lost]
             if group:
                 await compensate_step(saga[name], group)
     saga.compensated(instances, await finish(instances, saga))

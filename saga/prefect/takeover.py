@@ -1,7 +1,7 @@
 """Reports takeovers: which instances this run resumed, from which step, and why.
 
-The reports go to the log and to an artifact of this run. The
-run that held the instances before gets a link to this run.
+The reports go to the log and to an artifact of this run.
+The run that held the instances before gets a link to this run.
 """
 
 from __future__ import annotations
