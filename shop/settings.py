@@ -170,9 +170,8 @@ class _Grouped(PydanticBaseSettingsSource):
     ) -> None:
         super().__init__(settings_cls)
         self._settings = settings_in(settings_cls)
-        self._given = {
-            name.upper(): value for name, value in given.items()
-        }  # pydantic has names of fields in lower case
+        # In upper case, because pydantic has names of fields in lower case.
+        self._given = {name.upper(): value for name, value in given.items()}
         if unknown := sorted(self._given.keys() - self._settings.keys() - _REPLACED.keys()):
             raise TypeError(f"no settings: {', '.join(unknown)}")
         self._environment = {name.upper(): value for name, value in environment.items() if value}

@@ -38,8 +38,8 @@ _BEFORE_INPUT, _AFTER_INPUT = "input_value=", ", input_type="
 """pydantic repeats its input between these. The last one in a line counts: the input may contain them."""
 _ROW = re.compile(r"[ |]*(?:DETAIL|CONTEXT):")
 _AFTER_ROW = re.compile(
-    r"[ |+-]*(?:DETAIL|CONTEXT|HINT|QUERY|LOCATION):|[ |]*(?:\[SQL: |\(Background on |File \"|Traceback |The "
-    r"above |During )"
+    r"[ |+-]*(?:DETAIL|CONTEXT|HINT|QUERY|LOCATION):"
+    r"|[ |]*(?:\[SQL: |\(Background on |File \"|Traceback |The above |During )"
 )
 """Where PostgreSQL repeats its input, and what follows it: a value may span several lines."""
 _KEYS = re.compile(

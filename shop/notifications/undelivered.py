@@ -1,5 +1,5 @@
-"""Undelivered messages, for people: refused permanently,
-or failed repeatedly. They do not affect the orders."""
+"""Undelivered messages, for people: refused permanently, or failed repeatedly.
+They do not affect the orders."""
 
 from __future__ import annotations
 

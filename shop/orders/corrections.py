@@ -13,8 +13,8 @@ from shop.orders.outcomes import Outcome
 
 _CORRECT = text(
     "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, "
-    "amount_at_risk = :at_risk, outcome = :outcome, status = :outcome, undone = CAST(:undone AS jsonb) "
-    "WHERE id = :id"
+    "amount_at_risk = :at_risk, outcome = :outcome, status = :outcome, "
+    "undone = CAST(:undone AS jsonb) WHERE id = :id"
 )
 _ADD_FAILURE = text(
     "UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL"

@@ -54,8 +54,8 @@ _AT_RISK = text(
 )
 _RESOLVED = text(
     "UPDATE attention SET resolved_at = now(), resolution = :resolution, "
-    "amount_by_hand = amount_by_hand + :by_hand, amount_written_off = amount_written_off + :written_off "
-    "WHERE order_id = :id"
+    "amount_by_hand = amount_by_hand + :by_hand, "
+    "amount_written_off = amount_written_off + :written_off WHERE order_id = :id"
 )
 _HOLD = text("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id")
 # For an order whose retry waits for an external system.

@@ -19,8 +19,8 @@ no entry, as they have no minor units."""
 # which need no exchange rates. A unit of any other currency is worth about a dollar or more.
 _MAGNITUDES = {
     10: (
-        "AED BMD BOB BRL CNY DKK FJD GEL GTQ HKD ILS MAD MYR NOK PEN PGK PLN QAR RON SAR SEK "
-        "TMT TJS TOP TTD WST"
+        "AED BMD BOB BRL CNY DKK FJD GEL GTQ HKD ILS MAD MYR NOK "
+        "PEN PGK PLN QAR RON SAR SEK TMT TJS TOP TTD WST"
     ),
     100: (
         "AFN ALL BTN BWP CUP CVE CZK DOP EGP ERN GHS GMD HNL INR KGS LSL MDL MKD MOP MRU MUR MVR MXN MZN NAD "

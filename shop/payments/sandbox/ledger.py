@@ -147,9 +147,8 @@ class Ledger:
         # flush to the disk each time, which protects against a crash of the machine.
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_TABLES)
-        if "installation" not in {
-            row[1] for row in self._db.execute("PRAGMA table_info(payments)")
-        }:  # a ledger of an earlier version
+        # An earlier version of the ledger lacks the column.
+        if "installation" not in {row[1] for row in self._db.execute("PRAGMA table_info(payments)")}:
             self._db.execute("ALTER TABLE payments ADD COLUMN installation TEXT")
         # Part of every id, so that an id from a deleted ledger never matches a payment in a new one.
         self._db.execute(
