@@ -54,8 +54,8 @@ def refreshed(text: str) -> str:
 
 
 def code(path: str, name: str | None = None) -> str:
-    """The text of a file of this project, or of one function,
-    class or variable in it. Raises ValueError if there is none."""
+    """The text of a file of this project, or of one function, class or variable in it.
+    Raises ValueError if there is none."""
     try:
         text = (mermaid.HOME / path).read_text(encoding="utf-8")
     except OSError as error:
@@ -70,8 +70,8 @@ def code(path: str, name: str | None = None) -> str:
 
 
 def steps(saga: Saga) -> str:
-    """The table of steps in Markdown: what each step and its compensation
-    do is the first sentence of their docstrings."""
+    """The table of steps in Markdown: what each step and its compensation do
+    is the first sentence of their docstrings."""
     rows = ["| step | kind | what it does | compensation |", "| --- | --- | --- | --- |"]
     for step in saga:
         undo = f"`{mermaid.undo_name(step)}`: {_summary(step.undo)}" if step.undo else ""
