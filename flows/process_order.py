@@ -29,8 +29,8 @@ def _flow_run_name() -> str:
 # a rejected one with its reasons, and not a crashed run.
 @flow(name="process-order", flow_run_name=_flow_run_name, validate_parameters=False, persist_result=False)
 async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome]:
-    """Takes one order to its outcome: validated, reserved,
-    charged, confirmed, shipped, notified; or compensated.
+    """Takes one order to its outcome:
+    validated, reserved, charged, confirmed, shipped, notified; or compensated.
 
     The same order again returns the first one's outcome and does nothing. Raises `UnusableOrder` if the order
     has no usable id, and `OrderConflict` if another order is known under its id.

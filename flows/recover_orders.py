@@ -46,8 +46,8 @@ CrashedRun = Annotated[
 
 
 async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
-    """The ids of the orders that were stored. Without a Prefect
-    server the other orders are still recovered."""
+    """The ids of the orders that were stored.
+    Without a Prefect server the other orders are still recovered."""
     stored: list[str] = []
     try:
         if crashed_run is not None:
