@@ -69,8 +69,8 @@ def orders(number: int) -> list[dict[str, Any]]:
 
 
 async def pending(number: int) -> Measured:
-    """So many orders wait; a consumer takes them. From the first
-    claim to the last outcome, and until the last mail is sent."""
+    """So many orders wait; a consumer takes them.
+    From the first claim to the last outcome, and until the last mail is sent."""
     await _warm_up()
     ids = _submit(number)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
@@ -116,8 +116,8 @@ async def own_runs(number: int) -> Measured:
 
 
 async def alone(number: int) -> Measured:
-    """One order at a time through a running consumer: from
-    before it is submitted until its outcome is known."""
+    """One order at a time through a running consumer:
+    from before it is submitted until its outcome is known."""
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
     first = _submit(3)
     await _until(lambda: report.count_ended(first) == len(first))
