@@ -105,9 +105,8 @@ def _faults(before: Evaluation, after: Evaluation) -> Iterator[str]:
 
 def _lines(answer: Any) -> list[str]:
     """Formats an answer as code, so that a model's text contains no heading, link or picture."""
-    return [one_line(text, _LONGEST) for name in ELEMENTS if isinstance(text := answer.get(name), str)] or [
-        "(no text)"
-    ]
+    texts = [answer.get(name) for name in ELEMENTS]
+    return [one_line(text, _LONGEST) for text in texts if isinstance(text, str)] or ["(no text)"]
 
 
 def _cell(text: str) -> str:

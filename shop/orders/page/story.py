@@ -132,9 +132,9 @@ class OrderStory:
     @property
     def end(self) -> str:
         """The outcome, or the status of an order that has none yet."""
-        return self.outcome or {"received": "waiting" if not self.steps else "under way"}.get(
-            self.status, self.status
-        )
+        if self.outcome or self.status != "received":
+            return self.outcome or self.status
+        return "under way" if self.steps else "waiting"
 
     @property
     def cancelled(self) -> bool:
