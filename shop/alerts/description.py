@@ -157,12 +157,15 @@ def _external_unavailable(_notice: Notice, subject: str, details: Mapping[str, A
 
 def _recovery_behind(notice: Notice, order: str, details: Mapping[str, Any]) -> Description:
     rest = notice.subject == REST
+    what = f"The worker of order {order} died, and no other has taken the order over."
+    if rest:
+        what = (
+            f"{_more(details)} lost {_form(details, 'its', 'their')} worker{_some(details)}, "
+            f"and no other has taken {_form(details, 'it', 'them')} over."
+        )
     return Description(
         title="recovery does not keep up" if rest else f"no worker has taken over order {order}",
-        what=f"{_more(details)} lost {_form(details, 'its', 'their')} worker{_some(details)}, "
-        f"and no other has taken {_form(details, 'it', 'them')} over."
-        if rest
-        else f"The worker of order {order} died, and no other has taken the order over.",
+        what=what,
         value=f"{_time(notice.value)} since {'the oldest' if rest else 'its'} lease expired",
         threshold=f"{_time(notice.threshold)} (ALERT_RECOVERY_SECONDS)",
         look="the runs of recover-orders in the Prefect UI",

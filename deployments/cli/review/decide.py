@@ -55,11 +55,8 @@ def decide(
     if problems or selection is None:
         return _refuse(problems)
     cases = select_sync(selection, None if who.all else orders)
-    if (
-        unknown := []
-        if who.all
-        else [order_id for order_id in orders if order_id not in {case.order_id for case in cases}]
-    ):
+    known = {case.order_id for case in cases}
+    if unknown := [] if who.all else [order_id for order_id in orders if order_id not in known]:
         return _refuse([f"{order_id} was never under manual review" for order_id in unknown])
     return _decide_each(decision, cases, dry_run=who.dry_run)
 

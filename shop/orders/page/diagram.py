@@ -94,14 +94,9 @@ def _edges(
 
 
 def _order(story: OrderStory) -> str:
-    many = (
-        f"<br/>taken over {story.takeovers} times"
-        if story.takeovers > 1
-        else "<br/>taken over once"
-        if story.takeovers
-        else ""
-    )
-    return f"order {for_mermaid(story.order_id)}{many}"
+    many = "once" if story.takeovers == 1 else f"{story.takeovers} times"
+    taken_over = f"<br/>taken over {many}" if story.takeovers else ""
+    return f"order {for_mermaid(story.order_id)}{taken_over}"
 
 
 def _end(story: OrderStory) -> str:
