@@ -1,5 +1,5 @@
-"""What `throughput.py` measures inside a process of its own, as a worker's: one kind a process, printed as a
-line of JSON."""
+"""What `throughput.py` measures inside a process of its own, as a worker's:
+one kind a process, printed as a line of JSON."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def orders(number: int) -> list[dict[str, Any]]:
 
 
 async def pending(number: int) -> Measured:
-    """So many orders wait; a consumer takes them. From the first claim to the last outcome, and until the
-    last mail is sent."""
+    """So many orders wait; a consumer takes them.
+    From the first claim to the last outcome, and until the last mail is sent."""
     await _warm_up()
     ids = _submit(number)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
@@ -116,8 +116,8 @@ async def own_runs(number: int) -> Measured:
 
 
 async def alone(number: int) -> Measured:
-    """One order at a time through a running consumer: from before it is submitted until its outcome is
-    known."""
+    """One order at a time through a running consumer:
+    from before it is submitted until its outcome is known."""
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=3600))
     first = _submit(3)
     await _until(lambda: report.count_ended(first) == len(first))
@@ -213,8 +213,8 @@ def _left(rows: str) -> int:
 
 def _lane(ids: list[str]) -> Measured:
     done, seconds, p50, p99 = _one(
-        "SELECT count(*) FILTER (WHERE outcome = 'completed'), extract(epoch FROM max(finished_at) - "
-        "min(started_at))::float, "
+        "SELECT count(*) FILTER (WHERE outcome = 'completed'), "
+        "extract(epoch FROM max(finished_at) - min(started_at))::float, "
         "percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at))::float, "
         "percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at))::float "
         "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))",
@@ -223,15 +223,14 @@ def _lane(ids: list[str]) -> Measured:
     if done != len(ids):
         why = _one(
             "SELECT json_agg(DISTINCT jsonb_build_array(outcome, status, failure, reasons)) "
-            "FROM customer_order WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS "
-            "text[]))",
+            "FROM customer_order "
+            "WHERE outcome IS DISTINCT FROM 'completed' AND id = ANY(CAST(:ids AS text[]))",
             ids,
         )[0]
         raise RuntimeError(f"{len(ids) - done} of {len(ids)} orders did not complete, because of {why}")
     mailed = _one(
-        "SELECT extract(epoch FROM max(m.sent_at) - min(o.started_at))::float FROM customer_order o JOIN "
-        "outbox m ON m.order_id = o.id "
-        "WHERE o.id = ANY(CAST(:ids AS text[]))",
+        "SELECT extract(epoch FROM max(m.sent_at) - min(o.started_at))::float FROM customer_order o "
+        "JOIN outbox m ON m.order_id = o.id WHERE o.id = ANY(CAST(:ids AS text[]))",
         ids,
     )[0]
     measured = {

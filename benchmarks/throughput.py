@@ -1,5 +1,5 @@
-"""Orders per second and latencies of both lanes, of intake, and of the same SQL without orchestration, in one
-run.
+"""Orders per second and latencies of both lanes, of intake,
+and of the same SQL without orchestration, in one run.
 
     python -m benchmarks.throughput            # a table
     python -m benchmarks.throughput --json     # the same as JSON

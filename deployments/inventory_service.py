@@ -120,10 +120,8 @@ def create_app(
 
 _DESCRIPTION = (
     "Every operation is identified by the order's id and may be repeated: it finds the first one's result. "
-    "After `release` or "
-    "`put-back` the order is closed, and a late request reserves and ships nothing. An order's id has the "
-    "shop's installation id as "
-    "prefix, so that several shops may use one service."
+    "After `release` or `put-back` the order is closed, and a late request reserves and ships nothing. "
+    "An order's id has the shop's installation id as prefix, so that several shops may use one service."
 )
 
 

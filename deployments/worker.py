@@ -78,9 +78,9 @@ with warnings.catch_warnings(action="ignore"):  # the warning that it replaces t
             fitting = []
             for each in found:
                 run = each.flow_run
-                if (
-                    run.id in running
-                ):  # rescheduled manually while its process lives: Prefect's worker would fail on a second place for it
+                # Rescheduled manually while its process lives: Prefect's worker would fail on a second
+                # place for it.
+                if run.id in running:
                     continue
                 if run.work_queue_name == OWN_RUNS_QUEUE and run.id not in self._own_runs:
                     if len(self._own_runs) >= places:

@@ -150,8 +150,8 @@ def _description(queue: ReviewQueue) -> str:
         many = f" The oldest {len(queue.cases)} are shown." if queue.orders > len(queue.cases) else ""
         orders = "1 order needs" if queue.orders == 1 else f"{queue.orders} orders need"
         parts.append(
-            f"{orders} attention: {amounts} at risk.{many} Run the deployment resolve-order to resolve or "
-            f"retry one."
+            f"{orders} attention: {amounts} at risk.{many} "
+            "Run the deployment resolve-order to resolve or retry one."
         )
     if queue.disputes:
         charges = "1 charge is" if len(queue.disputes) == 1 else f"{len(queue.disputes)} charges are"

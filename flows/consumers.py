@@ -29,8 +29,8 @@ _STARTING_SECONDS = 10
 _PENDING_SECONDS = 30
 """A run that is Pending for longer has lost its worker, and does not count as starting."""
 _FREE_TRIES = 5
-"""How many consumers are started in a row without effect (killed, for example) before the pause between
-starts grows."""
+"""How many consumers are started in a row without effect (killed, for example)
+before the pause between starts grows."""
 _LONGEST_PAUSE_SECONDS = 30
 _RUNS_LOOKED_AT = 50
 _LIMIT_SECONDS = 15
@@ -54,8 +54,8 @@ class Watch:
         self._tries = 0
 
     async def look(self) -> bool:
-        """Looks once; returns whether it started a consumer. Raises what the database and the Prefect client
-        raise."""
+        """Looks once; returns whether it started a consumer.
+        Raises what the database and the Prefect client raise."""
         async with asyncio.timeout(_LIMIT_SECONDS), transaction() as tx:
             oldest = await claims.oldest_claimable(tx, ORDERS)
             now = time.monotonic()

@@ -43,9 +43,8 @@ async def handle_payment_events() -> dict[str, int]:
     async with artifacts_shown():
         if reopened := [each.order_id for each in ended if each.reopened and each.order_id]:
             await take_up(reopened)  # if this worker dies, recovery continues these open orders
-        if (touched := list({each.order_id for each in ended if each.order_id})) and await outbox.is_due(
-            touched
-        ):
+        touched = list({each.order_id for each in ended if each.order_id})
+        if touched and await outbox.is_due(touched):
             await deliver_outbox(len(touched), touched)
     if any(each.review_changed or each.reopened for each in ended):
         await attention_artifact.show_review_queue()

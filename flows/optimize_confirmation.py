@@ -76,7 +76,8 @@ def _page(found: Optimized, summary: str) -> Iterator[str]:
     yield f"| score, 0 to 1 | {before.score:.3f} | {after.score:.3f} |"
     yield f"| texts that may be sent | {before.fit} of {many} | {after.fit} of {many} |"
     yield f"| program | {before.program.version} | {found.saved.version if found.saved else 'not saved'} |"
-    yield f"| demonstrations | {len(before.program.writer.write.demos)} | {len(after.program.writer.write.demos)} |"
+    demonstrations = [len(program.writer.write.demos) for program in (before.program, after.program)]
+    yield f"| demonstrations | {demonstrations[0]} | {demonstrations[1]} |"
     yield f"\nModel {_cell(found.model)}, optimiser {found.optimizer}, {found.seconds:.0f} s."
     yield f"Trained on {found.learned_from} examples, evaluated on {many} others.\n"
     if before.program.warning:
@@ -104,9 +105,8 @@ def _faults(before: Evaluation, after: Evaluation) -> Iterator[str]:
 
 def _lines(answer: Any) -> list[str]:
     """Formats an answer as code, so that a model's text contains no heading, link or picture."""
-    return [one_line(text, _LONGEST) for name in ELEMENTS if isinstance(text := answer.get(name), str)] or [
-        "(no text)"
-    ]
+    texts = [answer.get(name) for name in ELEMENTS]
+    return [one_line(text, _LONGEST) for text in texts if isinstance(text, str)] or ["(no text)"]
 
 
 def _cell(text: str) -> str:

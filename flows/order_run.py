@@ -1,5 +1,5 @@
-"""What surrounds the saga of one order in a flow run: the lease, cancellation, and what is sent and shown at
-the end."""
+"""What surrounds the saga of one order in a flow run: the lease,
+cancellation, and what is sent and shown at the end."""
 
 from __future__ import annotations
 
@@ -137,9 +137,8 @@ class OrderRun(InstanceRun[Order]):
         nobody has it, it is compensated here and now."""
         withdrawn = await self.withdraw(self._own)
         if withdrawn:
-            await retry_while_database_down(
-                lambda: release_all(ORDERS, self._lease)
-            )  # of a claim whose answer was lost
+            # Releases a claim whose answer was lost.
+            await retry_while_database_down(lambda: release_all(ORDERS, self._lease))
         for order_id in withdrawn or ():
             if (claimed := await self.claim(order_id)) is not None:
                 await self.run(claimed, leaving=True)

@@ -17,27 +17,26 @@ from shop.orders.outcomes import OrderOutcome
 
 _FORM = {**EXAMPLE, "id": "ORDER-1002"}  # the samples have the first
 FilledIn = Field(json_schema_extra={"default": _FORM, "examples": [_FORM]})
-"""The run's form in the UI opens with an example filled in. For the form only: a run without an order is
-refused."""
+"""The run's form in the UI opens with an example filled in.
+For the form only: a run without an order is refused."""
 
 
 def _flow_run_name() -> str:
     return run_name("order", flow_run.parameters.get("order"))
 
 
-# Parameters are not validated here, so that a bad order becomes a rejected one with its reasons, and not a
-# crashed run.
+# Parameters are not validated here, so that a bad order becomes
+# a rejected one with its reasons, and not a crashed run.
 @flow(name="process-order", flow_run_name=_flow_run_name, validate_parameters=False, persist_result=False)
 async def process_order(order: Annotated[Order, FilledIn]) -> State[OrderOutcome]:
-    """Takes one order to its outcome: validated, reserved, charged, confirmed, shipped, notified; or
-    compensated.
+    """Takes one order to its outcome:
+    validated, reserved, charged, confirmed, shipped, notified; or compensated.
 
     The same order again returns the first one's outcome and does nothing. Raises `UnusableOrder` if the order
     has no usable id, and `OrderConflict` if another order is known under its id.
     """
-    async with (
-        order_run() as run
-    ):  # holds a lease; at the end it sends the order's mail and shows the order in the UI
+    # The run holds a lease; at the end it sends the order's mail and shows the order in the UI.
+    async with order_run() as run:
         claimed = await run.accept(order)  # stored: from here on it reaches an outcome, whatever dies
         while (known := await run.read_outcome()) is None:
             if claimed is None and (claimed := await run.claim()) is None:

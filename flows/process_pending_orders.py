@@ -48,8 +48,10 @@ Seconds = Annotated[
         ge=0,
         le=86_400,
         allow_inf_nan=False,
-        description="How long to keep claiming orders, in seconds; 0: until none is waiting. Default: "
-        "CONSUMER_SECONDS",
+        description=(
+            "How long to keep claiming orders, in seconds; 0: until none is waiting. "
+            "Default: CONSUMER_SECONDS"
+        ),
     ),
 ]
 BatchSize = Annotated[

@@ -139,8 +139,8 @@ def outcomes_table(outcome_counter: OutcomeCounter, taken: int, seconds: float) 
         more = f" The first {len(others)} of {failed:,}:" if failed > len(others) else ""
         parts += [
             (
-                f"### Orders that did not complete\n\nTo see one order's history, run the deployment "
-                f"`show-order` with its id.{more}"
+                "### Orders that did not complete\n\n"
+                f"To see one order's history, run the deployment `show-order` with its id.{more}"
             ),
             markdown_table(("order", "outcome", "failed at", "why"), others),
         ]

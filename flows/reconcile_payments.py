@@ -44,8 +44,10 @@ SinceHours = Annotated[
     Field(
         gt=0,
         le=24 * 3660,
-        description="Hours to look back, for payments that moved and orders that ended. Empty: 48 hours, and "
-        "at least to the last run",
+        description=(
+            "Hours to look back, for payments that moved and orders that ended. "
+            "Empty: 48 hours, and at least to the last run"
+        ),
     ),
 ]
 Fix = Annotated[bool, Field(description="Repair what needs no decision; otherwise only report")]

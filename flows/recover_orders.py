@@ -46,8 +46,8 @@ CrashedRun = Annotated[
 
 
 async def _store_lost_orders(crashed_run: UUID | None) -> list[str]:
-    """The ids of the orders that were stored. Without a Prefect server the other orders are still
-    recovered."""
+    """The ids of the orders that were stored.
+    Without a Prefect server the other orders are still recovered."""
     stored: list[str] = []
     try:
         if crashed_run is not None:
@@ -88,9 +88,8 @@ async def recover_orders(crashed_run: CrashedRun = None) -> dict[str, int]:
     """
     stored = await _store_lost_orders(crashed_run)
     begun_only = crashed_run is None and not stored
-    patience = (
-        time.monotonic() + 3 * settings().lease_seconds
-    )  # a lease that is still renewed after that time is no dead run's
+    # A lease that is still renewed after that time is no dead run's.
+    patience = time.monotonic() + 3 * settings().lease_seconds
 
     async def claim(lease_id: UUID, survived: int) -> Sequence[OrderInstance]:
         most, run, known = settings().batch_size, str(flow_run.id), ORDER_SAGA.names

@@ -36,8 +36,8 @@ async def take_up(order_ids: Sequence[str]) -> int:
 
 
 async def to_its_outcome(order_id: str) -> OrderOutcome:
-    """Takes the order to its outcome, or waits for the worker that has it in hand; the customer is told
-    then."""
+    """Takes the order to its outcome, or waits for the worker that has it in hand;
+    the customer is told then."""
     async with artifacts_shown():
         known = await _wait_for_outcome(order_id)
         if await outbox.is_due([order_id]):

@@ -52,10 +52,10 @@ def _description(left: list[Undelivered]) -> str:
         return "Every message is delivered or in delivery."
     refused = sum(message.refused for message in left)
     return (
-        f"{refused} refused permanently, {len(left) - refused} being retried. The orders are not affected. "
-        f"From Python: "
-        '`deployments.review.send_again("ORDER-1001")` once the cause is fixed, or without an order for all '
-        "of them."
+        f"{refused} refused permanently, {len(left) - refused} being retried. "
+        "The orders are not affected. "
+        'From Python: `deployments.review.send_again("ORDER-1001")` once the cause is fixed, '
+        "or without an order for all of them."
     )
 
 

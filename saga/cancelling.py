@@ -18,24 +18,26 @@ from saga.store import SagaStore, sql
 from saga.wakeup import WAITING, notification
 
 _LOCK = sql(
-    "SELECT outcome, failure IS NOT NULL AS failed, cancel_requested_at FROM {instances} WHERE id = :id FOR "
-    "UPDATE"
+    "SELECT outcome, failure IS NOT NULL AS failed, cancel_requested_at FROM {instances} "
+    "WHERE id = :id FOR UPDATE"
 )
 # A completed instance is open again, and no worker has it; one that a worker has stays with it.
 _REQUEST = sql(
     """
     UPDATE {instances}
-    SET cancel_requested_at = clock_timestamp(), cancel_reason = :reason, cancel_requested_by = :by, not_before = NULL,
-        status = CASE WHEN outcome IS NULL THEN status ELSE :past_pivot END, outcome = NULL, finished_at = NULL
+    SET cancel_requested_at = clock_timestamp(), cancel_reason = :reason, cancel_requested_by = :by,
+        not_before = NULL, status = CASE WHEN outcome IS NULL THEN status ELSE :past_pivot END,
+        outcome = NULL, finished_at = NULL
     WHERE id = :id
     """
 )
 _WITHDRAW = sql(
     """
     UPDATE {instances}
-    SET cancel_requested_at = clock_timestamp(), cancel_reason = :reason, cancel_requested_by = :by, not_before = NULL
-    WHERE (id = :id OR flow_run_id = :run) AND outcome IS NULL AND failure IS NULL AND cancel_requested_at IS NULL
-      AND status <> :past_pivot
+    SET cancel_requested_at = clock_timestamp(), cancel_reason = :reason, cancel_requested_by = :by,
+        not_before = NULL
+    WHERE (id = :id OR flow_run_id = :run) AND outcome IS NULL AND failure IS NULL
+      AND cancel_requested_at IS NULL AND status <> :past_pivot
     RETURNING id
     """
 )

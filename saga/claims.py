@@ -65,14 +65,16 @@ _CLAIM = """
         ORDER BY i.number LIMIT :most FOR UPDATE OF i SKIP LOCKED
     )
     UPDATE {{instances}} i
-    SET lease_id = :lease, fence = i.fence + 1, takeovers = i.takeovers + CASE WHEN mine.lease_expired THEN 1 ELSE 0 END,
+    SET lease_id = :lease, fence = i.fence + 1,
+        takeovers = i.takeovers + CASE WHEN mine.lease_expired THEN 1 ELSE 0 END,
         lone_deaths = i.lone_deaths + CASE WHEN mine.left_alone THEN 1 ELSE 0 END,
-        taken_over_from = coalesce(mine.left_lease, i.taken_over_from), waits_for = nullif(i.waits_for, :unknown_step),
+        taken_over_from = coalesce(mine.left_lease, i.taken_over_from),
+        waits_for = nullif(i.waits_for, :unknown_step),
         started_at = coalesce(i.started_at, now()), flow_run_id = coalesce(:run, i.flow_run_id),
         not_before = CASE WHEN i.fence > 0 THEN i.not_before END
     FROM mine WHERE i.id = mine.id
-    RETURNING i.id, i.number, i.content, i.fence, i.takeovers, i.lone_deaths, i.submitted_at, i.cancel_reason, i.failing_step, i.failure,
-        mine.flow_run_id AS left_by, mine.lease_expired
+    RETURNING i.id, i.number, i.content, i.fence, i.takeovers, i.lone_deaths, i.submitted_at,
+        i.cancel_reason, i.failing_step, i.failure, mine.flow_run_id AS left_by, mine.lease_expired
 """
 _RELEASE_TO_OTHER_VERSION = sql(
     "UPDATE {instances} i SET lease_id = NULL, flow_run_id = r.run, waits_for = :code, waits_since = now() "
@@ -85,13 +87,15 @@ _CLAIM_BEGUN = sql(_CLAIM.format(when=_DUE, which=f"AND i.fence > 0 {_UNSUSPECTE
 _SUSPECTED = f"i.lease_id IS NOT NULL AND i.takeovers >= {_SUSPECTED_FROM}"
 _OLDEST_SUSPECTED = sql(
     "SELECT i.id, i.takeovers, i.lone_deaths > 0 OR coalesce(l.orders_left = 1, false) AS alone "  # noqa: S608  (constants)
-    f"FROM {{instances}} i LEFT JOIN {{leases}} l ON l.id = i.lease_id WHERE i.outcome IS NULL AND "
-    f"{_SUSPECTED} AND {_DUE} "
-    "AND i.waits_for IS DISTINCT FROM :unknown_step "
-    f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_IS_OVER}) ORDER BY "
-    f"i.number LIMIT 1"
+    f"FROM {{instances}} i LEFT JOIN {{leases}} l ON l.id = i.lease_id "
+    f"WHERE i.outcome IS NULL AND {_SUSPECTED} AND {_DUE} AND i.waits_for IS DISTINCT FROM :unknown_step "
+    f"AND (l.id IS NULL OR l.id = ANY(CAST(:leases AS uuid[])) AND l.until < {_PAUSE_IS_OVER}) "
+    "ORDER BY i.number LIMIT 1"
 )
-_NOT_ALONE = "i.lone_deaths = 0 AND NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.orders_left = 1)"
+_NOT_ALONE = (
+    "i.lone_deaths = 0 "
+    "AND NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.orders_left = 1)"
+)
 _CLAIM_SUSPECTED = sql(
     _CLAIM.format(
         when=_DUE, which=f"AND {_SUSPECTED} AND i.takeovers <= :takeovers AND {_NOT_ALONE.format()}"
@@ -104,10 +108,9 @@ _CLAIM_THESE = sql(
 # The same condition as in `_CLAIM`, without locking anything.
 _CLAIMABLE = (
     f"SELECT i.id, i.fence, {_SUSPECTED} AS suspected FROM {{instances}} i "  # noqa: S608  (constants)
-    f"WHERE i.outcome IS NULL AND {_DUE} "
-    "AND i.waits_for IS DISTINCT FROM :unknown_step "
-    f"AND (i.lease_id IS NULL OR NOT EXISTS (SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.until "
-    f">= {_PAUSE_IS_OVER})) "
+    f"WHERE i.outcome IS NULL AND {_DUE} AND i.waits_for IS DISTINCT FROM :unknown_step "
+    "AND (i.lease_id IS NULL OR NOT EXISTS ("
+    f"SELECT 1 FROM {{leases}} l WHERE l.id = i.lease_id AND l.until >= {_PAUSE_IS_OVER})) "
 )
 _OLDEST_CLAIMABLE = sql(f"{_CLAIMABLE} ORDER BY i.number LIMIT 1")
 _CLAIMABLE_IDS = sql(f"{_CLAIMABLE} AND (NOT :begun OR i.fence > 0) ORDER BY suspected, i.number LIMIT :most")
@@ -117,8 +120,8 @@ _UNKNOWN_STEP = {"unknown_step": UnknownStep.code}
 _SET_ASIDE = sql(
     "UPDATE {instances} i SET lease_id = NULL, fence = i.fence + 1, "
     "not_before = now() + make_interval(secs => least(:longest, power(2, least(i.fence, 30)))) "
-    "WHERE i.id = :id AND i.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id "
-    "AND l.until >= now())"
+    "WHERE i.id = :id AND i.outcome IS NULL "
+    "AND NOT EXISTS (SELECT 1 FROM {leases} l WHERE l.id = i.lease_id AND l.until >= now())"
 )
 LONGEST_ASIDE_SECONDS = 300
 """Limits the pause of an instance after an unexpected error, in seconds."""
@@ -127,9 +130,8 @@ _HELD_BY_LIVE = sql(
     "WHERE i.outcome IS NULL AND l.until > now() + make_interval(secs => :renewed) LIMIT :most) held"
 )
 _LEASE_OF_RUN = sql(
-    "SELECT CAST(extract(epoch FROM max(l.until) - clock_timestamp()) AS float) FROM {instances} i JOIN "
-    "{leases} l ON l.id = i.lease_id "
-    "WHERE i.flow_run_id = :run AND i.outcome IS NULL"
+    "SELECT CAST(extract(epoch FROM max(l.until) - clock_timestamp()) AS float) FROM {instances} i "
+    "JOIN {leases} l ON l.id = i.lease_id WHERE i.flow_run_id = :run AND i.outcome IS NULL"
 )
 
 

@@ -69,9 +69,8 @@ async def _run_action(
     except Exception as error:
         if is_database_error(error):
             raise
-        if (
-            len(execution.instances) > 1
-        ):  # one instance failed the statement for all: each continues alone, and the cause fails alone
+        # One instance failed the statement for all: each continues alone, and the cause fails alone.
+        if len(execution.instances) > 1:
             execution.detached += todo
             return
         failure = as_step_error(execution, todo[0], error)

@@ -107,7 +107,8 @@ class Saga:
             if step.kind not in {Kind.COMPENSATABLE, Kind.PIVOT} and step.undo is not None:
                 yield f"{step.name} is {step.kind} and has a compensation, which would never run"
             if len(pivots) == 1 and i > pivots[0] and step.kind is not Kind.RETRIABLE:
-                yield f"{step.name} is {step.kind} and comes after the pivot, where only retriable steps may be"
+                after = "comes after the pivot, where only retriable steps may be"
+                yield f"{step.name} is {step.kind} and {after}"
             if len(pivots) == 1 and i < pivots[0] and step.kind is Kind.RETRIABLE:
                 yield f"{step.name} is retriable and comes before the pivot"
             if step.time_limit <= 0 or step.retries < 0 or step.undo_retries < 0:

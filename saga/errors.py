@@ -103,14 +103,14 @@ class UnknownStep(StepError):
 
     def __init__(self, steps: Iterable[str]) -> None:
         super().__init__(
-            f"its journal has {', '.join(sorted(steps))}, which the saga of this worker's version does not "
-            f"know"
+            f"its journal has {', '.join(sorted(steps))}, "
+            "which the saga of this worker's version does not know"
         )
 
 
 class BatchFailing(StepError):
-    """So many instances of a batch failed transiently that the cause is systemic: the whole batch is
-    retried."""
+    """So many instances of a batch failed transiently that the cause is systemic:
+    the whole batch is retried."""
 
     code = "batch_struggling"
     retryable = True

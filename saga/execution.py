@@ -1,5 +1,5 @@
-"""The execution of one step, or its compensation, for many instances: what is due, and how each instance
-ended.
+"""The execution of one step, or its compensation, for many instances:
+what is due, and how each instance ended.
 
 There are two kinds of action:
 
@@ -134,9 +134,8 @@ class StepExecution:
         if self.undo:
             await journal.begin_undo(tx, self.step.name, instances)
         elif not self.changes_nothing:
-            due = (
-                self.step.undo is not None
-            )  # also for the pivot until it is done: its external part may have had an effect
+            # Also true for the pivot until it is done: its external part may have had an effect.
+            due = self.step.undo is not None
             await journal.write(
                 tx, [Record(instance, self.step.name, "begun", undo_due=due) for instance in instances]
             )
@@ -201,8 +200,8 @@ class StepExecution:
 async def record_failure(
     execution: StepExecution, instance: Instance, failure: StepError, *, begun: bool = False
 ) -> None:
-    """Journals the failure of a single instance in a new transaction. `begun`: the intent is in the journal
-    already."""
+    """Journals the failure of a single instance in a new transaction.
+    `begun`: the intent is in the journal already."""
     async with transaction(execution.recorded(RESULT if begun else "")) as tx:
         if await journal.verify_ownership(tx, [instance]):
             if execution.undo and not begun:

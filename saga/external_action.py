@@ -64,9 +64,8 @@ async def run_external(
     try:
         await _record_ends(execution, calls, began, then)
     except Exception as error:
-        if is_database_error(
-            error
-        ):  # nothing is written: keep answers and running calls, so that no call is repeated
+        # Nothing is written: keep answers and running calls, so that no call is repeated.
+        if is_database_error(error):
             _keep_calls(execution, calls)
             raise
         if then is None or isinstance(error, StepError | LeaseLost):
@@ -90,9 +89,8 @@ async def _record_ends(
     # A snapshot: a call that is answered while the other results are written has no result here, and must not
     # continue with them.
     unanswered = {instance: call for instance, call in calls.items() if not call.done()}
-    async for instance, call in yielding(
-        calls.items()
-    ):  # redacting an error's text takes time for each instance that failed
+    # Yields, because redacting an error's text takes time for each instance that failed.
+    async for instance, call in yielding(calls.items()):
         if instance not in unanswered and (end := _end_of(execution, instance, call)) is not None:
             ends[instance] = end
     # In a batch, a transient failure stays "begun": the instance tries again alone.

@@ -1,5 +1,5 @@
-"""Writes how a worker's hold on an instance ends: failure, outcome, or postponement. Each is one
-transaction."""
+"""Writes how a worker's hold on an instance ends: failure, outcome, or postponement.
+Each is one transaction."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _RECORD_FAILURE = sql(
     "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, step text, failure jsonb) WHERE i.id = r.id"
 )
 _PAUSE_IF_WORKER_DIES = sql(
-    "UPDATE {instances} SET not_before = now() + make_interval(secs => :seconds) WHERE id = :id AND outcome "
-    "IS NULL"
+    "UPDATE {instances} SET not_before = now() + make_interval(secs => :seconds) "
+    "WHERE id = :id AND outcome IS NULL"
 )
 _CHECK_FENCES = sql("UPDATE {leases} SET taken_from = true WHERE id = ANY(CAST(:leases AS uuid[]))")
 """Makes the leases' holders check each instance's fence from now on, because a call for one of these
@@ -51,12 +51,12 @@ def _finish(store: SagaStore[Any]) -> TextClause:
     types = "".join(f", {name} {kind}" for name, kind in columns.items())
     return text(
         f"UPDATE {store.instances} i "  # noqa: S608  (names of tables and columns from code)
-        f"SET outcome = r.outcome, status = r.outcome, failing_step = r.failing_step, reasons = r.reasons, "
-        f"undone = r.undone{values}, "
-        "lease_id = NULL, finished_at = clock_timestamp() FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
+        "SET outcome = r.outcome, status = r.outcome, failing_step = r.failing_step, reasons = r.reasons, "
+        f"undone = r.undone{values}, lease_id = NULL, finished_at = clock_timestamp() "
+        "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
         f"AS r(id text, outcome text, failing_step text, reasons jsonb, undone jsonb, fence bigint{types}) "
-        "WHERE i.id = r.id AND i.fence = r.fence AND i.outcome IS NULL AND (r.outcome <> 'completed' OR "
-        "i.cancel_requested_at IS NULL) "
+        "WHERE i.id = r.id AND i.fence = r.fence AND i.outcome IS NULL "
+        "AND (r.outcome <> 'completed' OR i.cancel_requested_at IS NULL) "
         "RETURNING i.id"
     )
 

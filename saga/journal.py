@@ -33,12 +33,15 @@ _STILL_MINE = sql(
 _UPSERT = sql(
     """
     INSERT INTO {journal} AS s ({key}, step, status, attempts, result, error, undo_due, begun_at, ended_at)
-    SELECT r.id, r.step, r.status, r.attempts, r.result, r.error, r.undo_due, now() - make_interval(secs => r.begun_ago),
+    SELECT r.id, r.step, r.status, r.attempts, r.result, r.error, r.undo_due,
+           now() - make_interval(secs => r.begun_ago),
            CASE WHEN r.status <> 'begun' THEN clock_timestamp() - make_interval(secs => r.ended_ago) END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
-        id text, step text, status text, attempts int, result jsonb, error jsonb, undo_due boolean, begun_ago float, ended_ago float)
+        id text, step text, status text, attempts int, result jsonb, error jsonb, undo_due boolean,
+        begun_ago float, ended_ago float)
     ON CONFLICT ({key}, step) DO UPDATE
-    SET status = excluded.status, attempts = excluded.attempts, result = excluded.result, error = excluded.error,
+    SET status = excluded.status, attempts = excluded.attempts,
+        result = excluded.result, error = excluded.error,
         undo_due = excluded.undo_due, ended_at = excluded.ended_at,
         number = CASE WHEN s.undo_status = 'done' THEN excluded.number ELSE s.number END,
         undo_status = NULL, undo_number = NULL, undo_result = NULL, undo_error = NULL
@@ -53,8 +56,8 @@ _BEGIN_UNDO = sql(
     "UPDATE {journal} SET undo_status = 'begun', undo_attempts = undo_attempts + 1, "
     "undo_begun_at = coalesce(undo_begun_at, clock_timestamp()), "
     "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))) "
-    "WHERE step = :step AND {key} = ANY(CAST(:ids AS text[])) RETURNING {key} AS instance_id, undo_number, "
-    "undo_attempts"
+    "WHERE step = :step AND {key} = ANY(CAST(:ids AS text[])) "
+    "RETURNING {key} AS instance_id, undo_number, undo_attempts"
 )
 _RECORD_UNDO = sql(
     "UPDATE {journal} s SET undo_status = r.status, undo_due = (r.status <> 'done'), undo_result = r.result, "
@@ -72,8 +75,8 @@ _MARK_DUE = sql(
 # Reads all requests, from a partial index with nothing else in it: the cost does not depend on the size of a
 # batch.
 _CANCEL_REQUESTS = sql(
-    "SELECT id, cancel_reason FROM {instances} WHERE cancel_requested_at IS NOT NULL AND outcome IS NULL "
-    "LIMIT 10000"
+    "SELECT id, cancel_reason FROM {instances} "
+    "WHERE cancel_requested_at IS NOT NULL AND outcome IS NULL LIMIT 10000"
 )
 
 
@@ -96,14 +99,13 @@ class Record:
 
 
 async def load(tx: Tx, instances: Sequence[Instance]) -> None:
-    """Reads the instances' journals again: after a claim, or when it is unclear whether a commit
-    succeeded."""
+    """Reads the instances' journals again: after a claim,
+    or when it is unclear whether a commit succeeded."""
     if not instances:
         return
     by_id = {instance.id: instance for instance in instances}
-    rows = (
-        (await tx.execute(_LOAD(instances[0].store), {"ids": list(by_id)})).mappings().all()
-    )  # first, because it may fail: then nothing changes
+    # First, because it may fail: then nothing changes.
+    rows = (await tx.execute(_LOAD(instances[0].store), {"ids": list(by_id)})).mappings().all()
     pending = {
         instance.id: {step: instance.journal[step] for step in instance.pending_records}
         for instance in instances
@@ -240,9 +242,8 @@ async def begin_undo(tx: Tx, step: str, instances: Sequence[Instance]) -> None:
     begun = {row.instance_id: (row.undo_number, row.undo_attempts) for row in rows.all()}
     for instance in instances:
         entry = instance.journal[step]
-        if (
-            instance.id in begun
-        ):  # else the step's row was never committed: the compensation finds nothing to undo
+        # Otherwise the step's row was never committed: the compensation finds nothing to undo.
+        if instance.id in begun:
             entry.undo_status, (entry.undo_number, entry.undo_attempts) = "begun", begun[instance.id]
 
 

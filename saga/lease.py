@@ -32,16 +32,15 @@ _TAKING, RELEASING = (
     failpoint("the commit of handing a lease back"),
 )
 _TAKE = sql(
-    "INSERT INTO {leases} AS l (id, holder, until) VALUES (:id, :holder, now() + make_interval(secs => "
-    ":seconds)) "
+    "INSERT INTO {leases} AS l (id, holder, until) "
+    "VALUES (:id, :holder, now() + make_interval(secs => :seconds)) "
     "ON CONFLICT (id) DO UPDATE SET until = greatest(l.until, excluded.until)"
 )
 # The same lock as the update's: it waits for a concurrent takeover, and reads what that takeover has written.
 _RENEW = sql(
     "WITH was AS (SELECT orders_left FROM {leases} WHERE id = :id FOR NO KEY UPDATE) "
-    "UPDATE {leases} l SET until = now() + make_interval(secs => :seconds), orders_left = NULL FROM was "
-    "WHERE l.id = :id "
-    "RETURNING was.orders_left IS NOT DISTINCT FROM 1"
+    "UPDATE {leases} l SET until = now() + make_interval(secs => :seconds), orders_left = NULL "
+    "FROM was WHERE l.id = :id RETURNING was.orders_left IS NOT DISTINCT FROM 1"
 )
 _HAD_SINGLE_INSTANCE = sql("SELECT orders_left IS NOT DISTINCT FROM 1 FROM {leases} WHERE id = :id")
 # Skips locked rows, which the next renewal updates: two workers must not wait for each other here.
@@ -52,14 +51,13 @@ _UNCOUNT_TAKEOVERS = sql(
 )
 _RELEASE_ALL = sql("UPDATE {instances} SET lease_id = NULL WHERE lease_id = :id AND outcome IS NULL")
 _STRAYS = sql(
-    "SELECT o.id FROM {instances} o WHERE o.lease_id = :id AND o.outcome IS NULL AND NOT EXISTS (SELECT 1 "
-    "FROM "
-    "unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS known(id, fence) WHERE known.id = o.id AND "
-    "known.fence = o.fence)"
+    "SELECT o.id FROM {instances} o WHERE o.lease_id = :id AND o.outcome IS NULL AND NOT EXISTS ("
+    "SELECT 1 FROM unnest(CAST(:ids AS text[]), CAST(:fences AS bigint[])) AS known(id, fence) "
+    "WHERE known.id = o.id AND known.fence = o.fence)"
 )
 _RELEASE_THESE = sql(
-    "UPDATE {instances} SET lease_id = NULL WHERE lease_id = :id AND id = ANY(CAST(:ids AS text[])) AND "
-    "outcome IS NULL"
+    "UPDATE {instances} SET lease_id = NULL "
+    "WHERE lease_id = :id AND id = ANY(CAST(:ids AS text[])) AND outcome IS NULL"
 )
 _END_SECONDS = 5
 """How many seconds the release of a lease is retried while the database is unavailable. After that the lease
@@ -214,8 +212,8 @@ async def _delete_lease(tx: Tx, store: SagaStore[Any], lease_id: UUID, renewal: 
 
 
 async def _end_lease_one_by_one(store: SagaStore[Any], lease_id: UUID, renewal: _Renewal) -> None:
-    """Ends the lease although some instance cannot be released: without its lease, any worker may claim
-    it."""
+    """Ends the lease although some instance cannot be released:
+    without its lease, any worker may claim it."""
     await release_strays(store, lease_id, [])
     async with transaction(RELEASING) as tx:
         await tx.execute(notification(store, WAITING))

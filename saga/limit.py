@@ -1,5 +1,5 @@
-"""Concurrency limits for calls to an external system: named across all workers, and a share within one
-run."""
+"""Concurrency limits for calls to an external system:
+named across all workers, and a share within one run."""
 
 from __future__ import annotations
 

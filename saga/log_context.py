@@ -40,8 +40,8 @@ def bind_instance(instance_id: str) -> None:
 
 
 def add_source(source: Callable[[], Fields]) -> None:
-    """Adds a function that returns fields for each line, such as the run's; it must be fast and never
-    raise."""
+    """Adds a function that returns fields for each line,
+    such as the run's; it must be fast and never raise."""
     if source not in _sources:
         _sources.append(source)
 

@@ -22,8 +22,7 @@ _BEGIN_STEP = sql(
 _DUE = sql("SELECT step FROM {journal} WHERE {key} = :id AND undo_due ORDER BY number")
 _SETTLE = sql(
     "UPDATE {journal} SET undo_status = 'done', undo_due = false, undo_result = CAST(:result AS jsonb), "
-    "undo_error = NULL, "
-    "undo_ended_at = now(), undo_begun_at = coalesce(undo_begun_at, now()), "
+    "undo_error = NULL, undo_ended_at = now(), undo_begun_at = coalesce(undo_begun_at, now()), "
     "undo_number = coalesce(undo_number, nextval(pg_get_serial_sequence('{journal}', 'number'))) "
     "WHERE {key} = :id AND step = ANY(CAST(:steps AS text[]))"
 )
@@ -33,19 +32,18 @@ _REMOVE_ERROR_FIELD = sql(
 )
 # A new fence: a worker that was paused must not find that it still holds the instance.
 _REVOKE = sql(
-    "UPDATE {instances} SET fence = fence + 1, lease_id = NULL WHERE id = ANY(CAST(:ids AS text[])) AND "
-    "outcome IS NULL"
+    "UPDATE {instances} SET fence = fence + 1, lease_id = NULL "
+    "WHERE id = ANY(CAST(:ids AS text[])) AND outcome IS NULL"
 )
 _EXPIRE = sql(
-    "UPDATE {journal} s SET undo_status = 'done', undo_due = false, undo_begun_at = now(), undo_ended_at = "
-    "now(), undo_result = r.result "
-    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, result jsonb) WHERE s.step = :step AND "
-    "s.{key} = r.id"
+    "UPDATE {journal} s SET undo_status = 'done', undo_due = false, undo_begun_at = now(), "
+    "undo_ended_at = now(), undo_result = r.result "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, result jsonb) "
+    "WHERE s.step = :step AND s.{key} = r.id"
 )
 _READ = sql(
-    "SELECT {key} AS id, step, notes, result, error, undo_result, undo_error FROM {journal} WHERE {key} = "
-    "ANY(CAST(:ids AS text[])) "
-    "FOR UPDATE"
+    "SELECT {key} AS id, step, notes, result, error, undo_result, undo_error FROM {journal} "
+    "WHERE {key} = ANY(CAST(:ids AS text[])) FOR UPDATE"
 )
 _REDACT = sql(
     "UPDATE {journal} s SET notes = r.notes, result = CASE WHEN s.result IS NOT NULL THEN r.result END, "

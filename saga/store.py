@@ -38,8 +38,8 @@ class SagaStore(Generic[P]):
         for name in (self.instances, self.journal, self.leases, self.key):
             if not _IDENTIFIER.fullmatch(name):
                 raise ValueError(
-                    f"{name!r} is not a valid name of a table or column: use up to 50 lower case letters, "
-                    f"digits and _"
+                    f"{name!r} is not a valid name of a table or column: "
+                    "use up to 50 lower case letters, digits and _"
                 )
 
 

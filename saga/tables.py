@@ -47,8 +47,8 @@ def _instances(store: SagaStore[Any], metadata: MetaData, own: Sequence[SchemaIt
         counter_column("takeovers"),
         # How often its worker died while this was its only instance.
         counter_column("lone_deaths"),
-        # The lease of the worker before the last takeover. That worker may live, and have lost the database
-        # only.
+        # The lease of the worker before the last takeover. That worker may live,
+        # and have lost the database only.
         Column("taken_over_from", Uuid),
         # The instance is not claimed earlier.
         time_column("not_before"),
@@ -59,8 +59,8 @@ def _instances(store: SagaStore[Any], metadata: MetaData, own: Sequence[SchemaIt
         text_column("status", required=True, server_default=text("'received'")),
         text_column("outcome"),
         text_column("failing_step"),
-        # Why it is compensated; written before the first compensation, so that another worker continues with
-        # it.
+        # Why it is compensated; written before the first compensation,
+        # so that another worker continues with it.
         json_column("failure"),
         json_column("reasons", default="[]"),
         json_column("undone", default="[]"),
@@ -118,8 +118,8 @@ def _leases(store: SagaStore[Any], metadata: MetaData) -> Table:
         Column("id", Uuid, primary_key=True),
         text_column("holder", required=True),
         time_column("until", required=True),
-        # Whether another worker has claimed instances of it since it expired; then its holder checks each
-        # instance's fence.
+        # Whether another worker has claimed instances of it since it expired;
+        # then its holder checks each instance's fence.
         flag_column("taken_from"),
         # How many open instances it had when it was first found expired; null while it is renewed.
         Column("orders_left", Integer),

@@ -130,9 +130,8 @@ async def _listen(
                 while True:
                     async for _ in connection.notifies(timeout=_QUIET_SECONDS):
                         listener.notify()
-                    with answered_within(
-                        _ANSWER_SECONDS
-                    ):  # silence may also mean that the connection is dead
+                    # Silence may also mean that the connection is dead.
+                    with answered_within(_ANSWER_SECONDS):
                         await connection.execute("SELECT 1")
         except psycopg.Error:
             await asyncio.sleep(1)  # the database is unavailable or a standby: retry later

@@ -109,8 +109,8 @@ class Settings(EngineSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given outright, then secrets in files and blocks, the environment, `.env`,
-        `var/run.env`."""
+        """What is given outright, then secrets in files and blocks,
+        the environment, `.env`, `var/run.env`."""
         assert isinstance(init_settings, InitSettingsSource)
         assert isinstance(env_settings, EnvSettingsSource)
         assert isinstance(dotenv_settings, EnvSettingsSource)
@@ -170,9 +170,8 @@ class _Grouped(PydanticBaseSettingsSource):
     ) -> None:
         super().__init__(settings_cls)
         self._settings = settings_in(settings_cls)
-        self._given = {
-            name.upper(): value for name, value in given.items()
-        }  # pydantic has names of fields in lower case
+        # In upper case, because pydantic has names of fields in lower case.
+        self._given = {name.upper(): value for name, value in given.items()}
         if unknown := sorted(self._given.keys() - self._settings.keys() - _REPLACED.keys()):
             raise TypeError(f"no settings: {', '.join(unknown)}")
         self._environment = {name.upper(): value for name, value in environment.items() if value}
@@ -249,6 +248,6 @@ def mistakes(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def what_is_wrong(error: ValidationError) -> str:
-    """A settings' error as one line for a terminal: each setting by its name, and nothing of what was
-    given."""
+    """A settings' error as one line for a terminal: each setting by its name,
+    and nothing of what was given."""
     return "the settings are wrong: " + "; ".join(f"{name}: {what}" for name, what in mistakes(error))

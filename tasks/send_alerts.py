@@ -27,9 +27,9 @@ RAISED, CLEARED = "order.alert.raised", "order.alert.cleared"
 async def emit_alert_events() -> int:
     """Emits one event for each alert that was raised or has cleared. Returns how many.
 
-    An event counts as emitted once the server has confirmed it; until then it is emitted again, with the same
-    id. An alert that cannot be described does not delay the others. Raises what the Prefect client raises; a
-    later run retries.
+    An event counts as emitted once the server has confirmed it; until then it is emitted
+    again, with the same id. An alert that cannot be described does not delay the others.
+    Raises what the Prefect client raises; a later run retries.
     """
     emitted = 0
     while claimed := await notices.claim(notices.EVENT):
@@ -54,8 +54,8 @@ async def emit_alert_events() -> int:
 
 @task(name="send_alerts", cache_policy=NO_CACHE, persist_result=False)
 async def send_alerts() -> dict[str, int]:
-    """Sends the alerts that are due to the services in `ALERT_URLS`. Failed deliveries are retried by a later
-    run."""
+    """Sends the alerts that are due to the services in `ALERT_URLS`.
+    Failed deliveries are retried by a later run."""
     sent, failed = await deliver()
     return {"sent": sent, "failed": failed}
 

@@ -78,7 +78,10 @@ async def check_part(part: str, ask: Check, known: Known) -> Finding:
         return Finding(part, State.WRONG, hidden, "see docs/reference/settings.md")
 
 
-_WITHOUT_POOLER = "set DATABASE_URL to PostgreSQL itself (its own port, usually 5432), or set the pooler to session mode (PgBouncer: pool_mode = session)"
+_WITHOUT_POOLER = (
+    "set DATABASE_URL to PostgreSQL itself (its own port, usually 5432), "
+    "or set the pooler to session mode (PgBouncer: pool_mode = session)"
+)
 
 
 async def database(known: Known) -> Finding:
@@ -114,7 +117,10 @@ async def database(known: Known) -> Finding:
             "check DATABASE_URL and whether the server runs",
         )
     if found is None:
-        what = f"{where} is behind a pooler in {Pooler.TRANSACTION}: successive statements were answered by different server processes"
+        what = (
+            f"{where} is behind a pooler in {Pooler.TRANSACTION}: "
+            "successive statements were answered by different server processes"
+        )
         return Finding(
             "database",
             State.WRONG,
@@ -149,9 +155,8 @@ def _head(connection: Connection) -> str | None:
 
 
 _CLOSE = (
-    "set PREFECT_SERVER_API_AUTH_STRING at the server, and the same value as PREFECT_API_AUTH_STRING at each "
-    "client, "
-    "or let it listen on 127.0.0.1 only; see docs/security.md"
+    "set PREFECT_SERVER_API_AUTH_STRING at the server, and the same value as PREFECT_API_AUTH_STRING "
+    "at each client, or let it listen on 127.0.0.1 only; see docs/security.md"
 )
 
 
@@ -160,7 +165,10 @@ async def prefect_server(known: Known) -> Finding:
     if api is None:
         return Finding(part, State.EMBEDDED, NOT_RUNNING)
     if where := await open_beyond_loopback(api):
-        what = f"{where} requires no password: whoever can reach it can read all customers, refund orders, and run code on the workers"
+        what = (
+            f"{where} requires no password: whoever can reach it "
+            "can read all customers, refund orders, and run code on the workers"
+        )
         return Finding(part, State.WRONG, what, _CLOSE)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import WorkPoolStatus

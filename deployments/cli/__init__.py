@@ -11,8 +11,8 @@ from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 _UNUSABLE = 2
 _HELP = """Order processing as a saga on Prefect.
 
-Exit codes: 0, success; 1, a failure that the command's --help describes; 2, invalid arguments or settings, or the database
-does not answer."""
+Exit codes: 0, success; 1, a failure that the command's --help describes; 2, invalid arguments or settings,
+or the database does not answer."""
 _LOCAL = Group("On this machine", sort_key=1)
 _ORDERS = Group("Orders", sort_key=2)
 _SERVERS = Group("On your own servers", sort_key=3)
@@ -107,7 +107,7 @@ def _explained(error: CycloptsError) -> object:
     near = difflib.get_close_matches(unknown, [name for name, _, _ in _COMMANDS])
     return Text(
         tame(
-            f"There is no command {unknown}.{f' Did you mean {near[0]}?' if near else ''} See order-saga "
-            f"--help."
+            f"There is no command {unknown}.{f' Did you mean {near[0]}?' if near else ''} "
+            "See order-saga --help."
         )
     )

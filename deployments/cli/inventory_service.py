@@ -38,8 +38,8 @@ def inventory_service(
     secret = settings().inventory.service_token
     if secret is None and not _is_this_machine(host):
         raise SystemExit(
-            "without a token anybody who can connect could change the stock: set INVENTORY_SERVICE_TOKEN, or "
-            "listen on 127.0.0.1 only"
+            "without a token anybody who can connect could change the stock: "
+            "set INVENTORY_SERVICE_TOKEN, or listen on 127.0.0.1 only"
         )
     try:
         listener = listen(port, host)

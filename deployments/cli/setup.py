@@ -45,8 +45,8 @@ def setup(*, check: bool = False) -> int:
     known = Known(settings(), lambda _: True, PREFECT_API_URL.value())
     if known.prefect_api_url is None:
         return _unusable(
-            "PREFECT_API_URL is not set: set it to the API of a Prefect server. (`make run` does all of this "
-            "for its own server.)"
+            "PREFECT_API_URL is not set: set it to the API of a Prefect server. "
+            "(`make run` does all of this for its own server.)"
         )
     from deployments.setup.everything import ensure_all
     from deployments.setup.registered import DeployError

@@ -85,7 +85,8 @@ def _show(window: Callable[[], Window], *, watch: bool, every: float, as_json: b
 
 
 def _unavailable(error: SQLAlchemyError) -> str:
-    return f"the shop's database does not answer, or its tables are behind ({type(getattr(error, 'orig', None) or error).__name__})"
+    reason = type(getattr(error, "orig", None) or error).__name__
+    return f"the shop's database does not answer, or its tables are behind ({reason})"
 
 
 def _read(window: Window) -> Metrics:

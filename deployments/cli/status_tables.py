@@ -73,7 +73,8 @@ def _events(events: EventMetrics, threshold: float) -> Table:
     size = f"{events.payload.mean:,.0f} B, p99 {events.payload.p99:,} B" if events.payload else ""
     counts = (events.total_events, events.steps, events.compensations, events.messages)
     table.add_row(
-        "", *map(_number, counts), _share(events.success_rate), _number(events.refused), _rate(events.error_rate, threshold),
+        "", *map(_number, counts),
+        _share(events.success_rate), _number(events.refused), _rate(events.error_rate, threshold),
         *_times(events.latency), size,
     )  # fmt: skip
     return table
@@ -92,7 +93,8 @@ def _steps(steps: Iterable[StepMetrics], threshold: float) -> Group:
             Text(f" {undos.failed} failed", _BAD) if undos.failed else Text()
         )
         table.add_row(
-            step.step, _number(step.commands), _share(step.success_rate), _number(step.refused), _rate(step.error_rate, threshold),
+            step.step, _number(step.commands),
+            _share(step.success_rate), _number(step.refused), _rate(step.error_rate, threshold),
             *_times(step.duration), _number(step.retries), undone, _time(undos.duration.p50_ms),
         )  # fmt: skip
         more = [f"{count:,} {code}" for code, count in step.failures.items()]
@@ -113,8 +115,8 @@ def _business(business: BusinessMetrics) -> Table:
     table.add_row("from submission to outcome", _in_words(business.latency))
     table.add_row(
         "open now",
-        f"{business.open:,}, {business.waiting:,} of them waiting, {business.being_undone:,} being "
-        f"compensated",
+        f"{business.open:,}, {business.waiting:,} of them waiting, "
+        f"{business.being_undone:,} being compensated",
     )
     if (oldest := business.oldest_waiting) is not None:
         table.add_row("oldest waiting order", f"{oldest.id}, for {_time(oldest.seconds * 1000)}")
@@ -123,7 +125,8 @@ def _business(business: BusinessMetrics) -> Table:
     table.add_row("refunds owed now", _orders(business.refunds_owed))
     for currency, money in business.money.items():
         text = f"{show(money.charged, currency)} charged, {show(money.refunded, currency)} refunded"
-        now = f"; now {show(money.at_risk, currency)} at risk, {show(money.refunds_owed, currency)} of refunds owed"
+        at_risk, owed = show(money.at_risk, currency), show(money.refunds_owed, currency)
+        now = f"; now {at_risk} at risk, {owed} of refunds owed"
         table.add_row(currency, text + (now if money.at_risk or money.refunds_owed else ""))
     table.add_row("compensations took", _in_words(business.compensation_latency))
     table.add_row("oversell attempts", f"{business.oversell_attempts:,}, none of them sold")
@@ -144,12 +147,14 @@ def _system(system: SystemMetrics) -> Group:
     )
     styles = {"alive": "green", "lost": _BAD, "ended": "dim"}
     for process in system.processes[:_MORE]:
+        connections = (process.most_connections, process.connections_limit)
         table.add_row(
             process.kind, process.host, str(process.pid), Text(process.state, styles[process.state]),
             _percent(process.mean_cpu_percent), _percent(process.most_cpu_percent),
             _megabytes(process.mean_memory_mb), _megabytes(process.most_memory_mb),
             "" if process.mean_connections is None else f"{process.mean_connections:.1f}",
-            *("" if each is None else str(each) for each in (process.most_connections, process.connections_limit)), _clock(process.seen_at),
+            *("" if each is None else str(each) for each in connections),
+            _clock(process.seen_at),
         )  # fmt: skip
     machines = _table("Machines", left=("host",), right=("CPU", "most", "memory", "most", "disk"))
     for machine in system.machines:

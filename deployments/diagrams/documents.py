@@ -1,9 +1,9 @@
-"""Generated parts of Markdown files: diagrams, code of this project, the table of steps. `make diagrams`
-refreshes them.
+"""Generated parts of Markdown files: diagrams, code of this project,
+the table of steps. `make diagrams` refreshes them.
 
-`<!-- diagram: NAME -->` precedes a fenced block with the diagram of this name, `<!-- code: PATH -->` one with
-the file, `<!-- code: PATH#NAME -->` one with a function, class or variable of it, `<!-- table: steps -->` the
-table of steps.
+`<!-- diagram: NAME -->` precedes a fenced block with the diagram of this name,
+`<!-- code: PATH -->` one with the file, `<!-- code: PATH#NAME -->` one with a function,
+class or variable of it, `<!-- table: steps -->` the table of steps.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ DIAGRAMS: dict[str, Callable[[], str]] = {
 
 
 def out_of_date(home: Path = mermaid.HOME) -> dict[Path, str]:
-    """Returns the Markdown files with a generated part that is out of date, with the text that they should
-    have."""
+    """Returns the Markdown files with a generated part that is out of date,
+    with the text that they should have."""
     texts = {path: path.read_text(encoding="utf-8") for path in _documents(home)}
     fresh = {path: refreshed(text) for path, text in texts.items()}
     return {path: text for path, text in fresh.items() if text != texts[path]}
 
 
 def refreshed(text: str) -> str:
-    """The document with its generated parts as they should be. Raises ValueError if it names code that does
-    not exist."""
+    """The document with its generated parts as they should be.
+    Raises ValueError if it names code that does not exist."""
     text = _BLOCK.sub(lambda found: f"{found[1]}{found[2]}{DIAGRAMS[found[1]]()}", text)
     text = _CODE.sub(
         lambda found: f"{found[1]}{'#' + found[2] if found[2] else ''}{found[3]}{code(found[1], found[2])}",
@@ -54,8 +54,8 @@ def refreshed(text: str) -> str:
 
 
 def code(path: str, name: str | None = None) -> str:
-    """The text of a file of this project, or of one function, class or variable in it. Raises ValueError if
-    there is none."""
+    """The text of a file of this project, or of one function, class or variable in it.
+    Raises ValueError if there is none."""
     try:
         text = (mermaid.HOME / path).read_text(encoding="utf-8")
     except OSError as error:
@@ -70,8 +70,8 @@ def code(path: str, name: str | None = None) -> str:
 
 
 def steps(saga: Saga) -> str:
-    """The table of steps in Markdown: what each step and its compensation do is the first sentence of their
-    docstrings."""
+    """The table of steps in Markdown: what each step and its compensation do
+    is the first sentence of their docstrings."""
     rows = ["| step | kind | what it does | compensation |", "| --- | --- | --- | --- |"]
     for step in saga:
         undo = f"`{mermaid.undo_name(step)}`: {_summary(step.undo)}" if step.undo else ""

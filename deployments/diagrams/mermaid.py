@@ -136,8 +136,8 @@ def sequence(saga: Saga) -> str:
             ]
     lines += [
         (
-            f"    flow->>database: outcome {Outcome.COMPENSATED}, or {Outcome.NEEDS_ATTENTION} if a compensation "
-            f"failed"
+            f"    flow->>database: outcome {Outcome.COMPENSATED}, "
+            f"or {Outcome.NEEDS_ATTENTION} if a compensation failed"
         ),
         "end",
     ]

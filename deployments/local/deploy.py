@@ -73,8 +73,8 @@ class Deployments:
         )
         if self._child.returncode != 0:
             raise StackError(
-                f"the deployments in prefect.yaml could not be registered. Output of `prefect deploy "
-                f"--all`:\n{tail(self._child.log, 30)}"
+                "the deployments in prefect.yaml could not be registered. "
+                f"Output of `prefect deploy --all`:\n{tail(self._child.log, 30)}"
             )
         self.stop()
         write_whole(
@@ -102,9 +102,8 @@ class Deployments:
     def _digest(self) -> str:
         from importlib.metadata import version
 
-        digest = hashlib.sha256(
-            f"{version('prefect')}\0{self._home}".encode()
-        )  # the deployments contain the folder
+        # The folder counts, because the deployments contain it.
+        digest = hashlib.sha256(f"{version('prefect')}\0{self._home}".encode())
         for path in self._sources():
             digest.update(f"\0{path.relative_to(self._home)}\0".encode() + path.read_bytes())
         return digest.hexdigest()

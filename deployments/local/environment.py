@@ -70,8 +70,8 @@ def write_env_file(path: Path, values: Mapping[str, str]) -> None:
     address may contain a password."""
     lines = [
         (
-            "# Written by `make run` while it runs, and read by every command in this folder. For a shell: set "
-            "-a; . var/run.env; set +a"
+            "# Written by `make run` while it runs, and read by every command in this folder. "
+            "For a shell: set -a; . var/run.env; set +a"
         )
     ]
     lines += [f"{name}={_quoted(value)}" for name, value in values.items()]

@@ -32,9 +32,9 @@ class RunLock:
             )
         except OSError as error:
             raise StackError(
-                f"cannot write to {self._path.parent.parent} ({error.strerror}). If it was created by "
-                f"another user, such as root, "
-                "run as that user, delete it, or choose another folder: VAR_DIR=/some/folder"
+                f"cannot write to {self._path.parent.parent} ({error.strerror}). "
+                "If it was created by another user, such as root, run as that user, delete it, "
+                "or choose another folder: VAR_DIR=/some/folder"
             ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

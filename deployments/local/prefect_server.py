@@ -147,11 +147,10 @@ def require_answer(api_url: str, seconds: float = 10) -> None:
             wait_until(lambda: _answers(client, api_url), seconds, "")
     except StackError as error:
         raise StackError(
-            f"no Prefect server answers at {api_url}, the PREFECT_API_URL (of the environment, .env or the "
-            f"active Prefect "
-            "profile). Start it, correct the address (it ends in /api), or unset it to start one here. If a "
-            "profile sets it, "
-            "`PREFECT_API_URL= make run` does that"
+            f"no Prefect server answers at {api_url}, the PREFECT_API_URL "
+            "(of the environment, .env or the active Prefect profile). "
+            "Start it, correct the address (it ends in /api), or unset it to start one here. "
+            "If a profile sets it, `PREFECT_API_URL= make run` does that"
         ) from error
 
 

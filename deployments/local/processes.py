@@ -103,9 +103,8 @@ class Child:
         """Starts the process, after stopping what an earlier one with the same pid file has left."""
         stop_leftover(self.pid_file)
         mark = secrets.token_hex(12)
-        here = (
-            {"PWD": str(self.cwd)} if self.cwd else {}
-        )  # for programs that read the folder from the environment
+        # For programs that read the folder from the environment.
+        here = {"PWD": str(self.cwd)} if self.cwd else {}
         merged = {**os.environ, "PYTHONUNBUFFERED": "1", **here, **self._env, _MARK: mark}
         environment = {name: value for name, value in merged.items() if value is not None}
         command = self.command
@@ -209,9 +208,8 @@ def free_port(preferred: int | None = None, host: str = "127.0.0.1") -> int:
     """Returns the preferred port if it is free, else any free one."""
     for port in (preferred, 0) if preferred else (0,):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # as servers do, because closed connections may linger
+            # As servers do, because closed connections may linger.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
                 probe.bind((host, port))
                 return int(probe.getsockname()[1])
@@ -231,9 +229,8 @@ def wait_until(
     timeout or if the child ends before; Interrupted if `cancelled` is set."""
     end = time.monotonic() + seconds
     while True:
-        ended = (
-            child is not None and not child.running()
-        )  # checked first: it may become ready and end at once
+        # Read before the condition: the child may become ready and end at once.
+        ended = child is not None and not child.running()
         if condition():
             return
         if cancelled is not None and cancelled.is_set():

@@ -24,7 +24,8 @@ class Revival:
 
     def __str__(self) -> str:
         if self.error:
-            return f"{self.part}: stopped, and could not be restarted; next attempt in {self.pause:g} s. {self.error}"
+            retry = f"next attempt in {self.pause:g} s"
+            return f"{self.part}: stopped, and could not be restarted; {retry}. {self.error}"
         return f"{self.part}: stopped, and was restarted"
 
 

@@ -227,8 +227,8 @@ def _next_steps(stack: Stack, *, shows_secrets: bool) -> Text:
     if stack.web:
         file = _short(stack.key_file)
         text.append(
-            f"    or over HTTP; the key is "
-            f"{'ORDERS_API_KEY' if stack.options.orders_api_key else f'in {file}'}:\n"
+            "    or over HTTP; "
+            f"the key is {'ORDERS_API_KEY' if stack.options.orders_api_key else f'in {file}'}:\n"
         )
         key = "$ORDERS_API_KEY" if stack.options.orders_api_key else f"$(cat {file})"
         headers = f'-H "Authorization: Bearer {key}" -H "Content-Type: application/json"'

@@ -426,9 +426,8 @@ class Stack:
             importlib.import_module("shop.runtime.migrate").upgrade(self.database_url)
         if self.options.prefect and not self._cancelled.is_set():
             self._warm()
-            importlib.import_module(
-                "prefect.client.orchestration"
-            )  # takes a second or two; the server takes longer
+            # The import takes a second or two; the server takes longer.
+            importlib.import_module("prefect.client.orchestration")
 
     def _prepare_prefect(self) -> None:
         """Prepares the server before a worker asks for work."""

@@ -146,11 +146,8 @@ def _registered_schedule(schedule: DeploymentSchedule) -> tuple[str, str]:
 def _deploy(file: Path, names: list[str]) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(file)]
     command += [part for name in names for part in ("--name", name.rpartition("/")[2])]
-    environment = {
-        **os.environ,
-        "PWD": str(file.parent),
-        "PREFECT_CLI_WRAP_LINES": "false",
-    }  # the file uses $PWD
+    # The file uses $PWD.
+    environment = {**os.environ, "PWD": str(file.parent), "PREFECT_CLI_WRAP_LINES": "false"}
     try:
         done = subprocess.run(
             command,

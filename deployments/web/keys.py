@@ -46,7 +46,10 @@ async def require_key_or_password(
 def _require(given: str | None, how: str, challenge: str) -> None:
     keys = settings().web.orders_api_keys
     if not keys:
-        wanted = "set ORDERS_API_KEY to a key of at least 16 characters (`make run` creates one), and restart the web app"
+        wanted = (
+            "set ORDERS_API_KEY to a key of at least 16 characters (`make run` creates one), "
+            "and restart the web app"
+        )
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             f"no key is set: {wanted}",

@@ -47,9 +47,10 @@ _ORDER_SCHEMA: dict[str, Any] = {
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "One order, as `shop.orders.order.Order` defines it. An invalid order with an id is "
-        "stored and ends as "
-        "`rejected`, with all reasons.",
+        "description": (
+            "One order, as `shop.orders.order.Order` defines it. "
+            "An invalid order with an id is stored and ends as `rejected`, with all reasons."
+        ),
         "content": {"application/json": {"schema": _ORDER_SCHEMA}},
     }
 }

@@ -121,7 +121,10 @@ def answer_problems(app: FastAPI) -> None:
             return _broken()
         log.warning("a request failed because the database is unavailable (%s)", type(error).__name__)
         status = HTTPStatus.SERVICE_UNAVAILABLE
-        detail = "the database does not answer, so the result is unknown: send the same request again, which is safe"
+        detail = (
+            "the database does not answer, so the result is unknown: "
+            "send the same request again, which is safe"
+        )
         return respond(
             Problem(title=status.phrase, status=int(status), detail=detail), {"Retry-After": _RETRY_SECONDS}
         )

@@ -55,7 +55,10 @@ async def stripe_webhook(request: Request, signature: Annotated[str, Header(alia
     Stripe sends it again."""
     s = settings()
     if s.payments.gateway != "stripe" or not s.stripe.webhook_secrets:
-        how = "set PAYMENT_GATEWAY=stripe, and STRIPE_WEBHOOK_SECRET to the endpoint's signing secret (whsec_...)"
+        how = (
+            "set PAYMENT_GATEWAY=stripe, "
+            "and STRIPE_WEBHOOK_SECRET to the endpoint's signing secret (whsec_...)"
+        )
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             f"webhooks are not configured: {how}",

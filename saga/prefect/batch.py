@@ -152,9 +152,8 @@ class BatchRunner:
         execution = StepExecution(step, instances, straggler_timeout=config().straggler_seconds)
         try:
             await run_step(execution)
-        except (
-            BatchFailing
-        ) as failing:  # retries did not help: each instance continues with its own retries, a few at a time
+        except BatchFailing as failing:
+            # Retries did not help: each instance continues with its own retries, a few at a time.
             log.warning("%s; they continue one by one", failing)
         except StepError as failure:  # concerns all instances, for example a database timeout
             if not is_postponement(failure):

@@ -1,5 +1,5 @@
-"""Compensates in the reverse of the sequence in which the steps were begun; each compensation is a task
-run."""
+"""Compensates in the reverse of the sequence in which the steps were begun;
+each compensation is a task run."""
 
 from __future__ import annotations
 
@@ -43,9 +43,8 @@ async def compensate(saga: Saga, instances: Sequence[Instance]) -> None:
     for plan, same in groupby(due, key=SagaInstance.undo_plan):
         group = list(same)
         for name in plan:
-            group = [
-                instance for instance in group if not instance.lost
-            ]  # postponed ones continue from here later
+            # Postponed ones continue from here later.
+            group = [instance for instance in group if not instance.lost]
             if group:
                 await compensate_step(saga[name], group)
     saga.compensated(instances, await finish(instances, saga))

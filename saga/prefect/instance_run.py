@@ -40,8 +40,8 @@ class InstanceRun(Generic[P]):
         return get_run_logger()
 
     async def claim(self, instance_id: str | None = None) -> SagaInstance[P] | None:
-        """Claims the instance. None: another worker has it, it is postponed, or the database is
-        unavailable."""
+        """Claims the instance. None: another worker has it,
+        it is postponed, or the database is unavailable."""
         try:
             async with transaction(claims.CLAIMING) as tx:
                 return await self._claim(tx, instance_id or self.instance_id)

@@ -151,9 +151,8 @@ def _task(body: Any, action: Any, *, external: bool = False, in_database: bool =
     for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
         setattr(body, attribute, getattr(action, attribute))
     for part in (*(EXTERNAL_PARTS if external else ()), *(("",) if in_database else ())):
-        failpoint(
-            record_name(action, part)
-        )  # declares the failpoints, so that the crash tests cover all of them
+        # Declares the failpoints, so that the crash tests cover all of them.
+        failpoint(record_name(action, part))
     # The journal decides what is done, never Prefect's results: a cached "reserved" would skip reserving
     # after a release. There are no tags: for each tag Prefect asks its server for a limit, and the task waits
     # while the server is unavailable.

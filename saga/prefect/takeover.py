@@ -1,7 +1,7 @@
 """Reports takeovers: which instances this run resumed, from which step, and why.
 
-The reports go to the log and to an artifact of this run. The run that held the instances before gets a link
-to this run.
+The reports go to the log and to an artifact of this run.
+The run that held the instances before gets a link to this run.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ async def _create_artifacts(
         async with get_client() as client:
             for run in sorted({str(instance.left_by) for instance in lost})[:_SHOWN]:
                 theirs = [_safe(instance.id) for instance in lost if instance.left_by == run]
-                link = f"{_link_to_run(flow_run.id, _safe(flow_run.name or 'this run'))} recovered {', '.join(theirs[:_SHOWN])}"
+                this_run = _link_to_run(flow_run.id, _safe(flow_run.name or "this run"))
+                link = f"{this_run} recovered {', '.join(theirs[:_SHOWN])}"
                 await client.create_artifact(
                     ArtifactCreate(
                         key="recovered-by",

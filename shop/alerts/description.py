@@ -46,8 +46,10 @@ def _error_rate(notice: Notice, step: str, details: Mapping[str, Any]) -> Descri
         value=f"{notice.value:.1%}",
         threshold=f"{notice.threshold:.1%} (worker_monitoring.error_rate_threshold)",
         look=f"{_STATUS}, and the failed task runs in the Prefect UI",
-        do="Find the most frequent code among the failures, and fix its cause. Orders that failed are "
-        "compensated, not lost.",
+        do=(
+            "Find the most frequent code among the failures, and fix its cause. "
+            "Orders that failed are compensated, not lost."
+        ),
     )
 
 
@@ -61,9 +63,10 @@ def _order_waiting(notice: Notice, order: str, details: Mapping[str, Any]) -> De
         value=_time(notice.value),
         threshold=f"{_time(notice.threshold)} (ALERT_WAITING_MINUTES)",
         look=f"{_STATUS}, and the runs of process-pending-orders in the Prefect UI",
-        do=f"{_WORKERS}, and that the schedules of process-pending-orders and recover-orders are active. If "
-        f"there are simply too many "
-        "orders, start more workers.",
+        do=(
+            f"{_WORKERS}, and that the schedules of process-pending-orders and recover-orders are active. "
+            "If there are simply too many orders, start more workers."
+        ),
     )
 
 
@@ -78,8 +81,10 @@ def _needs_attention(notice: Notice, order: str, details: Mapping[str, Any]) -> 
         value=_orders(details) if rest else f"{_amount(notice.value, details)} at risk",
         threshold="none: each one needs a person",
         look="the artifact orders-that-need-attention in the Prefect UI",
-        do="Run the deployment resolve-order for it: retry, hold, or state how it was settled. It is also "
-        "retried automatically.",
+        do=(
+            "Run the deployment resolve-order for it: retry, hold, or state how it was settled. "
+            "It is also retried automatically."
+        ),
     )
 
 
@@ -108,8 +113,8 @@ _OTHER_CAUSES = {
         "Workers of this version lack a step that the orders have begun, and skip them.",
         "the logs of process-pending-orders in the Prefect UI: they name the step",
         (
-            "Start a worker of the version that has the step, or put the step back into the saga's table of "
-            "steps."
+            "Start a worker of the version that has the step, "
+            "or put the step back into the saga's table of steps."
         ),
     ),
 }
@@ -136,25 +141,31 @@ def _external_unavailable(_notice: Notice, subject: str, details: Mapping[str, A
     )
     return Description(
         title=f"{service} is unavailable",
-        what=f"{service[0].upper()}{service[1:]} does not answer, or refuses access, and is not called for "
-        f"now. {postponed}.",
+        what=(
+            f"{service[0].upper()}{service[1:]} does not answer, or refuses access, "
+            f"and is not called for now. {postponed}."
+        ),
         value=waiting,
         threshold="none waits for longer than one pause of the circuit breaker",
         look=f"order-saga check, and {look}",
-        do=f"Bring it back: {do}. The orders continue automatically as soon as it answers; nothing is lost "
-        f"or charged twice.",
+        do=(
+            f"Bring it back: {do}. The orders continue automatically as soon as it answers; "
+            "nothing is lost or charged twice."
+        ),
     )
 
 
 def _recovery_behind(notice: Notice, order: str, details: Mapping[str, Any]) -> Description:
     rest = notice.subject == REST
+    what = f"The worker of order {order} died, and no other has taken the order over."
+    if rest:
+        what = (
+            f"{_more(details)} lost {_form(details, 'its', 'their')} worker{_some(details)}, "
+            f"and no other has taken {_form(details, 'it', 'them')} over."
+        )
     return Description(
         title="recovery does not keep up" if rest else f"no worker has taken over order {order}",
-        what=f"{_more(details)} lost {_form(details, 'its', 'their')} worker{_some(details)}, and no other "
-        f"has taken "
-        f"{_form(details, 'it', 'them')} over."
-        if rest
-        else f"The worker of order {order} died, and no other has taken the order over.",
+        what=what,
         value=f"{_time(notice.value)} since {'the oldest' if rest else 'its'} lease expired",
         threshold=f"{_time(notice.threshold)} (ALERT_RECOVERY_SECONDS)",
         look="the runs of recover-orders in the Prefect UI",

@@ -28,9 +28,11 @@ _CLAIMING, _NOTING = (
 )
 # The end of an alert is delivered after its beginning.
 _DUE = """
-    n.sent_at IS NULL AND n.way = ANY(CAST(:ways AS text[])) AND n.next_attempt_at <= now() - make_interval(secs => :waited)
+    n.sent_at IS NULL AND n.way = ANY(CAST(:ways AS text[]))
+    AND n.next_attempt_at <= now() - make_interval(secs => :waited)
     AND (n.phase = 'raised' OR NOT EXISTS (
-        SELECT 1 FROM alert_notice b WHERE b.alert_id = n.alert_id AND b.way = n.way AND b.phase = 'raised' AND b.sent_at IS NULL))
+        SELECT 1 FROM alert_notice b
+        WHERE b.alert_id = n.alert_id AND b.way = n.way AND b.phase = 'raised' AND b.sent_at IS NULL))
 """
 _IS_DUE = text(f"SELECT EXISTS (SELECT 1 FROM alert_notice n WHERE {_DUE})")  # noqa: S608  (a constant)
 _CLAIM = text(
@@ -39,19 +41,21 @@ _CLAIM = text(
         SELECT n.alert_id, n.phase, n.way FROM alert_notice n WHERE {_DUE}
         ORDER BY n.created_at, n.alert_id LIMIT :most FOR UPDATE SKIP LOCKED
     )
-    UPDATE alert_notice n SET attempts = n.attempts + 1, next_attempt_at = now() + make_interval(secs => :claim)
-    FROM due, alert a WHERE n.alert_id = due.alert_id AND n.phase = due.phase AND n.way = due.way AND a.id = n.alert_id
-    RETURNING n.alert_id, n.phase, n.way, n.created_at, n.attempts, a.rule, a.subject, a.resource, a.since, a.value, a.threshold,
-        a.details, a.over_at, a.over_because
+    UPDATE alert_notice n
+    SET attempts = n.attempts + 1, next_attempt_at = now() + make_interval(secs => :claim)
+    FROM due, alert a
+    WHERE n.alert_id = due.alert_id AND n.phase = due.phase AND n.way = due.way AND a.id = n.alert_id
+    RETURNING n.alert_id, n.phase, n.way, n.created_at, n.attempts, a.rule, a.subject, a.resource, a.since,
+        a.value, a.threshold, a.details, a.over_at, a.over_because
     """  # noqa: S608
 )
 _SENT = text(
-    "UPDATE alert_notice SET sent_at = now(), error = NULL WHERE alert_id = :alert_id AND phase = :phase AND "
-    "way = :way AND sent_at IS NULL"
+    "UPDATE alert_notice SET sent_at = now(), error = NULL "
+    "WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
 )
 _RETRY_LATER = text(
-    "UPDATE alert_notice SET error = :error, next_attempt_at = now() + make_interval(secs => 30 * power(2, "
-    "least(attempts - 1, 7))) "
+    "UPDATE alert_notice SET error = :error, "
+    "next_attempt_at = now() + make_interval(secs => 30 * power(2, least(attempts - 1, 7))) "
     "WHERE alert_id = :alert_id AND phase = :phase AND way = :way AND sent_at IS NULL"
 )
 

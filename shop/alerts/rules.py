@@ -70,24 +70,31 @@ Open = Collection[tuple[str, str]]
 
 # Excludes postponed orders; EXTERNAL_UNAVAILABLE reports those.
 _WAITING = f"""
-    SELECT o.id, greatest(o.submitted_at, o.cancel_requested_at) AS since, NULL AS currency, NULL AS step, NULL AS code,
+    SELECT o.id, greatest(o.submitted_at, o.cancel_requested_at) AS since,
+        NULL AS currency, NULL AS step, NULL AS code,
         CAST(extract(epoch FROM now() - greatest(o.submitted_at, o.cancel_requested_at)) AS float) AS value
     FROM customer_order o
-    WHERE o.outcome IS NULL AND greatest(o.submitted_at, o.cancel_requested_at) < now() - make_interval(secs => :threshold)
-      AND NOT coalesce(o.waits_for IS NOT NULL AND o.not_before > now() - interval '{BLOCKED_SECONDS} s', false)
+    WHERE o.outcome IS NULL
+      AND greatest(o.submitted_at, o.cancel_requested_at) < now() - make_interval(secs => :threshold)
+      AND NOT coalesce(
+          o.waits_for IS NOT NULL AND o.not_before > now() - interval '{BLOCKED_SECONDS} s', false)
       AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
 """  # noqa: S608  (a constant)
 _REVIEW = """
-    SELECT a.order_id AS id, a.since, a.currency, a.step, a.error_code AS code, CAST(a.amount_at_risk AS float) AS value
+    SELECT a.order_id AS id, a.since, a.currency, a.step, a.error_code AS code,
+        CAST(a.amount_at_risk AS float) AS value
     FROM attention a WHERE a.resolved_at IS NULL AND :threshold >= 0
 """
-# A deleted lease expired at least a day ago. Excludes orders whose pause is not over: they cannot be claimed
-# yet.
+# A deleted lease expired at least a day ago. Excludes orders whose pause is not over:
+# they cannot be claimed yet.
 _ABANDONED = """
-    SELECT o.id, late.since, NULL AS currency, NULL AS step, NULL AS code, CAST(extract(epoch FROM now() - late.since) AS float) AS value
+    SELECT o.id, late.since, NULL AS currency, NULL AS step, NULL AS code,
+        CAST(extract(epoch FROM now() - late.since) AS float) AS value
     FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id
-        CROSS JOIN LATERAL (SELECT greatest(coalesce(l.until, now() - interval '1 day'), o.not_before) AS since) late
-    WHERE o.outcome IS NULL AND o.lease_id IS NOT NULL AND late.since < now() - make_interval(secs => :threshold)
+        CROSS JOIN LATERAL (
+            SELECT greatest(coalesce(l.until, now() - interval '1 day'), o.not_before) AS since) late
+    WHERE o.outcome IS NULL AND o.lease_id IS NOT NULL
+      AND late.since < now() - make_interval(secs => :threshold)
 """
 
 
@@ -107,10 +114,12 @@ _ORDERS = {
 _NOW = text("SELECT now()")
 _BLOCKED = text(
     f"""
-    SELECT waits_for AS code, min(waits_since) AS since, count(*) AS orders, (array_agg(id ORDER BY number))[1:5] AS ids
+    SELECT waits_for AS code, min(waits_since) AS since, count(*) AS orders,
+        (array_agg(id ORDER BY number))[1:5] AS ids
     FROM customer_order
     WHERE outcome IS NULL AND waits_for = ANY(CAST(:codes AS text[]))
-        AND (not_before > now() - interval '{BLOCKED_SECONDS} s' OR waits_for = ANY(CAST(:until_claimed AS text[])))
+        AND (not_before > now() - interval '{BLOCKED_SECONDS} s'
+            OR waits_for = ANY(CAST(:until_claimed AS text[])))
     GROUP BY waits_for
     """  # noqa: S608
 )

@@ -12,8 +12,8 @@ from saga.columns import counter_column, creation_time, generated_id, json_colum
 
 
 class Alert(SQLModel, table=True):
-    """A condition that needs a person, from when it was raised until it cleared. The same condition later is
-    another alert."""
+    """A condition that needs a person, from when it was raised until it cleared.
+    The same condition later is another alert."""
 
     __tablename__ = "alert"
     __table_args__ = (
@@ -38,8 +38,8 @@ class Alert(SQLModel, table=True):
 
 
 class AlertNotice(SQLModel, table=True):
-    """A delivery of an alert, written with the alert and sent later: one per phase and way (event, entries of
-    ALERT_URLS)."""
+    """A delivery of an alert, written with the alert and sent later:
+    one per phase and way (event, entries of ALERT_URLS)."""
 
     __tablename__ = "alert_notice"
     __table_args__ = (

@@ -18,7 +18,7 @@ def split_urls(text: str) -> tuple[str, ...]:
     for number, url in enumerate(urls, 1):
         if not _URL.fullmatch(url):
             raise ValueError(
-                f"ALERT_URLS: entry {number} is not an apprise URL, such as "
-                f"mailto://user:password@mail.example or slack://..."
+                f"ALERT_URLS: entry {number} is not an apprise URL, "
+                "such as mailto://user:password@mail.example or slack://..."
             )
     return urls

@@ -22,8 +22,8 @@ _EVALUATING = failpoint("the commit of alerts")
 _CREATE_STATE = text("INSERT INTO alert_watch (id) VALUES (1) ON CONFLICT DO NOTHING")
 # A worker that finds the row locked leaves the evaluation to the one that holds it.
 _LOCK = text(
-    "SELECT judged_at IS NULL OR judged_at <= now() - make_interval(secs => :seconds) FROM alert_watch WHERE "
-    "id = 1 FOR UPDATE SKIP LOCKED"
+    "SELECT judged_at IS NULL OR judged_at <= now() - make_interval(secs => :seconds) FROM alert_watch "
+    "WHERE id = 1 FOR UPDATE SKIP LOCKED"
 )
 _EVALUATED = text("UPDATE alert_watch SET judged_at = now() WHERE id = 1")
 _PLANS = text("SELECT set_config('jit', 'off', true), set_config('work_mem', '32MB', true)")
@@ -33,25 +33,26 @@ _RAISE = text(
     INSERT INTO alert (rule, subject, resource, since, value, threshold, details)
     SELECT r.rule, r.subject, r.resource, coalesce(r.since, now()), r.value, r.threshold, r.details
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
-        rule text, subject text, resource text, since timestamptz, value float, threshold float, details jsonb)
+        rule text, subject text, resource text, since timestamptz, value float, threshold float,
+        details jsonb)
     ON CONFLICT (rule, subject) WHERE over_at IS NULL DO NOTHING RETURNING id
     """
 )
 _UPDATE = text(
     "UPDATE alert a SET value = r.value, threshold = r.threshold, details = r.details, judged_at = now() "
-    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(rule text, subject text, value float, threshold "
-    "float, details jsonb) "
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
+    "AS r(rule text, subject text, value float, threshold float, details jsonb) "
     "WHERE a.rule = r.rule AND a.subject = r.subject AND a.over_at IS NULL"
 )
 _CLEAR = text(
     "UPDATE alert a SET over_at = now(), judged_at = now(), over_because = r.because "
-    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id bigint, because text) WHERE a.id = r.id AND "
-    "a.over_at IS NULL"
+    "FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id bigint, because text) "
+    "WHERE a.id = r.id AND a.over_at IS NULL"
 )
 _NOTIFY = text(
-    "INSERT INTO alert_notice (alert_id, phase, way) SELECT id, :phase, way FROM unnest(CAST(:ids AS "
-    "bigint[])) AS id, "
-    "unnest(CAST(:ways AS text[])) AS way ON CONFLICT DO NOTHING"
+    "INSERT INTO alert_notice (alert_id, phase, way) SELECT id, :phase, way "
+    "FROM unnest(CAST(:ids AS bigint[])) AS id, unnest(CAST(:ways AS text[])) AS way "
+    "ON CONFLICT DO NOTHING"
 )
 _TURNED_OFF = "It is no longer evaluated: worker_monitoring.{} is off"
 

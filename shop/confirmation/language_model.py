@@ -109,8 +109,8 @@ def context(settings: Settings) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def configured_dspy() -> Any:
-    """Imports DSPy, configured so that it makes no network request and caches nothing. Raises
-    `MissingExtra`."""
+    """Imports DSPy, configured so that it makes no network request and caches nothing.
+    Raises `MissingExtra`."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # else its import makes a network request
     with needs_extra("llm", "DSPY_MODEL"):
         import dspy  # type: ignore[import-untyped]
@@ -128,8 +128,8 @@ def language_model(settings: Settings) -> Any:
     if name.startswith(LOCAL):
         if asked.api_base is None:
             raise LocalModelUnavailable(
-                f"{name} needs a server at DSPY_API_BASE: make run starts one, or run python -m "
-                f"shop.confirmation.local_model"
+                f"{name} needs a server at DSPY_API_BASE: "
+                "make run starts one, or run python -m shop.confirmation.local_model"
             )
         name = f"openai/{name.removeprefix(LOCAL)}"
         if "temperature" not in asked.model_fields_set:

@@ -80,8 +80,8 @@ def main() -> None:
         arguments.port_file.parent.mkdir(parents=True, exist_ok=True)
         arguments.port_file.write_text(server.listening_address.rpartition(":")[2])
     print(
-        f"{NAME} answers at {server.listening_address}: DSPY_MODEL=local/{NAME} "
-        f"DSPY_API_BASE={server.listening_address}/v1",
+        f"{NAME} answers at {server.listening_address}: "
+        f"DSPY_MODEL=local/{NAME} DSPY_API_BASE={server.listening_address}/v1",
         flush=True,
     )
     signal.sigwait(_ENDING)

@@ -27,15 +27,15 @@ class WriteConfirmation(dspy.Signature):  # type: ignore[misc]
 
     greeting: str = dspy.OutputField(desc="greets {customer_name} and says thanks for the order")
     order_summary: str = dspy.OutputField(
-        desc="names the order's number {order_id}, what was ordered {items} and what it costs altogether "
-        "{total}"
+        desc="names the order's number {order_id}, what was ordered {items} "
+        "and what it costs altogether {total}"
     )
     next_steps: str = dspy.OutputField(
         desc="says that the order is being packed, and {delivery}, the estimated delivery time"
     )
     tracking_info: str = dspy.OutputField(
-        desc="says that the parcel can be followed, then {tracking}, which is a whole sentence about the "
-        "tracking number"
+        desc="says that the parcel can be followed, then {tracking}, "
+        "which is a whole sentence about the tracking number"
     )
 
 

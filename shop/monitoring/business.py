@@ -23,32 +23,32 @@ from shop.payments import charge
 REASONS_READ = 5000
 """Limits the confirmation warnings that are read, the latest of the window."""
 _ENDED = text(
-    "SELECT outcome, currency, cell, count(*) AS orders, sum(amount_charged) AS charged, "
-    "sum(amount_refunded) AS refunded "
-    "FROM customer_order WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until "
-    "AND outcome IS NOT NULL "
-    "GROUP BY outcome, currency, cell"
+    "SELECT outcome, currency, cell, count(*) AS orders, "
+    "sum(amount_charged) AS charged, sum(amount_refunded) AS refunded FROM customer_order "
+    "WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until "
+    "AND outcome IS NOT NULL GROUP BY outcome, currency, cell"
 )
 _OPEN = text(
-    "SELECT count(*) AS open, count(*) FILTER (WHERE lease_id IS NULL) AS waiting, count(*) FILTER (WHERE "
-    "failure IS NOT NULL) AS undoing "
-    "FROM customer_order WHERE outcome IS NULL"
+    "SELECT count(*) AS open, count(*) FILTER (WHERE lease_id IS NULL) AS waiting, "
+    "count(*) FILTER (WHERE failure IS NOT NULL) AS undoing FROM customer_order WHERE outcome IS NULL"
 )
 # Orders under manual review do not wait for a worker, not even while they are retried.
 _OLDEST = text(
     """
-    SELECT o.id, o.submitted_at, o.status, CAST(extract(epoch FROM now() - o.submitted_at) AS float) AS seconds,
+    SELECT o.id, o.submitted_at, o.status,
+        CAST(extract(epoch FROM now() - o.submitted_at) AS float) AS seconds,
         o.lease_id IS NOT NULL AS held
     FROM customer_order o
-    WHERE o.outcome IS NULL AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
+    WHERE o.outcome IS NULL
+      AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
     ORDER BY o.number LIMIT 1
     """
 )
 _REVIEW = text(
     "SELECT o.currency, count(*) AS orders, sum(o.amount_at_risk) AS at_risk, "
     "count(*) FILTER (WHERE o.amount_at_risk > 0) AS owed_orders "
-    "FROM attention a JOIN customer_order o ON o.id = a.order_id WHERE a.resolved_at IS NULL GROUP BY "
-    "o.currency"
+    "FROM attention a JOIN customer_order o ON o.id = a.order_id "
+    "WHERE a.resolved_at IS NULL GROUP BY o.currency"
 )
 # A charge whose result is unclear counts as made.
 BEING_REFUNDED = """

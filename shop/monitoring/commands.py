@@ -20,20 +20,19 @@ from shop.monitoring.window import Window
 _UNDO_BUCKET = bucket_sql("undo_begun_at", "undo_ended_at")
 _COMMANDS = text(
     "SELECT step, status, remark, cell, count(*) AS commands, sum(attempts - 1) AS retries FROM order_step "
-    "WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until GROUP BY step, status, remark, "
-    "cell"
+    "WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until "
+    "GROUP BY step, status, remark, cell"
 )
 _COMPENSATIONS = text(
     f"SELECT step, undo_status AS status, NULL AS remark, {_UNDO_BUCKET} AS cell, count(*) AS commands, "  # noqa: S608  (constants)
     "sum(undo_attempts - 1) AS retries FROM order_step "
-    "WHERE undo_ended_at IS NOT NULL AND undo_ended_at >= :since AND undo_ended_at < :until AND undo_status "
-    "IN ('done', 'failed') "
-    "GROUP BY 1, 2, 4"
+    "WHERE undo_ended_at IS NOT NULL AND undo_ended_at >= :since AND undo_ended_at < :until "
+    "AND undo_status IN ('done', 'failed') GROUP BY 1, 2, 4"
 )
 _POSTPONED = text(
     "SELECT s.step, s.status, s.remark, s.cell, count(*) AS commands, sum(s.attempts - 1) AS retries "  # noqa: S608  (constants)
-    f"FROM order_step s, customer_order o WHERE {STEP_IS_POSTPONED} AND s.ended_at >= :since AND s.ended_at "
-    f"< :until GROUP BY 1, 2, 3, 4"
+    "FROM order_step s, customer_order o "
+    f"WHERE {STEP_IS_POSTPONED} AND s.ended_at >= :since AND s.ended_at < :until GROUP BY 1, 2, 3, 4"
 )
 _UNDO_POSTPONED = text(
     f"SELECT s.step, s.undo_status AS status, NULL AS remark, {_UNDO_BUCKET} AS cell, count(*) AS commands, "  # noqa: S608  (constants)

@@ -16,11 +16,13 @@ MEASURED = 2000
 _SIZES = text(
     """
     SELECT count(*) AS measured, CAST(avg(size) AS float) AS mean, max(size) AS largest,
-        percentile_disc(0.5) WITHIN GROUP (ORDER BY size) AS p50, percentile_disc(0.95) WITHIN GROUP (ORDER BY size) AS p95,
+        percentile_disc(0.5) WITHIN GROUP (ORDER BY size) AS p50,
+        percentile_disc(0.95) WITHIN GROUP (ORDER BY size) AS p95,
         percentile_disc(0.99) WITHIN GROUP (ORDER BY size) AS p99
     FROM (
         SELECT octet_length(coalesce(result, error)::text) AS size FROM order_step
-        WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until ORDER BY ended_at DESC LIMIT :most
+        WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until
+        ORDER BY ended_at DESC LIMIT :most
     ) latest WHERE size IS NOT NULL
     """
 )

@@ -118,10 +118,8 @@ class Lines(logging.Handler):
             self.handleError(record)
 
     def _json_file(self) -> _JsonFile:
-        if self._opened_for != (
-            settings(),
-            os.getpid(),
-        ):  # other settings may name another file; a forked process has its own
+        # Other settings may name another file; a forked process has its own.
+        if self._opened_for != (settings(), os.getpid()):
             self._opened_for = settings(), os.getpid()
             self._file = _json_file(self.config, settings().var_dir)
         return self._file
@@ -155,8 +153,8 @@ class _JsonFile(RotatingFileHandler):
             self._silent_until = time.monotonic() + _REPORTED_AGAIN_SECONDS
             reason = getattr(error, "strerror", None) or type(error).__name__
             sys.stderr.write(
-                f"log lines cannot be written to {self.baseFilename} ({reason}) and are lost until that is "
-                f"repaired\n"
+                f"log lines cannot be written to {self.baseFilename} ({reason}) "
+                "and are lost until that is repaired\n"
             )
 
 

@@ -25,12 +25,12 @@ so that no secret is cut in two."""
 _BITS = 63
 """Limits integers, in bits, to what can be written as JSON."""
 _PERSONAL = frozenset(
-    "name first_name last_name full_name customer_name recipient company street street1 street2 address "
-    "address2 line1 line2 city zip "
-    "postal_code postcode phone email mail customer_email shipping_info billing_info shipping_address "
-    "billing_address payment_info "
-    "card card_number cvv cvc card_last4 expiry password passwd secret token api_key apikey authorization "
-    "cookie".split()
+    "name first_name last_name full_name customer_name recipient company "
+    "street street1 street2 address address2 line1 line2 city zip postal_code postcode "
+    "phone email mail customer_email "
+    "shipping_info billing_info shipping_address billing_address payment_info "
+    "card card_number cvv cvc card_last4 expiry "
+    "password passwd secret token api_key apikey authorization cookie".split()
 )
 """Fields whose value is never shown, in any spelling of case and hyphens."""
 _MAIL = re.compile(r"(?<![A-Za-z0-9._%+'-])[A-Za-z0-9._%+'-]++@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
@@ -38,8 +38,8 @@ _BEFORE_INPUT, _AFTER_INPUT = "input_value=", ", input_type="
 """pydantic repeats its input between these. The last one in a line counts: the input may contain them."""
 _ROW = re.compile(r"[ |]*(?:DETAIL|CONTEXT):")
 _AFTER_ROW = re.compile(
-    r"[ |+-]*(?:DETAIL|CONTEXT|HINT|QUERY|LOCATION):|[ |]*(?:\[SQL: |\(Background on |File \"|Traceback |The "
-    r"above |During )"
+    r"[ |+-]*(?:DETAIL|CONTEXT|HINT|QUERY|LOCATION):"
+    r"|[ |]*(?:\[SQL: |\(Background on |File \"|Traceback |The above |During )"
 )
 """Where PostgreSQL repeats its input, and what follows it: a value may span several lines."""
 _KEYS = re.compile(

@@ -29,15 +29,15 @@ from shop.settings import settings
 # One pass over many rows: parallel workers halve the time; JIT compilation would cost more than it saves.
 _MODE = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 _PLANS = text(
-    "SELECT set_config(name, value, true) FROM (VALUES ('jit', 'off'), ('parallel_setup_cost', '0'), "
-    "('parallel_tuple_cost', '0'), "
+    "SELECT set_config(name, value, true) "
+    "FROM (VALUES ('jit', 'off'), ('parallel_setup_cost', '0'), ('parallel_tuple_cost', '0'), "
     "('max_parallel_workers_per_gather', '4'), ('work_mem', '32MB')) AS mode(name, value)"
 )
 _NOW = text("SELECT now()")
 # The saga is not known here; the order that completed last ran all of its steps.
 _SEQUENCE = text(
-    "SELECT step FROM order_step WHERE order_id = (SELECT id FROM customer_order WHERE finished_at IS NOT "
-    "NULL AND outcome = 'completed' "
+    "SELECT step FROM order_step WHERE order_id = ("
+    "SELECT id FROM customer_order WHERE finished_at IS NOT NULL AND outcome = 'completed' "
     "ORDER BY finished_at DESC LIMIT 1) ORDER BY number"
 )
 

@@ -22,12 +22,12 @@ EXTERNAL = (*GATEWAY, *INVENTORY, *CARRIER, *INFRASTRUCTURE, *VERSION)
 POSTPONED = "postponed"
 """The status of such an attempt in metrics; the journal has it as failed until it is made again."""
 
-# Of `order_step s` and its order, `customer_order o`. A code for which the order is compensated no longer
-# postpones it.
+# Of `order_step s` and its order, `customer_order o`.
+# A code for which the order is compensated no longer postpones it.
 STEP_IS_POSTPONED = (
     "s.status = 'failed' AND s.remark = ANY(CAST(:external AS text[])) "
-    "AND o.id = s.order_id AND o.outcome IS NULL AND o.waits_for = s.remark AND o.failure ->> 'code' IS "
-    "DISTINCT FROM s.remark"
+    "AND o.id = s.order_id AND o.outcome IS NULL AND o.waits_for = s.remark "
+    "AND o.failure ->> 'code' IS DISTINCT FROM s.remark"
 )
 """Takes the parameter `external`, the codes. `UNDO_IS_POSTPONED` does, too."""
 UNDO_IS_POSTPONED = (

@@ -31,17 +31,15 @@ _CLEANUP_SECONDS = 3600
 _END_SECONDS = 3
 _OPTIONS = "-c statement_timeout=5000 -c lock_timeout=2000"
 _HEARTBEAT = text(
-    "INSERT INTO worker_process (id, kind, host, pid, flow_run_id, every_seconds) VALUES (:id, :kind, :host, "
-    ":pid, :run, :every) "
-    "ON CONFLICT (id) DO UPDATE SET seen_at = now()"
+    "INSERT INTO worker_process (id, kind, host, pid, flow_run_id, every_seconds) "
+    "VALUES (:id, :kind, :host, :pid, :run, :every) ON CONFLICT (id) DO UPDATE SET seen_at = now()"
 )
 _ENDED = text("UPDATE worker_process SET ended_at = now(), seen_at = now() WHERE id = :id")
 _SAMPLE = text(
     "INSERT INTO system_sample (process_id, process_cpu_percent, process_memory_mb, cpu_percent, "
-    "memory_percent, disk_percent, "
-    "connections_in_use, connections_open, connections_most) VALUES (:process_id, :process_cpu_percent, "
-    ":process_memory_mb, :cpu_percent, "
-    ":memory_percent, :disk_percent, :connections_in_use, :connections_open, :connections_most)"
+    "memory_percent, disk_percent, connections_in_use, connections_open, connections_most) "
+    "VALUES (:process_id, :process_cpu_percent, :process_memory_mb, :cpu_percent, :memory_percent, "
+    ":disk_percent, :connections_in_use, :connections_open, :connections_most)"
 )
 _CLEANUP = (
     text("DELETE FROM system_sample WHERE at < now() - make_interval(secs => :seconds)"),

@@ -66,8 +66,8 @@ class TracesSettings(Group):
     def _collector(cls, value: str | None) -> str | None:
         if value is not None and not is_plain_address(value):
             raise ValueError(
-                "OTEL_EXPORTER_OTLP_ENDPOINT must be a web address (OTLP over HTTP), such as "
-                "http://127.0.0.1:4318"
+                "OTEL_EXPORTER_OTLP_ENDPOINT must be a web address (OTLP over HTTP), "
+                "such as http://127.0.0.1:4318"
             )
         return value.rstrip("/") if value else None
 

@@ -18,19 +18,23 @@ _PROCESSES = text(
     f"""
     SELECT p.id, p.kind, p.host, p.pid, p.flow_run_id, p.started_at, p.seen_at,
         CASE WHEN p.ended_at IS NOT NULL THEN 'ended'
-             WHEN p.seen_at < now() - make_interval(secs => {_MISSED_HEARTBEATS} * p.every_seconds) THEN 'lost' ELSE 'alive' END AS state,
-        count(s.id) AS samples, avg(s.process_cpu_percent) AS mean_cpu_percent, max(s.process_cpu_percent) AS most_cpu_percent,
+            WHEN p.seen_at < now() - make_interval(secs => {_MISSED_HEARTBEATS} * p.every_seconds) THEN 'lost'
+            ELSE 'alive' END AS state,
+        count(s.id) AS samples,
+        avg(s.process_cpu_percent) AS mean_cpu_percent, max(s.process_cpu_percent) AS most_cpu_percent,
         avg(s.process_memory_mb) AS mean_memory_mb, max(s.process_memory_mb) AS most_memory_mb,
-        CAST(avg(s.connections_in_use) AS float) AS mean_connections, max(s.connections_in_use) AS most_connections,
-        max(s.connections_most) AS connections_limit
-    FROM worker_process p LEFT JOIN system_sample s ON s.process_id = p.id AND s.at >= :since AND s.at < :until
+        CAST(avg(s.connections_in_use) AS float) AS mean_connections,
+        max(s.connections_in_use) AS most_connections, max(s.connections_most) AS connections_limit
+    FROM worker_process p
+        LEFT JOIN system_sample s ON s.process_id = p.id AND s.at >= :since AND s.at < :until
     WHERE p.seen_at >= :since AND p.started_at < :until
     GROUP BY p.id ORDER BY p.ended_at IS NOT NULL, p.seen_at DESC LIMIT {_MOST}
     """  # noqa: S608  (constants)
 )
 _MACHINES = text(
     """
-    SELECT p.host, count(*) AS samples, avg(s.cpu_percent) AS mean_cpu_percent, max(s.cpu_percent) AS most_cpu_percent,
+    SELECT p.host, count(*) AS samples,
+        avg(s.cpu_percent) AS mean_cpu_percent, max(s.cpu_percent) AS most_cpu_percent,
         avg(s.memory_percent) AS mean_memory_percent, max(s.memory_percent) AS most_memory_percent,
         max(s.disk_percent) AS disk_percent
     FROM system_sample s JOIN worker_process p ON p.id = s.process_id

@@ -30,8 +30,8 @@ class WorkerProcess(SQLModel, table=True):
 
 
 class SystemSample(SQLModel, table=True):
-    """What a process used at a time. Percents of CPU are of one core for the process, and of all cores for
-    its machine."""
+    """What a process used at a time. Percents of CPU are of one core for the process,
+    and of all cores for its machine."""
 
     __tablename__ = "system_sample"
     __table_args__ = (Index("system_sample_at", "at"),)

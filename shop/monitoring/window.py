@@ -56,8 +56,8 @@ def parse(asked: str) -> Window:
     begin, slash, end = asked.partition("/")
     if not slash:
         raise ValueError(
-            f"{asked!r} is not a window: use 10m, 1h, 24h, 7d, all, or FROM/TO in ISO 8601 "
-            f"(2031-02-03T09:30/2031-02-03T10:00)"
+            f"{asked!r} is not a window: use 10m, 1h, 24h, 7d, all, "
+            "or FROM/TO in ISO 8601 (2031-02-03T09:30/2031-02-03T10:00)"
         )
     since, until = _time(begin), _time(end)
     if since and until and since >= until:

@@ -19,8 +19,8 @@ LOG_SECONDS = 20
 """Limits the retries after database errors, in seconds."""
 _RECORDING = failpoint("the commit of messages sent")
 _SENT = text(
-    "UPDATE outbox SET sent_at = now(), error = NULL WHERE id = ANY(CAST(:ids AS bigint[])) AND sent_at IS "
-    "NULL"
+    "UPDATE outbox SET sent_at = now(), error = NULL "
+    "WHERE id = ANY(CAST(:ids AS bigint[])) AND sent_at IS NULL"
 )
 _NOT_SENT = text(
     """

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, text
 # A message that was refused for good stays so: there is no address any more.
 _MESSAGES = text("UPDATE outbox SET payload = '{}', error = NULL WHERE order_id = ANY(CAST(:ids AS text[]))")
 _INTERACTIONS = text(
-    "UPDATE customer_interaction SET customer_id = :erased, details = '{}' WHERE order_id = ANY(CAST(:ids AS "
-    "text[]))"
+    "UPDATE customer_interaction SET customer_id = :erased, details = '{}' "
+    "WHERE order_id = ANY(CAST(:ids AS text[]))"
 )
 
 

@@ -31,8 +31,8 @@ def crm_kind(kind: Kind) -> str:
 
 
 def split(outbox_kind: str) -> tuple[Kind, bool]:
-    """Splits an outbox kind into the kind, and whether it is for the CRM. Raises ValueError if it is
-    unknown."""
+    """Splits an outbox kind into the kind, and whether it is for the CRM.
+    Raises ValueError if it is unknown."""
     return Kind(outbox_kind.removeprefix(_CRM)), outbox_kind.startswith(_CRM)
 
 

@@ -37,8 +37,8 @@ class ExtraRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The items with quantity, price and sum, then additions and deductions, and the total with its
-    currency."""
+    """The items with quantity, price and sum, then additions and deductions,
+    and the total with its currency."""
 
     items: list[ItemRow]
     extras: list[ExtraRow]

@@ -150,8 +150,8 @@ def incomplete_mail(order: Order, context: MailContext, *, why: str) -> Mail:
 
 
 def out_of_stock_mail(order: Order, shortages: Sequence[Mapping[str, Any]], context: MailContext) -> Mail:
-    """Builds the mail about items out of stock, with the ordered and the available quantities at that
-    time."""
+    """Builds the mail about items out of stock, with the ordered
+    and the available quantities at that time."""
     language, names = _language(order, context), {item.product_id: item_name(item) for item in order.items}
     news = language.say("out_of_stock.sorry", order_id=one_line(order.id))
     short = [

@@ -54,7 +54,8 @@ def _part(subtype: str, content: str) -> bytes:
     plain = content.isascii() and len(max(lines, key=len)) <= _LONGEST
     encoding = "7bit" if plain else "quoted-printable"
     body = "\r\n".join(lines) + "\r\n" if plain else _quoted(lines)
-    return f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n{body}'.encode()
+    headers = f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: {encoding}\r\n'
+    return f"{headers}\r\n{body}".encode()
 
 
 def _quoted(lines: list[str]) -> str:

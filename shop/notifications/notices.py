@@ -16,9 +16,8 @@ from shop.settings import settings
 
 _INTERACT = text(
     "INSERT INTO customer_interaction (customer_id, order_id, kind, details) "
-    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(customer_id text, order_id text, kind text, "
-    "details jsonb) "
-    "ON CONFLICT DO NOTHING"
+    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
+    "AS r(customer_id text, order_id text, kind text, details jsonb) ON CONFLICT DO NOTHING"
 )
 _CONTACTS = {kind: f"order_{kind}" for kind in Kind}
 

@@ -1,5 +1,5 @@
-"""Notifies the customer that the order was shipped, and records the contact in the CRM, in one
-transaction."""
+"""Notifies the customer that the order was shipped,
+and records the contact in the CRM, in one transaction."""
 
 from __future__ import annotations
 

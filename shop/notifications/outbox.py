@@ -37,8 +37,8 @@ class Message:
 
 _PUT = text(
     "INSERT INTO outbox (order_id, kind, payload) "
-    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, kind text, payload jsonb) ON "
-    "CONFLICT DO NOTHING"
+    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, kind text, payload jsonb) "
+    "ON CONFLICT DO NOTHING"
 )
 _WITHDRAW = text(
     "DELETE FROM outbox WHERE order_id = ANY(CAST(:ids AS text[])) AND kind = ANY(:kinds) AND sent_at IS NULL"

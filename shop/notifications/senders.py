@@ -54,9 +54,8 @@ async def send(rows: Sequence[Any], s: Settings, delivery_log: DeliveryLog, unti
     if unknown:
         not_known = DeliveryResult("later", "this version does not know this kind of message")
         deliveries.append(delivery_log.record_all({row["id"]: not_known for row in unknown}))
-    for result in await asyncio.gather(
-        *deliveries, return_exceptions=True
-    ):  # a failure of one does not stop the others
+    # A failure of one does not stop the others.
+    for result in await asyncio.gather(*deliveries, return_exceptions=True):
         if isinstance(result, BaseException):
             raise result
 

@@ -79,8 +79,8 @@ class CrmSettings(Group):
             raise ValueError("CRM_WEBHOOK_URL must start with https:// or http://")
         if self.webhook_secret is None:
             raise ValueError(
-                "CRM_WEBHOOK_URL needs CRM_WEBHOOK_SECRET (whsec_...), with which what is sent there is "
-                "signed"
+                "CRM_WEBHOOK_URL needs CRM_WEBHOOK_SECRET (whsec_...), "
+                "with which what is sent there is signed"
             )
         webhook_key(self.webhook_secret.get_secret_value())
         return self

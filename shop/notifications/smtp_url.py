@@ -9,7 +9,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from shop.text.domains import ascii_domain
 
 StartTls = Literal["required", "if-offered", "never"]
-_FORM = "smtp://user:password@host:587 or smtps://user:password@host:465, with ?starttls=required, if-offered or never, and &ca=/path/to/ca.pem"
+_FORM = (
+    "smtp://user:password@host:587 or smtps://user:password@host:465, "
+    "with ?starttls=required, if-offered or never, and &ca=/path/to/ca.pem"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,8 @@ def smtp_server(url: str) -> SmtpServer:
         raise ValueError(f"SMTP_URL must look like {_FORM}") from None
     if parts.scheme not in {"smtp", "smtps"} or not host or parts.path not in {"", "/"} or parts.fragment:
         raise ValueError(
-            f"SMTP_URL must look like {_FORM}; in user and password, percent-encode special characters (@ is "
-            f"%40)"
+            f"SMTP_URL must look like {_FORM}; "
+            "in user and password, percent-encode special characters (@ is %40)"
         )
     user, password = (unquote(part) if part else None for part in (parts.username, parts.password))
     if (user is None) != (password is None):

@@ -1,5 +1,5 @@
-"""Undelivered messages, for people: refused permanently, or failed repeatedly. They do not affect the
-orders."""
+"""Undelivered messages, for people: refused permanently, or failed repeatedly.
+They do not affect the orders."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ _UNDELIVERED = text(
     """
 )
 _AGAIN = text(
-    "UPDATE outbox SET refused_at = NULL, next_attempt_at = now(), attempts = 0 WHERE sent_at IS NULL AND "
-    "error IS NOT NULL "
-    "AND (CAST(:ids AS text[]) IS NULL OR order_id = ANY(CAST(:ids AS text[])))"
+    "UPDATE outbox SET refused_at = NULL, next_attempt_at = now(), attempts = 0 WHERE sent_at IS NULL "
+    "AND error IS NOT NULL AND (CAST(:ids AS text[]) IS NULL OR order_id = ANY(CAST(:ids AS text[])))"
 )
 
 

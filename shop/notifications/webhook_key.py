@@ -19,8 +19,8 @@ def webhook_key(secret: str) -> bytes:
         key = b""
     if not secret.startswith(_PREFIX) or not _LEAST <= len(key) <= _MOST:
         raise ValueError(
-            f"CRM_WEBHOOK_SECRET must be whsec_ and {_LEAST} to {_MOST} random bytes in base64; create one "
-            f"with: "
-            "python -c \"import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())\""
+            f"CRM_WEBHOOK_SECRET must be whsec_ and {_LEAST} to {_MOST} random bytes in base64; "
+            'create one with: python -c "import base64, os; '
+            "print('whsec_' + base64.b64encode(os.urandom(32)).decode())\""
         )
     return key

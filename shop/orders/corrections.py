@@ -12,9 +12,9 @@ from saga.database import Tx, as_json
 from shop.orders.outcomes import Outcome
 
 _CORRECT = text(
-    "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, amount_at_risk = "
-    ":at_risk, outcome = :outcome, "
-    "status = :outcome, undone = CAST(:undone AS jsonb) WHERE id = :id"
+    "UPDATE customer_order SET amount_charged = :charged, amount_refunded = :refunded, "
+    "amount_at_risk = :at_risk, outcome = :outcome, status = :outcome, "
+    "undone = CAST(:undone AS jsonb) WHERE id = :id"
 )
 _ADD_FAILURE = text(
     "UPDATE customer_order SET failure = CAST(:failure AS jsonb) WHERE id = :id AND failure IS NULL"
@@ -37,6 +37,6 @@ async def correct(
 
 
 async def add_failure(tx: Tx, order_id: str, failure: Mapping[str, Any]) -> None:
-    """Adds a failure to an order that has none, so that it is compensated, and goes no further, once it is
-    open again."""
+    """Adds a failure to an order that has none, so that it is compensated,
+    and goes no further, once it is open again."""
     await tx.execute(_ADD_FAILURE, {"id": order_id, "failure": as_json(dict(failure))})

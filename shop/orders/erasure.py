@@ -11,10 +11,15 @@ from saga.database import as_json
 
 _ERASE = text(
     """
-    UPDATE customer_order o SET erased_at = now(), content = r.content, failure = CASE WHEN o.failure IS NOT NULL THEN r.failure END,
-        reasons = r.reasons, undone = r.undone, cancel_reason = CASE WHEN o.cancel_reason IS NOT NULL THEN :erased END,
+    UPDATE customer_order o
+    SET erased_at = now(), content = r.content,
+        failure = CASE WHEN o.failure IS NOT NULL THEN r.failure END,
+        reasons = r.reasons, undone = r.undone,
+        cancel_reason = CASE WHEN o.cancel_reason IS NOT NULL THEN :erased END,
         cancel_requested_by = CASE WHEN o.cancel_requested_by IS NOT NULL THEN :erased END
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id text, content jsonb, failure jsonb, reasons jsonb, undone jsonb) WHERE o.id = r.id
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+        AS r(id text, content jsonb, failure jsonb, reasons jsonb, undone jsonb)
+    WHERE o.id = r.id
     """
 )
 

@@ -75,7 +75,6 @@ class OrderConflict(StepError):
     def __init__(self, order_id: str) -> None:
         self.order_id = order_id
         super().__init__(
-            f"order {order_id!r} is already known with different content, and submitting it again cannot "
-            f"change it: "
-            "give the new order another id"
+            f"order {order_id!r} is already known with different content, "
+            "and submitting it again cannot change it: give the new order another id"
         )

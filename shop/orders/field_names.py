@@ -38,10 +38,10 @@ _OTHER_NAMES: dict[type[BaseModel], dict[str, str]] = {
         "token": "paymenttoken paymentmethodid cardtoken",
     },
     ShippingInfo: {
-        "address": "street street1 address1 line1 addressline1 streetaddress housenumber houseno "
-        "streetnumber",
-        "address2": "street2 line2 addressline2 addresstwo apartment apt suite street3 line3 address3 "
-        "addressline3",
+        "address": "street street1 address1 line1 addressline1 streetaddress "
+        "housenumber houseno streetnumber",
+        "address2": "street2 line2 addressline2 addresstwo apartment apt suite "
+        "street3 line3 address3 addressline3",
         "city": "town locality",
         "country": "countrycode countryiso countryiso2",
         "name": "recipient recipientname fullname firstname lastname",

@@ -110,8 +110,8 @@ class OrderHooks(Hooks[Order]):
 
 
 def _found_nothing(compensation: Compensation) -> bool:
-    """Whether it had nothing to release: an inventory service is told that the order is over even if it
-    refused to reserve."""
+    """Whether it had nothing to release: an inventory service is told
+    that the order is over even if it refused to reserve."""
     return compensation.step == RESERVING and compensation.status == "no_reservation_to_release"
 
 

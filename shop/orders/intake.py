@@ -20,19 +20,19 @@ from shop.settings import settings
 # Numbered in the submitted sequence but inserted by id, so that two senders of the same orders cannot
 # deadlock.
 _INSERT = text(
-    "WITH sent AS MATERIALIZED (SELECT nextval(pg_get_serial_sequence('customer_order', 'number')) AS "
-    "number, id, content, fingerprint "
-    "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) AS s(id, "
-    "content, fingerprint)) "
+    "WITH sent AS MATERIALIZED ("
+    "SELECT nextval(pg_get_serial_sequence('customer_order', 'number')) AS number, id, content, fingerprint "
+    "FROM unnest(CAST(:ids AS text[]), CAST(:contents AS text[]), CAST(:fingerprints AS text[])) "
+    "AS s(id, content, fingerprint)) "
     "INSERT INTO customer_order (id, number, content, fingerprint, not_before) OVERRIDING SYSTEM VALUE "
-    "SELECT id, number, CAST(content AS jsonb), fingerprint, now() + make_interval(secs => CAST(:kept_for AS "
-    "float)) "
+    "SELECT id, number, CAST(content AS jsonb), fingerprint, "
+    "now() + make_interval(secs => CAST(:kept_for AS float)) "
     "FROM sent ORDER BY id ON CONFLICT (id) DO NOTHING RETURNING id"
 )
 # Orders stored by older versions are compared by content as well.
 _KNOWN = text(
-    "SELECT id, fingerprint, outcome, reasons, CASE WHEN NOT starts_with(fingerprint, :todays) THEN content "
-    "END AS content "
+    "SELECT id, fingerprint, outcome, reasons, "
+    "CASE WHEN NOT starts_with(fingerprint, :todays) THEN content END AS content "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
 ).bindparams(todays=FINGERPRINTS_BEGIN)
 STORING = failpoint("the commit of intake")

@@ -188,9 +188,8 @@ def _cleaned(raw: Mapping[Any, Any], order_id: str) -> Content:
         }
     cleaned = {**_clean_part(raw, Order, "", refused), "id": order_id}
     refused |= dict(itertools.islice(_other_currencies(raw), _MAX_ENTRIES))
-    refused = dict(
-        sorted(refused.items())[:_MAX_ENTRIES]
-    )  # sorted as stored: a second intake keeps the same ones
+    # Sorted as stored: a second intake keeps the same ones.
+    refused = dict(sorted(refused.items())[:_MAX_ENTRIES])
     text = _dumped(cleaned)
     if refused or REMOVED in text:
         return _content(order_id, _dumped({**cleaned, HAS_REMOVED: refused}))
@@ -365,9 +364,8 @@ def _clean_scalar(value: Any, name: str) -> Any:
     """Cleans a scalar. `name`: of the field; "" for a field that an order does not have."""
     if value is None or isinstance(value, bool):
         return value
-    if (
-        isinstance(value, float) and not abs(value) < _LARGEST_FLOAT
-    ):  # also NaN; the database would write out every digit
+    # Also NaN. The database would write out every digit.
+    if isinstance(value, float) and not abs(value) < _LARGEST_FLOAT:
         value = str(value)
     if isinstance(value, int) and abs(value) >= 10**30:
         return TOO_LONG

@@ -37,7 +37,6 @@ async def next_search() -> Search:
 
 async def record_search(search: Search) -> None:
     """Records that the search is complete: runs that had ended when it began are not searched again."""
-    async with (
-        transaction() as tx
-    ):  # no failpoint: an unrecorded search is repeated, and stores nothing twice
+    # No failpoint: an unrecorded search is repeated, and stores nothing twice.
+    async with transaction() as tx:
         await tx.execute(_ADVANCE, {"until": search.now})

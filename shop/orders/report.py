@@ -15,15 +15,14 @@ from shop.values.money import exact
 
 _ORDERS = text(
     "SELECT id, outcome, failing_step, reasons, undone, currency, amount_charged, amount_refunded, "
-    "amount_at_risk, "
-    "submitted_at, finished_at, extract(epoch FROM finished_at - submitted_at)::float AS seconds, takeovers, "
-    "flow_run_id "
+    "amount_at_risk, submitted_at, finished_at, "
+    "extract(epoch FROM finished_at - submitted_at)::float AS seconds, takeovers, flow_run_id "
     "FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))"
 )
 _STEPS = text(
-    "SELECT order_id, step, status, attempts, begun_at, extract(epoch FROM ended_at - begun_at)::float AS "
-    "seconds "
-    "FROM order_step WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
+    "SELECT order_id, step, status, attempts, begun_at, "
+    "extract(epoch FROM ended_at - begun_at)::float AS seconds FROM order_step "
+    "WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
 )
 _AMOUNTS = ("amount_charged", "amount_refunded", "amount_at_risk")
 _ENDED = text(

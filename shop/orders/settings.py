@@ -39,6 +39,5 @@ class OrderSettings(Group):
     def max_total(self, currency: str) -> Decimal:
         """The largest total of an order in this currency. `MAX_ORDER_TOTAL` is in US dollars; others are
         counted by their magnitude."""
-        return self.max_order_total_by_currency.get(currency) or self.max_order_total * units_per_dollar(
-            currency
-        )
+        own = self.max_order_total_by_currency.get(currency)
+        return own or self.max_order_total * units_per_dollar(currency)

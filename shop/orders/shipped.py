@@ -9,11 +9,11 @@ from sqlalchemy import text
 from saga.database import Tx
 from saga.errors import SagaCancelled
 
-# The point of no return. A cancellation writes the same row, so that one of the two is first and the other
-# sees it.
+# The point of no return. A cancellation writes the same row,
+# so that one of the two is first and the other sees it.
 _MARK = text(
-    "UPDATE customer_order SET status = 'shipped' WHERE id = ANY(CAST(:ids AS text[])) AND "
-    "cancel_requested_at IS NULL RETURNING id"
+    "UPDATE customer_order SET status = 'shipped' "
+    "WHERE id = ANY(CAST(:ids AS text[])) AND cancel_requested_at IS NULL RETURNING id"
 )
 _CANCELLED = text("SELECT id, cancel_reason FROM customer_order WHERE id = ANY(CAST(:ids AS text[]))")
 _UNMARK = text("UPDATE customer_order SET status = 'received' WHERE id = ANY(CAST(:ids AS text[]))")

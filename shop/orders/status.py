@@ -16,13 +16,19 @@ from shop.values.money import exact
 # One statement, so one snapshot.
 _ORDER = text(
     """
-    SELECT o.id AS order_id, CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'under_way'
+    SELECT o.id AS order_id,
+        CASE WHEN o.outcome IS NULL AND o.status = 'received' AND o.started_at IS NOT NULL THEN 'under_way'
             ELSE o.status END AS status,
-        o.outcome, o.failing_step, o.reasons, o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
+        o.outcome, o.failing_step, o.reasons,
+        o.currency, o.amount_charged, o.amount_refunded, o.amount_at_risk,
         (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
-        (SELECT s.notes ->> 'payment_id' FROM order_step s WHERE s.order_id = o.id AND s.step = :payment) AS payment_id,
-        (SELECT coalesce(jsonb_agg(jsonb_build_object('step', s.step, 'status', s.status, 'attempts', s.attempts, 'began_at', s.begun_at,
-            'ended_at', s.ended_at, 'undone', s.undo_status) ORDER BY s.number), '[]') FROM order_step s WHERE s.order_id = o.id) AS steps,
+        (SELECT s.notes ->> 'payment_id' FROM order_step s
+            WHERE s.order_id = o.id AND s.step = :payment) AS payment_id,
+        (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'step', s.step, 'status', s.status, 'attempts', s.attempts,
+                'began_at', s.begun_at, 'ended_at', s.ended_at, 'undone', s.undo_status)
+                ORDER BY s.number), '[]')
+            FROM order_step s WHERE s.order_id = o.id) AS steps,
         o.submitted_at, o.finished_at
     FROM customer_order o WHERE o.id = :id
     """

@@ -1,5 +1,5 @@
-"""The tables of orders: the engine's three with the shop's own columns, and how far lost runs were searched
-for."""
+"""The tables of orders: the engine's three with the shop's own columns,
+and how far lost runs were searched for."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ CUSTOMER_ORDER, ORDER_STEP, LEASE = tables_of(
 )
 
 for _table in (CUSTOMER_ORDER, ORDER_STEP):
-    # Rows that are updated soon after they are written: with room on their page, an update does not touch the
-    # indexes.
+    # Rows that are updated soon after they are written: with room on their page,
+    # an update does not touch the indexes.
     event.listen(_table, "after_create", DDL("ALTER TABLE %(fullname)s SET (fillfactor = 60)"))  # type: ignore[no-untyped-call]
 
 

@@ -244,12 +244,11 @@ def _amounts(order: Readable, limits: Settings) -> list[Problem]:
     most, least_unit = limits.orders.max_total(currency), money.from_minor(_ROUNDING_UNITS, currency)
     if not 0 < total <= most:
         problems.append(Problem("total_amount", _shown(total), f"more than 0, at most {most}"))
-    elif (
-        calculated := _calculated(order)
-    ) is not None and not calculated - least_unit <= total <= calculated:
-        problems.append(
-            Problem("total_amount", _shown(total), f"{calculated} (items + tax + shipping - discount)")
-        )
+        return problems
+    calculated = _calculated(order)
+    if calculated is not None and not calculated - least_unit <= total <= calculated:
+        expected = f"{calculated} (items + tax + shipping - discount)"
+        problems.append(Problem("total_amount", _shown(total), expected))
     return problems
 
 

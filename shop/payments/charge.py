@@ -116,8 +116,8 @@ def _differs(instance: OrderInstance, payment: Payment) -> str | None:
 
 
 def _due(instance: OrderInstance) -> Decimal:
-    """Returns the amount to charge. Zero if the order has no valid total, as such an order is never
-    charged."""
+    """Returns the amount to charge. Zero if the order has no valid total,
+    as such an order is never charged."""
     try:
         return Decimal(
             str(instance.result(STEP).get("amount_charged") or instance.content.get("total_amount"))

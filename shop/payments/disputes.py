@@ -15,19 +15,25 @@ from shop.settings import settings
 # Newer information is not replaced, and a closed dispute stays closed.
 _PUT = text(
     """
-    INSERT INTO dispute AS d (id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at, as_of, closed_at)
-    VALUES (:id, :order_id, :payment_id, :amount, :currency, :reason, :status, :due, :opened, :as_of, CASE WHEN :closed THEN now() END)
+    INSERT INTO dispute AS d (
+        id, order_id, payment_id, amount, currency, reason, status,
+        evidence_due_by, opened_at, as_of, closed_at)
+    VALUES (
+        :id, :order_id, :payment_id, :amount, :currency, :reason, :status,
+        :due, :opened, :as_of, CASE WHEN :closed THEN now() END)
     ON CONFLICT (id) DO UPDATE
-    SET order_id = coalesce(excluded.order_id, d.order_id), payment_id = coalesce(excluded.payment_id, d.payment_id),
-        amount = excluded.amount, currency = excluded.currency, reason = excluded.reason, status = excluded.status,
-        evidence_due_by = excluded.evidence_due_by, as_of = excluded.as_of, closed_at = coalesce(d.closed_at, excluded.closed_at)
+    SET order_id = coalesce(excluded.order_id, d.order_id),
+        payment_id = coalesce(excluded.payment_id, d.payment_id),
+        amount = excluded.amount, currency = excluded.currency,
+        reason = excluded.reason, status = excluded.status,
+        evidence_due_by = excluded.evidence_due_by, as_of = excluded.as_of,
+        closed_at = coalesce(d.closed_at, excluded.closed_at)
     WHERE d.as_of <= excluded.as_of AND (d.closed_at IS NULL OR excluded.closed_at IS NOT NULL)
     """
 )
 _OPEN = text(
-    "SELECT id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at FROM "
-    "dispute "
-    "WHERE closed_at IS NULL ORDER BY evidence_due_by NULLS LAST, opened_at, id LIMIT :most"
+    "SELECT id, order_id, payment_id, amount, currency, reason, status, evidence_due_by, opened_at "
+    "FROM dispute WHERE closed_at IS NULL ORDER BY evidence_due_by NULLS LAST, opened_at, id LIMIT :most"
 )
 _ANSWERABLE = frozenset({"needs_response", "warning_needs_response"})
 
@@ -92,6 +98,6 @@ def advice(dispute: OpenDispute) -> str:
     )
     return (
         f"Answer {dispute.id} in the gateway's dashboard{until}, with proof of the order and its delivery, "
-        f"or accept it there. "
-        "An unanswered dispute is lost. Do not refund the order as well: the customer would be paid twice."
+        "or accept it there. An unanswered dispute is lost. "
+        "Do not refund the order as well: the customer would be paid twice."
     )

@@ -10,8 +10,8 @@ from saga.errors import StepError
 
 
 class PaymentRefused(StepError):
-    """The shop refused before anything was sent to the gateway: the order has no chargeable payment
-    method."""
+    """The shop refused before anything was sent to the gateway:
+    the order has no chargeable payment method."""
 
     code = "payment_refused"
     refusal = True

@@ -133,8 +133,8 @@ class PaymentGateway(Protocol):
         ...
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
-        """Refunds `amount`. Raises `PaymentGatewayError(retryable=False)` if the gateway refuses
-        permanently."""
+        """Refunds `amount`. Raises `PaymentGatewayError(retryable=False)`
+        if the gateway refuses permanently."""
         ...
 
     async def aclose(self) -> None: ...

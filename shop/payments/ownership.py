@@ -28,10 +28,10 @@ _JOURNALLED = text(
     "WHERE step = :step AND order_id = ANY(CAST(:ids AS text[])) AND notes ? 'payment_id'"
 )
 _BEGAN_BEFORE = text(
-    "SELECT s.begun_at, o.content ->> 'total_amount' AS total, coalesce(o.content ->> 'currency', 'USD') AS "
-    "currency "
-    "FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = :step WHERE o.id = :id AND "
-    "s.begun_at < :made_at"
+    "SELECT s.begun_at, o.content ->> 'total_amount' AS total, "
+    "coalesce(o.content ->> 'currency', 'USD') AS currency "
+    "FROM customer_order o JOIN order_step s ON s.order_id = o.id AND s.step = :step "
+    "WHERE o.id = :id AND s.begun_at < :made_at"
 )
 
 

@@ -14,8 +14,8 @@ from shop.runtime.columns import money_column
 
 
 class PaymentEvent(SQLModel, table=True):
-    """Something that the gateway has told by itself: a hint that there is something to look up there. Kept
-    for a time."""
+    """Something that the gateway has told by itself:
+    a hint that there is something to look up there. Kept for a time."""
 
     __tablename__ = "payment_event"
     __table_args__ = (

@@ -25,8 +25,11 @@ from shop.values.money import show
 
 _MONEY = text(
     """
-    SELECT o.currency, coalesce(sum(amount_charged), 0) AS charged, coalesce(sum(amount_refunded), 0) AS refunded,
-        coalesce(sum(CAST(content ->> 'total_amount' AS numeric)) FILTER (WHERE outcome = 'completed'), 0) AS completed,
+    SELECT o.currency,
+        coalesce(sum(amount_charged), 0) AS charged, coalesce(sum(amount_refunded), 0) AS refunded,
+        coalesce(
+            sum(CAST(content ->> 'total_amount' AS numeric)) FILTER (WHERE outcome = 'completed'), 0
+        ) AS completed,
         coalesce(sum(o.amount_at_risk) FILTER (WHERE outcome = 'needs_attention'), 0) AS at_risk,
         coalesce(sum(a.amount_by_hand), 0) AS by_hand, coalesce(sum(a.amount_written_off), 0) AS written_off
     FROM customer_order o LEFT JOIN attention a ON a.order_id = o.id
@@ -35,8 +38,8 @@ _MONEY = text(
 )
 # The decisions about money that did not go through the gateway, as they were recorded one by one.
 _DECIDED = text(
-    "SELECT action, count(*) AS decisions, sum(e.amount) AS amount FROM desk_entry e JOIN customer_order o "
-    "ON o.id = e.order_id "
+    "SELECT action, count(*) AS decisions, sum(e.amount) AS amount FROM desk_entry e "
+    "JOIN customer_order o ON o.id = e.order_id "
     "WHERE o.outcome IS NOT NULL AND e.currency = :currency AND e.amount > 0 GROUP BY action"
 )
 _OPEN = text("SELECT count(*) FROM customer_order WHERE outcome IS NULL")
@@ -52,9 +55,8 @@ _STOCK = text(
 )
 _EVER_RESERVED = text("SELECT EXISTS (SELECT 1 FROM reservation)")
 _HELD_BY_ENDED = text(
-    "SELECT count(*) FROM reservation r JOIN customer_order o ON o.id = r.order_id WHERE r.state = 'held' "
-    "AND o.outcome IS NOT NULL "
-    "AND o.outcome <> 'needs_attention'"
+    "SELECT count(*) FROM reservation r JOIN customer_order o ON o.id = r.order_id "
+    "WHERE r.state = 'held' AND o.outcome IS NOT NULL AND o.outcome <> 'needs_attention'"
 )
 
 

@@ -50,9 +50,8 @@ def discrepancies_of(
     if ours.outcome is None or ours.finished_at is None or ours.finished_at > settled_before:
         return []
     found = list(_COMPARISONS.get(ours.outcome, _uncompleted)(ours, charges))
-    if not any(
-        each.kind is Kind.NOT_CHARGED for each in found
-    ):  # otherwise the open payment may be the missing charge
+    # Otherwise the open payment may be the missing charge.
+    if not any(each.kind is Kind.NOT_CHARGED for each in found):
         found += _left(ours, payments)
     return found
 
@@ -122,9 +121,8 @@ def _uncompleted(ours: OurOrder, charges: Sequence[Payment]) -> Iterator[Discrep
         yield describe(Kind.REFUND_UNKNOWN_TO_US, refunded - ours.refunded)
     if kept or ours.settled or any(payment.currency != ours.currency for payment in charges):
         return
-    if (
-        charged > ours.charged or refunded > ours.refunded
-    ):  # all of it was refunded: only our record is missing
+    # All of it was refunded: only our record is missing.
+    if charged > ours.charged or refunded > ours.refunded:
         yield describe(Kind.REFUND_UNKNOWN_TO_US, refunded - ours.refunded, repairable=True)
     elif charged < ours.charged:
         yield describe(Kind.NOT_CHARGED, ours.charged - charged)

@@ -24,14 +24,14 @@ from shop.settings import settings
 ACTION = "accept_discrepancies"
 """The action's name in the table desk_entry."""
 _DELETE = text(
-    "DELETE FROM discrepancy d WHERE d.order_id = ANY(CAST(:ids AS text[])) AND NOT EXISTS (SELECT 1 FROM "
-    "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text) WHERE r.order_id = d.order_id "
-    "AND r.digest = d.digest)"
+    "DELETE FROM discrepancy d WHERE d.order_id = ANY(CAST(:ids AS text[])) AND NOT EXISTS ("
+    "SELECT 1 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text) "
+    "WHERE r.order_id = d.order_id AND r.digest = d.digest)"
 )
 _STORE = text(
-    "INSERT INTO discrepancy (order_id, digest, kind) SELECT * FROM "
-    "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text, kind text) ON CONFLICT DO "
-    "NOTHING"
+    "INSERT INTO discrepancy (order_id, digest, kind) "
+    "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, digest text, kind text) "
+    "ON CONFLICT DO NOTHING"
 )
 _KNOWN = text(
     "SELECT order_id, digest, since, accepted_at FROM discrepancy WHERE order_id = ANY(CAST(:ids AS text[]))"

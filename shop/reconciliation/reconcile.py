@@ -26,12 +26,14 @@ from shop.settings import settings
 _CONCURRENCY = 8
 _OURS = text(
     """
-    SELECT o.id, o.outcome, o.finished_at, o.currency, o.amount_charged AS charged, o.amount_refunded AS refunded,
-        o.amount_at_risk AS at_risk,
+    SELECT o.id, o.outcome, o.finished_at, o.currency,
+        o.amount_charged AS charged, o.amount_refunded AS refunded, o.amount_at_risk AS at_risk,
         CASE WHEN o.outcome = 'completed' THEN CAST(o.content ->> 'total_amount' AS numeric) END AS total,
-        coalesce(CAST(s.undo_result ->> 'refunded_by_hand' AS numeric), 0) + coalesce(CAST(s.undo_result ->> 'written_off' AS numeric), 0)
-            AS settled, s.notes ->> 'payment_id' AS payment_id
-    FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment' WHERE o.id = :id
+        coalesce(CAST(s.undo_result ->> 'refunded_by_hand' AS numeric), 0)
+            + coalesce(CAST(s.undo_result ->> 'written_off' AS numeric), 0) AS settled,
+        s.notes ->> 'payment_id' AS payment_id
+    FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = 'process_payment'
+    WHERE o.id = :id
     """
 )
 

@@ -22,16 +22,15 @@ from shop.payments.gateway import Payment, PaymentGateway
 PAGE = 200
 """Number of suspected orders that are compared together."""
 _CREATE_STATEMENT = text(
-    "CREATE TEMPORARY TABLE gateway_statement (payment_id text PRIMARY KEY, order_id text NOT NULL, status "
-    "text NOT NULL, "
-    "amount numeric NOT NULL, refunded numeric NOT NULL, currency text NOT NULL)"
+    "CREATE TEMPORARY TABLE gateway_statement (payment_id text PRIMARY KEY, order_id text NOT NULL, "
+    "status text NOT NULL, amount numeric NOT NULL, refunded numeric NOT NULL, currency text NOT NULL)"
 )
 _CREATE_SUSPICION = text("CREATE TEMPORARY TABLE suspicion (order_id text PRIMARY KEY)")
 _DROP = text("DROP TABLE IF EXISTS gateway_statement, suspicion")
 _ADD = text(
     "INSERT INTO gateway_statement SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r("
-    "payment_id text, order_id text, status text, amount numeric, refunded numeric, currency text) ON "
-    "CONFLICT DO NOTHING"
+    "payment_id text, order_id text, status text, amount numeric, refunded numeric, currency text) "
+    "ON CONFLICT DO NOTHING"
 )
 # An order from before `since` may have payments from before it, which the statement does not have. Only a
 # completed order's total is certain to be a number.
@@ -39,10 +38,13 @@ _COMPARE = text(
     """
     INSERT INTO suspicion
     WITH theirs AS (
-        SELECT order_id, count(*) FILTER (WHERE status = 'succeeded') AS charges, count(*) FILTER (WHERE status = 'created') AS left_over,
+        SELECT order_id, count(*) FILTER (WHERE status = 'succeeded') AS charges,
+            count(*) FILTER (WHERE status = 'created') AS left_over,
             count(*) FILTER (WHERE status = 'unreadable') AS unreadable,
-            coalesce(sum(amount) FILTER (WHERE status = 'succeeded'), 0) AS charged, sum(refunded) AS refunded,
-            min(currency) FILTER (WHERE status = 'succeeded') AS currency, max(currency) FILTER (WHERE status = 'succeeded') AS another
+            coalesce(sum(amount) FILTER (WHERE status = 'succeeded'), 0) AS charged,
+            sum(refunded) AS refunded,
+            min(currency) FILTER (WHERE status = 'succeeded') AS currency,
+            max(currency) FILTER (WHERE status = 'succeeded') AS another
         FROM gateway_statement GROUP BY order_id
     )
     SELECT t.order_id FROM theirs t LEFT JOIN customer_order o ON o.id = t.order_id
@@ -53,7 +55,9 @@ _COMPARE = text(
         WHEN o.submitted_at < :since OR t.left_over > 0 THEN true
         WHEN t.charged <> o.amount_charged OR t.refunded <> o.amount_refunded THEN true
         WHEN t.currency <> o.currency OR t.another <> o.currency THEN true
-        WHEN o.outcome = 'completed' THEN t.charges <> 1 OR t.refunded > 0 OR t.charged <> CAST(o.content ->> 'total_amount' AS numeric)
+        WHEN o.outcome = 'completed'
+            THEN t.charges <> 1 OR t.refunded > 0
+                OR t.charged <> CAST(o.content ->> 'total_amount' AS numeric)
         WHEN o.outcome = 'needs_attention' THEN t.charged - t.refunded <> o.amount_at_risk
         ELSE t.charged <> t.refunded
     END

@@ -13,27 +13,24 @@ from shop.inventory.service.books import read_service_books
 from shop.reconciliation.discrepancy import Discrepancy, Kind
 
 _PRODUCTS = text(
-    f"SELECT * FROM ({MOVED}) moved "  # noqa: S608  (constants)
-    "WHERE on_hand + shipped <> received OR reserved <> held ORDER BY id"
+    f"SELECT * FROM ({MOVED}) moved WHERE on_hand + shipped <> received OR reserved <> held ORDER BY id"  # noqa: S608  (constants)
 )
 # An order under manual review keeps what it holds until a person decides.
 _HELD = text(
-    "SELECT r.order_id, r.items, o.outcome FROM reservation r LEFT JOIN customer_order o ON o.id = "
-    "r.order_id "
-    "WHERE r.state = 'held' AND NOT r.at_service AND (o.id IS NULL OR (o.outcome IS NOT NULL AND o.outcome "
-    "<> 'needs_attention')) "
-    "ORDER BY r.order_id"
+    "SELECT r.order_id, r.items, o.outcome "
+    "FROM reservation r LEFT JOIN customer_order o ON o.id = r.order_id "
+    "WHERE r.state = 'held' AND NOT r.at_service "
+    "AND (o.id IS NULL OR (o.outcome IS NOT NULL AND o.outcome <> 'needs_attention')) ORDER BY r.order_id"
 )
 _SHIPPED = text(
-    "SELECT s.order_id, s.tracking_number, o.outcome FROM shipment s LEFT JOIN customer_order o ON o.id = "
-    "s.order_id "
-    "WHERE s.returned_at IS NULL AND (o.id IS NULL OR o.outcome IN ('rejected', 'out_of_stock', "
-    "'compensated')) ORDER BY s.order_id"
+    "SELECT s.order_id, s.tracking_number, o.outcome "
+    "FROM shipment s LEFT JOIN customer_order o ON o.id = s.order_id WHERE s.returned_at IS NULL "
+    "AND (o.id IS NULL OR o.outcome IN ('rejected', 'out_of_stock', 'compensated')) ORDER BY s.order_id"
 )
 _NOT_SHIPPED = text(
     "SELECT o.id AS order_id FROM customer_order o WHERE o.outcome = 'completed' "
-    "AND NOT EXISTS (SELECT 1 FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) ORDER BY "
-    "o.id"
+    "AND NOT EXISTS (SELECT 1 FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) "
+    "ORDER BY o.id"
 )
 
 
@@ -86,7 +83,8 @@ async def _at_services() -> AsyncIterator[Discrepancy]:
             continue
         for product in book.stock:
             if product.on_hand + product.shipped != product.received:
-                theirs = f"{product.received} received - {product.shipped} shipped = {product.received - product.shipped}"
+                left = product.received - product.shipped
+                theirs = f"{product.received} received - {product.shipped} shipped = {left}"
                 yield Discrepancy(
                     Kind.STOCK_ON_HAND,
                     f"{product.on_hand} on hand",

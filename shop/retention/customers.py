@@ -44,14 +44,16 @@ _FILES, _ERASING = failpoint("deleting customers' files"), failpoint("the commit
 _IS_ERASABLE = """
     o.outcome IN ('completed', 'rejected', 'out_of_stock', 'compensated') AND o.erased_at IS NULL
     AND o.finished_at < now() - make_interval(secs => :seconds)
-    AND NOT EXISTS (SELECT 1 FROM outbox m WHERE m.order_id = o.id AND m.sent_at IS NULL AND m.refused_at IS NULL)
+    AND NOT EXISTS (
+        SELECT 1 FROM outbox m WHERE m.order_id = o.id AND m.sent_at IS NULL AND m.refused_at IS NULL)
     AND NOT EXISTS (SELECT 1 FROM attention a WHERE a.order_id = o.id AND a.resolved_at IS NULL)
     AND NOT EXISTS (SELECT 1 FROM dispute d WHERE d.order_id = o.id AND d.closed_at IS NULL)
     AND NOT EXISTS (SELECT 1 FROM payment_event e WHERE e.order_id = o.id AND e.handled_at IS NULL)
 """
 _NEXT = text(
     f"""
-    SELECT o.id, o.outcome, o.amount_charged, o.finished_at, o.content, o.failure, o.reasons, o.undone FROM customer_order o
+    SELECT o.id, o.outcome, o.amount_charged, o.finished_at, o.content, o.failure, o.reasons, o.undone
+    FROM customer_order o
     WHERE {_IS_ERASABLE} AND (o.finished_at, o.id) > (CAST(:after AS timestamptz), CAST(:after_id AS text))
     ORDER BY o.finished_at, o.id LIMIT {_BATCH_SIZE} FOR UPDATE OF o SKIP LOCKED
     """  # noqa: S608  (constants)
@@ -125,8 +127,8 @@ def _erase(connection: Connection, rows: Sequence[Any]) -> None:
 
 
 def _mails(s: Settings) -> dict[str, list[Path]]:
-    """Returns the Maildir's files by name, without the suffixes of mail programs and of interrupted
-    writers."""
+    """Returns the Maildir's files by name, without the suffixes
+    of mail programs and of interrupted writers."""
     found: dict[str, list[Path]] = defaultdict(list)
     for part in ("new", "cur", "tmp"):
         with suppress(FileNotFoundError):

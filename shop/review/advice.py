@@ -17,30 +17,41 @@ _NOT_ANSWERED = frozenset({PaymentGatewayError.code, PaymentGatewayTimeout.code,
 def advice(case: ReviewCase) -> str:
     """Returns what to do. Words in quotes are those of the `resolve-order` form."""
     if case.being_retried:
-        return "Nothing now: it is being retried. To refund in another way nevertheless: resolve-order with 'hold' first."
+        return (
+            "Nothing now: it is being retried. "
+            "To refund in another way nevertheless: resolve-order with 'hold' first."
+        )
     if case.error_code == RefundRefused.code:
         amount = show(case.amount_at_risk, case.currency)
         return (
-            f"The gateway refuses to refund {amount}. Run resolve-order: 'hold', then refund it in another "
-            f"way, then "
-            "'refunded_by_hand' with the reference; or 'retry_now' once the gateway accepts the refund (or "
-            "you made it in "
-            "the gateway's dashboard); or 'written_off'."
+            f"The gateway refuses to refund {amount}. "
+            "Run resolve-order: 'hold', then refund it in another way, "
+            "then 'refunded_by_hand' with the reference; "
+            "or 'retry_now' once the gateway accepts the refund "
+            "(or you made it in the gateway's dashboard); or 'written_off'."
         )
     if case.error_code == VoidRefused.code:
         return (
-            "The carrier does not take the label back. Claim the refund in the carrier's dashboard, then "
-            "resolve-order "
-            "with 'retry_now'; or 'written_off' to accept its cost."
+            "The carrier does not take the label back. Claim the refund in the carrier's dashboard, "
+            "then resolve-order with 'retry_now'; or 'written_off' to accept its cost."
         )
     if case.error_code in _CONTRADICTIONS:
         return (
-            "The external system's record differs from the request. Look the order up in the carrier's or "
-            "the inventory "
-            "service's system and correct it there; then resolve-order with 'retry_now', or 'written_off'."
+            "The external system's record differs from the request. "
+            "Look the order up in the carrier's or the inventory service's system and correct it there; "
+            "then resolve-order with 'retry_now', or 'written_off'."
         )
     if case.error_code in _CARRIER_UNAVAILABLE:
-        return "The carrier gave no clear answer. It is retried automatically; resolve-order with 'retry_now' retries at once."
+        return (
+            "The carrier gave no clear answer. It is retried automatically; "
+            "resolve-order with 'retry_now' retries at once."
+        )
     if case.error_code in _NOT_ANSWERED:
-        return "The gateway gave no clear answer. It is retried automatically; resolve-order with 'retry_now' retries at once."
-    return "See the compensation's task run for the error. Once its cause is fixed: resolve-order with 'retry_now'; or 'written_off'."
+        return (
+            "The gateway gave no clear answer. It is retried automatically; "
+            "resolve-order with 'retry_now' retries at once."
+        )
+    return (
+        "See the compensation's task run for the error. "
+        "Once its cause is fixed: resolve-order with 'retry_now'; or 'written_off'."
+    )

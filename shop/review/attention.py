@@ -19,32 +19,35 @@ from shop.settings import settings
 
 _PUT = text(
     """
-    INSERT INTO attention AS a (order_id, step, currency, amount_at_risk, last_error, error_code, next_retry_at)
-    SELECT r.order_id, r.step, r.currency, r.at_risk, r.error, r.code, CASE WHEN NOT :hold THEN now() + make_interval(secs => :first) END
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(order_id text, step text, currency text, at_risk numeric, error text, code text)
+    INSERT INTO attention AS a (
+        order_id, step, currency, amount_at_risk, last_error, error_code, next_retry_at)
+    SELECT r.order_id, r.step, r.currency, r.at_risk, r.error, r.code,
+        CASE WHEN NOT :hold THEN now() + make_interval(secs => :first) END
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+        AS r(order_id text, step text, currency text, at_risk numeric, error text, code text)
     ON CONFLICT (order_id) DO UPDATE
-    SET step = excluded.step, amount_at_risk = excluded.amount_at_risk, last_error = excluded.last_error, error_code = excluded.error_code,
+    SET step = excluded.step, amount_at_risk = excluded.amount_at_risk,
+        last_error = excluded.last_error, error_code = excluded.error_code,
         retries = a.retries + 1, resolved_at = NULL, resolution = NULL,
-        next_retry_at = CASE WHEN NOT :hold
-            THEN now() + make_interval(secs => least(:longest, :first * power(2, least(a.retries + 1, 30)))) END
+        next_retry_at = CASE WHEN NOT :hold THEN
+            now() + make_interval(secs => least(:longest, :first * power(2, least(a.retries + 1, 30)))) END
     """
 )
 _CLEAR = text(
-    "UPDATE attention SET resolved_at = now(), resolution = 'undone' WHERE order_id = ANY(CAST(:ids AS "
-    "text[])) AND resolved_at IS NULL"
+    "UPDATE attention SET resolved_at = now(), resolution = 'undone' "
+    "WHERE order_id = ANY(CAST(:ids AS text[])) AND resolved_at IS NULL"
 )
 _OPEN = text(
     """
-    SELECT a.order_id, a.since, a.step, a.currency, a.amount_at_risk, a.last_error, a.error_code, a.retries, a.next_retry_at,
-        o.outcome IS NULL AS being_retried
+    SELECT a.order_id, a.since, a.step, a.currency, a.amount_at_risk,
+        a.last_error, a.error_code, a.retries, a.next_retry_at, o.outcome IS NULL AS being_retried
     FROM attention a JOIN customer_order o ON o.id = a.order_id
     WHERE a.resolved_at IS NULL ORDER BY a.since, a.order_id LIMIT :most
     """
 )
 _TOTALS = text(
-    "SELECT currency, count(*) AS orders, sum(amount_at_risk) AS at_risk FROM attention WHERE resolved_at IS "
-    "NULL "
-    "GROUP BY currency ORDER BY currency"
+    "SELECT currency, count(*) AS orders, sum(amount_at_risk) AS at_risk FROM attention "
+    "WHERE resolved_at IS NULL GROUP BY currency ORDER BY currency"
 )
 # Reopens an order without an owner: it is claimed like any other, and the saga continues with what is still
 # due.
@@ -60,8 +63,9 @@ _LOCK_DUE = text(
 _REOPEN_DUE = text(
     f"""
     UPDATE customer_order o SET {REOPEN} FROM attention a
-    WHERE o.id = ANY(CAST(:ids AS text[])) AND a.order_id = o.id AND a.resolved_at IS NULL AND a.next_retry_at <= now()
-      AND o.outcome = 'needs_attention' RETURNING o.id
+    WHERE o.id = ANY(CAST(:ids AS text[])) AND a.order_id = o.id AND a.resolved_at IS NULL
+      AND a.next_retry_at <= now() AND o.outcome = 'needs_attention'
+    RETURNING o.id
     """  # noqa: S608  (a constant)
 )
 

@@ -19,7 +19,8 @@ from shop.review.errors import OrderUnknown
 from shop.settings import settings
 
 _NOTE = text(
-    """INSERT INTO desk_entry (order_id, action, "by", started_by, reason) VALUES (:id, 'cancel', :by, :started_by, :reason)"""
+    'INSERT INTO desk_entry (order_id, action, "by", started_by, reason) '
+    "VALUES (:id, 'cancel', :by, :started_by, :reason)"
 )
 _ASKING = failpoint("the commit of asking to cancel")
 

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, text
 _CASES = text("UPDATE attention SET last_error = :erased WHERE order_id = ANY(CAST(:ids AS text[]))")
 # Who decided about money stays. Who asked to cancel may be the customer.
 _ENTRIES = text(
-    'UPDATE desk_entry SET reason = CASE WHEN reason IS NOT NULL THEN :erased END, "by" = CASE action WHEN '
-    "'cancel' THEN :erased "
-    'ELSE "by" END WHERE order_id = ANY(CAST(:ids AS text[]))'
+    "UPDATE desk_entry SET reason = CASE WHEN reason IS NOT NULL THEN :erased END, "
+    '"by" = CASE action WHEN \'cancel\' THEN :erased ELSE "by" END '
+    "WHERE order_id = ANY(CAST(:ids AS text[]))"
 )
 
 

@@ -65,8 +65,8 @@ class NothingToAccept(ReviewError):
 
     def __init__(self, order_id: str) -> None:
         super().__init__(
-            f"order {order_id!r} has no open discrepancy: give exactly the id that the artifact "
-            f"reconciliation shows"
+            f"order {order_id!r} has no open discrepancy: "
+            "give exactly the id that the artifact reconciliation shows"
         )
 
 
@@ -78,6 +78,6 @@ class OrderBusy(ReviewError):
 
     def __init__(self, order_id: str) -> None:
         super().__init__(
-            f"a worker is retrying the compensations of order {order_id}: wait for the result, then look at "
-            f"the review queue again"
+            f"a worker is retrying the compensations of order {order_id}: "
+            "wait for the result, then look at the review queue again"
         )

@@ -25,7 +25,8 @@ from shop.values.money import currency_of, show
 
 _ORDER = text(
     """
-    SELECT o.outcome, o.failure IS NOT NULL AS failed, o.cancel_requested_at IS NOT NULL AS asked, o.currency AS known_currency,
+    SELECT o.outcome, o.failure IS NOT NULL AS failed, o.cancel_requested_at IS NOT NULL AS asked,
+        o.currency AS known_currency,
         o.content ->> 'currency' AS currency, o.content ->> 'total_amount' AS total,
         EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease_id AND l.until > now()) AS in_hand,
         (SELECT items FROM shipment s WHERE s.order_id = o.id AND s.returned_at IS NULL) AS shipped
@@ -33,8 +34,8 @@ _ORDER = text(
     """
 )
 _STEPS = text(
-    "SELECT step, status, notes, result, undo_due FROM order_step WHERE order_id = :id AND undo_status IS "
-    "DISTINCT FROM 'done'"
+    "SELECT step, status, notes, result, undo_due FROM order_step "
+    "WHERE order_id = :id AND undo_status IS DISTINCT FROM 'done'"
 )
 
 

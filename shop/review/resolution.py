@@ -48,23 +48,20 @@ _LOOK = text(
     """
 )
 _AT_RISK = text(
-    "SELECT o.currency, o.amount_at_risk, s.notes ->> 'payment_id' AS payment_id FROM customer_order o JOIN "
-    "attention a "
-    "ON a.order_id = o.id AND a.resolved_at IS NULL LEFT JOIN order_step s ON s.order_id = o.id AND s.step = "
-    ":step "
-    "WHERE o.id = :id AND o.amount_at_risk > 0"
+    "SELECT o.currency, o.amount_at_risk, s.notes ->> 'payment_id' AS payment_id FROM customer_order o "
+    "JOIN attention a ON a.order_id = o.id AND a.resolved_at IS NULL "
+    "LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step WHERE o.id = :id AND o.amount_at_risk > 0"
 )
 _RESOLVED = text(
-    "UPDATE attention SET resolved_at = now(), resolution = :resolution, amount_by_hand = amount_by_hand + "
-    ":by_hand, "
+    "UPDATE attention SET resolved_at = now(), resolution = :resolution, "
+    "amount_by_hand = amount_by_hand + :by_hand, "
     "amount_written_off = amount_written_off + :written_off WHERE order_id = :id"
 )
 _HOLD = text("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id")
 # For an order whose retry waits for an external system.
 _BACK_TO_REVIEW = text(
     "UPDATE customer_order SET outcome = 'needs_attention', status = 'needs_attention', finished_at = now(), "
-    "not_before = NULL, "
-    "waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
+    "not_before = NULL, waits_for = NULL, waits_since = NULL WHERE id = :id AND outcome IS NULL"
 )
 _OPEN_AGAIN = text(f"UPDATE customer_order SET {REOPEN}, lone_deaths = 0 WHERE id = :id")  # noqa: S608  (a constant)
 _NOTE = text(
@@ -181,9 +178,9 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
         if not error.retryable:  # the gateway no longer has the payment: trust the person
             return
         raise GatewayNotAsked(
-            f"the payment gateway does not report what is left of the charge of order {decided.order_id} "
-            f"({error}). Choose hold, so "
-            "that nothing is refunded meanwhile, and record the refund when the gateway answers"
+            "the payment gateway does not report what is left of the charge of order "
+            f"{decided.order_id} ({error}). Choose hold, so that nothing is refunded meanwhile, "
+            "and record the refund when the gateway answers"
         ) from error
     mine = [
         payment
@@ -198,10 +195,9 @@ async def _check_with_gateway(decided: Decision, gateway: PaymentGateway) -> Non
         back = show(sum((payment.amount_refunded for payment in mine), Decimal(0)), row.currency)
         raise RefundedAlready(
             f"the payment gateway has charged {charged} for order {decided.order_id} and refunded {back}: "
-            f"less is left than "
-            f"{show(row.amount_at_risk, row.currency)}. Choose retry_now, which finds the refund; if you "
-            f"have refunded it too, "
-            "the customer has the money twice"
+            f"less is left than {show(row.amount_at_risk, row.currency)}. "
+            "Choose retry_now, which finds the refund; "
+            "if you have refunded it too, the customer has the money twice"
         )
 
 
@@ -280,8 +276,8 @@ def _is_settled(row: RowMapping, decided: Decision) -> bool:
             f"order {order_id} was compensated by a retry at {when}{warning if _pays(decided) else ''}"
         )
     raise AlreadyResolved(
-        f"order {order_id} was settled as {before} at {when}, which is final; the table desk_entry says by "
-        f"whom"
+        f"order {order_id} was settled as {before} at {when}, which is final; "
+        "the table desk_entry says by whom"
     )
 
 

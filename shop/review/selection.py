@@ -17,8 +17,8 @@ from shop.settings import settings
 
 _SELECT = text(
     """
-    SELECT a.order_id, a.since, a.step, a.currency, a.amount_at_risk, a.last_error, a.error_code, a.retries, a.next_retry_at,
-        o.outcome IS NULL AS being_retried
+    SELECT a.order_id, a.since, a.step, a.currency, a.amount_at_risk,
+        a.last_error, a.error_code, a.retries, a.next_retry_at, o.outcome IS NULL AS being_retried
     FROM attention a JOIN customer_order o ON o.id = a.order_id
     WHERE (CAST(:ids AS text[]) IS NULL AND a.resolved_at IS NULL OR a.order_id = ANY(CAST(:ids AS text[])))
       AND (CAST(:step AS text) IS NULL OR a.step = :step)

@@ -13,8 +13,8 @@ from shop.runtime.columns import money_column
 
 
 class Attention(SQLModel, table=True):
-    """The desk: an order with a compensation that could not be done, until it is done after all or a person
-    settles it."""
+    """The desk: an order with a compensation that could not be done,
+    until it is done after all or a person settles it."""
 
     __tablename__ = "attention"
     __table_args__ = (
@@ -58,8 +58,8 @@ class DeskEntry(SQLModel, table=True):
     by: str = Field(sa_column=text_column(required=True))
     """What somebody typed: no proof of who it was."""
     started_by: str | None = Field(sa_column=text_column())
-    """What the system knows of who it was: the Prefect run and its creator according to Prefect, or the user
-    of the machine."""
+    """What the system knows of who it was: the Prefect run and its creator according to Prefect,
+    or the user of the machine."""
     reason: str | None = Field(sa_column=text_column())
     reference: str | None = Field(sa_column=text_column())
     amount: Decimal = Field(sa_column=money_column())

@@ -74,14 +74,14 @@ def _from_file(setting: str, path: str) -> str | Unreadable:
 def _from_block(setting: str, name: str) -> str | Unreadable:
     if _block is None:
         return Unreadable(
-            f"{setting}={name} is a Prefect block, which this program cannot read: set the secret in another "
-            f"way"
+            f"{setting}={name} is a Prefect block, which this program cannot read: "
+            "set the secret in another way"
         )
     try:
         found = _block(name)
     except Exception as error:  # noqa: BLE001  (any error of the server or its client)
         return Unreadable(
-            f"{setting}={name} cannot be read from the Prefect server: {type(error).__name__}: "
-            f"{str(error)[:200]}"
+            f"{setting}={name} cannot be read from the Prefect server: "
+            f"{type(error).__name__}: {str(error)[:200]}"
         )
     return found.strip() or Unreadable(f"{setting}={name} is empty")

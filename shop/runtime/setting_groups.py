@@ -1,9 +1,9 @@
 """What groups of settings are made of. Each part defines its group beside itself; `shop/settings.py` composes
 them.
 
-A field's environment variable is the group's prefix and the field's name in capitals, or the field's own
-alias. Validation errors name the environment variable, and show nothing of what was given: it may be a
-secret.
+A field's environment variable is the group's prefix and the field's name in capitals,
+or the field's own alias. Validation errors name the environment variable, and show
+nothing of what was given: it may be a secret.
 """
 
 from __future__ import annotations

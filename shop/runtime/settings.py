@@ -52,8 +52,8 @@ class WebSettings(Group):
     def _where_people_reach_it(cls, value: str | None) -> str | None:
         if value is not None and not is_plain_address(value):
             raise ValueError(
-                "WEB_URL must be a web address without user, password and query, such as "
-                "https://orders.shop.example"
+                "WEB_URL must be a web address without user, password and query, "
+                "such as https://orders.shop.example"
             )
         return value
 
@@ -62,8 +62,8 @@ class WebSettings(Group):
     def _strong_keys(cls, value: SecretStr | None) -> SecretStr | None:
         if not all(_API_KEY.fullmatch(key) for key in separated(value)):
             raise ValueError(
-                "ORDERS_API_KEY must be keys of 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -, with commas between "
-                "them"
+                "ORDERS_API_KEY must be keys of 16 to 250 of A-Z a-z 0-9 . _ ~ + / = -, "
+                "with commas between them"
             )
         return value
 

@@ -89,9 +89,8 @@ async def _void_if_compensated(instance: OrderInstance, at: Carrier) -> None:
 
 async def _parcel(instance: OrderInstance, at: Carrier) -> dict[str, Any]:
     shipment = await _journalled_shipment(instance, at)
-    if (
-        shipment is not None and shipment.voided
-    ):  # by a person in the carrier's dashboard; ensures that it is void
+    # Voided by a person in the carrier's dashboard: ensures that it is void.
+    if shipment is not None and shipment.voided:
         with _VOIDING:
             await at.void(instance.payload, shipment.id)
     if shipment is None or shipment.voided:
@@ -195,8 +194,8 @@ async def unbook(instance: OrderInstance) -> dict[str, Any]:
 
 
 async def _seconds_until_settled(notes: dict[str, Any]) -> float:
-    """Returns the seconds until an unanswered purchase, possibly of another machine, can no longer
-    succeed."""
+    """Returns the seconds until an unanswered purchase,
+    possibly of another machine, can no longer succeed."""
     if not (asked_at := float(notes.get("asked_at") or 0)):
         return 0
     limit = _SETTLES_AFTER * settings().shipping.timeout_seconds

@@ -19,9 +19,8 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Carrier]] = WeakKe
 
 def _easypost() -> Carrier:
     with needs_extra("easypost", "CARRIER=easypost"):
-        from shop.shipping.easypost.carrier import (
-            EasyPostCarrier,
-        )  # its SDK takes a fifth of a second to load
+        # Imported here, because its SDK takes a fifth of a second to load.
+        from shop.shipping.easypost.carrier import EasyPostCarrier
 
     s = settings()
     if s.easypost.api_key is None or s.easypost.sender is None:

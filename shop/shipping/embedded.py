@@ -22,9 +22,8 @@ from shop.shipping.errors import CarrierRefused
 
 _LOCK = text("SELECT 1 FROM customer_order WHERE id = :id FOR UPDATE")
 _FIND = text(
-    "SELECT s.order_id, s.tracking_number, s.created_at, s.returned_at, o.content "
-    "FROM shipment s JOIN customer_order o ON o.id = s.order_id WHERE s.order_id = :id OR s.tracking_number "
-    "= :id"
+    "SELECT s.order_id, s.tracking_number, s.created_at, s.returned_at, o.content FROM shipment s "
+    "JOIN customer_order o ON o.id = s.order_id WHERE s.order_id = :id OR s.tracking_number = :id"
 )
 _VOID = text("UPDATE shipment SET returned_at = now() WHERE tracking_number = :id AND returned_at IS NULL")
 

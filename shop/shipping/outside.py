@@ -1,5 +1,5 @@
-"""The external calls of shipping, before its transactions: the stock at an inventory service, a label at a
-carrier.
+"""The external calls of shipping, before its transactions:
+the stock at an inventory service, a label at a carrier.
 
 The stock comes first: putting it back costs nothing, and without it no label is needed.
 """
@@ -27,17 +27,16 @@ def before_fulfilment(orders: Sequence[OrderInstance]) -> ExternalAction | None:
 
     async def prepare(order: OrderInstance) -> dict[str, Any]:
         if carrier_of(order) == EMBEDDED:
-            EmbeddedCarrier(settings()).check(
-                order.payload
-            )  # an order that the carrier refuses needs no stock
+            # An order that the carrier refuses needs no stock.
+            EmbeddedCarrier(settings()).check(order.payload)
         return await _in_sequence(order, actions)
 
     return prepare
 
 
 def before_return(orders: Sequence[OrderInstance]) -> ExternalAction | None:
-    """Returns what puts the stock of each order back and voids its label, if that is external for one of
-    them.
+    """Returns what puts the stock of each order back and voids its label,
+    if that is external for one of them.
 
     A parcel that has left comes back only if its label can be voided or is used, so its stock waits for that.
     What never left does not depend on its label.

@@ -21,8 +21,8 @@ from shop.shipping.carrier import Voided
 from shop.shipping.carriers import STEP
 
 _SET_RETURNED = text(
-    "UPDATE shipment SET returned_at = now() WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS "
-    "NULL RETURNING order_id, items"
+    "UPDATE shipment SET returned_at = now() "
+    "WHERE order_id = ANY(CAST(:ids AS text[])) AND returned_at IS NULL RETURNING order_id, items"
 )
 
 

@@ -20,9 +20,8 @@ class ShippingSettings(Group):
 
     carrier: Literal["embedded", "easypost"] = Field(default="embedded", alias="CARRIER")
     """Who takes the parcels: the embedded carrier, which prints labels itself, or EasyPost."""
-    timeout_seconds: Seconds = Field(
-        default=15, le=30
-    )  # a step has a time limit of its own: flows/order_saga.py
+    # A step has a time limit of its own: flows/order_saga.py.
+    timeout_seconds: Seconds = Field(default=15, le=30)
     """Timeout of one call to the carrier; at most 30."""
     concurrency: int = Field(default=16, ge=1, le=200)
     """Calls of one process to the carrier at the same time."""
@@ -38,7 +37,7 @@ class ShippingSettings(Group):
     def _link(cls, value: str | None) -> str | None:
         if value is not None and not (_WEB_ADDRESS.match(value) and "{tracking_number}" in value):
             raise ValueError(
-                "TRACKING_URL must be a web address with {tracking_number} in it, such as "
-                "https://carrier.example/{tracking_number}"
+                "TRACKING_URL must be a web address with {tracking_number} in it, "
+                "such as https://carrier.example/{tracking_number}"
             )
         return value

@@ -17,12 +17,12 @@ _SERIALS = text("SELECT nextval(pg_get_serial_sequence('shipment', 'serial')) FR
 _INSERT = text(
     "INSERT INTO shipment (order_id, serial, tracking_number, carrier, service, label_path, items) "
     "SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) "
-    "AS r(order_id text, serial bigint, tracking_number text, carrier text, service text, label_path text, "
-    "items jsonb)"
+    "AS r(order_id text, serial bigint, tracking_number text, "
+    "carrier text, service text, label_path text, items jsonb)"
 )
 _KNOWN = text(
-    "SELECT order_id, tracking_number, carrier, service, created_at FROM shipment WHERE order_id = "
-    "ANY(CAST(:ids AS text[]))"
+    "SELECT order_id, tracking_number, carrier, service, created_at FROM shipment "
+    "WHERE order_id = ANY(CAST(:ids AS text[]))"
 )
 
 

@@ -30,9 +30,8 @@ def codes() -> frozenset[str]:
 
 def is_country(code: str) -> bool:
     """Returns whether `code` is a two-letter code of ISO 3166-1, in any case."""
-    return (
-        len(code) == 2 and code.isascii() and code.upper() in codes()
-    )  # some letters become two in upper case
+    # Checks the length first: some letters become two in upper case.
+    return len(code) == 2 and code.isascii() and code.upper() in codes()
 
 
 def meant(given: str) -> str | None:

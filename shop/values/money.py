@@ -18,16 +18,17 @@ no entry, as they have no minor units."""
 # The approximate number of units that are worth one US dollar: the next higher power of ten. For limits,
 # which need no exchange rates. A unit of any other currency is worth about a dollar or more.
 _MAGNITUDES = {
-    10: "AED BMD BOB BRL CNY DKK FJD GEL GTQ HKD ILS MAD MYR NOK PEN PGK PLN QAR RON SAR SEK TMT TJS TOP TTD "
-    "WST",
+    10: (
+        "AED BMD BOB BRL CNY DKK FJD GEL GTQ HKD ILS MAD MYR NOK "
+        "PEN PGK PLN QAR RON SAR SEK TMT TJS TOP TTD WST"
+    ),
     100: (
         "AFN ALL BTN BWP CUP CVE CZK DOP EGP ERN GHS GMD HNL INR KGS LSL MDL MKD MOP MRU MUR MVR MXN MZN NAD "
-        "NIO PHP RUB "
-        "SBD SCR SLE SRD STN SVC SZL THB TRY TWD UAH UYU ZAR ZMW"
+        "NIO PHP RUB SBD SCR SLE SRD STN SVC SZL THB TRY TWD UAH UYU ZAR ZMW"
     ),
     1_000: (
-        "AMD AOA BDT CLP CRC DJF DZD ETB GYD HTG HUF ISK JMD JPY KES KMF KPW KZT LKR LRD NPR PKR RSD SDG SOS "
-        "VUV XAF XOF XPF YER ZWG"
+        "AMD AOA BDT CLP CRC DJF DZD ETB GYD HTG HUF ISK JMD JPY KES KMF KPW KZT LKR LRD NPR PKR RSD "
+        "SDG SOS VUV XAF XOF XPF YER ZWG"
     ),
     10_000: "ARS BIF CDF COP GNF IQD KHR KRW MGA MMK MNT MWK NGN PYG RWF SSP TZS UGX VED VES",
     100_000: "IDR LAK LBP SYP UZS VND",

@@ -22,12 +22,14 @@ review = App(
     name="review",
     help="""List and resolve the orders under manual review.
 
-A decision is stored with who made it and why, as by the flow resolve-order. Needs only the database (refunded also the payment
-gateway) and no Prefect server: it starts no run. retry, refunded and write-off reopen the order, and a running worker or
-consumer takes it to its outcome; without one the order stays open until one starts.
+A decision is stored with who made it and why, as by the flow resolve-order. Needs only the database (refunded
+also the payment gateway) and no Prefect server: it starts no run. retry, refunded and write-off reopen the
+order, and a running worker or consumer takes it to its outcome; without one the order stays open until one
+starts.
 
-Exit codes: 0, done, or decided before; 1, some orders were refused, and the table shows why; 2, arguments or settings are invalid
-and nothing was done, or the database stopped answering, and the table shows what was done before.""",
+Exit codes: 0, done, or decided before; 1, some orders were refused, and the table shows why; 2, arguments or
+settings are invalid and nothing was done, or the database stopped answering, and the table shows what was
+done before.""",
 )
 
 

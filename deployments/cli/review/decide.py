@@ -30,9 +30,8 @@ _DONE = {
 }
 _OPTIONS = {"resolved_by": "--by", "reference": "--reference", "reason": "--reason"}
 _REOPENED = (
-    "They are reopened, and a running worker or consumer takes them to their outcome. Nothing was started on "
-    "a Prefect server: if "
-    "no worker runs, they stay open until one does."
+    "They are reopened, and a running worker or consumer takes them to their outcome. "
+    "Nothing was started on a Prefect server: if no worker runs, they stay open until one does."
 )
 
 
@@ -56,11 +55,8 @@ def decide(
     if problems or selection is None:
         return _refuse(problems)
     cases = select_sync(selection, None if who.all else orders)
-    if (
-        unknown := []
-        if who.all
-        else [order_id for order_id in orders if order_id not in {case.order_id for case in cases}]
-    ):
+    known = {case.order_id for case in cases}
+    if unknown := [] if who.all else [order_id for order_id in orders if order_id not in known]:
         return _refuse([f"{order_id} was never under manual review" for order_id in unknown])
     return _decide_each(decision, cases, dry_run=who.dry_run)
 

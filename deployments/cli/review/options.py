@@ -15,14 +15,15 @@ def _filter(text: str) -> Parameter:
     return Parameter(help=text, group=_FILTERS)
 
 
+_STEP = _filter("The step whose compensation failed, such as process_payment.")
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Filters:
     """Selects orders under manual review."""
 
-    step: Annotated[str | None, _filter("The step whose compensation failed, such as process_payment.")] = (
-        None
-    )
+    step: Annotated[str | None, _STEP] = None
     code: Annotated[str | None, _filter("The last error's code, such as refund_refused.")] = None
     currency: Annotated[str | None, _filter("The currency, such as USD.")] = None
     held: Annotated[

@@ -109,9 +109,8 @@ def _sums(cases: Iterable[ReviewCase]) -> Text:
     sums: dict[str, Decimal] = {}
     for case in cases:
         sums[case.currency] = sums.get(case.currency, Decimal(0)) + case.amount_at_risk
-    return Text(
-        f"at risk: {', '.join(show(amount, currency) for currency, amount in sorted(sums.items())) or 'nothing'}"
-    )
+    amounts = ", ".join(show(amount, currency) for currency, amount in sorted(sums.items()))
+    return Text(f"at risk: {amounts or 'nothing'}")
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -131,9 +131,9 @@ def _chart(says: str, shapes: Sequence[str], height: float) -> Chart:
     style = _style(LIGHT) + "@media (prefers-color-scheme: dark){" + _style(DARK) + "}"
     return Chart(
         says,
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" height="{height:g}" viewBox="0 '
-        f'0 {WIDTH} {height:g}" '
-        f'font-family="{escape(_FONT)}"><title>{escape(_printable(says))}</title><style>{style}</style>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{WIDTH}" height="{height:g}" '
+        f'viewBox="0 0 {WIDTH} {height:g}" font-family="{escape(_FONT)}">'
+        f"<title>{escape(_printable(says))}</title><style>{style}</style>"
         f"{_box(0, 0, WIDTH, height, 'ground')}{''.join(shapes)}</svg>",
     )
 
@@ -199,7 +199,10 @@ def _box(x: float, y: float, width: float, height: float, colour: str) -> str:
 
 def _line(points: Sequence[tuple[float, float]], colour: str, thick: float = 2) -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline points="{path}" fill="none" stroke-width="{thick:g}" stroke-linejoin="round" {_paint("stroke", colour)}/>'
+    return (
+        f'<polyline points="{path}" fill="none" stroke-width="{thick:g}" '
+        f'stroke-linejoin="round" {_paint("stroke", colour)}/>'
+    )
 
 
 def _text(

@@ -32,8 +32,8 @@ def dashboard_page(figures: Figures, steps: Sequence[str], title: str) -> str:
         "## Numbers",
         numbers(figures, steps),
         (
-            f"From {figures.since:%Y-%m-%d %H:%M} to {figures.until:%Y-%m-%d %H:%M} UTC. To see one order, run "
-            f"the deployment `show-order`."
+            f"From {figures.since:%Y-%m-%d %H:%M} to {figures.until:%Y-%m-%d %H:%M} UTC. "
+            "To see one order, run the deployment `show-order`."
         ),
     ]
     return "\n\n".join(parts) + "\n"

@@ -20,23 +20,31 @@ _LOW_STOCK_SHOWN = 8
 """Limits the products that are shown, lowest stock first."""
 _ORDERS = text(
     """
-    SELECT width_bucket(extract(epoch FROM finished_at - CAST(:since AS timestamptz))::float, 0, CAST(:seconds AS float), :parts) - 1
-        AS part,
+    SELECT width_bucket(
+            extract(epoch FROM finished_at - CAST(:since AS timestamptz))::float,
+            0, CAST(:seconds AS float), :parts) - 1 AS part,
         outcome, count(*)::int AS orders
-    FROM customer_order WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until GROUP BY 1, 2
+    FROM customer_order
+    WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until
+    GROUP BY 1, 2
     """
 )
 _LATENCY = text(
     """
-    SELECT width_bucket(extract(epoch FROM finished_at - CAST(:since AS timestamptz))::float, 0, CAST(:seconds AS float), :parts) - 1
-        AS part,
-        percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - submitted_at)::float) AS seconds
-    FROM customer_order WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until GROUP BY GROUPING SETS ((1), ())
+    SELECT width_bucket(
+            extract(epoch FROM finished_at - CAST(:since AS timestamptz))::float,
+            0, CAST(:seconds AS float), :parts) - 1 AS part,
+        percentile_cont(ARRAY[0.5, 0.95])
+            WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - submitted_at)::float) AS seconds
+    FROM customer_order
+    WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until
+    GROUP BY GROUPING SETS ((1), ())
     """
 )
 _MONEY = text(
     """
-    SELECT currency, sum(amount_charged) AS charged, sum(amount_refunded) AS refunded, sum(amount_at_risk) AS at_risk
+    SELECT currency, sum(amount_charged) AS charged, sum(amount_refunded) AS refunded,
+        sum(amount_at_risk) AS at_risk
     FROM customer_order WHERE finished_at IS NOT NULL AND finished_at >= :since AND finished_at < :until
     GROUP BY currency HAVING sum(amount_charged) > 0 OR sum(amount_at_risk) > 0 ORDER BY currency
     """
@@ -44,18 +52,21 @@ _MONEY = text(
 _STEPS = text(
     f"""
     SELECT step, count(*)::int AS ended,
-        count(*) FILTER (WHERE status = 'failed' AND NOT coalesce(remark = ANY (CAST(:refusals AS text[])), false))::int AS failed,
-        count(*) FILTER (WHERE status = 'failed' AND remark = ANY (CAST(:refusals AS text[])))::int AS refused,
-        count(*) FILTER (WHERE attempts > 1)::int AS retried, count(*) FILTER (WHERE undo_status = 'done')::int AS undone
+        count(*) FILTER (
+            WHERE status = 'failed' AND NOT coalesce(remark = ANY (CAST(:refusals AS text[])), false)
+        )::int AS failed,
+        count(*) FILTER (
+            WHERE status = 'failed' AND remark = ANY (CAST(:refusals AS text[])))::int AS refused,
+        count(*) FILTER (WHERE attempts > 1)::int AS retried,
+        count(*) FILTER (WHERE undo_status = 'done')::int AS undone
     FROM order_step s WHERE ended_at IS NOT NULL AND ended_at >= :since AND ended_at < :until
         AND NOT (status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_POSTPONED}))
     GROUP BY step
     """  # noqa: S608  (constants)
 )
 _STOCK = text(
-    "SELECT id, name, on_hand - reserved AS available, received FROM product WHERE (on_hand - reserved) * 5 "
-    "<= received "
-    "ORDER BY (on_hand - reserved), id LIMIT :most"
+    "SELECT id, name, on_hand - reserved AS available, received FROM product "
+    "WHERE (on_hand - reserved) * 5 <= received ORDER BY (on_hand - reserved), id LIMIT :most"
 )
 _WAITING = text(
     "SELECT count(*)::int AS orders, extract(epoch FROM now() - min(submitted_at))::float AS oldest "

@@ -24,7 +24,10 @@ from shop.text.sanitize import one_line
 from shop.values.money import show
 
 _POLICY = SMTP.clone(cte_type="7bit")
-_FONT = f"font-family:system-ui,-apple-system,Segoe UI,Roboto,Arial,sans-serif;color:{LIGHT['ink']};background:{LIGHT['ground']}"
+_FONT = (
+    "font-family:system-ui,-apple-system,Segoe UI,Roboto,Arial,sans-serif;"
+    f"color:{LIGHT['ink']};background:{LIGHT['ground']}"
+)
 _CELL = f"padding:3px 12px 3px 0;font-size:13px;color:{LIGHT['ink']};white-space:nowrap"
 _BAR_WIDTH = 240
 """Width of the longest bar, in pixels."""
@@ -106,8 +109,8 @@ def _html(title: str, figures: Figures, lists: Sequence[BarList]) -> str:
         )
     )
     return (
-        f'<!DOCTYPE html><html lang="en"><head><meta '
-        f'charset="utf-8"><title>{escape(title)}</title></head><body style="{_FONT}">'
+        '<!DOCTYPE html><html lang="en">'
+        f'<head><meta charset="utf-8"><title>{escape(title)}</title></head><body style="{_FONT}">'
         f"{''.join(parts)}</body></html>\n"
     )
 
@@ -132,8 +135,8 @@ def _hours(figures: Figures) -> list[_Row]:
 
 def _legend(figures: Figures) -> str:
     return " ".join(
-        f'<span style="color:{COLOURS[outcome]}">&#9632;</span> <span '
-        f'style="font-size:13px;font-weight:normal">{outcome}</span>'
+        f'<span style="color:{COLOURS[outcome]}">&#9632;</span> '
+        f'<span style="font-size:13px;font-weight:normal">{outcome}</span>'
         for outcome in figures.ended
     )
 
@@ -149,8 +152,8 @@ def _table(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> st
     )
     return (
         f'<h2 style="font-size:15px;margin:20px 0 6px">{title}</h2>'
-        f'<table cellpadding="0" cellspacing="0" '
-        f'border="0">{f"<tr>{heading}</tr>" if head else ""}{body}</table>'
+        '<table cellpadding="0" cellspacing="0" border="0">'
+        f"{f'<tr>{heading}</tr>' if head else ''}{body}</table>"
     )
 
 
@@ -164,7 +167,10 @@ def _bar(pieces: Sequence[tuple[float, str]]) -> str:
         for width, colour in [*widths, (rest, LIGHT["grid"])]
         if width > 0
     )
-    return f'<table role="presentation" width="{_BAR_WIDTH}" height="14" cellpadding="0" cellspacing="0" border="0"><tr>{cells}</tr></table>'
+    return (
+        f'<table role="presentation" width="{_BAR_WIDTH}" height="14" '
+        f'cellpadding="0" cellspacing="0" border="0"><tr>{cells}</tr></table>'
+    )
 
 
 def _set_boundaries(mail: EmailMessage) -> None:

@@ -1,5 +1,5 @@
-"""The series: a reading as metric families of Prometheus. `docs/reference/metrics.md` lists names and labels;
-a test compares.
+"""The series: a reading as metric families of Prometheus.
+`docs/reference/metrics.md` lists names and labels; a test compares.
 
 Labels have few values, whatever orders contain: steps, outcomes, codes of our own errors, ISO currencies. No
 ids, no customer data.
@@ -62,8 +62,8 @@ def reading_families(read: Read | None) -> Iterator[Metric]:
     """Yields the series of the reading itself."""
     yield _gauge(
         "database_up",
-        "1 if the database answered the latest reading; otherwise the series that are read from it are "
-        "missing.",
+        "1 if the database answered the latest reading; "
+        "otherwise the series that are read from it are missing.",
         read,
     )
     if read is not None:
@@ -116,8 +116,7 @@ def _totals(totals: Sequence[Total]) -> Iterator[Metric]:
     ended, undone = ([t for t in each if t.result != POSTPONED] for each in (steps, undos))
     what = (
         "Steps that ended. refused: a business refusal, such as a declined card; failed: an error; "
-        "postponed: "
-        "a postponed attempt, repeated when an external system is available again."
+        "postponed: a postponed attempt, repeated when an external system is available again."
     )
     yield _counter("steps", what, ["step", "result", "code"], steps, lambda t: (t.name, _result(t), _code(t)))
     what = "From the first start of a step to its end, including pauses between attempts."
@@ -187,10 +186,9 @@ def _totals(totals: Sequence[Total]) -> Iterator[Metric]:
 def _orders_now(now: Now) -> Iterator[Metric]:
     rows = {row.state: row for row in now.open}
     what = (
-        "Orders without an outcome. waiting: held by no worker; held: a worker processes it; postponed: "
-        "postponed, for an external system or the customer; left_behind: its worker died, and no other has "
-        "taken "
-        "it over yet."
+        "Orders without an outcome. waiting: held by no worker; held: a worker processes it; "
+        "postponed: postponed, for an external system or the customer; "
+        "left_behind: its worker died, and no other has taken it over yet."
     )
     states = GaugeMetricFamily(f"{PREFIX}_open_orders", what, labels=["state"])
     for state in _OPEN_STATES:
@@ -248,7 +246,10 @@ def _money_now(now: Now) -> Iterator[Metric]:
 
 def _others_now(now: Now) -> Iterator[Metric]:
     rows = {row.state: row for row in now.outbox}
-    what = "Messages that are not sent. failing: an attempt failed and will be repeated; refused: the recipient rejects it."
+    what = (
+        "Messages that are not sent. failing: an attempt failed and will be repeated; "
+        "refused: the recipient rejects it."
+    )
     outbox = GaugeMetricFamily(f"{PREFIX}_outbox_messages", what, labels=["state"])
     for state in _OUTBOX_STATES:
         outbox.add_metric([state], rows[state].messages if state in rows else 0)

@@ -14,12 +14,16 @@ from shop.payments import charge
 # Orders under manual review wait for a person, not for a worker.
 _OPEN = text(
     """
-    SELECT state, count(*) AS orders, count(*) FILTER (WHERE undoing) AS undoing, max(age) AS age, max(since_over) AS since_over FROM (
-        SELECT CASE WHEN o.lease_id IS NULL THEN CASE WHEN o.not_before > now() THEN 'postponed' ELSE 'waiting' END
+    SELECT state, count(*) AS orders, count(*) FILTER (WHERE undoing) AS undoing, max(age) AS age,
+        max(since_over) AS since_over
+    FROM (
+        SELECT CASE WHEN o.lease_id IS NULL
+                        THEN CASE WHEN o.not_before > now() THEN 'postponed' ELSE 'waiting' END
                     WHEN l.until >= now() THEN 'held' ELSE 'left_behind' END AS state,
             o.failure IS NOT NULL AS undoing,
             CASE WHEN a.order_id IS NULL THEN extract(epoch FROM now() - o.submitted_at) END AS age,
-            CASE WHEN o.lease_id IS NOT NULL AND l.until < now() THEN extract(epoch FROM now() - l.until) END AS since_over
+            CASE WHEN o.lease_id IS NOT NULL AND l.until < now()
+                 THEN extract(epoch FROM now() - l.until) END AS since_over
         FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id
             LEFT JOIN attention a ON a.order_id = o.id AND a.resolved_at IS NULL
         WHERE o.outcome IS NULL
@@ -45,11 +49,12 @@ _REFUNDS = text(
 )
 _OUTBOX = text(
     """
-    SELECT CASE WHEN attempts = 0 OR error IS NULL THEN 'waiting' ELSE 'failing' END AS state, count(*) AS messages,
-        max(extract(epoch FROM now() - created_at)) AS age
+    SELECT CASE WHEN attempts = 0 OR error IS NULL THEN 'waiting' ELSE 'failing' END AS state,
+        count(*) AS messages, max(extract(epoch FROM now() - created_at)) AS age
     FROM outbox WHERE sent_at IS NULL AND refused_at IS NULL GROUP BY 1
     UNION ALL
-    SELECT 'refused', count(*), NULL FROM outbox WHERE sent_at IS NULL AND error IS NOT NULL AND refused_at IS NOT NULL
+    SELECT 'refused', count(*), NULL FROM outbox
+    WHERE sent_at IS NULL AND error IS NOT NULL AND refused_at IS NOT NULL
     """
 )
 _OTHERS = text(
@@ -59,12 +64,16 @@ _OTHERS = text(
 )
 _PROCESSES = text(
     """
-    SELECT p.kind, CASE WHEN p.seen_at < now() - make_interval(secs => 3 * p.every_seconds) THEN 'lost' ELSE 'alive' END AS state,
-        count(*) AS processes, sum(s.process_cpu_percent) / 100 AS cpu, sum(s.process_memory_mb) * 1048576 AS memory,
+    SELECT p.kind,
+        CASE WHEN p.seen_at < now() - make_interval(secs => 3 * p.every_seconds)
+             THEN 'lost' ELSE 'alive' END AS state,
+        count(*) AS processes, sum(s.process_cpu_percent) / 100 AS cpu,
+        sum(s.process_memory_mb) * 1048576 AS memory,
         sum(s.connections_in_use) AS in_use, sum(s.connections_open) AS open, sum(s.connections_most) AS most
     FROM worker_process p LEFT JOIN LATERAL (
         SELECT * FROM system_sample
-        WHERE process_id = p.id AND at > now() - make_interval(secs => 3 * greatest(p.every_seconds, :every) + 60)
+        WHERE process_id = p.id
+          AND at > now() - make_interval(secs => 3 * greatest(p.every_seconds, :every) + 60)
         ORDER BY at DESC LIMIT 1
     ) s ON true
     WHERE p.ended_at IS NULL AND p.seen_at > now() - interval '1 hour' GROUP BY 1, 2
@@ -72,8 +81,7 @@ _PROCESSES = text(
 )
 _INVENTORY = text(
     "SELECT count(*) AS products, count(*) FILTER (WHERE on_hand = reserved) AS sold_out, "
-    "coalesce(sum(on_hand), 0) AS on_hand, "
-    "coalesce(sum(reserved), 0) AS reserved FROM product"
+    "coalesce(sum(on_hand), 0) AS on_hand, coalesce(sum(reserved), 0) AS reserved FROM product"
 )
 
 

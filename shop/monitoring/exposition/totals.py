@@ -28,35 +28,42 @@ _MOVES_AFTER = 60
 _FAILED_SECONDS = 10
 """A failure that is retried within this many seconds counts as a retry only. A refusal counts at once."""
 
-# One statement, hence one snapshot: what is added to the totals is exactly what the next reading takes as
-# seen.
+# One statement, hence one snapshot: what is added to the totals
+# is exactly what the next reading takes as seen.
 _RAW = f"""
     SELECT 'step' AS kind, step AS name,
-        CASE WHEN status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_POSTPONED}) THEN '{POSTPONED}' ELSE status END
-            AS result, coalesce(remark, '') AS code, cell, ended_at AS at, 1 AS n FROM order_step s
+        CASE WHEN status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {STEP_IS_POSTPONED})
+             THEN '{POSTPONED}' ELSE status END AS result,
+        coalesce(remark, '') AS code, cell, ended_at AS at, 1 AS n FROM order_step s
         WHERE ended_at >= CAST(:since AS timestamptz)
             AND (status <> 'failed' OR remark = ANY(CAST(:refusals AS text[]))
                 OR ended_at < now() - make_interval(secs => {_FAILED_SECONDS}))
     UNION ALL SELECT 'step retry', s.step, '', '', 0, s.ended_at, s.attempts - 1 FROM order_step s
         WHERE s.ended_at >= CAST(:since AS timestamptz) AND s.attempts > 1 AND (s.status = 'done' OR EXISTS (
             SELECT 1 FROM customer_order o WHERE o.id = s.order_id AND o.failure IS NOT NULL))
-    UNION ALL SELECT 'undo', step, CASE WHEN undo_status = 'failed' AND EXISTS (SELECT 1 FROM customer_order o WHERE {UNDO_IS_POSTPONED})
-            THEN '{POSTPONED}' ELSE undo_status END, '', {_UNDO_BUCKET}, undo_ended_at, 1 FROM order_step s
+    UNION ALL SELECT 'undo', step,
+        CASE WHEN undo_status = 'failed'
+                 AND EXISTS (SELECT 1 FROM customer_order o WHERE {UNDO_IS_POSTPONED})
+             THEN '{POSTPONED}' ELSE undo_status END,
+        '', {_UNDO_BUCKET}, undo_ended_at, 1 FROM order_step s
         WHERE undo_ended_at >= CAST(:since AS timestamptz) AND (undo_status = 'done'
             OR undo_status = 'failed' AND undo_ended_at < now() - make_interval(secs => {_FAILED_SECONDS}))
     UNION ALL SELECT 'undo retry', step, '', '', 0, undo_ended_at, undo_attempts - 1 FROM order_step
         WHERE undo_ended_at >= CAST(:since AS timestamptz) AND undo_attempts > 1 AND undo_status = 'done'
-    UNION ALL SELECT 'message', kind, '', '', {_SENT_BUCKET}, sent_at, 1 FROM outbox WHERE sent_at >= CAST(:since AS timestamptz)
+    UNION ALL SELECT 'message', kind, '', '', {_SENT_BUCKET}, sent_at, 1 FROM outbox
+        WHERE sent_at >= CAST(:since AS timestamptz)
     UNION ALL SELECT 'message retry', kind, '', '', 0, sent_at, attempts - 1 FROM outbox
         WHERE sent_at >= CAST(:since AS timestamptz) AND attempts > 1
     UNION ALL SELECT 'order', '', outcome, '', cell, finished_at, 1 FROM customer_order
         WHERE finished_at >= CAST(:since AS timestamptz) AND outcome <> 'needs_attention'
-    UNION ALL SELECT 'order', '', 'needs_attention', '', 0, since, 1 FROM attention WHERE since >= CAST(:since AS timestamptz)
+    UNION ALL SELECT 'order', '', 'needs_attention', '', 0, since, 1 FROM attention
+        WHERE since >= CAST(:since AS timestamptz)
 """  # noqa: S608  (constants)
 _ADD = text(
     f"""
     WITH raw AS MATERIALIZED (
-        SELECT kind, name, result, code, cell, sum(n) AS n, coalesce(sum(n) FILTER (WHERE at >= CAST(:next AS timestamptz)), 0) AS later
+        SELECT kind, name, result, code, cell, sum(n) AS n,
+            coalesce(sum(n) FILTER (WHERE at >= CAST(:next AS timestamptz)), 0) AS later
         FROM ({_RAW}) each GROUP BY kind, name, result, code, cell
     ), gone AS (
         UPDATE metric_total t SET seen = 0
@@ -67,7 +74,8 @@ _ADD = text(
     SELECT r.kind, r.name, r.result, r.code, r.cell, greatest(r.n - coalesce(b.seen, 0), 0), r.later
     FROM raw r LEFT JOIN before b USING (kind, name, result, code, cell)
     WHERE r.n <> coalesce(b.seen, 0) OR r.later <> coalesce(b.seen, 0)
-    ON CONFLICT (kind, name, result, code, cell) DO UPDATE SET total = t.total + excluded.total, seen = excluded.seen
+    ON CONFLICT (kind, name, result, code, cell) DO UPDATE
+    SET total = t.total + excluded.total, seen = excluded.seen
     """  # noqa: S608
 )
 _LOCK = text(

@@ -48,9 +48,8 @@ _ORDERS = text(
 )
 _STEPS = text(
     "SELECT order_id, step, status, remark, attempts, begun_at, ended_at, undo_status, undo_attempts, "
-    "undo_begun_at, undo_ended_at, "
-    "left(undo_error ->> 'code', 100) AS undo_code FROM order_step WHERE order_id = ANY(CAST(:ids AS "
-    "text[])) ORDER BY number"
+    "undo_begun_at, undo_ended_at, left(undo_error ->> 'code', 100) AS undo_code FROM order_step "
+    "WHERE order_id = ANY(CAST(:ids AS text[])) ORDER BY number"
 )
 
 

@@ -16,8 +16,8 @@ from shop.orders.page.story import (
     undos_in_order,
 )
 
-# Each has its own background, border and text colour, readable on light and dark pages (contrast 4.5 or
-# more).
+# Each has its own background, border and text colour,
+# readable on light and dark pages (contrast 4.5 or more).
 _CLASSES = {
     "order": "fill:#334155,stroke:#94a3b8,color:#ffffff",
     "done": "fill:#166534,stroke:#4ade80,color:#ffffff",
@@ -94,14 +94,9 @@ def _edges(
 
 
 def _order(story: OrderStory) -> str:
-    many = (
-        f"<br/>taken over {story.takeovers} times"
-        if story.takeovers > 1
-        else "<br/>taken over once"
-        if story.takeovers
-        else ""
-    )
-    return f"order {for_mermaid(story.order_id)}{many}"
+    many = "once" if story.takeovers == 1 else f"{story.takeovers} times"
+    taken_over = f"<br/>taken over {many}" if story.takeovers else ""
+    return f"order {for_mermaid(story.order_id)}{taken_over}"
 
 
 def _end(story: OrderStory) -> str:

@@ -24,24 +24,35 @@ _CANCELLED = {SagaCancelled.code, SagaReturned.code}
 _STORY = text(
     """
     SELECT o.id AS order_id, o.status, o.outcome, o.failing_step, o.currency,
-        coalesce(o.failure ->> 'code', (SELECT s.error ->> 'code' FROM order_step s WHERE s.order_id = o.id AND s.step = o.failing_step))
-            AS failure_code,
-        CASE WHEN o.outcome = 'rejected' THEN (SELECT coalesce(jsonb_agg((p ->> 'place') || ': expected ' || (p ->> 'expected')), '[]')
-            FROM order_step s, jsonb_array_elements(s.error -> 'problems') p WHERE s.order_id = o.id AND s.step = o.failing_step)
+        coalesce(
+            o.failure ->> 'code',
+            (SELECT s.error ->> 'code' FROM order_step s WHERE s.order_id = o.id AND s.step = o.failing_step)
+        ) AS failure_code,
+        CASE WHEN o.outcome = 'rejected' THEN (
+            SELECT coalesce(jsonb_agg((p ->> 'place') || ': expected ' || (p ->> 'expected')), '[]')
+            FROM order_step s, jsonb_array_elements(s.error -> 'problems') p
+            WHERE s.order_id = o.id AND s.step = o.failing_step)
             ELSE o.reasons END AS reasons,
-        o.amount_charged, o.amount_refunded, o.amount_at_risk, o.submitted_at, o.finished_at, o.not_before, o.takeovers, o.flow_run_id,
+        o.amount_charged, o.amount_refunded, o.amount_at_risk,
+        o.submitted_at, o.finished_at, o.not_before, o.takeovers, o.flow_run_id,
         extract(epoch FROM coalesce(o.finished_at, clock_timestamp()) - o.submitted_at)::float AS seconds,
         (SELECT s.tracking_number FROM shipment s WHERE s.order_id = o.id) AS tracking_number,
-        (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', m.kind, 'sent', m.sent_at IS NOT NULL, 'error', m.error) ORDER BY m.id), '[]')
+        (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'kind', m.kind, 'sent', m.sent_at IS NOT NULL, 'error', m.error) ORDER BY m.id), '[]')
             FROM outbox m WHERE m.order_id = o.id AND m.kind = ANY(CAST(:kinds AS text[]))) AS mails,
-        (SELECT coalesce(jsonb_agg(jsonb_build_object('step', s.step, 'status', s.status, 'attempts', s.attempts,
-            'seconds', extract(epoch FROM s.ended_at - s.begun_at)::float, 'error', s.error ->> 'code', 'undo_status', s.undo_status,
-            'undo_due', s.undo_due, 'undo_number', s.undo_number, 'undo_attempts', s.undo_attempts,
-            'undo_seconds', extract(epoch FROM s.undo_ended_at - s.undo_begun_at)::float,
-            'undo_said', s.undo_result ->> 'compensation_status', 'undo_error', s.undo_error ->> 'code') ORDER BY s.number), '[]')
+        (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'step', s.step, 'status', s.status, 'attempts', s.attempts,
+                'seconds', extract(epoch FROM s.ended_at - s.begun_at)::float, 'error', s.error ->> 'code',
+                'undo_status', s.undo_status, 'undo_due', s.undo_due,
+                'undo_number', s.undo_number, 'undo_attempts', s.undo_attempts,
+                'undo_seconds', extract(epoch FROM s.undo_ended_at - s.undo_begun_at)::float,
+                'undo_said', s.undo_result ->> 'compensation_status',
+                'undo_error', s.undo_error ->> 'code') ORDER BY s.number), '[]')
             FROM order_step s WHERE s.order_id = o.id) AS steps,
-        (SELECT coalesce(jsonb_agg(jsonb_build_object('at', to_char(d.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), 'action', d.action,
-            'by', d."by", 'started_by', d.started_by, 'reference', d.reference, 'amount', d.amount::text) ORDER BY d.id), '[]')
+        (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                'at', to_char(d.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'), 'action', d.action,
+                'by', d."by", 'started_by', d.started_by, 'reference', d.reference,
+                'amount', d.amount::text) ORDER BY d.id), '[]')
             FROM desk_entry d WHERE d.order_id = o.id) AS review
     FROM customer_order o WHERE o.id = :id
     """
@@ -121,9 +132,9 @@ class OrderStory:
     @property
     def end(self) -> str:
         """The outcome, or the status of an order that has none yet."""
-        return self.outcome or {"received": "waiting" if not self.steps else "under way"}.get(
-            self.status, self.status
-        )
+        if self.outcome or self.status != "received":
+            return self.outcome or self.status
+        return "under way" if self.steps else "waiting"
 
     @property
     def cancelled(self) -> bool:

@@ -36,10 +36,9 @@ _NEVER = frozenset({"no_such_payment", "no_such_dispute", "resource_missing"})
 """Error codes for which a retry is useless."""
 _NOT_ALLOWED = frozenset({"permission", "http_404"})
 _ORDER = text(
-    "SELECT o.outcome, s.notes ->> 'payment_id' AS payment_id, a.next_retry_at IS NULL AS held FROM "
-    "customer_order o "
-    "LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step LEFT JOIN attention a ON a.order_id = "
-    "o.id WHERE o.id = :id"
+    "SELECT o.outcome, s.notes ->> 'payment_id' AS payment_id, a.next_retry_at IS NULL AS held "
+    "FROM customer_order o LEFT JOIN order_step s ON s.order_id = o.id AND s.step = :step "
+    "LEFT JOIN attention a ON a.order_id = o.id WHERE o.id = :id"
 )
 _NO_GRACE_PERIOD = datetime.max.replace(tzinfo=UTC)
 """Compares payments of any age. Needs no grace period: our side is read first, and an ended order does not
@@ -94,9 +93,8 @@ async def _payment(event: PaymentEvent, gateway: PaymentGateway) -> Handled:
     ):
         reopened = await _retry_compensation(event, order_id, known, held=row.held)
     done = "compensation retried: it was refunded at the gateway" if reopened else _describe(found)
-    review_changed = any(
-        each.repairable or each.remark for each in found
-    )  # a refund may have been refused or cancelled
+    # A refund may have been refused or cancelled.
+    review_changed = any(each.repairable or each.remark for each in found)
     return await _end(
         event, done, order_id=order_id, found=found, reopened=reopened, review_changed=review_changed
     )

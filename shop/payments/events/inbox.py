@@ -48,10 +48,9 @@ _INSERT = text(
 )
 # Skips an order that a worker holds: that worker looks up the payment itself.
 _WAKE = text(
-    "UPDATE customer_order o SET not_before = NULL WHERE o.id = :order_id AND o.outcome IS NULL AND "
-    "o.lease_id IS NULL "
-    "AND o.not_before > now() AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = "
-    ":step "
+    "UPDATE customer_order o SET not_before = NULL "
+    "WHERE o.id = :order_id AND o.outcome IS NULL AND o.lease_id IS NULL AND o.not_before > now() "
+    "AND EXISTS (SELECT 1 FROM order_step s WHERE s.order_id = o.id AND s.step = :step "
     "AND s.notes ->> 'payment_id' = :payment_id) RETURNING o.id"
 )
 # Ends events that report what our tables already have from the gateway, without a lookup. That is most
@@ -60,10 +59,12 @@ _IN_ORDER = text(
     """
     UPDATE payment_event e SET handled_at = now(), done = 'in order' FROM customer_order o, order_step s
     WHERE e.handled_at IS NULL AND (CAST(:id AS text) IS NULL OR e.id = :id)
-      AND o.id = e.order_id AND o.outcome IS NOT NULL AND s.order_id = o.id AND s.step = :step AND s.notes ->> 'payment_id' = e.payment_id
+      AND o.id = e.order_id AND o.outcome IS NOT NULL
+      AND s.order_id = o.id AND s.step = :step AND s.notes ->> 'payment_id' = e.payment_id
       AND (e.type = ANY(CAST(:harmless AS text[]))
            OR (e.type = 'payment_intent.succeeded' AND o.outcome = 'completed' AND o.amount_charged > 0)
-           OR (e.type IN ('payment_intent.succeeded', 'charge.refunded') AND o.outcome IN ('rejected', 'out_of_stock', 'compensated')
+           OR (e.type IN ('payment_intent.succeeded', 'charge.refunded')
+               AND o.outcome IN ('rejected', 'out_of_stock', 'compensated')
                AND o.amount_charged > 0 AND o.amount_refunded = o.amount_charged))
     """
 )
@@ -75,24 +76,27 @@ _DUE = f"""
 _IS_DUE = text(f"SELECT EXISTS (SELECT 1 FROM payment_event e WHERE e.id = :id AND {_DUE})")  # noqa: S608
 _CLAIM = text(
     f"""
-    WITH mine AS (SELECT e.id FROM payment_event e WHERE {_DUE} ORDER BY e.next_attempt_at LIMIT :most FOR UPDATE OF e SKIP LOCKED)
-    UPDATE payment_event e SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :seconds)
-    FROM mine WHERE e.id = mine.id RETURNING e.id, e.type, e.happened_at, e.payment_id, e.order_id, e.dispute
+    WITH mine AS (
+        SELECT e.id FROM payment_event e WHERE {_DUE}
+        ORDER BY e.next_attempt_at LIMIT :most FOR UPDATE OF e SKIP LOCKED
+    )
+    UPDATE payment_event e
+    SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => :seconds)
+    FROM mine WHERE e.id = mine.id
+    RETURNING e.id, e.type, e.happened_at, e.payment_id, e.order_id, e.dispute
     """  # noqa: S608
 )
 _END = text(
-    "UPDATE payment_event SET handled_at = now(), done = :done, error = NULL, order_id = coalesce(:order_id, "
-    "order_id) "
-    "WHERE id = :id AND handled_at IS NULL"
+    "UPDATE payment_event SET handled_at = now(), done = :done, error = NULL, "
+    "order_id = coalesce(:order_id, order_id) WHERE id = :id AND handled_at IS NULL"
 )
 _POSTPONE = text(
-    "UPDATE payment_event SET next_attempt_at = now(), order_id = :order_id WHERE id = :id AND handled_at IS "
-    "NULL"
+    "UPDATE payment_event SET next_attempt_at = now(), order_id = :order_id "
+    "WHERE id = :id AND handled_at IS NULL"
 )
 _LATER = text(
-    "UPDATE payment_event SET error = :error, "
-    "next_attempt_at = now() + make_interval(secs => least(:longest, :first * power(2, least(attempts, 30) - "
-    "1))) "
+    "UPDATE payment_event SET error = :error, next_attempt_at = now() "
+    "+ make_interval(secs => least(:longest, :first * power(2, least(attempts, 30) - 1))) "
     "WHERE id = :id AND handled_at IS NULL"
 )
 _FORGET = text("DELETE FROM payment_event WHERE handled_at < now() - make_interval(days => :days)")
@@ -111,8 +115,8 @@ class Stored:
 
 
 async def store(event: PaymentEvent) -> Stored:
-    """Stores the event, and resumes an order that waits for it. Once this returns, the event cannot be
-    lost."""
+    """Stores the event, and resumes an order that waits for it.
+    Once this returns, the event cannot be lost."""
     async with transaction(_STORING) as tx:
         values = {
             "id": event.id,

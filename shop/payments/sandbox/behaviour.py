@@ -68,8 +68,8 @@ class Behaviour(BaseModel):
 
     @classmethod
     def from_env(cls) -> Behaviour:
-        """Reads `SANDBOX_FORGET_KEYS`, `SANDBOX_ERROR_RATE` and so on. Raises ValueError if one is
-        invalid."""
+        """Reads `SANDBOX_FORGET_KEYS`, `SANDBOX_ERROR_RATE` and so on.
+        Raises ValueError if one is invalid."""
         variables = {name: os.environ.get(f"SANDBOX_{name.upper()}") for name in cls.model_fields}
         return cls.model_validate({name: value for name, value in variables.items() if value})
 

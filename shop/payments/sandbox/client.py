@@ -260,9 +260,8 @@ class SandboxGateway:
                 BAD_ANSWER, "the payment gateway did not answer in HTTP", retryable=True
             ) from error
         except Exception as error:  # a broken connection raises many exceptions, including the event loop's
-            if sent is None or isinstance(
-                error, httpx.UnsupportedProtocol | httpx.LocalProtocolError
-            ):  # before sending
+            # The request was not sent.
+            if sent is None or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
                 raise PaymentGatewayError(
                     "invalid_request", f"cannot be sent: {type(error).__name__}", retryable=False
                 ) from error

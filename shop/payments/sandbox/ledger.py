@@ -89,7 +89,8 @@ CREATE TABLE IF NOT EXISTS ledger (name TEXT NOT NULL);
 
 _MOVED_SINCE = """
 SELECT * FROM payments
-WHERE number < ? AND (created_at >= ? OR charged_at >= ? OR number IN (SELECT payment FROM refunds WHERE created_at >= ?))
+WHERE number < ? AND (
+    created_at >= ? OR charged_at >= ? OR number IN (SELECT payment FROM refunds WHERE created_at >= ?))
 ORDER BY number DESC LIMIT ?
 """
 
@@ -137,9 +138,8 @@ class Ledger:
         """Opens the ledger in that file, and creates it if needed. None keeps it in memory."""
         if path is not None:
             make_private(path.parent)
-            os.close(
-                os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
-            )  # SQLite's other files get its mode
+            # Created here, because SQLite's other files get the mode of this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
         self._cursor = self._db.cursor()
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -147,9 +147,8 @@ class Ledger:
         # flush to the disk each time, which protects against a crash of the machine.
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_TABLES)
-        if "installation" not in {
-            row[1] for row in self._db.execute("PRAGMA table_info(payments)")
-        }:  # a ledger of an earlier version
+        # An earlier version of the ledger lacks the column.
+        if "installation" not in {row[1] for row in self._db.execute("PRAGMA table_info(payments)")}:
             self._db.execute("ALTER TABLE payments ADD COLUMN installation TEXT")
         # Part of every id, so that an id from a deleted ledger never matches a payment in a new one.
         self._db.execute(
@@ -352,8 +351,8 @@ class Ledger:
         self._settle()
         _require(_storable(order_id), "order_id is text")
         rows = self._run(
-            "SELECT * FROM payments WHERE order_id = ?1 AND (?2 IS NULL OR installation = ?2) ORDER BY "
-            "number",
+            "SELECT * FROM payments WHERE order_id = ?1 AND (?2 IS NULL OR installation = ?2) "
+            "ORDER BY number",
             order_id,
             installation,
         ).fetchall()

@@ -49,10 +49,8 @@ class _Transport(stripe.HTTPClient):
                             BAD_ANSWER, "Stripe answered with a body that is too large", retryable=True
                         )
                 return bytes(body), response.status_code, response.headers
-        except (
-            ValueError,
-            httpx.InvalidURL,
-        ) as error:  # an answer may have caused it, so it is not a definite refusal
+        except (ValueError, httpx.InvalidURL) as error:
+            # An answer may have caused it, so it is not a definite refusal.
             raise httpx.RemoteProtocolError(type(error).__name__) from error
 
     async def close_async(self) -> None:

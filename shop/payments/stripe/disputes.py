@@ -24,8 +24,8 @@ class _Evidence(BaseModel):
 
 
 class DisputeRecord(BaseModel):
-    """The fields of a dispute that are read, without the names, addresses and files that Stripe also
-    sends."""
+    """The fields of a dispute that are read, without the names,
+    addresses and files that Stripe also sends."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 

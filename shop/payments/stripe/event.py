@@ -88,9 +88,8 @@ def read_signed(payload: bytes, header: str | None, secrets: tuple[str, ...]) ->
 def check_age(header: str, now: datetime) -> None:
     """Raises `BadSignature` if the header, whose signature is verified, is too old. `now` is the database's
     time, so that a machine with a wrong clock does not refuse every event."""
-    parts = [
-        part.split("=", 2) for part in header.split(",")
-    ]  # like the SDK, so that it is the time that was signed
+    # Parsed like the SDK does, so that it is the time that was signed.
+    parts = [part.split("=", 2) for part in header.split(",")]
     signed_at = next(int(part[1]) for part in parts if part[0] == "t")
     if signed_at < now.timestamp() - TOLERANCE_SECONDS:
         raise BadSignature(_NOT_SIGNED)
@@ -115,8 +114,8 @@ def _installation(metadata: dict[str, Any] | None) -> str | None:
 
 
 def _order_id(metadata: dict[str, Any] | None) -> str | None:
-    """Returns the order id in the metadata, or None. It is only a hint: any user of the account can write
-    it."""
+    """Returns the order id in the metadata, or None. It is only a hint:
+    any user of the account can write it."""
     try:
         return usable_id((metadata or {}).get("order_id"))
     except UnusableOrder:

@@ -138,9 +138,10 @@ class OddIntent(_Record):
         """(order, installation), as far as they are readable."""
         known = self.metadata if isinstance(self.metadata, dict) else {}
         order_id, installation = known.get("order_id"), known.get("installation")
-        return order_id if isinstance(order_id, str) else "", installation if isinstance(
-            installation, str
-        ) else None
+        return (
+            order_id if isinstance(order_id, str) else "",
+            installation if isinstance(installation, str) else None,
+        )
 
 
 class IntentPage(_Record):

@@ -30,8 +30,8 @@ class StripeSettings(Group):
     def _secret_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _KEY.fullmatch(value.get_secret_value()):
             raise ValueError(
-                "STRIPE_API_KEY must be a secret key (sk_...) or a restricted one (rk_...), not a "
-                "publishable one (pk_...)"
+                "STRIPE_API_KEY must be a secret key (sk_...) "
+                "or a restricted one (rk_...), not a publishable one (pk_...)"
             )
         return value
 
@@ -54,4 +54,7 @@ class StripeSettings(Group):
         if self.api_key is None:
             yield "PAYMENT_GATEWAY=stripe needs STRIPE_API_KEY, a secret key of your Stripe account"
         elif "_live_" in self.api_key.get_secret_value() and not url.startswith("https://"):
-            yield "PAYMENT_GATEWAY_URL must start with https:// for a live STRIPE_API_KEY, or be unset, for Stripe's own"
+            yield (
+                "PAYMENT_GATEWAY_URL must start with https:// for a live STRIPE_API_KEY, "
+                "or be unset, for Stripe's own"
+            )

@@ -1,5 +1,5 @@
-"""Queries for payments at Stripe: by id, by order, by time of the last change; and for a payment's
-refunds."""
+"""Queries for payments at Stripe: by id, by order, by time of the last change;
+and for a payment's refunds."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ class _Answer:
 
 
 class _Session:
-    """Replaces the client's `requests` session, in the client's threads. It sends requests in the event
-    loop."""
+    """Replaces the client's `requests` session, in the client's threads.
+    It sends requests in the event loop."""
 
     def __init__(self, exchange: Callable[..., Any], seconds: float) -> None:
         self._exchange, self._seconds = exchange, seconds

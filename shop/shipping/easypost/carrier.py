@@ -118,9 +118,8 @@ class EasyPostCarrier:
 
     async def label(self, order: Order, shipment_id: str, tracking_number: str) -> bytes:
         record = await self._get(shipment_id)
-        if (
-            record.postage_label is not None and record.postage_label.pdf is None
-        ):  # the carrier created another format
+        # The carrier created another format.
+        if record.postage_label is not None and record.postage_label.pdf is None:
             asked = await self._calls(lambda c: c.shipment.label(shipment_id, file_format="PDF"))
             record = _with_id(shipment_id, read(ShipmentRecord, asked))
         self._check(record, order)
@@ -143,8 +142,8 @@ class EasyPostCarrier:
             if not record.bought and record.reference is not None:
                 return Voided.NOT_BOUGHT  # another shop's, and not paid by us
             raise VoidRefused(
-                "the label in the journal has a different address than the order: another shop may have "
-                "bought it"
+                "the label in the journal has a different address than the order: "
+                "another shop may have bought it"
             )
         if order.shipping_info is not None and not _goes_to(record, order):
             raise VoidRefused("the label in the journal has a different address at EasyPost than the order")

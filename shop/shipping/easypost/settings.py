@@ -80,4 +80,7 @@ class EasyPostSettings(Group):
             and self.api_key.get_secret_value().startswith("EZAK")
             and not self.url.startswith("https://")
         ):
-            yield "CARRIER_URL must start with https:// for an EASYPOST_API_KEY that buys real labels, or be unset"
+            yield (
+                "CARRIER_URL must start with https:// for an EASYPOST_API_KEY that buys real labels, "
+                "or be unset"
+            )

@@ -243,9 +243,8 @@ def set_line(text: str, font: str, country: str = "") -> Line:
     if not shown:
         return Line("", font, 0.0)
     glyphs, x = [], 0.0
-    for run, face_name, from_right in _runs(
-        str(get_display(shown)), country, weight
-    ):  # in visual order, with mirrored brackets
+    # The runs are in visual order, with mirrored brackets.
+    for run, face_name, from_right in _runs(str(get_display(shown)), country, weight):
         face = _face(face_name, weight)
         buffer = hb.Buffer()
         buffer.add_str(run[::-1] if from_right else run)  # in logical order: HarfBuzz reverses it
