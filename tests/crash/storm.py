@@ -32,7 +32,10 @@ the third one, on a machine that is slow and just now starts others. What takes 
 # machine that is so slow that answers come too late.
 _MOST_UNDONE = 0.1
 _GATEWAYS_FAULTS = {kind.code for kind in (PaymentGatewayError, PaymentGatewayTimeout, StepTimeout)}
-_HELD_BY = "SELECT o.id FROM customer_order o JOIN lease l ON l.id = o.lease_id WHERE o.outcome IS NULL AND l.holder LIKE '%:' || :pid"
+_HELD_BY = (
+    "SELECT o.id FROM customer_order o JOIN lease l ON l.id = o.lease_id "
+    "WHERE o.outcome IS NULL AND l.holder LIKE '%:' || :pid"
+)
 _HOLDERS = (
     "SELECT DISTINCT l.holder FROM customer_order o JOIN lease l ON l.id = o.lease_id WHERE o.outcome IS NULL"
 )

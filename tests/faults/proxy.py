@@ -38,11 +38,10 @@ class Proxy:
     def __init__(self, url: str, folder: Path, seed: int = 1) -> None:
         parts = urlsplit(url)
         server = parse_qs(parts.query)
-        self._server = f"{server['host'][0]}/.s.PGSQL.{server['port'][0]}"
-        self._path = folder / f".s.PGSQL.{server['port'][0]}"
-        self.url = f"postgresql://postgres@{parts.path}?host={quote(str(folder), safe='')}&port={server['port'][0]}".replace(
-            "@/", "@/"
-        )
+        port = server["port"][0]
+        self._server = f"{server['host'][0]}/.s.PGSQL.{port}"
+        self._path = folder / f".s.PGSQL.{port}"
+        self.url = f"postgresql://postgres@{parts.path}?host={quote(str(folder), safe='')}&port={port}"
         self.share = 0.0
         self.fates: Counter[Fate] = Counter()
         self._draw = random.Random(seed)

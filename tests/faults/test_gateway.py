@@ -268,7 +268,6 @@ async def test_a_payment_made_twice_is_charged_once_and_reconciled(
 
 
 # -- a gateway that is away
-# --------------------------------------------------------------------------------------------
 
 
 def kill(sandbox: Sandbox) -> None:

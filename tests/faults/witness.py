@@ -162,8 +162,10 @@ def due(end: OrderOutcome) -> list[str]:
 
 
 _OPEN = """
-SELECT o.id, o.fence, o.takeovers, o.not_before - now() AS not_before, o.failing_step, l.holder, l.until - now() AS left, l.taken_from,
-    (SELECT string_agg(step || ' ' || status, ', ' ORDER BY number) FROM order_step s WHERE s.order_id = o.id) AS steps
+SELECT o.id, o.fence, o.takeovers, o.not_before - now() AS not_before, o.failing_step, l.holder,
+    l.until - now() AS left, l.taken_from,
+    (SELECT string_agg(step || ' ' || status, ', ' ORDER BY number)
+        FROM order_step s WHERE s.order_id = o.id) AS steps
 FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id WHERE o.outcome IS NULL
 """
 _CONNECTIONS = """

@@ -32,8 +32,9 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "order_id": (OTHERS, "", MISSING, None, 7, [], "x" * 50_000),
     "id": ("RES-somebody-elses", MISSING, None, 7, "x" * 50_000),
     "state": (*State, "sold", MISSING, None, 7),
-    "items": ({}, {PRODUCT: 2}, {"LAST-ONE": 1}, {PRODUCT: 1, "LAST-ONE": 1}, {PRODUCT: 10**15}, {PRODUCT: 10**18}, {PRODUCT: -1},
-              {PRODUCT: "many"}, {PRODUCT: 0}, MISSING, None, [PRODUCT], "x" * 50_000),
+    "items": ({}, {PRODUCT: 2}, {"LAST-ONE": 1}, {PRODUCT: 1, "LAST-ONE": 1}, {PRODUCT: 10**15},
+              {PRODUCT: 10**18}, {PRODUCT: -1}, {PRODUCT: "many"}, {PRODUCT: 0}, MISSING, None, [PRODUCT],
+              "x" * 50_000),
     "expires_at": ("2001-02-03T04:05:06Z", "9999-12-31T23:59:59Z", "soon", MISSING, None, -1),
 }  # fmt: skip
 """What each field of a reservation may say instead."""

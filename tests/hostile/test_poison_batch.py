@@ -24,9 +24,13 @@ _MOST_MEGABYTES = 500
 _MOST_BYTES = 30_000
 """Of what the tables keep of an order of 3 KB."""
 _KEPT = """
-SELECT coalesce(avg(length(o.content::text) + length(o.reasons::text) + length(coalesce(o.failure::text, '')) + (
-    SELECT coalesce(sum(length(coalesce(s.error::text, '')) + length(coalesce(s.result::text, ''))), 0) FROM order_step s
-    WHERE s.order_id = o.id)), 0), max(o.lone_deaths), max(length(o.content::text))
+SELECT coalesce(avg(
+        length(o.content::text) + length(o.reasons::text) + length(coalesce(o.failure::text, ''))
+        + (SELECT coalesce(sum(
+            length(coalesce(s.error::text, '')) + length(coalesce(s.result::text, ''))
+        ), 0) FROM order_step s WHERE s.order_id = o.id)
+    ), 0),
+    max(o.lone_deaths), max(length(o.content::text))
 FROM customer_order o WHERE o.outcome = 'rejected'
 """
 

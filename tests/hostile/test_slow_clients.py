@@ -187,7 +187,10 @@ def test_an_endless_body_is_not_kept_in_memory(
     assert victim.answers()
     before = victim.memory
     length = f"Content-Length: {HUGE}" if sized else "Transfer-Encoding: chunked"
-    begin = f"POST {PATHS[name]} HTTP/1.1\r\nHost: a\r\n{header}Content-Type: application/json\r\n{length}\r\n\r\n"
+    begin = (
+        f"POST {PATHS[name]} HTTP/1.1\r\nHost: a\r\n"
+        f"{header}Content-Type: application/json\r\n{length}\r\n\r\n"
+    )
     part = b" " * 1_000_000 if sized else b"F4240\r\n" + b" " * 1_000_000 + b"\r\n"
     sent, answer, most = 0, b"", before
     with connections(victim.port, 1, begin.encode()) as (client,):

@@ -205,7 +205,8 @@ async def test_an_order_that_cannot_be_claimed_keeps_nobody_from_the_others(
     if recover:
         saga.sql("UPDATE customer_order SET fence = 1")
     saga.sql(
-        """UPDATE customer_order SET failure = '"unreadable"', failing_step = 'check_inventory' WHERE id = :id""",
+        """UPDATE customer_order SET failure = '"unreadable"', failing_step = 'check_inventory' """
+        "WHERE id = :id",
         id=culprit,
     )
     await (recover_orders() if recover else process_pending_orders(consumer_seconds=0))

@@ -148,11 +148,13 @@ class Shop:
         return await self.rows(
             """
             WITH pieces AS (
-                SELECT e.key AS id, coalesce(sum(e.value::bigint) FILTER (WHERE r.state = 'shipped'), 0) AS shipped,
+                SELECT e.key AS id,
+                    coalesce(sum(e.value::bigint) FILTER (WHERE r.state = 'shipped'), 0) AS shipped,
                     coalesce(sum(e.value::bigint) FILTER (WHERE r.state = 'held'), 0) AS held
                 FROM reservation r, jsonb_each_text(r.items) e GROUP BY e.key
             )
-            SELECT p.*, coalesce(q.shipped, 0) AS shipped, coalesce(q.held, 0) AS held FROM product p LEFT JOIN pieces q ON q.id = p.id
+            SELECT p.*, coalesce(q.shipped, 0) AS shipped, coalesce(q.held, 0) AS held
+            FROM product p LEFT JOIN pieces q ON q.id = p.id
             WHERE p.on_hand + coalesce(q.shipped, 0) <> p.received OR p.reserved <> coalesce(q.held, 0)
                 OR p.on_hand < p.reserved OR p.reserved < 0
             """

@@ -163,7 +163,6 @@ async def forgetful(shop: Shop) -> AsyncIterator[Till]:
 
 
 # -- charging
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("card", ["1234", "4242", "0259"])
@@ -475,7 +474,6 @@ async def test_orders_do_not_get_each_others_payments(till: Till) -> None:
 
 
 # -- refunding
-# ---------------------------------------------------------------------------------------------------------
 
 
 async def made_by_us(till: Till, card: str = "1234") -> Any:
@@ -851,7 +849,6 @@ async def test_money_that_may_have_been_charged_is_at_risk_while_nobody_knows(ti
 
 
 # -- a gateway that misbehaves
-# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("forget", [False, True], ids=["keeps keys", "forgets keys"])

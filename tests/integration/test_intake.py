@@ -236,7 +236,6 @@ async def test_reading_ids_that_nobody_could_have_sent(shop: Shop) -> None:
 
 
 # -- at the same time
-# --------------------------------------------------------------------------------------------------
 
 
 async def test_fifty_at_once_store_the_order_once(shop: Shop) -> None:
@@ -323,7 +322,6 @@ async def test_those_who_wait_are_woken_only_when_something_is_there(shop: Shop)
 
 
 # -- no card number anywhere
-# -------------------------------------------------------------------------------------------
 
 VISA = "4111111111111111"
 CODE = "987"
@@ -448,7 +446,6 @@ async def test_what_is_refused_leaves_no_trace(shop: Shop) -> None:
 
 
 # -- anything
-# ----------------------------------------------------------------------------------------------------------
 
 texts = st.one_of(
     st.text(max_size=20),

@@ -51,7 +51,6 @@ def short(result: object) -> list[tuple[str, int, int]]:
 
 
 # -- reserving
-# ---------------------------------------------------------------------------------------------------------
 
 
 async def test_all_items_are_reserved(shop: Shop) -> None:
@@ -176,7 +175,6 @@ async def test_orders_whose_ids_look_alike_have_reservations_of_their_own(shop: 
 
 
 # -- releasing
-# ---------------------------------------------------------------------------------------------------------
 
 
 async def test_releasing_gives_everything_back_once(shop: Shop) -> None:
@@ -224,7 +222,6 @@ async def test_what_was_released_can_be_reserved_again(shop: Shop) -> None:
 
 
 # -- shipping
-# ----------------------------------------------------------------------------------------------------------
 
 
 async def test_shipping_takes_it_off_the_shelf(shop: Shop) -> None:
@@ -268,7 +265,6 @@ async def test_stock_that_was_changed_by_hand_moves_nothing(shop: Shop) -> None:
 
 
 # -- expiry
-# ------------------------------------------------------------------------------------------------------------
 
 
 async def reserved(shop: Shop, *orders: dict[str, Any]) -> list[OrderInstance]:
@@ -416,7 +412,6 @@ async def test_many_expiring_at_once_give_back_once(shop: Shop) -> None:
 
 
 # -- at the same time
-# --------------------------------------------------------------------------------------------------
 
 
 async def test_two_orders_for_the_last_piece(shop: Shop) -> None:

@@ -122,8 +122,8 @@ def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_ur
             connection.execute(
                 text(
                     "INSERT INTO order_step (order_id, step, status, undo_due, undo_status, undo_error) "
-                    "VALUES "
-                    """('OLD', 'process_payment', 'done', true, 'failed', '{"code": "refund_refused", "message": "no"}'), """
+                    "VALUES ('OLD', 'process_payment', 'done', true, 'failed', "
+                    """'{"code": "refund_refused", "message": "no"}'), """
                     "('OLD', 'check_inventory', 'done', false, 'done', NULL)"
                 )
             )

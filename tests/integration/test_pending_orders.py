@@ -204,7 +204,8 @@ async def test_orders_of_a_dead_worker_are_recovered(saga: World, unique: str, r
         )
     saga.sql(
         """UPDATE customer_order SET failing_step = 'process_payment', """
-        """failure = '{"code": "payment_declined", "message": "no", "reasons": ["the bank said no"]}' WHERE id = :id""",
+        """failure = '{"code": "payment_declined", "message": "no", "reasons": ["the bank said no"]}' """
+        "WHERE id = :id",
         id=backward["id"],
     )
 

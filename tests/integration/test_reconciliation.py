@@ -154,7 +154,6 @@ async def books(saga: World, sandbox: Sandbox, unique: str, monkeypatch: pytest.
 
 
 # -- no false alarm
-# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lane", ["own runs", "pending lane"])
@@ -228,7 +227,6 @@ async def test_orders_that_run_meanwhile_raise_no_alarm(books: Books) -> None:
 
 
 # -- money, each kind
-# --------------------------------------------------------------------------------------------------
 
 
 async def test_charged_without_an_order_is_for_a_person(books: Books) -> None:
@@ -335,7 +333,8 @@ async def test_a_refused_refund_repeats_no_customer(books: Books, monkeypatch: p
     order_id = await books.declined()
     await books.charged(order_id)
     books.world.sql(
-        """UPDATE customer_order SET content = content || '{"customer_name": "Jane Qmarker"}' WHERE id = :id""",
+        """UPDATE customer_order SET content = content || '{"customer_name": "Jane Qmarker"}' """
+        "WHERE id = :id",
         id=order_id,
     )
 
@@ -661,7 +660,6 @@ async def test_an_id_that_we_could_not_even_store_stops_nothing(books: Books) ->
 
 
 # -- stock
-# -------------------------------------------------------------------------------------------------------------
 
 
 async def test_stock_that_does_not_add_up(books: Books) -> None:
@@ -708,7 +706,6 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
 
 
 # -- many
-# --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -754,7 +751,6 @@ async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None
 
 
 # -- the flow
-# ----------------------------------------------------------------------------------------------------------
 
 
 async def artifact() -> list[dict[str, Any]]:
@@ -884,7 +880,6 @@ async def test_the_run_says_how_it_was(books: Books) -> None:
 
 
 # -- any mix
-# -----------------------------------------------------------------------------------------------------------
 
 STATUSES = st.sampled_from(list(PaymentStatus))
 AMOUNTS = st.sampled_from([Decimal(10), Decimal(20)])

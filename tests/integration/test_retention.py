@@ -93,10 +93,11 @@ def age(world: World, *order_ids: str, days: int = 40) -> None:
 
 
 MONEY = (
-    """SELECT id, outcome, currency, amount_charged, amount_refunded, amount_at_risk, fingerprint, finished_at, failing_step, cell
-    FROM customer_order ORDER BY id""",
-    """SELECT order_id, step, status, undo_status, undo_due, begun_at, ended_at, attempts, remark, notes ->> 'payment_id',
-    result ->> 'payment_id', result ->> 'amount_charged', undo_result ->> 'refund_id', undo_result ->> 'refunded_amount',
+    """SELECT id, outcome, currency, amount_charged, amount_refunded, amount_at_risk, fingerprint,
+    finished_at, failing_step, cell FROM customer_order ORDER BY id""",
+    """SELECT order_id, step, status, undo_status, undo_due, begun_at, ended_at, attempts, remark,
+    notes ->> 'payment_id', result ->> 'payment_id', result ->> 'amount_charged',
+    undo_result ->> 'refund_id', undo_result ->> 'refunded_amount',
     error ->> 'code' FROM order_step ORDER BY order_id, step""",
     "SELECT order_id, tracking_number, items FROM shipment ORDER BY order_id",
     "SELECT order_id, state, items FROM reservation ORDER BY order_id",

@@ -253,7 +253,8 @@ class TestRefusals:
         """Not tried for ever; the order stays as it is, others get theirs, and people see it."""
         await store(shop, "A", "B")
         await shop.rows(
-            """UPDATE customer_order SET content = content || '{"customer_email": "gone@example.com"}' WHERE id = 'A'"""
+            """UPDATE customer_order SET content = content || '{"customer_email": "gone@example.com"}' """
+            "WHERE id = 'A'"
         )
         server.answer_recipient = lambda address: (
             "550 5.1.1 <gone@example.com> no such user" if address.startswith("gone") else None

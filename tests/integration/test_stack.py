@@ -225,7 +225,10 @@ class TestChild:
         child.stop()
 
     def test_is_asked_before_it_is_forced(self, folder: Path) -> None:
-        code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready'); time.sleep(300)"
+        code = (
+            "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); "
+            "print('ready'); time.sleep(300)"
+        )
         child = _child(folder, code)
         child.start()
         _pids_in(child.log)
@@ -274,7 +277,8 @@ class TestChild:
             from tests.integration.test_stack import _child, poll
             if {ignored}:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            child = _child(Path({str(folder)!r}), "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")
+            code = "import signal as s; print(s.getsignal(s.SIGINT) is s.default_int_handler)"
+            child = _child(Path({str(folder)!r}), code)
             child.start()
             poll(lambda: not child.running(), 10)
             child.stop()

@@ -422,7 +422,6 @@ async def test_the_fee_is_told_in_the_payments_currency() -> None:
 
 
 # -- search and lists, as Stripe has them
-# ------------------------------------------------------------------------------
 
 
 async def test_search_is_a_hint_and_each_payment_is_looked_up() -> None:
@@ -536,7 +535,6 @@ async def test_a_listing_that_goes_in_circles_ends(data: list[Any]) -> None:
 
 
 # -- silence
-# -----------------------------------------------------------------------------------------------------------
 
 
 async def test_silence_is_a_timeout() -> None:

@@ -50,7 +50,6 @@ SAGA = Saga(
 
 
 # -- claiming
-# ----------------------------------------------------------------------------------------------------------
 
 
 async def test_the_oldest_first_up_to_the_limit(agency: Agency) -> None:
@@ -156,7 +155,6 @@ async def test_many_claimers_of_leases_that_ran_out(agency: Agency) -> None:
 
 
 # -- leases
-# ------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_trip_whose_lease_ran_out_is_taken_over(agency: Agency) -> None:
@@ -517,7 +515,6 @@ async def is_not_counted(agency: Agency) -> bool:
 
 
 # -- the fence
-# ---------------------------------------------------------------------------------------------------------
 
 
 async def taken_over(agency: Agency, instance_id: str = "A") -> tuple[TripInstance, TripInstance]:
@@ -642,7 +639,6 @@ async def test_many_races_between_a_writer_and_a_taker(agency: Agency) -> None:
 
 
 # -- notes
-# -------------------------------------------------------------------------------------------------------------
 
 
 class Counted:
@@ -749,7 +745,6 @@ async def test_notes_outlive_the_next_attempt(agency: Agency) -> None:
 
 
 # -- rows
-# --------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_step_from_its_beginning_to_its_end(agency: Agency) -> None:

@@ -45,7 +45,10 @@ def test_this_machine_s_clock_is_asked_only_with_a_reason() -> None:
 
 def test_who_asks_is_found(tmp_path: Path) -> None:
     """Else the test above could not fail."""
-    code = "import datetime as d\nfrom time import time as now\nclass A:\n    def b(self):\n        return d.datetime.now(), now()\n"
+    code = (
+        "import datetime as d\nfrom time import time as now\n"
+        "class A:\n    def b(self):\n        return d.datetime.now(), now()\n"
+    )
     (tmp_path / "a.py").write_text(f"import time\n{code}async def c():\n    return time.time()\n")
     assert {place.rpartition(":")[2] for place in _asks(tmp_path / "a.py")} == {
         "b",

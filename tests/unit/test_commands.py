@@ -16,7 +16,9 @@ from deployments.local.environment import environment
 
 HOME = Path(__file__).resolve().parent.parent.parent
 NOWHERE = "postgresql://postgres@127.0.0.1:1/nowhere"
-COMMANDS = "run demo check submit status books show review worker web migrate setup inventory-service sandbox".split()
+COMMANDS = (
+    "run demo check submit status books show review worker web migrate setup inventory-service sandbox"
+).split()
 HEAVY = (
     "prefect",
     "sqlalchemy",

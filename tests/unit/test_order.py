@@ -25,7 +25,6 @@ def an_order(**changes: Any) -> Order:
 
 
 # -- amounts
-# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,6 @@ def test_anything_is_an_exact_amount_or_no_amount(given: object) -> None:
 
 
 # -- the order
-# ---------------------------------------------------------------------------------------------------------
 
 
 def spelled(amount: str) -> list[object]:
