@@ -94,8 +94,8 @@ def storm(
             shop.world.misbehave(error_rate=0, hang_rate=0, latency_ms=0)
         deadline = time.monotonic() + 120
         while shop.world.sql(
-            "SELECT 1 FROM customer_order WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS "
-            "NULL LIMIT 1"
+            "SELECT 1 FROM customer_order "
+            "WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS NULL LIMIT 1"
         ):
             assert time.monotonic() < deadline, "the orders do not come to their ends"
             shop.time_passes()

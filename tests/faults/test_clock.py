@@ -63,8 +63,8 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, 
         assert said - {f"{datetime.now(UTC):%Y-%m-%d}"}, "its clock was right"
     assert saga.sql("SELECT max(takeovers) FROM customer_order") == [(0,)], "no lease was thought to be over"
     assert saga.sql(
-        "SELECT count(*) FROM customer_order WHERE started_at > now() OR finished_at > now() + interval '1 "
-        "minute'"
+        "SELECT count(*) FROM customer_order "
+        "WHERE started_at > now() OR finished_at > now() + interval '1 minute'"
     ) == [(0,)]
 
 
@@ -97,8 +97,8 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(
             done = steps
             jumps += bool(saga.sql(f"UPDATE lease SET until = until - interval '{jump}' RETURNING id"))
         saga.sql(
-            f"UPDATE customer_order SET not_before = not_before - interval '{jump}' WHERE not_before IS NOT "
-            f"NULL"
+            f"UPDATE customer_order SET not_before = not_before - interval '{jump}' "
+            "WHERE not_before IS NOT NULL"
         )
         return jumps > 5 and all_ended(saga, orders)
 
@@ -151,8 +151,8 @@ async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_
         assert 0 < pause <= 4 * 30
         await close_carriers()
         saga.sql(
-            "UPDATE order_step SET notes = notes || jsonb_build_object('asked_at', CAST(notes ->> 'asked_at' "
-            "AS float) - 4 * 30)"
+            "UPDATE order_step SET notes = notes || jsonb_build_object('asked_at', "
+            "CAST(notes ->> 'asked_at' AS float) - 4 * 30)"
         )
         saga.sql("UPDATE customer_order SET not_before = NULL")
         with environment({**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "30"}):

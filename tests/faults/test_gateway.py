@@ -313,8 +313,8 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(
 
         async def postpone() -> bool:
             rows = trouble.sql(
-                "SELECT count(*) FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL AND "
-                "not_before > now()"
+                "SELECT count(*) FROM customer_order "
+                "WHERE outcome IS NULL AND lease_id IS NULL AND not_before > now()"
             )
             return bool(rows[0][0])
 
@@ -388,8 +388,8 @@ async def test_a_refund_waits_for_a_gateway_that_is_away(
 
         async def postpone() -> bool:
             rows = trouble.sql(
-                "SELECT count(*) FROM customer_order WHERE failure IS NOT NULL AND lease_id IS NULL AND "
-                "not_before > now()"
+                "SELECT count(*) FROM customer_order "
+                "WHERE failure IS NOT NULL AND lease_id IS NULL AND not_before > now()"
             )
             return bool(rows[0][0])
 

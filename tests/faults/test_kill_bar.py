@@ -73,8 +73,8 @@ def unclaimed(world: World, dead: list[str]) -> int:
     """How many orders wait for somebody: without a lease, or under one of the dead."""
     return int(
         world.sql(
-            "SELECT count(*) FROM customer_order WHERE outcome IS NULL AND (not_before IS NULL OR not_before "
-            "<= now()) "
+            "SELECT count(*) FROM customer_order "
+            "WHERE outcome IS NULL AND (not_before IS NULL OR not_before <= now()) "
             "AND (lease_id IS NULL OR CAST(lease_id AS text) = ANY(CAST(:dead AS text[])))",
             dead=dead,
         )[0][0]

@@ -189,8 +189,8 @@ async def test_what_ended_while_nobody_searched_is_found(
 ) -> None:
     """However long ago the last search was."""
     deployed.sql(
-        "UPDATE lost_run_search SET since = now() - interval '9 days', searched_until = now() - interval '9 "
-        "days'"
+        "UPDATE lost_run_search SET since = now() - interval '9 days', "
+        "searched_until = now() - interval '9 days'"
     )
     order = order_of("good", unique)
     set_state(frail_prefect, make(frail_prefect, order), "CRASHED")

@@ -163,8 +163,8 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(
 
         async def paying() -> bool:
             rows = saga.sql(
-                "SELECT o.lease_id FROM customer_order o JOIN order_step s ON s.order_id = o.id WHERE s.step "
-                "= 'process_payment'"
+                "SELECT o.lease_id FROM customer_order o JOIN order_step s ON s.order_id = o.id "
+                "WHERE s.step = 'process_payment'"
             )
             return len(rows) > len(orders) / 2 and own["id"] in {
                 row.id for row in saga.sql("SELECT id FROM customer_order WHERE fence = 1")

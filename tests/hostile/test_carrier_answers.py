@@ -236,8 +236,8 @@ async def settle(saga: World, order_ids: list[str]) -> None:
         saga.sql("UPDATE customer_order SET not_before = NULL")
         for note in ("asked_at", "away_since"):
             saga.sql(
-                "UPDATE order_step SET notes = notes || jsonb_build_object(CAST(:note AS text), 1) WHERE "
-                "jsonb_exists(notes, :note)",
+                "UPDATE order_step SET notes = notes || jsonb_build_object(CAST(:note AS text), 1) "
+                "WHERE jsonb_exists(notes, :note)",
                 note=note,
             )
     raise AssertionError(

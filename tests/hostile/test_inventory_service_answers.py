@@ -160,15 +160,15 @@ async def settle(saga: World, order_ids: list[str]) -> None:
     for _ in range(20):
         await process_pending_orders(consumer_seconds=0)
         open_ = saga.sql(
-            "SELECT 1 FROM customer_order WHERE outcome IS NULL OR (cancel_requested_at IS NOT NULL AND "
-            "outcome = 'completed')"
+            "SELECT 1 FROM customer_order "
+            "WHERE outcome IS NULL OR (cancel_requested_at IS NOT NULL AND outcome = 'completed')"
         )
         if not open_:
             return
         saga.sql("UPDATE customer_order SET not_before = NULL")
         saga.sql(
-            "UPDATE order_step SET notes = notes || '{\"stock_away_since\": 1}' WHERE jsonb_exists(notes, "
-            "'stock_away_since')"
+            "UPDATE order_step SET notes = notes || '{\"stock_away_since\": 1}' "
+            "WHERE jsonb_exists(notes, 'stock_away_since')"
         )
     raise AssertionError(
         f"not ended: {[i for i, end in report.read(order_ids).items() if end.outcome is None]}"

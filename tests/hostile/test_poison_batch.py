@@ -75,8 +75,8 @@ def test_good_orders_complete_beside_many_that_take_long_to_refuse(
     assert sum(saga.charges(order["id"]) for order in poison[:: max(1, bad // 20)]) == 0
     kept, lone_deaths, longest = saga.sql(_KEPT)[0]
     tell(
-        f"{bad} bad orders: {most:.0f} MB at most, {kept / 1000:.0f} KB kept of each ({longest} bytes the "
-        f"longest)"
+        f"{bad} bad orders: {most:.0f} MB at most, "
+        f"{kept / 1000:.0f} KB kept of each ({longest} bytes the longest)"
     )
     assert lone_deaths == 0
     assert kept < _MOST_BYTES

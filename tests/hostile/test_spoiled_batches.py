@@ -35,13 +35,13 @@ class Spoiler:
         self._world, self._name = world, name
         world.sql(f"CREATE SEQUENCE {name}")
         world.sql(
-            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('{name}') <= "
-            f"{times} THEN "
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql "
+            f"AS $$ BEGIN IF nextval('{name}') <= {times} THEN "
             f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
         )
         world.sql(
-            f"CREATE TRIGGER {name} BEFORE UPDATE ON customer_order FOR EACH ROW WHEN ({when}) EXECUTE "
-            f"FUNCTION {name}()"
+            f"CREATE TRIGGER {name} BEFORE UPDATE ON customer_order "
+            f"FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {name}()"
         )
 
     @property

@@ -84,8 +84,8 @@ class Shop:
         """A worker's lease that nobody renews."""
         lease = uuid4()
         await self.rows(
-            "INSERT INTO lease (id, holder, until) VALUES (:id, 'test', now() + make_interval(secs => "
-            ":seconds))",
+            "INSERT INTO lease (id, holder, until) "
+            "VALUES (:id, 'test', now() + make_interval(secs => :seconds))",
             id=lease,
             seconds=seconds,
         )

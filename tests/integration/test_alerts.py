@@ -223,14 +223,13 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
     await shop.store(*map(an_order, ("LATE", "AWAY", "NEW", "DESK")))
     await under_review(shop, "OTHER")
     await shop.rows(
-        "INSERT INTO attention (order_id, step, currency, last_error, error_code) VALUES ('DESK', 'p', "
-        "'USD', 'no', 'no')"
+        "INSERT INTO attention (order_id, step, currency, last_error, error_code) "
+        "VALUES ('DESK', 'p', 'USD', 'no', 'no')"
     )
     await shop.rows("UPDATE customer_order SET submitted_at = now() - interval '16 min' WHERE id <> 'NEW'")
     await shop.rows(
-        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now() - interval "
-        "'1 min', not_before = now() "
-        "WHERE id = 'AWAY'"
+        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', "
+        "waits_since = now() - interval '1 min', not_before = now() WHERE id = 'AWAY'"
     )
     await evaluate(shop)
     found = await open_alerts(shop)
@@ -319,8 +318,8 @@ async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
     (figures,) = (await read_figures(now - timedelta(hours=1), now + timedelta(hours=1))).steps
     # a fault counts once it is not tried again: let it be a while ago
     await shop.rows(
-        "UPDATE order_step SET ended_at = ended_at - interval '20 s', undo_ended_at = undo_ended_at - "
-        "interval '20 s'"
+        "UPDATE order_step SET ended_at = ended_at - interval '20 s', "
+        "undo_ended_at = undo_ended_at - interval '20 s'"
     )
     await shop.rows("DELETE FROM metric_total")
     await shop.rows("UPDATE metric_reading SET read_at = NULL, counted_from = NULL")
@@ -346,8 +345,8 @@ async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
 async def test_one_pause_of_a_circuit_is_no_alert(shop: Shop) -> None:
     await shop.store(an_order("AWAY"))
     await shop.rows(
-        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now(), "
-        "not_before = now()"
+        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', "
+        "waits_since = now(), not_before = now()"
     )
     assert await evaluate(shop) == Watched(True)
 
@@ -529,8 +528,8 @@ async def test_an_alert_that_this_version_cannot_describe_does_not_delay_the_oth
     await evaluate(shop)
     await shop.rows("UPDATE alert SET rule = 'of_a_newer_version' WHERE subject = 'A'")
     await shop.rows(
-        "UPDATE alert SET details = '{\"orders\": 1}', subject = 'and more', rule = 'error_rate' WHERE "
-        "subject = 'B'"
+        "UPDATE alert SET details = '{\"orders\": 1}', "
+        "subject = 'and more', rule = 'error_rate' WHERE subject = 'B'"
     )
     assert await tasks.send_alerts.emit_alert_events.fn() == 1
     assert await deliver() == (1, 2)

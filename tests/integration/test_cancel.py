@@ -154,8 +154,8 @@ async def test_a_charge_whose_end_is_unknown_is_said_to_be_so(saga: World, uniqu
     order_id = f"UNCLEAR-{unique}"
     await begun(saga, order_id, RESERVED)
     saga.sql(
-        "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', "
-        "true)",
+        "INSERT INTO order_step (order_id, step, status, undo_due) "
+        "VALUES (:id, 'process_payment', 'begun', true)",
         id=order_id,
     )
     seen = await preview_cancel(order_id, ORDER_SAGA, gateway())

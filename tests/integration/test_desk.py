@@ -304,8 +304,8 @@ async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_
     order_id = await stuck(saga, f"DEAF-{unique}")
     for number, name in enumerate(("deaf", "other"), 1):
         saga.sql(
-            "INSERT INTO lease (id, holder, until) VALUES (CAST(:id AS uuid), :name, now() + interval '1 "
-            "hour')",
+            "INSERT INTO lease (id, holder, until) "
+            "VALUES (CAST(:id AS uuid), :name, now() + interval '1 hour')",
             id=lease(number),
             name=name,
         )
@@ -566,8 +566,8 @@ async def test_a_person_does_not_wait_for_a_gateway_that_is_away(
     twice."""
     order_id = await stuck(saga, f"PUTOFF-{unique}")
     saga.sql(
-        "UPDATE customer_order SET outcome = NULL, finished_at = NULL, waits_for = 'x', not_before = now() + "
-        "interval '1 hour'"
+        "UPDATE customer_order SET outcome = NULL, finished_at = NULL, "
+        "waits_for = 'x', not_before = now() + interval '1 hour'"
     )
     assert "'hold'" in advice(orders_that_need_attention()[0])
     decided = review.decision(order_id, first, resolved_by="ann", reference="transfer 4711")

@@ -65,8 +65,8 @@ async def test_a_large_number_has_time_in_proportion(shop: Shop, monkeypatch: py
     monkeypatch.setattr(intake, "_BATCH_SIZE", 5)
     monkeypatch.setattr(intake, "TRANSACTION_SECONDS", 2.0)
     await shop.rows(
-        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); "
-        "RETURN NEW; END $$"
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$"
     )
     await shop.rows(
         "CREATE TRIGGER slowly BEFORE INSERT ON customer_order FOR EACH ROW EXECUTE FUNCTION slowly()"
@@ -497,8 +497,8 @@ def test_the_database_takes_whatever_intake_lets_through(
     sent = [take_in(order).text for order in orders]
     with database.begin():
         query = text(
-            "SELECT CAST(t AS jsonb) FROM unnest(CAST(:texts AS text[])) WITH ORDINALITY AS u(t, n) ORDER BY "
-            "n"
+            "SELECT CAST(t AS jsonb) "
+            "FROM unnest(CAST(:texts AS text[])) WITH ORDINALITY AS u(t, n) ORDER BY n"
         )
         back = database.execute(query, {"texts": sent}).scalars().all()
     assert [row["id"] for row in back] == ["A"] * len(sent)

@@ -173,8 +173,8 @@ def as_before(order: dict[str, Any]) -> tuple[str, str]:
 
 
 _STORE = text(
-    "INSERT INTO customer_order (id, content, fingerprint, outcome) VALUES (:id, CAST(:content AS jsonb), "
-    ":fingerprint, :outcome)"
+    "INSERT INTO customer_order (id, content, fingerprint, outcome) "
+    "VALUES (:id, CAST(:content AS jsonb), :fingerprint, :outcome)"
 )
 
 

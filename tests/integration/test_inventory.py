@@ -278,8 +278,8 @@ async def reserved(shop: Shop, *orders: dict[str, Any]) -> list[OrderInstance]:
 
 async def run_out(shop: Shop, *ids: str) -> None:
     await shop.rows(
-        "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = ANY(CAST(:ids AS "
-        "text[]))",
+        "UPDATE reservation SET expires_at = now() - interval '1 second' "
+        "WHERE order_id = ANY(CAST(:ids AS text[]))",
         ids=list(ids),
     )
 
@@ -449,8 +449,8 @@ async def test_orders_with_the_same_products_in_any_sequence_do_not_wait_for_eac
 
 
 _STOCK = text(
-    "INSERT INTO product (id, name, received, on_hand) SELECT key, key, value::int, value::int FROM "
-    "jsonb_each_text(CAST(:rows AS jsonb))"
+    "INSERT INTO product (id, name, received, on_hand) "
+    "SELECT key, key, value::int, value::int FROM jsonb_each_text(CAST(:rows AS jsonb))"
 )
 PRODUCTS = ("P", "Q", "R")
 _runs = itertools.count()

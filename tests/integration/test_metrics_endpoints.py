@@ -299,8 +299,8 @@ def test_alerts_fire_and_end(tmp_path: Path) -> None:
             'order_saga_postponed_orders{code="inventory_unavailable"}', "0x10 1 0 1 0 1 0 1 0 1 0x30 1 0x30"
         ),
         *both(
-            'order_saga_steps_total{step="check_inventory", result="postponed", '
-            'code="inventory_unavailable"}',
+            'order_saga_steps_total{step="check_inventory", '
+            'result="postponed", code="inventory_unavailable"}',
             "0x10 0+500x20 10000x40",
         ),
         *both('order_saga_postponed_orders{code="carrier_timeout"}', "0x30 2x10 0x30"),

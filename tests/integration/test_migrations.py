@@ -114,9 +114,8 @@ def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_ur
             connection.execute(
                 text(
                     "INSERT INTO customer_order (id, content, fingerprint, outcome, finished_at, "
-                    "amount_at_risk, amount_charged) "
-                    "VALUES ('OLD', '{}', 'x', 'needs_attention', '2026-01-02 03:04:05+00', 12.5, 12.5), "
-                    "('FINE', '{}', 'x', 'completed', now(), 0, 1)"
+                    "amount_at_risk, amount_charged) VALUES ('OLD', '{}', 'x', 'needs_attention', "
+                    "'2026-01-02 03:04:05+00', 12.5, 12.5), ('FINE', '{}', 'x', 'completed', now(), 0, 1)"
                 )
             )
             connection.execute(
@@ -146,8 +145,8 @@ def test_notices_by_mail_and_webhook_become_those_of_alert_urls(empty_url: str) 
             command.upgrade(config(connection), "0015")
             connection.execute(
                 text(
-                    "INSERT INTO alert (rule, subject, resource, value, threshold, details) VALUES ('r', "
-                    "'s', 'x', 1, 0, '{}')"
+                    "INSERT INTO alert (rule, subject, resource, value, threshold, details) "
+                    "VALUES ('r', 's', 'x', 1, 0, '{}')"
                 )
             )
             rows = "SELECT id, 'raised', way FROM alert, unnest(ARRAY['event', 'mail', 'webhook']) AS way"

@@ -193,13 +193,13 @@ async def test_orders_of_a_dead_worker_are_recovered(saga: World, unique: str, r
             id=order["id"],
         )
         saga.sql(
-            "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'validate_order', 'done', "
-            "'{}')",
+            "INSERT INTO order_step (order_id, step, status, result) "
+            "VALUES (:id, 'validate_order', 'done', '{}')",
             id=order["id"],
         )
         saga.sql(
-            "INSERT INTO order_step (order_id, step, status, result, undo_due) VALUES (:id, "
-            "'check_inventory', 'done', '{}', true)",
+            "INSERT INTO order_step (order_id, step, status, result, undo_due) "
+            "VALUES (:id, 'check_inventory', 'done', '{}', true)",
             id=order["id"],
         )
     saga.sql(
@@ -234,13 +234,13 @@ async def test_an_expired_reservation_goes_back_and_its_order_reserves_anew(saga
         id=order["id"],
     )
     saga.sql(
-        "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'validate_order', 'done', "
-        "'{}')",
+        "INSERT INTO order_step (order_id, step, status, result) "
+        "VALUES (:id, 'validate_order', 'done', '{}')",
         id=order["id"],
     )
     saga.sql(
-        "INSERT INTO order_step (order_id, step, status, result, undo_due) VALUES (:id, 'check_inventory', "
-        "'done', '{}', true)",
+        "INSERT INTO order_step (order_id, step, status, result, undo_due) "
+        "VALUES (:id, 'check_inventory', 'done', '{}', true)",
         id=order["id"],
     )
     await recover_orders()

@@ -328,17 +328,17 @@ async def test_an_order_that_a_dead_worker_left_is_taken_over(
     )
     await gateway().confirm(made.id, key="lost-too")
     saga.sql(
-        "INSERT INTO lease (id, holder, until) VALUES ('00000000-0000-0000-0000-000000000001', 'dead', now() "
-        "- interval '1 second')"
+        "INSERT INTO lease (id, holder, until) "
+        "VALUES ('00000000-0000-0000-0000-000000000001', 'dead', now() - interval '1 second')"
     )
     saga.sql(
-        "UPDATE customer_order SET fence = 1, lease_id = '00000000-0000-0000-0000-000000000001', started_at "
-        "= now() WHERE id = :id",
+        "UPDATE customer_order SET fence = 1, "
+        "lease_id = '00000000-0000-0000-0000-000000000001', started_at = now() WHERE id = :id",
         id=order["id"],
     )
     saga.sql(
-        "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', "
-        "true)",
+        "INSERT INTO order_step (order_id, step, status, undo_due) "
+        "VALUES (:id, 'process_payment', 'begun', true)",
         id=order["id"],
     )
 

@@ -517,8 +517,8 @@ async def test_what_a_person_settled_past_the_gateway_is_not_refunded(books: Boo
     await books.charged(order_id)
     settled = json.dumps({"refunded_by_hand": str(PRICE)})
     books.world.sql(
-        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) WHERE order_id = :id "
-        "AND step = 'process_payment'",
+        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) "
+        "WHERE order_id = :id AND step = 'process_payment'",
         r=settled,
         id=order_id,
     )
@@ -533,8 +533,8 @@ async def test_what_was_settled_past_the_gateway_and_then_refunded_there_too_is_
     payment = await books.charged(order_id)
     settled = json.dumps({"refunded_by_hand": str(PRICE)})
     books.world.sql(
-        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) WHERE order_id = :id "
-        "AND step = 'process_payment'",
+        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) "
+        "WHERE order_id = :id AND step = 'process_payment'",
         r=settled,
         id=order_id,
     )
@@ -676,8 +676,8 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
     sql("UPDATE product SET reserved = 2 WHERE id = 'PROD-002'")
     sql("UPDATE reservation SET state = 'held', items = '{}' WHERE order_id = :id", id=undone)
     sql(
-        "INSERT INTO reservation (order_id, id, state, items, expires_at) VALUES ('GHOST', 'RES-GHOST', "
-        "'held', '{}', now())"
+        "INSERT INTO reservation (order_id, id, state, items, expires_at) "
+        "VALUES ('GHOST', 'RES-GHOST', 'held', '{}', now())"
     )
     sql(
         "INSERT INTO shipment (order_id, tracking_number, carrier, service, label_path, items) "
@@ -991,11 +991,10 @@ async def test_the_coarse_comparison_misses_nothing_that_a_close_look_finds(
         ]
     for row in rows:
         world.sql(
-            "INSERT INTO customer_order (id, content, fingerprint, submitted_at, finished_at, outcome, "
-            "currency, amount_charged, "
-            "amount_refunded, amount_at_risk) "
-            "VALUES (:id, CAST(:content AS jsonb), 'f', '2020-01-01', :finished, :outcome, :currency, "
-            ":charged, :refunded, :at_risk)",
+            "INSERT INTO customer_order (id, content, fingerprint, submitted_at, "
+            "finished_at, outcome, currency, amount_charged, amount_refunded, amount_at_risk) "
+            "VALUES (:id, CAST(:content AS jsonb), 'f', '2020-01-01', "
+            ":finished, :outcome, :currency, :charged, :refunded, :at_risk)",
             **{key: value for key, value in row.items() if key != "total"},
         )
     found = [

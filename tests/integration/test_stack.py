@@ -777,8 +777,8 @@ class TestPrefect:
                 ).raise_for_status()
             with psycopg.connect(postgres.url("prefect")) as connection:
                 connection.execute(
-                    "UPDATE flow_run SET auto_scheduled = %s, expected_start_time = now() - interval '1 "
-                    "hour' WHERE id = %s",
+                    "UPDATE flow_run SET auto_scheduled = %s, "
+                    "expected_start_time = now() - interval '1 hour' WHERE id = %s",
                     [scheduled, made],
                 )
             return str(made)

@@ -100,8 +100,8 @@ async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_ther
         saga.sql("UPDATE customer_order SET lease_id = :dead WHERE id = :id", id=order_id, dead=DEAD)
     if left == "to be cancelled":
         saga.sql(
-            "UPDATE customer_order SET cancel_requested_at = now(), cancel_reason = 'not wanted' WHERE id = "
-            ":id",
+            "UPDATE customer_order SET cancel_requested_at = now(), "
+            "cancel_reason = 'not wanted' WHERE id = :id",
             id=order_id,
         )
     intake.submit([other])

@@ -23,8 +23,7 @@ class Tally:
     def __str__(self) -> str:
         return (
             f"{self.histories} histories of {self.orders} orders, {len(self.different)} of them different "
-            f"interleavings: "
-            f"{self.awaits} awaits passed, {self.switches} changes between workers, {self.crashes} crashes, "
-            f"{self.overtaken} orders taken from workers that lived; "
+            f"interleavings: {self.awaits} awaits passed, {self.switches} changes between workers, "
+            f"{self.crashes} crashes, {self.overtaken} orders taken from workers that lived; "
             f"{self.known} left their orders as others had, which were recovered"
         )

@@ -73,9 +73,9 @@ class Person:
     def sees_pictures(self, number: int) -> None:
         """So many charts, each of them drawn."""
         self.page.wait_for_function(
-            "n => { const seen = [...document.querySelectorAll('img')].filter(i => "
-            "i.src.startsWith('data:image/svg'));"
-            " return seen.length === n && seen.every(i => i.complete && i.naturalWidth > 0) }",
+            "n => { const seen = "
+            "[...document.querySelectorAll('img')].filter(i => i.src.startsWith('data:image/svg')); "
+            "return seen.length === n && seen.every(i => i.complete && i.naturalWidth > 0) }",
             arg=number,
         )
 

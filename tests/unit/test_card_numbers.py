@@ -162,8 +162,8 @@ IDS: dict[str, Callable[[random.Random], str]] = {
     "tracking numbers": lambda rng: str(rng.randint(10**11, 10**12 - 1)),
     "a list of sizes": lambda rng: "sizes " + ", ".join(str(rng.randint(32, 48)) for _ in range(6)),
     "amounts": lambda rng: (
-        f"{rng.randint(1, 9)},{rng.randint(0, 999):03d},{rng.randint(0, 999):03d}.00 or "
-        f"{rng.randint(100, 999)}.50"
+        f"{rng.randint(1, 9)},{rng.randint(0, 999):03d},{rng.randint(0, 999):03d}.00 "
+        f"or {rng.randint(100, 999)}.50"
     ),
     "milliseconds": lambda rng: str(rng.randint(1_700_000_000_000, 1_800_000_000_000)),
 }
