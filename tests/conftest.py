@@ -47,8 +47,8 @@ _TOLD = "told"
 _numbers = itertools.count(1)
 
 
-# The same examples each time, so that a change is judged by what it changes. Others: pytest
-# --hypothesis-profile=default
+# The same examples each time, so that a change is judged by what it changes; another profile
+# (pytest --hypothesis-profile=default) draws others.
 examples.register_profile("the same", derandomize=True, deadline=None)
 examples.load_profile("the same")
 
@@ -89,8 +89,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test with `short_form`, the parameter sets that it does not name are slow."""
     for item in items:
         if (short := item.get_closest_marker("short_form")) and not any(
-            part in item.callspec.id for part in short.args
-        ):  # type: ignore[attr-defined]
+            part in item.callspec.id  # type: ignore[attr-defined]
+            for part in short.args
+        ):
             item.add_marker(pytest.mark.slow)
 
 
@@ -254,9 +255,8 @@ def prefect_api(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefect
             ensure_work_pool()
             ensure_payment_limit()
             yield server
-            APILogWorker.drain_all(
-                timeout=20
-            )  # what is still to be sent would be tried for a minute when this process ends
+            # what is still to be sent would be tried for a minute when this process ends
+            APILogWorker.drain_all(timeout=20)
     finally:
         server.stop()
 

@@ -94,8 +94,8 @@ def storm(
             shop.world.misbehave(error_rate=0, hang_rate=0, latency_ms=0)
         deadline = time.monotonic() + 120
         while shop.world.sql(
-            "SELECT 1 FROM customer_order "
-            "WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS NULL LIMIT 1"
+            "SELECT 1 FROM customer_order WHERE outcome IS NULL "
+            "UNION SELECT 1 FROM outbox WHERE sent_at IS NULL LIMIT 1"
         ):
             assert time.monotonic() < deadline, "the orders do not come to their ends"
             shop.time_passes()
@@ -123,9 +123,8 @@ def _kill_and_kill(
 ) -> None:
     lost: list[tuple[int, float, list[str]]] = []
     at_work: list[Process] = []
-    shares = [
-        contents[i::workers] for i in range(workers)
-    ]  # each worker's part is submitted by it, all of them over and over
+    # each worker's part is submitted by it, all of them over and over
+    shares = [contents[i::workers] for i in range(workers)]
     next_kill, pace, left_before = time.monotonic(), pause, len(contents)
     try:
         while True:

@@ -151,8 +151,8 @@ async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_
         assert 0 < pause <= 4 * 30
         await close_carriers()
         saga.sql(
-            "UPDATE order_step SET notes = notes || jsonb_build_object('asked_at', "
-            "CAST(notes ->> 'asked_at' AS float) - 4 * 30)"
+            "UPDATE order_step SET notes = notes "
+            "|| jsonb_build_object('asked_at', CAST(notes ->> 'asked_at' AS float) - 4 * 30)"
         )
         saga.sql("UPDATE customer_order SET not_before = NULL")
         with environment({**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "30"}):

@@ -304,9 +304,8 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(
     async with consuming() as consumer:
 
         async def some_are_charged() -> bool:
-            return (
-                await asyncio.to_thread(trouble.charges, ids[0]) == 1
-            )  # beside the consumer, which shares this loop
+            # beside the consumer, which shares this loop
+            return await asyncio.to_thread(trouble.charges, ids[0]) == 1
 
         await until(some_are_charged, 30, "the first charges")
         kill(sandbox)

@@ -100,8 +100,9 @@ async def test_twelve_kills_before_storing(
         (
             "FAILED",
             {
-                "message": "Flow run encountered an exception: cannot execute INSERT in a read-only "
-                "transaction"
+                "message": (
+                    "Flow run encountered an exception: cannot execute INSERT in a read-only transaction"
+                )
             },
         ),
         ("CRASHED", {}),

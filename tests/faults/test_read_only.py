@@ -133,8 +133,10 @@ async def test_a_read_only_primary_undoes_no_order(
                     runs += begun
                     for run in (*begun, *consumers):
                         run.wait_until(
-                            lambda run=run: has_met_it(run), 20, "it to meet the read-only database"
-                        )  # type: ignore[misc]
+                            lambda run=run: has_met_it(run),  # type: ignore[misc]
+                            20,
+                            "it to meet the read-only database",
+                        )
                     assert client.get("/health").status_code == 503
                     answered = sender.answers[503]
                     await asyncio.to_thread(

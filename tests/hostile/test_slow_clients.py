@@ -114,8 +114,10 @@ def connections(port: int, count: int, says: bytes = b"") -> Iterator[list[socke
 BEGINNINGS = {
     "nothing": b"",
     "half a header": b"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: ",
-    "no body": b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nStripe-Signature: t=1,v1=a\r\nContent-Length: "
-    b"1000\r\n\r\n{",
+    "no body": (
+        b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nStripe-Signature: t=1,v1=a\r\n"
+        b"Content-Length: 1000\r\n\r\n{"
+    ),
 }
 
 

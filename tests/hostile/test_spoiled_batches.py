@@ -35,8 +35,8 @@ class Spoiler:
         self._world, self._name = world, name
         world.sql(f"CREATE SEQUENCE {name}")
         world.sql(
-            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql "
-            f"AS $$ BEGIN IF nextval('{name}') <= {times} THEN "
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF nextval('{name}') <= {times} THEN "
             f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
         )
         world.sql(

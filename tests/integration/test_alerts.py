@@ -229,7 +229,8 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
     await shop.rows("UPDATE customer_order SET submitted_at = now() - interval '16 min' WHERE id <> 'NEW'")
     await shop.rows(
         "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', "
-        "waits_since = now() - interval '1 min', not_before = now() WHERE id = 'AWAY'"
+        "waits_since = now() - interval '1 min', not_before = now() "
+        "WHERE id = 'AWAY'"
     )
     await evaluate(shop)
     found = await open_alerts(shop)
@@ -462,9 +463,8 @@ async def test_no_part_of_a_url_is_shown_when_it_fails(
         assert SECRET not in repr(settings())
     error = await shop.value("SELECT error FROM alert_notice WHERE way = 'url-1'")
     assert "ALERT_URLS" in error
-    others = [
-        record.getMessage() for record in caplog.records if record.name != "apprise"
-    ]  # pytest listens to silent loggers, too
+    # pytest listens to silent loggers, too
+    others = [record.getMessage() for record in caplog.records if record.name != "apprise"]
     for shown in (error, *others, *capfd.readouterr()):
         assert SECRET not in shown
 
@@ -528,8 +528,8 @@ async def test_an_alert_that_this_version_cannot_describe_does_not_delay_the_oth
     await evaluate(shop)
     await shop.rows("UPDATE alert SET rule = 'of_a_newer_version' WHERE subject = 'A'")
     await shop.rows(
-        "UPDATE alert SET details = '{\"orders\": 1}', "
-        "subject = 'and more', rule = 'error_rate' WHERE subject = 'B'"
+        "UPDATE alert SET details = '{\"orders\": 1}', subject = 'and more', rule = 'error_rate' "
+        "WHERE subject = 'B'"
     )
     assert await tasks.send_alerts.emit_alert_events.fn() == 1
     assert await deliver() == (1, 2)

@@ -82,8 +82,10 @@ def test_what_is_configured_is_contacted(
             "SMTP_URL": f"smtp://mailer:right@{mails.host}:{mails.port}?starttls=never",
             "CRM_WEBHOOK_URL": crm.url,
             "CRM_WEBHOOK_SECRET": SECRET,
-            "ALERT_URLS": f"mailto://mailer:right@{mails.host}:{mails.port}?from=a@b.example&to=c@d.example "
-            f"jsons://127.0.0.1:9/right",
+            "ALERT_URLS": (
+                f"mailto://mailer:right@{mails.host}:{mails.port}?from=a@b.example&to=c@d.example "
+                "jsons://127.0.0.1:9/right"
+            ),
         }
         for name, value in given.items():
             monkeypatch.setenv(name, value)

@@ -312,9 +312,8 @@ async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_
     saga.sql("UPDATE customer_order SET outcome = NULL")
     async with transaction() as tx:
         (deaf,) = await claims.claim(tx, ORDERS, lease(1), most=1, ids=[order_id])  # type: ignore[arg-type]
-    saga.sql(
-        "UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL"
-    )  # the commit that was not heard of
+    # the commit that was not heard of
+    saga.sql("UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL")
     saga.sql("UPDATE customer_order SET outcome = NULL")  # opened again
     async with transaction() as tx:
         (other,) = await claims.claim(tx, ORDERS, lease(2), most=1, ids=[order_id])  # type: ignore[arg-type]

@@ -65,8 +65,8 @@ async def test_a_large_number_has_time_in_proportion(shop: Shop, monkeypatch: py
     monkeypatch.setattr(intake, "_BATCH_SIZE", 5)
     monkeypatch.setattr(intake, "TRANSACTION_SECONDS", 2.0)
     await shop.rows(
-        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql "
-        "AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$"
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "PERFORM pg_sleep(0.05); RETURN NEW; END $$"
     )
     await shop.rows(
         "CREATE TRIGGER slowly BEFORE INSERT ON customer_order FOR EACH ROW EXECUTE FUNCTION slowly()"

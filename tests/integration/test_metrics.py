@@ -130,8 +130,8 @@ async def test_durations_are_those_of_the_journal(saga: World, unique: str) -> N
     found = read_metrics(parse("all"))
     for name, step in steps_of(found).items():
         (exact,) = saga.sql(
-            "SELECT percentile_disc(0.5) WITHIN GROUP "
-            "(ORDER BY date_part('epoch', ended_at - begun_at)) * 1000 AS p50, "
+            "SELECT percentile_disc(0.5) "
+            "WITHIN GROUP (ORDER BY date_part('epoch', ended_at - begun_at)) * 1000 AS p50, "
             "avg(date_part('epoch', ended_at - begun_at)) * 1000 AS mean FROM order_step WHERE step = :step",
             step=name,
         )
@@ -183,8 +183,8 @@ async def test_the_oldest_waiting_order_and_what_is_on_its_way_back(saga: World,
     await process_pending_orders(consumer_seconds=0)
     # As a worker leaves it that dies between the failure and the refund:
     saga.sql(
-        'UPDATE customer_order SET outcome = NULL, finished_at = NULL, failure = \'{"code": "x"}\' WHERE id '
-        "= :id",
+        "UPDATE customer_order SET outcome = NULL, finished_at = NULL, "
+        """failure = '{"code": "x"}' WHERE id = :id""",
         id=f"LATER-{unique}",
     )
     business = read_metrics(last(minutes=5)).business

@@ -83,8 +83,9 @@ def test_counts_of_many_rows_are_exact(world: World) -> None:
     assert found.business.confirmations.by_template == 4000
     for step in found.steps:
         (exact,) = world.sql(
-            "SELECT percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY date_part('epoch', "
-            "ended_at - begun_at)) AS cuts, sum(attempts - 1) AS retries FROM order_step WHERE step = :step",
+            "SELECT percentile_disc(ARRAY[0.5, 0.95, 0.99]) "
+            "WITHIN GROUP (ORDER BY date_part('epoch', ended_at - begun_at)) AS cuts, "
+            "sum(attempts - 1) AS retries FROM order_step WHERE step = :step",
             step=step.step,
         )
         told = (step.duration.p50_ms, step.duration.p95_ms, step.duration.p99_ms)

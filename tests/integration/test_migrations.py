@@ -47,17 +47,23 @@ def empty_url(postgres: Any) -> Iterator[str]:
 def schema(connection: Connection) -> dict[str, list[Any]]:
     """Everything that PostgreSQL knows about the tables, constraints and indexes by their definitions."""
     queries = {
-        "columns": "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, "
-        "is_nullable, "
-        "column_default, is_identity, identity_generation FROM information_schema.columns "
-        "WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
-        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM "
-        "pg_constraint "
-        "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'",
-        "options": "SELECT relname, relkind, reloptions FROM pg_class "
-        "WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'alembic_version%'",
-        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND "
-        "tablename <> 'alembic_version'",
+        "columns": (
+            "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, is_nullable, "
+            "column_default, is_identity, identity_generation FROM information_schema.columns "
+            "WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+        ),
+        "constraints": (
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'"
+        ),
+        "options": (
+            "SELECT relname, relkind, reloptions FROM pg_class "
+            "WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'alembic_version%'"
+        ),
+        "indexes": (
+            "SELECT tablename, indexname, indexdef FROM pg_indexes "
+            "WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        ),
     }
     return {name: sorted(map(repr, connection.execute(text(query)))) for name, query in queries.items()}
 
@@ -113,9 +119,10 @@ def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_ur
             command.upgrade(config(connection), "0001")
             connection.execute(
                 text(
-                    "INSERT INTO customer_order (id, content, fingerprint, outcome, finished_at, "
-                    "amount_at_risk, amount_charged) VALUES ('OLD', '{}', 'x', 'needs_attention', "
-                    "'2026-01-02 03:04:05+00', 12.5, 12.5), ('FINE', '{}', 'x', 'completed', now(), 0, 1)"
+                    "INSERT INTO customer_order "
+                    "(id, content, fingerprint, outcome, finished_at, amount_at_risk, amount_charged) VALUES "
+                    "('OLD', '{}', 'x', 'needs_attention', '2026-01-02 03:04:05+00', 12.5, 12.5), "
+                    "('FINE', '{}', 'x', 'completed', now(), 0, 1)"
                 )
             )
             connection.execute(

@@ -52,10 +52,10 @@ def configure(tables: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config
 def ended_steps(tables: World, *, done: int, failed: int = 0, minutes_ago: float = 1) -> None:
     tables.sql(
         "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, result, error) "
-        "SELECT gen_random_uuid()::text, 'process_payment', CASE WHEN i <= :failed THEN 'failed' ELSE 'done' "
-        "END, t, t, "
-        'CASE WHEN i > :failed THEN \'{"is": "done"}\'::jsonb END, CASE WHEN i <= :failed THEN \'{"code": '
-        '"step_broken"}\'::jsonb END '
+        "SELECT gen_random_uuid()::text, 'process_payment', "
+        "CASE WHEN i <= :failed THEN 'failed' ELSE 'done' END, t, t, "
+        """CASE WHEN i > :failed THEN '{"is": "done"}'::jsonb END, """
+        """CASE WHEN i <= :failed THEN '{"code": "step_broken"}'::jsonb END """
         "FROM generate_series(1, :all) AS i, (SELECT now() - make_interval(secs => :ago) AS t) AS time",
         failed=failed,
         all=done + failed,
@@ -95,8 +95,9 @@ def test_trace_retention_hours(tables: World, configure: Configure, hours: int, 
         tables.sql(
             "WITH p AS (INSERT INTO worker_process (id, kind, host, pid, every_seconds, seen_at) "
             "VALUES (gen_random_uuid(), 'old', 'h', 1, 15, now() - make_interval(hours => :ago)) "
-            "RETURNING id) INSERT INTO system_sample (process_id, at, connections_in_use, connections_open, "
-            "connections_most) SELECT id, now() - make_interval(hours => :ago), 0, 0, 1 FROM p",
+            "RETURNING id) INSERT INTO system_sample "
+            "(process_id, at, connections_in_use, connections_open, connections_most) "
+            "SELECT id, now() - make_interval(hours => :ago), 0, 0, 1 FROM p",
             ago=ago,
         )
     configure(f"event_monitoring: {{trace_retention_hours: {hours}}}")
@@ -107,8 +108,9 @@ def test_trace_retention_hours(tables: World, configure: Configure, hours: int, 
 
 async def test_trace_retention_hours_where_nothing_else_purges(tables: World, configure: Configure) -> None:
     tables.sql(
-        "INSERT INTO worker_process (id, kind, host, pid, every_seconds, seen_at) SELECT gen_random_uuid(), "
-        "'old', 'h', hours, 15, now() - make_interval(hours => hours) FROM unnest(ARRAY[1, 3]) AS hours"
+        "INSERT INTO worker_process (id, kind, host, pid, every_seconds, seen_at) "
+        "SELECT gen_random_uuid(), 'old', 'h', hours, 15, now() - make_interval(hours => hours) "
+        "FROM unnest(ARRAY[1, 3]) AS hours"
     )
     configure("event_monitoring: {trace_retention_hours: 2}")
 

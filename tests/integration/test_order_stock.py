@@ -115,8 +115,9 @@ async def test_what_an_order_holds_is_known_without_asking_a_service(shop: Shop)
         await stock.reserve(tx, [a])
     result = '{"reserved_items": [{"product_id": "P", "quantity": 2}]}'
     await shop.rows(
-        "INSERT INTO order_step (order_id, step, status, notes, result) VALUES ('B', 'check_inventory', "
-        "'done', jsonb_build_object('inventory', CAST(:url AS text)), CAST(:result AS jsonb))",
+        "INSERT INTO order_step (order_id, step, status, notes, result) "
+        "VALUES ('B', 'check_inventory', 'done', "
+        "jsonb_build_object('inventory', CAST(:url AS text)), CAST(:result AS jsonb))",
         url=URL,
         result=result,
     )

@@ -823,9 +823,10 @@ async def test_a_run_that_left_something_out_is_not_the_last_one(
         asked.append(since)
 
     monkeypatch.setattr(module, "compare_books", note)
+    # no other test's runs
     monkeypatch.setattr(
         module, "FlowFilterName", lambda any_: FlowFilterName(any_=[f"{any_[0]}-{books.unique}"])
-    )  # no other test's runs
+    )
     ours = reconcile_payments.with_options(name=f"reconcile-payments-{books.unique}")
     begun = datetime.now(UTC)
     for parameters in ({"since_hours": 1}, {"fix": False}, {"since_hours": 1, "fix": False}):
@@ -991,10 +992,10 @@ async def test_the_coarse_comparison_misses_nothing_that_a_close_look_finds(
         ]
     for row in rows:
         world.sql(
-            "INSERT INTO customer_order (id, content, fingerprint, submitted_at, "
-            "finished_at, outcome, currency, amount_charged, amount_refunded, amount_at_risk) "
-            "VALUES (:id, CAST(:content AS jsonb), 'f', '2020-01-01', "
-            ":finished, :outcome, :currency, :charged, :refunded, :at_risk)",
+            "INSERT INTO customer_order (id, content, fingerprint, submitted_at, finished_at, outcome, "
+            "currency, amount_charged, amount_refunded, amount_at_risk) "
+            "VALUES (:id, CAST(:content AS jsonb), 'f', '2020-01-01', :finished, :outcome, "
+            ":currency, :charged, :refunded, :at_risk)",
             **{key: value for key, value in row.items() if key != "total"},
         )
     found = [

@@ -290,8 +290,9 @@ async def test_traces_go_after_their_time(world: World) -> None:
     for days, name in ((1, "young"), (10, "old")):
         when = {"at": datetime.now(UTC) - timedelta(days=days), "id": name}
         world.sql(
-            "INSERT INTO system_sample (process_id, at, connections_in_use, connections_open, "
-            "connections_most) SELECT id, :at, 0, 0, 1 FROM worker_process LIMIT 1",
+            "INSERT INTO system_sample "
+            "(process_id, at, connections_in_use, connections_open, connections_most) "
+            "SELECT id, :at, 0, 0, 1 FROM worker_process LIMIT 1",
             at=when["at"],
         )
         world.sql(

@@ -126,9 +126,8 @@ class World:
                 "SELECT coalesce(sum(r.amount), 0) FROM refunds r JOIN payments p ON p.number = r.payment "
                 "WHERE p.order_id = ?"
             )
-            return ledger.execute(charged, (order_id,)).fetchone()[0], ledger.execute(
-                refunded, (order_id,)
-            ).fetchone()[0]
+            sums = [ledger.execute(each, (order_id,)).fetchone()[0] for each in (charged, refunded)]
+            return sums[0], sums[1]
 
 
 class OverHttp(World):

@@ -241,8 +241,8 @@ async def test_no_secret_and_no_card_is_kept_anywhere(
 
 def test_the_search_can_find(saga: World) -> None:
     saga.sql(
-        "INSERT INTO customer_interaction (customer_id, order_id, kind, details) VALUES ('c', 'o', 'k', "
-        '\'{"a": "4531 9027 4618 3059"}\')'
+        "INSERT INTO customer_interaction (customer_id, order_id, kind, details) "
+        """VALUES ('c', 'o', 'k', '{"a": "4531 9027 4618 3059"}')"""
     )
     assert len(rows_with_secrets(saga.database_url)) == 1
     (saga.var_dir / "log").write_text(f"password {PLANTED}")

@@ -330,9 +330,8 @@ async def test_an_order_that_was_charged_before_is_refunded_by_its_journalled_id
 ) -> None:
     await process_order(an_order(unique), return_state=True)
     (marked,) = saga.ledger(unique)
-    old = AtTheSandbox(saga.gateway_url, None).pays(
-        unique, UNITS
-    )  # as the earlier version would have charged it
+    # as the earlier version would have charged it
+    old = AtTheSandbox(saga.gateway_url, None).pays(unique, UNITS)
     noted = "notes || jsonb_build_object('payment_id', CAST(:id AS text))"
     saga.sql(f"UPDATE order_step SET notes = {noted} WHERE step = :step", id=old, step=STEP)
     await cancel(unique)

@@ -92,9 +92,9 @@ class TestPostgres:
     def test_is_durable_and_listens_on_no_port(self, own_postgres: EmbeddedPostgres) -> None:
         with psycopg.connect(own_postgres.url("postgres")) as connection:
             shown = {
-                name: connection.execute(f"SHOW {name}").fetchone()
+                name: connection.execute(f"SHOW {name}").fetchone()  # type: ignore[arg-type]
                 for name in ("fsync", "synchronous_commit", "listen_addresses")
-            }  # type: ignore[arg-type]
+            }
             assert shown == {"fsync": ("on",), "synchronous_commit": ("on",), "listen_addresses": ("",)}
             assert connection.execute("SHOW max_connections").fetchone() == ("200",)
 
@@ -627,11 +627,12 @@ class TestOthersOnThisMachine:
     @pytest.mark.slow
     def test_can_read_nothing_of_what_the_parts_write(self, folder: Path) -> None:
         var = folder / "var"
+        # as an earlier version left them
         for name in (
             "labels/OLD.pdf",
             "logs/shop.jsonl",
             "prefect/profiles.toml",
-        ):  # as an earlier version left them
+        ):
             (var / name).parent.mkdir(parents=True, exist_ok=True)
             (var / name).write_text("")
         own_port(var / "prefect")
@@ -654,9 +655,8 @@ class TestOthersOnThisMachine:
                 "orders-api-key",
                 "ledger.sqlite",
             } <= {path.name for path in var.rglob("*")}
-            var.chmod(
-                0o711
-            )  # was there: its mode is its owner's business, and none of what follows rests on it
+            # was there: its mode is its owner's business, and none of what follows rests on it
+            var.chmod(0o711)
             assert open_to_others(var)[0] == f"{var} 711"
             assert open_to_others(var)[1:] == []
             if os.geteuid() == 0:

@@ -331,9 +331,8 @@ async def test_pages_have_everything_once(localstripe: LocalStripe, unique: str)
     left = await new(gateway, f"{unique}-left")
     refunded = min(mine)
     await gateway.refund(refunded, amount=Decimal(1), currency="USD", key=unique)
-    localstripe.post(
-        "/v1/payment_intents", amount="100", currency="usd", payment_method="pm_card_visa"
-    )  # not of an order
+    # not of an order
+    localstripe.post("/v1/payment_intents", amount="100", currency="usd", payment_method="pm_card_visa")
     pages = [page async for page in gateway.pages(LONG_AGO)]
     told = [payment for page in pages for payment in page]
     assert len({payment.id for payment in told}) == len(told), "a payment twice"

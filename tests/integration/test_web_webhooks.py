@@ -355,9 +355,8 @@ class TestRefundsMadeInTheDashboard:
             await ordered(paid_by("pm_card_visa", an_order(unique, country="AQ")))
             assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
             (entry,) = shop.ledger(unique)
-            shop.sql(
-                "UPDATE attention SET next_retry_at = NULL WHERE order_id = :id", id=unique
-            )  # held by a person
+            # held by a person
+            shop.sql("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id", id=unique)
             shop.stripe.post("/v1/refunds", payment_intent=entry["id"])
             tell(web, "evt_1", "charge.refunded", about_charge(entry["id"], unique))
             await handle_payment_events()

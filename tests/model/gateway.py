@@ -94,14 +94,14 @@ class Gateway:
         return await self._send(f"create {order_id}", lambda: self._real.create(order_id=order_id, **rest))  # type: ignore[no-any-return]
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        return await self._send(
+        return await self._send(  # type: ignore[no-any-return]
             f"confirm {_number(payment_id)}", lambda: self._real.confirm(payment_id, key=key)
-        )  # type: ignore[no-any-return]
+        )
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return await self._send(
+        return await self._send(  # type: ignore[no-any-return]
             f"cancel {_number(payment_id)}", lambda: self._real.cancel(payment_id, key=key)
-        )  # type: ignore[no-any-return]
+        )
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
         def work() -> Coroutine[Any, Any, Refund]:
@@ -113,9 +113,9 @@ class Gateway:
         return await self._send(f"get {_number(payment_id)}", lambda: self._real.get(payment_id))  # type: ignore[no-any-return]
 
     async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
-        return await self._send(
+        return await self._send(  # type: ignore[no-any-return]
             f"find {order_id}", lambda: self._real.find(order_id, installation=installation)
-        )  # type: ignore[no-any-return]
+        )
 
     async def aclose(self) -> None:
         """There is nothing to close."""

@@ -41,8 +41,8 @@ _KEEP = (
     "DELETE FROM customer_order",
 )
 _COME = (
-    "INSERT INTO customer_order (id, number, content, fingerprint) "
-    "OVERRIDING SYSTEM VALUE SELECT id, number, content, fingerprint FROM stored_order "
+    "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE "
+    "SELECT id, number, content, fingerprint FROM stored_order "
     "WHERE (id, kind) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY id"
 )
 # Save for what somebody is just now writing about: the test must not wait.

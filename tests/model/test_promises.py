@@ -30,9 +30,8 @@ def test_no_history_breaks_a_promise(
     histories, number = pytestconfig.getoption("--histories"), pytestconfig.getoption("--seed")
     chosen = others(-(-histories // SHARES)) if histories else ALWAYS_THE_SAME
     if histories:
-        monkeypatch.setattr(
-            AnyHistory, "_hypothesis_internal_use_seed", None, raising=False
-        )  # taken back after the test
+        # taken back after the test
+        monkeypatch.setattr(AnyHistory, "_hypothesis_internal_use_seed", None, raising=False)
         seed(number * SHARES + share)(AnyHistory)
     begun = time.monotonic()
     try:

@@ -179,9 +179,8 @@ class Witness:
             yield from (f"{now.id}: {fault}" for fault in self._end(now, money))
             kept += money.kept
             completed += now.total if now.outcome == "completed" else 0
-            if (
-                now.outcome == "needs_attention"
-            ):  # what was unclear when it ended may have become clear by itself
+            # what was unclear when it ended may have become clear by itself
+            if now.outcome == "needs_attention":
                 at_risk += Decimal(now.at_risk) if self._is_clear(now, money) else money.kept
         if kept != completed + at_risk:
             yield f"the gateway has kept {kept}; completed orders are {completed}, and {at_risk} are at risk"

@@ -164,10 +164,8 @@ class World:
             self._last = worker
         self.outcome_counter.awaits += 1
         ready = worker.ready
-        self.trace.append(
-            f"{worker}: "
-            f"{ready[pick % len(ready)].what if ready else '...'}{f' ({trouble})' if trouble else ''}"
-        )
+        what = ready[pick % len(ready)].what if ready else "..."
+        self.trace.append(f"{worker}: {what}{f' ({trouble})' if trouble else ''}")
         return worker.step(pick, trouble)
 
     def sleep(self, worker: Worker, seconds: float) -> None:

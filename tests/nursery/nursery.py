@@ -207,9 +207,8 @@ def main(path: str) -> None:
             connection, _ = server.accept()
             with connection, connection.makefile("rw") as line:
                 job = json.loads(line.readline())
-                signal.pthread_sigmask(
-                    signal.SIG_BLOCK, {signal.SIGCHLD}
-                )  # its end is not seen before it is noted
+                # its end is not seen before it is noted
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
                 pid = os.fork()
                 if pid == 0:
                     server.close()

@@ -450,8 +450,8 @@ async def test_a_trip_that_cannot_be_handed_back_keeps_no_others_at_the_end(
 ) -> None:
     await agency.store("A", "B", "C")
     await agency.rows(
-        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.lease_id IS NULL AND "
-        "NEW.id = 'B' THEN "
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.lease_id IS NULL AND NEW.id = 'B' THEN "
         f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
     )
     await agency.rows("CREATE TRIGGER spoil BEFORE UPDATE ON trip FOR EACH ROW EXECUTE FUNCTION spoil()")

@@ -117,8 +117,8 @@ def shop() -> Iterator[Shop]:
         environment |= {
             "VAR_DIR": var,
             "WEB_PORT": str(free_port()),
-            "PREFECT_API_URL": "",
-        }  # whatever a Prefect profile names
+            "PREFECT_API_URL": "",  # whatever a Prefect profile names
+        }
         log = folder / "run.log"
         with log.open("wb") as output:
             run = subprocess.Popen(

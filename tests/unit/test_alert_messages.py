@@ -56,8 +56,8 @@ CASES = [
     ),
 ]
 _ONE_OF_MANY = re.compile(
-    r"(?<![\d.,:])1 (?:more )?\w+s\b(?! )|\b1 "
-    r"(?:more )?orders|the last 1 |(?<!\d)1 (?:more )?order (?:have|are|wait|need)\b"
+    r"(?<![\d.,:])1 (?:more )?\w+s\b(?! )|\b1 (?:more )?orders|the last 1 |"
+    r"(?<!\d)1 (?:more )?order (?:have|are|wait|need)\b"
 )
 _MANY_OF_ONE = re.compile(r"(?:[2-9]|\d{2,}|,\d+) (?:more )?order\b|(?<!-)\borders (?:has|is|waits|needs)\b")
 

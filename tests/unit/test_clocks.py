@@ -15,8 +15,9 @@ ALLOWED = {
     "shop/inventory/port.py:release_result": _SHOWN,
     "shop/inventory/port.py:reservation_result": _SHOWN,
     "shop/confirmation/confirmation.py:finish": _SHOWN,
-    "shop/monitoring/log_lines.py:_remove_old_files": "compares it with times that this machine's file "
-    "system wrote",
+    "shop/monitoring/log_lines.py:_remove_old_files": (
+        "compares it with times that this machine's file system wrote"
+    ),
     "shop/payments/sandbox/ledger.py:_now": "the sandbox's own clock, as any gateway has one",
     "tasks/validate_order.py:validate_order": _SHOWN,
     "flows/process_pending_orders.py:_run_name": _SHOWN,
@@ -24,8 +25,9 @@ ALLOWED = {
     "flows/run_names.py:name": _SHOWN,
     "flows/optimize_confirmation.py:_run_name": _SHOWN,
     "deployments/local/tidy.py:tidy_up": "the Prefect server that it asks runs on this machine",
-    "deployments/check/parts.py:payments": "asks for a page of whatever length, to see whether the gateway "
-    "answers",
+    "deployments/check/parts.py:payments": (
+        "asks for a page of whatever length, to see whether the gateway answers"
+    ),
 }
 _CLOCKS = {
     ("datetime", "now"),
