@@ -1,5 +1,5 @@
-"""Random kills: many orders in both lanes, several workers, one of them killed every second or so, a gateway
-that fails now and then."""
+"""Random kills: many orders in both lanes, several workers,
+one of them killed every second or so, a gateway that fails now and then."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def _kill_and_kill(
 
 
 def _in_danger(shop: Shop, at_work: list[Process], *, only_holders: bool) -> list[Process]:
-    """Who may be killed. Every other time only who has orders in hand: on a quick machine most kills would
-    hit nothing else."""
+    """Who may be killed. Every other time only who has orders in hand:
+    on a quick machine most kills would hit nothing else."""
     if not only_holders:
         return at_work
     holders = {row.holder.rpartition(":")[2] for row in shop.world.sql(_HOLDERS)}
@@ -191,8 +191,8 @@ def _judge(shop: Shop, sent: dict[str, str], report: Report) -> None:
         report.recovered += row.takeovers > 0
         charged, refunded = shop.world.money(order_id)
         completed = row.outcome == Outcome.COMPLETED
-        # A gateway that fails often enough is a reason to undo an order that would have completed, and there
-        # is no other.
+        # A gateway that fails often enough is a reason to undo an order that would have completed,
+        # and there is no other.
         undone = (
             expected.outcome is Outcome.COMPLETED
             and row.outcome == Outcome.COMPENSATED

@@ -1,5 +1,5 @@
-"""A proxy between the shop and its PostgreSQL that spoils commits: it speaks enough of the protocol to see
-them pass."""
+"""A proxy between the shop and its PostgreSQL that spoils commits:
+it speaks enough of the protocol to see them pass."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Fate(Enum):
 
 
 class Proxy:
-    """Listens on a socket in `folder` and passes everything on to the server at `url`, from a thread of its
-    own.
+    """Listens on a socket in `folder` and passes everything on to the server at `url`,
+    from a thread of its own.
 
     `share`: how many of the commits are spoilt; which, the seed says.
     """

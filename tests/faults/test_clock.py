@@ -1,5 +1,5 @@
-"""Clocks that are wrong and jump: a worker's, which decides nothing, and the database's, which decides who
-holds a lease."""
+"""Clocks that are wrong and jump: a worker's, which decides nothing,
+and the database's, which decides who holds a lease."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
 @pytest.mark.slow
 async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, unique: str) -> None:
-    """One is a day ahead, then behind; the other the other way round. Both renew their leases, and neither
-    takes from the other."""
+    """One is a day ahead, then behind; the other the other way round.
+    Both renew their leases, and neither takes from the other."""
     stock_up(saga)
     orders = mixed(unique, 60)
     *waiting, a, b = orders.values()
@@ -73,18 +73,18 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, 
 async def test_the_database_s_clock_jumps_ahead_while_many_work(
     saga: World, nursery: Nursery, unique: str, jump: str
 ) -> None:
-    """Seen from every row that holds a time, that is: all leases are over at once, again and again, although
-    their holders live.
+    """Seen from every row that holds a time, that is: all leases are over at once,
+    again and again, although their holders live.
 
-    Something is done between two jumps, and there are not too many: on a quick machine they would outpace the
-    workers else.
+    Something is done between two jumps, and there are not too many:
+    on a quick machine they would outpace the workers else.
     """
     stock_up(saga)
     orders = mixed(unique, 90, flaky=False)
     intake.submit(orders.values())
     saga.misbehave(latency_ms=100)
-    # One jump may move an order more than once, until somebody has renewed a lease: to give it up is not what
-    # this is about.
+    # One jump may move an order more than once, until somebody has renewed a lease:
+    # to give it up is not what this is about.
     consumers = [
         nursery.consumer(300, batch_size=8, env={**QUICK, "MAX_TAKEOVERS": "1000"}) for _ in range(3)
     ]

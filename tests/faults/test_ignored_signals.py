@@ -1,5 +1,5 @@
-"""Programs that a shell started in the background, or `nohup`: SIGINT is ignored when they begin. SIGTERM
-ends them all the same."""
+"""Programs that a shell started in the background,
+or `nohup`: SIGINT is ignored when they begin. SIGTERM ends them all the same."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The primary is read-only for a while, as a demoted one is during a failover: no order is undone for it, and
-nobody hears of a 500."""
+"""The primary is read-only for a while, as a demoted one is during a failover:
+no order is undone for it, and nobody hears of a 500."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def has_met_it(process: Process) -> bool:
 
 
 class Sender:
-    """Sends orders over HTTP, each again and again until it is taken, as a client does that reads the
-    answers; counts the answers."""
+    """Sends orders over HTTP, each again and again until it is taken,
+    as a client does that reads the answers; counts the answers."""
 
     def __init__(self, client: httpx.Client, orders: Orders) -> None:
         self._client, self._orders = client, orders

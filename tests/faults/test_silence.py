@@ -1,5 +1,5 @@
-"""A machine dies: the worker and its run at once, so that nobody is left who could say so. Prefect notices
-the silence."""
+"""A machine dies: the worker and its run at once,
+so that nobody is left who could say so. Prefect notices the silence."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A carrier whose answers are wrong, each in one field: what it sold, what left, and who paid says whether it
-was believed."""
+"""A carrier whose answers are wrong, each in one field: what it sold,
+what left, and who paid says whether it was believed."""
 
 from __future__ import annotations
 

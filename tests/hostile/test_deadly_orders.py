@@ -1,5 +1,5 @@
-"""One order kills whoever works on it, in a batch with good ones: the good ones complete, and only that one
-is given up."""
+"""One order kills whoever works on it, in a batch with good ones:
+the good ones complete, and only that one is given up."""
 
 from __future__ import annotations
 

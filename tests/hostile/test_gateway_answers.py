@@ -1,5 +1,5 @@
-"""A gateway whose answers are wrong, each in one field: what it kept, and what was shipped, says whether it
-was believed."""
+"""A gateway whose answers are wrong, each in one field: what it kept,
+and what was shipped, says whether it was believed."""
 
 from __future__ import annotations
 

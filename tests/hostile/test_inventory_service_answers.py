@@ -1,5 +1,5 @@
-"""An inventory service whose answers are wrong, each in one field: its stock, our parcels and the money say
-whether it was believed."""
+"""An inventory service whose answers are wrong, each in one field: its stock,
+our parcels and the money say whether it was believed."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def service(postgres: EmbeddedPostgres, template_database: str) -> Iterator[Inve
 async def stocked(
     saga: World, service: InventoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[World]:
-    """The shop, with its stock at the service, which is not left alone because it talks nonsense about some
-    orders."""
+    """The shop, with its stock at the service,
+    which is not left alone because it talks nonsense about some orders."""
     wanted = {**service.settings, "INVENTORY_TIMEOUT_SECONDS": "10", "INVENTORY_BREAKER_FAILURES": "1000000"}
     for name, value in wanted.items():
         monkeypatch.setenv(name, value)

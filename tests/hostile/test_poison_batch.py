@@ -1,5 +1,5 @@
-"""Many small orders that take long to refuse, beside a few good ones: the good ones complete, and the process
-stays small."""
+"""Many small orders that take long to refuse, beside a few good ones:
+the good ones complete, and the process stays small."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Clients that are silent, slow or endless, against each of our servers as a process that may open 256
-files."""
+"""Clients that are silent, slow or endless,
+against each of our servers as a process that may open 256 files."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ async def world(
 
 @pytest.fixture
 def flows(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Flows can run: as plain functions (`tests.without_prefect`), or on a real Prefect server if the test
-    uses `prefect_api`."""
+    """Flows can run: as plain functions (`tests.without_prefect`),
+    or on a real Prefect server if the test uses `prefect_api`."""
     if "prefect_api" in request.fixturenames:
         request.getfixturevalue("prefect_api")
         yield
@@ -92,8 +92,8 @@ def unique() -> str:
 
 @pytest.fixture
 def worker(saga: World, prefect_api: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
-    """A worker for this test's shop, with everything deployed and the automations in place; nothing of it is
-    left."""
+    """A worker for this test's shop, with everything deployed and the automations in place;
+    nothing of it is left."""
     environment = {
         **prefect_api.client_environment,
         "DATABASE_URL": saga.database_url,

@@ -1,5 +1,5 @@
-"""The shop's own database, without Prefect: orders, leases and stock for the tests of the domain, and what
-its tables say afterwards."""
+"""The shop's own database, without Prefect: orders,
+leases and stock for the tests of the domain, and what its tables say afterwards."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ class Shop:
         return on_hand, reserved
 
     async def wrong_stock(self) -> list[Any]:
-        """Products whose books do not balance, in one snapshot: on hand + shipped = received, reserved = what
-        is held."""
+        """Products whose books do not balance,
+        in one snapshot: on hand + shipped = received, reserved = what is held."""
         return await self.rows(
             """
             WITH pieces AS (

@@ -1,5 +1,5 @@
-"""Alerts: each is raised once and clears once, however many workers evaluate; each service in ALERT_URLS gets
-both messages once."""
+"""Alerts: each is raised once and clears once, however many workers evaluate;
+each service in ALERT_URLS gets both messages once."""
 
 from __future__ import annotations
 
@@ -472,8 +472,8 @@ async def test_no_part_of_a_url_is_shown_when_it_fails(
 async def test_a_service_that_answers_byte_by_byte_does_not_block(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each byte comes within apprise's own time limit. The event loop continues meanwhile, and no process is
-    left behind."""
+    """Each byte comes within apprise's own time limit.
+    The event loop continues meanwhile, and no process is left behind."""
     monkeypatch.setattr("shop.alerts.delivery.SEND_SECONDS", 2.0)
     ended = asyncio.Event()
 

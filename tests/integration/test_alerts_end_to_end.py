@@ -1,5 +1,5 @@
-"""Something breaks, and one mail says so; it is repaired, and one mail says that. Real gateway, Prefect
-server and mail server."""
+"""Something breaks, and one mail says so; it is repaired,
+and one mail says that. Real gateway, Prefect server and mail server."""
 
 from __future__ import annotations
 

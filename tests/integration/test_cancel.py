@@ -1,5 +1,5 @@
-"""Cancelling, at every stage: either shipped and not refunded, or refunded and not shipped; and back again,
-when a person wants it."""
+"""Cancelling, at every stage: either shipped and not refunded,
+or refunded and not shipped; and back again, when a person wants it."""
 
 from __future__ import annotations
 
@@ -192,8 +192,8 @@ async def test_the_preview_without_the_gateway_says_at_most(saga: World, unique:
 
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
 async def test_an_order_that_nobody_has_in_hand(saga: World, unique: str, steps: int) -> None:
-    """After no step it only waits; once shipped its notification is put off; after all its worker died before
-    it could say completed."""
+    """After no step it only waits; once shipped its notification is put off;
+    after all its worker died before it could say completed."""
     order_id = f"STOP-{unique}"
     await begun(saga, order_id, steps)
     state = await cancel(order_id)

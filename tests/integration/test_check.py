@@ -1,5 +1,5 @@
-"""`make check`: what is real, what is embedded, what is misconfigured; against servers that are there and
-servers that are not."""
+"""`make check`: what is real, what is embedded, what is misconfigured;
+against servers that are there and servers that are not."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def test_a_prefect_server_with_everything_is_real_or_our_own(
     world: World, worker: Worker, prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"].state is State.REAL
-    # `make check` beside a running `make run`: nobody has set it, it stands where that says what it has
-    # started
+    # `make check` beside a running `make run`:
+    # nobody has set it, it stands where that says what it has started
     (tmp_path / "run.env").write_text(f"PREFECT_API_URL={prefect_api.api_url}\n")
     for module in (report, running):
         monkeypatch.setattr(module, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))

@@ -1,5 +1,5 @@
-"""`make demo`, as a user runs it: everything is started, the samples go through the deployment and a worker,
-everything is stopped."""
+"""`make demo`, as a user runs it: everything is started,
+the samples go through the deployment and a worker, everything is stopped."""
 
 from __future__ import annotations
 

@@ -202,8 +202,8 @@ async def test_a_label_that_is_not_taken_back_is_for_a_person(
 async def test_a_label_that_was_bought_too_late_is_voided(
     shipping: World, easypost_server: EasyPost, unique: str
 ) -> None:
-    """Its process was paused right before it asked, until another one had waited long enough, and undone the
-    order."""
+    """Its process was paused right before it asked,
+    until another one had waited long enough, and undone the order."""
 
     def undone_meanwhile() -> None:
         shipping.sql("UPDATE lease SET taken_from = true")
@@ -243,8 +243,8 @@ async def test_a_carrier_that_is_away_is_waited_for(
 async def test_a_label_that_may_yet_come_is_waited_for(
     shipping: World, easypost_server: EasyPost, unique: str
 ) -> None:
-    """It was asked for and not answered when the order is cancelled: it is not called void before it is
-    certain what became of it."""
+    """It was asked for and not answered when the order is cancelled:
+    it is not called void before it is certain what became of it."""
     when("before buying a label", lambda: _cancel(unique))
     easypost_server.misbehave("buy", "lost", order_id=unique, times=1)
     intake.submit([an_order(unique)])

@@ -1,5 +1,5 @@
-"""The new step of docs/how-to/add-a-step.md does what the page says, in both lanes: a copy of the project
-runs it."""
+"""The new step of docs/how-to/add-a-step.md does what the page says,
+in both lanes: a copy of the project runs it."""
 
 from __future__ import annotations
 

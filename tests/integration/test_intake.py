@@ -264,8 +264,8 @@ async def test_of_different_orders_with_one_id_one_is_stored(shop: Shop) -> None
 
 
 async def test_the_same_orders_in_another_sequence_do_not_wait_for_each_other(shop: Shop) -> None:
-    """Two servers of a shop that send the same orders at once, each in its own sequence: no error, each order
-    once."""
+    """Two servers of a shop that send the same orders at once,
+    each in its own sequence: no error, each order once."""
 
     async def all_wait() -> bool:
         return bool(

@@ -1,5 +1,5 @@
-"""What an order's fields come to: what is charged, what leaves the shelf, where the parcel goes; also of
-orders of the version before."""
+"""What an order's fields come to: what is charged, what leaves the shelf,
+where the parcel goes; also of orders of the version before."""
 
 from __future__ import annotations
 

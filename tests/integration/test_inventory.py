@@ -478,8 +478,8 @@ async def test_never_oversold_and_never_lost(
     shop: Shop, stock: tuple[int, ...], plans: list[tuple[Any, Any]]
 ) -> None:
     """Several workers, each with orders of its own, on the same three products: whatever they do at the same
-    time, and while what they hold runs out under them, the books balance at every moment, and each order
-    holds what the answers said."""
+    time, and while what they hold runs out under them,
+    the books balance at every moment, and each order holds what the answers said."""
     run = next(_runs)
     pieces = {f"{p}{run}": n for p, n in zip(PRODUCTS, stock, strict=True)}
     crews: list[list[OrderInstance]] = []

@@ -1,5 +1,5 @@
-"""Real processes over HTTP; and whatever the dashboard, the alert rules and the documentation name is
-there."""
+"""Real processes over HTTP; and whatever the dashboard,
+the alert rules and the documentation name is there."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""However many rows the journal has, metrics of any window are there at once. The rows are made by the
-database: no order runs here."""
+"""However many rows the journal has, metrics of any window are there at once.
+The rows are made by the database: no order runs here."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The migrations make exactly the tables that the code knows, however often and by however many they are
-run."""
+"""The migrations make exactly the tables that the code knows,
+however often and by however many they are run."""
 
 from __future__ import annotations
 

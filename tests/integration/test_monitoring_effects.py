@@ -1,5 +1,5 @@
-"""Each key of monitoring.yaml does what it says: values that are not the defaults, in a file that
-`MONITORING_CONFIG` names."""
+"""Each key of monitoring.yaml does what it says:
+values that are not the defaults, in a file that `MONITORING_CONFIG` names."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A batch whose orders have their stock at different places: each adapter gets its part, and the caller sees
-one batch."""
+"""A batch whose orders have their stock at different places:
+each adapter gets its part, and the caller sees one batch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Mails: one for one order however often it is sent, none before its transaction is committed, and sent until
-it is sent."""
+"""Mails: one for one order however often it is sent,
+none before its transaction is committed, and sent until it is sent."""
 
 from __future__ import annotations
 

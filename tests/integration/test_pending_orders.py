@@ -137,8 +137,8 @@ async def test_a_running_consumer_is_woken(saga: World, unique: str, monkeypatch
 
 
 async def test_a_consumer_that_is_told_to_go_hands_nothing_lost(saga: World, unique: str) -> None:
-    """Its orders are finished or handed back, and not undone: another consumer takes them to their
-    outcome."""
+    """Its orders are finished or handed back,
+    and not undone: another consumer takes them to their outcome."""
     orders = [an_order(f"GO-{unique}-{i}", card="0341" if i % 2 else "1234") for i in range(6)]
     intake.submit(orders)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))

@@ -1,5 +1,5 @@
-"""What the Prefect UI is given to show: pages of orders, the progress of a batch, the dashboard, the daily
-report and its mail."""
+"""What the Prefect UI is given to show: pages of orders,
+the progress of a batch, the dashboard, the daily report and its mail."""
 
 from __future__ import annotations
 

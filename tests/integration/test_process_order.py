@@ -144,8 +144,8 @@ async def test_both_lanes_on_the_same_order_charge_once(saga: World, unique: str
 async def stop_while_charging(
     saga: World, order: dict[str, Any], meanwhile: Callable[[str], Awaitable[None]] | None = None
 ) -> None:
-    """Cancellation and SIGTERM arrive as CancelledError; here while the gateway holds back its answer to a
-    charge that it made."""
+    """Cancellation and SIGTERM arrive as CancelledError;
+    here while the gateway holds back its answer to a charge that it made."""
     run = asyncio.create_task(process_order(order, return_state=True))
 
     async def charged() -> bool:
@@ -313,8 +313,8 @@ def _unreachable() -> Any:
 async def test_an_order_that_a_dead_worker_left_is_taken_over(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker dies after the charge was made and before it was journalled: the next one finds it by order
-    id."""
+    """The worker dies after the charge was made and before it was journalled:
+    the next one finds it by order id."""
     order = an_order(f"DEAD-{unique}")
     intake.submit([order])
     made = await gateway().create(

@@ -295,8 +295,8 @@ async def test_refunded_less_than_charged_is_made_whole(books: Books) -> None:
 
 
 async def test_a_rejected_order_that_was_charged_is_for_a_person(books: Books) -> None:
-    """It has no journal of a payment, and its content may be anything: nobody can say that this was its
-    amount."""
+    """It has no journal of a payment, and its content may be anything:
+    nobody can say that this was its amount."""
     order_id = f"ODD-{books.unique}"
     await books.ended({**an_order(order_id), "items": "many", "total_amount": "much"})
     assert books.world.order(order_id).outcome == "rejected"
@@ -460,8 +460,8 @@ async def test_a_refund_that_only_the_gateway_knows_of_an_undone_order_is_writte
 
 
 async def test_a_refund_that_only_we_know(books: Books) -> None:
-    """Of a completed order; and of one that was undone: there the money may be on its way back, so it is not
-    refunded again."""
+    """Of a completed order; and of one that was undone:
+    there the money may be on its way back, so it is not refunded again."""
     done, undone = await books.completed(), await books.declined()
     await books.charged(undone)
     books.world.sql(
@@ -511,8 +511,8 @@ async def test_the_amount_at_risk_has_to_be_right(books: Books) -> None:
 
 
 async def test_what_a_person_settled_past_the_gateway_is_not_refunded(books: Books) -> None:
-    """The customer got the money by another way; the gateway keeps it, and a second refund would be one too
-    many."""
+    """The customer got the money by another way;
+    the gateway keeps it, and a second refund would be one too many."""
     order_id = await books.declined()
     await books.charged(order_id)
     settled = json.dumps({"refunded_by_hand": str(PRICE)})
@@ -710,8 +710,8 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
 
 @pytest.mark.slow
 async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None:
-    """1 203 payments, 40 of them of orders that are in order; three pages, none left out, and no more than a
-    page in hand."""
+    """1 203 payments, 40 of them of orders that are in order;
+    three pages, none left out, and no more than a page in hand."""
     good = [an_order(f"GOOD-{books.unique}-{i}", product="PROD-002", price="29.99") for i in range(40)]
     await books.ended(*good)
     with closing(Ledger(sandbox.ledger)) as ledger:

@@ -1,5 +1,5 @@
-"""What is not kept for ever: a customer's data is found nowhere any more, and all that is about money is as
-it was."""
+"""What is not kept for ever: a customer's data is found nowhere any more,
+and all that is about money is as it was."""
 
 from __future__ import annotations
 

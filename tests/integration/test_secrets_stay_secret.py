@@ -47,8 +47,8 @@ SECRETS = {name for name, setting in settings_in(Settings).items() if is_secret(
 
 @contextmanager
 def model_server() -> Iterator[tuple[str, list[str]]]:
-    """A provider that refuses the key and repeats it in its error, as some do. Its address, and the keys that
-    it was given."""
+    """A provider that refuses the key and repeats it in its error,
+    as some do. Its address, and the keys that it was given."""
     keys: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -88,8 +88,8 @@ def database_url(database_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def planted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The outside is there and takes mails after a login; the CRM and the model answer with errors, which say
-    much."""
+    """The outside is there and takes mails after a login;
+    the CRM and the model answer with errors, which say much."""
     with ExitStack() as stack:
         mails = stack.enter_context(mail_server(login=("mailer", PLANTED)))
         crm = stack.enter_context(crm_server(CRM_SECRET))

@@ -1,5 +1,5 @@
-"""Mails handed to a mail server that is not ours, over the wire: refusals, greylisting, broken connections.
-Once, as far as SMTP allows."""
+"""Mails handed to a mail server that is not ours, over the wire: refusals,
+greylisting, broken connections. Once, as far as SMTP allows."""
 
 from __future__ import annotations
 
@@ -394,8 +394,8 @@ class TestRefusals:
 
 class TestBrokenConnections:
     async def test_one_that_drops_after_the_text(self, shop: Shop, server: MailServer) -> None:
-        """The server may have taken the mail: nobody can know. It is sent again, later, and is recognisable
-        as the same mail."""
+        """The server may have taken the mail: nobody can know.
+        It is sent again, later, and is recognisable as the same mail."""
         server.after_data = lambda _: len(server.taken) == 1
         await store(shop, "A")
         await put([confirmation("A")])
@@ -486,8 +486,8 @@ class TestBrokenConnections:
         silent.close()
 
     async def test_a_slow_answer_after_the_text_is_waited_for(self, shop: Shop, server: MailServer) -> None:
-        """Longer than for a command: whoever gives up too early sends it twice. Meanwhile nobody else sends
-        it."""
+        """Longer than for a command: whoever gives up too early sends it twice.
+        Meanwhile nobody else sends it."""
         server.may_answer.clear()
         await store(shop, "A")
         await put([confirmation("A")])

@@ -1,5 +1,5 @@
-"""The Stripe client against localstripe, a Stripe server that is not ours. What localstripe has is the
-witness."""
+"""The Stripe client against localstripe, a Stripe server that is not ours.
+What localstripe has is the witness."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ async def test_many_confirmations_at_once_charge_once(
 async def test_a_forgotten_key_makes_a_payment_that_costs_nothing(
     gateway: StripeGateway, localstripe: LocalStripe, unique: str
 ) -> None:
-    """localstripe honours no idempotency keys: both are found, by order id, and only what is confirmed is
-    charged."""
+    """localstripe honours no idempotency keys: both are found,
+    by order id, and only what is confirmed is charged."""
     first, second = await new(gateway, unique), await new(gateway, unique)
     assert first.id != second.id
     await gateway.confirm(second.id, key="confirm")

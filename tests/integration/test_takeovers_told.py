@@ -1,5 +1,5 @@
-"""A run that goes on with what another had begun says so, in its log and in its artifact: which order, from
-which step on, and why."""
+"""A run that goes on with what another had begun says so,
+in its log and in its artifact: which order, from which step on, and why."""
 
 from __future__ import annotations
 

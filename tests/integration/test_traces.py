@@ -1,5 +1,5 @@
-"""Traces over the wire, to a collector that reads them as the specification says: one for each order, whoever
-worked on it."""
+"""Traces over the wire, to a collector that reads them as the specification says:
+one for each order, whoever worked on it."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ def live_leases_ignored() -> AbstractContextManager[Any]:
 
 
 def charged_without_looking() -> AbstractContextManager[Any]:
-    """The payment's id is not journalled before it is confirmed, and a second attempt does not ask the
-    gateway."""
+    """The payment's id is not journalled before it is confirmed,
+    and a second attempt does not ask the gateway."""
 
     async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult:
         order, key = instance.payload, f"create-{instance.id}"
@@ -228,8 +228,8 @@ def refund_refused_for_ever() -> AbstractContextManager[Any]:
 
 def answered_while_the_others_are_written() -> AbstractContextManager[Any]:
     """A slow order that is answered at the wrong moment is neither done nor failed nor slow: it goes on with
-    its batch. This mistake was made, and found here. Since then a lane asks the journal, too, before anybody
-    goes on; here it does not."""
+    its batch. This mistake was made, and found here.
+    Since then a lane asks the journal, too, before anybody goes on; here it does not."""
     late = (
         "for instance, call in "
         "{instance: call for instance, call in calls.items() if not call.done()}.items():"

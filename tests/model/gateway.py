@@ -1,5 +1,5 @@
-"""A worker's line to the one gateway. Requests and answers wait for the test, get lost, or arrive when nobody
-waits for them any more."""
+"""A worker's line to the one gateway. Requests and answers wait for the test,
+get lost, or arrive when nobody waits for them any more."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Request:
     arrived: bool = False
 
     def arrive(self) -> Any:
-        """The gateway does it and answers; in process it never waits for anything. Raises what the gateway
-        says no with."""
+        """The gateway does it and answers; in process it never waits for anything.
+        Raises what the gateway says no with."""
         self.arrived = True
         doing = self.work()
         try:
@@ -53,8 +53,8 @@ class Wire:
     in_the_air: list[Request] = field(default_factory=list)
     """Requests that nobody waits for any more, and that may arrive yet."""
     asked: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
-    """What has arrived that may have changed something: which move, about which order or payment, and whether
-    its key was remembered."""
+    """What has arrived that may have changed something: which move,
+    about which order or payment, and whether its key was remembered."""
 
     def arrived(self, what: str) -> None:
         move, about = what.split(" ", 1)

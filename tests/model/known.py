@@ -1,5 +1,5 @@
-"""States of orders from which healthy workers have brought them to their right end before: they need not do
-so again.
+"""States of orders from which healthy workers have brought them to their right end before:
+they need not do so again.
 
 Nothing else is left of a history once its workers are dead; and all that one order's recovery has to do with
 another's is the stock. States that are told apart in vain cost time; states that are not told apart although

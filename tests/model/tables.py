@@ -1,5 +1,5 @@
-"""What the test itself does to the tables: a new beginning for each history, and time that passes for
-everybody."""
+"""What the test itself does to the tables:
+a new beginning for each history, and time that passes for everybody."""
 
 from __future__ import annotations
 

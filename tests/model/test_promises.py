@@ -1,8 +1,8 @@
-"""Promises 1 to 5 of the saga against the real code, the real database and any sequence of what can happen to
-its workers.
+"""Promises 1 to 5 of the saga against the real code,
+the real database and any sequence of what can happen to its workers.
 
-`make model` looks longer, with other histories each time. What it finds it prints: the steps, what was
-passed, and the seed.
+`make model` looks longer, with other histories each time.
+What it finds it prints: the steps, what was passed, and the seed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What is asked after every commit and every movement of money: the tables, one by one, and the gateway's own
-ledger."""
+"""What is asked after every commit and every movement of money:
+the tables, one by one, and the gateway's own ledger."""
 
 from __future__ import annotations
 
@@ -189,8 +189,8 @@ class Witness:
                 yield f"{stock.product}: {stock.reserved} pieces are reserved, and no order is open"
 
     def _is_clear(self, now: Seen, money: Money) -> bool:
-        """Whether the gateway had answered what became of the money when the order ended, and nothing has
-        moved since."""
+        """Whether the gateway had answered what became of the money when the order ended,
+        and nothing has moved since."""
         return now.refund_error == "refund_refused" and money == self.at_end[now.id]
 
     def _end(self, now: Seen, money: Money) -> Iterator[str]:

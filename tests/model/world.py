@@ -105,8 +105,8 @@ class World:
     # -- a history
 
     def begin(self, kinds: Mapping[str, str], *, fine: bool = False) -> None:
-        """Nothing is there but stock, and orders (id to kind). `fine`: workers can be stopped at every
-        statement."""
+        """Nothing is there but stock, and orders (id to kind).
+        `fine`: workers can be stopped at every statement."""
         self._kinds, self._fine = kinds, fine
         self._tables.begin(kinds)
         self.ledger = _emptied(self.ledger)
@@ -189,8 +189,8 @@ class World:
         self.trace.append(f"late: {self.wire.arrives_late(number)}")
 
     def crash(self, worker: Worker, *, counts: bool = True) -> None:
-        """Nothing of its code runs any more: what still does, to clear it away, finds every way to the
-        outside cut."""
+        """Nothing of its code runs any more: what still does,
+        to clear it away, finds every way to the outside cut."""
         worker.dead = True
         if counts:
             self.trace.append(f"{worker}: dies")
@@ -207,8 +207,8 @@ class World:
         self.outcome_counter.crashes += counts
 
     def lay_down(self, worker: Worker) -> BaseException | None:
-        """A worker whose flow has ended goes. Returns what its flow failed with, if that was no fault of the
-        outside."""
+        """A worker whose flow has ended goes.
+        Returns what its flow failed with, if that was no fault of the outside."""
         if worker.withdraws is not None:
             order = self.witness.orders[worker.withdraws]
             if not (order.cancelled or order.failure or order.outcome or order.parcel):
@@ -238,8 +238,8 @@ class World:
     # -- and in the end
 
     def finish(self) -> None:
-        """Every worker dies, and healthy ones come up. Raises Violation unless every order gets its right
-        outcome."""
+        """Every worker dies, and healthy ones come up.
+        Raises Violation unless every order gets its right outcome."""
         self.end()
         self.outcome_counter.different.add(hash((*self._kinds.values(), *self.trace)))
         late = bool(self.wire.in_the_air)
@@ -273,8 +273,8 @@ class World:
             self.fail("; ".join(faults))
 
     def _settle_the_desk(self) -> None:
-        """The bank takes every refund, and the desk tries again. Raises Violation unless everything that was
-        due is undone."""
+        """The bank takes every refund, and the desk tries again.
+        Raises Violation unless everything that was due is undone."""
         self.gateway_behaves(take_refunds=True)
         self.pauses_end()
         self._to_the_end("retry")

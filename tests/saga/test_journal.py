@@ -1,5 +1,5 @@
-"""Who may work on a trip, and what is written down about it: no trip with two workers, no word of a worker
-who lost it."""
+"""Who may work on a trip, and what is written down about it:
+no trip with two workers, no word of a worker who lost it."""
 
 from __future__ import annotations
 
@@ -269,8 +269,8 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
 async def test_a_renewal_that_is_slow_and_succeeds_forgets_no_death_that_did_not_happen(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
-    """It finds out only afterwards that it was late: what it saw of its trips is remembered until that is
-    taken back."""
+    """It finds out only afterwards that it was late:
+    what it saw of its trips is remembered until that is taken back."""
     taken_over = asyncio.Event()
 
     @asynccontextmanager
@@ -570,8 +570,8 @@ async def test_a_worker_writes_nothing_about_a_trip_that_has_ended(agency: Agenc
 async def test_a_worker_who_handed_the_trip_back_can_write_nothing_more(
     agency: Agency, next_one: str
 ) -> None:
-    """Its lease lives, for its other trips. A call that is still on its way for this one must not go on when
-    it comes back."""
+    """Its lease lives, for its other trips.
+    A call that is still on its way for this one must not go on when it comes back."""
     mine = await agency.lease()
     await agency.store("A", "B")
     old, other = await agency.claim(lease=mine)
@@ -887,8 +887,8 @@ async def test_after_an_unclear_commit_the_journal_is_read_again(agency: Agency)
 
 
 async def test_a_journal_that_cannot_be_read_again_is_not_forgotten(agency: Agency) -> None:
-    """Found by the model: a trip whose journal was empty for a moment began from its first step, or had
-    nothing to undo."""
+    """Found by the model: a trip whose journal was empty for a moment began from its first step,
+    or had nothing to undo."""
     (trip,) = await agency.instance("A")
     await end(RESERVE, [trip], n=1)
     await begin(CHARGE, [trip])

@@ -1,7 +1,7 @@
 """A browser, and the world of `make run` to look at with it.
 
-UI_VAR=/some/folder looks at one that runs already, with its data there. UI_SCREENSHOTS=1 writes the pictures
-docs/ui-*.png.
+UI_VAR=/some/folder looks at one that runs already, with its data there.
+UI_SCREENSHOTS=1 writes the pictures docs/ui-*.png.
 """
 
 from __future__ import annotations

@@ -153,8 +153,8 @@ class Person:
                 self.page.set_viewport_size(usual)
 
     def _sees_a_run(self) -> None:
-        """The list of runs stays for a moment after its address is gone, and has tabs, too: this one it has
-        not."""
+        """The list of runs stays for a moment after its address is gone,
+        and has tabs, too: this one it has not."""
         self.page.get_by_role("tab", name="Artifacts", exact=True).wait_for()
 
     def _after(self, label: str, what: str) -> Locator:

@@ -1,5 +1,5 @@
-"""Messages about alerts: each rule, raised and cleared, for one order and for several; numbers and nouns
-agree."""
+"""Messages about alerts: each rule, raised and cleared,
+for one order and for several; numbers and nouns agree."""
 
 from __future__ import annotations
 

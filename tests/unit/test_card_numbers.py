@@ -1,5 +1,5 @@
-"""Card numbers are found in text, whoever issued them and however they are typed; ids are not taken for
-them."""
+"""Card numbers are found in text, whoever issued them and however they are typed;
+ids are not taken for them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Charts and the report's mail: what they draw, on light and dark, and that nothing in a name can break out
-of them."""
+"""Charts and the report's mail: what they draw, on light and dark,
+and that nothing in a name can break out of them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What one machine writes and another compares is measured by the database's clock: who asks this machine's
-clock has a reason."""
+"""What one machine writes and another compares is measured by the database's clock:
+who asks this machine's clock has a reason."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Diagrams of any saga: they name everything in it, Mermaid's own parser takes them, and stale ones in
-documents are found."""
+"""Diagrams of any saga: they name everything in it,
+Mermaid's own parser takes them, and stale ones in documents are found."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What is stored of what somebody sent: never a card number, always JSON that the database takes, or nothing
-at all."""
+"""What is stored of what somebody sent: never a card number,
+always JSON that the database takes, or nothing at all."""
 
 from __future__ import annotations
 
@@ -287,8 +287,8 @@ IDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", IDS)
 def test_an_order_is_not_refused_for_its_ids(kind: str) -> None:
-    """Of 20,000 random ones in every place that has ids, and in fields that are not known: none, and each is
-    kept as it came."""
+    """Of 20,000 random ones in every place that has ids,
+    and in fields that are not known: none, and each is kept as it came."""
     for _ in range(2_000):
         order_id, customer, product = IDS[kind](), IDS[kind](), IDS[kind]()
         order = {

@@ -1,5 +1,5 @@
-"""An order's diagram, boxes and page: every state of a step and of an undo, and ids that are meant to break
-them."""
+"""An order's diagram, boxes and page: every state of a step and of an undo,
+and ids that are meant to break them."""
 
 from __future__ import annotations
 

@@ -59,8 +59,8 @@ _keys = st.sampled_from([None, None, "a", "b", "c", "d"])
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Does anything to a ledger, with few keys, so that they meet again; remembers what each key was
-    answered."""
+    """Does anything to a ledger, with few keys, so that they meet again;
+    remembers what each key was answered."""
 
     payments = Bundle("payments")
 

@@ -126,8 +126,8 @@ def test_several_secrets_hold_while_one_replaces_another() -> None:
 
 
 def test_a_read_that_began_before_the_settings_changed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another thread may be reading them, for a line of its log, at the moment at which the environment
-    changes."""
+    """Another thread may be reading them, for a line of its log,
+    at the moment at which the environment changes."""
     real = shop.settings.Settings
 
     def slow() -> Settings:

@@ -1,5 +1,5 @@
-"""Every rule of a sensible order, with its place; and that nothing that anybody sends makes validation
-fail."""
+"""Every rule of a sensible order, with its place;
+and that nothing that anybody sends makes validation fail."""
 
 from __future__ import annotations
 
