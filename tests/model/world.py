@@ -8,8 +8,6 @@ from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from tests.model.tally import Tally
-
 import saga.checkpoint
 import saga.claims
 import saga.database
@@ -23,6 +21,7 @@ from tests.model import known
 from tests.model.engines import Engines
 from tests.model.gateway import Gateway, Wire
 from tests.model.orders import IDS
+from tests.model.outcome_counter import Tally
 from tests.model.plain import Surprises, without_prefect
 from tests.model.stories import Story, story
 from tests.model.tables import Tables
