@@ -1,8 +1,8 @@
 """Real servers for tests, started when the first test asks for them and stopped at the end, however it comes.
 
 `database_url` is a fresh, migrated database, and the one that settings name; `sandbox` a payment gateway as a
-process; `localstripe` a Stripe server; `prefect_api` a Prefect server. Tests that ask for none of them start
-nothing.
+process; `localstripe` a Stripe server; `prefect_api` a Prefect server.
+Tests that ask for none of them start nothing.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _TOLD = "told"
 _numbers = itertools.count(1)
 
 
-# The same examples each time, so that a change is judged by what it changes. Others: pytest
-# --hypothesis-profile=default
+# The same examples each time, so that a change is judged by what it changes; another profile
+# (pytest --hypothesis-profile=default) draws others.
 examples.register_profile("the same", derandomize=True, deadline=None)
 examples.load_profile("the same")
 
@@ -71,8 +71,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Takes what a person wants to read of a test. It stands below the results, also when tests run side by
-    side."""
+    """Takes what a person wants to read of a test.
+    It stands below the results, also when tests run side by side."""
     return partial(record_property, _TOLD)
 
 
@@ -89,8 +89,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test with `short_form`, the parameter sets that it does not name are slow."""
     for item in items:
         if (short := item.get_closest_marker("short_form")) and not any(
-            part in item.callspec.id for part in short.args
-        ):  # type: ignore[attr-defined]
+            part in item.callspec.id  # type: ignore[attr-defined]
+            for part in short.args
+        ):
             item.add_marker(pytest.mark.slow)
 
 
@@ -118,8 +119,8 @@ def _trust_little(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def world_dir() -> Iterator[Path]:
-    """A folder for this session's servers. What an earlier session left that was killed outright is stopped
-    and removed first."""
+    """A folder for this session's servers.
+    What an earlier session left that was killed outright is stopped and removed first."""
     for old in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(FileNotFoundError):  # another session has just swept it
             if time.time() - old.stat().st_mtime > _JUST_MADE_SECONDS:
@@ -173,8 +174,8 @@ def template_database(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres, template_database: str, tmp_path: Path) -> Iterator[str]:
-    """A fresh, migrated, empty database for one test. `settings().database_url` names it, and `VAR_DIR` is
-    the test's own folder."""
+    """A fresh, migrated, empty database for one test.
+    `settings().database_url` names it, and `VAR_DIR` is the test's own folder."""
     name = f"shop_{next(_numbers)}"
     postgres.create_database(name, template=template_database)
     url = postgres.url(name)
@@ -194,8 +195,8 @@ _ports = itertools.count(
 
 
 def own_port(folder: Path) -> None:
-    """Lets the server in that folder take a port of its own: the usual one is everybody's, and another
-    session may just be starting."""
+    """Lets the server in that folder take a port of its own:
+    the usual one is everybody's, and another session may just be starting."""
     folder.mkdir(parents=True, exist_ok=True)
     port = next(port for port in _ports if free_port(port) == port)
     (folder / "port").write_text(f"{port}\n")
@@ -240,8 +241,8 @@ def easypost_server(world_dir: Path) -> Iterator[EasyPost]:
 
 @pytest.fixture(scope="session")
 def prefect_api(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[PrefectServer]:
-    """A Prefect server, with its API at `.api_url`, the work pool and the payment limit; this process's
-    Prefect client talks to it."""
+    """A Prefect server, with its API at `.api_url`, the work pool and the payment limit;
+    this process's Prefect client talks to it."""
     from prefect.logging.handlers import APILogWorker
 
     postgres.create_database("prefect")
@@ -254,9 +255,8 @@ def prefect_api(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[Prefect
             ensure_work_pool()
             ensure_payment_limit()
             yield server
-            APILogWorker.drain_all(
-                timeout=20
-            )  # what is still to be sent would be tried for a minute when this process ends
+            # what is still to be sent would be tried for a minute when this process ends
+            APILogWorker.drain_all(timeout=20)
     finally:
         server.stop()
 

@@ -1,5 +1,5 @@
-"""A CRM that takes webhooks, on a real socket in threads of its own. Signatures are checked by the
-specification's own library."""
+"""A CRM that takes webhooks, on a real socket in threads of its own.
+Signatures are checked by the specification's own library."""
 
 from __future__ import annotations
 

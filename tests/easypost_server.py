@@ -1,10 +1,10 @@
-"""A server that answers as EasyPost does, in the shapes of its documentation and of the recordings of its own
-client, as a process.
+"""A server that answers as EasyPost does,
+in the shapes of its documentation and of the recordings of its own client, as a process.
 
 It remembers shipments, finds them by id or by reference, sells a label for one once (unless it is told to
 forget that), and takes labels back until the parcel is scanned. It can be told to misbehave. No parcel goes
-to Antarctica; and to Bouvet Island (BV) there are rates, but no label. Past the client it can be asked which
-labels were bought.
+to Antarctica; and to Bouvet Island (BV) there are rates, but no label.
+Past the client it can be asked which labels were bought.
 
 As a program: `python -m tests.easypost_server PORT`.
 """
@@ -110,8 +110,8 @@ class EasyPost:
     def sell_to_another_shop(
         self, order_id: str, *, reference: str | None = None, **to: str
     ) -> dict[str, Any]:
-        """A label that another shop has bought, with this order's id as its reference, as many plugins write
-        it."""
+        """A label that another shop has bought,
+        with this order's id as its reference, as many plugins write it."""
         address = {
             "name": "Other Customer",
             "street1": "9 Other St",
@@ -146,8 +146,8 @@ class EasyPost:
 
     def lie(self, order_id: str, move: str, path: str, value: Any, *, once: bool = False) -> None:
         """From now on answers to this move about the order say `value` in the field at `path`
-        (`to_address.zip`, `rates.0.rate`): also `MISSING`, or `ANOTHERS`, what the newest shipment of another
-        order has there."""
+        (`to_address.zip`, `rates.0.rate`): also `MISSING`, or `ANOTHERS`,
+        what the newest shipment of another order has there."""
         self._tell(
             "lies",
             {"reference": _reference_of(order_id), "move": move, "path": path, "value": value, "once": once},
@@ -174,8 +174,8 @@ def _reference_of(order_id: str) -> str:
 
 
 def _is_about(reference: str | None, asked: str | None) -> bool:
-    """Whether a shipment's reference is of the order that a test asks about, whichever installation made
-    it."""
+    """Whether a shipment's reference is of the order that a test asks about,
+    whichever installation made it."""
     return asked is None or (
         reference is not None and (reference == asked or _INSTALLATION.sub("", reference) == asked)
     )
@@ -561,8 +561,8 @@ class _Handler(BaseHTTPRequestHandler):
         raise _No(404, "NOT_FOUND", "The requested resource could not be found.")
 
     def _fault(self, fault: dict[str, Any], *, after: bool) -> bool:
-        """Whether to go on. `..._after`: the work is done, and the answer is an error, or none, or late, or
-        rubbish all the same."""
+        """Whether to go on. `..._after`: the work is done,
+        and the answer is an error, or none, or late, or rubbish all the same."""
         kind = str(fault.get("fault", ""))
         if kind.endswith("_after") != after or not kind:
             return True

@@ -1,9 +1,9 @@
-"""Markdown pages of this project: their code blocks, and a copy of the project to which a how-to page was
-applied.
+"""Markdown pages of this project: their code blocks,
+and a copy of the project to which a how-to page was applied.
 
 A block of a how-to page says in a comment before it what to do with it: `<!-- create: PATH -->` the file,
-`<!-- insert: PATH before: LINE -->` or `after:` a line that starts so, `<!-- change: PATH -->` with a diff of
-whole lines.
+`<!-- insert: PATH before: LINE -->` or `after:` a line that starts so,
+`<!-- change: PATH -->` with a diff of whole lines.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def prose(page: Path) -> str:
 
 
 def follow(folder: Path, page: str) -> Path:
-    """A copy of the project in this folder, changed as the page says. AssertionError if the page does not fit
-    the project.
+    """A copy of the project in this folder, changed as the page says.
+    AssertionError if the page does not fit the project.
 
     Skips the test if somebody has followed the page in this project.
     """

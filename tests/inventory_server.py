@@ -25,8 +25,8 @@ TOKEN = "a-token-for-tests"
 
 @dataclass
 class Fault:
-    """What becomes of the next `times` requests whose path ends so. `after`: the work is done all the
-    same."""
+    """What becomes of the next `times` requests whose path ends so.
+    `after`: the work is done all the same."""
 
     path: str
     kind: str
@@ -55,8 +55,8 @@ class Lie:
 
 
 class InventoryServer:
-    """At `url`; `inventory` is what it serves, for tests that act or look past HTTP (in its own loop, by
-    `do`)."""
+    """At `url`; `inventory` is what it serves,
+    for tests that act or look past HTTP (in its own loop, by `do`)."""
 
     def __init__(self, database_url: str, *, expiry_seconds: float) -> None:
         self.database_url = database_url
@@ -105,8 +105,8 @@ class InventoryServer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     def name_of(self, order_id: str) -> str:
-        """What a shop's order is called here, whichever shop reserved for it; the id as it is, if none
-        did."""
+        """What a shop's order is called here, whichever shop reserved for it;
+        the id as it is, if none did."""
         with psycopg.connect(self.database_url) as connection:
             rows = connection.execute(
                 "SELECT order_id FROM reservation WHERE order_id = %(id)s "

@@ -1,5 +1,5 @@
-"""localstripe (https://pypi.org/project/localstripe): a Stripe server that is not ours, as a process of its
-own, over HTTP.
+"""localstripe (https://pypi.org/project/localstripe):
+a Stripe server that is not ours, as a process of its own, over HTTP.
 
 It knows no idempotency keys, has no search, and lists the oldest first.
 As a program (`python -m tests.localstripe_server PORT FILE`): the server, with what it knows kept in FILE.

@@ -1,5 +1,5 @@
-"""A mail server that is not ours (aiosmtpd), on a real socket in a thread of its own, which does as a test
-says."""
+"""A mail server that is not ours (aiosmtpd),
+on a real socket in a thread of its own, which does as a test says."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A collector of traces on a real socket (OTLP over HTTP), which reads what comes as the specification's own
-messages."""
+"""A collector of traces on a real socket (OTLP over HTTP),
+which reads what comes as the specification's own messages."""
 
 from __future__ import annotations
 

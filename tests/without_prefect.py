@@ -130,9 +130,8 @@ def without_prefect() -> Iterator[None]:
     task_fields = {name: (lambda name=name: _task.get()[name]) for name in ("task_name", "parameters")}
     with ExitStack() as stack:
         enter = stack.enter_context
-        enter(
-            temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
-        )  # or Prefect would start a server of its own
+        # or Prefect would start a server of its own
+        enter(temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}))
         enter(patch.object(Flow, "__call__", _run_flow))
         enter(patch.object(Task, "__call__", _run_task))
         enter(patch.dict(prefect.runtime.flow_run.FIELDS, fields))

@@ -62,8 +62,8 @@ def site(
     with (
         mail_server() as mails,
         crm_server() as crm,
-        environment({"INVENTORY_SERVICE_TOKEN": TOKEN}),
-    ):  # the books ask the services
+        environment({"INVENTORY_SERVICE_TOKEN": TOKEN}),  # the books ask the services
+    ):
         yield Site(
             postgres,
             template_database,

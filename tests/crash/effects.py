@@ -1,5 +1,5 @@
-"""The effects that the code names, wherever it may be: what no worker of these tests ever imports declares no
-point."""
+"""The effects that the code names, wherever it may be:
+what no worker of these tests ever imports declares no point."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _BY_TASK = "record_name"
 
 
 def named() -> Counter[str]:
-    """Each name, and in how many places it is given. Not those of steps' records, which their tasks
-    declare."""
+    """Each name, and in how many places it is given.
+    Not those of steps' records, which their tasks declare."""
     files = (file for folder in _FOLDERS for file in (HOME / folder).rglob("*.py") if file != _MAKES_THEM)
     return Counter(name for file in files for name in names_in(file.read_text(), file.name))
 

@@ -98,8 +98,8 @@ AFTERWARDS = {
 
 
 async def _pay_again(order: dict[str, Any]) -> None:
-    """Payments that nobody expects any more: one is made and left; and where the order was declined, another
-    one is charged."""
+    """Payments that nobody expects any more: one is made and left;
+    and where the order was declined, another one is charged."""
     found = await gateway().find(order["id"])
     if len(found) > 1:
         return  # an earlier worker did it

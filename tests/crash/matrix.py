@@ -1,5 +1,5 @@
-"""The crash matrix: a worker is killed at each point of its way, another takes over, and then the witnesses
-are asked."""
+"""The crash matrix: a worker is killed at each point of its way,
+another takes over, and then the witnesses are asked."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _BYSTANDERS = (SCENARIOS["completes"], SCENARIOS["completes"])
 
 @dataclass(frozen=True)
 class Way:
-    """How a worker gets to its points: in a lane, with a kind of order; or by recovering one whose worker was
-    killed before."""
+    """How a worker gets to its points: in a lane, with a kind of order;
+    or by recovering one whose worker was killed before."""
 
     scenario: str
     lane: str
@@ -41,8 +41,8 @@ class Way:
     """Mails go to a mail server, and a CRM hears of them."""
 
     def is_about(self, point: str) -> bool:
-        """Whether the point has to do with what is outside here, and is not elsewhere; all the others are on
-        other ways, too."""
+        """Whether the point has to do with what is outside here,
+        and is not elsewhere; all the others are on other ways, too."""
         about = (_CARRIERS if ("CARRIER", "easypost") in self.settings else ()) + (
             _MESSAGES if self.outside else ()
         )
@@ -169,8 +169,8 @@ def cases(
     ways: Iterable[tuple[Way, Sequence[str]]], *, every: bool, but: Iterable[str] = ()
 ) -> Iterator[Case]:
     """With `every`: each point on each way, with each gateway (with Stripe where money moves), except that a
-    lane need not be walked to the same point twice. Without: each point once (`but` these), lanes, ways and
-    gateways in turn."""
+    lane need not be walked to the same point twice.
+    Without: each point once (`but` these), lanes, ways and gateways in turn."""
     return _all(ways) if every else _each_once(ways, set(but))
 
 
@@ -186,8 +186,8 @@ def _all(ways: Iterable[tuple[Way, Sequence[str]]]) -> Iterator[Case]:
 
 def _each_once(ways: Iterable[tuple[Way, Sequence[str]]], but: Collection[str]) -> Iterator[Case]:
     """Of all ways to a point the one that has had the fewest so far, in the lane that has; and so with the
-    gateways. The points come in a sequence in which before and after are mixed, and which is always the
-    same."""
+    gateways. The points come in a sequence in which before and after are mixed,
+    and which is always the same."""
     to: dict[str, list[Way]] = {}
     for way, points in ways:
         for point in filter(way.is_about, points):
@@ -239,8 +239,8 @@ def _case(site: Site, case: Case) -> Result:
 
 
 def _let_all_end(shop: Shop) -> None:
-    """An order may have been put off, by a gateway that was too slow just then; and other flows leave mails
-    to the pending lane."""
+    """An order may have been put off, by a gateway that was too slow just then;
+    and other flows leave mails to the pending lane."""
     for _ in range(_MOST_ROUNDS):
         if not shop.world.sql(_LEFT):
             return

@@ -1,5 +1,5 @@
-"""Where workers die: a fresh database for each case, two gateways (one forgets its keys), and what may be
-asked afterwards."""
+"""Where workers die: a fresh database for each case,
+two gateways (one forgets its keys), and what may be asked afterwards."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class Site:
 
     @contextmanager
     def shop(self, gateway: str, *, outside: bool = False, **settings: str) -> Iterator[Shop]:
-        """A fresh shop with the sample catalogue. `outside`: its mails go to the mail server, and the CRM
-        hears of them."""
+        """A fresh shop with the sample catalogue.
+        `outside`: its mails go to the mail server, and the CRM hears of them."""
         if outside:
             settings["SMTP_URL"] = f"smtp://{self.mail_server.host}:{self.mail_server.port}"
             settings |= {"CRM_WEBHOOK_URL": self.crm.url, "CRM_WEBHOOK_SECRET": SECRET}
@@ -144,8 +144,8 @@ class Shop:
     def work(
         self, lane: str, orders: Sequence[dict[str, Any]] = (), *, seconds: float = 90, **options: Any
     ) -> int:
-        """Runs a worker to its end; its exit status. AssertionError if it neither ended well in time nor was
-        killed."""
+        """Runs a worker to its end; its exit status.
+        AssertionError if it neither ended well in time nor was killed."""
         worker = self.start(lane, orders, **options)
         status = worker.gone(seconds)
         assert status in {0, -9}, f"a worker ended with {status}:\n{tail(worker.log, 40)}"
@@ -204,8 +204,8 @@ class Shop:
         return {str(kind) for kind, times in told.items() if times}
 
     def check(self, orders: Mapping[str, Scenario]) -> None:
-        """Everybody who can tell is asked: each order has reached its one right end, and nothing happened
-        twice."""
+        """Everybody who can tell is asked: each order has reached its one right end,
+        and nothing happened twice."""
         rows = {row.id: row for row in self.world.sql(_COUNTS, ids=list(orders))}
         labels = self.world.labels()
         for order_id, expected in orders.items():

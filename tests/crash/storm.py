@@ -1,5 +1,5 @@
-"""Random kills: many orders in both lanes, several workers, one of them killed every second or so, a gateway
-that fails now and then."""
+"""Random kills: many orders in both lanes, several workers,
+one of them killed every second or so, a gateway that fails now and then."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ the third one, on a machine that is slow and just now starts others. What takes 
 # machine that is so slow that answers come too late.
 _MOST_UNDONE = 0.1
 _GATEWAYS_FAULTS = {kind.code for kind in (PaymentGatewayError, PaymentGatewayTimeout, StepTimeout)}
-_HELD_BY = "SELECT o.id FROM customer_order o JOIN lease l ON l.id = o.lease_id WHERE o.outcome IS NULL AND l.holder LIKE '%:' || :pid"
+_HELD_BY = (
+    "SELECT o.id FROM customer_order o JOIN lease l ON l.id = o.lease_id "
+    "WHERE o.outcome IS NULL AND l.holder LIKE '%:' || :pid"
+)
 _HOLDERS = (
     "SELECT DISTINCT l.holder FROM customer_order o JOIN lease l ON l.id = o.lease_id WHERE o.outcome IS NULL"
 )
@@ -91,8 +94,8 @@ def storm(
             shop.world.misbehave(error_rate=0, hang_rate=0, latency_ms=0)
         deadline = time.monotonic() + 120
         while shop.world.sql(
-            "SELECT 1 FROM customer_order WHERE outcome IS NULL UNION SELECT 1 FROM outbox WHERE sent_at IS "
-            "NULL LIMIT 1"
+            "SELECT 1 FROM customer_order WHERE outcome IS NULL "
+            "UNION SELECT 1 FROM outbox WHERE sent_at IS NULL LIMIT 1"
         ):
             assert time.monotonic() < deadline, "the orders do not come to their ends"
             shop.time_passes()
@@ -120,9 +123,8 @@ def _kill_and_kill(
 ) -> None:
     lost: list[tuple[int, float, list[str]]] = []
     at_work: list[Process] = []
-    shares = [
-        contents[i::workers] for i in range(workers)
-    ]  # each worker's part is submitted by it, all of them over and over
+    # each worker's part is submitted by it, all of them over and over
+    shares = [contents[i::workers] for i in range(workers)]
     next_kill, pace, left_before = time.monotonic(), pause, len(contents)
     try:
         while True:
@@ -158,8 +160,8 @@ def _kill_and_kill(
 
 
 def _in_danger(shop: Shop, at_work: list[Process], *, only_holders: bool) -> list[Process]:
-    """Who may be killed. Every other time only who has orders in hand: on a quick machine most kills would
-    hit nothing else."""
+    """Who may be killed. Every other time only who has orders in hand:
+    on a quick machine most kills would hit nothing else."""
     if not only_holders:
         return at_work
     holders = {row.holder.rpartition(":")[2] for row in shop.world.sql(_HOLDERS)}
@@ -189,8 +191,8 @@ def _judge(shop: Shop, sent: dict[str, str], report: Report) -> None:
         report.recovered += row.takeovers > 0
         charged, refunded = shop.world.money(order_id)
         completed = row.outcome == Outcome.COMPLETED
-        # A gateway that fails often enough is a reason to undo an order that would have completed, and there
-        # is no other.
+        # A gateway that fails often enough is a reason to undo an order that would have completed,
+        # and there is no other.
         undone = (
             expected.outcome is Outcome.COMPLETED
             and row.outcome == Outcome.COMPENSATED

@@ -1,7 +1,7 @@
 """Every point at which a worker can die, one death at a time.
 
-`make crash-test` runs every combination; `make test` every fourth of the points, `make test-slow` each point
-once.
+`make crash-test` runs every combination;
+`make test` every fourth of the points, `make test-slow` each point once.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def test_effects_are_found_in_code() -> None:
 
 
 def test_lanes_and_gateways_share_the_points(ways: Sequence[Passed], recoveries: Sequence[Passed]) -> None:
-    """Each point once is not each point in the same lane, nor before it always with the one gateway and after
-    it with the other."""
+    """Each point once is not each point in the same lane,
+    nor before it always with the one gateway and after it with the other."""
     first, recovering = _deaths(ways, every=False), _deaths_in_recovery(ways, recoveries, every=False)
     _assert_shared(LANES, [case for case in first if _lanes_to(case.point, ways) >= set(LANES)])
     _assert_shared(("recover", "pending"), recovering)

@@ -82,8 +82,8 @@ _LIES = (
     (
         "a lease is left",
         (
-            "INSERT INTO lease (id, holder, until) VALUES (gen_random_uuid(), 'nobody', now() + interval '1 "
-            "hour')"
+            "INSERT INTO lease (id, holder, until) "
+            "VALUES (gen_random_uuid(), 'nobody', now() + interval '1 hour')"
         ),
         "DELETE FROM lease WHERE holder = 'nobody'",
     ),

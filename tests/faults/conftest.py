@@ -40,8 +40,8 @@ def runnable_flows(prefect_api: PrefectServer) -> None:
 
 @pytest.fixture
 def nursery(running_nursery: Nursery, prefect_api: PrefectServer) -> Iterator[Nursery]:
-    """Worker processes for this test; those that are left at its end are ended, and what they held of the
-    payment limit is free."""
+    """Worker processes for this test; those that are left at its end are ended,
+    and what they held of the payment limit is free."""
     yield running_nursery
     running_nursery.end_all()
     with httpx.Client(base_url=prefect_api.api_url, auth=prefect_api.auth, timeout=10) as api:
@@ -66,8 +66,8 @@ def frail_postgres(world_dir: Path) -> Iterator[EmbeddedPostgres]:
 async def frail(
     frail_postgres: EmbeddedPostgres, sandbox: Sandbox, prefect_api: PrefectServer, tmp_path: Path
 ) -> AsyncIterator[World]:
-    """A stocked shop on the frail PostgreSQL. The gateway takes its time, so that there is a middle to
-    disturb."""
+    """A stocked shop on the frail PostgreSQL.
+    The gateway takes its time, so that there is a middle to disturb."""
     frail_postgres.start()
     name = f"frail_{next(_numbers)}"
     frail_postgres.create_database(name, template=TEMPLATE)
@@ -105,8 +105,8 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def frail_prefect(postgres: EmbeddedPostgres, world_dir: Path) -> Iterator[PrefectServer]:
-    """A Prefect server that tests may stop, with the deployments. Their schedules are off: what happens has
-    another cause."""
+    """A Prefect server that tests may stop, with the deployments.
+    Their schedules are off: what happens has another cause."""
     folder = world_dir / "frail-prefect"
     own_port(folder)
     postgres.create_database("frail_prefect")
@@ -142,8 +142,8 @@ async def deployed(
 
 @pytest.fixture
 def worker(deployed: World, frail_prefect: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
-    """A process worker of that server. It has time for slow calls, and a lease that nobody wants to wait
-    for."""
+    """A process worker of that server. It has time for slow calls,
+    and a lease that nobody wants to wait for."""
     given = {**frail_prefect.client_environment, "PAYMENT_TIMEOUT_SECONDS": "50", "LEASE_SECONDS": "300"}
     run = frail_prefect.folder / "run"
     worker = Worker(

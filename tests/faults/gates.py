@@ -37,10 +37,9 @@ class Gates:
     def waiting(self, table: str, order_id: str) -> set[int]:
         """Which connections wait there."""
         rows = self._connection.execute(
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND NOT granted AND "
-            "database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database()) AND objid::bigint = "
-            "hashtext(%s)::bigint & 4294967295",
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND NOT granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND objid::bigint = hashtext(%s)::bigint & 4294967295",
             (_CLASS, f"{table} {order_id}"),
         )
         return {row[0] for row in rows}

@@ -1,5 +1,5 @@
-"""A proxy between the shop and its PostgreSQL that spoils commits: it speaks enough of the protocol to see
-them pass."""
+"""A proxy between the shop and its PostgreSQL that spoils commits:
+it speaks enough of the protocol to see them pass."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Fate(Enum):
 
 
 class Proxy:
-    """Listens on a socket in `folder` and passes everything on to the server at `url`, from a thread of its
-    own.
+    """Listens on a socket in `folder` and passes everything on to the server at `url`,
+    from a thread of its own.
 
     `share`: how many of the commits are spoilt; which, the seed says.
     """
@@ -38,11 +38,10 @@ class Proxy:
     def __init__(self, url: str, folder: Path, seed: int = 1) -> None:
         parts = urlsplit(url)
         server = parse_qs(parts.query)
-        self._server = f"{server['host'][0]}/.s.PGSQL.{server['port'][0]}"
-        self._path = folder / f".s.PGSQL.{server['port'][0]}"
-        self.url = f"postgresql://postgres@{parts.path}?host={quote(str(folder), safe='')}&port={server['port'][0]}".replace(
-            "@/", "@/"
-        )
+        port = server["port"][0]
+        self._server = f"{server['host'][0]}/.s.PGSQL.{port}"
+        self._path = folder / f".s.PGSQL.{port}"
+        self.url = f"postgresql://postgres@{parts.path}?host={quote(str(folder), safe='')}&port={port}"
         self.share = 0.0
         self.fates: Counter[Fate] = Counter()
         self._draw = random.Random(seed)

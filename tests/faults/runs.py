@@ -27,8 +27,8 @@ def start(
     parameters: dict[str, Any] | None = None,
     state: dict[str, Any] | None = None,
 ) -> str:
-    """Starts a run of the deployment, as the UI does, or makes one in this state; its id. Nothing is stored
-    before."""
+    """Starts a run of the deployment, as the UI does,
+    or makes one in this state; its id. Nothing is stored before."""
     found = (
         httpx.get(
             f"{server.api_url}/deployments/name/{deployment}/{deployment}", auth=server.auth, timeout=20

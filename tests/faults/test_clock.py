@@ -1,5 +1,5 @@
-"""Clocks that are wrong and jump: a worker's, which decides nothing, and the database's, which decides who
-holds a lease."""
+"""Clocks that are wrong and jump: a worker's, which decides nothing,
+and the database's, which decides who holds a lease."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ QUICK = {"LEASE_SECONDS": "2", "POLL_SECONDS": "0.2"}
 
 @pytest.mark.slow
 async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, unique: str) -> None:
-    """One is a day ahead, then behind; the other the other way round. Both renew their leases, and neither
-    takes from the other."""
+    """One is a day ahead, then behind; the other the other way round.
+    Both renew their leases, and neither takes from the other."""
     stock_up(saga)
     orders = mixed(unique, 60)
     *waiting, a, b = orders.values()
@@ -63,8 +63,8 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, 
         assert said - {f"{datetime.now(UTC):%Y-%m-%d}"}, "its clock was right"
     assert saga.sql("SELECT max(takeovers) FROM customer_order") == [(0,)], "no lease was thought to be over"
     assert saga.sql(
-        "SELECT count(*) FROM customer_order WHERE started_at > now() OR finished_at > now() + interval '1 "
-        "minute'"
+        "SELECT count(*) FROM customer_order "
+        "WHERE started_at > now() OR finished_at > now() + interval '1 minute'"
     ) == [(0,)]
 
 
@@ -73,18 +73,18 @@ async def test_workers_whose_clocks_jump_by_days(saga: World, nursery: Nursery, 
 async def test_the_database_s_clock_jumps_ahead_while_many_work(
     saga: World, nursery: Nursery, unique: str, jump: str
 ) -> None:
-    """Seen from every row that holds a time, that is: all leases are over at once, again and again, although
-    their holders live.
+    """Seen from every row that holds a time, that is: all leases are over at once,
+    again and again, although their holders live.
 
-    Something is done between two jumps, and there are not too many: on a quick machine they would outpace the
-    workers else.
+    Something is done between two jumps, and there are not too many:
+    on a quick machine they would outpace the workers else.
     """
     stock_up(saga)
     orders = mixed(unique, 90, flaky=False)
     intake.submit(orders.values())
     saga.misbehave(latency_ms=100)
-    # One jump may move an order more than once, until somebody has renewed a lease: to give it up is not what
-    # this is about.
+    # One jump may move an order more than once, until somebody has renewed a lease:
+    # to give it up is not what this is about.
     consumers = [
         nursery.consumer(300, batch_size=8, env={**QUICK, "MAX_TAKEOVERS": "1000"}) for _ in range(3)
     ]
@@ -97,8 +97,8 @@ async def test_the_database_s_clock_jumps_ahead_while_many_work(
             done = steps
             jumps += bool(saga.sql(f"UPDATE lease SET until = until - interval '{jump}' RETURNING id"))
         saga.sql(
-            f"UPDATE customer_order SET not_before = not_before - interval '{jump}' WHERE not_before IS NOT "
-            f"NULL"
+            f"UPDATE customer_order SET not_before = not_before - interval '{jump}' "
+            "WHERE not_before IS NOT NULL"
         )
         return jumps > 5 and all_ended(saga, orders)
 
@@ -151,8 +151,8 @@ async def test_a_label_that_a_machine_with_a_wrong_clock_asked_for_may_come_for_
         assert 0 < pause <= 4 * 30
         await close_carriers()
         saga.sql(
-            "UPDATE order_step SET notes = notes || jsonb_build_object('asked_at', CAST(notes ->> 'asked_at' "
-            "AS float) - 4 * 30)"
+            "UPDATE order_step SET notes = notes "
+            "|| jsonb_build_object('asked_at', CAST(notes ->> 'asked_at' AS float) - 4 * 30)"
         )
         saga.sql("UPDATE customer_order SET not_before = NULL")
         with environment({**easypost_server.settings, "CARRIER_TIMEOUT_SECONDS": "30"}):

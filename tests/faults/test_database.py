@@ -1,5 +1,5 @@
-"""The database goes away, in all its ways, while both lanes work: all orders reach their one outcome, and the
-books balance."""
+"""The database goes away, in all its ways, while both lanes work:
+all orders reach their one outcome, and the books balance."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ async def let_all_mails_go(world: World) -> None:
 async def test_restarts(
     frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str
 ) -> None:
-    """Smart waits for the workers to leave, in vain, and is killed; fast ends their connections; immediate is
-    a crash."""
+    """Smart waits for the workers to leave, in vain, and is killed;
+    fast ends their connections; immediate is a crash."""
     first = mixed(unique, 90, flaky=False)
     more = {mode: mixed(f"{unique}-{mode}", 30, flaky=False) for mode in ("smart", "fast", "immediate")}
     orders = first.copy()

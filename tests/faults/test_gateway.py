@@ -246,8 +246,8 @@ async def test_a_charge_that_a_search_does_not_show_is_refunded_all_the_same(
 async def test_a_payment_made_twice_is_charged_once_and_reconciled(
     trouble: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first creation's answer is lost, a search does not show it, and the gateway forgets keys: a second
-    one is made."""
+    """The first creation's answer is lost, a search does not show it,
+    and the gateway forgets keys: a second one is made."""
     order_id, since = f"DOUBLE-{unique}", datetime.now(UTC)
     trouble.misbehave(
         forget_keys=True,
@@ -268,7 +268,6 @@ async def test_a_payment_made_twice_is_charged_once_and_reconciled(
 
 
 # -- a gateway that is away
-# --------------------------------------------------------------------------------------------
 
 
 def kill(sandbox: Sandbox) -> None:
@@ -296,8 +295,8 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(
     trouble: World, sandbox: Sandbox, unique: str
 ) -> None:
     """The gateway's process is killed while orders are being charged, and comes back on the same port and
-    ledger. Meanwhile the consumer goes on with orders that do not need it. Nothing is undone, nothing is
-    charged twice."""
+    ledger. Meanwhile the consumer goes on with orders that do not need it.
+    Nothing is undone, nothing is charged twice."""
     began = datetime.now(UTC)
     trouble.misbehave(latency_ms=150)
     ids = [f"OUTAGE-{unique}-{i}" for i in range(60)]
@@ -305,17 +304,16 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(
     async with consuming() as consumer:
 
         async def some_are_charged() -> bool:
-            return (
-                await asyncio.to_thread(trouble.charges, ids[0]) == 1
-            )  # beside the consumer, which shares this loop
+            # beside the consumer, which shares this loop
+            return await asyncio.to_thread(trouble.charges, ids[0]) == 1
 
         await until(some_are_charged, 30, "the first charges")
         kill(sandbox)
 
         async def postpone() -> bool:
             rows = trouble.sql(
-                "SELECT count(*) FROM customer_order WHERE outcome IS NULL AND lease_id IS NULL AND "
-                "not_before > now()"
+                "SELECT count(*) FROM customer_order "
+                "WHERE outcome IS NULL AND lease_id IS NULL AND not_before > now()"
             )
             return bool(rows[0][0])
 
@@ -348,8 +346,8 @@ async def test_killed_in_the_middle_and_back_later_every_order_completes(
 async def test_an_own_run_waits_for_a_gateway_that_is_away(
     trouble: World, sandbox: Sandbox, unique: str
 ) -> None:
-    """From the beginning to the end of the run's retries: it is put off, and completes when the gateway is
-    back."""
+    """From the beginning to the end of the run's retries:
+    it is put off, and completes when the gateway is back."""
     kill(sandbox)
     order_id = f"PATIENT-{unique}"
     run = asyncio.create_task(process_order(order(order_id), return_state=True))
@@ -375,8 +373,8 @@ async def test_an_own_run_waits_for_a_gateway_that_is_away(
 async def test_a_refund_waits_for_a_gateway_that_is_away(
     trouble: World, sandbox: Sandbox, unique: str, dead: str
 ) -> None:
-    """Charged, then refused by the carrier while nobody can be asked to refund: no person is called, it is
-    refunded when it can be."""
+    """Charged, then refused by the carrier while nobody can be asked to refund:
+    no person is called, it is refunded when it can be."""
     ids = [f"BACK-{unique}-{i}" for i in range(6)]
     trouble.misbehave(
         faults=[
@@ -389,8 +387,8 @@ async def test_a_refund_waits_for_a_gateway_that_is_away(
 
         async def postpone() -> bool:
             rows = trouble.sql(
-                "SELECT count(*) FROM customer_order WHERE failure IS NOT NULL AND lease_id IS NULL AND "
-                "not_before > now()"
+                "SELECT count(*) FROM customer_order "
+                "WHERE failure IS NOT NULL AND lease_id IS NULL AND not_before > now()"
             )
             return bool(rows[0][0])
 

@@ -1,5 +1,5 @@
-"""Programs that a shell started in the background, or `nohup`: SIGINT is ignored when they begin. SIGTERM
-ends them all the same."""
+"""Programs that a shell started in the background,
+or `nohup`: SIGINT is ignored when they begin. SIGTERM ends them all the same."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def in_the_background(
         if value is not None
     }
     code = (
-        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGHUP, "
-        "signal.SIG_IGN); "
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); "
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
     with log.open("wb") as output:

@@ -1,5 +1,5 @@
-"""Every run process of a worker is killed for a while, with the schedules off: soon after the last kill every
-order is claimed again."""
+"""Every run process of a worker is killed for a while, with the schedules off:
+soon after the last kill every order is claimed again."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def unclaimed(world: World, dead: list[str]) -> int:
     """How many orders wait for somebody: without a lease, or under one of the dead."""
     return int(
         world.sql(
-            "SELECT count(*) FROM customer_order WHERE outcome IS NULL AND (not_before IS NULL OR not_before "
-            "<= now()) "
+            "SELECT count(*) FROM customer_order "
+            "WHERE outcome IS NULL AND (not_before IS NULL OR not_before <= now()) "
             "AND (lease_id IS NULL OR CAST(lease_id AS text) = ANY(CAST(:dead AS text[])))",
             dead=dead,
         )[0][0]
@@ -134,8 +134,8 @@ async def test_orders_are_claimed_soon_after_the_last_kill(
 async def test_a_lock_holder_that_does_nothing_is_no_consumer(
     deployed: World, prompt_worker: Worker, unique: str
 ) -> None:
-    """Somebody holds the consumers' lock and claims nothing. Whoever submits finds the lock and starts
-    nobody; the worker does."""
+    """Somebody holds the consumers' lock and claims nothing.
+    Whoever submits finds the lock and starts nobody; the worker does."""
     from saga.wakeup import WAITING, listening
     from shop.orders.store import ORDERS
 
@@ -172,8 +172,8 @@ async def test_one_start_at_a_time(deployed: World, frail_prefect: PrefectServer
 async def test_a_worker_that_is_paused_is_not_taken_for_one_at_work(
     deployed: World, prompt_worker: Worker, unique: str
 ) -> None:
-    """A consumer stands still (SIGSTOP) with orders in hand: those, and what is submitted afterwards, go on
-    elsewhere."""
+    """A consumer stands still (SIGSTOP) with orders in hand:
+    those, and what is submitted afterwards, go on elsewhere."""
     deployed.misbehave(latency_ms=500)
     orders = mixed(unique, 30, flaky=False)
     submit_orders(orders.values())

@@ -1,5 +1,5 @@
-"""Runs of `process-order` that died before they stored their order, which then is in their parameters
-only."""
+"""Runs of `process-order` that died before they stored their order,
+which then is in their parameters only."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def kill_before_storing(worker: Worker, run_ids: set[str], seconds: float) -> No
 async def test_twelve_kills_before_storing(
     deployed: World, frail_prefect: PrefectServer, prompt_worker: Worker, unique: str
 ) -> None:
-    """All twelve orders reach their outcome by a later recovery, although the first recovery is killed
-    too."""
+    """All twelve orders reach their outcome by a later recovery,
+    although the first recovery is killed too."""
     orders = {order["id"]: order for order in (order_of("good", f"{unique}-{i}") for i in range(12))}
     run_ids = {start(frail_prefect, "process-order", {"order": order}) for order in orders.values()}
     await asyncio.to_thread(kill_before_storing, prompt_worker, run_ids, 240)
@@ -100,8 +100,9 @@ async def test_twelve_kills_before_storing(
         (
             "FAILED",
             {
-                "message": "Flow run encountered an exception: cannot execute INSERT in a read-only "
-                "transaction"
+                "message": (
+                    "Flow run encountered an exception: cannot execute INSERT in a read-only transaction"
+                )
             },
         ),
         ("CRASHED", {}),
@@ -121,8 +122,8 @@ async def test_whatever_became_of_the_run_its_order_is_stored(
     state: str,
     more: dict[str, Any],
 ) -> None:
-    """No process of it is there any more: its machine died, the database was read-only, or Prefect itself
-    cancelled it."""
+    """No process of it is there any more: its machine died,
+    the database was read-only, or Prefect itself cancelled it."""
     order = order_of("good", unique)
     run_id = make(frail_prefect, order)
     set_state(frail_prefect, run_id, state, **more)
@@ -150,8 +151,8 @@ async def test_many_runs_and_among_them_orders_that_cannot_be_stored(
     unique: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Page by page; one without a usable id, and one under the id of another order, keep nobody from being
-    stored."""
+    """Page by page; one without a usable id,
+    and one under the id of another order, keep nobody from being stored."""
     monkeypatch.setattr(flows.lost_runs, "_PAGE", 2)
     known = order_of("good", f"{unique}-known")
     intake.submit([known])
@@ -174,8 +175,8 @@ async def test_many_runs_and_among_them_orders_that_cannot_be_stored(
 async def test_runs_of_before_this_database_are_not_its(
     deployed: World, frail_prefect: PrefectServer, in_deployment: None, unique: str
 ) -> None:
-    """A fresh database on an old Prefect server: those orders were another database's, and may have been
-    charged there."""
+    """A fresh database on an old Prefect server:
+    those orders were another database's, and may have been charged there."""
     crashed, stuck = (make(frail_prefect, order_of("good", f"{unique}-{i}")) for i in range(2))
     set_state(frail_prefect, crashed, "CRASHED")
     deployed.sql("UPDATE lost_run_search SET since = now(), searched_until = now()")
@@ -189,8 +190,8 @@ async def test_what_ended_while_nobody_searched_is_found(
 ) -> None:
     """However long ago the last search was."""
     deployed.sql(
-        "UPDATE lost_run_search SET since = now() - interval '9 days', searched_until = now() - interval '9 "
-        "days'"
+        "UPDATE lost_run_search SET since = now() - interval '9 days', "
+        "searched_until = now() - interval '9 days'"
     )
     order = order_of("good", unique)
     set_state(frail_prefect, make(frail_prefect, order), "CRASHED")

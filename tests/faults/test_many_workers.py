@@ -32,8 +32,8 @@ async def test_workers_on_the_same_orders(saga: World, nursery: Nursery, unique:
 
 
 async def test_the_same_order_submitted_50_times_at_once(saga: World, nursery: Nursery, unique: str) -> None:
-    """From 5 processes with 10 threads each, while a consumer and three runs of its own already wait for
-    it."""
+    """From 5 processes with 10 threads each,
+    while a consumer and three runs of its own already wait for it."""
     stock_up(saga)
     order = order_of("good", unique)
     consumer = nursery.consumer(5)

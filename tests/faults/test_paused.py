@@ -56,11 +56,11 @@ class Pause:
     place: str | None
     kind: str = "good"
     locks: bool = False
-    """Whether it is in the middle of a transaction, which the server has to end before anybody else can have
-    the order."""
+    """Whether it is in the middle of a transaction,
+    which the server has to end before anybody else can have the order."""
     cancelled: bool = False
-    """Whether somebody cancels the order meanwhile: who takes it over undoes it, and what the process then
-    does late must do nothing."""
+    """Whether somebody cancels the order meanwhile:
+    who takes it over undoes it, and what the process then does late must do nothing."""
 
     @property
     def sends(self) -> bool:
@@ -117,8 +117,8 @@ OUTSIDE = [
 async def test_who_wakes_up_writes_nothing(
     saga: World, nursery: Nursery, unique: str, forget_keys: bool
 ) -> None:
-    """Every second process is a run of its own, the others are consumers; the other way round at the other
-    gateway."""
+    """Every second process is a run of its own, the others are consumers;
+    the other way round at the other gateway."""
     stock_up(saga)
     saga.misbehave(forget_keys=forget_keys)
     try:
@@ -141,8 +141,8 @@ async def test_who_wakes_up_writes_nothing(
 
 @dataclass(frozen=True)
 class Outside:
-    """All that a shop can have outside, and the shelf of the inventory service, which is a database of its
-    own."""
+    """All that a shop can have outside, and the shelf of the inventory service,
+    which is a database of its own."""
 
     mails: MailServer
     crm: Crm
@@ -204,8 +204,8 @@ async def test_who_wakes_up_does_nothing_twice_outside(
 
 
 def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
-    """A completed order has one label and its piece has left the shelf; of any other no label is good and no
-    piece has left."""
+    """A completed order has one label and its piece has left the shelf;
+    of any other no label is good and no piece has left."""
     for order_id, end in ends.items():
         assert len(outside.carrier.labels(order_id)) <= 1, f"{order_id}: bought twice"
         assert outside.carrier.good_labels(order_id) == (end is Outcome.COMPLETED), order_id
@@ -215,8 +215,8 @@ def assert_once_outside(outside: Outside, ends: dict[str, Outcome]) -> None:
 
 
 def assert_told(outside: Outside, pauses: dict[str, Pause]) -> None:
-    """Everybody has what is due and nothing else; what came twice is the same, and comes from a process that
-    was paused over it."""
+    """Everybody has what is due and nothing else;
+    what came twice is the same, and comes from a process that was paused over it."""
     told = {(i, Kind(kind)) for i, end in report.read(list(pauses)).items() for kind in due(end)}
     with sync_engine(settings().database_url).connect() as connection:
         us = read_installation_id(connection)
@@ -242,8 +242,8 @@ def pause_everywhere(
     """A process for each pause, stopped there with an order of its own."""
     orders: Orders = {}
     started: list[tuple[Pause, str, Process]] = []
-    # Consumers first, one after the other: each takes what is waiting. Runs of their own take their own
-    # orders, all at once.
+    # Consumers first, one after the other: each takes what is waiting.
+    # Runs of their own take their own orders, all at once.
     for pause in in_their_sequence(pauses, own_runs):
         i = pauses.index(pause)
         order = order_of(pause.kind, f"{unique}-{i}", **({"card": "0341"} if pause is WAITING else {}))

@@ -1,5 +1,5 @@
-"""Many runs of `process-order` at once: only so many run, the others wait, and nothing else is kept from
-starting."""
+"""Many runs of `process-order` at once: only so many run,
+the others wait, and nothing else is kept from starting."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def slow(world: World, milliseconds: int) -> Iterator[None]:
 
 
 async def test_places_are_counted_within_one_look_too() -> None:
-    """Many runs found at once; those that end make room for others; every other kind of run always has a
-    place."""
+    """Many runs found at once; those that end make room for others;
+    every other kind of run always has a place."""
     worker: Any = OrdersWorker("orders", limit=RESERVED + 2)
     worker._limiter = anyio.CapacityLimiter(RESERVED + 2)
 
@@ -89,8 +89,8 @@ async def test_places_are_counted_within_one_look_too() -> None:
 async def test_more_orders_than_a_worker_has_places(
     deployed: World, frail_prefect: PrefectServer, limited: Callable[[int], Worker], unique: str
 ) -> None:
-    """Their runs fill what they may fill, and the gateway keeps them there: a consumer starts all the same,
-    and its order goes through."""
+    """Their runs fill what they may fill, and the gateway keeps them there:
+    a consumer starts all the same, and its order goes through."""
     worker, places = limited(LOWEST_LIMIT), own_run_places(LOWEST_LIMIT)
     orders = {order["id"]: order for order in (order_of("good", f"{unique}-{i}") for i in range(3 * places))}
     run_ids = [start(frail_prefect, "process-order", {"order": order}) for order in orders.values()]
@@ -136,8 +136,8 @@ async def test_more_orders_than_a_worker_has_places(
 async def test_the_deployment_s_limit_holds_and_all_orders_complete(
     deployed: World, frail_prefect: PrefectServer, limited: Callable[[int], Worker], unique: str
 ) -> None:
-    """A worker with places for all: no more run at once than the deployment allows, and the others come after
-    them."""
+    """A worker with places for all: no more run at once than the deployment allows,
+    and the others come after them."""
     limit = deployment_limit()
     number = limit + 4
     worker = limited(number + RESERVED)

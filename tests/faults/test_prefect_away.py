@@ -1,5 +1,5 @@
-"""The Prefect server is away, or dies in the middle, or comes back: what was submitted is processed, and what
-runs reaches its outcome."""
+"""The Prefect server is away, or dies in the middle,
+or comes back: what was submitted is processed, and what runs reaches its outcome."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ async def all_end(world: World, seconds: float, what: str) -> None:
 async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
-    """Submitting takes milliseconds all the same; the worker waits for its server, and needs nobody to start
-    it again."""
+    """Submitting takes milliseconds all the same;
+    the worker waits for its server, and needs nobody to start it again."""
     kill(frail_prefect)
     orders = mixed(unique, 20)
     took = []
@@ -73,8 +73,8 @@ async def test_what_is_submitted_without_a_server_is_processed_when_it_is_back(
 async def test_the_server_dies_while_a_worker_s_run_is_under_way(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
-    """In the middle of shipping. The run's process takes its order to its outcome without the server, and
-    says so when it is back."""
+    """In the middle of shipping. The run's process takes its order to its outcome without the server,
+    and says so when it is back."""
     order = order_of("good", unique)
     with gates(deployed.database_url) as gate:
         gate.shut("shipment", order["id"])
@@ -110,8 +110,8 @@ async def test_the_server_dies_while_a_worker_s_run_is_under_way(
 async def test_the_server_goes_away_in_the_middle(
     deployed: World, frail_prefect: PrefectServer, nursery: Nursery, unique: str, how: str
 ) -> None:
-    """Consumers and runs of their own that are under way take their orders to their ends without it, and the
-    next ones with it."""
+    """Consumers and runs of their own that are under way take their orders to their ends without it,
+    and the next ones with it."""
     orders = mixed(unique, 40)
     *waiting, a, b = orders.values()
     submit_orders(waiting)

@@ -1,5 +1,5 @@
-"""What people do to runs in the Prefect UI while an order is paid: none of it but cancelling undoes, loses or
-doubles anything."""
+"""What people do to runs in the Prefect UI while an order is paid:
+none of it but cancelling undoes, loses or doubles anything."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ async def test_only_cancelling_cancels(
 async def test_a_suspended_run_releases_its_order_and_goes_on_with_it(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
-    """Suspended while it pays, with a lease of 300 s: the order is anybody's at once. Charged once, refunded
-    nothing, completed."""
+    """Suspended while it pays, with a lease of 300 s:
+    the order is anybody's at once. Charged once, refunded nothing, completed."""
     order = order_of("good", unique, payment_info={"method": "credit_card", "card_last4": "0341"})
     run_id = start(frail_prefect, "process-order", {"order": order})
 
@@ -140,8 +140,8 @@ async def test_a_suspended_run_releases_its_order_and_goes_on_with_it(
 async def test_a_suspended_consumer_hands_its_orders_back(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
-    """The lease is 300 s, and would be renewed as long as its process lives: others take the orders up all
-    the same."""
+    """The lease is 300 s, and would be renewed as long as its process lives:
+    others take the orders up all the same."""
     slow = {"payment_info": {"method": "credit_card", "card_last4": "0341"}}
     orders = {order["id"]: order for order in (order_of("good", f"{unique}-{i}", **slow) for i in range(6))}
     submit_orders(orders.values())

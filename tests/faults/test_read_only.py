@@ -1,5 +1,5 @@
-"""The primary is read-only for a while, as a demoted one is during a failover: no order is undone for it, and
-nobody hears of a 500."""
+"""The primary is read-only for a while, as a demoted one is during a failover:
+no order is undone for it, and nobody hears of a 500."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def has_met_it(process: Process) -> bool:
 
 
 class Sender:
-    """Sends orders over HTTP, each again and again until it is taken, as a client does that reads the
-    answers; counts the answers."""
+    """Sends orders over HTTP, each again and again until it is taken,
+    as a client does that reads the answers; counts the answers."""
 
     def __init__(self, client: httpx.Client, orders: Orders) -> None:
         self._client, self._orders = client, orders
@@ -133,8 +133,10 @@ async def test_a_read_only_primary_undoes_no_order(
                     runs += begun
                     for run in (*begun, *consumers):
                         run.wait_until(
-                            lambda run=run: has_met_it(run), 20, "it to meet the read-only database"
-                        )  # type: ignore[misc]
+                            lambda run=run: has_met_it(run),  # type: ignore[misc]
+                            20,
+                            "it to meet the read-only database",
+                        )
                     assert client.get("/health").status_code == 503
                     answered = sender.answers[503]
                     await asyncio.to_thread(

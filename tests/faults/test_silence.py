@@ -1,5 +1,5 @@
-"""A machine dies: the worker and its run at once, so that nobody is left who could say so. Prefect notices
-the silence."""
+"""A machine dies: the worker and its run at once,
+so that nobody is left who could say so. Prefect notices the silence."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ async def test_a_run_that_falls_silent_has_crashed_and_its_order_is_recovered(
     for process in dead:
         os.kill(process.pid, signal.SIGKILL)
     killed = time.monotonic()
-    deployed.sql(
-        "UPDATE lease SET until = now() + interval '8 seconds'"
-    )  # the default; this worker's was longer
+    # the default; this worker's was longer
+    deployed.sql("UPDATE lease SET until = now() + interval '8 seconds'")
 
     given = {**frail_prefect.client_environment, "PAYMENT_TIMEOUT_SECONDS": "5"}
     another = Worker(

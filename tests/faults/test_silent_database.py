@@ -1,5 +1,5 @@
-"""The database is silent: it refuses nothing, ends nothing, and answers nothing. Nobody waits for it for
-ever, and nothing is decided."""
+"""The database is silent: it refuses nothing, ends nothing, and answers nothing.
+Nobody waits for it for ever, and nothing is decided."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ async def test_a_listener_makes_another_connection(
 
 
 class Silence:
-    """Of the database, from the charge on, until the worker has been told `times` times that there is no
-    answer."""
+    """Of the database, from the charge on,
+    until the worker has been told `times` times that there is no answer."""
 
     def __init__(
         self, world: World, server: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, order_id: str
@@ -197,8 +197,8 @@ async def test_an_order_in_the_middle_of_its_payment_waits_and_completes(
     unique: str,
     batch: bool,
 ) -> None:
-    """It is charged, which the journal does not know when the silence begins. It is longer than any of the
-    worker's limits."""
+    """It is charged, which the journal does not know when the silence begins.
+    It is longer than any of the worker's limits."""
     monkeypatch.setattr(saga.database, "TRANSACTION_SECONDS", 2)
     caplog.set_level(logging.WARNING)
     orders = [order_of("good", f"{unique}-{i}", card="0341") for i in range(3 if batch else 1)]
@@ -224,8 +224,8 @@ async def test_an_order_in_the_middle_of_its_payment_waits_and_completes(
 async def test_silent_for_longer_than_any_step_may_take(
     frail: World, frail_postgres: EmbeddedPostgres, nursery: Nursery, unique: str
 ) -> None:
-    """Both lanes, with the limits that they have, and a silence of more than two minutes: no order is undone
-    for it."""
+    """Both lanes, with the limits that they have,
+    and a silence of more than two minutes: no order is undone for it."""
     orders = mixed(unique, 60, flaky=False)
     *waiting, a, b = orders.values()
     intake.submit(waiting)

@@ -47,8 +47,8 @@ def state(server: PrefectServer, run_id: str) -> str:
 async def test_cancelled_at_any_step(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, unique: str
 ) -> None:
-    """Before the pivot, and in the middle of it, the order is undone; after it, it goes on. By the run
-    itself: nobody else is there."""
+    """Before the pivot, and in the middle of it, the order is undone;
+    after it, it goes on. By the run itself: nobody else is there."""
     # Whoever waits at a gate holds its product's row, so each has a product of its own.
     products = {"reservation": "PROD-001", "payment": "PROD-002", "shipment": "LAPTOP", "outbox": PRODUCT}
     orders = {
@@ -115,8 +115,8 @@ async def test_cancelled_at_any_step(
 async def test_a_worker_that_is_told_to_go(
     deployed: World, frail_prefect: PrefectServer, worker: Worker, nursery: Nursery, unique: str
 ) -> None:
-    """SIGTERM to a process worker with a run in the middle of a payment: the order is not undone, it goes on
-    elsewhere."""
+    """SIGTERM to a process worker with a run in the middle of a payment:
+    the order is not undone, it goes on elsewhere."""
     order = order_of("good", unique, payment_info={"method": "credit_card", "card_last4": "0341"})
     run_id = str((await asyncio.to_thread(start_own_run, take_in(order))).id)
 
@@ -163,8 +163,8 @@ async def test_a_process_that_is_told_to_go_hands_its_orders_to_others_at_once(
 
         async def paying() -> bool:
             rows = saga.sql(
-                "SELECT o.lease_id FROM customer_order o JOIN order_step s ON s.order_id = o.id WHERE s.step "
-                "= 'process_payment'"
+                "SELECT o.lease_id FROM customer_order o JOIN order_step s ON s.order_id = o.id "
+                "WHERE s.step = 'process_payment'"
             )
             return len(rows) > len(orders) / 2 and own["id"] in {
                 row.id for row in saga.sql("SELECT id FROM customer_order WHERE fence = 1")

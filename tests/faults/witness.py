@@ -1,5 +1,5 @@
-"""What the witnesses say of many orders at once: the gateway's own ledger, the stock, the parcels, the
-mails."""
+"""What the witnesses say of many orders at once:
+the gateway's own ledger, the stock, the parcels, the mails."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ def assert_right(
 
 def assert_mails(world: World, orders: Mapping[str, Any]) -> None:
     """Whoever gets a parcel has one confirmation, whoever got money back has one mail about it, whoever could
-    not pay or ordered what is not there has one that says so, and nobody has another. The CRM has the
-    same."""
+    not pay or ordered what is not there has one that says so,
+    and nobody has another. The CRM has the same."""
     ends = report.read(list(orders))
     wanted = Counter((i, kind) for i, end in ends.items() for kind in due(end))
     sent = world.sql("SELECT order_id, kind FROM outbox WHERE sent_at IS NOT NULL")
@@ -162,8 +162,10 @@ def due(end: OrderOutcome) -> list[str]:
 
 
 _OPEN = """
-SELECT o.id, o.fence, o.takeovers, o.not_before - now() AS not_before, o.failing_step, l.holder, l.until - now() AS left, l.taken_from,
-    (SELECT string_agg(step || ' ' || status, ', ' ORDER BY number) FROM order_step s WHERE s.order_id = o.id) AS steps
+SELECT o.id, o.fence, o.takeovers, o.not_before - now() AS not_before, o.failing_step, l.holder,
+    l.until - now() AS left, l.taken_from,
+    (SELECT string_agg(step || ' ' || status, ', ' ORDER BY number)
+        FROM order_step s WHERE s.order_id = o.id) AS steps
 FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id WHERE o.outcome IS NULL
 """
 _CONNECTIONS = """
@@ -173,6 +175,6 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idl
 
 
 def where_they_stand(world: World) -> str:
-    """Every order that is still open, its lease, and what keeps the database busy, for whoever reads a
-    failure."""
+    """Every order that is still open, its lease,
+    and what keeps the database busy, for whoever reads a failure."""
     return "\n".join(str(row._mapping) for query in (_OPEN, _CONNECTIONS) for row in world.sql(query))

@@ -1,5 +1,5 @@
-"""Another user of the machine, and a web page in somebody's browser, get nothing from the Prefect server of
-`make run`."""
+"""Another user of the machine, and a web page in somebody's browser,
+get nothing from the Prefect server of `make run`."""
 
 from __future__ import annotations
 

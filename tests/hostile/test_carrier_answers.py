@@ -1,5 +1,5 @@
-"""A carrier whose answers are wrong, each in one field: what it sold, what left, and who paid says whether it
-was believed."""
+"""A carrier whose answers are wrong, each in one field: what it sold,
+what left, and who paid says whether it was believed."""
 
 from __future__ import annotations
 
@@ -236,8 +236,8 @@ async def settle(saga: World, order_ids: list[str]) -> None:
         saga.sql("UPDATE customer_order SET not_before = NULL")
         for note in ("asked_at", "away_since"):
             saga.sql(
-                "UPDATE order_step SET notes = notes || jsonb_build_object(CAST(:note AS text), 1) WHERE "
-                "jsonb_exists(notes, :note)",
+                "UPDATE order_step SET notes = notes || jsonb_build_object(CAST(:note AS text), 1) "
+                "WHERE jsonb_exists(notes, :note)",
                 note=note,
             )
     raise AssertionError(

@@ -1,5 +1,5 @@
-"""One order kills whoever works on it, in a batch with good ones: the good ones complete, and only that one
-is given up."""
+"""One order kills whoever works on it, in a batch with good ones:
+the good ones complete, and only that one is given up."""
 
 from __future__ import annotations
 
@@ -122,7 +122,10 @@ async def test_a_shipped_order_that_kills_its_workers_waits_and_is_never_undone(
     orders = [order_of("good", f"{unique}-{i}") for i in range(6)]
     deadly, good = orders[2]["id"], [order["id"] for i, order in enumerate(orders) if i != 2]
     intake.submit(orders)
-    waits = "SELECT 1 FROM customer_order WHERE outcome IS NULL AND coalesce(not_before < now() + interval '30 s', true) LIMIT 1"
+    waits = (
+        "SELECT 1 FROM customer_order "
+        "WHERE outcome IS NULL AND coalesce(not_before < now() + interval '30 s', true) LIMIT 1"
+    )
     consume(saga, nursery, (deadly, TELLING), batch_size=8, until_none=waits)
     row = saga.order(deadly)
     assert (row.outcome, row.lone_deaths, row.failure) == (None, 2, None)

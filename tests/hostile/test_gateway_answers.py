@@ -1,5 +1,5 @@
-"""A gateway whose answers are wrong, each in one field: what it kept, and what was shipped, says whether it
-was believed."""
+"""A gateway whose answers are wrong, each in one field: what it kept,
+and what was shipped, says whether it was believed."""
 
 from __future__ import annotations
 
@@ -61,10 +61,19 @@ class Lie:
 
 
 LIES = [
-    *(Lie(move, field, value, once) for move, once in product(["create", "confirm", "get", "find", "cancel"], [True, False])
-      for field, values in PAYMENTS.items() for value in values),
-    *(Lie("refund", field, value, once) for once in [True, False] for field, values in REFUNDS.items() for value in values),
-]  # fmt: skip
+    *(
+        Lie(move, field, value, once)
+        for move, once in product(["create", "confirm", "get", "find", "cancel"], [True, False])
+        for field, values in PAYMENTS.items()
+        for value in values
+    ),
+    *(
+        Lie("refund", field, value, once)
+        for once in [True, False]
+        for field, values in REFUNDS.items()
+        for value in values
+    ),
+]
 
 
 class LyingGateway:

@@ -1,5 +1,5 @@
-"""Random orders through intake and validation, without a database: a `Content` or a typed refusal, in bounded
-time, with bounded reasons.
+"""Random orders through intake and validation,
+without a database: a `Content` or a typed refusal, in bounded time, with bounded reasons.
 
 Hypothesis prints the example that fails, and this file the seed: `FUZZ_SEED=... pytest
 tests/hostile/test_intake_fuzz.py` repeats it.

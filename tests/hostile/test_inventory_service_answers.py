@@ -1,5 +1,5 @@
-"""An inventory service whose answers are wrong, each in one field: its stock, our parcels and the money say
-whether it was believed."""
+"""An inventory service whose answers are wrong, each in one field: its stock,
+our parcels and the money say whether it was believed."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     "order_id": (OTHERS, "", MISSING, None, 7, [], "x" * 50_000),
     "id": ("RES-somebody-elses", MISSING, None, 7, "x" * 50_000),
     "state": (*State, "sold", MISSING, None, 7),
-    "items": ({}, {PRODUCT: 2}, {"LAST-ONE": 1}, {PRODUCT: 1, "LAST-ONE": 1}, {PRODUCT: 10**15}, {PRODUCT: 10**18}, {PRODUCT: -1},
-              {PRODUCT: "many"}, {PRODUCT: 0}, MISSING, None, [PRODUCT], "x" * 50_000),
+    "items": ({}, {PRODUCT: 2}, {"LAST-ONE": 1}, {PRODUCT: 1, "LAST-ONE": 1}, {PRODUCT: 10**15},
+              {PRODUCT: 10**18}, {PRODUCT: -1}, {PRODUCT: "many"}, {PRODUCT: 0}, MISSING, None, [PRODUCT],
+              "x" * 50_000),
     "expires_at": ("2001-02-03T04:05:06Z", "9999-12-31T23:59:59Z", "soon", MISSING, None, -1),
 }  # fmt: skip
 """What each field of a reservation may say instead."""
@@ -66,8 +67,8 @@ def service(postgres: EmbeddedPostgres, template_database: str) -> Iterator[Inve
 async def stocked(
     saga: World, service: InventoryServer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[World]:
-    """The shop, with its stock at the service, which is not left alone because it talks nonsense about some
-    orders."""
+    """The shop, with its stock at the service,
+    which is not left alone because it talks nonsense about some orders."""
     wanted = {**service.settings, "INVENTORY_TIMEOUT_SECONDS": "10", "INVENTORY_BREAKER_FAILURES": "1000000"}
     for name, value in wanted.items():
         monkeypatch.setenv(name, value)
@@ -159,15 +160,15 @@ async def settle(saga: World, order_ids: list[str]) -> None:
     for _ in range(20):
         await process_pending_orders(consumer_seconds=0)
         open_ = saga.sql(
-            "SELECT 1 FROM customer_order WHERE outcome IS NULL OR (cancel_requested_at IS NOT NULL AND "
-            "outcome = 'completed')"
+            "SELECT 1 FROM customer_order "
+            "WHERE outcome IS NULL OR (cancel_requested_at IS NOT NULL AND outcome = 'completed')"
         )
         if not open_:
             return
         saga.sql("UPDATE customer_order SET not_before = NULL")
         saga.sql(
-            "UPDATE order_step SET notes = notes || '{\"stock_away_since\": 1}' WHERE jsonb_exists(notes, "
-            "'stock_away_since')"
+            "UPDATE order_step SET notes = notes || '{\"stock_away_since\": 1}' "
+            "WHERE jsonb_exists(notes, 'stock_away_since')"
         )
     raise AssertionError(
         f"not ended: {[i for i, end in report.read(order_ids).items() if end.outcome is None]}"

@@ -1,5 +1,5 @@
-"""What searches a text for card numbers, secrets and addresses takes time in proportion to it, and looks at
-its length first."""
+"""What searches a text for card numbers,
+secrets and addresses takes time in proportion to it, and looks at its length first."""
 
 from __future__ import annotations
 
@@ -127,15 +127,15 @@ def test_four_times_the_text_takes_about_four_times_as_long(name: str) -> None:
 
 
 def _grows_linearly(work: Callable[[str], object], short: str, long: str) -> bool:
-    """Tries again: what else runs on this machine makes some measurements wrong, and a quadratic pattern
-    fails all of them."""
+    """Tries again: what else runs on this machine makes some measurements wrong,
+    and a quadratic pattern fails all of them."""
     return any(seconds(work, long) < max(seconds(work, short), 0.000_5) * TIMES * 2.5 for _ in range(5))
 
 
 @pytest.mark.parametrize("each", WORST, ids=ascii)
 def test_a_megabyte_is_cut_before_anything_is_searched(each: str) -> None:
-    """Both take the time of the part that is looked at: a field's 2,000 characters, and a log line's
-    50,000."""
+    """Both take the time of the part that is looked at:
+    a field's 2,000 characters, and a log line's 50,000."""
     text = (each * 1_000_000)[:1_000_000]
     assert (
         json.loads(take_in({**EXAMPLE, "notes": text}).text).get("notes", TOO_LONG) == TOO_LONG

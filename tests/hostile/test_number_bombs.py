@@ -20,7 +20,8 @@ import asyncio, json, os
 from decimal import Decimal
 from shop.orders.order import EXAMPLE
 
-BOMBS = ["1e999999999", "-1e999999999", "1e-999999999", "1.5e99999999", "0e999999999", "1e9999999999999999999", "9" * 5000]
+BOMBS = ["1e999999999", "-1e999999999", "1e-999999999", "1.5e99999999", "0e999999999"]
+BOMBS += ["1e9999999999999999999", "9" * 5000]
 
 def placed(bomb):
     '''The example's JSON with the number as quantity and as every amount, once each.'''
@@ -58,7 +59,8 @@ ENTRIES = {
     "stored content": """
         from shop.orders.errors import OrderRejected
         from shop.orders.order import read_stored
-        for number in ("1e999999999", "1E+999999999", "1e-999999999", "9" * 5000, Decimal("1e999999999"), 1e308):
+        bombs = ("1e999999999", "1E+999999999", "1e-999999999", "9" * 5000, Decimal("1e999999999"), 1e308)
+        for number in bombs:
             content = {**EXAMPLE, "items": [{**EXAMPLE["items"][0], "quantity": number}]}
             assert isinstance(verdict(content), OrderRejected), number
             try:
@@ -75,7 +77,8 @@ ENTRIES = {
         def request(body):
             async def receive():
                 return {"type": "http.request", "body": body.encode(), "more_body": False}
-            return Request({"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}, receive)
+            headers = [(b"content-type", b"application/json")]
+            return Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
         for bomb in BOMBS:
             for body in placed(bomb):
@@ -85,7 +88,8 @@ ENTRIES = {
                     assert error.problem.status == 400 and "a number" in error.problem.detail, error
                 else:
                     raise AssertionError(body)
-        assert asyncio.run(read_json(request('{"a": 1e3, "b": 0.10}'))) == {"a": Decimal(1000), "b": Decimal("0.10")}
+        read = asyncio.run(read_json(request('{"a": 1e3, "b": 0.10}')))
+        assert read == {"a": Decimal(1000), "b": Decimal("0.10")}, read
     """,
     "the shell command, JSON and NDJSON": """
         from deployments.cli.submit import InputError, read_orders
@@ -102,7 +106,8 @@ ENTRIES = {
     "parameters of a flow run": """
         from prefect.exceptions import ParameterTypeError
         from flows.process_order import process_order
-        as_read = [json.loads(order) for bomb in BOMBS[:-1] for order in placed(bomb)]  # as Prefect's server reads them
+        # as Prefect's server reads them
+        as_read = [json.loads(order) for bomb in BOMBS[:-1] for order in placed(bomb)]
         as_called = [json.loads(order, parse_float=Decimal) for bomb in BOMBS[:-2] for order in placed(bomb)]
         refused = 0
         for order in as_read + as_called:
@@ -116,8 +121,10 @@ ENTRIES = {
         from pydantic import ValidationError
         from shop.settings import Settings
         cases = [("MAX_ORDER_TOTAL", "1e999999999"), ("MAX_ORDER_TOTAL_BY_CURRENCY", '{"JPY": 1e300}')]
-        cases += [("MAX_ORDER_TOTAL_BY_CURRENCY", '{"JPY": "1e999999999"}'), ("MAX_QUANTITY", "1e999999999"), ("MAX_ITEMS", "9" * 5000)]
-        cases += [("LEASE_SECONDS", "1e999999999"), ("RESERVATION_MINUTES", "inf"), ("CARRIER_PIECE_OUNCES", "1e400")]
+        cases += [("MAX_ORDER_TOTAL_BY_CURRENCY", '{"JPY": "1e999999999"}')]
+        cases += [("MAX_QUANTITY", "1e999999999"), ("MAX_ITEMS", "9" * 5000)]
+        cases += [("LEASE_SECONDS", "1e999999999")]
+        cases += [("RESERVATION_MINUTES", "inf"), ("CARRIER_PIECE_OUNCES", "1e400")]
         for name, value in cases:
             os.environ[name] = value
             try:
@@ -132,8 +139,8 @@ ENTRIES = {
         from shop.payments.stripe.event import UnreadableEvent, read_signed
         for bomb in BOMBS:
             data = '"data": {"object": {"id": "pi_1"}}'
-            event = '{"object": "event", "id": "evt_1", "type": "payment_intent.succeeded", "created": %s, %s}'
-            payload, now = (event % (bomb, data)).encode(), int(time.time())
+            kind = '"object": "event", "id": "evt_1", "type": "payment_intent.succeeded"'
+            payload, now = ('{%s, "created": %s, %s}' % (kind, bomb, data)).encode(), int(time.time())
             signed = hmac.new(b"whsec_12345678", b"%d." % now + payload, hashlib.sha256).hexdigest()
             try:
                 read_signed(payload, f"t={now},v1={signed}", ("whsec_12345678",))
@@ -158,10 +165,11 @@ ENTRIES = {
 
         for bomb in ["1e999999999", "-1e99999999", "1e9999999999999999999", "9" * 4000, "9" * 5000]:
             assert refused(SHIPPED.validate_json, f'{{"A": {bomb}}}'), bomb
-            stock = '[{"id": "A", "received": %s, "on_hand": 1, "reserved": 0, "shipped": 0, "served": 0, "held": 0}]'
-            assert refused(STOCK.validate_json, stock % bomb), bomb
-            held = '{"order_id": "A", "id": "B", "state": "held", "items": {"A": %s}, "expires_at": "2030-01-01T00:00:00Z"}'
-            assert refused(RESERVATION.validate_json, held % bomb), bomb
+            none = '"reserved": 0, "shipped": 0, "served": 0, "held": 0'
+            stock = '[{"id": "A", "received": %s, "on_hand": 1, %s}]'
+            assert refused(STOCK.validate_json, stock % (bomb, none)), bomb
+            held = '{"order_id": "A", "id": "B", "state": "held", "items": {"A": %s}, "expires_at": "%s"}'
+            assert refused(RESERVATION.validate_json, held % (bomb, "2030-01-01T00:00:00Z")), bomb
             short = '{"shortages": [{"product_id": "A", "requested": %s, "available": 0}]}'
             assert refused(ProblemDetails.model_validate_json, short % bomb), bomb
             totals = '{"currency": "USD", "charged": %s, "refunded": 0}'

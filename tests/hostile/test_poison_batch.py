@@ -1,5 +1,5 @@
-"""Many small orders that take long to refuse, beside a few good ones: the good ones complete, and the process
-stays small."""
+"""Many small orders that take long to refuse, beside a few good ones:
+the good ones complete, and the process stays small."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ _MOST_MEGABYTES = 500
 _MOST_BYTES = 30_000
 """Of what the tables keep of an order of 3 KB."""
 _KEPT = """
-SELECT coalesce(avg(length(o.content::text) + length(o.reasons::text) + length(coalesce(o.failure::text, '')) + (
-    SELECT coalesce(sum(length(coalesce(s.error::text, '')) + length(coalesce(s.result::text, ''))), 0) FROM order_step s
-    WHERE s.order_id = o.id)), 0), max(o.lone_deaths), max(length(o.content::text))
+SELECT coalesce(avg(
+        length(o.content::text) + length(o.reasons::text) + length(coalesce(o.failure::text, ''))
+        + (SELECT coalesce(sum(
+            length(coalesce(s.error::text, '')) + length(coalesce(s.result::text, ''))
+        ), 0) FROM order_step s WHERE s.order_id = o.id)
+    ), 0),
+    max(o.lone_deaths), max(length(o.content::text))
 FROM customer_order o WHERE o.outcome = 'rejected'
 """
 
@@ -71,8 +75,8 @@ def test_good_orders_complete_beside_many_that_take_long_to_refuse(
     assert sum(saga.charges(order["id"]) for order in poison[:: max(1, bad // 20)]) == 0
     kept, lone_deaths, longest = saga.sql(_KEPT)[0]
     tell(
-        f"{bad} bad orders: {most:.0f} MB at most, {kept / 1000:.0f} KB kept of each ({longest} bytes the "
-        f"longest)"
+        f"{bad} bad orders: {most:.0f} MB at most, "
+        f"{kept / 1000:.0f} KB kept of each ({longest} bytes the longest)"
     )
     assert lone_deaths == 0
     assert kept < _MOST_BYTES

@@ -1,5 +1,5 @@
-"""Clients that are silent, slow or endless, against each of our servers as a process that may open 256
-files."""
+"""Clients that are silent, slow or endless,
+against each of our servers as a process that may open 256 files."""
 
 from __future__ import annotations
 
@@ -114,8 +114,10 @@ def connections(port: int, count: int, says: bytes = b"") -> Iterator[list[socke
 BEGINNINGS = {
     "nothing": b"",
     "half a header": b"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: ",
-    "no body": b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nStripe-Signature: t=1,v1=a\r\nContent-Length: "
-    b"1000\r\n\r\n{",
+    "no body": (
+        b"POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nStripe-Signature: t=1,v1=a\r\n"
+        b"Content-Length: 1000\r\n\r\n{"
+    ),
 }
 
 
@@ -187,7 +189,10 @@ def test_an_endless_body_is_not_kept_in_memory(
     assert victim.answers()
     before = victim.memory
     length = f"Content-Length: {HUGE}" if sized else "Transfer-Encoding: chunked"
-    begin = f"POST {PATHS[name]} HTTP/1.1\r\nHost: a\r\n{header}Content-Type: application/json\r\n{length}\r\n\r\n"
+    begin = (
+        f"POST {PATHS[name]} HTTP/1.1\r\nHost: a\r\n"
+        f"{header}Content-Type: application/json\r\n{length}\r\n\r\n"
+    )
     part = b" " * 1_000_000 if sized else b"F4240\r\n" + b" " * 1_000_000 + b"\r\n"
     sent, answer, most = 0, b"", before
     with connections(victim.port, 1, begin.encode()) as (client,):

@@ -1,5 +1,5 @@
-"""An order of 3 KB does not become half a megabyte: what is wrong with it is listed up to a number, and
-counted beyond it."""
+"""An order of 3 KB does not become half a megabyte:
+what is wrong with it is listed up to a number, and counted beyond it."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_every_problem_is_counted_whatever_is_shown() -> None:
 async def test_other_tasks_have_their_turn_while_many_orders_are_validated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Such as the one that renews the lease. On a machine that is so slow that each order takes a second,
-    after each order."""
+    """Such as the one that renews the lease.
+    On a machine that is so slow that each order takes a second, after each order."""
     turns, seconds = 0, itertools.count()
     monkeypatch.setattr("saga.yielding.time", SimpleNamespace(monotonic=lambda: next(seconds)))
 

@@ -1,5 +1,5 @@
-"""One order spoils, every time, what its batch shares with it (a claim, the end, being handed back): the
-others do not wait for it."""
+"""One order spoils, every time, what its batch shares with it (a claim, the end, being handed back):
+the others do not wait for it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.waiting import until
 ENDING = "OLD.outcome IS NULL AND NEW.outcome IS NOT NULL"
 HANDED_BACK = "OLD.lease_id IS NOT NULL AND NEW.lease_id IS NULL AND NEW.outcome IS NULL"
 ITS_OWN, THE_DATABASES, INTERNAL = "22012", "40001", "XX000"
-"""SQLSTATEs: of an error that is about the data, and of two that are about the server: it helps to try again,
-or not."""
+"""SQLSTATEs: of an error that is about the data,
+and of two that are about the server: it helps to try again, or not."""
 
 
 class Spoiler:
@@ -35,13 +35,13 @@ class Spoiler:
         self._world, self._name = world, name
         world.sql(f"CREATE SEQUENCE {name}")
         world.sql(
-            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('{name}') <= "
-            f"{times} THEN "
+            f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            f"IF nextval('{name}') <= {times} THEN "
             f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
         )
         world.sql(
-            f"CREATE TRIGGER {name} BEFORE UPDATE ON customer_order FOR EACH ROW WHEN ({when}) EXECUTE "
-            f"FUNCTION {name}()"
+            f"CREATE TRIGGER {name} BEFORE UPDATE ON customer_order "
+            f"FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION {name}()"
         )
 
     @property
@@ -57,8 +57,8 @@ class Spoiler:
 def batch(
     unique: str, kind: str = "good", n: int = 6, **fields: Any
 ) -> tuple[list[dict[str, Any]], str, list[str]]:
-    """Submits orders of that kind. Returns them, the id of the one that will spoil, and those of the
-    others."""
+    """Submits orders of that kind. Returns them,
+    the id of the one that will spoil, and those of the others."""
     orders = [order_of(kind, f"{unique}-{i}", **fields) for i in range(n)]
     intake.submit(orders)
     return orders, orders[2]["id"], [order["id"] for i, order in enumerate(orders) if i != 2]
@@ -205,7 +205,8 @@ async def test_an_order_that_cannot_be_claimed_keeps_nobody_from_the_others(
     if recover:
         saga.sql("UPDATE customer_order SET fence = 1")
     saga.sql(
-        """UPDATE customer_order SET failure = '"unreadable"', failing_step = 'check_inventory' WHERE id = :id""",
+        """UPDATE customer_order SET failure = '"unreadable"', failing_step = 'check_inventory' """
+        "WHERE id = :id",
         id=culprit,
     )
     await (recover_orders() if recover else process_pending_orders(consumer_seconds=0))

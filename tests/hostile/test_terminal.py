@@ -1,5 +1,5 @@
-"""No text from outside commands the terminal of who looks at it: neither with ESC nor with the C1 controls,
-which terminals obey too."""
+"""No text from outside commands the terminal of who looks at it:
+neither with ESC nor with the C1 controls, which terminals obey too."""
 
 from __future__ import annotations
 

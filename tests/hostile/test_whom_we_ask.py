@@ -1,5 +1,5 @@
-"""Whoever answers our requests: sends us elsewhere, never ends, or wants to know what `~/.netrc` has for
-it."""
+"""Whoever answers our requests: sends us elsewhere,
+never ends, or wants to know what `~/.netrc` has for it."""
 
 from __future__ import annotations
 

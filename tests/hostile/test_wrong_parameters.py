@@ -1,5 +1,5 @@
-"""Forms filled in wrongly: no run begins with a number that makes no sense, whichever deployment it is
-for."""
+"""Forms filled in wrongly: no run begins with a number that makes no sense,
+whichever deployment it is for."""
 
 from __future__ import annotations
 

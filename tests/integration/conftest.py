@@ -92,8 +92,8 @@ def unique() -> str:
 
 @pytest.fixture
 def worker(saga: World, prefect_api: PrefectServer, tmp_path: Path) -> Iterator[Worker]:
-    """A worker for this test's shop, with everything deployed and the automations in place; nothing of it is
-    left."""
+    """A worker for this test's shop, with everything deployed and the automations in place;
+    nothing of it is left."""
     environment = {
         **prefect_api.client_environment,
         "DATABASE_URL": saga.database_url,

@@ -1,5 +1,5 @@
-"""The shop's own database, without Prefect: orders, leases and stock for the tests of the domain, and what
-its tables say afterwards."""
+"""The shop's own database, without Prefect: orders,
+leases and stock for the tests of the domain, and what its tables say afterwards."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class Shop:
         """A worker's lease that nobody renews."""
         lease = uuid4()
         await self.rows(
-            "INSERT INTO lease (id, holder, until) VALUES (:id, 'test', now() + make_interval(secs => "
-            ":seconds))",
+            "INSERT INTO lease (id, holder, until) "
+            "VALUES (:id, 'test', now() + make_interval(secs => :seconds))",
             id=lease,
             seconds=seconds,
         )
@@ -143,16 +143,18 @@ class Shop:
         return on_hand, reserved
 
     async def wrong_stock(self) -> list[Any]:
-        """Products whose books do not balance, in one snapshot: on hand + shipped = received, reserved = what
-        is held."""
+        """Products whose books do not balance,
+        in one snapshot: on hand + shipped = received, reserved = what is held."""
         return await self.rows(
             """
             WITH pieces AS (
-                SELECT e.key AS id, coalesce(sum(e.value::bigint) FILTER (WHERE r.state = 'shipped'), 0) AS shipped,
+                SELECT e.key AS id,
+                    coalesce(sum(e.value::bigint) FILTER (WHERE r.state = 'shipped'), 0) AS shipped,
                     coalesce(sum(e.value::bigint) FILTER (WHERE r.state = 'held'), 0) AS held
                 FROM reservation r, jsonb_each_text(r.items) e GROUP BY e.key
             )
-            SELECT p.*, coalesce(q.shipped, 0) AS shipped, coalesce(q.held, 0) AS held FROM product p LEFT JOIN pieces q ON q.id = p.id
+            SELECT p.*, coalesce(q.shipped, 0) AS shipped, coalesce(q.held, 0) AS held
+            FROM product p LEFT JOIN pieces q ON q.id = p.id
             WHERE p.on_hand + coalesce(q.shipped, 0) <> p.received OR p.reserved <> coalesce(q.held, 0)
                 OR p.on_hand < p.reserved OR p.reserved < 0
             """

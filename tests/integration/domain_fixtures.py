@@ -1,5 +1,5 @@
-"""The `shop` fixture, for `pytest_plugins` of the domain's tests: one database for all of them, emptied
-before each."""
+"""The `shop` fixture, for `pytest_plugins` of the domain's tests:
+one database for all of them, emptied before each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.integration.domain import Shop
 
 @pytest.fixture(scope="session")
 async def domain_database(postgres: EmbeddedPostgres, template_database: str) -> AsyncIterator[str]:
-    """A migrated database that the domain's tests share: emptying it takes milliseconds, making one ten times
-    as long."""
+    """A migrated database that the domain's tests share:
+    emptying it takes milliseconds, making one ten times as long."""
     postgres.create_database("domain", template=template_database)
     url = postgres.url("domain")
     yield url

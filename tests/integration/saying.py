@@ -1,5 +1,5 @@
-"""A server on the other end of a client that says whatever a test wants it to say, byte by byte, and keeps
-what it was asked."""
+"""A server on the other end of a client that says whatever a test wants it to say,
+byte by byte, and keeps what it was asked."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def rubbish(good: object) -> dict[str, bytes]:
 async def server_that_says(
     answer: bytes | Answer | None, *, pause: float = 0, drip: int = 0
 ) -> AsyncIterator[Sayer]:
-    """Says just this to everything, or what a function of the request says, after a pause or in drips with
-    pauses; None: nothing at all."""
+    """Says just this to everything, or what a function of the request says,
+    after a pause or in drips with pauses; None: nothing at all."""
     asked: list[Request] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,5 +1,5 @@
-"""Alerts: each is raised once and clears once, however many workers evaluate; each service in ALERT_URLS gets
-both messages once."""
+"""Alerts: each is raised once and clears once, however many workers evaluate;
+each service in ALERT_URLS gets both messages once."""
 
 from __future__ import annotations
 
@@ -223,13 +223,13 @@ async def test_an_order_that_waits_unless_it_waits_for_something_outside(shop: S
     await shop.store(*map(an_order, ("LATE", "AWAY", "NEW", "DESK")))
     await under_review(shop, "OTHER")
     await shop.rows(
-        "INSERT INTO attention (order_id, step, currency, last_error, error_code) VALUES ('DESK', 'p', "
-        "'USD', 'no', 'no')"
+        "INSERT INTO attention (order_id, step, currency, last_error, error_code) "
+        "VALUES ('DESK', 'p', 'USD', 'no', 'no')"
     )
     await shop.rows("UPDATE customer_order SET submitted_at = now() - interval '16 min' WHERE id <> 'NEW'")
     await shop.rows(
-        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now() - interval "
-        "'1 min', not_before = now() "
+        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', "
+        "waits_since = now() - interval '1 min', not_before = now() "
         "WHERE id = 'AWAY'"
     )
     await evaluate(shop)
@@ -319,8 +319,8 @@ async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
     (figures,) = (await read_figures(now - timedelta(hours=1), now + timedelta(hours=1))).steps
     # a fault counts once it is not tried again: let it be a while ago
     await shop.rows(
-        "UPDATE order_step SET ended_at = ended_at - interval '20 s', undo_ended_at = undo_ended_at - "
-        "interval '20 s'"
+        "UPDATE order_step SET ended_at = ended_at - interval '20 s', "
+        "undo_ended_at = undo_ended_at - interval '20 s'"
     )
     await shop.rows("DELETE FROM metric_total")
     await shop.rows("UPDATE metric_reading SET read_at = NULL, counted_from = NULL")
@@ -346,8 +346,8 @@ async def seen_by_people(shop: Shop, code: str) -> dict[str, tuple[int, ...]]:
 async def test_one_pause_of_a_circuit_is_no_alert(shop: Shop) -> None:
     await shop.store(an_order("AWAY"))
     await shop.rows(
-        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', waits_since = now(), "
-        "not_before = now()"
+        "UPDATE customer_order SET waits_for = 'payment_gateway_unavailable', "
+        "waits_since = now(), not_before = now()"
     )
     assert await evaluate(shop) == Watched(True)
 
@@ -463,9 +463,8 @@ async def test_no_part_of_a_url_is_shown_when_it_fails(
         assert SECRET not in repr(settings())
     error = await shop.value("SELECT error FROM alert_notice WHERE way = 'url-1'")
     assert "ALERT_URLS" in error
-    others = [
-        record.getMessage() for record in caplog.records if record.name != "apprise"
-    ]  # pytest listens to silent loggers, too
+    # pytest listens to silent loggers, too
+    others = [record.getMessage() for record in caplog.records if record.name != "apprise"]
     for shown in (error, *others, *capfd.readouterr()):
         assert SECRET not in shown
 
@@ -473,8 +472,8 @@ async def test_no_part_of_a_url_is_shown_when_it_fails(
 async def test_a_service_that_answers_byte_by_byte_does_not_block(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each byte comes within apprise's own time limit. The event loop continues meanwhile, and no process is
-    left behind."""
+    """Each byte comes within apprise's own time limit.
+    The event loop continues meanwhile, and no process is left behind."""
     monkeypatch.setattr("shop.alerts.delivery.SEND_SECONDS", 2.0)
     ended = asyncio.Event()
 
@@ -529,8 +528,8 @@ async def test_an_alert_that_this_version_cannot_describe_does_not_delay_the_oth
     await evaluate(shop)
     await shop.rows("UPDATE alert SET rule = 'of_a_newer_version' WHERE subject = 'A'")
     await shop.rows(
-        "UPDATE alert SET details = '{\"orders\": 1}', subject = 'and more', rule = 'error_rate' WHERE "
-        "subject = 'B'"
+        "UPDATE alert SET details = '{\"orders\": 1}', subject = 'and more', rule = 'error_rate' "
+        "WHERE subject = 'B'"
     )
     assert await tasks.send_alerts.emit_alert_events.fn() == 1
     assert await deliver() == (1, 2)

@@ -1,5 +1,5 @@
-"""Something breaks, and one mail says so; it is repaired, and one mail says that. Real gateway, Prefect
-server and mail server."""
+"""Something breaks, and one mail says so; it is repaired,
+and one mail says that. Real gateway, Prefect server and mail server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ PRICE = Decimal("999.99")
 def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
     """Where mails of this process, and of workers that it starts, go."""
     with mail_server() as server:
-        url = f"mailto://{server.host}:{server.port}?from=orders@shop.example&to=oncall@shop.example&mode=insecure"
+        addresses = "from=orders@shop.example&to=oncall@shop.example"
+        url = f"mailto://{server.host}:{server.port}?{addresses}&mode=insecure"
         monkeypatch.setenv("ALERT_URLS", url)
         settings.cache_clear()
         yield server

@@ -1,5 +1,5 @@
-"""Cancelling, at every stage: either shipped and not refunded, or refunded and not shipped; and back again,
-when a person wants it."""
+"""Cancelling, at every stage: either shipped and not refunded,
+or refunded and not shipped; and back again, when a person wants it."""
 
 from __future__ import annotations
 
@@ -154,8 +154,8 @@ async def test_a_charge_whose_end_is_unknown_is_said_to_be_so(saga: World, uniqu
     order_id = f"UNCLEAR-{unique}"
     await begun(saga, order_id, RESERVED)
     saga.sql(
-        "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', "
-        "true)",
+        "INSERT INTO order_step (order_id, step, status, undo_due) "
+        "VALUES (:id, 'process_payment', 'begun', true)",
         id=order_id,
     )
     seen = await preview_cancel(order_id, ORDER_SAGA, gateway())
@@ -192,8 +192,8 @@ async def test_the_preview_without_the_gateway_says_at_most(saga: World, unique:
 
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
 async def test_an_order_that_nobody_has_in_hand(saga: World, unique: str, steps: int) -> None:
-    """After no step it only waits; once shipped its notification is put off; after all its worker died before
-    it could say completed."""
+    """After no step it only waits; once shipped its notification is put off;
+    after all its worker died before it could say completed."""
     order_id = f"STOP-{unique}"
     await begun(saga, order_id, steps)
     state = await cancel(order_id)

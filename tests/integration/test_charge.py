@@ -1,5 +1,5 @@
-"""Charging once and giving back what was charged, whatever breaks: read from the gateway's own ledger, never
-from our answers."""
+"""Charging once and giving back what was charged,
+whatever breaks: read from the gateway's own ledger, never from our answers."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class Crash(Exception):
 
 
 class Watched:
-    """The gateway, with every request that reached it; and the process may die right after one was
-    answered."""
+    """The gateway, with every request that reached it;
+    and the process may die right after one was answered."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.calls = list[str]()
@@ -163,7 +163,6 @@ async def forgetful(shop: Shop) -> AsyncIterator[Till]:
 
 
 # -- charging
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("card", ["1234", "4242", "0259"])
@@ -379,8 +378,8 @@ async def test_a_worker_that_pauses_before_it_confirms(till: Till, next_one: str
 
 @pytest.mark.parametrize("forget", [False, True], ids=["keeps keys", "forgets keys"])
 async def test_a_slow_order_is_charged_once_though_its_batch_is_tried_again(till: Till, forget: bool) -> None:
-    """One order is still at the gateway, another one's worker has lost the database for a moment: the batch
-    is run again."""
+    """One order is still at the gateway, another one's worker has lost the database for a moment:
+    the batch is run again."""
     till.ledger.behaviour = Behaviour(forget_keys=forget)
     arrives, created = asyncio.Event(), Counter[str]()
 
@@ -475,7 +474,6 @@ async def test_orders_do_not_get_each_others_payments(till: Till) -> None:
 
 
 # -- refunding
-# ---------------------------------------------------------------------------------------------------------
 
 
 async def made_by_us(till: Till, card: str = "1234") -> Any:
@@ -738,8 +736,8 @@ async def test_a_gateway_that_pays_and_says_error_is_asked_a_few_times_only(till
 
 @pytest.mark.parametrize("forget", [False, True])
 async def test_a_refund_of_a_dead_worker_that_arrives_late_is_no_refusal(till: Till, forget: bool) -> None:
-    """It arrives after the next worker looked, and before that one's own request: the money is back, so
-    nothing is at risk."""
+    """It arrives after the next worker looked, and before that one's own request:
+    the money is back, so nothing is at risk."""
     till.ledger.behaviour = Behaviour(forget_keys=forget)
     order = await till.order()
     charged = await till.charge(order)
@@ -815,8 +813,8 @@ async def test_one_refused_refund_does_not_stop_the_others(till: Till, refused_f
 
 
 async def test_a_refund_that_was_refused_is_asked_for_again_when_a_person_tries_again(till: Till) -> None:
-    """Refused for want of funds, say; the next day there are some. The gateway keeps the answer under the key
-    that was used."""
+    """Refused for want of funds, say; the next day there are some.
+    The gateway keeps the answer under the key that was used."""
     order = await till.order("0259")
     await till.charge(order)
     with pytest.raises(RefundRefused):
@@ -851,7 +849,6 @@ async def test_money_that_may_have_been_charged_is_at_risk_while_nobody_knows(ti
 
 
 # -- a gateway that misbehaves
-# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("forget", [False, True], ids=["keeps keys", "forgets keys"])

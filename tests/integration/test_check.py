@@ -1,5 +1,5 @@
-"""`make check`: what is real, what is embedded, what is misconfigured; against servers that are there and
-servers that are not."""
+"""`make check`: what is real, what is embedded, what is misconfigured;
+against servers that are there and servers that are not."""
 
 from __future__ import annotations
 
@@ -82,8 +82,10 @@ def test_what_is_configured_is_contacted(
             "SMTP_URL": f"smtp://mailer:right@{mails.host}:{mails.port}?starttls=never",
             "CRM_WEBHOOK_URL": crm.url,
             "CRM_WEBHOOK_SECRET": SECRET,
-            "ALERT_URLS": f"mailto://mailer:right@{mails.host}:{mails.port}?from=a@b.example&to=c@d.example "
-            f"jsons://127.0.0.1:9/right",
+            "ALERT_URLS": (
+                f"mailto://mailer:right@{mails.host}:{mails.port}?from=a@b.example&to=c@d.example "
+                "jsons://127.0.0.1:9/right"
+            ),
         }
         for name, value in given.items():
             monkeypatch.setenv(name, value)
@@ -155,8 +157,8 @@ def test_a_prefect_server_with_everything_is_real_or_our_own(
     world: World, worker: Worker, prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert ask({"PREFECT_API_URL"}, prefect_api.api_url)["Prefect server"].state is State.REAL
-    # `make check` beside a running `make run`: nobody has set it, it stands where that says what it has
-    # started
+    # `make check` beside a running `make run`:
+    # nobody has set it, it stands where that says what it has started
     (tmp_path / "run.env").write_text(f"PREFECT_API_URL={prefect_api.api_url}\n")
     for module in (report, running):
         monkeypatch.setattr(module, "ENV_FILES", (tmp_path / "run.env", tmp_path / ".env"))

@@ -70,8 +70,8 @@ def marked(texts: dict[str, str]) -> str:
 
 
 class Model:
-    """An OpenAI-compatible server. `answer` is what it says; None is silence until the client gives up; a
-    number is a status."""
+    """An OpenAI-compatible server. `answer` is what it says;
+    None is silence until the client gives up; a number is a status."""
 
     def __init__(self) -> None:
         self.answer: str | int | None = marked(GOOD)

@@ -1,5 +1,5 @@
-"""Webhooks for the CRM, over HTTP: signed so that the specification's own library agrees, and at least
-once."""
+"""Webhooks for the CRM, over HTTP: signed so that the specification's own library agrees,
+and at least once."""
 
 from __future__ import annotations
 

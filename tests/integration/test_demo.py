@@ -1,5 +1,5 @@
-"""`make demo`, as a user runs it: everything is started, the samples go through the deployment and a worker,
-everything is stopped."""
+"""`make demo`, as a user runs it: everything is started,
+the samples go through the deployment and a worker, everything is stopped."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_the_demo_ends_as_it_should_and_leaves_nothing_behind(world_dir: Path) -
     environment = {name: value for name, value in os.environ.items() if name not in _OURS}
     environment |= {
         "VAR_DIR": str(var),
-        "PREFECT_API_URL": "",
-    }  # whatever a Prefect profile of this machine names
+        "PREFECT_API_URL": "",  # whatever a Prefect profile of this machine names
+    }
     run = subprocess.run(
         [sys.executable, "-m", "deployments.cli", "demo"],
         cwd=HOME,

@@ -1,5 +1,5 @@
-"""The desk: what could not be undone is retried, shown, and settled by a person; the gateway's ledger is the
-witness."""
+"""The desk: what could not be undone is retried, shown,
+and settled by a person; the gateway's ledger is the witness."""
 
 from __future__ import annotations
 
@@ -304,17 +304,16 @@ async def test_a_worker_that_did_not_hear_of_its_commit_leaves_a_reopened_order_
     order_id = await stuck(saga, f"DEAF-{unique}")
     for number, name in enumerate(("deaf", "other"), 1):
         saga.sql(
-            "INSERT INTO lease (id, holder, until) VALUES (CAST(:id AS uuid), :name, now() + interval '1 "
-            "hour')",
+            "INSERT INTO lease (id, holder, until) "
+            "VALUES (CAST(:id AS uuid), :name, now() + interval '1 hour')",
             id=lease(number),
             name=name,
         )
     saga.sql("UPDATE customer_order SET outcome = NULL")
     async with transaction() as tx:
         (deaf,) = await claims.claim(tx, ORDERS, lease(1), most=1, ids=[order_id])  # type: ignore[arg-type]
-    saga.sql(
-        "UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL"
-    )  # the commit that was not heard of
+    # the commit that was not heard of
+    saga.sql("UPDATE customer_order SET outcome = 'needs_attention', lease_id = NULL")
     saga.sql("UPDATE customer_order SET outcome = NULL")  # opened again
     async with transaction() as tx:
         (other,) = await claims.claim(tx, ORDERS, lease(2), most=1, ids=[order_id])  # type: ignore[arg-type]
@@ -376,8 +375,8 @@ async def test_refunded_by_hand(saga: World, unique: str) -> None:
 
 
 async def test_a_refund_by_hand_is_refused_if_the_gateway_has_paid_already(saga: World, unique: str) -> None:
-    """Somebody refunded a part in the gateway's dashboard: a transfer of the whole amount would be the second
-    refund."""
+    """Somebody refunded a part in the gateway's dashboard:
+    a transfer of the whole amount would be the second refund."""
     order_id = await stuck(saga, f"TWICE-{unique}")
     (payment,) = [each for each in saga.ledger(order_id) if each["status"] == "succeeded"]
     saga.misbehave(take_refunds=True)
@@ -394,8 +393,8 @@ async def test_a_refund_by_hand_is_refused_if_the_gateway_has_paid_already(saga:
 async def test_a_charge_of_another_amount_is_settled_once_the_gateway_has_given_it_back(
     saga: World, unique: str
 ) -> None:
-    """Nothing goes back by itself on such a charge; a person refunds it in the dashboard, and trying again
-    finds that."""
+    """Nothing goes back by itself on such a charge;
+    a person refunds it in the dashboard, and trying again finds that."""
     order_id = f"OTHER-{unique}"
     await process_order(an_order(order_id, country="AQ", card="0000"), return_state=True)
     made = await gateway().create(
@@ -562,12 +561,12 @@ async def test_nothing_is_settled_by_hand_while_a_worker_refunds(saga: World, un
 async def test_a_person_does_not_wait_for_a_gateway_that_is_away(
     saga: World, unique: str, first: Resolution
 ) -> None:
-    """Its retry is put off until the gateway is back: that can be hours, and then the money would go back
-    twice."""
+    """Its retry is put off until the gateway is back:
+    that can be hours, and then the money would go back twice."""
     order_id = await stuck(saga, f"PUTOFF-{unique}")
     saga.sql(
-        "UPDATE customer_order SET outcome = NULL, finished_at = NULL, waits_for = 'x', not_before = now() + "
-        "interval '1 hour'"
+        "UPDATE customer_order SET outcome = NULL, finished_at = NULL, "
+        "waits_for = 'x', not_before = now() + interval '1 hour'"
     )
     assert "'hold'" in advice(orders_that_need_attention()[0])
     decided = review.decision(order_id, first, resolved_by="ann", reference="transfer 4711")

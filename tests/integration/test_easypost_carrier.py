@@ -1,5 +1,5 @@
-"""EasyPost's adapter, by EasyPost's own client over HTTP, against a server of ours that answers as EasyPost
-does."""
+"""EasyPost's adapter, by EasyPost's own client over HTTP,
+against a server of ours that answers as EasyPost does."""
 
 from __future__ import annotations
 

@@ -202,14 +202,14 @@ async def test_a_label_that_is_not_taken_back_is_for_a_person(
 async def test_a_label_that_was_bought_too_late_is_voided(
     shipping: World, easypost_server: EasyPost, unique: str
 ) -> None:
-    """Its process was paused right before it asked, until another one had waited long enough, and undone the
-    order."""
+    """Its process was paused right before it asked,
+    until another one had waited long enough, and undone the order."""
 
     def undone_meanwhile() -> None:
         shipping.sql("UPDATE lease SET taken_from = true")
         shipping.sql(
-            "UPDATE customer_order SET fence = fence + 1, lease_id = NULL, outcome = 'compensated', "
-            "finished_at = now() WHERE id = :id",
+            "UPDATE customer_order SET fence = fence + 1, lease_id = NULL, "
+            "outcome = 'compensated', finished_at = now() WHERE id = :id",
             id=unique,
         )
         shipping.sql(
@@ -243,8 +243,8 @@ async def test_a_carrier_that_is_away_is_waited_for(
 async def test_a_label_that_may_yet_come_is_waited_for(
     shipping: World, easypost_server: EasyPost, unique: str
 ) -> None:
-    """It was asked for and not answered when the order is cancelled: it is not called void before it is
-    certain what became of it."""
+    """It was asked for and not answered when the order is cancelled:
+    it is not called void before it is certain what became of it."""
     when("before buying a label", lambda: _cancel(unique))
     easypost_server.misbehave("buy", "lost", order_id=unique, times=1)
     intake.submit([an_order(unique)])
@@ -370,8 +370,8 @@ class TestAnotherShopWithTheSameAccount:
         assert ended(unique).outcome is None
         noted = json.dumps({"quote_id": theirs["id"], "carrier": "easypost", "asked_at": 0})
         shipping.sql(
-            "UPDATE order_step SET notes = CAST(:noted AS jsonb) WHERE order_id = :id AND step = "
-            "'fulfill_order'",
+            "UPDATE order_step SET notes = CAST(:noted AS jsonb) "
+            "WHERE order_id = :id AND step = 'fulfill_order'",
             id=unique,
             noted=noted,
         )
@@ -426,8 +426,8 @@ async def test_an_order_that_an_earlier_version_quoted_without_a_price_goes_on(
     assert (quoted.rate["amount"], quoted.rate["currency"]) == ("5.93", "USD")
     easypost_server.behave()
     shipping.sql(
-        "UPDATE order_step SET notes = notes || '{\"quoted\": true}'::jsonb WHERE order_id = :id AND step = "
-        "'fulfill_order'",
+        "UPDATE order_step SET notes = notes || '{\"quoted\": true}'::jsonb "
+        "WHERE order_id = :id AND step = 'fulfill_order'",
         id=unique,
     )
     shipping.sql("UPDATE customer_order SET not_before = NULL")

@@ -1,5 +1,5 @@
-"""The embedded carrier as a `Carrier`, on a real database; and the labels that are printed for its parcels
-and for others'."""
+"""The embedded carrier as a `Carrier`, on a real database;
+and the labels that are printed for its parcels and for others'."""
 
 from __future__ import annotations
 

@@ -76,8 +76,8 @@ async def test_what_a_customer_typed_and_somebody_repeats_is_in_no_journal_state
 
 
 async def test_however_long_the_orders_are_that_are_declined_others_have_their_turns(shop: Shop) -> None:
-    """Else no lease would be renewed meanwhile. Measured in processor time: seconds if there were no turn
-    between them."""
+    """Else no lease would be renewed meanwhile. Measured in processor time:
+    seconds if there were no turn between them."""
     orders = [
         order
         for first in range(0, 400, 50)

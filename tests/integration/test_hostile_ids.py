@@ -1,5 +1,5 @@
-"""Ids as somebody who means harm would send them, through whole runs: files, mails, keys and run names stay
-safe, the money right."""
+"""Ids as somebody who means harm would send them, through whole runs: files,
+mails, keys and run names stay safe, the money right."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The new step of docs/how-to/add-a-step.md does what the page says, in both lanes: a copy of the project
-runs it."""
+"""The new step of docs/how-to/add-a-step.md does what the page says,
+in both lanes: a copy of the project runs it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ async def through(lane: str, order: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("lane", ["process_order", "pending"])
-async def test_a_suspected_order_is_neither_charged_nor_keeps_its_stock(saga: World, unique: str, lane: str) -> None:
+async def test_a_suspected_order_is_neither_charged_nor_keeps_its_stock(
+    saga: World, unique: str, lane: str
+) -> None:
     suspected = {**an_order(f"FRAUD-{unique}", price="5001.00"), "customer_email": None}
     good = an_order(f"GOOD-{unique}", price="5001.00")
     before = saga.stock("PROD-001")

@@ -65,8 +65,8 @@ async def test_a_large_number_has_time_in_proportion(shop: Shop, monkeypatch: py
     monkeypatch.setattr(intake, "_BATCH_SIZE", 5)
     monkeypatch.setattr(intake, "TRANSACTION_SECONDS", 2.0)
     await shop.rows(
-        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); "
-        "RETURN NEW; END $$"
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "PERFORM pg_sleep(0.05); RETURN NEW; END $$"
     )
     await shop.rows(
         "CREATE TRIGGER slowly BEFORE INSERT ON customer_order FOR EACH ROW EXECUTE FUNCTION slowly()"
@@ -236,7 +236,6 @@ async def test_reading_ids_that_nobody_could_have_sent(shop: Shop) -> None:
 
 
 # -- at the same time
-# --------------------------------------------------------------------------------------------------
 
 
 async def test_fifty_at_once_store_the_order_once(shop: Shop) -> None:
@@ -265,8 +264,8 @@ async def test_of_different_orders_with_one_id_one_is_stored(shop: Shop) -> None
 
 
 async def test_the_same_orders_in_another_sequence_do_not_wait_for_each_other(shop: Shop) -> None:
-    """Two servers of a shop that send the same orders at once, each in its own sequence: no error, each order
-    once."""
+    """Two servers of a shop that send the same orders at once,
+    each in its own sequence: no error, each order once."""
 
     async def all_wait() -> bool:
         return bool(
@@ -323,7 +322,6 @@ async def test_those_who_wait_are_woken_only_when_something_is_there(shop: Shop)
 
 
 # -- no card number anywhere
-# -------------------------------------------------------------------------------------------
 
 VISA = "4111111111111111"
 CODE = "987"
@@ -448,7 +446,6 @@ async def test_what_is_refused_leaves_no_trace(shop: Shop) -> None:
 
 
 # -- anything
-# ----------------------------------------------------------------------------------------------------------
 
 texts = st.one_of(
     st.text(max_size=20),
@@ -500,8 +497,8 @@ def test_the_database_takes_whatever_intake_lets_through(
     sent = [take_in(order).text for order in orders]
     with database.begin():
         query = text(
-            "SELECT CAST(t AS jsonb) FROM unnest(CAST(:texts AS text[])) WITH ORDINALITY AS u(t, n) ORDER BY "
-            "n"
+            "SELECT CAST(t AS jsonb) "
+            "FROM unnest(CAST(:texts AS text[])) WITH ORDINALITY AS u(t, n) ORDER BY n"
         )
         back = database.execute(query, {"texts": sent}).scalars().all()
     assert [row["id"] for row in back] == ["A"] * len(sent)

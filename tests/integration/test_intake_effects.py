@@ -1,5 +1,5 @@
-"""What an order's fields come to: what is charged, what leaves the shelf, where the parcel goes; also of
-orders of the version before."""
+"""What an order's fields come to: what is charged, what leaves the shelf,
+where the parcel goes; also of orders of the version before."""
 
 from __future__ import annotations
 
@@ -160,7 +160,6 @@ async def test_ids_that_would_pass_for_card_numbers_are_sold_and_shipped(
 
 
 # -- orders of the version before
-# --------------------------------------------------------------------------------------
 
 
 def as_before(order: dict[str, Any]) -> tuple[str, str]:
@@ -174,8 +173,8 @@ def as_before(order: dict[str, Any]) -> tuple[str, str]:
 
 
 _STORE = text(
-    "INSERT INTO customer_order (id, content, fingerprint, outcome) VALUES (:id, CAST(:content AS jsonb), "
-    ":fingerprint, :outcome)"
+    "INSERT INTO customer_order (id, content, fingerprint, outcome) "
+    "VALUES (:id, CAST(:content AS jsonb), :fingerprint, :outcome)"
 )
 
 
@@ -254,7 +253,10 @@ async def test_an_order_that_was_begun_without_currency_and_country_goes_on(saga
                 "outcome": None,
             },
         )
-        step = "INSERT INTO order_step (order_id, step, status, ended_at, result) VALUES (:id, 'validate_order', 'done', now(), '{}')"
+        step = (
+            "INSERT INTO order_step (order_id, step, status, ended_at, result) "
+            "VALUES (:id, 'validate_order', 'done', now(), '{}')"
+        )
         await tx.execute(text(step), {"id": order["id"]})
         await tx.execute(text("UPDATE customer_order SET fence = 1"))
     await process_pending_orders(consumer_seconds=0)

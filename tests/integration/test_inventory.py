@@ -51,7 +51,6 @@ def short(result: object) -> list[tuple[str, int, int]]:
 
 
 # -- reserving
-# ---------------------------------------------------------------------------------------------------------
 
 
 async def test_all_items_are_reserved(shop: Shop) -> None:
@@ -176,7 +175,6 @@ async def test_orders_whose_ids_look_alike_have_reservations_of_their_own(shop: 
 
 
 # -- releasing
-# ---------------------------------------------------------------------------------------------------------
 
 
 async def test_releasing_gives_everything_back_once(shop: Shop) -> None:
@@ -224,7 +222,6 @@ async def test_what_was_released_can_be_reserved_again(shop: Shop) -> None:
 
 
 # -- shipping
-# ----------------------------------------------------------------------------------------------------------
 
 
 async def test_shipping_takes_it_off_the_shelf(shop: Shop) -> None:
@@ -268,7 +265,6 @@ async def test_stock_that_was_changed_by_hand_moves_nothing(shop: Shop) -> None:
 
 
 # -- expiry
-# ------------------------------------------------------------------------------------------------------------
 
 
 async def reserved(shop: Shop, *orders: dict[str, Any]) -> list[OrderInstance]:
@@ -282,8 +278,8 @@ async def reserved(shop: Shop, *orders: dict[str, Any]) -> list[OrderInstance]:
 
 async def run_out(shop: Shop, *ids: str) -> None:
     await shop.rows(
-        "UPDATE reservation SET expires_at = now() - interval '1 second' WHERE order_id = ANY(CAST(:ids AS "
-        "text[]))",
+        "UPDATE reservation SET expires_at = now() - interval '1 second' "
+        "WHERE order_id = ANY(CAST(:ids AS text[]))",
         ids=list(ids),
     )
 
@@ -416,7 +412,6 @@ async def test_many_expiring_at_once_give_back_once(shop: Shop) -> None:
 
 
 # -- at the same time
-# --------------------------------------------------------------------------------------------------
 
 
 async def test_two_orders_for_the_last_piece(shop: Shop) -> None:
@@ -454,8 +449,8 @@ async def test_orders_with_the_same_products_in_any_sequence_do_not_wait_for_eac
 
 
 _STOCK = text(
-    "INSERT INTO product (id, name, received, on_hand) SELECT key, key, value::int, value::int FROM "
-    "jsonb_each_text(CAST(:rows AS jsonb))"
+    "INSERT INTO product (id, name, received, on_hand) "
+    "SELECT key, key, value::int, value::int FROM jsonb_each_text(CAST(:rows AS jsonb))"
 )
 PRODUCTS = ("P", "Q", "R")
 _runs = itertools.count()
@@ -483,8 +478,8 @@ async def test_never_oversold_and_never_lost(
     shop: Shop, stock: tuple[int, ...], plans: list[tuple[Any, Any]]
 ) -> None:
     """Several workers, each with orders of its own, on the same three products: whatever they do at the same
-    time, and while what they hold runs out under them, the books balance at every moment, and each order
-    holds what the answers said."""
+    time, and while what they hold runs out under them,
+    the books balance at every moment, and each order holds what the answers said."""
     run = next(_runs)
     pieces = {f"{p}{run}": n for p, n in zip(PRODUCTS, stock, strict=True)}
     crews: list[list[OrderInstance]] = []

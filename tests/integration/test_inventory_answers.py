@@ -1,5 +1,5 @@
-"""The client of an inventory service trusts nothing: each answer is a reservation that can be true, or an
-error with a type."""
+"""The client of an inventory service trusts nothing:
+each answer is a reservation that can be true, or an error with a type."""
 
 from __future__ import annotations
 

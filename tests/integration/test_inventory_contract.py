@@ -1,8 +1,8 @@
-"""What every inventory promises, whichever it is: the same tests for the SQL inventory and for the service
-over real HTTP.
+"""What every inventory promises, whichever it is:
+the same tests for the SQL inventory and for the service over real HTTP.
 
-`shop.inventory.service.contract` is the contract. Stock is asked of the tables behind it, past the code that
-is tested.
+`shop.inventory.service.contract` is the contract.
+Stock is asked of the tables behind it, past the code that is tested.
 """
 
 from __future__ import annotations

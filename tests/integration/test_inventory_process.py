@@ -1,5 +1,5 @@
-"""The inventory service as a program: what it takes and refuses, two of it on one database, and orders whose
-service is killed."""
+"""The inventory service as a program: what it takes and refuses,
+two of it on one database, and orders whose service is killed."""
 
 from __future__ import annotations
 
@@ -230,8 +230,8 @@ async def pending(orders: list[dict[str, Any]]) -> None:
 async def test_a_service_that_is_killed_and_started_again(
     saga: World, served: Service, stock_database: str, unique: str, lane: Any, moment: str, what: str
 ) -> None:
-    """As by a supervisor. Orders wait for it, paid ones too; what it did before it died is found, and stock
-    moves once."""
+    """As by a supervisor. Orders wait for it, paid ones too;
+    what it did before it died is found, and stock moves once."""
     ids = [f"{unique}-{i}" for i in range(3)]
     supervisor = threading.Thread(target=served.start)
     killed: list[str] = []

@@ -1,5 +1,5 @@
-"""Orders whose stock is at an inventory service, in both lanes. The witness is the service: its own stock and
-its own reservations."""
+"""Orders whose stock is at an inventory service, in both lanes.
+The witness is the service: its own stock and its own reservations."""
 
 from __future__ import annotations
 
@@ -322,8 +322,8 @@ async def test_a_token_that_is_not_accepted(
 async def test_orders_stay_with_the_inventory_that_they_were_begun_with(
     stocked: World, service: InventoryServer, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The setting is switched off while one is paid and not shipped, and another is shipped and then sent
-    back."""
+    """The setting is switched off while one is paid and not shipped,
+    and another is shipped and then sent back."""
     half, whole, later = (f"{unique}-{n}" for n in ("half", "whole", "later"))
     await own_run([an_order(whole)])
     service.misbehave("/commit", "503", times=1000)
@@ -465,8 +465,8 @@ class TestAnotherShopAtTheSameService:
     async def test_what_is_wrong_with_ours_is_still_found(
         self, stocked: World, service: InventoryServer, unique: str, theirs: str
     ) -> None:
-        """A reservation that an ended order of ours has left, and a parcel that the service knows nothing
-        of."""
+        """A reservation that an ended order of ours has left,
+        and a parcel that the service knows nothing of."""
         await own_run([an_order(unique), an_order(f"{unique}-lost")])
         mine = await installation_id()
         service.do(service.inventory.reserve(own_order_id(mine, "GHOST"), {"PROD-002": 2}, seconds=3600))

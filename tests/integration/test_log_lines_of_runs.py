@@ -1,5 +1,5 @@
-"""Lines of orders that really ran: in the file, and in the Prefect UI, each with its order, step and run; and
-masked."""
+"""Lines of orders that really ran: in the file, and in the Prefect UI,
+each with its order, step and run; and masked."""
 
 from __future__ import annotations
 

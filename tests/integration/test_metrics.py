@@ -130,8 +130,8 @@ async def test_durations_are_those_of_the_journal(saga: World, unique: str) -> N
     found = read_metrics(parse("all"))
     for name, step in steps_of(found).items():
         (exact,) = saga.sql(
-            "SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY date_part('epoch', ended_at - begun_at)) * "
-            "1000 AS p50, "
+            "SELECT percentile_disc(0.5) "
+            "WITHIN GROUP (ORDER BY date_part('epoch', ended_at - begun_at)) * 1000 AS p50, "
             "avg(date_part('epoch', ended_at - begun_at)) * 1000 AS mean FROM order_step WHERE step = :step",
             step=name,
         )
@@ -156,12 +156,12 @@ async def test_a_window_has_what_ended_in_it(saga: World, unique: str) -> None:
     assert read_metrics(before).business.ended == 0
     assert read_metrics(before).events is not None
     saga.sql(
-        "UPDATE order_step SET begun_at = begun_at - interval '3 days', ended_at = ended_at - interval '3 "
-        "days'"
+        "UPDATE order_step SET begun_at = begun_at - interval '3 days', "
+        "ended_at = ended_at - interval '3 days'"
     )
     saga.sql(
-        "UPDATE customer_order SET finished_at = finished_at - interval '3 days', submitted_at = "
-        "submitted_at - interval '3 days'"
+        "UPDATE customer_order SET finished_at = finished_at - interval '3 days', "
+        "submitted_at = submitted_at - interval '3 days'"
     )
     assert steps_of(read_metrics(last(days=1), steps=STEPS))["validate_order"].commands == 0
     assert steps_of(read_metrics(last(days=7)))["validate_order"].commands == 9
@@ -183,8 +183,8 @@ async def test_the_oldest_waiting_order_and_what_is_on_its_way_back(saga: World,
     await process_pending_orders(consumer_seconds=0)
     # As a worker leaves it that dies between the failure and the refund:
     saga.sql(
-        'UPDATE customer_order SET outcome = NULL, finished_at = NULL, failure = \'{"code": "x"}\' WHERE id '
-        "= :id",
+        "UPDATE customer_order SET outcome = NULL, finished_at = NULL, "
+        """failure = '{"code": "x"}' WHERE id = :id""",
         id=f"LATER-{unique}",
     )
     business = read_metrics(last(minutes=5)).business
@@ -235,8 +235,8 @@ async def test_what_is_turned_off_is_not_read(
 
     off = saga.var_dir / "off.yaml"
     off.write_text(
-        "event_monitoring: {enabled: false}\nworker_monitoring: {enabled: false}\nmetrics_collection: "
-        "{enabled: false}\n"
+        "event_monitoring: {enabled: false}\nworker_monitoring: {enabled: false}\n"
+        "metrics_collection: {enabled: false}\n"
     )
     monkeypatch.setenv("MONITORING_CONFIG", str(off))
     settings.cache_clear()

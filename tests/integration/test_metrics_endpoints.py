@@ -1,5 +1,5 @@
-"""Real processes over HTTP; and whatever the dashboard, the alert rules and the documentation name is
-there."""
+"""Real processes over HTTP; and whatever the dashboard,
+the alert rules and the documentation name is there."""
 
 from __future__ import annotations
 
@@ -299,8 +299,8 @@ def test_alerts_fire_and_end(tmp_path: Path) -> None:
             'order_saga_postponed_orders{code="inventory_unavailable"}', "0x10 1 0 1 0 1 0 1 0 1 0x30 1 0x30"
         ),
         *both(
-            'order_saga_steps_total{step="check_inventory", result="postponed", '
-            'code="inventory_unavailable"}',
+            'order_saga_steps_total{step="check_inventory", '
+            'result="postponed", code="inventory_unavailable"}',
             "0x10 0+500x20 10000x40",
         ),
         *both('order_saga_postponed_orders{code="carrier_timeout"}', "0x30 2x10 0x30"),
@@ -309,18 +309,30 @@ def test_alerts_fire_and_end(tmp_path: Path) -> None:
         *both('order_saga_process_info{kind="worker"}', "1x70"),
     ]
     tests = [
-        at(9, "OrderSagaErrorRate"), at(30, "OrderSagaErrorRate", severity="critical"), at(65, "OrderSagaErrorRate"),
+        at(9, "OrderSagaErrorRate"),
+        at(30, "OrderSagaErrorRate", severity="critical"),
+        at(65, "OrderSagaErrorRate"),
         at(30, "OrderSagaStepErrorRate", severity="warning", step="process_payment"),
-        at(4, "OrderSagaNeedsAttention"), at(8, "OrderSagaNeedsAttention", severity="critical"), at(15, "OrderSagaNeedsAttention"),
-        at(15, "OrderSagaOrderWaitsTooLong", severity="warning"), at(30, "OrderSagaOrderWaitsTooLong"),
-        at(15, "OrderSagaRecoveryDoesNotKeepUp", severity="critical"), at(30, "OrderSagaRecoveryDoesNotKeepUp"),
-        at(15, "OrderSagaPaymentGatewayLeftAlone", severity="critical"), at(30, "OrderSagaPaymentGatewayLeftAlone"),
-        at(12, "OrderSagaInventoryServiceLeftAlone"), at(17, "OrderSagaInventoryServiceLeftAlone", severity="critical"),
+        at(4, "OrderSagaNeedsAttention"),
+        at(8, "OrderSagaNeedsAttention", severity="critical"),
+        at(15, "OrderSagaNeedsAttention"),
+        at(15, "OrderSagaOrderWaitsTooLong", severity="warning"),
+        at(30, "OrderSagaOrderWaitsTooLong"),
+        at(15, "OrderSagaRecoveryDoesNotKeepUp", severity="critical"),
+        at(30, "OrderSagaRecoveryDoesNotKeepUp"),
+        at(15, "OrderSagaPaymentGatewayLeftAlone", severity="critical"),
+        at(30, "OrderSagaPaymentGatewayLeftAlone"),
+        at(12, "OrderSagaInventoryServiceLeftAlone"),
+        at(17, "OrderSagaInventoryServiceLeftAlone", severity="critical"),
         *(at(minute, "OrderSagaInventoryServiceLeftAlone") for minute in (30, 52, 53, 54, 55)),
-        at(15, "OrderSagaCarrierLeftAlone"), at(35, "OrderSagaCarrierLeftAlone", severity="critical"), at(50, "OrderSagaCarrierLeftAlone"),
-        at(20, "OrderSagaNoWorker"), at(38, "OrderSagaNoWorker", severity="critical"), at(50, "OrderSagaNoWorker"),
+        at(15, "OrderSagaCarrierLeftAlone"),
+        at(35, "OrderSagaCarrierLeftAlone", severity="critical"),
+        at(50, "OrderSagaCarrierLeftAlone"),
+        at(20, "OrderSagaNoWorker"),
+        at(38, "OrderSagaNoWorker", severity="critical"),
+        at(50, "OrderSagaNoWorker"),
         at(50, "OrderSagaNothingToScrape"),
-    ]  # fmt: skip
+    ]
     # what an alert says is not compared: only which fire
     rules = yaml.safe_load((FOLDER / "alerts.yml").read_text())
     for group in rules["groups"]:
@@ -343,7 +355,11 @@ def test_alerts_fire_and_end(tmp_path: Path) -> None:
 
 def test_metrics_that_cannot_be_listened_for_stop_no_worker(database_url: str) -> None:
     """Two workers on one machine, with the same settings."""
-    code = "import sys, deployments.worker as worker\nwith worker.working():\n    with worker.working(): print('working')\n"
+    code = (
+        "import sys, deployments.worker as worker\n"
+        "with worker.working():\n"
+        "    with worker.working(): print('working')\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=HOME,

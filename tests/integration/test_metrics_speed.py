@@ -1,5 +1,5 @@
-"""However many rows the journal has, metrics of any window are there at once. The rows are made by the
-database: no order runs here."""
+"""However many rows the journal has, metrics of any window are there at once.
+The rows are made by the database: no order runs here."""
 
 from __future__ import annotations
 
@@ -14,28 +14,44 @@ from shop.monitoring.metrics import read_metrics
 from shop.monitoring.window import parse
 from tests.integration.world import World
 
-_STEPS = "validate_order check_inventory process_payment generate_confirmation fulfill_order notify_customer".split()
+_STEPS = [
+    "validate_order",
+    "check_inventory",
+    "process_payment",
+    "generate_confirmation",
+    "fulfill_order",
+    "notify_customer",
+]
 _ORDERS = """
-INSERT INTO customer_order (id, content, fingerprint, submitted_at, started_at, finished_at, status, outcome, amount_charged)
-SELECT 'O-' || o, jsonb_build_object('currency', 'USD', 'total_amount', '10.00', 'customer', repeat('x', 400)), md5(o::text), at, at,
-    at + interval '1 millisecond' * (50 + o % 900), 'completed', CASE WHEN o % 40 = 0 THEN 'out_of_stock' ELSE 'completed' END,
+INSERT INTO customer_order
+    (id, content, fingerprint, submitted_at, started_at, finished_at, status, outcome, amount_charged)
+SELECT 'O-' || o,
+    jsonb_build_object('currency', 'USD', 'total_amount', '10.00', 'customer', repeat('x', 400)),
+    md5(o::text), at, at, at + interval '1 millisecond' * (50 + o % 900), 'completed',
+    CASE WHEN o % 40 = 0 THEN 'out_of_stock' ELSE 'completed' END,
     CASE WHEN o % 40 = 0 THEN 0 ELSE 10 END
-FROM (SELECT o, now() - interval '7 days' * (o::float / :orders) AS at FROM generate_series(:orders, 1, -1) o) made
+FROM (
+    SELECT o, now() - interval '7 days' * (o::float / :orders) AS at FROM generate_series(:orders, 1, -1) o
+) made
 """
 _JOURNAL = """
 INSERT INTO order_step (order_id, step, status, attempts, begun_at, ended_at, result, error, undo_due)
-SELECT 'O-' || o, step, CASE WHEN o % 40 = 0 AND i = 2 THEN 'failed' ELSE 'done' END, 1 + CAST(o % 50 = 0 AS int), at,
-    at + interval '1 millisecond' * (1 + (o * 7919 % 1000) * i),
-    CASE WHEN i = 4
-        THEN jsonb_build_object('generation_model', 'template', 'text', repeat('Hello ', 60), 'validation_warnings', '[]'::jsonb)
-         ELSE jsonb_build_object('transaction_id', md5(o::text), 'payment_id', md5(o::text), 'more', repeat('x', 60)) END,
+SELECT 'O-' || o, step, CASE WHEN o % 40 = 0 AND i = 2 THEN 'failed' ELSE 'done' END,
+    1 + CAST(o % 50 = 0 AS int), at, at + interval '1 millisecond' * (1 + (o * 7919 % 1000) * i),
+    CASE WHEN i = 4 THEN jsonb_build_object(
+            'generation_model', 'template', 'text', repeat('Hello ', 60), 'validation_warnings', '[]'::jsonb)
+        ELSE jsonb_build_object(
+            'transaction_id', md5(o::text), 'payment_id', md5(o::text), 'more', repeat('x', 60)) END,
     CASE WHEN o % 40 = 0 AND i = 2 THEN '{"code": "out_of_stock"}'::jsonb END, false
-FROM (SELECT o, now() - interval '7 days' * (o::float / :orders) AS at FROM generate_series(:orders, 1, -1) o) made,
+FROM (
+    SELECT o, now() - interval '7 days' * (o::float / :orders) AS at FROM generate_series(:orders, 1, -1) o
+) made,
     unnest(CAST(:steps AS text[])) WITH ORDINALITY AS s(step, i)
 """
 _OUTBOX = """
 INSERT INTO outbox (order_id, kind, payload, created_at, sent_at, attempts)
-SELECT id, 'order_confirmation', '{}', finished_at, finished_at + interval '2 seconds', 1 FROM customer_order WHERE outcome = 'completed'
+SELECT id, 'order_confirmation', '{}', finished_at, finished_at + interval '2 seconds', 1
+FROM customer_order WHERE outcome = 'completed'
 """
 
 
@@ -67,8 +83,8 @@ def test_counts_of_many_rows_are_exact(world: World) -> None:
     assert found.business.confirmations.by_template == 4000
     for step in found.steps:
         (exact,) = world.sql(
-            "SELECT percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY date_part('epoch', "
-            "ended_at - begun_at)) AS cuts, "
+            "SELECT percentile_disc(ARRAY[0.5, 0.95, 0.99]) "
+            "WITHIN GROUP (ORDER BY date_part('epoch', ended_at - begun_at)) AS cuts, "
             "sum(attempts - 1) AS retries FROM order_step WHERE step = :step",
             step=step.step,
         )

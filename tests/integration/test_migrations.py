@@ -1,5 +1,5 @@
-"""The migrations make exactly the tables that the code knows, however often and by however many they are
-run."""
+"""The migrations make exactly the tables that the code knows,
+however often and by however many they are run."""
 
 from __future__ import annotations
 
@@ -47,17 +47,23 @@ def empty_url(postgres: Any) -> Iterator[str]:
 def schema(connection: Connection) -> dict[str, list[Any]]:
     """Everything that PostgreSQL knows about the tables, constraints and indexes by their definitions."""
     queries = {
-        "columns": "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, "
-        "is_nullable, "
-        "column_default, is_identity, identity_generation FROM information_schema.columns "
-        "WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
-        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM "
-        "pg_constraint "
-        "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'",
-        "options": "SELECT relname, relkind, reloptions FROM pg_class "
-        "WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'alembic_version%'",
-        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND "
-        "tablename <> 'alembic_version'",
+        "columns": (
+            "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, is_nullable, "
+            "column_default, is_identity, identity_generation FROM information_schema.columns "
+            "WHERE table_schema = 'public' AND table_name <> 'alembic_version'"
+        ),
+        "constraints": (
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'"
+        ),
+        "options": (
+            "SELECT relname, relkind, reloptions FROM pg_class "
+            "WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'alembic_version%'"
+        ),
+        "indexes": (
+            "SELECT tablename, indexname, indexdef FROM pg_indexes "
+            "WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        ),
     }
     return {name: sorted(map(repr, connection.execute(text(query)))) for name, query in queries.items()}
 
@@ -113,17 +119,17 @@ def test_orders_that_needed_attention_before_there_was_a_desk_are_on_it(empty_ur
             command.upgrade(config(connection), "0001")
             connection.execute(
                 text(
-                    "INSERT INTO customer_order (id, content, fingerprint, outcome, finished_at, "
-                    "amount_at_risk, amount_charged) "
-                    "VALUES ('OLD', '{}', 'x', 'needs_attention', '2026-01-02 03:04:05+00', 12.5, 12.5), "
+                    "INSERT INTO customer_order "
+                    "(id, content, fingerprint, outcome, finished_at, amount_at_risk, amount_charged) VALUES "
+                    "('OLD', '{}', 'x', 'needs_attention', '2026-01-02 03:04:05+00', 12.5, 12.5), "
                     "('FINE', '{}', 'x', 'completed', now(), 0, 1)"
                 )
             )
             connection.execute(
                 text(
                     "INSERT INTO order_step (order_id, step, status, undo_due, undo_status, undo_error) "
-                    "VALUES "
-                    """('OLD', 'process_payment', 'done', true, 'failed', '{"code": "refund_refused", "message": "no"}'), """
+                    "VALUES ('OLD', 'process_payment', 'done', true, 'failed', "
+                    """'{"code": "refund_refused", "message": "no"}'), """
                     "('OLD', 'check_inventory', 'done', false, 'done', NULL)"
                 )
             )
@@ -146,8 +152,8 @@ def test_notices_by_mail_and_webhook_become_those_of_alert_urls(empty_url: str) 
             command.upgrade(config(connection), "0015")
             connection.execute(
                 text(
-                    "INSERT INTO alert (rule, subject, resource, value, threshold, details) VALUES ('r', "
-                    "'s', 'x', 1, 0, '{}')"
+                    "INSERT INTO alert (rule, subject, resource, value, threshold, details) "
+                    "VALUES ('r', 's', 'x', 1, 0, '{}')"
                 )
             )
             rows = "SELECT id, 'raised', way FROM alert, unnest(ARRAY['event', 'mail', 'webhook']) AS way"

@@ -1,5 +1,5 @@
-"""The example saga: another payload, other tables, the same engine; killed in the middle, the next start
-finishes it."""
+"""The example saga: another payload, other tables, the same engine;
+killed in the middle, the next start finishes it."""
 
 from __future__ import annotations
 

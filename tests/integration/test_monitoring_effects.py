@@ -1,5 +1,5 @@
-"""Each key of monitoring.yaml does what it says: values that are not the defaults, in a file that
-`MONITORING_CONFIG` names."""
+"""Each key of monitoring.yaml does what it says:
+values that are not the defaults, in a file that `MONITORING_CONFIG` names."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def configure(tables: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config
 def ended_steps(tables: World, *, done: int, failed: int = 0, minutes_ago: float = 1) -> None:
     tables.sql(
         "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, result, error) "
-        "SELECT gen_random_uuid()::text, 'process_payment', CASE WHEN i <= :failed THEN 'failed' ELSE 'done' "
-        "END, t, t, "
-        'CASE WHEN i > :failed THEN \'{"is": "done"}\'::jsonb END, CASE WHEN i <= :failed THEN \'{"code": '
-        '"step_broken"}\'::jsonb END '
+        "SELECT gen_random_uuid()::text, 'process_payment', "
+        "CASE WHEN i <= :failed THEN 'failed' ELSE 'done' END, t, t, "
+        """CASE WHEN i > :failed THEN '{"is": "done"}'::jsonb END, """
+        """CASE WHEN i <= :failed THEN '{"code": "step_broken"}'::jsonb END """
         "FROM generate_series(1, :all) AS i, (SELECT now() - make_interval(secs => :ago) AS t) AS time",
         failed=failed,
         all=done + failed,
@@ -93,10 +93,10 @@ def test_track_payload_size(tables: World, configure: Configure, tracked: bool) 
 def test_trace_retention_hours(tables: World, configure: Configure, hours: int, left: int) -> None:
     for ago in (0, 2, 4):
         tables.sql(
-            "WITH p AS (INSERT INTO worker_process (id, kind, host, pid, every_seconds, seen_at) VALUES "
-            "(gen_random_uuid(), 'old', 'h', 1, 15, now() - make_interval(hours => :ago)) RETURNING id) "
-            "INSERT INTO system_sample (process_id, at, connections_in_use, connections_open, "
-            "connections_most) "
+            "WITH p AS (INSERT INTO worker_process (id, kind, host, pid, every_seconds, seen_at) "
+            "VALUES (gen_random_uuid(), 'old', 'h', 1, 15, now() - make_interval(hours => :ago)) "
+            "RETURNING id) INSERT INTO system_sample "
+            "(process_id, at, connections_in_use, connections_open, connections_most) "
             "SELECT id, now() - make_interval(hours => :ago), 0, 0, 1 FROM p",
             ago=ago,
         )
@@ -109,8 +109,8 @@ def test_trace_retention_hours(tables: World, configure: Configure, hours: int, 
 async def test_trace_retention_hours_where_nothing_else_purges(tables: World, configure: Configure) -> None:
     tables.sql(
         "INSERT INTO worker_process (id, kind, host, pid, every_seconds, seen_at) "
-        "SELECT gen_random_uuid(), 'old', 'h', hours, 15, now() - make_interval(hours => hours) FROM "
-        "unnest(ARRAY[1, 3]) AS hours"
+        "SELECT gen_random_uuid(), 'old', 'h', hours, 15, now() - make_interval(hours => hours) "
+        "FROM unnest(ARRAY[1, 3]) AS hours"
     )
     configure("event_monitoring: {trace_retention_hours: 2}")
 
@@ -143,8 +143,8 @@ def test_error_rate_threshold_and_window_of_alerts(tables: World, configure: Con
         tables.sql("UPDATE alert_watch SET judged_at = NULL")
         assert watch().evaluated
         found = tables.sql(
-            "SELECT subject, threshold FROM alert WHERE over_at IS NULL AND rule = 'error_rate' ORDER BY "
-            "subject"
+            "SELECT subject, threshold FROM alert "
+            "WHERE over_at IS NULL AND rule = 'error_rate' ORDER BY subject"
         )
         assert [row.subject for row in found] == alerts, key
         assert {row.threshold for row in found} <= {0.09}
@@ -160,8 +160,8 @@ def test_health_check_interval_seconds_between_judgements(tables: World, configu
 
 async def test_health_check_interval_seconds_is_the_heartbeat(tables: World, configure: Configure) -> None:
     configure(
-        "worker_monitoring: {health_check_interval_seconds: 1}\nmetrics_collection: "
-        "{collection_interval_seconds: 3600}"
+        "worker_monitoring: {health_check_interval_seconds: 1}\n"
+        "metrics_collection: {collection_interval_seconds: 3600}"
     )
 
     async def beaten() -> bool:
@@ -202,8 +202,8 @@ async def test_health_check_interval_seconds_says_who_is_lost(
 
 async def test_collection_interval_seconds(tables: World, configure: Configure) -> None:
     configure(
-        "worker_monitoring: {health_check_interval_seconds: 3600}\nmetrics_collection: "
-        "{collection_interval_seconds: 2}"
+        "worker_monitoring: {health_check_interval_seconds: 3600}\n"
+        "metrics_collection: {collection_interval_seconds: 2}"
     )
 
     async def sampled() -> bool:
@@ -226,8 +226,8 @@ def test_include_system_metrics(tables: World, configure: Configure, included: b
         pass
     wait_for_samplers()
     found: list[Any] = tables.sql(
-        "SELECT process_memory_mb, cpu_percent, memory_percent, disk_percent, connections_most FROM "
-        "system_sample"
+        "SELECT process_memory_mb, cpu_percent, memory_percent, "
+        "disk_percent, connections_most FROM system_sample"
     )
     assert found
     assert all((value is not None) is included for row in found for value in row[:4])

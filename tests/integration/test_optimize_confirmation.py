@@ -1,8 +1,8 @@
 """The flow that optimises the confirmation's program, against a model server over real HTTP.
 
 The model of the test writes wrong texts until it is shown how: when there are demonstrations in the prompt,
-or the right instructions, it writes right ones. So what is learned is really better, and by how much is
-known.
+or the right instructions, it writes right ones.
+So what is learned is really better, and by how much is known.
 """
 
 from __future__ import annotations

@@ -16,26 +16,30 @@ from tests.integration.world import World, an_order
 
 RECORD = (
     (
-        "CREATE TABLE state_change (number bigserial, tx bigint DEFAULT txid_current(), id text, old text, new "
-        "text)"
+        "CREATE TABLE state_change "
+        "(number bigserial, tx bigint DEFAULT txid_current(), id text, old text, new text)"
     ),
     """
     CREATE FUNCTION state_of(o customer_order) RETURNS text LANGUAGE sql AS $$ SELECT CASE
-        WHEN o.id IS NULL THEN NULL WHEN o.outcome IS NOT NULL THEN o.outcome WHEN o.lease_id IS NULL THEN 'waiting'
-        WHEN o.failure IS NOT NULL THEN 'compensating' WHEN o.status = 'shipped' THEN 'shipped' ELSE 'claimed' END $$
+        WHEN o.id IS NULL THEN NULL WHEN o.outcome IS NOT NULL THEN o.outcome
+        WHEN o.lease_id IS NULL THEN 'waiting' WHEN o.failure IS NOT NULL THEN 'compensating'
+        WHEN o.status = 'shipped' THEN 'shipped' ELSE 'claimed' END $$
     """,
     """
     CREATE FUNCTION record_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO state_change (id, old, new) VALUES (NEW.id, state_of(OLD), state_of(NEW)); RETURN NULL; END $$
+        INSERT INTO state_change (id, old, new) VALUES (NEW.id, state_of(OLD), state_of(NEW));
+        RETURN NULL; END $$
     """,
     (
-        "CREATE TRIGGER record_change AFTER INSERT OR UPDATE ON customer_order FOR EACH ROW EXECUTE FUNCTION "
-        "record_change()"
+        "CREATE TRIGGER record_change AFTER INSERT OR UPDATE ON customer_order "
+        "FOR EACH ROW EXECUTE FUNCTION record_change()"
     ),
 )
 CHANGES = """
-    SELECT DISTINCT old, new FROM (SELECT (array_agg(old ORDER BY number))[1] AS old, (array_agg(new ORDER BY number DESC))[1] AS new
-        FROM state_change GROUP BY tx, id) AS per_transaction WHERE old IS DISTINCT FROM new
+    SELECT DISTINCT old, new FROM (
+        SELECT (array_agg(old ORDER BY number))[1] AS old, (array_agg(new ORDER BY number DESC))[1] AS new
+        FROM state_change GROUP BY tx, id
+    ) AS per_transaction WHERE old IS DISTINCT FROM new
 """
 
 

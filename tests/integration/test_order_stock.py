@@ -1,5 +1,5 @@
-"""A batch whose orders have their stock at different places: each adapter gets its part, and the caller sees
-one batch."""
+"""A batch whose orders have their stock at different places:
+each adapter gets its part, and the caller sees one batch."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ async def test_what_an_order_holds_is_known_without_asking_a_service(shop: Shop)
     result = '{"reserved_items": [{"product_id": "P", "quantity": 2}]}'
     await shop.rows(
         "INSERT INTO order_step (order_id, step, status, notes, result) "
-        "VALUES ('B', 'check_inventory', 'done', jsonb_build_object('inventory', CAST(:url AS text)), "
-        "CAST(:result AS jsonb))",
+        "VALUES ('B', 'check_inventory', 'done', "
+        "jsonb_build_object('inventory', CAST(:url AS text)), CAST(:result AS jsonb))",
         url=URL,
         result=result,
     )

@@ -1,5 +1,5 @@
-"""Mails: one for one order however often it is sent, none before its transaction is committed, and sent until
-it is sent."""
+"""Mails: one for one order however often it is sent,
+none before its transaction is committed, and sent until it is sent."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ async def store(shop: Shop, *order_ids: str) -> None:
     await shop.store(*map(an_order, order_ids))
     for order_id in order_ids:
         await shop.rows(
-            "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'generate_confirmation', "
-            "'done', CAST(:texts AS jsonb))",
+            "INSERT INTO order_step (order_id, step, status, result) "
+            "VALUES (:id, 'generate_confirmation', 'done', CAST(:texts AS jsonb))",
             id=order_id,
             texts=template_confirmation(
                 Order.model_validate(an_order(order_id)), settings()

@@ -1,5 +1,5 @@
-"""The Prefect limit `payment-gateway` holds, also below `PAYMENT_CONCURRENCY`: told by how many requests the
-gateway has at once."""
+"""The Prefect limit `payment-gateway` holds, also below `PAYMENT_CONCURRENCY`:
+told by how many requests the gateway has at once."""
 
 from __future__ import annotations
 

@@ -137,8 +137,8 @@ async def test_a_running_consumer_is_woken(saga: World, unique: str, monkeypatch
 
 
 async def test_a_consumer_that_is_told_to_go_hands_nothing_lost(saga: World, unique: str) -> None:
-    """Its orders are finished or handed back, and not undone: another consumer takes them to their
-    outcome."""
+    """Its orders are finished or handed back,
+    and not undone: another consumer takes them to their outcome."""
     orders = [an_order(f"GO-{unique}-{i}", card="0341" if i % 2 else "1234") for i in range(6)]
     intake.submit(orders)
     consumer = asyncio.create_task(process_pending_orders(consumer_seconds=300))
@@ -193,18 +193,19 @@ async def test_orders_of_a_dead_worker_are_recovered(saga: World, unique: str, r
             id=order["id"],
         )
         saga.sql(
-            "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'validate_order', 'done', "
-            "'{}')",
+            "INSERT INTO order_step (order_id, step, status, result) "
+            "VALUES (:id, 'validate_order', 'done', '{}')",
             id=order["id"],
         )
         saga.sql(
-            "INSERT INTO order_step (order_id, step, status, result, undo_due) VALUES (:id, "
-            "'check_inventory', 'done', '{}', true)",
+            "INSERT INTO order_step (order_id, step, status, result, undo_due) "
+            "VALUES (:id, 'check_inventory', 'done', '{}', true)",
             id=order["id"],
         )
     saga.sql(
         """UPDATE customer_order SET failing_step = 'process_payment', """
-        """failure = '{"code": "payment_declined", "message": "no", "reasons": ["the bank said no"]}' WHERE id = :id""",
+        """failure = '{"code": "payment_declined", "message": "no", "reasons": ["the bank said no"]}' """
+        "WHERE id = :id",
         id=backward["id"],
     )
 
@@ -233,13 +234,13 @@ async def test_an_expired_reservation_goes_back_and_its_order_reserves_anew(saga
         id=order["id"],
     )
     saga.sql(
-        "INSERT INTO order_step (order_id, step, status, result) VALUES (:id, 'validate_order', 'done', "
-        "'{}')",
+        "INSERT INTO order_step (order_id, step, status, result) "
+        "VALUES (:id, 'validate_order', 'done', '{}')",
         id=order["id"],
     )
     saga.sql(
-        "INSERT INTO order_step (order_id, step, status, result, undo_due) VALUES (:id, 'check_inventory', "
-        "'done', '{}', true)",
+        "INSERT INTO order_step (order_id, step, status, result, undo_due) "
+        "VALUES (:id, 'check_inventory', 'done', '{}', true)",
         id=order["id"],
     )
     await recover_orders()

@@ -1,5 +1,5 @@
-"""What the Prefect UI is given to show: pages of orders, the progress of a batch, the dashboard, the daily
-report and its mail."""
+"""What the Prefect UI is given to show: pages of orders,
+the progress of a batch, the dashboard, the daily report and its mail."""
 
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ async def test_the_dashboard_counts_what_the_journal_has(
     )
     assert "| OUT-OF-STOCK | Sold out | 0 | 0 |" in plain
     saga.sql(
-        "UPDATE order_step SET status = 'failed', error = '{\"code\": \"step_broken\"}' WHERE step = "
-        "'notify_customer'"
+        "UPDATE order_step SET status = 'failed', error = '{\"code\": \"step_broken\"}' "
+        "WHERE step = 'notify_customer'"
     )
     monkeypatch.setenv("INVENTORY_SERVICE_URL", "http://127.0.0.1:1")
     settings.cache_clear()
@@ -221,12 +221,12 @@ class TestDailyReport:
         await asyncio.to_thread(intake.submit, [an_order(f"R{place}-{unique}") for place in range(3)])
         await process_pending_orders(consumer_seconds=0)
         saga.sql(
-            "UPDATE customer_order SET submitted_at = submitted_at - interval '1 day', finished_at = "
-            "finished_at - interval '1 day'"
+            "UPDATE customer_order SET submitted_at = submitted_at - interval '1 day', "
+            "finished_at = finished_at - interval '1 day'"
         )
         saga.sql(
-            "UPDATE order_step SET ended_at = ended_at - interval '1 day', begun_at = begun_at - interval '1 "
-            "day'"
+            "UPDATE order_step SET ended_at = ended_at - interval '1 day', "
+            "begun_at = begun_at - interval '1 day'"
         )
         day = (datetime.now(UTC) - timedelta(days=1)).date()
         with (

@@ -144,8 +144,8 @@ async def test_both_lanes_on_the_same_order_charge_once(saga: World, unique: str
 async def stop_while_charging(
     saga: World, order: dict[str, Any], meanwhile: Callable[[str], Awaitable[None]] | None = None
 ) -> None:
-    """Cancellation and SIGTERM arrive as CancelledError; here while the gateway holds back its answer to a
-    charge that it made."""
+    """Cancellation and SIGTERM arrive as CancelledError;
+    here while the gateway holds back its answer to a charge that it made."""
     run = asyncio.create_task(process_order(order, return_state=True))
 
     async def charged() -> bool:
@@ -313,8 +313,8 @@ def _unreachable() -> Any:
 async def test_an_order_that_a_dead_worker_left_is_taken_over(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker dies after the charge was made and before it was journalled: the next one finds it by order
-    id."""
+    """The worker dies after the charge was made and before it was journalled:
+    the next one finds it by order id."""
     order = an_order(f"DEAD-{unique}")
     intake.submit([order])
     made = await gateway().create(
@@ -328,17 +328,17 @@ async def test_an_order_that_a_dead_worker_left_is_taken_over(
     )
     await gateway().confirm(made.id, key="lost-too")
     saga.sql(
-        "INSERT INTO lease (id, holder, until) VALUES ('00000000-0000-0000-0000-000000000001', 'dead', now() "
-        "- interval '1 second')"
+        "INSERT INTO lease (id, holder, until) "
+        "VALUES ('00000000-0000-0000-0000-000000000001', 'dead', now() - interval '1 second')"
     )
     saga.sql(
-        "UPDATE customer_order SET fence = 1, lease_id = '00000000-0000-0000-0000-000000000001', started_at "
-        "= now() WHERE id = :id",
+        "UPDATE customer_order SET fence = 1, "
+        "lease_id = '00000000-0000-0000-0000-000000000001', started_at = now() WHERE id = :id",
         id=order["id"],
     )
     saga.sql(
-        "INSERT INTO order_step (order_id, step, status, undo_due) VALUES (:id, 'process_payment', 'begun', "
-        "true)",
+        "INSERT INTO order_step (order_id, step, status, undo_due) "
+        "VALUES (:id, 'process_payment', 'begun', true)",
         id=order["id"],
     )
 

@@ -102,8 +102,8 @@ async def test_orders_steps_and_money_are_told(saga: World, unique: str, at_once
     }
     assert found("order_duration_seconds_count", outcome="completed") == 3
     took = saga.sql(
-        "SELECT sum(extract(epoch FROM finished_at - submitted_at)) FROM customer_order WHERE outcome = "
-        "'completed'"
+        "SELECT sum(extract(epoch FROM finished_at - submitted_at)) FROM customer_order "
+        "WHERE outcome = 'completed'"
     )[0][0]
     assert found("order_duration_seconds_sum", outcome="completed") == pytest.approx(float(took), rel=0.03)
     for step, done in {
@@ -171,10 +171,9 @@ async def test_what_orders_are_postponed_for_is_told(world: World, unique: str) 
 def test_a_total_never_falls_whatever_becomes_of_its_rows(world: World, at_once: None) -> None:
     def insert(order_id: str, status: str, ago: float, attempts: int = 1) -> None:
         world.sql(
-            "INSERT INTO order_step (order_id, step, status, attempts, begun_at, ended_at, error) VALUES "
-            "(:id, 'process_payment', "
-            "CAST(:status AS text), :attempts, now() - make_interval(secs => :ago + 0.2), now() - "
-            "make_interval(secs => :ago), "
+            "INSERT INTO order_step (order_id, step, status, attempts, begun_at, ended_at, error) "
+            "VALUES (:id, 'process_payment', CAST(:status AS text), :attempts, "
+            "now() - make_interval(secs => :ago + 0.2), now() - make_interval(secs => :ago), "
             "CASE WHEN CAST(:status AS text) = 'failed' THEN '{\"code\": \"payment_timeout\"}'::jsonb END)",
             id=order_id,
             status=status,
@@ -196,8 +195,8 @@ def test_a_total_never_falls_whatever_becomes_of_its_rows(world: World, at_once:
     assert told() == (6, 1, 7)
     assert told() == (6, 1, 7)
     world.sql(
-        "UPDATE order_step SET status = 'begun', ended_at = NULL, error = NULL, attempts = 2 WHERE order_id "
-        "IN ('B', 'C')"
+        "UPDATE order_step SET status = 'begun', ended_at = NULL, error = NULL, attempts = 2 "
+        "WHERE order_id IN ('B', 'C')"
     )
     assert told() == (6, 1, 7)
     world.sql("UPDATE order_step SET status = 'done', ended_at = now() WHERE order_id IN ('B', 'C')")
@@ -220,8 +219,8 @@ def test_processes_that_are_asked_at_once_count_nothing_twice(world: World, at_o
         while not stop.is_set():
             number += 1
             world.sql(
-                "INSERT INTO order_step (order_id, step, status, begun_at, ended_at) VALUES (:id, "
-                "'validate_order', 'done', now(), now())",
+                "INSERT INTO order_step (order_id, step, status, begun_at, ended_at) "
+                "VALUES (:id, 'validate_order', 'done', now(), now())",
                 id=f"N-{number}",
             )
         return number
@@ -287,16 +286,16 @@ def test_labels_stay_few_whatever_orders_contain(world: World, at_once: None) ->
     for n in range(50):
         error = f'{{"code": "made up {n}"}}'
         world.sql(
-            "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, error) VALUES (:id, "
-            "'process_payment', 'failed', "
-            "now() - interval '60 s', now() - interval '59 s', CAST(:error AS jsonb))",
+            "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, error) "
+            "VALUES (:id, 'process_payment', 'failed', now() - interval '60 s', "
+            "now() - interval '59 s', CAST(:error AS jsonb))",
             id=f"O-{n}",
             error=error,
         )
         world.sql(
-            "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, result) VALUES (:id, "
-            "'generate_confirmation', 'done', "
-            "now() - interval '60 s', now() - interval '59 s', CAST(:result AS jsonb))",
+            "INSERT INTO order_step (order_id, step, status, begun_at, ended_at, result) "
+            "VALUES (:id, 'generate_confirmation', 'done', now() - interval '60 s', "
+            "now() - interval '59 s', CAST(:result AS jsonb))",
             id=f"O-{n}",
             result=f'{{"generation_model": "model-{n}"}}',
         )

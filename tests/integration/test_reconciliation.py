@@ -154,7 +154,6 @@ async def books(saga: World, sandbox: Sandbox, unique: str, monkeypatch: pytest.
 
 
 # -- no false alarm
-# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lane", ["own runs", "pending lane"])
@@ -228,7 +227,6 @@ async def test_orders_that_run_meanwhile_raise_no_alarm(books: Books) -> None:
 
 
 # -- money, each kind
-# --------------------------------------------------------------------------------------------------
 
 
 async def test_charged_without_an_order_is_for_a_person(books: Books) -> None:
@@ -297,8 +295,8 @@ async def test_refunded_less_than_charged_is_made_whole(books: Books) -> None:
 
 
 async def test_a_rejected_order_that_was_charged_is_for_a_person(books: Books) -> None:
-    """It has no journal of a payment, and its content may be anything: nobody can say that this was its
-    amount."""
+    """It has no journal of a payment, and its content may be anything:
+    nobody can say that this was its amount."""
     order_id = f"ODD-{books.unique}"
     await books.ended({**an_order(order_id), "items": "many", "total_amount": "much"})
     assert books.world.order(order_id).outcome == "rejected"
@@ -335,7 +333,8 @@ async def test_a_refused_refund_repeats_no_customer(books: Books, monkeypatch: p
     order_id = await books.declined()
     await books.charged(order_id)
     books.world.sql(
-        """UPDATE customer_order SET content = content || '{"customer_name": "Jane Qmarker"}' WHERE id = :id""",
+        """UPDATE customer_order SET content = content || '{"customer_name": "Jane Qmarker"}' """
+        "WHERE id = :id",
         id=order_id,
     )
 
@@ -461,8 +460,8 @@ async def test_a_refund_that_only_the_gateway_knows_of_an_undone_order_is_writte
 
 
 async def test_a_refund_that_only_we_know(books: Books) -> None:
-    """Of a completed order; and of one that was undone: there the money may be on its way back, so it is not
-    refunded again."""
+    """Of a completed order; and of one that was undone:
+    there the money may be on its way back, so it is not refunded again."""
     done, undone = await books.completed(), await books.declined()
     await books.charged(undone)
     books.world.sql(
@@ -512,14 +511,14 @@ async def test_the_amount_at_risk_has_to_be_right(books: Books) -> None:
 
 
 async def test_what_a_person_settled_past_the_gateway_is_not_refunded(books: Books) -> None:
-    """The customer got the money by another way; the gateway keeps it, and a second refund would be one too
-    many."""
+    """The customer got the money by another way;
+    the gateway keeps it, and a second refund would be one too many."""
     order_id = await books.declined()
     await books.charged(order_id)
     settled = json.dumps({"refunded_by_hand": str(PRICE)})
     books.world.sql(
-        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) WHERE order_id = :id "
-        "AND step = 'process_payment'",
+        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) "
+        "WHERE order_id = :id AND step = 'process_payment'",
         r=settled,
         id=order_id,
     )
@@ -534,8 +533,8 @@ async def test_what_was_settled_past_the_gateway_and_then_refunded_there_too_is_
     payment = await books.charged(order_id)
     settled = json.dumps({"refunded_by_hand": str(PRICE)})
     books.world.sql(
-        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) WHERE order_id = :id "
-        "AND step = 'process_payment'",
+        "UPDATE order_step SET undo_status = 'done', undo_result = CAST(:r AS jsonb) "
+        "WHERE order_id = :id AND step = 'process_payment'",
         r=settled,
         id=order_id,
     )
@@ -661,7 +660,6 @@ async def test_an_id_that_we_could_not_even_store_stops_nothing(books: Books) ->
 
 
 # -- stock
-# -------------------------------------------------------------------------------------------------------------
 
 
 async def test_stock_that_does_not_add_up(books: Books) -> None:
@@ -678,8 +676,8 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
     sql("UPDATE product SET reserved = 2 WHERE id = 'PROD-002'")
     sql("UPDATE reservation SET state = 'held', items = '{}' WHERE order_id = :id", id=undone)
     sql(
-        "INSERT INTO reservation (order_id, id, state, items, expires_at) VALUES ('GHOST', 'RES-GHOST', "
-        "'held', '{}', now())"
+        "INSERT INTO reservation (order_id, id, state, items, expires_at) "
+        "VALUES ('GHOST', 'RES-GHOST', 'held', '{}', now())"
     )
     sql(
         "INSERT INTO shipment (order_id, tracking_number, carrier, service, label_path, items) "
@@ -708,13 +706,12 @@ async def test_stock_that_does_not_add_up(books: Books) -> None:
 
 
 # -- many
-# --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None:
-    """1 203 payments, 40 of them of orders that are in order; three pages, none left out, and no more than a
-    page in hand."""
+    """1 203 payments, 40 of them of orders that are in order;
+    three pages, none left out, and no more than a page in hand."""
     good = [an_order(f"GOOD-{books.unique}-{i}", product="PROD-002", price="29.99") for i in range(40)]
     await books.ended(*good)
     with closing(Ledger(sandbox.ledger)) as ledger:
@@ -754,7 +751,6 @@ async def test_more_payments_than_a_page(books: Books, sandbox: Sandbox) -> None
 
 
 # -- the flow
-# ----------------------------------------------------------------------------------------------------------
 
 
 async def artifact() -> list[dict[str, Any]]:
@@ -827,9 +823,10 @@ async def test_a_run_that_left_something_out_is_not_the_last_one(
         asked.append(since)
 
     monkeypatch.setattr(module, "compare_books", note)
+    # no other test's runs
     monkeypatch.setattr(
         module, "FlowFilterName", lambda any_: FlowFilterName(any_=[f"{any_[0]}-{books.unique}"])
-    )  # no other test's runs
+    )
     ours = reconcile_payments.with_options(name=f"reconcile-payments-{books.unique}")
     begun = datetime.now(UTC)
     for parameters in ({"since_hours": 1}, {"fix": False}, {"since_hours": 1, "fix": False}):
@@ -884,7 +881,6 @@ async def test_the_run_says_how_it_was(books: Books) -> None:
 
 
 # -- any mix
-# -----------------------------------------------------------------------------------------------------------
 
 STATUSES = st.sampled_from(list(PaymentStatus))
 AMOUNTS = st.sampled_from([Decimal(10), Decimal(20)])
@@ -997,10 +993,9 @@ async def test_the_coarse_comparison_misses_nothing_that_a_close_look_finds(
     for row in rows:
         world.sql(
             "INSERT INTO customer_order (id, content, fingerprint, submitted_at, finished_at, outcome, "
-            "currency, amount_charged, "
-            "amount_refunded, amount_at_risk) "
-            "VALUES (:id, CAST(:content AS jsonb), 'f', '2020-01-01', :finished, :outcome, :currency, "
-            ":charged, :refunded, :at_risk)",
+            "currency, amount_charged, amount_refunded, amount_at_risk) "
+            "VALUES (:id, CAST(:content AS jsonb), 'f', '2020-01-01', :finished, :outcome, "
+            ":currency, :charged, :refunded, :at_risk)",
             **{key: value for key, value in row.items() if key != "total"},
         )
     found = [

@@ -1,5 +1,5 @@
-"""A run's process is killed, as a user's would be: through a worker. Another run recovers its order, soon,
-and says so."""
+"""A run's process is killed, as a user's would be: through a worker.
+Another run recovers its order, soon, and says so."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.integration.world import World, an_order
 from tests.waiting import until
 
 _BAR_SECONDS = {"a consumer at work": 15, "nobody": 60}
-"""From the kill to the outcome, with the default lease, by who else is there. Where nobody is, a process has
-to be started first."""
+"""From the kill to the outcome, with the default lease, by who else is there.
+Where nobody is, a process has to be started first."""
 
 
 @pytest.fixture

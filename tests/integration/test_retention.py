@@ -1,5 +1,5 @@
-"""What is not kept for ever: a customer's data is found nowhere any more, and all that is about money is as
-it was."""
+"""What is not kept for ever: a customer's data is found nowhere any more,
+and all that is about money is as it was."""
 
 from __future__ import annotations
 
@@ -93,10 +93,11 @@ def age(world: World, *order_ids: str, days: int = 40) -> None:
 
 
 MONEY = (
-    """SELECT id, outcome, currency, amount_charged, amount_refunded, amount_at_risk, fingerprint, finished_at, failing_step, cell
-    FROM customer_order ORDER BY id""",
-    """SELECT order_id, step, status, undo_status, undo_due, begun_at, ended_at, attempts, remark, notes ->> 'payment_id',
-    result ->> 'payment_id', result ->> 'amount_charged', undo_result ->> 'refund_id', undo_result ->> 'refunded_amount',
+    """SELECT id, outcome, currency, amount_charged, amount_refunded, amount_at_risk, fingerprint,
+    finished_at, failing_step, cell FROM customer_order ORDER BY id""",
+    """SELECT order_id, step, status, undo_status, undo_due, begun_at, ended_at, attempts, remark,
+    notes ->> 'payment_id', result ->> 'payment_id', result ->> 'amount_charged',
+    undo_result ->> 'refund_id', undo_result ->> 'refunded_amount',
     error ->> 'code' FROM order_step ORDER BY order_id, step""",
     "SELECT order_id, tracking_number, items FROM shipment ORDER BY order_id",
     "SELECT order_id, state, items FROM reservation ORDER BY order_id",
@@ -209,13 +210,13 @@ async def test_what_somebody_still_works_with_keeps_everything(
     age(saga, *(order_id for name, order_id in ids.items() if name != "YOUNG"))
     saga.sql("UPDATE outbox SET sent_at = NULL WHERE order_id = :id", id=ids["UNSENT"])
     saga.sql(
-        "INSERT INTO dispute (id, order_id, currency, reason, status, opened_at, as_of) VALUES ('d', :id, "
-        "'USD', 'x', 'y', now(), now())",
+        "INSERT INTO dispute (id, order_id, currency, reason, status, opened_at, as_of) "
+        "VALUES ('d', :id, 'USD', 'x', 'y', now(), now())",
         id=ids["DISPUTED"],
     )
     saga.sql(
-        "INSERT INTO payment_event (id, type, happened_at, order_id) VALUES ('e', 'charge.refunded', now(), "
-        ":id)",
+        "INSERT INTO payment_event (id, type, happened_at, order_id) "
+        "VALUES ('e', 'charge.refunded', now(), :id)",
         id=ids["TOLD"],
     )
     before = {
@@ -283,20 +284,20 @@ async def test_runs_of_erased_orders_go_from_the_prefect_server(
 
 async def test_traces_go_after_their_time(world: World) -> None:
     world.sql(
-        "INSERT INTO worker_process (id, kind, host, pid, every_seconds) VALUES (gen_random_uuid(), "
-        "'consumer', 'h', 1, 15)"
+        "INSERT INTO worker_process (id, kind, host, pid, every_seconds) "
+        "VALUES (gen_random_uuid(), 'consumer', 'h', 1, 15)"
     )
     for days, name in ((1, "young"), (10, "old")):
         when = {"at": datetime.now(UTC) - timedelta(days=days), "id": name}
         world.sql(
-            "INSERT INTO system_sample (process_id, at, connections_in_use, connections_open, "
-            "connections_most) "
+            "INSERT INTO system_sample "
+            "(process_id, at, connections_in_use, connections_open, connections_most) "
             "SELECT id, :at, 0, 0, 1 FROM worker_process LIMIT 1",
             at=when["at"],
         )
         world.sql(
-            "INSERT INTO payment_event (id, type, happened_at, handled_at, done) VALUES (:id, 't', :at, :at, "
-            "'x')",
+            "INSERT INTO payment_event (id, type, happened_at, handled_at, done) "
+            "VALUES (:id, 't', :at, :at, 'x')",
             **when,
         )
         world.sql(
@@ -312,8 +313,8 @@ async def test_traces_go_after_their_time(world: World) -> None:
         "VALUES ('order_waiting', 'open', 'r', 1, 1, '{}', now() - interval '1 year')"
     )
     world.sql(
-        "INSERT INTO alert_notice (alert_id, phase, way, sent_at) SELECT id, 'cleared', 'url-1', now() FROM "
-        "alert"
+        "INSERT INTO alert_notice (alert_id, phase, way, sent_at) "
+        "SELECT id, 'cleared', 'url-1', now() FROM alert"
     )
     deleted = await asyncio.to_thread(purge_traces)
     assert deleted == {"system_sample": 1, "worker_process": 0, "payment_event": 1, "alert": 1}

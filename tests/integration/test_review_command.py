@@ -1,5 +1,5 @@
-"""`order-saga review` without a Prefect server: many orders whose refunds the gateway refuses; its ledger is
-the witness."""
+"""`order-saga review` without a Prefect server:
+many orders whose refunds the gateway refuses; its ledger is the witness."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def behave(sandbox: Sandbox) -> Iterator[None]:
 
 @pytest.fixture
 def review(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `order-saga review` without a Prefect server. Returns its exit code, and what it said on one
-    line."""
+    """Runs `order-saga review` without a Prefect server.
+    Returns its exit code, and what it said on one line."""
 
     async def run(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()

@@ -1,5 +1,5 @@
-"""Each sample order of `make run`, in both lanes, through a real Prefect server; the gateway's ledger and the
-stock are asked."""
+"""Each sample order of `make run`, in both lanes, through a real Prefect server;
+the gateway's ledger and the stock are asked."""
 
 from __future__ import annotations
 

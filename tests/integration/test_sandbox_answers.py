@@ -294,7 +294,6 @@ async def test_a_damaged_answer_is_an_error_or_still_about_the_same_payment(seed
 
 
 # -- silence
-# -----------------------------------------------------------------------------------------------------------
 
 
 async def test_silence_is_a_timeout() -> None:

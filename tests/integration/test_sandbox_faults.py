@@ -1,5 +1,5 @@
-"""Single faults of the sandbox gateway, over real HTTP and in process: what the client makes of each, and
-what the ledger says."""
+"""Single faults of the sandbox gateway, over real HTTP and in process:
+what the client makes of each, and what the ledger says."""
 
 from __future__ import annotations
 

@@ -122,10 +122,12 @@ class World:
             charged = (
                 "SELECT coalesce(sum(amount), 0) FROM payments WHERE order_id = ? AND charged_at IS NOT NULL"
             )
-            refunded = "SELECT coalesce(sum(r.amount), 0) FROM refunds r JOIN payments p ON p.number = r.payment WHERE p.order_id = ?"
-            return ledger.execute(charged, (order_id,)).fetchone()[0], ledger.execute(
-                refunded, (order_id,)
-            ).fetchone()[0]
+            refunded = (
+                "SELECT coalesce(sum(r.amount), 0) FROM refunds r JOIN payments p ON p.number = r.payment "
+                "WHERE p.order_id = ?"
+            )
+            sums = [ledger.execute(each, (order_id,)).fetchone()[0] for each in (charged, refunded)]
+            return sums[0], sums[1]
 
 
 class OverHttp(World):
@@ -206,7 +208,6 @@ async def charged(gateway: PaymentGateway, order_id: str, card: str | None = "12
 
 
 # -- the contract
-# ------------------------------------------------------------------------------------------------------
 
 
 async def test_creating_charges_nothing_and_confirming_charges_once(world: World, order_id: str) -> None:
@@ -557,7 +558,6 @@ async def test_listing_goes_through_all_pages(tmp_path: Path) -> None:
 
 
 # -- misbehaviour
-# ------------------------------------------------------------------------------------------------------
 
 
 async def test_errors_come_before_and_after_the_work(world: World, order_id: str) -> None:
@@ -619,7 +619,6 @@ async def test_a_broken_ledger_is_a_retryable_error() -> None:
 
 
 # -- death
-# -------------------------------------------------------------------------------------------------------------
 
 
 async def test_killed_and_started_again_it_knows_everything(world: World, order_id: str) -> None:
@@ -673,7 +672,6 @@ async def test_what_was_answered_before_the_kill_is_true_after_it(tmp_path: Path
 
 
 # -- the process
-# -------------------------------------------------------------------------------------------------------
 
 
 async def test_the_process_says_one_line_takes_its_switches_and_stops_when_told(tmp_path: Path) -> None:

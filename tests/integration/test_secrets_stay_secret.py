@@ -47,8 +47,8 @@ SECRETS = {name for name, setting in settings_in(Settings).items() if is_secret(
 
 @contextmanager
 def model_server() -> Iterator[tuple[str, list[str]]]:
-    """A provider that refuses the key and repeats it in its error, as some do. Its address, and the keys that
-    it was given."""
+    """A provider that refuses the key and repeats it in its error,
+    as some do. Its address, and the keys that it was given."""
     keys: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -88,8 +88,8 @@ def database_url(database_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def planted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The outside is there and takes mails after a login; the CRM and the model answer with errors, which say
-    much."""
+    """The outside is there and takes mails after a login;
+    the CRM and the model answer with errors, which say much."""
     with ExitStack() as stack:
         mails = stack.enter_context(mail_server(login=("mailer", PLANTED)))
         crm = stack.enter_context(crm_server(CRM_SECRET))
@@ -241,8 +241,8 @@ async def test_no_secret_and_no_card_is_kept_anywhere(
 
 def test_the_search_can_find(saga: World) -> None:
     saga.sql(
-        "INSERT INTO customer_interaction (customer_id, order_id, kind, details) VALUES ('c', 'o', 'k', "
-        '\'{"a": "4531 9027 4618 3059"}\')'
+        "INSERT INTO customer_interaction (customer_id, order_id, kind, details) "
+        """VALUES ('c', 'o', 'k', '{"a": "4531 9027 4618 3059"}')"""
     )
     assert len(rows_with_secrets(saga.database_url)) == 1
     (saga.var_dir / "log").write_text(f"password {PLANTED}")

@@ -1,5 +1,5 @@
-"""A gateway account that is shared with another shop, whose orders have the same ids: its money is never
-touched or taken for ours.
+"""A gateway account that is shared with another shop,
+whose orders have the same ids: its money is never touched or taken for ours.
 
 The other shop's payments are read from the gateway's own ledger before and after whatever happens to our
 order.
@@ -146,8 +146,8 @@ class Account:
     params=["sandbox, no mark", "sandbox, another mark", "stripe, a plugin", "stripe, another mark"]
 )
 def account(request: pytest.FixtureRequest) -> Account:
-    """The neighbour's software marks its payments with an installation id of its own, or knows of no such
-    thing."""
+    """The neighbour's software marks its payments with an installation id of its own,
+    or knows of no such thing."""
     where, what = request.param.split(", ")
     if where == "sandbox":
         world: World = request.getfixturevalue("saga")
@@ -192,8 +192,8 @@ async def test_cancelling_ours_gives_back_ours_alone(account: Account, unique: s
 async def test_a_silent_gateway_does_not_make_us_ship_for_their_money(
     account: Account, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The amounts are the same, and our first request has no answer: on the second attempt the payment that
-    is there is not ours."""
+    """The amounts are the same, and our first request has no answer:
+    on the second attempt the payment that is there is not ours."""
     theirs = account.neighbour.pays(unique, UNITS)
     before = account.neighbour.stands(theirs)
     if isinstance(account.us, StripeWorld):
@@ -330,9 +330,8 @@ async def test_an_order_that_was_charged_before_is_refunded_by_its_journalled_id
 ) -> None:
     await process_order(an_order(unique), return_state=True)
     (marked,) = saga.ledger(unique)
-    old = AtTheSandbox(saga.gateway_url, None).pays(
-        unique, UNITS
-    )  # as the earlier version would have charged it
+    # as the earlier version would have charged it
+    old = AtTheSandbox(saga.gateway_url, None).pays(unique, UNITS)
     noted = "notes || jsonb_build_object('payment_id', CAST(:id AS text))"
     saga.sql(f"UPDATE order_step SET notes = {noted} WHERE step = :step", id=old, step=STEP)
     await cancel(unique)
@@ -344,8 +343,8 @@ async def test_an_order_that_was_charged_before_is_refunded_by_its_journalled_id
 async def test_a_payment_whose_id_a_crash_has_lost_is_found_by_its_order_and_amount(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch, units: int, is_ours: bool
 ) -> None:
-    """It was created, and its worker died before it had journalled the id: it can still be charged, so
-    undoing has to cancel it."""
+    """It was created, and its worker died before it had journalled the id:
+    it can still be charged, so undoing has to cancel it."""
     saga.sql("UPDATE installation SET made_at = now() + interval '1 hour'")
     monkeypatch.setattr(installations, "_known", {})
     intake.submit([an_order(unique, card="0000")])

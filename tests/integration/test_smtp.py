@@ -1,5 +1,5 @@
-"""Mails handed to a mail server that is not ours, over the wire: refusals, greylisting, broken connections.
-Once, as far as SMTP allows."""
+"""Mails handed to a mail server that is not ours, over the wire: refusals,
+greylisting, broken connections. Once, as far as SMTP allows."""
 
 from __future__ import annotations
 
@@ -253,7 +253,8 @@ class TestRefusals:
         """Not tried for ever; the order stays as it is, others get theirs, and people see it."""
         await store(shop, "A", "B")
         await shop.rows(
-            """UPDATE customer_order SET content = content || '{"customer_email": "gone@example.com"}' WHERE id = 'A'"""
+            """UPDATE customer_order SET content = content || '{"customer_email": "gone@example.com"}' """
+            "WHERE id = 'A'"
         )
         server.answer_recipient = lambda address: (
             "550 5.1.1 <gone@example.com> no such user" if address.startswith("gone") else None
@@ -393,8 +394,8 @@ class TestRefusals:
 
 class TestBrokenConnections:
     async def test_one_that_drops_after_the_text(self, shop: Shop, server: MailServer) -> None:
-        """The server may have taken the mail: nobody can know. It is sent again, later, and is recognisable
-        as the same mail."""
+        """The server may have taken the mail: nobody can know.
+        It is sent again, later, and is recognisable as the same mail."""
         server.after_data = lambda _: len(server.taken) == 1
         await store(shop, "A")
         await put([confirmation("A")])
@@ -485,8 +486,8 @@ class TestBrokenConnections:
         silent.close()
 
     async def test_a_slow_answer_after_the_text_is_waited_for(self, shop: Shop, server: MailServer) -> None:
-        """Longer than for a command: whoever gives up too early sends it twice. Meanwhile nobody else sends
-        it."""
+        """Longer than for a command: whoever gives up too early sends it twice.
+        Meanwhile nobody else sends it."""
         server.may_answer.clear()
         await store(shop, "A")
         await put([confirmation("A")])

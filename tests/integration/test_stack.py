@@ -92,9 +92,9 @@ class TestPostgres:
     def test_is_durable_and_listens_on_no_port(self, own_postgres: EmbeddedPostgres) -> None:
         with psycopg.connect(own_postgres.url("postgres")) as connection:
             shown = {
-                name: connection.execute(f"SHOW {name}").fetchone()
+                name: connection.execute(f"SHOW {name}").fetchone()  # type: ignore[arg-type]
                 for name in ("fsync", "synchronous_commit", "listen_addresses")
-            }  # type: ignore[arg-type]
+            }
             assert shown == {"fsync": ("on",), "synchronous_commit": ("on",), "listen_addresses": ("",)}
             assert connection.execute("SHOW max_connections").fetchone() == ("200",)
 
@@ -225,7 +225,10 @@ class TestChild:
         child.stop()
 
     def test_is_asked_before_it_is_forced(self, folder: Path) -> None:
-        code = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('ready'); time.sleep(300)"
+        code = (
+            "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); "
+            "print('ready'); time.sleep(300)"
+        )
         child = _child(folder, code)
         child.start()
         _pids_in(child.log)
@@ -274,7 +277,8 @@ class TestChild:
             from tests.integration.test_stack import _child, poll
             if {ignored}:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
-            child = _child(Path({str(folder)!r}), "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)")
+            code = "import signal as s; print(s.getsignal(s.SIGINT) is s.default_int_handler)"
+            child = _child(Path({str(folder)!r}), code)
             child.start()
             poll(lambda: not child.running(), 10)
             child.stop()
@@ -623,11 +627,12 @@ class TestOthersOnThisMachine:
     @pytest.mark.slow
     def test_can_read_nothing_of_what_the_parts_write(self, folder: Path) -> None:
         var = folder / "var"
+        # as an earlier version left them
         for name in (
             "labels/OLD.pdf",
             "logs/shop.jsonl",
             "prefect/profiles.toml",
-        ):  # as an earlier version left them
+        ):
             (var / name).parent.mkdir(parents=True, exist_ok=True)
             (var / name).write_text("")
         own_port(var / "prefect")
@@ -650,9 +655,8 @@ class TestOthersOnThisMachine:
                 "orders-api-key",
                 "ledger.sqlite",
             } <= {path.name for path in var.rglob("*")}
-            var.chmod(
-                0o711
-            )  # was there: its mode is its owner's business, and none of what follows rests on it
+            # was there: its mode is its owner's business, and none of what follows rests on it
+            var.chmod(0o711)
             assert open_to_others(var)[0] == f"{var} 711"
             assert open_to_others(var)[1:] == []
             if os.geteuid() == 0:
@@ -773,8 +777,8 @@ class TestPrefect:
                 ).raise_for_status()
             with psycopg.connect(postgres.url("prefect")) as connection:
                 connection.execute(
-                    "UPDATE flow_run SET auto_scheduled = %s, expected_start_time = now() - interval '1 "
-                    "hour' WHERE id = %s",
+                    "UPDATE flow_run SET auto_scheduled = %s, "
+                    "expected_start_time = now() - interval '1 hour' WHERE id = %s",
                     [scheduled, made],
                 )
             return str(made)

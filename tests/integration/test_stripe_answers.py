@@ -1,5 +1,5 @@
-"""What localstripe never says: limits, wrong keys, conflicts, stored failures, rubbish, silence; and Stripe's
-search."""
+"""What localstripe never says: limits, wrong keys, conflicts,
+stored failures, rubbish, silence; and Stripe's search."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class Said(Sayer):
 async def stripe_that_says(
     answer: bytes | Answer | None, *, patience: float = PATIENCE, page: int = 100, concurrency: int = 2
 ) -> AsyncIterator[Said]:
-    """A Stripe that says just this to everything, or what a function of the request says; None: nothing at
-    all."""
+    """A Stripe that says just this to everything,
+    or what a function of the request says; None: nothing at all."""
     async with server_that_says(answer) as said:
         gateway = StripeGateway(said.url, KEY, patience, concurrency, page=page)
         yield Said(said.url, said.asked, gateway=gateway)
@@ -325,8 +325,8 @@ async def test_a_refund_behind_a_stored_failure_is_not_made_twice() -> None:
 
 
 async def test_an_old_answer_is_not_believed() -> None:
-    """To the same key Stripe says what it said first: that the bank asks. Meanwhile the customer has
-    answered."""
+    """To the same key Stripe says what it said first:
+    that the bank asks. Meanwhile the customer has answered."""
 
     def answer(request: Request) -> bytes:
         return http(INTENT if request.method == "GET" else OPEN | {"status": "requires_action"})
@@ -422,12 +422,11 @@ async def test_the_fee_is_told_in_the_payments_currency() -> None:
 
 
 # -- search and lists, as Stripe has them
-# ------------------------------------------------------------------------------
 
 
 async def test_search_is_a_hint_and_each_payment_is_looked_up() -> None:
-    """Search says that it is open, which it was a minute ago; it finds `o-1`, too; and it does not show the
-    newest one yet."""
+    """Search says that it is open, which it was a minute ago;
+    it finds `o-1`, too; and it does not show the newest one yet."""
     known = {
         "pi_1": INTENT,
         "pi_2": INTENT | {"id": "pi_2", "metadata": {"order_id": "o-1"}},
@@ -479,8 +478,8 @@ async def test_without_search_the_list_is_gone_through_and_search_is_not_asked_a
 
 
 async def test_pages_end_with_what_is_older_and_have_what_moved_since() -> None:
-    """An old payment that was charged since, one that was refunded since, one that was both; what is not of
-    an order is left out."""
+    """An old payment that was charged since, one that was refunded since,
+    one that was both; what is not of an order is left out."""
 
     def intent(number: int, created: int, **more: Any) -> dict[str, Any]:
         return OPEN | {"id": f"pi_{number}", "created": CREATED + created, **more}
@@ -536,7 +535,6 @@ async def test_a_listing_that_goes_in_circles_ends(data: list[Any]) -> None:
 
 
 # -- silence
-# -----------------------------------------------------------------------------------------------------------
 
 
 async def test_silence_is_a_timeout() -> None:

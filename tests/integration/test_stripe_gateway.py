@@ -1,5 +1,5 @@
-"""The Stripe client against localstripe, a Stripe server that is not ours. What localstripe has is the
-witness."""
+"""The Stripe client against localstripe, a Stripe server that is not ours.
+What localstripe has is the witness."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ async def test_many_confirmations_at_once_charge_once(
 async def test_a_forgotten_key_makes_a_payment_that_costs_nothing(
     gateway: StripeGateway, localstripe: LocalStripe, unique: str
 ) -> None:
-    """localstripe honours no idempotency keys: both are found, by order id, and only what is confirmed is
-    charged."""
+    """localstripe honours no idempotency keys: both are found,
+    by order id, and only what is confirmed is charged."""
     first, second = await new(gateway, unique), await new(gateway, unique)
     assert first.id != second.id
     await gateway.confirm(second.id, key="confirm")
@@ -331,9 +331,8 @@ async def test_pages_have_everything_once(localstripe: LocalStripe, unique: str)
     left = await new(gateway, f"{unique}-left")
     refunded = min(mine)
     await gateway.refund(refunded, amount=Decimal(1), currency="USD", key=unique)
-    localstripe.post(
-        "/v1/payment_intents", amount="100", currency="usd", payment_method="pm_card_visa"
-    )  # not of an order
+    # not of an order
+    localstripe.post("/v1/payment_intents", amount="100", currency="usd", payment_method="pm_card_visa")
     pages = [page async for page in gateway.pages(LONG_AGO)]
     told = [payment for page in pages for payment in page]
     assert len({payment.id for payment in told}) == len(told), "a payment twice"

@@ -1,5 +1,5 @@
-"""A run that goes on with what another had begun says so, in its log and in its artifact: which order, from
-which step on, and why."""
+"""A run that goes on with what another had begun says so,
+in its log and in its artifact: which order, from which step on, and why."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ async def test_whoever_goes_on_says_with_which_order_from_where_and_why(
     assert said == f"recovering order {order_id} ({left.why}): {so_far}; {left.then}"
     (table,) = await artifacts("recovered-orders", me)
     (row,) = [line for line in str(table.data).splitlines() if order_id in line]
-    assert (
-        row == f"| {order_id} | [the run before](../../runs/flow-run/{before}) | {left.why} | {so_far} | "
-        f"{left.then} |"
+    assert row == (
+        f"| {order_id} | [the run before](../../runs/flow-run/{before}) "
+        f"| {left.why} | {so_far} | {left.then} |"
     )
     links = [str(link.data) for link in await artifacts("recovered-by", before)]
     assert len(links) == left.lease_over, "the run before is told who went on only if it had lost the order"

@@ -1,5 +1,5 @@
-"""The benchmark runs, in its short form, and the pending lane is worth having. How fast it is: `make
-bench`."""
+"""The benchmark runs, in its short form,
+and the pending lane is worth having. How fast it is: `make bench`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Traces over the wire, to a collector that reads them as the specification says: one for each order, whoever
-worked on it."""
+"""Traces over the wire, to a collector that reads them as the specification says:
+one for each order, whoever worked on it."""
 
 from __future__ import annotations
 
@@ -175,8 +175,12 @@ async def test_one_of_many_processes_sends(saga: World, collected: Collector, un
 def test_it_is_off_and_not_loaded_unless_it_is_wanted(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "import sys, flows.process_pending_orders, deployments.worker as worker\nwith worker.working(): pass\n"
-    code += "sys.exit(','.join(name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))) or 0)"
+    code = (
+        "import sys, flows.process_pending_orders, deployments.worker as worker\n"
+        "with worker.working(): pass\n"
+        "unwanted = ('opentelemetry.sdk', 'opentelemetry.exporter')\n"
+        "sys.exit(','.join(name for name in sys.modules if name.startswith(unwanted)) or 0)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, timeout=120, check=False
     )

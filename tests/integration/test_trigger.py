@@ -114,8 +114,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, text: str, capsys: pytest.Ca
 async def test_an_order_with_a_run_of_its_own_is_stored_first(
     saga: World, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is in a run's parameters only. The order is kept for its run for a while: no consumer takes it
-    from under it."""
+    """Nothing is in a run's parameters only.
+    The order is kept for its run for a while: no consumer takes it from under it."""
     order = an_order(f"FIRST-{unique}")
     seen: list[int] = []
 

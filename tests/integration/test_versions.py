@@ -1,5 +1,5 @@
-"""Workers of two versions side by side: an order with a step that one of them does not know is left to the
-other, and ends right there."""
+"""Workers of two versions side by side:
+an order with a step that one of them does not know is left to the other, and ends right there."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ async def consumer() -> None:
 
 
 def facts(world: World, order_id: str) -> Any:
-    """Everything that an order is about: its row, but for who had a look at it, its journal, its stock and
-    its money."""
+    """Everything that an order is about: its row,
+    but for who had a look at it, its journal, its stock and its money."""
     columns = "outcome, failing_step, failure, takeovers, flow_run_id, reasons, undone"
     row = world.sql(f"SELECT {columns} FROM customer_order WHERE id = :id", id=order_id)
     steps = world.sql("SELECT * FROM order_step WHERE order_id = :id ORDER BY number", id=order_id)
@@ -100,8 +100,8 @@ async def test_an_order_of_a_newer_version_waits_for_its_worker_and_goes_on_ther
         saga.sql("UPDATE customer_order SET lease_id = :dead WHERE id = :id", id=order_id, dead=DEAD)
     if left == "to be cancelled":
         saga.sql(
-            "UPDATE customer_order SET cancel_requested_at = now(), cancel_reason = 'not wanted' WHERE id = "
-            ":id",
+            "UPDATE customer_order SET cancel_requested_at = now(), "
+            "cancel_reason = 'not wanted' WHERE id = :id",
             id=order_id,
         )
     intake.submit([other])

@@ -1,5 +1,5 @@
-"""The web app against its own OpenAPI description: schemathesis sends what that allows and what it does not,
-and judges the answers."""
+"""The web app against its own OpenAPI description:
+schemathesis sends what that allows and what it does not, and judges the answers."""
 
 from __future__ import annotations
 

@@ -339,7 +339,10 @@ class TestBadInput:
         """Or the server itself refuses it; nobody waits for it."""
         where = urlsplit(str(closed.base_url))
         with socket.create_connection((where.hostname, where.port), timeout=10) as wire:
-            head = f"POST /orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+            head = (
+                f"POST /orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+                "Content-Type: application/json\r\n"
+            )
             wire.sendall(f"{head}Content-Length: 99999999999999999999\r\n\r\n".encode())
             assert b" 413 " in wire.recv(4000).split(b"\r\n")[0]
 

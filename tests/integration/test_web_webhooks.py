@@ -1,5 +1,5 @@
-"""Stripe's webhooks, over HTTP, with the SDK's own signatures; localstripe's ledger is the witness of what is
-done about them."""
+"""Stripe's webhooks, over HTTP, with the SDK's own signatures;
+localstripe's ledger is the witness of what is done about them."""
 
 from __future__ import annotations
 
@@ -252,8 +252,8 @@ class TestLateSuccesses:
     async def test_what_is_charged_after_the_end_goes_back(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
-        """Told twice, and by a liar about the amount; the refund is Stripe's, made once, and the customer is
-        told."""
+        """Told twice, and by a liar about the amount;
+        the refund is Stripe's, made once, and the customer is told."""
         await ordered(declined(unique))
         assert ended(unique).outcome is Outcome.COMPENSATED
         await _pay(unique, confirm=True)
@@ -355,9 +355,8 @@ class TestRefundsMadeInTheDashboard:
             await ordered(paid_by("pm_card_visa", an_order(unique, country="AQ")))
             assert ended(unique).outcome is Outcome.NEEDS_ATTENTION
             (entry,) = shop.ledger(unique)
-            shop.sql(
-                "UPDATE attention SET next_retry_at = NULL WHERE order_id = :id", id=unique
-            )  # held by a person
+            # held by a person
+            shop.sql("UPDATE attention SET next_retry_at = NULL WHERE order_id = :id", id=unique)
             shop.stripe.post("/v1/refunds", payment_intent=entry["id"])
             tell(web, "evt_1", "charge.refunded", about_charge(entry["id"], unique))
             await handle_payment_events()
@@ -459,8 +458,8 @@ class TestDisputes:
     async def test_a_dispute_is_on_the_desk_until_it_is_closed(
         self, web: httpx.Client, shop: StripeWorld, unique: str
     ) -> None:
-        """localstripe knows no disputes: what the event says, which is signed, is shown then. It is told in
-        the wrong sequence, too."""
+        """localstripe knows no disputes: what the event says, which is signed,
+        is shown then. It is told in the wrong sequence, too."""
         await ordered(paid_by("pm_card_visa", an_order(unique)))
         (entry,) = shop.ledger(unique)
         told = about_dispute("du_1", entry["id"])

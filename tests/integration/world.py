@@ -100,8 +100,8 @@ class World:
         return self.sql("SELECT * FROM customer_order WHERE id = :id", id=order_id)[0]
 
     def assert_books_balance(self) -> None:
-        """Our money against the gateway's ledger, order by order (the ledger outlives a test), and the
-        stock."""
+        """Our money against the gateway's ledger,
+        order by order (the ledger outlives a test), and the stock."""
         books = read_books(self.database_url, None)
         assert books.balanced, books.rows
         for order_id, charged, refunded in self.sql(

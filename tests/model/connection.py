@@ -59,8 +59,8 @@ class Connection(psycopg.AsyncConnection[Any]):
         await super().rollback()
 
     async def wait(self, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
-        """What goes wrong here is that the connection is lost: before the statement arrives, or after it,
-        before the answer is heard."""
+        """What goes wrong here is that the connection is lost:
+        before the statement arrives, or after it, before the answer is heard."""
         worker, commits = self.worker, self.ending
         if worker is None or self._autocommit:
             return at_once(gen, self.pgconn)
@@ -89,8 +89,8 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     def _is_a_point(self, worker: Worker) -> bool:
         """Where it can matter who goes on: before a transaction, and at its end if others may wait for its
-        locks. A death in between is the same as one at its end. `fine` workers can be stopped at every
-        statement."""
+        locks. A death in between is the same as one at its end.
+        `fine` workers can be stopped at every statement."""
         if worker.fine:
             return True
         if self.ending:

@@ -1,7 +1,7 @@
 """One core for this process and for those of PostgreSQL that answer it.
 
-They only ever wait for each other. Waking a process on another core takes longer than all that it is woken
-for.
+They only ever wait for each other.
+Waking a process on another core takes longer than all that it is woken for.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """For this process; its former cores are given back at the end. Where a system has no such thing, nothing
-    happens."""
+    """For this process; its former cores are given back at the end.
+    Where a system has no such thing, nothing happens."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return

@@ -63,8 +63,8 @@ def live_leases_ignored() -> AbstractContextManager[Any]:
 
 
 def charged_without_looking() -> AbstractContextManager[Any]:
-    """The payment's id is not journalled before it is confirmed, and a second attempt does not ask the
-    gateway."""
+    """The payment's id is not journalled before it is confirmed,
+    and a second attempt does not ask the gateway."""
 
     async def charge(instance: OrderInstance, gateway: PaymentGateway) -> PaymentResult:
         order, key = instance.payload, f"create-{instance.id}"
@@ -163,10 +163,10 @@ def reason_for_undoing_forgotten() -> AbstractContextManager[Any]:
 
 def expired_under_a_live_lease() -> AbstractContextManager[Any]:
     statement = text(
-        "SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id WHERE r.state = 'held' "
-        "AND NOT r.at_service "
-        "AND r.expires_at < now() AND CAST(:leases AS uuid[]) IS NOT NULL ORDER BY o.id LIMIT :most FOR "
-        "UPDATE OF o SKIP LOCKED"
+        "SELECT o.id FROM customer_order o JOIN reservation r ON r.order_id = o.id "
+        "WHERE r.state = 'held' AND NOT r.at_service "
+        "AND r.expires_at < now() AND CAST(:leases AS uuid[]) IS NOT NULL "
+        "ORDER BY o.id LIMIT :most FOR UPDATE OF o SKIP LOCKED"
     )
     return patch.object(shop.inventory.expiry, "_EXPIRED", statement)
 
@@ -228,9 +228,12 @@ def refund_refused_for_ever() -> AbstractContextManager[Any]:
 
 def answered_while_the_others_are_written() -> AbstractContextManager[Any]:
     """A slow order that is answered at the wrong moment is neither done nor failed nor slow: it goes on with
-    its batch. This mistake was made, and found here. Since then a lane asks the journal, too, before anybody
-    goes on; here it does not."""
-    late = "for instance, call in {instance: call for instance, call in calls.items() if not call.done()}.items():"
+    its batch. This mistake was made, and found here.
+    Since then a lane asks the journal, too, before anybody goes on; here it does not."""
+    late = (
+        "for instance, call in "
+        "{instance: call for instance, call in calls.items() if not call.done()}.items():"
+    )
     stack = ExitStack()
     stack.enter_context(
         _mutated(saga.external_action, "_record_ends", "for instance, call in unanswered.items():", late)

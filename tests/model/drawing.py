@@ -13,8 +13,8 @@ from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, Hypoth
 
 _EVENLY = "evenly"
 SHARES = 4
-"""Into which many histories are cut, so that as many cores can play them: the same ones, on whatever
-machine."""
+"""Into which many histories are cut, so that as many cores can play them:
+the same ones, on whatever machine."""
 
 
 class _Evenly(HypothesisProvider):
@@ -46,8 +46,8 @@ ALWAYS_THE_SAME = rounds(
     database=None,
     deadline=None,
     print_blob=True,
-    # A history takes hundredths of a second, and draws much: what these measure is PostgreSQL, and how long a
-    # history is.
+    # A history takes hundredths of a second,
+    # and draws much: what these measure is PostgreSQL, and how long a history is.
     suppress_health_check=[
         HealthCheck.too_slow,
         HealthCheck.data_too_large,

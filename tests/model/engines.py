@@ -1,5 +1,5 @@
-"""SQLAlchemy's own engines on simulated connections. They outlive the workers that use them: making one takes
-as long as an order."""
+"""SQLAlchemy's own engines on simulated connections.
+They outlive the workers that use them: making one takes as long as an order."""
 
 from __future__ import annotations
 

@@ -128,8 +128,8 @@ class Reserve:
             self.waiting.remove(exchange)
 
     def look_at_waiting(self) -> None:
-        """After locks were released: those that waited for them go on at once, before anybody else asks
-        anything."""
+        """After locks were released: those that waited for them go on at once,
+        before anybody else asks anything."""
         for exchange in list(self.waiting):
             if exchange.run():
                 self.waiting.remove(exchange)

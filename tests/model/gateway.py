@@ -1,5 +1,5 @@
-"""A worker's line to the one gateway. Requests and answers wait for the test, get lost, or arrive when nobody
-waits for them any more."""
+"""A worker's line to the one gateway. Requests and answers wait for the test,
+get lost, or arrive when nobody waits for them any more."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Request:
     arrived: bool = False
 
     def arrive(self) -> Any:
-        """The gateway does it and answers; in process it never waits for anything. Raises what the gateway
-        says no with."""
+        """The gateway does it and answers; in process it never waits for anything.
+        Raises what the gateway says no with."""
         self.arrived = True
         doing = self.work()
         try:
@@ -53,8 +53,8 @@ class Wire:
     in_the_air: list[Request] = field(default_factory=list)
     """Requests that nobody waits for any more, and that may arrive yet."""
     asked: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
-    """What has arrived that may have changed something: which move, about which order or payment, and whether
-    its key was remembered."""
+    """What has arrived that may have changed something: which move,
+    about which order or payment, and whether its key was remembered."""
 
     def arrived(self, what: str) -> None:
         move, about = what.split(" ", 1)
@@ -94,14 +94,14 @@ class Gateway:
         return await self._send(f"create {order_id}", lambda: self._real.create(order_id=order_id, **rest))  # type: ignore[no-any-return]
 
     async def confirm(self, payment_id: str, *, key: str) -> Payment:
-        return await self._send(
+        return await self._send(  # type: ignore[no-any-return]
             f"confirm {_number(payment_id)}", lambda: self._real.confirm(payment_id, key=key)
-        )  # type: ignore[no-any-return]
+        )
 
     async def cancel(self, payment_id: str, *, key: str) -> Payment:
-        return await self._send(
+        return await self._send(  # type: ignore[no-any-return]
             f"cancel {_number(payment_id)}", lambda: self._real.cancel(payment_id, key=key)
-        )  # type: ignore[no-any-return]
+        )
 
     async def refund(self, payment_id: str, *, amount: Decimal, currency: str, key: str) -> Refund:
         def work() -> Coroutine[Any, Any, Refund]:
@@ -113,9 +113,9 @@ class Gateway:
         return await self._send(f"get {_number(payment_id)}", lambda: self._real.get(payment_id))  # type: ignore[no-any-return]
 
     async def find(self, order_id: str, *, installation: str | None = None) -> list[Payment]:
-        return await self._send(
+        return await self._send(  # type: ignore[no-any-return]
             f"find {order_id}", lambda: self._real.find(order_id, installation=installation)
-        )  # type: ignore[no-any-return]
+        )
 
     async def aclose(self) -> None:
         """There is nothing to close."""

@@ -1,5 +1,5 @@
-"""States of orders from which healthy workers have brought them to their right end before: they need not do
-so again.
+"""States of orders from which healthy workers have brought them to their right end before:
+they need not do so again.
 
 Nothing else is left of a history once its workers are dead; and all that one order's recovery has to do with
 another's is the stock. States that are told apart in vain cost time; states that are not told apart although
@@ -18,13 +18,18 @@ from shop.settings import settings
 from tests.model.gateway import Wire
 
 _STATES = """
-SELECT o.id, json_build_array(o.fence > 0, o.lone_deaths >= %s, o.outcome, o.failing_step, o.failure, o.cancel_requested_at IS NOT NULL,
-    o.amount_charged, o.amount_refunded, o.amount_at_risk, r.state, h.order_id IS NOT NULL, h.returned_at IS NOT NULL,
+SELECT o.id, json_build_array(
+    o.fence > 0, o.lone_deaths >= %s, o.outcome, o.failing_step, o.failure, o.cancel_requested_at IS NOT NULL,
+    o.amount_charged, o.amount_refunded, o.amount_at_risk,
+    r.state, h.order_id IS NOT NULL, h.returned_at IS NOT NULL,
     a.order_id IS NOT NULL, a.resolution,
     (SELECT json_agg(m.kind ORDER BY m.kind) FROM outbox m WHERE m.order_id = o.id),
-    (SELECT json_agg(json_build_array(s.step, s.status, least(s.attempts, 2), s.result IS NULL, s.undo_due, s.undo_status,
-        s.undo_error ->> 'code', s.undo_error ->> 'refusals') ORDER BY s.number) FROM order_step s WHERE s.order_id = o.id),
-    (SELECT json_agg(s.step ORDER BY s.undo_number) FROM order_step s WHERE s.order_id = o.id AND s.undo_number IS NOT NULL),
+    (SELECT json_agg(json_build_array(
+        s.step, s.status, least(s.attempts, 2), s.result IS NULL, s.undo_due, s.undo_status,
+        s.undo_error ->> 'code', s.undo_error ->> 'refusals') ORDER BY s.number)
+        FROM order_step s WHERE s.order_id = o.id),
+    (SELECT json_agg(s.step ORDER BY s.undo_number)
+        FROM order_step s WHERE s.order_id = o.id AND s.undo_number IS NOT NULL),
     (SELECT json_agg(p.on_hand - p.reserved ORDER BY p.id) FROM product p))::text,
     (SELECT s.notes ->> 'payment_id' FROM order_step s WHERE s.order_id = o.id AND s.step = 'process_payment')
 FROM customer_order o LEFT JOIN reservation r ON r.order_id = o.id LEFT JOIN shipment h ON h.order_id = o.id

@@ -1,5 +1,5 @@
-"""Everything that can happen, in any sequence. After each step the witnesses are asked; in the end every
-order must have its outcome."""
+"""Everything that can happen, in any sequence. After each step the witnesses are asked;
+in the end every order must have its outcome."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _awaits = st.integers(0, _LONG)
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Workers that come and die, orders that are sent again and cancelled, a gateway that forgets; `world` is
-    given by the test.
+    """Workers that come and die, orders that are sent again and cancelled,
+    a gateway that forgets; `world` is given by the test.
 
     No rule asks how far things are before it is drawn, so that a history can be drawn again.
     """

@@ -22,9 +22,9 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"{self.histories} histories of {self.orders} orders, {len(self.different)} of them different "
-            f"interleavings: "
-            f"{self.awaits} awaits passed, {self.switches} changes between workers, {self.crashes} crashes, "
-            f"{self.overtaken} orders taken from workers that lived; "
+            f"{self.histories} histories of {self.orders} orders, "
+            f"{len(self.different)} of them different interleavings: "
+            f"{self.awaits} awaits passed, {self.switches} changes between workers, "
+            f"{self.crashes} crashes, {self.overtaken} orders taken from workers that lived; "
             f"{self.known} left their orders as others had, which were recovered"
         )

@@ -1,8 +1,8 @@
 """The flows' own functions without Prefect around them, and the shop's own code on simulated connections.
 
 What is replaced: Prefect's task engine (by a loop with the same retries), its loggers, limits and artifacts;
-LISTEN/NOTIFY (everybody looks for himself); sending mails (the outbox's rows are what the model is about).
-All else is the real code.
+LISTEN/NOTIFY (everybody looks for himself);
+sending mails (the outbox's rows are what the model is about). All else is the real code.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def _only_errors() -> Iterator[None]:
 
 @contextmanager
 def without_prefect() -> Iterator[None]:
-    """While it lasts, the flows' functions (`flow.fn`) can be run in any event loop, without a Prefect
-    server."""
+    """While it lasts, the flows' functions (`flow.fn`) can be run in any event loop,
+    without a Prefect server."""
     release = flows.recover_orders.release_expired_reservations.fn
     with ExitStack() as stack:
         for each in (

@@ -1,5 +1,5 @@
-"""What the test itself does to the tables: a new beginning for each history, and time that passes for
-everybody."""
+"""What the test itself does to the tables:
+a new beginning for each history, and time that passes for everybody."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _SWEEP_EVERY = 50
 # Taking an order in costs as much as a step: each is taken in once, and kept for all histories.
 _KEEP = (
     (
-        "CREATE TABLE IF NOT EXISTS stored_order AS SELECT id, number, content, fingerprint, '' AS kind FROM "
-        "customer_order WITH NO DATA"
+        "CREATE TABLE IF NOT EXISTS stored_order AS "
+        "SELECT id, number, content, fingerprint, '' AS kind FROM customer_order WITH NO DATA"
     ),
     "INSERT INTO stored_order SELECT id, number, content, fingerprint, %s FROM customer_order",
     "DELETE FROM customer_order",
 )
 _COME = (
-    "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE SELECT id, "
-    "number, content, fingerprint "
-    "FROM stored_order WHERE (id, kind) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY id"
+    "INSERT INTO customer_order (id, number, content, fingerprint) OVERRIDING SYSTEM VALUE "
+    "SELECT id, number, content, fingerprint FROM stored_order "
+    "WHERE (id, kind) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY id"
 )
 # Save for what somebody is just now writing about: the test must not wait.
 _LEASES = (

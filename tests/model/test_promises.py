@@ -1,8 +1,8 @@
-"""Promises 1 to 5 of the saga against the real code, the real database and any sequence of what can happen to
-its workers.
+"""Promises 1 to 5 of the saga against the real code,
+the real database and any sequence of what can happen to its workers.
 
-`make model` looks longer, with other histories each time. What it finds it prints: the steps, what was
-passed, and the seed.
+`make model` looks longer, with other histories each time.
+What it finds it prints: the steps, what was passed, and the seed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ def test_no_history_breaks_a_promise(
     histories, number = pytestconfig.getoption("--histories"), pytestconfig.getoption("--seed")
     chosen = others(-(-histories // SHARES)) if histories else ALWAYS_THE_SAME
     if histories:
-        monkeypatch.setattr(
-            AnyHistory, "_hypothesis_internal_use_seed", None, raising=False
-        )  # taken back after the test
+        # taken back after the test
+        monkeypatch.setattr(AnyHistory, "_hypothesis_internal_use_seed", None, raising=False)
         seed(number * SHARES + share)(AnyHistory)
     begun = time.monotonic()
     try:

@@ -1,5 +1,5 @@
-"""What is asked after every commit and every movement of money: the tables, one by one, and the gateway's own
-ledger."""
+"""What is asked after every commit and every movement of money:
+the tables, one by one, and the gateway's own ledger."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ _LOOK = """
 SELECT json_build_object(
     'orders', (SELECT json_agg(json_build_array(
         o.id, o.fence, o.outcome, o.failing_step, o.failure ->> 'code', o.content ->> 'total_amount',
-        o.amount_charged::text, o.amount_refunded::text, o.amount_at_risk::text, o.lease_id, l.until > clock_timestamp(),
-        o.cancel_requested_at IS NOT NULL,
-        (SELECT json_object_agg(s.step, json_build_array(s.xmin, s.status, s.undo_due, s.undo_status, s.undo_error ->> 'code'))
+        o.amount_charged::text, o.amount_refunded::text, o.amount_at_risk::text,
+        o.lease_id, l.until > clock_timestamp(), o.cancel_requested_at IS NOT NULL,
+        (SELECT json_object_agg(s.step,
+            json_build_array(s.xmin, s.status, s.undo_due, s.undo_status, s.undo_error ->> 'code'))
          FROM order_step s WHERE s.order_id = o.id),
         r.state, r.items, h.tracking_number, h.returned_at IS NOT NULL, h.items,
         (SELECT json_agg(m.kind ORDER BY m.id) FROM outbox m WHERE m.order_id = o.id),
         a.amount_at_risk::text, a.resolution))
-        FROM customer_order o LEFT JOIN lease l ON l.id = o.lease_id LEFT JOIN reservation r ON r.order_id = o.id
+        FROM customer_order o
+        LEFT JOIN lease l ON l.id = o.lease_id LEFT JOIN reservation r ON r.order_id = o.id
         LEFT JOIN shipment h ON h.order_id = o.id LEFT JOIN attention a ON a.order_id = o.id),
     'stock', (SELECT json_agg(json_build_array(p.id, p.received, p.on_hand, p.reserved)) FROM product p))
 """
@@ -107,7 +109,10 @@ class Witness:
             if wrote and not expired:
                 yield "was written about in the commit that claimed it"
         elif wrote and fences.get(now.id) != was.fence and not (expired and was.outcome is not None):
-            yield f"was written about under the fence {fences.get(now.id)}, when it was {was.fence}: {was.difference(now)}"
+            yield (
+                f"was written about under the fence {fences.get(now.id)}, "
+                f"when it was {was.fence}: {was.difference(now)}"
+            )
         if was.outcome is not None and wrote and not expired:
             yield f"has ended, and was written about: {was.difference(now)}"
         if was.outcome != now.outcome and was.outcome is not None and not opened:
@@ -153,7 +158,8 @@ class Witness:
             and (now.outcome == "completed") != (now.parcel is not None and not now.returned)
             and not now.due
         ):
-            yield f"is {now.outcome}, and its parcel is {now.parcel}, {'returned' if now.returned else 'not returned'}"
+            returned = "returned" if now.returned else "not returned"
+            yield f"is {now.outcome}, and its parcel is {now.parcel}, {returned}"
         if now.outcome == "completed" and now.cancelled:
             yield "is completed although it was to be cancelled"
         if now.outcome in {"rejected", "out_of_stock", "compensated"} and now.due:
@@ -173,9 +179,8 @@ class Witness:
             yield from (f"{now.id}: {fault}" for fault in self._end(now, money))
             kept += money.kept
             completed += now.total if now.outcome == "completed" else 0
-            if (
-                now.outcome == "needs_attention"
-            ):  # what was unclear when it ended may have become clear by itself
+            # what was unclear when it ended may have become clear by itself
+            if now.outcome == "needs_attention":
                 at_risk += Decimal(now.at_risk) if self._is_clear(now, money) else money.kept
         if kept != completed + at_risk:
             yield f"the gateway has kept {kept}; completed orders are {completed}, and {at_risk} are at risk"
@@ -184,8 +189,8 @@ class Witness:
                 yield f"{stock.product}: {stock.reserved} pieces are reserved, and no order is open"
 
     def _is_clear(self, now: Seen, money: Money) -> bool:
-        """Whether the gateway had answered what became of the money when the order ended, and nothing has
-        moved since."""
+        """Whether the gateway had answered what became of the money when the order ended,
+        and nothing has moved since."""
         return now.refund_error == "refund_refused" and money == self.at_end[now.id]
 
     def _end(self, now: Seen, money: Money) -> Iterator[str]:
@@ -195,7 +200,10 @@ class Witness:
                 if now.mails != ["confirmation"]:
                     yield f"is completed, and its mails are {now.mails}"
                 if told != (money.charged, money.refunded) or money.kept != now.total:
-                    yield f"is completed at {now.total}: we say {told}, the gateway {money.charged} - {money.refunded}"
+                    yield (
+                        f"is completed at {now.total}: we say {told}, "
+                        f"the gateway {money.charged} - {money.refunded}"
+                    )
             case "needs_attention":
                 if not any(due and undo == "failed" for _, _, due, undo, _ in now.journal.values()):
                     yield "needs attention, and nothing failed to be undone"
@@ -206,7 +214,10 @@ class Witness:
                     or now.resolution is not None
                     or Decimal(now.on_the_desk) != Decimal(now.at_risk)
                 ):
-                    yield f"needs attention at {now.at_risk}, and the desk says {now.on_the_desk}, {now.resolution}"
+                    yield (
+                        f"needs attention at {now.at_risk}, "
+                        f"and the desk says {now.on_the_desk}, {now.resolution}"
+                    )
                 if self._is_clear(now, money) and Decimal(now.refunded) != money.refunded:
                     yield f"needs attention: we say {now.refunded} went back, the gateway {money.refunded}"
             case _:

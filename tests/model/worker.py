@@ -1,5 +1,5 @@
-"""A simulated worker: an event loop of its own that the test advances by hand, from one await of the outside
-to the next.
+"""A simulated worker: an event loop of its own that the test advances by hand,
+from one await of the outside to the next.
 
 Whatever the worker asks of the database or of the gateway waits at a `Point` until the test lets it go on.
 Time stands still unless the test lets it pass. So every interleaving of several workers, and a crash at every
@@ -20,13 +20,13 @@ _PATIENCE = 50
 
 
 class Dead(BaseException):
-    """What a dead worker meets wherever it turns to the outside. No code of the shop catches it, so nothing
-    is tried again."""
+    """What a dead worker meets wherever it turns to the outside.
+    No code of the shop catches it, so nothing is tried again."""
 
 
 class _Idle(selectors.SelectSelector):
-    """Stops the loop when nothing is ready. Nothing real is waited for: the sockets are read by the test
-    (`connection.py`)."""
+    """Stops the loop when nothing is ready. Nothing real is waited for:
+    the sockets are read by the test (`connection.py`)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,8 +97,8 @@ class Worker:
     def __init__(
         self, name: str, story: Callable[[], Coroutine[Any, Any, Any]], *, fine: bool = False
     ) -> None:
-        """`fine`: it can be stopped before every statement, and not only before and at the end of a
-        transaction."""
+        """`fine`: it can be stopped before every statement,
+        and not only before and at the end of a transaction."""
         self.name, self.fine = name, fine
         self.points: list[Point] = []
         self.fences: dict[str, int] = {}
@@ -134,8 +134,8 @@ class Worker:
             self.points.remove(point)
 
     def step(self, pick: int = 0, trouble: str | None = None) -> Point | None:
-        """Passes one point, the `pick`-th; or, if nothing but time keeps the worker waiting, lets time pass
-        until its next timer."""
+        """Passes one point, the `pick`-th; or,
+        if nothing but time keeps the worker waiting, lets time pass until its next timer."""
         if ready := self.ready:
             point = ready[pick % len(ready)]
             if not point.passed.done():
@@ -161,8 +161,8 @@ class Worker:
         self.loop.settle()
 
     def bury(self) -> None:
-        """What is left of a worker that is dead, and whose every way to the outside is cut, is cleared
-        away."""
+        """What is left of a worker that is dead,
+        and whose every way to the outside is cut, is cleared away."""
         assert self.dead
         if self.points:
             for point in self.points:
@@ -180,8 +180,8 @@ class Worker:
         self.loop.close()
 
     def failure(self) -> BaseException | None:
-        """Why its flow ended, unless it ended well or as flows may end: cancelled, or its order taken
-        over."""
+        """Why its flow ended, unless it ended well or as flows may end:
+        cancelled, or its order taken over."""
         if not self.ended or self.task.cancelled():
             return None
         error = self.task.exception()

@@ -8,8 +8,6 @@ from contextlib import ExitStack, closing
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from tests.model.tally import Tally
-
 import saga.checkpoint
 import saga.claims
 import saga.database
@@ -23,6 +21,7 @@ from tests.model import known
 from tests.model.engines import Engines
 from tests.model.gateway import Gateway, Wire
 from tests.model.orders import IDS
+from tests.model.outcome_counter import Tally
 from tests.model.plain import Surprises, without_prefect
 from tests.model.stories import Story, story
 from tests.model.tables import Tables
@@ -105,8 +104,8 @@ class World:
     # -- a history
 
     def begin(self, kinds: Mapping[str, str], *, fine: bool = False) -> None:
-        """Nothing is there but stock, and orders (id to kind). `fine`: workers can be stopped at every
-        statement."""
+        """Nothing is there but stock, and orders (id to kind).
+        `fine`: workers can be stopped at every statement."""
         self._kinds, self._fine = kinds, fine
         self._tables.begin(kinds)
         self.ledger = _emptied(self.ledger)
@@ -164,10 +163,8 @@ class World:
             self._last = worker
         self.outcome_counter.awaits += 1
         ready = worker.ready
-        self.trace.append(
-            f"{worker}: "
-            f"{ready[pick % len(ready)].what if ready else '...'}{f' ({trouble})' if trouble else ''}"
-        )
+        what = ready[pick % len(ready)].what if ready else "..."
+        self.trace.append(f"{worker}: {what}{f' ({trouble})' if trouble else ''}")
         return worker.step(pick, trouble)
 
     def sleep(self, worker: Worker, seconds: float) -> None:
@@ -191,8 +188,8 @@ class World:
         self.trace.append(f"late: {self.wire.arrives_late(number)}")
 
     def crash(self, worker: Worker, *, counts: bool = True) -> None:
-        """Nothing of its code runs any more: what still does, to clear it away, finds every way to the
-        outside cut."""
+        """Nothing of its code runs any more: what still does,
+        to clear it away, finds every way to the outside cut."""
         worker.dead = True
         if counts:
             self.trace.append(f"{worker}: dies")
@@ -209,8 +206,8 @@ class World:
         self.outcome_counter.crashes += counts
 
     def lay_down(self, worker: Worker) -> BaseException | None:
-        """A worker whose flow has ended goes. Returns what its flow failed with, if that was no fault of the
-        outside."""
+        """A worker whose flow has ended goes.
+        Returns what its flow failed with, if that was no fault of the outside."""
         if worker.withdraws is not None:
             order = self.witness.orders[worker.withdraws]
             if not (order.cancelled or order.failure or order.outcome or order.parcel):
@@ -240,8 +237,8 @@ class World:
     # -- and in the end
 
     def finish(self) -> None:
-        """Every worker dies, and healthy ones come up. Raises Violation unless every order gets its right
-        outcome."""
+        """Every worker dies, and healthy ones come up.
+        Raises Violation unless every order gets its right outcome."""
         self.end()
         self.outcome_counter.different.add(hash((*self._kinds.values(), *self.trace)))
         late = bool(self.wire.in_the_air)
@@ -275,8 +272,8 @@ class World:
             self.fail("; ".join(faults))
 
     def _settle_the_desk(self) -> None:
-        """The bank takes every refund, and the desk tries again. Raises Violation unless everything that was
-        due is undone."""
+        """The bank takes every refund, and the desk tries again.
+        Raises Violation unless everything that was due is undone."""
         self.gateway_behaves(take_refunds=True)
         self.pauses_end()
         self._to_the_end("retry")

@@ -58,8 +58,8 @@ class Process:
         )
 
     def wait_until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        """Fails with the end of its log when the condition does not come true in time, or the process ends
-        before."""
+        """Fails with the end of its log when the condition does not come true in time,
+        or the process ends before."""
         end = time.monotonic() + PATIENCE * seconds
         while not condition():
             gone = not self.running()
@@ -151,8 +151,8 @@ class Nursery:
         """A process that plays this role (`tests.nursery.roles`) with this process's environment and `env`.
 
         `stop_at`: it sends itself `stop_by` there, once: `module:name:before` or `module:name:after` a call.
-        `clock`: by so many seconds its clock is wrong, first, and then each time after it has written to the
-        journal.
+        `clock`: by so many seconds its clock is wrong, first,
+        and then each time after it has written to the journal.
         """
         name = f"{next(self._numbers)}-{role}"
         log, ended, told = (self._folder / f"{name}.{ending}" for ending in ("log", "ended", "told"))
@@ -207,9 +207,8 @@ def main(path: str) -> None:
             connection, _ = server.accept()
             with connection, connection.makefile("rw") as line:
                 job = json.loads(line.readline())
-                signal.pthread_sigmask(
-                    signal.SIG_BLOCK, {signal.SIGCHLD}
-                )  # its end is not seen before it is noted
+                # its end is not seen before it is noted
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
                 pid = os.fork()
                 if pid == 0:
                     server.close()

@@ -77,8 +77,8 @@ async def submit(orders: list[dict[str, Any]], threads: int) -> Any:
 
 
 LOADED = (anyio, babel, fastapi, jinja2, prefect, sqlalchemy)
-"""What is loaded at its first use otherwise, and the fonts of a label: two thirds of the time that a worker
-lives here."""
+"""What is loaded at its first use otherwise, and the fonts of a label:
+two thirds of the time that a worker lives here."""
 render_label(Parcel("warm", "CA000000014US", "carrier", "service", ("sender",), ("recipient",), 1))
 
 ROLES: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -165,8 +165,8 @@ def kill_at(order_id: str, place: str) -> None:
 
 
 def let_clock_jump(offsets: list[int]) -> None:
-    """Lets this process's clock be wrong by so many seconds, in turn: by the next ones whenever it has
-    written to the journal."""
+    """Lets this process's clock be wrong by so many seconds,
+    in turn: by the next ones whenever it has written to the journal."""
     jumps, now = itertools.cycle(offsets), [time_machine.travel(time.time(), tick=True)]
 
     def jump() -> None:

@@ -1,5 +1,5 @@
-"""A table of steps that cannot keep its promise is refused when it is defined, with everything that is wrong
-with it."""
+"""A table of steps that cannot keep its promise is refused when it is defined,
+with everything that is wrong with it."""
 
 from __future__ import annotations
 

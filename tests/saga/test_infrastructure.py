@@ -1,5 +1,5 @@
-"""Which errors are the infrastructure's: told by SQLSTATE, and the same whether psycopg or SQLAlchemy raises
-them."""
+"""Which errors are the infrastructure's: told by SQLSTATE,
+and the same whether psycopg or SQLAlchemy raises them."""
 
 from __future__ import annotations
 

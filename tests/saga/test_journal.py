@@ -1,5 +1,5 @@
-"""Who may work on a trip, and what is written down about it: no trip with two workers, no word of a worker
-who lost it."""
+"""Who may work on a trip, and what is written down about it:
+no trip with two workers, no word of a worker who lost it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,6 @@ SAGA = Saga(
 
 
 # -- claiming
-# ----------------------------------------------------------------------------------------------------------
 
 
 async def test_the_oldest_first_up_to_the_limit(agency: Agency) -> None:
@@ -156,7 +155,6 @@ async def test_many_claimers_of_leases_that_ran_out(agency: Agency) -> None:
 
 
 # -- leases
-# ------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_trip_whose_lease_ran_out_is_taken_over(agency: Agency) -> None:
@@ -271,8 +269,8 @@ async def test_a_takeover_from_a_worker_that_had_lost_only_the_database_does_not
 async def test_a_renewal_that_is_slow_and_succeeds_forgets_no_death_that_did_not_happen(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, then: str
 ) -> None:
-    """It finds out only afterwards that it was late: what it saw of its trips is remembered until that is
-    taken back."""
+    """It finds out only afterwards that it was late:
+    what it saw of its trips is remembered until that is taken back."""
     taken_over = asyncio.Event()
 
     @asynccontextmanager
@@ -452,8 +450,8 @@ async def test_a_trip_that_cannot_be_handed_back_keeps_no_others_at_the_end(
 ) -> None:
     await agency.store("A", "B", "C")
     await agency.rows(
-        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.lease_id IS NULL AND "
-        "NEW.id = 'B' THEN "
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.lease_id IS NULL AND NEW.id = 'B' THEN "
         f"RAISE EXCEPTION 'spoiled' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$"
     )
     await agency.rows("CREATE TRIGGER spoil BEFORE UPDATE ON trip FOR EACH ROW EXECUTE FUNCTION spoil()")
@@ -517,7 +515,6 @@ async def is_not_counted(agency: Agency) -> bool:
 
 
 # -- the fence
-# ---------------------------------------------------------------------------------------------------------
 
 
 async def taken_over(agency: Agency, instance_id: str = "A") -> tuple[TripInstance, TripInstance]:
@@ -573,8 +570,8 @@ async def test_a_worker_writes_nothing_about_a_trip_that_has_ended(agency: Agenc
 async def test_a_worker_who_handed_the_trip_back_can_write_nothing_more(
     agency: Agency, next_one: str
 ) -> None:
-    """Its lease lives, for its other trips. A call that is still on its way for this one must not go on when
-    it comes back."""
+    """Its lease lives, for its other trips.
+    A call that is still on its way for this one must not go on when it comes back."""
     mine = await agency.lease()
     await agency.store("A", "B")
     old, other = await agency.claim(lease=mine)
@@ -642,7 +639,6 @@ async def test_many_races_between_a_writer_and_a_taker(agency: Agency) -> None:
 
 
 # -- notes
-# -------------------------------------------------------------------------------------------------------------
 
 
 class Counted:
@@ -749,7 +745,6 @@ async def test_notes_outlive_the_next_attempt(agency: Agency) -> None:
 
 
 # -- rows
-# --------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_step_from_its_beginning_to_its_end(agency: Agency) -> None:
@@ -892,8 +887,8 @@ async def test_after_an_unclear_commit_the_journal_is_read_again(agency: Agency)
 
 
 async def test_a_journal_that_cannot_be_read_again_is_not_forgotten(agency: Agency) -> None:
-    """Found by the model: a trip whose journal was empty for a moment began from its first step, or had
-    nothing to undo."""
+    """Found by the model: a trip whose journal was empty for a moment began from its first step,
+    or had nothing to undo."""
     (trip,) = await agency.instance("A")
     await end(RESERVE, [trip], n=1)
     await begin(CHARGE, [trip])

@@ -1,5 +1,5 @@
-"""The story of one trip when another worker has taken it over: whatever went wrong here is no longer this
-worker's to judge."""
+"""The story of one trip when another worker has taken it over:
+whatever went wrong here is no longer this worker's to judge."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ REQUEST = httpx.Request("POST", "http://prefect/api/task_runs/")
 async def test_what_fails_for_a_trip_that_is_anothers_now_decides_nothing(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    """Found by the model: the flow failed with an error of its own, or undid what the other worker had in
-    hand."""
+    """Found by the model: the flow failed with an error of its own,
+    or undid what the other worker had in hand."""
     (trip,) = await agency.instance("A")
     await begin(CHARGE, [trip])
     taken = []
@@ -114,8 +114,8 @@ async def test_a_cancelled_run_whose_trip_is_anothers_now_is_just_cancelled(
 async def test_what_stops_a_run_decides_nothing_about_its_trip(
     agency: Agency, monkeypatch: pytest.MonkeyPatch, stopped: BaseException, undoing: bool
 ) -> None:
-    """Only a cancelled run cancels. Whatever else is no ordinary exception, such as Prefect's signal that a
-    run is suspended, is none."""
+    """Only a cancelled run cancels. Whatever else is no ordinary exception,
+    such as Prefect's signal that a run is suspended, is none."""
     (trip,) = await agency.instance("A")
     await begin(CHARGE, [trip])
     if undoing:

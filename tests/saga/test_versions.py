@@ -1,5 +1,5 @@
-"""Workers of two versions: one leaves a trip with a step that it does not know to the other, and logs
-that."""
+"""Workers of two versions: one leaves a trip with a step that it does not know to the other,
+and logs that."""
 
 from __future__ import annotations
 

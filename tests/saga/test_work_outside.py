@@ -1,5 +1,5 @@
-"""One step for many trips outside: the intent is committed first, each trip ends by itself, and no call is
-made twice."""
+"""One step for many trips outside: the intent is committed first,
+each trip ends by itself, and no call is made twice."""
 
 from __future__ import annotations
 
@@ -192,8 +192,8 @@ async def test_a_slow_trip_leaves_the_batch_and_its_call_is_not_made_twice(agenc
 async def test_a_slow_trip_that_is_answered_while_the_others_are_written_does_not_go_on_with_them(
     agency: Agency, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by the model: it had no end in its journal, and departed with the others although it was
-    refused."""
+    """Found by the model: it had no end in its journal,
+    and departed with the others although it was refused."""
     trips = await some(agency, *"ABCDE")
     act, work = Outside(C=NoSeat("no")), StepExecution(ACT, trips, straggler_timeout=0.2)
     answer, transactions = act.slow("C"), itertools.count()
@@ -248,8 +248,8 @@ async def test_a_crowd_of_slow_ones_is_waited_for(agency: Agency) -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 async def test_time_that_our_own_database_took_is_not_the_outside_s(agency: Agency, n: int) -> None:
-    """What they note waits for a lock until their time is over: nothing is decided about the trips, and they
-    go on later."""
+    """What they note waits for a lock until their time is over:
+    nothing is decided about the trips, and they go on later."""
     trips, locked, over = await some(agency, *"ABC"[:n]), asyncio.Event(), asyncio.Event()
 
     async def lock() -> None:
@@ -406,8 +406,8 @@ _runs = itertools.count()
 async def test_every_trip_ends_once_whatever_the_others_do(
     agency: Agency, unheard: Any, scripts: list[list[str]]
 ) -> None:
-    """A batch as the lane runs it: tried again while that can help, then each that is left, alone. What is
-    clear stays so."""
+    """A batch as the lane runs it: tried again while that can help,
+    then each that is left, alone. What is clear stays so."""
     run = next(_runs)
     means: dict[str, Callable[[], Any]] = {
         "ok": lambda: None,

@@ -109,8 +109,8 @@ async def test_attempts_at_reading_are_counted_too(agency: Agency) -> None:
 
 
 async def test_a_reading_that_left_its_batch_does_not_break_the_next_step(agency: Agency) -> None:
-    """It failed in the batch, in a way that may pass, and succeeded alone: two ends of one step, until they
-    are written."""
+    """It failed in the batch, in a way that may pass,
+    and succeeded alone: two ends of one step, until they are written."""
     trips = await some(agency, *"AB")
 
     async def busy_for_a(tx: Tx, batch: Sequence[TripInstance]) -> Ends:

@@ -113,8 +113,8 @@ class Agency:
         """A worker's lease that nobody renews."""
         lease = uuid4()
         await self.rows(
-            "INSERT INTO trip_lease (id, holder, until) VALUES (:id, 'test', now() + make_interval(secs => "
-            ":seconds))",
+            "INSERT INTO trip_lease (id, holder, until) "
+            "VALUES (:id, 'test', now() + make_interval(secs => :seconds))",
             id=lease,
             seconds=seconds,
         )

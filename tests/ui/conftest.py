@@ -1,7 +1,7 @@
 """A browser, and the world of `make run` to look at with it.
 
-UI_VAR=/some/folder looks at one that runs already, with its data there. UI_SCREENSHOTS=1 writes the pictures
-docs/ui-*.png.
+UI_VAR=/some/folder looks at one that runs already, with its data there.
+UI_SCREENSHOTS=1 writes the pictures docs/ui-*.png.
 """
 
 from __future__ import annotations
@@ -39,8 +39,15 @@ _OURS = {
     "PREFECT_HOME",
     "PREFECT_API_AUTH_STRING",
 }
-_CHROMIUM = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync")  # fmt: skip
+_CHROMIUM = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 class Shop:
@@ -110,8 +117,8 @@ def shop() -> Iterator[Shop]:
         environment |= {
             "VAR_DIR": var,
             "WEB_PORT": str(free_port()),
-            "PREFECT_API_URL": "",
-        }  # whatever a Prefect profile names
+            "PREFECT_API_URL": "",  # whatever a Prefect profile names
+        }
         log = folder / "run.log"
         with log.open("wb") as output:
             run = subprocess.Popen(

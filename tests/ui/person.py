@@ -39,9 +39,8 @@ class Person:
         """Looks for an order by its id, in the list of runs, and opens its run."""
         self.page.goto(f"{self.ui}/runs")
         self.page.get_by_placeholder("Search by flow run name").fill(order_id)
-        self.page.wait_for_url(
-            lambda url: order_id in url
-        )  # the list comes back once what was typed is in the address
+        # the list comes back once what was typed is in the address
+        self.page.wait_for_url(lambda url: order_id in url)
         self.page.get_by_role("link", name=f"order {order_id}").first.click()
         self._sees_a_run()
 
@@ -73,9 +72,9 @@ class Person:
     def sees_pictures(self, number: int) -> None:
         """So many charts, each of them drawn."""
         self.page.wait_for_function(
-            "n => { const seen = [...document.querySelectorAll('img')].filter(i => "
-            "i.src.startsWith('data:image/svg'));"
-            " return seen.length === n && seen.every(i => i.complete && i.naturalWidth > 0) }",
+            "n => { const seen = [...document.querySelectorAll('img')]"
+            ".filter(i => i.src.startsWith('data:image/svg')); "
+            "return seen.length === n && seen.every(i => i.complete && i.naturalWidth > 0) }",
             arg=number,
         )
 
@@ -154,8 +153,8 @@ class Person:
                 self.page.set_viewport_size(usual)
 
     def _sees_a_run(self) -> None:
-        """The list of runs stays for a moment after its address is gone, and has tabs, too: this one it has
-        not."""
+        """The list of runs stays for a moment after its address is gone,
+        and has tabs, too: this one it has not."""
         self.page.get_by_role("tab", name="Artifacts", exact=True).wait_for()
 
     def _after(self, label: str, what: str) -> Locator:

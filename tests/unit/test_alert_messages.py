@@ -1,5 +1,5 @@
-"""Messages about alerts: each rule, raised and cleared, for one order and for several; numbers and nouns
-agree."""
+"""Messages about alerts: each rule, raised and cleared,
+for one order and for several; numbers and nouns agree."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ CASES = [
     ),
 ]
 _ONE_OF_MANY = re.compile(
-    r"(?<![\d.,:])1 (?:more )?\w+s\b(?! )|\b1 (?:more )?orders|the last 1 |(?<!\d)1 (?:more )?order "
-    r"(?:have|are|wait|need)\b"
+    r"(?<![\d.,:])1 (?:more )?\w+s\b(?! )|\b1 (?:more )?orders|the last 1 |"
+    r"(?<!\d)1 (?:more )?order (?:have|are|wait|need)\b"
 )
 _MANY_OF_ONE = re.compile(r"(?:[2-9]|\d{2,}|,\d+) (?:more )?order\b|(?<!-)\borders (?:has|is|waits|needs)\b")
 

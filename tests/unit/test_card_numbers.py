@@ -1,5 +1,5 @@
-"""Card numbers are found in text, whoever issued them and however they are typed; ids are not taken for
-them."""
+"""Card numbers are found in text, whoever issued them and however they are typed;
+ids are not taken for them."""
 
 from __future__ import annotations
 
@@ -141,7 +141,8 @@ def ean13(rng: random.Random) -> str:
 
 
 def moment(rng: random.Random) -> str:
-    return f"2026{rng.randint(1, 12):02d}{rng.randint(1, 28):02d}{rng.randint(0, 23):02d}{rng.randint(0, 59):02d}{rng.randint(0, 59):02d}"
+    day = f"2026{rng.randint(1, 12):02d}{rng.randint(1, 28):02d}"
+    return f"{day}{rng.randint(0, 23):02d}{rng.randint(0, 59):02d}{rng.randint(0, 59):02d}"
 
 
 IDS: dict[str, Callable[[random.Random], str]] = {
@@ -161,8 +162,8 @@ IDS: dict[str, Callable[[random.Random], str]] = {
     "tracking numbers": lambda rng: str(rng.randint(10**11, 10**12 - 1)),
     "a list of sizes": lambda rng: "sizes " + ", ".join(str(rng.randint(32, 48)) for _ in range(6)),
     "amounts": lambda rng: (
-        f"{rng.randint(1, 9)},{rng.randint(0, 999):03d},{rng.randint(0, 999):03d}.00 or "
-        f"{rng.randint(100, 999)}.50"
+        f"{rng.randint(1, 9)},{rng.randint(0, 999):03d},{rng.randint(0, 999):03d}.00 "
+        f"or {rng.randint(100, 999)}.50"
     ),
     "milliseconds": lambda rng: str(rng.randint(1_700_000_000_000, 1_800_000_000_000)),
 }
@@ -180,7 +181,8 @@ def test_a_time_with_its_date_is_hardly_ever_a_card_number() -> None:
     rng = random.Random(7)
 
     def written() -> str:
-        return f"{rng.randint(1, 28)}.{rng.randint(1, 12)}.2026, {rng.randint(0, 23)}:{rng.randint(0, 59):02d} +01:00"
+        day = f"{rng.randint(1, 28)}.{rng.randint(1, 12)}.2026"
+        return f"{day}, {rng.randint(0, 23)}:{rng.randint(0, 59):02d} +01:00"
 
     assert sum(has_card_number(written()) for _ in range(20_000)) < 200
 

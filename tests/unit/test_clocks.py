@@ -1,5 +1,5 @@
-"""What one machine writes and another compares is measured by the database's clock: who asks this machine's
-clock has a reason."""
+"""What one machine writes and another compares is measured by the database's clock:
+who asks this machine's clock has a reason."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ ALLOWED = {
     "shop/inventory/port.py:release_result": _SHOWN,
     "shop/inventory/port.py:reservation_result": _SHOWN,
     "shop/confirmation/confirmation.py:finish": _SHOWN,
-    "shop/monitoring/log_lines.py:_remove_old_files": "compares it with times that this machine's file "
-    "system wrote",
+    "shop/monitoring/log_lines.py:_remove_old_files": (
+        "compares it with times that this machine's file system wrote"
+    ),
     "shop/payments/sandbox/ledger.py:_now": "the sandbox's own clock, as any gateway has one",
     "tasks/validate_order.py:validate_order": _SHOWN,
     "flows/process_pending_orders.py:_run_name": _SHOWN,
@@ -24,8 +25,9 @@ ALLOWED = {
     "flows/run_names.py:name": _SHOWN,
     "flows/optimize_confirmation.py:_run_name": _SHOWN,
     "deployments/local/tidy.py:tidy_up": "the Prefect server that it asks runs on this machine",
-    "deployments/check/parts.py:payments": "asks for a page of whatever length, to see whether the gateway "
-    "answers",
+    "deployments/check/parts.py:payments": (
+        "asks for a page of whatever length, to see whether the gateway answers"
+    ),
 }
 _CLOCKS = {
     ("datetime", "now"),
@@ -45,7 +47,10 @@ def test_this_machine_s_clock_is_asked_only_with_a_reason() -> None:
 
 def test_who_asks_is_found(tmp_path: Path) -> None:
     """Else the test above could not fail."""
-    code = "import datetime as d\nfrom time import time as now\nclass A:\n    def b(self):\n        return d.datetime.now(), now()\n"
+    code = (
+        "import datetime as d\nfrom time import time as now\n"
+        "class A:\n    def b(self):\n        return d.datetime.now(), now()\n"
+    )
     (tmp_path / "a.py").write_text(f"import time\n{code}async def c():\n    return time.time()\n")
     assert {place.rpartition(":")[2] for place in _asks(tmp_path / "a.py")} == {
         "b",

@@ -16,7 +16,9 @@ from deployments.local.environment import environment
 
 HOME = Path(__file__).resolve().parent.parent.parent
 NOWHERE = "postgresql://postgres@127.0.0.1:1/nowhere"
-COMMANDS = "run demo check submit status books show review worker web migrate setup inventory-service sandbox".split()
+COMMANDS = (
+    "run demo check submit status books show review worker web migrate setup inventory-service sandbox"
+).split()
 HEAVY = (
     "prefect",
     "sqlalchemy",
@@ -72,8 +74,8 @@ def given(command: str, orders: str) -> list[str]:
 def test_only_the_command_that_runs_is_imported(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom deployments.cli import order_saga\nended = order_saga(sys.argv[1:])\n"
-        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), sorted(name for name in sys.modules if "
-        f"name.startswith('deployments.cli.')))"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), "
+        "sorted(name for name in sys.modules if name.startswith('deployments.cli.')))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],

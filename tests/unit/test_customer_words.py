@@ -48,8 +48,8 @@ PLACES = [
     *(("shipping_info", name) for name in ADDRESS),
     *(("items", 0, name) for name in ITEM),
 ]
-# What people and programs put where it does not belong: with a blank, as a product's id may be anything that
-# looks like one.
+# What people and programs put where it does not belong:
+# with a blank, as a product's id may be anything that looks like one.
 VALUES = [
     f"{PLANTED} Street 9",
     f"  {PLANTED} of Town ",

@@ -1,5 +1,5 @@
-"""Diagrams of any saga: they name everything in it, Mermaid's own parser takes them, and stale ones in
-documents are found."""
+"""Diagrams of any saga: they name everything in it,
+Mermaid's own parser takes them, and stale ones in documents are found."""
 
 from __future__ import annotations
 
@@ -113,7 +113,10 @@ def test_stale_diagrams_are_found_and_other_text_stays(tmp_path: Path) -> None:
 
 
 def test_code_and_the_table_of_steps_are_included() -> None:
-    marks = "<!-- code: flows/process_order.py#process_order -->\n```python\nold\n```\n\n<!-- table: steps -->\n| old |\n\nafter\n"
+    marks = (
+        "<!-- code: flows/process_order.py#process_order -->\n```python\nold\n```\n\n"
+        "<!-- table: steps -->\n| old |\n\nafter\n"
+    )
     text = documents.refreshed(marks)
     flow = documents.code("flows/process_order.py", "process_order")
     assert flow.startswith("@flow(")

@@ -1,5 +1,5 @@
-"""What the documentation names exists: links, anchors, commands, options, files, imports. No test compares
-prose."""
+"""What the documentation names exists: links, anchors,
+commands, options, files, imports. No test compares prose."""
 
 from __future__ import annotations
 

@@ -69,8 +69,8 @@ def test_the_extras_are_those_of_the_package() -> None:
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Makes the libraries of an extra, and our modules that import them, check_part as if they were not
-    installed."""
+    """Makes the libraries of an extra, and our modules that import them,
+    check_part as if they were not installed."""
     real = builtins.__import__
     kept = dict(sys.modules)
     forbidden: set[str] = set()

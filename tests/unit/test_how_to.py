@@ -1,5 +1,5 @@
-"""Whoever follows a how-to page gets a project that works, and breaks no test that reads what they
-changed."""
+"""Whoever follows a how-to page gets a project that works,
+and breaks no test that reads what they changed."""
 
 from __future__ import annotations
 

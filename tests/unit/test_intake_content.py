@@ -1,5 +1,5 @@
-"""What is stored of what somebody sent: never a card number, always JSON that the database takes, or nothing
-at all."""
+"""What is stored of what somebody sent: never a card number,
+always JSON that the database takes, or nothing at all."""
 
 from __future__ import annotations
 
@@ -92,7 +92,6 @@ def one_item(**fields: Any) -> dict[str, Any]:
 
 
 # -- card numbers: fields for them
-# ---------------------------------------------------------------------------------------
 
 CARD_FIELDS: dict[str, Any] = {
     "card_last4": lambda card: paid_with(card_last4=card),
@@ -195,7 +194,6 @@ def test_what_is_about_a_card_but_no_card_data_does_no_harm(fields: dict[str, An
 
 
 # -- card numbers: free text
-# ---------------------------------------------------------------------------------------------
 
 FREE_TEXT: dict[str, Any] = {
     "notes": lambda text: {**EXAMPLE, "notes": text},
@@ -268,7 +266,6 @@ def test_a_card_number_in_an_order_object_is_found() -> None:
 
 
 # -- card numbers: where there is none
-# -----------------------------------------------------------------------------------
 
 rng = random.Random(7)
 IDS: dict[str, Any] = {
@@ -290,8 +287,8 @@ IDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", IDS)
 def test_an_order_is_not_refused_for_its_ids(kind: str) -> None:
-    """Of 20,000 random ones in every place that has ids, and in fields that are not known: none, and each is
-    kept as it came."""
+    """Of 20,000 random ones in every place that has ids,
+    and in fields that are not known: none, and each is kept as it came."""
     for _ in range(2_000):
         order_id, customer, product = IDS[kind](), IDS[kind](), IDS[kind]()
         order = {
@@ -324,7 +321,6 @@ def test_a_number_that_no_order_can_have_is_not_kept_if_it_is_a_card_number(fiel
 
 
 # -- fields that an order does not have
-# ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", ["well-shaped", "not an order"])
@@ -487,7 +483,6 @@ def test_ten_thousand_unknown_fields_take_no_time_to_speak_of() -> None:
 
 
 # -- fingerprints
-# --------------------------------------------------------------------------------------------------------
 
 FINGERPRINT_BEFORE = "cf24978815acca6ad9b347d3a6be13e43279e7a4b2b4880b05b8fc58feb2ac6e"
 """Of `EXAMPLE`, by the version that covered every field and its default."""
@@ -552,7 +547,6 @@ def test_what_the_version_before_stored_of_a_bad_order_is_known() -> None:
 
 
 # -- shape
-# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -725,7 +719,6 @@ def test_somebody_elses_marks_do_no_harm() -> None:
 
 
 # -- anything
-# ----------------------------------------------------------------------------------------------------------
 
 texts = st.one_of(
     st.text(max_size=30),

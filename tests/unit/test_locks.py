@@ -1,5 +1,5 @@
-"""What is installed is what is locked: every package by version and hash, for every kind of machine that is
-supported."""
+"""What is installed is what is locked:
+every package by version and hash, for every kind of machine that is supported."""
 
 from __future__ import annotations
 

@@ -11,8 +11,10 @@ SECRET = Settings(
     DATABASE_URL="postgresql://shop:pa%24sword-9@db/shop",
     STRIPE_API_KEY="sk_test_PLANTED",  # type: ignore[arg-type]
     SMTP_URL="smtp://mailer:PLANTED-pw@mail.example:587",  # type: ignore[arg-type]
-    ALERT_URLS="slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ, "
-    "json://me:pw-PLANTED@h.example/hook-0123456?to=me",  # type: ignore[arg-type]
+    ALERT_URLS=(  # type: ignore[arg-type]
+        "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ, "
+        "json://me:pw-PLANTED@h.example/hook-0123456?to=me"
+    ),
     ORDERS_API_KEY="first-key-of-this-shop, second-key-of-this-shop",  # type: ignore[arg-type]
 )
 

@@ -1,5 +1,5 @@
-"""Names made of order ids: safe as a file's name, as an idempotency key and as a run's name, and never the
-same for two orders."""
+"""Names made of order ids: safe as a file's name,
+as an idempotency key and as a run's name, and never the same for two orders."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from shop.settings import Settings
 from shop.shipping.labels.files import label_path
 
 relaxed = hypothesis_settings(deadline=None)
-# What `take_in` lets through as an id: no control characters, no surrogates, nothing at the ends that is
-# stripped.
+# What `take_in` lets through as an id: no control characters,
+# no surrogates, nothing at the ends that is stripped.
 ids = st.text(
     st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=MAX_ORDER_ID
 ).filter(lambda text: text == text.strip())

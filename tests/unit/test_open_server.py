@@ -1,5 +1,5 @@
-"""Whether a Prefect server is open to other machines, also if its name resolves to this machine's
-loopback."""
+"""Whether a Prefect server is open to other machines,
+also if its name resolves to this machine's loopback."""
 
 from __future__ import annotations
 

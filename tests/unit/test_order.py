@@ -25,7 +25,6 @@ def an_order(**changes: Any) -> Order:
 
 
 # -- amounts
-# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,6 @@ def test_anything_is_an_exact_amount_or_no_amount(given: object) -> None:
 
 
 # -- the order
-# ---------------------------------------------------------------------------------------------------------
 
 
 def spelled(amount: str) -> list[object]:
@@ -280,8 +278,8 @@ def test_an_order_read_again_is_the_same() -> None:
 
 
 def test_the_form_s_numbers_have_ends() -> None:
-    """The Prefect server refuses what is larger (409): of an integer of more than 64 bits it could list no
-    runs any more."""
+    """The Prefect server refuses what is larger (409):
+    of an integer of more than 64 bits it could list no runs any more."""
 
     def numbers(schema: Any) -> list[dict[str, Any]]:
         if isinstance(schema, list):

@@ -54,14 +54,13 @@ def money(ledger: Ledger) -> dict[str, tuple[int, int]]:
 
 
 # -- any sequence of operations
-# ----------------------------------------------------------------------------------------
 
 _keys = st.sampled_from([None, None, "a", "b", "c", "d"])
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Does anything to a ledger, with few keys, so that they meet again; remembers what each key was
-    answered."""
+    """Does anything to a ledger, with few keys, so that they meet again;
+    remembers what each key was answered."""
 
     payments = Bundle("payments")
 
@@ -177,7 +176,6 @@ TestAnyHistory = AnyHistory.TestCase
 
 
 # -- test cards
-# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("card", "code"), [("0000", "card_declined"), ("0002", "insufficient_funds")])
@@ -229,7 +227,6 @@ def test_a_card_that_takes_no_refunds_keeps_the_charge(ledger: Ledger) -> None:
 
 
 # -- the state machine
-# -------------------------------------------------------------------------------------------------
 
 
 def test_a_cancelled_payment_can_never_be_charged(ledger: Ledger) -> None:
@@ -292,7 +289,6 @@ def test_the_fee_is_2_9_percent_and_30_units_once_charged(ledger: Ledger, amount
 
 
 # -- idempotency keys
-# --------------------------------------------------------------------------------------------------
 
 
 def test_a_key_replays_the_first_answer_as_it_was(ledger: Ledger) -> None:
@@ -339,7 +335,6 @@ def test_forgotten_keys_make_two_payments_but_never_two_charges_of_one(ledger: L
 
 
 # -- what it does not accept
-# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -431,7 +426,6 @@ def test_the_token_is_not_stored(tmp_path: Path) -> None:
 
 
 # -- listing and keeping
-# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
@@ -481,7 +475,6 @@ def test_an_id_of_another_ledger_means_nothing(ledger: Ledger) -> None:
 
 
 # -- misbehaviour
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_fates_follow_the_seed_and_the_shares(ledger: Ledger) -> None:

@@ -115,9 +115,9 @@ def test_each_gateway_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_secrets_hold_while_one_replaces_another() -> None:
     made = Settings(
-        ORDERS_API_KEY="first-key-of-this-shop, second-key-of-this-shop",
-        STRIPE_WEBHOOK_SECRET="whsec_12345678",
-    )  # type: ignore[arg-type]
+        ORDERS_API_KEY="first-key-of-this-shop, second-key-of-this-shop",  # type: ignore[arg-type]
+        STRIPE_WEBHOOK_SECRET="whsec_12345678",  # type: ignore[arg-type]
+    )
     assert made.web.orders_api_keys == ("first-key-of-this-shop", "second-key-of-this-shop")
     assert made.stripe.webhook_secrets == ("whsec_12345678",)
     assert "of-this-shop" not in repr(made)
@@ -126,8 +126,8 @@ def test_several_secrets_hold_while_one_replaces_another() -> None:
 
 
 def test_a_read_that_began_before_the_settings_changed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another thread may be reading them, for a line of its log, at the moment at which the environment
-    changes."""
+    """Another thread may be reading them, for a line of its log,
+    at the moment at which the environment changes."""
     real = shop.settings.Settings
 
     def slow() -> Settings:

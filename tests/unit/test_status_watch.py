@@ -1,5 +1,5 @@
-"""`order-saga status --watch`: it goes on when the database is away, and never shows more than the terminal
-has room for."""
+"""`order-saga status --watch`: it goes on when the database is away,
+and never shows more than the terminal has room for."""
 
 from __future__ import annotations
 

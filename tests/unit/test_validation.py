@@ -1,5 +1,5 @@
-"""Every rule of a sensible order, with its place; and that nothing that anybody sends makes validation
-fail."""
+"""Every rule of a sensible order, with its place;
+and that nothing that anybody sends makes validation fail."""
 
 from __future__ import annotations
 
@@ -83,7 +83,6 @@ def without(path: str) -> dict[str, Any]:
 
 
 # -- the good ones
-# -----------------------------------------------------------------------------------------------------
 
 
 async def test_the_example_is_valid() -> None:
@@ -135,7 +134,6 @@ async def test_other_valid_orders(order: dict[str, Any]) -> None:
 
 
 # -- every rule
-# --------------------------------------------------------------------------------------------------------
 
 LONG = "x" * 201
 
@@ -451,7 +449,6 @@ async def test_limits_are_settings() -> None:
 
 
 # -- all at once
-# -------------------------------------------------------------------------------------------------------
 
 
 async def test_the_sample_order_gives_exactly_its_three_reasons() -> None:
@@ -565,7 +562,6 @@ async def test_the_catalogue_is_asked_while_the_other_checks_go_on() -> None:
 
 
 # -- what intake took out
-# ----------------------------------------------------------------------------------------------
 
 CARD = "4111111111111111"
 
@@ -662,7 +658,6 @@ async def test_what_was_taken_out_always_has_a_reason() -> None:
 
 
 # -- anything
-# ----------------------------------------------------------------------------------------------------------
 
 texts = st.one_of(
     st.text(max_size=12),
