@@ -20,7 +20,8 @@ MOVED = """
     LEFT JOIN (
         SELECT key AS id, sum(value::bigint)::bigint AS pieces FROM shipment s, jsonb_each_text(items)
         WHERE returned_at IS NULL AND NOT EXISTS (SELECT 1 FROM order_step c
-            WHERE c.order_id = s.order_id AND c.step = 'check_inventory' AND c.notes ->> 'inventory' IS NOT NULL)
+            WHERE c.order_id = s.order_id AND c.step = 'check_inventory'
+            AND c.notes ->> 'inventory' IS NOT NULL)
         GROUP BY key
     ) s ON s.id = p.id
     LEFT JOIN (
