@@ -74,7 +74,7 @@ class OrderStock(Protocol):
     def before_release(self) -> ExternalAction | None: ...
 
     async def release(self, tx: Tx, orders: Sequence[OrderInstance], /) -> Mapping[str, ReleaseResult]:
-        """Releases what the orders hold; the result says if there was nothing."""
+        """Releases what the orders hold; `compensation_status` shows whether they held anything."""
 
     @property
     def before_ship(self) -> ExternalAction | None: ...

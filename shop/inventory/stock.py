@@ -52,7 +52,7 @@ def before_release(orders: Sequence[OrderInstance]) -> ExternalAction | None:
 
 
 async def release(tx: Tx, orders: Sequence[OrderInstance]) -> dict[str, ReleaseResult]:
-    """Releases what the orders hold; the result says if there was nothing."""
+    """Releases what the orders hold; `compensation_status` shows whether they held anything."""
     return await _each(orders, lambda stock, some: stock.release(tx, some))
 
 

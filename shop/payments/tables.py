@@ -40,7 +40,7 @@ class PaymentEvent(SQLModel, table=True):
     """Why the last attempt to handle it failed."""
     handled_at: datetime | None = Field(sa_column=time_column())
     done: str | None = Field(sa_column=text_column())
-    """A text that says what was found and done."""
+    """A text about what was found and done."""
 
 
 class Dispute(SQLModel, table=True):

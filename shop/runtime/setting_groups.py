@@ -101,16 +101,16 @@ def _parsed(value: Any) -> Any:
 
 
 FromJson = BeforeValidator(_parsed)
-"""For a setting of several values: an environment variable has them as JSON."""
+"""Parses a setting of several values from JSON."""
 Minutes = Annotated[float, Field(gt=0, le=LARGEST)]
 
 
 def with_ascii_host(url: str) -> str:
-    """The URL with its host in ASCII. Not every client encodes a host beyond ASCII in the same way."""
+    """Returns the URL with its host in ASCII, because clients encode other hosts in different ways."""
     try:
         return ascii_url_host(url)
     except UnicodeError:
-        raise ValueError("its host is no domain name that can exist") from None
+        raise ValueError("its host is not a valid domain name") from None
 
 
 Url = Annotated[str, AfterValidator(with_ascii_host)]
@@ -134,7 +134,7 @@ def _country(code: str) -> str:
 
 
 Country = Annotated[str, AfterValidator(_country)]
-"""A country's code, in capitals."""
+"""A country's two-letter code, converted to capitals."""
 
 
 def is_plain_address(url: str) -> bool:

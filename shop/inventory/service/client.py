@@ -82,7 +82,7 @@ class ServiceInventory:
             short = refusal.shortages
         if short:
             wrong = [s for s in short if s.requested != items.get(s.product_id) or s.available >= s.requested]
-            _expect(not wrong, "shortages of other items than were asked for")
+            _expect(not wrong, "shortages of other items than the requested ones")
             raise OutOfStock(short)
         _expect(found.state in {State.HELD, State.SHIPPED}, f"a reservation that is {found.state}")
         _expect(found.items == dict(items), "a reservation of other items")
@@ -202,7 +202,7 @@ class ServiceInventory:
         except Exception as error:  # noqa: BLE001  (a broken connection raises many types, also the event loop's)
             if request is None or isinstance(error, httpx.UnsupportedProtocol):
                 failure = InventoryRefused(
-                    f"this cannot be asked of an inventory service: {type(error).__name__}"
+                    f"the request to the inventory service is invalid: {type(error).__name__}"
                 )
             else:  # the request may have been sent: no error here proves that it had no effect
                 failure = InventoryUnavailable(
